@@ -1,0 +1,176 @@
+//! The one error type of the crate.
+//!
+//! An [`Error`] says what was attempted, on which object, and through its [`ErrorKind`] what a caller can do about it. The
+//! wording is for people and is not part of the interface; programs match on [`Error::kind`].
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+/// What every fallible function of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller can do about an [`Error`].
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The object exists already. Nothing was written.
+    AlreadyExists,
+    /// Somebody else holds the lock that this needs. Nothing was changed; try again when they are done.
+    Busy,
+    /// The object is no longer the version that was named. Nothing was written; read it again and decide anew.
+    Conflict,
+    /// Stored bytes failed a check. Retrying reads the same bytes again.
+    Corrupt,
+    /// The system or the store refused permission.
+    Denied,
+    /// The disk, the quota or the bucket is full. Retrying fails until somebody makes room.
+    Full,
+    /// A bug in this crate or in code that it called: a job panicked or vanished. The operation did not complete.
+    Internal,
+    /// An argument breaks a documented rule. Nothing was changed.
+    InvalidInput,
+    /// The object does not exist. Given only where its absence is certain.
+    NotFound,
+    /// The caller's own reader, writer or target failed; [`source`](StdError::source) is its error.
+    Stream,
+    /// The store could not be reached or asked to slow down. Retry later.
+    Unavailable,
+    /// The store, the backend or this version of the crate cannot do that. Nothing was changed.
+    Unsupported,
+}
+
+impl ErrorKind {
+    fn phrase(self) -> &'static str {
+        match self {
+            Self::AlreadyExists => "it exists already",
+            Self::Busy => "it is locked by another operation",
+            Self::Conflict => "it was changed meanwhile",
+            Self::Corrupt => "stored data failed a check",
+            Self::Denied => "permission denied",
+            Self::Full => "no space left",
+            Self::Internal => "internal error",
+            Self::InvalidInput => "invalid input",
+            Self::NotFound => "not found",
+            Self::Stream => "the caller's stream failed",
+            Self::Unavailable => "the store is not available",
+            Self::Unsupported => "not supported",
+        }
+    }
+}
+
+/// An operation that failed: what was attempted, on which object, why, and of which [kind](ErrorKind).
+///
+/// `Display` prints this level only; [`source`](StdError::source) holds the rest of the chain.
+/// Cloning is cheap: operations that were waiting for the same thing share one error.
+#[derive(Clone)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: ErrorKind,
+    action: &'static str,
+    subject: Option<String>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` that happened during `action`, a few words such as `"load chunk"`.
+    ///
+    /// For those who implement a trait of this crate.
+    #[must_use]
+    pub fn new(kind: ErrorKind, action: &'static str) -> Self {
+        Self(Box::new(Inner { kind, action, subject: None, source: None }))
+    }
+
+    /// An error made from what the operating system answered, with the kind that follows from it.
+    #[must_use]
+    pub fn io(error: std::io::Error, action: &'static str) -> Self {
+        use std::io::ErrorKind as Io;
+        let kind = match error.kind() {
+            Io::AlreadyExists => ErrorKind::AlreadyExists,
+            Io::InvalidInput | Io::InvalidFilename => ErrorKind::InvalidInput,
+            Io::NotFound => ErrorKind::NotFound,
+            Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::Denied,
+            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => ErrorKind::Full,
+            Io::Unsupported => ErrorKind::Unsupported,
+            _ => ErrorKind::Unavailable,
+        };
+        Self::new(kind, action).because(error)
+    }
+
+    /// Names the object that the operation was about.
+    #[must_use]
+    pub fn on(mut self, subject: impl fmt::Display) -> Self {
+        self.0.subject = Some(subject.to_string());
+        self
+    }
+
+    /// Adds the error that caused this one.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// What a caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What was attempted, in a few words.
+    pub fn action(&self) -> &'static str {
+        self.0.action
+    }
+
+    /// The object that the operation was about, as people write it.
+    pub fn subject(&self) -> Option<&str> {
+        self.0.subject.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, action, subject, .. } = &*self.0;
+        match subject {
+            Some(subject) => write!(f, "cannot {action} {subject}: {}", kind.phrase()),
+            None => write!(f, "cannot {action}: {}", kind.phrase()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { kind, action, subject, source } = &*self.0;
+        f.debug_struct("Error")
+            .field("kind", kind)
+            .field("action", action)
+            .field("subject", subject)
+            .field("source", source)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_prints_its_own_level_and_source_holds_the_rest() {
+        let error = Error::io(std::io::Error::from(std::io::ErrorKind::StorageFull), "write").on("host/a");
+        assert_eq!(error.to_string(), "cannot write host/a: no space left");
+        assert_eq!(error.kind(), ErrorKind::Full);
+        assert!(error.source().is_some());
+    }
+
+    #[test]
+    fn an_error_is_one_word_wide() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+    }
+}

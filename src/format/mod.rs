@@ -1,0 +1,5 @@
+//! What is stored: names, digests and the bytes of every object. No input or output, no clock, no randomness.
+
+pub mod digest;
+
+pub use digest::Digest;

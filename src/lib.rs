@@ -1,0 +1,4 @@
+//! The store engine for deduplicating backups.
+
+pub mod error;
+pub mod format;

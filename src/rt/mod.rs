@@ -1,0 +1,98 @@
+//! The seam to the async runtime: the one place that spawns, blocks, sleeps, reads a clock or draws randomness.
+//!
+//! A [`Runtime`] is given once, as `Arc<dyn Runtime>`, to the constructor of a backend; the store takes it from there. There
+//! is no global default and nothing is started behind the caller's back. Implementations here:
+//!
+//! | type | feature | what it stands on |
+//! |---|---|---|
+//! | [`ThreadRuntime`] | none | threads of its own; for `futures::executor` and programs without a runtime |
+//! | `TokioRuntime` | `tokio` | the Tokio runtime that the caller runs |
+//! | `SmolRuntime` | `smol` | the global executor of `smol` |
+//! | `SimRuntime` | `testing` | one thread, virtual time, one seed that decides every schedule |
+
+mod thread;
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroUsize;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use futures::channel::oneshot;
+use futures::future::BoxFuture;
+use futures::io::{AsyncRead, AsyncWrite};
+
+use crate::error::{Error, ErrorKind, Result};
+
+pub use thread::ThreadRuntime;
+
+/// A job that may block: file access, or work for the processor that is too long for an async task.
+pub type BlockingJob = Box<dyn FnOnce() + Send + 'static>;
+
+/// What the library needs of an async runtime.
+///
+/// # Contract
+/// * **Spawned tasks run**: a task given to [`spawn`](Runtime::spawn) is polled until it is complete, whether or not anybody
+///   waits for it, as long as the runtime itself lives.
+/// * **Blocking jobs run**: a job given to [`spawn_blocking`](Runtime::spawn_blocking) runs exactly once, on a pool whose size
+///   is bounded, and never on a thread that polls tasks. Jobs may wait for files, never for other jobs.
+/// * **Monotonic**: [`monotonic`](Runtime::monotonic) never decreases.
+///
+/// # Cancel safety
+/// A dropped future of [`sleep`](Runtime::sleep) or [`connect`](Runtime::connect) leaves nothing behind.
+#[async_trait]
+pub trait Runtime: fmt::Debug + Send + Sync + 'static {
+    /// Runs a task in the background.
+    fn spawn(&self, task: BoxFuture<'static, ()>);
+
+    /// Runs a blocking job on the pool.
+    fn spawn_blocking(&self, job: BlockingJob);
+
+    /// Completes when `duration` has passed.
+    async fn sleep(&self, duration: Duration);
+
+    /// The time of day. It may jump in either direction.
+    fn now(&self) -> SystemTime;
+
+    /// The time since some fixed moment before the first call. It never decreases.
+    fn monotonic(&self) -> Duration;
+
+    /// Fills `buffer` with random bytes that are fit for identifiers and nonces.
+    fn fill_random(&self, buffer: &mut [u8]);
+
+    /// How many blocking jobs are worth running at once: the number of processors that this program may use.
+    fn parallelism(&self) -> NonZeroUsize;
+
+    /// Opens a TCP connection.
+    ///
+    /// # Errors
+    /// Whatever the name lookup or the connection answers.
+    async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>>;
+}
+
+/// A connected stream of bytes in both directions.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Connection for T {}
+
+impl dyn Runtime {
+    /// Runs `job` on the pool and returns what it returned.
+    ///
+    /// # Errors
+    /// `Internal` if the job panicked or the pool went away.
+    ///
+    /// # Cancel safety
+    /// The job runs to its end even if the future is dropped.
+    pub async fn run_blocking<T, F>(&self, action: &'static str, job: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        self.spawn_blocking(Box::new(move || {
+            // The receiver may be gone: then nobody wants the answer.
+            let _ = sender.send(job());
+        }));
+        receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, action)))
+    }
+}
