@@ -1,0 +1,211 @@
+//! Every change that the backend makes to the disk goes through here, so that tests can record the changes and replay what
+//! a crash would have left of them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::UtimensatFlags;
+use nix::sys::time::TimeSpec;
+
+#[cfg(feature = "testing")]
+use crate::backend::fs::replay::{DiskOp, DiskRecord};
+
+/// The directory of a store, and the only hand that changes what is in it. Paths are relative to it. All calls block.
+#[derive(Debug)]
+pub(super) struct Disk {
+    owner: Option<(u32, u32)>,
+    #[cfg(feature = "testing")]
+    record: Option<std::sync::Arc<DiskRecord>>,
+    root: PathBuf,
+}
+
+/// Whether a rename may put one file in the place of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replacing {
+    Forbidden,
+    Intended,
+}
+
+impl Disk {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self {
+            owner: None,
+            #[cfg(feature = "testing")]
+            record: None,
+            root,
+        }
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn recording(mut self, record: Option<std::sync::Arc<DiskRecord>>) -> Self {
+        self.record = record;
+        self
+    }
+
+    /// Gives all that is made from now on to this user and group.
+    pub(super) fn owned_by(mut self, owner: Option<(u32, u32)>) -> Self {
+        self.owner = owner;
+        self
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// Opens a regular file for reading; never follows a link, never waits for a pipe.
+    pub(super) fn open(&self, path: &str) -> io::Result<(File, fs::Metadata)> {
+        let flags = (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(self.at(path))?;
+        let metadata = file.metadata()?;
+        if metadata.is_file() { Ok((file, metadata)) } else { Err(Errno::ELOOP.into()) }
+    }
+
+    /// What is known of a regular file, which is not read. Anything else at the path is an error.
+    pub(super) fn metadata(&self, path: &str) -> io::Result<fs::Metadata> {
+        let metadata = fs::symlink_metadata(self.at(path))?;
+        if metadata.is_file() { Ok(metadata) } else { Err(Errno::ELOOP.into()) }
+    }
+
+    /// Writes a new file, readable by all, whatever the umask.
+    pub(super) fn write_new(&self, path: &str, bytes: &Bytes) -> io::Result<File> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+            .open(self.at(path))?;
+        self.note(|| DiskOp::Write { path: path.to_owned(), bytes: bytes.clone() });
+        file.write_all(bytes)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        if let Some((uid, gid)) = self.owner {
+            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+        }
+        Ok(file)
+    }
+
+    pub(super) fn sync_file(&self, path: &str, file: &File) -> io::Result<()> {
+        file.sync_all()?;
+        self.note(|| DiskOp::SyncFile { path: path.to_owned() });
+        Ok(())
+    }
+
+    /// Flushes the entries of a directory; one that is gone has none.
+    pub(super) fn sync_directory(&self, path: &str) -> io::Result<()> {
+        match File::open(self.at(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?.sync_all()?,
+        }
+        self.note(|| DiskOp::SyncDirectory { path: path.to_owned() });
+        Ok(())
+    }
+
+    /// Flushes everything on the filesystem of the store.
+    pub(super) fn sync_filesystem(&self) -> io::Result<()> {
+        let root = File::open(&self.root)?;
+        #[cfg(target_os = "linux")]
+        nix::unistd::syncfs(root.as_fd())?;
+        #[cfg(not(target_os = "linux"))]
+        {
+            drop(root);
+            nix::unistd::sync();
+        }
+        self.note(|| DiskOp::SyncFilesystem);
+        Ok(())
+    }
+
+    pub(super) fn rename(&self, from: &str, to: &str, replacing: Replacing) -> io::Result<()> {
+        match replacing {
+            Replacing::Forbidden => rename_without_replacing(&self.at(from), &self.at(to))?,
+            Replacing::Intended => fs::rename(self.at(from), self.at(to))?,
+        }
+        self.note(|| DiskOp::Rename { from: from.to_owned(), to: to.to_owned() });
+        Ok(())
+    }
+
+    pub(super) fn make_directory(&self, path: &str, mode: u32) -> io::Result<()> {
+        let full = self.at(path);
+        fs::DirBuilder::new().mode(mode).create(&full)?;
+        self.note(|| DiskOp::MakeDirectory { path: path.to_owned() });
+        fs::set_permissions(&full, fs::Permissions::from_mode(mode))?;
+        if let Some((uid, gid)) = self.owner {
+            std::os::unix::fs::lchown(&full, Some(uid), Some(gid))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_file(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.at(path))?;
+        self.note(|| DiskOp::RemoveFile { path: path.to_owned() });
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub(super) fn remove_directory(&self, path: &str) -> io::Result<()> {
+        fs::remove_dir(self.at(path))?;
+        self.note(|| DiskOp::RemoveDirectory { path: path.to_owned() });
+        Ok(())
+    }
+
+    /// Sets the access time to now and leaves the modification time alone.
+    pub(super) fn touch(&self, path: &str) -> io::Result<()> {
+        let (now, omit) = (TimeSpec::UTIME_NOW, TimeSpec::UTIME_OMIT);
+        let flag = UtimensatFlags::NoFollowSymlink;
+        nix::sys::stat::utimensat(AT_FDCWD, &self.at(path), &now, &omit, flag)?;
+        Ok(())
+    }
+
+    #[cfg(feature = "testing")]
+    fn note(&self, op: impl FnOnce() -> DiskOp) {
+        if let Some(record) = &self.record {
+            record.push(op());
+        }
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[expect(clippy::unused_self, reason = "the twin that records needs it")]
+    fn note<T>(&self, _: impl FnOnce() -> T) {}
+}
+
+/// Names changes for [`Disk::note`] where nothing is recorded; never made.
+#[cfg(not(feature = "testing"))]
+#[allow(dead_code, reason = "built only inside closures that are never called")]
+enum DiskOp {
+    MakeDirectory { path: String },
+    RemoveDirectory { path: String },
+    RemoveFile { path: String },
+    Rename { from: String, to: String },
+    SyncDirectory { path: String },
+    SyncFile { path: String },
+    SyncFilesystem,
+    Write { path: String, bytes: Bytes },
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
+    let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
+    match nix::fcntl::renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) {
+        // Not every filesystem can do it in one step.
+        Err(Errno::EINVAL | Errno::ENOSYS) => link_and_remove(from, to),
+        result => Ok(result?),
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
+    link_and_remove(from, to)
+}
+
+fn link_and_remove(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to)?;
+    fs::remove_file(from)
+}

@@ -1,0 +1,180 @@
+//! Listing a store in a directory, in the byte order of paths.
+//!
+//! A page is a walk that skips what comes before its start and stops after a number of entries. Directories are sorted as if
+//! their names ended in `/`, which is where they stand among the paths. The directories of chunks are not looked up in
+//! `.chunks` but tried one after the other, so that a page costs what is on it.
+
+use std::fs;
+use std::io;
+
+use crate::backend::fs::disk::Disk;
+use crate::backend::fs::{info, marker_info};
+use crate::backend::{Cursor, Depth, ListEntry, ListPage, ListQuery};
+use crate::format::layout::{Key, Prefix};
+
+/// A page ends with the entry that reaches this number.
+const PAGE_ENTRIES: usize = 4096;
+
+pub(super) fn page(disk: &Disk, query: &ListQuery, cursor: Option<&Cursor>) -> io::Result<ListPage> {
+    let start = query.after.as_ref().map(Key::path);
+    let start = start.into_iter().chain(cursor.map(|cursor| cursor.as_str().to_owned())).max();
+    let mut walk = Walk {
+        after: start.unwrap_or_default(),
+        deep: query.depth == Depth::All || query.prefix == Prefix::Chunks,
+        disk,
+        entries: Vec::new(),
+        until: query.until.as_ref().map(Key::path),
+    };
+    let more = if query.prefix == Prefix::Chunks { walk.chunks()? } else { walk.prefix(&query.prefix)? };
+    let next = match (more, walk.entries.last()) {
+        (Progress::Full, Some(last)) => Some(Cursor::new(path_of(last))),
+        _ => None,
+    };
+    Ok(ListPage::new(walk.entries, next))
+}
+
+struct Walk<'a> {
+    /// Only what comes after this path is wanted; empty: everything.
+    after: String,
+    deep: bool,
+    disk: &'a Disk,
+    entries: Vec<ListEntry>,
+    until: Option<String>,
+}
+
+/// How a part of a walk ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Everything was seen.
+    Done,
+    /// The page is full.
+    Full,
+    /// The rest lies beyond the end of the query.
+    Past,
+}
+
+impl Walk<'_> {
+    fn prefix(&mut self, prefix: &Prefix) -> io::Result<Progress> {
+        let path = prefix.path();
+        match fs::symlink_metadata(self.disk.at(&path)) {
+            Ok(found) if found.is_dir() => self.directory(&path),
+            Ok(_) => Ok(Progress::Done),
+            Err(error) if is_gone(&error) => Ok(Progress::Done),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn chunks(&mut self) -> io::Result<Progress> {
+        let skipped = self.after.strip_prefix(".chunks/").and_then(|rest| rest.get(..4));
+        let first = skipped.and_then(|digits| u16::from_str_radix(digits, 16).ok()).unwrap_or(0);
+        for number in first..=u16::MAX {
+            let path = format!(".chunks/{number:04x}/");
+            if self.until.as_deref().is_some_and(|until| path.as_str() > until) {
+                return Ok(Progress::Past);
+            }
+            let progress = self.directory(&path)?;
+            if progress != Progress::Done {
+                return Ok(progress);
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// Lists what is in the directory at `path`, which ends in `/` or is empty.
+    fn directory(&mut self, path: &str) -> io::Result<Progress> {
+        for (name, is_directory) in self.names(path)? {
+            let child = format!("{path}{name}");
+            if self.until.as_ref().is_some_and(|until| child > *until) {
+                return Ok(Progress::Past);
+            }
+            let progress = if is_directory { self.child_directory(child)? } else { self.file(child)? };
+            if progress != Progress::Done {
+                return Ok(progress);
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// The names in a directory in the order of their paths, those of directories ending in `/`.
+    fn names(&self, path: &str) -> io::Result<Vec<(String, bool)>> {
+        let listing = match fs::read_dir(self.disk.at(path)) {
+            Err(error) if is_gone(&error) => return Ok(Vec::new()),
+            listing => listing?,
+        };
+        let mut names = Vec::new();
+        for entry in listing {
+            let entry = entry?;
+            let is_directory = entry.file_type()?.is_dir();
+            let mut name = entry.file_name().to_string_lossy().into_owned();
+            if path.is_empty() && (name.starts_with('.') || name == "lost+found") {
+                continue;
+            }
+            if is_directory {
+                name.push('/');
+            }
+            names.push((name, is_directory));
+        }
+        if let Some(Prefix::Namespace(namespace)) = Prefix::parse(path)
+            && !namespace.is_root()
+        {
+            names.push((".namespace".to_owned(), false));
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn child_directory(&mut self, path: String) -> io::Result<Progress> {
+        if path <= self.after && !(self.deep && self.after.starts_with(&path)) {
+            return Ok(Progress::Done);
+        }
+        match Prefix::parse(&path) {
+            Some(_) if self.deep => self.directory(&path),
+            Some(prefix) => Ok(self.push(ListEntry::Prefix(prefix))),
+            None if path <= self.after => Ok(Progress::Done),
+            None => Ok(self.push(ListEntry::Foreign(path))),
+        }
+    }
+
+    fn file(&mut self, path: String) -> io::Result<Progress> {
+        if path <= self.after {
+            return Ok(Progress::Done);
+        }
+        let entry = match Key::parse(&path) {
+            None => ListEntry::Foreign(path),
+            Some(key @ Key::Namespace(_)) => {
+                let directory = path.strip_suffix(".namespace").unwrap_or(&path);
+                match fs::symlink_metadata(self.disk.at(directory)) {
+                    Ok(found) => ListEntry::Object(marker_info(key, &found)),
+                    Err(error) if is_gone(&error) => return Ok(Progress::Done),
+                    Err(error) => return Err(error),
+                }
+            }
+            Some(key) => match fs::symlink_metadata(self.disk.at(&path)) {
+                Ok(found) if found.is_file() => ListEntry::Object(info(&key, &found)),
+                Ok(_) => ListEntry::Foreign(path),
+                Err(error) if is_gone(&error) => return Ok(Progress::Done),
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(self.push(entry))
+    }
+
+    fn push(&mut self, entry: ListEntry) -> Progress {
+        self.entries.push(entry);
+        if self.entries.len() >= PAGE_ENTRIES { Progress::Full } else { Progress::Done }
+    }
+}
+
+fn path_of(entry: &ListEntry) -> String {
+    match entry {
+        ListEntry::Foreign(path) => path.clone(),
+        ListEntry::Object(info) => info.key.path(),
+        ListEntry::Prefix(prefix) => prefix.path(),
+    }
+}
+
+/// Whether it vanished while the walk was on its way, or a file now stands where a directory was.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}

@@ -1,0 +1,279 @@
+//! Locks on disk.
+//!
+//! **The store** (`.lock`): an open-file-description lock over the whole file, which excludes the record locks that PBS takes
+//! there. Other than a record lock it does not vanish when some other descriptor of the file is closed (H159). One
+//! descriptor per file and process, in a registry; the holders within the process are in a [`LockTable`], and the lock of the
+//! descriptor is what they need together: exclusive if one of them is, else shared, else none.
+//!
+//! **Groups, snapshots and manifests**: `flock` on a file of their own in the lock directory. Each holder has a descriptor
+//! of its own, so tasks of one process exclude one another too. After locking, the file must still be the one at the path
+//! (H160). In the default directory lock files are never removed; in a directory that is shared with PBS they are, with
+//! their object, because PBS does so.
+//!
+//! The system gives all of them back when the process dies (H93).
+//!
+//! Source: PBS datastore format, locks.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, Flock, FlockArg};
+use nix::libc;
+
+use crate::backend::lock_table::{Held, LockTable};
+use crate::backend::{LockGuard, LockMode, LockScope};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::name::Namespace;
+
+/// How often a lock file that was replaced while it was being locked is tried anew.
+const REPLACED_TRIES: usize = 8;
+
+/// The descriptor of a `.lock` file, one for the whole process.
+#[derive(Debug)]
+pub(super) struct StoreLock {
+    file: Mutex<File>,
+    table: Arc<LockTable>,
+}
+
+impl StoreLock {
+    /// The one for the file at `path`, which is made if need be.
+    pub(super) fn open(path: &Path) -> io::Result<Arc<Self>> {
+        static OPEN: Mutex<BTreeMap<(u64, u64), Weak<StoreLock>>> = Mutex::new(BTreeMap::new());
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, lock| lock.strong_count() > 0);
+        let entry = open.entry((metadata.dev(), metadata.ino())).or_default();
+        if let Some(lock) = entry.upgrade() {
+            return Ok(lock);
+        }
+        let lock = Arc::new(Self { file: Mutex::new(file), table: Arc::default() });
+        *entry = Arc::downgrade(&lock);
+        Ok(lock)
+    }
+
+    pub(super) fn lock(self: &Arc<Self>, mode: LockMode, now: SystemTime) -> Result<StoreGuard> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.table.lock(&LockScope::Store, mode, now)?;
+        if let Err(error) = self.settle(&file) {
+            drop(held);
+            let busy = matches!(error, Errno::EAGAIN | Errno::EACCES);
+            let kind = if busy { ErrorKind::Busy } else { ErrorKind::Unavailable };
+            return Err(Error::new(kind, "lock").on(LockScope::Store).because(io::Error::from(error)));
+        }
+        Ok(StoreGuard { held: Some(held), lock: Arc::clone(self) })
+    }
+
+    /// Gives the descriptor the lock that the holders in this process need.
+    fn settle(&self, file: &File) -> nix::Result<()> {
+        let kind = match self.table.store_holders() {
+            (_, 1..) => libc::F_WRLCK,
+            (1.., 0) => libc::F_RDLCK,
+            (0, 0) => libc::F_UNLCK,
+        };
+        let whole_file = libc::flock {
+            l_type: i16::try_from(kind).unwrap_or_default(),
+            l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        nix::fcntl::fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)).map(drop)
+    }
+}
+
+/// The store, locked against other processes.
+#[derive(Debug)]
+pub(super) struct StoreGuard {
+    held: Option<Held>,
+    lock: Arc<StoreLock>,
+}
+
+impl Drop for StoreGuard {
+    fn drop(&mut self) {
+        let file = self.lock.file.lock().unwrap_or_else(PoisonError::into_inner);
+        self.held = None;
+        // Loosening a lock does not fail; if it did, the file would stay locked until the process ends, which is safe.
+        let _ = self.lock.settle(&file);
+    }
+}
+
+#[async_trait]
+impl LockGuard for StoreGuard {
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn oldest_shared(&self) -> Option<SystemTime> {
+        self.held.as_ref().and_then(Held::oldest_shared)
+    }
+
+    async fn release_deleted(self: Box<Self>) {}
+}
+
+/// The directory of the lock files of groups, snapshots and manifests.
+#[derive(Clone, Debug)]
+pub(super) struct LockDirectory {
+    pub(super) path: PathBuf,
+    /// Whether lock files go with their object, as where PBS uses the same directory.
+    pub(super) removing: bool,
+}
+
+impl LockDirectory {
+    /// Takes the lock. Blocks for the disk only, never for another holder.
+    pub(super) fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<FileGuard> {
+        let path = self.path.join(lock_file(scope));
+        let failed = |error: io::Error| Error::io(error, "lock").on(scope);
+        for _ in 0..REPLACED_TRIES {
+            let file = match open_lock_file(&path) {
+                // Nobody can change what is on a read-only filesystem, so there is nothing to be excluded from.
+                Err(error)
+                    if error.kind() == io::ErrorKind::ReadOnlyFilesystem && mode == LockMode::Shared =>
+                {
+                    return Ok(FileGuard { file: None, path: None });
+                }
+                opened => opened.map_err(failed)?,
+            };
+            let how = match mode {
+                LockMode::Exclusive => FlockArg::LockExclusiveNonblock,
+                LockMode::Shared => FlockArg::LockSharedNonblock,
+            };
+            let file = match Flock::lock(file, how) {
+                Ok(file) => file,
+                Err((_, Errno::EAGAIN)) => return Err(Error::new(ErrorKind::Busy, "lock").on(scope)),
+                Err((_, error)) => return Err(failed(error.into())),
+            };
+            if is_at(&file, &path) {
+                return Ok(FileGuard { file: Some(file), path: self.removing.then_some(path) });
+            }
+        }
+        Err(Error::new(ErrorKind::Busy, "lock").on(scope))
+    }
+}
+
+/// A locked file; closing it gives the lock back.
+#[derive(Debug)]
+pub(super) struct FileGuard {
+    file: Option<Flock<File>>,
+    path: Option<PathBuf>,
+}
+
+#[async_trait]
+impl LockGuard for FileGuard {
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn oldest_shared(&self) -> Option<SystemTime> {
+        None
+    }
+
+    async fn release_deleted(self: Box<Self>) {
+        if let (Some(file), Some(path)) = (&self.file, &self.path)
+            && is_at(file, path)
+        {
+            // One that stays behind locks nothing.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn open_lock_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o660).custom_flags(libc::O_NOFOLLOW);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = path.parent() {
+                fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+            }
+            options.open(path)
+        }
+        opened => opened,
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(held), Ok(found)) => held.dev() == found.dev() && held.ino() == found.ino(),
+        _ => false,
+    }
+}
+
+/// The path of a lock file below the lock directory.
+fn lock_file(scope: &LockScope) -> PathBuf {
+    let (namespace, path) = match scope {
+        LockScope::Group(group) => (group.namespace(), format!("{}/{}", group.backup_type(), group.id())),
+        LockScope::Snapshot(snapshot) => (snapshot.namespace(), in_namespace(snapshot)),
+        LockScope::Manifest(snapshot) => (snapshot.namespace(), in_namespace(snapshot) + "/.index.json.lck"),
+        LockScope::Store => return PathBuf::from("store"),
+    };
+    namespace_directory(namespace).join(file_name(&path))
+}
+
+fn in_namespace(snapshot: &crate::format::name::SnapshotName) -> String {
+    let group = snapshot.group();
+    format!("{}/{}/{}", group.backup_type(), group.id(), snapshot.time())
+}
+
+fn namespace_directory(namespace: &Namespace) -> PathBuf {
+    PathBuf::from(namespace.components().collect::<Vec<_>>().join(":"))
+}
+
+/// The path within the namespace as one file name, escaped as systemd does it; hashed where that is too long.
+fn file_name(path: &str) -> PathBuf {
+    let mut name = String::new();
+    for (at, byte) in path.bytes().enumerate() {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if at == 0 => name.push_str("\\x2e"),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.' => name.push(char::from(byte)),
+            // Writing to a string does not fail.
+            _ => _ = write!(name, "\\x{byte:02x}"),
+        }
+    }
+    if name.len() < 255 {
+        return PathBuf::from(name);
+    }
+    let (head, tail) = (&name[..80], &name[name.len() - 80..]);
+    Path::new("hashed").join(format!("{head}...{tail}-{}", Digest::of(path.as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lock_files_are_called_as_pbs_calls_them() {
+        let snapshot = "vm/100/2022-05-02T08:11:33Z".parse().unwrap();
+        let name = r"vm-100-2022\x2d05\x2d02T08\x3a11\x3a33Z-.index.json.lck";
+        assert_eq!(lock_file(&LockScope::Manifest(snapshot)), Path::new(name));
+        let group = "ns/a/ns/b/host/x-y".parse().unwrap();
+        assert_eq!(lock_file(&LockScope::Group(group)), Path::new(r"a:b/host-x\x2dy"));
+    }
+
+    #[test]
+    fn a_long_name_is_hashed() {
+        let group = format!("host/{}", "a-".repeat(100)).parse().unwrap();
+        let LockScope::Group(group) = LockScope::Group(group) else { unreachable!() };
+        let name = lock_file(&LockScope::Group(group));
+        let name = name.to_str().unwrap();
+        assert!(name.starts_with(r"hashed/host-a\x2da\x2d"), "{name}");
+        assert_eq!(name.len(), "hashed/".len() + 80 + 3 + 80 + 1 + 64);
+    }
+}

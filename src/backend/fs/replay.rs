@@ -1,0 +1,289 @@
+//! What a crash leaves of the changes that a backend made to a disk.
+//!
+//! A [`DiskRecord`] holds every change in order. [`DiskRecord::replay`] builds, in an empty directory, what would be on the
+//! disk if the machine had stopped after a number of them, by the rule that a filesystem keeps only what was flushed:
+//!
+//! * the bytes of a file are kept once the file or the filesystem was flushed after they were written;
+//! * a name in a directory, or its absence, is kept once that directory or the filesystem was flushed after it changed;
+//! * whatever was not flushed may be kept or lost, each thing by itself: a [`Loss`] says which.
+//!
+//! A test that stops after each change in turn, under each loss, has tried every crash.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+/// A change to the disk. Paths are relative to the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskOp {
+    /// A directory was made.
+    MakeDirectory {
+        /// Which.
+        path: String,
+    },
+    /// An empty directory was removed.
+    RemoveDirectory {
+        /// Which.
+        path: String,
+    },
+    /// A file was removed.
+    RemoveFile {
+        /// Which.
+        path: String,
+    },
+    /// A file or directory was renamed.
+    Rename {
+        /// Its old path.
+        from: String,
+        /// Its new path.
+        to: String,
+    },
+    /// The entries of a directory were flushed.
+    SyncDirectory {
+        /// Which; empty: the store itself.
+        path: String,
+    },
+    /// The bytes of a file were flushed.
+    SyncFile {
+        /// Which.
+        path: String,
+    },
+    /// Everything was flushed.
+    SyncFilesystem,
+    /// A new file was written.
+    Write {
+        /// Its path.
+        path: String,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+}
+
+/// What becomes of that which was not flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// All of it is lost.
+    Everything,
+    /// Nothing is lost: the process was killed, the machine went on.
+    Nothing,
+    /// Names are kept, the bytes of files are lost: what a filesystem with delayed allocation may leave.
+    OnlyBytes,
+    /// Each thing is kept or lost as the seed decides.
+    Some(u64),
+}
+
+/// The changes made to a disk, in order.
+#[derive(Debug, Default)]
+pub struct DiskRecord {
+    ops: Mutex<Vec<DiskOp>>,
+}
+
+impl DiskRecord {
+    /// The changes so far.
+    pub fn ops(&self) -> Vec<DiskOp> {
+        self.lock().clone()
+    }
+
+    /// How many changes there were so far.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether there was no change yet.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Builds in the empty directory `into` what is left after a crash behind the first `steps` changes.
+    ///
+    /// # Errors
+    /// Whatever goes wrong with that directory.
+    pub fn replay(&self, steps: usize, loss: Loss, into: &Path) -> io::Result<()> {
+        let mut model = Model::default();
+        for op in self.lock().iter().take(steps) {
+            model.apply(op);
+        }
+        model.crash(loss).write_to(into)
+    }
+
+    pub(super) fn push(&self, op: DiskOp) {
+        self.lock().push(op);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<DiskOp>> {
+        self.ops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A disk with a memory in front of it.
+#[derive(Debug, Default)]
+struct Model {
+    files: Vec<Contents>,
+    /// The tree as programs see it, by path.
+    seen: BTreeMap<String, Node>,
+    /// The tree as it is on the disk, by path; an entry whose directory is not there is out of reach.
+    stored: BTreeMap<String, Node>,
+}
+
+#[derive(Clone, Debug)]
+struct Contents {
+    bytes: Bytes,
+    flushed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Node {
+    Directory,
+    File(usize),
+}
+
+impl Model {
+    fn apply(&mut self, op: &DiskOp) {
+        match op {
+            DiskOp::MakeDirectory { path } => {
+                self.seen.insert(path.clone(), Node::Directory);
+            }
+            DiskOp::RemoveDirectory { path } | DiskOp::RemoveFile { path } => {
+                self.seen.remove(path);
+            }
+            DiskOp::Rename { from, to } => {
+                let below = format!("{from}/");
+                let moved: Vec<_> = self
+                    .seen
+                    .iter()
+                    .filter(|(path, _)| *path == from || path.starts_with(&below))
+                    .map(|(path, node)| (path.clone(), *node))
+                    .collect();
+                for (path, node) in moved {
+                    self.seen.remove(&path);
+                    self.seen.insert(format!("{to}{}", &path[from.len()..]), node);
+                }
+            }
+            DiskOp::SyncDirectory { path } => {
+                self.stored.retain(|at, _| parent(at) != path);
+                let entries = self.seen.iter().filter(|(at, _)| parent(at) == path);
+                self.stored.extend(entries.map(|(at, node)| (at.clone(), *node)));
+            }
+            DiskOp::SyncFile { path } => {
+                if let Some(Node::File(file)) = self.seen.get(path) {
+                    self.files[*file].flushed = true;
+                }
+            }
+            DiskOp::SyncFilesystem => {
+                self.stored = self.seen.clone();
+                self.files.iter_mut().for_each(|file| file.flushed = true);
+            }
+            DiskOp::Write { path, bytes } => {
+                self.files.push(Contents { bytes: bytes.clone(), flushed: false });
+                self.seen.insert(path.clone(), Node::File(self.files.len() - 1));
+            }
+        }
+    }
+
+    fn crash(mut self, loss: Loss) -> Self {
+        let mut coin = match loss {
+            Loss::Some(seed) => seed,
+            _ => 0,
+        };
+        let mut keep_name = || match loss {
+            Loss::Everything => false,
+            Loss::Nothing | Loss::OnlyBytes => true,
+            Loss::Some(_) => flip(&mut coin),
+        };
+        let changed: Vec<String> = self
+            .seen
+            .keys()
+            .chain(self.stored.keys())
+            .filter(|path| self.seen.get(*path) != self.stored.get(*path))
+            .cloned()
+            .collect();
+        for path in changed {
+            if keep_name() {
+                match self.seen.get(&path) {
+                    Some(node) => self.stored.insert(path, *node),
+                    None => self.stored.remove(&path),
+                };
+            }
+        }
+        for file in self.files.iter_mut().filter(|file| !file.flushed) {
+            let keep = match loss {
+                Loss::Nothing => true,
+                Loss::Everything | Loss::OnlyBytes => false,
+                Loss::Some(_) => flip(&mut coin),
+            };
+            if !keep {
+                file.bytes = Bytes::new();
+            }
+        }
+        self
+    }
+
+    fn write_to(&self, root: &Path) -> io::Result<()> {
+        for (path, node) in &self.stored {
+            let reachable =
+                path.match_indices('/').all(|(at, _)| self.stored.get(&path[..at]) == Some(&Node::Directory));
+            match node {
+                _ if !reachable => {}
+                Node::Directory => fs::create_dir(root.join(path))?,
+                Node::File(file) => fs::write(root.join(path), &self.files[*file].bytes)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+/// A step of splitmix64, of which one bit is used.
+fn flip(state: &mut u64) -> bool {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ (mixed >> 31)) & 1 == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(ops: &[DiskOp], loss: Loss) -> BTreeMap<String, Bytes> {
+        let mut model = Model::default();
+        ops.iter().for_each(|op| model.apply(op));
+        let directory = tempfile::tempdir().unwrap();
+        let model = model.crash(loss);
+        model.write_to(directory.path()).unwrap();
+        let files = model.stored.keys().filter(|path| directory.path().join(path).is_file());
+        files.map(|path| (path.clone(), fs::read(directory.path().join(path)).unwrap().into())).collect()
+    }
+
+    fn write(path: &str) -> DiskOp {
+        DiskOp::Write { path: path.to_owned(), bytes: Bytes::from_static(b"x") }
+    }
+
+    fn rename(from: &str, to: &str) -> DiskOp {
+        DiskOp::Rename { from: from.to_owned(), to: to.to_owned() }
+    }
+
+    #[test]
+    fn only_what_was_flushed_is_certain() {
+        let ops = [write("t"), DiskOp::SyncFile { path: "t".to_owned() }, rename("t", "f")];
+        assert!(left(&ops, Loss::Everything).is_empty());
+        assert_eq!(left(&ops, Loss::OnlyBytes)["f"], "x");
+        let flushed = [&ops[..], &[DiskOp::SyncDirectory { path: String::new() }]].concat();
+        assert_eq!(left(&flushed, Loss::Everything)["f"], "x");
+    }
+
+    #[test]
+    fn a_name_may_survive_its_bytes() {
+        let ops = [write("t"), rename("t", "f")];
+        assert_eq!(left(&ops, Loss::OnlyBytes)["f"], "");
+        assert_eq!(left(&ops, Loss::Nothing)["f"], "x");
+    }
+}

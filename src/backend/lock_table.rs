@@ -1,0 +1,110 @@
+//! Locks among the tasks of one process.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+
+use crate::backend::{LockGuard, LockMode, LockScope};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Who holds which lock in this process. An entry exists only while somebody does.
+#[derive(Debug, Default)]
+pub(in crate::backend) struct LockTable {
+    holders: Mutex<HashMap<LockScope, Holders>>,
+}
+
+/// The holders of one lock, by a number that grows with every holder.
+#[derive(Debug, Default)]
+struct Holders {
+    exclusive: Option<u64>,
+    next: u64,
+    shared: BTreeMap<u64, SystemTime>,
+}
+
+impl LockTable {
+    /// Takes a lock by the rules of `Backend::lock`.
+    pub(in crate::backend) fn lock(
+        self: &Arc<Self>,
+        scope: &LockScope,
+        mode: LockMode,
+        now: SystemTime,
+    ) -> Result<Held> {
+        let mut table = self.table();
+        let holders = table.entry(scope.clone()).or_default();
+        let side_by_side = *scope == LockScope::Store;
+        let free = match mode {
+            LockMode::Exclusive => holders.exclusive.is_none() && (side_by_side || holders.shared.is_empty()),
+            LockMode::Shared => holders.exclusive.is_none() || side_by_side,
+        };
+        if !free {
+            return Err(Error::new(ErrorKind::Busy, "lock").on(scope));
+        }
+        let number = holders.next;
+        holders.next += 1;
+        match mode {
+            LockMode::Exclusive => holders.exclusive = Some(number),
+            LockMode::Shared => {
+                holders.shared.insert(number, now);
+            }
+        }
+        Ok(Held { mode, number, scope: scope.clone(), table: Arc::clone(self) })
+    }
+
+    /// How many hold the lock of the store, shared and exclusive.
+    pub(in crate::backend) fn store_holders(&self) -> (usize, usize) {
+        let table = self.table();
+        let holders = table.get(&LockScope::Store);
+        holders.map_or((0, 0), |holders| (holders.shared.len(), usize::from(holders.exclusive.is_some())))
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<LockScope, Holders>> {
+        // Every change to the table is a single insertion or removal, so a panic elsewhere leaves it whole.
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A lock that is held in a [`LockTable`].
+#[derive(Debug)]
+pub(in crate::backend) struct Held {
+    mode: LockMode,
+    number: u64,
+    scope: LockScope,
+    table: Arc<LockTable>,
+}
+
+impl Held {
+    pub(in crate::backend) fn oldest_shared(&self) -> Option<SystemTime> {
+        self.table.table().get(&self.scope).and_then(|holders| holders.shared.values().min().copied())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut table = self.table.table();
+        let Some(holders) = table.get_mut(&self.scope) else { return };
+        match self.mode {
+            LockMode::Exclusive => holders.exclusive = None,
+            LockMode::Shared => {
+                holders.shared.remove(&self.number);
+            }
+        }
+        if holders.exclusive.is_none() && holders.shared.is_empty() {
+            table.remove(&self.scope);
+        }
+    }
+}
+
+#[async_trait]
+impl LockGuard for Held {
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn oldest_shared(&self) -> Option<SystemTime> {
+        Held::oldest_shared(self)
+    }
+
+    async fn release_deleted(self: Box<Self>) {}
+}

@@ -1,0 +1,235 @@
+//! A store in memory: for tests, and for programs that want a store which vanishes with them.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::backend::lock_table::LockTable;
+use crate::backend::{
+    Backend, Capabilities, Cursor, Deleted, Depth, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
+    LockScope, Object, ObjectInfo, PutMode, Removal, Touched, Version,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::{Key, Prefix};
+use crate::rt::Runtime;
+
+/// A [`Backend`] that keeps everything in memory. Its objects are gone when the last handle is dropped.
+#[derive(Debug)]
+pub struct MemoryBackend {
+    capabilities: Capabilities,
+    locks: Arc<LockTable>,
+    objects: Mutex<Objects>,
+    page_entries: usize,
+    runtime: Arc<dyn Runtime>,
+}
+
+#[derive(Debug, Default)]
+struct Objects {
+    by_path: BTreeMap<String, Stored>,
+    versions: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Stored {
+    bytes: Bytes,
+    last_used: SystemTime,
+    version: Version,
+}
+
+impl MemoryBackend {
+    /// An empty store.
+    pub fn new(runtime: Arc<dyn Runtime>) -> Self {
+        Self {
+            capabilities: Capabilities::local(),
+            locks: Arc::default(),
+            objects: Mutex::default(),
+            page_entries: 1000,
+            runtime,
+        }
+    }
+
+    /// How many entries a page of a listing has at most; default: 1000. At least 1.
+    #[must_use]
+    pub fn page_entries(mut self, page_entries: usize) -> Self {
+        self.page_entries = page_entries.max(1);
+        self
+    }
+
+    fn objects(&self) -> MutexGuard<'_, Objects> {
+        // Every change is a single insertion or removal, so a panic elsewhere leaves the map whole.
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stored(&self, key: &Key, action: &'static str) -> Result<Stored> {
+        let objects = self.objects();
+        objects
+            .by_path
+            .get(&key.path())
+            .cloned()
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, action).on(key))
+    }
+
+    fn store(&self, key: &Key, bytes: Bytes, mode: &PutMode) -> Result<Version> {
+        let mut objects = self.objects();
+        let present = objects.by_path.get(&key.path());
+        match (mode, present) {
+            (PutMode::Create, Some(_)) => return Err(Error::new(ErrorKind::AlreadyExists, "create").on(key)),
+            (PutMode::IfMatch(wanted), present) if present.is_none_or(|stored| stored.version != *wanted) => {
+                return Err(Error::new(ErrorKind::Conflict, "replace").on(key));
+            }
+            _ => {}
+        }
+        objects.versions += 1;
+        let version = Version::new(objects.versions.to_string());
+        let stored = Stored { bytes, last_used: self.runtime.now(), version: version.clone() };
+        objects.by_path.insert(key.path(), stored);
+        Ok(version)
+    }
+
+    fn remove(&self, removal: &Removal) -> Result<Deleted> {
+        let path = removal.key.path();
+        let mut objects = self.objects();
+        let Some(stored) = objects.by_path.get(&path) else { return Ok(Deleted::Absent) };
+        if removal.version.as_ref().is_some_and(|version| *version != stored.version) {
+            return Err(Error::new(ErrorKind::Conflict, "delete").on(&removal.key));
+        }
+        if let Key::Namespace(namespace) = &removal.key {
+            let below = Prefix::Namespace(namespace.clone()).path();
+            let mut within =
+                objects.by_path.range(below.clone()..).take_while(|(at, _)| at.starts_with(&below));
+            if within.any(|(at, _)| *at != path) {
+                return Err(Error::new(ErrorKind::Conflict, "delete").on(&removal.key));
+            }
+        }
+        objects.by_path.remove(&path);
+        Ok(Deleted::Removed)
+    }
+}
+
+impl Stored {
+    fn info(&self, key: Key) -> ObjectInfo {
+        ObjectInfo::new(key, self.bytes.len() as u64, self.last_used, self.version.clone())
+    }
+}
+
+#[async_trait]
+impl Backend for MemoryBackend {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        &self.runtime
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
+        let stored = self.stored(key, "read")?;
+        if stored.bytes.len() as u64 > limit {
+            return Err(Error::new(ErrorKind::Corrupt, "read")
+                .on(key)
+                .because("it is larger than it may be"));
+        }
+        Ok(Object::new(stored.bytes.clone(), stored.info(key.clone())))
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
+        let stored = self.stored(key, "read a range of")?;
+        let outside = || Error::new(ErrorKind::InvalidInput, "read a range of").on(key);
+        let start = usize::try_from(range.start).map_err(|_| outside())?;
+        let end = usize::try_from(range.end).map_err(|_| outside())?;
+        if start >= end || end > stored.bytes.len() {
+            return Err(outside());
+        }
+        Ok(Object::new(stored.bytes.slice(start..end), stored.info(key.clone())))
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
+        Ok(self.stored(key, "look up")?.info(key.clone()))
+    }
+
+    async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
+        self.store(key, object, &mode)
+    }
+
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        let stored = self.stored(from, "copy")?;
+        self.store(to, stored.bytes, &mode)
+    }
+
+    async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+        Ok(removals.iter().map(|removal| self.remove(removal)).collect())
+    }
+
+    async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
+        let objects = self.objects();
+        let root = query.prefix.path();
+        let mut entries: Vec<ListEntry> = Vec::new();
+        let mut from = match cursor {
+            Some(cursor) => Bound::Excluded(cursor.as_str().to_owned()),
+            None => Bound::Included(root.clone()),
+        };
+        while let Some((path, stored)) =
+            objects.by_path.range::<String, _>((from.clone(), Bound::Unbounded)).next()
+        {
+            if !path.starts_with(&root) {
+                break;
+            }
+            from = Bound::Excluded(path.clone());
+            let Some(key) = Key::parse(path) else { continue };
+            if !query.prefix.contains(&key) || !query.covers(path) {
+                continue;
+            }
+            if entries.len() == self.page_entries {
+                return Ok(ListPage::new(entries, last_position(&root, &objects, path)));
+            }
+            let deeper = path[root.len()..].split_once('/').map(|(child, _)| format!("{root}{child}/"));
+            match deeper.filter(|_| query.depth == Depth::Children && query.prefix != Prefix::Chunks) {
+                None => entries.push(ListEntry::Object(stored.info(key))),
+                Some(child) => {
+                    // `0` is the byte after `/`: on to what comes after everything below the child.
+                    from = Bound::Included(format!("{}0", &child[..child.len() - 1]));
+                    entries.push(match Prefix::parse(&child) {
+                        Some(prefix) => ListEntry::Prefix(prefix),
+                        None => ListEntry::Foreign(child),
+                    });
+                }
+            }
+        }
+        Ok(ListPage::new(entries, None))
+    }
+
+    async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
+        let now = self.runtime.now();
+        let mut objects = self.objects();
+        let touch = |key: &Key| match objects.by_path.get_mut(&key.path()) {
+            None => Touched::Absent,
+            Some(stored) => {
+                stored.last_used = now;
+                Touched::Present(stored.info(key.clone()))
+            }
+        };
+        Ok(keys.iter().map(touch).collect())
+    }
+
+    async fn barrier(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
+        Ok(Box::new(self.locks.lock(scope, mode, self.runtime.now())?))
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The cursor after which the object at `next` is the first.
+fn last_position(root: &str, objects: &Objects, next: &str) -> Option<Cursor> {
+    let before = objects.by_path.range::<str, _>((Bound::Unbounded, Bound::Excluded(next))).next_back();
+    Some(Cursor::new(before.map_or(root, |(path, _)| path)))
+}

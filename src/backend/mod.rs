@@ -1,0 +1,435 @@
+//! One object at a time: the trait between the store and where its bytes are kept.
+//!
+//! The store never asks which backend it has. What differs by nature is a method here: how the last use of an object is
+//! [refreshed](Backend::touch), what [makes objects durable](Backend::barrier) and what [excludes others](Backend::lock).
+//! What one backend can and another cannot is in its [`Capabilities`].
+
+pub mod fs;
+mod list;
+mod lock_table;
+mod memory;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::format::layout::{Key, Prefix};
+use crate::format::name::{GroupName, SnapshotName};
+use crate::rt::Runtime;
+
+pub use fs::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
+pub use list::{Listing, list_all};
+pub use memory::MemoryBackend;
+
+/// Where the objects of one store are kept.
+///
+/// All methods may be called at the same time from any number of tasks. Keys are typed; a backend renders them by
+/// [`Key::path`] or in a way of its own that keeps their byte order.
+///
+/// # Contract
+/// * **Atomic**: a reader sees the whole object or none of it, before, during and after any `put`, also one that failed.
+/// * **Read your writes**: what a completed `put` stored, a later `get` or `head` returns.
+/// * **Create never replaces**: under [`PutMode::Create`] and [`PutMode::IfMatch`] nothing is overwritten that the mode does
+///   not allow; a backend that cannot promise this answers `Unsupported` and writes nothing.
+/// * **Durable**: when `barrier` returns, every object whose `put` or `copy` had completed before it began, and every
+///   completed `delete`, survives a crash of this process and of its host, at the level of durability that the backend was
+///   opened with.
+/// * **Ordered**: listings are in byte order of [`Key::path`], each key once.
+/// * **Complete**: a page without a cursor is the end. A listing may miss or show what was stored or deleted while it ran.
+/// * **Foreign is reported**: what is not an object of this store appears as [`ListEntry::Foreign`] and is otherwise left
+///   alone.
+/// * **Absent is certain**: `NotFound` and [`Touched::Absent`] mean that the object is not there. Whatever else went wrong
+///   has another kind.
+/// * **Limited**: an object that is larger than the limit given to `get` is refused as `Corrupt` before its bytes are held
+///   in memory.
+/// * **Locks exclude**: see [`Backend::lock`].
+///
+/// The [conformance suite](crate::backend) has a test for each of these.
+///
+/// # Cancel safety
+/// Any future may be dropped. What it had begun then happens entirely or not at all, possibly later: a put whose future was
+/// dropped may still take effect after the drop.
+#[async_trait]
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// The runtime that the backend was made with. The store uses it too.
+    fn runtime(&self) -> &Arc<dyn Runtime>;
+
+    /// What this backend can do.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Reads a whole object of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt` if the object is larger than `limit`.
+    async fn get(&self, key: &Key, limit: u64) -> Result<Object>;
+
+    /// Reads the bytes `range` of an object. [`Object::info`] describes the whole object, so that a caller who reads it in
+    /// several pieces can see by the version that all are of one.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` if the range is empty or reaches beyond the end of the object.
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object>;
+
+    /// Describes an object without reading it.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn head(&self, key: &Key) -> Result<ObjectInfo>;
+
+    /// Stores a whole object and returns its version. It is durable only after a later [`barrier`](Backend::barrier).
+    ///
+    /// # Errors
+    /// `AlreadyExists` under [`PutMode::Create`] if the key is taken; `Conflict` under [`PutMode::IfMatch`] if the object is
+    /// absent or of another version; `Unsupported` if the backend lacks the mode; `Full`. Nothing was written then.
+    async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version>;
+
+    /// Stores the bytes of one object under another key as well, with the rules of [`put`](Backend::put).
+    ///
+    /// # Errors
+    /// `NotFound` if there is nothing at `from`; those of `put`.
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version>;
+
+    /// Deletes objects, any number of them, with a result for each in the order given. Deleting what is not there succeeds.
+    /// A backend that has directories removes those that become empty.
+    ///
+    /// # Errors
+    /// Inside: `Conflict` for an object whose version is no longer the one named, or a namespace that is not empty;
+    /// `Unsupported` where a version was named and the backend lacks `conditional_delete`. Outside: the whole call failed,
+    /// and any number of the objects may be gone.
+    async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>>;
+
+    /// One page of a listing. Without a cursor, the first; with the one that the page before returned, the next.
+    ///
+    /// # Errors
+    /// Any failure to read the whole page. A page is never silently incomplete.
+    async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage>;
+
+    /// Refreshes when the objects were last used, if the backend keeps such a thing, and says what it knows of them without
+    /// a request over a network. Results are in the order given.
+    ///
+    /// # Errors
+    /// Any failure other than absence, for all of them together.
+    async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>>;
+
+    /// Completes when everything stored before is durable; see **Durable**.
+    ///
+    /// # Errors
+    /// Whatever kept it from being durable. Nothing may then be published that relies on it.
+    async fn barrier(&self) -> Result<()>;
+
+    /// Takes a lock, without waiting. It is held until the guard is dropped.
+    ///
+    /// * [`LockScope::Group`], [`LockScope::Manifest`], [`LockScope::Snapshot`]: any number of shared holders or one exclusive
+    ///   holder, everywhere: within this process and, if [`Capabilities::lock_reach`] says so, among processes.
+    /// * [`LockScope::Store`] excludes other *processes* only: within one process shared and exclusive holders stand side by
+    ///   side, and the store keeps them apart by finer means.
+    ///
+    /// # Errors
+    /// `Busy` if somebody holds it in a mode that excludes this one.
+    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>>;
+
+    /// Gives back what the backend holds for the store as a whole. Call it last; a backend that is dropped instead gives it
+    /// back when it expires.
+    ///
+    /// # Errors
+    /// Whatever went wrong; the backend is closed all the same.
+    async fn close(&self) -> Result<()>;
+}
+
+/// What a backend can do. Found out by asking or trying, never assumed (I12).
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// [`Removal::version`] is obeyed.
+    pub conditional_delete: bool,
+    /// [`PutMode::Create`] and [`PutMode::IfMatch`] work.
+    pub conditional_put: bool,
+    /// Who is excluded by the locks.
+    pub lock_reach: LockReach,
+    /// [`PutMode::IfMatch`] excludes other processes too, and not only tasks of this one.
+    pub shared_versions: bool,
+}
+
+impl Capabilities {
+    /// Everything works, within this process.
+    #[must_use]
+    pub fn local() -> Self {
+        Self {
+            conditional_delete: true,
+            conditional_put: true,
+            lock_reach: LockReach::Process,
+            shared_versions: false,
+        }
+    }
+}
+
+/// Who is excluded by a lock.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockReach {
+    /// Every process of this host that uses the same lock files.
+    Host,
+    /// Only tasks of this process.
+    Process,
+}
+
+/// When a put may take place.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PutMode {
+    /// Only if nothing is there yet.
+    Create,
+    /// Only if what is there is of this version.
+    IfMatch(Version),
+    /// Always.
+    Replace,
+}
+
+/// An opaque mark that differs between any two contents that an object has had. Only equality means something.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Version(Arc<str>);
+
+impl Version {
+    /// A version from the text that a backend gives it.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text that the backend gave it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Version({})", self.0)
+    }
+}
+
+/// Bytes of an object and what is known of it.
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// The bytes that were asked for.
+    pub bytes: Bytes,
+    /// The object as a whole.
+    pub info: ObjectInfo,
+}
+
+impl Object {
+    /// Bytes that were read, of the object that `info` describes.
+    pub fn new(bytes: Bytes, info: ObjectInfo) -> Self {
+        Self { bytes, info }
+    }
+}
+
+/// What is known of an object without reading it.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its name.
+    pub key: Key,
+    /// When it was last stored or touched, by the clock of the backend.
+    pub last_used: SystemTime,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its version.
+    pub version: Version,
+}
+
+impl ObjectInfo {
+    /// A description of an object of `size` bytes.
+    pub fn new(key: Key, size: u64, last_used: SystemTime, version: Version) -> Self {
+        Self { key, last_used, size, version }
+    }
+}
+
+/// What [`Backend::touch`] found.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// It is certainly not there.
+    Absent,
+    /// It is there and was touched.
+    Present(ObjectInfo),
+    /// Finding out would cost a request, and nothing was done.
+    Unknown,
+}
+
+/// An object to delete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// Its name.
+    pub key: Key,
+    /// If given, only this version is deleted.
+    pub version: Option<Version>,
+}
+
+impl Removal {
+    /// Deletes the object whatever its version.
+    #[must_use]
+    pub fn any(key: Key) -> Self {
+        Self { key, version: None }
+    }
+}
+
+/// What became of an object that was to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// It was not there.
+    Absent,
+    /// It was there and is gone.
+    Removed,
+}
+
+/// What to list.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListQuery {
+    /// List only what comes after this key.
+    pub after: Option<Key>,
+    /// How deep.
+    pub depth: Depth,
+    /// List only what lies below this.
+    pub prefix: Prefix,
+    /// List only up to this key, with it.
+    pub until: Option<Key>,
+}
+
+impl ListQuery {
+    /// Everything below `prefix`.
+    #[must_use]
+    pub fn all(prefix: Prefix) -> Self {
+        Self { after: None, depth: Depth::All, prefix, until: None }
+    }
+
+    /// What lies directly below `prefix`: its objects, and the prefixes one level deeper. For chunks, all of them.
+    #[must_use]
+    pub fn children(prefix: Prefix) -> Self {
+        Self { after: None, depth: Depth::Children, prefix, until: None }
+    }
+
+    /// Restricts the listing to the keys after `after` up to and with `until`. Shards of the digest space are made so.
+    #[must_use]
+    pub fn between(mut self, after: Option<Key>, until: Option<Key>) -> Self {
+        self.after = after;
+        self.until = until;
+        self
+    }
+
+    /// Whether the key at `path` lies within the bounds `after` and `until`.
+    pub fn covers(&self, path: &str) -> bool {
+        self.after.as_ref().is_none_or(|after| path > after.path().as_str())
+            && self.until.as_ref().is_none_or(|until| path <= until.path().as_str())
+    }
+}
+
+/// How deep a listing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// All objects, however deep.
+    All,
+    /// One level: objects, and prefixes for what is deeper.
+    Children,
+}
+
+/// One page of a listing, at most some thousand entries.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default)]
+pub struct ListPage {
+    /// What was found, in byte order.
+    pub entries: Vec<ListEntry>,
+    /// Where the next page begins; `None` only if this page is certainly the last (H12).
+    pub next: Option<Cursor>,
+}
+
+impl ListPage {
+    /// A page with what follows it, if anything does.
+    pub fn new(entries: Vec<ListEntry>, next: Option<Cursor>) -> Self {
+        Self { entries, next }
+    }
+}
+
+/// One line of a listing.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListEntry {
+    /// Something that is no object of a store, by its path. Reported and left alone.
+    Foreign(String),
+    /// An object.
+    Object(ObjectInfo),
+    /// Objects one level deeper. A backend that has directories may show one with nothing in it.
+    Prefix(Prefix),
+}
+
+/// Where a page of a listing begins, in a form that only the backend understands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(String);
+
+impl Cursor {
+    /// A cursor from the text that the backend wants to see again.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text that the backend gave it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a lock is on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LockScope {
+    /// A group.
+    Group(GroupName),
+    /// The manifest of a snapshot, while it is read, changed and written back.
+    Manifest(SnapshotName),
+    /// A snapshot.
+    Snapshot(SnapshotName),
+    /// The whole store against other processes: shared by writers, exclusive for garbage collection.
+    Store,
+}
+
+impl fmt::Display for LockScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Group(group) => write!(f, "group {group}"),
+            Self::Manifest(snapshot) => write!(f, "manifest of {snapshot}"),
+            Self::Snapshot(snapshot) => write!(f, "snapshot {snapshot}"),
+            Self::Store => f.write_str("the store"),
+        }
+    }
+}
+
+/// Whom a lock tolerates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LockMode {
+    /// Nobody else.
+    Exclusive,
+    /// Other shared holders.
+    Shared,
+}
+
+/// A lock that is held. Dropping it gives it back at once.
+#[async_trait]
+pub trait LockGuard: fmt::Debug + Send + Sync {
+    /// Whether the lock still holds. To be asked before every step that cannot be undone.
+    ///
+    /// # Errors
+    /// `Busy` if it was lost to somebody else, `Unavailable` if that could not be found out.
+    async fn check(&self) -> Result<()>;
+
+    /// For [`LockScope::Store`]: when the oldest shared holder in this process took it. Chunks used since then are in use.
+    fn oldest_shared(&self) -> Option<SystemTime>;
+
+    /// Gives back the lock of an object that was deleted while it was held, and removes what the lock itself left behind
+    /// where the backend does such a thing.
+    async fn release_deleted(self: Box<Self>);
+}

@@ -1,0 +1,360 @@
+//! Which object is called what: the one mapping between typed [`Key`]s and paths below the root of a store.
+//!
+//! ```text
+//! .chunks/bb9f/bb9f8df6…            Key::Chunk
+//! .chunks/bb9f/bb9f8df6….0.bad      Key::Quarantined
+//! .gc-status                        Key::GcStatus
+//! .larder/store.json                Key::Store
+//! ns/a/.namespace                   Key::Namespace
+//! ns/a/vm/100/owner                 Key::Owner
+//! ns/a/vm/100/notes                 Key::GroupNotes
+//! ns/a/vm/100/2025-07-14T14:20:02Z/index.json.blob     Key::Manifest
+//! ns/a/vm/100/2025-07-14T14:20:02Z/disk.img.fidx       Key::Archive
+//! ns/a/vm/100/2025-07-14T14:20:02Z/client.log.blob     Key::ClientLog
+//! ns/a/vm/100/2025-07-14T14:20:02Z/.protected          Key::Protected
+//! ```
+//!
+//! A path that does not come out of [`Key::path`] to the letter is *foreign*: [`Key::parse`] answers `None`, and whoever
+//! meets such an object reports it, never deletes it and never counts it as evidence (H25, H30).
+//!
+//! Source: PBS datastore format, directory layout and object keys. `.larder/` is this crate's own; PBS skips it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::format::digest::Digest;
+use crate::format::name::{ArchiveName, BackupType, GroupName, Namespace, SnapshotName};
+
+/// The name of an object in a store.
+///
+/// `Ord` is the byte order of [`Key::path`], which is the order of every listing.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// An index or a blob of a snapshot.
+    Archive(SnapshotName, ArchiveName),
+    /// A chunk.
+    Chunk(Digest),
+    /// The client log of a snapshot; the manifest does not list it.
+    ClientLog(SnapshotName),
+    /// The result of the last garbage collection.
+    GcStatus,
+    /// The notes of a group.
+    GroupNotes(GroupName),
+    /// The manifest of a snapshot. Its presence makes the snapshot a finished one.
+    Manifest(SnapshotName),
+    /// The marker of a namespace that exists even while it is empty; never the root. The object is empty.
+    Namespace(Namespace),
+    /// The owner of a group.
+    Owner(GroupName),
+    /// The marker of a snapshot that must not be deleted. The object is empty.
+    Protected(SnapshotName),
+    /// A chunk that was found corrupt and put aside, numbered 0 to 9.
+    Quarantined(Digest, u8),
+    /// The identity of the store.
+    Store,
+}
+
+impl Key {
+    /// The path of the object relative to the root of the store, without a leading `/`.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Archive(snapshot, name) => format!("{snapshot}/{name}"),
+            Self::Chunk(digest) => chunk_path(digest),
+            Self::ClientLog(snapshot) => format!("{snapshot}/{CLIENT_LOG}"),
+            Self::GcStatus => GC_STATUS.to_owned(),
+            Self::GroupNotes(group) => format!("{group}/{NOTES}"),
+            Self::Manifest(snapshot) => format!("{snapshot}/{MANIFEST}"),
+            Self::Namespace(namespace) => format!("{}{NAMESPACE}", namespace_path(namespace)),
+            Self::Owner(group) => format!("{group}/{OWNER}"),
+            Self::Protected(snapshot) => format!("{snapshot}/{PROTECTED}"),
+            Self::Quarantined(digest, number) => format!("{}.{number}.bad", chunk_path(digest)),
+            Self::Store => STORE.to_owned(),
+        }
+    }
+
+    /// The key whose [`path`](Key::path) this is, or `None` for a foreign object.
+    pub fn parse(path: &str) -> Option<Self> {
+        let key = Self::parse_loosely(path)?;
+        // INVARIANT: `parse` and `path` are inverse to each other, whatever the parsers of names let through.
+        (key.path() == path).then_some(key)
+    }
+
+    fn parse_loosely(path: &str) -> Option<Self> {
+        match path {
+            GC_STATUS => return Some(Self::GcStatus),
+            STORE => return Some(Self::Store),
+            _ => {}
+        }
+        let (parent, file) = path.rsplit_once('/')?;
+        if parent.starts_with(".chunks/") {
+            return match file.split_once('.') {
+                None => Some(Self::Chunk(file.parse().ok()?)),
+                Some((digest, number)) => {
+                    let number = number.strip_suffix(".bad")?;
+                    let is_digit = number.len() == 1 && number.as_bytes()[0].is_ascii_digit();
+                    is_digit.then_some(Self::Quarantined(digest.parse().ok()?, number.parse().ok()?))
+                }
+            };
+        }
+        match file {
+            NAMESPACE => {
+                let namespace = parse_namespace(parent)?;
+                (!namespace.is_root()).then_some(Self::Namespace(namespace))
+            }
+            OWNER => Some(Self::Owner(parent.parse().ok()?)),
+            NOTES => Some(Self::GroupNotes(parent.parse().ok()?)),
+            MANIFEST => Some(Self::Manifest(parent.parse().ok()?)),
+            CLIENT_LOG => Some(Self::ClientLog(parent.parse().ok()?)),
+            PROTECTED => Some(Self::Protected(parent.parse().ok()?)),
+            _ => Some(Self::Archive(parent.parse().ok()?, file.parse().ok()?)),
+        }
+    }
+
+    /// Whether the object belongs to a namespace, group or snapshot, rather than to the store as a whole.
+    pub fn is_content(&self) -> bool {
+        !matches!(self, Self::Chunk(_) | Self::GcStatus | Self::Quarantined(..) | Self::Store)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path())
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        match (self, other) {
+            (Self::Chunk(a), Self::Chunk(b)) => a.cmp(b),
+            _ => self.path().cmp(&other.path()),
+        }
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// A set of objects that share the beginning of their path, which ends in `/`.
+///
+/// There is no way to make one from a raw string, so `vm/10` never selects `vm/100` (H28).
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Prefix {
+    /// All chunks, quarantined ones among them.
+    Chunks,
+    /// Everything of a group.
+    Group(GroupName),
+    /// All groups of one type in a namespace, without those of deeper namespaces.
+    Groups(Namespace, BackupType),
+    /// Everything in a namespace and below it. For the root: all namespaces, groups and snapshots of the store.
+    Namespace(Namespace),
+    /// Everything in the namespaces below this one.
+    Namespaces(Namespace),
+    /// Everything of a snapshot.
+    Snapshot(SnapshotName),
+}
+
+impl Prefix {
+    /// The path relative to the root of the store: it ends in `/`, or is empty for the root namespace.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Chunks => ".chunks/".to_owned(),
+            Self::Group(group) => format!("{group}/"),
+            Self::Groups(namespace, backup_type) => format!("{}{backup_type}/", namespace_path(namespace)),
+            Self::Namespace(namespace) => namespace_path(namespace),
+            Self::Namespaces(namespace) => format!("{}ns/", namespace_path(namespace)),
+            Self::Snapshot(snapshot) => format!("{snapshot}/"),
+        }
+    }
+
+    /// The prefix whose [`path`](Prefix::path) this is, or `None` if there is none.
+    pub fn parse(path: &str) -> Option<Self> {
+        if path == ".chunks/" {
+            return Some(Self::Chunks);
+        }
+        if path.is_empty() {
+            return Some(Self::Namespace(Namespace::root()));
+        }
+        let path = path.strip_suffix('/')?;
+        if let Ok(snapshot) = SnapshotName::from_str(path) {
+            return Some(Self::Snapshot(snapshot));
+        }
+        let (parent, last) = path.rsplit_once('/').unwrap_or(("", path));
+        // In this order: a namespace may be called `vm`, and then its path ends in `ns/vm`.
+        if let Some(namespace) = parse_namespace(path) {
+            return Some(Self::Namespace(namespace));
+        }
+        if let Some(namespace) = parse_namespace(parent) {
+            if last == "ns" {
+                return Some(Self::Namespaces(namespace));
+            }
+            return Some(Self::Groups(namespace, last.parse().ok()?));
+        }
+        Some(Self::Group(path.parse().ok()?))
+    }
+
+    /// Whether the key belongs to this set.
+    pub fn contains(&self, key: &Key) -> bool {
+        match self {
+            Self::Namespace(namespace) if namespace.is_root() => key.is_content(),
+            _ => key.path().starts_with(&self.path()),
+        }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path())
+    }
+}
+
+/// The path of everything in a namespace: its directory and a `/`; empty for the root.
+fn namespace_path(namespace: &Namespace) -> String {
+    let directory = namespace.directory();
+    if directory.is_empty() { directory } else { directory + "/" }
+}
+
+fn parse_namespace(path: &str) -> Option<Namespace> {
+    let mut namespace = Namespace::root();
+    if path.is_empty() {
+        return Some(namespace);
+    }
+    let mut parts = path.split('/');
+    while let Some(part) = parts.next() {
+        if part != "ns" {
+            return None;
+        }
+        namespace = namespace.child(parts.next()?).ok()?;
+    }
+    Some(namespace)
+}
+
+fn chunk_path(digest: &Digest) -> String {
+    let name = digest.to_string();
+    format!(".chunks/{}/{name}", &name[..4])
+}
+
+const CLIENT_LOG: &str = "client.log.blob";
+const GC_STATUS: &str = ".gc-status";
+const MANIFEST: &str = "index.json.blob";
+const NAMESPACE: &str = ".namespace";
+const NOTES: &str = "notes";
+const OWNER: &str = "owner";
+const PROTECTED: &str = ".protected";
+const STORE: &str = ".larder/store.json";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn keys() -> Vec<Key> {
+        let snapshot: SnapshotName = "ns/a/ns/b/vm/100/2025-07-14T14:20:02Z".parse().unwrap();
+        let root: SnapshotName = "host/x.y/2025-07-14T14:20:02Z".parse().unwrap();
+        let mut keys = vec![
+            Key::Chunk(Digest::of(b"a")),
+            Key::Quarantined(Digest::of(b"a"), 9),
+            Key::GcStatus,
+            Key::Store,
+            Key::Namespace(snapshot.namespace().clone()),
+        ];
+        for snapshot in [snapshot, root] {
+            keys.push(Key::Owner(snapshot.group().clone()));
+            keys.push(Key::GroupNotes(snapshot.group().clone()));
+            keys.push(Key::Archive(snapshot.clone(), "disk.img.fidx".parse().unwrap()));
+            keys.push(Key::Manifest(snapshot.clone()));
+            keys.push(Key::ClientLog(snapshot.clone()));
+            keys.push(Key::Protected(snapshot));
+        }
+        keys
+    }
+
+    #[test]
+    fn h25_every_key_comes_back_from_its_path() {
+        for key in keys() {
+            assert_eq!(Key::parse(&key.path()), Some(key));
+        }
+    }
+
+    #[test]
+    fn h25_what_does_not_round_trip_is_foreign() {
+        let digest = Digest::of(b"a").to_string();
+        for path in [
+            "",
+            "/",
+            "owner",
+            "notes",
+            ".namespace",
+            "/.namespace",
+            ".protected",
+            "ns/a",
+            "ns//.namespace",
+            "vm/100",
+            "vm/100/other",
+            "vm/100/2025-07-14T14:20:02Z",
+            "vm/100/2025-07-14T14:20:02Z/../x.blob",
+            "vm//owner",
+            "./vm/100/owner",
+            "vm/100/2025-07-14T14:20:02/index.json.blob",
+            ".larder/other",
+            &format!(".chunks/0000/{digest}"),
+            &format!(".chunks/{}/{}", &digest[..4], digest.to_uppercase()),
+            &format!(".chunks/{}/{digest}.10.bad", &digest[..4]),
+            &format!(".chunks/{}/{digest}.+.bad", &digest[..4]),
+            &format!(".chunks/{}/{digest}.0.bad/.0.bad", &digest[..4]),
+            &format!(".chunks/{}/{digest}.tmp_AbCdEf", &digest[..4]),
+            &format!(".chunks/{}/{digest}.using", &digest[..4]),
+        ] {
+            assert_eq!(Key::parse(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn every_prefix_comes_back_from_its_path() {
+        let snapshot: SnapshotName = "ns/vm/ns/ns/vm/100/2025-07-14T14:20:02Z".parse().unwrap();
+        for namespace in [Namespace::root(), snapshot.namespace().clone()] {
+            let group = snapshot.group().clone().in_namespace(namespace.clone());
+            for prefix in [
+                Prefix::Chunks,
+                Prefix::Snapshot(group.snapshot(snapshot.time())),
+                Prefix::Group(group),
+                Prefix::Groups(namespace.clone(), BackupType::Ct),
+                Prefix::Namespaces(namespace.clone()),
+                Prefix::Namespace(namespace),
+            ] {
+                assert_eq!(Prefix::parse(&prefix.path()), Some(prefix));
+            }
+        }
+        for path in ["vm", "lost+found/", "vm/100/x/", "ns/a/b/", ".larder/", "..//"] {
+            assert_eq!(Prefix::parse(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn h28_a_prefix_never_selects_a_longer_name() {
+        let group: GroupName = "vm/10".parse().unwrap();
+        for id in ["1", "100", "10.", "10-a"] {
+            let other: GroupName = format!("vm/{id}").parse().unwrap();
+            assert!(!Prefix::Group(group.clone()).contains(&Key::Owner(other)));
+        }
+        assert!(Prefix::Group(group.clone()).contains(&Key::Owner(group)));
+        assert!(!Prefix::Namespace(Namespace::root()).contains(&Key::Chunk(Digest::of(b"a"))));
+    }
+
+    proptest! {
+        #[test]
+        fn h25_no_string_makes_the_parser_panic_or_lie(path in "[a-z0-9./:TZ_-]{0,80}|\\PC{0,40}") {
+            if let Some(key) = Key::parse(&path) {
+                prop_assert_eq!(key.path(), path.clone());
+            }
+            if let Some(prefix) = Prefix::parse(&path) {
+                prop_assert_eq!(prefix.path(), path);
+            }
+        }
+    }
+}

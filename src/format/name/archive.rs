@@ -1,0 +1,140 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::format::name::{NAME_MAX, NameError, NameFault, NameKind};
+
+/// A file of a snapshot that the manifest lists: a safe id that ends in `.blob`, `.didx` or `.fidx`.
+///
+/// Never `index.json.blob` or `client.log.blob`: the manifest and the client log are no archives, and a manifest that
+/// lists itself could make a reader overwrite it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ArchiveName(String);
+
+/// How an archive is stored. The format knows these three, so matching on all of them is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ArchiveKind {
+    /// One blob, `.blob`.
+    Blob,
+    /// A dynamic index, `.didx`: a stream cut by content.
+    Dynamic,
+    /// A fixed index, `.fidx`: an image cut into equal chunks.
+    Fixed,
+}
+
+impl ArchiveName {
+    /// The most bytes of the name of an archive that is created here. Longer ones can be read, but temporary names made
+    /// from them might not fit the 255 bytes of a directory entry.
+    pub const MAX_NEW_BYTES: usize = 200;
+
+    /// The archive `name` of that kind; its extension is added if it is not there: both `disk.img` and `disk.img.fidx`
+    /// give `disk.img.fidx`.
+    ///
+    /// # Errors
+    /// If the result is not a valid name, or `name` ends in the extension of another kind.
+    pub fn with_kind(name: &str, kind: ArchiveKind) -> Result<Self, NameError> {
+        match ArchiveKind::of(name) {
+            None => format!("{name}{}", kind.extension()).parse(),
+            Some(found) if found == kind => name.parse(),
+            Some(_) => Err(NameKind::Archive.fault(NameFault::Extension)),
+        }
+    }
+
+    /// The archive that people mean by `name`: itself if it has the extension of a kind, otherwise the kind follows from
+    /// what it ends in.
+    ///
+    /// | ends in | kind |
+    /// |---|---|
+    /// | `.pxar` `.mpxar` `.ppxar` `.pcat1` | dynamic |
+    /// | `.img` | fixed |
+    /// | `.conf` `.json` `.key` `.log` | blob |
+    ///
+    /// Source: PBS datastore format §1.3.
+    ///
+    /// # Errors
+    /// If `name` ends in none of these, or the result is not a valid name.
+    pub fn implicit(name: &str) -> Result<Self, NameError> {
+        if ArchiveKind::of(name).is_some() {
+            return name.parse();
+        }
+        let kind = match name.rsplit_once('.') {
+            Some((_, "pxar" | "mpxar" | "ppxar" | "pcat1")) => ArchiveKind::Dynamic,
+            Some((_, "img")) => ArchiveKind::Fixed,
+            Some((_, "conf" | "json" | "key" | "log")) => ArchiveKind::Blob,
+            _ => return Err(NameKind::Archive.fault(NameFault::Extension)),
+        };
+        Self::with_kind(name, kind)
+    }
+
+    /// Checks that an archive of this name may be created: at most [`MAX_NEW_BYTES`](Self::MAX_NEW_BYTES).
+    ///
+    /// # Errors
+    /// If it is longer.
+    pub fn check_new(&self) -> Result<(), NameError> {
+        if self.0.len() > Self::MAX_NEW_BYTES {
+            return Err(NameKind::Archive.fault(NameFault::TooLong));
+        }
+        Ok(())
+    }
+
+    /// How it is stored.
+    pub fn kind(&self) -> ArchiveKind {
+        // INVARIANT: every constructor has found one; there is nothing better to say if not.
+        ArchiveKind::of(&self.0).unwrap_or(ArchiveKind::Blob)
+    }
+
+    /// The name without the extension of its kind: `disk.img` of `disk.img.fidx`.
+    pub fn stem(&self) -> &str {
+        self.0.rsplit_once('.').map_or(&self.0, |(stem, _)| stem)
+    }
+
+    /// The name as it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ArchiveKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Blob, Self::Dynamic, Self::Fixed];
+
+    /// What names of this kind end in: `.blob`, `.didx` or `.fidx`.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Blob => ".blob",
+            Self::Dynamic => ".didx",
+            Self::Fixed => ".fidx",
+        }
+    }
+
+    fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| name.ends_with(kind.extension()))
+    }
+}
+
+impl FromStr for ArchiveName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let name = NameKind::Archive;
+        name.safe_id(text, NAME_MAX)?;
+        if ArchiveKind::of(text).is_none() {
+            return Err(name.fault(NameFault::Extension));
+        }
+        if matches!(text, "index.json.blob" | "client.log.blob") {
+            return Err(name.fault(NameFault::Reserved));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ArchiveName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for ArchiveName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ArchiveName({self})")
+    }
+}

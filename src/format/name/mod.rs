@@ -1,0 +1,156 @@
+//! Names of everything a datastore holds. A value of these types is valid: only checking constructors make one.
+//!
+//! The grammar is an allow-list of ASCII (H85, H176), so a name can become a path or an object key without escaping and
+//! without meaning anything but itself. Nothing is normalised: text is accepted as it stands or refused.
+//!
+//! | name | text | limit |
+//! |---|---|---|
+//! | [`ArchiveName`] | safe id ending in `.blob`, `.didx` or `.fidx` | 255 bytes |
+//! | [`AuthId`] | `user@realm` or `user@realm!token` | 1024 bytes |
+//! | [`BackupId`] | safe id | 255 bytes |
+//! | [`BackupTime`] | `YYYY-MM-DDTHH:MM:SSZ` | 1970-01-01T00:00:01Z to 9999-12-31T23:59:59Z |
+//! | [`BackupType`] | `ct`, `host` or `vm` | |
+//! | [`GroupName`] | `[ns/a/ns/b/]type/id` | |
+//! | [`Namespace`] | safe ids joined by `/` | 7 components, 256 bytes |
+//! | [`SnapshotName`] | `[ns/a/ns/b/]type/id/time` | |
+//! | [`StoreName`] | safe id | 3 to 32 bytes |
+//!
+//! A *safe id* matches `^[A-Za-z0-9_][A-Za-z0-9._\-]*$`. Source: PBS datastore format §1.2, §1.3, §1.5.
+
+use std::fmt;
+
+use thiserror::Error;
+
+mod archive;
+mod auth;
+mod group;
+mod namespace;
+mod snapshot;
+mod store;
+mod time;
+
+pub use archive::{ArchiveKind, ArchiveName};
+pub use auth::AuthId;
+pub use group::{BackupId, BackupType, GroupName};
+pub use namespace::Namespace;
+pub use snapshot::SnapshotName;
+pub use store::StoreName;
+pub use time::BackupTime;
+
+/// The text, or the number, is not a name of the kind wanted.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[error("not {kind}: {fault}")]
+pub struct NameError {
+    /// What kind of name was wanted.
+    pub kind: NameKind,
+    /// Why it is none.
+    pub fault: NameFault,
+}
+
+/// The kinds of names.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NameKind {
+    /// An [`ArchiveName`].
+    Archive,
+    /// An [`AuthId`].
+    AuthId,
+    /// A [`BackupId`].
+    BackupId,
+    /// A [`BackupTime`].
+    BackupTime,
+    /// A [`BackupType`].
+    BackupType,
+    /// A [`GroupName`].
+    Group,
+    /// A [`Namespace`].
+    Namespace,
+    /// A [`SnapshotName`].
+    Snapshot,
+    /// A [`StoreName`].
+    Store,
+}
+
+/// Why something is not a name.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NameFault {
+    /// There is a character that this kind of name does not allow where it stands.
+    Character,
+    /// It is empty, or a part of it is.
+    Empty,
+    /// It ends in none of `.blob`, `.didx` and `.fidx`.
+    Extension,
+    /// It does not have the parts that this kind of name is made of.
+    Form,
+    /// It is valid as text, but outside the range of values allowed.
+    Range,
+    /// It is the name of something else: of the manifest or the client log.
+    Reserved,
+    /// It is longer than allowed.
+    TooLong,
+    /// It has more levels than allowed.
+    TooDeep,
+    /// It is shorter than allowed.
+    TooShort,
+}
+
+impl fmt::Display for NameKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Archive => "an archive name",
+            Self::AuthId => "an auth id",
+            Self::BackupId => "a backup id",
+            Self::BackupTime => "a backup time",
+            Self::BackupType => "a backup type",
+            Self::Group => "a group name",
+            Self::Namespace => "a namespace",
+            Self::Snapshot => "a snapshot name",
+            Self::Store => "a datastore name",
+        })
+    }
+}
+
+impl fmt::Display for NameFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Character => "a character is not allowed there",
+            Self::Empty => "it is empty or a part of it is",
+            Self::Extension => "it does not end in .blob, .didx or .fidx",
+            Self::Form => "it is not made of the right parts",
+            Self::Range => "its value is out of range",
+            Self::Reserved => "that name is reserved",
+            Self::TooLong => "it is too long",
+            Self::TooDeep => "it has too many levels",
+            Self::TooShort => "it is too short",
+        })
+    }
+}
+
+/// The most bytes that a directory entry may have on the filesystems PBS uses (`NAME_MAX`).
+const NAME_MAX: usize = 255;
+
+impl NameKind {
+    fn fault(self, fault: NameFault) -> NameError {
+        NameError { kind: self, fault }
+    }
+
+    /// Accepts a safe id of 1 to `max` bytes.
+    fn safe_id(self, text: &str, max: usize) -> Result<(), NameError> {
+        let Some((first, rest)) = text.as_bytes().split_first() else {
+            return Err(self.fault(NameFault::Empty));
+        };
+        let anywhere = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+        if !anywhere(first) || !rest.iter().all(|byte| anywhere(byte) || matches!(byte, b'.' | b'-')) {
+            return Err(self.fault(NameFault::Character));
+        }
+        if text.len() > max {
+            return Err(self.fault(NameFault::TooLong));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+use std::fmt;
+use std::str::FromStr;
+
+use crate::format::name::{BackupTime, GroupName, NameError, NameFault, NameKind, Namespace};
+
+/// A snapshot: one backup of a group.
+///
+/// Written as the path relative to the datastore: `[ns/a/ns/b/]host/alpha/2025-07-14T14:20:02Z`. Ordered by group, then
+/// time.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotName {
+    group: GroupName,
+    time: BackupTime,
+}
+
+impl SnapshotName {
+    /// The snapshot of `group` that was taken at `time`.
+    #[must_use]
+    pub const fn new(group: GroupName, time: BackupTime) -> Self {
+        Self { group, time }
+    }
+
+    /// The group that the snapshot belongs to.
+    pub const fn group(&self) -> &GroupName {
+        &self.group
+    }
+
+    /// When it was taken.
+    pub const fn time(&self) -> BackupTime {
+        self.time
+    }
+
+    /// The namespace that the snapshot is in.
+    pub const fn namespace(&self) -> &Namespace {
+        self.group.namespace()
+    }
+}
+
+impl FromStr for SnapshotName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let (group, time) = text.rsplit_once('/').ok_or(NameKind::Snapshot.fault(NameFault::Form))?;
+        Ok(Self { group: group.parse()?, time: time.parse()? })
+    }
+}
+
+impl fmt::Display for SnapshotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.group, self.time)
+    }
+}
+
+impl fmt::Debug for SnapshotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SnapshotName({self})")
+    }
+}

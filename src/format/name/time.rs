@@ -1,0 +1,106 @@
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jiff::SignedDuration;
+use jiff::civil::{Date, DateTime, Time};
+
+use crate::format::name::{NameError, NameFault, NameKind};
+
+/// When a snapshot was taken, in whole seconds: the last part of its name.
+///
+/// Written `YYYY-MM-DDTHH:MM:SSZ`, always in UTC and 20 bytes wide, so that the order of the texts is the order of the
+/// times (H53). From 1970-01-01T00:00:01Z to 9999-12-31T23:59:59Z.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackupTime {
+    // INVARIANT: 1 to LAST.
+    epoch: u64,
+}
+
+impl BackupTime {
+    /// The earliest time.
+    pub const MIN: Self = Self { epoch: 1 };
+    /// The latest time, the last whose year has four digits.
+    pub const MAX: Self = Self { epoch: LAST };
+
+    /// The time so many seconds after 1970-01-01T00:00:00Z.
+    ///
+    /// # Errors
+    /// If `epoch` is below 1 or after the year 9999.
+    pub fn from_epoch(epoch: i64) -> Result<Self, NameError> {
+        match u64::try_from(epoch) {
+            Ok(epoch @ 1..=LAST) => Ok(Self { epoch }),
+            _ => Err(NameKind::BackupTime.fault(NameFault::Range)),
+        }
+    }
+
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub const fn epoch(self) -> i64 {
+        self.epoch.cast_signed()
+    }
+
+    /// What a calendar and a clock show at this time, `offset` seconds east of UTC. Stops at the ends of the calendar.
+    pub(crate) fn civil(self, offset: i32) -> DateTime {
+        EPOCH.saturating_add(SignedDuration::from_secs(self.epoch() + i64::from(offset)))
+    }
+}
+
+/// 9999-12-31T23:59:59Z.
+const LAST: u64 = 253_402_300_799;
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+
+impl TryFrom<SystemTime> for BackupTime {
+    type Error = NameError;
+
+    /// Cuts off the fraction of a second.
+    fn try_from(time: SystemTime) -> Result<Self, NameError> {
+        let range = || NameKind::BackupTime.fault(NameFault::Range);
+        let since = time.duration_since(UNIX_EPOCH).map_err(|_| range())?;
+        Self::from_epoch(i64::try_from(since.as_secs()).map_err(|_| range())?)
+    }
+}
+
+impl From<BackupTime> for SystemTime {
+    fn from(time: BackupTime) -> Self {
+        UNIX_EPOCH + Duration::from_secs(time.epoch)
+    }
+}
+
+impl FromStr for BackupTime {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let fault = |fault| NameKind::BackupTime.fault(fault);
+        let &[y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, b'T', h0, h1, b':', i0, i1, b':', s0, s1, b'Z'] =
+            text.as_bytes()
+        else {
+            return Err(fault(if text.is_empty() { NameFault::Empty } else { NameFault::Form }));
+        };
+        let two = |tens: u8, ones: u8| match (tens, ones) {
+            (b'0'..=b'9', b'0'..=b'9') => Ok((tens - b'0').cast_signed() * 10 + (ones - b'0').cast_signed()),
+            _ => Err(fault(NameFault::Character)),
+        };
+        let year = i16::from(two(y0, y1)?) * 100 + i16::from(two(y2, y3)?);
+        let date = Date::new(year, two(m0, m1)?, two(d0, d1)?);
+        let time = Time::new(two(h0, h1)?, two(i0, i1)?, two(s0, s1)?, 0);
+        let (Ok(date), Ok(time)) = (date, time) else {
+            return Err(fault(NameFault::Range));
+        };
+        Self::from_epoch(DateTime::from_parts(date, time).duration_since(EPOCH).as_secs())
+    }
+}
+
+impl fmt::Display for BackupTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.civil(0);
+        let (year, month, day) = (at.year(), at.month(), at.day());
+        let (hour, minute, second) = (at.hour(), at.minute(), at.second());
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
+impl fmt::Debug for BackupTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BackupTime({self})")
+    }
+}

@@ -1,0 +1,147 @@
+//! How much memory the operations of a store may hold at the same time, in bytes.
+//!
+//! Permits are given in the order in which they were asked for. A pipeline asks in the order of its stream and gives each
+//! permit back when the bytes have arrived, so the oldest part of every pipeline always has its permit and nothing can wait
+//! in a circle.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::channel::oneshot;
+
+#[derive(Debug)]
+pub(in crate::store) struct Budget {
+    state: Mutex<State>,
+    total: usize,
+}
+
+#[derive(Debug)]
+struct State {
+    available: usize,
+    waiting: VecDeque<(usize, oneshot::Sender<()>)>,
+}
+
+/// Bytes that may be held; dropping it gives them back.
+#[derive(Debug)]
+pub(in crate::store) struct Permit {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Budget {
+    pub(in crate::store) fn new(total: usize) -> Arc<Self> {
+        let state = State { available: total, waiting: VecDeque::new() };
+        Arc::new(Self { state: Mutex::new(state), total })
+    }
+
+    /// Waits until `bytes` are free. Whoever asks for more than there is gets all of it.
+    ///
+    /// A dropped future gives back what it had been given.
+    pub(in crate::store) async fn acquire(self: &Arc<Self>, bytes: usize) -> Permit {
+        let bytes = bytes.min(self.total);
+        let granted = {
+            let mut state = self.state();
+            if state.waiting.is_empty() && state.available >= bytes {
+                state.available -= bytes;
+                None
+            } else {
+                let (sender, receiver) = oneshot::channel();
+                state.waiting.push_back((bytes, sender));
+                Some(receiver)
+            }
+        };
+        if let Some(granted) = granted {
+            let mut waiting = Waiting { budget: self, bytes, granted, settled: false };
+            // The sender is kept until it is used.
+            let _ = (&mut waiting.granted).await;
+            waiting.settled = true;
+        }
+        Permit { budget: Arc::clone(self), bytes }
+    }
+
+    fn give_back(&self, bytes: usize) {
+        let mut state = self.state();
+        state.available += bytes;
+        while let Some((wanted, _)) = state.waiting.front() {
+            let wanted = *wanted;
+            if wanted > state.available {
+                break;
+            }
+            let Some((_, sender)) = state.waiting.pop_front() else { break };
+            // A waiter that is gone takes nothing.
+            if sender.send(()).is_ok() {
+                state.available -= wanted;
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+    }
+}
+
+/// Gives back what was granted to a future that was dropped before it noticed.
+struct Waiting<'a> {
+    budget: &'a Budget,
+    bytes: usize,
+    granted: oneshot::Receiver<()>,
+    settled: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
+        // Closed first, so that nothing can be granted after the look.
+        self.granted.close();
+        if let Ok(Some(())) = self.granted.try_recv() {
+            self.budget.give_back(self.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn permits_are_given_in_order_and_given_back() {
+        let budget = Budget::new(10);
+        let first = budget.acquire(6).now_or_never().unwrap();
+        let mut large = Box::pin(budget.acquire(8));
+        let mut small = Box::pin(budget.acquire(1));
+        assert!((&mut large).now_or_never().is_none());
+        assert!((&mut small).now_or_never().is_none(), "the small one would fit, but it came later");
+        drop(first);
+        let large = large.now_or_never().unwrap();
+        let small = small.now_or_never().unwrap();
+        drop((large, small));
+        assert!(budget.acquire(usize::MAX).now_or_never().is_some(), "more than all is all");
+    }
+
+    #[test]
+    fn a_dropped_waiter_leaves_nothing_behind() {
+        let budget = Budget::new(10);
+        let first = budget.acquire(10).now_or_never().unwrap();
+        let mut unnoticed = Box::pin(budget.acquire(10));
+        assert!((&mut unnoticed).now_or_never().is_none());
+        drop(first);
+        drop(unnoticed);
+        let mut waiting = {
+            let _held = budget.acquire(10).now_or_never().unwrap();
+            let mut waiting = Box::pin(budget.acquire(10));
+            assert!((&mut waiting).now_or_never().is_none());
+            waiting
+        };
+        assert!((&mut waiting).now_or_never().is_some());
+    }
+}

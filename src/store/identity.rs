@@ -1,0 +1,65 @@
+//! Who a store is, and what a program must understand to change it: `.larder/store.json` (D7, H91, H92).
+//!
+//! | key | type | meaning |
+//! |---|---|---|
+//! | `features` | array of strings | what must be understood before anything is changed |
+//! | `uuid` | string | 32 hexadecimal digits, drawn once |
+//! | `version` | integer | 1 |
+//!
+//! PBS ignores the file, and a store that PBS made has none. Only `create` writes it.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{Backend, PutMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::rt::Runtime;
+
+const LIMIT_BYTES: u64 = 64 << 10;
+const VERSION: u64 = 1;
+
+/// Features that this version understands.
+const UNDERSTOOD: [&str; 0] = [];
+
+/// What a store says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct Identity {
+    pub(in crate::store) features: Vec<String>,
+    pub(in crate::store) uuid: String,
+    version: u64,
+}
+
+impl Identity {
+    pub(in crate::store) fn draw(runtime: &dyn Runtime) -> Self {
+        let mut random = [0; 16];
+        runtime.fill_random(&mut random);
+        let uuid = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { features: Vec::new(), uuid, version: VERSION }
+    }
+
+    /// Reads it; a store without one was made by PBS.
+    pub(in crate::store) async fn read(backend: &dyn Backend) -> Result<Option<Self>> {
+        let object = match backend.get(&Key::Store, LIMIT_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            object => object?,
+        };
+        let identity = serde_json::from_slice(&object.bytes);
+        identity.map(Some).map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(Key::Store).because(error))
+    }
+
+    pub(in crate::store) async fn create(&self, backend: &dyn Backend) -> Result<()> {
+        let json = serde_json::to_vec(self)
+            .map_err(|error| Error::new(ErrorKind::Internal, "write").on(Key::Store).because(error))?;
+        backend.put(&Key::Store, Bytes::from(json), PutMode::Create).await.map(drop)
+    }
+
+    /// What keeps this version from changing the store, if anything does.
+    pub(in crate::store) fn obstacle(&self) -> Option<String> {
+        if self.version != VERSION {
+            return Some(format!("the store is of version {}, this is {VERSION}", self.version));
+        }
+        let unknown = self.features.iter().find(|feature| !UNDERSTOOD.contains(&feature.as_str()))?;
+        Some(format!("the store needs the feature {unknown:?}, which this version does not know"))
+    }
+}

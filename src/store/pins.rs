@@ -1,0 +1,152 @@
+//! Which chunks are in use by writers, and the critical section of each digest.
+//!
+//! A writer pins a chunk before it asks whether the chunk is there, and keeps the pin until its indexes are visible or it is
+//! dropped (I2, H1, H2). Whoever removes chunks asks [`Pins::is_pinned`] inside the critical section of the digest, which it
+//! enters without waiting (I3).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use futures::lock::{Mutex as AsyncMutex, OwnedMutexGuard};
+
+use crate::format::Digest;
+
+/// The pins of all writers of a store.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Pins {
+    writers: Mutex<Vec<Weak<WriterPins>>>,
+}
+
+/// The pins of one writer. They are gone when it is dropped.
+#[derive(Debug, Default)]
+pub(in crate::store) struct WriterPins {
+    state: Mutex<WriterState>,
+}
+
+#[derive(Debug, Default)]
+struct WriterState {
+    confirmed: HashSet<Digest>,
+    /// Pinned, and not yet known to be in the store.
+    intended: HashSet<Digest>,
+}
+
+impl Pins {
+    /// Registers a writer.
+    pub(in crate::store) fn writer(&self) -> Arc<WriterPins> {
+        let pins = Arc::default();
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        writers.retain(|writer| writer.strong_count() > 0);
+        writers.push(Arc::downgrade(&pins));
+        pins
+    }
+
+    /// Whether some writer uses the chunk.
+    #[cfg_attr(not(test), expect(dead_code, reason = "asked by whoever removes chunks"))]
+    pub(in crate::store) fn is_pinned(&self, digest: &Digest) -> bool {
+        let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        writers.iter().filter_map(Weak::upgrade).any(|writer| {
+            let state = writer.state();
+            state.confirmed.contains(digest) || state.intended.contains(digest)
+        })
+    }
+}
+
+impl WriterPins {
+    /// Pins a chunk; whether it is known to be in the store already, by this very writer.
+    pub(in crate::store) fn pin(&self, digest: Digest) -> bool {
+        let mut state = self.state();
+        let confirmed = state.confirmed.contains(&digest);
+        if !confirmed {
+            state.intended.insert(digest);
+        }
+        confirmed
+    }
+
+    /// The chunk is in the store.
+    pub(in crate::store) fn confirm(&self, digest: Digest) {
+        let mut state = self.state();
+        state.intended.remove(&digest);
+        state.confirmed.insert(digest);
+    }
+
+    /// Whether the chunk was confirmed.
+    pub(in crate::store) fn is_confirmed(&self, digest: &Digest) -> bool {
+        self.state().confirmed.contains(digest)
+    }
+
+    fn state(&self) -> MutexGuard<'_, WriterState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The critical sections of digests. One exists only while somebody is in it or waits for it (H158).
+#[derive(Debug, Default)]
+pub(in crate::store) struct Sections {
+    open: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
+}
+
+/// The critical section of a digest, left when dropped.
+#[derive(Debug)]
+pub(in crate::store) struct Section<'a> {
+    digest: Digest,
+    guard: Option<OwnedMutexGuard<()>>,
+    sections: &'a Sections,
+}
+
+impl Sections {
+    /// Waits for the critical section of a digest. If the task that was in it failed or was dropped, the next one goes on.
+    pub(in crate::store) async fn enter(&self, digest: Digest) -> Section<'_> {
+        let mut section = Section { digest, guard: None, sections: self };
+        let mutex = Arc::clone(self.open().entry(digest).or_default());
+        section.guard = Some(mutex.lock_owned().await);
+        section
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Digest, Arc<AsyncMutex<()>>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        self.guard = None;
+        let mut open = self.sections.open();
+        // Only the table holds it: nobody is inside or waiting, and nobody can come while the table is locked.
+        if open.get(&self.digest).is_some_and(|mutex| Arc::strong_count(mutex) == 1) {
+            open.remove(&self.digest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_pin_lives_as_long_as_its_writer() {
+        let (pins, digest) = (Pins::default(), Digest::of(b"a"));
+        let writer = pins.writer();
+        assert!(!writer.pin(digest));
+        assert!(pins.is_pinned(&digest), "before it is confirmed");
+        assert!(!writer.is_confirmed(&digest));
+        writer.confirm(digest);
+        assert!(writer.pin(digest));
+        drop(writer);
+        assert!(!pins.is_pinned(&digest));
+    }
+
+    #[test]
+    fn h162_a_waiter_takes_over_when_the_one_inside_is_dropped() {
+        let (sections, digest) = (Sections::default(), Digest::of(b"a"));
+        let inside = sections.enter(digest).now_or_never().unwrap();
+        let mut waiting = Box::pin(sections.enter(digest));
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(sections.enter(Digest::of(b"b")).now_or_never().is_some());
+        drop(inside);
+        let second = waiting.now_or_never().unwrap();
+        drop(second);
+        assert!(sections.open().is_empty(), "h158: nothing is kept for a digest that nobody works on");
+    }
+}
