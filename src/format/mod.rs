@@ -1,7 +1,16 @@
 //! What is stored: names, digests and the bytes of every object. No input or output, no clock, no randomness.
 
+pub mod blob;
 pub mod digest;
+pub mod dynamic_index;
+pub mod fingerprint;
+pub mod fixed_index;
+pub mod index;
+mod json;
 pub mod layout;
+pub mod manifest;
 pub mod name;
+pub mod status;
+pub mod upid;
 
 pub use digest::Digest;

@@ -10,7 +10,7 @@
 //! | `SmolRuntime` | `smol` | the global executor of `smol` |
 //! | `SimRuntime` | `testing` | one thread, virtual time, one seed that decides every schedule |
 
-//mod thread;
+mod thread;
 
 use std::fmt;
 use std::io;
@@ -24,7 +24,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{Error, ErrorKind, Result};
 
-//pub use thread::ThreadRuntime;
+pub use thread::ThreadRuntime;
 
 /// A job that may block: file access, or work for the processor that is too long for an async task.
 pub type BlockingJob = Box<dyn FnOnce() + Send + 'static>;

@@ -155,7 +155,8 @@ impl ChunkStore {
     pub(in crate::store) async fn get(&self, digest: Digest, length: u64) -> Result<Bytes> {
         let failed = |kind| Error::new(kind, "read chunk").on(digest);
         let length = usize::try_from(length).ok().filter(|length| *length <= MAX_CHUNK_BYTES);
-        let length = length.ok_or_else(|| failed(ErrorKind::Corrupt).because("it is longer than a chunk may be"))?;
+        let length =
+            length.ok_or_else(|| failed(ErrorKind::Corrupt).because("it is longer than a chunk may be"))?;
         let object = self.backend.get(&Key::Chunk(digest), MAX_ENCODED_CHUNK_BYTES as u64).await?;
         let codecs = Arc::clone(&self.codecs);
         let decode = move || codecs.decode(object.bytes, digest, length);

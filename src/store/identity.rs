@@ -45,7 +45,9 @@ impl Identity {
             object => object?,
         };
         let identity = serde_json::from_slice(&object.bytes);
-        identity.map(Some).map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(Key::Store).because(error))
+        identity
+            .map(Some)
+            .map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(Key::Store).because(error))
     }
 
     pub(in crate::store) async fn create(&self, backend: &dyn Backend) -> Result<()> {

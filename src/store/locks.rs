@@ -26,9 +26,7 @@ pub(in crate::store) async fn lock_manifest(
     let mut pause = FIRST_PAUSE;
     loop {
         match backend.lock(scope, LockMode::Exclusive).await {
-            Err(error)
-                if error.kind() == ErrorKind::Busy && runtime.monotonic() - start < MANIFEST_WAIT =>
-            {
+            Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() - start < MANIFEST_WAIT => {
                 runtime.sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

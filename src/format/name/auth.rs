@@ -52,6 +52,9 @@ impl FromStr for AuthId {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let kind = NameKind::AuthId;
+        if text.is_empty() {
+            return Err(kind.fault(NameFault::Empty));
+        }
         if text.len() > Self::MAX_BYTES {
             return Err(kind.fault(NameFault::TooLong));
         }

@@ -88,10 +88,10 @@ pub enum NameFault {
     Range,
     /// It is the name of something else: of the manifest or the client log.
     Reserved,
-    /// It is longer than allowed.
-    TooLong,
     /// It has more levels than allowed.
     TooDeep,
+    /// It is longer than allowed.
+    TooLong,
     /// It is shorter than allowed.
     TooShort,
 }
@@ -121,8 +121,8 @@ impl fmt::Display for NameFault {
             Self::Form => "it is not made of the right parts",
             Self::Range => "its value is out of range",
             Self::Reserved => "that name is reserved",
-            Self::TooLong => "it is too long",
             Self::TooDeep => "it has too many levels",
+            Self::TooLong => "it is too long",
             Self::TooShort => "it is too short",
         })
     }

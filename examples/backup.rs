@@ -1,0 +1,209 @@
+//! Backs up directories, images and files as one snapshot.
+//! Run with: cargo run --release --example backup -- --store DIR --create root.tar:DIR disk.img:FILE
+
+mod cli;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use cli::{Outcome, Progress, StoreArguments, input, tar_stream};
+use futures::executor::block_on;
+use futures::io::AllowStdIo;
+use larder::format::name::{ArchiveKind, ArchiveName, AuthId, GroupName};
+use larder::store::{SnapshotReader, SnapshotWriter};
+
+fn main() -> ExitCode {
+    cli::run(&usage(), command)
+}
+
+fn usage() -> String {
+    format!(
+        "usage: backup --store DIR [options] ARCHIVE:PATH ...
+
+  NAME.tar:DIRECTORY   a tar stream of the directory, stored as NAME.tar.didx
+  NAME.img:FILE        an image, stored as NAME.img.fidx
+  NAME.bin:FILE        a stream, stored as NAME.bin.didx
+  NAME.conf:FILE       a small file, stored as NAME.conf.blob
+
+{}
+  --create             make the store if there is none
+  --group TYPE/ID      the group; default: host/ and the name of this host
+  --time RFC3339       the time of the snapshot; default: now
+  --owner AUTHID       on whose behalf; default: root@pam
+  --notes TEXT         notes of the snapshot
+  --no-base            do not build on the previous snapshot of the group
+  --json               one JSON object on standard output",
+        cli::STORE_USAGE
+    )
+}
+
+#[derive(Default)]
+struct Arguments {
+    group: Option<String>,
+    json: bool,
+    no_base: bool,
+    notes: Option<String>,
+    owner: Option<AuthId>,
+    sources: Vec<Source>,
+    store: StoreArguments,
+    time: Option<SystemTime>,
+}
+
+/// Something to back up, checked as far as it can be before anything is written.
+struct Source {
+    archive: ArchiveName,
+    path: PathBuf,
+}
+
+fn command(mut parser: lexopt::Parser) -> Outcome<()> {
+    let arguments = parse(&mut parser)?;
+    let group = group(&arguments)?;
+    let runtime = cli::runtime();
+    let start = runtime.monotonic();
+    let progress = Progress::new(!arguments.json);
+    block_on(async {
+        let store = arguments.store.open(&runtime).await?;
+        let base = match store.latest(&group).await? {
+            Some(latest) if !arguments.no_base => Some(store.snapshot(&latest).await?),
+            _ => None,
+        };
+        let mut backup = store.backup(&group).observer(progress);
+        if let Some(time) = arguments.time {
+            backup = backup.time(time);
+        }
+        if let Some(owner) = arguments.owner.clone() {
+            backup = backup.owner(owner);
+        }
+        let writer = backup.begin().await?;
+        if let Some(notes) = &arguments.notes {
+            writer.set_notes(notes.clone());
+        }
+        for source in &arguments.sources {
+            write(&writer, source, base.as_ref()).await?;
+        }
+        let stats = writer.stats();
+        let snapshot = writer.finish().await?;
+        let seconds = (runtime.monotonic() - start).as_secs_f64();
+        if arguments.json {
+            let report = serde_json::json!({
+                "snapshot": snapshot.name().to_string(),
+                "bytes_read": stats.bytes_read,
+                "bytes_written": stats.bytes_written,
+                "chunks_known": stats.chunks_known,
+                "chunks_new": stats.chunks_new,
+                "seconds": seconds,
+            });
+            println!("{report}");
+        } else {
+            println!(
+                "{}: read {} bytes, wrote {}; {} chunks new, {} known; {seconds:.1} s",
+                snapshot.name(),
+                stats.bytes_read,
+                stats.bytes_written,
+                stats.chunks_new,
+                stats.chunks_known
+            );
+        }
+        Ok(())
+    })
+}
+
+async fn write(writer: &SnapshotWriter, source: &Source, base: Option<&SnapshotReader>) -> Outcome<()> {
+    let Source { archive, path } = source;
+    let base = base.filter(|base| base.manifest().file(archive).is_some());
+    let failed = |error| input(format!("{}: {error}", path.display()));
+    if archive.stem().ends_with(".tar") {
+        let stream = writer.stream(archive.as_str(), tar_stream::of_directory(path.clone()));
+        match base {
+            Some(base) => stream.base(base).await?,
+            None => stream.await?,
+        };
+        return Ok(());
+    }
+    match archive.kind() {
+        ArchiveKind::Blob => {
+            let data = std::fs::read(path).map_err(failed)?;
+            writer.blob(archive.as_str(), data).await?;
+        }
+        ArchiveKind::Dynamic => {
+            let stream = writer.stream(archive.as_str(), AllowStdIo::new(File::open(path).map_err(failed)?));
+            match base {
+                Some(base) => stream.base(base).await?,
+                None => stream.await?,
+            };
+        }
+        ArchiveKind::Fixed => {
+            let mut file = File::open(path).map_err(failed)?;
+            // The length of a block device is where its end is.
+            let size = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
+            std::io::Seek::rewind(&mut file)?;
+            let image = writer.image(archive.as_str(), AllowStdIo::new(file), size);
+            match base {
+                Some(base) => image.base(base).await?,
+                None => image.await?,
+            };
+        }
+    }
+    Ok(())
+}
+
+fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
+    let mut arguments = Arguments::default();
+    while let Some(argument) = cli::next(parser)? {
+        match argument.as_str() {
+            "--group" => arguments.group = Some(cli::value(parser)?),
+            "--json" => arguments.json = true,
+            "--no-base" => arguments.no_base = true,
+            "--notes" => arguments.notes = Some(cli::value(parser)?),
+            "--owner" => arguments.owner = Some(cli::value(parser)?.parse().map_err(input)?),
+            "--time" => {
+                let text = cli::value(parser)?;
+                let time: jiff::Timestamp = text.parse().map_err(|error| input(format!("--time {text}: {error}")))?;
+                arguments.time = Some(time.into());
+            }
+            option if option.starts_with("--") => {
+                if !arguments.store.take(option, parser)? {
+                    return Err(input(format!("{option}: there is no such option")));
+                }
+            }
+            source => arguments.sources.push(parse_source(source)?),
+        }
+    }
+    if arguments.sources.is_empty() {
+        return Err(input("nothing to back up: no ARCHIVE:PATH was given"));
+    }
+    Ok(arguments)
+}
+
+fn parse_source(text: &str) -> Outcome<Source> {
+    let failed = |why: &str| input(format!("{text}: {why}"));
+    let (name, path) = text.split_once(':').ok_or_else(|| failed("ARCHIVE:PATH is wanted"))?;
+    let stem = name.trim_end_matches(".didx");
+    let archive = match stem.rsplit_once('.') {
+        Some((_, "tar" | "bin")) => ArchiveName::with_kind(stem, ArchiveKind::Dynamic),
+        _ => ArchiveName::implicit(name),
+    };
+    let archive = archive.map_err(|error| failed(&error.to_string()))?;
+    let metadata = std::fs::metadata(path).map_err(|error| failed(&error.to_string()))?;
+    let wants_directory = archive.stem().ends_with(".tar");
+    if metadata.is_dir() != wants_directory {
+        let why = if wants_directory { "the path is not a directory" } else { "the path is a directory" };
+        return Err(failed(why));
+    }
+    File::open(path).map_err(|error| failed(&error.to_string()))?;
+    Ok(Source { archive, path: Path::new(path).to_owned() })
+}
+
+fn group(arguments: &Arguments) -> Outcome<GroupName> {
+    let text = match &arguments.group {
+        Some(group) => group.clone(),
+        None => {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            format!("host/{}", if host.trim().is_empty() { "localhost" } else { host.trim() })
+        }
+    };
+    let group: GroupName = text.parse().map_err(|error| input(format!("--group {text}: {error}")))?;
+    Ok(group.in_namespace(arguments.store.namespace().clone()))
+}

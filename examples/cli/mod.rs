@@ -1,0 +1,190 @@
+//! What the command-line examples share: where the store is, how failures are told, progress, and tar streams.
+
+#![allow(dead_code, reason = "no example uses all of it")]
+
+pub mod tar_stream;
+
+use std::fmt::Display;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use larder::backend::{Backend, FsBackend, FsOptions, SyncLevel};
+use larder::error::{Error, ErrorKind};
+use larder::format::name::Namespace;
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::store::{Datastore, Event, Observer, Options};
+
+/// Why a command ends early.
+pub enum Failure {
+    /// What was asked for makes no sense; nothing was changed.
+    Input(String),
+    /// It was tried and did not work.
+    Work(String),
+}
+
+pub type Outcome<T> = Result<T, Failure>;
+
+/// Input that makes no sense.
+pub fn input(why: impl Display) -> Failure {
+    Failure::Input(why.to_string())
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            text += &format!(": {cause}");
+            source = cause.source();
+        }
+        match error.kind() {
+            ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::AlreadyExists => Self::Input(text),
+            _ => Self::Work(text),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Work(error.to_string())
+    }
+}
+
+impl From<lexopt::Error> for Failure {
+    fn from(error: lexopt::Error) -> Self {
+        input(error)
+    }
+}
+
+/// Runs a command and turns what it answers into an exit status: 2 for bad input, 1 for failed work.
+pub fn run(usage: &str, command: impl FnOnce(lexopt::Parser) -> Outcome<()>) -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        println!("{usage}");
+        return ExitCode::SUCCESS;
+    }
+    match command(lexopt::Parser::from_args(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Input(why)) => {
+            eprintln!("{}", one_line(&why));
+            ExitCode::from(2)
+        }
+        Err(Failure::Work(why)) => {
+            eprintln!("{}", one_line(&why));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Where the store is and how it is opened. The one place that understands `--store`.
+#[derive(Default)]
+pub struct StoreArguments {
+    create: bool,
+    lock_directory: Option<PathBuf>,
+    namespace: Namespace,
+    store: Option<String>,
+    sync_level: SyncLevel,
+}
+
+pub const STORE_USAGE: &str = "\
+  --store DIR          the datastore
+  --ns A/B             the namespace; default: the root
+  --sync-level LEVEL   none, file or filesystem; default: filesystem
+  --lock-dir DIR       lock files of a PBS that uses the same store";
+
+impl StoreArguments {
+    /// Takes the argument if it is one about the store.
+    pub fn take(&mut self, argument: &lexopt::Arg<'_>, value: &mut dyn FnMut() -> Outcome<String>) -> Outcome<bool> {
+        match argument {
+            lexopt::Arg::Long("store") => self.store = Some(value()?),
+            lexopt::Arg::Long("ns") => self.namespace = value()?.parse().map_err(input)?,
+            lexopt::Arg::Long("lock-dir") => self.lock_directory = Some(value()?.into()),
+            lexopt::Arg::Long("sync-level") => {
+                self.sync_level = match value()?.as_str() {
+                    "none" => SyncLevel::None,
+                    "file" => SyncLevel::File,
+                    "filesystem" => SyncLevel::Filesystem,
+                    other => return Err(input(format!("--sync-level: {other:?} is not none, file or filesystem"))),
+                }
+            }
+            lexopt::Arg::Long("create") => self.create = true,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Opens the store, or makes it if that was asked for and there is none.
+    pub async fn open(&self, runtime: &Arc<dyn Runtime>) -> Outcome<Datastore> {
+        let place = self.store.as_deref().ok_or_else(|| input("--store is missing"))?;
+        if let Some((scheme, _)) = place.split_once("://") {
+            return Err(input(format!("--store: {scheme}:// is not supported, only a directory")));
+        }
+        let mut options = FsOptions::default().sync_level(self.sync_level);
+        if let Some(directory) = &self.lock_directory {
+            options = options.lock_directory(directory);
+        }
+        let opened = FsBackend::open(Arc::clone(runtime), place, options.clone()).await;
+        let (backend, made) = match opened {
+            Err(error) if error.kind() == ErrorKind::NotFound && self.create => {
+                (FsBackend::create(Arc::clone(runtime), place, options).await?, true)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(input(format!("there is no datastore in {place}")));
+            }
+            opened => (opened?, false),
+        };
+        let backend: Arc<dyn Backend> = Arc::new(backend);
+        Ok(if made {
+            Datastore::create(backend, Options::default()).await?
+        } else {
+            Datastore::open(backend, Options::default()).await?
+        })
+    }
+}
+
+pub fn runtime() -> Arc<dyn Runtime> {
+    Arc::new(ThreadRuntime::new())
+}
+
+/// A progress bar on standard error, if that is a terminal.
+#[derive(Debug)]
+pub struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    pub fn new(wanted: bool) -> Arc<Self> {
+        let style = ProgressStyle::with_template("{msg:20} {bytes:>12} {bytes_per_sec:>14} {elapsed}");
+        let bar = (wanted && std::io::stderr().is_terminal())
+            .then(|| ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
+        Arc::new(Self(bar))
+    }
+}
+
+impl Observer for Progress {
+    fn on_event(&self, event: &Event<'_>) {
+        let Some(bar) = &self.0 else { return };
+        match event {
+            Event::ArchiveStarted { archive, size } => {
+                bar.reset();
+                bar.set_message(archive.to_string());
+                bar.set_length(size.unwrap_or_default());
+            }
+            Event::ChunkKnown { size, .. }
+            | Event::ChunkRestored { size, .. }
+            | Event::ChunkReused { size, .. }
+            | Event::ChunkStored { size, .. } => bar.inc(*size),
+            Event::ArchiveFinished { .. } => bar.finish(),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Fingerprints of encryption keys.
+
+use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// The 32 bytes by which an encryption key is known: who has them cannot decrypt anything.
+///
+/// Written as 32 pairs of lower-case hexadecimal digits joined by `:`; nothing else is accepted when reading.
+/// Source: PBS datastore format §6.4.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// A fingerprint from its 32 bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// The text is not a fingerprint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a fingerprint: 32 pairs of lower-case hexadecimal digits joined by ':' are wanted")]
+pub struct ParseFingerprintError;
+
+impl FromStr for Fingerprint {
+    type Err = ParseFingerprintError;
+
+    fn from_str(text: &str) -> Result<Self, ParseFingerprintError> {
+        let mut bytes = [0; 32];
+        let mut pairs = text.split(':');
+        for byte in &mut bytes {
+            let pair = pairs.next().ok_or(ParseFingerprintError)?;
+            let lower = pair.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+            if pair.len() != 2 || !lower {
+                return Err(ParseFingerprintError);
+            }
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| ParseFingerprintError)?;
+        }
+        if pairs.next().is_some() {
+            return Err(ParseFingerprintError);
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, byte) in self.0.iter().enumerate() {
+            let colon = if at == 0 { "" } else { ":" };
+            write!(f, "{colon}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TEXT: &str =
+        "52:5a:fa:70:b3:de:09:67:93:9d:e2:7f:50:00:a4:24:22:0a:f0:6e:f5:57:db:4e:b0:33:8b:22:63:60:51:c2";
+
+    #[test]
+    fn only_one_spelling_is_a_fingerprint() {
+        let fingerprint: Fingerprint = TEXT.parse().unwrap();
+        assert_eq!(fingerprint.as_bytes()[..4], [0x52, 0x5a, 0xfa, 0x70]);
+        let wrong = [TEXT.to_uppercase(), TEXT.replace(':', ""), format!("{TEXT}:"), format!("{TEXT}:00")];
+        for text in wrong.iter().map(String::as_str).chain(["", ":", &TEXT[3..], &TEXT.replace("5a", "+a")]) {
+            assert_eq!(text.parse::<Fingerprint>(), Err(ParseFingerprintError), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn fingerprints_are_read_as_they_are_written(bytes: [u8; 32], any in "([0-9a-fé]{2}:){30,33}.*") {
+            let fingerprint = Fingerprint::from_bytes(bytes);
+            prop_assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
+            let _ = any.parse::<Fingerprint>();
+        }
+    }
+}

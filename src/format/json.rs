@@ -1,0 +1,299 @@
+//! JSON values, read strictly and written in one way.
+//!
+//! Objects are sorted maps of our own, so what is written does not depend on which features of `serde_json` some other
+//! crate of the program turns on.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+pub(super) type Object = BTreeMap<String, Json>;
+
+/// A JSON value. Integers that need more than 64 bits are held as the nearest float.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Json {
+    Array(Vec<Self>),
+    Bool(bool),
+    Float(f64),
+    Negative(i64),
+    Null,
+    Object(Object),
+    String(String),
+    Unsigned(u64),
+}
+
+/// Why bytes are no JSON value, or none that is accepted here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JsonError {
+    /// One key stands twice in an object: readers would disagree on which one counts (H178).
+    DuplicateKey,
+    /// Not JSON, not UTF-8, or nested deeper than 128 levels.
+    Syntax { line: usize, column: usize },
+}
+
+impl Json {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, JsonError> {
+        serde_json::from_slice(bytes).map_err(|error| {
+            // The visitor takes values of every type, so the one thing it can object to is a duplicate key.
+            if error.is_data() {
+                JsonError::DuplicateKey
+            } else {
+                JsonError::Syntax { line: error.line(), column: error.column() }
+            }
+        })
+    }
+
+    pub(super) fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// An integer from 0 to 2^63 − 1, which every reader can hold.
+    pub(super) fn as_size(&self) -> Option<u64> {
+        match self {
+            Self::Unsigned(number) if i64::try_from(*number).is_ok() => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// The value without white space, keys in byte order. Source: PBS datastore format §6.5.
+    pub(super) fn compact(&self) -> String {
+        format!("{self}")
+    }
+
+    /// The value over several lines, two spaces per level, keys in byte order.
+    pub(super) fn pretty(&self) -> String {
+        format!("{self:#}")
+    }
+
+    /// `indent`: the level that this value stands at, or nothing for one line.
+    fn write(&self, f: &mut fmt::Formatter<'_>, indent: Option<usize>) -> fmt::Result {
+        let inner = indent.map(|level| level + 1);
+        match self {
+            Self::Array(items) => {
+                f.write_str("[")?;
+                for (at, item) in items.iter().enumerate() {
+                    start_item(f, at, inner)?;
+                    item.write(f, inner)?;
+                }
+                end_items(f, items.is_empty(), indent)?;
+                f.write_str("]")
+            }
+            Self::Bool(value) => write!(f, "{value}"),
+            // Unlike Display, Debug always marks a float as one and uses exponents for huge values.
+            Self::Float(value) => write!(f, "{value:?}"),
+            Self::Negative(value) => write!(f, "{value}"),
+            Self::Null => f.write_str("null"),
+            Self::Object(object) => {
+                f.write_str("{")?;
+                for (at, (key, value)) in object.iter().enumerate() {
+                    start_item(f, at, inner)?;
+                    write_string(f, key)?;
+                    f.write_str(if indent.is_some() { ": " } else { ":" })?;
+                    value.write(f, inner)?;
+                }
+                end_items(f, object.is_empty(), indent)?;
+                f.write_str("}")
+            }
+            Self::String(text) => write_string(f, text),
+            Self::Unsigned(value) => write!(f, "{value}"),
+        }
+    }
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, f.alternate().then_some(0))
+    }
+}
+
+impl From<&str> for Json {
+    fn from(text: &str) -> Self {
+        Self::String(text.to_owned())
+    }
+}
+
+impl From<String> for Json {
+    fn from(text: String) -> Self {
+        Self::String(text)
+    }
+}
+
+impl From<u64> for Json {
+    fn from(number: u64) -> Self {
+        Self::Unsigned(number)
+    }
+}
+
+fn start_item(f: &mut fmt::Formatter<'_>, at: usize, indent: Option<usize>) -> fmt::Result {
+    if at > 0 {
+        f.write_str(",")?;
+    }
+    new_line(f, indent)
+}
+
+fn end_items(f: &mut fmt::Formatter<'_>, empty: bool, indent: Option<usize>) -> fmt::Result {
+    if empty { Ok(()) } else { new_line(f, indent) }
+}
+
+fn new_line(f: &mut fmt::Formatter<'_>, indent: Option<usize>) -> fmt::Result {
+    let Some(level) = indent else {
+        return Ok(());
+    };
+    f.write_str("\n")?;
+    (0..level).try_for_each(|_| f.write_str("  "))
+}
+
+fn write_string(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    f.write_str("\"")?;
+    for c in text.chars() {
+        match c {
+            '"' => f.write_str("\\\"")?,
+            '\\' => f.write_str("\\\\")?,
+            '\u{8}' => f.write_str("\\b")?,
+            '\t' => f.write_str("\\t")?,
+            '\n' => f.write_str("\\n")?,
+            '\u{c}' => f.write_str("\\f")?,
+            '\r' => f.write_str("\\r")?,
+            '\0'..='\u{1f}' => write!(f, "\\u{:04x}", u32::from(c))?,
+            _ => f.write_char(c)?,
+        }
+    }
+    f.write_str("\"")
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(JsonVisitor)
+    }
+}
+
+struct JsonVisitor;
+
+impl<'de> Visitor<'de> for JsonVisitor {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+        Ok(u64::try_from(value).map_or(Json::Negative(value), Json::Unsigned))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+        Ok(Json::Unsigned(value))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+        Ok(Json::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Json, E> {
+        Ok(Json::from(value))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Json, E> {
+        Ok(Json::String(value))
+    }
+
+    fn visit_unit<E>(self) -> Result<Json, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
+        let mut array = Vec::new();
+        while let Some(item) = items.next_element()? {
+            array.push(item);
+        }
+        Ok(Json::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
+        let mut object = Object::new();
+        while let Some((key, value)) = entries.next_entry()? {
+            if object.insert(key, value).is_some() {
+                return Err(A::Error::custom("duplicate key"));
+            }
+        }
+        Ok(Json::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Json, JsonError> {
+        Json::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn h178_a_key_that_stands_twice_is_refused_at_every_level() {
+        for text in [r#"{"a":1,"a":1}"#, r#"[{"b":{"a":1,"\u0061":2}}]"#] {
+            assert_eq!(parse(text), Err(JsonError::DuplicateKey), "{text}");
+        }
+        assert!(parse(r#"{"a":{"a":1},"b":{"a":1}}"#).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused() {
+        let deep = "[".repeat(100_000);
+        for text in
+            ["", "{", "{} {}", "nul", "[1,]", "'a'", "01", "NaN", "1e999", "\"\\ud800\"", "\"\n\"", &deep]
+        {
+            assert!(matches!(parse(text), Err(JsonError::Syntax { .. })), "{text:.20}");
+        }
+        assert!(matches!(Json::parse(b"\"\xff\""), Err(JsonError::Syntax { .. })));
+    }
+
+    #[test]
+    fn values_are_written_in_one_way() {
+        let value = parse(
+            r#" {"b" : [ ], "a\u001F/é\b\f\"\\": [-1, 1.0, true, null, {}], "c": 18446744073709551615} "#,
+        );
+        let text = r#"{"a\u001f/é\b\f\"\\":[-1,1.0,true,null,{}],"b":[],"c":18446744073709551615}"#;
+        assert_eq!(value.as_ref().map(Json::compact).as_deref(), Ok(text));
+        assert_eq!(parse(r#"{"a":[1,{}]}"#).unwrap().pretty(), "{\n  \"a\": [\n    1,\n    {}\n  ]\n}");
+    }
+
+    fn any_json() -> impl Strategy<Value = Json> {
+        let leaf = prop_oneof![
+            Just(Json::Null),
+            any::<bool>().prop_map(Json::Bool),
+            any::<u64>().prop_map(Json::Unsigned),
+            (i64::MIN..0).prop_map(Json::Negative),
+            any::<i32>().prop_map(|it| Json::Float(f64::from(it) / 4.0)),
+            ".*".prop_map(Json::String),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Json::Array),
+                prop::collection::btree_map(".*", inner, 0..5).prop_map(Json::Object),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_read_as_they_are_written(value in any_json()) {
+            prop_assert_eq!(parse(&value.compact()), Ok(value.clone()));
+            prop_assert_eq!(parse(&value.pretty()), Ok(value));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), text in "[\\[\\]{}\",:0-9a\\\\u-]{0,40}") {
+            let _ = Json::parse(&bytes);
+            let _ = parse(&text);
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The manifest: which archives a snapshot has, with their checksums. Its presence makes a snapshot finished.
+//!
+//! JSON text in a plain blob, `index.json.blob`:
+//!
+//! | key | type | meaning |
+//! |---|---|---|
+//! | `backup-type` | string | `ct`, `host` or `vm` |
+//! | `backup-id` | string | [`BackupId`] |
+//! | `backup-time` | integer | seconds since 1970-01-01T00:00:00Z |
+//! | `files` | array | objects with `filename`, `crypt-mode` (missing: `none`), `size`, `csum` |
+//! | `signature` | string or null | 64 hexadecimal digits; null or missing: not signed |
+//! | `unprotected` | object | what the signature does not cover; missing: empty |
+//!
+//! Reading is strict: a key that stands twice, a value of another type, a file name that is none or stands twice is an
+//! error (H178). Keys that are not known here are kept and written back. PBS drops them whenever it rewrites a manifest,
+//! except in `unprotected`: data of one's own belongs there.
+//!
+//! Source: PBS datastore format §6.
+
+use std::collections::BTreeSet;
+
+use thiserror::Error;
+
+use crate::format::digest::Digest;
+use crate::format::json::{Json, JsonError, Object};
+use crate::format::name::{ArchiveName, BackupId, BackupTime, BackupType};
+
+mod unprotected;
+
+pub use unprotected::{UploadStats, VerifyResult, VerifyState};
+
+/// The manifest of a snapshot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manifest {
+    backup_type: BackupType,
+    id: BackupId,
+    time: BackupTime,
+    files: Vec<ManifestFile>,
+    signature: Option<Digest>,
+    unprotected: Object,
+    unknown: Object,
+}
+
+impl Manifest {
+    /// A manifest without files for the snapshot of that type, id and time.
+    #[must_use]
+    pub const fn new(backup_type: BackupType, id: BackupId, time: BackupTime) -> Self {
+        Self {
+            backup_type,
+            id,
+            time,
+            files: Vec::new(),
+            signature: None,
+            unprotected: Object::new(),
+            unknown: Object::new(),
+        }
+    }
+
+    /// Reads the JSON text of a manifest.
+    ///
+    /// # Errors
+    /// If it is not JSON, or not a manifest in every detail.
+    pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
+        let Json::Object(mut top) = Json::parse(json)? else {
+            return Err(ManifestError::Field { name: "manifest" });
+        };
+        let backup_type = parse_text(&mut top, "backup-type")?;
+        let id = parse_text(&mut top, "backup-id")?;
+        let time = field("backup-time", top.remove("backup-time").and_then(|it| it.as_size()))?;
+        let time =
+            field("backup-time", i64::try_from(time).ok().and_then(|it| BackupTime::from_epoch(it).ok()))?;
+        let Some(Json::Array(entries)) = top.remove("files") else {
+            return Err(ManifestError::Field { name: "files" });
+        };
+        let files = entries.into_iter().map(ManifestFile::parse).collect::<Result<Vec<_>, _>>()?;
+        let mut names = BTreeSet::new();
+        if !files.iter().all(|file| names.insert(&file.name)) {
+            return Err(ManifestError::DuplicateFile);
+        }
+        let signature = match top.remove("signature") {
+            None | Some(Json::Null) => None,
+            Some(text) => Some(field("signature", text.as_str().and_then(|it| it.parse().ok()))?),
+        };
+        let unprotected = match top.remove("unprotected") {
+            None => Object::new(),
+            Some(Json::Object(object)) => object,
+            Some(_) => return Err(ManifestError::Field { name: "unprotected" }),
+        };
+        Ok(Self { backup_type, id, time, files, signature, unprotected, unknown: top })
+    }
+
+    /// The JSON text, as PBS writes it: two spaces per level, keys in byte order, no newline at the end.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut top = self.unknown.clone();
+        let files = self.files.iter().map(|file| Json::Object(file.to_object(file.unknown.clone())));
+        self.add_signed(&mut top, files.collect());
+        let signature = self.signature.map_or(Json::Null, |it| Json::from(it.to_string()));
+        top.insert("signature".to_owned(), signature);
+        top.insert("unprotected".to_owned(), Json::Object(self.unprotected.clone()));
+        Json::Object(top).pretty().into_bytes()
+    }
+
+    /// The bytes that the signature is made of: the fields that PBS knows except `signature` and `unprotected`, keys in
+    /// byte order, no white space.
+    ///
+    /// Unknown keys are left out because PBS forgets them before it checks a signature; a missing `crypt-mode` is written.
+    /// Source: PBS datastore format §6.5.
+    pub fn canonical_json(&self) -> Vec<u8> {
+        let mut top = Object::new();
+        let files = self.files.iter().map(|file| Json::Object(file.to_object(Object::new())));
+        self.add_signed(&mut top, files.collect());
+        Json::Object(top).compact().into_bytes()
+    }
+
+    fn add_signed(&self, top: &mut Object, files: Vec<Json>) {
+        top.insert("backup-type".to_owned(), Json::from(self.backup_type.as_str()));
+        top.insert("backup-id".to_owned(), Json::from(self.id.as_str()));
+        top.insert("backup-time".to_owned(), Json::from(self.time.epoch().cast_unsigned()));
+        top.insert("files".to_owned(), Json::Array(files));
+    }
+
+    /// What kind of thing was backed up.
+    pub const fn backup_type(&self) -> BackupType {
+        self.backup_type
+    }
+
+    /// Which thing was backed up.
+    pub const fn id(&self) -> &BackupId {
+        &self.id
+    }
+
+    /// When.
+    pub const fn time(&self) -> BackupTime {
+        self.time
+    }
+
+    /// The archives, in the order in which they were added. No two have the same name.
+    pub fn files(&self) -> &[ManifestFile] {
+        &self.files
+    }
+
+    /// The entry of one archive.
+    pub fn file(&self, name: &ArchiveName) -> Option<&ManifestFile> {
+        self.files.iter().find(|file| file.name == *name)
+    }
+
+    /// Adds an archive at the end. The signature, if there was one, is dropped: it does not cover the addition.
+    ///
+    /// # Errors
+    /// [`ManifestError::DuplicateFile`] if an archive of that name is there already.
+    pub fn add_file(&mut self, file: ManifestFile) -> Result<(), ManifestError> {
+        if self.file(&file.name).is_some() {
+            return Err(ManifestError::DuplicateFile);
+        }
+        self.files.push(file);
+        self.signature = None;
+        Ok(())
+    }
+
+    /// The signature: HMAC-SHA-256 of [`canonical_json`](Self::canonical_json), written as digests are. `None` if the
+    /// manifest is not signed. Nothing here checks it.
+    pub const fn signature(&self) -> Option<Digest> {
+        self.signature
+    }
+
+    /// Replaces or removes the signature.
+    pub fn set_signature(&mut self, signature: Option<Digest>) {
+        self.signature = signature;
+    }
+}
+
+/// One archive in a manifest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ManifestFile {
+    name: ArchiveName,
+    crypt_mode: CryptMode,
+    size: u64,
+    checksum: Digest,
+    unknown: Object,
+}
+
+impl ManifestFile {
+    /// An entry for the archive `name`. `size`, in bytes, and `checksum` depend on its kind:
+    ///
+    /// | kind | size | checksum |
+    /// |---|---|---|
+    /// | `.fidx` | size of the image | checksum of the index |
+    /// | `.didx` | end of the last chunk | checksum of the index |
+    /// | `.blob` | length of the stored file, header included | SHA-256 of the stored file |
+    ///
+    /// # Errors
+    /// If `size` is 2^63 or more, which no reader accepts.
+    pub fn new(
+        name: ArchiveName,
+        crypt_mode: CryptMode,
+        size: u64,
+        checksum: Digest,
+    ) -> Result<Self, ManifestError> {
+        field("size", i64::try_from(size).ok())?;
+        Ok(Self { name, crypt_mode, size, checksum, unknown: Object::new() })
+    }
+
+    /// The name of the archive.
+    pub const fn name(&self) -> &ArchiveName {
+        &self.name
+    }
+
+    /// Whether its content is encrypted, and whether it is signed.
+    pub const fn crypt_mode(&self) -> CryptMode {
+        self.crypt_mode
+    }
+
+    /// Its size in bytes; see [`new`](Self::new).
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its checksum; see [`new`](Self::new).
+    pub const fn checksum(&self) -> Digest {
+        self.checksum
+    }
+
+    fn parse(entry: Json) -> Result<Self, ManifestError> {
+        let Json::Object(mut entry) = entry else {
+            return Err(ManifestError::Field { name: "files" });
+        };
+        let name = parse_text(&mut entry, "filename")?;
+        let crypt_mode = match entry.remove("crypt-mode") {
+            None => CryptMode::None,
+            Some(mode) => field("crypt-mode", mode.as_str().and_then(CryptMode::parse))?,
+        };
+        let size = field("size", entry.remove("size").and_then(|it| it.as_size()))?;
+        let checksum = parse_text(&mut entry, "csum")?;
+        Ok(Self { name, crypt_mode, size, checksum, unknown: entry })
+    }
+
+    fn to_object(&self, mut object: Object) -> Object {
+        object.insert("filename".to_owned(), Json::from(self.name.as_str()));
+        object.insert("crypt-mode".to_owned(), Json::from(self.crypt_mode.as_str()));
+        object.insert("size".to_owned(), Json::from(self.size));
+        object.insert("csum".to_owned(), Json::from(self.checksum.to_string()));
+        object
+    }
+}
+
+/// What was done to an archive with the key of the backup. The format knows these three, so matching on all of them is
+/// meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CryptMode {
+    /// The content is encrypted and the manifest is signed.
+    Encrypt,
+    /// Nothing.
+    None,
+    /// The content is stored plain, and the manifest is signed.
+    SignOnly,
+}
+
+impl CryptMode {
+    /// The mode as it is written: `encrypt`, `none` or `sign-only`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Encrypt => "encrypt",
+            Self::None => "none",
+            Self::SignOnly => "sign-only",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Encrypt, Self::None, Self::SignOnly].into_iter().find(|mode| mode.as_str() == text)
+    }
+}
+
+/// Why bytes are not a manifest, or something cannot be in one.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ManifestError {
+    /// Two archives have the same name.
+    #[error("two archives have the same name")]
+    DuplicateFile,
+    /// A key stands twice in a JSON object.
+    #[error("a key stands twice in an object")]
+    DuplicateKey,
+    /// A field is missing, of the wrong type, or its value is not allowed.
+    #[error("`{name}` is missing or not valid")]
+    Field {
+        /// Its key.
+        name: &'static str,
+    },
+    /// It is not JSON in UTF-8, or nested deeper than 128 levels.
+    #[error("not JSON (line {line}, column {column})")]
+    Syntax {
+        /// The line, from 1, where reading stopped.
+        line: usize,
+        /// The column, in bytes from 1, where reading stopped.
+        column: usize,
+    },
+}
+
+impl From<JsonError> for ManifestError {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::DuplicateKey => Self::DuplicateKey,
+            JsonError::Syntax { line, column } => Self::Syntax { line, column },
+        }
+    }
+}
+
+fn field<T>(name: &'static str, value: Option<T>) -> Result<T, ManifestError> {
+    value.ok_or(ManifestError::Field { name })
+}
+
+fn parse_text<T: std::str::FromStr>(object: &mut Object, name: &'static str) -> Result<T, ManifestError> {
+    field(name, object.remove(name).and_then(|it| it.as_str()?.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests;

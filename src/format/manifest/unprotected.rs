@@ -1,0 +1,175 @@
+use crate::format::fingerprint::Fingerprint;
+use crate::format::json::{Json, Object};
+use crate::format::manifest::{Manifest, ManifestError, field};
+use crate::format::upid::Upid;
+
+const FINGERPRINT: &str = "key-fingerprint";
+const NOTES: &str = "notes";
+const STATS: &str = "chunk_upload_stats";
+const VERIFY_STATE: &str = "verify_state";
+
+/// What the signature does not cover. Source: PBS datastore format §6.4.
+impl Manifest {
+    /// The notes of the snapshot, any number of lines. `None` also if what is stored there is no text.
+    pub fn notes(&self) -> Option<&str> {
+        self.unprotected.get(NOTES)?.as_str()
+    }
+
+    /// Replaces or removes the notes.
+    pub fn set_notes(&mut self, notes: Option<&str>) {
+        self.set(NOTES, notes.map(Json::from));
+    }
+
+    /// What the last verification found; `None` if there was none.
+    ///
+    /// # Errors
+    /// If the state cannot be read. Whether the snapshot is intact is then not known.
+    pub fn verify_state(&self) -> Result<Option<VerifyState>, ManifestError> {
+        let Some(state) = self.unprotected.get(VERIFY_STATE) else {
+            return Ok(None);
+        };
+        field(VERIFY_STATE, VerifyState::parse(state)).map(Some)
+    }
+
+    /// Replaces or removes what the last verification found.
+    pub fn set_verify_state(&mut self, state: Option<&VerifyState>) {
+        self.set(VERIFY_STATE, state.map(VerifyState::to_json));
+    }
+
+    /// Which key the backup was encrypted or signed with; `None` if that is not recorded.
+    ///
+    /// # Errors
+    /// If it is recorded, but not readable.
+    pub fn key_fingerprint(&self) -> Result<Option<Fingerprint>, ManifestError> {
+        let Some(fingerprint) = self.unprotected.get(FINGERPRINT) else {
+            return Ok(None);
+        };
+        field(FINGERPRINT, fingerprint.as_str().and_then(|it| it.parse().ok())).map(Some)
+    }
+
+    /// Replaces or removes the record of the key.
+    pub fn set_key_fingerprint(&mut self, fingerprint: Option<Fingerprint>) {
+        self.set(FINGERPRINT, fingerprint.map(|it| Json::from(it.to_string())));
+    }
+
+    /// What the backup sent. `None` also if what is stored there cannot be read: it is for people only.
+    pub fn chunk_upload_stats(&self) -> Option<UploadStats> {
+        let Json::Object(stats) = self.unprotected.get(STATS)? else {
+            return None;
+        };
+        let number = |name| stats.get(name)?.as_size();
+        Some(UploadStats {
+            count: number("count")?,
+            size: number("size")?,
+            compressed_size: number("compressed_size")?,
+            duplicates: number("duplicates")?,
+        })
+    }
+
+    /// Replaces or removes the record of what the backup sent.
+    pub fn set_chunk_upload_stats(&mut self, stats: Option<UploadStats>) {
+        self.set(STATS, stats.map(UploadStats::to_json));
+    }
+
+    /// The keys of all that is stored beside the signed part.
+    pub fn unprotected_keys(&self) -> impl Iterator<Item = &str> {
+        self.unprotected.keys().map(String::as_str)
+    }
+
+    /// What is stored under `key`, as JSON text without white space.
+    pub fn unprotected(&self, key: &str) -> Option<String> {
+        self.unprotected.get(key).map(Json::compact)
+    }
+
+    /// Replaces or removes what is stored under `key`. PBS keeps keys that it does not know.
+    ///
+    /// # Errors
+    /// If `json` is not JSON text, or has a key that stands twice in an object. Nothing is changed then.
+    pub fn set_unprotected(&mut self, key: &str, json: Option<&str>) -> Result<(), ManifestError> {
+        let value = json.map(|text| Json::parse(text.as_bytes())).transpose()?;
+        self.set(key, value);
+        Ok(())
+    }
+
+    fn set(&mut self, key: &str, value: Option<Json>) {
+        match value {
+            Some(value) => self.unprotected.insert(key.to_owned(), value),
+            None => self.unprotected.remove(key),
+        };
+    }
+}
+
+/// What the last verification of a snapshot found.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyState {
+    /// The task that verified it. Its start is when the snapshot was last verified.
+    pub upid: Upid,
+    /// What it found.
+    pub state: VerifyResult,
+}
+
+/// Whether a snapshot passed its verification. There are these two, so matching on both is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VerifyResult {
+    /// Something was missing or damaged.
+    Failed,
+    /// Everything was there and intact.
+    Ok,
+}
+
+impl VerifyState {
+    /// The finding of the task `upid`.
+    #[must_use]
+    pub const fn new(upid: Upid, state: VerifyResult) -> Self {
+        Self { upid, state }
+    }
+
+    fn parse(json: &Json) -> Option<Self> {
+        let Json::Object(object) = json else {
+            return None;
+        };
+        let state = match object.get("state")?.as_str()? {
+            "failed" => VerifyResult::Failed,
+            "ok" => VerifyResult::Ok,
+            _ => return None,
+        };
+        Some(Self { upid: object.get("upid")?.as_str()?.parse().ok()?, state })
+    }
+
+    fn to_json(&self) -> Json {
+        let state = match self.state {
+            VerifyResult::Failed => "failed",
+            VerifyResult::Ok => "ok",
+        };
+        let entries = [("state", state), ("upid", self.upid.as_str())];
+        Json::Object(entries.map(|(key, text)| (key.to_owned(), Json::from(text))).into())
+    }
+}
+
+/// What a backup sent: per archive each chunk once, chunks known from the previous snapshot not at all.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UploadStats {
+    /// Chunks sent.
+    pub count: u64,
+    /// Bytes of their content, and of every blob as it is stored.
+    pub size: u64,
+    /// Bytes of the chunks as they are stored.
+    pub compressed_size: u64,
+    /// How many of the chunks the store had already.
+    pub duplicates: u64,
+}
+
+impl UploadStats {
+    fn to_json(self) -> Json {
+        let Self { count, size, compressed_size, duplicates } = self;
+        let entries = [
+            ("compressed_size", compressed_size),
+            ("count", count),
+            ("duplicates", duplicates),
+            ("size", size),
+        ];
+        Json::Object(Object::from(entries.map(|(key, number)| (key.to_owned(), Json::from(number)))))
+    }
+}

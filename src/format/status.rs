@@ -1,0 +1,210 @@
+//! Small files of a datastore: the result of the last garbage collection, and the owner of a group.
+//!
+//! The notes of a group, a third one, are UTF-8 text as it stands, without a newline added.
+
+use thiserror::Error;
+
+use crate::format::json::{Json, Object};
+use crate::format::name::{AuthId, NameError, NameFault, NameKind};
+
+/// The result of a garbage collection, as it is stored in `.gc-status`.
+///
+/// JSON without white space; the keys are the names of the fields with `-` for `_`, and stand in the order given here.
+/// When reading, all numbers have to be there and keys that are not known are passed over.
+/// Source: PBS datastore format §9.7.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GcStatus {
+    /// The task that collected; [`Upid`](crate::format::upid::Upid) as text.
+    pub upid: Option<String>,
+    /// Index files read.
+    pub index_file_count: u64,
+    /// Bytes that all indexes together stand for.
+    pub index_data_bytes: u64,
+    /// Bytes of the chunks in use, as they are stored.
+    pub disk_bytes: u64,
+    /// Chunks in use.
+    pub disk_chunks: u64,
+    /// Bytes of the chunks removed, as they were stored.
+    pub removed_bytes: u64,
+    /// Chunks removed.
+    pub removed_chunks: u64,
+    /// Bytes of the chunks that nothing uses but that are too young to go, as they are stored.
+    pub pending_bytes: u64,
+    /// Chunks that nothing uses but that are too young to go.
+    pub pending_chunks: u64,
+    /// Chunks found corrupt earlier that were removed.
+    pub removed_bad: u64,
+    /// Chunks found corrupt earlier that are still there.
+    pub still_bad: u64,
+    /// How well the cache of digests did; PBS writes it since mid-2025.
+    pub cache_stats: Option<GcCacheStats>,
+}
+
+/// How often a garbage collection found a digest among those that it had just seen.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcCacheStats {
+    /// Times it did.
+    pub hits: u64,
+    /// Times it did not.
+    pub misses: u64,
+}
+
+/// The bytes are not the result of a garbage collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not the status of a garbage collection")]
+pub struct ParseGcStatusError;
+
+impl GcStatus {
+    /// Reads `.gc-status`. PBS takes a file that cannot be read for a collection that found nothing.
+    ///
+    /// # Errors
+    /// If it is not JSON, a number is missing, or something is of another type.
+    pub fn parse(json: &[u8]) -> Result<Self, ParseGcStatusError> {
+        let Ok(Json::Object(object)) = Json::parse(json) else {
+            return Err(ParseGcStatusError);
+        };
+        let upid = match object.get("upid") {
+            None | Some(Json::Null) => None,
+            Some(upid) => Some(upid.as_str().ok_or(ParseGcStatusError)?.to_owned()),
+        };
+        let cache_stats = match object.get("cache-stats") {
+            None | Some(Json::Null) => None,
+            Some(Json::Object(cache)) => {
+                Some(GcCacheStats { hits: number(cache, "hits")?, misses: number(cache, "misses")? })
+            }
+            Some(_) => return Err(ParseGcStatusError),
+        };
+        let mut status = Self { upid, cache_stats, ..Self::default() };
+        for (name, slot) in status.numbers() {
+            *slot = number(&object, name)?;
+        }
+        Ok(status)
+    }
+
+    /// The content of `.gc-status`.
+    pub fn to_json(&self) -> Vec<u8> {
+        let upid = self.upid.as_deref().map_or(Json::Null, Json::from);
+        let mut fields = vec![format!("\"upid\":{upid}")];
+        fields.extend(self.clone().numbers().map(|(name, number)| format!("\"{name}\":{number}")));
+        if let Some(GcCacheStats { hits, misses }) = self.cache_stats {
+            fields.push(format!("\"cache-stats\":{{\"hits\":{hits},\"misses\":{misses}}}"));
+        }
+        format!("{{{}}}", fields.join(",")).into_bytes()
+    }
+
+    fn numbers(&mut self) -> [(&'static str, &mut u64); 10] {
+        [
+            ("index-file-count", &mut self.index_file_count),
+            ("index-data-bytes", &mut self.index_data_bytes),
+            ("disk-bytes", &mut self.disk_bytes),
+            ("disk-chunks", &mut self.disk_chunks),
+            ("removed-bytes", &mut self.removed_bytes),
+            ("removed-chunks", &mut self.removed_chunks),
+            ("pending-bytes", &mut self.pending_bytes),
+            ("pending-chunks", &mut self.pending_chunks),
+            ("removed-bad", &mut self.removed_bad),
+            ("still-bad", &mut self.still_bad),
+        ]
+    }
+}
+
+fn number(object: &Object, name: &str) -> Result<u64, ParseGcStatusError> {
+    match object.get(name) {
+        Some(Json::Unsigned(number)) => Ok(*number),
+        _ => Err(ParseGcStatusError),
+    }
+}
+
+/// The content of the file `owner` of a group: the auth id and a newline. Source: PBS datastore format §1.5.
+pub fn encode_owner(owner: &AuthId) -> Vec<u8> {
+    format!("{owner}\n").into_bytes()
+}
+
+/// Reads the file `owner` of a group: its first line, without white space at the end.
+///
+/// # Errors
+/// If that is no auth id. An empty file is one that was damaged, not one that gives the group to anybody (H45).
+pub fn decode_owner(file: &[u8]) -> Result<AuthId, NameError> {
+    let line = file.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let character = NameError { kind: NameKind::AuthId, fault: NameFault::Character };
+    std::str::from_utf8(line).map_err(|_| character)?.trim_end().parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Written by PBS 4.2.3.
+    const BY_PBS: &str = r#"{"upid":"UPID:vm:000073EF:0005751A:00000000:6B043380:garbage_collection:fix\\x2dA:root@pam:","index-file-count":27,"index-data-bytes":80683126,"disk-bytes":1637922,"disk-chunks":83,"removed-bytes":0,"removed-chunks":0,"pending-bytes":0,"pending-chunks":0,"removed-bad":0,"still-bad":0,"cache-stats":{"hits":61,"misses":82}}"#;
+
+    #[test]
+    fn a_status_of_pbs_is_understood_and_written_back_byte_for_byte() {
+        let status = GcStatus::parse(BY_PBS.as_bytes()).unwrap();
+        assert_eq!((status.index_file_count, status.disk_chunks, status.still_bad), (27, 83, 0));
+        assert_eq!(status.cache_stats, Some(GcCacheStats { hits: 61, misses: 82 }));
+        assert_eq!(String::from_utf8(status.to_json()).unwrap(), BY_PBS);
+        let upid = status.upid.unwrap().parse::<crate::format::upid::Upid>().unwrap();
+        assert_eq!(upid.start_epoch(), 0x6B04_3380);
+    }
+
+    #[test]
+    fn a_status_needs_its_numbers_and_nothing_else() {
+        let parse = |text: String| GcStatus::parse(text.as_bytes());
+        let none =
+            parse(BY_PBS.replace(",\"cache-stats\":{\"hits\":61,\"misses\":82}", ",\"new\":[1]")).unwrap();
+        assert_eq!(none.cache_stats, None);
+        for (from, to) in [
+            ("\"still-bad\":0", "\"still_bad\":0"),
+            ("\"still-bad\":0", "\"still-bad\":\"0\""),
+            ("\"still-bad\":0", "\"still-bad\":-1"),
+            ("\"still-bad\":0", "\"still-bad\":0,\"still-bad\":0"),
+            ("\"misses\":82", "\"miss\":82"),
+            ("\"upid\":\"", "\"upid\":1,\"x\":\""),
+        ] {
+            assert_eq!(parse(BY_PBS.replace(from, to)), Err(ParseGcStatusError), "{to}");
+        }
+        assert_eq!(GcStatus::parse(b""), Err(ParseGcStatusError));
+        assert!(GcStatus::default().to_json().starts_with(b"{\"upid\":null,\"index-file-count\":0,"));
+    }
+
+    #[test]
+    fn an_owner_is_the_first_line() {
+        let owner: AuthId = "user1@pbs!tok1".parse().unwrap();
+        assert_eq!(encode_owner(&owner), b"user1@pbs!tok1\n");
+        for file in ["user1@pbs!tok1\n", "user1@pbs!tok1", "user1@pbs!tok1 \t\r\nroot@pam\n"] {
+            assert_eq!(decode_owner(file.as_bytes()).as_ref(), Ok(&owner), "{file:?}");
+        }
+    }
+
+    #[test]
+    fn h45_an_empty_owner_is_an_error() {
+        for file in ["", "\n", " \n", "\nroot@pam\n"] {
+            let empty = NameError { kind: NameKind::AuthId, fault: NameFault::Empty };
+            assert_eq!(decode_owner(file.as_bytes()), Err(empty), "{file:?}");
+        }
+        assert!(decode_owner(b" root@pam\n").is_err());
+        assert!(decode_owner(b"r\xff@pam\n").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn statuses_are_read_as_they_are_written(upid: Option<String>, numbers: [u64; 10], cache: Option<(u64, u64)>) {
+            let mut status = GcStatus { upid, ..GcStatus::default() };
+            for ((_, slot), number) in status.numbers().into_iter().zip(numbers) {
+                *slot = number;
+            }
+            status.cache_stats = cache.map(|(hits, misses)| GcCacheStats { hits, misses });
+            prop_assert_eq!(GcStatus::parse(&status.to_json()), Ok(status));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = GcStatus::parse(&bytes);
+            let _ = decode_owner(&bytes);
+        }
+    }
+}

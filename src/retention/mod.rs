@@ -1,0 +1,251 @@
+//! Which snapshots of a group to keep: a pure function of their times and of rules such as "one a day for a week".
+//!
+//! The rules are those of PBS, with its results in every case. Source: PBS datastore format §11.3.
+//!
+//! ```
+//! use larder::format::name::NameError;
+//! use larder::retention::{Decision, RetentionItem, RetentionRules, retain};
+//!
+//! let items = [
+//!     RetentionItem::new("2025-07-14T08:00:00Z".parse()?),
+//!     RetentionItem::new("2025-07-14T20:00:00Z".parse()?),
+//!     RetentionItem::new("2025-07-15T08:00:00Z".parse()?),
+//! ];
+//! let decisions = retain(&items, &RetentionRules::new().keep_daily(7), |_| 0);
+//! assert_eq!(decisions, [Decision::Remove, Decision::Keep, Decision::Keep]);
+//! # Ok::<(), NameError>(())
+//! ```
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use crate::format::name::BackupTime;
+
+/// Decides about the snapshots of one group; the result is in the order of `items`, which may be any.
+///
+/// The rules are applied one after the other: last, hourly, daily, weekly, monthly, yearly. Each goes from the newest
+/// snapshot to the oldest and keeps the newest of every period, up to its number of periods. Periods in which an earlier
+/// rule has kept a snapshot are passed over and do not count, and what one rule has removed as a second of its period
+/// no later rule keeps.
+///
+/// * A protected snapshot is kept and uses up no period.
+/// * An unfinished snapshot is kept only if it is the newest of all.
+/// * Without any rule everything is kept.
+///
+/// `offset` gives the seconds by which local time is ahead of UTC at a time, as seen where hours, days, weeks (ISO 8601),
+/// months and years are to begin; `|_| 0` is UTC.
+pub fn retain(
+    items: &[RetentionItem],
+    rules: &RetentionRules,
+    offset: impl Fn(BackupTime) -> i32,
+) -> Vec<Decision> {
+    if rules.keep_everything() {
+        // The passes below would remove everything.
+        return items.iter().map(|item| item.unless_protected(Decision::Keep)).collect();
+    }
+    let mut newest_first: Vec<usize> = (0..items.len()).collect();
+    newest_first.sort_by_key(|at| items.get(*at).map(|item| Reverse(item.time)));
+    let mut list: Vec<Marked> = newest_first
+        .iter()
+        .filter_map(|at| items.get(*at))
+        .map(|item| Marked { item: *item, mark: None })
+        .collect();
+    mark_unfinished(&mut list);
+    for (period, count) in rules.passes() {
+        pass(&mut list, count, |time| period.key(time, &offset));
+    }
+    let mut decisions = vec![Decision::Remove; items.len()];
+    for (at, Marked { item, mark }) in newest_first.into_iter().zip(list) {
+        if let Some(decision) = decisions.get_mut(at) {
+            *decision = item.unless_protected(mark.unwrap_or(Decision::Remove));
+        }
+    }
+    decisions
+}
+
+/// What is known of a snapshot.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetentionItem {
+    /// When it was taken.
+    pub time: BackupTime,
+    /// Whether it has a manifest.
+    pub finished: bool,
+    /// Whether it is protected from removal.
+    pub protected: bool,
+}
+
+impl RetentionItem {
+    /// A finished snapshot that is not protected.
+    #[must_use]
+    pub const fn new(time: BackupTime) -> Self {
+        Self { time, finished: true, protected: false }
+    }
+
+    fn unless_protected(self, decision: Decision) -> Decision {
+        if self.protected { Decision::Protected } else { decision }
+    }
+}
+
+/// What becomes of a snapshot. There are these four, so matching on all of them is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// A rule keeps it.
+    Keep,
+    /// It is unfinished and the newest: perhaps a backup is writing it.
+    KeepPartial,
+    /// It is protected, whatever the rules say.
+    Protected,
+    /// It is to be removed.
+    Remove,
+}
+
+impl Decision {
+    /// Whether the snapshot stays.
+    pub const fn keeps(self) -> bool {
+        !matches!(self, Self::Remove)
+    }
+}
+
+/// How many snapshots to keep, per kind of period. 0, the default of each, turns a rule off.
+#[must_use]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetentionRules {
+    last: u64,
+    hourly: u64,
+    daily: u64,
+    weekly: u64,
+    monthly: u64,
+    yearly: u64,
+}
+
+impl RetentionRules {
+    /// No rule: everything is kept.
+    pub const fn new() -> Self {
+        Self { last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, yearly: 0 }
+    }
+
+    /// Keeps the newest so many snapshots.
+    pub const fn keep_last(mut self, count: u64) -> Self {
+        self.last = count;
+        self
+    }
+
+    /// Keeps the newest snapshot of so many hours.
+    pub const fn keep_hourly(mut self, count: u64) -> Self {
+        self.hourly = count;
+        self
+    }
+
+    /// Keeps the newest snapshot of so many days.
+    pub const fn keep_daily(mut self, count: u64) -> Self {
+        self.daily = count;
+        self
+    }
+
+    /// Keeps the newest snapshot of so many weeks. Weeks begin on Monday.
+    pub const fn keep_weekly(mut self, count: u64) -> Self {
+        self.weekly = count;
+        self
+    }
+
+    /// Keeps the newest snapshot of so many months.
+    pub const fn keep_monthly(mut self, count: u64) -> Self {
+        self.monthly = count;
+        self
+    }
+
+    /// Keeps the newest snapshot of so many years.
+    pub const fn keep_yearly(mut self, count: u64) -> Self {
+        self.yearly = count;
+        self
+    }
+
+    /// Whether no rule is on, so that everything is kept.
+    pub fn keep_everything(&self) -> bool {
+        *self == Self::new()
+    }
+
+    fn passes(&self) -> [(Period, u64); 6] {
+        [
+            (Period::Time, self.last),
+            (Period::Hour, self.hourly),
+            (Period::Day, self.daily),
+            (Period::Week, self.weekly),
+            (Period::Month, self.monthly),
+            (Period::Year, self.yearly),
+        ]
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Period {
+    Day,
+    Hour,
+    Month,
+    Time,
+    Week,
+    Year,
+}
+
+impl Period {
+    /// Equal for two times if and only if they lie in the same period.
+    fn key(self, time: BackupTime, offset: impl Fn(BackupTime) -> i32) -> [i64; 4] {
+        let at = time.civil(offset(time));
+        let (year, month, day) = (at.year().into(), at.month().into(), at.day().into());
+        match self {
+            Self::Day => [year, month, day, 0],
+            Self::Hour => [year, month, day, at.hour().into()],
+            Self::Month => [year, month, 0, 0],
+            Self::Time => [time.epoch(), 0, 0, 0],
+            Self::Week => {
+                // The year of the week: 2024-12-30 lies in the first week of 2025.
+                let week = at.date().iso_week_date();
+                [week.year().into(), week.week().into(), 0, 0]
+            }
+            Self::Year => [year, 0, 0, 0],
+        }
+    }
+}
+
+struct Marked {
+    item: RetentionItem,
+    mark: Option<Decision>,
+}
+
+fn mark_unfinished(newest_first: &mut [Marked]) {
+    for (at, marked) in newest_first.iter_mut().enumerate().filter(|(_, marked)| !marked.item.finished) {
+        marked.mark = Some(if at == 0 { Decision::KeepPartial } else { Decision::Remove });
+    }
+}
+
+fn pass(newest_first: &mut [Marked], count: u64, key: impl Fn(BackupTime) -> [i64; 4]) {
+    let kept = newest_first.iter().filter(|marked| marked.mark == Some(Decision::Keep));
+    let covered: BTreeSet<_> = kept.map(|marked| key(marked.item.time)).collect();
+    let mut chosen = BTreeSet::new();
+    let mut left = count;
+    for Marked { item, mark } in newest_first.iter_mut().filter(|marked| marked.mark.is_none()) {
+        if item.protected {
+            *mark = Some(Decision::Protected);
+            continue;
+        }
+        let key = key(item.time);
+        if covered.contains(&key) {
+            // Stays undecided: a later rule may still keep it.
+            continue;
+        }
+        if chosen.contains(&key) {
+            *mark = Some(Decision::Remove);
+            continue;
+        }
+        let Some(rest) = left.checked_sub(1) else {
+            break;
+        };
+        left = rest;
+        chosen.insert(key);
+        *mark = Some(Decision::Keep);
+    }
+}
+
+#[cfg(test)]
+mod tests;

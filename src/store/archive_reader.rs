@@ -1,0 +1,333 @@
+//! The contents of an archive.
+//!
+//! There are three ways to them: as a stream that can be moved ([`AsyncRead`], [`AsyncSeek`]), which reads ahead once it is
+//! read in order; piece by piece ([`ArchiveReader::read_at`]), with the last few chunks kept; and all of it into a
+//! [`RestoreTarget`] ([`ArchiveReader::copy_to`]), with as many chunks in flight as the store has memory for. Whatever comes
+//! out was checked against the digests in the index.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, SeekFrom};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::channel::mpsc;
+use futures::future::{self, BoxFuture};
+use futures::io::{AsyncRead, AsyncSeek};
+use futures::sink::SinkExt as _;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use crate::backend::LockGuard;
+use crate::chunker::is_zero;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::index::IndexReader;
+use crate::format::name::{ArchiveName, SnapshotName};
+use crate::store::budget::Permit;
+use crate::store::events::{Event, Observer, Silent};
+use crate::store::{Datastore, RestoreTarget};
+
+/// How many bytes of chunks a reader holds that is read in order, at most.
+const READ_AHEAD_BYTES: u64 = 32 << 20;
+
+/// How many chunks are kept for `read_at`.
+const CACHED_CHUNKS: usize = 4;
+
+/// An archive of chunks, opened for reading.
+///
+/// # Cancel safety
+/// Futures of its methods can be dropped at any time; the reader stays usable.
+pub struct ArchiveReader {
+    ahead: VecDeque<Fetch>,
+    archive: Arc<Archive>,
+    current: Option<(usize, Bytes)>,
+    observer: Arc<dyn Observer>,
+    position: u64,
+    /// How many chunks to fetch ahead: it grows while the archive is read in order.
+    window: usize,
+}
+
+/// What all fetches of an archive share.
+#[derive(Debug)]
+struct Archive {
+    cache: Mutex<VecDeque<(usize, Bytes)>>,
+    index: IndexReader,
+    #[expect(dead_code, reason = "held, not asked")]
+    lock: Arc<dyn LockGuard>,
+    name: ArchiveName,
+    snapshot: SnapshotName,
+    store: Datastore,
+    zeros: Option<(u64, Digest)>,
+}
+
+/// A chunk that is on its way.
+struct Fetch {
+    future: future::Fuse<BoxFuture<'static, Result<Bytes>>>,
+    number: usize,
+    outcome: Option<Result<Bytes>>,
+}
+
+/// What is written to a target.
+enum Piece {
+    Data(Bytes),
+    Hole,
+}
+
+impl ArchiveReader {
+    pub(in crate::store) async fn new(
+        store: Datastore,
+        snapshot: SnapshotName,
+        name: ArchiveName,
+        index: IndexReader,
+        lock: Arc<dyn LockGuard>,
+    ) -> Result<Self> {
+        let zeros = match &index {
+            IndexReader::Fixed(index) if index.size() >= index.chunk_size() => {
+                Some((index.chunk_size(), store.inner.zero_digest(index.chunk_size()).await?))
+            }
+            _ => None,
+        };
+        let cache = Mutex::default();
+        let archive = Archive { cache, index, lock, name, snapshot, store, zeros };
+        Ok(Self {
+            ahead: VecDeque::new(),
+            archive: Arc::new(archive),
+            current: None,
+            observer: Arc::new(Silent),
+            position: 0,
+            window: 1,
+        })
+    }
+
+    /// Who is told about progress of [`copy_to`](ArchiveReader::copy_to); default: nobody.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &ArchiveName {
+        &self.archive.name
+    }
+
+    /// The size of its contents in bytes.
+    pub fn size(&self) -> u64 {
+        self.archive.index.size()
+    }
+
+    /// Its index.
+    pub fn index(&self) -> &IndexReader {
+        &self.archive.index
+    }
+
+    /// Reads up to `length` bytes at an offset: fewer at the end of the archive and at the end of a chunk, none behind the
+    /// end. The last few chunks are kept, so small reads near one another read the store once.
+    ///
+    /// # Errors
+    /// `NotFound` or `Corrupt` for a chunk that is missing or damaged; whatever the backend answers.
+    pub async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
+        let Some(number) = self.archive.index.chunk_at(offset) else { return Ok(Bytes::new()) };
+        let bytes = self.archive.cached(number).await?;
+        let range = self.archive.range(number);
+        let start = usize::try_from(offset - range.start).unwrap_or(usize::MAX).min(bytes.len());
+        Ok(bytes.slice(start..bytes.len().min(start.saturating_add(length))))
+    }
+
+    /// Writes the whole archive to a target, in order, and returns its size. Chunks of zeros are given to the target as such.
+    ///
+    /// # Errors
+    /// `Stream` if the target fails; `NotFound` or `Corrupt` for a chunk that is missing or damaged; whatever the backend
+    /// answers. What was written before stays in the target.
+    pub async fn copy_to<T: RestoreTarget + ?Sized>(&self, target: &mut T) -> Result<u64> {
+        let archive = &self.archive;
+        let in_flight = archive.store.inner.in_flight();
+        let (mut sender, mut receiver) = mpsc::channel(0);
+        let produce = async move {
+            let chunks = stream::iter(0..archive.index.len()).then(|number| archive.permit(number));
+            let pieces = chunks.map(|(number, permit)| archive.piece(number, permit)).buffered(in_flight);
+            let mut pieces = std::pin::pin!(pieces);
+            while let Some(piece) = pieces.try_next().await? {
+                if sender.send(piece).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let consume = async {
+            self.to_target(target.begin(self.size()).await)?;
+            while let Some((number, piece, permit)) = receiver.next().await {
+                let range = archive.range(number);
+                let size = range.end - range.start;
+                let written = match piece {
+                    Piece::Data(data) => target.write_at(range.start, data).await,
+                    Piece::Hole => target.write_zeros(range.start, size).await,
+                };
+                self.to_target(written)?;
+                drop(permit);
+                self.observer.on_event(&Event::ChunkRestored { archive: &archive.name, size });
+            }
+            Ok(())
+        };
+        future::try_join(produce, consume).await?;
+        self.to_target(target.finish().await)?;
+        Ok(self.size())
+    }
+
+    fn to_target(&self, written: io::Result<()>) -> Result<()> {
+        written
+            .map_err(|error| Error::new(ErrorKind::Stream, "restore").on(&self.archive.name).because(error))
+    }
+
+    /// Moves on to the chunk that holds the position.
+    fn poll_current(&mut self, context: &mut Context<'_>, number: usize) -> Poll<Result<Bytes>> {
+        if let Some((at, bytes)) = &self.current
+            && *at == number
+        {
+            return Poll::Ready(Ok(bytes.clone()));
+        }
+        if self.ahead.front().is_none_or(|front| front.number != number) {
+            let in_order = self.current.as_ref().is_some_and(|(at, _)| at + 1 == number);
+            self.ahead.clear();
+            self.window = if in_order { self.window } else { 1 };
+        }
+        let last = self.archive.index.len();
+        let most = self.most_ahead();
+        while self.ahead.len() < self.window.min(most) {
+            let next = self.ahead.back().map_or(number, |back| back.number + 1);
+            if next >= last {
+                break;
+            }
+            let archive = Arc::clone(&self.archive);
+            let fetch: BoxFuture<'static, _> = Box::pin(async move { archive.fetch(next).await });
+            self.ahead.push_back(Fetch { future: fetch.fuse(), number: next, outcome: None });
+        }
+        for fetch in self.ahead.iter_mut().filter(|fetch| fetch.outcome.is_none()) {
+            if let Poll::Ready(outcome) = fetch.future.poll_unpin(context) {
+                fetch.outcome = Some(outcome);
+            }
+        }
+        let Some(fetched) = self.ahead.front_mut().and_then(|front| front.outcome.take()) else {
+            return Poll::Pending;
+        };
+        self.ahead.pop_front();
+        let bytes = fetched?;
+        self.current = Some((number, bytes.clone()));
+        self.window = (self.window * 2).min(most);
+        Poll::Ready(Ok(bytes))
+    }
+
+    fn most_ahead(&self) -> usize {
+        let average = (self.size() / self.archive.index.len().max(1) as u64).max(1);
+        let fitting = usize::try_from(READ_AHEAD_BYTES / average).unwrap_or(usize::MAX);
+        fitting.clamp(1, self.archive.store.inner.in_flight())
+    }
+}
+
+impl Archive {
+    fn range(&self, number: usize) -> Range<u64> {
+        self.index.chunk(number).map_or(0..0, |chunk| chunk.offset..chunk.offset + chunk.len)
+    }
+
+    fn is_hole(&self, number: usize) -> bool {
+        let chunk = self.index.chunk(number);
+        chunk.is_some_and(|chunk| self.zeros == Some((chunk.len, chunk.digest)))
+    }
+
+    async fn permit(&self, number: usize) -> (usize, Permit) {
+        let range = self.range(number);
+        let bytes = if self.is_hole(number) { 0 } else { range.end - range.start };
+        let budget = &self.store.inner.budget;
+        (number, budget.acquire(usize::try_from(bytes).unwrap_or(usize::MAX)).await)
+    }
+
+    async fn piece(&self, number: usize, permit: Permit) -> Result<(usize, Piece, Permit)> {
+        if self.is_hole(number) {
+            return Ok((number, Piece::Hole, permit));
+        }
+        let bytes = self.fetch(number).await?;
+        // The look at one word per line of zeros is cheap, and ends at once for anything else.
+        let piece = if is_zero(&bytes) { Piece::Hole } else { Piece::Data(bytes) };
+        Ok((number, piece, permit))
+    }
+
+    async fn fetch(&self, number: usize) -> Result<Bytes> {
+        let missing = || Error::new(ErrorKind::Internal, "read chunk").on(number);
+        let chunk = self.index.chunk(number).ok_or_else(missing)?;
+        if self.is_hole(number) {
+            return Ok(Bytes::from(vec![0; usize::try_from(chunk.len).map_err(|_| missing())?]));
+        }
+        self.store.inner.chunks.get(chunk.digest, chunk.len).await
+    }
+
+    async fn cached(&self, number: usize) -> Result<Bytes> {
+        {
+            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(at) = cache.iter().position(|(cached, _)| *cached == number)
+                && let Some(found) = cache.remove(at)
+            {
+                cache.push_back(found.clone());
+                return Ok(found.1);
+            }
+        }
+        let bytes = self.fetch(number).await?;
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= CACHED_CHUNKS {
+            cache.pop_front();
+        }
+        cache.push_back((number, bytes.clone()));
+        Ok(bytes)
+    }
+}
+
+impl AsyncRead for ArchiveReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let position = self.position;
+        let Some(number) = self.archive.index.chunk_at(position) else { return Poll::Ready(Ok(0)) };
+        if buffer.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let bytes = ready!(self.poll_current(context, number)).map_err(io::Error::other)?;
+        let within = position - self.archive.range(number).start;
+        let rest = usize::try_from(within).ok().and_then(|within| bytes.get(within..)).unwrap_or_default();
+        let length = rest.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&rest[..length]);
+        self.position += length as u64;
+        Poll::Ready(Ok(length))
+    }
+}
+
+impl AsyncSeek for ArchiveReader {
+    fn poll_seek(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>> {
+        let position = match to {
+            SeekFrom::Start(offset) => Some(offset),
+            SeekFrom::End(offset) => self.size().checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        Poll::Ready(match position {
+            Some(position) => {
+                self.position = position;
+                Ok(position)
+            }
+            None => Err(io::ErrorKind::InvalidInput.into()),
+        })
+    }
+}
+
+impl fmt::Debug for ArchiveReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArchiveReader")
+            .field("snapshot", &self.archive.snapshot)
+            .field("name", &self.archive.name)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,181 @@
+//! How a backup begins.
+//!
+//! 1. The group is locked. A backup of it that runs elsewhere means `Busy`.
+//! 2. What dead writers left behind is removed. It needs evidence that they are dead (I1): no other process holds the lock of
+//!    the store, and the snapshot itself is not locked. Without it the leftovers stay; they are invisible anyway.
+//! 3. The store is locked, shared, until the backup ends: no process collects garbage meanwhile (H4, H5).
+//! 4. The time is checked against the newest snapshot (H53) and the owner against the caller, or written for a new group.
+//! 5. The new snapshot is locked.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::backend::{LockMode, LockScope, PutMode, Removal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::format::name::{AuthId, BackupTime, GroupName};
+use crate::format::status::encode_owner;
+use crate::store::Datastore;
+use crate::store::events::{Observer, Silent};
+use crate::store::listing::{SnapshotInfo, SnapshotState};
+use crate::store::snapshot_writer::{Guards, SnapshotWriter, Written};
+
+/// By how much the clock may lag behind the newest snapshot before a backup without an explicit time is refused.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// A backup that is about to begin.
+#[derive(Debug)]
+#[must_use = "nothing happens before `begin`"]
+pub struct BackupBuilder {
+    group: GroupName,
+    observer: Arc<dyn Observer>,
+    owner: AuthId,
+    store: Datastore,
+    time: Option<SystemTime>,
+}
+
+impl Datastore {
+    /// Prepares a backup: a new snapshot of a group, which is made if there is none yet.
+    pub fn backup(&self, group: &GroupName) -> BackupBuilder {
+        BackupBuilder {
+            group: group.clone(),
+            observer: Arc::new(Silent),
+            owner: AuthId::root(),
+            store: self.clone(),
+            time: None,
+        }
+    }
+}
+
+impl BackupBuilder {
+    /// Who is told about progress; default: nobody.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    /// On whose behalf the backup is made; default: `root@pam`. A new group belongs to them, an existing one must.
+    pub fn owner(mut self, owner: AuthId) -> Self {
+        self.owner = owner;
+        self
+    }
+
+    /// The time of the snapshot, cut to seconds; default: now, or the second after the newest snapshot if that is at most a
+    /// minute in the future.
+    pub fn time(mut self, time: SystemTime) -> Self {
+        self.time = Some(time);
+        self
+    }
+
+    /// Begins the backup.
+    ///
+    /// # Errors
+    /// `Busy` if another backup of the group is running, or another process collects garbage; `Denied` if the group belongs
+    /// to somebody else; `InvalidInput` if the time is not later than that of the newest snapshot; `NotFound` if the
+    /// namespace does not exist.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves at most a group that has an owner and no snapshots.
+    pub async fn begin(self) -> Result<SnapshotWriter> {
+        let Self { group, observer, owner, store, time } = self;
+        let inner = &store.inner;
+        inner.check_writable("begin a backup")?;
+        let failed = |kind| Error::new(kind, "begin a backup of").on(&group);
+        if !store.has_namespace(group.namespace()).await? {
+            return Err(
+                failed(ErrorKind::NotFound).because(format!("there is no namespace {}", group.namespace()))
+            );
+        }
+        let group_guard = inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await?;
+        let snapshots = store.remove_leftovers(&group).await?;
+        let store_guard = inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        let time = choose_time(time, inner.runtime().now(), &snapshots)
+            .map_err(|why| failed(ErrorKind::InvalidInput).because(why))?;
+        let name = group.snapshot(time);
+        if snapshots.iter().any(|found| found.name == name) {
+            return Err(Error::new(ErrorKind::AlreadyExists, "begin backup").on(&name));
+        }
+        let snapshot_guard =
+            inner.backend.lock(&LockScope::Snapshot(name.clone()), LockMode::Exclusive).await?;
+        let guards =
+            Guards { bases: Vec::new(), group: group_guard, snapshot: snapshot_guard, store: store_guard };
+        let written = store.claim(&group, &owner).await?;
+        Ok(SnapshotWriter::new(store, name, guards, written, observer))
+    }
+
+    /// The name of the group.
+    pub fn group(&self) -> &GroupName {
+        &self.group
+    }
+}
+
+impl Datastore {
+    /// Makes sure that the group belongs to the caller. Returns what had to be written.
+    async fn claim(&self, group: &GroupName, caller: &AuthId) -> Result<Vec<Written>> {
+        let key = Key::Owner(group.clone());
+        match self.owner(group).await? {
+            Some(owner) if caller.may_access(&owner) => Ok(Vec::new()),
+            Some(owner) => Err(Error::new(ErrorKind::Denied, "begin a backup of")
+                .on(group)
+                .because(format!("the group belongs to {owner}, not to {caller}"))),
+            None => {
+                let version =
+                    self.inner.backend.put(&key, encode_owner(caller).into(), PutMode::Replace).await?;
+                Ok(vec![Written { key, version }])
+            }
+        }
+    }
+
+    /// Removes the unfinished snapshots of a group whose writers are certainly gone. Returns what is left.
+    async fn remove_leftovers(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
+        let snapshots = self.snapshots(group).await?;
+        if snapshots.iter().all(|snapshot| snapshot.state == SnapshotState::Finished) {
+            return Ok(snapshots);
+        }
+        let backend = &self.inner.backend;
+        let alone = match backend.lock(&LockScope::Store, LockMode::Exclusive).await {
+            Err(error) if error.kind() == ErrorKind::Busy => return Ok(snapshots),
+            alone => alone?,
+        };
+        for snapshot in snapshots.iter().filter(|snapshot| snapshot.state == SnapshotState::Unfinished) {
+            let scope = LockScope::Snapshot(snapshot.name.clone());
+            let guard = match backend.lock(&scope, LockMode::Exclusive).await {
+                Err(error) if error.kind() == ErrorKind::Busy => continue,
+                guard => guard?,
+            };
+            let mut removals: Vec<_> = snapshot
+                .files
+                .iter()
+                .map(|file| Removal::any(Key::Archive(snapshot.name.clone(), file.name.clone())))
+                .collect();
+            removals
+                .extend(snapshot.has_client_log.then(|| Removal::any(Key::ClientLog(snapshot.name.clone()))));
+            if snapshot.protected {
+                continue;
+            }
+            alone.check().await?;
+            for removed in backend.delete(&removals).await? {
+                removed?;
+            }
+            guard.release_deleted().await;
+        }
+        drop(alone);
+        self.snapshots(group).await
+    }
+}
+
+/// The time of a new snapshot: the one that was asked for, or now, and later than all there are.
+fn choose_time(
+    wanted: Option<SystemTime>,
+    now: SystemTime,
+    snapshots: &[SnapshotInfo],
+) -> std::result::Result<BackupTime, String> {
+    let newest = snapshots.iter().map(|snapshot| snapshot.name.time()).max();
+    let time = BackupTime::try_from(wanted.unwrap_or(now)).map_err(|error| error.to_string())?;
+    let Some(newest) = newest.filter(|newest| *newest >= time) else { return Ok(time) };
+    let ahead = SystemTime::from(newest).duration_since(time.into()).unwrap_or_default();
+    if wanted.is_none() && ahead <= CLOCK_TOLERANCE {
+        return BackupTime::from_epoch(newest.epoch() + 1).map_err(|error| error.to_string());
+    }
+    Err(format!("the time {time} is not later than that of the newest snapshot, {newest}"))
+}

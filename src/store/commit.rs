@@ -1,0 +1,198 @@
+//! How a snapshot is published, and how one is given up.
+//!
+//! # The order
+//! ```text
+//! every chunk confirmed → barrier → indexes → barrier → bases still there, locks still held → manifest → barrier → locks
+//! ```
+//! A crash before the manifest leaves files without one: an unfinished snapshot, which nobody sees and the next backup of the
+//! group removes. A crash after it leaves a complete snapshot, since everything it names was durable before (H37, H75).
+//!
+//! The commit runs as a task of its own, which owns the locks: dropping the future that waits for it changes nothing (H161).
+//! If a step before the manifest fails, what was written is removed. If storing the manifest itself fails without saying
+//! whether it happened, nothing is removed: a manifest that arrives late must find its files (I6).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use crate::backend::{LockMode, LockScope, PutMode, Removal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::format::manifest::Manifest;
+use crate::format::name::{ArchiveName, SnapshotName};
+use crate::store::listing::SnapshotState;
+use crate::store::snapshot_reader::has_failed_verification;
+use crate::store::snapshot_writer::{Publication, WriterShared, Written};
+use crate::store::{Datastore, SnapshotReader};
+
+/// How many indexes are stored at the same time.
+const INDEXES_IN_FLIGHT: usize = 4;
+
+pub(in crate::store) async fn finish(shared: &Arc<WriterShared>) -> Result<SnapshotReader> {
+    if shared.open_archives() > 0 {
+        let error = Error::new(ErrorKind::InvalidInput, "finish snapshot").on(&shared.name);
+        return Err(error.because("an archive is still being written"));
+    }
+    let ended = || Error::new(ErrorKind::Internal, "finish snapshot").on(&shared.name);
+    let publication = shared.take_publication().ok_or_else(ended)?;
+    let (sender, receiver) = oneshot::channel();
+    let committing = Arc::clone(shared);
+    shared.store.inner.runtime().spawn(Box::pin(async move {
+        let outcome = commit(&committing, publication).await;
+        // Nobody may be waiting any more.
+        let _ = sender.send(outcome);
+    }));
+    let manifest = receiver.await.map_err(|_| ended())??;
+    Ok(SnapshotReader::published(shared.store.clone(), shared.name.clone(), manifest))
+}
+
+async fn commit(shared: &WriterShared, mut publication: Publication) -> Result<Manifest> {
+    match prepare(shared, &mut publication).await {
+        Ok((manifest, blob)) => {
+            publish(shared, &publication, blob).await?;
+            drop(publication.guards);
+            Ok(manifest)
+        }
+        Err(error) => {
+            // The first failure is the one to report; what stays behind is unfinished and removed later.
+            let _ = remove_written(&shared.store, &publication.written).await;
+            Err(error)
+        }
+    }
+}
+
+/// Everything up to the manifest.
+async fn prepare(shared: &WriterShared, publication: &mut Publication) -> Result<(Manifest, Bytes)> {
+    let backend = &shared.store.inner.backend;
+    backend.barrier().await?;
+    let indexes = publication.indexes.iter().map(|(name, index)| (name.clone(), index.bytes.clone()));
+    let indexes: Vec<_> = indexes.collect();
+    let mut puts = stream::iter(indexes)
+        .map(|(name, bytes)| put_index(shared, name, bytes))
+        .buffer_unordered(INDEXES_IN_FLIGHT);
+    while let Some(written) = puts.try_next().await? {
+        publication.written.push(written);
+    }
+    drop(puts);
+    backend.barrier().await?;
+    let manifest = manifest(shared, publication)?;
+    let blob = shared.store.inner.chunks.encode(&manifest.to_json().into()).await?;
+    for (base, version, _) in &publication.guards.bases {
+        let still = backend.head(&Key::Manifest(base.clone())).await;
+        if still.is_ok_and(|found| found.version == *version) {
+            continue;
+        }
+        // Notes and verify states change a manifest too; what counts is that the snapshot is there and not known as bad.
+        check_base(&shared.store, base).await?;
+    }
+    publication.guards.store.check().await?;
+    publication.guards.snapshot.check().await?;
+    Ok((manifest, blob))
+}
+
+async fn put_index(shared: &WriterShared, name: ArchiveName, bytes: Bytes) -> Result<Written> {
+    let key = Key::Archive(shared.name.clone(), name);
+    let version = shared.store.inner.backend.put(&key, bytes, shared.create_mode()).await?;
+    Ok(Written { key, version })
+}
+
+fn manifest(shared: &WriterShared, publication: &mut Publication) -> Result<Manifest> {
+    let group = shared.name.group();
+    let mut manifest = Manifest::new(group.backup_type(), group.id().clone(), shared.name.time());
+    for file in publication.files.drain(..) {
+        manifest.add_file(file).map_err(|error| {
+            Error::new(ErrorKind::Internal, "finish snapshot").on(&shared.name).because(error)
+        })?;
+    }
+    manifest.set_notes(publication.notes.as_deref());
+    manifest.set_chunk_upload_stats(Some(shared.counters.upload_stats()));
+    Ok(manifest)
+}
+
+/// Fails unless the base is still a snapshot to build on (H54).
+async fn check_base(store: &Datastore, base: &SnapshotName) -> Result<()> {
+    let changed =
+        |why: &'static str| Err(Error::new(ErrorKind::Conflict, "build on base").on(base).because(why));
+    match store.inner.manifest(base).await {
+        Ok((manifest, _)) if has_failed_verification(&manifest) => {
+            changed("it failed verification meanwhile")
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => changed("it was deleted meanwhile"),
+        Err(error) => Err(error),
+    }
+}
+
+async fn publish(shared: &WriterShared, publication: &Publication, blob: Bytes) -> Result<()> {
+    let backend = &shared.store.inner.backend;
+    let key = Key::Manifest(shared.name.clone());
+    let mode = match backend.capabilities().conditional_put {
+        true => PutMode::Create,
+        false => PutMode::Replace,
+    };
+    let put = backend.put(&key, blob, mode).await;
+    if let Err(error) = put {
+        let certain = !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal);
+        if certain {
+            // As above: the first failure is the one to report.
+            let _ = remove_written(&shared.store, &publication.written).await;
+        }
+        return Err(error);
+    }
+    backend.barrier().await
+}
+
+/// Removes what a backup stored, and only that: each object by the version that it got.
+pub(in crate::store) async fn remove_written(store: &Datastore, written: &[Written]) -> Result<()> {
+    let backend = &store.inner.backend;
+    let conditional = backend.capabilities().conditional_delete;
+    // The owner last: it goes only if nothing else is left of the group.
+    let (owners, files): (Vec<_>, Vec<_>) =
+        written.iter().partition(|written| matches!(written.key, Key::Owner(_)));
+    let removal = |written: &&Written| Removal {
+        key: written.key.clone(),
+        version: conditional.then(|| written.version.clone()),
+    };
+    let removals: Vec<_> = files.iter().map(removal).collect();
+    if !removals.is_empty() {
+        for removed in backend.delete(&removals).await? {
+            ignore_conflict(removed)?;
+        }
+    }
+    for owner in owners {
+        let Key::Owner(group) = &owner.key else { continue };
+        if store.snapshots(group).await?.is_empty() {
+            for removed in backend.delete(&[removal(&owner)]).await? {
+                ignore_conflict(removed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Cleans up after a writer that was dropped. Its locks are free by now, so the group is locked anew for it.
+pub(in crate::store) fn remove_in_background(shared: &WriterShared, written: Vec<Written>) {
+    let (store, name) = (shared.store.clone(), shared.name.clone());
+    shared.store.inner.runtime().spawn(Box::pin(async move {
+        let backend = Arc::clone(&store.inner.backend);
+        let scope = LockScope::Group(name.group().clone());
+        // A group that is busy belongs to the next writer, who removes what is left.
+        let Ok(_held) = backend.lock(&scope, LockMode::Exclusive).await else { return };
+        let Ok(snapshots) = store.snapshots(name.group()).await else { return };
+        let finished = |state| state == SnapshotState::Finished;
+        if !snapshots.iter().any(|snapshot| snapshot.name == name && finished(snapshot.state)) {
+            // Nobody is there to be told; what stays is invisible.
+            let _ = remove_written(&store, &written).await;
+        }
+    }));
+}
+
+/// An object of another version is somebody else's.
+fn ignore_conflict<T>(removed: Result<T>) -> Result<()> {
+    match removed {
+        Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),
+        removed => removed.map(drop),
+    }
+}

@@ -1,0 +1,172 @@
+//! What belongs to namespaces, groups and snapshots beside their data: owner, notes, protection, states.
+
+use bytes::Bytes;
+
+use crate::backend::{LockMode, LockScope, Object, PutMode, Removal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::format::manifest::Manifest;
+use crate::format::name::{AuthId, GroupName, Namespace, SnapshotName};
+use crate::format::status::{GcStatus, decode_owner, encode_owner};
+use crate::store::Datastore;
+use crate::store::locks::lock_manifest;
+
+/// The most bytes of an owner file, of notes and of the state of the garbage collection.
+pub(in crate::store) const SMALL_OBJECT_BYTES: u64 = 1 << 20;
+
+/// The most bytes of a manifest as it is stored, and of its JSON.
+pub(in crate::store) const MANIFEST_BYTES: u64 = 16 << 20;
+
+/// Whether a snapshot may be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// It may.
+    Off,
+    /// It may not.
+    On,
+}
+
+impl Datastore {
+    /// Creates a namespace, whose parent must exist.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `NotFound` if the parent does not exist.
+    pub async fn create_namespace(&self, namespace: &Namespace) -> Result<()> {
+        self.inner.check_writable("create a namespace")?;
+        let failed = |kind| Error::new(kind, "create namespace").on(namespace);
+        let parent = namespace.parent().ok_or_else(|| failed(ErrorKind::AlreadyExists))?;
+        if !self.has_namespace(&parent).await? {
+            return Err(failed(ErrorKind::NotFound).because(format!("there is no namespace {parent}")));
+        }
+        if self.has_namespace(namespace).await? {
+            return Err(failed(ErrorKind::AlreadyExists));
+        }
+        self.put_small(Key::Namespace(namespace.clone()), Bytes::new(), PutMode::Create).await
+    }
+
+    /// Who owns a group; `None` if nobody does, as after an interrupted deletion.
+    ///
+    /// # Errors
+    /// `Corrupt` if the owner cannot be read.
+    pub async fn owner(&self, group: &GroupName) -> Result<Option<AuthId>> {
+        let key = Key::Owner(group.clone());
+        let Some(object) = self.get_small(&key).await? else { return Ok(None) };
+        let owner = decode_owner(&object.bytes);
+        owner.map(Some).map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(key).because(error))
+    }
+
+    /// Gives a group to somebody else.
+    ///
+    /// # Errors
+    /// `NotFound` if the group has no owner yet; `Busy` if a backup of the group is running.
+    pub async fn set_owner(&self, group: &GroupName, owner: &AuthId) -> Result<()> {
+        self.inner.check_writable("change an owner")?;
+        let _held = self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await?;
+        let key = Key::Owner(group.clone());
+        self.inner.backend.head(&key).await?;
+        self.put_small(key, encode_owner(owner).into(), PutMode::Replace).await
+    }
+
+    /// The notes of a group.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are not UTF-8.
+    pub async fn group_notes(&self, group: &GroupName) -> Result<Option<String>> {
+        let key = Key::GroupNotes(group.clone());
+        let Some(object) = self.get_small(&key).await? else { return Ok(None) };
+        let notes = String::from_utf8(object.bytes.into());
+        notes.map(Some).map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(key).because(error))
+    }
+
+    /// Changes the notes of a group; an empty text removes them.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such group; `Busy` if a backup of it is running; `InvalidInput` beyond 1 MiB.
+    pub async fn set_group_notes(&self, group: &GroupName, notes: &str) -> Result<()> {
+        self.inner.check_writable("change notes")?;
+        let _held = self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await?;
+        self.inner.backend.head(&Key::Owner(group.clone())).await?;
+        let key = Key::GroupNotes(group.clone());
+        if notes.is_empty() {
+            return self.remove_small(key).await;
+        }
+        self.put_small(key, Bytes::copy_from_slice(notes.as_bytes()), PutMode::Replace).await
+    }
+
+    /// Changes the notes of a snapshot, which are part of its manifest; an empty text removes them.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such snapshot or it is unfinished; `Busy` if others keep changing the manifest.
+    pub async fn set_notes(&self, snapshot: &SnapshotName, notes: &str) -> Result<()> {
+        let notes = (!notes.is_empty()).then_some(notes);
+        self.update_manifest(snapshot, |manifest| manifest.set_notes(notes)).await
+    }
+
+    /// Protects a snapshot against deletion, or no longer.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such snapshot or it is unfinished; `Busy` while it is being read or written.
+    pub async fn set_protection(&self, snapshot: &SnapshotName, protection: Protection) -> Result<()> {
+        self.inner.check_writable("change protection")?;
+        let scope = LockScope::Snapshot(snapshot.clone());
+        let _held = self.inner.backend.lock(&scope, LockMode::Exclusive).await?;
+        self.inner.backend.head(&Key::Manifest(snapshot.clone())).await?;
+        let key = Key::Protected(snapshot.clone());
+        match protection {
+            Protection::Off => self.remove_small(key).await,
+            Protection::On => self.put_small(key, Bytes::new(), PutMode::Replace).await,
+        }
+    }
+
+    /// The result of the last garbage collection; `None` if there was none or its state cannot be read.
+    ///
+    /// # Errors
+    /// Any failure to read the object.
+    pub async fn gc_status(&self) -> Result<Option<GcStatus>> {
+        let object = self.get_small(&Key::GcStatus).await?;
+        Ok(object.and_then(|object| GcStatus::parse(&object.bytes).ok()))
+    }
+
+    /// Reads, changes and writes back a manifest, alone.
+    pub(in crate::store) async fn update_manifest(
+        &self,
+        snapshot: &SnapshotName,
+        change: impl FnOnce(&mut Manifest) + Send,
+    ) -> Result<()> {
+        self.inner.check_writable("change a manifest")?;
+        let backend = self.inner.backend.as_ref();
+        let _held = lock_manifest(backend, &LockScope::Manifest(snapshot.clone())).await?;
+        let (mut manifest, version) = self.inner.manifest(snapshot).await?;
+        change(&mut manifest);
+        let blob = self.inner.chunks.encode(&manifest.to_json().into()).await?;
+        let mode = match backend.capabilities().conditional_put {
+            true => PutMode::IfMatch(version),
+            false => PutMode::Replace,
+        };
+        self.put_small(Key::Manifest(snapshot.clone()), blob, mode).await
+    }
+
+    async fn get_small(&self, key: &Key) -> Result<Option<Object>> {
+        match self.inner.backend.get(key, SMALL_OBJECT_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            object => object.map(Some),
+        }
+    }
+
+    async fn put_small(&self, key: Key, bytes: Bytes, mode: PutMode) -> Result<()> {
+        if bytes.len() as u64 > SMALL_OBJECT_BYTES && !matches!(key, Key::Manifest(_)) {
+            return Err(Error::new(ErrorKind::InvalidInput, "store")
+                .on(key)
+                .because("it is longer than 1 MiB"));
+        }
+        self.inner.backend.put(&key, bytes, mode).await?;
+        self.inner.backend.barrier().await
+    }
+
+    async fn remove_small(&self, key: Key) -> Result<()> {
+        for removed in self.inner.backend.delete(&[Removal::any(key)]).await? {
+            removed?;
+        }
+        self.inner.backend.barrier().await
+    }
+}

@@ -1,0 +1,342 @@
+//! Images whose parts come in any order.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::blob::MAX_CHUNK_BYTES;
+use crate::format::fixed_index::FixedIndexWriter;
+use crate::format::name::ArchiveKind;
+use crate::store::buffers::Buffer;
+use crate::store::events::Event;
+use crate::store::image::{CHUNK_BYTES, check_chunk_bytes, index_error};
+use crate::store::pipeline::{ArchiveTask, Cut, Entry};
+use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
+
+/// How many chunks may be written in part at the same time.
+const PARTIAL_CHUNKS: usize = 16;
+
+/// An image that is about to be written in any order.
+#[derive(Debug)]
+#[must_use = "nothing is written before `begin`"]
+pub struct ImageWriterBuilder<'a> {
+    base: Option<&'a SnapshotReader>,
+    chunk_bytes: u64,
+    name: String,
+    size: u64,
+    writer: &'a SnapshotWriter,
+}
+
+/// An image whose parts come in any order.
+///
+/// Dropping it leaves the archive out of the snapshot.
+#[derive(Debug)]
+pub struct ImageWriter {
+    chunk_bytes: u64,
+    index: FixedIndexWriter,
+    partial: BTreeMap<u64, Partial>,
+    processing: FuturesUnordered<BoxFuture<'static, Result<(u64, Entry)>>>,
+    size: u64,
+    task: Arc<ArchiveTask>,
+    /// Which chunks are in the index or on their way there, one bit each.
+    taken: Vec<u64>,
+}
+
+/// A chunk of which some bytes are missing.
+#[derive(Debug)]
+struct Partial {
+    buffer: Buffer,
+    /// What is there: in order, apart from one another.
+    filled: Vec<Range<usize>>,
+}
+
+impl SnapshotWriter {
+    /// Prepares an image of `size` bytes whose parts come in any order. `name` is `disk.img` or `disk.img.fidx`.
+    pub fn image_writer(&self, name: impl Into<String>, size: u64) -> ImageWriterBuilder<'_> {
+        ImageWriterBuilder { base: None, chunk_bytes: CHUNK_BYTES, name: name.into(), size, writer: self }
+    }
+}
+
+impl<'a> ImageWriterBuilder<'a> {
+    /// An earlier snapshot with an image of the same name: what is not written is taken over from it. It stays locked until
+    /// the backup ends.
+    pub fn base(mut self, base: &'a SnapshotReader) -> Self {
+        self.base = Some(base);
+        self
+    }
+
+    /// The size of a chunk in bytes, a power of two from 4 KiB to 16 MiB; default: 4 MiB, the only size that PBS writes
+    /// itself.
+    pub fn chunk_bytes(mut self, bytes: u64) -> Self {
+        self.chunk_bytes = bytes;
+        self
+    }
+
+    /// Begins the image.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that is not valid or taken, or a size of zero, which the format cannot express; with a base,
+    /// `NotFound` if it has no such image, `Conflict` if it failed verification, `Unsupported` if it is encrypted.
+    pub async fn begin(self) -> Result<ImageWriter> {
+        let Self { base, chunk_bytes, name, size, writer } = self;
+        check_chunk_bytes(&name, chunk_bytes)?;
+        let reserved = writer.shared().reserve(&name, ArchiveKind::Fixed)?;
+        reserved.shared.event(&Event::ArchiveStarted { archive: &reserved.name, size: Some(size) });
+        let mut task = ArchiveTask::begin(reserved, base).await?;
+        task.recognise_zeros(usize::try_from(chunk_bytes).unwrap_or(MAX_CHUNK_BYTES)).await?;
+        let index = FixedIndexWriter::new(Some(size), chunk_bytes).map_err(|error| {
+            Error::new(ErrorKind::InvalidInput, "write image").on(&task.reserved.name).because(error)
+        })?;
+        let chunks = usize::try_from(size.div_ceil(chunk_bytes)).unwrap_or(usize::MAX);
+        Ok(ImageWriter {
+            chunk_bytes,
+            index,
+            partial: BTreeMap::new(),
+            processing: FuturesUnordered::new(),
+            size,
+            task: Arc::new(task),
+            taken: vec![0; chunks.div_ceil(64)],
+        })
+    }
+}
+
+impl ImageWriter {
+    /// Writes bytes at an offset. A chunk is stored as soon as all of it was written, and cannot be changed after that.
+    ///
+    /// # Errors
+    /// `InvalidInput` beyond the end of the image, for bytes of a chunk that is complete already, or if more than 16 chunks
+    /// were written in part; whatever the backend answers, also for what was written before.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves some of the bytes written; the image can only be given up then.
+    pub async fn write_at(&mut self, offset: u64, data: Bytes) -> Result<()> {
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= self.size);
+        if end.is_none() {
+            return Err(self.invalid("the bytes lie beyond the end of the image"));
+        }
+        let mut rest = data;
+        let mut at = offset;
+        while !rest.is_empty() {
+            let chunk = self.chunk_range(at / self.chunk_bytes);
+            let length = usize::try_from(chunk.end - at).unwrap_or(usize::MAX).min(rest.len());
+            let part = rest.split_to(length);
+            if at == chunk.start && part.len() as u64 == chunk.end - chunk.start && !self.has_partial(at) {
+                self.take(at)?;
+                self.store(at, part).await?;
+            } else {
+                self.fill(at, &part).await?;
+            }
+            at += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes zeros. Whole chunks of them are neither hashed nor held in memory.
+    ///
+    /// # Errors
+    /// Those of [`write_at`](ImageWriter::write_at).
+    ///
+    /// # Cancel safety
+    /// That of [`write_at`](ImageWriter::write_at).
+    pub async fn write_zeros(&mut self, offset: u64, length: u64) -> Result<()> {
+        let end = offset.checked_add(length).filter(|end| *end <= self.size);
+        let end = end.ok_or_else(|| self.invalid("the zeros lie beyond the end of the image"))?;
+        let mut zeros = Bytes::new();
+        let mut at = offset;
+        while at < end {
+            let part = self.chunk_range(at / self.chunk_bytes).end.min(end) - at;
+            let wanted = usize::try_from(part).unwrap_or(MAX_CHUNK_BYTES);
+            if zeros.len() < wanted {
+                zeros = Bytes::from(vec![0; wanted]);
+            }
+            self.write_at(at, zeros.slice(..wanted)).await?;
+            at += part;
+        }
+        Ok(())
+    }
+
+    /// Ends the image. With a base, what was not written is taken over from it.
+    ///
+    /// # Errors
+    /// `InvalidInput` if something was not written and the base does not have it either; whatever the backend answers.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the archive out of the snapshot.
+    pub async fn finish(mut self) -> Result<ArchiveSummary> {
+        while let Some((&offset, _)) = self.partial.first_key_value() {
+            self.complete_from_base(offset).await?;
+        }
+        self.reuse_the_rest().await?;
+        while let Some(processed) = self.processing.next().await {
+            self.enter(processed?)?;
+        }
+        let Self { index, task, .. } = self;
+        let (uuid, created) = task.stamp();
+        let finished = index.finish(uuid, created).map_err(|error| {
+            Error::new(ErrorKind::InvalidInput, "write image").on(&task.reserved.name).because(error)
+        })?;
+        let task = Arc::try_unwrap(task).map_err(|task| {
+            Error::new(ErrorKind::Internal, "write image")
+                .on(&task.reserved.name)
+                .because("a chunk is in flight")
+        })?;
+        task.reserved.complete_index(finished)
+    }
+
+    /// Puts bytes into a chunk of which not all is there, and stores it if it then is.
+    async fn fill(&mut self, at: u64, part: &[u8]) -> Result<()> {
+        let chunk = self.chunk_range(at / self.chunk_bytes);
+        if !self.has_partial(at) {
+            if self.partial.len() >= PARTIAL_CHUNKS {
+                return Err(self.invalid("more than 16 chunks were written in part"));
+            }
+            self.take(chunk.start)?;
+            let length = usize::try_from(chunk.end - chunk.start).unwrap_or(MAX_CHUNK_BYTES);
+            let mut buffer = self.task.reserved.shared.store.inner.chunks.buffer(length);
+            buffer.resize(length, 0);
+            self.partial.insert(chunk.start, Partial { buffer, filled: Vec::new() });
+        }
+        let start = usize::try_from(at - chunk.start).unwrap_or(MAX_CHUNK_BYTES);
+        let Some(partial) = self.partial.get_mut(&chunk.start) else { return Ok(()) };
+        partial.write(start, part);
+        if partial.is_whole()
+            && let Some(partial) = self.partial.remove(&chunk.start)
+        {
+            self.store(chunk.start, partial.buffer.freeze()).await?;
+        }
+        Ok(())
+    }
+
+    /// Fills what is missing of a chunk with what the base has there.
+    async fn complete_from_base(&mut self, offset: u64) -> Result<()> {
+        let chunk = self.chunk_range(offset / self.chunk_bytes);
+        let entry = self.task.base.as_ref().and_then(|base| base.at(&chunk));
+        let entry = entry.ok_or_else(|| self.invalid("a chunk was written in part only"))?;
+        let chunks = &self.task.reserved.shared.store.inner.chunks;
+        let old = chunks.get(entry.digest, entry.length).await?;
+        let Some(mut partial) = self.partial.remove(&offset) else { return Ok(()) };
+        for hole in partial.holes() {
+            partial.buffer[hole.clone()].copy_from_slice(&old[hole]);
+        }
+        self.store(offset, partial.buffer.freeze()).await
+    }
+
+    async fn reuse_the_rest(&mut self) -> Result<()> {
+        let Some(base) = &self.task.base else { return Ok(()) };
+        let mut missing = Vec::new();
+        let mut offset = 0;
+        while offset < self.size {
+            let chunk = self.chunk_range(offset / self.chunk_bytes);
+            if !self.is_taken(offset)
+                && let Some(entry) = base.at(&chunk)
+            {
+                missing.push((offset, entry));
+            }
+            offset = chunk.end;
+        }
+        for batch in missing.chunks(256) {
+            let entries: Vec<_> = batch.iter().map(|(_, entry)| *entry).collect();
+            self.task.reuse(&entries).await?;
+        }
+        for part in missing {
+            self.enter(part)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a whole chunk on its way, and waits while too many are.
+    async fn store(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
+        if let Some(digest) = self.task.zero_digest(bytes.len() as u64)
+            && self.task.reserved.shared.pins.is_confirmed(&digest)
+            && crate::chunker::is_zero(&bytes)
+        {
+            return self.enter((offset, Entry { digest, length: bytes.len() as u64 }));
+        }
+        let in_flight = self.task.reserved.shared.store.inner.in_flight();
+        while self.processing.len() >= in_flight {
+            if let Some(processed) = self.processing.next().await {
+                self.enter(processed?)?;
+            }
+        }
+        let task = Arc::clone(&self.task);
+        self.processing.push(Box::pin(async move {
+            let permit = task.permit(bytes.len()).await;
+            Ok((offset, task.process(Cut { bytes, permit }).await?))
+        }));
+        Ok(())
+    }
+
+    fn enter(&mut self, (offset, entry): (u64, Entry)) -> Result<()> {
+        self.index.set(offset, entry.length, entry.digest).map_err(|error| index_error(&self.task, error))
+    }
+
+    fn chunk_range(&self, number: u64) -> Range<u64> {
+        let start = number * self.chunk_bytes;
+        start..self.size.min(start + self.chunk_bytes)
+    }
+
+    fn has_partial(&self, at: u64) -> bool {
+        self.partial.contains_key(&(at / self.chunk_bytes * self.chunk_bytes))
+    }
+
+    fn bit(&self, offset: u64) -> (usize, u64) {
+        let number = offset / self.chunk_bytes;
+        (usize::try_from(number / 64).unwrap_or(usize::MAX), 1 << (number % 64))
+    }
+
+    fn is_taken(&self, offset: u64) -> bool {
+        let (word, bit) = self.bit(offset);
+        self.taken.get(word).is_some_and(|taken| taken & bit != 0)
+    }
+
+    /// Marks a chunk as begun, which happens once.
+    fn take(&mut self, offset: u64) -> Result<()> {
+        if self.is_taken(offset) {
+            return Err(self.invalid("the chunk is complete already"));
+        }
+        let (word, bit) = self.bit(offset);
+        if let Some(taken) = self.taken.get_mut(word) {
+            *taken |= bit;
+        }
+        Ok(())
+    }
+
+    fn invalid(&self, why: &'static str) -> Error {
+        Error::new(ErrorKind::InvalidInput, "write image").on(&self.task.reserved.name).because(why)
+    }
+}
+
+impl Partial {
+    fn write(&mut self, start: usize, part: &[u8]) {
+        let mut range = start..start + part.len();
+        self.buffer[range.clone()].copy_from_slice(part);
+        let touches = |filled: &Range<usize>| filled.start <= range.end && filled.end >= range.start;
+        let joined: Vec<_> = self.filled.iter().filter(|filled| touches(filled)).cloned().collect();
+        self.filled.retain(|filled| !joined.contains(filled));
+        for filled in joined {
+            range = range.start.min(filled.start)..range.end.max(filled.end);
+        }
+        let at = self.filled.partition_point(|filled| filled.start < range.start);
+        self.filled.insert(at, range);
+    }
+
+    fn is_whole(&self) -> bool {
+        self.filled == [0..self.buffer.len()]
+    }
+
+    fn holes(&self) -> Vec<Range<usize>> {
+        let mut holes = Vec::new();
+        let mut at = 0;
+        for filled in &self.filled {
+            holes.push(at..filled.start);
+            at = filled.end;
+        }
+        holes.push(at..self.buffer.len());
+        holes
+    }
+}

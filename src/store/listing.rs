@@ -1,0 +1,177 @@
+//! Which namespaces, groups and snapshots there are.
+
+use std::collections::BTreeMap;
+
+use crate::backend::{ListEntry, ListQuery, ObjectInfo, list_all};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::{Key, Prefix};
+use crate::format::name::{BackupType, GroupName, Namespace, SnapshotName};
+use crate::store::Datastore;
+
+/// A snapshot in a listing.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its files, by name. The manifest, the client log and the mark of protection are not among them.
+    pub files: Vec<FileInfo>,
+    /// Whether it has a client log.
+    pub has_client_log: bool,
+    /// Its name.
+    pub name: SnapshotName,
+    /// Whether it is protected against deletion.
+    pub protected: bool,
+    /// Whether it is finished.
+    pub state: SnapshotState,
+}
+
+/// A file of a snapshot in a listing.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Its name.
+    pub name: crate::format::name::ArchiveName,
+    /// The size of the index or blob itself, in bytes. What an archive contains is in the manifest.
+    pub stored_bytes: u64,
+}
+
+/// How far a snapshot got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotState {
+    /// It has a manifest.
+    Finished,
+    /// It has none: a backup is running or was cut off. It cannot be restored and is no base (H38).
+    Unfinished,
+}
+
+impl Datastore {
+    /// The namespaces directly below one, in order.
+    ///
+    /// # Errors
+    /// Any failure to list; one that does not exist has none.
+    pub async fn child_namespaces(&self, parent: &Namespace) -> Result<Vec<Namespace>> {
+        let found = self.children(Prefix::Namespaces(parent.clone())).await?;
+        let children = found.into_iter().filter_map(|prefix| match prefix {
+            Prefix::Namespace(namespace) => Some(namespace),
+            _ => None,
+        });
+        let mut children: Vec<_> = children.collect();
+        children.sort();
+        Ok(children)
+    }
+
+    /// A namespace and all below it, each before those that it contains.
+    ///
+    /// # Errors
+    /// Any failure to list.
+    pub async fn namespaces(&self, top: &Namespace) -> Result<Vec<Namespace>> {
+        let mut found = Vec::new();
+        let mut next = vec![top.clone()];
+        while let Some(namespace) = next.pop() {
+            next.extend(self.child_namespaces(&namespace).await?.into_iter().rev());
+            found.push(namespace);
+        }
+        Ok(found)
+    }
+
+    /// Whether a namespace exists. The root always does.
+    ///
+    /// # Errors
+    /// Any failure to find out.
+    pub async fn has_namespace(&self, namespace: &Namespace) -> Result<bool> {
+        match namespace.parent() {
+            None => Ok(true),
+            // By the listing and not by the marker: a namespace with contents exists even where it has none.
+            Some(parent) => Ok(self.child_namespaces(&parent).await?.contains(namespace)),
+        }
+    }
+
+    /// The groups of a namespace, without those of the namespaces below it, in the order of PBS: by type, then by id,
+    /// numbers by their value.
+    ///
+    /// # Errors
+    /// Any failure to list.
+    pub async fn groups(&self, namespace: &Namespace) -> Result<Vec<GroupName>> {
+        let mut groups = Vec::new();
+        for backup_type in [BackupType::Ct, BackupType::Host, BackupType::Vm] {
+            let found = self.children(Prefix::Groups(namespace.clone(), backup_type)).await?;
+            groups.extend(found.into_iter().filter_map(|prefix| match prefix {
+                Prefix::Group(group) => Some(group),
+                _ => None,
+            }));
+        }
+        groups.sort();
+        Ok(groups)
+    }
+
+    /// The snapshots of a group, oldest first, unfinished ones among them.
+    ///
+    /// # Errors
+    /// Any failure to list.
+    pub async fn snapshots(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
+        let listing =
+            list_all(self.inner.backend.as_ref(), &ListQuery::all(Prefix::Group(group.clone()))).await?;
+        let mut snapshots = BTreeMap::new();
+        for entry in listing.into_entries() {
+            if let ListEntry::Object(object) = entry {
+                note(&mut snapshots, object);
+            }
+        }
+        Ok(snapshots.into_values().collect())
+    }
+
+    /// The newest finished snapshot of a group.
+    ///
+    /// # Errors
+    /// Any failure to list.
+    pub async fn latest(&self, group: &GroupName) -> Result<Option<SnapshotName>> {
+        let snapshots = self.snapshots(group).await?;
+        let finished = snapshots.into_iter().rfind(|info| info.state == SnapshotState::Finished);
+        Ok(finished.map(|info| info.name))
+    }
+
+    /// The files of one snapshot.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such snapshot.
+    pub async fn snapshot_info(&self, name: &SnapshotName) -> Result<SnapshotInfo> {
+        let query = ListQuery::all(Prefix::Snapshot(name.clone()));
+        let listing = list_all(self.inner.backend.as_ref(), &query).await?;
+        let mut snapshots = BTreeMap::new();
+        for entry in listing.into_entries() {
+            if let ListEntry::Object(object) = entry {
+                note(&mut snapshots, object);
+            }
+        }
+        snapshots.remove(name).ok_or_else(|| Error::new(ErrorKind::NotFound, "look up").on(name))
+    }
+
+    async fn children(&self, prefix: Prefix) -> Result<Vec<Prefix>> {
+        let listing = list_all(self.inner.backend.as_ref(), &ListQuery::children(prefix)).await?;
+        let prefixes = listing.into_entries().into_iter().filter_map(|entry| match entry {
+            ListEntry::Prefix(prefix) => Some(prefix),
+            _ => None,
+        });
+        Ok(prefixes.collect())
+    }
+}
+
+fn note(snapshots: &mut BTreeMap<SnapshotName, SnapshotInfo>, object: ObjectInfo) {
+    let name = match &object.key {
+        Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name) => name,
+        _ => return,
+    };
+    let info = snapshots.entry(name.clone()).or_insert_with(|| SnapshotInfo {
+        files: Vec::new(),
+        has_client_log: false,
+        name: name.clone(),
+        protected: false,
+        state: SnapshotState::Unfinished,
+    });
+    match object.key {
+        Key::Archive(_, name) => info.files.push(FileInfo { name, stored_bytes: object.size }),
+        Key::ClientLog(_) => info.has_client_log = true,
+        Key::Manifest(_) => info.state = SnapshotState::Finished,
+        Key::Protected(_) => info.protected = true,
+        _ => {}
+    }
+}

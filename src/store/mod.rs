@@ -1,0 +1,190 @@
+//! The store as a whole: namespaces, groups and snapshots, and the way in and out for backups.
+//!
+//! A [`Datastore`] is opened on a [`Backend`] and is cheap to clone. [`Datastore::backup`] begins a snapshot, which nobody
+//! sees before [`SnapshotWriter::finish`]; [`Datastore::snapshot`] opens a finished one.
+//!
+//! # Who excludes whom
+//! | holder | lock of the store | group | snapshot |
+//! |---|---|---|---|
+//! | [`SnapshotWriter`] | shared | exclusive | exclusive, and shared on each base |
+//! | [`SnapshotReader`] | | | shared |
+//! | notes, protection of a snapshot | | | manifest lock; exclusive for protection |
+//! | owner, notes of a group | | exclusive | |
+//!
+//! Locks are taken without waiting, except that of a manifest, so the order in which they are taken does not matter for
+//! progress: who does not get one gives back the others and reports `Busy`.
+
+mod archive_reader;
+mod begin;
+mod budget;
+mod buffers;
+mod chunks;
+mod commit;
+mod events;
+mod groups;
+mod identity;
+mod image;
+mod image_writer;
+mod listing;
+mod locks;
+mod pins;
+mod pipeline;
+mod snapshot_reader;
+mod snapshot_writer;
+mod stream;
+mod target;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backend::Backend;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
+use crate::rt::Runtime;
+use crate::store::budget::Budget;
+use crate::store::chunks::ChunkStore;
+use crate::store::identity::Identity;
+
+pub use archive_reader::ArchiveReader;
+pub use begin::BackupBuilder;
+pub use events::{Event, Observer};
+pub use groups::Protection;
+pub use image::{DirtyMap, ImageBuilder};
+pub use image_writer::{ImageWriter, ImageWriterBuilder};
+pub use listing::{FileInfo, SnapshotInfo, SnapshotState};
+pub use snapshot_reader::SnapshotReader;
+pub use snapshot_writer::{ArchiveSummary, BackupStats, SnapshotWriter};
+pub use stream::StreamBuilder;
+pub use target::{FileTarget, RestoreTarget, WriterTarget};
+
+/// Choices for a store that is opened.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Options {
+    compression_level: i32,
+    memory_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { compression_level: DEFAULT_ZSTD_LEVEL, memory_bytes: 64 << 20 }
+    }
+}
+
+impl Options {
+    /// The zstd level of what is stored, 1 to 22; default: 1, as PBS does.
+    pub fn compression_level(mut self, level: i32) -> Self {
+        self.compression_level = level;
+        self
+    }
+
+    /// How many bytes of chunks all backups and restores of this store may have in flight together; default: 64 MiB, at
+    /// least 32 MiB. Beside it each archive that is being written or read has one chunk in the making, and what is in flight
+    /// also exists in its compressed form. The index of an archive is held too: 40 bytes a chunk, and about 100 bytes for
+    /// each distinct chunk of a backup.
+    pub fn memory_bytes(mut self, bytes: usize) -> Self {
+        self.memory_bytes = bytes;
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        let invalid =
+            |why: &'static str| Err(Error::new(ErrorKind::InvalidInput, "open a store").because(why));
+        if !(1..=22).contains(&self.compression_level) {
+            return invalid("the compression level is not within 1 and 22");
+        }
+        if self.memory_bytes < 2 * MAX_CHUNK_BYTES {
+            return invalid("memory_bytes is less than 32 MiB");
+        }
+        Ok(())
+    }
+}
+
+/// A datastore that is open. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Datastore {
+    pub(in crate::store) inner: Arc<StoreInner>,
+}
+
+#[derive(Debug)]
+pub(in crate::store) struct StoreInner {
+    pub(in crate::store) backend: Arc<dyn Backend>,
+    pub(in crate::store) budget: Arc<Budget>,
+    pub(in crate::store) chunks: ChunkStore,
+    identity: Option<Identity>,
+    /// The digests of chunks of zeros, by length.
+    zeros: Mutex<HashMap<u64, Digest>>,
+}
+
+impl Datastore {
+    /// Makes a store on a backend that has none yet: gives it an identity, and opens it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the backend has a store with an identity; `InvalidInput` for options out of range.
+    pub async fn create(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
+        options.check()?;
+        let identity = Identity::draw(backend.runtime().as_ref());
+        identity.create(backend.as_ref()).await?;
+        backend.barrier().await?;
+        Self::open(backend, options).await
+    }
+
+    /// Opens a store, whether larder or PBS made it. One request, and nothing is written.
+    ///
+    /// # Errors
+    /// `InvalidInput` for options out of range; `Corrupt` if the identity of the store cannot be read.
+    pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
+        options.check()?;
+        let identity = Identity::read(backend.as_ref()).await?;
+        let chunks = ChunkStore::new(Arc::clone(&backend), options.compression_level, options.memory_bytes);
+        let budget = Budget::new(options.memory_bytes);
+        Ok(Self {
+            inner: Arc::new(StoreInner { backend, budget, chunks, identity, zeros: Mutex::default() }),
+        })
+    }
+
+    /// The identity of the store, drawn when it was created: 32 hexadecimal digits. A store that PBS made has none.
+    pub fn uuid(&self) -> Option<&str> {
+        self.inner.identity.as_ref().map(|identity| identity.uuid.as_str())
+    }
+
+    /// Gives back what the backend holds for the store. Call it when all writers and readers are gone.
+    ///
+    /// # Errors
+    /// Those of [`Backend::close`].
+    pub async fn close(self) -> Result<()> {
+        self.inner.backend.close().await
+    }
+}
+
+impl StoreInner {
+    pub(in crate::store) fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.backend.runtime()
+    }
+
+    /// How many chunks of one archive are worked on at the same time.
+    pub(in crate::store) fn in_flight(&self) -> usize {
+        self.runtime().parallelism().get() * 2 + 2
+    }
+
+    /// The digest of so many zeros, at most those of a chunk.
+    pub(in crate::store) async fn zero_digest(&self, length: u64) -> Result<Digest> {
+        if let Some(digest) = self.zeros.lock().unwrap_or_else(PoisonError::into_inner).get(&length) {
+            return Ok(*digest);
+        }
+        let count = usize::try_from(length).unwrap_or(MAX_CHUNK_BYTES).min(MAX_CHUNK_BYTES);
+        let digest = move || Ok(Digest::of(&vec![0; count]));
+        let digest = self.runtime().run_blocking("digest zeros", digest).await?;
+        self.zeros.lock().unwrap_or_else(PoisonError::into_inner).insert(length, digest);
+        Ok(digest)
+    }
+
+    /// Refuses to change a store that needs what this version does not know (H92).
+    pub(in crate::store) fn check_writable(&self, action: &'static str) -> Result<()> {
+        match self.identity.as_ref().and_then(Identity::obstacle) {
+            None => Ok(()),
+            Some(obstacle) => Err(Error::new(ErrorKind::Unsupported, action).because(obstacle)),
+        }
+    }
+}

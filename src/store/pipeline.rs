@@ -1,0 +1,171 @@
+//! The part that all archives share: from the bytes of a chunk to its entry in an index.
+//!
+//! ```text
+//! read → cut → [digest → known? → encode → store] → index
+//! ```
+//! The part in brackets runs for several chunks at the same time, the work for the processor on the blocking pool; entries
+//! come out in the order of the stream. What is in flight is bounded twice: by the number of chunks and by the budget of the
+//! store, from which a permit is taken before a chunk enters.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::chunker::is_zero;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::index::IndexReader;
+use crate::store::SnapshotReader;
+use crate::store::budget::Permit;
+use crate::store::chunks::{Evidence, Stored};
+use crate::store::events::Event;
+use crate::store::snapshot_writer::{Counters, Reserved};
+
+/// An archive while it is being written.
+#[derive(Debug)]
+pub(in crate::store) struct ArchiveTask {
+    pub(in crate::store) base: Option<Base>,
+    pub(in crate::store) reserved: Reserved,
+    /// The digest of a chunk of zeros of the usual length.
+    zeros: Option<(usize, Digest)>,
+}
+
+/// The same archive in the base snapshot.
+#[derive(Debug)]
+pub(in crate::store) struct Base {
+    /// Numbers of entries, in the order of their digests.
+    by_digest: Vec<u32>,
+    pub(in crate::store) index: IndexReader,
+}
+
+/// A chunk that was read and has a permit to be worked on.
+#[derive(Debug)]
+pub(in crate::store) struct Cut {
+    pub(in crate::store) bytes: Bytes,
+    pub(in crate::store) permit: Permit,
+}
+
+/// What becomes an entry of an index.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct Entry {
+    pub(in crate::store) digest: Digest,
+    pub(in crate::store) length: u64,
+}
+
+impl ArchiveTask {
+    pub(in crate::store) async fn begin(reserved: Reserved, base: Option<&SnapshotReader>) -> Result<Self> {
+        let base = match base {
+            None => None,
+            Some(base) => Some(Base::open(&reserved, base).await?),
+        };
+        Ok(Self { base, reserved, zeros: None })
+    }
+
+    /// Prepares for an image of chunks of this length, of which those of zeros are recognised without being hashed.
+    pub(in crate::store) async fn recognise_zeros(&mut self, length: usize) -> Result<()> {
+        let digest = self.reserved.shared.store.inner.zero_digest(length as u64).await?;
+        self.zeros = Some((length, digest));
+        Ok(())
+    }
+
+    /// The digest of zeros of the usual length.
+    pub(in crate::store) fn zero_digest(&self, length: u64) -> Option<Digest> {
+        self.zeros.filter(|(usual, _)| *usual as u64 == length).map(|(_, digest)| digest)
+    }
+
+    /// Digests a chunk and makes sure that it is in the store.
+    pub(in crate::store) async fn process(&self, cut: Cut) -> Result<Entry> {
+        let Cut { bytes, permit } = cut;
+        let shared = &self.reserved.shared;
+        let length = bytes.len() as u64;
+        Counters::add(&shared.counters.read, length);
+        let digest = self.digest_of(bytes.clone()).await?;
+        let known = self.base.as_ref().is_some_and(|base| base.names(&digest));
+        let evidence = if known { Evidence::Base } else { Evidence::Nothing };
+        let chunks = &shared.store.inner.chunks;
+        let stored = chunks.put(&shared.pins, digest, &bytes, evidence).await?;
+        drop((bytes, permit));
+        self.count(length, stored);
+        Ok(Entry { digest, length })
+    }
+
+    async fn digest_of(&self, bytes: Bytes) -> Result<Digest> {
+        let zeros = self.zeros;
+        let digest = move || match zeros {
+            Some((length, digest)) if length == bytes.len() && is_zero(&bytes) => Ok(digest),
+            _ => Ok(Digest::of(&bytes)),
+        };
+        self.reserved.shared.store.inner.runtime().run_blocking("digest chunk", digest).await
+    }
+
+    fn count(&self, length: u64, stored: Stored) {
+        let shared = &self.reserved.shared;
+        let (archive, counters) = (&self.reserved.name, &shared.counters);
+        if let Stored::Duplicate(size) | Stored::New(size) = stored {
+            Counters::add(&counters.sent_bytes, length);
+            Counters::add(&counters.sent_stored_bytes, size);
+        }
+        match stored {
+            Stored::Duplicate(_) => Counters::add(&counters.duplicates, 1),
+            Stored::Known => Counters::add(&counters.known, 1),
+            Stored::New(size) => {
+                Counters::add(&counters.new, 1);
+                Counters::add(&counters.written, size);
+                return shared.event(&Event::ChunkStored { archive, size: length, stored: size });
+            }
+        }
+        shared.event(&Event::ChunkKnown { archive, size: length });
+    }
+
+    /// Takes chunks of the base over without reading them.
+    pub(in crate::store) async fn reuse(&self, entries: &[Entry]) -> Result<()> {
+        let shared = &self.reserved.shared;
+        let digests: Vec<_> = entries.iter().map(|entry| entry.digest).collect();
+        shared.store.inner.chunks.reuse(&shared.pins, &digests).await?;
+        for entry in entries {
+            Counters::add(&shared.counters.reused, 1);
+            shared.event(&Event::ChunkReused { archive: &self.reserved.name, size: entry.length });
+        }
+        Ok(())
+    }
+
+    /// A permit to work on a chunk of this many bytes. It bounds the plaintext; its encoded form is at most as large.
+    pub(in crate::store) async fn permit(&self, bytes: usize) -> Permit {
+        self.reserved.shared.store.inner.budget.acquire(bytes).await
+    }
+
+    /// Random bytes and the time, for the header of an index.
+    pub(in crate::store) fn stamp(&self) -> ([u8; 16], i64) {
+        let runtime = Arc::clone(self.reserved.shared.store.inner.runtime());
+        let mut uuid = [0; 16];
+        runtime.fill_random(&mut uuid);
+        let since = runtime.now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+        (uuid, i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    }
+
+    pub(in crate::store) fn stream_error(&self, error: std::io::Error) -> Error {
+        Error::new(ErrorKind::Stream, "read").on(&self.reserved.name).because(error)
+    }
+}
+
+impl Base {
+    async fn open(reserved: &Reserved, base: &SnapshotReader) -> Result<Self> {
+        let index = base.base_index(&reserved.shared, &reserved.name).await?;
+        let sort = move || {
+            let count = u32::try_from(index.len()).map_err(|_| {
+                Error::new(ErrorKind::Unsupported, "use a base").because("it has more than 4 billion chunks")
+            })?;
+            let mut by_digest: Vec<u32> = (0..count).collect();
+            by_digest.sort_unstable_by_key(|number| index.digest(*number as usize));
+            Ok(Self { by_digest, index })
+        };
+        reserved.shared.store.inner.runtime().run_blocking("sort a base", sort).await
+    }
+
+    /// Whether the base names the chunk.
+    fn names(&self, digest: &Digest) -> bool {
+        let found =
+            self.by_digest.binary_search_by_key(&Some(*digest), |number| self.index.digest(*number as usize));
+        found.is_ok()
+    }
+}

@@ -1,0 +1,225 @@
+//! A finished snapshot, opened for reading.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::lock::Mutex as AsyncMutex;
+
+use crate::backend::{LockGuard, LockMode, LockScope, Version};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::index::IndexReader;
+use crate::format::layout::Key;
+use crate::format::manifest::{CryptMode, Manifest, ManifestFile, VerifyResult};
+use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
+use crate::store::groups::MANIFEST_BYTES;
+use crate::store::snapshot_writer::WriterShared;
+use crate::store::{ArchiveReader, Datastore, StoreInner};
+
+/// The most bytes of an index: enough for 400 million chunks.
+const INDEX_BYTES: u64 = 16 << 30;
+
+/// The most bytes of a stored blob, and of its contents.
+const BLOB_BYTES: u64 = 128 << 20;
+
+/// A finished snapshot whose manifest was read and checked.
+///
+/// It is locked against deletion until the last reader of it and of its archives is dropped (H35). One that
+/// [`finish`](crate::store::SnapshotWriter::finish) returned is locked when its first archive is opened.
+#[derive(Debug)]
+pub struct SnapshotReader {
+    lock: AsyncMutex<Option<Arc<dyn LockGuard>>>,
+    manifest: Manifest,
+    name: SnapshotName,
+    store: Datastore,
+}
+
+impl Datastore {
+    /// Opens a finished snapshot.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, or it is unfinished; `Busy` while it is being deleted; `Corrupt` if its manifest cannot be
+    /// read, or is that of another snapshot.
+    pub async fn snapshot(&self, name: &SnapshotName) -> Result<SnapshotReader> {
+        // The manifest first: a lock on what is not there would leave a lock file behind.
+        self.inner.manifest(name).await?;
+        let lock = self.inner.backend.lock(&LockScope::Snapshot(name.clone()), LockMode::Shared).await?;
+        let (manifest, _) = self.inner.manifest(name).await?;
+        let lock = AsyncMutex::new(Some(Arc::from(lock)));
+        Ok(SnapshotReader { lock, manifest, name: name.clone(), store: self.clone() })
+    }
+}
+
+impl SnapshotReader {
+    pub(in crate::store) fn published(store: Datastore, name: SnapshotName, manifest: Manifest) -> Self {
+        Self { lock: AsyncMutex::new(None), manifest, name, store }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &SnapshotName {
+        &self.name
+    }
+
+    /// Its manifest, as it was when the snapshot was opened.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Opens an archive by its full name, such as `disk.img.fidx` or `root.tar.didx`. Its index is read whole and checked
+    /// against the manifest; chunks are read when they are wanted.
+    ///
+    /// # Errors
+    /// `NotFound` if the manifest has no such archive; `Corrupt` if the index is not the one in the manifest;
+    /// `InvalidInput` for a blob, which [`blob`](SnapshotReader::blob) reads; `Unsupported` if it is encrypted.
+    pub async fn archive(&self, name: &str) -> Result<ArchiveReader> {
+        let (name, file) = self.file(name)?;
+        if name.kind() == ArchiveKind::Blob {
+            let error = Error::new(ErrorKind::InvalidInput, "open archive").on(&name);
+            return Err(error.because("a blob is read whole, with `blob`"));
+        }
+        refuse_encrypted(file)?;
+        let lock = self.hold().await?;
+        let index = self.store.inner.index(&self.name, file).await?;
+        ArchiveReader::new(self.store.clone(), self.name.clone(), name, index, lock).await
+    }
+
+    /// Reads a blob by its full name, such as `app.conf.blob`, checked against the manifest.
+    ///
+    /// # Errors
+    /// As [`archive`](SnapshotReader::archive).
+    pub async fn blob(&self, name: &str) -> Result<Bytes> {
+        let (name, file) = self.file(name)?;
+        if name.kind() != ArchiveKind::Blob {
+            let error = Error::new(ErrorKind::InvalidInput, "read blob").on(&name);
+            return Err(error.because("an archive of chunks is opened, with `archive`"));
+        }
+        refuse_encrypted(file)?;
+        let _lock = self.hold().await?;
+        let key = Key::Archive(self.name.clone(), name);
+        let object = self.store.inner.backend.get(&key, BLOB_BYTES).await?;
+        let bytes = object.bytes.clone();
+        let digest = move || Ok(Digest::of(&bytes));
+        let checksum = self.store.inner.runtime().run_blocking("check blob", digest).await?;
+        if object.bytes.len() as u64 != file.size() || checksum != file.checksum() {
+            return Err(Error::new(ErrorKind::Corrupt, "read")
+                .on(key)
+                .because("it is not the one in the manifest"));
+        }
+        let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
+        self.store.inner.chunks.decode_blob(object.bytes, limit).await.map_err(|error| error.on(key))
+    }
+
+    /// Reads the client log; `None` if there is none. Nothing vouches for it but its own checksum.
+    ///
+    /// # Errors
+    /// `Corrupt`; `Unsupported` if it is encrypted.
+    pub async fn client_log(&self) -> Result<Option<Bytes>> {
+        let _lock = self.hold().await?;
+        let key = Key::ClientLog(self.name.clone());
+        let object = match self.store.inner.backend.get(&key, BLOB_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            object => object?,
+        };
+        let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
+        let log = self.store.inner.chunks.decode_blob(object.bytes, limit).await;
+        log.map(Some).map_err(|error| error.on(key))
+    }
+
+    /// The index of an archive that a backup builds on. From here on the snapshot stays locked for that backup.
+    pub(in crate::store) async fn base_index(
+        &self,
+        writer: &WriterShared,
+        name: &ArchiveName,
+    ) -> Result<IndexReader> {
+        let lock = self.hold().await?;
+        let failed = |kind| Error::new(kind, "build on base").on(&self.name);
+        if !Arc::ptr_eq(&self.store.inner, &writer.store.inner) {
+            return Err(failed(ErrorKind::InvalidInput).because("it belongs to another store"));
+        }
+        // Read anew: the snapshot may have been found corrupt since it was opened.
+        let (manifest, version) = self.store.inner.manifest(&self.name).await?;
+        if has_failed_verification(&manifest) {
+            return Err(failed(ErrorKind::Conflict).because("it failed verification"));
+        }
+        let file = manifest.file(name);
+        let file = file.ok_or_else(|| failed(ErrorKind::NotFound).because(format!("it has no {name}")))?;
+        refuse_encrypted(file)?;
+        let index = self.store.inner.index(&self.name, file).await?;
+        writer.hold_base(self.name.clone(), version, lock)?;
+        Ok(index)
+    }
+
+    fn file(&self, name: &str) -> Result<(ArchiveName, &ManifestFile)> {
+        let missing = || Error::new(ErrorKind::NotFound, "open archive").on(name);
+        let name: ArchiveName = name.parse().map_err(|error| missing().because(error))?;
+        let file =
+            self.manifest.file(&name).ok_or_else(|| missing().because(format!("{} has none", self.name)))?;
+        Ok((name, file))
+    }
+
+    async fn hold(&self) -> Result<Arc<dyn LockGuard>> {
+        let mut held = self.lock.lock().await;
+        if let Some(lock) = &*held {
+            return Ok(Arc::clone(lock));
+        }
+        let scope = LockScope::Snapshot(self.name.clone());
+        let lock: Arc<dyn LockGuard> =
+            Arc::from(self.store.inner.backend.lock(&scope, LockMode::Shared).await?);
+        *held = Some(Arc::clone(&lock));
+        Ok(lock)
+    }
+}
+
+impl StoreInner {
+    /// Reads the manifest of a snapshot.
+    pub(in crate::store) async fn manifest(&self, snapshot: &SnapshotName) -> Result<(Manifest, Version)> {
+        let key = Key::Manifest(snapshot.clone());
+        let object = self.backend.get(&key, MANIFEST_BYTES).await?;
+        let limit = usize::try_from(MANIFEST_BYTES).unwrap_or(usize::MAX);
+        let json = self.chunks.decode_blob(object.bytes, limit).await.map_err(|error| error.on(&key))?;
+        let corrupt = || Error::new(ErrorKind::Corrupt, "read").on(&key);
+        let manifest = Manifest::parse(&json).map_err(|error| corrupt().because(error))?;
+        let group = snapshot.group();
+        let same = manifest.backup_type() == group.backup_type()
+            && manifest.id() == group.id()
+            && manifest.time() == snapshot.time();
+        if same {
+            Ok((manifest, object.info.version))
+        } else {
+            Err(corrupt().because("it is of another snapshot"))
+        }
+    }
+
+    /// Reads an index and checks it against its entry in the manifest.
+    async fn index(&self, snapshot: &SnapshotName, file: &ManifestFile) -> Result<IndexReader> {
+        let key = Key::Archive(snapshot.clone(), file.name().clone());
+        let object = self.backend.get(&key, INDEX_BYTES).await?;
+        let kind = file.name().kind();
+        let parse = move || {
+            let parsed = IndexReader::parse(kind, object.bytes);
+            parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "read index").because(error))
+        };
+        let index = self.runtime().run_blocking("read index", parse).await.map_err(|error| error.on(&key))?;
+        if index.checksum() != file.checksum() || index.size() != file.size() {
+            let error = Error::new(ErrorKind::Corrupt, "read").on(&key);
+            return Err(error.because("it is not the one in the manifest"));
+        }
+        Ok(index)
+    }
+}
+
+/// Whether a verification found the snapshot damaged. A state that cannot be read counts as one that did, as in PBS.
+pub(in crate::store) fn has_failed_verification(manifest: &Manifest) -> bool {
+    match manifest.verify_state() {
+        Ok(state) => state.is_some_and(|state| state.state == VerifyResult::Failed),
+        Err(_) => true,
+    }
+}
+
+fn refuse_encrypted(file: &ManifestFile) -> Result<()> {
+    if file.crypt_mode() == CryptMode::Encrypt {
+        let error = Error::new(ErrorKind::Unsupported, "read").on(file.name());
+        return Err(error.because("it is encrypted"));
+    }
+    Ok(())
+}

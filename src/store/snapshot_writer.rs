@@ -1,0 +1,381 @@
+//! A backup while it is being written.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::backend::{LockGuard, PutMode, Version};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::index::FinishedIndex;
+use crate::format::layout::Key;
+use crate::format::manifest::{CryptMode, ManifestFile, UploadStats};
+use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
+use crate::store::events::{Event, Observer};
+use crate::store::pins::WriterPins;
+use crate::store::{Datastore, SnapshotReader};
+
+/// The most plaintext bytes of a blob.
+const BLOB_BYTES: usize = 16 << 20;
+
+/// A new snapshot that nobody sees yet.
+///
+/// Archives are written with [`stream`](SnapshotWriter::stream), [`image`](SnapshotWriter::image),
+/// [`image_writer`](SnapshotWriter::image_writer) and [`blob`](SnapshotWriter::blob), several at the same time if wanted.
+/// [`finish`](SnapshotWriter::finish) publishes them together and is the only way to do so.
+///
+/// # Dropping it
+/// Nothing becomes visible. Locks and pins are given back at once; blobs that were stored already are removed in the
+/// background, and if the process ends before that, by the next backup of the group. Chunks stay until garbage is collected.
+/// [`abort`](SnapshotWriter::abort) does the same and returns when it is done.
+#[derive(Debug)]
+pub struct SnapshotWriter {
+    shared: Arc<WriterShared>,
+}
+
+/// What the writer and its archives have in common.
+#[derive(Debug)]
+pub(in crate::store) struct WriterShared {
+    pub(in crate::store) counters: Counters,
+    guards: Mutex<Option<Guards>>,
+    pub(in crate::store) name: SnapshotName,
+    pub(in crate::store) observer: Arc<dyn Observer>,
+    pub(in crate::store) pins: Arc<WriterPins>,
+    state: Mutex<WriterState>,
+    pub(in crate::store) store: Datastore,
+}
+
+/// The locks of a backup.
+#[derive(Debug)]
+pub(in crate::store) struct Guards {
+    pub(in crate::store) bases: Vec<(SnapshotName, Version, Arc<dyn LockGuard>)>,
+    #[expect(dead_code, reason = "held, not asked")]
+    pub(in crate::store) group: Box<dyn LockGuard>,
+    pub(in crate::store) snapshot: Box<dyn LockGuard>,
+    pub(in crate::store) store: Box<dyn LockGuard>,
+}
+
+#[derive(Debug, Default)]
+struct WriterState {
+    files: Vec<ManifestFile>,
+    indexes: Vec<(ArchiveName, FinishedIndex)>,
+    notes: Option<String>,
+    /// Names that are taken, by finished archives and by those still being written.
+    taken: BTreeSet<ArchiveName>,
+    written: Vec<Written>,
+}
+
+/// An object that this backup stored, by the version that it got.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct Written {
+    pub(in crate::store) key: Key,
+    pub(in crate::store) version: Version,
+}
+
+/// Everything that is to be published.
+#[derive(Debug)]
+pub(in crate::store) struct Publication {
+    pub(in crate::store) files: Vec<ManifestFile>,
+    pub(in crate::store) guards: Guards,
+    pub(in crate::store) indexes: Vec<(ArchiveName, FinishedIndex)>,
+    pub(in crate::store) notes: Option<String>,
+    pub(in crate::store) written: Vec<Written>,
+}
+
+/// An archive that was written.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiveSummary {
+    /// The checksum that the manifest will hold: of the index, or of the stored blob.
+    pub checksum: Digest,
+    /// How many chunks it has; none for a blob.
+    pub chunks: u64,
+    /// Its name.
+    pub name: ArchiveName,
+    /// Its size in bytes; for a blob, that of its contents.
+    pub size: u64,
+}
+
+/// What a backup has done so far. Sizes are in bytes.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackupStats {
+    /// Read from the caller.
+    pub bytes_read: u64,
+    /// Stored: new chunks and blobs as they are in the store.
+    pub bytes_written: u64,
+    /// Chunks that were in the store already, whether the base named them or not. A chunk that comes twice counts twice.
+    pub chunks_known: u64,
+    /// Chunks that are new in the store.
+    pub chunks_new: u64,
+    /// Chunks taken over from the base without being read.
+    pub chunks_reused: u64,
+}
+
+/// The counters behind [`BackupStats`] and the statistics that PBS keeps in a manifest.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Counters {
+    pub(in crate::store) blob_bytes: AtomicU64,
+    pub(in crate::store) duplicates: AtomicU64,
+    pub(in crate::store) known: AtomicU64,
+    pub(in crate::store) new: AtomicU64,
+    pub(in crate::store) read: AtomicU64,
+    pub(in crate::store) reused: AtomicU64,
+    pub(in crate::store) sent_bytes: AtomicU64,
+    pub(in crate::store) sent_stored_bytes: AtomicU64,
+    pub(in crate::store) written: AtomicU64,
+}
+
+impl Counters {
+    pub(in crate::store) fn add(counter: &AtomicU64, value: u64) {
+        counter.fetch_add(value, Ordering::Relaxed);
+    }
+
+    fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+
+    /// As PBS counts: what would have been sent to a server.
+    pub(in crate::store) fn upload_stats(&self) -> UploadStats {
+        let duplicates = Self::get(&self.duplicates);
+        UploadStats {
+            count: Self::get(&self.new) + duplicates,
+            size: Self::get(&self.sent_bytes) + Self::get(&self.blob_bytes),
+            compressed_size: Self::get(&self.sent_stored_bytes),
+            duplicates,
+        }
+    }
+}
+
+impl SnapshotWriter {
+    pub(in crate::store) fn new(
+        store: Datastore,
+        name: SnapshotName,
+        guards: Guards,
+        written: Vec<Written>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let pins = store.inner.chunks.pins.writer();
+        let state = WriterState { written, ..WriterState::default() };
+        let shared = WriterShared {
+            counters: Counters::default(),
+            guards: Mutex::new(Some(guards)),
+            name,
+            observer,
+            pins,
+            state: Mutex::new(state),
+            store,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The name that the snapshot will have.
+    pub fn name(&self) -> &SnapshotName {
+        &self.shared.name
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> BackupStats {
+        let counters = &self.shared.counters;
+        BackupStats {
+            bytes_read: Counters::get(&counters.read),
+            bytes_written: Counters::get(&counters.written),
+            chunks_known: Counters::get(&counters.known) + Counters::get(&counters.duplicates),
+            chunks_new: Counters::get(&counters.new),
+            chunks_reused: Counters::get(&counters.reused),
+        }
+    }
+
+    /// The notes of the snapshot; the first line is what lists show.
+    pub fn set_notes(&self, notes: impl Into<String>) {
+        self.shared.state().notes = Some(notes.into());
+    }
+
+    /// Stores a small file whole, at most 16 MiB. `name` is `app.conf` or `app.conf.blob`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that is not valid, taken, or data that is too long.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the archive out of the snapshot; it may be written again under another name.
+    pub async fn blob(&self, name: &str, data: impl Into<Bytes> + Send) -> Result<ArchiveSummary> {
+        let (shared, data) = (&self.shared, data.into());
+        let reserved = shared.reserve(name, ArchiveKind::Blob)?;
+        let key = Key::Archive(shared.name.clone(), reserved.name.clone());
+        let size = data.len() as u64;
+        let stored = shared.put_blob(key, data).await?;
+        let checksum = Digest::of(&stored);
+        let summary = ArchiveSummary { checksum, chunks: 0, name: reserved.name.clone(), size };
+        reserved.complete(stored.len() as u64, checksum, None)?;
+        Ok(summary)
+    }
+
+    /// Stores the log of the client, at most 16 MiB. The manifest does not list it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is one already; `InvalidInput` if it is too long.
+    pub async fn client_log(&self, log: impl Into<Bytes> + Send) -> Result<()> {
+        let key = Key::ClientLog(self.shared.name.clone());
+        self.shared.put_blob(key, log.into()).await.map(drop)
+    }
+
+    /// Publishes the snapshot: when this returns, it is complete, visible, and as durable as the backend was opened to make
+    /// things.
+    ///
+    /// # Errors
+    /// `Conflict` if a base changed meanwhile; `InvalidInput` if an archive is still being written. Otherwise whatever kept
+    /// the backend from storing. The snapshot is then not visible, except when storing its manifest itself failed in a way
+    /// that leaves open whether it happened (`Unavailable`).
+    ///
+    /// # Cancel safety
+    /// Publishing goes on in the background if the future is dropped; the snapshot appears whole or not at all.
+    pub async fn finish(self) -> Result<SnapshotReader> {
+        crate::store::commit::finish(&self.shared).await
+    }
+
+    /// Gives the backup up and removes what it stored besides chunks.
+    ///
+    /// # Errors
+    /// Whatever kept the backend from removing it; the next backup of the group tries again.
+    pub async fn abort(self) -> Result<()> {
+        match self.shared.take_publication() {
+            Some(given_up) => {
+                let removed =
+                    crate::store::commit::remove_written(&self.shared.store, &given_up.written).await;
+                drop(given_up);
+                removed
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(in crate::store) fn shared(&self) -> &Arc<WriterShared> {
+        &self.shared
+    }
+}
+
+impl Drop for SnapshotWriter {
+    fn drop(&mut self) {
+        let Some(given_up) = self.shared.take_publication() else { return };
+        drop(given_up.guards);
+        if !given_up.written.is_empty() {
+            crate::store::commit::remove_in_background(&self.shared, given_up.written);
+        }
+    }
+}
+
+impl WriterShared {
+    /// Takes everything out of the writer, which is then over. `None` if that has happened already.
+    pub(in crate::store) fn take_publication(&self) -> Option<Publication> {
+        let guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let state = std::mem::take(&mut *self.state());
+        let WriterState { files, indexes, notes, written, .. } = state;
+        Some(Publication { files, guards, indexes, notes, written })
+    }
+
+    /// Archives that were begun and neither finished nor given up.
+    pub(in crate::store) fn open_archives(&self) -> usize {
+        let state = self.state();
+        state.taken.len() - state.files.len()
+    }
+
+    /// Keeps a base locked until the backup ends.
+    pub(in crate::store) fn hold_base(
+        &self,
+        name: SnapshotName,
+        version: Version,
+        guard: Arc<dyn LockGuard>,
+    ) -> Result<()> {
+        let mut guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner);
+        let guards = guards.as_mut().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "use a base"))?;
+        if !guards.bases.iter().any(|(held, ..)| *held == name) {
+            guards.bases.push((name, version, guard));
+        }
+        Ok(())
+    }
+
+    /// Takes a name for an archive that is about to be written.
+    pub(in crate::store) fn reserve(self: &Arc<Self>, name: &str, kind: ArchiveKind) -> Result<Reserved> {
+        let invalid =
+            |error: String| Error::new(ErrorKind::InvalidInput, "write archive").on(name).because(error);
+        let parsed = ArchiveName::with_kind(name, kind).map_err(|error| invalid(error.to_string()))?;
+        parsed.check_new().map_err(|error| invalid(error.to_string()))?;
+        if !self.state().taken.insert(parsed.clone()) {
+            return Err(invalid("the snapshot has an archive of that name".to_owned()));
+        }
+        Ok(Reserved { completed: false, name: parsed, shared: Arc::clone(self) })
+    }
+
+    pub(in crate::store) fn event(&self, event: &Event<'_>) {
+        self.observer.on_event(event);
+    }
+
+    async fn put_blob(&self, key: Key, data: Bytes) -> Result<Bytes> {
+        if data.len() > BLOB_BYTES {
+            let error = Error::new(ErrorKind::InvalidInput, "write").on(key);
+            return Err(error.because("it is longer than 16 MiB"));
+        }
+        Counters::add(&self.counters.read, data.len() as u64);
+        let blob = self.store.inner.chunks.encode(&data).await?;
+        let version = self.store.inner.backend.put(&key, blob.clone(), self.create_mode()).await?;
+        Counters::add(&self.counters.written, blob.len() as u64);
+        Counters::add(&self.counters.blob_bytes, blob.len() as u64);
+        self.state().written.push(Written { key, version });
+        Ok(blob)
+    }
+
+    /// Where conditions do not work, the locks alone keep others away from the snapshot (D4).
+    pub(in crate::store) fn create_mode(&self) -> PutMode {
+        let conditional = self.store.inner.backend.capabilities().conditional_put;
+        if conditional { PutMode::Create } else { PutMode::Replace }
+    }
+
+    fn state(&self) -> MutexGuard<'_, WriterState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name of an archive that is being written; free again if it is dropped before it is complete.
+#[derive(Debug)]
+pub(in crate::store) struct Reserved {
+    completed: bool,
+    pub(in crate::store) name: ArchiveName,
+    pub(in crate::store) shared: Arc<WriterShared>,
+}
+
+impl Reserved {
+    fn complete(mut self, size: u64, checksum: Digest, index: Option<FinishedIndex>) -> Result<()> {
+        let file =
+            ManifestFile::new(self.name.clone(), CryptMode::None, size, checksum).map_err(|error| {
+                Error::new(ErrorKind::InvalidInput, "write archive").on(&self.name).because(error)
+            })?;
+        self.completed = true;
+        let mut state = self.shared.state();
+        state.files.push(file);
+        state.indexes.extend(index.map(|index| (self.name.clone(), index)));
+        Ok(())
+    }
+
+    /// The archive is whole: its index is kept until the snapshot is published.
+    pub(in crate::store) fn complete_index(self, index: FinishedIndex) -> Result<ArchiveSummary> {
+        let summary = ArchiveSummary {
+            checksum: index.checksum,
+            chunks: index.chunks as u64,
+            name: self.name.clone(),
+            size: index.size,
+        };
+        self.shared.event(&Event::ArchiveFinished { archive: &self.name, size: index.size });
+        self.complete(index.size, index.checksum, Some(index))?;
+        Ok(summary)
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.completed {
+            self.shared.state().taken.remove(&self.name);
+        }
+    }
+}
