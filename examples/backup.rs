@@ -6,7 +6,7 @@ mod cli;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use cli::{Outcome, Progress, StoreArguments, input, tar_stream};
 use futures::executor::block_on;
@@ -160,8 +160,11 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
             "--owner" => arguments.owner = Some(cli::value(parser)?.parse().map_err(input)?),
             "--time" => {
                 let text = cli::value(parser)?;
-                let time: jiff::Timestamp = text.parse().map_err(|error| input(format!("--time {text}: {error}")))?;
-                arguments.time = Some(time.into());
+                let time: jiff::Timestamp =
+                    text.parse().map_err(|error| input(format!("--time {text}: {error}")))?;
+                let seconds = u64::try_from(time.as_second())
+                    .map_err(|_| input(format!("--time {text}: before 1970")))?;
+                arguments.time = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
             }
             option if option.starts_with("--") => {
                 if !arguments.store.take(option, parser)? {

@@ -1,16 +1,22 @@
-use std::sync::Arc;
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt, Cursor};
 use larder::backend::*;
 use larder::rt::*;
 use larder::store::*;
+use std::sync::Arc;
 
 #[test]
 fn smoke() {
     let rt: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let dir = tempfile::tempdir().unwrap();
     block_on(async {
-        let b = FsBackend::create(rt.clone(), dir.path(), FsOptions::default().prefix_directories(PrefixDirectories::OnDemand)).await.unwrap();
+        let b = FsBackend::create(
+            rt.clone(),
+            dir.path(),
+            FsOptions::default().prefix_directories(PrefixDirectories::OnDemand),
+        )
+        .await
+        .unwrap();
         let store = Datastore::create(Arc::new(b), Options::default()).await.unwrap();
         let group = "host/a".parse().unwrap();
         let w = store.backup(&group).begin().await.unwrap();
@@ -33,7 +39,11 @@ fn smoke() {
         assert_eq!(&s.blob("c.conf.blob").await.unwrap()[..], b"hello");
         let w = store.backup(&group).begin().await.unwrap();
         w.stream("x.bin", Cursor::new(data.clone())).base(&s).await.unwrap();
-        w.image("d.img", Cursor::new(data.clone()), data.len() as u64).base(&s).dirty([(5 << 20)..(6 << 20)].into_iter().collect()).await.unwrap();
+        w.image("d.img", Cursor::new(data.clone()), data.len() as u64)
+            .base(&s)
+            .dirty([(5 << 20)..(6 << 20)].into_iter().collect())
+            .await
+            .unwrap();
         println!("{:?}", w.stats());
         let s2 = w.finish().await.unwrap();
         println!("{:?}", store.snapshots(&group).await.unwrap());

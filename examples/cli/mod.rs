@@ -79,6 +79,25 @@ pub fn run(usage: &str, command: impl FnOnce(lexopt::Parser) -> Outcome<()>) -> 
     }
 }
 
+/// The next argument: an option with its dashes, or a plain word.
+pub fn next(parser: &mut lexopt::Parser) -> Outcome<Option<String>> {
+    use lexopt::Arg;
+    Ok(match parser.next()? {
+        None => None,
+        Some(Arg::Long(name)) => Some(format!("--{name}")),
+        Some(Arg::Short(name)) => return Err(input(format!("-{name}: there is no such option"))),
+        Some(Arg::Value(word)) => {
+            Some(word.into_string().map_err(|word| input(format!("{word:?} is not UTF-8")))?)
+        }
+    })
+}
+
+/// The value of the option before.
+pub fn value(parser: &mut lexopt::Parser) -> Outcome<String> {
+    let value = parser.value()?;
+    value.into_string().map_err(|word| input(format!("{word:?} is not UTF-8")))
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -100,21 +119,27 @@ pub const STORE_USAGE: &str = "\
   --lock-dir DIR       lock files of a PBS that uses the same store";
 
 impl StoreArguments {
-    /// Takes the argument if it is one about the store.
-    pub fn take(&mut self, argument: &lexopt::Arg<'_>, value: &mut dyn FnMut() -> Outcome<String>) -> Outcome<bool> {
-        match argument {
-            lexopt::Arg::Long("store") => self.store = Some(value()?),
-            lexopt::Arg::Long("ns") => self.namespace = value()?.parse().map_err(input)?,
-            lexopt::Arg::Long("lock-dir") => self.lock_directory = Some(value()?.into()),
-            lexopt::Arg::Long("sync-level") => {
-                self.sync_level = match value()?.as_str() {
+    /// Takes an option, with its value, if it is one about the store.
+    pub fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Outcome<bool> {
+        match option {
+            "--store" => self.store = Some(value(parser)?),
+            "--ns" => {
+                self.namespace = value(parser)?.parse().map_err(|error| input(format!("--ns: {error}")))?
+            }
+            "--lock-dir" => self.lock_directory = Some(value(parser)?.into()),
+            "--sync-level" => {
+                self.sync_level = match value(parser)?.as_str() {
                     "none" => SyncLevel::None,
                     "file" => SyncLevel::File,
                     "filesystem" => SyncLevel::Filesystem,
-                    other => return Err(input(format!("--sync-level: {other:?} is not none, file or filesystem"))),
+                    other => {
+                        return Err(input(format!(
+                            "--sync-level: {other:?} is not none, file or filesystem"
+                        )));
+                    }
                 }
             }
-            lexopt::Arg::Long("create") => self.create = true,
+            "--create" => self.create = true,
             _ => return Ok(false),
         }
         Ok(true)
@@ -164,8 +189,9 @@ pub struct Progress(Option<ProgressBar>);
 impl Progress {
     pub fn new(wanted: bool) -> Arc<Self> {
         let style = ProgressStyle::with_template("{msg:20} {bytes:>12} {bytes_per_sec:>14} {elapsed}");
-        let bar = (wanted && std::io::stderr().is_terminal())
-            .then(|| ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
+        let bar = (wanted && std::io::stderr().is_terminal()).then(|| {
+            ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
         Arc::new(Self(bar))
     }
 }

@@ -1,100 +1,396 @@
-//! Interim.
+//! Data blobs: the form in which chunks, small files and manifests are stored.
+//!
+//! | offset | bytes | field | encoding |
+//! |---|---|---|---|
+//! | 0 | 8 | magic | one of [`BlobKind::magic`] |
+//! | 8 | 4 | checksum | CRC-32 (ISO-HDLC) of the payload, little-endian |
+//! | 12 | 16 | initialisation vector | encrypted kinds only |
+//! | 28 | 16 | authentication tag | encrypted kinds only |
+//! | 12 or 44 | rest | payload | as the kind says |
+//!
+//! The encrypted kinds are recognised and carried as they are; their contents are not read yet.
+//!
+//! Source: PBS datastore format, data blob.
+
+use std::fmt;
+use std::io::{Cursor, Read as _};
+
 use bytes::Bytes;
 use thiserror::Error;
+
+/// The most bytes of plaintext that a blob may hold: 128 MiB.
+pub const MAX_BLOB_PLAINTEXT_BYTES: usize = 128 << 20;
+
+/// The most bytes of plaintext that a chunk may hold: 16 MiB.
 pub const MAX_CHUNK_BYTES: usize = 16 << 20;
-pub const MAX_ENCODED_CHUNK_BYTES: usize = MAX_CHUNK_BYTES + 44;
-pub const MIN_BLOB_BYTES: usize = 12;
+
+/// The most bytes of a chunk as it is stored.
+pub const MAX_ENCODED_CHUNK_BYTES: usize = MAX_CHUNK_BYTES + ENCRYPTED_HEADER_BYTES;
+
+/// The fewest bytes of a blob: a header without a payload.
+pub const MIN_BLOB_BYTES: usize = PLAIN_HEADER_BYTES;
+
+/// The zstd level that PBS uses.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+
+const PLAIN_HEADER_BYTES: usize = 12;
+const ENCRYPTED_HEADER_BYTES: usize = 44;
+
+/// How much room zstd wants beyond the frame that it writes; a frame that leaves less is not kept, as in PBS.
+const SPARE_BYTES: usize = 8;
+
+/// The largest window that a frame may ask for, as a power of two: 128 MiB.
+const WINDOW_LOG_MAX: u32 = 27;
+
+/// What the payload of a blob is. The format knows these four, so matching on all of them is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BlobKind {
+    /// Encrypted plaintext.
+    Encrypted,
+    /// Compressed, then encrypted.
+    EncryptedZstd,
+    /// The plaintext itself.
     Plain,
+    /// Compressed with zstd.
     Zstd,
 }
+
 impl BlobKind {
-    pub fn is_compressed(self) -> bool {
-        self == Self::Zstd
+    /// The first eight bytes of such a blob.
+    pub const fn magic(self) -> [u8; 8] {
+        match self {
+            Self::Encrypted => [0x7b, 0x67, 0x85, 0xbe, 0x22, 0x2d, 0x4c, 0xf0],
+            Self::EncryptedZstd => [0xe6, 0x59, 0x1b, 0xbf, 0x0b, 0xbf, 0xd8, 0x0b],
+            Self::Plain => [0x42, 0xab, 0x38, 0x07, 0xbe, 0x83, 0x70, 0xa1],
+            Self::Zstd => [0x31, 0xb9, 0x58, 0x42, 0x6f, 0xb6, 0xa3, 0x7f],
+        }
+    }
+
+    /// The length of the header in bytes.
+    pub const fn header_bytes(self) -> usize {
+        if self.is_encrypted() { ENCRYPTED_HEADER_BYTES } else { PLAIN_HEADER_BYTES }
+    }
+
+    /// Whether a key is needed to read it.
+    pub const fn is_encrypted(self) -> bool {
+        matches!(self, Self::Encrypted | Self::EncryptedZstd)
+    }
+
+    /// Whether it is compressed.
+    pub const fn is_compressed(self) -> bool {
+        matches!(self, Self::EncryptedZstd | Self::Zstd)
+    }
+
+    fn of(magic: [u8; 8]) -> Option<Self> {
+        [Self::Encrypted, Self::EncryptedZstd, Self::Plain, Self::Zstd]
+            .into_iter()
+            .find(|kind| kind.magic() == magic)
     }
 }
+
+/// Why bytes are not a blob, or not the one that was expected.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
-    #[error("enc")]
+    /// The checksum does not fit the payload.
+    #[error("the checksum does not fit")]
+    Checksum,
+    /// The payload is not what zstd writes, or decompresses to more than was expected.
+    #[error("the payload cannot be decompressed to the expected size")]
+    Compression,
+    /// A key is needed to read it.
+    #[error("it is encrypted")]
     Encrypted,
-    #[error("bad")]
-    Bad,
+    /// A field holds what it must not.
+    #[error("the field {name} at offset {offset} is not valid")]
+    Field {
+        /// Where it is, in bytes.
+        offset: u64,
+        /// What it is.
+        name: &'static str,
+    },
+    /// It begins with no magic number that is known.
+    #[error("the magic number is not known")]
+    Magic,
+    /// The plaintext is not as long as expected.
+    #[error("the plaintext has {have} bytes instead of {want}")]
+    Size {
+        /// The expected length in bytes.
+        want: usize,
+        /// The length in bytes.
+        have: usize,
+    },
+    /// The plaintext is longer than allowed.
+    #[error("the plaintext has more than {limit} bytes")]
+    TooLong {
+        /// The most bytes.
+        limit: usize,
+    },
+    /// Bytes are missing, or there are too many.
+    #[error("it has {have} bytes instead of {want}")]
+    Truncated {
+        /// How many bytes are wanted.
+        want: u64,
+        /// How many there are.
+        have: u64,
+    },
 }
+
+/// Why bytes cannot become a blob.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("enc")]
-pub struct EncodeError;
+pub enum EncodeError {
+    /// The compression level is none of zstd's.
+    #[error("the compression level is not valid")]
+    Level,
+    /// There are more than [`MAX_BLOB_PLAINTEXT_BYTES`].
+    #[error("more than 128 MiB do not fit into a blob")]
+    TooLong,
+}
+
+/// What is known in advance of the length of a plaintext, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlaintextSize {
+    /// It may have up to so many.
     AtMost(usize),
+    /// It must have so many.
     Exactly(usize),
 }
-const PLAIN: [u8; 8] = [0x42, 0xab, 0x38, 0x07, 0xbe, 0x83, 0x70, 0xa1];
-const ZSTD: [u8; 8] = [0x31, 0xb9, 0x58, 0x42, 0x6f, 0xb6, 0xa3, 0x7f];
-#[derive(Debug)]
+
+/// A blob whose header was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blob {
-    kind: BlobKind,
     bytes: Bytes,
+    kind: BlobKind,
 }
+
 impl Blob {
+    /// Checks the header. The checksum is not looked at; see [`check_crc`](Blob::check_crc).
+    ///
+    /// # Errors
+    /// `Magic`, `Truncated`.
     pub fn parse(bytes: Bytes) -> Result<Self, DecodeError> {
-        let kind = match bytes.get(..8) {
-            Some(m) if m == PLAIN => BlobKind::Plain,
-            Some(m) if m == ZSTD => BlobKind::Zstd,
-            _ => return Err(DecodeError::Bad),
-        };
-        if bytes.len() < 12 {
-            return Err(DecodeError::Bad);
+        let truncated = |want: usize| DecodeError::Truncated { want: want as u64, have: bytes.len() as u64 };
+        let magic = bytes.first_chunk().ok_or_else(|| truncated(PLAIN_HEADER_BYTES))?;
+        let kind = BlobKind::of(*magic).ok_or(DecodeError::Magic)?;
+        if bytes.len() < kind.header_bytes() {
+            return Err(truncated(kind.header_bytes()));
         }
-        Ok(Self { kind, bytes })
+        Ok(Self { bytes, kind })
     }
-    pub fn kind(&self) -> BlobKind {
+
+    /// What it holds.
+    pub const fn kind(&self) -> BlobKind {
         self.kind
     }
-}
-#[derive(Debug)]
-pub struct BlobEncoder(i32);
-impl BlobEncoder {
-    pub fn new(level: i32) -> Result<Self, EncodeError> {
-        Ok(Self(level))
+
+    /// What follows the header, without a copy.
+    pub fn payload(&self) -> Bytes {
+        self.bytes.slice(self.kind.header_bytes()..)
     }
-    pub fn encode(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<BlobKind, EncodeError> {
-        let c = zstd::bulk::compress(plain, self.0).map_err(|_| EncodeError)?;
-        out.clear();
-        let (kind, payload) =
-            if c.len() < plain.len() { (BlobKind::Zstd, &c[..]) } else { (BlobKind::Plain, plain) };
-        out.extend_from_slice(if kind == BlobKind::Zstd { &ZSTD } else { &PLAIN });
-        out.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
-        out.extend_from_slice(payload);
+
+    /// The initialisation vector and the authentication tag of an encrypted blob.
+    pub fn seal(&self) -> Option<([u8; 16], [u8; 16])> {
+        let fields = self.bytes.get(PLAIN_HEADER_BYTES..).filter(|_| self.kind.is_encrypted())?;
+        Some((*fields.first_chunk()?, *fields.get(16..)?.first_chunk()?))
+    }
+
+    /// Checks the payload against the checksum.
+    ///
+    /// # Errors
+    /// `Checksum`.
+    pub fn check_crc(&self) -> Result<(), DecodeError> {
+        let stored = self.bytes.get(8..).and_then(|rest| rest.first_chunk()).copied();
+        let computed = crc32fast::hash(self.bytes.get(self.kind.header_bytes()..).unwrap_or_default());
+        if stored.map(u32::from_le_bytes) == Some(computed) { Ok(()) } else { Err(DecodeError::Checksum) }
+    }
+
+    /// The whole blob.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+}
+
+/// Makes blobs. It keeps what zstd needs from one to the next.
+pub struct BlobEncoder {
+    compressor: zstd::bulk::Compressor<'static>,
+}
+
+impl BlobEncoder {
+    /// An encoder that compresses at a level of zstd, such as [`DEFAULT_ZSTD_LEVEL`].
+    ///
+    /// # Errors
+    /// `Level`.
+    pub fn new(level: i32) -> Result<Self, EncodeError> {
+        if !zstd::compression_level_range().contains(&level) {
+            return Err(EncodeError::Level);
+        }
+        let compressor = zstd::bulk::Compressor::new(level).map_err(|_| EncodeError::Level)?;
+        Ok(Self { compressor })
+    }
+
+    /// Makes a blob in `out`, whose contents are replaced. It is compressed if that makes it smaller.
+    ///
+    /// # Errors
+    /// `TooLong`; `out` is then empty.
+    pub fn encode(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<BlobKind, EncodeError> {
+        start(plaintext, out)?;
+        let mut payload = Cursor::new(&mut *out);
+        payload.set_position(PLAIN_HEADER_BYTES as u64);
+        let compressed = self.compressor.compress_to_buffer(plaintext, &mut payload);
+        let kept = compressed.is_ok_and(|length| length + SPARE_BYTES <= plaintext.len());
+        let kind = if kept { BlobKind::Zstd } else { BlobKind::Plain };
+        if !kept {
+            out.truncate(PLAIN_HEADER_BYTES);
+            out.extend_from_slice(plaintext);
+        }
+        finish(kind, out);
         Ok(kind)
     }
 }
-#[derive(Debug, Default)]
-pub struct BlobDecoder;
-impl BlobDecoder {
-    pub fn decode(&mut self, b: &Blob, out: &mut Vec<u8>, e: PlaintextSize) -> Result<(), DecodeError> {
-        let r = self.decode_bytes(b, e)?;
-        out.clear();
-        out.extend_from_slice(&r);
-        Ok(())
-    }
-    pub fn decode_bytes(&mut self, b: &Blob, e: PlaintextSize) -> Result<Bytes, DecodeError> {
-        let p = b.bytes.slice(12..);
-        if crc32fast::hash(&p).to_le_bytes() != b.bytes[8..12] {
-            return Err(DecodeError::Bad);
-        }
-        let (n, exact) = match e {
-            PlaintextSize::AtMost(n) => (n, false),
-            PlaintextSize::Exactly(n) => (n, true),
-        };
-        let r = if b.kind == BlobKind::Zstd {
-            Bytes::from(zstd::bulk::decompress(&p, n).map_err(|_| DecodeError::Bad)?)
-        } else {
-            p
-        };
-        if r.len() > n || exact && r.len() != n {
-            return Err(DecodeError::Bad);
-        }
-        Ok(r)
+
+impl fmt::Debug for BlobEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobEncoder").finish_non_exhaustive()
     }
 }
+
+/// Makes a blob in `out`, whose contents are replaced, without compressing it.
+///
+/// # Errors
+/// `TooLong`; `out` is then empty.
+pub fn encode_plain(plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    start(plaintext, out)?;
+    out.extend_from_slice(plaintext);
+    finish(BlobKind::Plain, out);
+    Ok(())
+}
+
+/// Makes room for a header and a payload that is not longer than the plaintext.
+fn start(plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    out.clear();
+    if plaintext.len() > MAX_BLOB_PLAINTEXT_BYTES {
+        return Err(EncodeError::TooLong);
+    }
+    out.reserve(PLAIN_HEADER_BYTES + plaintext.len());
+    out.resize(PLAIN_HEADER_BYTES, 0);
+    Ok(())
+}
+
+fn finish(kind: BlobKind, out: &mut [u8]) {
+    if let Some((header, payload)) = out.split_at_mut_checked(PLAIN_HEADER_BYTES) {
+        header[..8].copy_from_slice(&kind.magic());
+        header[8..].copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
+    }
+}
+
+/// Reads blobs. It keeps what zstd needs from one to the next.
+pub struct BlobDecoder {
+    decompressor: Option<zstd::bulk::Decompressor<'static>>,
+}
+
+impl BlobDecoder {
+    /// A decoder.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { decompressor: None }
+    }
+
+    /// Puts the plaintext into `out`, whose contents are replaced. The checksum is checked first.
+    ///
+    /// No more memory is used than the expected size asks for (H175).
+    ///
+    /// # Errors
+    /// `Checksum`, `Compression`, `Encrypted`, `Size`, `TooLong`.
+    pub fn decode(
+        &mut self,
+        blob: &Blob,
+        out: &mut Vec<u8>,
+        expected: PlaintextSize,
+    ) -> Result<(), DecodeError> {
+        out.clear();
+        blob.check_crc()?;
+        let payload = blob.payload();
+        match blob.kind {
+            BlobKind::Encrypted | BlobKind::EncryptedZstd => return Err(DecodeError::Encrypted),
+            BlobKind::Plain => {
+                expected.check(payload.len())?;
+                out.extend_from_slice(&payload);
+            }
+            BlobKind::Zstd => self.decompress(&payload, out, expected)?,
+        }
+        expected.check(out.len())
+    }
+
+    /// The plaintext of a blob: a part of the blob itself if it is not compressed. The checksum is checked first.
+    ///
+    /// # Errors
+    /// As [`decode`](BlobDecoder::decode).
+    pub fn decode_bytes(&mut self, blob: &Blob, expected: PlaintextSize) -> Result<Bytes, DecodeError> {
+        if blob.kind == BlobKind::Plain {
+            blob.check_crc()?;
+            let payload = blob.payload();
+            expected.check(payload.len())?;
+            return Ok(payload);
+        }
+        let mut out = Vec::new();
+        self.decode(blob, &mut out, expected)?;
+        Ok(out.into())
+    }
+
+    fn decompress(
+        &mut self,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+        expected: PlaintextSize,
+    ) -> Result<(), DecodeError> {
+        let capacity = match expected {
+            PlaintextSize::Exactly(length) => Some(length),
+            PlaintextSize::AtMost(limit) => {
+                zstd::bulk::Decompressor::upper_bound(payload).filter(|bound| *bound <= limit)
+            }
+        };
+        let Some(capacity) = capacity else { return decompress_unknown(payload, out, expected) };
+        if self.decompressor.is_none() {
+            self.decompressor = zstd::bulk::Decompressor::new().ok();
+        }
+        let decompressor = self.decompressor.as_mut().ok_or(DecodeError::Compression)?;
+        out.reserve_exact(capacity);
+        decompressor.decompress_to_buffer(payload, out).map_err(|_| DecodeError::Compression)?;
+        Ok(())
+    }
+}
+
+/// Decompresses what does not say how long it will be, and stops beyond the limit.
+fn decompress_unknown(payload: &[u8], out: &mut Vec<u8>, expected: PlaintextSize) -> Result<(), DecodeError> {
+    let (PlaintextSize::AtMost(limit) | PlaintextSize::Exactly(limit)) = expected;
+    let mut decoder = zstd::Decoder::with_buffer(payload).map_err(|_| DecodeError::Compression)?;
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(|_| DecodeError::Compression)?;
+    decoder.take(limit as u64 + 1).read_to_end(out).map_err(|_| DecodeError::Compression)?;
+    Ok(())
+}
+
+impl Default for BlobDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for BlobDecoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobDecoder").finish_non_exhaustive()
+    }
+}
+
+impl PlaintextSize {
+    fn check(self, have: usize) -> Result<(), DecodeError> {
+        match self {
+            Self::AtMost(limit) if have > limit => Err(DecodeError::TooLong { limit }),
+            Self::Exactly(want) if have != want => Err(DecodeError::Size { want, have }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

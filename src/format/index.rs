@@ -1,94 +1,230 @@
-//! Interim.
-use crate::format::Digest;
-use crate::format::blob::DecodeError;
-use crate::format::name::ArchiveKind;
+//! What fixed and dynamic indexes have in common.
+
+use std::ops::Range;
+
 use bytes::Bytes;
 use thiserror::Error;
-#[derive(Clone, Copy, Debug)]
+
+use crate::format::Digest;
+use crate::format::blob::DecodeError;
+use crate::format::dynamic_index::DynamicIndexReader;
+use crate::format::fixed_index::FixedIndexReader;
+use crate::format::name::ArchiveKind;
+
+/// The length of the header of an index in bytes, on every platform.
+pub const HEADER_BYTES: usize = 4096;
+
+/// One chunk of an archive.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkEntry {
-    pub offset: u64,
-    pub len: u64,
+    /// Its digest.
     pub digest: Digest,
+    /// How many bytes of the archive it holds.
+    pub len: u64,
+    /// Where in the archive it begins, in bytes.
+    pub offset: u64,
 }
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("index write")]
-pub struct IndexWriteError;
+
+impl ChunkEntry {
+    pub(in crate::format) fn new(range: Range<u64>, digest: Digest) -> Self {
+        Self { digest, len: range.end - range.start, offset: range.start }
+    }
+}
+
+/// An index of either kind. There are these two, so matching on both is meant.
 #[derive(Clone, Debug)]
-pub struct FinishedIndex {
-    pub bytes: Bytes,
-    pub checksum: Digest,
-    pub size: u64,
-    pub chunks: usize,
-}
-#[derive(Debug)]
 pub enum IndexReader {
-    Dynamic(Inner),
-    Fixed(Inner),
+    /// Of chunks that were cut by content.
+    Dynamic(DynamicIndexReader),
+    /// Of chunks of one size.
+    Fixed(FixedIndexReader),
 }
-#[derive(Debug)]
-pub struct Inner {
-    e: Vec<(u64, Digest)>,
-    chunk: u64,
-    size: u64,
-    sum: Digest,
-}
-impl Inner {
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-    pub fn chunk_size(&self) -> u64 {
-        self.chunk
-    }
-}
+
 impl IndexReader {
-    fn i(&self) -> &Inner {
-        match self {
-            Self::Dynamic(i) | Self::Fixed(i) => i,
+    /// Reads and validates the index of an archive of that kind.
+    ///
+    /// # Errors
+    /// Whatever makes it no valid index; `Magic` for a blob, which has none.
+    pub fn parse(kind: ArchiveKind, bytes: Bytes) -> Result<Self, DecodeError> {
+        match kind {
+            ArchiveKind::Blob => Err(DecodeError::Magic),
+            ArchiveKind::Dynamic => DynamicIndexReader::parse(bytes).map(Self::Dynamic),
+            ArchiveKind::Fixed => FixedIndexReader::parse(bytes).map(Self::Fixed),
         }
     }
-    pub fn parse(kind: ArchiveKind, b: Bytes) -> Result<Self, DecodeError> {
-        let sum = Digest::of(&b[4096..]);
-        Ok(if kind == ArchiveKind::Fixed {
-            let size = u64::from_le_bytes(b[64..72].try_into().unwrap());
-            let chunk = u64::from_le_bytes(b[72..80].try_into().unwrap());
-            let e = b[4096..]
-                .chunks(32)
-                .enumerate()
-                .map(|(i, d)| (size.min((i as u64 + 1) * chunk), Digest::from_bytes(d.try_into().unwrap())))
-                .collect();
-            Self::Fixed(Inner { e, chunk, size, sum })
-        } else {
-            let e: Vec<_> = b[4096..]
-                .chunks(40)
-                .map(|d| {
-                    (
-                        u64::from_le_bytes(d[..8].try_into().unwrap()),
-                        Digest::from_bytes(d[8..].try_into().unwrap()),
-                    )
-                })
-                .collect();
-            let size = e.last().unwrap().0;
-            Self::Dynamic(Inner { e, chunk: 0, size, sum })
-        })
-    }
+
+    /// How many chunks there are. At least one.
+    #[expect(clippy::len_without_is_empty, reason = "an index is never empty")]
     pub fn len(&self) -> usize {
-        self.i().e.len()
+        match self {
+            Self::Dynamic(index) => index.len(),
+            Self::Fixed(index) => index.len(),
+        }
     }
+
+    /// The size of the archive in bytes.
     pub fn size(&self) -> u64 {
-        self.i().size
+        match self {
+            Self::Dynamic(index) => index.size(),
+            Self::Fixed(index) => index.size(),
+        }
     }
+
+    /// The checksum of the entries, computed when the index was read. The manifest says what it should be.
     pub fn checksum(&self) -> Digest {
-        self.i().sum
+        match self {
+            Self::Dynamic(index) => index.checksum(),
+            Self::Fixed(index) => index.checksum(),
+        }
     }
-    pub fn digest(&self, n: usize) -> Option<Digest> {
-        self.i().e.get(n).map(|e| e.1)
+
+    /// The fields of the header.
+    pub fn header(&self) -> &IndexHeader {
+        match self {
+            Self::Dynamic(index) => index.header(),
+            Self::Fixed(index) => index.header(),
+        }
     }
-    pub fn chunk(&self, n: usize) -> Option<ChunkEntry> {
-        let e = self.i().e.get(n)?;
-        let o = if n == 0 { 0 } else { self.i().e[n - 1].0 };
-        Some(ChunkEntry { offset: o, len: e.0 - o, digest: e.1 })
+
+    /// The digest of a chunk by its number.
+    pub fn digest(&self, number: usize) -> Option<Digest> {
+        match self {
+            Self::Dynamic(index) => index.digest(number),
+            Self::Fixed(index) => index.digest(number),
+        }
     }
-    pub fn chunk_at(&self, at: u64) -> Option<usize> {
-        (at < self.size()).then(|| self.i().e.partition_point(|e| e.0 <= at))
+
+    /// A chunk by its number.
+    pub fn chunk(&self, number: usize) -> Option<ChunkEntry> {
+        match self {
+            Self::Dynamic(index) => index.chunk(number),
+            Self::Fixed(index) => index.chunk(number),
+        }
     }
+
+    /// The number of the chunk that holds the byte at an offset; `None` behind the end.
+    pub fn chunk_at(&self, offset: u64) -> Option<usize> {
+        match self {
+            Self::Dynamic(index) => index.chunk_at(offset),
+            Self::Fixed(index) => index.chunk_at(offset),
+        }
+    }
+
+    /// All chunks in order.
+    pub fn iter(&self) -> impl Iterator<Item = ChunkEntry> {
+        (0..self.len()).filter_map(|number| self.chunk(number))
+    }
+}
+
+/// What both kinds of index have in their headers.
+///
+/// | offset | bytes | field | encoding |
+/// |---|---|---|---|
+/// | 0 | 8 | magic | says which kind |
+/// | 8 | 16 | uuid | random bytes |
+/// | 24 | 8 | created | seconds since 1970, signed, little-endian |
+/// | 32 | 32 | checksum | SHA-256 of all entries |
+/// | 64 | 4032 | of the kind | zero where nothing is defined |
+///
+/// Source: PBS datastore format, fixed and dynamic index.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexHeader {
+    /// The checksum as it is written there. Readers do not trust it: they compute it and compare with the manifest.
+    pub checksum: Digest,
+    /// When the index was made, in seconds since 1970.
+    pub created: i64,
+    /// Random bytes.
+    pub uuid: [u8; 16],
+}
+
+impl IndexHeader {
+    pub(in crate::format) fn parse(bytes: &[u8], magic: [u8; 8]) -> Result<Self, DecodeError> {
+        let truncated = DecodeError::Truncated { want: HEADER_BYTES as u64, have: bytes.len() as u64 };
+        let header: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(truncated)?;
+        if header[..8] != magic {
+            return Err(DecodeError::Magic);
+        }
+        let mut created = [0; 8];
+        created.copy_from_slice(&header[24..32]);
+        let (mut uuid, mut checksum) = ([0; 16], [0; 32]);
+        uuid.copy_from_slice(&header[8..24]);
+        checksum.copy_from_slice(&header[32..64]);
+        Ok(Self { checksum: Digest::from_bytes(checksum), created: i64::from_le_bytes(created), uuid })
+    }
+}
+
+/// An index that was written.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinishedIndex {
+    /// The index, ready to be stored.
+    pub bytes: Bytes,
+    /// The checksum of its entries, which the manifest wants.
+    pub checksum: Digest,
+    /// How many chunks it has.
+    pub chunks: usize,
+    /// The size of the archive in bytes.
+    pub size: u64,
+}
+
+impl FinishedIndex {
+    /// Fills in the common part of the header. `bytes` has room for it, and the entries behind it.
+    pub(in crate::format) fn new(
+        mut bytes: Vec<u8>,
+        magic: [u8; 8],
+        stamp: ([u8; 16], i64),
+        chunks: usize,
+        size: u64,
+    ) -> Self {
+        let checksum = Digest::of(bytes.get(HEADER_BYTES..).unwrap_or_default());
+        if let Some(header) = bytes.first_chunk_mut::<HEADER_BYTES>() {
+            header[..8].copy_from_slice(&magic);
+            header[8..24].copy_from_slice(&stamp.0);
+            header[24..32].copy_from_slice(&stamp.1.to_le_bytes());
+            header[32..64].copy_from_slice(checksum.as_bytes());
+        }
+        Self { bytes: bytes.into(), checksum, chunks, size }
+    }
+}
+
+/// Why entries cannot become an index.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum IndexWriteError {
+    /// The size of a chunk is no power of two.
+    #[error("the chunk size is not a power of two")]
+    ChunkSize,
+    /// There is no entry; the format has no empty archives.
+    #[error("an archive without contents cannot be expressed")]
+    Empty,
+    /// A chunk does not lie where one must: it begins between two chunks, ends beyond the image, or has no bytes.
+    #[error("the chunk at offset {offset} is out of place")]
+    Misplaced {
+        /// Where it begins, in bytes.
+        offset: u64,
+    },
+    /// A chunk is missing.
+    #[error("the chunk at offset {offset} is missing")]
+    Missing {
+        /// Where it begins, in bytes.
+        offset: u64,
+    },
+    /// The base cannot be built on: it has another number of chunks, or chunks of another size.
+    #[error("the base has another shape")]
+    OtherShape,
+    /// The archive is larger than can be expressed or held in memory.
+    #[error("the archive is too large")]
+    TooLarge,
+}
+
+/// The 32 bytes of a digest at the beginning of a slice.
+pub(in crate::format) fn digest_at(bytes: &[u8], offset: usize) -> Option<Digest> {
+    bytes.get(offset..)?.first_chunk().map(|digest| Digest::from_bytes(*digest))
+}
+
+/// The little-endian integer at an offset.
+pub(in crate::format) fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    bytes.get(offset..)?.first_chunk().map(|number| u64::from_le_bytes(*number))
 }

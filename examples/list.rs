@@ -1,0 +1,129 @@
+//! Lists the snapshots of a store with their files.
+//! Run with: cargo run --release --example list -- --store DIR
+
+mod cli;
+
+use std::process::ExitCode;
+
+use cli::{Outcome, StoreArguments, input};
+use futures::executor::block_on;
+use larder::format::manifest::VerifyResult;
+use larder::store::{Datastore, SnapshotInfo, SnapshotState};
+use serde_json::{Value, json};
+
+fn main() -> ExitCode {
+    cli::run(&usage(), command)
+}
+
+fn usage() -> String {
+    format!(
+        "usage: list --store DIR [options]
+
+{}
+  --json               one JSON object on standard output
+
+Without --ns all namespaces are listed.",
+        cli::STORE_USAGE
+    )
+}
+
+fn command(mut parser: lexopt::Parser) -> Outcome<()> {
+    let (mut store, mut as_json, mut one) = (StoreArguments::default(), false, false);
+    while let Some(argument) = cli::next(&mut parser)? {
+        one |= argument == "--ns";
+        match argument.as_str() {
+            "--json" => as_json = true,
+            option => {
+                if !store.take(option, &mut parser)? {
+                    return Err(input(format!("{option}: there is no such option")));
+                }
+            }
+        }
+    }
+    let runtime = cli::runtime();
+    let snapshots = block_on(async {
+        let top = store.namespace().clone();
+        let store = store.open(&runtime).await?;
+        if !store.has_namespace(&top).await? {
+            return Err(input(format!("there is no namespace {top}")));
+        }
+        let namespaces = if one { vec![top] } else { store.namespaces(&top).await? };
+        let mut snapshots = Vec::new();
+        for namespace in namespaces {
+            for group in store.groups(&namespace).await? {
+                let owner = store.owner(&group).await.ok().flatten().map(|owner| owner.to_string());
+                for info in store.snapshots(&group).await? {
+                    snapshots.push(describe(&store, &info, owner.as_deref()).await?);
+                }
+            }
+        }
+        Ok(snapshots)
+    })?;
+    if as_json {
+        println!("{}", json!({ "snapshots": snapshots }));
+    } else {
+        snapshots.iter().for_each(print);
+    }
+    Ok(())
+}
+
+async fn describe(store: &Datastore, info: &SnapshotInfo, owner: Option<&str>) -> Outcome<Value> {
+    let group = info.name.group();
+    let snapshot = format!("{}/{}/{}", group.backup_type(), group.id(), info.name.time());
+    let mut described = json!({
+        "ns": info.name.namespace().to_string(),
+        "snapshot": snapshot,
+        "owner": owner,
+        "protected": info.protected,
+        "finished": info.state == SnapshotState::Finished,
+        "client-log": info.has_client_log,
+    });
+    if info.state == SnapshotState::Unfinished {
+        return Ok(described);
+    }
+    match store.snapshot(&info.name).await {
+        Err(error) => described["error"] = error.to_string().into(),
+        Ok(opened) => {
+            let manifest = opened.manifest();
+            let files = manifest.files().iter().map(|file| {
+                json!({
+                    "filename": file.name().to_string(),
+                    "crypt-mode": file.crypt_mode().as_str(),
+                    "size": file.size(),
+                    "csum": file.checksum().to_string(),
+                })
+            });
+            described["files"] = files.collect();
+            described["notes"] = manifest.notes().into();
+            let verified = manifest.verify_state().ok().flatten();
+            described["verify"] = verified
+                .map(|verified| if verified.state == VerifyResult::Ok { "ok" } else { "failed" })
+                .into();
+        }
+    }
+    Ok(described)
+}
+
+fn print(snapshot: &Value) {
+    let text = |key: &str| snapshot[key].as_str().unwrap_or_default().to_owned();
+    let marks = [
+        (snapshot["protected"] == true).then_some("protected"),
+        (snapshot["finished"] == false).then_some("unfinished"),
+        snapshot["error"].as_str(),
+        snapshot["verify"].as_str(),
+    ];
+    let marks: Vec<_> = marks.into_iter().flatten().collect();
+    println!("[{}] {} {} {}", text("ns"), text("snapshot"), text("owner"), marks.join(", "));
+    for file in snapshot["files"].as_array().into_iter().flatten() {
+        let (name, size, csum) = (&file["filename"], &file["size"], &file["csum"]);
+        println!(
+            "    {:>14} {} {}",
+            size,
+            csum.as_str().unwrap_or_default(),
+            name.as_str().unwrap_or_default()
+        );
+    }
+    if let Some(notes) = snapshot["notes"].as_str() {
+        notes.lines().for_each(|line| println!("    | {line}"));
+    }
+}

@@ -1,0 +1,177 @@
+use std::io::Write as _;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::format::Digest;
+
+fn encode(plaintext: &[u8]) -> Vec<u8> {
+    let mut out = vec![7; 100];
+    BlobEncoder::new(DEFAULT_ZSTD_LEVEL).unwrap().encode(plaintext, &mut out).unwrap();
+    out
+}
+
+fn decode(blob: &[u8], expected: PlaintextSize) -> Result<Vec<u8>, DecodeError> {
+    let blob = Blob::parse(Bytes::copy_from_slice(blob))?;
+    let mut out = vec![7; 100];
+    let mut decoder = BlobDecoder::new();
+    let decoded = decoder.decode(&blob, &mut out, expected).map(|()| out);
+    assert_eq!(decoder.decode_bytes(&blob, expected), decoded.clone().map(Bytes::from));
+    decoded
+}
+
+fn zstd_blob(payload: &[u8]) -> Vec<u8> {
+    let crc = crc32fast::hash(payload).to_le_bytes();
+    [&BlobKind::Zstd.magic()[..], &crc, payload].concat()
+}
+
+const ANY: PlaintextSize = PlaintextSize::AtMost(1 << 20);
+
+#[test]
+fn the_plain_blob_of_the_specification() {
+    let bytes = b"\x42\xab\x38\x07\xbe\x83\x70\xa1\x0c\x7e\x7f\xd8test";
+    assert_eq!(encode(b"test"), bytes);
+    let digest = "bed73ca76f347c610e21f708d4ae888f3ab51298aca544795eef2aae5faf2008";
+    assert_eq!(Digest::of(bytes).to_string(), digest);
+    assert_eq!(decode(bytes, ANY).unwrap(), b"test");
+    let mut plain = Vec::new();
+    encode_plain(b"test", &mut plain).unwrap();
+    assert_eq!(plain, bytes);
+}
+
+#[test]
+fn the_empty_blob_is_a_header() {
+    let bytes = b"\x42\xab\x38\x07\xbe\x83\x70\xa1\0\0\0\0";
+    assert_eq!(encode(b""), bytes);
+    assert_eq!(decode(bytes, PlaintextSize::Exactly(0)).unwrap(), b"");
+}
+
+#[test]
+fn a_compressed_blob_to_the_letter() {
+    // The frame is what the zstd program writes at level 1 for 256 bytes of `a`.
+    let bytes = b"\x31\xb9\x58\x42\x6f\xb6\xa3\x7f\x0c\xa0\x14\xb7\
+        \x28\xb5\x2f\xfd\x60\x00\x00\x4d\x00\x00\x10\x61\x61\x01\x00\x7b\x0a\x60\x01";
+    assert_eq!(encode(&[b'a'; 256]), bytes);
+    assert_eq!(decode(bytes, PlaintextSize::Exactly(256)).unwrap(), [b'a'; 256]);
+}
+
+#[test]
+fn magics_are_digests_of_their_names() {
+    for (kind, name) in [
+        (BlobKind::Plain, "Proxmox Backup uncompressed blob v1.0"),
+        (BlobKind::Zstd, "Proxmox Backup zstd compressed blob v1.0"),
+        (BlobKind::Encrypted, "Proxmox Backup encrypted blob v1.0"),
+        (BlobKind::EncryptedZstd, "Proxmox Backup zstd compressed encrypted blob v1.0"),
+    ] {
+        assert_eq!(Digest::of(name.as_bytes()).as_bytes()[..8], kind.magic());
+    }
+}
+
+#[test]
+fn what_does_not_get_smaller_stays_plain() {
+    let random: Vec<u8> = (0..2000_u32).map(|n| Digest::of(&n.to_le_bytes()).as_bytes()[0]).collect();
+    for (plaintext, kind) in
+        [(&random[..], BlobKind::Plain), (&[0; 24], BlobKind::Plain), (&[0; 100], BlobKind::Zstd)]
+    {
+        let blob = encode(plaintext);
+        assert_eq!(Blob::parse(blob.clone().into()).unwrap().kind(), kind);
+        assert!(blob.len() <= plaintext.len() + 12);
+        assert_eq!(decode(&blob, ANY).unwrap(), plaintext);
+    }
+}
+
+#[test]
+fn h175_the_expected_length_is_the_limit() {
+    let blob = encode(&[0; 1000]);
+    for (expected, error) in [
+        (PlaintextSize::Exactly(1001), DecodeError::Size { want: 1001, have: 1000 }),
+        (PlaintextSize::AtMost(999), DecodeError::TooLong { limit: 999 }),
+    ] {
+        assert_eq!(decode(&blob, expected), Err(error));
+    }
+    assert!(decode(&blob, PlaintextSize::Exactly(999)).is_err());
+    let bomb = encode(&vec![0; 64 << 20]);
+    assert!(bomb.len() < 10_000);
+    let parsed = Blob::parse(bomb.into()).unwrap();
+    let mut out = Vec::new();
+    assert!(BlobDecoder::new().decode(&parsed, &mut out, ANY).is_err());
+    assert!(out.capacity() < 4 << 20, "{}", out.capacity());
+    assert!(BlobDecoder::new().decode(&parsed, &mut out, PlaintextSize::Exactly(1 << 20)).is_err());
+    assert!(out.capacity() < 4 << 20, "{}", out.capacity());
+}
+
+#[test]
+fn h175_a_blob_is_decoded_once() {
+    let inner = encode(&[0; 1000]);
+    let outer = encode(&inner);
+    assert_eq!(decode(&outer, ANY).unwrap(), inner);
+}
+
+#[test]
+fn any_stream_of_zstd_is_read() {
+    let mut unsized_frame = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    unsized_frame.write_all(&[5; 70_000]).unwrap();
+    let unsized_frame = unsized_frame.finish().unwrap();
+    let two_frames = [&unsized_frame[..], &zstd::bulk::compress(&[6; 10], 1).unwrap()].concat();
+    let both = [[5; 70_000].as_slice(), &[6; 10]].concat();
+    for expected in [ANY, PlaintextSize::Exactly(70_010), PlaintextSize::AtMost(70_010)] {
+        assert_eq!(decode(&zstd_blob(&two_frames), expected).unwrap(), both);
+    }
+    assert!(decode(&zstd_blob(&two_frames), PlaintextSize::AtMost(70_009)).is_err());
+}
+
+#[test]
+fn h173_nothing_is_not_a_blob() {
+    assert_eq!(Blob::parse(Bytes::new()), Err(DecodeError::Truncated { want: 12, have: 0 }));
+    let encrypted = [&BlobKind::Encrypted.magic()[..], &[0; 35]].concat();
+    assert_eq!(Blob::parse(encrypted.into()), Err(DecodeError::Truncated { want: 44, have: 43 }));
+}
+
+#[test]
+fn encrypted_blobs_are_carried_and_not_read() {
+    for kind in [BlobKind::Encrypted, BlobKind::EncryptedZstd] {
+        let crc = crc32fast::hash(b"sealed").to_le_bytes();
+        let bytes = [&kind.magic()[..], &crc, &[1; 16], &[2; 16], b"sealed"].concat();
+        let blob = Blob::parse(bytes.clone().into()).unwrap();
+        assert_eq!(blob.kind(), kind);
+        assert_eq!(blob.check_crc(), Ok(()));
+        assert_eq!(blob.seal(), Some(([1; 16], [2; 16])));
+        assert_eq!(blob.payload(), &b"sealed"[..]);
+        assert_eq!(decode(&bytes, ANY), Err(DecodeError::Encrypted));
+        assert_eq!(blob.into_bytes(), bytes);
+    }
+}
+
+#[test]
+fn levels_out_of_range_are_refused() {
+    assert_eq!(BlobEncoder::new(23).map(drop), Err(EncodeError::Level));
+    assert_eq!(BlobEncoder::new(22).map(drop), Ok(()));
+}
+
+proptest! {
+    #[test]
+    fn decode_undoes_encode(plaintext in prop::collection::vec(any::<u8>(), 0..300), times in 1..40_usize) {
+        let plaintext = plaintext.repeat(times);
+        prop_assert_eq!(decode(&encode(&plaintext), PlaintextSize::Exactly(plaintext.len())).unwrap(), plaintext);
+    }
+
+    #[test]
+    fn any_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0..5_usize, fix in any::<bool>()) {
+        let kinds = [BlobKind::Plain, BlobKind::Zstd, BlobKind::Encrypted, BlobKind::EncryptedZstd];
+        let mut blob = kinds.get(kind).map_or(Vec::new(), |kind| kind.magic().to_vec());
+        if fix {
+            blob.extend(crc32fast::hash(&bytes).to_le_bytes());
+        }
+        blob.extend(&bytes);
+        let _ = decode(&blob, PlaintextSize::AtMost(1000));
+        let _ = decode(&blob, PlaintextSize::Exactly(10));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed(plaintext in prop::collection::vec(0..4_u8, 0..100), at in any::<prop::sample::Index>(), bit in 0..8) {
+        let mut blob = encode(&plaintext);
+        let at = at.index(blob.len());
+        blob[at] ^= 1_u8 << bit;
+        prop_assert!(decode(&blob, PlaintextSize::Exactly(plaintext.len())).is_err());
+    }
+}
