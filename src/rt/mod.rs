@@ -10,9 +10,18 @@
 //! | `SmolRuntime` | `smol` | the global executor of `smol` |
 //! | `SimRuntime` | `testing` | one thread, virtual time, one seed that decides every schedule |
 
+#[cfg(any(feature = "smol", feature = "tokio"))]
+mod limit;
+#[cfg(feature = "testing")]
+mod sim;
+#[cfg(feature = "smol")]
+mod smol;
 mod thread;
+#[cfg(feature = "tokio")]
+mod tokio;
 
 use std::fmt;
+use std::hash::BuildHasher as _;
 use std::io;
 use std::num::NonZeroUsize;
 use std::time::{Duration, SystemTime};
@@ -24,7 +33,13 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{Error, ErrorKind, Result};
 
+#[cfg(feature = "testing")]
+pub use sim::{SimListener, SimRuntime};
+#[cfg(feature = "smol")]
+pub use smol::SmolRuntime;
 pub use thread::ThreadRuntime;
+#[cfg(feature = "tokio")]
+pub use tokio::TokioRuntime;
 
 /// A job that may block: file access, or work for the processor that is too long for an async task.
 pub type BlockingJob = Box<dyn FnOnce() + Send + 'static>;
@@ -95,4 +110,29 @@ impl dyn Runtime {
         }));
         receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, action)))
     }
+}
+
+/// How many processors this program may use.
+fn processors() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// How many blocking jobs run at once: some of them wait for a disk, so there are more than processors.
+fn pool_size() -> NonZeroUsize {
+    processors().saturating_add(2).max(NonZeroUsize::MIN.saturating_add(3))
+}
+
+fn fill_random(buffer: &mut [u8]) {
+    if getrandom::fill(buffer).is_err() {
+        // The keys that the standard library draws are random too, and it has its own ways to get them.
+        for part in buffer.chunks_mut(8) {
+            let random = std::hash::RandomState::new().hash_one(0_u8).to_le_bytes();
+            part.copy_from_slice(&random[..part.len()]);
+        }
+    }
+}
+
+/// Runs a job. One that panics has been heard of by the panic hook; whoever waits for it notices that it is gone.
+fn run_job(job: BlockingJob) {
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
 }

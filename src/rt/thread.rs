@@ -1,66 +1,352 @@
-//! Interim.
-use crate::rt::*;
-use async_trait::async_trait;
-use futures::future::BoxFuture;
+//! A runtime of plain threads, for programs that have no other.
+//!
+//! | threads | for |
+//! |---|---|
+//! | as many as processors and two more, at least four | blocking jobs; each is started when a job finds none idle |
+//! | one | spawned tasks |
+//! | one | timers |
+//! | two for each connection | reading and writing |
+//!
+//! They end when the last handle to the runtime is dropped, and with them the tasks that are still running.
+
+#![expect(clippy::disallowed_methods, reason = "this is where threads and clocks come from")]
+
+mod connection;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::fmt;
 use std::io;
+use std::net::TcpStream;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Waker};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use futures::channel::oneshot;
+use futures::future::BoxFuture;
+use futures::task::ArcWake;
+
+use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, processors, run_job};
+
+/// A [`Runtime`] of plain threads.
 #[derive(Debug)]
 pub struct ThreadRuntime {
-    q: mpsc::Sender<BlockingJob>,
+    pool: Arc<Pool>,
     start: Instant,
+    tasks: OnceLock<Arc<Tasks>>,
+    timers: OnceLock<Arc<Timers>>,
 }
+
 impl ThreadRuntime {
+    /// A runtime whose pool has as many threads as there are processors and two more, at least four.
+    #[must_use]
     pub fn new() -> Self {
-        let (q, r) = mpsc::channel::<BlockingJob>();
-        let r = Arc::new(Mutex::new(r));
-        for _ in 0..4 {
-            let r = Arc::clone(&r);
-            std::thread::spawn(move || {
-                loop {
-                    let j = r.lock().unwrap().recv();
-                    match j {
-                        Ok(j) => {
-                            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(j));
-                        }
-                        Err(_) => break,
-                    }
-                }
-            });
+        Self::with_threads(pool_size())
+    }
+
+    /// A runtime whose pool has so many threads.
+    #[must_use]
+    pub fn with_threads(threads: NonZeroUsize) -> Self {
+        Self {
+            pool: Arc::new(Pool { most: threads.get(), state: Mutex::default(), wake: Condvar::new() }),
+            start: Instant::now(),
+            tasks: OnceLock::new(),
+            timers: OnceLock::new(),
         }
-        Self { q, start: Instant::now() }
+    }
+
+    fn tasks(&self) -> &Arc<Tasks> {
+        self.tasks.get_or_init(|| {
+            let tasks: Arc<Tasks> = Arc::default();
+            let running = Arc::clone(&tasks);
+            thread::spawn(move || running.run());
+            tasks
+        })
+    }
+
+    fn timers(&self) -> &Arc<Timers> {
+        self.timers.get_or_init(|| {
+            let timers: Arc<Timers> = Arc::default();
+            let running = Arc::clone(&timers);
+            thread::spawn(move || running.run());
+            timers
+        })
     }
 }
+
+impl Default for ThreadRuntime {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for ThreadRuntime {
+    fn drop(&mut self) {
+        // The threads are told and not waited for: this may be one of them.
+        self.pool.stop();
+        if let Some(tasks) = self.tasks.get() {
+            tasks.stop();
+        }
+        if let Some(timers) = self.timers.get() {
+            timers.stop();
+        }
+    }
+}
+
 #[async_trait]
 impl Runtime for ThreadRuntime {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        std::thread::spawn(move || futures::executor::block_on(task));
+        let tasks = self.tasks();
+        let task = Arc::new(Task { future: Mutex::new(Some(task)), tasks: Arc::clone(tasks) });
+        tasks.push(task);
     }
+
     fn spawn_blocking(&self, job: BlockingJob) {
-        let _ = self.q.send(job);
+        self.pool.push(job);
     }
-    async fn sleep(&self, d: Duration) {
-        let (s, r) = oneshot::channel();
-        std::thread::spawn(move || {
-            std::thread::sleep(d);
-            let _ = s.send(());
-        });
-        let _ = r.await;
+
+    async fn sleep(&self, duration: Duration) {
+        let (sender, receiver) = oneshot::channel();
+        self.timers().push(Instant::now() + duration, sender);
+        // The sender is dropped when the runtime ends, and then there is nothing to wait for.
+        let _ = receiver.await;
     }
+
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }
+
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
     }
-    fn fill_random(&self, b: &mut [u8]) {
-        getrandom::fill(b).unwrap();
+
+    fn fill_random(&self, buffer: &mut [u8]) {
+        fill_random(buffer);
     }
+
     fn parallelism(&self) -> NonZeroUsize {
-        std::thread::available_parallelism().unwrap()
+        processors()
     }
-    async fn connect(&self, _: &str, _: u16) -> io::Result<Box<dyn Connection>> {
-        Err(io::ErrorKind::Unsupported.into())
+
+    async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
+        let (sender, receiver) = oneshot::channel();
+        let host = host.to_owned();
+        self.spawn_blocking(Box::new(move || {
+            // Whoever asked may be gone.
+            let _ = sender.send(TcpStream::connect((host.as_str(), port)).and_then(connection::start));
+        }));
+        let connected = receiver.await.map_err(|_| io::Error::other("the runtime has ended"))?;
+        Ok(Box::new(connected?))
+    }
+}
+
+/// Threads that run blocking jobs.
+struct Pool {
+    most: usize,
+    state: Mutex<PoolState>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct PoolState {
+    idle: usize,
+    queue: VecDeque<BlockingJob>,
+    stopped: bool,
+    threads: usize,
+}
+
+impl Pool {
+    fn push(self: &Arc<Self>, job: BlockingJob) {
+        let mut state = lock(&self.state);
+        state.queue.push_back(job);
+        if state.idle >= state.queue.len() {
+            drop(state);
+            return self.wake.notify_one();
+        }
+        if state.threads < self.most {
+            state.threads += 1;
+            drop(state);
+            let pool = Arc::clone(self);
+            thread::spawn(move || pool.run());
+        }
+    }
+
+    fn run(&self) {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(job) = state.queue.pop_front() {
+                drop(state);
+                run_job(job);
+                state = lock(&self.state);
+            } else if state.stopped {
+                return;
+            } else {
+                state.idle += 1;
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+            }
+        }
+    }
+
+    fn stop(&self) {
+        lock(&self.state).stopped = true;
+        self.wake.notify_all();
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool({} threads at most)", self.most)
+    }
+}
+
+/// Tasks that are ready to be polled, and the thread that does so.
+#[derive(Default)]
+struct Tasks {
+    state: Mutex<TasksState>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct TasksState {
+    ready: VecDeque<Arc<Task>>,
+    stopped: bool,
+}
+
+struct Task {
+    future: Mutex<Option<BoxFuture<'static, ()>>>,
+    tasks: Arc<Tasks>,
+}
+
+impl Tasks {
+    fn push(&self, task: Arc<Task>) {
+        let mut state = lock(&self.state);
+        if !state.stopped {
+            state.ready.push_back(task);
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    fn run(&self) {
+        loop {
+            let mut state = lock(&self.state);
+            let task = loop {
+                if state.stopped {
+                    return;
+                }
+                match state.ready.pop_front() {
+                    Some(task) => break task,
+                    None => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                }
+            };
+            drop(state);
+            task.poll();
+        }
+    }
+
+    fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.stopped = true;
+        let dropped = std::mem::take(&mut state.ready);
+        drop(state);
+        self.wake.notify_all();
+        drop(dropped);
+    }
+}
+
+impl Task {
+    fn poll(self: &Arc<Self>) {
+        let mut slot = lock(&self.future);
+        let Some(mut future) = slot.take() else { return };
+        let waker = futures::task::waker(Arc::clone(self));
+        let poll = || future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending();
+        // A task that panics is over; the panic hook has told.
+        let pending = std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll)).unwrap_or(false);
+        if pending {
+            *slot = Some(future);
+        }
+    }
+}
+
+impl ArcWake for Task {
+    fn wake_by_ref(task: &Arc<Self>) {
+        task.tasks.push(Arc::clone(task));
+    }
+}
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tasks({} ready)", lock(&self.state).ready.len())
+    }
+}
+
+/// Timers in the order in which they end, and the thread that waits for them.
+#[derive(Debug, Default)]
+struct Timers {
+    state: Mutex<TimersState>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct TimersState {
+    ends: BinaryHeap<Reverse<(Instant, u64)>>,
+    next: u64,
+    sleepers: std::collections::HashMap<u64, oneshot::Sender<()>>,
+    stopped: bool,
+}
+
+impl Timers {
+    fn push(&self, end: Instant, sleeper: oneshot::Sender<()>) {
+        let mut state = lock(&self.state);
+        let number = state.next;
+        state.next += 1;
+        state.ends.push(Reverse((end, number)));
+        state.sleepers.insert(number, sleeper);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    fn run(&self) {
+        let mut state = lock(&self.state);
+        while !state.stopped {
+            let now = Instant::now();
+            match state.ends.peek() {
+                None => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Reverse((end, _))) if *end > now => {
+                    let rest = *end - now;
+                    state = self.wake.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Some(Reverse((_, number))) => {
+                    let number = *number;
+                    state.ends.pop();
+                    if let Some(sleeper) = state.sleepers.remove(&number) {
+                        // Whoever slept may be gone.
+                        let _ = sleeper.send(());
+                    }
+                }
+            }
+        }
+        state.sleepers.clear();
+    }
+
+    fn stop(&self) {
+        lock(&self.state).stopped = true;
+        self.wake.notify_all();
+    }
+}
+
+/// Takes a lock over from a thread that panicked: nothing here is left half done by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wakes whoever waits, if somebody does.
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
     }
 }

@@ -1,0 +1,81 @@
+//! A bound on how many blocking jobs run at once, for runtimes whose own pools have none or a high one.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::rt::{BlockingJob, run_job};
+
+/// Lets so many jobs run at a time, in the order in which they came.
+#[derive(Debug)]
+pub(in crate::rt) struct Limit {
+    most: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    running: usize,
+    waiting: VecDeque<BlockingJob>,
+}
+
+impl Limit {
+    pub(in crate::rt) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, state: Mutex::default() })
+    }
+
+    /// Returns what is to be run on the pool now, if a place is free: this job and then those that wait.
+    pub(in crate::rt) fn admit(self: &Arc<Self>, job: BlockingJob) -> Option<impl FnOnce() + Send + use<>> {
+        let mut state = self.state();
+        if state.running == self.most {
+            state.waiting.push_back(job);
+            return None;
+        }
+        state.running += 1;
+        drop(state);
+        let mut place = Place { given_back: false, limit: Arc::clone(self) };
+        Some(move || {
+            let mut next = Some(job);
+            while let Some(job) = next {
+                run_job(job);
+                next = place.next();
+            }
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place on the pool; given back when dropped, also by a pool that is shut down.
+struct Place {
+    given_back: bool,
+    limit: Arc<Limit>,
+}
+
+impl Place {
+    /// The next job, or none, and then the place is given back in the same step: a job that comes later finds it free.
+    fn next(&mut self) -> Option<BlockingJob> {
+        let mut state = self.limit.state();
+        let next = state.waiting.pop_front();
+        if next.is_none() {
+            state.running -= 1;
+            self.given_back = true;
+        }
+        next
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.given_back {
+            self.limit.state().running -= 1;
+        }
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} running, {} waiting", self.running, self.waiting.len())
+    }
+}

@@ -1,0 +1,77 @@
+//! The global executor of `smol`.
+
+#![expect(clippy::disallowed_methods, reason = "this is where clocks come from")]
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use smol::net::TcpStream;
+
+use crate::rt::limit::Limit;
+use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, processors};
+
+/// A [`Runtime`] that stands on the global executor of `smol`.
+///
+/// At most as many blocking jobs as processors and two more, at least four, are on its pool at once.
+#[derive(Debug)]
+pub struct SmolRuntime {
+    limit: Arc<Limit>,
+    start: Instant,
+}
+
+impl SmolRuntime {
+    /// The runtime.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { limit: Limit::new(pool_size().get()), start: Instant::now() }
+    }
+}
+
+impl Default for SmolRuntime {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl Runtime for SmolRuntime {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        smol::spawn(task).detach();
+    }
+
+    fn spawn_blocking(&self, job: BlockingJob) {
+        if let Some(jobs) = self.limit.admit(job) {
+            smol::unblock(jobs).detach();
+        }
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        smol::Timer::after(duration).await;
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn fill_random(&self, buffer: &mut [u8]) {
+        fill_random(buffer);
+    }
+
+    fn parallelism(&self) -> NonZeroUsize {
+        processors()
+    }
+
+    async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
+    }
+}

@@ -1,0 +1,181 @@
+//! A connection that is read and written by two threads, with one block of bytes between them and the tasks.
+
+#![expect(clippy::disallowed_methods, reason = "this is where threads come from")]
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+use futures::io::{AsyncRead, AsyncWrite};
+
+use crate::rt::thread::{lock, wake};
+
+/// How many bytes go over at once.
+const BLOCK_BYTES: usize = 64 << 10;
+
+/// The end of a connection that tasks hold. Dropping it closes the connection.
+#[derive(Debug)]
+pub(super) struct ThreadConnection {
+    incoming: Arc<Side>,
+    outgoing: Arc<Side>,
+    stream: TcpStream,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Side {
+    changed: Condvar,
+    state: Mutex<SideState>,
+}
+
+#[derive(Debug, Default)]
+struct SideState {
+    block: Vec<u8>,
+    /// Nobody adds to the block any more.
+    ended: bool,
+    error: Option<io::ErrorKind>,
+    /// How much of the block was taken out already.
+    taken: usize,
+    waker: Option<Waker>,
+    /// The writer holds a block that is not written yet.
+    writing: bool,
+}
+
+/// Starts the threads of a connection.
+pub(super) fn start(stream: TcpStream) -> io::Result<ThreadConnection> {
+    stream.set_nodelay(true)?;
+    let (incoming, outgoing) = (Arc::<Side>::default(), Arc::<Side>::default());
+    let (reader, side) = (stream.try_clone()?, Arc::clone(&incoming));
+    thread::spawn(move || read(reader, &side));
+    let (writer, side) = (stream.try_clone()?, Arc::clone(&outgoing));
+    thread::spawn(move || write(writer, &side));
+    Ok(ThreadConnection { incoming, outgoing, stream })
+}
+
+fn read(mut stream: TcpStream, side: &Side) {
+    let mut buffer = vec![0; BLOCK_BYTES];
+    loop {
+        let read = stream.read(&mut buffer);
+        let mut state = lock(&side.state);
+        match read {
+            Ok(0) => state.ended = true,
+            Ok(length) => state.block.extend_from_slice(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => state.error = Some(error.kind()),
+        }
+        wake(&mut state.waker);
+        while !state.block.is_empty() && !state.ended {
+            state = side.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.ended || state.error.is_some() {
+            return;
+        }
+    }
+}
+
+fn write(mut stream: TcpStream, side: &Side) {
+    loop {
+        let mut state = lock(&side.state);
+        while state.block.is_empty() && !state.ended {
+            state = side.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let block = std::mem::take(&mut state.block);
+        state.writing = !block.is_empty();
+        drop(state);
+        if block.is_empty() {
+            // Ended: the other side may go on sending.
+            let _ = stream.shutdown(Shutdown::Write);
+            return;
+        }
+        let written = stream.write_all(&block);
+        let mut state = lock(&side.state);
+        state.writing = false;
+        state.error = written.err().map(|error| error.kind());
+        wake(&mut state.waker);
+        if state.error.is_some() {
+            return;
+        }
+    }
+}
+
+impl AsyncRead for ThreadConnection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = lock(&self.incoming.state);
+        let length = buffer.len().min(state.block.len() - state.taken);
+        if length > 0 {
+            buffer[..length].copy_from_slice(&state.block[state.taken..state.taken + length]);
+            state.taken += length;
+            if state.taken == state.block.len() {
+                state.block.clear();
+                state.taken = 0;
+                self.incoming.changed.notify_one();
+            }
+            return Poll::Ready(Ok(length));
+        }
+        match state.error {
+            Some(kind) => Poll::Ready(Err(kind.into())),
+            None if state.ended || buffer.is_empty() => Poll::Ready(Ok(0)),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl AsyncWrite for ThreadConnection {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut state = lock(&self.outgoing.state);
+        if let Some(kind) = state.error {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if state.ended {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let length = bytes.len().min(BLOCK_BYTES - state.block.len().min(BLOCK_BYTES));
+        if length == 0 && !bytes.is_empty() {
+            state.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        state.block.extend_from_slice(&bytes[..length]);
+        self.outgoing.changed.notify_one();
+        Poll::Ready(Ok(length))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = lock(&self.outgoing.state);
+        if let Some(kind) = state.error {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if state.block.is_empty() && !state.writing {
+            return Poll::Ready(Ok(()));
+        }
+        state.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.as_mut().poll_flush(context))?;
+        lock(&self.outgoing.state).ended = true;
+        self.outgoing.changed.notify_one();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for ThreadConnection {
+    fn drop(&mut self) {
+        for side in [&self.incoming, &self.outgoing] {
+            lock(&side.state).ended = true;
+            side.changed.notify_one();
+        }
+        // Ends the calls in which the threads are; it fails only where there is nothing to end.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}

@@ -1,0 +1,131 @@
+//! The Tokio runtime that the caller runs.
+
+#![expect(clippy::disallowed_methods, reason = "this is where clocks come from")]
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use futures::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::rt::limit::Limit;
+use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, processors};
+
+/// A [`Runtime`] that stands on a Tokio runtime. That one has to have its timers and its network enabled.
+///
+/// Futures of this library may then be awaited anywhere, also outside of that runtime. At most as many blocking jobs as
+/// processors and two more, at least four, are on its pool at once.
+#[derive(Debug)]
+pub struct TokioRuntime {
+    handle: Handle,
+    limit: Arc<Limit>,
+    start: Instant,
+}
+
+impl TokioRuntime {
+    /// The runtime of the task that calls this.
+    ///
+    /// # Errors
+    /// `InvalidInput` outside of a Tokio runtime.
+    pub fn current() -> Result<Self> {
+        let handle = Handle::try_current();
+        handle
+            .map(Self::new)
+            .map_err(|error| Error::new(ErrorKind::InvalidInput, "find the runtime").because(error))
+    }
+
+    /// The runtime of that handle.
+    #[must_use]
+    pub fn new(handle: Handle) -> Self {
+        Self { handle, limit: Limit::new(pool_size().get()), start: Instant::now() }
+    }
+}
+
+#[async_trait]
+impl Runtime for TokioRuntime {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.handle.spawn(task);
+    }
+
+    fn spawn_blocking(&self, job: BlockingJob) {
+        if let Some(jobs) = self.limit.admit(job) {
+            self.handle.spawn_blocking(jobs);
+        }
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let sleep = {
+            let _within = self.handle.enter();
+            tokio::time::sleep(duration)
+        };
+        sleep.await;
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn fill_random(&self, buffer: &mut [u8]) {
+        fill_random(buffer);
+    }
+
+    fn parallelism(&self) -> NonZeroUsize {
+        processors()
+    }
+
+    async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
+        let host = host.to_owned();
+        // On the runtime itself: a socket can only be registered there.
+        let connect = self.handle.spawn(async move { TcpStream::connect((host, port)).await });
+        let stream = connect.await.map_err(io::Error::other)??;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(TokioConnection(stream)))
+    }
+}
+
+/// A Tokio stream with the traits of `futures`.
+#[derive(Debug)]
+struct TokioConnection(TcpStream);
+
+impl AsyncRead for TokioConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(Pin::new(&mut self.0).poll_read(context, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+}
+
+impl AsyncWrite for TokioConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}

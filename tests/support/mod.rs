@@ -1,0 +1,49 @@
+//! What several integration tests need.
+
+#![allow(dead_code, reason = "no test uses all of it")]
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use larder::rt::{Runtime, ThreadRuntime};
+
+/// A test body that runs on any runtime.
+pub type Body = fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>;
+
+/// Runs a test on every runtime that was compiled in: threads under `futures::executor`, Tokio, smol, and simulated.
+pub fn on_every_runtime(body: Body) {
+    let threads: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    futures::executor::block_on(body(threads));
+    #[cfg(feature = "tokio")]
+    {
+        let tokio =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime: Arc<dyn Runtime> = Arc::new(larder::rt::TokioRuntime::new(tokio.handle().clone()));
+        tokio.block_on(body(runtime));
+        // On a single thread too, where anything that blocks stops everything (H155).
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime: Arc<dyn Runtime> = Arc::new(larder::rt::TokioRuntime::new(tokio.handle().clone()));
+        tokio.block_on(body(runtime));
+    }
+    #[cfg(feature = "smol")]
+    smol::block_on(body(Arc::new(larder::rt::SmolRuntime::new())));
+    #[cfg(feature = "testing")]
+    for seed in 0..4 {
+        let sim = larder::rt::SimRuntime::new(seed);
+        sim.block_on(body(Arc::new(sim.clone())));
+    }
+}
+
+/// Bytes that do not compress, always the same for a seed.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
