@@ -1,0 +1,68 @@
+//! Chunks of one size.
+
+use crate::chunker::{Chunker, ChunkerError, check_size};
+
+/// The smallest and the largest size of a chunk, in bytes.
+const LEAST_BYTES: usize = 4 << 10;
+const MOST_BYTES: usize = 16 << 20;
+
+/// Cuts at multiples of one size.
+#[derive(Clone, Debug)]
+pub struct FixedChunker {
+    chunk_bytes: usize,
+    /// How many bytes the current chunk has.
+    length: usize,
+}
+
+impl FixedChunker {
+    /// Chunks of `chunk_bytes` bytes: a power of two from 4 KiB to 16 MiB.
+    ///
+    /// # Errors
+    /// For any other size.
+    pub fn new(chunk_bytes: usize) -> Result<Self, ChunkerError> {
+        check_size(chunk_bytes, LEAST_BYTES, MOST_BYTES)?;
+        Ok(Self { chunk_bytes, length: 0 })
+    }
+}
+
+impl Chunker for FixedChunker {
+    fn scan(&mut self, data: &[u8]) -> Option<usize> {
+        let rest = self.chunk_bytes - self.length;
+        if data.len() < rest {
+            self.length += data.len();
+            return None;
+        }
+        self.length = 0;
+        Some(rest)
+    }
+
+    fn max_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
+    fn typical_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_cuts_at_multiples() {
+        let mut chunker = FixedChunker::new(4096).unwrap();
+        assert_eq!(chunker.scan(&[1; 4095]), None);
+        assert_eq!(chunker.scan(&[]), None);
+        assert_eq!(chunker.scan(&[1; 10]), Some(1));
+        assert_eq!(chunker.scan(&[1; 5000]), Some(4096));
+    }
+
+    #[test]
+    fn sizes_out_of_range_are_refused() {
+        assert_eq!(FixedChunker::new(5000).map(drop), Err(ChunkerError::NotPowerOfTwo));
+        for size in [0, 2048, 32 << 20] {
+            assert!(matches!(FixedChunker::new(size), Err(ChunkerError::OutOfRange { .. })), "{size}");
+        }
+    }
+}

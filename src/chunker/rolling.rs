@@ -1,0 +1,206 @@
+//! Chunks that end where their contents say so.
+//!
+//! # The hash
+//! For each byte `b`: `hash = (hash << 1) + GEAR[b]`, where `GEAR` holds a random number of 64 bits for each value of a byte.
+//! A byte is shifted out after 64 steps, so the hash says something about the last 64 bytes and nothing else. A chunk ends
+//! behind a byte where the highest n bits of the hash are zero, which happens every 2ⁿ bytes on average.
+//!
+//! # The sizes
+//! With an average of A (default: 4 MiB) a chunk has at least A/4 and at most 4·A bytes. Nothing is hashed before the minimum,
+//! except for the 64 bytes that the first hash needs. Up to 13/16·A a cut takes n = log₂ A + 2 bits, behind it log₂ A − 2: the
+//! first makes cuts rare where a chunk would be small, the second frequent where it would be large, so that sizes gather
+//! around the average (the idea of normalised chunking: W. Xia et al., FastCDC, USENIX ATC 2016, §3.3).
+//!
+//! # The speed
+//! Each hash needs the one before it, which leaves most of a processor idle. Since a hash depends on 64 bytes only, four
+//! parts of the data are hashed at the same time, each warmed up with the 64 bytes before it. A block in which any of the
+//! four finds something, once in a chunk, is gone through again in order, to find the first place.
+
+use crate::chunker::{Chunker, ChunkerError, check_size};
+
+/// How many bytes a hash depends on.
+const WINDOW_BYTES: usize = 64;
+
+/// How many bytes each of the four parts of a block has.
+const LANE_BYTES: usize = 2048;
+
+/// By how many bits a cut is harder before, and easier behind, the place where sizes should gather.
+const NORMALISATION_BITS: u32 = 2;
+
+/// The smallest and the largest average size, in bytes.
+const LEAST_AVERAGE: usize = 64 << 10;
+const MOST_AVERAGE: usize = 4 << 20;
+
+/// Random numbers: the outputs of splitmix64 from a fixed start. Changing them changes every cut, and so what is found again
+/// in old backups.
+static GEAR: [u64; 256] = gear();
+
+const fn gear() -> [u64; 256] {
+    let mut table = [0; 256];
+    let mut state: u64 = 0x6c61_7264_6572_2131;
+    let mut at = 0;
+    while at < 256 {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        table[at] = mixed ^ (mixed >> 31);
+        at += 1;
+    }
+    table
+}
+
+/// How large the chunks of a [`RollingChunker`] are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct RollingOptions {
+    average_bytes: usize,
+}
+
+impl Default for RollingOptions {
+    fn default() -> Self {
+        Self { average_bytes: 4 << 20 }
+    }
+}
+
+impl RollingOptions {
+    /// The average size of a chunk in bytes: a power of two from 64 KiB to 4 MiB; default: 4 MiB. The smallest is a quarter
+    /// of it, the largest four times as large.
+    pub const fn average_bytes(mut self, bytes: usize) -> Self {
+        self.average_bytes = bytes;
+        self
+    }
+}
+
+/// Cuts where the contents say so. After a change, cuts are the same again at most a few chunks later.
+#[derive(Clone, Debug)]
+pub struct RollingChunker {
+    average: usize,
+    /// Of the last bytes, if the chunk is long enough to be hashed.
+    hash: u64,
+    /// How many bytes the current chunk has.
+    length: usize,
+}
+
+impl RollingChunker {
+    /// A chunker for the beginning of a stream.
+    ///
+    /// # Errors
+    /// For an average that is out of range or no power of two.
+    pub fn new(options: RollingOptions) -> Result<Self, ChunkerError> {
+        check_size(options.average_bytes, LEAST_AVERAGE, MOST_AVERAGE)?;
+        Ok(Self { average: options.average_bytes, hash: 0, length: 0 })
+    }
+
+    const fn min(&self) -> usize {
+        self.average / 4
+    }
+
+    const fn max(&self) -> usize {
+        self.average * 4
+    }
+
+    /// Up to which length cuts are hard.
+    const fn centre(&self) -> usize {
+        self.average / 16 * 13
+    }
+
+    /// The bits that have to be zero at a cut.
+    const fn mask(&self, hard: bool) -> u64 {
+        let bits = self.average.trailing_zeros();
+        let bits = if hard { bits + NORMALISATION_BITS } else { bits - NORMALISATION_BITS };
+        !(u64::MAX >> bits)
+    }
+
+    fn cut(&mut self, at: usize) -> Option<usize> {
+        self.hash = 0;
+        self.length = 0;
+        Some(at)
+    }
+}
+
+impl Default for RollingChunker {
+    fn default() -> Self {
+        Self { average: RollingOptions::default().average_bytes, hash: 0, length: 0 }
+    }
+}
+
+impl Chunker for RollingChunker {
+    fn scan(&mut self, data: &[u8]) -> Option<usize> {
+        let skipped = (self.min() - WINDOW_BYTES).saturating_sub(self.length).min(data.len());
+        // The last byte of the minimum may end the chunk, those before it only fill the window.
+        let warmed = (self.min() - 1).saturating_sub(self.length).min(data.len());
+        self.hash = roll(self.hash, data.get(skipped..warmed).unwrap_or_default());
+        self.length += warmed;
+        let mut at = warmed;
+        for (end, hard) in [(self.centre(), true), (self.max(), false)] {
+            let length = end.saturating_sub(self.length).min(data.len() - at);
+            let part = &data[at..at + length];
+            let mask = self.mask(hard);
+            if let Some(found) = find(part, &mut self.hash, mask) {
+                return self.cut(at + found + 1);
+            }
+            at += length;
+            self.length += length;
+        }
+        if self.length == self.max() { self.cut(at) } else { None }
+    }
+
+    fn max_bytes(&self) -> usize {
+        self.max()
+    }
+
+    fn typical_bytes(&self) -> usize {
+        self.average
+    }
+}
+
+fn step(hash: u64, byte: u8) -> u64 {
+    (hash << 1).wrapping_add(GEAR[usize::from(byte)])
+}
+
+fn roll(hash: u64, data: &[u8]) -> u64 {
+    data.iter().fold(hash, |hash, byte| step(hash, *byte))
+}
+
+/// The first byte behind which the masked bits of the hash are zero. If there is none, `hash` is that behind the last byte.
+fn find(data: &[u8], hash: &mut u64, mask: u64) -> Option<usize> {
+    let blocks = data.chunks_exact(4 * LANE_BYTES);
+    let rest = blocks.remainder();
+    for (number, block) in blocks.enumerate() {
+        match last_of_block(block, *hash, mask) {
+            Some(last) => *hash = last,
+            None => return find_in_order(block, hash, mask).map(|at| number * 4 * LANE_BYTES + at),
+        }
+    }
+    find_in_order(rest, hash, mask).map(|at| data.len() - rest.len() + at)
+}
+
+fn find_in_order(data: &[u8], hash: &mut u64, mask: u64) -> Option<usize> {
+    data.iter().position(|byte| {
+        *hash = step(*hash, *byte);
+        *hash & mask == 0
+    })
+}
+
+/// The hash behind a block in which nothing is found; `None` if something is.
+fn last_of_block(block: &[u8], hash: u64, mask: u64) -> Option<u64> {
+    let (first, rest) = block.split_at(LANE_BYTES);
+    let (second, rest) = rest.split_at(LANE_BYTES);
+    let (third, fourth) = rest.split_at(LANE_BYTES);
+    let warm = |lane: &[u8]| roll(0, &lane[LANE_BYTES - WINDOW_BYTES..]);
+    let (mut a, mut b, mut c, mut d) = (hash, warm(first), warm(second), warm(third));
+    for (((first, second), third), fourth) in first.iter().zip(second).zip(third).zip(fourth) {
+        a = step(a, *first);
+        b = step(b, *second);
+        c = step(c, *third);
+        d = step(d, *fourth);
+        if (a & mask == 0) | (b & mask == 0) | (c & mask == 0) | (d & mask == 0) {
+            return None;
+        }
+    }
+    Some(d)
+}
+
+#[cfg(test)]
+mod tests;
