@@ -19,7 +19,7 @@ use futures::channel::mpsc;
 use futures::future::{self, BoxFuture};
 use futures::io::{AsyncRead, AsyncSeek};
 use futures::sink::SinkExt as _;
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::LockGuard;
 use crate::chunker::is_zero;
@@ -42,7 +42,8 @@ const CACHED_CHUNKS: usize = 4;
 /// # Cancel safety
 /// Futures of its methods can be dropped at any time; the reader stays usable.
 pub struct ArchiveReader {
-    ahead: VecDeque<Fetch>,
+    /// Never locked: the mutex makes a reader that is shared, and so the futures of its methods, `Send`.
+    ahead: Mutex<VecDeque<Fetch>>,
     archive: Arc<Archive>,
     current: Option<(usize, Bytes)>,
     observer: Arc<dyn Observer>,
@@ -94,7 +95,7 @@ impl ArchiveReader {
         let cache = Mutex::default();
         let archive = Archive { cache, index, lock, name, snapshot, store, zeros };
         Ok(Self {
-            ahead: VecDeque::new(),
+            ahead: Mutex::default(),
             archive: Arc::new(archive),
             current: None,
             observer: Arc::new(Silent),
@@ -143,14 +144,17 @@ impl ArchiveReader {
     /// # Errors
     /// `Stream` if the target fails; `NotFound` or `Corrupt` for a chunk that is missing or damaged; whatever the backend
     /// answers. What was written before stays in the target.
-    pub async fn copy_to<T: RestoreTarget + ?Sized>(&self, target: &mut T) -> Result<u64> {
+    pub fn copy_to<'a, T: RestoreTarget + ?Sized>(&'a self, target: &'a mut T) -> BoxFuture<'a, Result<u64>> {
+        // Boxed here, where the compiler can see that it is `Send`.
+        Box::pin(self.copy(target))
+    }
+
+    async fn copy<T: RestoreTarget + ?Sized>(&self, target: &mut T) -> Result<u64> {
         let archive = &self.archive;
         let in_flight = archive.store.inner.in_flight();
         let (mut sender, mut receiver) = mpsc::channel(0);
+        let mut pieces = pieces(Arc::clone(archive), in_flight);
         let produce = async move {
-            let chunks = stream::iter(0..archive.index.len()).then(|number| archive.permit(number));
-            let pieces = chunks.map(|(number, permit)| archive.piece(number, permit)).buffered(in_flight);
-            let mut pieces = std::pin::pin!(pieces);
             while let Some(piece) = pieces.try_next().await? {
                 if sender.send(piece).await.is_err() {
                     break;
@@ -190,31 +194,31 @@ impl ArchiveReader {
         {
             return Poll::Ready(Ok(bytes.clone()));
         }
-        if self.ahead.front().is_none_or(|front| front.number != number) {
-            let in_order = self.current.as_ref().is_some_and(|(at, _)| at + 1 == number);
-            self.ahead.clear();
+        let most = self.most_ahead();
+        let in_order = self.current.as_ref().is_some_and(|(at, _)| at + 1 == number);
+        let ahead = self.ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ahead.front().is_none_or(|front| front.number != number) {
+            ahead.clear();
             self.window = if in_order { self.window } else { 1 };
         }
-        let last = self.archive.index.len();
-        let most = self.most_ahead();
-        while self.ahead.len() < self.window.min(most) {
-            let next = self.ahead.back().map_or(number, |back| back.number + 1);
-            if next >= last {
+        while ahead.len() < self.window.min(most) {
+            let next = ahead.back().map_or(number, |back| back.number + 1);
+            if next >= self.archive.index.len() {
                 break;
             }
             let archive = Arc::clone(&self.archive);
             let fetch: BoxFuture<'static, _> = Box::pin(async move { archive.fetch(next).await });
-            self.ahead.push_back(Fetch { future: fetch.fuse(), number: next, outcome: None });
+            ahead.push_back(Fetch { future: fetch.fuse(), number: next, outcome: None });
         }
-        for fetch in self.ahead.iter_mut().filter(|fetch| fetch.outcome.is_none()) {
+        for fetch in ahead.iter_mut().filter(|fetch| fetch.outcome.is_none()) {
             if let Poll::Ready(outcome) = fetch.future.poll_unpin(context) {
                 fetch.outcome = Some(outcome);
             }
         }
-        let Some(fetched) = self.ahead.front_mut().and_then(|front| front.outcome.take()) else {
+        let Some(fetched) = ahead.front_mut().and_then(|front| front.outcome.take()) else {
             return Poll::Pending;
         };
-        self.ahead.pop_front();
+        ahead.pop_front();
         let bytes = fetched?;
         self.current = Some((number, bytes.clone()));
         self.window = (self.window * 2).min(most);
@@ -238,11 +242,11 @@ impl Archive {
         chunk.is_some_and(|chunk| self.zeros == Some((chunk.len, chunk.digest)))
     }
 
-    async fn permit(&self, number: usize) -> (usize, Permit) {
+    async fn permit(&self, number: usize) -> Permit {
         let range = self.range(number);
         let bytes = if self.is_hole(number) { 0 } else { range.end - range.start };
         let budget = &self.store.inner.budget;
-        (number, budget.acquire(usize::try_from(bytes).unwrap_or(usize::MAX)).await)
+        budget.acquire(usize::try_from(bytes).unwrap_or(usize::MAX)).await
     }
 
     async fn piece(&self, number: usize, permit: Permit) -> Result<(usize, Piece, Permit)> {
@@ -282,6 +286,20 @@ impl Archive {
         cache.push_back((number, bytes.clone()));
         Ok(bytes)
     }
+}
+
+/// All chunks of an archive in order, several of them being fetched at the same time. Permits are taken in order too.
+fn pieces(archive: Arc<Archive>, in_flight: usize) -> BoxStream<'static, Result<(usize, Piece, Permit)>> {
+    let permits = stream::unfold((archive, 0), |(archive, number)| async move {
+        if number >= archive.index.len() {
+            return None;
+        }
+        let permit = archive.permit(number).await;
+        let fetch = (Arc::clone(&archive), number, permit);
+        Some((fetch, (archive, number + 1)))
+    });
+    let fetches = permits.map(|(archive, number, permit)| async move { archive.piece(number, permit).await });
+    fetches.buffered(in_flight).boxed()
 }
 
 impl AsyncRead for ArchiveReader {

@@ -1,0 +1,94 @@
+//! Backs up this crate's own sources and an image, twice, and restores them.
+//! Run with: cargo run --release --example quickstart
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::executor::block_on;
+use futures::io::Cursor;
+use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories};
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::store::{BackupStats, Datastore, DirtyMap, Options, SnapshotReader, WriterTarget};
+
+type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+
+const MIB: u64 = 1 << 20;
+
+fn main() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    block_on(run(directory.path()))
+}
+
+async fn run(directory: &Path) -> Result<()> {
+    // A runtime, a backend, a store: no global state, no configuration file.
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
+    let backend: Arc<dyn Backend> = Arc::new(FsBackend::create(runtime, directory, options).await?);
+    let store = Datastore::create(backend, Options::default()).await?;
+    let group = "host/quickstart".parse()?;
+
+    // The first backup: nothing is visible before `finish`.
+    let sources = tar_of_sources()?;
+    let mut image: Vec<u8> = (0..64 * MIB).map(|at| (at / 777 * at % 251) as u8).collect();
+    let backup = store.backup(&group).begin().await?;
+    backup.stream("sources.tar", Cursor::new(&sources)).await?;
+    backup.image("disk.img", Cursor::new(&image), 64 * MIB).await?;
+    backup.blob("app.conf", "colour = blue\n").await?;
+    backup.set_notes("the first one");
+    report("first backup", &backup.stats());
+    let first = backup.finish().await?;
+
+    // The second one builds on the first. Of the image only what changed is read.
+    let dirty: DirtyMap = std::iter::once(20 * MIB..21 * MIB).collect();
+    image[20 << 20..21 << 20].fill(b'!');
+    let backup = store.backup(&group).begin().await?;
+    backup.stream("sources.tar", Cursor::new(&sources)).base(&first).await?;
+    backup.image("disk.img", Cursor::new(&image), 64 * MIB).base(&first).dirty(dirty).await?;
+    let stats = backup.stats();
+    report("after a change", &stats);
+    assert_eq!((stats.chunks_new, stats.chunks_reused), (1, 15));
+    let second = backup.finish().await?;
+
+    for snapshot in store.snapshots(&group).await? {
+        let names: Vec<_> = snapshot.files.iter().map(|file| file.name.as_str()).collect();
+        println!("{}: {}", snapshot.name, names.join(", "));
+    }
+
+    // Everything that is read is checked against its digest.
+    assert_eq!(restore(&second, "disk.img.fidx").await?, image);
+    assert_eq!(restore(&second, "sources.tar.didx").await?, sources);
+    assert_eq!(first.blob("app.conf.blob").await?, "colour = blue\n");
+    let logical = 2 * (64 * MIB + sources.len() as u64);
+    let stored = size_of(directory)?;
+    println!(
+        "both restored; {logical} bytes are kept in {stored}: factor {:.1}",
+        logical as f64 / stored as f64
+    );
+    assert!(stored < logical / 2);
+    Ok(())
+}
+
+async fn restore(snapshot: &SnapshotReader, archive: &str) -> Result<Vec<u8>> {
+    let mut target = WriterTarget::new(Cursor::new(Vec::new()));
+    snapshot.archive(archive).await?.copy_to(&mut target).await?;
+    Ok(target.into_inner().into_inner())
+}
+
+fn report(what: &str, stats: &BackupStats) {
+    let BackupStats { bytes_read, bytes_written, chunks_new, chunks_known, chunks_reused, .. } = stats;
+    println!("{what}: read {bytes_read} bytes, wrote {bytes_written}");
+    println!("    chunks: {chunks_new} new, {chunks_known} known, {chunks_reused} taken over unread");
+}
+
+fn tar_of_sources() -> Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_dir_all("src", Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))?;
+    Ok(tar.into_inner()?)
+}
+
+fn size_of(path: &Path) -> Result<u64> {
+    if !path.is_dir() {
+        return Ok(path.metadata()?.len());
+    }
+    path.read_dir()?.map(|entry| size_of(&entry?.path())).sum()
+}

@@ -1,0 +1,644 @@
+//! Backing up and restoring, on every runtime and backend.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::io::{AsyncReadExt as _, AsyncSeekExt as _, Cursor};
+use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, SyncLevel};
+use larder::chunker::{FixedChunker, RollingChunker, RollingOptions};
+use larder::error::ErrorKind;
+use larder::format::name::{AuthId, GroupName, SnapshotName};
+use larder::rt::Runtime;
+use larder::store::{Datastore, DirtyMap, Options, Protection, SnapshotReader, SnapshotState, WriterTarget};
+
+use support::{noise, on_every_runtime};
+
+const CHUNK: u64 = 64 << 10;
+
+/// A store in memory.
+async fn memory(runtime: &Arc<dyn Runtime>) -> Datastore {
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::clone(runtime)).page_entries(3));
+    Datastore::create(backend, Options::default()).await.unwrap()
+}
+
+/// A store in a directory.
+async fn disk(runtime: &Arc<dyn Runtime>, directory: &tempfile::TempDir) -> Datastore {
+    let options =
+        FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None);
+    let backend = FsBackend::create(Arc::clone(runtime), directory.path(), options).await.unwrap();
+    Datastore::create(Arc::new(backend), Options::default()).await.unwrap()
+}
+
+fn group(name: &str) -> GroupName {
+    name.parse().unwrap()
+}
+
+fn small_chunks() -> Box<RollingChunker> {
+    Box::new(RollingChunker::new(RollingOptions::default().average_bytes(64 << 10)).unwrap())
+}
+
+async fn restore(snapshot: &SnapshotReader, archive: &str) -> Vec<u8> {
+    let mut target = WriterTarget::new(Cursor::new(Vec::new()));
+    snapshot.archive(archive).await.unwrap().copy_to(&mut target).await.unwrap();
+    target.into_inner().into_inner()
+}
+
+/// Data with noise, repetition and holes.
+fn mixed(seed: u64, length: usize) -> Vec<u8> {
+    let mut data = noise(seed, length);
+    let third = length / 3;
+    data[third..third + third / 2].fill(0);
+    data.copy_within(..third / 2, 2 * third);
+    data
+}
+
+async fn round_trip(store: &Datastore) {
+    let group = group("host/a");
+    let data = mixed(1, 1_000_003);
+    let backup = store.backup(&group).begin().await.unwrap();
+    assert_eq!(store.snapshots(&group).await.unwrap(), [], "nothing is visible before finish");
+    let (stream, image, blob) = futures::join!(
+        async { backup.stream("a.bin", Cursor::new(&data)).chunker(small_chunks()).await.unwrap() },
+        async {
+            backup.image("d.img", Cursor::new(&data), data.len() as u64).chunk_bytes(CHUNK).await.unwrap()
+        },
+        async { backup.blob("c.conf", &b"text"[..]).await.unwrap() },
+    );
+    assert_eq!((stream.size, image.size, blob.size), (1_000_003, 1_000_003, 4));
+    backup.client_log("log").await.unwrap();
+    backup.set_notes("note\nmore");
+    let stats = backup.stats();
+    assert_eq!(stats.bytes_read, 2 * 1_000_003 + 4 + 3);
+    assert_eq!(stats.chunks_new + stats.chunks_known, stream.chunks + image.chunks);
+    let snapshot = backup.finish().await.unwrap();
+    let found = store.snapshots(&group).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].state, found[0].has_client_log, found[0].files.len()),
+        (SnapshotState::Finished, true, 3)
+    );
+    for snapshot in [snapshot, store.snapshot(&found[0].name).await.unwrap()] {
+        assert!(restore(&snapshot, "a.bin.didx").await == data);
+        assert!(restore(&snapshot, "d.img.fidx").await == data);
+        assert_eq!(snapshot.blob("c.conf.blob").await.unwrap(), "text");
+        assert_eq!(snapshot.client_log().await.unwrap().unwrap(), "log");
+        assert_eq!(snapshot.manifest().notes(), Some("note\nmore"));
+        read_in_pieces(&snapshot, &data).await;
+    }
+}
+
+async fn read_in_pieces(snapshot: &SnapshotReader, data: &[u8]) {
+    let mut reader = snapshot.archive("d.img.fidx").await.unwrap();
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).await.unwrap();
+    assert!(all == data);
+    for start in [0, 65_535, 65_536, 700_000, 1_000_002] {
+        reader.seek(std::io::SeekFrom::Start(start as u64)).await.unwrap();
+        let mut part = vec![0; (data.len() - start).min(100_000)];
+        reader.read_exact(&mut part).await.unwrap();
+        assert!(part == data[start..start + part.len()], "{start}");
+        let piece = reader.read_at(start as u64, 1000).await.unwrap();
+        assert!(!piece.is_empty() && piece == data[start..start + piece.len()]);
+    }
+    assert_eq!(reader.read_at(1_000_003, 10).await.unwrap(), "");
+    assert_eq!(reader.seek(std::io::SeekFrom::End(5)).await.unwrap(), 1_000_008);
+    assert_eq!(reader.read(&mut [0; 10]).await.unwrap(), 0);
+    assert!(reader.seek(std::io::SeekFrom::Current(-2_000_000)).await.is_err());
+}
+
+#[test]
+fn what_was_backed_up_is_restored_from_memory() {
+    on_every_runtime(|runtime| Box::pin(async move { round_trip(&memory(&runtime).await).await }));
+}
+
+#[test]
+fn what_was_backed_up_is_restored_from_a_directory() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let directory = tempfile::tempdir().unwrap();
+            round_trip(&disk(&runtime, &directory).await).await;
+        })
+    });
+}
+
+#[test]
+fn with_a_base_known_chunks_are_not_stored_and_clean_ones_not_read() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let group = group("vm/100");
+            let mut data = noise(2, 40 * CHUNK as usize + 17);
+            let size = data.len() as u64;
+            let backup = store.backup(&group).begin().await.unwrap();
+            backup.image("d.img", Cursor::new(&data), size).chunk_bytes(CHUNK).await.unwrap();
+            backup.stream("s.bin", Cursor::new(&data)).chunker(small_chunks()).await.unwrap();
+            let base = backup.finish().await.unwrap();
+
+            data[200_000..200_010].fill(1);
+            let backup = store.backup(&group).begin().await.unwrap();
+            let map: DirtyMap = std::iter::once(200_000..200_010).collect();
+            let image = backup.image("d.img", Cursor::new(&data), size).chunk_bytes(CHUNK);
+            image.base(&base).dirty(map).await.unwrap();
+            let stats = backup.stats();
+            assert_eq!((stats.bytes_read, stats.chunks_new, stats.chunks_reused), (CHUNK, 1, 40));
+            backup.stream("s.bin", Cursor::new(&data)).base(&base).chunker(small_chunks()).await.unwrap();
+            let stats = backup.stats();
+            assert!(stats.chunks_new <= 4, "{stats:?}");
+            let snapshot = backup.finish().await.unwrap();
+            assert!(restore(&snapshot, "d.img.fidx").await == data);
+            assert!(restore(&snapshot, "s.bin.didx").await == data);
+            assert_eq!(snapshot.manifest().chunk_upload_stats().unwrap().count, stats.chunks_new);
+        })
+    });
+}
+
+#[test]
+fn images_are_written_in_any_order_and_completed_from_the_base() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let group = group("vm/100");
+            let mut data = mixed(3, 10 * CHUNK as usize + 100);
+            let size = data.len() as u64;
+            let backup = store.backup(&group).begin().await.unwrap();
+            let mut image = backup.image_writer("d.img", size).chunk_bytes(CHUNK).begin().await.unwrap();
+            let mut parts: Vec<_> = (0..data.len()).step_by(50_000).collect();
+            parts.reverse();
+            parts.swap(1, 7);
+            for start in parts {
+                let end = data.len().min(start + 50_000);
+                image.write_at(start as u64, Bytes::copy_from_slice(&data[start..end])).await.unwrap();
+            }
+            image.finish().await.unwrap();
+            let base = backup.finish().await.unwrap();
+            assert!(restore(&base, "d.img.fidx").await == data);
+
+            let backup = store.backup(&group).begin().await.unwrap();
+            let mut image =
+                backup.image_writer("d.img", size).chunk_bytes(CHUNK).base(&base).begin().await.unwrap();
+            data[100_000..100_500].fill(9);
+            image.write_at(100_000, Bytes::from(vec![9; 500])).await.unwrap();
+            data[4 * CHUNK as usize..6 * CHUNK as usize].fill(0);
+            image.write_zeros(4 * CHUNK, 2 * CHUNK).await.unwrap();
+            image.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap();
+            assert!(restore(&snapshot, "d.img.fidx").await == data);
+        })
+    });
+}
+
+#[test]
+fn h172_an_image_with_a_hole_in_it_is_refused() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let backup = store.backup(&group("vm/1")).begin().await.unwrap();
+            let mut image = backup.image_writer("d.img", 3 * CHUNK).chunk_bytes(CHUNK).begin().await.unwrap();
+            image.write_at(0, Bytes::from(vec![1; CHUNK as usize])).await.unwrap();
+            image.write_at(2 * CHUNK, Bytes::from(vec![1; 10])).await.unwrap();
+            let again = image.write_at(10, Bytes::from_static(b"x")).await.unwrap_err();
+            assert_eq!(again.kind(), ErrorKind::InvalidInput, "a complete chunk does not change");
+            let beyond = image.write_at(3 * CHUNK - 1, Bytes::from_static(b"xy")).await.unwrap_err();
+            assert_eq!(beyond.kind(), ErrorKind::InvalidInput);
+            assert_eq!(image.finish().await.unwrap_err().kind(), ErrorKind::InvalidInput);
+            backup.abort().await.unwrap();
+            assert_eq!(store.groups(&larder::format::name::Namespace::root()).await.unwrap(), []);
+        })
+    });
+}
+
+#[test]
+fn the_size_of_an_image_is_what_was_promised() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let data = noise(4, 3 * CHUNK as usize);
+            let backup = store.backup(&group("vm/1")).begin().await.unwrap();
+            for size in [3 * CHUNK - 1, 3 * CHUNK + 1, 2 * CHUNK, 4 * CHUNK] {
+                let error =
+                    backup.image("d.img", Cursor::new(&data), size).chunk_bytes(CHUNK).await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Stream, "{size}");
+            }
+            for length in [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK] {
+                let name = format!("d{length}.img");
+                let image =
+                    backup.image(name, Cursor::new(&data[..length as usize]), None).chunk_bytes(CHUNK);
+                assert_eq!(image.await.unwrap().size, length);
+            }
+            let nothing = backup.image("e.img", Cursor::new(b""), None).await.unwrap_err();
+            assert_eq!(nothing.kind(), ErrorKind::Stream);
+            assert!(backup.stream("e.bin", Cursor::new(b"")).await.is_err());
+            let snapshot = backup.finish().await.unwrap();
+            assert_eq!(snapshot.manifest().files().len(), 5, "what failed is not listed");
+            assert!(restore(&snapshot, "d65537.img.fidx").await == data[..65_537]);
+        })
+    });
+}
+
+#[test]
+fn h39_only_valid_names_once_each() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let backup = store.backup(&group("host/a")).begin().await.unwrap();
+            let long = "x".repeat(220);
+            for name in
+                ["", "..", "../x", "/x", "a/b", "x.fidx", "index.json", "client.log", ".x", "ä", &long]
+            {
+                let error = backup.blob(name, "x").await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name:?}");
+            }
+            backup.blob("a.conf", "x").await.unwrap();
+            assert_eq!(backup.blob("a.conf.blob", "y").await.unwrap_err().kind(), ErrorKind::InvalidInput);
+            let snapshot = backup.finish().await.unwrap();
+            assert_eq!(snapshot.manifest().files().len(), 1);
+        })
+    });
+}
+
+#[test]
+fn h37_a_source_that_fails_leaves_its_archive_out() {
+    struct Failing(u64);
+    impl futures::io::AsyncRead for Failing {
+        fn poll_read(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            buffer: &mut [u8],
+        ) -> std::task::Poll<std::io::Result<usize>> {
+            self.0 = self.0.saturating_sub(buffer.len() as u64);
+            std::task::Poll::Ready(if self.0 == 0 {
+                Err(std::io::ErrorKind::ConnectionReset.into())
+            } else {
+                Ok(buffer.len())
+            })
+        }
+    }
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let backup = store.backup(&group("host/a")).begin().await.unwrap();
+            let error = backup.stream("a.bin", Failing(3_000_000)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Stream);
+            assert_eq!(error.subject(), Some("a.bin.didx"));
+            assert!(std::error::Error::source(&error).is_some());
+            backup.stream("a.bin", Cursor::new(b"second try")).await.unwrap();
+            let snapshot = backup.finish().await.unwrap();
+            assert_eq!(restore(&snapshot, "a.bin.didx").await, b"second try");
+        })
+    });
+}
+
+#[test]
+fn h50_abort_and_drop_leave_nothing_behind() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let group = group("host/a");
+            for blobs in 0..3 {
+                let backup = store.backup(&group).begin().await.unwrap();
+                for blob in 0..blobs {
+                    backup.blob(&format!("{blob}.conf"), "x").await.unwrap();
+                }
+                if blobs == 2 {
+                    backup.stream("a.bin", Cursor::new(b"x")).await.unwrap();
+                }
+                backup.abort().await.unwrap();
+                assert_eq!(store.groups(group.namespace()).await.unwrap(), []);
+                assert_eq!(store.snapshots(&group).await.unwrap(), []);
+            }
+            let backup = store.backup(&group).begin().await.unwrap();
+            backup.blob("a.conf", "x").await.unwrap();
+            drop(backup);
+            // Dropping gives the locks back at once; what it left is removed by the next writer at the latest.
+            let backup = store.backup(&group).begin().await.unwrap();
+            backup.blob("b.conf", "x").await.unwrap();
+            let snapshot = backup.finish().await.unwrap();
+            let found = store.snapshots(&group).await.unwrap();
+            assert_eq!(found.iter().map(|info| &info.name).collect::<Vec<_>>(), [snapshot.name()]);
+            assert_eq!(store.owner(&group).await.unwrap(), Some(AuthId::root()));
+        })
+    });
+}
+
+#[test]
+fn h38_what_a_dead_writer_left_is_invisible_and_removed_by_the_next() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let directory = tempfile::tempdir().unwrap();
+            let store = disk(&runtime, &directory).await;
+            let group = group("host/a");
+            let left = directory.path().join("host/a/2020-01-01T00:00:00Z");
+            std::fs::create_dir_all(&left).unwrap();
+            std::fs::write(directory.path().join("host/a/owner"), "root@pam\n").unwrap();
+            std::fs::write(left.join("a.conf.blob"), "torn").unwrap();
+            std::fs::write(left.join("b.img.fidx.tmp_AbCdEf"), "torn").unwrap();
+            let name: SnapshotName = "host/a/2020-01-01T00:00:00Z".parse().unwrap();
+            assert_eq!(store.latest(&group).await.unwrap(), None);
+            assert_eq!(store.snapshot(&name).await.unwrap_err().kind(), ErrorKind::NotFound);
+            assert_eq!(store.snapshots(&group).await.unwrap()[0].state, SnapshotState::Unfinished);
+            let backup = store.backup(&group).begin().await.unwrap();
+            assert!(!left.exists());
+            backup.blob("a.conf", "x").await.unwrap();
+            backup.finish().await.unwrap();
+            assert_eq!(store.snapshots(&group).await.unwrap().len(), 1);
+        })
+    });
+}
+
+#[test]
+fn h49_h53_backups_one_after_the_other_never_collide() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let group = group("host/a");
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+            for _ in 0..20 {
+                let backup = store.backup(&group).begin().await.unwrap();
+                backup.blob("a.conf", "x").await.unwrap();
+                backup.finish().await.unwrap();
+            }
+            assert_eq!(store.snapshots(&group).await.unwrap().len(), 20);
+            let error = store.backup(&group).time(time).begin().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "older than the newest");
+            let other = "host/b".parse().unwrap();
+            let backup = store.backup(&other).time(time).begin().await.unwrap();
+            assert_eq!(backup.name().to_string(), "host/b/2001-09-09T01:46:40Z");
+            let busy = store.backup(&other).begin().await.unwrap_err();
+            assert_eq!(busy.kind(), ErrorKind::Busy);
+            backup.finish().await.unwrap();
+        })
+    });
+}
+
+#[test]
+fn h54_a_base_that_is_gone_or_bad_fails_the_backup() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let directory = tempfile::tempdir().unwrap();
+            let store = disk(&runtime, &directory).await;
+            let group = group("host/a");
+            let data = noise(5, 200_000);
+            let backup = store.backup(&group).begin().await.unwrap();
+            backup.image("d.img", Cursor::new(&data), 200_000).chunk_bytes(CHUNK).await.unwrap();
+            let base = backup.finish().await.unwrap();
+            let manifest = directory.path().join(base.name().to_string()).join("index.json.blob");
+            let kept = std::fs::read(&manifest).unwrap();
+
+            let backup = store.backup(&group).begin().await.unwrap();
+            let image = backup.image("d.img", Cursor::new(&data), 200_000).chunk_bytes(CHUNK);
+            image.base(&base).dirty(DirtyMap::new()).await.unwrap();
+            std::fs::remove_file(&manifest).unwrap();
+            assert_eq!(backup.finish().await.unwrap_err().kind(), ErrorKind::Conflict);
+            std::fs::write(&manifest, kept).unwrap();
+            assert_eq!(store.snapshots(&group).await.unwrap().len(), 1);
+
+            // A chunk that the base names is missing: data at hand heals it, a clean extent cannot.
+            let digest = store.snapshot(base.name()).await.unwrap().archive("d.img.fidx").await.unwrap();
+            let digest = digest.index().digest(1).unwrap().to_string();
+            let chunk = directory.path().join(".chunks").join(&digest[..4]).join(&digest);
+            std::fs::write(&chunk, "").unwrap();
+            let backup = store.backup(&group).begin().await.unwrap();
+            let image = backup.image("d.img", Cursor::new(&data), 200_000).chunk_bytes(CHUNK);
+            let error = image.base(&base).dirty(DirtyMap::new()).await.unwrap_err();
+            assert_eq!((error.kind(), error.subject()), (ErrorKind::Corrupt, Some(digest.as_str())));
+            backup.image("d.img", Cursor::new(&data), 200_000).chunk_bytes(CHUNK).base(&base).await.unwrap();
+            let healed = backup.finish().await.unwrap();
+            assert!(restore(&healed, "d.img.fidx").await == data);
+        })
+    });
+}
+
+#[test]
+fn h77_h24_h173_a_chunk_that_exists_is_compared() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let directory = tempfile::tempdir().unwrap();
+            let store = disk(&runtime, &directory).await;
+            let data = noise(6, 100_000);
+            let digest = larder::format::Digest::of(&data).to_string();
+            let path = directory.path().join(".chunks").join(&digest[..4]).join(&digest);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let mut good = Vec::new();
+            larder::format::blob::encode_plain(&data, &mut good).unwrap();
+            let mut other_length = good.clone();
+            other_length.truncate(50_000);
+            let mut frame = zstd::bulk::compress(&data, 19).unwrap();
+            frame.splice(0..0, crc32fast::hash(&frame).to_le_bytes());
+            frame.splice(0..0, larder::format::blob::BlobKind::Zstd.magic());
+            let encrypted = [&larder::format::blob::BlobKind::Encrypted.magic()[..], &[0; 60]].concat();
+            for (number, (present, kept)) in [
+                (&b""[..], false),
+                (b"short", false),
+                (&other_length, false),
+                (&encrypted, false),
+                (&frame, true),
+                (&good, true),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                std::fs::write(&path, present).unwrap();
+                let group = group(&format!("host/{number}"));
+                let backup = store.backup(&group).begin().await.unwrap();
+                backup.stream("a.bin", Cursor::new(&data)).await.unwrap();
+                assert_eq!(backup.stats().chunks_known == 1, kept, "{number}");
+                let snapshot = backup.finish().await.unwrap();
+                assert_eq!(std::fs::read(&path).unwrap() == present, kept, "{number}");
+                assert!(restore(&snapshot, "a.bin.didx").await == data);
+            }
+        })
+    });
+}
+
+#[test]
+fn damage_is_named_and_never_restored() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let directory = tempfile::tempdir().unwrap();
+            let store = disk(&runtime, &directory).await;
+            let data = noise(7, 300_000);
+            let backup = store.backup(&group("host/a")).begin().await.unwrap();
+            backup.image("d.img", Cursor::new(&data), 300_000).chunk_bytes(CHUNK).await.unwrap();
+            backup.blob("c.conf", "text").await.unwrap();
+            let name = backup.finish().await.unwrap().name().clone();
+            let snapshot = store.snapshot(&name).await.unwrap();
+            let digest = snapshot.archive("d.img.fidx").await.unwrap().index().digest(2).unwrap().to_string();
+            let folder = directory.path().join(name.to_string());
+            let chunk = directory.path().join(".chunks").join(&digest[..4]).join(&digest);
+            let copy = || async {
+                let snapshot = store.snapshot(&name).await?;
+                let archive = snapshot.archive("d.img.fidx").await?;
+                archive.copy_to(&mut WriterTarget::new(Cursor::new(Vec::new()))).await
+            };
+            for path in [&chunk, &folder.join("d.img.fidx"), &folder.join("index.json.blob")] {
+                let kept = std::fs::read(path).unwrap();
+                for damage in 0..3 {
+                    let mut bytes = kept.clone();
+                    let middle = bytes.len() - 20;
+                    match damage {
+                        0 => bytes[middle] ^= 1,
+                        1 => bytes.truncate(middle),
+                        _ => bytes.clear(),
+                    }
+                    std::fs::write(path, bytes).unwrap();
+                    assert_eq!(
+                        copy().await.unwrap_err().kind(),
+                        ErrorKind::Corrupt,
+                        "{} {damage}",
+                        path.display()
+                    );
+                }
+                std::fs::remove_file(path).unwrap();
+                assert_eq!(copy().await.unwrap_err().kind(), ErrorKind::NotFound, "{}", path.display());
+                std::fs::write(path, kept).unwrap();
+                assert_eq!(copy().await.unwrap(), 300_000);
+            }
+            let error = std::fs::write(folder.join("c.conf.blob"), b"other");
+            error.unwrap();
+            assert_eq!(snapshot.blob("c.conf.blob").await.unwrap_err().kind(), ErrorKind::Corrupt);
+        })
+    });
+}
+
+#[test]
+fn owner_notes_protection_and_namespaces_are_kept() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let directory = tempfile::tempdir().unwrap();
+            for store in [memory(&runtime).await, disk(&runtime, &directory).await] {
+                let root = larder::format::name::Namespace::root();
+                let (outer, inner) = ("a".parse().unwrap(), "a/b".parse().unwrap());
+                assert_eq!(store.create_namespace(&inner).await.unwrap_err().kind(), ErrorKind::NotFound);
+                store.create_namespace(&outer).await.unwrap();
+                store.create_namespace(&inner).await.unwrap();
+                assert_eq!(
+                    store.create_namespace(&inner).await.unwrap_err().kind(),
+                    ErrorKind::AlreadyExists
+                );
+                assert_eq!(store.namespaces(&root).await.unwrap(), [root.clone(), outer, inner.clone()]);
+                let group = group("vm/100").in_namespace(inner.clone());
+                let nowhere = "vm/1".parse::<GroupName>().unwrap().in_namespace("x".parse().unwrap());
+                assert_eq!(store.backup(&nowhere).begin().await.unwrap_err().kind(), ErrorKind::NotFound);
+                let owner: AuthId = "user@pbs!token".parse().unwrap();
+                let backup = store.backup(&group).owner(owner.clone()).begin().await.unwrap();
+                backup.blob("a.conf", "x").await.unwrap();
+                let name = backup.finish().await.unwrap().name().clone();
+                let stranger = store.backup(&group).owner("other@pbs".parse().unwrap()).begin().await;
+                assert_eq!(stranger.unwrap_err().kind(), ErrorKind::Denied);
+                assert_eq!(store.owner(&group).await.unwrap(), Some(owner));
+                store.set_owner(&group, &AuthId::root()).await.unwrap();
+                assert_eq!(store.owner(&group).await.unwrap(), Some(AuthId::root()));
+                store.set_group_notes(&group, "ünï").await.unwrap();
+                assert_eq!(store.group_notes(&group).await.unwrap().as_deref(), Some("ünï"));
+                store.set_group_notes(&group, "").await.unwrap();
+                assert_eq!(store.group_notes(&group).await.unwrap(), None);
+                store.set_notes(&name, "kept").await.unwrap();
+                store.set_protection(&name, Protection::On).await.unwrap();
+                assert!(store.snapshot_info(&name).await.unwrap().protected);
+                let reader = store.snapshot(&name).await.unwrap();
+                assert_eq!(reader.manifest().notes(), Some("kept"));
+                let busy = store.set_protection(&name, Protection::Off).await.unwrap_err();
+                assert_eq!(busy.kind(), ErrorKind::Busy);
+                drop(reader);
+                store.set_protection(&name, Protection::Off).await.unwrap();
+                assert!(!store.snapshot_info(&name).await.unwrap().protected);
+                assert_eq!(store.groups(&inner).await.unwrap(), [group]);
+                assert_eq!(store.groups(&root).await.unwrap(), []);
+            }
+        })
+    });
+}
+
+#[test]
+fn h46_changes_of_one_manifest_do_not_lose_one_another() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let backup = store.backup(&group("host/a")).begin().await.unwrap();
+            backup.blob("a.conf", "x").await.unwrap();
+            let name = backup.finish().await.unwrap().name().clone();
+            let changes =
+                (0..10).map(|number| store.set_notes(&name, if number % 2 == 0 { "even" } else { "odd" }));
+            futures::future::try_join_all(changes).await.unwrap();
+            let manifest = store.snapshot(&name).await.unwrap();
+            assert!(matches!(manifest.manifest().notes(), Some("even" | "odd")));
+            assert_eq!(manifest.manifest().files().len(), 1);
+            assert!(manifest.manifest().chunk_upload_stats().is_some());
+        })
+    });
+}
+
+#[test]
+fn h92_a_store_that_needs_an_unknown_feature_is_only_read() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let directory = tempfile::tempdir().unwrap();
+            let store = disk(&runtime, &directory).await;
+            round_trip(&store).await;
+            let identity = directory.path().join(".larder/store.json");
+            let text = std::fs::read_to_string(&identity).unwrap();
+            std::fs::write(&identity, text.replace("[]", "[\"packs\"]")).unwrap();
+            let options = FsOptions::default();
+            let backend = FsBackend::open(Arc::clone(&runtime), directory.path(), options).await.unwrap();
+            let store = Datastore::open(Arc::new(backend), Options::default()).await.unwrap();
+            let latest = store.latest(&group("host/a")).await.unwrap().unwrap();
+            assert_eq!(restore(&store.snapshot(&latest).await.unwrap(), "a.bin.didx").await.len(), 1_000_003);
+            let refused = [
+                store.backup(&group("host/a")).begin().await.map(drop),
+                store.set_notes(&latest, "x").await,
+                store.set_protection(&latest, Protection::On).await,
+                store.create_namespace(&"a".parse().unwrap()).await,
+            ];
+            for refused in refused {
+                assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported);
+            }
+        })
+    });
+}
+
+#[test]
+fn dropping_the_future_of_finish_publishes_all_or_nothing() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let group = group("host/a");
+            let backup = store.backup(&group).begin().await.unwrap();
+            backup.stream("a.bin", Cursor::new(noise(8, 100_000))).await.unwrap();
+            let mut finish = Box::pin(backup.finish());
+            assert!(futures::poll!(&mut finish).is_pending());
+            drop(finish);
+            // The next writer waits until the commit has given the group back.
+            let next = loop {
+                match store.backup(&group).begin().await {
+                    Err(error) if error.kind() == ErrorKind::Busy => {
+                        runtime.sleep(Duration::from_millis(1)).await
+                    }
+                    next => break next.unwrap(),
+                }
+            };
+            next.abort().await.unwrap();
+            let latest = store.latest(&group).await.unwrap().unwrap();
+            let snapshot = store.snapshot(&latest).await.unwrap();
+            assert_eq!(restore(&snapshot, "a.bin.didx").await.len(), 100_000);
+        })
+    });
+}
+
+#[test]
+fn another_chunker_can_be_brought_along() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let backup = store.backup(&group("host/a")).begin().await.unwrap();
+            let data = noise(9, 100_000);
+            let fixed = Box::new(FixedChunker::new(4096).unwrap());
+            let summary = backup.stream("a.bin", Cursor::new(&data)).chunker(fixed).await.unwrap();
+            assert_eq!(summary.chunks, 25);
+            let snapshot = backup.finish().await.unwrap();
+            assert!(restore(&snapshot, "a.bin.didx").await == data);
+        })
+    });
+}
