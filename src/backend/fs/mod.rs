@@ -10,7 +10,9 @@
 //! |---|---|---|
 //! | [`SyncLevel::None`] | nothing | nothing: puts stay in order for readers, but a power cut may lose what was stored |
 //! | [`SyncLevel::File`] | the file is flushed before it is renamed | the directories changed since the last barrier are flushed |
-//! | [`SyncLevel::Filesystem`] | nothing | the whole filesystem is flushed, once |
+//! | [`SyncLevel::Filesystem`] | the file is flushed before it is renamed, unless it is a chunk | the whole filesystem is flushed, once |
+//!
+//! So, except at the first level, an index or a manifest that has a name has its bytes too, whatever crashes.
 //!
 //! # Directories
 //! They are made when an object needs them and removed when they become empty, from the snapshot up to its group; a
@@ -349,7 +351,8 @@ impl Inner {
             written => written,
         };
         let stored = file.and_then(|file| {
-            if self.sync_level == SyncLevel::File {
+            let is_chunk = matches!(key, Key::Chunk(_) | Key::Quarantined(..));
+            if self.sync_level == SyncLevel::File || (self.sync_level == SyncLevel::Filesystem && !is_chunk) {
                 self.disk.sync_file(temporary, &file)?;
             }
             // Closed before it is renamed: some filesystems refuse the rename of an open file.
