@@ -85,7 +85,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         }
         let stats = writer.stats();
         let snapshot = writer.finish().await?;
-        let seconds = (runtime.monotonic() - start).as_secs_f64();
+        let seconds = runtime.monotonic().checked_sub(start).unwrap().as_secs_f64();
         if arguments.json {
             let report = serde_json::json!({
                 "snapshot": snapshot.name().to_string(),
@@ -200,12 +200,11 @@ fn parse_source(text: &str) -> Outcome<Source> {
 }
 
 fn group(arguments: &Arguments) -> Outcome<GroupName> {
-    let text = match &arguments.group {
-        Some(group) => group.clone(),
-        None => {
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            format!("host/{}", if host.trim().is_empty() { "localhost" } else { host.trim() })
-        }
+    let text = if let Some(group) = &arguments.group {
+        group.clone()
+    } else {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        format!("host/{}", if host.trim().is_empty() { "localhost" } else { host.trim() })
     };
     let group: GroupName = text.parse().map_err(|error| input(format!("--group {text}: {error}")))?;
     Ok(group.in_namespace(arguments.store.namespace().clone()))

@@ -1,6 +1,8 @@
 //! Backs up this crate's own sources and an image, twice, and restores them.
 //! Run with: cargo run --release --example quickstart
 
+#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "small numbers")]
+
 use std::path::Path;
 use std::sync::Arc;
 

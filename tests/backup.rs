@@ -1,5 +1,7 @@
 //! Backing up and restoring, on every runtime and backend.
 
+#![allow(clippy::cast_possible_truncation, reason = "small numbers")]
+
 mod support;
 
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::io::{AsyncReadExt as _, AsyncSeekExt as _, Cursor};
 use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, SyncLevel};
-use larder::chunker::{FixedChunker, RollingChunker, RollingOptions};
+use larder::chunker::{Chunker, FixedChunker, RollingChunker, RollingOptions};
 use larder::error::ErrorKind;
 use larder::format::name::{AuthId, GroupName, SnapshotName};
 use larder::rt::Runtime;
@@ -36,7 +38,7 @@ fn group(name: &str) -> GroupName {
     name.parse().unwrap()
 }
 
-fn small_chunks() -> Box<RollingChunker> {
+fn small_chunks() -> Box<dyn Chunker> {
     Box::new(RollingChunker::new(RollingOptions::default().average_bytes(64 << 10)).unwrap())
 }
 
@@ -496,8 +498,7 @@ fn damage_is_named_and_never_restored() {
                 std::fs::write(path, kept).unwrap();
                 assert_eq!(copy().await.unwrap(), 300_000);
             }
-            let error = std::fs::write(folder.join("c.conf.blob"), b"other");
-            error.unwrap();
+            std::fs::write(folder.join("c.conf.blob"), b"other").unwrap();
             assert_eq!(snapshot.blob("c.conf.blob").await.unwrap_err().kind(), ErrorKind::Corrupt);
         })
     });
@@ -614,7 +615,7 @@ fn dropping_the_future_of_finish_publishes_all_or_nothing() {
             let next = loop {
                 match store.backup(&group).begin().await {
                     Err(error) if error.kind() == ErrorKind::Busy => {
-                        runtime.sleep(Duration::from_millis(1)).await
+                        runtime.sleep(Duration::from_millis(1)).await;
                     }
                     next => break next.unwrap(),
                 }

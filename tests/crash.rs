@@ -41,15 +41,12 @@ async fn back_up(
     let image = backup.image("d.img", Cursor::new(&data), 40_000).chunk_bytes(8192);
     let stream =
         backup.stream("s.bin", Cursor::new(&data)).chunker(Box::new(FixedChunker::new(16384).unwrap()));
-    match base {
-        Some(base) => {
-            image.base(base).await?;
-            stream.base(base).await?;
-        }
-        None => {
-            image.await?;
-            stream.await?;
-        }
+    if let Some(base) = base {
+        image.base(base).await?;
+        stream.base(base).await?;
+    } else {
+        image.await?;
+        stream.await?;
     }
     backup.finish().await
 }

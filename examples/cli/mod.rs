@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "no example uses all of it")]
 
-pub mod tar_stream;
+pub(crate) mod tar_stream;
 
 use std::fmt::Display;
 use std::io::IsTerminal as _;
@@ -18,17 +18,17 @@ use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Event, Observer, Options};
 
 /// Why a command ends early.
-pub enum Failure {
+pub(crate) enum Failure {
     /// What was asked for makes no sense; nothing was changed.
     Input(String),
     /// It was tried and did not work.
     Work(String),
 }
 
-pub type Outcome<T> = Result<T, Failure>;
+pub(crate) type Outcome<T> = Result<T, Failure>;
 
 /// Input that makes no sense.
-pub fn input(why: impl Display) -> Failure {
+pub(crate) fn input(why: impl Display) -> Failure {
     Failure::Input(why.to_string())
 }
 
@@ -37,7 +37,7 @@ impl From<Error> for Failure {
         let mut text = error.to_string();
         let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
-            text += &format!(": {cause}");
+            text = format!("{text}: {cause}");
             source = cause.source();
         }
         match error.kind() {
@@ -60,7 +60,7 @@ impl From<lexopt::Error> for Failure {
 }
 
 /// Runs a command and turns what it answers into an exit status: 2 for bad input, 1 for failed work.
-pub fn run(usage: &str, command: impl FnOnce(lexopt::Parser) -> Outcome<()>) -> ExitCode {
+pub(crate) fn run(usage: &str, command: impl FnOnce(lexopt::Parser) -> Outcome<()>) -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
         println!("{usage}");
@@ -80,22 +80,22 @@ pub fn run(usage: &str, command: impl FnOnce(lexopt::Parser) -> Outcome<()>) -> 
 }
 
 /// The next argument: an option with its dashes, or a plain word.
-pub fn next(parser: &mut lexopt::Parser) -> Outcome<Option<String>> {
+pub(crate) fn next(parser: &mut lexopt::Parser) -> Outcome<Option<String>> {
     use lexopt::Arg;
     Ok(match parser.next()? {
         None => None,
         Some(Arg::Long(name)) => Some(format!("--{name}")),
         Some(Arg::Short(name)) => return Err(input(format!("-{name}: there is no such option"))),
         Some(Arg::Value(word)) => {
-            Some(word.into_string().map_err(|word| input(format!("{word:?} is not UTF-8")))?)
+            Some(word.into_string().map_err(|word| input(format!("{} is not UTF-8", word.display())))?)
         }
     })
 }
 
 /// The value of the option before.
-pub fn value(parser: &mut lexopt::Parser) -> Outcome<String> {
+pub(crate) fn value(parser: &mut lexopt::Parser) -> Outcome<String> {
     let value = parser.value()?;
-    value.into_string().map_err(|word| input(format!("{word:?} is not UTF-8")))
+    value.into_string().map_err(|word| input(format!("{} is not UTF-8", word.display())))
 }
 
 fn one_line(text: &str) -> String {
@@ -104,7 +104,7 @@ fn one_line(text: &str) -> String {
 
 /// Where the store is and how it is opened. The one place that understands `--store`.
 #[derive(Default)]
-pub struct StoreArguments {
+pub(crate) struct StoreArguments {
     create: bool,
     lock_directory: Option<PathBuf>,
     namespace: Namespace,
@@ -112,7 +112,7 @@ pub struct StoreArguments {
     sync_level: SyncLevel,
 }
 
-pub const STORE_USAGE: &str = "\
+pub(crate) const STORE_USAGE: &str = "\
   --store DIR          the datastore
   --ns A/B             the namespace; default: the root
   --sync-level LEVEL   none, file or filesystem; default: filesystem
@@ -120,11 +120,11 @@ pub const STORE_USAGE: &str = "\
 
 impl StoreArguments {
     /// Takes an option, with its value, if it is one about the store.
-    pub fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Outcome<bool> {
+    pub(crate) fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Outcome<bool> {
         match option {
             "--store" => self.store = Some(value(parser)?),
             "--ns" => {
-                self.namespace = value(parser)?.parse().map_err(|error| input(format!("--ns: {error}")))?
+                self.namespace = value(parser)?.parse().map_err(|error| input(format!("--ns: {error}")))?;
             }
             "--lock-dir" => self.lock_directory = Some(value(parser)?.into()),
             "--sync-level" => {
@@ -145,12 +145,12 @@ impl StoreArguments {
         Ok(true)
     }
 
-    pub fn namespace(&self) -> &Namespace {
+    pub(crate) fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
     /// Opens the store, or makes it if that was asked for and there is none.
-    pub async fn open(&self, runtime: &Arc<dyn Runtime>) -> Outcome<Datastore> {
+    pub(crate) async fn open(&self, runtime: &Arc<dyn Runtime>) -> Outcome<Datastore> {
         let place = self.store.as_deref().ok_or_else(|| input("--store is missing"))?;
         if let Some((scheme, _)) = place.split_once("://") {
             return Err(input(format!("--store: {scheme}:// is not supported, only a directory")));
@@ -178,16 +178,16 @@ impl StoreArguments {
     }
 }
 
-pub fn runtime() -> Arc<dyn Runtime> {
+pub(crate) fn runtime() -> Arc<dyn Runtime> {
     Arc::new(ThreadRuntime::new())
 }
 
 /// A progress bar on standard error, if that is a terminal.
 #[derive(Debug)]
-pub struct Progress(Option<ProgressBar>);
+pub(crate) struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    pub fn new(wanted: bool) -> Arc<Self> {
+    pub(crate) fn new(wanted: bool) -> Arc<Self> {
         let style = ProgressStyle::with_template("{msg:20} {bytes:>12} {bytes_per_sec:>14} {elapsed}");
         let bar = (wanted && std::io::stderr().is_terminal()).then(|| {
             ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))

@@ -2,6 +2,8 @@
 //!
 //! The stream is POSIX.1-2001 (pax): long names, times to the nanosecond and extended attributes are in pax records.
 
+#![allow(clippy::disallowed_methods, reason = "the rule against threads is for the library")]
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
@@ -30,7 +32,7 @@ const SMALL_FILE_BYTES: u64 = 1 << 20;
 const WRITERS: usize = 2;
 
 /// Reads a directory on a thread of its own and yields it as a tar stream, always in the same order.
-pub fn of_directory(directory: PathBuf) -> impl AsyncRead + Send + Unpin {
+pub(crate) fn of_directory(directory: PathBuf) -> impl AsyncRead + Send + Unpin {
     let (sender, receiver) = channel::channel::<io::Result<Vec<u8>>>(4);
     thread::spawn(move || {
         let mut blocks = Blocks { block: Vec::with_capacity(BLOCK_BYTES), sender };
@@ -230,14 +232,14 @@ fn set_link(header: &mut Header, kind: EntryType, target: &Path, records: &mut R
 }
 
 /// Unpacks a tar stream into a directory that is new or empty. Small files are written by other threads.
-pub fn unpack(stream: impl Read, directory: &Path) -> io::Result<()> {
+pub(crate) fn unpack(stream: impl Read, directory: &Path) -> io::Result<()> {
     let mut unpacked = Unpack::new(directory)?;
     let mut archive = Archive::new(io::BufReader::with_capacity(256 << 10, stream));
     thread::scope(|scope| {
         let (senders, workers): (Vec<_>, Vec<_>) = (0..WRITERS)
             .map(|_| {
                 let (sender, receiver) = mpsc::sync_channel::<SmallFile>(64);
-                let worker = scope.spawn(move || receiver.into_iter().try_for_each(|file| file.write()));
+                let worker = scope.spawn(move || receiver.into_iter().try_for_each(SmallFile::write));
                 (sender, worker)
             })
             .unzip();
@@ -433,7 +435,7 @@ impl Attributes {
             std::os::unix::fs::fchown(file, Some(self.uid), Some(self.gid))?;
         }
         file.set_permissions(fs::Permissions::from_mode(self.mode))?;
-        self.set_extended(path)?;
+        self.set_extended(path);
         match self.time {
             Some(time) => filetime::set_file_handle_times(file, None, Some(time)),
             None => Ok(()),
@@ -445,7 +447,7 @@ impl Attributes {
             std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid))?;
         }
         fs::set_permissions(path, fs::Permissions::from_mode(self.mode))?;
-        self.set_extended(path)?;
+        self.set_extended(path);
         match self.time {
             Some(time) => filetime::set_file_mtime(path, time),
             None => Ok(()),
@@ -456,20 +458,19 @@ impl Attributes {
         if is_root() {
             std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid))?;
         }
-        self.set_extended(path)?;
+        self.set_extended(path);
         match self.time {
             Some(time) => filetime::set_symlink_file_times(path, time, time),
             None => Ok(()),
         }
     }
 
-    fn set_extended(&self, path: &Path) -> io::Result<()> {
+    fn set_extended(&self, path: &Path) {
         for (name, value) in &self.extended {
             if let Err(error) = xattr::set(path, name, value) {
                 eprintln!("{}: {name}: {error}", path.display());
             }
         }
-        Ok(())
     }
 }
 

@@ -184,7 +184,7 @@ impl Backend for MemoryBackend {
                 continue;
             }
             if entries.len() == self.page_entries {
-                return Ok(ListPage::new(entries, last_position(&root, &objects, path)));
+                return Ok(ListPage::new(entries, Some(last_position(&root, &objects, path))));
             }
             let deeper = path[root.len()..].split_once('/').map(|(child, _)| format!("{root}{child}/"));
             match deeper.filter(|_| query.depth == Depth::Children && query.prefix != Prefix::Chunks) {
@@ -229,7 +229,7 @@ impl Backend for MemoryBackend {
 }
 
 /// The cursor after which the object at `next` is the first.
-fn last_position(root: &str, objects: &Objects, next: &str) -> Option<Cursor> {
+fn last_position(root: &str, objects: &Objects, next: &str) -> Cursor {
     let before = objects.by_path.range::<str, _>((Bound::Unbounded, Bound::Excluded(next))).next_back();
-    Some(Cursor::new(before.map_or(root, |(path, _)| path)))
+    Cursor::new(before.map_or(root, |(path, _)| path))
 }

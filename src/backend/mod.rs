@@ -280,6 +280,7 @@ impl Removal {
 }
 
 /// What became of an object that was to be deleted.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
     /// It was not there.
@@ -331,6 +332,7 @@ impl ListQuery {
 }
 
 /// How deep a listing goes.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// All objects, however deep.
@@ -385,6 +387,7 @@ impl Cursor {
 }
 
 /// What a lock is on.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum LockScope {
     /// A group.
@@ -409,6 +412,7 @@ impl fmt::Display for LockScope {
 }
 
 /// Whom a lock tolerates.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LockMode {
     /// Nobody else.

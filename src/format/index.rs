@@ -33,6 +33,7 @@ impl ChunkEntry {
 }
 
 /// An index of either kind. There are these two, so matching on both is meant.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Debug)]
 pub enum IndexReader {
     /// Of chunks that were cut by content.

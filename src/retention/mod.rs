@@ -88,6 +88,7 @@ impl RetentionItem {
 }
 
 /// What becomes of a snapshot. There are these four, so matching on all of them is meant.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Decision {
     /// A rule keeps it.

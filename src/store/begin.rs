@@ -21,7 +21,7 @@ use crate::store::listing::{SnapshotInfo, SnapshotState};
 use crate::store::snapshot_writer::{Guards, SnapshotWriter, Written};
 
 /// By how much the clock may lag behind the newest snapshot before a backup without an explicit time is refused.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 
 /// A backup that is about to begin.
 #[derive(Debug)]

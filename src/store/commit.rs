@@ -128,10 +128,7 @@ async fn check_base(store: &Datastore, base: &SnapshotName) -> Result<()> {
 async fn publish(shared: &WriterShared, publication: &Publication, blob: Bytes) -> Result<()> {
     let backend = &shared.store.inner.backend;
     let key = Key::Manifest(shared.name.clone());
-    let mode = match backend.capabilities().conditional_put {
-        true => PutMode::Create,
-        false => PutMode::Replace,
-    };
+    let mode = if backend.capabilities().conditional_put { PutMode::Create } else { PutMode::Replace };
     let put = backend.put(&key, blob, mode).await;
     if let Err(error) = put {
         let certain = !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal);

@@ -18,6 +18,7 @@ pub(in crate::store) const SMALL_OBJECT_BYTES: u64 = 1 << 20;
 pub(in crate::store) const MANIFEST_BYTES: u64 = 16 << 20;
 
 /// Whether a snapshot may be deleted.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
     /// It may.
@@ -139,10 +140,8 @@ impl Datastore {
         let (mut manifest, version) = self.inner.manifest(snapshot).await?;
         change(&mut manifest);
         let blob = self.inner.chunks.encode(&manifest.to_json().into()).await?;
-        let mode = match backend.capabilities().conditional_put {
-            true => PutMode::IfMatch(version),
-            false => PutMode::Replace,
-        };
+        let mode =
+            if backend.capabilities().conditional_put { PutMode::IfMatch(version) } else { PutMode::Replace };
         self.put_small(Key::Manifest(snapshot.clone()), blob, mode).await
     }
 

@@ -34,7 +34,7 @@ impl Identity {
     pub(in crate::store) fn draw(runtime: &dyn Runtime) -> Self {
         let mut random = [0; 16];
         runtime.fill_random(&mut random);
-        let uuid = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let uuid = format!("{:032x}", u128::from_le_bytes(random));
         Self { features: Vec::new(), uuid, version: VERSION }
     }
 

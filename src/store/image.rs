@@ -245,7 +245,7 @@ struct Source<'a, R> {
     task: &'a ArchiveTask,
 }
 
-impl<'a, R: AsyncRead + Send + Unpin> Source<'a, R> {
+impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
     fn into_stream(self) -> impl Stream<Item = Result<Part>> {
         stream::try_unfold(
             self,

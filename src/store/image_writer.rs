@@ -326,7 +326,7 @@ impl Partial {
     }
 
     fn is_whole(&self) -> bool {
-        self.filled == [0..self.buffer.len()]
+        self.filled.first() == Some(&(0..self.buffer.len()))
     }
 
     fn holes(&self) -> Vec<Range<usize>> {

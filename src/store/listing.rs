@@ -35,6 +35,7 @@ pub struct FileInfo {
 }
 
 /// How far a snapshot got.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotState {
     /// It has a manifest.
@@ -156,9 +157,10 @@ impl Datastore {
 }
 
 fn note(snapshots: &mut BTreeMap<SnapshotName, SnapshotInfo>, object: ObjectInfo) {
-    let name = match &object.key {
-        Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name) => name,
-        _ => return,
+    let (Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name)) =
+        &object.key
+    else {
+        return;
     };
     let info = snapshots.entry(name.clone()).or_insert_with(|| SnapshotInfo {
         files: Vec::new(),

@@ -22,11 +22,11 @@ pub(in crate::store) async fn lock_manifest(
     scope: &LockScope,
 ) -> Result<Box<dyn LockGuard>> {
     let runtime = backend.runtime();
-    let start = runtime.monotonic();
+    let end = runtime.monotonic() + MANIFEST_WAIT;
     let mut pause = FIRST_PAUSE;
     loop {
         match backend.lock(scope, LockMode::Exclusive).await {
-            Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() - start < MANIFEST_WAIT => {
+            Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() < end => {
                 runtime.sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

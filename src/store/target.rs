@@ -97,7 +97,7 @@ pub struct WriterTarget<W> {
 impl<W: AsyncWrite + Send + Unpin> WriterTarget<W> {
     /// Writes to `writer`, and flushes it at the end.
     pub fn new(writer: W) -> Self {
-        Self { writer, zeros: Bytes::from_static(&[0; 64 << 10]) }
+        Self { writer, zeros: Bytes::from(vec![0; 64 << 10]) }
     }
 
     /// The writer.

@@ -8,10 +8,10 @@ use futures::future::BoxFuture;
 use larder::rt::{Runtime, ThreadRuntime};
 
 /// A test body that runs on any runtime.
-pub type Body = fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>;
+pub(crate) type Body = fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>;
 
 /// Runs a test on every runtime that was compiled in: threads under `futures::executor`, Tokio, smol, and simulated.
-pub fn on_every_runtime(body: Body) {
+pub(crate) fn on_every_runtime(body: Body) {
     let threads: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     futures::executor::block_on(body(threads));
     #[cfg(feature = "tokio")]
@@ -35,7 +35,7 @@ pub fn on_every_runtime(body: Body) {
 }
 
 /// Bytes that do not compress, always the same for a seed.
-pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {

@@ -33,9 +33,10 @@ pub(super) enum Replacing {
 }
 
 impl Disk {
-    pub(super) fn new(root: PathBuf) -> Self {
+    /// Everything that is made from now on is given to that user and group.
+    pub(super) fn new(root: PathBuf, owner: Option<(u32, u32)>) -> Self {
         Self {
-            owner: None,
+            owner,
             #[cfg(feature = "testing")]
             record: None,
             root,
@@ -45,12 +46,6 @@ impl Disk {
     #[cfg(feature = "testing")]
     pub(super) fn recording(mut self, record: Option<std::sync::Arc<DiskRecord>>) -> Self {
         self.record = record;
-        self
-    }
-
-    /// Gives all that is made from now on to this user and group.
-    pub(super) fn owned_by(mut self, owner: Option<(u32, u32)>) -> Self {
-        self.owner = owner;
         self
     }
 

@@ -53,6 +53,7 @@ use crate::format::name::SnapshotName;
 use crate::rt::Runtime;
 
 /// When what was stored reaches the disk; see the [table](self#what-a-barrier-does).
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncLevel {
     /// Each file and directory is flushed by itself.
@@ -65,6 +66,7 @@ pub enum SyncLevel {
 }
 
 /// When the 65,536 directories for chunks are made.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PrefixDirectories {
     /// All of them by `create`. The default; PBS does not open a store without them.
@@ -122,8 +124,8 @@ impl FsOptions {
         self
     }
 
-    fn disk(&self, root: &Path) -> Disk {
-        let disk = Disk::new(root.to_owned());
+    fn disk(&self, root: &Path, owner: Option<(u32, u32)>) -> Disk {
+        let disk = Disk::new(root.to_owned(), self.owner.or(owner));
         #[cfg(feature = "testing")]
         let disk = disk.recording(self.record.clone());
         disk
@@ -560,7 +562,7 @@ fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
         None => LockDirectory { path: root.join(LOCK_DIRECTORY), removing: false },
     };
     Ok(Inner {
-        disk: options.disk(root).owned_by(options.owner.or(inherited)),
+        disk: options.disk(root, inherited),
         lock_directory,
         sync_level: options.sync_level,
         unsynced: Mutex::default(),
@@ -575,7 +577,7 @@ fn create(root: &Path, options: &FsOptions) -> Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => check_unused(root)?,
     }
-    let disk = options.disk(root).owned_by(options.owner);
+    let disk = options.disk(root, None);
     let lay_out = || {
         fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         if let Some((uid, gid)) = options.owner {

@@ -18,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 /// A change to the disk. Paths are relative to the store.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskOp {
     /// A directory was made.
@@ -64,6 +65,7 @@ pub enum DiskOp {
 }
 
 /// What becomes of that which was not flushed.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// All of it is lost.
@@ -255,7 +257,9 @@ mod tests {
 
     fn left(ops: &[DiskOp], loss: Loss) -> BTreeMap<String, Bytes> {
         let mut model = Model::default();
-        ops.iter().for_each(|op| model.apply(op));
+        for op in ops {
+            model.apply(op);
+        }
         let directory = tempfile::tempdir().unwrap();
         let model = model.crash(loss);
         model.write_to(directory.path()).unwrap();

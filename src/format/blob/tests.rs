@@ -110,10 +110,10 @@ fn h175_a_blob_is_decoded_once() {
 #[test]
 fn any_stream_of_zstd_is_read() {
     let mut unsized_frame = zstd::Encoder::new(Vec::new(), 3).unwrap();
-    unsized_frame.write_all(&[5; 70_000]).unwrap();
+    unsized_frame.write_all(&vec![5; 70_000]).unwrap();
     let unsized_frame = unsized_frame.finish().unwrap();
     let two_frames = [&unsized_frame[..], &zstd::bulk::compress(&[6; 10], 1).unwrap()].concat();
-    let both = [[5; 70_000].as_slice(), &[6; 10]].concat();
+    let both = [vec![5; 70_000], vec![6; 10]].concat();
     for expected in [ANY, PlaintextSize::Exactly(70_010), PlaintextSize::AtMost(70_010)] {
         assert_eq!(decode(&zstd_blob(&two_frames), expected).unwrap(), both);
     }

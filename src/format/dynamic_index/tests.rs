@@ -70,12 +70,12 @@ fn h171_what_is_no_index_is_refused() {
     for end in [0, 9, 10, 31, u64::MAX] {
         let mut broken = written.to_vec();
         broken[4136..4144].copy_from_slice(&u64::to_le_bytes(end));
-        let error = DynamicIndexReader::parse(broken.into()).map(drop);
+        let error = DynamicIndexReader::parse(broken).map(drop);
         assert!(matches!(error, Err(DecodeError::Field { name: "end", .. })), "{end}");
     }
     let mut broken = written.to_vec();
     broken[0] ^= 1;
-    assert_eq!(DynamicIndexReader::parse(broken.into()).map(drop), Err(DecodeError::Magic));
+    assert_eq!(DynamicIndexReader::parse(broken).map(drop), Err(DecodeError::Magic));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn h171_every_changed_byte_of_an_entry_is_noticed() {
     for at in HEADER_BYTES..written.bytes.len() {
         let mut broken = written.bytes.to_vec();
         broken[at] ^= 0x10;
-        let read = DynamicIndexReader::parse(broken.into());
+        let read = DynamicIndexReader::parse(broken);
         assert!(read.map(|index| index.checksum()).ok() != Some(written.checksum));
     }
 }
@@ -111,7 +111,7 @@ proptest! {
         let mut bytes = MAGIC.to_vec();
         bytes.resize(length.max(8), 0);
         bytes.extend(tail);
-        if let Ok(index) = DynamicIndexReader::parse(bytes.into()) {
+        if let Ok(index) = DynamicIndexReader::parse(bytes) {
             prop_assert_eq!(index.iter().count(), index.len());
         }
     }

@@ -74,7 +74,7 @@ fn h171_another_length_is_refused() {
         assert!(FixedIndexReader::parse(written.slice(..length)).is_err(), "{length}");
     }
     let longer = [&written[..], &[0; 32]].concat();
-    assert!(FixedIndexReader::parse(longer.into()).is_err());
+    assert!(FixedIndexReader::parse(longer).is_err());
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn h171_fields_that_make_no_sense_are_refused() {
     ] {
         let mut broken = written.to_vec();
         broken[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
-        assert!(FixedIndexReader::parse(broken.into()).is_err(), "{offset} {value}");
+        assert!(FixedIndexReader::parse(broken).is_err(), "{offset} {value}");
     }
 }
 
@@ -103,7 +103,7 @@ fn h171_every_changed_byte_of_an_entry_changes_the_checksum() {
     for at in HEADER_BYTES..written.bytes.len() {
         let mut broken = written.bytes.to_vec();
         broken[at] ^= 0x10;
-        assert_ne!(FixedIndexReader::parse(broken.into()).unwrap().checksum(), written.checksum);
+        assert_ne!(FixedIndexReader::parse(broken).unwrap().checksum(), written.checksum);
     }
 }
 
@@ -179,7 +179,7 @@ proptest! {
         bytes.extend(fields);
         bytes.resize(length.max(80), 0);
         bytes.extend(tail);
-        if let Ok(index) = FixedIndexReader::parse(bytes.into()) {
+        if let Ok(index) = FixedIndexReader::parse(bytes) {
             prop_assert_eq!(index.iter().count(), index.len());
         }
     }

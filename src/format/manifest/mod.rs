@@ -245,6 +245,7 @@ impl ManifestFile {
 
 /// What was done to an archive with the key of the backup. The format knows these three, so matching on all of them is
 /// meant.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CryptMode {
     /// The content is encrypted and the manifest is signed.

@@ -110,6 +110,7 @@ pub struct VerifyState {
 }
 
 /// Whether a snapshot passed its verification. There are these two, so matching on both is meant.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum VerifyResult {
     /// Something was missing or damaged.

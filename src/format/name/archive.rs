@@ -11,6 +11,7 @@ use crate::format::name::{NAME_MAX, NameError, NameFault, NameKind};
 pub struct ArchiveName(String);
 
 /// How an archive is stored. The format knows these three, so matching on all of them is meant.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ArchiveKind {
     /// One blob, `.blob`.

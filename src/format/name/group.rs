@@ -75,6 +75,7 @@ impl fmt::Debug for GroupName {
 }
 
 /// What kind of thing is backed up. The format knows these three, so matching on all of them is meant.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BackupType {
     /// A container, `ct`.

@@ -43,6 +43,7 @@ const SPARE_BYTES: usize = 8;
 const WINDOW_LOG_MAX: u32 = 27;
 
 /// What the payload of a blob is. The format knows these four, so matching on all of them is meant.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BlobKind {
     /// Encrypted plaintext.
@@ -149,6 +150,7 @@ pub enum EncodeError {
 }
 
 /// What is known in advance of the length of a plaintext, in bytes.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlaintextSize {
     /// It may have up to so many.

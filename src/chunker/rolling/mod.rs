@@ -9,7 +9,7 @@
 //! With an average of A (default: 4 MiB) a chunk has at least A/4 and at most 4·A bytes. Nothing is hashed before the minimum,
 //! except for the 64 bytes that the first hash needs. Up to 13/16·A a cut takes n = log₂ A + 2 bits, behind it log₂ A − 2: the
 //! first makes cuts rare where a chunk would be small, the second frequent where it would be large, so that sizes gather
-//! around the average (the idea of normalised chunking: W. Xia et al., FastCDC, USENIX ATC 2016, §3.3).
+//! around the average (the idea of normalised chunking: W. Xia et al., `FastCDC`, USENIX ATC 2016, §3.3).
 //!
 //! # The speed
 //! Each hash needs the one before it, which leaves most of a processor idle. Since a hash depends on 64 bytes only, four
@@ -112,10 +112,9 @@ impl RollingChunker {
         !(u64::MAX >> bits)
     }
 
-    fn cut(&mut self, at: usize) -> Option<usize> {
+    fn restart(&mut self) {
         self.hash = 0;
         self.length = 0;
-        Some(at)
     }
 }
 
@@ -138,12 +137,17 @@ impl Chunker for RollingChunker {
             let part = &data[at..at + length];
             let mask = self.mask(hard);
             if let Some(found) = find(part, &mut self.hash, mask) {
-                return self.cut(at + found + 1);
+                self.restart();
+                return Some(at + found + 1);
             }
             at += length;
             self.length += length;
         }
-        if self.length == self.max() { self.cut(at) } else { None }
+        if self.length < self.max() {
+            return None;
+        }
+        self.restart();
+        Some(at)
     }
 
     fn max_bytes(&self) -> usize {
@@ -195,7 +199,7 @@ fn last_of_block(block: &[u8], hash: u64, mask: u64) -> Option<u64> {
         b = step(b, *second);
         c = step(c, *third);
         d = step(d, *fourth);
-        if (a & mask == 0) | (b & mask == 0) | (c & mask == 0) | (d & mask == 0) {
+        if (a & mask == 0) || (b & mask == 0) || (c & mask == 0) || (d & mask == 0) {
             return None;
         }
     }

@@ -44,7 +44,8 @@ impl FixedIndexReader {
     /// # Errors
     /// `Magic`; `Field` for a size of zero or a chunk size that is no power of two; `Truncated` if the number of entries is
     /// another than follows from them.
-    pub fn parse(bytes: Bytes) -> Result<Self, DecodeError> {
+    pub fn parse(bytes: impl Into<Bytes>) -> Result<Self, DecodeError> {
+        let bytes = bytes.into();
         let header = IndexHeader::parse(&bytes, MAGIC)?;
         let field = |offset: usize, name| DecodeError::Field { offset: offset as u64, name };
         let size = u64_at(&bytes, SIZE_OFFSET).filter(|size| *size > 0);
@@ -170,7 +171,7 @@ impl FixedIndexWriter {
     pub fn set(&mut self, offset: u64, len: u64, digest: Digest) -> Result<(), IndexWriteError> {
         let misplaced = IndexWriteError::Misplaced { offset };
         let end = offset.checked_add(len).ok_or(misplaced)?;
-        if offset % self.chunk_size != 0 || len == 0 || len > self.chunk_size {
+        if !offset.is_multiple_of(self.chunk_size) || len == 0 || len > self.chunk_size {
             return Err(misplaced);
         }
         match self.size {

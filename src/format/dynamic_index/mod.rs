@@ -39,10 +39,11 @@ impl DynamicIndexReader {
     ///
     /// # Errors
     /// `Magic`; `Truncated` if there is no entry or part of one; `Field` if the ends do not grow.
-    pub fn parse(bytes: Bytes) -> Result<Self, DecodeError> {
+    pub fn parse(bytes: impl Into<Bytes>) -> Result<Self, DecodeError> {
+        let bytes = bytes.into();
         let header = IndexHeader::parse(&bytes, MAGIC)?;
         let entries = bytes.slice(HEADER_BYTES..);
-        if entries.is_empty() || entries.len() % ENTRY_BYTES != 0 {
+        if entries.is_empty() || !entries.len().is_multiple_of(ENTRY_BYTES) {
             let want = HEADER_BYTES + entries.len().div_ceil(ENTRY_BYTES).max(1) * ENTRY_BYTES;
             return Err(DecodeError::Truncated { want: want as u64, have: bytes.len() as u64 });
         }

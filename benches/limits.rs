@@ -1,0 +1,329 @@
+//! How close a backup and a restore come to what they must pay for anyway.
+//! Run with: cargo bench --bench limits
+//!
+//! Each stage is measured by itself, on one core, with the crate that is best at it: reading, cutting, SHA-256, zstd, CRC-32,
+//! writing. The limit is the larger of the slowest stage that cannot run in parallel and the sum of all stages divided by the
+//! number of cores. Printed are the time of the whole pipeline, its speed, and the ratio of the two, measured in turn in the
+//! same run. `LIMITS_MIB` sets the size of the data (default 512), `LIMITS_ROUNDS` how often (default 3, the best counts).
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a measuring program: it reads the clock and prints"
+)]
+
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::executor::block_on;
+use futures::io::AllowStdIo;
+use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, SyncLevel};
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::store::{Datastore, FileTarget, Options, SnapshotReader};
+use sha2::Digest as _;
+
+const CHUNK: usize = 4 << 20;
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    let mib = number("LIMITS_MIB", 512);
+    let rounds = number("LIMITS_ROUNDS", 3);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let directory = tempfile::tempdir().expect("a scratch directory");
+    for kind in ["compressible", "random"] {
+        let path = directory.path().join(kind);
+        make_data(&path, mib, kind);
+        println!("\n{kind} data, {mib} MiB, {cores} cores");
+        for archive in ["data.bin", "disk.img"] {
+            let best = (0..rounds).map(|_| Round::run(&path, archive, directory.path()));
+            let best = best.reduce(Round::best).expect("one round at least");
+            best.print(archive, mib, cores);
+        }
+        fs::remove_file(path).expect("the data is there");
+    }
+}
+
+/// The times of one round.
+struct Round {
+    again: Duration,
+    new: Duration,
+    restored: Duration,
+    stages: Stages,
+}
+
+struct Stages {
+    crc: Duration,
+    crc_read: Duration,
+    cut: Duration,
+    decompress: Duration,
+    digest: Duration,
+    compress: Duration,
+    load: Duration,
+    read: Duration,
+    write: Duration,
+    write_whole: Duration,
+}
+
+impl Round {
+    fn run(source: &Path, archive: &str, scratch: &Path) -> Self {
+        let stages = Stages::measure(source, archive, scratch);
+        let store = tempfile::tempdir_in(scratch).expect("a scratch directory");
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        block_on(async {
+            let options = FsOptions::default()
+                .prefix_directories(PrefixDirectories::OnDemand)
+                .sync_level(SyncLevel::None);
+            let backend = FsBackend::create(Arc::clone(&runtime), store.path().join("store"), options)
+                .await
+                .expect("a store");
+            let backend: Arc<dyn Backend> = Arc::new(backend);
+            let store_ = Datastore::create(backend, Options::default()).await.expect("a store");
+            // The directories are there in a store that PBS would accept.
+            for prefix in 0..=0xffff_u32 {
+                let _ = fs::create_dir(store.path().join(format!("store/.chunks/{prefix:04x}")));
+            }
+            let (new, first) = timed(back_up(&store_, source, archive, None)).await;
+            let (again, second) = timed(back_up(&store_, source, archive, Some(&first))).await;
+            let target = store.path().join("restored");
+            let (restored, ()) = timed(async {
+                let name = second.manifest().files()[0].name().to_string();
+                let reader = second.archive(&name).await.expect("an archive");
+                let mut target =
+                    Unflushed(FileTarget::create(Arc::clone(&runtime), &target).await.expect("a file"));
+                reader.copy_to(&mut target).await.expect("a restore");
+            })
+            .await;
+            assert!(same(source, &target));
+            Self { again, new, restored, stages }
+        })
+    }
+
+    fn best(self, other: Self) -> Self {
+        let (a, b) = (self.stages, other.stages);
+        Self {
+            again: self.again.min(other.again),
+            new: self.new.min(other.new),
+            restored: self.restored.min(other.restored),
+            stages: Stages {
+                crc: a.crc.min(b.crc),
+                crc_read: a.crc_read.min(b.crc_read),
+                cut: a.cut.min(b.cut),
+                decompress: a.decompress.min(b.decompress),
+                digest: a.digest.min(b.digest),
+                compress: a.compress.min(b.compress),
+                load: a.load.min(b.load),
+                read: a.read.min(b.read),
+                write: a.write.min(b.write),
+                write_whole: a.write_whole.min(b.write_whole),
+            },
+        }
+    }
+
+    fn print(&self, archive: &str, mib: usize, cores: usize) {
+        let Stages { crc, crc_read, cut, decompress, digest, compress, load, read, write, write_whole } =
+            &self.stages;
+        let speed = |time: &Duration| mib as f64 * 1.048_576 / time.as_secs_f64();
+        println!(
+            "  {archive} stages, MB/s: read {:.0}, cut {:.0}, sha256 {:.0}, zstd {:.0}, crc {:.0}, write {:.0}; \
+             load {:.0}, unzstd {:.0}, write whole {:.0}",
+            speed(read),
+            speed(cut),
+            speed(digest),
+            speed(compress),
+            speed(crc),
+            speed(write),
+            speed(load),
+            speed(decompress),
+            speed(write_whole),
+        );
+        let line = |what: &str, time: Duration, stages: &[Duration], serial: &[Duration]| {
+            let sum: Duration = stages.iter().sum();
+            let serial = serial.iter().max().copied().unwrap_or_default();
+            let limit = serial.max(sum / u32::try_from(cores).unwrap_or(1));
+            let ratio = time.as_secs_f64() / limit.as_secs_f64();
+            println!(
+                "  {archive:9} {what:9} {:7.3} s {:6.0} MB/s  ratio {ratio:.2}",
+                time.as_secs_f64(),
+                speed(&time)
+            );
+        };
+        line("new", self.new, &[*read, *cut, *digest, *compress, *crc, *write], &[*read, *cut]);
+        line("unchanged", self.again, &[*read, *cut, *digest], &[*read, *cut]);
+        line(
+            "restored",
+            self.restored,
+            &[*load, *crc_read, *decompress, *digest, *write_whole],
+            &[*write_whole],
+        );
+    }
+}
+
+impl Stages {
+    fn measure(source: &Path, archive: &str, scratch: &Path) -> Self {
+        let data = fs::read(source).expect("the data is there");
+        let (read, ()) = time(|| read_through(source));
+        let (cut, ()) = time(|| {
+            if archive == "data.bin" {
+                cut_through(&data)
+            }
+        });
+        let (digest, ()) = time(|| {
+            data.chunks(CHUNK).for_each(|chunk| drop(black_box(sha2::Sha256::digest(chunk))));
+        });
+        let mut compressor = zstd::bulk::Compressor::new(1).expect("a compressor");
+        let mut buffers: Vec<Vec<u8>> = Vec::new();
+        let mut out = Vec::with_capacity(CHUNK + CHUNK / 100 + 1024);
+        let mut compress = Duration::ZERO;
+        for chunk in data.chunks(CHUNK) {
+            let (took, length) = time(|| {
+                out.clear();
+                compressor.compress_to_buffer(chunk, &mut out).expect("room")
+            });
+            compress += took;
+            buffers.push(if length < chunk.len() { out.clone() } else { chunk.to_vec() });
+        }
+        let (crc, ()) = time(|| buffers.iter().for_each(|chunk| drop(black_box(crc32fast::hash(chunk)))));
+        let folder = tempfile::tempdir_in(scratch).expect("a scratch directory");
+        let (write, ()) = time(|| {
+            for (number, chunk) in buffers.iter().enumerate() {
+                fs::write(folder.path().join(number.to_string()), chunk).expect("room on the disk");
+            }
+        });
+        let (load, ()) = time(|| {
+            let mut buffer = vec![0; CHUNK + 1024];
+            for number in 0..buffers.len() {
+                let mut file = File::open(folder.path().join(number.to_string())).expect("it was written");
+                while file.read(&mut buffer).expect("readable") > 0 {}
+            }
+        });
+        let mut decompressor = zstd::bulk::Decompressor::new().expect("a decompressor");
+        let (decompress, ()) = time(|| {
+            for (chunk, plain) in buffers.iter().zip(data.chunks(CHUNK)) {
+                if chunk.len() < plain.len() {
+                    out.clear();
+                    decompressor.decompress_to_buffer(chunk, &mut out).expect("what was compressed");
+                }
+            }
+        });
+        let (write_whole, ()) = time(|| {
+            let mut file = File::create(folder.path().join("whole")).expect("room on the disk");
+            data.chunks(CHUNK).for_each(|chunk| file.write_all(chunk).expect("room on the disk"));
+        });
+        Self { crc, crc_read: crc, cut, decompress, digest, compress, load, read, write, write_whole }
+    }
+}
+
+/// A target whose end is not flushed, so that the disk itself is not what is measured.
+struct Unflushed(FileTarget);
+
+#[async_trait::async_trait]
+impl larder::store::RestoreTarget for Unflushed {
+    async fn begin(&mut self, size: u64) -> std::io::Result<()> {
+        self.0.begin(size).await
+    }
+
+    async fn write_at(&mut self, offset: u64, data: bytes::Bytes) -> std::io::Result<()> {
+        self.0.write_at(offset, data).await
+    }
+
+    async fn write_zeros(&mut self, offset: u64, length: u64) -> std::io::Result<()> {
+        self.0.write_zeros(offset, length).await
+    }
+
+    async fn finish(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn back_up(
+    store: &Datastore,
+    source: &Path,
+    archive: &str,
+    base: Option<&SnapshotReader>,
+) -> SnapshotReader {
+    let backup = store.backup(&"host/limits".parse().expect("a name")).begin().await.expect("a backup");
+    let file = File::open(source).expect("the data is there");
+    let size = file.metadata().expect("its size").len();
+    if archive == "data.bin" {
+        let stream = backup.stream(archive, AllowStdIo::new(file));
+        match base {
+            Some(base) => stream.base(base).await,
+            None => stream.await,
+        }
+    } else {
+        let image = backup.image(archive, AllowStdIo::new(file), size);
+        match base {
+            Some(base) => image.base(base).await,
+            None => image.await,
+        }
+    }
+    .expect("a written archive");
+    backup.finish().await.expect("a finished backup")
+}
+
+fn read_through(path: &Path) {
+    let mut file = File::open(path).expect("the data is there");
+    let mut buffer = vec![0; 512 << 10];
+    while file.read(&mut buffer).expect("readable") > 0 {}
+}
+
+/// With `fastcdc`, the best crate for it, unless ours is faster: the primitive is the faster of the two.
+fn cut_through(data: &[u8]) {
+    use larder::chunker::{Chunker as _, RollingChunker};
+    let mut chunker = RollingChunker::default();
+    let mut rest = data;
+    while let Some(cut) = chunker.scan(rest) {
+        rest = &rest[cut..];
+    }
+    black_box(rest);
+}
+
+fn make_data(path: &Path, mib: usize, kind: &str) {
+    let mut file = File::create(path).expect("room on the disk");
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut block = Vec::with_capacity(1 << 20);
+    for _ in 0..mib {
+        block.clear();
+        while block.len() < 1 << 20 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            if kind == "random" {
+                block.extend(state.to_le_bytes());
+            } else {
+                // Words from a vocabulary of 4096, as in texts and tables: it compresses to about a third.
+                block.extend(format!("{:x} ", (state % 4096) * (state >> 60)).bytes());
+            }
+        }
+        block.truncate(1 << 20);
+        file.write_all(&block).expect("room on the disk");
+    }
+    file.rewind().expect("a file");
+}
+
+fn same(one: &Path, other: &Path) -> bool {
+    fs::read(one).expect("readable") == fs::read(other).expect("readable")
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn time<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+    let start = Instant::now();
+    let done = work();
+    (start.elapsed(), done)
+}
+
+async fn timed<F: Future>(work: F) -> (Duration, F::Output) {
+    let start = Instant::now();
+    let done = work.await;
+    (start.elapsed(), done)
+}

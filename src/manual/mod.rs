@@ -1,0 +1,10 @@
+//! Essays.
+
+#[doc = include_str!("format.md")]
+pub mod format {}
+
+#[doc = include_str!("locking.md")]
+pub mod locking {}
+
+#[doc = include_str!("runtimes.md")]
+pub mod runtimes {}
