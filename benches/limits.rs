@@ -84,13 +84,9 @@ impl Round {
                 .await
                 .expect("a store");
             let backend: Arc<dyn Backend> = Arc::new(backend);
-            let store_ = Datastore::create(backend, Options::default()).await.expect("a store");
-            // The directories are there in a store that PBS would accept.
-            for prefix in 0..=0xffff_u32 {
-                let _ = fs::create_dir(store.path().join(format!("store/.chunks/{prefix:04x}")));
-            }
-            let (new, first) = timed(back_up(&store_, source, archive, None)).await;
-            let (again, second) = timed(back_up(&store_, source, archive, Some(&first))).await;
+            let opened = Datastore::create(backend, Options::default()).await.expect("a store");
+            let (new, first) = timed(back_up(&opened, source, archive, None)).await;
+            let (again, second) = timed(back_up(&opened, source, archive, Some(&first))).await;
             let target = store.path().join("restored");
             let (restored, ()) = timed(async {
                 let name = second.manifest().files()[0].name().to_string();

@@ -9,6 +9,10 @@ use bytes::Bytes;
 /// How many buffers lie ready at most. More than are in flight are never wanted.
 const KEPT: usize = 64;
 
+/// Capacities are multiples of this, and plaintext gets room for a header too: what held the plaintext of one chunk then fits
+/// the encoded form of another.
+const STEP_BYTES: usize = 64 << 10;
+
 /// Buffers that lie ready.
 #[derive(Debug)]
 pub(in crate::store) struct Buffers {
@@ -28,11 +32,15 @@ impl Buffers {
         Arc::new(Self { free: Mutex::default(), kept_bytes })
     }
 
-    /// A buffer of any length that has at least this capacity, if one lies ready, or an empty one.
+    /// A buffer of any length that has at least this capacity: the smallest that lies ready, or a new and empty one.
     pub(in crate::store) fn take(self: &Arc<Self>, capacity: usize) -> Buffer {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitting = free.iter().rposition(|vec| vec.capacity() >= capacity);
-        let vec = fitting.map(|at| free.swap_remove(at)).unwrap_or_default();
+        let fitting = free.iter().enumerate().filter(|(_, vec)| vec.capacity() >= capacity);
+        let smallest = fitting.min_by_key(|(_, vec)| vec.capacity()).map(|(at, _)| at);
+        let vec = match smallest {
+            Some(at) => free.swap_remove(at),
+            None => Vec::with_capacity(capacity.next_multiple_of(STEP_BYTES)),
+        };
         Buffer { pool: Arc::downgrade(self), vec }
     }
 
@@ -100,18 +108,19 @@ mod tests {
         let bytes = buffer.freeze();
         let part = bytes.slice(1..2);
         drop(bytes);
-        assert_eq!(pool.take(1000).capacity(), 0);
+        assert_ne!(pool.take(1000).len(), 1000);
         drop(part);
-        let again = pool.take(1000);
-        assert_eq!(again.len(), 1000);
+        assert_eq!(pool.free.lock().unwrap().len(), 2);
+        let again = [pool.take(1000), pool.take(1000)];
+        assert_eq!(again.iter().map(|buffer| buffer.len()).max(), Some(1000));
         drop(again);
-        assert_eq!(pool.take(2000).capacity(), 0, "too small ones stay where they are");
+        assert_eq!(pool.take(STEP_BYTES + 1).len(), 0, "too small ones stay where they are");
     }
 
     #[test]
     fn no_more_is_kept_than_allowed() {
-        let pool = Buffers::new(1000);
-        let two = [600, 601].map(|length| {
+        let pool = Buffers::new(3 * STEP_BYTES);
+        let two = [2 * STEP_BYTES, 2 * STEP_BYTES].map(|length| {
             let mut buffer = pool.take(length);
             buffer.resize(length, 0);
             buffer

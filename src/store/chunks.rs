@@ -28,6 +28,9 @@ use crate::format::layout::Key;
 use crate::store::buffers::{Buffer, Buffers};
 use crate::store::pins::{Pins, Sections, WriterPins};
 
+/// What a chunk is longer by in its encoded form, at most.
+const ROOM_BYTES: usize = MAX_ENCODED_CHUNK_BYTES - MAX_CHUNK_BYTES;
+
 /// The chunks of a store.
 #[derive(Debug)]
 pub(in crate::store) struct ChunkStore {
@@ -185,7 +188,7 @@ impl ChunkStore {
 
     /// A buffer to read plaintext into.
     pub(in crate::store) fn buffer(&self, capacity: usize) -> Buffer {
-        self.codecs.buffers.take(capacity)
+        self.codecs.buffers.take(capacity + ROOM_BYTES)
     }
 
     async fn touch_one(&self, key: &Key) -> Result<Touched> {
@@ -219,7 +222,7 @@ impl Codecs {
             None => BlobEncoder::new(self.level)
                 .map_err(|error| Error::new(ErrorKind::InvalidInput, "encode blob").because(error))?,
         };
-        let mut encoded = self.buffers.take(plaintext.len() + MAX_ENCODED_CHUNK_BYTES - MAX_CHUNK_BYTES);
+        let mut encoded = self.buffers.take(plaintext.len() + ROOM_BYTES);
         let result = encoder.encode(plaintext, &mut encoded);
         self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
         result.map_err(|error| Error::new(ErrorKind::InvalidInput, "encode blob").because(error))?;
@@ -248,7 +251,7 @@ impl Codecs {
         if !blob.kind().is_compressed() {
             return decoder.decode_bytes(&blob, PlaintextSize::Exactly(length));
         }
-        let mut plaintext = self.buffers.take(length);
+        let mut plaintext = self.buffers.take(length + ROOM_BYTES);
         decoder.decode(&blob, &mut plaintext, PlaintextSize::Exactly(length))?;
         Ok(plaintext.freeze())
     }
