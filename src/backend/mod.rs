@@ -4,10 +4,16 @@
 //! [refreshed](Backend::touch), what [makes objects durable](Backend::barrier) and what [excludes others](Backend::lock).
 //! What one backend can and another cannot is in its [`Capabilities`].
 
+#[cfg(feature = "testing")]
+pub mod conformance;
+#[cfg(feature = "testing")]
+pub mod fault;
 pub mod fs;
 mod list;
 mod lock_table;
 mod memory;
+#[cfg(feature = "testing")]
+pub mod record;
 
 use std::fmt;
 use std::ops::Range;
@@ -49,7 +55,7 @@ pub use memory::MemoryBackend;
 ///   in memory.
 /// * **Locks exclude**: see [`Backend::lock`].
 ///
-/// The [conformance suite](crate::backend) has a test for each of these.
+/// The conformance suite, `backend::conformance` under the feature `testing`, has a test for each of these.
 ///
 /// # Cancel safety
 /// Any future may be dropped. What it had begun then happens entirely or not at all, possibly later: a put whose future was
@@ -235,7 +241,7 @@ impl Object {
 pub struct ObjectInfo {
     /// Its name.
     pub key: Key,
-    /// When it was last stored or touched, by the clock of the backend.
+    /// When it was last stored, touched or, on some backends, read, by the clock of the backend.
     pub last_used: SystemTime,
     /// Its length in bytes.
     pub size: u64,

@@ -1,6 +1,7 @@
 //! How a backup begins.
 //!
-//! 1. The group is locked. A backup of it that runs elsewhere means `Busy`.
+//! 1. The group is locked. A backup of it that runs elsewhere means `Busy`, after a moment of patience with one that was dropped
+//!    and is being cleaned up.
 //! 2. What dead writers left behind is removed. It needs evidence that they are dead (I1): no other process holds the lock of
 //!    the store, and the snapshot itself is not locked. Without it the leftovers stay; they are invisible anyway.
 //! 3. The store is locked, shared, until the backup ends: no process collects garbage meanwhile (H4, H5).
@@ -18,6 +19,7 @@ use crate::format::status::encode_owner;
 use crate::store::Datastore;
 use crate::store::events::{Observer, Silent};
 use crate::store::listing::{SnapshotInfo, SnapshotState};
+use crate::store::locks::{GROUP_WAIT, lock_patiently};
 use crate::store::snapshot_writer::{Guards, SnapshotWriter, Written};
 
 /// By how much the clock may lag behind the newest snapshot before a backup without an explicit time is refused.
@@ -70,7 +72,8 @@ impl BackupBuilder {
     /// Begins the backup.
     ///
     /// # Errors
-    /// `Busy` if another backup of the group is running, or another process collects garbage; `Denied` if the group belongs
+    /// `Busy` if another backup of the group is running and does not end within half a second, or another process collects
+    /// garbage; `Denied` if the group belongs
     /// to somebody else; `InvalidInput` if the time is not later than that of the newest snapshot; `NotFound` if the
     /// namespace does not exist.
     ///
@@ -86,7 +89,8 @@ impl BackupBuilder {
                 failed(ErrorKind::NotFound).because(format!("there is no namespace {}", group.namespace()))
             );
         }
-        let group_guard = inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await?;
+        let scope = LockScope::Group(group.clone());
+        let group_guard = lock_patiently(inner.backend.as_ref(), &scope, GROUP_WAIT).await?;
         let snapshots = store.remove_leftovers(&group).await?;
         let store_guard = inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
         let time = choose_time(time, inner.runtime().now(), &snapshots)

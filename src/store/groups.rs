@@ -9,7 +9,7 @@ use crate::format::manifest::Manifest;
 use crate::format::name::{AuthId, GroupName, Namespace, SnapshotName};
 use crate::format::status::{GcStatus, decode_owner, encode_owner};
 use crate::store::Datastore;
-use crate::store::locks::lock_manifest;
+use crate::store::locks::{MANIFEST_WAIT, lock_patiently};
 
 /// The most bytes of an owner file, of notes and of the state of the garbage collection.
 pub(in crate::store) const SMALL_OBJECT_BYTES: u64 = 1 << 20;
@@ -136,7 +136,7 @@ impl Datastore {
     ) -> Result<()> {
         self.inner.check_writable("change a manifest")?;
         let backend = self.inner.backend.as_ref();
-        let _held = lock_manifest(backend, &LockScope::Manifest(snapshot.clone())).await?;
+        let _held = lock_patiently(backend, &LockScope::Manifest(snapshot.clone()), MANIFEST_WAIT).await?;
         let (mut manifest, version) = self.inner.manifest(snapshot).await?;
         change(&mut manifest);
         let blob = self.inner.chunks.encode(&manifest.to_json().into()).await?;

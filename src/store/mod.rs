@@ -11,7 +11,7 @@
 //! | notes, protection of a snapshot | | | manifest lock; exclusive for protection |
 //! | owner, notes of a group | | exclusive | |
 //!
-//! Locks are taken without waiting, except that of a manifest, so the order in which they are taken does not matter for
+//! Locks are taken without waiting, or with a wait that ends (a manifest, a group at the begin of a backup), so the order in which they are taken does not matter for
 //! progress: who does not get one gives back the others and reports `Busy`.
 
 mod archive_reader;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+pub(crate) mod fixture;
+
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
