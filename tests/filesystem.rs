@@ -4,15 +4,17 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::executor::block_on;
 use larder::backend::{
-    Backend, FsBackend, FsOptions, ListEntry, ListQuery, LockMode, LockScope, PrefixDirectories, PutMode,
-    Removal, SyncLevel, Touched, list_all,
+    Backend, FsBackend, FsOptions, ListEntry, ListQuery, LockMode, LockReach, LockScope, PrefixDirectories,
+    PutMode, Removal, SyncLevel, Touched, list_all,
 };
 use larder::error::ErrorKind;
 use larder::format::Digest;
@@ -147,6 +149,45 @@ fn h76_two_writers_of_one_file_leave_one_of_their_contents() {
 }
 
 #[test]
+fn h76_where_writing_is_not_allowed_it_is_denied_and_nothing_changes() {
+    const NAME: &str = "h76_where_writing_is_not_allowed_it_is_denied_and_nothing_changes";
+    if let Some(root) = std::env::var_os("LARDER_READ_ONLY") {
+        return denied(Path::new(&root));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let backend = create(&root);
+    let owner = Key::Owner("vm/1".parse().unwrap());
+    block_on(backend.put(&owner, Bytes::from_static(b"old"), PutMode::Create)).unwrap();
+    fs::set_permissions(root.join("vm/1"), fs::Permissions::from_mode(0o555)).unwrap();
+    if !rustix::process::geteuid().is_root() {
+        return denied(&root);
+    }
+    // Root may write everywhere, so somebody else runs this, from a place where they may.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let test = directory.path().join("test");
+    let this = std::env::current_exe().unwrap();
+    fs::hard_link(&this, &test).or_else(|_| fs::copy(&this, &test).map(drop)).unwrap();
+    let mut command = Command::new(&test);
+    command.args(["--exact", NAME]).env("LARDER_READ_ONLY", &root).uid(65_534).gid(65_534);
+    assert!(command.status().unwrap().success());
+    assert_eq!(fs::read(file_of(&root, &owner)).unwrap(), b"old");
+    assert_eq!(fs::read_dir(root.join("vm/1")).unwrap().count(), 1);
+}
+
+fn denied(root: &Path) {
+    let backend = block_on(FsBackend::open(runtime(), root, on_demand())).unwrap();
+    let owner = Key::Owner("vm/1".parse().unwrap());
+    for key in [&owner, &Key::GroupNotes("vm/1".parse().unwrap())] {
+        let refused = block_on(backend.put(key, Bytes::from_static(b"new"), PutMode::Replace)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Denied, "{key}");
+    }
+    let refused = block_on(backend.delete(&[Removal::any(owner.clone())])).unwrap().remove(0).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Denied);
+    assert_eq!(block_on(backend.get(&owner, 10)).unwrap().bytes, "old");
+}
+
+#[test]
 fn h78_odd_entries_are_reported_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
@@ -200,8 +241,33 @@ fn h78_a_store_whose_disk_is_not_mounted_is_not_made_anew() {
     let backend = create(&root);
     fs::rename(&root, directory.path().join("elsewhere")).unwrap();
     let (key, _) = chunk(1);
-    assert!(block_on(backend.put(&key, Bytes::from_static(b"x"), PutMode::Create)).is_err());
+    let missing = block_on(backend.put(&key, Bytes::from_static(b"x"), PutMode::Create)).unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::Unavailable, "a put does not say that its object is absent");
     assert!(!root.exists());
+}
+
+#[test]
+fn h78_a_missing_directory_of_chunks_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = block_on(FsBackend::create(runtime(), directory.path(), FsOptions::default())).unwrap();
+    let (key, _) = chunk(1);
+    let folder = file_of(directory.path(), &key).parent().unwrap().to_owned();
+    fs::remove_dir(&folder).unwrap();
+    assert_eq!(block_on(backend.get(&key, 10)).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(block_on(backend.touch(std::slice::from_ref(&key))).unwrap(), [Touched::Absent]);
+    block_on(backend.put(&key, Bytes::from_static(b"x"), PutMode::Create)).unwrap();
+    assert_eq!(mode(&folder), 0o750);
+}
+
+#[test]
+fn h79_locks_reach_other_processes_where_the_disk_is_local() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = create(directory.path());
+    let kind = rustix::fs::statfs(directory.path()).unwrap().f_type;
+    // ext4, XFS, Btrfs, tmpfs, overlayfs, ZFS.
+    let local = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, 0x2fc1_2fc1];
+    let reach = if local.contains(&kind) { LockReach::Host } else { backend.capabilities().lock_reach };
+    assert_eq!(backend.capabilities().lock_reach, reach, "of filesystem {kind:#x}");
 }
 
 #[test]
@@ -351,4 +417,34 @@ fn h160_a_lock_on_a_file_that_was_replaced_is_none() {
     let held = block_on(own.lock(&scope, LockMode::Exclusive)).unwrap();
     block_on(held.release_deleted());
     assert!(directory.path().join("own/.larder-locks/vm-1").exists(), "in our own directory it stays");
+}
+
+#[test]
+fn h160_locks_whose_files_are_removed_all_the_time_still_exclude() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = on_demand().lock_directory(directory.path().join("locks"));
+    let backend = block_on(FsBackend::create(runtime(), directory.path().join("store"), options)).unwrap();
+    let scope = LockScope::Group("vm/1".parse().unwrap());
+    let holders = AtomicUsize::new(0);
+    let work = || {
+        let mut taken = 0;
+        while taken < 100 {
+            match block_on(backend.lock(&scope, LockMode::Exclusive)) {
+                Ok(guard) => {
+                    assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "somebody else holds it");
+                    std::thread::yield_now();
+                    holders.fetch_sub(1, Ordering::SeqCst);
+                    block_on(guard.release_deleted());
+                    taken += 1;
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Busy),
+            }
+        }
+    };
+    std::thread::scope(|threads| {
+        for _ in 0..4 {
+            threads.spawn(work);
+        }
+    });
+    assert_eq!(holders.into_inner(), 0);
 }

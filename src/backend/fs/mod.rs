@@ -315,6 +315,10 @@ impl Inner {
     fn get_range(&self, key: &Key, range: &Range<u64>) -> Result<Object> {
         let action = "read a range of";
         let outside = || Error::new(ErrorKind::InvalidInput, action).on(key);
+        if let Key::Namespace(_) = key {
+            // Its marker is empty, so that every range is outside.
+            return self.head(key).and_then(|_| Err(outside()));
+        }
         let (file, metadata) = self.disk.open(&key.path()).map_err(|error| failure(error, action, key))?;
         if range.is_empty() || range.end > metadata.len() {
             return Err(outside());
@@ -344,15 +348,30 @@ impl Inner {
             return self.put_namespace(key, mode);
         }
         let path = key.path();
-        let failed = |error| failure(error, "store", key);
-        let file = match self.disk.write_new(temporary, object) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make_parents(&path).map_err(failed)?;
-                self.disk.write_new(temporary, object)
+        let mut stored = self.write_and_publish(key, &path, temporary, object, mode);
+        for _ in 0..VANISHED_TRIES {
+            // Whoever deletes the last object of a snapshot takes its directory away, with the temporary files in it.
+            match &stored {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    stored = self
+                        .make_parents(parent(&path))
+                        .and_then(|()| self.write_and_publish(key, &path, temporary, object, mode));
+                }
+                _ => break,
             }
-            written => written,
-        };
-        let stored = file.and_then(|file| {
+        }
+        stored.map_err(|error| not_stored(error, "store", key))
+    }
+
+    fn write_and_publish(
+        &self,
+        key: &Key,
+        path: &str,
+        temporary: &str,
+        object: &Bytes,
+        mode: &PutMode,
+    ) -> io::Result<Version> {
+        let stored = self.disk.write_new(temporary, object).and_then(|file| {
             let is_chunk = matches!(key, Key::Chunk(_) | Key::Quarantined(..));
             if self.sync_level == SyncLevel::File || (self.sync_level == SyncLevel::Filesystem && !is_chunk) {
                 self.disk.sync_file(temporary, &file)?;
@@ -360,21 +379,16 @@ impl Inner {
             // Closed before it is renamed: some filesystems refuse the rename of an open file.
             file.metadata()
         });
-        let stored = stored.and_then(|metadata| {
-            self.publish(temporary, &path, key, mode)?;
+        let published = stored.and_then(|metadata| {
+            self.publish(temporary, path, key, mode)?;
             Ok(version(&metadata))
         });
-        match stored {
-            Ok(version) => {
-                self.changed(parent(&path));
-                Ok(version)
-            }
-            Err(error) => {
-                // What cannot be removed is a leftover with a name that says so.
-                let _ = self.disk.remove_file(temporary);
-                Err(failed(error))
-            }
+        match published {
+            Ok(_) => self.changed(parent(path)),
+            // What cannot be removed is a leftover with a name that says so.
+            Err(_) => _ = self.disk.remove_file(temporary),
         }
+        published
     }
 
     fn publish(&self, temporary: &str, path: &str, key: &Key, mode: &PutMode) -> io::Result<()> {
@@ -396,24 +410,36 @@ impl Inner {
 
     fn put_namespace(&self, key: &Key, mode: &PutMode) -> Result<Version> {
         let path = key.path();
-        match self.head(key) {
-            Ok(found) => match mode {
-                PutMode::Create => return Err(Error::new(ErrorKind::AlreadyExists, "create").on(key)),
-                _ => return Ok(found.version),
-            },
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            Err(_) => {}
+        let directory = parent(&path);
+        let refused = |kind| Err(Error::new(kind, "create").on(key));
+        let found = match self.head(key) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            found => Some(found?.version),
+        };
+        match (mode, found) {
+            (PutMode::Create, Some(_)) => return refused(ErrorKind::AlreadyExists),
+            (PutMode::IfMatch(wanted), found) if found.as_ref() != Some(wanted) => {
+                return refused(ErrorKind::Conflict);
+            }
+            (_, Some(version)) => return Ok(version),
+            (_, None) => {}
         }
-        self.make_parents(&path).map_err(|error| failure(error, "create", key))?;
+        let failed = |error| not_stored(error, "create", key);
+        self.make_parents(parent(directory)).map_err(failed)?;
+        match self.disk.make_directory(directory, 0o755) {
+            Ok(()) => self.changed(parent(directory)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && *mode != PutMode::Create => {}
+            Err(error) => return Err(failed(error)),
+        }
         Ok(self.head(key)?.version)
     }
 
-    /// Makes the directories between the store and an object, but neither the store nor `.chunks`.
-    fn make_parents(&self, path: &str) -> io::Result<()> {
-        let mode = if path.starts_with(".chunks/") { 0o750 } else { 0o755 };
-        for (at, _) in path.match_indices('/') {
-            let directory = &path[..at];
-            if directory == ".chunks" {
+    /// Makes a directory and those between it and the store, but neither the store nor `.chunks`.
+    fn make_parents(&self, directory: &str) -> io::Result<()> {
+        let mode = if directory.starts_with(".chunks/") { 0o750 } else { 0o755 };
+        let above = directory.match_indices('/').map(|(at, _)| &directory[..at]);
+        for directory in above.chain([directory]) {
+            if directory == ".chunks" || directory.is_empty() {
                 continue;
             }
             match self.disk.make_directory(directory, mode) {
@@ -429,7 +455,7 @@ impl Inner {
         let Removal { key, version: wanted } = removal;
         let path = key.path();
         if let Key::Namespace(_) = key {
-            return self.delete_namespace(key, parent(&path));
+            return self.delete_namespace(removal, parent(&path));
         }
         let failed = |error| failure(error, "delete", key);
         if let Some(wanted) = wanted {
@@ -483,7 +509,17 @@ impl Inner {
     }
 
     /// Removes the directory of a namespace, with the directories for types and for namespaces that are empty.
-    fn delete_namespace(&self, key: &Key, directory: &str) -> Result<Deleted> {
+    fn delete_namespace(&self, removal: &Removal, directory: &str) -> Result<Deleted> {
+        let Removal { key, version: wanted } = removal;
+        if let Some(wanted) = wanted {
+            match self.head(key) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Deleted::Absent),
+                Ok(found) if found.version != *wanted => {
+                    return Err(Error::new(ErrorKind::Conflict, "delete").on(key));
+                }
+                found => _ = found?,
+            }
+        }
         for child in ["ct", "host", "ns", "vm"] {
             // One that is not empty keeps the namespace, which is what the removal below then says.
             let _ = self.disk.remove_directory(&format!("{directory}/{child}"));
@@ -502,6 +538,12 @@ impl Inner {
     }
 
     fn touch(&self, key: &Key) -> Result<Touched> {
+        if let Key::Namespace(_) = key {
+            return match self.head(key) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(Touched::Absent),
+                found => found.map(Touched::Present),
+            };
+        }
         let path = key.path();
         let touched = self.disk.touch(&path).and_then(|()| self.disk.metadata(&path));
         match touched {
@@ -642,6 +684,14 @@ fn failure(error: io::Error, action: &'static str, key: &Key) -> Error {
     Error::new(kind, action).on(key).because(error)
 }
 
+/// As [`failure`], for what was to be stored: where a directory is missing, it is not the object that is absent.
+fn not_stored(error: io::Error, action: &'static str, key: &Key) -> Error {
+    if error.kind() == io::ErrorKind::NotFound {
+        return Error::new(ErrorKind::Unavailable, action).on(key).because(error);
+    }
+    failure(error, action, key)
+}
+
 fn info(key: &Key, metadata: &Metadata) -> ObjectInfo {
     ObjectInfo::new(key.clone(), metadata.len(), last_used(metadata), version(metadata))
 }
@@ -681,4 +731,6 @@ fn parent(path: &str) -> &str {
 const CHUNKS: &str = ".chunks";
 const LOCK_DIRECTORY: &str = ".larder-locks";
 const LOCK_FILE: &str = ".lock";
+/// How often a put makes its directory anew.
+const VANISHED_TRIES: usize = 20;
 const SUFFIX_DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
