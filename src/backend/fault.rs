@@ -1,12 +1,15 @@
-//! A backend that goes wrong when told to.
+//! A backend that fails as it is told to: for tests of what is left when something goes wrong.
+//!
+//! Nothing here is left to chance: which call fails, and how, follows from the rules and the order of the calls.
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use crate::backend::record::Method;
 use crate::backend::{
@@ -17,134 +20,255 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::rt::Runtime;
 
-/// What goes wrong.
+/// How a call goes wrong.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The call takes longer.
+pub enum Action {
+    /// The connection is cut in the middle: `Unavailable`. A read has happened and its answer is lost; a put or copy leaves
+    /// nothing; of several objects to delete or touch, the first half was.
+    Cut,
+    /// It takes so long, and then goes well.
     Delay(Duration),
-    /// The call fails, and nothing is done.
-    Fail(ErrorKind),
-    /// The call is carried out, and then fails.
+    /// It is done, and said to have failed.
     FailAfter(ErrorKind),
-    /// A put or delete fails as `Unavailable` now and is carried out after a while (I6). Other calls fail.
-    Late(Duration),
+    /// It is not done.
+    FailBefore(ErrorKind),
+    /// It is said to have failed at once, and a change is done all the same when so much time has passed.
+    Late(Duration, ErrorKind),
 }
 
-/// When something goes wrong.
-struct Rule {
-    fault: Fault,
-    matches: Box<dyn Fn(Method, &[&Key]) -> bool + Send>,
-    /// How many calls that match are let through before.
-    skip: usize,
-    /// How many are hit then.
-    times: usize,
+/// Which objects are meant.
+type Selection = dyn Fn(&Key) -> bool + Send + Sync;
+
+/// Which calls go wrong, and how. Without more, every call of the method does.
+#[must_use]
+pub struct Rule {
+    action: Action,
+    first: u64,
+    keys: Option<Box<Selection>>,
+    last: u64,
+    /// Empty: all of them.
+    methods: Vec<Method>,
+    seen: u64,
 }
 
-#[derive(Default)]
+impl Rule {
+    /// The calls of a method.
+    pub fn on(method: Method, action: Action) -> Self {
+        Self::on_any(action).or(method)
+    }
+
+    /// The calls of every method, or with [`or`](Rule::or) those of several.
+    pub fn on_any(action: Action) -> Self {
+        Self { action, first: 1, keys: None, last: u64::MAX, methods: Vec::new(), seen: 0 }
+    }
+
+    /// The calls of this method as well.
+    pub fn or(mut self, method: Method) -> Self {
+        self.methods.push(method);
+        self
+    }
+
+    /// Only calls that are about at least one such object. Listings, barriers and locks are about none.
+    pub fn keys(mut self, keys: impl Fn(&Key) -> bool + Send + Sync + 'static) -> Self {
+        self.keys = Some(Box::new(keys));
+        self
+    }
+
+    /// Of the calls that remain only the `n`-th; the first is 1.
+    pub fn nth(mut self, n: u64) -> Self {
+        (self.first, self.last) = (n, n);
+        self
+    }
+
+    /// Of the calls that remain only the first `n`.
+    pub fn first(mut self, n: u64) -> Self {
+        (self.first, self.last) = (1, n);
+        self
+    }
+
+    /// Counts the call if it is one of these; whether it is to go wrong.
+    fn matches(&mut self, method: Method, keys: &[&Key]) -> bool {
+        let meant = (self.methods.is_empty() || self.methods.contains(&method))
+            && self.keys.as_ref().is_none_or(|wanted| keys.iter().any(|key| wanted(key)));
+        self.seen += u64::from(meant);
+        meant && (self.first..=self.last).contains(&self.seen)
+    }
+}
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { action, first, keys, last, methods, seen } = self;
+        let some_keys = if keys.is_some() { "some keys" } else { "all keys" };
+        write!(f, "Rule({methods:?} of {some_keys}, {first}..={last}, {seen} seen: {action:?})")
+    }
+}
+
+/// A [`Backend`] that passes calls on to another one, except those that go wrong. Without rules, none does.
+#[derive(Debug)]
+pub struct FaultBackend {
+    inner: Arc<dyn Backend>,
+    script: Arc<Script>,
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
 struct State {
     crash_at: Option<u64>,
+    crashed: bool,
+    fired: u64,
     rules: Vec<Rule>,
     steps: u64,
 }
 
-/// A [`Backend`] that passes calls on, unless a rule says otherwise. Without rules it changes nothing.
-pub struct FaultBackend {
-    inner: Arc<dyn Backend>,
-    state: Mutex<State>,
+/// What is left of a call once it is known that it begins.
+enum Course {
+    Cut,
+    Go,
+    GoAndFail(ErrorKind),
+    Later(Duration, ErrorKind),
 }
 
 impl FaultBackend {
-    /// Passes calls on to `inner`.
+    /// Lets calls to `inner` go wrong.
     pub fn new(inner: Arc<dyn Backend>) -> Self {
-        Self { inner, state: Mutex::default() }
+        Self { inner, script: Arc::default() }
     }
 
-    /// Adds a rule: of the calls that match, the first `skip` go through and the next `times` are hit.
-    pub fn rule(
-        &self,
-        skip: usize,
-        times: usize,
-        fault: Fault,
-        matches: impl Fn(Method, &[&Key]) -> bool + Send + 'static,
-    ) {
-        self.lock_state().rules.push(Rule { fault, matches: Box::new(matches), skip, times });
+    /// Adds a rule. Each counts by itself; if several have it that a call goes wrong, the one that was added first decides.
+    pub fn add(&self, rule: Rule) {
+        self.script.state().rules.push(rule);
     }
 
-    /// From that change on (put, copy or delete, counted from 0) nothing is done any more, and every call fails.
-    pub fn crash_at(&self, step: u64) {
-        self.lock_state().crash_at = Some(step);
+    /// Removes all rules.
+    pub fn clear(&self) {
+        self.script.state().rules.clear();
     }
 
-    /// How many changes (puts, copies and deletes) were asked for so far.
+    /// Crashes at the `n`-th step: neither that call nor any after it is executed, and all fail as `Unavailable`. The first
+    /// step is 1; one that is over already crashes at once.
+    pub fn crash_at(&self, n: u64) {
+        self.script.state().crash_at = Some(n);
+    }
+
+    /// How many steps were begun: calls of `put`, `copy`, `delete` and `touch`.
     pub fn steps(&self) -> u64 {
-        self.lock_state().steps
+        self.script.state().steps
     }
 
-    /// Lets the call happen, delays it, or says how it goes wrong.
-    async fn meet(&self, method: Method, keys: &[&Key]) -> Result<Option<Fault>> {
-        let fault = self.decide(method, keys)?;
-        match fault {
-            Some(Fault::Delay(duration)) => {
+    /// Whether it has crashed.
+    pub fn has_crashed(&self) -> bool {
+        self.script.state().crashed
+    }
+
+    /// How often a rule let a call go wrong. A test that expects faults asserts that there were some.
+    pub fn fired(&self) -> u64 {
+        self.script.state().fired
+    }
+
+    async fn admit(&self, method: Method, keys: &[&Key]) -> Result<Course> {
+        match self.script.decide(method, keys)? {
+            None => Ok(Course::Go),
+            Some(Action::Cut) => Ok(Course::Cut),
+            Some(Action::Delay(duration)) => {
                 self.inner.runtime().sleep(duration).await;
-                Ok(None)
+                self.script.alive()?;
+                Ok(Course::Go)
             }
-            Some(Fault::Fail(kind)) => Err(Error::new(kind, "do as told by a fault")),
-            fault => Ok(fault),
+            Some(Action::FailAfter(kind)) => Ok(Course::GoAndFail(kind)),
+            Some(Action::FailBefore(kind)) => Err(injected(kind)),
+            Some(Action::Late(after, kind)) => Ok(Course::Later(after, kind)),
         }
     }
 
-    fn decide(&self, method: Method, keys: &[&Key]) -> Result<Option<Fault>> {
-        let mut state = self.lock_state();
-        let step = state.steps;
-        state.steps += u64::from(matches!(method, Method::Copy | Method::Delete | Method::Put));
-        if state.crash_at.is_some_and(|crash| state.steps > crash) {
-            state.crash_at = Some(step.min(state.crash_at.unwrap_or(step)));
-            return Err(Error::new(ErrorKind::Unavailable, "go on after a crash"));
-        }
-        for rule in &mut state.rules {
-            if rule.times == 0 || !(rule.matches)(method, keys) {
-                continue;
+    /// A call that changes nothing which outlives it.
+    async fn read<T: Send>(
+        &self,
+        method: Method,
+        keys: &[&Key],
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        match self.admit(method, keys).await? {
+            Course::Go => call.await,
+            Course::GoAndFail(kind) => {
+                call.await?;
+                Err(injected(kind))
             }
-            if rule.skip > 0 {
-                rule.skip -= 1;
-                continue;
+            Course::Cut => {
+                call.await?;
+                Err(injected(ErrorKind::Unavailable))
             }
-            rule.times -= 1;
-            return Ok(Some(rule.fault));
+            Course::Later(_, kind) => Err(injected(kind)),
         }
-        Ok(None)
     }
 
-    fn lock_state(&self) -> MutexGuard<'_, State> {
+    /// A call that changes what is stored. `change` does all of it, `part` what is done of it if it is cut.
+    async fn change<T: Send + 'static>(
+        &self,
+        method: Method,
+        keys: &[&Key],
+        change: impl FnOnce(Arc<dyn Backend>) -> BoxFuture<'static, Result<T>> + Send + 'static,
+        part: impl Future<Output = Result<()>> + Send,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.inner);
+        match self.admit(method, keys).await? {
+            Course::Go => change(inner).await,
+            Course::GoAndFail(kind) => {
+                change(inner).await?;
+                Err(injected(kind))
+            }
+            Course::Cut => {
+                part.await?;
+                Err(injected(ErrorKind::Unavailable))
+            }
+            Course::Later(after, kind) => {
+                let (script, runtime) = (Arc::clone(&self.script), Arc::clone(inner.runtime()));
+                self.inner.runtime().spawn(Box::pin(async move {
+                    runtime.sleep(after).await;
+                    if script.alive().is_ok() {
+                        // Whoever asked was told long ago that it failed.
+                        let _ = change(inner).await;
+                    }
+                }));
+                Err(injected(kind))
+            }
+        }
+    }
+}
+
+impl Script {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Carries a change out after a while, with nobody waiting for it.
-    fn later(&self, after: Duration, change: impl Future<Output = ()> + Send + 'static) -> Error {
-        let runtime = Arc::clone(self.inner.runtime());
-        let sleeping = Arc::clone(&runtime);
-        runtime.spawn(Box::pin(async move {
-            sleeping.sleep(after).await;
-            change.await;
-        }));
-        Error::new(ErrorKind::Unavailable, "do in time")
+    fn alive(&self) -> Result<()> {
+        if self.state().crashed { Err(injected(ErrorKind::Unavailable)) } else { Ok(()) }
     }
-}
 
-impl fmt::Debug for FaultBackend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.lock_state();
-        write!(f, "FaultBackend({} rules, {} steps, {:?})", state.rules.len(), state.steps, self.inner)
-    }
-}
-
-/// What a call answers after it was carried out.
-fn answer<T>(fault: Option<Fault>, result: Result<T>) -> Result<T> {
-    match fault {
-        Some(Fault::FailAfter(kind)) => Err(Error::new(kind, "hear that it was done")),
-        Some(Fault::Late(_)) => Err(Error::new(ErrorKind::Unavailable, "do in time")),
-        _ => result,
+    fn decide(&self, method: Method, keys: &[&Key]) -> Result<Option<Action>> {
+        let mut state = self.state();
+        let is_step = matches!(method, Method::Copy | Method::Delete | Method::Put | Method::Touch);
+        if !state.crashed && is_step {
+            state.steps += 1;
+        }
+        let steps = state.steps;
+        state.crashed |= state.crash_at.is_some_and(|at| at <= steps);
+        if state.crashed {
+            return Err(injected(ErrorKind::Unavailable));
+        }
+        let mut decided = None;
+        for rule in &mut state.rules {
+            // All of them count, whichever decides.
+            if rule.matches(method, keys) && decided.is_none() {
+                decided = Some(rule.action);
+            }
+        }
+        state.fired += u64::from(decided.is_some());
+        Ok(decided)
     }
 }
 
@@ -159,71 +283,97 @@ impl Backend for FaultBackend {
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
-        let fault = self.meet(Method::Get, &[key]).await?;
-        answer(fault, self.inner.get(key, limit).await)
+        self.read(Method::Get, &[key], self.inner.get(key, limit)).await
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
-        let fault = self.meet(Method::GetRange, &[key]).await?;
-        answer(fault, self.inner.get_range(key, range).await)
+        self.read(Method::GetRange, &[key], self.inner.get_range(key, range)).await
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
-        let fault = self.meet(Method::Head, &[key]).await?;
-        answer(fault, self.inner.head(key).await)
+        self.read(Method::Head, &[key], self.inner.head(key)).await
     }
 
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
-        let fault = self.meet(Method::Put, &[key]).await?;
-        if let Some(Fault::Late(after)) = fault {
-            let (inner, key) = (Arc::clone(&self.inner), key.clone());
-            return Err(self.later(after, async move {
-                // Nobody is left to hear how it went.
-                let _ = inner.put(&key, object, mode).await;
-            }));
-        }
-        answer(fault, self.inner.put(key, object, mode).await)
+        let named = key.clone();
+        let put = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {
+            Box::pin(async move { inner.put(&named, object, mode).await })
+        };
+        self.change(Method::Put, &[key], put, async { Ok(()) }).await
     }
 
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        let fault = self.meet(Method::Copy, &[from, to]).await?;
-        answer(fault, self.inner.copy(from, to, mode).await)
+        let (source, target) = (from.clone(), to.clone());
+        let copy = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {
+            Box::pin(async move { inner.copy(&source, &target, mode).await })
+        };
+        self.change(Method::Copy, &[from, to], copy, async { Ok(()) }).await
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         let keys: Vec<_> = removals.iter().map(|removal| &removal.key).collect();
-        let fault = self.meet(Method::Delete, &keys).await?;
-        if let Some(Fault::Late(after)) = fault {
-            let (inner, removals) = (Arc::clone(&self.inner), removals.to_vec());
-            return Err(self.later(after, async move {
-                // As above.
-                let _ = inner.delete(&removals).await;
-            }));
-        }
-        answer(fault, self.inner.delete(removals).await)
+        let (half, _) = removals.split_at(removals.len() / 2);
+        let removals = removals.to_vec();
+        let delete = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {
+            Box::pin(async move { inner.delete(&removals).await })
+        };
+        let part = async { self.inner.delete(half).await.map(drop) };
+        self.change(Method::Delete, &keys, delete, part).await
     }
 
     async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
-        let fault = self.meet(Method::List, &[]).await?;
-        answer(fault, self.inner.list(query, cursor).await)
+        self.read(Method::List, &[], self.inner.list(query, cursor)).await
     }
 
     async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
-        let fault = self.meet(Method::Touch, &keys.iter().collect::<Vec<_>>()).await?;
-        answer(fault, self.inner.touch(keys).await)
+        let (half, _) = keys.split_at(keys.len() / 2);
+        let named = keys.to_vec();
+        let touch = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {
+            Box::pin(async move { inner.touch(&named).await })
+        };
+        let part = async { self.inner.touch(half).await.map(drop) };
+        self.change(Method::Touch, &keys.iter().collect::<Vec<_>>(), touch, part).await
     }
 
     async fn barrier(&self) -> Result<()> {
-        let fault = self.meet(Method::Barrier, &[]).await?;
-        answer(fault, self.inner.barrier().await)
+        self.read(Method::Barrier, &[], self.inner.barrier()).await
     }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        let fault = self.meet(Method::Lock, &[]).await?;
-        answer(fault, self.inner.lock(scope, mode).await)
+        let inner = self.read(Method::Lock, &[], self.inner.lock(scope, mode)).await?;
+        let backend = Self { inner: Arc::clone(&self.inner), script: Arc::clone(&self.script) };
+        Ok(Box::new(FaultGuard { backend, inner }))
     }
 
     async fn close(&self) -> Result<()> {
-        self.inner.close().await
+        self.read(Method::Close, &[], self.inner.close()).await
     }
+}
+
+#[derive(Debug)]
+struct FaultGuard {
+    backend: FaultBackend,
+    inner: Box<dyn LockGuard>,
+}
+
+#[async_trait]
+impl LockGuard for FaultGuard {
+    async fn check(&self) -> Result<()> {
+        self.backend.read(Method::Check, &[], self.inner.check()).await
+    }
+
+    fn oldest_shared(&self) -> Option<SystemTime> {
+        self.inner.oldest_shared()
+    }
+
+    async fn release_deleted(self: Box<Self>) {
+        // A crash gives the lock back and removes nothing.
+        if self.backend.script.alive().is_ok() {
+            self.inner.release_deleted().await;
+        }
+    }
+}
+
+fn injected(kind: ErrorKind) -> Error {
+    Error::new(kind, "use the store").because("a test let it go wrong")
 }

@@ -1,7 +1,8 @@
-//! A backend that keeps a record of every call: costs become something that a test can assert.
+//! A backend that writes down what is asked of it: for tests of what an operation costs and of the order of its steps.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,15 +12,19 @@ use crate::backend::{
     ObjectInfo, PutMode, Removal, Touched, Version,
 };
 use crate::error::{ErrorKind, Result};
-use crate::format::layout::Key;
+use crate::format::layout::{Key, Prefix};
 use crate::rt::Runtime;
 
-/// Which method was called.
+/// A method of [`Backend`], or that of its guards which can fail.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {
     /// [`Backend::barrier`].
     Barrier,
+    /// [`LockGuard::check`].
+    Check,
+    /// [`Backend::close`].
+    Close,
     /// [`Backend::copy`].
     Copy,
     /// [`Backend::delete`].
@@ -30,7 +35,7 @@ pub enum Method {
     GetRange,
     /// [`Backend::head`].
     Head,
-    /// [`Backend::list`]: one page.
+    /// [`Backend::list`].
     List,
     /// [`Backend::lock`].
     Lock,
@@ -40,62 +45,192 @@ pub enum Method {
     Touch,
 }
 
+/// How a call ended.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It failed. For `delete`, the kind is that of the first object that could not be deleted.
+    Failed(ErrorKind),
+    /// It has not ended: it is still running, or its future was dropped.
+    Open,
+    /// It succeeded.
+    Succeeded,
+}
+
 /// A call that was made.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Bytes of objects that went in or came out.
-    pub bytes: u64,
-    /// How it failed, if it did.
-    pub error: Option<ErrorKind>,
-    /// The objects that it named.
+    /// Bytes that came out of the backend.
+    pub bytes_read: u64,
+    /// Bytes that went into the backend.
+    pub bytes_written: u64,
+    /// The objects that it was about, in the order given; for `copy`: from, to.
     pub keys: Vec<Key>,
-    /// Which method.
+    /// For `lock` and `check`: what the lock is on, and its mode.
+    pub lock: Option<(LockScope, LockMode)>,
+    /// Which it was.
     pub method: Method,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// For `list`: below what.
+    pub prefix: Option<Prefix>,
 }
 
-/// A [`Backend`] that passes every call on and keeps a record of it.
+impl Call {
+    fn new(method: Method, keys: &[&Key]) -> Self {
+        Self {
+            bytes_read: 0,
+            bytes_written: 0,
+            keys: keys.iter().copied().cloned().collect(),
+            lock: None,
+            method,
+            outcome: Outcome::Open,
+            prefix: None,
+        }
+    }
+}
+
+/// How many calls were made, whether or not they succeeded.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Barriers.
+    pub barriers: u64,
+    /// Bytes that came out of the backend.
+    pub bytes_read: u64,
+    /// Bytes that went into the backend.
+    pub bytes_written: u64,
+    /// Copies.
+    pub copies: u64,
+    /// Calls of `delete`.
+    pub deletes: u64,
+    /// Objects named in them.
+    pub deleted_keys: u64,
+    /// Reads of whole objects and of ranges.
+    pub gets: u64,
+    /// Calls of `head`.
+    pub heads: u64,
+    /// Pages of listings.
+    pub lists: u64,
+    /// Locks asked for.
+    pub locks: u64,
+    /// Puts.
+    pub puts: u64,
+    /// Calls of `touch`.
+    pub touches: u64,
+    /// Objects named in them.
+    pub touched_keys: u64,
+}
+
+impl Counts {
+    fn add(&mut self, call: &Call) {
+        let keys = call.keys.len() as u64;
+        self.bytes_read += call.bytes_read;
+        self.bytes_written += call.bytes_written;
+        match call.method {
+            Method::Barrier => self.barriers += 1,
+            Method::Copy => self.copies += 1,
+            Method::Delete => {
+                self.deletes += 1;
+                self.deleted_keys += keys;
+            }
+            Method::Get | Method::GetRange => self.gets += 1,
+            Method::Head => self.heads += 1,
+            Method::List => self.lists += 1,
+            Method::Lock => self.locks += 1,
+            Method::Put => self.puts += 1,
+            Method::Touch => {
+                self.touches += 1;
+                self.touched_keys += keys;
+            }
+            Method::Check | Method::Close => {}
+        }
+    }
+}
+
+/// A [`Backend`] that passes every call on to another one and writes it down.
 #[derive(Debug)]
 pub struct RecordingBackend {
-    calls: Mutex<Vec<Call>>,
     inner: Arc<dyn Backend>,
+    record: Arc<Record>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    pages: Mutex<Pages>,
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    calls: Vec<Call>,
+    /// How many calls were forgotten.
+    forgotten: usize,
 }
 
 impl RecordingBackend {
-    /// Records the calls to `inner`.
+    /// Records what is asked of `inner`.
     pub fn new(inner: Arc<dyn Backend>) -> Self {
-        Self { calls: Mutex::default(), inner }
+        Self { inner, record: Arc::default() }
     }
 
-    /// The calls so far, in the order in which they ended.
+    /// The calls so far, in the order in which they began.
     pub fn calls(&self) -> Vec<Call> {
-        self.lock_calls().clone()
+        self.record.pages().calls.clone()
+    }
+
+    /// How many there were so far.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        self.record.pages().calls.iter().for_each(|call| counts.add(call));
+        counts
     }
 
     /// How many calls of a method there were so far.
     pub fn count(&self, method: Method) -> usize {
-        self.lock_calls().iter().filter(|call| call.method == method).count()
+        self.record.pages().calls.iter().filter(|call| call.method == method).count()
     }
 
-    /// Forgets the calls so far.
+    /// Forgets all calls so far, also those that have not ended.
     pub fn reset(&self) {
-        self.lock_calls().clear();
-    }
-
-    fn note<T>(&self, method: Method, keys: &[&Key], bytes: u64, result: Result<T>) -> Result<T> {
-        let error = result.as_ref().err().map(crate::error::Error::kind);
-        let keys = keys.iter().copied().cloned().collect();
-        self.lock_calls().push(Call { bytes, error, keys, method });
-        result
-    }
-
-    fn lock_calls(&self) -> MutexGuard<'_, Vec<Call>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut pages = self.record.pages();
+        pages.forgotten += pages.calls.len();
+        pages.calls.clear();
     }
 }
 
-fn length(read: &Result<Object>) -> u64 {
-    read.as_ref().map_or(0, |object| object.bytes.len() as u64)
+impl Record {
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down the call, makes it, and writes down how it ended.
+    async fn of<T>(
+        &self,
+        call: Call,
+        made: impl Future<Output = Result<T>> + Send,
+        read: impl FnOnce(&T, &mut Call) + Send,
+    ) -> Result<T> {
+        let number = {
+            let mut pages = self.pages();
+            pages.calls.push(call);
+            pages.forgotten + pages.calls.len() - 1
+        };
+        let result = made.await;
+        let mut pages = self.pages();
+        let Some(at) = number.checked_sub(pages.forgotten) else { return result };
+        if let Some(call) = pages.calls.get_mut(at) {
+            match &result {
+                Ok(value) => {
+                    call.outcome = Outcome::Succeeded;
+                    read(value, call);
+                }
+                Err(error) => call.outcome = Outcome::Failed(error.kind()),
+            }
+        }
+        drop(pages);
+        result
+    }
 }
 
 #[async_trait]
@@ -109,58 +244,91 @@ impl Backend for RecordingBackend {
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
-        let read = self.inner.get(key, limit).await;
-        self.note(Method::Get, &[key], length(&read), read)
+        self.record.of(Call::new(Method::Get, &[key]), self.inner.get(key, limit), bytes_read).await
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
-        let read = self.inner.get_range(key, range).await;
-        self.note(Method::GetRange, &[key], length(&read), read)
+        let call = Call::new(Method::GetRange, &[key]);
+        self.record.of(call, self.inner.get_range(key, range), bytes_read).await
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
-        let found = self.inner.head(key).await;
-        self.note(Method::Head, &[key], 0, found)
+        self.record.of(Call::new(Method::Head, &[key]), self.inner.head(key), nothing).await
     }
 
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
-        let bytes = object.len() as u64;
-        let stored = self.inner.put(key, object, mode).await;
-        self.note(Method::Put, &[key], bytes, stored)
+        let bytes_written = object.len() as u64;
+        let call = Call { bytes_written, ..Call::new(Method::Put, &[key]) };
+        self.record.of(call, self.inner.put(key, object, mode), nothing).await
     }
 
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        let copied = self.inner.copy(from, to, mode).await;
-        self.note(Method::Copy, &[from, to], 0, copied)
+        let call = Call::new(Method::Copy, &[from, to]);
+        self.record.of(call, self.inner.copy(from, to, mode), nothing).await
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         let keys: Vec<_> = removals.iter().map(|removal| &removal.key).collect();
-        let deleted = self.inner.delete(removals).await;
-        self.note(Method::Delete, &keys, 0, deleted)
+        let call = Call::new(Method::Delete, &keys);
+        let first_failure = |results: &Vec<Result<Deleted>>, call: &mut Call| {
+            if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
+                call.outcome = Outcome::Failed(error.kind());
+            }
+        };
+        self.record.of(call, self.inner.delete(removals), first_failure).await
     }
 
     async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
-        let page = self.inner.list(query, cursor).await;
-        self.note(Method::List, &[], 0, page)
+        let call = Call { prefix: Some(query.prefix.clone()), ..Call::new(Method::List, &[]) };
+        self.record.of(call, self.inner.list(query, cursor), nothing).await
     }
 
     async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
-        let touched = self.inner.touch(keys).await;
-        self.note(Method::Touch, &keys.iter().collect::<Vec<_>>(), 0, touched)
+        let call = Call::new(Method::Touch, &keys.iter().collect::<Vec<_>>());
+        self.record.of(call, self.inner.touch(keys), nothing).await
     }
 
     async fn barrier(&self) -> Result<()> {
-        let passed = self.inner.barrier().await;
-        self.note(Method::Barrier, &[], 0, passed)
+        self.record.of(Call::new(Method::Barrier, &[]), self.inner.barrier(), nothing).await
     }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        let taken = self.inner.lock(scope, mode).await;
-        self.note(Method::Lock, &[], 0, taken)
+        let lock = Some((scope.clone(), mode));
+        let call = Call { lock: lock.clone(), ..Call::new(Method::Lock, &[]) };
+        let inner = self.record.of(call, self.inner.lock(scope, mode), nothing).await?;
+        Ok(Box::new(RecordingGuard { inner, lock, record: Arc::clone(&self.record) }))
     }
 
     async fn close(&self) -> Result<()> {
-        self.inner.close().await
+        self.record.of(Call::new(Method::Close, &[]), self.inner.close(), nothing).await
     }
 }
+
+#[derive(Debug)]
+struct RecordingGuard {
+    inner: Box<dyn LockGuard>,
+    lock: Option<(LockScope, LockMode)>,
+    record: Arc<Record>,
+}
+
+#[async_trait]
+impl LockGuard for RecordingGuard {
+    async fn check(&self) -> Result<()> {
+        let call = Call { lock: self.lock.clone(), ..Call::new(Method::Check, &[]) };
+        self.record.of(call, self.inner.check(), nothing).await
+    }
+
+    fn oldest_shared(&self) -> Option<SystemTime> {
+        self.inner.oldest_shared()
+    }
+
+    async fn release_deleted(self: Box<Self>) {
+        self.inner.release_deleted().await;
+    }
+}
+
+fn bytes_read(object: &Object, call: &mut Call) {
+    call.bytes_read = object.bytes.len() as u64;
+}
+
+fn nothing<T>(_: &T, _: &mut Call) {}

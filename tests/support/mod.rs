@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+#[cfg(feature = "testing")]
+pub(crate) mod broken;
 pub(crate) mod fixture;
 
 use std::sync::Arc;

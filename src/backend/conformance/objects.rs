@@ -1,0 +1,132 @@
+//! Reading what was stored.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::backend::conformance::{
+    archive, begin, chunk, end, holds, is_absent, load, must, name, namespace, notes, owner, refused, store,
+};
+use crate::backend::{Backend, Deleted, PutMode, Removal, Touched};
+use crate::error::ErrorKind;
+use crate::format::Digest;
+use crate::format::layout::Key;
+use crate::format::name::Namespace;
+
+/// **Read your writes**: every kind of object, of many sizes, comes back as it was stored; the last write counts.
+pub async fn read_your_writes(backend: &Arc<dyn Backend>) {
+    begin(backend).await;
+    let (outer, snapshot) = (namespace(&Namespace::root(), "a"), "ns/a/ns/vm/vm/100/2025-07-14T14:20:02Z");
+    let inner = namespace(&outer, "vm");
+    for marker in [Key::Namespace(outer), Key::Namespace(inner)] {
+        let version = store(backend, &marker, Bytes::new()).await;
+        holds(backend, &marker, b"", &version, "read your writes").await;
+    }
+    let others = [chunk(1), Key::Quarantined(Digest::of(b"bad"), 9), Key::GcStatus, Key::Store];
+    let of_groups = [
+        owner("ns/a/ns/vm/vm/100"),
+        notes("ns/a/ns/vm/vm/100"),
+        archive(snapshot, "drive-scsi0.img.fidx"),
+        archive(snapshot, "qemu-server.conf.blob"),
+        Key::Manifest(name(snapshot)),
+        Key::ClientLog(name(snapshot)),
+        Key::Protected(name(snapshot)),
+        owner("host/x.y-z_0"),
+    ];
+    for key in others.iter().chain(&of_groups) {
+        for length in [0, 1, 4096, 70_001, 3] {
+            let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
+            let version = store(backend, key, bytes.clone()).await;
+            holds(backend, key, &bytes, &version, "read your writes").await;
+        }
+    }
+    let large: Vec<u8> = (0..=250).cycle().take(5 << 20).collect();
+    let version = store(backend, &others[0], large.clone()).await;
+    holds(backend, &others[0], &large, &version, "read your writes: 5 MiB").await;
+    end(backend, &others).await;
+}
+
+/// **Absent is certain**: what is not there is `NotFound` or [`Touched::Absent`], also beside things of a similar name.
+pub async fn absent_is_certain(backend: &Arc<dyn Backend>) {
+    begin(backend).await;
+    let absent = [
+        chunk(2),
+        Key::Quarantined(Digest::of(&1_u32.to_le_bytes()), 0),
+        notes("vm/100"),
+        owner("vm/10"),
+        owner("vm/1000"),
+        archive("vm/100/2025-07-14T14:20:02Z", "a.blob"),
+        Key::Manifest(name("vm/100/2025-07-14T14:20:03Z")),
+        Key::Namespace(namespace(&Namespace::root(), "vm")),
+        Key::GcStatus,
+    ];
+    let present = [chunk(1), owner("vm/100"), archive("vm/100/2025-07-14T14:20:02Z", "a.blob.fidx")];
+    for round in ["in an empty store", "beside others"] {
+        for key in &absent {
+            let what = format!("absent is certain: {key} {round}");
+            is_absent(backend, key, &what).await;
+            refused(backend.get_range(key, 0..1).await, ErrorKind::NotFound, &what);
+            let copied = backend.copy(key, &notes("vm/7"), PutMode::Replace).await;
+            refused(copied, ErrorKind::NotFound, &what);
+            is_absent(backend, &notes("vm/7"), "absent is certain: the copy of nothing").await;
+            let touched = must(backend.touch(std::slice::from_ref(key)).await, &what);
+            assert!(matches!(touched[..], [Touched::Absent | Touched::Unknown]), "{what}: {touched:?}");
+            let deleted = must(backend.delete(&[Removal::any(key.clone())]).await, &what).remove(0);
+            assert_eq!(must(deleted, &what), Deleted::Absent, "{what}");
+            is_absent(backend, key, &what).await;
+        }
+        for key in &present {
+            store(backend, key, "x").await;
+        }
+    }
+    for key in &present {
+        assert_eq!(load(backend, key).await.bytes, "x", "absent is certain: {key} was not meant");
+    }
+    end(backend, &present[..1]).await;
+}
+
+/// **Limited**: an object of the size of the limit is read, a larger one refused as `Corrupt`.
+pub async fn limited(backend: &Arc<dyn Backend>) {
+    begin(backend).await;
+    let key = chunk(1);
+    for size in [0_usize, 1, 5000] {
+        store(backend, &key, vec![7; size]).await;
+        let size = size as u64;
+        for limit in [size, size + 1, u64::MAX] {
+            let read = must(backend.get(&key, limit).await, "limited: within the limit");
+            assert_eq!(read.bytes.len() as u64, size, "limited: within the limit");
+        }
+        for limit in (0..size).step_by(999).chain(size.checked_sub(1)) {
+            refused(backend.get(&key, limit).await, ErrorKind::Corrupt, "limited: beyond the limit");
+        }
+        assert_eq!(load(backend, &key).await.info.size, size, "limited: refusing changes nothing");
+    }
+    end(backend, &[key]).await;
+}
+
+/// Ranges are exactly what was asked for, or `InvalidInput`; the description is that of the whole object.
+pub async fn ranges(backend: &Arc<dyn Backend>) {
+    begin(backend).await;
+    let bytes: Vec<u8> = (0..=250).cycle().take(10_000).collect();
+    let (key, empty) = (chunk(1), chunk(2));
+    let version = store(backend, &key, bytes.clone()).await;
+    store(backend, &empty, Bytes::new()).await;
+    for range in [0..1, 0..10_000, 9_999..10_000, 1..9_999, 4_095..4_097_usize] {
+        let asked = range.start as u64..range.end as u64;
+        let part = must(backend.get_range(&key, asked).await, "ranges: inside");
+        assert!(part.bytes == bytes[range.clone()], "ranges: the bytes {range:?}");
+        let info = &part.info;
+        assert_eq!((&info.key, info.size, &info.version), (&key, 10_000, &version), "ranges: of the whole");
+    }
+    #[expect(clippy::reversed_empty_ranges, reason = "it must be refused")]
+    let outside = [0..0, 5..5, 10_000..10_000, 5..4, 9_999..10_001, 10_000..10_001, 0..u64::MAX];
+    for range in outside.into_iter().chain(std::iter::once(u64::MAX - 1..u64::MAX)) {
+        let what = format!("ranges: {range:?} of 10000 bytes");
+        refused(backend.get_range(&key, range).await, ErrorKind::InvalidInput, &what);
+    }
+    refused(backend.get_range(&empty, 0..1).await, ErrorKind::InvalidInput, "ranges: of an empty object");
+    let marker = Key::Namespace(namespace(&Namespace::root(), "a"));
+    store(backend, &marker, Bytes::new()).await;
+    refused(backend.get_range(&marker, 0..1).await, ErrorKind::InvalidInput, "ranges: of a namespace");
+    end(backend, &[key, empty]).await;
+}

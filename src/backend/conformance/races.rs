@@ -1,0 +1,180 @@
+//! Many tasks at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::join_all;
+
+use crate::backend::conformance::{
+    archive, begin, chunk, end, holds, is_absent, load, must, namespace, notes, refused, remove, spawned,
+    store,
+};
+use crate::backend::{Backend, Deleted, PutMode, Removal, Version};
+use crate::error::{ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::format::name::Namespace;
+
+/// What was seen of an object: its version, its size, and some of its bytes.
+type Sight = (Version, u64, Bytes);
+
+/// **Atomic**: whoever reads while others write sees one whole content that one of them wrote, never none and never a
+/// mixture, and the version that belongs to it.
+pub async fn atomic(backend: &Arc<dyn Backend>) {
+    begin(backend).await;
+    let key = notes("vm/1");
+    let first = (store(backend, &key, vec![9; 97]).await, 97, Bytes::from(vec![9; 97]));
+    let writers = (0..3).map(|byte| spawned(backend, write(Arc::clone(backend), key.clone(), byte)));
+    let readers = (0..3).map(|_| spawned(backend, read(Arc::clone(backend), key.clone())));
+    let (written, read) = futures::future::join(join_all(writers), join_all(readers)).await;
+    let mut contents: HashMap<Version, Bytes> = HashMap::from([(first.0, first.2)]);
+    for sights in written {
+        for (version, _, bytes) in must(sights, "atomic: a put among others") {
+            assert!(contents.insert(version, bytes).is_none(), "atomic: two contents have one version");
+        }
+    }
+    for sights in read {
+        let sights = must(sights, "atomic: a read among puts");
+        assert!(!sights.is_empty(), "atomic: nothing was read");
+        for (version, size, bytes) in sights {
+            let Some(content) = contents.get(&version) else {
+                panic!("atomic: nobody wrote version {version:?}");
+            };
+            assert_eq!(size, content.len() as u64, "atomic: the size belongs to another content");
+            assert!(content.starts_with(&bytes), "atomic: the bytes belong to another content");
+            assert!(bytes.len() == 1 || bytes.len() == content.len(), "atomic: some bytes are missing");
+        }
+    }
+    end(backend, &[]).await;
+}
+
+async fn write(backend: Arc<dyn Backend>, key: Key, byte: u8) -> Result<Vec<Sight>> {
+    let mut sights = Vec::new();
+    for length in 1..=30 {
+        let bytes = Bytes::from(vec![byte; length * 997]);
+        let version = backend.put(&key, bytes.clone(), PutMode::Replace).await?;
+        sights.push((version, bytes.len() as u64, bytes));
+    }
+    Ok(sights)
+}
+
+async fn read(backend: Arc<dyn Backend>, key: Key) -> Result<Vec<Sight>> {
+    let mut sights = Vec::new();
+    for _ in 0..30 {
+        let whole = backend.get(&key, u64::MAX).await?;
+        sights.push((whole.info.version, whole.info.size, whole.bytes));
+        let part = backend.get_range(&key, 0..1).await?;
+        sights.push((part.info.version, part.info.size, part.bytes));
+    }
+    Ok(sights)
+}
+
+/// **Create never replaces**, when many try at once: exactly one wins, and what it wrote is there.
+pub async fn one_creator_wins(backend: &Arc<dyn Backend>) {
+    begin(backend).await;
+    if !backend.capabilities().conditional_put {
+        let refusal = backend.put(&chunk(1), Bytes::new(), PutMode::Create).await;
+        refused(refusal, ErrorKind::Unsupported, "create never replaces");
+        is_absent(backend, &chunk(1), "create never replaces: refused").await;
+        return;
+    }
+    let marker = Key::Namespace(namespace(&Namespace::root(), "a"));
+    for key in [chunk(1), notes("vm/1"), marker] {
+        for _ in 0..5 {
+            let won = race(backend, &key, &PutMode::Create, ErrorKind::AlreadyExists).await;
+            let bytes = if matches!(key, Key::Namespace(_)) { Bytes::new() } else { won.1 };
+            holds(backend, &key, &bytes, &won.0, "create never replaces: the winner").await;
+            remove(backend, std::slice::from_ref(&key)).await;
+        }
+    }
+    end(backend, &[]).await;
+}
+
+/// Of many that replace the same version exactly one wins; counting up that way loses nothing.
+pub async fn one_version_wins(backend: &Arc<dyn Backend>) {
+    begin(backend).await;
+    let key = notes("vm/1");
+    let mut version = store(backend, &key, "0").await;
+    if !backend.capabilities().conditional_put {
+        let refusal = backend.put(&key, Bytes::new(), PutMode::IfMatch(version.clone())).await;
+        refused(refusal, ErrorKind::Unsupported, "versions: `IfMatch`");
+        holds(backend, &key, b"0", &version, "versions: refused").await;
+        return end(backend, &[]).await;
+    }
+    for _ in 0..5 {
+        let won = race(backend, &key, &PutMode::IfMatch(version), ErrorKind::Conflict).await;
+        holds(backend, &key, &won.1, &won.0, "versions: the winner").await;
+        version = won.0;
+    }
+    store(backend, &key, "0").await;
+    let counters = (0..4).map(|_| spawned(backend, count(Arc::clone(backend), key.clone())));
+    for counted in join_all(counters).await {
+        must(counted, "versions: counting");
+    }
+    assert_eq!(load(backend, &key).await.bytes, "20", "versions: a count was lost");
+    end(backend, &[]).await;
+}
+
+/// Lets many put at once and returns what the one that won put.
+async fn race(backend: &Arc<dyn Backend>, key: &Key, mode: &PutMode, losing: ErrorKind) -> (Version, Bytes) {
+    let racers = (0..8_u8).map(|number| {
+        let (store, key, mode) = (Arc::clone(backend), key.clone(), mode.clone());
+        // A marker is empty; anything else shows who wrote it.
+        let length = if matches!(key, Key::Namespace(_)) { 0 } else { 1000 };
+        let bytes = Bytes::from(vec![number; length]);
+        spawned(backend, async move { (store.put(&key, bytes.clone(), mode).await, bytes) })
+    });
+    let mut won = Vec::new();
+    for (result, bytes) in join_all(racers).await {
+        match result {
+            Ok(version) => won.push((version, bytes)),
+            Err(error) => assert_eq!(error.kind(), losing, "{mode:?}: one that lost: {error:?}"),
+        }
+    }
+    assert_eq!(won.len(), 1, "{mode:?} of {key}: so many won");
+    won.remove(0)
+}
+
+async fn count(backend: Arc<dyn Backend>, key: Key) -> Result<()> {
+    for _ in 0..5 {
+        loop {
+            let read = backend.get(&key, 100).await?;
+            let number: u32 =
+                std::str::from_utf8(&read.bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+            let next = Bytes::from((number + 1).to_string());
+            match backend.put(&key, next, PutMode::IfMatch(read.info.version)).await {
+                Ok(_) => break,
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tasks that put, read and delete objects of one snapshot do not get in each other's way, though what they delete may be
+/// the last object of it.
+pub async fn directories_come_and_go(backend: &Arc<dyn Backend>) {
+    begin(backend).await;
+    let tasks = (0..8).map(|number| {
+        let key = archive("vm/1/2025-07-14T14:20:02Z", &format!("{number}.blob"));
+        spawned(backend, come_and_go(Arc::clone(backend), key))
+    });
+    for rounds in join_all(tasks).await {
+        assert_eq!(must(rounds, "put: while others delete beside it"), 20, "deletes: all were there");
+    }
+    begin(backend).await;
+}
+
+/// Returns how often the object was there when it was deleted.
+async fn come_and_go(backend: Arc<dyn Backend>, key: Key) -> Result<usize> {
+    let mut removed = 0;
+    for _ in 0..20 {
+        backend.put(&key, Bytes::from_static(b"x"), PutMode::Replace).await?;
+        backend.get(&key, 1).await?;
+        for result in backend.delete(&[Removal::any(key.clone())]).await? {
+            removed += usize::from(result? == Deleted::Removed);
+        }
+    }
+    Ok(removed)
+}
