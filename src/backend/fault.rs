@@ -31,10 +31,13 @@ pub enum Fault {
     Late(Duration),
 }
 
+/// Picks calls by their method and the objects that they name.
+type Matches = Box<dyn Fn(Method, &[&Key]) -> bool + Send>;
+
 /// When something goes wrong.
 struct Rule {
     fault: Fault,
-    matches: Box<dyn Fn(Method, &[&Key]) -> bool + Send>,
+    matches: Matches,
     /// How many calls that match are let through before.
     skip: usize,
     /// How many are hit then.
