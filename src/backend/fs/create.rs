@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bytes::Bytes;
 
@@ -29,7 +30,9 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
     Ok(Inner {
         disk: options.disk(root, inherited),
         lock_directory,
+        flushing: AtomicBool::new(false),
         sync_level: options.sync_level,
+        unflushed: AtomicU64::new(0),
         unsynced: Mutex::default(),
         versions: Default::default(),
     })

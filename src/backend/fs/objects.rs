@@ -7,6 +7,7 @@ use std::hash::{Hash as _, Hasher as _};
 use std::io::{self, Read as _};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,11 +22,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::SnapshotName;
 
+/// After how many bytes the next flush is begun that nobody waits for.
+const FLUSH_BYTES: u64 = 32 << 20;
+
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) disk: Disk,
     pub(super) lock_directory: LockDirectory,
+    /// Whether a flush that nobody waits for is running.
+    pub(super) flushing: AtomicBool,
     pub(super) sync_level: SyncLevel,
+    /// How many bytes were stored since the last such flush began.
+    pub(super) unflushed: AtomicU64,
     /// Directories whose entries changed since the last barrier; kept at level `File` only.
     pub(super) unsynced: Mutex<BTreeSet<String>>,
     /// Held by puts that compare versions: the object of a key has one of them.
@@ -275,6 +283,20 @@ impl Inner {
                 Ok(())
             }
         }
+    }
+
+    /// Whether so much was stored that a flush is worth while, and none is running.
+    pub(super) fn wants_flush(&self, bytes: u64) -> bool {
+        self.sync_level == SyncLevel::Filesystem
+            && self.unflushed.fetch_add(bytes, Ordering::Relaxed) + bytes >= FLUSH_BYTES
+            && !self.flushing.swap(true, Ordering::Relaxed)
+    }
+
+    /// Flushes without anybody relying on it: a failure shows at the barrier.
+    pub(super) fn flush_ahead(&self) {
+        self.unflushed.store(0, Ordering::Relaxed);
+        let _ = self.disk.flush_ahead();
+        self.flushing.store(false, Ordering::Relaxed);
     }
 
     /// Notes that entries of a directory changed.
