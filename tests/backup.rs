@@ -14,7 +14,9 @@ use larder::chunker::{Chunker, FixedChunker, RollingChunker, RollingOptions};
 use larder::error::ErrorKind;
 use larder::format::name::{AuthId, GroupName, SnapshotName};
 use larder::rt::Runtime;
-use larder::store::{Datastore, DirtyMap, Options, Protection, SnapshotReader, SnapshotState, WriterTarget};
+use larder::store::{
+    Datastore, DirtyMap, FileTarget, Options, Protection, SnapshotReader, SnapshotState, WriterTarget,
+};
 
 use support::{noise, on_every_runtime};
 
@@ -689,6 +691,38 @@ fn restores_run_beside_backups_that_build_on_them() {
             assert!(restored == data);
             let next = backup.finish().await.unwrap();
             assert!(restore(&next, "d.img.fidx").await == data);
+        })
+    });
+}
+
+#[test]
+fn files_are_restored_with_holes_or_overwritten() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let directory = tempfile::tempdir().unwrap();
+            let mut data = noise(12, 64 * CHUNK as usize);
+            data[CHUNK as usize..63 * CHUNK as usize].fill(0);
+            let backup = store.backup(&group("vm/1")).begin().await.unwrap();
+            image_of(&backup, &data, data.len() as u64).await;
+            let snapshot = backup.finish().await.unwrap();
+            let archive = snapshot.archive("d.img.fidx").await.unwrap();
+            let (new, old) = (directory.path().join("new"), directory.path().join("old"));
+            archive
+                .copy_to(&mut FileTarget::create(Arc::clone(&runtime), &new).await.unwrap())
+                .await
+                .unwrap();
+            assert!(std::fs::read(&new).unwrap() == data);
+            let blocks = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&new).unwrap());
+            assert!(blocks * 512 <= 4 * CHUNK, "{blocks} blocks are no hole");
+            let again = FileTarget::create(Arc::clone(&runtime), &new).await.unwrap_err();
+            assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+            let missing = FileTarget::open(Arc::clone(&runtime), &old).await.unwrap_err();
+            assert_eq!(missing.kind(), ErrorKind::NotFound);
+            std::fs::write(&old, noise(13, data.len() + 10)).unwrap();
+            archive.copy_to(&mut FileTarget::open(Arc::clone(&runtime), &old).await.unwrap()).await.unwrap();
+            let overwritten = std::fs::read(&old).unwrap();
+            assert!(overwritten[..data.len()] == data && overwritten.len() == data.len() + 10);
         })
     });
 }

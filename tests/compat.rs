@@ -156,7 +156,7 @@ fn indexes_agree() {
             let kind = name.parse::<ArchiveName>().unwrap().kind();
             let index = IndexReader::parse(kind, std::fs::read(path).unwrap().into()).unwrap();
             let header = &file["header"];
-            let uuid = format!("{:032x}", u128::from_be_bytes(index.header().uuid));
+            let uuid = index.header().uuid.map(|byte| format!("{byte:02x}")).concat();
             assert_eq!(uuid, header["uuid"]);
             assert_eq!(index.header().created.to_string(), header["ctime"]);
             assert_eq!(index.header().checksum.to_string(), header["header_csum"]);

@@ -37,7 +37,7 @@ pub async fn list_all(backend: &dyn Backend, query: &ListQuery) -> Result<Listin
     loop {
         let page = backend.list(query, cursor.as_ref()).await?;
         for entry in &page.entries {
-            let path = entry_path(entry);
+            let path = entry.path();
             if !last.is_empty() && path <= last {
                 return Err(broken().because("the backend returned keys out of order"));
             }
@@ -49,13 +49,5 @@ pub async fn list_all(backend: &dyn Backend, query: &ListQuery) -> Result<Listin
             next if next == cursor => return Err(broken().because("the listing does not advance")),
             next => cursor = next,
         }
-    }
-}
-
-fn entry_path(entry: &ListEntry) -> String {
-    match entry {
-        ListEntry::Foreign(path) => path.clone(),
-        ListEntry::Object(info) => info.key.path(),
-        ListEntry::Prefix(prefix) => prefix.path(),
     }
 }

@@ -376,6 +376,17 @@ pub enum ListEntry {
     Prefix(Prefix),
 }
 
+impl ListEntry {
+    /// Its path: what listings are ordered by.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Foreign(path) => path.clone(),
+            Self::Object(info) => info.key.path(),
+            Self::Prefix(prefix) => prefix.path(),
+        }
+    }
+}
+
 /// Where a page of a listing begins, in a form that only the backend understands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(String);

@@ -183,7 +183,7 @@ pub async fn paging(backend: &Arc<dyn Backend>, objects: u32) {
         let (mut found, mut pages, mut cursor) = (Vec::new(), 0, None);
         loop {
             let page = must(backend.list(&query, cursor.as_ref()).await, "complete: a page");
-            found.extend(page.entries.into_iter().map(path));
+            found.extend(page.entries.iter().map(ListEntry::path));
             pages += 1;
             cursor = page.next;
             if cursor.is_none() {
@@ -237,7 +237,7 @@ where
             for entry in found {
                 match entry {
                     ListEntry::Foreign(path) => foreign.push(path),
-                    other => objects.push(path(other)),
+                    other => objects.push(other.path()),
                 }
             }
             let mut planted = planted.to_vec();
@@ -254,14 +254,6 @@ where
             }
             remove(backend, &stored).await;
         }
-    }
-}
-
-fn path(entry: ListEntry) -> String {
-    match entry {
-        ListEntry::Foreign(path) => path,
-        ListEntry::Object(info) => info.key.path(),
-        ListEntry::Prefix(prefix) => prefix.path(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 
 use crate::backend::fs::disk::Disk;
-use crate::backend::fs::{info, marker_info};
+use crate::backend::fs::objects::{info, marker_info};
 use crate::backend::{Cursor, Depth, ListEntry, ListPage, ListQuery};
 use crate::format::layout::{Key, Prefix};
 
@@ -27,7 +27,7 @@ pub(super) fn page(disk: &Disk, query: &ListQuery, cursor: Option<&Cursor>) -> i
     };
     let more = if query.prefix == Prefix::Chunks { walk.chunks()? } else { walk.prefix(&query.prefix)? };
     let next = match (more, walk.entries.last()) {
-        (Progress::Full, Some(last)) => Some(Cursor::new(path_of(last))),
+        (Progress::Full, Some(last)) => Some(Cursor::new(last.path())),
         _ => None,
     };
     Ok(ListPage::new(walk.entries, next))
@@ -163,14 +163,6 @@ impl Walk<'_> {
     fn push(&mut self, entry: ListEntry) -> Progress {
         self.entries.push(entry);
         if self.entries.len() >= PAGE_ENTRIES { Progress::Full } else { Progress::Done }
-    }
-}
-
-fn path_of(entry: &ListEntry) -> String {
-    match entry {
-        ListEntry::Foreign(path) => path.clone(),
-        ListEntry::Object(info) => info.key.path(),
-        ListEntry::Prefix(prefix) => prefix.path(),
     }
 }
 

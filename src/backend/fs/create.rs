@@ -1,0 +1,102 @@
+//! Making a store in a directory, and opening one.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use bytes::Bytes;
+
+use crate::backend::fs::disk::Replacing;
+use crate::backend::fs::lock::LockDirectory;
+use crate::backend::fs::objects::Inner;
+use crate::backend::fs::{FsOptions, LOCK_FILE, PrefixDirectories};
+use crate::error::{Error, ErrorKind, Result};
+
+pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
+    let missing = |error| Error::io(error, "open the store in").on(root.display());
+    let chunks = fs::metadata(root.join(CHUNKS)).map_err(missing)?;
+    if !chunks.is_dir() {
+        return Err(missing(io::ErrorKind::NotFound.into()));
+    }
+    let inherited =
+        (nix::unistd::geteuid().is_root() && chunks.uid() != 0).then(|| (chunks.uid(), chunks.gid()));
+    let lock_directory = match &options.lock_directory {
+        Some(path) => LockDirectory { path: path.clone(), removing: true },
+        None => LockDirectory { path: root.join(LOCK_DIRECTORY), removing: false },
+    };
+    Ok(Inner {
+        disk: options.disk(root, inherited),
+        lock_directory,
+        flushing: AtomicBool::new(false),
+        sync_level: options.sync_level,
+        unflushed: AtomicU64::new(0),
+        unsynced: Mutex::default(),
+        versions: Default::default(),
+    })
+}
+
+/// Makes the layout. The chunk directories are made under another name first, so that there is a store once it is whole.
+pub(super) fn create(root: &Path, options: &FsOptions) -> Result<()> {
+    let failed = |error| Error::io(error, "create a store in").on(root.display());
+    match DirBuilder::new().mode(0o755).create(root) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => check_unused(root)?,
+    }
+    let disk = options.disk(root, None);
+    let lay_out = || {
+        fs::set_permissions(root, fs::Permissions::from_mode(0o755))?;
+        if let Some((uid, gid)) = options.owner {
+            std::os::unix::fs::lchown(root, Some(uid), Some(gid))?;
+        }
+        if fs::symlink_metadata(root.join(LOCK_FILE)).is_err() {
+            disk.write_new(LOCK_FILE, &Bytes::new())?;
+        }
+        let building = format!("{CHUNKS}.tmp_{}", std::process::id());
+        disk.make_directory(&building, 0o750)?;
+        if options.prefix_directories == PrefixDirectories::AtOnce {
+            for prefix in 0..=0xffff {
+                disk.make_directory(&format!("{building}/{prefix:04x}"), 0o750)?;
+            }
+        }
+        disk.rename(&building, CHUNKS, Replacing::Intended)?;
+        disk.sync_filesystem()
+    };
+    lay_out().map_err(failed)
+}
+
+fn check_unused(root: &Path) -> Result<()> {
+    let failed = |error| Error::io(error, "create a store in").on(root.display());
+    if fs::symlink_metadata(root.join(CHUNKS)).is_ok() {
+        return Err(Error::new(ErrorKind::AlreadyExists, "create a store in").on(root.display()));
+    }
+    for entry in fs::read_dir(root).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if !name.as_encoded_bytes().starts_with(b".") && name != "lost+found" {
+            return Err(Error::new(ErrorKind::InvalidInput, "create a store in")
+                .on(root.display())
+                .because(format!("the directory is not empty: it holds {}", name.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the filesystem is one whose locks other hosts may not see (H79).
+pub(super) fn on_network(root: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::sys::statfs;
+        let network = [statfs::NFS_SUPER_MAGIC, statfs::SMB_SUPER_MAGIC, statfs::FUSE_SUPER_MAGIC];
+        statfs::statfs(root).is_ok_and(|found| network.contains(&found.filesystem_type()))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = root;
+        true
+    }
+}
+
+const CHUNKS: &str = ".chunks";
+const LOCK_DIRECTORY: &str = ".larder-locks";
