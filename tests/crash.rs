@@ -5,12 +5,15 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::executor::block_on;
 use futures::io::Cursor;
-use larder::backend::fs::replay::{DiskRecord, Loss};
-use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, SyncLevel};
+use larder::backend::fs::replay::{DiskOp, DiskRecord, Loss};
+use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, PutMode, SyncLevel};
 use larder::chunker::FixedChunker;
 use larder::error::{Error, ErrorKind};
+use larder::format::Digest;
+use larder::format::layout::Key;
 use larder::format::name::SnapshotName;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
@@ -174,4 +177,37 @@ fn a_killed_process_loses_nothing_at_any_level() {
 #[should_panic(expected = "steps at None")]
 fn at_level_none_a_power_cut_loses_backups_as_documented() {
     every_crash(SyncLevel::None, &[Loss::Everything]);
+}
+
+/// A barrier does not rely on what another one has only begun.
+#[test]
+fn h75_barriers_at_once_each_flush_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let record = Arc::new(DiskRecord::default());
+    let options = options(SyncLevel::File).record(Arc::clone(&record));
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let backend = block_on(FsBackend::create(runtime, directory.path().join("store"), options)).unwrap();
+    let keys: Vec<_> = (0..100_u8).map(|number| Key::Chunk(Digest::of(&[number]))).collect();
+    for key in &keys {
+        block_on(backend.put(key, Bytes::new(), PutMode::Create)).unwrap();
+    }
+    let flushed = || {
+        block_on(backend.barrier()).unwrap();
+        let ops = record.ops();
+        let is_flushed = |key: &Key| {
+            let path = key.path();
+            let (path, _) = path.rsplit_once('/').unwrap();
+            ops.contains(&DiskOp::SyncDirectory { path: path.to_owned() })
+        };
+        keys.iter().filter(|key| is_flushed(key)).count()
+    };
+    std::thread::scope(|threads| {
+        let barriers = [(); 3].map(|()| threads.spawn(flushed));
+        for barrier in barriers {
+            assert_eq!(barrier.join().unwrap(), 100, "directories were flushed when a barrier returned");
+        }
+    });
+    let before = record.len();
+    block_on(backend.barrier()).unwrap();
+    assert_eq!(record.len(), before, "what was flushed is not flushed again");
 }

@@ -1,6 +1,6 @@
 //! What is done to single objects and directories. All of it blocks.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, Metadata};
 use std::hash::{Hash as _, Hasher as _};
@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -36,10 +36,25 @@ pub(super) struct Inner {
     pub(super) sync_level: SyncLevel,
     /// How many bytes were stored since the last such flush began.
     pub(super) unflushed: AtomicU64,
-    /// Directories whose entries changed since the last barrier; kept at level `File` only.
-    pub(super) unsynced: Mutex<BTreeSet<String>>,
+    /// Kept at level `File` only.
+    pub(super) unsynced: Mutex<Unsynced>,
     /// Held by puts that compare versions: the object of a key has one of them.
     pub(super) versions: [Mutex<()>; 16],
+}
+
+/// Directories whose entries changed since they were last flushed.
+#[derive(Debug, Default)]
+pub(super) struct Unsynced {
+    changes: u64,
+    /// Each with the number of its last change.
+    directories: BTreeMap<String, u64>,
+}
+
+impl Unsynced {
+    fn add(&mut self, directory: &str) {
+        self.changes += 1;
+        self.directories.insert(directory.to_owned(), self.changes);
+    }
 }
 
 impl Inner {
@@ -181,8 +196,8 @@ impl Inner {
         }
         let failed = |error| not_stored(error, "create", key);
         self.make_parents(parent(directory)).map_err(failed)?;
-        match self.disk.make_directory(directory, 0o755) {
-            Ok(()) => self.changed(parent(directory)),
+        match self.make_directory(directory, 0o755) {
+            Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && *mode != PutMode::Create => {}
             Err(error) => return Err(failed(error)),
         }
@@ -197,8 +212,8 @@ impl Inner {
             if directory == ".chunks" || directory.is_empty() {
                 continue;
             }
-            match self.disk.make_directory(directory, mode) {
-                Ok(()) => self.changed(parent(directory)),
+            match self.make_directory(directory, mode) {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -314,14 +329,13 @@ impl Inner {
             SyncLevel::None => Ok(()),
             SyncLevel::Filesystem => self.disk.sync_filesystem().map_err(failed),
             SyncLevel::File => {
-                let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
-                let directories = std::mem::take(&mut *unsynced);
-                drop(unsynced);
-                for (done, directory) in directories.iter().enumerate() {
-                    if let Err(error) = self.disk.sync_directory(directory) {
-                        let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
-                        unsynced.extend(directories.iter().skip(done).cloned());
-                        return Err(failed(error));
+                // They stay until they are flushed: a barrier beside this one may not rely on what this one has begun.
+                let directories = self.unsynced().directories.clone();
+                for (directory, change) in directories {
+                    self.disk.sync_directory(&directory).map_err(failed)?;
+                    let mut unsynced = self.unsynced();
+                    if unsynced.directories.get(&directory) == Some(&change) {
+                        unsynced.directories.remove(&directory);
                     }
                 }
                 Ok(())
@@ -346,11 +360,24 @@ impl Inner {
     /// Notes that entries of a directory changed.
     fn changed(&self, directory: &str) {
         if self.sync_level == SyncLevel::File {
-            let mut unsynced = self.unsynced.lock().unwrap_or_else(PoisonError::into_inner);
-            if !unsynced.contains(directory) {
-                unsynced.insert(directory.to_owned());
-            }
+            self.unsynced().add(directory);
         }
+    }
+
+    /// Makes a directory and notes it in one step: nobody's barrier may pass between the two who put something into it.
+    fn make_directory(&self, directory: &str, mode: u32) -> io::Result<()> {
+        if self.sync_level != SyncLevel::File {
+            return self.disk.make_directory(directory, mode);
+        }
+        let mut unsynced = self.unsynced();
+        self.disk.make_directory(directory, mode)?;
+        unsynced.add(parent(directory));
+        Ok(())
+    }
+
+    fn unsynced(&self) -> MutexGuard<'_, Unsynced> {
+        // Every change is a single insertion or removal, so a panic elsewhere leaves it whole.
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn version_lock(&self, path: &str) -> &Mutex<()> {
