@@ -1,8 +1,8 @@
 //! The contract of [`Backend`], word by word, as tests that any backend can be put through.
 //!
 //! Each function checks one promise and panics with a message that names it. They need a store that is **empty** and used by
-//! nobody else; each says so if it is not, and leaves it empty again. What a backend [cannot do](Capabilities) is checked
-//! too: it has to refuse, and to write nothing.
+//! nobody else; each says so if it is not, and leaves it empty again. What a backend
+//! [cannot do](crate::backend::Capabilities) is checked too: it has to refuse, and to write nothing.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -18,8 +18,6 @@
 //!
 //! # Panics
 //! All of them, if the promise is broken.
-//!
-//! [`Capabilities`]: crate::backend::Capabilities
 
 #![expect(clippy::missing_panics_doc, reason = "said above, for all of them")]
 #![expect(clippy::panic, reason = "it is equipment for tests, which a broken promise has to end")]
