@@ -235,6 +235,41 @@ fn h78_odd_entries_are_reported_and_left_alone() {
 }
 
 #[test]
+fn h78_a_linked_directory_is_not_followed() {
+    let (directory, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = directory.path();
+    let backend = create(root);
+    let (key, _) = chunk(1);
+    let owner = Key::Owner("vm/1".parse().unwrap());
+    for key in [&key, &owner] {
+        block_on(backend.put(key, Bytes::from_static(b"mine"), PutMode::Create)).unwrap();
+    }
+    let prefix = file_of(root, &key).parent().unwrap().to_owned();
+    for (name, folder) in [("chunks", prefix), ("group", root.join("vm/1"))] {
+        fs::rename(&folder, outside.path().join(name)).unwrap();
+        symlink(outside.path().join(name), folder).unwrap();
+    }
+    for key in [&key, &owner] {
+        let refused = [
+            block_on(backend.get(key, 100)).unwrap_err(),
+            block_on(backend.head(key)).unwrap_err(),
+            block_on(backend.touch(std::slice::from_ref(key))).unwrap_err(),
+            block_on(backend.put(key, Bytes::from_static(b"new"), PutMode::Replace)).unwrap_err(),
+            block_on(backend.delete(&[Removal::any(key.clone())])).unwrap().remove(0).unwrap_err(),
+        ];
+        assert!(refused.iter().all(|error| error.kind() == ErrorKind::Corrupt), "{key}: {refused:?}");
+    }
+    for prefix in [Prefix::Chunks, Prefix::Namespace(larder::format::name::Namespace::root())] {
+        let listing = block_on(list_all(&backend, &ListQuery::all(prefix))).unwrap();
+        assert!(matches!(listing.entries(), [ListEntry::Foreign(_)]), "{:?}", listing.entries());
+    }
+    let group = Prefix::Group("vm/1".parse().unwrap());
+    let refused = block_on(list_all(&backend, &ListQuery::all(group))).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    assert_eq!(fs::read(outside.path().join("group/owner")).unwrap(), b"mine");
+}
+
+#[test]
 fn h78_a_store_whose_disk_is_not_mounted_is_not_made_anew() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");

@@ -17,7 +17,12 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
     let missing = |error| Error::io(error, "open the store in").on(root.display());
-    let chunks = fs::metadata(root.join(CHUNKS)).map_err(missing)?;
+    let chunks = fs::symlink_metadata(root.join(CHUNKS)).map_err(missing)?;
+    if chunks.is_symlink() {
+        return Err(Error::new(ErrorKind::Unsupported, "open the store in")
+            .on(root.display())
+            .because(".chunks is a link, and links in a store are not followed"));
+    }
     if !chunks.is_dir() {
         return Err(missing(io::ErrorKind::NotFound.into()));
     }

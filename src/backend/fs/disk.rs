@@ -53,21 +53,38 @@ impl Disk {
         &self.root
     }
 
-    pub(super) fn at(&self, path: &str) -> PathBuf {
-        self.root.join(path)
+    /// The full path, if nothing on the way to it is a link (H78). What stands at the path itself is not looked at.
+    pub(super) fn at(&self, path: &str) -> io::Result<PathBuf> {
+        let path = path.trim_end_matches('/');
+        for (end, _) in path.match_indices('/') {
+            let above = fs::symlink_metadata(self.root.join(&path[..end]))?;
+            if above.is_symlink() {
+                return Err(Errno::ELOOP.into());
+            }
+        }
+        Ok(self.root.join(path))
+    }
+
+    /// The same for a directory, which must not be a link itself.
+    pub(super) fn at_directory(&self, path: &str) -> io::Result<PathBuf> {
+        let path = path.trim_end_matches('/');
+        if path.is_empty() {
+            return Ok(self.root.clone());
+        }
+        self.at(&format!("{path}/."))
     }
 
     /// Opens a regular file for reading; never follows a link, never waits for a pipe.
     pub(super) fn open(&self, path: &str) -> io::Result<(File, fs::Metadata)> {
         let flags = (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits();
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(self.at(path))?;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(self.at(path)?)?;
         let metadata = file.metadata()?;
         if metadata.is_file() { Ok((file, metadata)) } else { Err(Errno::ELOOP.into()) }
     }
 
     /// What is known of a regular file, which is not read. Anything else at the path is an error.
     pub(super) fn metadata(&self, path: &str) -> io::Result<fs::Metadata> {
-        let metadata = fs::symlink_metadata(self.at(path))?;
+        let metadata = fs::symlink_metadata(self.at(path)?)?;
         if metadata.is_file() { Ok(metadata) } else { Err(Errno::ELOOP.into()) }
     }
 
@@ -78,7 +95,7 @@ impl Disk {
             .create_new(true)
             .mode(0o600)
             .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
-            .open(self.at(path))?;
+            .open(self.at(path)?)?;
         self.note(|| DiskOp::Write { path: path.to_owned(), bytes: bytes.clone() });
         file.write_all(bytes)?;
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
@@ -96,7 +113,7 @@ impl Disk {
 
     /// Flushes the entries of a directory; one that is gone has none.
     pub(super) fn sync_directory(&self, path: &str) -> io::Result<()> {
-        match File::open(self.at(path)) {
+        match self.at_directory(path).and_then(File::open) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened?.sync_all()?,
         }
@@ -126,15 +143,15 @@ impl Disk {
 
     pub(super) fn rename(&self, from: &str, to: &str, replacing: Replacing) -> io::Result<()> {
         match replacing {
-            Replacing::Forbidden => rename_without_replacing(&self.at(from), &self.at(to))?,
-            Replacing::Intended => fs::rename(self.at(from), self.at(to))?,
+            Replacing::Forbidden => rename_without_replacing(&self.at(from)?, &self.at(to)?)?,
+            Replacing::Intended => fs::rename(self.at(from)?, self.at(to)?)?,
         }
         self.note(|| DiskOp::Rename { from: from.to_owned(), to: to.to_owned() });
         Ok(())
     }
 
     pub(super) fn make_directory(&self, path: &str, mode: u32) -> io::Result<()> {
-        let full = self.at(path);
+        let full = self.at(path)?;
         fs::DirBuilder::new().mode(mode).create(&full)?;
         self.note(|| DiskOp::MakeDirectory { path: path.to_owned() });
         fs::set_permissions(&full, fs::Permissions::from_mode(mode))?;
@@ -145,14 +162,14 @@ impl Disk {
     }
 
     pub(super) fn remove_file(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.at(path))?;
+        fs::remove_file(self.at(path)?)?;
         self.note(|| DiskOp::RemoveFile { path: path.to_owned() });
         Ok(())
     }
 
     /// Removes an empty directory.
     pub(super) fn remove_directory(&self, path: &str) -> io::Result<()> {
-        fs::remove_dir(self.at(path))?;
+        fs::remove_dir(self.at(path)?)?;
         self.note(|| DiskOp::RemoveDirectory { path: path.to_owned() });
         Ok(())
     }
@@ -161,7 +178,7 @@ impl Disk {
     pub(super) fn touch(&self, path: &str) -> io::Result<()> {
         let (now, omit) = (TimeSpec::UTIME_NOW, TimeSpec::UTIME_OMIT);
         let flag = UtimensatFlags::NoFollowSymlink;
-        nix::sys::stat::utimensat(AT_FDCWD, &self.at(path), &now, &omit, flag)?;
+        nix::sys::stat::utimensat(AT_FDCWD, &self.at(path)?, &now, &omit, flag)?;
         Ok(())
     }
 

@@ -7,6 +7,8 @@
 use std::fs;
 use std::io;
 
+use nix::errno::Errno;
+
 use crate::backend::fs::disk::Disk;
 use crate::backend::fs::objects::{info, marker_info};
 use crate::backend::{Cursor, Depth, ListEntry, ListPage, ListQuery};
@@ -56,8 +58,9 @@ enum Progress {
 impl Walk<'_> {
     fn prefix(&mut self, prefix: &Prefix) -> io::Result<Progress> {
         let path = prefix.path();
-        match fs::symlink_metadata(self.disk.at(&path)) {
+        match self.disk.at(&path).and_then(fs::symlink_metadata) {
             Ok(found) if found.is_dir() => self.directory(&path),
+            Ok(found) if found.is_symlink() => Err(Errno::ELOOP.into()),
             Ok(_) => Ok(Progress::Done),
             Err(error) if is_gone(&error) => Ok(Progress::Done),
             Err(error) => Err(error),
@@ -72,7 +75,10 @@ impl Walk<'_> {
             if self.until.as_deref().is_some_and(|until| path.as_str() > until) {
                 return Ok(Progress::Past);
             }
-            let progress = self.directory(&path)?;
+            let progress = match self.directory(&path) {
+                Err(error) if is_link(&error) => self.file(path.trim_end_matches('/').to_owned())?,
+                progress => progress?,
+            };
             if progress != Progress::Done {
                 return Ok(progress);
             }
@@ -97,7 +103,7 @@ impl Walk<'_> {
 
     /// The names in a directory in the order of their paths, those of directories ending in `/`.
     fn names(&self, path: &str) -> io::Result<Vec<(String, bool)>> {
-        let listing = match fs::read_dir(self.disk.at(path)) {
+        let listing = match self.disk.at_directory(path).and_then(fs::read_dir) {
             Err(error) if is_gone(&error) => return Ok(Vec::new()),
             listing => listing?,
         };
@@ -144,13 +150,13 @@ impl Walk<'_> {
             None => ListEntry::Foreign(path),
             Some(key @ Key::Namespace(_)) => {
                 let directory = path.strip_suffix(".namespace").unwrap_or(&path);
-                match fs::symlink_metadata(self.disk.at(directory)) {
+                match self.disk.at(directory).and_then(fs::symlink_metadata) {
                     Ok(found) => ListEntry::Object(marker_info(key, &found)),
                     Err(error) if is_gone(&error) => return Ok(Progress::Done),
                     Err(error) => return Err(error),
                 }
             }
-            Some(key) => match fs::symlink_metadata(self.disk.at(&path)) {
+            Some(key) => match self.disk.at(&path).and_then(fs::symlink_metadata) {
                 Ok(found) if found.is_file() => ListEntry::Object(info(&key, &found)),
                 Ok(_) => ListEntry::Foreign(path),
                 Err(error) if is_gone(&error) => return Ok(Progress::Done),
@@ -164,6 +170,10 @@ impl Walk<'_> {
         self.entries.push(entry);
         if self.entries.len() >= PAGE_ENTRIES { Progress::Full } else { Progress::Done }
     }
+}
+
+fn is_link(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ELOOP as i32)
 }
 
 /// Whether it vanished while the walk was on its way, or a file now stands where a directory was.

@@ -20,8 +20,11 @@
 //! # Directories
 //! They are made when an object needs them and removed when they become empty, from the snapshot up to its group; a
 //! directory of a namespace is the marker of that namespace and goes with [`Key::Namespace`] only. Neither the directory of
-//! the store nor `.chunks` is ever made by a put: where they are missing, a disk is not mounted. Links inside the store are
-//! never followed (H78).
+//! the store nor `.chunks` is ever made by a put: where they are missing, a disk is not mounted.
+//!
+//! Links inside the store are never followed: an object behind one is `Corrupt`, and listings report the link as foreign (H78).
+//! What lies directly in `.chunks` under a name that is no prefix is not looked at. A link that is put in place of a
+//! directory while an operation is under way may be followed by that operation.
 
 mod create;
 mod disk;
@@ -41,7 +44,7 @@ use bytes::Bytes;
 use crate::backend::fs::create::{create, on_network, open};
 use crate::backend::fs::disk::Disk;
 use crate::backend::fs::lock::StoreLock;
-use crate::backend::fs::objects::Inner;
+use crate::backend::fs::objects::{Inner, failure};
 use crate::backend::{
     Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockReach, LockScope,
     Object, ObjectInfo, PutMode, Removal, Touched, Version,
@@ -249,7 +252,7 @@ impl Backend for FsBackend {
         let (query, cursor) = (query.clone(), cursor.cloned());
         self.blocking("list", move |inner| {
             let listed = list::page(&inner.disk, &query, cursor.as_ref());
-            listed.map_err(|error| Error::io(error, "list").on(&query.prefix))
+            listed.map_err(|error| failure(error, "list", &query.prefix))
         })
         .await
     }
@@ -269,7 +272,7 @@ impl Backend for FsBackend {
             if scope != LockScope::Store {
                 return Ok(Box::new(inner.lock_directory.lock(&scope, mode)?) as Box<dyn LockGuard>);
             }
-            let lock = StoreLock::open(&inner.disk.at(LOCK_FILE));
+            let lock = StoreLock::open(&inner.disk.root().join(LOCK_FILE));
             let lock = lock.map_err(|error| Error::io(error, "lock").on(&scope))?;
             Ok(Box::new(lock.lock(mode, now)?))
         })

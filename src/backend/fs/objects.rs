@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::fmt::Display;
 use std::fs::{self, Metadata};
 use std::hash::{Hash as _, Hasher as _};
 use std::io::{self, Read as _};
@@ -103,7 +104,7 @@ impl Inner {
         let failed = |error| failure(error, "look up", key);
         if let Key::Namespace(_) = key {
             let path = key.path();
-            let directory = fs::symlink_metadata(self.disk.at(parent(&path))).map_err(failed)?;
+            let directory = self.disk.at(parent(&path)).and_then(fs::symlink_metadata).map_err(failed)?;
             return if directory.is_dir() {
                 Ok(marker_info(key.clone(), &directory))
             } else {
@@ -268,7 +269,7 @@ impl Inner {
 
     /// Removes temporary files from the directory of a snapshot in which there is nothing else: those of a writer that died.
     fn remove_temporaries(&self, directory: &str) {
-        let Ok(entries) = fs::read_dir(self.disk.at(directory)) else { return };
+        let Ok(entries) = self.disk.at_directory(directory).and_then(fs::read_dir) else { return };
         let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
         let names: Option<Vec<_>> =
             names.iter().map(|name| name.to_str().filter(|name| is_temporary(name))).collect();
@@ -387,16 +388,16 @@ impl Inner {
     }
 }
 
-fn failure(error: io::Error, action: &'static str, key: &Key) -> Error {
+pub(super) fn failure(error: io::Error, action: &'static str, subject: impl Display) -> Error {
     if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         return inner.clone();
     }
     let kind = match error.raw_os_error().map(Errno::from_raw) {
         // A link, a directory or a device where an object should be.
         Some(Errno::ELOOP | Errno::EISDIR | Errno::ENOTDIR) => ErrorKind::Corrupt,
-        _ => return Error::io(error, action).on(key),
+        _ => return Error::io(error, action).on(subject),
     };
-    Error::new(kind, action).on(key).because(error)
+    Error::new(kind, action).on(subject).because(error)
 }
 
 /// As [`failure`], for what was to be stored: where a directory is missing, it is not the object that is absent.
