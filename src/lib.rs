@@ -79,6 +79,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic"))]
 
 pub mod backend;
+mod buffers;
 pub mod chunker;
 pub mod error;
 pub mod format;

@@ -5,15 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("error", &[]),
+    ("buffers", &[]),
     ("format", &[]),
     ("chunker", &["format"]),
     ("retention", &["format"]),
     ("rt", &[]),
-    ("backend", &["format", "rt"]),
-    ("store", &["backend", "chunker", "format", "retention", "rt"]),
-    ("lib", &["backend", "chunker", "error", "format", "retention", "rt", "store"]),
+    ("backend", &["buffers", "format", "rt"]),
+    ("store", &["backend", "buffers", "chunker", "format", "retention", "rt"]),
+    ("lib", &["backend", "buffers", "chunker", "error", "format", "retention", "rt", "store"]),
     ("manual", &[]),
 ];
 

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::backend::{Backend, PutMode, Touched};
+use crate::buffers::{Buffer, Buffers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{
@@ -25,7 +26,6 @@ use crate::format::blob::{
     PlaintextSize,
 };
 use crate::format::layout::Key;
-use crate::store::buffers::{Buffer, Buffers};
 use crate::store::pins::{Pins, Sections, WriterPins};
 
 /// What a chunk is longer by in its encoded form, at most.

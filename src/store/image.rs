@@ -273,9 +273,9 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
             seek(&mut self.reader, self.at).await.map_err(|error| self.task.stream_error(error))?;
         }
         let mut buffer = self.task.reserved.shared.store.inner.chunks.buffer(length);
-        buffer.resize(length, 0);
-        let read =
-            read_full(&mut self.reader, &mut buffer).await.map_err(|error| self.task.stream_error(error))?;
+        buffer.lengthen(length);
+        let read = read_full(&mut self.reader, &mut buffer[..length]).await;
+        let read = read.map_err(|error| self.task.stream_error(error))?;
         if read < length && self.size.is_some() {
             return Err(self.task.stream_error(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -285,9 +285,8 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
         if read < length {
             self.size = Some(self.at + read as u64);
         }
-        buffer.truncate(read);
         self.at += read as u64;
-        Ok(Some(Part::Read(Cut { bytes: buffer.freeze(), permit })))
+        Ok(Some(Part::Read(Cut { bytes: buffer.freeze_to(read), permit })))
     }
 
     /// The next chunks that are the same as in the base, if they are known to be.

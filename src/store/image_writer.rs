@@ -8,11 +8,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
+use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::name::ArchiveKind;
-use crate::store::buffers::Buffer;
 use crate::store::events::Event;
 use crate::store::image::{CHUNK_BYTES, check_chunk_bytes, index_error};
 use crate::store::pipeline::{ArchiveTask, Cut, Entry};

@@ -17,7 +17,6 @@
 mod archive_reader;
 mod begin;
 mod budget;
-mod buffers;
 mod chunks;
 mod commit;
 mod events;
@@ -137,8 +136,7 @@ impl Datastore {
     pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         options.check()?;
         let identity = Identity::read(backend.as_ref()).await?;
-        let chunks =
-            ChunkStore::new(Arc::clone(&backend), options.compression_level, options.memory_bytes / 2);
+        let chunks = ChunkStore::new(Arc::clone(&backend), options.compression_level, options.memory_bytes);
         let budget = Budget::new(options.memory_bytes);
         Ok(Self {
             inner: Arc::new(StoreInner { backend, budget, chunks, identity, zeros: Mutex::default() }),

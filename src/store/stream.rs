@@ -3,16 +3,17 @@
 use std::fmt;
 use std::future::IntoFuture;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncReadExt as _};
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 
+use crate::buffers::Buffer;
 use crate::chunker::{Chunker, RollingChunker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::dynamic_index::DynamicIndexWriter;
 use crate::format::name::ArchiveKind;
-use crate::store::buffers::Buffer;
 use crate::store::events::Event;
 use crate::store::pipeline::{ArchiveTask, Cut};
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
@@ -163,7 +164,7 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
             };
             let chunk = self.cut_at(length);
             let permit = self.task.permit(length).await;
-            return Ok(Some(Cut { bytes: chunk.freeze(), permit }));
+            return Ok(Some(Cut { bytes: chunk, permit }));
         }
     }
 
@@ -203,17 +204,16 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
     }
 
     /// Takes the first `length` bytes away as a chunk; what follows them begins the next one.
-    fn cut_at(&mut self, length: usize) -> Buffer {
+    fn cut_at(&mut self, length: usize) -> Bytes {
         let rest = length..self.filled;
         let chunks = &self.task.reserved.shared.store.inner.chunks;
         let mut next = chunks.buffer(capacity(self.chunker.as_ref()));
         grow(&mut next, rest.len());
         next[..rest.len()].copy_from_slice(&self.buffer[rest.clone()]);
-        let mut chunk = std::mem::replace(&mut self.buffer, next);
-        chunk.truncate(length);
+        let chunk = std::mem::replace(&mut self.buffer, next);
         self.filled = rest.len();
         self.scanned = 0;
-        chunk
+        chunk.freeze_to(length)
     }
 }
 
@@ -228,9 +228,7 @@ fn grow(buffer: &mut Buffer, length: usize) {
         let more = length.max(MAX_CHUNK_BYTES + BATCH_BYTES) - buffer.len();
         buffer.reserve_exact(more);
     }
-    if buffer.len() < length {
-        buffer.resize(length, 0);
-    }
+    buffer.lengthen(length);
 }
 
 /// Lets other tasks of the executor have a turn.

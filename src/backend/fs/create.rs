@@ -13,6 +13,7 @@ use crate::backend::fs::disk::Replacing;
 use crate::backend::fs::lock::LockDirectory;
 use crate::backend::fs::objects::Inner;
 use crate::backend::fs::{FsOptions, LOCK_FILE, PrefixDirectories};
+use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
@@ -33,6 +34,7 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
         None => LockDirectory { path: root.join(LOCK_DIRECTORY), removing: false },
     };
     Ok(Inner {
+        buffers: Buffers::new(KEPT_BYTES),
         disk: options.disk(root, inherited),
         lock_directory,
         flushing: AtomicBool::new(false),
@@ -103,5 +105,7 @@ pub(super) fn on_network(root: &Path) -> bool {
     }
 }
 
+/// How much memory is kept for objects that will be read.
+const KEPT_BYTES: usize = 32 << 20;
 const CHUNKS: &str = ".chunks";
 const LOCK_DIRECTORY: &str = ".larder-locks";

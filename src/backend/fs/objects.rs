@@ -5,11 +5,11 @@ use std::collections::hash_map::DefaultHasher;
 use std::fmt::Display;
 use std::fs::{self, Metadata};
 use std::hash::{Hash as _, Hasher as _};
-use std::io::{self, Read as _};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use crate::backend::fs::SyncLevel;
 use crate::backend::fs::disk::{Disk, Replacing};
 use crate::backend::fs::lock::LockDirectory;
 use crate::backend::{Deleted, Object, ObjectInfo, PutMode, Removal, Touched, Version};
+use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::SnapshotName;
@@ -30,6 +31,8 @@ const VANISHED_TRIES: usize = 20;
 
 #[derive(Debug)]
 pub(super) struct Inner {
+    /// What objects are read into.
+    pub(super) buffers: Arc<Buffers>,
     pub(super) disk: Disk,
     pub(super) lock_directory: LockDirectory,
     /// Whether a flush that nobody waits for is running.
@@ -71,16 +74,13 @@ impl Inner {
                 .on(key)
                 .because("it is larger than it may be"));
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(size).map_err(|_| {
+        let length = usize::try_from(size).map_err(|_| {
             Error::new(ErrorKind::Unsupported, "read").on(key).because("it does not fit into memory")
-        })?);
-        file.take(size).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 != size {
-            return Err(Error::new(ErrorKind::Unavailable, "read")
-                .on(key)
-                .because("it was cut while being read"));
-        }
-        Ok(Object::new(bytes.into(), info(key, &metadata)))
+        })?;
+        let mut buffer = self.buffers.take(length);
+        buffer.lengthen(length);
+        file.read_exact_at(&mut buffer[..length], 0).map_err(failed)?;
+        Ok(Object::new(buffer.freeze_to(length), info(key, &metadata)))
     }
 
     pub(super) fn get_range(&self, key: &Key, range: &Range<u64>) -> Result<Object> {

@@ -15,30 +15,35 @@ const STEP_BYTES: usize = 64 << 10;
 
 /// Buffers that lie ready.
 #[derive(Debug)]
-pub(in crate::store) struct Buffers {
+pub(crate) struct Buffers {
     free: Mutex<Vec<Vec<u8>>>,
     /// What all the buffers that lie ready may hold together.
     kept_bytes: usize,
 }
 
 /// A buffer that returns to its pool when it is dropped. Its contents are whatever it held last.
-pub(in crate::store) struct Buffer {
+pub(crate) struct Buffer {
     pool: Weak<Buffers>,
     vec: Vec<u8>,
 }
 
 impl Buffers {
-    pub(in crate::store) fn new(kept_bytes: usize) -> Arc<Self> {
+    pub(crate) fn new(kept_bytes: usize) -> Arc<Self> {
         Arc::new(Self { free: Mutex::default(), kept_bytes })
     }
 
-    /// A buffer of any length that has at least this capacity: the smallest that lies ready, or a new and empty one.
-    pub(in crate::store) fn take(self: &Arc<Self>, capacity: usize) -> Buffer {
+    /// A buffer of any length that has at least this capacity: the smallest that lies ready, of several the one that was used
+    /// last, or a new and empty one.
+    pub(crate) fn take(self: &Arc<Self>, capacity: usize) -> Buffer {
+        if capacity < STEP_BYTES {
+            // Whoever keeps something small must not keep something large with it.
+            return Buffer { pool: Weak::new(), vec: Vec::with_capacity(capacity) };
+        }
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let fitting = free.iter().enumerate().filter(|(_, vec)| vec.capacity() >= capacity);
-        let smallest = fitting.min_by_key(|(_, vec)| vec.capacity()).map(|(at, _)| at);
+        let smallest = fitting.rev().min_by_key(|(_, vec)| vec.capacity()).map(|(at, _)| at);
         let vec = match smallest {
-            Some(at) => free.swap_remove(at),
+            Some(at) => free.remove(at),
             None => Vec::with_capacity(capacity.next_multiple_of(STEP_BYTES)),
         };
         Buffer { pool: Arc::downgrade(self), vec }
@@ -54,8 +59,21 @@ impl Buffers {
 }
 
 impl Buffer {
+    /// Makes it at least so long. What it held stays, and what is new is zeros.
+    pub(crate) fn lengthen(&mut self, length: usize) {
+        if self.vec.len() < length {
+            self.vec.resize(length, 0);
+        }
+    }
+
+    /// The first `length` bytes, to be shared; the buffer returns to the pool with the last of them. It is not cut off at that
+    /// length: what a buffer has as its length need not be filled with zeros when it is used again.
+    pub(crate) fn freeze_to(self, length: usize) -> Bytes {
+        self.freeze().slice(..length)
+    }
+
     /// The buffer as bytes that can be shared; it returns to the pool with the last of them.
-    pub(in crate::store) fn freeze(self) -> Bytes {
+    pub(crate) fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
 }
@@ -103,18 +121,18 @@ mod tests {
     #[test]
     fn a_buffer_comes_back_when_the_last_of_its_bytes_is_dropped() {
         let pool = Buffers::new(1 << 20);
-        let mut buffer = pool.take(1000);
-        buffer.resize(1000, 7);
+        let mut buffer = pool.take(STEP_BYTES);
+        buffer.resize(STEP_BYTES, 7);
         let bytes = buffer.freeze();
         let part = bytes.slice(1..2);
         drop(bytes);
-        assert_ne!(pool.take(1000).len(), 1000);
+        assert_ne!(pool.take(STEP_BYTES).len(), STEP_BYTES);
         drop(part);
         assert_eq!(pool.free.lock().unwrap().len(), 2);
-        let again = [pool.take(1000), pool.take(1000)];
-        assert_eq!(again.iter().map(|buffer| buffer.len()).max(), Some(1000));
+        let again = [pool.take(STEP_BYTES), pool.take(STEP_BYTES)];
+        assert_eq!(again.iter().map(|buffer| buffer.len()).max(), Some(STEP_BYTES));
         drop(again);
-        assert_eq!(pool.take(STEP_BYTES + 1).len(), 0, "too small ones stay where they are");
+        assert_eq!(pool.take(2 * STEP_BYTES).len(), 0, "too small ones stay where they are");
     }
 
     #[test]
