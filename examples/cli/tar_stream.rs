@@ -26,7 +26,7 @@ use tar::{Archive, Builder, EntryType, Header};
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// The most bytes of a file that is handed to another thread to be written.
-const SMALL_FILE_BYTES: u64 = 1 << 20;
+const SMALL_FILE_BYTES: u64 = 256 << 10;
 
 /// How many threads write small files.
 const WRITERS: usize = 2;

@@ -136,7 +136,8 @@ impl Datastore {
     pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         options.check()?;
         let identity = Identity::read(backend.as_ref()).await?;
-        let chunks = ChunkStore::new(Arc::clone(&backend), options.compression_level, options.memory_bytes);
+        let chunks =
+            ChunkStore::new(Arc::clone(&backend), options.compression_level, options.memory_bytes / 2);
         let budget = Budget::new(options.memory_bytes);
         Ok(Self {
             inner: Arc::new(StoreInner { backend, budget, chunks, identity, zeros: Mutex::default() }),
@@ -164,7 +165,7 @@ impl StoreInner {
 
     /// How many chunks of one archive are worked on at the same time.
     pub(in crate::store) fn in_flight(&self) -> usize {
-        self.runtime().parallelism().get() * 2 + 2
+        self.runtime().parallelism().get() + 2
     }
 
     /// The digest of so many zeros, at most those of a chunk.

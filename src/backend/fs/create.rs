@@ -106,6 +106,6 @@ pub(super) fn on_network(root: &Path) -> bool {
 }
 
 /// How much memory is kept for objects that will be read.
-const KEPT_BYTES: usize = 32 << 20;
+const KEPT_BYTES: usize = 16 << 20;
 const CHUNKS: &str = ".chunks";
 const LOCK_DIRECTORY: &str = ".larder-locks";
