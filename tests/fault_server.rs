@@ -195,9 +195,15 @@ fn every_operation_answers_as_the_reference_says() {
     assert_eq!(keys, ["a b/ä", "new"]);
     assert_eq!(server.connections(), 1, "connections are kept");
     assert_eq!(server.violations(), [] as [String; 0]);
+}
 
-    server.remove("a b/ä");
-    server.remove("new");
+#[test]
+fn a_bucket_without_objects_can_be_removed_and_made_again() {
+    let server = FaultServer::start(Options::default());
+    let mut client = Client::new(&server);
+    server.put("a", "a");
+    assert_eq!(client.ask(("DELETE", "", &[], b"")).all("Code"), ["BucketNotEmpty"]);
+    server.remove("a");
     let answers =
         [("DELETE", "", 204), ("HEAD", "", 404), ("GET", "/a", 404), ("PUT", "", 200), ("HEAD", "", 200)];
     for (method, target, status) in answers {
@@ -254,7 +260,7 @@ fn listings_are_whole_in_order_and_paged() {
             found.extend(answer.all(name).into_iter().map(str::to_owned));
             match answer.all("NextContinuationToken")[..] {
                 [next] => {
-                    token = format!("&continuation-token={}", next.replace(':', "%3A").replace('=', "%3D"))
+                    token = format!("&continuation-token={}", next.replace(':', "%3A").replace('=', "%3D"));
                 }
                 _ => return found,
             }
@@ -466,7 +472,10 @@ fn a_request_can_be_cut_ignored_or_answered_too_early() {
     let (server, mut client, _) = start(Action::Delay(Duration::ZERO));
     client.0.write_all(b"some").unwrap();
     drop(client);
-    assert!(server.wait(LONG, |log| log.first().is_some_and(|logged| logged.body_len == 4)), "a client that goes is seen");
+    assert!(
+        server.wait(LONG, |log| log.first().is_some_and(|logged| logged.body_len == 4)),
+        "a client that goes is seen"
+    );
     assert!(!server.log()[0].body_complete);
     assert!(server.objects().is_empty());
     assert_eq!(ask(&server, put).status, 200);
@@ -527,69 +536,66 @@ fn a_response_can_be_cut_stalled_or_dripped_at_any_byte() {
     assert_eq!(client.rest(), b"");
 }
 
-#[test]
-fn answers_can_be_other_than_they_should() {
-    let slow_down = Action::Status {
-        status: 429,
-        code: "SlowDown",
-        headers: vec![("X-Why", "because".to_owned())],
-        body: Some(b"no XML".to_vec()),
-    };
-    let redirect = Action::Redirect {
-        status: 307,
-        location: "http://127.0.0.1:1/bucket/a".to_owned(),
-        region: Some("elsewhere".to_owned()),
-    };
-    let table: Vec<(Action, &[&str], &[&str])> = vec![
-        (slow_down, &["HTTP/1.1 429 ", "\r\nX-Why: because\r\n", "\r\n\r\nno XML"], &[]),
-        (Action::status(503, "Busy"), &["HTTP/1.1 503 ", "<Error><Code>Busy</Code>"], &["xxx"]),
-        (Action::RetryAfter("soon"), &["\r\nRetry-After: soon\r\n"], &[]),
-        (Action::AddHeader("X-New", "1".to_owned()), &["\r\nX-New: 1\r\n"], &[]),
-        (Action::ReplaceHeader("etag", "1".to_owned()), &["\r\netag: 1\r\n"], &["ETag"]),
-        (Action::DropHeader("Content-Length"), &["xxx"], &["Content-Length"]),
-        (Action::DropHeader("date"), &["HTTP/1.1 200 OK\r\n"], &["Date:"]),
-        (
-            redirect,
-            &[
-                "307 ",
-                "\r\nLocation: http://127.0.0.1:1/bucket/a\r\n",
-                "<Endpoint>127.0.0.1:1</Endpoint><Region>elsewhere</Region>",
-            ],
-            &["xxx"],
-        ),
-        (
-            Action::Redirect { status: 400, location: String::new(), region: Some("r".to_owned()) },
-            &["<Code>AuthorizationHeaderMalformed</Code>", "<Region>r</Region>"],
-            &["Location"],
-        ),
-        (
-            Action::Informational(3, 103),
-            &[
-                "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n",
-            ],
-            &[],
-        ),
-        (
-            Action::ContentEncoding("gzip"),
-            &["\r\nContent-Encoding: gzip\r\n", "\r\nContent-Length: 1028\r\n"],
-            &[],
-        ),
-        (Action::FlipBit(Flip::Sent), &["xyx"], &[]),
-        (
-            Action::OkWithErrorBody { whitespace: 3, delay: SHORT },
-            &["HTTP/1.1 200 ", "\r\n\r\n3\r\n   \r\n", "<Error><Code>InternalError</Code>", "\r\n0\r\n\r\n"],
-            &["xxx"],
-        ),
-    ];
+/// What a `GET` of an object brings under each action, and what it does not.
+fn bring(table: Vec<(Action, &[&str], &[&str])>) {
     for (action, parts, absent) in table {
         let told = format!("{action:?}");
         let (server, answer) = all_of(action, GET_A);
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(parts.iter().all(|part| answer.contains(part)), "{told}: {answer}");
         assert!(!absent.iter().any(|part| answer.contains(part)), "{told}: {answer}");
-        assert_eq!(server.log()[0].executed, answer.contains("ETag") || told.contains("etag"), "{told}");
+        assert_eq!(server.log()[0].executed, answer.to_ascii_lowercase().contains("etag"), "{told}");
     }
-    let (_server, answer) = all_of(Action::DropXmlElement("KeyCount"), ("GET", "?list-type=2", &[], b""));
+}
+
+#[test]
+fn answers_can_be_refusals() {
+    let slow_down = Action::Status {
+        status: 429,
+        code: "SlowDown",
+        headers: vec![("X-Why", "because".to_owned())],
+        body: Some(b"no XML".to_vec()),
+    };
+    let elsewhere = Action::Redirect {
+        status: 307,
+        location: "http://127.0.0.1:1/bucket/a".to_owned(),
+        region: Some("r".to_owned()),
+    };
+    let region = Action::Redirect { status: 400, location: String::new(), region: Some("r".to_owned()) };
+    let late = Action::OkWithErrorBody { whitespace: 3, delay: SHORT };
+    let to = "\r\nLocation: http://127.0.0.1:1/bucket/a\r\n";
+    bring(vec![
+        (slow_down, &["HTTP/1.1 429 ", "\r\nX-Why: because\r\n", "\r\n\r\nno XML"], &["xxx"]),
+        (Action::status(503, "Busy"), &["HTTP/1.1 503 ", "<Error><Code>Busy</Code>"], &["xxx"]),
+        (elsewhere, &["HTTP/1.1 307 ", to, "<Endpoint>127.0.0.1:1</Endpoint><Region>r</Region>"], &["xxx"]),
+        (region, &["<Code>AuthorizationHeaderMalformed</Code>", "<Region>r</Region>"], &["Location"]),
+        (
+            late,
+            &["HTTP/1.1 200 ", "\r\n\r\n3\r\n   \r\n", "<Code>InternalError</Code>", "\r\n0\r\n\r\n"],
+            &["xxx"],
+        ),
+    ]);
+}
+
+#[test]
+fn answers_can_be_altered() {
+    let hints = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(3) + "HTTP/1.1 200 OK\r\n";
+    bring(vec![
+        (Action::AddHeader("X-New", "1".to_owned()), &["\r\nX-New: 1\r\n"], &[]),
+        (
+            Action::ContentEncoding("gzip"),
+            &["\r\nContent-Encoding: gzip\r\n", "Content-Length: 1028\r\n"],
+            &[],
+        ),
+        (Action::DropHeader("Content-Length"), &["xxx"], &["Content-Length"]),
+        (Action::DropHeader("date"), &["HTTP/1.1 200 OK\r\n"], &["Date:"]),
+        (Action::FlipBit(Flip::Sent), &["xyx"], &[]),
+        (Action::Informational(3, 103), &[&hints], &[]),
+        (Action::ReplaceHeader("etag", "1".to_owned()), &["\r\netag: 1\r\n"], &["ETag"]),
+        (Action::RetryAfter("soon"), &["\r\nRetry-After: soon\r\n"], &[]),
+    ]);
+    let list: Request<'_> = ("GET", "?list-type=2", &[], b"");
+    let (_server, answer) = all_of(Action::DropXmlElement("KeyCount"), list);
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.contains("<MaxKeys>") && !answer.contains("KeyCount"), "{answer}");
 }

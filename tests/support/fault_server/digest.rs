@@ -20,7 +20,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 pub(super) fn from_base64(text: &str) -> Option<Vec<u8>> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digits = text.trim_end_matches('=');
-    if text.len() % 4 != 0 || text.len() - digits.len() > 2 {
+    if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
         return None;
     }
     let mut bytes = Vec::new();
@@ -57,7 +57,6 @@ pub(super) fn md5(bytes: &[u8]) -> [u8; 16] {
     digest
 }
 
-#[expect(clippy::many_single_char_names, reason = "the names of the RFC")]
 fn md5_block([mut a, mut b, mut c, mut d]: [u32; 4], block: &[u8]) -> [u32; 4] {
     const SHIFTS: [[u32; 4]; 4] = [[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]];
     for step in 0..64 {

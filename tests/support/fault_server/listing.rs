@@ -1,6 +1,6 @@
 //! Listings.
 //!
-//! Source: the Amazon S3 API reference, ListObjectsV2.
+//! Source: the Amazon S3 API reference, `ListObjectsV2`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -30,7 +30,7 @@ pub(super) fn list(context: &mut Context<'_>) -> Reply {
     let page: Vec<_> = items.into_iter().take(asked.most).collect();
     let last = page.last().map_or("", |((_, name), _)| name.as_str());
 
-    let text = |name: &str, text: &str| tag(name, &asked.encoded(text));
+    let text = |name: &str, text: &str| tag(name, &(asked.encoded)(text));
     let mut content = tag("Name", &context.options.bucket) + &text("Prefix", &asked.prefix);
     if let Some(start) = context.request.query("start-after") {
         content += &text("StartAfter", start);
@@ -50,7 +50,7 @@ pub(super) fn list(context: &mut Context<'_>) -> Reply {
         content += &tag("NextContinuationToken", &token(last));
     }
     for ((_, name), item) in &page {
-        let name = asked.encoded(name);
+        let name = (asked.encoded)(name);
         let item = match item {
             Some(object) => format!("<Contents>{}</Contents>", contents(&name, object)),
             None => format!("<CommonPrefixes>{}</CommonPrefixes>", tag("Prefix", &name)),
@@ -72,8 +72,7 @@ struct Asked {
     after: Option<String>,
     most: usize,
     encodes: bool,
-    dialect_encodes: bool,
-    slash: bool,
+    encoded: fn(&str) -> String,
     unordered: bool,
 }
 
@@ -86,6 +85,13 @@ impl Asked {
             Some("url") => true,
             Some(_) => return Err(()),
         };
+        let encoded: fn(&str) -> String = if !encodes || dialect.has(Quirk::EncodingEchoed) {
+            str::to_owned
+        } else if dialect.has(Quirk::EncodingOfSlash) {
+            |text| uri::encode(text, true)
+        } else {
+            |text| uri::encode(text, false)
+        };
         let most = query("max-keys").map_or(Ok(context.options.page), |most| most.parse().map_err(drop))?;
         let after = query("continuation-token").filter(|_| !context.plan.repeats_page());
         let start_after = query("start-after").filter(|_| !dialect.has(Quirk::StartAfterIgnored));
@@ -96,14 +102,9 @@ impl Asked {
             after: after.map(|token| from_token(token).ok_or(())).transpose()?,
             most: most.min(context.options.page),
             encodes,
-            dialect_encodes: !dialect.has(Quirk::EncodingEchoed),
-            slash: dialect.has(Quirk::EncodingOfSlash),
+            encoded,
             unordered: dialect.has(Quirk::ListUnordered),
         })
-    }
-
-    fn encoded(&self, text: &str) -> String {
-        if self.encodes && self.dialect_encodes { uri::encode(text, self.slash) } else { text.to_owned() }
     }
 
     fn rank(&self, name: &str) -> Rank {

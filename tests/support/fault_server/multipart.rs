@@ -1,7 +1,7 @@
 //! Objects in parts.
 //!
-//! Source: the Amazon S3 API reference, CreateMultipartUpload, UploadPart, CompleteMultipartUpload,
-//! AbortMultipartUpload, ListMultipartUploads.
+//! Source: the Amazon S3 API reference, `CreateMultipartUpload`, `UploadPart`, `CompleteMultipartUpload`,
+//! `AbortMultipartUpload`, `ListMultipartUploads`.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -58,8 +58,10 @@ pub(super) fn complete(context: &mut Context<'_>, key: &str) -> Reply {
     let document = context.request.text().ok_or_else(|| "not UTF-8".to_owned());
     let document = match document.and_then(Element::parse) {
         Ok(document) if document.name == "CompleteMultipartUpload" => document,
-        Ok(document) => return Reply::malformed(format!("{} is not CompleteMultipartUpload", document.name)),
-        Err(why) => return Reply::malformed(why),
+        Ok(document) => {
+            return Reply::malformed(&format!("{} is not CompleteMultipartUpload", document.name));
+        }
+        Err(why) => return Reply::malformed(&why),
     };
     if let Some(refusal) = objects::refused(context, key) {
         return refusal;

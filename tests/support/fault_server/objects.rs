@@ -1,6 +1,7 @@
 //! Operations on one object.
 //!
-//! Source: the Amazon S3 API reference, GetObject, HeadObject, PutObject, CopyObject, DeleteObject; RFC 9110 §13 and §14.
+//! Source: the Amazon S3 API reference, `GetObject`, `HeadObject`, `PutObject`, `CopyObject`, `DeleteObject`;
+//! RFC 9110 §13 and §14.
 
 use std::ops::Range;
 use std::sync::Arc;

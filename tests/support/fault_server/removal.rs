@@ -1,6 +1,6 @@
 //! Deleting many objects at once.
 //!
-//! Source: the Amazon S3 API reference, DeleteObjects.
+//! Source: the Amazon S3 API reference, `DeleteObjects`.
 
 use std::fmt::Write as _;
 
@@ -25,8 +25,8 @@ pub(super) fn delete_many(context: &mut Context<'_>) -> Reply {
     let document = context.request.text().ok_or_else(|| "not UTF-8".to_owned());
     let document = match document.and_then(Element::parse) {
         Ok(document) if document.name == "Delete" => document,
-        Ok(document) => return Reply::malformed(format!("{} is not Delete", document.name)),
-        Err(why) => return Reply::malformed(why),
+        Ok(document) => return Reply::malformed(&format!("{} is not Delete", document.name)),
+        Err(why) => return Reply::malformed(&why),
     };
     let objects: Vec<_> = document.children("Object").collect();
     if objects.is_empty() || objects.len() > MAX_KEYS || objects.iter().any(|o| o.child("Key").is_none()) {

@@ -45,7 +45,7 @@ impl Reply {
     }
 
     /// 400, because the body is no proper XML of its kind.
-    pub(super) fn malformed(why: String) -> Self {
+    pub(super) fn malformed(why: &str) -> Self {
         Self { violation: Some(format!("XML: {why}")), ..Self::error(400, "MalformedXML") }
     }
 

@@ -43,7 +43,10 @@ impl Element {
             return Err(format!("the attributes of {tag:?}"));
         }
         let mut element = Self { name: name.to_owned(), ..Self::default() };
-        while !empty {
+        if empty {
+            return Ok((element, rest));
+        }
+        loop {
             let (text, tag) = rest.split_at(rest.find('<').ok_or_else(|| format!("{name} has no end"))?);
             unescape(text, &mut element.text)?;
             if let Some(end) = tag.strip_prefix("</") {
@@ -51,14 +54,12 @@ impl Element {
                 if end.trim_end() != name {
                     return Err(format!("{name} ends as {end}"));
                 }
-                rest = after;
-                break;
+                return Ok((element, after));
             }
             let (child, after) = Self::parse_one(tag, depth + 1)?;
             element.children.push(child);
             rest = after;
         }
-        Ok((element, rest))
     }
 }
 
@@ -98,7 +99,7 @@ fn escape(text: &str) -> String {
             '"' => escaped.push_str("&quot;"),
             // XML 1.0 has no way to write these. S3 does it like this.
             c if c.is_control() => {
-                write!(escaped, "&#x{:X};", u32::from(c)).expect("a string takes everything")
+                write!(escaped, "&#x{:X};", u32::from(c)).expect("a string takes everything");
             }
             c => escaped.push(c),
         }
