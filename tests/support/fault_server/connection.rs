@@ -59,6 +59,7 @@ impl Exchange<'_> {
         }
         if plan.responds_early() {
             let reply = alter::instead(&plan, &head).unwrap_or_default();
+            self.shared.pause(plan.delay().unwrap_or_default())?;
             self.send(&plan, &head.method, reply, true)?;
             return Ok(Next::Close);
         }
@@ -113,9 +114,7 @@ impl Exchange<'_> {
         if plan.executes_late().is_some() || plan.executes_then_drops() {
             return Ok(Next::Close);
         }
-        if let Some(time) = plan.delay() {
-            self.shared.pause(time)?;
-        }
+        self.shared.pause(plan.delay().unwrap_or_default())?;
         self.send(plan, &method, reply, closes)
     }
 
