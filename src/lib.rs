@@ -83,7 +83,11 @@ mod buffers;
 pub mod chunker;
 pub mod error;
 pub mod format;
+#[cfg(feature = "s3")]
+pub mod http;
 pub mod manual;
 pub mod retention;
 pub mod rt;
 pub mod store;
+#[cfg(feature = "s3")]
+pub mod wire;

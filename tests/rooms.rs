@@ -5,16 +5,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
     ("chunker", &["format"]),
     ("retention", &["format"]),
     ("rt", &[]),
+    ("wire", &[]),
+    ("http", &["buffers", "rt", "wire"]),
     ("backend", &["buffers", "format", "rt"]),
     ("store", &["backend", "buffers", "chunker", "format", "retention", "rt"]),
-    ("lib", &["backend", "buffers", "chunker", "error", "format", "retention", "rt", "store"]),
+    (
+        "lib",
+        &["backend", "buffers", "chunker", "error", "format", "http", "retention", "rt", "store", "wire"],
+    ),
     ("manual", &[]),
 ];
 

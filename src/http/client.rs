@@ -1,0 +1,271 @@
+//! The transport of this crate: connections that are kept and used again.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::http::exchange::{Reuse, exchange};
+#[cfg(feature = "tls")]
+use crate::http::tls::{Tls, TlsOptions};
+use crate::http::watch::Watch;
+use crate::http::{HttpTransport, Progress, Proxy, Request, Response, TransportError, TransportErrorKind};
+use crate::rt::{Connection, Runtime};
+use crate::wire::uri::{Endpoint, Scheme};
+
+/// How an [`HttpClient`] connects.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct HttpOptions {
+    idle_connections: usize,
+    idle_time: Duration,
+    max_age: Duration,
+    plaintext: bool,
+    proxy: Option<Proxy>,
+    #[cfg(feature = "tls")]
+    tls: TlsOptions,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            idle_connections: 64,
+            idle_time: Duration::from_secs(15),
+            max_age: Duration::from_mins(5),
+            plaintext: false,
+            proxy: None,
+            #[cfg(feature = "tls")]
+            tls: TlsOptions::default(),
+        }
+    }
+}
+
+impl HttpOptions {
+    /// How many connections to one server are kept while they have nothing to do; default: 64.
+    pub fn idle_connections(mut self, count: usize) -> Self {
+        self.idle_connections = count;
+        self
+    }
+
+    /// How long a connection is kept while it has nothing to do; default: 15 s, which is less than servers wait.
+    pub fn idle_time(mut self, time: Duration) -> Self {
+        self.idle_time = time;
+        self
+    }
+
+    /// For how long after it was opened a connection is used again; default: 5 minutes. Then the name of the server is looked
+    /// up anew, so that a server may move (H145).
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = age;
+        self
+    }
+
+    /// Allows HTTP without TLS to servers other than those on this host; default: refused.
+    pub fn allow_plaintext(mut self) -> Self {
+        self.plaintext = true;
+        self
+    }
+
+    /// Goes through a proxy; default: directly. The environment is not looked at.
+    pub fn proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
+    /// How servers are recognised; default: by the roots of the platform.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, options: TlsOptions) -> Self {
+        self.tls = options;
+        self
+    }
+}
+
+/// An [`HttpTransport`] with a pool of connections for each server. It is expensive to make: share it (H149).
+pub struct HttpClient {
+    max_idle: usize,
+    idle_time: Duration,
+    max_age: Duration,
+    opened: AtomicU64,
+    plaintext: bool,
+    pools: Mutex<BTreeMap<Server, Vec<Idle>>>,
+    proxy: Option<Proxy>,
+    reused: AtomicU64,
+    runtime: Arc<dyn Runtime>,
+    #[cfg(feature = "tls")]
+    tls: Tls,
+}
+
+/// Scheme (whether TLS), host, port.
+type Server = (bool, String, u16);
+
+/// A connection with nothing to do.
+struct Idle {
+    born: Duration,
+    connection: Box<dyn Connection>,
+    since: Duration,
+}
+
+/// What became of the connections of an [`HttpClient`] so far.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// How many have nothing to do now.
+    pub idle: usize,
+    /// How many were opened, with all handshakes.
+    pub opened: u64,
+    /// How often one was used again.
+    pub reused: u64,
+}
+
+impl HttpClient {
+    /// A client without connections.
+    ///
+    /// # Errors
+    /// `InvalidInput` if a certificate cannot be read, or if the platform has no root certificates and none were given.
+    pub fn new(runtime: Arc<dyn Runtime>, options: HttpOptions) -> Result<Self> {
+        Ok(Self {
+            max_idle: options.idle_connections,
+            idle_time: options.idle_time,
+            max_age: options.max_age,
+            opened: AtomicU64::new(0),
+            plaintext: options.plaintext,
+            pools: Mutex::default(),
+            proxy: options.proxy,
+            reused: AtomicU64::new(0),
+            runtime,
+            #[cfg(feature = "tls")]
+            tls: Tls::new(&options.tls)?,
+        })
+    }
+
+    /// What became of the connections so far.
+    pub fn status(&self) -> PoolStatus {
+        PoolStatus {
+            idle: self.pools().values().map(Vec::len).sum(),
+            opened: self.opened.load(Ordering::Relaxed),
+            reused: self.reused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether requests may be sent there at all.
+    ///
+    /// # Errors
+    /// `InvalidInput` for HTTP without TLS to another host, unless that was [allowed](HttpOptions::allow_plaintext);
+    /// `Unsupported` for HTTPS if TLS is not compiled in.
+    pub fn check_endpoint(&self, endpoint: &Endpoint) -> Result<()> {
+        let refused = |kind| Error::new(kind, "use the endpoint").on(endpoint.authority());
+        match endpoint.scheme {
+            Scheme::Http if !self.plaintext && !endpoint.is_loopback() => {
+                Err(refused(ErrorKind::InvalidInput)
+                    .because("without TLS only servers on this host are used, unless plaintext is allowed"))
+            }
+            Scheme::Https if !cfg!(feature = "tls") => Err(refused(ErrorKind::Unsupported)),
+            _ => Ok(()),
+        }
+    }
+
+    /// An idle connection to the server that shows no sign of having been closed.
+    async fn idle(&self, server: &Server) -> Option<Idle> {
+        loop {
+            let mut idle = self.pools().get_mut(server)?.pop()?;
+            let now = self.runtime.monotonic();
+            let old = now.saturating_sub(idle.since) > self.idle_time
+                || now.saturating_sub(idle.born) > self.max_age;
+            if !old && is_quiet(&mut *idle.connection).await {
+                self.reused.fetch_add(1, Ordering::Relaxed);
+                return Some(idle);
+            }
+        }
+    }
+
+    fn give_back(&self, server: Server, connection: Box<dyn Connection>, born: Duration) {
+        let now = self.runtime.monotonic();
+        let mut pools = self.pools();
+        let pool = pools.entry(server).or_default();
+        // The oldest are at the front: the last used is the first to be used again.
+        pool.retain(|idle| now.saturating_sub(idle.since) <= self.idle_time);
+        if pool.len() < self.max_idle {
+            pool.push(Idle { born, connection, since: now });
+        }
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Box<dyn Connection>, TransportError> {
+        let failed = |error: io::Error| {
+            TransportError::new(TransportErrorKind::Connect, Progress::NotSent, "connect").because(error)
+        };
+        let connection = match &self.proxy {
+            Some(proxy) => {
+                let mut connection =
+                    self.runtime.connect(proxy.host(), proxy.port()).await.map_err(failed)?;
+                proxy.tunnel(&mut *connection, endpoint).await?;
+                connection
+            }
+            None => self.runtime.connect(&endpoint.host, endpoint.port).await.map_err(failed)?,
+        };
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        match endpoint.scheme {
+            Scheme::Http => Ok(connection),
+            #[cfg(feature = "tls")]
+            Scheme::Https => self.tls.connect(connection, &endpoint.host).await,
+            #[cfg(not(feature = "tls"))]
+            Scheme::Https => {
+                Err(TransportError::new(TransportErrorKind::Invalid, Progress::NotSent, "connect"))
+            }
+        }
+    }
+
+    fn pools(&self) -> MutexGuard<'_, BTreeMap<Server, Vec<Idle>>> {
+        // Every change is a single insertion or removal, so a panic elsewhere leaves it whole.
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl HttpTransport for HttpClient {
+    async fn exchange(&self, request: &Request) -> Result<Response, TransportError> {
+        let endpoint = &*request.endpoint;
+        self.check_endpoint(endpoint).map_err(|error| {
+            TransportError::new(TransportErrorKind::Invalid, Progress::NotSent, "connect").because(error)
+        })?;
+        let server = (endpoint.scheme == Scheme::Https, endpoint.host.clone(), endpoint.port);
+        let mut watch = Watch::new(&*self.runtime, request.timeouts.overall);
+        let (mut connection, born, old) = if let Some(idle) = self.idle(&server).await {
+            (idle.connection, idle.born, true)
+        } else {
+            watch.enter("connect", request.timeouts.connect);
+            let connection = watch.run(self.connect(endpoint)).await??;
+            (connection, self.runtime.monotonic(), false)
+        };
+        let (response, reuse) = exchange(&mut *connection, request, old, &mut watch).await?;
+        if reuse == Reuse::Yes {
+            self.give_back(server, connection, born);
+        }
+        Ok(response)
+    }
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClient")
+            .field("proxy", &self.proxy)
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether nothing is to be read: neither an end nor bytes that nobody asked for.
+async fn is_quiet(connection: &mut dyn Connection) -> bool {
+    poll_fn(|cx| {
+        let mut byte = [0];
+        Poll::Ready(Pin::new(&mut *connection).poll_read(cx, &mut byte).is_pending())
+    })
+    .await
+}

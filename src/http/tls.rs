@@ -1,0 +1,198 @@
+//! TLS 1.2 and 1.3 by `rustls`, and what makes a server the right one.
+//!
+//! | options | accepted is |
+//! |---|---|
+//! | default | a chain to a root of the platform, valid now, for the name of the server |
+//! | with extra roots | the same, or a chain to one of those |
+//! | with a fingerprint | the one certificate whose SHA-256 it is, and no other, whatever its names, dates and issuer |
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use futures_rustls::TlsConnector;
+use futures_rustls::rustls::client::WebPkiServerVerifier;
+use futures_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use futures_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use futures_rustls::rustls::pki_types::pem::PemObject as _;
+use futures_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use futures_rustls::rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as RustlsError, RootCertStore,
+    SignatureScheme,
+};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::http::{Progress, TransportError, TransportErrorKind};
+use crate::rt::Connection;
+
+/// The SHA-256 of a certificate in DER form.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl FromStr for Fingerprint {
+    type Err = Error;
+
+    /// 64 hexadecimal digits, with or without colons between the pairs.
+    fn from_str(text: &str) -> Result<Self> {
+        let refused = || Error::new(ErrorKind::InvalidInput, "read a fingerprint").on(text);
+        let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+        if digits.len() != 64 {
+            return Err(refused());
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+            let (Some(high), Some(low)) = (digit(pair[0]), digit(pair[1])) else { return Err(refused()) };
+            *byte = high << 4 | low;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, byte) in self.0.iter().enumerate() {
+            let colon = if number == 0 { "" } else { ":" };
+            write!(f, "{colon}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+/// How servers are recognised.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct TlsOptions {
+    fingerprint: Option<Fingerprint>,
+    roots: Vec<Vec<u8>>,
+}
+
+impl TlsOptions {
+    /// Accepts the server with this certificate and no other; default: none.
+    pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
+        self.fingerprint = Some(fingerprint);
+        self
+    }
+
+    /// Trusts these root certificates too, in PEM form. May be called more than once.
+    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots.push(pem.into());
+        self
+    }
+}
+
+/// Starts TLS on connections.
+pub(super) struct Tls {
+    connector: TlsConnector,
+}
+
+impl Tls {
+    pub(super) fn new(options: &TlsOptions) -> Result<Self> {
+        let refused = || Error::new(ErrorKind::InvalidInput, "set up TLS");
+        let provider = Arc::new(ring::default_provider());
+        let verifier: Arc<dyn ServerCertVerifier> = if let Some(fingerprint) = options.fingerprint {
+            Arc::new(Pinned { fingerprint, provider: Arc::clone(&provider) })
+        } else {
+            let roots = Arc::new(roots(&options.roots)?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
+            verifier.build().map_err(|error| refused().because(error))?
+        };
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| refused().because(error))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
+    }
+
+    pub(super) async fn connect(
+        &self,
+        connection: Box<dyn Connection>,
+        host: &str,
+    ) -> Result<Box<dyn Connection>, TransportError> {
+        let failed = || TransportError::new(TransportErrorKind::Tls, Progress::NotSent, "start TLS");
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| failed().because(error))?;
+        let stream = self.connector.connect(name, connection).await;
+        Ok(Box::new(stream.map_err(|error| failed().because(error))?))
+    }
+}
+
+fn roots(extra: &[Vec<u8>]) -> Result<RootCertStore> {
+    let refused = || Error::new(ErrorKind::InvalidInput, "read root certificates");
+    let mut roots = RootCertStore::empty();
+    // Some platforms have a root that cannot be parsed; the others are enough.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for pem in extra {
+        let mut found = false;
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| refused().because(error))?;
+            roots.add(certificate).map_err(|error| refused().because(error))?;
+            found = true;
+        }
+        if !found {
+            return Err(refused().because("there is no certificate in the text"));
+        }
+    }
+    if roots.is_empty() {
+        return Err(refused().because("the platform has none, and none were given"));
+    }
+    Ok(roots)
+}
+
+/// Accepts one certificate. That the server has its key is checked as ever.
+#[derive(Debug)]
+struct Pinned {
+    fingerprint: Fingerprint,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, RustlsError> {
+        if <[u8; 32]>::from(Sha256::digest(certificate)) == self.fingerprint.0 {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(RustlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, RustlsError> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, RustlsError> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

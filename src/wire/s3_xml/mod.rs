@@ -1,0 +1,342 @@
+//! The documents that S3 servers send and want.
+//!
+//! Servers differ in what they leave out: what is not needed is optional, the order of elements does not matter, and what is
+//! not known is skipped (H108). A document is complete once its root is closed, and an error before.
+//!
+//! Some calls answer 200 and then report an error in the body (H107): each function here that reads an answer returns
+//! [`XmlError::Service`] for such a one.
+//!
+//! Source: AWS, "Amazon S3 API Reference".
+
+mod listing;
+mod tree;
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use thiserror::Error;
+
+use crate::wire::date::parse_iso8601;
+use crate::wire::s3_xml::tree::Element;
+
+pub use listing::{ListedObject, Listing, parse_listing};
+
+/// Why a document is not the one that was expected.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum XmlError {
+    /// It has a document type.
+    #[error("the document has a type, and such documents are not read")]
+    DocumentType,
+    /// A name has characters that XML cannot carry.
+    #[error("the name {0:?} cannot be written in XML")]
+    Name(String),
+    /// It does not follow the grammar.
+    #[error("the document is malformed")]
+    Malformed,
+    /// Something that is needed is not there, or is not what it should be.
+    #[error("the document has no usable {0}")]
+    Missing(&'static str),
+    /// It reports an error.
+    #[error("the server reports {}: {}", .0.code, .0.message)]
+    Service(Box<ErrorBody>),
+    /// Elements lie too deep in one another.
+    #[error("the document is too deep")]
+    TooDeep,
+    /// It is longer than it may be.
+    #[error("the document is too large")]
+    TooLarge,
+    /// It ends early.
+    #[error("the document is cut")]
+    Truncated,
+    /// It is another document.
+    #[error("the document begins with {0:?}")]
+    Unexpected(String),
+}
+
+/// What a server says about a failure.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErrorBody {
+    /// The code, such as `NoSuchKey`.
+    pub code: String,
+    /// The endpoint to use instead, where it names one.
+    pub endpoint: Option<String>,
+    /// The text for people.
+    pub message: String,
+    /// The region to use instead, where it names one.
+    pub region: Option<String>,
+    /// What the operator of the server finds the request by.
+    pub request_id: Option<String>,
+}
+
+/// What became of the objects of a multi-delete that were not simply deleted.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeleteResult {
+    /// The keys that the answer says were deleted. Under `Quiet` there are none.
+    pub deleted: Vec<String>,
+    /// The keys that were not, with code and message.
+    pub errors: Vec<(String, ErrorBody)>,
+}
+
+/// What a copy, a part or a completed upload answers.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// The tag of what was stored. Some servers leave it out.
+    pub etag: Option<String>,
+    /// When that was.
+    pub last_modified: Option<SystemTime>,
+}
+
+/// An upload in parts that was begun and not ended.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenUpload {
+    /// When it was begun.
+    pub initiated: Option<SystemTime>,
+    /// Of what.
+    pub key: String,
+    /// By which it is continued or aborted.
+    pub upload_id: String,
+}
+
+/// What happens to objects by themselves.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LifecycleRule {
+    /// Whether it is in force.
+    pub enabled: bool,
+    /// Objects are deleted.
+    pub expires: bool,
+    /// Its name.
+    pub id: String,
+    /// Only objects whose keys begin so; empty: all.
+    pub prefix: String,
+    /// Objects are moved to a colder storage class.
+    pub transitions: bool,
+}
+
+/// Reads the body of an error response. `None` if it is no document, as where a proxy answered.
+pub fn parse_error(document: &[u8]) -> Option<ErrorBody> {
+    let root = Element::parse(document, SMALL_LIMIT).ok()?;
+    error_of(&root)
+}
+
+/// Reads the answer to a multi-delete.
+///
+/// # Errors
+/// Any.
+pub fn parse_deleted(document: &[u8]) -> Result<DeleteResult, XmlError> {
+    let root = root(document, &["DeleteResult", "DeleteObjectsResult"], LARGE_LIMIT)?;
+    let key = |element: &Element| element.child("Key").map(|key| key.text().to_owned());
+    let deleted = root.children("Deleted").filter_map(key).collect();
+    let errors = root.children("Error").map(|error| {
+        let body =
+            ErrorBody { code: text(error, "Code"), message: text(error, "Message"), ..ErrorBody::default() };
+        key(error).map(|key| (key, body)).ok_or(XmlError::Missing("key of an object that was not deleted"))
+    });
+    Ok(DeleteResult { deleted, errors: errors.collect::<Result<_, _>>()? })
+}
+
+/// Reads the answer to a copy of an object or of a part.
+///
+/// # Errors
+/// Any.
+pub fn parse_copied(document: &[u8]) -> Result<Stored, XmlError> {
+    let root = root(document, &["CopyObjectResult", "CopyPartResult"], SMALL_LIMIT)?;
+    Ok(stored(&root))
+}
+
+/// Reads the answer to the completion of an upload in parts.
+///
+/// # Errors
+/// Any.
+pub fn parse_completed(document: &[u8]) -> Result<Stored, XmlError> {
+    let root = root(document, &["CompleteMultipartUploadResult"], SMALL_LIMIT)?;
+    Ok(stored(&root))
+}
+
+/// Reads the id of an upload in parts that was begun.
+///
+/// # Errors
+/// Any.
+pub fn parse_begun(document: &[u8]) -> Result<String, XmlError> {
+    let root = root(document, &["InitiateMultipartUploadResult"], SMALL_LIMIT)?;
+    root.value("UploadId").map(str::to_owned).ok_or(XmlError::Missing("upload id"))
+}
+
+/// Reads a page of the list of uploads in parts, and whether more follow.
+///
+/// # Errors
+/// Any.
+pub fn parse_uploads(document: &[u8]) -> Result<(Vec<OpenUpload>, bool), XmlError> {
+    let root = root(document, &["ListMultipartUploadsResult"], LARGE_LIMIT)?;
+    let uploads = root.children("Upload").map(|upload| {
+        let key = upload.child("Key").ok_or(XmlError::Missing("key of an upload"))?.text().to_owned();
+        let upload_id = upload.value("UploadId").ok_or(XmlError::Missing("upload id"))?.to_owned();
+        let initiated = upload.value("Initiated").and_then(parse_iso8601);
+        Ok(OpenUpload { initiated, key, upload_id })
+    });
+    Ok((uploads.collect::<Result<_, _>>()?, is_true(&root, "IsTruncated")))
+}
+
+/// Reads the names of all buckets.
+///
+/// # Errors
+/// Any.
+pub fn parse_buckets(document: &[u8]) -> Result<Vec<String>, XmlError> {
+    let root = root(document, &["ListAllMyBucketsResult", "ListBucketsResult"], LARGE_LIMIT)?;
+    let buckets = root.child("Buckets").into_iter().flat_map(|buckets| buckets.children("Bucket"));
+    Ok(buckets.filter_map(|bucket| bucket.value("Name").map(str::to_owned)).collect())
+}
+
+/// Reads whether old versions of objects are kept. `Suspended` is not.
+///
+/// # Errors
+/// Any.
+pub fn parse_versioning(document: &[u8]) -> Result<bool, XmlError> {
+    let root = root(document, &["VersioningConfiguration"], SMALL_LIMIT)?;
+    Ok(root.value("Status").is_some_and(|status| status.eq_ignore_ascii_case("enabled")))
+}
+
+/// Reads whether objects are locked against deletion when they are stored.
+///
+/// # Errors
+/// Any.
+pub fn parse_object_lock(document: &[u8]) -> Result<bool, XmlError> {
+    let root = root(document, &["ObjectLockConfiguration"], SMALL_LIMIT)?;
+    Ok(root.child("Rule").is_some_and(|rule| rule.child("DefaultRetention").is_some()))
+}
+
+/// Reads what happens to objects by themselves.
+///
+/// # Errors
+/// Any.
+pub fn parse_lifecycle(document: &[u8]) -> Result<Vec<LifecycleRule>, XmlError> {
+    let root = root(document, &["LifecycleConfiguration"], LARGE_LIMIT)?;
+    let rule = |rule: &Element| {
+        let filter = rule.child("Filter");
+        let within =
+            filter.and_then(|filter| filter.value("Prefix").or_else(|| filter.child("And")?.value("Prefix")));
+        LifecycleRule {
+            enabled: rule.value("Status").is_some_and(|status| status.eq_ignore_ascii_case("enabled")),
+            expires: rule.child("Expiration").is_some_and(|expiration| {
+                expiration.value("Days").is_some() || expiration.value("Date").is_some()
+            }),
+            id: text(rule, "ID"),
+            prefix: rule.value("Prefix").or(within).unwrap_or_default().to_owned(),
+            transitions: rule.child("Transition").is_some(),
+        }
+    };
+    Ok(root.children("Rule").map(rule).collect())
+}
+
+/// Writes the body of a multi-delete.
+///
+/// # Errors
+/// `Name` for a key with characters that XML cannot carry.
+pub fn write_delete<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<String, XmlError> {
+    let mut document = format!("<Delete xmlns=\"{NAMESPACE}\"><Quiet>true</Quiet>");
+    for key in keys {
+        document.push_str("<Object><Key>");
+        escape(key, &mut document)?;
+        document.push_str("</Key></Object>");
+    }
+    document.push_str("</Delete>");
+    Ok(document)
+}
+
+/// Writes the body that completes an upload in parts: numbers, which grow, and tags as the server gave them.
+///
+/// # Errors
+/// `Name` for a tag with characters that XML cannot carry.
+pub fn write_complete<'a>(parts: impl IntoIterator<Item = (u32, &'a str)>) -> Result<String, XmlError> {
+    let mut document = format!("<CompleteMultipartUpload xmlns=\"{NAMESPACE}\">");
+    for (number, etag) in parts {
+        // Writing to a string does not fail.
+        let _ = write!(document, "<Part><PartNumber>{number}</PartNumber><ETag>");
+        escape(etag, &mut document)?;
+        document.push_str("</ETag></Part>");
+    }
+    document.push_str("</CompleteMultipartUpload>");
+    Ok(document)
+}
+
+/// Writes the body with which a bucket is made in a region.
+///
+/// # Errors
+/// `Name` for a region with characters that XML cannot carry.
+pub fn write_bucket(region: &str) -> Result<String, XmlError> {
+    let mut document = format!("<CreateBucketConfiguration xmlns=\"{NAMESPACE}\"><LocationConstraint>");
+    escape(region, &mut document)?;
+    document.push_str("</LocationConstraint></CreateBucketConfiguration>");
+    Ok(document)
+}
+
+/// The root of a document, if it has one of these names.
+fn root(document: &[u8], names: &[&str], limit: usize) -> Result<Element, XmlError> {
+    let root = Element::parse(document, limit)?;
+    if let Some(error) = error_of(&root) {
+        return Err(XmlError::Service(Box::new(error)));
+    }
+    if names.contains(&root.name.as_str()) { Ok(root) } else { Err(XmlError::Unexpected(root.name)) }
+}
+
+fn error_of(root: &Element) -> Option<ErrorBody> {
+    // Some wrap it, as services other than S3 do.
+    let root = if root.name == "ErrorResponse" { root.child("Error")? } else { root };
+    if root.name != "Error" {
+        return None;
+    }
+    let value = |name| root.value(name).map(str::to_owned);
+    Some(ErrorBody {
+        code: value("Code")?,
+        endpoint: value("Endpoint"),
+        message: value("Message").unwrap_or_default(),
+        region: value("Region"),
+        request_id: value("RequestId"),
+    })
+}
+
+fn stored(root: &Element) -> Stored {
+    Stored {
+        etag: root.value("ETag").map(str::to_owned),
+        last_modified: root.value("LastModified").and_then(parse_iso8601),
+    }
+}
+
+fn text(element: &Element, name: &str) -> String {
+    element.value(name).unwrap_or_default().to_owned()
+}
+
+fn is_true(element: &Element, name: &str) -> bool {
+    element.value(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+/// XML 1.0 has no way at all to write most control characters.
+fn escape(text: &str, out: &mut String) -> Result<(), XmlError> {
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            // As they are, a parser would take them for other white space.
+            '\t' | '\n' | '\r' => _ = write!(out, "&#{};", u32::from(character)),
+            '\0'..='\x1f' | '\u{fffe}' | '\u{ffff}' => return Err(XmlError::Name(text.to_owned())),
+            character => out.push(character),
+        }
+    }
+    Ok(())
+}
+
+/// How long documents may be that say one thing.
+const SMALL_LIMIT: usize = 64 << 10;
+/// How long documents may be that list up to 1000 things: keys of 1024 bytes, each byte encoded, with all that is said of them.
+const LARGE_LIMIT: usize = 8 << 20;
+const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
+
+#[cfg(test)]
+mod tests;

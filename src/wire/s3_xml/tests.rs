@@ -1,0 +1,190 @@
+use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const DECLARATION: &str = r#"<?xml version="1.0" encoding="UTF-8"?>"#;
+
+#[test]
+fn a_page_of_a_listing_is_read() {
+    let text = format!(
+        r#"{DECLARATION}
+<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bucket</Name><Prefix>a/</Prefix>
+<KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>
+<NextContinuationToken>1ueGcxLPRx1Tr/XYExHnhbYLgveDs2J=</NextContinuationToken>
+<Contents><Key>a/b%20c+d%2Be%C3%BC</Key><LastModified>2009-10-12T17:50:30.000Z</LastModified>
+<ETag>&quot;fba9dede5f27731c9771645a39863328&quot;</ETag><Size>434234</Size><StorageClass>STANDARD</StorageClass></Contents>
+<Contents><Size>0</Size><Key>a/d</Key></Contents>
+<CommonPrefixes><Prefix>a/x/</Prefix></CommonPrefixes><CommonPrefixes><Prefix>a/y%2F</Prefix></CommonPrefixes>
+</ListBucketResult>"#
+    );
+    let listing = parse_listing(text.as_bytes()).unwrap();
+    let first = ListedObject {
+        etag: Some("\"fba9dede5f27731c9771645a39863328\"".to_owned()),
+        key: "a/b c d+eü".to_owned(),
+        last_modified: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_255_369_830)),
+        size: 434_234,
+        storage_class: Some("STANDARD".to_owned()),
+    };
+    let second =
+        ListedObject { etag: None, key: "a/d".to_owned(), last_modified: None, size: 0, storage_class: None };
+    assert_eq!(listing.objects, [first, second]);
+    assert_eq!(listing.common_prefixes, ["a/x/", "a/y/"]);
+    assert_eq!(listing.next.as_deref(), Some("1ueGcxLPRx1Tr/XYExHnhbYLgveDs2J="));
+    assert!(listing.truncated);
+}
+
+#[test]
+fn h108_what_is_not_needed_may_be_missing() {
+    let least = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+    assert_eq!(parse_listing(least.as_bytes()), Ok(Listing::default()));
+    let plain = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key> a%20&amp;&#x41; </Key><Size> 7 </Size>\
+                 <Owner><ID>x</ID></Owner></Contents></ListBucketResult>";
+    let listing = parse_listing(plain.as_bytes()).unwrap();
+    // Blanks belong to a key, and nothing is decoded that was not said to be encoded.
+    assert_eq!((listing.objects[0].key.as_str(), listing.objects[0].size), (" a%20&A ", 7));
+    assert_eq!(parse_copied(b"<CopyObjectResult/>"), Ok(Stored::default()));
+    assert_eq!(
+        parse_completed(b"<CompleteMultipartUploadResult><ETag></ETag></CompleteMultipartUploadResult>"),
+        Ok(Stored::default())
+    );
+    assert_eq!(parse_versioning(b"<VersioningConfiguration/>"), Ok(false));
+    assert_eq!(parse_error(b"<Error><Code>NoSuchKey</Code></Error>").unwrap().code, "NoSuchKey");
+}
+
+#[test]
+fn h12_a_page_that_does_not_say_whether_it_is_the_last_is_none() {
+    let wrong = XmlError::Missing("word on whether it is the last page");
+    assert_eq!(parse_listing(b"<ListBucketResult></ListBucketResult>"), Err(wrong));
+    let cut =
+        "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a</Key><Size>1</Size></Contents>";
+    assert_eq!(parse_listing(cut.as_bytes()), Err(XmlError::Truncated));
+    let sizeless = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a</Key></Contents></ListBucketResult>";
+    assert_eq!(parse_listing(sizeless.as_bytes()), Err(XmlError::Missing("size of an object")));
+}
+
+#[test]
+fn h107_an_error_in_a_successful_answer_is_an_error() {
+    let text = format!(
+        "   \n{DECLARATION}\n<Error><Code>SlowDown</Code><Message>Reduce</Message><RequestId>7</RequestId></Error>"
+    );
+    let want = ErrorBody {
+        code: "SlowDown".to_owned(),
+        message: "Reduce".to_owned(),
+        request_id: Some("7".to_owned()),
+        ..ErrorBody::default()
+    };
+    let want = XmlError::Service(Box::new(want));
+    assert_eq!(parse_copied(text.trim_start().as_bytes()), Err(want.clone()));
+    assert_eq!(parse_completed(text.as_bytes()), Err(want.clone()));
+    assert_eq!(parse_deleted(text.as_bytes()), Err(want));
+}
+
+#[test]
+fn errors_name_where_to_go_instead() {
+    let text = "<Error><Code>PermanentRedirect</Code><Endpoint>b.s3.eu-west-1.amazonaws.com</Endpoint><Region>eu-west-1</Region></Error>";
+    let error = parse_error(text.as_bytes()).unwrap();
+    assert_eq!(error.endpoint.as_deref(), Some("b.s3.eu-west-1.amazonaws.com"));
+    assert_eq!(error.region.as_deref(), Some("eu-west-1"));
+    let wrapped = "<ErrorResponse><Error><Code>InvalidToken</Code></Error></ErrorResponse>";
+    assert_eq!(parse_error(wrapped.as_bytes()).unwrap().code, "InvalidToken");
+    assert_eq!(parse_error(b"<html><body>502 Bad Gateway</body></html>"), None);
+    assert_eq!(parse_error(b"upstream connect error"), None);
+    assert_eq!(parse_error(b""), None);
+}
+
+#[test]
+fn deletions_are_told_one_by_one() {
+    let text = "<DeleteResult><Deleted><Key>a</Key></Deleted><Error><Key>b</Key><Code>AccessDenied</Code>\
+                <Message>no</Message></Error></DeleteResult>";
+    let result = parse_deleted(text.as_bytes()).unwrap();
+    assert_eq!(result.deleted, ["a"]);
+    assert_eq!((result.errors[0].0.as_str(), result.errors[0].1.code.as_str()), ("b", "AccessDenied"));
+    let nameless = "<DeleteResult><Error><Code>InternalError</Code></Error></DeleteResult>";
+    assert!(matches!(parse_deleted(nameless.as_bytes()), Err(XmlError::Missing(_))));
+}
+
+#[test]
+fn settings_of_a_bucket_are_read() {
+    let lifecycle = "<LifecycleConfiguration><Rule><ID>old</ID><Prefix>logs/</Prefix><Status>Enabled</Status><Expiration><Days>30</Days></Expiration></Rule>\
+        <Rule><Filter><And><Prefix>x</Prefix><Tag><Key>k</Key></Tag></And></Filter><Status>Disabled</Status><Transition><Days>1</Days><StorageClass>GLACIER</StorageClass></Transition></Rule>\
+        <Rule><Filter><Prefix></Prefix></Filter><Status>Enabled</Status><AbortIncompleteMultipartUpload><DaysAfterInitiation>7</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule></LifecycleConfiguration>";
+    let rules = parse_lifecycle(lifecycle.as_bytes()).unwrap();
+    let short: Vec<_> = rules
+        .iter()
+        .map(|rule| (rule.prefix.as_str(), rule.enabled, rule.expires, rule.transitions))
+        .collect();
+    assert_eq!(short, [("logs/", true, true, false), ("x", false, false, true), ("", true, false, false)]);
+    let lock = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention><Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
+    assert_eq!(parse_object_lock(lock.as_bytes()), Ok(true));
+    assert_eq!(
+        parse_versioning(b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"),
+        Ok(true)
+    );
+    let buckets = "<ListAllMyBucketsResult><Owner/><Buckets><Bucket><Name>a</Name></Bucket><Bucket><Name>b</Name></Bucket></Buckets></ListAllMyBucketsResult>";
+    assert_eq!(parse_buckets(buckets.as_bytes()).unwrap(), ["a", "b"]);
+    let begun = "<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>k</Key><UploadId>VXBs</UploadId></InitiateMultipartUploadResult>";
+    assert_eq!(parse_begun(begun.as_bytes()).unwrap(), "VXBs");
+    let uploads = "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><Upload><Key>k</Key><UploadId>u</UploadId><Initiated>2010-11-10T20:48:33.000Z</Initiated></Upload></ListMultipartUploadsResult>";
+    let (uploads, more) = parse_uploads(uploads.as_bytes()).unwrap();
+    assert_eq!((uploads[0].key.as_str(), uploads[0].upload_id.as_str(), more), ("k", "u", true));
+}
+
+#[test]
+fn what_is_sent_is_written_to_the_letter() {
+    assert_eq!(
+        write_delete(["a&<b>", "\"c\" "]).unwrap(),
+        "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>\
+         <Object><Key>a&amp;&lt;b&gt;</Key></Object><Object><Key>&quot;c&quot; </Key></Object></Delete>"
+    );
+    assert_eq!(
+        write_complete([(1, "\"x\""), (2, "y")]).unwrap(),
+        "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Part><PartNumber>1</PartNumber>\
+         <ETag>&quot;x&quot;</ETag></Part><Part><PartNumber>2</PartNumber><ETag>y</ETag></Part></CompleteMultipartUpload>"
+    );
+    assert_eq!(write_delete(["a\u{1}"]), Err(XmlError::Name("a\u{1}".to_owned())));
+    assert!(
+        write_bucket("eu-west-1").unwrap().contains("<LocationConstraint>eu-west-1</LocationConstraint>")
+    );
+}
+
+#[test]
+fn h117_documents_from_anybody_do_no_harm() {
+    let bomb = "<!DOCTYPE x [<!ENTITY a \"aaaa\"><!ENTITY b \"&a;&a;\">]><Error><Code>&b;</Code></Error>";
+    assert_eq!(parse_copied(bomb.as_bytes()), Err(XmlError::DocumentType));
+    assert_eq!(parse_copied(b"<Error><Code>&unknown;</Code></Error>"), Err(XmlError::Malformed));
+    let deep = format!("{}{}", "<a>".repeat(17), "</a>".repeat(17));
+    assert_eq!(parse_copied(deep.as_bytes()), Err(XmlError::TooDeep));
+    let long = format!("<CopyObjectResult>{}</CopyObjectResult>", " ".repeat(SMALL_LIMIT));
+    assert_eq!(parse_copied(long.as_bytes()), Err(XmlError::TooLarge));
+    for text in ["<a></b>", "<a/><b/>", "<a/>text", "text<a/>", "<a>\u{0}&#0;</a>", "</a>"] {
+        assert!(parse_copied(text.as_bytes()).is_err(), "{text:?}");
+    }
+    for text in ["", "<a", "<a><b></b>", "<!-- ", "<a><![CDATA["] {
+        assert_eq!(parse_copied(text.as_bytes()), Err(XmlError::Truncated), "{text:?}");
+    }
+    assert_eq!(parse_copied(b"<a>\xff</a>"), Err(XmlError::Malformed));
+    assert_eq!(parse_copied(b"<Other/>"), Err(XmlError::Unexpected("Other".to_owned())));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
+        let _ = (parse_listing(&bytes), parse_error(&bytes));
+    }
+
+    #[test]
+    fn anything_like_xml_is_read_or_refused(text in "(<|>|/|a|&|;|!|\\[|\\]|CDATA|-|\\?|#|x|4|1|\"| |=){0,60}") {
+        let _ = (parse_listing(text.as_bytes()), parse_error(text.as_bytes()));
+    }
+
+    #[test]
+    fn h116_any_key_that_can_be_written_is_read_back(key in "[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\u{fffe}\\u{ffff}]{1,40}") {
+        let written = write_delete([key.as_str()]).unwrap();
+        let answer = written.replace("<Object>", "<Deleted>").replace("</Object>", "</Deleted>").replace("<Delete ", "<DeleteResult ").replace("</Delete>", "</DeleteResult>");
+        if !key.contains('<') {
+            prop_assert_eq!(parse_deleted(answer.as_bytes()).unwrap().deleted, [key]);
+        }
+    }
+}

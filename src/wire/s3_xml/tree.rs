@@ -1,0 +1,123 @@
+//! Documents as trees of elements, for documents that come from anybody.
+//!
+//! Elements are known by their local names; namespaces, attributes, comments and processing instructions are skipped. There
+//! are no document types and so no entities but the five that XML has by itself. Depth and size are limited (H117).
+
+use quick_xml::Reader;
+use quick_xml::errors::Error as ReaderError;
+use quick_xml::events::{BytesRef, Event};
+
+use crate::wire::s3_xml::XmlError;
+
+/// How deep elements lie in one another at most. S3 needs six.
+const DEPTH_LIMIT: usize = 16;
+
+/// An element. Text beside children, which S3 does not have, is lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Element {
+    children: Vec<Element>,
+    pub(super) name: String,
+    text: String,
+}
+
+impl Element {
+    /// The root of a document of at most `limit` bytes, with white space before and after it.
+    pub(super) fn parse(document: &[u8], limit: usize) -> Result<Self, XmlError> {
+        if document.len() > limit {
+            return Err(XmlError::TooLarge);
+        }
+        let text = str::from_utf8(document).map_err(|_| XmlError::Malformed)?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_ascii_start();
+        let mut reader = Reader::from_str(text);
+        let mut open: Vec<Self> = Vec::new();
+        let mut root = None;
+        loop {
+            match reader.read_event().map_err(|error| malformed(&error))? {
+                Event::Start(_) | Event::Empty(_) if root.is_some() => return Err(XmlError::Malformed),
+                Event::Start(start) => {
+                    if open.len() >= DEPTH_LIMIT {
+                        return Err(XmlError::TooDeep);
+                    }
+                    open.push(Self::named(start.local_name().as_ref()));
+                }
+                Event::Empty(start) => close(Self::named(start.local_name().as_ref()), &mut open, &mut root),
+                Event::End(_) => {
+                    let element = open.pop().ok_or(XmlError::Malformed)?;
+                    close(element, &mut open, &mut root);
+                }
+                Event::Text(text) => add(&text.xml10_content(), &mut open)?,
+                Event::CData(text) => add(&text.xml10_content(), &mut open)?,
+                Event::GeneralRef(reference) => {
+                    let character = character(&reference)?;
+                    open.last_mut().ok_or(XmlError::Malformed)?.text.push(character);
+                }
+                Event::DocType(_) => return Err(XmlError::DocumentType),
+                Event::Comment(_) | Event::Decl(_) | Event::PI(_) => {}
+                Event::Eof => return root.filter(|_| open.is_empty()).ok_or(XmlError::Truncated),
+            }
+        }
+    }
+
+    fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
+
+    /// The first child of that name.
+    pub(super) fn child(&self, name: &str) -> Option<&Self> {
+        self.children.iter().find(|child| child.name == name)
+    }
+
+    /// All children of that name.
+    pub(super) fn children<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Self> {
+        self.children.iter().filter(move |child| child.name == name)
+    }
+
+    /// The text in it, to the letter.
+    pub(super) fn text(&self) -> &str {
+        if self.children.is_empty() { &self.text } else { "" }
+    }
+
+    /// The text in the first child of that name, without white space around it; `None` if there is no such child or nothing
+    /// in it.
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        self.child(name).map(|child| child.text().trim_ascii()).filter(|text| !text.is_empty())
+    }
+}
+
+fn close(element: Element, open: &mut [Element], root: &mut Option<Element>) {
+    match open.last_mut() {
+        Some(parent) => parent.children.push(element),
+        None => *root = Some(element),
+    }
+}
+
+fn add(text: &str, open: &mut [Element]) -> Result<(), XmlError> {
+    match open.last_mut() {
+        Some(element) => element.text.push_str(text),
+        None if text.trim_ascii().is_empty() => {}
+        None => return Err(XmlError::Malformed),
+    }
+    Ok(())
+}
+
+fn character(reference: &BytesRef<'_>) -> Result<char, XmlError> {
+    if let Some(character) = reference.resolve_char_ref().map_err(|_| XmlError::Malformed)? {
+        return Ok(character);
+    }
+    match &**reference {
+        "amp" => Ok('&'),
+        "apos" => Ok('\''),
+        "gt" => Ok('>'),
+        "lt" => Ok('<'),
+        "quot" => Ok('"'),
+        _ => Err(XmlError::Malformed),
+    }
+}
+
+fn malformed(error: &ReaderError) -> XmlError {
+    match error {
+        // The document ended within something.
+        ReaderError::Syntax(_) => XmlError::Truncated,
+        _ => XmlError::Malformed,
+    }
+}

@@ -1,0 +1,278 @@
+//! The text of a request's target, and where it is sent.
+//!
+//! Everything is encoded here and once, from the plain text, at the last moment; what is signed is what is sent, to the byte
+//! (H111).
+//!
+//! Source: RFC 3986 §2; AWS, "Create a canonical request".
+
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+/// Why a text is not the address of a server.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum UriError {
+    /// There is no host, or it has characters that no host has.
+    #[error("the host is malformed")]
+    Host,
+    /// The port is not a number from 1 to 65535.
+    #[error("the port is malformed")]
+    Port,
+    /// It begins with something other than `http://` or `https://`.
+    #[error("the scheme is neither http nor https")]
+    Scheme,
+    /// It has a user, a query or a fragment, which addresses of servers do not have.
+    #[error("it has parts that the address of a server does not have")]
+    Unwanted,
+}
+
+/// How a server is spoken to.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// In plain text.
+    Http,
+    /// Through TLS.
+    Https,
+}
+
+/// The address of a server.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// What every path begins with, encoded; empty, or beginning and not ending with `/`.
+    pub base_path: String,
+    /// A name in lower case or an IP address; an IPv6 address without brackets.
+    pub host: String,
+    /// The port, 80 or 443 unless it was named.
+    pub port: u16,
+    /// How it is spoken to.
+    pub scheme: Scheme,
+}
+
+impl Endpoint {
+    /// Reads an address such as `https://s3.eu-west-1.example.com`, `http://[::1]:9000/base` or `storage.example.com`, which
+    /// means HTTPS.
+    ///
+    /// # Errors
+    /// Only what could not be put into a request (H109).
+    pub fn parse(text: &str) -> Result<Self, UriError> {
+        let (scheme, rest) = match text.split_once("://") {
+            None => (Scheme::Https, text),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Scheme::Https, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Scheme::Http, rest),
+            Some(_) => return Err(UriError::Scheme),
+        };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if rest.contains(['?', '#', '@']) {
+            return Err(UriError::Unwanted);
+        }
+        let (host, port) = split_port(authority)?;
+        let default = if scheme == Scheme::Http { 80 } else { 443 };
+        let port = port.map_or(Ok(default), |port| match port.parse() {
+            Ok(0) | Err(_) => Err(UriError::Port),
+            Ok(port) => Ok(port),
+        })?;
+        let base_path = encode_path(&decode(path.trim_end_matches('/')).ok_or(UriError::Unwanted)?);
+        Ok(Self { base_path, host, port, scheme })
+    }
+
+    /// The value of the `host` header: the port only if it is not the usual one.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        match (self.scheme, self.port) {
+            (Scheme::Http, 80) | (Scheme::Https, 443) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+
+    /// The same server under a name with one more label in front, as in `bucket.s3.example.com`.
+    #[must_use]
+    pub fn with_label(&self, label: &str) -> Self {
+        Self { host: format!("{}.{}", label.to_ascii_lowercase(), self.host), ..self.clone() }
+    }
+
+    /// Whether the host is an IP address.
+    pub fn is_ip(&self) -> bool {
+        self.host.parse::<IpAddr>().is_ok()
+    }
+
+    /// Whether it can only be on this host.
+    pub fn is_loopback(&self) -> bool {
+        let by_name = self.host == "localhost" || self.host.ends_with(".localhost");
+        by_name || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
+fn split_port(authority: &str) -> Result<(String, Option<&str>), UriError> {
+    if let Some(rest) = authority.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or(UriError::Host)?;
+        if !matches!(host.parse(), Ok(IpAddr::V6(_))) {
+            return Err(UriError::Host);
+        }
+        let port = match rest {
+            "" => None,
+            rest => Some(rest.strip_prefix(':').ok_or(UriError::Port)?),
+        };
+        return Ok((host.to_ascii_lowercase(), port));
+    }
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (authority, None),
+    };
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if host.is_empty() || !host.bytes().all(allowed) {
+        return Err(UriError::Host);
+    }
+    Ok((host.to_ascii_lowercase(), port))
+}
+
+/// A path, encoded: every byte but `A-Z a-z 0-9 - . _ ~ /`.
+pub fn encode_path(raw: &str) -> String {
+    encode_but(raw, b"/")
+}
+
+/// A name or value of a query, or one part of a path, encoded: `/` too.
+pub fn encode(raw: &str) -> String {
+    encode_but(raw, b"")
+}
+
+fn encode_but(raw: &str, kept: &[u8]) -> String {
+    let mut encoded = String::with_capacity(raw.len());
+    for byte in raw.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || kept.contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let digit = |number: u8| char::from(HEX_DIGITS[usize::from(number & 0xf)]);
+            encoded.extend(['%', digit(byte >> 4), digit(byte)]);
+        }
+    }
+    encoded
+}
+
+/// The plain text of an encoded one. `+` stands for itself. `None` if it is cut, or is not UTF-8 once it is decoded.
+pub fn decode(text: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let mut digit =
+                || char::from(bytes.next()?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+            let (high, low) = (digit()?, digit()?);
+            decoded.push(high << 4 | low);
+        } else {
+            decoded.push(byte);
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// A query of these names and values: encoded, then put in order, as it is both sent and signed. A name without value is
+/// followed by `=` all the same.
+pub fn query(pairs: &[(&str, &str)]) -> String {
+    let mut encoded: Vec<_> = pairs.iter().map(|(name, value)| (encode(name), encode(value))).collect();
+    encoded.sort_unstable();
+    let mut query = String::new();
+    for (name, value) in encoded {
+        if !query.is_empty() {
+            query.push('&');
+        }
+        query.extend([name.as_str(), "=", value.as_str()]);
+    }
+    query
+}
+
+const HEX_DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn h111_each_byte_is_encoded_once_and_by_the_rules_of_its_place() {
+        assert_eq!(encode_path("a/b c+d%e~f"), "a/b%20c%2Bd%25e~f");
+        assert_eq!(encode("a/b=c&d:@"), "a%2Fb%3Dc%26d%3A%40");
+        assert_eq!(encode_path("/ü/\u{1f4be}"), "/%C3%BC/%F0%9F%92%BE");
+        assert_eq!(encode_path("//./../"), "//./../");
+        assert_eq!(
+            query(&[("prefix", "a/b"), ("list-type", "2"), ("delete", "")]),
+            "delete=&list-type=2&prefix=a%2Fb"
+        );
+        // Sorted as they are sent: `A-` before `a`, and `a%2F` before `a-`.
+        assert_eq!(query(&[("a-", "1"), ("a/", "2"), ("B", "3")]), "B=3&a%2F=2&a-=1");
+    }
+
+    #[test]
+    fn addresses_are_read() {
+        for (text, scheme, host, port, path, authority) in [
+            ("https://s3.example.com", Scheme::Https, "s3.example.com", 443, "", "s3.example.com"),
+            ("S3.Example.com", Scheme::Https, "s3.example.com", 443, "", "s3.example.com"),
+            ("HTTP://localhost:9000/", Scheme::Http, "localhost", 9000, "", "localhost:9000"),
+            ("http://[::1]:80/a/b c/", Scheme::Http, "::1", 80, "/a/b%20c", "[::1]"),
+            ("https://[fe80::A]:444", Scheme::Https, "fe80::a", 444, "", "[fe80::a]:444"),
+            ("https://127.0.0.1:443/x%20y", Scheme::Https, "127.0.0.1", 443, "/x%20y", "127.0.0.1"),
+        ] {
+            let endpoint = Endpoint::parse(text).unwrap();
+            let (host, base_path) = (host.to_owned(), path.to_owned());
+            assert_eq!(endpoint, Endpoint { base_path, host, port, scheme }, "{text}");
+            assert_eq!(endpoint.authority(), authority, "{text}");
+        }
+        assert_eq!(
+            Endpoint::parse("http://s3.com:81").unwrap().with_label("B.c").authority(),
+            "b.c.s3.com:81"
+        );
+    }
+
+    #[test]
+    fn h109_only_what_no_request_can_hold_is_refused() {
+        for (text, error) in [
+            ("", UriError::Host),
+            ("https://", UriError::Host),
+            ("https://a b", UriError::Host),
+            ("https://[1.2.3.4]", UriError::Host),
+            ("https://[::1", UriError::Host),
+            ("https://a:", UriError::Port),
+            ("https://a:0", UriError::Port),
+            ("https://a:65536", UriError::Port),
+            ("https://[::1]443", UriError::Port),
+            ("s3://bucket", UriError::Scheme),
+            ("https://user@host", UriError::Unwanted),
+            ("https://host/?a", UriError::Unwanted),
+            ("https://host/#a", UriError::Unwanted),
+            ("https://host/%zz", UriError::Unwanted),
+        ] {
+            assert_eq!(Endpoint::parse(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn this_host_is_known() {
+        for (text, is) in [
+            ("http://localhost", true),
+            ("http://bucket.localhost:1", true),
+            ("http://127.1.2.3", true),
+            ("http://[::1]", true),
+            ("http://localhost.example.com", false),
+            ("http://10.0.0.1", false),
+        ] {
+            assert_eq!(Endpoint::parse(text).unwrap().is_loopback(), is, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(text: String) {
+            prop_assert_eq!(decode(&encode(&text)), Some(text.clone()));
+            prop_assert_eq!(decode(&encode_path(&text)), Some(text));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text: String) {
+            let _ = Endpoint::parse(&text);
+            let _ = decode(&text);
+        }
+    }
+}
