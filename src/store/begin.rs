@@ -73,9 +73,8 @@ impl BackupBuilder {
     ///
     /// # Errors
     /// `Busy` if another backup of the group is running and does not end within half a second, or another process collects
-    /// garbage; `Denied` if the group belongs
-    /// to somebody else; `InvalidInput` if the time is not later than that of the newest snapshot; `NotFound` if the
-    /// namespace does not exist.
+    /// garbage; `Denied` if the group belongs to somebody else; `InvalidInput` if the time is not later than that of the
+    /// newest snapshot; `NotFound` if the namespace does not exist.
     ///
     /// # Cancel safety
     /// A dropped future leaves at most a group that has an owner and no snapshots.

@@ -226,8 +226,8 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// `Conflict` if a base changed meanwhile; `InvalidInput` if an archive is still being written. Otherwise whatever kept
-    /// the backend from storing. The snapshot is then not visible, except when storing its manifest itself failed in a way
-    /// that leaves open whether it happened (`Unavailable`).
+    /// the backend from storing. The snapshot is then not visible, except when it was storing its manifest that failed in a
+    /// way that leaves open whether it happened, or making it durable.
     ///
     /// # Cancel safety
     /// Publishing goes on in the background if the future is dropped; the snapshot appears whole or not at all.
