@@ -88,6 +88,8 @@ pub mod http;
 pub mod manual;
 pub mod retention;
 pub mod rt;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod store;
 #[cfg(feature = "s3")]
 pub mod wire;

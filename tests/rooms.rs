@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 13] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
@@ -14,6 +14,7 @@ const ROOMS: [(&str, &[&str]); 12] = [
     ("rt", &[]),
     ("wire", &[]),
     ("http", &["buffers", "rt", "wire"]),
+    ("s3", &["buffers", "http", "rt", "wire"]),
     ("backend", &["buffers", "format", "rt"]),
     ("store", &["backend", "buffers", "chunker", "format", "retention", "rt"]),
     (

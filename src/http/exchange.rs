@@ -95,6 +95,8 @@ impl<'a, 'w> Exchange<'a, 'w> {
                     100..=199 => continue,
                     _ => {}
                 }
+                // The answer may be here before the word that the last bytes have left.
+                flushed = flushed || self.is_written() && self.flush().await;
                 if !flushed {
                     self.reuse = Reuse::No;
                     if head.status < 300 {
@@ -126,6 +128,21 @@ impl<'a, 'w> Exchange<'a, 'w> {
                 Some(Err(error)) => return Err(error),
             }
         }
+    }
+
+    /// Whether the connection has taken everything, if it has not sent it yet.
+    fn is_written(&self) -> bool {
+        self.write_error.is_none() && self.outgoing.iter().all(Bytes::is_empty)
+    }
+
+    /// Whether everything leaves that the connection has taken.
+    async fn flush(&mut self) -> bool {
+        let progress = self.progress();
+        poll_fn(|cx| match Pin::new(&mut *self.connection).poll_flush(cx) {
+            Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
+            Poll::Pending => self.watch.poll(cx, progress).map(|_| false),
+        })
+        .await
     }
 
     /// Ready when everything is written or nothing more can be.

@@ -1,0 +1,494 @@
+//! The one loop through which every request goes: wait, sign, send, judge, try again.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::http::{HttpTransport, Progress, Request, Response, Timeouts, TransportError};
+use crate::rt::Runtime;
+use crate::s3::counters::{Counters, Operation, Outcome};
+use crate::s3::credentials::{Credentials, Keeper};
+use crate::s3::limits::{Concurrency, Rate};
+use crate::s3::options::S3Options;
+use crate::s3::retry::{Budget, Mend, Verdict, judge_failure, judge_response, pause, refusal};
+use crate::wire::date::AmzDate;
+use crate::wire::sigv4::{self, EMPTY_SHA256, Signed, SigningKey};
+use crate::wire::uri::{Endpoint, Scheme, encode_path, query};
+
+/// Bodies from this length on are hashed on the blocking pool.
+const HASH_INLINE_BYTES: usize = 16 << 10;
+/// How often requests may be sent on to another place.
+const MOST_MOVES: u32 = 2;
+/// How far a clock may be off for a server to be believed.
+const MOST_OFFSET: Duration = Duration::from_hours(48);
+
+/// A client for one bucket. Clones share everything: connections, limits, counters.
+#[derive(Clone, Debug)]
+pub struct S3Client {
+    pub(in crate::s3) shared: Arc<Shared>,
+}
+
+pub(in crate::s3) struct Shared {
+    budget: Budget,
+    bytes_in: Option<Rate>,
+    bytes_out: Option<Rate>,
+    concurrency: Arc<Concurrency>,
+    counters: Arc<Counters>,
+    keeper: Keeper,
+    /// By how many seconds the clock of the server is ahead of ours.
+    offset: AtomicI64,
+    pub(in crate::s3) options: S3Options,
+    place: Mutex<Place>,
+    reads: Option<Rate>,
+    pub(in crate::s3) runtime: Arc<dyn Runtime>,
+    signing_key: Mutex<Option<(String, SigningKey)>>,
+    transport: Arc<dyn HttpTransport>,
+    writes: Option<Rate>,
+}
+
+/// Where the bucket is.
+#[derive(Clone, Debug)]
+struct Place {
+    base: String,
+    endpoint: Arc<Endpoint>,
+    region: String,
+}
+
+/// By how much the clock of the server is ahead of ours, in seconds; learned when a request was refused for it.
+#[expect(clippy::exhaustive_structs, reason = "a number with a name")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockOffset(pub i64);
+
+/// A request before it is signed.
+pub(in crate::s3) struct Call<'a> {
+    pub(in crate::s3) body: Bytes,
+    pub(in crate::s3) body_limit: u64,
+    /// Beside those that every request has; names in lower case.
+    pub(in crate::s3) headers: Vec<(Cow<'static, str>, String)>,
+    /// `None` for the bucket itself.
+    pub(in crate::s3) key: Option<&'a str>,
+    pub(in crate::s3) method: &'static str,
+    pub(in crate::s3) operation: Operation,
+    pub(in crate::s3) query: &'a [(&'a str, &'a str)],
+}
+
+impl<'a> Call<'a> {
+    pub(in crate::s3) fn new(operation: Operation, method: &'static str, key: Option<&'a str>) -> Self {
+        let (body, headers) = (Bytes::new(), Vec::new());
+        Self { body, body_limit: 8 << 20, headers, key, method, operation, query: &[] }
+    }
+
+    pub(in crate::s3) fn header(&mut self, name: &'static str, value: impl Into<String>) {
+        self.headers.push((Cow::Borrowed(name), value.into()));
+    }
+}
+
+/// A response, and whether an attempt before it may have been executed too.
+#[derive(Debug)]
+pub(in crate::s3) struct Answer {
+    pub(in crate::s3) ambiguous: bool,
+    pub(in crate::s3) response: Response,
+}
+
+impl Answer {
+    pub(in crate::s3) fn status(&self) -> u16 {
+        self.response.head.status
+    }
+
+    pub(in crate::s3) fn header(&self, name: &str) -> Option<&str> {
+        self.response.head.headers.get(name)
+    }
+
+    pub(in crate::s3) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status())
+    }
+
+    /// The error that an answer is which is no success.
+    pub(in crate::s3) fn into_error(self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
+        Error::new(kind, action).on(subject).because(refusal(&self.response).0)
+    }
+}
+
+/// What is known after some attempts.
+#[derive(Default)]
+struct Course {
+    ambiguous: bool,
+    attempts: u32,
+    /// What was tried that is tried once only.
+    done: Vec<Remedy>,
+    moves: u32,
+    reconnects: u32,
+}
+
+/// What is tried once only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    Clock,
+    Credentials,
+    Repetition,
+}
+
+impl Course {
+    /// The error that it ends with. Where something may have happened, nothing else is claimed, whatever came last (I6).
+    fn fail(&self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
+        let kind = if self.ambiguous { ErrorKind::Unavailable } else { kind };
+        Error::new(kind, action).on(subject)
+    }
+
+    /// Whether this was not tried before.
+    fn is_new(&mut self, remedy: Remedy) -> bool {
+        let is_new = !self.done.contains(&remedy);
+        self.done.push(remedy);
+        is_new
+    }
+}
+
+/// What follows a verdict.
+enum Next {
+    Again,
+    Fail(ErrorKind),
+}
+
+impl S3Client {
+    /// A client that sends through `transport`. No request is made.
+    ///
+    /// # Errors
+    /// `InvalidInput` if endpoint and bucket do not make an address.
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        transport: Arc<dyn HttpTransport>,
+        options: S3Options,
+    ) -> Result<Self> {
+        let (endpoint, base) = options.server(&options.region)?;
+        let place = Place { base, endpoint: Arc::new(endpoint), region: options.region.clone() };
+        let limits = options.limits;
+        let shared = Shared {
+            budget: Budget::default(),
+            bytes_in: limits.bytes_in.map(Rate::new),
+            bytes_out: limits.bytes_out.map(Rate::new),
+            concurrency: Concurrency::new(options.concurrency),
+            counters: Counters::new(),
+            keeper: Keeper::new(Arc::clone(&options.credentials)),
+            offset: AtomicI64::new(0),
+            place: Mutex::new(place),
+            reads: limits.reads.map(Rate::new),
+            runtime,
+            signing_key: Mutex::new(None),
+            transport,
+            writes: limits.writes.map(Rate::new),
+            options,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The name of the bucket.
+    pub fn bucket(&self) -> &str {
+        &self.shared.options.bucket
+    }
+
+    /// What was sent so far.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.shared.counters
+    }
+
+    /// By how much the clock of the server is ahead of ours.
+    pub fn clock_offset(&self) -> ClockOffset {
+        ClockOffset(self.shared.offset.load(Ordering::Relaxed))
+    }
+
+    /// The region that requests are signed for: the one of the options, or the one that the server named.
+    pub fn region(&self) -> String {
+        self.shared.place().region.clone()
+    }
+
+    /// How many requests may be under way at once now.
+    pub fn concurrency(&self) -> u32 {
+        self.shared.concurrency.limit()
+    }
+
+    /// Sends a request until there is an answer.
+    pub(in crate::s3) async fn call(&self, action: &'static str, call: &Call<'_>) -> Result<Answer> {
+        self.shared.call(action, call).await
+    }
+}
+
+impl Shared {
+    async fn call(&self, action: &'static str, call: &Call<'_>) -> Result<Answer> {
+        let hash = self.hash(&call.body).await?;
+        let allowance = Duration::from_secs((call.body.len() as u64).max(call.body_limit) >> 16);
+        let deadline = self.runtime.monotonic() + self.options.retry.patience + allowance;
+        let subject = call.key.unwrap_or(&self.options.bucket);
+        let mut course = Course::default();
+        loop {
+            let sent = self.attempt(call, &hash, allowance).await;
+            let (credentials, outcome) =
+                sent.map_err(|error| course.fail(error.kind(), action, subject).because(error))?;
+            let verdict = match &outcome {
+                Ok(response) => judge_response(response, self.now()),
+                Err(error) => judge_failure(error),
+            };
+            let (error, may_have_happened): (Box<dyn StdError + Send + Sync>, _) = match outcome {
+                Ok(response) if verdict == Verdict::Answer => {
+                    self.budget.answered();
+                    return Ok(Answer { ambiguous: course.ambiguous, response });
+                }
+                Ok(response) => (Box::new(refusal(&response).0), response.head.status >= 500),
+                Err(error) => {
+                    let sent = error.progress() != Progress::NotSent;
+                    (Box::new(error), sent)
+                }
+            };
+            course.attempts += 1;
+            course.ambiguous |= call.operation.writes() && may_have_happened;
+            if let Next::Fail(kind) = self.next(verdict, &mut course, &credentials, deadline).await {
+                return Err(course.fail(kind, action, subject).because(error));
+            }
+        }
+    }
+
+    /// Mends what can be mended and waits as long as is due.
+    async fn next(
+        &self,
+        verdict: Verdict,
+        course: &mut Course,
+        credentials: &Credentials,
+        deadline: Duration,
+    ) -> Next {
+        let again = |again| if again { Next::Again } else { Next::Fail(ErrorKind::Denied) };
+        let (throttled, wanted) = match verdict {
+            Verdict::Never(kind) => return Next::Fail(kind),
+            Verdict::Mend(Mend::Clock(time)) => {
+                let offset = time.and_then(|time| self.offset_to(time));
+                if let Some(offset) = offset {
+                    self.offset.store(offset, Ordering::Relaxed);
+                }
+                return again(offset.is_some() && course.is_new(Remedy::Clock));
+            }
+            Verdict::Mend(Mend::Credentials) => {
+                self.keeper.expired(credentials).await;
+                return again(course.is_new(Remedy::Credentials));
+            }
+            Verdict::Mend(Mend::Place { location, region }) => {
+                course.moves += 1;
+                let moved = course.moves <= MOST_MOVES && self.move_to(location.as_deref(), region);
+                return again(moved);
+            }
+            // The pool may hold as many dead connections as it likes, but not for ever.
+            Verdict::Now if course.reconnects < 3 => {
+                course.reconnects += 1;
+                course.attempts -= 1;
+                return Next::Again;
+            }
+            Verdict::Once(kind) if !course.is_new(Remedy::Repetition) => return Next::Fail(kind),
+            Verdict::Later { throttled, wanted } => (throttled, wanted),
+            Verdict::Once(_) | Verdict::Now | Verdict::Answer => (false, None),
+        };
+        let options = &self.options.retry;
+        if course.attempts >= options.attempts.get() {
+            return Next::Fail(ErrorKind::Unavailable);
+        }
+        let failures = course.attempts - 1;
+        let Some(pause) = pause(failures, throttled, wanted, options, &*self.runtime) else {
+            return Next::Fail(ErrorKind::Unavailable);
+        };
+        let pause = if self.budget.take() { pause } else { pause.max(options.longest_pause) };
+        if self.runtime.monotonic() + pause >= deadline {
+            return Next::Fail(ErrorKind::Unavailable);
+        }
+        self.runtime.sleep(pause).await;
+        Next::Again
+    }
+
+    /// Waits for a turn, signs and sends. What is outside is an error that has nothing to do with the server.
+    async fn attempt(
+        &self,
+        call: &Call<'_>,
+        hash: &str,
+        allowance: Duration,
+    ) -> Result<(Credentials, std::result::Result<Response, TransportError>)> {
+        let requests = if call.operation.writes() { &self.writes } else { &self.reads };
+        if let Some(rate) = requests {
+            rate.take(1, &*self.runtime).await;
+        }
+        if let Some(rate) = self.bytes_out.as_ref().filter(|_| !call.body.is_empty()) {
+            rate.take(call.body.len() as u64, &*self.runtime).await;
+        }
+        if let Some(rate) = &self.bytes_in {
+            rate.take(0, &*self.runtime).await;
+        }
+        let slot = self.concurrency.enter().await;
+        // Nothing waits between here and the first byte but the connection: the signature is fresh (H130).
+        let credentials = self.keeper.current(&*self.runtime).await?;
+        let request = self.signed(call, hash, allowance, &credentials);
+        let outcome = self.transport.exchange(&request).await;
+        drop(slot);
+        self.count(call, &outcome);
+        Ok((credentials, outcome))
+    }
+
+    fn count(&self, call: &Call<'_>, outcome: &std::result::Result<Response, TransportError>) {
+        let (kind, bytes_in) = match outcome {
+            Ok(response) => {
+                let kind = match judge_response(response, self.now()) {
+                    Verdict::Answer => Outcome::Answered,
+                    Verdict::Later { throttled: true, .. } => Outcome::Throttled,
+                    _ => Outcome::Refused,
+                };
+                (kind, response.body.len() as u64)
+            }
+            Err(_) => (Outcome::Broken, 0),
+        };
+        match kind {
+            Outcome::Throttled => self.concurrency.throttled(self.runtime.monotonic()),
+            Outcome::Answered => self.concurrency.answered(),
+            _ => {}
+        }
+        if let Some(rate) = &self.bytes_in {
+            rate.owe(bytes_in, &*self.runtime);
+        }
+        let sent = !matches!(outcome, Err(error) if error.progress() == Progress::NotSent);
+        let bytes_out = if sent { call.body.len() as u64 } else { 0 };
+        self.counters.add(call.operation, kind, bytes_in, bytes_out);
+    }
+
+    fn signed(&self, call: &Call<'_>, hash: &str, allowance: Duration, credentials: &Credentials) -> Request {
+        let Place { base, endpoint, region } = self.place().clone();
+        let date = AmzDate::new(self.now());
+        let path = format!("{base}/{}", encode_path(call.key.unwrap_or_default()));
+        let query = query(call.query);
+        let mut headers = call.headers.clone();
+        let mut add = |name: &'static str, value: String| headers.push((Cow::Borrowed(name), value));
+        add("host", endpoint.authority());
+        add("x-amz-content-sha256", hash.to_owned());
+        add("x-amz-date", date.long().to_owned());
+        if let Some(token) = &credentials.session_token {
+            add("x-amz-security-token", token.to_string());
+        }
+        let signed: Vec<_> = headers.iter().map(|(name, value)| (&**name, value.as_str())).collect();
+        // What is in none of these groups, a proxy may change (H110).
+        let mut signed = signed;
+        signed.retain(|(name, _)| {
+            name.starts_with("x-amz-") || matches!(*name, "host" | "content-type" | "content-md5" | "range")
+        });
+        let request =
+            Signed { headers: &signed, method: call.method, path: &path, payload_hash: hash, query: &query };
+        let key = self.signing_key(credentials, &date, &region);
+        let authorization = sigv4::authorization(&key, &credentials.access_key_id, &date, &request);
+        let mut add = |name: &'static str, value: String| headers.push((Cow::Borrowed(name), value));
+        add("authorization", authorization);
+        add("accept-encoding", "identity".to_owned());
+        add("user-agent", concat!("larder/", env!("CARGO_PKG_VERSION")).to_owned());
+        if !call.body.is_empty() || matches!(call.method, "POST" | "PUT") {
+            add("content-length", call.body.len().to_string());
+        }
+        let target = if query.is_empty() { path } else { format!("{path}?{query}") };
+        let timeouts =
+            Timeouts { overall: self.options.timeouts.overall + allowance, ..self.options.timeouts };
+        let mut request = Request::new(call.method, endpoint, target, timeouts);
+        (request.body, request.body_limit, request.headers) = (call.body.clone(), call.body_limit, headers);
+        request
+    }
+
+    /// The key for today and the region, which is derived once.
+    fn signing_key(&self, credentials: &Credentials, date: &AmzDate, region: &str) -> SigningKey {
+        let name = format!("{}/{region}/{}", date.short(), credentials.access_key_id);
+        let mut kept = self.signing_key.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, key)) = kept.as_ref().filter(|(kept, _)| *kept == name) {
+            return key.clone();
+        }
+        let key = SigningKey::derive(&credentials.secret_access_key, date, region);
+        *kept = Some((name, key.clone()));
+        key
+    }
+
+    async fn hash(&self, body: &Bytes) -> Result<String> {
+        match body.len() {
+            0 => Ok(EMPTY_SHA256.to_owned()),
+            1..HASH_INLINE_BYTES => Ok(sigv4::hex_sha256(body)),
+            _ => {
+                let body = body.clone();
+                self.runtime.run_blocking("hash a body", move || Ok(sigv4::hex_sha256(&body))).await
+            }
+        }
+    }
+
+    /// The time as the server has it.
+    pub(in crate::s3) fn now(&self) -> SystemTime {
+        let offset = self.offset.load(Ordering::Relaxed);
+        let (now, length) = (self.runtime.now(), Duration::from_secs(offset.unsigned_abs()));
+        if offset < 0 { now - length } else { now + length }
+    }
+
+    /// How far the clock of the server is ahead, if it can be believed: it is the right server, and not off by days (H131).
+    fn offset_to(&self, time: SystemTime) -> Option<i64> {
+        let endpoint = Arc::clone(&self.place().endpoint);
+        if endpoint.scheme == Scheme::Http && !endpoint.is_loopback() {
+            return None;
+        }
+        let (ahead, sign) = match time.duration_since(self.runtime.now()) {
+            Ok(ahead) => (ahead, 1),
+            Err(behind) => (behind.duration(), -1),
+        };
+        let seconds = i64::try_from(ahead.as_secs()).ok()?;
+        (ahead <= MOST_OFFSET).then_some(sign * seconds)
+    }
+
+    /// Goes to where a server sends us, if that is a place to go to; whether anything changed (H136).
+    fn move_to(&self, location: Option<&str>, region: Option<String>) -> bool {
+        let mut place = self.place();
+        let mut changed = false;
+        if let Some(region) = region.filter(|region| *region != place.region)
+            && let Ok((endpoint, base)) = self.options.server(&region)
+        {
+            *place = Place { base, endpoint: Arc::new(endpoint), region };
+            changed = true;
+        }
+        let Some(location) = location else { return changed };
+        // Only the server is taken from it; path and query stay ours.
+        let authority = location.split_once("://").map_or(location, |(_, rest)| rest);
+        let authority = authority.split(['/', '?']).next().unwrap_or_default();
+        let scheme = if place.endpoint.scheme == Scheme::Https { "https" } else { "http" };
+        let Ok(endpoint) = Endpoint::parse(&format!("{scheme}://{authority}")) else { return changed };
+        if location.starts_with("http://") && scheme == "https" || !is_related(&endpoint, &place.endpoint) {
+            return changed;
+        }
+        // A name that begins with the bucket needs no bucket in the path.
+        let in_host = endpoint.host.starts_with(&format!("{}.", self.options.bucket.to_ascii_lowercase()));
+        let base = if in_host { String::new() } else { place.base.clone() };
+        if endpoint != *place.endpoint {
+            *place = Place { base, endpoint: Arc::new(endpoint), region: place.region.clone() };
+            changed = true;
+        }
+        changed
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        // Every change is a single assignment, so a panic elsewhere leaves it whole.
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether both belong to one operator, as far as names show: the last two labels agree, or it is the same address.
+fn is_related(one: &Endpoint, other: &Endpoint) -> bool {
+    if one.host == other.host {
+        return true;
+    }
+    let tail = |host: &str| host.rsplitn(3, '.').take(2).map(str::to_owned).collect::<Vec<_>>();
+    !one.is_ip() && !other.is_ip() && other.host.contains('.') && tail(&one.host) == tail(&other.host)
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Client")
+            .field("bucket", &self.options.bucket)
+            .field("place", &*self.place())
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
+}

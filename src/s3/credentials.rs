@@ -1,0 +1,239 @@
+//! Who the requests are from.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use futures::lock::Mutex;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::rt::Runtime;
+
+/// How long before they expire credentials are replaced.
+const EARLY: Duration = Duration::from_mins(2);
+
+/// A key pair, perhaps for a limited time. Secrets are wiped when the last copy is dropped, and never shown.
+#[derive(Clone)]
+pub struct Credentials {
+    pub(in crate::s3) access_key_id: String,
+    pub(in crate::s3) expires: Option<SystemTime>,
+    pub(in crate::s3) secret_access_key: Arc<Zeroizing<String>>,
+    pub(in crate::s3) session_token: Option<Arc<Zeroizing<String>>>,
+}
+
+impl Credentials {
+    /// A key pair without end.
+    pub fn new(access_key_id: impl Into<String>, secret_access_key: impl Into<String>) -> Self {
+        Self {
+            access_key_id: access_key_id.into(),
+            expires: None,
+            secret_access_key: Arc::new(Zeroizing::new(secret_access_key.into())),
+            session_token: None,
+        }
+    }
+
+    /// The token that goes with a temporary key pair.
+    #[must_use]
+    pub fn session_token(mut self, token: impl Into<String>) -> Self {
+        self.session_token = Some(Arc::new(Zeroizing::new(token.into())));
+        self
+    }
+
+    /// When they cease to work. They are replaced two minutes before.
+    #[must_use]
+    pub fn expires(mut self, at: SystemTime) -> Self {
+        self.expires = Some(at);
+        self
+    }
+
+    /// The public half.
+    pub fn access_key_id(&self) -> &str {
+        &self.access_key_id
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("access_key_id", &self.access_key_id)
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where credentials come from. What it returns is kept until it expires or a server calls it expired; calls never overlap.
+#[async_trait]
+pub trait CredentialProvider: fmt::Debug + Send + Sync + 'static {
+    /// The credentials to use from now on.
+    ///
+    /// # Errors
+    /// `Denied` if there are none; `Unavailable` if they cannot be had at the moment.
+    ///
+    /// # Cancel safety
+    /// The future may be dropped.
+    async fn credentials(&self, runtime: &dyn Runtime) -> Result<Credentials>;
+}
+
+/// Always the same ones.
+#[derive(Clone, Debug)]
+pub struct StaticCredentials(Credentials);
+
+impl StaticCredentials {
+    /// These, always.
+    pub fn new(credentials: Credentials) -> Self {
+        Self(credentials)
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for StaticCredentials {
+    async fn credentials(&self, _: &dyn Runtime) -> Result<Credentials> {
+        Ok(self.0.clone())
+    }
+}
+
+/// Those in `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "it has nothing to be set")]
+pub struct EnvironmentCredentials;
+
+#[async_trait]
+impl CredentialProvider for EnvironmentCredentials {
+    async fn credentials(&self, _: &dyn Runtime) -> Result<Credentials> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let need = |name: &'static str| {
+            let missing = || Error::new(ErrorKind::Denied, "find credentials");
+            variable(name).ok_or_else(|| missing().because(format!("{name} is not set")))
+        };
+        let credentials = Credentials::new(need("AWS_ACCESS_KEY_ID")?, need("AWS_SECRET_ACCESS_KEY")?);
+        Ok(match variable("AWS_SESSION_TOKEN") {
+            Some(token) => credentials.session_token(token),
+            None => credentials,
+        })
+    }
+}
+
+/// Those of a profile in a shared credentials file, read again whenever they are asked for.
+#[derive(Clone, Debug)]
+pub struct ProfileCredentials {
+    path: PathBuf,
+    profile: String,
+}
+
+impl ProfileCredentials {
+    /// Those of `profile` in the file at `path`.
+    pub fn new(path: impl Into<PathBuf>, profile: impl Into<String>) -> Self {
+        Self { path: path.into(), profile: profile.into() }
+    }
+
+    /// Those of `AWS_PROFILE`, else of `default`, in `AWS_SHARED_CREDENTIALS_FILE`, else in `.aws/credentials` in the home
+    /// directory. `None` without a home directory.
+    pub fn from_environment() -> Option<Self> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let path = match variable("AWS_SHARED_CREDENTIALS_FILE") {
+            Some(path) => PathBuf::from(path),
+            None => PathBuf::from(variable("HOME")?).join(".aws/credentials"),
+        };
+        let profile = std::env::var("AWS_PROFILE").unwrap_or_else(|_| "default".to_owned());
+        Some(Self { path, profile })
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for ProfileCredentials {
+    async fn credentials(&self, runtime: &dyn Runtime) -> Result<Credentials> {
+        let Self { path, profile } = self.clone();
+        let read = move || {
+            let text = std::fs::read_to_string(&path);
+            let text = Zeroizing::new(
+                text.map_err(|error| Error::io(error, "read the credentials in").on(path.display()))?,
+            );
+            from_profile(&text, &profile).ok_or_else(|| {
+                let missing = Error::new(ErrorKind::Denied, "find credentials in").on(path.display());
+                missing.because(format!("there is no profile {profile:?} with a key pair"))
+            })
+        };
+        runtime.run_blocking("read credentials", read).await
+    }
+}
+
+fn from_profile(text: &str, profile: &str) -> Option<Credentials> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
+    let heading = |line: &str| line.strip_prefix('[')?.strip_suffix(']').map(|name| name.trim().to_owned());
+    let within = lines.skip_while(|line| heading(line).as_deref() != Some(profile)).skip(1);
+    let values: Vec<_> = within
+        .take_while(|line| heading(line).is_none())
+        .filter_map(|line| line.split_once('=').map(|(name, value)| (name.trim(), value.trim())))
+        .collect();
+    let value = |wanted: &str| values.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+    let credentials = Credentials::new(value("aws_access_key_id")?, value("aws_secret_access_key")?);
+    Some(match value("aws_session_token") {
+        Some(token) => credentials.session_token(token),
+        None => credentials,
+    })
+}
+
+/// Credentials that are kept as long as they work. One caller at a time fetches new ones, and the others wait for them (H153).
+#[derive(Debug)]
+pub(in crate::s3) struct Keeper {
+    kept: Mutex<Option<Credentials>>,
+    provider: Arc<dyn CredentialProvider>,
+}
+
+impl Keeper {
+    pub(in crate::s3) fn new(provider: Arc<dyn CredentialProvider>) -> Self {
+        Self { kept: Mutex::new(None), provider }
+    }
+
+    /// Credentials that work, as far as is known.
+    pub(in crate::s3) async fn current(&self, runtime: &dyn Runtime) -> Result<Credentials> {
+        let mut kept = self.kept.lock().await;
+        let fresh = |credentials: &&Credentials| {
+            credentials.expires.is_none_or(|expires| runtime.now() + EARLY < expires)
+        };
+        if let Some(credentials) = kept.as_ref().filter(fresh) {
+            return Ok(credentials.clone());
+        }
+        let credentials = self.provider.credentials(runtime).await?;
+        *kept = Some(credentials.clone());
+        Ok(credentials)
+    }
+
+    /// A server says that these have expired. If they are still the ones in use, the next caller fetches others.
+    pub(in crate::s3) async fn expired(&self, credentials: &Credentials) {
+        let mut kept = self.kept.lock().await;
+        let same = |kept: &Credentials| Arc::ptr_eq(&kept.secret_access_key, &credentials.secret_access_key);
+        if kept.as_ref().is_some_and(same) {
+            *kept = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_found_among_others() {
+        let text = "# keys\n[default]\naws_access_key_id = A\naws_secret_access_key=B=C\n\n[ other ]\nregion = x\n\
+                    aws_access_key_id=D\naws_secret_access_key=E\naws_session_token = F\n[empty]\n";
+        let default = from_profile(text, "default").unwrap();
+        assert_eq!((default.access_key_id(), default.secret_access_key.as_str()), ("A", "B=C"));
+        assert!(default.session_token.is_none());
+        let other = from_profile(text, "other").unwrap();
+        assert_eq!((other.access_key_id(), other.session_token.as_ref().unwrap().as_str()), ("D", "F"));
+        assert!(from_profile(text, "empty").is_none());
+        assert!(from_profile(text, "missing").is_none());
+    }
+
+    #[test]
+    fn h153_secrets_are_not_shown() {
+        let credentials = Credentials::new("public", "hidden").session_token("hidden");
+        assert!(
+            !format!("{credentials:?} {:?}", StaticCredentials::new(credentials.clone())).contains("hidden")
+        );
+    }
+}

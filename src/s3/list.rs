@@ -1,0 +1,99 @@
+//! Listings, page by page.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::s3::client::{Call, S3Client};
+use crate::s3::counters::Operation;
+use crate::s3::object::{from_document, not_there};
+use crate::wire::s3_xml::{Listing, parse_listing};
+
+/// What to list.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListRequest {
+    /// Fold everything behind the next `/` after the prefix into one entry.
+    pub fold: bool,
+    /// At most so many entries on a page; default: as many as the server likes, which is 1000.
+    pub max_keys: Option<u16>,
+    /// Only keys that begin so.
+    pub prefix: String,
+    /// Only keys after this one.
+    pub start_after: Option<String>,
+}
+
+impl ListRequest {
+    /// All keys that begin with `prefix`.
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into(), ..Self::default() }
+    }
+}
+
+/// A page of a listing.
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub struct ListedPage {
+    /// What is on it, in byte order.
+    pub listing: Listing,
+    /// Where the next page begins, for the next call; `None` only if this is certainly the last page (H12).
+    pub next: Option<String>,
+}
+
+impl S3Client {
+    /// One page of a listing: the first without a token, or the one that the page before named.
+    ///
+    /// # Errors
+    /// `Unavailable` for a page that is not complete, not in order, or does not go on where it should (H122); the rest of
+    /// [`ErrorKind`].
+    ///
+    /// # Cancel safety
+    /// The future may be dropped.
+    pub async fn list(&self, request: &ListRequest, token: Option<&str>) -> Result<ListedPage> {
+        let max_keys = request.max_keys.map(|most| most.to_string());
+        let mut query =
+            vec![("list-type", "2"), ("encoding-type", "url"), ("prefix", request.prefix.as_str())];
+        query.extend(request.fold.then_some(("delimiter", "/")));
+        query.extend(max_keys.as_deref().map(|most| ("max-keys", most)));
+        query.extend(request.start_after.as_deref().map(|key| ("start-after", key)));
+        query.extend(token.map(|token| ("continuation-token", token)));
+        let call = Call { query: &query, ..Call::new(Operation::List, "GET", None) };
+        let answer = self.call("list", &call).await?;
+        if !answer.is_success() {
+            return Err(not_there(answer, "list", &request.prefix));
+        }
+        let listing = parse_listing(&answer.response.body)
+            .map_err(|error| from_document(error, "list", &request.prefix))?;
+        let broken =
+            |why: &'static str| Error::new(ErrorKind::Unavailable, "list").on(&request.prefix).because(why);
+        let keys = listing.objects.iter().map(|object| object.key.as_str());
+        check_order(request, keys).map_err(broken)?;
+        check_order(request, listing.common_prefixes.iter().map(String::as_str)).map_err(broken)?;
+        let next = match (listing.truncated, &listing.next) {
+            (false, _) => None,
+            (true, None) => {
+                return Err(broken("the page is not the last, and does not say where the next begins"));
+            }
+            (true, Some(next)) if token == Some(next.as_str()) => {
+                return Err(broken("the same page follows again and again"));
+            }
+            (true, Some(next)) => Some(next.clone()),
+        };
+        Ok(ListedPage { listing, next })
+    }
+}
+
+/// Names that are wanted, each once, in byte order.
+fn check_order<'a>(
+    request: &ListRequest,
+    names: impl Iterator<Item = &'a str>,
+) -> std::result::Result<(), &'static str> {
+    let mut last: Option<&str> = None;
+    for name in names {
+        if !name.starts_with(&request.prefix) {
+            return Err("the page has keys that were not asked for");
+        }
+        if last.is_some_and(|last| last >= name) {
+            return Err("the page is not in order");
+        }
+        last = Some(name);
+    }
+    Ok(())
+}

@@ -1,0 +1,316 @@
+//! Single objects: read, stored, copied, deleted.
+
+use std::ops::Range;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::s3::client::{Answer, Call, S3Client};
+use crate::s3::counters::Operation;
+use crate::s3::options::Encryption;
+use crate::wire::date::parse_http_date;
+use crate::wire::http_body::Framing;
+use crate::wire::s3_xml::{XmlError, parse_copied};
+use crate::wire::uri::encode_path;
+
+/// What is known of an object without reading it.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The tag of the contents, to the letter; empty if the server has none. Only equality means something (H106).
+    pub etag: String,
+    /// When it was stored.
+    pub last_modified: Option<SystemTime>,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// What must hold for an object to be stored or deleted.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing is there.
+    Absent,
+    /// Nothing; it is done in any case.
+    Always,
+    /// What is there has this tag.
+    Tag(String),
+}
+
+impl Condition {
+    fn apply(&self, call: &mut Call<'_>) {
+        match self {
+            Self::Always => {}
+            Self::Absent => call.header("if-none-match", "*"),
+            Self::Tag(tag) => call.header("if-match", tag),
+        }
+    }
+
+    fn failure(&self) -> ErrorKind {
+        match self {
+            Self::Absent => ErrorKind::AlreadyExists,
+            Self::Always | Self::Tag(_) => ErrorKind::Conflict,
+        }
+    }
+}
+
+impl S3Client {
+    /// Reads a whole object of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt` if it is larger than `limit`; the rest of [`ErrorKind`].
+    ///
+    /// # Cancel safety
+    /// The future may be dropped.
+    pub async fn get(&self, key: &str, limit: u64) -> Result<(Bytes, Head)> {
+        let mut call = Call::new(Operation::Get, "GET", Some(key));
+        call.body_limit = limit;
+        let answer = self.call("read", &call).await?;
+        if !answer.is_success() {
+            return Err(not_there(answer, "read", key));
+        }
+        let head = head_of(&answer, None);
+        if answer.response.framing == Framing::Close {
+            return Err(protocol("read", key, "nothing shows that the object is whole"));
+        }
+        let head = Head { size: answer.response.body.len() as u64, ..head };
+        Ok((answer.response.body, head))
+    }
+
+    /// Reads the bytes `range` of an object. The size in [`Head`] is that of the whole object.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` if the range is empty or reaches beyond the end; the rest of [`ErrorKind`].
+    ///
+    /// # Cancel safety
+    /// The future may be dropped.
+    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<(Bytes, Head)> {
+        let action = "read a range of";
+        let outside = || Error::new(ErrorKind::InvalidInput, action).on(key);
+        let Some(last) = range.end.checked_sub(1).filter(|last| *last >= range.start) else {
+            return Err(outside());
+        };
+        let mut call = Call::new(Operation::Get, "GET", Some(key));
+        call.header("range", format!("bytes={}-{last}", range.start));
+        call.body_limit = range.end - range.start;
+        let answer = self.call(action, &call).await?;
+        match answer.status() {
+            206 => {}
+            // Nobody reads a whole object and cuts a piece out: that would be paid for every time.
+            200 => {
+                return Err(Error::new(ErrorKind::Unsupported, action)
+                    .on(key)
+                    .because("the server ignores ranges"));
+            }
+            416 => return Err(answer.into_error(ErrorKind::InvalidInput, action, key)),
+            _ => return Err(not_there(answer, action, key)),
+        }
+        let served = answer.header("content-range").and_then(parse_content_range);
+        let Some((first, end, size)) = served else {
+            return Err(protocol(action, key, "the answer does not say which range it is"));
+        };
+        if (first, end) != (range.start, range.end) || answer.response.body.len() as u64 != end - first {
+            // A server cuts a range off at the end of the object.
+            return Err(if range.end > size {
+                outside()
+            } else {
+                protocol(action, key, "it is another range")
+            });
+        }
+        let head = Head { size, ..head_of(&answer, None) };
+        Ok((answer.response.body, head))
+    }
+
+    /// Asks what is known of an object.
+    ///
+    /// # Errors
+    /// `NotFound`; the rest of [`ErrorKind`].
+    ///
+    /// # Cancel safety
+    /// The future may be dropped.
+    pub async fn head(&self, key: &str) -> Result<Head> {
+        let answer = self.call("look up", &Call::new(Operation::Head, "HEAD", Some(key))).await?;
+        if !answer.is_success() {
+            return Err(not_there(answer, "look up", key));
+        }
+        let size = answer.header("content-length").and_then(|length| length.parse().ok());
+        match size {
+            Some(size) => Ok(head_of(&answer, Some(size))),
+            None => Err(protocol("look up", key, "the answer has no length")),
+        }
+    }
+
+    /// Stores an object of at most 5 GiB in one request. Returns its tag.
+    ///
+    /// # Errors
+    /// `AlreadyExists` or `Conflict` if the condition does not hold: then nothing was stored. `Unavailable` leaves open whether
+    /// it was. `Full`, `Unsupported` where the server refuses conditions, and the rest of [`ErrorKind`].
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the old object or the new one, possibly the new one later.
+    pub async fn put(&self, key: &str, body: Bytes, condition: &Condition) -> Result<String> {
+        let mut call = Call::new(Operation::Put, "PUT", Some(key));
+        call.body = body;
+        call.header("content-type", "application/octet-stream");
+        condition.apply(&mut call);
+        self.storage_headers(&mut call);
+        let answer = self.call("store", &call).await?;
+        if answer.is_success() {
+            return Ok(answer.header("etag").unwrap_or_default().to_owned());
+        }
+        let refused = condition_failed(answer, condition, "store", key);
+        match refused {
+            Refused::Certainly(error) => Err(error),
+            Refused::PerhapsByOurselves(error) => {
+                // An attempt before this one may have stored it. What is there now tells.
+                let there = self.get(key, call.body.len() as u64).await;
+                match there {
+                    Ok((found, head)) if found == call.body => Ok(head.etag),
+                    Ok(_) => Err(error),
+                    Err(found) if matches!(found.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                        Err(error)
+                    }
+                    Err(unknown) => Err(Error::new(ErrorKind::Unavailable, "store").on(key).because(unknown)),
+                }
+            }
+        }
+    }
+
+    /// Stores the bytes of one object under another key too, without moving them through here. At most 5 GiB.
+    ///
+    /// # Errors
+    /// `NotFound` if there is nothing at `from`; the rest of [`ErrorKind`].
+    ///
+    /// # Cancel safety
+    /// As for [`put`](S3Client::put).
+    pub async fn copy(&self, from: &str, to: &str) -> Result<String> {
+        let mut call = Call::new(Operation::Copy, "PUT", Some(to));
+        let source = format!("/{}/{}", self.bucket(), from);
+        call.header("x-amz-copy-source", encode_path(&source));
+        self.storage_headers(&mut call);
+        let answer = self.call("copy", &call).await?;
+        if !answer.is_success() {
+            return Err(not_there(answer, "copy", from));
+        }
+        // Success is in the body: the status came before the work was done (H107).
+        match parse_copied(&answer.response.body) {
+            Ok(stored) => Ok(stored.etag.unwrap_or_default()),
+            Err(error) => Err(from_document(error, "copy", from)),
+        }
+    }
+
+    /// Deletes an object; whether it was there is not always known. Deleting what is not there succeeds.
+    ///
+    /// # Errors
+    /// `Conflict` if the condition does not hold; the rest of [`ErrorKind`].
+    ///
+    /// # Cancel safety
+    /// The object may be deleted later.
+    pub async fn delete(&self, key: &str, condition: &Condition) -> Result<()> {
+        let mut call = Call::new(Operation::Delete, "DELETE", Some(key));
+        condition.apply(&mut call);
+        let answer = self.call("delete", &call).await?;
+        match answer.status() {
+            200..300 | 404 => Ok(()),
+            _ => Err(answer.into_error(condition.failure(), "delete", key)),
+        }
+    }
+
+    /// The headers of whatever is stored.
+    pub(in crate::s3) fn storage_headers(&self, call: &mut Call<'_>) {
+        let options = &self.shared.options;
+        if let Some(class) = &options.storage_class {
+            call.header("x-amz-storage-class", class);
+        }
+        match &options.encryption {
+            None => {}
+            Some(Encryption::Aes256) => call.header("x-amz-server-side-encryption", "AES256"),
+            Some(Encryption::Kms(key)) => {
+                call.header("x-amz-server-side-encryption", "aws:kms");
+                if let Some(key) = key {
+                    call.header("x-amz-server-side-encryption-aws-kms-key-id", key);
+                }
+            }
+        }
+    }
+}
+
+enum Refused {
+    Certainly(Error),
+    PerhapsByOurselves(Error),
+}
+
+fn condition_failed(answer: Answer, condition: &Condition, action: &'static str, key: &str) -> Refused {
+    let conditional = *condition != Condition::Always;
+    match answer.status() {
+        412 if conditional && answer.ambiguous => {
+            Refused::PerhapsByOurselves(answer.into_error(condition.failure(), action, key))
+        }
+        412 => Refused::Certainly(answer.into_error(condition.failure(), action, key)),
+        // A condition on an object that is not there.
+        404 if matches!(condition, Condition::Tag(_)) => {
+            Refused::Certainly(answer.into_error(ErrorKind::Conflict, action, key))
+        }
+        _ => Refused::Certainly(answer.into_error(ErrorKind::InvalidInput, action, key)),
+    }
+}
+
+/// The error for an answer that is neither success nor a failed condition.
+pub(in crate::s3) fn not_there(answer: Answer, action: &'static str, key: &str) -> Error {
+    let kind = if answer.status() == 404 { ErrorKind::NotFound } else { ErrorKind::Conflict };
+    answer.into_error(kind, action, key)
+}
+
+/// The error for a document that is not what it should be. One that reports an error was a success before it failed, and may
+/// have happened.
+pub(in crate::s3) fn from_document(error: XmlError, action: &'static str, subject: &str) -> Error {
+    let kind = match &error {
+        XmlError::Service(body) if body.code == "NoSuchKey" => ErrorKind::NotFound,
+        XmlError::Service(body) if body.code == "AccessDenied" => ErrorKind::Denied,
+        XmlError::Name(_) => ErrorKind::InvalidInput,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, action).on(subject).because(error)
+}
+
+fn protocol(action: &'static str, key: &str, why: &'static str) -> Error {
+    Error::new(ErrorKind::Unavailable, action).on(key).because(why)
+}
+
+fn head_of(answer: &Answer, size: Option<u64>) -> Head {
+    Head {
+        etag: answer.header("etag").unwrap_or_default().to_owned(),
+        last_modified: answer.header("last-modified").and_then(parse_http_date),
+        size: size.unwrap_or_default(),
+    }
+}
+
+/// First byte, end and size of the whole, of `bytes 0-9/100`.
+fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {
+    let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, size): (u64, u64, u64) = (first.parse().ok()?, last.parse().ok()?, size.parse().ok()?);
+    let end = last.checked_add(1)?;
+    (first < end && end <= size).then_some((first, end, size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h143_ranges_are_read_strictly() {
+        assert_eq!(parse_content_range("bytes 0-9/100"), Some((0, 10, 100)));
+        for text in [
+            "bytes 0-9/*",
+            "0-9/100",
+            "bytes 9-0/100",
+            "bytes 0-100/100",
+            "bytes */100",
+            "bytes 0-18446744073709551615/1",
+        ] {
+            assert_eq!(parse_content_range(text), None, "{text}");
+        }
+    }
+}

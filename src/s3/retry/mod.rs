@@ -1,0 +1,217 @@
+//! What an attempt that failed means, and when the next one is due. This is the only place that decides it.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::error::ErrorKind;
+use crate::http::{Progress, Response, TransportError, TransportErrorKind};
+use crate::rt::Runtime;
+use crate::s3::Refusal;
+use crate::s3::options::RetryOptions;
+use crate::wire::date::parse_http_date;
+use crate::wire::s3_xml::{ErrorBody, parse_error};
+
+/// The longest pause after the first failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The same where the server asked for patience.
+const FIRST_THROTTLED_PAUSE: Duration = Duration::from_millis(500);
+/// What the retry budget holds at most.
+const BUDGET: u32 = 500;
+/// What a retry takes out of it; an answer puts one back.
+const RETRY_COST: u32 = 5;
+
+/// What is to be done about the outcome of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::s3) enum Verdict {
+    /// It is an answer, if only a "no".
+    Answer,
+    /// Send it again, when what is wrong has been mended.
+    Mend(Mend),
+    /// It will not get better.
+    Never(ErrorKind),
+    /// Send it again at once: the connection was dead.
+    Now,
+    /// Send it again later.
+    Later { throttled: bool, wanted: Option<Duration> },
+    /// Send it again once; if it comes out the same, it will not get better.
+    Once(ErrorKind),
+}
+
+/// What can be mended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::s3) enum Mend {
+    /// The clock is wrong: the server shows this time.
+    Clock(Option<SystemTime>),
+    /// The credentials have expired.
+    Credentials,
+    /// The bucket is in this region, or at this server.
+    Place { location: Option<String>, region: Option<String> },
+}
+
+/// What a server said when it refused.
+pub(in crate::s3) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
+    let body = parse_error(&response.body).unwrap_or_default();
+    let request_id = response.head.headers.get("x-amz-request-id").map(str::to_owned);
+    let refusal = Refusal {
+        code: body.code.clone(),
+        message: body.message.clone(),
+        request_id: request_id.or_else(|| body.request_id.clone()),
+        status: response.head.status,
+    };
+    (refusal, body)
+}
+
+/// What a response means.
+pub(in crate::s3) fn judge_response(response: &Response, now: SystemTime) -> Verdict {
+    let status = response.head.status;
+    if (200..300).contains(&status) {
+        return Verdict::Answer;
+    }
+    let (refusal, body) = refusal(response);
+    if let Some(verdict) = judge_code(&refusal.code, response, &body, now) {
+        return verdict;
+    }
+    match status {
+        304 | 404 | 412 | 416 => Verdict::Answer,
+        301 | 302 | 307 | 308 => Verdict::Mend(place(response, &body)),
+        408 | 429 | 500 | 502 | 503 | 504 => {
+            Verdict::Later { throttled: matches!(status, 429 | 503), wanted: retry_after(response, now) }
+        }
+        403 if refusal.code.is_empty() => Verdict::Once(ErrorKind::Denied),
+        401 | 403 => Verdict::Never(ErrorKind::Denied),
+        405 | 501 => Verdict::Never(ErrorKind::Unsupported),
+        507 => Verdict::Never(ErrorKind::Full),
+        // 409: two writers of one key, of whom one is asked to come again.
+        409 | 505.. => Verdict::Later { throttled: false, wanted: None },
+        _ => Verdict::Never(ErrorKind::InvalidInput),
+    }
+}
+
+/// The code says more than the status, which providers use in different ways (H133).
+fn judge_code(code: &str, response: &Response, body: &ErrorBody, now: SystemTime) -> Option<Verdict> {
+    let later = |throttled| Verdict::Later { throttled, wanted: retry_after(response, now) };
+    Some(match code {
+        "SlowDown"
+        | "Throttling"
+        | "ThrottlingException"
+        | "TooManyRequests"
+        | "RequestLimitExceeded"
+        | "ServiceUnavailable"
+        | "BandwidthLimitExceeded"
+        | "RequestThrottled" => later(true),
+        "InternalError"
+        | "RequestTimeout"
+        | "OperationAborted"
+        | "ConditionalRequestConflict"
+        | "RequestTimeoutException" => later(false),
+        // What arrived is not what was sent: it was damaged on the way (H125).
+        "BadDigest" | "XAmzContentSHA256Mismatch" | "IncompleteBody" | "XAmzContentChecksumMismatch" => {
+            later(false)
+        }
+        "RequestTimeTooSkewed" => {
+            let date = response.head.headers.get("date").and_then(parse_http_date);
+            Verdict::Mend(Mend::Clock(date))
+        }
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => Verdict::Mend(Mend::Credentials),
+        "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "IllegalLocationConstraintException" => {
+            Verdict::Mend(place(response, body))
+        }
+        "AuthorizationHeaderMalformed" if body.region.is_some() => Verdict::Mend(place(response, body)),
+        "QuotaExceeded"
+        | "InsufficientStorage"
+        | "XMinioStorageFull"
+        | "StorageFull"
+        | "ServiceQuotaExceeded"
+        | "InsufficientCapacity" => Verdict::Never(ErrorKind::Full),
+        "BucketAlreadyExists" | "BucketAlreadyOwnedByYou" => Verdict::Never(ErrorKind::AlreadyExists),
+        "NotImplemented" | "MethodNotAllowed" => Verdict::Never(ErrorKind::Unsupported),
+        "NoSuchBucket" => Verdict::Never(ErrorKind::InvalidInput),
+        "AccessDenied"
+        | "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "AllAccessDisabled"
+        | "AuthorizationHeaderMalformed"
+        | "InvalidToken"
+        | "AccountProblem"
+        | "InvalidObjectState" => Verdict::Never(ErrorKind::Denied),
+        _ => return None,
+    })
+}
+
+fn place(response: &Response, body: &ErrorBody) -> Mend {
+    let headers = &response.head.headers;
+    let location = headers.get("location").map(str::to_owned);
+    Mend::Place {
+        location: location.or_else(|| body.endpoint.clone()),
+        region: headers.get("x-amz-bucket-region").map(str::to_owned).or_else(|| body.region.clone()),
+    }
+}
+
+/// What it means that there is no response.
+pub(in crate::s3) fn judge_failure(error: &TransportError) -> Verdict {
+    match (error.kind(), error.progress()) {
+        (TransportErrorKind::Invalid, _) => Verdict::Never(ErrorKind::InvalidInput),
+        (TransportErrorKind::Tls, Progress::NotSent) => Verdict::Once(ErrorKind::Denied),
+        (TransportErrorKind::TooLarge, _) => Verdict::Never(ErrorKind::Corrupt),
+        (TransportErrorKind::Closed, Progress::SentOnOldConnection) => Verdict::Now,
+        _ => Verdict::Later { throttled: false, wanted: None },
+    }
+}
+
+/// Seconds, or a time of day (H135).
+fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
+    let text = response.head.headers.get("retry-after")?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => parse_http_date(text).map(|at| at.duration_since(now).unwrap_or_default()),
+    }
+}
+
+/// How long to wait before the next attempt: any time up to a limit that doubles with each failure (full jitter). `None` if
+/// the server wants more patience than there is.
+pub(in crate::s3) fn pause(
+    failures: u32,
+    throttled: bool,
+    wanted: Option<Duration>,
+    options: &RetryOptions,
+    runtime: &dyn Runtime,
+) -> Option<Duration> {
+    let first = if throttled { FIRST_THROTTLED_PAUSE } else { FIRST_PAUSE };
+    let limit = first.saturating_mul(1 << failures.min(16)).min(options.longest_pause);
+    let mut random = [0; 4];
+    runtime.fill_random(&mut random);
+    let jitter = limit.mul_f64(f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX));
+    match wanted {
+        Some(wanted) if wanted > options.longest_pause.saturating_mul(3) => None,
+        Some(wanted) => Some(wanted.max(jitter)),
+        None => Some(jitter),
+    }
+}
+
+/// How many retries all operations together may still make at their usual pace: when a server is down, the rest of them wait as
+/// long as they may (H134).
+#[derive(Debug)]
+pub(in crate::s3) struct Budget(Mutex<u32>);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(Mutex::new(BUDGET))
+    }
+}
+
+impl Budget {
+    /// Takes what a retry costs; `false` if there is not that much.
+    pub(in crate::s3) fn take(&self) -> bool {
+        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        left.checked_sub(RETRY_COST).map(|rest| *left = rest).is_some()
+    }
+
+    /// Puts something back after an answer.
+    pub(in crate::s3) fn answered(&self) {
+        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *left = (*left + 1).min(BUDGET);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+use std::num::NonZeroU32;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::rt::ThreadRuntime;
+use crate::wire::http_body::Framing;
+use crate::wire::http_head::ResponseHead;
+
+fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Response {
+    let headers = headers.iter().copied().collect();
+    let head = ResponseHead { headers, minor_version: 1, status };
+    Response::new(head, Bytes::copy_from_slice(body.as_bytes()), Framing::Length(body.len() as u64))
+}
+
+fn coded(status: u16, code: &str) -> Response {
+    response(status, &[], &format!("<Error><Code>{code}</Code><Message>text</Message></Error>"))
+}
+
+fn judged(response: &Response) -> Verdict {
+    judge_response(response, SystemTime::UNIX_EPOCH)
+}
+
+#[test]
+fn h132_each_status_and_code_has_its_verdict() {
+    let later = |throttled| Verdict::Later { throttled, wanted: None };
+    for (status, code, want) in [
+        (200, "", Verdict::Answer),
+        (204, "", Verdict::Answer),
+        (304, "", Verdict::Answer),
+        (404, "NoSuchKey", Verdict::Answer),
+        (404, "NoSuchBucket", Verdict::Never(ErrorKind::InvalidInput)),
+        (412, "PreconditionFailed", Verdict::Answer),
+        (416, "InvalidRange", Verdict::Answer),
+        (409, "ConditionalRequestConflict", later(false)),
+        (409, "OperationAborted", later(false)),
+        (400, "RequestTimeout", later(false)),
+        (400, "ThrottlingException", later(true)),
+        (400, "XAmzContentSHA256Mismatch", later(false)),
+        (400, "BadDigest", later(false)),
+        (400, "InvalidArgument", Verdict::Never(ErrorKind::InvalidInput)),
+        (400, "ExpiredToken", Verdict::Mend(Mend::Credentials)),
+        (403, "ExpiredToken", Verdict::Mend(Mend::Credentials)),
+        (403, "AccessDenied", Verdict::Never(ErrorKind::Denied)),
+        (403, "SignatureDoesNotMatch", Verdict::Never(ErrorKind::Denied)),
+        (403, "SlowDown", later(true)),
+        (403, "QuotaExceeded", Verdict::Never(ErrorKind::Full)),
+        (403, "", Verdict::Once(ErrorKind::Denied)),
+        (401, "", Verdict::Never(ErrorKind::Denied)),
+        (408, "", later(false)),
+        (429, "ServiceUnavailable", later(true)),
+        (429, "", later(true)),
+        (500, "InternalError", later(false)),
+        (501, "NotImplemented", Verdict::Never(ErrorKind::Unsupported)),
+        (502, "", later(false)),
+        (503, "SlowDown", later(true)),
+        (504, "", later(false)),
+        (507, "", Verdict::Never(ErrorKind::Full)),
+        (520, "", later(false)),
+    ] {
+        let response = if code.is_empty() { response(status, &[], "") } else { coded(status, code) };
+        assert_eq!(judged(&response), want, "{status} {code}");
+    }
+}
+
+#[test]
+fn h133_an_error_that_is_no_document_is_judged_by_its_status() {
+    let page = response(503, &[("x-amz-request-id", "7")], "<html><body>Service Unavailable</body></html>");
+    assert_eq!(judged(&page), Verdict::Later { throttled: true, wanted: None });
+    let (refusal, _) = refusal(&page);
+    assert_eq!((refusal.status, refusal.request_id.as_deref()), (503, Some("7")));
+    assert_eq!(refusal.to_string(), "the server answered 503 (request 7)");
+}
+
+#[test]
+fn what_can_be_mended_says_how() {
+    let date = response(
+        403,
+        &[("date", "Thu, 01 Jan 1970 00:00:07 GMT")],
+        "<Error><Code>RequestTimeTooSkewed</Code></Error>",
+    );
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(7);
+    assert_eq!(judged(&date), Verdict::Mend(Mend::Clock(Some(time))));
+    let other =
+        response(400, &[], "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-1</Region></Error>");
+    let place = Mend::Place { location: None, region: Some("eu-1".to_owned()) };
+    assert_eq!(judged(&other), Verdict::Mend(place));
+    let moved = response(307, &[("location", "https://b.s3.eu-1.example.com/k")], "");
+    let location = Some("https://b.s3.eu-1.example.com/k".to_owned());
+    assert_eq!(judged(&moved), Verdict::Mend(Mend::Place { location, region: None }));
+}
+
+#[test]
+fn h135_retry_after_is_seconds_or_a_date_and_has_a_limit() {
+    let wanted = |text: &str| match judged(&response(503, &[("retry-after", text)], "")) {
+        Verdict::Later { wanted, .. } => wanted,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(wanted("0"), Some(Duration::ZERO));
+    assert_eq!(wanted(" 5 "), Some(Duration::from_secs(5)));
+    assert_eq!(wanted("Thu, 01 Jan 1970 00:01:00 GMT"), Some(Duration::from_mins(1)));
+    assert_eq!(wanted("Wed, 31 Dec 1969 23:59:00 GMT"), Some(Duration::ZERO));
+    assert_eq!(wanted("soon"), None);
+    assert_eq!(wanted("-1"), None);
+    let (options, runtime) = (RetryOptions::default(), ThreadRuntime::new());
+    let pause = |wanted| pause(1, true, wanted, &options, &runtime);
+    assert!(pause(Some(Duration::from_secs(5))).unwrap() >= Duration::from_secs(5));
+    assert_eq!(pause(Some(Duration::from_hours(24))), None);
+}
+
+#[test]
+fn h134_pauses_grow_and_are_random() {
+    let (options, runtime) = (RetryOptions::default(), ThreadRuntime::new());
+    for failures in 0..40 {
+        let limit = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(options.longest_pause);
+        let pauses: Vec<_> =
+            (0..8).map(|_| pause(failures, false, None, &options, &runtime).unwrap()).collect();
+        assert!(pauses.iter().all(|pause| *pause <= limit), "{pauses:?} after {failures}");
+        assert!(pauses.windows(2).any(|pair| pair[0] != pair[1]));
+    }
+    assert_eq!(options.attempts, NonZeroU32::new(10).unwrap());
+}
+
+#[test]
+fn h134_the_budget_is_used_up_and_refilled() {
+    let budget = Budget::default();
+    assert_eq!((0..1000).filter(|_| budget.take()).count(), 100);
+    (0..9).for_each(|_| budget.answered());
+    assert!(budget.take());
+    assert!(!budget.take());
+}
+
+#[test]
+fn h137_a_dead_connection_is_not_a_failure() {
+    let error = |kind, progress| TransportError::new(kind, progress, "read the response");
+    let later = Verdict::Later { throttled: false, wanted: None };
+    for (kind, progress, want) in [
+        (TransportErrorKind::Closed, Progress::SentOnOldConnection, Verdict::Now),
+        (TransportErrorKind::Closed, Progress::Sent, later.clone()),
+        (TransportErrorKind::Timeout, Progress::Sent, later.clone()),
+        (TransportErrorKind::Connect, Progress::NotSent, later.clone()),
+        (TransportErrorKind::Protocol, Progress::Sent, later),
+        (TransportErrorKind::Tls, Progress::NotSent, Verdict::Once(ErrorKind::Denied)),
+        (TransportErrorKind::Invalid, Progress::NotSent, Verdict::Never(ErrorKind::InvalidInput)),
+        (TransportErrorKind::TooLarge, Progress::Sent, Verdict::Never(ErrorKind::Corrupt)),
+    ] {
+        assert_eq!(judge_failure(&error(kind, progress)), want, "{kind:?} {progress:?}");
+    }
+}
