@@ -81,7 +81,8 @@ impl S3Client {
     /// Reads the bytes `range` of an object. The size in [`Head`] is that of the whole object.
     ///
     /// # Errors
-    /// `NotFound`; `InvalidInput` if the range is empty or reaches beyond the end; the rest of [`ErrorKind`].
+    /// `NotFound`; `InvalidInput` if the range is empty or reaches beyond the end; `Unsupported` if the server ignores ranges; the
+    /// rest of [`ErrorKind`].
     ///
     /// # Cancel safety
     /// The future may be dropped.
@@ -94,7 +95,10 @@ impl S3Client {
         let mut call = Call::new(Operation::Get, "GET", Some(key));
         call.header("range", format!("bytes={}-{last}", range.start));
         call.body_limit = range.end - range.start;
-        let answer = self.call(action, &call).await?;
+        let answer = self.call(action, &call).await.map_err(|error| match error.kind() {
+            ErrorKind::Corrupt => Error::new(ErrorKind::Unsupported, action).on(key).because(error),
+            _ => error,
+        })?;
         match answer.status() {
             206 => {}
             // Nobody reads a whole object and cuts a piece out: that would be paid for every time.
@@ -153,6 +157,7 @@ impl S3Client {
         let mut call = Call::new(Operation::Put, "PUT", Some(key));
         call.body = body;
         call.header("content-type", "application/octet-stream");
+        call.header("cache-control", "no-transform");
         condition.apply(&mut call);
         self.storage_headers(&mut call);
         let answer = self.call("store", &call).await?;

@@ -65,7 +65,11 @@ pub(in crate::s3) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
 pub(in crate::s3) fn judge_response(response: &Response, now: SystemTime) -> Verdict {
     let status = response.head.status;
     if (200..300).contains(&status) {
-        return Verdict::Answer;
+        // Somebody on the way compressed it (H120). `aws-chunked` only tells how it once was sent.
+        let encoding = response.head.headers.get("content-encoding").unwrap_or("identity");
+        let is_plain =
+            ["", "identity", "aws-chunked"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain));
+        return if is_plain { Verdict::Answer } else { Verdict::Later { throttled: false, wanted: None } };
     }
     let (refusal, body) = refusal(response);
     if let Some(verdict) = judge_code(&refusal.code, response, &body, now) {

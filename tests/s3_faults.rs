@@ -1,0 +1,519 @@
+//! The S3 client against a server that goes wrong in every way that servers and networks do.
+
+#![cfg(feature = "s3")]
+
+#[path = "support/fault_server/mod.rs"]
+mod fault_server;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fault_server::{Action, FaultServer, Flip, Framing, Options, Quirk, Rule};
+use futures::executor::block_on;
+use futures::future::join_all;
+use larder::error::{Error, ErrorKind};
+use larder::http::{HttpClient, HttpOptions, Timeouts};
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::s3::{
+    Condition, Credentials, ListRequest, Operation, Outcome, RetryOptions, S3Client, S3Options,
+    StaticCredentials,
+};
+
+const ALWAYS: Condition = Condition::Always;
+
+fn client_with(
+    server: &FaultServer,
+    change: impl FnOnce(S3Options) -> S3Options,
+) -> (S3Client, Arc<HttpClient>) {
+    let mut timeouts = Timeouts::default();
+    (timeouts.connect, timeouts.first_byte) = (Duration::from_secs(2), Duration::from_millis(400));
+    (timeouts.idle, timeouts.overall) = (Duration::from_millis(300), Duration::from_secs(4));
+    let mut retry = RetryOptions::default();
+    (retry.longest_pause, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(4).unwrap());
+    let credentials = StaticCredentials::new(Credentials::new("id", "not to be seen"));
+    let options = S3Options::new(server.url(), "bucket")
+        .credentials(Arc::new(credentials))
+        .timeouts(timeouts)
+        .retry(retry);
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    (S3Client::new(runtime, http.clone(), change(options)).unwrap(), http)
+}
+
+fn set_up() -> (FaultServer, S3Client) {
+    set_up_as(Options::default())
+}
+
+fn set_up_as(options: Options) -> (FaultServer, S3Client) {
+    let server = FaultServer::start(options);
+    let (client, _) = client_with(&server, |options| options);
+    (server, client)
+}
+
+fn body(length: usize) -> Bytes {
+    (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect()
+}
+
+fn put(client: &S3Client, key: &str, bytes: &Bytes, condition: &Condition) -> Result<String, ErrorKind> {
+    block_on(client.put(key, bytes.clone(), condition)).map_err(|error| error.kind())
+}
+
+fn get(client: &S3Client, key: &str) -> Result<Bytes, ErrorKind> {
+    block_on(client.get(key, 32 << 20)).map(|(bytes, _)| bytes).map_err(|error| error.kind())
+}
+
+/// Everything that an error says.
+fn told(error: &Error) -> String {
+    let mut text = format!("{error} {error:?}");
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text = format!("{text} {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[test]
+fn h142_a_body_is_sent_whole_each_time_wherever_the_request_before_it_broke() {
+    let (server, client) = set_up();
+    let bytes = body(100_000);
+    for cut in [0, 1, 300, 1000, 20_000, 100_000] {
+        server.clear();
+        server.add(Rule::on("PUT").first(2).then(Action::CutRequestAt(cut)));
+        assert!(put(&client, "k", &bytes, &ALWAYS).is_ok(), "cut at {cut}");
+        assert_eq!(server.objects()["k"], bytes, "cut at {cut}");
+        server.remove("k");
+    }
+    assert!(server.violations().is_empty(), "{:?}", server.violations());
+}
+
+#[test]
+fn h140_a_response_that_is_cut_is_never_taken_for_whole() {
+    let (server, client) = set_up();
+    let bytes = body(5000);
+    server.put("k", bytes.to_vec());
+    for framing in [None, Some(Framing::Chunked), Some(Framing::ChunkedWithTrailers)] {
+        for cut in (0..5400).step_by(149).chain([1, 17, 5200]) {
+            server.clear();
+            let rule = Rule::on("GET").first(1).then(Action::CutResponseAt(cut));
+            server.add(match framing {
+                Some(framing) => rule.then(Action::Framing(framing)),
+                None => rule,
+            });
+            assert_eq!(get(&client, "k").unwrap(), bytes, "{framing:?} cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn h140_every_framing_is_understood_or_refused() {
+    let (server, client) = set_up();
+    let bytes = body(3000);
+    server.put("k", bytes.to_vec());
+    for (framing, is_read) in [
+        (Framing::Chunked, true),
+        (Framing::ChunkedWithTrailers, true),
+        (Framing::ExtraBytesAfterBody, true),
+        (Framing::CloseDelimited, false),
+        (Framing::BothLengthAndChunked, false),
+        (Framing::TwoContentLengths, false),
+        (Framing::ObsFold, false),
+        (Framing::BareLf, false),
+        (Framing::OversizedHead, false),
+    ] {
+        server.clear();
+        server.add(Rule::on("GET").then(Action::Framing(framing)));
+        let found = get(&client, "k");
+        assert_eq!(
+            found,
+            if is_read { Ok(bytes.clone()) } else { Err(ErrorKind::Unavailable) },
+            "{framing:?}"
+        );
+        // Whatever it was, the next answer is not read from the middle of this one (H141).
+        server.clear();
+        assert_eq!(get(&client, "k").unwrap(), bytes, "after {framing:?}");
+    }
+    server.add(Rule::on("HEAD").then(Action::Framing(Framing::HeadWithBody)));
+    for _ in 0..3 {
+        assert_eq!(block_on(client.head("k")).unwrap().size, 3000);
+    }
+}
+
+#[test]
+fn h127_whatever_stalls_ends_in_time() {
+    let (server, client) = set_up();
+    server.put("k", body(100_000).to_vec());
+    let runtime = ThreadRuntime::new();
+    for action in [Action::StallResponseAt(0), Action::StallResponseAt(10), Action::StallResponseAt(50_000)] {
+        server.clear();
+        server.add(Rule::on("GET").then(action));
+        let start = runtime.monotonic();
+        assert_eq!(get(&client, "k"), Err(ErrorKind::Unavailable));
+        let took = runtime.monotonic().saturating_sub(start);
+        // Four attempts, each at its end after 400 ms at most, with pauses of 20 ms.
+        assert!(took < Duration::from_secs(4), "{took:?}");
+    }
+    server.clear();
+    server.add(Rule::on("GET").then(Action::Drip { bytes: 10, every: Duration::from_millis(100) }));
+    let (client, _) = client_with(&server, |options| {
+        let (mut retry, mut timeouts) = (RetryOptions::default(), Timeouts::default());
+        (retry.attempts, retry.longest_pause) = (NonZeroU32::new(2).unwrap(), Duration::from_millis(20));
+        (timeouts.idle, timeouts.overall) = (Duration::from_millis(300), Duration::from_millis(500));
+        options.retry(retry).timeouts(timeouts)
+    });
+    let start = runtime.monotonic();
+    let dripping = block_on(client.get("k", 100_000)).map(drop).map_err(|error| error.kind());
+    assert_eq!(dripping, Err(ErrorKind::Unavailable), "always moving, and never done");
+    // Half a second, and one more because of the size, for each of two attempts.
+    assert!(runtime.monotonic().saturating_sub(start) < Duration::from_secs(4));
+    server.clear();
+    let (client, _) = client_with(&server, |options| {
+        let mut timeouts = Timeouts::default();
+        timeouts.idle = Duration::from_millis(300);
+        options.timeouts(timeouts)
+    });
+    server.add(Rule::on("PUT").first(1).then(Action::StopReading));
+    assert!(put(&client, "big", &body(24 << 20), &ALWAYS).is_ok());
+}
+
+#[test]
+fn h138_an_answer_that_comes_early_is_the_one_that_counts() {
+    let (server, client) = set_up();
+    let refused = || Action::Status { status: 403, code: "AccessDenied", headers: vec![], body: None };
+    server.add(Rule::on("PUT").then(Action::RespondEarly).then(refused()));
+    assert_eq!(put(&client, "k", &body(16 << 20), &ALWAYS), Err(ErrorKind::Denied));
+    server.clear();
+    server.add(Rule::on("PUT").first(2).then(Action::RespondEarly));
+    assert!(put(&client, "k", &body(1 << 20), &ALWAYS).is_ok());
+    assert_eq!(server.objects()["k"], body(1 << 20));
+}
+
+#[test]
+fn h139_any_number_of_interim_answers_is_skipped() {
+    let (server, client) = set_up();
+    for (count, status) in [(1, 100), (2, 100), (5, 102), (3, 103)] {
+        server.clear();
+        server.add(Rule::any().then(Action::Informational(count, status)));
+        assert!(put(&client, "k", &body(10), &ALWAYS).is_ok());
+        assert_eq!(get(&client, "k").unwrap(), body(10));
+    }
+    assert!(server.log().iter().all(|request| request.header("expect").is_none()));
+}
+
+#[test]
+fn h137_connections_that_the_server_closed_are_nobodys_failure() {
+    let server = FaultServer::start(Options::default());
+    let mut retry = RetryOptions::default();
+    retry.attempts = NonZeroU32::MIN;
+    let (client, _) = client_with(&server, |options| options.retry(retry));
+    server.put("k", b"x".to_vec());
+    server.add(Rule::any().then(Action::CloseAfterResponse));
+    for _ in 0..30 {
+        assert_eq!(get(&client, "k").unwrap(), "x");
+    }
+}
+
+#[test]
+fn h107_success_that_turns_out_to_be_an_error_is_tried_again_or_reported() {
+    let (server, client) = set_up();
+    server.put("from", b"x".to_vec());
+    let error_in_body = || Action::OkWithErrorBody { whitespace: 100, delay: Duration::from_millis(50) };
+    server.add(Rule::on("PUT").then(error_in_body()));
+    let failed = block_on(client.copy("from", "to")).unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Unavailable);
+    assert!(!server.objects().contains_key("to"));
+    server.clear();
+    server.add(Rule::on("POST").then(error_in_body()));
+    let failed = block_on(client.delete_many(&["from"])).unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Unavailable);
+}
+
+#[test]
+fn h114_a_condition_that_fails_because_of_ourselves_holds() {
+    let (server, client) = set_up();
+    server.add(Rule::on("PUT").first(1).then(Action::ExecuteThenDrop));
+    let etag = put(&client, "mine", &body(100), &Condition::Absent).unwrap();
+    assert_eq!(block_on(client.head("mine")).unwrap().etag, etag);
+    assert_eq!(server.log().iter().filter(|request| request.method == "PUT").count(), 2);
+    // The same, but it was somebody else.
+    server.put("theirs", b"other".to_vec());
+    server.clear();
+    server.add(Rule::on("PUT").first(1).then(Action::CutRequestAt(400)));
+    assert_eq!(put(&client, "theirs", &body(100_000), &Condition::Absent), Err(ErrorKind::AlreadyExists));
+    assert_eq!(server.objects()["theirs"], b"other");
+}
+
+#[test]
+fn i6_what_may_have_happened_is_never_said_not_to_have() {
+    let (server, client) = set_up();
+    server.add(Rule::on("PUT").then(Action::ExecuteThenDrop));
+    assert_eq!(put(&client, "k", &body(10), &ALWAYS), Err(ErrorKind::Unavailable));
+    assert!(server.objects().contains_key("k"));
+    // A certain refusal after an uncertain attempt leaves it uncertain.
+    server.clear();
+    server.add(Rule::on("PUT").nth(1).then(Action::ExecuteThenDrop));
+    server.add(Rule::on("PUT").then(Action::status(403, "AccessDenied")));
+    assert_eq!(put(&client, "other", &body(10), &ALWAYS), Err(ErrorKind::Unavailable));
+    server.clear();
+    server.add(Rule::on("PUT").then(Action::status(403, "AccessDenied")));
+    assert_eq!(put(&client, "k", &body(10), &ALWAYS), Err(ErrorKind::Denied));
+}
+
+#[test]
+fn h113_writers_of_one_key_are_asked_to_come_again_and_do() {
+    let (server, client) = set_up();
+    server.add(Rule::on("PUT").first(3).then(Action::status(409, "ConditionalRequestConflict")));
+    assert!(put(&client, "k", &body(10), &Condition::Absent).is_ok());
+}
+
+#[test]
+fn h132_transient_answers_are_tried_again_and_final_ones_are_not() {
+    let (server, client) = set_up();
+    server.put("k", b"x".to_vec());
+    for (status, code, attempts) in [
+        (500, "InternalError", 2),
+        (503, "SlowDown", 2),
+        (429, "TooManyRequests", 2),
+        (400, "RequestTimeout", 2),
+        (408, "", 2),
+        (502, "", 2),
+        (403, "", 2),
+        (403, "AccessDenied", 1),
+        (400, "InvalidArgument", 1),
+        (404, "NoSuchKey", 1),
+        (501, "NotImplemented", 1),
+    ] {
+        server.clear();
+        let before = server.log().len();
+        server.add(Rule::on("GET").first(1).then(Action::status(status, code)));
+        assert_eq!(get(&client, "k").is_ok(), attempts == 2, "{status} {code}");
+        assert_eq!(server.log().len() - before, attempts, "{status} {code}");
+    }
+}
+
+#[test]
+fn h125_bytes_damaged_on_the_way_are_sent_again() {
+    let (server, client) = set_up();
+    server.add(Rule::on("PUT").first(2).then(Action::FlipBit(Flip::Received)));
+    assert!(put(&client, "k", &body(1000), &ALWAYS).is_ok());
+    assert_eq!(server.objects()["k"], body(1000));
+    server.clear();
+    server.add(Rule::on("PUT").then(Action::FlipBit(Flip::Received)));
+    assert_eq!(put(&client, "bad", &body(1000), &ALWAYS), Err(ErrorKind::Unavailable));
+    assert!(!server.objects().contains_key("bad"));
+}
+
+#[test]
+fn h126_a_full_server_is_said_to_be_full_at_once() {
+    let (server, client) = set_up();
+    server.put("old", b"x".to_vec());
+    server.add(Rule::on("PUT").then(Action::status(403, "QuotaExceeded")));
+    assert_eq!(put(&client, "k", &body(10), &ALWAYS), Err(ErrorKind::Full));
+    server.add(Rule::on("PUT").then(Action::status(507, "InsufficientStorage")));
+    assert_eq!(put(&client, "k", &body(10), &ALWAYS), Err(ErrorKind::Full));
+    assert_eq!(server.log().len(), 2);
+    block_on(client.delete("old", &ALWAYS)).unwrap();
+}
+
+#[test]
+fn h131_a_clock_that_is_wrong_is_put_right() {
+    for skew in [-3600, 3600, 86_400] {
+        let (server, client) = set_up();
+        server.add(Rule::any().then(Action::SkewClock(skew)));
+        assert!(put(&client, "k", &body(10), &ALWAYS).is_ok(), "by {skew} s");
+        assert!((client.clock_offset().0 - skew).abs() <= 2, "{:?}", client.clock_offset());
+        let before = server.log().len();
+        get(&client, "k").unwrap();
+        assert_eq!(server.log().len() - before, 1, "once is enough");
+    }
+}
+
+#[test]
+fn h135_patience_that_is_asked_for_is_had_within_reason() {
+    let (server, client) = set_up();
+    server.put("k", b"x".to_vec());
+    server.add(Rule::on("GET").then(Action::status(503, "SlowDown")).then(Action::RetryAfter("86400")));
+    assert_eq!(get(&client, "k"), Err(ErrorKind::Unavailable));
+    assert_eq!(server.log().len(), 1);
+    server.clear();
+    server.add(Rule::on("GET").first(1).then(Action::status(503, "SlowDown")).then(Action::RetryAfter("0")));
+    assert!(get(&client, "k").is_ok());
+}
+
+#[test]
+fn h136_only_relatives_are_followed_and_nobody_else_sees_a_signature() {
+    let (evil, (server, client)) = (FaultServer::start(Options::default()), set_up());
+    server.put("k", b"x".to_vec());
+    let to = |location: String, region: Option<&str>| Action::Redirect {
+        status: 307,
+        location,
+        region: region.map(str::to_owned),
+    };
+    let foreign = evil.url().replace("127.0.0.1", "localhost");
+    server.add(Rule::on("GET").then(to(format!("{foreign}/bucket/k"), None)));
+    assert_eq!(get(&client, "k"), Err(ErrorKind::Denied));
+    assert!(evil.log().is_empty());
+    // The same address at another port is the same server to us, and another region is only signed for.
+    server.clear();
+    server.add(Rule::on("GET").first(1).then(to(format!("{}/bucket/k", server.url()), Some("eu-9"))));
+    assert!(get(&client, "k").is_ok());
+    assert_eq!(client.region(), "eu-9");
+    // Round and round.
+    let (server, client) = set_up();
+    let other = FaultServer::start(Options::default());
+    server.add(Rule::any().then(to(format!("{}/x", other.url()), None)));
+    other.add(Rule::any().then(to(format!("{}/x", server.url()), None)));
+    assert_eq!(get(&client, "k"), Err(ErrorKind::Denied));
+    assert!(server.log().len() + other.log().len() <= 3);
+}
+
+#[test]
+fn h143_another_range_than_the_one_asked_for_is_refused() {
+    let (server, client) = set_up_as(Options::with([Quirk::RangeIgnored]));
+    server.put("k", body(100).to_vec());
+    let range = |client: &S3Client| block_on(client.get_range("k", 10..20)).map(|(bytes, _)| bytes);
+    assert_eq!(range(&client).unwrap_err().kind(), ErrorKind::Unsupported);
+    let (server, client) = set_up();
+    server.put("k", body(100).to_vec());
+    server.add(Rule::on("GET").then(Action::ReplaceHeader("Content-Range", "bytes 0-9/100".to_owned())));
+    assert_eq!(range(&client).unwrap_err().kind(), ErrorKind::Unavailable);
+    server.clear();
+    server.add(Rule::on("GET").then(Action::DropHeader("Content-Range")));
+    assert_eq!(range(&client).unwrap_err().kind(), ErrorKind::Unavailable);
+    server.clear();
+    assert_eq!(range(&client).unwrap(), body(100).slice(10..20));
+}
+
+#[test]
+fn h122_listings_that_never_end_or_are_out_of_order_are_errors() {
+    let (server, client) = set_up_as(Options { page: 5, ..Options::default() });
+    for number in 0..20 {
+        server.put(&format!("k{number:02}"), Vec::new());
+    }
+    let walk = |client: &S3Client| {
+        block_on(async {
+            let (mut token, mut keys) = (None, Vec::new());
+            loop {
+                let page = client.list(&ListRequest::new("k"), token.as_deref()).await?;
+                keys.extend(page.listing.objects.into_iter().map(|object| object.key));
+                token = page.next;
+                if token.is_none() {
+                    return Ok::<_, Error>(keys);
+                }
+            }
+        })
+    };
+    assert_eq!(walk(&client).unwrap().len(), 20);
+    server.add(Rule::list().then(Action::RepeatPage));
+    let before = server.log().len();
+    assert_eq!(walk(&client).unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(server.log().len() - before <= 8);
+    for element in ["IsTruncated", "NextContinuationToken", "Size"] {
+        server.clear();
+        server.add(Rule::list().then(Action::DropXmlElement(element)));
+        assert_eq!(walk(&client).unwrap_err().kind(), ErrorKind::Unavailable, "without {element}");
+    }
+    for element in ["Name", "KeyCount", "MaxKeys", "Prefix", "ETag", "StorageClass", "LastModified"] {
+        server.clear();
+        server.add(Rule::list().then(Action::DropXmlElement(element)));
+        assert_eq!(walk(&client).unwrap().len(), 20, "h108: without {element}");
+    }
+    let (server, client) = set_up_as(Options::with([Quirk::ListUnordered]));
+    (0..20).for_each(|number| server.put(&format!("k{number:02}"), Vec::new()));
+    assert_eq!(walk(&client).unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[test]
+fn h108_headers_that_are_not_needed_may_be_missing() {
+    let (server, client) = set_up();
+    server.put("k", b"x".to_vec());
+    for header in ["Date", "Content-Type", "ETag", "Last-Modified", "Server", "x-amz-request-id"] {
+        server.clear();
+        server.add(Rule::any().then(Action::DropHeader(header)));
+        assert!(put(&client, "new", &body(10), &ALWAYS).is_ok(), "without {header}");
+        assert!(get(&client, "k").is_ok() && block_on(client.head("k")).is_ok(), "without {header}");
+        assert!(block_on(client.delete("new", &ALWAYS)).is_ok(), "without {header}");
+    }
+}
+
+#[test]
+fn h144_a_huge_error_is_cut_and_no_secret_is_told() {
+    let (server, client) = set_up();
+    let page = vec![b'x'; 10 << 20];
+    let huge = Action::Status { status: 400, code: "", headers: vec![], body: Some(page) };
+    server.add(Rule::on("GET").then(huge));
+    let error = block_on(client.get("k", 100)).unwrap_err();
+    let text = told(&error);
+    assert!(text.len() < 4096, "{} bytes", text.len());
+    assert!(!text.contains("not to be seen") && !format!("{client:?}").contains("not to be seen"));
+    let total = client.counters().total();
+    assert!(total.bytes_in <= 64 << 10, "{total:?}");
+}
+
+#[test]
+fn h152_every_attempt_on_the_wire_is_counted() {
+    let (server, client) = set_up();
+    server.add(Rule::on("PUT").first(2).then(Action::status(503, "SlowDown")));
+    put(&client, "k", &body(100), &ALWAYS).unwrap();
+    server.add(Rule::on("GET").first(1).then(Action::CutResponseAt(10)));
+    get(&client, "k").unwrap();
+    let _ = get(&client, "missing");
+    let counts = client.counters().counts();
+    let count = |operation, outcome| counts.get(&(operation, outcome)).map_or(0, |count| count.attempts);
+    assert_eq!(count(Operation::Put, Outcome::Throttled), 2);
+    assert_eq!(count(Operation::Put, Outcome::Answered), 1);
+    assert_eq!(count(Operation::Get, Outcome::Broken), 1);
+    assert_eq!(count(Operation::Get, Outcome::Answered), 2);
+    assert_eq!(client.counters().total().attempts, server.log().len() as u64);
+    assert_eq!(client.counters().total().bytes_out, 300);
+}
+
+#[test]
+fn h134_a_server_that_is_down_is_left_alone_and_found_again() {
+    let (server, client) = set_up();
+    server.put("k", b"x".to_vec());
+    server.add(Rule::on("GET").first(60).then(Action::status(503, "SlowDown")));
+    let results = block_on(join_all((0..40).map(|_| client.get("k", 1))));
+    assert!(client.concurrency() < 64, "{}", client.concurrency());
+    assert!(
+        results
+            .iter()
+            .all(|result| result.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Unavailable))
+    );
+    block_on(async {
+        for _ in 0..10 {
+            client.get("k", 1).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_server_that_dies_and_comes_back_is_used_again() {
+    let (server, client) = set_up();
+    put(&client, "k", &body(10), &ALWAYS).unwrap();
+    server.kill();
+    assert_eq!(get(&client, "k"), Err(ErrorKind::Unavailable));
+    server.revive();
+    assert_eq!(get(&client, "k").unwrap(), body(10));
+}
+
+#[test]
+fn h120_what_was_transformed_on_the_way_is_not_taken() {
+    let (server, client) = set_up();
+    server.put("k", body(1000).to_vec());
+    server.add(Rule::on("GET").then(Action::ContentEncoding("gzip")));
+    assert_eq!(get(&client, "k"), Err(ErrorKind::Unavailable));
+    assert!(server.log().iter().all(|request| request.header("accept-encoding") == Some("identity")));
+}
+
+#[test]
+fn h110_requests_without_body_have_no_length() {
+    let (server, client) = set_up();
+    server.put("k", b"x".to_vec());
+    get(&client, "k").unwrap();
+    block_on(client.head("k")).unwrap();
+    block_on(client.delete("k", &ALWAYS)).unwrap();
+    assert!(server.log().iter().all(|request| request.header("content-length").is_none()));
+}
