@@ -75,7 +75,7 @@ pub struct Signed<'a> {
     pub path: &'a str,
     /// The SHA-256 of the body in hexadecimal digits, or [`UNSIGNED_PAYLOAD`].
     pub payload_hash: &'a str,
-    /// The query as [`query`](crate::wire::uri::query) makes it.
+    /// The query as [`query`](query()) makes it.
     pub query: &'a str,
 }
 
