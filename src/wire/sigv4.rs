@@ -67,7 +67,7 @@ impl fmt::Debug for SigningKey {
 /// What is signed of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Signed<'a> {
-    /// The headers, names in lower case, in any order: `host` and those that begin with `x-amz-` at least.
+    /// The headers, names in lower case and each once, in any order: `host` and those that begin with `x-amz-` at least.
     pub headers: &'a [(&'a str, &'a str)],
     /// The method, in capitals.
     pub method: &'a str,
@@ -75,7 +75,7 @@ pub struct Signed<'a> {
     pub path: &'a str,
     /// The SHA-256 of the body in hexadecimal digits, or [`UNSIGNED_PAYLOAD`].
     pub payload_hash: &'a str,
-    /// The query as [`query`](crate::wire::uri::query) makes it.
+    /// The query as [`query`](query()) makes it.
     pub query: &'a str,
 }
 
@@ -237,6 +237,29 @@ mod tests {
              aws4_request&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host&\
              X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
         );
+    }
+
+    #[test]
+    fn a_presigned_query_is_in_order_and_lasts_a_week_at_most() {
+        let key = SigningKey::derive(SECRET, &date(), "us-east-1");
+        let headers = [HOST];
+        let request = Signed {
+            headers: &headers,
+            method: "GET",
+            path: "/k",
+            payload_hash: UNSIGNED_PAYLOAD,
+            query: "",
+        };
+        for (seconds, lasts) in [(0, "1"), (1, "1"), (604_800, "604800"), (u32::MAX, "604800")] {
+            let pairs = [("response-content-type", "a/b"), ("A", "")];
+            let signed = presigned_query(&key, ID, Some("to/k+en="), &date(), seconds, &pairs, &request);
+            let (unsigned, _) = signed.split_once("&X-Amz-Signature=").unwrap();
+            let names: Vec<_> = unsigned.split('&').collect();
+            assert!(names.is_sorted(), "{signed}");
+            assert!(names.contains(&format!("X-Amz-Expires={lasts}").as_str()), "{signed}");
+            assert!(names.contains(&"X-Amz-Security-Token=to%2Fk%2Ben%3D"), "{signed}");
+            assert!(names.contains(&"response-content-type=a%2Fb"), "{signed}");
+        }
     }
 
     #[test]

@@ -71,8 +71,9 @@ impl Endpoint {
         let (host, port) = split_port(authority)?;
         let default = if scheme == Scheme::Http { 80 } else { 443 };
         let port = port.map_or(Ok(default), |port| match port.parse() {
-            Ok(0) | Err(_) => Err(UriError::Port),
-            Ok(port) => Ok(port),
+            // A number may begin with a sign elsewhere.
+            Ok(number @ 1..) if !port.starts_with('+') => Ok(number),
+            _ => Err(UriError::Port),
         })?;
         let base_path = encode_path(&decode(path.trim_end_matches('/')).ok_or(UriError::Unwanted)?);
         Ok(Self { base_path, host, port, scheme })
@@ -237,6 +238,8 @@ mod tests {
             ("https://a:", UriError::Port),
             ("https://a:0", UriError::Port),
             ("https://a:65536", UriError::Port),
+            ("https://a:+80", UriError::Port),
+            ("https://[::1]:+80", UriError::Port),
             ("https://[::1]443", UriError::Port),
             ("s3://bucket", UriError::Scheme),
             ("https://user@host", UriError::Unwanted),

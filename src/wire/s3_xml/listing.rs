@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::wire::date::parse_iso8601;
-use crate::wire::s3_xml::{LARGE_LIMIT, XmlError, is_true, root};
+use crate::wire::s3_xml::{LARGE_LIMIT, XmlError, is_truncated, root};
 use crate::wire::uri::decode;
 
 /// A page of a listing.
@@ -12,8 +12,12 @@ use crate::wire::uri::decode;
 pub struct Listing {
     /// Prefixes that stand for everything below them, in the order of the page.
     pub common_prefixes: Vec<String>,
-    /// Where the next page begins, if the server says so.
+    /// How many entries the server says the page has.
+    pub key_count: Option<u64>,
+    /// Where the next page begins, if the server says so: to the letter, because some servers name a key here.
     pub next: Option<String>,
+    /// The same in answers to the first version of the call: a key or a prefix.
+    pub next_marker: Option<String>,
     /// Objects, in the order of the page.
     pub objects: Vec<ListedObject>,
     /// Whether this is not the last page.
@@ -39,11 +43,15 @@ pub struct ListedObject {
 /// Reads a page of a listing for which `encoding-type=url` was asked. Names are decoded if the page says that they are encoded.
 ///
 /// # Errors
-/// Any. `Missing` for a page that does not say whether it is the last: a listing that may be cut is none (H12).
+/// Any. `Missing` for a page that does not say whether it is the last, in a word that is known: a listing that may be cut is
+/// none (H12). The same for a name that is said to be encoded and cannot be decoded.
 pub fn parse_listing(document: &[u8]) -> Result<Listing, XmlError> {
     let root = root(document, &["ListBucketResult", "ListBucketResultV2"], LARGE_LIMIT)?;
     let is_encoded = root.value("EncodingType").is_some_and(|kind| kind.eq_ignore_ascii_case("url"));
     let name = |text: &str| {
+        if text.is_empty() {
+            return Err(XmlError::Missing("key of an object"));
+        }
         // A blank comes as `+` from some servers, and a plus as `%2B` from all that encode.
         let decoded = if is_encoded { decode(&text.replace('+', "%20")) } else { Some(text.to_owned()) };
         decoded.ok_or(XmlError::Missing("key of an object"))
@@ -60,13 +68,15 @@ pub fn parse_listing(document: &[u8]) -> Result<Listing, XmlError> {
         })
     });
     let prefixes = root.children("CommonPrefixes").flat_map(|prefixes| prefixes.children("Prefix"));
-    if root.value("IsTruncated").is_none() {
-        return Err(XmlError::Missing("word on whether it is the last page"));
-    }
+    let next = root.child("NextContinuationToken").map(|token| token.text().to_owned());
+    let next_marker = root.child("NextMarker").filter(|marker| !marker.text().is_empty());
+    let truncated = is_truncated(&root)?;
     Ok(Listing {
         objects: objects.collect::<Result<_, _>>()?,
         common_prefixes: prefixes.map(|prefix| name(prefix.text())).collect::<Result<_, _>>()?,
-        next: root.value("NextContinuationToken").map(str::to_owned),
-        truncated: is_true(&root, "IsTruncated"),
+        key_count: root.value("KeyCount").and_then(|count| count.parse().ok()),
+        next: next.filter(|token| !token.is_empty()),
+        next_marker: next_marker.map(|marker| name(marker.text())).transpose()?,
+        truncated: truncated.ok_or(XmlError::Missing("word on whether it is the last page"))?,
     })
 }

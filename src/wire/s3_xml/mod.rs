@@ -58,16 +58,22 @@ pub enum XmlError {
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ErrorBody {
+    /// The bucket that it is about.
+    pub bucket: Option<String>,
     /// The code, such as `NoSuchKey`.
     pub code: String,
     /// The endpoint to use instead, where it names one.
     pub endpoint: Option<String>,
+    /// What the operator of the server finds the machine by.
+    pub host_id: Option<String>,
     /// The text for people.
     pub message: String,
     /// The region to use instead, where it names one.
     pub region: Option<String>,
     /// What the operator of the server finds the request by.
     pub request_id: Option<String>,
+    /// The object or bucket that it is about, as the server writes it.
+    pub resource: Option<String>,
 }
 
 /// What became of the objects of a multi-delete that were not simply deleted.
@@ -106,7 +112,9 @@ pub struct OpenUpload {
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LifecycleRule {
-    /// Whether it is in force.
+    /// After how many days uploads in parts that nobody ended are aborted.
+    pub abort_days: Option<u32>,
+    /// Whether it is in force: it is, unless it is certainly not (H31).
     pub enabled: bool,
     /// Objects are deleted.
     pub expires: bool,
@@ -179,7 +187,7 @@ pub fn parse_uploads(document: &[u8]) -> Result<(Vec<OpenUpload>, bool), XmlErro
         let initiated = upload.value("Initiated").and_then(parse_iso8601);
         Ok(OpenUpload { initiated, key, upload_id })
     });
-    Ok((uploads.collect::<Result<_, _>>()?, is_true(&root, "IsTruncated")))
+    Ok((uploads.collect::<Result<_, _>>()?, is_truncated(&root)?.unwrap_or_default()))
 }
 
 /// Reads the names of all buckets.
@@ -219,18 +227,34 @@ pub fn parse_lifecycle(document: &[u8]) -> Result<Vec<LifecycleRule>, XmlError> 
     let rule = |rule: &Element| {
         let filter = rule.child("Filter");
         let within =
-            filter.and_then(|filter| filter.value("Prefix").or_else(|| filter.child("And")?.value("Prefix")));
+            filter.and_then(|filter| filter.child("Prefix").or_else(|| filter.child("And")?.child("Prefix")));
+        let abort = rule.child("AbortIncompleteMultipartUpload");
         LifecycleRule {
-            enabled: rule.value("Status").is_some_and(|status| status.eq_ignore_ascii_case("enabled")),
+            abort_days: abort
+                .and_then(|abort| abort.value("DaysAfterInitiation"))
+                .and_then(|days| days.parse().ok()),
+            enabled: !rule.value("Status").is_some_and(|status| status.eq_ignore_ascii_case("disabled")),
             expires: rule.child("Expiration").is_some_and(|expiration| {
                 expiration.value("Days").is_some() || expiration.value("Date").is_some()
             }),
             id: text(rule, "ID"),
-            prefix: rule.value("Prefix").or(within).unwrap_or_default().to_owned(),
+            prefix: rule.child("Prefix").or(within).map_or("", Element::text).to_owned(),
             transitions: rule.child("Transition").is_some(),
         }
     };
     Ok(root.children("Rule").map(rule).collect())
+}
+
+/// Reads the region of a bucket, as the server writes it. `None` where it names none, which at AWS means `us-east-1`; the old
+/// name `EU` there means `eu-west-1`.
+///
+/// # Errors
+/// Any.
+pub fn parse_location(document: &[u8]) -> Result<Option<String>, XmlError> {
+    let root = root(document, &["LocationConstraint"], SMALL_LIMIT)?;
+    // The reference shows the element within itself, the servers send it by itself.
+    let region = root.value("LocationConstraint").unwrap_or(root.text().trim_ascii());
+    Ok(Some(region.to_owned()).filter(|region| !region.is_empty()))
 }
 
 /// Writes the body of a multi-delete.
@@ -292,11 +316,14 @@ fn error_of(root: &Element) -> Option<ErrorBody> {
     }
     let value = |name| root.value(name).map(str::to_owned);
     Some(ErrorBody {
+        bucket: value("Bucket").or_else(|| value("BucketName")),
         code: value("Code")?,
         endpoint: value("Endpoint"),
+        host_id: value("HostId"),
         message: value("Message").unwrap_or_default(),
         region: value("Region"),
         request_id: value("RequestId"),
+        resource: value("Resource"),
     })
 }
 
@@ -311,8 +338,14 @@ fn text(element: &Element, name: &str) -> String {
     element.value(name).unwrap_or_default().to_owned()
 }
 
-fn is_true(element: &Element, name: &str) -> bool {
-    element.value(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+/// Whether more pages follow. `None` if the server does not say; another word than `true` or `false` is an error, not a no.
+fn is_truncated(root: &Element) -> Result<Option<bool>, XmlError> {
+    match root.value("IsTruncated") {
+        None => Ok(None),
+        Some(value) if value.eq_ignore_ascii_case("true") => Ok(Some(true)),
+        Some(value) if value.eq_ignore_ascii_case("false") => Ok(Some(false)),
+        Some(_) => Err(XmlError::Missing("word on whether it is the last page")),
+    }
 }
 
 /// XML 1.0 has no way at all to write most control characters.

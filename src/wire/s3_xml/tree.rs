@@ -11,6 +11,9 @@ use crate::wire::s3_xml::XmlError;
 
 /// How deep elements lie in one another at most. S3 needs six.
 const DEPTH_LIMIT: usize = 16;
+/// How many elements there are at most. A tree takes far more memory than its text where elements are small; a page of 1000
+/// objects has about 15,000.
+const ELEMENT_LIMIT: usize = 1 << 18;
 
 /// An element. Text beside children, which S3 does not have, is lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,16 +34,18 @@ impl Element {
         let mut reader = Reader::from_str(text);
         let mut open: Vec<Self> = Vec::new();
         let mut root = None;
+        let mut elements = 0;
         loop {
             match reader.read_event().map_err(|error| malformed(&error))? {
                 Event::Start(_) | Event::Empty(_) if root.is_some() => return Err(XmlError::Malformed),
                 Event::Start(start) => {
-                    if open.len() >= DEPTH_LIMIT {
-                        return Err(XmlError::TooDeep);
-                    }
+                    check_limits(open.len(), &mut elements)?;
                     open.push(Self::named(start.local_name().as_ref()));
                 }
-                Event::Empty(start) => close(Self::named(start.local_name().as_ref()), &mut open, &mut root),
+                Event::Empty(start) => {
+                    check_limits(open.len(), &mut elements)?;
+                    close(Self::named(start.local_name().as_ref()), &mut open, &mut root);
+                }
                 Event::End(_) => {
                     let element = open.pop().ok_or(XmlError::Malformed)?;
                     close(element, &mut open, &mut root);
@@ -82,6 +87,15 @@ impl Element {
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.child(name).map(|child| child.text().trim_ascii()).filter(|text| !text.is_empty())
     }
+}
+
+/// Whether one more element may begin at this depth.
+fn check_limits(depth: usize, elements: &mut usize) -> Result<(), XmlError> {
+    *elements += 1;
+    if depth >= DEPTH_LIMIT {
+        return Err(XmlError::TooDeep);
+    }
+    if *elements > ELEMENT_LIMIT { Err(XmlError::TooLarge) } else { Ok(()) }
 }
 
 fn close(element: Element, open: &mut [Element], root: &mut Option<Element>) {
