@@ -15,7 +15,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("wire", &[]),
     ("http", &["buffers", "rt", "wire"]),
     ("s3", &["buffers", "http", "rt", "wire"]),
-    ("backend", &["buffers", "format", "rt"]),
+    ("backend", &["buffers", "format", "rt", "s3"]),
     ("store", &["backend", "buffers", "chunker", "format", "retention", "rt"]),
     (
         "lib",

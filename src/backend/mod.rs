@@ -14,6 +14,8 @@ mod lock_table;
 mod memory;
 #[cfg(feature = "testing")]
 pub mod record;
+#[cfg(feature = "s3")]
+mod s3;
 
 use std::fmt;
 use std::ops::Range;
@@ -31,6 +33,8 @@ use crate::rt::Runtime;
 pub use fs::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 pub use list::{Listing, list_all};
 pub use memory::MemoryBackend;
+#[cfg(feature = "s3")]
+pub use s3::S3Backend;
 
 /// Where the objects of one store are kept.
 ///
@@ -293,6 +297,8 @@ pub enum Deleted {
     Absent,
     /// It was there and is gone.
     Removed,
+    /// It is not there; whether it was, the backend did not find out.
+    Unknown,
 }
 
 /// What to list.

@@ -30,6 +30,7 @@ mod limits;
 mod list;
 mod object;
 mod options;
+mod probe;
 mod retry;
 
 use std::fmt;
@@ -42,6 +43,7 @@ pub use credentials::{
 pub use list::{ListRequest, ListedPage};
 pub use object::{Condition, Head};
 pub use options::{Addressing, Encryption, RateLimits, RetryOptions, S3Options};
+pub use probe::{S3Capabilities, Support};
 
 /// What a server answered when it did not do what it was asked. It is the source of errors of this room.
 #[non_exhaustive]

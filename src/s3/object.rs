@@ -26,6 +26,13 @@ pub struct Head {
     pub size: u64,
 }
 
+impl Head {
+    /// What is known of an object, for what reads it out of a listing.
+    pub fn new(etag: String, size: u64, last_modified: Option<SystemTime>) -> Self {
+        Self { etag, last_modified, size }
+    }
+}
+
 /// What must hold for an object to be stored or deleted.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -114,9 +114,9 @@ async fn delete_if_match(backend: &Arc<dyn Backend>, key: &Key, stale: &Version)
     if backend.capabilities().conditional_delete {
         refused(delete(stale).await, ErrorKind::Conflict, what);
         assert_eq!(load(backend, key).await.info.version, fresh, "{what}");
-        assert_eq!(must(delete(&fresh).await, what), Deleted::Removed, "{what}");
+        assert_ne!(must(delete(&fresh).await, what), Deleted::Absent, "{what}");
         is_absent(backend, key, what).await;
-        assert_eq!(must(delete(&fresh).await, what), Deleted::Absent, "{what}");
+        assert_ne!(must(delete(&fresh).await, what), Deleted::Removed, "{what}");
     } else {
         for version in [stale, &fresh] {
             refused(delete(version).await, ErrorKind::Unsupported, what);
@@ -142,7 +142,14 @@ pub async fn deletes(backend: &Arc<dyn Backend>) {
     let results: Vec<_> = results.into_iter().map(|result| result.map_err(|error| error.kind())).collect();
     let (removed, absent) = (Ok(Deleted::Removed), Ok(Deleted::Absent));
     let wanted = [removed, removed, absent, Err(ErrorKind::Conflict), removed, removed, absent];
-    assert_eq!(results, wanted, "delete: the results in the order of the objects");
+    let agree = results.iter().zip(wanted).all(|(result, wanted)| match result {
+        Ok(Deleted::Unknown) => wanted.is_ok(),
+        result => *result == wanted,
+    });
+    assert!(
+        agree && results.len() == wanted.len(),
+        "delete: the results in the order of the objects: {results:?}"
+    );
     for key in &go {
         is_absent(backend, key, "delete: what was deleted").await;
     }

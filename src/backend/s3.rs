@@ -1,0 +1,323 @@
+//! A store in a bucket, in the layout of PBS.
+//!
+//! | object | key in the bucket, after the name of the store |
+//! |---|---|
+//! | a chunk | `.chunks/bb9f/bb9f8df6…` |
+//! | groups, snapshots, markers of namespaces | `.cnt/` and the path |
+//! | the identity of the store, the state of garbage collection | the path |
+//!
+//! A version is the tag of the object. Objects are durable when they are stored, so a barrier has nothing to do. Touching would
+//! cost a request and is not done: whoever needs to know asks otherwise.
+//!
+//! **Locks** exclude tasks of this process only. Nothing here keeps two processes from writing to one store.
+//!
+//! Source: PBS S3 layout, object keys.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{FuturesOrdered, StreamExt as _};
+
+use crate::backend::lock_table::LockTable;
+use crate::backend::{
+    Backend, Capabilities, Cursor, Deleted, Depth, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
+    LockScope, Object, ObjectInfo, PutMode, Removal, Touched, Version,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::{Key, Prefix};
+use crate::rt::Runtime;
+use crate::s3::{Condition, Head, ListRequest, ListedPage, S3Capabilities, S3Client, Support};
+
+/// How many objects are deleted at the same time where one request can name only one.
+const DELETES_IN_FLIGHT: usize = 16;
+/// From how many objects on one request for all of them is worth while.
+const DELETE_MANY: usize = 2;
+
+/// A [`Backend`] that keeps a store in a bucket.
+#[derive(Debug)]
+pub struct S3Backend {
+    capabilities: Capabilities,
+    client: S3Client,
+    locks: Arc<LockTable>,
+    runtime: Arc<dyn Runtime>,
+    server: S3Capabilities,
+    /// The name of the store and a `/`, or empty.
+    store: String,
+}
+
+impl S3Backend {
+    /// Opens the store of that name in the bucket of the client, whether or not there is anything yet. An empty name means that
+    /// the store is all of the bucket. `server` is what [`S3Client::probe`] found out, now or before.
+    ///
+    /// # Errors
+    /// `InvalidInput` if a key of the store could be longer than the 1024 bytes that S3 allows, or the name has a `/` at an end.
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        client: S3Client,
+        store: &str,
+        server: S3Capabilities,
+    ) -> Result<Self> {
+        let refused = || Error::new(ErrorKind::InvalidInput, "open the store").on(store);
+        if store.starts_with('/') || store.ends_with('/') {
+            return Err(refused().because("its name begins or ends with a slash"));
+        }
+        if store.len() > LONGEST_STORE {
+            return Err(refused().because("its name is too long for the keys below it"));
+        }
+        let yes = |support| support == Support::Yes;
+        let capabilities = Capabilities {
+            conditional_delete: yes(server.conditional_delete),
+            conditional_put: yes(server.create_only_put) && yes(server.conditional_put),
+            ..Capabilities::local()
+        };
+        let store = if store.is_empty() { String::new() } else { format!("{store}/") };
+        Ok(Self { capabilities, client, locks: Arc::default(), runtime, server, store })
+    }
+
+    /// The client, for its counters and limits.
+    pub fn client(&self) -> &S3Client {
+        &self.client
+    }
+
+    /// What the server can do.
+    pub fn server(&self) -> &S3Capabilities {
+        &self.server
+    }
+
+    fn render(&self, key: &Key) -> String {
+        let place = match key {
+            Key::Chunk(_) | Key::Quarantined(..) | Key::GcStatus | Key::Store => "",
+            _ => CONTENT,
+        };
+        format!("{}{place}{}", self.store, key.path())
+    }
+
+    fn render_prefix(&self, prefix: &Prefix) -> String {
+        let place = if *prefix == Prefix::Chunks { "" } else { CONTENT };
+        format!("{}{place}{}", self.store, prefix.path())
+    }
+
+    /// The path below the root of the store, of a key in the bucket.
+    fn path<'a>(&self, key: &'a str) -> &'a str {
+        let path = key.strip_prefix(&self.store).unwrap_or(key);
+        path.strip_prefix(CONTENT).unwrap_or(path)
+    }
+
+    fn info(&self, key: Key, head: &Head) -> ObjectInfo {
+        let last_used = head.last_modified.unwrap_or_else(|| self.runtime.now());
+        ObjectInfo::new(key, head.size, last_used, version(&head.etag))
+    }
+
+    fn condition(&self, key: &Key, mode: &PutMode) -> Result<Condition> {
+        if *mode != PutMode::Replace && !self.capabilities.conditional_put {
+            return Err(Error::new(ErrorKind::Unsupported, "store on a condition").on(key));
+        }
+        Ok(match mode {
+            PutMode::Create => Condition::Absent,
+            PutMode::IfMatch(version) => Condition::Tag(self.tag(version)),
+            PutMode::Replace => Condition::Always,
+        })
+    }
+
+    /// A version as the server wants to see it.
+    fn tag(&self, version: &Version) -> String {
+        if self.server.quoted_tags {
+            format!("\"{}\"", version.as_str())
+        } else {
+            version.as_str().to_owned()
+        }
+    }
+
+    /// Makes sure that nothing but its marker is in a namespace.
+    async fn check_empty(&self, key: &Key) -> Result<()> {
+        let Key::Namespace(namespace) = key else { return Ok(()) };
+        let mut request = ListRequest::new(self.render_prefix(&Prefix::Namespace(namespace.clone())));
+        request.max_keys = Some(2);
+        let page = self.client.list(&request, None).await?;
+        let marker = self.render(key);
+        if page.listing.objects.iter().any(|object| object.key != marker) {
+            return Err(Error::new(ErrorKind::Conflict, "delete").on(key).because("it is not empty"));
+        }
+        Ok(())
+    }
+
+    async fn delete_one(&self, removal: &Removal) -> Result<Deleted> {
+        let key = &removal.key;
+        self.check_empty(key).await?;
+        let condition = match &removal.version {
+            None => Condition::Always,
+            Some(_) if !self.capabilities.conditional_delete => {
+                return Err(Error::new(ErrorKind::Unsupported, "delete on a condition").on(key));
+            }
+            Some(version) => Condition::Tag(self.tag(version)),
+        };
+        match self.client.delete(&self.render(key), &condition).await {
+            Ok(()) => Ok(Deleted::Unknown),
+            // Some servers say so of what is not there, too.
+            Err(error) if error.kind() == ErrorKind::Conflict && removal.version.is_some() => {
+                match self.head(key).await {
+                    Err(absent) if absent.kind() == ErrorKind::NotFound => Ok(Deleted::Absent),
+                    _ => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn entries(&self, query: &ListQuery, page: ListedPage) -> (Vec<ListEntry>, bool) {
+        let foreign = |path: &str| ListEntry::Foreign(path.to_owned());
+        let objects = page.listing.objects.into_iter().map(|object| {
+            let path = self.path(&object.key);
+            match Key::parse(path) {
+                None => foreign(path),
+                Some(key) => {
+                    let etag = object.etag.unwrap_or_default();
+                    let head = Head::new(etag, object.size, object.last_modified);
+                    ListEntry::Object(self.info(key, &head))
+                }
+            }
+        });
+        let prefixes = page.listing.common_prefixes.iter().map(|prefix| {
+            let path = self.path(prefix);
+            Prefix::parse(path).map_or_else(|| foreign(path), ListEntry::Prefix)
+        });
+        let mut entries: Vec<_> = objects.chain(prefixes).map(|entry| (entry.path(), entry)).collect();
+        entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let until = query.until.as_ref().map(Key::path);
+        let past = entries.last().is_some_and(|(path, _)| until.as_ref().is_some_and(|until| path > until));
+        entries.retain(|(path, _)| query.covers(path));
+        (entries.into_iter().map(|(_, entry)| entry).collect(), past)
+    }
+}
+
+#[async_trait]
+impl Backend for S3Backend {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        &self.runtime
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
+        let (bytes, head) = self.client.get(&self.render(key), limit).await?;
+        Ok(Object::new(bytes, self.info(key.clone(), &head)))
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
+        if range.is_empty() {
+            // Whether there is an object comes first.
+            self.client.head(&self.render(key)).await?;
+        }
+        let (bytes, head) = self.client.get_range(&self.render(key), range).await?;
+        Ok(Object::new(bytes, self.info(key.clone(), &head)))
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
+        let head = self.client.head(&self.render(key)).await?;
+        Ok(self.info(key.clone(), &head))
+    }
+
+    async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
+        let (condition, rendered) = (self.condition(key, &mode)?, self.render(key));
+        let etag = self.client.put(&rendered, object, &condition).await?;
+        if etag.is_empty() {
+            return Ok(version(&self.client.head(&rendered).await?.etag));
+        }
+        Ok(version(&etag))
+    }
+
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        if mode != PutMode::Replace {
+            // No server can be trusted with a condition on a copy.
+            let object = self.get(from, u64::MAX).await?;
+            return self.put(to, object.bytes, mode).await;
+        }
+        if from == to {
+            // Servers refuse a copy that changes nothing.
+            return Ok(self.head(from).await?.version);
+        }
+        let etag = self.client.copy(&self.render(from), &self.render(to)).await?;
+        if etag.is_empty() { Ok(self.head(to).await?.version) } else { Ok(version(&etag)) }
+    }
+
+    async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+        let simple =
+            |removal: &Removal| removal.version.is_none() && !matches!(removal.key, Key::Namespace(_));
+        if removals.len() >= DELETE_MANY
+            && self.server.multi_delete == Support::Yes
+            && removals.iter().all(simple)
+        {
+            let keys: Vec<_> = removals.iter().map(|removal| self.render(&removal.key)).collect();
+            let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+            let results = self.client.delete_many(&keys).await?;
+            return Ok(results.into_iter().map(|result| result.map(|()| Deleted::Unknown)).collect());
+        }
+        let mut each = FuturesOrdered::new();
+        let mut results = Vec::with_capacity(removals.len());
+        for removal in removals {
+            each.push_back(self.delete_one(removal));
+            if each.len() >= DELETES_IN_FLIGHT {
+                results.extend(each.next().await);
+            }
+        }
+        results.extend(each.collect::<Vec<_>>().await);
+        Ok(results)
+    }
+
+    async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
+        let mut request = ListRequest::new(self.render_prefix(&query.prefix));
+        request.fold = query.depth == Depth::Children && query.prefix != Prefix::Chunks;
+        request.start_after = query.after.as_ref().map(|key| self.render(key));
+        let page = self.client.list(&request, cursor.map(Cursor::as_str)).await?;
+        let next = page.next.clone();
+        let (entries, past) = self.entries(query, page);
+        Ok(ListPage::new(entries, next.filter(|_| !past).map(Cursor::new)))
+    }
+
+    async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
+        Ok(vec![Touched::Unknown; keys.len()])
+    }
+
+    async fn barrier(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
+        Ok(Box::new(LocalGuard(self.locks.lock(scope, mode, self.runtime.now())?)))
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A lock within this process.
+#[derive(Debug)]
+struct LocalGuard(crate::backend::lock_table::Held);
+
+#[async_trait]
+impl LockGuard for LocalGuard {
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn oldest_shared(&self) -> Option<SystemTime> {
+        self.0.oldest_shared()
+    }
+
+    async fn release_deleted(self: Box<Self>) {}
+}
+
+/// Quotes are how a tag is written, not a part of it (H106).
+fn version(etag: &str) -> Version {
+    Version::new(etag.trim().trim_start_matches("W/").trim_matches('"'))
+}
+
+const CONTENT: &str = ".cnt/";
+/// The longest path in a store has 8 namespaces of 36 bytes, an id, a time and an archive name; the rest is for its name.
+const LONGEST_STORE: usize = 128;

@@ -1,0 +1,286 @@
+//! What a server can do: tried with objects made for it, never believed from its name (I12, H112).
+//!
+//! A store that answers 200 to a condition and overwrites all the same is worse than one that refuses: both are told apart here.
+//! The objects are below `<store>/.larder/probe-…` and are removed afterwards; a probe that fails may leave some of them.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::error::{ErrorKind, Result};
+use crate::s3::client::{ClockOffset, S3Client};
+use crate::s3::list::ListRequest;
+use crate::s3::object::Condition;
+
+/// Whether a server can do something.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// It says that it did, and did not.
+    Ignored,
+    /// It refuses.
+    Refused,
+    /// It was not found out.
+    Unknown,
+    /// It can.
+    Yes,
+}
+
+impl fmt::Display for Support {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ignored => "ignored silently",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+            Self::Yes => "yes",
+        })
+    }
+}
+
+/// What a server can do, and what of its settings can do harm.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Capabilities {
+    /// By how much its clock is ahead of ours.
+    pub clock_offset: ClockOffset,
+    /// Deleting only a certain version.
+    pub conditional_delete: Support,
+    /// Replacing only a certain version.
+    pub conditional_put: Support,
+    /// Copying within the server.
+    pub copy: Support,
+    /// Storing only where nothing is.
+    pub create_only_put: Support,
+    /// Whether rules delete objects of the store or move them to a colder storage class (H31, H32).
+    pub expires_objects: Option<bool>,
+    /// Whether old versions are kept, which then are paid for.
+    pub keeps_versions: Option<bool>,
+    /// Listing in pages, from any key on.
+    pub listing: Support,
+    /// Whether new objects are locked against deletion.
+    pub locks_objects: Option<bool>,
+    /// Deleting many objects in one request.
+    pub multi_delete: Support,
+    /// Whether the tags in conditions have quotes.
+    pub quoted_tags: bool,
+    /// Reading a part of an object.
+    pub ranges: Support,
+}
+
+impl S3Capabilities {
+    /// A server of which nothing is known, and of which nothing is expected but to store, read, list and delete single objects.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            clock_offset: ClockOffset(0),
+            conditional_delete: Support::Unknown,
+            conditional_put: Support::Unknown,
+            copy: Support::Unknown,
+            create_only_put: Support::Unknown,
+            expires_objects: None,
+            keeps_versions: None,
+            listing: Support::Unknown,
+            locks_objects: None,
+            multi_delete: Support::Unknown,
+            quoted_tags: true,
+            ranges: Support::Unknown,
+        }
+    }
+
+    /// What it can do, by name, in the order in which a person would ask.
+    pub fn features(&self) -> [(&'static str, Support); 7] {
+        [
+            ("read a range", self.ranges),
+            ("list in pages", self.listing),
+            ("delete many at once", self.multi_delete),
+            ("copy", self.copy),
+            ("create only", self.create_only_put),
+            ("replace a version", self.conditional_put),
+            ("delete a version", self.conditional_delete),
+        ]
+    }
+}
+
+impl S3Client {
+    /// Finds out what the server can do, by some twenty requests for objects below `prefix`.
+    ///
+    /// # Errors
+    /// Whatever keeps it from storing, reading and deleting a single object: no store can be kept there then.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves objects below `prefix`.
+    pub async fn probe(&self, prefix: &str) -> Result<S3Capabilities> {
+        let mut random = [0; 8];
+        self.shared.runtime.fill_random(&mut random);
+        let probe =
+            Probe { client: self, place: format!("{prefix}probe-{:016x}/", u64::from_le_bytes(random)) };
+        let found = probe.run().await;
+        let removed = probe.clean_up().await;
+        let mut found = found?;
+        found.multi_delete = removed?;
+        Ok(found)
+    }
+}
+
+struct Probe<'a> {
+    client: &'a S3Client,
+    place: String,
+}
+
+/// The names of the objects that are made.
+const NAMES: [&str; 4] = ["a", "b", "c", "copy"];
+
+impl Probe<'_> {
+    async fn run(&self) -> Result<S3Capabilities> {
+        let mut found = S3Capabilities::unknown();
+        let body = |text: &'static str| Bytes::from_static(text.as_bytes());
+        for name in ["a", "b", "c"] {
+            self.client.put(&self.key(name), body("first"), &Condition::Always).await?;
+        }
+        let (first, _) = self.client.get(&self.key("a"), 64).await?;
+        if first != "first" {
+            return Err(crate::error::Error::new(ErrorKind::Corrupt, "probe the server").on(self.key("a")));
+        }
+        found.create_only_put = self.create_only().await?;
+        (found.conditional_put, found.quoted_tags) = self.conditional_put().await?;
+        found.conditional_delete = self.conditional_delete().await?;
+        found.ranges = match self.client.get_range(&self.key("b"), 1..3).await {
+            Ok((bytes, _)) if bytes == "ir" => Support::Yes,
+            Ok(_) => Support::Ignored,
+            Err(error) => refused(&error)?,
+        };
+        found.copy = match self.client.copy(&self.key("b"), &self.key("copy")).await {
+            Ok(_) if self.holds("copy", "first").await? => Support::Yes,
+            Ok(_) => Support::Ignored,
+            Err(error) => refused(&error)?,
+        };
+        found.listing = self.listing().await?;
+        found.keeps_versions = self.client.keeps_versions().await?;
+        found.locks_objects = self.client.locks_objects().await?;
+        let rules = self.client.lifecycle().await?;
+        found.expires_objects = rules.map(|rules| {
+            let concerns = |prefix: &str| self.place.starts_with(prefix) || prefix.starts_with(&self.place);
+            let harmful = rules.iter().filter(|rule| rule.enabled && (rule.expires || rule.transitions));
+            harmful.into_iter().any(|rule| concerns(&rule.prefix))
+        });
+        found.clock_offset = self.client.clock_offset();
+        Ok(found)
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.place)
+    }
+
+    async fn holds(&self, name: &str, text: &str) -> Result<bool> {
+        Ok(self.client.get(&self.key(name), 64).await?.0 == text)
+    }
+
+    /// Once over an object, and once where there is none, which must work.
+    async fn create_only(&self) -> Result<Support> {
+        let over = self.client.put(&self.key("a"), Bytes::from_static(b"second"), &Condition::Absent).await;
+        match over {
+            Ok(_) => Ok(Support::Ignored),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                if !self.holds("a", "first").await? {
+                    return Ok(Support::Ignored);
+                }
+                self.client.delete(&self.key("a"), &Condition::Always).await?;
+                match self.client.put(&self.key("a"), Bytes::from_static(b"first"), &Condition::Absent).await
+                {
+                    Ok(_) => Ok(Support::Yes),
+                    Err(error) => refused(&error),
+                }
+            }
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// A version that is not there must be refused, and the one that is there must not, with quotes or without them.
+    async fn conditional_put(&self) -> Result<(Support, bool)> {
+        let wrong = Condition::Tag("\"0123456789abcdef0123456789abcdef\"".to_owned());
+        match self.client.put(&self.key("b"), Bytes::from_static(b"second"), &wrong).await {
+            Ok(_) => {
+                self.client.put(&self.key("b"), Bytes::from_static(b"first"), &Condition::Always).await?;
+                return Ok((Support::Ignored, true));
+            }
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) => return Ok((refused(&error)?, true)),
+        }
+        let etag = self.client.head(&self.key("b")).await?.etag;
+        let plain = etag.trim_matches('"');
+        for (tag, quoted) in [(format!("\"{plain}\""), true), (plain.to_owned(), false)] {
+            match self.client.put(&self.key("b"), Bytes::from_static(b"first"), &Condition::Tag(tag)).await {
+                Ok(_) => return Ok((Support::Yes, quoted)),
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                Err(error) => return Ok((refused(&error)?, true)),
+            }
+        }
+        Ok((Support::Refused, true))
+    }
+
+    async fn conditional_delete(&self) -> Result<Support> {
+        let wrong = Condition::Tag("\"0123456789abcdef0123456789abcdef\"".to_owned());
+        match self.client.delete(&self.key("c"), &wrong).await {
+            Ok(()) => Ok(Support::Ignored),
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                let there = self.client.head(&self.key("c")).await.is_ok();
+                Ok(if there { Support::Yes } else { Support::Ignored })
+            }
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// All objects in pages of one, and what comes after one of them.
+    async fn listing(&self) -> Result<Support> {
+        let mut request = ListRequest::new(self.place.clone());
+        request.max_keys = Some(1);
+        let (mut keys, mut token) = (Vec::new(), None);
+        for _ in 0..=NAMES.len() {
+            let page = match self.client.list(&request, token.as_deref()).await {
+                Ok(page) => page,
+                Err(error) => return refused(&error),
+            };
+            keys.extend(page.listing.objects.into_iter().map(|object| object.key));
+            token = page.next;
+            if token.is_none() {
+                break;
+            }
+        }
+        request.start_after = keys.first().cloned();
+        request.max_keys = None;
+        let after = match self.client.list(&request, None).await {
+            Ok(page) => page.listing.objects,
+            Err(error) => return refused(&error),
+        };
+        let after: Vec<_> = after.into_iter().map(|object| object.key).collect();
+        let complete = keys.first() == Some(&self.key("a")) && keys.contains(&self.key("b"));
+        Ok(if complete && keys.get(1..) == Some(&after[..]) { Support::Yes } else { Support::Ignored })
+    }
+
+    /// Removes everything by one request, and if that does not work, one by one.
+    async fn clean_up(&self) -> Result<Support> {
+        let keys = NAMES.map(|name| self.key(name));
+        let many = self.client.delete_many(&keys.each_ref().map(String::as_str)).await;
+        let support = match many {
+            Ok(results) if results.iter().all(Result::is_ok) => match self.client.head(&keys[0]).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => Support::Yes,
+                _ => Support::Ignored,
+            },
+            _ => Support::Refused,
+        };
+        if support != Support::Yes {
+            for key in &keys {
+                self.client.delete(key, &Condition::Always).await?;
+            }
+        }
+        Ok(support)
+    }
+}
+
+/// The server refuses; anything that says nothing about what it can do is passed on.
+fn refused(error: &crate::error::Error) -> Result<Support> {
+    match error.kind() {
+        ErrorKind::Denied | ErrorKind::Full => Err(error.clone()),
+        _ => Ok(Support::Refused),
+    }
+}

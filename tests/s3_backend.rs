@@ -1,0 +1,151 @@
+//! The backend in a bucket: the probe, the conformance suite, and the same against any server that is named.
+//!
+//! `LARDER_S3_ENDPOINT`, `LARDER_S3_BUCKET` (which must exist and may hold other things), `LARDER_S3_REGION`, `LARDER_S3_CA` (a
+//! file with root certificates), `LARDER_S3_STYLE=virtual` and the usual `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and
+//! `AWS_SESSION_TOKEN` name a server. Without the first, only servers in this process are tested.
+
+#![cfg(feature = "s3")]
+
+#[path = "support/fault_server/mod.rs"]
+mod fault_server;
+#[path = "support/s3_server/mod.rs"]
+mod s3_server;
+
+use std::sync::Arc;
+
+use futures::executor::block_on;
+use larder::backend::conformance::{check_all, foreign_is_reported, paging};
+use larder::backend::{Backend, S3Backend};
+use larder::http::{HttpClient, HttpOptions};
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::s3::{
+    Addressing, Condition, Credentials, ListRequest, S3Capabilities, S3Client, S3Options, StaticCredentials,
+    Support,
+};
+
+fn client(options: S3Options, http: HttpOptions) -> (Arc<dyn Runtime>, S3Client) {
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), http).unwrap());
+    let client = S3Client::new(Arc::clone(&runtime), http, options).unwrap();
+    (runtime, client)
+}
+
+fn in_process(server: &s3_server::S3Server) -> (Arc<dyn Runtime>, S3Client) {
+    server.create_bucket("bucket");
+    let credentials = Credentials::new(s3_server::ACCESS_KEY, s3_server::SECRET_KEY);
+    let options = S3Options::new(server.url(), "bucket");
+    client(options.credentials(Arc::new(StaticCredentials::new(credentials))), HttpOptions::default())
+}
+
+fn faulty(server: &fault_server::FaultServer) -> (Arc<dyn Runtime>, S3Client) {
+    let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
+    client(S3Options::new(server.url(), "bucket").credentials(credentials), HttpOptions::default())
+}
+
+/// Probes, and puts a backend for an empty store through the suite.
+async fn conforms(runtime: Arc<dyn Runtime>, client: S3Client, store: &str) -> S3Capabilities {
+    let server = client.probe(&format!("{store}/.larder/")).await.unwrap();
+    let backend = S3Backend::new(runtime, client.clone(), store, server.clone()).unwrap();
+    let backend: Arc<dyn Backend> = Arc::new(backend);
+    check_all(&backend).await;
+    paging(&backend, 1001).await;
+    foreign_is_reported(&backend, |path| {
+        let (client, place) = (client.clone(), if path.starts_with(".chunks/") { "" } else { ".cnt/" });
+        let key = format!("{store}/{place}{path}");
+        async move {
+            client.put(&key, "foreign".into(), &Condition::Always).await.unwrap();
+        }
+    })
+    .await;
+    server
+}
+
+#[test]
+fn a_bucket_on_a_server_with_everything_conforms() {
+    let server = s3_server::S3Server::start();
+    let (runtime, client) = in_process(&server);
+    let found = block_on(conforms(runtime, client, "store"));
+    assert!(found.features().iter().all(|(_, support)| *support == Support::Yes), "{found:?}");
+    assert_eq!((found.quoted_tags, found.expires_objects), (true, Some(false)));
+}
+
+#[test]
+fn h112_each_dialect_is_found_out_and_conforms_as_far_as_it_goes() {
+    use fault_server::{FaultServer, Options, Quirk};
+    let yes = Support::Yes;
+    for (quirk, create_only, many) in [
+        (None, yes, yes),
+        (Some(Quirk::ConditionsIgnored), Support::Ignored, yes),
+        (Some(Quirk::ConditionsRejected), Support::Refused, yes),
+        (Some(Quirk::MultiDeleteRejected), yes, Support::Refused),
+        (Some(Quirk::KeepAliveNever), yes, yes),
+        (Some(Quirk::EncodingOfSlash), yes, yes),
+        (Some(Quirk::ContentMd5Needed), yes, yes),
+    ] {
+        let server = FaultServer::start(Options::with(quirk));
+        let (runtime, client) = faulty(&server);
+        let found = block_on(conforms(runtime, client, "store"));
+        assert_eq!((found.create_only_put, found.multi_delete), (create_only, many), "{quirk:?}");
+    }
+}
+
+#[test]
+fn h31_rules_that_delete_objects_of_the_store_are_found() {
+    use fault_server::{FaultServer, Options};
+    let rule = |prefix: &str| {
+        Some(format!(
+            "<LifecycleConfiguration><Rule><ID>x</ID><Prefix>{prefix}</Prefix><Status>Enabled</Status>\
+             <Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>"
+        ))
+    };
+    for (lifecycle, expires) in
+        [(None, false), (rule(""), true), (rule("store/"), true), (rule("other/"), false)]
+    {
+        let options = Options { lifecycle, versioning: Some("Enabled"), ..Options::default() };
+        let server = FaultServer::start(options);
+        let (_, client) = faulty(&server);
+        let found = block_on(client.probe("store/.larder/")).unwrap();
+        assert_eq!((found.expires_objects, found.keeps_versions), (Some(expires), Some(true)));
+        assert!(server.objects().is_empty(), "the probe leaves nothing");
+    }
+}
+
+#[test]
+fn the_server_that_is_named_conforms() {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let Some(endpoint) = variable("LARDER_S3_ENDPOINT") else { return };
+    let bucket = variable("LARDER_S3_BUCKET").expect("LARDER_S3_BUCKET names a bucket");
+    let mut options = S3Options::new(endpoint, bucket);
+    if let Some(region) = variable("LARDER_S3_REGION") {
+        options = options.region(region);
+    }
+    if variable("LARDER_S3_STYLE").as_deref() == Some("virtual") {
+        options = options.addressing(Addressing::VirtualHost);
+    }
+    #[allow(unused_mut, reason = "without TLS there is nothing to set")]
+    let mut http = HttpOptions::default();
+    #[cfg(feature = "tls")]
+    if let Some(path) = variable("LARDER_S3_CA") {
+        let pem = std::fs::read(path).unwrap();
+        http = http.tls(larder::http::TlsOptions::default().root_certificates(pem));
+    }
+    let (runtime, client) = client(options, http);
+    let mut random = [0; 8];
+    runtime.fill_random(&mut random);
+    let store = format!("larder-test-{:016x}", u64::from_le_bytes(random));
+    let found = block_on(async {
+        let found = conforms(runtime, client.clone(), &store).await;
+        let mut token = None;
+        loop {
+            let page = client.list(&ListRequest::new(format!("{store}/")), token.as_deref()).await.unwrap();
+            for object in page.listing.objects {
+                client.delete(&object.key, &Condition::Always).await.unwrap();
+            }
+            token = page.next;
+            if token.is_none() {
+                return found;
+            }
+        }
+    });
+    println!("{found:#?}\n{:#?}", client.counters());
+}
