@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::s3::client::{Answer, Call, S3Client};
 use crate::s3::counters::Operation;
 use crate::s3::object::from_document;
@@ -96,14 +96,10 @@ impl S3Client {
             answer => answer?,
         };
         if answer.is_success() {
-            let parsed = parse(&answer.response.body);
-            return parsed.map(Some).map_err(|error| from_document(error, action, name));
+            // A document of a kind of its own says nothing that could be relied on.
+            return Ok(parse(&answer.response.body).ok());
         }
-        if is_unset(&answer) {
-            Ok(Some(T::default()))
-        } else {
-            Err(Error::new(ErrorKind::Unavailable, action).on(name))
-        }
+        Ok(is_unset(&answer).then(T::default))
     }
 }
 
