@@ -33,6 +33,8 @@ use crate::s3::{Condition, Head, ListRequest, ListedPage, S3Capabilities, S3Clie
 
 /// How many objects are deleted at the same time where one request can name only one.
 const DELETES_IN_FLIGHT: usize = 16;
+/// How often nothing must be found for it to be certain, on servers that are not to be trusted at once.
+const LOOKS: usize = 3;
 /// From how many objects on one request for all of them is worth while.
 const DELETE_MANY: usize = 2;
 
@@ -131,6 +133,37 @@ impl S3Backend {
         }
     }
 
+    /// Looks again where nothing is, if the server may say so of an object that is being replaced. Swift does, which also is
+    /// one of those that refuse conditions.
+    async fn certainly<T, F: Future<Output = Result<T>>>(&self, look: impl Fn() -> F) -> Result<T> {
+        for _ in 1..if self.capabilities.conditional_put { 1 } else { LOOKS } {
+            match look().await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                found => return found,
+            }
+        }
+        look().await
+    }
+
+    /// The version of what was just stored, by a server that did not tell it.
+    async fn version_of(&self, rendered: &str, stored: &Bytes) -> Result<Version> {
+        match self.client.get(rendered, stored.len() as u64).await {
+            Ok((found, head)) if found == *stored => Ok(version(&head.etag)),
+            Ok(_) => Ok(self.past_version()),
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                Ok(self.past_version())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A version that nothing has any more: somebody else was there between the put and the look.
+    fn past_version(&self) -> Version {
+        let mut random = [0; 8];
+        self.runtime.fill_random(&mut random);
+        Version::new(format!("past-{:016x}", u64::from_le_bytes(random)))
+    }
+
     /// Makes sure that nothing but its marker is in a namespace.
     async fn check_empty(&self, key: &Key) -> Result<()> {
         let Key::Namespace(namespace) = key else { return Ok(()) };
@@ -204,31 +237,31 @@ impl Backend for S3Backend {
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
-        let (bytes, head) = self.client.get(&self.render(key), limit).await?;
+        let rendered = self.render(key);
+        let (bytes, head) = self.certainly(|| self.client.get(&rendered, limit)).await?;
         Ok(Object::new(bytes, self.info(key.clone(), &head)))
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
+        let rendered = self.render(key);
         if range.is_empty() {
             // Whether there is an object comes first.
-            self.client.head(&self.render(key)).await?;
+            self.certainly(|| self.client.head(&rendered)).await?;
         }
-        let (bytes, head) = self.client.get_range(&self.render(key), range).await?;
+        let (bytes, head) = self.certainly(|| self.client.get_range(&rendered, range.clone())).await?;
         Ok(Object::new(bytes, self.info(key.clone(), &head)))
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
-        let head = self.client.head(&self.render(key)).await?;
+        let rendered = self.render(key);
+        let head = self.certainly(|| self.client.head(&rendered)).await?;
         Ok(self.info(key.clone(), &head))
     }
 
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (condition, rendered) = (self.condition(key, &mode)?, self.render(key));
-        let etag = self.client.put(&rendered, object, &condition).await?;
-        if etag.is_empty() {
-            return Ok(version(&self.client.head(&rendered).await?.etag));
-        }
-        Ok(version(&etag))
+        let etag = self.client.put(&rendered, object.clone(), &condition).await?;
+        if etag.is_empty() { self.version_of(&rendered, &object).await } else { Ok(version(&etag)) }
     }
 
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
