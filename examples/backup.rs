@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use cli::{Outcome, Progress, StoreArguments, input, tar_stream};
 use futures::executor::block_on;
 use futures::io::AllowStdIo;
+use larder::format::manifest::{CryptMode, VerifyResult};
 use larder::format::name::{ArchiveKind, ArchiveName, AuthId, GroupName};
 use larder::store::{SnapshotReader, SnapshotWriter};
 
@@ -66,7 +67,10 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     block_on(async {
         let store = arguments.store.open(&runtime).await?;
         let base = match store.latest(&group).await? {
-            Some(latest) if !arguments.no_base => Some(store.snapshot(&latest).await?),
+            Some(latest) if !arguments.no_base => {
+                // One that cannot be built on is no reason to make no backup.
+                store.snapshot(&latest).await.ok().filter(is_usable)
+            }
             _ => None,
         };
         let mut backup = store.backup(&group).observer(progress);
@@ -178,6 +182,16 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
         return Err(input("nothing to back up: no ARCHIVE:PATH was given"));
     }
     Ok(arguments)
+}
+
+/// Whether a new snapshot can build on it.
+fn is_usable(base: &SnapshotReader) -> bool {
+    let manifest = base.manifest();
+    let is_plain = manifest.files().iter().all(|file| file.crypt_mode() != CryptMode::Encrypt);
+    // A state that cannot be read counts as a failure, as it does in PBS.
+    let verified =
+        manifest.verify_state().map(|state| state.is_none_or(|state| state.state == VerifyResult::Ok));
+    is_plain && verified.unwrap_or(false)
 }
 
 fn parse_source(text: &str) -> Outcome<Source> {

@@ -53,10 +53,12 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `tokio` | yes | `rt::TokioRuntime` |
+//! | `s3` | yes | the S3 client, [`backend`]`::S3Backend`, and what they stand on |
+//! | `tls` | yes | TLS for the S3 client |
 //! | `smol` | no | `rt::SmolRuntime` |
 //! | `testing` | no | `rt::SimRuntime`, the conformance suite and the recording and fault-injecting backends; not covered by semver |
 //!
-//! Without default features no `tokio` is in the dependency tree, and everything but the runtimes of that name is there.
+//! Without default features no `tokio` is in the dependency tree, no TLS and no S3.
 //!
 //! # Cancel safety
 //! Any future may be dropped at any time. What it had begun then happens entirely or not at all: a snapshot is published whole

@@ -71,6 +71,8 @@ impl Write for Blocks {
 }
 
 fn write_tree(directory: &Path, blocks: &mut Blocks) -> io::Result<()> {
+    // A link to a directory means the directory, and one that is not there is no empty one.
+    let directory = &fs::canonicalize(directory)?;
     let mut tree = Tree { builder: Builder::new(blocks), buffer: vec![0; 256 << 10], links: HashMap::new() };
     tree.add(directory, Path::new("."))?;
     tree.builder.finish()
@@ -129,11 +131,41 @@ impl Tree<'_> {
         if header.set_uid_gid_overflow(metadata, &mut records) {
             header.set_cksum();
         }
+        if let Some(ustar) = header.as_ustar_mut() {
+            // Readers want numbers there for whatever is no file and no directory.
+            let device = if is_device(metadata) { metadata.rdev() } else { 0 };
+            ustar.set_device_major(rustix::fs::major(device));
+            ustar.set_device_minor(rustix::fs::minor(device));
+        }
         header.set_cksum();
+        for (key, kind) in [("path", EntryType::GNULongName), ("linkpath", EntryType::GNULongLink)] {
+            if let Some(name) = records.remove(key) {
+                if name.contains(&b'\n') {
+                    self.add_long_name(kind, &name)?;
+                } else {
+                    records.insert(key.into(), name);
+                }
+            }
+        }
         let records: Vec<_> = records.iter().map(|(key, value)| (key.as_str(), value.as_slice())).collect();
         self.builder.append_pax_extensions(records)?;
         self.builder.get_mut().write_all(header.as_bytes())?;
         if is_data { self.add_data(path, size) } else { Ok(()) }
+    }
+
+    /// Says a name that no pax record can hold: many readers take a newline for the end of a record.
+    fn add_long_name(&mut self, kind: EntryType, name: &[u8]) -> io::Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_path("././@LongLink")?;
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_size(name.len() as u64 + 1);
+        header.set_cksum();
+        let mut block = header.as_bytes().to_vec();
+        block.extend_from_slice(name);
+        block.push(0);
+        block.resize(block.len().next_multiple_of(512), 0);
+        self.builder.get_mut().write_all(&block)
     }
 
     /// Writes the bytes of a file: as many as the header says, whatever becomes of the file meanwhile.
@@ -154,6 +186,10 @@ impl Tree<'_> {
         let padding = usize::try_from(size.next_multiple_of(512) - size).unwrap_or(0);
         self.builder.get_mut().write_all(&[0; 512][..padding])
     }
+}
+
+fn is_device(metadata: &Metadata) -> bool {
+    metadata.file_type().is_char_device() || metadata.file_type().is_block_device()
 }
 
 trait HeaderExt {
@@ -195,7 +231,13 @@ fn times_and_attributes(path: &Path, metadata: &Metadata) -> io::Result<Records>
         if let Some(name_text) = name.to_str()
             && let Some(value) = xattr::get(path, &name)?
         {
-            records.insert(format!("SCHILY.xattr.{name_text}"), value);
+            if value.contains(&b'\n') {
+                // See `add_long_name`; this form is that of libarchive.
+                let text = base64_simd::STANDARD.encode_to_string(&value);
+                records.insert(format!("LIBARCHIVE.xattr.{name_text}"), text.into());
+            } else {
+                records.insert(format!("SCHILY.xattr.{name_text}"), value);
+            }
         }
     }
     Ok(records)
@@ -415,6 +457,10 @@ fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<(Attributes,
                 _ => {
                     if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
                         attributes.extended.push((name.to_owned(), value.to_vec()));
+                    } else if let Some(name) = key.strip_prefix("LIBARCHIVE.xattr.")
+                        && let Ok(value) = base64_simd::STANDARD.decode_to_vec(value)
+                    {
+                        attributes.extended.push((name.to_owned(), value));
                     }
                 }
             }
@@ -434,8 +480,9 @@ impl Attributes {
         if is_root() {
             std::os::unix::fs::fchown(file, Some(self.uid), Some(self.gid))?;
         }
-        file.set_permissions(fs::Permissions::from_mode(self.mode))?;
+        // Before the mode, which may forbid it, and after the owner, whose change takes capabilities away.
         self.set_extended(path);
+        file.set_permissions(fs::Permissions::from_mode(self.mode))?;
         match self.time {
             Some(time) => filetime::set_file_handle_times(file, None, Some(time)),
             None => Ok(()),
@@ -446,10 +493,11 @@ impl Attributes {
         if is_root() {
             std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid))?;
         }
-        fs::set_permissions(path, fs::Permissions::from_mode(self.mode))?;
         self.set_extended(path);
+        fs::set_permissions(path, fs::Permissions::from_mode(self.mode))?;
         match self.time {
-            Some(time) => filetime::set_file_mtime(path, time),
+            // Without opening it: that would wait at a pipe, and do who knows what at a device.
+            Some(time) => filetime::set_symlink_file_times(path, time, time),
             None => Ok(()),
         }
     }
@@ -480,11 +528,14 @@ fn new_file(path: &Path) -> io::Result<File> {
 
 fn make_node(path: &Path, header: &Header) -> io::Result<()> {
     use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-    let device = makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
     let kind = match header.entry_type() {
         EntryType::Fifo => FileType::Fifo,
         EntryType::Char => FileType::CharacterDevice,
         _ => FileType::BlockDevice,
+    };
+    let device = match kind {
+        FileType::Fifo => 0,
+        _ => makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)),
     };
     Ok(mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), device)?)
 }

@@ -166,13 +166,13 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Everything works, within this process.
+    /// Everything works, for a store that only this process can reach.
     #[must_use]
     pub fn local() -> Self {
         Self {
             conditional_delete: true,
             conditional_put: true,
-            lock_reach: LockReach::Process,
+            lock_reach: LockReach::Everybody,
             shared_versions: false,
         }
     }
@@ -182,6 +182,8 @@ impl Capabilities {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockReach {
+    /// Everybody who can reach the store at all.
+    Everybody,
     /// Every process of this host that uses the same lock files.
     Host,
     /// Only tasks of this process.

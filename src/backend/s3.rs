@@ -24,7 +24,7 @@ use futures::stream::{FuturesOrdered, StreamExt as _};
 use crate::backend::lock_table::LockTable;
 use crate::backend::{
     Backend, Capabilities, Cursor, Deleted, Depth, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
-    LockScope, Object, ObjectInfo, PutMode, Removal, Touched, Version,
+    LockReach, LockScope, Object, ObjectInfo, PutMode, Removal, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -73,6 +73,7 @@ impl S3Backend {
         let capabilities = Capabilities {
             conditional_delete: yes(server.conditional_delete),
             conditional_put: yes(server.create_only_put) && yes(server.conditional_put),
+            lock_reach: LockReach::Process,
             ..Capabilities::local()
         };
         let store = if store.is_empty() { String::new() } else { format!("{store}/") };

@@ -245,7 +245,7 @@ impl Archive {
     async fn permit(&self, number: usize) -> Permit {
         let range = self.range(number);
         let bytes = if self.is_hole(number) { 0 } else { range.end - range.start };
-        let budget = &self.store.inner.budget;
+        let budget = &self.store.inner.restore_budget;
         budget.acquire(usize::try_from(bytes).unwrap_or(usize::MAX)).await
     }
 

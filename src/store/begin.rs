@@ -3,7 +3,8 @@
 //! 1. The group is locked. A backup of it that runs elsewhere means `Busy`, after a moment of patience with one that was dropped
 //!    and is being cleaned up.
 //! 2. What dead writers left behind is removed. It needs evidence that they are dead (I1): no other process holds the lock of
-//!    the store, and the snapshot itself is not locked. Without it the leftovers stay; they are invisible anyway.
+//!    the store, the snapshot itself is not locked, those locks reach everybody who could write, and no manifest of it may
+//!    still arrive. Without it the leftovers stay; they are invisible anyway.
 //! 3. The store is locked, shared, until the backup ends: no process collects garbage meanwhile (H4, H5).
 //! 4. The time is checked against the newest snapshot (H53) and the owner against the caller, or written for a new group.
 //! 5. The new snapshot is locked.
@@ -11,7 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::backend::{LockMode, LockScope, PutMode, Removal};
+use crate::backend::{LockMode, LockReach, LockScope, PutMode, Removal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{AuthId, BackupTime, GroupName};
@@ -132,15 +133,22 @@ impl Datastore {
     /// Removes the unfinished snapshots of a group whose writers are certainly gone. Returns what is left.
     async fn remove_leftovers(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
         let snapshots = self.snapshots(group).await?;
-        if snapshots.iter().all(|snapshot| snapshot.state == SnapshotState::Finished) {
+        let backend = &self.inner.backend;
+        // Where a lock does not reach everybody, having it is no evidence that nobody is writing.
+        let is_evidence = backend.capabilities().lock_reach != LockReach::Process;
+        if !is_evidence || snapshots.iter().all(|snapshot| snapshot.state == SnapshotState::Finished) {
             return Ok(snapshots);
         }
-        let backend = &self.inner.backend;
         let alone = match backend.lock(&LockScope::Store, LockMode::Exclusive).await {
             Err(error) if error.kind() == ErrorKind::Busy => return Ok(snapshots),
             alone => alone?,
         };
+        // Listed again: what was unfinished before the lock was held may be finished now.
+        let snapshots = self.snapshots(group).await?;
         for snapshot in snapshots.iter().filter(|snapshot| snapshot.state == SnapshotState::Unfinished) {
+            if self.inner.is_doubtful(&snapshot.name) {
+                continue;
+            }
             let scope = LockScope::Snapshot(snapshot.name.clone());
             let guard = match backend.lock(&scope, LockMode::Exclusive).await {
                 Err(error) if error.kind() == ErrorKind::Busy => continue,

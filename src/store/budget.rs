@@ -62,9 +62,10 @@ impl Budget {
     fn give_back(&self, bytes: usize) {
         let mut state = self.state();
         state.available += bytes;
-        while let Some((wanted, _)) = state.waiting.front() {
+        while let Some((wanted, sender)) = state.waiting.front() {
             let wanted = *wanted;
-            if wanted > state.available {
+            // One that is gone keeps nobody behind it waiting.
+            if wanted > state.available && !sender.is_canceled() {
                 break;
             }
             let Some((_, sender)) = state.waiting.pop_front() else { break };
@@ -101,9 +102,8 @@ impl Drop for Waiting<'_> {
         }
         // Closed first, so that nothing can be granted after the look.
         self.granted.close();
-        if let Ok(Some(())) = self.granted.try_recv() {
-            self.budget.give_back(self.bytes);
-        }
+        let granted = matches!(self.granted.try_recv(), Ok(Some(())));
+        self.budget.give_back(if granted { self.bytes } else { 0 });
     }
 }
 
@@ -126,6 +126,21 @@ mod tests {
         let small = small.now_or_never().unwrap();
         drop((large, small));
         assert!(budget.acquire(usize::MAX).now_or_never().is_some(), "more than all is all");
+    }
+
+    #[test]
+    fn a_dropped_waiter_keeps_nobody_waiting() {
+        let budget = Budget::new(64);
+        let (first, _second) =
+            (budget.acquire(4).now_or_never().unwrap(), budget.acquire(36).now_or_never().unwrap());
+        let mut large = Box::pin(budget.acquire(32));
+        let mut small = Box::pin(budget.acquire(25));
+        assert!((&mut large).now_or_never().is_none());
+        assert!((&mut small).now_or_never().is_none());
+        drop(first);
+        assert!((&mut small).now_or_never().is_none());
+        drop(large);
+        assert!(small.now_or_never().is_some());
     }
 
     #[test]

@@ -137,7 +137,16 @@ impl ChunkStore {
     /// # Errors
     /// `Corrupt` if one of them is missing: the base is damaged.
     pub(in crate::store) async fn reuse(&self, writer: &WriterPins, digests: &[Digest]) -> Result<()> {
-        let wanted: Vec<Digest> = digests.iter().filter(|digest| !writer.pin(**digest)).copied().collect();
+        let mut wanted = digests.to_vec();
+        // In order, so that two who want the same do not wait for each other.
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.retain(|digest| !writer.is_confirmed(digest));
+        let mut sections = Vec::with_capacity(wanted.len());
+        for digest in &wanted {
+            sections.push(self.sections.enter(*digest).await);
+        }
+        wanted.retain(|digest| !writer.pin(*digest));
         let keys: Vec<Key> = wanted.iter().copied().map(Key::Chunk).collect();
         for (digest, touched) in wanted.into_iter().zip(self.backend.touch(&keys).await?) {
             match touched {

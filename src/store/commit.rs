@@ -8,8 +8,9 @@
 //! group removes. A crash after it leaves a complete snapshot, since everything it names was durable before (H37, H75).
 //!
 //! The commit runs as a task of its own, which owns the locks: dropping the future that waits for it changes nothing (H161).
-//! If a step before the manifest fails, what was written is removed. If storing the manifest itself fails without saying
-//! whether it happened, nothing is removed: a manifest that arrives late must find its files (I6).
+//! If a step before the manifest fails, what was written is removed. If storing the manifest itself fails, what is there is
+//! looked at. Where that leaves open whether it happened, nothing is removed, neither now nor by the next backups of the group
+//! in this process while the manifest could still arrive: it must find its files (I6).
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, SnapshotName};
+use crate::store::groups::MANIFEST_BYTES;
 use crate::store::listing::SnapshotState;
 use crate::store::snapshot_reader::has_failed_verification;
 use crate::store::snapshot_writer::{Publication, WriterShared, Written};
@@ -78,7 +80,7 @@ async fn prepare(shared: &WriterShared, publication: &mut Publication) -> Result
     drop(puts);
     backend.barrier().await?;
     let manifest = manifest(shared, publication)?;
-    let blob = shared.store.inner.chunks.encode(&manifest.to_json().into()).await?;
+    let blob = shared.store.inner.encode_manifest(&manifest).await.map_err(|error| error.on(&shared.name))?;
     for (base, version, _) in &publication.guards.bases {
         let still = backend.head(&Key::Manifest(base.clone())).await;
         if still.is_ok_and(|found| found.version == *version) {
@@ -86,6 +88,19 @@ async fn prepare(shared: &WriterShared, publication: &mut Publication) -> Result
         }
         // Notes and verify states change a manifest too; what counts is that the snapshot is there and not known as bad.
         check_base(&shared.store, base).await?;
+    }
+    // Whoever took this snapshot for a leftover may have removed parts of it (H37, H39).
+    for Written { key, version } in &publication.written {
+        let gone =
+            |why: &'static str| Error::new(ErrorKind::Conflict, "finish snapshot").on(key).because(why);
+        match backend.head(key).await {
+            Ok(found) if found.version == *version => {}
+            Ok(_) => return Err(gone("somebody else replaced it")),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(gone("somebody else removed it"));
+            }
+            Err(error) => return Err(error),
+        }
     }
     publication.guards.store.check().await?;
     publication.guards.snapshot.check().await?;
@@ -129,14 +144,25 @@ async fn publish(shared: &WriterShared, publication: &Publication, blob: Bytes) 
     let backend = &shared.store.inner.backend;
     let key = Key::Manifest(shared.name.clone());
     let mode = if backend.capabilities().conditional_put { PutMode::Create } else { PutMode::Replace };
-    let put = backend.put(&key, blob, mode).await;
+    let put = backend.put(&key, blob.clone(), mode).await;
     if let Err(error) = put {
-        let certain = !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal);
-        if certain {
-            // As above: the first failure is the one to report.
-            let _ = remove_written(&shared.store, &publication.written).await;
+        // Whatever was answered, what is there counts: it may be this very manifest.
+        match backend.get(&key, MANIFEST_BYTES).await {
+            Ok(found) if found.bytes == blob => {}
+            Ok(_) => return Err(error),
+            Err(absent)
+                if absent.kind() == ErrorKind::NotFound
+                    && !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal) =>
+            {
+                // As above: the first failure is the one to report.
+                let _ = remove_written(&shared.store, &publication.written).await;
+                return Err(error);
+            }
+            Err(_) => {
+                shared.store.inner.doubt(&shared.name);
+                return Err(error);
+            }
         }
-        return Err(error);
     }
     backend.barrier().await
 }

@@ -97,7 +97,8 @@ impl Datastore {
     /// Changes the notes of a snapshot, which are part of its manifest; an empty text removes them.
     ///
     /// # Errors
-    /// `NotFound` if there is no such snapshot or it is unfinished; `Busy` if others keep changing the manifest.
+    /// `NotFound` if there is no such snapshot or it is unfinished; `Busy` if others keep changing the manifest; `InvalidInput`
+    /// if the manifest would be longer than 16 MiB with them.
     pub async fn set_notes(&self, snapshot: &SnapshotName, notes: &str) -> Result<()> {
         let notes = (!notes.is_empty()).then_some(notes);
         self.update_manifest(snapshot, |manifest| manifest.set_notes(notes)).await
@@ -139,7 +140,7 @@ impl Datastore {
         let _held = lock_patiently(backend, &LockScope::Manifest(snapshot.clone()), MANIFEST_WAIT).await?;
         let (mut manifest, version) = self.inner.manifest(snapshot).await?;
         change(&mut manifest);
-        let blob = self.inner.chunks.encode(&manifest.to_json().into()).await?;
+        let blob = self.inner.encode_manifest(&manifest).await.map_err(|error| error.on(snapshot))?;
         let mode =
             if backend.capabilities().conditional_put { PutMode::IfMatch(version) } else { PutMode::Replace };
         self.put_small(Key::Manifest(snapshot.clone()), blob, mode).await

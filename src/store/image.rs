@@ -175,7 +175,9 @@ where
     };
     {
         let in_flight = task.reserved.shared.store.inner.in_flight();
-        let source = Source { at: 0, chunk_bytes, dirty: seek, moved: false, reader, size, task: &task };
+        // Whoever can be moved may stand anywhere.
+        let moved = seek.is_some();
+        let source = Source { at: 0, chunk_bytes, dirty: seek, moved, reader, size, task: &task };
         let entries = source.into_stream().map(|part| process(&task, part)).buffered(in_flight);
         let mut entries = std::pin::pin!(entries);
         let mut offset = 0;

@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::channel::oneshot;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::name::ArchiveKind;
 use crate::store::events::Event;
 use crate::store::image::{CHUNK_BYTES, check_chunk_bytes, index_error};
-use crate::store::pipeline::{ArchiveTask, Cut, Entry};
+use crate::store::pipeline::{ArchiveTask, Cut, Entry, yield_now};
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
 /// How many chunks may be written in part at the same time.
@@ -40,11 +41,25 @@ pub struct ImageWriter {
     chunk_bytes: u64,
     index: FixedIndexWriter,
     partial: BTreeMap<u64, Partial>,
-    processing: FuturesUnordered<BoxFuture<'static, Result<(u64, Entry)>>>,
+    given_up: GiveUp,
+    /// Chunks on their way, each worked on by a task of its own: what they hold is given back although nobody may call.
+    processing: FuturesUnordered<oneshot::Receiver<Result<(u64, Entry)>>>,
     size: u64,
     task: Arc<ArchiveTask>,
     /// Which chunks are in the index or on their way there, one bit each.
     taken: Vec<u64>,
+}
+
+/// Frees the name of an image that is dropped, although tasks may still be at work on its chunks.
+#[derive(Debug)]
+struct GiveUp(Option<Weak<ArchiveTask>>);
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.as_ref().and_then(Weak::upgrade) {
+            task.reserved.give_up();
+        }
+    }
 }
 
 /// A chunk of which some bytes are missing.
@@ -93,13 +108,15 @@ impl<'a> ImageWriterBuilder<'a> {
             Error::new(ErrorKind::InvalidInput, "write image").on(&task.reserved.name).because(error)
         })?;
         let chunks = usize::try_from(size.div_ceil(chunk_bytes)).unwrap_or(usize::MAX);
+        let task = Arc::new(task);
         Ok(ImageWriter {
             chunk_bytes,
+            given_up: GiveUp(Some(Arc::downgrade(&task))),
             index,
             partial: BTreeMap::new(),
             processing: FuturesUnordered::new(),
             size,
-            task: Arc::new(task),
+            task,
             taken: vec![0; chunks.div_ceil(64)],
         })
     }
@@ -149,7 +166,19 @@ impl ImageWriter {
         let mut zeros = Bytes::new();
         let mut at = offset;
         while at < end {
-            let part = self.chunk_range(at / self.chunk_bytes).end.min(end) - at;
+            let chunk = self.chunk_range(at / self.chunk_bytes);
+            let part = chunk.end.min(end) - at;
+            if at == chunk.start
+                && part == chunk.end - chunk.start
+                && !self.has_partial(at)
+                && self.enter_zeros(&chunk)?
+            {
+                at += part;
+                if at.is_multiple_of((chunk.end - chunk.start).saturating_mul(1024)) {
+                    yield_now().await;
+                }
+                continue;
+            }
             let wanted = usize::try_from(part).unwrap_or(MAX_CHUNK_BYTES);
             if zeros.len() < wanted {
                 zeros = Bytes::from(vec![0; wanted]);
@@ -173,9 +202,10 @@ impl ImageWriter {
         }
         self.reuse_the_rest().await?;
         while let Some(processed) = self.processing.next().await {
-            self.enter(processed?)?;
+            self.enter_processed(processed)?;
         }
-        let Self { index, task, .. } = self;
+        let Self { index, task, mut given_up, .. } = self;
+        given_up.0 = None;
         let (uuid, created) = task.stamp();
         let finished = index.finish(uuid, created).map_err(|error| {
             Error::new(ErrorKind::InvalidInput, "write image").on(&task.reserved.name).because(error)
@@ -260,15 +290,37 @@ impl ImageWriter {
         let in_flight = self.task.reserved.shared.store.inner.in_flight();
         while self.processing.len() >= in_flight {
             if let Some(processed) = self.processing.next().await {
-                self.enter(processed?)?;
+                self.enter_processed(processed)?;
             }
         }
-        let task = Arc::clone(&self.task);
-        self.processing.push(Box::pin(async move {
-            let permit = task.permit(bytes.len()).await;
-            Ok((offset, task.process(Cut { bytes, permit }).await?))
+        let permit = self.task.permit(bytes.len()).await;
+        let (task, (sender, receiver)) = (Arc::clone(&self.task), oneshot::channel());
+        let runtime = Arc::clone(task.reserved.shared.store.inner.runtime());
+        runtime.spawn(Box::pin(async move {
+            let processed = task.process(Cut { bytes, permit }).await;
+            // Before the word is out: `finish` wants to be the only one who has the task.
+            drop(task);
+            // Nobody may be waiting any more.
+            let _ = sender.send(processed.map(|entry| (offset, entry)));
         }));
+        self.processing.push(receiver);
         Ok(())
+    }
+
+    fn enter_processed(&mut self, processed: Result<Result<(u64, Entry)>, oneshot::Canceled>) -> Result<()> {
+        let lost = || Error::new(ErrorKind::Internal, "write image").on(&self.task.reserved.name);
+        let entry = processed.map_err(|_| lost())??;
+        self.enter(entry)
+    }
+
+    /// Enters a whole chunk of zeros, if one like it was stored before.
+    fn enter_zeros(&mut self, chunk: &Range<u64>) -> Result<bool> {
+        let length = chunk.end - chunk.start;
+        let confirmed = |digest: &Digest| self.task.reserved.shared.pins.is_confirmed(digest);
+        let Some(digest) = self.task.zero_digest(length).filter(confirmed) else { return Ok(false) };
+        self.take(chunk.start)?;
+        self.enter((chunk.start, Entry { digest, length }))?;
+        Ok(true)
     }
 
     fn enter(&mut self, (offset, entry): (u64, Entry)) -> Result<()> {

@@ -35,14 +35,20 @@ mod target;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
+use crate::format::manifest::Manifest;
+use crate::format::name::SnapshotName;
 use crate::rt::Runtime;
 use crate::store::budget::Budget;
 use crate::store::chunks::ChunkStore;
+use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
 
 pub use archive_reader::ArchiveReader;
@@ -56,6 +62,9 @@ pub use snapshot_reader::SnapshotReader;
 pub use snapshot_writer::{ArchiveSummary, BackupStats, SnapshotWriter};
 pub use stream::StreamBuilder;
 pub use target::{FileTarget, RestoreTarget, WriterTarget};
+
+/// After how long a request that was given up is certain not to be executed any more.
+const LONGEST_REQUEST: Duration = Duration::from_mins(30);
 
 /// Choices for a store that is opened.
 #[derive(Clone, Debug)]
@@ -78,10 +87,11 @@ impl Options {
         self
     }
 
-    /// How many bytes of chunks all backups and restores of this store may have in flight together; default: 64 MiB, at
-    /// least 32 MiB. Beside it each archive that is being written or read has one chunk in the making, and what is in flight
-    /// also exists in its compressed form. The index of an archive is held too: 40 bytes a chunk, and about 100 bytes for
-    /// each distinct chunk of a backup.
+    /// How many bytes of chunks all backups of this store may have in flight together, and all restores once more; default:
+    /// 64 MiB, at least 32 MiB. What is in flight also exists in its compressed form. Beside it each archive that is being
+    /// written or read in order has one chunk in the making; one that is written in any order, up to 16 of them; a reader
+    /// keeps up to four chunks, and reads up to 32 MiB ahead. The index of an archive is held too: 40 bytes a chunk, and
+    /// about 100 bytes for each distinct chunk of a backup.
     pub fn memory_bytes(mut self, bytes: usize) -> Self {
         self.memory_bytes = bytes;
         self
@@ -111,6 +121,10 @@ pub(in crate::store) struct StoreInner {
     pub(in crate::store) backend: Arc<dyn Backend>,
     pub(in crate::store) budget: Arc<Budget>,
     pub(in crate::store) chunks: ChunkStore,
+    /// One of its own: a restore whose target is a backup must not wait for what the backup waits for.
+    pub(in crate::store) restore_budget: Arc<Budget>,
+    /// Snapshots whose manifest may still arrive, and when each was given up, by the monotonic clock.
+    doubtful: Mutex<HashMap<SnapshotName, Duration>>,
     identity: Option<Identity>,
     /// The digests of chunks of zeros, by length.
     zeros: Mutex<HashMap<u64, Digest>>,
@@ -138,10 +152,16 @@ impl Datastore {
         let identity = Identity::read(backend.as_ref()).await?;
         let chunks =
             ChunkStore::new(Arc::clone(&backend), options.compression_level, options.memory_bytes / 2);
-        let budget = Budget::new(options.memory_bytes);
-        Ok(Self {
-            inner: Arc::new(StoreInner { backend, budget, chunks, identity, zeros: Mutex::default() }),
-        })
+        let inner = StoreInner {
+            backend,
+            budget: Budget::new(options.memory_bytes),
+            chunks,
+            doubtful: Mutex::default(),
+            identity,
+            restore_budget: Budget::new(options.memory_bytes),
+            zeros: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The identity of the store, drawn when it was created: 32 hexadecimal digits. A store that PBS made has none.
@@ -166,6 +186,31 @@ impl StoreInner {
     /// How many chunks of one archive are worked on at the same time.
     pub(in crate::store) fn in_flight(&self) -> usize {
         self.runtime().parallelism().get() + 2
+    }
+
+    /// The stored form of a manifest, if it can be read again.
+    async fn encode_manifest(&self, manifest: &Manifest) -> Result<Bytes> {
+        let json = Bytes::from(manifest.to_json());
+        let fits = |bytes: &Bytes| bytes.len() as u64 <= MANIFEST_BYTES;
+        let blob = if fits(&json) { Some(self.chunks.encode(&json).await?) } else { None };
+        blob.filter(fits).ok_or_else(|| {
+            let error = Error::new(ErrorKind::InvalidInput, "store the manifest");
+            error.because("it is longer than 16 MiB")
+        })
+    }
+
+    /// The manifest of this snapshot may still arrive.
+    fn doubt(&self, name: &SnapshotName) {
+        let mut doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
+        doubtful.insert(name.clone(), self.runtime().monotonic());
+    }
+
+    /// Whether the manifest of this snapshot may still arrive: less time has passed than any request takes.
+    fn is_doubtful(&self, name: &SnapshotName) -> bool {
+        let mut doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.runtime().monotonic();
+        doubtful.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
+        doubtful.contains_key(name)
     }
 
     /// The digest of so many zeros, at most those of a chunk.

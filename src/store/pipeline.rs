@@ -169,3 +169,16 @@ impl Base {
         found.is_ok()
     }
 }
+
+/// Lets other tasks of the executor have a turn.
+pub(in crate::store) async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}

@@ -1,7 +1,7 @@
 //! A backup while it is being written.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -305,7 +305,7 @@ impl WriterShared {
         if !self.state().taken.insert(parsed.clone()) {
             return Err(invalid("the snapshot has an archive of that name".to_owned()));
         }
-        Ok(Reserved { completed: false, name: parsed, shared: Arc::clone(self) })
+        Ok(Reserved { settled: AtomicBool::new(false), name: parsed, shared: Arc::clone(self) })
     }
 
     pub(in crate::store) fn event(&self, event: &Event<'_>) {
@@ -340,22 +340,30 @@ impl WriterShared {
 /// The name of an archive that is being written; free again if it is dropped before it is complete.
 #[derive(Debug)]
 pub(in crate::store) struct Reserved {
-    completed: bool,
+    /// Whether the archive is complete or given up.
+    settled: AtomicBool,
     pub(in crate::store) name: ArchiveName,
     pub(in crate::store) shared: Arc<WriterShared>,
 }
 
 impl Reserved {
-    fn complete(mut self, size: u64, checksum: Digest, index: Option<FinishedIndex>) -> Result<()> {
+    fn complete(self, size: u64, checksum: Digest, index: Option<FinishedIndex>) -> Result<()> {
         let file =
             ManifestFile::new(self.name.clone(), CryptMode::None, size, checksum).map_err(|error| {
                 Error::new(ErrorKind::InvalidInput, "write archive").on(&self.name).because(error)
             })?;
-        self.completed = true;
+        self.settled.store(true, Ordering::SeqCst);
         let mut state = self.shared.state();
         state.files.push(file);
         state.indexes.extend(index.map(|index| (self.name.clone(), index)));
         Ok(())
+    }
+
+    /// Frees the name, unless the archive is complete.
+    pub(in crate::store) fn give_up(&self) {
+        if !self.settled.swap(true, Ordering::SeqCst) {
+            self.shared.state().taken.remove(&self.name);
+        }
     }
 
     /// The archive is whole: its index is kept until the snapshot is published.
@@ -374,8 +382,6 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        if !self.completed {
-            self.shared.state().taken.remove(&self.name);
-        }
+        self.give_up();
     }
 }

@@ -15,7 +15,7 @@ use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::dynamic_index::DynamicIndexWriter;
 use crate::format::name::ArchiveKind;
 use crate::store::events::Event;
-use crate::store::pipeline::{ArchiveTask, Cut};
+use crate::store::pipeline::{ArchiveTask, Cut, yield_now};
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
 /// How many bytes are read before the chunker looks at them. What it finds behind the end of a chunk is copied once.
@@ -193,6 +193,9 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
             return Ok(None);
         }
         match self.chunker.scan(&self.buffer[unseen.clone()]) {
+            Some(cut) if unseen.start + cut > MAX_CHUNK_BYTES => {
+                broken("the chunker makes chunks of more than 16 MiB")
+            }
             Some(cut) if (1..=unseen.len()).contains(&cut) => Ok(Some(unseen.start + cut)),
             Some(_) => broken("the chunker cuts outside of what it was given"),
             None if self.filled > MAX_CHUNK_BYTES => broken("the chunker makes chunks of more than 16 MiB"),
@@ -229,17 +232,4 @@ fn grow(buffer: &mut Buffer, length: usize) {
         buffer.reserve_exact(more);
     }
     buffer.lengthen(length);
-}
-
-/// Lets other tasks of the executor have a turn.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return std::task::Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
 }

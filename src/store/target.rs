@@ -92,7 +92,8 @@ impl FileTarget {
 impl RestoreTarget for FileTarget {
     async fn begin(&mut self, size: u64) -> io::Result<()> {
         if self.is_new {
-            self.blocking(move |file| file.set_len(size)).await?;
+            // What an earlier restore wrote would show where zeros are left out.
+            self.blocking(move |file| file.set_len(0).and_then(|()| file.set_len(size))).await?;
         }
         Ok(())
     }

@@ -16,6 +16,10 @@ ln "$tree/random" "$tree/hard"
 ln -s sub/deep "$tree/soft"
 chmod 640 "$tree/sub/1.txt"
 touch -d 2001-02-03T04:05:06.789Z "$tree/sub/2.txt"
+mkfifo "$tree/fifo"
+echo odd >"$tree/sub/"$'a name\nof two lines \xc3\xbc'
+ln -s $'target\nof two lines \xc3\xbc' "$tree/sub/odd link"
+python3 -c 'import os, sys; os.setxattr(sys.argv[1], "user.lines", b"one\ntwo\n")' "$tree/sub/2.txt" || echo "no extended attributes here"
 { head -c 9000000 /dev/urandom; head -c 9000000 /dev/zero; seq 1 300000; } >"$work/disk"
 seq 1 500000 >"$work/data"
 echo "key = value" >"$work/conf"
@@ -42,8 +46,17 @@ echo "our own restore:"
 "$bin/restore" --store "$work/store" "host/ci/$(basename "$latest")" root.tar.didx "$work/restored/"
 describe() { (cd "$1" && find . -printf '%y %m %n %U:%G %T@ %s %p -> %l\n' | sed 's/^\(d [^ ]* \)[^ ]* \(.*\) [0-9]* \./\1\2 ./' | sort); }
 diff <(describe "$tree") <(describe "$work/restored")
-diff -r "$tree" "$work/restored"
-diff -r "$tree" "$work/untarred"
+[ -p "$work/restored/fifo" ] && [ -p "$work/untarred/fifo" ]
+rm "$tree/fifo" "$work/restored/fifo" "$work/untarred/fifo"
+diff -r --no-dereference "$tree" "$work/restored"
+diff -r --no-dereference "$tree" "$work/untarred"
+attribute() { python3 -c 'import os, sys; print(os.listxattr(sys.argv[1]), [os.getxattr(sys.argv[1], n) for n in os.listxattr(sys.argv[1])])' "$1"; }
+[ "$(attribute "$tree/sub/2.txt")" = "$(attribute "$work/restored/sub/2.txt")" ]
+ln -s "$tree/sub" "$work/link"
+"$bin/backup" --store "$work/store" --group host/link "root.tar:$work/link"
+linked=$("$bin/list" --store "$work/store" --json | python3 -c 'import json, sys; print([s["snapshot"] for s in json.load(sys.stdin)["snapshots"] if "host/link" in s["snapshot"]][-1])')
+"$bin/restore" --store "$work/store" "$linked" root.tar.didx "$work/through-link/"
+diff -r --no-dereference "$tree/sub" "$work/through-link"
 
 echo "bad input ends with status 2 and changes nothing:"
 before=$(find "$work/store" | sort | cksum)

@@ -29,13 +29,15 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
     }
     let inherited =
         (nix::unistd::geteuid().is_root() && chunks.uid() != 0).then(|| (chunks.uid(), chunks.gid()));
+    let owner = options.owner.or(inherited);
     let lock_directory = match &options.lock_directory {
-        Some(path) => LockDirectory { path: path.clone(), removing: true },
-        None => LockDirectory { path: root.join(LOCK_DIRECTORY), removing: false },
+        Some(path) => LockDirectory { owner, path: path.clone(), removing: true },
+        None => LockDirectory { owner, path: root.join(LOCK_DIRECTORY), removing: false },
     };
     Ok(Inner {
         buffers: Buffers::new(KEPT_BYTES),
-        disk: options.disk(root, inherited),
+        disk: options.disk(root, inherited).watching().map_err(missing)?,
+        doubtful: AtomicBool::new(false),
         lock_directory,
         flushing: AtomicBool::new(false),
         sync_level: options.sync_level,
@@ -96,7 +98,15 @@ pub(super) fn on_network(root: &Path) -> bool {
     {
         use nix::sys::statfs;
         let network = [statfs::NFS_SUPER_MAGIC, statfs::SMB_SUPER_MAGIC, statfs::FUSE_SUPER_MAGIC];
-        statfs::statfs(root).is_ok_and(|found| network.contains(&found.filesystem_type()))
+        // CIFS and SMB2, which `nix` has no names for.
+        let newer = [
+            statfs::FsType(0xff53_4d42_u32.cast_signed().into()),
+            statfs::FsType(0xfe53_4d42_u32.cast_signed().into()),
+        ];
+        let unsigned = [statfs::FsType(0xff53_4d42), statfs::FsType(0xfe53_4d42)];
+        let is_network =
+            |found| network.contains(&found) || newer.contains(&found) || unsigned.contains(&found);
+        statfs::statfs(root).is_ok_and(|found| is_network(found.filesystem_type()))
     }
     #[cfg(not(target_os = "linux"))]
     {

@@ -19,6 +19,9 @@ use crate::backend::fs::replay::{DiskOp, DiskRecord};
 /// The directory of a store, and the only hand that changes what is in it. Paths are relative to it. All calls block.
 #[derive(Debug)]
 pub(super) struct Disk {
+    /// The root, open for as long as the backend is: the system reports a failure to write back once to each descriptor that
+    /// was open when it happened, and never to one that is opened later.
+    flushing: Option<File>,
     owner: Option<(u32, u32)>,
     #[cfg(feature = "testing")]
     record: Option<std::sync::Arc<DiskRecord>>,
@@ -36,11 +39,18 @@ impl Disk {
     /// Everything that is made from now on is given to that user and group.
     pub(super) fn new(root: PathBuf, owner: Option<(u32, u32)>) -> Self {
         Self {
+            flushing: None,
             owner,
             #[cfg(feature = "testing")]
             record: None,
             root,
         }
+    }
+
+    /// Sees every failure to write back from now on.
+    pub(super) fn watching(mut self) -> io::Result<Self> {
+        self.flushing = Some(File::open(&self.root)?);
+        Ok(self)
     }
 
     #[cfg(feature = "testing")]
@@ -130,14 +140,13 @@ impl Disk {
 
     /// The same, unrecorded: a replay must not count on what nobody waits for.
     pub(super) fn flush_ahead(&self) -> io::Result<()> {
-        let root = File::open(&self.root)?;
         #[cfg(target_os = "linux")]
-        nix::unistd::syncfs(root.as_fd())?;
-        #[cfg(not(target_os = "linux"))]
-        {
-            drop(root);
-            nix::unistd::sync();
+        match &self.flushing {
+            Some(root) => nix::unistd::syncfs(root.as_fd())?,
+            None => nix::unistd::syncfs(File::open(&self.root)?.as_fd())?,
         }
+        #[cfg(not(target_os = "linux"))]
+        nix::unistd::sync();
         Ok(())
     }
 

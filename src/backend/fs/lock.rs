@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
@@ -130,6 +130,8 @@ impl LockGuard for StoreGuard {
 /// The directory of the lock files of groups, snapshots and manifests.
 #[derive(Clone, Debug)]
 pub(super) struct LockDirectory {
+    /// Who gets the files, so that PBS can lock them too.
+    pub(super) owner: Option<(u32, u32)>,
     pub(super) path: PathBuf,
     /// Whether lock files go with their object, as where PBS uses the same directory.
     pub(super) removing: bool,
@@ -141,7 +143,7 @@ impl LockDirectory {
         let path = self.path.join(lock_file(scope));
         let failed = |error: io::Error| Error::io(error, "lock").on(scope);
         for _ in 0..REPLACED_TRIES {
-            let file = match open_lock_file(&path) {
+            let file = match open_lock_file(&path, self.owner) {
                 // Nobody can change what is on a read-only filesystem, so there is nothing to be excluded from.
                 Err(error)
                     if error.kind() == io::ErrorKind::ReadOnlyFilesystem && mode == LockMode::Shared =>
@@ -194,18 +196,25 @@ impl LockGuard for FileGuard {
     }
 }
 
-fn open_lock_file(path: &Path) -> io::Result<File> {
+fn open_lock_file(path: &Path, owner: Option<(u32, u32)>) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o660).custom_flags(libc::O_NOFOLLOW);
-    match options.open(path) {
+    let file = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if let Some(parent) = path.parent() {
                 fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
             }
-            options.open(path)
+            options.open(path)?
         }
-        opened => opened,
+        opened => opened?,
+    };
+    if let Some((uid, gid)) = owner
+        && file.metadata()?.uid() != uid
+    {
+        file.set_permissions(fs::Permissions::from_mode(0o660))?;
+        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
     }
+    Ok(file)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

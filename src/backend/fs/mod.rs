@@ -15,6 +15,9 @@
 //! At the level of the filesystem the disk is kept busy meanwhile: every 32 MiB a flush is begun that nobody waits for, so that
 //! the barrier finds little left to do.
 //!
+//! A flush that fails is never tried again: the system forgets what it could not write. Every barrier fails from then on,
+//! until the store is opened anew.
+//!
 //! So, except at the first level, an index or a manifest that has a name has its bytes too, whatever crashes.
 //!
 //! # Directories

@@ -35,6 +35,8 @@ pub(super) struct Inner {
     pub(super) buffers: Arc<Buffers>,
     pub(super) disk: Disk,
     pub(super) lock_directory: LockDirectory,
+    /// Whether a flush failed: nobody can tell any more what of all that was stored has reached the disk.
+    pub(super) doubtful: AtomicBool,
     /// Whether a flush that nobody waits for is running.
     pub(super) flushing: AtomicBool,
     pub(super) sync_level: SyncLevel,
@@ -325,7 +327,15 @@ impl Inner {
     }
 
     pub(super) fn barrier(&self) -> Result<()> {
-        let failed = |error| Error::io(error, "flush").on(self.disk.root().display());
+        let failed = |error| {
+            self.doubtful.store(true, Ordering::SeqCst);
+            Error::io(error, "flush").on(self.disk.root().display())
+        };
+        if self.doubtful.load(Ordering::SeqCst) {
+            let doubtful = Error::new(ErrorKind::Unavailable, "flush").on(self.disk.root().display());
+            return Err(doubtful
+                .because("a flush failed before; open the store again, and verify what was stored since"));
+        }
         match self.sync_level {
             SyncLevel::None => Ok(()),
             SyncLevel::Filesystem => self.disk.sync_filesystem().map_err(failed),
@@ -351,10 +361,12 @@ impl Inner {
             && !self.flushing.swap(true, Ordering::Relaxed)
     }
 
-    /// Flushes without anybody relying on it: a failure shows at the barrier.
+    /// Flushes without anybody relying on it: a failure is remembered, and shows at every barrier from then on.
     pub(super) fn flush_ahead(&self) {
         self.unflushed.store(0, Ordering::Relaxed);
-        let _ = self.disk.flush_ahead();
+        if self.disk.flush_ahead().is_err() {
+            self.doubtful.store(true, Ordering::SeqCst);
+        }
         self.flushing.store(false, Ordering::Relaxed);
     }
 
