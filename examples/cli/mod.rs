@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "no example uses all of it")]
 
+#[cfg(feature = "tls")]
+pub(crate) mod s3;
 pub(crate) mod tar_stream;
 
 use std::fmt::Display;

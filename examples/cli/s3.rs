@@ -1,0 +1,79 @@
+//! Which bucket on which server: the same options for every example that speaks to S3.
+
+use std::sync::Arc;
+
+use larder::http::{HttpClient, HttpOptions, TlsOptions};
+use larder::rt::Runtime;
+use larder::s3::{Addressing, EnvironmentCredentials, S3Client, S3Options};
+
+use super::{Outcome, input, value};
+
+/// Where the bucket is and how its server is recognised. What is not given comes from the usual variables.
+#[derive(Default)]
+pub(crate) struct S3Arguments {
+    bucket: Option<String>,
+    ca: Option<String>,
+    endpoint: Option<String>,
+    fingerprint: Option<String>,
+    plaintext: bool,
+    region: Option<String>,
+    virtual_host: bool,
+}
+
+pub(crate) const S3_USAGE: &str = "\
+  --endpoint URL       the server; default: AWS_ENDPOINT_URL
+  --bucket NAME        the bucket, which must exist
+  --region REGION      default: AWS_REGION, or us-east-1
+  --path-style         the bucket stands in the path; the default
+  --virtual-host       the bucket stands in the host name
+  --ca FILE            root certificates to trust beside those of the platform
+  --fingerprint HEX    the SHA-256 of the one certificate to accept
+  --allow-plaintext    speak HTTP without TLS to other hosts too
+Credentials are those in AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.";
+
+impl S3Arguments {
+    /// Takes an option, if it is one of these.
+    pub(crate) fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Outcome<bool> {
+        match option {
+            "--endpoint" => self.endpoint = Some(value(parser)?),
+            "--bucket" => self.bucket = Some(value(parser)?),
+            "--region" => self.region = Some(value(parser)?),
+            "--path-style" => self.virtual_host = false,
+            "--virtual-host" => self.virtual_host = true,
+            "--ca" => self.ca = Some(value(parser)?),
+            "--fingerprint" => self.fingerprint = Some(value(parser)?),
+            "--allow-plaintext" => self.plaintext = true,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// A client for the bucket. No request is made.
+    pub(crate) fn client(&self, runtime: &Arc<dyn Runtime>) -> Outcome<S3Client> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let endpoint = self.endpoint.clone().or_else(|| variable("AWS_ENDPOINT_URL"));
+        let endpoint = endpoint.ok_or_else(|| input("--endpoint or AWS_ENDPOINT_URL is wanted"))?;
+        let bucket = self.bucket.clone().ok_or_else(|| input("--bucket is wanted"))?;
+        let mut options = S3Options::new(endpoint, bucket).credentials(Arc::new(EnvironmentCredentials));
+        if let Some(region) = self.region.clone().or_else(|| variable("AWS_REGION")) {
+            options = options.region(region);
+        }
+        if self.virtual_host {
+            options = options.addressing(Addressing::VirtualHost);
+        }
+        let mut tls = TlsOptions::default();
+        if let Some(path) = &self.ca {
+            tls = tls
+                .root_certificates(std::fs::read(path).map_err(|error| input(format!("{path}: {error}")))?);
+        }
+        if let Some(fingerprint) = &self.fingerprint {
+            tls = tls.fingerprint(fingerprint.parse()?);
+        }
+        let mut http = HttpOptions::default().tls(tls);
+        if self.plaintext {
+            http = http.allow_plaintext();
+        }
+        let http = Arc::new(HttpClient::new(Arc::clone(runtime), http)?);
+        Ok(S3Client::new(Arc::clone(runtime), http, options)?)
+    }
+}

@@ -1,0 +1,71 @@
+//! Finds out what an S3 server can do, and says it as a person would want to read it.
+//! Run with: `cargo run --example s3_check -- --endpoint URL --bucket NAME`
+
+mod cli;
+
+use std::process::ExitCode;
+
+use cli::input;
+use cli::s3::{S3_USAGE, S3Arguments};
+use futures::executor::block_on;
+use larder::s3::{S3Capabilities, Support};
+
+fn main() -> ExitCode {
+    let usage = format!("usage: s3_check [options]\n\n{S3_USAGE}\n\n  --json               one JSON object");
+    cli::run(&usage, |mut parser| {
+        let (mut server, mut as_json) = (S3Arguments::default(), false);
+        while let Some(argument) = cli::next(&mut parser)? {
+            match argument.as_str() {
+                "--json" => as_json = true,
+                option if server.take(option, &mut parser)? => {}
+                option => return Err(input(format!("{option}: there is no such option"))),
+            }
+        }
+        let runtime = cli::runtime();
+        let client = server.client(&runtime)?;
+        let found = block_on(client.probe(".larder/"))?;
+        let requests = client.counters().total().attempts;
+        if as_json {
+            print_json(&found, requests);
+        } else {
+            print_table(&found, requests);
+        }
+        Ok(())
+    })
+}
+
+fn print_table(found: &S3Capabilities, requests: u64) {
+    for (name, support) in found.features() {
+        println!("{name:24} {support}");
+    }
+    let word = |known: Option<bool>| known.map_or("unknown", |yes| if yes { "YES" } else { "no" });
+    println!("{:24} {}", "keeps old versions", word(found.keeps_versions));
+    println!("{:24} {}", "locks new objects", word(found.locks_objects));
+    println!("{:24} {}", "expires our objects", word(found.expires_objects));
+    println!("{:24} {} s", "its clock is ahead by", found.clock_offset.0);
+    let safe = found.create_only_put == Support::Yes && found.conditional_put == Support::Yes;
+    println!();
+    println!("Writers of one store {} told apart by conditions.", if safe { "can be" } else { "cannot be" });
+    if found.expires_objects == Some(true) {
+        println!("A lifecycle rule of the bucket will delete or archive objects: no store is safe there.");
+    }
+    println!("{requests} requests were made; nothing is left of them.");
+}
+
+fn print_json(found: &S3Capabilities, requests: u64) {
+    let features: serde_json::Map<_, _> = found
+        .features()
+        .into_iter()
+        .map(|(name, support)| (name.to_owned(), support.to_string().into()))
+        .collect();
+    let report = serde_json::json!({
+        "features": features,
+        "keeps_versions": found.keeps_versions,
+        "locks_objects": found.locks_objects,
+        "expires_objects": found.expires_objects,
+        "clock_offset_seconds": found.clock_offset.0,
+        "quoted_tags": found.quoted_tags,
+        "requests": requests,
+    });
+    println!("{report}");
+}
