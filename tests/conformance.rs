@@ -404,7 +404,10 @@ async fn one_change_fails(runtime: &Arc<dyn Runtime>, fault: Action, nth: u64) {
     let backend: Arc<dyn Backend> = faulty.clone();
     let store = Datastore::create(backend, Options::default()).await.unwrap();
     faulty.add(Rule::on(Method::Put, fault).or(Method::Barrier).nth(nth));
-    back_up(&store).await.unwrap_err();
+    let made = back_up(&store).await;
+    // The ninth change stores the manifest. One that is there although its put failed makes a finished snapshot.
+    let is_there_all_the_same = nth == 9 && matches!(fault, Action::FailAfter(_));
+    assert_eq!(made.is_ok(), is_there_all_the_same, "change {nth}, {fault:?}: {made:?}");
     assert_eq!(faulty.fired(), 1);
     if let Some(latest) = &store.latest(&"host/a".parse().unwrap()).await.unwrap() {
         let snapshot = store.snapshot(latest).await.unwrap();
