@@ -173,6 +173,12 @@ impl Prefix {
 
     /// The prefix whose [`path`](Prefix::path) this is, or `None` if there is none.
     pub fn parse(path: &str) -> Option<Self> {
+        let prefix = Self::parse_loosely(path)?;
+        // INVARIANT: `parse` and `path` are inverse to each other, whatever the parsers of names let through.
+        (prefix.path() == path).then_some(prefix)
+    }
+
+    fn parse_loosely(path: &str) -> Option<Self> {
         if path == ".chunks/" {
             return Some(Self::Chunks);
         }
@@ -344,6 +350,11 @@ mod tests {
         }
         assert!(Prefix::Group(group.clone()).contains(&Key::Owner(group)));
         assert!(!Prefix::Namespace(Namespace::root()).contains(&Key::Chunk(Digest::of(b"a"))));
+    }
+
+    #[test]
+    fn h25_a_slash_alone_is_no_prefix() {
+        assert_eq!(Prefix::parse("/"), None);
     }
 
     proptest! {

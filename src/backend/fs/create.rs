@@ -38,6 +38,7 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
         buffers: Buffers::new(KEPT_BYTES),
         disk: options.disk(root, inherited).watching().map_err(missing)?,
         doubtful: AtomicBool::new(false),
+        flushes: Mutex::default(),
         lock_directory,
         flushing: AtomicBool::new(false),
         sync_level: options.sync_level,
@@ -97,16 +98,18 @@ pub(super) fn on_network(root: &Path) -> bool {
     #[cfg(target_os = "linux")]
     {
         use nix::sys::statfs;
-        let network = [statfs::NFS_SUPER_MAGIC, statfs::SMB_SUPER_MAGIC, statfs::FUSE_SUPER_MAGIC];
-        // CIFS and SMB2, which `nix` has no names for.
-        let newer = [
-            statfs::FsType(0xff53_4d42_u32.cast_signed().into()),
-            statfs::FsType(0xfe53_4d42_u32.cast_signed().into()),
+        let local = [
+            statfs::BTRFS_SUPER_MAGIC,
+            statfs::EXT4_SUPER_MAGIC,
+            statfs::OVERLAYFS_SUPER_MAGIC,
+            statfs::TMPFS_MAGIC,
+            statfs::XFS_SUPER_MAGIC,
+            // ZFS and F2FS, which `nix` has no names for.
+            statfs::FsType(0x2fc1_2fc1),
+            statfs::FsType(0xf2f5_2010),
         ];
-        let unsigned = [statfs::FsType(0xff53_4d42), statfs::FsType(0xfe53_4d42)];
-        let is_network =
-            |found| network.contains(&found) || newer.contains(&found) || unsigned.contains(&found);
-        statfs::statfs(root).is_ok_and(|found| is_network(found.filesystem_type()))
+        // What is not known to be local counts as remote: that costs a clean-up, and the other error costs data.
+        !statfs::statfs(root).is_ok_and(|found| local.contains(&found.filesystem_type()))
     }
     #[cfg(not(target_os = "linux"))]
     {

@@ -37,6 +37,8 @@ pub(super) struct Inner {
     pub(super) lock_directory: LockDirectory,
     /// Whether a flush failed: nobody can tell any more what of all that was stored has reached the disk.
     pub(super) doubtful: AtomicBool,
+    /// Held while a flush runs and until what became of it is noted.
+    pub(super) flushes: Mutex<()>,
     /// Whether a flush that nobody waits for is running.
     pub(super) flushing: AtomicBool,
     pub(super) sync_level: SyncLevel,
@@ -157,7 +159,7 @@ impl Inner {
             Ok(version(&metadata))
         });
         match published {
-            Ok(_) => self.changed(parent(path)),
+            Ok(_) => self.relied_on(parent(path)),
             // What cannot be removed is a leftover with a name that says so.
             Err(_) => _ = self.disk.remove_file(temporary),
         }
@@ -320,7 +322,11 @@ impl Inner {
         let path = key.path();
         let touched = self.disk.touch(&path).and_then(|()| self.disk.metadata(&path));
         match touched {
-            Ok(metadata) => Ok(Touched::Present(info(key, &metadata))),
+            Ok(metadata) => {
+                // Whoever stored it may have died before it was flushed, and the next barrier promises that it is there.
+                self.relied_on(parent(&path));
+                Ok(Touched::Present(info(key, &metadata)))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Touched::Absent),
             Err(error) => Err(failure(error, "touch", key)),
         }
@@ -331,6 +337,8 @@ impl Inner {
             self.doubtful.store(true, Ordering::SeqCst);
             Error::io(error, "flush").on(self.disk.root().display())
         };
+        // One at a time: a failure is told to one flush only, and the others have to hear of it.
+        let _flushing = self.flushes.lock().unwrap_or_else(PoisonError::into_inner);
         if self.doubtful.load(Ordering::SeqCst) {
             let doubtful = Error::new(ErrorKind::Unavailable, "flush").on(self.disk.root().display());
             return Err(doubtful
@@ -364,6 +372,7 @@ impl Inner {
     /// Flushes without anybody relying on it: a failure is remembered, and shows at every barrier from then on.
     pub(super) fn flush_ahead(&self) {
         self.unflushed.store(0, Ordering::Relaxed);
+        let _flushing = self.flushes.lock().unwrap_or_else(PoisonError::into_inner);
         if self.disk.flush_ahead().is_err() {
             self.doubtful.store(true, Ordering::SeqCst);
         }
@@ -374,6 +383,18 @@ impl Inner {
     fn changed(&self, directory: &str) {
         if self.sync_level == SyncLevel::File {
             self.unsynced().add(directory);
+        }
+    }
+
+    /// Notes a directory and all above it: what the next barrier makes durable needs their entries too, whoever made them.
+    fn relied_on(&self, directory: &str) {
+        if self.sync_level == SyncLevel::File {
+            let mut unsynced = self.unsynced();
+            unsynced.add("");
+            for (at, _) in directory.match_indices('/') {
+                unsynced.add(&directory[..at]);
+            }
+            unsynced.add(directory);
         }
     }
 
