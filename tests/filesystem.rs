@@ -270,6 +270,13 @@ fn h78_a_linked_directory_is_not_followed() {
 }
 
 #[test]
+fn a_store_that_was_half_made_is_made_by_the_next_attempt() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join(format!(".chunks.tmp_{}_0", std::process::id()))).unwrap();
+    create(directory.path());
+}
+
+#[test]
 fn h78_a_store_whose_disk_is_not_mounted_is_not_made_anew() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
@@ -279,6 +286,23 @@ fn h78_a_store_whose_disk_is_not_mounted_is_not_made_anew() {
     let missing = block_on(backend.put(&key, Bytes::from_static(b"x"), PutMode::Create)).unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::Unavailable, "a put does not say that its object is absent");
     assert!(!root.exists());
+    // The mount point alone is no empty store, and nothing is known of what is in the one that was there.
+    fs::create_dir(&root).unwrap();
+    let owner = Key::Owner("vm/1".parse().unwrap());
+    let whole = Prefix::Namespace(larder::format::name::Namespace::root());
+    let unknown = [
+        block_on(backend.get(&owner, 10)).map(drop),
+        block_on(backend.head(&owner)).map(drop),
+        block_on(backend.touch(std::slice::from_ref(&owner))).map(drop),
+        block_on(backend.delete(&[Removal::any(owner.clone())])).unwrap().remove(0).map(drop),
+        block_on(list_all(&backend, &ListQuery::all(whole))).map(drop),
+        block_on(list_all(&backend, &ListQuery::all(Prefix::Chunks))).map(drop),
+        block_on(backend.put(&owner, Bytes::new(), PutMode::Replace)).map(drop),
+    ];
+    for (number, result) in unknown.into_iter().enumerate() {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Unavailable, "{number}");
+    }
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
 }
 
 #[test]

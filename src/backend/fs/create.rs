@@ -36,7 +36,7 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
     };
     Ok(Inner {
         buffers: Buffers::new(KEPT_BYTES),
-        disk: options.disk(root, inherited).watching().map_err(missing)?,
+        disk: options.disk(root, inherited).watching(&chunks).map_err(missing)?,
         doubtful: AtomicBool::new(false),
         flushes: Mutex::default(),
         lock_directory,
@@ -64,8 +64,16 @@ pub(super) fn create(root: &Path, options: &FsOptions) -> Result<()> {
         if fs::symlink_metadata(root.join(LOCK_FILE)).is_err() {
             disk.write_new(LOCK_FILE, &Bytes::new())?;
         }
-        let building = format!("{CHUNKS}.tmp_{}", std::process::id());
-        disk.make_directory(&building, 0o750)?;
+        // What an earlier attempt left has a name like these.
+        let mut numbers = 0..;
+        let building = loop {
+            let building =
+                format!("{CHUNKS}.tmp_{}_{}", std::process::id(), numbers.next().unwrap_or(u32::MAX));
+            match disk.make_directory(&building, 0o750) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => break made.map(|()| building)?,
+            }
+        };
         if options.prefix_directories == PrefixDirectories::AtOnce {
             for prefix in 0..=0xffff {
                 disk.make_directory(&format!("{building}/{prefix:04x}"), 0o750)?;

@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ use crate::backend::fs::replay::{DiskOp, DiskRecord};
 /// The directory of a store, and the only hand that changes what is in it. Paths are relative to it. All calls block.
 #[derive(Debug)]
 pub(super) struct Disk {
+    /// Device and inode of `.chunks`, by which the store is known to be still there.
+    chunks: Option<(u64, u64)>,
     /// The root, open for as long as the backend is: the system reports a failure to write back once to each descriptor that
     /// was open when it happened, and never to one that is opened later.
     flushing: Option<File>,
@@ -39,6 +41,7 @@ impl Disk {
     /// Everything that is made from now on is given to that user and group.
     pub(super) fn new(root: PathBuf, owner: Option<(u32, u32)>) -> Self {
         Self {
+            chunks: None,
             flushing: None,
             owner,
             #[cfg(feature = "testing")]
@@ -47,10 +50,29 @@ impl Disk {
         }
     }
 
-    /// Sees every failure to write back from now on.
-    pub(super) fn watching(mut self) -> io::Result<Self> {
+    /// Sees every failure to write back from now on, and notices when the store goes away.
+    pub(super) fn watching(mut self, chunks: &fs::Metadata) -> io::Result<Self> {
         self.flushing = Some(File::open(&self.root)?);
+        self.chunks = Some((chunks.dev(), chunks.ino()));
         Ok(self)
+    }
+
+    /// Fails unless the store is where it was: a disk that was unmounted leaves a directory in which nothing is, and nothing
+    /// that is found or missing there says anything of the store.
+    pub(super) fn check_there(&self) -> io::Result<()> {
+        let Some(known) = self.chunks else { return Ok(()) };
+        match fs::symlink_metadata(self.root.join(".chunks")) {
+            Ok(found) if (found.dev(), found.ino()) == known => Ok(()),
+            _ => Err(Errno::ENODEV.into()),
+        }
+    }
+
+    /// What was found, unless it is that nothing is there because the store is not.
+    fn certainly<T>(&self, found: io::Result<T>) -> io::Result<T> {
+        match found {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.check_there().and(Err(error)),
+            found => found,
+        }
     }
 
     #[cfg(feature = "testing")]
@@ -87,15 +109,22 @@ impl Disk {
     /// Opens a regular file for reading; never follows a link, never waits for a pipe.
     pub(super) fn open(&self, path: &str) -> io::Result<(File, fs::Metadata)> {
         let flags = (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits();
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(self.at(path)?)?;
+        let file =
+            self.at(path).and_then(|path| OpenOptions::new().read(true).custom_flags(flags).open(path));
+        let file = self.certainly(file)?;
         let metadata = file.metadata()?;
         if metadata.is_file() { Ok((file, metadata)) } else { Err(Errno::ELOOP.into()) }
     }
 
     /// What is known of a regular file, which is not read. Anything else at the path is an error.
     pub(super) fn metadata(&self, path: &str) -> io::Result<fs::Metadata> {
-        let metadata = fs::symlink_metadata(self.at(path)?)?;
+        let metadata = self.any_metadata(path)?;
         if metadata.is_file() { Ok(metadata) } else { Err(Errno::ELOOP.into()) }
+    }
+
+    /// What is known of whatever stands at the path.
+    pub(super) fn any_metadata(&self, path: &str) -> io::Result<fs::Metadata> {
+        self.certainly(self.at(path).and_then(fs::symlink_metadata))
     }
 
     /// Writes a new file, readable by all, whatever the umask.
@@ -160,6 +189,7 @@ impl Disk {
     }
 
     pub(super) fn make_directory(&self, path: &str, mode: u32) -> io::Result<()> {
+        self.check_there()?;
         let full = self.at(path)?;
         fs::DirBuilder::new().mode(mode).create(&full)?;
         self.note(|| DiskOp::MakeDirectory { path: path.to_owned() });
@@ -171,7 +201,7 @@ impl Disk {
     }
 
     pub(super) fn remove_file(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.at(path)?)?;
+        self.certainly(self.at(path).and_then(fs::remove_file))?;
         self.note(|| DiskOp::RemoveFile { path: path.to_owned() });
         Ok(())
     }
@@ -187,8 +217,9 @@ impl Disk {
     pub(super) fn touch(&self, path: &str) -> io::Result<()> {
         let (now, omit) = (TimeSpec::UTIME_NOW, TimeSpec::UTIME_OMIT);
         let flag = UtimensatFlags::NoFollowSymlink;
-        nix::sys::stat::utimensat(AT_FDCWD, &self.at(path)?, &now, &omit, flag)?;
-        Ok(())
+        let touched =
+            self.at(path).and_then(|path| Ok(nix::sys::stat::utimensat(AT_FDCWD, &path, &now, &omit, flag)?));
+        self.certainly(touched)
     }
 
     #[cfg(feature = "testing")]

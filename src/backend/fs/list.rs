@@ -28,6 +28,10 @@ pub(super) fn page(disk: &Disk, query: &ListQuery, cursor: Option<&Cursor>) -> i
         until: query.until.as_ref().map(Key::path),
     };
     let more = if query.prefix == Prefix::Chunks { walk.chunks()? } else { walk.prefix(&query.prefix)? };
+    if more != Progress::Full {
+        // Before it is said to be complete.
+        disk.check_there()?;
+    }
     let next = match (more, walk.entries.last()) {
         (Progress::Full, Some(last)) => Some(Cursor::new(last.path())),
         _ => None,

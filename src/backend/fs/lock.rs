@@ -201,9 +201,7 @@ fn open_lock_file(path: &Path, owner: Option<(u32, u32)>) -> io::Result<File> {
     options.read(true).write(true).create(true).truncate(false).mode(0o660).custom_flags(libc::O_NOFOLLOW);
     let file = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(parent) = path.parent() {
-                fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
-            }
+            make_lock_directories(path.parent().unwrap_or(path), owner)?;
             options.open(path)?
         }
         opened => opened?,
@@ -215,6 +213,21 @@ fn open_lock_file(path: &Path, owner: Option<(u32, u32)>) -> io::Result<File> {
         std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
     }
     Ok(file)
+}
+
+/// Makes what is missing of a directory, each with its owner: others make locks there too.
+fn make_lock_directories(directory: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let missing: Vec<_> = directory.ancestors().take_while(|above| !above.exists()).collect();
+    for directory in missing.into_iter().rev() {
+        match fs::DirBuilder::new().mode(0o755).create(directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            made => made?,
+        }
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::lchown(directory, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(())
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

@@ -108,7 +108,7 @@ impl Inner {
         let failed = |error| failure(error, "look up", key);
         if let Key::Namespace(_) = key {
             let path = key.path();
-            let directory = self.disk.at(parent(&path)).and_then(fs::symlink_metadata).map_err(failed)?;
+            let directory = self.disk.any_metadata(parent(&path)).map_err(failed)?;
             return if directory.is_dir() {
                 Ok(marker_info(key.clone(), &directory))
             } else {

@@ -177,7 +177,7 @@ impl Runtime for SimRuntime {
     }
 
     async fn sleep(&self, duration: Duration) {
-        let end = self.inner.state().elapsed + duration;
+        let end = self.inner.state().elapsed.saturating_add(duration);
         Sleep { end, runtime: Arc::clone(&self.inner), timer: None }.await;
     }
 
@@ -205,8 +205,9 @@ impl Runtime for SimRuntime {
 
     async fn connect(&self, _: &str, port: u16) -> io::Result<Box<dyn Connection>> {
         let (ours, theirs) = pipe();
-        let state = self.inner.state();
-        let listener = state.listeners.get(&port).ok_or(io::ErrorKind::ConnectionRefused)?;
+        // The lock is given back first: whoever accepts is woken, and waking takes it.
+        let listener = self.inner.state().listeners.get(&port).cloned();
+        let listener = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
         listener.unbounded_send(theirs).map_err(|_| io::ErrorKind::ConnectionRefused)?;
         Ok(Box::new(ours))
     }

@@ -110,7 +110,9 @@ impl Runtime for ThreadRuntime {
 
     async fn sleep(&self, duration: Duration) {
         let (sender, receiver) = oneshot::channel();
-        self.timers().push(Instant::now() + duration, sender);
+        // A time that no clock will ever show is never.
+        let Some(end) = Instant::now().checked_add(duration) else { return std::future::pending().await };
+        self.timers().push(end, sender);
         // The sender is dropped when the runtime ends, and then there is nothing to wait for.
         let _ = receiver.await;
     }
