@@ -35,8 +35,8 @@ pub(super) enum JsonError {
 impl Json {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, JsonError> {
         serde_json::from_slice(bytes).map_err(|error| {
-            // The visitor takes values of every type, so the one thing it can object to is a duplicate key.
-            if error.is_data() {
+            // The visitor takes values of every type: it objects to keys that stand twice, and to numbers out of range.
+            if error.is_data() && error.to_string().starts_with(DUPLICATE) {
                 JsonError::DuplicateKey
             } else {
                 JsonError::Syntax { line: error.line(), column: error.column() }
@@ -218,14 +218,32 @@ impl<'de> Visitor<'de> for JsonVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
         let mut object = Object::new();
-        while let Some((key, value)) = entries.next_entry()? {
-            if object.insert(key, value).is_some() {
-                return Err(A::Error::custom("duplicate key"));
+        while let Some(key) = entries.next_key::<String>()? {
+            if object.is_empty() && key == NUMBER {
+                let text: String = entries.next_value()?;
+                return number(&text).ok_or_else(|| A::Error::custom("a number out of range"));
+            }
+            if object.insert(key, entries.next_value()?).is_some() {
+                return Err(A::Error::custom(DUPLICATE));
             }
         }
         Ok(Json::Object(object))
     }
 }
+
+fn number(text: &str) -> Option<Json> {
+    if let Ok(value) = text.parse() {
+        return Some(Json::Unsigned(value));
+    }
+    if let Ok(value) = text.parse() {
+        return Some(Json::Negative(value));
+    }
+    text.parse().ok().filter(|value: &f64| value.is_finite()).map(Json::Float)
+}
+
+const DUPLICATE: &str = "duplicate key";
+/// How `serde_json` hands out numbers if any crate of the program has switched on its feature `arbitrary_precision`.
+const NUMBER: &str = "$serde_json::private::Number";
 
 #[cfg(test)]
 mod tests {
@@ -235,6 +253,18 @@ mod tests {
 
     fn parse(text: &str) -> Result<Json, JsonError> {
         Json::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn numbers_are_read_in_the_form_that_a_host_program_may_switch_on() {
+        for (text, number) in
+            [("12", Json::Unsigned(12)), ("-7", Json::Negative(-7)), ("1.5", Json::Float(1.5))]
+        {
+            let wrapped = format!(r#"{{"$serde_json::private::Number":"{text}"}}"#);
+            assert_eq!(parse(&wrapped), Ok(number.clone()), "{text}");
+            assert_eq!(parse(text), Ok(number), "{text}");
+        }
+        assert!(parse(r#"{"$serde_json::private::Number":"1e999"}"#).is_err());
     }
 
     #[test]
