@@ -32,15 +32,17 @@ impl Buffers {
         Arc::new(Self { free: Mutex::default(), kept_bytes })
     }
 
-    /// A buffer of any length that has at least this capacity: the smallest that lies ready, of several the one that was used
-    /// last, or a new and empty one.
+    /// A buffer of any length that has at least this capacity, and at most twice as much: the smallest that lies ready, of
+    /// several the one that was used last, or a new and empty one.
     pub(crate) fn take(self: &Arc<Self>, capacity: usize) -> Buffer {
         if capacity < STEP_BYTES {
             // Whoever keeps something small must not keep something large with it.
             return Buffer { pool: Weak::new(), vec: Vec::with_capacity(capacity) };
         }
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitting = free.iter().enumerate().filter(|(_, vec)| vec.capacity() >= capacity);
+        // Not a much larger one: who keeps a few bytes of it keeps all of it.
+        let fits = capacity..=capacity.next_multiple_of(STEP_BYTES).saturating_mul(2);
+        let fitting = free.iter().enumerate().filter(|(_, vec)| fits.contains(&vec.capacity()));
         let smallest = fitting.rev().min_by_key(|(_, vec)| vec.capacity()).map(|(at, _)| at);
         let vec = match smallest {
             Some(at) => free.remove(at),
@@ -133,6 +135,10 @@ mod tests {
         assert_eq!(again.iter().map(|buffer| buffer.len()).max(), Some(STEP_BYTES));
         drop(again);
         assert_eq!(pool.take(2 * STEP_BYTES).len(), 0, "too small ones stay where they are");
+        let mut large = pool.take(3 * STEP_BYTES);
+        large.lengthen(3 * STEP_BYTES);
+        drop(large);
+        assert!(pool.take(STEP_BYTES).capacity() < 3 * STEP_BYTES, "much too large ones too");
     }
 
     #[test]

@@ -507,3 +507,88 @@ fn h160_locks_whose_files_are_removed_all_the_time_still_exclude() {
     });
     assert_eq!(holders.into_inner(), 0);
 }
+
+#[test]
+fn two_backends_of_one_process_on_one_directory_compare_versions_as_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = create(directory.path());
+    let second = block_on(FsBackend::open(runtime(), directory.path(), on_demand())).unwrap();
+    let key: Key = Key::parse("vm/100/notes").unwrap();
+    block_on(first.put(&key, Bytes::from_static(b"0"), PutMode::Create)).unwrap();
+    std::thread::scope(|threads| {
+        for backend in [&first, &second, &first, &second] {
+            let key = &key;
+            threads.spawn(move || {
+                for _ in 0..100 {
+                    loop {
+                        let read = block_on(backend.get(key, 100)).unwrap();
+                        let count: u32 = std::str::from_utf8(&read.bytes).unwrap().parse().unwrap();
+                        let next = Bytes::from((count + 1).to_string());
+                        match block_on(backend.put(key, next, PutMode::IfMatch(read.info.version))) {
+                            Ok(_) => break,
+                            Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error:?}"),
+                        }
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(block_on(first.get(&key, 100)).unwrap().bytes, "400");
+}
+
+#[test]
+fn no_two_files_that_follow_each_other_at_once_have_the_same_version() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = create(directory.path());
+    let key = Key::parse("vm/100/notes").unwrap();
+    let mut versions = std::collections::HashSet::new();
+    for _ in 0..500 {
+        let version = block_on(backend.put(&key, Bytes::from_static(b"same"), PutMode::Replace)).unwrap();
+        assert!(versions.insert(version), "after {} puts", versions.len());
+    }
+}
+
+#[test]
+fn what_is_larger_than_any_blob_is_copied_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = create(directory.path());
+    let from = Key::parse("vm/100/2025-07-14T14:20:02Z/a.img.fidx").unwrap();
+    let to = Key::parse("vm/100/2025-07-15T14:20:02Z/a.img.fidx").unwrap();
+    let bytes: Bytes = (0..20_000_000_u32).map(|at| at.to_le_bytes()[1]).collect();
+    block_on(backend.put(&from, bytes.clone(), PutMode::Create)).unwrap();
+    let version = block_on(backend.copy(&from, &to, PutMode::Create)).unwrap();
+    let copied = block_on(backend.get(&to, u64::MAX)).unwrap();
+    assert!(copied.bytes == bytes);
+    assert_eq!(copied.info.version, version);
+    let taken = block_on(backend.copy(&from, &to, PutMode::Create)).unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
+}
+
+#[test]
+fn h160_a_lock_whose_file_was_replaced_no_longer_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = create(directory.path());
+    let group = LockScope::Group("vm/100".parse().unwrap());
+    let paths = [".larder-locks/vm-100", ".lock"].map(|name| directory.path().join(name));
+    for (scope, path) in [group, LockScope::Store].iter().zip(paths) {
+        let held = block_on(backend.lock(scope, LockMode::Exclusive)).unwrap();
+        block_on(held.check()).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(block_on(held.check()).unwrap_err().kind(), ErrorKind::Busy, "{scope}: removed");
+        let other = block_on(backend.lock(scope, LockMode::Exclusive)).unwrap();
+        block_on(other.check()).unwrap();
+        assert_eq!(block_on(held.check()).unwrap_err().kind(), ErrorKind::Busy, "{scope}: replaced");
+        // It does not take away the lock of the other.
+        block_on(held.release_deleted());
+        block_on(other.check()).unwrap();
+    }
+}
+
+#[test]
+fn the_longest_namespace_can_be_locked() {
+    let directory = tempfile::tempdir().unwrap();
+    let backend = create(directory.path());
+    let (name, last) = ("a".repeat(36), "b".repeat(34));
+    let group = format!("{}ns/{last}/vm/100", format!("ns/{name}/").repeat(6));
+    block_on(backend.lock(&LockScope::Group(group.parse().unwrap()), LockMode::Exclusive)).unwrap();
+}

@@ -180,24 +180,23 @@ impl Backend for MemoryBackend {
             }
             from = Bound::Excluded(path.clone());
             let Some(key) = Key::parse(path) else { continue };
-            if !query.prefix.contains(&key) || !query.covers(path) {
+            let folded = query.depth == Depth::Children && query.prefix != Prefix::Chunks;
+            let deeper = path[root.len()..].split_once('/').filter(|_| folded);
+            let child = deeper.map(|(child, _)| format!("{root}{child}/"));
+            if let Some(child) = &child {
+                // `0` is the byte after `/`: on to what comes after everything below the child.
+                from = Bound::Included(format!("{}0", &child[..child.len() - 1]));
+            }
+            if !query.prefix.contains(&key) || !query.covers(child.as_ref().unwrap_or(path)) {
                 continue;
             }
             if entries.len() == self.page_entries {
                 return Ok(ListPage::new(entries, Some(last_position(&root, &objects, path))));
             }
-            let deeper = path[root.len()..].split_once('/').map(|(child, _)| format!("{root}{child}/"));
-            match deeper.filter(|_| query.depth == Depth::Children && query.prefix != Prefix::Chunks) {
-                None => entries.push(ListEntry::Object(stored.info(key))),
-                Some(child) => {
-                    // `0` is the byte after `/`: on to what comes after everything below the child.
-                    from = Bound::Included(format!("{}0", &child[..child.len() - 1]));
-                    entries.push(match Prefix::parse(&child) {
-                        Some(prefix) => ListEntry::Prefix(prefix),
-                        None => ListEntry::Foreign(child),
-                    });
-                }
-            }
+            entries.push(match child {
+                None => ListEntry::Object(stored.info(key)),
+                Some(child) => Prefix::parse(&child).map_or(ListEntry::Foreign(child), ListEntry::Prefix),
+            });
         }
         Ok(ListPage::new(entries, None))
     }

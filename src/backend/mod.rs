@@ -330,7 +330,8 @@ impl ListQuery {
         Self { after: None, depth: Depth::Children, prefix, until: None }
     }
 
-    /// Restricts the listing to the keys after `after` up to and with `until`. Shards of the digest space are made so.
+    /// Restricts the listing to the paths after that of `after`, up to and with that of `until`. Shards of the digest space are
+    /// made so. A prefix that is listed as a child is within the bounds if its own path is, whatever lies below it.
     #[must_use]
     pub fn between(mut self, after: Option<Key>, until: Option<Key>) -> Self {
         self.after = after;

@@ -81,6 +81,7 @@ impl Flaw {
         DeleteStopsAtFailure: deletes "delete: several",
         GetIgnoresTheLimit: limited "limited",
         HeadHasAnotherSize: read_your_writes "size",
+        IfMatchIgnoresVersions: conditions_see_every_change "was not seen",
         IfMatchIgnoresVersions: one_version_wins "so many won",
         IfMatchIgnoresVersions: versions "versions",
         ListingIsUnordered: ordered "in order",

@@ -114,7 +114,8 @@ async fn within_prefixes(backend: &Arc<dyn Backend>) {
     }
 }
 
-/// A listing of one level shows the objects there and the prefixes below; a prefix that it shows beyond those is empty.
+/// A listing of one level shows the objects there and the prefixes below; a prefix that it shows beyond those is empty. Of a
+/// listing within bounds it shows what has its path there.
 pub async fn children(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let a = namespace(&Namespace::root(), "a");
@@ -159,6 +160,21 @@ pub async fn children(backend: &Arc<dyn Backend>) {
         for more in deeper.into_iter().filter(|found| !prefixes.contains(found)) {
             let inside = keys(backend, &ListQuery::all(more.clone())).await;
             assert!(inside.is_empty(), "children: {more:?} is not one level below {prefix:?}");
+        }
+        let whole = ListQuery::children(prefix);
+        let paths = |entries: Vec<ListEntry>| entries.iter().map(ListEntry::path).collect::<Vec<_>>();
+        let all = paths(entries(backend, &whole).await);
+        for bound in stored.iter().chain(&files) {
+            for (after, until) in [(Some(bound), None), (None, Some(bound)), (Some(&stored[0]), Some(bound))]
+            {
+                let part = whole.clone().between(after.cloned(), until.cloned());
+                let within: Vec<_> = all.iter().filter(|path| part.covers(path)).cloned().collect();
+                assert_eq!(
+                    paths(entries(backend, &part).await),
+                    within,
+                    "children: within bounds of {part:?}"
+                );
+            }
         }
     }
     end(backend, &[]).await;

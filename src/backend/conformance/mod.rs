@@ -47,7 +47,9 @@ pub use changes::{copies, create_never_replaces, deletes, durable, namespaces, t
 pub use listings::{children, complete, foreign_is_reported, ordered, paging};
 pub use locks::locks_exclude;
 pub use objects::{absent_is_certain, limited, ranges, read_your_writes};
-pub use races::{atomic, directories_come_and_go, one_creator_wins, one_version_wins};
+pub use races::{
+    atomic, conditions_see_every_change, directories_come_and_go, one_creator_wins, one_version_wins,
+};
 
 /// Checks everything except [`foreign_is_reported`], which needs a way around the backend, and [`paging`], which needs to
 /// know how many objects fill a page.
@@ -74,6 +76,7 @@ pub async fn check_all(backend: &Arc<dyn Backend>) {
     atomic(backend).await;
     one_creator_wins(backend).await;
     one_version_wins(backend).await;
+    conditions_see_every_change(backend).await;
     directories_come_and_go(backend).await;
     begin(backend).await;
 }

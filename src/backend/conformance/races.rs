@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::future::{FutureExt as _, join_all};
 
 use crate::backend::conformance::{
     archive, begin, chunk, end, holds, is_absent, load, must, namespace, notes, refused, remove, spawned,
@@ -137,6 +137,54 @@ async fn race(backend: &Arc<dyn Backend>, key: &Key, mode: &PutMode, losing: Err
     }
     assert_eq!(won.len(), 1, "{mode:?} of {key}: so many won");
     won.remove(0)
+}
+
+/// A put or a delete that names a version has no effect after anything else changed the object, also what names no version.
+pub async fn conditions_see_every_change(backend: &Arc<dyn Backend>) {
+    begin(backend).await;
+    let key = notes("vm/1");
+    if !backend.capabilities().conditional_put {
+        return;
+    }
+    for round in 0..20 {
+        let version = store(backend, &key, vec![b'0'; 1 + round]).await;
+        let known = PutMode::IfMatch(version);
+        let put = |bytes: &'static str, mode: &PutMode| {
+            let (backend, key, mode) = (Arc::clone(backend), key.clone(), mode.clone());
+            async move { backend.put(&key, Bytes::from_static(bytes.as_bytes()), mode).await.map(drop) }
+        };
+        let delete = {
+            let (backend, removal) = (Arc::clone(backend), Removal::any(key.clone()));
+            async move {
+                for result in backend.delete(&[removal]).await? {
+                    result?;
+                }
+                Ok(())
+            }
+        };
+        let conditional = || spawned(backend, put("on a condition", &known));
+        let mut others = vec![conditional(), conditional()];
+        let unconditional = if round % 2 == 0 {
+            spawned(backend, put("always", &PutMode::Replace)).boxed()
+        } else {
+            spawned(backend, delete).boxed()
+        };
+        others.extend([conditional(), conditional()]);
+        let (unconditional, others) = futures::future::join(unconditional, join_all(others)).await;
+        must(unconditional, "versions: what names none");
+        for other in others {
+            if let Err(error) = other {
+                assert_eq!(error.kind(), ErrorKind::Conflict, "versions: one that lost: {error:?}");
+            }
+        }
+        // Whichever came first, what names a version is not the last.
+        if round % 2 == 0 {
+            assert_eq!(load(backend, &key).await.bytes, "always", "versions: a change was not seen");
+        } else {
+            is_absent(backend, &key, "versions: a deletion was not seen").await;
+        }
+    }
+    end(backend, &[]).await;
 }
 
 async fn count(backend: Arc<dyn Backend>, key: Key) -> Result<()> {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bytes::Bytes;
 
-use crate::backend::fs::disk::Replacing;
+use crate::backend::fs::disk::{Contents, Replacing};
 use crate::backend::fs::lock::LockDirectory;
 use crate::backend::fs::objects::Inner;
 use crate::backend::fs::{FsOptions, LOCK_FILE, PrefixDirectories};
@@ -44,7 +44,6 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
         sync_level: options.sync_level,
         unflushed: AtomicU64::new(0),
         unsynced: Mutex::default(),
-        versions: Default::default(),
     })
 }
 
@@ -62,7 +61,7 @@ pub(super) fn create(root: &Path, options: &FsOptions) -> Result<()> {
             std::os::unix::fs::lchown(root, Some(uid), Some(gid))?;
         }
         if fs::symlink_metadata(root.join(LOCK_FILE)).is_err() {
-            disk.write_new(LOCK_FILE, &Bytes::new())?;
+            disk.write_new(LOCK_FILE, Contents::Bytes(&Bytes::new()))?;
         }
         // What an earlier attempt left has a name like these.
         let mut numbers = 0..;

@@ -2,7 +2,7 @@
 //! a crash would have left of them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,14 @@ pub(super) struct Disk {
     #[cfg(feature = "testing")]
     record: Option<std::sync::Arc<DiskRecord>>,
     root: PathBuf,
+}
+
+/// What a new file is to hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Contents<'a> {
+    Bytes(&'a Bytes),
+    /// All that is in that file, wherever it is being read.
+    File(&'a File),
 }
 
 /// Whether a rename may put one file in the place of another.
@@ -81,6 +89,11 @@ impl Disk {
         self
     }
 
+    /// What no other store has while this one is open.
+    pub(super) fn identity(&self) -> Option<(u64, u64)> {
+        self.chunks
+    }
+
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
@@ -128,15 +141,27 @@ impl Disk {
     }
 
     /// Writes a new file, readable by all, whatever the umask.
-    pub(super) fn write_new(&self, path: &str, bytes: &Bytes) -> io::Result<File> {
+    pub(super) fn write_new(&self, path: &str, contents: Contents<'_>) -> io::Result<File> {
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
             .open(self.at(path)?)?;
-        self.note(|| DiskOp::Write { path: path.to_owned(), bytes: bytes.clone() });
-        file.write_all(bytes)?;
+        match contents {
+            Contents::Bytes(bytes) => {
+                self.note(|| DiskOp::Write { path: path.to_owned(), bytes: bytes.clone() });
+                file.write_all(bytes)?;
+            }
+            Contents::File(mut from) => {
+                from.rewind()?;
+                io::copy(&mut from, &mut file)?;
+                self.note(|| {
+                    let bytes = fs::read(self.root.join(path)).unwrap_or_default().into();
+                    DiskOp::Write { path: path.to_owned(), bytes }
+                });
+            }
+        }
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
         if let Some((uid, gid)) = self.owner {
             std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
@@ -265,5 +290,7 @@ fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
 
 fn link_and_remove(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to)?;
-    fs::remove_file(from)
+    // It is there, whatever becomes of its other name, which listings report as foreign.
+    let _ = fs::remove_file(from);
+    Ok(())
 }

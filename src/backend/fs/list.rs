@@ -114,7 +114,11 @@ impl Walk<'_> {
         let mut names = Vec::new();
         for entry in listing {
             let entry = entry?;
-            let is_directory = entry.file_type()?.is_dir();
+            let is_directory = match entry.file_type() {
+                // Where the listing does not say, the file is looked up, and it may be gone by then.
+                Err(error) if is_gone(&error) => continue,
+                found => found?.is_dir(),
+            };
             let mut name = entry.file_name().to_string_lossy().into_owned();
             if path.is_empty() && (name.starts_with('.') || name == "lost+found") {
                 continue;

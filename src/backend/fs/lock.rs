@@ -33,9 +33,12 @@ use crate::backend::{LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::name::Namespace;
+use crate::rt::Runtime;
 
 /// How often a lock file that was replaced while it was being locked is tried anew.
 const REPLACED_TRIES: usize = 8;
+const LOCK_MODE: u32 = 0o660;
+const STORE_MODE: u32 = 0o644;
 
 /// The descriptor of a `.lock` file, one for the whole process.
 #[derive(Debug)]
@@ -45,30 +48,44 @@ pub(super) struct StoreLock {
 }
 
 impl StoreLock {
-    /// The one for the file at `path`, which is made if need be.
-    pub(super) fn open(path: &Path) -> io::Result<Arc<Self>> {
+    /// Locks the store whose file is at `path`, which is made if need be.
+    pub(super) fn lock(
+        runtime: &Arc<dyn Runtime>,
+        path: &Path,
+        owner: Option<(u32, u32)>,
+        mode: LockMode,
+    ) -> Result<StoreGuard> {
+        let now = runtime.now();
+        for _ in 0..REPLACED_TRIES {
+            let (lock, identity) =
+                Self::open(path, owner).map_err(|error| Error::io(error, "lock").on(LockScope::Store))?;
+            let place = Place { identity, path: path.to_owned(), runtime: Arc::clone(runtime) };
+            let guard = lock.hold(mode, now, place)?;
+            if guard.place.is_held() {
+                return Ok(guard);
+            }
+        }
+        Err(Error::new(ErrorKind::Busy, "lock").on(LockScope::Store))
+    }
+
+    /// The one for the file at `path`, and which file that is.
+    fn open(path: &Path, owner: Option<(u32, u32)>) -> io::Result<(Arc<Self>, (u64, u64))> {
         static OPEN: Mutex<BTreeMap<(u64, u64), Weak<StoreLock>>> = Mutex::new(BTreeMap::new());
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)?;
-        let metadata = file.metadata()?;
+        let file = lock_file_options().mode(STORE_MODE).open(path)?;
+        give(&file, owner, STORE_MODE)?;
+        let identity = identity(&file.metadata()?);
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, lock| lock.strong_count() > 0);
-        let entry = open.entry((metadata.dev(), metadata.ino())).or_default();
+        let entry = open.entry(identity).or_default();
         if let Some(lock) = entry.upgrade() {
-            return Ok(lock);
+            return Ok((lock, identity));
         }
         let lock = Arc::new(Self { file: Mutex::new(file), table: Arc::default() });
         *entry = Arc::downgrade(&lock);
-        Ok(lock)
+        Ok((lock, identity))
     }
 
-    pub(super) fn lock(self: &Arc<Self>, mode: LockMode, now: SystemTime) -> Result<StoreGuard> {
+    fn hold(self: Arc<Self>, mode: LockMode, now: SystemTime, place: Place) -> Result<StoreGuard> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.table.lock(&LockScope::Store, mode, now)?;
         if let Err(error) = self.settle(&file) {
@@ -77,7 +94,8 @@ impl StoreLock {
             let kind = if busy { ErrorKind::Busy } else { ErrorKind::Unavailable };
             return Err(Error::new(kind, "lock").on(LockScope::Store).because(io::Error::from(error)));
         }
-        Ok(StoreGuard { held: Some(held), lock: Arc::clone(self) })
+        drop(file);
+        Ok(StoreGuard { held: Some(held), lock: self, place })
     }
 
     /// Gives the descriptor the lock that the holders in this process need.
@@ -103,6 +121,7 @@ impl StoreLock {
 pub(super) struct StoreGuard {
     held: Option<Held>,
     lock: Arc<StoreLock>,
+    place: Place,
 }
 
 impl Drop for StoreGuard {
@@ -117,7 +136,7 @@ impl Drop for StoreGuard {
 #[async_trait]
 impl LockGuard for StoreGuard {
     async fn check(&self) -> Result<()> {
-        Ok(())
+        self.place.check().await
     }
 
     fn oldest_shared(&self) -> Option<SystemTime> {
@@ -139,7 +158,12 @@ pub(super) struct LockDirectory {
 
 impl LockDirectory {
     /// Takes the lock. Blocks for the disk only, never for another holder.
-    pub(super) fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<FileGuard> {
+    pub(super) fn lock(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        scope: &LockScope,
+        mode: LockMode,
+    ) -> Result<FileGuard> {
         let path = self.path.join(lock_file(scope));
         let failed = |error: io::Error| Error::io(error, "lock").on(scope);
         for _ in 0..REPLACED_TRIES {
@@ -148,7 +172,7 @@ impl LockDirectory {
                 Err(error)
                     if error.kind() == io::ErrorKind::ReadOnlyFilesystem && mode == LockMode::Shared =>
                 {
-                    return Ok(FileGuard { file: None, path: None });
+                    return Ok(FileGuard { held: None, removing: false });
                 }
                 opened => opened.map_err(failed)?,
             };
@@ -161,8 +185,10 @@ impl LockDirectory {
                 Err((_, Errno::EAGAIN)) => return Err(Error::new(ErrorKind::Busy, "lock").on(scope)),
                 Err((_, error)) => return Err(failed(error.into())),
             };
-            if is_at(&file, &path) {
-                return Ok(FileGuard { file: Some(file), path: self.removing.then_some(path) });
+            let identity = file.metadata().map(|metadata| identity(&metadata)).map_err(failed)?;
+            let place = Place { identity, path: path.clone(), runtime: Arc::clone(runtime) };
+            if place.is_held() {
+                return Ok(FileGuard { held: Some((file, place)), removing: self.removing });
             }
         }
         Err(Error::new(ErrorKind::Busy, "lock").on(scope))
@@ -172,14 +198,18 @@ impl LockDirectory {
 /// A locked file; closing it gives the lock back.
 #[derive(Debug)]
 pub(super) struct FileGuard {
-    file: Option<Flock<File>>,
-    path: Option<PathBuf>,
+    /// Nothing where nothing can be changed.
+    held: Option<(Flock<File>, Place)>,
+    removing: bool,
 }
 
 #[async_trait]
 impl LockGuard for FileGuard {
     async fn check(&self) -> Result<()> {
-        Ok(())
+        match &self.held {
+            Some((_, place)) => place.check().await,
+            None => Ok(()),
+        }
     }
 
     fn oldest_shared(&self) -> Option<SystemTime> {
@@ -187,18 +217,77 @@ impl LockGuard for FileGuard {
     }
 
     async fn release_deleted(self: Box<Self>) {
-        if let (Some(file), Some(path)) = (&self.file, &self.path)
-            && is_at(file, path)
-        {
-            // One that stays behind locks nothing.
-            let _ = fs::remove_file(path);
-        }
+        let Self { held, removing } = *self;
+        let Some((file, place)) = held.filter(|_| removing) else { return };
+        let runtime = Arc::clone(&place.runtime);
+        let remove = move || {
+            if place.is_held() {
+                // One that stays behind locks nothing.
+                let _ = fs::remove_file(&place.path);
+            }
+            // Unlocked only now: whoever locked the file before it goes would believe to hold something.
+            drop(file);
+            Ok(())
+        };
+        // A pool that went away leaves the file.
+        let _ = runtime.run_blocking("give back a lock", remove).await;
     }
 }
 
-fn open_lock_file(path: &Path, owner: Option<(u32, u32)>) -> io::Result<File> {
+/// A lock file and where it was when it was locked.
+#[derive(Clone, Debug)]
+struct Place {
+    identity: (u64, u64),
+    path: PathBuf,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl Place {
+    /// Whether the file is still the one that others would lock.
+    fn is_held(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+    }
+
+    /// Fails if somebody else may hold the lock by now: the file was removed or replaced by another.
+    async fn check(&self) -> Result<()> {
+        let place = self.clone();
+        let lost = move || match fs::symlink_metadata(&place.path) {
+            Ok(found) if identity(&found) == place.identity => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io(error, "check the lock").on(place.path.display()))
+            }
+            _ => Err(Error::new(ErrorKind::Busy, "check the lock")
+                .on(place.path.display())
+                .because("the lock file was removed while it was locked")),
+        };
+        self.runtime.run_blocking("check the lock", lost).await
+    }
+}
+
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+fn lock_file_options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o660).custom_flags(libc::O_NOFOLLOW);
+    options.read(true).write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW);
+    options
+}
+
+/// Gives a file that was just made to its owner; one that has another owner than it should was just made.
+fn give(file: &File, owner: Option<(u32, u32)>, mode: u32) -> io::Result<()> {
+    if let Some((uid, gid)) = owner
+        && file.metadata()?.uid() != uid
+    {
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        std::os::unix::fs::fchown(file, Some(uid), Some(gid))?;
+    }
+    Ok(())
+}
+
+fn open_lock_file(path: &Path, owner: Option<(u32, u32)>) -> io::Result<File> {
+    let mut options = lock_file_options();
+    options.mode(LOCK_MODE);
     let file = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             make_lock_directories(path.parent().unwrap_or(path), owner)?;
@@ -206,12 +295,7 @@ fn open_lock_file(path: &Path, owner: Option<(u32, u32)>) -> io::Result<File> {
         }
         opened => opened?,
     };
-    if let Some((uid, gid)) = owner
-        && file.metadata()?.uid() != uid
-    {
-        file.set_permissions(fs::Permissions::from_mode(0o660))?;
-        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
-    }
+    give(&file, owner, LOCK_MODE)?;
     Ok(file)
 }
 
@@ -228,13 +312,6 @@ fn make_lock_directories(directory: &Path, owner: Option<(u32, u32)>) -> io::Res
         }
     }
     Ok(())
-}
-
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(held), Ok(found)) => held.dev() == found.dev() && held.ino() == found.ino(),
-        _ => false,
-    }
 }
 
 /// The path of a lock file below the lock directory.
@@ -254,7 +331,13 @@ fn in_namespace(snapshot: &crate::format::name::SnapshotName) -> String {
 }
 
 fn namespace_directory(namespace: &Namespace) -> PathBuf {
-    PathBuf::from(namespace.components().collect::<Vec<_>>().join(":"))
+    let name = namespace.components().collect::<Vec<_>>().join(":");
+    // PBS cannot lock anything in a namespace whose name is that long.
+    if name.len() < 256 {
+        PathBuf::from(name)
+    } else {
+        Path::new("hashed").join(Digest::of(name.as_bytes()).to_string())
+    }
 }
 
 /// The path within the namespace as one file name, escaped as systemd does it; hashed where that is too long.

@@ -45,14 +45,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::backend::fs::create::{create, on_network, open};
-use crate::backend::fs::disk::Disk;
+use crate::backend::fs::disk::{Contents, Disk};
 use crate::backend::fs::lock::StoreLock;
 use crate::backend::fs::objects::{Inner, failure};
 use crate::backend::{
     Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockReach, LockScope,
     Object, ObjectInfo, PutMode, Removal, Touched, Version,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::layout::Key;
 use crate::rt::Runtime;
 
@@ -225,8 +225,9 @@ impl Backend for FsBackend {
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (key, temporary) = (key.clone(), self.temporary_name(&key.path()));
         let bytes = object.len() as u64;
-        let version =
-            self.blocking("store", move |inner| inner.put(&key, &temporary, &object, &mode)).await?;
+        let version = self
+            .blocking("store", move |inner| inner.put(&key, &temporary, Contents::Bytes(&object), &mode))
+            .await?;
         if self.inner.wants_flush(bytes) {
             let inner = Arc::clone(&self.inner);
             self.runtime.spawn_blocking(Box::new(move || inner.flush_ahead()));
@@ -236,11 +237,7 @@ impl Backend for FsBackend {
 
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         let (from, to, temporary) = (from.clone(), to.clone(), self.temporary_name(&to.path()));
-        self.blocking("copy", move |inner| {
-            let object = inner.get(&from, u64::MAX)?;
-            inner.put(&to, &temporary, &object.bytes, &mode)
-        })
-        .await
+        self.blocking("copy", move |inner| inner.copy(&from, &to, &temporary, &mode)).await
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
@@ -270,14 +267,16 @@ impl Backend for FsBackend {
     }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        let (scope, now) = (scope.clone(), self.runtime.now());
+        let (scope, runtime) = (scope.clone(), Arc::clone(&self.runtime));
         self.blocking("lock", move |inner| {
-            if scope != LockScope::Store {
-                return Ok(Box::new(inner.lock_directory.lock(&scope, mode)?) as Box<dyn LockGuard>);
+            let locks = &inner.lock_directory;
+            if scope == LockScope::Store {
+                let path = inner.disk.root().join(LOCK_FILE);
+                return Ok(
+                    Box::new(StoreLock::lock(&runtime, &path, locks.owner, mode)?) as Box<dyn LockGuard>
+                );
             }
-            let lock = StoreLock::open(&inner.disk.root().join(LOCK_FILE));
-            let lock = lock.map_err(|error| Error::io(error, "lock").on(&scope))?;
-            Ok(Box::new(lock.lock(mode, now)?))
+            Ok(Box::new(locks.lock(&runtime, &scope, mode)?))
         })
         .await
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::Display;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::hash::{Hash as _, Hasher as _};
 use std::io;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use nix::errno::Errno;
 
 use crate::backend::fs::SyncLevel;
-use crate::backend::fs::disk::{Disk, Replacing};
+use crate::backend::fs::disk::{Contents, Disk, Replacing};
 use crate::backend::fs::lock::LockDirectory;
 use crate::backend::{Deleted, Object, ObjectInfo, PutMode, Removal, Touched, Version};
 use crate::buffers::Buffers;
@@ -46,8 +46,6 @@ pub(super) struct Inner {
     pub(super) unflushed: AtomicU64,
     /// Kept at level `File` only.
     pub(super) unsynced: Mutex<Unsynced>,
-    /// Held by puts that compare versions: the object of a key has one of them.
-    pub(super) versions: [Mutex<()>; 16],
 }
 
 /// Directories whose entries changed since they were last flushed.
@@ -118,7 +116,23 @@ impl Inner {
         Ok(info(key, &self.disk.metadata(&key.path()).map_err(failed)?))
     }
 
-    pub(super) fn put(&self, key: &Key, temporary: &str, object: &Bytes, mode: &PutMode) -> Result<Version> {
+    /// Stores the bytes of one object under another key too, without holding them in memory.
+    pub(super) fn copy(&self, from: &Key, to: &Key, temporary: &str, mode: &PutMode) -> Result<Version> {
+        if let (Key::Namespace(_), _) | (_, Key::Namespace(_)) = (from, to) {
+            let object = self.get(from, u64::MAX)?;
+            return self.put(to, temporary, Contents::Bytes(&object.bytes), mode);
+        }
+        let (file, _) = self.disk.open(&from.path()).map_err(|error| failure(error, "copy", from))?;
+        self.put(to, temporary, Contents::File(&file), mode)
+    }
+
+    pub(super) fn put(
+        &self,
+        key: &Key,
+        temporary: &str,
+        object: Contents<'_>,
+        mode: &PutMode,
+    ) -> Result<Version> {
         if let Key::Namespace(_) = key {
             return self.put_namespace(key, mode);
         }
@@ -143,11 +157,15 @@ impl Inner {
         key: &Key,
         path: &str,
         temporary: &str,
-        object: &Bytes,
+        object: Contents<'_>,
         mode: &PutMode,
     ) -> io::Result<Version> {
         let stored = self.disk.write_new(temporary, object).and_then(|file| {
             let is_chunk = matches!(key, Key::Chunk(_) | Key::Quarantined(..));
+            if !is_chunk {
+                // What a chunk holds never changes, so nobody asks for its version.
+                stamp(&file)?;
+            }
             if self.sync_level == SyncLevel::File || (self.sync_level == SyncLevel::Filesystem && !is_chunk) {
                 self.disk.sync_file(temporary, &file)?;
             }
@@ -167,19 +185,17 @@ impl Inner {
     }
 
     fn publish(&self, temporary: &str, path: &str, key: &Key, mode: &PutMode) -> io::Result<()> {
+        let _held = self.version_lock(path);
         match mode {
             PutMode::Create => self.disk.rename(temporary, path, Replacing::Forbidden),
             PutMode::Replace => self.disk.rename(temporary, path, Replacing::Intended),
-            PutMode::IfMatch(wanted) => {
-                let _held = self.version_lock(path).lock().unwrap_or_else(PoisonError::into_inner);
-                match self.disk.metadata(path) {
-                    Ok(found) if version(&found) == *wanted => {
-                        self.disk.rename(temporary, path, Replacing::Intended)
-                    }
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                    _ => Err(io::Error::other(Error::new(ErrorKind::Conflict, "replace").on(key))),
+            PutMode::IfMatch(wanted) => match self.disk.metadata(path) {
+                Ok(found) if version(&found) == *wanted => {
+                    self.disk.rename(temporary, path, Replacing::Intended)
                 }
-            }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Err(io::Error::other(Error::new(ErrorKind::Conflict, "replace").on(key))),
+            },
         }
     }
 
@@ -233,8 +249,8 @@ impl Inner {
             return self.delete_namespace(removal, parent(&path));
         }
         let failed = |error| failure(error, "delete", key);
+        let held = self.version_lock(&path);
         if let Some(wanted) = wanted {
-            let _held = self.version_lock(&path).lock().unwrap_or_else(PoisonError::into_inner);
             let found = match self.disk.metadata(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Deleted::Absent),
                 found => found.map_err(failed)?,
@@ -249,6 +265,7 @@ impl Inner {
                 removed => removed.map_err(failed)?,
             }
         }
+        drop(held);
         self.changed(parent(&path));
         if key.is_content() {
             self.remove_empty(parent(&path));
@@ -414,10 +431,14 @@ impl Inner {
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn version_lock(&self, path: &str) -> &Mutex<()> {
+    /// Held from looking at the version of an object until it is replaced or removed, whoever in this process does so.
+    fn version_lock(&self, path: &str) -> MutexGuard<'static, ()> {
+        static LOCKS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
         let mut hasher = DefaultHasher::new();
-        path.hash(&mut hasher);
-        &self.versions[usize::from(hasher.finish().to_le_bytes()[0]) % self.versions.len()]
+        (self.disk.identity(), path).hash(&mut hasher);
+        LOCKS[usize::from(hasher.finish().to_le_bytes()[0]) % LOCKS.len()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -448,6 +469,19 @@ pub(super) fn info(key: &Key, metadata: &Metadata) -> ObjectInfo {
 /// What a listing or `head` says of a namespace, whose marker is its directory.
 pub(super) fn marker_info(key: Key, directory: &Metadata) -> ObjectInfo {
     ObjectInfo::new(key, 0, last_used(directory), Version::new(directory.ino().to_string()))
+}
+
+/// Gives a file a modification time that no other file of this process has: the clock of files stands still for some
+/// milliseconds, in which an inode may be used twice.
+fn stamp(file: &File) -> io::Result<()> {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let Ok(found) = file.metadata()?.modified()?.duration_since(SystemTime::UNIX_EPOCH) else {
+        return Ok(());
+    };
+    let found = u64::try_from(found.as_nanos()).unwrap_or_default();
+    let next = |last: u64| found.max(last.saturating_add(1));
+    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_nanos(next(last.unwrap_or_default())))
 }
 
 fn version(metadata: &Metadata) -> Version {

@@ -39,8 +39,10 @@ const ENCRYPTED_HEADER_BYTES: usize = 44;
 /// How much room zstd wants beyond the frame that it writes; a frame that leaves less is not kept, as in PBS.
 const SPARE_BYTES: usize = 8;
 
-/// The largest window that a frame may ask for, as a power of two: 128 MiB.
+/// The largest window that a frame may ask for, as a power of two, if so much may come out of it: 128 MiB.
 const WINDOW_LOG_MAX: u32 = 27;
+/// The window that a frame may ask for however little comes out of it: encoders of streams do not know that yet. 8 MiB.
+const WINDOW_LOG_MIN: u32 = 23;
 
 /// What the payload of a blob is. The format knows these four, so matching on all of them is meant.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
@@ -367,7 +369,9 @@ impl BlobDecoder {
 fn decompress_unknown(payload: &[u8], out: &mut Vec<u8>, expected: PlaintextSize) -> Result<(), DecodeError> {
     let (PlaintextSize::AtMost(limit) | PlaintextSize::Exactly(limit)) = expected;
     let mut decoder = zstd::Decoder::with_buffer(payload).map_err(|_| DecodeError::Compression)?;
-    decoder.window_log_max(WINDOW_LOG_MAX).map_err(|_| DecodeError::Compression)?;
+    let window_log = limit.checked_next_power_of_two().map_or(u32::MAX, usize::trailing_zeros);
+    let window_log = window_log.clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
+    decoder.window_log_max(window_log).map_err(|_| DecodeError::Compression)?;
     decoder.take(limit as u64 + 1).read_to_end(out).map_err(|_| DecodeError::Compression)?;
     Ok(())
 }

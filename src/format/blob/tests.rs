@@ -121,6 +121,20 @@ fn any_stream_of_zstd_is_read() {
 }
 
 #[test]
+fn h175_a_window_beyond_the_limit_is_refused() {
+    let frame = |window_log| {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(window_log).unwrap();
+        encoder.write_all(&[7; 1000]).unwrap();
+        encoder.flush().unwrap();
+        zstd_blob(&encoder.finish().unwrap())
+    };
+    assert_eq!(decode(&frame(23), PlaintextSize::AtMost(1000)), Ok(vec![7; 1000]));
+    assert_eq!(decode(&frame(27), PlaintextSize::AtMost(1000)), Err(DecodeError::Compression));
+    assert_eq!(decode(&frame(27), PlaintextSize::AtMost(128 << 20)), Ok(vec![7; 1000]));
+}
+
+#[test]
 fn h173_nothing_is_not_a_blob() {
     assert_eq!(Blob::parse(Bytes::new()), Err(DecodeError::Truncated { want: 12, have: 0 }));
     let encrypted = [&BlobKind::Encrypted.magic()[..], &[0; 35]].concat();
