@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use cli::{Outcome, Progress, StoreArguments, input, tar_stream};
+use cli::{Failure, Outcome, Progress, StoreArguments, input, tar_stream};
 use futures::executor::block_on;
 use futures::io::AllowStdIo;
 use larder::format::manifest::{CryptMode, VerifyResult};
@@ -117,7 +117,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
 async fn write(writer: &SnapshotWriter, source: &Source, base: Option<&SnapshotReader>) -> Outcome<()> {
     let Source { archive, path } = source;
     let base = base.filter(|base| base.manifest().file(archive).is_some());
-    let failed = |error| input(format!("{}: {error}", path.display()));
+    let failed = |error| Failure::Work(format!("{}: {error}", path.display()));
     if archive.stem().ends_with(".tar") {
         let stream = writer.stream(archive.as_str(), tar_stream::of_directory(path.clone()));
         match base {
@@ -157,6 +157,7 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
     let mut arguments = Arguments::default();
     while let Some(argument) = cli::next(parser)? {
         match argument.as_str() {
+            "--create" => arguments.store.or_create(),
             "--group" => arguments.group = Some(cli::value(parser)?),
             "--json" => arguments.json = true,
             "--no-base" => arguments.no_base = true,

@@ -15,7 +15,8 @@ use larder::error::ErrorKind;
 use larder::format::name::{AuthId, GroupName, SnapshotName};
 use larder::rt::Runtime;
 use larder::store::{
-    Datastore, DirtyMap, FileTarget, Options, Protection, SnapshotReader, SnapshotState, WriterTarget,
+    Datastore, DirtyMap, Event, FileTarget, Observer, Options, Protection, SnapshotReader, SnapshotState,
+    WriterTarget,
 };
 
 use support::{noise, on_every_runtime};
@@ -723,6 +724,57 @@ fn files_are_restored_with_holes_or_overwritten() {
             archive.copy_to(&mut FileTarget::open(Arc::clone(&runtime), &old).await.unwrap()).await.unwrap();
             let overwritten = std::fs::read(&old).unwrap();
             assert!(overwritten[..data.len()] == data && overwritten.len() == data.len() + 10);
+        })
+    });
+}
+
+/// Counts what it is told.
+#[derive(Debug, Default)]
+struct Tally {
+    bytes: std::sync::atomic::AtomicU64,
+    finished: std::sync::atomic::AtomicU64,
+    started: std::sync::atomic::AtomicU64,
+}
+
+impl Observer for Tally {
+    fn on_event(&self, event: &Event<'_>) {
+        use std::sync::atomic::Ordering::SeqCst;
+        match event {
+            Event::ArchiveStarted { size, .. } => _ = self.started.fetch_add(size.unwrap_or(0), SeqCst),
+            Event::ArchiveFinished { size, .. } => _ = self.finished.fetch_add(*size, SeqCst),
+            Event::ChunkRestored { size, .. } => _ = self.bytes.fetch_add(*size, SeqCst),
+            _ => panic!("a restore tells of {event:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_restore_tells_how_far_it_is() {
+    on_every_runtime(|runtime| {
+        Box::pin(async move {
+            let store = memory(&runtime).await;
+            let (data, group) = (mixed(5, 400_000), group("host/a"));
+            let backup = store.backup(&group).begin().await.unwrap();
+            image_of(&backup, &data, data.len() as u64).await;
+            let snapshot = backup.finish().await.unwrap();
+            for as_stream in [false, true] {
+                let tally = Arc::new(Tally::default());
+                let reader = snapshot.archive("d.img.fidx").await.unwrap().observer(tally.clone());
+                let mut restored = Vec::new();
+                if as_stream {
+                    let mut reader = reader;
+                    reader.read_to_end(&mut restored).await.unwrap();
+                } else {
+                    let mut target = WriterTarget::new(Cursor::new(Vec::new()));
+                    reader.copy_to(&mut target).await.unwrap();
+                    restored = target.into_inner().into_inner();
+                }
+                assert!(restored == data);
+                let [bytes, started, finished] = [&tally.bytes, &tally.started, &tally.finished]
+                    .map(|count| count.load(std::sync::atomic::Ordering::SeqCst));
+                assert_eq!((bytes, started), (400_000, 400_000), "as a stream: {as_stream}");
+                assert_eq!(finished, if as_stream { 0 } else { 400_000 });
+            }
         })
     });
 }

@@ -141,10 +141,14 @@ impl StoreArguments {
                     }
                 }
             }
-            "--create" => self.create = true,
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Makes the store when it is opened, if there is none.
+    pub(crate) fn or_create(&mut self) {
+        self.create = true;
     }
 
     pub(crate) fn namespace(&self) -> &Namespace {

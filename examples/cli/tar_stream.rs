@@ -220,8 +220,7 @@ type Records = BTreeMap<String, Vec<u8>>;
 fn times_and_attributes(path: &Path, metadata: &Metadata) -> io::Result<Records> {
     let mut records = Records::new();
     if metadata.mtime_nsec() != 0 || metadata.mtime() < 0 {
-        let time = format!("{}.{:09}", metadata.mtime(), metadata.mtime_nsec());
-        records.insert("mtime".into(), time.into());
+        records.insert("mtime".into(), render_time(metadata.mtime(), metadata.mtime_nsec()).into());
     }
     let names = match xattr::list(path) {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(records),
@@ -469,10 +468,28 @@ fn attributes<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<(Attributes,
     Ok((attributes, link))
 }
 
+/// Seconds since 1970 as a decimal number. Before it, the system counts the fraction from the second before, a number from the
+/// one after.
+fn render_time(seconds: i64, nanoseconds: i64) -> String {
+    match (seconds, nanoseconds) {
+        (..0, 1..) => {
+            let whole = (seconds + 1).unsigned_abs();
+            format!("-{whole}.{:09}", 1_000_000_000 - nanoseconds)
+        }
+        _ => format!("{seconds}.{nanoseconds:09}"),
+    }
+}
+
 fn parse_time(text: &str) -> Option<FileTime> {
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let nanoseconds = format!("{fraction:0<9}");
-    Some(FileTime::from_unix_time(seconds.parse().ok()?, nanoseconds.get(..9)?.parse().ok()?))
+    let (number, is_negative) = text.strip_prefix('-').map_or((text, false), |number| (number, true));
+    let (seconds, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let seconds: i64 = seconds.parse().ok()?;
+    let nanoseconds: u32 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
+    Some(match (is_negative, nanoseconds) {
+        (false, _) => FileTime::from_unix_time(seconds, nanoseconds),
+        (true, 0) => FileTime::from_unix_time(-seconds, 0),
+        (true, _) => FileTime::from_unix_time(-seconds - 1, 1_000_000_000 - nanoseconds),
+    })
 }
 
 impl Attributes {

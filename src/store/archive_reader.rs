@@ -48,6 +48,8 @@ pub struct ArchiveReader {
     current: Option<(usize, Bytes)>,
     observer: Arc<dyn Observer>,
     position: u64,
+    /// Whether it was read as a stream.
+    started: bool,
     /// How many chunks to fetch ahead: it grows while the archive is read in order.
     window: usize,
 }
@@ -100,11 +102,13 @@ impl ArchiveReader {
             current: None,
             observer: Arc::new(Silent),
             position: 0,
+            started: false,
             window: 1,
         })
     }
 
-    /// Who is told about progress of [`copy_to`](ArchiveReader::copy_to); default: nobody.
+    /// Who is told about progress; default: nobody. [`copy_to`](ArchiveReader::copy_to) tells of its begin, its chunks and its
+    /// end, a stream of its begin and of each chunk that it comes to, [`read_at`](ArchiveReader::read_at) of nothing.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = observer;
@@ -162,7 +166,9 @@ impl ArchiveReader {
             }
             Ok(())
         };
+        let name = &archive.name;
         let consume = async {
+            self.observer.on_event(&Event::ArchiveStarted { archive: name, size: Some(self.size()) });
             self.to_target(target.begin(self.size()).await)?;
             while let Some((number, piece, permit)) = receiver.next().await {
                 let range = archive.range(number);
@@ -173,12 +179,13 @@ impl ArchiveReader {
                 };
                 self.to_target(written)?;
                 drop(permit);
-                self.observer.on_event(&Event::ChunkRestored { archive: &archive.name, size });
+                self.observer.on_event(&Event::ChunkRestored { archive: name, size });
             }
             Ok(())
         };
         future::try_join(produce, consume).await?;
         self.to_target(target.finish().await)?;
+        self.observer.on_event(&Event::ArchiveFinished { archive: name, size: self.size() });
         Ok(self.size())
     }
 
@@ -220,6 +227,12 @@ impl ArchiveReader {
         };
         ahead.pop_front();
         let bytes = fetched?;
+        if !std::mem::replace(&mut self.started, true) {
+            let size = Some(self.archive.index.size());
+            self.observer.on_event(&Event::ArchiveStarted { archive: &self.archive.name, size });
+        }
+        let size = bytes.len() as u64;
+        self.observer.on_event(&Event::ChunkRestored { archive: &self.archive.name, size });
         self.current = Some((number, bytes.clone()));
         self.window = (self.window * 2).min(most);
         Poll::Ready(Ok(bytes))

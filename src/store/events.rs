@@ -16,14 +16,14 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// An archive is complete. It becomes visible with its snapshot.
+    /// An archive is complete: backed up, to become visible with its snapshot, or restored.
     ArchiveFinished {
         /// Which.
         archive: &'a ArchiveName,
         /// Its size.
         size: u64,
     },
-    /// An archive is begun.
+    /// A backup or a restore of an archive is begun.
     ArchiveStarted {
         /// Which.
         archive: &'a ArchiveName,

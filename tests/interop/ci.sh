@@ -16,6 +16,7 @@ ln "$tree/random" "$tree/hard"
 ln -s sub/deep "$tree/soft"
 chmod 640 "$tree/sub/1.txt"
 touch -d 2001-02-03T04:05:06.789Z "$tree/sub/2.txt"
+touch -d 1969-12-31T23:59:57.25Z "$tree/sub/4.txt"
 mkfifo "$tree/fifo"
 echo odd >"$tree/sub/"$'a name\nof two lines \xc3\xbc'
 ln -s $'target\nof two lines \xc3\xbc' "$tree/sub/odd link"
@@ -50,6 +51,7 @@ diff <(describe "$tree") <(describe "$work/restored")
 rm "$tree/fifo" "$work/restored/fifo" "$work/untarred/fifo"
 diff -r --no-dereference "$tree" "$work/restored"
 diff -r --no-dereference "$tree" "$work/untarred"
+[ "$(stat -c %.9Y "$work/untarred/sub/4.txt")" = "$(stat -c %.9Y "$tree/sub/4.txt")" ]
 attribute() { python3 -c 'import os, sys; print(os.listxattr(sys.argv[1]), [os.getxattr(sys.argv[1], n) for n in os.listxattr(sys.argv[1])])' "$1"; }
 [ "$(attribute "$tree/sub/2.txt")" = "$(attribute "$work/restored/sub/2.txt")" ]
 ln -s "$tree/sub" "$work/link"
@@ -81,5 +83,6 @@ expect_2 "$bin/restore" --store "$work/store" nonsense disk.img.fidx "$work/x"
 expect_2 "$bin/restore" --store "$work/store" "host/ci/$(basename "$latest")" missing.img.fidx "$work/x"
 expect_2 "$bin/restore" --store "$work/store" "host/ci/$(basename "$latest")" disk.img.fidx "$work/x/"
 expect_2 "$bin/list" --store "$work/nowhere"
+expect_2 "$bin/list" --store "$work/nowhere" --create
 [ "$before" = "$(find "$work/store" | sort | cksum)" ]
 echo "1 passed, 0 failed"

@@ -161,23 +161,22 @@ pub async fn children(backend: &Arc<dyn Backend>) {
             let inside = keys(backend, &ListQuery::all(more.clone())).await;
             assert!(inside.is_empty(), "children: {more:?} is not one level below {prefix:?}");
         }
-        let whole = ListQuery::children(prefix);
-        let paths = |entries: Vec<ListEntry>| entries.iter().map(ListEntry::path).collect::<Vec<_>>();
-        let all = paths(entries(backend, &whole).await);
         for bound in stored.iter().chain(&files) {
-            for (after, until) in [(Some(bound), None), (None, Some(bound)), (Some(&stored[0]), Some(bound))]
-            {
-                let part = whole.clone().between(after.cloned(), until.cloned());
-                let within: Vec<_> = all.iter().filter(|path| part.covers(path)).cloned().collect();
-                assert_eq!(
-                    paths(entries(backend, &part).await),
-                    within,
-                    "children: within bounds of {part:?}"
-                );
-            }
+            children_within(backend, &prefix, &stored[0], bound).await;
         }
     }
     end(backend, &[]).await;
+}
+
+async fn children_within(backend: &Arc<dyn Backend>, prefix: &Prefix, first: &Key, bound: &Key) {
+    let whole = ListQuery::children(prefix.clone());
+    let paths = |entries: Vec<ListEntry>| entries.iter().map(ListEntry::path).collect::<Vec<_>>();
+    let all = paths(entries(backend, &whole).await);
+    for (after, until) in [(Some(bound), None), (None, Some(bound)), (Some(first), Some(bound))] {
+        let part = whole.clone().between(after.cloned(), until.cloned());
+        let within: Vec<_> = all.iter().filter(|path| part.covers(path)).cloned().collect();
+        assert_eq!(paths(entries(backend, &part).await), within, "children: within bounds of {part:?}");
+    }
 }
 
 /// **Complete**, over several pages: stores as many chunks and as many groups as said, and reads them page by page. Fails

@@ -36,6 +36,7 @@ mod lock;
 mod objects;
 #[cfg(feature = "testing")]
 pub mod replay;
+mod version;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,8 @@
 //! What is done to single objects and directories. All of it blocks.
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::DefaultHasher;
 use std::fmt::Display;
-use std::fs::{self, File, Metadata};
-use std::hash::{Hash as _, Hasher as _};
+use std::fs::{self, Metadata};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -18,6 +16,7 @@ use nix::errno::Errno;
 use crate::backend::fs::SyncLevel;
 use crate::backend::fs::disk::{Contents, Disk, Replacing};
 use crate::backend::fs::lock::LockDirectory;
+use crate::backend::fs::version::{stamp, version, version_lock};
 use crate::backend::{Deleted, Object, ObjectInfo, PutMode, Removal, Touched, Version};
 use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
@@ -185,7 +184,7 @@ impl Inner {
     }
 
     fn publish(&self, temporary: &str, path: &str, key: &Key, mode: &PutMode) -> io::Result<()> {
-        let _held = self.version_lock(path);
+        let _held = version_lock(&self.disk, path);
         match mode {
             PutMode::Create => self.disk.rename(temporary, path, Replacing::Forbidden),
             PutMode::Replace => self.disk.rename(temporary, path, Replacing::Intended),
@@ -249,7 +248,7 @@ impl Inner {
             return self.delete_namespace(removal, parent(&path));
         }
         let failed = |error| failure(error, "delete", key);
-        let held = self.version_lock(&path);
+        let held = version_lock(&self.disk, &path);
         if let Some(wanted) = wanted {
             let found = match self.disk.metadata(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Deleted::Absent),
@@ -430,16 +429,6 @@ impl Inner {
         // Every change is a single insertion or removal, so a panic elsewhere leaves it whole.
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Held from looking at the version of an object until it is replaced or removed, whoever in this process does so.
-    fn version_lock(&self, path: &str) -> MutexGuard<'static, ()> {
-        static LOCKS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
-        let mut hasher = DefaultHasher::new();
-        (self.disk.identity(), path).hash(&mut hasher);
-        LOCKS[usize::from(hasher.finish().to_le_bytes()[0]) % LOCKS.len()]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 pub(super) fn failure(error: io::Error, action: &'static str, subject: impl Display) -> Error {
@@ -469,24 +458,6 @@ pub(super) fn info(key: &Key, metadata: &Metadata) -> ObjectInfo {
 /// What a listing or `head` says of a namespace, whose marker is its directory.
 pub(super) fn marker_info(key: Key, directory: &Metadata) -> ObjectInfo {
     ObjectInfo::new(key, 0, last_used(directory), Version::new(directory.ino().to_string()))
-}
-
-/// Gives a file a modification time that no other file of this process has: the clock of files stands still for some
-/// milliseconds, in which an inode may be used twice.
-fn stamp(file: &File) -> io::Result<()> {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let Ok(found) = file.metadata()?.modified()?.duration_since(SystemTime::UNIX_EPOCH) else {
-        return Ok(());
-    };
-    let found = u64::try_from(found.as_nanos()).unwrap_or_default();
-    let next = |last: u64| found.max(last.saturating_add(1));
-    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
-    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_nanos(next(last.unwrap_or_default())))
-}
-
-fn version(metadata: &Metadata) -> Version {
-    let (inode, size) = (metadata.ino(), metadata.size());
-    Version::new(format!("{inode}-{size}-{}.{:09}", metadata.mtime(), metadata.mtime_nsec()))
 }
 
 /// The later of the access and the modification time: a reason to keep a chunk, never one to delete it.
