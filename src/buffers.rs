@@ -13,17 +13,32 @@ const KEPT: usize = 64;
 /// the encoded form of another.
 const STEP_BYTES: usize = 64 << 10;
 
+/// Buffers of this length or more have a capacity of [`MAPPED_BYTES`].
+const LARGE_BYTES: usize = 1 << 20;
+
+/// What is longer than 32 MiB, the allocator of glibc maps by itself and gives back when it is freed, while holes in its heap
+/// cost half as much again as what is in use. Of a mapping only what was touched is memory.
+const MAPPED_BYTES: usize = (32 << 20) + STEP_BYTES;
+
 /// Buffers that lie ready.
 #[derive(Debug)]
 pub(crate) struct Buffers {
-    free: Mutex<Vec<Vec<u8>>>,
-    /// What all the buffers that lie ready may hold together.
+    free: Mutex<Vec<Free>>,
+    /// How much memory all the buffers that lie ready may hold together.
     kept_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Free {
+    /// How much of it was ever used: so much memory it holds.
+    touched: usize,
+    vec: Vec<u8>,
 }
 
 /// A buffer that returns to its pool when it is dropped. Its contents are whatever it held last.
 pub(crate) struct Buffer {
     pool: Weak<Buffers>,
+    touched: usize,
     vec: Vec<u8>,
 }
 
@@ -32,30 +47,35 @@ impl Buffers {
         Arc::new(Self { free: Mutex::default(), kept_bytes })
     }
 
-    /// A buffer of any length that has at least this capacity, and at most twice as much: the smallest that lies ready, of
-    /// several the one that was used last, or a new and empty one.
+    /// A buffer of any length that has at least this capacity and holds at most twice as much memory: of those that lie ready
+    /// the one that held most nearly as much, or a new and empty one.
     pub(crate) fn take(self: &Arc<Self>, capacity: usize) -> Buffer {
         if capacity < STEP_BYTES {
             // Whoever keeps something small must not keep something large with it.
-            return Buffer { pool: Weak::new(), vec: Vec::with_capacity(capacity) };
+            return Buffer { pool: Weak::new(), touched: 0, vec: Vec::with_capacity(capacity) };
         }
+        let capacity = capacity.next_multiple_of(STEP_BYTES);
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         // Not a much larger one: who keeps a few bytes of it keeps all of it.
-        let fits = capacity..=capacity.next_multiple_of(STEP_BYTES).saturating_mul(2);
-        let fitting = free.iter().enumerate().filter(|(_, vec)| fits.contains(&vec.capacity()));
-        let smallest = fitting.rev().min_by_key(|(_, vec)| vec.capacity()).map(|(at, _)| at);
-        let vec = match smallest {
-            Some(at) => free.remove(at),
-            None => Vec::with_capacity(capacity.next_multiple_of(STEP_BYTES)),
+        let fits =
+            |free: &Free| free.vec.capacity() >= capacity && free.touched <= capacity.saturating_mul(2);
+        let fitting = free.iter().enumerate().filter(|(_, free)| fits(free));
+        let nearest = fitting.rev().min_by_key(|(_, free)| free.touched.abs_diff(capacity)).map(|(at, _)| at);
+        let Free { touched, vec } = match nearest {
+            Some(at) => free.swap_remove(at),
+            None => {
+                let capacity = if capacity < LARGE_BYTES { capacity } else { capacity.max(MAPPED_BYTES) };
+                Free { touched: 0, vec: Vec::with_capacity(capacity) }
+            }
         };
-        Buffer { pool: Arc::downgrade(self), vec }
+        Buffer { pool: Arc::downgrade(self), touched, vec }
     }
 
-    fn put_back(&self, vec: Vec<u8>) {
+    fn put_back(&self, buffer: Free) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let held: usize = free.iter().map(Vec::capacity).sum();
-        if free.len() < KEPT && held + vec.capacity() <= self.kept_bytes {
-            free.push(vec);
+        let held: usize = free.iter().map(|free| free.touched).sum();
+        if free.len() < KEPT && held + buffer.touched <= self.kept_bytes {
+            free.push(buffer);
         }
     }
 }
@@ -105,7 +125,8 @@ impl Drop for Buffer {
         if let Some(pool) = self.pool.upgrade()
             && self.vec.capacity() > 0
         {
-            pool.put_back(std::mem::take(&mut self.vec));
+            let vec = std::mem::take(&mut self.vec);
+            pool.put_back(Free { touched: self.touched.max(vec.len()), vec });
         }
     }
 }
@@ -139,6 +160,7 @@ mod tests {
         large.lengthen(3 * STEP_BYTES);
         drop(large);
         assert!(pool.take(STEP_BYTES).capacity() < 3 * STEP_BYTES, "much too large ones too");
+        assert_eq!(pool.take(3 * STEP_BYTES).len(), 3 * STEP_BYTES);
     }
 
     #[test]
