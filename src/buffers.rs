@@ -61,13 +61,11 @@ impl Buffers {
             |free: &Free| free.vec.capacity() >= capacity && free.touched <= capacity.saturating_mul(2);
         let fitting = free.iter().enumerate().filter(|(_, free)| fits(free));
         let nearest = fitting.rev().min_by_key(|(_, free)| free.touched.abs_diff(capacity)).map(|(at, _)| at);
-        let Free { touched, vec } = match nearest {
-            Some(at) => free.swap_remove(at),
-            None => {
-                let capacity = if capacity < LARGE_BYTES { capacity } else { capacity.max(MAPPED_BYTES) };
-                Free { touched: 0, vec: Vec::with_capacity(capacity) }
-            }
-        };
+        let found = nearest.map(|at| free.swap_remove(at));
+        let Free { touched, vec } = found.unwrap_or_else(|| {
+            let capacity = if capacity < LARGE_BYTES { capacity } else { capacity.max(MAPPED_BYTES) };
+            Free { touched: 0, vec: Vec::with_capacity(capacity) }
+        });
         Buffer { pool: Arc::downgrade(self), touched, vec }
     }
 
