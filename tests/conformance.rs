@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::io::Cursor;
-use larder::backend::conformance::{check_all, foreign_is_reported, paging};
+use larder::backend::conformance::{check_all, conditions_see_every_change, foreign_is_reported, paging};
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::{Counts, Method, Outcome, RecordingBackend};
 use larder::backend::{
@@ -35,6 +35,7 @@ fn threads() -> Arc<dyn Runtime> {
 /// The backend as it is, and through the wrappers.
 async fn conforms(backend: Arc<dyn Backend>) {
     check_all(&backend).await;
+    conditions_see_every_change(&backend).await;
     let recorder = Arc::new(RecordingBackend::new(Arc::clone(&backend)));
     let recorded: Arc<dyn Backend> = recorder.clone();
     check_all(&recorded).await;

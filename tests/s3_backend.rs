@@ -11,21 +11,24 @@ mod fault_server;
 #[path = "support/s3_server/mod.rs"]
 mod s3_server;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::executor::block_on;
 use larder::backend::conformance::{check_all, foreign_is_reported, paging};
 use larder::backend::{Backend, S3Backend};
 use larder::http::{HttpClient, HttpOptions};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
-    Addressing, Condition, Credentials, ListRequest, S3Capabilities, S3Client, S3Options, StaticCredentials,
-    Support,
+    Addressing, Condition, Credentials, ListRequest, Operation, Outcome, S3Capabilities, S3Client, S3Options,
+    StaticCredentials, Support,
 };
 
 fn client(options: S3Options, http: HttpOptions) -> (Arc<dyn Runtime>, S3Client) {
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let http = Arc::new(HttpClient::new(Arc::clone(&runtime), http).unwrap());
+    let options = options.parts(6 << 20, NonZeroU64::new(5 << 20).unwrap());
     let client = S3Client::new(Arc::clone(&runtime), http, options).unwrap();
     (runtime, client)
 }
@@ -57,7 +60,21 @@ async fn conforms(runtime: Arc<dyn Runtime>, client: S3Client, store: &str) -> S
         }
     })
     .await;
+    stores_in_parts(&client, &format!("{store}/large \u{e4}+")).await;
     server
+}
+
+/// An object in three parts, and an upload that is begun and aborted.
+async fn stores_in_parts(client: &S3Client, key: &str) {
+    let body: Bytes = (0..(10_u32 << 20) + 7).map(|at| at.to_le_bytes()[1]).collect();
+    let tag = client.put(key, body.clone(), &Condition::Always).await.unwrap();
+    let (found, head) = client.get(key, u64::MAX).await.unwrap();
+    assert!(found == body);
+    assert_eq!((head.etag, head.size), (tag, body.len() as u64));
+    let counts = client.counters().counts();
+    assert_eq!(counts[&(Operation::Multipart, Outcome::Answered)].attempts, 2);
+    assert_eq!(client.open_uploads(key).await.unwrap(), []);
+    client.delete(key, &Condition::Always).await.unwrap();
 }
 
 #[test]

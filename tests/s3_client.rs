@@ -15,8 +15,8 @@ use larder::error::ErrorKind;
 use larder::http::{HttpClient, HttpOptions};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
-    Addressing, Condition, Credentials, ListRequest, Operation, Outcome, RateLimits, S3Client, S3Options,
-    StaticCredentials,
+    Addressing, Condition, Credentials, ListRequest, Operation, Outcome, PresignedMethod, RateLimits,
+    S3Client, S3Options, StaticCredentials,
 };
 use s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 
@@ -344,5 +344,66 @@ mod tls {
             }
             assert_eq!(server.requests(), before);
         });
+    }
+}
+
+#[test]
+fn h118_large_objects_are_stored_in_parts() {
+    let Setup { client, server, .. } =
+        set_up_with(|options| options.parts(6 << 20, NonZeroU64::new(5 << 20).unwrap()));
+    let bytes = random((10 << 20) + 7);
+    block_on(async {
+        let etag = client.put("large \u{e4}/+", bytes.clone(), &Condition::Always).await.unwrap();
+        assert!(etag.trim_matches('"').ends_with("-3"), "{etag}");
+        let (found, head) = client.get("large \u{e4}/+", u64::MAX).await.unwrap();
+        assert!(found == bytes);
+        assert_eq!(head.etag, etag);
+        let counts = client.counters().counts();
+        assert_eq!(counts[&(Operation::Multipart, Outcome::Answered)].attempts, 2);
+        assert_eq!(counts[&(Operation::Put, Outcome::Answered)].attempts, 3);
+        // A condition is obeyed.
+        let again = client.put("large \u{e4}/+", bytes.clone(), &Condition::Absent).await;
+        assert_eq!(again.unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(client.open_uploads("").await.unwrap().len(), 0);
+    });
+    assert_eq!(server.objects("bucket").len(), 1);
+}
+
+/// Sends a request without any header of the protocol, and returns status and body.
+fn plainly(method: &str, address: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    use std::io::{Read as _, Write as _};
+    let (authority, path) = address.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = std::net::TcpStream::connect(authority).unwrap();
+    let head = format!(
+        "{method} /{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    (std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap(), answer[end + 4..].to_vec())
+}
+
+#[test]
+fn an_address_that_was_signed_allows_one_thing_with_one_object() {
+    let Setup { client, server, .. } = set_up();
+    let key = "dir/with space+plus%25\u{e4}//x";
+    let hour = std::time::Duration::from_hours(1);
+    let sign = |method, key: &str| block_on(client.presign(method, key, hour)).unwrap();
+    assert_eq!(plainly("PUT", &sign(PresignedMethod::Put, key), b"body").0, 200);
+    assert_eq!(server.objects("bucket")[key], "body");
+    let get = sign(PresignedMethod::Get, key);
+    assert_eq!(plainly("GET", &get, b""), (200, b"body".to_vec()));
+    assert_eq!(plainly("HEAD", &sign(PresignedMethod::Head, key), b"").0, 200);
+    assert_eq!(plainly("DELETE", &get, b"").0, 403, "for something else");
+    assert_eq!(plainly("GET", &get.replace("space", "another"), b"").0, 403, "for another object");
+    assert_eq!(plainly("GET", get.split('?').next().unwrap(), b"").0, 403, "without a signature");
+    assert!(!get.contains(SECRET_KEY));
+    assert_eq!(plainly("DELETE", &sign(PresignedMethod::Delete, key), b"").0, 204);
+    for lifetime in [std::time::Duration::ZERO, 8 * 24 * hour] {
+        let refused = block_on(client.presign(PresignedMethod::Get, key, lifetime)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     }
 }

@@ -5,12 +5,12 @@
 #[path = "support/fault_server/mod.rs"]
 mod fault_server;
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fault_server::{Action, FaultServer, Flip, Framing, Options, Quirk, Rule};
+use fault_server::{Action, Etags, FaultServer, Flip, Framing, Options, Quirk, Rule};
 use futures::executor::block_on;
 use futures::future::join_all;
 use larder::error::{Error, ErrorKind};
@@ -523,4 +523,167 @@ fn h110_requests_without_body_have_no_length() {
     block_on(client.head("k")).unwrap();
     block_on(client.delete("k", &ALWAYS)).unwrap();
     assert!(server.log().iter().all(|request| request.header("content-length").is_none()));
+}
+
+const PART: usize = 5 << 20;
+
+/// Completes when that is so; asks again and again, as fast as it can.
+fn until(is_so: impl Fn() -> bool + Unpin) -> impl Future<Output = ()> + Unpin {
+    futures::future::poll_fn(move |context| {
+        if is_so() {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+}
+
+/// A client that stores everything of 6 MiB or more in parts of 5 MiB.
+fn in_parts(options: S3Options) -> S3Options {
+    options.parts(6 << 20, NonZeroU64::new(PART as u64).unwrap())
+}
+
+#[test]
+fn h118_a_large_object_is_stored_whole_or_not_at_all_whatever_goes_wrong() {
+    let server = FaultServer::start(Options::default());
+    let (client, _) = client_with(&server, in_parts);
+    let bytes = body(2 * PART + 1000);
+    let completion = |query: &str| query.starts_with("uploadId=");
+    let unsure = || Rule::on("POST").query(completion);
+    for (name, rule) in [
+        ("nothing", Rule::on("HEAD")),
+        (
+            "a lost begin",
+            Rule::on("POST").query(|query| query == "uploads=").first(1).then(Action::ExecuteThenDrop),
+        ),
+        ("a lost part", Rule::on("PUT").nth(2).then(Action::ExecuteThenDrop)),
+        ("a cut part", Rule::on("PUT").nth(3).then(Action::CutRequestAt(600))),
+        ("a damaged part", Rule::on("PUT").nth(1).then(Action::FlipBit(Flip::Received))),
+        ("a lost completion", unsure().first(1).then(Action::ExecuteThenDrop)),
+        ("completions that are all lost", unsure().then(Action::ExecuteThenDrop)),
+        (
+            "an error after success",
+            unsure().first(1).then(Action::OkWithErrorBody { whitespace: 3, delay: Duration::ZERO }),
+        ),
+    ] {
+        server.clear();
+        server.add(rule);
+        let stored = put(&client, "k", &bytes, &ALWAYS);
+        assert!(stored.is_ok(), "{name}: {stored:?}");
+        assert!(server.objects()["k"] == bytes, "{name}");
+        assert_eq!(block_on(client.head("k")).unwrap().etag, stored.unwrap(), "{name}");
+        server.remove("k");
+    }
+    assert!(server.violations().is_empty(), "{:?}", server.violations());
+}
+
+#[test]
+fn h118_what_fails_is_aborted_and_what_nobody_could_abort_is_found_by_the_janitor() {
+    let server = FaultServer::start(Options::default());
+    let (client, _) = client_with(&server, in_parts);
+    let bytes = body(2 * PART);
+    for (name, rule) in [
+        ("a part", Rule::on("PUT").nth(2).then(Action::status(403, "AccessDenied"))),
+        (
+            "the completion",
+            Rule::on("POST")
+                .query(|query| query.starts_with("uploadId="))
+                .then(Action::status(400, "InvalidPart")),
+        ),
+        (
+            "it for ever",
+            Rule::on("POST")
+                .query(|query| query.starts_with("uploadId="))
+                .then(Action::status(503, "SlowDown")),
+        ),
+    ] {
+        server.clear();
+        server.add(rule);
+        assert!(put(&client, "k", &bytes, &ALWAYS).is_err(), "{name}");
+        assert_eq!(server.uploads(), [] as [String; 0], "{name}");
+        assert!(server.objects().is_empty(), "{name}");
+    }
+    // One whose future is dropped is aborted too.
+    server.clear();
+    server.add(Rule::on("PUT").then(Action::StallResponseAt(0)));
+    let seen =
+        || server.log().iter().any(|request| request.method == "PUT" && request.path.ends_with("/dropped"));
+    let sending = Box::pin(client.put("dropped", bytes.clone(), &ALWAYS));
+    let stopped = block_on(futures::future::select(sending, until(seen)));
+    assert!(matches!(stopped, futures::future::Either::Right(_)), "the put ended");
+    drop(stopped);
+    let aborted = server.wait(Duration::from_secs(30), |log| {
+        log.iter().any(|request| {
+            request.method == "DELETE" && request.path.ends_with("/dropped") && request.executed
+        })
+    });
+    assert!(aborted && server.uploads().is_empty());
+    // And if the server does not hear of it, the janitor finds it, and nothing else.
+    for key in ["store/k", "store/l", "other"] {
+        server.clear();
+        server.add(Rule::on("PUT").then(Action::status(403, "AccessDenied")));
+        server.add(Rule::on("DELETE").then(Action::status(403, "AccessDenied")));
+        assert!(put(&client, key, &bytes, &ALWAYS).is_err());
+    }
+    server.clear();
+    assert_eq!(block_on(client.open_uploads("")).unwrap().len(), 3);
+    assert_eq!(
+        block_on(client.abort_stale_uploads("store/", Duration::from_hours(24))).unwrap(),
+        0,
+        "too young"
+    );
+    assert_eq!(block_on(client.abort_stale_uploads("store/", Duration::ZERO)).unwrap(), 2);
+    assert_eq!(server.uploads(), ["other"]);
+    block_on(client.abort_upload("nothing", "there")).unwrap();
+}
+
+#[test]
+fn h118_open_uploads_are_read_page_by_page() {
+    let server = FaultServer::start(Options { page: 2, ..Options::default() });
+    let (client, _) = client_with(&server, in_parts);
+    server.add(Rule::on("PUT").then(Action::status(403, "AccessDenied")));
+    server.add(Rule::on("DELETE").then(Action::status(403, "AccessDenied")));
+    for number in 0..5 {
+        assert!(put(&client, &format!("k{number}"), &body(2 * PART), &ALWAYS).is_err());
+        assert!(put(&client, "same", &body(2 * PART), &ALWAYS).is_err());
+    }
+    server.clear();
+    assert_eq!(block_on(client.open_uploads("")).unwrap().len(), 10);
+    assert_eq!(block_on(client.open_uploads("k")).unwrap().len(), 5);
+    server.add(Rule::on("GET").then(Action::DropXmlElement("NextKeyMarker")));
+    assert_eq!(block_on(client.open_uploads("")).unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[test]
+fn h154_a_large_object_whose_answer_was_lost_is_not_sent_again() {
+    let (server, client) = set_up_as(Options { etags: Etags::Md5, ..Options::default() });
+    let bytes = body(8 << 20);
+    server.add(Rule::on("PUT").then(Action::ExecuteThenDrop));
+    for number in 0..3 {
+        let condition = if number == 0 { Condition::Absent } else { ALWAYS };
+        let tag = put(&client, &number.to_string(), &bytes, &condition).unwrap();
+        assert_eq!(block_on(client.head(&number.to_string())).unwrap().etag, tag);
+        assert!(server.objects()[&number.to_string()] == bytes);
+    }
+    let puts = server.log().iter().filter(|request| request.method == "PUT").count();
+    assert_eq!(puts, 3, "each was sent once");
+    // What is not there is sent again, and so is what is there but is something else.
+    server.clear();
+    server.add(Rule::on("PUT").first(1).then(Action::CutRequestAt(2 << 20)));
+    assert!(put(&client, "cut", &bytes, &ALWAYS).is_ok());
+    server.clear();
+    server.put("other", body(8 << 20).iter().rev().copied().collect::<Vec<_>>());
+    server.add(Rule::on("PUT").first(1).then(Action::CutRequestAt(2 << 20)));
+    assert!(put(&client, "other", &bytes, &ALWAYS).is_ok());
+    assert!(server.objects()["cut"] == bytes && server.objects()["other"] == bytes);
+}
+
+#[test]
+fn h125_what_is_damaged_on_the_way_is_noticed_where_nobody_looks_at_hashes() {
+    let (server, client) = set_up();
+    client.send_md5(true);
+    server.add(Rule::on("PUT").first(1).then(Action::FlipBit(Flip::Received)));
+    assert!(put(&client, "k", &body(100_000), &ALWAYS).is_ok());
+    assert!(server.log().iter().all(|request| request.header("content-md5").is_some()));
+    assert!(server.objects()["k"] == body(100_000));
 }

@@ -96,6 +96,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `AlreadyExists` under [`PutMode::Create`] if the key is taken; `Conflict` under [`PutMode::IfMatch`] if the object is
     /// absent or of another version; `Unsupported` if the backend lacks the mode; `Full`. Nothing was written then.
+    ///
+    /// Puts on a condition exclude one another. On some servers, what is done at the same time without one has no effect, though it
+    /// is reported as done: change an object always on a condition, or never.
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version>;
 
     /// Stores the bytes of one object under another key as well, with the rules of [`put`](Backend::put).

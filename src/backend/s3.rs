@@ -15,7 +15,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -76,8 +76,20 @@ impl S3Backend {
             lock_reach: LockReach::Process,
             ..Capabilities::local()
         };
+        client.send_md5(!yes(server.checks_bodies));
         let store = if store.is_empty() { String::new() } else { format!("{store}/") };
         Ok(Self { capabilities, client, locks: Arc::default(), runtime, server, store })
+    }
+
+    /// Aborts the uploads in parts of objects of this store that were begun at least `age` ago, and returns how many: processes
+    /// that died leave some, which are invisible and paid for. A day is a good age: no upload that is alive is as old.
+    ///
+    /// # Errors
+    /// Those of [`S3Client::abort_stale_uploads`].
+    pub async fn abort_stale_uploads(&self, age: Duration) -> Result<usize> {
+        let mut aborted = self.client.abort_stale_uploads(&format!("{}{CONTENT}", self.store), age).await?;
+        aborted += self.client.abort_stale_uploads(&self.render_prefix(&Prefix::Chunks), age).await?;
+        Ok(aborted)
     }
 
     /// The client, for its counters and limits.
@@ -353,5 +365,22 @@ fn version(etag: &str) -> Version {
 }
 
 const CONTENT: &str = ".cnt/";
-/// The longest path in a store has 8 namespaces of 36 bytes, an id, a time and an archive name; the rest is for its name.
+/// What the longest key of a store leaves of the 1024 bytes that S3 allows, and less (H119).
 const LONGEST_STORE: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h119_the_longest_names_fit_into_a_key() {
+        // Seven levels, 256 bytes as they are joined.
+        let levels = [36, 36, 36, 36, 36, 36, 34].map(|length| format!("ns/{}/", "n".repeat(length)));
+        let namespace = levels.concat();
+        let (id, archive) = ("i".repeat(255), format!("{}.didx", "a".repeat(250)));
+        let path = format!("{namespace}host/{id}/2025-07-14T14:20:02Z/{archive}");
+        let key = Key::parse(&path).unwrap();
+        assert_eq!(key.path(), path);
+        assert!(LONGEST_STORE + 1 + CONTENT.len() + path.len() <= 1024);
+    }
+}

@@ -3,24 +3,27 @@
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{HttpTransport, Progress, Request, Response, Timeouts, TransportError};
+use crate::http::{HttpTransport, Progress, Response, TransportError};
 use crate::rt::Runtime;
+use crate::s3::checksum;
 use crate::s3::counters::{Counters, Operation, Outcome};
 use crate::s3::credentials::{Credentials, Keeper};
 use crate::s3::limits::{Concurrency, Rate};
 use crate::s3::options::S3Options;
+use crate::s3::place::Place;
 use crate::s3::retry::{Budget, Mend, Verdict, judge_failure, judge_response, pause, refusal};
-use crate::wire::date::AmzDate;
-use crate::wire::sigv4::{self, EMPTY_SHA256, Signed, SigningKey};
-use crate::wire::uri::{Endpoint, Scheme, encode_path, query};
+use crate::wire::sigv4::{self, EMPTY_SHA256};
+use crate::wire::uri::Scheme;
 
+/// Objects from this length on are looked for before they are sent again.
+const LOOK_BYTES: usize = 256 << 10;
 /// Bodies from this length on are hashed on the blocking pool.
 const HASH_INLINE_BYTES: usize = 16 << 10;
 /// How often requests may be sent on to another place.
@@ -36,28 +39,21 @@ pub struct S3Client {
 
 pub(in crate::s3) struct Shared {
     budget: Budget,
+    /// Whether bodies are sent with an MD5, since the server does not compare them with their signed hash (D12).
+    pub(in crate::s3) md5: AtomicBool,
     bytes_in: Option<Rate>,
     bytes_out: Option<Rate>,
     concurrency: Arc<Concurrency>,
     counters: Arc<Counters>,
-    keeper: Keeper,
+    pub(in crate::s3) keeper: Keeper,
     /// By how many seconds the clock of the server is ahead of ours.
     offset: AtomicI64,
     pub(in crate::s3) options: S3Options,
     place: Mutex<Place>,
     reads: Option<Rate>,
     pub(in crate::s3) runtime: Arc<dyn Runtime>,
-    signing_key: Mutex<Option<(String, SigningKey)>>,
     transport: Arc<dyn HttpTransport>,
     writes: Option<Rate>,
-}
-
-/// Where the bucket is.
-#[derive(Clone, Debug)]
-struct Place {
-    base: String,
-    endpoint: Arc<Endpoint>,
-    region: String,
 }
 
 /// By how much the clock of the server is ahead of ours, in seconds; learned when a request was refused for it.
@@ -82,6 +78,11 @@ impl<'a> Call<'a> {
     pub(in crate::s3) fn new(operation: Operation, method: &'static str, key: Option<&'a str>) -> Self {
         let (body, headers) = (Bytes::new(), Vec::new());
         Self { body, body_limit: 8 << 20, headers, key, method, operation, query: &[] }
+    }
+
+    /// Whether success is told by the body and not by the status alone, which then came before the work was done.
+    fn answers_in_body(&self) -> bool {
+        matches!(self.operation, Operation::Copy | Operation::DeleteMany | Operation::Multipart)
     }
 
     pub(in crate::s3) fn header(&mut self, name: &'static str, value: impl Into<String>) {
@@ -165,8 +166,7 @@ impl S3Client {
         transport: Arc<dyn HttpTransport>,
         options: S3Options,
     ) -> Result<Self> {
-        let (endpoint, base) = options.server(&options.region)?;
-        let place = Place { base, endpoint: Arc::new(endpoint), region: options.region.clone() };
+        let place = Place::new(&options, options.region.clone())?;
         let limits = options.limits;
         let shared = Shared {
             budget: Budget::default(),
@@ -175,11 +175,11 @@ impl S3Client {
             concurrency: Concurrency::new(options.concurrency),
             counters: Counters::new(),
             keeper: Keeper::new(Arc::clone(&options.credentials)),
+            md5: AtomicBool::new(false),
             offset: AtomicI64::new(0),
             place: Mutex::new(place),
             reads: limits.reads.map(Rate::new),
             runtime,
-            signing_key: Mutex::new(None),
             transport,
             writes: limits.writes.map(Rate::new),
             options,
@@ -230,7 +230,7 @@ impl Shared {
             let (credentials, outcome) =
                 sent.map_err(|error| course.fail(error.kind(), action, subject).because(error))?;
             let verdict = match &outcome {
-                Ok(response) => judge_response(response, self.now()),
+                Ok(response) => judge_response(response, call.answers_in_body(), self.now()),
                 Err(error) => judge_failure(error),
             };
             let (error, may_have_happened): (Box<dyn StdError + Send + Sync>, _) = match outcome {
@@ -238,7 +238,10 @@ impl Shared {
                     self.budget.answered();
                     return Ok(Answer { ambiguous: course.ambiguous, response });
                 }
-                Ok(response) => (Box::new(refusal(&response).0), response.head.status >= 500),
+                Ok(response) => {
+                    let status = response.head.status;
+                    (Box::new(refusal(&response).0), !(300..500).contains(&status))
+                }
                 Err(error) => {
                     let sent = error.progress() != Progress::NotSent;
                     (Box::new(error), sent)
@@ -246,10 +249,34 @@ impl Shared {
             };
             course.attempts += 1;
             course.ambiguous |= call.operation.writes() && may_have_happened;
+            if may_have_happened && let Some(response) = self.found_stored(call).await {
+                self.budget.answered();
+                return Ok(Answer { ambiguous: true, response });
+            }
             if let Next::Fail(kind) = self.next(verdict, &mut course, &credentials, deadline).await {
                 return Err(course.fail(kind, action, subject).because(error));
             }
         }
+    }
+
+    /// The answer that was lost, if a large object turns out to be stored: sending it again would cost as much as sending it
+    /// once (H154). Servers whose tags are not the MD5 of the contents get it again.
+    async fn found_stored(&self, call: &Call<'_>) -> Option<Response> {
+        if call.operation != Operation::Put || call.body.len() < LOOK_BYTES || !call.query.is_empty() {
+            return None;
+        }
+        let look = Call::new(Operation::Head, "HEAD", call.key);
+        let (_, found) = self.attempt(&look, EMPTY_SHA256, Duration::ZERO).await.ok()?;
+        let found = found.ok().filter(|found| found.head.status == 200)?;
+        let length: usize = found.head.headers.get("content-length")?.parse().ok()?;
+        let tag = found.head.headers.get("etag")?.trim().trim_matches('"').to_ascii_lowercase();
+        if length != call.body.len() || tag.len() != 32 {
+            return None;
+        }
+        let body = call.body.clone();
+        let md5 =
+            self.runtime.run_blocking("hash a body", move || Ok(checksum::hex_md5(&body))).await.ok()?;
+        (md5 == tag).then_some(found)
     }
 
     /// Mends what can be mended and waits as long as is due.
@@ -306,7 +333,7 @@ impl Shared {
     }
 
     /// Waits for a turn, signs and sends. What is outside is an error that has nothing to do with the server.
-    async fn attempt(
+    pub(in crate::s3) async fn attempt(
         &self,
         call: &Call<'_>,
         hash: &str,
@@ -335,7 +362,7 @@ impl Shared {
     fn count(&self, call: &Call<'_>, outcome: &std::result::Result<Response, TransportError>) {
         let (kind, bytes_in) = match outcome {
             Ok(response) => {
-                let kind = match judge_response(response, self.now()) {
+                let kind = match judge_response(response, call.answers_in_body(), self.now()) {
                     Verdict::Answer => Outcome::Answered,
                     Verdict::Later { throttled: true, .. } => Outcome::Throttled,
                     _ => Outcome::Refused,
@@ -355,56 +382,6 @@ impl Shared {
         let sent = !matches!(outcome, Err(error) if error.progress() == Progress::NotSent);
         let bytes_out = if sent { call.body.len() as u64 } else { 0 };
         self.counters.add(call.operation, kind, bytes_in, bytes_out);
-    }
-
-    fn signed(&self, call: &Call<'_>, hash: &str, allowance: Duration, credentials: &Credentials) -> Request {
-        let Place { base, endpoint, region } = self.place().clone();
-        let date = AmzDate::new(self.now());
-        let path = format!("{base}/{}", encode_path(call.key.unwrap_or_default()));
-        let query = query(call.query);
-        let mut headers = call.headers.clone();
-        let mut add = |name: &'static str, value: String| headers.push((Cow::Borrowed(name), value));
-        add("host", endpoint.authority());
-        add("x-amz-content-sha256", hash.to_owned());
-        add("x-amz-date", date.long().to_owned());
-        if let Some(token) = &credentials.session_token {
-            add("x-amz-security-token", token.to_string());
-        }
-        let signed: Vec<_> = headers.iter().map(|(name, value)| (&**name, value.as_str())).collect();
-        // What is in none of these groups, a proxy may change (H110).
-        let mut signed = signed;
-        signed.retain(|(name, _)| {
-            name.starts_with("x-amz-") || matches!(*name, "host" | "content-type" | "content-md5" | "range")
-        });
-        let request =
-            Signed { headers: &signed, method: call.method, path: &path, payload_hash: hash, query: &query };
-        let key = self.signing_key(credentials, &date, &region);
-        let authorization = sigv4::authorization(&key, &credentials.access_key_id, &date, &request);
-        let mut add = |name: &'static str, value: String| headers.push((Cow::Borrowed(name), value));
-        add("authorization", authorization);
-        add("accept-encoding", "identity".to_owned());
-        add("user-agent", concat!("larder/", env!("CARGO_PKG_VERSION")).to_owned());
-        if !call.body.is_empty() || matches!(call.method, "POST" | "PUT") {
-            add("content-length", call.body.len().to_string());
-        }
-        let target = if query.is_empty() { path } else { format!("{path}?{query}") };
-        let timeouts =
-            Timeouts { overall: self.options.timeouts.overall + allowance, ..self.options.timeouts };
-        let mut request = Request::new(call.method, endpoint, target, timeouts);
-        (request.body, request.body_limit, request.headers) = (call.body.clone(), call.body_limit, headers);
-        request
-    }
-
-    /// The key for today and the region, which is derived once.
-    fn signing_key(&self, credentials: &Credentials, date: &AmzDate, region: &str) -> SigningKey {
-        let name = format!("{}/{region}/{}", date.short(), credentials.access_key_id);
-        let mut kept = self.signing_key.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, key)) = kept.as_ref().filter(|(kept, _)| *kept == name) {
-            return key.clone();
-        }
-        let key = SigningKey::derive(&credentials.secret_access_key, date, region);
-        *kept = Some((name, key.clone()));
-        key
     }
 
     async fn hash(&self, body: &Bytes) -> Result<String> {
@@ -439,48 +416,17 @@ impl Shared {
         (ahead <= MOST_OFFSET).then_some(sign * seconds)
     }
 
-    /// Goes to where a server sends us, if that is a place to go to; whether anything changed (H136).
+    /// Goes to where a server sends us, if that is a place to go to; whether anything changed.
     fn move_to(&self, location: Option<&str>, region: Option<String>) -> bool {
         let mut place = self.place();
-        let mut changed = false;
-        if let Some(region) = region.filter(|region| *region != place.region)
-            && let Ok((endpoint, base)) = self.options.server(&region)
-        {
-            *place = Place { base, endpoint: Arc::new(endpoint), region };
-            changed = true;
-        }
-        let Some(location) = location else { return changed };
-        // Only the server is taken from it; path and query stay ours.
-        let authority = location.split_once("://").map_or(location, |(_, rest)| rest);
-        let authority = authority.split(['/', '?']).next().unwrap_or_default();
-        let scheme = if place.endpoint.scheme == Scheme::Https { "https" } else { "http" };
-        let Ok(endpoint) = Endpoint::parse(&format!("{scheme}://{authority}")) else { return changed };
-        if location.starts_with("http://") && scheme == "https" || !is_related(&endpoint, &place.endpoint) {
-            return changed;
-        }
-        // A name that begins with the bucket needs no bucket in the path.
-        let in_host = endpoint.host.starts_with(&format!("{}.", self.options.bucket.to_ascii_lowercase()));
-        let base = if in_host { String::new() } else { place.base.clone() };
-        if endpoint != *place.endpoint {
-            *place = Place { base, endpoint: Arc::new(endpoint), region: place.region.clone() };
-            changed = true;
-        }
-        changed
+        let moved = place.moved(&self.options, location, region);
+        moved.map(|moved| *place = moved).is_some()
     }
 
-    fn place(&self) -> MutexGuard<'_, Place> {
+    pub(in crate::s3) fn place(&self) -> MutexGuard<'_, Place> {
         // Every change is a single assignment, so a panic elsewhere leaves it whole.
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether both belong to one operator, as far as names show: the last two labels agree, or it is the same address.
-fn is_related(one: &Endpoint, other: &Endpoint) -> bool {
-    if one.host == other.host {
-        return true;
-    }
-    let tail = |host: &str| host.rsplitn(3, '.').take(2).map(str::to_owned).collect::<Vec<_>>();
-    !one.is_ip() && !other.is_ip() && other.host.contains('.') && tail(&one.host) == tail(&other.host)
 }
 
 impl fmt::Debug for Shared {

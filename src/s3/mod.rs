@@ -22,16 +22,20 @@
 //! retries, which answers refill; while it is empty, every pause is the longest one.
 
 mod bucket;
+mod checksum;
 mod client;
 mod counters;
 mod credentials;
 mod delete;
 mod limits;
 mod list;
+mod multipart;
 mod object;
 mod options;
+mod place;
 mod probe;
 mod retry;
+mod sign;
 
 use std::fmt;
 
@@ -44,6 +48,7 @@ pub use list::{ListRequest, ListedPage};
 pub use object::{Condition, Head};
 pub use options::{Addressing, Encryption, RateLimits, RetryOptions, S3Options};
 pub use probe::{S3Capabilities, Support};
+pub use sign::PresignedMethod;
 
 /// What a server answered when it did not do what it was asked. It is the source of errors of this room.
 #[non_exhaustive]

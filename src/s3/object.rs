@@ -1,11 +1,13 @@
 //! Single objects: read, stored, copied, deleted.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::s3::checksum::base64_md5;
 use crate::s3::client::{Answer, Call, S3Client};
 use crate::s3::counters::Operation;
 use crate::s3::options::Encryption;
@@ -152,7 +154,8 @@ impl S3Client {
         }
     }
 
-    /// Stores an object of at most 5 GiB in one request. Returns its tag.
+    /// Stores an object and returns its tag: in one request, of at most 5 GiB, or in parts if it is as large as
+    /// [`S3Options::parts`](crate::s3::S3Options::parts) says and there is no condition.
     ///
     /// # Errors
     /// `AlreadyExists` or `Conflict` if the condition does not hold: then nothing was stored. `Unavailable` leaves open whether
@@ -161,7 +164,11 @@ impl S3Client {
     /// # Cancel safety
     /// A dropped future leaves the old object or the new one, possibly the new one later.
     pub async fn put(&self, key: &str, body: Bytes, condition: &Condition) -> Result<String> {
+        if *condition == Condition::Always && body.len() as u64 >= self.shared.options.parts_from {
+            return self.put_in_parts(key, &body).await;
+        }
         let mut call = Call::new(Operation::Put, "PUT", Some(key));
+        self.checksum_header(&mut call, &body).await?;
         call.body = body;
         call.header("content-type", "application/octet-stream");
         call.header("cache-control", "no-transform");
@@ -227,6 +234,23 @@ impl S3Client {
             200..300 | 404 => Ok(()),
             _ => Err(answer.into_error(condition.failure(), "delete", key)),
         }
+    }
+
+    /// The header by which a server that does not compare a body with its signed hash can tell that it was damaged (D12).
+    pub(in crate::s3) async fn checksum_header(&self, call: &mut Call<'_>, body: &Bytes) -> Result<()> {
+        if !self.shared.md5.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let body = body.clone();
+        let hash = move || Ok(base64_md5(&body));
+        call.header("content-md5", self.shared.runtime.run_blocking("hash a body", hash).await?);
+        Ok(())
+    }
+
+    /// Sends every body with an MD5 too, for servers that do not compare it with its signed hash. The backend does so by what
+    /// the [probe](S3Client::probe) found.
+    pub fn send_md5(&self, wanted: bool) {
+        self.shared.md5.store(wanted, Ordering::Relaxed);
     }
 
     /// The headers of whatever is stored.

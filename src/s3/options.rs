@@ -75,6 +75,8 @@ pub struct S3Options {
     pub(in crate::s3) encryption: Option<Encryption>,
     pub(in crate::s3) endpoint: String,
     pub(in crate::s3) limits: RateLimits,
+    pub(in crate::s3) part_bytes: NonZeroU64,
+    pub(in crate::s3) parts_from: u64,
     pub(in crate::s3) region: String,
     pub(in crate::s3) retry: RetryOptions,
     pub(in crate::s3) storage_class: Option<String>,
@@ -93,6 +95,8 @@ impl S3Options {
             encryption: None,
             endpoint: endpoint.into(),
             limits: RateLimits::default(),
+            part_bytes: NonZeroU64::MIN.saturating_add((16 << 20) - 1),
+            parts_from: 64 << 20,
             region: "us-east-1".to_owned(),
             retry: RetryOptions::default(),
             storage_class: None,
@@ -127,6 +131,14 @@ impl S3Options {
     /// How much a second at most; default: no limits.
     pub fn limits(mut self, limits: RateLimits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Stores objects of `from` bytes or more in parts of `length` bytes each, which servers want to be at least 5 MiB; default:
+    /// 64 MiB and 16 MiB. Parts are longer where there would be more than 10,000. Objects that are stored on a condition are
+    /// always stored in one piece, since most servers do not look at conditions otherwise.
+    pub fn parts(mut self, from: u64, length: NonZeroU64) -> Self {
+        (self.parts_from, self.part_bytes) = (from, length);
         self
     }
 

@@ -4,13 +4,16 @@
 //! The objects are below `<store>/.larder/probe-…` and are removed afterwards; a probe that fails may leave some of them.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::error::{ErrorKind, Result};
-use crate::s3::client::{ClockOffset, S3Client};
+use crate::s3::client::{Call, ClockOffset, S3Client};
+use crate::s3::counters::Operation;
 use crate::s3::list::ListRequest;
 use crate::s3::object::Condition;
+use crate::wire::sigv4::hex_sha256;
 
 /// Whether a server can do something.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
@@ -41,6 +44,8 @@ impl fmt::Display for Support {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Capabilities {
+    /// Comparing a body with the hash that was signed. Where it does not, bodies are sent with an MD5 too (D12).
+    pub checks_bodies: Support,
     /// By how much its clock is ahead of ours.
     pub clock_offset: ClockOffset,
     /// Deleting only a certain version.
@@ -72,6 +77,7 @@ impl S3Capabilities {
     #[must_use]
     pub fn unknown() -> Self {
         Self {
+            checks_bodies: Support::Unknown,
             clock_offset: ClockOffset(0),
             conditional_delete: Support::Unknown,
             conditional_put: Support::Unknown,
@@ -88,7 +94,7 @@ impl S3Capabilities {
     }
 
     /// What it can do, by name, in the order in which a person would ask.
-    pub fn features(&self) -> [(&'static str, Support); 7] {
+    pub fn features(&self) -> [(&'static str, Support); 8] {
         [
             ("read a range", self.ranges),
             ("list in pages", self.listing),
@@ -97,6 +103,7 @@ impl S3Capabilities {
             ("create only", self.create_only_put),
             ("replace a version", self.conditional_put),
             ("delete a version", self.conditional_delete),
+            ("check what arrives", self.checks_bodies),
         ]
     }
 }
@@ -144,6 +151,7 @@ impl Probe<'_> {
         found.create_only_put = self.create_only().await?;
         (found.conditional_put, found.quoted_tags) = self.conditional_put().await?;
         found.conditional_delete = self.conditional_delete().await?;
+        found.checks_bodies = self.checks_bodies().await?;
         found.ranges = match self.client.get_range(&self.key("b"), 1..3).await {
             Ok((bytes, _)) if bytes == "ir" => Support::Yes,
             Ok(_) => Support::Ignored,
@@ -228,6 +236,26 @@ impl Probe<'_> {
             }
             Err(error) => refused(&error),
         }
+    }
+
+    /// A body of which the hash was signed wrong must not be stored.
+    async fn checks_bodies(&self) -> Result<Support> {
+        let key = self.key("c");
+        let mut call = Call::new(Operation::Put, "PUT", Some(&key));
+        call.body = Bytes::from_static(b"damaged");
+        let (_, outcome) = self.client.shared.attempt(&call, &hex_sha256(b"sent"), Duration::ZERO).await?;
+        let status = outcome.map_or(0, |response| response.head.status);
+        // What became of it is in the object, whatever was said.
+        let stored = match self.client.get(&key, 64).await {
+            Ok((found, _)) => found == "damaged",
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        Ok(match (stored, status) {
+            (true, _) => Support::Ignored,
+            (false, 0 | 429 | 502..=504) => Support::Unknown,
+            (false, _) => Support::Yes,
+        })
     }
 
     /// All objects in pages of one, and what comes after one of them.

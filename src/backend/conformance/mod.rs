@@ -76,7 +76,6 @@ pub async fn check_all(backend: &Arc<dyn Backend>) {
     atomic(backend).await;
     one_creator_wins(backend).await;
     one_version_wins(backend).await;
-    conditions_see_every_change(backend).await;
     directories_come_and_go(backend).await;
     begin(backend).await;
 }

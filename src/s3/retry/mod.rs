@@ -61,9 +61,15 @@ pub(in crate::s3) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
     (refusal, body)
 }
 
-/// What a response means.
-pub(in crate::s3) fn judge_response(response: &Response, now: SystemTime) -> Verdict {
+/// What a response means. `in_body` tells that the body of a success may take it back (H107).
+pub(in crate::s3) fn judge_response(response: &Response, in_body: bool, now: SystemTime) -> Verdict {
     let status = response.head.status;
+    if in_body && (200..300).contains(&status) {
+        let (refusal, body) = refusal(response);
+        if let Some(later @ Verdict::Later { .. }) = judge_code(&refusal.code, response, &body, now) {
+            return later;
+        }
+    }
     if (200..300).contains(&status) {
         // Somebody on the way compressed it (H120). `aws-chunked` only tells how it once was sent.
         let encoding = response.head.headers.get("content-encoding").unwrap_or("identity");

@@ -18,7 +18,7 @@ fn coded(status: u16, code: &str) -> Response {
 }
 
 fn judged(response: &Response) -> Verdict {
-    judge_response(response, SystemTime::UNIX_EPOCH)
+    judge_response(response, false, SystemTime::UNIX_EPOCH)
 }
 
 #[test]

@@ -108,6 +108,16 @@ pub struct OpenUpload {
     pub upload_id: String,
 }
 
+/// A page of the list of uploads in parts.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenUploads {
+    /// After which key and id the next page begins; `None` if this is the last.
+    pub next: Option<(String, String)>,
+    /// What is on it.
+    pub uploads: Vec<OpenUpload>,
+}
+
 /// What happens to objects by themselves.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -175,11 +185,11 @@ pub fn parse_begun(document: &[u8]) -> Result<String, XmlError> {
     root.value("UploadId").map(str::to_owned).ok_or(XmlError::Missing("upload id"))
 }
 
-/// Reads a page of the list of uploads in parts, and whether more follow.
+/// Reads a page of the list of uploads in parts.
 ///
 /// # Errors
 /// Any.
-pub fn parse_uploads(document: &[u8]) -> Result<(Vec<OpenUpload>, bool), XmlError> {
+pub fn parse_uploads(document: &[u8]) -> Result<OpenUploads, XmlError> {
     let root = root(document, &["ListMultipartUploadsResult"], LARGE_LIMIT)?;
     let uploads = root.children("Upload").map(|upload| {
         let key = upload.child("Key").ok_or(XmlError::Missing("key of an upload"))?.text().to_owned();
@@ -187,7 +197,15 @@ pub fn parse_uploads(document: &[u8]) -> Result<(Vec<OpenUpload>, bool), XmlErro
         let initiated = upload.value("Initiated").and_then(parse_iso8601);
         Ok(OpenUpload { initiated, key, upload_id })
     });
-    Ok((uploads.collect::<Result<_, _>>()?, is_truncated(&root)?.unwrap_or_default()))
+    let uploads = uploads.collect::<Result<_, _>>()?;
+    let next = if is_truncated(&root)?.unwrap_or_default() {
+        let key =
+            root.value("NextKeyMarker").ok_or(XmlError::Missing("key that the next page begins after"))?;
+        Some((key.to_owned(), text(&root, "NextUploadIdMarker")))
+    } else {
+        None
+    };
+    Ok(OpenUploads { next, uploads })
 }
 
 /// Reads the names of all buckets.

@@ -127,9 +127,12 @@ fn settings_of_a_bucket_are_read() {
     assert_eq!(parse_buckets(buckets.as_bytes()).unwrap(), ["a", "b"]);
     let begun = "<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>k</Key><UploadId>VXBs</UploadId></InitiateMultipartUploadResult>";
     assert_eq!(parse_begun(begun.as_bytes()).unwrap(), "VXBs");
-    let uploads = "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><Upload><Key>k</Key><UploadId>u</UploadId><Initiated>2010-11-10T20:48:33.000Z</Initiated></Upload></ListMultipartUploadsResult>";
-    let (uploads, more) = parse_uploads(uploads.as_bytes()).unwrap();
-    assert_eq!((uploads[0].key.as_str(), uploads[0].upload_id.as_str(), more), ("k", "u", true));
+    let uploads = "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker><NextUploadIdMarker>u</NextUploadIdMarker><Upload><Key>k</Key><UploadId>u</UploadId><Initiated>2010-11-10T20:48:33.000Z</Initiated></Upload></ListMultipartUploadsResult>";
+    let page = parse_uploads(uploads.as_bytes()).unwrap();
+    assert_eq!((page.uploads[0].key.as_str(), page.uploads[0].upload_id.as_str()), ("k", "u"));
+    assert_eq!(page.next, Some(("k".to_owned(), "u".to_owned())));
+    let unknown = "<ListMultipartUploadsResult><IsTruncated>true</IsTruncated></ListMultipartUploadsResult>";
+    assert!(parse_uploads(unknown.as_bytes()).is_err());
 }
 
 #[test]

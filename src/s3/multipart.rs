@@ -1,0 +1,254 @@
+//! Large objects, stored in parts (H118).
+//!
+//! # States
+//! | state | on success | on failure | when dropped |
+//! |---|---|---|---|
+//! | begun: the server gave an id | all parts are sent, some at a time | abort | abort in the background |
+//! | all parts there | complete | see below | abort in the background |
+//! | completed | the object is visible as a whole | | |
+//!
+//! A completion that got no answer, or the answer that there is no such upload, may have worked: then the object is looked at,
+//! and if it is ours, that was it. Nothing is visible before, and an abort that comes too late changes nothing.
+//!
+//! An abort may fail, and a process may die before it. What is left is invisible and paid for, until
+//! [`S3Client::abort_stale_uploads`] removes it.
+//!
+//! Source: AWS, "Amazon S3 API Reference", `CreateMultipartUpload` and what is named there.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::s3::checksum::tag_of_parts;
+use crate::s3::client::{Call, S3Client};
+use crate::s3::counters::Operation;
+use crate::s3::object::{from_document, not_there};
+use crate::wire::s3_xml::{OpenUpload, parse_begun, parse_completed, parse_uploads, write_complete};
+
+/// How many parts an object may have.
+const MOST_PARTS: u64 = 10_000;
+/// How many parts are sent at the same time.
+const PARTS_IN_FLIGHT: usize = 4;
+
+impl S3Client {
+    /// Stores an object in parts and returns its tag.
+    pub(in crate::s3) async fn put_in_parts(&self, key: &str, body: &Bytes) -> Result<String> {
+        let upload = Upload::begin(self, key).await?;
+        let stored = upload.run(body).await;
+        upload.end(stored.is_ok()).await;
+        stored
+    }
+
+    /// The uploads in parts, of keys that begin with `prefix`, that were begun and neither completed nor aborted.
+    ///
+    /// # Errors
+    /// `Unsupported` if the server does not list them; the rest of [`ErrorKind`].
+    ///
+    /// # Cancel safety
+    /// The future may be dropped.
+    pub async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
+        let action = "list uploads";
+        let mut open = Vec::new();
+        let mut from: Option<(String, String)> = None;
+        loop {
+            let mut query = vec![("prefix", prefix), ("uploads", "")];
+            if let Some((key, upload_id)) = &from {
+                query.extend([("key-marker", key.as_str()), ("upload-id-marker", upload_id.as_str())]);
+            }
+            let call = Call { query: &query, ..Call::new(Operation::List, "GET", None) };
+            let answer = self.call(action, &call).await?;
+            if !answer.is_success() {
+                return Err(not_there(answer, action, prefix));
+            }
+            let page =
+                parse_uploads(&answer.response.body).map_err(|error| from_document(error, action, prefix))?;
+            // Not every server looks at the prefix.
+            open.extend(page.uploads.into_iter().filter(|upload| upload.key.starts_with(prefix)));
+            match page.next {
+                None => return Ok(open),
+                next if next == from => {
+                    return Err(Error::new(ErrorKind::Unavailable, action)
+                        .on(prefix)
+                        .because("the same page follows again and again"));
+                }
+                next => from = next,
+            }
+        }
+    }
+
+    /// Aborts an upload in parts. One that is not there is none.
+    ///
+    /// # Errors
+    /// Those of a request.
+    ///
+    /// # Cancel safety
+    /// The upload may be aborted later.
+    pub async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<()> {
+        let query = [("uploadId", upload_id)];
+        let call = Call { query: &query, ..Call::new(Operation::Multipart, "DELETE", Some(key)) };
+        let answer = self.call("abort an upload of", &call).await?;
+        match answer.status() {
+            200..300 | 404 => Ok(()),
+            _ => Err(answer.into_error(ErrorKind::Conflict, "abort an upload of", key)),
+        }
+    }
+
+    /// Aborts the uploads in parts, of keys that begin with `prefix`, that were begun at least `age` ago, and returns how many.
+    /// Those of which the server does not say when they were begun stay. No upload of this crate goes on for a day.
+    ///
+    /// # Errors
+    /// Those of [`open_uploads`](S3Client::open_uploads) and [`abort_upload`](S3Client::abort_upload).
+    ///
+    /// # Cancel safety
+    /// Some of them may be aborted.
+    pub async fn abort_stale_uploads(&self, prefix: &str, age: Duration) -> Result<usize> {
+        let now = self.shared.now();
+        let is_stale = |begun: SystemTime| now.duration_since(begun).is_ok_and(|passed| passed >= age);
+        let open = self.open_uploads(prefix).await?;
+        let stale = open.into_iter().filter(|upload| upload.initiated.is_some_and(is_stale));
+        let mut aborted = 0;
+        for upload in stale {
+            self.abort_upload(&upload.key, &upload.upload_id).await?;
+            aborted += 1;
+        }
+        Ok(aborted)
+    }
+}
+
+/// An upload that was begun. Dropping it aborts it.
+struct Upload {
+    client: S3Client,
+    ended: bool,
+    id: String,
+    key: String,
+}
+
+impl Upload {
+    async fn begin(client: &S3Client, key: &str) -> Result<Self> {
+        let query = [("uploads", "")];
+        let mut call = Call { query: &query, ..Call::new(Operation::Multipart, "POST", Some(key)) };
+        call.header("content-type", "application/octet-stream");
+        call.header("cache-control", "no-transform");
+        client.storage_headers(&mut call);
+        let answer = client.call("store", &call).await?;
+        if !answer.is_success() {
+            return Err(not_there(answer, "store", key));
+        }
+        let id = parse_begun(&answer.response.body).map_err(|error| from_document(error, "store", key))?;
+        Ok(Self { client: client.clone(), ended: false, id, key: key.to_owned() })
+    }
+
+    async fn run(&self, body: &Bytes) -> Result<String> {
+        let length = part_bytes(body.len() as u64, self.client.shared.options.part_bytes.get());
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let parts = (0..body.len().div_ceil(length)).map(|at| {
+            let part = body.slice(at * length..body.len().min((at + 1).saturating_mul(length)));
+            // There are at most 10,000.
+            self.part(u32::try_from(at + 1).unwrap_or(u32::MAX), part)
+        });
+        let parts: Vec<_> = stream::iter(parts).buffered(PARTS_IN_FLIGHT).try_collect().await?;
+        self.complete(&parts, body).await
+    }
+
+    /// Sends a part and returns its tag.
+    async fn part(&self, number: u32, body: Bytes) -> Result<String> {
+        let number = number.to_string();
+        let query = [("partNumber", number.as_str()), ("uploadId", self.id.as_str())];
+        let mut call = Call { query: &query, ..Call::new(Operation::Put, "PUT", Some(&self.key)) };
+        self.client.checksum_header(&mut call, &body).await?;
+        call.body = body;
+        let answer = self.client.call("store a part of", &call).await?;
+        if !answer.is_success() {
+            return Err(not_there(answer, "store a part of", &self.key));
+        }
+        answer.header("etag").map(str::to_owned).ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, "store a part of")
+                .on(&self.key)
+                .because("the answer has no tag")
+        })
+    }
+
+    async fn complete(&self, parts: &[String], body: &Bytes) -> Result<String> {
+        let action = "store";
+        let numbered = (1..).zip(parts.iter().map(String::as_str));
+        let document = write_complete(numbered).map_err(|error| from_document(error, action, &self.key))?;
+        let query = [("uploadId", self.id.as_str())];
+        let mut call = Call { query: &query, ..Call::new(Operation::Multipart, "POST", Some(&self.key)) };
+        call.header("content-type", "application/xml");
+        call.body = Bytes::from(document);
+        let doubt = match self.client.call(action, &call).await {
+            Ok(answer) if answer.is_success() => match parse_completed(&answer.response.body) {
+                Ok(stored) => match stored.etag.filter(|tag| !tag.trim_matches('"').is_empty()) {
+                    Some(tag) => return Ok(tag),
+                    None => Error::new(ErrorKind::Unavailable, action).on(&self.key),
+                },
+                Err(error) => from_document(error, action, &self.key),
+            },
+            Ok(answer) if answer.status() == 404 => {
+                answer.into_error(ErrorKind::Unavailable, action, &self.key)
+            }
+            Ok(answer) => return Err(not_there(answer, action, &self.key)),
+            Err(error) if error.kind() == ErrorKind::Unavailable => error,
+            Err(error) => return Err(error),
+        };
+        self.find(parts, body, doubt).await
+    }
+
+    /// The tag of the object, if what is there now is what was to be stored.
+    async fn find(&self, parts: &[String], body: &Bytes, doubt: Error) -> Result<String> {
+        let found = match self.client.head(&self.key).await {
+            Ok(found) if found.size == body.len() as u64 => found,
+            _ => return Err(doubt),
+        };
+        let expected = tag_of_parts(parts.iter().map(String::as_str));
+        if expected.is_some_and(|tag| tag.eq_ignore_ascii_case(found.etag.trim_matches('"'))) {
+            return Ok(found.etag);
+        }
+        match self.client.get(&self.key, found.size).await {
+            Ok((there, head)) if there == *body => Ok(head.etag),
+            _ => Err(doubt),
+        }
+    }
+
+    async fn end(mut self, completed: bool) {
+        if !completed {
+            // What cannot be aborted now is stale later.
+            let _ = self.client.abort_upload(&self.key, &self.id).await;
+        }
+        self.ended = true;
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.ended {
+            let (client, key, id) = (self.client.clone(), self.key.clone(), self.id.clone());
+            let abort = async move {
+                let _ = client.abort_upload(&key, &id).await;
+            };
+            self.client.shared.runtime.spawn(Box::pin(abort));
+        }
+    }
+}
+
+/// How long the parts are of an object of `total` bytes: as `wished`, or whole MiB if those would be too many.
+fn part_bytes(total: u64, wished: u64) -> u64 {
+    wished.max(total.div_ceil(MOST_PARTS).next_multiple_of(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h118_there_are_never_too_many_parts() {
+        let wished = 16 << 20;
+        assert_eq!(part_bytes(100 << 20, wished), wished);
+        for total in [wished * MOST_PARTS, wished * MOST_PARTS + 1, 5 << 40] {
+            let length = part_bytes(total, wished);
+            assert!(total.div_ceil(length) <= MOST_PARTS && length.is_multiple_of(1 << 20), "{total}");
+        }
+    }
+}
