@@ -128,7 +128,7 @@ impl Tree<'_> {
         let is_data = header.entry_type() == EntryType::Regular;
         let size = if is_data { metadata.len() } else { 0 };
         header.set_size(size);
-        if header.set_uid_gid_overflow(metadata, &mut records) {
+        if header.set_overflow(metadata, &mut records) {
             header.set_cksum();
         }
         if let Some(ustar) = header.as_ustar_mut() {
@@ -193,12 +193,12 @@ fn is_device(metadata: &Metadata) -> bool {
 }
 
 trait HeaderExt {
-    fn set_uid_gid_overflow(&mut self, metadata: &Metadata, records: &mut Records) -> bool;
+    fn set_overflow(&mut self, metadata: &Metadata, records: &mut Records) -> bool;
 }
 
 impl HeaderExt for Header {
-    /// Numbers and sizes that are too large for the fields of the header go into pax records.
-    fn set_uid_gid_overflow(&mut self, metadata: &Metadata, records: &mut Records) -> bool {
+    /// Numbers that the fields of the header cannot hold go into pax records.
+    fn set_overflow(&mut self, metadata: &Metadata, records: &mut Records) -> bool {
         const OCTAL_LIMIT: u64 = 0o7_777_777;
         let mut changed = false;
         if u64::from(metadata.uid()) > OCTAL_LIMIT {
@@ -211,6 +211,11 @@ impl HeaderExt for Header {
             self.set_gid(0);
             changed = true;
         }
+        if !(0..1 << 33).contains(&metadata.mtime()) {
+            records.insert("mtime".into(), render_time(metadata.mtime(), metadata.mtime_nsec()).into());
+            self.set_mtime(0);
+            changed = true;
+        }
         changed
     }
 }
@@ -219,7 +224,7 @@ type Records = BTreeMap<String, Vec<u8>>;
 
 fn times_and_attributes(path: &Path, metadata: &Metadata) -> io::Result<Records> {
     let mut records = Records::new();
-    if metadata.mtime_nsec() != 0 || metadata.mtime() < 0 {
+    if metadata.mtime_nsec() != 0 {
         records.insert("mtime".into(), render_time(metadata.mtime(), metadata.mtime_nsec()).into());
     }
     let names = match xattr::list(path) {
