@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         }
         let runtime = cli::runtime();
         let client = server.client(&runtime)?;
-        let found = block_on(client.probe(".larder/"))?;
+        let found = block_on(client.probe(""))?;
         let requests = client.counters().total().attempts;
         if as_json {
             print_json(&found, requests);

@@ -111,8 +111,8 @@ fn conditions_hold() {
         let next = client.put("k", two.clone(), &Condition::Tag(etag.clone())).await.unwrap();
         assert_ne!(next, etag);
         assert_eq!(client.delete("k", &Condition::Tag(etag)).await.unwrap_err().kind(), ErrorKind::Conflict);
-        client.delete("k", &Condition::Tag(next)).await.unwrap();
-        client.delete("k", &Condition::Always).await.unwrap();
+        let _ = client.delete("k", &Condition::Tag(next)).await.unwrap();
+        let _ = client.delete("k", &Condition::Always).await.unwrap();
         let racers = (0..16).map(|number| client.put("raced", random(number), &Condition::Absent));
         let racers = join_all(racers).await;
         let winners = racers.iter().filter(|result| result.is_ok()).count();

@@ -95,7 +95,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `AlreadyExists` under [`PutMode::Create`] if the key is taken; `Conflict` under [`PutMode::IfMatch`] if the object is
-    /// absent or of another version; `Unsupported` if the backend lacks the mode; `Full`. Nothing was written then.
+    /// absent or of another version; `Unsupported` if the backend lacks the mode; `Full`. Nothing was written then. `Unavailable`
+    /// leaves open whether it was: what is there tells. Writers that race with equal contents may both be told that they won.
     ///
     /// Puts on a condition exclude one another. On some servers, what is done at the same time without one has no effect, though it
     /// is reported as done: change an object always on a condition, or never.
@@ -304,6 +305,8 @@ pub enum Deleted {
     Removed,
     /// It is not there; whether it was, the backend did not find out.
     Unknown,
+    /// It is not there, but a request without an answer may delete it once more: what is stored there soon may vanish (H17).
+    Unsettled,
 }
 
 /// What to list.

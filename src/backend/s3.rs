@@ -29,7 +29,9 @@ use crate::backend::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::rt::Runtime;
-use crate::s3::{Condition, Head, ListRequest, ListedPage, S3Capabilities, S3Client, Support};
+use crate::s3::{
+    Condition, Deletion, Head, ListRequest, ListedPage, Risk, S3Capabilities, S3Client, Support,
+};
 
 /// How many objects are deleted at the same time where one request can name only one.
 const DELETES_IN_FLIGHT: usize = 16;
@@ -52,15 +54,18 @@ pub struct S3Backend {
 
 impl S3Backend {
     /// Opens the store of that name in the bucket of the client, whether or not there is anything yet. An empty name means that
-    /// the store is all of the bucket. `server` is what [`S3Client::probe`] found out, now or before.
+    /// the store is all of the bucket. `server` is what [`S3Client::probe`] found out, now or before, and `accepted` are those of
+    /// its [risks](S3Capabilities::risks) that you know of and live with.
     ///
     /// # Errors
+    /// `Unsupported` if there is a risk that was not accepted.
     /// `InvalidInput` if a key of the store could be longer than the 1024 bytes that S3 allows, or the name has a `/` at an end.
     pub fn new(
         runtime: Arc<dyn Runtime>,
         client: S3Client,
         store: &str,
         server: S3Capabilities,
+        accepted: &[Risk],
     ) -> Result<Self> {
         let refused = || Error::new(ErrorKind::InvalidInput, "open the store").on(store);
         if store.starts_with('/') || store.ends_with('/') {
@@ -68,6 +73,10 @@ impl S3Backend {
         }
         if store.len() > LONGEST_STORE {
             return Err(refused().because("its name is too long for the keys below it"));
+        }
+        if let Some(risk) = server.risks().into_iter().find(|risk| !accepted.contains(risk)) {
+            let refused = Error::new(ErrorKind::Unsupported, "open the store").on(store);
+            return Err(refused.because(risk.to_string()));
         }
         let yes = |support| support == Support::Yes;
         let capabilities = Capabilities {
@@ -182,12 +191,18 @@ impl S3Backend {
         let Key::Namespace(namespace) = key else { return Ok(()) };
         let mut request = ListRequest::new(self.render_prefix(&Prefix::Namespace(namespace.clone())));
         request.max_keys = Some(2);
-        let page = self.client.list(&request, None).await?;
-        let marker = self.render(key);
-        if page.listing.objects.iter().any(|object| object.key != marker) {
-            return Err(Error::new(ErrorKind::Conflict, "delete").on(key).because("it is not empty"));
+        let (marker, mut token) = (self.render(key), None);
+        loop {
+            let page = self.client.list(&request, token.as_deref()).await?;
+            if page.listing.objects.iter().any(|object| object.key != marker) {
+                return Err(Error::new(ErrorKind::Conflict, "delete").on(key).because("it is not empty"));
+            }
+            // A page may be as short as the server likes.
+            token = page.next;
+            if token.is_none() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     async fn delete_one(&self, removal: &Removal) -> Result<Deleted> {
@@ -201,7 +216,7 @@ impl S3Backend {
             Some(version) => Condition::Tag(self.tag(version)),
         };
         match self.client.delete(&self.render(key), &condition).await {
-            Ok(()) => Ok(Deleted::Unknown),
+            Ok(deletion) => Ok(deleted(deletion)),
             // Some servers say so of what is not there, too.
             Err(error) if error.kind() == ErrorKind::Conflict && removal.version.is_some() => {
                 match self.head(key).await {
@@ -217,7 +232,8 @@ impl S3Backend {
         let foreign = |path: &str| ListEntry::Foreign(path.to_owned());
         let objects = page.listing.objects.into_iter().map(|object| {
             let path = self.path(&object.key);
-            match Key::parse(path) {
+            // The path of a chunk below `.cnt/` is not where its chunk is.
+            match Key::parse(path).filter(|key| self.render(key) == object.key) {
                 None => foreign(path),
                 Some(key) => {
                     let etag = object.etag.unwrap_or_default();
@@ -228,7 +244,8 @@ impl S3Backend {
         });
         let prefixes = page.listing.common_prefixes.iter().map(|prefix| {
             let path = self.path(prefix);
-            Prefix::parse(path).map_or_else(|| foreign(path), ListEntry::Prefix)
+            let parsed = Prefix::parse(path).filter(|parsed| self.render_prefix(parsed) == *prefix);
+            parsed.map_or_else(|| foreign(path), ListEntry::Prefix)
         });
         let mut entries: Vec<_> = objects.chain(prefixes).map(|entry| (entry.path(), entry)).collect();
         entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
@@ -278,14 +295,15 @@ impl Backend for S3Backend {
     }
 
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        if mode != PutMode::Replace {
-            // No server can be trusted with a condition on a copy.
-            let object = self.get(from, u64::MAX).await?;
-            return self.put(to, object.bytes, mode).await;
-        }
-        if from == to {
+        if from == to && mode == PutMode::Replace {
             // Servers refuse a copy that changes nothing.
             return Ok(self.head(from).await?.version);
+        }
+        // No server can be trusted with a condition on a copy.
+        if mode != PutMode::Replace || self.server.copy != Support::Yes {
+            let size = self.head(from).await?.size;
+            let object = self.get(from, size).await?;
+            return self.put(to, object.bytes, mode).await;
         }
         let etag = self.client.copy(&self.render(from), &self.render(to)).await?;
         if etag.is_empty() { Ok(self.head(to).await?.version) } else { Ok(version(&etag)) }
@@ -301,7 +319,7 @@ impl Backend for S3Backend {
             let keys: Vec<_> = removals.iter().map(|removal| self.render(&removal.key)).collect();
             let keys: Vec<_> = keys.iter().map(String::as_str).collect();
             let results = self.client.delete_many(&keys).await?;
-            return Ok(results.into_iter().map(|result| result.map(|()| Deleted::Unknown)).collect());
+            return Ok(results.into_iter().map(|result| result.map(deleted)).collect());
         }
         let mut each = FuturesOrdered::new();
         let mut results = Vec::with_capacity(removals.len());
@@ -357,6 +375,13 @@ impl LockGuard for LocalGuard {
     }
 
     async fn release_deleted(self: Box<Self>) {}
+}
+
+fn deleted(deletion: Deletion) -> Deleted {
+    match deletion {
+        Deletion::Final => Deleted::Unknown,
+        Deletion::Unsettled => Deleted::Unsettled,
+    }
 }
 
 /// Quotes are how a tag is written, not a part of it (H106).

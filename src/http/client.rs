@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::exchange::{Reuse, exchange};
 #[cfg(feature = "tls")]
@@ -20,6 +21,9 @@ use crate::http::watch::Watch;
 use crate::http::{HttpTransport, Progress, Proxy, Request, Response, TransportError, TransportErrorKind};
 use crate::rt::{Connection, Runtime};
 use crate::wire::uri::{Endpoint, Scheme};
+
+/// How much memory is kept for the bodies of answers to come.
+const KEPT_BYTES: usize = 64 << 20;
 
 /// How an [`HttpClient`] connects.
 #[derive(Clone, Debug)]
@@ -74,7 +78,7 @@ impl HttpOptions {
         self
     }
 
-    /// Goes through a proxy; default: directly. The environment is not looked at.
+    /// Goes through a proxy, but for servers on this host; default: directly. The environment is not looked at.
     pub fn proxy(mut self, proxy: Proxy) -> Self {
         self.proxy = Some(proxy);
         self
@@ -90,6 +94,8 @@ impl HttpOptions {
 
 /// An [`HttpTransport`] with a pool of connections for each server. It is expensive to make: share it (H149).
 pub struct HttpClient {
+    /// For the bodies of answers.
+    buffers: Arc<Buffers>,
     max_idle: usize,
     idle_time: Duration,
     max_age: Duration,
@@ -132,6 +138,7 @@ impl HttpClient {
     /// `InvalidInput` if a certificate cannot be read, or if the platform has no root certificates and none were given.
     pub fn new(runtime: Arc<dyn Runtime>, options: HttpOptions) -> Result<Self> {
         Ok(Self {
+            buffers: Buffers::new(KEPT_BYTES),
             max_idle: options.idle_connections,
             idle_time: options.idle_time,
             max_age: options.max_age,
@@ -189,9 +196,13 @@ impl HttpClient {
     fn give_back(&self, server: Server, connection: Box<dyn Connection>, born: Duration) {
         let now = self.runtime.monotonic();
         let mut pools = self.pools();
-        let pool = pools.entry(server).or_default();
+        // Nobody else closes those of servers that are not asked any more.
+        pools.retain(|_, pool| {
+            pool.retain(|idle| now.saturating_sub(idle.since) <= self.idle_time);
+            !pool.is_empty()
+        });
         // The oldest are at the front: the last used is the first to be used again.
-        pool.retain(|idle| now.saturating_sub(idle.since) <= self.idle_time);
+        let pool = pools.entry(server).or_default();
         if pool.len() < self.max_idle {
             pool.push(Idle { born, connection, since: now });
         }
@@ -202,13 +213,13 @@ impl HttpClient {
             TransportError::new(TransportErrorKind::Connect, Progress::NotSent, "connect").because(error)
         };
         let connection = match &self.proxy {
-            Some(proxy) => {
+            Some(proxy) if !endpoint.is_loopback() => {
                 let mut connection =
                     self.runtime.connect(proxy.host(), proxy.port()).await.map_err(failed)?;
                 proxy.tunnel(&mut *connection, endpoint).await?;
                 connection
             }
-            None => self.runtime.connect(&endpoint.host, endpoint.port).await.map_err(failed)?,
+            _ => self.runtime.connect(&endpoint.host, endpoint.port).await.map_err(failed)?,
         };
         self.opened.fetch_add(1, Ordering::Relaxed);
         match endpoint.scheme {
@@ -244,7 +255,7 @@ impl HttpTransport for HttpClient {
             let connection = watch.run(self.connect(endpoint)).await??;
             (connection, self.runtime.monotonic(), false)
         };
-        let (response, reuse) = exchange(&mut *connection, request, old, &mut watch).await?;
+        let (response, reuse) = exchange(&mut *connection, request, old, &self.buffers, &mut watch).await?;
         if reuse == Reuse::Yes {
             self.give_back(server, connection, born);
         }

@@ -3,10 +3,12 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use crate::buffers::Buffers;
 use crate::http::watch::Watch;
 use crate::http::{
     ERROR_BODY_LIMIT, Progress, Request, Response, Timeouts, TransportError, TransportErrorKind,
@@ -19,6 +21,8 @@ use crate::wire::http_head::{ResponseHead, parse_response, write_request};
 const SMALL_BODY: usize = 16 << 10;
 /// How much is read at once where the length is unknown.
 const BLOCK: usize = 16 << 10;
+/// How much memory is made ready at once for a body of which not more has come in yet.
+const STEP_BYTES: usize = 64 << 20;
 
 /// Whether the connection can carry another request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,14 +36,16 @@ pub(super) async fn exchange(
     connection: &mut dyn Connection,
     request: &Request,
     old: bool,
+    buffers: &Arc<Buffers>,
     watch: &mut Watch<'_>,
 ) -> Result<(Response, Reuse), TransportError> {
-    let mut exchange = Exchange::new(connection, request, old, watch)?;
+    let mut exchange = Exchange::new(connection, request, old, buffers, watch)?;
     let head = exchange.head(&request.timeouts).await?;
     exchange.body(request, head).await
 }
 
 struct Exchange<'a, 'w> {
+    buffers: &'a Arc<Buffers>,
     connection: &'a mut dyn Connection,
     incoming: Vec<u8>,
     old: bool,
@@ -56,6 +62,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
         connection: &'a mut dyn Connection,
         request: &Request,
         old: bool,
+        buffers: &'a Arc<Buffers>,
         watch: &'a mut Watch<'w>,
     ) -> Result<Self, TransportError> {
         let mut head = Vec::with_capacity(1 << 10);
@@ -72,6 +79,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
         watch.enter("send the request", request.timeouts.idle);
         let outgoing = [head.into(), body];
         Ok(Self {
+            buffers,
             connection,
             incoming: Vec::new(),
             old,
@@ -92,7 +100,10 @@ impl<'a, 'w> Exchange<'a, 'w> {
                 self.incoming.drain(..length);
                 match head.status {
                     101 => return Err(self.protocol("the protocol was switched")),
-                    100..=199 => continue,
+                    100..=199 => {
+                        self.watch.check(self.progress())?;
+                        continue;
+                    }
                     _ => {}
                 }
                 // The answer may be here before the word that the last bytes have left.
@@ -231,24 +242,34 @@ impl<'a, 'w> Exchange<'a, 'w> {
         Ok((Response::new(head, body, framing), self.reuse))
     }
 
-    /// A body of this length, in a buffer of this length.
+    /// A body of this length, in one buffer. What a server claims to send is no reason to take that much memory (H164).
     async fn sized(&mut self, length: u64) -> Result<Bytes, TransportError> {
         let length = usize::try_from(length).map_err(|_| self.failed(TransportErrorKind::TooLarge))?;
-        let mut body = vec![0; length];
+        let mut body = self.buffers.take(length.min(STEP_BYTES));
         let mut filled = self.incoming.len().min(length);
+        body.lengthen(filled);
         body[..filled].copy_from_slice(&self.incoming[..filled]);
         self.incoming.drain(..filled);
         while filled < length {
+            if filled == body.len() {
+                let step = STEP_BYTES.min(length - filled);
+                body.try_reserve(step).map_err(|error| {
+                    let kind = TransportErrorKind::TooLarge;
+                    self.failed(kind).because(error)
+                })?;
+                body.lengthen(filled + step);
+            }
+            let end = length.min(body.len());
             let read = poll_fn(|cx| {
-                let read = Pin::new(&mut *self.connection).poll_read(cx, &mut body[filled..]);
+                let read = Pin::new(&mut *self.connection).poll_read(cx, &mut body[filled..end]);
                 self.outcome(cx, read)
             });
             match read.await? {
                 0 => return Err(self.cut()),
-                read => filled = length.min(filled + read),
+                read => filled = end.min(filled + read),
             }
         }
-        Ok(body.into())
+        Ok(body.freeze_to(length))
     }
 
     async fn chunked(&mut self, limit: u64, must_end: bool) -> Result<Bytes, TransportError> {

@@ -64,7 +64,7 @@ pub trait HttpTransport: fmt::Debug + Send + Sync + 'static {
 
 /// A request with everything that goes over the wire.
 #[non_exhaustive]
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Request {
     /// The body; empty for none.
     pub body: Bytes,
@@ -90,6 +90,22 @@ impl Request {
     }
 }
 
+impl fmt::Debug for Request {
+    /// Values of headers and of the query may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.target.split('?').next().unwrap_or_default();
+        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("endpoint", &self.endpoint.authority())
+            .field("path", &path)
+            .field("headers", &names)
+            .field("body", &self.body.len())
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A response.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
@@ -106,6 +122,11 @@ impl Response {
     /// A response, for transports of your own.
     pub fn new(head: ResponseHead, body: Bytes, framing: Framing) -> Self {
         Self { body, framing, head }
+    }
+
+    /// Whether the status is one of success, 2xx.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.head.status)
     }
 }
 

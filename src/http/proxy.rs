@@ -26,7 +26,9 @@ impl Proxy {
     /// # Errors
     /// `InvalidInput` if it is none, or begins with anything but `http://`.
     pub fn new(url: &str) -> Result<Self> {
-        let refused = || Error::new(ErrorKind::InvalidInput, "use the proxy").on(url);
+        // An address with a password is not shown.
+        let shown = url.rsplit('@').next().unwrap_or_default().to_owned();
+        let refused = || Error::new(ErrorKind::InvalidInput, "use the proxy").on(&shown);
         let endpoint = Endpoint::parse(url).map_err(|error| refused().because(error))?;
         if endpoint.scheme != Scheme::Http {
             return Err(refused().because("only http:// is possible"));

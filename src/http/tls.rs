@@ -122,8 +122,13 @@ impl Tls {
     ) -> Result<Box<dyn Connection>, TransportError> {
         let failed = || TransportError::new(TransportErrorKind::Tls, Progress::NotSent, "start TLS");
         let name = ServerName::try_from(host.to_owned()).map_err(|error| failed().because(error))?;
-        let stream = self.connector.connect(name, connection).await;
-        Ok(Box::new(stream.map_err(|error| failed().because(error))?))
+        let stream = self.connector.connect(name, connection).await.map_err(|error| {
+            let by_tls = matches!(error.get_ref(), Some(cause) if cause.is::<RustlsError>());
+            // A server that breaks off, as one does that is restarting, is no wrong server.
+            let kind = if by_tls { TransportErrorKind::Tls } else { TransportErrorKind::Connect };
+            TransportError::new(kind, Progress::NotSent, "start TLS").because(error)
+        });
+        Ok(Box::new(stream?))
     }
 }
 

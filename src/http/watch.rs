@@ -44,6 +44,15 @@ impl<'a> Watch<'a> {
         self.moved = self.runtime.monotonic();
     }
 
+    /// An error when the time for everything is up, for what may go on and on without ever waiting.
+    pub(super) fn check(&self, progress: Progress) -> Result<(), TransportError> {
+        if self.runtime.monotonic() < self.deadline {
+            return Ok(());
+        }
+        let late = TransportError::new(TransportErrorKind::Timeout, progress, self.what);
+        Err(late.because("it did not end"))
+    }
+
     /// Ready with an error when the time is up.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, progress: Progress) -> Poll<TransportError> {
         loop {

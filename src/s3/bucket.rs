@@ -111,5 +111,5 @@ fn is_unset(answer: &Answer) -> bool {
         "ObjectLockConfigurationNotFoundError",
         "NoSuchObjectLockConfiguration",
     ];
-    unset.contains(&code.as_str()) || answer.status() == 404
+    unset.contains(&code.as_str())
 }

@@ -10,26 +10,27 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{HttpTransport, Progress, Response, TransportError};
+use crate::http::{HttpTransport, Progress, Response};
 use crate::rt::Runtime;
+use crate::s3::attempt::Attempt;
 use crate::s3::checksum;
-use crate::s3::counters::{Counters, Operation, Outcome};
+use crate::s3::counters::{Counters, Operation};
 use crate::s3::credentials::{Credentials, Keeper};
 use crate::s3::limits::{Concurrency, Rate};
 use crate::s3::options::S3Options;
-use crate::s3::place::Place;
-use crate::s3::retry::{Budget, Mend, Verdict, judge_failure, judge_response, pause, refusal};
-use crate::wire::sigv4::{self, EMPTY_SHA256};
+use crate::s3::place::{Place, SentTo};
+use crate::s3::retry::{Budget, Mend, Verdict, judge_failure, judge_response, longest, pause, refusal};
+use crate::wire::sigv4::EMPTY_SHA256;
 use crate::wire::uri::Scheme;
 
 /// Objects from this length on are looked for before they are sent again.
 const LOOK_BYTES: usize = 256 << 10;
-/// Bodies from this length on are hashed on the blocking pool.
-const HASH_INLINE_BYTES: usize = 16 << 10;
 /// How often requests may be sent on to another place.
 const MOST_MOVES: u32 = 2;
 /// How far a clock may be off for a server to be believed.
 const MOST_OFFSET: Duration = Duration::from_hours(48);
+/// Nothing larger goes through one request.
+const MOST_BYTES: u64 = 5 << 30;
 
 /// A client for one bucket. Clones share everything: connections, limits, counters.
 #[derive(Clone, Debug)]
@@ -38,22 +39,22 @@ pub struct S3Client {
 }
 
 pub(in crate::s3) struct Shared {
-    budget: Budget,
+    pub(in crate::s3) budget: Budget,
     /// Whether bodies are sent with an MD5, since the server does not compare them with their signed hash (D12).
     pub(in crate::s3) md5: AtomicBool,
-    bytes_in: Option<Rate>,
-    bytes_out: Option<Rate>,
-    concurrency: Arc<Concurrency>,
-    counters: Arc<Counters>,
+    pub(in crate::s3) bytes_in: Option<Rate>,
+    pub(in crate::s3) bytes_out: Option<Rate>,
+    pub(in crate::s3) concurrency: Arc<Concurrency>,
+    pub(in crate::s3) counters: Arc<Counters>,
     pub(in crate::s3) keeper: Keeper,
     /// By how many seconds the clock of the server is ahead of ours.
     offset: AtomicI64,
     pub(in crate::s3) options: S3Options,
     place: Mutex<Place>,
-    reads: Option<Rate>,
+    pub(in crate::s3) reads: Option<Rate>,
     pub(in crate::s3) runtime: Arc<dyn Runtime>,
-    transport: Arc<dyn HttpTransport>,
-    writes: Option<Rate>,
+    pub(in crate::s3) transport: Arc<dyn HttpTransport>,
+    pub(in crate::s3) writes: Option<Rate>,
 }
 
 /// By how much the clock of the server is ahead of ours, in seconds; learned when a request was refused for it.
@@ -80,9 +81,11 @@ impl<'a> Call<'a> {
         Self { body, body_limit: 8 << 20, headers, key, method, operation, query: &[] }
     }
 
-    /// Whether success is told by the body and not by the status alone, which then came before the work was done.
-    fn answers_in_body(&self) -> bool {
-        matches!(self.operation, Operation::Copy | Operation::DeleteMany | Operation::Multipart)
+    /// How much longer it may take than one without bodies: a second for each 64 KiB.
+    pub(in crate::s3) fn allowance(&self) -> Duration {
+        let comes_in = matches!(self.operation, Operation::Get | Operation::List);
+        let incoming = if comes_in { self.body_limit.min(MOST_BYTES) } else { 0 };
+        Duration::from_secs((self.body.len() as u64).saturating_add(incoming) >> 16)
     }
 
     pub(in crate::s3) fn header(&mut self, name: &'static str, value: impl Into<String>) {
@@ -107,11 +110,12 @@ impl Answer {
     }
 
     pub(in crate::s3) fn is_success(&self) -> bool {
-        (200..300).contains(&self.status())
+        self.response.is_success()
     }
 
-    /// The error that an answer is which is no success.
+    /// The error that an answer is which is no success. Where something may have happened, nothing else is claimed (I6).
     pub(in crate::s3) fn into_error(self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
+        let kind = if self.ambiguous { ErrorKind::Unavailable } else { kind };
         Error::new(kind, action).on(subject).because(refusal(&self.response).0)
     }
 }
@@ -124,6 +128,8 @@ struct Course {
     /// What was tried that is tried once only.
     done: Vec<Remedy>,
     moves: u32,
+    /// Where the server sent this call only.
+    place: Option<Place>,
     reconnects: u32,
 }
 
@@ -148,6 +154,12 @@ impl Course {
         self.done.push(remedy);
         is_new
     }
+}
+
+/// For whom and for where a request was signed.
+struct SignedFor<'a> {
+    credentials: &'a Credentials,
+    place: &'a Place,
 }
 
 /// What follows a verdict.
@@ -220,17 +232,19 @@ impl S3Client {
 
 impl Shared {
     async fn call(&self, action: &'static str, call: &Call<'_>) -> Result<Answer> {
-        let hash = self.hash(&call.body).await?;
-        let allowance = Duration::from_secs((call.body.len() as u64).max(call.body_limit) >> 16);
-        let deadline = self.runtime.monotonic() + self.options.retry.patience + allowance;
+        let allowance = call.allowance();
+        let deadline = self.deadline(allowance);
         let subject = call.key.unwrap_or(&self.options.bucket);
+        let late =
+            || Error::new(ErrorKind::Unavailable, action).on(subject).because("there was no time left");
+        let hash = self.before(deadline, self.hash(&call.body)).await.ok_or_else(late)??;
         let mut course = Course::default();
         loop {
-            let sent = self.attempt(call, &hash, allowance).await;
-            let (credentials, outcome) =
+            let sent = self.attempt(call, &hash, deadline, course.place.clone()).await;
+            let Attempt { credentials, outcome, place } =
                 sent.map_err(|error| course.fail(error.kind(), action, subject).because(error))?;
             let verdict = match &outcome {
-                Ok(response) => judge_response(response, call.answers_in_body(), self.now()),
+                Ok(response) => judge_response(response, call.operation, self.now()),
                 Err(error) => judge_failure(error),
             };
             let (error, may_have_happened): (Box<dyn StdError + Send + Sync>, _) = match outcome {
@@ -239,35 +253,46 @@ impl Shared {
                     return Ok(Answer { ambiguous: course.ambiguous, response });
                 }
                 Ok(response) => {
-                    let status = response.head.status;
-                    (Box::new(refusal(&response).0), !(300..500).contains(&status))
+                    let refused = matches!(verdict, Verdict::Never(_)) && !response.is_success();
+                    let refused = refused || (300..500).contains(&response.head.status);
+                    (Box::new(refusal(&response).0), !refused)
                 }
                 Err(error) => {
                     let sent = error.progress() != Progress::NotSent;
+                    if !sent {
+                        self.leave(&place);
+                    }
                     (Box::new(error), sent)
                 }
             };
             course.attempts += 1;
             course.ambiguous |= call.operation.writes() && may_have_happened;
-            if may_have_happened && let Some(response) = self.found_stored(call).await {
+            if may_have_happened && let Some(response) = self.found_stored(call, deadline).await {
                 self.budget.answered();
                 return Ok(Answer { ambiguous: true, response });
             }
-            if let Next::Fail(kind) = self.next(verdict, &mut course, &credentials, deadline).await {
+            let signed = SignedFor { credentials: &credentials, place: &place };
+            if let Next::Fail(kind) = self.next(verdict, &mut course, &signed, deadline).await {
                 return Err(course.fail(kind, action, subject).because(error));
             }
         }
     }
 
+    /// When a call has to be over that may take so much longer because of its size.
+    pub(in crate::s3) fn deadline(&self, allowance: Duration) -> Duration {
+        let patience = self.options.retry.patience.saturating_add(allowance);
+        self.runtime.monotonic().saturating_add(patience)
+    }
+
     /// The answer that was lost, if a large object turns out to be stored: sending it again would cost as much as sending it
     /// once (H154). Servers whose tags are not the MD5 of the contents get it again.
-    async fn found_stored(&self, call: &Call<'_>) -> Option<Response> {
+    async fn found_stored(&self, call: &Call<'_>, deadline: Duration) -> Option<Response> {
         if call.operation != Operation::Put || call.body.len() < LOOK_BYTES || !call.query.is_empty() {
             return None;
         }
         let look = Call::new(Operation::Head, "HEAD", call.key);
-        let (_, found) = self.attempt(&look, EMPTY_SHA256, Duration::ZERO).await.ok()?;
-        let found = found.ok().filter(|found| found.head.status == 200)?;
+        let found = self.attempt(&look, EMPTY_SHA256, deadline, None).await.ok()?;
+        let found = found.outcome.ok().filter(|found| found.head.status == 200)?;
         let length: usize = found.head.headers.get("content-length")?.parse().ok()?;
         let tag = found.head.headers.get("etag")?.trim().trim_matches('"').to_ascii_lowercase();
         if length != call.body.len() || tag.len() != 32 {
@@ -284,7 +309,7 @@ impl Shared {
         &self,
         verdict: Verdict,
         course: &mut Course,
-        credentials: &Credentials,
+        signed: &SignedFor<'_>,
         deadline: Duration,
     ) -> Next {
         let again = |again| if again { Next::Again } else { Next::Fail(ErrorKind::Denied) };
@@ -298,12 +323,12 @@ impl Shared {
                 return again(offset.is_some() && course.is_new(Remedy::Clock));
             }
             Verdict::Mend(Mend::Credentials) => {
-                self.keeper.expired(credentials).await;
+                self.keeper.expired(signed.credentials).await;
                 return again(course.is_new(Remedy::Credentials));
             }
-            Verdict::Mend(Mend::Place { location, region }) => {
+            Verdict::Mend(Mend::Place(sent_to)) => {
                 course.moves += 1;
-                let moved = course.moves <= MOST_MOVES && self.move_to(location.as_deref(), region);
+                let moved = course.moves <= MOST_MOVES && self.move_on(signed.place, sent_to, course);
                 return again(moved);
             }
             // The pool may hold as many dead connections as it likes, but not for ever.
@@ -324,75 +349,12 @@ impl Shared {
         let Some(pause) = pause(failures, throttled, wanted, options, &*self.runtime) else {
             return Next::Fail(ErrorKind::Unavailable);
         };
-        let pause = if self.budget.take() { pause } else { pause.max(options.longest_pause) };
+        let pause = if self.budget.take() { pause } else { longest(options, &*self.runtime).max(pause) };
         if self.runtime.monotonic() + pause >= deadline {
             return Next::Fail(ErrorKind::Unavailable);
         }
         self.runtime.sleep(pause).await;
         Next::Again
-    }
-
-    /// Waits for a turn, signs and sends. What is outside is an error that has nothing to do with the server.
-    pub(in crate::s3) async fn attempt(
-        &self,
-        call: &Call<'_>,
-        hash: &str,
-        allowance: Duration,
-    ) -> Result<(Credentials, std::result::Result<Response, TransportError>)> {
-        let requests = if call.operation.writes() { &self.writes } else { &self.reads };
-        if let Some(rate) = requests {
-            rate.take(1, &*self.runtime).await;
-        }
-        if let Some(rate) = self.bytes_out.as_ref().filter(|_| !call.body.is_empty()) {
-            rate.take(call.body.len() as u64, &*self.runtime).await;
-        }
-        if let Some(rate) = &self.bytes_in {
-            rate.take(0, &*self.runtime).await;
-        }
-        let slot = self.concurrency.enter().await;
-        // Nothing waits between here and the first byte but the connection: the signature is fresh (H130).
-        let credentials = self.keeper.current(&*self.runtime).await?;
-        let request = self.signed(call, hash, allowance, &credentials);
-        let outcome = self.transport.exchange(&request).await;
-        drop(slot);
-        self.count(call, &outcome);
-        Ok((credentials, outcome))
-    }
-
-    fn count(&self, call: &Call<'_>, outcome: &std::result::Result<Response, TransportError>) {
-        let (kind, bytes_in) = match outcome {
-            Ok(response) => {
-                let kind = match judge_response(response, call.answers_in_body(), self.now()) {
-                    Verdict::Answer => Outcome::Answered,
-                    Verdict::Later { throttled: true, .. } => Outcome::Throttled,
-                    _ => Outcome::Refused,
-                };
-                (kind, response.body.len() as u64)
-            }
-            Err(_) => (Outcome::Broken, 0),
-        };
-        match kind {
-            Outcome::Throttled => self.concurrency.throttled(self.runtime.monotonic()),
-            Outcome::Answered => self.concurrency.answered(),
-            _ => {}
-        }
-        if let Some(rate) = &self.bytes_in {
-            rate.owe(bytes_in, &*self.runtime);
-        }
-        let sent = !matches!(outcome, Err(error) if error.progress() == Progress::NotSent);
-        let bytes_out = if sent { call.body.len() as u64 } else { 0 };
-        self.counters.add(call.operation, kind, bytes_in, bytes_out);
-    }
-
-    async fn hash(&self, body: &Bytes) -> Result<String> {
-        match body.len() {
-            0 => Ok(EMPTY_SHA256.to_owned()),
-            1..HASH_INLINE_BYTES => Ok(sigv4::hex_sha256(body)),
-            _ => {
-                let body = body.clone();
-                self.runtime.run_blocking("hash a body", move || Ok(sigv4::hex_sha256(&body))).await
-            }
-        }
     }
 
     /// The time as the server has it.
@@ -416,11 +378,30 @@ impl Shared {
         (ahead <= MOST_OFFSET).then_some(sign * seconds)
     }
 
-    /// Goes to where a server sends us, if that is a place to go to; whether anything changed.
-    fn move_to(&self, location: Option<&str>, region: Option<String>) -> bool {
+    /// Goes where a server sends us: for good or for one call, or where others went meanwhile. Whether that is another place.
+    fn move_on(&self, from: &Place, sent_to: SentTo, course: &mut Course) -> bool {
         let mut place = self.place();
-        let moved = place.moved(&self.options, location, region);
-        moved.map(|moved| *place = moved).is_some()
+        if course.place.is_none() && *place != *from {
+            return true;
+        }
+        let lasting = sent_to.lasting;
+        let Some(moved) = from.moved(&self.options, sent_to) else { return false };
+        if lasting {
+            (*place, course.place) = (moved, None);
+        } else {
+            course.place = Some(moved);
+        }
+        true
+    }
+
+    /// Goes back to where the options say the bucket is, if the place that a server named cannot be reached.
+    fn leave(&self, place: &Place) {
+        let mut current = self.place();
+        if *current == *place
+            && let Ok(home) = Place::new(&self.options, current.region.clone())
+        {
+            *current = home;
+        }
     }
 
     pub(in crate::s3) fn place(&self) -> MutexGuard<'_, Place> {

@@ -45,8 +45,10 @@ impl Operation {
 pub enum Outcome {
     /// Answered with 2xx, or that it is not there, or that a condition does not hold.
     Answered,
-    /// Not answered.
+    /// Not answered, or the future was dropped before. It may have been executed, and may be paid for.
     Broken,
+    /// Not a byte of it reached a server. It is in no total and counts for no threshold.
+    NotSent,
     /// Refused for another reason.
     Refused,
     /// The server asked for patience.
@@ -85,16 +87,18 @@ impl Counters {
         self.locked().clone()
     }
 
-    /// All of them together.
+    /// All that were sent, together.
     pub fn total(&self) -> OperationCount {
-        self.locked().values().fold(OperationCount::default(), |sum, count| OperationCount {
+        let counts = self.locked();
+        let sent = counts.iter().filter(|((_, outcome), _)| *outcome != Outcome::NotSent);
+        sent.fold(OperationCount::default(), |sum, (_, count)| OperationCount {
             attempts: sum.attempts + count.attempts,
             bytes_in: sum.bytes_in + count.bytes_in,
             bytes_out: sum.bytes_out + count.bytes_out,
         })
     }
 
-    /// Has `callback` called once, when this many attempts were made in all; from within the attempt, so it must be quick.
+    /// Has `callback` called once, when this many attempts were sent in all; from within the attempt, so it must be quick.
     pub fn when_attempts_reach(&self, attempts: u64, callback: impl FnOnce(&Self) + Send + 'static) {
         self.thresholds.lock().unwrap_or_else(PoisonError::into_inner).push((attempts, Box::new(callback)));
         self.check_thresholds();
@@ -151,12 +155,12 @@ mod tests {
         counters.when_attempts_reach(2, move |counters| {
             seen.fetch_add(counters.total().attempts, Ordering::Relaxed);
         });
-        for outcome in [Outcome::Broken, Outcome::Throttled, Outcome::Answered] {
+        for outcome in [Outcome::NotSent, Outcome::Broken, Outcome::Throttled, Outcome::Answered] {
             counters.add(Operation::Put, outcome, 1, 10);
         }
         assert_eq!(called.load(Ordering::Relaxed), 2);
         assert_eq!(counters.total(), OperationCount { attempts: 3, bytes_in: 3, bytes_out: 30 });
-        assert_eq!(counters.counts().len(), 3);
+        assert_eq!(counters.counts().len(), 4);
         assert!(Operation::Put.writes() && !Operation::Get.writes());
     }
 }

@@ -191,15 +191,23 @@ impl Keeper {
     /// Credentials that work, as far as is known.
     pub(in crate::s3) async fn current(&self, runtime: &dyn Runtime) -> Result<Credentials> {
         let mut kept = self.kept.lock().await;
-        let fresh = |credentials: &&Credentials| {
-            credentials.expires.is_none_or(|expires| runtime.now() + EARLY < expires)
+        let lasts = |credentials: &Credentials, time| {
+            credentials.expires.is_none_or(|expires| runtime.now() + time < expires)
         };
-        if let Some(credentials) = kept.as_ref().filter(fresh) {
+        if let Some(credentials) = kept.as_ref().filter(|credentials| lasts(credentials, EARLY)) {
             return Ok(credentials.clone());
         }
-        let credentials = self.provider.credentials(runtime).await?;
-        *kept = Some(credentials.clone());
-        Ok(credentials)
+        match self.provider.credentials(runtime).await {
+            Ok(credentials) => {
+                *kept = Some(credentials.clone());
+                Ok(credentials)
+            }
+            // They are asked for early, so that there is time to ask again.
+            Err(error) => {
+                let usable = kept.as_ref().filter(|credentials| lasts(credentials, Duration::ZERO));
+                usable.cloned().ok_or(error)
+            }
+        }
     }
 
     /// A server says that these have expired. If they are still the ones in use, the next caller fetches others.

@@ -1,6 +1,7 @@
 //! Many objects in one request.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -9,8 +10,9 @@ use crate::s3::Refusal;
 use crate::s3::checksum::base64_md5;
 use crate::s3::client::{Call, S3Client};
 use crate::s3::counters::Operation;
-use crate::s3::object::{from_document, not_there};
-use crate::wire::s3_xml::{DeleteResult, parse_deleted, write_delete};
+use crate::s3::object::{Deletion, from_document, not_there};
+use crate::s3::retry::{longest, passes, pause};
+use crate::wire::s3_xml::{ErrorBody, parse_deleted, write_delete};
 
 /// How many objects a request may name.
 const MOST_KEYS: usize = 1000;
@@ -24,29 +26,64 @@ impl S3Client {
     ///
     /// # Cancel safety
     /// Any of the objects may be deleted later.
-    pub async fn delete_many(&self, keys: &[&str]) -> Result<Vec<Result<()>>> {
+    pub async fn delete_many(&self, keys: &[&str]) -> Result<Vec<Result<Deletion>>> {
         let mut results = Vec::with_capacity(keys.len());
         for keys in keys.chunks(MOST_KEYS) {
-            let errors = self.delete_batch(keys).await?;
-            let mut errors: BTreeMap<_, _> = errors.errors.into_iter().collect();
-            results.extend(keys.iter().map(|key| match errors.remove(*key) {
-                None => Ok(()),
-                Some(body) if body.code == "NoSuchKey" => Ok(()),
-                Some(body) => {
-                    let kind = match body.code.as_str() {
-                        "AccessDenied" => ErrorKind::Denied,
-                        _ => ErrorKind::Unavailable,
-                    };
-                    let refusal =
-                        Refusal { code: body.code, message: body.message, status: 200, request_id: None };
-                    Err(Error::new(kind, "delete").on(key).because(refusal))
-                }
-            }));
+            let found = self.delete_batch(keys).await?;
+            results.extend(keys.iter().filter_map(|key| found.get(key).cloned()));
         }
         Ok(results)
     }
 
-    async fn delete_batch(&self, keys: &[&str]) -> Result<DeleteResult> {
+    /// Deletes objects of one batch, and those again of which the server says that they may come again (H116).
+    async fn delete_batch<'a>(&self, keys: &[&'a str]) -> Result<BTreeMap<&'a str, Result<Deletion>>> {
+        let (options, runtime) = (&self.shared.options.retry, &*self.shared.runtime);
+        let deadline = self.shared.deadline(Duration::ZERO);
+        let (mut results, mut left) = (BTreeMap::new(), keys.to_vec());
+        left.sort_unstable();
+        left.dedup();
+        let (mut failures, mut deletion) = (0, Deletion::Final);
+        loop {
+            let (refused, unsettled) = self.delete_request(&left).await?;
+            if unsettled {
+                // It names all that are still left, whatever is answered later.
+                deletion = Deletion::Unsettled;
+            }
+            let mut refused: BTreeMap<_, _> = refused.into_iter().collect();
+            let (mut again, mut throttled) = (Vec::new(), false);
+            for key in left {
+                let Some(body) = refused.remove(key).filter(|body| body.code != "NoSuchKey") else {
+                    results.insert(key, Ok(deletion));
+                    continue;
+                };
+                if let Some(patience) = passes(&body.code) {
+                    throttled |= patience;
+                    again.push(key);
+                }
+                results.insert(key, Err(refused_key(key, body)));
+            }
+            if let Some((key, body)) = refused.pop_first() {
+                return Err(refused_key(&key, body));
+            }
+            failures += 1;
+            if again.is_empty() || failures >= options.attempts.get() {
+                return Ok(results);
+            }
+            let rest = pause(failures - 1, throttled, None, options, runtime).unwrap_or_default();
+            let rest = if self.shared.budget.take() { rest } else { longest(options, runtime) };
+            if runtime.monotonic() + rest >= deadline {
+                return Ok(results);
+            }
+            if throttled {
+                self.shared.concurrency.throttled(runtime.monotonic());
+            }
+            runtime.sleep(rest).await;
+            left = again;
+        }
+    }
+
+    /// The errors by key, and whether the same request may still be executed once more.
+    async fn delete_request(&self, keys: &[&str]) -> Result<(Vec<(String, ErrorBody)>, bool)> {
         let action = "delete objects";
         let subject = keys.first().copied().unwrap_or_default();
         let document =
@@ -61,6 +98,14 @@ impl S3Client {
         if !answer.is_success() {
             return Err(not_there(answer, action, subject));
         }
-        parse_deleted(&answer.response.body).map_err(|error| from_document(error, action, subject))
+        let answered = parse_deleted(&answer.response.body);
+        let answered = answered.map_err(|error| from_document(error, action, subject))?;
+        Ok((answered.errors, answer.ambiguous))
     }
+}
+
+fn refused_key(key: &str, body: ErrorBody) -> Error {
+    let kind = if body.code == "AccessDenied" { ErrorKind::Denied } else { ErrorKind::Unavailable };
+    let refusal = Refusal { code: body.code, message: body.message, status: 200, request_id: None };
+    Error::new(kind, "delete").on(key).because(refusal)
 }

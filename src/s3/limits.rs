@@ -203,6 +203,8 @@ struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        // From here on no turn is given to this waiter: what was given is seen below.
+        self.receiver.close();
         if !self.taken && matches!(self.receiver.try_recv(), Ok(Some(()))) {
             self.concurrency.leave();
         }
@@ -229,6 +231,45 @@ mod tests {
         // The turn went to a future that is dropped before it looks.
         drop(dropped);
         assert!(third.now_or_never().is_some());
+    }
+
+    #[test]
+    fn h161_a_turn_that_meets_the_end_of_its_future_is_not_lost() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let concurrency = Concurrency::new(NonZeroU32::new(1).unwrap());
+        // Both sides spin, so that they meet within nanoseconds.
+        let (go, done, rounds) = (AtomicU32::new(0), AtomicU32::new(0), 400_000);
+        let passed = Mutex::new(None);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=rounds {
+                    while go.load(Ordering::SeqCst) < round {
+                        std::hint::spin_loop();
+                    }
+                    let slot = passed.lock().unwrap().take();
+                    (0..round % 50).for_each(|_| std::hint::spin_loop());
+                    drop(slot);
+                    done.store(round, Ordering::SeqCst);
+                }
+            });
+            let mut lost = 0;
+            for round in 1..=rounds {
+                let first = concurrency.enter().now_or_never().unwrap();
+                let mut second = Box::pin(concurrency.enter());
+                assert!((&mut second).now_or_never().is_none());
+                *passed.lock().unwrap() = Some(first);
+                go.store(round, Ordering::SeqCst);
+                (0..round / 50 % 50).for_each(|_| std::hint::spin_loop());
+                drop(second);
+                while done.load(Ordering::SeqCst) < round {
+                    std::hint::spin_loop();
+                }
+                let mut state = concurrency.state();
+                lost += state.running;
+                state.running = 0;
+            }
+            assert_eq!(lost, 0, "turns lost in {rounds} rounds");
+        });
     }
 
     #[test]

@@ -67,7 +67,11 @@ impl S3Client {
         check_order(request, keys).map_err(broken)?;
         check_order(request, listing.common_prefixes.iter().map(String::as_str)).map_err(broken)?;
         let next = match (listing.truncated, &listing.next) {
-            (false, _) => None,
+            (false, None) => None,
+            (false, Some(next)) if next.is_empty() => None,
+            (false, Some(_)) => {
+                return Err(broken("the page is the last, and says where the next begins"));
+            }
             (true, None) => {
                 return Err(broken("the page is not the last, and does not say where the next begins"));
             }

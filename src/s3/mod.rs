@@ -11,16 +11,17 @@
 //! | outcome | what is done |
 //! |---|---|
 //! | 2xx | done |
-//! | 404, 412, 416, 304 | an answer too |
+//! | 412, 416, 304; 404 with the code of an object that is not there | an answer too |
 //! | no connection; 408, 429, 500, 502, 503, 504; codes that ask for patience | again, later, by full jitter; fewer requests at once |
 //! | an old connection that was dead | again at once, without counting |
-//! | the clock is wrong, the token expired, another region | mended, and again at once |
-//! | 403 without a known code | again once |
+//! | the clock is wrong, keys expired or replaced, another region | mended, and again at once |
+//! | 403 or 404 without a code | again once |
 //! | a server or certificate that is not the right one; anything else | an error |
 //!
 //! Tries end with the patience of the operation or with the number of attempts. All operations of a client share a budget of
-//! retries, which answers refill; while it is empty, every pause is the longest one.
+//! retries, which answers refill; while it is empty, every pause is nearly the longest one.
 
+mod attempt;
 mod bucket;
 mod checksum;
 mod client;
@@ -45,9 +46,9 @@ pub use credentials::{
     CredentialProvider, Credentials, EnvironmentCredentials, ProfileCredentials, StaticCredentials,
 };
 pub use list::{ListRequest, ListedPage};
-pub use object::{Condition, Head};
+pub use object::{Condition, Deletion, Head};
 pub use options::{Addressing, Encryption, RateLimits, RetryOptions, S3Options};
-pub use probe::{S3Capabilities, Support};
+pub use probe::{Risk, S3Capabilities, Support};
 pub use sign::PresignedMethod;
 
 /// What a server answered when it did not do what it was asked. It is the source of errors of this room.

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::s3::Refusal;
 use crate::s3::checksum::base64_md5;
 use crate::s3::client::{Answer, Call, S3Client};
 use crate::s3::counters::Operation;
@@ -15,6 +16,9 @@ use crate::wire::date::parse_http_date;
 use crate::wire::http_body::Framing;
 use crate::wire::s3_xml::{XmlError, parse_copied};
 use crate::wire::uri::encode_path;
+
+/// How often an object is looked up of which answers contradict each other.
+const LOOKS: u32 = 3;
 
 /// What is known of an object without reading it.
 #[non_exhaustive]
@@ -33,6 +37,18 @@ impl Head {
     pub fn new(etag: String, size: u64, last_modified: Option<SystemTime>) -> Self {
         Self { etag, last_modified, size }
     }
+}
+
+/// What is known of a deletion that succeeded.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// It is over: what is stored there from now on stays.
+    Final,
+    /// Nothing is there, but an earlier request got no answer and may still be executed: it would delete what is stored there from
+    /// now on (H17).
+    Unsettled,
 }
 
 /// What must hold for an object to be stored or deleted.
@@ -78,6 +94,9 @@ impl S3Client {
         let answer = self.call("read", &call).await?;
         if !answer.is_success() {
             return Err(not_there(answer, "read", key));
+        }
+        if answer.status() != 200 {
+            return Err(protocol("read", key, "nobody asked for a part of it"));
         }
         let head = head_of(&answer, None);
         if answer.response.framing == Framing::Close {
@@ -143,15 +162,27 @@ impl S3Client {
     /// # Cancel safety
     /// The future may be dropped.
     pub async fn head(&self, key: &str) -> Result<Head> {
-        let answer = self.call("look up", &Call::new(Operation::Head, "HEAD", Some(key))).await?;
-        if !answer.is_success() {
-            return Err(not_there(answer, "look up", key));
+        let action = "look up";
+        for _ in 0..LOOKS {
+            let answer = self.call(action, &Call::new(Operation::Head, "HEAD", Some(key))).await?;
+            if answer.is_success() {
+                let size = answer.header("content-length").and_then(|length| length.parse().ok());
+                let size = size.ok_or_else(|| protocol(action, key, "the answer has no length"))?;
+                return Ok(head_of(&answer, Some(size)));
+            }
+            let by_the_server = answer.header("x-amz-request-id").is_some();
+            if answer.status() != 404 || by_the_server {
+                return Err(not_there(answer, action, key));
+            }
+            // Anybody on the way may have said that. An answer to GET has a body, which tells who it is from (I7).
+            match self.get_range(key, 0..1).await {
+                Ok((_, head)) => return Ok(head),
+                // There is something, if only an empty object.
+                Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {}
+                Err(error) => return Err(error),
+            }
         }
-        let size = answer.header("content-length").and_then(|length| length.parse().ok());
-        match size {
-            Some(size) => Ok(head_of(&answer, Some(size))),
-            None => Err(protocol("look up", key, "the answer has no length")),
-        }
+        Err(protocol(action, key, "it is there, and it is not"))
     }
 
     /// Stores an object and returns its tag: in one request, of at most 5 GiB, or in parts if it is as large as
@@ -174,26 +205,38 @@ impl S3Client {
         call.header("cache-control", "no-transform");
         condition.apply(&mut call);
         self.storage_headers(&mut call);
-        let answer = self.call("store", &call).await?;
-        if answer.is_success() {
-            return Ok(answer.header("etag").unwrap_or_default().to_owned());
-        }
-        let refused = condition_failed(answer, condition, "store", key);
-        match refused {
-            Refused::Certainly(error) => Err(error),
-            Refused::PerhapsByOurselves(error) => {
-                // An attempt before this one may have stored it. What is there now tells.
-                let there = self.get(key, call.body.len() as u64).await;
-                match there {
-                    Ok((found, head)) if found == call.body => Ok(head.etag),
-                    Ok(_) => Err(error),
-                    Err(found) if matches!(found.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
-                        Err(error)
-                    }
-                    Err(unknown) => Err(Error::new(ErrorKind::Unavailable, "store").on(key).because(unknown)),
-                }
+        let doubt = match self.call("store", &call).await {
+            Ok(answer) if answer.is_success() => {
+                return Ok(answer.header("etag").unwrap_or_default().to_owned());
             }
-        }
+            // An attempt before this one may have stored it.
+            Ok(answer) if answer.status() == 412 && answer.ambiguous => {
+                answer.into_error(ErrorKind::Unavailable, "store", key)
+            }
+            Ok(answer) => return Err(condition_failed(answer, condition, "store", key)),
+            // Others who store it at the same time may go on doing so for longer than we wait (H113).
+            Err(error) if *condition == Condition::Absent && refused_with(&error, 409) => error,
+            Err(error) => return Err(error),
+        };
+        self.find(key, &call.body, condition, doubt).await
+    }
+
+    /// The tag of what is there, if that is what was to be stored on a condition; else what is certain after some doubt.
+    async fn find(&self, key: &str, body: &Bytes, condition: &Condition, doubt: Error) -> Result<String> {
+        let is_other = match self.get(key, body.len() as u64).await {
+            Ok((found, head)) if found == *body => return Ok(head.etag),
+            Ok(_) => true,
+            Err(found) if found.kind() == ErrorKind::Corrupt => true,
+            Err(found) if found.kind() == ErrorKind::NotFound => false,
+            Err(unknown) => return Err(Error::new(ErrorKind::Unavailable, "store").on(key).because(unknown)),
+        };
+        // Where another version was to be replaced, ours may have been there in between.
+        let was_there = is_other && *condition == Condition::Absent;
+        Err(if was_there {
+            Error::new(ErrorKind::AlreadyExists, "store").on(key).because(doubt)
+        } else {
+            doubt
+        })
     }
 
     /// Stores the bytes of one object under another key too, without moving them through here. At most 5 GiB.
@@ -226,12 +269,18 @@ impl S3Client {
     ///
     /// # Cancel safety
     /// The object may be deleted later.
-    pub async fn delete(&self, key: &str, condition: &Condition) -> Result<()> {
+    pub async fn delete(&self, key: &str, condition: &Condition) -> Result<Deletion> {
         let mut call = Call::new(Operation::Delete, "DELETE", Some(key));
         condition.apply(&mut call);
         let answer = self.call("delete", &call).await?;
         match answer.status() {
-            200..300 | 404 => Ok(()),
+            // A request on a condition finds another version when it comes late.
+            200..300 | 404 if answer.ambiguous && *condition == Condition::Always => Ok(Deletion::Unsettled),
+            200..300 | 404 => Ok(Deletion::Final),
+            412 if answer.ambiguous => match self.head(key).await {
+                Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(Deletion::Final),
+                _ => Err(answer.into_error(ErrorKind::Unavailable, "delete", key)),
+            },
             _ => Err(answer.into_error(condition.failure(), "delete", key)),
         }
     }
@@ -272,24 +321,20 @@ impl S3Client {
     }
 }
 
-enum Refused {
-    Certainly(Error),
-    PerhapsByOurselves(Error),
+fn condition_failed(answer: Answer, condition: &Condition, action: &'static str, key: &str) -> Error {
+    let kind = match answer.status() {
+        412 => condition.failure(),
+        // A condition on an object that is not there.
+        404 if matches!(condition, Condition::Tag(_)) => ErrorKind::Conflict,
+        _ => ErrorKind::InvalidInput,
+    };
+    answer.into_error(kind, action, key)
 }
 
-fn condition_failed(answer: Answer, condition: &Condition, action: &'static str, key: &str) -> Refused {
-    let conditional = *condition != Condition::Always;
-    match answer.status() {
-        412 if conditional && answer.ambiguous => {
-            Refused::PerhapsByOurselves(answer.into_error(condition.failure(), action, key))
-        }
-        412 => Refused::Certainly(answer.into_error(condition.failure(), action, key)),
-        // A condition on an object that is not there.
-        404 if matches!(condition, Condition::Tag(_)) => {
-            Refused::Certainly(answer.into_error(ErrorKind::Conflict, action, key))
-        }
-        _ => Refused::Certainly(answer.into_error(ErrorKind::InvalidInput, action, key)),
-    }
+/// Whether the server refused with this status.
+fn refused_with(error: &Error, status: u16) -> bool {
+    let cause = std::error::Error::source(error);
+    cause.and_then(|cause| cause.downcast_ref::<Refusal>()).is_some_and(|refusal| refusal.status == status)
 }
 
 /// The error for an answer that is neither success nor a failed condition.

@@ -17,7 +17,7 @@ pub enum Addressing {
     #[default]
     Path,
     /// In front of the host name, unless the host is an IP address or the bucket has a dot in its name, which no wildcard
-    /// certificate covers (H146).
+    /// certificate covers (H146), or something else that names of hosts have not.
     VirtualHost,
 }
 
@@ -169,7 +169,9 @@ impl S3Options {
 
     /// The server to speak to for the bucket when requests are signed for `region`, and what paths begin with.
     pub(in crate::s3) fn server(&self, region: &str) -> Result<(Endpoint, String)> {
-        let refused = || Error::new(ErrorKind::InvalidInput, "use the endpoint").on(&self.endpoint);
+        // An address with a password is not shown.
+        let shown = self.endpoint.rsplit('@').next().unwrap_or_default();
+        let refused = || Error::new(ErrorKind::InvalidInput, "use the endpoint").on(shown);
         if self.bucket.is_empty() || self.bucket.contains('/') {
             return Err(Error::new(ErrorKind::InvalidInput, "use the bucket").on(&self.bucket));
         }
@@ -177,7 +179,9 @@ impl S3Options {
         let endpoint = Endpoint::parse(&text).map_err(|error| refused().because(error))?;
         let in_host = self.endpoint.contains("{{bucket}}");
         let base = endpoint.base_path.clone();
-        let plain_name = !self.bucket.contains('.') && !endpoint.is_ip();
+        // Names of hosts have no capitals, those of some old buckets do.
+        let is_label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let plain_name = self.bucket.bytes().all(is_label) && !endpoint.is_ip();
         if in_host {
             Ok((endpoint, base))
         } else if self.addressing == Addressing::VirtualHost && plain_name {
@@ -207,6 +211,7 @@ mod tests {
             (at("https://s3.example.com/base/", "My_Bucket.x"), "s3.example.com", "/base/My_Bucket.x"),
             (virtual_host(at("https://s3.example.com", "b")), "b.s3.example.com", ""),
             (virtual_host(at("https://s3.example.com", "a.b")), "s3.example.com", "/a.b"),
+            (virtual_host(at("https://s3.example.com", "Old")), "s3.example.com", "/Old"),
             (virtual_host(at("http://[::1]:1", "b")), "[::1]:1", "/b"),
             (at(aws, "b"), "b.s3.eu-west-1.amazonaws.com", ""),
         ] {

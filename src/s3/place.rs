@@ -4,15 +4,24 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::s3::options::S3Options;
-use crate::wire::uri::{Endpoint, Scheme};
+use crate::wire::uri::{Endpoint, Scheme, encode};
 
 /// Where the bucket is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::s3) struct Place {
     /// What paths begin with.
     pub(in crate::s3) base: String,
     pub(in crate::s3) endpoint: Arc<Endpoint>,
     pub(in crate::s3) region: String,
+}
+
+/// Where a server says that it is instead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::s3) struct SentTo {
+    /// Whether that is so for other requests too.
+    pub(in crate::s3) lasting: bool,
+    pub(in crate::s3) location: Option<String>,
+    pub(in crate::s3) region: Option<String>,
 }
 
 impl Place {
@@ -23,16 +32,12 @@ impl Place {
     }
 
     /// Where a server sends us, if that is another place and one to go to (H136).
-    pub(in crate::s3) fn moved(
-        &self,
-        options: &S3Options,
-        location: Option<&str>,
-        region: Option<String>,
-    ) -> Option<Self> {
+    pub(in crate::s3) fn moved(&self, options: &S3Options, sent_to: SentTo) -> Option<Self> {
+        let SentTo { location, region, .. } = sent_to;
         let to_region =
             region.filter(|region| *region != self.region).and_then(|region| Self::new(options, region).ok());
         let here = to_region.as_ref().unwrap_or(self);
-        let to_server = location.and_then(|location| here.at_server(options, location));
+        let to_server = location.and_then(|location| here.at_server(options, &location));
         to_server.or(to_region)
     }
 
@@ -46,18 +51,64 @@ impl Place {
         if is_downgrade || endpoint == *self.endpoint || !is_related(&endpoint, &self.endpoint) {
             return None;
         }
-        // A name that begins with the bucket needs no bucket in the path.
-        let in_host = endpoint.host.starts_with(&format!("{}.", options.bucket.to_ascii_lowercase()));
-        let base = if in_host { String::new() } else { self.base.clone() };
+        // A name that begins with the bucket needs no bucket in the path, and any other does.
+        let in_host = endpoint.host.starts_with(&format!("{}.", options.bucket));
+        let base = if in_host { String::new() } else { format!("/{}", encode(&options.bucket)) };
         Some(Self { base, endpoint: Arc::new(endpoint), region: self.region.clone() })
     }
 }
 
-/// Whether both belong to one operator, as far as names show: the last two labels agree, or it is the same address.
+/// Whether both belong to one operator, as far as names show: the last two labels agree, or three where two may be a suffix
+/// that anybody can register below, as in `co.uk`; or it is the same address.
 fn is_related(one: &Endpoint, other: &Endpoint) -> bool {
     if one.host == other.host {
         return true;
     }
-    let tail = |host: &str| host.rsplitn(3, '.').take(2).map(str::to_owned).collect::<Vec<_>>();
-    !one.is_ip() && !other.is_ip() && other.host.contains('.') && tail(&one.host) == tail(&other.host)
+    let labels = |host: &str| host.rsplit('.').map(str::to_owned).collect::<Vec<_>>();
+    let (one_labels, other_labels) = (labels(&one.host), labels(&other.host));
+    let is_suffix = matches!(&other_labels[..], [last, second, ..] if last.len() == 2 && second.len() <= 3);
+    let shared = one_labels.iter().zip(&other_labels).take_while(|(one, other)| one == other).count();
+    !one.is_ip() && !other.is_ip() && shared >= if is_suffix { 3 } else { 2 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h136_a_server_sends_us_only_to_its_own_kind() {
+        let related = |one: &str, other: &str| {
+            let endpoint = |host: &str| Endpoint::parse(&format!("https://{host}")).unwrap();
+            is_related(&endpoint(one), &endpoint(other))
+        };
+        for (one, other, want) in [
+            ("b.s3.eu-1.example.com", "s3.example.com", true),
+            ("s3.example.com", "s3.example.com", true),
+            ("evil.com", "s3.example.com", false),
+            ("evil.co.uk", "s3.example.co.uk", false),
+            ("eu.example.co.uk", "s3.example.co.uk", true),
+            ("example.com.evil.org", "example.com", false),
+            ("127.0.0.1", "s3.example.com", false),
+            ("10.0.0.2", "10.1.0.2", false),
+            ("localhost", "localhost", true),
+            ("other", "server", false),
+        ] {
+            assert_eq!(related(one, other), want, "{other} sends to {one}");
+        }
+    }
+
+    #[test]
+    fn h136_the_bucket_is_in_the_path_or_in_the_name() {
+        let options = S3Options::new("https://s3.example.com", "bucket");
+        let home = Place::new(&options, "r".to_owned()).unwrap();
+        let at = |location: &str| {
+            let sent_to = SentTo { location: Some(location.to_owned()), ..SentTo::default() };
+            home.moved(&options, sent_to).map(|place| (place.endpoint.authority(), place.base))
+        };
+        let to = |host: &str, base: &str| Some((host.to_owned(), base.to_owned()));
+        assert_eq!(at("https://bucket.s3.eu.example.com/k?x"), to("bucket.s3.eu.example.com", ""));
+        assert_eq!(at("s3.eu.example.com"), to("s3.eu.example.com", "/bucket"));
+        assert_eq!(at("http://s3.eu.example.com/k"), None, "not without TLS");
+        assert_eq!(at("https://s3.example.com/k"), None, "it is here already");
+    }
 }

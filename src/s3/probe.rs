@@ -1,7 +1,7 @@
 //! What a server can do: tried with objects made for it, never believed from its name (I12, H112).
 //!
 //! A store that answers 200 to a condition and overwrites all the same is worse than one that refuses: both are told apart here.
-//! The objects are below `<store>/.larder/probe-…` and are removed afterwards; a probe that fails may leave some of them.
+//! The objects are beside the store, as `<store>.larder/probe-…`, and are removed afterwards; a probe that fails may leave some.
 
 use std::fmt;
 use std::time::Duration;
@@ -36,6 +36,28 @@ impl fmt::Display for Support {
             Self::Refused => "refused",
             Self::Unknown => "unknown",
             Self::Yes => "yes",
+        })
+    }
+}
+
+/// A setting of a bucket that does harm to a store.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Risk {
+    /// Rules delete objects of the store, or move them to where they cannot be read at once (H31, H32).
+    Expiry,
+    /// New objects are locked: nothing can be deleted for a while, and garbage collection fails.
+    ObjectLock,
+    /// Old versions are kept: whatever is deleted or replaced stays and is paid for.
+    Versions,
+}
+
+impl fmt::Display for Risk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expiry => "rules of the bucket delete or archive objects of the store",
+            Self::ObjectLock => "the bucket locks new objects against deletion",
+            Self::Versions => "the bucket keeps old versions, and deleting frees nothing",
         })
     }
 }
@@ -93,6 +115,16 @@ impl S3Capabilities {
         }
     }
 
+    /// What of its settings endangers a store.
+    pub fn risks(&self) -> Vec<Risk> {
+        let found = [
+            (Risk::Expiry, self.expires_objects),
+            (Risk::ObjectLock, self.locks_objects),
+            (Risk::Versions, self.keeps_versions),
+        ];
+        found.into_iter().filter(|(_, there)| *there == Some(true)).map(|(risk, _)| risk).collect()
+    }
+
     /// What it can do, by name, in the order in which a person would ask.
     pub fn features(&self) -> [(&'static str, Support); 8] {
         [
@@ -109,18 +141,21 @@ impl S3Capabilities {
 }
 
 impl S3Client {
-    /// Finds out what the server can do, by some twenty requests for objects below `prefix`.
+    /// Finds out what the server can do for a store of which all keys begin with `prefix`: its name and a slash, or nothing for
+    /// one that is all of the bucket. That takes some thirty requests for objects of which no key begins so, or with `.larder/`.
     ///
     /// # Errors
-    /// Whatever keeps it from storing, reading and deleting a single object: no store can be kept there then.
+    /// Whatever keeps it from storing, reading and deleting a single object: no store can be kept there then. `Unavailable` if the
+    /// server was not well enough to find out.
     ///
     /// # Cancel safety
-    /// A dropped future leaves objects below `prefix`.
+    /// A dropped future leaves some of the objects.
     pub async fn probe(&self, prefix: &str) -> Result<S3Capabilities> {
         let mut random = [0; 8];
         self.shared.runtime.fill_random(&mut random);
-        let probe =
-            Probe { client: self, place: format!("{prefix}probe-{:016x}/", u64::from_le_bytes(random)) };
+        let (place, random) = (prefix.trim_end_matches('/'), u64::from_le_bytes(random));
+        let place = format!("{place}.larder/probe-{random:016x}/");
+        let probe = Probe { client: self, place, store: prefix };
         let found = probe.run().await;
         let removed = probe.clean_up().await;
         let mut found = found?;
@@ -132,6 +167,7 @@ impl S3Client {
 struct Probe<'a> {
     client: &'a S3Client,
     place: String,
+    store: &'a str,
 }
 
 /// The names of the objects that are made.
@@ -150,7 +186,7 @@ impl Probe<'_> {
         }
         found.create_only_put = self.create_only().await?;
         (found.conditional_put, found.quoted_tags) = self.conditional_put().await?;
-        found.conditional_delete = self.conditional_delete().await?;
+        found.conditional_delete = self.conditional_delete(found.quoted_tags).await?;
         found.checks_bodies = self.checks_bodies().await?;
         found.ranges = match self.client.get_range(&self.key("b"), 1..3).await {
             Ok((bytes, _)) if bytes == "ir" => Support::Yes,
@@ -167,7 +203,7 @@ impl Probe<'_> {
         found.locks_objects = self.client.locks_objects().await?;
         let rules = self.client.lifecycle().await?;
         found.expires_objects = rules.map(|rules| {
-            let concerns = |prefix: &str| self.place.starts_with(prefix) || prefix.starts_with(&self.place);
+            let concerns = |prefix: &str| self.store.starts_with(prefix) || prefix.starts_with(self.store);
             let harmful = rules.iter().filter(|rule| rule.enabled && (rule.expires || rule.transitions));
             harmful.into_iter().any(|rule| concerns(&rule.prefix))
         });
@@ -192,7 +228,7 @@ impl Probe<'_> {
                 if !self.holds("a", "first").await? {
                     return Ok(Support::Ignored);
                 }
-                self.client.delete(&self.key("a"), &Condition::Always).await?;
+                let _ = self.client.delete(&self.key("a"), &Condition::Always).await?;
                 match self.client.put(&self.key("a"), Bytes::from_static(b"first"), &Condition::Absent).await
                 {
                     Ok(_) => Ok(Support::Yes),
@@ -203,9 +239,16 @@ impl Probe<'_> {
         }
     }
 
-    /// A version that is not there must be refused, and the one that is there must not, with quotes or without them.
+    /// A version that is not there must be refused, of an object and where there is none; the one that is there must not, with
+    /// quotes or without them.
     async fn conditional_put(&self) -> Result<(Support, bool)> {
-        let wrong = Condition::Tag("\"0123456789abcdef0123456789abcdef\"".to_owned());
+        let wrong = wrong_tag();
+        match self.client.put(&self.key("copy"), Bytes::from_static(b"second"), &wrong).await {
+            // It would bring an object back that somebody deleted.
+            Ok(_) => return Ok((Support::Ignored, true)),
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) => return Ok((refused(&error)?, true)),
+        }
         match self.client.put(&self.key("b"), Bytes::from_static(b"second"), &wrong).await {
             Ok(_) => {
                 self.client.put(&self.key("b"), Bytes::from_static(b"first"), &Condition::Always).await?;
@@ -226,15 +269,30 @@ impl Probe<'_> {
         Ok((Support::Refused, true))
     }
 
-    async fn conditional_delete(&self) -> Result<Support> {
-        let wrong = Condition::Tag("\"0123456789abcdef0123456789abcdef\"".to_owned());
-        match self.client.delete(&self.key("c"), &wrong).await {
-            Ok(()) => Ok(Support::Ignored),
-            Err(error) if error.kind() == ErrorKind::Conflict => {
-                let there = self.client.head(&self.key("c")).await.is_ok();
-                Ok(if there { Support::Yes } else { Support::Ignored })
-            }
-            Err(error) => refused(&error),
+    /// As [`conditional_put`](Self::conditional_put); `quoted` is what that found.
+    async fn conditional_delete(&self, quoted: bool) -> Result<Support> {
+        let key = self.key("c");
+        match self.client.delete(&key, &wrong_tag()).await {
+            Ok(_) => return Ok(Support::Ignored),
+            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) => return refused(&error),
+        }
+        let etag = match self.client.head(&key).await {
+            Ok(head) => head.etag,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Support::Ignored),
+            Err(error) => return Err(error),
+        };
+        let plain = etag.trim_matches('"');
+        let right = if quoted { format!("\"{plain}\"") } else { plain.to_owned() };
+        match self.client.delete(&key, &Condition::Tag(right)).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Conflict => return Ok(Support::Refused),
+            Err(error) => return refused(&error),
+        }
+        match self.client.head(&key).await {
+            Ok(_) => Ok(Support::Ignored),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Support::Yes),
+            Err(error) => Err(error),
         }
     }
 
@@ -243,8 +301,10 @@ impl Probe<'_> {
         let key = self.key("c");
         let mut call = Call::new(Operation::Put, "PUT", Some(&key));
         call.body = Bytes::from_static(b"damaged");
-        let (_, outcome) = self.client.shared.attempt(&call, &hex_sha256(b"sent"), Duration::ZERO).await?;
-        let status = outcome.map_or(0, |response| response.head.status);
+        let shared = &self.client.shared;
+        let deadline = shared.deadline(Duration::ZERO);
+        let sent = shared.attempt(&call, &hex_sha256(b"sent"), deadline, None).await?;
+        let status = sent.outcome.map_or(0, |response| response.head.status);
         // What became of it is in the object, whatever was said.
         let stored = match self.client.get(&key, 64).await {
             Ok((found, _)) => found == "damaged",
@@ -292,23 +352,32 @@ impl Probe<'_> {
         let support = match many {
             Ok(results) if results.iter().all(Result::is_ok) => match self.client.head(&keys[0]).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => Support::Yes,
-                _ => Support::Ignored,
+                Err(error) => return Err(error),
+                Ok(_) => Support::Ignored,
             },
-            _ => Support::Refused,
+            Err(error) => refused(&error)?,
+            Ok(_) => Support::Refused,
         };
         if support != Support::Yes {
             for key in &keys {
-                self.client.delete(key, &Condition::Always).await?;
+                let _ = self.client.delete(key, &Condition::Always).await?;
             }
         }
         Ok(support)
     }
 }
 
+/// The tag of nothing.
+fn wrong_tag() -> Condition {
+    Condition::Tag("\"0123456789abcdef0123456789abcdef\"".to_owned())
+}
+
 /// The server refuses; anything that says nothing about what it can do is passed on.
 fn refused(error: &crate::error::Error) -> Result<Support> {
     match error.kind() {
-        ErrorKind::Denied | ErrorKind::Full => Err(error.clone()),
+        ErrorKind::Denied | ErrorKind::Full | ErrorKind::Internal | ErrorKind::Unavailable => {
+            Err(error.clone())
+        }
         _ => Ok(Support::Refused),
     }
 }

@@ -1,6 +1,7 @@
 //! Requests with their signature, and addresses that carry one.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -45,7 +46,11 @@ impl S3Client {
                 .on(key)
                 .because("it may be good for a second to a week"));
         }
-        let credentials = self.shared.keeper.current(&*self.shared.runtime).await?;
+        let shared = &*self.shared;
+        let deadline = shared.deadline(Duration::ZERO);
+        let credentials = shared.before(deadline, shared.keeper.current(&*shared.runtime)).await;
+        let late = || Error::new(ErrorKind::Unavailable, "sign an address for").on(key);
+        let credentials = credentials.ok_or_else(late)??;
         let Place { base, endpoint, region } = self.shared.place().clone();
         let date = AmzDate::new(self.shared.now());
         let (authority, path) = (endpoint.authority(), format!("{base}/{}", encode_path(key)));
@@ -72,10 +77,11 @@ impl Shared {
         &self,
         call: &Call<'_>,
         hash: &str,
-        allowance: Duration,
+        left: Duration,
         credentials: &Credentials,
+        place: &Place,
     ) -> Request {
-        let Place { base, endpoint, region } = self.place().clone();
+        let Place { base, endpoint, region } = place;
         let date = AmzDate::new(self.now());
         let path = format!("{base}/{}", encode_path(call.key.unwrap_or_default()));
         let query = query(call.query);
@@ -95,7 +101,7 @@ impl Shared {
         let signed: Vec<_> = signed.filter(|(name, _)| is_signed(name)).collect();
         let request =
             Signed { headers: &signed, method: call.method, path: &path, payload_hash: hash, query: &query };
-        let key = SigningKey::derive(&credentials.secret_access_key, &date, &region);
+        let key = SigningKey::derive(&credentials.secret_access_key, &date, region);
         let authorization = sigv4::authorization(&key, &credentials.access_key_id, &date, &request);
         let mut add = |name: &'static str, value: String| headers.push((Cow::Borrowed(name), value));
         add("authorization", authorization);
@@ -105,9 +111,10 @@ impl Shared {
             add("content-length", call.body.len().to_string());
         }
         let target = if query.is_empty() { path } else { format!("{path}?{query}") };
-        let timeouts =
-            Timeouts { overall: self.options.timeouts.overall + allowance, ..self.options.timeouts };
-        let mut request = Request::new(call.method, endpoint, target, timeouts);
+        let timeouts = self.options.timeouts;
+        let overall = timeouts.overall.saturating_add(call.allowance()).min(left);
+        let timeouts = Timeouts { overall, ..timeouts };
+        let mut request = Request::new(call.method, Arc::clone(endpoint), target, timeouts);
         (request.body, request.body_limit, request.headers) = (call.body.clone(), call.body_limit, headers);
         request
     }

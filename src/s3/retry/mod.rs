@@ -7,7 +7,9 @@ use crate::error::ErrorKind;
 use crate::http::{Progress, Response, TransportError, TransportErrorKind};
 use crate::rt::Runtime;
 use crate::s3::Refusal;
+use crate::s3::counters::Operation;
 use crate::s3::options::RetryOptions;
+use crate::s3::place::SentTo;
 use crate::wire::date::parse_http_date;
 use crate::wire::s3_xml::{ErrorBody, parse_error};
 
@@ -19,6 +21,10 @@ const FIRST_THROTTLED_PAUSE: Duration = Duration::from_millis(500);
 const BUDGET: u32 = 500;
 /// What a retry takes out of it; an answer puts one back.
 const RETRY_COST: u32 = 5;
+/// How far off a clock is that a request without a code may have been refused for.
+const SKEW: Duration = Duration::from_mins(5);
+/// How much of a text from a server goes into an error.
+const MESSAGE_BYTES: usize = 1 << 10;
 
 /// What is to be done about the outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,15 +48,18 @@ pub(in crate::s3) enum Verdict {
 pub(in crate::s3) enum Mend {
     /// The clock is wrong: the server shows this time.
     Clock(Option<SystemTime>),
-    /// The credentials have expired.
+    /// The credentials have expired, or are no longer known.
     Credentials,
     /// The bucket is in this region, or at this server.
-    Place { location: Option<String>, region: Option<String> },
+    Place(SentTo),
 }
 
 /// What a server said when it refused.
 pub(in crate::s3) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
-    let body = parse_error(&response.body).unwrap_or_default();
+    let mut body = parse_error(&response.body).unwrap_or_default();
+    for text in [&mut body.code, &mut body.message] {
+        text.truncate(text.floor_char_boundary(MESSAGE_BYTES));
+    }
     let request_id = response.head.headers.get("x-amz-request-id").map(str::to_owned);
     let refusal = Refusal {
         code: body.code.clone(),
@@ -61,16 +70,18 @@ pub(in crate::s3) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
     (refusal, body)
 }
 
-/// What a response means. `in_body` tells that the body of a success may take it back (H107).
-pub(in crate::s3) fn judge_response(response: &Response, in_body: bool, now: SystemTime) -> Verdict {
+/// What a response means.
+pub(in crate::s3) fn judge_response(response: &Response, operation: Operation, now: SystemTime) -> Verdict {
     let status = response.head.status;
-    if in_body && (200..300).contains(&status) {
+    // Success is told by the body, since the status came before the work was done (H107).
+    let in_body = matches!(operation, Operation::Copy | Operation::DeleteMany | Operation::Multipart);
+    if in_body && response.is_success() {
         let (refusal, body) = refusal(response);
         if let Some(later @ Verdict::Later { .. }) = judge_code(&refusal.code, response, &body, now) {
             return later;
         }
     }
-    if (200..300).contains(&status) {
+    if response.is_success() {
         // Somebody on the way compressed it (H120). `aws-chunked` only tells how it once was sent.
         let encoding = response.head.headers.get("content-encoding").unwrap_or("identity");
         let is_plain =
@@ -82,8 +93,20 @@ pub(in crate::s3) fn judge_response(response: &Response, in_body: bool, now: Sys
         return verdict;
     }
     match status {
-        304 | 404 | 412 | 416 => Verdict::Answer,
+        304 | 412 | 416 => Verdict::Answer,
+        // An answer to HEAD has no body. Else, whoever says nothing more may be anybody on the way, who knows nothing of what
+        // is there (I7).
+        404 if proves_absence(operation, &refusal.code) => Verdict::Answer,
+        404 => Verdict::Once(ErrorKind::Unavailable),
         301 | 302 | 307 | 308 => Verdict::Mend(place(response, &body)),
+        400 | 403 if refusal.code.is_empty() && skew(response, now).is_some() => {
+            Verdict::Mend(Mend::Clock(skew(response, now)))
+        }
+        400 | 403
+            if refusal.code.is_empty() && response.head.headers.get("x-amz-bucket-region").is_some() =>
+        {
+            Verdict::Mend(place(response, &body))
+        }
         408 | 429 | 500 | 502 | 503 | 504 => {
             Verdict::Later { throttled: matches!(status, 429 | 503), wanted: retry_after(response, now) }
         }
@@ -97,10 +120,24 @@ pub(in crate::s3) fn judge_response(response: &Response, in_body: bool, now: Sys
     }
 }
 
-/// The code says more than the status, which providers use in different ways (H133).
-fn judge_code(code: &str, response: &Response, body: &ErrorBody, now: SystemTime) -> Option<Verdict> {
-    let later = |throttled| Verdict::Later { throttled, wanted: retry_after(response, now) };
-    Some(match code {
+/// Whether 404 with this code tells that what was asked for is not there.
+fn proves_absence(operation: Operation, code: &str) -> bool {
+    match operation {
+        Operation::BucketHead | Operation::BucketSettings | Operation::Head => true,
+        _ => matches!(code, "NoSuchKey" | "NoSuchUpload"),
+    }
+}
+
+/// The time that the server shows, if a request may have been refused for it: an answer to HEAD has no code.
+fn skew(response: &Response, now: SystemTime) -> Option<SystemTime> {
+    let date = response.head.headers.get("date").and_then(parse_http_date)?;
+    let off = date.duration_since(now).unwrap_or_else(|early| early.duration());
+    (off > SKEW).then_some(date)
+}
+
+/// Whether what a code says passes, and if so, whether it asks for patience.
+pub(in crate::s3) fn passes(code: &str) -> Option<bool> {
+    match code {
         "SlowDown"
         | "Throttling"
         | "ThrottlingException"
@@ -108,21 +145,37 @@ fn judge_code(code: &str, response: &Response, body: &ErrorBody, now: SystemTime
         | "RequestLimitExceeded"
         | "ServiceUnavailable"
         | "BandwidthLimitExceeded"
-        | "RequestThrottled" => later(true),
+        | "RequestThrottled" => Some(true),
+        // The second line: what arrived is not what was sent, it was damaged on the way (H125).
         "InternalError"
         | "RequestTimeout"
         | "OperationAborted"
         | "ConditionalRequestConflict"
-        | "RequestTimeoutException" => later(false),
-        // What arrived is not what was sent: it was damaged on the way (H125).
-        "BadDigest" | "XAmzContentSHA256Mismatch" | "IncompleteBody" | "XAmzContentChecksumMismatch" => {
-            later(false)
-        }
+        | "RequestTimeoutException"
+        | "BadDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "IncompleteBody"
+        | "XAmzContentChecksumMismatch" => Some(false),
+        _ => None,
+    }
+}
+
+/// The code says more than the status, which providers use in different ways (H133).
+fn judge_code(code: &str, response: &Response, body: &ErrorBody, now: SystemTime) -> Option<Verdict> {
+    if let Some(throttled) = passes(code) {
+        return Some(Verdict::Later { throttled, wanted: retry_after(response, now) });
+    }
+    Some(match code {
         "RequestTimeTooSkewed" => {
             let date = response.head.headers.get("date").and_then(parse_http_date);
             Verdict::Mend(Mend::Clock(date))
         }
-        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" => Verdict::Mend(Mend::Credentials),
+        // Keys that were replaced are unknown before their time is over.
+        "ExpiredToken"
+        | "ExpiredTokenException"
+        | "InvalidAccessKeyId"
+        | "InvalidToken"
+        | "TokenRefreshRequired" => Verdict::Mend(Mend::Credentials),
         "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "IllegalLocationConstraintException" => {
             Verdict::Mend(place(response, body))
         }
@@ -137,11 +190,9 @@ fn judge_code(code: &str, response: &Response, body: &ErrorBody, now: SystemTime
         "NotImplemented" | "MethodNotAllowed" => Verdict::Never(ErrorKind::Unsupported),
         "NoSuchBucket" => Verdict::Never(ErrorKind::InvalidInput),
         "AccessDenied"
-        | "InvalidAccessKeyId"
         | "SignatureDoesNotMatch"
         | "AllAccessDisabled"
         | "AuthorizationHeaderMalformed"
-        | "InvalidToken"
         | "AccountProblem"
         | "InvalidObjectState" => Verdict::Never(ErrorKind::Denied),
         _ => return None,
@@ -151,10 +202,11 @@ fn judge_code(code: &str, response: &Response, body: &ErrorBody, now: SystemTime
 fn place(response: &Response, body: &ErrorBody) -> Mend {
     let headers = &response.head.headers;
     let location = headers.get("location").map(str::to_owned);
-    Mend::Place {
+    Mend::Place(SentTo {
+        lasting: !matches!(response.head.status, 302 | 307),
         location: location.or_else(|| body.endpoint.clone()),
         region: headers.get("x-amz-bucket-region").map(str::to_owned).or_else(|| body.region.clone()),
-    }
+    })
 }
 
 /// What it means that there is no response.
@@ -177,8 +229,8 @@ fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// How long to wait before the next attempt: any time up to a limit that doubles with each failure (full jitter). `None` if
-/// the server wants more patience than there is.
+/// How long to wait before the next attempt: any time up to a limit that doubles with each failure (full jitter), and after what
+/// the server wants. `None` if it wants more patience than there is.
 pub(in crate::s3) fn pause(
     failures: u32,
     throttled: bool,
@@ -188,14 +240,25 @@ pub(in crate::s3) fn pause(
 ) -> Option<Duration> {
     let first = if throttled { FIRST_THROTTLED_PAUSE } else { FIRST_PAUSE };
     let limit = first.saturating_mul(1 << failures.min(16)).min(options.longest_pause);
-    let mut random = [0; 4];
-    runtime.fill_random(&mut random);
-    let jitter = limit.mul_f64(f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX));
+    let jitter = limit.mul_f64(fraction(runtime));
     match wanted {
         Some(wanted) if wanted > options.longest_pause.saturating_mul(3) => None,
-        Some(wanted) => Some(wanted.max(jitter)),
+        // All who were told the same time do not come at the same time.
+        Some(wanted) => Some(wanted.saturating_add(jitter)),
         None => Some(jitter),
     }
+}
+
+/// How long to wait where there is no budget for retries: between half of the longest pause and all of it.
+pub(in crate::s3) fn longest(options: &RetryOptions, runtime: &dyn Runtime) -> Duration {
+    options.longest_pause.mul_f64(0.5 + fraction(runtime) / 2.0)
+}
+
+/// Any number from 0 to 1.
+fn fraction(runtime: &dyn Runtime) -> f64 {
+    let mut random = [0; 4];
+    runtime.fill_random(&mut random);
+    f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX)
 }
 
 /// How many retries all operations together may still make at their usual pace: when a server is down, the rest of them wait as

@@ -18,7 +18,7 @@ fn coded(status: u16, code: &str) -> Response {
 }
 
 fn judged(response: &Response) -> Verdict {
-    judge_response(response, false, SystemTime::UNIX_EPOCH)
+    judge_response(response, Operation::Get, SystemTime::UNIX_EPOCH)
 }
 
 #[test]
@@ -29,6 +29,7 @@ fn h132_each_status_and_code_has_its_verdict() {
         (204, "", Verdict::Answer),
         (304, "", Verdict::Answer),
         (404, "NoSuchKey", Verdict::Answer),
+        (404, "", Verdict::Once(ErrorKind::Unavailable)),
         (404, "NoSuchBucket", Verdict::Never(ErrorKind::InvalidInput)),
         (412, "PreconditionFailed", Verdict::Answer),
         (416, "InvalidRange", Verdict::Answer),
@@ -41,6 +42,7 @@ fn h132_each_status_and_code_has_its_verdict() {
         (400, "InvalidArgument", Verdict::Never(ErrorKind::InvalidInput)),
         (400, "ExpiredToken", Verdict::Mend(Mend::Credentials)),
         (403, "ExpiredToken", Verdict::Mend(Mend::Credentials)),
+        (403, "InvalidAccessKeyId", Verdict::Mend(Mend::Credentials)),
         (403, "AccessDenied", Verdict::Never(ErrorKind::Denied)),
         (403, "SignatureDoesNotMatch", Verdict::Never(ErrorKind::Denied)),
         (403, "SlowDown", later(true)),
@@ -83,11 +85,22 @@ fn what_can_be_mended_says_how() {
     assert_eq!(judged(&date), Verdict::Mend(Mend::Clock(Some(time))));
     let other =
         response(400, &[], "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-1</Region></Error>");
-    let place = Mend::Place { location: None, region: Some("eu-1".to_owned()) };
-    assert_eq!(judged(&other), Verdict::Mend(place));
+    let place = SentTo { lasting: true, location: None, region: Some("eu-1".to_owned()) };
+    assert_eq!(judged(&other), Verdict::Mend(Mend::Place(place)));
     let moved = response(307, &[("location", "https://b.s3.eu-1.example.com/k")], "");
     let location = Some("https://b.s3.eu-1.example.com/k".to_owned());
-    assert_eq!(judged(&moved), Verdict::Mend(Mend::Place { location, region: None }));
+    let place = SentTo { lasting: false, location, region: None };
+    assert_eq!(judged(&moved), Verdict::Mend(Mend::Place(place)));
+    // An answer to HEAD has no code.
+    let head = |headers: &[(&str, &str)]| {
+        judge_response(&response(403, headers, ""), Operation::Head, SystemTime::UNIX_EPOCH)
+    };
+    let hour = ("date", "Thu, 01 Jan 1970 01:00:00 GMT");
+    let time = SystemTime::UNIX_EPOCH + Duration::from_hours(1);
+    assert_eq!(head(&[hour]), Verdict::Mend(Mend::Clock(Some(time))));
+    assert_eq!(head(&[("date", "Thu, 01 Jan 1970 00:01:00 GMT")]), Verdict::Once(ErrorKind::Denied));
+    let place = SentTo { lasting: true, location: None, region: Some("eu-1".to_owned()) };
+    assert_eq!(head(&[("x-amz-bucket-region", "eu-1")]), Verdict::Mend(Mend::Place(place)));
 }
 
 #[test]

@@ -1,0 +1,145 @@
+//! One attempt: it waits for its turn, is signed, is sent, and is counted however it ends.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{self, Either};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::http::{Progress, Response, TransportError};
+use crate::s3::client::{Call, Shared};
+use crate::s3::counters::Outcome;
+use crate::s3::credentials::Credentials;
+use crate::s3::limits::Slot;
+use crate::s3::place::Place;
+use crate::s3::retry::{Verdict, judge_response};
+use crate::wire::sigv4::{self, EMPTY_SHA256};
+
+/// Bodies from this length on are hashed on the blocking pool.
+const HASH_INLINE_BYTES: usize = 16 << 10;
+
+/// A request that was sent, or was to be.
+pub(in crate::s3) struct Attempt {
+    pub(in crate::s3) credentials: Credentials,
+    pub(in crate::s3) outcome: std::result::Result<Response, TransportError>,
+    pub(in crate::s3) place: Place,
+}
+
+/// Counts a request that begins now. One whose future is dropped was not answered.
+struct Counting<'a> {
+    bytes_in: u64,
+    bytes_out: u64,
+    call: &'a Call<'a>,
+    outcome: Outcome,
+    shared: &'a Shared,
+}
+
+impl Shared {
+    /// Waits for a turn, signs and sends. What is outside is an error that has nothing to do with the server.
+    pub(in crate::s3) async fn attempt(
+        &self,
+        call: &Call<'_>,
+        hash: &str,
+        deadline: Duration,
+        place: Option<Place>,
+    ) -> Result<Attempt> {
+        let late = || Error::new(ErrorKind::Unavailable, "send a request").because("its turn never came");
+        let turn = self.before(deadline, self.turn(call)).await;
+        let (slot, credentials) = turn.ok_or_else(late)??;
+        let place = place.unwrap_or_else(|| self.place().clone());
+        let left = deadline.saturating_sub(self.runtime.monotonic());
+        let request = self.signed(call, hash, left, &credentials, &place);
+        let mut counting = Counting::begin(self, call);
+        let outcome = self.transport.exchange(&request).await;
+        counting.ended(&outcome);
+        drop(slot);
+        drop(counting);
+        Ok(Attempt { credentials, outcome, place })
+    }
+
+    /// Waits until a request may be sent, and gets the credentials for it: nothing waits between here and the first byte but
+    /// the connection, so that the signature is fresh (H130).
+    async fn turn(&self, call: &Call<'_>) -> Result<(Slot, Credentials)> {
+        let requests = if call.operation.writes() { &self.writes } else { &self.reads };
+        if let Some(rate) = requests {
+            rate.take(1, &*self.runtime).await;
+        }
+        if let Some(rate) = self.bytes_out.as_ref().filter(|_| !call.body.is_empty()) {
+            rate.take(call.body.len() as u64, &*self.runtime).await;
+        }
+        if let Some(rate) = &self.bytes_in {
+            rate.take(0, &*self.runtime).await;
+        }
+        let slot = self.concurrency.enter().await;
+        Ok((slot, self.keeper.current(&*self.runtime).await?))
+    }
+
+    pub(in crate::s3) async fn hash(&self, body: &Bytes) -> Result<String> {
+        match body.len() {
+            0 => Ok(EMPTY_SHA256.to_owned()),
+            1..HASH_INLINE_BYTES => Ok(sigv4::hex_sha256(body)),
+            _ => {
+                let body = body.clone();
+                self.runtime.run_blocking("hash a body", move || Ok(sigv4::hex_sha256(&body))).await
+            }
+        }
+    }
+
+    /// What comes before the deadline (H128).
+    pub(in crate::s3) async fn before<T>(
+        &self,
+        deadline: Duration,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut future = pin!(future);
+        // Most of the time there is nothing to wait for, and then there is no timer either.
+        if let Some(value) = future::poll_immediate(&mut future).await {
+            return Some(value);
+        }
+        let left = deadline.saturating_sub(self.runtime.monotonic());
+        match future::select(future, self.runtime.sleep(left)).await {
+            Either::Left((value, _)) => Some(value),
+            Either::Right(_) => None,
+        }
+    }
+}
+
+impl<'a> Counting<'a> {
+    fn begin(shared: &'a Shared, call: &'a Call<'a>) -> Self {
+        Self { bytes_in: 0, bytes_out: call.body.len() as u64, call, outcome: Outcome::Broken, shared }
+    }
+
+    fn ended(&mut self, outcome: &std::result::Result<Response, TransportError>) {
+        self.outcome = match outcome {
+            Ok(response) => {
+                self.bytes_in = response.body.len() as u64;
+                match judge_response(response, self.call.operation, self.shared.now()) {
+                    Verdict::Answer => Outcome::Answered,
+                    Verdict::Later { throttled: true, .. } => Outcome::Throttled,
+                    _ => Outcome::Refused,
+                }
+            }
+            Err(error) if error.progress() == Progress::NotSent => {
+                self.bytes_out = 0;
+                Outcome::NotSent
+            }
+            Err(_) => Outcome::Broken,
+        };
+    }
+}
+
+impl Drop for Counting<'_> {
+    fn drop(&mut self) {
+        let Self { bytes_in, bytes_out, call, outcome, shared } = self;
+        match outcome {
+            Outcome::Throttled => shared.concurrency.throttled(shared.runtime.monotonic()),
+            Outcome::Answered => shared.concurrency.answered(),
+            _ => {}
+        }
+        if let Some(rate) = &shared.bytes_in {
+            rate.owe(*bytes_in, &*shared.runtime);
+        }
+        shared.counters.add(call.operation, *outcome, *bytes_in, *bytes_out);
+    }
+}
