@@ -1,0 +1,199 @@
+//! What the fuzz targets do with their input, shared with `tests/fuzz_bodies.rs`: read it, and check what must hold of what was
+//! read. A seed of each is something valid, for inputs that are almost so.
+
+use bytes::Bytes;
+use larder::format::blob::{Blob, BlobDecoder, PlaintextSize};
+use larder::format::dynamic_index::DynamicIndexReader;
+use larder::format::fixed_index::FixedIndexReader;
+use larder::format::index::ChunkEntry;
+use larder::format::layout::{Key, Prefix};
+use larder::format::manifest::Manifest;
+use larder::format::status::{GcStatus, decode_owner, encode_owner};
+use larder::wire::date::{parse_http_date, parse_iso8601};
+use larder::wire::http_body::{ChunkedDecoder, Framing, Step};
+use larder::wire::http_head::parse_response;
+use larder::wire::s3_xml;
+use larder::wire::uri::{Endpoint, decode, encode, encode_path};
+use sha2::{Digest as _, Sha256};
+
+/// A target: its name, what it does, and a valid input.
+pub(crate) type Target = (&'static str, fn(&[u8]), &'static [u8]);
+
+/// All of them.
+pub(crate) const TARGETS: [Target; 10] = [
+    ("blob", blob, include_bytes!("seeds/blob")),
+    ("chunked_body", chunked_body, b"4;x=y\r\nwiki\r\n5\r\npedia\r\n0\r\nTrailer: x\r\n\r\n"),
+    ("dynamic_index", dynamic_index, include_bytes!("seeds/dynamic_index")),
+    ("fixed_index", fixed_index, include_bytes!("seeds/fixed_index")),
+    ("listing", listing, include_bytes!("seeds/listing")),
+    ("manifest", manifest, include_bytes!("seeds/manifest")),
+    ("paths", paths, b"ns/a/ns/b/vm/100/2025-07-14T14:20:02Z/drive-scsi0.img.fidx"),
+    ("response_head", response_head, b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"),
+    ("s3_documents", s3_documents, include_bytes!("seeds/s3_documents")),
+    ("uri", uri, b"https://s3.example.com:8443/base/%C3%BC path"),
+];
+
+/// The most that a blob may grow to.
+const LIMIT: usize = 1 << 20;
+
+/// A blob is refused, or decodes to what its limit allows, by both ways. Its checksum is put right, else no other byte of it
+/// would be looked at.
+pub(crate) fn blob(input: &[u8]) {
+    check_blob(input);
+    if input.len() > 12 {
+        let crc = crc32fast::hash(&input[12..]).to_le_bytes();
+        check_blob(&[&input[..8], &crc, &input[12..]].concat());
+    }
+}
+
+fn check_blob(input: &[u8]) {
+    let Ok(blob) = Blob::parse(Bytes::copy_from_slice(input)) else { return };
+    let (mut decoder, mut out) = (BlobDecoder::new(), Vec::new());
+    let decoded = decoder.decode(&blob, &mut out, PlaintextSize::AtMost(LIMIT));
+    assert!(out.len() <= LIMIT);
+    let shared = decoder.decode_bytes(&blob, PlaintextSize::AtMost(LIMIT));
+    assert_eq!(decoded.is_ok(), shared.is_ok());
+    if let Ok(shared) = shared {
+        assert_eq!(shared, out);
+    }
+    assert_eq!(blob.into_bytes(), input);
+}
+
+/// A body in chunks is the same whether it comes at once or byte by byte.
+pub(crate) fn chunked_body(input: &[u8]) {
+    let whole = read_chunks(input, input.len().max(1));
+    assert_eq!(whole, read_chunks(input, 1));
+}
+
+/// What the body is, if it is whole, and how much of the input it took.
+fn read_chunks(input: &[u8], step: usize) -> Option<(Vec<u8>, usize)> {
+    let (mut decoder, mut body) = (ChunkedDecoder::default(), Vec::new());
+    let (mut taken, mut seen) = (0, step.min(input.len()));
+    loop {
+        match decoder.step(&input[taken..seen]).ok()? {
+            Step::Data(length) => {
+                assert!(length > 0);
+                body.extend_from_slice(&input[taken..taken + length]);
+                taken += length;
+            }
+            Step::Skip(length) => taken += length,
+            Step::End => return Some((body, taken)),
+            Step::More if seen == input.len() => return None,
+            Step::More => seen = input.len().min(seen + step),
+        }
+        assert!(taken <= seen);
+    }
+}
+
+/// An index that is read has its chunks one behind the other, and finds each by its first and its last byte. Its checksum is
+/// put right, as that of a [`blob`].
+pub(crate) fn dynamic_index(input: &[u8]) {
+    if let Ok(index) = DynamicIndexReader::parse(with_checksum(input)) {
+        check_chunks(index.iter(), index.len(), |offset| index.chunk_at(offset));
+        assert!(index.digest(index.len()).is_none() && index.chunk(index.len()).is_none());
+    }
+}
+
+/// As [`dynamic_index`].
+pub(crate) fn fixed_index(input: &[u8]) {
+    if let Ok(index) = FixedIndexReader::parse(with_checksum(input)) {
+        check_chunks(index.iter(), index.len(), |offset| index.chunk_at(offset));
+        assert!(index.digest(index.len()).is_none() && index.chunk(index.len()).is_none());
+    }
+}
+
+/// The same index, with the checksum of its entries.
+fn with_checksum(input: &[u8]) -> Vec<u8> {
+    let mut index = input.to_vec();
+    if index.len() >= 4096 {
+        let checksum = Sha256::digest(&index[4096..]);
+        index[32..64].copy_from_slice(&checksum);
+    }
+    index
+}
+
+fn check_chunks(chunks: impl Iterator<Item = ChunkEntry>, count: usize, at: impl Fn(u64) -> Option<usize>) {
+    let (mut end, mut number) = (0, 0);
+    for chunk in chunks {
+        assert_eq!(chunk.offset, end);
+        assert!(chunk.len > 0);
+        end += chunk.len;
+        assert_eq!((at(chunk.offset), at(end - 1)), (Some(number), Some(number)));
+        number += 1;
+    }
+    assert_eq!((number, at(end)), (count, None));
+}
+
+/// A page that is read has no key without a name.
+pub(crate) fn listing(input: &[u8]) {
+    if let Ok(page) = s3_xml::parse_listing(input) {
+        assert!(page.objects.iter().all(|object| !object.key.is_empty()));
+    }
+}
+
+/// A manifest that is read is the same when it is written and read again.
+pub(crate) fn manifest(input: &[u8]) {
+    if let Ok(manifest) = Manifest::parse(input) {
+        let again = Manifest::parse(&manifest.to_json()).expect("what was written is read");
+        assert_eq!(again.canonical_json(), manifest.canonical_json());
+        assert_eq!(again.files(), manifest.files());
+    }
+}
+
+/// Paths that are names of something are written as they were read, and never lead out of the store.
+pub(crate) fn paths(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    if let Some(key) = Key::parse(text) {
+        assert_eq!(key.path(), text);
+        assert!(!text.starts_with('/') && text.split('/').all(|part| !matches!(part, "" | "." | "..")));
+    }
+    if let Some(prefix) = Prefix::parse(text) {
+        assert_eq!(prefix.path(), text);
+    }
+    if let Ok(owner) = decode_owner(input) {
+        assert_eq!(decode_owner(&encode_owner(&owner)).as_ref(), Ok(&owner));
+    }
+    if let Ok(status) = GcStatus::parse(input) {
+        assert!(GcStatus::parse(&status.to_json()).is_ok());
+    }
+    let _ = (parse_http_date(text), parse_iso8601(text));
+}
+
+/// A head that is read ends in an empty line, and is the same whatever follows.
+pub(crate) fn response_head(input: &[u8]) {
+    let Ok(Some((head, length))) = parse_response(input) else { return };
+    assert!(input[..length].ends_with(b"\r\n\r\n"));
+    assert!((100..=999).contains(&head.status));
+    assert_eq!(parse_response(&input[..length]).ok().flatten().map(|(head, _)| head), Some(head.clone()));
+    let both =
+        head.headers.get("content-length").is_some() && head.headers.get("transfer-encoding").is_some();
+    assert!(!both || Framing::of("GET", &head).is_err());
+    let _ = head.keeps_connection();
+}
+
+/// Documents of the protocol are read or refused.
+pub(crate) fn s3_documents(input: &[u8]) {
+    let _ = s3_xml::parse_error(input);
+    let _ = s3_xml::parse_deleted(input);
+    let _ = s3_xml::parse_copied(input);
+    let _ = s3_xml::parse_completed(input);
+    let _ = s3_xml::parse_begun(input);
+    let _ = s3_xml::parse_uploads(input);
+    let _ = s3_xml::parse_buckets(input);
+    let _ = s3_xml::parse_versioning(input);
+    let _ = s3_xml::parse_object_lock(input);
+    let _ = s3_xml::parse_lifecycle(input);
+    let _ = s3_xml::parse_location(input);
+}
+
+/// What is encoded is decoded again, and an address that is read is written as an address.
+pub(crate) fn uri(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    assert_eq!(decode(&encode(text)).as_deref(), Some(text));
+    assert_eq!(decode(&encode_path(text)).as_deref(), Some(text));
+    if let Ok(endpoint) = Endpoint::parse(text) {
+        let scheme = if text.to_ascii_lowercase().starts_with("http://") { "http" } else { "https" };
+        let written = format!("{scheme}://{}{}", endpoint.authority(), endpoint.base_path);
+        assert_eq!(Endpoint::parse(&written), Ok(endpoint));
+    }
+}
