@@ -346,8 +346,12 @@ fn h128_a_flood_of_interim_answers_ends() {
 
 #[test]
 fn h144_the_password_of_a_proxy_is_not_told() {
-    let error = larder::http::Proxy::new("http://user:hunter2@proxy.example:3128").unwrap_err();
-    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    for url in ["http://user:hunter2@proxy.example:port", "socks5://user:hunter2@proxy.example"] {
+        let error = larder::http::Proxy::new(url).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    }
+    let proxy = larder::http::Proxy::new("http://user:hunter2@proxy.example:3128").unwrap();
+    assert!(!format!("{proxy:?}").contains("hunter2") && !format!("{proxy:?}").contains("Basic"));
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl HttpOptions {
         self
     }
 
-    /// Goes through a proxy, but for servers on this host; default: directly. The environment is not looked at.
+    /// Goes through a proxy; default: directly. The environment is looked at only by [`Proxy::from_environment`].
     pub fn proxy(mut self, proxy: Proxy) -> Self {
         self.proxy = Some(proxy);
         self
@@ -213,7 +213,7 @@ impl HttpClient {
             TransportError::new(TransportErrorKind::Connect, Progress::NotSent, "connect").because(error)
         };
         let connection = match &self.proxy {
-            Some(proxy) if !endpoint.is_loopback() => {
+            Some(proxy) if proxy.is_for(endpoint) => {
                 let mut connection =
                     self.runtime.connect(proxy.host(), proxy.port()).await.map_err(failed)?;
                 proxy.tunnel(&mut *connection, endpoint).await?;

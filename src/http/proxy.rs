@@ -4,36 +4,80 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Progress, TransportError, TransportErrorKind};
 use crate::rt::Connection;
+use crate::wire::base64::base64;
 use crate::wire::http_head::{parse_response, write_request};
-use crate::wire::uri::{Endpoint, Scheme};
+use crate::wire::uri::{Endpoint, decode};
 
-/// An HTTP proxy, which is reached without TLS.
+/// An HTTP proxy, which is reached without TLS. Servers on this host are spoken to directly.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     authorization: Option<String>,
+    /// Hosts that are spoken to directly, with everything below them; `*` is all.
+    direct: Vec<String>,
     endpoint: Endpoint,
 }
 
 impl Proxy {
-    /// The proxy at an address such as `http://proxy.example:3128`.
+    /// The proxy at an address such as `http://proxy.example:3128` or `http://user:password@proxy.example:3128`, where name and
+    /// password are encoded as they are in URLs.
     ///
     /// # Errors
-    /// `InvalidInput` if it is none, or begins with anything but `http://`.
+    /// `InvalidInput` if it is none, or begins with anything but `http://`. The password is not in the error.
     pub fn new(url: &str) -> Result<Self> {
-        // An address with a password is not shown.
-        let shown = url.rsplit('@').next().unwrap_or_default().to_owned();
-        let refused = || Error::new(ErrorKind::InvalidInput, "use the proxy").on(&shown);
-        let endpoint = Endpoint::parse(url).map_err(|error| refused().because(error))?;
-        if endpoint.scheme != Scheme::Http {
+        let rest = url.strip_prefix("http://").unwrap_or(url);
+        let (user, address) = rest.rsplit_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
+        let refused = || Error::new(ErrorKind::InvalidInput, "use the proxy").on(address);
+        if rest.len() == url.len() && url.contains("://") {
             return Err(refused().because("only http:// is possible"));
         }
-        Ok(Self { authorization: None, endpoint })
+        let endpoint =
+            Endpoint::parse(&format!("http://{address}")).map_err(|error| refused().because(error))?;
+        let malformed = || refused().because("the name or the password is malformed");
+        let authorization = match user {
+            None => None,
+            Some(user) => {
+                let user = decode(user).ok_or_else(malformed)?;
+                let user = if user.contains(':') { user } else { format!("{user}:") };
+                Some(format!("Basic {}", base64(user.as_bytes())))
+            }
+        };
+        Ok(Self { authorization, direct: Vec::new(), endpoint })
+    }
+
+    /// The one that the environment names in `HTTPS_PROXY` or `ALL_PROXY`, if it names one, without the hosts in `NO_PROXY`. All
+    /// of them may be in lower case.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn from_environment() -> Result<Option<Self>> {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
+        let first =
+            |names: [&str; 4]| names.into_iter().filter_map(&variable).find(|value| !value.is_empty());
+        let Some(url) = first(["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]) else {
+            return Ok(None);
+        };
+        let direct = first(["no_proxy", "NO_PROXY", "", ""]).unwrap_or_default();
+        Ok(Some(direct.split(',').fold(Self::new(&url)?, Self::direct)))
+    }
+
+    /// Speaks directly to this host and all below it: `example.com` is meant to be also `s3.example.com`. `*` is all hosts.
+    #[must_use]
+    pub fn direct(mut self, host: &str) -> Self {
+        let host = host.trim().trim_start_matches('.').to_ascii_lowercase();
+        if !host.is_empty() {
+            self.direct.push(host);
+        }
+        self
     }
 
     /// Sends this value of `proxy-authorization`, such as `Basic dXNlcjpzZWNyZXQ=`; default: none.
@@ -41,6 +85,15 @@ impl Proxy {
     pub fn authorization(mut self, value: impl Into<String>) -> Self {
         self.authorization = Some(value.into());
         self
+    }
+
+    /// Whether the server is reached through it.
+    pub(super) fn is_for(&self, server: &Endpoint) -> bool {
+        let is_direct = |host: &String| {
+            let below = server.host.strip_suffix(host.as_str()).is_some_and(|label| label.ends_with('.'));
+            host == "*" || server.host == *host || below && host.parse::<IpAddr>().is_err()
+        };
+        !server.is_loopback() && !self.direct.iter().any(is_direct)
     }
 
     pub(super) fn host(&self) -> &str {
@@ -94,5 +147,45 @@ impl Proxy {
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proxy").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h147_the_environment_names_a_proxy_and_exceptions() {
+        let of = |variables: &[(&str, &str)]| {
+            Proxy::from_variables(|name| {
+                let found = variables.iter().find(|(other, _)| *other == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        assert_eq!(of(&[("HTTP_PROXY", "http://p:1")]).unwrap(), None, "that one is for other things");
+        assert!(of(&[("HTTPS_PROXY", "socks5://p:1")]).is_err());
+        let proxy = of(&[
+            ("all_proxy", "http://other:1"),
+            ("HTTPS_PROXY", "http://us%40er:pass@Proxy.example:3128"),
+            ("NO_PROXY", "internal.example, .dotted.example,10.0.0.1"),
+        ]);
+        let proxy = proxy.unwrap().unwrap();
+        assert_eq!((proxy.host(), proxy.port()), ("proxy.example", 3128));
+        assert_eq!(proxy.authorization.as_deref(), Some("Basic dXNAZXI6cGFzcw=="));
+        let through = |host: &str| proxy.is_for(&Endpoint::parse(&format!("https://{host}")).unwrap());
+        for host in ["s3.example.com", "xinternal.example", "10.0.0.2", "110.0.0.1"] {
+            assert!(through(host), "{host}");
+        }
+        for host in [
+            "internal.example",
+            "s3.internal.example",
+            "dotted.example",
+            "10.0.0.1",
+            "127.0.0.1",
+            "localhost",
+        ] {
+            assert!(!through(host), "{host}");
+        }
+        assert!(!proxy.direct("*").is_for(&Endpoint::parse("https://s3.example.com").unwrap()));
     }
 }

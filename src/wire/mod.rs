@@ -1,5 +1,6 @@
 //! What goes over the wire to an S3 server, as buffers: no I/O, no clock, no randomness.
 
+pub mod base64;
 pub mod date;
 pub mod http_body;
 pub mod http_head;
