@@ -11,7 +11,10 @@ use futures::executor::block_on;
 use larder::s3::{S3Capabilities, Support};
 
 fn main() -> ExitCode {
-    let usage = format!("usage: s3_check [options]\n\n{S3_USAGE}\n\n  --json               one JSON object");
+    let usage = format!(
+        "usage: s3_check --bucket NAME [options]\n\n  --bucket NAME        the bucket, which must exist\n\
+         {S3_USAGE}\n  --json               one JSON object"
+    );
     cli::run(&usage, |mut parser| {
         let (mut server, mut as_json) = (S3Arguments::default(), false);
         while let Some(argument) = cli::next(&mut parser)? {
@@ -46,8 +49,8 @@ fn print_table(found: &S3Capabilities, requests: u64) {
     let safe = found.create_only_put == Support::Yes && found.conditional_put == Support::Yes;
     println!();
     println!("Writers of one store {} told apart by conditions.", if safe { "can be" } else { "cannot be" });
-    if found.expires_objects == Some(true) {
-        println!("A lifecycle rule of the bucket will delete or archive objects: no store is safe there.");
+    for risk in found.risks() {
+        println!("A store is not safe there: {risk}.");
     }
     println!("{requests} requests were made; nothing is left of them.");
 }

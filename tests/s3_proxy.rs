@@ -181,7 +181,9 @@ fn h147_a_proxy_that_says_nothing_is_not_waited_for() {
     let holding = thread::spawn(move || {
         let mut held: Vec<_> = listener.incoming().take(3).map(Result::unwrap).collect();
         // They end when the client gives up.
-        held.iter_mut().for_each(|stream| drop(stream.read_to_end(&mut Vec::new())));
+        for stream in &mut held {
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
         held.len()
     });
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());

@@ -13,6 +13,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
+#[cfg(feature = "tls")]
+use larder::backend::S3Backend;
 use larder::backend::{Backend, FsBackend, FsOptions, SyncLevel};
 use larder::error::{Error, ErrorKind};
 use larder::format::name::Namespace;
@@ -110,12 +112,14 @@ pub(crate) struct StoreArguments {
     create: bool,
     lock_directory: Option<PathBuf>,
     namespace: Namespace,
+    #[cfg(feature = "tls")]
+    s3: s3::S3Arguments,
     store: Option<String>,
     sync_level: SyncLevel,
 }
 
 pub(crate) const STORE_USAGE: &str = "\
-  --store DIR          the datastore
+  --store DIR          the datastore; s3://BUCKET/STORE for one in a bucket (see s3_check --help for its options)
   --ns A/B             the namespace; default: the root
   --sync-level LEVEL   none, file or filesystem; default: filesystem
   --lock-dir DIR       lock files of a PBS that uses the same store";
@@ -141,6 +145,9 @@ impl StoreArguments {
                     }
                 }
             }
+            #[cfg(feature = "tls")]
+            _ => return self.s3.take(option, parser),
+            #[cfg(not(feature = "tls"))]
             _ => return Ok(false),
         }
         Ok(true)
@@ -157,10 +164,35 @@ impl StoreArguments {
 
     /// Opens the store, or makes it if that was asked for and there is none.
     pub(crate) async fn open(&self, runtime: &Arc<dyn Runtime>) -> Outcome<Datastore> {
-        let place = self.store.as_deref().ok_or_else(|| input("--store is missing"))?;
-        if let Some((scheme, _)) = place.split_once("://") {
-            return Err(input(format!("--store: {scheme}:// is not supported, only a directory")));
+        let place = self.store.clone().ok_or_else(|| input("--store is missing"))?;
+        match place.split_once("://") {
+            None => self.open_directory(&place, runtime).await,
+            #[cfg(feature = "tls")]
+            Some(("s3", address)) => self.open_bucket(address, runtime).await,
+            Some((scheme, _)) => Err(input(format!("--store: {scheme}:// is not supported"))),
         }
+    }
+
+    /// Opens a store in a bucket, after it was found out what the server can do.
+    #[cfg(feature = "tls")]
+    async fn open_bucket(&self, address: &str, runtime: &Arc<dyn Runtime>) -> Outcome<Datastore> {
+        let (arguments, name) = self.s3.at(address)?;
+        let client = arguments.client(runtime)?;
+        let found = client.probe(&format!("{name}/")).await?;
+        let backend: Arc<dyn Backend> =
+            Arc::new(S3Backend::new(Arc::clone(runtime), client, &name, found, &[])?);
+        match Datastore::open(Arc::clone(&backend), Options::default()).await {
+            Err(error) if error.kind() == ErrorKind::NotFound && self.create => {
+                Ok(Datastore::create(backend, Options::default()).await?)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(input(format!("there is no datastore at s3://{address}")))
+            }
+            opened => Ok(opened?),
+        }
+    }
+
+    async fn open_directory(&self, place: &str, runtime: &Arc<dyn Runtime>) -> Outcome<Datastore> {
         let mut options = FsOptions::default().sync_level(self.sync_level);
         if let Some(directory) = &self.lock_directory {
             options = options.lock_directory(directory);

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use larder::http::{HttpClient, HttpOptions, TlsOptions};
+use larder::http::{HttpClient, HttpOptions, Proxy, TlsOptions};
 use larder::rt::Runtime;
 use larder::s3::{Addressing, EnvironmentCredentials, S3Client, S3Options};
 
 use super::{Outcome, input, value};
 
 /// Where the bucket is and how its server is recognised. What is not given comes from the usual variables.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct S3Arguments {
     bucket: Option<String>,
     ca: Option<String>,
@@ -22,14 +22,13 @@ pub(crate) struct S3Arguments {
 
 pub(crate) const S3_USAGE: &str = "\
   --endpoint URL       the server; default: AWS_ENDPOINT_URL
-  --bucket NAME        the bucket, which must exist
   --region REGION      default: AWS_REGION, or us-east-1
   --path-style         the bucket stands in the path; the default
   --virtual-host       the bucket stands in the host name
   --ca FILE            root certificates to trust beside those of the platform
   --fingerprint HEX    the SHA-256 of the one certificate to accept
   --allow-plaintext    speak HTTP without TLS to other hosts too
-Credentials are those in AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.";
+Credentials are those in AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; a proxy is the one in HTTPS_PROXY.";
 
 impl S3Arguments {
     /// Takes an option, if it is one of these.
@@ -46,6 +45,15 @@ impl S3Arguments {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// The same for the bucket of a store at `BUCKET/STORE`, and the name of the store.
+    pub(crate) fn at(&self, address: &str) -> Outcome<(Self, String)> {
+        let (bucket, store) = address.split_once('/').unwrap_or((address, ""));
+        if bucket.is_empty() || store.is_empty() {
+            return Err(input("--store: an address in S3 is s3://BUCKET/STORE"));
+        }
+        Ok((Self { bucket: Some(bucket.to_owned()), ..self.clone() }, store.to_owned()))
     }
 
     /// A client for the bucket. No request is made.
@@ -70,6 +78,9 @@ impl S3Arguments {
             tls = tls.fingerprint(fingerprint.parse()?);
         }
         let mut http = HttpOptions::default().tls(tls);
+        if let Some(proxy) = Proxy::from_environment()? {
+            http = http.proxy(proxy);
+        }
         if self.plaintext {
             http = http.allow_plaintext();
         }

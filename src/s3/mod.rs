@@ -23,6 +23,7 @@
 
 mod attempt;
 mod bucket;
+mod capabilities;
 mod checksum;
 mod client;
 mod counters;
@@ -40,6 +41,7 @@ mod sign;
 
 use std::fmt;
 
+pub use capabilities::{Risk, S3Capabilities, Support};
 pub use client::{ClockOffset, S3Client};
 pub use counters::{Counters, Operation, OperationCount, Outcome};
 pub use credentials::{
@@ -48,7 +50,6 @@ pub use credentials::{
 pub use list::{ListRequest, ListedPage};
 pub use object::{Condition, Deletion, Head};
 pub use options::{Addressing, Encryption, RateLimits, RetryOptions, S3Options};
-pub use probe::{Risk, S3Capabilities, Support};
 pub use sign::PresignedMethod;
 
 /// What a server answered when it did not do what it was asked. It is the source of errors of this room.

@@ -3,142 +3,17 @@
 //! A store that answers 200 to a condition and overwrites all the same is worse than one that refuses: both are told apart here.
 //! The objects are beside the store, as `<store>.larder/probe-…`, and are removed afterwards; a probe that fails may leave some.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::error::{ErrorKind, Result};
-use crate::s3::client::{Call, ClockOffset, S3Client};
+use crate::error::{Error, ErrorKind, Result};
+use crate::s3::capabilities::{S3Capabilities, Support};
+use crate::s3::client::{Call, S3Client};
 use crate::s3::counters::Operation;
 use crate::s3::list::ListRequest;
 use crate::s3::object::Condition;
 use crate::wire::sigv4::hex_sha256;
-
-/// Whether a server can do something.
-#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Support {
-    /// It says that it did, and did not.
-    Ignored,
-    /// It refuses.
-    Refused,
-    /// It was not found out.
-    Unknown,
-    /// It can.
-    Yes,
-}
-
-impl fmt::Display for Support {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Ignored => "ignored silently",
-            Self::Refused => "refused",
-            Self::Unknown => "unknown",
-            Self::Yes => "yes",
-        })
-    }
-}
-
-/// A setting of a bucket that does harm to a store.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Risk {
-    /// Rules delete objects of the store, or move them to where they cannot be read at once (H31, H32).
-    Expiry,
-    /// New objects are locked: nothing can be deleted for a while, and garbage collection fails.
-    ObjectLock,
-    /// Old versions are kept: whatever is deleted or replaced stays and is paid for.
-    Versions,
-}
-
-impl fmt::Display for Risk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Expiry => "rules of the bucket delete or archive objects of the store",
-            Self::ObjectLock => "the bucket locks new objects against deletion",
-            Self::Versions => "the bucket keeps old versions, and deleting frees nothing",
-        })
-    }
-}
-
-/// What a server can do, and what of its settings can do harm.
-#[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct S3Capabilities {
-    /// Comparing a body with the hash that was signed. Where it does not, bodies are sent with an MD5 too (D12).
-    pub checks_bodies: Support,
-    /// By how much its clock is ahead of ours.
-    pub clock_offset: ClockOffset,
-    /// Deleting only a certain version.
-    pub conditional_delete: Support,
-    /// Replacing only a certain version.
-    pub conditional_put: Support,
-    /// Copying within the server.
-    pub copy: Support,
-    /// Storing only where nothing is.
-    pub create_only_put: Support,
-    /// Whether rules delete objects of the store or move them to a colder storage class (H31, H32).
-    pub expires_objects: Option<bool>,
-    /// Whether old versions are kept, which then are paid for.
-    pub keeps_versions: Option<bool>,
-    /// Listing in pages, from any key on.
-    pub listing: Support,
-    /// Whether new objects are locked against deletion.
-    pub locks_objects: Option<bool>,
-    /// Deleting many objects in one request.
-    pub multi_delete: Support,
-    /// Whether the tags in conditions have quotes.
-    pub quoted_tags: bool,
-    /// Reading a part of an object.
-    pub ranges: Support,
-}
-
-impl S3Capabilities {
-    /// A server of which nothing is known, and of which nothing is expected but to store, read, list and delete single objects.
-    #[must_use]
-    pub fn unknown() -> Self {
-        Self {
-            checks_bodies: Support::Unknown,
-            clock_offset: ClockOffset(0),
-            conditional_delete: Support::Unknown,
-            conditional_put: Support::Unknown,
-            copy: Support::Unknown,
-            create_only_put: Support::Unknown,
-            expires_objects: None,
-            keeps_versions: None,
-            listing: Support::Unknown,
-            locks_objects: None,
-            multi_delete: Support::Unknown,
-            quoted_tags: true,
-            ranges: Support::Unknown,
-        }
-    }
-
-    /// What of its settings endangers a store.
-    pub fn risks(&self) -> Vec<Risk> {
-        let found = [
-            (Risk::Expiry, self.expires_objects),
-            (Risk::ObjectLock, self.locks_objects),
-            (Risk::Versions, self.keeps_versions),
-        ];
-        found.into_iter().filter(|(_, there)| *there == Some(true)).map(|(risk, _)| risk).collect()
-    }
-
-    /// What it can do, by name, in the order in which a person would ask.
-    pub fn features(&self) -> [(&'static str, Support); 8] {
-        [
-            ("read a range", self.ranges),
-            ("list in pages", self.listing),
-            ("delete many at once", self.multi_delete),
-            ("copy", self.copy),
-            ("create only", self.create_only_put),
-            ("replace a version", self.conditional_put),
-            ("delete a version", self.conditional_delete),
-            ("check what arrives", self.checks_bodies),
-        ]
-    }
-}
 
 impl S3Client {
     /// Finds out what the server can do for a store of which all keys begin with `prefix`: its name and a slash, or nothing for
@@ -182,7 +57,7 @@ impl Probe<'_> {
         }
         let (first, _) = self.client.get(&self.key("a"), 64).await?;
         if first != "first" {
-            return Err(crate::error::Error::new(ErrorKind::Corrupt, "probe the server").on(self.key("a")));
+            return Err(Error::new(ErrorKind::Corrupt, "probe the server").on(self.key("a")));
         }
         found.create_only_put = self.create_only().await?;
         (found.conditional_put, found.quoted_tags) = self.conditional_put().await?;
@@ -373,7 +248,7 @@ fn wrong_tag() -> Condition {
 }
 
 /// The server refuses; anything that says nothing about what it can do is passed on.
-fn refused(error: &crate::error::Error) -> Result<Support> {
+fn refused(error: &Error) -> Result<Support> {
     match error.kind() {
         ErrorKind::Denied | ErrorKind::Full | ErrorKind::Internal | ErrorKind::Unavailable => {
             Err(error.clone())

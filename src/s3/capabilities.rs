@@ -1,0 +1,221 @@
+//! What is known of a server.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::s3::client::ClockOffset;
+
+/// Whether a server can do something.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// It says that it did, and did not.
+    Ignored,
+    /// It refuses.
+    Refused,
+    /// It was not found out.
+    Unknown,
+    /// It can.
+    Yes,
+}
+
+impl Support {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ignored => "ignored",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+            Self::Yes => "yes",
+        }
+    }
+}
+
+impl fmt::Display for Support {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ignored => "ignored silently",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+            Self::Yes => "yes",
+        })
+    }
+}
+
+/// A setting of a bucket that does harm to a store.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Risk {
+    /// Rules delete objects of the store, or move them to where they cannot be read at once (H31, H32).
+    Expiry,
+    /// New objects are locked: nothing can be deleted for a while, and garbage collection fails.
+    ObjectLock,
+    /// Old versions are kept: whatever is deleted or replaced stays and is paid for.
+    Versions,
+}
+
+impl fmt::Display for Risk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expiry => "rules of the bucket delete or archive objects of the store",
+            Self::ObjectLock => "the bucket locks new objects against deletion",
+            Self::Versions => "the bucket keeps old versions, and deleting frees nothing",
+        })
+    }
+}
+
+/// What a server can do, and what of its settings can do harm.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Capabilities {
+    /// Comparing a body with the hash that was signed. Where it does not, bodies are sent with an MD5 too (D12).
+    pub checks_bodies: Support,
+    /// By how much its clock is ahead of ours.
+    pub clock_offset: ClockOffset,
+    /// Deleting only a certain version.
+    pub conditional_delete: Support,
+    /// Replacing only a certain version.
+    pub conditional_put: Support,
+    /// Copying within the server.
+    pub copy: Support,
+    /// Storing only where nothing is.
+    pub create_only_put: Support,
+    /// Whether rules delete objects of the store or move them to a colder storage class (H31, H32).
+    pub expires_objects: Option<bool>,
+    /// Whether old versions are kept, which then are paid for.
+    pub keeps_versions: Option<bool>,
+    /// Listing in pages, from any key on.
+    pub listing: Support,
+    /// Whether new objects are locked against deletion.
+    pub locks_objects: Option<bool>,
+    /// Deleting many objects in one request.
+    pub multi_delete: Support,
+    /// Whether the tags in conditions have quotes.
+    pub quoted_tags: bool,
+    /// Reading a part of an object.
+    pub ranges: Support,
+}
+
+impl S3Capabilities {
+    /// A server of which nothing is known, and of which nothing is expected but to store, read, list and delete single objects.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            checks_bodies: Support::Unknown,
+            clock_offset: ClockOffset(0),
+            conditional_delete: Support::Unknown,
+            conditional_put: Support::Unknown,
+            copy: Support::Unknown,
+            create_only_put: Support::Unknown,
+            expires_objects: None,
+            keeps_versions: None,
+            listing: Support::Unknown,
+            locks_objects: None,
+            multi_delete: Support::Unknown,
+            quoted_tags: true,
+            ranges: Support::Unknown,
+        }
+    }
+
+    /// A text that [`from_json`](Self::from_json) reads, to be kept: what a server can do changes rarely.
+    pub fn to_json(&self) -> String {
+        let known = |setting: Option<bool>| setting.map_or(Value::Null, Value::Bool);
+        let mut object = Map::new();
+        for (name, support) in self.supports() {
+            object.insert(name.to_owned(), support.word().into());
+        }
+        object.insert("clock_offset".to_owned(), self.clock_offset.0.into());
+        object.insert("expires_objects".to_owned(), known(self.expires_objects));
+        object.insert("keeps_versions".to_owned(), known(self.keeps_versions));
+        object.insert("locks_objects".to_owned(), known(self.locks_objects));
+        object.insert("quoted_tags".to_owned(), self.quoted_tags.into());
+        Value::Object(object).to_string()
+    }
+
+    /// Reads what [`to_json`](Self::to_json) wrote. What is missing is unknown, and what is not known here is passed over.
+    ///
+    /// # Errors
+    /// `InvalidInput` for anything else.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let refused = || Error::new(ErrorKind::InvalidInput, "read the capabilities of a server");
+        let object: Map<String, Value> =
+            serde_json::from_str(text).map_err(|error| refused().because(error))?;
+        let support = |name: &str| {
+            let word = object.get(name).and_then(Value::as_str);
+            let all = [Support::Ignored, Support::Refused, Support::Yes];
+            all.into_iter().find(|support| word == Some(support.word())).unwrap_or(Support::Unknown)
+        };
+        let known = |name: &str| object.get(name).and_then(Value::as_bool);
+        let clock_offset = object.get("clock_offset").and_then(Value::as_i64).unwrap_or_default();
+        Ok(Self {
+            checks_bodies: support("checks_bodies"),
+            clock_offset: ClockOffset(clock_offset),
+            conditional_delete: support("conditional_delete"),
+            conditional_put: support("conditional_put"),
+            copy: support("copy"),
+            create_only_put: support("create_only_put"),
+            expires_objects: known("expires_objects"),
+            keeps_versions: known("keeps_versions"),
+            listing: support("listing"),
+            locks_objects: known("locks_objects"),
+            multi_delete: support("multi_delete"),
+            quoted_tags: known("quoted_tags").unwrap_or(true),
+            ranges: support("ranges"),
+        })
+    }
+
+    fn supports(&self) -> [(&'static str, Support); 8] {
+        [
+            ("checks_bodies", self.checks_bodies),
+            ("conditional_delete", self.conditional_delete),
+            ("conditional_put", self.conditional_put),
+            ("copy", self.copy),
+            ("create_only_put", self.create_only_put),
+            ("listing", self.listing),
+            ("multi_delete", self.multi_delete),
+            ("ranges", self.ranges),
+        ]
+    }
+
+    /// What of its settings endangers a store.
+    pub fn risks(&self) -> Vec<Risk> {
+        let found = [
+            (Risk::Expiry, self.expires_objects),
+            (Risk::ObjectLock, self.locks_objects),
+            (Risk::Versions, self.keeps_versions),
+        ];
+        found.into_iter().filter(|(_, there)| *there == Some(true)).map(|(risk, _)| risk).collect()
+    }
+
+    /// What it can do, by name, in the order in which a person would ask.
+    pub fn features(&self) -> [(&'static str, Support); 8] {
+        [
+            ("read a range", self.ranges),
+            ("list in pages", self.listing),
+            ("delete many at once", self.multi_delete),
+            ("copy", self.copy),
+            ("create only", self.create_only_put),
+            ("replace a version", self.conditional_put),
+            ("delete a version", self.conditional_delete),
+            ("check what arrives", self.checks_bodies),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_out_can_be_kept() {
+        let unknown = S3Capabilities::unknown();
+        assert_eq!(S3Capabilities::from_json("{}").unwrap(), unknown);
+        let mut found = unknown;
+        (found.checks_bodies, found.copy, found.ranges) = (Support::Yes, Support::Ignored, Support::Refused);
+        (found.clock_offset, found.quoted_tags) = (ClockOffset(-7), false);
+        (found.expires_objects, found.keeps_versions) = (Some(true), Some(false));
+        assert_eq!(S3Capabilities::from_json(&found.to_json()).unwrap(), found);
+        assert!(S3Capabilities::from_json("[]").is_err());
+    }
+}
