@@ -47,7 +47,7 @@
 //! | [`Error`](error::Error) | what went wrong, and by its [`ErrorKind`](error::ErrorKind) what to do about it |
 //!
 //! [`format`](mod@format) has the bytes and names by themselves, without any input or output; [`retention`] says which snapshots to keep.
-//! Essays on the format, on locks and on runtimes are in the [`manual`].
+//! Essays on the format, on locks, on runtimes and on S3 are in the [`manual`].
 //!
 //! # Features
 //! | feature | default | adds |

@@ -8,3 +8,7 @@ pub mod locking {}
 
 #[doc = include_str!("runtimes.md")]
 pub mod runtimes {}
+
+#[cfg(feature = "s3")]
+#[doc = include_str!("s3.md")]
+pub mod s3 {}
