@@ -18,11 +18,12 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use larder::backend::conformance::{check_all, foreign_is_reported, paging};
 use larder::backend::{Backend, S3Backend};
+use larder::error::ErrorKind;
 use larder::http::{HttpClient, HttpOptions};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
-    Addressing, Condition, Credentials, ListRequest, Operation, Outcome, S3Capabilities, S3Client, S3Options,
-    StaticCredentials, Support,
+    Addressing, Condition, Credentials, ListRequest, Operation, Outcome, Risk, S3Capabilities, S3Client,
+    S3Options, StaticCredentials, Support,
 };
 
 fn client(options: S3Options, http: HttpOptions) -> (Arc<dyn Runtime>, S3Client) {
@@ -104,6 +105,53 @@ fn h112_each_dialect_is_found_out_and_conforms_as_far_as_it_goes() {
         let found = block_on(conforms(runtime, client, "store"));
         assert_eq!((found.create_only_put, found.multi_delete), (create_only, many), "{quirk:?}");
     }
+}
+
+#[test]
+fn h106_tags_may_be_anything() {
+    use fault_server::{Etags, FaultServer, Options};
+    for etags in [Etags::Md5, Etags::Token, Etags::Unquoted, Etags::Weak] {
+        let server = FaultServer::start(Options { etags, ..Options::default() });
+        let (runtime, client) = faulty(&server);
+        let found = block_on(conforms(runtime, client, "store"));
+        assert_eq!(found.create_only_put, Support::Yes, "{etags:?}");
+    }
+}
+
+#[test]
+fn h112_a_server_that_cannot_be_relied_on_is_refused() {
+    use fault_server::{FaultServer, Options, Quirk};
+    for quirk in [Quirk::StartAfterIgnored, Quirk::ListUnordered] {
+        let server = FaultServer::start(Options::with([quirk]));
+        let (runtime, client) = faulty(&server);
+        match block_on(client.probe("store/")) {
+            // A few keys may be in order by chance; of many it is noticed whenever they are listed.
+            Ok(found) if found.listing == Support::Yes && quirk == Quirk::ListUnordered => {
+                for number in 0..20 {
+                    server.put(&number.to_string(), Vec::new());
+                }
+                let refused = block_on(client.list(&ListRequest::new(""), None)).unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::Unavailable);
+            }
+            Ok(found) => {
+                let refused = S3Backend::new(runtime, client, "store", found, &[]).unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::Unsupported, "{quirk:?}");
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{quirk:?}"),
+        }
+    }
+    let server = FaultServer::start(Options::with([Quirk::RangeIgnored]));
+    let found = block_on(faulty(&server).1.probe("store/")).unwrap();
+    assert_eq!((found.ranges, found.listing), (Support::Refused, Support::Yes));
+    let server = FaultServer::start(Options { object_lock: true, ..Options::default() });
+    let (runtime, client) = faulty(&server);
+    let found = block_on(client.probe("store/")).unwrap();
+    assert_eq!(found.risks(), [Risk::ObjectLock]);
+    let open = |accepted: &[Risk]| {
+        S3Backend::new(Arc::clone(&runtime), client.clone(), "store", found.clone(), accepted).map(drop)
+    };
+    assert_eq!(open(&[]).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert!(open(&[Risk::ObjectLock]).is_ok());
 }
 
 #[test]

@@ -345,6 +345,23 @@ mod tls {
             assert_eq!(server.requests(), before);
         });
     }
+
+    #[test]
+    fn h146_a_certificate_that_is_not_good_is_refused_unless_it_is_the_pinned_one() {
+        use s3_server::Flaw;
+        for flaw in [Flaw::Expired, Flaw::NotYetValid, Flaw::OtherNames] {
+            let server = S3Server::start_flawed(flaw);
+            server.create_bucket("bucket");
+            let identity = server.identity();
+            let trusted = TlsOptions::default().root_certificates(identity.ca_pem.as_bytes());
+            let refused = block_on(client(&server, trusted).has_bucket()).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Denied, "{flaw:?}: {refused:?}");
+            assert_eq!(server.requests(), 0, "{flaw:?}");
+            let hex: Vec<_> = identity.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
+            let pinned = TlsOptions::default().fingerprint(hex.concat().parse().unwrap());
+            assert!(block_on(client(&server, pinned).has_bucket()).unwrap(), "{flaw:?}");
+        }
+    }
 }
 
 #[test]

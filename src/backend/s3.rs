@@ -58,7 +58,7 @@ impl S3Backend {
     /// its [risks](S3Capabilities::risks) that you know of and live with.
     ///
     /// # Errors
-    /// `Unsupported` if there is a risk that was not accepted.
+    /// `Unsupported` if there is a risk that was not accepted, or if listings cannot be relied on.
     /// `InvalidInput` if a key of the store could be longer than the 1024 bytes that S3 allows, or the name has a `/` at an end.
     pub fn new(
         runtime: Arc<dyn Runtime>,
@@ -77,6 +77,11 @@ impl S3Backend {
         if let Some(risk) = server.risks().into_iter().find(|risk| !accepted.contains(risk)) {
             let refused = Error::new(ErrorKind::Unsupported, "open the store").on(store);
             return Err(refused.because(risk.to_string()));
+        }
+        if matches!(server.listing, Support::Ignored | Support::Refused) {
+            // Whoever believes such a listing deletes what is in use.
+            let refused = Error::new(ErrorKind::Unsupported, "open the store").on(store);
+            return Err(refused.because("the server does not list what it has, page by page and in order"));
         }
         let yes = |support| support == Support::Yes;
         let capabilities = Capabilities {

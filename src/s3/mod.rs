@@ -15,7 +15,7 @@
 //! | no connection; 408, 429, 500, 502, 503, 504; codes that ask for patience | again, later, by full jitter; fewer requests at once |
 //! | an old connection that was dead | again at once, without counting |
 //! | the clock is wrong, keys expired or replaced, another region | mended, and again at once |
-//! | 403 or 404 without a code | again once |
+//! | 400, 403 or 404 without a code | again once |
 //! | a server or certificate that is not the right one; anything else | an error |
 //!
 //! Tries end with the patience of the operation or with the number of attempts. All operations of a client share a budget of

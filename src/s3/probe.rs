@@ -216,7 +216,8 @@ impl Probe<'_> {
             Err(error) => return refused(&error),
         };
         let after: Vec<_> = after.into_iter().map(|object| object.key).collect();
-        let complete = keys.first() == Some(&self.key("a")) && keys.contains(&self.key("b"));
+        let complete =
+            keys.is_sorted() && keys.first() == Some(&self.key("a")) && keys.contains(&self.key("b"));
         Ok(if complete && keys.get(1..) == Some(&after[..]) { Support::Yes } else { Support::Ignored })
     }
 

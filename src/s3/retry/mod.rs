@@ -107,9 +107,11 @@ pub(in crate::s3) fn judge_response(response: &Response, operation: Operation, n
         {
             Verdict::Mend(place(response, &body))
         }
-        408 | 429 | 500 | 502 | 503 | 504 => {
-            Verdict::Later { throttled: matches!(status, 429 | 503), wanted: retry_after(response, now) }
-        }
+        408 | 429 | 498 | 500 | 502 | 503 | 504 => Verdict::Later {
+            throttled: matches!(status, 429 | 498 | 503),
+            wanted: retry_after(response, now),
+        },
+        400 if refusal.code.is_empty() => Verdict::Once(ErrorKind::InvalidInput),
         403 if refusal.code.is_empty() => Verdict::Once(ErrorKind::Denied),
         401 | 403 => Verdict::Never(ErrorKind::Denied),
         405 | 501 => Verdict::Never(ErrorKind::Unsupported),
@@ -139,6 +141,8 @@ fn skew(response: &Response, now: SystemTime) -> Option<SystemTime> {
 pub(in crate::s3) fn passes(code: &str) -> Option<bool> {
     match code {
         "SlowDown"
+        | "SlowDownRead"
+        | "SlowDownWrite"
         | "Throttling"
         | "ThrottlingException"
         | "TooManyRequests"

@@ -23,7 +23,6 @@ fn judged(response: &Response) -> Verdict {
 
 #[test]
 fn h132_each_status_and_code_has_its_verdict() {
-    let later = |throttled| Verdict::Later { throttled, wanted: None };
     for (status, code, want) in [
         (200, "", Verdict::Answer),
         (204, "", Verdict::Answer),
@@ -72,6 +71,113 @@ fn h133_an_error_that_is_no_document_is_judged_by_its_status() {
     let (refusal, _) = refusal(&page);
     assert_eq!((refusal.status, refusal.request_id.as_deref()), (503, Some("7")));
     assert_eq!(refusal.to_string(), "the server answered 503 (request 7)");
+}
+
+/// As the documentation of providers shows them, or as their servers were seen to answer; texts are shortened.
+const ERRORS: [(u16, &str, Verdict); 22] = [
+    // AWS
+    (
+        503,
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message><RequestId>4442587FB7D0A2F9</RequestId><HostId>x</HostId></Error>",
+        later(true),
+    ),
+    (
+        400,
+        "<Error><Code>RequestTimeout</Code><Message>Your socket connection was not read from.</Message></Error>",
+        later(false),
+    ),
+    (
+        409,
+        "<Error><Code>ConditionalRequestConflict</Code><Condition>If-None-Match</Condition></Error>",
+        later(false),
+    ),
+    (
+        403,
+        "<Error><Code>InvalidObjectState</Code><StorageClass>GLACIER</StorageClass></Error>",
+        never(ErrorKind::Denied),
+    ),
+    (400, "<Error><Code>ExpiredToken</Code><Token-0>x</Token-0></Error>", Verdict::Mend(Mend::Credentials)),
+    // Cloudflare R2
+    (
+        429,
+        "<Error><Code>TooManyRequests</Code><Message>Reduce your concurrent request rate for the same object.</Message></Error>",
+        later(true),
+    ),
+    (
+        500,
+        "<Error><Code>InternalError</Code><Message>We encountered an internal error. Please try again.</Message></Error>",
+        later(false),
+    ),
+    // Wasabi
+    (403, "<Error><Code>TemporarilyUnavailable</Code></Error>", never(ErrorKind::Denied)),
+    (
+        503,
+        "<Error><Code>ServiceUnavailable</Code><Message>Please reduce your request rate</Message></Error>",
+        later(true),
+    ),
+    // Backblaze B2
+    (
+        503,
+        "<?xml version=\"1.0\" ?><Error>\n <Code>ServiceUnavailable</Code>\n <Message>no tomes available</Message>\n</Error>",
+        later(true),
+    ),
+    (
+        403,
+        "<Error><Code>AccessDenied</Code><Message>Transaction cap exceeded</Message></Error>",
+        never(ErrorKind::Denied),
+    ),
+    // Google Cloud Storage
+    (
+        429,
+        "<?xml version='1.0' encoding='UTF-8'?><Error><Code>SlowDown</Code><Details>The object exceeded the rate limit for mutations.</Details></Error>",
+        later(true),
+    ),
+    // MinIO
+    (
+        507,
+        "<Error><Code>XMinioStorageFull</Code><Message>Storage backend has reached its minimum free drive threshold.</Message><Resource>/b/k</Resource></Error>",
+        never(ErrorKind::Full),
+    ),
+    (
+        503,
+        "<Error><Code>SlowDownWrite</Code><Message>Resource requested is unwritable, please reduce your request rate</Message></Error>",
+        later(true),
+    ),
+    // Ceph
+    (
+        403,
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>QuotaExceeded</Code><BucketName>b</BucketName><RequestId>tx1</RequestId><HostId>1-default</HostId></Error>",
+        never(ErrorKind::Full),
+    ),
+    (500, "<Error><Code>UnknownError</Code><RequestId>tx2</RequestId></Error>", later(false)),
+    // OpenStack Swift
+    (
+        413,
+        "<?xml version='1.0' encoding='UTF-8'?>\n<Error><Code>QuotaExceeded</Code><Message>Upload exceeds quota.</Message></Error>",
+        never(ErrorKind::Full),
+    ),
+    (498, "<html><h1>498</h1><p>Rate limited</p></html>", later(true)),
+    // DigitalOcean Spaces
+    (503, "<Error><Code>SlowDown</Code><BucketName>b</BucketName></Error>", later(true)),
+    // Load balancers
+    (502, "<html><head><title>502 Bad Gateway</title></head></html>", later(false)),
+    (520, "error code: 520", later(false)),
+    (404, "<html>404 page not found</html>", Verdict::Once(ErrorKind::Unavailable)),
+];
+
+const fn later(throttled: bool) -> Verdict {
+    Verdict::Later { throttled, wanted: None }
+}
+
+const fn never(kind: ErrorKind) -> Verdict {
+    Verdict::Never(kind)
+}
+
+#[test]
+fn h133_errors_of_every_provider_are_understood() {
+    for (status, body, want) in ERRORS {
+        assert_eq!(judged(&response(status, &[], body)), want, "{status} {body}");
+    }
 }
 
 #[test]

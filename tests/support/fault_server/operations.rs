@@ -77,7 +77,10 @@ fn on_bucket(context: &mut Context<'_>, method: &str) -> Reply {
             Reply::document("VersioningConfiguration", &status.unwrap_or_default())
         }
         ("GET", Some("object-lock")) if options.object_lock => {
-            Reply::document("ObjectLockConfiguration", &tag("ObjectLockEnabled", "Enabled"))
+            let retention =
+                "<Rule><DefaultRetention><Mode>COMPLIANCE</Mode><Days>1</Days></DefaultRetention></Rule>";
+            let enabled = tag("ObjectLockEnabled", "Enabled");
+            Reply::document("ObjectLockConfiguration", &format!("{enabled}{retention}"))
         }
         ("GET", Some("object-lock")) => Reply::error(404, "ObjectLockConfigurationNotFoundError"),
         ("GET", Some("lifecycle")) => match &options.lifecycle {

@@ -15,7 +15,7 @@ pub(crate) struct Options {
     pub(crate) lifecycle: Option<String>,
     /// Bytes that every part but the last must have. Default: 5 MiB.
     pub(crate) min_part_bytes: usize,
-    /// Default: off.
+    /// Whether new objects are locked for a day, as the setting says; nothing is locked. Default: off.
     pub(crate) object_lock: bool,
     /// Entries of a listing's page at most. Default: 1000.
     pub(crate) page: usize,

@@ -40,7 +40,7 @@ use tokio_rustls::TlsAcceptor;
 use guard::Guard;
 use store::Store;
 
-pub(crate) use tls::Identity;
+pub(crate) use tls::{Flaw, Identity};
 
 pub(crate) const ACCESS_KEY: &str = "LARDERTESTACCESSKEY0";
 /// Its `/` and `+` are there to be mistreated.
@@ -68,7 +68,12 @@ impl S3Server {
     /// The same over TLS 1.2 and 1.3, with a certificate of its own for 127.0.0.1, `localhost`, [`DOMAIN`] and what is
     /// under it.
     pub(crate) fn start_tls() -> Self {
-        Self::start_as(Some(Identity::new()))
+        Self::start_as(Some(Identity::new(None)))
+    }
+
+    /// The same with a certificate that nobody should accept.
+    pub(crate) fn start_flawed(flaw: Flaw) -> Self {
+        Self::start_as(Some(Identity::new(Some(flaw))))
     }
 
     fn start_as(identity: Option<Identity>) -> Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    KeyUsagePurpose, SanType, date_time_ymd,
 };
 use sha2::{Digest as _, Sha256};
 use tokio_rustls::TlsAcceptor;
@@ -24,8 +24,16 @@ pub(crate) struct Identity {
     pub(crate) fingerprint: [u8; 32],
 }
 
+/// What is wrong with a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    Expired,
+    NotYetValid,
+    OtherNames,
+}
+
 impl Identity {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(flaw: Option<Flaw>) -> Self {
         let ca_key = KeyPair::generate().unwrap();
         let mut ca = CertificateParams::default();
         ca.distinguished_name.push(DnType::CommonName, "authority of one test");
@@ -38,6 +46,15 @@ impl Identity {
         let names = ["localhost".to_owned(), DOMAIN.to_owned(), format!("*.{DOMAIN}")];
         let mut leaf = CertificateParams::new(names).unwrap();
         leaf.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        match flaw {
+            None => {}
+            Some(Flaw::Expired) => leaf.not_after = date_time_ymd(2020, 1, 1),
+            Some(Flaw::NotYetValid) => leaf.not_before = date_time_ymd(2200, 1, 1),
+            Some(Flaw::OtherNames) => {
+                leaf.subject_alt_names =
+                    CertificateParams::new(["other.test".to_owned()]).unwrap().subject_alt_names;
+            }
+        }
         leaf.distinguished_name.push(DnType::CommonName, "server of one test");
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let leaf = leaf.signed_by(&leaf_key, &issuer).unwrap().der().clone();
