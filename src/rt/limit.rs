@@ -69,7 +69,12 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if !self.given_back {
-            self.limit.state().running -= 1;
+            let mut state = self.limit.state();
+            state.running -= 1;
+            // The pool has ended. Nobody comes who would take a job, and who waits for one is told by its end.
+            let lost = if state.running == 0 { std::mem::take(&mut state.waiting) } else { VecDeque::new() };
+            drop(state);
+            drop(lost);
         }
     }
 }
@@ -77,5 +82,31 @@ impl Drop for Place {
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} running, {} waiting", self.running, self.waiting.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_pool_that_ends_ends_the_jobs_that_wait() {
+        let limit = Limit::new(2);
+        let (sender, receiver) = mpsc::channel::<()>();
+        let job = || -> BlockingJob {
+            let sender = sender.clone();
+            Box::new(move || drop(sender))
+        };
+        let first = limit.admit(job());
+        let second = limit.admit(job());
+        assert!(limit.admit(job()).is_none() && limit.admit(job()).is_none());
+        drop(sender);
+        drop(first);
+        assert_eq!(limit.state().waiting.len(), 2, "one is still there that may run");
+        drop(second);
+        assert!(receiver.recv().is_err(), "every job has ended");
+        assert!(limit.admit(Box::new(|| ())).is_some());
     }
 }

@@ -10,6 +10,7 @@
 //! | `SmolRuntime` | `smol` | the global executor of `smol` |
 //! | `SimRuntime` | `testing` | one thread, virtual time, one seed that decides every schedule |
 
+mod eyeballs;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod limit;
 #[cfg(feature = "testing")]

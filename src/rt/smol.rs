@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use smol::net::TcpStream;
 
+use crate::rt::eyeballs::connect_first;
 use crate::rt::limit::Limit;
 use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, processors};
 
@@ -70,7 +71,11 @@ impl Runtime for SmolRuntime {
     }
 
     async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
-        let stream = TcpStream::connect((host, port)).await?;
+        let addresses = smol::net::resolve((host, port)).await?;
+        let sleep = |time| async move {
+            smol::Timer::after(time).await;
+        };
+        let stream = connect_first(addresses, TcpStream::connect, sleep).await?;
         stream.set_nodelay(true)?;
         Ok(Box::new(stream))
     }

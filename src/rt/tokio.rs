@@ -15,8 +15,10 @@ use futures::io::{AsyncRead, AsyncWrite};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::rt::eyeballs::connect_first;
 use crate::rt::limit::Limit;
 use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, processors};
 
@@ -89,10 +91,23 @@ impl Runtime for TokioRuntime {
     async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
         let host = host.to_owned();
         // On the runtime itself: a socket can only be registered there.
-        let connect = self.handle.spawn(async move { TcpStream::connect((host, port)).await });
-        let stream = connect.await.map_err(io::Error::other)??;
+        let connect = self.handle.spawn(async move {
+            let addresses = tokio::net::lookup_host((host, port)).await?;
+            connect_first(addresses, TcpStream::connect, tokio::time::sleep).await
+        });
+        let mut connect = Connecting(connect);
+        let stream = (&mut connect.0).await.map_err(io::Error::other)??;
         stream.set_nodelay(true)?;
         Ok(Box::new(TokioConnection(stream)))
+    }
+}
+
+/// A task that connects. It ends when nobody waits for it any more.
+struct Connecting(JoinHandle<io::Result<TcpStream>>);
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -1,7 +1,5 @@
 //! A connection that is read and written by two threads, with one block of bytes between them and the tasks.
 
-#![expect(clippy::disallowed_methods, reason = "this is where threads come from")]
-
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
@@ -47,12 +45,14 @@ struct SideState {
 /// Starts the threads of a connection.
 pub(super) fn start(stream: TcpStream) -> io::Result<ThreadConnection> {
     stream.set_nodelay(true)?;
-    let (incoming, outgoing) = (Arc::<Side>::default(), Arc::<Side>::default());
-    let (reader, side) = (stream.try_clone()?, Arc::clone(&incoming));
-    thread::spawn(move || read(reader, &side));
-    let (writer, side) = (stream.try_clone()?, Arc::clone(&outgoing));
-    thread::spawn(move || write(writer, &side));
-    Ok(ThreadConnection { incoming, outgoing, stream })
+    let (reader, writer) = (stream.try_clone()?, stream.try_clone()?);
+    // If there is no thread, what was started ends when this is dropped.
+    let connection = ThreadConnection { incoming: Arc::default(), outgoing: Arc::default(), stream };
+    let side = Arc::clone(&connection.incoming);
+    thread::Builder::new().spawn(move || read(reader, &side))?;
+    let side = Arc::clone(&connection.outgoing);
+    thread::Builder::new().spawn(move || write(writer, &side))?;
+    Ok(connection)
 }
 
 fn read(mut stream: TcpStream, side: &Side) {

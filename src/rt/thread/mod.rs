@@ -6,18 +6,19 @@
 //! | one | spawned tasks |
 //! | one | timers |
 //! | two for each connection | reading and writing |
+//! | two for each connection that is being made, or more for a name with several addresses | looking up the name, connecting |
 //!
-//! They end when the last handle to the runtime is dropped, and with them the tasks that are still running.
+//! They end when the last handle to the runtime is dropped, and with them the tasks that are still running. A thread that
+//! connects for nobody any more ends after 30 s.
 
 #![expect(clippy::disallowed_methods, reason = "this is where threads and clocks come from")]
 
 mod connection;
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Waker};
@@ -29,7 +30,11 @@ use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use futures::task::ArcWake;
 
+use crate::rt::eyeballs::connect_first;
 use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, processors, run_job};
+
+/// How long an address is tried for that nobody waits for any more.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A [`Runtime`] of plain threads.
 #[derive(Debug)]
@@ -62,7 +67,7 @@ impl ThreadRuntime {
         self.tasks.get_or_init(|| {
             let tasks: Arc<Tasks> = Arc::default();
             let running = Arc::clone(&tasks);
-            thread::spawn(move || running.run());
+            start_thread(move || running.run());
             tasks
         })
     }
@@ -71,7 +76,7 @@ impl ThreadRuntime {
         self.timers.get_or_init(|| {
             let timers: Arc<Timers> = Arc::default();
             let running = Arc::clone(&timers);
-            thread::spawn(move || running.run());
+            start_thread(move || running.run());
             timers
         })
     }
@@ -112,7 +117,8 @@ impl Runtime for ThreadRuntime {
         let (sender, receiver) = oneshot::channel();
         // A time that no clock will ever show is never.
         let Some(end) = Instant::now().checked_add(duration) else { return std::future::pending().await };
-        self.timers().push(end, sender);
+        let timers = self.timers();
+        let _sleeping = Sleeping { id: timers.push(end, sender), timers };
         // The sender is dropped when the runtime ends, and then there is nothing to wait for.
         let _ = receiver.await;
     }
@@ -134,14 +140,28 @@ impl Runtime for ThreadRuntime {
     }
 
     async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
-        let (sender, receiver) = oneshot::channel();
         let host = host.to_owned();
-        self.spawn_blocking(Box::new(move || {
-            // Whoever asked may be gone.
-            let _ = sender.send(TcpStream::connect((host.as_str(), port)).and_then(connection::start));
-        }));
-        let connected = receiver.await.map_err(|_| io::Error::other("the runtime has ended"))?;
-        Ok(Box::new(connected?))
+        let addresses = on_thread(move || Ok((host.as_str(), port).to_socket_addrs()?.collect::<Vec<_>>()));
+        let connect = |address| on_thread(move || TcpStream::connect_timeout(&address, CONNECT_LIMIT));
+        let stream = connect_first(addresses.await?, connect, |time| self.sleep(time)).await?;
+        Ok(Box::new(connection::start(stream)?))
+    }
+}
+
+/// Runs a job of the network on a thread of its own, where nobody waits behind it. The job goes on if the future is dropped.
+async fn on_thread<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let (sender, receiver) = oneshot::channel();
+    thread::Builder::new().spawn(move || {
+        // Whoever asked may be gone.
+        let _ = sender.send(job());
+    })?;
+    receiver.await.unwrap_or_else(|_| Err(io::Error::other("the thread that connects has ended")))
+}
+
+/// Starts a thread that a runtime cannot be without, as soon as the system has one.
+fn start_thread(run: impl FnOnce() + Clone + Send + 'static) {
+    while thread::Builder::new().spawn(run.clone()).is_err() {
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -172,8 +192,20 @@ impl Pool {
             state.threads += 1;
             drop(state);
             let pool = Arc::clone(self);
-            thread::spawn(move || pool.run());
+            if thread::Builder::new().spawn(move || pool.run()).is_err() {
+                self.lacks_thread();
+            }
         }
+    }
+
+    /// The system has no thread for the pool: those that it has do the work. If it has none, nobody does, and who waits for a
+    /// job is told by its end.
+    fn lacks_thread(&self) {
+        let mut state = lock(&self.state);
+        state.threads -= 1;
+        let lost = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
+        drop(state);
+        drop(lost);
     }
 
     fn run(&self) {
@@ -295,41 +327,55 @@ struct Timers {
 
 #[derive(Debug, Default)]
 struct TimersState {
-    ends: BinaryHeap<Reverse<(Instant, u64)>>,
     next: u64,
-    sleepers: std::collections::HashMap<u64, oneshot::Sender<()>>,
+    /// By when they end, and a number that makes each its own.
+    sleepers: BTreeMap<TimerId, oneshot::Sender<()>>,
     stopped: bool,
 }
 
+type TimerId = (Instant, u64);
+
+/// Somebody who sleeps, until it is dropped.
+struct Sleeping<'a> {
+    id: TimerId,
+    timers: &'a Timers,
+}
+
+impl Drop for Sleeping<'_> {
+    fn drop(&mut self) {
+        lock(&self.timers.state).sleepers.remove(&self.id);
+    }
+}
+
 impl Timers {
-    fn push(&self, end: Instant, sleeper: oneshot::Sender<()>) {
+    fn push(&self, end: Instant, sleeper: oneshot::Sender<()>) -> TimerId {
         let mut state = lock(&self.state);
-        let number = state.next;
+        let id = (end, state.next);
         state.next += 1;
-        state.ends.push(Reverse((end, number)));
-        state.sleepers.insert(number, sleeper);
+        state.sleepers.insert(id, sleeper);
+        let is_first = state.sleepers.first_key_value().is_some_and(|(first, _)| *first == id);
         drop(state);
-        self.wake.notify_one();
+        if is_first {
+            self.wake.notify_one();
+        }
+        id
     }
 
     fn run(&self) {
         let mut state = lock(&self.state);
         while !state.stopped {
             let now = Instant::now();
-            match state.ends.peek() {
-                None => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Reverse((end, _))) if *end > now => {
-                    let rest = *end - now;
-                    state = self.wake.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0;
-                }
-                Some(Reverse((_, number))) => {
-                    let number = *number;
-                    state.ends.pop();
-                    if let Some(sleeper) = state.sleepers.remove(&number) {
-                        // Whoever slept may be gone.
-                        let _ = sleeper.send(());
-                    }
-                }
+            let Some(first) = state.sleepers.first_entry() else {
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let end = first.key().0;
+            if end > now {
+                let waited = self.wake.wait_timeout(state, end - now);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            } else {
+                // Whoever slept may be gone.
+                let _ = first.remove().send(());
             }
         }
         state.sleepers.clear();
@@ -350,5 +396,45 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn wake(waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
         waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+    use futures::future::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_sleep_that_is_dropped_leaves_nothing() {
+        let runtime = ThreadRuntime::new();
+        for _ in 0..100 {
+            assert!(runtime.sleep(Duration::from_hours(1)).now_or_never().is_none());
+        }
+        assert!(lock(&runtime.timers().state).sleepers.is_empty());
+        block_on(runtime.sleep(Duration::from_millis(1)));
+        assert!(lock(&runtime.timers().state).sleepers.is_empty());
+    }
+
+    #[test]
+    fn jobs_that_no_thread_will_run_are_dropped() {
+        let runtime = ThreadRuntime::new();
+        let (sender, receiver) = oneshot::channel::<()>();
+        {
+            let mut state = lock(&runtime.pool.state);
+            state.threads = 1;
+            state.queue.push_back(Box::new(move || drop(sender)));
+        }
+        runtime.pool.lacks_thread();
+        assert!(receiver.now_or_never().is_some_and(|ended| ended.is_err()));
+    }
+
+    #[test]
+    fn h145_a_name_with_two_addresses_is_reached_by_the_one_that_answers() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // It is ::1 too in most places, where nobody listens.
+        assert!(block_on(ThreadRuntime::new().connect("localhost", port)).is_ok());
     }
 }

@@ -1,0 +1,141 @@
+//! Connects to a name that has several addresses: in turns, without waiting for those that do not answer (H145).
+//!
+//! | event | what follows |
+//! |---|---|
+//! | start | the first address is tried |
+//! | an attempt is 250 ms old | the next address is tried beside it |
+//! | an attempt fails | the next address is tried at once |
+//! | an attempt succeeds | all others are dropped |
+//! | all have failed | the error of the first is told |
+//!
+//! The families of addresses take turns, beginning with that of the first one.
+//!
+//! Source: RFC 8305 §4 and §5.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::future::{self, Either};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+
+/// How much later than the one before an attempt begins that is not waited for.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// The first connection that comes about.
+pub(in crate::rt) async fn connect_first<C, A, S>(
+    addresses: impl IntoIterator<Item = SocketAddr>,
+    connect: impl Fn(SocketAddr) -> A,
+    sleep: impl Fn(Duration) -> S,
+) -> io::Result<C>
+where
+    A: Future<Output = io::Result<C>>,
+    S: Future<Output = ()>,
+{
+    let mut waiting = in_turns(addresses).into_iter();
+    let (mut attempts, mut first_error) = (FuturesUnordered::new(), None);
+    loop {
+        attempts.extend(waiting.next().map(&connect));
+        if attempts.is_empty() {
+            return Err(first_error.unwrap_or_else(|| io::Error::other("the name has no address")));
+        }
+        let patience = async {
+            if waiting.len() == 0 {
+                future::pending::<()>().await;
+            }
+            sleep(STAGGER).await;
+        };
+        match future::select(attempts.next(), std::pin::pin!(patience)).await {
+            Either::Left((Some(Ok(connected)), _)) => return Ok(connected),
+            Either::Left((Some(Err(error)), _)) => {
+                first_error.get_or_insert(error);
+            }
+            Either::Left((None, _)) | Either::Right(_) => {}
+        }
+    }
+}
+
+/// The addresses with their families taking turns.
+fn in_turns(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut addresses = addresses.into_iter().peekable();
+    let Some(first_is_6) = addresses.peek().map(SocketAddr::is_ipv6) else { return Vec::new() };
+    let (first, second): (Vec<_>, Vec<_>) = addresses.partition(|address| address.is_ipv6() == first_is_6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut turns = Vec::with_capacity(first.len() + second.len());
+    while first.len() + second.len() > 0 {
+        turns.extend(first.next());
+        turns.extend(second.next());
+    }
+    turns
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::rt::{Runtime as _, SimRuntime};
+
+    /// What becomes of an attempt by the last part of its address, and how many were dropped before they ended.
+    async fn attempt(runtime: SimRuntime, address: SocketAddr, open: &AtomicU32) -> io::Result<SocketAddr> {
+        struct Open<'a>(&'a AtomicU32);
+        impl Drop for Open<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        open.fetch_add(1, Ordering::Relaxed);
+        let _open = Open(open);
+        match address.port() {
+            1 => future::pending().await,
+            2 => Err(io::ErrorKind::ConnectionRefused.into()),
+            3 => Err(io::ErrorKind::HostUnreachable.into()),
+            _ => {
+                runtime.sleep(Duration::from_millis(100)).await;
+                Ok(address)
+            }
+        }
+    }
+
+    /// Which address was connected to or the error, after how many milliseconds.
+    fn run(addresses: &[&str]) -> (Result<String, io::ErrorKind>, u128) {
+        let (runtime, open) = (SimRuntime::new(1), AtomicU32::new(0));
+        let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let found = runtime.block_on(connect_first(
+            addresses,
+            |address| attempt(runtime.clone(), address, &open),
+            |time| {
+                let runtime = runtime.clone();
+                async move { runtime.sleep(time).await }
+            },
+        ));
+        assert_eq!(open.load(Ordering::Relaxed), 0, "nothing goes on");
+        let found = found.map(|address| address.to_string()).map_err(|error| error.kind());
+        (found, runtime.monotonic().as_millis())
+    }
+
+    #[test]
+    fn h145_an_address_that_does_not_answer_costs_a_quarter_of_a_second() {
+        assert_eq!(run(&["1.1.1.1:9"]), (Ok("1.1.1.1:9".to_owned()), 100));
+        assert_eq!(run(&["1.1.1.1:1", "1.1.1.2:9"]), (Ok("1.1.1.2:9".to_owned()), 350));
+        assert_eq!(run(&["1.1.1.1:2", "1.1.1.2:9"]), (Ok("1.1.1.2:9".to_owned()), 100));
+        assert_eq!(run(&["1.1.1.1:1", "1.1.1.2:2", "1.1.1.3:9"]), (Ok("1.1.1.3:9".to_owned()), 350));
+        let all = ["[::1]:1", "[::2]:1", "1.1.1.1:9"];
+        assert_eq!(run(&all), (Ok("1.1.1.1:9".to_owned()), 350), "the other family is next");
+    }
+
+    #[test]
+    fn h145_if_none_answers_the_first_error_is_told() {
+        assert_eq!(run(&[]), (Err(io::ErrorKind::Other), 0));
+        assert_eq!(run(&["1.1.1.1:3", "1.1.1.2:2"]), (Err(io::ErrorKind::HostUnreachable), 0));
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let of =
+            |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let given = of(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "1.1.1.2:1"]);
+        assert_eq!(in_turns(given), of(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "1.1.1.2:1", "[::3]:1"]));
+        assert!(in_turns([]).is_empty());
+    }
+}
