@@ -9,14 +9,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, SeekFrom};
 use std::ops::Range;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::FutureExt as _;
-use futures::channel::mpsc;
-use futures::future::{self, BoxFuture};
+use futures::channel::{mpsc, oneshot};
+use futures::future::{self, BoxFuture, Either, FutureExt as _, TryFutureExt as _};
 use futures::io::{AsyncRead, AsyncSeek};
 use futures::sink::SinkExt as _;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
@@ -214,7 +213,11 @@ impl ArchiveReader {
                 break;
             }
             let archive = Arc::clone(&self.archive);
-            let fetch: BoxFuture<'static, _> = Box::pin(async move { archive.fetch(next).await });
+            let fetch: BoxFuture<'static, _> = if next == number {
+                Box::pin(async move { archive.fetch(next).await })
+            } else {
+                Box::pin(archive.fetch_ahead(next))
+            };
             ahead.push_back(Fetch { future: fetch.fuse(), number: next, outcome: None });
         }
         for fetch in ahead.iter_mut().filter(|fetch| fetch.outcome.is_none()) {
@@ -279,6 +282,23 @@ impl Archive {
             return Ok(Bytes::from(vec![0; usize::try_from(chunk.len).map_err(|_| missing())?]));
         }
         self.store.inner.chunks.get(chunk.digest, chunk.len).await
+    }
+
+    /// As [`fetch`](Self::fetch), but it goes on while nobody asks, as when what was read before is being worked on. It ends when
+    /// the future is dropped.
+    fn fetch_ahead(self: Arc<Self>, number: usize) -> impl Future<Output = Result<Bytes>> + Send + 'static {
+        let (mut sender, receiver) = oneshot::channel();
+        let runtime = Arc::clone(self.store.inner.backend.runtime());
+        runtime.spawn(Box::pin(async move {
+            let fetched = match future::select(pin!(self.fetch(number)), sender.cancellation()).await {
+                Either::Left((fetched, _)) => fetched,
+                Either::Right(_) => return,
+            };
+            // Whoever asked may be gone.
+            let _ = sender.send(fetched);
+        }));
+        let vanished = move |_| Err(Error::new(ErrorKind::Internal, "read chunk").on(number));
+        receiver.unwrap_or_else(vanished)
     }
 
     async fn cached(&self, number: usize) -> Result<Bytes> {
