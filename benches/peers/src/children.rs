@@ -59,9 +59,9 @@ impl Server {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (input, output) = (child.stdin.take(), child.stdout.take().ok_or("no output")?);
         let mut output = BufReader::new(output);
-        let mut line = String::new();
-        output.read_line(&mut line)?;
-        let port = line.trim().strip_prefix("ready ").ok_or("the server did not start")?;
+        let mut first = String::new();
+        output.read_line(&mut first)?;
+        let port = first.trim().strip_prefix("ready ").ok_or("the server did not start")?;
         let protocol = if scheme == Scheme::Tls { "https" } else { "http" };
         let endpoint = format!("{protocol}://127.0.0.1:{port}");
         let said = std::thread::spawn(move || output.lines().map_while(Result::ok).collect());

@@ -37,6 +37,8 @@ struct Row {
 
 /// Everything that was measured.
 pub(crate) struct Report {
+    /// What SHA-256 alone costs, in seconds of CPU a GB: no put can cost less.
+    hash: f64,
     rows: Vec<Row>,
     /// How the clients sent bodies, as the servers saw it.
     said: Vec<String>,
@@ -44,12 +46,14 @@ pub(crate) struct Report {
 
 impl Plan {
     pub(crate) fn run(&self, directory: &Path) -> Outcome<Report> {
-        let (mut rows, mut said) = (Vec::new(), Vec::new());
+        let (mut hashes, mut rows, mut said) = (Vec::new(), Vec::new(), Vec::new());
         for &link in &self.links {
             for &scheme in &self.schemes {
                 let server = Server::start(scheme, link, directory)?;
                 let mut rows_here = self.rows(link, scheme);
                 for round in 0..self.rounds {
+                    let task = Task::Hash { seconds: self.seconds.min(0.5) };
+                    hashes.push(cpu_a_gb(&server.measure(Peer::Larder, task)?));
                     for row in &mut rows_here {
                         self.round(&server, row, round)?;
                     }
@@ -60,7 +64,7 @@ impl Plan {
         }
         said.sort();
         said.dedup();
-        Ok(Report { rows, said })
+        Ok(Report { hash: median(hashes), rows, said })
     }
 
     fn rows(&self, link: Link, scheme: Scheme) -> Vec<Row> {
@@ -104,16 +108,17 @@ impl Row {
 
     /// Seconds of CPU a GB, or microseconds an operation.
     fn cpu(&self, measured: &Measured) -> f64 {
-        let factor = if self.case.operation == Operation::SmallGet { 1e6 } else { 1e3 };
-        measured.cpu / self.amount(measured) * factor
+        match self.case.operation {
+            Operation::SmallGet => measured.cpu / measured.operations as f64 * 1e6,
+            Operation::Put | Operation::Get => cpu_a_gb(measured),
+        }
     }
 
     /// MB, or operations.
     fn amount(&self, measured: &Measured) -> f64 {
-        let operations = measured.operations as f64;
         match self.case.operation {
-            Operation::SmallGet => operations,
-            Operation::Put | Operation::Get => operations * self.case.operation.object_bytes() as f64 / 1e6,
+            Operation::SmallGet => measured.operations as f64,
+            Operation::Put | Operation::Get => gigabytes(measured) * 1e3,
         }
     }
 
@@ -131,7 +136,15 @@ impl Row {
 }
 
 impl Report {
+    /// What larder needs beside the hash of a body, compared to the best of the others.
+    fn beside_hash(&self, row: &Row, cpus: &[(Peer, f64)]) -> Option<f64> {
+        let beside: Vec<_> = cpus.iter().map(|(peer, cpu)| (*peer, cpu - self.hash)).collect();
+        let is_put = row.case.operation == Operation::Put;
+        Row::ratio(&beside, f64::min).filter(|ratio| is_put && ratio.is_finite())
+    }
+
     pub(crate) fn print(&self) {
+        println!("SHA-256 alone: {:.3} s/GB of CPU\n", self.hash);
         println!("How bodies are sent, as the server sees it:");
         for line in &self.said {
             println!("  {line}");
@@ -149,22 +162,26 @@ impl Report {
             let small = operation == Operation::SmallGet;
             let (speed, cpu) = if small { ("1/s", "us each") } else { ("MB/s", "s/GB") };
             let cells = |medians: &[(Peer, f64)], digits: usize| {
-                medians.iter().map(|(_, value)| format!("{value:>13.digits$}")).collect::<String>()
+                medians.iter().map(|(_, value)| format!("{value:>13.digits$}")).collect::<Vec<_>>().concat()
             };
             let show =
                 |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
             let (speeds, cpus) = (row.medians(|one| row.speed(one)), row.medians(|one| row.cpu(one)));
             println!(
-                "{:12}{:>4}  {} {:>7} |{} {:>7}   {speed}, CPU {cpu}",
+                "{:12}{:>4}  {} {:>7} |{} {:>7}{:>7}   {speed}, CPU {cpu}",
                 operation.name(),
                 format!("x{in_flight}"),
                 cells(&speeds, usize::from(!small)),
                 show(Row::ratio(&speeds, f64::max)),
                 cells(&cpus, if small { 1 } else { 3 }),
                 show(Row::ratio(&cpus, f64::min)),
+                self.beside_hash(row, &cpus).map_or_else(String::new, |ratio| format!("({ratio:.2})")),
             );
         }
         println!("\nratio: larder to the better of the others; wanted: speed 1.00 or more, CPU 0.80 or less");
+        println!(
+            "in brackets: the same of the CPU beside what SHA-256 alone costs, which every put has to pay"
+        );
     }
 
     pub(crate) fn to_json(&self) -> Value {
@@ -181,10 +198,11 @@ impl Report {
                 "speed_ratio": Row::ratio(&speeds, f64::max),
                 "cpu": by_name(&cpus),
                 "cpu_ratio": Row::ratio(&cpus, f64::min),
+                "cpu_ratio_beside_hash": self.beside_hash(row, &cpus),
                 "rounds": rounds,
             })
         });
-        json!({ "rows": rows.collect::<Vec<_>>(), "bodies": self.said })
+        json!({ "rows": rows.collect::<Vec<_>>(), "bodies": self.said, "hash_seconds_a_gb": self.hash })
     }
 }
 
@@ -196,12 +214,21 @@ pub(crate) fn scheme_and_link(scheme: Scheme, link: Link) -> String {
     format!("{scheme}, {} MB/s each way, {} ms to answer", link.rate / 1_000_000, link.delay.as_millis())
 }
 
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+/// Of objects that are not small.
+fn gigabytes(measured: &Measured) -> f64 {
+    measured.operations as f64 * Operation::Put.object_bytes() as f64 / 1e9
+}
+
+fn cpu_a_gb(measured: &Measured) -> f64 {
+    measured.cpu / gigabytes(measured)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values[..] {
         [] => f64::NAN,
-        _ if values.len() % 2 == 0 => f64::midpoint(values[middle - 1], values[middle]),
+        _ if values.len().is_multiple_of(2) => f64::midpoint(values[middle - 1], values[middle]),
         _ => values[middle],
     }
 }

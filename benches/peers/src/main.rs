@@ -119,7 +119,7 @@ impl Arguments {
         match name {
             "delay-ms" => self.slow.delay = Duration::from_millis(parser.value()?.parse()?),
             "in-flight" => {
-                plan.in_flight = list(parser, |word| usize::from_str(word).ok().filter(|count| *count > 0))?
+                plan.in_flight = list(parser, |word| usize::from_str(word).ok().filter(|count| *count > 0))?;
             }
             "json" => self.as_json = true,
             "link" => {
@@ -129,13 +129,13 @@ impl Arguments {
             "memory" => self.memory = true,
             "operation" => {
                 plan.operations =
-                    list(parser, |word| Operation::ALL.into_iter().find(|one| one.name() == word))?
+                    list(parser, |word| Operation::ALL.into_iter().find(|one| one.name() == word))?;
             }
             "peer" => plan.peers = list(parser, Peer::named)?,
             "rate" => self.slow.rate = parser.value()?.parse()?,
             "rounds" => plan.rounds = parser.value()?.parse()?,
             "scheme" => {
-                plan.schemes = list(parser, |word| Scheme::ALL.into_iter().find(|one| one.name() == word))?
+                plan.schemes = list(parser, |word| Scheme::ALL.into_iter().find(|one| one.name() == word))?;
             }
             "seconds" => plan.seconds = parser.value()?.parse()?,
             _ => return Err(format!("--{name}: there is no such option").into()),

@@ -1,11 +1,13 @@
 //! One measurement, in a process of its own: nothing but the client is in its CPU time and in its memory.
 
+use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
 use crate::peers::{Client, Outcome, Peer};
@@ -53,6 +55,8 @@ pub(crate) struct Order {
 pub(crate) enum Task {
     /// Operations one after the other in each of so many tasks, for at least so long.
     Repeat { operation: Operation, in_flight: usize, seconds: f64 },
+    /// SHA-256 of such bodies as are put, on one thread, with the crate that larder has.
+    Hash { seconds: f64 },
     /// So many puts of so many bytes, all at once.
     Upload { count: usize, bytes: usize },
 }
@@ -77,6 +81,7 @@ pub(crate) fn run(order: &Order) -> Outcome<Measured> {
             Task::Repeat { operation, in_flight, seconds } => {
                 repeat(&client, operation, in_flight, Duration::from_secs_f64(seconds)).await
             }
+            Task::Hash { seconds } => Ok(hash(Duration::from_secs_f64(seconds))),
             Task::Upload { count, bytes } => upload(&client, count, bytes).await,
         }
     })
@@ -121,6 +126,20 @@ async fn repeat(
     })
     .await?;
     Ok(start.measured(operations))
+}
+
+fn hash(time: Duration) -> Measured {
+    // As many as do not fit into the cache of a core.
+    let bodies: Vec<_> = (0..16).map(|number| body(number, Operation::Put.object_bytes())).collect();
+    let start = Start::now();
+    let mut operations = 0;
+    while start.time.elapsed() < time {
+        for body in &bodies {
+            black_box(Sha256::digest(black_box(body)));
+            operations += 1;
+        }
+    }
+    start.measured(operations)
 }
 
 async fn upload(client: &Client, count: usize, length: usize) -> Outcome<Measured> {

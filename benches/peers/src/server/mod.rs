@@ -130,18 +130,15 @@ impl<'a, S: Read + Write> Connection<'a, S> {
             }
         }
         let mut body = self.shared.store.buffer(request.length.unwrap_or_default());
-        match request.length {
-            Some(length) => {
-                body.resize(length, 0);
-                for piece in body.chunks_mut(self.shared.incoming.piece(length)) {
-                    self.stream.read_exact(piece)?;
-                    self.shared.incoming.pass(piece.len());
-                }
+        if let Some(length) = request.length {
+            body.resize(length, 0);
+            for piece in body.chunks_mut(self.shared.incoming.piece(length)) {
+                self.stream.read_exact(piece)?;
+                self.shared.incoming.pass(piece.len());
             }
-            None => {
-                request::read_chunks(&mut self.stream, &mut body)?;
-                self.shared.incoming.pass(body.len());
-            }
+        } else {
+            request::read_chunks(&mut self.stream, &mut body)?;
+            self.shared.incoming.pass(body.len());
         }
         if request.aws_chunked {
             let mut decoded = self.shared.store.buffer(body.len());

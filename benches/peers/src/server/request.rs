@@ -84,9 +84,9 @@ pub(super) fn read_request(stream: &mut impl BufRead) -> io::Result<Option<Reque
         } else if is("range") {
             request.range = Some(parse_range(value).ok_or_else(|| invalid("a range"))?);
         } else if is("user-agent") {
-            request.agent = value.split(' ').next().unwrap_or_default().to_owned();
+            value.split(' ').next().unwrap_or_default().clone_into(&mut request.agent);
         } else if is("x-amz-content-sha256") {
-            request.payload = value.to_owned();
+            value.clone_into(&mut request.payload);
         } else if is("content-md5") || header.name.to_ascii_lowercase().starts_with("x-amz-checksum-") {
             request.checksums.push(header.name.to_ascii_lowercase());
         } else if is("x-amz-trailer") {

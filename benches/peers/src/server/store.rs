@@ -1,6 +1,7 @@
 //! Objects in memory. What an object was in holds the next one: fresh memory costs more than what is written to it.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many buffers lie ready at most.
@@ -50,7 +51,7 @@ impl Store {
         let mut text = String::from("<ListBucketResult><IsTruncated>false</IsTruncated>");
         for (key, object) in lock(&self.objects).iter().filter(|(key, _)| key.starts_with(&prefix)) {
             let size = object.len();
-            text += &format!("<Contents><Key>{key}</Key><Size>{size}</Size><ETag>\"00\"</ETag>");
+            let _ = write!(text, "<Contents><Key>{key}</Key><Size>{size}</Size><ETag>\"00\"</ETag>");
             text += "<LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>";
         }
         text + "</ListBucketResult>"
