@@ -19,7 +19,7 @@ use futures_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signatur
 use futures_rustls::rustls::pki_types::pem::PemObject as _;
 use futures_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use futures_rustls::rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as RustlsError, RootCertStore,
+    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, Error as RustlsError, RootCertStore,
     SignatureScheme,
 };
 use sha2::{Digest as _, Sha256};
@@ -27,6 +27,9 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Progress, TransportError, TransportErrorKind};
 use crate::rt::Connection;
+
+/// How much is encrypted before it is written in one call: what stays in the cache next to the processor.
+const BUFFER_BYTES: usize = 32 << 10;
 
 /// The SHA-256 of a certificate in DER form.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,7 +101,7 @@ pub(super) struct Tls {
 impl Tls {
     pub(super) fn new(options: &TlsOptions) -> Result<Self> {
         let refused = || Error::new(ErrorKind::InvalidInput, "set up TLS");
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider());
         let verifier: Arc<dyn ServerCertVerifier> = if let Some(fingerprint) = options.fingerprint {
             Arc::new(Pinned { fingerprint, provider: Arc::clone(&provider) })
         } else {
@@ -128,8 +131,28 @@ impl Tls {
             let kind = if by_tls { TransportErrorKind::Tls } else { TransportErrorKind::Connect };
             TransportError::new(kind, Progress::NotSent, "start TLS").because(error)
         });
-        Ok(Box::new(stream?))
+        let mut stream = stream?;
+        stream.get_mut().1.set_buffer_limit(Some(BUFFER_BYTES));
+        Ok(Box::new(stream))
     }
+}
+
+/// That of `ring`, with AES-128 before AES-256 where the server leaves the choice to the client: nothing is known that would break
+/// either, and it takes a quarter less of the processor.
+fn provider() -> CryptoProvider {
+    let mut provider = ring::default_provider();
+    let is_quick = |suite: CipherSuite| {
+        use CipherSuite as Suite;
+        matches!(
+            suite,
+            Suite::TLS13_AES_128_GCM_SHA256
+                | Suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | Suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
+    };
+    // Stable: TLS 1.3 stays before 1.2, and the rest as it was.
+    provider.cipher_suites.sort_by_key(|suite| (suite.tls13().is_none(), !is_quick(suite.suite())));
+    provider
 }
 
 fn roots(extra: &[Vec<u8>]) -> Result<RootCertStore> {

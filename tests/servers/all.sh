@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a command once for each server, with the variables that name it: all.sh COMMAND…
-# Ceph (HTTP and HTTPS) and Swift are installed from Debian's packages; moto is used where it is installed.
+# Ceph (HTTP and HTTPS) and Swift are installed from Debian's packages; Garage and moto are used where they are installed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
@@ -25,9 +25,11 @@ run() {
   fi
 }
 
-for name in ceph swift moto; do
+for name in ceph swift garage moto; do
   if ! bash "$here/$name.sh" install; then
-    [ "$name" = moto ] && { echo "moto: not installed, skipped"; continue; }
+    case $name in
+    garage | moto) echo "$name: not installed, skipped"; continue ;;
+    esac
     exit 1
   fi
   server=$name

@@ -3,13 +3,13 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use futures::io::{AsyncRead, AsyncWrite};
 
-use crate::rt::thread::{lock, wake};
+use crate::rt::thread::lock;
 
 /// How many bytes go over at once.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -66,7 +66,8 @@ fn read(mut stream: TcpStream, side: &Side) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => state.error = Some(error.kind()),
         }
-        wake(&mut state.waker);
+        wake(state);
+        let mut state = lock(&side.state);
         while !state.block.is_empty() && !state.ended {
             state = side.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -94,10 +95,20 @@ fn write(mut stream: TcpStream, side: &Side) {
         let mut state = lock(&side.state);
         state.writing = false;
         state.error = written.err().map(|error| error.kind());
-        wake(&mut state.waker);
-        if state.error.is_some() {
+        let failed = state.error.is_some();
+        wake(state);
+        if failed {
             return;
         }
+    }
+}
+
+/// Wakes the task of this side, without the lock: a waker may run the task at once, which looks at the state.
+fn wake(mut state: MutexGuard<'_, SideState>) {
+    let waker = state.waker.take();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 

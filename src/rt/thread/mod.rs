@@ -21,7 +21,7 @@ use std::io;
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Waker};
+use std::task::Context;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -374,11 +374,16 @@ impl Timers {
                 let waited = self.wake.wait_timeout(state, end - now);
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
             } else {
-                // Whoever slept may be gone.
-                let _ = first.remove().send(());
+                let sleeper = first.remove();
+                // Without the lock: what is woken may run at once. Whoever slept may be gone.
+                drop(state);
+                let _ = sleeper.send(());
+                state = lock(&self.state);
             }
         }
-        state.sleepers.clear();
+        let sleepers = std::mem::take(&mut state.sleepers);
+        drop(state);
+        drop(sleepers);
     }
 
     fn stop(&self) {
@@ -392,17 +397,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Wakes whoever waits, if somebody does.
-fn wake(waker: &mut Option<Waker>) {
-    if let Some(waker) = waker.take() {
-        waker.wake();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::executor::block_on;
     use futures::future::FutureExt as _;
+    use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -415,6 +414,65 @@ mod tests {
         assert!(lock(&runtime.timers().state).sleepers.is_empty());
         block_on(runtime.sleep(Duration::from_millis(1)));
         assert!(lock(&runtime.timers().state).sleepers.is_empty());
+    }
+
+    /// Does on waking what an executor may do that runs its tasks there: it goes on with the future.
+    struct Eager<T> {
+        again: Mutex<Option<BoxFuture<'static, T>>>,
+        done: std::sync::mpsc::Sender<T>,
+    }
+
+    impl<T> Eager<T> {
+        fn run(future: BoxFuture<'static, T>) -> T
+        where
+            T: Send + 'static,
+        {
+            let (done, end) = std::sync::mpsc::channel();
+            let task = Arc::new(Self { again: Mutex::new(Some(future)), done });
+            Self::wake_by_ref(&task);
+            end.recv_timeout(Duration::from_secs(20)).unwrap()
+        }
+    }
+
+    impl<T: Send + 'static> ArcWake for Eager<T> {
+        fn wake_by_ref(task: &Arc<Self>) {
+            let waker = futures::task::waker_ref(task);
+            let mut again = lock(&task.again);
+            let Some(future) = again.as_mut() else { return };
+            if let std::task::Poll::Ready(value) = future.poll_unpin(&mut Context::from_waker(&waker)) {
+                *again = None;
+                task.done.send(value).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_is_woken_may_go_on_at_once() {
+        let runtime = Arc::new(ThreadRuntime::new());
+        let sleeper = Arc::clone(&runtime);
+        Eager::run(Box::pin(async move {
+            sleeper.sleep(Duration::from_millis(5)).await;
+            sleeper.sleep(Duration::from_millis(5)).await;
+        }));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut connection = block_on(runtime.connect("127.0.0.1", port)).unwrap();
+        let echo = runtime.clone();
+        echo.spawn_blocking(Box::new(move || {
+            let (stream, _) = listener.accept().unwrap();
+            std::io::copy(&mut &stream, &mut &stream).unwrap();
+        }));
+        let returned = Eager::run(Box::pin(async move {
+            for round in 0..100_u8 {
+                connection.write_all(&vec![round; 100_000]).await.unwrap();
+                connection.flush().await.unwrap();
+                let mut back = vec![0; 100_000];
+                connection.read_exact(&mut back).await.unwrap();
+                assert!(back.iter().all(|byte| *byte == round));
+            }
+            100
+        }));
+        assert_eq!(returned, 100);
     }
 
     #[test]
