@@ -727,6 +727,13 @@ fn every_quirk_is_one() {
         (Quirk::MultiDeleteRejected, ("POST", "?delete", &[], b"<Delete/>"), 501, "NotImplemented", ""),
         (Quirk::RangeIgnored, ("GET", "/a", &["Range: bytes=1-1"], b""), 200, "old", "Content-Range"),
         (Quirk::StartAfterIgnored, ("GET", "?list-type=2&start-after=a", &[], b""), 200, "<Key>a</Key>", ""),
+        (
+            Quirk::StartAfterOutside,
+            ("GET", "?list-type=2&prefix=b&start-after=a", &[], b""),
+            200,
+            "ListBucketResult",
+            "<Key>b",
+        ),
     ];
     for (quirk, request, status, part, absent) in table {
         let server = FaultServer::start(Options::with([*quirk]));

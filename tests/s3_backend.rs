@@ -99,6 +99,7 @@ fn h112_each_dialect_is_found_out_and_conforms_as_far_as_it_goes() {
         (Some(Quirk::KeepAliveNever), yes, yes),
         (Some(Quirk::EncodingOfSlash), yes, yes),
         (Some(Quirk::ContentMd5Needed), yes, yes),
+        (Some(Quirk::StartAfterOutside), yes, yes),
     ] {
         let server = FaultServer::start(Options::with(quirk));
         let (runtime, client) = faulty(&server);

@@ -52,7 +52,9 @@ impl S3Client {
             vec![("list-type", "2"), ("encoding-type", "url"), ("prefix", request.prefix.as_str())];
         query.extend(request.fold.then_some(("delimiter", "/")));
         query.extend(max_keys.as_deref().map(|most| ("max-keys", most)));
-        query.extend(request.start_after.as_deref().map(|key| ("start-after", key)));
+        // Every key that is wanted comes after one that stands before the prefix, and Garage answers nothing to such a one.
+        let start_after = request.start_after.as_deref().filter(|key| *key > request.prefix.as_str());
+        query.extend(start_after.map(|key| ("start-after", key)));
         query.extend(token.map(|token| ("continuation-token", token)));
         let call = Call { query: &query, ..Call::new(Operation::List, "GET", None) };
         let answer = self.call("list", &call).await?;

@@ -73,6 +73,7 @@ struct Asked {
     most: usize,
     encodes: bool,
     encoded: fn(&str) -> String,
+    outside_finds_nothing: bool,
     unordered: bool,
 }
 
@@ -103,6 +104,7 @@ impl Asked {
             most: most.min(context.options.page),
             encodes,
             encoded,
+            outside_finds_nothing: dialect.has(Quirk::StartAfterOutside),
             unordered: dialect.has(Quirk::ListUnordered),
         })
     }
@@ -119,7 +121,8 @@ fn items<'a>(context: &'a Context<'_>, asked: &Asked, listings: u64) -> BTreeMap
     let mut items = BTreeMap::new();
     for (key, object) in &context.bucket.objects {
         let Some(rest) = key.strip_prefix(&asked.prefix) else { continue };
-        let passed = !asked.start_after.is_empty() && *key <= asked.start_after;
+        let outside = asked.outside_finds_nothing && !asked.start_after.starts_with(&asked.prefix);
+        let passed = !asked.start_after.is_empty() && (outside || *key <= asked.start_after);
         if passed || object.is_hidden(context.plan.lag(), listings) {
             continue;
         }

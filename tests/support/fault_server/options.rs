@@ -105,4 +105,6 @@ pub(crate) enum Quirk {
     RangeIgnored,
     /// `start-after` has no effect.
     StartAfterIgnored,
+    /// A listing with a prefix finds nothing after a `start-after` without it.
+    StartAfterOutside,
 }
