@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use crate::backend::record::Method;
 use crate::backend::{
     Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope, Object,
-    ObjectInfo, PutMode, Removal, Touched, Version,
+    ObjectInfo, PutMode, Removal, Tenure, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -343,6 +343,14 @@ impl Backend for FaultBackend {
         let inner = self.read(Method::Lock, &[], self.inner.lock(scope, mode)).await?;
         let backend = Self { inner: Arc::clone(&self.inner), script: Arc::clone(&self.script) };
         Ok(Box::new(FaultGuard { backend, inner }))
+    }
+
+    fn tenure(&self) -> Option<Tenure> {
+        self.inner.tenure()
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.read(Method::Release, &[], self.inner.release()).await
     }
 
     async fn close(&self) -> Result<()> {

@@ -34,7 +34,7 @@ pub use fs::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 pub use list::{Listing, list_all};
 pub use memory::MemoryBackend;
 #[cfg(feature = "s3")]
-pub use s3::S3Backend;
+pub use s3::{Ownership, S3Backend};
 
 /// Where the objects of one store are kept.
 ///
@@ -147,12 +147,38 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// `Busy` if somebody holds it in a mode that excludes this one.
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>>;
 
+    /// The term in which this process alone may change the store, if there is one and it certainly goes on for the moment. What
+    /// was read within a term stays true until it ends, but for what this process changes. No request is made.
+    ///
+    /// Backends without such terms have none, which is the default.
+    fn tenure(&self) -> Option<Tenure> {
+        None
+    }
+
+    /// As [`close`](Backend::close), and also takes away what marks the store as that of this host, where there is such a thing.
+    ///
+    /// # Errors
+    /// `Busy` if the store is somebody else's by now; whatever else went wrong.
+    async fn release(&self) -> Result<()> {
+        self.close().await
+    }
+
     /// Gives back what the backend holds for the store as a whole. Call it last; a backend that is dropped instead gives it
     /// back when it expires.
     ///
     /// # Errors
     /// Whatever went wrong; the backend is closed all the same.
     async fn close(&self) -> Result<()>;
+}
+
+/// A time in which one process alone may change a store.
+#[expect(clippy::exhaustive_structs, reason = "made by those who implement the trait")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tenure {
+    /// The number of the term right before, if that was one of the same instance: then nobody else changed the store between.
+    pub continues: Option<u64>,
+    /// Its number. It grows from term to term.
+    pub epoch: u64,
 }
 
 /// What a backend can do. Found out by asking or trying, never assumed (I12).

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::backend::{
     Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope, Object,
-    ObjectInfo, PutMode, Removal, Touched, Version,
+    ObjectInfo, PutMode, Removal, Tenure, Touched, Version,
 };
 use crate::error::{ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -41,6 +41,8 @@ pub enum Method {
     Lock,
     /// [`Backend::put`].
     Put,
+    /// [`Backend::release`].
+    Release,
     /// [`Backend::touch`].
     Touch,
 }
@@ -144,7 +146,7 @@ impl Counts {
                 self.touches += 1;
                 self.touched_keys += keys;
             }
-            Method::Check | Method::Close => {}
+            Method::Check | Method::Close | Method::Release => {}
         }
     }
 }
@@ -297,6 +299,14 @@ impl Backend for RecordingBackend {
         let call = Call { lock: lock.clone(), ..Call::new(Method::Lock, &[]) };
         let inner = self.record.of(call, self.inner.lock(scope, mode), nothing).await?;
         Ok(Box::new(RecordingGuard { inner, lock, record: Arc::clone(&self.record) }))
+    }
+
+    fn tenure(&self) -> Option<Tenure> {
+        self.inner.tenure()
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.record.of(Call::new(Method::Release, &[]), self.inner.release(), nothing).await
     }
 
     async fn close(&self) -> Result<()> {

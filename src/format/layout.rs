@@ -4,6 +4,8 @@
 //! .chunks/bb9f/bb9f8df6…            Key::Chunk
 //! .chunks/bb9f/bb9f8df6….0.bad      Key::Quarantined
 //! .gc-status                        Key::GcStatus
+//! .in-use                           Key::InUse
+//! .larder/lease                     Key::Lease
 //! .larder/store.json                Key::Store
 //! ns/a/.namespace                   Key::Namespace
 //! ns/a/vm/100/owner                 Key::Owner
@@ -41,6 +43,10 @@ pub enum Key {
     GcStatus,
     /// The notes of a group.
     GroupNotes(GroupName),
+    /// The mark of whoever uses a store in a bucket, as PBS writes it.
+    InUse,
+    /// Which process may change a store in a bucket now.
+    Lease,
     /// The manifest of a snapshot. Its presence makes the snapshot a finished one.
     Manifest(SnapshotName),
     /// The marker of a namespace that exists even while it is empty; never the root. The object is empty.
@@ -64,6 +70,8 @@ impl Key {
             Self::ClientLog(snapshot) => format!("{snapshot}/{CLIENT_LOG}"),
             Self::GcStatus => GC_STATUS.to_owned(),
             Self::GroupNotes(group) => format!("{group}/{NOTES}"),
+            Self::InUse => IN_USE.to_owned(),
+            Self::Lease => LEASE.to_owned(),
             Self::Manifest(snapshot) => format!("{snapshot}/{MANIFEST}"),
             Self::Namespace(namespace) => format!("{}{NAMESPACE}", namespace_path(namespace)),
             Self::Owner(group) => format!("{group}/{OWNER}"),
@@ -83,6 +91,8 @@ impl Key {
     fn parse_loosely(path: &str) -> Option<Self> {
         match path {
             GC_STATUS => return Some(Self::GcStatus),
+            IN_USE => return Some(Self::InUse),
+            LEASE => return Some(Self::Lease),
             STORE => return Some(Self::Store),
             _ => {}
         }
@@ -113,7 +123,8 @@ impl Key {
 
     /// Whether the object belongs to a namespace, group or snapshot, rather than to the store as a whole.
     pub fn is_content(&self) -> bool {
-        !matches!(self, Self::Chunk(_) | Self::GcStatus | Self::Quarantined(..) | Self::Store)
+        let is_of_the_store = matches!(self, Self::GcStatus | Self::InUse | Self::Lease | Self::Store);
+        !is_of_the_store && !matches!(self, Self::Chunk(_) | Self::Quarantined(..))
     }
 }
 
@@ -246,6 +257,8 @@ fn chunk_path(digest: &Digest) -> String {
 
 const CLIENT_LOG: &str = "client.log.blob";
 const GC_STATUS: &str = ".gc-status";
+const IN_USE: &str = ".in-use";
+const LEASE: &str = ".larder/lease";
 const MANIFEST: &str = "index.json.blob";
 const NAMESPACE: &str = ".namespace";
 const NOTES: &str = "notes";
@@ -266,6 +279,8 @@ mod tests {
             Key::Chunk(Digest::of(b"a")),
             Key::Quarantined(Digest::of(b"a"), 9),
             Key::GcStatus,
+            Key::InUse,
+            Key::Lease,
             Key::Store,
             Key::Namespace(snapshot.namespace().clone()),
         ];

@@ -24,6 +24,8 @@ const LOOKS: u32 = 3;
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
+    /// When the server answered, by its own clock. A line of a listing has no such thing.
+    pub answered: Option<SystemTime>,
     /// The tag of the contents, to the letter; empty if the server has none. Only equality means something (H106).
     pub etag: String,
     /// When it was stored.
@@ -35,7 +37,7 @@ pub struct Head {
 impl Head {
     /// What is known of an object, for what reads it out of a listing.
     pub fn new(etag: String, size: u64, last_modified: Option<SystemTime>) -> Self {
-        Self { etag, last_modified, size }
+        Self { answered: None, etag, last_modified, size }
     }
 }
 
@@ -361,6 +363,7 @@ fn protocol(action: &'static str, key: &str, why: &'static str) -> Error {
 
 fn head_of(answer: &Answer, size: Option<u64>) -> Head {
     Head {
+        answered: answer.header("date").and_then(parse_http_date),
         etag: answer.header("etag").unwrap_or_default().to_owned(),
         last_modified: answer.header("last-modified").and_then(parse_http_date),
         size: size.unwrap_or_default(),

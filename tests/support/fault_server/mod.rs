@@ -128,6 +128,12 @@ impl FaultServer {
         lock(&self.shared.bucket).put(&self.shared.options, key, Arc::new(bytes.into()), Vec::new());
     }
 
+    /// Makes an object older than it is, past all rules.
+    pub(crate) fn age(&self, key: &str, by: Duration) {
+        let mut bucket = lock(&self.shared.bucket);
+        bucket.objects.get_mut(key).expect("an object to age").modified -= by;
+    }
+
     /// Removes an object past all rules.
     pub(crate) fn remove(&self, key: &str) {
         lock(&self.shared.bucket).objects.remove(key);

@@ -9,9 +9,14 @@
 //! A version is the tag of the object. Objects are durable when they are stored, so a barrier has nothing to do. Touching would
 //! cost a request and is not done: whoever needs to know asks otherwise.
 //!
-//! **Locks** exclude tasks of this process only. Nothing here keeps two processes from writing to one store.
+//! **Locks** that let somebody change something are given only to the process that holds the lease of the store, so they exclude
+//! all other processes of this crate. Locks of readers exclude tasks of their own process only: what another process reads is
+//! protected by the time for which garbage is kept, and by nothing else. A PBS is kept out by the mark `.in-use`, as far as it looks.
+//! Where the server has no conditional puts, the lease is weaker, and the capabilities say that locks reach this process only.
 //!
 //! Source: PBS S3 layout, object keys.
+
+mod lease;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,9 +27,10 @@ use bytes::Bytes;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 
 use crate::backend::lock_table::LockTable;
+use crate::backend::s3::lease::{Lease, Place};
 use crate::backend::{
     Backend, Capabilities, Cursor, Deleted, Depth, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
-    LockReach, LockScope, Object, ObjectInfo, PutMode, Removal, Touched, Version,
+    LockReach, LockScope, Object, ObjectInfo, PutMode, Removal, Tenure, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -32,6 +38,8 @@ use crate::rt::Runtime;
 use crate::s3::{
     Condition, Deletion, Head, ListRequest, ListedPage, Risk, S3Capabilities, S3Client, Support,
 };
+
+pub use lease::Ownership;
 
 /// How many objects are deleted at the same time where one request can name only one.
 const DELETES_IN_FLIGHT: usize = 16;
@@ -45,7 +53,9 @@ const DELETE_MANY: usize = 2;
 pub struct S3Backend {
     capabilities: Capabilities,
     client: S3Client,
+    lease: Arc<Lease>,
     locks: Arc<LockTable>,
+    place: Place,
     runtime: Arc<dyn Runtime>,
     server: S3Capabilities,
     /// The name of the store and a `/`, or empty.
@@ -59,7 +69,7 @@ impl S3Backend {
     ///
     /// # Errors
     /// `Unsupported` if there is a risk that was not accepted, or if listings cannot be relied on.
-    /// `InvalidInput` if a key of the store could be longer than the 1024 bytes that S3 allows, or the name has a `/` at an end.
+    /// `InvalidInput` if a key of the store could be longer than the 1024 bytes that S3 allows, or the name has a `/` (H29).
     pub fn new(
         runtime: Arc<dyn Runtime>,
         client: S3Client,
@@ -68,8 +78,8 @@ impl S3Backend {
         accepted: &[Risk],
     ) -> Result<Self> {
         let refused = || Error::new(ErrorKind::InvalidInput, "open the store").on(store);
-        if store.starts_with('/') || store.ends_with('/') {
-            return Err(refused().because("its name begins or ends with a slash"));
+        if store.contains('/') {
+            return Err(refused().because("its name has a slash: a store within a store is not safe"));
         }
         if store.len() > LONGEST_STORE {
             return Err(refused().because("its name is too long for the keys below it"));
@@ -84,15 +94,31 @@ impl S3Backend {
             return Err(refused.because("the server does not list what it has, page by page and in order"));
         }
         let yes = |support| support == Support::Yes;
+        let conditional = yes(server.create_only_put) && yes(server.conditional_put);
         let capabilities = Capabilities {
             conditional_delete: yes(server.conditional_delete),
-            conditional_put: yes(server.create_only_put) && yes(server.conditional_put),
-            lock_reach: LockReach::Process,
+            conditional_put: conditional,
+            lock_reach: if conditional { LockReach::Everybody } else { LockReach::Process },
             ..Capabilities::local()
         };
         client.send_md5(!yes(server.checks_bodies));
         let store = if store.is_empty() { String::new() } else { format!("{store}/") };
-        Ok(Self { capabilities, client, locks: Arc::default(), runtime, server, store })
+        let place = Place {
+            conditional,
+            in_use: format!("{store}{}", Key::InUse),
+            lease: format!("{store}{}", Key::Lease),
+            quoted_tags: server.quoted_tags,
+        };
+        let lease = Lease::new(Arc::clone(&runtime), client.clone(), place.clone(), Ownership::default());
+        Ok(Self { capabilities, client, lease, locks: Arc::default(), place, runtime, server, store })
+    }
+
+    /// Says who opens the store, for others who want it too. Call it before the backend is used.
+    #[must_use]
+    pub fn ownership(mut self, ownership: Ownership) -> Self {
+        let (runtime, client) = (Arc::clone(&self.runtime), self.client.clone());
+        self.lease = Lease::new(runtime, client, self.place.clone(), ownership);
+        self
     }
 
     /// Aborts the uploads in parts of objects of this store that were begun at least `age` ago, and returns how many: processes
@@ -117,10 +143,7 @@ impl S3Backend {
     }
 
     fn render(&self, key: &Key) -> String {
-        let place = match key {
-            Key::Chunk(_) | Key::Quarantined(..) | Key::GcStatus | Key::Store => "",
-            _ => CONTENT,
-        };
+        let place = if key.is_content() { CONTENT } else { "" };
         format!("{}{place}{}", self.store, key.path())
     }
 
@@ -295,11 +318,13 @@ impl Backend for S3Backend {
 
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (condition, rendered) = (self.condition(key, &mode)?, self.render(key));
+        self.lease.before_change().await?;
         let etag = self.client.put(&rendered, object.clone(), &condition).await?;
         if etag.is_empty() { self.version_of(&rendered, &object).await } else { Ok(version(&etag)) }
     }
 
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        self.lease.before_change().await?;
         if from == to && mode == PutMode::Replace {
             // Servers refuse a copy that changes nothing.
             return Ok(self.head(from).await?.version);
@@ -315,6 +340,7 @@ impl Backend for S3Backend {
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+        self.lease.before_change().await?;
         let simple =
             |removal: &Removal| removal.version.is_none() && !matches!(removal.key, Key::Namespace(_));
         if removals.len() >= DELETE_MANY
@@ -357,26 +383,54 @@ impl Backend for S3Backend {
     }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        Ok(Box::new(LocalGuard(self.locks.lock(scope, mode, self.runtime.now())?)))
+        let held = self.locks.lock(scope, mode, self.runtime.now())?;
+        let is_of_the_store = *scope == LockScope::Store;
+        let changes = is_of_the_store || mode == LockMode::Exclusive;
+        if changes {
+            self.lease.hold().await?;
+        }
+        if is_of_the_store && mode == LockMode::Exclusive {
+            self.lease.check_settled()?;
+        }
+        let lease = changes.then(|| Arc::clone(&self.lease));
+        Ok(Box::new(Guard { held, is_of_the_store, lease }))
+    }
+
+    fn tenure(&self) -> Option<Tenure> {
+        self.lease.tenure()
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.lease.remove_mark().await?;
+        self.close().await
     }
 
     async fn close(&self) -> Result<()> {
-        Ok(())
+        self.lease.give_back().await
     }
 }
 
-/// A lock within this process.
+/// A lock within this process, and if its holder may change something, against others.
 #[derive(Debug)]
-struct LocalGuard(crate::backend::lock_table::Held);
+struct Guard {
+    held: crate::backend::lock_table::Held,
+    is_of_the_store: bool,
+    lease: Option<Arc<Lease>>,
+}
 
 #[async_trait]
-impl LockGuard for LocalGuard {
+impl LockGuard for Guard {
     async fn check(&self) -> Result<()> {
-        Ok(())
+        match &self.lease {
+            // One look is enough for all that is done under the lock of the store.
+            Some(lease) if self.is_of_the_store => lease.check().await,
+            Some(lease) => lease.hold().await,
+            None => Ok(()),
+        }
     }
 
     fn oldest_shared(&self) -> Option<SystemTime> {
-        self.0.oldest_shared()
+        self.held.oldest_shared()
     }
 
     async fn release_deleted(self: Box<Self>) {}
@@ -390,8 +444,12 @@ fn deleted(deletion: Deletion) -> Deleted {
 }
 
 /// Quotes are how a tag is written, not a part of it (H106).
+fn bare(etag: &str) -> &str {
+    etag.trim().trim_start_matches("W/").trim_matches('"')
+}
+
 fn version(etag: &str) -> Version {
-    Version::new(etag.trim().trim_start_matches("W/").trim_matches('"'))
+    Version::new(bare(etag))
 }
 
 const CONTENT: &str = ".cnt/";

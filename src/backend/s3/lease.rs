@@ -1,0 +1,459 @@
+//! Whose a store in a bucket is: the mark that PBS knows, and the lease that keeps two processes of this crate apart.
+//!
+//! # Objects
+//! `.in-use` holds `{"hostname":"…"}`, as PBS writes it. It says who is at home, for years; nobody is kept out by it who does not
+//! look. `.larder/lease` says which process may change the store now:
+//!
+//! | key | type | meaning |
+//! |---|---|---|
+//! | `beat` | integer | grows with every renewal, so that no two contents of the lease are the same |
+//! | `doubtful_until` | integer or null | Unix seconds by the clock of the server: until then requests of an earlier holder may still be executed |
+//! | `epoch` | integer | grows whenever it is taken |
+//! | `held` | boolean | false when it was given back |
+//! | `holder` | object | `host`, `instance` and `nonce` of who took it last |
+//!
+//! It is given back by saying so, and not by deleting it: so the epoch goes on growing, and whoever comes next can tell whether
+//! anybody else was there meanwhile.
+//!
+//! # States of a process
+//! ```text
+//! free ── take: conditional put ──▶ held ── 60 s without a renewal ──▶ overdue ── renewed ──▶ held
+//!   ▲                                │                                   │
+//!   └────────── give back ───────────┘        another nonce is found ────┴──▶ lost, for good (H89)
+//! ```
+//! It is taken by the first lock that changes something, and renewed every 20 s until it is given back. Each renewal is a put on the
+//! condition that the lease is still the one that this process wrote. Before a snapshot is published, and before each batch of
+//! deletions, the lease is read once more. While it is overdue, nothing is changed before it is renewed; when it is lost, nothing
+//! is changed any more.
+//!
+//! # Taking over
+//! A lease that was not given back may be taken over when the server has not seen a renewal for 60 s, all by its own clock: that
+//! of its answer and that of the object. A leftover of the same instance may be taken over at once, since whoever gives an
+//! instance answers for there being one process of it. Requests of the holder before may still be under way, so for the longest
+//! time that one takes, new chunks and snapshots are stored, and nothing is removed: the lock of the store is not given alone.
+//!
+//! # Without conditional puts
+//! The lease is then written, and read again after two seconds: of several who do so at once the last one wins. It is weaker: a
+//! put that is delayed for longer than that can give the store two holders, until the first of them reads the lease again.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::lock::Mutex as AsyncMutex;
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Tenure;
+use crate::backend::s3::bare;
+use crate::error::{Error, ErrorKind, Result};
+use crate::rt::Runtime;
+use crate::s3::{Condition, Head, S3Client};
+
+/// How long a lease lives without a renewal.
+const LIFE: Duration = Duration::from_mins(1);
+/// How often it is renewed, and how soon again when that failed.
+const RENEWAL: Duration = Duration::from_secs(20);
+const RETRY: Duration = Duration::from_secs(5);
+/// How long a server without conditional puts is given before the lease is read again.
+const SETTLING: Duration = Duration::from_secs(2);
+/// After how long a request that was given up is certain not to be executed any more.
+const LONGEST_REQUEST: Duration = Duration::from_mins(30);
+const LIMIT_BYTES: u64 = 64 << 10;
+
+/// Who opens a store in a bucket, for others who want it too.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Ownership {
+    host: String,
+    instance: Option<String>,
+    take_over: bool,
+}
+
+impl Default for Ownership {
+    fn default() -> Self {
+        Self { host: "larder".to_owned(), instance: None, take_over: false }
+    }
+}
+
+impl Ownership {
+    /// The name in the mark `.in-use`, by which people recognise who uses the store; default: `larder`. A store whose mark has
+    /// another name is not changed. The name excludes nobody who uses the same: the lease does that.
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = host.into();
+        self
+    }
+
+    /// A text that only one process at a time uses, ever, such as one that is kept in
+    /// a locked file. A process with the same instance takes up the lease of one that died without waiting for it to expire.
+    pub fn instance(mut self, instance: impl Into<String>) -> Self {
+        self.instance = Some(instance.into());
+        self
+    }
+
+    /// Takes the store away from whoever is named in `.in-use`, such as a PBS that is gone. It does not take a lease that
+    /// is alive. A PBS that is not gone goes on using the store, and both will damage it.
+    pub fn take_over(mut self) -> Self {
+        self.take_over = true;
+        self
+    }
+}
+
+/// The mark that PBS knows.
+#[derive(Debug, Serialize, Deserialize)]
+struct InUse {
+    hostname: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    beat: u64,
+    doubtful_until: Option<u64>,
+    epoch: u64,
+    held: bool,
+    holder: Holder,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    host: String,
+    instance: String,
+    nonce: String,
+}
+
+/// Where the two objects are, and how the server wants to be asked.
+#[derive(Clone, Debug)]
+pub(in crate::backend::s3) struct Place {
+    pub(in crate::backend::s3) conditional: bool,
+    pub(in crate::backend::s3) in_use: String,
+    pub(in crate::backend::s3) lease: String,
+    pub(in crate::backend::s3) quoted_tags: bool,
+}
+
+/// The lease of one store, held or not.
+#[derive(Debug)]
+pub(in crate::backend::s3) struct Lease {
+    /// Held by whoever takes, renews or gives back.
+    changing: AsyncMutex<()>,
+    client: S3Client,
+    me: Holder,
+    ownership: Ownership,
+    place: Place,
+    runtime: Arc<dyn Runtime>,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Free,
+    Held(Held),
+    Lost(String),
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    /// The epoch before, if it was of this instance too.
+    continues: Option<u64>,
+    /// By the clock of this host, until when nothing is removed.
+    doubtful_until: Option<Duration>,
+    record: Record,
+    tag: String,
+    /// By the monotonic clock: until when nobody else may have taken it.
+    until: Duration,
+}
+
+/// A lease as it was found.
+struct Found {
+    head: Head,
+    record: Record,
+    tag: String,
+}
+
+impl Lease {
+    pub(in crate::backend::s3) fn new(
+        runtime: Arc<dyn Runtime>,
+        client: S3Client,
+        place: Place,
+        ownership: Ownership,
+    ) -> Arc<Self> {
+        let draw = || {
+            let mut random = [0; 16];
+            runtime.fill_random(&mut random);
+            format!("{:032x}", u128::from_le_bytes(random))
+        };
+        let instance = ownership.instance.clone().unwrap_or_else(draw);
+        let me = Holder { host: ownership.host.clone(), instance, nonce: draw() };
+        Arc::new(Self {
+            changing: AsyncMutex::default(),
+            client,
+            me,
+            ownership,
+            place,
+            runtime,
+            state: Mutex::new(State::Free),
+        })
+    }
+
+    /// Its term, while nobody else may have taken the lease.
+    pub(in crate::backend::s3) fn tenure(&self) -> Option<Tenure> {
+        let State::Held(held) = &*self.state() else { return None };
+        let is_sure = self.runtime.monotonic() < held.until;
+        is_sure.then_some(Tenure { continues: held.continues, epoch: held.record.epoch })
+    }
+
+    /// Makes sure that this process holds the lease.
+    ///
+    /// # Errors
+    /// `Busy` if another process holds it, or took it away; `Denied` if the store is marked as that of somebody else.
+    pub(in crate::backend::s3) async fn hold(self: &Arc<Self>) -> Result<()> {
+        if self.tenure().is_some() {
+            return Ok(());
+        }
+        let _alone = self.changing.lock().await;
+        let state = self.state().clone();
+        match state {
+            State::Lost(who) => Err(lost(&who)),
+            State::Held(held) if self.runtime.monotonic() < held.until => Ok(()),
+            State::Held(held) => self.renew(held).await,
+            State::Free => self.take().await,
+        }
+    }
+
+    /// Refuses once the lease was lost, and renews it if it is overdue. Whoever never took it is not held up.
+    pub(in crate::backend::s3) async fn before_change(self: &Arc<Self>) -> Result<()> {
+        let overdue = match &*self.state() {
+            State::Free => false,
+            State::Lost(who) => return Err(lost(who)),
+            State::Held(held) => self.runtime.monotonic() >= held.until,
+        };
+        if overdue { self.hold().await } else { Ok(()) }
+    }
+
+    /// Reads the lease: whether it is still that of this process.
+    pub(in crate::backend::s3) async fn check(self: &Arc<Self>) -> Result<()> {
+        self.hold().await?;
+        match self.read().await? {
+            Some(found) if self.is_mine(&found) => Ok(()),
+            found => Err(self.lose(found.as_ref())),
+        }
+    }
+
+    /// Refuses while a request of an earlier holder may still be executed.
+    pub(in crate::backend::s3) fn check_settled(&self) -> Result<()> {
+        let State::Held(held) = &*self.state() else { return Ok(()) };
+        let now = self.runtime.monotonic();
+        match held.doubtful_until.and_then(|until| until.checked_sub(now)) {
+            None | Some(Duration::ZERO) => Ok(()),
+            Some(left) => {
+                let why = format!(
+                    "requests of a process that held the store before may arrive for another {} s",
+                    left.as_secs()
+                );
+                Err(Error::new(ErrorKind::Busy, "lock the store alone").on(&self.place.lease).because(why))
+            }
+        }
+    }
+
+    /// Gives the lease back, if it is held.
+    pub(in crate::backend::s3) async fn give_back(&self) -> Result<()> {
+        let _alone = self.changing.lock().await;
+        let State::Held(held) = std::mem::replace(&mut *self.state(), State::Free) else { return Ok(()) };
+        let record = Record { beat: held.record.beat + 1, held: false, ..held.record };
+        self.write(&record, Some(&held.tag)).await.map(drop)
+    }
+
+    /// Removes the mark of the owner. The lease must be held.
+    pub(in crate::backend::s3) async fn remove_mark(self: &Arc<Self>) -> Result<()> {
+        self.check().await?;
+        self.client.delete(&self.place.in_use, &Condition::Always).await.map(drop)
+    }
+
+    async fn take(self: &Arc<Self>) -> Result<()> {
+        self.claim().await?;
+        let found = self.read().await?;
+        let (mut doubtful_until, mut epoch, mut continues) = (None, 0, None);
+        if let Some(Found { head, record, .. }) = &found {
+            (doubtful_until, epoch) = (record.doubtful_until, record.epoch);
+            if record.held {
+                doubtful_until = Some(self.doubt(head, &record.holder)?);
+            }
+            continues = (record.holder.instance == self.me.instance).then_some(epoch);
+        }
+        let holder = self.me.clone();
+        let record = Record { beat: 0, doubtful_until, epoch: epoch + 1, held: true, holder };
+        let sent = self.runtime.monotonic();
+        let tag = match self.write(&record, found.as_ref().map(|found| found.tag.as_str())).await {
+            Ok(tag) if !tag.is_empty() => tag,
+            Ok(_) => self.written(&record).await?.ok_or_else(taken)?,
+            Err(error) => self.written(&record).await?.ok_or_else(|| match error.kind() {
+                ErrorKind::AlreadyExists | ErrorKind::Conflict => taken(),
+                _ => error,
+            })?,
+        };
+        if !self.place.conditional {
+            self.runtime.sleep(SETTLING).await;
+            self.written(&record).await?.ok_or_else(taken)?;
+        }
+        let server_now = found.as_ref().and_then(|found| found.head.answered).map(unix_seconds);
+        let left = doubtful_until.map(|until| until.saturating_sub(server_now.unwrap_or_default()));
+        let doubtful_until = left.filter(|left| *left > 0).map(|left| sent + Duration::from_secs(left));
+        let epoch = record.epoch;
+        *self.state() = State::Held(Held { continues, doubtful_until, record, tag, until: sent + LIFE });
+        self.beat(epoch);
+        Ok(())
+    }
+
+    /// When the requests of a holder that did not give the lease back are certainly over, or why it cannot be taken from it.
+    fn doubt(&self, head: &Head, holder: &Holder) -> Result<u64> {
+        let busy = |why: String| Err(Error::new(ErrorKind::Busy, "lock the store").because(why));
+        let (Some(answered), Some(renewed)) = (head.answered, head.last_modified) else {
+            return busy(format!("{} holds it, and the server does not tell since when", holder.host));
+        };
+        let age = answered.duration_since(renewed).unwrap_or_default();
+        // The time of an object is told in whole seconds.
+        let life = LIFE + Duration::from_secs(2);
+        if age <= life && holder.instance != self.me.instance {
+            let left = life.saturating_sub(age).as_secs() + 1;
+            return busy(format!(
+                "the process {} on {} holds it for another {left} s at least",
+                holder.instance, holder.host
+            ));
+        }
+        Ok(unix_seconds(renewed + LIFE + LONGEST_REQUEST))
+    }
+
+    /// Puts the mark of this host, unless it is there.
+    async fn claim(&self) -> Result<()> {
+        let mark = InUse { hostname: Some(self.ownership.host.clone()) };
+        let json = serde_json::to_vec(&mark).map_err(|error| self.internal(error))?;
+        let condition = match self.client.get(&self.place.in_use, LIMIT_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound && self.place.conditional => Condition::Absent,
+            Err(error) if error.kind() == ErrorKind::NotFound => Condition::Always,
+            Err(error) => return Err(error),
+            Ok((bytes, _)) => {
+                let found: Option<InUse> = serde_json::from_slice(&bytes).ok();
+                let host = found.and_then(|found| found.hostname);
+                if host.as_ref() == Some(&self.ownership.host) {
+                    return Ok(());
+                }
+                if !self.ownership.take_over {
+                    let who = host.map_or_else(|| "somebody unknown".to_owned(), |host| format!("{host:?}"));
+                    return Err(Error::new(ErrorKind::Denied, "lock the store")
+                        .on(&self.place.in_use)
+                        .because(format!("it is in use by {who}, and to take it over was not asked for")));
+                }
+                Condition::Always
+            }
+        };
+        match self.client.put(&self.place.in_use, Bytes::from(json), &condition).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Err(Error::new(ErrorKind::Busy, "lock the store").on(&self.place.in_use))
+            }
+            put => put.map(drop),
+        }
+    }
+
+    async fn renew(self: &Arc<Self>, held: Held) -> Result<()> {
+        let record = Record { beat: held.record.beat + 1, ..held.record };
+        let sent = self.runtime.monotonic();
+        if !self.place.conditional {
+            let found = self.read().await?;
+            if !found.as_ref().is_some_and(|found| self.is_mine(found)) {
+                return Err(self.lose(found.as_ref()));
+            }
+        }
+        let tag = match self.write(&record, Some(&held.tag)).await {
+            Ok(tag) if !tag.is_empty() => tag,
+            written => match self.read().await? {
+                Some(found) if found.record == record => found.tag,
+                // Neither this renewal nor anybody else was there: the next one finds the same tag.
+                Some(found) if found.tag == held.tag => return written.map(drop),
+                found => return Err(self.lose(found.as_ref())),
+            },
+        };
+        *self.state() = State::Held(Held { record, tag, until: sent + LIFE, ..held });
+        Ok(())
+    }
+
+    /// Renews the lease as long as it is held and anybody is there who may want it.
+    fn beat(self: &Arc<Self>, epoch: u64) {
+        let (weak, runtime): (Weak<Self>, _) = (Arc::downgrade(self), Arc::clone(&self.runtime));
+        self.runtime.spawn(Box::pin(async move {
+            let mut pause = RENEWAL;
+            loop {
+                runtime.sleep(pause).await;
+                let Some(lease) = weak.upgrade() else { return };
+                let _alone = lease.changing.lock().await;
+                let State::Held(held) = lease.state().clone() else { return };
+                if held.record.epoch != epoch {
+                    return;
+                }
+                // A failure is told to whoever wants to change something next.
+                pause = if lease.renew(held).await.is_ok() { RENEWAL } else { RETRY };
+            }
+        }));
+    }
+
+    /// Writes the lease over the one with this tag, or where none is.
+    async fn write(&self, record: &Record, over: Option<&str>) -> Result<String> {
+        let json = serde_json::to_vec(record).map_err(|error| self.internal(error))?;
+        let condition = match over {
+            _ if !self.place.conditional => Condition::Always,
+            Some(tag) if self.place.quoted_tags => Condition::Tag(format!("\"{tag}\"")),
+            Some(tag) => Condition::Tag(tag.to_owned()),
+            None => Condition::Absent,
+        };
+        let tag = self.client.put(&self.place.lease, Bytes::from(json), &condition).await?;
+        Ok(bare(&tag).to_owned())
+    }
+
+    /// The tag of the lease if it is this record; `None` if somebody else was faster.
+    async fn written(&self, record: &Record) -> Result<Option<String>> {
+        let found = self.read().await?;
+        Ok(found.filter(|found| found.record == *record).map(|found| found.tag))
+    }
+
+    async fn read(&self) -> Result<Option<Found>> {
+        let (bytes, head) = match self.client.get(&self.place.lease, LIMIT_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            found => found?,
+        };
+        let record = serde_json::from_slice(&bytes);
+        let corrupt = |error| Error::new(ErrorKind::Corrupt, "read").on(&self.place.lease).because(error);
+        let tag = bare(&head.etag).to_owned();
+        Ok(Some(Found { head, record: record.map_err(corrupt)?, tag }))
+    }
+
+    fn lose(&self, found: Option<&Found>) -> Error {
+        let holder = found.filter(|found| found.record.held).map(|found| &found.record.holder);
+        let who = holder.map_or_else(|| "nobody".to_owned(), |holder| holder.host.clone());
+        let error = lost(&who);
+        *self.state() = State::Lost(who);
+        error
+    }
+
+    fn is_mine(&self, found: &Found) -> bool {
+        found.record.held && found.record.holder == self.me
+    }
+
+    fn internal(&self, error: serde_json::Error) -> Error {
+        Error::new(ErrorKind::Internal, "write").on(&self.place.lease).because(error)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody else was faster.
+fn taken() -> Error {
+    Error::new(ErrorKind::Busy, "lock the store")
+}
+
+fn lost(who: &str) -> Error {
+    let error = Error::new(ErrorKind::Busy, "change the store");
+    error.because(format!("this process lost the store: its lease is now that of {who}"))
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
