@@ -279,6 +279,47 @@ fn h57_detaching_removes_the_mark_and_nothing_else() {
 }
 
 #[test]
+fn i6_what_may_still_be_executed_outlives_a_lease_that_was_given_back() {
+    let server = FaultServer::start(Options::default());
+    let (first, second) = (process(&server), process(&server));
+    lock(&first, LockMode::Exclusive).unwrap();
+    server.add(
+        Rule::on("PUT").path(|path| path.ends_with("gc-status")).then(Action::Delay(Duration::from_mins(1))),
+    );
+    let given_up = block_on(future::select(
+        Box::pin(first.put(&Key::GcStatus, "x".into(), PutMode::Replace)),
+        Box::pin(first.runtime().sleep(Duration::from_millis(100))),
+    ));
+    drop(given_up);
+    block_on(first.close()).unwrap();
+    lock(&second, LockMode::Shared).unwrap();
+    assert_eq!(lock(&second, LockMode::Exclusive).unwrap_err(), ErrorKind::Busy);
+}
+
+#[test]
+fn a_lock_does_not_outlive_the_term_in_which_it_was_taken() {
+    let server = FaultServer::start(Options::default());
+    let (first, second) = (process(&server), process(&server));
+    let guard = lock(&first, LockMode::Shared).unwrap();
+    block_on(first.close()).unwrap();
+    lock(&second, LockMode::Shared).unwrap();
+    block_on(second.close()).unwrap();
+    assert_eq!(block_on(guard.check()).unwrap_err().kind(), ErrorKind::Busy);
+    block_on(lock(&first, LockMode::Shared).unwrap().check()).unwrap();
+}
+
+#[test]
+fn data_that_belongs_to_nobody_is_used_again_only_when_that_is_asked_for() {
+    for key in ["store/.cnt/vm/1/owner", "store/.chunks/0000/x"] {
+        let server = FaultServer::start(Options::default());
+        server.put(key, "x");
+        assert_eq!(lock(&process(&server), LockMode::Shared).unwrap_err(), ErrorKind::Denied, "{key}");
+        assert_eq!(server.objects().len(), 1);
+        lock(&opened(&server, Ownership::default().reuse()).1, LockMode::Shared).unwrap();
+    }
+}
+
+#[test]
 fn h29_a_store_within_a_store_is_refused() {
     let server = FaultServer::start(Options::default());
     let (runtime, backend) = opened(&server, Ownership::default());

@@ -82,7 +82,7 @@ impl BackupBuilder {
     pub async fn begin(self) -> Result<SnapshotWriter> {
         let Self { group, observer, owner, store, time } = self;
         let inner = &store.inner;
-        inner.check_writable("begin a backup")?;
+        inner.check_writable("begin a backup").await?;
         let failed = |kind| Error::new(kind, "begin a backup of").on(&group);
         if !store.has_namespace(group.namespace()).await? {
             return Err(

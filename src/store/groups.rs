@@ -33,7 +33,7 @@ impl Datastore {
     /// # Errors
     /// `AlreadyExists`; `NotFound` if the parent does not exist.
     pub async fn create_namespace(&self, namespace: &Namespace) -> Result<()> {
-        self.inner.check_writable("create a namespace")?;
+        self.inner.check_writable("create a namespace").await?;
         let failed = |kind| Error::new(kind, "create namespace").on(namespace);
         let parent = namespace.parent().ok_or_else(|| failed(ErrorKind::AlreadyExists))?;
         if !self.has_namespace(&parent).await? {
@@ -61,7 +61,7 @@ impl Datastore {
     /// # Errors
     /// `NotFound` if the group has no owner yet; `Busy` if a backup of the group is running.
     pub async fn set_owner(&self, group: &GroupName, owner: &AuthId) -> Result<()> {
-        self.inner.check_writable("change an owner")?;
+        self.inner.check_writable("change an owner").await?;
         let _held = self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await?;
         let key = Key::Owner(group.clone());
         self.inner.backend.head(&key).await?;
@@ -84,7 +84,7 @@ impl Datastore {
     /// # Errors
     /// `NotFound` if there is no such group; `Busy` if a backup of it is running; `InvalidInput` beyond 1 MiB.
     pub async fn set_group_notes(&self, group: &GroupName, notes: &str) -> Result<()> {
-        self.inner.check_writable("change notes")?;
+        self.inner.check_writable("change notes").await?;
         let _held = self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await?;
         self.inner.backend.head(&Key::Owner(group.clone())).await?;
         let key = Key::GroupNotes(group.clone());
@@ -109,7 +109,7 @@ impl Datastore {
     /// # Errors
     /// `NotFound` if there is no such snapshot or it is unfinished; `Busy` while it is being read or written.
     pub async fn set_protection(&self, snapshot: &SnapshotName, protection: Protection) -> Result<()> {
-        self.inner.check_writable("change protection")?;
+        self.inner.check_writable("change protection").await?;
         let scope = LockScope::Snapshot(snapshot.clone());
         let _held = self.inner.backend.lock(&scope, LockMode::Exclusive).await?;
         self.inner.backend.head(&Key::Manifest(snapshot.clone())).await?;
@@ -135,7 +135,7 @@ impl Datastore {
         snapshot: &SnapshotName,
         change: impl FnOnce(&mut Manifest) + Send,
     ) -> Result<()> {
-        self.inner.check_writable("change a manifest")?;
+        self.inner.check_writable("change a manifest").await?;
         let backend = self.inner.backend.as_ref();
         let _held = lock_patiently(backend, &LockScope::Manifest(snapshot.clone()), MANIFEST_WAIT).await?;
         let (mut manifest, version) = self.inner.manifest(snapshot).await?;

@@ -3,10 +3,11 @@
 //! | key | type | meaning |
 //! |---|---|---|
 //! | `features` | array of strings | what must be understood before anything is changed |
+//! | `state` | string, absent in health | `destroying` while the store is being destroyed |
 //! | `uuid` | string | 32 hexadecimal digits, drawn once |
 //! | `version` | integer | 1 |
 //!
-//! PBS ignores the file, and a store that PBS made has none. Only `create` writes it.
+//! PBS ignores the file, and a store that PBS made has none until this crate changes something in it. Reading never writes it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::rt::Runtime;
 
+const DESTROYING: &str = "destroying";
 const LIMIT_BYTES: u64 = 64 << 10;
 const VERSION: u64 = 1;
 
@@ -26,6 +28,8 @@ const UNDERSTOOD: [&str; 0] = [];
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::store) struct Identity {
     pub(in crate::store) features: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
     pub(in crate::store) uuid: String,
     version: u64,
 }
@@ -35,7 +39,7 @@ impl Identity {
         let mut random = [0; 16];
         runtime.fill_random(&mut random);
         let uuid = format!("{:032x}", u128::from_le_bytes(random));
-        Self { features: Vec::new(), uuid, version: VERSION }
+        Self { features: Vec::new(), state: None, uuid, version: VERSION }
     }
 
     /// Reads it; a store without one was made by PBS.
@@ -50,10 +54,27 @@ impl Identity {
             .map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(Key::Store).because(error))
     }
 
+    /// Writes it where there is none. The lock of the store must be held: where conditions do not work, it alone keeps others away.
     pub(in crate::store) async fn create(&self, backend: &dyn Backend) -> Result<()> {
+        let conditional = backend.capabilities().conditional_put;
+        self.write(backend, if conditional { PutMode::Create } else { PutMode::Replace }).await
+    }
+
+    /// Marks a store whose destruction begins, or goes on.
+    pub(in crate::store) async fn doom(mut self, backend: &dyn Backend) -> Result<()> {
+        self.state = Some(DESTROYING.to_owned());
+        self.write(backend, PutMode::Replace).await
+    }
+
+    async fn write(&self, backend: &dyn Backend, mode: PutMode) -> Result<()> {
         let json = serde_json::to_vec(self)
             .map_err(|error| Error::new(ErrorKind::Internal, "write").on(Key::Store).because(error))?;
-        backend.put(&Key::Store, Bytes::from(json), PutMode::Create).await.map(drop)
+        backend.put(&Key::Store, Bytes::from(json), mode).await.map(drop)
+    }
+
+    /// Whether the store is half destroyed.
+    pub(in crate::store) fn is_doomed(&self) -> bool {
+        self.state.as_deref() == Some(DESTROYING)
     }
 
     /// What keeps this version from changing the store, if anything does.

@@ -10,6 +10,8 @@
 //! | [`SnapshotReader`] | | | shared |
 //! | notes, protection of a snapshot | | | manifest lock; exclusive for protection |
 //! | owner, notes of a group | | exclusive | |
+//! | deletion of a snapshot | | exclusive, if it is the last | exclusive |
+//! | deletion of a group | | exclusive | exclusive |
 //!
 //! Locks are taken without waiting, or with a wait that ends (a manifest, a group at the begin of a backup), so the order in which they are taken does not matter for
 //! progress: who does not get one gives back the others and reports `Busy`.
@@ -19,11 +21,13 @@ mod begin;
 mod budget;
 mod chunks;
 mod commit;
+mod delete;
 mod events;
 mod groups;
 mod identity;
 mod image;
 mod image_writer;
+mod lifecycle;
 mod listing;
 mod locks;
 mod pins;
@@ -34,12 +38,12 @@ mod stream;
 mod target;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
@@ -53,10 +57,12 @@ use crate::store::identity::Identity;
 
 pub use archive_reader::ArchiveReader;
 pub use begin::BackupBuilder;
+pub use delete::Deletion;
 pub use events::{Event, Observer};
 pub use groups::Protection;
 pub use image::{DirtyMap, ImageBuilder};
 pub use image_writer::{ImageWriter, ImageWriterBuilder};
+pub use lifecycle::Destruction;
 pub use listing::{FileInfo, SnapshotInfo, SnapshotState};
 pub use snapshot_reader::SnapshotReader;
 pub use snapshot_writer::{ArchiveSummary, BackupStats, SnapshotWriter};
@@ -125,31 +131,29 @@ pub(in crate::store) struct StoreInner {
     pub(in crate::store) restore_budget: Arc<Budget>,
     /// Snapshots whose manifest may still arrive, and when each was given up, by the monotonic clock.
     doubtful: Mutex<HashMap<SnapshotName, Duration>>,
-    identity: Option<Identity>,
+    /// None yet in a store of PBS that was never changed.
+    identity: OnceLock<Identity>,
     /// The digests of chunks of zeros, by length.
     zeros: Mutex<HashMap<u64, Digest>>,
 }
 
 impl Datastore {
-    /// Makes a store on a backend that has none yet: gives it an identity, and opens it.
+    /// Opens a store, whether larder or PBS made it. One request, and nothing is written: it is the first change that gives a
+    /// store of PBS an identity, and that takes a store in a bucket for this process.
     ///
     /// # Errors
-    /// `AlreadyExists` if the backend has a store with an identity; `InvalidInput` for options out of range.
-    pub async fn create(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
-        options.check()?;
-        let identity = Identity::draw(backend.runtime().as_ref());
-        identity.create(backend.as_ref()).await?;
-        backend.barrier().await?;
-        Self::open(backend, options).await
-    }
-
-    /// Opens a store, whether larder or PBS made it. One request, and nothing is written.
-    ///
-    /// # Errors
-    /// `InvalidInput` for options out of range; `Corrupt` if the identity of the store cannot be read.
+    /// `InvalidInput` for options out of range; `Corrupt` if the identity of the store cannot be read; `Conflict` if it is half
+    /// destroyed.
     pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         options.check()?;
-        let identity = Identity::read(backend.as_ref()).await?;
+        let identity = match Identity::read(backend.as_ref()).await? {
+            Some(identity) if identity.is_doomed() => {
+                let error = Error::new(ErrorKind::Conflict, "open the store");
+                return Err(error.because("its destruction was begun and not finished"));
+            }
+            Some(identity) => OnceLock::from(identity),
+            None => OnceLock::new(),
+        };
         let chunks =
             ChunkStore::new(Arc::clone(&backend), options.compression_level, options.memory_bytes / 2);
         let inner = StoreInner {
@@ -164,17 +168,10 @@ impl Datastore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The identity of the store, drawn when it was created: 32 hexadecimal digits. A store that PBS made has none.
+    /// The identity of the store, drawn when it was created: 32 hexadecimal digits. A store that PBS made has none before
+    /// something is changed in it.
     pub fn uuid(&self) -> Option<&str> {
-        self.inner.identity.as_ref().map(|identity| identity.uuid.as_str())
-    }
-
-    /// Gives back what the backend holds for the store. Call it when all writers and readers are gone.
-    ///
-    /// # Errors
-    /// Those of [`Backend::close`].
-    pub async fn close(self) -> Result<()> {
-        self.inner.backend.close().await
+        self.inner.identity.get().map(|identity| identity.uuid.as_str())
     }
 }
 
@@ -225,11 +222,32 @@ impl StoreInner {
         Ok(digest)
     }
 
-    /// Refuses to change a store that needs what this version does not know (H92).
-    pub(in crate::store) fn check_writable(&self, action: &'static str) -> Result<()> {
-        match self.identity.as_ref().and_then(Identity::obstacle) {
+    /// Refuses to change a store that needs what this version does not know (H92), and gives it an identity if it has none.
+    pub(in crate::store) async fn check_writable(&self, action: &'static str) -> Result<()> {
+        let identity = match self.identity.get() {
+            Some(identity) => identity,
+            None => self.identify().await?,
+        };
+        match identity.obstacle() {
             None => Ok(()),
             Some(obstacle) => Err(Error::new(ErrorKind::Unsupported, action).because(obstacle)),
         }
+    }
+
+    /// Gives the store an identity, unless somebody else was faster.
+    async fn identify(&self) -> Result<&Identity> {
+        let backend = self.backend.as_ref();
+        let _held = backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        if let Some(found) = Identity::read(backend).await? {
+            return Ok(self.identity.get_or_init(|| found));
+        }
+        let drawn = Identity::draw(self.runtime().as_ref());
+        let identity = match drawn.create(backend).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Identity::read(backend).await?.ok_or(error)?
+            }
+            created => created.map(|()| drawn)?,
+        };
+        Ok(self.identity.get_or_init(|| identity))
     }
 }

@@ -45,6 +45,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Tenure;
 use crate::backend::s3::bare;
+use crate::backend::s3::mark::{LIMIT_BYTES, Mark, Ownership};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
 use crate::s3::{Condition, Head, S3Client};
@@ -58,51 +59,6 @@ const RETRY: Duration = Duration::from_secs(5);
 const SETTLING: Duration = Duration::from_secs(2);
 /// After how long a request that was given up is certain not to be executed any more.
 const LONGEST_REQUEST: Duration = Duration::from_mins(30);
-const LIMIT_BYTES: u64 = 64 << 10;
-
-/// Who opens a store in a bucket, for others who want it too.
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct Ownership {
-    host: String,
-    instance: Option<String>,
-    take_over: bool,
-}
-
-impl Default for Ownership {
-    fn default() -> Self {
-        Self { host: "larder".to_owned(), instance: None, take_over: false }
-    }
-}
-
-impl Ownership {
-    /// The name in the mark `.in-use`, by which people recognise who uses the store; default: `larder`. A store whose mark has
-    /// another name is not changed. The name excludes nobody who uses the same: the lease does that.
-    pub fn host(mut self, host: impl Into<String>) -> Self {
-        self.host = host.into();
-        self
-    }
-
-    /// A text that only one process at a time uses, ever, such as one that is kept in
-    /// a locked file. A process with the same instance takes up the lease of one that died without waiting for it to expire.
-    pub fn instance(mut self, instance: impl Into<String>) -> Self {
-        self.instance = Some(instance.into());
-        self
-    }
-
-    /// Takes the store away from whoever is named in `.in-use`, such as a PBS that is gone. It does not take a lease that
-    /// is alive. A PBS that is not gone goes on using the store, and both will damage it.
-    pub fn take_over(mut self) -> Self {
-        self.take_over = true;
-        self
-    }
-}
-
-/// The mark that PBS knows.
-#[derive(Debug, Serialize, Deserialize)]
-struct InUse {
-    hostname: Option<String>,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
@@ -124,6 +80,8 @@ struct Holder {
 #[derive(Clone, Debug)]
 pub(in crate::backend::s3) struct Place {
     pub(in crate::backend::s3) conditional: bool,
+    /// What all keys of data begin with.
+    pub(in crate::backend::s3) data: [String; 2],
     pub(in crate::backend::s3) in_use: String,
     pub(in crate::backend::s3) lease: String,
     pub(in crate::backend::s3) quoted_tags: bool,
@@ -135,8 +93,10 @@ pub(in crate::backend::s3) struct Lease {
     /// Held by whoever takes, renews or gives back.
     changing: AsyncMutex<()>,
     client: S3Client,
+    /// By the monotonic clock: when a request was given up last that may still be executed.
+    doubted: Mutex<Option<Duration>>,
+    mark: Mark,
     me: Holder,
-    ownership: Ownership,
     place: Place,
     runtime: Arc<dyn Runtime>,
     state: Mutex<State>,
@@ -161,6 +121,31 @@ struct Held {
     until: Duration,
 }
 
+/// A request that changes something.
+#[derive(Debug)]
+pub(in crate::backend::s3) struct Attempt {
+    lease: Option<Arc<Lease>>,
+}
+
+impl Attempt {
+    /// It has ended, and how is certain, unless it is said to be `Unavailable`.
+    pub(in crate::backend::s3) fn end<T>(mut self, result: Result<T>) -> Result<T> {
+        if !matches!(&result, Err(error) if error.kind() == ErrorKind::Unavailable) {
+            self.lease = None;
+        }
+        result
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(lease) = &self.lease {
+            let now = lease.runtime.monotonic();
+            *lease.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        }
+    }
+}
+
 /// A lease as it was found.
 struct Found {
     head: Head,
@@ -182,11 +167,13 @@ impl Lease {
         };
         let instance = ownership.instance.clone().unwrap_or_else(draw);
         let me = Holder { host: ownership.host.clone(), instance, nonce: draw() };
+        let mark = Mark { client: client.clone(), ownership, place: place.clone() };
         Arc::new(Self {
             changing: AsyncMutex::default(),
             client,
+            doubted: Mutex::default(),
+            mark,
             me,
-            ownership,
             place,
             runtime,
             state: Mutex::new(State::Free),
@@ -228,6 +215,16 @@ impl Lease {
         if overdue { self.hold().await } else { Ok(()) }
     }
 
+    /// Whether the term with this epoch goes on.
+    pub(in crate::backend::s3) async fn goes_on(self: &Arc<Self>, epoch: Option<u64>) -> Result<()> {
+        self.hold().await?;
+        if self.tenure().map(|tenure| tenure.epoch) == epoch {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::Busy, "change the store");
+        Err(error.because("the store was closed, and opened again, since the lock was taken"))
+    }
+
     /// Reads the lease: whether it is still that of this process.
     pub(in crate::backend::s3) async fn check(self: &Arc<Self>) -> Result<()> {
         self.hold().await?;
@@ -254,21 +251,37 @@ impl Lease {
     }
 
     /// Gives the lease back, if it is held.
+    ///
+    /// If a request was given up that may still be executed, whoever takes the lease next is told to wait for it.
     pub(in crate::backend::s3) async fn give_back(&self) -> Result<()> {
         let _alone = self.changing.lock().await;
-        let State::Held(held) = std::mem::replace(&mut *self.state(), State::Free) else { return Ok(()) };
-        let record = Record { beat: held.record.beat + 1, held: false, ..held.record };
+        let State::Held(held) = self.state().clone() else { return Ok(()) };
+        let mut record = Record { beat: held.record.beat + 1, held: false, ..held.record };
+        let since = self.runtime.monotonic().saturating_sub(LONGEST_REQUEST);
+        let doubtful =
+            self.doubted.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at >= since);
+        if doubtful {
+            let found = self.read().await?;
+            let now = found.and_then(|found| found.head.answered).unwrap_or_else(|| self.runtime.now());
+            record.doubtful_until = Some(unix_seconds(now + LONGEST_REQUEST)).max(record.doubtful_until);
+        }
+        *self.state() = State::Free;
         self.write(&record, Some(&held.tag)).await.map(drop)
+    }
+
+    /// Notes that a request of this process may still be executed after it was given up, unless told otherwise in the end.
+    pub(in crate::backend::s3) fn attempt(self: &Arc<Self>) -> Attempt {
+        Attempt { lease: Some(Arc::clone(self)) }
     }
 
     /// Removes the mark of the owner. The lease must be held.
     pub(in crate::backend::s3) async fn remove_mark(self: &Arc<Self>) -> Result<()> {
         self.check().await?;
-        self.client.delete(&self.place.in_use, &Condition::Always).await.map(drop)
+        self.mark.remove().await
     }
 
     async fn take(self: &Arc<Self>) -> Result<()> {
-        self.claim().await?;
+        self.mark.claim().await?;
         let found = self.read().await?;
         let (mut doubtful_until, mut epoch, mut continues) = (None, 0, None);
         if let Some(Found { head, record, .. }) = &found {
@@ -319,37 +332,6 @@ impl Lease {
             ));
         }
         Ok(unix_seconds(renewed + LIFE + LONGEST_REQUEST))
-    }
-
-    /// Puts the mark of this host, unless it is there.
-    async fn claim(&self) -> Result<()> {
-        let mark = InUse { hostname: Some(self.ownership.host.clone()) };
-        let json = serde_json::to_vec(&mark).map_err(|error| self.internal(error))?;
-        let condition = match self.client.get(&self.place.in_use, LIMIT_BYTES).await {
-            Err(error) if error.kind() == ErrorKind::NotFound && self.place.conditional => Condition::Absent,
-            Err(error) if error.kind() == ErrorKind::NotFound => Condition::Always,
-            Err(error) => return Err(error),
-            Ok((bytes, _)) => {
-                let found: Option<InUse> = serde_json::from_slice(&bytes).ok();
-                let host = found.and_then(|found| found.hostname);
-                if host.as_ref() == Some(&self.ownership.host) {
-                    return Ok(());
-                }
-                if !self.ownership.take_over {
-                    let who = host.map_or_else(|| "somebody unknown".to_owned(), |host| format!("{host:?}"));
-                    return Err(Error::new(ErrorKind::Denied, "lock the store")
-                        .on(&self.place.in_use)
-                        .because(format!("it is in use by {who}, and to take it over was not asked for")));
-                }
-                Condition::Always
-            }
-        };
-        match self.client.put(&self.place.in_use, Bytes::from(json), &condition).await {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                Err(Error::new(ErrorKind::Busy, "lock the store").on(&self.place.in_use))
-            }
-            put => put.map(drop),
-        }
     }
 
     async fn renew(self: &Arc<Self>, held: Held) -> Result<()> {

@@ -17,6 +17,7 @@
 //! Source: PBS S3 layout, object keys.
 
 mod lease;
+mod mark;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ use crate::s3::{
     Condition, Deletion, Head, ListRequest, ListedPage, Risk, S3Capabilities, S3Client, Support,
 };
 
-pub use lease::Ownership;
+pub use mark::Ownership;
 
 /// How many objects are deleted at the same time where one request can name only one.
 const DELETES_IN_FLIGHT: usize = 16;
@@ -105,6 +106,7 @@ impl S3Backend {
         let store = if store.is_empty() { String::new() } else { format!("{store}/") };
         let place = Place {
             conditional,
+            data: [format!("{store}{CONTENT}"), format!("{store}{}", Prefix::Chunks)],
             in_use: format!("{store}{}", Key::InUse),
             lease: format!("{store}{}", Key::Lease),
             quoted_tags: server.quoted_tags,
@@ -243,8 +245,9 @@ impl S3Backend {
             }
             Some(version) => Condition::Tag(self.tag(version)),
         };
-        match self.client.delete(&self.render(key), &condition).await {
-            Ok(deletion) => Ok(deleted(deletion)),
+        let attempt = self.lease.attempt();
+        match attempt.end(self.client.delete(&self.render(key), &condition).await) {
+            Ok(deletion) => self.deleted(Ok(deletion)),
             // Some servers say so of what is not there, too.
             Err(error) if error.kind() == ErrorKind::Conflict && removal.version.is_some() => {
                 match self.head(key).await {
@@ -253,6 +256,16 @@ impl S3Backend {
                 }
             }
             Err(error) => Err(error),
+        }
+    }
+
+    fn deleted(&self, result: Result<Deletion>) -> Result<Deleted> {
+        match self.lease.attempt().end(result)? {
+            Deletion::Final => Ok(Deleted::Unknown),
+            Deletion::Unsettled => {
+                drop(self.lease.attempt());
+                Ok(Deleted::Unsettled)
+            }
         }
     }
 
@@ -319,7 +332,8 @@ impl Backend for S3Backend {
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (condition, rendered) = (self.condition(key, &mode)?, self.render(key));
         self.lease.before_change().await?;
-        let etag = self.client.put(&rendered, object.clone(), &condition).await?;
+        let attempt = self.lease.attempt();
+        let etag = attempt.end(self.client.put(&rendered, object.clone(), &condition).await)?;
         if etag.is_empty() { self.version_of(&rendered, &object).await } else { Ok(version(&etag)) }
     }
 
@@ -335,7 +349,8 @@ impl Backend for S3Backend {
             let object = self.get(from, size).await?;
             return self.put(to, object.bytes, mode).await;
         }
-        let etag = self.client.copy(&self.render(from), &self.render(to)).await?;
+        let attempt = self.lease.attempt();
+        let etag = attempt.end(self.client.copy(&self.render(from), &self.render(to)).await)?;
         if etag.is_empty() { Ok(self.head(to).await?.version) } else { Ok(version(&etag)) }
     }
 
@@ -349,8 +364,9 @@ impl Backend for S3Backend {
         {
             let keys: Vec<_> = removals.iter().map(|removal| self.render(&removal.key)).collect();
             let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-            let results = self.client.delete_many(&keys).await?;
-            return Ok(results.into_iter().map(|result| result.map(deleted)).collect());
+            let attempt = self.lease.attempt();
+            let results = attempt.end(self.client.delete_many(&keys).await)?;
+            return Ok(results.into_iter().map(|result| self.deleted(result)).collect());
         }
         let mut each = FuturesOrdered::new();
         let mut results = Vec::with_capacity(removals.len());
@@ -393,7 +409,8 @@ impl Backend for S3Backend {
             self.lease.check_settled()?;
         }
         let lease = changes.then(|| Arc::clone(&self.lease));
-        Ok(Box::new(Guard { held, is_of_the_store, lease }))
+        let epoch = self.lease.tenure().map(|tenure| tenure.epoch);
+        Ok(Box::new(Guard { epoch, held, is_of_the_store, lease }))
     }
 
     fn tenure(&self) -> Option<Tenure> {
@@ -413,6 +430,7 @@ impl Backend for S3Backend {
 /// A lock within this process, and if its holder may change something, against others.
 #[derive(Debug)]
 struct Guard {
+    epoch: Option<u64>,
     held: crate::backend::lock_table::Held,
     is_of_the_store: bool,
     lease: Option<Arc<Lease>>,
@@ -421,12 +439,10 @@ struct Guard {
 #[async_trait]
 impl LockGuard for Guard {
     async fn check(&self) -> Result<()> {
-        match &self.lease {
-            // One look is enough for all that is done under the lock of the store.
-            Some(lease) if self.is_of_the_store => lease.check().await,
-            Some(lease) => lease.hold().await,
-            None => Ok(()),
-        }
+        let Some(lease) = &self.lease else { return Ok(()) };
+        lease.goes_on(self.epoch).await?;
+        // One look is enough for all that is done under the lock of the store.
+        if self.is_of_the_store { lease.check().await } else { Ok(()) }
     }
 
     fn oldest_shared(&self) -> Option<SystemTime> {
@@ -434,13 +450,6 @@ impl LockGuard for Guard {
     }
 
     async fn release_deleted(self: Box<Self>) {}
-}
-
-fn deleted(deletion: Deletion) -> Deleted {
-    match deletion {
-        Deletion::Final => Deleted::Unknown,
-        Deletion::Unsettled => Deleted::Unsettled,
-    }
 }
 
 /// Quotes are how a tag is written, not a part of it (H106).

@@ -1,0 +1,188 @@
+//! How a store begins and ends.
+//!
+//! | step | what it leaves when it is cut off |
+//! |---|---|
+//! | create: lock → nothing is there → identity | nothing, or an empty store |
+//! | attach: lock → identity | a store that can be attached again |
+//! | detach: mark of the owner | the store, with or without the mark |
+//! | destroy: lock alone → identity says `destroying` → manifests → the rest of the snapshots and groups → markers of namespaces, the inner ones first → chunks → state of the garbage collection, mark → identity → lease | a store that cannot be opened, and whose destruction can be begun again (H57) |
+
+use std::sync::Arc;
+
+use crate::backend::{Backend, ListEntry, ListQuery, LockGuard, LockMode, LockScope, Removal, list_all};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::{Key, Prefix};
+use crate::format::name::Namespace;
+use crate::store::identity::Identity;
+use crate::store::{Datastore, Options};
+
+/// How many objects are deleted between two looks at the lock.
+const DELETED_AT_ONCE: usize = 1000;
+
+/// What the destruction of a store removed, and what it left.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Destruction {
+    /// Objects that are gone.
+    pub deleted: u64,
+    /// Paths of what is no object of a store, and was left alone.
+    pub foreign: Vec<String>,
+}
+
+impl Datastore {
+    /// Makes a store on a backend that has nothing yet: gives it an identity, and opens it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is anything of a store: [`attach`](Datastore::attach) takes what is there. `Busy` or `Denied` if
+    /// the place is somebody else's; `InvalidInput` for options out of range.
+    pub async fn create(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
+        options.check()?;
+        {
+            let _held = backend.lock(&LockScope::Store, LockMode::Shared).await?;
+            let exists = |why: &'static str| {
+                Err(Error::new(ErrorKind::AlreadyExists, "create the store").because(why))
+            };
+            if Identity::read(backend.as_ref()).await?.is_some() {
+                return exists("there is a store");
+            }
+            for prefix in [Prefix::Namespace(Namespace::root()), Prefix::Chunks] {
+                if has_objects(backend.as_ref(), prefix).await? {
+                    return exists("there are snapshots or chunks of a store");
+                }
+            }
+            Identity::draw(backend.runtime().as_ref()).create(backend.as_ref()).await?;
+            backend.barrier().await?;
+        }
+        Self::open(backend, options).await
+    }
+
+    /// Opens a store whose data is there already, to change it: one of PBS, or one that was detached. In a bucket it now belongs to
+    /// this host, and to this process until it is closed; it also gets an identity, if it has none.
+    ///
+    /// # Errors
+    /// Those of [`open`](Datastore::open); `Busy` if another process uses the store; `Denied` if it belongs to another host;
+    /// `Unsupported` if it cannot be changed by this version.
+    pub async fn attach(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
+        let store = Self::open(backend, options).await?;
+        // Held by the backend from here on, where it is a lease; otherwise each change takes its own lock.
+        let _held = store.inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        store.inner.check_writable("attach the store").await?;
+        Ok(store)
+    }
+
+    /// Gives back what the backend holds for the store. Call it when all writers and readers are gone.
+    ///
+    /// # Errors
+    /// Those of [`Backend::close`].
+    pub async fn close(self) -> Result<()> {
+        self.inner.backend.close().await
+    }
+
+    /// Closes the store, and gives it up: in a bucket, the mark that says whose it is goes. All data stays. Call it when all
+    /// writers are gone: one that is not will fail to finish.
+    ///
+    /// # Errors
+    /// `Busy` if the store is somebody else's by now.
+    pub async fn detach(self) -> Result<()> {
+        self.inner.backend.release().await
+    }
+
+    /// Deletes everything of a store, its data among it. What is no object of a store is left alone and reported. A destruction
+    /// that was cut off is begun again in the same way, and until then the store cannot be opened.
+    ///
+    /// # Errors
+    /// `Busy` while anybody uses the store, or requests of an earlier user may still arrive; `Unsupported` if the store needs
+    /// what this version does not know; whatever the backend answers. What was deleted until then is gone.
+    pub async fn destroy(backend: Arc<dyn Backend>) -> Result<Destruction> {
+        let backend = backend.as_ref();
+        let alone = lock_alone(backend).await?;
+        let identity = match Identity::read(backend).await? {
+            Some(identity) => identity,
+            None => Identity::draw(backend.runtime().as_ref()),
+        };
+        if let Some(obstacle) = identity.obstacle() {
+            return Err(Error::new(ErrorKind::Unsupported, "destroy the store").because(obstacle));
+        }
+        identity.doom(backend).await?;
+        backend.barrier().await?;
+        let mut done = Destruction::default();
+        for query in [Prefix::Namespace(Namespace::root()), Prefix::Chunks] {
+            let mut keys = Vec::new();
+            for entry in list_all(backend, &ListQuery::all(query)).await?.into_entries() {
+                match entry {
+                    ListEntry::Object(object) => keys.push(object.key),
+                    ListEntry::Foreign(path) => done.foreign.push(path),
+                    ListEntry::Prefix(_) => {}
+                }
+            }
+            keys.sort_by_cached_key(rank);
+            // One after the other: what is deleted together has no order.
+            for of_one_rank in keys.chunk_by(|one, next| rank(one).0 == rank(next).0) {
+                delete_keys(backend, alone.as_ref(), of_one_rank, &mut done).await?;
+            }
+        }
+        delete_keys(backend, alone.as_ref(), &[Key::GcStatus, Key::InUse], &mut done).await?;
+        delete_keys(backend, alone.as_ref(), &[Key::Store], &mut done).await?;
+        // The last, and no part of the store: nobody is kept out of a place where nothing is.
+        for deleted in backend.delete(&[Removal::any(Key::Lease)]).await? {
+            deleted?;
+        }
+        backend.barrier().await?;
+        Ok(done)
+    }
+}
+
+/// The lock of the store, with nobody of this process beside.
+async fn lock_alone(backend: &dyn Backend) -> Result<Box<dyn LockGuard>> {
+    let alone = backend.lock(&LockScope::Store, LockMode::Exclusive).await?;
+    if alone.oldest_shared().is_some() {
+        return Err(Error::new(ErrorKind::Busy, "lock the store alone").because("a backup is running"));
+    }
+    Ok(alone)
+}
+
+/// In which order keys are deleted: manifests, then other files, then what belongs to groups, then namespaces from inside out.
+/// Those of one number at the same time.
+fn rank(key: &Key) -> (usize, String) {
+    let path = key.path();
+    match key {
+        Key::Manifest(_) => (0, path),
+        Key::Owner(_) | Key::GroupNotes(_) => (2, path),
+        // One that contains another has the shorter path.
+        Key::Namespace(_) => (usize::MAX - path.len(), path),
+        _ => (1, path),
+    }
+}
+
+async fn delete_keys(
+    backend: &dyn Backend,
+    alone: &dyn LockGuard,
+    keys: &[Key],
+    done: &mut Destruction,
+) -> Result<()> {
+    for batch in keys.chunks(DELETED_AT_ONCE) {
+        alone.check().await?;
+        let removals: Vec<_> = batch.iter().cloned().map(Removal::any).collect();
+        for deleted in backend.delete(&removals).await? {
+            deleted?;
+            done.deleted += 1;
+        }
+        backend.barrier().await?;
+    }
+    Ok(())
+}
+
+async fn has_objects(backend: &dyn Backend, prefix: Prefix) -> Result<bool> {
+    let query = ListQuery::all(prefix);
+    let mut cursor = None;
+    loop {
+        let page = backend.list(&query, cursor.as_ref()).await?;
+        if page.entries.iter().any(|entry| matches!(entry, ListEntry::Object(_))) {
+            return Ok(true);
+        }
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(false);
+        }
+    }
+}
