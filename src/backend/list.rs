@@ -1,7 +1,11 @@
 //! Reading a listing to its end, and the proof that the end was reached.
 
-use crate::backend::{Backend, ListEntry, ListQuery};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::backend::{Backend, Cursor, Depth, ListEntry, ListPage, ListQuery, ObjectInfo};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::{Key, Prefix};
 
 /// So many pages in a row may be empty: servers send some where much was deleted.
 const EMPTY_PAGES: usize = 1000;
@@ -59,4 +63,48 @@ pub async fn list_all(backend: &dyn Backend, query: &ListQuery) -> Result<Listin
             next => cursor = next,
         }
     }
+}
+
+/// A page of a listing of objects that are in memory, by their paths.
+pub(crate) fn page_of<T>(
+    objects: &BTreeMap<String, T>,
+    query: &ListQuery,
+    cursor: Option<&Cursor>,
+    most: usize,
+    info: impl Fn(Key, &T) -> ObjectInfo,
+) -> ListPage {
+    let root = query.prefix.path();
+    let mut entries: Vec<ListEntry> = Vec::new();
+    let mut from = match cursor {
+        Some(cursor) => Bound::Excluded(cursor.as_str().to_owned()),
+        None => Bound::Included(root.clone()),
+    };
+    while let Some((path, object)) = objects.range::<String, _>((from.clone(), Bound::Unbounded)).next() {
+        if !path.starts_with(&root) {
+            break;
+        }
+        from = Bound::Excluded(path.clone());
+        let Some(key) = Key::parse(path) else { continue };
+        let folded = query.depth == Depth::Children && query.prefix != Prefix::Chunks;
+        let deeper = path[root.len()..].split_once('/').filter(|_| folded);
+        let child = deeper.map(|(child, _)| format!("{root}{child}/"));
+        if let Some(child) = &child {
+            // `0` is the byte after `/`: on to what comes after everything below the child.
+            from = Bound::Included(format!("{}0", &child[..child.len() - 1]));
+        }
+        if !query.prefix.contains(&key) || !query.covers(child.as_ref().unwrap_or(path)) {
+            continue;
+        }
+        if entries.len() == most {
+            let before =
+                objects.range::<str, _>((Bound::Unbounded, Bound::Excluded(path.as_str()))).next_back();
+            let cursor = before.map_or(root.as_str(), |(path, _)| path);
+            return ListPage::new(entries, Some(Cursor::new(cursor)));
+        }
+        entries.push(match child {
+            None => ListEntry::Object(info(key, object)),
+            Some(child) => Prefix::parse(&child).map_or(ListEntry::Foreign(child), ListEntry::Prefix),
+        });
+    }
+    ListPage::new(entries, None)
 }

@@ -1,7 +1,7 @@
 //! A store in memory: for tests, and for programs that want a store which vanishes with them.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, Range};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use crate::backend::lock_table::LockTable;
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, Depth, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
-    LockScope, Object, ObjectInfo, PutMode, Removal, Touched, Version,
+    Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope, Object,
+    ObjectInfo, PutMode, Removal, Touched, Version, page_of,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -166,39 +166,8 @@ impl Backend for MemoryBackend {
 
     async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
         let objects = self.objects();
-        let root = query.prefix.path();
-        let mut entries: Vec<ListEntry> = Vec::new();
-        let mut from = match cursor {
-            Some(cursor) => Bound::Excluded(cursor.as_str().to_owned()),
-            None => Bound::Included(root.clone()),
-        };
-        while let Some((path, stored)) =
-            objects.by_path.range::<String, _>((from.clone(), Bound::Unbounded)).next()
-        {
-            if !path.starts_with(&root) {
-                break;
-            }
-            from = Bound::Excluded(path.clone());
-            let Some(key) = Key::parse(path) else { continue };
-            let folded = query.depth == Depth::Children && query.prefix != Prefix::Chunks;
-            let deeper = path[root.len()..].split_once('/').filter(|_| folded);
-            let child = deeper.map(|(child, _)| format!("{root}{child}/"));
-            if let Some(child) = &child {
-                // `0` is the byte after `/`: on to what comes after everything below the child.
-                from = Bound::Included(format!("{}0", &child[..child.len() - 1]));
-            }
-            if !query.prefix.contains(&key) || !query.covers(child.as_ref().unwrap_or(path)) {
-                continue;
-            }
-            if entries.len() == self.page_entries {
-                return Ok(ListPage::new(entries, Some(last_position(&root, &objects, path))));
-            }
-            entries.push(match child {
-                None => ListEntry::Object(stored.info(key)),
-                Some(child) => Prefix::parse(&child).map_or(ListEntry::Foreign(child), ListEntry::Prefix),
-            });
-        }
-        Ok(ListPage::new(entries, None))
+        let info = |key, stored: &Stored| stored.info(key);
+        Ok(page_of(&objects.by_path, query, cursor, self.page_entries, info))
     }
 
     async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
@@ -225,10 +194,4 @@ impl Backend for MemoryBackend {
     async fn close(&self) -> Result<()> {
         Ok(())
     }
-}
-
-/// The cursor after which the object at `next` is the first.
-fn last_position(root: &str, objects: &Objects, next: &str) -> Cursor {
-    let before = objects.by_path.range::<str, _>((Bound::Unbounded, Bound::Excluded(next))).next_back();
-    Cursor::new(before.map_or(root, |(path, _)| path))
 }

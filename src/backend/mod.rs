@@ -31,6 +31,7 @@ use crate::format::name::{GroupName, SnapshotName};
 use crate::rt::Runtime;
 
 pub use fs::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
+pub(crate) use list::page_of;
 pub use list::{Listing, list_all};
 pub use memory::MemoryBackend;
 #[cfg(feature = "s3")]

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::Namespace;
 use crate::store::identity::Identity;
-use crate::store::{Datastore, Options};
+use crate::store::{Datastore, Options, Refresh};
 
 /// How many objects are deleted between two looks at the lock.
 const DELETED_AT_ONCE: usize = 1000;
@@ -68,6 +68,24 @@ impl Datastore {
         let _held = store.inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
         store.inner.check_writable("attach the store").await?;
         Ok(store)
+    }
+
+    /// Brings what is kept locally to the state of the store: one listing of all metadata, and the objects of which there is no copy of
+    /// that version, many at a time. Running backups and restores go on. Until the store is closed, listings, manifests, owners and
+    /// notes are then read without requests, if this process alone may change the store; otherwise copies are used for
+    /// what has not changed.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a store that was opened without local state; whatever the backend answers. What was known before stays.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves what was known before.
+    pub async fn refresh(&self) -> Result<Refresh> {
+        let without = || {
+            let error = Error::new(ErrorKind::InvalidInput, "refresh");
+            error.because("the store was opened without local state")
+        };
+        self.inner.local.as_ref().ok_or_else(without)?.mirrored.refresh().await
     }
 
     /// Gives back what the backend holds for the store. Call it when all writers and readers are gone.

@@ -30,6 +30,7 @@ mod image_writer;
 mod lifecycle;
 mod listing;
 mod locks;
+mod mirrored;
 mod pins;
 mod pipeline;
 mod snapshot_reader;
@@ -49,11 +50,13 @@ use crate::format::Digest;
 use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
 use crate::format::manifest::Manifest;
 use crate::format::name::SnapshotName;
+use crate::local::LocalState;
 use crate::rt::Runtime;
 use crate::store::budget::Budget;
 use crate::store::chunks::ChunkStore;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
+use crate::store::mirrored::Mirrored;
 
 pub use archive_reader::ArchiveReader;
 pub use begin::BackupBuilder;
@@ -64,6 +67,7 @@ pub use image::{DirtyMap, ImageBuilder};
 pub use image_writer::{ImageWriter, ImageWriterBuilder};
 pub use lifecycle::Destruction;
 pub use listing::{FileInfo, SnapshotInfo, SnapshotState};
+pub use mirrored::Refresh;
 pub use snapshot_reader::SnapshotReader;
 pub use snapshot_writer::{ArchiveSummary, BackupStats, SnapshotWriter};
 pub use stream::StreamBuilder;
@@ -77,12 +81,13 @@ const LONGEST_REQUEST: Duration = Duration::from_mins(30);
 #[must_use]
 pub struct Options {
     compression_level: i32,
+    local: Option<Arc<LocalState>>,
     memory_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { compression_level: DEFAULT_ZSTD_LEVEL, memory_bytes: 64 << 20 }
+        Self { compression_level: DEFAULT_ZSTD_LEVEL, local: None, memory_bytes: 64 << 20 }
     }
 }
 
@@ -90,6 +95,13 @@ impl Options {
     /// The zstd level of what is stored, 1 to 22; default: 1, as PBS does.
     pub fn compression_level(mut self, level: i32) -> Self {
         self.compression_level = level;
+        self
+    }
+
+    /// Keeps copies of what is in the store in a directory; default: none are kept. Without, everything works as well, and takes
+    /// more requests. The directory belongs to the store from then on.
+    pub fn local_state(mut self, local: Arc<LocalState>) -> Self {
+        self.local = Some(local);
         self
     }
 
@@ -130,6 +142,7 @@ pub(in crate::store) struct StoreInner {
     /// One of its own: a restore whose target is a backup must not wait for what the backup waits for.
     pub(in crate::store) restore_budget: Arc<Budget>,
     /// Snapshots whose manifest may still arrive, and when each was given up, by the monotonic clock.
+    local: Option<Local>,
     doubtful: Mutex<HashMap<SnapshotName, Duration>>,
     /// None yet in a store of PBS that was never changed.
     identity: OnceLock<Identity>,
@@ -154,6 +167,21 @@ impl Datastore {
             Some(identity) => OnceLock::from(identity),
             None => OnceLock::new(),
         };
+        let local = match options.local {
+            None => None,
+            Some(state) => {
+                let mirrored = Arc::new(Mirrored::new(Arc::clone(&backend), Arc::clone(&state)));
+                let local = Local { mirrored, state };
+                if let Some(identity) = identity.get() {
+                    local.bind(identity, backend.as_ref()).await?;
+                }
+                Some(local)
+            }
+        };
+        let backend = match &local {
+            Some(local) => Arc::<Mirrored>::clone(&local.mirrored),
+            None => backend,
+        };
         let chunks =
             ChunkStore::new(Arc::clone(&backend), options.compression_level, options.memory_bytes / 2);
         let inner = StoreInner {
@@ -162,6 +190,7 @@ impl Datastore {
             chunks,
             doubtful: Mutex::default(),
             identity,
+            local,
             restore_budget: Budget::new(options.memory_bytes),
             zeros: Mutex::default(),
         };
@@ -172,6 +201,21 @@ impl Datastore {
     /// something is changed in it.
     pub fn uuid(&self) -> Option<&str> {
         self.inner.identity.get().map(|identity| identity.uuid.as_str())
+    }
+}
+
+/// What is kept on a local disk, and what reads it.
+#[derive(Debug)]
+struct Local {
+    mirrored: Arc<Mirrored>,
+    state: Arc<LocalState>,
+}
+
+impl Local {
+    /// Makes sure that the local state is of this store (H91).
+    async fn bind(&self, identity: &Identity, backend: &dyn Backend) -> Result<()> {
+        let (state, uuid) = (Arc::clone(&self.state), identity.uuid.clone());
+        backend.runtime().run_blocking("use local state", move || state.bind(&uuid)).await
     }
 }
 
@@ -236,6 +280,14 @@ impl StoreInner {
 
     /// Gives the store an identity, unless somebody else was faster.
     async fn identify(&self) -> Result<&Identity> {
+        let identity = self.find_identity().await?;
+        if let Some(local) = &self.local {
+            local.bind(identity, self.backend.as_ref()).await?;
+        }
+        Ok(identity)
+    }
+
+    async fn find_identity(&self) -> Result<&Identity> {
         let backend = self.backend.as_ref();
         let _held = backend.lock(&LockScope::Store, LockMode::Shared).await?;
         if let Some(found) = Identity::read(backend).await? {

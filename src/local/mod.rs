@@ -1,0 +1,143 @@
+//! What a process keeps on a local disk of a store that is elsewhere. All of it can be deleted at any time: that costs requests
+//! and time, and nothing else (H74).
+//!
+//! | path | what |
+//! |---|---|
+//! | `lock` | locked while a process uses the directory (H71) |
+//! | `instance` | 32 hexadecimal digits, drawn once (H90) |
+//! | `store` | the identity of the store that the directory belongs to (H91) |
+//! | `mirror/` | copies of metadata |
+//!
+//! What is here is never evidence of what is in the store. Each copy is used only for the version that the store itself has shown.
+
+pub(crate) mod mirror;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::local::mirror::{CopyName, Mirror};
+use crate::rt::Runtime;
+
+/// A directory for one store, used by this process alone.
+#[derive(Debug)]
+pub struct LocalState {
+    directory: PathBuf,
+    instance: String,
+    #[expect(dead_code, reason = "held, not asked")]
+    lock: File,
+    pub(crate) mirror: Mirror,
+}
+
+impl LocalState {
+    /// Opens the local state in a directory, which is made if it is absent. It is locked until the last handle is dropped.
+    ///
+    /// # Errors
+    /// `Busy` if another process uses it, or this one does already; `Unavailable` or `Full` if the disk fails.
+    pub async fn open(runtime: &Arc<dyn Runtime>, directory: impl Into<PathBuf>) -> Result<Arc<Self>> {
+        let directory = directory.into();
+        let mut random = [0; 16];
+        runtime.fill_random(&mut random);
+        let instance = format!("{:032x}", u128::from_le_bytes(random));
+        let open = move || Self::open_blocking(directory, instance);
+        runtime.run_blocking("open local state", open).await
+    }
+
+    fn open_blocking(directory: PathBuf, drawn: String) -> Result<Arc<Self>> {
+        let failed = |error: io::Error| failure(error, &directory);
+        fs::create_dir_all(&directory).map_err(failed)?;
+        let lock = File::options().create(true).append(true).open(directory.join("lock")).map_err(failed)?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => {
+                let error = Error::new(ErrorKind::Busy, "open local state").on(directory.display());
+                error.because("it is in use")
+            }
+            fs::TryLockError::Error(error) => failed(error),
+        })?;
+        let instance = match fs::read_to_string(directory.join("instance")) {
+            Ok(found) if is_identity(&found) => found,
+            _ => {
+                replace(&directory, "instance", &drawn).map_err(failed)?;
+                drawn
+            }
+        };
+        let mirror = Mirror::open(&directory.join("mirror")).map_err(failed)?;
+        Ok(Arc::new(Self { directory, instance, lock, mirror }))
+    }
+
+    /// A text that no other local state has, unless it is a copy of this one: what
+    /// [`Ownership::instance`](crate::backend::Ownership::instance) wants.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Keeps a copy of metadata.
+    pub(crate) fn keep_copy(&self, name: &CopyName, body: &[u8]) -> io::Result<()> {
+        self.mirror.put(name, body)
+    }
+
+    /// Says that the directory belongs to the store with this identity, from now on and for good.
+    pub(crate) fn bind(&self, identity: &str) -> Result<()> {
+        match fs::read_to_string(self.directory.join("store")) {
+            Ok(found) if found == identity => Ok(()),
+            Ok(found) if is_identity(&found) => {
+                let error = Error::new(ErrorKind::Conflict, "use local state").on(self.directory.display());
+                Err(error.because(format!("it is of the store {found}, not of {identity}")))
+            }
+            _ => replace(&self.directory, "store", identity).map_err(|error| failure(error, &self.directory)),
+        }
+    }
+}
+
+fn is_identity(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Replaces a small file in one step.
+fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
+    let temporary = directory.join(format!("{name}.new"));
+    fs::write(&temporary, text)?;
+    File::open(&temporary)?.sync_all()?;
+    fs::rename(&temporary, directory.join(name))?;
+    File::open(directory)?.sync_all()
+}
+
+fn failure(error: io::Error, directory: &Path) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Denied,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, "use local state").on(directory.display()).because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::rt::ThreadRuntime;
+
+    #[test]
+    fn h71_two_never_use_one_directory() {
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let directory = tempfile::tempdir().unwrap();
+        let open = || block_on(LocalState::open(&runtime, directory.path().join("x")));
+        let first = open().unwrap();
+        assert_eq!(open().unwrap_err().kind(), ErrorKind::Busy);
+        let instance = first.instance().to_owned();
+        drop(first);
+        let second = open().unwrap();
+        assert_eq!(second.instance(), instance, "it is kept");
+        second.bind(&"a".repeat(32)).unwrap();
+        drop(second);
+        let third = open().unwrap();
+        assert_eq!(third.bind(&"b".repeat(32)).unwrap_err().kind(), ErrorKind::Conflict, "h91");
+        third.bind(&"a".repeat(32)).unwrap();
+        fs::write(directory.path().join("x/instance"), "").unwrap();
+        drop(third);
+        assert_ne!(open().unwrap().instance(), instance, "h45: an empty one is damaged, not empty");
+    }
+}

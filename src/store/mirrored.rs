@@ -1,0 +1,472 @@
+//! A backend with copies of its metadata on a local disk.
+//!
+//! # What answers
+//! | | this process alone may change the store, and refreshed it since | otherwise |
+//! |---|---|---|
+//! | list, head | the generation | the backend |
+//! | get | the copy of the version in the generation; without one, the backend | the backend; for an index that was there before, a look at its version first |
+//!
+//! Chunks, and what belongs to the store as a whole, always come from the backend (D14).
+//!
+//! # Generations
+//! A generation is what one listing of all metadata showed, and every change since that this process made. It is in memory only: a
+//! copy on disk is named by its version, so nothing on disk has to change when a new generation takes the place of the old one
+//! in one step (H82). A refresh does not wait for running operations, and they do not wait for it: what changes while the listing
+//! is under way is noted, and applied to its result before it counts (H81). A change whose outcome is in doubt ends the generation,
+//! and with it all answers without a request, until the next refresh (I6). If a refresh fails, the generation before stays.
+//!
+//! A change is made in the backend first. Only when it is certain there does the generation change (H40).
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::lock::Mutex as AsyncMutex;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use crate::backend::{
+    Backend, Capabilities, Cursor, Deleted, ListEntry, ListPage, ListQuery, LockGuard, LockMode, LockScope,
+    Object, ObjectInfo, PutMode, Removal, Tenure, Touched, Version, list_all, page_of,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::{Key, Prefix};
+use crate::format::name::Namespace;
+use crate::local::LocalState;
+use crate::local::mirror::CopyName;
+use crate::rt::Runtime;
+use crate::store::groups::MANIFEST_BYTES;
+
+/// How many entries a page of a listing has.
+const PAGE_ENTRIES: usize = 10_000;
+/// How many objects are fetched at the same time.
+const FETCHES_IN_FLIGHT: usize = 32;
+
+#[derive(Debug)]
+pub(in crate::store) struct Mirrored {
+    inner: Arc<dyn Backend>,
+    local: Arc<LocalState>,
+    refreshing: AsyncMutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    generation: Generation,
+    /// While a refresh is running: what changed since it began.
+    journal: Option<Journal>,
+}
+
+#[derive(Debug, Default)]
+struct Generation {
+    /// In which term it was listed; none if nobody kept others away, or something is in doubt.
+    epoch: Option<u64>,
+    objects: BTreeMap<String, Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Journal {
+    changes: Vec<(String, Option<Kept>)>,
+    in_doubt: bool,
+}
+
+/// What is known of an object.
+#[derive(Clone, Debug)]
+struct Kept {
+    last_used: SystemTime,
+    size: u64,
+    version: Version,
+}
+
+/// What the generation says of an object.
+enum Known {
+    Absent,
+    Nothing,
+    Present(Kept),
+}
+
+/// What a refresh did.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refresh {
+    /// Bytes of metadata that were fetched.
+    pub bytes: u64,
+    /// Objects that were fetched, since there was no copy of their version.
+    pub fetched: u64,
+    /// Whether metadata is from now on read without requests: this process alone may change the store.
+    pub is_exclusive: bool,
+    /// Objects that the store has, without its chunks.
+    pub objects: u64,
+}
+
+impl Kept {
+    fn of(info: &ObjectInfo) -> Self {
+        Self { last_used: info.last_used, size: info.size, version: info.version.clone() }
+    }
+
+    fn info(&self, key: Key) -> ObjectInfo {
+        ObjectInfo::new(key, self.size, self.last_used, self.version.clone())
+    }
+}
+
+impl State {
+    fn change(&mut self, path: String, kept: Option<Kept>) {
+        if let Some(journal) = &mut self.journal {
+            journal.changes.push((path.clone(), kept.clone()));
+        }
+        apply(&mut self.generation.objects, path, kept);
+    }
+
+    fn doubt(&mut self) {
+        self.generation.epoch = None;
+        if let Some(journal) = &mut self.journal {
+            journal.in_doubt = true;
+        }
+    }
+}
+
+fn apply(objects: &mut BTreeMap<String, Kept>, path: String, kept: Option<Kept>) {
+    match kept {
+        Some(kept) => objects.insert(path, kept),
+        None => objects.remove(&path),
+    };
+}
+
+/// A change that is under way. Dropped before it ended, its outcome is in doubt.
+struct Change<'a> {
+    mirrored: &'a Mirrored,
+    is_open: bool,
+}
+
+impl Change<'_> {
+    fn end(mut self) {
+        self.is_open = false;
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.mirrored.state().doubt();
+        }
+    }
+}
+
+impl Mirrored {
+    pub(in crate::store) fn new(inner: Arc<dyn Backend>, local: Arc<LocalState>) -> Self {
+        Self { inner, local, refreshing: AsyncMutex::default(), state: Mutex::default() }
+    }
+
+    /// Brings the generation and the copies to the state of the store.
+    pub(in crate::store) async fn refresh(&self) -> Result<Refresh> {
+        let _alone = self.refreshing.lock().await;
+        // Held by the backend from here on. Who cannot have it reads all the same.
+        let lock = match self.inner.lock(&LockScope::Store, LockMode::Shared).await {
+            Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::Denied) => None,
+            lock => Some(lock?),
+        };
+        let tenure = self.inner.tenure();
+        self.state().journal = Some(Journal::default());
+        let listed = self.listed().await;
+        let (report, live) = self.flip(listed, tenure)?;
+        drop(lock);
+        let local = Arc::clone(&self.local);
+        // Copies that nobody wants any more only take up room.
+        let sweep = move || Ok(local.mirror.retain(&live));
+        let _ = self.inner.runtime().run_blocking("remove old copies", sweep).await?;
+        Ok(report)
+    }
+
+    /// Puts what was listed in the place of the generation before, with all that changed meanwhile, in one step.
+    fn flip(
+        &self,
+        listed: Result<(BTreeMap<String, Kept>, Refresh)>,
+        tenure: Option<Tenure>,
+    ) -> Result<(Refresh, HashSet<CopyName>)> {
+        let mut state = self.state();
+        // Whatever happened, nothing is noted any more.
+        let journal = state.journal.take().unwrap_or_default();
+        let (mut objects, mut report) = listed?;
+        for (path, kept) in journal.changes {
+            apply(&mut objects, path, kept);
+        }
+        report.objects = objects.len() as u64;
+        report.is_exclusive = tenure.is_some() && self.inner.tenure() == tenure && !journal.in_doubt;
+        let epoch = tenure.filter(|_| report.is_exclusive).map(|tenure| tenure.epoch);
+        let name = |(path, kept): (&String, &Kept)| CopyName::new(path, kept.version.as_str());
+        let live = objects.iter().map(name).collect();
+        state.generation = Generation { epoch, objects };
+        Ok((report, live))
+    }
+
+    /// What is there, with copies of all that is small.
+    async fn listed(&self) -> Result<(BTreeMap<String, Kept>, Refresh)> {
+        let all = ListQuery::all(Prefix::Namespace(Namespace::root()));
+        let listing = list_all(self.inner.as_ref(), &all).await?;
+        let infos: Vec<_> = listing
+            .into_entries()
+            .into_iter()
+            .filter_map(|entry| match entry {
+                ListEntry::Object(info) => Some(info),
+                _ => None,
+            })
+            .collect();
+        let mut report = Refresh::default();
+        let mut gone = Vec::new();
+        let mut objects: BTreeMap<_, _> =
+            infos.iter().map(|info| (info.key.path(), Kept::of(info))).collect();
+        let wanted = self.without_copies(infos).await?;
+        let fetches = stream::iter(wanted).map(|info| self.fetched(info));
+        let mut fetches = fetches.buffer_unordered(FETCHES_IN_FLIGHT);
+        while let Some((key, found)) = fetches.try_next().await? {
+            match found {
+                None => gone.push(key),
+                Some(info) => {
+                    report.fetched += 1;
+                    report.bytes += info.size;
+                    objects.insert(key.path(), Kept::of(&info));
+                }
+            }
+        }
+        drop(fetches);
+        for key in gone {
+            self.check_gone(&key).await?;
+            objects.remove(&key.path());
+        }
+        Ok((objects, report))
+    }
+
+    /// Those that are small and have no copy of their version.
+    async fn without_copies(&self, infos: Vec<ObjectInfo>) -> Result<Vec<ObjectInfo>> {
+        let local = Arc::clone(&self.local);
+        let lacking = move || {
+            let lacks = |info: &ObjectInfo| {
+                is_small(&info.key)
+                    && !local.mirror.contains(&CopyName::new(&info.key.path(), info.version.as_str()))
+            };
+            Ok(infos.into_iter().filter(lacks).collect())
+        };
+        self.inner.runtime().run_blocking("look for copies", lacking).await
+    }
+
+    async fn fetched(&self, info: ObjectInfo) -> Result<(Key, Option<ObjectInfo>)> {
+        match self.inner.get(&info.key, MANIFEST_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok((info.key, None)),
+            Err(error) => Err(error),
+            Ok(object) => {
+                self.keep(&info.key, &object.info.version, object.bytes).await;
+                Ok((info.key, Some(object.info)))
+            }
+        }
+    }
+
+    /// An object that was listed and could not be found must be gone from a listing too (H83).
+    async fn check_gone(&self, key: &Key) -> Result<()> {
+        let query = match key {
+            Key::Manifest(snapshot) => Prefix::Snapshot(snapshot.clone()),
+            Key::Owner(group) | Key::GroupNotes(group) => Prefix::Group(group.clone()),
+            _ => Prefix::Namespace(Namespace::root()),
+        };
+        let listing = list_all(self.inner.as_ref(), &ListQuery::all(query)).await?;
+        let is_listed = |entry: &ListEntry| matches!(entry, ListEntry::Object(info) if info.key == *key);
+        if listing.entries().iter().any(is_listed) {
+            let error = Error::new(ErrorKind::Unavailable, "refresh").on(key);
+            return Err(error.because("it is listed, and cannot be found"));
+        }
+        Ok(())
+    }
+
+    /// What the generation says of an object, if it may be asked.
+    fn known(&self, key: &Key) -> Known {
+        let epoch = self.inner.tenure().map(|tenure| tenure.epoch);
+        let state = self.state();
+        if !key.is_content() || epoch.is_none() || state.generation.epoch != epoch {
+            return Known::Nothing;
+        }
+        state.generation.objects.get(&key.path()).cloned().map_or(Known::Absent, Known::Present)
+    }
+
+    async fn copy_of(&self, key: &Key, kept: &Kept) -> Result<Option<Bytes>> {
+        let (local, name) = (Arc::clone(&self.local), CopyName::new(&key.path(), kept.version.as_str()));
+        let found =
+            self.inner.runtime().run_blocking("read a copy", move || Ok(local.mirror.get(&name))).await?;
+        Ok(found.filter(|found| found.len() as u64 == kept.size))
+    }
+
+    /// Keeps a copy. That it could not be kept is no failure: the store has the object.
+    async fn keep(&self, key: &Key, version: &Version, body: Bytes) {
+        if version.as_str().is_empty() || !key.is_content() {
+            return;
+        }
+        let (local, name) = (Arc::clone(&self.local), CopyName::new(&key.path(), version.as_str()));
+        let keep = move || Ok(local.keep_copy(&name, &body));
+        let _ = self.inner.runtime().run_blocking("keep a copy", keep).await;
+    }
+
+    /// Reads from the backend, and keeps a copy.
+    async fn fetch(&self, key: &Key, limit: u64) -> Result<Object> {
+        let object = self.inner.get(key, limit).await?;
+        self.keep(key, &object.info.version, object.bytes.clone()).await;
+        Ok(object)
+    }
+
+    /// Reads an index of which there may be a copy: a look at its version costs less than reading it.
+    async fn get_index(&self, key: &Key, limit: u64) -> Result<Object> {
+        let hint = self.state().generation.objects.get(&key.path()).cloned();
+        if let Some(hint) = hint {
+            let info = self.inner.head(key).await?;
+            if info.version == hint.version
+                && let Some(bytes) = self.copy_of(key, &hint).await?
+            {
+                return Ok(Object::new(bytes, info));
+            }
+        }
+        self.fetch(key, limit).await
+    }
+
+    fn begin_change(&self) -> Change<'_> {
+        Change { mirrored: self, is_open: true }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn absent(key: &Key, action: &'static str) -> Error {
+    Error::new(ErrorKind::NotFound, action).on(key)
+}
+
+/// What a refresh fetches; indexes and blobs are fetched when they are wanted (H84).
+fn is_small(key: &Key) -> bool {
+    matches!(key, Key::Manifest(_) | Key::Owner(_) | Key::GroupNotes(_))
+}
+
+#[async_trait]
+impl Backend for Mirrored {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.inner.runtime()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
+        match self.known(key) {
+            Known::Absent => Err(absent(key, "read")),
+            Known::Present(kept) if kept.size <= limit => {
+                if let Some(bytes) = self.copy_of(key, &kept).await? {
+                    return Ok(Object::new(bytes, kept.info(key.clone())));
+                }
+                let object = self.fetch(key, limit).await?;
+                if object.info.version != kept.version {
+                    // Somebody who keeps to no rules was here.
+                    self.state().doubt();
+                }
+                Ok(object)
+            }
+            Known::Nothing if matches!(key, Key::Archive(..)) => self.get_index(key, limit).await,
+            _ if key.is_content() => self.fetch(key, limit).await,
+            _ => self.inner.get(key, limit).await,
+        }
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
+        self.inner.get_range(key, range).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
+        match self.known(key) {
+            Known::Absent => Err(absent(key, "look up")),
+            Known::Present(kept) => Ok(kept.info(key.clone())),
+            Known::Nothing => self.inner.head(key).await,
+        }
+    }
+
+    async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
+        if !key.is_content() {
+            return self.inner.put(key, object, mode).await;
+        }
+        let change = self.begin_change();
+        match self.inner.put(key, object.clone(), mode).await {
+            Ok(version) => {
+                let size = object.len() as u64;
+                let kept = Kept { last_used: self.inner.runtime().now(), size, version: version.clone() };
+                self.state().change(key.path(), Some(kept));
+                change.end();
+                self.keep(key, &version, object).await;
+                Ok(version)
+            }
+            Err(error) => {
+                if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal) {
+                    change.end();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        // What it copied is known to the backend alone.
+        let _change = to.is_content().then(|| self.begin_change());
+        self.inner.copy(from, to, mode).await
+    }
+
+    async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+        let change = removals.iter().any(|removal| removal.key.is_content()).then(|| self.begin_change());
+        let results = self.inner.delete(removals).await?;
+        let mut state = self.state();
+        for (removal, result) in removals.iter().zip(&results) {
+            match result {
+                Ok(_) if removal.key.is_content() => state.change(removal.key.path(), None),
+                Err(error) if error.kind() != ErrorKind::Conflict => state.doubt(),
+                _ => {}
+            }
+        }
+        drop(state);
+        if let Some(change) = change {
+            change.end();
+        }
+        Ok(results)
+    }
+
+    async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
+        if query.prefix != Prefix::Chunks
+            && let Some(tenure) = self.inner.tenure()
+        {
+            let state = self.state();
+            if state.generation.epoch == Some(tenure.epoch) {
+                let info = |key, kept: &Kept| kept.info(key);
+                return Ok(page_of(&state.generation.objects, query, cursor, PAGE_ENTRIES, info));
+            }
+        }
+        self.inner.list(query, cursor).await
+    }
+
+    async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
+        self.inner.touch(keys).await
+    }
+
+    async fn barrier(&self) -> Result<()> {
+        self.inner.barrier().await
+    }
+
+    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
+        self.inner.lock(scope, mode).await
+    }
+
+    fn tenure(&self) -> Option<Tenure> {
+        self.inner.tenure()
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.inner.release().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
