@@ -87,6 +87,7 @@ pub mod error;
 pub mod format;
 #[cfg(feature = "s3")]
 pub mod http;
+mod local;
 pub mod manual;
 pub mod retention;
 pub mod rt;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
@@ -16,10 +16,23 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("http", &["buffers", "rt", "wire"]),
     ("s3", &["buffers", "http", "rt", "wire"]),
     ("backend", &["buffers", "format", "rt", "s3"]),
-    ("store", &["backend", "buffers", "chunker", "format", "retention", "rt"]),
+    ("local", &["format", "rt"]),
+    ("store", &["backend", "buffers", "chunker", "format", "local", "retention", "rt"]),
     (
         "lib",
-        &["backend", "buffers", "chunker", "error", "format", "http", "retention", "rt", "store", "wire"],
+        &[
+            "backend",
+            "buffers",
+            "chunker",
+            "error",
+            "format",
+            "http",
+            "local",
+            "retention",
+            "rt",
+            "store",
+            "wire",
+        ],
     ),
     ("manual", &[]),
 ];
