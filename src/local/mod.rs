@@ -6,10 +6,12 @@
 //! | `lock` | locked while a process uses the directory (H71) |
 //! | `instance` | 32 hexadecimal digits, drawn once (H90) |
 //! | `store` | the identity of the store that the directory belongs to (H91) |
+//! | `chunks/` | copies of chunks |
 //! | `mirror/` | copies of metadata |
 //!
 //! What is here is never evidence of what is in the store. Each copy is used only for the version that the store itself has shown.
 
+pub(crate) mod cache;
 pub(crate) mod mirror;
 
 use std::fs::{self, File};
