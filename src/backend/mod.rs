@@ -190,6 +190,9 @@ pub struct Capabilities {
     pub conditional_delete: bool,
     /// [`PutMode::Create`] and [`PutMode::IfMatch`] work.
     pub conditional_put: bool,
+    /// How many chunks are worth transferring at the same time, beside one for each processor. More where each request has to wait for
+    /// an answer from far away.
+    pub in_flight: usize,
     /// Who is excluded by the locks.
     pub lock_reach: LockReach,
     /// [`PutMode::IfMatch`] excludes other processes too, and not only tasks of this one.
@@ -203,6 +206,7 @@ impl Capabilities {
         Self {
             conditional_delete: true,
             conditional_put: true,
+            in_flight: 2,
             lock_reach: LockReach::Everybody,
             shared_versions: false,
         }

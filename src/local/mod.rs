@@ -8,20 +8,47 @@
 //! | `store` | the identity of the store that the directory belongs to (H91) |
 //! | `chunks/` | copies of chunks |
 //! | `mirror/` | copies of metadata |
+//! | `presence/` | which chunks the store has |
 //!
 //! What is here is never evidence of what is in the store. Each copy is used only for the version that the store itself has shown.
 
 pub(crate) mod cache;
 pub(crate) mod mirror;
+pub(crate) mod presence;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
+pub use crate::local::cache::CacheCounts;
+use crate::local::cache::ChunkCache;
 use crate::local::mirror::{CopyName, Mirror};
+use crate::local::presence::PresenceStore;
 use crate::rt::Runtime;
+
+/// Choices for local state that is opened.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct LocalOptions {
+    cache_bytes: u64,
+}
+
+impl Default for LocalOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 4 << 30 }
+    }
+}
+
+impl LocalOptions {
+    /// How many bytes of disk copies of chunks may take, at most; default: 4 GiB, 0 for none. What is used least is removed first,
+    /// and what was read only once before what was read again.
+    pub fn cache_bytes(mut self, bytes: u64) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+}
 
 /// A directory for one store, used by this process alone.
 #[derive(Debug)]
@@ -30,7 +57,10 @@ pub struct LocalState {
     instance: String,
     #[expect(dead_code, reason = "held, not asked")]
     lock: File,
+    pub(crate) chunks: Option<ChunkCache>,
     pub(crate) mirror: Mirror,
+    /// The records of the term with this epoch.
+    presence: Mutex<Option<(u64, Arc<PresenceStore>)>>,
 }
 
 impl LocalState {
@@ -38,16 +68,20 @@ impl LocalState {
     ///
     /// # Errors
     /// `Busy` if another process uses it, or this one does already; `Unavailable` or `Full` if the disk fails.
-    pub async fn open(runtime: &Arc<dyn Runtime>, directory: impl Into<PathBuf>) -> Result<Arc<Self>> {
+    pub async fn open(
+        runtime: &Arc<dyn Runtime>,
+        directory: impl Into<PathBuf>,
+        options: LocalOptions,
+    ) -> Result<Arc<Self>> {
         let directory = directory.into();
         let mut random = [0; 16];
         runtime.fill_random(&mut random);
         let instance = format!("{:032x}", u128::from_le_bytes(random));
-        let open = move || Self::open_blocking(directory, instance);
+        let open = move || Self::open_blocking(directory, instance, options);
         runtime.run_blocking("open local state", open).await
     }
 
-    fn open_blocking(directory: PathBuf, drawn: String) -> Result<Arc<Self>> {
+    fn open_blocking(directory: PathBuf, drawn: String, options: LocalOptions) -> Result<Arc<Self>> {
         let failed = |error: io::Error| failure(error, &directory);
         fs::create_dir_all(&directory).map_err(failed)?;
         let lock = File::options().create(true).append(true).open(directory.join("lock")).map_err(failed)?;
@@ -66,7 +100,15 @@ impl LocalState {
             }
         };
         let mirror = Mirror::open(&directory.join("mirror")).map_err(failed)?;
-        Ok(Arc::new(Self { directory, instance, lock, mirror }))
+        let budget = options.cache_bytes;
+        // A cache that cannot be opened is none (H63).
+        let chunks = (budget > 0).then(|| ChunkCache::open(&directory.join("chunks"), budget).ok()).flatten();
+        Ok(Arc::new(Self { chunks, directory, instance, lock, mirror, presence: Mutex::default() }))
+    }
+
+    /// What the copies of chunks did since the state was opened; none if there are none.
+    pub fn cache_counts(&self) -> Option<CacheCounts> {
+        self.chunks.as_ref().map(ChunkCache::counts)
     }
 
     /// A text that no other local state has, unless it is a copy of this one: what
@@ -77,7 +119,34 @@ impl LocalState {
 
     /// Keeps a copy of metadata.
     pub(crate) fn keep_copy(&self, name: &CopyName, body: &[u8]) -> io::Result<()> {
-        self.mirror.put(name, body)
+        match self.mirror.put(name, body) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                // Metadata comes first (H64).
+                let Some(chunks) = &self.chunks else { return Err(error) };
+                chunks.yield_bytes(body.len() as u64 + (1 << 20));
+                self.mirror.put(name, body)
+            }
+            put => put,
+        }
+    }
+
+    /// Which chunks the store with this identity has, for a term in which this process alone changes it. Records of another term than
+    /// the one that this continues are dropped: somebody else may have removed chunks since. None if the disk fails. Blocks.
+    pub(crate) fn presence(
+        &self,
+        identity: &str,
+        epoch: u64,
+        continues: Option<u64>,
+    ) -> Option<Arc<PresenceStore>> {
+        let mut presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, records)) = presence.as_ref().filter(|(of, _)| *of == epoch) {
+            return Some(Arc::clone(records));
+        }
+        let stamp = |epoch| format!("{identity} {epoch}");
+        let valid = continues.map(stamp);
+        let opened = PresenceStore::open(&self.directory.join("presence"), valid.as_deref(), &stamp(epoch));
+        *presence = opened.ok().map(|records| (epoch, Arc::new(records)));
+        presence.as_ref().map(|(_, records)| Arc::clone(records))
     }
 
     /// Says that the directory belongs to the store with this identity, from now on and for good.
@@ -126,7 +195,8 @@ mod tests {
     fn h71_two_never_use_one_directory() {
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
         let directory = tempfile::tempdir().unwrap();
-        let open = || block_on(LocalState::open(&runtime, directory.path().join("x")));
+        let open =
+            || block_on(LocalState::open(&runtime, directory.path().join("x"), LocalOptions::default()));
         let first = open().unwrap();
         assert_eq!(open().unwrap_err().kind(), ErrorKind::Busy);
         let instance = first.instance().to_owned();

@@ -27,6 +27,7 @@ use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::store::budget::Permit;
+use crate::store::chunks::Keeping;
 use crate::store::events::{Event, Observer, Silent};
 use crate::store::{Datastore, RestoreTarget};
 
@@ -45,6 +46,7 @@ pub struct ArchiveReader {
     ahead: Mutex<VecDeque<Fetch>>,
     archive: Arc<Archive>,
     current: Option<(usize, Bytes)>,
+    keeping: Keeping,
     observer: Arc<dyn Observer>,
     position: u64,
     /// Whether it was read as a stream.
@@ -99,6 +101,7 @@ impl ArchiveReader {
             ahead: Mutex::default(),
             archive: Arc::new(archive),
             current: None,
+            keeping: Keeping::NotKept,
             observer: Arc::new(Silent),
             position: 0,
             started: false,
@@ -111,6 +114,15 @@ impl ArchiveReader {
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = observer;
+        self
+    }
+
+    /// Keeps the chunks that [`copy_to`](ArchiveReader::copy_to) fetches on the local disk, if the store was opened with local state.
+    /// By default it keeps none: a restore of everything would push out what is read again and again (H73). Streams and
+    /// [`read_at`](ArchiveReader::read_at) always keep what they fetch.
+    #[must_use]
+    pub fn keep_local(mut self) -> Self {
+        self.keeping = Keeping::Kept;
         self
     }
 
@@ -156,7 +168,7 @@ impl ArchiveReader {
         let archive = &self.archive;
         let in_flight = archive.store.inner.in_flight();
         let (mut sender, mut receiver) = mpsc::channel(0);
-        let mut pieces = pieces(Arc::clone(archive), in_flight);
+        let mut pieces = pieces(Arc::clone(archive), in_flight, self.keeping);
         let produce = async move {
             while let Some(piece) = pieces.try_next().await? {
                 if sender.send(piece).await.is_err() {
@@ -214,7 +226,7 @@ impl ArchiveReader {
             }
             let archive = Arc::clone(&self.archive);
             let fetch: BoxFuture<'static, _> = if next == number {
-                Box::pin(async move { archive.fetch(next).await })
+                Box::pin(async move { archive.fetch(next, Keeping::Kept).await })
             } else {
                 Box::pin(archive.fetch_ahead(next))
             };
@@ -265,23 +277,23 @@ impl Archive {
         budget.acquire(usize::try_from(bytes).unwrap_or(usize::MAX)).await
     }
 
-    async fn piece(&self, number: usize, permit: Permit) -> Result<(usize, Piece, Permit)> {
+    async fn piece(&self, number: usize, permit: Permit, keeping: Keeping) -> Result<(usize, Piece, Permit)> {
         if self.is_hole(number) {
             return Ok((number, Piece::Hole, permit));
         }
-        let bytes = self.fetch(number).await?;
+        let bytes = self.fetch(number, keeping).await?;
         // The look at one word per line of zeros is cheap, and ends at once for anything else.
         let piece = if is_zero(&bytes) { Piece::Hole } else { Piece::Data(bytes) };
         Ok((number, piece, permit))
     }
 
-    async fn fetch(&self, number: usize) -> Result<Bytes> {
+    async fn fetch(&self, number: usize, keeping: Keeping) -> Result<Bytes> {
         let missing = || Error::new(ErrorKind::Internal, "read chunk").on(number);
         let chunk = self.index.chunk(number).ok_or_else(missing)?;
         if self.is_hole(number) {
             return Ok(Bytes::from(vec![0; usize::try_from(chunk.len).map_err(|_| missing())?]));
         }
-        self.store.inner.chunks.get(chunk.digest, chunk.len).await
+        self.store.inner.chunks.get(chunk.digest, chunk.len, keeping).await
     }
 
     /// As [`fetch`](Self::fetch), but it goes on while nobody asks, as when what was read before is being worked on. It ends when
@@ -290,10 +302,11 @@ impl Archive {
         let (mut sender, receiver) = oneshot::channel();
         let runtime = Arc::clone(self.store.inner.backend.runtime());
         runtime.spawn(Box::pin(async move {
-            let fetched = match future::select(pin!(self.fetch(number)), sender.cancellation()).await {
-                Either::Left((fetched, _)) => fetched,
-                Either::Right(_) => return,
-            };
+            let fetched =
+                match future::select(pin!(self.fetch(number, Keeping::Kept)), sender.cancellation()).await {
+                    Either::Left((fetched, _)) => fetched,
+                    Either::Right(_) => return,
+                };
             // Whoever asked may be gone.
             let _ = sender.send(fetched);
         }));
@@ -311,7 +324,7 @@ impl Archive {
                 return Ok(found.1);
             }
         }
-        let bytes = self.fetch(number).await?;
+        let bytes = self.fetch(number, Keeping::Kept).await?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= CACHED_CHUNKS {
             cache.pop_front();
@@ -322,7 +335,11 @@ impl Archive {
 }
 
 /// All chunks of an archive in order, several of them being fetched at the same time. Permits are taken in order too.
-fn pieces(archive: Arc<Archive>, in_flight: usize) -> BoxStream<'static, Result<(usize, Piece, Permit)>> {
+fn pieces(
+    archive: Arc<Archive>,
+    in_flight: usize,
+    keeping: Keeping,
+) -> BoxStream<'static, Result<(usize, Piece, Permit)>> {
     let permits = stream::unfold((archive, 0), |(archive, number)| async move {
         if number >= archive.index.len() {
             return None;
@@ -331,7 +348,8 @@ fn pieces(archive: Arc<Archive>, in_flight: usize) -> BoxStream<'static, Result<
         let fetch = (Arc::clone(&archive), number, permit);
         Some((fetch, (archive, number + 1)))
     });
-    let fetches = permits.map(|(archive, number, permit)| async move { archive.piece(number, permit).await });
+    let fetches = permits
+        .map(move |(archive, number, permit)| async move { archive.piece(number, permit, keeping).await });
     fetches.buffered(in_flight).boxed()
 }
 

@@ -18,6 +18,7 @@ use crate::format::layout::Key;
 use crate::format::name::{AuthId, BackupTime, GroupName};
 use crate::format::status::encode_owner;
 use crate::store::Datastore;
+use crate::store::chunks::Keeping;
 use crate::store::events::{Observer, Silent};
 use crate::store::listing::{SnapshotInfo, SnapshotState};
 use crate::store::locks::{GROUP_WAIT, lock_patiently};
@@ -31,6 +32,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 #[must_use = "nothing happens before `begin`"]
 pub struct BackupBuilder {
     group: GroupName,
+    keeping: Keeping,
     observer: Arc<dyn Observer>,
     owner: AuthId,
     store: Datastore,
@@ -42,6 +44,7 @@ impl Datastore {
     pub fn backup(&self, group: &GroupName) -> BackupBuilder {
         BackupBuilder {
             group: group.clone(),
+            keeping: Keeping::Kept,
             observer: Arc::new(Silent),
             owner: AuthId::root(),
             store: self.clone(),
@@ -54,6 +57,13 @@ impl BackupBuilder {
     /// Who is told about progress; default: nobody.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = observer;
+        self
+    }
+
+    /// Keeps no copies of new chunks on the local disk; default: those that are stored are kept, if the store was opened with local
+    /// state.
+    pub fn no_cache(mut self) -> Self {
+        self.keeping = Keeping::NotKept;
         self
     }
 
@@ -80,7 +90,7 @@ impl BackupBuilder {
     /// # Cancel safety
     /// A dropped future leaves at most a group that has an owner and no snapshots.
     pub async fn begin(self) -> Result<SnapshotWriter> {
-        let Self { group, observer, owner, store, time } = self;
+        let Self { group, keeping, observer, owner, store, time } = self;
         let inner = &store.inner;
         inner.check_writable("begin a backup").await?;
         let failed = |kind| Error::new(kind, "begin a backup of").on(&group);
@@ -93,6 +103,9 @@ impl BackupBuilder {
         let group_guard = lock_patiently(inner.backend.as_ref(), &scope, GROUP_WAIT).await?;
         let snapshots = store.remove_leftovers(&group).await?;
         let store_guard = inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        if let Some(uuid) = store.uuid() {
+            inner.chunks.open_presence(uuid).await?;
+        }
         let time = choose_time(time, inner.runtime().now(), &snapshots)
             .map_err(|why| failed(ErrorKind::InvalidInput).because(why))?;
         let name = group.snapshot(time);
@@ -104,7 +117,7 @@ impl BackupBuilder {
         let guards =
             Guards { bases: Vec::new(), group: group_guard, snapshot: snapshot_guard, store: store_guard };
         let written = store.claim(&group, &owner).await?;
-        Ok(SnapshotWriter::new(store, name, guards, written, observer))
+        Ok(SnapshotWriter::new(store, name, guards, written, observer, keeping))
     }
 
     /// The name of the group.

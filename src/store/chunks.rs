@@ -11,11 +11,28 @@
 //! | present, as long as what would be stored | touched: a duplicate (D8) |
 //! | present, of another length | read and validate: good → a duplicate, bad → replace (D8, H77) |
 //! | cannot say, named by an explicit base | known (D9) |
+//! | cannot say, the records say that it is present | a duplicate |
 //! | cannot say | encode, create; if it exists, as above |
+//!
+//! # Presence
+//! A store in a bucket cannot say without a request. What it is known to have is recorded on the local disk, if there is local state:
+//!
+//! | state | how it comes about | what it is worth |
+//! |---|---|---|
+//! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent |
+//! | expected | an index names it | nothing, unless it is an explicit base that stays locked (D9) |
+//! | unknown | no record | it is sent; if it is there, it is compared |
+//! | suspect, missing | a record was there and was forgotten, since a read found the chunk bad or gone | as unknown |
+//!
+//! Records count only for the term in which they were made, and for the next one of the same instance: whoever had the store
+//! between may have removed chunks. **Whoever removes chunks begins a new term first, and forgets each one before it is removed** (H16,
+//! H22): so neither a crash nor an old copy of the directory brings a record back that is no longer true.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 
 use crate::backend::{Backend, PutMode, Touched};
 use crate::buffers::{Buffer, Buffers};
@@ -26,6 +43,8 @@ use crate::format::blob::{
     PlaintextSize,
 };
 use crate::format::layout::Key;
+use crate::local::LocalState;
+use crate::local::presence::PresenceStore;
 use crate::store::pins::{Pins, Sections, WriterPins};
 
 /// What a chunk is longer by in its encoded form, at most.
@@ -35,9 +54,32 @@ const ROOM_BYTES: usize = MAX_ENCODED_CHUNK_BYTES - MAX_CHUNK_BYTES;
 #[derive(Debug)]
 pub(in crate::store) struct ChunkStore {
     backend: Arc<dyn Backend>,
-    codecs: Arc<Codecs>,
     pub(in crate::store) pins: Pins,
+    reader: Arc<ChunkReader>,
     sections: Sections,
+}
+
+/// What reads chunks.
+#[derive(Debug)]
+struct ChunkReader {
+    backend: Arc<dyn Backend>,
+    codecs: Arc<Codecs>,
+    flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
+    local: Option<Arc<LocalState>>,
+    /// The records of the term with this epoch.
+    presence: Mutex<Option<(u64, Arc<PresenceStore>)>>,
+}
+
+/// A chunk, its plaintext length, and whether it is kept on the local disk when it was fetched.
+type Wanted = (Digest, usize, Keeping);
+
+type Flight = BoxFuture<'static, Result<Bytes>>;
+
+/// Whether chunks that were fetched or stored are kept on the local disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::store) enum Keeping {
+    Kept,
+    NotKept,
 }
 
 /// Contexts for coding and buffers for its results, used again and again.
@@ -70,14 +112,31 @@ pub(in crate::store) enum Stored {
 }
 
 impl ChunkStore {
-    pub(in crate::store) fn new(backend: Arc<dyn Backend>, level: i32, kept_bytes: usize) -> Self {
+    pub(in crate::store) fn new(
+        backend: Arc<dyn Backend>,
+        local: Option<Arc<LocalState>>,
+        level: i32,
+        kept_bytes: usize,
+    ) -> Self {
         let codecs = Codecs {
             buffers: Buffers::new(kept_bytes),
             decoders: Mutex::default(),
             encoders: Mutex::default(),
             level,
         };
-        Self { backend, codecs: Arc::new(codecs), pins: Pins::default(), sections: Sections::default() }
+        let codecs = Arc::new(codecs);
+        let reader = ChunkReader {
+            backend: Arc::clone(&backend),
+            codecs,
+            flights: Mutex::default(),
+            local,
+            presence: Mutex::default(),
+        };
+        Self { backend, pins: Pins::default(), reader: Arc::new(reader), sections: Sections::default() }
+    }
+
+    fn codecs(&self) -> &Arc<Codecs> {
+        &self.reader.codecs
     }
 
     /// Makes sure that the chunk is in the store, and pins it for the writer.
@@ -98,12 +157,18 @@ impl ChunkStore {
         if writer.pin(digest) {
             return Ok(Stored::Known);
         }
-        let stored = self.put_pinned(digest, plaintext, evidence).await?;
+        let stored = self.put_pinned(digest, plaintext, evidence, writer.keeping).await?;
         writer.confirm(digest);
         Ok(stored)
     }
 
-    async fn put_pinned(&self, digest: Digest, plaintext: &Bytes, evidence: Evidence) -> Result<Stored> {
+    async fn put_pinned(
+        &self,
+        digest: Digest,
+        plaintext: &Bytes,
+        evidence: Evidence,
+        keeping: Keeping,
+    ) -> Result<Stored> {
         let key = Key::Chunk(digest);
         let touched = self.touch_one(&key).await?;
         let present = match touched {
@@ -111,6 +176,10 @@ impl ChunkStore {
                 return Ok(Stored::Known);
             }
             Touched::Unknown if evidence == Evidence::Base => return Ok(Stored::Known),
+            Touched::Unknown => match self.recorded(digest).await? {
+                Some(size) => return Ok(Stored::Duplicate(size)),
+                None => None,
+            },
             Touched::Present(info) => Some(info.size),
             _ => None,
         };
@@ -119,17 +188,52 @@ impl ChunkStore {
         let present = match present {
             Some(present) => present,
             None => match self.backend.put(&key, blob.clone(), self.create_mode()).await {
-                Ok(_) => return Ok(Stored::New(size)),
+                Ok(_) => {
+                    self.record(digest, size).await;
+                    if keeping == Keeping::Kept {
+                        self.reader.keep(digest, blob).await;
+                    }
+                    return Ok(Stored::New(size));
+                }
                 // Somebody else was faster, or the backend could not say: 412 is compared, not believed (H24).
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => self.backend.head(&key).await?.size,
                 Err(error) => return Err(error),
             },
         };
         if present == size || self.is_good(digest, plaintext.len()).await? {
+            self.record(digest, present).await;
             return Ok(Stored::Duplicate(present));
         }
         self.backend.put(&key, blob, PutMode::Replace).await?;
+        self.record(digest, size).await;
         Ok(Stored::New(size))
+    }
+
+    /// Opens the records of which chunks the store with this identity has, if there is local state and this process alone may change
+    /// the store.
+    pub(in crate::store) async fn open_presence(&self, identity: &str) -> Result<()> {
+        let (Some(local), Some(tenure)) = (self.reader.local.clone(), self.backend.tenure()) else {
+            return Ok(());
+        };
+        let identity = identity.to_owned();
+        let open = move || Ok(local.presence(&identity, tenure.epoch, tenure.continues));
+        let opened = self.backend.runtime().run_blocking("open records", open).await?;
+        let opened = opened.map(|records| (tenure.epoch, records));
+        *self.reader.presence.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+        Ok(())
+    }
+
+    async fn recorded(&self, digest: Digest) -> Result<Option<u64>> {
+        let Some(presence) = self.reader.presence() else { return Ok(None) };
+        let look = move || Ok(presence.get(&digest).map(u64::from));
+        self.backend.runtime().run_blocking("look up chunk", look).await
+    }
+
+    /// Records that the store has the chunk. Without the record, it is sent again some time.
+    async fn record(&self, digest: Digest, size: u64) {
+        let (Some(presence), Ok(size)) = (self.reader.presence(), u32::try_from(size)) else { return };
+        let record = move || Ok(presence.set(digest, size));
+        let _ = self.backend.runtime().run_blocking("record chunk", record).await;
     }
 
     /// Pins chunks that are not at hand, because a base names them, and makes sure that they are in the store.
@@ -163,21 +267,21 @@ impl ChunkStore {
         Ok(())
     }
 
-    /// Reads a chunk of a known plaintext length, checked against its digest.
-    pub(in crate::store) async fn get(&self, digest: Digest, length: u64) -> Result<Bytes> {
-        let failed = |kind| Error::new(kind, "read chunk").on(digest);
+    /// Reads a chunk of a known plaintext length, checked against its digest. Those who want the same at the same time share one
+    /// read (H70).
+    pub(in crate::store) async fn get(&self, digest: Digest, length: u64, keeping: Keeping) -> Result<Bytes> {
         let length = usize::try_from(length).ok().filter(|length| *length <= MAX_CHUNK_BYTES);
-        let length =
-            length.ok_or_else(|| failed(ErrorKind::Corrupt).because("it is longer than a chunk may be"))?;
-        let object = self.backend.get(&Key::Chunk(digest), MAX_ENCODED_CHUNK_BYTES as u64).await?;
-        let codecs = Arc::clone(&self.codecs);
-        let decode = move || codecs.decode(object.bytes, digest, length);
-        self.backend.runtime().run_blocking("decode chunk", decode).await
+        let length = length.ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "read chunk")
+                .on(digest)
+                .because("it is longer than a chunk may be")
+        })?;
+        Arc::clone(&self.reader).join((digest, length, keeping)).await
     }
 
     /// Reads a blob that is stored as a file of its own.
     pub(in crate::store) async fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
-        let codecs = Arc::clone(&self.codecs);
+        let codecs = Arc::clone(self.codecs());
         let decode = move || {
             let mut decoder = codecs.decoder();
             let decoded =
@@ -190,14 +294,14 @@ impl ChunkStore {
 
     /// Encodes bytes as a blob.
     pub(in crate::store) async fn encode(&self, plaintext: &Bytes) -> Result<Bytes> {
-        let (codecs, plaintext) = (Arc::clone(&self.codecs), plaintext.clone());
+        let (codecs, plaintext) = (Arc::clone(self.codecs()), plaintext.clone());
         let encode = move || codecs.encode(&plaintext);
         self.backend.runtime().run_blocking("encode blob", encode).await
     }
 
     /// A buffer to read plaintext into.
     pub(in crate::store) fn buffer(&self, capacity: usize) -> Buffer {
-        self.codecs.buffers.take(capacity + ROOM_BYTES)
+        self.codecs().buffers.take(capacity + ROOM_BYTES)
     }
 
     async fn touch_one(&self, key: &Key) -> Result<Touched> {
@@ -207,7 +311,7 @@ impl ChunkStore {
 
     /// Whether what the store has under the digest is what belongs there.
     async fn is_good(&self, digest: Digest, length: usize) -> Result<bool> {
-        match self.get(digest, length as u64).await {
+        match self.reader.fetch(digest, length).await {
             Ok(_) => Ok(true),
             // A plain chunk is offered: an encrypted one under its digest is a wrong one.
             Err(error) => match error.kind() {
@@ -220,6 +324,107 @@ impl ChunkStore {
     /// Where conditions do not work, the guard of the store keeps others away, and equal digests have equal contents (D4).
     fn create_mode(&self) -> PutMode {
         if self.backend.capabilities().conditional_put { PutMode::Create } else { PutMode::Replace }
+    }
+}
+
+impl ChunkReader {
+    /// Takes part in the read of a chunk that is under way, or begins one. It goes on as long as anybody wants it.
+    fn join(self: Arc<Self>, wanted: Wanted) -> Shared<Flight> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&wanted).and_then(WeakShared::upgrade) {
+            return flight;
+        }
+        let reader = Arc::clone(&self);
+        let flight = async move {
+            let _landing = Landing { reader: Arc::clone(&reader), wanted };
+            reader.read(wanted).await
+        };
+        let flight = flight.boxed().shared();
+        flights.extend(flight.downgrade().map(|weak| (wanted, weak)));
+        flight
+    }
+
+    async fn read(&self, (digest, length, keeping): Wanted) -> Result<Bytes> {
+        if let Some(plaintext) = self.read_locally(digest, length).await? {
+            return Ok(plaintext);
+        }
+        let fetched = self.fetch(digest, length).await;
+        if let Err(error) = &fetched
+            && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
+        {
+            self.forget(digest).await;
+        }
+        let (stored, plaintext) = fetched?;
+        if keeping == Keeping::Kept {
+            self.keep(digest, stored).await;
+        }
+        Ok(plaintext)
+    }
+
+    /// The records, while the term goes on that they are of.
+    fn presence(&self) -> Option<Arc<PresenceStore>> {
+        let epoch = self.backend.tenure()?.epoch;
+        let presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+        presence.as_ref().filter(|(of, _)| *of == epoch).map(|(_, records)| Arc::clone(records))
+    }
+
+    /// A chunk was found bad or gone: the next backup that has it stores it again (H22, H23).
+    async fn forget(&self, digest: Digest) {
+        let Some(presence) = self.presence() else { return };
+        // If the disk fails, the record is not believed any more all the same, by this process.
+        let forget = move || Ok(presence.forget(digest));
+        let _ = self.backend.runtime().run_blocking("forget chunk", forget).await;
+    }
+
+    /// Reads a chunk from the local disk. What is damaged there is removed, and fetched like one that is not there (H66).
+    async fn read_locally(&self, digest: Digest, length: usize) -> Result<Option<Bytes>> {
+        let Some(local) = self.local.clone().filter(|local| local.chunks.is_some()) else { return Ok(None) };
+        let codecs = Arc::clone(&self.codecs);
+        let read = move || {
+            let Some(cache) = &local.chunks else { return Ok(None) };
+            let Some(stored) = cache.get(&digest) else { return Ok(None) };
+            let plaintext = codecs.decode(stored, digest, length).ok();
+            if plaintext.is_none() {
+                cache.remove_damaged(&digest);
+            }
+            Ok(plaintext)
+        };
+        self.backend.runtime().run_blocking("read chunk", read).await
+    }
+
+    /// Reads a chunk from the store: its stored form and its contents, which were checked (H68).
+    async fn fetch(&self, digest: Digest, length: usize) -> Result<(Bytes, Bytes)> {
+        let object = self.backend.get(&Key::Chunk(digest), MAX_ENCODED_CHUNK_BYTES as u64).await?;
+        let codecs = Arc::clone(&self.codecs);
+        let decode = move || {
+            let plaintext = codecs.decode(object.bytes.clone(), digest, length)?;
+            Ok((object.bytes, plaintext))
+        };
+        self.backend.runtime().run_blocking("decode chunk", decode).await
+    }
+
+    /// Keeps the stored form of a chunk on the local disk, if there is one. That it cannot be kept is no failure (H63).
+    async fn keep(&self, digest: Digest, stored: Bytes) {
+        let Some(local) = self.local.clone().filter(|local| local.chunks.is_some()) else { return };
+        let keep = move || {
+            if let Some(cache) = &local.chunks {
+                cache.insert(&digest, &stored);
+            }
+            Ok(())
+        };
+        let _ = self.backend.runtime().run_blocking("keep chunk", keep).await;
+    }
+}
+
+/// Ends a flight: whoever comes now begins another.
+struct Landing {
+    reader: Arc<ChunkReader>,
+    wanted: Wanted,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.reader.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.wanted);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::format::Digest;
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::name::ArchiveKind;
+use crate::store::chunks::Keeping;
 use crate::store::events::Event;
 use crate::store::image::{CHUNK_BYTES, check_chunk_bytes, index_error};
 use crate::store::pipeline::{ArchiveTask, Cut, Entry, yield_now};
@@ -248,7 +249,7 @@ impl ImageWriter {
         let entry = self.task.base.as_ref().and_then(|base| base.at(&chunk));
         let entry = entry.ok_or_else(|| self.invalid("a chunk was written in part only"))?;
         let chunks = &self.task.reserved.shared.store.inner.chunks;
-        let old = chunks.get(entry.digest, entry.length).await?;
+        let old = chunks.get(entry.digest, entry.length, Keeping::NotKept).await?;
         let Some(mut partial) = self.partial.remove(&offset) else { return Ok(()) };
         for hole in partial.holes() {
             partial.buffer[hole.clone()].copy_from_slice(&old[hole]);

@@ -182,8 +182,9 @@ impl Datastore {
             Some(local) => Arc::<Mirrored>::clone(&local.mirrored),
             None => backend,
         };
-        let chunks =
-            ChunkStore::new(Arc::clone(&backend), options.compression_level, options.memory_bytes / 2);
+        let state = local.as_ref().map(|local| Arc::clone(&local.state));
+        let (level, kept) = (options.compression_level, options.memory_bytes / 2);
+        let chunks = ChunkStore::new(Arc::clone(&backend), state, level, kept);
         let inner = StoreInner {
             backend,
             budget: Budget::new(options.memory_bytes),
@@ -226,7 +227,7 @@ impl StoreInner {
 
     /// How many chunks of one archive are worked on at the same time.
     pub(in crate::store) fn in_flight(&self) -> usize {
-        self.runtime().parallelism().get() + 2
+        self.runtime().parallelism().get() + self.backend.capabilities().in_flight
     }
 
     /// The stored form of a manifest, if it can be read again.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use futures::lock::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::format::Digest;
+use crate::store::chunks::Keeping;
 
 /// The pins of all writers of a store.
 #[derive(Debug, Default)]
@@ -18,8 +19,9 @@ pub(in crate::store) struct Pins {
 }
 
 /// The pins of one writer. They are gone when it is dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::store) struct WriterPins {
+    pub(in crate::store) keeping: Keeping,
     state: Mutex<WriterState>,
 }
 
@@ -32,8 +34,8 @@ struct WriterState {
 
 impl Pins {
     /// Registers a writer.
-    pub(in crate::store) fn writer(&self) -> Arc<WriterPins> {
-        let pins = Arc::default();
+    pub(in crate::store) fn writer(&self, keeping: Keeping) -> Arc<WriterPins> {
+        let pins = Arc::new(WriterPins { keeping, state: Mutex::default() });
         let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
         writers.retain(|writer| writer.strong_count() > 0);
         writers.push(Arc::downgrade(&pins));
@@ -127,7 +129,7 @@ mod tests {
     #[test]
     fn a_pin_lives_as_long_as_its_writer() {
         let (pins, digest) = (Pins::default(), Digest::of(b"a"));
-        let writer = pins.writer();
+        let writer = pins.writer(Keeping::Kept);
         assert!(!writer.pin(digest));
         assert!(pins.is_pinned(&digest), "before it is confirmed");
         assert!(!writer.is_confirmed(&digest));

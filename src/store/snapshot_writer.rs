@@ -13,6 +13,7 @@ use crate::format::index::FinishedIndex;
 use crate::format::layout::Key;
 use crate::format::manifest::{CryptMode, ManifestFile, UploadStats};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
+use crate::store::chunks::Keeping;
 use crate::store::events::{Event, Observer};
 use crate::store::pins::WriterPins;
 use crate::store::{Datastore, SnapshotReader};
@@ -156,8 +157,9 @@ impl SnapshotWriter {
         guards: Guards,
         written: Vec<Written>,
         observer: Arc<dyn Observer>,
+        keeping: Keeping,
     ) -> Self {
-        let pins = store.inner.chunks.pins.writer();
+        let pins = store.inner.chunks.pins.writer(keeping);
         let state = WriterState { written, ..WriterState::default() };
         let shared = WriterShared {
             counters: Counters::default(),

@@ -281,7 +281,7 @@ impl Lease {
     }
 
     async fn take(self: &Arc<Self>) -> Result<()> {
-        self.mark.claim().await?;
+        let was_ours = self.mark.claim().await?;
         let found = self.read().await?;
         let (mut doubtful_until, mut epoch, mut continues) = (None, 0, None);
         if let Some(Found { head, record, .. }) = &found {
@@ -289,7 +289,8 @@ impl Lease {
             if record.held {
                 doubtful_until = Some(self.doubt(head, &record.holder)?);
             }
-            continues = (record.holder.instance == self.me.instance).then_some(epoch);
+            // A PBS that used the store meanwhile removed our mark, and left the lease alone.
+            continues = (was_ours && record.holder.instance == self.me.instance).then_some(epoch);
         }
         let holder = self.me.clone();
         let record = Record { beat: 0, doubtful_until, epoch: epoch + 1, held: true, holder };

@@ -71,7 +71,8 @@ pub(in crate::backend::s3) struct Mark {
 
 impl Mark {
     /// Puts the mark of this host, unless it is there.
-    pub(in crate::backend::s3) async fn claim(&self) -> Result<()> {
+    /// Whether it was there already: otherwise somebody else may have used the store.
+    pub(in crate::backend::s3) async fn claim(&self) -> Result<bool> {
         let mark = InUse { hostname: Some(self.ownership.host.clone()) };
         let json = serde_json::to_vec(&mark).map_err(|error| {
             Error::new(ErrorKind::Internal, "write").on(&self.place.in_use).because(error)
@@ -86,7 +87,7 @@ impl Mark {
                 let found: Option<InUse> = serde_json::from_slice(&bytes).ok();
                 let host = found.and_then(|found| found.hostname);
                 if host.as_ref() == Some(&self.ownership.host) {
-                    return Ok(());
+                    return Ok(true);
                 }
                 if !self.ownership.take_over {
                     let who = host.map_or_else(|| "somebody unknown".to_owned(), |host| format!("{host:?}"));
@@ -101,7 +102,7 @@ impl Mark {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 Err(Error::new(ErrorKind::Busy, "lock the store").on(&self.place.in_use))
             }
-            put => put.map(drop),
+            put => put.map(|_| false),
         }
     }
 

@@ -44,6 +44,8 @@ pub use mark::Ownership;
 
 /// How many objects are deleted at the same time where one request can name only one.
 const DELETES_IN_FLIGHT: usize = 16;
+/// How many chunks are under way at the same time: at 30 ms, small ones fill a fast link too.
+const IN_FLIGHT: usize = 30;
 /// How often nothing must be found for it to be certain, on servers that are not to be trusted at once.
 const LOOKS: usize = 3;
 /// From how many objects on one request for all of them is worth while.
@@ -99,6 +101,7 @@ impl S3Backend {
         let capabilities = Capabilities {
             conditional_delete: yes(server.conditional_delete),
             conditional_put: conditional,
+            in_flight: IN_FLIGHT,
             lock_reach: if conditional { LockReach::Everybody } else { LockReach::Process },
             ..Capabilities::local()
         };
