@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use cli::{Failure, Outcome, Progress, StoreArguments, input, tar_stream};
+use cli::{Access, Failure, Outcome, Progress, StoreArguments, input, tar_stream};
 use futures::executor::block_on;
 use futures::io::AllowStdIo;
 use larder::format::manifest::{CryptMode, VerifyResult};
@@ -34,6 +34,7 @@ fn usage() -> String {
   --time RFC3339       the time of the snapshot; default: now
   --owner AUTHID       on whose behalf; default: root@pam
   --notes TEXT         notes of the snapshot
+  --no-cache           keep no copies of new chunks in the directory of --cache
   --no-base            do not build on the previous snapshot of the group
   --json               one JSON object on standard output",
         cli::STORE_USAGE
@@ -45,6 +46,7 @@ struct Arguments {
     group: Option<String>,
     json: bool,
     no_base: bool,
+    no_cache: bool,
     notes: Option<String>,
     owner: Option<AuthId>,
     sources: Vec<Source>,
@@ -65,7 +67,8 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let start = runtime.monotonic();
     let progress = Progress::new(!arguments.json);
     block_on(async {
-        let store = arguments.store.open(&runtime).await?;
+        let opened = arguments.store.open(&runtime, Access::Write).await?;
+        let store = opened.store.clone();
         let base = match store.latest(&group).await? {
             Some(latest) if !arguments.no_base => {
                 // One that cannot be built on is no reason to make no backup.
@@ -74,6 +77,9 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
             _ => None,
         };
         let mut backup = store.backup(&group).observer(progress);
+        if arguments.no_cache {
+            backup = backup.no_cache();
+        }
         if let Some(time) = arguments.time {
             backup = backup.time(time);
         }
@@ -89,6 +95,8 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         }
         let stats = writer.stats();
         let snapshot = writer.finish().await?;
+        drop((store, base));
+        let requests = opened.close().await?;
         let seconds = runtime.monotonic().checked_sub(start).unwrap().as_secs_f64();
         if arguments.json {
             let report = serde_json::json!({
@@ -98,6 +106,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
                 "chunks_known": stats.chunks_known,
                 "chunks_new": stats.chunks_new,
                 "seconds": seconds,
+                "requests": requests,
             });
             println!("{report}");
         } else {
@@ -109,6 +118,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
                 stats.chunks_new,
                 stats.chunks_known
             );
+            cli::tell_requests(requests.as_ref());
         }
         Ok(())
     })
@@ -160,6 +170,7 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
             "--create" => arguments.store.or_create(),
             "--group" => arguments.group = Some(cli::value(parser)?),
             "--json" => arguments.json = true,
+            "--no-cache" => arguments.no_cache = true,
             "--no-base" => arguments.no_base = true,
             "--notes" => arguments.notes = Some(cli::value(parser)?),
             "--owner" => arguments.owner = Some(cli::value(parser)?.parse().map_err(input)?),

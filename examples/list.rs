@@ -5,7 +5,7 @@ mod cli;
 
 use std::process::ExitCode;
 
-use cli::{Outcome, StoreArguments, input};
+use cli::{Access, Outcome, StoreArguments, input};
 use futures::executor::block_on;
 use larder::format::manifest::VerifyResult;
 use larder::store::{Datastore, SnapshotInfo, SnapshotState};
@@ -41,9 +41,10 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         }
     }
     let runtime = cli::runtime();
-    let snapshots = block_on(async {
+    let (snapshots, requests) = block_on(async {
         let top = store.namespace().clone();
-        let store = store.open(&runtime).await?;
+        let opened = store.open(&runtime, Access::Read).await?;
+        let store = opened.store.clone();
         if !store.has_namespace(&top).await? {
             return Err(input(format!("there is no namespace {top}")));
         }
@@ -57,12 +58,14 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
                 }
             }
         }
-        Ok(snapshots)
+        drop(store);
+        Ok((snapshots, opened.close().await?))
     })?;
     if as_json {
-        println!("{}", json!({ "snapshots": snapshots }));
+        println!("{}", json!({ "snapshots": snapshots, "requests": requests }));
     } else {
         snapshots.iter().for_each(print);
+        cli::tell_requests(requests.as_ref());
     }
     Ok(())
 }

@@ -7,12 +7,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use cli::{Failure, Outcome, Progress, StoreArguments, input, tar_stream};
+use cli::{Access, Failure, Outcome, Progress, StoreArguments, input, tar_stream};
 use futures::executor::block_on;
 use futures::io::{AllowStdIo, AsyncReadExt as _};
 use larder::format::name::SnapshotName;
-use larder::store::{ArchiveReader, FileTarget, WriterTarget};
+use larder::rt::Runtime;
+use larder::store::{ArchiveReader, Datastore, FileTarget, WriterTarget};
 
 fn main() -> ExitCode {
     cli::run(&usage(), command)
@@ -27,16 +29,19 @@ fn usage() -> String {
   TARGET               a new file; - for standard output; ending in / for a
                        new or empty directory into which a tar is unpacked
 
-{}",
+{}
+  --json               one JSON object on standard output, if it is not the target",
         cli::STORE_USAGE
     )
 }
 
 fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let mut store = StoreArguments::default();
-    let mut names = Vec::new();
+    let (mut names, mut as_json) = (Vec::new(), false);
     while let Some(argument) = cli::next(&mut parser)? {
-        if !argument.starts_with("--") {
+        if argument == "--json" {
+            as_json = true;
+        } else if !argument.starts_with("--") {
             names.push(argument);
         } else if !store.take(&argument, &mut parser)? {
             return Err(input(format!("{argument}: there is no such option")));
@@ -51,36 +56,54 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         return Err(input(format!("{archive}: only a .tar.didx can be unpacked into a directory")));
     }
     let runtime = cli::runtime();
-    let reader = block_on(async {
-        let store = store.open(&runtime).await?;
-        let snapshot = store.snapshot(&name).await?;
-        if archive.ends_with(".blob") {
-            let data = match archive.as_str() {
-                "client.log.blob" => {
-                    snapshot.client_log().await?.ok_or_else(|| input("there is no client log"))?
-                }
-                archive => snapshot.blob(archive).await?,
-            };
-            write_all(target, &data)?;
-            return Ok(None);
-        }
-        let reader = snapshot.archive(archive).await?.observer(Progress::new(target != "-"));
-        if target.ends_with('/') {
-            return Ok(Some(reader));
-        }
-        if target == "-" {
-            let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-            reader.copy_to(&mut WriterTarget::new(AllowStdIo::new(output))).await?;
-        } else {
-            reader.copy_to(&mut FileTarget::create(runtime.clone(), target).await?).await?;
-        }
-        Ok::<_, Failure>(None)
-    })?;
-    match reader {
-        None => Ok(()),
-        Some(reader) => tar_stream::unpack(Blocking(reader), target.as_ref())
-            .map_err(|error| Failure::Work(format!("{target}: {error}"))),
+    let opened = block_on(store.open(&runtime, Access::Read))?;
+    let reader = block_on(restore(&opened.store, &runtime, &name, archive, target))?;
+    if let Some(reader) = reader {
+        tar_stream::unpack(Blocking(reader), target.as_ref())
+            .map_err(|error| Failure::Work(format!("{target}: {error}")))?;
     }
+    let requests = block_on(opened.close())?;
+    if as_json && target != "-" {
+        println!(
+            "{}",
+            serde_json::json!({ "snapshot": name.to_string(), "archive": archive, "requests": requests })
+        );
+    } else {
+        cli::tell_requests(requests.as_ref());
+    }
+    Ok(())
+}
+
+/// Restores, but for a tar stream that is to be unpacked: its reader is returned.
+async fn restore(
+    store: &Datastore,
+    runtime: &Arc<dyn Runtime>,
+    name: &SnapshotName,
+    archive: &str,
+    target: &str,
+) -> Outcome<Option<ArchiveReader>> {
+    let snapshot = store.snapshot(name).await?;
+    if archive.ends_with(".blob") {
+        let data = match archive {
+            "client.log.blob" => {
+                snapshot.client_log().await?.ok_or_else(|| input("there is no client log"))?
+            }
+            archive => snapshot.blob(archive).await?,
+        };
+        write_all(target, &data)?;
+        return Ok(None);
+    }
+    let reader = snapshot.archive(archive).await?.observer(Progress::new(target != "-"));
+    if target.ends_with('/') {
+        return Ok(Some(reader));
+    }
+    if target == "-" {
+        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        reader.copy_to(&mut WriterTarget::new(AllowStdIo::new(output))).await?;
+    } else {
+        reader.copy_to(&mut FileTarget::create(Arc::clone(runtime), target).await?).await?;
+    }
+    Ok(None)
 }
 
 fn write_all(target: &str, data: &[u8]) -> Outcome<()> {

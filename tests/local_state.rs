@@ -160,7 +160,9 @@ fn h22_records_count_only_while_nobody_else_had_the_store() {
         back_up(&other.store, &data(1)).await;
         other.close().await;
         let chunks: Vec<_> = server.objects().into_keys().filter(|key| key.contains(".chunks")).collect();
-        chunks.iter().for_each(|key| server.remove(key));
+        for key in &chunks {
+            server.remove(key);
+        }
         let third = opened(&server, Some(directory.path())).await.unwrap();
         let before = server.log().len();
         let snapshot = back_up(&third.store, &data(0)).await;
@@ -199,7 +201,7 @@ fn h24_what_exists_is_compared_and_not_believed() {
         let snapshot = back_up(&first.store, &data(0)).await;
         let chunks: Vec<_> =
             server.objects().into_iter().filter(|(key, _)| key.contains(".chunks")).collect();
-        for (damage, (key, bytes)) in [&b""[..], b"short", &[7; 1 << 20]].into_iter().zip(&chunks) {
+        for (damage, (key, bytes)) in [vec![], b"short".to_vec(), vec![7; 1 << 20]].into_iter().zip(&chunks) {
             assert_ne!(damage.len(), bytes.len());
             server.put(key, damage);
         }
@@ -478,7 +480,7 @@ fn h70_those_who_want_the_same_chunk_share_one_request() {
                 process.store.groups(&Namespace::root()).await.unwrap();
             }),
         );
-        let (results, _) = future::join(others, async { drop(left.await) }).await;
+        let (results, ()) = future::join(others, async { drop(left.await) }).await;
         assert!(results.iter().all(|bytes| bytes.as_ref().unwrap()[..] == data(0)[..100]));
         assert_eq!((results.len(), requests(&server, before, "GET", ".chunks")), (99, 1));
         drop((archives, snapshot));

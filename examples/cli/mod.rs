@@ -18,7 +18,11 @@ use larder::backend::S3Backend;
 use larder::backend::{Backend, FsBackend, FsOptions, SyncLevel};
 use larder::error::{Error, ErrorKind};
 use larder::format::name::Namespace;
+#[cfg(feature = "tls")]
+use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
+#[cfg(feature = "tls")]
+use larder::s3::S3Capabilities;
 use larder::store::{Datastore, Event, Observer, Options};
 
 /// Why a command ends early.
@@ -106,9 +110,45 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// What a command wants to do with the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Read. In a bucket nothing is written then, not even to find out what the server can do.
+    Read,
+    /// Change something.
+    Write,
+}
+
+/// A store that is open.
+pub(crate) struct Opened {
+    #[cfg(feature = "tls")]
+    client: Option<larder::s3::S3Client>,
+    pub(crate) store: Datastore,
+}
+
+impl Opened {
+    /// Gives back what is held, and says what was asked of a server, if there is one.
+    pub(crate) async fn close(self) -> Outcome<Option<serde_json::Value>> {
+        self.store.close().await?;
+        #[cfg(feature = "tls")]
+        return Ok(self.client.map(|client| s3::requests(client.counters())));
+        #[cfg(not(feature = "tls"))]
+        Ok(None)
+    }
+}
+
+/// One line about the requests that were made, for people.
+pub(crate) fn tell_requests(requests: Option<&serde_json::Value>) {
+    let Some(counts) = requests.and_then(serde_json::Value::as_object) else { return };
+    let line: Vec<_> =
+        counts.iter().map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
+    eprintln!("requests: {}", line.join(", "));
+}
+
 /// Where the store is and how it is opened. The one place that understands `--store`.
 #[derive(Default)]
 pub(crate) struct StoreArguments {
+    cache: Option<PathBuf>,
     create: bool,
     lock_directory: Option<PathBuf>,
     namespace: Namespace,
@@ -120,6 +160,9 @@ pub(crate) struct StoreArguments {
 
 pub(crate) const STORE_USAGE: &str = "\
   --store DIR          the datastore; s3://BUCKET/STORE for one in a bucket (see s3_check --help for its options)
+  --cache DIR          a directory for copies of what is in a bucket; without it, there are more requests
+  --take-over          use a bucket that another host or a PBS marked as its own
+  --reuse              use a bucket that has data and belongs to nobody
   --ns A/B             the namespace; default: the root
   --sync-level LEVEL   none, file or filesystem; default: filesystem
   --lock-dir DIR       lock files of a PBS that uses the same store";
@@ -132,6 +175,7 @@ impl StoreArguments {
             "--ns" => {
                 self.namespace = value(parser)?.parse().map_err(|error| input(format!("--ns: {error}")))?;
             }
+            "--cache" => self.cache = Some(value(parser)?.into()),
             "--lock-dir" => self.lock_directory = Some(value(parser)?.into()),
             "--sync-level" => {
                 self.sync_level = match value(parser)?.as_str() {
@@ -163,32 +207,75 @@ impl StoreArguments {
     }
 
     /// Opens the store, or makes it if that was asked for and there is none.
-    pub(crate) async fn open(&self, runtime: &Arc<dyn Runtime>) -> Outcome<Datastore> {
+    pub(crate) async fn open(&self, runtime: &Arc<dyn Runtime>, access: Access) -> Outcome<Opened> {
+        #[cfg(not(feature = "tls"))]
+        let _ = access;
         let place = self.store.clone().ok_or_else(|| input("--store is missing"))?;
         match place.split_once("://") {
-            None => self.open_directory(&place, runtime).await,
+            None => Ok(Opened {
+                #[cfg(feature = "tls")]
+                client: None,
+                store: self.open_directory(&place, runtime).await?,
+            }),
             #[cfg(feature = "tls")]
-            Some(("s3", address)) => self.open_bucket(address, runtime).await,
+            Some(("s3", address)) => self.open_bucket(address, runtime, access).await,
             Some((scheme, _)) => Err(input(format!("--store: {scheme}:// is not supported"))),
         }
     }
 
-    /// Opens a store in a bucket, after it was found out what the server can do.
+    /// Opens a store in a bucket. Who wants to change it finds out first what the server can do, or was told by the cache.
     #[cfg(feature = "tls")]
-    async fn open_bucket(&self, address: &str, runtime: &Arc<dyn Runtime>) -> Outcome<Datastore> {
+    async fn open_bucket(
+        &self,
+        address: &str,
+        runtime: &Arc<dyn Runtime>,
+        access: Access,
+    ) -> Outcome<Opened> {
         let (arguments, name) = self.s3.at(address)?;
         let client = arguments.client(runtime)?;
-        let found = client.probe(&format!("{name}/")).await?;
-        let backend: Arc<dyn Backend> =
-            Arc::new(S3Backend::new(Arc::clone(runtime), client, &name, found, &[])?);
-        match Datastore::open(Arc::clone(&backend), Options::default()).await {
-            Err(error) if error.kind() == ErrorKind::NotFound && self.create => {
-                Ok(Datastore::create(backend, Options::default()).await?)
+        let mut ownership = arguments.ownership.clone();
+        let mut options = Options::default();
+        if let Some(directory) = &self.cache {
+            let local = LocalState::open(runtime, directory, LocalOptions::default()).await?;
+            ownership = ownership.instance(local.instance());
+            options = options.local_state(local);
+        }
+        let found = match access {
+            Access::Read => S3Capabilities::unknown(),
+            Access::Write => arguments.capabilities(&client, &name, self.cache.as_deref()).await?,
+        };
+        let backend = S3Backend::new(Arc::clone(runtime), client.clone(), &name, found, &[])?;
+        let backend: Arc<dyn Backend> = Arc::new(backend.ownership(ownership));
+        match self.open_or_create(&backend, options, access).await {
+            Ok(store) => Ok(Opened { client: Some(client), store }),
+            Err(failure) => {
+                // Nobody else need wait until the lease expires.
+                backend.close().await?;
+                Err(failure)
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                Err(input(format!("there is no datastore at s3://{address}")))
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    async fn open_or_create(
+        &self,
+        backend: &Arc<dyn Backend>,
+        options: Options,
+        access: Access,
+    ) -> Outcome<Datastore> {
+        let store = Datastore::open(Arc::clone(backend), options.clone()).await?;
+        let root = Namespace::root();
+        // A store of PBS has no identity, but something in it.
+        let is_there = store.uuid().is_some()
+            || !store.groups(&root).await?.is_empty()
+            || !store.child_namespaces(&root).await?.is_empty();
+        match access {
+            _ if is_there => Ok(store),
+            Access::Write if self.create => {
+                drop(store);
+                Ok(Datastore::create(Arc::clone(backend), options).await?)
             }
-            opened => Ok(opened?),
+            _ => Err(input("there is no datastore at this address")),
         }
     }
 

@@ -1,10 +1,16 @@
 //! Which bucket on which server: the same options for every example that speaks to S3.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use larder::backend::Ownership;
 use larder::http::{HttpClient, HttpOptions, Proxy, TlsOptions};
 use larder::rt::Runtime;
-use larder::s3::{Addressing, EnvironmentCredentials, S3Client, S3Options};
+use larder::s3::{
+    Addressing, Counters, EnvironmentCredentials, Operation, Outcome as Sent, S3Capabilities, S3Client,
+    S3Options,
+};
+use serde_json::{Value, json};
 
 use super::{Outcome, input, value};
 
@@ -15,6 +21,8 @@ pub(crate) struct S3Arguments {
     ca: Option<String>,
     endpoint: Option<String>,
     fingerprint: Option<String>,
+    /// Who opens the store.
+    pub(crate) ownership: Ownership,
     plaintext: bool,
     region: Option<String>,
     virtual_host: bool,
@@ -41,6 +49,8 @@ impl S3Arguments {
             "--virtual-host" => self.virtual_host = true,
             "--ca" => self.ca = Some(value(parser)?),
             "--fingerprint" => self.fingerprint = Some(value(parser)?),
+            "--reuse" => self.ownership = self.ownership.clone().reuse(),
+            "--take-over" => self.ownership = self.ownership.clone().take_over(),
             "--allow-plaintext" => self.plaintext = true,
             _ => return Ok(false),
         }
@@ -58,9 +68,7 @@ impl S3Arguments {
 
     /// A client for the bucket. No request is made.
     pub(crate) fn client(&self, runtime: &Arc<dyn Runtime>) -> Outcome<S3Client> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let endpoint = self.endpoint.clone().or_else(|| variable("AWS_ENDPOINT_URL"));
-        let endpoint = endpoint.ok_or_else(|| input("--endpoint or AWS_ENDPOINT_URL is wanted"))?;
+        let endpoint = self.endpoint()?;
         let bucket = self.bucket.clone().ok_or_else(|| input("--bucket is wanted"))?;
         let mut options = S3Options::new(endpoint, bucket).credentials(Arc::new(EnvironmentCredentials));
         if let Some(region) = self.region.clone().or_else(|| variable("AWS_REGION")) {
@@ -87,4 +95,60 @@ impl S3Arguments {
         let http = Arc::new(HttpClient::new(Arc::clone(runtime), http)?);
         Ok(S3Client::new(Arc::clone(runtime), http, options)?)
     }
+
+    fn endpoint(&self) -> Outcome<String> {
+        let endpoint = self.endpoint.clone().or_else(|| variable("AWS_ENDPOINT_URL"));
+        endpoint.ok_or_else(|| input("--endpoint or AWS_ENDPOINT_URL is wanted"))
+    }
+
+    /// What the server can do: as it was found out before, or by trying.
+    pub(crate) async fn capabilities(
+        &self,
+        client: &S3Client,
+        store: &str,
+        cache: Option<&Path>,
+    ) -> Outcome<S3Capabilities> {
+        let kept = cache.map(|directory| directory.join("server.json"));
+        // What was found out about one server is not believed of another.
+        let place = format!("{} {}\n", self.endpoint()?, client.bucket());
+        if let Some(text) = kept.as_ref().and_then(|path| std::fs::read_to_string(path).ok())
+            && let Some(found) = text.strip_prefix(&place)
+            && let Ok(found) = S3Capabilities::from_json(found)
+        {
+            return Ok(found);
+        }
+        let found = client.probe(&format!("{store}/")).await?;
+        if let Some(path) = kept {
+            std::fs::write(path, place + &found.to_json())?;
+        }
+        Ok(found)
+    }
+}
+
+/// An environment variable that is set to something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// What was asked of the server, in a form that programs read.
+pub(crate) fn requests(counters: &Counters) -> Value {
+    let counts = counters.counts();
+    let sent = || counts.iter().filter(|((_, outcome), _)| *outcome != Sent::NotSent);
+    let of = |operations: &[Operation]| -> u64 {
+        sent()
+            .filter(|((operation, _), _)| operations.contains(operation))
+            .map(|(_, count)| count.attempts)
+            .sum()
+    };
+    let again = |outcome: &Sent| matches!(outcome, Sent::Broken | Sent::Throttled);
+    json!({
+        "puts": of(&[Operation::Put, Operation::Copy, Operation::Multipart]),
+        "gets": of(&[Operation::Get, Operation::BucketSettings]),
+        "lists": of(&[Operation::List]),
+        "deletes": of(&[Operation::Delete, Operation::DeleteMany]),
+        "heads": of(&[Operation::Head, Operation::BucketHead]),
+        "bytes_in": counters.total().bytes_in,
+        "bytes_out": counters.total().bytes_out,
+        "retries": sent().filter(|((_, outcome), _)| again(outcome)).map(|(_, count)| count.attempts).sum::<u64>(),
+    })
 }
