@@ -1,19 +1,17 @@
-//! The backend in a bucket: the probe, the conformance suite, and the same against any server that is named.
-//!
-//! `LARDER_S3_ENDPOINT`, `LARDER_S3_BUCKET` (which must exist and may hold other things), `LARDER_S3_REGION`, `LARDER_S3_CA` (a
-//! file with root certificates), `LARDER_S3_STYLE=virtual` and the usual `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and
-//! `AWS_SESSION_TOKEN` name a server. Without the first, only servers in this process are tested.
+//! The backend in a bucket: the probe, the conformance suite, and the same against any server that is named, as `support/bucket.rs`
+//! says. Without one, only servers in this process are tested.
 
 #![cfg(feature = "s3")]
 
+#[path = "support/bucket.rs"]
+mod bucket;
 #[path = "support/fault_server/mod.rs"]
 mod fault_server;
-#[path = "support/s3_server/mod.rs"]
-mod s3_server;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use bucket::Bucket;
 use bytes::Bytes;
 use futures::executor::block_on;
 use larder::backend::conformance::{check_all, foreign_is_reported, paging};
@@ -22,8 +20,8 @@ use larder::error::ErrorKind;
 use larder::http::{HttpClient, HttpOptions};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
-    Addressing, Condition, Credentials, ListRequest, Operation, Outcome, Risk, S3Capabilities, S3Client,
-    S3Options, StaticCredentials, Support,
+    Condition, Credentials, ListRequest, Operation, Outcome, Risk, S3Capabilities, S3Client, S3Options,
+    StaticCredentials, Support,
 };
 
 fn client(options: S3Options, http: HttpOptions) -> (Arc<dyn Runtime>, S3Client) {
@@ -32,13 +30,6 @@ fn client(options: S3Options, http: HttpOptions) -> (Arc<dyn Runtime>, S3Client)
     let options = options.parts(6 << 20, NonZeroU64::new(5 << 20).unwrap());
     let client = S3Client::new(Arc::clone(&runtime), http, options).unwrap();
     (runtime, client)
-}
-
-fn in_process(server: &s3_server::S3Server) -> (Arc<dyn Runtime>, S3Client) {
-    server.create_bucket("bucket");
-    let credentials = Credentials::new(s3_server::ACCESS_KEY, s3_server::SECRET_KEY);
-    let options = S3Options::new(server.url(), "bucket");
-    client(options.credentials(Arc::new(StaticCredentials::new(credentials))), HttpOptions::default())
 }
 
 fn faulty(server: &fault_server::FaultServer) -> (Arc<dyn Runtime>, S3Client) {
@@ -80,9 +71,9 @@ async fn stores_in_parts(client: &S3Client, key: &str) {
 
 #[test]
 fn a_bucket_on_a_server_with_everything_conforms() {
-    let server = s3_server::S3Server::start();
-    let (runtime, client) = in_process(&server);
-    let found = block_on(conforms(runtime, client, "store"));
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let bucket = Bucket::in_process(Arc::clone(&runtime));
+    let found = block_on(conforms(runtime, bucket.client.clone(), "store"));
     assert!(found.features().iter().all(|(_, support)| *support == Support::Yes), "{found:?}");
     assert_eq!((found.quoted_tags, found.expires_objects), (true, Some(false)));
 }
@@ -178,40 +169,13 @@ fn h31_rules_that_delete_objects_of_the_store_are_found() {
 
 #[test]
 fn the_server_that_is_named_conforms() {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let Some(endpoint) = variable("LARDER_S3_ENDPOINT") else { return };
-    let bucket = variable("LARDER_S3_BUCKET").expect("LARDER_S3_BUCKET names a bucket");
-    let mut options = S3Options::new(endpoint, bucket);
-    if let Some(region) = variable("LARDER_S3_REGION") {
-        options = options.region(region);
-    }
-    if variable("LARDER_S3_STYLE").as_deref() == Some("virtual") {
-        options = options.addressing(Addressing::VirtualHost);
-    }
-    #[allow(unused_mut, reason = "without TLS there is nothing to set")]
-    let mut http = HttpOptions::default();
-    #[cfg(feature = "tls")]
-    if let Some(path) = variable("LARDER_S3_CA") {
-        let pem = std::fs::read(path).unwrap();
-        http = http.tls(larder::http::TlsOptions::default().root_certificates(pem));
-    }
-    let (runtime, client) = client(options, http);
-    let mut random = [0; 8];
-    runtime.fill_random(&mut random);
-    let store = format!("larder-test-{:016x}", u64::from_le_bytes(random));
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let Some(bucket) = Bucket::named(Arc::clone(&runtime)) else { return };
+    let store = bucket.new_name();
     let found = block_on(async {
-        let found = conforms(runtime, client.clone(), &store).await;
-        let mut token = None;
-        loop {
-            let page = client.list(&ListRequest::new(format!("{store}/")), token.as_deref()).await.unwrap();
-            for object in page.listing.objects {
-                let _ = client.delete(&object.key, &Condition::Always).await.unwrap();
-            }
-            token = page.next;
-            if token.is_none() {
-                return found;
-            }
-        }
+        let found = conforms(runtime, bucket.client.clone(), &store).await;
+        bucket.clear(&format!("{store}/")).await;
+        found
     });
-    println!("{found:#?}\n{:#?}", client.counters());
+    println!("{found:#?}\n{:#?}", bucket.client.counters());
 }

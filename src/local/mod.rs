@@ -112,7 +112,7 @@ impl LocalState {
     }
 
     /// A text that no other local state has, unless it is a copy of this one: what
-    /// [`Ownership::instance`](crate::backend::Ownership::instance) wants.
+    /// `Ownership::instance` of the backend in a bucket wants.
     pub fn instance(&self) -> &str {
         &self.instance
     }

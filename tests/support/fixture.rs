@@ -1,5 +1,7 @@
 //! The datastore that PBS wrote.
 
+#![allow(dead_code, reason = "no test uses all of it")]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +19,16 @@ pub(crate) fn unpack(name: &str, into: &Path) {
     archive.unpack(into).unwrap();
 }
 
-/// What is in it.
+/// What is in the store.
 pub(crate) fn expected() -> serde_json::Value {
-    serde_json::from_reader(File::open(data().join("expected.json")).unwrap()).unwrap()
+    read("expected.json")
+}
+
+/// What is in the bucket.
+pub(crate) fn expected_of_bucket() -> serde_json::Value {
+    read("s3-expected.json")
+}
+
+fn read(name: &str) -> serde_json::Value {
+    serde_json::from_reader(File::open(data().join(name)).unwrap()).unwrap()
 }

@@ -11,11 +11,18 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use larder::rt::{Runtime, ThreadRuntime};
 
-/// A test body that runs on any runtime.
-pub(crate) type Body = fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>;
-
 /// Runs a test on every runtime that was compiled in: threads under `futures::executor`, Tokio, smol, and simulated.
-pub(crate) fn on_every_runtime(body: Body) {
+pub(crate) fn on_every_runtime(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
+    on_every_network(&body);
+    #[cfg(feature = "testing")]
+    for seed in 0..4 {
+        let sim = larder::rt::SimRuntime::new(seed);
+        sim.block_on(body(Arc::new(sim.clone())));
+    }
+}
+
+/// The same without the simulated one, which reaches no server.
+pub(crate) fn on_every_network(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
     let threads: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     futures::executor::block_on(body(threads));
     #[cfg(feature = "tokio")]
@@ -31,11 +38,6 @@ pub(crate) fn on_every_runtime(body: Body) {
     }
     #[cfg(feature = "smol")]
     smol::block_on(body(Arc::new(larder::rt::SmolRuntime::new())));
-    #[cfg(feature = "testing")]
-    for seed in 0..4 {
-        let sim = larder::rt::SimRuntime::new(seed);
-        sim.block_on(body(Arc::new(sim.clone())));
-    }
 }
 
 /// Bytes that do not compress, always the same for a seed.

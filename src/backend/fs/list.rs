@@ -4,6 +4,7 @@
 //! their names ended in `/`, which is where they stand among the paths. The directories of chunks are not looked up in
 //! `.chunks` but tried one after the other, so that a page costs what is on it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
@@ -74,14 +75,23 @@ impl Walk<'_> {
     fn chunks(&mut self) -> io::Result<Progress> {
         let skipped = self.after.strip_prefix(".chunks/").and_then(|rest| rest.get(..4));
         let first = skipped.and_then(|digits| u16::from_str_radix(digits, 16).ok()).unwrap_or(0);
+        let mut present = None;
         for number in first..=u16::MAX {
+            // Where there are few, most need not be looked for.
+            if present.as_ref().is_some_and(|present: &BTreeSet<_>| !present.contains(&number)) {
+                continue;
+            }
             let path = format!(".chunks/{number:04x}/");
             if self.until.as_deref().is_some_and(|until| path.as_str() > until) {
                 return Ok(Progress::Past);
             }
-            let progress = match self.directory(&path) {
+            let progress = match self.names(&path) {
                 Err(error) if is_link(&error) => self.file(path.trim_end_matches('/').to_owned())?,
-                progress => progress?,
+                Ok(names) if names.is_empty() && present.is_none() => {
+                    present = Some(self.chunk_directories()?);
+                    continue;
+                }
+                names => self.children(&path, names?)?,
             };
             if progress != Progress::Done {
                 return Ok(progress);
@@ -90,9 +100,19 @@ impl Walk<'_> {
         Ok(Progress::Done)
     }
 
+    /// The numbers of the directories of chunks that there are.
+    fn chunk_directories(&self) -> io::Result<BTreeSet<u16>> {
+        let number = |(name, _): (String, bool)| u16::from_str_radix(name.trim_end_matches('/'), 16).ok();
+        Ok(self.names(".chunks/")?.into_iter().filter_map(number).collect())
+    }
+
     /// Lists what is in the directory at `path`, which ends in `/` or is empty.
     fn directory(&mut self, path: &str) -> io::Result<Progress> {
-        for (name, is_directory) in self.names(path)? {
+        self.children(path, self.names(path)?)
+    }
+
+    fn children(&mut self, path: &str, names: Vec<(String, bool)>) -> io::Result<Progress> {
+        for (name, is_directory) in names {
             let child = format!("{path}{name}");
             if self.until.as_ref().is_some_and(|until| child > *until) {
                 return Ok(Progress::Past);

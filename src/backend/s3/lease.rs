@@ -48,7 +48,7 @@ use crate::backend::s3::bare;
 use crate::backend::s3::mark::{LIMIT_BYTES, Mark, Ownership};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
-use crate::s3::{Condition, Head, S3Client};
+use crate::s3::{Condition, Deletion, Head, S3Client};
 
 /// How long a lease lives without a renewal.
 const LIFE: Duration = Duration::from_mins(1);
@@ -267,6 +267,14 @@ impl Lease {
         }
         *self.state() = State::Free;
         self.write(&record, Some(&held.tag)).await.map(drop)
+    }
+
+    /// Deletes the lease, which is nobody's then.
+    pub(in crate::backend::s3) async fn remove(&self, condition: &Condition) -> Result<Deletion> {
+        let _alone = self.changing.lock().await;
+        let deletion = self.client.delete(&self.place.lease, condition).await?;
+        *self.state() = State::Free;
+        Ok(deletion)
     }
 
     /// Notes that a request of this process may still be executed after it was given up, unless told otherwise in the end.

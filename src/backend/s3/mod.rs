@@ -249,7 +249,11 @@ impl S3Backend {
             Some(version) => Condition::Tag(self.tag(version)),
         };
         let attempt = self.lease.attempt();
-        match attempt.end(self.client.delete(&self.render(key), &condition).await) {
+        let deleted = match key {
+            Key::Lease => self.lease.remove(&condition).await,
+            _ => self.client.delete(&self.render(key), &condition).await,
+        };
+        match attempt.end(deleted) {
             Ok(deletion) => self.deleted(Ok(deletion)),
             // Some servers say so of what is not there, too.
             Err(error) if error.kind() == ErrorKind::Conflict && removal.version.is_some() => {
@@ -359,8 +363,9 @@ impl Backend for S3Backend {
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         self.lease.before_change().await?;
-        let simple =
-            |removal: &Removal| removal.version.is_none() && !matches!(removal.key, Key::Namespace(_));
+        let simple = |removal: &Removal| {
+            removal.version.is_none() && !matches!(removal.key, Key::Namespace(_) | Key::Lease)
+        };
         if removals.len() >= DELETE_MANY
             && self.server.multi_delete == Support::Yes
             && removals.iter().all(simple)

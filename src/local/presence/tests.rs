@@ -45,11 +45,11 @@ fn records_are_those_of_a_map() {
 #[test]
 fn h65_a_chunk_takes_at_most_64_bytes_at_rest_and_160_at_any_time() {
     let directory = tempfile::tempdir().unwrap();
-    let store = opened(directory.path(), 8 << 10);
-    let (count, mut most) = (200_000, 0);
+    let store = opened(directory.path(), 2 << 10);
+    let (count, mut most) = (50_000, 0);
     for number in 0..count {
         store.set(digest(number), 1 << 20).unwrap();
-        if number > 50_000 && number % 8192 == 8191 {
+        if number > 12_500 && number % 2048 == 2047 {
             most = most.max(bytes_in(directory.path()) / number);
         }
     }

@@ -1,0 +1,144 @@
+//! Buckets for tests: on a server in this process that verifies every signature, or on the one that is named.
+//!
+//! `LARDER_S3_ENDPOINT`, `LARDER_S3_BUCKET` (which must exist and may hold other things), `LARDER_S3_REGION`, `LARDER_S3_CA` (a
+//! file with root certificates), `LARDER_S3_STYLE=virtual` and the usual `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and
+//! `AWS_SESSION_TOKEN` name a server.
+
+#![allow(dead_code, reason = "no test uses all of it")]
+
+#[path = "s3_server/mod.rs"]
+pub(crate) mod s3_server;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use larder::backend::{Backend, Ownership, S3Backend};
+use larder::http::{HttpClient, HttpOptions};
+use larder::rt::Runtime;
+use larder::s3::{
+    Addressing, Condition, Credentials, ListRequest, S3Capabilities, S3Client, S3Options, StaticCredentials,
+};
+
+/// A bucket, and a client for it.
+pub(crate) struct Bucket {
+    pub(crate) client: S3Client,
+    prefix: String,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    server: Option<s3_server::S3Server>,
+}
+
+impl Bucket {
+    /// An empty one on a server of its own.
+    pub(crate) fn in_process(runtime: Arc<dyn Runtime>) -> Self {
+        let server = s3_server::S3Server::start();
+        server.create_bucket("bucket");
+        let credentials = Credentials::new(s3_server::ACCESS_KEY, s3_server::SECRET_KEY);
+        let options = S3Options::new(server.url(), "bucket");
+        let options = options.credentials(Arc::new(StaticCredentials::new(credentials)));
+        let client = client(&runtime, options, HttpOptions::default());
+        Self { client, prefix: "test".to_owned(), runtime, server: Some(server) }
+    }
+
+    /// The one that the environment names.
+    pub(crate) fn named(runtime: Arc<dyn Runtime>) -> Option<Self> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let endpoint = variable("LARDER_S3_ENDPOINT")?;
+        let bucket = variable("LARDER_S3_BUCKET").expect("LARDER_S3_BUCKET names a bucket");
+        let mut options = S3Options::new(endpoint, bucket);
+        if let Some(region) = variable("LARDER_S3_REGION") {
+            options = options.region(region);
+        }
+        if variable("LARDER_S3_STYLE").as_deref() == Some("virtual") {
+            options = options.addressing(Addressing::VirtualHost);
+        }
+        #[allow(unused_mut, reason = "without TLS there is nothing to set")]
+        let mut http = HttpOptions::default();
+        #[cfg(feature = "tls")]
+        if let Some(path) = variable("LARDER_S3_CA") {
+            let pem = std::fs::read(path).unwrap();
+            http = http.tls(larder::http::TlsOptions::default().root_certificates(pem));
+        }
+        let client = client(&runtime, options, http);
+        let mut random = [0; 8];
+        runtime.fill_random(&mut random);
+        let prefix = format!("larder-test-{:016x}", u64::from_le_bytes(random));
+        Some(Self { client, prefix, runtime, server: None })
+    }
+
+    /// Whether the environment names one.
+    pub(crate) fn is_named() -> bool {
+        std::env::var_os("LARDER_S3_ENDPOINT").is_some_and(|endpoint| !endpoint.is_empty())
+    }
+
+    /// A name that no other store has.
+    pub(crate) fn new_name(&self) -> String {
+        let mut random = [0; 8];
+        self.runtime.fill_random(&mut random);
+        format!("{}-{:016x}", self.prefix, u64::from_le_bytes(random))
+    }
+
+    /// What the server can do.
+    pub(crate) async fn probe(&self) -> S3Capabilities {
+        self.client.probe(&format!("{}/", self.new_name())).await.unwrap()
+    }
+
+    /// The place of the store of that name.
+    pub(crate) fn backend(
+        &self,
+        store: &str,
+        found: &S3Capabilities,
+        ownership: Ownership,
+    ) -> Arc<dyn Backend> {
+        let (runtime, client) = (Arc::clone(&self.runtime), self.client.clone());
+        let backend = S3Backend::new(runtime, client, store, found.clone(), &[]).unwrap();
+        Arc::new(backend.ownership(ownership))
+    }
+
+    /// The keys that begin with the prefix.
+    pub(crate) async fn keys(&self, prefix: &str) -> Vec<String> {
+        let (mut keys, mut token) = (Vec::new(), None);
+        loop {
+            let page = self.client.list(&ListRequest::new(prefix), token.as_deref()).await.unwrap();
+            keys.extend(page.listing.objects.into_iter().map(|object| object.key));
+            token = page.next;
+            if token.is_none() {
+                return keys;
+            }
+        }
+    }
+
+    /// The objects whose keys begin with the prefix.
+    pub(crate) async fn objects(&self, prefix: &str) -> BTreeMap<String, Bytes> {
+        let mut objects = BTreeMap::new();
+        for key in self.keys(prefix).await {
+            let body = self.client.get(&key, u64::MAX).await.unwrap().0;
+            objects.insert(key, body);
+        }
+        objects
+    }
+
+    /// Everything that was made under names from [`Bucket::new_name`] and is still there.
+    pub(crate) async fn test_keys(&self) -> Vec<String> {
+        self.keys(&self.prefix).await
+    }
+
+    /// Stores an object.
+    pub(crate) async fn put(&self, key: &str, body: impl Into<Bytes>) {
+        self.client.put(key, body.into(), &Condition::Always).await.unwrap();
+    }
+
+    /// Deletes every object whose key begins with the prefix.
+    pub(crate) async fn clear(&self, prefix: &str) {
+        for key in self.keys(prefix).await {
+            let _ = self.client.delete(&key, &Condition::Always).await.unwrap();
+        }
+    }
+}
+
+fn client(runtime: &Arc<dyn Runtime>, options: S3Options, http: HttpOptions) -> S3Client {
+    let http = Arc::new(HttpClient::new(Arc::clone(runtime), http).unwrap());
+    let options = options.parts(6 << 20, NonZeroU64::new(5 << 20).unwrap());
+    S3Client::new(Arc::clone(runtime), http, options).unwrap()
+}

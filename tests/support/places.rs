@@ -1,0 +1,171 @@
+//! Where stores can be: the same test runs in memory, in a directory and in a bucket, on every runtime.
+
+#[cfg(feature = "s3")]
+#[path = "bucket.rs"]
+pub(crate) mod bucket;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use larder::backend::{
+    Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, PutMode, Removal, SyncLevel,
+};
+use larder::error::ErrorKind;
+use larder::format::layout::Key;
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::store::{Datastore, Options};
+
+use crate::support::{on_every_network, on_every_runtime};
+
+/// A place for stores.
+pub(crate) struct Place {
+    kind: Kind,
+    made: Mutex<Vec<Arc<dyn Backend>>>,
+    pub(crate) runtime: Arc<dyn Runtime>,
+}
+
+enum Kind {
+    #[cfg(feature = "s3")]
+    Bucket(bucket::Bucket, larder::s3::S3Capabilities),
+    Directory(tempfile::TempDir),
+    Memory,
+}
+
+impl Place {
+    fn new(kind: Kind, runtime: Arc<dyn Runtime>) -> Arc<Self> {
+        Arc::new(Self { kind, made: Mutex::default(), runtime })
+    }
+
+    /// A new store here.
+    pub(crate) async fn store(&self) -> Datastore {
+        let backend: Arc<dyn Backend> = match &self.kind {
+            #[cfg(feature = "s3")]
+            // What arrives after the end is to be destroyed too.
+            Kind::Bucket(bucket, found) => {
+                bucket.backend(&bucket.new_name(), found, larder::backend::Ownership::default().reuse())
+            }
+            Kind::Directory(directory) => {
+                let number = self.made.lock().unwrap().len();
+                let path = directory.path().join(number.to_string());
+                let options = FsOptions::default();
+                let options =
+                    options.prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None);
+                Arc::new(FsBackend::create(Arc::clone(&self.runtime), &path, options).await.unwrap())
+            }
+            Kind::Memory => Arc::new(MemoryBackend::new(Arc::clone(&self.runtime)).page_entries(3)),
+        };
+        self.made.lock().unwrap().push(Arc::clone(&backend));
+        Datastore::create(backend, Options::default()).await.unwrap()
+    }
+
+    /// Another opening of the last store.
+    pub(crate) async fn opened(&self) -> Datastore {
+        Datastore::open(self.last(), Options::default()).await.unwrap()
+    }
+
+    /// The backend of the last store.
+    fn last(&self) -> Arc<dyn Backend> {
+        Arc::clone(self.made.lock().unwrap().last().unwrap())
+    }
+
+    /// Puts something into the last store, as nobody should.
+    pub(crate) async fn write(&self, path: &str, bytes: impl Into<Bytes>) {
+        let key = Key::parse(path).unwrap();
+        self.last().put(&key, bytes.into(), PutMode::Replace).await.unwrap();
+    }
+
+    /// What is at a path of the last store, if anything is.
+    pub(crate) async fn read(&self, path: &str) -> Option<Bytes> {
+        match self.last().get(&Key::parse(path).unwrap(), u64::MAX).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            object => Some(object.unwrap().bytes),
+        }
+    }
+
+    /// Removes something of the last store, as nobody should.
+    pub(crate) async fn remove(&self, path: &str) {
+        let removals = [Removal::any(Key::parse(path).unwrap())];
+        assert!(self.last().delete(&removals).await.unwrap().iter().all(Result::is_ok));
+    }
+
+    /// Where the last store is, if it is on a disk.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        let number = self.made.lock().unwrap().len() - 1;
+        match &self.kind {
+            Kind::Directory(directory) => Some(directory.path().join(number.to_string())),
+            _ => None,
+        }
+    }
+
+    /// Whether a look at a chunk costs no request, so that backups look at those that a base names.
+    pub(crate) fn looks_at_chunks(&self) -> bool {
+        matches!(self.kind, Kind::Directory(_) | Kind::Memory)
+    }
+
+    /// Destroys the stores, of which nothing is left then.
+    async fn end(&self) {
+        let made = std::mem::take(&mut *self.made.lock().unwrap());
+        let patience = self.runtime.monotonic() + Duration::from_mins(1);
+        while !self.destroyed(&made).await {
+            assert!(self.runtime.monotonic() < patience, "there is always something left");
+            self.runtime.sleep(Duration::from_millis(5)).await;
+        }
+        for backend in made {
+            backend.close().await.unwrap();
+        }
+    }
+
+    /// Destroys stores; whether nothing is left of them. Writers that were dropped may still be giving their locks back, and what
+    /// they were storing may still arrive.
+    async fn destroyed(&self, made: &[Arc<dyn Backend>]) -> bool {
+        for backend in made {
+            match Datastore::destroy(Arc::clone(backend)).await {
+                Err(error) if error.kind() == ErrorKind::Busy => return false,
+                // The file that a chunk is written to before it has its name.
+                done if !done.as_ref().unwrap().foreign.is_empty() => return false,
+                _ => {}
+            }
+        }
+        match &self.kind {
+            #[cfg(feature = "s3")]
+            Kind::Bucket(bucket, _) => bucket.test_keys().await.is_empty(),
+            _ => true,
+        }
+    }
+}
+
+/// Runs a test in memory and in a directory on every runtime, and in a bucket on every runtime with a network; or in the bucket of
+/// the server that is named, if one is.
+pub(crate) fn everywhere(body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
+    #[cfg(feature = "s3")]
+    if bucket::Bucket::is_named() {
+        let runtime = Arc::new(ThreadRuntime::new());
+        let bucket = bucket::Bucket::named(runtime).unwrap();
+        return futures::executor::block_on(in_bucket(bucket, body));
+    }
+    for directory in [false, true] {
+        on_every_runtime(|runtime| {
+            Box::pin(async move {
+                let kind =
+                    if directory { Kind::Directory(tempfile::tempdir().unwrap()) } else { Kind::Memory };
+                in_place(Place::new(kind, runtime), body).await;
+            })
+        });
+    }
+    #[cfg(feature = "s3")]
+    on_every_network(|runtime| Box::pin(in_bucket(bucket::Bucket::in_process(runtime), body)));
+}
+
+#[cfg(feature = "s3")]
+async fn in_bucket(bucket: bucket::Bucket, body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
+    let (found, runtime) = (bucket.probe().await, Arc::clone(&bucket.runtime));
+    in_place(Place::new(Kind::Bucket(bucket, found), runtime), body).await;
+}
+
+async fn in_place(place: Arc<Place>, body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
+    body(Arc::clone(&place)).await;
+    place.end().await;
+}
