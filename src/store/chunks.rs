@@ -35,20 +35,15 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 
 use crate::backend::{Backend, PutMode, Touched};
-use crate::buffers::{Buffer, Buffers};
+use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::blob::{
-    Blob, BlobDecoder, BlobEncoder, DecodeError, MAX_CHUNK_BYTES, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES,
-    PlaintextSize,
-};
+use crate::format::blob::{MAX_CHUNK_BYTES, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
 use crate::format::layout::Key;
 use crate::local::LocalState;
 use crate::local::presence::PresenceStore;
+use crate::store::codecs::Codecs;
 use crate::store::pins::{Pins, Sections, WriterPins};
-
-/// What a chunk is longer by in its encoded form, at most.
-const ROOM_BYTES: usize = MAX_ENCODED_CHUNK_BYTES - MAX_CHUNK_BYTES;
 
 /// The chunks of a store.
 #[derive(Debug)]
@@ -82,15 +77,6 @@ pub(in crate::store) enum Keeping {
     NotKept,
 }
 
-/// Contexts for coding and buffers for its results, used again and again.
-#[derive(Debug)]
-struct Codecs {
-    buffers: Arc<Buffers>,
-    decoders: Mutex<Vec<BlobDecoder>>,
-    encoders: Mutex<Vec<BlobEncoder>>,
-    level: i32,
-}
-
 /// What makes a writer believe that a chunk is in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Evidence {
@@ -118,13 +104,7 @@ impl ChunkStore {
         level: i32,
         kept_bytes: usize,
     ) -> Self {
-        let codecs = Codecs {
-            buffers: Buffers::new(kept_bytes),
-            decoders: Mutex::default(),
-            encoders: Mutex::default(),
-            level,
-        };
-        let codecs = Arc::new(codecs);
+        let codecs = Codecs::new(level, kept_bytes);
         let reader = ChunkReader {
             backend: Arc::clone(&backend),
             codecs,
@@ -282,13 +262,7 @@ impl ChunkStore {
     /// Reads a blob that is stored as a file of its own.
     pub(in crate::store) async fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
         let codecs = Arc::clone(self.codecs());
-        let decode = move || {
-            let mut decoder = codecs.decoder();
-            let decoded =
-                Blob::parse(blob).and_then(|blob| decoder.decode_bytes(&blob, PlaintextSize::AtMost(limit)));
-            codecs.keep_decoder(decoder);
-            decoded.map_err(|error| decode_error(error, "decode blob"))
-        };
+        let decode = move || codecs.decode_blob(blob, limit);
         self.backend.runtime().run_blocking("decode blob", decode).await
     }
 
@@ -301,7 +275,7 @@ impl ChunkStore {
 
     /// A buffer to read plaintext into.
     pub(in crate::store) fn buffer(&self, capacity: usize) -> Buffer {
-        self.codecs().buffers.take(capacity + ROOM_BYTES)
+        self.codecs().buffer(capacity)
     }
 
     async fn touch_one(&self, key: &Key) -> Result<Touched> {
@@ -426,60 +400,4 @@ impl Drop for Landing {
     fn drop(&mut self) {
         self.reader.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.wanted);
     }
-}
-
-impl Codecs {
-    fn encode(self: &Arc<Self>, plaintext: &Bytes) -> Result<Bytes> {
-        let kept = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut encoder = match kept {
-            Some(encoder) => encoder,
-            None => BlobEncoder::new(self.level)
-                .map_err(|error| Error::new(ErrorKind::InvalidInput, "encode blob").because(error))?,
-        };
-        let mut encoded = self.buffers.take(plaintext.len() + ROOM_BYTES);
-        let result = encoder.encode(plaintext, &mut encoded);
-        self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
-        result.map_err(|error| Error::new(ErrorKind::InvalidInput, "encode blob").because(error))?;
-        Ok(encoded.freeze())
-    }
-
-    fn decode(self: &Arc<Self>, encoded: Bytes, digest: Digest, length: usize) -> Result<Bytes> {
-        let mut decoder = self.decoder();
-        let decoded = self.decode_chunk(&mut decoder, encoded, length);
-        self.keep_decoder(decoder);
-        let plaintext = decoded.map_err(|error| decode_error(error, "decode chunk").on(digest))?;
-        if Digest::of(&plaintext) == digest {
-            return Ok(plaintext);
-        }
-        let error = Error::new(ErrorKind::Corrupt, "decode chunk").on(digest);
-        Err(error.because("the contents have another digest"))
-    }
-
-    fn decode_chunk(
-        self: &Arc<Self>,
-        decoder: &mut BlobDecoder,
-        encoded: Bytes,
-        length: usize,
-    ) -> Result<Bytes, DecodeError> {
-        let blob = Blob::parse(encoded)?;
-        if !blob.kind().is_compressed() {
-            return decoder.decode_bytes(&blob, PlaintextSize::Exactly(length));
-        }
-        let mut plaintext = self.buffers.take(length + ROOM_BYTES);
-        decoder.decode(&blob, &mut plaintext, PlaintextSize::Exactly(length))?;
-        Ok(plaintext.freeze())
-    }
-
-    fn decoder(&self) -> BlobDecoder {
-        self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
-    }
-
-    fn keep_decoder(&self, decoder: BlobDecoder) {
-        self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
-    }
-}
-
-fn decode_error(error: DecodeError, action: &'static str) -> Error {
-    let kind = if error == DecodeError::Encrypted { ErrorKind::Unsupported } else { ErrorKind::Corrupt };
-    Error::new(kind, action).because(error)
 }

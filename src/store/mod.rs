@@ -20,6 +20,7 @@ mod archive_reader;
 mod begin;
 mod budget;
 mod chunks;
+mod codecs;
 mod commit;
 mod delete;
 mod events;
