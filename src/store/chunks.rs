@@ -6,6 +6,7 @@
 //! | the store says | what is done |
 //! |---|---|
 //! | the writer confirmed it before | nothing |
+//! | anything but absent, and it was found bad or gone since | as if nothing were known; read and validate what is there |
 //! | absent | encode, create |
 //! | present, named by an explicit base, not empty | touched: known (D9) |
 //! | present, as long as what would be stored | touched: a duplicate (D8) |
@@ -22,14 +23,14 @@
 //! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent |
 //! | expected | an index names it | nothing, unless it is an explicit base that stays locked (D9) |
 //! | unknown | no record | it is sent; if it is there, it is compared |
-//! | suspect, missing | a record was there and was forgotten, since a read found the chunk bad or gone | as unknown |
+//! | suspect, missing | a read found the chunk bad or gone: the record is forgotten | as unknown, and this process believes neither a base nor a length (D9, H23) until the chunk was stored or read again |
 //!
 //! Records count only for the term in which they were made, and for the next one of the same instance: whoever had the store
 //! between may have removed chunks. **Whoever removes chunks begins a new term first, and forgets each one before it is removed** (H16,
 //! H22): so neither a crash nor an old copy of the directory brings a record back that is no longer true.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
@@ -61,6 +62,8 @@ struct ChunkReader {
     codecs: Arc<Codecs>,
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
     local: Option<Arc<LocalState>>,
+    /// Chunks that were found bad or gone, and not good since.
+    suspects: Mutex<HashSet<Digest>>,
     /// The records of the term with this epoch.
     presence: Mutex<Option<(u64, Arc<PresenceStore>)>>,
 }
@@ -110,6 +113,7 @@ impl ChunkStore {
             codecs,
             flights: Mutex::default(),
             local,
+            suspects: Mutex::default(),
             presence: Mutex::default(),
         };
         Self { backend, pins: Pins::default(), reader: Arc::new(reader), sections: Sections::default() }
@@ -150,6 +154,8 @@ impl ChunkStore {
         keeping: Keeping,
     ) -> Result<Stored> {
         let key = Key::Chunk(digest);
+        let is_suspect = self.reader.suspects().contains(&digest);
+        let evidence = if is_suspect { Evidence::Nothing } else { evidence };
         let touched = self.touch_one(&key).await?;
         let present = match touched {
             Touched::Present(info) if evidence == Evidence::Base && info.size >= MIN_BLOB_BYTES as u64 => {
@@ -169,6 +175,7 @@ impl ChunkStore {
             Some(present) => present,
             None => match self.backend.put(&key, blob.clone(), self.create_mode()).await {
                 Ok(_) => {
+                    self.reader.suspects().remove(&digest);
                     self.record(digest, size).await;
                     if keeping == Keeping::Kept {
                         self.reader.keep(digest, blob).await;
@@ -180,11 +187,12 @@ impl ChunkStore {
                 Err(error) => return Err(error),
             },
         };
-        if present == size || self.is_good(digest, plaintext.len()).await? {
+        if present == size && !is_suspect || self.is_good(digest, plaintext.len()).await? {
             self.record(digest, present).await;
             return Ok(Stored::Duplicate(present));
         }
         self.backend.put(&key, blob, PutMode::Replace).await?;
+        self.reader.suspects().remove(&digest);
         self.record(digest, size).await;
         Ok(Stored::New(size))
     }
@@ -219,7 +227,7 @@ impl ChunkStore {
     /// Pins chunks that are not at hand, because a base names them, and makes sure that they are in the store.
     ///
     /// # Errors
-    /// `Corrupt` if one of them is missing: the base is damaged.
+    /// `Corrupt` if one of them is missing, or was found bad: the base is damaged.
     pub(in crate::store) async fn reuse(&self, writer: &WriterPins, digests: &[Digest]) -> Result<()> {
         let mut wanted = digests.to_vec();
         // In order, so that two who want the same do not wait for each other.
@@ -233,7 +241,12 @@ impl ChunkStore {
         wanted.retain(|digest| !writer.pin(*digest));
         let keys: Vec<Key> = wanted.iter().copied().map(Key::Chunk).collect();
         for (digest, touched) in wanted.into_iter().zip(self.backend.touch(&keys).await?) {
+            let is_suspect = self.reader.suspects().contains(&digest);
             match touched {
+                _ if is_suspect => {
+                    let error = Error::new(ErrorKind::Corrupt, "reuse chunk").on(digest);
+                    return Err(error.because("the base names it, but it was found bad or gone"));
+                }
                 Touched::Present(info) if info.size >= MIN_BLOB_BYTES as u64 => {}
                 Touched::Unknown => {}
                 _ => {
@@ -342,8 +355,13 @@ impl ChunkReader {
         presence.as_ref().filter(|(of, _)| *of == epoch).map(|(_, records)| Arc::clone(records))
     }
 
+    fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A chunk was found bad or gone: the next backup that has it stores it again (H22, H23).
     async fn forget(&self, digest: Digest) {
+        self.suspects().insert(digest);
         let Some(presence) = self.presence() else { return };
         // If the disk fails, the record is not believed any more all the same, by this process.
         let forget = move || Ok(presence.forget(digest));
@@ -374,7 +392,9 @@ impl ChunkReader {
             let plaintext = codecs.decode(object.bytes.clone(), digest, length)?;
             Ok((object.bytes, plaintext))
         };
-        self.backend.runtime().run_blocking("decode chunk", decode).await
+        let fetched = self.backend.runtime().run_blocking("decode chunk", decode).await?;
+        self.suspects().remove(&digest);
+        Ok(fetched)
     }
 
     /// Keeps the stored form of a chunk on the local disk, if there is one. That it cannot be kept is no failure (H63).
