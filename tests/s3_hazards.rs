@@ -25,7 +25,7 @@ use larder::store::{Datastore, DirtyMap, SnapshotReader, SnapshotState};
 
 use s3_store::{
     CHUNK, CHUNKS, Opening, back_up, back_up_on, check, check_all, data, files_below, fresh, group, inside,
-    keys, requests, restored,
+    keys, opened_again, requests, restored,
 };
 
 /// Of a backup with an image and a blob into a new group.
@@ -278,12 +278,7 @@ fn h16_an_upload_whose_end_nobody_saw_is_compared_by_the_next() {
         assert_eq!(kind(back_up(&process.store, &group(), 0).await), ErrorKind::Unavailable);
         drop(process);
         // What the failed backup left behind is still being removed, by the process that is no more.
-        let next = loop {
-            match open().await {
-                Err(error) if error.kind() == ErrorKind::Busy => {}
-                opened => break opened.unwrap(),
-            }
-        };
+        let next = opened_again(&server, &Opening::of("store").local(directory.path())).await;
         let before = server.log().len();
         check(&back_up(&next.store, &group(), 0).await.unwrap()).await.unwrap();
         let put = requests(&server, 0, "PUT", ".chunks");

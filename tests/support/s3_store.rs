@@ -178,6 +178,18 @@ pub(crate) async fn fresh(server: &FaultServer) -> Process {
     Opening::of("store").open(server).await.unwrap()
 }
 
+/// Opens the store with the local state of a process that is no more. What that had begun in the background ends in a moment.
+pub(crate) async fn opened_again(server: &FaultServer, opening: &Opening) -> Process {
+    let runtime = ThreadRuntime::new();
+    for _ in 0..5_000 {
+        match opening.clone().open(server).await {
+            Err(error) if error.kind() == ErrorKind::Busy => runtime.sleep(Duration::from_millis(1)).await,
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("somebody still uses it: {opening:?}");
+}
+
 pub(crate) fn group() -> GroupName {
     "vm/1".parse().unwrap()
 }
