@@ -3,8 +3,8 @@
 //! 1. The group is locked. A backup of it that runs elsewhere means `Busy`, after a moment of patience with one that was dropped
 //!    and is being cleaned up.
 //! 2. What dead writers left behind is removed. It needs evidence that they are dead (I1): no other process holds the lock of
-//!    the store, the snapshot itself is not locked, those locks reach everybody who could write, and no manifest of it may
-//!    still arrive. Without it the leftovers stay; they are invisible anyway.
+//!    the store, the snapshot itself is not locked, those locks reach everybody who could write, and a manifest of it neither
+//!    is there nor may still arrive. Without it the leftovers stay; they are invisible anyway.
 //! 3. The store is locked, shared, until the backup ends: no process collects garbage meanwhile (H4, H5).
 //! 4. The time is checked against the newest snapshot (H53) and the owner against the caller, or written for a new group.
 //! 5. The new snapshot is locked.
@@ -12,14 +12,17 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+
 use crate::backend::{LockMode, LockReach, LockScope, PutMode, Removal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
-use crate::format::name::{AuthId, BackupTime, GroupName};
+use crate::format::name::{AuthId, BackupTime, GroupName, SnapshotName};
 use crate::format::status::encode_owner;
 use crate::store::Datastore;
 use crate::store::chunks::Keeping;
 use crate::store::events::{Observer, Silent};
+use crate::store::groups::SMALL_OBJECT_BYTES;
 use crate::store::listing::{SnapshotInfo, SnapshotState};
 use crate::store::locks::{GROUP_WAIT, lock_patiently};
 use crate::store::snapshot_writer::{Guards, SnapshotWriter, Written};
@@ -84,7 +87,7 @@ impl BackupBuilder {
     ///
     /// # Errors
     /// `Busy` if another backup of the group is running and does not end within half a second, or another process collects
-    /// garbage; `Denied` if the group belongs to somebody else; `InvalidInput` if the time is not later than that of the
+    /// garbage, or requests that got no answer may still delete what would be written; `Denied` if the group belongs to somebody else; `InvalidInput` if the time is not later than that of the
     /// newest snapshot; `NotFound` if the namespace does not exist.
     ///
     /// # Cancel safety
@@ -106,11 +109,18 @@ impl BackupBuilder {
         if let Some(uuid) = store.uuid() {
             inner.chunks.open_presence(uuid).await?;
         }
-        let time = choose_time(time, inner.runtime().now(), &snapshots)
+        let leaving = inner.leaving_snapshots(&group);
+        let newest = snapshots.iter().map(|snapshot| snapshot.name.time()).max();
+        let last_left = leaving.iter().map(SnapshotName::time).max();
+        let time = choose_time(time, inner.runtime().now(), newest, last_left)
             .map_err(|why| failed(ErrorKind::InvalidInput).because(why))?;
         let name = group.snapshot(time);
         if snapshots.iter().any(|found| found.name == name) {
             return Err(Error::new(ErrorKind::AlreadyExists, "begin backup").on(&name));
+        }
+        if leaving.contains(&name) {
+            let why = "requests to delete the last one of that name got no answer, and may still be executed";
+            return Err(Error::new(ErrorKind::Busy, "begin backup").on(&name).because(why));
         }
         let snapshot_guard =
             inner.backend.lock(&LockScope::Snapshot(name.clone()), LockMode::Exclusive).await?;
@@ -136,9 +146,21 @@ impl Datastore {
                 .on(group)
                 .because(format!("the group belongs to {owner}, not to {caller}"))),
             None => {
-                let version =
-                    self.inner.backend.put(&key, encode_owner(caller).into(), PutMode::Replace).await?;
-                Ok(vec![Written { key, version }])
+                self.inner.check_settled(&key)?;
+                let backend = &self.inner.backend;
+                let mode =
+                    if backend.capabilities().conditional_put { PutMode::Create } else { PutMode::Replace };
+                let owner = Bytes::from(encode_owner(caller));
+                match backend.put(&key, owner.clone(), mode).await {
+                    Ok(version) => Ok(vec![Written { key, version }]),
+                    // Whatever was answered, what is there counts: nobody else may have written the same (H18, H44).
+                    Err(error) => match backend.get(&key, SMALL_OBJECT_BYTES).await {
+                        Ok(found) if found.bytes == owner => {
+                            Ok(vec![Written { key, version: found.info.version }])
+                        }
+                        _ => Err(error),
+                    },
+                }
             }
         }
     }
@@ -159,7 +181,10 @@ impl Datastore {
         // Listed again: what was unfinished before the lock was held may be finished now.
         let snapshots = self.snapshots(group).await?;
         for snapshot in snapshots.iter().filter(|snapshot| snapshot.state == SnapshotState::Unfinished) {
-            if self.inner.is_doubtful(&snapshot.name) {
+            // A listing that is behind shows a finished one without its manifest (H13).
+            let manifest = backend.head(&Key::Manifest(snapshot.name.clone())).await;
+            let is_absent = matches!(&manifest, Err(error) if error.kind() == ErrorKind::NotFound);
+            if !is_absent || self.inner.is_doubtful(&snapshot.name) {
                 continue;
             }
             let scope = LockScope::Snapshot(snapshot.name.clone());
@@ -178,7 +203,7 @@ impl Datastore {
                 continue;
             }
             alone.check().await?;
-            for removed in backend.delete(&removals).await? {
+            for removed in self.inner.delete(&removals).await? {
                 removed?;
             }
             guard.release_deleted().await;
@@ -188,13 +213,15 @@ impl Datastore {
     }
 }
 
-/// The time of a new snapshot: the one that was asked for, or now, and later than all there are.
+/// The time of a new snapshot: the one that was asked for, or now, and later than all there are. Now is also later than those that
+/// may still be being deleted.
 fn choose_time(
     wanted: Option<SystemTime>,
     now: SystemTime,
-    snapshots: &[SnapshotInfo],
+    newest: Option<BackupTime>,
+    last_left: Option<BackupTime>,
 ) -> std::result::Result<BackupTime, String> {
-    let newest = snapshots.iter().map(|snapshot| snapshot.name.time()).max();
+    let newest = if wanted.is_some() { newest } else { newest.max(last_left) };
     let time = BackupTime::try_from(wanted.unwrap_or(now)).map_err(|error| error.to_string())?;
     let Some(newest) = newest.filter(|newest| *newest >= time) else { return Ok(time) };
     let ahead = SystemTime::from(newest).duration_since(time.into()).unwrap_or_default();

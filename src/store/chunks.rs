@@ -6,6 +6,7 @@
 //! | the store says | what is done |
 //! |---|---|
 //! | the writer confirmed it before | nothing |
+//! | anything but absent, and it was found bad or gone since | as if nothing were known; read and validate what is there |
 //! | absent | encode, create |
 //! | present, named by an explicit base, not empty | touched: known (D9) |
 //! | present, as long as what would be stored | touched: a duplicate (D8) |
@@ -22,33 +23,28 @@
 //! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent |
 //! | expected | an index names it | nothing, unless it is an explicit base that stays locked (D9) |
 //! | unknown | no record | it is sent; if it is there, it is compared |
-//! | suspect, missing | a record was there and was forgotten, since a read found the chunk bad or gone | as unknown |
+//! | suspect, missing | a read found the chunk bad or gone: the record is forgotten | as unknown, and this process believes neither a base nor a length (D9, H23) until the chunk was stored or read again |
 //!
 //! Records count only for the term in which they were made, and for the next one of the same instance: whoever had the store
 //! between may have removed chunks. **Whoever removes chunks begins a new term first, and forgets each one before it is removed** (H16,
 //! H22): so neither a crash nor an old copy of the directory brings a record back that is no longer true.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 
 use crate::backend::{Backend, PutMode, Touched};
-use crate::buffers::{Buffer, Buffers};
+use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::blob::{
-    Blob, BlobDecoder, BlobEncoder, DecodeError, MAX_CHUNK_BYTES, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES,
-    PlaintextSize,
-};
+use crate::format::blob::{MAX_CHUNK_BYTES, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
 use crate::format::layout::Key;
 use crate::local::LocalState;
 use crate::local::presence::PresenceStore;
+use crate::store::codecs::Codecs;
 use crate::store::pins::{Pins, Sections, WriterPins};
-
-/// What a chunk is longer by in its encoded form, at most.
-const ROOM_BYTES: usize = MAX_ENCODED_CHUNK_BYTES - MAX_CHUNK_BYTES;
 
 /// The chunks of a store.
 #[derive(Debug)]
@@ -66,6 +62,8 @@ struct ChunkReader {
     codecs: Arc<Codecs>,
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
     local: Option<Arc<LocalState>>,
+    /// Chunks that were found bad or gone, and not good since.
+    suspects: Mutex<HashSet<Digest>>,
     /// The records of the term with this epoch.
     presence: Mutex<Option<(u64, Arc<PresenceStore>)>>,
 }
@@ -80,15 +78,6 @@ type Flight = BoxFuture<'static, Result<Bytes>>;
 pub(in crate::store) enum Keeping {
     Kept,
     NotKept,
-}
-
-/// Contexts for coding and buffers for its results, used again and again.
-#[derive(Debug)]
-struct Codecs {
-    buffers: Arc<Buffers>,
-    decoders: Mutex<Vec<BlobDecoder>>,
-    encoders: Mutex<Vec<BlobEncoder>>,
-    level: i32,
 }
 
 /// What makes a writer believe that a chunk is in the store.
@@ -118,18 +107,13 @@ impl ChunkStore {
         level: i32,
         kept_bytes: usize,
     ) -> Self {
-        let codecs = Codecs {
-            buffers: Buffers::new(kept_bytes),
-            decoders: Mutex::default(),
-            encoders: Mutex::default(),
-            level,
-        };
-        let codecs = Arc::new(codecs);
+        let codecs = Codecs::new(level, kept_bytes);
         let reader = ChunkReader {
             backend: Arc::clone(&backend),
             codecs,
             flights: Mutex::default(),
             local,
+            suspects: Mutex::default(),
             presence: Mutex::default(),
         };
         Self { backend, pins: Pins::default(), reader: Arc::new(reader), sections: Sections::default() }
@@ -170,6 +154,8 @@ impl ChunkStore {
         keeping: Keeping,
     ) -> Result<Stored> {
         let key = Key::Chunk(digest);
+        let is_suspect = self.reader.suspects().contains(&digest);
+        let evidence = if is_suspect { Evidence::Nothing } else { evidence };
         let touched = self.touch_one(&key).await?;
         let present = match touched {
             Touched::Present(info) if evidence == Evidence::Base && info.size >= MIN_BLOB_BYTES as u64 => {
@@ -189,6 +175,7 @@ impl ChunkStore {
             Some(present) => present,
             None => match self.backend.put(&key, blob.clone(), self.create_mode()).await {
                 Ok(_) => {
+                    self.reader.suspects().remove(&digest);
                     self.record(digest, size).await;
                     if keeping == Keeping::Kept {
                         self.reader.keep(digest, blob).await;
@@ -200,11 +187,12 @@ impl ChunkStore {
                 Err(error) => return Err(error),
             },
         };
-        if present == size || self.is_good(digest, plaintext.len()).await? {
+        if present == size && !is_suspect || self.is_good(digest, plaintext.len()).await? {
             self.record(digest, present).await;
             return Ok(Stored::Duplicate(present));
         }
         self.backend.put(&key, blob, PutMode::Replace).await?;
+        self.reader.suspects().remove(&digest);
         self.record(digest, size).await;
         Ok(Stored::New(size))
     }
@@ -239,7 +227,7 @@ impl ChunkStore {
     /// Pins chunks that are not at hand, because a base names them, and makes sure that they are in the store.
     ///
     /// # Errors
-    /// `Corrupt` if one of them is missing: the base is damaged.
+    /// `Corrupt` if one of them is missing, or was found bad: the base is damaged.
     pub(in crate::store) async fn reuse(&self, writer: &WriterPins, digests: &[Digest]) -> Result<()> {
         let mut wanted = digests.to_vec();
         // In order, so that two who want the same do not wait for each other.
@@ -253,7 +241,12 @@ impl ChunkStore {
         wanted.retain(|digest| !writer.pin(*digest));
         let keys: Vec<Key> = wanted.iter().copied().map(Key::Chunk).collect();
         for (digest, touched) in wanted.into_iter().zip(self.backend.touch(&keys).await?) {
+            let is_suspect = self.reader.suspects().contains(&digest);
             match touched {
+                _ if is_suspect => {
+                    let error = Error::new(ErrorKind::Corrupt, "reuse chunk").on(digest);
+                    return Err(error.because("the base names it, but it was found bad or gone"));
+                }
                 Touched::Present(info) if info.size >= MIN_BLOB_BYTES as u64 => {}
                 Touched::Unknown => {}
                 _ => {
@@ -282,13 +275,7 @@ impl ChunkStore {
     /// Reads a blob that is stored as a file of its own.
     pub(in crate::store) async fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
         let codecs = Arc::clone(self.codecs());
-        let decode = move || {
-            let mut decoder = codecs.decoder();
-            let decoded =
-                Blob::parse(blob).and_then(|blob| decoder.decode_bytes(&blob, PlaintextSize::AtMost(limit)));
-            codecs.keep_decoder(decoder);
-            decoded.map_err(|error| decode_error(error, "decode blob"))
-        };
+        let decode = move || codecs.decode_blob(blob, limit);
         self.backend.runtime().run_blocking("decode blob", decode).await
     }
 
@@ -301,7 +288,7 @@ impl ChunkStore {
 
     /// A buffer to read plaintext into.
     pub(in crate::store) fn buffer(&self, capacity: usize) -> Buffer {
-        self.codecs().buffers.take(capacity + ROOM_BYTES)
+        self.codecs().buffer(capacity)
     }
 
     async fn touch_one(&self, key: &Key) -> Result<Touched> {
@@ -368,8 +355,13 @@ impl ChunkReader {
         presence.as_ref().filter(|(of, _)| *of == epoch).map(|(_, records)| Arc::clone(records))
     }
 
+    fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A chunk was found bad or gone: the next backup that has it stores it again (H22, H23).
     async fn forget(&self, digest: Digest) {
+        self.suspects().insert(digest);
         let Some(presence) = self.presence() else { return };
         // If the disk fails, the record is not believed any more all the same, by this process.
         let forget = move || Ok(presence.forget(digest));
@@ -400,7 +392,9 @@ impl ChunkReader {
             let plaintext = codecs.decode(object.bytes.clone(), digest, length)?;
             Ok((object.bytes, plaintext))
         };
-        self.backend.runtime().run_blocking("decode chunk", decode).await
+        let fetched = self.backend.runtime().run_blocking("decode chunk", decode).await?;
+        self.suspects().remove(&digest);
+        Ok(fetched)
     }
 
     /// Keeps the stored form of a chunk on the local disk, if there is one. That it cannot be kept is no failure (H63).
@@ -428,58 +422,206 @@ impl Drop for Landing {
     }
 }
 
-impl Codecs {
-    fn encode(self: &Arc<Self>, plaintext: &Bytes) -> Result<Bytes> {
-        let kept = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut encoder = match kept {
-            Some(encoder) => encoder,
-            None => BlobEncoder::new(self.level)
-                .map_err(|error| Error::new(ErrorKind::InvalidInput, "encode blob").because(error))?,
-        };
-        let mut encoded = self.buffers.take(plaintext.len() + ROOM_BYTES);
-        let result = encoder.encode(plaintext, &mut encoded);
-        self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
-        result.map_err(|error| Error::new(ErrorKind::InvalidInput, "encode blob").because(error))?;
-        Ok(encoded.freeze())
-    }
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::future::Future;
+    use std::ops::Range;
+    use std::pin::pin;
 
-    fn decode(self: &Arc<Self>, encoded: Bytes, digest: Digest, length: usize) -> Result<Bytes> {
-        let mut decoder = self.decoder();
-        let decoded = self.decode_chunk(&mut decoder, encoded, length);
-        self.keep_decoder(decoder);
-        let plaintext = decoded.map_err(|error| decode_error(error, "decode chunk").on(digest))?;
-        if Digest::of(&plaintext) == digest {
-            return Ok(plaintext);
+    use async_trait::async_trait;
+    use futures::executor::block_on;
+    use futures::future::poll_fn;
+
+    use super::*;
+    use crate::backend::fault::{Action, FaultBackend, Rule};
+    use crate::backend::record::Method;
+    use crate::backend::{
+        Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope, MemoryBackend,
+        Object, ObjectInfo, Removal, Tenure, Version,
+    };
+    use crate::local::LocalOptions;
+    use crate::rt::{Runtime, ThreadRuntime};
+
+    /// Memory that says as little without a request as a bucket, and that only this process may change.
+    #[derive(Debug)]
+    struct Remote(MemoryBackend);
+
+    #[async_trait]
+    impl Backend for Remote {
+        fn runtime(&self) -> &Arc<dyn Runtime> {
+            self.0.runtime()
         }
-        let error = Error::new(ErrorKind::Corrupt, "decode chunk").on(digest);
-        Err(error.because("the contents have another digest"))
-    }
-
-    fn decode_chunk(
-        self: &Arc<Self>,
-        decoder: &mut BlobDecoder,
-        encoded: Bytes,
-        length: usize,
-    ) -> Result<Bytes, DecodeError> {
-        let blob = Blob::parse(encoded)?;
-        if !blob.kind().is_compressed() {
-            return decoder.decode_bytes(&blob, PlaintextSize::Exactly(length));
+        fn capabilities(&self) -> &Capabilities {
+            self.0.capabilities()
         }
-        let mut plaintext = self.buffers.take(length + ROOM_BYTES);
-        decoder.decode(&blob, &mut plaintext, PlaintextSize::Exactly(length))?;
-        Ok(plaintext.freeze())
+        async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
+            self.0.get(key, limit).await
+        }
+        async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
+            self.0.get_range(key, range).await
+        }
+        async fn head(&self, key: &Key) -> Result<ObjectInfo> {
+            self.0.head(key).await
+        }
+        async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
+            self.0.put(key, object, mode).await
+        }
+        async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+            self.0.copy(from, to, mode).await
+        }
+        async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+            self.0.delete(removals).await
+        }
+        async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
+            self.0.list(query, cursor).await
+        }
+        async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
+            Ok(vec![Touched::Unknown; keys.len()])
+        }
+        async fn barrier(&self) -> Result<()> {
+            self.0.barrier().await
+        }
+        async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
+            self.0.lock(scope, mode).await
+        }
+        fn tenure(&self) -> Option<Tenure> {
+            Some(Tenure { continues: None, epoch: 1 })
+        }
+        async fn close(&self) -> Result<()> {
+            self.0.close().await
+        }
     }
 
-    fn decoder(&self) -> BlobDecoder {
-        self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    const PLAINTEXT: &[u8] = b"plaintext";
+
+    struct Place {
+        backend: Arc<FaultBackend>,
+        chunks: ChunkStore,
+        digest: Digest,
+        directory: tempfile::TempDir,
     }
 
-    fn keep_decoder(&self, decoder: BlobDecoder) {
-        self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
-    }
-}
+    impl Place {
+        async fn new() -> Self {
+            let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+            let remote = Remote(MemoryBackend::new(Arc::clone(&runtime)));
+            let backend = Arc::new(FaultBackend::new(Arc::new(remote)));
+            let directory = tempfile::tempdir().unwrap();
+            let local = LocalState::open(&runtime, directory.path(), LocalOptions::default()).await.unwrap();
+            let passed: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&backend);
+            let chunks = ChunkStore::new(passed, Some(local), 1, 0);
+            Self { backend, chunks, digest: Digest::of(PLAINTEXT), directory }
+        }
 
-fn decode_error(error: DecodeError, action: &'static str) -> Error {
-    let kind = if error == DecodeError::Encrypted { ErrorKind::Unsupported } else { ErrorKind::Corrupt };
-    Error::new(kind, action).because(error)
+        fn writer(&self) -> Arc<WriterPins> {
+            self.chunks.pins.writer(Keeping::Kept)
+        }
+
+        /// Stores the chunk, and makes sure that it is pinned wherever that waits for something, and when it is over.
+        async fn put(&self, writer: &WriterPins, evidence: Evidence) -> Result<Stored> {
+            let plaintext = Bytes::from_static(PLAINTEXT);
+            self.pinned(self.chunks.put(writer, self.digest, &plaintext, evidence)).await
+        }
+
+        async fn pinned<T>(&self, work: impl Future<Output = T>) -> T {
+            let (mut work, mut waits) = (pin!(work), 0);
+            let done = poll_fn(|context| {
+                let polled = work.as_mut().poll(context);
+                assert!(self.chunks.pins.is_pinned(&self.digest), "after {waits} waits");
+                waits += u32::from(polled.is_pending());
+                polled
+            });
+            done.await
+        }
+
+        fn forget_records(&self) {
+            *self.chunks.reader.presence.lock().unwrap() = None;
+            assert!(self.directory.path().exists());
+        }
+    }
+
+    #[test]
+    fn h1_h2_whoever_is_told_that_a_chunk_is_there_holds_a_pin_on_it() {
+        block_on(async {
+            let place = Place::new().await;
+            // So that each step waits.
+            for method in [Method::Touch, Method::Put, Method::Head, Method::Get] {
+                place.backend.add(Rule::on(method, Action::Delay(std::time::Duration::from_millis(5))));
+            }
+            place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
+            let size = |stored| match stored {
+                Stored::Duplicate(size) | Stored::New(size) => size,
+                Stored::Known => 0,
+            };
+            // Stored, then known to the same writer, then by its record, by a base, and by the answer to a put.
+            let first = place.writer();
+            let new = place.put(&first, Evidence::Nothing).await.unwrap();
+            assert_eq!(new, Stored::New(size(new)));
+            assert_eq!(place.put(&first, Evidence::Nothing).await.unwrap(), Stored::Known);
+            drop(first);
+            let mut ways = Vec::new();
+            for way in 0..4 {
+                assert!(!place.chunks.pins.is_pinned(&place.digest), "way {way}: a pin goes with its writer");
+                let writer = place.writer();
+                ways.push(match way {
+                    0 => place.put(&writer, Evidence::Nothing).await.unwrap(),
+                    1 => place.put(&writer, Evidence::Base).await.unwrap(),
+                    2 => {
+                        place.pinned(place.chunks.reuse(&writer, &[place.digest])).await.unwrap();
+                        Stored::Known
+                    }
+                    _ => {
+                        place.forget_records();
+                        place.put(&writer, Evidence::Nothing).await.unwrap()
+                    }
+                });
+                assert!(writer.is_confirmed(&place.digest), "way {way}");
+            }
+            let duplicate = Stored::Duplicate(size(new));
+            assert_eq!(ways, [duplicate, Stored::Known, Stored::Known, duplicate]);
+            assert!(!place.chunks.pins.is_pinned(&place.digest));
+        });
+    }
+
+    #[test]
+    fn h1_a_chunk_whose_put_failed_stays_pinned_and_is_not_confirmed() {
+        block_on(async {
+            let place = Place::new().await;
+            for failure in [ErrorKind::Denied, ErrorKind::Unavailable] {
+                place.backend.clear();
+                place.backend.add(Rule::on(Method::Put, Action::FailAfter(failure)).first(1));
+                let writer = place.writer();
+                assert!(place.put(&writer, Evidence::Nothing).await.is_err());
+                assert!(!writer.is_confirmed(&place.digest));
+                assert!(place.chunks.pins.is_pinned(&place.digest), "it may be there, or come yet");
+                // A second try compares what the first one left.
+                assert!(matches!(place.put(&writer, Evidence::Nothing).await.unwrap(), Stored::Duplicate(_)));
+                place
+                    .backend
+                    .delete(&[Removal::any(Key::Chunk(place.digest))])
+                    .await
+                    .unwrap()
+                    .remove(0)
+                    .unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn h162_writers_of_one_chunk_store_it_once() {
+        block_on(async {
+            let place = Place::new().await;
+            place.backend.add(Rule::on(Method::Put, Action::Delay(std::time::Duration::from_millis(20))));
+            let writers: Vec<_> = (0..20).map(|_| place.writer()).collect();
+            let plaintext = Bytes::from_static(PLAINTEXT);
+            place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
+            let put = writers
+                .iter()
+                .map(|writer| place.chunks.put(writer, place.digest, &plaintext, Evidence::Nothing));
+            let stored = futures::future::try_join_all(put).await.unwrap();
+            let new = stored.iter().filter(|stored| matches!(stored, Stored::New(_))).count();
+            let known = stored.iter().filter(|stored| matches!(stored, Stored::Duplicate(_))).count();
+            assert_eq!((new, known, place.backend.fired()), (1, 19, 1));
+        });
+    }
 }

@@ -180,14 +180,14 @@ pub(in crate::store) async fn remove_written(store: &Datastore, written: &[Writt
     };
     let removals: Vec<_> = files.iter().map(removal).collect();
     if !removals.is_empty() {
-        for removed in backend.delete(&removals).await? {
+        for removed in store.inner.delete(&removals).await? {
             ignore_conflict(removed)?;
         }
     }
     for owner in owners {
         let Key::Owner(group) = &owner.key else { continue };
         if store.snapshots(group).await?.is_empty() {
-            for removed in backend.delete(&[removal(&owner)]).await? {
+            for removed in store.inner.delete(&[removal(&owner)]).await? {
                 ignore_conflict(removed)?;
             }
         }

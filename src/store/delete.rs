@@ -12,7 +12,7 @@ use crate::backend::{LockGuard, LockMode, LockScope, Removal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{GroupName, Namespace, SnapshotName};
-use crate::store::{Datastore, SnapshotInfo, SnapshotState};
+use crate::store::{Datastore, SnapshotInfo};
 
 /// What was deleted.
 #[non_exhaustive]
@@ -37,7 +37,7 @@ impl Datastore {
         self.snapshot_info(name).await?;
         let guard = self.lock_for_deletion(LockScope::Snapshot(name.clone())).await?;
         let info = self.snapshot_info(name).await?;
-        if info.protected {
+        if self.is_protected(&info).await? {
             return Err(Error::new(ErrorKind::Denied, "delete").on(name).because("it is protected"));
         }
         self.delete_files(&info, guard).await?;
@@ -66,7 +66,7 @@ impl Datastore {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 info => info?,
             };
-            if info.protected {
+            if self.is_protected(&info).await? {
                 done.protected.push(info.name);
                 continue;
             }
@@ -97,7 +97,7 @@ impl Datastore {
             }
             let guard = self.lock_for_deletion(LockScope::Store).await?;
             guard.check().await?;
-            for deleted in self.inner.backend.delete(&[Removal::any(Key::Namespace(namespace))]).await? {
+            for deleted in self.inner.delete(&[Removal::any(Key::Namespace(namespace))]).await? {
                 match deleted {
                     // Something protected is in it, or somebody made something meanwhile.
                     Err(error) if error.kind() == ErrorKind::Conflict => {}
@@ -107,6 +107,17 @@ impl Datastore {
         }
         self.inner.backend.barrier().await?;
         Ok(done)
+    }
+
+    /// Whether a snapshot that is locked is protected. A listing may be behind, so that what it does not show is looked for (H47).
+    async fn is_protected(&self, info: &SnapshotInfo) -> Result<bool> {
+        if info.protected {
+            return Ok(true);
+        }
+        match self.inner.backend.head(&Key::Protected(info.name.clone())).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            found => found.map(|_| true),
+        }
     }
 
     async fn lock_for_deletion(&self, scope: LockScope) -> Result<Box<dyn LockGuard>> {
@@ -123,17 +134,16 @@ impl Datastore {
         }
         self.check_lease().await?;
         guard.check().await?;
-        if info.state == SnapshotState::Finished {
-            for deleted in backend.delete(&[Removal::any(Key::Manifest(info.name.clone()))]).await? {
-                deleted?;
-            }
-            backend.barrier().await?;
+        // Also of an unfinished one, since a listing may be behind: what has a manifest must not lose the rest (H13, H42).
+        for deleted in self.inner.delete(&[Removal::any(Key::Manifest(info.name.clone()))]).await? {
+            deleted?;
         }
+        backend.barrier().await?;
         let files = info.files.iter().map(|file| Key::Archive(info.name.clone(), file.name.clone()));
         let log = info.has_client_log.then(|| Key::ClientLog(info.name.clone()));
         let removals: Vec<_> = files.chain(log).map(Removal::any).collect();
         if !removals.is_empty() {
-            for deleted in backend.delete(&removals).await? {
+            for deleted in self.inner.delete(&removals).await? {
                 deleted?;
             }
         }
@@ -155,7 +165,7 @@ impl Datastore {
         }
         let backend = self.inner.backend.as_ref();
         for key in [Key::GroupNotes(group.clone()), Key::Owner(group.clone())] {
-            for deleted in backend.delete(&[Removal::any(key)]).await? {
+            for deleted in self.inner.delete(&[Removal::any(key)]).await? {
                 deleted?;
             }
         }

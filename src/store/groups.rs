@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::backend::{LockMode, LockScope, Object, PutMode, Removal};
+use crate::backend::{LockMode, LockScope, Object, PutMode, Removal, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::manifest::Manifest;
@@ -64,8 +64,9 @@ impl Datastore {
         self.inner.check_writable("change an owner").await?;
         let _held = self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await?;
         let key = Key::Owner(group.clone());
-        self.inner.backend.head(&key).await?;
-        self.put_small(key, encode_owner(owner).into(), PutMode::Replace).await
+        let found = self.inner.backend.head(&key).await?;
+        let mode = self.instead_of(Some(found.version));
+        self.put_small(key, encode_owner(owner).into(), mode).await
     }
 
     /// The notes of a group.
@@ -82,7 +83,8 @@ impl Datastore {
     /// Changes the notes of a group; an empty text removes them.
     ///
     /// # Errors
-    /// `NotFound` if there is no such group; `Busy` if a backup of it is running; `InvalidInput` beyond 1 MiB.
+    /// `NotFound` if there is no such group; `Busy` if a backup of it is running, or a request that got no answer may still remove
+    /// the notes; `InvalidInput` beyond 1 MiB.
     pub async fn set_group_notes(&self, group: &GroupName, notes: &str) -> Result<()> {
         self.inner.check_writable("change notes").await?;
         let _held = self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await?;
@@ -91,7 +93,13 @@ impl Datastore {
         if notes.is_empty() {
             return self.remove_small(key).await;
         }
-        self.put_small(key, Bytes::copy_from_slice(notes.as_bytes()), PutMode::Replace).await
+        self.inner.check_settled(&key)?;
+        let found = match self.inner.backend.head(&key).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            found => Some(found?.version),
+        };
+        let mode = self.instead_of(found);
+        self.put_small(key, Bytes::copy_from_slice(notes.as_bytes()), mode).await
     }
 
     /// Changes the notes of a snapshot, which are part of its manifest; an empty text removes them.
@@ -107,16 +115,23 @@ impl Datastore {
     /// Protects a snapshot against deletion, or no longer.
     ///
     /// # Errors
-    /// `NotFound` if there is no such snapshot or it is unfinished; `Busy` while it is being read or written.
+    /// `NotFound` if there is no such snapshot or it is unfinished; `Busy` while it is being read or written, or a request that got
+    /// no answer may still take the protection away.
     pub async fn set_protection(&self, snapshot: &SnapshotName, protection: Protection) -> Result<()> {
         self.inner.check_writable("change protection").await?;
         let scope = LockScope::Snapshot(snapshot.clone());
         let _held = self.inner.backend.lock(&scope, LockMode::Exclusive).await?;
-        self.inner.backend.head(&Key::Manifest(snapshot.clone())).await?;
+        let manifest = Key::Manifest(snapshot.clone());
+        self.inner.backend.head(&manifest).await?;
         let key = Key::Protected(snapshot.clone());
         match protection {
             Protection::Off => self.remove_small(key).await,
-            Protection::On => self.put_small(key, Bytes::new(), PutMode::Replace).await,
+            Protection::On => {
+                // A protection that was acknowledged stays (H17, H47).
+                self.inner.check_settled(&key)?;
+                self.inner.check_settled(&manifest)?;
+                self.put_small(key, Bytes::new(), PutMode::Replace).await
+            }
         }
     }
 
@@ -141,9 +156,17 @@ impl Datastore {
         let (mut manifest, version) = self.inner.manifest(snapshot).await?;
         change(&mut manifest);
         let blob = self.inner.encode_manifest(&manifest).await.map_err(|error| error.on(snapshot))?;
-        let mode =
-            if backend.capabilities().conditional_put { PutMode::IfMatch(version) } else { PutMode::Replace };
+        let mode = self.instead_of(Some(version));
         self.put_small(Key::Manifest(snapshot.clone()), blob, mode).await
+    }
+
+    /// Replaces what was there a moment ago and nothing else: a put that comes late must not undo a newer one (H18).
+    fn instead_of(&self, found: Option<Version>) -> PutMode {
+        match found {
+            _ if !self.inner.backend.capabilities().conditional_put => PutMode::Replace,
+            Some(version) => PutMode::IfMatch(version),
+            None => PutMode::Create,
+        }
     }
 
     async fn get_small(&self, key: &Key) -> Result<Option<Object>> {
@@ -164,7 +187,7 @@ impl Datastore {
     }
 
     async fn remove_small(&self, key: Key) -> Result<()> {
-        for removed in self.inner.backend.delete(&[Removal::any(key)]).await? {
+        for removed in self.inner.delete(&[Removal::any(key)]).await? {
             removed?;
         }
         self.inner.backend.barrier().await

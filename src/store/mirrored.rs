@@ -3,7 +3,8 @@
 //! # What answers
 //! | | this process alone may change the store, and refreshed it since | otherwise |
 //! |---|---|---|
-//! | list, head | the generation | the backend |
+//! | list | the generation | the backend |
+//! | head | the generation, of what is in it: that something is not there, a listing cannot prove (H13) | the backend |
 //! | get | the copy of the version in the generation; without one, the backend | the backend; for an index that was there before, a look at its version first |
 //!
 //! Chunks, and what belongs to the store as a whole, always come from the backend (D14).
@@ -380,9 +381,15 @@ impl Backend for Mirrored {
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         match self.known(key) {
-            Known::Absent => Err(absent(key, "look up")),
             Known::Present(kept) => Ok(kept.info(key.clone())),
             Known::Nothing => self.inner.head(key).await,
+            Known::Absent => {
+                let found = self.inner.head(key).await;
+                if found.is_ok() {
+                    self.state().doubt();
+                }
+                found
+            }
         }
     }
 
@@ -401,7 +408,15 @@ impl Backend for Mirrored {
                 Ok(version)
             }
             Err(error) => {
-                if !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal) {
+                // Where a condition fails, something else is there than the generation has.
+                let is_certain = !matches!(
+                    error.kind(),
+                    ErrorKind::AlreadyExists
+                        | ErrorKind::Conflict
+                        | ErrorKind::Internal
+                        | ErrorKind::Unavailable
+                );
+                if is_certain {
                     change.end();
                 }
                 Err(error)

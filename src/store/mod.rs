@@ -20,8 +20,10 @@ mod archive_reader;
 mod begin;
 mod budget;
 mod chunks;
+mod codecs;
 mod commit;
 mod delete;
+mod doubts;
 mod events;
 mod groups;
 mod identity;
@@ -40,7 +42,6 @@ mod target;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -49,11 +50,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
 use crate::format::manifest::Manifest;
-use crate::format::name::SnapshotName;
 use crate::local::LocalState;
 use crate::rt::Runtime;
 use crate::store::budget::Budget;
 use crate::store::chunks::ChunkStore;
+use crate::store::doubts::Doubts;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
 use crate::store::mirrored::Mirrored;
@@ -72,9 +73,6 @@ pub use snapshot_reader::SnapshotReader;
 pub use snapshot_writer::{ArchiveSummary, BackupStats, SnapshotWriter};
 pub use stream::StreamBuilder;
 pub use target::{FileTarget, RestoreTarget, WriterTarget};
-
-/// After how long a request that was given up is certain not to be executed any more.
-const LONGEST_REQUEST: Duration = Duration::from_mins(30);
 
 /// Choices for a store that is opened.
 #[derive(Clone, Debug)]
@@ -141,9 +139,8 @@ pub(in crate::store) struct StoreInner {
     pub(in crate::store) chunks: ChunkStore,
     /// One of its own: a restore whose target is a backup must not wait for what the backup waits for.
     pub(in crate::store) restore_budget: Arc<Budget>,
-    /// Snapshots whose manifest may still arrive, and when each was given up, by the monotonic clock.
     local: Option<Local>,
-    doubtful: Mutex<HashMap<SnapshotName, Duration>>,
+    doubts: Doubts,
     /// None yet in a store of PBS that was never changed.
     identity: OnceLock<Identity>,
     /// The digests of chunks of zeros, by length.
@@ -189,7 +186,7 @@ impl Datastore {
             backend,
             budget: Budget::new(options.memory_bytes),
             chunks,
-            doubtful: Mutex::default(),
+            doubts: Doubts::default(),
             identity,
             local,
             restore_budget: Budget::new(options.memory_bytes),
@@ -239,20 +236,6 @@ impl StoreInner {
             let error = Error::new(ErrorKind::InvalidInput, "store the manifest");
             error.because("it is longer than 16 MiB")
         })
-    }
-
-    /// The manifest of this snapshot may still arrive.
-    fn doubt(&self, name: &SnapshotName) {
-        let mut doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
-        doubtful.insert(name.clone(), self.runtime().monotonic());
-    }
-
-    /// Whether the manifest of this snapshot may still arrive: less time has passed than any request takes.
-    fn is_doubtful(&self, name: &SnapshotName) -> bool {
-        let mut doubtful = self.doubtful.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.runtime().monotonic();
-        doubtful.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
-        doubtful.contains_key(name)
     }
 
     /// The digest of so many zeros, at most those of a chunk.

@@ -13,7 +13,7 @@ use super::plan::Plan;
 use super::reply::Reply;
 use super::request::{Head, Request};
 use super::rule::Flip;
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use super::socket::{Broken, Socket};
 
 /// Serves a connection until it ends.
@@ -64,6 +64,10 @@ impl Exchange<'_> {
             return Ok(Next::Close);
         }
         self.expected(&head)?;
+        if let Some(bytes) = plan.store_cut() {
+            self.store_cut(head, bytes);
+            return Ok(Next::Close);
+        }
         match self.read_body(&plan, &head) {
             Some(body) if self.socket.has_more() => {
                 drop(body);
@@ -81,6 +85,15 @@ impl Exchange<'_> {
             self.socket.write(&framing::interim(100))?;
         }
         Ok(())
+    }
+
+    /// Keeps what came of an object, as servers do that write it under its name as it comes.
+    fn store_cut(&mut self, head: Head, bytes: u64) {
+        let body = self.socket.read_body(bytes.min(head.length.unwrap_or(0)));
+        let mut bucket = lock(&self.shared.bucket);
+        if let Ok(Request { key: Some(key), body, .. }) = Request::new(head, body) {
+            bucket.put(&self.shared.options, &key, body, Vec::new());
+        }
     }
 
     /// The whole body, unless the client or a rule ends it early.

@@ -92,6 +92,11 @@ impl Plan {
         self.find(|action| if let Action::StallResponseAt(bytes) = action { Some(*bytes) } else { None })
     }
 
+    /// How many bytes of a body are kept of which no more is read.
+    pub(super) fn store_cut(&self) -> Option<u64> {
+        self.find(|action| if let Action::StoreCutAt(bytes) = action { Some(*bytes) } else { None })
+    }
+
     pub(super) fn stops_reading(&self) -> bool {
         self.has(|action| matches!(action, Action::StopReading))
     }

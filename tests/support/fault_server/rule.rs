@@ -151,6 +151,8 @@ pub(crate) enum Action {
     Status { status: u16, code: &'static str, headers: Vec<(&'static str, String)>, body: Option<Vec<u8>> },
     /// Never reads the body and never answers. What the kernel buffers is lost in there.
     StopReading,
+    /// Closes when so many bytes of the body were read, and keeps those as the object, whatever the conditions.
+    StoreCutAt(u64),
 }
 
 impl Action {

@@ -1,0 +1,101 @@
+//! How chunks and blobs are encoded and decoded.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::buffers::{Buffer, Buffers};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::blob::{
+    Blob, BlobDecoder, BlobEncoder, DecodeError, MAX_CHUNK_BYTES, MAX_ENCODED_CHUNK_BYTES, PlaintextSize,
+};
+
+/// What a chunk is longer by in its encoded form, at most.
+const ROOM_BYTES: usize = MAX_ENCODED_CHUNK_BYTES - MAX_CHUNK_BYTES;
+
+/// Contexts for coding and buffers for its results, used again and again.
+#[derive(Debug)]
+pub(in crate::store) struct Codecs {
+    buffers: Arc<Buffers>,
+    decoders: Mutex<Vec<BlobDecoder>>,
+    encoders: Mutex<Vec<BlobEncoder>>,
+    level: i32,
+}
+
+impl Codecs {
+    pub(in crate::store) fn new(level: i32, kept_bytes: usize) -> Arc<Self> {
+        let buffers = Buffers::new(kept_bytes);
+        Arc::new(Self { buffers, decoders: Mutex::default(), encoders: Mutex::default(), level })
+    }
+
+    /// A buffer to read plaintext into.
+    pub(in crate::store) fn buffer(&self, capacity: usize) -> Buffer {
+        self.buffers.take(capacity + ROOM_BYTES)
+    }
+
+    /// Decodes a blob of at most so many bytes.
+    pub(in crate::store) fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
+        let mut decoder = self.decoder();
+        let decoded =
+            Blob::parse(blob).and_then(|blob| decoder.decode_bytes(&blob, PlaintextSize::AtMost(limit)));
+        self.keep_decoder(decoder);
+        decoded.map_err(|error| decode_error(error, "decode blob"))
+    }
+
+    /// Encodes bytes as a blob.
+    pub(in crate::store) fn encode(&self, plaintext: &Bytes) -> Result<Bytes> {
+        let kept = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut encoder = match kept {
+            Some(encoder) => encoder,
+            None => BlobEncoder::new(self.level)
+                .map_err(|error| Error::new(ErrorKind::InvalidInput, "encode blob").because(error))?,
+        };
+        let mut encoded = self.buffers.take(plaintext.len() + ROOM_BYTES);
+        let result = encoder.encode(plaintext, &mut encoded);
+        self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
+        result.map_err(|error| Error::new(ErrorKind::InvalidInput, "encode blob").because(error))?;
+        Ok(encoded.freeze())
+    }
+
+    /// Decodes a chunk of a known length, and checks it against its digest.
+    pub(in crate::store) fn decode(&self, encoded: Bytes, digest: Digest, length: usize) -> Result<Bytes> {
+        let mut decoder = self.decoder();
+        let decoded = self.decode_chunk(&mut decoder, encoded, length);
+        self.keep_decoder(decoder);
+        let plaintext = decoded.map_err(|error| decode_error(error, "decode chunk").on(digest))?;
+        if Digest::of(&plaintext) == digest {
+            return Ok(plaintext);
+        }
+        let error = Error::new(ErrorKind::Corrupt, "decode chunk").on(digest);
+        Err(error.because("the contents have another digest"))
+    }
+
+    fn decode_chunk(
+        &self,
+        decoder: &mut BlobDecoder,
+        encoded: Bytes,
+        length: usize,
+    ) -> Result<Bytes, DecodeError> {
+        let blob = Blob::parse(encoded)?;
+        if !blob.kind().is_compressed() {
+            return decoder.decode_bytes(&blob, PlaintextSize::Exactly(length));
+        }
+        let mut plaintext = self.buffers.take(length + ROOM_BYTES);
+        decoder.decode(&blob, &mut plaintext, PlaintextSize::Exactly(length))?;
+        Ok(plaintext.freeze())
+    }
+
+    fn decoder(&self) -> BlobDecoder {
+        self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn keep_decoder(&self, decoder: BlobDecoder) {
+        self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
+    }
+}
+
+fn decode_error(error: DecodeError, action: &'static str) -> Error {
+    let kind = if error == DecodeError::Encrypted { ErrorKind::Unsupported } else { ErrorKind::Corrupt };
+    Error::new(kind, action).because(error)
+}

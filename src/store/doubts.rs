@@ -1,0 +1,118 @@
+//! What requests that were given up may still do (I6).
+//!
+//! | what | until it is certain |
+//! |---|---|
+//! | the manifest of a snapshot may still arrive | its files stay, and it is not deleted |
+//! | an object may still be deleted, once more or at last | nothing is stored under its name that somebody relies on (H17): its snapshot has no successor of the same time, its mark of protection, notes or owner are not set |
+//!
+//! Both end when more time has passed than any request takes.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::backend::{Deleted, Removal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::format::name::{GroupName, SnapshotName};
+use crate::store::StoreInner;
+
+/// After how long a request that was given up is certain not to be executed any more.
+const LONGEST_REQUEST: Duration = Duration::from_mins(30);
+
+/// What is in doubt, and since when, by the monotonic clock.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Doubts {
+    arriving: Mutex<HashMap<SnapshotName, Duration>>,
+    leaving: Mutex<HashMap<Key, Duration>>,
+}
+
+impl StoreInner {
+    /// The manifest of this snapshot may still arrive.
+    pub(in crate::store) fn doubt(&self, name: &SnapshotName) {
+        self.arriving().insert(name.clone(), self.runtime().monotonic());
+    }
+
+    /// Whether the manifest of this snapshot may still arrive: less time has passed than any request takes.
+    pub(in crate::store) fn is_doubtful(&self, name: &SnapshotName) -> bool {
+        self.arriving().contains_key(name)
+    }
+
+    /// Deletes objects, and remembers of which ones that is not over.
+    ///
+    /// # Errors
+    /// Those of [`Backend::delete`](crate::backend::Backend::delete).
+    pub(in crate::store) async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+        // All of them, in case that this future is dropped.
+        let mut new = Vec::with_capacity(removals.len());
+        {
+            let (mut leaving, now) = (self.leaving(), self.runtime().monotonic());
+            for Removal { key, .. } in removals {
+                new.push(leaving.insert(key.clone(), now).is_none());
+            }
+        }
+        let results = self.backend.delete(removals).await;
+        let is_certain =
+            |error: &Error| !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable);
+        let mut leaving = self.leaving();
+        for (at, (Removal { key, .. }, is_new)) in removals.iter().zip(new).enumerate() {
+            let is_over = match &results {
+                Ok(results) => match results.get(at) {
+                    Some(Ok(deleted)) => *deleted != Deleted::Unsettled,
+                    Some(Err(error)) => is_certain(error),
+                    None => false,
+                },
+                Err(error) => is_certain(error),
+            };
+            // An earlier request may outlast this one.
+            if is_over && is_new {
+                leaving.remove(key);
+            }
+        }
+        drop(leaving);
+        results
+    }
+
+    /// Refuses to store what a request that was given up may delete.
+    ///
+    /// # Errors
+    /// `Busy` for as long as such a request may be executed.
+    pub(in crate::store) fn check_settled(&self, key: &Key) -> Result<()> {
+        if !self.leaving().contains_key(key) {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::Busy, "store").on(key);
+        Err(error.because("an earlier request to delete it got no answer, and may still be executed"))
+    }
+
+    /// The snapshots of a group of which something may still be deleted.
+    pub(in crate::store) fn leaving_snapshots(&self, group: &GroupName) -> Vec<SnapshotName> {
+        let leaving = self.leaving();
+        let names = leaving.keys().filter_map(|key| match key {
+            Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name) => {
+                Some(name)
+            }
+            _ => None,
+        });
+        names.filter(|name| name.group() == group).cloned().collect()
+    }
+
+    fn arriving(&self) -> MutexGuard<'_, HashMap<SnapshotName, Duration>> {
+        self.of_late(&self.doubts.arriving)
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, HashMap<Key, Duration>> {
+        self.of_late(&self.doubts.leaving)
+    }
+
+    /// Those that are not over by now.
+    fn of_late<'a, K>(
+        &self,
+        doubts: &'a Mutex<HashMap<K, Duration>>,
+    ) -> MutexGuard<'a, HashMap<K, Duration>> {
+        let mut doubts = doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.runtime().monotonic();
+        doubts.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
+        doubts
+    }
+}

@@ -1,0 +1,779 @@
+//! What may go wrong with snapshots, groups and what belongs to them in a bucket, and must not (section B of the hazards, and late
+//! and partial answers of A).
+
+#![cfg(all(feature = "s3", feature = "testing"))]
+
+#[path = "support/fault_server/mod.rs"]
+mod fault_server;
+#[path = "support/s3_store.rs"]
+mod s3_store;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Rule};
+use futures::executor::block_on;
+use futures::future;
+use futures::io::Cursor;
+use larder::error::{ErrorKind, Result};
+use larder::format::name::{AuthId, GroupName, Namespace, SnapshotName};
+use larder::store::{Datastore, DirtyMap, Protection, SnapshotState};
+
+use s3_store::{
+    CHUNK, Opening, Process, back_up, back_up_on, check, check_all, data, fresh, group, inside, keys,
+    opened_again, requests, view,
+};
+
+fn kind<T>(result: Result<T>) -> ErrorKind {
+    result.map(drop).unwrap_err().kind()
+}
+
+fn user(name: &str) -> AuthId {
+    name.parse().unwrap()
+}
+
+/// A snapshot without chunks.
+async fn small(store: &Datastore, group: &GroupName) -> SnapshotName {
+    let backup = store.backup(group).begin().await.unwrap();
+    backup.blob("app.conf", "text").await.unwrap();
+    backup.finish().await.unwrap().name().clone()
+}
+
+/// The next request with this method for a key with this end gets no answer, and is executed after a while.
+fn late(server: &FaultServer, method: &str, end: &'static str) {
+    let rule = Rule::on(method).path(move |path| path.ends_with(end)).first(1);
+    server.add(rule.then(Action::ExecuteLate(Duration::from_millis(300))));
+}
+
+/// Waits until a request was executed that was sent before another one, which was answered: until what was late has come.
+fn settle(server: &FaultServer, method: &str, end: &str) {
+    let is_over = |log: &[fault_server::Logged]| {
+        let meant = |line: &&fault_server::Logged| line.method == method && line.path.ends_with(end);
+        // The bucket has done it or refused.
+        let first = log.iter().filter(meant).find(|line| line.number >= 1 && line.status.is_none());
+        first.is_none_or(|line| line.executed)
+    };
+    assert!(server.wait(Duration::from_secs(2), is_over) || method == "PUT", "it never came");
+}
+
+#[test]
+fn h17_a_name_whose_deletion_may_still_arrive_is_not_used_again() {
+    for etags in [Etags::Hex, Etags::Md5] {
+        for file in ["index.json.blob", "app.conf.blob"] {
+            let server = FaultServer::start(ServerOptions { etags, ..ServerOptions::default() });
+            block_on(async {
+                let process = fresh(&server).await;
+                small(&process.store, &"vm/2".parse().unwrap()).await;
+                let name = small(&process.store, &group()).await;
+                late(&server, "DELETE", file);
+                process.store.delete_snapshot(&name).await.unwrap();
+                assert_eq!(kind(process.store.snapshot(&name).await), ErrorKind::NotFound);
+                let again = async {
+                    let backup = process.store.backup(&group()).time(name.time().into()).begin().await?;
+                    backup.blob("app.conf", "text").await?;
+                    backup.finish().await.map(drop)
+                };
+                assert_eq!(kind(again.await), ErrorKind::Busy, "{file}");
+                // Without a wish for a time, another one is found.
+                let next = small(&process.store, &group()).await;
+                assert!(next.time() > name.time());
+                settle(&server, "DELETE", file);
+                let snapshot = process.store.snapshot(&next).await.unwrap();
+                assert_eq!(snapshot.blob("app.conf.blob").await.unwrap(), "text");
+                drop(snapshot);
+                // When no request lives that long, the name is free.
+                process.clock.leap(31 * 60);
+                process.store.delete_snapshot(&next).await.unwrap();
+                let backup = process.store.backup(&group()).time(name.time().into()).begin().await.unwrap();
+                backup.finish().await.unwrap();
+                process.close().await;
+            });
+        }
+    }
+}
+
+#[test]
+fn h17_h43_an_owner_whose_deletion_may_still_arrive_is_not_relied_on() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let name = small(&process.store, &group()).await;
+        late(&server, "DELETE", "owner");
+        process.store.delete_snapshot(&name).await.unwrap();
+        let begun = process.store.backup(&group()).begin().await;
+        assert_eq!(kind(begun), ErrorKind::Busy, "its owner could vanish");
+        settle(&server, "DELETE", "owner");
+        process.clock.leap(31 * 60);
+        small(&process.store, &group()).await;
+        assert_eq!(process.store.owner(&group()).await.unwrap(), Some(AuthId::root()));
+        process.close().await;
+    });
+}
+
+#[test]
+fn h17_h47_a_protection_that_was_acknowledged_stays() {
+    for etags in [Etags::Hex, Etags::Md5] {
+        let server = FaultServer::start(ServerOptions { etags, ..ServerOptions::default() });
+        block_on(async {
+            let process = fresh(&server).await;
+            let name = small(&process.store, &group()).await;
+            process.store.set_protection(&name, Protection::On).await.unwrap();
+            late(&server, "DELETE", ".protected");
+            process.store.set_protection(&name, Protection::Off).await.unwrap();
+            let acknowledged = process.store.set_protection(&name, Protection::On).await;
+            assert_eq!(kind(acknowledged), ErrorKind::Busy, "it could not be kept");
+            settle(&server, "DELETE", ".protected");
+            process.clock.leap(31 * 60);
+            process.store.set_protection(&name, Protection::On).await.unwrap();
+            assert!(process.store.snapshot_info(&name).await.unwrap().protected);
+            process.close().await;
+        });
+    }
+}
+
+#[test]
+fn h17_notes_that_were_acknowledged_stay() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        small(&process.store, &group()).await;
+        process.store.set_group_notes(&group(), "first").await.unwrap();
+        late(&server, "DELETE", "notes");
+        process.store.set_group_notes(&group(), "").await.unwrap();
+        let acknowledged = process.store.set_group_notes(&group(), "second").await;
+        settle(&server, "DELETE", "notes");
+        let found = process.store.group_notes(&group()).await.unwrap();
+        assert_eq!(found, acknowledged.is_ok().then(|| "second".to_owned()));
+        process.close().await;
+    });
+}
+
+#[test]
+fn h18_an_older_value_never_takes_the_place_of_a_newer_one() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let store = &process.store;
+        let name = small(store, &group()).await;
+        let sent = |end: &'static str| {
+            let log = server.log();
+            log.iter().filter(|line| line.method == "PUT" && line.path.ends_with(end)).count()
+        };
+        late(&server, "PUT", "owner");
+        store.set_owner(&group(), &user("old@pbs")).await.unwrap();
+        store.set_owner(&group(), &user("new@pbs")).await.unwrap();
+        late(&server, "PUT", "notes");
+        store.set_group_notes(&group(), "old").await.unwrap();
+        store.set_group_notes(&group(), "new").await.unwrap();
+        late(&server, "PUT", "index.json.blob");
+        store.set_notes(&name, "old").await.unwrap();
+        store.set_notes(&name, "new").await.unwrap();
+        assert_eq!((sent("owner"), sent("notes"), sent("index.json.blob")), (4, 3, 4), "each old one twice");
+        process.clock_sleep(Duration::from_millis(600)).await;
+        assert_eq!(store.owner(&group()).await.unwrap(), Some(user("new@pbs")));
+        assert_eq!(store.group_notes(&group()).await.unwrap().as_deref(), Some("new"));
+        assert_eq!(store.snapshot(&name).await.unwrap().manifest().notes(), Some("new"));
+        process.close().await;
+    });
+}
+
+#[test]
+fn h18_h44_a_group_that_could_not_be_made_belongs_to_whoever_makes_it_next() {
+    // Not executed at all, or when another one has made the group.
+    let late = Action::ExecuteLate(Duration::from_millis(400));
+    for fault in [Action::status(403, "AccessDenied"), late] {
+        let server = FaultServer::start(ServerOptions::default());
+        block_on(async {
+            let process = fresh(&server).await;
+            let rule = Rule::on("PUT").path(|path| path.ends_with("owner"));
+            server.add(rule.then(fault));
+            let begin = |name| process.store.backup(&group()).owner(user(name)).begin();
+            assert!(begin("first@pbs").await.is_err());
+            server.clear();
+            assert_eq!(view(&process.store).await, [""], "nothing is left of it");
+            let backup = begin("second@pbs").await.unwrap();
+            process.clock_sleep(Duration::from_millis(700)).await;
+            assert_eq!(process.store.owner(&group()).await.unwrap(), Some(user("second@pbs")));
+            backup.blob("app.conf", "text").await.unwrap();
+            backup.finish().await.unwrap();
+            process.close().await;
+        });
+    }
+}
+
+#[test]
+fn h44_a_group_that_was_made_without_an_answer_is_made() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let rule = Rule::on("PUT").path(|path| path.ends_with("owner"));
+        server.add(rule.first(3).then(Action::ExecuteThenDrop));
+        let backup = process.store.backup(&group()).owner(user("a@pbs")).begin().await.unwrap();
+        backup.abort().await.unwrap();
+        assert_eq!(keys(&server, ".cnt"), [] as [&str; 0]);
+        process.close().await;
+    });
+}
+
+#[test]
+fn h45_an_empty_owner_opens_no_group_to_anybody() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        small(&process.store, &group()).await;
+        server.put("store/.cnt/vm/1/owner", "");
+        assert_eq!(kind(process.store.owner(&group()).await), ErrorKind::Corrupt);
+        let begun = process.store.backup(&group()).owner(user("a@pbs")).begin().await;
+        assert_eq!(kind(begun), ErrorKind::Corrupt);
+        process.close().await;
+    });
+}
+
+#[test]
+fn h12_nothing_is_deleted_by_a_listing_that_contradicts_itself() {
+    let server = FaultServer::start(ServerOptions { page: 2, ..ServerOptions::default() });
+    block_on(async {
+        let process = fresh(&server).await;
+        for _ in 0..3 {
+            small(&process.store, &group()).await;
+        }
+        let before = keys(&server, ".cnt");
+        for broken in [Action::DropXmlElement("NextContinuationToken"), Action::RepeatPage] {
+            server.add(Rule::list().then(broken));
+            assert!(process.store.delete_group(&group()).await.is_err());
+            assert!(process.store.delete_namespace(&Namespace::root()).await.is_err());
+            assert!(process.store.backup(&group()).begin().await.is_err());
+            server.clear();
+            assert_eq!(keys(&server, ".cnt"), before);
+        }
+        assert_eq!(process.store.delete_group(&group()).await.unwrap().deleted.len(), 3);
+        process.close().await;
+    });
+}
+
+#[test]
+fn h13_h47_what_is_protected_is_not_deleted_because_a_listing_is_behind() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let name = small(&process.store, &group()).await;
+        for _ in 0..20 {
+            process.store.snapshots(&group()).await.unwrap();
+        }
+        process.store.set_protection(&name, Protection::On).await.unwrap();
+        server.add(Rule::list().then(Action::ListingLag(Lag::Listings(15))));
+        assert!(!process.store.snapshot_info(&name).await.unwrap().protected, "as the listing has it");
+        assert_eq!(kind(process.store.delete_snapshot(&name).await), ErrorKind::Denied);
+        let done = process.store.delete_group(&group()).await.unwrap();
+        assert_eq!((done.deleted.len(), done.protected.len()), (0, 1));
+        server.clear();
+        process.store.snapshot(&name).await.unwrap();
+        process.close().await;
+    });
+}
+
+#[test]
+fn h47_what_fails_while_protection_changes_leaves_what_was_acknowledged() {
+    for fault in [Action::status(403, "AccessDenied"), Action::ExecuteThenDrop] {
+        for has_local in [false, true] {
+            let server = FaultServer::start(ServerOptions::default());
+            let directory = tempfile::tempdir().unwrap();
+            block_on(async {
+                let opening = Opening::of("store");
+                let opening = if has_local { opening.local(directory.path()) } else { opening };
+                let process = opening.open(&server).await.unwrap();
+                let name = small(&process.store, &group()).await;
+                if has_local {
+                    process.store.refresh().await.unwrap();
+                }
+                let protected = || async { process.store.snapshot_info(&name).await.unwrap().protected };
+                let other = fresh(&server).await;
+                for (method, wish) in [("PUT", Protection::On), ("DELETE", Protection::Off)] {
+                    let rule = Rule::on(method).path(|path| path.ends_with(".protected"));
+                    server.add(rule.then(fault.clone()));
+                    process.store.set_protection(&name, wish).await.unwrap_err();
+                    server.clear();
+                    let truth = other.store.snapshot_info(&name).await.unwrap().protected;
+                    assert_eq!(protected().await, truth, "{fault:?}");
+                    match process.store.set_protection(&name, wish).await {
+                        Ok(()) => assert_eq!(protected().await, wish == Protection::On),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::Busy),
+                    }
+                }
+                process.close().await;
+            });
+        }
+    }
+}
+
+#[test]
+fn h19_what_a_server_refuses_to_delete_is_not_said_to_be_gone() {
+    for has_local in [false, true] {
+        let server = FaultServer::start(ServerOptions::default());
+        let directory = tempfile::tempdir().unwrap();
+        block_on(async {
+            let opening = Opening::of("store");
+            let opening = if has_local { opening.local(directory.path()) } else { opening };
+            let process = opening.open(&server).await.unwrap();
+            let name = back_up(&process.store, &group(), 0).await.unwrap().name().clone();
+            if has_local {
+                process.store.refresh().await.unwrap();
+            }
+            server
+                .add(Rule::on("POST").then(Action::RefuseKeys(|key| key.ends_with("fidx"), "AccessDenied")));
+            assert_eq!(kind(process.store.delete_snapshot(&name).await), ErrorKind::Denied);
+            assert_eq!(
+                kind(process.store.snapshot(&name).await),
+                ErrorKind::NotFound,
+                "its manifest went first"
+            );
+            let left = process.store.snapshots(&group()).await.unwrap();
+            assert_eq!((left.len(), left[0].files.len(), left[0].state), (1, 1, SnapshotState::Unfinished));
+            assert!(process.store.owner(&group()).await.unwrap().is_some());
+            server.clear();
+            process.store.delete_snapshot(&name).await.unwrap();
+            assert_eq!(keys(&server, ".cnt"), [] as [&str; 0]);
+            process.close().await;
+        });
+    }
+}
+
+#[test]
+fn h38_what_is_unfinished_is_seen_by_nobody_and_goes_when_its_writer_is_gone() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let base = back_up(&process.store, &group(), 0).await.unwrap();
+        let left: SnapshotName = "vm/1/2038-01-01T00:00:00Z".parse().unwrap();
+        for name in ["a.conf.blob", "disk.img.fidx", "client.log.blob"] {
+            server.put(&format!("store/.cnt/{left}/{name}"), "torn");
+        }
+        assert_eq!(process.store.latest(&group()).await.unwrap().as_ref(), Some(base.name()));
+        assert_eq!(kind(process.store.snapshot(&left).await), ErrorKind::NotFound);
+        assert_eq!(kind(process.store.set_notes(&left, "x").await), ErrorKind::NotFound);
+        assert_eq!(kind(process.store.set_protection(&left, Protection::On).await), ErrorKind::NotFound);
+        // While a backup is running, its parts are no leftovers for another one, whatever group it is of.
+        let running = process.store.backup(&"vm/2".parse().unwrap()).begin().await.unwrap();
+        running.blob("app.conf", "text").await.unwrap();
+        assert_eq!(kind(process.store.backup(running.name().group()).begin().await), ErrorKind::Busy);
+        let snapshot = back_up_on(&process.store, &group(), 1, Some(&base)).await.unwrap();
+        assert_eq!(keys(&server, "2038"), [] as [&str; 0]);
+        check(&snapshot).await.unwrap();
+        running.finish().await.unwrap();
+        drop((base, snapshot));
+        process.close().await;
+    });
+}
+
+#[test]
+fn h37_h39_a_manifest_vouches_only_for_what_was_stored_for_it() {
+    for harm in ["removed", "replaced"] {
+        for (file, at_index) in [("app.conf.blob", false), ("app.conf.blob", true), ("disk.img.fidx", true)] {
+            let server = Arc::new(FaultServer::start(ServerOptions::default()));
+            block_on(async {
+                let process = fresh(&server).await;
+                let backup = process.store.backup(&group()).begin().await.unwrap();
+                let (bytes, size) = (data(0), data(0).len() as u64);
+                backup.image("disk.img", Cursor::new(bytes), size).chunk_bytes(CHUNK).await.unwrap();
+                backup.blob("app.conf", "text").await.unwrap();
+                let key = format!("store/.cnt/{}/{file}", backup.name());
+                let within = inside(&server);
+                let hurt = move || match harm {
+                    "removed" => within().remove(&key),
+                    _ => within().put(&key, "other"),
+                };
+                if at_index {
+                    // After the indexes are stored, and before the manifest is: what is looked at last is this very file.
+                    let is_it = move |path: &str| {
+                        if path.ends_with(file) {
+                            hurt();
+                        }
+                        false
+                    };
+                    server.add(Rule::on("HEAD").path(is_it));
+                } else {
+                    hurt();
+                }
+                assert_eq!(kind(backup.finish().await), ErrorKind::Conflict, "{file} {harm}");
+                server.clear();
+                assert_eq!(keys(&server, "index.json.blob"), [] as [&str; 0]);
+                let snapshot = back_up(&process.store, &group(), 1).await.unwrap();
+                check(&snapshot).await.unwrap();
+                drop(snapshot);
+                process.close().await;
+            });
+        }
+    }
+}
+
+#[test]
+fn h42_a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
+    let (mut whole, mut gone) = (0, 0);
+    for step in 1.. {
+        let server = FaultServer::start(ServerOptions::default());
+        let open = || Opening::of("store").instance("1").open(&server);
+        let ended = block_on(async {
+            let process = open().await.unwrap();
+            let name = back_up(&process.store, &group(), 0).await.unwrap().name().clone();
+            process.backend.crash_at(process.backend.steps() + step);
+            let deleted = process.store.delete_snapshot(&name).await;
+            drop(process);
+            let next = open().await.unwrap();
+            match next.store.snapshot(&name).await {
+                Ok(snapshot) => {
+                    check(&snapshot).await.unwrap();
+                    whole += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::NotFound, "step {step}");
+                    gone += 1;
+                }
+            }
+            next.store.delete_group(&group()).await.unwrap();
+            assert_eq!(keys(&server, ".cnt"), [] as [&str; 0], "step {step}");
+            next.close().await;
+            deleted.is_ok()
+        });
+        if ended {
+            assert!(whole >= 1 && gone >= 3, "{whole} times whole, {gone} times gone");
+            return;
+        }
+    }
+}
+
+#[test]
+fn h46_changes_of_one_manifest_do_not_lose_one_another() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let name = back_up(&process.store, &group(), 0).await.unwrap().name().clone();
+        let changes = (0..8).map(|number| process.store.set_notes(&name, ["0", "0\n"][number % 2]));
+        let (notes, protected) =
+            future::join(future::join_all(changes), process.store.set_protection(&name, Protection::On))
+                .await;
+        assert!(notes.iter().all(Result::is_ok), "{notes:?}");
+        protected.unwrap();
+        let stored = requests(&server, 0, "PUT", "index.json.blob");
+        assert!(stored[1..].iter().all(|put| put.header("if-match").is_some()));
+        let snapshot = process.store.snapshot(&name).await.unwrap();
+        assert_eq!(snapshot.manifest().notes().map(str::trim), Some("0"));
+        assert!(process.store.snapshot_info(&name).await.unwrap().protected);
+        assert_eq!(
+            (snapshot.manifest().files().len(), s3_store::restored(&snapshot).await.unwrap()),
+            (2, data(0))
+        );
+        drop(snapshot);
+        process.close().await;
+    });
+}
+
+#[test]
+fn h46_a_manifest_that_somebody_else_changed_meanwhile_is_not_overwritten() {
+    let server = Arc::new(FaultServer::start(ServerOptions::default()));
+    block_on(async {
+        let process = fresh(&server).await;
+        let name = back_up(&process.store, &group(), 0).await.unwrap().name().clone();
+        let key = format!("store/.cnt/{name}/index.json.blob");
+        let (within, theirs) = (inside(&server), server.objects()[&key].clone());
+        let is_put = move |path: &str| {
+            if path.ends_with("index.json.blob") {
+                // Of the same contents, and yet not the one that was read.
+                within().put(&key, theirs.clone());
+            }
+            false
+        };
+        server.add(Rule::on("PUT").path(is_put));
+        assert_eq!(kind(process.store.set_notes(&name, "lost").await), ErrorKind::Conflict);
+        server.clear();
+        check(&process.store.snapshot(&name).await.unwrap()).await.unwrap();
+        process.close().await;
+    });
+}
+
+#[test]
+fn h48_h50_whatever_is_given_up_leaves_the_bucket_as_it_was() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let before = keys(&server, ".cnt");
+        for parts in 0..4 {
+            for is_dropped in [false, true] {
+                let backup = process.store.backup(&group()).begin().await.unwrap();
+                for part in 0..parts {
+                    backup.blob(&format!("{part}.conf"), "text").await.unwrap();
+                }
+                if parts == 3 {
+                    backup.client_log("log").await.unwrap();
+                    let (bytes, size) = (data(0), data(0).len() as u64);
+                    backup.image("disk.img", Cursor::new(bytes), size).chunk_bytes(CHUNK).await.unwrap();
+                }
+                if is_dropped {
+                    drop(backup);
+                    // It is removed in the background.
+                    let empty = || keys(&server, ".cnt").is_empty();
+                    for _ in 0..500 {
+                        process.clock_sleep(Duration::from_millis(if empty() { 0 } else { 10 })).await;
+                    }
+                } else {
+                    backup.abort().await.unwrap();
+                }
+                assert_eq!(keys(&server, ".cnt"), before, "{parts} parts");
+            }
+        }
+        assert_eq!(server.violations(), [] as [String; 0], "nobody asks to delete nothing");
+        process.close().await;
+    });
+}
+
+#[test]
+fn h49_h53_backups_one_after_the_other_get_names_of_their_own() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let mut names = Vec::new();
+        for _ in 0..20 {
+            names.push(small(&process.store, &group()).await);
+        }
+        let listed = process.store.snapshots(&group()).await.unwrap();
+        assert_eq!(
+            listed.iter().map(|info| &info.name).collect::<Vec<_>>(),
+            names.iter().collect::<Vec<_>>()
+        );
+        // A clock that went back makes no snapshot that is older than the newest.
+        process.clock.set_off(-2 * 24 * 3600);
+        assert_eq!(kind(process.store.backup(&group()).begin().await), ErrorKind::InvalidInput);
+        process.clock.set_off(-5);
+        assert!(small(&process.store, &group()).await > *names.last().unwrap());
+        // One that went far ahead is bounded too: names have a fixed width.
+        let far = SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365 * 9_000);
+        let begun = process.store.backup(&"vm/3".parse().unwrap()).time(far).begin().await;
+        assert_eq!(kind(begun), ErrorKind::InvalidInput);
+        process.clock.set_off(0);
+        process.close().await;
+    });
+}
+
+#[test]
+fn h52_a_snapshot_is_never_replaced_by_another_of_its_name() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let name = back_up(&process.store, &group(), 0).await.unwrap().name().clone();
+        let begun = process.store.backup(&group()).time(name.time().into()).begin().await;
+        assert!(matches!(kind(begun), ErrorKind::AlreadyExists | ErrorKind::InvalidInput));
+        // Of two who get as far as that, one finds the manifest of the other.
+        let backup = process.store.backup(&group()).begin().await.unwrap();
+        backup.blob("app.conf", "ours").await.unwrap();
+        let key = format!("store/.cnt/{}/index.json.blob", backup.name());
+        let theirs = server.objects()[&format!("store/.cnt/{name}/index.json.blob")].clone();
+        server.put(&key, theirs.clone());
+        assert_eq!(kind(backup.finish().await), ErrorKind::AlreadyExists);
+        assert_eq!(server.objects()[&key], theirs);
+        check(&process.store.snapshot(&name).await.unwrap()).await.unwrap();
+        process.close().await;
+    });
+}
+
+#[test]
+fn h54_a_base_that_goes_or_changes_fails_the_backup_or_leaves_it_whole() {
+    for stage in 0..3 {
+        let server = FaultServer::start(ServerOptions::default());
+        block_on(async {
+            let process = fresh(&server).await;
+            let base = back_up(&process.store, &group(), 0).await.unwrap();
+            let (manifest, index) = ("index.json.blob", "disk.img.fidx");
+            let object = |name: &str| format!("store/.cnt/{}/{name}", base.name());
+            let backup = process.store.backup(&group()).begin().await.unwrap();
+            if stage == 0 {
+                let mut damaged = server.objects()[&object(index)].clone();
+                *damaged.last_mut().unwrap() ^= 1;
+                server.put(&object(index), damaged);
+            }
+            if stage == 1 {
+                server.remove(&object(manifest));
+            }
+            let (bytes, size) = (data(0), data(0).len() as u64);
+            let image = backup.image("disk.img", Cursor::new(bytes), size).chunk_bytes(CHUNK);
+            let image = image.base(&base).dirty(DirtyMap::new()).await;
+            if stage < 2 {
+                assert!(matches!(kind(image), ErrorKind::Corrupt | ErrorKind::NotFound), "stage {stage}");
+                backup.abort().await.unwrap();
+            } else {
+                image.unwrap();
+                // Nobody of this store takes it away meanwhile.
+                assert_eq!(kind(process.store.delete_snapshot(base.name()).await), ErrorKind::Busy);
+                server.remove(&object(manifest));
+                assert_eq!(kind(backup.finish().await), ErrorKind::Conflict);
+            }
+            let made = keys(&server, manifest).len();
+            assert_eq!(made, usize::from(stage == 0), "only that of the base, if any");
+            drop(base);
+            process.close().await;
+        });
+    }
+}
+
+/// Stops the next listing of the group in the middle, lets somebody do something, and tells what came of the deletion.
+async fn meanwhile(
+    server: &FaultServer,
+    process: &Process,
+    change: impl Future<Output = ()>,
+) -> Result<larder::store::Deletion> {
+    // It is answered as it was at first, when what comes meanwhile is done.
+    server.add(Rule::list().nth(1).then(Action::Delay(Duration::from_millis(300))));
+    let before = server.log().len();
+    let changed = async {
+        let listed =
+            |log: &[fault_server::Logged]| log[before..].iter().any(|line| line.query.contains("list-type"));
+        while !listed(&server.log()) {
+            process.clock_sleep(Duration::from_millis(1)).await;
+        }
+        change.await;
+    };
+    let (deleted, ()) = future::join(process.store.delete_group(&group()), changed).await;
+    server.clear();
+    deleted
+}
+
+#[test]
+fn h56_what_changed_since_the_listing_counts() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let store = &process.store;
+        let name = back_up(store, &group(), 0).await.unwrap().name().clone();
+        let protected = async { store.set_protection(&name, Protection::On).await.unwrap() };
+        let done = meanwhile(&server, &process, protected).await.unwrap();
+        assert_eq!((done.deleted.len(), &done.protected[..]), (0, &[name.clone()][..]));
+        store.set_protection(&name, Protection::Off).await.unwrap();
+        let reader = std::cell::RefCell::new(None);
+        let opened = async { *reader.borrow_mut() = Some(store.snapshot(&name).await.unwrap()) };
+        assert_eq!(kind(meanwhile(&server, &process, opened).await), ErrorKind::Busy);
+        check(&reader.take().unwrap()).await.unwrap();
+        // A backup that begins meanwhile waits for the group to be gone, and makes it anew.
+        let begun = async { drop(back_up(store, &group(), 1).await.unwrap()) };
+        let done = meanwhile(&server, &process, begun).await.unwrap();
+        assert_eq!(done.deleted, [name]);
+        assert_eq!(check_all(store, &group()).await.unwrap(), 1);
+        assert!(store.owner(&group()).await.unwrap().is_some());
+        process.close().await;
+    });
+}
+
+/// Every change that there is, one after the other.
+async fn change(store: &Datastore, number: usize) -> Result<()> {
+    let other: GroupName = "vm/2".parse().unwrap();
+    let of_other = async || {
+        let found = store.snapshots(&other).await.unwrap().pop();
+        found.map_or_else(|| "vm/2/2020-01-01T00:00:00Z".parse().unwrap(), |info| info.name)
+    };
+    match number {
+        0 => store.create_namespace(&"space".parse().unwrap()).await,
+        1 => {
+            let backup = store.backup(&other).begin().await?;
+            match backup.blob("app.conf", "text").await {
+                Ok(_) => backup.finish().await.map(drop),
+                Err(error) => {
+                    backup.abort().await?;
+                    Err(error)
+                }
+            }
+        }
+        2 => store.set_owner(&other, &user("a@pbs")).await,
+        3 => store.set_group_notes(&other, "notes").await,
+        4 => store.set_notes(&of_other().await, "1").await,
+        5 => store.set_protection(&of_other().await, Protection::On).await,
+        6 => store.set_protection(&of_other().await, Protection::Off).await,
+        7 => store.set_group_notes(&other, "").await,
+        8 => store.delete_snapshot(&of_other().await).await,
+        _ => store.delete_namespace(&"space".parse().unwrap()).await.map(drop),
+    }
+}
+
+#[test]
+fn h40_what_is_kept_locally_never_differs_from_the_bucket() {
+    for fault in [Action::status(403, "AccessDenied"), Action::ExecuteThenDrop] {
+        let server = FaultServer::start(ServerOptions::default());
+        let directory = tempfile::tempdir().unwrap();
+        block_on(async {
+            let process = Opening::of("store").local(directory.path()).open(&server).await.unwrap();
+            let other = fresh(&server).await;
+            back_up(&process.store, &group(), 0).await.unwrap();
+            process.store.refresh().await.unwrap();
+            let mut failed = 0;
+            for number in 0..10 {
+                for nth in 1..4 {
+                    // All attempts at one object, the first one, the second one, …
+                    let objects = Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
+                    let is_nth = move |path: &str| {
+                        let mut objects = objects.lock().unwrap();
+                        let is_data = path.contains(".cnt") && !path.contains("list-type");
+                        if is_data && !objects.iter().any(|found| found == path) {
+                            objects.push(path.to_owned());
+                        }
+                        objects.get(nth - 1).is_some_and(|found| found == path)
+                    };
+                    let is_nth = Arc::new(is_nth);
+                    for method in ["PUT", "DELETE"] {
+                        let is_nth = Arc::clone(&is_nth);
+                        server.add(Rule::on(method).path(move |path| is_nth(path)).then(fault.clone()));
+                    }
+                    let changed = change(&process.store, number).await;
+                    server.clear();
+                    let what = format!("change {number}, object {nth}, {fault:?}: {changed:?}");
+                    assert_eq!(view(&process.store).await, view(&other.store).await, "{what}");
+                    if changed.is_ok() {
+                        break;
+                    }
+                    failed += 1;
+                    process.store.refresh().await.unwrap();
+                }
+                // What was in doubt is over by now.
+                process.clock.leap(31 * 60);
+                let _ = change(&process.store, number).await;
+                assert_eq!(view(&process.store).await, view(&other.store).await, "change {number}");
+            }
+            assert!(failed >= 8, "{failed}");
+            // A group that lost its last snapshot and could not be removed goes when it is asked for.
+            process.store.delete_group(&"vm/2".parse().unwrap()).await.unwrap();
+            assert_eq!(keys(&server, ".cnt/vm/2"), [] as [&str; 0], "{fault:?}");
+            process.close().await;
+        });
+    }
+}
+
+#[test]
+fn h40_h41_a_process_that_died_between_a_change_and_its_copy_finds_what_is_in_the_bucket() {
+    let mut crashes = 0;
+    for number in 0..10 {
+        for step in 1.. {
+            let server = FaultServer::start(ServerOptions::default());
+            let directory = tempfile::tempdir().unwrap();
+            let ended = block_on(async {
+                let open = || Opening::of("store").local(directory.path()).open(&server);
+                let process = open().await.unwrap();
+                for before in 0..number {
+                    change(&process.store, before).await.unwrap();
+                }
+                process.store.refresh().await.unwrap();
+                process.backend.crash_at(process.backend.steps() + step);
+                let changed = change(&process.store, number).await;
+                crashes += usize::from(changed.is_err());
+                drop(process);
+                // What the dead process had begun in the background ends by itself.
+                let next = opened_again(&server, &Opening::of("store").local(directory.path())).await;
+                let other = fresh(&server).await;
+                let truth = view(&other.store).await;
+                assert_eq!(view(&next.store).await, truth, "change {number}, step {step}");
+                next.store.refresh().await.unwrap();
+                assert_eq!(view(&next.store).await, truth, "change {number}, step {step}");
+                next.close().await;
+                changed.is_ok()
+            });
+            if ended {
+                break;
+            }
+        }
+    }
+    assert!(crashes >= 15, "{crashes}");
+}

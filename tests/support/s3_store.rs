@@ -1,0 +1,312 @@
+//! Processes that have a store in a bucket of the fault server open.
+
+#![allow(dead_code, reason = "no test uses all of it")]
+
+use std::fs;
+use std::io;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use futures::io::{AsyncReadExt as _, Cursor};
+use larder::backend::fault::FaultBackend;
+use larder::backend::{Backend, Ownership, S3Backend};
+use larder::error::{Error, ErrorKind, Result};
+use larder::format::name::{GroupName, Namespace};
+use larder::http::{HttpClient, HttpOptions};
+use larder::local::{LocalOptions, LocalState};
+use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
+use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
+use larder::store::{Datastore, Options, SnapshotReader, SnapshotState};
+
+use crate::fault_server::{FaultServer, Logged};
+
+/// The length of a chunk.
+pub(crate) const CHUNK: u64 = 64 << 10;
+/// How many of them [`data`] has.
+pub(crate) const CHUNKS: usize = 4;
+pub(crate) const LEASE: &str = "store/.larder/lease";
+
+/// Threads, with clocks that can be put forward and back. What sleeps does not notice.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    inner: ThreadRuntime,
+    monotonic: AtomicI64,
+    wall: AtomicI64,
+}
+
+impl Clock {
+    /// Puts the monotonic clock forward by so many seconds.
+    pub(crate) fn leap(&self, seconds: i64) {
+        self.monotonic.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock off by so many seconds.
+    pub(crate) fn set_off(&self, seconds: i64) {
+        self.wall.store(seconds, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Runtime for Clock {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.inner.spawn(task);
+    }
+    fn spawn_blocking(&self, job: BlockingJob) {
+        self.inner.spawn_blocking(job);
+    }
+    async fn sleep(&self, duration: Duration) {
+        self.inner.sleep(duration).await;
+    }
+    fn now(&self) -> SystemTime {
+        let off = self.wall.load(Ordering::SeqCst);
+        let by = Duration::from_secs(off.unsigned_abs());
+        if off < 0 { self.inner.now() - by } else { self.inner.now() + by }
+    }
+    fn monotonic(&self) -> Duration {
+        self.inner.monotonic() + Duration::from_secs(self.monotonic.load(Ordering::SeqCst).unsigned_abs())
+    }
+    fn fill_random(&self, buffer: &mut [u8]) {
+        self.inner.fill_random(buffer);
+    }
+    fn parallelism(&self) -> NonZeroUsize {
+        self.inner.parallelism()
+    }
+    async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
+        self.inner.connect(host, port).await
+    }
+}
+
+/// How a process opens the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    cache_bytes: u64,
+    instance: Option<String>,
+    local: Option<PathBuf>,
+    name: String,
+}
+
+/// A process that has the store open. Its calls can be made to fail, and it can be made to die.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) backend: Arc<FaultBackend>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) local: Option<Arc<LocalState>>,
+    pub(crate) store: Datastore,
+}
+
+impl Opening {
+    /// The store of that name, without local state, by a process like no other.
+    pub(crate) fn of(name: &str) -> Self {
+        Self { cache_bytes: 1 << 28, instance: None, local: None, name: name.to_owned() }
+    }
+
+    pub(crate) fn cache_bytes(mut self, bytes: u64) -> Self {
+        self.cache_bytes = bytes;
+        self
+    }
+
+    /// By the process that had it open before, or one that takes its place.
+    pub(crate) fn instance(mut self, instance: &str) -> Self {
+        self.instance = Some(instance.to_owned());
+        self
+    }
+
+    pub(crate) fn local(mut self, directory: &Path) -> Self {
+        self.local = Some(directory.to_owned());
+        self
+    }
+
+    /// Opens the store, or makes it if there is none.
+    pub(crate) async fn open(self, server: &FaultServer) -> Result<Process> {
+        let clock = Arc::new(Clock::default());
+        let runtime: Arc<dyn Runtime> = Arc::<Clock>::clone(&clock);
+        let (mut options, mut ownership) = (Options::default(), Ownership::default());
+        let mut local = None;
+        if let Some(directory) = &self.local {
+            let choices = LocalOptions::default().cache_bytes(self.cache_bytes);
+            let state = LocalState::open(&runtime, directory, choices).await?;
+            ownership = ownership.instance(state.instance());
+            options = options.local_state(Arc::clone(&state));
+            local = Some(state);
+        }
+        if let Some(instance) = self.instance {
+            ownership = ownership.instance(instance);
+        }
+        let client = client(server, &runtime);
+        let found = client.probe(&format!("{}/", self.name)).await?;
+        let in_bucket = S3Backend::new(runtime, client, &self.name, found, &[])?.ownership(ownership);
+        let backend = Arc::new(FaultBackend::new(Arc::new(in_bucket)));
+        let passed: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&backend);
+        let prefix = format!("{}/", self.name);
+        let store = if server.objects().keys().any(|key| key.starts_with(&prefix)) {
+            Datastore::open(passed, options).await?
+        } else {
+            Datastore::create(passed, options).await?
+        };
+        Ok(Process { backend, clock, local, store })
+    }
+}
+
+/// A client that does not give up at once, and does not wait for long either.
+pub(crate) fn client(server: &FaultServer, runtime: &Arc<dyn Runtime>) -> S3Client {
+    let http = Arc::new(HttpClient::new(Arc::clone(runtime), HttpOptions::default()).unwrap());
+    let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
+    let mut retry = RetryOptions::default();
+    (retry.longest_pause, retry.attempts) = (Duration::from_millis(10), NonZeroU32::new(3).unwrap());
+    let options = S3Options::new(server.url(), "bucket").credentials(credentials).retry(retry);
+    S3Client::new(Arc::clone(runtime), http, options).unwrap()
+}
+
+impl Process {
+    pub(crate) async fn close(self) {
+        self.store.close().await.unwrap();
+    }
+
+    /// Waits for what somebody else does.
+    pub(crate) async fn clock_sleep(&self, time: Duration) {
+        self.clock.sleep(time).await;
+    }
+}
+
+/// A store that nothing is in, and a process that has it open.
+pub(crate) async fn fresh(server: &FaultServer) -> Process {
+    Opening::of("store").open(server).await.unwrap()
+}
+
+/// Opens the store with the local state of a process that is no more. What that had begun in the background ends in a moment.
+pub(crate) async fn opened_again(server: &FaultServer, opening: &Opening) -> Process {
+    let runtime = ThreadRuntime::new();
+    for _ in 0..5_000 {
+        match opening.clone().open(server).await {
+            Err(error) if error.kind() == ErrorKind::Busy => runtime.sleep(Duration::from_millis(1)).await,
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("somebody still uses it: {opening:?}");
+}
+
+pub(crate) fn group() -> GroupName {
+    "vm/1".parse().unwrap()
+}
+
+/// Some chunks that do not compress, none of which any other seed has.
+pub(crate) fn data(seed: u64) -> Vec<u8> {
+    let length = usize::try_from(CHUNK).unwrap() * CHUNKS;
+    let mut state = seed.wrapping_add(1).wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes
+}
+
+/// A snapshot with an image and a blob, of which the notes tell the seed.
+pub(crate) async fn back_up(store: &Datastore, group: &GroupName, seed: u64) -> Result<SnapshotReader> {
+    back_up_on(store, group, seed, None).await
+}
+
+/// The same, with a base.
+pub(crate) async fn back_up_on(
+    store: &Datastore,
+    group: &GroupName,
+    seed: u64,
+    base: Option<&SnapshotReader>,
+) -> Result<SnapshotReader> {
+    let backup = store.backup(group).begin().await?;
+    backup.set_notes(seed.to_string());
+    let bytes = data(seed);
+    let size = bytes.len() as u64;
+    let image = backup.image("disk.img", Cursor::new(bytes), size).chunk_bytes(CHUNK);
+    match base {
+        None => image.await?,
+        Some(base) => image.base(base).await?,
+    };
+    backup.blob("app.conf", seed.to_string()).await?;
+    backup.finish().await
+}
+
+pub(crate) async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match snapshot.archive("disk.img.fidx").await?.read_to_end(&mut bytes).await {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(error.into_inner().unwrap().downcast_ref::<Error>().unwrap().clone()),
+    }
+}
+
+/// Makes sure that everything in a snapshot is what its notes say.
+pub(crate) async fn check(snapshot: &SnapshotReader) -> Result<()> {
+    let notes = snapshot.manifest().notes().unwrap_or_default().to_owned();
+    assert!(restored(snapshot).await? == data(notes.parse().unwrap()), "{}", snapshot.name());
+    assert_eq!(snapshot.blob("app.conf.blob").await?, notes);
+    Ok(())
+}
+
+/// Makes sure that every snapshot that is said to be finished is whole. How many there are.
+pub(crate) async fn check_all(store: &Datastore, group: &GroupName) -> Result<usize> {
+    let mut whole = 0;
+    for info in store.snapshots(group).await? {
+        if info.state == SnapshotState::Finished {
+            check(&store.snapshot(&info.name).await?).await?;
+            whole += 1;
+        }
+    }
+    Ok(whole)
+}
+
+/// All that can be seen of a store without its data.
+pub(crate) async fn view(store: &Datastore) -> Vec<String> {
+    let mut found = Vec::new();
+    for namespace in store.namespaces(&Namespace::root()).await.unwrap() {
+        found.push(namespace.to_string());
+        for group in store.groups(&namespace).await.unwrap() {
+            let (owner, notes) = (store.owner(&group).await, store.group_notes(&group).await);
+            found.push(format!("{group} of {:?}: {:?}", owner.unwrap(), notes.unwrap()));
+            for info in store.snapshots(&group).await.unwrap() {
+                let manifest = match store.snapshot(&info.name).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+                    snapshot => String::from_utf8(snapshot.unwrap().manifest().to_json()).unwrap(),
+                };
+                found.push(format!("{info:?} {manifest}"));
+            }
+        }
+    }
+    found
+}
+
+/// The keys of all objects of the bucket that contain this.
+pub(crate) fn keys(server: &FaultServer, part: &str) -> Vec<String> {
+    server.objects().into_keys().filter(|key| key.contains(part)).collect()
+}
+
+/// The requests since some moment with this method, for keys that contain this.
+pub(crate) fn requests(server: &FaultServer, since: usize, method: &str, part: &str) -> Vec<Logged> {
+    let log = server.log();
+    let wanted = |line: &&Logged| line.method == method && line.path.contains(part);
+    log[since..].iter().filter(wanted).cloned().collect()
+}
+
+pub(crate) fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(files_below(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// The server, for rules that look into the bucket: they are part of it.
+pub(crate) fn inside(server: &Arc<FaultServer>) -> impl Fn() -> Arc<FaultServer> + Send + Sync + 'static {
+    let server: Weak<FaultServer> = Arc::downgrade(server);
+    move || server.upgrade().unwrap()
+}
