@@ -1,5 +1,5 @@
 //! What a store in a bucket costs, in time and in requests, against a server that is far away.
-//! Run with: cargo bench --bench s3_store -- [options]
+//! Run with: `cargo bench --bench s3_store -- [options]`
 //!
 //! The server is this program again, in a process of its own. It adds 30 ms to each answer and passes 60 MB/s in each direction, over
 //! all connections together. Each figure stands with its target, and figures that are compared are measured in the same run, in
@@ -8,7 +8,7 @@
 //! | name | what is measured |
 //! |---|---|
 //! | `transfer` | a backup of new random data, and a restore without local copies, against plain puts and gets of as many bodies of the same length, 32 at a time; the requests of the backup |
-//! | `small` | a restore of chunks of 64 KiB against a reader that fetches and decodes one after the other. With chunks of 4 MiB the link alone keeps that below 1.5 times |
+//! | `small` | the same with chunks of 64 KiB, and a reader that fetches and decodes one after the other. With chunks of 4 MiB the link alone keeps a restore below 1.5 times its speed |
 //! | `again` | the requests of a second backup of unchanged data, with and without local state and base |
 //! | `warm` | a restore of which all chunks are on the local disk, against a store in a directory on the same disk |
 //! | `refresh` | the first and the second refresh of 10,000 snapshots, and listing them after it |

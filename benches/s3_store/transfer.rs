@@ -10,7 +10,7 @@ use crate::data::{
     CHUNK, back_up, copy_out, get_in_turn, get_plainly, newest, opened, put_plainly, random, speed, stored,
     timed,
 };
-use crate::far::{DELAY, Process, RATE, STORE, Server, heartbeats_in};
+use crate::far::{DELAY, Process, RATE, Requests, STORE, Server, heartbeats_in};
 use crate::report::{Report, Target};
 use crate::{Outcome, Plan};
 
@@ -35,8 +35,13 @@ pub(crate) fn run(plan: &Plan, report: &mut Report) -> Outcome<()> {
     Ok(())
 }
 
-/// A backup of new data, and puts of the same chunks into another store.
-async fn upload(round: usize, data: &[u8], chunks: &[(Digest, Bytes)], report: &mut Report) -> Outcome<()> {
+/// A backup of new data, and puts of the same chunks into another store: how long each takes, and the requests of the backup.
+async fn uploaded(
+    round: usize,
+    data: &[u8],
+    chunks: &[(Digest, Bytes)],
+    chunk: usize,
+) -> Outcome<(Duration, Duration, Requests)> {
     let mut server = Server::start().await?;
     let process = server.process(None).await?;
     let plain = server.backend("plain")?;
@@ -47,29 +52,30 @@ async fn upload(round: usize, data: &[u8], chunks: &[(Digest, Bytes)], report: &
         plainly = timed(put_plainly(&plain, chunks)).await?.0;
     }
     server.requests()?;
-    let (time, _) = timed(back_up(&process.store, data, CHUNK, None)).await?;
+    let (time, _) = timed(back_up(&process.store, data, chunk, None)).await?;
     let requests = server.requests()?;
     if round.is_multiple_of(2) {
         plainly = timed(put_plainly(&plain, chunks)).await?.0;
     }
     process.end().await?;
+    Ok((time, plainly, requests))
+}
+
+async fn upload(round: usize, data: &[u8], chunks: &[(Digest, Bytes)], report: &mut Report) -> Outcome<()> {
+    let (time, plainly, requests) = uploaded(round, data, chunks, CHUNK).await?;
     let (speed, plain) = (speed(data.len(), time), speed(data.len(), plainly));
     report.add("new data: plain puts, 32 at a time", plain, "MB/s", Target::Open);
     report.add("new data: backup", speed, "MB/s", Target::Open);
     report.add("new data: backup / plain puts", speed / plain, "", Target::AtLeast(SHARE));
-    let count = chunks.len() as u64;
-    let (archives, about) = (1, ["GET chunk", "HEAD chunk", "LIST"]);
+    let (count, archives) = (chunks.len() as u64, 1);
     let most = count + 2 * (archives + 1) + 4;
     *report.count("new data: requests of the backup", requests.total(), Some(most)) =
         format!("{count} chunks; {}", requests.text());
-    report.count(
-        "new data: requests of the backup, heartbeats",
-        requests.heartbeats(),
-        Some(heartbeats_in(time)),
-    );
-    let looks: u64 = about[..2].iter().map(|class| requests.of(class)).sum();
+    let heartbeats = Some(heartbeats_in(time));
+    report.count("new data: requests of the backup, heartbeats", requests.heartbeats(), heartbeats);
+    let looks = requests.of("GET chunk") + requests.of("HEAD chunk");
     report.count("new data: looks at single chunks", looks, Some(0));
-    report.count("new data: listings", requests.of(about[2]), Some(2));
+    report.count("new data: listings of chunks", requests.of("LIST chunk"), Some(0));
     Ok(())
 }
 
@@ -99,6 +105,11 @@ pub(crate) fn run_small(plan: &Plan, report: &mut Report) -> Outcome<()> {
     let data = random(1 << 20, SMALL * SMALL_COUNT);
     let chunks = stored(&data, SMALL)?;
     for round in 0..plan.rounds {
+        let (time, plainly, _) = block_on(uploaded(round, &data, &chunks, SMALL))?;
+        let (backup, plain) = (speed(data.len(), time), speed(data.len(), plainly));
+        report.add("chunks of 64 KiB: plain puts, 32 at a time", plain, "MB/s", Target::Open);
+        report.add("chunks of 64 KiB: backup", backup, "MB/s", Target::Open);
+        report.add("chunks of 64 KiB: backup / plain puts", backup / plain, "", Target::AtLeast(SHARE));
         let times = block_on(restored(round, &data, &chunks, SMALL, SMALL_IN_TURN))?;
         let (restored, plain) = (speed(data.len(), times.restore), speed(data.len(), times.plain));
         let in_turn = speed(SMALL_IN_TURN, times.in_turn);

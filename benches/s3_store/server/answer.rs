@@ -56,15 +56,13 @@ pub(super) fn answer(request: &Request, body: Bytes, objects: &std::sync::Mutex<
             if let Some(refused) = refused(request, objects.get(key)) {
                 return refused;
             }
-            match request.header("x-amz-copy-source") {
-                Some(source) => copy(source, key, &mut objects),
-                None => {
-                    let object = Object::new(body, &hash);
-                    let headers = format!("etag: {}\r\n", object.tag());
-                    objects.insert(key.into(), object);
-                    Answer { headers, ..Answer::of(OK) }
-                }
+            if let Some(source) = request.header("x-amz-copy-source") {
+                return copy(source, key, &mut objects);
             }
+            let object = Object::new(body, &hash);
+            let headers = format!("etag: {}\r\n", object.tag());
+            objects.insert(key.into(), object);
+            Answer { headers, ..Answer::of(OK) }
         }
         ("DELETE", key) => {
             let refused = refused(request, objects.get(key));
@@ -115,9 +113,8 @@ fn refused(request: &Request, object: Option<&Object>) -> Option<Answer> {
     let failed = || Some(Answer::error("412 Precondition Failed", "PreconditionFailed"));
     match (request.header("if-none-match"), request.header("if-match"), object) {
         (Some("*"), None, None) | (None, None, _) => None,
-        (Some("*"), None, Some(_)) => failed(),
         (None, Some(_), None) if request.method == "PUT" => Some(Answer::error(NOT_FOUND, "NoSuchKey")),
-        (None, Some(_), None) => failed(),
+        (Some("*"), None, Some(_)) | (None, Some(_), None) => failed(),
         (None, Some(tag), Some(object)) => {
             if tag == object.tag() {
                 None

@@ -33,7 +33,7 @@ impl Link {
         let time = Duration::from_nanos((length as u64).saturating_mul(1_000_000_000) / rate);
         let now = Instant::now();
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        *free = (*free).max(now - SLACK) + time;
+        *free = now.checked_sub(SLACK).map_or(*free, |start| start.max(*free)) + time;
         let wait = free.saturating_duration_since(now);
         drop(free);
         std::thread::sleep(wait);

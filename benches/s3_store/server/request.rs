@@ -76,7 +76,8 @@ impl Request {
         let key = self.key.as_str();
         let what = if key.is_empty() {
             if self.query.contains_key("list-type") {
-                return "LIST".to_owned();
+                let of_chunks = self.query("prefix").is_some_and(|prefix| prefix.contains(".chunks/"));
+                return if of_chunks { "LIST chunk" } else { "LIST" }.to_owned();
             }
             "bucket"
         } else if key.contains(".chunks/") {
