@@ -11,11 +11,11 @@ use futures::io::{AsyncSeekExt as _, Cursor};
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::Method;
 use larder::backend::{Backend, MemoryBackend, Removal};
-use larder::chunker::Chunker;
+use larder::chunker::{Chunker, FixedChunker};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::{GroupName, SnapshotName};
-use larder::rt::{Runtime, ThreadRuntime};
+use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, DirtyMap, FileTarget, Options, RestoreTarget, SnapshotReader, WriterTarget};
 
 use support::noise;
@@ -239,5 +239,44 @@ fn a_chunker_that_makes_too_large_chunks_is_refused() {
         let stream = backup.stream("data.bin", Cursor::new(noise(8, 20 * MIB)));
         let refused = stream.chunker(Box::new(TooLarge { seen: 0 })).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    });
+}
+
+/// Of four chunks at a time, eleven take a tenth of a second each and one takes one second: so does all of them.
+#[test]
+fn a_chunk_that_is_late_keeps_no_other_waiting() {
+    const CHUNK: usize = 64 << 10;
+    let sim = SimRuntime::new(1);
+    let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+    let faulty = Arc::new(FaultBackend::new(Arc::new(MemoryBackend::new(Arc::clone(&runtime)))));
+    let slowly = |method| {
+        faulty.clear();
+        let rule = |time| {
+            Rule::on(method, Action::Delay(Duration::from_millis(time)))
+                .keys(|key| matches!(key, Key::Chunk(_)))
+        };
+        faulty.add(rule(1000).nth(1));
+        faulty.add(rule(100));
+        runtime.monotonic()
+    };
+    let in_time = |start| assert!(runtime.monotonic() - start < Duration::from_millis(1050));
+    sim.block_on(async {
+        let store = store_on(faulty.clone(), Options::default()).await;
+        let backup = store.backup(&group()).begin().await.unwrap();
+        let start = slowly(Method::Put);
+        let image = Cursor::new(noise(9, 12 * CHUNK));
+        backup.image("disk.img", image, None).chunk_bytes(CHUNK as u64).await.unwrap();
+        in_time(start);
+        let start = slowly(Method::Put);
+        let chunker = Box::new(FixedChunker::new(CHUNK).unwrap());
+        backup.stream("data.bin", Cursor::new(noise(10, 12 * CHUNK))).chunker(chunker).await.unwrap();
+        in_time(start);
+        faulty.clear();
+        let snapshot = backup.finish().await.unwrap();
+        for (name, seed) in [("disk.img.fidx", 9), ("data.bin.didx", 10)] {
+            let start = slowly(Method::Get);
+            assert!(restored(&snapshot, name).await == noise(seed, 12 * CHUNK));
+            in_time(start);
+        }
     });
 }

@@ -26,13 +26,18 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveName, SnapshotName};
-use crate::store::budget::Permit;
+use crate::store::budget::{Budget, Permit};
 use crate::store::chunks::Keeping;
 use crate::store::events::{Event, Observer, Silent};
 use crate::store::{Datastore, RestoreTarget};
 
 /// How many bytes of chunks a reader holds that is read in order, at most.
 const READ_AHEAD_BYTES: u64 = 32 << 20;
+
+/// How many bytes of chunks may wait, in a restore, for one before them that is late.
+const FINISHED_BYTES: u64 = 8 << 20;
+/// How many times as many chunks as are under way may be begun and not written.
+const WINDOWS: usize = 4;
 
 /// How many chunks are kept for `read_at`.
 const CACHED_CHUNKS: usize = 4;
@@ -254,13 +259,17 @@ impl ArchiveReader {
     }
 
     fn most_ahead(&self) -> usize {
-        let average = (self.size() / self.archive.index.len().max(1) as u64).max(1);
-        let fitting = usize::try_from(READ_AHEAD_BYTES / average).unwrap_or(usize::MAX);
+        let fitting = usize::try_from(READ_AHEAD_BYTES / self.archive.average()).unwrap_or(usize::MAX);
         fitting.clamp(1, self.archive.store.inner.in_flight())
     }
 }
 
 impl Archive {
+    /// How long a chunk is on average.
+    fn average(&self) -> u64 {
+        (self.index.size() / self.index.len().max(1) as u64).max(1)
+    }
+
     fn range(&self, number: usize) -> Range<u64> {
         self.index.chunk(number).map_or(0..0, |chunk| chunk.offset..chunk.offset + chunk.len)
     }
@@ -334,12 +343,15 @@ impl Archive {
     }
 }
 
-/// All chunks of an archive in order, several of them being fetched at the same time. Permits are taken in order too.
+/// All chunks of an archive in order, several of them being fetched at the same time. Permits are taken in order too. Small ones that
+/// are there before their turn leave their slot to the next.
 fn pieces(
     archive: Arc<Archive>,
     in_flight: usize,
     keeping: Keeping,
 ) -> BoxStream<'static, Result<(usize, Piece, Permit)>> {
+    let fitting = usize::try_from(FINISHED_BYTES / archive.average()).unwrap_or(usize::MAX);
+    let window = fitting.clamp(in_flight, WINDOWS * in_flight);
     let permits = stream::unfold((archive, 0), |(archive, number)| async move {
         if number >= archive.index.len() {
             return None;
@@ -348,9 +360,15 @@ fn pieces(
         let fetch = (Arc::clone(&archive), number, permit);
         Some((fetch, (archive, number + 1)))
     });
-    let fetches = permits
-        .map(move |(archive, number, permit)| async move { archive.piece(number, permit, keeping).await });
-    fetches.buffered(in_flight).boxed()
+    let slots = Budget::new(in_flight);
+    let fetches = permits.map(move |(archive, number, permit)| {
+        let slots = Arc::clone(&slots);
+        async move {
+            let _slot = slots.acquire(1).await;
+            archive.piece(number, permit, keeping).await
+        }
+    });
+    fetches.buffered(window).boxed()
 }
 
 impl AsyncRead for ArchiveReader {

@@ -178,10 +178,9 @@ where
         // Whoever can be moved may stand anywhere.
         let moved = seek.is_some();
         let source = Source { at: 0, chunk_bytes, dirty: seek, moved, reader, size, task: &task };
-        let entries = source.into_stream().map(|part| process(&task, part)).buffered(in_flight);
+        let entries = source.into_stream().map(|part| process(&task, part)).buffer_unordered(in_flight);
         let mut entries = std::pin::pin!(entries);
-        let mut offset = 0;
-        while let Some(batch) = entries.try_next().await? {
+        while let Some((mut offset, batch)) = entries.try_next().await? {
             for entry in batch {
                 index.set(offset, entry.length, entry.digest).map_err(|error| index_error(&task, error))?;
                 offset += entry.length;
@@ -219,18 +218,18 @@ fn check_dirty(task: &ArchiveTask, size: Option<u64>, chunk_bytes: u64) -> Resul
     }
 }
 
-/// Chunks to be taken over, or one that was read.
+/// Chunks to be taken over, or one that was read, and at which offset.
 enum Part {
-    Read(Cut),
-    Reused(Vec<Entry>),
+    Read(u64, Cut),
+    Reused(u64, Vec<Entry>),
 }
 
-async fn process(task: &ArchiveTask, part: Result<Part>) -> Result<Vec<Entry>> {
+async fn process(task: &ArchiveTask, part: Result<Part>) -> Result<(u64, Vec<Entry>)> {
     match part? {
-        Part::Read(cut) => Ok(vec![task.process(cut).await?]),
-        Part::Reused(entries) => {
+        Part::Read(at, cut) => Ok((at, vec![task.process(cut).await?])),
+        Part::Reused(at, entries) => {
             task.reuse(&entries).await?;
-            Ok(entries)
+            Ok((at, entries))
         }
     }
 }
@@ -258,9 +257,10 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
     async fn next(&mut self) -> Result<Option<Part>> {
         let clean = self.clean_entries();
         if !clean.is_empty() {
+            let at = self.at;
             self.at += clean.iter().map(|entry| entry.length).sum::<u64>();
             self.moved = true;
-            return Ok(Some(Part::Reused(clean)));
+            return Ok(Some(Part::Reused(at, clean)));
         }
         let wanted = self.size.map_or(self.chunk_bytes, |size| self.chunk_bytes.min(size - self.at));
         if wanted == 0 {
@@ -287,8 +287,9 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
         if read < length {
             self.size = Some(self.at + read as u64);
         }
+        let at = self.at;
         self.at += read as u64;
-        Ok(Some(Part::Read(Cut { bytes: buffer.freeze_to(read), permit })))
+        Ok(Some(Part::Read(at, Cut { bytes: buffer.freeze_to(read), permit })))
     }
 
     /// The next chunks that are the same as in the base, if they are known to be.

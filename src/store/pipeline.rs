@@ -3,8 +3,8 @@
 //! ```text
 //! read → cut → [digest → known? → encode → store] → index
 //! ```
-//! The part in brackets runs for several chunks at the same time, the work for the processor on the blocking pool; entries
-//! come out in the order of the stream. What is in flight is bounded twice: by the number of chunks and by the budget of the
+//! The part in brackets runs for several chunks at the same time, the work for the processor on the blocking pool. One that takes
+//! long holds up none of those behind it: an entry that is done early waits, and its place in flight is free. What is in flight is bounded twice: by the number of chunks and by the budget of the
 //! store, from which a permit is taken before a chunk enters.
 
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! Archives from streams, cut where their contents say so.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::IntoFuture;
 
@@ -104,12 +105,22 @@ where
     {
         let in_flight = task.reserved.shared.store.inner.in_flight();
         let cuts = Cutter::new(&task, chunker, reader).into_stream();
-        let entries = cuts.map(|cut| async { task.process(cut?).await }).buffered(in_flight);
-        let mut entries = std::pin::pin!(entries);
-        while let Some(entry) = entries.try_next().await? {
-            index.push(entry.length, entry.digest).map_err(|error| {
-                Error::new(ErrorKind::Internal, "write index").on(&task.reserved.name).because(error)
-            })?;
+        let task = &task;
+        let entries = cuts.enumerate().map(|(number, cut)| async move {
+            let entry = task.process(cut?).await?;
+            Ok::<_, Error>((number, entry))
+        });
+        let mut entries = std::pin::pin!(entries.buffer_unordered(in_flight));
+        // What is done before its turn waits here, and keeps no chunk from being worked on.
+        let (mut waiting, mut next) = (BTreeMap::new(), 0);
+        while let Some((number, entry)) = entries.try_next().await? {
+            waiting.insert(number, entry);
+            while let Some(entry) = waiting.remove(&next) {
+                next += 1;
+                index.push(entry.length, entry.digest).map_err(|error| {
+                    Error::new(ErrorKind::Internal, "write index").on(&task.reserved.name).because(error)
+                })?;
+            }
         }
     }
     let (uuid, created) = task.stamp();
