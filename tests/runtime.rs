@@ -9,6 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use futures::channel::oneshot;
+use futures::future::BoxFuture;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use larder::error::{Error, ErrorKind};
 use larder::rt::{Runtime, ThreadRuntime};
@@ -176,7 +177,7 @@ async fn exchange(connection: Box<dyn larder::rt::Connection>) {
     assert!(received == sent);
 }
 
-fn on_real_runtimes(body: support::Body) {
+fn on_real_runtimes(body: fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
     futures::executor::block_on(body(Arc::new(ThreadRuntime::new())));
     #[cfg(feature = "tokio")]
     {

@@ -339,7 +339,7 @@ fn from_the_same_inputs_comes_the_same_bucket() {
         store.detach().await.unwrap();
 
         let (made, mut wanted) = (place.objects(&ours).await, place.objects(&theirs).await);
-        let zeros = Digest::of(&[0; 4 << 20]).to_string();
+        let zeros = Digest::of(&vec![0; 4 << 20]).to_string();
         wanted.retain(|path, body| {
             // Neither what PBS encrypted, nor the chunk of zeros that it puts into every store, nor its mark.
             let kinds = [BlobKind::Encrypted, BlobKind::EncryptedZstd];

@@ -1,5 +1,9 @@
 //! Essays.
 
+#[cfg(feature = "s3")]
+#[doc = include_str!("bucket.md")]
+pub mod bucket {}
+
 #[doc = include_str!("format.md")]
 pub mod format {}
 
