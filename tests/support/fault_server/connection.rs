@@ -136,7 +136,10 @@ impl Exchange<'_> {
         if let Some(what) = &reply.violation {
             self.shared.violation(self.connection, what);
         }
-        self.shared.note(self.number, |logged| logged.executed = reply.is_success());
+        self.shared.note(self.number, |logged| {
+            logged.executed = reply.is_success();
+            logged.is_over = true;
+        });
         reply
     }
 

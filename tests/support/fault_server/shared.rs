@@ -34,6 +34,8 @@ pub(crate) struct Logged {
     pub(crate) status: Option<u16>,
     /// The bucket has done it. Not so if it refused, as with a 404 or 412.
     pub(crate) executed: bool,
+    /// The bucket has done or refused it, whether or not anybody was told.
+    pub(crate) is_over: bool,
 }
 
 impl Logged {
@@ -107,6 +109,7 @@ impl Shared {
             body_complete: false,
             status: None,
             executed: false,
+            is_over: false,
         });
         drop(record);
         self.recorded.notify_all();
