@@ -211,6 +211,11 @@ impl Capabilities {
             shared_versions: false,
         }
     }
+
+    /// How to store what is not there yet. Where conditions do not work, the locks alone keep others away (D4).
+    pub(crate) fn create_mode(&self) -> PutMode {
+        if self.conditional_put { PutMode::Create } else { PutMode::Replace }
+    }
 }
 
 /// Who is excluded by a lock.

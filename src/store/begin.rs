@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::backend::{LockMode, LockReach, LockScope, PutMode, Removal};
+use crate::backend::{LockMode, LockReach, LockScope, Removal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{AuthId, BackupTime, GroupName, SnapshotName};
@@ -148,8 +148,7 @@ impl Datastore {
             None => {
                 self.inner.check_settled(&key)?;
                 let backend = &self.inner.backend;
-                let mode =
-                    if backend.capabilities().conditional_put { PutMode::Create } else { PutMode::Replace };
+                let mode = backend.capabilities().create_mode();
                 let owner = Bytes::from(encode_owner(caller));
                 match backend.put(&key, owner.clone(), mode).await {
                     Ok(version) => Ok(vec![Written { key, version }]),

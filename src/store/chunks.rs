@@ -170,10 +170,10 @@ impl ChunkStore {
             _ => None,
         };
         let blob = self.encode(plaintext).await?;
-        let size = blob.len() as u64;
+        let (size, create) = (blob.len() as u64, self.backend.capabilities().create_mode());
         let present = match present {
             Some(present) => present,
-            None => match self.backend.put(&key, blob.clone(), self.create_mode()).await {
+            None => match self.backend.put(&key, blob.clone(), create).await {
                 Ok(_) => {
                     self.reader.suspects().remove(&digest);
                     self.record(digest, size).await;
@@ -306,11 +306,6 @@ impl ChunkStore {
                 _ => Err(error),
             },
         }
-    }
-
-    /// Where conditions do not work, the guard of the store keeps others away, and equal digests have equal contents (D4).
-    fn create_mode(&self) -> PutMode {
-        if self.backend.capabilities().conditional_put { PutMode::Create } else { PutMode::Replace }
     }
 }
 

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use crate::backend::{LockMode, LockScope, PutMode, Removal};
+use crate::backend::{LockMode, LockScope, Removal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::manifest::Manifest;
@@ -109,7 +109,8 @@ async fn prepare(shared: &WriterShared, publication: &mut Publication) -> Result
 
 async fn put_index(shared: &WriterShared, name: ArchiveName, bytes: Bytes) -> Result<Written> {
     let key = Key::Archive(shared.name.clone(), name);
-    let version = shared.store.inner.backend.put(&key, bytes, shared.create_mode()).await?;
+    let backend = &shared.store.inner.backend;
+    let version = backend.put(&key, bytes, backend.capabilities().create_mode()).await?;
     Ok(Written { key, version })
 }
 
@@ -143,7 +144,7 @@ async fn check_base(store: &Datastore, base: &SnapshotName) -> Result<()> {
 async fn publish(shared: &WriterShared, publication: &Publication, blob: Bytes) -> Result<()> {
     let backend = &shared.store.inner.backend;
     let key = Key::Manifest(shared.name.clone());
-    let mode = if backend.capabilities().conditional_put { PutMode::Create } else { PutMode::Replace };
+    let mode = backend.capabilities().create_mode();
     let put = backend.put(&key, blob.clone(), mode).await;
     if let Err(error) = put {
         // Whatever was answered, what is there counts: it may be this very manifest.

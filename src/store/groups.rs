@@ -42,7 +42,8 @@ impl Datastore {
         if self.has_namespace(namespace).await? {
             return Err(failed(ErrorKind::AlreadyExists));
         }
-        self.put_small(Key::Namespace(namespace.clone()), Bytes::new(), PutMode::Create).await
+        let mode = self.inner.backend.capabilities().create_mode();
+        self.put_small(Key::Namespace(namespace.clone()), Bytes::new(), mode).await
     }
 
     /// Who owns a group; `None` if nobody does, as after an interrupted deletion.

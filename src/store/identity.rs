@@ -54,10 +54,9 @@ impl Identity {
             .map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(Key::Store).because(error))
     }
 
-    /// Writes it where there is none. The lock of the store must be held: where conditions do not work, it alone keeps others away.
+    /// Writes it where there is none. The lock of the store must be held.
     pub(in crate::store) async fn create(&self, backend: &dyn Backend) -> Result<()> {
-        let conditional = backend.capabilities().conditional_put;
-        self.write(backend, if conditional { PutMode::Create } else { PutMode::Replace }).await
+        self.write(backend, backend.capabilities().create_mode()).await
     }
 
     /// Marks a store whose destruction begins, or goes on.

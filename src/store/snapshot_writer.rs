@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::backend::{LockGuard, PutMode, Version};
+use crate::backend::{LockGuard, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::FinishedIndex;
@@ -321,17 +321,12 @@ impl WriterShared {
         }
         Counters::add(&self.counters.read, data.len() as u64);
         let blob = self.store.inner.chunks.encode(&data).await?;
-        let version = self.store.inner.backend.put(&key, blob.clone(), self.create_mode()).await?;
+        let backend = &self.store.inner.backend;
+        let version = backend.put(&key, blob.clone(), backend.capabilities().create_mode()).await?;
         Counters::add(&self.counters.written, blob.len() as u64);
         Counters::add(&self.counters.blob_bytes, blob.len() as u64);
         self.state().written.push(Written { key, version });
         Ok(blob)
-    }
-
-    /// Where conditions do not work, the locks alone keep others away from the snapshot (D4).
-    pub(in crate::store) fn create_mode(&self) -> PutMode {
-        let conditional = self.store.inner.backend.capabilities().conditional_put;
-        if conditional { PutMode::Create } else { PutMode::Replace }
     }
 
     fn state(&self) -> MutexGuard<'_, WriterState> {

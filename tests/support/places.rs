@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use larder::backend::{
-    Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, PutMode, Removal, SyncLevel,
+    Backend, Capabilities, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, PutMode, Removal,
+    SyncLevel,
 };
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
@@ -98,6 +99,11 @@ impl Place {
             Kind::Directory(directory) => Some(directory.path().join(number.to_string())),
             _ => None,
         }
+    }
+
+    /// What works here.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        self.last().capabilities().clone()
     }
 
     /// Whether a look at a chunk costs no request, so that backups look at those that a base names.
