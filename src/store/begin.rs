@@ -87,8 +87,8 @@ impl BackupBuilder {
     ///
     /// # Errors
     /// `Busy` if another backup of the group is running and does not end within half a second, or another process collects
-    /// garbage, or requests that got no answer may still delete what would be written; `Denied` if the group belongs to somebody else; `InvalidInput` if the time is not later than that of the
-    /// newest snapshot; `NotFound` if the namespace does not exist.
+    /// garbage, or requests that got no answer may still delete what would be written; `Denied` if the group belongs to somebody
+    /// else; `InvalidInput` if the time is not later than that of the newest snapshot; `NotFound` if the namespace does not exist.
     ///
     /// # Cancel safety
     /// A dropped future leaves at most a group that has an owner and no snapshots.
