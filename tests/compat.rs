@@ -13,12 +13,12 @@ use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::index::IndexReader;
 use larder::format::manifest::VerifyResult;
-use larder::format::name::{ArchiveName, GroupName, Namespace, SnapshotName};
+use larder::format::name::{ArchiveName, GroupName, Namespace};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
 use serde_json::Value;
 
-use support::fixture;
+use support::fixture::{self, files, name_of, snapshots};
 
 fn options() -> FsOptions {
     FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None)
@@ -32,20 +32,6 @@ fn open(directory: &Path) -> Datastore {
         let backend = FsBackend::open(runtime, directory.join("store"), options()).await.unwrap();
         Datastore::open(Arc::new(backend), Options::default()).await.unwrap()
     })
-}
-
-fn name_of(snapshot: &Value) -> SnapshotName {
-    let namespace: Namespace = snapshot["ns"].as_str().unwrap().parse().unwrap();
-    let name: SnapshotName = snapshot["snapshot"].as_str().unwrap().parse().unwrap();
-    name.group().clone().in_namespace(namespace).snapshot(name.time())
-}
-
-fn files(snapshot: &Value) -> impl Iterator<Item = (&str, &Value)> {
-    snapshot["files"].as_array().unwrap().iter().map(|file| (file["filename"].as_str().unwrap(), file))
-}
-
-fn snapshots(expected: &Value) -> &Vec<Value> {
-    expected["snapshots"].as_array().unwrap()
 }
 
 fn is_digest_of(bytes: &[u8], file: &Value) -> bool {

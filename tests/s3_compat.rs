@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bucket::Bucket;
 use bytes::Bytes;
+use fixture::{files, name_of, snapshots};
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
 use larder::backend::{Backend, Ownership};
@@ -22,7 +23,7 @@ use larder::chunker::Chunker;
 use larder::error::{ErrorKind, Result};
 use larder::format::Digest;
 use larder::format::blob::BlobKind;
-use larder::format::name::{AuthId, GroupName, Namespace, SnapshotName};
+use larder::format::name::{AuthId, GroupName, Namespace};
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::S3Capabilities;
@@ -81,20 +82,6 @@ impl Place {
     async fn end(&self, name: &str) {
         self.bucket.clear(&format!("{name}/")).await;
     }
-}
-
-fn snapshots(expected: &Value) -> &Vec<Value> {
-    expected["snapshots"].as_array().unwrap()
-}
-
-fn name_of(snapshot: &Value) -> SnapshotName {
-    let namespace: Namespace = snapshot["ns"].as_str().unwrap().parse().unwrap();
-    let name: SnapshotName = snapshot["snapshot"].as_str().unwrap().parse().unwrap();
-    name.group().clone().in_namespace(namespace).snapshot(name.time())
-}
-
-fn files(snapshot: &Value) -> impl Iterator<Item = (&str, &Value)> {
-    snapshot["files"].as_array().unwrap().iter().map(|file| (file["filename"].as_str().unwrap(), file))
 }
 
 async fn contents(snapshot: &SnapshotReader, name: &str) -> Result<Vec<u8>> {

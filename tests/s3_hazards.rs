@@ -25,7 +25,7 @@ use larder::store::{Datastore, DirtyMap, SnapshotReader, SnapshotState};
 
 use s3_store::{
     CHUNK, CHUNKS, Opening, back_up, back_up_on, check, check_all, data, files_below, fresh, group, inside,
-    keys, opened_again, requests, restored,
+    keys, kind, opened_again, requests, restored,
 };
 
 /// Of a backup with an image and a blob into a new group.
@@ -33,10 +33,6 @@ const PUTS: u64 = CHUNKS as u64 + 4;
 
 fn is_data(path: &str) -> bool {
     path.contains("/store/.chunks/") || path.contains("/store/.cnt/")
-}
-
-fn kind<T>(result: larder::error::Result<T>) -> ErrorKind {
-    result.map(drop).unwrap_err().kind()
 }
 
 #[test]

@@ -12,26 +12,11 @@ use std::time::Duration;
 
 use fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Rule};
 use futures::executor::block_on;
-use larder::error::{ErrorKind, Result};
-use larder::format::name::{AuthId, GroupName, Namespace, SnapshotName};
-use larder::store::{Datastore, Protection, SnapshotState};
+use larder::error::ErrorKind;
+use larder::format::name::{AuthId, Namespace};
+use larder::store::{Protection, SnapshotState};
 
-use s3_store::{Opening, back_up, fresh, group, keys, view};
-
-fn kind<T>(result: Result<T>) -> ErrorKind {
-    result.map(drop).unwrap_err().kind()
-}
-
-fn user(name: &str) -> AuthId {
-    name.parse().unwrap()
-}
-
-/// A snapshot without chunks.
-async fn small(store: &Datastore, group: &GroupName) -> SnapshotName {
-    let backup = store.backup(group).begin().await.unwrap();
-    backup.blob("app.conf", "text").await.unwrap();
-    backup.finish().await.unwrap().name().clone()
-}
+use s3_store::{Opening, back_up, fresh, group, keys, kind, small, user, view};
 
 /// The next request with this method for a key with this end gets no answer, and is executed after a while.
 fn late(server: &FaultServer, method: &str, end: &'static str) {

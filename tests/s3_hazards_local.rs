@@ -18,19 +18,15 @@ use futures::executor::block_on;
 use futures::future::{self, Either};
 use futures::io::Cursor;
 use larder::backend::fault::FaultBackend;
-use larder::error::{ErrorKind, Result};
+use larder::error::ErrorKind;
 use larder::format::blob::encode_plain;
 use larder::format::name::{AuthId, GroupName, Namespace, SnapshotName};
 use larder::store::{Datastore, Protection};
 
 use s3_store::{
     CHUNK, CHUNKS, LEASE, Opening, Process, back_up, check, check_all, data, files_below, fresh, group, keys,
-    opened_again, requests, view,
+    kind, opened_again, requests, view,
 };
-
-fn kind<T>(result: Result<T>) -> ErrorKind {
-    result.map(drop).unwrap_err().kind()
-}
 
 /// A snapshot without chunks for each of these groups.
 async fn fill(store: &Datastore, groups: &[&str]) -> Vec<SnapshotName> {

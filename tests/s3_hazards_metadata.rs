@@ -15,28 +15,13 @@ use futures::executor::block_on;
 use futures::future;
 use futures::io::Cursor;
 use larder::error::{ErrorKind, Result};
-use larder::format::name::{AuthId, GroupName, SnapshotName};
+use larder::format::name::{GroupName, SnapshotName};
 use larder::store::{Datastore, DirtyMap, Protection};
 
 use s3_store::{
-    CHUNK, Opening, Process, back_up, back_up_on, check, check_all, data, fresh, group, inside, keys,
-    opened_again, requests, view,
+    CHUNK, Opening, Process, back_up, back_up_on, check, check_all, data, fresh, group, inside, keys, kind,
+    opened_again, requests, small, user, view,
 };
-
-fn kind<T>(result: Result<T>) -> ErrorKind {
-    result.map(drop).unwrap_err().kind()
-}
-
-fn user(name: &str) -> AuthId {
-    name.parse().unwrap()
-}
-
-/// A snapshot without chunks.
-async fn small(store: &Datastore, group: &GroupName) -> SnapshotName {
-    let backup = store.backup(group).begin().await.unwrap();
-    backup.blob("app.conf", "text").await.unwrap();
-    backup.finish().await.unwrap().name().clone()
-}
 
 #[test]
 fn h45_an_empty_owner_opens_no_group_to_anybody() {

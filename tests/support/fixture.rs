@@ -5,6 +5,9 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use larder::format::name::{Namespace, SnapshotName};
+use serde_json::Value;
+
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pbs-4.2.3")
 }
@@ -20,15 +23,32 @@ pub(crate) fn unpack(name: &str, into: &Path) {
 }
 
 /// What is in the store.
-pub(crate) fn expected() -> serde_json::Value {
+pub(crate) fn expected() -> Value {
     read("expected.json")
 }
 
 /// What is in the bucket.
-pub(crate) fn expected_of_bucket() -> serde_json::Value {
+pub(crate) fn expected_of_bucket() -> Value {
     read("s3-expected.json")
 }
 
-fn read(name: &str) -> serde_json::Value {
+fn read(name: &str) -> Value {
     serde_json::from_reader(File::open(data().join(name)).unwrap()).unwrap()
+}
+
+/// The snapshots of what is expected.
+pub(crate) fn snapshots(expected: &Value) -> &Vec<Value> {
+    expected["snapshots"].as_array().unwrap()
+}
+
+/// The name of one of them.
+pub(crate) fn name_of(snapshot: &Value) -> SnapshotName {
+    let namespace: Namespace = snapshot["ns"].as_str().unwrap().parse().unwrap();
+    let name: SnapshotName = snapshot["snapshot"].as_str().unwrap().parse().unwrap();
+    name.group().clone().in_namespace(namespace).snapshot(name.time())
+}
+
+/// The files of one of them, with their names.
+pub(crate) fn files(snapshot: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    snapshot["files"].as_array().unwrap().iter().map(|file| (file["filename"].as_str().unwrap(), file))
 }

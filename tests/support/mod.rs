@@ -5,11 +5,15 @@
 #[cfg(feature = "testing")]
 pub(crate) mod broken;
 pub(crate) mod fixture;
+mod noise;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use larder::rt::{Runtime, ThreadRuntime};
+
+#[allow(unused_imports, reason = "no test uses all of it")]
+pub(crate) use noise::noise;
 
 /// Runs a test on every runtime that was compiled in: threads under `futures::executor`, Tokio, smol, and simulated.
 pub(crate) fn on_every_runtime(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
@@ -38,18 +42,4 @@ pub(crate) fn on_every_network(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'sta
     }
     #[cfg(feature = "smol")]
     smol::block_on(body(Arc::new(larder::rt::SmolRuntime::new())));
-}
-
-/// Bytes that do not compress, always the same for a seed.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+#[path = "noise.rs"]
+mod noise;
+
 use std::fs;
 use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -16,7 +19,7 @@ use futures::io::{AsyncReadExt as _, Cursor};
 use larder::backend::fault::FaultBackend;
 use larder::backend::{Backend, Ownership, S3Backend};
 use larder::error::{Error, ErrorKind, Result};
-use larder::format::name::{GroupName, Namespace};
+use larder::format::name::{AuthId, GroupName, Namespace, SnapshotName};
 use larder::http::{HttpClient, HttpOptions};
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
@@ -196,16 +199,23 @@ pub(crate) fn group() -> GroupName {
 
 /// Some chunks that do not compress, none of which any other seed has.
 pub(crate) fn data(seed: u64) -> Vec<u8> {
-    let length = usize::try_from(CHUNK).unwrap() * CHUNKS;
-    let mut state = seed.wrapping_add(1).wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9_7f4a_7c15;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-    }
-    bytes
+    noise::noise(seed.wrapping_add(1), usize::try_from(CHUNK).unwrap() * CHUNKS)
+}
+
+/// Why it failed.
+pub(crate) fn kind<T>(result: Result<T>) -> ErrorKind {
+    result.map(drop).unwrap_err().kind()
+}
+
+pub(crate) fn user(name: &str) -> AuthId {
+    name.parse().unwrap()
+}
+
+/// A snapshot without chunks.
+pub(crate) async fn small(store: &Datastore, group: &GroupName) -> SnapshotName {
+    let backup = store.backup(group).begin().await.unwrap();
+    backup.blob("app.conf", "text").await.unwrap();
+    backup.finish().await.unwrap().name().clone()
 }
 
 /// A snapshot with an image and a blob, of which the notes tell the seed.

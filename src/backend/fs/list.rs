@@ -1,8 +1,8 @@
 //! Listing a store in a directory, in the byte order of paths.
 //!
 //! A page is a walk that skips what comes before its start and stops after a number of entries. Directories are sorted as if
-//! their names ended in `/`, which is where they stand among the paths. The directories of chunks are not looked up in
-//! `.chunks` but tried one after the other, so that a page costs what is on it.
+//! their names ended in `/`, which is where they stand among the paths. The directories of chunks are tried one after the
+//! other, so that a page costs what is on it; the names in `.chunks` are read once a page where one is empty or missing.
 
 use std::collections::BTreeSet;
 use std::fs;
