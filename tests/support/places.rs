@@ -16,10 +16,14 @@ use larder::backend::{
 };
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
-use larder::rt::{Runtime, ThreadRuntime};
+use larder::rt::Runtime;
+#[cfg(feature = "s3")]
+use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, Options};
 
-use crate::support::{on_every_network, on_every_runtime};
+#[cfg(feature = "s3")]
+use crate::support::on_every_network;
+use crate::support::on_every_runtime;
 
 /// A place for stores.
 pub(crate) struct Place {
