@@ -13,8 +13,8 @@ use futures::future::BoxFuture;
 
 use crate::backend::record::Method;
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope, Object,
-    ObjectInfo, PutMode, Removal, Tenure, Touched, Version,
+    Announced, Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope,
+    Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -343,6 +343,34 @@ impl Backend for FaultBackend {
         let inner = self.read(Method::Lock, &[], self.inner.lock(scope, mode)).await?;
         let backend = Self { inner: Arc::clone(&self.inner), script: Arc::clone(&self.script) };
         Ok(Box::new(FaultGuard { backend, inner }))
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        self.read(Method::Clock, &[], self.inner.clock()).await
+    }
+
+    async fn begin_term(&self) -> Result<()> {
+        self.read(Method::BeginTerm, &[], self.inner.begin_term()).await
+    }
+
+    async fn announce(&self, keys: &[Key]) -> Result<()> {
+        self.read(Method::Announce, &keys.iter().collect::<Vec<_>>(), self.inner.announce(keys)).await
+    }
+
+    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
+        self.read(Method::Announced, &[], self.inner.announced()).await
+    }
+
+    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
+        self.read(Method::Strays, &[], self.inner.strays(foreign)).await
+    }
+
+    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
+        self.read(Method::GetStray, &[], self.inner.get_stray(stray, limit)).await
+    }
+
+    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
+        self.read(Method::RemoveLeftovers, &[], self.inner.remove_leftovers(foreign, age)).await
     }
 
     fn tenure(&self) -> Option<Tenure> {

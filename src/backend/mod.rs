@@ -20,12 +20,12 @@ mod s3;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{GroupName, SnapshotName};
 use crate::rt::Runtime;
@@ -148,6 +148,79 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// `Busy` if somebody holds it in a mode that excludes this one.
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>>;
 
+    /// The time by the clock by which [`ObjectInfo::last_used`] is told (H14). Default: that of the runtime.
+    ///
+    /// # Errors
+    /// `Unavailable` if it cannot be asked for.
+    async fn clock(&self) -> Result<SystemTime> {
+        Ok(self.runtime().now())
+    }
+
+    /// Begins a new [term](Backend::tenure), with nobody else in between: what was noted elsewhere under the old one counts no
+    /// longer, except by those who are told of the new one. To be called by whoever is about to remove chunks.
+    ///
+    /// Default: nothing, for backends without terms.
+    ///
+    /// # Errors
+    /// `Busy` if the store is somebody else's by now.
+    async fn begin_term(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Says that indexes are about to appear under these keys and then to vanish under others, so that a mark which goes on in another
+    /// process, and may miss them at both places, [hears](Backend::announced) of them (H8).
+    ///
+    /// Default: nothing, for backends that only one process at a time may change.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being announced. Nothing may then be moved.
+    async fn announce(&self, keys: &[Key]) -> Result<()> {
+        let _ = keys;
+        Ok(())
+    }
+
+    /// What was announced and not taken back, if others can announce anything. Nobody announces more while the answer is held.
+    ///
+    /// # Errors
+    /// `Busy` if others keep announcing; whatever keeps it from being read.
+    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
+        Ok(None)
+    }
+
+    /// The index files among what a listing showed as [foreign](ListEntry::Foreign), and in the directories among it: somebody may still
+    /// want what they refer to. Only those who collect garbage ask.
+    ///
+    /// Default: none.
+    ///
+    /// # Errors
+    /// Any failure to look everywhere.
+    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
+        let _ = foreign;
+        Ok(Vec::new())
+    }
+
+    /// Reads what [`strays`](Backend::strays) found.
+    ///
+    /// # Errors
+    /// Those of [`get`](Backend::get).
+    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
+        let _ = limit;
+        Err(Error::new(ErrorKind::NotFound, "read").on(&stray.path))
+    }
+
+    /// Removes what puts left behind that were begun at least `age` ago and never ended, and returns how much it was. `foreign` are
+    /// paths that a listing showed as [foreign](ListEntry::Foreign): temporary files are removed from among them only. The store must
+    /// be locked alone.
+    ///
+    /// Default: nothing.
+    ///
+    /// # Errors
+    /// Whatever kept it from removing them.
+    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
+        let _ = (foreign, age);
+        Ok(0)
+    }
+
     /// The term in which this process alone may change the store, if there is one and it certainly goes on for the moment. What
     /// was read within a term stays true until it ends, but for what this process changes. No request is made.
     ///
@@ -180,6 +253,41 @@ pub struct Tenure {
     pub continues: Option<u64>,
     /// Its number. It grows from term to term.
     pub epoch: u64,
+    /// The number of the first of the terms that follow one another without a gap up to this one, all of this process.
+    pub since: u64,
+    /// Whether requests of an earlier holder may still be executed.
+    pub unsettled: bool,
+}
+
+/// What others [announced](Backend::announce).
+#[async_trait]
+pub trait Announced: fmt::Debug + Send + Sync {
+    /// Keys of indexes that may have been moved there, or may be soon.
+    fn keys(&self) -> &[Key];
+
+    /// Paths of index files among them that no key names.
+    fn strays(&self) -> &[Stray];
+
+    /// All of it was seen to, and is forgotten. Dropped instead, it stays.
+    ///
+    /// # Errors
+    /// Whatever kept it from being forgotten; it is then seen again.
+    async fn clear(self: Box<Self>) -> Result<()>;
+}
+
+/// An index file at a place that no key names.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// Where it is, relative to the root of the store.
+    pub path: String,
+}
+
+impl Stray {
+    /// The index file at a path.
+    pub fn new(path: impl Into<String>) -> Self {
+        Self { path: path.into() }
+    }
 }
 
 /// What a backend can do. Found out by asking or trying, never assumed (I12).
@@ -197,6 +305,9 @@ pub struct Capabilities {
     pub lock_reach: LockReach,
     /// [`PutMode::IfMatch`] excludes other processes too, and not only tasks of this one.
     pub shared_versions: bool,
+    /// [`Backend::touch`] keeps times of use, and listings show at once what was stored or deleted. Where that is not so, garbage
+    /// has to be seen twice before it is removed (H11, H13).
+    pub touches: bool,
 }
 
 impl Capabilities {
@@ -209,6 +320,7 @@ impl Capabilities {
             in_flight: 2,
             lock_reach: LockReach::Everybody,
             shared_versions: false,
+            touches: true,
         }
     }
 
@@ -353,6 +465,8 @@ pub struct ListQuery {
     pub after: Option<Key>,
     /// How deep.
     pub depth: Depth,
+    /// How much is said of each object.
+    pub details: Details,
     /// List only what lies below this.
     pub prefix: Prefix,
     /// List only up to this key, with it.
@@ -363,13 +477,13 @@ impl ListQuery {
     /// Everything below `prefix`.
     #[must_use]
     pub fn all(prefix: Prefix) -> Self {
-        Self { after: None, depth: Depth::All, prefix, until: None }
+        Self { after: None, depth: Depth::All, details: Details::All, prefix, until: None }
     }
 
     /// What lies directly below `prefix`: its objects, and the prefixes one level deeper. For chunks, all of them.
     #[must_use]
     pub fn children(prefix: Prefix) -> Self {
-        Self { after: None, depth: Depth::Children, prefix, until: None }
+        Self { after: None, depth: Depth::Children, details: Details::All, prefix, until: None }
     }
 
     /// Restricts the listing to the paths after that of `after`, up to and with that of `until`. Shards of the digest space are
@@ -378,6 +492,13 @@ impl ListQuery {
     pub fn between(mut self, after: Option<Key>, until: Option<Key>) -> Self {
         self.after = after;
         self.until = until;
+        self
+    }
+
+    /// A backend to which more costs more lists names only, as [`ListEntry::Name`].
+    #[must_use]
+    pub fn names(mut self) -> Self {
+        self.details = Details::Names;
         self
     }
 
@@ -396,6 +517,16 @@ pub enum Depth {
     All,
     /// One level: objects, and prefixes for what is deeper.
     Children,
+}
+
+/// How much a listing says of each object.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Details {
+    /// All that is known.
+    All,
+    /// Names, and more where it costs nothing.
+    Names,
 }
 
 /// One page of a listing, at most some thousand entries.
@@ -421,6 +552,8 @@ impl ListPage {
 pub enum ListEntry {
     /// Something that is no object of a store, by its path. Reported and left alone.
     Foreign(String),
+    /// An object of which nothing more was looked up, since only [names](ListQuery::names) were asked for.
+    Name(Key),
     /// An object.
     Object(ObjectInfo),
     /// Objects one level deeper. A backend that has directories may show one with nothing in it.
@@ -432,6 +565,7 @@ impl ListEntry {
     pub fn path(&self) -> String {
         match self {
             Self::Foreign(path) => path.clone(),
+            Self::Name(key) => key.path(),
             Self::Object(info) => info.key.path(),
             Self::Prefix(prefix) => prefix.path(),
         }

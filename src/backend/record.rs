@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope, Object,
-    ObjectInfo, PutMode, Removal, Tenure, Touched, Version,
+    Announced, Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope,
+    Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version,
 };
 use crate::error::{ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -19,10 +19,18 @@ use crate::rt::Runtime;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {
+    /// [`Backend::announce`].
+    Announce,
+    /// [`Backend::announced`].
+    Announced,
     /// [`Backend::barrier`].
     Barrier,
+    /// [`Backend::begin_term`].
+    BeginTerm,
     /// [`LockGuard::check`].
     Check,
+    /// [`Backend::clock`].
+    Clock,
     /// [`Backend::close`].
     Close,
     /// [`Backend::copy`].
@@ -33,6 +41,8 @@ pub enum Method {
     Get,
     /// [`Backend::get_range`].
     GetRange,
+    /// [`Backend::get_stray`].
+    GetStray,
     /// [`Backend::head`].
     Head,
     /// [`Backend::list`].
@@ -43,6 +53,10 @@ pub enum Method {
     Put,
     /// [`Backend::release`].
     Release,
+    /// [`Backend::remove_leftovers`].
+    RemoveLeftovers,
+    /// [`Backend::strays`].
+    Strays,
     /// [`Backend::touch`].
     Touch,
 }
@@ -146,7 +160,16 @@ impl Counts {
                 self.touches += 1;
                 self.touched_keys += keys;
             }
-            Method::Check | Method::Close | Method::Release => {}
+            Method::Announce
+            | Method::Announced
+            | Method::BeginTerm
+            | Method::Check
+            | Method::Clock
+            | Method::Close
+            | Method::GetStray
+            | Method::Release
+            | Method::RemoveLeftovers
+            | Method::Strays => {}
         }
     }
 }
@@ -299,6 +322,37 @@ impl Backend for RecordingBackend {
         let call = Call { lock: lock.clone(), ..Call::new(Method::Lock, &[]) };
         let inner = self.record.of(call, self.inner.lock(scope, mode), nothing).await?;
         Ok(Box::new(RecordingGuard { inner, lock, record: Arc::clone(&self.record) }))
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        self.record.of(Call::new(Method::Clock, &[]), self.inner.clock(), nothing).await
+    }
+
+    async fn begin_term(&self) -> Result<()> {
+        self.record.of(Call::new(Method::BeginTerm, &[]), self.inner.begin_term(), nothing).await
+    }
+
+    async fn announce(&self, keys: &[Key]) -> Result<()> {
+        let call = Call::new(Method::Announce, &keys.iter().collect::<Vec<_>>());
+        self.record.of(call, self.inner.announce(keys), nothing).await
+    }
+
+    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
+        self.record.of(Call::new(Method::Announced, &[]), self.inner.announced(), nothing).await
+    }
+
+    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
+        self.record.of(Call::new(Method::Strays, &[]), self.inner.strays(foreign), nothing).await
+    }
+
+    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
+        let call = Call::new(Method::GetStray, &[]);
+        self.record.of(call, self.inner.get_stray(stray, limit), nothing).await
+    }
+
+    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
+        let call = Call::new(Method::RemoveLeftovers, &[]);
+        self.record.of(call, self.inner.remove_leftovers(foreign, age), nothing).await
     }
 
     fn tenure(&self) -> Option<Tenure> {

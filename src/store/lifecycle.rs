@@ -129,6 +129,7 @@ impl Datastore {
             let mut keys = Vec::new();
             for entry in list_all(backend, &ListQuery::all(query)).await?.into_entries() {
                 match entry {
+                    ListEntry::Name(key) => keys.push(key),
                     ListEntry::Object(object) => keys.push(object.key),
                     ListEntry::Foreign(path) => done.foreign.push(path),
                     ListEntry::Prefix(_) => {}

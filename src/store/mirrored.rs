@@ -21,7 +21,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,8 +29,8 @@ use futures::lock::Mutex as AsyncMutex;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, ListEntry, ListPage, ListQuery, LockGuard, LockMode, LockScope,
-    Object, ObjectInfo, PutMode, Removal, Tenure, Touched, Version, list_all, page_of,
+    Announced, Backend, Capabilities, Cursor, Deleted, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
+    LockScope, Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version, list_all, page_of,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -62,8 +62,8 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Generation {
-    /// In which term it was listed; none if nobody kept others away, or something is in doubt.
-    epoch: Option<u64>,
+    /// Since when this process alone has been changing the store; none if nobody kept others away, or something is in doubt.
+    since: Option<u64>,
     objects: BTreeMap<String, Kept>,
 }
 
@@ -121,7 +121,7 @@ impl State {
     }
 
     fn doubt(&mut self) {
-        self.generation.epoch = None;
+        self.generation.since = None;
         if let Some(journal) = &mut self.journal {
             journal.in_doubt = true;
         }
@@ -160,6 +160,16 @@ impl Mirrored {
         Self { inner, local, refreshing: AsyncMutex::default(), state: Mutex::default() }
     }
 
+    /// The backend itself, which answers from no copies (H10).
+    pub(in crate::store) fn truth(&self) -> &Arc<dyn Backend> {
+        &self.inner
+    }
+
+    /// The copy of an object of which a listing of the backend itself just showed this version, if there is one.
+    pub(in crate::store) async fn copy_of_version(&self, info: &ObjectInfo) -> Result<Option<Bytes>> {
+        self.copy_of(&info.key, &Kept::of(info)).await
+    }
+
     /// Brings the generation and the copies to the state of the store.
     pub(in crate::store) async fn refresh(&self) -> Result<Refresh> {
         let _alone = self.refreshing.lock().await;
@@ -194,11 +204,13 @@ impl Mirrored {
             apply(&mut objects, path, kept);
         }
         report.objects = objects.len() as u64;
-        report.is_exclusive = tenure.is_some() && self.inner.tenure() == tenure && !journal.in_doubt;
-        let epoch = tenure.filter(|_| report.is_exclusive).map(|tenure| tenure.epoch);
+        let since = tenure.map(|tenure| tenure.since);
+        let goes_on = since.is_some() && self.inner.tenure().map(|tenure| tenure.since) == since;
+        report.is_exclusive = goes_on && !journal.in_doubt;
+        let since = since.filter(|_| report.is_exclusive);
         let name = |(path, kept): (&String, &Kept)| CopyName::new(path, kept.version.as_str());
         let live = objects.iter().map(name).collect();
-        state.generation = Generation { epoch, objects };
+        state.generation = Generation { since, objects };
         Ok((report, live))
     }
 
@@ -281,9 +293,9 @@ impl Mirrored {
 
     /// What the generation says of an object, if it may be asked.
     fn known(&self, key: &Key) -> Known {
-        let epoch = self.inner.tenure().map(|tenure| tenure.epoch);
+        let since = self.inner.tenure().map(|tenure| tenure.since);
         let state = self.state();
-        if !key.is_content() || epoch.is_none() || state.generation.epoch != epoch {
+        if !key.is_content() || since.is_none() || state.generation.since != since {
             return Known::Nothing;
         }
         state.generation.objects.get(&key.path()).cloned().map_or(Known::Absent, Known::Present)
@@ -453,7 +465,7 @@ impl Backend for Mirrored {
             && let Some(tenure) = self.inner.tenure()
         {
             let state = self.state();
-            if state.generation.epoch == Some(tenure.epoch) {
+            if state.generation.since == Some(tenure.since) {
                 let info = |key, kept: &Kept| kept.info(key);
                 return Ok(page_of(&state.generation.objects, query, cursor, PAGE_ENTRIES, info));
             }
@@ -471,6 +483,34 @@ impl Backend for Mirrored {
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         self.inner.lock(scope, mode).await
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        self.inner.clock().await
+    }
+
+    async fn begin_term(&self) -> Result<()> {
+        self.inner.begin_term().await
+    }
+
+    async fn announce(&self, keys: &[Key]) -> Result<()> {
+        self.inner.announce(keys).await
+    }
+
+    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
+        self.inner.announced().await
+    }
+
+    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
+        self.inner.strays(foreign).await
+    }
+
+    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
+        self.inner.get_stray(stray, limit).await
+    }
+
+    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
+        self.inner.remove_leftovers(foreign, age).await
     }
 
     fn tenure(&self) -> Option<Tenure> {

@@ -32,6 +32,8 @@ mod image_writer;
 mod lifecycle;
 mod listing;
 mod locks;
+mod maintenance;
+mod marks;
 mod mirrored;
 mod pins;
 mod pipeline;
@@ -58,6 +60,8 @@ use crate::store::doubts::Doubts;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
 use crate::store::mirrored::Mirrored;
+
+pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
 
 pub use archive_reader::ArchiveReader;
 pub use begin::BackupBuilder;

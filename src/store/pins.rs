@@ -3,6 +3,9 @@
 //! A writer pins a chunk before it asks whether the chunk is there, and keeps the pin until its indexes are visible or it is
 //! dropped (I2, H1, H2). Whoever removes chunks asks [`Pins::is_pinned`] inside the critical section of the digest, which it
 //! enters without waiting (I3).
+//!
+//! A writer may end while garbage is being collected, and its indexes come too late for the mark. So while a [`Collection`] goes on,
+//! the pins of all writers stay that are there when it begins or come later, whatever becomes of the writers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,7 +18,21 @@ use crate::store::chunks::Keeping;
 /// The pins of all writers of a store.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Pins {
-    writers: Mutex<Vec<Weak<WriterPins>>>,
+    registry: Mutex<Registry>,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    collections: usize,
+    /// What stays while there are collections.
+    kept: Vec<Arc<WriterPins>>,
+    writers: Vec<Weak<WriterPins>>,
+}
+
+/// While it exists, no pin is given up.
+#[derive(Debug)]
+pub(crate) struct Collection {
+    pins: Arc<Pins>,
 }
 
 /// The pins of one writer. They are gone when it is dropped.
@@ -36,20 +53,47 @@ impl Pins {
     /// Registers a writer.
     pub(in crate::store) fn writer(&self, keeping: Keeping) -> Arc<WriterPins> {
         let pins = Arc::new(WriterPins { keeping, state: Mutex::default() });
-        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
-        writers.retain(|writer| writer.strong_count() > 0);
-        writers.push(Arc::downgrade(&pins));
+        let mut registry = self.registry();
+        registry.writers.retain(|writer| writer.strong_count() > 0);
+        registry.writers.push(Arc::downgrade(&pins));
+        if registry.collections > 0 {
+            registry.kept.push(Arc::clone(&pins));
+        }
         pins
     }
 
-    /// Whether some writer uses the chunk.
-    #[cfg_attr(not(test), expect(dead_code, reason = "asked by whoever removes chunks"))]
+    /// Whether some writer uses the chunk, or used it while garbage was being collected.
     pub(in crate::store) fn is_pinned(&self, digest: &Digest) -> bool {
-        let writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
-        writers.iter().filter_map(Weak::upgrade).any(|writer| {
+        let registry = self.registry();
+        registry.writers.iter().filter_map(Weak::upgrade).any(|writer| {
             let state = writer.state();
             state.confirmed.contains(digest) || state.intended.contains(digest)
         })
+    }
+
+    /// Keeps all pins from here on.
+    pub(in crate::store) fn collect(self: &Arc<Self>) -> Collection {
+        let mut registry = self.registry();
+        registry.collections += 1;
+        let writers: Vec<_> = registry.writers.iter().filter_map(Weak::upgrade).collect();
+        registry.kept.extend(writers);
+        Collection { pins: Arc::clone(self) }
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Collection {
+    fn drop(&mut self) {
+        let kept = {
+            let mut registry = self.pins.registry();
+            registry.collections -= 1;
+            if registry.collections == 0 { std::mem::take(&mut registry.kept) } else { Vec::new() }
+        };
+        // Not under the lock: there may be millions.
+        drop(kept);
     }
 }
 
@@ -104,6 +148,18 @@ impl Sections {
         section
     }
 
+    /// Enters the critical section of a digest, if nobody is in it or waits for it.
+    pub(in crate::store) fn try_enter(&self, digest: Digest) -> Option<Section<'_>> {
+        let mut open = self.open();
+        if open.contains_key(&digest) {
+            return None;
+        }
+        let mutex = Arc::<AsyncMutex<()>>::default();
+        let guard = Some(Arc::clone(&mutex).try_lock_owned()?);
+        open.insert(digest, mutex);
+        Some(Section { digest, guard, sections: self })
+    }
+
     fn open(&self) -> MutexGuard<'_, HashMap<Digest, Arc<AsyncMutex<()>>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_pin_lives_as_long_as_its_writer() {
-        let (pins, digest) = (Pins::default(), Digest::of(b"a"));
+        let (pins, digest) = (Arc::new(Pins::default()), Digest::of(b"a"));
         let writer = pins.writer(Keeping::Kept);
         assert!(!writer.pin(digest));
         assert!(pins.is_pinned(&digest), "before it is confirmed");
@@ -137,6 +193,22 @@ mod tests {
         assert!(writer.pin(digest));
         drop(writer);
         assert!(!pins.is_pinned(&digest));
+    }
+
+    #[test]
+    fn h1_pins_stay_while_garbage_is_collected() {
+        let pins = Arc::new(Pins::default());
+        let digests = [b"a", b"b", b"c"].map(|text| Digest::of(text));
+        let before = pins.writer(Keeping::Kept);
+        before.pin(digests[0]);
+        let (one, other) = (pins.collect(), pins.collect());
+        let during = pins.writer(Keeping::Kept);
+        during.pin(digests[1]);
+        before.pin(digests[2]);
+        drop((before, during, one));
+        assert!(digests.iter().all(|digest| pins.is_pinned(digest)));
+        drop(other);
+        assert!(!digests.iter().any(|digest| pins.is_pinned(digest)));
     }
 
     #[test]
@@ -149,6 +221,10 @@ mod tests {
         drop(inside);
         let second = waiting.now_or_never().unwrap();
         drop(second);
+        let swept = sections.try_enter(digest).unwrap();
+        assert!(sections.try_enter(digest).is_none());
+        assert!(sections.enter(digest).now_or_never().is_none(), "who comes later waits");
+        drop(swept);
         assert!(sections.open().is_empty(), "h158: nothing is kept for a digest that nobody works on");
     }
 }

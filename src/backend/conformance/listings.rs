@@ -147,7 +147,9 @@ pub async fn children(backend: &Arc<dyn Backend>) {
             match entry {
                 ListEntry::Object(info) => found.push(info.key),
                 ListEntry::Prefix(prefix) => deeper.push(prefix),
-                other @ ListEntry::Foreign(_) => panic!("children: {other:?}, which nobody stored"),
+                other @ (ListEntry::Foreign(_) | ListEntry::Name(_)) => {
+                    panic!("children: {other:?}, which nobody stored or asked for")
+                }
             }
         }
         found.sort();

@@ -116,6 +116,8 @@ struct Held {
     /// By the clock of this host, until when nothing is removed.
     doubtful_until: Option<Duration>,
     record: Record,
+    /// The epoch with which this process took it.
+    since: u64,
     tag: String,
     /// By the monotonic clock: until when nobody else may have taken it.
     until: Duration,
@@ -183,8 +185,10 @@ impl Lease {
     /// Its term, while nobody else may have taken the lease.
     pub(in crate::backend::s3) fn tenure(&self) -> Option<Tenure> {
         let State::Held(held) = &*self.state() else { return None };
-        let is_sure = self.runtime.monotonic() < held.until;
-        is_sure.then_some(Tenure { continues: held.continues, epoch: held.record.epoch })
+        let now = self.runtime.monotonic();
+        let unsettled = held.doubtful_until.is_some_and(|until| now < until);
+        let (continues, epoch, since) = (held.continues, held.record.epoch, held.since);
+        (now < held.until).then_some(Tenure { continues, epoch, since, unsettled })
     }
 
     /// Makes sure that this process holds the lease.
@@ -215,10 +219,10 @@ impl Lease {
         if overdue { self.hold().await } else { Ok(()) }
     }
 
-    /// Whether the term with this epoch goes on.
-    pub(in crate::backend::s3) async fn goes_on(self: &Arc<Self>, epoch: Option<u64>) -> Result<()> {
+    /// Whether the lease that was taken with this epoch is still held.
+    pub(in crate::backend::s3) async fn goes_on(self: &Arc<Self>, since: Option<u64>) -> Result<()> {
         self.hold().await?;
-        if self.tenure().map(|tenure| tenure.epoch) == epoch {
+        if self.tenure().map(|tenure| tenure.since) == since {
             return Ok(());
         }
         let error = Error::new(ErrorKind::Busy, "change the store");
@@ -248,6 +252,34 @@ impl Lease {
                 Err(Error::new(ErrorKind::Busy, "lock the store alone").on(&self.place.lease).because(why))
             }
         }
+    }
+
+    /// Goes on under a new epoch.
+    pub(in crate::backend::s3) async fn begin_term(self: &Arc<Self>) -> Result<()> {
+        self.hold().await?;
+        let _alone = self.changing.lock().await;
+        let State::Held(held) = self.state().clone() else {
+            return Err(Error::new(ErrorKind::Busy, "begin a term").because("the lease is not held"));
+        };
+        let (continues, epoch) = (Some(held.record.epoch), held.record.epoch + 1);
+        let record = Record { epoch, ..held.record.clone() };
+        self.renew(Held { continues, record, ..held }).await?;
+        match self.tenure() {
+            Some(tenure) if tenure.epoch == epoch => Ok(()),
+            _ => Err(Error::new(ErrorKind::Unavailable, "begin a term")),
+        }
+    }
+
+    /// The time by the clock of the server.
+    pub(in crate::backend::s3) async fn clock(&self) -> Result<SystemTime> {
+        let answered = match self.client.head(&self.place.lease).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            head => head?.answered,
+        };
+        answered.ok_or_else(|| {
+            let error = Error::new(ErrorKind::Unavailable, "ask the server for the time");
+            error.because("it does not tell with its answers")
+        })
     }
 
     /// Gives the lease back, if it is held.
@@ -319,7 +351,8 @@ impl Lease {
         let left = doubtful_until.map(|until| until.saturating_sub(server_now.unwrap_or_default()));
         let doubtful_until = left.filter(|left| *left > 0).map(|left| sent + Duration::from_secs(left));
         let epoch = record.epoch;
-        *self.state() = State::Held(Held { continues, doubtful_until, record, tag, until: sent + LIFE });
+        *self.state() =
+            State::Held(Held { continues, doubtful_until, record, since: epoch, tag, until: sent + LIFE });
         self.beat(epoch);
         Ok(())
     }
@@ -366,7 +399,7 @@ impl Lease {
     }
 
     /// Renews the lease as long as it is held and anybody is there who may want it.
-    fn beat(self: &Arc<Self>, epoch: u64) {
+    fn beat(self: &Arc<Self>, since: u64) {
         let (weak, runtime): (Weak<Self>, _) = (Arc::downgrade(self), Arc::clone(&self.runtime));
         self.runtime.spawn(Box::pin(async move {
             let mut pause = RENEWAL;
@@ -375,7 +408,7 @@ impl Lease {
                 let Some(lease) = weak.upgrade() else { return };
                 let _alone = lease.changing.lock().await;
                 let State::Held(held) = lease.state().clone() else { return };
-                if held.record.epoch != epoch {
+                if held.since != since {
                     return;
                 }
                 // A failure is told to whoever wants to change something next.

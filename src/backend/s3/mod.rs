@@ -31,7 +31,7 @@ use crate::backend::lock_table::LockTable;
 use crate::backend::s3::lease::{Lease, Place};
 use crate::backend::{
     Backend, Capabilities, Cursor, Deleted, Depth, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
-    LockReach, LockScope, Object, ObjectInfo, PutMode, Removal, Tenure, Touched, Version,
+    LockReach, LockScope, Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -103,6 +103,7 @@ impl S3Backend {
             conditional_put: conditional,
             in_flight: IN_FLIGHT,
             lock_reach: if conditional { LockReach::Everybody } else { LockReach::Process },
+            touches: false,
             ..Capabilities::local()
         };
         client.send_md5(!yes(server.checks_bodies));
@@ -417,8 +418,30 @@ impl Backend for S3Backend {
             self.lease.check_settled()?;
         }
         let lease = changes.then(|| Arc::clone(&self.lease));
-        let epoch = self.lease.tenure().map(|tenure| tenure.epoch);
-        Ok(Box::new(Guard { epoch, held, is_of_the_store, lease }))
+        let since = self.lease.tenure().map(|tenure| tenure.since);
+        Ok(Box::new(Guard { held, is_of_the_store, lease, since }))
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        self.lease.clock().await
+    }
+
+    async fn begin_term(&self) -> Result<()> {
+        self.lease.begin_term().await
+    }
+
+    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
+        let is_index = |path: &&String| path.ends_with(".fidx") || path.ends_with(".didx");
+        Ok(foreign.iter().filter(is_index).map(Stray::new).collect())
+    }
+
+    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
+        let rendered = format!("{}{CONTENT}{}", self.store, stray.path);
+        self.certainly(|| self.client.get(&rendered, limit)).await.map(|(bytes, _)| bytes)
+    }
+
+    async fn remove_leftovers(&self, _: &[String], age: Duration) -> Result<u64> {
+        self.abort_stale_uploads(age).await.map(|aborted| aborted as u64)
     }
 
     fn tenure(&self) -> Option<Tenure> {
@@ -438,17 +461,18 @@ impl Backend for S3Backend {
 /// A lock within this process, and if its holder may change something, against others.
 #[derive(Debug)]
 struct Guard {
-    epoch: Option<u64>,
     held: crate::backend::lock_table::Held,
     is_of_the_store: bool,
     lease: Option<Arc<Lease>>,
+    /// The epoch with which the lease was taken under which the lock was.
+    since: Option<u64>,
 }
 
 #[async_trait]
 impl LockGuard for Guard {
     async fn check(&self) -> Result<()> {
         let Some(lease) = &self.lease else { return Ok(()) };
-        lease.goes_on(self.epoch).await?;
+        lease.goes_on(self.since).await?;
         // One look is enough for all that is done under the lock of the store.
         if self.is_of_the_store { lease.check().await } else { Ok(()) }
     }

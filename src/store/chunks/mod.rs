@@ -1,0 +1,289 @@
+//! The one gate for chunks: nothing else makes a chunk key to put, to touch or to delete (H3).
+//!
+//! # Storing
+//! All of it happens inside the critical section of the digest, after the chunk was pinned for its writer:
+//!
+//! | the store says | what is done |
+//! |---|---|
+//! | the writer confirmed it before | nothing |
+//! | anything but absent, and it was found bad or gone since | as if nothing were known; read and validate what is there |
+//! | absent | encode, create |
+//! | present, named by an explicit base, not empty | touched: known (D9) |
+//! | present, as long as what would be stored | touched: a duplicate (D8) |
+//! | present, of another length | read and validate: good → a duplicate, bad → replace (D8, H77) |
+//! | cannot say, named by an explicit base | known (D9) |
+//! | cannot say, the records say that it is present | a duplicate |
+//! | cannot say | encode, create; if it exists, as above |
+//!
+//! # Presence
+//! A store in a bucket cannot say without a request. What it is known to have is recorded on the local disk, if there is local state:
+//!
+//! | state | how it comes about | what it is worth |
+//! |---|---|---|
+//! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent |
+//! | expected | an index names it | nothing, unless it is an explicit base that stays locked (D9) |
+//! | unknown | no record | it is sent; if it is there, it is compared |
+//! | suspect, missing | a read found the chunk bad or gone: the record is forgotten | as unknown, and this process believes neither a base nor a length (D9, H23) until the chunk was stored or read again |
+//!
+//! Records count only for the term in which they were made, and for the next one of the same instance: whoever had the store
+//! between may have removed chunks. **Whoever removes chunks begins a new term first, and forgets each one before it is removed** (H16,
+//! H22): so neither a crash nor an old copy of the directory brings a record back that is no longer true.
+
+mod reader;
+mod sweep;
+
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+
+use crate::backend::{Backend, PutMode, Touched};
+use crate::buffers::Buffer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::blob::{MAX_CHUNK_BYTES, MIN_BLOB_BYTES};
+use crate::format::layout::Key;
+use crate::local::LocalState;
+use crate::store::chunks::reader::ChunkReader;
+use crate::store::codecs::Codecs;
+use crate::store::pins::{Pins, Sections, WriterPins};
+
+/// The chunks of a store.
+#[derive(Debug)]
+pub(crate) struct ChunkStore {
+    backend: Arc<dyn Backend>,
+    pub(in crate::store) pins: Arc<Pins>,
+    reader: Arc<ChunkReader>,
+    sections: Sections,
+}
+
+/// Whether chunks that were fetched or stored are kept on the local disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::store) enum Keeping {
+    Kept,
+    NotKept,
+}
+
+/// What makes a writer believe that a chunk is in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Evidence {
+    /// The base of the backup names it.
+    Base,
+    /// Nothing.
+    Nothing,
+}
+
+/// What became of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Stored {
+    /// The store had it, in an object of this many bytes.
+    Duplicate(u64),
+    /// The base named it, or this writer stored it before.
+    Known,
+    /// It is new, in an object of this many bytes.
+    New(u64),
+}
+
+impl ChunkStore {
+    pub(in crate::store) fn new(
+        backend: Arc<dyn Backend>,
+        local: Option<Arc<LocalState>>,
+        level: i32,
+        kept_bytes: usize,
+    ) -> Self {
+        let codecs = Codecs::new(level, kept_bytes);
+        let reader = ChunkReader::new(Arc::clone(&backend), codecs, local);
+        Self { backend, pins: Arc::default(), reader: Arc::new(reader), sections: Sections::default() }
+    }
+
+    fn codecs(&self) -> &Arc<Codecs> {
+        &self.reader.codecs
+    }
+
+    /// Makes sure that the chunk is in the store, and pins it for the writer.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the chunk in the store or not, and pinned.
+    pub(in crate::store) async fn put(
+        &self,
+        writer: &WriterPins,
+        digest: Digest,
+        plaintext: &Bytes,
+        evidence: Evidence,
+    ) -> Result<Stored> {
+        if writer.is_confirmed(&digest) {
+            return Ok(Stored::Known);
+        }
+        let _section = self.sections.enter(digest).await;
+        if writer.pin(digest) {
+            return Ok(Stored::Known);
+        }
+        let stored = self.put_pinned(digest, plaintext, evidence, writer.keeping).await?;
+        writer.confirm(digest);
+        Ok(stored)
+    }
+
+    async fn put_pinned(
+        &self,
+        digest: Digest,
+        plaintext: &Bytes,
+        evidence: Evidence,
+        keeping: Keeping,
+    ) -> Result<Stored> {
+        let key = Key::Chunk(digest);
+        let is_suspect = self.reader.suspects().contains(&digest);
+        let evidence = if is_suspect { Evidence::Nothing } else { evidence };
+        let touched = self.touch_one(&key).await?;
+        let present = match touched {
+            Touched::Present(info) if evidence == Evidence::Base && info.size >= MIN_BLOB_BYTES as u64 => {
+                return Ok(Stored::Known);
+            }
+            Touched::Unknown if evidence == Evidence::Base => return Ok(Stored::Known),
+            Touched::Unknown => match self.recorded(digest).await? {
+                Some(size) => return Ok(Stored::Duplicate(size)),
+                None => None,
+            },
+            Touched::Present(info) => Some(info.size),
+            _ => None,
+        };
+        let blob = self.encode(plaintext).await?;
+        let (size, create) = (blob.len() as u64, self.backend.capabilities().create_mode());
+        let present = match present {
+            Some(present) => present,
+            None => match self.backend.put(&key, blob.clone(), create).await {
+                Ok(_) => {
+                    self.reader.suspects().remove(&digest);
+                    self.record(digest, size).await;
+                    if keeping == Keeping::Kept {
+                        self.reader.keep(digest, blob).await;
+                    }
+                    return Ok(Stored::New(size));
+                }
+                // Somebody else was faster, or the backend could not say: 412 is compared, not believed (H24).
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => self.backend.head(&key).await?.size,
+                Err(error) => return Err(error),
+            },
+        };
+        if present == size && !is_suspect || self.is_good(digest, plaintext.len()).await? {
+            self.record(digest, present).await;
+            return Ok(Stored::Duplicate(present));
+        }
+        self.backend.put(&key, blob, PutMode::Replace).await?;
+        self.reader.suspects().remove(&digest);
+        self.record(digest, size).await;
+        Ok(Stored::New(size))
+    }
+
+    /// Opens the records of which chunks the store with this identity has, if there is local state and this process alone may change
+    /// the store.
+    pub(in crate::store) async fn open_presence(&self, identity: &str) -> Result<()> {
+        let (Some(local), Some(tenure)) = (self.reader.local.clone(), self.backend.tenure()) else {
+            return Ok(());
+        };
+        let identity = identity.to_owned();
+        let open = move || Ok(local.presence(&identity, tenure.epoch, tenure.continues));
+        let opened = self.backend.runtime().run_blocking("open records", open).await?;
+        let opened = opened.map(|records| (tenure.epoch, records));
+        *self.reader.presence.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+        Ok(())
+    }
+
+    async fn recorded(&self, digest: Digest) -> Result<Option<u64>> {
+        let Some(presence) = self.reader.presence() else { return Ok(None) };
+        let look = move || Ok(presence.get(&digest).map(u64::from));
+        self.backend.runtime().run_blocking("look up chunk", look).await
+    }
+
+    /// Records that the store has the chunk. Without the record, it is sent again some time.
+    async fn record(&self, digest: Digest, size: u64) {
+        let (Some(presence), Ok(size)) = (self.reader.presence(), u32::try_from(size)) else { return };
+        let record = move || Ok(presence.set(digest, size));
+        let _ = self.backend.runtime().run_blocking("record chunk", record).await;
+    }
+
+    /// Pins chunks that are not at hand, because a base names them, and makes sure that they are in the store.
+    ///
+    /// # Errors
+    /// `Corrupt` if one of them is missing, or was found bad: the base is damaged.
+    pub(in crate::store) async fn reuse(&self, writer: &WriterPins, digests: &[Digest]) -> Result<()> {
+        let mut wanted = digests.to_vec();
+        // In order, so that two who want the same do not wait for each other.
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.retain(|digest| !writer.is_confirmed(digest));
+        let mut sections = Vec::with_capacity(wanted.len());
+        for digest in &wanted {
+            sections.push(self.sections.enter(*digest).await);
+        }
+        wanted.retain(|digest| !writer.pin(*digest));
+        let keys: Vec<Key> = wanted.iter().copied().map(Key::Chunk).collect();
+        for (digest, touched) in wanted.into_iter().zip(self.backend.touch(&keys).await?) {
+            let is_suspect = self.reader.suspects().contains(&digest);
+            match touched {
+                _ if is_suspect => {
+                    let error = Error::new(ErrorKind::Corrupt, "reuse chunk").on(digest);
+                    return Err(error.because("the base names it, but it was found bad or gone"));
+                }
+                Touched::Present(info) if info.size >= MIN_BLOB_BYTES as u64 => {}
+                Touched::Unknown => {}
+                _ => {
+                    return Err(Error::new(ErrorKind::Corrupt, "reuse chunk")
+                        .on(digest)
+                        .because("the base names it, but it is missing or empty"));
+                }
+            }
+            writer.confirm(digest);
+        }
+        Ok(())
+    }
+
+    /// Reads a chunk of a known plaintext length, checked against its digest. Those who want the same at the same time share one
+    /// read (H70).
+    pub(in crate::store) async fn get(&self, digest: Digest, length: u64, keeping: Keeping) -> Result<Bytes> {
+        let length = usize::try_from(length).ok().filter(|length| *length <= MAX_CHUNK_BYTES);
+        let length = length.ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "read chunk")
+                .on(digest)
+                .because("it is longer than a chunk may be")
+        })?;
+        Arc::clone(&self.reader).join((digest, length, keeping)).await
+    }
+
+    /// Reads a blob that is stored as a file of its own.
+    pub(in crate::store) async fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
+        let codecs = Arc::clone(self.codecs());
+        let decode = move || codecs.decode_blob(blob, limit);
+        self.backend.runtime().run_blocking("decode blob", decode).await
+    }
+
+    /// Encodes bytes as a blob.
+    pub(in crate::store) async fn encode(&self, plaintext: &Bytes) -> Result<Bytes> {
+        let (codecs, plaintext) = (Arc::clone(self.codecs()), plaintext.clone());
+        let encode = move || codecs.encode(&plaintext);
+        self.backend.runtime().run_blocking("encode blob", encode).await
+    }
+
+    /// A buffer to read plaintext into.
+    pub(in crate::store) fn buffer(&self, capacity: usize) -> Buffer {
+        self.codecs().buffer(capacity)
+    }
+
+    async fn touch_one(&self, key: &Key) -> Result<Touched> {
+        let touched = self.backend.touch(std::slice::from_ref(key)).await?;
+        touched.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Internal, "touch").on(key))
+    }
+
+    /// Whether what the store has under the digest is what belongs there.
+    async fn is_good(&self, digest: Digest, length: usize) -> Result<bool> {
+        match self.reader.fetch(digest, length).await {
+            Ok(_) => Ok(true),
+            // A plain chunk is offered: an encrypted one under its digest is a wrong one.
+            Err(error) => match error.kind() {
+                ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests;

@@ -1,0 +1,162 @@
+//! How chunks are read: from the local disk, or from the store, each once for all who want it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
+
+use crate::backend::Backend;
+use crate::error::{ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
+use crate::format::layout::Key;
+use crate::local::LocalState;
+use crate::local::presence::PresenceStore;
+use crate::store::chunks::Keeping;
+use crate::store::codecs::Codecs;
+
+/// What reads chunks.
+#[derive(Debug)]
+pub(in crate::store::chunks) struct ChunkReader {
+    backend: Arc<dyn Backend>,
+    pub(in crate::store::chunks) codecs: Arc<Codecs>,
+    flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
+    pub(in crate::store::chunks) local: Option<Arc<LocalState>>,
+    /// Chunks that were found bad or gone, and not good since.
+    suspects: Mutex<HashSet<Digest>>,
+    /// The records of the term with this epoch.
+    pub(in crate::store::chunks) presence: Mutex<Option<(u64, Arc<PresenceStore>)>>,
+}
+
+/// A chunk, its plaintext length, and whether it is kept on the local disk when it was fetched.
+type Wanted = (Digest, usize, Keeping);
+
+type Flight = BoxFuture<'static, Result<Bytes>>;
+
+impl ChunkReader {
+    pub(in crate::store::chunks) fn new(
+        backend: Arc<dyn Backend>,
+        codecs: Arc<Codecs>,
+        local: Option<Arc<LocalState>>,
+    ) -> Self {
+        Self {
+            backend,
+            codecs,
+            flights: Mutex::default(),
+            local,
+            suspects: Mutex::default(),
+            presence: Mutex::default(),
+        }
+    }
+
+    /// Takes part in the read of a chunk that is under way, or begins one. It goes on as long as anybody wants it.
+    pub(in crate::store::chunks) fn join(self: Arc<Self>, wanted: Wanted) -> Shared<Flight> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&wanted).and_then(WeakShared::upgrade) {
+            return flight;
+        }
+        let reader = Arc::clone(&self);
+        let flight = async move {
+            let _landing = Landing { reader: Arc::clone(&reader), wanted };
+            reader.read(wanted).await
+        };
+        let flight = flight.boxed().shared();
+        flights.extend(flight.downgrade().map(|weak| (wanted, weak)));
+        flight
+    }
+
+    async fn read(&self, (digest, length, keeping): Wanted) -> Result<Bytes> {
+        if let Some(plaintext) = self.read_locally(digest, length).await? {
+            return Ok(plaintext);
+        }
+        let fetched = self.fetch(digest, length).await;
+        if let Err(error) = &fetched
+            && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
+        {
+            self.forget(digest).await;
+        }
+        let (stored, plaintext) = fetched?;
+        if keeping == Keeping::Kept {
+            self.keep(digest, stored).await;
+        }
+        Ok(plaintext)
+    }
+
+    /// The records, while the term goes on that they are of.
+    pub(in crate::store::chunks) fn presence(&self) -> Option<Arc<PresenceStore>> {
+        let epoch = self.backend.tenure()?.epoch;
+        let presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+        presence.as_ref().filter(|(of, _)| *of == epoch).map(|(_, records)| Arc::clone(records))
+    }
+
+    pub(in crate::store::chunks) fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A chunk was found bad or gone: the next backup that has it stores it again (H22, H23).
+    pub(in crate::store::chunks) async fn forget(&self, digest: Digest) {
+        self.suspects().insert(digest);
+        let Some(presence) = self.presence() else { return };
+        // If the disk fails, the record is not believed any more all the same, by this process.
+        let forget = move || Ok(presence.forget(digest));
+        let _ = self.backend.runtime().run_blocking("forget chunk", forget).await;
+    }
+
+    /// Reads a chunk from the local disk. What is damaged there is removed, and fetched like one that is not there (H66).
+    async fn read_locally(&self, digest: Digest, length: usize) -> Result<Option<Bytes>> {
+        let Some(local) = self.local.clone().filter(|local| local.chunks.is_some()) else { return Ok(None) };
+        let codecs = Arc::clone(&self.codecs);
+        let read = move || {
+            let Some(cache) = &local.chunks else { return Ok(None) };
+            let Some(stored) = cache.get(&digest) else { return Ok(None) };
+            let plaintext = codecs.decode(stored, digest, length).ok();
+            if plaintext.is_none() {
+                cache.remove_damaged(&digest);
+            }
+            Ok(plaintext)
+        };
+        self.backend.runtime().run_blocking("read chunk", read).await
+    }
+
+    /// Reads a chunk from the store: its stored form and its contents, which were checked (H68).
+    pub(in crate::store::chunks) async fn fetch(
+        &self,
+        digest: Digest,
+        length: usize,
+    ) -> Result<(Bytes, Bytes)> {
+        let object = self.backend.get(&Key::Chunk(digest), MAX_ENCODED_CHUNK_BYTES as u64).await?;
+        let codecs = Arc::clone(&self.codecs);
+        let decode = move || {
+            let plaintext = codecs.decode(object.bytes.clone(), digest, length)?;
+            Ok((object.bytes, plaintext))
+        };
+        let fetched = self.backend.runtime().run_blocking("decode chunk", decode).await?;
+        self.suspects().remove(&digest);
+        Ok(fetched)
+    }
+
+    /// Keeps the stored form of a chunk on the local disk, if there is one. That it cannot be kept is no failure (H63).
+    pub(in crate::store::chunks) async fn keep(&self, digest: Digest, stored: Bytes) {
+        let Some(local) = self.local.clone().filter(|local| local.chunks.is_some()) else { return };
+        let keep = move || {
+            if let Some(cache) = &local.chunks {
+                cache.insert(&digest, &stored);
+            }
+            Ok(())
+        };
+        let _ = self.backend.runtime().run_blocking("keep chunk", keep).await;
+    }
+}
+
+/// Ends a flight: whoever comes now begins another.
+struct Landing {
+    reader: Arc<ChunkReader>,
+    wanted: Wanted,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.reader.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.wanted);
+    }
+}

@@ -1,0 +1,194 @@
+use std::future::Future;
+use std::ops::Range;
+use std::pin::pin;
+
+use async_trait::async_trait;
+use futures::executor::block_on;
+use futures::future::poll_fn;
+
+use super::*;
+use crate::backend::fault::{Action, FaultBackend, Rule};
+use crate::backend::record::Method;
+use crate::backend::{
+    Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope, MemoryBackend,
+    Object, ObjectInfo, Removal, Tenure, Version,
+};
+use crate::local::LocalOptions;
+use crate::rt::{Runtime, ThreadRuntime};
+
+/// Memory that says as little without a request as a bucket, and that only this process may change.
+#[derive(Debug)]
+struct Remote(MemoryBackend);
+
+#[async_trait]
+impl Backend for Remote {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.0.runtime()
+    }
+    fn capabilities(&self) -> &Capabilities {
+        self.0.capabilities()
+    }
+    async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
+        self.0.get(key, limit).await
+    }
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
+        self.0.get_range(key, range).await
+    }
+    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
+        self.0.head(key).await
+    }
+    async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
+        self.0.put(key, object, mode).await
+    }
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        self.0.copy(from, to, mode).await
+    }
+    async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+        self.0.delete(removals).await
+    }
+    async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
+        self.0.list(query, cursor).await
+    }
+    async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
+        Ok(vec![Touched::Unknown; keys.len()])
+    }
+    async fn barrier(&self) -> Result<()> {
+        self.0.barrier().await
+    }
+    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
+        self.0.lock(scope, mode).await
+    }
+    fn tenure(&self) -> Option<Tenure> {
+        Some(Tenure { continues: None, epoch: 1, since: 1, unsettled: false })
+    }
+    async fn close(&self) -> Result<()> {
+        self.0.close().await
+    }
+}
+
+const PLAINTEXT: &[u8] = b"plaintext";
+
+struct Place {
+    backend: Arc<FaultBackend>,
+    chunks: ChunkStore,
+    digest: Digest,
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let remote = Remote(MemoryBackend::new(Arc::clone(&runtime)));
+        let backend = Arc::new(FaultBackend::new(Arc::new(remote)));
+        let directory = tempfile::tempdir().unwrap();
+        let local = LocalState::open(&runtime, directory.path(), LocalOptions::default()).await.unwrap();
+        let passed: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&backend);
+        let chunks = ChunkStore::new(passed, Some(local), 1, 0);
+        Self { backend, chunks, digest: Digest::of(PLAINTEXT), directory }
+    }
+
+    fn writer(&self) -> Arc<WriterPins> {
+        self.chunks.pins.writer(Keeping::Kept)
+    }
+
+    /// Stores the chunk, and makes sure that it is pinned wherever that waits for something, and when it is over.
+    async fn put(&self, writer: &WriterPins, evidence: Evidence) -> Result<Stored> {
+        let plaintext = Bytes::from_static(PLAINTEXT);
+        self.pinned(self.chunks.put(writer, self.digest, &plaintext, evidence)).await
+    }
+
+    async fn pinned<T>(&self, work: impl Future<Output = T>) -> T {
+        let (mut work, mut waits) = (pin!(work), 0);
+        let done = poll_fn(|context| {
+            let polled = work.as_mut().poll(context);
+            assert!(self.chunks.pins.is_pinned(&self.digest), "after {waits} waits");
+            waits += u32::from(polled.is_pending());
+            polled
+        });
+        done.await
+    }
+
+    fn forget_records(&self) {
+        *self.chunks.reader.presence.lock().unwrap() = None;
+        assert!(self.directory.path().exists());
+    }
+}
+
+#[test]
+fn h1_h2_whoever_is_told_that_a_chunk_is_there_holds_a_pin_on_it() {
+    block_on(async {
+        let place = Place::new().await;
+        // So that each step waits.
+        for method in [Method::Touch, Method::Put, Method::Head, Method::Get] {
+            place.backend.add(Rule::on(method, Action::Delay(std::time::Duration::from_millis(5))));
+        }
+        place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
+        let size = |stored| match stored {
+            Stored::Duplicate(size) | Stored::New(size) => size,
+            Stored::Known => 0,
+        };
+        // Stored, then known to the same writer, then by its record, by a base, and by the answer to a put.
+        let first = place.writer();
+        let new = place.put(&first, Evidence::Nothing).await.unwrap();
+        assert_eq!(new, Stored::New(size(new)));
+        assert_eq!(place.put(&first, Evidence::Nothing).await.unwrap(), Stored::Known);
+        drop(first);
+        let mut ways = Vec::new();
+        for way in 0..4 {
+            assert!(!place.chunks.pins.is_pinned(&place.digest), "way {way}: a pin goes with its writer");
+            let writer = place.writer();
+            ways.push(match way {
+                0 => place.put(&writer, Evidence::Nothing).await.unwrap(),
+                1 => place.put(&writer, Evidence::Base).await.unwrap(),
+                2 => {
+                    place.pinned(place.chunks.reuse(&writer, &[place.digest])).await.unwrap();
+                    Stored::Known
+                }
+                _ => {
+                    place.forget_records();
+                    place.put(&writer, Evidence::Nothing).await.unwrap()
+                }
+            });
+            assert!(writer.is_confirmed(&place.digest), "way {way}");
+        }
+        let duplicate = Stored::Duplicate(size(new));
+        assert_eq!(ways, [duplicate, Stored::Known, Stored::Known, duplicate]);
+        assert!(!place.chunks.pins.is_pinned(&place.digest));
+    });
+}
+
+#[test]
+fn h1_a_chunk_whose_put_failed_stays_pinned_and_is_not_confirmed() {
+    block_on(async {
+        let place = Place::new().await;
+        for failure in [ErrorKind::Denied, ErrorKind::Unavailable] {
+            place.backend.clear();
+            place.backend.add(Rule::on(Method::Put, Action::FailAfter(failure)).first(1));
+            let writer = place.writer();
+            assert!(place.put(&writer, Evidence::Nothing).await.is_err());
+            assert!(!writer.is_confirmed(&place.digest));
+            assert!(place.chunks.pins.is_pinned(&place.digest), "it may be there, or come yet");
+            // A second try compares what the first one left.
+            assert!(matches!(place.put(&writer, Evidence::Nothing).await.unwrap(), Stored::Duplicate(_)));
+            place.backend.delete(&[Removal::any(Key::Chunk(place.digest))]).await.unwrap().remove(0).unwrap();
+        }
+    });
+}
+
+#[test]
+fn h162_writers_of_one_chunk_store_it_once() {
+    block_on(async {
+        let place = Place::new().await;
+        place.backend.add(Rule::on(Method::Put, Action::Delay(std::time::Duration::from_millis(20))));
+        let writers: Vec<_> = (0..20).map(|_| place.writer()).collect();
+        let plaintext = Bytes::from_static(PLAINTEXT);
+        place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
+        let put = writers
+            .iter()
+            .map(|writer| place.chunks.put(writer, place.digest, &plaintext, Evidence::Nothing));
+        let stored = futures::future::try_join_all(put).await.unwrap();
+        let new = stored.iter().filter(|stored| matches!(stored, Stored::New(_))).count();
+        let known = stored.iter().filter(|stored| matches!(stored, Stored::Duplicate(_))).count();
+        assert_eq!((new, known, place.backend.fired()), (1, 19, 1));
+    });
+}
