@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Stream,
     /// The store could not be reached or asked to slow down. Retry later.
     Unavailable,
+    /// It would remove more than is usual, and nobody confirmed that it is meant. Nothing was changed.
+    Unconfirmed,
     /// The store, the backend or this version of the crate cannot do that. Nothing was changed.
     Unsupported,
 }
@@ -54,6 +56,7 @@ impl ErrorKind {
             Self::NotFound => "not found",
             Self::Stream => "the caller's stream failed",
             Self::Unavailable => "the store is not available",
+            Self::Unconfirmed => "it has to be confirmed",
             Self::Unsupported => "not supported",
         }
     }

@@ -85,6 +85,7 @@ mod buffers;
 pub mod chunker;
 pub mod error;
 pub mod format;
+pub mod gc;
 #[cfg(feature = "s3")]
 pub mod http;
 pub mod local;

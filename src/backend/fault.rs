@@ -294,6 +294,10 @@ impl Backend for FaultBackend {
         self.read(Method::Head, &[key], self.inner.head(key)).await
     }
 
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        self.read(Method::HeadMany, &keys.iter().collect::<Vec<_>>(), self.inner.head_many(keys)).await
+    }
+
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let named = key.clone();
         let put = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {

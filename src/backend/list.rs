@@ -37,31 +37,81 @@ impl Listing {
 /// Those of [`Backend::list`]; `Unavailable` if the backend returns keys out of order, the same cursor twice, or page after page
 /// with nothing on it, since the listing would then never end or miss something (H122).
 pub async fn list_all(backend: &dyn Backend, query: &ListQuery) -> Result<Listing> {
-    let broken = || Error::new(ErrorKind::Unavailable, "list").on(&query.prefix);
-    let mut entries = Vec::new();
-    let mut last = String::new();
-    let mut cursor = None;
-    let mut empty_pages = 0;
-    loop {
-        let page = backend.list(query, cursor.as_ref()).await?;
+    let (mut pager, mut entries) = (Pager::new(query.clone()), Vec::new());
+    while let Some(page) = pager.next(backend).await? {
+        entries.extend(page);
+    }
+    Ok(Listing { entries })
+}
+
+/// Reads a listing page by page, for who does not want all of it in memory.
+///
+/// It has ended only when [`next`](Pager::next) returned `None`: then, and not before, what did not come is not there (H12).
+#[derive(Debug)]
+pub struct Pager {
+    cursor: Option<Cursor>,
+    empty_pages: usize,
+    ended: bool,
+    last: String,
+    query: ListQuery,
+}
+
+impl Pager {
+    /// The pages of a listing.
+    #[must_use]
+    pub fn new(query: ListQuery) -> Self {
+        Self { cursor: None, empty_pages: 0, ended: false, last: String::new(), query }
+    }
+
+    /// The entries of the next page, in byte order; `None` after the last.
+    ///
+    /// # Errors
+    /// Those of [`list_all`]. The same page can be asked for again.
+    ///
+    /// # Cancel safety
+    /// A dropped future has read nothing.
+    pub async fn next(&mut self, backend: &dyn Backend) -> Result<Option<Vec<ListEntry>>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let broken = || Error::new(ErrorKind::Unavailable, "list").on(&self.query.prefix);
+        let page = backend.list(&self.query, self.cursor.as_ref()).await?;
+        let mut last: Option<&ListEntry> = None;
         for entry in &page.entries {
-            let path = entry.path();
-            if !last.is_empty() && path <= last {
+            let follows = match last {
+                None => self.last.is_empty() || entry.path() > self.last,
+                Some(last) => follows(last, entry),
+            };
+            if !follows {
                 return Err(broken().because("the backend returned keys out of order"));
             }
-            last = path;
+            last = Some(entry);
         }
         // Cursors that alternate show as pages with nothing new: what is on a page again is out of order.
-        empty_pages = if page.entries.is_empty() { empty_pages + 1 } else { 0 };
-        if empty_pages > EMPTY_PAGES && page.next.is_some() {
+        let empty_pages = if page.entries.is_empty() { self.empty_pages + 1 } else { 0 };
+        if page.next.is_some() && (empty_pages > EMPTY_PAGES || page.next == self.cursor) {
             return Err(broken().because("the listing does not advance"));
         }
-        entries.extend(page.entries);
-        match page.next {
-            None => return Ok(Listing { entries }),
-            next if next == cursor => return Err(broken().because("the listing does not advance")),
-            next => cursor = next,
+        self.empty_pages = empty_pages;
+        if let Some(last) = last {
+            self.last = last.path();
         }
+        self.ended = page.next.is_none();
+        self.cursor = page.next;
+        Ok(Some(page.entries))
+    }
+}
+
+/// Whether one entry comes after another. Chunks, of which there are many, are compared without their paths.
+fn follows(last: &ListEntry, entry: &ListEntry) -> bool {
+    let chunk = |entry: &ListEntry| match entry {
+        ListEntry::Name(Key::Chunk(digest)) => Some(*digest),
+        ListEntry::Object(ObjectInfo { key: Key::Chunk(digest), .. }) => Some(*digest),
+        _ => None,
+    };
+    match (chunk(last), chunk(entry)) {
+        (Some(last), Some(digest)) => digest > last,
+        _ => entry.path() > last.path(),
     }
 }
 

@@ -32,7 +32,7 @@ use crate::rt::Runtime;
 
 pub use fs::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 pub(crate) use list::page_of;
-pub use list::{Listing, list_all};
+pub use list::{Listing, Pager, list_all};
 pub use memory::MemoryBackend;
 #[cfg(feature = "s3")]
 pub use s3::{Ownership, S3Backend};
@@ -147,6 +147,19 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `Busy` if somebody holds it in a mode that excludes this one.
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>>;
+
+    /// Describes several objects, with a result for each in the order given, as [`head`](Backend::head) would. Default: one after the
+    /// other.
+    ///
+    /// # Errors
+    /// Inside, those of `head`. Outside, whatever kept all of them from being looked up.
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            found.push(self.head(key).await);
+        }
+        Ok(found)
+    }
 
     /// The time by the clock by which [`ObjectInfo::last_used`] is told (H14). Default: that of the runtime.
     ///

@@ -45,6 +45,8 @@ pub enum Method {
     GetStray,
     /// [`Backend::head`].
     Head,
+    /// [`Backend::head_many`].
+    HeadMany,
     /// [`Backend::list`].
     List,
     /// [`Backend::lock`].
@@ -153,6 +155,7 @@ impl Counts {
             }
             Method::Get | Method::GetRange => self.gets += 1,
             Method::Head => self.heads += 1,
+            Method::HeadMany => self.heads += keys,
             Method::List => self.lists += 1,
             Method::Lock => self.locks += 1,
             Method::Put => self.puts += 1,
@@ -279,6 +282,11 @@ impl Backend for RecordingBackend {
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
         self.record.of(Call::new(Method::Head, &[key]), self.inner.head(key), nothing).await
+    }
+
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        let call = Call::new(Method::HeadMany, &keys.iter().collect::<Vec<_>>());
+        self.record.of(call, self.inner.head_many(keys), nothing).await
     }
 
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {

@@ -5,6 +5,7 @@
 //! .chunks/bb9f/bb9f8df6….0.bad      Key::Quarantined
 //! .gc-status                        Key::GcStatus
 //! .in-use                           Key::InUse
+//! .larder/gc-sightings              Key::Sightings
 //! .larder/lease                     Key::Lease
 //! .larder/store.json                Key::Store
 //! ns/a/.namespace                   Key::Namespace
@@ -57,6 +58,8 @@ pub enum Key {
     Protected(SnapshotName),
     /// A chunk that was found corrupt and put aside, numbered 0 to 9.
     Quarantined(Digest, u8),
+    /// Which chunks a garbage collection found unused, and since when.
+    Sightings,
     /// The identity of the store.
     Store,
 }
@@ -77,6 +80,7 @@ impl Key {
             Self::Owner(group) => format!("{group}/{OWNER}"),
             Self::Protected(snapshot) => format!("{snapshot}/{PROTECTED}"),
             Self::Quarantined(digest, number) => format!("{}.{number}.bad", chunk_path(digest)),
+            Self::Sightings => SIGHTINGS.to_owned(),
             Self::Store => STORE.to_owned(),
         }
     }
@@ -93,6 +97,7 @@ impl Key {
             GC_STATUS => return Some(Self::GcStatus),
             IN_USE => return Some(Self::InUse),
             LEASE => return Some(Self::Lease),
+            SIGHTINGS => return Some(Self::Sightings),
             STORE => return Some(Self::Store),
             _ => {}
         }
@@ -123,7 +128,8 @@ impl Key {
 
     /// Whether the object belongs to a namespace, group or snapshot, rather than to the store as a whole.
     pub fn is_content(&self) -> bool {
-        let is_of_the_store = matches!(self, Self::GcStatus | Self::InUse | Self::Lease | Self::Store);
+        let is_of_the_store =
+            matches!(self, Self::GcStatus | Self::InUse | Self::Lease | Self::Sightings | Self::Store);
         !is_of_the_store && !matches!(self, Self::Chunk(_) | Self::Quarantined(..))
     }
 }
@@ -264,6 +270,7 @@ const NAMESPACE: &str = ".namespace";
 const NOTES: &str = "notes";
 const OWNER: &str = "owner";
 const PROTECTED: &str = ".protected";
+const SIGHTINGS: &str = ".larder/gc-sightings";
 const STORE: &str = ".larder/store.json";
 
 #[cfg(test)]
@@ -281,6 +288,7 @@ mod tests {
             Key::GcStatus,
             Key::InUse,
             Key::Lease,
+            Key::Sightings,
             Key::Store,
             Key::Namespace(snapshot.namespace().clone()),
         ];

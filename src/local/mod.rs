@@ -143,6 +143,13 @@ impl LocalState {
             return Some(Arc::clone(records));
         }
         let stamp = |epoch| format!("{identity} {epoch}");
+        if let Some((of, records)) = presence.take()
+            && Some(of) == continues
+            && records.restamp(&stamp(epoch)).is_ok()
+        {
+            *presence = Some((epoch, Arc::clone(&records)));
+            return Some(records);
+        }
         let valid = continues.map(stamp);
         let opened = PresenceStore::open(&self.directory.join("presence"), valid.as_deref(), &stamp(epoch));
         *presence = opened.ok().map(|records| (epoch, Arc::new(records)));

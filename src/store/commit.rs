@@ -2,7 +2,7 @@
 //!
 //! # The order
 //! ```text
-//! every chunk confirmed → barrier → indexes → barrier → bases still there, locks still held → manifest → barrier → locks
+//! every chunk confirmed, and none that a late request may delete → barrier → indexes → barrier → bases still there, locks still held → manifest → barrier → locks
 //! ```
 //! A crash before the manifest leaves files without one: an unfinished snapshot, which nobody sees and the next backup of the
 //! group removes. A crash after it leaves a complete snapshot, since everything it names was durable before (H37, H75).
@@ -68,6 +68,7 @@ async fn commit(shared: &WriterShared, mut publication: Publication) -> Result<M
 /// Everything up to the manifest.
 async fn prepare(shared: &WriterShared, publication: &mut Publication) -> Result<(Manifest, Bytes)> {
     let backend = &shared.store.inner.backend;
+    shared.store.inner.chunks.settle(&shared.pins).await?;
     backend.barrier().await?;
     let indexes = publication.indexes.iter().map(|(name, index)| (name.clone(), index.bytes.clone()));
     let indexes: Vec<_> = indexes.collect();
@@ -111,6 +112,7 @@ async fn put_index(shared: &WriterShared, name: ArchiveName, bytes: Bytes) -> Re
     let key = Key::Archive(shared.name.clone(), name);
     let backend = &shared.store.inner.backend;
     let version = backend.put(&key, bytes, backend.capabilities().create_mode()).await?;
+    shared.store.inner.note_published(&key);
     Ok(Written { key, version })
 }
 

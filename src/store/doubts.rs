@@ -18,7 +18,7 @@ use crate::format::name::{GroupName, SnapshotName};
 use crate::store::StoreInner;
 
 /// After how long a request that was given up is certain not to be executed any more.
-const LONGEST_REQUEST: Duration = Duration::from_mins(30);
+pub(in crate::store) const LONGEST_REQUEST: Duration = Duration::from_mins(30);
 
 /// What is in doubt, and since when, by the monotonic clock.
 #[derive(Debug, Default)]

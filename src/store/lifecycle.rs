@@ -141,7 +141,7 @@ impl Datastore {
                 delete_keys(backend, alone.as_ref(), of_one_rank, &mut done).await?;
             }
         }
-        delete_keys(backend, alone.as_ref(), &[Key::GcStatus, Key::InUse], &mut done).await?;
+        delete_keys(backend, alone.as_ref(), &[Key::GcStatus, Key::Sightings, Key::InUse], &mut done).await?;
         delete_keys(backend, alone.as_ref(), &[Key::Store], &mut done).await?;
         // The last, and no part of the store: nobody is kept out of a place where nothing is.
         for deleted in backend.delete(&[Removal::any(Key::Lease)]).await? {

@@ -2,11 +2,28 @@
 
 use std::sync::Arc;
 
-use crate::backend::Backend;
-use crate::error::Result;
+use bytes::Bytes;
+
+use crate::backend::{Backend, ObjectInfo, Stray};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::index::IndexReader;
+use crate::format::layout::Key;
+use crate::format::manifest::ManifestFile;
+use crate::format::name::ArchiveKind;
 use crate::rt::Runtime;
 use crate::store::Datastore;
+use crate::store::budget::Permit;
 use crate::store::chunks::ChunkStore;
+use crate::store::snapshot_reader::INDEX_BYTES;
+
+/// An index that was read and checked, and the memory that it takes.
+#[derive(Debug)]
+pub(crate) struct CheckedIndex {
+    pub(crate) index: IndexReader,
+    /// Given back when the index is dropped.
+    #[expect(dead_code, reason = "held, not asked")]
+    permit: Permit,
+}
 
 impl Datastore {
     /// The backend, with copies of metadata in front of it if there is local state.
@@ -34,5 +51,64 @@ impl Datastore {
             Some(local) => local.mirrored.truth(),
             None => &self.inner.backend,
         }
+    }
+
+    /// The indexes that this process stored of late, which a listing may not show yet.
+    pub(crate) fn published(&self) -> Vec<Key> {
+        self.inner.published()
+    }
+
+    /// Reads an index that a listing of the backend itself just showed, from the copy of that version if there is one. It is what
+    /// its header or the manifest says; of an unfinished snapshot, what its header says (H171).
+    ///
+    /// # Errors
+    /// `NotFound`; `Corrupt` if it is no valid index (H9).
+    pub(crate) async fn checked_index(&self, info: &ObjectInfo) -> Result<CheckedIndex> {
+        let Key::Archive(snapshot, name) = &info.key else {
+            return Err(Error::new(ErrorKind::InvalidInput, "read index").on(&info.key));
+        };
+        let permit =
+            self.inner.restore_budget.acquire(usize::try_from(info.size).unwrap_or(usize::MAX)).await;
+        let copy = match &self.inner.local {
+            Some(local) => local.mirrored.copy_of_version(info).await?,
+            None => None,
+        };
+        let bytes = match copy {
+            Some(bytes) => bytes,
+            None => self.truth().get(&info.key, INDEX_BYTES).await?.bytes,
+        };
+        let index = self.parse_index(name.kind(), bytes).await.map_err(|error| error.on(&info.key))?;
+        if index.checksum() != index.header().checksum {
+            let (manifest, _) = self.inner.manifest(snapshot).await?;
+            if manifest.file(name).map(ManifestFile::checksum) != Some(index.checksum()) {
+                let error = Error::new(ErrorKind::Corrupt, "read index").on(&info.key);
+                return Err(error.because("its checksum fits neither its header nor the manifest"));
+            }
+        }
+        Ok(CheckedIndex { index, permit })
+    }
+
+    /// Reads an index that lies where no key says.
+    ///
+    /// # Errors
+    /// As [`checked_index`](Datastore::checked_index).
+    pub(crate) async fn stray_index(&self, stray: &Stray) -> Result<CheckedIndex> {
+        let kind = if stray.path.ends_with(".fidx") { ArchiveKind::Fixed } else { ArchiveKind::Dynamic };
+        let bytes = self.truth().get_stray(stray, INDEX_BYTES).await?;
+        let permit = self.inner.restore_budget.acquire(bytes.len()).await;
+        let index = self.parse_index(kind, bytes).await.map_err(|error| error.on(&stray.path))?;
+        if index.checksum() != index.header().checksum {
+            let error = Error::new(ErrorKind::Corrupt, "read index").on(&stray.path);
+            return Err(error.because("its checksum does not fit its header"));
+        }
+        Ok(CheckedIndex { index, permit })
+    }
+
+    async fn parse_index(&self, kind: ArchiveKind, bytes: Bytes) -> Result<IndexReader> {
+        let parse = move || {
+            let parsed = IndexReader::parse(kind, bytes);
+            parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "read index").because(error))
+        };
+        self.runtime().run_blocking("read index", parse).await
     }
 }

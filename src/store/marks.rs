@@ -9,6 +9,8 @@
 //! ```
 //! What is recent is at most an eighth of the set, or [`LEAST_RECENT`]; so a set of n chunks takes 9 n bytes while it is made, and 8 n then.
 
+use std::sync::Arc;
+
 use crate::backend::{Details, ListQuery};
 use crate::format::Digest;
 use crate::format::layout::{Key, Prefix};
@@ -24,9 +26,9 @@ pub(crate) struct MarkSetBuilder {
 }
 
 /// A set that is complete.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct MarkSet {
-    sorted: Vec<u64>,
+    sorted: Arc<Vec<u64>>,
 }
 
 /// What a set knows of a digest.
@@ -45,7 +47,7 @@ impl MarkSetBuilder {
     pub(crate) fn finish(mut self) -> MarkSet {
         self.merge();
         self.sorted.shrink_to_fit();
-        MarkSet { sorted: self.sorted }
+        MarkSet { sorted: Arc::new(self.sorted) }
     }
 
     fn merge(&mut self) {
@@ -166,7 +168,7 @@ mod tests {
             }
             let set = builder.finish();
             let model: BTreeSet<_> = marks.into_iter().collect();
-            prop_assert_eq!(&set.sorted, &model.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(&*set.sorted, &model.iter().copied().collect::<Vec<_>>());
             prop_assert!((0..5000).all(|mark| set.contains(mark) == model.contains(&mark)));
             let shard = Shard { first: 100, last: 2000 };
             prop_assert_eq!(set.within(&shard), &model.range(100..=2000).copied().collect::<Vec<_>>());

@@ -405,6 +405,10 @@ impl Backend for Mirrored {
         }
     }
 
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        self.inner.head_many(keys).await
+    }
+
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         if !key.is_content() {
             return self.inner.put(key, object, mode).await;

@@ -37,6 +37,8 @@ mod marks;
 mod mirrored;
 mod pins;
 mod pipeline;
+mod published;
+pub(crate) mod sightings;
 mod snapshot_reader;
 mod snapshot_writer;
 mod stream;
@@ -60,8 +62,12 @@ use crate::store::doubts::Doubts;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
 use crate::store::mirrored::Mirrored;
+use crate::store::published::Published;
 
+pub(crate) use chunks::{Swept, Unused};
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
+pub(crate) use pins::Collection;
+pub(crate) use sightings::Sightings;
 
 pub use archive_reader::ArchiveReader;
 pub use begin::BackupBuilder;
@@ -145,6 +151,7 @@ pub(in crate::store) struct StoreInner {
     pub(in crate::store) restore_budget: Arc<Budget>,
     local: Option<Local>,
     doubts: Doubts,
+    published: Published,
     /// None yet in a store of PBS that was never changed.
     identity: OnceLock<Identity>,
     /// The digests of chunks of zeros, by length.
@@ -186,6 +193,9 @@ impl Datastore {
         let state = local.as_ref().map(|local| Arc::clone(&local.state));
         let (level, kept) = (options.compression_level, options.memory_bytes / 2);
         let chunks = ChunkStore::new(Arc::clone(&backend), state, level, kept);
+        if let Some(identity) = identity.get() {
+            chunks.bind(&identity.uuid);
+        }
         let inner = StoreInner {
             backend,
             budget: Budget::new(options.memory_bytes),
@@ -193,6 +203,7 @@ impl Datastore {
             doubts: Doubts::default(),
             identity,
             local,
+            published: Published::default(),
             restore_budget: Budget::new(options.memory_bytes),
             zeros: Mutex::default(),
         };
@@ -269,6 +280,7 @@ impl StoreInner {
     /// Gives the store an identity, unless somebody else was faster.
     async fn identify(&self) -> Result<&Identity> {
         let identity = self.find_identity().await?;
+        self.chunks.bind(&identity.uuid);
         if let Some(local) = &self.local {
             local.bind(identity, self.backend.as_ref()).await?;
         }

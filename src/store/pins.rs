@@ -17,7 +17,7 @@ use crate::store::chunks::Keeping;
 
 /// The pins of all writers of a store.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Pins {
+pub(crate) struct Pins {
     registry: Mutex<Registry>,
 }
 
@@ -47,6 +47,8 @@ struct WriterState {
     confirmed: HashSet<Digest>,
     /// Pinned, and not yet known to be in the store.
     intended: HashSet<Digest>,
+    /// Those that an earlier request may still delete.
+    unsettled: HashSet<Digest>,
 }
 
 impl Pins {
@@ -63,7 +65,7 @@ impl Pins {
     }
 
     /// Whether some writer uses the chunk, or used it while garbage was being collected.
-    pub(in crate::store) fn is_pinned(&self, digest: &Digest) -> bool {
+    pub(crate) fn is_pinned(&self, digest: &Digest) -> bool {
         let registry = self.registry();
         registry.writers.iter().filter_map(Weak::upgrade).any(|writer| {
             let state = writer.state();
@@ -72,7 +74,7 @@ impl Pins {
     }
 
     /// Keeps all pins from here on.
-    pub(in crate::store) fn collect(self: &Arc<Self>) -> Collection {
+    pub(crate) fn collect(self: &Arc<Self>) -> Collection {
         let mut registry = self.registry();
         registry.collections += 1;
         let writers: Vec<_> = registry.writers.iter().filter_map(Weak::upgrade).collect();
@@ -113,6 +115,16 @@ impl WriterPins {
         let mut state = self.state();
         state.intended.remove(&digest);
         state.confirmed.insert(digest);
+    }
+
+    /// An earlier request may still delete the chunk.
+    pub(in crate::store) fn note_unsettled(&self, digest: Digest) {
+        self.state().unsettled.insert(digest);
+    }
+
+    /// The chunks that may still be deleted, which are to be looked at before anything is published.
+    pub(in crate::store) fn take_unsettled(&self) -> Vec<Digest> {
+        std::mem::take(&mut self.state().unsettled).into_iter().collect()
     }
 
     /// Whether the chunk was confirmed.
@@ -162,6 +174,12 @@ impl Sections {
 
     fn open(&self) -> MutexGuard<'_, HashMap<Digest, Arc<AsyncMutex<()>>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Section<'_> {
+    pub(in crate::store) fn digest(&self) -> Digest {
+        self.digest
     }
 }
 

@@ -17,7 +17,7 @@ use crate::store::snapshot_writer::WriterShared;
 use crate::store::{ArchiveReader, Datastore, StoreInner};
 
 /// The most bytes of an index: enough for 400 million chunks.
-const INDEX_BYTES: u64 = 16 << 30;
+pub(in crate::store) const INDEX_BYTES: u64 = 16 << 30;
 
 /// The most bytes of a stored blob, and of its contents.
 const BLOB_BYTES: u64 = 128 << 20;

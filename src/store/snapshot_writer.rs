@@ -159,7 +159,7 @@ impl SnapshotWriter {
         observer: Arc<dyn Observer>,
         keeping: Keeping,
     ) -> Self {
-        let pins = store.inner.chunks.pins.writer(keeping);
+        let pins = store.inner.chunks.pins().writer(keeping);
         let state = WriterState { written, ..WriterState::default() };
         let shared = WriterShared {
             counters: Counters::default(),

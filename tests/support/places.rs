@@ -1,5 +1,7 @@
 //! Where stores can be: the same test runs in memory, in a directory and in a bucket, on every runtime.
 
+#![allow(dead_code, reason = "no test uses all of it")]
+
 #[cfg(feature = "s3")]
 #[path = "bucket.rs"]
 pub(crate) mod bucket;

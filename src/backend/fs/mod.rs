@@ -223,6 +223,11 @@ impl Backend for FsBackend {
         self.blocking("look up", move |inner| inner.head(&key)).await
     }
 
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        let keys = keys.to_vec();
+        self.blocking("look up", move |inner| Ok(keys.iter().map(|key| inner.head(key)).collect())).await
+    }
+
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (key, temporary) = (key.clone(), self.temporary_name(&key.path()));
         let bytes = object.len() as u64;

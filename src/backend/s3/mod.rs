@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{FuturesOrdered, StreamExt as _};
+use futures::stream::{self, FuturesOrdered, StreamExt as _};
 
 use crate::backend::lock_table::LockTable;
 use crate::backend::s3::lease::{Lease, Place};
@@ -335,6 +335,12 @@ impl Backend for S3Backend {
         let rendered = self.render(key);
         let head = self.certainly(|| self.client.head(&rendered)).await?;
         Ok(self.info(key.clone(), &head))
+    }
+
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        let head = |key: Key| async move { self.head(&key).await };
+        let heads = stream::iter(keys.to_vec()).map(head).buffered(IN_FLIGHT);
+        Ok(heads.collect().await)
     }
 
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {

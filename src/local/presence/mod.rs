@@ -144,6 +144,26 @@ impl PresenceStore {
         self.append(digest, Presence::Forgotten, true)
     }
 
+    /// Notes that nothing is known of any of these chunks any more. On the disk when it returns.
+    pub(crate) fn forget_all(&self, digests: &[Digest]) -> io::Result<()> {
+        let Some((last, others)) = digests.split_last() else { return Ok(()) };
+        for digest in others {
+            self.append(*digest, Presence::Forgotten, false)?;
+        }
+        self.append(*last, Presence::Forgotten, true)
+    }
+
+    /// The records go on to count, under another stamp, and no longer under the one before. On the disk when it returns.
+    pub(crate) fn restamp(&self, stamp: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let before = std::mem::replace(&mut state.stamp, stamp.to_owned());
+        let written = write_current(&self.directory, &state);
+        if written.is_err() {
+            state.stamp = before;
+        }
+        written
+    }
+
     fn append(&self, digest: Digest, presence: Presence, durable: bool) -> io::Result<()> {
         let mut state = self.state();
         // In memory first: whatever the disk does, this process no longer believes what was forgotten.

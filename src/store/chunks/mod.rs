@@ -29,10 +29,11 @@
 //! between may have removed chunks. **Whoever removes chunks begins a new term first, and forgets each one before it is removed** (H16,
 //! H22): so neither a crash nor an old copy of the directory brings a record back that is no longer true.
 
+mod gate;
 mod reader;
 mod sweep;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
@@ -43,17 +44,20 @@ use crate::format::Digest;
 use crate::format::blob::{MAX_CHUNK_BYTES, MIN_BLOB_BYTES};
 use crate::format::layout::Key;
 use crate::local::LocalState;
+use crate::store::chunks::gate::Gate;
 use crate::store::chunks::reader::ChunkReader;
 use crate::store::codecs::Codecs;
-use crate::store::pins::{Pins, Sections, WriterPins};
+use crate::store::pins::{Pins, WriterPins};
+
+pub(crate) use sweep::{Swept, Unused};
 
 /// The chunks of a store.
 #[derive(Debug)]
 pub(crate) struct ChunkStore {
     backend: Arc<dyn Backend>,
-    pub(in crate::store) pins: Arc<Pins>,
+    /// Of the store with this identity, once that is known.
+    gate: OnceLock<Arc<Gate>>,
     reader: Arc<ChunkReader>,
-    sections: Sections,
 }
 
 /// Whether chunks that were fetched or stored are kept on the local disk.
@@ -92,7 +96,22 @@ impl ChunkStore {
     ) -> Self {
         let codecs = Codecs::new(level, kept_bytes);
         let reader = ChunkReader::new(Arc::clone(&backend), codecs, local);
-        Self { backend, pins: Arc::default(), reader: Arc::new(reader), sections: Sections::default() }
+        Self { backend, gate: OnceLock::new(), reader: Arc::new(reader) }
+    }
+
+    /// Shares pins and critical sections with all openings of the store of this identity.
+    pub(in crate::store) fn bind(&self, identity: &str) {
+        // A second time it is the same one.
+        let _ = self.gate.set(Gate::of(identity));
+    }
+
+    fn gate(&self) -> &Arc<Gate> {
+        self.gate.get_or_init(Arc::default)
+    }
+
+    /// The pins of all writers of the store.
+    pub(crate) fn pins(&self) -> &Arc<Pins> {
+        &self.gate().pins
     }
 
     fn codecs(&self) -> &Arc<Codecs> {
@@ -113,10 +132,11 @@ impl ChunkStore {
         if writer.is_confirmed(&digest) {
             return Ok(Stored::Known);
         }
-        let _section = self.sections.enter(digest).await;
+        let _section = self.gate().sections.enter(digest).await;
         if writer.pin(digest) {
             return Ok(Stored::Known);
         }
+        let evidence = if self.is_leaving(writer, digest) { Evidence::Nothing } else { evidence };
         let stored = self.put_pinned(digest, plaintext, evidence, writer.keeping).await?;
         writer.confirm(digest);
         Ok(stored)
@@ -173,6 +193,40 @@ impl ChunkStore {
         Ok(Stored::New(size))
     }
 
+    /// Whether an earlier request may still delete the chunk, which its writer then looks for in the end.
+    fn is_leaving(&self, writer: &WriterPins, digest: Digest) -> bool {
+        let leaving = self.gate().unsettled_for(&digest, self.backend.runtime().monotonic()).is_some();
+        if leaving {
+            writer.note_unsettled(digest);
+        }
+        leaving
+    }
+
+    /// Waits until no earlier request can delete a chunk of this writer any more, and makes sure that all are there (H17). As a rule,
+    /// there is nothing to wait for; otherwise it may take half an hour.
+    ///
+    /// # Errors
+    /// `Conflict` if one was deleted: the backup has to be made once more.
+    pub(in crate::store) async fn settle(&self, writer: &WriterPins) -> Result<()> {
+        let (runtime, unsettled) = (self.backend.runtime(), writer.take_unsettled());
+        let left = |digest| self.gate().unsettled_for(digest, runtime.monotonic());
+        while let Some(left) = unsettled.iter().filter_map(left).max() {
+            runtime.sleep(left).await;
+        }
+        let keys: Vec<_> = unsettled.iter().copied().map(Key::Chunk).collect();
+        for (digest, found) in unsettled.iter().zip(self.backend.head_many(&keys).await?) {
+            match found {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.reader.forget(*digest).await;
+                    let error = Error::new(ErrorKind::Conflict, "store chunk").on(digest);
+                    return Err(error.because("an earlier request to delete it was executed late"));
+                }
+                found => drop(found?),
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the records of which chunks the store with this identity has, if there is local state and this process alone may change
     /// the store.
     pub(in crate::store) async fn open_presence(&self, identity: &str) -> Result<()> {
@@ -212,10 +266,13 @@ impl ChunkStore {
         wanted.retain(|digest| !writer.is_confirmed(digest));
         let mut sections = Vec::with_capacity(wanted.len());
         for digest in &wanted {
-            sections.push(self.sections.enter(*digest).await);
+            sections.push(self.gate().sections.enter(*digest).await);
         }
         wanted.retain(|digest| !writer.pin(*digest));
         let keys: Vec<Key> = wanted.iter().copied().map(Key::Chunk).collect();
+        for digest in &wanted {
+            self.is_leaving(writer, *digest);
+        }
         for (digest, touched) in wanted.into_iter().zip(self.backend.touch(&keys).await?) {
             let is_suspect = self.reader.suspects().contains(&digest);
             match touched {

@@ -1,1 +1,191 @@
-//! How chunks are removed.
+//! How chunks are removed: the only place that makes a chunk key to delete (H3).
+//!
+//! # The order, for a batch
+//! ```text
+//! critical sections, without waiting → pinned? used since? → records forgotten, on the disk → lock still held → delete → sections left
+//! ```
+//! A section that somebody is in is busy, and its chunk stays (I3, H6). Sections are held while one batch is deleted and not while it is
+//! collected, so that a writer waits for one request at most (H20). Whatever is cut off leaves chunks whose records are forgotten: they
+//! are there or not, and are stored again by whoever needs them (H16).
+
+use bytes::Bytes;
+
+use crate::backend::{Deleted, LockGuard, Removal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::layout::Key;
+use crate::store::chunks::ChunkStore;
+use crate::store::pins::Section;
+
+/// An object among the chunks that nothing uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unused {
+    pub(crate) digest: Digest,
+    /// Its number, if it was put aside.
+    pub(crate) aside: Option<u8>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(crate) enum Swept {
+    /// It was not there any more.
+    Absent,
+    /// Somebody is working on the chunk.
+    Busy,
+    /// It is there or not: why that is not known, or why it could not be removed.
+    Failed(Error),
+    /// A writer uses it.
+    Pinned,
+    /// It is gone.
+    Removed,
+    /// It was used after it was found unused.
+    Used,
+}
+
+impl Unused {
+    pub(crate) fn key(&self) -> Key {
+        match self.aside {
+            None => Key::Chunk(self.digest),
+            Some(number) => Key::Quarantined(self.digest, number),
+        }
+    }
+}
+
+impl ChunkStore {
+    /// Removes what nothing uses, and says of each what became of it. `guard` is the lock of the store, held alone. `is_old` says
+    /// whether an object that was last used at this time may go, where a backend keeps such times.
+    ///
+    /// # Errors
+    /// `Busy` if the store is somebody else's by now; whatever keeps the records from being forgotten. Nothing was removed then.
+    pub(crate) async fn sweep(
+        &self,
+        unused: &[Unused],
+        guard: &dyn LockGuard,
+        is_old: &(dyn Fn(std::time::SystemTime) -> bool + Sync),
+    ) -> Result<Vec<Swept>> {
+        let gate = self.gate();
+        let mut swept: Vec<Option<Swept>> = Vec::with_capacity(unused.len());
+        let mut sections: Vec<Section<'_>> = Vec::new();
+        for item in unused {
+            // What was put aside of a chunk comes right after it.
+            let held = sections.last().is_some_and(|section| section.digest() == item.digest);
+            let entered = if held { None } else { gate.sections.try_enter(item.digest) };
+            swept.push(match entered {
+                None if !held => Some(Swept::Busy),
+                _ if item.aside.is_none() && gate.pins.is_pinned(&item.digest) => Some(Swept::Pinned),
+                _ => None,
+            });
+            sections.extend(entered);
+        }
+        self.look_again(unused, &mut swept, is_old).await?;
+        let chosen: Vec<_> =
+            unused.iter().zip(&swept).filter(|(_, swept)| swept.is_none()).map(|(item, _)| *item).collect();
+        let chunks: Vec<_> =
+            chosen.iter().filter(|item| item.aside.is_none()).map(|item| item.digest).collect();
+        self.forget_all(&chunks).await?;
+        guard.check().await?;
+        // All of them, in case that this future is dropped.
+        gate.note_leaving(&chunks, self.backend.runtime().monotonic());
+        let removals: Vec<_> = chosen.iter().map(|item| Removal::any(item.key())).collect();
+        let results = if removals.is_empty() { Ok(Vec::new()) } else { self.backend.delete(&removals).await };
+        let mut outcomes = chosen.iter().enumerate().map(|(at, item)| {
+            let result = match &results {
+                Ok(results) => results
+                    .get(at)
+                    .cloned()
+                    .unwrap_or_else(|| Err(Error::new(ErrorKind::Internal, "delete").on(item.key()))),
+                Err(error) => Err(error.clone()),
+            };
+            self.settled(item, result)
+        });
+        Ok(swept.into_iter().filter_map(|swept| swept.or_else(|| outcomes.next())).collect())
+    }
+
+    /// Where a backend keeps times of use, what was used since stays.
+    async fn look_again(
+        &self,
+        unused: &[Unused],
+        swept: &mut [Option<Swept>],
+        is_old: &(dyn Fn(std::time::SystemTime) -> bool + Sync),
+    ) -> Result<()> {
+        if !self.backend.capabilities().touches {
+            return Ok(());
+        }
+        let wanted: Vec<_> = swept.iter().enumerate().filter(|(_, swept)| swept.is_none()).collect();
+        let wanted: Vec<_> = wanted.into_iter().map(|(at, _)| at).collect();
+        let keys: Vec<_> = wanted.iter().filter_map(|at| unused.get(*at)).map(Unused::key).collect();
+        for (at, found) in wanted.into_iter().zip(self.backend.head_many(&keys).await?) {
+            let outcome = match found {
+                Ok(info) if is_old(info.last_used) => None,
+                Ok(_) => Some(Swept::Used),
+                Err(error) if error.kind() == ErrorKind::NotFound => Some(Swept::Absent),
+                Err(error) => Some(Swept::Failed(error)),
+            };
+            if let Some(swept) = swept.get_mut(at) {
+                *swept = outcome;
+            }
+        }
+        Ok(())
+    }
+
+    /// What an answer means, and whether the request is over.
+    fn settled(&self, item: &Unused, result: Result<Deleted>) -> Swept {
+        let is_over = match &result {
+            Ok(deleted) => *deleted != Deleted::Unsettled,
+            Err(error) => !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable),
+        };
+        if is_over && item.aside.is_none() {
+            self.gate().forget_leaving(&item.digest);
+        }
+        match result {
+            Ok(Deleted::Absent) => Swept::Absent,
+            Ok(_) => Swept::Removed,
+            Err(error) => Swept::Failed(error),
+        }
+    }
+
+    /// The store may lack these chunks: whoever needs one stores it.
+    ///
+    /// # Errors
+    /// If the local disk does not keep that in mind.
+    pub(crate) async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
+        let Some(presence) = self.reader.presence().filter(|_| !digests.is_empty()) else { return Ok(()) };
+        let digests = digests.to_vec();
+        let forget = move || {
+            presence
+                .forget_all(&digests)
+                .map_err(|error| Error::io(error, "forget chunks before they are removed"))
+        };
+        self.backend.runtime().run_blocking("forget chunks", forget).await
+    }
+
+    /// Chunks that an index names and that are not there: the next backup that has them stores them again (H22).
+    pub(crate) async fn note_missing(&self, digests: &[Digest]) -> Result<()> {
+        self.reader.suspects().extend(digests);
+        self.forget_all(digests).await
+    }
+
+    /// Begins a new term, so that records of the one before count no longer for anybody who is not told (H16).
+    pub(crate) async fn begin_term(&self, identity: &str) -> Result<()> {
+        self.backend.begin_term().await?;
+        self.open_presence(identity).await
+    }
+
+    /// What somebody who had the store before may have been deleting when it was taken from them. `sightings` lists all of it.
+    pub(in crate::store) async fn inherit_leaving(&self, sightings: &Key) -> Result<()> {
+        let now = self.backend.runtime().monotonic();
+        let unsettled = self.backend.tenure().is_some_and(|tenure| tenure.unsettled);
+        if !unsettled || self.gate().has_inherited(now) {
+            return Ok(());
+        }
+        let object = match self.backend.get(sightings, crate::store::sightings::LIMIT_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            object => object?,
+        };
+        let bytes: Bytes = object.bytes;
+        let prefixes = move || Ok(crate::store::sightings::prefixes(&bytes));
+        let prefixes = self.backend.runtime().run_blocking("read sightings", prefixes).await?;
+        self.gate().inherit(prefixes, now);
+        Ok(())
+    }
+}

@@ -1,0 +1,248 @@
+//! Which chunks any snapshot needs.
+//!
+//! ```text
+//! list everything → mark what is new, newest first ──▶ again, until a listing shows nothing new
+//!     → what this process stored a moment ago → strays → what was announced as moved, which is forgotten only then
+//! ```
+//! A listing that goes on while snapshots come and go may miss some. New ones are made by this process alone while the store is locked, and all
+//! they use is pinned; moved ones are announced before they are moved, and read after everything else (H8).
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _};
+
+use crate::backend::{LockGuard, LockMode, LockScope, ObjectInfo, Stray};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::index::IndexReader;
+use crate::format::layout::Key;
+use crate::format::name::ArchiveName;
+use crate::gc::options::{GcEvent, GcOptions};
+use crate::gc::walk::Walk;
+use crate::store::{Datastore, MarkSet, MarkSetBuilder, mark_of};
+
+/// How many indexes are read at the same time, beside one for each processor.
+const INDEXES_AHEAD: usize = 2;
+/// How many marks are kept of a snapshot to compare the next one with.
+const KEPT_MARKS: usize = 4 << 20;
+/// How long whoever deletes a snapshot is waited for, and how long between two tries.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How often everything is listed at most. What is new in the last one is pinned.
+const ROUNDS: usize = 10;
+
+/// What was marked.
+#[derive(Debug, Default)]
+pub(in crate::gc) struct Marked {
+    /// Bytes that all indexes together stand for.
+    pub(in crate::gc) data_bytes: u64,
+    /// Paths that are none of a store, outside of the chunks.
+    pub(in crate::gc) foreign: Vec<String>,
+    /// References to a chunk that the snapshot before has at the same place.
+    pub(in crate::gc) hits: u64,
+    /// How many indexes there are.
+    pub(in crate::gc) indexes: u64,
+    /// The other references.
+    pub(in crate::gc) misses: u64,
+    pub(in crate::gc) set: MarkSet,
+}
+
+/// A mark that is going on.
+#[derive(Debug)]
+struct Marking<'a> {
+    builder: MarkSetBuilder,
+    marked: Marked,
+    options: &'a GcOptions,
+    /// The marks of the snapshot before, by archive.
+    previous: HashMap<ArchiveName, Vec<u64>>,
+    /// The indexes that were marked, by what they are: sixteen bytes each.
+    seen: HashSet<[u8; 16]>,
+    store: &'a Datastore,
+}
+
+/// The marks of one index.
+struct IndexMarks {
+    data_bytes: u64,
+    marks: Vec<u64>,
+}
+
+pub(in crate::gc) async fn mark(store: &Datastore, options: &GcOptions) -> Result<Marked> {
+    let mut marking = Marking {
+        builder: MarkSetBuilder::default(),
+        marked: Marked::default(),
+        options,
+        previous: HashMap::new(),
+        seen: HashSet::new(),
+        store,
+    };
+    for _ in 0..ROUNDS {
+        if marking.round().await? == 0 {
+            break;
+        }
+    }
+    marking.published().await?;
+    let strays = store.truth().strays(&marking.marked.foreign).await?;
+    marking.strays(&strays).await?;
+    marking.moved().await?;
+    marking.marked.set = marking.builder.finish();
+    Ok(marking.marked)
+}
+
+impl Marking<'_> {
+    /// Marks what a listing shows and was not marked yet; how many indexes that were.
+    async fn round(&mut self) -> Result<usize> {
+        let backend = self.store.truth();
+        let (mut walk, mut new) = (Walk::new(), 0);
+        while let Some(indexes) = walk.next(backend.as_ref()).await? {
+            let indexes: Vec<_> =
+                indexes.into_iter().filter(|info| !self.seen.contains(&id_of(info))).collect();
+            new += indexes.len();
+            self.group(indexes).await?;
+        }
+        self.marked.foreign = walk.foreign;
+        Ok(new)
+    }
+
+    /// Marks indexes in the order given.
+    async fn group(&mut self, indexes: Vec<ObjectInfo>) -> Result<()> {
+        self.previous.clear();
+        let (store, options) = (self.store, self.options);
+        let ahead = INDEXES_AHEAD + store.runtime().parallelism().get();
+        let read = |info: ObjectInfo| async move {
+            options.check_abort()?;
+            let marks = match store.checked_index(&info).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    check_gone(store, &info.key, error).await?;
+                    None
+                }
+                checked => Some(marks_of(store, checked?.index).await?),
+            };
+            Ok::<_, Error>((info, marks))
+        };
+        let mut reads = stream::iter(indexes).map(read).buffered(ahead);
+        while let Some(done) = reads.next().await {
+            let (info, marks) = done?;
+            self.seen.insert(id_of(&info));
+            let (Some(marks), Key::Archive(_, name)) = (marks, info.key) else { continue };
+            self.enter(name, marks);
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, name: ArchiveName, index: IndexMarks) {
+        let previous = self.previous.remove(&name).unwrap_or_default();
+        let hits = self.insert(&previous, &index);
+        self.marked.hits += hits;
+        self.marked.misses += index.marks.len() as u64 - hits;
+        let kept: usize = self.previous.values().map(Vec::len).sum();
+        if kept + index.marks.len() <= KEPT_MARKS {
+            self.previous.insert(name, index.marks);
+        }
+    }
+
+    /// Marks what the index before does not have at the same place; how many it has.
+    fn insert(&mut self, previous: &[u64], index: &IndexMarks) -> u64 {
+        let (mut hits, mut last) = (0, None);
+        for (at, mark) in index.marks.iter().enumerate() {
+            if previous.get(at) == Some(mark) || last == Some(*mark) {
+                hits += 1;
+            } else {
+                self.builder.insert(*mark);
+            }
+            last = Some(*mark);
+        }
+        self.marked.indexes += 1;
+        self.marked.data_bytes += index.data_bytes;
+        self.options.tell(&GcEvent::IndexMarked { chunks: index.marks.len() as u64 });
+        hits
+    }
+
+    /// Marks an index by its name, if it is there and was not marked yet.
+    async fn by_name(&mut self, key: &Key) -> Result<()> {
+        match self.store.truth().head(key).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            info => {
+                let info = info?;
+                if self.seen.contains(&id_of(&info)) { Ok(()) } else { self.group(vec![info]).await }
+            }
+        }
+    }
+
+    async fn published(&mut self) -> Result<()> {
+        for key in self.store.published() {
+            self.by_name(&key).await?;
+        }
+        Ok(())
+    }
+
+    async fn strays(&mut self, strays: &[Stray]) -> Result<()> {
+        for stray in strays {
+            self.options.check_abort()?;
+            let marks = match self.store.stray_index(stray).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                checked => marks_of(self.store, checked?.index).await?,
+            };
+            self.marked.misses += marks.marks.len() as u64 - self.insert(&[], &marks);
+        }
+        Ok(())
+    }
+
+    async fn moved(&mut self) -> Result<()> {
+        if let Some(announced) = self.store.truth().announced().await? {
+            for key in announced.keys() {
+                self.by_name(key).await?;
+            }
+            self.strays(announced.strays()).await?;
+            announced.clear().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes sure that an index that could not be found went with its snapshot, and not alone (H9).
+async fn check_gone(store: &Datastore, index: &Key, absent: Error) -> Result<()> {
+    let Key::Archive(snapshot, _) = index else { return Err(absent) };
+    let backend = store.truth();
+    let held = lock_patiently(store, &LockScope::Snapshot(snapshot.clone())).await?;
+    let is_absent = |found: Result<ObjectInfo>| match found {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        found => found.map(|_| false),
+    };
+    let manifest = Key::Manifest(snapshot.clone());
+    if is_absent(backend.head(&manifest).await)? && is_absent(backend.head(index).await)? {
+        held.release_deleted().await;
+        return Ok(());
+    }
+    let error = Error::new(ErrorKind::Corrupt, "collect garbage").on(index);
+    Err(error.because("it is listed and cannot be found, and its snapshot is there"))
+}
+
+/// Locks a snapshot as readers do. Whoever deletes it has it for a moment.
+async fn lock_patiently(store: &Datastore, scope: &LockScope) -> Result<Box<dyn LockGuard>> {
+    let (runtime, backend) = (store.runtime(), store.truth());
+    let end = runtime.monotonic() + LOCK_WAIT;
+    loop {
+        match backend.lock(scope, LockMode::Shared).await {
+            Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() < end => {
+                runtime.sleep(LOCK_PAUSE).await;
+            }
+            taken => return taken,
+        }
+    }
+}
+
+async fn marks_of(store: &Datastore, index: IndexReader) -> Result<IndexMarks> {
+    let marks = move || {
+        let digests = (0..index.len()).filter_map(|number| index.digest(number));
+        Ok(IndexMarks { data_bytes: index.size(), marks: digests.map(|digest| mark_of(&digest)).collect() })
+    };
+    store.runtime().run_blocking("mark", marks).await
+}
+
+/// What an index is: its name and its version.
+fn id_of(info: &ObjectInfo) -> [u8; 16] {
+    let text = format!("{}\n{}\n{}", info.key, info.size, info.version.as_str());
+    let digest = Digest::of(text.as_bytes());
+    std::array::from_fn(|at| digest.as_bytes()[at])
+}

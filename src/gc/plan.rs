@@ -1,0 +1,551 @@
+//! What would be removed, found out by listing all chunks beside what is marked.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use futures::stream::{self, StreamExt as _};
+
+use crate::backend::{Details, ListEntry, LockGuard, ObjectInfo, Pager};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::layout::Key;
+use crate::format::name::SnapshotName;
+use crate::format::status::GcStatus;
+use crate::gc::mark::{Marked, mark};
+use crate::gc::options::{GcEvent, GcOptions, Sizes};
+use crate::gc::report::{ChunkTally, DamagedSnapshot};
+use crate::gc::sweep::Progress;
+use crate::gc::walk::Walk;
+use crate::store::sightings::LIMIT_BYTES;
+use crate::store::{Collection, Datastore, MarkSet, MarkSetBuilder, Shard, Sightings, Unused, mark_of};
+
+/// How many damaged snapshots, and how many foreign paths, are named.
+const NAMED: usize = 1000;
+/// How many missing chunks are looked for by name.
+const LOOKED_FOR: usize = 100_000;
+
+/// What keeps others away while the plan exists.
+#[derive(Debug)]
+pub(in crate::gc) struct Held {
+    #[expect(dead_code, reason = "held, not asked")]
+    pub(in crate::gc) collection: Collection,
+    pub(in crate::gc) guard: Box<dyn LockGuard>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(in crate::gc) struct Times {
+    /// What was used after this stays; none: nothing is too young.
+    pub(in crate::gc) cutoff: Option<SystemTime>,
+    /// The time of the store, before anything was marked.
+    pub(in crate::gc) now: SystemTime,
+}
+
+impl Times {
+    /// Whether what was used then for the last time may go.
+    pub(in crate::gc) fn is_old(&self, last_used: SystemTime) -> bool {
+        self.cutoff.is_none_or(|cutoff| last_used < cutoff)
+    }
+}
+
+/// What a garbage collection would remove, to look at, and then to [execute](GcPlan::execute).
+///
+/// While it exists, no other process can write to the store.
+#[derive(Debug)]
+#[must_use = "nothing is removed before `execute`"]
+pub struct GcPlan {
+    pub(in crate::gc) census: Census,
+    confirmed: bool,
+    damaged: Vec<DamagedSnapshot>,
+    damaged_count: u64,
+    pub(in crate::gc) held: Held,
+    had_indexes: bool,
+    pub(in crate::gc) marked: Marked,
+    missing: u64,
+    pub(in crate::gc) options: GcOptions,
+    pub(in crate::gc) progress: Progress,
+    pub(in crate::gc) sightings: Sightings,
+    pub(in crate::gc) store: Datastore,
+    pub(in crate::gc) times: Times,
+}
+
+/// Why a plan is not executed before it is confirmed (H27).
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brake {
+    /// There are chunks, and not one snapshot.
+    NoSnapshots,
+    /// More than so many percent of the chunks would go.
+    Share(u8),
+}
+
+/// What was found in the chunks, or in a shard of them.
+#[derive(Debug, Default)]
+pub(in crate::gc) struct Census {
+    pub(in crate::gc) foreign: Vec<String>,
+    pub(in crate::gc) foreign_count: u64,
+    pub(in crate::gc) garbage: ChunkTally,
+    pub(in crate::gc) in_use: ChunkTally,
+    pub(in crate::gc) quarantined: ChunkTally,
+    pub(in crate::gc) quarantined_garbage: ChunkTally,
+    pub(in crate::gc) shards: Vec<ShardCensus>,
+    pub(in crate::gc) waiting: ChunkTally,
+}
+
+/// What is unused in a shard.
+#[derive(Debug)]
+pub(in crate::gc) struct ShardCensus {
+    /// By name, unless there are too many.
+    pub(in crate::gc) candidates: Option<Vec<Candidate>>,
+    /// How many could go now.
+    pub(in crate::gc) ready: u64,
+    pub(in crate::gc) shard: Shard,
+}
+
+/// An object that nothing uses.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::gc) struct Candidate {
+    /// Whether it may go now.
+    pub(in crate::gc) ready: bool,
+    /// When it was seen unused for the first time.
+    pub(in crate::gc) since: SystemTime,
+    pub(in crate::gc) size: u64,
+    pub(in crate::gc) unused: Unused,
+}
+
+pub(in crate::gc) async fn make(
+    store: &Datastore,
+    options: GcOptions,
+    held: Held,
+    times: Times,
+) -> Result<GcPlan> {
+    let had_indexes = store.gc_status().await?.is_some_and(|status: GcStatus| status.index_file_count > 0);
+    let sightings = read_sightings(store).await?;
+    let marked = mark(store, &options).await?;
+    let counting = Counting {
+        kept: AtomicUsize::new(0),
+        marks: &marked.set,
+        options: &options,
+        sightings: &sightings,
+        store,
+        times,
+    };
+    let (census, missing) = counting.all().await?;
+    let mut plan = GcPlan {
+        census,
+        confirmed: false,
+        damaged: Vec::new(),
+        damaged_count: 0,
+        held,
+        had_indexes,
+        marked,
+        missing: 0,
+        options,
+        progress: Progress::default(),
+        sightings,
+        store: store.clone(),
+        times,
+    };
+    if missing.len() > 0 {
+        plan.find_damaged(&missing).await?;
+    }
+    Ok(plan)
+}
+
+async fn read_sightings(store: &Datastore) -> Result<Sightings> {
+    let backend = store.truth();
+    if backend.capabilities().touches {
+        return Ok(Sightings::default());
+    }
+    let bytes = match backend.get(&Key::Sightings, LIMIT_BYTES).await {
+        // What cannot be read was never seen (I1).
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+            return Ok(Sightings::default());
+        }
+        object => object?.bytes,
+    };
+    store.runtime().run_blocking("read sightings", move || Ok(Sightings::parse(&bytes))).await
+}
+
+impl GcPlan {
+    /// Chunks that would go now.
+    pub fn garbage(&self) -> ChunkTally {
+        self.census.garbage
+    }
+
+    /// Chunks that are unused and would stay for now: they were used too short a while ago, or are seen unused for the first time.
+    pub fn waiting(&self) -> ChunkTally {
+        self.census.waiting
+    }
+
+    /// Chunks that are in use.
+    pub fn in_use(&self) -> ChunkTally {
+        self.census.in_use
+    }
+
+    /// Chunks that were put aside as corrupt, and those of them that would go now.
+    pub fn quarantined(&self) -> (ChunkTally, ChunkTally) {
+        (self.census.quarantined, self.census.quarantined_garbage)
+    }
+
+    /// How many chunks are named by an index and are not there.
+    pub fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// The snapshots that are hurt by missing chunks, at most a thousand of them, and how many there are.
+    pub fn damaged(&self) -> (&[DamagedSnapshot], u64) {
+        (&self.damaged, self.damaged_count)
+    }
+
+    /// Paths of what is no object of a store, at most a thousand of them, and how many there are. They stay.
+    pub fn foreign(&self) -> (Vec<String>, u64) {
+        let (outside, inside) = (&self.marked.foreign, &self.census.foreign);
+        let named = outside.iter().chain(inside).take(NAMED).cloned().collect();
+        (named, outside.len() as u64 + self.census.foreign_count)
+    }
+
+    /// How many indexes were read, and how many bytes they stand for.
+    pub fn indexes(&self) -> (u64, u64) {
+        (self.marked.indexes, self.marked.data_bytes)
+    }
+
+    /// Why it has to be [confirmed](GcPlan::confirm) before it is executed, if it has to be.
+    pub fn brake(&self) -> Option<Brake> {
+        let garbage = u128::from(self.census.garbage.chunks);
+        let all = garbage + u128::from(self.census.in_use.chunks) + u128::from(self.census.waiting.chunks);
+        let most = self.options.most_garbage;
+        if self.marked.indexes == 0 && garbage > 0 && (self.had_indexes || most < 100) {
+            return Some(Brake::NoSnapshots);
+        }
+        (garbage * 100 > all * u128::from(most)).then_some(Brake::Share(most))
+    }
+
+    /// Says that it is meant, however much would go.
+    pub fn confirm(mut self) -> Self {
+        self.confirmed = true;
+        self
+    }
+
+    pub(in crate::gc) fn check_brake(&self) -> Result<()> {
+        let Some(brake) = self.brake().filter(|_| !self.confirmed) else { return Ok(()) };
+        let garbage = self.census.garbage.chunks;
+        let why = match brake {
+            Brake::NoSnapshots => format!("there is no snapshot, and all {garbage} chunks would go"),
+            Brake::Share(most) => format!("{garbage} chunks would go, which is more than {most} percent"),
+        };
+        Err(Error::new(ErrorKind::Unconfirmed, "collect garbage").because(why))
+    }
+
+    /// Finds out which chunks are missing, and which snapshots name them.
+    async fn find_damaged(&mut self, missing: &MarkSet) -> Result<()> {
+        let mut named: HashSet<Digest> = HashSet::new();
+        let mut counts: BTreeMap<SnapshotName, Vec<(Digest, u64)>> = BTreeMap::new();
+        let mut walk = Walk::new();
+        let mut beyond: u64 = 0;
+        while let Some(indexes) = walk.next(self.store.truth().as_ref()).await? {
+            for info in indexes {
+                self.options.check_abort()?;
+                let Key::Archive(snapshot, _) = &info.key else { continue };
+                let found = match self.store.checked_index(&info).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    checked => self.missing_of(checked?.index, missing).await?,
+                };
+                for (digest, count) in found {
+                    if named.len() < LOOKED_FOR || named.contains(&digest) {
+                        named.insert(digest);
+                        counts.entry(snapshot.clone()).or_default().push((digest, count));
+                    } else {
+                        beyond += 1;
+                    }
+                }
+            }
+        }
+        let gone = self.certainly_gone(named).await?;
+        self.missing = gone.len() as u64 + beyond;
+        let forgotten: Vec<_> = gone.iter().copied().collect();
+        self.store.chunks().note_missing(&forgotten).await?;
+        for (name, found) in counts {
+            let missing =
+                found.iter().filter(|(digest, _)| gone.contains(digest)).map(|(_, count)| count).sum();
+            if missing > 0 {
+                self.damaged_count += 1;
+                if self.damaged.len() < NAMED {
+                    self.damaged.push(DamagedSnapshot { missing, name });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The missing chunks that an index names, and how often it does.
+    async fn missing_of(
+        &self,
+        index: crate::format::index::IndexReader,
+        missing: &MarkSet,
+    ) -> Result<BTreeMap<Digest, u64>> {
+        let missing = missing.clone();
+        let find = move || {
+            let mut found = BTreeMap::new();
+            for digest in (0..index.len()).filter_map(|number| index.digest(number)) {
+                if missing.contains(mark_of(&digest)) {
+                    *found.entry(digest).or_insert(0) += 1;
+                }
+            }
+            Ok(found)
+        };
+        self.store.runtime().run_blocking("look for missing chunks", find).await
+    }
+
+    /// Those that cannot be found either: a listing may lag behind (H13).
+    async fn certainly_gone(&self, named: HashSet<Digest>) -> Result<HashSet<Digest>> {
+        let named: Vec<_> = named.into_iter().collect();
+        let mut gone = HashSet::new();
+        for part in named.chunks(NAMED) {
+            let keys: Vec<_> = part.iter().copied().map(Key::Chunk).collect();
+            for (digest, found) in part.iter().zip(self.store.truth().head_many(&keys).await?) {
+                match found {
+                    Err(error) if error.kind() == ErrorKind::NotFound => _ = gone.insert(*digest),
+                    found => drop(found?),
+                }
+            }
+        }
+        Ok(gone)
+    }
+}
+
+/// What it takes to tell what is unused.
+#[derive(Debug)]
+pub(in crate::gc) struct Counting<'a> {
+    /// How many candidates are kept by name.
+    pub(in crate::gc) kept: AtomicUsize,
+    pub(in crate::gc) marks: &'a MarkSet,
+    pub(in crate::gc) options: &'a GcOptions,
+    pub(in crate::gc) sightings: &'a Sightings,
+    pub(in crate::gc) store: &'a Datastore,
+    pub(in crate::gc) times: Times,
+}
+
+/// A shard while it is being listed.
+#[derive(Debug)]
+pub(in crate::gc) struct Scan<'a> {
+    census: Census,
+    counting: &'a Counting<'a>,
+    last_chunk: Option<Digest>,
+    /// The mark that was met last.
+    last_mark: Option<u64>,
+    /// What is marked and did not come yet.
+    left: &'a [u64],
+    missing: Vec<u64>,
+    pager: Pager,
+}
+
+impl Counting<'_> {
+    /// Everything, and which marks no chunk has.
+    async fn all(&self) -> Result<(Census, MarkSet)> {
+        let parallel = self.options.parallel.unwrap_or(self.store.truth().capabilities().in_flight).max(1);
+        let shards = Shard::all(parallel as u64);
+        let of = shards.len() as u64;
+        let mut counts = stream::iter(shards).map(|shard| self.shard(shard)).buffer_unordered(parallel);
+        let (mut all, mut missing, mut done) = (Census::default(), MarkSetBuilder::default(), 0);
+        while let Some(counted) = counts.next().await {
+            let (census, lost) = counted?;
+            all.join(census);
+            lost.into_iter().for_each(|mark| missing.insert(mark));
+            done += 1;
+            self.options.tell(&GcEvent::ShardListed { done, of });
+        }
+        all.shards.sort_unstable_by_key(|census| census.shard.first);
+        Ok((all, missing.finish()))
+    }
+
+    async fn shard(&self, shard: Shard) -> Result<(Census, Vec<u64>)> {
+        let mut scan = self.scan(shard);
+        let mut kept = Some(Vec::new());
+        let mut ready = 0;
+        while let Some(candidates) = scan.next().await? {
+            ready += candidates.iter().filter(|candidate| candidate.ready).count() as u64;
+            // Those that wait are wanted only where sightings are kept.
+            let wanted = candidates.into_iter().filter(|candidate| candidate.ready || !self.touches());
+            if let Some(names) = &mut kept {
+                let before = names.len();
+                names.extend(wanted);
+                let more = names.len() - before;
+                let total = self.kept.fetch_add(more, Ordering::Relaxed) + more;
+                if total > self.options.memory_bytes / size_of::<Candidate>() {
+                    self.kept.fetch_sub(names.len(), Ordering::Relaxed);
+                    kept = None;
+                }
+            }
+        }
+        let (mut census, missing) = scan.finish();
+        if let Some(names) = &mut kept {
+            names.shrink_to_fit();
+        }
+        census.shards.push(ShardCensus { candidates: kept, ready, shard });
+        Ok((census, missing))
+    }
+
+    pub(in crate::gc) fn scan(&self, shard: Shard) -> Scan<'_> {
+        Scan {
+            census: Census::default(),
+            counting: self,
+            last_chunk: None,
+            last_mark: None,
+            left: self.marks.within(&shard),
+            missing: Vec::new(),
+            pager: Pager::new(shard.query(self.details())),
+        }
+    }
+
+    /// As [`scan`](Counting::scan), behind an object that was seen to.
+    pub(in crate::gc) fn scan_after(&self, shard: Shard, after: Option<Unused>) -> Scan<'_> {
+        let mut scan = self.scan(shard);
+        if let Some(after) = after {
+            let mut query = shard.query(self.details());
+            query.after = Some(after.key());
+            scan.pager = Pager::new(query);
+            let mark = mark_of(&after.digest);
+            scan.left = &scan.left[scan.left.partition_point(|left| *left < mark)..];
+        }
+        scan
+    }
+
+    fn details(&self) -> Details {
+        if self.options.sizes == Sizes::All { Details::All } else { Details::Names }
+    }
+
+    fn touches(&self) -> bool {
+        self.store.truth().capabilities().touches
+    }
+
+    /// Whether it may go, and since when it is known to be unused.
+    fn judge(&self, digest: &Digest, last_used: SystemTime) -> (bool, SystemTime) {
+        let is_old = self.times.is_old(last_used);
+        if self.touches() || self.options.one_sighting {
+            return (is_old, self.times.now);
+        }
+        // One that was stored after it was seen is another.
+        match self.sightings.since(digest).filter(|since| *since >= last_used) {
+            Some(since) => (is_old && self.times.is_old(since), since),
+            None => (false, self.times.now),
+        }
+    }
+}
+
+impl Scan<'_> {
+    /// What is unused on the next page; `None` when the shard was listed to its end.
+    pub(in crate::gc) async fn next(&mut self) -> Result<Option<Vec<Candidate>>> {
+        self.counting.options.check_abort()?;
+        let backend = self.counting.store.truth();
+        let Some(page) = self.pager.next(backend.as_ref()).await? else {
+            self.skip_to(None);
+            return Ok(None);
+        };
+        self.counting.options.tell(&GcEvent::ChunksListed { chunks: page.len() as u64 });
+        let (mut found, mut named) = (Vec::new(), Vec::new());
+        for entry in page {
+            match entry {
+                ListEntry::Foreign(path) => self.foreign(path),
+                ListEntry::Name(key) if self.is_unused(&key, 0) => named.push(key),
+                ListEntry::Object(info) if self.is_unused(&info.key, info.size) => found.push(info),
+                ListEntry::Name(_) | ListEntry::Object(_) | ListEntry::Prefix(_) => {}
+            }
+        }
+        if !named.is_empty() {
+            for looked in backend.head_many(&named).await? {
+                match looked {
+                    // Gone since it was listed.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    looked => found.push(looked?),
+                }
+            }
+        }
+        Ok(Some(found.iter().filter_map(|info| self.candidate(info)).collect()))
+    }
+
+    fn foreign(&mut self, path: String) {
+        self.census.foreign_count += 1;
+        if self.census.foreign.len() < NAMED {
+            self.census.foreign.push(path);
+        }
+    }
+
+    /// Whether nothing uses an object; otherwise it is counted. Objects come in order.
+    fn is_unused(&mut self, key: &Key, size: u64) -> bool {
+        match key {
+            Key::Chunk(digest) => {
+                let mark = mark_of(digest);
+                self.skip_to(Some(mark));
+                self.last_chunk = Some(*digest);
+                let pins = self.counting.store.chunks().pins();
+                if self.last_mark == Some(mark) || pins.is_pinned(digest) {
+                    self.census.in_use.add(size);
+                    return false;
+                }
+                true
+            }
+            Key::Quarantined(digest, _) => {
+                let mark = mark_of(digest);
+                let is_marked = self.last_mark == Some(mark) || self.left.first() == Some(&mark);
+                // While there is no good one, it may be all that is left.
+                if is_marked && self.last_chunk != Some(*digest) {
+                    self.census.quarantined.add(size);
+                    return false;
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What is marked before this mark and did not come is missing.
+    fn skip_to(&mut self, mark: Option<u64>) {
+        while let Some((next, rest)) = self.left.split_first() {
+            match mark {
+                Some(mark) if *next > mark => return,
+                Some(mark) if *next == mark => self.last_mark = Some(mark),
+                _ => self.missing.push(*next),
+            }
+            self.left = rest;
+        }
+    }
+
+    fn candidate(&mut self, info: &ObjectInfo) -> Option<Candidate> {
+        let unused = match info.key {
+            Key::Chunk(digest) => Unused { digest, aside: None },
+            Key::Quarantined(digest, number) => Unused { digest, aside: Some(number) },
+            _ => return None,
+        };
+        let (ready, since) = self.counting.judge(&unused.digest, info.last_used);
+        let census = &mut self.census;
+        match (unused.aside, ready) {
+            (None, true) => census.garbage.add(info.size),
+            (None, false) => census.waiting.add(info.size),
+            (Some(_), true) => {
+                census.quarantined.add(info.size);
+                census.quarantined_garbage.add(info.size);
+            }
+            (Some(_), false) => census.quarantined.add(info.size),
+        }
+        Some(Candidate { ready, since, size: info.size, unused })
+    }
+
+    fn finish(self) -> (Census, Vec<u64>) {
+        (self.census, self.missing)
+    }
+}
+
+impl Census {
+    fn join(&mut self, other: Self) {
+        self.foreign_count += other.foreign_count;
+        let room = NAMED.saturating_sub(self.foreign.len());
+        self.foreign.extend(other.foreign.into_iter().take(room));
+        self.garbage.join(other.garbage);
+        self.in_use.join(other.in_use);
+        self.quarantined.join(other.quarantined);
+        self.quarantined_garbage.join(other.quarantined_garbage);
+        self.shards.extend(other.shards);
+        self.waiting.join(other.waiting);
+    }
+}

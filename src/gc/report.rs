@@ -1,0 +1,87 @@
+//! What a garbage collection found and did.
+
+use crate::error::Error;
+use crate::format::layout::Key;
+use crate::format::name::SnapshotName;
+
+/// A number of chunks, and how many bytes they take in the store.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChunkTally {
+    /// Bytes as they are stored; 0 where sizes were not looked up.
+    pub bytes: u64,
+    /// How many.
+    pub chunks: u64,
+}
+
+impl ChunkTally {
+    pub(in crate::gc) fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.chunks += 1;
+    }
+
+    pub(in crate::gc) fn join(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.chunks += other.chunks;
+    }
+}
+
+/// A snapshot that names chunks which are not in the store.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedSnapshot {
+    /// How many times its indexes name a chunk that is missing.
+    pub missing: u64,
+    /// Which snapshot.
+    pub name: SnapshotName,
+}
+
+/// How an execution ended.
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub enum GcEnd {
+    /// It was aborted; executed again, it goes on.
+    Aborted,
+    /// All that was to go was seen to.
+    Complete,
+    /// It could not go on; executed again, it does where it stopped, if the store is still this process's.
+    Stopped(Error),
+}
+
+/// An object that could not be removed, or of which that is not known.
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub struct GcFailure {
+    /// Why.
+    pub error: Error,
+    /// Which.
+    pub key: Key,
+}
+
+/// What an execution did, over all the times that it was begun. Only what was confirmed is counted as removed (H36).
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub struct GcReport {
+    /// Chunks that were gone already.
+    pub absent: u64,
+    /// Chunks that somebody was working on, and that stay.
+    pub busy: u64,
+    /// How it ended.
+    pub end: GcEnd,
+    /// How many objects could not be removed, or nobody knows.
+    pub failed: u64,
+    /// The first thousand of them.
+    pub failures: Vec<GcFailure>,
+    /// Parts of puts that never ended and were removed.
+    pub leftovers: u64,
+    /// Chunks that a backup began to use since the plan was made, and that stay.
+    pub pinned: u64,
+    /// Chunks that were removed.
+    pub removed: ChunkTally,
+    /// Chunks removed that had been put aside as corrupt.
+    pub removed_quarantined: ChunkTally,
+    /// Whether the state was written that the next run and PBS look at.
+    pub status_written: bool,
+    /// Chunks that are unused and stay for now: too young, or seen for the first time.
+    pub waiting: ChunkTally,
+}

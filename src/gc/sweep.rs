@@ -1,0 +1,286 @@
+//! How what is unused is removed.
+
+use std::collections::HashSet;
+use std::sync::atomic::AtomicUsize;
+use std::time::SystemTime;
+
+use crate::backend::PutMode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::layout::Key;
+use crate::format::status::{GcCacheStats, GcStatus};
+use crate::gc::options::{GcEvent, Sizes};
+use crate::gc::plan::{Candidate, Counting, GcPlan};
+use crate::gc::report::{ChunkTally, GcEnd, GcFailure, GcReport};
+use crate::store::{Shard, Sightings, Swept, Unused};
+
+/// How many objects are deleted at once: what one request can name.
+const BATCH: usize = 1000;
+/// After how many batches in a row of which nothing could be removed it is given up.
+const FRUITLESS: usize = 3;
+/// How many failures are named.
+const NAMED: usize = 1000;
+
+/// How far an execution is.
+#[derive(Debug, Default)]
+pub(in crate::gc) struct Progress {
+    absent: u64,
+    /// What was seen to last, in the shard that is not done.
+    after: Option<Unused>,
+    busy: u64,
+    /// How many candidates were seen to in it.
+    done_in_shard: usize,
+    failed: u64,
+    failed_names: HashSet<Digest>,
+    failures: Vec<GcFailure>,
+    /// How many batches in a row removed nothing.
+    fruitless: usize,
+    leftovers: u64,
+    pinned: u64,
+    removed: ChunkTally,
+    removed_quarantined: ChunkTally,
+    /// How many shards are done.
+    shards: usize,
+    /// Whether a new term was begun and all that may go was written down.
+    begun: bool,
+    status_written: bool,
+}
+
+impl GcPlan {
+    /// Removes what is to go. What happened is in the report, whether or not all of it went well; a plan that did not come to its end can
+    /// be executed again and goes on.
+    ///
+    /// # Errors
+    /// `Unconfirmed` if it has to be [confirmed](GcPlan::confirm) first; `Busy` if the store is somebody else's by now; whatever
+    /// kept it from beginning. Nothing was removed then.
+    ///
+    /// # Cancel safety
+    /// A dropped future has removed some of it. The plan can be executed again.
+    pub async fn execute(&mut self) -> Result<GcReport> {
+        self.check_brake()?;
+        self.held.guard.check().await?;
+        self.begin().await?;
+        let end = match self.run().await {
+            Ok(()) => GcEnd::Complete,
+            Err(_) if self.options.is_aborted() => GcEnd::Aborted,
+            Err(error) => GcEnd::Stopped(error),
+        };
+        Ok(self.report(end))
+    }
+
+    /// Makes sure that nothing comes back that is removed, and that whoever comes next knows what may be.
+    async fn begin(&mut self) -> Result<()> {
+        if self.progress.begun {
+            return Ok(());
+        }
+        // What was deleted of snapshots must not come back after a crash, without its chunks.
+        self.store.backend().barrier().await?;
+        if !self.store.truth().capabilities().touches {
+            if let Some(identity) = self.store.uuid() {
+                self.store.chunks().begin_term(identity).await?;
+            }
+            self.write_sightings().await?;
+        }
+        self.progress.begun = true;
+        Ok(())
+    }
+
+    /// Writes down what is unused: before anything is removed all of it, and afterwards what stays, or may vanish yet.
+    async fn write_sightings(&self) -> Result<()> {
+        let (is_over, failed) = (self.progress.begun, &self.progress.failed_names);
+        let mut seen: Vec<(Digest, SystemTime)> = Vec::new();
+        let mut add = |candidates: &[Candidate]| {
+            let stays = |candidate: &Candidate| {
+                !is_over || !candidate.ready || failed.contains(&candidate.unused.digest)
+            };
+            let chunks = candidates.iter().filter(|candidate| candidate.unused.aside.is_none());
+            let chunks = chunks.filter(|candidate| stays(candidate));
+            seen.extend(chunks.map(|candidate| (candidate.unused.digest, candidate.since)));
+        };
+        for census in &self.census.shards {
+            match &census.candidates {
+                Some(candidates) => add(candidates),
+                None => {
+                    let counting = self.counting();
+                    let mut scan = counting.scan(census.shard);
+                    while let Some(candidates) = scan.next().await? {
+                        add(&candidates);
+                    }
+                }
+            }
+        }
+        let epoch = self.store.truth().tenure().map_or(0, |tenure| tenure.epoch);
+        let encode = move || Ok(Sightings::of(seen).encode(epoch));
+        let bytes = self.store.runtime().run_blocking("write sightings", encode).await?;
+        self.store.truth().put(&Key::Sightings, bytes, PutMode::Replace).await.map(drop)
+    }
+
+    fn counting(&self) -> Counting<'_> {
+        Counting {
+            kept: AtomicUsize::new(0),
+            marks: &self.marked.set,
+            options: &self.options,
+            sightings: &self.sightings,
+            store: &self.store,
+            times: self.times,
+        }
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        while self.progress.shards < self.census.shards.len() {
+            self.options.check_abort()?;
+            self.shard(self.progress.shards).await?;
+            self.progress.shards += 1;
+        }
+        let outside = self.marked.foreign.iter().chain(&self.census.foreign).cloned().collect::<Vec<_>>();
+        self.progress.leftovers = self.store.truth().remove_leftovers(&outside, self.options.grace).await?;
+        if !self.store.truth().capabilities().touches {
+            self.write_sightings().await?;
+        }
+        self.write_status().await
+    }
+
+    /// Removes what is to go of a shard.
+    async fn shard(&mut self, number: usize) -> Result<()> {
+        let Some(census) = self.census.shards.get_mut(number) else { return Ok(()) };
+        let shard = census.shard;
+        if let Some(kept) = &census.candidates {
+            let ready = kept.iter().filter(|candidate| candidate.ready);
+            let candidates: Vec<_> = ready.skip(self.progress.done_in_shard).copied().collect();
+            for batch in candidates.chunks(BATCH) {
+                self.options.check_abort()?;
+                self.batch(batch).await?;
+            }
+        } else if census.ready > 0 {
+            self.shard_again(shard).await?;
+        }
+        self.progress.after = None;
+        self.progress.done_in_shard = 0;
+        Ok(())
+    }
+
+    /// Removes what is to go of a shard in which there was too much to keep: it is listed again.
+    async fn shard_again(&mut self, shard: Shard) -> Result<()> {
+        loop {
+            let counting = self.counting();
+            let mut scan = counting.scan_after(shard, self.progress.after);
+            let (mut candidates, mut ended) = (Vec::new(), false);
+            while candidates.len() < BATCH && !ended {
+                match scan.next().await? {
+                    Some(page) => candidates.extend(page.into_iter().filter(|candidate| candidate.ready)),
+                    None => ended = true,
+                }
+            }
+            for batch in candidates.chunks(BATCH) {
+                self.options.check_abort()?;
+                self.batch(batch).await?;
+            }
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn batch(&mut self, candidates: &[Candidate]) -> Result<()> {
+        let unused: Vec<Unused> = candidates.iter().map(|candidate| candidate.unused).collect();
+        let times = self.times;
+        let is_old = move |last_used| times.is_old(last_used);
+        let swept = self.store.chunks().sweep(&unused, self.held.guard.as_ref(), &is_old).await?;
+        let (before, mut denied) = (self.progress.removed, 0);
+        let mut last_error = None;
+        for (candidate, swept) in candidates.iter().zip(swept) {
+            if let Swept::Failed(error) = &swept {
+                denied += usize::from(error.kind() == ErrorKind::Denied);
+                last_error = Some(error.clone());
+            }
+            self.progress.note(candidate, swept);
+        }
+        self.progress.after = candidates.last().map(|candidate| candidate.unused);
+        self.progress.done_in_shard += candidates.len();
+        let removed = self.progress.removed;
+        let bytes = removed.bytes - before.bytes;
+        self.options.tell(&GcEvent::Removed { bytes, chunks: removed.chunks - before.chunks });
+        let Some(error) = last_error else {
+            self.progress.fruitless = 0;
+            return Ok(());
+        };
+        self.progress.fruitless =
+            if removed.chunks == before.chunks { self.progress.fruitless + 1 } else { 0 };
+        // Whoever may delete nothing is told so once (H19); a server that answers nothing is left alone.
+        if denied == candidates.len() || self.progress.fruitless >= FRUITLESS {
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn write_status(&mut self) -> Result<()> {
+        if self.options.sizes != Sizes::All {
+            return Ok(());
+        }
+        let (census, done) = (&self.census, &self.progress);
+        let mut status = GcStatus::default();
+        status.upid = self.options.task.as_ref().map(ToString::to_string);
+        status.index_file_count = self.marked.indexes;
+        status.index_data_bytes = self.marked.data_bytes;
+        let bad = census.quarantined.bytes.saturating_sub(done.removed_quarantined.bytes);
+        status.disk_bytes = census.in_use.bytes + bad;
+        status.disk_chunks = census.in_use.chunks;
+        status.removed_bytes = done.removed.bytes + done.removed_quarantined.bytes;
+        status.removed_chunks = done.removed.chunks;
+        let waiting = self.waiting();
+        status.pending_bytes = waiting.bytes;
+        status.pending_chunks = waiting.chunks;
+        status.removed_bad = done.removed_quarantined.chunks;
+        status.still_bad = census.quarantined.chunks.saturating_sub(done.removed_quarantined.chunks);
+        let mut cache = GcCacheStats::default();
+        (cache.hits, cache.misses) = (self.marked.hits, self.marked.misses);
+        status.cache_stats = Some(cache);
+        let backend = self.store.backend();
+        backend.put(&Key::GcStatus, status.to_json().into(), PutMode::Replace).await?;
+        backend.barrier().await?;
+        self.progress.status_written = true;
+        Ok(())
+    }
+
+    fn report(&self, end: GcEnd) -> GcReport {
+        let done = &self.progress;
+        GcReport {
+            absent: done.absent,
+            busy: done.busy,
+            end,
+            failed: done.failed,
+            failures: done.failures.clone(),
+            leftovers: done.leftovers,
+            pinned: done.pinned,
+            removed: done.removed,
+            removed_quarantined: done.removed_quarantined,
+            status_written: done.status_written,
+            waiting: self.waiting(),
+        }
+    }
+}
+
+impl Progress {
+    fn note(&mut self, candidate: &Candidate, swept: Swept) {
+        match swept {
+            Swept::Absent => self.absent += 1,
+            Swept::Busy => self.busy += 1,
+            Swept::Failed(error) => {
+                self.failed_names.insert(candidate.unused.digest);
+                self.fail(candidate.unused.key(), error);
+            }
+            Swept::Pinned | Swept::Used => self.pinned += 1,
+            Swept::Removed if candidate.unused.aside.is_some() => {
+                self.removed_quarantined.add(candidate.size)
+            }
+            Swept::Removed => self.removed.add(candidate.size),
+        }
+    }
+
+    fn fail(&mut self, key: Key, error: Error) {
+        self.failed += 1;
+        if self.failures.len() < NAMED {
+            self.failures.push(GcFailure { error, key });
+        }
+    }
+}

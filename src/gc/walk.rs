@@ -1,0 +1,85 @@
+//! All indexes of a store, group by group, the newest snapshot first.
+
+use std::collections::VecDeque;
+
+use crate::backend::{Backend, ListEntry, ListQuery, ObjectInfo, Pager};
+use crate::error::Result;
+use crate::format::layout::{Key, Prefix};
+use crate::format::name::{ArchiveKind, GroupName, Namespace};
+
+/// A walk over what a listing of the backend itself shows.
+#[derive(Debug)]
+pub(in crate::gc) struct Walk {
+    entries: VecDeque<ListEntry>,
+    /// Paths that no key names.
+    pub(in crate::gc) foreign: Vec<String>,
+    group: Option<GroupName>,
+    indexes: Vec<ObjectInfo>,
+    pager: Pager,
+}
+
+impl Walk {
+    pub(in crate::gc) fn new() -> Self {
+        Self {
+            entries: VecDeque::new(),
+            foreign: Vec::new(),
+            group: None,
+            indexes: Vec::new(),
+            pager: Pager::new(ListQuery::all(Prefix::Namespace(Namespace::root()))),
+        }
+    }
+
+    /// The indexes of the next group that has any, those of the newest snapshot first. `None` after the last, when the listing
+    /// certainly was complete.
+    pub(in crate::gc) async fn next(&mut self, backend: &dyn Backend) -> Result<Option<Vec<ObjectInfo>>> {
+        loop {
+            while let Some(entry) = self.entries.pop_front() {
+                if let Some(done) = self.take(entry) {
+                    return Ok(Some(done));
+                }
+            }
+            match self.pager.next(backend).await? {
+                Some(page) => self.entries.extend(page),
+                None => {
+                    self.group = None;
+                    let last = std::mem::take(&mut self.indexes);
+                    return Ok((!last.is_empty()).then(|| newest_first(last)));
+                }
+            }
+        }
+    }
+
+    /// Takes an entry in; the group before, if it is the first of another one.
+    fn take(&mut self, entry: ListEntry) -> Option<Vec<ObjectInfo>> {
+        let info = match entry {
+            ListEntry::Foreign(path) => {
+                self.foreign.push(path);
+                return None;
+            }
+            ListEntry::Object(info) => info,
+            ListEntry::Name(_) | ListEntry::Prefix(_) => return None,
+        };
+        let Key::Archive(snapshot, name) = &info.key else { return None };
+        if name.kind() == ArchiveKind::Blob {
+            return None;
+        }
+        let group = snapshot.group();
+        let done = if self.group.as_ref() == Some(group) {
+            None
+        } else {
+            self.group = Some(group.clone());
+            Some(std::mem::take(&mut self.indexes)).filter(|indexes| !indexes.is_empty())
+        };
+        self.indexes.push(info);
+        done.map(newest_first)
+    }
+}
+
+fn newest_first(mut indexes: Vec<ObjectInfo>) -> Vec<ObjectInfo> {
+    // By time; those of one snapshot stay in their order.
+    indexes.sort_by_key(|info| match &info.key {
+        Key::Archive(snapshot, _) => std::cmp::Reverse(Some(snapshot.time())),
+        _ => std::cmp::Reverse(None),
+    });
+    indexes
+}

@@ -1,0 +1,87 @@
+//! What all openings of one store in a process share: pins, critical sections, and which chunks may still be deleted.
+//!
+//! Who collects garbage has to know of every writer of the process (H4), through whichever [`Datastore`](crate::store::Datastore) it
+//! writes; so the gate of a store is found by the identity of the store.
+//!
+//! # Chunks that may still be deleted
+//! A request to delete a chunk that got no answer may be executed later (H17). Until that is certain not to happen, nothing makes the
+//! chunk known, a writer that needs it stores it, and before its indexes are published it waits for the end of that time and looks
+//! whether the chunk is there. The same holds for what a process that had the store before may have been deleting.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use crate::format::Digest;
+use crate::store::doubts::LONGEST_REQUEST;
+use crate::store::pins::{Pins, Sections};
+
+#[derive(Debug, Default)]
+pub(in crate::store) struct Gate {
+    leaving: Mutex<Leaving>,
+    pub(in crate::store) pins: Arc<Pins>,
+    pub(in crate::store) sections: Sections,
+}
+
+/// What may still be deleted, by the monotonic clock.
+#[derive(Debug, Default)]
+struct Leaving {
+    /// Since when.
+    digests: HashMap<Digest, Duration>,
+    /// Until when: what an earlier holder of the store may have been deleting, sorted.
+    inherited: Option<(Vec<[u8; 12]>, Duration)>,
+}
+
+impl Gate {
+    /// The gate of the store with this identity.
+    pub(in crate::store) fn of(uuid: &str) -> Arc<Self> {
+        static OPEN: Mutex<BTreeMap<String, Weak<Gate>>> = Mutex::new(BTreeMap::new());
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, gate| gate.strong_count() > 0);
+        let entry = open.entry(uuid.to_owned()).or_default();
+        entry.upgrade().unwrap_or_else(|| {
+            let gate = Arc::<Self>::default();
+            *entry = Arc::downgrade(&gate);
+            gate
+        })
+    }
+
+    /// From now on, these may be deleted at any moment.
+    pub(in crate::store::chunks) fn note_leaving(&self, digests: &[Digest], now: Duration) {
+        let mut leaving = self.leaving();
+        leaving.digests.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
+        leaving.digests.extend(digests.iter().map(|digest| (*digest, now)));
+    }
+
+    /// These were not, and will not be by the requests of this process.
+    pub(in crate::store::chunks) fn forget_leaving(&self, digest: &Digest) {
+        self.leaving().digests.remove(digest);
+    }
+
+    /// What an earlier holder of the store may have been deleting, by the first twelve bytes.
+    pub(in crate::store) fn inherit(&self, mut prefixes: Vec<[u8; 12]>, now: Duration) {
+        prefixes.sort_unstable();
+        self.leaving().inherited = Some((prefixes, now + LONGEST_REQUEST));
+    }
+
+    /// Whether it was said what an earlier holder may have been deleting.
+    pub(in crate::store::chunks) fn has_inherited(&self, now: Duration) -> bool {
+        self.leaving().inherited.as_ref().is_some_and(|(_, until)| *until > now)
+    }
+
+    /// How long it takes until the chunk is certain not to be deleted by an earlier request.
+    pub(in crate::store::chunks) fn unsettled_for(&self, digest: &Digest, now: Duration) -> Option<Duration> {
+        let leaving = self.leaving();
+        let own = leaving.digests.get(digest).map(|since| *since + LONGEST_REQUEST);
+        let inherited = leaving.inherited.as_ref().filter(|(prefixes, _)| {
+            let prefix: [u8; 12] = std::array::from_fn(|at| digest.as_bytes()[at]);
+            prefixes.binary_search(&prefix).is_ok()
+        });
+        let until = own.max(inherited.map(|(_, until)| *until))?;
+        until.checked_sub(now).filter(|left| !left.is_zero())
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Leaving> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

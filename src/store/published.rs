@@ -1,0 +1,35 @@
+//! Which indexes this process stored a short while ago.
+//!
+//! A listing may not show them yet (H13), and pins are given up when a snapshot is finished. So whoever marks adds them to what was listed.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::format::layout::Key;
+use crate::store::StoreInner;
+
+/// How long a listing may lag behind.
+const LAG: Duration = Duration::from_hours(1);
+
+/// Keys, and since when, by the monotonic clock.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Published(Mutex<HashMap<Key, Duration>>);
+
+impl StoreInner {
+    /// An index was stored.
+    pub(in crate::store) fn note_published(&self, key: &Key) {
+        // Where listings show at once what is there, they are enough.
+        if !self.backend.capabilities().touches {
+            let now = self.runtime().monotonic();
+            let mut published = self.published.0.lock().unwrap_or_else(PoisonError::into_inner);
+            published.retain(|_, at| now.saturating_sub(*at) < LAG);
+            published.insert(key.clone(), now);
+        }
+    }
+
+    /// The indexes that were stored of late.
+    pub(in crate::store) fn published(&self) -> Vec<Key> {
+        self.published.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+}

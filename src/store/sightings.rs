@@ -1,0 +1,154 @@
+//! Which chunks were found unused, and since when (D13): `.larder/gc-sightings`.
+//!
+//! | offset | bytes | field | encoding |
+//! |---|---|---|---|
+//! | 0 | 8 | magic | `LRDSIGHT` |
+//! | 8 | 8 | epoch | of the term in which it was written, little-endian |
+//! | 16 + 16·i | 12 | digest | its first twelve bytes; in order, none twice |
+//! | 28 + 16·i | 4 | since | seconds since 1970 of the first sighting by the clock of the store, little-endian, unsigned |
+//! | end | 4 | checksum | CRC-32 (ISO-HDLC) of everything before, little-endian |
+//!
+//! It is written before anything is deleted and names all that may be: so it is also the intent, by which whoever takes the store over
+//! knows what requests of the holder before may still delete (H16, H17). Missing, damaged or of another length it says nothing: then
+//! everything is seen for the first time (H11, I1).
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::format::Digest;
+
+/// The most bytes of the object: four million sightings.
+pub(crate) const LIMIT_BYTES: u64 = 64 << 20;
+/// The most sightings that are kept. What is beyond is seen for the first time once more.
+pub(crate) const MOST: usize = (64 << 20) / RECORD_BYTES - 2;
+
+const MAGIC: [u8; 8] = *b"LRDSIGHT";
+const HEADER_BYTES: usize = 16;
+const RECORD_BYTES: usize = 16;
+
+type Record = [u8; RECORD_BYTES];
+
+/// Sightings of one or more runs, in the order of digests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sightings {
+    records: Vec<Record>,
+}
+
+impl Sightings {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
+        let Some((body, crc)) = bytes.split_last_chunk::<4>() else { return Self::default() };
+        if u32::from_le_bytes(*crc) != crc32fast::hash(body) || !body.starts_with(&MAGIC) {
+            return Self::default();
+        }
+        let (records, rest) = body.get(HEADER_BYTES..).unwrap_or_default().as_chunks::<RECORD_BYTES>();
+        let in_order = records.windows(2).all(|pair| pair[0][..12] < pair[1][..12]);
+        if !rest.is_empty() || !in_order {
+            return Self::default();
+        }
+        Self { records: records.to_vec() }
+    }
+
+    pub(crate) fn encode(&self, epoch: u64) -> Bytes {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + self.records.len() * RECORD_BYTES + 4);
+        bytes.extend(MAGIC);
+        bytes.extend(epoch.to_le_bytes());
+        bytes.extend(self.records.as_flattened());
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend(crc.to_le_bytes());
+        bytes.into()
+    }
+
+    /// When a chunk was first seen unused.
+    pub(crate) fn since(&self, digest: &Digest) -> Option<SystemTime> {
+        let wanted = &digest.as_bytes()[..12];
+        let at = self.records.binary_search_by(|record| record[..12].cmp(wanted)).ok()?;
+        let seconds = self.records.get(at)?.last_chunk::<4>().copied().map(u32::from_le_bytes)?;
+        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into()))
+    }
+
+    /// Those of these chunks, each seen since then.
+    pub(crate) fn of(mut seen: Vec<(Digest, SystemTime)>) -> Self {
+        seen.sort_unstable_by_key(|(digest, _)| *digest);
+        seen.dedup_by_key(|(digest, _)| *digest);
+        let mut records: Vec<_> = seen.iter().map(|(digest, since)| record(digest, *since)).collect();
+        // Two that begin alike: neither may be taken for seen before.
+        let twice = |records: &[Record], at: usize| {
+            at + 1 < records.len() && records[at][..12] == records[at + 1][..12]
+        };
+        let doubtful: Vec<[u8; 12]> = (0..records.len())
+            .filter(|at| twice(&records, *at))
+            .map(|at| std::array::from_fn(|byte| records[at][byte]))
+            .collect();
+        records.retain(|record| !doubtful.iter().any(|prefix| record[..12] == prefix[..]));
+        records.truncate(MOST);
+        Self { records }
+    }
+}
+
+/// The first twelve bytes of all digests in it.
+pub(in crate::store) fn prefixes(bytes: &[u8]) -> Vec<[u8; 12]> {
+    let records = Sightings::parse(bytes).records;
+    records.iter().map(|record| std::array::from_fn(|at| record[at])).collect()
+}
+
+fn record(digest: &Digest, since: SystemTime) -> Record {
+    let seconds = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut record = [0; RECORD_BYTES];
+    record[..12].copy_from_slice(&digest.as_bytes()[..12]);
+    // Rounded up: a sighting is never older than it was.
+    let seconds = u32::try_from(seconds.saturating_add(1)).unwrap_or(u32::MAX);
+    record[12..].copy_from_slice(&seconds.to_le_bytes());
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn sightings_have_these_bytes() {
+        let sightings = Sightings::of(vec![(Digest::from_bytes([7; 32]), at(0x0102_0303))]);
+        let mut bytes = b"LRDSIGHT\x05\0\0\0\0\0\0\0".to_vec();
+        bytes.extend([7; 12]);
+        bytes.extend([4, 3, 2, 1]);
+        bytes.extend([0xd4, 0xd6, 0x89, 0x5a]);
+        assert_eq!(sightings.encode(5)[..32], bytes[..32]);
+        assert_eq!(Sightings::parse(&sightings.encode(5)), sightings);
+    }
+
+    #[test]
+    fn h11_what_is_damaged_was_never_seen() {
+        let seen = vec![(Digest::of(b"a"), at(1)), (Digest::of(b"b"), at(2))];
+        let whole = Sightings::of(seen).encode(1);
+        for at in 0..whole.len() {
+            let mut damaged = whole.to_vec();
+            damaged[at] ^= 1;
+            assert_eq!(Sightings::parse(&damaged), Sightings::default(), "byte {at}");
+            assert_eq!(Sightings::parse(&whole[..at]), Sightings::default(), "cut at {at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sightings_are_read_as_they_are_written(seen in prop::collection::btree_map(any::<[u8; 32]>(), 0_u64..1 << 31, 0..50)) {
+            let seen: Vec<_> = seen.into_iter().map(|(digest, since)| (Digest::from_bytes(digest), at(since))).collect();
+            let parsed = Sightings::parse(&Sightings::of(seen.clone()).encode(9));
+            for (digest, since) in seen {
+                prop_assert_eq!(parsed.since(&digest), Some(since + Duration::from_secs(1)));
+            }
+            prop_assert_eq!(parsed.since(&Digest::of(b"never")), None);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = Sightings::parse(&bytes);
+        }
+    }
+}
