@@ -71,6 +71,11 @@ impl Server {
         self.tell(&format!("rate {RATE}")).map(drop)
     }
 
+    /// From here on its answers are late; the link has no limit.
+    pub(crate) fn be_slow(&mut self) -> Outcome<()> {
+        self.tell(&format!("delay {}", DELAY.as_millis())).map(drop)
+    }
+
     /// Gives the store so many chunks.
     pub(crate) fn fill(&mut self, count: u64) -> Outcome<()> {
         self.tell(&format!("fill {STORE} {count}")).map(drop)

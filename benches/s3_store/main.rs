@@ -12,6 +12,7 @@
 //! | `again` | the requests of a second backup of unchanged data, with and without local state and base |
 //! | `warm` | a restore of which all chunks are on the local disk, against a store in a directory on the same disk |
 //! | `refresh` | the first and the second refresh of 10,000 snapshots, and listing them after it |
+//! | `gc` | garbage collection of a store of a million chunks, 5 % of them garbage, without a limit of the link: how long the chunks are listed, and the requests |
 //! | `open` | a new process that opens a store of a million chunks, with and without records of all of them |
 //!
 //! | option | |
@@ -33,6 +34,7 @@
 mod again;
 mod data;
 mod far;
+mod gc;
 mod opening;
 mod records;
 mod refresh;
@@ -62,13 +64,14 @@ struct Plan {
 
 type Scenario = (&'static str, fn(&Plan, &mut Report) -> Outcome<()>);
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     ("transfer", transfer::run),
     ("small", transfer::run_small),
     ("again", again::run),
     ("warm", warm::run),
     ("refresh", refresh::run),
     ("open", opening::run),
+    ("gc", gc::run),
 ];
 
 fn main() -> ExitCode {

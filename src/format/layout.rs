@@ -87,6 +87,9 @@ impl Key {
 
     /// The key whose [`path`](Key::path) this is, or `None` for a foreign object.
     pub fn parse(path: &str) -> Option<Self> {
+        if let Some(chunk) = parse_chunk(path) {
+            return Some(chunk);
+        }
         let key = Self::parse_loosely(path)?;
         // INVARIANT: `parse` and `path` are inverse to each other, whatever the parsers of names let through.
         (key.path() == path).then_some(key)
@@ -258,8 +261,22 @@ fn parse_namespace(path: &str) -> Option<Namespace> {
 
 fn chunk_path(digest: &Digest) -> String {
     let name = digest.to_string();
-    format!(".chunks/{}/{name}", &name[..4])
+    let mut path = String::with_capacity(CHUNKS.len() + 5 + name.len());
+    path.push_str(CHUNKS);
+    path.push_str(&name[..4]);
+    path.push('/');
+    path.push_str(&name);
+    path
 }
+
+/// The key of a chunk, of which listings have very many. `None` says nothing.
+fn parse_chunk(path: &str) -> Option<Key> {
+    let (directory, name) = path.strip_prefix(CHUNKS)?.split_once('/')?;
+    let digest = name.parse().ok()?;
+    (directory.len() == 4 && name.starts_with(directory)).then_some(Key::Chunk(digest))
+}
+
+const CHUNKS: &str = ".chunks/";
 
 const CLIENT_LOG: &str = "client.log.blob";
 const GC_STATUS: &str = ".gc-status";

@@ -14,8 +14,8 @@ use crate::gc::plan::{Candidate, Counting, GcPlan};
 use crate::gc::report::{ChunkTally, GcEnd, GcFailure, GcReport};
 use crate::store::{Shard, Sightings, Swept, Unused};
 
-/// How many objects are deleted at once: what one request can name.
-const BATCH: usize = 1000;
+/// How many objects are deleted between two looks at the lock: what four requests can name, which are sent at the same time.
+const BATCH: usize = 4000;
 /// After how many batches in a row of which nothing could be removed it is given up.
 const FRUITLESS: usize = 3;
 /// How many failures are named.
@@ -25,11 +25,11 @@ const NAMED: usize = 1000;
 #[derive(Debug, Default)]
 pub(in crate::gc) struct Progress {
     absent: u64,
-    /// What was seen to last, in the shard that is not done.
+    /// What was seen to last, in the shard that is listed again.
     after: Option<Unused>,
     busy: u64,
-    /// How many candidates were seen to in it.
-    done_in_shard: usize,
+    /// How many of those that are known by name were seen to.
+    done: usize,
     failed: u64,
     failed_names: HashSet<Digest>,
     failures: Vec<GcFailure>,
@@ -39,7 +39,7 @@ pub(in crate::gc) struct Progress {
     pinned: u64,
     removed: ChunkTally,
     removed_quarantined: ChunkTally,
-    /// How many shards are done.
+    /// How many shards are done, of those in which there was too much to keep.
     shards: usize,
     /// Whether a new term was begun and all that may go was written down.
     begun: bool,
@@ -127,9 +127,21 @@ impl GcPlan {
     }
 
     async fn run(&mut self) -> Result<()> {
-        while self.progress.shards < self.census.shards.len() {
+        loop {
             self.options.check_abort()?;
-            self.shard(self.progress.shards).await?;
+            let candidates = self.kept_after(self.progress.done);
+            if candidates.is_empty() {
+                break;
+            }
+            self.batch(&candidates).await?;
+            self.progress.done += candidates.len();
+        }
+        while self.progress.shards < self.census.shards.len() {
+            let census = &self.census.shards[self.progress.shards];
+            if census.candidates.is_none() && census.ready > 0 {
+                self.shard_again(census.shard).await?;
+            }
+            self.progress.after = None;
             self.progress.shards += 1;
         }
         let outside = self.marked.foreign.iter().chain(&self.census.foreign).cloned().collect::<Vec<_>>();
@@ -140,23 +152,24 @@ impl GcPlan {
         self.write_status().await
     }
 
-    /// Removes what is to go of a shard.
-    async fn shard(&mut self, number: usize) -> Result<()> {
-        let Some(census) = self.census.shards.get_mut(number) else { return Ok(()) };
-        let shard = census.shard;
-        if let Some(kept) = &census.candidates {
-            let ready = kept.iter().filter(|candidate| candidate.ready);
-            let candidates: Vec<_> = ready.skip(self.progress.done_in_shard).copied().collect();
-            for batch in candidates.chunks(BATCH) {
-                self.options.check_abort()?;
-                self.batch(batch).await?;
+    /// The next of those that are known by name and may go, behind the first so many.
+    fn kept_after(&self, mut done: usize) -> Vec<Candidate> {
+        let mut found = Vec::new();
+        for census in &self.census.shards {
+            let Some(kept) = census.candidates.as_ref().filter(|_| census.ready > 0) else { continue };
+            let ready = usize::try_from(census.ready).unwrap_or(usize::MAX);
+            if ready <= done {
+                done -= ready;
+                continue;
             }
-        } else if census.ready > 0 {
-            self.shard_again(shard).await?;
+            let candidates = kept.iter().filter(|candidate| candidate.ready).skip(done);
+            found.extend(candidates.take(BATCH - found.len()));
+            done = 0;
+            if found.len() == BATCH {
+                break;
+            }
         }
-        self.progress.after = None;
-        self.progress.done_in_shard = 0;
-        Ok(())
+        found
     }
 
     /// Removes what is to go of a shard in which there was too much to keep: it is listed again.
@@ -172,7 +185,6 @@ impl GcPlan {
                 }
             }
             for batch in candidates.chunks(BATCH) {
-                self.options.check_abort()?;
                 self.batch(batch).await?;
             }
             if ended {
@@ -196,7 +208,6 @@ impl GcPlan {
             self.progress.note(candidate, swept);
         }
         self.progress.after = candidates.last().map(|candidate| candidate.unused);
-        self.progress.done_in_shard += candidates.len();
         let removed = self.progress.removed;
         let bytes = removed.bytes - before.bytes;
         self.options.tell(&GcEvent::Removed { bytes, chunks: removed.chunks - before.chunks });

@@ -37,6 +37,9 @@ pub struct ListedPage {
     pub next: Option<String>,
 }
 
+/// From how many bytes on a page is read by the pool.
+const LARGE_PAGE: usize = 32 << 10;
+
 impl S3Client {
     /// One page of a listing: the first without a token, or the one that the page before named.
     ///
@@ -61,8 +64,14 @@ impl S3Client {
         if !answer.is_success() {
             return Err(not_there(answer, "list", &request.prefix));
         }
-        let listing = parse_listing(&answer.response.body)
-            .map_err(|error| from_document(error, "list", &request.prefix))?;
+        let body = answer.response.body;
+        // A full page takes milliseconds: others need not wait for it.
+        let parsed = if body.len() < LARGE_PAGE {
+            parse_listing(&body)
+        } else {
+            self.shared.runtime.run_blocking("read a listing", move || Ok(parse_listing(&body))).await?
+        };
+        let listing = parsed.map_err(|error| from_document(error, "list", &request.prefix))?;
         let broken =
             |why: &'static str| Error::new(ErrorKind::Unavailable, "list").on(&request.prefix).because(why);
         let keys = listing.objects.iter().map(|object| object.key.as_str());

@@ -116,25 +116,29 @@ fn past(prefix: &str) -> String {
 
 /// A page; none for a token that is none.
 pub(super) fn list<'a>(objects: &'a Objects, asked: &Asked<'_>) -> Option<Page<'a>> {
-    let (mut from, mut page, mut last) = (From::new(asked)?, Page::default(), String::new());
+    let (mut from, mut page, mut last) = (From::new(asked)?, Page::default(), None);
+    let token =
+        |last: Option<(char, String)>| last.map(|(kind, key)| format!("{kind}{}", hex(key.as_bytes())));
     loop {
         let mut folded = None;
         for (key, object) in objects.range::<str, _>((from.bound(), Bound::Unbounded)) {
             let Some(rest) = key.strip_prefix(asked.prefix) else { return Some(page) };
             if page.objects.len() + page.prefixes.len() == asked.most {
-                page.next = Some(last).filter(|_| asked.most > 0);
+                // The last object is at hand; only where a prefix is the last, it was noted.
+                let object = page.objects.last().map(|(key, _)| ('o', (*key).to_owned()));
+                page.next = token(last.or(object)).filter(|_| asked.most > 0);
                 return Some(page);
             }
             if let Some(at) = rest.find('/').filter(|_| asked.fold) {
                 folded = Some(key[..=asked.prefix.len() + at].to_owned());
                 break;
             }
-            last = format!("o{}", hex(key.as_bytes()));
+            last = None;
             page.objects.push((key, object));
         }
         let Some(prefix) = folded else { return Some(page) };
         from = From::At(past(&prefix));
-        last = format!("p{}", hex(prefix.as_bytes()));
+        last = Some(('p', prefix.clone()));
         page.prefixes.push(prefix);
     }
 }

@@ -10,11 +10,14 @@ use std::io;
 
 use nix::errno::Errno;
 
+use crate::backend::fs::chunks::ChunkDirectories;
 use crate::backend::fs::disk::Disk;
 use crate::backend::fs::objects::{info, marker_info};
-use crate::backend::{Cursor, Depth, ListEntry, ListPage, ListQuery};
+use crate::backend::{Cursor, Depth, Details, ListEntry, ListPage, ListQuery};
 use crate::format::layout::{Key, Prefix};
 
+/// After how many directories of chunks that are not there it is looked which ones are.
+const MANY_ABSENT: usize = 16;
 /// A page ends with the entry that reaches this number.
 const PAGE_ENTRIES: usize = 4096;
 
@@ -24,6 +27,7 @@ pub(super) fn page(disk: &Disk, query: &ListQuery, cursor: Option<&Cursor>) -> i
     let mut walk = Walk {
         after: start.unwrap_or_default(),
         deep: query.depth == Depth::All || query.prefix == Prefix::Chunks,
+        details: query.details,
         disk,
         entries: Vec::new(),
         until: query.until.as_ref().map(Key::path),
@@ -44,6 +48,7 @@ struct Walk<'a> {
     /// Only what comes after this path is wanted; empty: everything.
     after: String,
     deep: bool,
+    details: Details,
     disk: &'a Disk,
     entries: Vec<ListEntry>,
     until: Option<String>,
@@ -73,9 +78,10 @@ impl Walk<'_> {
     }
 
     fn chunks(&mut self) -> io::Result<Progress> {
+        let Some(directories) = ChunkDirectories::open(self.disk)? else { return Ok(Progress::Done) };
         let skipped = self.after.strip_prefix(".chunks/").and_then(|rest| rest.get(..4));
         let first = skipped.and_then(|digits| u16::from_str_radix(digits, 16).ok()).unwrap_or(0);
-        let mut present = None;
+        let (mut present, mut empty) = (None, 0);
         for number in first..=u16::MAX {
             // Where there are few, most need not be looked for.
             if present.as_ref().is_some_and(|present: &BTreeSet<_>| !present.contains(&number)) {
@@ -85,19 +91,43 @@ impl Walk<'_> {
             if self.until.as_deref().is_some_and(|until| path.as_str() > until) {
                 return Ok(Progress::Past);
             }
-            let progress = match self.names(&path) {
-                Err(error) if is_link(&error) => self.file(path.trim_end_matches('/').to_owned())?,
-                Ok(names) if names.is_empty() && present.is_none() => {
-                    present = Some(self.chunk_directories()?);
+            let progress = match directories.list(number, self.details) {
+                Err(error) if is_link(&error) || is_gone(&error) => {
+                    self.file(path.trim_end_matches('/').to_owned())?
+                }
+                Ok(None) if present.is_none() => {
+                    empty += 1;
+                    if empty >= MANY_ABSENT {
+                        present = Some(self.chunk_directories()?);
+                    }
                     continue;
                 }
-                names => self.children(&path, names?)?,
+                listed => self.chunks_of(&path, listed?.unwrap_or_default()),
             };
             if progress != Progress::Done {
                 return Ok(progress);
             }
         }
         Ok(Progress::Done)
+    }
+
+    /// Takes what is within the bounds of the listing of a directory of chunks.
+    fn chunks_of(&mut self, directory: &str, entries: Vec<ListEntry>) -> Progress {
+        // Most directories lie within the bounds as a whole.
+        let is_first = self.after.as_str() >= directory;
+        let is_last = self.until.as_ref().is_some_and(|until| until.starts_with(directory));
+        for entry in entries {
+            if is_first && entry.path() <= self.after {
+                continue;
+            }
+            if is_last && self.until.as_ref().is_some_and(|until| entry.path() > *until) {
+                return Progress::Past;
+            }
+            if self.push(entry) == Progress::Full {
+                return Progress::Full;
+            }
+        }
+        Progress::Done
     }
 
     /// The numbers of the directories of chunks that there are.

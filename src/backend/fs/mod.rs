@@ -29,6 +29,7 @@
 //! What lies directly in `.chunks` under a name that is no prefix is not looked at. A link that is put in place of a
 //! directory while an operation is under way may be followed by that operation.
 
+mod chunks;
 mod create;
 mod disk;
 mod list;

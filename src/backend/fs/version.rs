@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use nix::sys::stat::FileStat;
+
 use crate::backend::Version;
 use crate::backend::fs::disk::Disk;
 
@@ -36,6 +38,15 @@ pub(super) fn stamp(file: &File) -> io::Result<()> {
 }
 
 pub(super) fn version(metadata: &Metadata) -> Version {
-    let (inode, size) = (metadata.ino(), metadata.size());
-    Version::new(format!("{inode}-{size}-{}.{:09}", metadata.mtime(), metadata.mtime_nsec()))
+    written(metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec())
+}
+
+/// The same, of what the system told in another way.
+pub(super) fn version_of(stat: &FileStat) -> Version {
+    let size = u64::try_from(stat.st_size).unwrap_or_default();
+    written(stat.st_ino, size, stat.st_mtime, stat.st_mtime_nsec)
+}
+
+fn written(inode: u64, size: u64, seconds: i64, nanoseconds: i64) -> Version {
+    Version::new(format!("{inode}-{size}-{seconds}.{nanoseconds:09}"))
 }

@@ -277,31 +277,49 @@ impl S3Backend {
         }
     }
 
+    /// Whether the key in the bucket is where an object with this path belongs.
+    fn is_at(&self, rendered: &str, key: &Key, path: &str) -> bool {
+        let place = if key.is_content() { CONTENT } else { "" };
+        let rest = rendered.strip_prefix(self.store.as_str()).and_then(|rest| rest.strip_prefix(place));
+        rest == Some(path)
+    }
+
     fn entries(&self, query: &ListQuery, page: ListedPage) -> (Vec<ListEntry>, bool) {
         let foreign = |path: &str| ListEntry::Foreign(path.to_owned());
-        let objects = page.listing.objects.into_iter().map(|object| {
+        let after = query.after.as_ref().map(Key::path);
+        let until = query.until.as_ref().map(Key::path);
+        let is_past = |path: &str| until.as_deref().is_some_and(|until| path > until);
+        let covers = |path: &str| after.as_deref().is_none_or(|after| path > after) && !is_past(path);
+        let mut past = false;
+        let mut entries = Vec::with_capacity(page.listing.objects.len());
+        for object in page.listing.objects {
             let path = self.path(&object.key);
+            past |= is_past(path);
+            if !covers(path) {
+                continue;
+            }
             // The path of a chunk below `.cnt/` is not where its chunk is.
-            match Key::parse(path).filter(|key| self.render(key) == object.key) {
+            entries.push(match Key::parse(path).filter(|key| self.is_at(&object.key, key, path)) {
                 None => foreign(path),
                 Some(key) => {
                     let etag = object.etag.unwrap_or_default();
                     let head = Head::new(etag, object.size, object.last_modified);
                     ListEntry::Object(self.info(key, &head))
                 }
-            }
-        });
-        let prefixes = page.listing.common_prefixes.iter().map(|prefix| {
+            });
+        }
+        for prefix in &page.listing.common_prefixes {
             let path = self.path(prefix);
-            let parsed = Prefix::parse(path).filter(|parsed| self.render_prefix(parsed) == *prefix);
-            parsed.map_or_else(|| foreign(path), ListEntry::Prefix)
-        });
-        let mut entries: Vec<_> = objects.chain(prefixes).map(|entry| (entry.path(), entry)).collect();
-        entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let until = query.until.as_ref().map(Key::path);
-        let past = entries.last().is_some_and(|(path, _)| until.as_ref().is_some_and(|until| path > until));
-        entries.retain(|(path, _)| query.covers(path));
-        (entries.into_iter().map(|(_, entry)| entry).collect(), past)
+            past |= is_past(path);
+            if covers(path) {
+                let parsed = Prefix::parse(path).filter(|parsed| self.render_prefix(parsed) == *prefix);
+                entries.push(parsed.map_or_else(|| foreign(path), ListEntry::Prefix));
+            }
+        }
+        if !page.listing.common_prefixes.is_empty() || query.prefix != Prefix::Chunks {
+            entries.sort_by_cached_key(ListEntry::path);
+        }
+        (entries, past)
     }
 }
 

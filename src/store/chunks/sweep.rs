@@ -9,6 +9,7 @@
 //! are there or not, and are stored again by whoever needs them (H16).
 
 use bytes::Bytes;
+use futures::future;
 
 use crate::backend::{Deleted, LockGuard, Removal};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +17,9 @@ use crate::format::Digest;
 use crate::format::layout::Key;
 use crate::store::chunks::ChunkStore;
 use crate::store::pins::Section;
+
+/// How many objects one request names.
+const AT_ONCE: usize = 1000;
 
 /// An object among the chunks that nothing uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,18 +91,22 @@ impl ChunkStore {
         // All of them, in case that this future is dropped.
         gate.note_leaving(&chunks, self.backend.runtime().monotonic());
         let removals: Vec<_> = chosen.iter().map(|item| Removal::any(item.key())).collect();
-        let results = if removals.is_empty() { Ok(Vec::new()) } else { self.backend.delete(&removals).await };
-        let mut outcomes = chosen.iter().enumerate().map(|(at, item)| {
-            let result = match &results {
-                Ok(results) => results
-                    .get(at)
-                    .cloned()
-                    .unwrap_or_else(|| Err(Error::new(ErrorKind::Internal, "delete").on(item.key()))),
-                Err(error) => Err(error.clone()),
-            };
-            self.settled(item, result)
-        });
+        let requests = removals.chunks(AT_ONCE).map(|removals| self.delete(removals));
+        let results = future::join_all(requests).await.into_iter().flatten();
+        let mut outcomes = chosen.iter().zip(results).map(|(item, result)| self.settled(item, result));
         Ok(swept.into_iter().filter_map(|swept| swept.or_else(|| outcomes.next())).collect())
+    }
+
+    /// Deletes with one request, if the backend can; an answer for each.
+    async fn delete(&self, removals: &[Removal]) -> Vec<Result<Deleted>> {
+        match self.backend.delete(removals).await {
+            Ok(results) if results.len() == removals.len() => results,
+            Ok(_) => {
+                let error = |removal: &Removal| Error::new(ErrorKind::Internal, "delete").on(&removal.key);
+                removals.iter().map(|removal| Err(error(removal))).collect()
+            }
+            Err(error) => removals.iter().map(|_| Err(error.clone())).collect(),
+        }
     }
 
     /// Where a backend keeps times of use, what was used since stays.

@@ -53,7 +53,8 @@ pub fn parse_listing(document: &[u8]) -> Result<Listing, XmlError> {
             return Err(XmlError::Missing("key of an object"));
         }
         // A blank comes as `+` from some servers, and a plus as `%2B` from all that encode.
-        let decoded = if is_encoded { decode(&text.replace('+', "%20")) } else { Some(text.to_owned()) };
+        let is_plain = !is_encoded || !text.contains(['%', '+']);
+        let decoded = if is_plain { Some(text.to_owned()) } else { decode(&text.replace('+', "%20")) };
         decoded.ok_or(XmlError::Missing("key of an object"))
     };
     let objects = root.children("Contents").map(|object| {

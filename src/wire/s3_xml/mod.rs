@@ -323,7 +323,11 @@ fn root(document: &[u8], names: &[&str], limit: usize) -> Result<Element, XmlErr
     if let Some(error) = error_of(&root) {
         return Err(XmlError::Service(Box::new(error)));
     }
-    if names.contains(&root.name.as_str()) { Ok(root) } else { Err(XmlError::Unexpected(root.name)) }
+    if names.contains(&root.name.as_ref()) {
+        Ok(root)
+    } else {
+        Err(XmlError::Unexpected(root.name.into_owned()))
+    }
 }
 
 fn error_of(root: &Element) -> Option<ErrorBody> {

@@ -3,6 +3,8 @@
 //! Elements are known by their local names; namespaces, attributes, comments and processing instructions are skipped. There
 //! are no document types and so no entities but the five that XML has by itself. Depth and size are limited (H117).
 
+use std::borrow::Cow;
+
 use quick_xml::Reader;
 use quick_xml::errors::Error as ReaderError;
 use quick_xml::events::{BytesRef, Event};
@@ -15,11 +17,14 @@ const DEPTH_LIMIT: usize = 16;
 /// objects has about 15,000.
 const ELEMENT_LIMIT: usize = 1 << 18;
 
+/// What a page of a listing is made of: an object, and what is said of it.
+const OFTEN: [&str; 6] = ["Contents", "Key", "LastModified", "ETag", "Size", "StorageClass"];
+
 /// An element. Text beside children, which S3 does not have, is lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Element {
     children: Vec<Element>,
-    pub(super) name: String,
+    pub(super) name: Cow<'static, str>,
     text: String,
 }
 
@@ -64,7 +69,13 @@ impl Element {
     }
 
     fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), ..Self::default() }
+        // Those of which a page of a listing has thousands take no memory of their own.
+        let name = match OFTEN.iter().find(|often| **often == name) {
+            Some(often) => Cow::Borrowed(*often),
+            None => Cow::Owned(name.to_owned()),
+        };
+        let room = if name == OFTEN[0] { OFTEN.len() - 1 } else { 0 };
+        Self { children: Vec::with_capacity(room), name, text: String::new() }
     }
 
     /// The first child of that name.

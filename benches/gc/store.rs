@@ -1,0 +1,95 @@
+//! A store of many chunks and snapshots, made without the library's ways, so that it is there soon.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::executor::block_on;
+use larder::backend::{FsBackend, FsOptions, SyncLevel};
+use larder::format::Digest;
+use larder::format::fixed_index::FixedIndexWriter;
+use larder::format::manifest::{CryptMode, Manifest, ManifestFile};
+use larder::format::name::{BackupTime, GroupName};
+use larder::rt::ThreadRuntime;
+use larder::store::{Datastore, Options};
+
+use crate::Outcome;
+
+const SNAPSHOTS: u64 = 100;
+const CHUNK: u64 = 4 << 20;
+/// One of so many chunks is garbage.
+const GARBAGE: u64 = 20;
+
+/// How many of so many chunks are garbage.
+pub(crate) fn garbage(chunks: u64) -> u64 {
+    chunks / GARBAGE
+}
+
+pub(crate) fn make(path: &Path, chunks: u64) -> Outcome<()> {
+    let runtime = Arc::new(ThreadRuntime::new());
+    block_on(async {
+        let options = FsOptions::default().sync_level(SyncLevel::None);
+        let backend = FsBackend::create(runtime, path, options).await?;
+        Datastore::create(Arc::new(backend), Options::default()).await
+    })?;
+    let halves = [0..chunks / 2, chunks / 2..chunks];
+    std::thread::scope(|scope| {
+        let workers = halves.map(|numbers| {
+            scope.spawn(move || -> std::io::Result<()> {
+                for number in numbers {
+                    let name = digest(number).to_string();
+                    // Of another length each, and of no other use.
+                    let length = 40 + usize::try_from(number % 200).unwrap_or_default();
+                    fs::write(path.join(".chunks").join(&name[..4]).join(&name), vec![7; length])?;
+                }
+                Ok(())
+            })
+        });
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|_| Err(std::io::Error::other("panic"))))
+    })?;
+    let used = chunks - garbage(chunks);
+    let entries = used / 10 + used % 10;
+    let group: GroupName = "vm/100".parse()?;
+    fs::create_dir_all(path.join("vm/100"))?;
+    fs::write(path.join("vm/100/owner"), "root@pam\n")?;
+    // Each snapshot has some chunks that are new, in place of old ones all over the image.
+    let mut current: Vec<u64> = (0..entries).collect();
+    let mut next = entries;
+    for snapshot in 0..SNAPSHOTS {
+        if snapshot > 0 {
+            let new = (used - next) / (SNAPSHOTS - snapshot);
+            for number in 0..new {
+                let place = (number * entries / new + snapshot) % entries;
+                current[usize::try_from(place)?] = next;
+                next += 1;
+            }
+        }
+        let time = BackupTime::from_epoch(1_700_000_000 + i64::try_from(snapshot)? * 86_400)?;
+        write_snapshot(path, &group, time, &current)?;
+    }
+    Ok(())
+}
+
+fn write_snapshot(path: &Path, group: &GroupName, time: BackupTime, numbers: &[u64]) -> Outcome<()> {
+    let size = numbers.len() as u64 * CHUNK;
+    let mut index = FixedIndexWriter::new(size, CHUNK)?;
+    for (at, number) in numbers.iter().enumerate() {
+        index.set(at as u64 * CHUNK, CHUNK, digest(*number))?;
+    }
+    let index = index.finish([1; 16], time.epoch())?;
+    let directory = path.join(group.snapshot(time).to_string());
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("disk.img.fidx"), &index.bytes)?;
+    let mut manifest = Manifest::new(group.backup_type(), group.id().clone(), time);
+    manifest.add_file(ManifestFile::new("disk.img.fidx".parse()?, CryptMode::None, size, index.checksum)?)?;
+    let mut blob = Vec::new();
+    larder::format::blob::BlobEncoder::new(1)?.encode(&manifest.to_json(), &mut blob)?;
+    fs::write(directory.join("index.json.blob"), blob)?;
+    Ok(())
+}
+
+fn digest(number: u64) -> Digest {
+    Digest::of(&number.to_le_bytes())
+}
