@@ -161,10 +161,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         Ok(found)
     }
 
-    /// The time by the clock by which [`ObjectInfo::last_used`] is told (H14). Default: that of the runtime.
+    /// The time by the clock by which [`ObjectInfo::last_used`] is told (H14), for whoever may change the store. Default: that of
+    /// the runtime.
     ///
     /// # Errors
-    /// `Unavailable` if it cannot be asked for.
+    /// `Busy` if another process may change the store; `Unavailable` if it cannot be asked for.
     async fn clock(&self) -> Result<SystemTime> {
         Ok(self.runtime().now())
     }

@@ -70,14 +70,15 @@ pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
     }
     let guard = backend.lock(&LockScope::Store, LockMode::Exclusive).await?;
     let collection = store.chunks().pins().collect();
-    let now = backend.clock().await?;
-    let here = store.runtime().now();
+    let (now, here) = (backend.clock().await?, store.runtime().now());
     let apart = now.duration_since(here).or_else(|_| here.duration_since(now)).unwrap_or_default();
-    if apart > CLOCKS_APART {
+    // A filesystem has the clock of its host, or one of its own that nobody else goes by.
+    if apart > CLOCKS_APART && !backend.capabilities().touches {
         let why = format!("the clocks of this host and of the store are {} s apart", apart.as_secs());
         return Err(Error::new(ErrorKind::Unavailable, "collect garbage").because(why));
     }
-    let oldest_writer = guard.oldest_shared().and_then(|since| since.checked_sub(WRITER_MARGIN));
+    let age = guard.oldest_shared().map(|since| here.duration_since(since).unwrap_or_default());
+    let oldest_writer = age.map(|age| now.checked_sub(age + WRITER_MARGIN).unwrap_or(SystemTime::UNIX_EPOCH));
     let before = |cutoff: SystemTime| oldest_writer.map_or(cutoff, |since| cutoff.min(since));
     // Without a grace time nothing is too young.
     let cutoff = (!options.grace.is_zero())

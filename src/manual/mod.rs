@@ -7,6 +7,9 @@ pub mod bucket {}
 #[doc = include_str!("format.md")]
 pub mod format {}
 
+#[doc = include_str!("gc.md")]
+pub mod gc {}
+
 #[doc = include_str!("locking.md")]
 pub mod locking {}
 

@@ -27,6 +27,7 @@ mod listings;
 mod locks;
 mod objects;
 mod races;
+mod upkeep;
 
 use std::fmt;
 use std::str::FromStr;
@@ -50,6 +51,7 @@ pub use objects::{absent_is_certain, limited, ranges, read_your_writes};
 pub use races::{
     atomic, conditions_see_every_change, directories_come_and_go, one_creator_wins, one_version_wins,
 };
+pub use upkeep::{many_heads, names, terms, the_clock};
 
 /// Checks everything except [`foreign_is_reported`], which needs a way around the backend, and [`paging`], which needs to
 /// know how many objects fill a page.
@@ -70,6 +72,11 @@ pub async fn check_all(backend: &Arc<dyn Backend>) {
     ordered(backend).await;
     complete(backend).await;
     children(backend).await;
+    names(backend).await;
+
+    many_heads(backend).await;
+    the_clock(backend).await;
+    terms(backend).await;
 
     locks_exclude(backend).await;
 

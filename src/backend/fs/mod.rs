@@ -42,6 +42,7 @@ mod version;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -229,6 +230,11 @@ impl Backend for FsBackend {
         self.blocking("look up", move |inner| Ok(keys.iter().map(|key| inner.head(key)).collect())).await
     }
 
+    async fn clock(&self) -> Result<SystemTime> {
+        let temporary = self.temporary_name(CLOCK);
+        self.blocking("ask the filesystem for the time", move |inner| inner.clock(&temporary)).await
+    }
+
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (key, temporary) = (key.clone(), self.temporary_name(&key.path()));
         let bytes = object.len() as u64;
@@ -293,5 +299,7 @@ impl Backend for FsBackend {
     }
 }
 
+/// A file by whose times the filesystem tells the time. It goes at once.
+const CLOCK: &str = ".larder-clock";
 const LOCK_FILE: &str = ".lock";
 const SUFFIX_DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

@@ -348,6 +348,15 @@ impl Inner {
         }
     }
 
+    /// The time by the clock of the filesystem: that of a file which was just made.
+    pub(super) fn clock(&self, temporary: &str) -> Result<SystemTime> {
+        let failed = |error| failure(error, "ask the filesystem for the time", temporary);
+        let file = self.disk.write_new(temporary, Contents::Bytes(&Bytes::new())).map_err(failed)?;
+        let metadata = file.metadata();
+        self.disk.remove_file(temporary).map_err(failed)?;
+        metadata.map(|metadata| last_used(&metadata)).map_err(failed)
+    }
+
     pub(super) fn barrier(&self) -> Result<()> {
         let failed = |error| {
             self.doubtful.store(true, Ordering::SeqCst);

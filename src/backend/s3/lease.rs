@@ -270,8 +270,9 @@ impl Lease {
         }
     }
 
-    /// The time by the clock of the server.
-    pub(in crate::backend::s3) async fn clock(&self) -> Result<SystemTime> {
+    /// The time by the clock of the server, which tells it with the lease.
+    pub(in crate::backend::s3) async fn clock(self: &Arc<Self>) -> Result<SystemTime> {
+        self.hold().await?;
         let answered = match self.client.head(&self.place.lease).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             head => head?.answered,
