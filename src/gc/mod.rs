@@ -37,9 +37,10 @@ mod report;
 mod sweep;
 mod walk;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::backend::{LockMode, LockReach, LockScope};
+use crate::backend::{LockGuard, LockMode, LockReach, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Datastore;
 
@@ -68,7 +69,7 @@ pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
         let error = Error::new(ErrorKind::Unsupported, "collect garbage");
         return Err(error.because("other processes may be writing: its locks do not reach them"));
     }
-    let guard = backend.lock(&LockScope::Store, LockMode::Exclusive).await?;
+    let guard: Arc<dyn LockGuard> = Arc::from(backend.lock(&LockScope::Store, LockMode::Exclusive).await?);
     let collection = store.chunks().pins().collect();
     let (now, here) = (backend.clock().await?, store.runtime().now());
     let apart = now.duration_since(here).or_else(|_| here.duration_since(now)).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! What would be removed, found out by listing all chunks beside what is marked.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
@@ -30,7 +31,7 @@ const LOOKED_FOR: usize = 100_000;
 pub(in crate::gc) struct Held {
     #[expect(dead_code, reason = "held, not asked")]
     pub(in crate::gc) collection: Collection,
-    pub(in crate::gc) guard: Box<dyn LockGuard>,
+    pub(in crate::gc) guard: Arc<dyn LockGuard>,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
 //! How what is unused is removed.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::SystemTime;
 
@@ -196,8 +197,8 @@ impl GcPlan {
     async fn batch(&mut self, candidates: &[Candidate]) -> Result<()> {
         let unused: Vec<Unused> = candidates.iter().map(|candidate| candidate.unused).collect();
         let times = self.times;
-        let is_old = move |last_used| times.is_old(last_used);
-        let swept = self.store.chunks().sweep(&unused, self.held.guard.as_ref(), &is_old).await?;
+        let is_old = Arc::new(move |last_used| times.is_old(last_used));
+        let swept = self.store.chunks().sweep(unused, Arc::clone(&self.held.guard), is_old).await?;
         let (before, mut denied) = (self.progress.removed, 0);
         let mut last_error = None;
         for (candidate, swept) in candidates.iter().zip(swept) {

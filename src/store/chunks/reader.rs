@@ -19,7 +19,7 @@ use crate::store::codecs::Codecs;
 /// What reads chunks.
 #[derive(Debug)]
 pub(in crate::store::chunks) struct ChunkReader {
-    backend: Arc<dyn Backend>,
+    pub(in crate::store::chunks) backend: Arc<dyn Backend>,
     pub(in crate::store::chunks) codecs: Arc<Codecs>,
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
     pub(in crate::store::chunks) local: Option<Arc<LocalState>>,

@@ -7,15 +7,24 @@
 //! A section that somebody is in is busy, and its chunk stays (I3, H6). Sections are held while one batch is deleted and not while it is
 //! collected, so that a writer waits for one request at most (H20). Whatever is cut off leaves chunks whose records are forgotten: they
 //! are there or not, and are stored again by whoever needs them (H16).
+//!
+//! A batch is a task of its own, which has the sections and the lock of the store: who waits for it may go away, and nobody can use a chunk
+//! that is just being removed (H161).
+
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures::channel::oneshot;
 use futures::future;
 
-use crate::backend::{Deleted, LockGuard, Removal};
+use crate::backend::{Backend, Deleted, LockGuard, Removal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::layout::Key;
 use crate::store::chunks::ChunkStore;
+use crate::store::chunks::gate::Gate;
+use crate::store::chunks::reader::ChunkReader;
 use crate::store::pins::Section;
 
 /// How many objects one request names.
@@ -55,46 +64,97 @@ impl Unused {
     }
 }
 
+/// Whether an object that was last used at this time may go, where a backend keeps such times.
+pub(crate) type IsOld = dyn Fn(SystemTime) -> bool + Send + Sync;
+
+/// One batch, on its way.
+struct Sweeping {
+    backend: Arc<dyn Backend>,
+    gate: Arc<Gate>,
+    guard: Arc<dyn LockGuard>,
+    is_old: Arc<IsOld>,
+    reader: Arc<ChunkReader>,
+}
+
 impl ChunkStore {
-    /// Removes what nothing uses, and says of each what became of it. `guard` is the lock of the store, held alone. `is_old` says
-    /// whether an object that was last used at this time may go, where a backend keeps such times.
+    /// Removes what nothing uses, and says of each what became of it. `guard` is the lock of the store, held alone.
     ///
     /// # Errors
     /// `Busy` if the store is somebody else's by now; whatever keeps the records from being forgotten. Nothing was removed then.
+    ///
+    /// # Cancel safety
+    /// What was begun goes on in the background, and nobody gets at the chunks or at the lock before it is over.
     pub(crate) async fn sweep(
         &self,
-        unused: &[Unused],
-        guard: &dyn LockGuard,
-        is_old: &(dyn Fn(std::time::SystemTime) -> bool + Sync),
+        unused: Vec<Unused>,
+        guard: Arc<dyn LockGuard>,
+        is_old: Arc<IsOld>,
     ) -> Result<Vec<Swept>> {
-        let gate = self.gate();
+        let sweeping = Sweeping {
+            backend: Arc::clone(&self.backend),
+            gate: Arc::clone(self.gate()),
+            guard,
+            is_old,
+            reader: Arc::clone(&self.reader),
+        };
+        let (sender, receiver) = oneshot::channel();
+        self.backend.runtime().spawn(Box::pin(async move {
+            // Nobody may be waiting any more.
+            let _ = sender.send(sweeping.run(&unused).await);
+        }));
+        receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "remove chunks")))
+    }
+}
+
+impl Sweeping {
+    async fn run(self, unused: &[Unused]) -> Result<Vec<Swept>> {
         let mut swept: Vec<Option<Swept>> = Vec::with_capacity(unused.len());
         let mut sections: Vec<Section<'_>> = Vec::new();
         for item in unused {
             // What was put aside of a chunk comes right after it.
             let held = sections.last().is_some_and(|section| section.digest() == item.digest);
-            let entered = if held { None } else { gate.sections.try_enter(item.digest) };
+            let entered = if held { None } else { self.gate.sections.try_enter(item.digest) };
             swept.push(match entered {
                 None if !held => Some(Swept::Busy),
-                _ if item.aside.is_none() && gate.pins.is_pinned(&item.digest) => Some(Swept::Pinned),
+                _ if item.aside.is_none() && self.gate.pins.is_pinned(&item.digest) => Some(Swept::Pinned),
                 _ => None,
             });
             sections.extend(entered);
         }
-        self.look_again(unused, &mut swept, is_old).await?;
+        self.look_again(unused, &mut swept).await?;
         let chosen: Vec<_> =
             unused.iter().zip(&swept).filter(|(_, swept)| swept.is_none()).map(|(item, _)| *item).collect();
         let chunks: Vec<_> =
             chosen.iter().filter(|item| item.aside.is_none()).map(|item| item.digest).collect();
-        self.forget_all(&chunks).await?;
-        guard.check().await?;
-        // All of them, in case that this future is dropped.
-        gate.note_leaving(&chunks, self.backend.runtime().monotonic());
+        self.reader.forget_all(&chunks).await?;
+        self.guard.check().await?;
+        if !self.backend.capabilities().touches {
+            self.gate.note_leaving(&chunks, self.backend.runtime().monotonic());
+        }
         let removals: Vec<_> = chosen.iter().map(|item| Removal::any(item.key())).collect();
         let requests = removals.chunks(AT_ONCE).map(|removals| self.delete(removals));
         let results = future::join_all(requests).await.into_iter().flatten();
         let mut outcomes = chosen.iter().zip(results).map(|(item, result)| self.settled(item, result));
         Ok(swept.into_iter().filter_map(|swept| swept.or_else(|| outcomes.next())).collect())
+    }
+
+    /// Where a backend keeps times of use, what was used since stays.
+    async fn look_again(&self, unused: &[Unused], swept: &mut [Option<Swept>]) -> Result<()> {
+        if !self.backend.capabilities().touches {
+            return Ok(());
+        }
+        let wanted: Vec<_> = (0..swept.len()).filter(|at| swept[*at].is_none()).collect();
+        let keys: Vec<_> = wanted.iter().filter_map(|at| unused.get(*at)).map(Unused::key).collect();
+        for (at, found) in wanted.into_iter().zip(self.backend.head_many(&keys).await?) {
+            let outcome = match found {
+                Ok(info) if (self.is_old)(info.last_used) => None,
+                Ok(_) => Some(Swept::Used),
+                Err(error) if error.kind() == ErrorKind::NotFound => Some(Swept::Absent),
+                Err(error) => Some(Swept::Failed(error)),
+            };
+            swept[at] = outcome;
+        }
+        Ok(())
     }
 
     /// Deletes with one request, if the backend can; an answer for each.
@@ -109,33 +169,6 @@ impl ChunkStore {
         }
     }
 
-    /// Where a backend keeps times of use, what was used since stays.
-    async fn look_again(
-        &self,
-        unused: &[Unused],
-        swept: &mut [Option<Swept>],
-        is_old: &(dyn Fn(std::time::SystemTime) -> bool + Sync),
-    ) -> Result<()> {
-        if !self.backend.capabilities().touches {
-            return Ok(());
-        }
-        let wanted: Vec<_> = swept.iter().enumerate().filter(|(_, swept)| swept.is_none()).collect();
-        let wanted: Vec<_> = wanted.into_iter().map(|(at, _)| at).collect();
-        let keys: Vec<_> = wanted.iter().filter_map(|at| unused.get(*at)).map(Unused::key).collect();
-        for (at, found) in wanted.into_iter().zip(self.backend.head_many(&keys).await?) {
-            let outcome = match found {
-                Ok(info) if is_old(info.last_used) => None,
-                Ok(_) => Some(Swept::Used),
-                Err(error) if error.kind() == ErrorKind::NotFound => Some(Swept::Absent),
-                Err(error) => Some(Swept::Failed(error)),
-            };
-            if let Some(swept) = swept.get_mut(at) {
-                *swept = outcome;
-            }
-        }
-        Ok(())
-    }
-
     /// What an answer means, and whether the request is over.
     fn settled(&self, item: &Unused, result: Result<Deleted>) -> Swept {
         let is_over = match &result {
@@ -143,7 +176,7 @@ impl ChunkStore {
             Err(error) => !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable),
         };
         if is_over && item.aside.is_none() {
-            self.gate().forget_leaving(&item.digest);
+            self.gate.forget_leaving(&item.digest);
         }
         match result {
             Ok(Deleted::Absent) => Swept::Absent,
@@ -151,13 +184,15 @@ impl ChunkStore {
             Err(error) => Swept::Failed(error),
         }
     }
+}
 
+impl ChunkReader {
     /// The store may lack these chunks: whoever needs one stores it.
     ///
     /// # Errors
     /// If the local disk does not keep that in mind.
-    pub(crate) async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
-        let Some(presence) = self.reader.presence().filter(|_| !digests.is_empty()) else { return Ok(()) };
+    async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
+        let Some(presence) = self.presence().filter(|_| !digests.is_empty()) else { return Ok(()) };
         let digests = digests.to_vec();
         let forget = move || {
             presence
@@ -166,11 +201,13 @@ impl ChunkStore {
         };
         self.backend.runtime().run_blocking("forget chunks", forget).await
     }
+}
 
+impl ChunkStore {
     /// Chunks that an index names and that are not there: the next backup that has them stores them again (H22).
     pub(crate) async fn note_missing(&self, digests: &[Digest]) -> Result<()> {
         self.reader.suspects().extend(digests);
-        self.forget_all(digests).await
+        self.reader.forget_all(digests).await
     }
 
     /// Begins a new term, so that records of the one before count no longer for anybody who is not told (H16).
