@@ -46,7 +46,8 @@
 //! | [`Chunker`](chunker::Chunker) | where streams are cut |
 //! | [`Error`](error::Error) | what went wrong, and by its [`ErrorKind`](error::ErrorKind) what to do about it |
 //!
-//! [`format`](mod@format) has the bytes and names by themselves, without any input or output; [`retention`] says which snapshots to keep.
+//! [`format`](mod@format) has the bytes and names by themselves, without any input or output; [`retention`] says which snapshots to
+//! keep, and [`prune`] removes the others.
 //! Essays on the format, on locks, on runtimes and on S3 are in the [`manual`].
 //!
 //! # Features
@@ -89,6 +90,7 @@ pub mod format;
 pub mod http;
 pub mod local;
 pub mod manual;
+pub mod prune;
 pub mod retention;
 pub mod rt;
 #[cfg(feature = "s3")]

@@ -61,6 +61,8 @@ use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
 use crate::store::mirrored::Mirrored;
 
+pub(crate) use delete::{Expected, Removed, Trouble};
+pub(crate) use listing::Listed;
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
 
 pub use archive_reader::ArchiveReader;
