@@ -10,7 +10,7 @@ use crate::prune::report::{
     GroupOutcome, GroupReport, NamespaceReport, Outcome, PruneReport, SnapshotReport, Stop,
 };
 use crate::retention::Decision;
-use crate::store::{Listed, Removed, Trouble};
+use crate::store::{Fate, Listed, Trouble};
 
 impl PrunePlan {
     /// Carries out the plan: group after group, and of each the oldest snapshot first. What cannot be removed is in the report, and the
@@ -118,11 +118,11 @@ impl Run<'_> {
             Some(_) => {}
         }
         match self.plan.store.remove_planned(&planned.name, &planned.expected).await {
-            Ok(Removed::Busy(error)) => Outcome::Busy(error),
-            Ok(Removed::Changed) => Outcome::Changed,
-            Ok(Removed::Gone) => Outcome::Gone,
-            Ok(Removed::Protected) => Outcome::Protected,
-            Ok(Removed::Removed) => Outcome::Removed,
+            Ok(Fate::Busy(error)) => Outcome::Busy(error),
+            Ok(Fate::Changed) => Outcome::Changed,
+            Ok(Fate::Gone) => Outcome::Gone,
+            Ok(Fate::Protected) => Outcome::Protected,
+            Ok(Fate::Removed) => Outcome::Removed,
             Err(Trouble::Failed(error)) => Outcome::Failed(error),
             Err(Trouble::Lost(error)) => {
                 self.report.stopped = Some(Stop::Lost(error.clone()));

@@ -156,14 +156,18 @@ pub async fn plan(store: &Datastore, scope: &PruneScope, options: PruneOptions) 
     };
     let decide = |listed: Vec<Listed>| {
         let decisions = options.decide(&listed);
-        listed.into_iter().zip(decisions).map(|(listed, decision)| {
-            let expected = if listed.manifest.is_some() {
-                Expected::Finished
-            } else {
-                Expected::Unfinished(listed.info.files.clone())
-            };
-            snapshot_plan(&listed, decision, expected)
-        }).collect()
+        listed
+            .into_iter()
+            .zip(decisions)
+            .map(|(listed, decision)| {
+                let expected = if listed.manifest.is_some() {
+                    Expected::Finished
+                } else {
+                    Expected::Unfinished(listed.info.files.clone())
+                };
+                snapshot_plan(&listed, decision, expected)
+            })
+            .collect()
     };
     let mut planned = Vec::with_capacity(groups.len());
     let mut listings = listings(store, groups);

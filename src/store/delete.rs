@@ -44,7 +44,7 @@ pub(crate) enum Expected {
 
 /// What became of a snapshot that was to be removed.
 #[derive(Clone, Debug)]
-pub(crate) enum Removed {
+pub(crate) enum Fate {
     /// Somebody uses it, or may.
     Busy(Error),
     /// It is not what was expected.
@@ -171,33 +171,35 @@ impl Datastore {
         &self,
         name: &SnapshotName,
         expected: &Expected,
-    ) -> Result<Removed, Trouble> {
+    ) -> Result<Fate, Trouble> {
         let guard = match self.lock_for_deletion(LockScope::Snapshot(name.clone())).await {
-            Err(error) if error.kind() == ErrorKind::Busy => return Ok(Removed::Busy(error)),
+            Err(error) if error.kind() == ErrorKind::Busy => return Ok(Fate::Busy(error)),
             guard => guard?,
         };
-        let Some(found) = self.listed_snapshot(name).await? else { return Ok(Removed::Gone) };
+        let Some(found) = self.listed_snapshot(name).await? else { return Ok(Fate::Gone) };
         if self.is_protected(&found.info).await? {
-            return Ok(Removed::Protected);
+            return Ok(Fate::Protected);
         }
         let removed = match (expected, &found.manifest) {
-            (Expected::Unfinished(_), Some(_)) => return Ok(Removed::Changed),
-            (Expected::Manifest(version), Some(found)) if found != version => return Ok(Removed::Changed),
+            (Expected::Unfinished(_), Some(_)) => return Ok(Fate::Changed),
+            (Expected::Manifest(version), Some(found)) if found != version => return Ok(Fate::Changed),
             // A writer has gone on.
-            (Expected::Unfinished(files), None) if !found.info.files.iter().all(|file| files.contains(file)) => {
-                return Ok(Removed::Changed);
+            (Expected::Unfinished(files), None)
+                if !found.info.files.iter().all(|file| files.contains(file)) =>
+            {
+                return Ok(Fate::Changed);
             }
-            (_, Some(_)) => self.delete_files(&found.info, guard).await.map(|()| Removed::Removed),
+            (_, Some(_)) => self.delete_files(&found.info, guard).await.map(|()| Fate::Removed),
             (_, None) => {
                 let alone = match self.inner.backend.lock(&LockScope::Store, LockMode::Exclusive).await {
-                    Err(error) if error.kind() == ErrorKind::Busy => return Ok(Removed::Busy(error)),
+                    Err(error) if error.kind() == ErrorKind::Busy => return Ok(Fate::Busy(error)),
                     alone => alone?,
                 };
                 return self.remove_unfinished(&found.info, alone.as_ref(), guard).await;
             }
         };
         match removed {
-            Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Busy => Ok(Removed::Busy(error)),
+            Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Busy => Ok(Fate::Busy(error)),
             removed => removed,
         }
     }
@@ -208,11 +210,11 @@ impl Datastore {
         info: &SnapshotInfo,
         alone: &dyn LockGuard,
         guard: Box<dyn LockGuard>,
-    ) -> Result<Removed, Trouble> {
+    ) -> Result<Fate, Trouble> {
         let backend = &self.inner.backend;
         let busy = |why: &'static str| {
             let error = Error::new(ErrorKind::Busy, "remove the unfinished").on(&info.name);
-            Ok(Removed::Busy(error.because(why)))
+            Ok(Fate::Busy(error.because(why)))
         };
         // Where a lock does not reach everybody, having it is no evidence that nobody is writing.
         if backend.capabilities().lock_reach == LockReach::Process {
@@ -221,19 +223,19 @@ impl Datastore {
         // A listing that is behind shows a finished one without its manifest (H13).
         match backend.head(&Key::Manifest(info.name.clone())).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            found => return found.map(|_| Removed::Changed).map_err(Trouble::Failed),
+            found => return found.map(|_| Fate::Changed).map_err(Trouble::Failed),
         }
         if self.inner.is_doubtful(&info.name) {
             return busy("its manifest may still arrive");
         }
         if info.protected {
-            return Ok(Removed::Protected);
+            return Ok(Fate::Protected);
         }
         still_held(alone).await?;
         self.delete_all(&rest_of(info)).await?;
         backend.barrier().await?;
         guard.release_deleted().await;
-        Ok(Removed::Removed)
+        Ok(Fate::Removed)
     }
 
     /// Removes what belongs to a group if it has no snapshots. Whether it did; not while somebody uses the group.

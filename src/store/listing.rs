@@ -135,9 +135,7 @@ impl Datastore {
     /// `NotFound` if there is no such snapshot.
     pub async fn snapshot_info(&self, name: &SnapshotName) -> Result<SnapshotInfo> {
         let listed = self.listed_snapshot(name).await?;
-        listed
-            .map(|listed| listed.info)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, "look up").on(name))
+        listed.map(|listed| listed.info).ok_or_else(|| Error::new(ErrorKind::NotFound, "look up").on(name))
     }
 
     /// The snapshots of a group, oldest first.

@@ -12,6 +12,8 @@
 //! | owner, notes of a group | | exclusive | |
 //! | deletion of a snapshot | | exclusive, if it is the last | exclusive |
 //! | deletion of a group | | exclusive | exclusive |
+//! | copy of a group | | exclusive at the destination | shared; exclusive at the destination |
+//! | move of a group | | exclusive at both places | exclusive at both places |
 //!
 //! Locks are taken without waiting, or with a wait that ends (a manifest, a group at the begin of a backup), so the order in which they are taken does not matter for
 //! progress: who does not get one gives back the others and reports `Busy`.
@@ -37,6 +39,8 @@ mod marks;
 mod mirrored;
 mod pins;
 mod pipeline;
+mod relocate;
+mod relocations;
 mod snapshot_reader;
 mod snapshot_writer;
 mod stream;
@@ -60,8 +64,9 @@ use crate::store::doubts::Doubts;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
 use crate::store::mirrored::Mirrored;
+use crate::store::relocations::Relocations;
 
-pub(crate) use delete::{Expected, Removed, Trouble};
+pub(crate) use delete::{Expected, Fate, Trouble};
 pub(crate) use listing::Listed;
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
 
@@ -75,6 +80,7 @@ pub use image_writer::{ImageWriter, ImageWriterBuilder};
 pub use lifecycle::Destruction;
 pub use listing::{FileInfo, SnapshotInfo, SnapshotState};
 pub use mirrored::Refresh;
+pub use relocate::{Relocated, RelocatedGroup, RelocatedSnapshot, Relocation};
 pub use snapshot_reader::SnapshotReader;
 pub use snapshot_writer::{ArchiveSummary, BackupStats, SnapshotWriter};
 pub use stream::StreamBuilder;
@@ -143,6 +149,7 @@ pub(in crate::store) struct StoreInner {
     pub(in crate::store) backend: Arc<dyn Backend>,
     pub(in crate::store) budget: Arc<Budget>,
     pub(in crate::store) chunks: ChunkStore,
+    pub(in crate::store) relocations: Arc<Relocations>,
     /// One of its own: a restore whose target is a backup must not wait for what the backup waits for.
     pub(in crate::store) restore_budget: Arc<Budget>,
     local: Option<Local>,
@@ -195,6 +202,7 @@ impl Datastore {
             doubts: Doubts::default(),
             identity,
             local,
+            relocations: Arc::default(),
             restore_budget: Budget::new(options.memory_bytes),
             zeros: Mutex::default(),
         };
