@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::backend::{LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
-use crate::format::name::{BackupTime, GroupName, Namespace};
+use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 use crate::store::commit::remove_written;
 use crate::store::delete::{Trouble, still_held};
 use crate::store::groups::SMALL_OBJECT_BYTES;
@@ -64,12 +64,12 @@ impl Datastore {
 
     async fn relocate_snapshots(&self, snapshots: Vec<Listed>, how: How, done: &mut Relocating) {
         let mut is_over = false;
-        for Listed { info, .. } in snapshots {
+        for listed in snapshots {
             let outcome = if is_over {
                 Relocated::NotReached
             } else {
-                let target = done.report.to.snapshot(info.name.time());
-                match self.relocate_snapshot(&info.name, &target, how).await {
+                let target = done.report.to.snapshot(listed.info.name.time());
+                match self.relocate_listed(&listed, &target, how).await {
                     Ok(outcome) => outcome,
                     Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Busy => Relocated::Busy(error),
                     Err(Trouble::Failed(error)) => Relocated::Failed(error),
@@ -79,9 +79,39 @@ impl Datastore {
                     }
                 }
             };
+            let Listed { info, .. } = listed;
             // Whoever goes on later finds what is left newer than all that is there.
             is_over |= matches!(outcome, Relocated::Busy(_) | Relocated::Failed(_));
             done.report.snapshots.push(RelocatedSnapshot { name: info.name, outcome });
+        }
+    }
+
+    /// One that is being written is in nobody's way.
+    async fn relocate_listed(
+        &self,
+        listed: &Listed,
+        target: &SnapshotName,
+        how: How,
+    ) -> Result<Relocated, Trouble> {
+        let name = &listed.info.name;
+        // A listing may be behind (H13).
+        let is_finished = listed.manifest.is_some() || self.has_manifest(name).await?;
+        if !is_finished && how == How::Copy {
+            return Ok(Relocated::Unfinished);
+        }
+        match self.relocate_snapshot(name, target, how).await {
+            Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Busy && !is_finished => {
+                Ok(Relocated::Unfinished)
+            }
+            relocated => relocated,
+        }
+    }
+
+    /// Whether a snapshot is finished, by a look at its manifest and not by a listing.
+    pub(super) async fn has_manifest(&self, name: &SnapshotName) -> Result<bool> {
+        match self.inner.backend.head(&Key::Manifest(name.clone())).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            found => found.map(|_| true),
         }
     }
 

@@ -269,3 +269,6 @@ impl Datastore {
         }
     }
 }
+
+#[cfg(all(test, feature = "testing"))]
+mod tests;

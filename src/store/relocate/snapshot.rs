@@ -1,7 +1,7 @@
 //! One snapshot.
 
 use bytes::Bytes;
-use futures::future;
+use futures::future::{self, FutureExt as _};
 use futures::stream::{self, StreamExt as _};
 
 use crate::backend::{Backend, LockGuard, LockMode, LockScope, PutMode};
@@ -11,6 +11,7 @@ use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::commit::remove_written;
 use crate::store::delete::{Fate, Trouble, rest_of, still_held};
 use crate::store::groups::MANIFEST_BYTES;
+use crate::store::listing::Listed;
 use crate::store::locks::{MANIFEST_WAIT, lock_patiently};
 use crate::store::relocate::{How, Relocated};
 use crate::store::relocations::Relocating;
@@ -47,29 +48,33 @@ impl Datastore {
             source: self.lock_twice(LockScope::Snapshot(source.clone()), mode).await?,
             target: self.lock_twice(LockScope::Snapshot(target.clone()), LockMode::Exclusive).await?,
         };
-        let Some(found) = self.listed_snapshot(source).await? else { return Ok(Relocated::Gone) };
-        let is_there = match self.inner.backend.head(&Key::Manifest(target.clone())).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => false,
-            there => there.map(|_| true)?,
+        let Some(found) = self.listed_snapshot(source).await? else {
+            if self.has_manifest(source).await? {
+                let error = Error::new(ErrorKind::Unavailable, "list").on(source);
+                return Err(error.because("its manifest is there, and listings do not show it").into());
+            }
+            return Ok(Relocated::Gone);
         };
-        let files = pairs(&found.info, target);
-        match (found.manifest.is_some(), is_there, how) {
+        let is_there = self.has_manifest(target).await?;
+        let files = self.files(&found, target).await?;
+        let is_finished = found.manifest.is_some() || self.has_manifest(source).await?;
+        match (is_finished, is_there, how) {
             (false, _, How::Copy) => Ok(Relocated::Unfinished),
             (false, false, How::Move) => self.remove_dead(&found.info, guards).await,
             (false, true, How::Move) => {
                 let _relocating = self.announce(&files).await?;
-                self.remove_remains(&found.info, target, guards).await
+                self.remove_remains(&found.info, target, &files, guards).await
             }
             (true, true, How::Copy) => {
-                self.check_same(&found.info, target).await?;
+                self.check_same(&found.info, target, &files).await?;
                 Ok(Relocated::AlreadyThere)
             }
             (true, true, How::Move) => {
                 let _relocating = self.announce(&files).await?;
-                self.check_same(&found.info, target).await?;
+                self.check_same(&found.info, target, &files).await?;
                 self.protect_too(&found.info, target).await?;
                 let manifest = self.lock_manifest(source).await?;
-                self.remove_source(&found.info, guards, manifest).await.map(|()| Relocated::Moved)
+                self.remove_source(&found.info, &files, guards, manifest).await.map(|()| Relocated::Moved)
             }
             (true, false, _) => {
                 // Until the source is gone.
@@ -77,12 +82,46 @@ impl Datastore {
                 let manifest = self.copied(&found.info, target, &files, &guards).await?;
                 match how {
                     How::Copy => Ok(Relocated::Copied),
-                    How::Move => {
-                        self.remove_source(&found.info, guards, manifest).await.map(|()| Relocated::Moved)
+                    How::Move => self
+                        .remove_source(&found.info, &files, guards, manifest)
+                        .await
+                        .map(|()| Relocated::Moved),
+                }
+            }
+        }
+    }
+
+    /// The files of a snapshot but for the manifest and the mark of protection, each with its place at the destination. Where listings
+    /// may be behind, what they do not show is looked for (H13): what is not copied is lost to the destination.
+    async fn files(&self, found: &Listed, target: &SnapshotName) -> Result<Vec<(Key, Key)>> {
+        let source = &found.info.name;
+        let mut sources = rest_of(&found.info);
+        if !self.inner.backend.capabilities().touches {
+            let mut wanted = vec![Key::ClientLog(source.clone())];
+            // Of one that cannot be read nobody knows what it names.
+            if let Ok((manifest, _)) = self.inner.manifest(source).await {
+                let names = manifest.files().iter().map(|file| file.name().clone());
+                wanted.extend(names.map(|name| Key::Archive(source.clone(), name)));
+            }
+            for key in wanted {
+                if sources.contains(&key) {
+                    continue;
+                }
+                match self.inner.backend.head(&key).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    there => {
+                        there?;
+                        sources.push(key);
                     }
                 }
             }
         }
+        let moved = |key: Key| match &key {
+            Key::Archive(_, name) => Some((key.clone(), Key::Archive(target.clone(), name.clone()))),
+            Key::ClientLog(_) => Some((key, Key::ClientLog(target.clone()))),
+            _ => None,
+        };
+        Ok(sources.into_iter().filter_map(moved).collect())
     }
 
     /// Tells those who collect garbage where indexes are about to appear, or are found from now on only (H8).
@@ -155,7 +194,7 @@ impl Datastore {
 
     /// Copies files, and compares what arrived.
     async fn copy_files(&self, files: &[(Key, Key)], written: &mut Vec<Written>) -> Result<()> {
-        let copies = files.iter().map(|(from, to)| self.copy_file(from, to));
+        let copies: Vec<_> = files.iter().map(|(from, to)| self.copy_file(from, to).boxed()).collect();
         let mut copies = stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT);
         let mut outcome = Ok(());
         // All of them, also after a failure: what was stored is to be removed then.
@@ -225,6 +264,7 @@ impl Datastore {
     async fn remove_source(
         &self,
         info: &SnapshotInfo,
+        files: &[(Key, Key)],
         guards: Guards,
         manifest: Box<dyn LockGuard>,
     ) -> Result<(), Trouble> {
@@ -236,11 +276,16 @@ impl Datastore {
         self.delete_all(&[Key::Manifest(info.name.clone())]).await?;
         self.inner.backend.barrier().await?;
         manifest.release_deleted().await;
-        self.remove_rest(info, guards).await
+        self.remove_rest(info, files, guards).await
     }
 
-    async fn remove_rest(&self, info: &SnapshotInfo, guards: Guards) -> Result<(), Trouble> {
-        let mut rest = rest_of(info);
+    async fn remove_rest(
+        &self,
+        info: &SnapshotInfo,
+        files: &[(Key, Key)],
+        guards: Guards,
+    ) -> Result<(), Trouble> {
+        let mut rest: Vec<_> = files.iter().map(|(from, _)| from.clone()).collect();
         // It may be protected although the listing did not show it.
         rest.push(Key::Protected(info.name.clone()));
         self.delete_all(&rest).await?;
@@ -254,14 +299,14 @@ impl Datastore {
         &self,
         info: &SnapshotInfo,
         target: &SnapshotName,
+        files: &[(Key, Key)],
         guards: Guards,
     ) -> Result<Relocated, Trouble> {
-        match self.inner.backend.head(&Key::Manifest(info.name.clone())).await {
-            Err(error) if error.kind() == ErrorKind::NotFound && !self.inner.is_doubtful(&info.name) => {}
-            found => return found.map(|_| Relocated::Unfinished).map_err(Trouble::Failed),
+        if self.inner.is_doubtful(&info.name) {
+            return Ok(Relocated::Unfinished);
         }
-        for (from, to) in pairs(info, target) {
-            match is_same(self.truth().as_ref(), &from, &to).await {
+        for (from, to) in files {
+            match is_same(self.truth().as_ref(), from, to).await {
                 Ok(true) => {}
                 // Somebody else's.
                 Ok(false) => return Ok(Relocated::Unfinished),
@@ -271,7 +316,7 @@ impl Datastore {
         }
         self.protect_too(info, target).await?;
         self.still_ours(&guards).await?;
-        self.remove_rest(info, guards).await.map(|()| Relocated::Moved)
+        self.remove_rest(info, files, guards).await.map(|()| Relocated::Moved)
     }
 
     /// Removes what a backup that was cut off left at the source of a move, if it is certain that its writer is dead.
@@ -302,7 +347,12 @@ impl Datastore {
 
     /// Fails unless the finished snapshots at both places are the same: by their manifests, notes and verify states aside, and by their
     /// files (H52).
-    async fn check_same(&self, info: &SnapshotInfo, target: &SnapshotName) -> Result<()> {
+    async fn check_same(
+        &self,
+        info: &SnapshotInfo,
+        target: &SnapshotName,
+        files: &[(Key, Key)],
+    ) -> Result<()> {
         let other = || Error::new(ErrorKind::Conflict, "relocate").on(&info.name);
         let ((ours, _), (theirs, _)) =
             future::try_join(self.inner.manifest(&info.name), self.inner.manifest(target)).await?;
@@ -310,8 +360,8 @@ impl Datastore {
         if ours.files() != theirs.files() || key(&ours) != key(&theirs) {
             return Err(other().because(format!("{target} is another snapshot")));
         }
-        for (from, to) in pairs(info, target) {
-            match is_same(self.truth().as_ref(), &from, &to).await {
+        for (from, to) in files {
+            match is_same(self.truth().as_ref(), from, to).await {
                 Ok(true) => {}
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => return Err(other().because(format!("{to} is missing or differs"))),
@@ -336,16 +386,6 @@ impl Datastore {
         let held = self.inner.backend.lock(&LockScope::Store, LockMode::Shared).await;
         still_held(held.map_err(Trouble::Lost)?.as_ref()).await
     }
-}
-
-/// The files of a snapshot but for the manifest and the mark of protection, each with its place at the destination.
-fn pairs(info: &SnapshotInfo, target: &SnapshotName) -> Vec<(Key, Key)> {
-    let moved = |key: Key| match &key {
-        Key::Archive(_, name) => Some((key.clone(), Key::Archive(target.clone(), name.clone()))),
-        Key::ClientLog(_) => Some((key, Key::ClientLog(target.clone()))),
-        _ => None,
-    };
-    rest_of(info).into_iter().filter_map(moved).collect()
 }
 
 fn is_index(key: &Key) -> bool {
