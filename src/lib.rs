@@ -48,7 +48,7 @@
 //!
 //! [`format`](mod@format) has the bytes and names by themselves, without any input or output; [`retention`] says which snapshots to
 //! keep, and [`prune`] removes the others.
-//! Essays on the format, on locks, on runtimes and on S3 are in the [`manual`].
+//! Essays on the format, on locks, on pruning, on runtimes and on S3 are in the [`manual`].
 //!
 //! # Features
 //! | feature | default | adds |

@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -148,7 +149,7 @@ fn h8_who_holds_the_journal_keeps_movers_out_and_they_give_up() {
         let refused = backend.announce(&[key("a.fidx")]).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Busy);
         assert_eq!(backend.announced().await.unwrap_err().kind(), ErrorKind::Busy);
-        let waited = runtime.monotonic() - before;
+        let waited = runtime.monotonic().saturating_sub(before);
         assert!(waited >= Duration::from_secs(20) && waited < Duration::from_secs(22), "{waited:?}");
         let give_back = async {
             runtime.sleep(Duration::from_secs(3)).await;
@@ -284,10 +285,9 @@ fn h9_what_may_not_be_read_is_an_error_but_for_lost_and_found() {
     if fs::metadata(&root).unwrap().uid() != 0 {
         return denied(&root);
     }
-    use std::os::unix::process::CommandExt as _;
     let (this, test) = (std::env::current_exe().unwrap(), scratch.path().join("test"));
     fs::hard_link(&this, &test).or_else(|_| fs::copy(&this, &test).map(drop)).unwrap();
-    fs::set_permissions(&root.join(".chunks"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(root.join(".chunks"), fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new(&test);
     command.args(["--exact", NAME]).env("LARDER_DENIED", &root).uid(65_534).gid(65_534);
     assert!(command.status().unwrap().success());

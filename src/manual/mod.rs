@@ -10,6 +10,9 @@ pub mod format {}
 #[doc = include_str!("locking.md")]
 pub mod locking {}
 
+#[doc = include_str!("prune.md")]
+pub mod prune {}
+
 #[doc = include_str!("runtimes.md")]
 pub mod runtimes {}
 

@@ -1,7 +1,7 @@
 //! Moves beside a mark that goes on in the same process, or in another one (H8).
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirecto
 use crate::format::layout::Key;
 use crate::rt::{Runtime, SimRuntime};
 use crate::store::Options;
+use crate::store::relocations::Watch;
 
 /// How long each call of the mover takes.
 const STEP: Duration = Duration::from_millis(10);
@@ -46,6 +47,34 @@ impl Marker<'_> {
         match self.place.get(key, 1 << 20).await {
             Ok(found) => _ = self.seen.insert(found.bytes.to_vec()),
             Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound),
+        }
+    }
+}
+
+impl Marker<'_> {
+    async fn drain(&mut self, hearing: Hearing, watch: &Watch) {
+        match hearing {
+            Hearing::Nobody => {}
+            Hearing::Registry => loop {
+                let keys = watch.take();
+                if keys.is_empty() {
+                    return;
+                }
+                self.read_slowly(&keys).await;
+            },
+            Hearing::Backend => {
+                let announced = self.place.announced().await.unwrap().unwrap();
+                self.read_slowly(announced.keys()).await;
+                announced.clear().await.unwrap();
+            }
+        }
+    }
+
+    /// With time in between that is long enough for a move to the next place.
+    async fn read_slowly(&mut self, keys: &[Key]) {
+        for key in keys {
+            self.read(key).await;
+            self.place.runtime().sleep(STEP * 3).await;
         }
     }
 }
@@ -104,28 +133,7 @@ async fn marks_what_moves(place: Arc<dyn Backend>, hearing: Hearing, script: Scr
         wait(script.source).await;
         marker.visit(&direct, "vm/1").await;
         wait(script.drain).await;
-        match hearing {
-            Hearing::Nobody => {}
-            Hearing::Registry => loop {
-                let keys = watch.take();
-                if keys.is_empty() {
-                    break;
-                }
-                for key in keys {
-                    marker.read(&key).await;
-                    // Long enough for the next hop.
-                    runtime.sleep(STEP * 3).await;
-                }
-            },
-            Hearing::Backend => {
-                let announced = place.announced().await.unwrap().unwrap();
-                for key in announced.keys() {
-                    marker.read(key).await;
-                    runtime.sleep(STEP * 3).await;
-                }
-                announced.clear().await.unwrap();
-            }
-        }
+        marker.drain(hearing, &watch).await;
         !marker.seen.is_empty()
     };
     let ((), marked) = futures::join!(moving, marking);
@@ -164,10 +172,10 @@ async fn memory(runtime: Arc<dyn Runtime>, _: u64) -> Arc<dyn Backend> {
     Arc::new(MemoryBackend::new(runtime))
 }
 
-async fn directory(scratch: &Path, runtime: Arc<dyn Runtime>, number: u64) -> Arc<dyn Backend> {
+async fn directory(scratch: PathBuf, runtime: Arc<dyn Runtime>, number: u64) -> Arc<dyn Backend> {
     let options =
         FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None);
-    std::fs::create_dir_all(scratch).unwrap();
+    std::fs::create_dir_all(&scratch).unwrap();
     let path = scratch.join(number.to_string());
     Arc::new(FsBackend::create(runtime, path, options).await.unwrap())
 }
@@ -190,7 +198,7 @@ fn h8_a_mark_in_this_process_misses_nothing_that_moves() {
 fn h8_a_mark_in_another_process_misses_nothing_that_moves() {
     let scratch = tempfile::tempdir().unwrap();
     for hops in [(1, 4), (2, 7)] {
-        let place = |runtime, number| directory(&scratch.path().join(hops.0.to_string()), runtime, number);
+        let place = |runtime, number| directory(scratch.path().join(hops.0.to_string()), runtime, number);
         let (tried, missed) = orders(Hearing::Backend, hops, place);
         assert!(tried > 100 && missed == 0, "{missed} of {tried}");
     }
