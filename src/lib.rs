@@ -46,8 +46,9 @@
 //! | [`Chunker`](chunker::Chunker) | where streams are cut |
 //! | [`Error`](error::Error) | what went wrong, and by its [`ErrorKind`](error::ErrorKind) what to do about it |
 //!
-//! [`format`](mod@format) has the bytes and names by themselves, without any input or output; [`retention`] says which snapshots to keep.
-//! Essays on the format, on locks, on runtimes and on S3 are in the [`manual`].
+//! [`format`](mod@format) has the bytes and names by themselves, without any input or output; [`retention`] says which snapshots to
+//! keep, and [`prune`] removes the others.
+//! Essays on the format, on locks, on pruning, on runtimes and on S3 are in the [`manual`].
 //!
 //! # Features
 //! | feature | default | adds |
@@ -90,6 +91,7 @@ pub mod gc;
 pub mod http;
 pub mod local;
 pub mod manual;
+pub mod prune;
 pub mod retention;
 pub mod rt;
 #[cfg(feature = "s3")]

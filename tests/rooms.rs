@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
@@ -19,6 +19,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("local", &["format", "rt"]),
     ("store", &["backend", "buffers", "chunker", "format", "local", "retention", "rt"]),
     ("gc", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
+    ("prune", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
     (
         "lib",
         &[
@@ -30,6 +31,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "gc",
             "http",
             "local",
+            "prune",
             "retention",
             "rt",
             "store",

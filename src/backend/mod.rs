@@ -276,7 +276,8 @@ pub struct Tenure {
 /// What others [announced](Backend::announce).
 #[async_trait]
 pub trait Announced: fmt::Debug + Send + Sync {
-    /// Keys of indexes that may have been moved there, or may be soon.
+    /// Keys of indexes that may have been moved there, or may be soon, in the order in which they were announced. They are to be looked
+    /// at in this order: of what is moved on meanwhile, the next place comes later.
     fn keys(&self) -> &[Key];
 
     /// Paths of index files among them that no key names.

@@ -76,6 +76,7 @@ pub(in crate::gc) async fn mark(store: &Datastore, options: &GcOptions) -> Resul
         seen: HashSet::new(),
         store,
     };
+    let moves = store.relocations().watch();
     for _ in 0..ROUNDS {
         if marking.round().await? == 0 {
             break;
@@ -85,6 +86,15 @@ pub(in crate::gc) async fn mark(store: &Datastore, options: &GcOptions) -> Resul
     let strays = store.truth().strays(&marking.marked.foreign).await?;
     marking.strays(&strays).await?;
     marking.moved().await?;
+    loop {
+        let announced = moves.take();
+        if announced.is_empty() {
+            break;
+        }
+        for key in announced {
+            marking.by_name(&key).await?;
+        }
+    }
     marking.marked.set = marking.builder.finish();
     Ok(marking.marked)
 }

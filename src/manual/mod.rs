@@ -13,6 +13,9 @@ pub mod gc {}
 #[doc = include_str!("locking.md")]
 pub mod locking {}
 
+#[doc = include_str!("prune.md")]
+pub mod prune {}
+
 #[doc = include_str!("runtimes.md")]
 pub mod runtimes {}
 

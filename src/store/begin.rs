@@ -14,13 +14,14 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::backend::{LockMode, LockReach, LockScope, Removal};
+use crate::backend::{LockMode, LockReach, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{AuthId, BackupTime, GroupName, SnapshotName};
 use crate::format::status::encode_owner;
 use crate::store::Datastore;
 use crate::store::chunks::Keeping;
+use crate::store::delete::Trouble;
 use crate::store::events::{Observer, Silent};
 use crate::store::groups::SMALL_OBJECT_BYTES;
 use crate::store::listing::{SnapshotInfo, SnapshotState};
@@ -181,32 +182,13 @@ impl Datastore {
         // Listed again: what was unfinished before the lock was held may be finished now.
         let snapshots = self.snapshots(group).await?;
         for snapshot in snapshots.iter().filter(|snapshot| snapshot.state == SnapshotState::Unfinished) {
-            // A listing that is behind shows a finished one without its manifest (H13).
-            let manifest = backend.head(&Key::Manifest(snapshot.name.clone())).await;
-            let is_absent = matches!(&manifest, Err(error) if error.kind() == ErrorKind::NotFound);
-            if !is_absent || self.inner.is_doubtful(&snapshot.name) {
-                continue;
-            }
             let scope = LockScope::Snapshot(snapshot.name.clone());
             let guard = match backend.lock(&scope, LockMode::Exclusive).await {
                 Err(error) if error.kind() == ErrorKind::Busy => continue,
                 guard => guard?,
             };
-            let mut removals: Vec<_> = snapshot
-                .files
-                .iter()
-                .map(|file| Removal::any(Key::Archive(snapshot.name.clone(), file.name.clone())))
-                .collect();
-            removals
-                .extend(snapshot.has_client_log.then(|| Removal::any(Key::ClientLog(snapshot.name.clone()))));
-            if snapshot.protected {
-                continue;
-            }
-            alone.check().await?;
-            for removed in self.inner.delete(&removals).await? {
-                removed?;
-            }
-            guard.release_deleted().await;
+            let removed = self.remove_unfinished(snapshot, alone.as_ref(), guard).await;
+            removed.map_err(Trouble::into_error)?;
         }
         drop(alone);
         self.snapshots(group).await

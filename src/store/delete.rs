@@ -2,16 +2,23 @@
 //!
 //! # The order
 //! ```text
-//! locks → what is there, and whether it is protected → lock still held → manifest → barrier → the rest → barrier
+//! locks → what is there, and whether it is protected → locks still held → manifest → barrier → the rest → barrier
 //! ```
 //! The reverse of how they are published (H42): a crash behind the manifest leaves an unfinished snapshot, which nobody sees and the
 //! next backup of the group removes. Chunks stay for the garbage collection. What is decided for a group is decided from its whole
-//! listing, before anything of it is deleted (H55).
+//! listing, before anything of it is deleted (H55). The manifest is locked too: whoever changes it must not put it back.
+//!
+//! # What is unfinished
+//! Whoever carries out a plan removes it only on evidence that its writer is dead (I1): no other process holds the lock of the store,
+//! the snapshot itself is not locked, those locks reach everybody who could write, and a manifest of it neither is there nor may
+//! still arrive.
 
-use crate::backend::{LockGuard, LockMode, LockScope, Removal};
+use crate::backend::{LockGuard, LockMode, LockReach, LockScope, Removal, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{GroupName, Namespace, SnapshotName};
+use crate::store::listing::FileInfo;
+use crate::store::locks::{MANIFEST_WAIT, lock_patiently};
 use crate::store::{Datastore, SnapshotInfo};
 
 /// What was deleted.
@@ -22,6 +29,55 @@ pub struct Deletion {
     pub deleted: Vec<SnapshotName>,
     /// Snapshots that are protected and stay, and with them what belongs to their groups and namespaces.
     pub protected: Vec<SnapshotName>,
+}
+
+/// As what a plan knows a snapshot that is to be removed.
+#[derive(Clone, Debug)]
+pub(crate) enum Expected {
+    /// It is finished.
+    Finished,
+    /// It is finished, and its manifest is of this version.
+    Manifest(Version),
+    /// It has no manifest, and of other files these at most.
+    Unfinished(Vec<FileInfo>),
+}
+
+/// What became of a snapshot that was to be removed.
+#[derive(Clone, Debug)]
+pub(crate) enum Fate {
+    /// Somebody uses it, or may.
+    Busy(Error),
+    /// It is not what was expected.
+    Changed,
+    /// Nothing of it was there.
+    Gone,
+    /// It is protected.
+    Protected,
+    /// It is gone now.
+    Removed,
+}
+
+/// Why something could not be removed.
+#[derive(Clone, Debug)]
+pub(crate) enum Trouble {
+    /// It may succeed for others.
+    Failed(Error),
+    /// The store, or what was locked, may be somebody else's by now.
+    Lost(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Trouble {
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Failed(error) | Self::Lost(error) => error,
+        }
+    }
 }
 
 impl Datastore {
@@ -40,14 +96,9 @@ impl Datastore {
         if self.is_protected(&info).await? {
             return Err(Error::new(ErrorKind::Denied, "delete").on(name).because("it is protected"));
         }
-        self.delete_files(&info, guard).await?;
-        let group = name.group();
-        match self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await {
-            Ok(guard) => self.delete_group_if_empty(group, guard).await,
-            // Whoever uses the group may be about to write to it.
-            Err(error) if error.kind() == ErrorKind::Busy => Ok(()),
-            Err(error) => Err(error),
-        }
+        let deleted = self.delete_files(&info, guard).await;
+        deleted.map_err(Trouble::into_error)?;
+        self.remove_group_if_empty(name.group()).await.map(drop).map_err(Trouble::into_error)
     }
 
     /// Deletes all snapshots of a group that are not protected, unfinished ones among them, and with the last one the group.
@@ -70,10 +121,10 @@ impl Datastore {
                 done.protected.push(info.name);
                 continue;
             }
-            self.delete_files(&info, guard).await?;
+            self.delete_files(&info, guard).await.map_err(Trouble::into_error)?;
             done.deleted.push(info.name);
         }
-        self.delete_group_if_empty(group, guard).await?;
+        self.delete_group_if_empty(group, guard).await.map_err(Trouble::into_error)?;
         Ok(done)
     }
 
@@ -92,25 +143,15 @@ impl Datastore {
                 done.deleted.extend(of_group.deleted);
                 done.protected.extend(of_group.protected);
             }
-            if namespace.is_root() {
-                continue;
-            }
-            let guard = self.lock_for_deletion(LockScope::Store).await?;
-            guard.check().await?;
-            for deleted in self.inner.delete(&[Removal::any(Key::Namespace(namespace))]).await? {
-                match deleted {
-                    // Something protected is in it, or somebody made something meanwhile.
-                    Err(error) if error.kind() == ErrorKind::Conflict => {}
-                    deleted => drop(deleted?),
-                }
-            }
+            // Where something protected is in it, or somebody made something meanwhile, it stays.
+            self.remove_namespace(&namespace).await.map_err(Trouble::into_error)?;
         }
         self.inner.backend.barrier().await?;
         Ok(done)
     }
 
     /// Whether a snapshot that is locked is protected. A listing may be behind, so that what it does not show is looked for (H47).
-    async fn is_protected(&self, info: &SnapshotInfo) -> Result<bool> {
+    pub(in crate::store) async fn is_protected(&self, info: &SnapshotInfo) -> Result<bool> {
         if info.protected {
             return Ok(true);
         }
@@ -125,52 +166,164 @@ impl Datastore {
         self.inner.backend.lock(&scope, mode).await
     }
 
+    /// Removes a snapshot if it is what it was expected to be, nobody uses it, and it is not protected (H56).
+    pub(crate) async fn remove_planned(
+        &self,
+        name: &SnapshotName,
+        expected: &Expected,
+    ) -> Result<Fate, Trouble> {
+        let guard = match self.lock_for_deletion(LockScope::Snapshot(name.clone())).await {
+            Err(error) if error.kind() == ErrorKind::Busy => return Ok(Fate::Busy(error)),
+            guard => guard?,
+        };
+        let Some(found) = self.listed_snapshot(name).await? else { return Ok(Fate::Gone) };
+        if self.is_protected(&found.info).await? {
+            return Ok(Fate::Protected);
+        }
+        let removed = match (expected, &found.manifest) {
+            (Expected::Unfinished(_), Some(_)) => return Ok(Fate::Changed),
+            (Expected::Manifest(version), Some(found)) if found != version => return Ok(Fate::Changed),
+            // A writer has gone on.
+            (Expected::Unfinished(files), None)
+                if !found.info.files.iter().all(|file| files.contains(file)) =>
+            {
+                return Ok(Fate::Changed);
+            }
+            (_, Some(_)) => self.delete_files(&found.info, guard).await.map(|()| Fate::Removed),
+            (_, None) => {
+                let alone = match self.inner.backend.lock(&LockScope::Store, LockMode::Exclusive).await {
+                    Err(error) if error.kind() == ErrorKind::Busy => return Ok(Fate::Busy(error)),
+                    alone => alone?,
+                };
+                return self.remove_unfinished(&found.info, alone.as_ref(), guard).await;
+            }
+        };
+        match removed {
+            Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Busy => Ok(Fate::Busy(error)),
+            removed => removed,
+        }
+    }
+
+    /// Removes what a dead writer left of a snapshot that is locked alone, if it is certain that it is dead.
+    pub(in crate::store) async fn remove_unfinished(
+        &self,
+        info: &SnapshotInfo,
+        alone: &dyn LockGuard,
+        guard: Box<dyn LockGuard>,
+    ) -> Result<Fate, Trouble> {
+        let backend = &self.inner.backend;
+        let busy = |why: &'static str| {
+            let error = Error::new(ErrorKind::Busy, "remove the unfinished").on(&info.name);
+            Ok(Fate::Busy(error.because(why)))
+        };
+        // Where a lock does not reach everybody, having it is no evidence that nobody is writing.
+        if backend.capabilities().lock_reach == LockReach::Process {
+            return busy("nobody can tell whether another host is writing it");
+        }
+        // A listing that is behind shows a finished one without its manifest (H13).
+        match backend.head(&Key::Manifest(info.name.clone())).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            found => return found.map(|_| Fate::Changed).map_err(Trouble::Failed),
+        }
+        if self.inner.is_doubtful(&info.name) {
+            return busy("its manifest may still arrive");
+        }
+        if info.protected {
+            return Ok(Fate::Protected);
+        }
+        still_held(alone).await?;
+        self.delete_all(&rest_of(info)).await?;
+        backend.barrier().await?;
+        guard.release_deleted().await;
+        Ok(Fate::Removed)
+    }
+
+    /// Removes what belongs to a group if it has no snapshots. Whether it did; not while somebody uses the group.
+    pub(crate) async fn remove_group_if_empty(&self, group: &GroupName) -> Result<bool, Trouble> {
+        match self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await {
+            Ok(guard) => self.delete_group_if_empty(group, guard).await,
+            // Whoever uses the group may be about to write to it.
+            Err(error) if error.kind() == ErrorKind::Busy => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes the marker of a namespace if nothing else is in it; whether it did. The root stays.
+    pub(crate) async fn remove_namespace(&self, namespace: &Namespace) -> Result<bool, Trouble> {
+        if namespace.is_root() {
+            return Ok(false);
+        }
+        let guard = self.lock_for_deletion(LockScope::Store).await?;
+        still_held(guard.as_ref()).await?;
+        match self.delete_all(&[Key::Namespace(namespace.clone())]).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
+            removed => Ok(removed.map(|()| true)?),
+        }
+    }
+
     /// Deletes the files of a snapshot that is locked alone.
-    async fn delete_files(&self, info: &SnapshotInfo, guard: Box<dyn LockGuard>) -> Result<()> {
+    async fn delete_files(&self, info: &SnapshotInfo, guard: Box<dyn LockGuard>) -> Result<(), Trouble> {
         let backend = self.inner.backend.as_ref();
         if self.inner.is_doubtful(&info.name) {
             let error = Error::new(ErrorKind::Busy, "delete").on(&info.name);
-            return Err(error.because("its manifest may still arrive"));
+            return Err(error.because("its manifest may still arrive").into());
         }
-        self.check_lease().await?;
-        guard.check().await?;
+        let scope = LockScope::Manifest(info.name.clone());
+        let manifest_guard = lock_patiently(backend, &scope, MANIFEST_WAIT).await?;
+        // Looks whether the store is still this process's, where that takes a look.
+        let of_the_store = backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        still_held(of_the_store.as_ref()).await?;
+        drop(of_the_store);
+        still_held(guard.as_ref()).await?;
         // Also of an unfinished one, since a listing may be behind: what has a manifest must not lose the rest (H13, H42).
-        for deleted in self.inner.delete(&[Removal::any(Key::Manifest(info.name.clone()))]).await? {
-            deleted?;
-        }
+        self.delete_all(&[Key::Manifest(info.name.clone())]).await?;
         backend.barrier().await?;
-        let files = info.files.iter().map(|file| Key::Archive(info.name.clone(), file.name.clone()));
-        let log = info.has_client_log.then(|| Key::ClientLog(info.name.clone()));
-        let removals: Vec<_> = files.chain(log).map(Removal::any).collect();
-        if !removals.is_empty() {
-            for deleted in self.inner.delete(&removals).await? {
-                deleted?;
-            }
-        }
+        self.delete_all(&rest_of(info)).await?;
         backend.barrier().await?;
+        manifest_guard.release_deleted().await;
         guard.release_deleted().await;
         Ok(())
     }
 
-    /// Looks whether the store is still this process's, where that takes a look.
-    async fn check_lease(&self) -> Result<()> {
-        let held = self.inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
-        held.check().await
-    }
-
-    /// Deletes what belongs to a group without snapshots: the owner last, since whoever finds one takes it for a group.
-    async fn delete_group_if_empty(&self, group: &GroupName, guard: Box<dyn LockGuard>) -> Result<()> {
-        if !self.snapshots(group).await?.is_empty() {
+    /// Deletes objects, and fails with the first that cannot be deleted.
+    pub(in crate::store) async fn delete_all(&self, keys: &[Key]) -> Result<()> {
+        if keys.is_empty() {
             return Ok(());
         }
-        let backend = self.inner.backend.as_ref();
-        for key in [Key::GroupNotes(group.clone()), Key::Owner(group.clone())] {
-            for deleted in self.inner.delete(&[Removal::any(key)]).await? {
-                deleted?;
-            }
+        let removals: Vec<_> = keys.iter().cloned().map(Removal::any).collect();
+        for deleted in self.inner.delete(&removals).await? {
+            deleted?;
         }
-        backend.barrier().await?;
-        guard.release_deleted().await;
         Ok(())
     }
+
+    /// Deletes what belongs to a group without snapshots: the owner last, since whoever finds one takes it for a group. Whether it
+    /// has none.
+    pub(in crate::store) async fn delete_group_if_empty(
+        &self,
+        group: &GroupName,
+        guard: Box<dyn LockGuard>,
+    ) -> Result<bool, Trouble> {
+        if !self.snapshots(group).await?.is_empty() {
+            return Ok(false);
+        }
+        still_held(guard.as_ref()).await?;
+        for key in [Key::GroupNotes(group.clone()), Key::Owner(group.clone())] {
+            self.delete_all(&[key]).await?;
+        }
+        self.inner.backend.barrier().await?;
+        guard.release_deleted().await;
+        Ok(true)
+    }
+}
+
+/// Fails as lost if a lock does not hold any more.
+pub(in crate::store) async fn still_held(guard: &dyn LockGuard) -> Result<(), Trouble> {
+    guard.check().await.map_err(Trouble::Lost)
+}
+
+/// The files of a snapshot beside its manifest and the mark of protection.
+pub(in crate::store) fn rest_of(info: &SnapshotInfo) -> Vec<Key> {
+    let files = info.files.iter().map(|file| Key::Archive(info.name.clone(), file.name.clone()));
+    files.chain(info.has_client_log.then(|| Key::ClientLog(info.name.clone()))).collect()
 }

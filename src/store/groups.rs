@@ -116,15 +116,21 @@ impl Datastore {
     /// Protects a snapshot against deletion, or no longer.
     ///
     /// # Errors
-    /// `NotFound` if there is no such snapshot or it is unfinished; `Busy` while it is being read or written, or a request that got
-    /// no answer may still take the protection away.
+    /// `NotFound` if there is no such snapshot, or it is unfinished and was not protected; `Busy` while it is being read or written, or
+    /// a request that got no answer may still take the protection away.
     pub async fn set_protection(&self, snapshot: &SnapshotName, protection: Protection) -> Result<()> {
         self.inner.check_writable("change protection").await?;
         let scope = LockScope::Snapshot(snapshot.clone());
         let _held = self.inner.backend.lock(&scope, LockMode::Exclusive).await?;
         let manifest = Key::Manifest(snapshot.clone());
-        self.inner.backend.head(&manifest).await?;
         let key = Key::Protected(snapshot.clone());
+        match (self.inner.backend.head(&manifest).await, protection) {
+            // What a crash left of a snapshot that is moved is unfinished, and may be protected all the same.
+            (Err(error), Protection::Off) if error.kind() == ErrorKind::NotFound => {
+                _ = self.inner.backend.head(&key).await?;
+            }
+            (found, _) => _ = found?,
+        }
         match protection {
             Protection::Off => self.remove_small(key).await,
             Protection::On => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::backend::{ListEntry, ListQuery, ObjectInfo, list_all};
+use crate::backend::{ListEntry, ListQuery, ObjectInfo, Version, list_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{BackupType, GroupName, Namespace, SnapshotName};
@@ -42,6 +42,13 @@ pub enum SnapshotState {
     Finished,
     /// It has none: a backup is running or was cut off. It cannot be restored and is no base (H38).
     Unfinished,
+}
+
+/// A snapshot in a listing, with the version that its manifest had there, if it has one.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) info: SnapshotInfo,
+    pub(crate) manifest: Option<Version>,
 }
 
 impl Datastore {
@@ -109,15 +116,7 @@ impl Datastore {
     /// # Errors
     /// Any failure to list.
     pub async fn snapshots(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
-        let listing =
-            list_all(self.inner.backend.as_ref(), &ListQuery::all(Prefix::Group(group.clone()))).await?;
-        let mut snapshots = BTreeMap::new();
-        for entry in listing.into_entries() {
-            if let ListEntry::Object(object) = entry {
-                note(&mut snapshots, object);
-            }
-        }
-        Ok(snapshots.into_values().collect())
+        Ok(self.listed_snapshots(group).await?.into_iter().map(|listed| listed.info).collect())
     }
 
     /// The newest finished snapshot of a group.
@@ -135,15 +134,29 @@ impl Datastore {
     /// # Errors
     /// `NotFound` if there is no such snapshot.
     pub async fn snapshot_info(&self, name: &SnapshotName) -> Result<SnapshotInfo> {
-        let query = ListQuery::all(Prefix::Snapshot(name.clone()));
-        let listing = list_all(self.inner.backend.as_ref(), &query).await?;
+        let listed = self.listed_snapshot(name).await?;
+        listed.map(|listed| listed.info).ok_or_else(|| Error::new(ErrorKind::NotFound, "look up").on(name))
+    }
+
+    /// The snapshots of a group, oldest first.
+    pub(crate) async fn listed_snapshots(&self, group: &GroupName) -> Result<Vec<Listed>> {
+        Ok(self.listed(Prefix::Group(group.clone())).await?.into_values().collect())
+    }
+
+    /// One snapshot, if there is anything of it.
+    pub(crate) async fn listed_snapshot(&self, name: &SnapshotName) -> Result<Option<Listed>> {
+        Ok(self.listed(Prefix::Snapshot(name.clone())).await?.remove(name))
+    }
+
+    async fn listed(&self, prefix: Prefix) -> Result<BTreeMap<SnapshotName, Listed>> {
+        let listing = list_all(self.inner.backend.as_ref(), &ListQuery::all(prefix)).await?;
         let mut snapshots = BTreeMap::new();
         for entry in listing.into_entries() {
             if let ListEntry::Object(object) = entry {
                 note(&mut snapshots, object);
             }
         }
-        snapshots.remove(name).ok_or_else(|| Error::new(ErrorKind::NotFound, "look up").on(name))
+        Ok(snapshots)
     }
 
     async fn children(&self, prefix: Prefix) -> Result<Vec<Prefix>> {
@@ -156,23 +169,30 @@ impl Datastore {
     }
 }
 
-fn note(snapshots: &mut BTreeMap<SnapshotName, SnapshotInfo>, object: ObjectInfo) {
+fn note(snapshots: &mut BTreeMap<SnapshotName, Listed>, object: ObjectInfo) {
     let (Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name)) =
         &object.key
     else {
         return;
     };
-    let info = snapshots.entry(name.clone()).or_insert_with(|| SnapshotInfo {
-        files: Vec::new(),
-        has_client_log: false,
-        name: name.clone(),
-        protected: false,
-        state: SnapshotState::Unfinished,
+    let listed = snapshots.entry(name.clone()).or_insert_with(|| {
+        let info = SnapshotInfo {
+            files: Vec::new(),
+            has_client_log: false,
+            name: name.clone(),
+            protected: false,
+            state: SnapshotState::Unfinished,
+        };
+        Listed { info, manifest: None }
     });
+    let info = &mut listed.info;
     match object.key {
         Key::Archive(_, name) => info.files.push(FileInfo { name, stored_bytes: object.size }),
         Key::ClientLog(_) => info.has_client_log = true,
-        Key::Manifest(_) => info.state = SnapshotState::Finished,
+        Key::Manifest(_) => {
+            info.state = SnapshotState::Finished;
+            listed.manifest = Some(object.version);
+        }
         Key::Protected(_) => info.protected = true,
         _ => {}
     }

@@ -441,9 +441,18 @@ impl Backend for Mirrored {
     }
 
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        // What it copied is known to the backend alone.
-        let _change = to.is_content().then(|| self.begin_change());
-        self.inner.copy(from, to, mode).await
+        if !to.is_content() {
+            return self.inner.copy(from, to, mode).await;
+        }
+        let (change, known) = (self.begin_change(), self.known(from));
+        let version = self.inner.copy(from, to, mode).await?;
+        // Otherwise what it copied is known to the backend alone.
+        if let Known::Present(Kept { size, .. }) = known {
+            let kept = Kept { last_used: self.inner.runtime().now(), size, version: version.clone() };
+            self.state().change(to.path(), Some(kept));
+            change.end();
+        }
+        Ok(version)
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {

@@ -12,6 +12,8 @@
 //! | owner, notes of a group | | exclusive | |
 //! | deletion of a snapshot | | exclusive, if it is the last | exclusive |
 //! | deletion of a group | | exclusive | exclusive |
+//! | copy of a group | | exclusive at the destination | shared; exclusive at the destination |
+//! | move of a group | | exclusive at both places | exclusive at both places |
 //!
 //! Locks are taken without waiting, or with a wait that ends (a manifest, a group at the begin of a backup), so the order in which they are taken does not matter for
 //! progress: who does not get one gives back the others and reports `Busy`.
@@ -38,6 +40,8 @@ mod mirrored;
 mod pins;
 mod pipeline;
 mod published;
+mod relocate;
+mod relocations;
 pub(crate) mod sightings;
 mod snapshot_reader;
 mod snapshot_writer;
@@ -65,6 +69,8 @@ use crate::store::mirrored::Mirrored;
 use crate::store::published::Published;
 
 pub(crate) use chunks::{Swept, Unused};
+pub(crate) use delete::{Expected, Fate, Trouble};
+pub(crate) use listing::Listed;
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
 pub(crate) use pins::Collection;
 pub(crate) use sightings::Sightings;
@@ -79,6 +85,7 @@ pub use image_writer::{ImageWriter, ImageWriterBuilder};
 pub use lifecycle::Destruction;
 pub use listing::{FileInfo, SnapshotInfo, SnapshotState};
 pub use mirrored::Refresh;
+pub use relocate::{Relocated, RelocatedGroup, RelocatedSnapshot, Relocation};
 pub use snapshot_reader::SnapshotReader;
 pub use snapshot_writer::{ArchiveSummary, BackupStats, SnapshotWriter};
 pub use stream::StreamBuilder;

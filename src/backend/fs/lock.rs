@@ -15,7 +15,7 @@
 //! Source: PBS datastore format, locks.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -164,8 +164,19 @@ impl LockDirectory {
         scope: &LockScope,
         mode: LockMode,
     ) -> Result<FileGuard> {
-        let path = self.path.join(lock_file(scope));
-        let failed = |error: io::Error| Error::io(error, "lock").on(scope);
+        self.lock_file(runtime, &lock_file(scope), scope, mode)
+    }
+
+    /// The same for a file of another name in the directory.
+    pub(super) fn lock_file(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        name: &Path,
+        subject: &dyn Display,
+        mode: LockMode,
+    ) -> Result<FileGuard> {
+        let path = self.path.join(name);
+        let failed = |error: io::Error| Error::io(error, "lock").on(subject);
         for _ in 0..REPLACED_TRIES {
             let file = match open_lock_file(&path, self.owner) {
                 // Nobody can change what is on a read-only filesystem, so there is nothing to be excluded from.
@@ -182,7 +193,7 @@ impl LockDirectory {
             };
             let file = match Flock::lock(file, how) {
                 Ok(file) => file,
-                Err((_, Errno::EAGAIN)) => return Err(Error::new(ErrorKind::Busy, "lock").on(scope)),
+                Err((_, Errno::EAGAIN)) => return Err(Error::new(ErrorKind::Busy, "lock").on(subject)),
                 Err((_, error)) => return Err(failed(error.into())),
             };
             let identity = file.metadata().map(|metadata| identity(&metadata)).map_err(failed)?;
@@ -191,7 +202,7 @@ impl LockDirectory {
                 return Ok(FileGuard { held: Some((file, place)), removing: self.removing });
             }
         }
-        Err(Error::new(ErrorKind::Busy, "lock").on(scope))
+        Err(Error::new(ErrorKind::Busy, "lock").on(subject))
     }
 }
 
@@ -201,6 +212,13 @@ pub(super) struct FileGuard {
     /// Nothing where nothing can be changed.
     held: Option<(Flock<File>, Place)>,
     removing: bool,
+}
+
+impl FileGuard {
+    /// The file that is locked; none where nothing can be changed.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.held.as_ref().map(|(file, _)| &**file)
+    }
 }
 
 #[async_trait]

@@ -25,6 +25,12 @@
 //! directory of a namespace is the marker of that namespace and goes with [`Key::Namespace`] only. Neither the directory of
 //! the store nor `.chunks` is ever made by a put: where they are missing, a disk is not mounted.
 //!
+//! # Moves, and what is left behind
+//! Who moves snapshots first writes where their indexes will be into the [journal](Backend::announce) in the lock directory,
+//! `move-journal`, which a PBS that uses the same directory reads and writes too. Those who collect garbage take it into account last.
+//! Index files at places that no key names are [found](Backend::strays) in whatever a listing showed as foreign, and temporary
+//! files of writers that died are [removed](Backend::remove_leftovers) when they are old enough.
+//!
 //! Links inside the store are never followed: an object behind one is `Corrupt`, and listings report the link as foreign (H78).
 //! What lies directly in `.chunks` under a name that is no prefix is not looked at. A link that is put in place of a
 //! directory while an operation is under way may be followed by that operation.
@@ -32,6 +38,8 @@
 mod chunks;
 mod create;
 mod disk;
+mod journal;
+mod leftovers;
 mod list;
 mod lock;
 mod objects;
@@ -42,18 +50,19 @@ mod version;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::backend::fs::create::{create, on_network, open};
 use crate::backend::fs::disk::{Contents, Disk};
+use crate::backend::fs::journal::Journal;
 use crate::backend::fs::lock::StoreLock;
 use crate::backend::fs::objects::{Inner, failure};
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockReach, LockScope,
-    Object, ObjectInfo, PutMode, Removal, Touched, Version,
+    Announced, Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockReach,
+    LockScope, Object, ObjectInfo, PutMode, Removal, Stray, Touched, Version,
 };
 use crate::error::Result;
 use crate::format::layout::Key;
@@ -292,6 +301,35 @@ impl Backend for FsBackend {
             Ok(Box::new(locks.lock(&runtime, &scope, mode)?))
         })
         .await
+    }
+
+    async fn announce(&self, keys: &[Key]) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let (journal, keys) = (Journal::lock(&self.inner, &self.runtime).await?, keys.to_vec());
+        self.runtime.run_blocking("announce", move || journal.append(&keys)).await
+    }
+
+    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
+        let journal = Journal::lock(&self.inner, &self.runtime).await?;
+        let read = self.runtime.run_blocking("read the journal", move || journal.read()).await?;
+        Ok(Some(Box::new(read)))
+    }
+
+    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
+        let foreign = foreign.to_vec();
+        self.blocking("look for indexes", move |inner| leftovers::strays(&inner.disk, &foreign)).await
+    }
+
+    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
+        let stray = stray.clone();
+        self.blocking("read", move |inner| leftovers::get_stray(&inner.disk, &stray, limit)).await
+    }
+
+    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
+        let (foreign, now) = (foreign.to_vec(), self.runtime.now());
+        self.blocking("remove leftovers", move |inner| leftovers::remove(inner, &foreign, now, age)).await
     }
 
     async fn close(&self) -> Result<()> {

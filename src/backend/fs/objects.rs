@@ -405,7 +405,7 @@ impl Inner {
     }
 
     /// Notes that entries of a directory changed.
-    fn changed(&self, directory: &str) {
+    pub(super) fn changed(&self, directory: &str) {
         if self.sync_level == SyncLevel::File {
             self.unsynced().add(directory);
         }
@@ -483,10 +483,16 @@ fn last_used(metadata: &Metadata) -> SystemTime {
 
 /// Whether a file is named like the temporary file of a put that did not end.
 fn is_temporary(name: &str) -> bool {
-    let suffix = name.rsplit_once(".tmp_").map_or("", |(_, suffix)| suffix);
-    suffix.len() == 6 && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    temporary_of(name).is_some()
 }
 
-fn parent(path: &str) -> &str {
+/// What the temporary file of a put that did not end was to become.
+pub(super) fn temporary_of(name: &str) -> Option<&str> {
+    let (of, suffix) = name.rsplit_once(".tmp_")?;
+    let is_random = suffix.len() == 6 && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_random.then_some(of)
+}
+
+pub(super) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }

@@ -1,0 +1,192 @@
+//! The journal of moves: where indexes are about to appear, for those who collect garbage in another process (H8).
+//!
+//! A file of lines, each the absolute path of an index. Whoever moves a snapshot appends the lines before anything is moved; whoever
+//! collects garbage reads them last, and empties the file when all of it was seen to. Both hold the lock of the file (`flock`, alone)
+//! meanwhile. A line that a crash cut off names nothing, and is ended before the next one is appended.
+//!
+//! Source: PBS datastore format, move journal.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::backend::fs::SyncLevel;
+use crate::backend::fs::lock::FileGuard;
+use crate::backend::fs::objects::Inner;
+use crate::backend::{Announced, LockMode, Stray};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::rt::Runtime;
+
+/// The name of the file in the lock directory.
+const NAME: &str = "move-journal";
+/// How long others who append or read are waited for, as in PBS.
+const WAIT: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
+/// The most bytes that are read: some hundred thousand moves that nobody took note of.
+const LIMIT_BYTES: u64 = 64 << 20;
+
+/// The journal, locked.
+#[derive(Debug)]
+pub(super) struct Journal {
+    guard: FileGuard,
+    inner: Arc<Inner>,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl Journal {
+    /// Locks the journal, which is made if need be.
+    pub(super) async fn lock(inner: &Arc<Inner>, runtime: &Arc<dyn Runtime>) -> Result<Self> {
+        let end = runtime.monotonic() + WAIT;
+        loop {
+            let (for_job, for_guard) = (Arc::clone(inner), Arc::clone(runtime));
+            let lock = move || {
+                let locks = &for_job.lock_directory;
+                locks.lock_file(&for_guard, Path::new(NAME), &"the journal of moves", LockMode::Exclusive)
+            };
+            match runtime.run_blocking("lock the journal of moves", lock).await {
+                Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() < end => {
+                    runtime.sleep(PAUSE).await;
+                }
+                guard => {
+                    let (inner, runtime) = (Arc::clone(inner), Arc::clone(runtime));
+                    return Ok(Self { guard: guard?, inner, runtime });
+                }
+            }
+        }
+    }
+
+    /// Appends where these objects will be.
+    pub(super) fn append(&self, keys: &[Key]) -> Result<()> {
+        let failed = |error| Error::io(error, "write the journal of moves");
+        let root = std::path::absolute(self.inner.disk.root()).map_err(failed)?;
+        if root.as_os_str().as_bytes().contains(&b'\n') {
+            let error = Error::new(ErrorKind::Unsupported, "write the journal of moves").on(root.display());
+            return Err(error.because("the name of the directory has a line break"));
+        }
+        let mut lines = Vec::new();
+        for key in keys {
+            lines.extend_from_slice(root.join(key.path()).as_os_str().as_bytes());
+            lines.push(b'\n');
+        }
+        let append = |mut file: &File| {
+            let length = file.seek(SeekFrom::End(0))?;
+            if length > 0 {
+                let mut last = [0];
+                file.seek(SeekFrom::Start(length - 1))?;
+                file.read_exact(&mut last)?;
+                if last != *b"\n" {
+                    lines.insert(0, b'\n');
+                }
+            }
+            file.write_all(&lines)?;
+            if self.inner.sync_level == SyncLevel::None { Ok(()) } else { file.sync_data() }
+        };
+        self.file().and_then(append).map_err(failed)
+    }
+
+    /// What was appended since the file was emptied last.
+    pub(super) fn read(self) -> Result<Entries> {
+        let failed = |error| Error::io(error, "read the journal of moves");
+        let mut bytes = Vec::new();
+        let read = |mut file: &File| {
+            file.rewind()?;
+            file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes)
+        };
+        self.file().and_then(read).map_err(failed)?;
+        if bytes.len() as u64 > LIMIT_BYTES {
+            let error = Error::new(ErrorKind::Corrupt, "read the journal of moves");
+            return Err(error.because("it is longer than 64 MiB"));
+        }
+        let root = std::path::absolute(self.inner.disk.root()).map_err(failed)?;
+        let roots = [fs::canonicalize(&root).map_err(failed)?, root];
+        let (mut keys, mut strays) = (Vec::new(), Vec::new());
+        // In their order: of what was moved twice, the second place comes after the first.
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let Some(path) = below(&roots, Path::new(OsStr::from_bytes(line))).map_err(failed)? else {
+                continue;
+            };
+            match Key::parse(&path) {
+                Some(key @ Key::Archive(..)) => keys.push(key),
+                _ if path.ends_with(".fidx") || path.ends_with(".didx") => strays.push(Stray::new(path)),
+                _ => {}
+            }
+        }
+        keys.dedup();
+        strays.dedup();
+        Ok(Entries { journal: self, keys, strays })
+    }
+
+    fn clear(&self) -> Result<()> {
+        let cleared = self.file().and_then(|file| file.set_len(0));
+        cleared.map_err(|error| Error::io(error, "empty the journal of moves"))
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        self.guard.file().ok_or_else(|| io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+}
+
+/// The path relative to the store, of one that lies below it by one of its names. Lines of other stores are nobody's business here.
+fn below(roots: &[PathBuf], path: &Path) -> io::Result<Option<String>> {
+    let strip = |path: &Path| {
+        let relative = roots.iter().find_map(|root| path.strip_prefix(root).ok())?;
+        let is_plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
+        is_plain.then(|| relative.to_owned())
+    };
+    if path.as_os_str().as_bytes().contains(&0) {
+        // What a crash may leave. Nothing has such a name.
+        return Ok(None);
+    }
+    let relative = match strip(path) {
+        Some(relative) => relative,
+        // Perhaps by another name of the directory. Where nothing is, nothing can be lost.
+        None => match fs::canonicalize(path) {
+            Err(error) if is_nowhere(&error) => return Ok(None),
+            real => match strip(&real?) {
+                Some(relative) => relative,
+                None => return Ok(None),
+            },
+        },
+    };
+    match relative.to_str() {
+        Some(relative) => Ok(Some(relative.to_owned())),
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, "the path of an index is not UTF-8")),
+    }
+}
+
+fn is_nowhere(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, NotADirectory, NotFound};
+    matches!(error.kind(), InvalidFilename | NotADirectory | NotFound)
+}
+
+/// What was in the journal, which stays locked.
+#[derive(Debug)]
+pub(super) struct Entries {
+    journal: Journal,
+    keys: Vec<Key>,
+    strays: Vec<Stray>,
+}
+
+#[async_trait]
+impl Announced for Entries {
+    fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    fn strays(&self) -> &[Stray] {
+        &self.strays
+    }
+
+    async fn clear(self: Box<Self>) -> Result<()> {
+        let journal = self.journal;
+        let runtime = Arc::clone(&journal.runtime);
+        runtime.run_blocking("empty the journal of moves", move || journal.clear()).await
+    }
+}

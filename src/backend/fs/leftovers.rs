@@ -1,0 +1,164 @@
+//! What lies in a store and is no object of it: indexes at odd places, and temporary files of writers that died. All of it blocks.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::backend::Stray;
+use crate::backend::fs::disk::Disk;
+use crate::backend::fs::objects::{Inner, failure, parent, temporary_of};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::format::name::{GroupName, SnapshotName};
+
+/// The index files among what a listing showed as foreign, and in the directories among it.
+pub(super) fn strays(disk: &Disk, foreign: &[String]) -> Result<Vec<Stray>> {
+    let mut found = Vec::new();
+    for path in foreign {
+        let failed = |error| failure(error, "look for indexes in", path);
+        if path.trim_end_matches('/').rsplit('/').next().is_some_and(|name| name.starts_with('.')) {
+            continue;
+        }
+        if path.ends_with('/') {
+            walk(disk, path, &mut found)?;
+        } else if is_index(path) {
+            match certain(path, disk.any_metadata(path)).map_err(failed)? {
+                Some(metadata) if metadata.is_file() => found.push(Stray::new(path)),
+                _ => {}
+            }
+        }
+    }
+    disk.check_there().map_err(|error| failure(error, "look for indexes in", disk.root().display()))?;
+    Ok(found)
+}
+
+/// Reads an index that [`strays`] found.
+pub(super) fn get_stray(disk: &Disk, stray: &Stray, limit: u64) -> Result<Bytes> {
+    let path = &stray.path;
+    let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+    if !path.split('/').all(is_plain) {
+        let error = Error::new(ErrorKind::InvalidInput, "read").on(path);
+        return Err(error.because("it is no path below the store"));
+    }
+    let failed = |error| failure(error, "read", path);
+    let (file, metadata) = disk.open(path).map_err(failed)?;
+    let too_large =
+        || Err(Error::new(ErrorKind::Corrupt, "read").on(path).because("it is larger than it may be"));
+    if metadata.len() > limit {
+        return too_large();
+    }
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit { too_large() } else { Ok(bytes.into()) }
+}
+
+/// Removes those temporary files among what a listing showed as foreign that nothing was done to for so long; returns how many.
+pub(super) fn remove(inner: &Inner, foreign: &[String], now: SystemTime, age: Duration) -> Result<u64> {
+    let mut removed = 0;
+    for path in foreign {
+        let Some(key) = temporary_of(path).and_then(Key::parse) else { continue };
+        let is_of_a_put = matches!(key, Key::Chunk(_) | Key::Quarantined(..))
+            || (key.is_content() && !matches!(key, Key::Namespace(_)));
+        if !is_of_a_put {
+            continue;
+        }
+        let failed = |error| failure(error, "remove the leftover", path);
+        let Some(metadata) = gone_or(inner.disk.any_metadata(path)).map_err(failed)? else { continue };
+        // What is said to be of the future was not there long.
+        let is_old = |changed| now.duration_since(changed).is_ok_and(|passed| passed >= age);
+        if !metadata.is_file() || !metadata.modified().is_ok_and(is_old) {
+            continue;
+        }
+        if gone_or(inner.disk.remove_file(path)).map_err(failed)?.is_none() {
+            continue;
+        }
+        removed += 1;
+        inner.changed(parent(path));
+        remove_empty(inner, parent(path));
+    }
+    Ok(removed)
+}
+
+/// Removes the directory of a snapshot or a group, and then that of its group, if it is empty.
+fn remove_empty(inner: &Inner, directory: &str) {
+    let is_snapshot = directory.parse::<SnapshotName>().is_ok();
+    if !is_snapshot && directory.parse::<GroupName>().is_err() {
+        return;
+    }
+    // What keeps it is visible in listings.
+    if inner.disk.remove_directory(directory).is_ok() {
+        inner.changed(parent(directory));
+        if is_snapshot {
+            remove_empty(inner, parent(directory));
+        }
+    }
+}
+
+fn walk(disk: &Disk, top: &str, found: &mut Vec<Stray>) -> Result<()> {
+    let mut left = vec![top.to_owned()];
+    while let Some(directory) = left.pop() {
+        let failed = |error| failure(error, "look for indexes in", &directory);
+        let Some(entries) = read_directory(disk, &directory).map_err(failed)? else { continue };
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let Some(kind) = gone_or(entry.file_type()).map_err(failed)? else { continue };
+            let name = entry.file_name();
+            if name.as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let is_wanted = kind.is_dir() || (kind.is_file() && is_index(&name.to_string_lossy()));
+            match name.to_str() {
+                _ if !is_wanted => {}
+                Some(name) if kind.is_dir() => left.push(format!("{directory}{name}/")),
+                Some(name) => found.push(Stray::new(format!("{directory}{name}"))),
+                // Nobody could ask for what is in there, which may be all that refers to a chunk.
+                None => {
+                    let error = Error::new(ErrorKind::Corrupt, "look for indexes in").on(&directory);
+                    return Err(error.because(format!("the name {} is not UTF-8", name.display())));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The entries of a directory; none if it is gone, or is where a filesystem keeps what it lost.
+fn read_directory(disk: &Disk, directory: &str) -> io::Result<Option<fs::ReadDir>> {
+    match disk.at_directory(directory).and_then(fs::read_dir) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_lost_and_found(directory) => {
+            Ok(None)
+        }
+        entries => certain(directory, entries),
+    }
+}
+
+/// Whether it is that of the filesystem, on which the store or one of its directories is.
+fn is_lost_and_found(directory: &str) -> bool {
+    let mut parts = directory.trim_end_matches('/').rsplit('/');
+    parts.next() == Some("lost+found") && parts.count() <= 1
+}
+
+/// As [`gone_or`], but where a listing could not tell the name, what is not found under it is not certainly gone.
+fn certain<T>(path: &str, found: io::Result<T>) -> io::Result<Option<T>> {
+    match gone_or(found)? {
+        None if path.contains(char::REPLACEMENT_CHARACTER) => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "its name is not UTF-8"))
+        }
+        found => Ok(found),
+    }
+}
+
+fn gone_or<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        found => found.map(Some),
+    }
+}
+
+fn is_index(path: &str) -> bool {
+    path.ends_with(".fidx") || path.ends_with(".didx")
+}

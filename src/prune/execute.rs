@@ -1,0 +1,150 @@
+//! Carrying out a plan.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use crate::error::Result;
+use crate::format::name::SnapshotName;
+use crate::prune::plan::{GroupPlan, PrunePlan, SnapshotPlan};
+use crate::prune::report::{
+    GroupOutcome, GroupReport, NamespaceReport, Outcome, PruneReport, SnapshotReport, Stop,
+};
+use crate::retention::Decision;
+use crate::store::{Fate, Listed, Trouble};
+
+impl PrunePlan {
+    /// Carries out the plan: group after group, and of each the oldest snapshot first. What cannot be removed is in the report, and the
+    /// rest goes on, unless the store may be somebody else's by now.
+    ///
+    /// # Errors
+    /// `Unsupported` if the store cannot be changed by this version; `Busy` or `Denied` if it is somebody else's.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves each snapshot, or an unfinished one, or none. A copy of the plan goes on from there.
+    pub async fn execute(self) -> Result<PruneReport> {
+        self.store.check_writable("prune").await?;
+        let total = self.groups.iter().map(|group| group.snapshots.len() as u64).sum();
+        let mut run = Run { done: 0, plan: &self, report: PruneReport::default(), total };
+        for group in &self.groups {
+            run.group(group).await;
+        }
+        for namespace in &self.namespaces {
+            run.check_abort();
+            if run.report.stopped.is_some() {
+                break;
+            }
+            let outcome = match self.store.remove_namespace(namespace).await {
+                Ok(true) => GroupOutcome::Removed,
+                Ok(false) => GroupOutcome::Kept,
+                Err(trouble) => run.group_trouble(trouble),
+            };
+            run.report.namespaces.push(NamespaceReport { namespace: namespace.clone(), outcome });
+        }
+        let report = run.report;
+        // What was removed stays so, whatever crashes, or it is said here.
+        self.store.backend().barrier().await?;
+        Ok(report)
+    }
+}
+
+struct Run<'a> {
+    done: u64,
+    plan: &'a PrunePlan,
+    report: PruneReport,
+    total: u64,
+}
+
+impl Run<'_> {
+    async fn group(&mut self, group: &GroupPlan) {
+        let mut snapshots = Vec::with_capacity(group.snapshots.len());
+        let fresh = self.fresh_look(group).await;
+        for planned in &group.snapshots {
+            let outcome = match (&fresh, planned.decision) {
+                (_, Decision::Protected) => Outcome::Protected,
+                (_, decision) if decision.keeps() => Outcome::Kept(decision),
+                (Ok(fresh), _) => self.snapshot(planned, fresh).await,
+                (Err(failed), _) => failed.clone(),
+            };
+            self.done += 1;
+            if let Some(observer) = &self.plan.observer {
+                observer.on_outcome(&planned.name, &outcome, self.done, self.total);
+            }
+            snapshots.push(SnapshotReport { name: planned.name.clone(), outcome });
+        }
+        let is_deletion = self.plan.options.is_none();
+        let removed = snapshots.iter().any(|snapshot| matches!(snapshot.outcome, Outcome::Removed));
+        let outcome = if self.report.stopped.is_some() || !(removed || is_deletion) {
+            GroupOutcome::Kept
+        } else {
+            match self.plan.store.remove_group_if_empty(&group.group).await {
+                Ok(true) => GroupOutcome::Removed,
+                Ok(false) => GroupOutcome::Kept,
+                Err(trouble) => self.group_trouble(trouble),
+            }
+        };
+        self.report.groups.push(GroupReport { group: group.group.clone(), outcome, snapshots });
+    }
+
+    /// What there is of a group by now, and what the rules say of it: what they keep may have gone, or become damaged goods.
+    async fn fresh_look(
+        &mut self,
+        group: &GroupPlan,
+    ) -> std::result::Result<HashMap<SnapshotName, Decision>, Outcome> {
+        if group.snapshots.iter().all(|planned| planned.decision.keeps()) {
+            return Ok(HashMap::new());
+        }
+        self.check_abort();
+        if self.report.stopped.is_some() {
+            return Err(Outcome::NotReached);
+        }
+        let listed = self.plan.store.listed_snapshots(&group.group).await.map_err(Outcome::Failed)?;
+        let decisions = match &self.plan.options {
+            Some(options) => options.decide(&listed),
+            None => listed.iter().map(|_| Decision::Remove).collect(),
+        };
+        let name = |listed: Listed| listed.info.name;
+        Ok(listed.into_iter().map(name).zip(decisions).collect())
+    }
+
+    async fn snapshot(&mut self, planned: &SnapshotPlan, fresh: &HashMap<SnapshotName, Decision>) -> Outcome {
+        self.check_abort();
+        if self.report.stopped.is_some() {
+            return Outcome::NotReached;
+        }
+        match fresh.get(&planned.name) {
+            None => return Outcome::Gone,
+            Some(Decision::Protected) => return Outcome::Protected,
+            Some(decision) if decision.keeps() => return Outcome::Changed,
+            Some(_) => {}
+        }
+        match self.plan.store.remove_planned(&planned.name, &planned.expected).await {
+            Ok(Fate::Busy(error)) => Outcome::Busy(error),
+            Ok(Fate::Changed) => Outcome::Changed,
+            Ok(Fate::Gone) => Outcome::Gone,
+            Ok(Fate::Protected) => Outcome::Protected,
+            Ok(Fate::Removed) => Outcome::Removed,
+            Err(Trouble::Failed(error)) => Outcome::Failed(error),
+            Err(Trouble::Lost(error)) => {
+                self.report.stopped = Some(Stop::Lost(error.clone()));
+                Outcome::Failed(error)
+            }
+        }
+    }
+
+    fn group_trouble(&mut self, trouble: Trouble) -> GroupOutcome {
+        match trouble {
+            Trouble::Failed(error) => GroupOutcome::Failed(error),
+            Trouble::Lost(error) => {
+                self.report.stopped = Some(Stop::Lost(error.clone()));
+                GroupOutcome::Failed(error)
+            }
+        }
+    }
+
+    fn check_abort(&mut self) {
+        let is_set = self.plan.abort.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed));
+        if is_set && self.report.stopped.is_none() {
+            self.report.stopped = Some(Stop::Aborted);
+        }
+    }
+}

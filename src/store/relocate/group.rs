@@ -1,0 +1,236 @@
+//! One group: what belongs to it, and its snapshots in their order.
+
+use bytes::Bytes;
+
+use crate::backend::{LockGuard, LockMode, LockScope};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
+use crate::store::commit::remove_written;
+use crate::store::delete::{Trouble, still_held};
+use crate::store::groups::SMALL_OBJECT_BYTES;
+use crate::store::listing::Listed;
+use crate::store::locks::{GROUP_WAIT, lock_patiently};
+use crate::store::relocate::{How, Relocated, RelocatedGroup, RelocatedSnapshot};
+use crate::store::snapshot_writer::Written;
+use crate::store::{Datastore, SnapshotState};
+
+/// What became of a group, and whether to go on with others.
+pub(super) struct Relocating {
+    /// The store, or what was locked, may be somebody else's by now.
+    pub(super) lost: Option<Error>,
+    pub(super) report: RelocatedGroup,
+}
+
+impl Datastore {
+    /// Copies or moves a group. Fails only if nothing was copied.
+    pub(super) async fn relocated(
+        &self,
+        from: &GroupName,
+        target: &Namespace,
+        how: How,
+    ) -> Result<Relocating, Trouble> {
+        let to = from.clone().in_namespace(target.clone());
+        self.check_there(from, how).await?;
+        let backend = self.inner.backend.as_ref();
+        let source_guard = match how {
+            How::Copy => None,
+            How::Move => Some(lock_patiently(backend, &LockScope::Group(from.clone()), GROUP_WAIT).await?),
+        };
+        let target_guard = lock_patiently(backend, &LockScope::Group(to.clone()), GROUP_WAIT).await?;
+        let snapshots = self.listed_snapshots(from).await?;
+        self.check_merge(from, &to, &snapshots, how).await?;
+        let created = self.create_target(from, &to, target_guard.as_ref()).await?;
+        let report = RelocatedGroup {
+            error: None,
+            from: from.clone(),
+            source_gone: false,
+            snapshots: Vec::with_capacity(snapshots.len()),
+            to,
+        };
+        let mut done = Relocating { lost: None, report };
+        self.relocate_snapshots(snapshots, how, &mut done).await;
+        let ended = match self.clean_target(&done.report.to, created).await {
+            Ok(()) => self.clean_source(from, source_guard).await,
+            Err(error) => Err(error.into()),
+        };
+        match ended {
+            Ok(gone) => done.report.source_gone = gone,
+            Err(Trouble::Failed(error)) => done.report.error = Some(error),
+            Err(Trouble::Lost(error)) => done.lost = done.lost.or(Some(error)),
+        }
+        Ok(done)
+    }
+
+    async fn relocate_snapshots(&self, snapshots: Vec<Listed>, how: How, done: &mut Relocating) {
+        let mut is_over = false;
+        for listed in snapshots {
+            let outcome = if is_over {
+                Relocated::NotReached
+            } else {
+                let target = done.report.to.snapshot(listed.info.name.time());
+                match self.relocate_listed(&listed, &target, how).await {
+                    Ok(outcome) => outcome,
+                    Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Busy => Relocated::Busy(error),
+                    Err(Trouble::Failed(error)) => Relocated::Failed(error),
+                    Err(Trouble::Lost(error)) => {
+                        done.lost = Some(error.clone());
+                        Relocated::Failed(error)
+                    }
+                }
+            };
+            let Listed { info, .. } = listed;
+            // Whoever goes on later finds what is left newer than all that is there.
+            is_over |= matches!(outcome, Relocated::Busy(_) | Relocated::Failed(_));
+            done.report.snapshots.push(RelocatedSnapshot { name: info.name, outcome });
+        }
+    }
+
+    /// One that is being written is in nobody's way.
+    async fn relocate_listed(
+        &self,
+        listed: &Listed,
+        target: &SnapshotName,
+        how: How,
+    ) -> Result<Relocated, Trouble> {
+        let name = &listed.info.name;
+        // A listing may be behind (H13).
+        let is_finished = listed.manifest.is_some() || self.has_manifest(name).await?;
+        if !is_finished && how == How::Copy {
+            return Ok(Relocated::Unfinished);
+        }
+        match self.relocate_snapshot(name, target, how).await {
+            Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Busy && !is_finished => {
+                Ok(Relocated::Unfinished)
+            }
+            relocated => relocated,
+        }
+    }
+
+    /// Whether a snapshot is finished, by a look at its manifest and not by a listing.
+    pub(super) async fn has_manifest(&self, name: &SnapshotName) -> Result<bool> {
+        match self.inner.backend.head(&Key::Manifest(name.clone())).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+
+    /// Fails if there is nothing of a group: a lock on what is not there would leave a lock file behind.
+    async fn check_there(&self, group: &GroupName, how: How) -> Result<()> {
+        if self.groups(group.namespace()).await?.contains(group) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NotFound, how.action()).on(group))
+    }
+
+    /// Refuses to merge groups of different owners, or snapshots that would not stay in their order.
+    async fn check_merge(&self, from: &GroupName, to: &GroupName, source: &[Listed], how: How) -> Result<()> {
+        let failed = |kind| Error::new(kind, how.action()).on(from);
+        if let (Some(ours), Some(theirs)) = (self.owner(from).await?, self.owner(to).await?)
+            && ours != theirs
+        {
+            let why = format!("it belongs to {ours}, and {to} to {theirs}");
+            return Err(failed(ErrorKind::Denied).because(why));
+        }
+        let target = self.snapshots(to).await?;
+        let is_finished = |state| state == SnapshotState::Finished;
+        let there: Vec<BackupTime> =
+            target.iter().filter(|info| is_finished(info.state)).map(|info| info.name.time()).collect();
+        // What is at both places was copied before, or is found to differ when its turn comes.
+        let oldest = source
+            .iter()
+            .filter(|listed| is_finished(listed.info.state))
+            .map(|listed| listed.info.name.time())
+            .find(|time| !there.contains(time));
+        if let (Some(oldest), Some(newest)) = (oldest, there.last())
+            && oldest <= *newest
+        {
+            let why = format!("its snapshot of {oldest} is not newer than that of {newest} in {to}");
+            return Err(failed(ErrorKind::InvalidInput).because(why));
+        }
+        Ok(())
+    }
+
+    /// Gives the target what belongs to a group: the owner first, which makes it one (H44). Returns what was stored.
+    async fn create_target(
+        &self,
+        from: &GroupName,
+        to: &GroupName,
+        guard: &dyn LockGuard,
+    ) -> Result<Vec<Written>, Trouble> {
+        still_held(guard).await?;
+        let mut created = Vec::new();
+        for (source, target) in [
+            (Key::Owner(from.clone()), Key::Owner(to.clone())),
+            (Key::GroupNotes(from.clone()), Key::GroupNotes(to.clone())),
+        ] {
+            match self.copy_small(&source, target).await {
+                Ok(written) => created.extend(written),
+                Err(error) => {
+                    // The first failure is the one to report.
+                    let _ = remove_written(self, &created).await;
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(created)
+    }
+
+    /// Stores what is at one key at another, if there is something and nothing yet. Returns what was stored.
+    async fn copy_small(&self, from: &Key, to: Key) -> Result<Option<Written>> {
+        let backend = &self.inner.backend;
+        let absent = |found: &Error| found.kind() == ErrorKind::NotFound;
+        let bytes: Bytes = match backend.get(from, SMALL_OBJECT_BYTES).await {
+            Err(error) if absent(&error) => return Ok(None),
+            object => object?.bytes,
+        };
+        match backend.head(&to).await {
+            Err(error) if absent(&error) => {}
+            found => return found.map(|_| None),
+        }
+        self.inner.check_settled(&to)?;
+        let mode = backend.capabilities().create_mode();
+        match backend.put(&to, bytes.clone(), mode).await {
+            Ok(version) => Ok(Some(Written { key: to, version })),
+            // Whatever was answered, what is there counts (H18).
+            Err(error) => match backend.get(&to, SMALL_OBJECT_BYTES).await {
+                Ok(found) if found.bytes == bytes => {
+                    Ok(Some(Written { key: to, version: found.info.version }))
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Removes what was made of the target, if no snapshot got there.
+    async fn clean_target(&self, to: &GroupName, created: Vec<Written>) -> Result<()> {
+        if created.is_empty() || !self.snapshots(to).await?.is_empty() {
+            return self.inner.backend.barrier().await;
+        }
+        remove_written(self, &created).await
+    }
+
+    /// Removes what belongs to the source of a move, if no snapshot is left there; whether none is.
+    async fn clean_source(
+        &self,
+        from: &GroupName,
+        guard: Option<Box<dyn LockGuard>>,
+    ) -> Result<bool, Trouble> {
+        match guard {
+            None => Ok(false),
+            Some(guard) => self.delete_group_if_empty(from, guard).await,
+        }
+    }
+
+    /// Takes the lock of a snapshot, and tries once more if somebody holds it.
+    pub(super) async fn lock_twice(&self, scope: LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
+        let backend = &self.inner.backend;
+        match backend.lock(&scope, mode).await {
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                self.inner.runtime().sleep(GROUP_WAIT).await;
+                backend.lock(&scope, mode).await
+            }
+            locked => locked,
+        }
+    }
+}

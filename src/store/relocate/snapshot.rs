@@ -1,0 +1,419 @@
+//! One snapshot.
+
+use bytes::Bytes;
+use futures::future::{self, FutureExt as _};
+use futures::stream::{self, StreamExt as _};
+
+use crate::backend::{Backend, LockGuard, LockMode, LockScope, PutMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::store::commit::remove_written;
+use crate::store::delete::{Fate, Trouble, rest_of, still_held};
+use crate::store::groups::MANIFEST_BYTES;
+use crate::store::listing::Listed;
+use crate::store::locks::{MANIFEST_WAIT, lock_patiently};
+use crate::store::relocate::{How, Relocated};
+use crate::store::relocations::Relocating;
+use crate::store::snapshot_writer::Written;
+use crate::store::{Datastore, SnapshotInfo};
+
+/// How many files are copied at the same time.
+const COPIES_IN_FLIGHT: usize = 4;
+/// How many bytes of each of two files are compared at once.
+const COMPARED_BYTES: u64 = 4 << 20;
+
+/// The locks of a snapshot at its two places.
+struct Guards {
+    source: Box<dyn LockGuard>,
+    target: Box<dyn LockGuard>,
+}
+
+/// Why a copy was given up.
+struct Broken {
+    /// Whether what was copied may be removed: its manifest neither is there nor may still arrive.
+    may_clean: bool,
+    trouble: Trouble,
+}
+
+impl Datastore {
+    pub(super) async fn relocate_snapshot(
+        &self,
+        source: &SnapshotName,
+        target: &SnapshotName,
+        how: How,
+    ) -> Result<Relocated, Trouble> {
+        let mode = if how == How::Move { LockMode::Exclusive } else { LockMode::Shared };
+        let guards = Guards {
+            source: self.lock_twice(LockScope::Snapshot(source.clone()), mode).await?,
+            target: self.lock_twice(LockScope::Snapshot(target.clone()), LockMode::Exclusive).await?,
+        };
+        let Some(found) = self.listed_snapshot(source).await? else {
+            if self.has_manifest(source).await? {
+                let error = Error::new(ErrorKind::Unavailable, "list").on(source);
+                return Err(error.because("its manifest is there, and listings do not show it").into());
+            }
+            return Ok(Relocated::Gone);
+        };
+        let is_there = self.has_manifest(target).await?;
+        let files = self.files(&found, target).await?;
+        let is_finished = found.manifest.is_some() || self.has_manifest(source).await?;
+        match (is_finished, is_there, how) {
+            (false, _, How::Copy) => Ok(Relocated::Unfinished),
+            (false, false, How::Move) => self.remove_dead(&found.info, guards).await,
+            (false, true, How::Move) => {
+                let _relocating = self.announce(&files).await?;
+                self.remove_remains(&found.info, target, &files, guards).await
+            }
+            (true, true, How::Copy) => {
+                self.check_same(&found.info, target, &files).await?;
+                Ok(Relocated::AlreadyThere)
+            }
+            (true, true, How::Move) => {
+                let _relocating = self.announce(&files).await?;
+                self.check_same(&found.info, target, &files).await?;
+                self.protect_too(&found.info, target).await?;
+                let manifest = self.lock_manifest(source).await?;
+                self.remove_source(&found.info, &files, guards, manifest).await.map(|()| Relocated::Moved)
+            }
+            (true, false, _) => {
+                // Until the source is gone.
+                let _relocating = self.announce(&files).await?;
+                let manifest = self.copied(&found.info, target, &files, &guards).await?;
+                match how {
+                    How::Copy => Ok(Relocated::Copied),
+                    How::Move => self
+                        .remove_source(&found.info, &files, guards, manifest)
+                        .await
+                        .map(|()| Relocated::Moved),
+                }
+            }
+        }
+    }
+
+    /// The files of a snapshot but for the manifest and the mark of protection, each with its place at the destination. Where listings
+    /// may be behind, what they do not show is looked for (H13): what is not copied is lost to the destination.
+    async fn files(&self, found: &Listed, target: &SnapshotName) -> Result<Vec<(Key, Key)>> {
+        let source = &found.info.name;
+        let mut sources = rest_of(&found.info);
+        if !self.inner.backend.capabilities().touches {
+            let mut wanted = vec![Key::ClientLog(source.clone())];
+            // Of one that cannot be read nobody knows what it names.
+            if let Ok((manifest, _)) = self.inner.manifest(source).await {
+                let names = manifest.files().iter().map(|file| file.name().clone());
+                wanted.extend(names.map(|name| Key::Archive(source.clone(), name)));
+            }
+            for key in wanted {
+                if sources.contains(&key) {
+                    continue;
+                }
+                match self.inner.backend.head(&key).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    there => {
+                        there?;
+                        sources.push(key);
+                    }
+                }
+            }
+        }
+        let moved = |key: Key| match &key {
+            Key::Archive(_, name) => Some((key.clone(), Key::Archive(target.clone(), name.clone()))),
+            Key::ClientLog(_) => Some((key, Key::ClientLog(target.clone()))),
+            _ => None,
+        };
+        Ok(sources.into_iter().filter_map(moved).collect())
+    }
+
+    /// Tells those who collect garbage where indexes are about to appear, or are found from now on only (H8).
+    async fn announce(&self, files: &[(Key, Key)]) -> Result<Relocating> {
+        let indexes: Vec<_> = files.iter().map(|(_, to)| to).filter(|key| is_index(key)).cloned().collect();
+        let relocating = self.relocations().announce(&indexes);
+        self.inner.backend.announce(&indexes).await?;
+        Ok(relocating)
+    }
+
+    /// Copies a finished snapshot. Returns the lock of the manifest of the source, which is what was copied.
+    async fn copied(
+        &self,
+        info: &SnapshotInfo,
+        target: &SnapshotName,
+        files: &[(Key, Key)],
+        guards: &Guards,
+    ) -> Result<Box<dyn LockGuard>, Trouble> {
+        let busy = |name: &SnapshotName, why: &'static str| {
+            Err(Error::new(ErrorKind::Busy, "relocate").on(name).because(why).into())
+        };
+        for name in [&info.name, target] {
+            if self.inner.is_doubtful(name) {
+                return busy(name, "its manifest may still arrive");
+            }
+        }
+        if self.inner.leaving_snapshots(target.group()).contains(target) {
+            return busy(target, "an earlier request to delete something of it may still be executed");
+        }
+        self.check_remains(files, target).await?;
+        let mut written = Vec::new();
+        match self.copy_all(info, target, files, guards, &mut written).await {
+            Ok(manifest) => Ok(manifest),
+            Err(Broken { may_clean, trouble }) => {
+                if may_clean {
+                    // The first failure is the one to report; what stays behind is unfinished.
+                    let _ = remove_written(self, &written).await;
+                }
+                Err(trouble)
+            }
+        }
+    }
+
+    async fn copy_all(
+        &self,
+        info: &SnapshotInfo,
+        target: &SnapshotName,
+        files: &[(Key, Key)],
+        guards: &Guards,
+        written: &mut Vec<Written>,
+    ) -> Result<Box<dyn LockGuard>, Broken> {
+        let early = |trouble| Broken { may_clean: true, trouble };
+        self.copy_files(files, written).await.map_err(|error| early(error.into()))?;
+        let protected = self.protect_too(info, target).await.map_err(|error| early(error.into()))?;
+        written.extend(protected);
+        self.inner.backend.barrier().await.map_err(|error| early(error.into()))?;
+        // From here on nobody changes notes or verify states, which would be lost with the source.
+        let manifest = self.lock_manifest(&info.name).await.map_err(|error| early(error.into()))?;
+        let blob = self.inner.backend.get(&Key::Manifest(info.name.clone()), MANIFEST_BYTES).await;
+        let blob = blob.map_err(|error| early(error.into()))?.bytes;
+        self.still_ours(guards).await.map_err(early)?;
+        self.publish_copy(target, blob).await?;
+        self.inner
+            .backend
+            .barrier()
+            .await
+            .map_err(|error| Broken { may_clean: false, trouble: error.into() })?;
+        Ok(manifest)
+    }
+
+    /// Copies files, and compares what arrived.
+    async fn copy_files(&self, files: &[(Key, Key)], written: &mut Vec<Written>) -> Result<()> {
+        let copies: Vec<_> = files.iter().map(|(from, to)| self.copy_file(from, to).boxed()).collect();
+        let mut copies = stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT);
+        let mut outcome = Ok(());
+        // All of them, also after a failure: what was stored is to be removed then.
+        while let Some((stored, copied)) = copies.next().await {
+            written.extend(stored);
+            outcome = outcome.and(copied);
+        }
+        outcome
+    }
+
+    /// Copies a file; what was stored, and whether it is the same.
+    async fn copy_file(&self, from: &Key, to: &Key) -> (Option<Written>, Result<()>) {
+        let backend = &self.inner.backend;
+        let stored = match backend.copy(from, to, backend.capabilities().create_mode()).await {
+            Ok(version) => {
+                self.inner.note_published(to);
+                Some(Written { key: to.clone(), version })
+            }
+            // Left by an earlier attempt: if it is the same, it serves.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => None,
+            Err(error) => return (None, Err(error)),
+        };
+        let same = match is_same(self.truth().as_ref(), from, to).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let error = Error::new(ErrorKind::Conflict, "relocate").on(to);
+                Err(error.because("what is there is not what was copied"))
+            }
+            Err(error) => Err(error),
+        };
+        (stored, same)
+    }
+
+    /// Stores the manifest at the destination. Whatever is answered, what is there counts.
+    async fn publish_copy(&self, target: &SnapshotName, blob: Bytes) -> Result<(), Broken> {
+        let backend = &self.inner.backend;
+        let key = Key::Manifest(target.clone());
+        let mode = backend.capabilities().create_mode();
+        let Err(error) = backend.put(&key, blob.clone(), mode).await else { return Ok(()) };
+        let may_clean = match backend.get(&key, MANIFEST_BYTES).await {
+            Ok(found) if found.bytes == blob => return Ok(()),
+            Err(absent) if absent.kind() == ErrorKind::NotFound => {
+                !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal)
+            }
+            _ => false,
+        };
+        if !may_clean {
+            self.inner.doubt(target);
+        }
+        Err(Broken { may_clean, trouble: error.into() })
+    }
+
+    /// Protects the destination if the source is protected: before the manifest is there (H47). Returns what was stored.
+    async fn protect_too(&self, info: &SnapshotInfo, target: &SnapshotName) -> Result<Option<Written>> {
+        if !self.is_protected(info).await? {
+            return Ok(None);
+        }
+        let key = Key::Protected(target.clone());
+        match self.inner.backend.head(&key).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            found => return found.map(|_| None),
+        }
+        self.inner.check_settled(&key)?;
+        let version = self.inner.backend.put(&key, Bytes::new(), PutMode::Replace).await?;
+        self.inner.backend.barrier().await?;
+        Ok(Some(Written { key, version }))
+    }
+
+    /// Removes the source of a move, whose destination is whole, whether it is protected or not.
+    async fn remove_source(
+        &self,
+        info: &SnapshotInfo,
+        files: &[(Key, Key)],
+        guards: Guards,
+        manifest: Box<dyn LockGuard>,
+    ) -> Result<(), Trouble> {
+        if self.inner.is_doubtful(&info.name) {
+            let error = Error::new(ErrorKind::Busy, "delete").on(&info.name);
+            return Err(error.because("its manifest may still arrive").into());
+        }
+        self.still_ours(&guards).await?;
+        self.delete_all(&[Key::Manifest(info.name.clone())]).await?;
+        self.inner.backend.barrier().await?;
+        manifest.release_deleted().await;
+        self.remove_rest(info, files, guards).await
+    }
+
+    async fn remove_rest(
+        &self,
+        info: &SnapshotInfo,
+        files: &[(Key, Key)],
+        guards: Guards,
+    ) -> Result<(), Trouble> {
+        let mut rest: Vec<_> = files.iter().map(|(from, _)| from.clone()).collect();
+        // It may be protected although the listing did not show it.
+        rest.push(Key::Protected(info.name.clone()));
+        self.delete_all(&rest).await?;
+        self.inner.backend.barrier().await?;
+        guards.source.release_deleted().await;
+        Ok(())
+    }
+
+    /// Removes what an earlier move that was cut off left at the source: all that is left there is at the destination too.
+    async fn remove_remains(
+        &self,
+        info: &SnapshotInfo,
+        target: &SnapshotName,
+        files: &[(Key, Key)],
+        guards: Guards,
+    ) -> Result<Relocated, Trouble> {
+        if self.inner.is_doubtful(&info.name) {
+            return Ok(Relocated::Unfinished);
+        }
+        for (from, to) in files {
+            match is_same(self.truth().as_ref(), from, to).await {
+                Ok(true) => {}
+                // Somebody else's.
+                Ok(false) => return Ok(Relocated::Unfinished),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Relocated::Unfinished),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.protect_too(info, target).await?;
+        self.still_ours(&guards).await?;
+        self.remove_rest(info, files, guards).await.map(|()| Relocated::Moved)
+    }
+
+    /// Removes what a backup that was cut off left at the source of a move, if it is certain that its writer is dead.
+    async fn remove_dead(&self, info: &SnapshotInfo, guards: Guards) -> Result<Relocated, Trouble> {
+        let alone = match self.inner.backend.lock(&LockScope::Store, LockMode::Exclusive).await {
+            Err(error) if error.kind() == ErrorKind::Busy => return Ok(Relocated::Unfinished),
+            alone => alone?,
+        };
+        match self.remove_unfinished(info, alone.as_ref(), guards.source).await? {
+            Fate::Gone | Fate::Removed => Ok(Relocated::Gone),
+            Fate::Busy(_) | Fate::Changed | Fate::Protected => Ok(Relocated::Unfinished),
+        }
+    }
+
+    /// Fails unless what is unfinished at the destination is a part of what is to get there.
+    async fn check_remains(&self, files: &[(Key, Key)], target: &SnapshotName) -> Result<()> {
+        let Some(there) = self.listed_snapshot(target).await? else { return Ok(()) };
+        let remains = rest_of(&there.info);
+        let is_known = |key: &Key| files.iter().any(|(_, to)| to == key);
+        match remains.iter().find(|key| !is_known(key)) {
+            None => Ok(()),
+            Some(other) => {
+                let error = Error::new(ErrorKind::Conflict, "relocate").on(other);
+                Err(error.because("an unfinished snapshot with other files is in the way"))
+            }
+        }
+    }
+
+    /// Fails unless the finished snapshots at both places are the same: by their manifests, notes and verify states aside, and by their
+    /// files (H52).
+    async fn check_same(
+        &self,
+        info: &SnapshotInfo,
+        target: &SnapshotName,
+        files: &[(Key, Key)],
+    ) -> Result<()> {
+        let other = || Error::new(ErrorKind::Conflict, "relocate").on(&info.name);
+        let ((ours, _), (theirs, _)) =
+            future::try_join(self.inner.manifest(&info.name), self.inner.manifest(target)).await?;
+        let key = |manifest: &crate::format::manifest::Manifest| manifest.key_fingerprint().ok();
+        if ours.files() != theirs.files() || key(&ours) != key(&theirs) {
+            return Err(other().because(format!("{target} is another snapshot")));
+        }
+        for (from, to) in files {
+            match is_same(self.truth().as_ref(), from, to).await {
+                Ok(true) => {}
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => return Err(other().because(format!("{to} is missing or differs"))),
+            }
+        }
+        Ok(())
+    }
+
+    async fn lock_manifest(&self, name: &SnapshotName) -> Result<Box<dyn LockGuard>> {
+        let scope = LockScope::Manifest(name.clone());
+        lock_patiently(self.inner.backend.as_ref(), &scope, MANIFEST_WAIT).await
+    }
+
+    /// Fails as lost unless both locks hold, and the store is still this process's where that takes a look. Those who collect garbage
+    /// in other processes keep nobody out: they were told of the move.
+    async fn still_ours(&self, guards: &Guards) -> Result<(), Trouble> {
+        still_held(guards.source.as_ref()).await?;
+        still_held(guards.target.as_ref()).await?;
+        if self.inner.backend.tenure().is_none() {
+            return Ok(());
+        }
+        let held = self.inner.backend.lock(&LockScope::Store, LockMode::Shared).await;
+        still_held(held.map_err(Trouble::Lost)?.as_ref()).await
+    }
+}
+
+fn is_index(key: &Key) -> bool {
+    matches!(key, Key::Archive(_, name) if name.kind() != ArchiveKind::Blob)
+}
+
+/// Whether two objects hold the same bytes.
+async fn is_same(backend: &dyn Backend, one: &Key, other: &Key) -> Result<bool> {
+    let (ours, theirs) = future::try_join(backend.head(one), backend.head(other)).await?;
+    if ours.size != theirs.size {
+        return Ok(false);
+    }
+    // No two contents have the same version.
+    if ours.version == theirs.version && !ours.version.as_str().is_empty() {
+        return Ok(true);
+    }
+    let mut start = 0;
+    while start < ours.size {
+        let end = ours.size.min(start + COMPARED_BYTES);
+        let ours = backend.get_range(one, start..end);
+        let (ours, theirs) = future::try_join(ours, backend.get_range(other, start..end)).await?;
+        if ours.bytes != theirs.bytes {
+            return Ok(false);
+        }
+        start = end;
+    }
+    Ok(true)
+}

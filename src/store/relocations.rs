@@ -1,0 +1,103 @@
+//! Where indexes are about to appear: for a mark that goes on in this process while snapshots are moved (H8).
+//!
+//! A mark that visits the destination before the move, and the source after it, sees the index at neither place. So whoever moves or
+//! copies announces the destinations first. A mark that wants to miss none [watches](Relocations::watch) before it lists anything, and
+//! [takes](Watch::take) what was announced when it has seen everything else, again and again until there is nothing more.
+//!
+//! Other processes hear of it through the [backend](crate::backend::Backend::announce).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::format::layout::Key;
+use crate::store::Datastore;
+
+/// Who moves, and who watches. Memory is taken up for what is under way, and for what nobody took yet.
+#[derive(Debug, Default)]
+pub(crate) struct Relocations {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    under_way: BTreeMap<u64, Vec<Key>>,
+    watches: BTreeMap<u64, Vec<Key>>,
+}
+
+impl Datastore {
+    /// What is being moved within the store.
+    pub(crate) fn relocations(&self) -> &Arc<Relocations> {
+        self.inner.chunks.relocations()
+    }
+}
+
+impl Relocations {
+    /// Sees all destinations of moves that are under way, or will be announced.
+    pub(crate) fn watch(self: &Arc<Self>) -> Watch {
+        let mut state = self.state();
+        let number = state.number();
+        let seen = state.under_way.values().flatten().cloned().collect();
+        state.watches.insert(number, seen);
+        Watch { number, relocations: Arc::clone(self) }
+    }
+
+    /// Announces destinations. The move is under way until what is returned is dropped.
+    pub(crate) fn announce(self: &Arc<Self>, keys: &[Key]) -> Relocating {
+        let mut state = self.state();
+        for seen in state.watches.values_mut() {
+            seen.extend_from_slice(keys);
+        }
+        let number = state.number();
+        state.under_way.insert(number, keys.to_vec());
+        Relocating { number, relocations: Arc::clone(self) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change leaves both maps whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+/// A move that is under way.
+#[derive(Debug)]
+pub(crate) struct Relocating {
+    number: u64,
+    relocations: Arc<Relocations>,
+}
+
+impl Drop for Relocating {
+    fn drop(&mut self) {
+        self.relocations.state().under_way.remove(&self.number);
+    }
+}
+
+/// What was announced since somebody began to watch.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    number: u64,
+    relocations: Arc<Relocations>,
+}
+
+impl Watch {
+    /// The destinations that were announced since it began or was asked last, with those that were under way when it began. Something
+    /// may be there already, or later, or never.
+    ///
+    /// They are to be looked at in their order: what was moved on while somebody looks is then found at the next place.
+    pub(crate) fn take(&self) -> Vec<Key> {
+        self.relocations.state().watches.get_mut(&self.number).map(std::mem::take).unwrap_or_default()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.relocations.state().watches.remove(&self.number);
+    }
+}
