@@ -46,6 +46,7 @@
 //! | [`Chunker`](chunker::Chunker) | where streams are cut |
 //! | [`Error`](error::Error) | what went wrong, and by its [`ErrorKind`](error::ErrorKind) what to do about it |
 //!
+//! [`sync`] brings the snapshots of one store into another.
 //! [`format`](mod@format) has the bytes and names by themselves, without any input or output; [`retention`] says which snapshots to keep.
 //! Essays on the format, on locks, on runtimes and on S3 are in the [`manual`].
 //!
@@ -94,5 +95,6 @@ pub mod rt;
 #[cfg(feature = "s3")]
 pub mod s3;
 pub mod store;
+pub mod sync;
 #[cfg(feature = "s3")]
 pub mod wire;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
@@ -18,6 +18,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("backend", &["buffers", "format", "rt", "s3"]),
     ("local", &["format", "rt"]),
     ("store", &["backend", "buffers", "chunker", "format", "local", "retention", "rt"]),
+    ("sync", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
     (
         "lib",
         &[
@@ -31,6 +32,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "retention",
             "rt",
             "store",
+            "sync",
             "wire",
         ],
     ),

@@ -138,7 +138,7 @@ impl BackupBuilder {
 
 impl Datastore {
     /// Makes sure that the group belongs to the caller. Returns what had to be written.
-    async fn claim(&self, group: &GroupName, caller: &AuthId) -> Result<Vec<Written>> {
+    pub(in crate::store) async fn claim(&self, group: &GroupName, caller: &AuthId) -> Result<Vec<Written>> {
         let key = Key::Owner(group.clone());
         match self.owner(group).await? {
             Some(owner) if caller.may_access(&owner) => Ok(Vec::new()),
@@ -165,7 +165,7 @@ impl Datastore {
     }
 
     /// Removes the unfinished snapshots of a group whose writers are certainly gone. Returns what is left.
-    async fn remove_leftovers(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
+    pub(in crate::store) async fn remove_leftovers(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
         let snapshots = self.snapshots(group).await?;
         let backend = &self.inner.backend;
         // Where a lock does not reach everybody, having it is no evidence that nobody is writing.
@@ -191,24 +191,28 @@ impl Datastore {
                 Err(error) if error.kind() == ErrorKind::Busy => continue,
                 guard => guard?,
             };
-            let mut removals: Vec<_> = snapshot
-                .files
-                .iter()
-                .map(|file| Removal::any(Key::Archive(snapshot.name.clone(), file.name.clone())))
-                .collect();
-            removals
-                .extend(snapshot.has_client_log.then(|| Removal::any(Key::ClientLog(snapshot.name.clone()))));
             if snapshot.protected {
                 continue;
             }
             alone.check().await?;
-            for removed in self.inner.delete(&removals).await? {
-                removed?;
-            }
+            self.remove_files(snapshot).await?;
             guard.release_deleted().await;
         }
         drop(alone);
         self.snapshots(group).await
+    }
+
+    /// Removes the files of an unfinished snapshot that nobody is writing.
+    pub(in crate::store) async fn remove_files(&self, snapshot: &SnapshotInfo) -> Result<()> {
+        let files = snapshot.files.iter().map(|file| Key::Archive(snapshot.name.clone(), file.name.clone()));
+        let log = snapshot.has_client_log.then(|| Key::ClientLog(snapshot.name.clone()));
+        let removals: Vec<_> = files.chain(log).map(Removal::any).collect();
+        if !removals.is_empty() {
+            for removed in self.inner.delete(&removals).await? {
+                removed?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -95,18 +95,25 @@ impl Datastore {
             if namespace.is_root() {
                 continue;
             }
-            let guard = self.lock_for_deletion(LockScope::Store).await?;
-            guard.check().await?;
-            for deleted in self.inner.delete(&[Removal::any(Key::Namespace(namespace))]).await? {
-                match deleted {
-                    // Something protected is in it, or somebody made something meanwhile.
-                    Err(error) if error.kind() == ErrorKind::Conflict => {}
-                    deleted => drop(deleted?),
-                }
-            }
+            self.delete_empty_namespace(&namespace).await?;
         }
         self.inner.backend.barrier().await?;
         Ok(done)
+    }
+
+    /// Deletes a namespace, never the root, if nothing is in it; whether it was so.
+    pub(crate) async fn delete_empty_namespace(&self, namespace: &Namespace) -> Result<bool> {
+        let guard = self.lock_for_deletion(LockScope::Store).await?;
+        guard.check().await?;
+        let mut is_gone = true;
+        for deleted in self.inner.delete(&[Removal::any(Key::Namespace(namespace.clone()))]).await? {
+            match deleted {
+                // Something protected is in it, or somebody made something meanwhile.
+                Err(error) if error.kind() == ErrorKind::Conflict => is_gone = false,
+                deleted => drop(deleted?),
+            }
+        }
+        Ok(is_gone)
     }
 
     /// Whether a snapshot that is locked is protected. A listing may be behind, so that what it does not show is looked for (H47).

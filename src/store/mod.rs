@@ -29,6 +29,7 @@ mod groups;
 mod identity;
 mod image;
 mod image_writer;
+mod import;
 mod lifecycle;
 mod listing;
 mod locks;
@@ -54,14 +55,18 @@ use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
 use crate::format::manifest::Manifest;
 use crate::local::LocalState;
 use crate::rt::Runtime;
-use crate::store::budget::Budget;
 use crate::store::chunks::ChunkStore;
 use crate::store::doubts::Doubts;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
 use crate::store::mirrored::Mirrored;
 
+pub(crate) use budget::Budget;
+pub(crate) use chunks::{Belief, Reference, Stored};
+pub(crate) use import::{GroupImport, Held, ImportedManifest, SnapshotImport, StoredManifest, is_of_the_object};
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
+pub(crate) use pins::WriterPins;
+pub(crate) use snapshot_reader::has_failed_verification;
 
 pub use archive_reader::ArchiveReader;
 pub use begin::BackupBuilder;
