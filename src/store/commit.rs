@@ -218,10 +218,9 @@ pub(in crate::store) async fn remove_written(store: &Datastore, written: &[Writt
 }
 
 /// Cleans up after a writer that was dropped. Its locks are free by now, so the group is locked anew for it.
-pub(in crate::store) fn remove_in_background(store: &Datastore, name: &SnapshotName, written: Vec<Written>) {
-    let (store, name) = (store.clone(), name.clone());
-    let runtime = Arc::clone(store.inner.runtime());
-    runtime.spawn(Box::pin(async move {
+pub(in crate::store) fn remove_in_background(shared: &WriterShared, written: Vec<Written>) {
+    let (store, name) = (shared.store.clone(), shared.name.clone());
+    shared.store.inner.runtime().spawn(Box::pin(async move {
         let backend = Arc::clone(&store.inner.backend);
         let scope = LockScope::Group(name.group().clone());
         // A group that is busy belongs to the next writer, who removes what is left.

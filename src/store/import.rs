@@ -27,7 +27,7 @@ use crate::format::manifest::{Manifest, ManifestFile};
 use crate::format::name::{ArchiveName, AuthId, GroupName, SnapshotName};
 use crate::store::budget::Permit;
 use crate::store::chunks::Keeping;
-use crate::store::commit::{check_bases, check_written, publish, remove_in_background, remove_written};
+use crate::store::commit::{check_bases, check_written, publish, remove_written};
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
 use crate::store::listing::{SnapshotInfo, SnapshotState};
@@ -337,11 +337,20 @@ struct ImportState {
     written: Vec<Written>,
 }
 
+/// Whose the client log is that a snapshot had before it was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Log {
+    /// Of another snapshot.
+    Foreign,
+    /// Its own.
+    Own,
+}
+
 /// What is published beside the files.
 pub(crate) struct ImportedManifest {
     /// To the byte.
     pub(crate) bytes: Bytes,
-    /// The client log, if there is one and the snapshot lacks it.
+    /// The client log, if there is one.
     pub(crate) log: Option<Bytes>,
 }
 
@@ -440,11 +449,13 @@ impl SnapshotImport {
 
 impl Drop for SnapshotImport {
     fn drop(&mut self) {
-        let Some(state) = self.state.take() else { return };
-        let ImportState { name, written, .. } = state;
-        if !written.is_empty() {
-            remove_in_background(&self.store, &name, written);
-        }
+        let Some(state) = self.state.take().filter(|state| !state.written.is_empty()) else { return };
+        let store = self.store.clone();
+        self.store.inner.runtime().spawn(Box::pin(async move {
+            // Nobody is there to be told; what stays is invisible. The locks are given back when it is done.
+            let _ = remove_written(&store, &state.written).await;
+            drop(state);
+        }));
     }
 }
 
@@ -520,30 +531,33 @@ impl ImportState {
         backend.barrier().await
     }
 
-    /// What comes when the snapshot is visible.
-    async fn follow_up(&self, store: &Datastore, log: Option<Bytes>) -> Result<()> {
-        let backend = &store.inner.backend;
-        if let Some(log) = log {
-            let key = Key::ClientLog(self.name.clone());
-            let mode = backend.capabilities().create_mode();
-            let has_one = self.present.as_ref().is_some_and(|present| present.info.has_client_log);
-            if !has_one {
-                match backend.put(&key, log, mode).await {
-                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                    put => drop(put?),
-                }
-                backend.barrier().await?;
-            }
+    /// Stores the client log, when the snapshot is visible.
+    async fn put_log(&self, store: &Datastore, log: Bytes) -> Result<()> {
+        let (key, backend) = (Key::ClientLog(self.name.clone()), &store.inner.backend);
+        let has_one = self.present.as_ref().is_some_and(|present| present.info.has_client_log);
+        let create = backend.capabilities().create_mode();
+        let found = if has_one { Some(backend.get(&key, BLOB_BYTES).await) } else { None };
+        let mode = match found {
+            None => create,
+            Some(Ok(found)) if found.bytes == log => return Ok(()),
+            Some(Ok(found)) => store.instead_of(Some(found.info.version)),
+            Some(Err(error)) if error.kind() == ErrorKind::NotFound => create,
+            Some(Err(error)) => return Err(error),
+        };
+        match backend.put(&key, log, mode).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            put => drop(put?),
         }
-        Ok(())
+        backend.barrier().await
     }
 
     /// Removes what the manifest does not list, by keys and not by names.
-    async fn remove_unlisted(&self, store: &Datastore, listed: &[ArchiveName]) -> Result<()> {
+    async fn remove_unlisted(&self, store: &Datastore, listed: &[ArchiveName], log: Log) -> Result<()> {
         let Some(present) = &self.present else { return Ok(()) };
         let names = present.info.files.iter().map(|file| &file.name).filter(|name| !listed.contains(name));
-        let removals: Vec<_> =
-            names.map(|name| Removal::any(Key::Archive(self.name.clone(), name.clone()))).collect();
+        let keys = names.map(|name| Key::Archive(self.name.clone(), name.clone()));
+        let old_log = (log == Log::Foreign && present.info.has_client_log).then(|| Key::ClientLog(self.name.clone()));
+        let removals: Vec<_> = keys.chain(old_log).map(Removal::any).collect();
         if removals.is_empty() {
             return Ok(());
         }
@@ -564,8 +578,11 @@ async fn commit(store: Datastore, mut state: ImportState, manifest: ImportedMani
         None => publish(&store, &state.name, &state.written, manifest.bytes).await?,
         Some(present) => state.replace_manifest(&store, present, &manifest.bytes).await?,
     }
-    state.follow_up(&store, manifest.log).await?;
-    state.remove_unlisted(&store, &state.files).await
+    let log = if manifest.log.is_none() { Log::Foreign } else { Log::Own };
+    if let Some(log) = manifest.log {
+        state.put_log(&store, log).await?;
+    }
+    state.remove_unlisted(&store, &state.files, log).await
 }
 
 async fn update(store: Datastore, state: ImportState, manifest: ImportedManifest) -> Result<()> {
@@ -575,6 +592,8 @@ async fn update(store: Datastore, state: ImportState, manifest: ImportedManifest
     let listed: Vec<_> = old.files().iter().map(|file| file.name().clone()).collect();
     state.check_locks().await?;
     state.replace_manifest(&store, present, &manifest.bytes).await?;
-    state.follow_up(&store, manifest.log).await?;
-    state.remove_unlisted(&store, &listed).await
+    if let Some(log) = manifest.log {
+        state.put_log(&store, log).await?;
+    }
+    state.remove_unlisted(&store, &listed, Log::Own).await
 }

@@ -263,8 +263,7 @@ impl Drop for SnapshotWriter {
         let Some(given_up) = self.shared.take_publication() else { return };
         drop(given_up.guards);
         if !given_up.written.is_empty() {
-            let WriterShared { name, store, .. } = &*self.shared;
-            crate::store::commit::remove_in_background(store, name, given_up.written);
+            crate::store::commit::remove_in_background(&self.shared, given_up.written);
         }
     }
 }

@@ -41,6 +41,8 @@ mod run;
 mod snapshot;
 mod vanished;
 
+use futures::future::BoxFuture;
+
 use crate::error::Result;
 use crate::store::Datastore;
 
@@ -59,5 +61,7 @@ pub use vanished::Vanished;
 /// # Cancel safety
 /// Nothing is changed.
 pub async fn plan(source: &Datastore, target: &Datastore, options: SyncOptions) -> Result<SyncPlan> {
-    plan::make(source, target, options).await
+    // Boxed here, where the compiler can see that it is `Send`.
+    let made: BoxFuture<'_, _> = Box::pin(plan::make(source, target, options));
+    made.await
 }

@@ -259,6 +259,12 @@ impl SyncOptions {
         self.abort.load(Ordering::Relaxed)
     }
 
+    /// Whether something of the source would go to this namespace of the target, if the source had it.
+    pub(in crate::sync) fn is_of_target(&self, namespace: &Namespace) -> bool {
+        let goal = &self.target_namespace;
+        goal.contains(namespace) && namespace.depth() - goal.depth() <= self.max_depth
+    }
+
     /// Where a namespace of the source goes.
     pub(in crate::sync) fn to_target(&self, namespace: &Namespace) -> Result<Namespace, NameError> {
         moved(namespace, &self.source_namespace, &self.target_namespace)

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -162,7 +163,8 @@ impl SyncPlan {
     /// before it are complete. Chunks that were transferred stay until garbage is collected.
     pub async fn execute(self) -> Result<SyncReport> {
         // Boxed here, where the compiler can see that it is `Send`.
-        Box::pin(run::execute(self)).await
+        let execution: BoxFuture<'static, _> = Box::pin(run::execute(self));
+        execution.await
     }
 }
 
@@ -171,14 +173,49 @@ pub(in crate::sync) async fn make(
     target: &Datastore,
     options: SyncOptions,
 ) -> Result<SyncPlan> {
-    let (top, goal) = (&options.source_namespace, &options.target_namespace);
+    let top = &options.source_namespace;
     if !source.has_namespace(top).await? {
         return Err(Error::new(ErrorKind::NotFound, "sync").on(top).because("the source has no such namespace"));
     }
     let same = sameness(source, target).await?;
-    let existing = existing(target, goal).await?;
-    let mut namespaces = source.namespaces(top).await?;
-    namespaces.retain(|namespace| namespace.depth() - top.depth() <= options.max_depth);
+    let existing = existing(target, &options.target_namespace).await?;
+    let pairs = pairs(source.namespaces(top).await?, &options)?;
+    if same != Same::No {
+        check_apart(&pairs, &existing, &options)?;
+    }
+    let mut groups = Vec::new();
+    for (from, to) in &pairs {
+        let there = if existing.contains(to) { target.groups(to).await? } else { Vec::new() };
+        for group in source.groups(from).await? {
+            if options.admits(&group) {
+                let target = group.clone().in_namespace(to.clone());
+                let is_there = there.contains(&target);
+                groups.push((group, target, is_there));
+            }
+        }
+    }
+    let look = Look { options: &options, source, target };
+    let looks: Vec<BoxFuture<'_, Result<_>>> = groups
+        .into_iter()
+        .map(|(from, to, is_there)| Box::pin(look.group(from, to, is_there)) as BoxFuture<'_, _>)
+        .collect();
+    let looked: Vec<(GroupPlan, Vec<SnapshotInfo>)> =
+        stream::iter(looks).buffered(GROUPS_IN_FLIGHT).try_collect().await?;
+    let vanished = if options.remove_vanished {
+        vanished::look(target, &options, &pairs, &existing, &looked).await?
+    } else {
+        Vanished::default()
+    };
+    let groups = looked.into_iter().map(|(group, _)| group).collect();
+    let new_namespaces = missing(&pairs, &options.target_namespace, &existing);
+    let (source, target) = (source.clone(), target.clone());
+    Ok(SyncPlan { groups, new_namespaces, options, same, source, target, vanished })
+}
+
+/// The namespaces that are meant, shortest first, and where they go.
+fn pairs(mut namespaces: Vec<Namespace>, options: &SyncOptions) -> Result<Vec<(Namespace, Namespace)>> {
+    let top = options.source_namespace.depth();
+    namespaces.retain(|namespace| namespace.depth() - top <= options.max_depth);
     namespaces.sort_by_key(|namespace| (namespace.depth(), namespace.clone()));
     let mut pairs = Vec::with_capacity(namespaces.len());
     for namespace in namespaces {
@@ -186,41 +223,24 @@ pub(in crate::sync) async fn make(
         let to = options.to_target(&namespace).map_err(invalid)?;
         pairs.push((namespace, to));
     }
-    if same != Same::No {
-        let sources: BTreeSet<_> = pairs.iter().map(|(from, _)| from).collect();
-        let touched = pairs.iter().map(|(_, to)| to).chain(existing.iter().filter(|it| goal.contains(it)));
-        if let Some(both) = touched.filter(|it| it.depth() - goal.depth() <= options.max_depth).find(|it| sources.contains(it)) {
+    Ok(pairs)
+}
+
+/// Fails if something of one store is meant both as source and as target.
+fn check_apart(
+    pairs: &[(Namespace, Namespace)],
+    existing: &BTreeSet<Namespace>,
+    options: &SyncOptions,
+) -> Result<()> {
+    let sources: BTreeSet<_> = pairs.iter().map(|(from, _)| from).collect();
+    let mut touched = pairs.iter().map(|(_, to)| to).chain(existing.iter().filter(|it| options.is_of_target(it)));
+    match touched.find(|it| sources.contains(it)) {
+        None => Ok(()),
+        Some(both) => {
             let error = Error::new(ErrorKind::InvalidInput, "sync").on(both);
-            return Err(error.because("it is part of both the source and the target"));
+            Err(error.because("it is part of both the source and the target"))
         }
     }
-    let mut groups = Vec::new();
-    for (from, to) in &pairs {
-        let there: BTreeSet<_> = if existing.contains(to) {
-            target.groups(to).await?.into_iter().collect()
-        } else {
-            BTreeSet::new()
-        };
-        for group in source.groups(from).await?.into_iter().filter(|group| options.admits(group)) {
-            let target = group.clone().in_namespace(to.clone());
-            let is_there = there.contains(&target);
-            groups.push((group, target, is_there));
-        }
-    }
-    let looks = stream::iter(groups).map(|(from, to, is_there)| {
-        let look = Look { options: &options, source, target };
-        async move { look.group(from, to, is_there).await }
-    });
-    let looked: Vec<(GroupPlan, Vec<SnapshotInfo>)> = looks.buffered(GROUPS_IN_FLIGHT).try_collect().await?;
-    let vanished = if options.remove_vanished {
-        vanished::look(target, &options, &pairs, &existing, &looked).await?
-    } else {
-        Vanished::default()
-    };
-    let groups = looked.into_iter().map(|(group, _)| group).collect();
-    let new_namespaces = missing(&pairs, goal, &existing);
-    let (source, target) = (source.clone(), target.clone());
-    Ok(SyncPlan { groups, new_namespaces, options, same, source, target, vanished })
 }
 
 async fn sameness(source: &Datastore, target: &Datastore) -> Result<Same> {
@@ -272,6 +292,17 @@ struct Look<'a> {
     target: &'a Datastore,
 }
 
+/// A snapshot of the source.
+struct Candidate {
+    info: SnapshotInfo,
+    /// Whether it is the newest one that the target has.
+    is_newest: bool,
+    /// The one of the target.
+    present: Option<SnapshotInfo>,
+    /// Why it is not meant, if that is certain already.
+    skip: Option<Skip>,
+}
+
 impl Look<'_> {
     /// A group, and what the target has of it.
     async fn group(
@@ -280,30 +311,43 @@ impl Look<'_> {
         target: GroupName,
         is_there: bool,
     ) -> Result<(GroupPlan, Vec<SnapshotInfo>)> {
-        let mut infos = self.source.snapshots(&source).await?;
+        let infos = self.source.snapshots(&source).await?;
         let (mut theirs, mut foreign_owner) = (Vec::new(), None);
         if is_there {
             foreign_owner = self.target.owner(&target).await?.filter(|owner| *owner != self.options.owner);
             theirs = self.target.snapshots(&target).await?;
         }
-        let there: BTreeMap<BackupTime, &SnapshotInfo> = theirs
-            .iter()
-            .filter(|info| info.state == SnapshotState::Finished)
-            .map(|info| (info.name.time(), info))
+        let looks: Vec<BoxFuture<'_, Result<_>>> = self
+            .sorted_out(infos, &theirs)
+            .into_iter()
+            .map(|candidate| Box::pin(self.snapshot(&target, candidate)) as BoxFuture<'_, _>)
             .collect();
+        let mut snapshots: Vec<_> = stream::iter(looks).buffered(SNAPSHOTS_IN_FLIGHT).try_collect().await?;
+        if self.options.order == Order::NewestFirst {
+            snapshots.reverse();
+        }
+        Ok((GroupPlan { foreign_owner, snapshots, source, target }, theirs))
+    }
+
+    /// What can be said of snapshots without their manifests.
+    fn sorted_out(self, infos: Vec<SnapshotInfo>, theirs: &[SnapshotInfo]) -> Vec<Candidate> {
+        let is_finished = |info: &&SnapshotInfo| info.state == SnapshotState::Finished;
+        let there: BTreeMap<BackupTime, &SnapshotInfo> =
+            theirs.iter().filter(is_finished).map(|info| (info.name.time(), info)).collect();
         let newest = there.keys().next_back().copied();
-        let finished = infos.iter().filter(|info| info.state == SnapshotState::Finished).count();
+        let finished = infos.iter().filter(is_finished).count();
         let cut = self.options.transfer_last.map_or(0, |last| finished.saturating_sub(last.get()));
         let mut number = 0;
-        let mut looks = Vec::with_capacity(infos.len());
-        for info in infos.drain(..) {
+        let mut candidates = Vec::with_capacity(infos.len());
+        for info in infos {
             let time = info.name.time();
             let is_last = number >= cut;
             number += usize::from(info.state == SnapshotState::Finished);
-            let present = there.get(&time).copied();
-            let decided = match (info.state, present) {
+            let present = there.get(&time).copied().cloned();
+            let is_newest = newest == Some(time);
+            let skip = match (info.state, &present) {
                 (SnapshotState::Unfinished, _) => Some(Skip::Unfinished),
-                (_, Some(_)) if newest == Some(time) || self.options.resync_corrupt => None,
+                (_, Some(_)) if is_newest || self.options.resync_corrupt => None,
                 (_, Some(_)) => Some(Skip::Present),
                 (_, None) if self.options.candidates == Candidates::Newer && newest > Some(time) => {
                     Some(Skip::Older)
@@ -311,24 +355,19 @@ impl Look<'_> {
                 (_, None) if !is_last => Some(Skip::NotAmongLast),
                 (_, None) => None,
             };
-            looks.push((info, present, decided, newest == Some(time)));
+            candidates.push(Candidate { info, is_newest, present, skip });
         }
-        let looks = stream::iter(looks).map(|(info, present, decided, is_newest)| {
-            let to = target.snapshot(info.name.time());
-            async move {
-                let step = match decided {
-                    Some(skip) => Step::Skip(skip),
-                    None => self.step(&info, present, is_newest).await?,
-                };
-                let has_client_log = info.has_client_log;
-                Ok::<_, Error>(SnapshotPlan { has_client_log, source: info.name, step, target: to })
-            }
-        });
-        let mut snapshots: Vec<_> = looks.buffered(SNAPSHOTS_IN_FLIGHT).try_collect().await?;
-        if self.options.order == Order::NewestFirst {
-            snapshots.reverse();
-        }
-        Ok((GroupPlan { foreign_owner, snapshots, source, target }, theirs))
+        candidates
+    }
+
+    async fn snapshot(self, target: &GroupName, candidate: Candidate) -> Result<SnapshotPlan> {
+        let Candidate { info, is_newest, present, skip } = candidate;
+        let step = match skip {
+            Some(skip) => Step::Skip(skip),
+            None => self.step(&info, present.as_ref(), is_newest).await?,
+        };
+        let target = target.snapshot(info.name.time());
+        Ok(SnapshotPlan { has_client_log: info.has_client_log, source: info.name, step, target })
     }
 
     async fn step(

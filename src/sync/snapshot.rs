@@ -74,7 +74,7 @@ async fn bring(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Resu
     }
     let filled = fill(run, group, plan, &source, &mut import).await;
     let prepared = match filled {
-        Ok(stats) => manifest(run, from, &source, lacks_log).await.map(|it| (stats, it)).map_err(Failure::from),
+        Ok(stats) => manifest(run, from, &source, plan.has_client_log).await.map(|it| (stats, it)).map_err(Failure::from),
         Err(failure) => Err(failure),
     };
     match prepared {
@@ -94,9 +94,9 @@ async fn manifest(
     run: &Run,
     from: &SnapshotName,
     source: &StoredManifest,
-    lacks_log: bool,
+    with_log: bool,
 ) -> Result<ImportedManifest> {
-    let log = if lacks_log { run.source.stored_client_log(from).await? } else { None };
+    let log = if with_log { run.source.stored_client_log(from).await? } else { None };
     let bytes = source.bytes.len() + log.as_ref().map_or(0, bytes::Bytes::len);
     run.pass(bytes as u64).await;
     Ok(ImportedManifest { bytes: source.bytes.clone(), log })

@@ -41,11 +41,8 @@ pub(in crate::sync) async fn look(
         let times: BTreeSet<_> = group.snapshots.iter().map(|snapshot| snapshot.source.time()).collect();
         vanished.note(theirs.iter().filter(|info| !times.contains(&info.name.time())));
     }
-    let goal = &options.target_namespace;
     let origins: BTreeMap<_, _> = pairs.iter().map(|(from, to)| (to, from)).collect();
-    let within = existing
-        .iter()
-        .filter(|it| goal.contains(it) && it.depth() - goal.depth() <= options.max_depth);
+    let within: Vec<_> = existing.iter().filter(|it| options.is_of_target(it)).collect();
     for namespace in within {
         for group in target.groups(namespace).await? {
             let Some(origin) = origin(options, &group) else { continue };
