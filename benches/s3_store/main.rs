@@ -12,6 +12,7 @@
 //! | `again` | the requests of a second backup of unchanged data, with and without local state and base |
 //! | `warm` | a restore of which all chunks are on the local disk, against a store in a directory on the same disk |
 //! | `refresh` | the first and the second refresh of 10,000 snapshots, and listing them after it |
+//! | `sync` | new chunks from one far bucket to another, against plain gets and puts of the same chunks, 64 at a time; the requests about chunks |
 //! | `open` | a new process that opens a store of a million chunks, with and without records of all of them |
 //!
 //! | option | |
@@ -38,6 +39,7 @@ mod records;
 mod refresh;
 mod report;
 mod server;
+mod sync;
 mod transfer;
 mod warm;
 
@@ -62,12 +64,13 @@ struct Plan {
 
 type Scenario = (&'static str, fn(&Plan, &mut Report) -> Outcome<()>);
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     ("transfer", transfer::run),
     ("small", transfer::run_small),
     ("again", again::run),
     ("warm", warm::run),
     ("refresh", refresh::run),
+    ("sync", sync::run),
     ("open", opening::run),
 ];
 

@@ -8,7 +8,8 @@ use crate::buffers::{Buffer, Buffers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{
-    Blob, BlobDecoder, BlobEncoder, BlobKind, DecodeError, MAX_CHUNK_BYTES, MAX_ENCODED_CHUNK_BYTES, PlaintextSize,
+    Blob, BlobDecoder, BlobEncoder, BlobKind, DecodeError, MAX_CHUNK_BYTES, MAX_ENCODED_CHUNK_BYTES,
+    PlaintextSize,
 };
 
 /// What a chunk is longer by in its encoded form, at most.
@@ -73,7 +74,12 @@ impl Codecs {
 
     /// Checks a chunk in its stored form, as far as that can be done without a key: a plain one against its digest, an encrypted one
     /// against its checksum.
-    pub(in crate::store) fn inspect(&self, encoded: Bytes, digest: Digest, length: usize) -> Result<BlobKind> {
+    pub(in crate::store) fn inspect(
+        &self,
+        encoded: Bytes,
+        digest: Digest,
+        length: usize,
+    ) -> Result<BlobKind> {
         let failed = |error| decode_error(error, "check chunk").on(digest);
         let blob = Blob::parse(encoded.clone()).map_err(failed)?;
         let kind = blob.kind();

@@ -25,6 +25,7 @@ use crate::format::index::IndexReader;
 use crate::format::layout::Key;
 use crate::format::manifest::{Manifest, ManifestFile};
 use crate::format::name::{ArchiveName, AuthId, GroupName, SnapshotName};
+use crate::store::Datastore;
 use crate::store::budget::Permit;
 use crate::store::chunks::Keeping;
 use crate::store::commit::{check_bases, check_written, publish, remove_written};
@@ -35,7 +36,6 @@ use crate::store::locks::{GROUP_WAIT, MANIFEST_WAIT, lock_patiently};
 use crate::store::pins::WriterPins;
 use crate::store::snapshot_reader::{BLOB_BYTES, INDEX_BYTES, has_failed_verification};
 use crate::store::snapshot_writer::Written;
-use crate::store::Datastore;
 
 /// A manifest as it is stored, and what it says.
 #[derive(Clone, Debug)]
@@ -264,7 +264,10 @@ impl GroupImport {
     }
 
     /// The newest finished snapshot but for one, locked, if it is good enough to vouch for chunks (D9, H180).
-    pub(crate) async fn base(&self, but: &SnapshotName) -> Result<Option<(StoredManifest, SnapshotName, Held)>> {
+    pub(crate) async fn base(
+        &self,
+        but: &SnapshotName,
+    ) -> Result<Option<(StoredManifest, SnapshotName, Held)>> {
         let newest = self.snapshots.iter().rfind(|info| info.state == SnapshotState::Finished);
         let Some(name) = newest.map(|info| &info.name).filter(|name| *name != but) else { return Ok(None) };
         let held = match self.store.hold(name).await {
@@ -556,7 +559,8 @@ impl ImportState {
         let Some(present) = &self.present else { return Ok(()) };
         let names = present.info.files.iter().map(|file| &file.name).filter(|name| !listed.contains(name));
         let keys = names.map(|name| Key::Archive(self.name.clone(), name.clone()));
-        let old_log = (log == Log::Foreign && present.info.has_client_log).then(|| Key::ClientLog(self.name.clone()));
+        let old_log =
+            (log == Log::Foreign && present.info.has_client_log).then(|| Key::ClientLog(self.name.clone()));
         let removals: Vec<_> = keys.chain(old_log).map(Removal::any).collect();
         if removals.is_empty() {
             return Ok(());

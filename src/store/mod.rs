@@ -7,7 +7,8 @@
 //! | holder | lock of the store | group | snapshot |
 //! |---|---|---|---|
 //! | [`SnapshotWriter`] | shared | exclusive | exclusive, and shared on each base |
-//! | [`SnapshotReader`] | | | shared |
+//! | a sync into the store | shared | exclusive | exclusive, and shared on the newest |
+//! | [`SnapshotReader`], a sync from the store | | | shared |
 //! | notes, protection of a snapshot | | | manifest lock; exclusive for protection |
 //! | owner, notes of a group | | exclusive | |
 //! | deletion of a snapshot | | exclusive, if it is the last | exclusive |
@@ -63,7 +64,9 @@ use crate::store::mirrored::Mirrored;
 
 pub(crate) use budget::Budget;
 pub(crate) use chunks::{Belief, Reference, Stored};
-pub(crate) use import::{GroupImport, Held, ImportedManifest, SnapshotImport, StoredManifest, is_of_the_object};
+pub(crate) use import::{
+    GroupImport, Held, ImportedManifest, SnapshotImport, StoredManifest, is_of_the_object,
+};
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
 pub(crate) use pins::WriterPins;
 pub(crate) use snapshot_reader::has_failed_verification;

@@ -19,7 +19,6 @@ use crate::format::name::SnapshotName;
 use crate::store::{Belief, Reference, Stored, WriterPins};
 use crate::sync::events::SyncEvent;
 use crate::sync::group::Base;
-use crate::sync::plan::Same;
 use crate::sync::report::SyncStats;
 use crate::sync::run::{Failure, Run};
 
@@ -35,6 +34,8 @@ pub(in crate::sync) struct Index {
 pub(in crate::sync) struct Reuse {
     pub(in crate::sync) base: Option<Arc<Base>>,
     pub(in crate::sync) belief: Belief,
+    /// What the snapshot says of the target, if it is of the same store.
+    pub(in crate::sync) of_same: Option<Reference>,
     /// What this run brought.
     pub(in crate::sync) sent: Arc<WriterPins>,
     /// What this snapshot takes over. Others may not rely on it.
@@ -92,7 +93,8 @@ pub(in crate::sync) async fn bring(
     reuse: &Reuse,
 ) -> Result<SyncStats, Failure> {
     let window = window(run, &wanted);
-    let brought = stream::iter(wanted).map(|wanted| one(run, snapshot, wanted, reuse)).buffer_unordered(window);
+    let brought =
+        stream::iter(wanted).map(|wanted| one(run, snapshot, wanted, reuse)).buffer_unordered(window);
     let count = |stats: SyncStats, brought| async move {
         Ok(match brought {
             Brought::Reused => SyncStats { chunks_reused: stats.chunks_reused + 1, ..stats },
@@ -116,12 +118,7 @@ fn window(run: &Run, wanted: &[Wanted]) -> usize {
     usize::try_from(rate.get() / average).unwrap_or(usize::MAX).clamp(1, both)
 }
 
-async fn one(
-    run: &Run,
-    snapshot: &SnapshotName,
-    wanted: Wanted,
-    reuse: &Reuse,
-) -> Result<Brought, Failure> {
+async fn one(run: &Run, snapshot: &SnapshotName, wanted: Wanted, reuse: &Reuse) -> Result<Brought, Failure> {
     run.go_on()?;
     let Wanted { digest, is_encrypted, length } = wanted;
     if is_at_target(run, digest, reuse).await? {
@@ -139,7 +136,7 @@ async fn one(
         return Err(error.because("the manifest says otherwise of its encryption").into());
     }
     let stored = chunk.stored_bytes();
-    run.pass(stored).await;
+    run.pass(stored).await?;
     let write = run.target.write_permit(length).await;
     drop(read);
     let _slot = run.writes.budget.acquire(1).await;
@@ -155,13 +152,8 @@ async fn is_at_target(run: &Run, digest: Digest, reuse: &Reuse) -> Result<bool> 
     if reuse.belief == Belief::Read {
         return Ok(false);
     }
-    let reference = match run.same {
-        Same::No => None,
-        Same::Opening => Some(Reference::Base),
-        Same::Twin => Some(Reference::Twin),
-    };
     let named = reuse.base.as_ref().is_some_and(|base| base.names(&digest)).then_some(Reference::Base);
-    match named.or(reference) {
+    match named.or(reuse.of_same) {
         None => Ok(false),
         Some(reference) => run.target.chunks().take_over(&reuse.taken, digest, reference).await,
     }

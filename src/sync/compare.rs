@@ -34,13 +34,14 @@ pub(in crate::sync) fn compare(
         return if resync_corrupt { Verdict::Everything } else { Verdict::Damaged };
     };
     let is_bad = has_failed_verification(theirs);
-    if source.0 == target.0 && !(is_bad && resync_corrupt) {
+    let is_to_be_replaced = is_bad && resync_corrupt;
+    if source.0 == target.0 && !is_to_be_replaced {
         return Verdict::Same;
     }
     let conflict = conflict(source.1, theirs);
-    let may_replace = is_bad && resync_corrupt && !(has_encrypted(theirs) && !has_encrypted(source.1));
+    let loses_encryption = has_encrypted(theirs) && !has_encrypted(source.1);
     match conflict {
-        _ if may_replace => Verdict::Everything,
+        _ if is_to_be_replaced && !loses_encryption => Verdict::Everything,
         Some(conflict) => Verdict::Conflict(conflict),
         // What is known to be bad must not be said to be good because the source is.
         None if is_bad => Verdict::Damaged,

@@ -17,7 +17,7 @@ pub struct SyncOptions {
     pub(in crate::sync) abort: Arc<AtomicBool>,
     pub(in crate::sync) bytes_per_second: Option<NonZeroU64>,
     pub(in crate::sync) candidates: Candidates,
-    encrypted_only: bool,
+    demands: Vec<Demand>,
     exclude: Vec<GroupRule>,
     include: Vec<GroupRule>,
     pub(in crate::sync) in_flight: Option<NonZeroUsize>,
@@ -31,7 +31,13 @@ pub struct SyncOptions {
     pub(in crate::sync) source_namespace: Namespace,
     pub(in crate::sync) target_namespace: Namespace,
     pub(in crate::sync) transfer_last: Option<NonZeroUsize>,
-    verified_only: bool,
+}
+
+/// What is demanded of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Demand {
+    Encrypted,
+    Verified,
 }
 
 /// Which snapshots are brought over of those that the target does not have.
@@ -100,7 +106,7 @@ impl Default for SyncOptions {
             abort: Arc::default(),
             bytes_per_second: None,
             candidates: Candidates::Newer,
-            encrypted_only: false,
+            demands: Vec::new(),
             exclude: Vec::new(),
             include: Vec::new(),
             in_flight: None,
@@ -114,7 +120,6 @@ impl Default for SyncOptions {
             source_namespace: Namespace::root(),
             target_namespace: Namespace::root(),
             transfer_last: None,
-            verified_only: false,
         }
     }
 }
@@ -141,7 +146,7 @@ impl SyncOptions {
 
     /// Only snapshots of which all files are encrypted; default: all.
     pub fn encrypted_only(mut self) -> Self {
-        self.encrypted_only = true;
+        self.demands.push(Demand::Encrypted);
         self
     }
 
@@ -230,7 +235,7 @@ impl SyncOptions {
 
     /// Only snapshots that passed their last verification at the source; default: all.
     pub fn verified_only(mut self) -> Self {
-        self.verified_only = true;
+        self.demands.push(Demand::Verified);
         self
     }
 
@@ -242,17 +247,23 @@ impl SyncOptions {
 
     /// Whether manifests decide on which snapshots are meant.
     pub(in crate::sync) fn asks_manifests(&self) -> bool {
-        self.encrypted_only || self.verified_only
+        !self.demands.is_empty()
     }
 
     /// Why a snapshot of the source is not meant, if it is not.
     pub(in crate::sync) fn objection(&self, manifest: &Manifest) -> Option<Skip> {
-        let is_ok = || manifest.verify_state().ok().flatten().is_some_and(|it| it.state == VerifyResult::Ok);
-        if self.verified_only && !is_ok() {
-            return Some(Skip::NotVerified);
-        }
-        let is_encrypted = || manifest.files().iter().all(|file| file.crypt_mode() == CryptMode::Encrypt);
-        (self.encrypted_only && !is_encrypted()).then_some(Skip::NotEncrypted)
+        self.demands.iter().find_map(|demand| match demand {
+            Demand::Encrypted => {
+                let mut files = manifest.files().iter();
+                let is_met = files.all(|file| file.crypt_mode() == CryptMode::Encrypt);
+                (!is_met).then_some(Skip::NotEncrypted)
+            }
+            Demand::Verified => {
+                let state = manifest.verify_state().ok().flatten();
+                let is_met = state.is_some_and(|state| state.state == VerifyResult::Ok);
+                (!is_met).then_some(Skip::NotVerified)
+            }
+        })
     }
 
     pub(in crate::sync) fn is_aborted(&self) -> bool {

@@ -175,7 +175,9 @@ pub(in crate::sync) async fn make(
 ) -> Result<SyncPlan> {
     let top = &options.source_namespace;
     if !source.has_namespace(top).await? {
-        return Err(Error::new(ErrorKind::NotFound, "sync").on(top).because("the source has no such namespace"));
+        return Err(Error::new(ErrorKind::NotFound, "sync")
+            .on(top)
+            .because("the source has no such namespace"));
     }
     let same = sameness(source, target).await?;
     let existing = existing(target, &options.target_namespace).await?;
@@ -233,7 +235,8 @@ fn check_apart(
     options: &SyncOptions,
 ) -> Result<()> {
     let sources: BTreeSet<_> = pairs.iter().map(|(from, _)| from).collect();
-    let mut touched = pairs.iter().map(|(_, to)| to).chain(existing.iter().filter(|it| options.is_of_target(it)));
+    let mut touched =
+        pairs.iter().map(|(_, to)| to).chain(existing.iter().filter(|it| options.is_of_target(it)));
     match touched.find(|it| sources.contains(it)) {
         None => Ok(()),
         Some(both) => {
@@ -266,8 +269,9 @@ async fn existing(target: &Datastore, goal: &Namespace) -> Result<BTreeSet<Names
 
 /// A namespace and those that it is in, but for the root, from above.
 fn ancestors(namespace: &Namespace) -> Vec<Namespace> {
-    let mut found: Vec<_> =
-        std::iter::successors(Some(namespace.clone()), Namespace::parent).filter(|it| !it.is_root()).collect();
+    let mut found: Vec<_> = std::iter::successors(Some(namespace.clone()), Namespace::parent)
+        .filter(|it| !it.is_root())
+        .collect();
     found.reverse();
     found
 }

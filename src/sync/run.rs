@@ -1,6 +1,10 @@
 //! A sync that is under way.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::{self, Either};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Rate;
@@ -10,6 +14,9 @@ use crate::sync::options::SyncOptions;
 use crate::sync::plan::{Same, SyncPlan};
 use crate::sync::report::SyncReport;
 use crate::sync::{group, vanished};
+
+/// How often the flag is looked at while bandwidth is waited for.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What all groups of a sync have in common.
 #[derive(Debug)]
@@ -77,10 +84,16 @@ impl Run {
         }
     }
 
-    /// Waits until so many bytes may be passed on.
-    pub(in crate::sync) async fn pass(&self, bytes: u64) {
-        if let Some(rate) = &self.rate {
-            rate.take(bytes, self.target.runtime().as_ref()).await;
+    /// Waits until so many bytes may be passed on, or the flag is set.
+    pub(in crate::sync) async fn pass(&self, bytes: u64) -> Result<(), Failure> {
+        let Some(rate) = &self.rate else { return Ok(()) };
+        let runtime = self.target.runtime().as_ref();
+        let mut taken = pin!(rate.take(bytes, runtime));
+        loop {
+            match future::select(taken.as_mut(), runtime.sleep(LOOK)).await {
+                Either::Left(_) => return Ok(()),
+                Either::Right(_) => self.go_on()?,
+            }
         }
     }
 }
@@ -118,4 +131,89 @@ pub(in crate::sync) async fn execute(plan: SyncPlan) -> Result<SyncReport> {
         vanished::remove(&plan, &mut report).await?;
     }
     Ok(report)
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures::FutureExt as _;
+
+    use crate::backend::fault::{Action, FaultBackend, Rule};
+    use crate::backend::{Backend, ListEntry, ListQuery, MemoryBackend, list_all};
+    use crate::format::layout::{Key, Prefix};
+    use crate::rt::{Runtime, SimRuntime};
+    use crate::store::Options;
+    use crate::sync::plan;
+
+    use super::*;
+
+    /// The chunks that are there, and whether the manifests of these snapshots are.
+    fn look(backend: &dyn Backend) -> (Vec<crate::format::Digest>, usize) {
+        let list = |prefix| list_all(backend, &ListQuery::all(prefix)).now_or_never();
+        let (mut chunks, mut manifests) = (Vec::new(), 0);
+        let root = crate::format::name::Namespace::root();
+        for prefix in [Prefix::Chunks, Prefix::Namespace(root)] {
+            for entry in list(prefix).unwrap().unwrap().into_entries() {
+                match entry {
+                    ListEntry::Object(info) => match info.key {
+                        Key::Chunk(digest) => chunks.push(digest),
+                        Key::Manifest(_) => manifests += 1,
+                        _ => {}
+                    },
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        (chunks, manifests)
+    }
+
+    #[test]
+    fn h1_h2_no_chunk_can_be_collected_before_its_snapshot_is_visible() {
+        let sim = SimRuntime::new(3);
+        let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+        sim.block_on(async {
+            let memory = || -> Arc<dyn Backend> { Arc::new(MemoryBackend::new(Arc::clone(&runtime))) };
+            let (from, to) = (memory(), memory());
+            let source = Datastore::create(from, Options::default()).await.unwrap();
+            let slow = FaultBackend::new(Arc::clone(&to));
+            slow.add(Rule::on_any(Action::Delay(Duration::from_millis(10))));
+            let target = Datastore::create(Arc::new(slow), Options::default()).await.unwrap();
+            let group = "vm/1".parse().unwrap();
+            let mut seen = 0;
+            for round in 1..3_u64 {
+                // The second time, some chunks are touched only.
+                let backup = source.backup(&group).begin().await.unwrap();
+                let image: Vec<u8> =
+                    (0..20_u64).flat_map(|at| [u8::try_from(at * round).unwrap(); 4096]).collect();
+                let length = image.len() as u64;
+                let image = futures::io::Cursor::new(image);
+                backup.image("disk.img", image, length).chunk_bytes(4096).await.unwrap();
+                backup.finish().await.unwrap();
+                let (before, _) = look(to.as_ref());
+                let plan = plan(&source, &target, SyncOptions::default()).await.unwrap();
+                let mut execution = Box::pin(plan.execute());
+                let report = poll_fn(|context| {
+                    let polled = execution.as_mut().poll(context);
+                    let (chunks, manifests) = look(to.as_ref());
+                    if manifests < usize::try_from(round).unwrap() {
+                        for digest in chunks.iter().filter(|digest| !before.contains(digest)) {
+                            assert!(target.chunks().is_pinned(digest));
+                            seen += 1;
+                        }
+                    }
+                    polled
+                });
+                let report = report.await.unwrap();
+                assert!(report.is_complete(), "{report:?}");
+                assert_eq!(report.stats().chunks_reused > 0, round == 2);
+                let (chunks, _) = look(to.as_ref());
+                assert!(
+                    !chunks.iter().any(|digest| target.chunks().is_pinned(digest)),
+                    "pins go with the run"
+                );
+            }
+            assert!(seen > 100, "{seen}");
+        });
+    }
 }

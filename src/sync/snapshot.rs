@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use crate::error::{ErrorKind, Result};
 use crate::format::name::{ArchiveKind, SnapshotName};
-use crate::store::{Belief, Held, ImportedManifest, SnapshotImport, StoredManifest};
+use crate::store::{
+    Belief, Held, ImportedManifest, Reference, SnapshotImport, StoredManifest, has_failed_verification,
+};
 use crate::sync::chunks::{self, Index, Reuse};
 use crate::sync::compare::{Verdict, compare};
 use crate::sync::group::GroupRun;
 use crate::sync::options::Candidates;
-use crate::sync::plan::{Skip, SnapshotPlan};
+use crate::sync::plan::{Same, Skip, SnapshotPlan};
 use crate::sync::report::{Outcome, SyncStats};
 use crate::sync::run::{Failure, Run};
 
@@ -74,7 +76,7 @@ async fn bring(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Resu
     }
     let filled = fill(run, group, plan, &source, &mut import).await;
     let prepared = match filled {
-        Ok(stats) => manifest(run, from, &source, plan.has_client_log).await.map(|it| (stats, it)).map_err(Failure::from),
+        Ok(stats) => manifest(run, from, &source, plan.has_client_log).await.map(|it| (stats, it)),
         Err(failure) => Err(failure),
     };
     match prepared {
@@ -95,10 +97,10 @@ async fn manifest(
     from: &SnapshotName,
     source: &StoredManifest,
     with_log: bool,
-) -> Result<ImportedManifest> {
+) -> Result<ImportedManifest, Failure> {
     let log = if with_log { run.source.stored_client_log(from).await? } else { None };
     let bytes = source.bytes.len() + log.as_ref().map_or(0, bytes::Bytes::len);
-    run.pass(bytes as u64).await;
+    run.pass(bytes as u64).await?;
     Ok(ImportedManifest { bytes: source.bytes.clone(), log })
 }
 
@@ -115,15 +117,21 @@ async fn fill(
     for file in source.manifest.files().iter().filter(|file| file.name().kind() != ArchiveKind::Blob) {
         run.go_on()?;
         let (bytes, reader) = run.source.stored_index(from, file).await?;
-        run.pass(bytes.len() as u64).await;
+        run.pass(bytes.len() as u64).await?;
         import.add_index(file.name(), bytes)?;
         indexes.push(Index { mode: file.crypt_mode(), reader });
     }
-    let stats = chunks_of(run, group, plan, indexes, import).await?;
+    let of_same = match run.same {
+        Same::No => None,
+        // What is known to lack something does not vouch for what it names (D9).
+        Same::Opening if !has_failed_verification(&source.manifest) => Some(Reference::Base),
+        Same::Opening | Same::Twin => Some(Reference::Twin),
+    };
+    let stats = chunks_of(run, group, plan, (indexes, of_same), import).await?;
     for file in source.manifest.files().iter().filter(|file| file.name().kind() == ArchiveKind::Blob) {
         run.go_on()?;
         let bytes = run.source.stored_blob(from, file).await?;
-        run.pass(bytes.len() as u64).await;
+        run.pass(bytes.len() as u64).await?;
         import.put_blob(file.name(), bytes).await?;
     }
     run.go_on()?;
@@ -135,14 +143,14 @@ async fn chunks_of(
     run: &Run,
     group: &mut GroupRun<'_>,
     plan: &SnapshotPlan,
-    indexes: Vec<Index>,
+    (indexes, of_same): (Vec<Index>, Option<Reference>),
     import: &mut SnapshotImport,
 ) -> Result<SyncStats, Failure> {
     let taken = run.target.pins();
     import.keep(Arc::clone(&taken) as _)?;
     let reuse = if import.present().is_some() {
         // It is bad: whatever it is made of has to be looked at.
-        Reuse { base: None, belief: Belief::Read, sent: Arc::clone(&taken), taken }
+        Reuse { base: None, belief: Belief::Read, of_same: None, sent: Arc::clone(&taken), taken }
     } else {
         let sent = run.pins();
         import.keep(Arc::clone(&sent) as _)?;
@@ -151,7 +159,7 @@ async fn chunks_of(
             let held: Held = Arc::clone(&base.held);
             import.build_on(base.name.clone(), base.version.clone(), held)?;
         }
-        Reuse { base, belief: Belief::ByLength, sent, taken }
+        Reuse { base, belief: Belief::ByLength, of_same, sent, taken }
     };
     let wanted = chunks::wanted(run, indexes, &reuse).await?;
     chunks::bring(run, &plan.target, wanted, &reuse).await

@@ -126,7 +126,8 @@ async fn remove_snapshot(plan: &SyncPlan, name: &SnapshotName) -> Result<bool> {
 
 async fn remove_namespace(plan: &SyncPlan, namespace: &Namespace) -> Result<bool> {
     let origin = plan.options.to_source(namespace);
-    let origin = origin.map_err(|error| Error::new(ErrorKind::Internal, "remove").on(namespace).because(error))?;
+    let origin =
+        origin.map_err(|error| Error::new(ErrorKind::Internal, "remove").on(namespace).because(error))?;
     if plan.source.has_namespace(&origin).await? {
         return Ok(false);
     }

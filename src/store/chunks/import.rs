@@ -6,13 +6,13 @@
 
 use bytes::Bytes;
 
+use crate::backend::Touched;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{Blob, BlobKind, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
 use crate::format::layout::Key;
 use crate::store::chunks::{ChunkStore, Evidence, Look, Offered, Stored, checked_length};
 use crate::store::pins::WriterPins;
-use crate::backend::Touched;
 
 /// How many bytes tell the kind of a blob, whichever it is.
 const HEADER_BYTES: u64 = 44;
@@ -181,6 +181,12 @@ impl ChunkStore {
         Ok(is_there)
     }
 
+    /// Whether somebody uses the chunk.
+    #[cfg(test)]
+    pub(crate) fn is_pinned(&self, digest: &Digest) -> bool {
+        self.pins.is_pinned(digest)
+    }
+
     /// Whether what is there may stay when an encrypted chunk is offered, whose contents nobody here can read.
     pub(in crate::store::chunks) async fn stays_before_encrypted(
         &self,
@@ -188,8 +194,7 @@ impl ChunkStore {
         is_alike: bool,
     ) -> Result<bool> {
         let (key, digest, length) = (Key::Chunk(offered.digest), offered.digest, offered.length);
-        let refused =
-            |why: &'static str| Err(Error::new(ErrorKind::Conflict, "store").on(&key).because(why));
+        let refused = |why: &'static str| Err(Error::new(ErrorKind::Conflict, "store").on(&key).because(why));
         let read = if is_alike {
             self.backend.get_range(&key, 0..HEADER_BYTES).await
         } else {

@@ -195,7 +195,11 @@ impl ChunkStore {
         let (key, size) = (Key::Chunk(offered.digest), offered.blob.len() as u64);
         let present = match present {
             Some(present) => present,
-            None => match self.backend.put(&key, offered.blob.clone(), self.backend.capabilities().create_mode()).await {
+            None => match self
+                .backend
+                .put(&key, offered.blob.clone(), self.backend.capabilities().create_mode())
+                .await
+            {
                 Ok(_) => {
                     self.reader.suspects().remove(&offered.digest);
                     self.record(offered.digest, size).await;
