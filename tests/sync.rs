@@ -21,8 +21,8 @@ use futures::io::{AsyncReadExt as _, Cursor};
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::{Call, Method, RecordingBackend};
 use larder::backend::{
-    Backend, FsBackend, FsOptions, ListEntry, ListQuery, MemoryBackend, PrefixDirectories, PutMode, Removal,
-    list_all,
+    Backend, FsBackend, FsOptions, ListEntry, ListQuery, LockMode, LockScope, MemoryBackend,
+    PrefixDirectories, PutMode, Removal, list_all,
 };
 use larder::error::ErrorKind;
 use larder::format::Digest;
@@ -332,6 +332,41 @@ fn syncing_n_new_chunks_makes_n_gets_and_n_puts() {
             }
         }
         assert_eq!(chunks(to.as_ref()).await.len(), 42);
+    });
+}
+
+#[test]
+fn h37_h42_chunks_then_indexes_then_the_manifest_each_durable_before_the_next() {
+    block_on(async {
+        let runtime = threads();
+        let recorded = Arc::new(RecordingBackend::new(memory(&runtime)));
+        let pair = Pair::on(memory(&runtime), Arc::<RecordingBackend>::clone(&recorded) as _).await;
+        let name = back_up(&pair.source, "vm/1", 1000, &data(1, 5)).await;
+        recorded.reset();
+        assert!(pair.sync().await.is_complete());
+        let mut order: Vec<_> = recorded
+            .calls()
+            .iter()
+            .filter_map(|call| match (call.method, call.keys.first()) {
+                (Method::Barrier, _) => Some("barrier"),
+                (Method::Put, Some(Key::Chunk(_))) => Some("chunk"),
+                (Method::Put, Some(Key::Archive(_, file))) if file.as_str().ends_with("idx") => Some("index"),
+                (Method::Put, Some(Key::Manifest(_))) => Some("manifest"),
+                (Method::Put, Some(Key::ClientLog(_))) => Some("log"),
+                _ => None,
+            })
+            .collect();
+        order.dedup();
+        let wanted = ["chunk", "barrier", "index", "barrier", "manifest", "barrier", "log", "barrier"];
+        assert_eq!(order, wanted);
+        let locks: Vec<_> = recorded.calls().into_iter().filter_map(|call| call.lock).collect();
+        let wanted = [
+            (LockScope::Group(name.group().clone()), LockMode::Exclusive),
+            (LockScope::Store, LockMode::Shared),
+            (LockScope::Snapshot(name), LockMode::Exclusive),
+        ];
+        assert!(wanted.iter().all(|lock| locks.contains(lock)), "{locks:?}");
+        assert!(recorded.count(Method::Check) >= 2, "h33: locks are asked before the manifest");
     });
 }
 
