@@ -12,7 +12,7 @@
 //! | `again` | the requests of a second backup of unchanged data, with and without local state and base |
 //! | `warm` | a restore of which all chunks are on the local disk, against a store in a directory on the same disk |
 //! | `refresh` | the first and the second refresh of 10,000 snapshots, and listing them after it |
-//! | `sync` | new chunks from one far bucket to another, against plain gets and puts of the same chunks, 64 at a time; the requests about chunks |
+//! | `sync` | new chunks from one far bucket to another, against plain gets and puts of the same chunks, 16 at a time; the requests about chunks |
 //! | `open` | a new process that opens a store of a million chunks, with and without records of all of them |
 //!
 //! | option | |
