@@ -20,7 +20,7 @@ use crate::{Outcome, Plan};
 /// The part of the plain speed that is wanted.
 const SHARE: f64 = 0.9;
 /// How many plain copies are under way. They share the link, so that of more of them the first is there later, and until then there is
-/// nothing to put: 16 fill it both ways, and are faster than 32 or 64.
+/// nothing to put: 16 are faster than 32 or 64.
 const PLAIN_IN_FLIGHT: usize = 16;
 
 pub(crate) fn run(plan: &Plan, report: &mut Report) -> Outcome<()> {

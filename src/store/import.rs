@@ -20,133 +20,19 @@ use futures::channel::oneshot;
 
 use crate::backend::{LockGuard, LockMode, LockReach, LockScope, Object, Removal, Version};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::blob::Blob;
-use crate::format::index::IndexReader;
 use crate::format::layout::Key;
-use crate::format::manifest::{Manifest, ManifestFile};
+use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, AuthId, GroupName, SnapshotName};
 use crate::store::Datastore;
-use crate::store::budget::Permit;
 use crate::store::chunks::Keeping;
 use crate::store::commit::{check_bases, check_written, publish, remove_written};
+use crate::store::export::{Held, StoredManifest, is_of_the_object};
 use crate::store::groups::MANIFEST_BYTES;
-use crate::store::identity::Identity;
 use crate::store::listing::{SnapshotInfo, SnapshotState};
 use crate::store::locks::{GROUP_WAIT, MANIFEST_WAIT, lock_patiently};
 use crate::store::pins::WriterPins;
 use crate::store::snapshot_reader::{BLOB_BYTES, INDEX_BYTES, has_failed_verification};
 use crate::store::snapshot_writer::Written;
-
-/// A manifest as it is stored, and what it says.
-#[derive(Clone, Debug)]
-pub(crate) struct StoredManifest {
-    pub(crate) bytes: Bytes,
-    pub(crate) manifest: Manifest,
-    pub(crate) version: Version,
-}
-
-/// Something that is locked.
-pub(crate) type Held = Arc<dyn LockGuard>;
-
-/// What is read of a store that snapshots are taken from.
-impl Datastore {
-    /// Reads the manifest of a snapshot.
-    pub(crate) async fn stored_manifest(&self, name: &SnapshotName) -> Result<StoredManifest> {
-        let object = self.inner.stored_manifest(name).await?;
-        let (bytes, version) = (object.bytes.clone(), object.info.version.clone());
-        Ok(StoredManifest { bytes, manifest: self.inner.read_manifest(name, object).await?, version })
-    }
-
-    /// Reads an index, checked against the manifest (H39).
-    pub(crate) async fn stored_index(
-        &self,
-        name: &SnapshotName,
-        file: &ManifestFile,
-    ) -> Result<(Bytes, IndexReader)> {
-        self.inner.stored_index(name, file).await
-    }
-
-    /// Reads a blob, checked against the manifest (H39).
-    pub(crate) async fn stored_blob(&self, name: &SnapshotName, file: &ManifestFile) -> Result<Bytes> {
-        let bytes = self.inner.stored_blob(name, file).await?;
-        self.check_blob(Key::Archive(name.clone(), file.name().clone()), bytes).await
-    }
-
-    /// Reads the client log, checked against its own checksum.
-    pub(crate) async fn stored_client_log(&self, name: &SnapshotName) -> Result<Option<Bytes>> {
-        let key = Key::ClientLog(name.clone());
-        match self.inner.backend.get(&key, BLOB_BYTES).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            object => self.check_blob(key, object?.bytes).await.map(Some),
-        }
-    }
-
-    async fn check_blob(&self, key: Key, bytes: Bytes) -> Result<Bytes> {
-        let check = move || {
-            let checked = Blob::parse(bytes).and_then(|blob| blob.check_crc().map(|()| blob.into_bytes()));
-            checked.map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(key).because(error))
-        };
-        self.inner.runtime().run_blocking("check blob", check).await
-    }
-
-    /// Locks a snapshot against deletion.
-    pub(crate) async fn hold(&self, name: &SnapshotName) -> Result<Held> {
-        let scope = LockScope::Snapshot(name.clone());
-        Ok(Arc::from(self.inner.backend.lock(&scope, LockMode::Shared).await?))
-    }
-
-    /// Whether there is certainly no finished snapshot of this name.
-    pub(crate) async fn is_gone(&self, name: &SnapshotName) -> Result<bool> {
-        match self.inner.backend.head(&Key::Manifest(name.clone())).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-            found => found.map(|_| false),
-        }
-    }
-
-    /// The identity of the store as it is now: somebody else may have given it one.
-    pub(crate) async fn current_uuid(&self) -> Result<Option<String>> {
-        if let Some(uuid) = self.uuid() {
-            return Ok(Some(uuid.to_owned()));
-        }
-        let identity = Identity::read(self.inner.backend.as_ref()).await?;
-        Ok(identity.map(|identity| identity.uuid))
-    }
-
-    /// Whether both are one opening of a store.
-    pub(crate) fn is_same_opening(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
-    }
-
-    /// How many chunks are worth having under way.
-    pub(crate) fn chunks_in_flight(&self) -> usize {
-        self.inner.in_flight()
-    }
-
-    /// The right to hold so many bytes that were read.
-    pub(crate) async fn read_permit(&self, bytes: u64) -> Permit {
-        self.inner.restore_budget.acquire(usize::try_from(bytes).unwrap_or(usize::MAX)).await
-    }
-
-    /// The right to hold so many bytes that are to be stored. Whoever waits for it may hold one to read; never the other way
-    /// round, so that nobody waits in a circle.
-    pub(crate) async fn write_permit(&self, bytes: u64) -> Permit {
-        self.inner.budget.acquire(usize::try_from(bytes).unwrap_or(usize::MAX)).await
-    }
-
-    /// Pins that last until they are dropped.
-    pub(crate) fn pins(&self) -> Arc<WriterPins> {
-        self.inner.chunks.pins.writer(Keeping::NotKept)
-    }
-
-    /// Keeps other processes from collecting garbage, and opens the records of what the store has.
-    pub(crate) async fn hold_store(&self) -> Result<Box<dyn LockGuard>> {
-        let guard = self.inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
-        if let Some(uuid) = self.uuid() {
-            self.inner.chunks.open_presence(uuid).await?;
-        }
-        Ok(guard)
-    }
-}
 
 /// A group that is locked, so that snapshots can be brought into it.
 #[derive(Debug)]
@@ -168,6 +54,20 @@ struct GroupHeld {
 }
 
 impl Datastore {
+    /// Pins that last until they are dropped.
+    pub(crate) fn pins(&self) -> Arc<WriterPins> {
+        self.inner.chunks.pins.writer(Keeping::NotKept)
+    }
+
+    /// Keeps other processes from collecting garbage, and opens the records of what the store has.
+    pub(crate) async fn hold_store(&self) -> Result<Box<dyn LockGuard>> {
+        let guard = self.inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        if let Some(uuid) = self.uuid() {
+            self.inner.chunks.open_presence(uuid).await?;
+        }
+        Ok(guard)
+    }
+
     /// Locks a group, which is made if there is none, as a backup does.
     ///
     /// # Errors
@@ -302,11 +202,6 @@ impl Drop for GroupImport {
             }));
         }
     }
-}
-
-/// Whether the error says that the object is bad, and not that it could not be reached.
-pub(crate) fn is_of_the_object(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported)
 }
 
 /// A snapshot that was there already.

@@ -26,6 +26,7 @@ mod commit;
 mod delete;
 mod doubts;
 mod events;
+mod export;
 mod groups;
 mod identity;
 mod image;
@@ -64,9 +65,8 @@ use crate::store::mirrored::Mirrored;
 
 pub(crate) use budget::Budget;
 pub(crate) use chunks::{Belief, Reference, Stored};
-pub(crate) use import::{
-    GroupImport, Held, ImportedManifest, SnapshotImport, StoredManifest, is_of_the_object,
-};
+pub(crate) use export::{Held, StoredManifest, is_of_the_object};
+pub(crate) use import::{GroupImport, ImportedManifest, SnapshotImport};
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
 pub(crate) use pins::WriterPins;
 pub(crate) use snapshot_reader::has_failed_verification;
