@@ -97,5 +97,6 @@ pub mod rt;
 #[cfg(feature = "s3")]
 pub mod s3;
 pub mod store;
+pub mod sync;
 #[cfg(feature = "s3")]
 pub mod wire;

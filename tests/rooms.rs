@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
@@ -20,6 +20,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("store", &["backend", "buffers", "chunker", "format", "local", "retention", "rt"]),
     ("gc", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
     ("prune", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
+    ("sync", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
     (
         "lib",
         &[
@@ -35,6 +36,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
             "retention",
             "rt",
             "store",
+            "sync",
             "wire",
         ],
     ),

@@ -13,6 +13,7 @@
 //! | `warm` | a restore of which all chunks are on the local disk, against a store in a directory on the same disk |
 //! | `refresh` | the first and the second refresh of 10,000 snapshots, and listing them after it |
 //! | `gc` | garbage collection of a store of a million chunks, 5 % of them garbage, without a limit of the link: how long the chunks are listed, and the requests |
+//! | `sync` | new chunks from one far bucket to another, against plain gets and puts of the same chunks, 16 at a time; the requests about chunks |
 //! | `open` | a new process that opens a store of a million chunks, with and without records of all of them |
 //!
 //! | option | |
@@ -40,6 +41,7 @@ mod records;
 mod refresh;
 mod report;
 mod server;
+mod sync;
 mod transfer;
 mod warm;
 
@@ -64,12 +66,13 @@ struct Plan {
 
 type Scenario = (&'static str, fn(&Plan, &mut Report) -> Outcome<()>);
 
-const SCENARIOS: [Scenario; 7] = [
+const SCENARIOS: [Scenario; 8] = [
     ("transfer", transfer::run),
     ("small", transfer::run_small),
     ("again", again::run),
     ("warm", warm::run),
     ("refresh", refresh::run),
+    ("sync", sync::run),
     ("open", opening::run),
     ("gc", gc::run),
 ];

@@ -22,3 +22,6 @@ pub mod runtimes {}
 #[cfg(feature = "s3")]
 #[doc = include_str!("s3.md")]
 pub mod s3 {}
+
+#[doc = include_str!("sync.md")]
+pub mod sync {}

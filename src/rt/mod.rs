@@ -13,6 +13,7 @@
 mod eyeballs;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod limit;
+mod rate;
 #[cfg(feature = "testing")]
 mod sim;
 #[cfg(feature = "smol")]
@@ -34,6 +35,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub(crate) use rate::Rate;
 #[cfg(feature = "testing")]
 pub use sim::{SimListener, SimRuntime};
 #[cfg(feature = "smol")]

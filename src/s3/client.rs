@@ -11,12 +11,12 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{HttpTransport, Progress, Response};
-use crate::rt::Runtime;
+use crate::rt::{Rate, Runtime};
 use crate::s3::attempt::Attempt;
 use crate::s3::checksum;
 use crate::s3::counters::{Counters, Operation};
 use crate::s3::credentials::{Credentials, Keeper};
-use crate::s3::limits::{Concurrency, Rate};
+use crate::s3::limits::Concurrency;
 use crate::s3::options::S3Options;
 use crate::s3::place::{Place, SentTo};
 use crate::s3::retry::{Budget, Mend, Verdict, judge_failure, judge_response, longest, pause, refusal};

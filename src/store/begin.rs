@@ -140,7 +140,7 @@ impl BackupBuilder {
 
 impl Datastore {
     /// Makes sure that the group belongs to the caller. Returns what had to be written.
-    async fn claim(&self, group: &GroupName, caller: &AuthId) -> Result<Vec<Written>> {
+    pub(in crate::store) async fn claim(&self, group: &GroupName, caller: &AuthId) -> Result<Vec<Written>> {
         let key = Key::Owner(group.clone());
         match self.owner(group).await? {
             Some(owner) if caller.may_access(&owner) => Ok(Vec::new()),
@@ -167,7 +167,7 @@ impl Datastore {
     }
 
     /// Removes the unfinished snapshots of a group whose writers are certainly gone. Returns what is left.
-    async fn remove_leftovers(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
+    pub(in crate::store) async fn remove_leftovers(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
         let snapshots = self.snapshots(group).await?;
         let backend = &self.inner.backend;
         // Where a lock does not reach everybody, having it is no evidence that nobody is writing.

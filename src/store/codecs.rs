@@ -8,7 +8,8 @@ use crate::buffers::{Buffer, Buffers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{
-    Blob, BlobDecoder, BlobEncoder, DecodeError, MAX_CHUNK_BYTES, MAX_ENCODED_CHUNK_BYTES, PlaintextSize,
+    Blob, BlobDecoder, BlobEncoder, BlobKind, DecodeError, MAX_CHUNK_BYTES, MAX_ENCODED_CHUNK_BYTES,
+    PlaintextSize,
 };
 
 /// What a chunk is longer by in its encoded form, at most.
@@ -69,6 +70,28 @@ impl Codecs {
         }
         let error = Error::new(ErrorKind::Corrupt, "decode chunk").on(digest);
         Err(error.because("the contents have another digest"))
+    }
+
+    /// Checks a chunk in its stored form, as far as that can be done without a key: a plain one against its digest, an encrypted one
+    /// against its checksum.
+    pub(in crate::store) fn inspect(
+        &self,
+        encoded: Bytes,
+        digest: Digest,
+        length: usize,
+    ) -> Result<BlobKind> {
+        let failed = |error| decode_error(error, "check chunk").on(digest);
+        let blob = Blob::parse(encoded.clone()).map_err(failed)?;
+        let kind = blob.kind();
+        if !kind.is_encrypted() {
+            return self.decode(encoded, digest, length).map(|_| kind);
+        }
+        blob.check_crc().map_err(failed)?;
+        let have = blob.payload().len();
+        if kind == BlobKind::Encrypted && have != length {
+            return Err(failed(DecodeError::Size { want: length, have }));
+        }
+        Ok(kind)
     }
 
     fn decode_chunk(

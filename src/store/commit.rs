@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use crate::backend::{LockMode, LockScope, Removal};
+use crate::backend::{LockGuard, LockMode, LockScope, Removal, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::manifest::Manifest;
@@ -53,7 +53,7 @@ pub(in crate::store) async fn finish(shared: &Arc<WriterShared>) -> Result<Snaps
 async fn commit(shared: &WriterShared, mut publication: Publication) -> Result<Manifest> {
     match prepare(shared, &mut publication).await {
         Ok((manifest, blob)) => {
-            publish(shared, &publication, blob).await?;
+            publish(&shared.store, &shared.name, &publication.written, blob).await?;
             drop(publication.guards);
             Ok(manifest)
         }
@@ -68,7 +68,7 @@ async fn commit(shared: &WriterShared, mut publication: Publication) -> Result<M
 /// Everything up to the manifest.
 async fn prepare(shared: &WriterShared, publication: &mut Publication) -> Result<(Manifest, Bytes)> {
     let backend = &shared.store.inner.backend;
-    shared.store.inner.chunks.settle(&shared.pins).await?;
+    shared.store.inner.chunks.await_settled(&shared.pins).await?;
     backend.barrier().await?;
     let indexes = publication.indexes.iter().map(|(name, index)| (name.clone(), index.bytes.clone()));
     let indexes: Vec<_> = indexes.collect();
@@ -82,27 +82,8 @@ async fn prepare(shared: &WriterShared, publication: &mut Publication) -> Result
     backend.barrier().await?;
     let manifest = manifest(shared, publication)?;
     let blob = shared.store.inner.encode_manifest(&manifest).await.map_err(|error| error.on(&shared.name))?;
-    for (base, version, _) in &publication.guards.bases {
-        let still = backend.head(&Key::Manifest(base.clone())).await;
-        if still.is_ok_and(|found| found.version == *version) {
-            continue;
-        }
-        // Notes and verify states change a manifest too; what counts is that the snapshot is there and not known as bad.
-        check_base(&shared.store, base).await?;
-    }
-    // Whoever took this snapshot for a leftover may have removed parts of it (H37, H39).
-    for Written { key, version } in &publication.written {
-        let gone =
-            |why: &'static str| Error::new(ErrorKind::Conflict, "finish snapshot").on(key).because(why);
-        match backend.head(key).await {
-            Ok(found) if found.version == *version => {}
-            Ok(_) => return Err(gone("somebody else replaced it")),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(gone("somebody else removed it"));
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    check_bases(&shared.store, &publication.guards.bases).await?;
+    check_written(&shared.store, &publication.written).await?;
     publication.guards.store.check().await?;
     publication.guards.snapshot.check().await?;
     Ok((manifest, blob))
@@ -129,6 +110,40 @@ fn manifest(shared: &WriterShared, publication: &mut Publication) -> Result<Mani
     Ok(manifest)
 }
 
+/// Fails unless all bases are still there.
+pub(in crate::store) async fn check_bases(
+    store: &Datastore,
+    bases: &[(SnapshotName, Version, Arc<dyn LockGuard>)],
+) -> Result<()> {
+    for (base, version, _) in bases {
+        let still = store.inner.backend.head(&Key::Manifest(base.clone())).await;
+        if still.is_ok_and(|found| found.version == *version) {
+            continue;
+        }
+        // Notes and verify states change a manifest too; what counts is that the snapshot is there and not known as bad.
+        check_base(store, base).await?;
+    }
+    Ok(())
+}
+
+/// Fails unless everything that was stored is still there: whoever took the snapshot for a leftover may have removed parts of it
+/// (H37, H39).
+pub(in crate::store) async fn check_written(store: &Datastore, written: &[Written]) -> Result<()> {
+    for Written { key, version } in written {
+        let gone =
+            |why: &'static str| Error::new(ErrorKind::Conflict, "finish snapshot").on(key).because(why);
+        match store.inner.backend.head(key).await {
+            Ok(found) if found.version == *version => {}
+            Ok(_) => return Err(gone("somebody else replaced it")),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(gone("somebody else removed it"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Fails unless the base is still a snapshot to build on (H54).
 async fn check_base(store: &Datastore, base: &SnapshotName) -> Result<()> {
     let changed =
@@ -143,9 +158,15 @@ async fn check_base(store: &Datastore, base: &SnapshotName) -> Result<()> {
     }
 }
 
-async fn publish(shared: &WriterShared, publication: &Publication, blob: Bytes) -> Result<()> {
-    let backend = &shared.store.inner.backend;
-    let key = Key::Manifest(shared.name.clone());
+/// Stores the manifest of a new snapshot, whose files are all there and durable. If that failed for certain, they are removed.
+pub(in crate::store) async fn publish(
+    store: &Datastore,
+    name: &SnapshotName,
+    written: &[Written],
+    blob: Bytes,
+) -> Result<()> {
+    let backend = &store.inner.backend;
+    let key = Key::Manifest(name.clone());
     let mode = backend.capabilities().create_mode();
     let put = backend.put(&key, blob.clone(), mode).await;
     if let Err(error) = put {
@@ -158,11 +179,11 @@ async fn publish(shared: &WriterShared, publication: &Publication, blob: Bytes) 
                     && !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal) =>
             {
                 // As above: the first failure is the one to report.
-                let _ = remove_written(&shared.store, &publication.written).await;
+                let _ = remove_written(store, written).await;
                 return Err(error);
             }
             Err(_) => {
-                shared.store.inner.doubt(&shared.name);
+                store.inner.doubt(name);
                 return Err(error);
             }
         }

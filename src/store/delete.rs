@@ -150,6 +150,11 @@ impl Datastore {
         Ok(done)
     }
 
+    /// Deletes the files of a snapshot that has no manifest, and that is locked alone.
+    pub(in crate::store) async fn remove_files(&self, info: &SnapshotInfo) -> Result<()> {
+        self.delete_all(&rest_of(info)).await
+    }
+
     /// Whether a snapshot that is locked is protected. A listing may be behind, so that what it does not show is looked for (H47).
     pub(in crate::store) async fn is_protected(&self, info: &SnapshotInfo) -> Result<bool> {
         if info.protected {

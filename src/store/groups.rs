@@ -168,7 +168,7 @@ impl Datastore {
     }
 
     /// Replaces what was there a moment ago and nothing else: a put that comes late must not undo a newer one (H18).
-    fn instead_of(&self, found: Option<Version>) -> PutMode {
+    pub(in crate::store) fn instead_of(&self, found: Option<Version>) -> PutMode {
         match found {
             _ if !self.inner.backend.capabilities().conditional_put => PutMode::Replace,
             Some(version) => PutMode::IfMatch(version),

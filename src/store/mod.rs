@@ -7,7 +7,8 @@
 //! | holder | lock of the store | group | snapshot |
 //! |---|---|---|---|
 //! | [`SnapshotWriter`] | shared | exclusive | exclusive, and shared on each base |
-//! | [`SnapshotReader`] | | | shared |
+//! | a sync into the store | shared | exclusive | exclusive, and shared on the newest |
+//! | [`SnapshotReader`], a sync from the store | | | shared |
 //! | notes, protection of a snapshot | | | manifest lock; exclusive for protection |
 //! | owner, notes of a group | | exclusive | |
 //! | deletion of a snapshot | | exclusive, if it is the last | exclusive |
@@ -27,10 +28,12 @@ mod commit;
 mod delete;
 mod doubts;
 mod events;
+mod export;
 mod groups;
 mod identity;
 mod image;
 mod image_writer;
+mod import;
 mod lifecycle;
 mod listing;
 mod locks;
@@ -60,7 +63,6 @@ use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
 use crate::format::manifest::Manifest;
 use crate::local::LocalState;
 use crate::rt::Runtime;
-use crate::store::budget::Budget;
 use crate::store::chunks::ChunkStore;
 use crate::store::doubts::Doubts;
 use crate::store::groups::MANIFEST_BYTES;
@@ -68,12 +70,16 @@ use crate::store::identity::Identity;
 use crate::store::mirrored::Mirrored;
 use crate::store::published::Published;
 
-pub(crate) use chunks::{Swept, Unused};
+pub(crate) use budget::Budget;
+pub(crate) use chunks::{Belief, Reference, Stored, Swept, Unused};
 pub(crate) use delete::{Expected, Fate, Trouble};
+pub(crate) use export::{Held, StoredManifest, is_of_the_object};
+pub(crate) use import::{GroupImport, ImportedManifest, SnapshotImport};
 pub(crate) use listing::Listed;
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
-pub(crate) use pins::Collection;
+pub(crate) use pins::{Collection, WriterPins};
 pub(crate) use sightings::Sightings;
+pub(crate) use snapshot_reader::has_failed_verification;
 
 pub use archive_reader::ArchiveReader;
 pub use begin::BackupBuilder;

@@ -37,7 +37,7 @@ pub(crate) struct Collection {
 
 /// The pins of one writer. They are gone when it is dropped.
 #[derive(Debug)]
-pub(in crate::store) struct WriterPins {
+pub(crate) struct WriterPins {
     pub(in crate::store) keeping: Keeping,
     state: Mutex<WriterState>,
 }
@@ -127,8 +127,13 @@ impl WriterPins {
         std::mem::take(&mut self.state().unsettled).into_iter().collect()
     }
 
+    /// How many chunks were confirmed.
+    pub(crate) fn confirmed(&self) -> usize {
+        self.state().confirmed.len()
+    }
+
     /// Whether the chunk was confirmed.
-    pub(in crate::store) fn is_confirmed(&self, digest: &Digest) -> bool {
+    pub(crate) fn is_confirmed(&self, digest: &Digest) -> bool {
         self.state().confirmed.contains(digest)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
 
-use crate::backend::{LockGuard, LockMode, LockScope, Version};
+use crate::backend::{LockGuard, LockMode, LockScope, Object, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
@@ -20,7 +20,7 @@ use crate::store::{ArchiveReader, Datastore, StoreInner};
 pub(in crate::store) const INDEX_BYTES: u64 = 16 << 30;
 
 /// The most bytes of a stored blob, and of its contents.
-const BLOB_BYTES: u64 = 128 << 20;
+pub(in crate::store) const BLOB_BYTES: u64 = 128 << 20;
 
 /// A finished snapshot whose manifest was read and checked.
 ///
@@ -95,18 +95,10 @@ impl SnapshotReader {
         }
         // Not by its mode: the encrypted key of a backup is stored plain though the mode says otherwise.
         let _lock = self.hold().await?;
-        let key = Key::Archive(self.name.clone(), name);
-        let object = self.store.inner.backend.get(&key, BLOB_BYTES).await?;
-        let bytes = object.bytes.clone();
-        let digest = move || Ok(Digest::of(&bytes));
-        let checksum = self.store.inner.runtime().run_blocking("check blob", digest).await?;
-        if object.bytes.len() as u64 != file.size() || checksum != file.checksum() {
-            return Err(Error::new(ErrorKind::Corrupt, "read")
-                .on(key)
-                .because("it is not the one in the manifest"));
-        }
+        let stored = self.store.inner.stored_blob(&self.name, file).await?;
         let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
-        self.store.inner.chunks.decode_blob(object.bytes, limit).await.map_err(|error| error.on(key))
+        let blob = self.store.inner.chunks.decode_blob(stored, limit).await;
+        blob.map_err(|error| error.on(Key::Archive(self.name.clone(), name)))
     }
 
     /// Reads the client log; `None` if there is none. Nothing vouches for it but its own checksum.
@@ -173,8 +165,23 @@ impl SnapshotReader {
 impl StoreInner {
     /// Reads the manifest of a snapshot.
     pub(in crate::store) async fn manifest(&self, snapshot: &SnapshotName) -> Result<(Manifest, Version)> {
+        let object = self.stored_manifest(snapshot).await?;
+        let version = object.info.version.clone();
+        Ok((self.read_manifest(snapshot, object).await?, version))
+    }
+
+    /// Reads the manifest of a snapshot as it is stored.
+    pub(in crate::store) async fn stored_manifest(&self, snapshot: &SnapshotName) -> Result<Object> {
+        self.backend.get(&Key::Manifest(snapshot.clone()), MANIFEST_BYTES).await
+    }
+
+    /// Makes sense of a manifest as it is stored.
+    pub(in crate::store) async fn read_manifest(
+        &self,
+        snapshot: &SnapshotName,
+        object: Object,
+    ) -> Result<Manifest> {
         let key = Key::Manifest(snapshot.clone());
-        let object = self.backend.get(&key, MANIFEST_BYTES).await?;
         let limit = usize::try_from(MANIFEST_BYTES).unwrap_or(usize::MAX);
         let json = self.chunks.decode_blob(object.bytes, limit).await.map_err(|error| error.on(&key))?;
         let corrupt = || Error::new(ErrorKind::Corrupt, "read").on(&key);
@@ -183,20 +190,29 @@ impl StoreInner {
         let same = manifest.backup_type() == group.backup_type()
             && manifest.id() == group.id()
             && manifest.time() == snapshot.time();
-        if same {
-            Ok((manifest, object.info.version))
-        } else {
-            Err(corrupt().because("it is of another snapshot"))
-        }
+        if same { Ok(manifest) } else { Err(corrupt().because("it is of another snapshot")) }
     }
 
     /// Reads an index and checks it against its entry in the manifest.
-    async fn index(&self, snapshot: &SnapshotName, file: &ManifestFile) -> Result<IndexReader> {
+    pub(in crate::store) async fn index(
+        &self,
+        snapshot: &SnapshotName,
+        file: &ManifestFile,
+    ) -> Result<IndexReader> {
+        self.stored_index(snapshot, file).await.map(|(_, index)| index)
+    }
+
+    /// The same with the index as it is stored.
+    pub(in crate::store) async fn stored_index(
+        &self,
+        snapshot: &SnapshotName,
+        file: &ManifestFile,
+    ) -> Result<(Bytes, IndexReader)> {
         let key = Key::Archive(snapshot.clone(), file.name().clone());
         let object = self.backend.get(&key, INDEX_BYTES).await?;
-        let kind = file.name().kind();
+        let (kind, bytes) = (file.name().kind(), object.bytes.clone());
         let parse = move || {
-            let parsed = IndexReader::parse(kind, object.bytes);
+            let parsed = IndexReader::parse(kind, bytes);
             parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "read index").because(error))
         };
         let index = self.runtime().run_blocking("read index", parse).await.map_err(|error| error.on(&key))?;
@@ -204,12 +220,31 @@ impl StoreInner {
             let error = Error::new(ErrorKind::Corrupt, "read").on(&key);
             return Err(error.because("it is not the one in the manifest"));
         }
-        Ok(index)
+        Ok((object.bytes, index))
+    }
+
+    /// Reads a blob as it is stored, and checks it against its entry in the manifest.
+    pub(in crate::store) async fn stored_blob(
+        &self,
+        snapshot: &SnapshotName,
+        file: &ManifestFile,
+    ) -> Result<Bytes> {
+        let key = Key::Archive(snapshot.clone(), file.name().clone());
+        let object = self.backend.get(&key, BLOB_BYTES).await?;
+        let bytes = object.bytes.clone();
+        let digest = move || Ok(Digest::of(&bytes));
+        let checksum = self.runtime().run_blocking("check blob", digest).await?;
+        if object.bytes.len() as u64 != file.size() || checksum != file.checksum() {
+            return Err(Error::new(ErrorKind::Corrupt, "read")
+                .on(key)
+                .because("it is not the one in the manifest"));
+        }
+        Ok(object.bytes)
     }
 }
 
 /// Whether a verification found the snapshot damaged. A state that cannot be read counts as one that did, as in PBS.
-pub(in crate::store) fn has_failed_verification(manifest: &Manifest) -> bool {
+pub(crate) fn has_failed_verification(manifest: &Manifest) -> bool {
     match manifest.verify_state() {
         Ok(state) => state.is_some_and(|state| state.state == VerifyResult::Failed),
         Err(_) => true,

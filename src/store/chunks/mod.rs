@@ -15,6 +15,16 @@
 //! | cannot say, the records say that it is present | a duplicate |
 //! | cannot say | encode, create; if it exists, as above |
 //!
+//! A chunk that comes from another store is not encoded but stored as it is ([`import`] has the rest). Where it is encrypted, its
+//! contents vouch for nothing, and what is there is compared in another way:
+//!
+//! | what is there | what is done |
+//! |---|---|
+//! | a plain chunk, of whatever length | refused: an encrypted one must not take its place (H101) |
+//! | an encrypted one of the same length, not suspect | touched: a duplicate |
+//! | an encrypted one whose checksum fits | a duplicate; refused if both are not compressed and differ in length |
+//! | anything else | replaced |
+//!
 //! # Presence
 //! A store in a bucket cannot say without a request. What it is known to have is recorded on the local disk, if there is local state:
 //!
@@ -30,6 +40,7 @@
 //! H22): so neither a crash nor an old copy of the directory brings a record back that is no longer true.
 
 mod gate;
+mod import;
 mod reader;
 mod sweep;
 
@@ -50,6 +61,7 @@ use crate::store::codecs::Codecs;
 use crate::store::pins::{Pins, WriterPins};
 use crate::store::relocations::Relocations;
 
+pub(crate) use import::{Belief, Reference};
 pub(crate) use sweep::{Swept, Unused};
 
 /// The chunks of a store.
@@ -79,13 +91,35 @@ pub(in crate::store) enum Evidence {
 
 /// What became of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Stored {
+pub(crate) enum Stored {
     /// The store had it, in an object of this many bytes.
     Duplicate(u64),
     /// The base named it, or this writer stored it before.
     Known,
     /// It is new, in an object of this many bytes.
     New(u64),
+}
+
+/// What is known of a chunk without a request.
+enum Look {
+    /// Not that it is there.
+    Absent,
+    /// The base vouches for it.
+    Known,
+    /// It is there, in an object of this many bytes.
+    Present(u64),
+    /// The records say that it is there.
+    Recorded(u64),
+}
+
+/// A chunk in its stored form, checked, that is to be in the store.
+struct Offered {
+    blob: Bytes,
+    digest: Digest,
+    is_encrypted: bool,
+    keeping: Keeping,
+    /// Of the plaintext.
+    length: usize,
 }
 
 impl ChunkStore {
@@ -155,32 +189,47 @@ impl ChunkStore {
         evidence: Evidence,
         keeping: Keeping,
     ) -> Result<Stored> {
-        let key = Key::Chunk(digest);
         let is_suspect = self.reader.suspects().contains(&digest);
         let evidence = if is_suspect { Evidence::Nothing } else { evidence };
-        let touched = self.touch_one(&key).await?;
-        let present = match touched {
-            Touched::Present(info) if evidence == Evidence::Base && info.size >= MIN_BLOB_BYTES as u64 => {
-                return Ok(Stored::Known);
-            }
-            Touched::Unknown if evidence == Evidence::Base => return Ok(Stored::Known),
-            Touched::Unknown => match self.recorded(digest).await? {
-                Some(size) => return Ok(Stored::Duplicate(size)),
-                None => None,
-            },
-            Touched::Present(info) => Some(info.size),
-            _ => None,
+        let present = match self.look(digest, evidence).await? {
+            Look::Known => return Ok(Stored::Known),
+            Look::Recorded(size) => return Ok(Stored::Duplicate(size)),
+            Look::Absent => None,
+            Look::Present(size) => Some(size),
         };
         let blob = self.encode(plaintext).await?;
-        let (size, create) = (blob.len() as u64, self.backend.capabilities().create_mode());
+        let offered = Offered { blob, digest, is_encrypted: false, keeping, length: plaintext.len() };
+        self.settle(offered, present, is_suspect).await
+    }
+
+    /// What is known of a chunk without a request.
+    async fn look(&self, digest: Digest, evidence: Evidence) -> Result<Look> {
+        Ok(match self.touch_one(&Key::Chunk(digest)).await? {
+            Touched::Present(info) if evidence == Evidence::Base && info.size >= MIN_BLOB_BYTES as u64 => {
+                Look::Known
+            }
+            Touched::Present(info) => Look::Present(info.size),
+            Touched::Unknown if evidence == Evidence::Base => Look::Known,
+            Touched::Unknown => self.recorded(digest).await?.map_or(Look::Absent, Look::Recorded),
+            Touched::Absent => Look::Absent,
+        })
+    }
+
+    /// Stores what is offered, unless what is there may stay. `present` is the length of what is there as far as is known.
+    async fn settle(&self, offered: Offered, present: Option<u64>, is_suspect: bool) -> Result<Stored> {
+        let (key, size) = (Key::Chunk(offered.digest), offered.blob.len() as u64);
         let present = match present {
             Some(present) => present,
-            None => match self.backend.put(&key, blob.clone(), create).await {
+            None => match self
+                .backend
+                .put(&key, offered.blob.clone(), self.backend.capabilities().create_mode())
+                .await
+            {
                 Ok(_) => {
-                    self.reader.suspects().remove(&digest);
-                    self.record(digest, size).await;
-                    if keeping == Keeping::Kept {
-                        self.reader.keep(digest, blob).await;
+                    self.reader.suspects().remove(&offered.digest);
+                    self.record(offered.digest, size).await;
+                    if offered.keeping == Keeping::Kept {
+                        self.reader.keep(offered.digest, offered.blob).await;
                     }
                     return Ok(Stored::New(size));
                 }
@@ -189,13 +238,19 @@ impl ChunkStore {
                 Err(error) => return Err(error),
             },
         };
-        if present == size && !is_suspect || self.is_good(digest, plaintext.len()).await? {
-            self.record(digest, present).await;
+        let is_alike = present == size && !is_suspect;
+        let stays = if offered.is_encrypted {
+            self.stays_before_encrypted(&offered, is_alike).await?
+        } else {
+            is_alike || self.is_good(offered.digest, offered.length).await?
+        };
+        if stays {
+            self.record(offered.digest, present).await;
             return Ok(Stored::Duplicate(present));
         }
-        self.backend.put(&key, blob, PutMode::Replace).await?;
-        self.reader.suspects().remove(&digest);
-        self.record(digest, size).await;
+        self.backend.put(&key, offered.blob, PutMode::Replace).await?;
+        self.reader.suspects().remove(&offered.digest);
+        self.record(offered.digest, size).await;
         Ok(Stored::New(size))
     }
 
@@ -213,7 +268,7 @@ impl ChunkStore {
     ///
     /// # Errors
     /// `Conflict` if one was deleted: the backup has to be made once more.
-    pub(in crate::store) async fn settle(&self, writer: &WriterPins) -> Result<()> {
+    pub(in crate::store) async fn await_settled(&self, writer: &WriterPins) -> Result<()> {
         let (runtime, unsettled) = (self.backend.runtime(), writer.take_unsettled());
         let left = |digest| self.gate().unsettled_for(digest, runtime.monotonic());
         while let Some(left) = unsettled.iter().filter_map(left).max() {
@@ -302,12 +357,7 @@ impl ChunkStore {
     /// Reads a chunk of a known plaintext length, checked against its digest. Those who want the same at the same time share one
     /// read (H70).
     pub(in crate::store) async fn get(&self, digest: Digest, length: u64, keeping: Keeping) -> Result<Bytes> {
-        let length = usize::try_from(length).ok().filter(|length| *length <= MAX_CHUNK_BYTES);
-        let length = length.ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, "read chunk")
-                .on(digest)
-                .because("it is longer than a chunk may be")
-        })?;
+        let length = checked_length(digest, length)?;
         Arc::clone(&self.reader).join((digest, length, keeping)).await
     }
 
@@ -346,6 +396,14 @@ impl ChunkStore {
             },
         }
     }
+}
+
+/// The length of a chunk, if one may be so long.
+fn checked_length(digest: Digest, length: u64) -> Result<usize> {
+    let length = usize::try_from(length).ok().filter(|length| *length <= MAX_CHUNK_BYTES);
+    length.ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, "read chunk").on(digest).because("it is longer than a chunk may be")
+    })
 }
 
 #[cfg(all(test, feature = "testing"))]

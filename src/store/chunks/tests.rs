@@ -13,8 +13,10 @@ use crate::backend::{
     Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope, MemoryBackend,
     Object, ObjectInfo, Removal, Tenure, Version,
 };
+use crate::format::blob::BlobKind;
 use crate::local::LocalOptions;
 use crate::rt::{Runtime, ThreadRuntime};
+use crate::store::chunks::import::StoredChunk;
 
 /// Memory that says as little without a request as a bucket, and that only this process may change.
 #[derive(Debug)]
@@ -190,5 +192,131 @@ fn h162_writers_of_one_chunk_store_it_once() {
         let new = stored.iter().filter(|stored| matches!(stored, Stored::New(_))).count();
         let known = stored.iter().filter(|stored| matches!(stored, Stored::Duplicate(_))).count();
         assert_eq!((new, known, place.backend.fired()), (1, 19, 1));
+    });
+}
+
+/// The plaintext as one chunk that is stored, and a chunk of so many bytes that only a key could read.
+async fn plain(place: &Place) -> StoredChunk {
+    let blob = place.chunks.encode(&Bytes::from_static(PLAINTEXT)).await.unwrap();
+    stored(place, blob).await.unwrap()
+}
+
+fn sealed(kind: BlobKind, payload: &[u8]) -> Bytes {
+    let checksum = crc32fast::hash(payload).to_le_bytes();
+    [&kind.magic()[..], &checksum, &[0; 32], payload].concat().into()
+}
+
+/// What another store would hand over that has these bytes.
+async fn stored(place: &Place, blob: Bytes) -> Result<StoredChunk> {
+    let other = MemoryBackend::new(Arc::clone(place.backend.runtime()));
+    other.put(&Key::Chunk(place.digest), blob, PutMode::Create).await.unwrap();
+    let other = ChunkStore::new(Arc::new(other), None, 1, 0);
+    other.get_stored(place.digest, PLAINTEXT.len() as u64).await
+}
+
+#[test]
+fn h1_h2_a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
+    block_on(async {
+        let place = Place::new().await;
+        for method in [Method::Touch, Method::Put, Method::Head, Method::Get] {
+            place.backend.add(Rule::on(method, Action::Delay(std::time::Duration::from_millis(5))));
+        }
+        place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
+        for way in 0..5 {
+            let writer = place.writer();
+            assert!(!place.chunks.pins.is_pinned(&place.digest), "way {way}");
+            let chunk = plain(&place).await;
+            let size = chunk.stored_bytes();
+            match way {
+                0 | 1 => {
+                    let wanted = if way == 0 { Stored::New(size) } else { Stored::Duplicate(size) };
+                    let put = place.chunks.put_stored(&writer, chunk, Belief::ByLength);
+                    assert_eq!(place.pinned(put).await.unwrap(), wanted);
+                }
+                2 | 3 => {
+                    let reference = if way == 2 { Reference::Base } else { Reference::Twin };
+                    assert!(
+                        place.pinned(place.chunks.take_over(&writer, place.digest, reference)).await.unwrap()
+                    );
+                }
+                _ => {
+                    place.forget_records();
+                    place.backend.delete(&[Removal::any(Key::Chunk(place.digest))]).await.unwrap();
+                    let taken = place.chunks.take_over(&writer, place.digest, Reference::Twin);
+                    assert!(!place.pinned(taken).await.unwrap(), "what is gone is not taken over");
+                    assert!(!writer.is_confirmed(&place.digest));
+                    continue;
+                }
+            }
+            assert!(writer.is_confirmed(&place.digest), "way {way}");
+        }
+    });
+}
+
+#[test]
+fn h101_only_what_was_checked_comes_out_of_another_store() {
+    block_on(async {
+        let place = Place::new().await;
+        let good = place.chunks.encode(&Bytes::from_static(PLAINTEXT)).await.unwrap();
+        let other = place.chunks.encode(&Bytes::from_static(b"something")).await.unwrap();
+        let mut flipped = sealed(BlobKind::Encrypted, PLAINTEXT).to_vec();
+        flipped[50] ^= 1;
+        for bad in
+            [other, good.slice(..14), "nothing".into(), flipped.into(), sealed(BlobKind::Encrypted, b"x")]
+        {
+            assert_eq!(stored(&place, bad).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+        assert!(!stored(&place, good).await.unwrap().is_encrypted());
+        assert!(stored(&place, sealed(BlobKind::Encrypted, PLAINTEXT)).await.unwrap().is_encrypted());
+        assert!(stored(&place, sealed(BlobKind::EncryptedZstd, b"x")).await.unwrap().is_encrypted());
+    });
+}
+
+#[test]
+fn h24_h101_what_is_there_stays_unless_it_is_proven_bad() {
+    block_on(async {
+        let place = Place::new().await;
+        let good = place.chunks.encode(&Bytes::from_static(PLAINTEXT)).await.unwrap();
+        let mut compressed = zstd::bulk::compress(PLAINTEXT, 3).unwrap();
+        let checksum = crc32fast::hash(&compressed).to_le_bytes();
+        compressed.splice(..0, [&BlobKind::Zstd.magic()[..], &checksum].concat());
+        let alike = [&good[..good.len() - 1], b"?"].concat();
+        let (raw, packed) =
+            (sealed(BlobKind::Encrypted, PLAINTEXT), sealed(BlobKind::EncryptedZstd, b"pack"));
+        let mut broken = packed.to_vec();
+        *broken.last_mut().unwrap() ^= 1;
+        let same_length = [&BlobKind::Plain.magic()[..], &raw[8..]].concat();
+        let longer = sealed(BlobKind::Encrypted, b"longer than it is");
+        let (keep, replace, refuse) = (Some(false), Some(true), None);
+        let (length, read) = (Belief::ByLength, Belief::Read);
+        let cases: [(&str, Bytes, Bytes, Belief, Option<bool>); 14] = [
+            ("as long", good.clone(), alike.clone().into(), length, keep),
+            ("as long, but bad", good.clone(), alike.into(), read, replace),
+            ("as long and good", good.clone(), good.clone(), read, keep),
+            ("good in another form", good.clone(), compressed.into(), length, keep),
+            ("cut off", good.clone(), good.slice(..15), length, replace),
+            ("empty", good.clone(), Bytes::new(), length, replace),
+            ("encrypted under a plain digest", good.clone(), raw.clone(), length, replace),
+            ("plain under an encrypted digest", raw.clone(), good.clone(), length, refuse),
+            ("plain and as long", raw.clone(), same_length.into(), length, refuse),
+            ("encrypted in another form", raw.clone(), packed.clone(), length, keep),
+            ("encrypted and broken", raw.clone(), broken.clone().into(), length, replace),
+            ("encrypted, as long, broken", packed.clone(), broken.into(), read, replace),
+            ("encrypted and of another length", raw.clone(), longer, length, refuse),
+            ("empty before encrypted", raw, Bytes::new(), length, replace),
+        ];
+        let key = Key::Chunk(place.digest);
+        for (what, offered, present, belief, wanted) in cases {
+            place.backend.put(&key, present.clone(), PutMode::Replace).await.unwrap();
+            let chunk = stored(&place, offered.clone()).await.unwrap();
+            let put = place.chunks.put_stored(&place.writer(), chunk, belief).await;
+            let left = place.backend.get(&key, 1 << 20).await.unwrap().bytes;
+            match wanted {
+                Some(false) => assert!(matches!(put, Ok(Stored::Duplicate(_))), "{what}: {put:?}"),
+                Some(true) => assert!(matches!(put, Ok(Stored::New(_))), "{what}: {put:?}"),
+                None => assert_eq!(put.unwrap_err().kind(), ErrorKind::Conflict, "{what}"),
+            }
+            assert_eq!(left, if wanted == Some(true) { offered } else { present }, "{what}");
+        }
     });
 }

@@ -1,0 +1,127 @@
+//! How much a second.
+//!
+//! Rates are kept by the generic cell rate algorithm: a clock runs ahead of time by what was used, and whoever would push it
+//! further than the burst allows waits until it does not. Everything is in nanoseconds, in integers. A waiter that is dropped
+//! gives back what it took (H151).
+
+use std::num::NonZeroU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::rt::Runtime;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A rate that is kept.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    /// How far the clock may run ahead, in nanoseconds.
+    burst: u64,
+    /// When everything that was used is used up, by the monotonic clock.
+    paid_until: Mutex<u64>,
+    /// Units a second.
+    per_second: u64,
+}
+
+impl Rate {
+    /// So many units a second, and up to a second's worth at once.
+    pub(crate) fn new(rate: NonZeroU64) -> Self {
+        Self { burst: SECOND, paid_until: Mutex::new(0), per_second: rate.get() }
+    }
+
+    /// Waits until `units` may be used. Others who come later wait longer, so nobody is passed by.
+    pub(crate) async fn take(&self, units: u64, runtime: &dyn Runtime) {
+        let wait = self.charge(units, nanoseconds(runtime.monotonic()));
+        if wait > 0 {
+            let mut taken = Taken { cost: self.cost(units), kept: false, rate: self };
+            runtime.sleep(Duration::from_nanos(wait)).await;
+            taken.kept = true;
+        }
+    }
+
+    #[cfg(feature = "s3")]
+    /// Uses `units` that were used already: whoever comes next waits for them.
+    pub(crate) fn owe(&self, units: u64, runtime: &dyn Runtime) {
+        self.charge(units, nanoseconds(runtime.monotonic()));
+    }
+
+    fn cost(&self, units: u64) -> u64 {
+        u64::try_from(u128::from(units) * u128::from(SECOND) / u128::from(self.per_second))
+            .unwrap_or(u64::MAX / 4)
+    }
+
+    /// Moves the clock on; returns how long to wait for it.
+    fn charge(&self, units: u64, now: u64) -> u64 {
+        let mut paid_until = self.paid_until();
+        let before = (*paid_until).max(now);
+        *paid_until = before.saturating_add(self.cost(units));
+        paid_until.saturating_sub(now.saturating_add(self.burst))
+    }
+
+    fn paid_until(&self) -> MutexGuard<'_, u64> {
+        self.paid_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Taken<'a> {
+    cost: u64,
+    kept: bool,
+    rate: &'a Rate,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            let mut paid_until = self.rate.paid_until();
+            *paid_until = paid_until.saturating_sub(self.cost);
+        }
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(feature = "testing")]
+    use futures::FutureExt as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn h151_no_window_sees_more_than_rate_and_burst(
+            rate in 1..1000_u64,
+            steps in proptest::collection::vec((1..20_u64, 0..SECOND), 1..60),
+        ) {
+            let limiter = Rate::new(NonZeroU64::new(rate).unwrap());
+            let (mut now, mut used) = (0, Vec::new());
+            for (units, later) in steps {
+                now += later;
+                let begins = now + limiter.charge(units, now);
+                used.push((begins, units));
+            }
+            for (start, (from, _)) in used.iter().enumerate() {
+                let mut sum = 0;
+                for (at, units) in &used[start..] {
+                    // What is allowed in this window, and the last request whole.
+                    let allowed = rate + (at - from) * rate / SECOND + 20 + 1;
+                    sum += units;
+                    prop_assert!(sum <= allowed, "{sum} units within {} ns at {rate}/s", at - from);
+                }
+            }
+        }
+    }
+
+    #[cfg(feature = "testing")]
+    #[test]
+    fn h151_who_is_dropped_gives_back_what_it_took() {
+        let runtime = crate::rt::SimRuntime::new(1);
+        let rate = Rate::new(NonZeroU64::new(10).unwrap());
+        assert!(rate.take(10, &runtime).now_or_never().is_some(), "a burst passes");
+        assert!(rate.take(5, &runtime).now_or_never().is_none(), "and no more; the future is dropped here");
+        assert_eq!(rate.charge(1, 0), SECOND / 10, "one unit is owed, not six");
+    }
+}

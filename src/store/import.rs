@@ -1,0 +1,512 @@
+//! How a snapshot that another store has is published in this one, from its files as they are.
+//!
+//! # The order
+//! ```text
+//! every chunk confirmed, blobs stored → barrier → indexes → barrier → bases still there, locks still held → manifest → barrier
+//!   → client log → what the manifest does not list is removed → locks
+//! ```
+//! As when a backup is [finished](crate::store::commit), and with the same locks; the group and the store stay locked from one
+//! snapshot to the next. The last part is a task of its own: dropping the future that waits for it changes nothing (H161).
+//!
+//! A snapshot that is there already, and that the caller found to be bad or the same, is *replaced*: its files where they differ, its
+//! manifest under its lock and only if it is still the one that was compared (H46, H52). A failure before the manifest removes
+//! what was stored of a new snapshot, and leaves one that is replaced with its old manifest.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+
+use crate::backend::{LockGuard, LockMode, LockReach, LockScope, Object, Removal, Version};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::format::manifest::Manifest;
+use crate::format::name::{ArchiveName, AuthId, GroupName, SnapshotName};
+use crate::store::Datastore;
+use crate::store::chunks::Keeping;
+use crate::store::commit::{check_bases, check_written, publish, remove_written};
+use crate::store::export::{Held, StoredManifest, is_of_the_object};
+use crate::store::groups::MANIFEST_BYTES;
+use crate::store::listing::{SnapshotInfo, SnapshotState};
+use crate::store::locks::{GROUP_WAIT, MANIFEST_WAIT, lock_patiently};
+use crate::store::pins::WriterPins;
+use crate::store::snapshot_reader::{BLOB_BYTES, INDEX_BYTES, has_failed_verification};
+use crate::store::snapshot_writer::Written;
+
+/// A group that is locked, so that snapshots can be brought into it.
+#[derive(Debug)]
+pub(crate) struct GroupImport {
+    held: Arc<GroupHeld>,
+    name: GroupName,
+    /// What was there when it was locked, without what dead writers left.
+    snapshots: Vec<SnapshotInfo>,
+    store: Datastore,
+    /// The owner, if the group is new.
+    written: Vec<Written>,
+}
+
+#[derive(Debug)]
+struct GroupHeld {
+    #[expect(dead_code, reason = "held, not asked")]
+    group: Box<dyn LockGuard>,
+    store: Box<dyn LockGuard>,
+}
+
+impl Datastore {
+    /// Pins that last until they are dropped.
+    pub(crate) fn pins(&self) -> Arc<WriterPins> {
+        self.inner.chunks.pins().writer(Keeping::NotKept)
+    }
+
+    /// Keeps other processes from collecting garbage, and opens the records of what the store has.
+    pub(crate) async fn hold_store(&self) -> Result<Box<dyn LockGuard>> {
+        let guard = self.inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        if let Some(uuid) = self.uuid() {
+            self.inner.chunks.open_presence(uuid).await?;
+        }
+        self.inner.chunks.inherit_leaving(&Key::Sightings).await?;
+        Ok(guard)
+    }
+
+    /// Locks a group, which is made if there is none, as a backup does.
+    ///
+    /// # Errors
+    /// `Busy` if somebody else uses the group; `Denied` if it belongs to somebody else.
+    pub(crate) async fn import_into(&self, group: &GroupName, owner: &AuthId) -> Result<GroupImport> {
+        self.inner.check_writable("store snapshots").await?;
+        let backend = &self.inner.backend;
+        let guard = lock_patiently(backend.as_ref(), &LockScope::Group(group.clone()), GROUP_WAIT).await?;
+        let snapshots = self.remove_leftovers(group).await?;
+        let held = Arc::new(GroupHeld { group: guard, store: self.hold_store().await? });
+        if let Some(other) = self.owner(group).await?
+            && other != *owner
+        {
+            let error = Error::new(ErrorKind::Denied, "store snapshots of").on(group);
+            return Err(error.because(format!("the group belongs to {other}, not to {owner}")));
+        }
+        let written = self.claim(group, owner).await?;
+        Ok(GroupImport { held, name: group.clone(), snapshots, store: self.clone(), written })
+    }
+}
+
+impl GroupImport {
+    /// What was there when the group was locked, oldest first.
+    pub(crate) fn snapshots(&self) -> &[SnapshotInfo] {
+        &self.snapshots
+    }
+
+    /// Locks a snapshot alone, which is there or not. What an interrupted import left of it is removed.
+    ///
+    /// # Errors
+    /// `Busy` if somebody reads, writes or deletes it, or may yet.
+    pub(crate) async fn snapshot(&self, name: &SnapshotName) -> Result<SnapshotImport> {
+        let (store, inner) = (&self.store, &self.store.inner);
+        let busy =
+            |why: &'static str| Err(Error::new(ErrorKind::Busy, "store snapshot").on(name).because(why));
+        if inner.leaving_snapshots(&self.name).contains(name) {
+            return busy(
+                "requests to delete the last one of that name got no answer, and may still be executed",
+            );
+        }
+        let scope = LockScope::Snapshot(name.clone());
+        let guard = inner.backend.lock(&scope, LockMode::Exclusive).await?;
+        let info = match store.snapshot_info(name).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            info => Some(info?),
+        };
+        let present = match info {
+            Some(info) if info.state == SnapshotState::Finished => Some(self.present(name, info).await?),
+            Some(info) => {
+                // Its writer would have it locked, if that reaches everybody who could write it.
+                let may_be_alive = inner.backend.capabilities().lock_reach == LockReach::Process;
+                if may_be_alive || inner.is_doubtful(name) || !store.is_gone(name).await? {
+                    return busy("an unfinished one of that name may still be written");
+                }
+                if info.protected {
+                    return busy("an unfinished one of that name is protected");
+                }
+                self.held.store.check().await?;
+                store.remove_files(&info).await?;
+                None
+            }
+            None => None,
+        };
+        let state = ImportState {
+            bases: Vec::new(),
+            files: Vec::new(),
+            held: Arc::clone(&self.held),
+            indexes: Vec::new(),
+            kept: Vec::new(),
+            name: name.clone(),
+            pins: Vec::new(),
+            present,
+            snapshot: guard,
+            written: Vec::new(),
+        };
+        Ok(SnapshotImport { state: Some(state), store: store.clone() })
+    }
+
+    async fn present(&self, name: &SnapshotName, info: SnapshotInfo) -> Result<Present> {
+        let inner = &self.store.inner;
+        let object = match inner.stored_manifest(name).await {
+            // Longer than any can be.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let found = inner.backend.head(&Key::Manifest(name.clone())).await?;
+                Object::new(Bytes::new(), found)
+            }
+            object => object?,
+        };
+        let (bytes, version) = (object.bytes.clone(), object.info.version.clone());
+        let manifest = match inner.read_manifest(name, object).await {
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => None,
+            manifest => Some(manifest?),
+        };
+        Ok(Present { bytes, info, manifest, version })
+    }
+
+    /// The newest finished snapshot but for one, locked, if it is good enough to vouch for chunks (D9, H180).
+    pub(crate) async fn base(
+        &self,
+        but: &SnapshotName,
+    ) -> Result<Option<(StoredManifest, SnapshotName, Held)>> {
+        let newest = self.snapshots.iter().rfind(|info| info.state == SnapshotState::Finished);
+        let Some(name) = newest.map(|info| &info.name).filter(|name| *name != but) else { return Ok(None) };
+        let held = match self.store.hold(name).await {
+            Err(error) if error.kind() == ErrorKind::Busy => return Ok(None),
+            held => held?,
+        };
+        match self.store.stored_manifest(name).await {
+            Ok(stored) if has_failed_verification(&stored.manifest) => Ok(None),
+            Ok(stored) => Ok(Some((stored, name.clone(), held))),
+            Err(error) if is_of_the_object(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the group back. If it is new and still empty, it goes.
+    pub(crate) async fn end(mut self) -> Result<()> {
+        let written = std::mem::take(&mut self.written);
+        if written.is_empty() { Ok(()) } else { remove_written(&self.store, &written).await }
+    }
+}
+
+impl Drop for GroupImport {
+    fn drop(&mut self) {
+        // A group without snapshots that nobody gave back.
+        if !self.written.is_empty() {
+            let written = std::mem::take(&mut self.written);
+            let (store, held) = (self.store.clone(), Arc::clone(&self.held));
+            self.store.inner.runtime().spawn(Box::pin(async move {
+                // Nobody is there to be told; the next import finds the group as its own.
+                let _ = remove_written(&store, &written).await;
+                drop(held);
+            }));
+        }
+    }
+}
+
+/// A snapshot that was there already.
+#[derive(Clone, Debug)]
+pub(crate) struct Present {
+    pub(crate) bytes: Bytes,
+    pub(crate) info: SnapshotInfo,
+    /// None if it cannot be read.
+    pub(crate) manifest: Option<Manifest>,
+    version: Version,
+}
+
+/// A snapshot that is locked, to be published or replaced. Dropping it gives it up.
+pub(crate) struct SnapshotImport {
+    /// None when it is over.
+    state: Option<ImportState>,
+    store: Datastore,
+}
+
+struct ImportState {
+    bases: Vec<(SnapshotName, Version, Held)>,
+    /// What the manifest lists.
+    files: Vec<ArchiveName>,
+    held: Arc<GroupHeld>,
+    indexes: Vec<(ArchiveName, Bytes)>,
+    /// Held until it is over: locks elsewhere.
+    kept: Vec<Arc<dyn fmt::Debug + Send + Sync>>,
+    name: SnapshotName,
+    /// Of its chunks.
+    pins: Vec<Arc<WriterPins>>,
+    present: Option<Present>,
+    snapshot: Box<dyn LockGuard>,
+    written: Vec<Written>,
+}
+
+/// Whose the client log is that a snapshot had before it was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Log {
+    /// Of another snapshot.
+    Foreign,
+    /// Its own.
+    Own,
+}
+
+/// What is published beside the files.
+pub(crate) struct ImportedManifest {
+    /// To the byte.
+    pub(crate) bytes: Bytes,
+    /// The client log, if there is one.
+    pub(crate) log: Option<Bytes>,
+}
+
+impl SnapshotImport {
+    fn state(&mut self) -> Result<&mut ImportState> {
+        self.state.as_mut().ok_or_else(|| Error::new(ErrorKind::Internal, "store snapshot"))
+    }
+
+    /// What is there of that name.
+    pub(crate) fn present(&self) -> Option<&Present> {
+        self.state.as_ref()?.present.as_ref()
+    }
+
+    /// Keeps something until the snapshot is visible or given up.
+    pub(crate) fn keep(&mut self, kept: Arc<dyn fmt::Debug + Send + Sync>) -> Result<()> {
+        self.state()?.kept.push(kept);
+        Ok(())
+    }
+
+    /// Its chunks are pinned by these.
+    pub(crate) fn pin_with(&mut self, pins: Arc<WriterPins>) -> Result<()> {
+        self.state()?.pins.push(pins);
+        Ok(())
+    }
+
+    /// The snapshot takes chunks over from another one of its group, which is locked.
+    pub(crate) fn build_on(&mut self, name: SnapshotName, version: Version, held: Held) -> Result<()> {
+        let state = self.state()?;
+        if !state.bases.iter().any(|(other, ..)| *other == name) {
+            state.bases.push((name, version, held));
+        }
+        Ok(())
+    }
+
+    /// The index of an archive, all of whose chunks are confirmed before it is published.
+    pub(crate) fn add_index(&mut self, name: &ArchiveName, bytes: Bytes) -> Result<()> {
+        let state = self.state()?;
+        state.files.push(name.clone());
+        state.indexes.push((name.clone(), bytes));
+        Ok(())
+    }
+
+    /// Stores a blob, which was checked.
+    ///
+    /// # Cancel safety
+    /// A dropped future may leave the blob where the next import of the snapshot removes it.
+    pub(crate) async fn put_blob(&mut self, name: &ArchiveName, bytes: Bytes) -> Result<()> {
+        let store = self.store.clone();
+        let state = self.state()?;
+        state.files.push(name.clone());
+        state.put(&store, name, bytes, BLOB_BYTES).await
+    }
+
+    /// Publishes the snapshot with the files that were given, which are all that the manifest lists. When this returns, it is
+    /// complete, visible and durable.
+    ///
+    /// # Errors
+    /// `Conflict` if a base or the manifest that is replaced changed meanwhile; whatever kept the backend from storing.
+    ///
+    /// # Cancel safety
+    /// It goes on in the background if the future is dropped.
+    pub(crate) async fn publish(mut self, manifest: ImportedManifest) -> Result<()> {
+        self.run(move |store, state| Box::pin(commit(store, state, manifest))).await
+    }
+
+    /// Replaces nothing but the manifest of a snapshot that is the same but for what is not protected, and stores the client log.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub(crate) async fn update(mut self, manifest: ImportedManifest) -> Result<()> {
+        self.run(move |store, state| Box::pin(update(store, state, manifest))).await
+    }
+
+    async fn run<F>(&mut self, work: F) -> Result<()>
+    where
+        F: FnOnce(Datastore, ImportState) -> futures::future::BoxFuture<'static, Result<()>> + Send + 'static,
+    {
+        let ended = || Error::new(ErrorKind::Internal, "store snapshot");
+        let state = self.state.take().ok_or_else(ended)?;
+        let (sender, receiver) = oneshot::channel();
+        let store = self.store.clone();
+        let runtime = Arc::clone(store.inner.runtime());
+        runtime.spawn(Box::pin(async move {
+            let done = work(store, state).await;
+            // Nobody may be waiting any more.
+            let _ = sender.send(done);
+        }));
+        receiver.await.map_err(|_| ended())?
+    }
+
+    /// Gives the snapshot up and removes what was stored of a new one besides chunks.
+    ///
+    /// # Errors
+    /// Whatever kept the backend from removing it; the next import tries again.
+    pub(crate) async fn give_up(mut self) -> Result<()> {
+        match self.state.take() {
+            Some(state) => remove_written(&self.store, &state.written).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for SnapshotImport {
+    fn drop(&mut self) {
+        let Some(state) = self.state.take().filter(|state| !state.written.is_empty()) else { return };
+        let store = self.store.clone();
+        self.store.inner.runtime().spawn(Box::pin(async move {
+            // Nobody is there to be told; what stays is invisible. The locks are given back when it is done.
+            let _ = remove_written(&store, &state.written).await;
+            drop(state);
+        }));
+    }
+}
+
+impl fmt::Debug for SnapshotImport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.state.as_ref().map(|state| &state.name);
+        f.debug_struct("SnapshotImport").field("name", &name).finish_non_exhaustive()
+    }
+}
+
+impl ImportState {
+    /// Stores a file: of a new snapshot it must not be there, of one that is replaced it takes the place of a different one.
+    async fn put(&mut self, store: &Datastore, name: &ArchiveName, bytes: Bytes, limit: u64) -> Result<()> {
+        let key = Key::Archive(self.name.clone(), name.clone());
+        let backend = &store.inner.backend;
+        let create = backend.capabilities().create_mode();
+        if self.present.is_none() {
+            let version = backend.put(&key, bytes, create).await?;
+            self.written.push(Written { key, version });
+            return Ok(());
+        }
+        let mode = match backend.get(&key, limit).await {
+            Ok(found) if found.bytes == bytes => return Ok(()),
+            Ok(found) => store.instead_of(Some(found.info.version)),
+            Err(error) if error.kind() == ErrorKind::NotFound => create,
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                store.instead_of(Some(backend.head(&key).await?.version))
+            }
+            Err(error) => return Err(error),
+        };
+        backend.put(&key, bytes, mode).await.map(drop)
+    }
+
+    /// Everything up to the manifest.
+    async fn prepare(&mut self, store: &Datastore) -> Result<()> {
+        let backend = &store.inner.backend;
+        for pins in &self.pins {
+            store.inner.chunks.await_settled(pins).await?;
+        }
+        backend.barrier().await?;
+        for (name, bytes) in std::mem::take(&mut self.indexes) {
+            self.put(store, &name, bytes, INDEX_BYTES).await?;
+            store.inner.note_published(&Key::Archive(self.name.clone(), name));
+        }
+        backend.barrier().await?;
+        check_bases(store, &self.bases).await?;
+        check_written(store, &self.written).await?;
+        self.check_locks().await
+    }
+
+    async fn check_locks(&self) -> Result<()> {
+        self.held.store.check().await?;
+        self.snapshot.check().await
+    }
+
+    /// Replaces the manifest, if it is still the one that was compared.
+    async fn replace_manifest(&self, store: &Datastore, present: &Present, bytes: &Bytes) -> Result<()> {
+        if present.bytes == *bytes {
+            return Ok(());
+        }
+        let backend = &store.inner.backend;
+        let scope = LockScope::Manifest(self.name.clone());
+        let _held = lock_patiently(backend.as_ref(), &scope, MANIFEST_WAIT).await?;
+        let key = Key::Manifest(self.name.clone());
+        let changed = || Error::new(ErrorKind::Conflict, "replace").on(&key);
+        if backend.head(&key).await?.version != present.version {
+            return Err(changed().because("somebody else changed it"));
+        }
+        let mode = store.instead_of(Some(present.version.clone()));
+        if let Err(error) = backend.put(&key, bytes.clone(), mode).await {
+            // Whatever was answered, what is there counts.
+            match backend.get(&key, MANIFEST_BYTES).await {
+                Ok(found) if found.bytes == *bytes => {}
+                _ => return Err(error),
+            }
+        }
+        backend.barrier().await
+    }
+
+    /// Stores the client log, when the snapshot is visible.
+    async fn put_log(&self, store: &Datastore, log: Bytes) -> Result<()> {
+        let (key, backend) = (Key::ClientLog(self.name.clone()), &store.inner.backend);
+        let has_one = self.present.as_ref().is_some_and(|present| present.info.has_client_log);
+        let create = backend.capabilities().create_mode();
+        let found = if has_one { Some(backend.get(&key, BLOB_BYTES).await) } else { None };
+        let mode = match found {
+            None => create,
+            Some(Ok(found)) if found.bytes == log => return Ok(()),
+            Some(Ok(found)) => store.instead_of(Some(found.info.version)),
+            Some(Err(error)) if error.kind() == ErrorKind::NotFound => create,
+            Some(Err(error)) => return Err(error),
+        };
+        match backend.put(&key, log, mode).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            put => drop(put?),
+        }
+        backend.barrier().await
+    }
+
+    /// Removes what the manifest does not list, by keys and not by names.
+    async fn remove_unlisted(&self, store: &Datastore, listed: &[ArchiveName], log: Log) -> Result<()> {
+        let Some(present) = &self.present else { return Ok(()) };
+        let names = present.info.files.iter().map(|file| &file.name).filter(|name| !listed.contains(name));
+        let keys = names.map(|name| Key::Archive(self.name.clone(), name.clone()));
+        let old_log =
+            (log == Log::Foreign && present.info.has_client_log).then(|| Key::ClientLog(self.name.clone()));
+        let removals: Vec<_> = keys.chain(old_log).map(Removal::any).collect();
+        if removals.is_empty() {
+            return Ok(());
+        }
+        for removed in store.inner.delete(&removals).await? {
+            removed?;
+        }
+        store.inner.backend.barrier().await
+    }
+}
+
+async fn commit(store: Datastore, mut state: ImportState, manifest: ImportedManifest) -> Result<()> {
+    if let Err(error) = state.prepare(&store).await {
+        // The first failure is the one to report; what stays behind is unfinished and removed later.
+        let _ = remove_written(&store, &state.written).await;
+        return Err(error);
+    }
+    match &state.present {
+        None => publish(&store, &state.name, &state.written, manifest.bytes).await?,
+        Some(present) => state.replace_manifest(&store, present, &manifest.bytes).await?,
+    }
+    let log = if manifest.log.is_none() { Log::Foreign } else { Log::Own };
+    if let Some(log) = manifest.log {
+        state.put_log(&store, log).await?;
+    }
+    state.remove_unlisted(&store, &state.files, log).await
+}
+
+async fn update(store: Datastore, state: ImportState, manifest: ImportedManifest) -> Result<()> {
+    let changed = || Error::new(ErrorKind::Conflict, "replace").on(&state.name);
+    let present = state.present.as_ref().ok_or_else(changed)?;
+    let Some(old) = &present.manifest else { return Err(changed()) };
+    let listed: Vec<_> = old.files().iter().map(|file| file.name().clone()).collect();
+    state.check_locks().await?;
+    state.replace_manifest(&store, present, &manifest.bytes).await?;
+    if let Some(log) = manifest.log {
+        state.put_log(&store, log).await?;
+    }
+    state.remove_unlisted(&store, &listed, Log::Own).await
+}

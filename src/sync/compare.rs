@@ -1,0 +1,80 @@
+//! Whether two snapshots of one name are the same.
+//!
+//! What counts is what was backed up and how it is protected: files, sizes, checksums, modes of encryption, key, signature. Notes,
+//! the state of verification and the statistics of the upload may differ (H52).
+
+use bytes::Bytes;
+
+use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
+use crate::store::has_failed_verification;
+use crate::sync::plan::Conflict;
+
+/// What is to be done with a snapshot that both have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sync) enum Verdict {
+    /// They are different ones.
+    Conflict(Conflict),
+    /// That of the target is bad, and stays.
+    Damaged,
+    /// That of the target is bad, and all of it is brought over again.
+    Everything,
+    /// What is not protected differs.
+    Manifest,
+    /// Nothing.
+    Same,
+}
+
+/// Compares manifests, each as it is stored and as what it says; `None` for one that cannot be read.
+pub(in crate::sync) fn compare(
+    source: (&Bytes, &Manifest),
+    target: (&Bytes, Option<&Manifest>),
+    resync_corrupt: bool,
+) -> Verdict {
+    let Some(theirs) = target.1 else {
+        return if resync_corrupt { Verdict::Everything } else { Verdict::Damaged };
+    };
+    let is_bad = has_failed_verification(theirs);
+    let is_to_be_replaced = is_bad && resync_corrupt;
+    if source.0 == target.0 && !is_to_be_replaced {
+        return Verdict::Same;
+    }
+    let conflict = conflict(source.1, theirs);
+    let loses_encryption = has_encrypted(theirs) && !has_encrypted(source.1);
+    match conflict {
+        _ if is_to_be_replaced && !loses_encryption => Verdict::Everything,
+        Some(conflict) => Verdict::Conflict(conflict),
+        // What is known to be bad must not be said to be good because the source is.
+        None if is_bad => Verdict::Damaged,
+        None => Verdict::Manifest,
+    }
+}
+
+fn conflict(ours: &Manifest, theirs: &Manifest) -> Option<Conflict> {
+    fn sorted(manifest: &Manifest) -> Vec<&ManifestFile> {
+        let mut files: Vec<_> = manifest.files().iter().collect();
+        files.sort_by(|a, b| a.name().cmp(b.name()));
+        files
+    }
+    let (our_files, their_files) = (sorted(ours), sorted(theirs));
+    let modes = |files: &[&ManifestFile]| -> Vec<_> { files.iter().map(|file| file.crypt_mode()).collect() };
+    if has_encrypted(ours) != has_encrypted(theirs)
+        || our_files.len() == their_files.len() && modes(&our_files) != modes(&their_files)
+    {
+        return Some(Conflict::Encryption);
+    }
+    // As text: one that cannot be read is the same only as itself.
+    let key = |manifest: &Manifest| (manifest.unprotected("key-fingerprint"), manifest.signature());
+    let content = |files: &[&ManifestFile]| -> Vec<_> {
+        files.iter().map(|file| (file.name().clone(), file.size(), file.checksum())).collect()
+    };
+    let has_same_content = content(&our_files) == content(&their_files);
+    let (our_key, their_key) = (key(ours), key(theirs));
+    if our_key.0 != their_key.0 || has_same_content && our_key.1 != their_key.1 {
+        return Some(Conflict::Key);
+    }
+    (!has_same_content).then_some(Conflict::Content)
+}
+
+fn has_encrypted(manifest: &Manifest) -> bool {
+    manifest.files().iter().any(|file| file.crypt_mode() == CryptMode::Encrypt)
+}

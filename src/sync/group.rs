@@ -1,0 +1,151 @@
+//! One group.
+
+use std::sync::Arc;
+
+use crate::backend::Version;
+use crate::error::{ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::name::{ArchiveKind, BackupTime, SnapshotName};
+use crate::store::{GroupImport, Held, SnapshotState, StoredManifest, is_of_the_object};
+use crate::sync::events::SyncEvent;
+use crate::sync::options::{Candidates, Order};
+use crate::sync::plan::{GroupPlan, SnapshotPlan, Step};
+use crate::sync::report::{GroupOutcome, GroupReport, Outcome, SnapshotReport};
+use crate::sync::run::Run;
+use crate::sync::snapshot;
+
+/// A group of the target that is locked.
+#[derive(Debug)]
+pub(in crate::sync) struct GroupRun<'a> {
+    base: Option<Arc<Base>>,
+    pub(in crate::sync) import: GroupImport,
+    pub(in crate::sync) newest: Option<BackupTime>,
+    run: &'a Run,
+}
+
+/// The newest snapshot that the target had of the group: what it names may be taken over (H180).
+#[derive(Debug)]
+pub(in crate::sync) struct Base {
+    /// Sorted.
+    digests: Vec<Digest>,
+    pub(in crate::sync) held: Held,
+    pub(in crate::sync) name: SnapshotName,
+    pub(in crate::sync) version: Version,
+}
+
+impl Base {
+    pub(in crate::sync) fn names(&self, digest: &Digest) -> bool {
+        self.digests.binary_search(digest).is_ok()
+    }
+}
+
+pub(in crate::sync) async fn sync(run: &Run, plan: &GroupPlan) -> GroupReport {
+    let report = |outcome, snapshots| GroupReport {
+        outcome,
+        snapshots,
+        source: plan.source.clone(),
+        target: plan.target.clone(),
+    };
+    let unreached = || plan.snapshots.iter().map(|snapshot| planned(snapshot, Outcome::NotReached)).collect();
+    if let Some(owner) = &plan.foreign_owner {
+        return report(GroupOutcome::Foreign(owner.clone()), unreached());
+    }
+    if run.options.is_aborted() {
+        return report(GroupOutcome::NotReached, unreached());
+    }
+    let is_work = |snapshot: &SnapshotPlan| matches!(snapshot.step, Step::Resync(_) | Step::Transfer);
+    if !plan.snapshots.iter().any(is_work) {
+        let outcome = |snapshot: &SnapshotPlan| settled(snapshot).unwrap_or(Outcome::NotReached);
+        let snapshots = plan.snapshots.iter().map(|snapshot| planned(snapshot, outcome(snapshot)));
+        return report(GroupOutcome::Done, snapshots.collect());
+    }
+    let import = match run.target.import_into(&plan.target, &run.options.owner).await {
+        Ok(import) => import,
+        Err(error) => return report(GroupOutcome::Failed(error), unreached()),
+    };
+    let finished = import.snapshots().iter().filter(|info| info.state == SnapshotState::Finished);
+    let newest = finished.map(|info| info.name.time()).max();
+    let mut group = GroupRun { base: None, import, newest, run };
+    let snapshots = group.snapshots(plan).await;
+    match group.import.end().await {
+        Ok(()) => report(GroupOutcome::Done, snapshots),
+        Err(error) => report(GroupOutcome::Failed(error), snapshots),
+    }
+}
+
+fn planned(snapshot: &SnapshotPlan, outcome: Outcome) -> SnapshotReport {
+    SnapshotReport { outcome, source: snapshot.source.clone(), target: snapshot.target.clone() }
+}
+
+/// What becomes of a snapshot with which nothing is to be done.
+fn settled(snapshot: &SnapshotPlan) -> Option<Outcome> {
+    match snapshot.step {
+        Step::Conflict(conflict) => Some(Outcome::Conflict(conflict)),
+        Step::Skip(skip) => Some(Outcome::Skipped(skip)),
+        Step::Resync(_) | Step::Transfer => None,
+    }
+}
+
+impl GroupRun<'_> {
+    async fn snapshots(&mut self, plan: &GroupPlan) -> Vec<SnapshotReport> {
+        let run = self.run;
+        // A newer one that is there would keep the one that failed from ever being brought over.
+        let keeps_waiting =
+            run.options.candidates == Candidates::Newer && run.options.order == Order::OldestFirst;
+        let mut is_stopped = false;
+        let mut reports = Vec::with_capacity(plan.snapshots.len());
+        for snapshot in &plan.snapshots {
+            let outcome = match settled(snapshot) {
+                Some(outcome) => outcome,
+                None if is_stopped || run.options.is_aborted() => Outcome::NotReached,
+                None => {
+                    let name = &snapshot.target;
+                    run.event(&SyncEvent::SnapshotStarted { snapshot: name });
+                    let outcome = snapshot::sync(run, self, snapshot).await;
+                    run.event(&SyncEvent::SnapshotFinished { outcome: &outcome, snapshot: name });
+                    run.forget();
+                    outcome
+                }
+            };
+            let has_failed = matches!(outcome, Outcome::Failed(_)) && snapshot.step == Step::Transfer;
+            is_stopped |= has_failed && keeps_waiting;
+            reports.push(planned(snapshot, outcome));
+        }
+        reports
+    }
+
+    /// What may be taken over, by a snapshot other than `but`.
+    pub(in crate::sync) async fn base(&mut self, but: &SnapshotName) -> Result<Option<Arc<Base>>> {
+        if self.base.is_none()
+            && let Some((stored, name, held)) = self.import.base(but).await?
+            && let Some(digests) = self.digests(&name, &stored).await?
+        {
+            let version = stored.version;
+            self.base = Some(Arc::new(Base { digests, held, name, version }));
+        }
+        Ok(self.base.clone().filter(|base| base.name != *but))
+    }
+
+    async fn digests(&self, name: &SnapshotName, stored: &StoredManifest) -> Result<Option<Vec<Digest>>> {
+        let target = &self.run.target;
+        let mut indexes = Vec::new();
+        for file in stored.manifest.files().iter().filter(|file| file.name().kind() != ArchiveKind::Blob) {
+            match target.stored_index(name, file).await {
+                Ok((_, index)) => indexes.push(index),
+                // It vouches for nothing then.
+                Err(error) if is_of_the_object(&error) && error.kind() != ErrorKind::Unsupported => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let collect = move || {
+            let mut digests: Vec<_> =
+                indexes.iter().flat_map(|index| index.iter().map(|chunk| chunk.digest)).collect();
+            digests.sort_unstable();
+            digests.dedup();
+            Ok(digests)
+        };
+        target.runtime().run_blocking("read indexes", collect).await.map(Some)
+    }
+}

@@ -1,0 +1,421 @@
+//! What a sync would do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::name::{AuthId, BackupTime, GroupName, Namespace, SnapshotName};
+use crate::store::{Datastore, SnapshotInfo, SnapshotState, is_of_the_object};
+use crate::sync::compare::{Verdict, compare};
+use crate::sync::options::{Candidates, Order, SyncOptions};
+use crate::sync::report::SyncReport;
+use crate::sync::run;
+use crate::sync::vanished::{self, Vanished};
+
+/// How many groups, and in each how many snapshots, are looked at at the same time.
+const GROUPS_IN_FLIGHT: usize = 8;
+const SNAPSHOTS_IN_FLIGHT: usize = 8;
+
+/// What a sync would do, to look at and to [execute](SyncPlan::execute).
+#[derive(Clone, Debug)]
+#[must_use = "nothing is done before `execute`"]
+pub struct SyncPlan {
+    pub(in crate::sync) groups: Vec<GroupPlan>,
+    pub(in crate::sync) new_namespaces: Vec<Namespace>,
+    pub(in crate::sync) options: SyncOptions,
+    pub(in crate::sync) same: Same,
+    pub(in crate::sync) source: Datastore,
+    pub(in crate::sync) target: Datastore,
+    pub(in crate::sync) vanished: Vanished,
+}
+
+/// Whether both stores are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sync) enum Same {
+    /// They are two.
+    No,
+    /// They are one, opened once.
+    Opening,
+    /// By their identity they are one. A copy of a store says the same.
+    Twin,
+}
+
+/// What would be done with a group.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupPlan {
+    /// Who owns the group at the target, if that is somebody else: then it is left alone.
+    pub foreign_owner: Option<AuthId>,
+    /// Its snapshots at the source, in the order in which they would be brought over.
+    pub snapshots: Vec<SnapshotPlan>,
+    /// Its name at the source.
+    pub source: GroupName,
+    /// Its name at the target.
+    pub target: GroupName,
+}
+
+/// What would be done with a snapshot.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotPlan {
+    pub(in crate::sync) has_client_log: bool,
+    /// Its name at the source.
+    pub source: SnapshotName,
+    /// What would be done.
+    pub step: Step,
+    /// Its name at the target.
+    pub target: SnapshotName,
+}
+
+/// What would be done with a snapshot.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing: the target has another one of that name.
+    Conflict(Conflict),
+    /// The target has it, and something about it would be brought over.
+    Resync(Resync),
+    /// Nothing.
+    Skip(Skip),
+    /// The target does not have it, and all of it would be brought over.
+    Transfer,
+}
+
+/// In what two snapshots of one name differ that cannot be brought over.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// In what was backed up.
+    Content,
+    /// In what is encrypted or signed.
+    Encryption,
+    /// In the key, or in the signature.
+    Key,
+}
+
+/// What would be brought over of a snapshot that the target has.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resync {
+    /// All of it, since that of the target is bad.
+    Everything,
+    /// The client log.
+    Log,
+    /// Notes, the state of verification and what else is not protected; the client log too, if it is missing.
+    Manifest,
+}
+
+/// Why nothing is done with a snapshot.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// That of the target failed its verification or cannot be read, and is not to be replaced.
+    Damaged,
+    /// It is not among the last ones.
+    NotAmongLast,
+    /// Not all of it is encrypted.
+    NotEncrypted,
+    /// It did not pass a verification.
+    NotVerified,
+    /// The target does not have it, but has a newer one.
+    Older,
+    /// The target has it, and a newer one; so they are not compared.
+    Present,
+    /// It is not finished at the source.
+    Unfinished,
+    /// The target has it as it is.
+    UpToDate,
+}
+
+impl SyncPlan {
+    /// The groups with their snapshots, in the order in which they would be brought over.
+    pub fn groups(&self) -> &[GroupPlan] {
+        &self.groups
+    }
+
+    /// Namespaces that would be made at the target, each before those that it contains.
+    pub fn new_namespaces(&self) -> &[Namespace] {
+        &self.new_namespaces
+    }
+
+    /// All snapshots of all groups.
+    pub fn snapshots(&self) -> impl Iterator<Item = &SnapshotPlan> {
+        self.groups.iter().flat_map(|group| &group.snapshots)
+    }
+
+    /// What would be removed from the target.
+    pub fn vanished(&self) -> &Vanished {
+        &self.vanished
+    }
+
+    /// Does it. What changed since the plan was made is noticed: each snapshot is looked at again under its locks.
+    ///
+    /// What goes wrong with a group or a snapshot is in the report.
+    ///
+    /// # Errors
+    /// If nothing could be done at all: `Busy` if another process collects garbage at the target, `Unsupported` if the target cannot
+    /// be changed by this version, or whatever kept a namespace from being made.
+    ///
+    /// # Cancel safety
+    /// A dropped future gives up the snapshot that is under way, or publishes it in the background if that had begun. Those
+    /// before it are complete. Chunks that were transferred stay until garbage is collected.
+    pub async fn execute(self) -> Result<SyncReport> {
+        // Boxed here, where the compiler can see that it is `Send`.
+        let execution: BoxFuture<'static, _> = Box::pin(run::execute(self));
+        execution.await
+    }
+}
+
+pub(in crate::sync) async fn make(
+    source: &Datastore,
+    target: &Datastore,
+    options: SyncOptions,
+) -> Result<SyncPlan> {
+    let top = &options.source_namespace;
+    if !source.has_namespace(top).await? {
+        return Err(Error::new(ErrorKind::NotFound, "sync")
+            .on(top)
+            .because("the source has no such namespace"));
+    }
+    let same = sameness(source, target).await?;
+    let existing = existing(target, &options.target_namespace).await?;
+    let pairs = pairs(source.namespaces(top).await?, &options)?;
+    if same != Same::No {
+        check_apart(&pairs, &existing, &options)?;
+    }
+    let mut groups = Vec::new();
+    for (from, to) in &pairs {
+        let there = if existing.contains(to) { target.groups(to).await? } else { Vec::new() };
+        for group in source.groups(from).await? {
+            if options.admits(&group) {
+                let target = group.clone().in_namespace(to.clone());
+                let is_there = there.contains(&target);
+                groups.push((group, target, is_there));
+            }
+        }
+    }
+    let look = Look { options: &options, source, target };
+    let looks: Vec<BoxFuture<'_, Result<_>>> = groups
+        .into_iter()
+        .map(|(from, to, is_there)| Box::pin(look.group(from, to, is_there)) as BoxFuture<'_, _>)
+        .collect();
+    let looked: Vec<(GroupPlan, Vec<SnapshotInfo>)> =
+        stream::iter(looks).buffered(GROUPS_IN_FLIGHT).try_collect().await?;
+    let vanished = if options.remove_vanished {
+        vanished::look(target, &options, &pairs, &existing, &looked).await?
+    } else {
+        Vanished::default()
+    };
+    let groups = looked.into_iter().map(|(group, _)| group).collect();
+    let new_namespaces = missing(&pairs, &options.target_namespace, &existing);
+    let (source, target) = (source.clone(), target.clone());
+    Ok(SyncPlan { groups, new_namespaces, options, same, source, target, vanished })
+}
+
+/// The namespaces that are meant, shortest first, and where they go.
+fn pairs(mut namespaces: Vec<Namespace>, options: &SyncOptions) -> Result<Vec<(Namespace, Namespace)>> {
+    let top = options.source_namespace.depth();
+    namespaces.retain(|namespace| namespace.depth() - top <= options.max_depth);
+    namespaces.sort_by_key(|namespace| (namespace.depth(), namespace.clone()));
+    let mut pairs = Vec::with_capacity(namespaces.len());
+    for namespace in namespaces {
+        let invalid = |error| Error::new(ErrorKind::InvalidInput, "sync").on(&namespace).because(error);
+        let to = options.to_target(&namespace).map_err(invalid)?;
+        pairs.push((namespace, to));
+    }
+    Ok(pairs)
+}
+
+/// Fails if something of one store is meant both as source and as target.
+fn check_apart(
+    pairs: &[(Namespace, Namespace)],
+    existing: &BTreeSet<Namespace>,
+    options: &SyncOptions,
+) -> Result<()> {
+    let sources: BTreeSet<_> = pairs.iter().map(|(from, _)| from).collect();
+    let mut touched =
+        pairs.iter().map(|(_, to)| to).chain(existing.iter().filter(|it| options.is_of_target(it)));
+    match touched.find(|it| sources.contains(it)) {
+        None => Ok(()),
+        Some(both) => {
+            let error = Error::new(ErrorKind::InvalidInput, "sync").on(both);
+            Err(error.because("it is part of both the source and the target"))
+        }
+    }
+}
+
+async fn sameness(source: &Datastore, target: &Datastore) -> Result<Same> {
+    if source.is_same_opening(target) {
+        return Ok(Same::Opening);
+    }
+    let uuid = source.current_uuid().await?;
+    Ok(if uuid.is_some() && uuid == target.current_uuid().await? { Same::Twin } else { Same::No })
+}
+
+/// The namespaces of the target that lead to this one, it, and those below it, as far as there are any.
+async fn existing(target: &Datastore, goal: &Namespace) -> Result<BTreeSet<Namespace>> {
+    let mut found = BTreeSet::from([Namespace::root()]);
+    for namespace in ancestors(goal) {
+        if !target.has_namespace(&namespace).await? {
+            return Ok(found);
+        }
+        found.insert(namespace);
+    }
+    found.extend(target.namespaces(goal).await?);
+    Ok(found)
+}
+
+/// A namespace and those that it is in, but for the root, from above.
+fn ancestors(namespace: &Namespace) -> Vec<Namespace> {
+    let mut found: Vec<_> = std::iter::successors(Some(namespace.clone()), Namespace::parent)
+        .filter(|it| !it.is_root())
+        .collect();
+    found.reverse();
+    found
+}
+
+fn missing(
+    pairs: &[(Namespace, Namespace)],
+    goal: &Namespace,
+    existing: &BTreeSet<Namespace>,
+) -> Vec<Namespace> {
+    let wanted = ancestors(goal).into_iter().chain(pairs.iter().map(|(_, to)| to.clone()));
+    let mut missing: Vec<_> = wanted.filter(|namespace| !existing.contains(namespace)).collect();
+    missing.sort_by_key(|namespace| (namespace.depth(), namespace.clone()));
+    missing.dedup();
+    missing
+}
+
+/// What is looked at.
+#[derive(Clone, Copy)]
+struct Look<'a> {
+    options: &'a SyncOptions,
+    source: &'a Datastore,
+    target: &'a Datastore,
+}
+
+/// A snapshot of the source.
+struct Candidate {
+    info: SnapshotInfo,
+    /// Whether it is the newest one that the target has.
+    is_newest: bool,
+    /// The one of the target.
+    present: Option<SnapshotInfo>,
+    /// Why it is not meant, if that is certain already.
+    skip: Option<Skip>,
+}
+
+impl Look<'_> {
+    /// A group, and what the target has of it.
+    async fn group(
+        self,
+        source: GroupName,
+        target: GroupName,
+        is_there: bool,
+    ) -> Result<(GroupPlan, Vec<SnapshotInfo>)> {
+        let infos = self.source.snapshots(&source).await?;
+        let (mut theirs, mut foreign_owner) = (Vec::new(), None);
+        if is_there {
+            foreign_owner = self.target.owner(&target).await?.filter(|owner| *owner != self.options.owner);
+            theirs = self.target.snapshots(&target).await?;
+        }
+        let looks: Vec<BoxFuture<'_, Result<_>>> = self
+            .sorted_out(infos, &theirs)
+            .into_iter()
+            .map(|candidate| Box::pin(self.snapshot(&target, candidate)) as BoxFuture<'_, _>)
+            .collect();
+        let mut snapshots: Vec<_> = stream::iter(looks).buffered(SNAPSHOTS_IN_FLIGHT).try_collect().await?;
+        if self.options.order == Order::NewestFirst {
+            snapshots.reverse();
+        }
+        Ok((GroupPlan { foreign_owner, snapshots, source, target }, theirs))
+    }
+
+    /// What can be said of snapshots without their manifests.
+    fn sorted_out(self, infos: Vec<SnapshotInfo>, theirs: &[SnapshotInfo]) -> Vec<Candidate> {
+        let is_finished = |info: &&SnapshotInfo| info.state == SnapshotState::Finished;
+        let there: BTreeMap<BackupTime, &SnapshotInfo> =
+            theirs.iter().filter(is_finished).map(|info| (info.name.time(), info)).collect();
+        let newest = there.keys().next_back().copied();
+        let finished = infos.iter().filter(is_finished).count();
+        let cut = self.options.transfer_last.map_or(0, |last| finished.saturating_sub(last.get()));
+        let mut number = 0;
+        let mut candidates = Vec::with_capacity(infos.len());
+        for info in infos {
+            let time = info.name.time();
+            let is_last = number >= cut;
+            number += usize::from(info.state == SnapshotState::Finished);
+            let present = there.get(&time).copied().cloned();
+            let is_newest = newest == Some(time);
+            let skip = match (info.state, &present) {
+                (SnapshotState::Unfinished, _) => Some(Skip::Unfinished),
+                (_, Some(_)) if is_newest || self.options.resync_corrupt => None,
+                (_, Some(_)) => Some(Skip::Present),
+                (_, None) if self.options.candidates == Candidates::Newer && newest > Some(time) => {
+                    Some(Skip::Older)
+                }
+                (_, None) if !is_last => Some(Skip::NotAmongLast),
+                (_, None) => None,
+            };
+            candidates.push(Candidate { info, is_newest, present, skip });
+        }
+        candidates
+    }
+
+    async fn snapshot(self, target: &GroupName, candidate: Candidate) -> Result<SnapshotPlan> {
+        let Candidate { info, is_newest, present, skip } = candidate;
+        let step = match skip {
+            Some(skip) => Step::Skip(skip),
+            None => self.step(&info, present.as_ref(), is_newest).await?,
+        };
+        let target = target.snapshot(info.name.time());
+        Ok(SnapshotPlan { has_client_log: info.has_client_log, source: info.name, step, target })
+    }
+
+    async fn step(
+        &self,
+        info: &SnapshotInfo,
+        present: Option<&SnapshotInfo>,
+        is_newest: bool,
+    ) -> Result<Step> {
+        if present.is_none() && !self.options.asks_manifests() {
+            return Ok(Step::Transfer);
+        }
+        let source = match self.source.stored_manifest(&info.name).await {
+            // It is told of when it is come to.
+            Err(error) if is_of_the_object(&error) => {
+                return Ok(if present.is_none() { Step::Transfer } else { Step::Skip(Skip::Present) });
+            }
+            source => source?,
+        };
+        if let Some(skip) = self.options.objection(&source.manifest) {
+            return Ok(Step::Skip(skip));
+        }
+        let Some(present) = present else { return Ok(Step::Transfer) };
+        let verdict = match self.target.stored_manifest(&present.name).await {
+            Err(error) if is_of_the_object(&error) && error.kind() != ErrorKind::NotFound => {
+                compare((&source.bytes, &source.manifest), (&source.bytes, None), self.options.resync_corrupt)
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Step::Transfer),
+            theirs => {
+                let theirs = theirs?;
+                compare(
+                    (&source.bytes, &source.manifest),
+                    (&theirs.bytes, Some(&theirs.manifest)),
+                    self.options.resync_corrupt,
+                )
+            }
+        };
+        Ok(match verdict {
+            Verdict::Everything => Step::Resync(Resync::Everything),
+            _ if !is_newest => Step::Skip(Skip::Present),
+            Verdict::Conflict(conflict) => Step::Conflict(conflict),
+            Verdict::Damaged => Step::Skip(Skip::Damaged),
+            Verdict::Manifest => Step::Resync(Resync::Manifest),
+            Verdict::Same if info.has_client_log && !present.has_client_log => Step::Resync(Resync::Log),
+            Verdict::Same => Step::Skip(Skip::UpToDate),
+        })
+    }
+}

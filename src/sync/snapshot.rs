@@ -1,0 +1,166 @@
+//! One snapshot.
+//!
+//! ```text
+//! source locked → target locked → compared → indexes → chunks → blobs → published, see `store::import`
+//! ```
+
+use std::sync::Arc;
+
+use crate::error::{ErrorKind, Result};
+use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::store::{
+    Belief, Held, ImportedManifest, Reference, SnapshotImport, StoredManifest, has_failed_verification,
+};
+use crate::sync::chunks::{self, Index, Reuse};
+use crate::sync::compare::{Verdict, compare};
+use crate::sync::group::GroupRun;
+use crate::sync::options::Candidates;
+use crate::sync::plan::{Same, Skip, SnapshotPlan};
+use crate::sync::report::{Outcome, SyncStats};
+use crate::sync::run::{Failure, Run};
+
+pub(in crate::sync) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Outcome {
+    match bring(run, group, plan).await {
+        Ok(outcome) => outcome,
+        Err(Failure::Aborted) => Outcome::NotReached,
+        Err(Failure::Failed(error)) => {
+            // Where something is missing, the whole snapshot may be (H51).
+            let may_be_gone = error.kind() == ErrorKind::NotFound;
+            if may_be_gone && run.source.is_gone(&plan.source).await.is_ok_and(|is_gone| is_gone) {
+                return Outcome::SourceGone;
+            }
+            Outcome::Failed(error)
+        }
+    }
+}
+
+async fn bring(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Result<Outcome, Failure> {
+    let (from, to) = (&plan.source, &plan.target);
+    // Looked at first: a lock on what is not there would leave a lock file behind.
+    if run.source.is_gone(from).await? {
+        return Ok(Outcome::SourceGone);
+    }
+    let held = run.source.hold(from).await?;
+    let source = run.source.stored_manifest(from).await?;
+    if let Some(skip) = run.options.objection(&source.manifest) {
+        return Ok(Outcome::Skipped(skip));
+    }
+    let mut import = group.import.snapshot(to).await?;
+    import.keep(Arc::new(held))?;
+    let verdict = match import.present() {
+        None => {
+            let is_older = group.newest.is_some_and(|newest| to.time() <= newest);
+            if is_older && run.options.candidates == Candidates::Newer {
+                return Ok(Outcome::Skipped(Skip::Older));
+            }
+            None
+        }
+        Some(present) => {
+            let theirs = (&present.bytes, present.manifest.as_ref());
+            let ours = (&source.bytes, &source.manifest);
+            Some(compare(ours, theirs, run.options.resync_corrupt))
+        }
+    };
+    let lacks_log =
+        plan.has_client_log && import.present().is_none_or(|present| !present.info.has_client_log);
+    match verdict {
+        None | Some(Verdict::Everything) => {}
+        Some(Verdict::Conflict(conflict)) => return Ok(Outcome::Conflict(conflict)),
+        Some(Verdict::Damaged) => return Ok(Outcome::Skipped(Skip::Damaged)),
+        Some(Verdict::Same) if !lacks_log => return Ok(Outcome::Skipped(Skip::UpToDate)),
+        Some(Verdict::Manifest | Verdict::Same) => {
+            let manifest = manifest(run, from, &source, lacks_log).await?;
+            import.update(manifest).await?;
+            return Ok(Outcome::Done(SyncStats::default()));
+        }
+    }
+    let filled = fill(run, group, plan, &source, &mut import).await;
+    let prepared = match filled {
+        Ok(stats) => manifest(run, from, &source, plan.has_client_log).await.map(|it| (stats, it)),
+        Err(failure) => Err(failure),
+    };
+    match prepared {
+        Ok((stats, manifest)) => {
+            import.publish(manifest).await?;
+            Ok(Outcome::Done(stats))
+        }
+        Err(failure) => {
+            // The first failure is the one to report; what stays is invisible, and the next run removes it.
+            let _ = import.give_up().await;
+            Err(failure)
+        }
+    }
+}
+
+async fn manifest(
+    run: &Run,
+    from: &SnapshotName,
+    source: &StoredManifest,
+    with_log: bool,
+) -> Result<ImportedManifest, Failure> {
+    let log = if with_log { run.source.stored_client_log(from).await? } else { None };
+    let bytes = source.bytes.len() + log.as_ref().map_or(0, bytes::Bytes::len);
+    run.pass(bytes as u64).await?;
+    Ok(ImportedManifest { bytes: source.bytes.clone(), log })
+}
+
+/// Everything but the manifest and the log.
+async fn fill(
+    run: &Run,
+    group: &mut GroupRun<'_>,
+    plan: &SnapshotPlan,
+    source: &StoredManifest,
+    import: &mut SnapshotImport,
+) -> Result<SyncStats, Failure> {
+    let from = &plan.source;
+    let mut indexes = Vec::new();
+    for file in source.manifest.files().iter().filter(|file| file.name().kind() != ArchiveKind::Blob) {
+        run.go_on()?;
+        let (bytes, reader) = run.source.stored_index(from, file).await?;
+        run.pass(bytes.len() as u64).await?;
+        import.add_index(file.name(), bytes)?;
+        indexes.push(Index { mode: file.crypt_mode(), reader });
+    }
+    let of_same = match run.same {
+        Same::No => None,
+        // What is known to lack something does not vouch for what it names (D9).
+        Same::Opening if !has_failed_verification(&source.manifest) => Some(Reference::Base),
+        Same::Opening | Same::Twin => Some(Reference::Twin),
+    };
+    let stats = chunks_of(run, group, plan, (indexes, of_same), import).await?;
+    for file in source.manifest.files().iter().filter(|file| file.name().kind() == ArchiveKind::Blob) {
+        run.go_on()?;
+        let bytes = run.source.stored_blob(from, file).await?;
+        run.pass(bytes.len() as u64).await?;
+        import.put_blob(file.name(), bytes).await?;
+    }
+    run.go_on()?;
+    Ok(stats)
+}
+
+/// Brings over the chunks of a snapshot, or takes them over.
+async fn chunks_of(
+    run: &Run,
+    group: &mut GroupRun<'_>,
+    plan: &SnapshotPlan,
+    (indexes, of_same): (Vec<Index>, Option<Reference>),
+    import: &mut SnapshotImport,
+) -> Result<SyncStats, Failure> {
+    let taken = run.target.pins();
+    import.pin_with(Arc::clone(&taken))?;
+    let reuse = if import.present().is_some() {
+        // It is bad: whatever it is made of has to be looked at.
+        Reuse { base: None, belief: Belief::Read, of_same: None, sent: Arc::clone(&taken), taken }
+    } else {
+        let sent = run.pins();
+        import.pin_with(Arc::clone(&sent))?;
+        let base = group.base(&plan.target).await?;
+        if let Some(base) = &base {
+            let held: Held = Arc::clone(&base.held);
+            import.build_on(base.name.clone(), base.version.clone(), held)?;
+        }
+        Reuse { base, belief: Belief::ByLength, of_same, sent, taken }
+    };
+    let wanted = chunks::wanted(run, indexes, &reuse).await?;
+    chunks::bring(run, &plan.target, wanted, &reuse).await
+}

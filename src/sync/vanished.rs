@@ -1,0 +1,135 @@
+//! What the target has and the source has not any more.
+//!
+//! That the source lacks something is certain only from a listing that was read to its end, and is looked up once more right
+//! before the target loses it (I1). What somebody made at the target since the plan is none of it: only what was planned goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::name::{GroupName, Namespace, SnapshotName};
+use crate::store::{Datastore, SnapshotInfo, SnapshotState, Trouble};
+use crate::sync::options::SyncOptions;
+use crate::sync::plan::{GroupPlan, SyncPlan};
+use crate::sync::report::SyncReport;
+
+/// What the target has and the source has not any more.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vanished {
+    /// Namespaces that would be removed if nothing is left in them, the inner ones first.
+    pub namespaces: Vec<Namespace>,
+    /// Snapshots that stay because they are protected.
+    pub protected: Vec<SnapshotName>,
+    /// Snapshots that would be removed, and with the last one of a group the group. Unfinished ones are left alone.
+    pub snapshots: Vec<SnapshotName>,
+}
+
+pub(in crate::sync) async fn look(
+    target: &Datastore,
+    options: &SyncOptions,
+    pairs: &[(Namespace, Namespace)],
+    existing: &BTreeSet<Namespace>,
+    looked: &[(GroupPlan, Vec<SnapshotInfo>)],
+) -> Result<Vanished> {
+    let mut vanished = Vanished::default();
+    let mut known = BTreeSet::new();
+    for (group, theirs) in looked {
+        known.insert(&group.target);
+        if group.foreign_owner.is_some() {
+            continue;
+        }
+        let times: BTreeSet<_> = group.snapshots.iter().map(|snapshot| snapshot.source.time()).collect();
+        vanished.note(theirs.iter().filter(|info| !times.contains(&info.name.time())));
+    }
+    let origins: BTreeMap<_, _> = pairs.iter().map(|(from, to)| (to, from)).collect();
+    let within: Vec<_> = existing.iter().filter(|it| options.is_of_target(it)).collect();
+    for namespace in within {
+        for group in target.groups(namespace).await? {
+            let Some(origin) = origin(options, &group) else { continue };
+            if known.contains(&group) || !options.admits(&origin) {
+                continue;
+            }
+            if target.owner(&group).await?.as_ref() == Some(&options.owner) {
+                vanished.note(target.snapshots(&group).await?.iter());
+            }
+        }
+        if !origins.contains_key(namespace) {
+            vanished.namespaces.push(namespace.clone());
+        }
+    }
+    vanished.namespaces.sort_by_key(|namespace| (std::cmp::Reverse(namespace.depth()), namespace.clone()));
+    Ok(vanished)
+}
+
+impl Vanished {
+    fn note<'a>(&mut self, infos: impl Iterator<Item = &'a SnapshotInfo>) {
+        for info in infos.filter(|info| info.state == SnapshotState::Finished) {
+            let names = if info.protected { &mut self.protected } else { &mut self.snapshots };
+            names.push(info.name.clone());
+        }
+    }
+}
+
+/// The group of the source that this one of the target would be brought over from.
+fn origin(options: &SyncOptions, group: &GroupName) -> Option<GroupName> {
+    let namespace = options.to_source(group.namespace()).ok()?;
+    Some(group.clone().in_namespace(namespace))
+}
+
+/// Removes what was planned, as far as the source still lacks it.
+pub(in crate::sync) async fn remove(plan: &SyncPlan, report: &mut SyncReport) -> Result<()> {
+    report.protected.clone_from(&plan.vanished.protected);
+    for name in &plan.vanished.snapshots {
+        if plan.options.is_aborted() {
+            report.is_aborted = true;
+            return Ok(());
+        }
+        match remove_snapshot(plan, name).await {
+            Ok(true) => report.removed.push(name.clone()),
+            Ok(false) => {}
+            Err(error) if error.kind() == ErrorKind::Denied => report.protected.push(name.clone()),
+            Err(error) => report.unremoved.push((name.to_string(), error)),
+        }
+    }
+    for namespace in &plan.vanished.namespaces {
+        if plan.options.is_aborted() {
+            report.is_aborted = true;
+            return Ok(());
+        }
+        match remove_namespace(plan, namespace).await {
+            Ok(true) => report.removed_namespaces.push(namespace.clone()),
+            // Something is in it that stays.
+            Ok(false) => {}
+            Err(error) => report.unremoved.push((namespace.to_string(), error)),
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is gone now, by this.
+async fn remove_snapshot(plan: &SyncPlan, name: &SnapshotName) -> Result<bool> {
+    let Some(origin) = origin(&plan.options, name.group()) else { return Ok(false) };
+    match plan.source.snapshot_info(&origin.snapshot(name.time())).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        // It is there again.
+        found => return found.map(|_| false),
+    }
+    if plan.target.owner(name.group()).await?.as_ref() != Some(&plan.options.owner) {
+        let error = Error::new(ErrorKind::Busy, "remove").on(name);
+        return Err(error.because("the group belongs to somebody else by now"));
+    }
+    match plan.target.delete_snapshot(name).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        deleted => deleted.map(|()| true),
+    }
+}
+
+async fn remove_namespace(plan: &SyncPlan, namespace: &Namespace) -> Result<bool> {
+    let origin = plan.options.to_source(namespace);
+    let origin =
+        origin.map_err(|error| Error::new(ErrorKind::Internal, "remove").on(namespace).because(error))?;
+    if plan.source.has_namespace(&origin).await? {
+        return Ok(false);
+    }
+    plan.target.remove_namespace(namespace).await.map_err(Trouble::into_error)
+}
