@@ -224,7 +224,7 @@ fn h1_h2_a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
         place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
         for way in 0..5 {
             let writer = place.writer();
-            assert!(!place.chunks.pins.is_pinned(&place.digest), "way {way}");
+            assert!(!place.chunks.pins().is_pinned(&place.digest), "way {way}");
             let chunk = plain(&place).await;
             let size = chunk.stored_bytes();
             match way {
