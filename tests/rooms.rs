@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
@@ -19,6 +19,10 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("local", &["format", "rt"]),
     ("store", &["backend", "buffers", "chunker", "format", "local", "retention", "rt"]),
     (
+        "verify",
+        &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"],
+    ),
+    (
         "lib",
         &[
             "backend",
@@ -31,6 +35,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "retention",
             "rt",
             "store",
+            "verify",
             "wire",
         ],
     ),

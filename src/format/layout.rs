@@ -7,6 +7,7 @@
 //! .in-use                           Key::InUse
 //! .larder/lease                     Key::Lease
 //! .larder/store.json                Key::Store
+//! .larder/suspects                  Key::Suspects
 //! ns/a/.namespace                   Key::Namespace
 //! ns/a/vm/100/owner                 Key::Owner
 //! ns/a/vm/100/notes                 Key::GroupNotes
@@ -59,6 +60,8 @@ pub enum Key {
     Quarantined(Digest, u8),
     /// The identity of the store.
     Store,
+    /// The list of chunks that were found bad or gone, and not good since.
+    Suspects,
 }
 
 impl Key {
@@ -78,6 +81,7 @@ impl Key {
             Self::Protected(snapshot) => format!("{snapshot}/{PROTECTED}"),
             Self::Quarantined(digest, number) => format!("{}.{number}.bad", chunk_path(digest)),
             Self::Store => STORE.to_owned(),
+            Self::Suspects => SUSPECTS.to_owned(),
         }
     }
 
@@ -94,6 +98,7 @@ impl Key {
             IN_USE => return Some(Self::InUse),
             LEASE => return Some(Self::Lease),
             STORE => return Some(Self::Store),
+            SUSPECTS => return Some(Self::Suspects),
             _ => {}
         }
         let (parent, file) = path.rsplit_once('/')?;
@@ -123,7 +128,8 @@ impl Key {
 
     /// Whether the object belongs to a namespace, group or snapshot, rather than to the store as a whole.
     pub fn is_content(&self) -> bool {
-        let is_of_the_store = matches!(self, Self::GcStatus | Self::InUse | Self::Lease | Self::Store);
+        let is_of_the_store =
+            matches!(self, Self::GcStatus | Self::InUse | Self::Lease | Self::Store | Self::Suspects);
         !is_of_the_store && !matches!(self, Self::Chunk(_) | Self::Quarantined(..))
     }
 }
@@ -265,6 +271,7 @@ const NOTES: &str = "notes";
 const OWNER: &str = "owner";
 const PROTECTED: &str = ".protected";
 const STORE: &str = ".larder/store.json";
+const SUSPECTS: &str = ".larder/suspects";
 
 #[cfg(test)]
 mod tests {
@@ -282,6 +289,7 @@ mod tests {
             Key::InUse,
             Key::Lease,
             Key::Store,
+            Key::Suspects,
             Key::Namespace(snapshot.namespace().clone()),
         ];
         for snapshot in [snapshot, root] {

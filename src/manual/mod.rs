@@ -16,3 +16,6 @@ pub mod runtimes {}
 #[cfg(feature = "s3")]
 #[doc = include_str!("s3.md")]
 pub mod s3 {}
+
+#[doc = include_str!("verify.md")]
+pub mod verify {}

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::channel::oneshot;
 
 #[derive(Debug)]
-pub(in crate::store) struct Budget {
+pub(crate) struct Budget {
     state: Mutex<State>,
     total: usize,
 }
@@ -23,13 +23,13 @@ struct State {
 
 /// Bytes that may be held; dropping it gives them back.
 #[derive(Debug)]
-pub(in crate::store) struct Permit {
+pub(crate) struct Permit {
     budget: Arc<Budget>,
     bytes: usize,
 }
 
 impl Budget {
-    pub(in crate::store) fn new(total: usize) -> Arc<Self> {
+    pub(crate) fn new(total: usize) -> Arc<Self> {
         let state = State { available: total, waiting: VecDeque::new() };
         Arc::new(Self { state: Mutex::new(state), total })
     }
@@ -37,7 +37,7 @@ impl Budget {
     /// Waits until `bytes` are free. Whoever asks for more than there is gets all of it.
     ///
     /// A dropped future gives back what it had been given.
-    pub(in crate::store) async fn acquire(self: &Arc<Self>, bytes: usize) -> Permit {
+    pub(crate) async fn acquire(self: &Arc<Self>, bytes: usize) -> Permit {
         let bytes = bytes.min(self.total);
         let granted = {
             let mut state = self.state();

@@ -145,6 +145,7 @@ async fn publish(shared: &WriterShared, publication: &Publication, blob: Bytes) 
     let backend = &shared.store.inner.backend;
     let key = Key::Manifest(shared.name.clone());
     let mode = backend.capabilities().create_mode();
+    let cleared = shared.store.inner.chunks.cleared_suspects();
     let put = backend.put(&key, blob.clone(), mode).await;
     if let Err(error) = put {
         // Whatever was answered, what is there counts: it may be this very manifest.
@@ -165,7 +166,10 @@ async fn publish(shared: &WriterShared, publication: &Publication, blob: Bytes) 
             }
         }
     }
-    backend.barrier().await
+    backend.barrier().await?;
+    // The snapshot is there whatever becomes of the list: a chunk that stays on it is looked at once more than needed.
+    let _ = shared.store.inner.chunks.unlist_suspects(&cleared).await;
+    Ok(())
 }
 
 /// Removes what a backup stored, and only that: each object by the version that it got.

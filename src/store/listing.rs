@@ -156,7 +156,7 @@ impl Datastore {
     }
 }
 
-fn note(snapshots: &mut BTreeMap<SnapshotName, SnapshotInfo>, object: ObjectInfo) {
+pub(in crate::store) fn note(snapshots: &mut BTreeMap<SnapshotName, SnapshotInfo>, object: ObjectInfo) {
     let (Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name)) =
         &object.key
     else {

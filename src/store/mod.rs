@@ -29,6 +29,7 @@ mod groups;
 mod identity;
 mod image;
 mod image_writer;
+mod inspection;
 mod lifecycle;
 mod listing;
 mod locks;
@@ -46,6 +47,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use futures::future;
 
 use crate::backend::{Backend, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
@@ -54,14 +56,17 @@ use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
 use crate::format::manifest::Manifest;
 use crate::local::LocalState;
 use crate::rt::Runtime;
-use crate::store::budget::Budget;
-use crate::store::chunks::ChunkStore;
+use crate::store::chunks::{ChunkStore, SuspectList};
 use crate::store::doubts::Doubts;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
 use crate::store::mirrored::Mirrored;
 
+pub(crate) use budget::Budget;
+pub(crate) use chunks::{Examined, Inspected, PutAside};
+pub(crate) use inspection::Copies;
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
+pub(crate) use pipeline::yield_now;
 
 pub use archive_reader::ArchiveReader;
 pub use begin::BackupBuilder;
@@ -152,7 +157,7 @@ pub(in crate::store) struct StoreInner {
 }
 
 impl Datastore {
-    /// Opens a store, whether larder or PBS made it. One request, and nothing is written: it is the first change that gives a
+    /// Opens a store, whether larder or PBS made it. Two requests at the same time, and nothing is written: it is the first change that gives a
     /// store of PBS an identity, and that takes a store in a bucket for this process.
     ///
     /// # Errors
@@ -160,7 +165,11 @@ impl Datastore {
     /// destroyed.
     pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         options.check()?;
-        let identity = match Identity::read(backend.as_ref()).await? {
+        // Of before: what is read may be older than a term that begins meanwhile.
+        let since = backend.tenure().map(|tenure| tenure.since);
+        let suspects = SuspectList::read(backend.as_ref());
+        let (identity, suspects) = future::try_join(Identity::read(backend.as_ref()), suspects).await?;
+        let identity = match identity {
             Some(identity) if identity.is_doomed() => {
                 let error = Error::new(ErrorKind::Conflict, "open the store");
                 return Err(error.because("its destruction was begun and not finished"));
@@ -186,6 +195,7 @@ impl Datastore {
         let state = local.as_ref().map(|local| Arc::clone(&local.state));
         let (level, kept) = (options.compression_level, options.memory_bytes / 2);
         let chunks = ChunkStore::new(Arc::clone(&backend), state, level, kept);
+        chunks.learn_suspects(suspects, since);
         let inner = StoreInner {
             backend,
             budget: Budget::new(options.memory_bytes),

@@ -17,10 +17,10 @@ use crate::store::snapshot_writer::WriterShared;
 use crate::store::{ArchiveReader, Datastore, StoreInner};
 
 /// The most bytes of an index: enough for 400 million chunks.
-const INDEX_BYTES: u64 = 16 << 30;
+pub(in crate::store) const INDEX_BYTES: u64 = 16 << 30;
 
 /// The most bytes of a stored blob, and of its contents.
-const BLOB_BYTES: u64 = 128 << 20;
+pub(in crate::store) const BLOB_BYTES: u64 = 128 << 20;
 
 /// A finished snapshot whose manifest was read and checked.
 ///
@@ -173,10 +173,20 @@ impl SnapshotReader {
 impl StoreInner {
     /// Reads the manifest of a snapshot.
     pub(in crate::store) async fn manifest(&self, snapshot: &SnapshotName) -> Result<(Manifest, Version)> {
+        let object = self.backend.get(&Key::Manifest(snapshot.clone()), MANIFEST_BYTES).await?;
+        let version = object.info.version;
+        Ok((self.parse_manifest(snapshot, object.bytes).await?, version))
+    }
+
+    /// The manifest of a snapshot, from its stored form.
+    pub(in crate::store) async fn parse_manifest(
+        &self,
+        snapshot: &SnapshotName,
+        stored: Bytes,
+    ) -> Result<Manifest> {
         let key = Key::Manifest(snapshot.clone());
-        let object = self.backend.get(&key, MANIFEST_BYTES).await?;
         let limit = usize::try_from(MANIFEST_BYTES).unwrap_or(usize::MAX);
-        let json = self.chunks.decode_blob(object.bytes, limit).await.map_err(|error| error.on(&key))?;
+        let json = self.chunks.decode_blob(stored, limit).await.map_err(|error| error.on(&key))?;
         let corrupt = || Error::new(ErrorKind::Corrupt, "read").on(&key);
         let manifest = Manifest::parse(&json).map_err(|error| corrupt().because(error))?;
         let group = snapshot.group();
@@ -184,7 +194,7 @@ impl StoreInner {
             && manifest.id() == group.id()
             && manifest.time() == snapshot.time();
         if same {
-            Ok((manifest, object.info.version))
+            Ok(manifest)
         } else {
             Err(corrupt().because("it is of another snapshot"))
         }
@@ -194,14 +204,24 @@ impl StoreInner {
     async fn index(&self, snapshot: &SnapshotName, file: &ManifestFile) -> Result<IndexReader> {
         let key = Key::Archive(snapshot.clone(), file.name().clone());
         let object = self.backend.get(&key, INDEX_BYTES).await?;
+        self.parse_index(&key, file, object.bytes).await
+    }
+
+    /// An index from its bytes, checked against its entry in the manifest.
+    pub(in crate::store) async fn parse_index(
+        &self,
+        key: &Key,
+        file: &ManifestFile,
+        stored: Bytes,
+    ) -> Result<IndexReader> {
         let kind = file.name().kind();
         let parse = move || {
-            let parsed = IndexReader::parse(kind, object.bytes);
+            let parsed = IndexReader::parse(kind, stored);
             parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "read index").because(error))
         };
-        let index = self.runtime().run_blocking("read index", parse).await.map_err(|error| error.on(&key))?;
+        let index = self.runtime().run_blocking("read index", parse).await.map_err(|error| error.on(key))?;
         if index.checksum() != file.checksum() || index.size() != file.size() {
-            let error = Error::new(ErrorKind::Corrupt, "read").on(&key);
+            let error = Error::new(ErrorKind::Corrupt, "read").on(key);
             return Err(error.because("it is not the one in the manifest"));
         }
         Ok(index)

@@ -23,18 +23,23 @@
 //! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent |
 //! | expected | an index names it | nothing, unless it is an explicit base that stays locked (D9) |
 //! | unknown | no record | it is sent; if it is there, it is compared |
-//! | suspect, missing | a read found the chunk bad or gone: the record is forgotten | as unknown, and this process believes neither a base nor a length (D9, H23) until the chunk was stored or read again |
+//! | suspect, missing | a read found the chunk bad or gone: the record is forgotten | as unknown, and this process believes neither a base nor a length (D9, H23) until the chunk was stored or read again; what a verification found, later processes do not believe either |
 //!
 //! Records count only for the term in which they were made, and for the next one of the same instance: whoever had the store
 //! between may have removed chunks. **Whoever removes chunks begins a new term first, and forgets each one before it is removed** (H16,
 //! H22): so neither a crash nor an old copy of the directory brings a record back that is no longer true.
 
+mod quarantine;
 mod reader;
+mod suspicion;
 mod sweep;
 
-use std::sync::{Arc, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::{Backend, PutMode, Touched};
 use crate::buffers::Buffer;
@@ -44,16 +49,25 @@ use crate::format::blob::{MAX_CHUNK_BYTES, MIN_BLOB_BYTES};
 use crate::format::layout::Key;
 use crate::local::LocalState;
 use crate::store::chunks::reader::ChunkReader;
+use crate::store::chunks::suspicion::Suspicion;
 use crate::store::codecs::Codecs;
 use crate::store::pins::{Pins, Sections, WriterPins};
+
+pub(crate) use quarantine::{Examined, Inspected, PutAside};
+pub(in crate::store) use suspicion::SuspectList;
 
 /// The chunks of a store.
 #[derive(Debug)]
 pub(crate) struct ChunkStore {
     backend: Arc<dyn Backend>,
+    /// Chunks that a request without an answer may still delete, and since when.
+    leaving: Mutex<HashMap<Digest, Duration>>,
     pub(in crate::store) pins: Arc<Pins>,
     reader: Arc<ChunkReader>,
+    /// The epoch of the term in which chunks may be put aside.
+    repairs: AsyncMutex<Option<u64>>,
     sections: Sections,
+    suspicion: Suspicion,
 }
 
 /// Whether chunks that were fetched or stored are kept on the local disk.
@@ -92,7 +106,15 @@ impl ChunkStore {
     ) -> Self {
         let codecs = Codecs::new(level, kept_bytes);
         let reader = ChunkReader::new(Arc::clone(&backend), codecs, local);
-        Self { backend, pins: Arc::default(), reader: Arc::new(reader), sections: Sections::default() }
+        Self {
+            backend,
+            leaving: Mutex::default(),
+            pins: Arc::default(),
+            reader: Arc::new(reader),
+            repairs: AsyncMutex::default(),
+            sections: Sections::default(),
+            suspicion: Suspicion::default(),
+        }
     }
 
     fn codecs(&self) -> &Arc<Codecs> {
@@ -130,6 +152,7 @@ impl ChunkStore {
         keeping: Keeping,
     ) -> Result<Stored> {
         let key = Key::Chunk(digest);
+        self.check_staying(digest)?;
         let is_suspect = self.reader.suspects().contains(&digest);
         let evidence = if is_suspect { Evidence::Nothing } else { evidence };
         let touched = self.touch_one(&key).await?;
@@ -138,6 +161,7 @@ impl ChunkStore {
                 return Ok(Stored::Known);
             }
             Touched::Unknown if evidence == Evidence::Base => return Ok(Stored::Known),
+            Touched::Unknown if is_suspect => None,
             Touched::Unknown => match self.recorded(digest).await? {
                 Some(size) => return Ok(Stored::Duplicate(size)),
                 None => None,
@@ -217,6 +241,7 @@ impl ChunkStore {
         wanted.retain(|digest| !writer.pin(*digest));
         let keys: Vec<Key> = wanted.iter().copied().map(Key::Chunk).collect();
         for (digest, touched) in wanted.into_iter().zip(self.backend.touch(&keys).await?) {
+            self.check_staying(digest)?;
             let is_suspect = self.reader.suspects().contains(&digest);
             match touched {
                 _ if is_suspect => {
