@@ -18,10 +18,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("backend", &["buffers", "format", "rt", "s3"]),
     ("local", &["format", "rt"]),
     ("store", &["backend", "buffers", "chunker", "format", "local", "retention", "rt"]),
-    (
-        "verify",
-        &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"],
-    ),
+    ("verify", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
     (
         "lib",
         &[

@@ -100,7 +100,8 @@ impl Codecs {
             failed => {
                 // It may be the index that is wrong about the length.
                 let any = decoder.decode_bytes(&blob, PlaintextSize::AtMost(MAX_CHUNK_BYTES));
-                let error = failed.and_then(Result::err).unwrap_or(DecodeError::TooLong { limit: MAX_CHUNK_BYTES });
+                let error =
+                    failed.and_then(Result::err).unwrap_or(DecodeError::TooLong { limit: MAX_CHUNK_BYTES });
                 match any {
                     Ok(plaintext) if Digest::of(&plaintext) == digest => Ok(Examined::OtherLength),
                     _ => Err(corrupt(error)),

@@ -28,16 +28,22 @@ pub(crate) enum Copies {
 }
 
 impl Datastore {
-    /// All snapshots below a prefix, unfinished ones among them, by one listing.
-    pub(crate) async fn snapshots_below(&self, prefix: Prefix) -> Result<BTreeMap<SnapshotName, SnapshotInfo>> {
+    /// All snapshots below a prefix, unfinished ones among them, by one listing, and the bytes of their manifests and logs.
+    pub(crate) async fn snapshots_below(
+        &self,
+        prefix: Prefix,
+    ) -> Result<(BTreeMap<SnapshotName, SnapshotInfo>, u64)> {
         let listing = list_all(self.backend().as_ref(), &ListQuery::all(prefix)).await?;
-        let mut snapshots = BTreeMap::new();
+        let (mut snapshots, mut bytes) = (BTreeMap::new(), 0);
         for entry in listing.into_entries() {
             if let ListEntry::Object(object) = entry {
+                if matches!(object.key, Key::ClientLog(_) | Key::Manifest(_)) {
+                    bytes += object.size;
+                }
                 note(&mut snapshots, object);
             }
         }
-        Ok(snapshots)
+        Ok((snapshots, bytes))
     }
 
     /// How many chunks are worth working on at the same time.
@@ -70,12 +76,22 @@ impl Datastore {
     }
 
     /// An index from its bytes, checked against its entry in the manifest.
-    pub(crate) async fn parse_index(&self, key: &Key, file: &ManifestFile, stored: Bytes) -> Result<IndexReader> {
+    pub(crate) async fn parse_index(
+        &self,
+        key: &Key,
+        file: &ManifestFile,
+        stored: Bytes,
+    ) -> Result<IndexReader> {
         self.inner.parse_index(key, file, stored).await
     }
 
     /// Checks a blob against its entry in the manifest, or without one only by itself.
-    pub(crate) async fn check_blob(&self, key: &Key, file: Option<&ManifestFile>, stored: Bytes) -> Result<()> {
+    pub(crate) async fn check_blob(
+        &self,
+        key: &Key,
+        file: Option<&ManifestFile>,
+        stored: Bytes,
+    ) -> Result<()> {
         let wanted = file.map(|file| (file.size(), file.checksum()));
         let bytes = stored.clone();
         let check = move || {
@@ -102,7 +118,11 @@ impl Datastore {
     }
 
     /// Writes down what a verification found.
-    pub(crate) async fn record_verification(&self, snapshot: &SnapshotName, state: &VerifyState) -> Result<()> {
+    pub(crate) async fn record_verification(
+        &self,
+        snapshot: &SnapshotName,
+        state: &VerifyState,
+    ) -> Result<()> {
         self.update_manifest(snapshot, |manifest| manifest.set_verify_state(Some(state))).await
     }
 

@@ -193,11 +193,7 @@ impl StoreInner {
         let same = manifest.backup_type() == group.backup_type()
             && manifest.id() == group.id()
             && manifest.time() == snapshot.time();
-        if same {
-            Ok(manifest)
-        } else {
-            Err(corrupt().because("it is of another snapshot"))
-        }
+        if same { Ok(manifest) } else { Err(corrupt().because("it is of another snapshot")) }
     }
 
     /// Reads an index and checks it against its entry in the manifest.

@@ -48,7 +48,12 @@ impl Run {
     }
 
     /// Looks at a chunk, or waits for whoever does.
-    pub(in crate::verify) async fn look(&self, id: ChunkId, turn: Turn<'_>, depth: Depth) -> (ChunkId, Verdict) {
+    pub(in crate::verify) async fn look(
+        &self,
+        id: ChunkId,
+        turn: Turn<'_>,
+        depth: Depth,
+    ) -> (ChunkId, Verdict) {
         let ticket = match turn {
             Turn::Known(verdict) => return (id, verdict),
             Turn::Wait(waiting) => return (id, waiting.await.unwrap_or(Verdict::Unchecked)),

@@ -134,7 +134,11 @@ impl Control {
                 }
             }
             Verdict::Unreachable(_) => self.note_unreachable(),
-            Verdict::Checksum | Verdict::Corrupt | Verdict::Digest | Verdict::OtherLength | Verdict::Presence => {
+            Verdict::Checksum
+            | Verdict::Corrupt
+            | Verdict::Digest
+            | Verdict::OtherLength
+            | Verdict::Presence => {
                 self.missing.store(0, Ordering::Relaxed);
                 self.unreachable.store(0, Ordering::Relaxed);
             }
@@ -158,4 +162,3 @@ impl Control {
         self.was_unreachable.load(Ordering::Relaxed)
     }
 }
-

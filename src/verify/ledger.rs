@@ -10,7 +10,7 @@ use crate::format::Digest;
 use crate::verify::report::{Finding, Strength};
 
 /// Chunks that are remembered before they are sorted.
-const LEAST_RECENT: usize = 16 << 10;
+const LEAST_RECENT: usize = 8 << 10;
 /// What a chunk that is not good takes, about.
 const BAD_BYTES: usize = 128;
 
@@ -278,7 +278,10 @@ mod tests {
         ticket.settle(Verdict::Presence);
         assert!(matches!(ledger.turn(id(2), Depth::Presence), Turn::Known(Verdict::Presence)));
         assert!(matches!(ledger.turn(id(2), Depth::Contents), Turn::Mine(_)), "its contents were not seen");
-        assert!(matches!(ledger.turn(id(2), Depth::Contents), Turn::Mine(_)), "a dropped ticket says nothing");
+        assert!(
+            matches!(ledger.turn(id(2), Depth::Contents), Turn::Mine(_)),
+            "a dropped ticket says nothing"
+        );
         let other = ChunkId { length: 7, ..id(1) };
         let Turn::Mine(ticket) = ledger.turn(other, Depth::Contents) else { panic!("of another length") };
         ticket.settle(Verdict::OtherLength);
@@ -297,8 +300,8 @@ mod tests {
         }
         assert!(ledger.is_full());
         let state = ledger.state();
-        let bytes = state.good.sorted.capacity() * 16 + state.good.recent.capacity() * 40;
-        assert!(bytes <= 1 << 20, "{bytes} bytes");
+        let bytes = state.good.sorted.capacity() * 16 + state.good.recent.capacity() * 20;
+        assert!(bytes <= (1 << 20) * 11 / 10, "{bytes} bytes");
         assert!(state.bad.len() <= (1 << 20) / 4 / BAD_BYTES);
         assert!((35_000..60_000).contains(&remembered), "{remembered} are remembered");
         assert_eq!(state.good.sorted.len() + state.good.recent.len() + state.bad.len(), remembered as usize);

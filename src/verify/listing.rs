@@ -3,6 +3,7 @@
 //! Shards of the space of digests are listed at the same time. If there are more chunks than the memory that is allowed can hold, the
 //! space is gone through in several parts, with a pass over the snapshots for each.
 
+use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::{Details, ListEntry};
@@ -55,11 +56,16 @@ impl ChunkListing {
     }
 
     /// Lists as much as fits; none if that was all.
-    pub(in crate::verify) async fn next(&mut self, store: &Datastore, control: &Control) -> Result<Option<Listed>> {
+    pub(in crate::verify) async fn next(
+        &mut self,
+        store: &Datastore,
+        control: &Control,
+    ) -> Result<Option<Listed>> {
         let left = self.shards.get(self.next..).unwrap_or_default();
         let Some(first) = left.first().map(|shard| shard.first) else { return Ok(None) };
         let (mut marks, mut last, mut count) = (MarkSetBuilder::default(), first, 0_usize);
-        let listings = stream::iter(left).map(|shard| list(store, shard, Details::Names, control));
+        let left = left.to_vec();
+        let listings = stream::iter(left).map(|shard| list(store, shard, Details::Names, control).boxed());
         let mut listings = listings.buffered(SHARDS_IN_FLIGHT);
         let mut taken = 0;
         while let Some((shard, found)) = listings.try_next().await? {
@@ -80,9 +86,13 @@ impl ChunkListing {
 }
 
 /// How many chunks there are, and their bytes.
-pub(in crate::verify) async fn count(store: &Datastore, references: u64, control: &Control) -> Result<(u64, u64)> {
-    let shards = shards(references);
-    let listings = stream::iter(&shards).map(|shard| list(store, shard, Details::All, control));
+pub(in crate::verify) async fn count(
+    store: &Datastore,
+    references: u64,
+    control: &Control,
+) -> Result<(u64, u64)> {
+    let listings =
+        stream::iter(shards(references)).map(|shard| list(store, shard, Details::All, control).boxed());
     let mut listings = listings.buffer_unordered(SHARDS_IN_FLIGHT);
     let (mut chunks, mut bytes) = (0, 0);
     while let Some((_, found)) = listings.try_next().await? {
@@ -97,12 +107,12 @@ fn shards(references: u64) -> Vec<Shard> {
 }
 
 /// The marks of the chunks of a shard, and their sizes where they are told.
-async fn list<'a>(
+async fn list(
     store: &Datastore,
-    shard: &'a Shard,
+    shard: Shard,
     details: Details,
     control: &Control,
-) -> Result<(&'a Shard, Vec<(u64, u64)>)> {
+) -> Result<(Shard, Vec<(u64, u64)>)> {
     let query = shard.query(details);
     let (mut found, mut cursor) = (Vec::new(), None);
     loop {

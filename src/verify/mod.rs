@@ -42,6 +42,6 @@ mod snapshot;
 pub use options::{Mode, Observer, Recording, Repair, Sample, Scope, VerifyOptions};
 pub use plan::{Estimate, VerifyPlan, plan};
 pub use report::{
-    ChunkCounts, DamagedArchive, DamagedSnapshot, Event, Fault, Finding, Incomplete, SkipReason, SkippedSnapshot,
-    Strength, VerifyReport,
+    ChunkCounts, DamagedArchive, DamagedSnapshot, Event, Fault, Finding, Incomplete, SkipReason,
+    SkippedSnapshot, Strength, VerifyReport,
 };

@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use futures::FutureExt as _;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::index::HEADER_BYTES;
 use crate::format::layout::{Key, Prefix};
@@ -40,7 +42,7 @@ pub struct Estimate {
     pub chunks: u64,
     /// Entries of all indexes together.
     pub references: u64,
-    /// Requests that are made to read something.
+    /// Requests that are made to read something, without the pages of listings.
     pub requests: u64,
     /// Snapshots.
     pub snapshots: u64,
@@ -60,7 +62,8 @@ pub async fn plan(store: &Datastore, scope: Scope, options: VerifyOptions) -> Re
         Scope::Snapshot(snapshot) => Prefix::Snapshot(snapshot.clone()),
         Scope::Store => Prefix::Namespace(Namespace::root()),
     };
-    let mut targets: Vec<_> = store.snapshots_below(prefix).await?.into_values().collect();
+    let (targets, bytes) = store.snapshots_below(prefix).await?;
+    let mut targets: Vec<_> = targets.into_values().collect();
     if let Scope::Snapshot(snapshot) = &scope
         && targets.iter().all(|target| target.name != *snapshot || target.state == SnapshotState::Unfinished)
     {
@@ -76,13 +79,12 @@ pub async fn plan(store: &Datastore, scope: Scope, options: VerifyOptions) -> Re
         key(&one.name).cmp(&key(&other.name))
     });
     let unfinished = |target: &SnapshotInfo| target.state == SnapshotState::Unfinished;
-    let skipped = targets.extract_if(.., |target| unfinished(target)).map(|target| SkippedSnapshot {
-        name: target.name,
-        reason: SkipReason::Unfinished,
-    });
+    let skipped = targets
+        .extract_if(.., |target| unfinished(target))
+        .map(|target| SkippedSnapshot { name: target.name, reason: SkipReason::Unfinished });
     let skipped: Vec<_> = skipped.collect();
-    let mut plan =
-        VerifyPlan { estimate: Estimate::default(), options, scope, skipped, store: store.clone(), targets };
+    let estimate = Estimate { bytes, ..Estimate::default() };
+    let mut plan = VerifyPlan { estimate, options, scope, skipped, store: store.clone(), targets };
     plan.estimate = plan.estimated().await?;
     Ok(plan)
 }
@@ -118,11 +120,13 @@ impl VerifyPlan {
             .map_err(|error| Error::new(ErrorKind::InvalidInput, "verify").because(error))?;
         let upid = self.options.upid(&self.scope, start)?;
         let Self { estimate, options, skipped, store, targets, .. } = self;
-        Run::new(store, options, targets, upid, now, estimate.references).execute(skipped).await
+        let run = Run::new(store, options, targets, upid, now, estimate.references);
+        // Boxed here, where the compiler can see that it is `Send`.
+        run.execute(skipped).boxed().await
     }
 
     async fn estimated(&self) -> Result<Estimate> {
-        let mut estimate = Estimate { snapshots: self.targets.len() as u64, ..Estimate::default() };
+        let mut estimate = Estimate { snapshots: self.targets.len() as u64, ..self.estimate };
         let mut blobs = (0, 0);
         estimate.requests = estimate.snapshots;
         for file in self.targets.iter().flat_map(|target| &target.files) {

@@ -53,10 +53,13 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// Whether everything was looked at and nothing is damaged.
+    /// Whether everything was looked at that was to be, and nothing is damaged.
     pub fn is_clean(&self) -> bool {
         let is_harmless = |skipped: &SkippedSnapshot| {
-            matches!(skipped.reason, SkipReason::Unfinished | SkipReason::VerifiedBefore | SkipReason::Vanished)
+            matches!(
+                skipped.reason,
+                SkipReason::Unfinished | SkipReason::VerifiedBefore | SkipReason::Vanished
+            )
         };
         self.incomplete.is_none()
             && self.damaged.is_empty()
@@ -156,7 +159,8 @@ pub enum Fault {
 pub enum Incomplete {
     /// The flag was set.
     Aborted,
-    /// The budget was used up.
+    /// The budget of a sample was used up before all manifests and indexes were read, and no chunk was. That it ends the reading of chunks
+    /// is what it is for.
     Budget,
     /// Something could not be reached.
     Unreachable,

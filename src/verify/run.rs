@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -104,7 +105,9 @@ impl Run {
         self.findings().report.skipped = skipped;
         match self.options.mode {
             Mode::Full => self.full().await?,
-            Mode::Presence => self.presence(Which::All, ChunkListing::new(self.references, self.half())).await?,
+            Mode::Presence => {
+                self.presence(Which::All, ChunkListing::new(self.references, self.half())).await?
+            }
             Mode::Sample(sample) => self.sample(sample).await?,
         }
         self.flush().await;
@@ -157,7 +160,7 @@ impl Run {
         }
         let side_by_side = (self.in_flight / SNAPSHOT_SHARE).clamp(SNAPSHOTS_LEAST, SNAPSHOTS_MOST);
         let mut looks = stream::iter(0..self.targets.len())
-            .map(|number| self.snapshot(number, work, which))
+            .map(|number| self.snapshot(number, work, which).boxed())
             .buffered(side_by_side);
         while looks.next().await.is_some() {}
     }
@@ -240,6 +243,10 @@ impl Run {
 /// How what a pass found joins what was found before.
 impl Work<'_> {
     pub(in crate::verify) fn merge(self, which: Which) -> Merge {
-        if matches!(self, Self::Known) && which == Which::VerifiedBefore { Merge::Replace } else { Merge::Add }
+        if matches!(self, Self::Known) && which == Which::VerifiedBefore {
+            Merge::Replace
+        } else {
+            Merge::Add
+        }
     }
 }

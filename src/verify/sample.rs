@@ -64,6 +64,11 @@ impl Run {
         let most = usize::try_from(self.control.requests_left()).unwrap_or(usize::MAX).min(fitting);
         let collector = Collector::new(sample.rotation, most);
         self.pass(Work::Collect(&collector), Which::All).await;
+        if self.control.stopped().is_some() {
+            // Not all candidates are known.
+            self.findings().report.next_rotation = Some(sample.rotation);
+            return Ok(());
+        }
         // Whose the bad ones are, if there are any, costs as much again.
         let reserved = self.control.used();
         self.control.reserve(reserved);

@@ -14,10 +14,10 @@ use crate::format::layout::Key;
 use crate::format::manifest::{CryptMode, Manifest, ManifestFile, VerifyResult, VerifyState};
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::{Copies, SnapshotInfo, yield_now};
+use crate::verify::chunk::Step;
 use crate::verify::ledger::{ChunkId, Verdict};
 use crate::verify::options::{Mode, Recording, Repair};
 use crate::verify::report::{DamagedArchive, DamagedSnapshot, Event, Fault, LISTED, Merge, SkipReason};
-use crate::verify::chunk::Step;
 use crate::verify::run::{Run, Which, Work};
 
 /// After how many entries of an index other tasks have a turn.
@@ -29,7 +29,6 @@ pub(in crate::verify) struct Conclusion {
     damaged: DamagedSnapshot,
     /// Whether all of it was read.
     is_read: bool,
-    #[expect(dead_code, reason = "held, not asked")]
     lock: Option<Box<dyn LockGuard>>,
     merge: Merge,
     missing: Vec<Digest>,
@@ -195,7 +194,13 @@ impl Run {
         self.now.duration_since(start).is_ok_and(|age| age <= within)
     }
 
-    async fn files(&self, conclusion: &mut Conclusion, target: &SnapshotInfo, manifest: &Manifest, work: Work<'_>) {
+    async fn files(
+        &self,
+        conclusion: &mut Conclusion,
+        target: &SnapshotInfo,
+        manifest: &Manifest,
+        work: Work<'_>,
+    ) {
         let is_full = matches!(work, Work::Full(_));
         conclusion.is_read = is_full;
         for file in manifest.files() {
@@ -203,7 +208,9 @@ impl Run {
             let found = match (file.name().kind(), work) {
                 (ArchiveKind::Blob, Work::Full(_)) => self.object(&key, Wanted::Blob(Some(file))).await,
                 (ArchiveKind::Blob, _) => self.blob_is_there(target, &key, file).await,
-                (ArchiveKind::Dynamic | ArchiveKind::Fixed, _) => self.object(&key, Wanted::Index(file)).await,
+                (ArchiveKind::Dynamic | ArchiveKind::Fixed, _) => {
+                    self.object(&key, Wanted::Index(file)).await
+                }
             };
             match found {
                 Found::Blob | Found::Manifest(_) => {}
@@ -324,7 +331,8 @@ impl Run {
                 break;
             }
             let Some(entry) = index.chunk(number) else { continue };
-            let Some(length) = u32::try_from(entry.len).ok().filter(|length| *length as usize <= MAX_CHUNK_BYTES)
+            let Some(length) =
+                u32::try_from(entry.len).ok().filter(|length| *length as usize <= MAX_CHUNK_BYTES)
             else {
                 // No chunk is as long: whatever is there does not fit.
                 tally.misfits.insert(ChunkId { digest: entry.digest, length: u32::MAX });

@@ -126,12 +126,7 @@ impl ChunkStore {
         }
     }
 
-    async fn put_aside_inside(
-        &self,
-        guard: &dyn LockGuard,
-        digest: Digest,
-        length: u64,
-    ) -> Result<PutAside> {
+    async fn put_aside_inside(&self, guard: &dyn LockGuard, digest: Digest, length: u64) -> Result<PutAside> {
         let key = Key::Chunk(digest);
         self.suspect(&[digest]).await?;
         let found = match self.inspect_at(&key, digest, length).await {

@@ -107,9 +107,8 @@ impl ChunkReader {
     pub(in crate::store::chunks) async fn forget_durably(&self, digest: Digest) -> Result<()> {
         self.suspects().insert(digest);
         let Some(presence) = self.presence() else { return Ok(()) };
-        let forget = move || {
-            presence.forget(digest).map_err(|error| Error::io(error, "forget chunk").on(digest))
-        };
+        let forget =
+            move || presence.forget(digest).map_err(|error| Error::io(error, "forget chunk").on(digest));
         self.backend.runtime().run_blocking("forget chunk", forget).await
     }
 

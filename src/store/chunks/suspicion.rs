@@ -60,7 +60,9 @@ impl SuspectList {
     pub(in crate::store) async fn read(backend: &dyn Backend) -> Result<Self> {
         let damaged = |error: Error| Ok(Self::Damaged(error));
         let object = match backend.get(&Key::Suspects, suspects::MAX_BYTES).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::Read(BTreeSet::new(), None)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Ok(Self::Read(BTreeSet::new(), None));
+            }
             Err(error) if error.kind() == ErrorKind::Corrupt => return damaged(error),
             object => object?,
         };
@@ -192,9 +194,7 @@ impl ChunkStore {
                     None => PutMode::Create,
                 };
                 match backend.put(&Key::Suspects, suspects::encode(&digests), mode).await {
-                    Err(error)
-                        if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Conflict) =>
-                    {
+                    Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Conflict) => {
                         continue;
                     }
                     put => drop(put?),
