@@ -74,14 +74,14 @@ impl Run {
         let permit = self.store.permit_to_read(u64::from(id.length)).await;
         let Some(mut found) = self.inspect(id).await else { return Verdict::Unchecked };
         let (mut left, mut was_corrupt) = (self.options.refetches, false);
-        while matches!(found, Inspected::Corrupt(_)) && left > 0 {
+        while matches!(found, Inspected::Corrupt) && left > 0 {
             (left, was_corrupt) = (left - 1, true);
             let Some(again) = self.inspect(id).await else { return Verdict::Unchecked };
             found = again;
         }
         drop(permit);
         match found {
-            Inspected::Corrupt(_) => self.corrupt(id).await,
+            Inspected::Corrupt => self.corrupt(id).await,
             Inspected::Good(examined) => {
                 self.findings().report.unsteady += u64::from(was_corrupt);
                 verdict(examined)
@@ -123,6 +123,10 @@ impl Run {
         }
         match self.store.put_aside(id.digest, u64::from(id.length)).await {
             PutAside::Absent => Verdict::Missing,
+            PutAside::Done => {
+                self.findings().report.quarantined += 1;
+                Verdict::Corrupt
+            }
             PutAside::Failed(error) => {
                 self.findings().unrepaired(id.digest, error);
                 Verdict::Corrupt
@@ -130,10 +134,6 @@ impl Run {
             PutAside::Healed(examined) => {
                 self.findings().report.unsteady += 1;
                 verdict(examined)
-            }
-            PutAside::Numbered(_) => {
-                self.findings().report.quarantined += 1;
-                Verdict::Corrupt
             }
         }
     }

@@ -43,7 +43,7 @@ const LAST: u8 = 9;
 #[derive(Debug)]
 pub(crate) enum Inspected {
     /// Its bytes are complete, and fail.
-    Corrupt(Error),
+    Corrupt,
     Good(Examined),
     /// It is certainly not there.
     Missing,
@@ -56,12 +56,12 @@ pub(crate) enum Inspected {
 pub(crate) enum PutAside {
     /// It is not there any more.
     Absent,
+    /// There is a copy, and it is gone from its place.
+    Done,
     /// It stays, suspect.
     Failed(Error),
     /// It is good by now.
     Healed(Examined),
-    /// It is there under this number.
-    Numbered(u8),
 }
 
 impl ChunkStore {
@@ -79,7 +79,7 @@ impl ChunkStore {
             Ok(object) => object,
             Err(error) => {
                 let found = match error.kind() {
-                    ErrorKind::Corrupt => Inspected::Corrupt(error),
+                    ErrorKind::Corrupt => Inspected::Corrupt,
                     ErrorKind::NotFound => Inspected::Missing,
                     _ => Inspected::Unreachable(error),
                 };
@@ -90,7 +90,7 @@ impl ChunkStore {
         let examine = move || Ok(codecs.examine(bytes, digest, length));
         let found = match self.backend.runtime().run_blocking("check chunk", examine).await {
             Ok(Ok(examined)) => Inspected::Good(examined),
-            Ok(Err(error)) => Inspected::Corrupt(error),
+            Ok(Err(_)) => Inspected::Corrupt,
             Err(error) => Inspected::Unreachable(error),
         };
         (found, Some(object.info))
@@ -136,22 +136,22 @@ impl ChunkStore {
             }
             (Inspected::Missing, _) => return Ok(PutAside::Absent),
             (Inspected::Unreachable(error), _) => return Err(error),
-            (Inspected::Corrupt(_), Some(info)) => info,
+            (Inspected::Corrupt, Some(info)) => info,
             // Too long to be read.
-            (Inspected::Corrupt(_), None) => self.backend.head(&key).await?,
+            (Inspected::Corrupt, None) => self.backend.head(&key).await?,
         };
         guard.check().await?;
-        let number = self.copy_aside(digest, found.size).await?;
+        self.copy_aside(digest, found.size).await?;
         self.backend.barrier().await?;
         guard.check().await?;
         self.remove_from_place(digest, found).await?;
         self.note_aside(digest);
         self.drop_copy(digest).await;
-        Ok(PutAside::Numbered(number))
+        Ok(PutAside::Done)
     }
 
     /// Copies a chunk of this length to the first name that is free.
-    async fn copy_aside(&self, digest: Digest, size: u64) -> Result<u8> {
+    async fn copy_aside(&self, digest: Digest, size: u64) -> Result<()> {
         let backend = self.backend.as_ref();
         let key = Key::Chunk(digest);
         for number in 0..=LAST {
@@ -173,7 +173,7 @@ impl ChunkStore {
             }
             let copied = backend.head(&aside).await?.size;
             if copied == size {
-                return Ok(number);
+                return Ok(());
             }
             let why = format!("the copy {aside} has {copied} bytes instead of {size}");
             return Err(Error::new(ErrorKind::Conflict, "put aside").on(key).because(why));
