@@ -2,6 +2,7 @@
 
 #![cfg(all(feature = "s3", feature = "testing"))]
 
+#[allow(dead_code, reason = "no test uses all of it")]
 #[path = "support/places.rs"]
 mod places;
 mod support;
@@ -70,15 +71,11 @@ fn digest(seed: u64) -> Digest {
 }
 
 async fn run(store: &Datastore, options: VerifyOptions) -> VerifyReport {
-    verify::plan(store, Scope::Store, options).await.unwrap().execute().await.unwrap()
+    try_run(store, options).await.unwrap()
 }
 
-/// A run whose future can be given to any executor.
-fn run_anywhere(
-    store: Datastore,
-    options: VerifyOptions,
-) -> impl Future<Output = Result<VerifyReport>> + Send + 'static {
-    async move { verify::plan(&store, Scope::Store, options).await?.execute().await }
+async fn try_run(store: &Datastore, options: VerifyOptions) -> Result<VerifyReport> {
+    verify::plan(store, Scope::Store, options).await?.execute().await
 }
 
 async fn state(store: &Datastore, name: &SnapshotName) -> Option<VerifyResult> {
@@ -543,7 +540,7 @@ fn h95_so_much_is_missing_that_nothing_of_it_is_believed() {
         for mode in [Mode::Full, Mode::Presence] {
             // Each snapshot lacks fewer than the limit.
             let options = VerifyOptions::default().missing_limit(20).mode(mode);
-            let error = run_anywhere(around.store.clone(), options).await.unwrap_err();
+            let error = try_run(&around.store, options).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable);
             assert!(around.objects().await == before, "nothing was written: {mode:?}");
         }

@@ -4,9 +4,10 @@
 
 #[path = "support/fault_server/mod.rs"]
 mod fault_server;
+#[path = "support/fixture.rs"]
+mod fixture;
 #[path = "support/s3_store.rs"]
 mod s3_store;
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,7 +43,6 @@ use serde_json::Value;
 use s3_store::{
     CHUNK, Opening, back_up as back_up_far, check_all, data, fresh, group as far_group, opened_again,
 };
-use support::{fixture, noise};
 
 /// Memory that reads wrongly, or can do as little as a bucket.
 #[derive(Debug)]
@@ -138,6 +138,11 @@ fn flipped(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     *bytes.last_mut().unwrap() ^= 1;
     bytes
+}
+
+/// The contents of a chunk.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    data(seed)[..length].to_vec()
 }
 
 fn digest(seed: u64) -> Digest {

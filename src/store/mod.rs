@@ -65,7 +65,7 @@ use crate::store::mirrored::Mirrored;
 pub(crate) use budget::Budget;
 pub(crate) use chunks::{Examined, Inspected, PutAside};
 pub(crate) use inspection::Copies;
-pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
+pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, listed_chunk, mark_of};
 pub(crate) use pipeline::yield_now;
 
 pub use archive_reader::ArchiveReader;

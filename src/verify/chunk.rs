@@ -2,7 +2,6 @@
 
 use crate::error::ErrorKind;
 use crate::format::blob::MIN_BLOB_BYTES;
-use crate::format::layout::Key;
 use crate::store::{Examined, Inspected, PutAside};
 use crate::verify::ledger::{ChunkId, Depth, Turn, Verdict};
 use crate::verify::options::Repair;
@@ -105,7 +104,7 @@ impl Run {
         if !self.control.admit() {
             return Verdict::Unchecked;
         }
-        match self.store.truth().head(&Key::Chunk(id.digest)).await {
+        match self.store.chunks().find(id.digest).await {
             Ok(info) if info.size < MIN_BLOB_BYTES as u64 => {
                 self.store.chunks().doubt(id.digest).await;
                 Verdict::Corrupt

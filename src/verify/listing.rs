@@ -6,11 +6,10 @@
 use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use crate::backend::{Details, ListEntry};
+use crate::backend::Details;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::layout::Key;
-use crate::store::{Datastore, MarkSet, MarkSetBuilder, Shard, mark_of};
+use crate::store::{Datastore, MarkSet, MarkSetBuilder, Shard, listed_chunk, mark_of};
 use crate::verify::control::Control;
 
 /// How many chunks a shard has, about.
@@ -118,17 +117,8 @@ async fn list(
     loop {
         control.count_request();
         let page = store.truth().list(&query, cursor.as_ref()).await?;
-        for entry in page.entries {
-            match entry {
-                ListEntry::Name(Key::Chunk(digest)) => found.push((mark_of(&digest), 0)),
-                ListEntry::Object(info) => {
-                    if let Key::Chunk(digest) = info.key {
-                        found.push((mark_of(&digest), info.size));
-                    }
-                }
-                _ => {}
-            }
-        }
+        let chunks = page.entries.iter().filter_map(listed_chunk);
+        found.extend(chunks.map(|(digest, size)| (mark_of(&digest), size)));
         match page.next {
             None => return Ok((shard, found)),
             next if next == cursor => {

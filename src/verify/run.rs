@@ -106,7 +106,7 @@ impl Run {
         match self.options.mode {
             Mode::Full => self.full().await?,
             Mode::Presence => {
-                self.presence(Which::All, ChunkListing::new(self.references, self.half())).await?
+                self.presence(Which::All, ChunkListing::new(self.references, self.half())).await?;
             }
             Mode::Sample(sample) => self.sample(sample).await?,
         }

@@ -74,6 +74,11 @@ impl ChunkStore {
         (found, info.map_or(0, |info| info.size))
     }
 
+    /// Looks for a chunk without reading it.
+    pub(crate) async fn find(&self, digest: Digest) -> Result<ObjectInfo> {
+        self.backend.head(&Key::Chunk(digest)).await
+    }
+
     async fn inspect_at(&self, key: &Key, digest: Digest, length: u64) -> (Inspected, Option<ObjectInfo>) {
         let object = match self.backend.get(key, MAX_ENCODED_CHUNK_BYTES as u64).await {
             Ok(object) => object,
