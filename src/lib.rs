@@ -41,6 +41,7 @@
 //! | [`Datastore`](store::Datastore) | an open store: listings, owners, notes, and the ways in and out |
 //! | [`SnapshotWriter`](store::SnapshotWriter) | a backup while it is written: streams, images, blobs |
 //! | [`SnapshotReader`](store::SnapshotReader) | a finished snapshot, with its archives as [`ArchiveReader`](store::ArchiveReader)s |
+//! | [`VerifyPlan`](verify::VerifyPlan) | a check of what is stored, with its cost, and its [`VerifyReport`](verify::VerifyReport) |
 //! | [`Backend`](backend::Backend) | where objects are kept: [`FsBackend`](backend::FsBackend), [`MemoryBackend`](backend::MemoryBackend), or yours |
 //! | [`Runtime`](rt::Runtime) | what it needs of an async runtime: threads, Tokio, smol, simulated, or yours |
 //! | [`Chunker`](chunker::Chunker) | where streams are cut |
@@ -98,5 +99,6 @@ pub mod rt;
 pub mod s3;
 pub mod store;
 pub mod sync;
+pub mod verify;
 #[cfg(feature = "s3")]
 pub mod wire;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
@@ -21,6 +21,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("gc", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
     ("prune", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
     ("sync", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
+    ("verify", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
     (
         "lib",
         &[
@@ -37,6 +38,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
             "rt",
             "store",
             "sync",
+            "verify",
             "wire",
         ],
     ),

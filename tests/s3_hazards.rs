@@ -147,10 +147,10 @@ fn h37_h38_wherever_the_process_dies_there_is_no_snapshot_or_a_whole_one() {
 }
 
 #[test]
-fn h3_one_file_alone_makes_keys_of_chunks() {
+fn h3_one_room_alone_makes_keys_of_chunks() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    // What renders keys, and what asks every backend for what it promises.
-    let others = ["format/layout.rs", "backend/fs/objects.rs", "backend/conformance/"];
+    // What renders keys, what lists them, and what asks every backend for what it promises.
+    let others = ["format/layout.rs", "backend/fs/objects.rs", "backend/conformance/", "store/marks.rs"];
     let mut makers = BTreeSet::new();
     for file in files_below(&root) {
         let path = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
@@ -159,7 +159,7 @@ fn h3_one_file_alone_makes_keys_of_chunks() {
             makers.insert(path);
         }
     }
-    assert_eq!(makers.into_iter().collect::<Vec<_>>(), ["store/chunks.rs"]);
+    assert!(!makers.is_empty() && makers.iter().all(|path| path.starts_with("store/chunks/")), "{makers:?}");
 }
 
 /// Writes the same data in each way that there is, into a snapshot for each.

@@ -8,6 +8,7 @@
 //! .larder/gc-sightings              Key::Sightings
 //! .larder/lease                     Key::Lease
 //! .larder/store.json                Key::Store
+//! .larder/suspects                  Key::Suspects
 //! ns/a/.namespace                   Key::Namespace
 //! ns/a/vm/100/owner                 Key::Owner
 //! ns/a/vm/100/notes                 Key::GroupNotes
@@ -62,6 +63,8 @@ pub enum Key {
     Sightings,
     /// The identity of the store.
     Store,
+    /// The list of chunks that were found bad or gone, and not good since.
+    Suspects,
 }
 
 impl Key {
@@ -82,6 +85,7 @@ impl Key {
             Self::Quarantined(digest, number) => format!("{}.{number}.bad", chunk_path(digest)),
             Self::Sightings => SIGHTINGS.to_owned(),
             Self::Store => STORE.to_owned(),
+            Self::Suspects => SUSPECTS.to_owned(),
         }
     }
 
@@ -102,6 +106,7 @@ impl Key {
             LEASE => return Some(Self::Lease),
             SIGHTINGS => return Some(Self::Sightings),
             STORE => return Some(Self::Store),
+            SUSPECTS => return Some(Self::Suspects),
             _ => {}
         }
         let (parent, file) = path.rsplit_once('/')?;
@@ -131,8 +136,10 @@ impl Key {
 
     /// Whether the object belongs to a namespace, group or snapshot, rather than to the store as a whole.
     pub fn is_content(&self) -> bool {
-        let is_of_the_store =
-            matches!(self, Self::GcStatus | Self::InUse | Self::Lease | Self::Sightings | Self::Store);
+        let is_of_the_store = matches!(
+            self,
+            Self::GcStatus | Self::InUse | Self::Lease | Self::Sightings | Self::Store | Self::Suspects
+        );
         !is_of_the_store && !matches!(self, Self::Chunk(_) | Self::Quarantined(..))
     }
 }
@@ -289,6 +296,7 @@ const OWNER: &str = "owner";
 const PROTECTED: &str = ".protected";
 const SIGHTINGS: &str = ".larder/gc-sightings";
 const STORE: &str = ".larder/store.json";
+const SUSPECTS: &str = ".larder/suspects";
 
 #[cfg(test)]
 mod tests {
@@ -307,6 +315,7 @@ mod tests {
             Key::Lease,
             Key::Sightings,
             Key::Store,
+            Key::Suspects,
             Key::Namespace(snapshot.namespace().clone()),
         ];
         for snapshot in [snapshot, root] {

@@ -11,6 +11,7 @@ pub mod layout;
 pub mod manifest;
 pub mod name;
 pub mod status;
+pub mod suspects;
 pub mod upid;
 
 pub use digest::Digest;

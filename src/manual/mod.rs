@@ -25,3 +25,5 @@ pub mod s3 {}
 
 #[doc = include_str!("sync.md")]
 pub mod sync {}
+#[doc = include_str!("verify.md")]
+pub mod verify {}

@@ -111,6 +111,7 @@ impl BackupBuilder {
             inner.chunks.open_presence(uuid).await?;
         }
         inner.chunks.inherit_leaving(&Key::Sightings).await?;
+        inner.chunks.refresh_suspects().await?;
         let leaving = inner.leaving_snapshots(&group);
         let newest = snapshots.iter().map(|snapshot| snapshot.name.time()).max();
         let last_left = leaving.iter().map(SnapshotName::time).max();

@@ -15,6 +15,17 @@ use crate::format::blob::{
 /// What a chunk is longer by in its encoded form, at most.
 const ROOM_BYTES: usize = MAX_ENCODED_CHUNK_BYTES - MAX_CHUNK_BYTES;
 
+/// What a check of a stored chunk found good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Examined {
+    /// It is encrypted, and its checksum fits. Without the key nothing more can be said (H100).
+    Checksum,
+    /// Its contents have the digest and the length.
+    Digest,
+    /// Its contents have the digest, and another length than whoever names it says.
+    OtherLength,
+}
+
 /// Contexts for coding and buffers for its results, used again and again.
 #[derive(Debug)]
 pub(in crate::store) struct Codecs {
@@ -94,18 +105,56 @@ impl Codecs {
         Ok(kind)
     }
 
+    /// Checks a stored chunk without keeping its contents.
+    pub(in crate::store) fn examine(&self, encoded: Bytes, digest: Digest, length: u64) -> Result<Examined> {
+        let corrupt = |error| Error::new(ErrorKind::Corrupt, "check chunk").on(digest).because(error);
+        let blob = Blob::parse(encoded).map_err(corrupt)?;
+        if blob.kind().is_encrypted() {
+            return blob.check_crc().map(|()| Examined::Checksum).map_err(corrupt);
+        }
+        let mut decoder = self.decoder();
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let fitting = if length > MAX_CHUNK_BYTES { None } else { Some(length) };
+        let examined = match fitting.map(|length| self.decode_parsed(&mut decoder, &blob, length)) {
+            Some(Ok(plaintext)) if Digest::of(&plaintext) == digest => Ok(Examined::Digest),
+            Some(Ok(_)) => Err(Error::new(ErrorKind::Corrupt, "check chunk")
+                .on(digest)
+                .because("the contents have another digest")),
+            failed => {
+                // It may be the index that is wrong about the length.
+                let any = decoder.decode_bytes(&blob, PlaintextSize::AtMost(MAX_CHUNK_BYTES));
+                let error =
+                    failed.and_then(Result::err).unwrap_or(DecodeError::TooLong { limit: MAX_CHUNK_BYTES });
+                match any {
+                    Ok(plaintext) if Digest::of(&plaintext) == digest => Ok(Examined::OtherLength),
+                    _ => Err(corrupt(error)),
+                }
+            }
+        };
+        self.keep_decoder(decoder);
+        examined
+    }
+
     fn decode_chunk(
         &self,
         decoder: &mut BlobDecoder,
         encoded: Bytes,
         length: usize,
     ) -> Result<Bytes, DecodeError> {
-        let blob = Blob::parse(encoded)?;
+        self.decode_parsed(decoder, &Blob::parse(encoded)?, length)
+    }
+
+    fn decode_parsed(
+        &self,
+        decoder: &mut BlobDecoder,
+        blob: &Blob,
+        length: usize,
+    ) -> Result<Bytes, DecodeError> {
         if !blob.kind().is_compressed() {
-            return decoder.decode_bytes(&blob, PlaintextSize::Exactly(length));
+            return decoder.decode_bytes(blob, PlaintextSize::Exactly(length));
         }
         let mut plaintext = self.buffers.take(length + ROOM_BYTES);
-        decoder.decode(&blob, &mut plaintext, PlaintextSize::Exactly(length))?;
+        decoder.decode(blob, &mut plaintext, PlaintextSize::Exactly(length))?;
         Ok(plaintext.freeze())
     }
 

@@ -168,6 +168,7 @@ pub(in crate::store) async fn publish(
     let backend = &store.inner.backend;
     let key = Key::Manifest(name.clone());
     let mode = backend.capabilities().create_mode();
+    let cleared = store.inner.chunks.cleared_suspects();
     let put = backend.put(&key, blob.clone(), mode).await;
     if let Err(error) = put {
         // Whatever was answered, what is there counts: it may be this very manifest.
@@ -188,7 +189,10 @@ pub(in crate::store) async fn publish(
             }
         }
     }
-    backend.barrier().await
+    backend.barrier().await?;
+    // The snapshot is there whatever becomes of the list: a chunk that stays on it is looked at once more than needed.
+    let _ = store.inner.chunks.unlist_suspects(&cleared).await;
+    Ok(())
 }
 
 /// Removes what a backup stored, and only that: each object by the version that it got.

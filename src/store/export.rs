@@ -32,7 +32,7 @@ impl Datastore {
     pub(crate) async fn stored_manifest(&self, name: &SnapshotName) -> Result<StoredManifest> {
         let object = self.inner.stored_manifest(name).await?;
         let (bytes, version) = (object.bytes.clone(), object.info.version.clone());
-        Ok(StoredManifest { bytes, manifest: self.inner.read_manifest(name, object).await?, version })
+        Ok(StoredManifest { bytes, manifest: self.inner.parse_manifest(name, object.bytes).await?, version })
     }
 
     /// Reads an index, checked against the manifest (H39).
@@ -47,7 +47,7 @@ impl Datastore {
     /// Reads a blob, checked against the manifest (H39).
     pub(crate) async fn stored_blob(&self, name: &SnapshotName, file: &ManifestFile) -> Result<Bytes> {
         let bytes = self.inner.stored_blob(name, file).await?;
-        self.check_blob(Key::Archive(name.clone(), file.name().clone()), bytes).await
+        self.checked_blob(Key::Archive(name.clone(), file.name().clone()), bytes).await
     }
 
     /// Reads the client log, checked against its own checksum.
@@ -55,11 +55,11 @@ impl Datastore {
         let key = Key::ClientLog(name.clone());
         match self.inner.backend.get(&key, BLOB_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            object => self.check_blob(key, object?.bytes).await.map(Some),
+            object => self.checked_blob(key, object?.bytes).await.map(Some),
         }
     }
 
-    async fn check_blob(&self, key: Key, bytes: Bytes) -> Result<Bytes> {
+    async fn checked_blob(&self, key: Key, bytes: Bytes) -> Result<Bytes> {
         let check = move || {
             let checked = Blob::parse(bytes).and_then(|blob| blob.check_crc().map(|()| blob.into_bytes()));
             checked.map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(key).because(error))

@@ -158,7 +158,7 @@ impl GroupImport {
             object => object?,
         };
         let (bytes, version) = (object.bytes.clone(), object.info.version.clone());
-        let manifest = match inner.read_manifest(name, object).await {
+        let manifest = match inner.parse_manifest(name, object.bytes).await {
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => None,
             manifest => Some(manifest?),
         };

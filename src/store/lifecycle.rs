@@ -5,7 +5,7 @@
 //! | create: lock → nothing is there → identity | nothing, or an empty store |
 //! | attach: lock → identity | a store that can be attached again |
 //! | detach: mark of the owner | the store, with or without the mark |
-//! | destroy: lock alone → identity says `destroying` → manifests → the rest of the snapshots and groups → markers of namespaces, the inner ones first → chunks → state of the garbage collection, mark → identity → lease | a store that cannot be opened, and whose destruction can be begun again (H57) |
+//! | destroy: lock alone → identity says `destroying` → manifests → the rest of the snapshots and groups → markers of namespaces, the inner ones first → chunks → state of the garbage collection, list of suspects, mark → identity → lease | a store that cannot be opened, and whose destruction can be begun again (H57) |
 
 use std::sync::Arc;
 
@@ -141,7 +141,8 @@ impl Datastore {
                 delete_keys(backend, alone.as_ref(), of_one_rank, &mut done).await?;
             }
         }
-        delete_keys(backend, alone.as_ref(), &[Key::GcStatus, Key::Sightings, Key::InUse], &mut done).await?;
+        let of_the_store = [Key::GcStatus, Key::Sightings, Key::Suspects, Key::InUse];
+        delete_keys(backend, alone.as_ref(), &of_the_store, &mut done).await?;
         delete_keys(backend, alone.as_ref(), &[Key::Store], &mut done).await?;
         // The last, and no part of the store: nobody is kept out of a place where nothing is.
         for deleted in backend.delete(&[Removal::any(Key::Lease)]).await? {

@@ -169,7 +169,7 @@ impl Datastore {
     }
 }
 
-fn note(snapshots: &mut BTreeMap<SnapshotName, Listed>, object: ObjectInfo) {
+pub(in crate::store) fn note(snapshots: &mut BTreeMap<SnapshotName, Listed>, object: ObjectInfo) {
     let (Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name)) =
         &object.key
     else {

@@ -77,7 +77,7 @@ impl Datastore {
             Some(bytes) => bytes,
             None => self.truth().get(&info.key, INDEX_BYTES).await?.bytes,
         };
-        let index = self.parse_index(name.kind(), bytes).await.map_err(|error| error.on(&info.key))?;
+        let index = self.any_index(name.kind(), bytes).await.map_err(|error| error.on(&info.key))?;
         if index.checksum() != index.header().checksum {
             let (manifest, _) = self.inner.manifest(snapshot).await?;
             if manifest.file(name).map(ManifestFile::checksum) != Some(index.checksum()) {
@@ -96,7 +96,7 @@ impl Datastore {
         let kind = if stray.path.ends_with(".fidx") { ArchiveKind::Fixed } else { ArchiveKind::Dynamic };
         let bytes = self.truth().get_stray(stray, INDEX_BYTES).await?;
         let permit = self.inner.restore_budget.acquire(bytes.len()).await;
-        let index = self.parse_index(kind, bytes).await.map_err(|error| error.on(&stray.path))?;
+        let index = self.any_index(kind, bytes).await.map_err(|error| error.on(&stray.path))?;
         if index.checksum() != index.header().checksum {
             let error = Error::new(ErrorKind::Corrupt, "read index").on(&stray.path);
             return Err(error.because("its checksum does not fit its header"));
@@ -104,7 +104,7 @@ impl Datastore {
         Ok(CheckedIndex { index, permit })
     }
 
-    async fn parse_index(&self, kind: ArchiveKind, bytes: Bytes) -> Result<IndexReader> {
+    async fn any_index(&self, kind: ArchiveKind, bytes: Bytes) -> Result<IndexReader> {
         let parse = move || {
             let parsed = IndexReader::parse(kind, bytes);
             parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "read index").because(error))

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Details, ListQuery};
+use crate::backend::{Details, ListEntry, ListQuery};
 use crate::format::Digest;
 use crate::format::layout::{Key, Prefix};
 
@@ -34,6 +34,16 @@ pub(crate) struct MarkSet {
 /// What a set knows of a digest.
 pub(crate) fn mark_of(digest: &Digest) -> u64 {
     digest.as_bytes().first_chunk().copied().map_or(0, u64::from_be_bytes)
+}
+
+/// The chunk that a line of a listing shows, and its size if that is told; none if it shows something else.
+pub(crate) fn listed_chunk(entry: &ListEntry) -> Option<(Digest, u64)> {
+    let (key, size) = match entry {
+        ListEntry::Name(key) => (key, 0),
+        ListEntry::Object(info) => (&info.key, info.size),
+        ListEntry::Foreign(_) | ListEntry::Prefix(_) => return None,
+    };
+    if let Key::Chunk(digest) = key { Some((*digest, size)) } else { None }
 }
 
 impl MarkSetBuilder {

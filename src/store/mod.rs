@@ -34,6 +34,7 @@ mod identity;
 mod image;
 mod image_writer;
 mod import;
+mod inspection;
 mod lifecycle;
 mod listing;
 mod locks;
@@ -55,6 +56,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use futures::future;
 
 use crate::backend::{Backend, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
@@ -63,7 +65,7 @@ use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
 use crate::format::manifest::Manifest;
 use crate::local::LocalState;
 use crate::rt::Runtime;
-use crate::store::chunks::ChunkStore;
+use crate::store::chunks::{ChunkStore, SuspectList};
 use crate::store::doubts::Doubts;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
@@ -71,13 +73,15 @@ use crate::store::mirrored::Mirrored;
 use crate::store::published::Published;
 
 pub(crate) use budget::Budget;
-pub(crate) use chunks::{Belief, Reference, Stored, Swept, Unused};
+pub(crate) use chunks::{Belief, Examined, Inspected, PutAside, Reference, Stored, Swept, Unused};
 pub(crate) use delete::{Expected, Fate, Trouble};
 pub(crate) use export::{Held, StoredManifest, is_of_the_object};
 pub(crate) use import::{GroupImport, ImportedManifest, SnapshotImport};
+pub(crate) use inspection::Copies;
 pub(crate) use listing::Listed;
-pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
+pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, listed_chunk, mark_of};
 pub(crate) use pins::{Collection, WriterPins};
+pub(crate) use pipeline::yield_now;
 pub(crate) use sightings::Sightings;
 pub(crate) use snapshot_reader::has_failed_verification;
 
@@ -172,7 +176,7 @@ pub(in crate::store) struct StoreInner {
 }
 
 impl Datastore {
-    /// Opens a store, whether larder or PBS made it. One request, and nothing is written: it is the first change that gives a
+    /// Opens a store, whether larder or PBS made it. Two requests at the same time, and nothing is written: it is the first change that gives a
     /// store of PBS an identity, and that takes a store in a bucket for this process.
     ///
     /// # Errors
@@ -180,7 +184,11 @@ impl Datastore {
     /// destroyed.
     pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         options.check()?;
-        let identity = match Identity::read(backend.as_ref()).await? {
+        // Of before: what is read may be older than a term that begins meanwhile.
+        let since = backend.tenure().map(|tenure| tenure.since);
+        let suspects = SuspectList::read(backend.as_ref());
+        let (identity, suspects) = future::try_join(Identity::read(backend.as_ref()), suspects).await?;
+        let identity = match identity {
             Some(identity) if identity.is_doomed() => {
                 let error = Error::new(ErrorKind::Conflict, "open the store");
                 return Err(error.because("its destruction was begun and not finished"));
@@ -209,6 +217,7 @@ impl Datastore {
         if let Some(identity) = identity.get() {
             chunks.bind(&identity.uuid);
         }
+        chunks.learn_suspects(suspects, since);
         let inner = StoreInner {
             backend,
             budget: Budget::new(options.memory_bytes),

@@ -171,7 +171,7 @@ impl Base {
 }
 
 /// Lets other tasks of the executor have a turn.
-pub(in crate::store) async fn yield_now() {
+pub(crate) async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|context| {
         if std::mem::replace(&mut yielded, true) {

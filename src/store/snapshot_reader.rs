@@ -166,8 +166,8 @@ impl StoreInner {
     /// Reads the manifest of a snapshot.
     pub(in crate::store) async fn manifest(&self, snapshot: &SnapshotName) -> Result<(Manifest, Version)> {
         let object = self.stored_manifest(snapshot).await?;
-        let version = object.info.version.clone();
-        Ok((self.read_manifest(snapshot, object).await?, version))
+        let version = object.info.version;
+        Ok((self.parse_manifest(snapshot, object.bytes).await?, version))
     }
 
     /// Reads the manifest of a snapshot as it is stored.
@@ -175,15 +175,15 @@ impl StoreInner {
         self.backend.get(&Key::Manifest(snapshot.clone()), MANIFEST_BYTES).await
     }
 
-    /// Makes sense of a manifest as it is stored.
-    pub(in crate::store) async fn read_manifest(
+    /// The manifest of a snapshot, from its stored form.
+    pub(in crate::store) async fn parse_manifest(
         &self,
         snapshot: &SnapshotName,
-        object: Object,
+        stored: Bytes,
     ) -> Result<Manifest> {
         let key = Key::Manifest(snapshot.clone());
         let limit = usize::try_from(MANIFEST_BYTES).unwrap_or(usize::MAX);
-        let json = self.chunks.decode_blob(object.bytes, limit).await.map_err(|error| error.on(&key))?;
+        let json = self.chunks.decode_blob(stored, limit).await.map_err(|error| error.on(&key))?;
         let corrupt = || Error::new(ErrorKind::Corrupt, "read").on(&key);
         let manifest = Manifest::parse(&json).map_err(|error| corrupt().because(error))?;
         let group = snapshot.group();
@@ -210,17 +210,28 @@ impl StoreInner {
     ) -> Result<(Bytes, IndexReader)> {
         let key = Key::Archive(snapshot.clone(), file.name().clone());
         let object = self.backend.get(&key, INDEX_BYTES).await?;
-        let (kind, bytes) = (file.name().kind(), object.bytes.clone());
+        let index = self.parse_index(&key, file, object.bytes.clone()).await?;
+        Ok((object.bytes, index))
+    }
+
+    /// An index from its bytes, checked against its entry in the manifest.
+    pub(in crate::store) async fn parse_index(
+        &self,
+        key: &Key,
+        file: &ManifestFile,
+        stored: Bytes,
+    ) -> Result<IndexReader> {
+        let kind = file.name().kind();
         let parse = move || {
-            let parsed = IndexReader::parse(kind, bytes);
+            let parsed = IndexReader::parse(kind, stored);
             parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "read index").because(error))
         };
-        let index = self.runtime().run_blocking("read index", parse).await.map_err(|error| error.on(&key))?;
+        let index = self.runtime().run_blocking("read index", parse).await.map_err(|error| error.on(key))?;
         if index.checksum() != file.checksum() || index.size() != file.size() {
-            let error = Error::new(ErrorKind::Corrupt, "read").on(&key);
+            let error = Error::new(ErrorKind::Corrupt, "read").on(key);
             return Err(error.because("it is not the one in the manifest"));
         }
-        Ok((object.bytes, index))
+        Ok(index)
     }
 
     /// Reads a blob as it is stored, and checks it against its entry in the manifest.

@@ -150,7 +150,6 @@ impl ChunkCache {
     }
 
     /// Removes an entry if it is there.
-    #[cfg_attr(not(test), expect(dead_code, reason = "asked by whoever removes chunks"))]
     pub(crate) fn remove(&self, digest: &Digest) {
         let _stripe = self.own(digest);
         if self.contains(digest) {

@@ -33,7 +33,7 @@
 //! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent |
 //! | expected | an index names it | nothing, unless it is an explicit base that stays locked (D9) |
 //! | unknown | no record | it is sent; if it is there, it is compared |
-//! | suspect, missing | a read found the chunk bad or gone: the record is forgotten | as unknown, and this process believes neither a base nor a length (D9, H23) until the chunk was stored or read again |
+//! | suspect, missing | a read found the chunk bad or gone: the record is forgotten | as unknown, and this process believes neither a base nor a length (D9, H23) until the chunk was stored or read again; what a verification found, later processes do not believe either |
 //!
 //! Records count only for the term in which they were made, and for the next one of the same instance: whoever had the store
 //! between may have removed chunks. **Whoever removes chunks begins a new term first, and forgets each one before it is removed** (H16,
@@ -41,12 +41,15 @@
 
 mod gate;
 mod import;
+mod quarantine;
 mod reader;
+mod suspicion;
 mod sweep;
 
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::{Backend, PutMode, Touched};
 use crate::buffers::Buffer;
@@ -57,11 +60,14 @@ use crate::format::layout::Key;
 use crate::local::LocalState;
 use crate::store::chunks::gate::Gate;
 use crate::store::chunks::reader::ChunkReader;
+use crate::store::chunks::suspicion::Suspicion;
 use crate::store::codecs::Codecs;
 use crate::store::pins::{Pins, WriterPins};
 use crate::store::relocations::Relocations;
 
 pub(crate) use import::{Belief, Reference};
+pub(crate) use quarantine::{Examined, Inspected, PutAside};
+pub(in crate::store) use suspicion::SuspectList;
 pub(crate) use sweep::{Swept, Unused};
 
 /// The chunks of a store.
@@ -71,6 +77,9 @@ pub(crate) struct ChunkStore {
     /// Of the store with this identity, once that is known.
     gate: OnceLock<Arc<Gate>>,
     reader: Arc<ChunkReader>,
+    /// The epoch of the term in which chunks may be put aside.
+    repairs: AsyncMutex<Option<u64>>,
+    suspicion: Suspicion,
 }
 
 /// Whether chunks that were fetched or stored are kept on the local disk.
@@ -131,7 +140,13 @@ impl ChunkStore {
     ) -> Self {
         let codecs = Codecs::new(level, kept_bytes);
         let reader = ChunkReader::new(Arc::clone(&backend), codecs, local);
-        Self { backend, gate: OnceLock::new(), reader: Arc::new(reader) }
+        Self {
+            backend,
+            gate: OnceLock::new(),
+            reader: Arc::new(reader),
+            repairs: AsyncMutex::default(),
+            suspicion: Suspicion::default(),
+        }
     }
 
     /// Shares pins and critical sections with all openings of the store of this identity.
@@ -193,9 +208,9 @@ impl ChunkStore {
         let evidence = if is_suspect { Evidence::Nothing } else { evidence };
         let present = match self.look(digest, evidence).await? {
             Look::Known => return Ok(Stored::Known),
-            Look::Recorded(size) => return Ok(Stored::Duplicate(size)),
+            Look::Recorded(size) if !is_suspect => return Ok(Stored::Duplicate(size)),
             Look::Absent => None,
-            Look::Present(size) => Some(size),
+            Look::Present(size) | Look::Recorded(size) => Some(size),
         };
         let blob = self.encode(plaintext).await?;
         let offered = Offered { blob, digest, is_encrypted: false, keeping, length: plaintext.len() };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 
 use crate::backend::Backend;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
 use crate::format::layout::Key;
@@ -96,11 +96,20 @@ impl ChunkReader {
 
     /// A chunk was found bad or gone: the next backup that has it stores it again (H22, H23).
     pub(in crate::store::chunks) async fn forget(&self, digest: Digest) {
-        self.suspects().insert(digest);
-        let Some(presence) = self.presence() else { return };
         // If the disk fails, the record is not believed any more all the same, by this process.
-        let forget = move || Ok(presence.forget(digest));
-        let _ = self.backend.runtime().run_blocking("forget chunk", forget).await;
+        let _ = self.forget_durably(digest).await;
+    }
+
+    /// The same, for other processes too when it returns.
+    ///
+    /// # Errors
+    /// If the local disk does not keep it in mind.
+    pub(in crate::store::chunks) async fn forget_durably(&self, digest: Digest) -> Result<()> {
+        self.suspects().insert(digest);
+        let Some(presence) = self.presence() else { return Ok(()) };
+        let forget =
+            move || presence.forget(digest).map_err(|error| Error::io(error, "forget chunk").on(digest));
+        self.backend.runtime().run_blocking("forget chunk", forget).await
     }
 
     /// Reads a chunk from the local disk. What is damaged there is removed, and fetched like one that is not there (H66).

@@ -26,6 +26,7 @@ use crate::store::chunks::ChunkStore;
 use crate::store::chunks::gate::Gate;
 use crate::store::chunks::reader::ChunkReader;
 use crate::store::pins::Section;
+use crate::store::sightings::{LIMIT_BYTES, prefixes};
 
 /// How many objects one request names.
 const AT_ONCE: usize = 1000;
@@ -223,13 +224,18 @@ impl ChunkStore {
         if !unsettled || self.gate().has_inherited(now) {
             return Ok(());
         }
-        let object = match self.backend.get(sightings, crate::store::sightings::LIMIT_BYTES).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            object => object?,
+        let found = match self.backend.get(sightings, LIMIT_BYTES).await {
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Bytes::new(),
+            object => object?.bytes,
         };
-        let bytes: Bytes = object.bytes;
-        let prefixes = move || Ok(crate::store::sightings::prefixes(&bytes));
-        let prefixes = self.backend.runtime().run_blocking("read sightings", prefixes).await?;
+        let prefixes = move || Ok(prefixes(&found));
+        let mut prefixes = self.backend.runtime().run_blocking("read sightings", prefixes).await?;
+        // Those that were being put aside, too.
+        let suspects = self.reader.suspects();
+        prefixes.extend(
+            suspects.iter().map(|digest| std::array::from_fn::<_, 12, _>(|at| digest.as_bytes()[at])),
+        );
+        drop(suspects);
         self.gate().inherit(prefixes, now);
         Ok(())
     }

@@ -1,0 +1,280 @@
+//! How a chunk is looked at, put aside and put back.
+//!
+//! # Putting aside
+//! All of it happens inside the critical section of the digest, under the lock of the store, in a task of its own that goes on when
+//! nobody waits for it any more (H26, H161):
+//!
+//! | step | what a crash behind it leaves |
+//! |---|---|
+//! | suspect: in memory, its record forgotten on the disk, on the list of suspects | the chunk, which the next upload replaces |
+//! | read and checked once more: good by now → nothing is done | the same |
+//! | copied to `<digest>.N.bad`, N the first of 0 to 8 that is free, else 9; the length of the copy compared | the same, and a copy |
+//! | barrier, lock still held | the same |
+//! | deleted: that version only, where the backend can | no chunk, a copy; the next upload stores it |
+//! | the copy on the local disk removed | the same |
+//! | off the list of suspects, after the next barrier | the same |
+//!
+//! What is missing or could not be read is never put aside (I7).
+//!
+//! # Putting back
+//! A chunk that is missing and of which a copy was put aside that passes all checks, as one does that a provider read wrongly for a
+//! while, is copied back: only where nothing is (H98).
+
+use bytes::Bytes;
+
+use crate::backend::{Deleted, ListEntry, ListQuery, LockGuard, ObjectInfo, PutMode, Removal, list_all};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
+use crate::format::layout::{Key, Prefix};
+use crate::store::chunks::ChunkStore;
+
+pub(crate) use crate::store::codecs::Examined;
+
+/// The number of the copy that is replaced when there are ten.
+const LAST: u8 = 9;
+
+/// What a look at a chunk in the store found.
+#[derive(Debug)]
+pub(crate) enum Inspected {
+    /// Its bytes are complete, and fail.
+    Corrupt,
+    Good(Examined),
+    /// It is certainly not there.
+    Missing,
+    /// Nothing is known.
+    Unreachable(Error),
+}
+
+/// What became of a chunk that was to be put aside.
+#[derive(Debug)]
+pub(crate) enum PutAside {
+    /// It is not there any more.
+    Absent,
+    /// There is a copy, and it is gone from its place.
+    Done,
+    /// It stays, suspect.
+    Failed(Error),
+    /// It is good by now.
+    Healed(Examined),
+}
+
+impl ChunkStore {
+    /// Reads and checks a chunk where it is, past all copies, none of which is made or moved (H69). Returns how many bytes were read, too.
+    pub(crate) async fn inspect(&self, digest: Digest, length: u64) -> (Inspected, u64) {
+        let (found, info) = self.inspect_at(&Key::Chunk(digest), digest, length).await;
+        if let Inspected::Good(_) = found {
+            self.reader.suspects().remove(&digest);
+        }
+        (found, info.map_or(0, |info| info.size))
+    }
+
+    /// Looks for a chunk without reading it.
+    pub(crate) async fn find(&self, digest: Digest) -> Result<ObjectInfo> {
+        self.backend.head(&Key::Chunk(digest)).await
+    }
+
+    async fn inspect_at(&self, key: &Key, digest: Digest, length: u64) -> (Inspected, Option<ObjectInfo>) {
+        let object = match self.backend.get(key, MAX_ENCODED_CHUNK_BYTES as u64).await {
+            Ok(object) => object,
+            Err(error) => {
+                let found = match error.kind() {
+                    ErrorKind::Corrupt => Inspected::Corrupt,
+                    ErrorKind::NotFound => Inspected::Missing,
+                    _ => Inspected::Unreachable(error),
+                };
+                return (found, None);
+            }
+        };
+        let (bytes, codecs): (Bytes, _) = (object.bytes, self.codecs().clone());
+        let examine = move || Ok(codecs.examine(bytes, digest, length));
+        let found = match self.backend.runtime().run_blocking("check chunk", examine).await {
+            Ok(Ok(examined)) => Inspected::Good(examined),
+            Ok(Err(_)) => Inspected::Corrupt,
+            Err(error) => Inspected::Unreachable(error),
+        };
+        (found, Some(object.info))
+    }
+
+    /// Begins a term in which chunks may be removed, unless this is one, and opens its records (H16).
+    pub(in crate::store) async fn begin_repairs(&self, identity: &str) -> Result<()> {
+        let mut begun = self.repairs.lock().await;
+        let epoch = || self.backend.tenure().map(|tenure| tenure.epoch);
+        if epoch().is_some() && *begun != epoch() {
+            // Those who have records must have them open before the term ends that they are of.
+            self.open_presence(identity).await?;
+            self.backend.begin_term().await?;
+            *begun = epoch();
+        }
+        self.open_presence(identity).await
+    }
+
+    /// Puts a chunk aside that was found corrupt.
+    ///
+    /// # Cancel safety
+    /// Not safe to drop: a deletion that was begun must end inside the critical section. It runs as a task of its own.
+    pub(in crate::store) async fn put_aside(
+        &self,
+        guard: &dyn LockGuard,
+        digest: Digest,
+        length: u64,
+    ) -> PutAside {
+        let _section = self.gate().sections.enter(digest).await;
+        match self.put_aside_inside(guard, digest, length).await {
+            Ok(done) => done,
+            Err(error) => PutAside::Failed(error),
+        }
+    }
+
+    async fn put_aside_inside(&self, guard: &dyn LockGuard, digest: Digest, length: u64) -> Result<PutAside> {
+        let key = Key::Chunk(digest);
+        self.suspect(&[digest]).await?;
+        let found = match self.inspect_at(&key, digest, length).await {
+            (Inspected::Good(examined), _) => {
+                self.reader.suspects().remove(&digest);
+                return Ok(PutAside::Healed(examined));
+            }
+            (Inspected::Missing, _) => return Ok(PutAside::Absent),
+            (Inspected::Unreachable(error), _) => return Err(error),
+            (Inspected::Corrupt, Some(info)) => info,
+            // Too long to be read.
+            (Inspected::Corrupt, None) => self.backend.head(&key).await?,
+        };
+        guard.check().await?;
+        self.copy_aside(digest, found.size).await?;
+        self.backend.barrier().await?;
+        guard.check().await?;
+        self.remove_from_place(digest, found).await?;
+        self.note_aside(digest);
+        self.drop_copy(digest).await;
+        Ok(PutAside::Done)
+    }
+
+    /// Copies a chunk of this length to the first name that is free.
+    async fn copy_aside(&self, digest: Digest, size: u64) -> Result<()> {
+        let backend = self.backend.as_ref();
+        let key = Key::Chunk(digest);
+        for number in 0..=LAST {
+            let aside = Key::Quarantined(digest, number);
+            let mode = if number == LAST {
+                PutMode::Replace
+            } else {
+                match backend.head(&aside).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => backend.capabilities().create_mode(),
+                    found => {
+                        found?;
+                        continue;
+                    }
+                }
+            };
+            match backend.copy(&key, &aside, mode).await {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                copied => drop(copied?),
+            }
+            let copied = backend.head(&aside).await?.size;
+            if copied == size {
+                return Ok(());
+            }
+            let why = format!("the copy {aside} has {copied} bytes instead of {size}");
+            return Err(Error::new(ErrorKind::Conflict, "put aside").on(key).because(why));
+        }
+        Err(Error::new(ErrorKind::Internal, "put aside").on(key))
+    }
+
+    async fn remove_from_place(&self, digest: Digest, found: ObjectInfo) -> Result<()> {
+        let backend = self.backend.as_ref();
+        let version = backend.capabilities().conditional_delete.then_some(found.version);
+        let is_conditional = version.is_some();
+        if !is_conditional {
+            self.gate().note_leaving(&[digest], backend.runtime().monotonic());
+        }
+        let deleted = backend.delete(&[Removal { key: Key::Chunk(digest), version }]).await;
+        let deleted = deleted.and_then(|deleted| {
+            let missing = || Err(Error::new(ErrorKind::Internal, "delete").on(digest));
+            deleted.into_iter().next().unwrap_or_else(missing)
+        });
+        let is_over = match &deleted {
+            Ok(deleted) => *deleted != Deleted::Unsettled,
+            Err(error) => !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable),
+        };
+        // On a condition it removes nothing but what is there now, whenever it is executed.
+        if is_over || is_conditional {
+            self.gate().forget_leaving(&digest);
+        }
+        deleted.map(drop)
+    }
+
+    /// Removes a copy on the local disk: it was taken when the chunk was good or is as bad.
+    async fn drop_copy(&self, digest: Digest) {
+        let Some(local) = self.reader.local.clone().filter(|local| local.chunks.is_some()) else { return };
+        let remove = move || {
+            if let Some(cache) = &local.chunks {
+                cache.remove(&digest);
+            }
+            Ok(())
+        };
+        let _ = self.backend.runtime().run_blocking("remove a copy", remove).await;
+    }
+
+    /// Whether copies of the chunk were put aside.
+    pub(crate) async fn has_aside(&self, digest: Digest) -> Result<bool> {
+        Ok(!self.aside(digest).await?.is_empty())
+    }
+
+    /// What was put aside of a chunk.
+    async fn aside(&self, digest: Digest) -> Result<Vec<Key>> {
+        let (first, last) = (Key::Chunk(digest), Key::Quarantined(digest, LAST));
+        let query = ListQuery::all(Prefix::Chunks).between(Some(first), Some(last)).names();
+        let keys = list_all(self.backend.as_ref(), &query).await?.into_entries().into_iter();
+        let keys = keys.filter_map(|entry| match entry {
+            ListEntry::Name(key) => Some(key),
+            ListEntry::Object(info) => Some(info.key),
+            ListEntry::Foreign(_) | ListEntry::Prefix(_) => None,
+        });
+        Ok(keys.filter(|key| matches!(key, Key::Quarantined(of, _) if *of == digest)).collect())
+    }
+
+    /// Puts a chunk back that is missing, if a copy of it was put aside that is good.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the chunk in its place or not.
+    pub(in crate::store) async fn put_back(
+        &self,
+        guard: &dyn LockGuard,
+        digest: Digest,
+        length: u64,
+    ) -> Result<Option<Examined>> {
+        let _section = self.gate().sections.enter(digest).await;
+        let (backend, key) = (self.backend.as_ref(), Key::Chunk(digest));
+        if self.gate().unsettled_for(&digest, backend.runtime().monotonic()).is_some() {
+            let error = Error::new(ErrorKind::Busy, "put back").on(digest);
+            return Err(
+                error.because("an earlier request to delete it got no answer, and may still be executed")
+            );
+        }
+        for aside in self.aside(digest).await? {
+            let (Inspected::Good(examined), _) = self.inspect_at(&aside, digest, length).await else {
+                continue;
+            };
+            match backend.head(&key).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // Somebody stored it meanwhile.
+                found => return found.map(|_| None),
+            }
+            guard.check().await?;
+            match backend.copy(&aside, &key, backend.capabilities().create_mode()).await {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
+                copied => drop(copied?),
+            }
+            backend.barrier().await?;
+            self.reader.suspects().remove(&digest);
+            return Ok(Some(examined));
+        }
+        Ok(None)
+    }
+
+    /// Chunks were found bad or gone, which is told to nobody else: this process does not believe in them.
+    pub(crate) async fn doubt(&self, digest: Digest) {
+        self.reader.forget(digest).await;
+    }
+}

@@ -1,0 +1,184 @@
+//! What verification needs of the store: everything read where it is, past all copies, and what it found written down.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+
+use crate::backend::{ListEntry, ListQuery, LockGuard, LockMode, LockScope, list_all};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::blob::Blob;
+use crate::format::index::IndexReader;
+use crate::format::layout::{Key, Prefix};
+use crate::format::manifest::{Manifest, ManifestFile, VerifyState};
+use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::store::budget::Permit;
+use crate::store::chunks::{Examined, PutAside};
+use crate::store::groups::MANIFEST_BYTES;
+use crate::store::listing::{Listed, note};
+use crate::store::snapshot_reader::{BLOB_BYTES, INDEX_BYTES};
+use crate::store::{Datastore, SnapshotInfo};
+
+/// Whether local copies of metadata may answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Copies {
+    Passed,
+    Used,
+}
+
+impl Datastore {
+    /// All snapshots below a prefix, unfinished ones among them, by one listing, and the bytes of their manifests and logs.
+    pub(crate) async fn snapshots_below(
+        &self,
+        prefix: Prefix,
+    ) -> Result<(BTreeMap<SnapshotName, SnapshotInfo>, u64)> {
+        let listing = list_all(self.backend().as_ref(), &ListQuery::all(prefix)).await?;
+        let (mut snapshots, mut bytes) = (BTreeMap::new(), 0);
+        for entry in listing.into_entries() {
+            if let ListEntry::Object(object) = entry {
+                if matches!(object.key, Key::ClientLog(_) | Key::Manifest(_)) {
+                    bytes += object.size;
+                }
+                note(&mut snapshots, object);
+            }
+        }
+        let snapshots = snapshots.into_iter().map(|(name, Listed { info, .. })| (name, info));
+        Ok((snapshots.collect(), bytes))
+    }
+
+    /// How many chunks are worth working on at the same time.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.inner.in_flight()
+    }
+
+    /// Waits until so many bytes may be held, of those that restores may hold.
+    pub(crate) async fn permit_to_read(&self, bytes: u64) -> Permit {
+        self.inner.restore_budget.acquire(usize::try_from(bytes).unwrap_or(usize::MAX)).await
+    }
+
+    /// The stored form of a manifest, an index or a blob.
+    pub(crate) async fn stored(&self, key: &Key, copies: Copies) -> Result<Bytes> {
+        let limit = match key {
+            Key::Manifest(_) => MANIFEST_BYTES,
+            Key::Archive(_, name) if name.kind() != ArchiveKind::Blob => INDEX_BYTES,
+            _ => BLOB_BYTES,
+        };
+        let backend = match copies {
+            Copies::Passed => self.truth(),
+            Copies::Used => self.backend(),
+        };
+        Ok(backend.get(key, limit).await?.bytes)
+    }
+
+    /// The manifest of a snapshot, from its stored form.
+    pub(crate) async fn parse_manifest(&self, snapshot: &SnapshotName, stored: Bytes) -> Result<Manifest> {
+        self.inner.parse_manifest(snapshot, stored).await
+    }
+
+    /// An index from its bytes, checked against its entry in the manifest.
+    pub(crate) async fn parse_index(
+        &self,
+        key: &Key,
+        file: &ManifestFile,
+        stored: Bytes,
+    ) -> Result<IndexReader> {
+        self.inner.parse_index(key, file, stored).await
+    }
+
+    /// Checks a blob against its entry in the manifest, or without one only by itself.
+    pub(crate) async fn check_blob(
+        &self,
+        key: &Key,
+        file: Option<&ManifestFile>,
+        stored: Bytes,
+    ) -> Result<()> {
+        let wanted = file.map(|file| (file.size(), file.checksum()));
+        let bytes = stored.clone();
+        let check = move || {
+            let corrupt = || Error::new(ErrorKind::Corrupt, "check blob");
+            if wanted.is_some_and(|wanted| wanted != (bytes.len() as u64, Digest::of(&bytes))) {
+                return Err(corrupt().because("it is not the one in the manifest"));
+            }
+            let blob = Blob::parse(bytes).map_err(|error| corrupt().because(error))?;
+            blob.check_crc().map_err(|error| corrupt().because(error))?;
+            Ok(blob.kind().is_encrypted())
+        };
+        let is_encrypted =
+            self.runtime().run_blocking("check blob", check).await.map_err(|error| error.on(key))?;
+        if !is_encrypted {
+            let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
+            self.inner.chunks.decode_blob(stored, limit).await.map_err(|error| error.on(key))?;
+        }
+        Ok(())
+    }
+
+    /// Locks a snapshot against deletion.
+    pub(crate) async fn lock_to_read(&self, snapshot: &SnapshotName) -> Result<Box<dyn LockGuard>> {
+        self.inner.backend.lock(&LockScope::Snapshot(snapshot.clone()), LockMode::Shared).await
+    }
+
+    /// Writes down what a verification found.
+    pub(crate) async fn record_verification(
+        &self,
+        snapshot: &SnapshotName,
+        state: &VerifyState,
+    ) -> Result<()> {
+        self.update_manifest(snapshot, |manifest| manifest.set_verify_state(Some(state))).await
+    }
+
+    /// Prepares for chunks to be put aside or back: the lock of the store, and a term of which the records are told (H16).
+    pub(crate) async fn lock_to_repair(&self) -> Result<Box<dyn LockGuard>> {
+        let inner = &self.inner;
+        let guard = inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        let uuid = self.uuid().ok_or_else(|| Error::new(ErrorKind::Internal, "repair chunks"))?;
+        inner.chunks.begin_repairs(uuid).await?;
+        Ok(guard)
+    }
+
+    /// Puts a chunk aside that was found corrupt. It goes on when nobody waits for it any more.
+    pub(crate) async fn put_aside(&self, digest: Digest, length: u64) -> PutAside {
+        let (sender, receiver) = oneshot::channel();
+        let store = self.clone();
+        self.runtime().spawn(Box::pin(async move {
+            let done = match store.lock_to_repair().await {
+                Ok(guard) => store.inner.chunks.put_aside(guard.as_ref(), digest, length).await,
+                Err(error) => PutAside::Failed(error),
+            };
+            // Nobody may be waiting any more.
+            let _ = sender.send(done);
+        }));
+        let ended = |_| PutAside::Failed(Error::new(ErrorKind::Internal, "put aside").on(digest));
+        receiver.await.unwrap_or_else(ended)
+    }
+
+    /// Puts a chunk back that is missing, if a copy of it was put aside that is good.
+    pub(crate) async fn put_back(&self, digest: Digest, length: u64) -> Result<Option<Examined>> {
+        if !self.inner.chunks.has_aside(digest).await? {
+            return Ok(None);
+        }
+        let guard = self.lock_to_repair().await?;
+        self.inner.chunks.put_back(guard.as_ref(), digest, length).await
+    }
+
+    /// Chunks are missing: nobody believes that they are there until they were stored again.
+    pub(crate) async fn suspect_missing(&self, digests: &[Digest]) -> Result<()> {
+        if self.inner.backend.capabilities().touches {
+            // What is there is seen by everybody who needs it.
+            return Ok(());
+        }
+        let _guard = self.lock_to_repair().await?;
+        self.inner.chunks.suspect(digests).await
+    }
+
+    /// Takes those off the list of suspects that need not be there any more.
+    pub(crate) async fn settle_suspects(&self) -> Result<()> {
+        let cleared = self.inner.chunks.cleared_suspects();
+        if cleared.is_empty() {
+            return Ok(());
+        }
+        let _held = self.inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        self.inner.backend.barrier().await?;
+        self.inner.chunks.unlist_suspects(&cleared).await
+    }
+}

@@ -1,0 +1,185 @@
+//! How one chunk is looked at.
+
+use crate::error::ErrorKind;
+use crate::format::blob::MIN_BLOB_BYTES;
+use crate::store::{Examined, Inspected, PutAside};
+use crate::verify::ledger::{ChunkId, Depth, Turn, Verdict};
+use crate::verify::options::Repair;
+use crate::verify::report::Event;
+use crate::verify::run::{Run, Work};
+
+/// What is to be done about an entry of an index.
+pub(in crate::verify) enum Step<'a> {
+    Done(Verdict),
+    Later(Turn<'a>, Depth),
+}
+
+impl Run {
+    /// What is known of a chunk without waiting for anything.
+    pub(in crate::verify) fn step(&self, id: ChunkId, work: Work<'_>) -> Step<'_> {
+        let depth = match work {
+            Work::Collect(collector) => {
+                collector.add(id);
+                return Step::Done(Verdict::Elsewhere);
+            }
+            Work::Known => return Step::Done(self.ledger.fault(&id).unwrap_or(Verdict::Elsewhere)),
+            Work::Full(_) => Depth::Contents,
+            Work::Presence(listed) => {
+                let Some(shown) = listed.shows(&id.digest) else { return Step::Done(Verdict::Elsewhere) };
+                if shown {
+                    return match self.ledger.turn(id, Depth::Presence) {
+                        Turn::Known(verdict) => Step::Done(verdict),
+                        turn @ Turn::Wait(_) => Step::Later(turn, Depth::Presence),
+                        Turn::Mine(ticket) => {
+                            self.note(id, Verdict::Presence);
+                            ticket.settle(Verdict::Presence);
+                            Step::Done(Verdict::Presence)
+                        }
+                    };
+                }
+                Depth::Presence
+            }
+        };
+        match self.ledger.turn(id, depth) {
+            Turn::Known(verdict) => Step::Done(verdict),
+            turn => Step::Later(turn, depth),
+        }
+    }
+
+    /// Looks at a chunk, or waits for whoever does.
+    pub(in crate::verify) async fn look(
+        &self,
+        id: ChunkId,
+        turn: Turn<'_>,
+        depth: Depth,
+    ) -> (ChunkId, Verdict) {
+        let ticket = match turn {
+            Turn::Known(verdict) => return (id, verdict),
+            Turn::Wait(waiting) => return (id, waiting.await.unwrap_or(Verdict::Unchecked)),
+            Turn::Mine(ticket) => ticket,
+        };
+        let _slot = self.slots.acquire(1).await;
+        let verdict = match depth {
+            Depth::Contents => self.read(id).await,
+            Depth::Presence => self.confirm(id).await,
+        };
+        self.note(id, verdict);
+        ticket.settle(verdict);
+        (id, verdict)
+    }
+
+    /// Reads a chunk. What is corrupt is believed only when it was fetched again (H98).
+    pub(in crate::verify) async fn read(&self, id: ChunkId) -> Verdict {
+        let permit = self.store.permit_to_read(u64::from(id.length)).await;
+        let Some(mut found) = self.inspect(id).await else { return Verdict::Unchecked };
+        let (mut left, mut was_corrupt) = (self.options.refetches, false);
+        while matches!(found, Inspected::Corrupt) && left > 0 {
+            (left, was_corrupt) = (left - 1, true);
+            let Some(again) = self.inspect(id).await else { return Verdict::Unchecked };
+            found = again;
+        }
+        drop(permit);
+        match found {
+            Inspected::Corrupt => self.corrupt(id).await,
+            Inspected::Good(examined) => {
+                self.findings().report.unsteady += u64::from(was_corrupt);
+                verdict(examined)
+            }
+            Inspected::Missing => self.missing(id).await,
+            Inspected::Unreachable(error) => Verdict::Unreachable(error.kind()),
+        }
+    }
+
+    async fn inspect(&self, id: ChunkId) -> Option<Inspected> {
+        if !self.control.admit() {
+            return None;
+        }
+        let (found, bytes) = self.store.chunks().inspect(id.digest, u64::from(id.length)).await;
+        self.control.count_bytes(bytes);
+        Some(found)
+    }
+
+    /// Looks for a chunk that was not listed: a listing may be behind (H13).
+    async fn confirm(&self, id: ChunkId) -> Verdict {
+        if !self.control.admit() {
+            return Verdict::Unchecked;
+        }
+        match self.store.chunks().find(id.digest).await {
+            Ok(info) if info.size < MIN_BLOB_BYTES as u64 => {
+                self.store.chunks().doubt(id.digest).await;
+                Verdict::Corrupt
+            }
+            Ok(_) => Verdict::Presence,
+            Err(error) if error.kind() == ErrorKind::NotFound => self.missing(id).await,
+            Err(error) => Verdict::Unreachable(error.kind()),
+        }
+    }
+
+    async fn corrupt(&self, id: ChunkId) -> Verdict {
+        if self.options.repair == Repair::Report {
+            self.store.chunks().doubt(id.digest).await;
+            return Verdict::Corrupt;
+        }
+        match self.store.put_aside(id.digest, u64::from(id.length)).await {
+            PutAside::Absent => Verdict::Missing,
+            PutAside::Done => {
+                self.findings().report.quarantined += 1;
+                Verdict::Corrupt
+            }
+            PutAside::Failed(error) => {
+                self.findings().unrepaired(id.digest, error);
+                Verdict::Corrupt
+            }
+            PutAside::Healed(examined) => {
+                self.findings().report.unsteady += 1;
+                verdict(examined)
+            }
+        }
+    }
+
+    async fn missing(&self, id: ChunkId) -> Verdict {
+        self.store.chunks().doubt(id.digest).await;
+        if self.options.repair == Repair::Report {
+            return Verdict::Missing;
+        }
+        match self.store.put_back(id.digest, u64::from(id.length)).await {
+            Ok(None) => Verdict::Missing,
+            Ok(Some(examined)) => {
+                self.findings().report.reinstated += 1;
+                verdict(examined)
+            }
+            Err(error) => {
+                self.findings().unrepaired(id.digest, error);
+                Verdict::Missing
+            }
+        }
+    }
+
+    /// Counts a chunk, and tells of it.
+    pub(in crate::verify) fn note(&self, id: ChunkId, verdict: Verdict) {
+        self.control.note(verdict);
+        {
+            let counts = &mut self.findings().report.chunks;
+            match verdict {
+                Verdict::Corrupt => counts.corrupt += 1,
+                Verdict::Checksum => counts.checksum += 1,
+                Verdict::Digest | Verdict::OtherLength => counts.digest += 1,
+                Verdict::Elsewhere | Verdict::Unchecked => {}
+                Verdict::Missing => counts.missing += 1,
+                Verdict::Presence => counts.presence += 1,
+                Verdict::Unreachable(_) => counts.unreachable += 1,
+            }
+        }
+        if let Some(finding) = verdict.finding() {
+            self.tell(&Event::ChunkChecked { digest: &id.digest, finding });
+        }
+    }
+}
+
+fn verdict(examined: Examined) -> Verdict {
+    match examined {
+        Examined::Checksum => Verdict::Checksum,
+        Examined::Digest => Verdict::Digest,
+        Examined::OtherLength => Verdict::OtherLength,
+    }
+}

@@ -1,0 +1,164 @@
+//! What ends a run: the caller, a budget, or a store that cannot be reached.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::verify::ledger::Verdict;
+use crate::verify::options::{Mode, VerifyOptions};
+
+/// Why a run ends early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::verify) enum Stop {
+    Aborted,
+    Budget,
+    /// So much is missing that nothing of it is believed (H95).
+    Missing,
+    Unreachable,
+}
+
+#[derive(Debug)]
+pub(in crate::verify) struct Control {
+    abort: Option<Arc<AtomicBool>>,
+    bytes: AtomicU64,
+    byte_limit: AtomicU64,
+    /// Chunks in a row that were missing.
+    missing: AtomicU64,
+    most_in_a_row: u64,
+    requests: AtomicU64,
+    request_limit: AtomicU64,
+    stop: Mutex<Option<Stop>>,
+    /// Looks in a row that reached nothing.
+    unreachable: AtomicU64,
+    was_unreachable: AtomicBool,
+}
+
+impl Control {
+    pub(in crate::verify) fn new(options: &VerifyOptions) -> Self {
+        let (bytes, requests) = match options.mode {
+            Mode::Sample(sample) => (sample.bytes, sample.requests),
+            Mode::Full | Mode::Presence => (None, None),
+        };
+        Self {
+            abort: options.abort.clone(),
+            bytes: AtomicU64::new(0),
+            byte_limit: AtomicU64::new(bytes.unwrap_or(u64::MAX)),
+            missing: AtomicU64::new(0),
+            most_in_a_row: options.missing_limit,
+            requests: AtomicU64::new(0),
+            request_limit: AtomicU64::new(requests.unwrap_or(u64::MAX)),
+            stop: Mutex::new(None),
+            unreachable: AtomicU64::new(0),
+            was_unreachable: AtomicBool::new(false),
+        }
+    }
+
+    /// Why it ends, if it does.
+    pub(in crate::verify) fn stopped(&self) -> Option<Stop> {
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let aborted = || self.abort.as_ref().is_some_and(|abort| abort.load(Ordering::Relaxed));
+        if stop.is_none() && aborted() {
+            *stop = Some(Stop::Aborted);
+        }
+        *stop
+    }
+
+    pub(in crate::verify) fn stop(&self, why: Stop) {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+    }
+
+    /// Whether one more request may be made to read something. It is counted.
+    pub(in crate::verify) fn admit(&self) -> bool {
+        if self.stopped().is_some() {
+            return false;
+        }
+        let fits = self.bytes.load(Ordering::Relaxed) < self.byte_limit.load(Ordering::Relaxed)
+            && self.requests.fetch_add(1, Ordering::Relaxed) < self.request_limit.load(Ordering::Relaxed);
+        if !fits {
+            // What was counted and is not made is no request.
+            let most = self.request_limit.load(Ordering::Relaxed);
+            let _ = self.requests.fetch_min(most, Ordering::Relaxed);
+            self.stop(Stop::Budget);
+        }
+        fits
+    }
+
+    /// A request that is made in any case.
+    pub(in crate::verify) fn count_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(in crate::verify) fn count_bytes(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes and requests so far.
+    pub(in crate::verify) fn used(&self) -> (u64, u64) {
+        (self.bytes.load(Ordering::Relaxed), self.requests.load(Ordering::Relaxed))
+    }
+
+    /// How many more requests may be made.
+    pub(in crate::verify) fn requests_left(&self) -> u64 {
+        let most = self.request_limit.load(Ordering::Relaxed);
+        most.saturating_sub(self.requests.load(Ordering::Relaxed))
+    }
+
+    /// Sets so much of the budget aside, or gives it back.
+    pub(in crate::verify) fn reserve(&self, (bytes, requests): (u64, u64)) {
+        for (limit, reserved) in [(&self.byte_limit, bytes), (&self.request_limit, requests)] {
+            let most = limit.load(Ordering::Relaxed);
+            if most != u64::MAX {
+                limit.store(most.saturating_sub(reserved), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What was set aside may be used, even though the run ends.
+    pub(in crate::verify) fn release(&self, (bytes, requests): (u64, u64)) {
+        for (limit, reserved) in [(&self.byte_limit, bytes), (&self.request_limit, requests)] {
+            let most = limit.load(Ordering::Relaxed);
+            limit.store(most.saturating_add(reserved), Ordering::Relaxed);
+        }
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stop == Some(Stop::Budget) {
+            *stop = None;
+        }
+    }
+
+    /// What a look at a chunk says of the store as a whole.
+    pub(in crate::verify) fn note(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Elsewhere | Verdict::Unchecked => {}
+            Verdict::Missing => {
+                if self.missing.fetch_add(1, Ordering::Relaxed) + 1 >= self.most_in_a_row {
+                    self.stop(Stop::Missing);
+                }
+            }
+            Verdict::Unreachable(_) => self.note_unreachable(),
+            Verdict::Checksum
+            | Verdict::Corrupt
+            | Verdict::Digest
+            | Verdict::OtherLength
+            | Verdict::Presence => {
+                self.missing.store(0, Ordering::Relaxed);
+                self.unreachable.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(in crate::verify) fn note_unreachable(&self) {
+        self.was_unreachable.store(true, Ordering::Relaxed);
+        if self.unreachable.fetch_add(1, Ordering::Relaxed) + 1 >= self.most_in_a_row {
+            self.stop(Stop::Unreachable);
+        }
+    }
+
+    /// Whether the last chunks that were looked at were missing.
+    pub(in crate::verify) fn doubts_absence(&self) -> bool {
+        self.missing.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether anything could not be reached.
+    pub(in crate::verify) fn was_unreachable(&self) -> bool {
+        self.was_unreachable.load(Ordering::Relaxed)
+    }
+}

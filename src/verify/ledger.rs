@@ -1,0 +1,329 @@
+//! What is known of chunks in one run: each is looked at once, however many snapshots name it (H80, H105).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures::channel::oneshot;
+
+use crate::error::ErrorKind;
+use crate::format::Digest;
+use crate::verify::report::{Finding, Strength};
+
+/// Chunks that are remembered before they are sorted.
+const LEAST_RECENT: usize = 8 << 10;
+/// What a chunk that is not good takes, about.
+const BAD_BYTES: usize = 128;
+
+/// A chunk as an index names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::verify) struct ChunkId {
+    pub(in crate::verify) digest: Digest,
+    /// The length of its contents.
+    pub(in crate::verify) length: u32,
+}
+
+/// What is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::verify) enum Verdict {
+    Corrupt,
+    Checksum,
+    Digest,
+    /// It is the turn of another pass.
+    Elsewhere,
+    Missing,
+    /// Its contents have the digest and another length.
+    OtherLength,
+    Presence,
+    Unchecked,
+    Unreachable(ErrorKind),
+}
+
+impl Verdict {
+    /// What is told of it.
+    pub(in crate::verify) fn finding(self) -> Option<Finding> {
+        match self {
+            Self::Corrupt => Some(Finding::Corrupt),
+            Self::Checksum => Some(Finding::Good(Strength::Checksum)),
+            Self::Digest | Self::OtherLength => Some(Finding::Good(Strength::Digest)),
+            Self::Elsewhere | Self::Unchecked => None,
+            Self::Missing => Some(Finding::Missing),
+            Self::Presence => Some(Finding::Good(Strength::Presence)),
+            Self::Unreachable(kind) => Some(Finding::Unreachable(kind)),
+        }
+    }
+
+    /// Its mark in the set of good ones.
+    fn mark(self) -> Option<u32> {
+        match self {
+            Self::Checksum => Some(1 << 31),
+            Self::Digest => Some(0),
+            Self::Presence => Some(1 << 30),
+            _ => None,
+        }
+    }
+}
+
+/// Whether it is enough that a chunk is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::verify) enum Depth {
+    Contents,
+    Presence,
+}
+
+#[derive(Debug)]
+pub(in crate::verify) struct Ledger {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Those that are not good. Each has to be told of in every snapshot that uses it.
+    bad: HashMap<ChunkId, Verdict>,
+    bad_most: usize,
+    good: CheckedSet,
+    is_full: bool,
+    /// Those that are being looked at, and who waits for it.
+    pending: HashMap<(ChunkId, bool), Vec<oneshot::Sender<Verdict>>>,
+}
+
+/// What is to be done about a chunk.
+pub(in crate::verify) enum Turn<'a> {
+    Known(Verdict),
+    Mine(Ticket<'a>),
+    Wait(oneshot::Receiver<Verdict>),
+}
+
+/// The right and the duty to look at a chunk. Dropped without a result, nobody knows anything.
+pub(in crate::verify) struct Ticket<'a> {
+    id: ChunkId,
+    is_deep: bool,
+    ledger: &'a Ledger,
+}
+
+impl Ledger {
+    pub(in crate::verify) fn new(memory_bytes: usize) -> Self {
+        let state = State {
+            bad: HashMap::new(),
+            bad_most: memory_bytes / 4 / BAD_BYTES,
+            good: CheckedSet::new(memory_bytes / 4 * 3),
+            is_full: false,
+            pending: HashMap::new(),
+        };
+        Self { state: Mutex::new(state) }
+    }
+
+    pub(in crate::verify) fn turn(&self, id: ChunkId, depth: Depth) -> Turn<'_> {
+        let is_deep = depth == Depth::Contents;
+        let mut state = self.state();
+        if let Some(verdict) = state.bad.get(&id) {
+            return Turn::Known(*verdict);
+        }
+        let enough = [Verdict::Digest, Verdict::Checksum, Verdict::Presence];
+        let enough = if is_deep { &enough[..2] } else { &enough[..] };
+        if let Some(known) = enough.iter().find(|verdict| state.good.contains(&id, **verdict)) {
+            return Turn::Known(*known);
+        }
+        if let Some(waiting) = state.pending.get_mut(&(id, is_deep)) {
+            let (sender, receiver) = oneshot::channel();
+            waiting.push(sender);
+            return Turn::Wait(receiver);
+        }
+        state.pending.insert((id, is_deep), Vec::new());
+        Turn::Mine(Ticket { id, is_deep, ledger: self })
+    }
+
+    /// What is known to be wrong with a chunk.
+    pub(in crate::verify) fn fault(&self, id: &ChunkId) -> Option<Verdict> {
+        self.state().bad.get(id).copied()
+    }
+
+    /// Whether any chunk is corrupt, missing, or not what an index says.
+    pub(in crate::verify) fn has_faults(&self) -> bool {
+        self.state().bad.values().any(|verdict| !matches!(verdict, Verdict::Unreachable(_)))
+    }
+
+    /// Whether more was found than is remembered.
+    pub(in crate::verify) fn is_full(&self) -> bool {
+        self.state().is_full
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket<'_> {
+    /// Tells everybody who waits, and whoever asks later.
+    pub(in crate::verify) fn settle(self, verdict: Verdict) {
+        let mut state = self.ledger.state();
+        if verdict.mark().is_some() {
+            state.is_full |= !state.good.insert(&self.id, verdict);
+        } else if verdict.finding().is_some() {
+            if state.bad.len() < state.bad_most {
+                state.bad.insert(self.id, verdict);
+            } else {
+                state.is_full = true;
+            }
+        }
+        let waiting = state.pending.remove(&(self.id, self.is_deep)).unwrap_or_default();
+        drop(state);
+        for sender in waiting {
+            // Who is gone wants no answer.
+            let _ = sender.send(verdict);
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.ledger.state().pending.remove(&(self.id, self.is_deep));
+    }
+}
+
+/// Good chunks, at 16 bytes each: 12 of the digest, and the length with two bits for what was looked at. Two chunks whose first 96 bits
+/// and lengths are equal are taken for one, which happens by chance with one of 2^43 among 4 million.
+///
+/// ```text
+/// insert → recent, unsorted ── full ──▶ sorted, merged from behind, in place
+/// ```
+#[derive(Debug)]
+struct CheckedSet {
+    is_full: bool,
+    most_bytes: usize,
+    recent: HashSet<u128>,
+    sorted: Vec<u128>,
+}
+
+impl CheckedSet {
+    fn new(most_bytes: usize) -> Self {
+        Self { is_full: false, most_bytes, recent: HashSet::new(), sorted: Vec::new() }
+    }
+
+    fn contains(&self, id: &ChunkId, verdict: Verdict) -> bool {
+        let entry = Self::entry(id, verdict);
+        self.recent.contains(&entry) || self.sorted.binary_search(&entry).is_ok()
+    }
+
+    /// Whether there was room.
+    fn insert(&mut self, id: &ChunkId, verdict: Verdict) -> bool {
+        // What is recent takes up to 40 bytes each.
+        let takes = |sorted: usize, recent: usize| sorted * 16 + recent * 40;
+        if self.is_full {
+            return false;
+        }
+        if takes(self.sorted.len(), self.recent.len() + 1) > self.most_bytes {
+            self.merge();
+            // Not for a few more at a time: each merge goes through all of them.
+            self.is_full = takes(self.sorted.len(), LEAST_RECENT / 16) > self.most_bytes;
+            if self.is_full {
+                return false;
+            }
+        }
+        self.recent.insert(Self::entry(id, verdict));
+        if self.recent.len() >= LEAST_RECENT.max(self.sorted.len() / 16) {
+            self.merge();
+        }
+        true
+    }
+
+    fn entry(id: &ChunkId, verdict: Verdict) -> u128 {
+        let mut bytes = [0; 16];
+        let (digest, length) = bytes.split_at_mut(12);
+        digest.copy_from_slice(&id.digest.as_bytes()[..12]);
+        length.copy_from_slice(&(id.length | verdict.mark().unwrap_or_default()).to_le_bytes());
+        u128::from_le_bytes(bytes)
+    }
+
+    fn merge(&mut self) {
+        let mut recent: Vec<_> = self.recent.drain().collect();
+        recent.sort_unstable();
+        let mut left = self.sorted.len();
+        self.sorted.reserve_exact(recent.len());
+        self.sorted.resize(left + recent.len(), 0);
+        let mut to = self.sorted.len();
+        // From behind, so that nothing is overwritten that is still to be moved. No entry is in both.
+        while let Some(entry) = recent.pop() {
+            while left > 0 && self.sorted[left - 1] > entry {
+                to -= 1;
+                left -= 1;
+                self.sorted[to] = self.sorted[left];
+            }
+            to -= 1;
+            self.sorted[to] = entry;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(number: u32) -> ChunkId {
+        ChunkId { digest: Digest::of(&number.to_le_bytes()), length: number % 100 + 1 }
+    }
+
+    #[test]
+    fn each_chunk_is_looked_at_once() {
+        let ledger = Ledger::new(1 << 20);
+        let Turn::Mine(ticket) = ledger.turn(id(1), Depth::Contents) else { panic!("it is new") };
+        let Turn::Wait(mut waiting) = ledger.turn(id(1), Depth::Contents) else { panic!("it is under way") };
+        ticket.settle(Verdict::Checksum);
+        assert_eq!(waiting.try_recv(), Ok(Some(Verdict::Checksum)));
+        for depth in [Depth::Contents, Depth::Presence] {
+            assert!(matches!(ledger.turn(id(1), depth), Turn::Known(Verdict::Checksum)));
+        }
+        let Turn::Mine(ticket) = ledger.turn(id(2), Depth::Presence) else { panic!("it is new") };
+        ticket.settle(Verdict::Presence);
+        assert!(matches!(ledger.turn(id(2), Depth::Presence), Turn::Known(Verdict::Presence)));
+        assert!(matches!(ledger.turn(id(2), Depth::Contents), Turn::Mine(_)), "its contents were not seen");
+        assert!(
+            matches!(ledger.turn(id(2), Depth::Contents), Turn::Mine(_)),
+            "a dropped ticket says nothing"
+        );
+        let other = ChunkId { length: 7, ..id(1) };
+        let Turn::Mine(ticket) = ledger.turn(other, Depth::Contents) else { panic!("of another length") };
+        ticket.settle(Verdict::OtherLength);
+        assert_eq!(ledger.fault(&other), Some(Verdict::OtherLength));
+        assert!(ledger.has_faults());
+    }
+
+    #[test]
+    fn h105_a_set_that_is_full_stops_growing() {
+        let ledger = Ledger::new(1 << 20);
+        let mut remembered = 0;
+        for number in 0..200_000 {
+            let Turn::Mine(ticket) = ledger.turn(id(number), Depth::Contents) else { panic!("it is new") };
+            ticket.settle(if number % 4 == 3 { Verdict::Missing } else { Verdict::Digest });
+            remembered += u32::from(matches!(ledger.turn(id(number), Depth::Contents), Turn::Known(_)));
+        }
+        assert!(ledger.is_full());
+        let state = ledger.state();
+        let bytes = state.good.sorted.capacity() * 16 + state.good.recent.capacity() * 20;
+        assert!(bytes <= (1 << 20) * 11 / 10, "{bytes} bytes");
+        assert!(state.bad.len() <= (1 << 20) / 4 / BAD_BYTES);
+        assert!((35_000..60_000).contains(&remembered), "{remembered} are remembered");
+        assert_eq!(state.good.sorted.len() + state.good.recent.len() + state.bad.len(), remembered as usize);
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_has_what_was_put_into_it(numbers in prop::collection::vec(0_u32..2000, 0..2000), every in 1_usize..300) {
+            let mut set = CheckedSet::new(1 << 20);
+            for (at, number) in numbers.iter().enumerate() {
+                if !set.contains(&id(*number), Verdict::Digest) {
+                    prop_assert!(set.insert(&id(*number), Verdict::Digest));
+                }
+                if at % every == 0 {
+                    set.merge();
+                }
+            }
+            for number in 0..2000 {
+                prop_assert_eq!(set.contains(&id(number), Verdict::Digest), numbers.contains(&number));
+                prop_assert!(!set.contains(&id(number), Verdict::Checksum));
+            }
+            prop_assert!(set.sorted.is_sorted());
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Which chunks are there, as a listing shows.
+//!
+//! Shards of the space of digests are listed at the same time. If there are more chunks than the memory that is allowed can hold, the
+//! space is gone through in several parts, with a pass over the snapshots for each.
+
+use futures::FutureExt as _;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use crate::backend::Details;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::store::{Datastore, MarkSet, MarkSetBuilder, Shard, listed_chunk, mark_of};
+use crate::verify::control::Control;
+
+/// How many chunks a shard has, about.
+const SHARD_CHUNKS: u64 = 4000;
+const SHARDS_MOST: u64 = 4096;
+/// How many shards are listed at the same time.
+const SHARDS_IN_FLIGHT: usize = 8;
+/// What a chunk takes while it is listed.
+const MARK_BYTES: usize = 9;
+
+/// The chunks of a store, a part at a time.
+#[derive(Debug)]
+pub(in crate::verify) struct ChunkListing {
+    memory_bytes: usize,
+    next: usize,
+    shards: Vec<Shard>,
+}
+
+/// Those of a part of the space of digests.
+#[derive(Debug)]
+pub(in crate::verify) struct Listed {
+    marks: MarkSet,
+    part: Shard,
+}
+
+impl Listed {
+    /// Whether the chunk was listed; none if it is of another part.
+    pub(in crate::verify) fn shows(&self, digest: &Digest) -> Option<bool> {
+        let mark = mark_of(digest);
+        (self.part.first..=self.part.last).contains(&mark).then(|| self.marks.contains(mark))
+    }
+}
+
+impl ChunkListing {
+    /// Of a store in which snapshots name so many chunks.
+    pub(in crate::verify) fn new(references: u64, memory_bytes: usize) -> Self {
+        Self { memory_bytes, next: 0, shards: shards(references) }
+    }
+
+    /// Whether everything was listed.
+    pub(in crate::verify) fn is_over(&self) -> bool {
+        self.next >= self.shards.len()
+    }
+
+    /// Lists as much as fits; none if that was all.
+    pub(in crate::verify) async fn next(
+        &mut self,
+        store: &Datastore,
+        control: &Control,
+    ) -> Result<Option<Listed>> {
+        let left = self.shards.get(self.next..).unwrap_or_default();
+        let Some(first) = left.first().map(|shard| shard.first) else { return Ok(None) };
+        let (mut marks, mut last, mut count) = (MarkSetBuilder::default(), first, 0_usize);
+        let left = left.to_vec();
+        let listings = stream::iter(left).map(|shard| list(store, shard, Details::Names, control).boxed());
+        let mut listings = listings.buffered(SHARDS_IN_FLIGHT);
+        let mut taken = 0;
+        while let Some((shard, found)) = listings.try_next().await? {
+            count += found.len();
+            for (mark, _) in found {
+                marks.insert(mark);
+            }
+            last = shard.last;
+            taken += 1;
+            if count.saturating_mul(MARK_BYTES) > self.memory_bytes {
+                break;
+            }
+        }
+        drop(listings);
+        self.next += taken;
+        Ok(Some(Listed { marks: marks.finish(), part: Shard { first, last } }))
+    }
+}
+
+/// How many chunks there are, and their bytes.
+pub(in crate::verify) async fn count(
+    store: &Datastore,
+    references: u64,
+    control: &Control,
+) -> Result<(u64, u64)> {
+    let listings =
+        stream::iter(shards(references)).map(|shard| list(store, shard, Details::All, control).boxed());
+    let mut listings = listings.buffer_unordered(SHARDS_IN_FLIGHT);
+    let (mut chunks, mut bytes) = (0, 0);
+    while let Some((_, found)) = listings.try_next().await? {
+        chunks += found.len() as u64;
+        bytes += found.iter().map(|(_, size)| size).sum::<u64>();
+    }
+    Ok((chunks, bytes))
+}
+
+fn shards(references: u64) -> Vec<Shard> {
+    Shard::all((references / SHARD_CHUNKS).clamp(1, SHARDS_MOST))
+}
+
+/// The marks of the chunks of a shard, and their sizes where they are told.
+async fn list(
+    store: &Datastore,
+    shard: Shard,
+    details: Details,
+    control: &Control,
+) -> Result<(Shard, Vec<(u64, u64)>)> {
+    let query = shard.query(details);
+    let (mut found, mut cursor) = (Vec::new(), None);
+    loop {
+        control.count_request();
+        let page = store.truth().list(&query, cursor.as_ref()).await?;
+        let chunks = page.entries.iter().filter_map(listed_chunk);
+        found.extend(chunks.map(|(digest, size)| (mark_of(&digest), size)));
+        match page.next {
+            None => return Ok((shard, found)),
+            next if next == cursor => {
+                let error = Error::new(ErrorKind::Unavailable, "list chunks");
+                return Err(error.because("the listing does not advance"));
+            }
+            next => cursor = next,
+        }
+    }
+}
