@@ -12,6 +12,7 @@
 //! | owner, notes of a group | | exclusive | |
 //! | deletion of a snapshot | | exclusive, if it is the last | exclusive |
 //! | deletion of a group | | exclusive | exclusive |
+//! | verification | shared, while a chunk is put aside or back | | shared; manifest lock for its state |
 //!
 //! Locks are taken without waiting, or with a wait that ends (a manifest, a group at the begin of a backup), so the order in which they are taken does not matter for
 //! progress: who does not get one gives back the others and reports `Busy`.
