@@ -57,7 +57,7 @@ fn main() -> ExitCode {
             })
         });
         assert!(report.is_clean() && report.chunks.digest == chunks.len() as u64, "{report:?}");
-        let worked = processor_time() - before;
+        let worked = processor_time().saturating_sub(before);
         let round = Round { primitives, verified, worked };
         best = Some(match best {
             None => round,
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     let best = best.expect("one round at least");
     let speed = |time: Duration| mib as f64 * 1.048_576 / time.as_secs_f64();
     let Primitives { digest, decode, plaintext, read } = best.primitives;
-    println!("{} chunks of {} MiB, {} MiB of contents, {cores} cores", chunks.len(), mib, plaintext >> 20);
+    println!("{} chunks, {} MiB of contents, {cores} cores", chunks.len(), plaintext >> 20);
     println!("  read {:.0}, decompress {:.0}, sha256 {:.0} MB/s", speed(read), speed(decode), speed(digest));
     let limit = (read + decode + digest).as_secs_f64() / cores as f64;
     let ratio = best.verified.as_secs_f64() / limit;

@@ -15,6 +15,7 @@
 //! | deletion of a group | | exclusive | exclusive |
 //! | copy of a group | | exclusive at the destination | shared; exclusive at the destination |
 //! | move of a group | | exclusive at both places | exclusive at both places |
+//! | verification | shared, while a chunk is put aside or back | | shared; manifest lock for its state |
 //!
 //! Locks are taken without waiting, or with a wait that ends (a manifest, a group at the begin of a backup), so the order in which they are taken does not matter for
 //! progress: who does not get one gives back the others and reports `Busy`.
