@@ -62,7 +62,6 @@ use crate::store::doubts::Doubts;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
 use crate::store::mirrored::Mirrored;
-use crate::store::published::Published;
 
 pub(crate) use chunks::{Swept, Unused};
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, mark_of};
@@ -151,7 +150,6 @@ pub(in crate::store) struct StoreInner {
     pub(in crate::store) restore_budget: Arc<Budget>,
     local: Option<Local>,
     doubts: Doubts,
-    published: Published,
     /// None yet in a store of PBS that was never changed.
     identity: OnceLock<Identity>,
     /// The digests of chunks of zeros, by length.
@@ -203,7 +201,6 @@ impl Datastore {
             doubts: Doubts::default(),
             identity,
             local,
-            published: Published::default(),
             restore_budget: Budget::new(options.memory_bytes),
             zeros: Mutex::default(),
         };

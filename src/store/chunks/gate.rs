@@ -1,4 +1,4 @@
-//! What all openings of one store in a process share: pins, critical sections, and which chunks may still be deleted.
+//! What all openings of one store in a process share: pins, critical sections, what was published, and which chunks may still be deleted.
 //!
 //! Who collects garbage has to know of every writer of the process (H4), through whichever [`Datastore`](crate::store::Datastore) it
 //! writes; so the gate of a store is found by the identity of the store.
@@ -15,11 +15,13 @@ use std::time::Duration;
 use crate::format::Digest;
 use crate::store::doubts::LONGEST_REQUEST;
 use crate::store::pins::{Pins, Sections};
+use crate::store::published::Published;
 
 #[derive(Debug, Default)]
 pub(in crate::store) struct Gate {
     leaving: Mutex<Leaving>,
     pub(in crate::store) pins: Arc<Pins>,
+    pub(in crate::store) published: Published,
     pub(in crate::store) sections: Sections,
 }
 

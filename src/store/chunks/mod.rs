@@ -48,6 +48,7 @@ use crate::store::chunks::gate::Gate;
 use crate::store::chunks::reader::ChunkReader;
 use crate::store::codecs::Codecs;
 use crate::store::pins::{Pins, WriterPins};
+use crate::store::published::Published;
 
 pub(crate) use sweep::{Swept, Unused};
 
@@ -112,6 +113,11 @@ impl ChunkStore {
     /// The pins of all writers of the store.
     pub(crate) fn pins(&self) -> &Arc<Pins> {
         &self.gate().pins
+    }
+
+    /// The indexes that were stored of late, through any opening of the store.
+    pub(in crate::store) fn published(&self) -> &Published {
+        &self.gate().published
     }
 
     fn codecs(&self) -> &Arc<Codecs> {
