@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::future::{self, BoxFuture};
+use larder::backend::record::Method;
 use larder::backend::{Backend, MemoryBackend};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
@@ -365,6 +366,45 @@ fn h13_an_index_that_no_listing_shows_yet_keeps_its_chunks() {
             settle(&scene, 1, [1, 9]).await;
         });
     }
+}
+
+/// A listing that is behind when a mark begins is not the last one.
+#[test]
+fn h13_what_a_later_listing_shows_is_marked() {
+    let sim = SimRuntime::new(1);
+    sim.block_on(async {
+        let mut scene = scene(&sim, true).await;
+        leave(&scene, &[1, 2]).await;
+        drop(back_up(&scene.store, "host/b", &[3]).await.unwrap());
+        collected(&scene.store, twice()).await;
+        sim.sleep(Duration::from_hours(48)).await;
+        scene.watched.hide_what_is_new();
+        drop(back_up(&scene.store, "host/a", &[1]).await.unwrap());
+        // By a process that is no more.
+        let backend: Arc<dyn Backend> = Arc::<Watched>::clone(&scene.watched);
+        (scene.store, scene.other) = opened_anew(scene.store, scene.other, &backend).await;
+        let watched = Arc::downgrade(&scene.watched);
+        scene.watched.watch(move |step| {
+            // The listing is past the hidden one by then.
+            if step.method == Method::Get && step.keys.iter().any(|key| key.path().contains("host/b/")) {
+                watched.upgrade().unwrap().show_all();
+            }
+            Box::pin(async {})
+        });
+        assert_eq!(collected(&scene.store, twice()).await.removed.chunks, 1);
+        settle(&scene, 2, [1, 3]).await;
+    });
+}
+
+/// Opens a store as another process would.
+async fn opened_anew(
+    store: Datastore,
+    other: Datastore,
+    backend: &Arc<dyn Backend>,
+) -> (Datastore, Datastore) {
+    drop((store, other));
+    let open = || Datastore::open(Arc::clone(backend), Options::default());
+    (open().await.unwrap(), open().await.unwrap())
 }
 
 /// What removes what is unused for a day and was seen so before.
