@@ -117,6 +117,8 @@ impl GcPlan {
                 }
             }
         }
+        // Also of an earlier run, and those that were said to be gone.
+        seen.extend(self.store.chunks().leaving().into_iter().map(|digest| (digest, self.times.now)));
         let epoch = self.store.truth().tenure().map_or(0, |tenure| tenure.epoch);
         let encode = move || Ok(Sightings::of(seen).encode(epoch));
         let bytes = self.store.runtime().run_blocking("write sightings", encode).await?;
