@@ -18,7 +18,7 @@ use larder::store::{Datastore, SnapshotReader, WriterTarget};
 use places::{Place, everywhere};
 use support::noise;
 
-const CHUNK: u64 = 64 << 10;
+const CHUNK: usize = 64 << 10;
 
 fn group(name: &str) -> GroupName {
     name.parse().unwrap()
@@ -27,7 +27,7 @@ fn group(name: &str) -> GroupName {
 /// Backs an image of noise up.
 async fn back_up(store: &Datastore, group: &GroupName, data: &[u8]) -> SnapshotReader {
     let backup = store.backup(group).begin().await.unwrap();
-    backup.image("d.img", Cursor::new(data), data.len() as u64).chunk_bytes(CHUNK).await.unwrap();
+    backup.image("d.img", Cursor::new(data), data.len() as u64).chunk_bytes(CHUNK as u64).await.unwrap();
     backup.finish().await.unwrap()
 }
 
@@ -55,7 +55,7 @@ fn what_no_snapshot_needs_goes_and_nothing_else() {
         Box::pin(async move {
             let store = place.store().await;
             let (one, other) = (group("host/a"), group("vm/100"));
-            let (shared, own) = (noise(1, 20 * CHUNK as usize), noise(2, 5 * CHUNK as usize));
+            let (shared, own) = (noise(1, 20 * CHUNK), noise(2, 5 * CHUNK));
             let mut both = shared.clone();
             both.extend(&own);
             let kept = back_up(&store, &one, &shared).await;
@@ -87,8 +87,8 @@ fn h27_what_is_too_much_has_to_be_confirmed() {
         Box::pin(async move {
             let store = place.store().await;
             let a = group("host/a");
-            let first = back_up(&store, &a, &noise(1, 10 * CHUNK as usize)).await.name().clone();
-            back_up(&store, &a, &noise(2, 10 * CHUNK as usize)).await;
+            let first = back_up(&store, &a, &noise(1, 10 * CHUNK)).await.name().clone();
+            back_up(&store, &a, &noise(2, 10 * CHUNK)).await;
             store.delete_snapshot(&first).await.unwrap();
             let mut plan = gc::plan(&store, at_once(&place).most_garbage(49)).await.unwrap();
             assert_eq!(plan.brake(), Some(Brake::Share(49)));
@@ -111,14 +111,14 @@ fn h4_h5_a_collection_in_any_pause_of_a_backup_takes_nothing_from_it() {
             let store = place.store().await;
             let other = place.opened().await;
             let (a, old) = (group("host/a"), group("host/old"));
-            let (shared, unused) = (noise(1, 4 * CHUNK as usize), noise(2, 4 * CHUNK as usize));
+            let (shared, unused) = (noise(1, 4 * CHUNK), noise(2, 4 * CHUNK));
             back_up(&store, &a, &shared).await;
             back_up(&store, &old, &unused).await;
             store.delete_group(&old).await.unwrap();
             let backup = store.backup(&a).begin().await.unwrap();
             let image = |name, data: &[u8]| {
                 let image = backup.image(name, Cursor::new(data.to_vec()), data.len() as u64);
-                image.chunk_bytes(CHUNK)
+                image.chunk_bytes(CHUNK as u64)
             };
             let half = unused.len() / 2;
             image("d.img", &unused[..half]).await.unwrap();
@@ -144,13 +144,13 @@ fn h22_what_vanished_is_told_with_those_that_need_it_and_stored_again() {
         Box::pin(async move {
             let store = place.store().await;
             let (a, b) = (group("host/a"), group("host/b"));
-            let (shared, own) = (noise(1, 4 * CHUNK as usize), noise(2, 3 * CHUNK as usize));
+            let (shared, own) = (noise(1, 4 * CHUNK), noise(2, 3 * CHUNK));
             let both = [&shared[..], &own, &own].concat();
             let first = back_up(&store, &a, &shared).await.name().clone();
             let second = back_up(&store, &b, &both).await.name().clone();
             executed(gc::plan(&store, at_once(&place)).await.unwrap()).await;
             let chunk = |data: &[u8], number: usize| {
-                let part = &data[number * CHUNK as usize..][..CHUNK as usize];
+                let part = &data[number * CHUNK..][..CHUNK];
                 Key::Chunk(Digest::of(part)).path()
             };
             // One that only the second needs, twice; then one that both do.
@@ -185,12 +185,12 @@ fn h25_what_was_put_aside_goes_unless_nothing_better_is_there() {
         Box::pin(async move {
             let store = place.store().await;
             let (a, old) = (group("host/a"), group("host/old"));
-            let (used, unused) = (noise(1, 3 * CHUNK as usize), noise(2, 3 * CHUNK as usize));
+            let (used, unused) = (noise(1, 3 * CHUNK), noise(2, 3 * CHUNK));
             back_up(&store, &a, &used).await;
             back_up(&store, &old, &unused).await;
             store.delete_group(&old).await.unwrap();
             let path = |data: &[u8], number: usize| {
-                let part = &data[number * CHUNK as usize..][..CHUNK as usize];
+                let part = &data[number * CHUNK..][..CHUNK];
                 Key::Chunk(Digest::of(part)).path()
             };
             let [good, bad, both] = [0, 1, 2].map(|number| path(&used, number));
@@ -249,12 +249,12 @@ fn h35_a_restore_goes_on_beside_pruning_and_collections() {
             let store = place.store().await;
             let other = place.opened().await;
             let (a, b) = (group("host/a"), group("host/b"));
-            let data = noise(1, 20 * CHUNK as usize);
+            let data = noise(1, 20 * CHUNK);
             let name = back_up(&store, &a, &data).await.name().clone();
-            back_up(&store, &b, &noise(2, CHUNK as usize)).await;
+            back_up(&store, &b, &noise(2, CHUNK)).await;
             let reader = other.snapshot(&name).await.unwrap();
             let mut archive = reader.archive("d.img.fidx").await.unwrap();
-            let mut begun = vec![0; 3 * CHUNK as usize];
+            let mut begun = vec![0; 3 * CHUNK];
             archive.read_exact(&mut begun).await.unwrap();
             assert_eq!(store.delete_snapshot(&name).await.unwrap_err().kind(), ErrorKind::Busy);
             assert_eq!(executed(gc::plan(&store, at_once(&place)).await.unwrap()).await.removed.chunks, 0);
@@ -272,12 +272,11 @@ fn h92_a_store_that_needs_what_is_not_known_is_not_collected() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
-            back_up(&store, &group("host/a"), &noise(1, CHUNK as usize)).await;
+            back_up(&store, &group("host/a"), &noise(1, CHUNK)).await;
             let uuid = store.uuid().unwrap().to_owned();
             drop(store);
-            let identity = |features: &str| {
-                format!(r#"{{"features":[{features}],"uuid":"{uuid}","version":1}}"#)
-            };
+            let identity =
+                |features: &str| format!(r#"{{"features":[{features}],"uuid":"{uuid}","version":1}}"#);
             place.write(".larder/store.json", identity("\"packs\"")).await;
             let refused = gc::plan(&place.opened().await, at_once(&place)).await.map(drop).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Unsupported);

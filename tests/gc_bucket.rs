@@ -162,7 +162,11 @@ fn spoil(how: usize, directory: &Path, older: &Path) {
         }
         3 => files.iter().filter(is_state).step_by(2).for_each(|file| fs::remove_file(file).unwrap()),
         _ => {
-            for file in files.iter().filter(is_state).filter(|file| !file.ends_with("instance") && !file.ends_with("store")) {
+            for file in files
+                .iter()
+                .filter(is_state)
+                .filter(|file| !file.ends_with("instance") && !file.ends_with("store"))
+            {
                 let mut bytes = fs::read(file).unwrap();
                 let middle = bytes.len() / 2;
                 bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1);
@@ -230,7 +234,8 @@ fn h12_listings_that_contradict_themselves_remove_nothing() {
                 drop(back_up(&process.store, "host/a", &[4, 5, 6]).await.unwrap());
                 drop(back_up(&process.store, "host/b", &[6, 7, 8]).await.unwrap());
                 let before = server.log().len();
-                let rule = Rule::list().query(move |query| query.contains("list-type=2") && query.contains(part));
+                let rule =
+                    Rule::list().query(move |query| query.contains("list-type=2") && query.contains(part));
                 server.add(rule.then(action.clone()));
                 let plan = gc::plan(&process.store, at_once()).await;
                 assert!(plan.is_err(), "{number} {part}");

@@ -201,14 +201,12 @@ async fn aborted_at(at: u64, is_bucket: bool, memory_bytes: usize) -> u64 {
 
 #[test]
 fn h21_what_is_aborted_anywhere_goes_on_to_the_same_end() {
-    for is_bucket in KINDS {
-        for memory_bytes in [16 << 20, 1] {
-            let events = block_on(aborted_at(u64::MAX, is_bucket, memory_bytes));
-            assert!(events > 15, "{events}");
-            for at in 0..events {
-                let _told = Told(format!("bucket {is_bucket}, {memory_bytes} bytes, event {at}"));
-                block_on(aborted_at(at, is_bucket, memory_bytes));
-            }
+    for (is_bucket, memory_bytes) in [(false, 16 << 20), (true, 1)] {
+        let events = block_on(aborted_at(u64::MAX, is_bucket, memory_bytes));
+        assert!(events > 15, "{events}");
+        for at in 0..events {
+            let _told = Told(format!("bucket {is_bucket}, {memory_bytes} bytes, event {at}"));
+            block_on(aborted_at(at, is_bucket, memory_bytes));
         }
     }
 }
@@ -263,7 +261,10 @@ async fn with_a_fault(is_bucket: bool, action: Action, nth: Option<u64>) -> (Out
         assert_eq!(report.removed.chunks + report.failed, 2500);
         // Of the chunks that are there, each is somewhere in the state.
         let status = scene.store.gc_status().await.unwrap().unwrap();
-        assert_eq!((status.removed_chunks, status.removed_bytes), (report.removed.chunks, report.removed.bytes));
+        assert_eq!(
+            (status.removed_chunks, status.removed_bytes),
+            (report.removed.chunks, report.removed.bytes)
+        );
         assert_eq!(status.disk_chunks, 2);
         assert_eq!(status.pending_chunks, report.failed, "what could not be removed waits");
         assert_eq!(status.pending_bytes, 7 * report.failed);

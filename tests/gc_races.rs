@@ -22,7 +22,8 @@ use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState};
 
 use gc_scene::{
-    Told, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created, digests, group, seeds,
+    Told, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created, digests,
+    group, seeds,
 };
 use watched::Watched;
 
@@ -286,7 +287,7 @@ fn draw(sim: &SimRuntime, below: u64) -> u64 {
 /// Makes and deletes snapshots of a few chunks that all share.
 async fn churn(scene: &Scene, name: &str, store: &Datastore) {
     for _ in 0..5 {
-        let numbers: Vec<_> = (0..1 + draw(&scene.sim, 4)).map(|_| draw(&scene.sim, 6)).collect();
+        let numbers: Vec<_> = (0..=draw(&scene.sim, 4)).map(|_| draw(&scene.sim, 6)).collect();
         let base = if draw(&scene.sim, 2) == 0 { newest(store, name).await } else { None };
         match draw(&scene.sim, 5) {
             // A writer that gives up, at the end or in the middle.

@@ -57,6 +57,11 @@ async fn leave(scene: &Scene, numbers: &[u64]) {
     scene.store.delete_group(&group("host/old")).await.unwrap();
 }
 
+/// How much time has passed since some moment.
+fn since(sim: &SimRuntime, begun: Duration) -> Duration {
+    sim.monotonic().saturating_sub(begun)
+}
+
 /// As by default, whatever the share.
 fn patient() -> GcOptions {
     GcOptions::default().most_garbage(100).parallel(3)
@@ -241,7 +246,7 @@ async fn beside_a_late_request(scene: &Scene, begins_after: Duration) -> bool {
     scene.sim.sleep(begins_after).await;
     let begun = scene.sim.monotonic();
     let made = back_up(&scene.store, "host/a", &[1, 9, 2]).await;
-    let took = scene.sim.monotonic() - begun;
+    let took = since(&scene.sim, begun);
     let again = made.is_err();
     match made {
         Ok(made) => check(&made).await.unwrap(),
@@ -292,14 +297,14 @@ fn h17_what_was_deleted_without_an_answer_is_stored_again_and_waited_for() {
             assert_eq!(chunks(scene.memory.as_ref()).await, digests([4]));
             let begun = sim.monotonic();
             let one = back_up(&scene.store, "host/a", &[1, 9]).await.unwrap();
-            let waited = sim.monotonic() - begun;
+            let waited = since(&sim, begun);
             assert!(waited > Duration::from_mins(29) && waited <= Duration::from_mins(30), "{waited:?}");
             check(&one).await.unwrap();
             drop(one);
             // Afterwards there is nothing to wait for.
             let begun = sim.monotonic();
             drop(back_up(&scene.store, "host/c", &[1, 2, 3]).await.unwrap());
-            assert!(sim.monotonic() - begun < Duration::from_secs(1));
+            assert!(since(&sim, begun) < Duration::from_secs(1));
             assert_eq!(check_all(&scene.store).await, 3);
         });
     }
@@ -356,7 +361,7 @@ fn h20_who_needs_a_chunk_that_is_being_deleted_waits_for_one_request() {
             let run = async {
                 let report = collect(&scene.other, at_once().parallel(1)).await.unwrap();
                 assert!(matches!(report.end, GcEnd::Complete));
-                (report, sim.monotonic() - begun)
+                (report, since(&sim, begun))
             };
             let write = async {
                 // In the middle of the first request, and the second.
@@ -366,7 +371,7 @@ fn h20_who_needs_a_chunk_that_is_being_deleted_waits_for_one_request() {
                     let begun = sim.monotonic();
                     let wanted: Vec<_> = (0..8).map(|part| 100 * number + 400 * part).collect();
                     drop(back_up(&scene.store, name, &wanted).await.unwrap());
-                    longest = longest.max(sim.monotonic() - begun);
+                    longest = longest.max(since(&sim, begun));
                 }
                 longest
             };

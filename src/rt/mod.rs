@@ -116,6 +116,7 @@ impl dyn Runtime {
 }
 
 /// Where the monotonic clocks of all runtimes of this process begin.
+#[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
 fn process_start() -> Instant {
     static START: OnceLock<Instant> = OnceLock::new();
     *START.get_or_init(Instant::now)

@@ -45,7 +45,13 @@ impl Gate {
         static OPEN: Mutex<BTreeMap<String, Weak<Gate>>> = Mutex::new(BTreeMap::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let settled = |gate: &mut Arc<Self>| gate.leaving().digests.is_empty();
-        drop(DOUBTFUL.lock().unwrap_or_else(PoisonError::into_inner).extract_if(.., settled).collect::<Vec<_>>());
+        drop(
+            DOUBTFUL
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extract_if(.., settled)
+                .collect::<Vec<_>>(),
+        );
         open.retain(|_, gate| gate.strong_count() > 0);
         let entry = open.entry(uuid.to_owned()).or_default();
         entry.upgrade().unwrap_or_else(|| {
