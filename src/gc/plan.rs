@@ -420,14 +420,15 @@ impl Counting<'_> {
         self.store.truth().capabilities().touches
     }
 
-    /// Whether it may go, and since when it is known to be unused.
-    fn judge(&self, digest: &Digest, last_used: SystemTime) -> (bool, SystemTime) {
+    /// Whether it may go, and since when it is known to be unused. What was put aside need not be seen twice: no sighting tells it from
+    /// its chunk, and it is nothing that anybody could want to use.
+    fn judge(&self, unused: &Unused, last_used: SystemTime) -> (bool, SystemTime) {
         let is_old = self.times.is_old(last_used);
-        if self.touches() || self.options.one_sighting {
+        if self.touches() || self.options.one_sighting || unused.aside.is_some() {
             return (is_old, self.times.now);
         }
         // One that was stored after it was seen is another.
-        match self.sightings.since(digest).filter(|since| *since >= last_used) {
+        match self.sightings.since(&unused.digest).filter(|since| *since >= last_used) {
             Some(since) => (is_old && self.times.is_old(since), since),
             None => (false, self.times.now),
         }
@@ -518,7 +519,7 @@ impl Scan<'_> {
             Key::Quarantined(digest, number) => Unused { digest, aside: Some(number) },
             _ => return None,
         };
-        let (ready, since) = self.counting.judge(&unused.digest, info.last_used);
+        let (ready, since) = self.counting.judge(&unused, info.last_used);
         let census = &mut self.census;
         match (unused.aside, ready) {
             (None, true) => census.garbage.add(info.size),

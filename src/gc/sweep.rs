@@ -36,6 +36,8 @@ pub(in crate::gc) struct Progress {
     failures: Vec<GcFailure>,
     /// How many batches in a row removed nothing.
     fruitless: usize,
+    /// Chunks that turned out to be in use.
+    in_use: ChunkTally,
     leftovers: u64,
     pinned: u64,
     removed: ChunkTally,
@@ -45,6 +47,8 @@ pub(in crate::gc) struct Progress {
     /// Whether a new term was begun and all that may go was written down.
     begun: bool,
     status_written: bool,
+    /// Chunks that could not be removed, as far as is known.
+    stuck: ChunkTally,
 }
 
 impl GcPlan {
@@ -60,11 +64,15 @@ impl GcPlan {
     pub async fn execute(&mut self) -> Result<GcReport> {
         self.check_brake()?;
         self.held.guard.check().await?;
-        self.begin().await?;
-        let end = match self.run().await {
-            Ok(()) => GcEnd::Complete,
+        let end = match self.begin().await {
+            // What may be deleted may take many pages to write down.
             Err(_) if self.options.is_aborted() => GcEnd::Aborted,
-            Err(error) => GcEnd::Stopped(error),
+            Err(error) => return Err(error),
+            Ok(()) => match self.run().await {
+                Ok(()) => GcEnd::Complete,
+                Err(_) if self.options.is_aborted() => GcEnd::Aborted,
+                Err(error) => GcEnd::Stopped(error),
+            },
         };
         Ok(self.report(end))
     }
@@ -110,6 +118,8 @@ impl GcPlan {
                 }
             }
         }
+        // Also of an earlier run, and those that were said to be gone.
+        seen.extend(self.store.chunks().leaving().into_iter().map(|digest| (digest, self.times.now)));
         let epoch = self.store.truth().tenure().map_or(0, |tenure| tenure.epoch);
         let encode = move || Ok(Sightings::of(seen).encode(epoch));
         let bytes = self.store.runtime().run_blocking("write sightings", encode).await?;
@@ -235,13 +245,13 @@ impl GcPlan {
         status.index_file_count = self.marked.indexes;
         status.index_data_bytes = self.marked.data_bytes;
         let bad = census.quarantined.bytes.saturating_sub(done.removed_quarantined.bytes);
-        status.disk_bytes = census.in_use.bytes + bad;
-        status.disk_chunks = census.in_use.chunks;
+        status.disk_bytes = census.in_use.bytes + done.in_use.bytes + bad;
+        status.disk_chunks = census.in_use.chunks + done.in_use.chunks;
         status.removed_bytes = done.removed.bytes + done.removed_quarantined.bytes;
         status.removed_chunks = done.removed.chunks;
         let waiting = self.waiting();
-        status.pending_bytes = waiting.bytes;
-        status.pending_chunks = waiting.chunks;
+        status.pending_bytes = waiting.bytes + done.stuck.bytes;
+        status.pending_chunks = waiting.chunks + done.stuck.chunks;
         status.removed_bad = done.removed_quarantined.chunks;
         status.still_bad = census.quarantined.chunks.saturating_sub(done.removed_quarantined.chunks);
         let mut cache = GcCacheStats::default();
@@ -274,6 +284,13 @@ impl GcPlan {
 
 impl Progress {
     fn note(&mut self, candidate: &Candidate, swept: Swept) {
+        if candidate.unused.aside.is_none() {
+            match &swept {
+                Swept::Busy | Swept::Pinned | Swept::Used => self.in_use.add(candidate.size),
+                Swept::Failed(_) => self.stuck.add(candidate.size),
+                Swept::Absent | Swept::Removed => {}
+            }
+        }
         match swept {
             Swept::Absent => self.absent += 1,
             Swept::Busy => self.busy += 1,

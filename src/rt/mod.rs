@@ -26,7 +26,8 @@ use std::fmt;
 use std::hash::BuildHasher as _;
 use std::io;
 use std::num::NonZeroUsize;
-use std::time::{Duration, SystemTime};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use futures::channel::oneshot;
@@ -72,7 +73,8 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// The time of day. It may jump in either direction.
     fn now(&self) -> SystemTime;
 
-    /// The time since some fixed moment before the first call. It never decreases.
+    /// The time since some fixed moment before the first call. It never decreases. Runtimes of one process that open the same store count
+    /// from the same moment, as those of this crate do.
     fn monotonic(&self) -> Duration;
 
     /// Fills `buffer` with random bytes that are fit for identifiers and nonces.
@@ -113,6 +115,13 @@ impl dyn Runtime {
         }));
         receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, action)))
     }
+}
+
+/// Where the monotonic clocks of all runtimes of this process begin.
+#[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
+fn process_start() -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    *START.get_or_init(Instant::now)
 }
 
 /// How many processors this program may use.

@@ -13,7 +13,7 @@ use smol::net::TcpStream;
 
 use crate::rt::eyeballs::connect_first;
 use crate::rt::limit::Limit;
-use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, processors};
+use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, process_start, processors};
 
 /// A [`Runtime`] that stands on the global executor of `smol`.
 ///
@@ -28,7 +28,7 @@ impl SmolRuntime {
     /// The runtime.
     #[must_use]
     pub fn new() -> Self {
-        Self { limit: Limit::new(pool_size().get()), start: Instant::now() }
+        Self { limit: Limit::new(pool_size().get()), start: process_start() }
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::eyeballs::connect_first;
 use crate::rt::limit::Limit;
-use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, processors};
+use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, process_start, processors};
 
 /// A [`Runtime`] that stands on a Tokio runtime. That one has to have its timers and its network enabled.
 ///
@@ -48,7 +48,7 @@ impl TokioRuntime {
     /// The runtime of that handle.
     #[must_use]
     pub fn new(handle: Handle) -> Self {
-        Self { handle, limit: Limit::new(pool_size().get()), start: Instant::now() }
+        Self { handle, limit: Limit::new(pool_size().get()), start: process_start() }
     }
 }
 

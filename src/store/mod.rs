@@ -71,7 +71,6 @@ use crate::store::doubts::Doubts;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
 use crate::store::mirrored::Mirrored;
-use crate::store::published::Published;
 
 pub(crate) use budget::Budget;
 pub(crate) use chunks::{Belief, Examined, Inspected, PutAside, Reference, Stored, Swept, Unused};
@@ -169,7 +168,6 @@ pub(in crate::store) struct StoreInner {
     pub(in crate::store) restore_budget: Arc<Budget>,
     local: Option<Local>,
     doubts: Doubts,
-    published: Published,
     /// None yet in a store of PBS that was never changed.
     identity: OnceLock<Identity>,
     /// The digests of chunks of zeros, by length.
@@ -226,7 +224,6 @@ impl Datastore {
             doubts: Doubts::default(),
             identity,
             local,
-            published: Published::default(),
             restore_budget: Budget::new(options.memory_bytes),
             zeros: Mutex::default(),
         };

@@ -1,6 +1,7 @@
 //! Which indexes this process stored a short while ago.
 //!
-//! A listing may not show them yet (H13), and pins are given up when a snapshot is finished. So whoever marks adds them to what was listed.
+//! A listing may not show them yet (H13), and pins are given up when a snapshot is finished. So whoever marks adds them to what was listed,
+//! through whichever opening of the store they were stored.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +23,7 @@ impl StoreInner {
         // Where listings show at once what is there, they are enough.
         if !self.backend.capabilities().touches {
             let now = self.runtime().monotonic();
-            let mut published = self.published.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut published = self.chunks.published().0.lock().unwrap_or_else(PoisonError::into_inner);
             published.retain(|_, at| now.saturating_sub(*at) < LAG);
             published.insert(key.clone(), now);
         }
@@ -30,6 +31,6 @@ impl StoreInner {
 
     /// The indexes that were stored of late.
     pub(in crate::store) fn published(&self) -> Vec<Key> {
-        self.published.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.chunks.published().0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 }

@@ -67,9 +67,9 @@ impl Sightings {
         Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into()))
     }
 
-    /// Those of these chunks, each seen since then.
+    /// Those of these chunks, each seen since then, or since the earliest time if there are several.
     pub(crate) fn of(mut seen: Vec<(Digest, SystemTime)>) -> Self {
-        seen.sort_unstable_by_key(|(digest, _)| *digest);
+        seen.sort_unstable();
         seen.dedup_by_key(|(digest, _)| *digest);
         let mut records: Vec<_> = seen.iter().map(|(digest, since)| record(digest, *since)).collect();
         // Two that begin alike: neither may be taken for seen before.

@@ -7,6 +7,7 @@
 pub(crate) mod bucket;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,7 +66,25 @@ impl Place {
             Kind::Memory => Arc::new(MemoryBackend::new(Arc::clone(&self.runtime)).page_entries(3)),
         };
         self.made.lock().unwrap().push(Arc::clone(&backend));
-        Datastore::create(backend, Options::default()).await.unwrap()
+        let store = Datastore::create(Arc::clone(&backend), Options::default()).await.unwrap();
+        match &self.kind {
+            Kind::Directory(_) | Kind::Memory => self.renamed(backend, store).await,
+            #[cfg(feature = "s3")]
+            Kind::Bucket(..) => store,
+        }
+    }
+
+    /// The store with an identity that no other has: a simulated runtime draws the same ones for each test, and stores of one
+    /// identity share what their writers use.
+    async fn renamed(&self, backend: Arc<dyn Backend>, store: Datastore) -> Datastore {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let drawn = store.uuid().unwrap().to_owned();
+        drop(store);
+        let identity = backend.get(&Key::Store, 1 << 20).await.unwrap().bytes;
+        let uuid = format!("{:032x}", MADE.fetch_add(1, Ordering::Relaxed));
+        let identity = String::from_utf8(identity.to_vec()).unwrap().replace(&drawn, &uuid);
+        backend.put(&Key::Store, identity.into(), PutMode::Replace).await.unwrap();
+        Datastore::open(backend, Options::default()).await.unwrap()
     }
 
     /// Another opening of the last store.

@@ -31,7 +31,9 @@ use futures::future::BoxFuture;
 use futures::task::ArcWake;
 
 use crate::rt::eyeballs::connect_first;
-use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, processors, run_job};
+use crate::rt::{
+    BlockingJob, Connection, Runtime, fill_random, pool_size, process_start, processors, run_job,
+};
 
 /// How long an address is tried for that nobody waits for any more.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
@@ -57,7 +59,7 @@ impl ThreadRuntime {
     pub fn with_threads(threads: NonZeroUsize) -> Self {
         Self {
             pool: Arc::new(Pool { most: threads.get(), state: Mutex::default(), wake: Condvar::new() }),
-            start: Instant::now(),
+            start: process_start(),
             tasks: OnceLock::new(),
             timers: OnceLock::new(),
         }

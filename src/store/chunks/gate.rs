@@ -1,4 +1,5 @@
-//! What all openings of one store in a process share: pins, critical sections, what is being moved, and which chunks may still be deleted.
+//! What all openings of one store in a process share: pins, critical sections, what is being moved or was published, and which chunks may
+//! still be deleted.
 //!
 //! Who collects garbage has to know of every writer of the process (H4), through whichever [`Datastore`](crate::store::Datastore) it
 //! writes; so the gate of a store is found by the identity of the store.
@@ -7,6 +8,8 @@
 //! A request to delete a chunk that got no answer may be executed later (H17). Until that is certain not to happen, nothing makes the
 //! chunk known, a writer that needs it stores it, and before its indexes are published it waits for the end of that time and looks
 //! whether the chunk is there. The same holds for what a process that had the store before may have been deleting.
+//!
+//! So a gate on which something is in doubt stays when the last opening of the store is gone: the next one has to know.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,12 +18,17 @@ use std::time::Duration;
 use crate::format::Digest;
 use crate::store::doubts::LONGEST_REQUEST;
 use crate::store::pins::{Pins, Sections};
+use crate::store::published::Published;
 use crate::store::relocations::Relocations;
+
+/// Gates on which something was to be deleted of late, so that they stay.
+static DOUBTFUL: Mutex<Vec<Arc<Gate>>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Default)]
 pub(in crate::store) struct Gate {
     leaving: Mutex<Leaving>,
     pub(in crate::store) pins: Arc<Pins>,
+    pub(in crate::store) published: Published,
     pub(in crate::store) relocations: Arc<Relocations>,
     pub(in crate::store) sections: Sections,
 }
@@ -39,6 +47,14 @@ impl Gate {
     pub(in crate::store) fn of(uuid: &str) -> Arc<Self> {
         static OPEN: Mutex<BTreeMap<String, Weak<Gate>>> = Mutex::new(BTreeMap::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let settled = |gate: &mut Arc<Self>| gate.leaving().digests.is_empty();
+        drop(
+            DOUBTFUL
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extract_if(.., settled)
+                .collect::<Vec<_>>(),
+        );
         open.retain(|_, gate| gate.strong_count() > 0);
         let entry = open.entry(uuid.to_owned()).or_default();
         entry.upgrade().unwrap_or_else(|| {
@@ -49,10 +65,23 @@ impl Gate {
     }
 
     /// From now on, these may be deleted at any moment.
-    pub(in crate::store::chunks) fn note_leaving(&self, digests: &[Digest], now: Duration) {
-        let mut leaving = self.leaving();
-        leaving.digests.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
-        leaving.digests.extend(digests.iter().map(|digest| (*digest, now)));
+    pub(in crate::store::chunks) fn note_leaving(self: &Arc<Self>, digests: &[Digest], now: Duration) {
+        {
+            let mut leaving = self.leaving();
+            leaving.digests.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
+            leaving.digests.extend(digests.iter().map(|digest| (*digest, now)));
+        }
+        let mut doubtful = DOUBTFUL.lock().unwrap_or_else(PoisonError::into_inner);
+        if !doubtful.iter().any(|gate| Arc::ptr_eq(gate, self)) {
+            doubtful.push(Arc::clone(self));
+        }
+    }
+
+    /// All that may still be deleted by a request of this process.
+    pub(in crate::store::chunks) fn all_leaving(&self, now: Duration) -> Vec<Digest> {
+        let leaving = self.leaving();
+        let late = |since: &Duration| now.saturating_sub(*since) < LONGEST_REQUEST;
+        leaving.digests.iter().filter(|(_, since)| late(since)).map(|(digest, _)| *digest).collect()
     }
 
     /// These were not, and will not be by the requests of this process.

@@ -63,6 +63,7 @@ use crate::store::chunks::reader::ChunkReader;
 use crate::store::chunks::suspicion::Suspicion;
 use crate::store::codecs::Codecs;
 use crate::store::pins::{Pins, WriterPins};
+use crate::store::published::Published;
 use crate::store::relocations::Relocations;
 
 pub(crate) use import::{Belief, Reference};
@@ -167,6 +168,11 @@ impl ChunkStore {
     /// What is being moved within the store.
     pub(in crate::store) fn relocations(&self) -> &Arc<Relocations> {
         &self.gate().relocations
+    }
+
+    /// The indexes that were stored of late, through any opening of the store.
+    pub(in crate::store) fn published(&self) -> &Published {
+        &self.gate().published
     }
 
     fn codecs(&self) -> &Arc<Codecs> {

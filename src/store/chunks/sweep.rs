@@ -205,6 +205,11 @@ impl ChunkReader {
 }
 
 impl ChunkStore {
+    /// Chunks that a request which got no answer may still delete.
+    pub(crate) fn leaving(&self) -> Vec<Digest> {
+        self.gate().all_leaving(self.backend.runtime().monotonic())
+    }
+
     /// Chunks that an index names and that are not there: the next backup that has them stores them again (H22).
     pub(crate) async fn note_missing(&self, digests: &[Digest]) -> Result<()> {
         self.reader.suspects().extend(digests);

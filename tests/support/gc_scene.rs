@@ -1,0 +1,164 @@
+//! Stores whose chunks are known by a number each, for tests of garbage collection.
+
+#![allow(dead_code, reason = "no test uses all of it")]
+
+#[path = "noise.rs"]
+mod noise;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::io::Cursor;
+use larder::backend::{Backend, ListEntry, ListQuery, PutMode, list_all};
+use larder::error::{Error, Result};
+use larder::format::Digest;
+use larder::format::layout::{Key, Prefix};
+use larder::format::name::{GroupName, Namespace};
+use larder::gc::{self, GcEnd, GcOptions, GcReport};
+use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
+
+pub(crate) const CHUNK: usize = 4 << 10;
+
+/// The plaintext of the chunk with this number.
+pub(crate) fn chunk(number: u64) -> Vec<u8> {
+    noise::noise(number + 1, CHUNK)
+}
+
+pub(crate) fn digest(number: u64) -> Digest {
+    Digest::of(&chunk(number))
+}
+
+pub(crate) fn digests(numbers: impl IntoIterator<Item = u64>) -> BTreeSet<Digest> {
+    numbers.into_iter().map(digest).collect()
+}
+
+pub(crate) fn data(numbers: &[u64]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| chunk(*number)).collect()
+}
+
+pub(crate) fn group(name: &str) -> GroupName {
+    name.parse().unwrap()
+}
+
+/// A new store that no other has the identity of: a seed would draw the same one over and over, and stores of one identity share
+/// what their writers use.
+pub(crate) async fn created(backend: &Arc<dyn Backend>) -> Datastore {
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    let drawn = Datastore::create(Arc::clone(backend), Options::default()).await.unwrap();
+    let identity = backend.get(&Key::Store, 1 << 20).await.unwrap().bytes;
+    let uuid = format!("{:032x}", MADE.fetch_add(1, Ordering::Relaxed));
+    let identity = String::from_utf8(identity.to_vec()).unwrap().replace(drawn.uuid().unwrap(), &uuid);
+    backend.put(&Key::Store, identity.into(), PutMode::Replace).await.unwrap();
+    let store = Datastore::open(Arc::clone(backend), Options::default()).await.unwrap();
+    assert_eq!(store.uuid(), Some(uuid.as_str()));
+    store
+}
+
+/// A snapshot with an image of these chunks, which its notes name.
+pub(crate) async fn back_up(store: &Datastore, name: &str, numbers: &[u64]) -> Result<SnapshotReader> {
+    back_up_on(store, name, numbers, None).await
+}
+
+pub(crate) async fn back_up_on(
+    store: &Datastore,
+    name: &str,
+    numbers: &[u64],
+    base: Option<&SnapshotReader>,
+) -> Result<SnapshotReader> {
+    let backup = store.backup(&group(name)).begin().await?;
+    backup.set_notes(serde_json::to_string(numbers).unwrap());
+    let data = data(numbers);
+    let image = backup.image("d.img", Cursor::new(&data), data.len() as u64).chunk_bytes(CHUNK as u64);
+    match base {
+        Some(base) => drop(image.base(base).await?),
+        None => drop(image.await?),
+    }
+    backup.finish().await
+}
+
+pub(crate) async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
+    let mut target = WriterTarget::new(Cursor::new(Vec::new()));
+    snapshot.archive("d.img.fidx").await?.copy_to(&mut target).await?;
+    Ok(target.into_inner().into_inner())
+}
+
+/// Whether a snapshot is what its notes say.
+pub(crate) async fn check(snapshot: &SnapshotReader) -> Result<()> {
+    let numbers: Vec<u64> = serde_json::from_str(snapshot.manifest().notes().unwrap_or_default()).unwrap();
+    assert!(restored(snapshot).await? == data(&numbers), "{}", snapshot.name());
+    Ok(())
+}
+
+/// Makes sure that all finished snapshots are whole; how many there are.
+pub(crate) async fn check_all(store: &Datastore) -> usize {
+    let mut whole = 0;
+    for group in store.groups(&Namespace::root()).await.unwrap() {
+        for info in store.snapshots(&group).await.unwrap() {
+            if info.state == SnapshotState::Finished {
+                let snapshot = store.snapshot(&info.name).await.unwrap();
+                check(&snapshot).await.unwrap_or_else(|error| panic!("{} is lost: {error:?}", info.name));
+                whole += 1;
+            }
+        }
+    }
+    whole
+}
+
+/// The chunks that there truly are.
+pub(crate) async fn chunks(backend: &dyn Backend) -> BTreeSet<Digest> {
+    let found = list_all(backend, &ListQuery::all(Prefix::Chunks)).await.unwrap();
+    let digest = |entry| match entry {
+        ListEntry::Object(info) => match info.key {
+            Key::Chunk(digest) => Some(digest),
+            _ => None,
+        },
+        _ => None,
+    };
+    found.into_entries().into_iter().filter_map(digest).collect()
+}
+
+/// What removes everything that is not used now.
+pub(crate) fn at_once() -> GcOptions {
+    GcOptions::default().grace(Duration::ZERO).one_sighting().most_garbage(100).parallel(3)
+}
+
+/// Collects, however much goes.
+pub(crate) async fn collect(store: &Datastore, options: GcOptions) -> Result<GcReport> {
+    gc::plan(store, options).await?.confirm().execute().await
+}
+
+/// Collects to the end.
+pub(crate) async fn collected(store: &Datastore, options: GcOptions) -> GcReport {
+    let report = collect(store, options).await.unwrap();
+    assert!(matches!(report.end, GcEnd::Complete), "{report:?}");
+    report
+}
+
+/// Why a run did not come to its end.
+pub(crate) fn reason(report: Result<GcReport>) -> Option<Error> {
+    match report {
+        Err(error) => Some(error),
+        Ok(report) => match report.end {
+            GcEnd::Stopped(error) => Some(error),
+            _ => None,
+        },
+    }
+}
+
+/// How many seeds are tried: many by hand, few in CI.
+pub(crate) fn seeds(default: u64) -> u64 {
+    std::env::var("LARDER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Says which run it was if a test fails.
+pub(crate) struct Told(pub(crate) String);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with {}", self.0);
+        }
+    }
+}

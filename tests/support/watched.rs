@@ -1,0 +1,297 @@
+//! A backend at each step of which a test can do something, and which can be as a bucket is.
+
+#![allow(dead_code, reason = "no test uses all of it")]
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use larder::backend::record::Method;
+use larder::backend::{
+    Announced, Backend, Capabilities, Cursor, Deleted, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
+    LockScope, Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version,
+};
+use larder::error::Result;
+use larder::format::layout::Key;
+use larder::rt::Runtime;
+
+/// Before or after a call.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) is_over: bool,
+    pub(crate) keys: Vec<Key>,
+    pub(crate) method: Method,
+}
+
+/// What a test does at a step. While it does, its own steps and those of others are none.
+type Hook = Arc<dyn Fn(Step) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Passes all calls on.
+pub(crate) struct Watched {
+    capabilities: Capabilities,
+    /// What listings do not show.
+    hidden: Mutex<HashSet<Key>>,
+    hides_what_is_new: AtomicBool,
+    hook: Mutex<Option<Hook>>,
+    inner: Arc<dyn Backend>,
+    is_in_hook: AtomicBool,
+    /// Each call takes another while.
+    is_slow: AtomicBool,
+    me: Weak<Self>,
+    /// What all objects are said to have been used at.
+    times: Mutex<Option<SystemTime>>,
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Watched({:?})", self.inner)
+    }
+}
+
+impl Watched {
+    pub(crate) fn new(inner: Arc<dyn Backend>) -> Arc<Self> {
+        Self::with(inner, |_| {})
+    }
+
+    /// As a bucket: it keeps no times of use, and its listings may be behind.
+    pub(crate) fn bucket(inner: Arc<dyn Backend>) -> Arc<Self> {
+        Self::with(inner, |capabilities| capabilities.touches = false)
+    }
+
+    fn with(inner: Arc<dyn Backend>, change: impl FnOnce(&mut Capabilities)) -> Arc<Self> {
+        let mut capabilities = inner.capabilities().clone();
+        change(&mut capabilities);
+        Arc::new_cyclic(|me| Self {
+            capabilities,
+            hidden: Mutex::default(),
+            hides_what_is_new: AtomicBool::new(false),
+            hook: Mutex::default(),
+            inner,
+            is_in_hook: AtomicBool::new(false),
+            is_slow: AtomicBool::new(false),
+            me: Weak::clone(me),
+            times: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn watch(&self, hook: impl Fn(Step) -> BoxFuture<'static, ()> + Send + Sync + 'static) {
+        *self.hook.lock().unwrap() = Some(Arc::new(hook));
+    }
+
+    pub(crate) fn unwatch(&self) {
+        *self.hook.lock().unwrap() = None;
+    }
+
+    /// From here on, each call takes a while that the runtime draws.
+    pub(crate) fn slow_down(&self) {
+        self.is_slow.store(true, Ordering::SeqCst);
+    }
+
+    /// From here on, listings do not show what is stored.
+    pub(crate) fn hide_what_is_new(&self) {
+        self.hides_what_is_new.store(true, Ordering::SeqCst);
+    }
+
+    /// Listings show everything again.
+    pub(crate) fn show_all(&self) {
+        self.hides_what_is_new.store(false, Ordering::SeqCst);
+        self.hidden.lock().unwrap().clear();
+    }
+
+    /// All objects are said to have been used last at this time.
+    pub(crate) fn freeze(&self, times: Option<SystemTime>) {
+        *self.times.lock().unwrap() = times;
+    }
+
+    fn seen(&self, mut info: ObjectInfo) -> ObjectInfo {
+        if let Some(time) = *self.times.lock().unwrap() {
+            info.last_used = time;
+        }
+        info
+    }
+
+    async fn at(&self, method: Method, keys: &[Key], is_over: bool) {
+        let hook = self.hook.lock().unwrap().clone();
+        let Some(hook) = hook else { return };
+        if self.is_in_hook.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        hook(Step { is_over, keys: keys.to_vec(), method }).await;
+        self.is_in_hook.store(false, Ordering::SeqCst);
+    }
+
+    async fn step<T>(
+        &self,
+        method: Method,
+        keys: &[Key],
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        self.at(method, keys, false).await;
+        if self.is_slow.load(Ordering::SeqCst) {
+            let mut drawn = [0];
+            self.runtime().fill_random(&mut drawn);
+            self.runtime().sleep(Duration::from_micros(drawn[0].into())).await;
+        }
+        let result = call.await;
+        self.at(method, keys, true).await;
+        result
+    }
+
+    /// A call that stores something, which listings may not show.
+    async fn change(
+        &self,
+        method: Method,
+        keys: &[Key],
+        call: impl Future<Output = Result<Version>> + Send,
+    ) -> Result<Version> {
+        let new = keys.last().filter(|_| self.hides_what_is_new.load(Ordering::SeqCst));
+        let is_hidden = new.is_some_and(|key| self.hidden.lock().unwrap().insert(key.clone()));
+        let stored = self.step(method, keys, call).await;
+        if let (Some(key), true, Err(_)) = (new, is_hidden, &stored) {
+            self.hidden.lock().unwrap().remove(key);
+        }
+        stored
+    }
+}
+
+#[async_trait]
+impl Backend for Watched {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.inner.runtime()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
+        self.step(Method::Get, std::slice::from_ref(key), self.inner.get(key, limit)).await
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
+        self.step(Method::GetRange, std::slice::from_ref(key), self.inner.get_range(key, range)).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
+        let info = self.step(Method::Head, std::slice::from_ref(key), self.inner.head(key)).await?;
+        Ok(self.seen(info))
+    }
+
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        let found = self.step(Method::HeadMany, keys, self.inner.head_many(keys)).await?;
+        Ok(found.into_iter().map(|found| found.map(|info| self.seen(info))).collect())
+    }
+
+    async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
+        self.change(Method::Put, std::slice::from_ref(key), self.inner.put(key, object, mode)).await
+    }
+
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        self.change(Method::Copy, &[from.clone(), to.clone()], self.inner.copy(from, to, mode)).await
+    }
+
+    async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+        let keys: Vec<_> = removals.iter().map(|removal| removal.key.clone()).collect();
+        self.step(Method::Delete, &keys, self.inner.delete(removals)).await
+    }
+
+    async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
+        let mut page = self.step(Method::List, &[], self.inner.list(query, cursor)).await?;
+        let hidden = self.hidden.lock().unwrap().clone();
+        let is_hidden = |entry: &ListEntry| match entry {
+            ListEntry::Name(key) => hidden.contains(key),
+            ListEntry::Object(info) => hidden.contains(&info.key),
+            _ => false,
+        };
+        page.entries.retain(|entry| !is_hidden(entry));
+        for entry in &mut page.entries {
+            if let ListEntry::Object(info) = entry {
+                *info = self.seen(info.clone());
+            }
+        }
+        Ok(page)
+    }
+
+    async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
+        if !self.capabilities.touches {
+            return Ok(vec![Touched::Unknown; keys.len()]);
+        }
+        let touched = self.step(Method::Touch, keys, self.inner.touch(keys)).await?;
+        let seen = |touched| match touched {
+            Touched::Present(info) => Touched::Present(self.seen(info)),
+            touched => touched,
+        };
+        Ok(touched.into_iter().map(seen).collect())
+    }
+
+    async fn barrier(&self) -> Result<()> {
+        self.step(Method::Barrier, &[], self.inner.barrier()).await
+    }
+
+    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
+        let guard = self.step(Method::Lock, &[], self.inner.lock(scope, mode)).await?;
+        Ok(Box::new(Guard { backend: self.me.upgrade(), guard }))
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        self.step(Method::Clock, &[], self.inner.clock()).await
+    }
+
+    async fn begin_term(&self) -> Result<()> {
+        self.step(Method::BeginTerm, &[], self.inner.begin_term()).await
+    }
+
+    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
+        self.step(Method::Announced, &[], self.inner.announced()).await
+    }
+
+    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
+        self.step(Method::Strays, &[], self.inner.strays(foreign)).await
+    }
+
+    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
+        self.step(Method::GetStray, &[], self.inner.get_stray(stray, limit)).await
+    }
+
+    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
+        self.step(Method::RemoveLeftovers, &[], self.inner.remove_leftovers(foreign, age)).await
+    }
+
+    fn tenure(&self) -> Option<Tenure> {
+        self.inner.tenure()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+/// A guard whose checks are steps too.
+#[derive(Debug)]
+struct Guard {
+    backend: Option<Arc<Watched>>,
+    guard: Box<dyn LockGuard>,
+}
+
+#[async_trait]
+impl LockGuard for Guard {
+    async fn check(&self) -> Result<()> {
+        match &self.backend {
+            Some(backend) => backend.step(Method::Check, &[], self.guard.check()).await,
+            None => self.guard.check().await,
+        }
+    }
+
+    fn oldest_shared(&self) -> Option<SystemTime> {
+        self.guard.oldest_shared()
+    }
+
+    async fn release_deleted(self: Box<Self>) {
+        self.guard.release_deleted().await;
+    }
+}
