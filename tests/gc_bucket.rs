@@ -1,6 +1,8 @@
 //! Garbage collection in a bucket: sightings, local state, late requests, refusals, listings that lie, and what it costs (H10 to H13,
 //! H16, H17, H19, H74).
 
+#![allow(clippy::duplicate_mod, reason = "each helper brings the data that it needs")]
+
 #[path = "support/fault_server/mod.rs"]
 mod fault_server;
 #[path = "support/gc_scene.rs"]

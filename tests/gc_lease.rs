@@ -1,5 +1,7 @@
 //! Garbage collection in a bucket between several processes and a server that refuses, and what it costs (H19, H30, H33, H89).
 
+#![allow(clippy::duplicate_mod, reason = "each helper brings the data that it needs")]
+
 #[path = "support/fault_server/mod.rs"]
 mod fault_server;
 #[path = "support/gc_scene.rs"]

@@ -2,7 +2,6 @@
 
 #![cfg(all(feature = "s3", feature = "testing"))]
 
-#[allow(dead_code, reason = "no test uses all of it")]
 #[path = "support/places.rs"]
 mod places;
 mod support;

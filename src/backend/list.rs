@@ -105,8 +105,8 @@ impl Pager {
 /// Whether one entry comes after another. Chunks, of which there are many, are compared without their paths.
 fn follows(last: &ListEntry, entry: &ListEntry) -> bool {
     let chunk = |entry: &ListEntry| match entry {
-        ListEntry::Name(Key::Chunk(digest)) => Some(*digest),
-        ListEntry::Object(ObjectInfo { key: Key::Chunk(digest), .. }) => Some(*digest),
+        ListEntry::Name(Key::Chunk(digest))
+        | ListEntry::Object(ObjectInfo { key: Key::Chunk(digest), .. }) => Some(*digest),
         _ => None,
     };
     match (chunk(last), chunk(entry)) {

@@ -306,6 +306,7 @@ impl Stray {
 }
 
 /// What a backend can do. Found out by asking or trying, never assumed (I12).
+#[expect(clippy::struct_excessive_bools, reason = "each is an answer of its own")]
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {

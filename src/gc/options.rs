@@ -28,7 +28,7 @@ impl Default for GcOptions {
     fn default() -> Self {
         Self {
             abort: Arc::default(),
-            grace: Duration::from_secs(86_700),
+            grace: Duration::from_mins(24 * 60 + 5),
             memory_bytes: 16 << 20,
             most_garbage: 30,
             observer: None,

@@ -352,7 +352,9 @@ impl Counting<'_> {
         while let Some(counted) = counts.next().await {
             let (census, lost) = counted?;
             all.join(census);
-            lost.into_iter().for_each(|mark| missing.insert(mark));
+            for mark in lost {
+                missing.insert(mark);
+            }
             done += 1;
             self.options.tell(&GcEvent::ShardListed { done, of });
         }

@@ -107,15 +107,14 @@ impl GcPlan {
             seen.extend(chunks.map(|candidate| (candidate.unused.digest, candidate.since)));
         };
         for census in &self.census.shards {
-            match &census.candidates {
-                Some(candidates) => add(candidates),
-                None => {
-                    let counting = self.counting();
-                    let mut scan = counting.scan(census.shard);
-                    while let Some(candidates) = scan.next().await? {
-                        add(&candidates);
-                    }
-                }
+            if let Some(candidates) = &census.candidates {
+                add(candidates);
+                continue;
+            }
+            let counting = self.counting();
+            let mut scan = counting.scan(census.shard);
+            while let Some(candidates) = scan.next().await? {
+                add(&candidates);
             }
         }
         // Also of an earlier run, and those that were said to be gone.
@@ -240,23 +239,22 @@ impl GcPlan {
             return Ok(());
         }
         let (census, done) = (&self.census, &self.progress);
-        let mut status = GcStatus::default();
-        status.upid = self.options.task.as_ref().map(ToString::to_string);
-        status.index_file_count = self.marked.indexes;
-        status.index_data_bytes = self.marked.data_bytes;
         let bad = census.quarantined.bytes.saturating_sub(done.removed_quarantined.bytes);
-        status.disk_bytes = census.in_use.bytes + done.in_use.bytes + bad;
-        status.disk_chunks = census.in_use.chunks + done.in_use.chunks;
-        status.removed_bytes = done.removed.bytes + done.removed_quarantined.bytes;
-        status.removed_chunks = done.removed.chunks;
         let waiting = self.waiting();
-        status.pending_bytes = waiting.bytes + done.stuck.bytes;
-        status.pending_chunks = waiting.chunks + done.stuck.chunks;
-        status.removed_bad = done.removed_quarantined.chunks;
-        status.still_bad = census.quarantined.chunks.saturating_sub(done.removed_quarantined.chunks);
-        let mut cache = GcCacheStats::default();
-        (cache.hits, cache.misses) = (self.marked.hits, self.marked.misses);
-        status.cache_stats = Some(cache);
+        let status = GcStatus {
+            upid: self.options.task.as_ref().map(ToString::to_string),
+            index_file_count: self.marked.indexes,
+            index_data_bytes: self.marked.data_bytes,
+            disk_bytes: census.in_use.bytes + done.in_use.bytes + bad,
+            disk_chunks: census.in_use.chunks + done.in_use.chunks,
+            removed_bytes: done.removed.bytes + done.removed_quarantined.bytes,
+            removed_chunks: done.removed.chunks,
+            pending_bytes: waiting.bytes + done.stuck.bytes,
+            pending_chunks: waiting.chunks + done.stuck.chunks,
+            removed_bad: done.removed_quarantined.chunks,
+            still_bad: census.quarantined.chunks.saturating_sub(done.removed_quarantined.chunks),
+            cache_stats: Some(GcCacheStats { hits: self.marked.hits, misses: self.marked.misses }),
+        };
         let backend = self.store.backend();
         backend.put(&Key::GcStatus, status.to_json().into(), PutMode::Replace).await?;
         backend.barrier().await?;
@@ -300,7 +298,7 @@ impl Progress {
             }
             Swept::Pinned | Swept::Used => self.pinned += 1,
             Swept::Removed if candidate.unused.aside.is_some() => {
-                self.removed_quarantined.add(candidate.size)
+                self.removed_quarantined.add(candidate.size);
             }
             Swept::Removed => self.removed.add(candidate.size),
         }

@@ -38,14 +38,12 @@ impl Walk {
                     return Ok(Some(done));
                 }
             }
-            match self.pager.next(backend).await? {
-                Some(page) => self.entries.extend(page),
-                None => {
-                    self.group = None;
-                    let last = std::mem::take(&mut self.indexes);
-                    return Ok((!last.is_empty()).then(|| newest_first(last)));
-                }
-            }
+            let Some(page) = self.pager.next(backend).await? else {
+                self.group = None;
+                let last = std::mem::take(&mut self.indexes);
+                return Ok((!last.is_empty()).then(|| newest_first(last)));
+            };
+            self.entries.extend(page);
         }
     }
 

@@ -33,7 +33,8 @@ pub(crate) struct MarkSet {
 
 /// What a set knows of a digest.
 pub(crate) fn mark_of(digest: &Digest) -> u64 {
-    digest.as_bytes().first_chunk().copied().map_or(0, u64::from_be_bytes)
+    // In the order of digests: the first byte counts most.
+    digest.as_bytes()[..8].iter().fold(0, |mark, byte| mark << 8 | u64::from(*byte))
 }
 
 /// The chunk that a line of a listing shows, and its size if that is told; none if it shows something else.
@@ -123,9 +124,7 @@ impl Shard {
     /// Lists the chunks in it, and what was put aside of them.
     pub(crate) fn query(&self, details: Details) -> ListQuery {
         let filled = |mark: u64, fill: u8| {
-            let mut bytes = [fill; 32];
-            bytes[..8].copy_from_slice(&mark.to_be_bytes());
-            Digest::from_bytes(bytes)
+            Digest::from_bytes(std::array::from_fn(|at| if at < 8 { byte_of(mark, at) } else { fill }))
         };
         // Of a digest whose last bytes are all ones, there may be chunks that were put aside.
         let after = self.first.checked_sub(1).map(|before| Key::Quarantined(filled(before, 0xff), 9));
@@ -134,6 +133,11 @@ impl Shard {
         query.details = details;
         query
     }
+}
+
+/// One of the eight bytes that a mark is made of.
+fn byte_of(mark: u64, at: usize) -> u8 {
+    mark.to_le_bytes()[7 - at]
 }
 
 #[cfg(test)]
@@ -156,9 +160,9 @@ mod tests {
             for shard in shards {
                 let query = shard.query(Details::All);
                 for (mark, inside) in [(shard.first, true), (shard.last, true)] {
-                    let mut bytes = [0x77; 32];
-                    bytes[..8].copy_from_slice(&mark.to_be_bytes());
-                    let digest = Digest::from_bytes(bytes);
+                    let byte = |at| if at < 8 { byte_of(mark, at) } else { 0x77 };
+                    let digest = Digest::from_bytes(std::array::from_fn(byte));
+                    assert_eq!(mark_of(&digest), mark);
                     assert_eq!(query.covers(&Key::Chunk(digest).path()), inside);
                     assert_eq!(query.covers(&Key::Quarantined(digest, 0).path()), inside);
                 }

@@ -72,7 +72,7 @@ impl ChunkDirectories {
                 }
                 entry @ (ListEntry::Name(Key::Chunk(digest))
                 | ListEntry::Object(ObjectInfo { key: Key::Chunk(digest), .. })) => {
-                    chunks.push((digest, entry))
+                    chunks.push((digest, entry));
                 }
                 entry => others.push(entry),
             }
