@@ -41,7 +41,7 @@
 //! | [`Datastore`](store::Datastore) | an open store: listings, owners, notes, and the ways in and out |
 //! | [`SnapshotWriter`](store::SnapshotWriter) | a backup while it is written: streams, images, blobs |
 //! | [`SnapshotReader`](store::SnapshotReader) | a finished snapshot, with its archives as [`ArchiveReader`](store::ArchiveReader)s |
-//! | [`VerifyPlan`](verify::VerifyPlan) | a check of what is stored, with its cost, and its [`VerifyReport`](verify::VerifyReport) |
+//! | [`GcPlan`](gc::GcPlan), [`PrunePlan`](prune::PrunePlan), [`SyncPlan`](sync::SyncPlan), [`VerifyPlan`](verify::VerifyPlan) | upkeep: what it would do or cost, to look at; executed, each leaves a report |
 //! | [`Backend`](backend::Backend) | where objects are kept: [`FsBackend`](backend::FsBackend), [`MemoryBackend`](backend::MemoryBackend), or yours |
 //! | [`Runtime`](rt::Runtime) | what it needs of an async runtime: threads, Tokio, smol, simulated, or yours |
 //! | [`Chunker`](chunker::Chunker) | where streams are cut |
@@ -49,7 +49,7 @@
 //!
 //! [`format`](mod@format) has the bytes and names by themselves, without any input or output; [`retention`] says which snapshots to
 //! keep, and [`prune`] removes the others.
-//! Essays on the format, on locks, on pruning, on runtimes and on S3 are in the [`manual`].
+//! Essays on the format, on locks, on upkeep, on runtimes and on S3 are in the [`manual`].
 //!
 //! # Features
 //! | feature | default | adds |

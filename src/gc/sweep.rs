@@ -13,6 +13,7 @@ use crate::format::status::{GcCacheStats, GcStatus};
 use crate::gc::options::{GcEvent, Sizes};
 use crate::gc::plan::{Candidate, Counting, GcPlan};
 use crate::gc::report::{ChunkTally, GcEnd, GcFailure, GcReport};
+use crate::store::sightings::MOST as MOST_SIGHTINGS;
 use crate::store::{Shard, Sightings, Swept, Unused};
 
 /// How many objects are deleted between two looks at the lock: what four requests can name, which are sent at the same time.
@@ -46,6 +47,8 @@ pub(in crate::gc) struct Progress {
     shards: usize,
     /// Whether a new term was begun and all that may go was written down.
     begun: bool,
+    /// How many candidates came to their turn.
+    begun_with: usize,
     status_written: bool,
     /// Chunks that could not be removed, as far as is known.
     stuck: ChunkTally,
@@ -97,14 +100,19 @@ impl GcPlan {
     /// Writes down what is unused: before anything is removed all of it, and afterwards what stays, or may vanish yet.
     async fn write_sightings(&self) -> Result<()> {
         let (is_over, failed) = (self.progress.begun, &self.progress.failed_names);
-        let mut seen: Vec<(Digest, SystemTime)> = Vec::new();
+        let (mut seen, mut waiting): (Vec<(Digest, SystemTime)>, Vec<_>) = Default::default();
         let mut add = |candidates: &[Candidate]| {
             let stays = |candidate: &Candidate| {
                 !is_over || !candidate.ready || failed.contains(&candidate.unused.digest)
             };
             let chunks = candidates.iter().filter(|candidate| candidate.unused.aside.is_none());
-            let chunks = chunks.filter(|candidate| stays(candidate));
-            seen.extend(chunks.map(|candidate| (candidate.unused.digest, candidate.since)));
+            for candidate in chunks.filter(|candidate| stays(candidate)) {
+                // What may be deleted comes first: there is room for so many only.
+                let list = if candidate.ready { &mut seen } else { &mut waiting };
+                if list.len() < MOST_SIGHTINGS {
+                    list.push((candidate.unused.digest, candidate.since));
+                }
+            }
         };
         for census in &self.census.shards {
             if let Some(candidates) = &census.candidates {
@@ -117,6 +125,8 @@ impl GcPlan {
                 add(&candidates);
             }
         }
+        waiting.truncate(MOST_SIGHTINGS.saturating_sub(seen.len()));
+        seen.append(&mut waiting);
         // Also of an earlier run, and those that were said to be gone.
         seen.extend(self.store.chunks().leaving().into_iter().map(|digest| (digest, self.times.now)));
         let epoch = self.store.truth().tenure().map_or(0, |tenure| tenure.epoch);
@@ -204,6 +214,13 @@ impl GcPlan {
     }
 
     async fn batch(&mut self, candidates: &[Candidate]) -> Result<()> {
+        self.progress.begun_with += candidates.len();
+        if self.progress.begun_with > MOST_SIGHTINGS && !self.store.truth().capabilities().touches {
+            let error = Error::new(ErrorKind::Full, "collect garbage");
+            return Err(
+                error.because("there is more than can be written down at once: another run removes the rest")
+            );
+        }
         let unused: Vec<Unused> = candidates.iter().map(|candidate| candidate.unused).collect();
         let times = self.times;
         let is_old = Arc::new(move |last_used| times.is_old(last_used));
