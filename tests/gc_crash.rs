@@ -19,10 +19,11 @@ use larder::format::Digest;
 use larder::format::layout::Key;
 use larder::gc::{self, ChunkTally, GcEnd, GcEvent, GcObserver, GcOptions, GcReport};
 use larder::rt::ThreadRuntime;
-use larder::store::{Datastore, Options};
+use larder::store::Datastore;
 
 use gc_scene::{
-    Told, at_once, back_up, check, check_all, chunks, collected, created, digest, digests, group, reason,
+    Told, at_once, back_up, check, check_all, chunks, collected, created, digest, digests, group,
+    opened_anew, reason,
 };
 use watched::Watched;
 
@@ -73,9 +74,9 @@ impl Scene {
     /// As another process opens it, when this one is dead.
     async fn opened_anew(self) -> (Arc<MemoryBackend>, Datastore) {
         let Self { is_bucket, memory, store, .. } = self;
-        drop(store);
         let backend = kind(Arc::<MemoryBackend>::clone(&memory), is_bucket);
-        (memory, Datastore::open(backend, Options::default()).await.unwrap())
+        let store = opened_anew(&backend, store).await;
+        (memory, store)
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+#[allow(clippy::duplicate_mod, reason = "what a test uses beside it may have it too")]
 #[path = "noise.rs"]
 mod noise;
 
@@ -45,8 +46,12 @@ pub(crate) fn group(name: &str) -> GroupName {
 /// A new store that no other has the identity of: a seed would draw the same one over and over, and stores of one identity share
 /// what their writers use.
 pub(crate) async fn created(backend: &Arc<dyn Backend>) -> Datastore {
+    opened_anew(backend, Datastore::create(Arc::clone(backend), Options::default()).await.unwrap()).await
+}
+
+/// Opens a store as another process would, that knows nothing of what this one does to the store of that identity.
+pub(crate) async fn opened_anew(backend: &Arc<dyn Backend>, drawn: Datastore) -> Datastore {
     static MADE: AtomicU64 = AtomicU64::new(0);
-    let drawn = Datastore::create(Arc::clone(backend), Options::default()).await.unwrap();
     let identity = backend.get(&Key::Store, 1 << 20).await.unwrap().bytes;
     let uuid = format!("{:032x}", MADE.fetch_add(1, Ordering::Relaxed));
     let identity = String::from_utf8(identity.to_vec()).unwrap().replace(drawn.uuid().unwrap(), &uuid);
