@@ -312,7 +312,7 @@ fn h17_what_was_deleted_without_an_answer_is_stored_again_and_waited_for() {
 
 /// An execution that is dropped in the middle of a request does not know what that did.
 #[test]
-fn h17_an_execution_that_is_dropped_leaves_its_request_in_doubt() {
+fn h161_an_execution_that_is_dropped_keeps_its_chunks_until_the_request_is_over() {
     let sim = SimRuntime::new(2);
     sim.block_on(async {
         let scene = scene(&sim, true).await;
@@ -331,16 +331,10 @@ fn h17_an_execution_that_is_dropped_leaves_its_request_in_doubt() {
         future::select(Box::pin(plan.execute()), Box::pin(sim.sleep(Duration::from_secs(5)))).await;
         scene.watched.unwatch();
         drop(plan);
-        // It is executed all the same, as a server may.
-        let (late, sleeps) = (Arc::clone(&scene.memory), sim.clone());
-        let removals = [1, 2].map(|number| larder::backend::Removal::any(Key::Chunk(digest(number))));
-        sim.spawn(Box::pin(async move {
-            sleeps.sleep(Duration::from_mins(5)).await;
-            late.delete(&removals).await.unwrap();
-        }));
-        let made = back_up(&scene.store, "host/a", &[1, 9]).await;
-        assert_eq!(made.map(drop).unwrap_err().kind(), ErrorKind::Conflict);
+        // It goes on, and whoever needs the chunk waits for its end.
+        let begun = sim.monotonic();
         drop(back_up(&scene.store, "host/a", &[1, 9]).await.unwrap());
+        assert!(since(&sim, begun) > Duration::from_mins(55));
         assert_eq!(check_all(&scene.store).await, 2);
     });
 }
@@ -376,7 +370,7 @@ fn h20_who_needs_a_chunk_that_is_being_deleted_waits_for_one_request() {
                 longest
             };
             let ((report, took), longest) = future::join(run, write).await;
-            assert!(took >= SLOW * 4, "there were several requests: {took:?}");
+            assert!(took >= SLOW * 2, "there were several requests, the first by itself: {took:?}");
             assert!(longest <= SLOW + Duration::from_secs(1), "{longest:?}");
             assert!(report.pinned + report.busy > 0, "{report:?}");
             assert_eq!(check_all(&scene.store).await, 3);

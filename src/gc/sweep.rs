@@ -16,8 +16,10 @@ use crate::gc::report::{ChunkTally, GcEnd, GcFailure, GcReport};
 use crate::store::sightings::MOST as MOST_SIGHTINGS;
 use crate::store::{Shard, Sightings, Swept, Unused};
 
-/// How many objects are deleted between two looks at the lock: what four requests can name, which are sent at the same time.
-const BATCH: usize = 4000;
+/// How many objects one request names.
+const REQUEST: usize = 1000;
+/// How many are deleted between two looks at the lock, with requests that are sent at the same time, once one has gone well.
+const BATCH: usize = 4 * REQUEST;
 /// After how many batches in a row of which nothing could be removed it is given up.
 const FRUITLESS: usize = 3;
 /// How many failures are named.
@@ -37,6 +39,8 @@ pub(in crate::gc) struct Progress {
     failures: Vec<GcFailure>,
     /// How many batches in a row removed nothing.
     fruitless: usize,
+    /// Whether the last batch was deleted without a failure.
+    goes_well: bool,
     /// Chunks that turned out to be in use.
     in_use: ChunkTally,
     leftovers: u64,
@@ -149,12 +153,11 @@ impl GcPlan {
     async fn run(&mut self) -> Result<()> {
         loop {
             self.options.check_abort()?;
-            let candidates = self.kept_after(self.progress.done);
+            let candidates = self.kept_after(self.progress.done, self.progress.batch());
             if candidates.is_empty() {
                 break;
             }
             self.batch(&candidates).await?;
-            self.progress.done += candidates.len();
         }
         while self.progress.shards < self.census.shards.len() {
             let census = &self.census.shards[self.progress.shards];
@@ -173,7 +176,7 @@ impl GcPlan {
     }
 
     /// The next of those that are known by name and may go, behind the first so many.
-    fn kept_after(&self, mut done: usize) -> Vec<Candidate> {
+    fn kept_after(&self, mut done: usize, most: usize) -> Vec<Candidate> {
         let mut found = Vec::new();
         for census in &self.census.shards {
             let Some(kept) = census.candidates.as_ref().filter(|_| census.ready > 0) else { continue };
@@ -183,9 +186,9 @@ impl GcPlan {
                 continue;
             }
             let candidates = kept.iter().filter(|candidate| candidate.ready).skip(done);
-            found.extend(candidates.take(BATCH - found.len()));
+            found.extend(candidates.take(most - found.len()));
             done = 0;
-            if found.len() == BATCH {
+            if found.len() == most {
                 break;
             }
         }
@@ -204,8 +207,11 @@ impl GcPlan {
                     None => ended = true,
                 }
             }
-            for batch in candidates.chunks(BATCH) {
+            let mut rest = &candidates[..];
+            while !rest.is_empty() {
+                let (batch, more) = rest.split_at(rest.len().min(self.progress.batch()));
                 self.batch(batch).await?;
+                rest = more;
             }
             if ended {
                 return Ok(());
@@ -225,30 +231,37 @@ impl GcPlan {
         let times = self.times;
         let is_old = Arc::new(move |last_used| times.is_old(last_used));
         let swept = self.store.chunks().sweep(unused, Arc::clone(&self.held.guard), is_old).await?;
-        let (before, mut denied) = (self.progress.removed, 0);
+        let before = self.progress.removed;
+        let mut refused = None;
         let mut last_error = None;
-        for (candidate, swept) in candidates.iter().zip(swept) {
-            if let Swept::Failed(error) = &swept {
-                denied += usize::from(error.kind() == ErrorKind::Denied);
-                last_error = Some(error.clone());
+        for (candidates, swept) in candidates.chunks(REQUEST).zip(swept.chunks(REQUEST)) {
+            let errors = swept.iter().filter_map(|swept| match swept {
+                Swept::Failed(error) => Some(error),
+                _ => None,
+            });
+            let denied = errors.clone().filter(|error| error.kind() == ErrorKind::Denied).count();
+            last_error = errors.last().cloned().or(last_error);
+            if denied == candidates.len() {
+                refused.clone_from(&last_error);
             }
+        }
+        for (candidate, swept) in candidates.iter().zip(swept) {
             self.progress.note(candidate, swept);
         }
         self.progress.after = candidates.last().map(|candidate| candidate.unused);
+        self.progress.done += candidates.len();
         let removed = self.progress.removed;
-        let bytes = removed.bytes - before.bytes;
-        self.options.tell(&GcEvent::Removed { bytes, chunks: removed.chunks - before.chunks });
-        let Some(error) = last_error else {
-            self.progress.fruitless = 0;
-            return Ok(());
-        };
-        self.progress.fruitless =
-            if removed.chunks == before.chunks { self.progress.fruitless + 1 } else { 0 };
+        let (chunks, bytes) = (removed.chunks - before.chunks, removed.bytes - before.bytes);
+        self.options.tell(&GcEvent::Removed { bytes, chunks });
+        self.progress.goes_well = last_error.is_none();
+        let is_fruitless = last_error.is_some() && chunks == 0;
+        self.progress.fruitless = if is_fruitless { self.progress.fruitless + 1 } else { 0 };
         // Whoever may delete nothing is told so once (H19); a server that answers nothing is left alone.
-        if denied == candidates.len() || self.progress.fruitless >= FRUITLESS {
-            return Err(error);
+        match (refused, last_error) {
+            (Some(error), _) => Err(error),
+            (None, Some(error)) if self.progress.fruitless >= FRUITLESS => Err(error),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     async fn write_status(&mut self) -> Result<()> {
@@ -298,6 +311,11 @@ impl GcPlan {
 }
 
 impl Progress {
+    /// How many objects the next batch has.
+    fn batch(&self) -> usize {
+        if self.goes_well { BATCH } else { REQUEST }
+    }
+
     fn note(&mut self, candidate: &Candidate, swept: Swept) {
         if candidate.unused.aside.is_none() {
             match &swept {

@@ -129,9 +129,7 @@ impl Sweeping {
             chosen.iter().filter(|item| item.aside.is_none()).map(|item| item.digest).collect();
         self.reader.forget_all(&chunks).await?;
         self.guard.check().await?;
-        if !self.backend.capabilities().touches {
-            self.gate.note_leaving(&chunks, self.backend.runtime().monotonic());
-        }
+        self.gate.note_leaving(&chunks, self.backend.runtime().monotonic());
         let removals: Vec<_> = chosen.iter().map(|item| Removal::any(item.key())).collect();
         let requests = removals.chunks(AT_ONCE).map(|removals| self.delete(removals));
         let results = future::join_all(requests).await.into_iter().flatten();
