@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -40,14 +41,20 @@ pub(crate) fn input(why: impl Display) -> Failure {
     Failure::Input(why.to_string())
 }
 
+/// An error with its causes.
+pub(crate) fn told(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
+        let text = told(&error);
         match error.kind() {
             ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::AlreadyExists => Self::Input(text),
             _ => Self::Work(text),
@@ -104,6 +111,12 @@ pub(crate) fn next(parser: &mut lexopt::Parser) -> Outcome<Option<String>> {
 pub(crate) fn value(parser: &mut lexopt::Parser) -> Outcome<String> {
     let value = parser.value()?;
     value.into_string().map_err(|word| input(format!("{} is not UTF-8", word.display())))
+}
+
+/// The value of the option before, as something else than text.
+pub(crate) fn parsed<T: FromStr<Err: Display>>(option: &str, parser: &mut lexopt::Parser) -> Outcome<T> {
+    let text = value(parser)?;
+    text.parse().map_err(|error| input(format!("{option} {text}: {error}")))
 }
 
 fn one_line(text: &str) -> String {
@@ -204,6 +217,16 @@ impl StoreArguments {
 
     pub(crate) fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    pub(crate) fn place(&self) -> Option<&str> {
+        self.store.as_deref()
+    }
+
+    /// Speaks to the same server as another store, unless it was told which.
+    #[cfg(feature = "tls")]
+    pub(crate) fn same_server(&mut self, other: &Self) {
+        self.s3.same_server(&other.s3);
     }
 
     /// Opens the store, or makes it if that was asked for and there is none.

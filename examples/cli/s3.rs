@@ -57,6 +57,18 @@ impl S3Arguments {
         Ok(true)
     }
 
+    /// Speaks to the same server as another, unless it was told which.
+    pub(crate) fn same_server(&mut self, other: &Self) {
+        if self.endpoint.is_none() {
+            self.endpoint.clone_from(&other.endpoint);
+            self.ca = self.ca.take().or_else(|| other.ca.clone());
+            self.fingerprint = self.fingerprint.take().or_else(|| other.fingerprint.clone());
+            self.region = self.region.take().or_else(|| other.region.clone());
+            self.plaintext |= other.plaintext;
+            self.virtual_host |= other.virtual_host;
+        }
+    }
+
     /// The same for the bucket of a store at `BUCKET/STORE`, and the name of the store.
     pub(crate) fn at(&self, address: &str) -> Outcome<(Self, String)> {
         let (bucket, store) = address.split_once('/').unwrap_or((address, ""));
