@@ -171,8 +171,7 @@ pub(crate) struct StoreArguments {
     sync_level: SyncLevel,
 }
 
-pub(crate) const STORE_USAGE: &str = "\
-  --store DIR          the datastore; s3://BUCKET/STORE for one in a bucket (see s3_check --help for its options)
+pub(crate) const STORE_USAGE: &str = "  --store DIR          the datastore; s3://BUCKET/STORE for one in a bucket (see s3_check --help for its options)
   --cache DIR          a directory for copies of what is in a bucket; without it, there are more requests
   --take-over          use a bucket that another host or a PBS marked as its own
   --reuse              use a bucket that has data and belongs to nobody

@@ -28,8 +28,7 @@ pub(crate) struct S3Arguments {
     virtual_host: bool,
 }
 
-pub(crate) const S3_USAGE: &str = "\
-  --endpoint URL       the server; default: AWS_ENDPOINT_URL
+pub(crate) const S3_USAGE: &str = "  --endpoint URL       the server; default: AWS_ENDPOINT_URL
   --region REGION      default: AWS_REGION, or us-east-1
   --path-style         the bucket stands in the path; the default
   --virtual-host       the bucket stands in the host name

@@ -33,11 +33,18 @@ fn usage() -> String {
         "usage: maintain --store DIR [options] COMMAND [options]
 
 {}
+
 {}
+
 {}
+
 {}
+
 {}
+
 {}
+
+with all of them:
 {}
   --dry-run            say what would be done, and do nothing
   --json               one JSON object on standard output

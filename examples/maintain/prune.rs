@@ -18,6 +18,7 @@ pub(crate) const USAGE: &str = "\
 prune [GROUP]          remove the snapshots that no rule keeps; default: of all groups, or of those of --ns and below
   --keep-last N        keep the newest N; also --keep-hourly, --keep-daily, --keep-weekly, --keep-monthly, --keep-yearly
   --utc-offset OFFSET  where days begin, as +HH:MM or -HH:MM; default: +00:00
+
 forget SNAPSHOT|GROUP  remove it, but for what is protected; without either: all that is in --ns and below";
 
 #[derive(Default)]
@@ -102,7 +103,13 @@ impl Command for Forget {
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {
         async move {
             let Some(scope) = &self.scope else { return Ok(()) };
-            carry_out(prune::plan_deletion(at.store, scope).await?, at, output).await
+            let plan = prune::plan_deletion(at.store, scope).await?;
+            let protected = plan.counts().protected;
+            carry_out(plan, at, output).await?;
+            if protected > 0 && !at.asked.dry_run {
+                output.trouble(format!("protected, and stays: {}", count(protected, "snapshot")));
+            }
+            Ok(())
         }
         .boxed()
     }

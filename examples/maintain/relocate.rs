@@ -10,8 +10,9 @@ use crate::output::{Output, about, count};
 use crate::{Asked, Command, Named, Place};
 
 pub(crate) const USAGE: &str = "\
-copy|move GROUP --to NS  bring a group into another namespace, which must be there; '' is the root
-copy|move --ns A --to B  the same for a namespace with all that is in it: B is its new name
+copy|move GROUP        bring a group into another namespace
+copy|move --ns A       bring a namespace, with all that is in it, to another name
+  --to NS              the namespace, or the new name; '' is the root
   --create-ns          make the namespace if there is none";
 
 pub(crate) struct Relocate {

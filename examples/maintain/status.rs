@@ -13,7 +13,7 @@ use crate::output::{Output, bytes, count};
 use crate::{Asked, Command, Place};
 
 pub(crate) const USAGE: &str = "\
-status                 what is in the store, as the last gc found it, and the groups with their snapshots
+status                 how much is stored, as the last gc found it, and the groups, or those of --ns, with their snapshots
   --fresh              look again, as gc would, and remove nothing
   --only-process       in a bucket, with --fresh: no other process uses the store";
 
@@ -99,7 +99,10 @@ fn tell_amounts(amounts: &Amounts, when: &str, output: &mut Output) {
     output.set("factor", factor);
     let factor = factor.map_or_else(String::new, |factor| format!(", a factor of {factor:.2}"));
     let (logical, stored) = (bytes(logical), bytes(stored));
-    output.say(format!("{when}: {logical} in {} of {stored}{factor}", count(chunks, "chunk")));
+    output.say(format!(
+        "the store {when}: {logical}, stored in {} of {stored}{factor}",
+        count(chunks, "chunk")
+    ));
 }
 
 fn tell_last(last: Option<&GcStatus>, output: &mut Output) {

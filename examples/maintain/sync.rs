@@ -61,6 +61,9 @@ impl Command for Sync {
         if self.from.place().is_none() {
             return Err(input("sync: --from is missing"));
         }
+        if self.from.place() == asked.store.place() && self.from.namespace() == asked.store.namespace() {
+            return Err(input("sync: both are the same store and namespace"));
+        }
         if self.create && !asked.dry_run {
             asked.store.or_create();
         }

@@ -15,12 +15,14 @@ use crate::output::{Output, about, bytes, count};
 use crate::{Asked, Command, Named, Place};
 
 pub(crate) const USAGE: &str = "\
-verify [SNAPSHOT|GROUP] look whether what is stored is good; default: all of it, or of --ns and below
+verify [SNAPSHOT|GROUP]
+                       look whether what is stored is good; default: all of it, or of --ns and below
   --mode MODE          full reads everything; presence only lists; sample reads some; default: full
   --bytes N            how many bytes a sample reads at most
   --requests N         how many requests a sample makes at most
   --rotation N         where a sample begins; what the last one printed
-  --outdated-after DAYS in a full run, read what was not verified for so long
+  --outdated-after DAYS
+                       in a full run, read what was not verified for so long
   --report-only        change nothing: no chunk is put aside, no result written down";
 
 #[derive(Default)]
@@ -89,6 +91,16 @@ impl Command for Verify {
 impl Verify {
     async fn verify(&self, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
         let scope = self.scope.clone().unwrap_or(Scope::Store);
+        // Of what is not there nothing would be damaged.
+        match &scope {
+            Scope::Group(group) if !at.store.groups(group.namespace()).await?.contains(group) => {
+                return Err(input(format!("there is no group {group}")));
+            }
+            Scope::Namespace(namespace) if !at.store.has_namespace(namespace).await? => {
+                return Err(input(format!("there is no namespace {namespace}")));
+            }
+            _ => {}
+        }
         let plan = verify::plan(at.store, scope, self.options(at)).await?;
         let estimate = *plan.estimate();
         output.say(format!(
