@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -40,14 +41,20 @@ pub(crate) fn input(why: impl Display) -> Failure {
     Failure::Input(why.to_string())
 }
 
+/// An error with its causes.
+pub(crate) fn told(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
+        let text = told(&error);
         match error.kind() {
             ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::AlreadyExists => Self::Input(text),
             _ => Self::Work(text),
@@ -106,6 +113,12 @@ pub(crate) fn value(parser: &mut lexopt::Parser) -> Outcome<String> {
     value.into_string().map_err(|word| input(format!("{} is not UTF-8", word.display())))
 }
 
+/// The value of the option before, as something else than text.
+pub(crate) fn parsed<T: FromStr<Err: Display>>(option: &str, parser: &mut lexopt::Parser) -> Outcome<T> {
+    let text = value(parser)?;
+    text.parse().map_err(|error| input(format!("{option} {text}: {error}")))
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -158,8 +171,7 @@ pub(crate) struct StoreArguments {
     sync_level: SyncLevel,
 }
 
-pub(crate) const STORE_USAGE: &str = "\
-  --store DIR          the datastore; s3://BUCKET/STORE for one in a bucket (see s3_check --help for its options)
+pub(crate) const STORE_USAGE: &str = "  --store DIR          the datastore; s3://BUCKET/STORE for one in a bucket (see s3_check --help for its options)
   --cache DIR          a directory for copies of what is in a bucket; without it, there are more requests
   --take-over          use a bucket that another host or a PBS marked as its own
   --reuse              use a bucket that has data and belongs to nobody
@@ -204,6 +216,16 @@ impl StoreArguments {
 
     pub(crate) fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    pub(crate) fn place(&self) -> Option<&str> {
+        self.store.as_deref()
+    }
+
+    /// Speaks to the same server as another store, unless it was told which.
+    #[cfg(feature = "tls")]
+    pub(crate) fn same_server(&mut self, other: &Self) {
+        self.s3.same_server(&other.s3);
     }
 
     /// Opens the store, or makes it if that was asked for and there is none.

@@ -28,8 +28,7 @@ pub(crate) struct S3Arguments {
     virtual_host: bool,
 }
 
-pub(crate) const S3_USAGE: &str = "\
-  --endpoint URL       the server; default: AWS_ENDPOINT_URL
+pub(crate) const S3_USAGE: &str = "  --endpoint URL       the server; default: AWS_ENDPOINT_URL
   --region REGION      default: AWS_REGION, or us-east-1
   --path-style         the bucket stands in the path; the default
   --virtual-host       the bucket stands in the host name
@@ -55,6 +54,18 @@ impl S3Arguments {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Speaks to the same server as another, unless it was told which.
+    pub(crate) fn same_server(&mut self, other: &Self) {
+        if self.endpoint.is_none() {
+            self.endpoint.clone_from(&other.endpoint);
+            self.ca = self.ca.take().or_else(|| other.ca.clone());
+            self.fingerprint = self.fingerprint.take().or_else(|| other.fingerprint.clone());
+            self.region = self.region.take().or_else(|| other.region.clone());
+            self.plaintext |= other.plaintext;
+            self.virtual_host |= other.virtual_host;
+        }
     }
 
     /// The same for the bucket of a store at `BUCKET/STORE`, and the name of the store.

@@ -1,0 +1,219 @@
+//! `gc`: finds chunks that nobody needs any more, and removes them.
+
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt as _};
+use larder::format::name::{AuthId, BackupTime};
+use larder::format::upid::Upid;
+use larder::gc::{self, Brake, ChunkTally, GcEnd, GcOptions, GcPlan, GcReport, Sizes};
+use serde_json::{Value, json};
+
+use crate::cli::{self, Access, Outcome, input};
+use crate::output::{Output, bytes, count};
+use crate::{Asked, Command, Place};
+
+pub(crate) const USAGE: &str = "\
+gc                     remove chunks that nothing uses
+  --grace SECONDS      how long they stay after they were last used; default: 24 hours and 5 minutes
+  --one-sighting       in a bucket: remove them when they are seen for the first time
+  --only-process       in a bucket: no other process uses the store
+  --confirm            go on though more would go than is usual
+  --unused-sizes       look at the sizes of unused chunks only, which is faster; what status shows is not brought up to date";
+
+#[derive(Default)]
+pub(crate) struct Gc {
+    confirm: bool,
+    options: GcOptions,
+    unused_sizes: bool,
+}
+
+impl Command for Gc {
+    fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Outcome<bool> {
+        let options = self.options.clone();
+        match option {
+            "--confirm" => self.confirm = true,
+            "--grace" => self.options = options.grace(Duration::from_secs(cli::parsed(option, parser)?)),
+            "--one-sighting" => self.options = options.one_sighting(),
+            "--only-process" => self.options = options.only_process(),
+            "--unused-sizes" => {
+                self.options = options.sizes(Sizes::Unused);
+                self.unused_sizes = true;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn check(&mut self, asked: &mut Asked) -> Outcome<()> {
+        if asked.named_namespace {
+            return Err(input("--ns: chunks belong to no namespace"));
+        }
+        asked.no_words()
+    }
+
+    fn access(&self, _: &Asked) -> Access {
+        // Looking locks the store, too.
+        Access::Write
+    }
+
+    fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {
+        self.collect(at, output).boxed()
+    }
+}
+
+impl Gc {
+    async fn collect(&self, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
+        at.bar.begin("reading indexes", None);
+        let mut options = self.options.clone().observer(at.bar.clone());
+        if let Some(task) = task(at) {
+            options = options.task(task);
+        }
+        let plan = gc::plan(at.store, options).await?;
+        at.bar.end();
+        self.tell_plan(&plan, output);
+        let brake = plan.brake().filter(|_| !self.confirm).map(|brake| match brake {
+            Brake::NoSnapshots => {
+                format!("there is no snapshot, and all {} would go", count(plan.garbage().chunks, "chunk"))
+            }
+            Brake::Share(most) => {
+                format!("{} would go, more than {most} percent", count(plan.garbage().chunks, "chunk"))
+            }
+            _ => "more would go than is usual".to_owned(),
+        });
+        output.set("brake", brake.clone());
+        output.set("executed", !at.asked.dry_run && brake.is_none());
+        match brake {
+            Some(why) if at.asked.dry_run => output.say(format!("would need --confirm: {why}")),
+            Some(why) => {
+                output.trouble(format!("nothing was removed: {why}; --confirm says that it is meant"));
+            }
+            None if at.asked.dry_run => {}
+            None => {
+                at.bar.begin("removing", Some(plan.garbage().chunks));
+                let mut plan = if self.confirm { plan.confirm() } else { plan };
+                let report = plan.execute().await?;
+                at.bar.end();
+                self.tell_report(&report, output);
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_plan(&self, plan: &GcPlan, output: &mut Output) {
+        let (indexes, logical) = plan.indexes();
+        output.set("indexes", indexes);
+        output.set("logical_bytes", logical);
+        output.say(format!("indexes: {indexes}, which stand for {}", bytes(logical)));
+        let in_use = plan.in_use();
+        output.set(
+            "in_use",
+            if self.unused_sizes { json!({ "chunks": in_use.chunks }) } else { tally(in_use) },
+        );
+        let size = if self.unused_sizes { String::new() } else { format!(", {}", bytes(in_use.bytes)) };
+        output.say(format!("in use:  {}{size}", count(in_use.chunks, "chunk")));
+        let (garbage, waiting, (aside, aside_garbage)) = (plan.garbage(), plan.waiting(), plan.quarantined());
+        for (key, tally_of) in [("garbage", garbage), ("waiting", waiting)] {
+            output.set(key, tally(tally_of));
+        }
+        output.set("put_aside", tally(aside));
+        output.set("put_aside_garbage", tally(aside_garbage));
+        output.say(format!("garbage: {}", text(garbage)));
+        let why = if waiting.chunks > 0 { "; unused, but too young or seen for the first time" } else { "" };
+        output.say(format!("waiting: {}{why}", text(waiting)));
+        if aside.chunks > 0 {
+            let (all, go) = (text(aside), aside_garbage.chunks);
+            output.say(format!("put aside as corrupt: {all}; {go} of them can go"));
+        }
+        let (damaged, damaged_count) = plan.damaged();
+        output.set("missing", plan.missing());
+        output.set("damaged_count", damaged_count);
+        let named =
+            damaged.iter().map(|one| json!({ "snapshot": one.name.to_string(), "missing": one.missing }));
+        output.set("damaged", named.collect::<Vec<_>>());
+        if plan.missing() > 0 {
+            output.say(format!("missing: {}", count(plan.missing(), "chunk")));
+            for one in damaged {
+                output.say(format!("  damaged: {} names {}", one.name, count(one.missing, "missing chunk")));
+            }
+            let snapshots = count(damaged_count, "snapshot");
+            output.trouble(format!("missing: {}, in {snapshots}", count(plan.missing(), "chunk")));
+        }
+        let (foreign, foreign_count) = plan.foreign();
+        output.set("foreign_count", foreign_count);
+        if foreign_count > 0 {
+            output.say(format!("foreign: {}, which stay", count(foreign_count, "path")));
+            for path in &foreign {
+                output.say(format!("  {}", path.escape_debug()));
+            }
+        }
+        output.set("foreign", foreign);
+    }
+
+    fn tell_report(&self, report: &GcReport, output: &mut Output) {
+        let end = match &report.end {
+            GcEnd::Aborted => "aborted".to_owned(),
+            GcEnd::Complete => "complete".to_owned(),
+            GcEnd::Stopped(error) => format!("stopped: {}", cli::told(error)),
+            _ => "ended".to_owned(),
+        };
+        output.say(format!("removed: {}", text(report.removed)));
+        if report.removed_quarantined.chunks > 0 {
+            output.say(format!("removed of those put aside: {}", text(report.removed_quarantined)));
+        }
+        let stayed = [("absent", report.absent), ("busy", report.busy), ("pinned", report.pinned)];
+        for (what, number) in stayed.into_iter().chain([("failed", report.failed)]) {
+            if number > 0 {
+                output.say(format!("{what}: {}", count(number, "chunk")));
+            }
+        }
+        if report.leftovers > 0 {
+            output.say(format!("parts of puts that never ended, removed: {}", report.leftovers));
+        }
+        let failures =
+            report.failures.iter().map(|failure| format!("{:?}: {}", failure.key, cli::told(&failure.error)));
+        let failures: Vec<_> = failures.collect();
+        for failure in &failures {
+            output.say(format!("  {failure}"));
+        }
+        if report.failed > 0 {
+            output.trouble(format!(
+                "{} could not be removed, or that is not known",
+                count(report.failed, "object")
+            ));
+        }
+        if !matches!(report.end, GcEnd::Complete) {
+            output.trouble(&end);
+        } else if !report.status_written && !self.unused_sizes {
+            output.trouble("its result could not be written down");
+        }
+        let report = json!({
+            "removed": tally(report.removed),
+            "removed_put_aside": tally(report.removed_quarantined),
+            "absent": report.absent,
+            "busy": report.busy,
+            "pinned": report.pinned,
+            "leftovers": report.leftovers,
+            "failed": report.failed,
+            "failures": failures,
+            "waiting": tally(report.waiting),
+            "status_written": report.status_written,
+            "end": end,
+        });
+        output.set("report", report);
+    }
+}
+
+/// The task that PBS, and status, will see.
+fn task(at: &Place<'_>) -> Option<Upid> {
+    let start = BackupTime::try_from(at.runtime.now()).ok()?;
+    let task = Upid::builder("garbage_collection", start, &AuthId::root()).process(std::process::id(), 0);
+    task.id("store").build().ok()
+}
+
+fn tally(tally: ChunkTally) -> Value {
+    json!({ "chunks": tally.chunks, "bytes": tally.bytes })
+}
+
+fn text(tally: ChunkTally) -> String {
+    format!("{}, {}", count(tally.chunks, "chunk"), bytes(tally.bytes))
+}

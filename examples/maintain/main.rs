@@ -1,0 +1,209 @@
+//! Looks after a store: garbage, damage, what is kept, copies elsewhere.
+//! Run with: cargo run --release --example maintain -- --store DIR status
+
+#[path = "../cli/mod.rs"]
+mod cli;
+mod gc;
+mod output;
+mod progress;
+mod prune;
+mod relocate;
+mod status;
+mod sync;
+mod verify;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use cli::{Access, Failure, Outcome, StoreArguments, input};
+use futures::executor::block_on;
+use futures::future::BoxFuture;
+use larder::format::name::{GroupName, Namespace, SnapshotName};
+use larder::rt::Runtime;
+use larder::store::Datastore;
+use output::Output;
+use progress::Bar;
+
+fn main() -> ExitCode {
+    cli::run(&usage(), command)
+}
+
+fn usage() -> String {
+    format!(
+        "usage: maintain --store DIR [options] COMMAND [options]
+
+{}
+
+{}
+
+{}
+
+{}
+
+{}
+
+{}
+
+with all of them:
+{}
+  --dry-run            say what would be done, and do nothing
+  --json               one JSON object on standard output
+
+Exit status: 0 if all went well, 1 if something failed or damage was found, 2 if what was asked for makes no sense.",
+        status::USAGE,
+        gc::USAGE,
+        verify::USAGE,
+        prune::USAGE,
+        sync::USAGE,
+        relocate::USAGE,
+        cli::STORE_USAGE,
+    )
+}
+
+/// One of the commands, with its options.
+trait Command {
+    /// Takes an option, with its value, if it is one of this command.
+    fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Outcome<bool>;
+
+    /// Takes what is no option, once all options were taken, and looks whether it all makes sense.
+    fn check(&mut self, asked: &mut Asked) -> Outcome<()>;
+
+    /// What it will do with the store.
+    fn access(&self, asked: &Asked) -> Access;
+
+    fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>>;
+}
+
+/// What was asked for, whatever the command.
+#[derive(Default)]
+struct Asked {
+    dry_run: bool,
+    json: bool,
+    /// Whether a namespace was named.
+    named_namespace: bool,
+    store: StoreArguments,
+    words: Vec<String>,
+}
+
+/// Where a command is carried out.
+struct Place<'a> {
+    asked: &'a Asked,
+    bar: Arc<Bar>,
+    runtime: &'a Arc<dyn Runtime>,
+    store: &'a Datastore,
+}
+
+/// What a word names.
+enum Named {
+    Group(GroupName),
+    Snapshot(SnapshotName),
+}
+
+impl Asked {
+    /// The namespace, if one was named.
+    fn namespace(&self) -> Option<&Namespace> {
+        self.named_namespace.then(|| self.store.namespace())
+    }
+
+    /// The group or snapshot that was named, if one was; there must not be two.
+    fn named(&self) -> Outcome<Option<Named>> {
+        let word = match self.words.as_slice() {
+            [] => return Ok(None),
+            [word] => word,
+            [_, second, ..] => {
+                return Err(input(format!("{second}: there is one group or snapshot too many")));
+            }
+        };
+        let named = match (word.parse::<SnapshotName>(), word.parse::<GroupName>()) {
+            (Ok(snapshot), _) => Named::Snapshot(snapshot),
+            (_, Ok(group)) => Named::Group(group),
+            _ => return Err(input(format!("{word} is neither a group TYPE/ID nor a snapshot TYPE/ID/TIME"))),
+        };
+        let place = match &named {
+            Named::Group(group) => group.namespace(),
+            Named::Snapshot(snapshot) => snapshot.namespace(),
+        };
+        match self.namespace() {
+            Some(namespace) if place.is_root() => Ok(Some(named.in_namespace(namespace))),
+            Some(namespace) if place != namespace => Err(input(format!("{word} is not in --ns {namespace}"))),
+            _ => Ok(Some(named)),
+        }
+    }
+
+    /// Fails if there are words.
+    fn no_words(&self) -> Outcome<()> {
+        self.words.first().map_or(Ok(()), |word| Err(input(format!("{word}: there is no such argument"))))
+    }
+}
+
+impl Named {
+    fn in_namespace(self, namespace: &Namespace) -> Self {
+        match self {
+            Self::Group(group) => Self::Group(group.in_namespace(namespace.clone())),
+            Self::Snapshot(snapshot) => {
+                let group = snapshot.group().clone().in_namespace(namespace.clone());
+                Self::Snapshot(group.snapshot(snapshot.time()))
+            }
+        }
+    }
+}
+
+fn command(mut parser: lexopt::Parser) -> Outcome<()> {
+    let (asked, command) = parse(&mut parser)?;
+    let runtime = cli::runtime();
+    let mut output = Output::new(asked.json);
+    let requests = block_on(async {
+        let opened = asked.store.open(&runtime, command.access(&asked)).await?;
+        let store = opened.store.clone();
+        let at = Place { asked: &asked, bar: Bar::new(), runtime: &runtime, store: &store };
+        let done = command.run(&at, &mut output).await;
+        at.bar.end();
+        drop(store);
+        // Also after a failure: nobody else need wait until the lease expires.
+        let requests = opened.close().await;
+        done?;
+        requests
+    })?;
+    output.end(requests.as_ref()).map_or(Ok(()), |why| Err(Failure::Work(why)))
+}
+
+fn parse(parser: &mut lexopt::Parser) -> Outcome<(Asked, Box<dyn Command>)> {
+    let (mut asked, mut command) = (Asked::default(), None);
+    while let Some(argument) = cli::next(parser)? {
+        asked.named_namespace |= argument == "--ns";
+        match (argument.as_str(), &mut command) {
+            ("--dry-run", _) => asked.dry_run = true,
+            ("--json", _) => asked.json = true,
+            (option, command) if option.starts_with("--") => {
+                let is_of_command = command
+                    .as_mut()
+                    .map_or(Ok(false), |command: &mut Box<dyn Command>| command.take(option, parser))?;
+                if !is_of_command && !asked.store.take(option, parser)? {
+                    return Err(input(match command {
+                        Some(_) => format!("{option}: there is no such option of this command"),
+                        None => format!("{option}: options of a command come after it"),
+                    }));
+                }
+            }
+            (name, None) => command = Some(by_name(name)?),
+            (_, Some(_)) => asked.words.push(argument),
+        }
+    }
+    let mut command = command.ok_or_else(|| input("what is to be done? See --help"))?;
+    command.check(&mut asked)?;
+    Ok((asked, command))
+}
+
+fn by_name(name: &str) -> Outcome<Box<dyn Command>> {
+    Ok(match name {
+        "copy" => Box::new(relocate::Relocate::copy()),
+        "forget" => Box::new(prune::Forget::default()),
+        "gc" => Box::new(gc::Gc::default()),
+        "move" => Box::new(relocate::Relocate::r#move()),
+        "prune" => Box::new(prune::Prune::default()),
+        "status" => Box::new(status::Status::default()),
+        "sync" => Box::new(sync::Sync::default()),
+        "verify" => Box::new(verify::Verify::default()),
+        _ => return Err(input(format!("{name}: there is no such command; see --help"))),
+    })
+}

@@ -1,0 +1,247 @@
+//! `prune` and `forget`: remove snapshots, by rules or by name. Their chunks stay until garbage is collected.
+
+use futures::future::{BoxFuture, FutureExt as _};
+use larder::error::Error;
+use larder::prune::{
+    self, DeletionScope, GroupOutcome, Outcome as Became, PruneOptions, PrunePlan, PruneReport, PruneScope,
+    Stop,
+};
+use larder::retention::{Decision, RetentionRules};
+use larder::store::SnapshotState;
+use serde_json::json;
+
+use crate::cli::{self, Access, Outcome, input};
+use crate::output::{Output, about, count};
+use crate::{Asked, Command, Named, Place};
+
+pub(crate) const USAGE: &str = "\
+prune [GROUP]          remove the snapshots that no rule keeps; default: of all groups, or of those of --ns and below
+  --keep-last N        keep the newest N; also --keep-hourly, --keep-daily, --keep-weekly, --keep-monthly, --keep-yearly
+  --utc-offset OFFSET  where days begin, as +HH:MM or -HH:MM; default: +00:00
+
+forget SNAPSHOT|GROUP  remove it, but for what is protected; without either: all that is in --ns and below";
+
+#[derive(Default)]
+pub(crate) struct Prune {
+    rules: RetentionRules,
+    scope: Option<PruneScope>,
+    utc_offset: i32,
+}
+
+impl Command for Prune {
+    fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Outcome<bool> {
+        let keep = match option {
+            "--keep-last" => RetentionRules::keep_last,
+            "--keep-hourly" => RetentionRules::keep_hourly,
+            "--keep-daily" => RetentionRules::keep_daily,
+            "--keep-weekly" => RetentionRules::keep_weekly,
+            "--keep-monthly" => RetentionRules::keep_monthly,
+            "--keep-yearly" => RetentionRules::keep_yearly,
+            "--utc-offset" => {
+                self.utc_offset = utc_offset(&cli::value(parser)?)?;
+                return Ok(true);
+            }
+            _ => return Ok(false),
+        };
+        self.rules = keep(std::mem::take(&mut self.rules), cli::parsed(option, parser)?);
+        Ok(true)
+    }
+
+    fn check(&mut self, asked: &mut Asked) -> Outcome<()> {
+        if self.rules.keep_everything() {
+            return Err(input("prune: what is to be kept? --keep-last N or another rule is wanted"));
+        }
+        self.scope = Some(match asked.named()? {
+            Some(Named::Group(group)) => PruneScope::Group(group),
+            Some(Named::Snapshot(snapshot)) => {
+                return Err(input(format!("prune: {snapshot} is a snapshot; forget removes one")));
+            }
+            None => PruneScope::Tree(asked.store.namespace().clone()),
+        });
+        Ok(())
+    }
+
+    fn access(&self, asked: &Asked) -> Access {
+        if asked.dry_run { Access::Read } else { Access::Write }
+    }
+
+    fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {
+        async move {
+            let offset = self.utc_offset;
+            let options = PruneOptions::default().rules(self.rules).utc_offset(move |_| offset);
+            let Some(scope) = &self.scope else { return Ok(()) };
+            carry_out(prune::plan(at.store, scope, options).await?, at, output).await
+        }
+        .boxed()
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Forget {
+    scope: Option<DeletionScope>,
+}
+
+impl Command for Forget {
+    fn take(&mut self, _: &str, _: &mut lexopt::Parser) -> Outcome<bool> {
+        Ok(false)
+    }
+
+    fn check(&mut self, asked: &mut Asked) -> Outcome<()> {
+        self.scope = Some(match (asked.named()?, asked.namespace()) {
+            (Some(Named::Group(group)), _) => DeletionScope::Group(group),
+            (Some(Named::Snapshot(snapshot)), _) => DeletionScope::Snapshots(vec![snapshot]),
+            (None, Some(namespace)) if !namespace.is_root() => DeletionScope::Tree(namespace.clone()),
+            (None, _) => return Err(input("forget: a snapshot, a group or --ns is wanted")),
+        });
+        Ok(())
+    }
+
+    fn access(&self, asked: &Asked) -> Access {
+        if asked.dry_run { Access::Read } else { Access::Write }
+    }
+
+    fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {
+        async move {
+            let Some(scope) = &self.scope else { return Ok(()) };
+            let plan = prune::plan_deletion(at.store, scope).await?;
+            let protected = plan.counts().protected;
+            carry_out(plan, at, output).await?;
+            if protected > 0 && !at.asked.dry_run {
+                output.trouble(format!("protected, and stays: {}", count(protected, "snapshot")));
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+async fn carry_out(plan: PrunePlan, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
+    let counts = plan.counts();
+    let plan_json = json!({
+        "keep": counts.keep,
+        "keep_partial": counts.keep_partial,
+        "protected": counts.protected,
+        "remove": counts.remove,
+    });
+    output.set("plan", plan_json);
+    output.set("executed", !at.asked.dry_run);
+    if at.asked.dry_run {
+        tell_plan(&plan, output);
+        return Ok(());
+    }
+    let total = plan.groups().iter().map(|group| group.snapshots.len() as u64).sum();
+    at.bar.begin("removing", Some(total));
+    let report = plan.observer(at.bar.clone()).execute().await?;
+    at.bar.end();
+    tell_report(&report, output);
+    Ok(())
+}
+
+fn tell_plan(plan: &PrunePlan, output: &mut Output) {
+    let mut listed = Vec::new();
+    for snapshot in plan.groups().iter().flat_map(|group| &group.snapshots) {
+        let said = match snapshot.decision {
+            Decision::Remove => "would go",
+            other => kept(other),
+        };
+        let unfinished = if snapshot.state == SnapshotState::Unfinished { " (unfinished)" } else { "" };
+        output.say(format!("{}{unfinished}: {said}", snapshot.name));
+        listed.push(about(&snapshot.name, "outcome", said));
+    }
+    output.set("snapshots", listed);
+    let namespaces: Vec<_> =
+        plan.namespaces().iter().filter(|namespace| !namespace.is_root()).map(ToString::to_string).collect();
+    for namespace in &namespaces {
+        output.say(format!("namespace {namespace}: would go if nothing is left in it"));
+    }
+    output.set("namespaces", namespaces);
+    let counts = plan.counts();
+    let stay = counts.keep + counts.keep_partial + counts.protected;
+    output.say(format!("{} would go, {stay} would stay", count(counts.remove, "snapshot")));
+}
+
+fn tell_report(report: &PruneReport, output: &mut Output) {
+    let (mut listed, mut kept_count) = (Vec::new(), 0);
+    for snapshot in report.groups.iter().flat_map(|group| &group.snapshots) {
+        let said = became(&snapshot.outcome);
+        output.say(format!("{}: {said}", snapshot.name));
+        kept_count += u64::from(matches!(snapshot.outcome, Became::Kept(_) | Became::Protected));
+        listed.push(about(&snapshot.name, "outcome", &said));
+    }
+    output.set("snapshots", listed);
+    let mut gone = Vec::new();
+    let mut of_groups = |name: String, outcome: &GroupOutcome| match outcome {
+        GroupOutcome::Removed => {
+            output.say(format!("{name}: gone"));
+            gone.push(name);
+        }
+        GroupOutcome::Failed(error) => {
+            output.say(format!("{name}: {}", cli::told(error)));
+            output.trouble(format!("{name} could not be removed"));
+        }
+        _ => {}
+    };
+    for group in &report.groups {
+        of_groups(format!("group {}", group.group), &group.outcome);
+    }
+    for namespace in &report.namespaces {
+        of_groups(format!("namespace {}", namespace.namespace), &namespace.outcome);
+    }
+    output.set("gone", gone);
+    output.set("removed", report.removed());
+    output.set("left", report.left());
+    let removed = count(report.removed(), "snapshot");
+    output.say(format!("{removed} removed, {kept_count} kept; gc removes chunks that nothing uses any more"));
+    if report.left() > 0 {
+        output.trouble(format!("{} could not be removed yet", count(report.left(), "snapshot")));
+    }
+    match &report.stopped {
+        None => {}
+        Some(Stop::Lost(error)) => output.trouble(cli::told(error)),
+        Some(_) => output.trouble("it ended early"),
+    }
+}
+
+fn kept(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Protected => "stays, it is protected",
+        Decision::KeepPartial => "stays, it is unfinished and the newest",
+        Decision::Keep | Decision::Remove => "stays",
+    }
+}
+
+fn became(outcome: &Became) -> String {
+    let with = |what: &str, error: &Error| format!("{what}: {}", cli::told(error));
+    match outcome {
+        Became::Busy(error) => with("stays, it is in use", error),
+        Became::Changed => "stays, it changed meanwhile".to_owned(),
+        Became::Failed(error) => with("could not be removed", error),
+        Became::Gone => "was gone already".to_owned(),
+        Became::Kept(decision) => kept(*decision).to_owned(),
+        Became::NotReached => "not come to".to_owned(),
+        Became::Protected => "stays, it is protected".to_owned(),
+        Became::Removed => "removed".to_owned(),
+        _ => "something else became of it".to_owned(),
+    }
+}
+
+/// The seconds of an offset from UTC.
+fn utc_offset(text: &str) -> Outcome<i32> {
+    let wrong = || input(format!("--utc-offset: {text:?} is not +HH:MM or -HH:MM"));
+    let sign = match text.chars().next() {
+        Some('+') => 1,
+        Some('-') => -1,
+        _ => return Err(wrong()),
+    };
+    let (hours, minutes) = text[1..].split_once(':').ok_or_else(wrong)?;
+    let digits = |part: &str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(hours) || !digits(minutes) {
+        return Err(wrong());
+    }
+    let (hours, minutes): (i32, i32) =
+        (hours.parse().map_err(|_| wrong())?, minutes.parse().map_err(|_| wrong())?);
+    if hours > 23 || minutes > 59 {
+        return Err(wrong());
+    }
+    Ok(sign * (hours * 3600 + minutes * 60))
+}

@@ -1,0 +1,165 @@
+//! `status`: what is in the store, and what the last garbage collection found.
+
+use futures::future::{BoxFuture, FutureExt as _};
+use larder::format::name::BackupTime;
+use larder::format::status::GcStatus;
+use larder::format::upid::Upid;
+use larder::gc::{self, GcOptions};
+use larder::store::SnapshotState;
+use serde_json::{Value, json};
+
+use crate::cli::{Access, Outcome, input};
+use crate::output::{Output, bytes, count};
+use crate::{Asked, Command, Place};
+
+pub(crate) const USAGE: &str = "\
+status                 how much is stored, as the last gc found it, and the groups, or those of --ns, with their snapshots
+  --fresh              look again, as gc would, and remove nothing
+  --only-process       in a bucket, with --fresh: no other process uses the store";
+
+#[derive(Default)]
+pub(crate) struct Status {
+    fresh: bool,
+    only_process: bool,
+}
+
+/// How much there is.
+struct Amounts {
+    chunks: u64,
+    logical: u64,
+    stored: u64,
+}
+
+impl Command for Status {
+    fn take(&mut self, option: &str, _: &mut lexopt::Parser) -> Outcome<bool> {
+        match option {
+            "--fresh" => self.fresh = true,
+            "--only-process" => self.only_process = true,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn check(&mut self, asked: &mut Asked) -> Outcome<()> {
+        asked.no_words()
+    }
+
+    fn access(&self, _: &Asked) -> Access {
+        // Looking at the chunks locks the store.
+        if self.fresh { Access::Write } else { Access::Read }
+    }
+
+    fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {
+        self.look(at, output).boxed()
+    }
+}
+
+impl Status {
+    async fn look(&self, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
+        let top = at.asked.store.namespace();
+        if !at.store.has_namespace(top).await? {
+            return Err(input(format!("there is no namespace {top}")));
+        }
+        let last = at.store.gc_status().await?;
+        if self.fresh {
+            tell_amounts(&self.fresh_amounts(at).await?, "now", output);
+        } else if let Some(last) = &last {
+            let amounts =
+                Amounts { chunks: last.disk_chunks, logical: last.index_data_bytes, stored: last.disk_bytes };
+            tell_amounts(&amounts, "at the last gc", output);
+        } else {
+            output.say("how much is stored is not known: no gc left its result; --fresh looks");
+        }
+        tell_last(last.as_ref(), output);
+        tell_groups(at, output).await
+    }
+
+    async fn fresh_amounts(&self, at: &Place<'_>) -> Outcome<Amounts> {
+        at.bar.begin("reading indexes", None);
+        let mut options = GcOptions::default().observer(at.bar.clone());
+        if self.only_process {
+            options = options.only_process();
+        }
+        let plan = gc::plan(at.store, options).await?;
+        at.bar.end();
+        let in_use = plan.in_use();
+        Ok(Amounts { chunks: in_use.chunks, logical: plan.indexes().1, stored: in_use.bytes })
+    }
+}
+
+fn tell_amounts(amounts: &Amounts, when: &str, output: &mut Output) {
+    let Amounts { chunks, logical, stored } = *amounts;
+    // For people; a quotient needs no 53 bits.
+    #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+    let factor = (stored > 0).then(|| logical as f64 / stored as f64);
+    output.set("as_of", when);
+    output.set("logical_bytes", logical);
+    output.set("stored_bytes", stored);
+    output.set("chunks", chunks);
+    output.set("factor", factor);
+    let factor = factor.map_or_else(String::new, |factor| format!(", a factor of {factor:.2}"));
+    let (logical, stored) = (bytes(logical), bytes(stored));
+    output.say(format!(
+        "the store {when}: {logical}, stored in {} of {stored}{factor}",
+        count(chunks, "chunk")
+    ));
+}
+
+fn tell_last(last: Option<&GcStatus>, output: &mut Output) {
+    output.set("last_gc", last.map(last_json));
+    let Some(last) = last else { return };
+    let when = started(last).map_or_else(|| "at an unknown time".to_owned(), |time| time.to_string());
+    output.say(format!(
+        "last gc, {when}: removed {}, {}; {} waiting, {}; {} put aside as corrupt",
+        count(last.removed_chunks, "chunk"),
+        bytes(last.removed_bytes),
+        last.pending_chunks,
+        bytes(last.pending_bytes),
+        last.still_bad,
+    ));
+}
+
+fn last_json(last: &GcStatus) -> Value {
+    let mut value: Value = serde_json::from_slice(&last.to_json()).unwrap_or_default();
+    value["started"] = started(last).map(|time| time.to_string()).into();
+    value
+}
+
+/// When the last garbage collection began, if it left that.
+fn started(last: &GcStatus) -> Option<BackupTime> {
+    let task: Upid = last.upid.as_ref()?.parse().ok()?;
+    BackupTime::from_epoch(task.start_epoch()).ok()
+}
+
+async fn tell_groups(at: &Place<'_>, output: &mut Output) -> Outcome<()> {
+    let top = at.asked.store.namespace().clone();
+    let namespaces = at.store.namespaces(&top).await?;
+    let (mut listed, mut all) = (Vec::new(), 0);
+    for namespace in namespaces {
+        for group in at.store.groups(&namespace).await? {
+            let snapshots = at.store.snapshots(&group).await?;
+            let finished = || snapshots.iter().filter(|info| info.state == SnapshotState::Finished);
+            let newest = finished().map(|info| info.name.time()).max().map(|time| time.to_string());
+            let unfinished = snapshots.len() - finished().count();
+            let protected = snapshots.iter().filter(|info| info.protected).count();
+            all += finished().count() as u64;
+            let newest_text =
+                newest.as_deref().map_or_else(String::new, |newest| format!(", newest {newest}"));
+            output.say(format!(
+                "{group}: {} finished{newest_text}; {unfinished} unfinished, {protected} protected",
+                finished().count(),
+            ));
+            listed.push(json!({
+                "group": group.to_string(),
+                "finished": finished().count(),
+                "unfinished": unfinished,
+                "protected": protected,
+                "newest": newest,
+            }));
+        }
+    }
+    output.say(format!("{} in {}", count(all, "snapshot"), count(listed.len() as u64, "group")));
+    output.set("snapshots", all);
+    output.set("groups", listed);
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! `sync`: brings the snapshots of another store into this one.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+
+use futures::future::{BoxFuture, FutureExt as _};
+use larder::format::name::AuthId;
+use larder::store::Datastore;
+use larder::sync::{
+    self, Candidates, Conflict, GroupOutcome, Outcome as Became, Resync, Skip, Step, SyncOptions, SyncPlan,
+    SyncReport,
+};
+use serde_json::{Value, json};
+
+use crate::cli::{self, Access, Outcome, StoreArguments, input};
+use crate::output::{Output, about, bytes, count};
+use crate::{Asked, Command, Place};
+
+pub(crate) const USAGE: &str = "\
+sync --from STORE      bring the snapshots of another store into this one
+  --from-OPTION        any option about a store, for the other one: --from-ns, --from-cache, --from-endpoint and so on;
+                       it is on the same server unless there is a --from-endpoint
+  --create             make this store if there is none; with --dry-run it has to be there
+  --all-missing        also snapshots that are older than the newest one here
+  --transfer-last N    only the newest N of each group
+  --remove-vanished    remove here what the other store does not have any more
+  --bandwidth BYTES    how many bytes a second are brought over at most
+  --owner AUTHID       on whose behalf; default: root@pam. Groups of others are left alone";
+
+#[derive(Default)]
+pub(crate) struct Sync {
+    create: bool,
+    from: StoreArguments,
+    options: SyncOptions,
+}
+
+impl Command for Sync {
+    fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Outcome<bool> {
+        let options = self.options.clone();
+        self.options = match option {
+            "--from" => return self.from.take("--store", parser),
+            "--create" => {
+                self.create = true;
+                options
+            }
+            "--all-missing" => options.candidates(Candidates::AllMissing),
+            "--bandwidth" => options.bytes_per_second(cli::parsed::<NonZeroU64>(option, parser)?),
+            "--owner" => options.owner(cli::parsed::<AuthId>(option, parser)?),
+            "--remove-vanished" => options.remove_vanished(),
+            "--transfer-last" => options.transfer_last(cli::parsed::<NonZeroUsize>(option, parser)?),
+            _ => {
+                let Some(option) = option.strip_prefix("--from-").filter(|option| *option != "store") else {
+                    return Ok(false);
+                };
+                return self.from.take(&format!("--{option}"), parser);
+            }
+        };
+        Ok(true)
+    }
+
+    fn check(&mut self, asked: &mut Asked) -> Outcome<()> {
+        if self.from.place().is_none() {
+            return Err(input("sync: --from is missing"));
+        }
+        if self.from.place() == asked.store.place() && self.from.namespace() == asked.store.namespace() {
+            return Err(input("sync: both are the same store and namespace"));
+        }
+        if self.create && !asked.dry_run {
+            asked.store.or_create();
+        }
+        #[cfg(feature = "tls")]
+        self.from.same_server(&asked.store);
+        asked.no_words()
+    }
+
+    fn access(&self, asked: &Asked) -> Access {
+        if asked.dry_run { Access::Read } else { Access::Write }
+    }
+
+    fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {
+        async move {
+            if self.from.place() == at.asked.store.place() {
+                // Opened once, so that nothing need be transferred.
+                return self.sync(at.store, at, output).await;
+            }
+            let from = self.from.open(at.runtime, Access::Read).await?;
+            let done = self.sync(&from.store, at, output).await;
+            at.bar.end();
+            let closed = from.close().await;
+            done?;
+            let requests = closed?;
+            if let Some(requests) = &requests {
+                output.say("of the store that was read from:");
+                output.say_requests(requests);
+            }
+            output.set("from_requests", requests);
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+impl Sync {
+    async fn sync(&self, from: &Datastore, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
+        let options = self.options.clone().observer(at.bar.clone());
+        let options = options
+            .source_namespace(self.from.namespace().clone())
+            .target_namespace(at.asked.store.namespace().clone());
+        at.bar.begin("looking at both stores", None);
+        let plan = sync::plan(from, at.store, options).await?;
+        at.bar.end();
+        output.set("executed", !at.asked.dry_run);
+        if at.asked.dry_run {
+            tell_plan(&plan, output);
+            return Ok(());
+        }
+        at.bar.begin(
+            "",
+            Some(plan.snapshots().filter(|one| !matches!(one.step, Step::Skip(_))).count() as u64),
+        );
+        let report = plan.execute().await?;
+        at.bar.end();
+        tell_report(&report, output);
+        Ok(())
+    }
+}
+
+fn tell_plan(plan: &SyncPlan, output: &mut Output) {
+    let names: Vec<_> = plan.new_namespaces().iter().map(ToString::to_string).collect();
+    for name in &names {
+        output.say(format!("namespace {name}: would be made"));
+    }
+    output.set("new_namespaces", names);
+    let mut listed = Vec::new();
+    for group in plan.groups() {
+        if let Some(owner) = &group.foreign_owner {
+            output.say(format!("group {}: left alone, it belongs to {owner}", group.target));
+            output.trouble(format!("{} belongs to {owner} here", group.target));
+            continue;
+        }
+        for snapshot in &group.snapshots {
+            let said = step(snapshot.step);
+            output.say(format!("{}: {said}", snapshot.target));
+            listed.push(about(&snapshot.target, "step", said));
+            if let Step::Conflict(_) = snapshot.step {
+                output.trouble(format!("{} {said}", snapshot.target));
+            }
+        }
+    }
+    output.set("snapshots", listed);
+    let vanished = plan.vanished();
+    for snapshot in &vanished.snapshots {
+        output.say(format!("{snapshot}: would be removed, it vanished from the other store"));
+    }
+    for snapshot in &vanished.protected {
+        output.say(format!("{snapshot}: vanished from the other store, but stays, it is protected"));
+    }
+    for namespace in &vanished.namespaces {
+        output.say(format!("namespace {namespace}: would be removed if nothing is left in it"));
+    }
+    let text =
+        |names: &[_]| names.iter().map(larder::format::name::SnapshotName::to_string).collect::<Vec<_>>();
+    let namespaces: Vec<_> = vanished.namespaces.iter().map(ToString::to_string).collect();
+    let vanished = json!({
+        "snapshots": text(&vanished.snapshots),
+        "protected": text(&vanished.protected),
+        "namespaces": namespaces,
+    });
+    output.set("vanished", vanished);
+    let transfers = plan.snapshots().filter(|one| one.step == Step::Transfer).count() as u64;
+    let renewals = plan.snapshots().filter(|one| matches!(one.step, Step::Resync(_))).count();
+    let removals = plan.vanished().snapshots.len();
+    let transfers = count(transfers, "snapshot");
+    output.say(format!("{transfers} would be brought over, {renewals} renewed, {removals} removed"));
+}
+
+fn tell_report(report: &SyncReport, output: &mut Output) {
+    let made: Vec<_> = report.new_namespaces.iter().map(ToString::to_string).collect();
+    for name in &made {
+        output.say(format!("namespace {name}: made"));
+    }
+    output.set("new_namespaces", made);
+    let mut done = 0;
+    let mut listed = Vec::new();
+    for group in &report.groups {
+        let whole = match &group.outcome {
+            GroupOutcome::Failed(error) => Some(format!("could not be begun: {}", cli::told(error))),
+            GroupOutcome::Foreign(owner) => Some(format!("left alone, it belongs to {owner}")),
+            GroupOutcome::NotReached => Some("not come to".to_owned()),
+            _ => None,
+        };
+        if let Some(whole) = whole {
+            output.say(format!("group {}: {whole}", group.target));
+        }
+        for snapshot in &group.snapshots {
+            done += u64::from(matches!(snapshot.outcome, Became::Done(_)));
+            let said = became(&snapshot.outcome);
+            output.say(format!("{}: {said}", snapshot.target));
+            listed.push(about(&snapshot.target, "outcome", &said));
+        }
+    }
+    output.set("snapshots", listed);
+    tell_removed(report, output);
+    let stats = report.stats();
+    output.set("done", done);
+    output.set("bytes_sent", stats.bytes_sent);
+    output.set("chunks_reused", stats.chunks_reused);
+    output.set("chunks_sent", stats.chunks_sent);
+    output.say(format!(
+        "{} brought over or renewed, {} removed: {} sent, {}; {} reused",
+        count(done, "snapshot"),
+        report.removed.len(),
+        count(stats.chunks_sent, "chunk"),
+        bytes(stats.bytes_sent),
+        stats.chunks_reused,
+    ));
+    if !report.is_complete() {
+        output.trouble("not everything was brought over or removed");
+    }
+}
+
+fn tell_removed(report: &SyncReport, output: &mut Output) {
+    let removed: Vec<_> = report.removed.iter().map(ToString::to_string).collect();
+    let namespaces: Vec<_> =
+        report.removed_namespaces.iter().map(|name| format!("namespace {name}")).collect();
+    let protected: Vec<_> = report.protected.iter().map(ToString::to_string).collect();
+    removed.iter().chain(&namespaces).for_each(|name| output.say(format!("{name}: removed")));
+    for name in &protected {
+        output.say(format!("{name}: vanished, but stays, it is protected"));
+    }
+    let failed: Vec<Value> = report
+        .unremoved
+        .iter()
+        .map(|(name, error)| json!({ "name": name, "error": cli::told(error) }))
+        .collect();
+    for (name, error) in &report.unremoved {
+        output.say(format!("{name}: could not be removed: {}", cli::told(error)));
+    }
+    output.set("removed", removed);
+    output.set(
+        "removed_namespaces",
+        report.removed_namespaces.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    );
+    output.set("protected", protected);
+    output.set("unremoved", failed);
+}
+
+fn step(step: Step) -> &'static str {
+    match step {
+        Step::Conflict(conflict) => conflict_text(conflict),
+        Step::Resync(Resync::Everything) => "would be brought over again, all of it",
+        Step::Resync(Resync::Log) => "its client log would be brought over",
+        Step::Resync(Resync::Manifest) => "notes and state of verification would be brought over",
+        Step::Skip(skip) => skip_text(skip),
+        Step::Transfer => "would be brought over",
+        _ => "something else would be done",
+    }
+}
+
+fn became(outcome: &Became) -> String {
+    match outcome {
+        Became::Conflict(conflict) => conflict_text(*conflict).to_owned(),
+        Became::Done(stats) => {
+            let sent = count(stats.chunks_sent, "chunk");
+            format!("brought over, {sent} sent, {}", bytes(stats.bytes_sent))
+        }
+        Became::Failed(error) => format!("failed: {}", cli::told(error)),
+        Became::NotReached => "not come to".to_owned(),
+        Became::Skipped(skip) => skip_text(*skip).to_owned(),
+        Became::SourceGone => "was deleted in the other store meanwhile".to_owned(),
+        _ => "something else became of it".to_owned(),
+    }
+}
+
+fn conflict_text(conflict: Conflict) -> &'static str {
+    match conflict {
+        Conflict::Content => "is another one here, with other content; it stays",
+        Conflict::Encryption => "is another one here, encrypted or signed in another way; it stays",
+        Conflict::Key => "is another one here, with another key or signature; it stays",
+        _ => "is another one here; it stays",
+    }
+}
+
+fn skip_text(skip: Skip) -> &'static str {
+    match skip {
+        Skip::Damaged => "is here, but damaged, and stays",
+        Skip::NotAmongLast => "is not among the last ones",
+        Skip::NotEncrypted => "is not encrypted",
+        Skip::NotVerified => "is not verified",
+        Skip::Older => "is not here, but a newer one is",
+        Skip::Present => "is here, not compared",
+        Skip::Unfinished => "is unfinished in the other store",
+        Skip::UpToDate => "is here as it is there",
+        _ => "is passed over",
+    }
+}
