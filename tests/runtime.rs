@@ -71,12 +71,15 @@ fn a_job_runs_to_its_end_though_its_future_was_dropped() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let (sender, receiver) = oneshot::channel();
+            let (open, gate) = std::sync::mpsc::channel();
             let job = runtime.run_blocking("send", move || {
+                gate.recv().unwrap();
                 sender.send(()).unwrap();
                 Ok(())
             });
-            // Polled once, so that the job is on its way, and dropped.
+            // Polled once, so that the job is on its way, and dropped before it can end.
             assert!(futures::FutureExt::now_or_never(job).is_none());
+            open.send(()).unwrap();
             assert_eq!(receiver.await, Ok(()));
         })
     });

@@ -654,6 +654,21 @@ fn h104_a_sample_tells_whose_a_bad_chunk_is() {
         // Less than the metadata alone.
         let report = run(&around.store, VerifyOptions::default().mode(sample(5))).await;
         assert_eq!((report.incomplete, report.requests), (Some(Incomplete::Budget), 5));
+        // However far what is in flight goes beyond the budget, what was found is told with its snapshots.
+        around.spoil(&Key::Chunk(digest(3)), flipped).await;
+        let sample = |bytes: u64| {
+            let mode = Mode::Sample(Sample::default().bytes(bytes));
+            VerifyOptions::default().repair(Repair::Report).recording(Recording::Off).mode(mode)
+        };
+        let all = run(&around.store, sample(u64::MAX - 1)).await.bytes;
+        let mut found = 0;
+        for part in 0..60 {
+            let report = run(&around.store, sample(all * part / 40)).await;
+            let is_told = report.damaged.iter().any(|damaged| !damaged.archives.is_empty());
+            assert!(report.chunks.corrupt == 0 || is_told, "{part}: {report:?}");
+            found += report.chunks.corrupt;
+        }
+        assert!(found > 0);
     });
 }
 

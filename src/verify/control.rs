@@ -112,10 +112,11 @@ impl Control {
         }
     }
 
-    /// What was set aside may be used, even though the run ends.
+    /// What was set aside may be used, even though the run ends, and though what was in flight took more than was left.
     pub(in crate::verify) fn release(&self, (bytes, requests): (u64, u64)) {
-        for (limit, reserved) in [(&self.byte_limit, bytes), (&self.request_limit, requests)] {
-            let most = limit.load(Ordering::Relaxed);
+        let limits = [(&self.byte_limit, &self.bytes, bytes), (&self.request_limit, &self.requests, requests)];
+        for (limit, used, reserved) in limits {
+            let most = limit.load(Ordering::Relaxed).max(used.load(Ordering::Relaxed));
             limit.store(most.saturating_add(reserved), Ordering::Relaxed);
         }
         let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
