@@ -114,7 +114,8 @@ impl Control {
 
     /// What was set aside may be used, even though the run ends, and though what was in flight took more than was left.
     pub(in crate::verify) fn release(&self, (bytes, requests): (u64, u64)) {
-        let limits = [(&self.byte_limit, &self.bytes, bytes), (&self.request_limit, &self.requests, requests)];
+        let limits =
+            [(&self.byte_limit, &self.bytes, bytes), (&self.request_limit, &self.requests, requests)];
         for (limit, used, reserved) in limits {
             let most = limit.load(Ordering::Relaxed).max(used.load(Ordering::Relaxed));
             limit.store(most.saturating_add(reserved), Ordering::Relaxed);
@@ -161,5 +162,26 @@ impl Control {
     /// Whether anything could not be reached.
     pub(in crate::verify) fn was_unreachable(&self) -> bool {
         self.was_unreachable.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::options::Sample;
+
+    #[test]
+    fn h104_what_was_set_aside_is_there_though_what_was_in_flight_took_more() {
+        let sample = Sample::default().bytes(100).requests(10);
+        let control = Control::new(&VerifyOptions::default().mode(Mode::Sample(sample)));
+        control.count_bytes(10);
+        control.reserve((10, 1));
+        assert!(control.admit());
+        control.count_bytes(500);
+        assert!(!control.admit());
+        control.release((10, 1));
+        assert!(control.admit() && control.stopped().is_none());
+        control.count_bytes(10);
+        assert!(!control.admit());
     }
 }
