@@ -161,7 +161,7 @@ pub(crate) fn tell_requests(requests: Option<&serde_json::Value>) {
 /// Where the store is and how it is opened. The one place that understands `--store`.
 #[derive(Default)]
 pub(crate) struct StoreArguments {
-    cache: Option<PathBuf>,
+    pub(crate) cache: Option<PathBuf>,
     create: bool,
     lock_directory: Option<PathBuf>,
     namespace: Namespace,

@@ -23,6 +23,7 @@ use larder::rt::Runtime;
 use larder::store::Datastore;
 use output::Output;
 use progress::Bar;
+use serde_json::json;
 
 fn main() -> ExitCode {
     cli::run(&usage(), command)
@@ -60,6 +61,9 @@ Exit status: 0 if all went well, 1 if something failed or damage was found, 2 if
     )
 }
 
+/// The file beside local state that says what the last run asked of a server.
+const LAST_RUN: &str = "last-run.json";
+
 /// One of the commands, with its options.
 trait Command {
     /// Takes an option, with its value, if it is one of this command.
@@ -79,6 +83,8 @@ trait Command {
 struct Asked {
     dry_run: bool,
     json: bool,
+    /// The name of the command.
+    name: String,
     /// Whether a namespace was named.
     named_namespace: bool,
     store: StoreArguments,
@@ -164,6 +170,12 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         done?;
         requests
     })?;
+    if let (Some(directory), Some(requests)) = (&asked.store.cache, &requests)
+        && asked.name != "status"
+    {
+        let run = json!({ "command": asked.name, "requests": requests });
+        std::fs::write(directory.join(LAST_RUN), run.to_string())?;
+    }
     output.end(requests.as_ref()).map_or(Ok(()), |why| Err(Failure::Work(why)))
 }
 
@@ -185,7 +197,10 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<(Asked, Box<dyn Command>)> {
                     }));
                 }
             }
-            (name, None) => command = Some(by_name(name)?),
+            (name, None) => {
+                command = Some(by_name(name)?);
+                name.clone_into(&mut asked.name);
+            }
             (_, Some(_)) => asked.words.push(argument),
         }
     }

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 
 use crate::cli::{Access, Outcome, input};
 use crate::output::{Output, bytes, count};
-use crate::{Asked, Command, Place};
+use crate::{Asked, Command, LAST_RUN, Place};
 
 pub(crate) const USAGE: &str = "\
-status                 how much is stored, as the last gc found it, and the groups, or those of --ns, with their snapshots
+status                 how much is stored, as the last gc found it, what the last run asked of a server if there is a --cache, and the
+                       groups, or those of --ns, with their snapshots
   --fresh              look again, as gc would, and remove nothing
   --only-process       in a bucket, with --fresh: no other process uses the store";
 
@@ -71,6 +72,7 @@ impl Status {
             output.say("how much is stored is not known: no gc left its result; --fresh looks");
         }
         tell_last(last.as_ref(), output);
+        tell_cost(at, output);
         tell_groups(at, output).await
     }
 
@@ -117,6 +119,17 @@ fn tell_last(last: Option<&GcStatus>, output: &mut Output) {
         bytes(last.pending_bytes),
         last.still_bad,
     ));
+}
+
+/// What the last run asked of a server, if it had a directory to leave that in.
+fn tell_cost(at: &Place<'_>, output: &mut Output) {
+    let kept = at.asked.store.cache.as_ref().and_then(|cache| std::fs::read(cache.join(LAST_RUN)).ok());
+    let run: Option<Value> = kept.and_then(|run| serde_json::from_slice(&run).ok());
+    output.set("last_run", run.clone());
+    if let Some(run) = run {
+        output.say(format!("last run, {}:", run["command"].as_str().unwrap_or_default()));
+        output.say_requests(&run["requests"]);
+    }
 }
 
 fn last_json(last: &GcStatus) -> Value {
