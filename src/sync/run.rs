@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn h1_h2_no_chunk_can_be_collected_before_its_snapshot_is_visible() {
-        let sim = SimRuntime::new(3);
+        let sim = SimRuntime::new(3 << 20);
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
         sim.block_on(async {
             let memory = || -> Arc<dyn Backend> { Arc::new(MemoryBackend::new(Arc::clone(&runtime))) };

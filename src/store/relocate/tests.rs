@@ -152,7 +152,7 @@ fn orders<F: Future<Output = Arc<dyn Backend>>>(
         for destinations in begin..last {
             for source in (destinations..last + 2).step_by(stride) {
                 for drain in [source, source + 1, source + 4] {
-                    let sim = SimRuntime::new(tried);
+                    let sim = SimRuntime::new(tried + (1 << 20));
                     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
                     let script = Script { begin, destinations, drain, hops, source };
                     let marked = sim.block_on(async {
@@ -206,7 +206,7 @@ fn h8_a_mark_in_another_process_misses_nothing_that_moves() {
 
 #[test]
 fn h8_what_was_announced_and_not_done_is_no_harm() {
-    let sim = SimRuntime::new(0);
+    let sim = SimRuntime::new(2 << 20);
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
     sim.block_on(async {
         let place = memory(runtime, 0).await;
