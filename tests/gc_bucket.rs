@@ -26,7 +26,8 @@ use larder::gc::{self, GcOptions};
 use larder::store::{Datastore, Options};
 
 use gc_scene::{
-    CHUNK, at_once, back_up, check_all, collect, collected, data, digest, digests, group, reason,
+    CHUNK, at_once, back_up, back_up_on, check, check_all, collect, collected, data, digest, digests, group,
+    reason,
 };
 use s3_store::{Opening, Process, files_below, fresh, keys, opened_again, requests};
 
@@ -94,6 +95,31 @@ fn h11_h74_what_is_seen_unused_for_the_first_time_stays() {
             process.close().await;
         });
     }
+}
+
+/// Found by one process, stored again by another that only has a base which names it.
+#[test]
+fn h22_no_base_vouches_for_what_a_collection_missed() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        drop(back_up(&process.store, "host/a", &[1, 2]).await.unwrap());
+        let lost = keys(&server, "/.chunks/").into_iter().find(|key| key.ends_with(&digest(1).to_string()));
+        server.remove(&lost.unwrap());
+        let mut plan = gc::plan(&process.store, twice()).await.unwrap();
+        assert_eq!((plan.missing(), plan.damaged().1), (1, 1));
+        plan.execute().await.unwrap();
+        drop(plan);
+        process.close().await;
+        let process = opened_again(&server, &opening(None)).await;
+        let base = process.store.latest(&group("host/a")).await.unwrap().unwrap();
+        let base = process.store.snapshot(&base).await.unwrap();
+        let again = back_up_on(&process.store, "host/a", &[1, 2], Some(&base)).await.unwrap();
+        check(&again).await.unwrap();
+        drop((again, base));
+        assert_eq!(check_all(&process.store).await, 2);
+        process.close().await;
+    });
 }
 
 #[test]

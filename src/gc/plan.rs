@@ -61,6 +61,8 @@ pub struct GcPlan {
     damaged_count: u64,
     pub(in crate::gc) held: Held,
     had_indexes: bool,
+    /// Chunks that are certainly missing, as far as they are known by name.
+    pub(in crate::gc) lost: Vec<Digest>,
     pub(in crate::gc) marked: Marked,
     missing: u64,
     pub(in crate::gc) options: GcOptions,
@@ -139,6 +141,7 @@ pub(in crate::gc) async fn make(
         damaged_count: 0,
         held,
         had_indexes,
+        lost: Vec::new(),
         marked,
         missing: 0,
         options,
@@ -264,8 +267,8 @@ impl GcPlan {
         }
         let gone = self.certainly_gone(named).await?;
         self.missing = gone.len() as u64 + beyond;
-        let forgotten: Vec<_> = gone.iter().copied().collect();
-        self.store.chunks().note_missing(&forgotten).await?;
+        self.lost = gone.iter().copied().collect();
+        self.store.chunks().note_missing(&self.lost).await?;
         for (name, found) in counts {
             let missing =
                 found.iter().filter(|(digest, _)| gone.contains(digest)).map(|(_, count)| count).sum();

@@ -89,6 +89,8 @@ impl GcPlan {
         if self.progress.begun {
             return Ok(());
         }
+        // From now on no base makes them known, whoever opens the store (H22).
+        self.store.suspect_missing(&self.lost).await?;
         // What was deleted of snapshots must not come back after a crash, without its chunks.
         self.store.backend().barrier().await?;
         if !self.store.truth().capabilities().touches {

@@ -163,8 +163,8 @@ impl Datastore {
 
     /// Chunks are missing: nobody believes that they are there until they were stored again.
     pub(crate) async fn suspect_missing(&self, digests: &[Digest]) -> Result<()> {
-        if self.inner.backend.capabilities().touches {
-            // What is there is seen by everybody who needs it.
+        // Where presence costs nothing, what is there is seen by everybody who needs it.
+        if digests.is_empty() || self.inner.backend.capabilities().touches {
             return Ok(());
         }
         let _guard = self.lock_to_repair().await?;
