@@ -1,0 +1,13 @@
+//! Random histories: who does what to a store is decided by a seed, and what the store should have is kept beside it.
+
+#![allow(clippy::cast_possible_truncation, reason = "small numbers")]
+
+mod damage;
+mod life;
+mod make;
+mod model;
+mod place;
+mod remove;
+mod world;
+
+pub(crate) use life::live;
