@@ -166,7 +166,8 @@ impl World {
         }
         let report = self.verified(&store).await;
         if !report.is_clean() || !self.model().bad.is_empty() {
-            self.violation(format_args!("it does not heal: {:?} {report:?}", self.model().bad.keys()));
+            let bad: Vec<_> = self.model().bad.keys().copied().collect();
+            self.violation(format_args!("it does not heal: {bad:?} {report:?}"));
         }
     }
 
@@ -243,7 +244,8 @@ impl World {
     /// Deletes everything that is not protected.
     pub(crate) async fn delete_everything(&self, number: usize) {
         let store = self.store(number);
-        for name in self.model().possible(number) {
+        let names = self.model().possible(number);
+        for name in names {
             let token = self.model().begin((number, name.clone()), Intent::Delete);
             let fate = match store.delete_snapshot(&name).await {
                 Ok(()) => Fate::Gone,
