@@ -518,7 +518,11 @@ impl Scan<'_> {
             Key::Quarantined(digest, number) => Unused { digest, aside: Some(number) },
             _ => return None,
         };
-        let (ready, since) = self.counting.judge(&unused.digest, info.last_used);
+        let (ready, since) = match unused.aside {
+            None => self.counting.judge(&unused.digest, info.last_used),
+            // What was put aside is corrupt, and is not written down: it waits as long as any chunk, and no longer.
+            Some(_) => (self.counting.times.is_old(info.last_used), self.counting.times.now),
+        };
         let census = &mut self.census;
         match (unused.aside, ready) {
             (None, true) => census.garbage.add(info.size),
