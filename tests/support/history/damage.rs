@@ -1,6 +1,6 @@
 //! Chunks that are damaged behind the back of the store, verifications, and what heals them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -131,14 +131,16 @@ impl World {
     /// Verifies everything, backs up what is bad, and verifies again.
     pub(crate) async fn heal(&self) {
         let store = self.store(0);
+        let mut own = BTreeMap::new();
         for round in 0..2 {
             let (finished, _) = self.listed(0).await;
+            let blocks_of = |name: &SnapshotName| {
+                own.get(name).cloned().unwrap_or_else(|| self.model().contents(name.time()).blocks())
+            };
             let bad: BTreeSet<u8> = self.model().bad.keys().copied().collect();
             let report = self.verified(&store).await;
             let damaged: BTreeSet<_> = report.damaged.iter().map(|damaged| damaged.name.clone()).collect();
-            let hurt = finished.keys().filter(|name| {
-                !self.model().contents(name.time()).blocks().is_disjoint(&bad)
-            });
+            let hurt = finished.keys().filter(|name| !blocks_of(name).is_disjoint(&bad));
             let hurt: BTreeSet<SnapshotName> = hurt.cloned().collect();
             if damaged != hurt {
                 self.violation(format_args!("damaged: {damaged:?}, hurt: {hurt:?}"));
@@ -153,10 +155,10 @@ impl World {
             self.count("healing");
             let known: BTreeSet<u8> = finished
                 .keys()
-                .flat_map(|name| self.model().contents(name.time()).blocks())
+                .flat_map(blocks_of)
                 .filter(|block| bad.contains(block))
                 .collect();
-            self.back_up_blocks(&store, &bad.iter().copied().collect::<Vec<_>>()).await;
+            own.insert(self.back_up_blocks(&store, &bad).await, bad);
             self.forget_healed(0).await;
             // What was damaged while nothing named it, nobody can have noticed before.
             let left: Vec<u8> = self.model().bad.keys().copied().filter(|b| known.contains(b)).collect();
@@ -178,8 +180,8 @@ impl World {
         report
     }
 
-    /// Backs up blocks, which the model is told of as of any other snapshot, but for its contents.
-    async fn back_up_blocks(&self, store: &Datastore, blocks: &[u8]) {
+    /// Backs up blocks, each as an image, of which the model is not told.
+    async fn back_up_blocks(&self, store: &Datastore, blocks: &BTreeSet<u8>) -> SnapshotName {
         let group = Self::own_group();
         let time = self.model().new_time();
         let backup = store.backup(&group).time(SystemTime::from(time)).begin().await.unwrap();
@@ -191,6 +193,7 @@ impl World {
         }
         let snapshot = backup.finish().await.unwrap();
         self.log(format_args!("backed up {blocks:?} as {}", snapshot.name()));
+        snapshot.name().clone()
     }
 
     /// Deletes the group that healed, and what is not finished.
