@@ -9,7 +9,7 @@ use larder::backend::{ListEntry, ListQuery, PutMode, Removal};
 use larder::error::ErrorKind;
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::SnapshotName;
-use larder::store::Datastore;
+use larder::store::{Datastore, Protection};
 use larder::verify::{self, Mode, Repair, Sample, Scope, VerifyOptions, VerifyReport};
 
 use super::make::wrong_with;
@@ -206,6 +206,11 @@ impl World {
         let (_, unfinished) = self.listed(number).await;
         for name in unfinished {
             self.log(format_args!("{number}: delete what is left of {name}"));
+            // What a move left may be protected.
+            match store.set_protection(&name, Protection::Off).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                done => done.unwrap(),
+            }
             store.delete_snapshot(&name).await.unwrap();
         }
     }

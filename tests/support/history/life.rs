@@ -92,7 +92,7 @@ fn go_wrong(world: &World) {
     }
     if world.one_in(2) {
         let crashes = world.place.crashes();
-        let at = crashes.steps() + 1 + world.below(300);
+        let at = crashes.steps() + 1 + world.below(200);
         world.log(format_args!("  crash at {at}"));
         crashes.crash_at(at);
     }
@@ -105,7 +105,7 @@ async fn work(world: &Arc<World>) -> bool {
         let (done, end) = oneshot::channel();
         let (abort, registration) = AbortHandle::new_pair();
         world.aborts.lock().unwrap().push(abort);
-        let actor = act(Arc::clone(world), 3 + world.below(8));
+        let actor = act(Arc::clone(world), 4 + world.below(12));
         world.sim.spawn(Box::pin(async move {
             let _ = Abortable::new(actor, registration).await;
             let _ = done.send(());
@@ -139,19 +139,19 @@ async fn act(world: Arc<World>, operations: u64) {
 
 async fn operate(world: &Arc<World>) {
     match world.below(100) {
-        0..32 => world.back_up().await,
-        32..46 => world.restore().await,
-        46..58 => world.collect().await,
-        58..66 => world.verify().await,
-        66..71 => world.prune().await,
-        71..76 => world.delete_snapshot().await,
-        76..79 => world.delete_many().await,
-        79..86 => world.relocate().await,
-        86..90 => world.sync().await,
-        90..94 => world.protect().await,
-        94 => world.annotate().await,
-        95 => world.change_clock().await,
-        96 => world.create_namespace().await,
+        0..31 => world.back_up().await,
+        31..43 => world.restore().await,
+        43..55 => world.collect().await,
+        55..63 => world.verify().await,
+        63..68 => world.prune().await,
+        68..73 => world.delete_snapshot().await,
+        73..75 => world.delete_many().await,
+        75..84 => world.relocate().await,
+        84..89 => world.sync().await,
+        89..93 => world.protect().await,
+        93 => world.annotate().await,
+        94 => world.change_clock().await,
+        95 | 96 => world.create_namespace().await,
         _ if world.plan.damages => world.damage().await,
         _ => world.back_up().await,
     }

@@ -96,7 +96,14 @@ impl World {
         contents: &Contents,
     ) -> Result<bool> {
         let base = self.base(store, group).await;
-        let backup = store.backup(group).time(SystemTime::from(time)).begin().await?;
+        let backup = match store.backup(group).time(SystemTime::from(time)).begin().await {
+            // No namespace, or another one is running.
+            Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::InvalidInput | ErrorKind::NotFound) => {
+                self.log(format_args!("  {error}"));
+                return Ok(false);
+            }
+            backup => backup?,
+        };
         let (image, stream, blob) = futures::join!(
             self.image(&backup, base.as_ref(), &contents.image),
             self.stream(&backup, base.as_ref(), &contents.stream),
@@ -219,7 +226,8 @@ impl World {
     }
 
     pub(crate) async fn relocate(self: &Arc<Self>) {
-        let ((number, store), group, moves) = (self.a_store(), self.a_group(), self.one_in(2));
+        let ((number, store), moves) = (self.a_store(), self.one_in(2));
+        let group = self.a_snapshot(number).map_or_else(|| self.a_group(), |name| name.group().clone());
         let target = self.a_namespace();
         if self.one_in(4) {
             return self.relocate_namespace(number, &store, moves).await;

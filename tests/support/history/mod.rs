@@ -8,6 +8,8 @@ mod make;
 mod model;
 mod place;
 mod remove;
+mod side;
 mod world;
 
 pub(crate) use life::live;
+pub(crate) use side::side_by_side;

@@ -45,7 +45,7 @@ impl World {
         let other = larder::backend::MemoryBackend::new(Arc::new(sim.clone())).page_entries(5);
         let second = Datastore::create(Arc::new(other), Options::default()).await.unwrap();
         for store in [&first, &second] {
-            for namespace in ["a", "c"] {
+            for namespace in ["a", "a/b", "c"] {
                 store.create_namespace(&namespace.parse().unwrap()).await.unwrap();
             }
         }
@@ -101,7 +101,7 @@ impl World {
     }
 
     pub(crate) fn a_namespace(&self) -> Namespace {
-        let name = self.pick(&["", "", "a", "a/b", "c"]).unwrap();
+        let name = self.pick(&["", "", "", "a", "a", "a/b", "c"]).unwrap();
         name.parse().unwrap()
     }
 
