@@ -210,7 +210,9 @@ impl Datastore {
         let backend = &self.inner.backend;
         let stored = match backend.copy(from, to, backend.capabilities().create_mode()).await {
             Ok(version) => {
-                self.inner.note_published(to);
+                if is_index(to) {
+                    self.inner.note_published(to);
+                }
                 Some(Written { key: to.clone(), version })
             }
             // Left by an earlier attempt: if it is the same, it serves.

@@ -1,0 +1,15 @@
+//! Random histories: who does what to a store is decided by a seed, and what the store should have is kept beside it.
+
+#![allow(clippy::cast_possible_truncation, reason = "small numbers")]
+
+mod damage;
+mod life;
+mod make;
+mod model;
+mod place;
+mod remove;
+mod side;
+mod world;
+
+pub(crate) use life::live;
+pub(crate) use side::side_by_side;

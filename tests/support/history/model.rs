@@ -1,0 +1,375 @@
+//! What a store should have, kept beside it in plain memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use larder::format::Digest;
+use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
+
+use crate::support::noise;
+
+/// How many bytes a chunk has.
+pub(crate) const BLOCK: usize = 4096;
+/// How many different blocks there are, the last few of them shorter. The first is of zeros.
+pub(crate) const BLOCKS: u8 = 14;
+const SHORT: u8 = 2;
+/// The time of the first snapshot: when virtual time begins.
+const FIRST_TIME: i64 = 1_735_689_600;
+
+/// Which of the stores, and which of its snapshots.
+pub(crate) type Spot = (usize, SnapshotName);
+
+/// A block by its number.
+pub(crate) fn block(number: u8) -> Vec<u8> {
+    match number {
+        0 => vec![0; BLOCK],
+        short if short >= BLOCKS - SHORT => noise(u64::from(short) + 1000, 100),
+        long => noise(u64::from(long) + 1000, BLOCK),
+    }
+}
+
+/// The contents of a snapshot: blocks by their numbers. What has no image or no stream has the other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Contents {
+    pub(crate) image: Vec<u8>,
+    pub(crate) stream: Vec<u8>,
+}
+
+impl Contents {
+    pub(crate) fn bytes(blocks: &[u8]) -> Vec<u8> {
+        blocks.iter().flat_map(|number| block(*number)).collect()
+    }
+
+    pub(crate) fn blocks(&self) -> BTreeSet<u8> {
+        self.image.iter().chain(&self.stream).copied().collect()
+    }
+}
+
+/// Decides everything that the runtime does not.
+#[derive(Debug)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
+    }
+
+    pub(crate) fn below(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % sides
+    }
+
+    pub(crate) fn one_in(&mut self, sides: u64) -> bool {
+        self.below(sides) == 0
+    }
+
+    pub(crate) fn pick<T: Clone>(&mut self, from: &[T]) -> Option<T> {
+        let sides = u64::try_from(from.len()).unwrap();
+        (sides > 0).then(|| from[usize::try_from(self.below(sides)).unwrap()].clone())
+    }
+}
+
+/// Whether something is so, as far as was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tri {
+    Maybe,
+    No,
+    Yes,
+}
+
+/// What became of an operation, for one snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is there.
+    There,
+    /// It is gone.
+    Gone,
+    /// What it was before.
+    Same,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// What an operation may do to a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intent {
+    Create,
+    Delete,
+    /// Deletes it here also if it is protected, since it is elsewhere then.
+    Move,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Location {
+    /// How often `guarded` was in doubt.
+    guards: u64,
+    pub(crate) guarded: Tri,
+    pending: u32,
+    pub(crate) state: Tri,
+    version: u64,
+}
+
+/// An operation that is under way on one snapshot.
+#[derive(Debug)]
+pub(crate) struct Token {
+    guards: u64,
+    intent: Intent,
+    pub(crate) spot: Spot,
+    pub(crate) version: u64,
+    pub(crate) was: Tri,
+    was_guarded: bool,
+}
+
+/// What an operation may destroy as a whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Wide {
+    pub(crate) group: Option<GroupName>,
+    pub(crate) namespace: Namespace,
+    pub(crate) store: usize,
+}
+
+impl Wide {
+    pub(crate) fn covers(&self, spot: &Spot) -> bool {
+        let group = spot.1.group();
+        spot.0 == self.store
+            && self.namespace.contains(group.namespace())
+            && self.group.as_ref().is_none_or(|meant| meant == group)
+    }
+}
+
+/// What the stores should have.
+#[derive(Debug)]
+pub(crate) struct Model {
+    /// Blocks of the first store that were damaged and may be bad, with the stored bytes of before.
+    pub(crate) bad: BTreeMap<u8, bytes::Bytes>,
+    pub(crate) digests: Vec<Digest>,
+    /// At least one of the two is there, if nothing was done to them since.
+    links: Vec<[(Spot, u64); 2]>,
+    pub(crate) locations: BTreeMap<Spot, Location>,
+    next_time: i64,
+    seed: u64,
+    pub(crate) violations: Vec<String>,
+    wide: BTreeMap<u64, Wide>,
+    wides: u64,
+}
+
+impl Model {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            bad: BTreeMap::new(),
+            digests: (0..BLOCKS).map(|number| Digest::of(&block(number))).collect(),
+            links: Vec::new(),
+            locations: BTreeMap::new(),
+            next_time: FIRST_TIME,
+            seed,
+            violations: Vec::new(),
+            wide: BTreeMap::new(),
+            wides: 0,
+        }
+    }
+
+    /// A time that no snapshot had yet.
+    pub(crate) fn new_time(&mut self) -> BackupTime {
+        self.next_time += 700;
+        BackupTime::from_epoch(self.next_time).unwrap()
+    }
+
+    /// The contents of every snapshot of that time, wherever it is.
+    pub(crate) fn contents(&self, time: BackupTime) -> Contents {
+        let mut dice = Dice::new(self.seed ^ u64::try_from(time.epoch()).unwrap().rotate_left(20));
+        let mut blocks = |length: u64| {
+            let mut numbers = Vec::new();
+            // Most of what one snapshot has, others have too.
+            let start = dice.below(3);
+            for at in 0..length {
+                let usual = (start + at) % u64::from(BLOCKS - SHORT);
+                let number =
+                    if dice.one_in(4) { dice.below(u64::from(BLOCKS - SHORT)) } else { usual };
+                numbers.push(u8::try_from(number).unwrap());
+            }
+            if dice.one_in(2) {
+                numbers.push(BLOCKS - SHORT + u8::try_from(dice.below(u64::from(SHORT))).unwrap());
+            }
+            (numbers, dice.below(4))
+        };
+        let (image, which) = blocks(5);
+        let (stream, _) = blocks(4);
+        match which {
+            0 => Contents { image: Vec::new(), stream },
+            1 => Contents { image, stream },
+            _ => Contents { image, stream: Vec::new() },
+        }
+    }
+
+    fn location(&mut self, spot: &Spot) -> &mut Location {
+        let new = Location { guards: 0, guarded: Tri::No, pending: 0, state: Tri::No, version: 0 };
+        self.locations.entry(spot.clone()).or_insert(new)
+    }
+
+    /// An operation begins that may do this to a snapshot.
+    pub(crate) fn begin(&mut self, spot: Spot, intent: Intent) -> Token {
+        let location = self.location(&spot);
+        location.pending += 1;
+        location.version += 1;
+        let was = location.state;
+        let was_guarded = location.guarded == Tri::Yes;
+        let (version, guards) = (location.version, location.guards);
+        let stays = match intent {
+            Intent::Create => was == Tri::Yes,
+            Intent::Delete => was_guarded,
+            Intent::Move => false,
+        };
+        if !stays {
+            location.state = Tri::Maybe;
+        }
+        Token { guards, intent, spot, version, was, was_guarded }
+    }
+
+    pub(crate) fn end(&mut self, token: &Token, fate: Fate) {
+        let location = self.location(&token.spot);
+        location.pending -= 1;
+        let is_alone = location.version == token.version;
+        location.version += 1;
+        let is_guarded = token.was_guarded && location.guards == token.guards;
+        if token.intent == Intent::Delete && is_guarded && fate == Fate::Gone {
+            self.violations.push(format!("{:?} was protected, and was deleted", token.spot));
+            return;
+        }
+        if token.intent == Intent::Delete && is_guarded && location.state == Tri::Yes {
+            return;
+        }
+        location.state = match fate {
+            _ if !is_alone => Tri::Maybe,
+            Fate::There => Tri::Yes,
+            Fate::Gone => Tri::No,
+            Fate::Same => token.was,
+            Fate::Unknown if token.intent == Intent::Create && token.was == Tri::Yes => Tri::Yes,
+            Fate::Unknown => Tri::Maybe,
+        };
+        if location.state == Tri::No {
+            location.guarded = Tri::No;
+        } else if location.state == Tri::Maybe && token.intent != Intent::Delete {
+            location.guarded = Tri::Maybe;
+            location.guards += 1;
+        }
+    }
+
+    /// Something was seen to happen to a snapshot that no token is about.
+    pub(crate) fn doubt(&mut self, spot: &Spot) {
+        let location = self.location(spot);
+        location.version += 1;
+        location.state = Tri::Maybe;
+    }
+
+    pub(crate) fn guard(&mut self, spot: &Spot, guarded: Tri) -> u64 {
+        let location = self.location(spot);
+        location.guards += 1;
+        location.guarded = guarded;
+        location.guards
+    }
+
+    /// Protection was acknowledged that was asked for when `guards` was the number.
+    pub(crate) fn guarded(&mut self, spot: &Spot, guards: u64, guarded: Tri) {
+        let location = self.location(spot);
+        if location.guards == guards && location.pending == 0 && location.state == Tri::Yes {
+            location.guarded = guarded;
+        }
+        location.guards += 1;
+    }
+
+    /// At least one of the two is there.
+    pub(crate) fn link(&mut self, one: &Spot, other: &Spot) {
+        let (first, second) = (self.version(one), self.version(other));
+        self.links.push([(one.clone(), first), (other.clone(), second)]);
+    }
+
+    pub(crate) fn version(&mut self, spot: &Spot) -> u64 {
+        self.location(spot).version
+    }
+
+    /// The version of a snapshot that is certainly there, and to which nobody is doing anything.
+    pub(crate) fn certain(&mut self, spot: &Spot) -> Option<u64> {
+        let is_covered = self.wide.values().any(|wide| wide.covers(spot));
+        let location = self.location(spot);
+        (!is_covered && location.state == Tri::Yes && location.pending == 0).then_some(location.version)
+    }
+
+    /// Snapshots that may be there.
+    pub(crate) fn possible(&self, store: usize) -> Vec<SnapshotName> {
+        let there = self.locations.iter().filter(|(spot, at)| spot.0 == store && at.state != Tri::No);
+        there.map(|(spot, _)| spot.1.clone()).collect()
+    }
+
+    pub(crate) fn begin_wide(&mut self, wide: Wide) -> (u64, Vec<Token>) {
+        let covered: Vec<_> = self.locations.keys().filter(|spot| wide.covers(spot)).cloned().collect();
+        let covered = covered.into_iter().filter(|spot| self.locations[spot].state != Tri::No);
+        let spots: Vec<_> = covered.collect();
+        let tokens = spots.into_iter().map(|spot| self.begin(spot, Intent::Delete)).collect();
+        self.wides += 1;
+        self.wide.insert(self.wides, wide);
+        (self.wides, tokens)
+    }
+
+    /// Ends it: what it may have met and no token is about is in doubt.
+    pub(crate) fn end_wide(&mut self, number: u64, tokens: &[Token]) {
+        let Some(wide) = self.wide.remove(&number) else { return };
+        let is_new = |spot: &Spot| !tokens.iter().any(|token| token.spot == *spot);
+        for (spot, at) in &mut self.locations {
+            if wide.covers(spot) && is_new(spot) && at.state == Tri::Yes && at.guarded != Tri::Yes {
+                at.version += 1;
+                at.state = Tri::Maybe;
+            }
+        }
+    }
+
+    /// Everything that was under way was cut off.
+    pub(crate) fn cut_off(&mut self) {
+        for number in self.wide.keys().copied().collect::<Vec<_>>() {
+            self.end_wide(number, &[]);
+        }
+        for location in self.locations.values_mut() {
+            if location.pending > 0 {
+                location.pending = 0;
+                location.version += 1;
+                location.guards += 1;
+            }
+        }
+    }
+
+    /// Compares with what a store has, of which it is told whether it is protected, when nothing is under way.
+    pub(crate) fn compare(&mut self, store: usize, found: &BTreeMap<SnapshotName, bool>) {
+        let mut wrong = Vec::new();
+        for (spot, at) in self.locations.iter().filter(|(spot, _)| spot.0 == store) {
+            let (is_there, name) = (found.contains_key(&spot.1), &spot.1);
+            match at.state {
+                Tri::Yes if !is_there => wrong.push(format!("store {store} has lost {name}")),
+                Tri::No if is_there => wrong.push(format!("store {store} has {name} again")),
+                _ => {}
+            }
+            let is_marked = found.get(name) == Some(&true);
+            if is_there && (at.guarded == Tri::Yes && !is_marked || at.guarded == Tri::No && is_marked) {
+                let is = if is_marked { "protected" } else { "not protected" };
+                wrong.push(format!("store {store}: {name} is {is}"));
+            }
+        }
+        for name in found.keys().filter(|name| !self.locations.contains_key(&(store, (*name).clone()))) {
+            wrong.push(format!("store {store} has {name}, which nobody made"));
+        }
+        for [(one, first), (other, second)] in self.links.iter().filter(|link| link[0].0.0 == store) {
+            let is_same = |spot: &Spot, version: u64| self.locations[spot].version == version;
+            let is_gone = |spot: &Spot| !found.contains_key(&spot.1);
+            if is_same(one, *first) && is_same(other, *second) && is_gone(one) && is_gone(other) {
+                wrong.push(format!("{} and {} are both gone", one.1, other.1));
+            }
+        }
+        self.links.retain(|link| link[0].0.0 != store);
+        for (spot, at) in self.locations.iter_mut().filter(|(spot, _)| spot.0 == store) {
+            let marked = found.get(&spot.1);
+            at.state = if marked.is_some() { Tri::Yes } else { Tri::No };
+            at.guarded = if marked == Some(&true) { Tri::Yes } else { Tri::No };
+        }
+        self.violations.append(&mut wrong);
+    }
+}

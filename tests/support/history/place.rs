@@ -1,0 +1,297 @@
+//! Where the first store is, what may go wrong there, and how it is opened once more after a crash.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use larder::backend::fault::FaultBackend;
+use larder::backend::{
+    Announced, Backend, Capabilities, Cursor, Deleted, FsBackend, FsOptions, ListPage, ListQuery, LockGuard,
+    LockMode, LockScope, MemoryBackend, Object, ObjectInfo, PrefixDirectories, PutMode, Removal, Stray,
+    SyncLevel, Tenure, Touched, Version,
+};
+use larder::error::{Error, ErrorKind, Result};
+use larder::format::layout::Key;
+use larder::local::{LocalOptions, LocalState};
+use larder::rt::{Runtime, SimRuntime};
+use larder::store::{Datastore, Options};
+
+/// After how long a request that got no answer is certain not to be executed any more.
+const LONGEST_REQUEST: Duration = Duration::from_mins(30);
+
+/// Where a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Directory,
+    Memory,
+    /// As in a bucket: nothing is known without a request, there are terms, and requests may be executed late.
+    Remote,
+}
+
+impl Kind {
+    pub(crate) fn of(seed: u64) -> Self {
+        match seed % 5 {
+            0 | 3 => Self::Remote,
+            1 => Self::Directory,
+            _ => Self::Memory,
+        }
+    }
+}
+
+/// A store that tells as little without a request as a bucket, and that only this process may change while its term goes on.
+#[derive(Debug)]
+struct Remote {
+    capabilities: Capabilities,
+    inner: Arc<dyn Backend>,
+    tenure: Mutex<Tenure>,
+    unsettled_until: Duration,
+}
+
+impl Remote {
+    fn new(inner: Arc<dyn Backend>, epoch: u64, unsettled: Duration, conditional_delete: bool) -> Self {
+        let mut capabilities = Capabilities::local();
+        capabilities.touches = false;
+        capabilities.conditional_delete = conditional_delete;
+        let tenure = Mutex::new(Tenure { continues: None, epoch, since: epoch, unsettled: false });
+        let unsettled_until = inner.runtime().monotonic() + unsettled;
+        Self { capabilities, inner, tenure, unsettled_until }
+    }
+
+    fn is_unsettled(&self) -> bool {
+        self.runtime().monotonic() < self.unsettled_until
+    }
+
+    fn epoch(&self) -> u64 {
+        self.tenure.lock().unwrap().epoch
+    }
+}
+
+#[async_trait]
+impl Backend for Remote {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.inner.runtime()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
+        self.inner.get(key, limit).await
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
+        self.inner.get_range(key, range).await
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
+        self.inner.head(key).await
+    }
+
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        self.inner.head_many(keys).await
+    }
+
+    async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
+        self.inner.put(key, object, mode).await
+    }
+
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        self.inner.copy(from, to, mode).await
+    }
+
+    async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+        let refused = || Error::new(ErrorKind::Unsupported, "delete on a condition");
+        if !self.capabilities.conditional_delete && removals.iter().any(|removal| removal.version.is_some()) {
+            return Err(refused());
+        }
+        self.inner.delete(removals).await
+    }
+
+    async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
+        self.inner.list(query, cursor).await
+    }
+
+    async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
+        Ok(vec![Touched::Unknown; keys.len()])
+    }
+
+    async fn barrier(&self) -> Result<()> {
+        self.inner.barrier().await
+    }
+
+    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
+        if *scope == LockScope::Store && mode == LockMode::Exclusive && self.is_unsettled() {
+            return Err(Error::new(ErrorKind::Busy, "lock the store alone"));
+        }
+        self.inner.lock(scope, mode).await
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        self.inner.clock().await
+    }
+
+    async fn begin_term(&self) -> Result<()> {
+        let mut tenure = self.tenure.lock().unwrap();
+        tenure.continues = Some(tenure.epoch);
+        tenure.epoch += 1;
+        Ok(())
+    }
+
+    async fn announce(&self, keys: &[Key]) -> Result<()> {
+        self.inner.announce(keys).await
+    }
+
+    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
+        self.inner.announced().await
+    }
+
+    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
+        self.inner.strays(foreign).await
+    }
+
+    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
+        self.inner.get_stray(stray, limit).await
+    }
+
+    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
+        self.inner.remove_leftovers(foreign, age).await
+    }
+
+    fn tenure(&self) -> Option<Tenure> {
+        Some(Tenure { unsettled: self.is_unsettled(), ..*self.tenure.lock().unwrap() })
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+/// The place of the first store.
+#[derive(Debug)]
+pub(crate) struct Place {
+    conditional_delete: bool,
+    /// What dies at once.
+    crashes: Mutex<Arc<FaultBackend>>,
+    directory: tempfile::TempDir,
+    /// What goes wrong with single requests, also after whoever made them died.
+    pub(crate) faults: Arc<FaultBackend>,
+    pub(crate) kind: Kind,
+    /// What is really there.
+    pub(crate) raw: Arc<dyn Backend>,
+    remote: Mutex<Option<Arc<Remote>>>,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl Place {
+    pub(crate) async fn new(sim: &SimRuntime, seed: u64) -> Self {
+        let kind = Kind::of(seed);
+        let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+        let directory = tempfile::tempdir().unwrap();
+        let raw: Arc<dyn Backend> = if kind == Kind::Directory {
+            let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
+            let options = options.sync_level(SyncLevel::None);
+            let path = directory.path().join("store");
+            Arc::new(FsBackend::create(Arc::clone(&runtime), &path, options).await.unwrap())
+        } else {
+            Arc::new(MemoryBackend::new(Arc::clone(&runtime)).page_entries(3))
+        };
+        let faults = Arc::new(FaultBackend::new(Arc::clone(&raw)));
+        let crashes = Mutex::new(Arc::new(FaultBackend::new(Arc::clone(&faults) as _)));
+        let conditional_delete = !seed.is_multiple_of(2);
+        let remote = Mutex::default();
+        Self { conditional_delete, crashes, directory, faults, kind, raw, remote, runtime }
+    }
+
+    /// The backend of this process, which may crash.
+    pub(crate) fn crashes(&self) -> Arc<FaultBackend> {
+        Arc::clone(&self.crashes.lock().unwrap())
+    }
+
+    fn local(&self) -> PathBuf {
+        self.directory.path().join("local")
+    }
+
+    /// A new process: its backend and its choices.
+    async fn process(&self, unsettled: Duration) -> (Arc<FaultBackend>, Options) {
+        let mut below = Arc::clone(&self.faults) as Arc<dyn Backend>;
+        let mut options = Options::default();
+        if self.kind == Kind::Remote {
+            let last = self.remote.lock().unwrap().as_ref().map_or(0, |remote| remote.epoch());
+            let remote = Arc::new(Remote::new(below, last + 1, unsettled, self.conditional_delete));
+            *self.remote.lock().unwrap() = Some(Arc::clone(&remote));
+            below = remote;
+            options = options.local_state(self.local_state().await);
+        }
+        let crashes = Arc::new(FaultBackend::new(below));
+        *self.crashes.lock().unwrap() = Arc::clone(&crashes);
+        (crashes, options)
+    }
+
+    async fn local_state(&self) -> Arc<LocalState> {
+        for _ in 0..1000 {
+            let options = LocalOptions::default().cache_bytes(100_000);
+            match LocalState::open(&self.runtime, self.local(), options).await {
+                Err(error) if error.kind() == ErrorKind::Busy => {
+                    self.runtime.sleep(Duration::from_millis(10)).await;
+                }
+                local => return local.unwrap(),
+            }
+        }
+        panic!("what was dropped keeps the local state");
+    }
+
+    pub(crate) async fn create(&self) -> Datastore {
+        let (backend, options) = self.process(Duration::ZERO).await;
+        Datastore::create(backend, options).await.unwrap()
+    }
+
+    /// Opens it in another process after the last one died.
+    pub(crate) async fn reopen(&self) -> Datastore {
+        let (backend, options) = self.process(LONGEST_REQUEST).await;
+        for _ in 0..100 {
+            match Datastore::open(Arc::clone(&backend) as _, options.clone()).await {
+                Err(error) if error.kind() == ErrorKind::Unavailable => {}
+                store => return store.unwrap(),
+            }
+        }
+        panic!("the store cannot be opened");
+    }
+
+    /// Keeps a copy of the local state for later.
+    pub(crate) fn copy_local(&self) {
+        let copy = self.directory.path().join("copy");
+        let _ = std::fs::remove_dir_all(&copy);
+        copy_directory(&self.local(), &copy);
+    }
+
+    /// Puts the copy in the place of the local state.
+    pub(crate) fn put_copy_back(&self) {
+        let copy = self.directory.path().join("copy");
+        if copy.exists() {
+            let _ = std::fs::remove_dir_all(self.local());
+            copy_directory(&copy, &self.local());
+        }
+    }
+
+    pub(crate) fn forget_local(&self) {
+        let _ = std::fs::remove_dir_all(self.local());
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    let Ok(entries) = std::fs::read_dir(from) else { return };
+    std::fs::create_dir_all(to).unwrap();
+    for entry in entries {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Deletions, pruning, protection, and collections of garbage.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use larder::backend::LockReach;
+use larder::error::{ErrorKind, Result};
+use larder::format::name::{GroupName, Namespace, SnapshotName};
+use larder::gc::{self, GcEnd, GcOptions, Sizes};
+use larder::prune::{self, Outcome, PruneOptions, PruneScope};
+use larder::retention::{Decision, RetentionRules};
+use larder::rt::Runtime as _;
+use larder::store::{Datastore, Deletion, Protection};
+
+use super::model::{Fate, Intent, Tri, Wide};
+use super::world::World;
+
+impl World {
+    pub(crate) async fn delete_snapshot(self: &Arc<Self>) {
+        let (number, store) = self.a_store();
+        let Some(name) = self.a_snapshot(number) else { return };
+        self.log(format_args!("{number}: delete {name}"));
+        let token = self.model().begin((number, name.clone()), Intent::Delete);
+        let fate = match self.perhaps(store.delete_snapshot(&name)).await {
+            Some(Ok(())) => Fate::Gone,
+            Some(Err(error)) => {
+                self.log(format_args!("{number}: delete {name}: {error}"));
+                self.after_failure(error.kind())
+            }
+            None => Fate::Unknown,
+        };
+        self.log(format_args!("{number}: delete {name}: {fate:?}"));
+        self.count(format!("delete {fate:?}"));
+        self.end(&[token], |_| fate);
+    }
+
+    pub(crate) async fn delete_many(self: &Arc<Self>) {
+        let ((number, store), group) = (self.a_store(), self.a_group());
+        let namespace: Namespace = self.pick(&["a/b", "c", "d"]).unwrap().parse().unwrap();
+        if !self.one_in(3) {
+            self.log(format_args!("{number}: delete group {group}"));
+            let wide =
+                Wide { group: Some(group.clone()), namespace: group.namespace().clone(), store: number };
+            self.delete_wide(wide, store.delete_group(&group)).await;
+        } else {
+            self.log(format_args!("{number}: delete namespace {namespace:?}"));
+            let wide = Wide { group: None, namespace: namespace.clone(), store: number };
+            self.delete_wide(wide, store.delete_namespace(&namespace)).await;
+        }
+    }
+
+    async fn delete_wide(self: &Arc<Self>, wide: Wide, work: impl Future<Output = Result<Deletion>>) {
+        let (number, tokens) = self.model().begin_wide(wide);
+        match self.perhaps(work).await {
+            Some(Ok(done)) => {
+                self.log(format_args!("deleted: {:?}", done.deleted));
+                self.count("delete many");
+                let fate =
+                    |name: &SnapshotName| if done.deleted.contains(name) { Fate::Gone } else { Fate::Same };
+                self.end(&tokens, fate);
+            }
+            failed => {
+                if let Some(Err(error)) = failed {
+                    self.log(format_args!("delete many: {error}"));
+                    self.expect_kind(error.kind());
+                }
+                self.end(&tokens, |_| Fate::Unknown);
+            }
+        }
+        self.model().end_wide(number, &tokens);
+    }
+
+    pub(crate) async fn prune(self: &Arc<Self>) {
+        let ((number, store), group) = (self.a_store(), self.a_group());
+        let scope = match self.below(3) {
+            0 => PruneScope::Tree(Namespace::root()),
+            1 => PruneScope::Namespace(group.namespace().clone()),
+            _ => PruneScope::Group(group),
+        };
+        let rules = RetentionRules::new().keep_last(1 + self.below(3)).keep_hourly(self.below(3));
+        self.log(format_args!("{number}: prune {scope:?}"));
+        let plan = match prune::plan(&store, &scope, PruneOptions::default().rules(rules)).await {
+            Ok(plan) => plan,
+            Err(error) => return self.expect_kind(error.kind()),
+        };
+        self.pause().await;
+        let going = plan.groups().iter().flat_map(|group| &group.snapshots);
+        let going = going.filter(|snapshot| snapshot.decision == Decision::Remove);
+        let tokens: Vec<_> = going
+            .map(|snapshot| self.model().begin((number, snapshot.name.clone()), Intent::Delete))
+            .collect();
+        let mut fates = BTreeMap::new();
+        let other = match self.perhaps(plan.execute()).await {
+            Some(Ok(report)) => {
+                self.count("prune");
+                for snapshot in report.groups.iter().flat_map(|group| &group.snapshots) {
+                    let fate = match &snapshot.outcome {
+                        Outcome::Removed | Outcome::Gone => Fate::Gone,
+                        Outcome::Failed(error) => {
+                            self.expect_kind(error.kind());
+                            Fate::Unknown
+                        }
+                        Outcome::Busy(_) if self.may_be_late() => Fate::Unknown,
+                        _ => Fate::Same,
+                    };
+                    self.log(format_args!("{number}: prune {}: {:?}", snapshot.name, snapshot.outcome));
+                    fates.insert(snapshot.name.clone(), fate);
+                }
+                Fate::Same
+            }
+            Some(Err(error)) => {
+                self.expect_kind(error.kind());
+                Fate::Unknown
+            }
+            None => Fate::Unknown,
+        };
+        self.end(&tokens, |name| *fates.get(name).unwrap_or(&other));
+    }
+
+    pub(crate) async fn protect(self: &Arc<Self>) {
+        let (number, store) = self.a_store();
+        let Some(name) = self.a_snapshot(number) else { return };
+        let on = !self.one_in(3);
+        let spot = (number, name.clone());
+        self.log(format_args!("{number}: protect {name}: {on}"));
+        let before = self.model().locations[&spot].guarded;
+        let guards = self.model().guard(&spot, Tri::Maybe);
+        let protection = if on { Protection::On } else { Protection::Off };
+        let done = self.perhaps(store.set_protection(&name, protection)).await;
+        let guarded = match done {
+            Some(Ok(())) if on => Tri::Yes,
+            Some(Ok(())) => Tri::No,
+            Some(Err(error)) => {
+                self.log(format_args!("{number}: protect {name}: {error}"));
+                match error.kind() {
+                    ErrorKind::NotFound => before,
+                    kind if self.after_failure(kind) == Fate::Same => before,
+                    _ => Tri::Maybe,
+                }
+            }
+            None => Tri::Maybe,
+        };
+        self.log(format_args!("{number}: protect {name}: {guarded:?}"));
+        self.count(format!("protect {guarded:?}"));
+        self.model().guarded(&spot, guards, guarded);
+    }
+
+    pub(crate) async fn annotate(self: &Arc<Self>) {
+        let (number, store) = self.a_store();
+        let Some(name) = self.a_snapshot(number) else { return };
+        self.log(format_args!("{number}: notes of {name}"));
+        if let Some(Err(error)) = self.perhaps(store.set_notes(&name, "note")).await {
+            self.log(format_args!("{number}: notes of {name}: {error}"));
+            self.expect_kind(error.kind());
+        }
+    }
+
+    pub(crate) async fn collect(self: &Arc<Self>) {
+        let (number, store) = self.a_store();
+        let abort = Arc::new(AtomicBool::new(false));
+        let mut options = GcOptions::default().most_garbage(100).abort(Arc::clone(&abort));
+        options = options.grace(Duration::from_secs(if self.one_in(2) { 0 } else { self.below(1000) }));
+        if self.one_in(2) {
+            options = options.one_sighting();
+        }
+        if self.one_in(3) {
+            options = options.memory_bytes(1);
+        }
+        if self.one_in(3) {
+            options = options.sizes(Sizes::Unused);
+        }
+        if self.place.raw.capabilities().lock_reach == LockReach::Process {
+            options = options.only_process();
+        }
+        self.log(format_args!("{number}: collect {options:?}"));
+        let collected = self.perhaps(self.collect_with(number, &store, options, &abort)).await;
+        match collected {
+            Some(Ok(())) => self.count("collection"),
+            Some(Err(error)) => {
+                self.log(format_args!("{number}: collect: {error}"));
+                self.expect_kind(error.kind());
+            }
+            None => {}
+        }
+    }
+
+    async fn collect_with(
+        &self,
+        number: usize,
+        store: &Datastore,
+        options: GcOptions,
+        abort: &AtomicBool,
+    ) -> Result<()> {
+        let was_damaged = self.plan.damages;
+        let plan = gc::plan(store, options).await?;
+        self.log(format_args!(
+            "{number}: {} garbage, {} waiting, {} missing",
+            plan.garbage().chunks,
+            plan.waiting().chunks,
+            plan.missing()
+        ));
+        if plan.missing() > 0 && (!was_damaged || number == 1) {
+            self.violation(format_args!("{number}: missing: {:?}", plan.damaged()));
+        }
+        let mut plan = plan.confirm();
+        self.pause().await;
+        if self.one_in(8) {
+            return Ok(());
+        }
+        if self.one_in(8) {
+            abort.store(true, Ordering::Relaxed);
+        }
+        for _ in 0..2 {
+            let Some(report) = self.perhaps(plan.execute()).await else { continue };
+            let report = report?;
+            self.log(format_args!("{number}: collected: {report:?}"));
+            if matches!(report.end, GcEnd::Complete) {
+                self.count(if report.removed.chunks > 0 { "collected some" } else { "collected none" });
+                return Ok(());
+            }
+            if let GcEnd::Stopped(error) = report.end {
+                self.expect_kind(error.kind());
+            }
+            abort.store(false, Ordering::Relaxed);
+            self.pause().await;
+        }
+        Ok(())
+    }
+
+    /// Collects garbage when nothing goes wrong, as often as it takes.
+    pub(crate) async fn collect_everything(&self, number: usize) {
+        let store = self.store(number);
+        for _ in 0..2 {
+            let mut options = GcOptions::default().most_garbage(100).grace(Duration::ZERO);
+            if self.place.raw.capabilities().lock_reach == LockReach::Process {
+                options = options.only_process();
+            }
+            let mut plan = gc::plan(&store, options).await.unwrap().confirm();
+            let report = plan.execute().await.unwrap();
+            if !matches!(report.end, GcEnd::Complete) || report.failed > 0 {
+                self.violation(format_args!("{number}: nothing went wrong, and the collection failed: {report:?}"));
+            }
+            self.sim.sleep(Duration::from_hours(1)).await;
+        }
+    }
+
+    /// A group that nobody else uses.
+    pub(crate) fn own_group() -> GroupName {
+        "host/own".parse().unwrap()
+    }
+}

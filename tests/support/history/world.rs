@@ -1,0 +1,216 @@
+//! What the actors of a history share.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::future::{AbortHandle, poll_fn};
+use larder::error::ErrorKind;
+use larder::format::name::{GroupName, Namespace, SnapshotName};
+use larder::rt::{Runtime, SimRuntime};
+use larder::store::{Datastore, Options};
+
+use super::model::{Dice, Fate, Model, Token};
+use super::place::{Kind, Place};
+
+/// What is decided once for a history.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) damages: bool,
+    pub(crate) faults: bool,
+}
+
+/// Everything that a history is about.
+pub(crate) struct World {
+    pub(crate) aborts: Mutex<Vec<AbortHandle>>,
+    counts: Mutex<BTreeMap<String, u64>>,
+    dice: Mutex<Dice>,
+    log: Mutex<Vec<String>>,
+    model: Mutex<Model>,
+    pub(crate) place: Place,
+    pub(crate) plan: Plan,
+    pub(crate) sim: SimRuntime,
+    stores: Mutex<Vec<Datastore>>,
+}
+
+impl World {
+    pub(crate) async fn new(sim: &SimRuntime, seed: u64) -> Arc<Self> {
+        let mut dice = Dice::new(seed);
+        let plan = Plan { damages: dice.one_in(2), faults: !dice.one_in(4) };
+        let place = Place::new(sim, seed).await;
+        let first = place.create().await;
+        let other = larder::backend::MemoryBackend::new(Arc::new(sim.clone())).page_entries(5);
+        let second = Datastore::create(Arc::new(other), Options::default()).await.unwrap();
+        for store in [&first, &second] {
+            for namespace in ["a", "a/b", "c"] {
+                store.create_namespace(&namespace.parse().unwrap()).await.unwrap();
+            }
+        }
+        Arc::new(Self {
+            aborts: Mutex::default(),
+            counts: Mutex::default(),
+            dice: Mutex::new(dice),
+            log: Mutex::default(),
+            model: Mutex::new(Model::new(seed)),
+            place,
+            plan,
+            sim: sim.clone(),
+            stores: Mutex::new(vec![first, second]),
+        })
+    }
+
+    pub(crate) fn model(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap()
+    }
+
+    pub(crate) fn below(&self, sides: u64) -> u64 {
+        self.dice.lock().unwrap().below(sides)
+    }
+
+    pub(crate) fn one_in(&self, sides: u64) -> bool {
+        self.below(sides) == 0
+    }
+
+    pub(crate) fn pick<T: Clone>(&self, from: &[T]) -> Option<T> {
+        self.dice.lock().unwrap().pick(from)
+    }
+
+    /// Mostly the first store.
+    pub(crate) fn a_store(&self) -> (usize, Datastore) {
+        let number = usize::from(self.one_in(8));
+        (number, self.store(number))
+    }
+
+    pub(crate) fn store(&self, number: usize) -> Datastore {
+        self.stores.lock().unwrap()[number].clone()
+    }
+
+    /// Forgets the first store, as a process does that dies.
+    pub(crate) fn take_first(&self) {
+        let mut stores = self.stores.lock().unwrap();
+        // Something has to be there; the second store it is, for a moment in which nobody looks.
+        let other = stores[1].clone();
+        stores[0] = other;
+    }
+
+    pub(crate) fn put_first(&self, store: Datastore) {
+        self.stores.lock().unwrap()[0] = store;
+    }
+
+    pub(crate) fn a_namespace(&self) -> Namespace {
+        let name = self.pick(&["", "", "", "a", "a", "a/b", "c"]).unwrap();
+        name.parse().unwrap()
+    }
+
+    pub(crate) fn a_group(&self) -> GroupName {
+        let group: GroupName = self.pick(&["host/x", "host/y", "vm/1"]).unwrap().parse().unwrap();
+        group.in_namespace(self.a_namespace())
+    }
+
+    /// A snapshot that may be there.
+    pub(crate) fn a_snapshot(&self, store: usize) -> Option<SnapshotName> {
+        let possible = self.model().possible(store);
+        self.pick(&possible)
+    }
+
+    pub(crate) fn log(&self, line: fmt::Arguments<'_>) {
+        let line = format!("{:>12.3?} {line}", self.sim.monotonic());
+        if std::env::var_os("LARDER_TELL").is_some() {
+            eprintln!("{line}");
+        }
+        self.log.lock().unwrap().push(line);
+    }
+
+    pub(crate) fn history(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Something happened that a test may want to know of.
+    pub(crate) fn count(&self, what: impl Into<String>) {
+        *self.counts.lock().unwrap().entry(what.into()).or_default() += 1;
+    }
+
+    pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
+        self.counts.lock().unwrap().clone()
+    }
+
+    pub(crate) fn violation(&self, what: fmt::Arguments<'_>) {
+        self.log(format_args!("VIOLATION: {what}"));
+        self.model().violations.push(what.to_string());
+    }
+
+    /// Whether requests may be executed after they failed.
+    pub(crate) fn may_be_late(&self) -> bool {
+        self.plan.faults && self.place.kind == Kind::Remote
+    }
+
+    pub(crate) fn has_crashed(&self) -> bool {
+        self.place.crashes().has_crashed()
+    }
+
+    /// Runs it to its end, or drops it in the middle.
+    pub(crate) async fn perhaps<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut polls = if self.one_in(9) { self.below(60) } else { u64::MAX };
+        let mut work = pin!(work);
+        let done = poll_fn(|context| {
+            if polls == 0 {
+                return Poll::Ready(None);
+            }
+            polls -= 1;
+            work.as_mut().poll(context).map(Some)
+        });
+        let done = done.await;
+        if done.is_none() {
+            self.log(format_args!("  dropped"));
+        }
+        done
+    }
+
+    /// Lets others work for a while.
+    pub(crate) async fn pause(&self) {
+        let pause = match self.below(4) {
+            0 => Duration::from_millis(self.below(30)),
+            1 => Duration::from_secs(self.below(20)),
+            2 => Duration::from_secs(self.below(2000)),
+            _ => Duration::ZERO,
+        };
+        self.sim.sleep(pause).await;
+    }
+
+    pub(crate) fn end(&self, tokens: &[Token], fate: impl Fn(&SnapshotName) -> Fate) {
+        let mut model = self.model();
+        for token in tokens {
+            model.end(token, fate(&token.spot.1));
+        }
+    }
+
+    /// What an operation that failed so did to its snapshots.
+    pub(crate) fn after_failure(&self, kind: ErrorKind) -> Fate {
+        self.expect_kind(kind);
+        match kind {
+            ErrorKind::Busy if self.may_be_late() => Fate::Unknown,
+            ErrorKind::AlreadyExists
+            | ErrorKind::Busy
+            | ErrorKind::Conflict
+            | ErrorKind::Denied
+            | ErrorKind::InvalidInput => Fate::Same,
+            _ => Fate::Unknown,
+        }
+    }
+
+    /// Whether an operation may fail so.
+    pub(crate) fn expect_kind(&self, kind: ErrorKind) {
+        let is_expected = match kind {
+            ErrorKind::Unavailable => self.plan.faults,
+            ErrorKind::Corrupt => self.plan.damages,
+            ErrorKind::Internal | ErrorKind::Full | ErrorKind::Stream | ErrorKind::Unsupported => false,
+            _ => true,
+        };
+        if !is_expected {
+            self.violation(format_args!("unexpectedly, it failed as {kind:?}"));
+        }
+    }
+}
