@@ -43,6 +43,13 @@ fn at_once(place: &Place) -> GcOptions {
     if place.capabilities().lock_reach == LockReach::Process { options.only_process() } else { options }
 }
 
+/// How many chunks there are, and their bytes.
+fn on_disk(store: &std::path::Path) -> (u64, u64) {
+    let directories = std::fs::read_dir(store.join(".chunks")).unwrap();
+    let chunks = directories.flat_map(|directory| std::fs::read_dir(directory.unwrap().path()).unwrap());
+    chunks.fold((0, 0), |(count, bytes), chunk| (count + 1, bytes + chunk.unwrap().metadata().unwrap().len()))
+}
+
 async fn executed(mut plan: GcPlan) -> GcReport {
     let report = plan.execute().await.unwrap();
     assert!(matches!(report.end, GcEnd::Complete), "{:?}", report.end);
@@ -50,7 +57,7 @@ async fn executed(mut plan: GcPlan) -> GcReport {
 }
 
 #[test]
-fn what_no_snapshot_needs_goes_and_nothing_else() {
+fn h155_h186_what_no_snapshot_needs_goes_and_nothing_else() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -70,6 +77,11 @@ fn what_no_snapshot_needs_goes_and_nothing_else() {
             let report = executed(plan).await;
             assert_eq!((report.removed.chunks, report.failed, report.busy), (5, 0, 0));
             assert!(restore(&kept).await == shared);
+            if let Some(directory) = place.directory() {
+                let plan = gc::plan(&store, at_once(&place)).await.unwrap();
+                let in_use = plan.in_use();
+                assert_eq!((in_use.chunks, in_use.bytes), on_disk(&directory), "h186");
+            }
             let status = store.gc_status().await.unwrap().unwrap();
             assert_eq!((status.removed_chunks, status.disk_chunks, status.index_file_count), (5, 20, 1));
             // What was removed is stored again by whoever needs it.

@@ -140,8 +140,8 @@ fn descriptors() -> usize {
 }
 
 #[test]
-fn h20_much_garbage_needs_few_descriptors() {
-    const NAME: &str = "h20_much_garbage_needs_few_descriptors";
+fn h20_h170_much_garbage_needs_few_descriptors() {
+    const NAME: &str = "h20_h170_much_garbage_needs_few_descriptors";
     const GARBAGE: u64 = 3000;
     if let Some(root) = std::env::var_os("LARDER_FEW_FILES") {
         let limit = rustix::process::Rlimit { current: Some(48), maximum: Some(48) };

@@ -650,7 +650,7 @@ fn states_of(expected: &Value) -> BTreeMap<SnapshotName, Option<VerifyResult>> {
 }
 
 #[test]
-fn what_pbs_found_is_found_put_aside_and_written_down() {
+fn h100_what_pbs_found_is_found_put_aside_and_written_down() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pbs-4.2.3/corrupt-expected.json");
     let expected: Value = serde_json::from_reader(fs::File::open(path).unwrap()).unwrap();
     let wanted = states_of(&expected);

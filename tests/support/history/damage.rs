@@ -95,8 +95,8 @@ impl World {
         let store = self.store(number);
         for name in finished.keys() {
             let contents = self.model().contents(name.time());
-            let is_hurt = number == 0
-                && contents.blocks().iter().any(|block| self.model().bad.contains_key(block));
+            let is_hurt =
+                number == 0 && contents.blocks().iter().any(|block| self.model().bad.contains_key(block));
             let restored = match store.snapshot(name).await {
                 Ok(snapshot) => wrong_with(&snapshot, &contents).await,
                 Err(error) => Err(error),
@@ -153,11 +153,8 @@ impl World {
                 return;
             }
             self.count("healing");
-            let known: BTreeSet<u8> = finished
-                .keys()
-                .flat_map(blocks_of)
-                .filter(|block| bad.contains(block))
-                .collect();
+            let known: BTreeSet<u8> =
+                finished.keys().flat_map(blocks_of).filter(|block| bad.contains(block)).collect();
             own.insert(self.back_up_blocks(&store, &bad).await, bad);
             self.forget_healed(0).await;
             // What was damaged while nothing named it, nobody can have noticed before.
@@ -223,7 +220,8 @@ impl World {
         for name in finished.keys() {
             let model = self.model();
             let blocks = model.contents(name.time()).blocks();
-            wanted.extend(blocks.into_iter().map(|block| Key::Chunk(model.digests[usize::from(block)]).path()));
+            wanted
+                .extend(blocks.into_iter().map(|block| Key::Chunk(model.digests[usize::from(block)]).path()));
         }
         if number == 1 {
             return;
