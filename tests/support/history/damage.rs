@@ -95,8 +95,8 @@ impl World {
         let store = self.store(number);
         for name in finished.keys() {
             let contents = self.model().contents(name.time());
-            let is_hurt = number == 0
-                && contents.blocks().iter().any(|block| self.model().bad.contains_key(block));
+            let is_hurt =
+                number == 0 && contents.blocks().iter().any(|block| self.model().bad.contains_key(block));
             let restored = match store.snapshot(name).await {
                 Ok(snapshot) => wrong_with(&snapshot, &contents).await,
                 Err(error) => Err(error),
@@ -153,11 +153,8 @@ impl World {
                 return;
             }
             self.count("healing");
-            let known: BTreeSet<u8> = finished
-                .keys()
-                .flat_map(blocks_of)
-                .filter(|block| bad.contains(block))
-                .collect();
+            let known: BTreeSet<u8> =
+                finished.keys().flat_map(blocks_of).filter(|block| bad.contains(block)).collect();
             own.insert(self.back_up_blocks(&store, &bad).await, bad);
             self.forget_healed(0).await;
             // What was damaged while nothing named it, nobody can have noticed before.
@@ -206,12 +203,15 @@ impl World {
         let (_, unfinished) = self.listed(number).await;
         for name in unfinished {
             self.log(format_args!("{number}: delete what is left of {name}"));
-            // What a move left may be protected.
-            match store.set_protection(&name, Protection::Off).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                done => done.unwrap(),
+            // What a move left may be protected, and nothing else may be left of it.
+            for done in
+                [store.set_protection(&name, Protection::Off).await, store.delete_snapshot(&name).await]
+            {
+                match done {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    done => done.unwrap(),
+                }
             }
-            store.delete_snapshot(&name).await.unwrap();
         }
     }
 
@@ -223,7 +223,8 @@ impl World {
         for name in finished.keys() {
             let model = self.model();
             let blocks = model.contents(name.time()).blocks();
-            wanted.extend(blocks.into_iter().map(|block| Key::Chunk(model.digests[usize::from(block)]).path()));
+            wanted
+                .extend(blocks.into_iter().map(|block| Key::Chunk(model.digests[usize::from(block)]).path()));
         }
         if number == 1 {
             return;

@@ -98,7 +98,12 @@ impl World {
         let base = self.base(store, group).await;
         let backup = match store.backup(group).time(SystemTime::from(time)).begin().await {
             // No namespace, or another one is running.
-            Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::InvalidInput | ErrorKind::NotFound) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Busy | ErrorKind::InvalidInput | ErrorKind::NotFound
+                ) =>
+            {
                 self.log(format_args!("  {error}"));
                 return Ok(false);
             }
@@ -148,7 +153,9 @@ impl World {
         }
         let data = Contents::bytes(blocks);
         let size = data.len() as u64;
-        let base = base.filter(|base| base.manifest().files().iter().any(|file| file.name().to_string().starts_with(IMAGE)));
+        let base = base.filter(|base| {
+            base.manifest().files().iter().any(|file| file.name().to_string().starts_with(IMAGE))
+        });
         if self.one_in(4) {
             let mut image = backup.image_writer(IMAGE, size).chunk_bytes(BLOCK as u64);
             if let Some(base) = base {
@@ -180,7 +187,9 @@ impl World {
         let data = Contents::bytes(blocks);
         let stream = backup.stream(STREAM, Cursor::new(&data));
         let stream = stream.chunker(Box::new(FixedChunker::new(BLOCK).unwrap()));
-        match base.filter(|base| base.manifest().files().iter().any(|file| file.name().to_string().starts_with(STREAM))) {
+        match base.filter(|base| {
+            base.manifest().files().iter().any(|file| file.name().to_string().starts_with(STREAM))
+        }) {
             Some(base) => stream.base(base).await.map(drop),
             None => stream.await.map(drop),
         }
@@ -237,7 +246,11 @@ impl World {
             (name.group() == &group).then(|| group.clone().in_namespace(target.clone()))
         });
         let done = self.perhaps(async {
-            if moves { store.move_group(&group, &target).await } else { store.copy_group(&group, &target).await }
+            if moves {
+                store.move_group(&group, &target).await
+            } else {
+                store.copy_group(&group, &target).await
+            }
         });
         let done = done.await;
         self.end_relocation(number, moves, &pairs, done);
@@ -257,7 +270,11 @@ impl World {
             Some(name.group().clone().in_namespace(target))
         });
         let done = self.perhaps(async {
-            if moves { store.move_namespace(&from, &to).await } else { store.copy_namespace(&from, &to).await }
+            if moves {
+                store.move_namespace(&from, &to).await
+            } else {
+                store.copy_namespace(&from, &to).await
+            }
         });
         let done = done.await;
         self.end_relocation(number, moves, &pairs, done);
@@ -452,7 +469,11 @@ impl World {
         let by = Duration::from_secs(self.below(200_000));
         let forward = self.one_in(2);
         self.log(format_args!("clock: {by:?}, forward: {forward}"));
-        if forward { self.sim.set_clock_forward(by) } else { self.sim.set_clock_back(by / 3) }
+        if forward {
+            self.sim.set_clock_forward(by)
+        } else {
+            self.sim.set_clock_back(by / 3)
+        }
         self.pause().await;
     }
 }

@@ -185,8 +185,7 @@ impl Model {
             let start = dice.below(3);
             for at in 0..length {
                 let usual = (start + at) % u64::from(BLOCKS - SHORT);
-                let number =
-                    if dice.one_in(4) { dice.below(u64::from(BLOCKS - SHORT)) } else { usual };
+                let number = if dice.one_in(4) { dice.below(u64::from(BLOCKS - SHORT)) } else { usual };
                 numbers.push(u8::try_from(number).unwrap());
             }
             if dice.one_in(2) {

@@ -240,7 +240,9 @@ impl World {
             let mut plan = gc::plan(&store, options).await.unwrap().confirm();
             let report = plan.execute().await.unwrap();
             if !matches!(report.end, GcEnd::Complete) || report.failed > 0 {
-                self.violation(format_args!("{number}: nothing went wrong, and the collection failed: {report:?}"));
+                self.violation(format_args!(
+                    "{number}: nothing went wrong, and the collection failed: {report:?}"
+                ));
             }
             self.sim.sleep(Duration::from_hours(1)).await;
         }

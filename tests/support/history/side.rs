@@ -112,7 +112,8 @@ fn bytes_of(blocks: &[u8]) -> Vec<u8> {
 async fn backups(side: Arc<Side>, group: GroupName, seed: u64) {
     let mut dice = Dice::new(seed);
     while side.goes_on().await {
-        let blocks: Vec<u8> = (0..6).map(|at| if dice.one_in(3) { dice.below(250) as u8 } else { at }).collect();
+        let blocks: Vec<u8> =
+            (0..6).map(|at| if dice.one_in(3) { dice.below(250) as u8 } else { at }).collect();
         let data = bytes_of(&blocks);
         let base = match side.store.latest(&group).await.unwrap() {
             Some(newest) if dice.one_in(2) => side.store.snapshot(&newest).await.ok(),
