@@ -37,8 +37,10 @@ const ROUNDS: usize = 10;
 pub(in crate::gc) struct Marked {
     /// Bytes that all indexes together stand for.
     pub(in crate::gc) data_bytes: u64,
-    /// Paths that are none of a store, outside of the chunks.
+    /// Paths that are none of a store, outside of the chunks, as far as they are kept.
     pub(in crate::gc) foreign: Vec<String>,
+    /// How many there are.
+    pub(in crate::gc) foreign_count: u64,
     /// References to a chunk that the snapshot before has at the same place.
     pub(in crate::gc) hits: u64,
     /// How many indexes there are.
@@ -111,6 +113,7 @@ impl Marking<'_> {
             self.group(indexes).await?;
         }
         self.marked.foreign = walk.foreign;
+        self.marked.foreign_count = walk.foreign_count;
         Ok(new)
     }
 

@@ -70,7 +70,7 @@ pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
         return Err(error.because("other processes may be writing: its locks do not reach them"));
     }
     let guard: Arc<dyn LockGuard> = Arc::from(backend.lock(&LockScope::Store, LockMode::Exclusive).await?);
-    let collection = store.chunks().pins().collect();
+    let collection = Arc::new(store.chunks().pins().collect());
     let (now, here) = (backend.clock().await?, store.runtime().now());
     let apart = now.duration_since(here).or_else(|_| here.duration_since(now)).unwrap_or_default();
     // A filesystem has the clock of its host, or one of its own that nobody else goes by.

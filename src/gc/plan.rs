@@ -17,20 +17,17 @@ use crate::gc::mark::{Marked, mark};
 use crate::gc::options::{GcEvent, GcOptions, Sizes};
 use crate::gc::report::{ChunkTally, DamagedSnapshot};
 use crate::gc::sweep::Progress;
-use crate::gc::walk::Walk;
+use crate::gc::walk::{NAMED, Walk};
 use crate::store::sightings::LIMIT_BYTES;
 use crate::store::{Collection, Datastore, MarkSet, MarkSetBuilder, Shard, Sightings, Unused, mark_of};
 
-/// How many damaged snapshots, and how many foreign paths, are named.
-const NAMED: usize = 1000;
 /// How many missing chunks are looked for by name.
 const LOOKED_FOR: usize = 100_000;
 
 /// What keeps others away while the plan exists.
 #[derive(Debug)]
 pub(in crate::gc) struct Held {
-    #[expect(dead_code, reason = "held, not asked")]
-    pub(in crate::gc) collection: Collection,
+    pub(in crate::gc) collection: Arc<Collection>,
     pub(in crate::gc) guard: Arc<dyn LockGuard>,
 }
 
@@ -192,7 +189,8 @@ impl GcPlan {
         (self.census.quarantined, self.census.quarantined_garbage)
     }
 
-    /// How many chunks are named by an index and are not there.
+    /// How many chunks are named by an index and are not there. Of more than 100,000, the others are those that the listing did not
+    /// show; the next backup is told of the first 100,000 alone, and of more by the next collections.
     pub fn missing(&self) -> u64 {
         self.missing
     }
@@ -206,7 +204,7 @@ impl GcPlan {
     pub fn foreign(&self) -> (Vec<String>, u64) {
         let (outside, inside) = (&self.marked.foreign, &self.census.foreign);
         let named = outside.iter().chain(inside).take(NAMED).cloned().collect();
-        (named, outside.len() as u64 + self.census.foreign_count)
+        (named, self.marked.foreign_count + self.census.foreign_count)
     }
 
     /// How many indexes were read, and how many bytes they stand for.
@@ -244,50 +242,50 @@ impl GcPlan {
     /// Finds out which chunks are missing, and which snapshots name them.
     async fn find_damaged(&mut self, missing: &MarkSet) -> Result<()> {
         let mut named: HashSet<Digest> = HashSet::new();
-        let mut counts: BTreeMap<SnapshotName, Vec<(Digest, u64)>> = BTreeMap::new();
         let mut walk = Walk::new();
-        let mut beyond: u64 = 0;
         while let Some(indexes) = walk.next(self.store.truth().as_ref()).await? {
             for info in indexes {
-                self.options.check_abort()?;
-                let Key::Archive(snapshot, _) = &info.key else { continue };
-                let found = match self.store.checked_index(&info).await {
-                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                    checked => self.missing_of(checked?.index, missing).await?,
-                };
-                for (digest, count) in found {
-                    if named.len() < LOOKED_FOR || named.contains(&digest) {
-                        named.insert(digest);
-                        counts.entry(snapshot.clone()).or_default().push((digest, count));
-                    } else {
-                        beyond += 1;
-                    }
-                }
+                let found = self.missing_of(&info, missing).await?;
+                let room = LOOKED_FOR.saturating_sub(named.len());
+                named.extend(found.into_keys().take(room));
             }
         }
-        let gone = self.certainly_gone(named).await?;
-        self.missing = gone.len() as u64 + beyond;
+        let gone = self.certainly_gone(&named).await?;
+        self.missing = (missing.len() as u64).saturating_sub((named.len() - gone.len()) as u64);
         self.lost = gone.iter().copied().collect();
         self.store.chunks().note_missing(&self.lost).await?;
-        for (name, found) in counts {
-            let missing =
-                found.iter().filter(|(digest, _)| gone.contains(digest)).map(|(_, count)| count).sum();
-            if missing > 0 {
-                self.damaged_count += 1;
-                if self.damaged.len() < NAMED {
-                    self.damaged.push(DamagedSnapshot { missing, name });
+        if self.missing == 0 {
+            return Ok(());
+        }
+        let mut walk = Walk::new();
+        while let Some(indexes) = walk.next(self.store.truth().as_ref()).await? {
+            let mut counts: BTreeMap<SnapshotName, u64> = BTreeMap::new();
+            for info in indexes {
+                let Key::Archive(snapshot, _) = &info.key else { continue };
+                let found = self.missing_of(&info, missing).await?;
+                // Of those that were not looked for, there may be some that a listing did not show.
+                let certain = |digest| gone.contains(digest) || !named.contains(digest);
+                let count: u64 =
+                    found.iter().filter(|(digest, _)| certain(digest)).map(|(_, count)| count).sum();
+                if count > 0 {
+                    *counts.entry(snapshot.clone()).or_default() += count;
                 }
             }
+            self.damaged_count += counts.len() as u64;
+            let room = NAMED.saturating_sub(self.damaged.len());
+            let damaged = counts.into_iter().map(|(name, missing)| DamagedSnapshot { missing, name });
+            self.damaged.extend(damaged.take(room));
         }
         Ok(())
     }
 
     /// The missing chunks that an index names, and how often it does.
-    async fn missing_of(
-        &self,
-        index: crate::format::index::IndexReader,
-        missing: &MarkSet,
-    ) -> Result<BTreeMap<Digest, u64>> {
+    async fn missing_of(&self, info: &ObjectInfo, missing: &MarkSet) -> Result<BTreeMap<Digest, u64>> {
+        self.options.check_abort()?;
+        let index = match self.store.checked_index(info).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            checked => checked?.index,
+        };
         let missing = missing.clone();
         let find = move || {
             let mut found = BTreeMap::new();
@@ -302,8 +300,8 @@ impl GcPlan {
     }
 
     /// Those that cannot be found either: a listing may lag behind (H13).
-    async fn certainly_gone(&self, named: HashSet<Digest>) -> Result<HashSet<Digest>> {
-        let named: Vec<_> = named.into_iter().collect();
+    async fn certainly_gone(&self, named: &HashSet<Digest>) -> Result<HashSet<Digest>> {
+        let named: Vec<_> = named.iter().copied().collect();
         let mut gone = HashSet::new();
         for part in named.chunks(NAMED) {
             let keys: Vec<_> = part.iter().copied().map(Key::Chunk).collect();
@@ -494,7 +492,8 @@ impl Scan<'_> {
             }
             Key::Quarantined(digest, _) => {
                 let mark = mark_of(digest);
-                let is_marked = self.last_mark == Some(mark) || self.left.first() == Some(&mark);
+                // Those before it that are missing did not come to their turn yet.
+                let is_marked = self.last_mark == Some(mark) || self.left.binary_search(&mark).is_ok();
                 // While there is no good one, it may be all that is left.
                 if is_marked && self.last_chunk != Some(*digest) {
                     self.census.quarantined.add(size);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::backend::PutMode;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +22,8 @@ const REQUEST: usize = 1000;
 const BATCH: usize = 4 * REQUEST;
 /// After how many batches in a row of which nothing could be removed it is given up.
 const FRUITLESS: usize = 3;
+/// How old what puts left behind has to be: no put that is alive is.
+const LEFTOVER_AGE: Duration = Duration::from_hours(24);
 /// How many failures are named.
 const NAMED: usize = 1000;
 
@@ -170,7 +172,8 @@ impl GcPlan {
             self.progress.shards += 1;
         }
         let outside = self.marked.foreign.iter().chain(&self.census.foreign).cloned().collect::<Vec<_>>();
-        self.progress.leftovers = self.store.truth().remove_leftovers(&outside, self.options.grace).await?;
+        self.progress.leftovers =
+            self.store.truth().remove_leftovers(&outside, self.options.grace.max(LEFTOVER_AGE)).await?;
         if !self.store.truth().capabilities().touches {
             self.write_sightings().await?;
         }
@@ -232,7 +235,8 @@ impl GcPlan {
         let unused: Vec<Unused> = candidates.iter().map(|candidate| candidate.unused).collect();
         let times = self.times;
         let is_old = Arc::new(move |last_used| times.is_old(last_used));
-        let swept = self.store.chunks().sweep(unused, Arc::clone(&self.held.guard), is_old).await?;
+        let (guard, kept) = (Arc::clone(&self.held.guard), Arc::clone(&self.held.collection));
+        let swept = self.store.chunks().sweep(unused, guard, is_old, kept).await?;
         let before = self.progress.removed;
         let mut refused = None;
         let mut last_error = None;

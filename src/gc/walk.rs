@@ -7,12 +7,17 @@ use crate::error::Result;
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{ArchiveKind, GroupName, Namespace};
 
+/// How many paths that do not matter are kept.
+pub(in crate::gc) const NAMED: usize = 1000;
+
 /// A walk over what a listing of the backend itself shows.
 #[derive(Debug)]
 pub(in crate::gc) struct Walk {
     entries: VecDeque<ListEntry>,
-    /// Paths that no key names.
+    /// Paths that no key names: a thousand of them, and all that may be an index, have one in it, or be left of a write.
     pub(in crate::gc) foreign: Vec<String>,
+    /// How many there are.
+    pub(in crate::gc) foreign_count: u64,
     group: Option<GroupName>,
     indexes: Vec<ObjectInfo>,
     pager: Pager,
@@ -23,6 +28,7 @@ impl Walk {
         Self {
             entries: VecDeque::new(),
             foreign: Vec::new(),
+            foreign_count: 0,
             group: None,
             indexes: Vec::new(),
             pager: Pager::new(ListQuery::all(Prefix::Namespace(Namespace::root()))),
@@ -51,7 +57,10 @@ impl Walk {
     fn take(&mut self, entry: ListEntry) -> Option<Vec<ObjectInfo>> {
         let info = match entry {
             ListEntry::Foreign(path) => {
-                self.foreign.push(path);
+                self.foreign_count += 1;
+                if self.foreign.len() < NAMED || matters(&path) {
+                    self.foreign.push(path);
+                }
                 return None;
             }
             ListEntry::Object(info) => info,
@@ -71,6 +80,11 @@ impl Walk {
         self.indexes.push(info);
         done.map(newest_first)
     }
+}
+
+/// Whether a path is one of those that backends are asked about.
+fn matters(path: &str) -> bool {
+    path.ends_with('/') || path.ends_with(".fidx") || path.ends_with(".didx") || path.contains(".tmp_")
 }
 
 fn newest_first(mut indexes: Vec<ObjectInfo>) -> Vec<ObjectInfo> {

@@ -66,6 +66,7 @@ impl Datastore {
             self.inner.chunks.open_presence(uuid).await?;
         }
         self.inner.chunks.inherit_leaving(&Key::Sightings).await?;
+        self.inner.chunks.refresh_suspects().await?;
         Ok(guard)
     }
 

@@ -73,6 +73,14 @@ impl Pins {
         })
     }
 
+    /// Whoever counted on the chunk looks once more before its indexes are published.
+    pub(in crate::store) fn distrust(&self, digest: Digest) {
+        let writers: Vec<_> = self.registry().writers.iter().filter_map(Weak::upgrade).collect();
+        for writer in writers {
+            writer.distrust(digest);
+        }
+    }
+
     /// Keeps all pins from here on.
     pub(crate) fn collect(self: &Arc<Self>) -> Collection {
         let mut registry = self.registry();
@@ -122,9 +130,23 @@ impl WriterPins {
         self.state().unsettled.insert(digest);
     }
 
-    /// The chunks that may still be deleted, which are to be looked at before anything is published.
-    pub(in crate::store) fn take_unsettled(&self) -> Vec<Digest> {
-        std::mem::take(&mut self.state().unsettled).into_iter().collect()
+    /// The chunks that are to be looked at before anything is published.
+    pub(in crate::store) fn unsettled(&self) -> Vec<Digest> {
+        self.state().unsettled.iter().copied().collect()
+    }
+
+    /// The chunk was looked at, and is there.
+    pub(in crate::store) fn settle(&self, digest: &Digest) {
+        self.state().unsettled.remove(digest);
+    }
+
+    /// The chunk may be gone: it is stored again if it is needed again, and looked at in the end.
+    pub(in crate::store) fn distrust(&self, digest: Digest) {
+        let mut state = self.state();
+        if state.confirmed.remove(&digest) {
+            state.intended.insert(digest);
+            state.unsettled.insert(digest);
+        }
     }
 
     /// How many chunks were confirmed.

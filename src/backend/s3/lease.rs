@@ -36,6 +36,7 @@
 //! The lease is then written, and read again after two seconds: of several who do so at once the last one wins. It is weaker: a
 //! put that is delayed for longer than that can give the store two holders, until the first of them reads the lease again.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -93,6 +94,8 @@ pub(in crate::backend::s3) struct Lease {
     /// Held by whoever takes, renews or gives back.
     changing: AsyncMutex<()>,
     client: S3Client,
+    /// How many requests that change something are under way.
+    attempts: AtomicUsize,
     /// By the monotonic clock: when a request was given up last that may still be executed.
     doubted: Mutex<Option<Duration>>,
     mark: Mark,
@@ -126,14 +129,16 @@ struct Held {
 /// A request that changes something.
 #[derive(Debug)]
 pub(in crate::backend::s3) struct Attempt {
-    lease: Option<Arc<Lease>>,
+    /// Whether it certainly has ended.
+    is_certain: bool,
+    lease: Arc<Lease>,
 }
 
 impl Attempt {
     /// It has ended, and how is certain, unless it is said to be `Unavailable`.
     pub(in crate::backend::s3) fn end<T>(mut self, result: Result<T>) -> Result<T> {
         if !matches!(&result, Err(error) if error.kind() == ErrorKind::Unavailable) {
-            self.lease = None;
+            self.is_certain = true;
         }
         result
     }
@@ -141,10 +146,11 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if let Some(lease) = &self.lease {
-            let now = lease.runtime.monotonic();
-            *lease.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        if !self.is_certain {
+            let now = self.lease.runtime.monotonic();
+            *self.lease.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         }
+        self.lease.attempts.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -171,6 +177,7 @@ impl Lease {
         let me = Holder { host: ownership.host.clone(), instance, nonce: draw() };
         let mark = Mark { client: client.clone(), ownership, place: place.clone() };
         Arc::new(Self {
+            attempts: AtomicUsize::new(0),
             changing: AsyncMutex::default(),
             client,
             doubted: Mutex::default(),
@@ -221,8 +228,11 @@ impl Lease {
 
     /// Whether the lease that was taken with this epoch is still held.
     pub(in crate::backend::s3) async fn goes_on(self: &Arc<Self>, since: Option<u64>) -> Result<()> {
-        self.hold().await?;
-        if self.tenure().map(|tenure| tenure.since) == since {
+        // One that was given back is not taken again for whoever had it.
+        if !matches!(&*self.state(), State::Free) {
+            self.hold().await?;
+        }
+        if since.is_some() && self.tenure().map(|tenure| tenure.since) == since {
             return Ok(());
         }
         let error = Error::new(ErrorKind::Busy, "change the store");
@@ -261,9 +271,10 @@ impl Lease {
         let State::Held(held) = self.state().clone() else {
             return Err(Error::new(ErrorKind::Busy, "begin a term").because("the lease is not held"));
         };
-        let (continues, epoch) = (Some(held.record.epoch), held.record.epoch + 1);
+        let epoch = next(held.record.epoch)?;
         let record = Record { epoch, ..held.record.clone() };
-        self.renew(Held { continues, record, ..held }).await?;
+        // What was noted under the one before counts for those alone who are told.
+        self.renew(Held { continues: None, record, ..held }).await?;
         match self.tenure() {
             Some(tenure) if tenure.epoch == epoch => Ok(()),
             _ => Err(Error::new(ErrorKind::Unavailable, "begin a term")),
@@ -291,8 +302,9 @@ impl Lease {
         let State::Held(held) = self.state().clone() else { return Ok(()) };
         let mut record = Record { beat: held.record.beat + 1, held: false, ..held.record };
         let since = self.runtime.monotonic().saturating_sub(LONGEST_REQUEST);
-        let doubtful =
-            self.doubted.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at >= since);
+        let under_way = self.attempts.load(Ordering::SeqCst) > 0;
+        let doubtful = under_way
+            || self.doubted.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at >= since);
         if doubtful {
             let found = self.read().await?;
             let now = found.and_then(|found| found.head.answered).unwrap_or_else(|| self.runtime.now());
@@ -312,7 +324,8 @@ impl Lease {
 
     /// Notes that a request of this process may still be executed after it was given up, unless told otherwise in the end.
     pub(in crate::backend::s3) fn attempt(self: &Arc<Self>) -> Attempt {
-        Attempt { lease: Some(Arc::clone(self)) }
+        self.attempts.fetch_add(1, Ordering::SeqCst);
+        Attempt { is_certain: false, lease: Arc::clone(self) }
     }
 
     /// Removes the mark of the owner. The lease must be held.
@@ -334,7 +347,7 @@ impl Lease {
             continues = (was_ours && record.holder.instance == self.me.instance).then_some(epoch);
         }
         let holder = self.me.clone();
-        let record = Record { beat: 0, doubtful_until, epoch: epoch + 1, held: true, holder };
+        let record = Record { beat: 0, doubtful_until, epoch: next(epoch)?, held: true, holder };
         let sent = self.runtime.monotonic();
         let tag = match self.write(&record, found.as_ref().map(|found| found.tag.as_str())).await {
             Ok(tag) if !tag.is_empty() => tag,
@@ -350,7 +363,8 @@ impl Lease {
         }
         let server_now = found.as_ref().and_then(|found| found.head.answered).map(unix_seconds);
         let left = doubtful_until.map(|until| until.saturating_sub(server_now.unwrap_or_default()));
-        let doubtful_until = left.filter(|left| *left > 0).map(|left| sent + Duration::from_secs(left));
+        let doubtful_until =
+            left.filter(|left| *left > 0).map(|left| sent.saturating_add(Duration::from_secs(left)));
         let epoch = record.epoch;
         *self.state() =
             State::Held(Held { continues, doubtful_until, record, since: epoch, tag, until: sent + LIFE });
@@ -392,6 +406,13 @@ impl Lease {
                 Some(found) if found.record == record => found.tag,
                 // Neither this renewal nor anybody else was there: the next one finds the same tag.
                 Some(found) if found.tag == held.tag => return written.map(drop),
+                // An earlier one, given up for lost, was executed late. It has but to be renewed over that.
+                Some(found) if self.is_mine(&found) && found.record.epoch == held.record.epoch => {
+                    let found = Held { record: found.record, tag: found.tag, ..held };
+                    *self.state() = State::Held(found);
+                    let error = Error::new(ErrorKind::Unavailable, "renew the lease");
+                    return Err(error.on(&self.place.lease).because("an earlier renewal came late"));
+                }
                 found => return Err(self.lose(found.as_ref())),
             },
         };
@@ -467,6 +488,14 @@ impl Lease {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The epoch after another.
+fn next(epoch: u64) -> Result<u64> {
+    epoch.checked_add(1).ok_or_else(|| {
+        let error = Error::new(ErrorKind::Corrupt, "lock the store");
+        error.because("the epoch of the lease cannot grow any more")
+    })
 }
 
 /// Somebody else was faster.

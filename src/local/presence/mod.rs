@@ -140,6 +140,7 @@ impl PresenceStore {
     }
 
     /// Notes that nothing is known of a chunk any more. On the disk when it returns.
+    #[cfg(test)]
     pub(crate) fn forget(&self, digest: Digest) -> io::Result<()> {
         self.append(digest, Presence::Forgotten, true)
     }

@@ -1,5 +1,5 @@
 //! What all openings of one store in a process share: pins, critical sections, what is being moved or was published, and which chunks may
-//! still be deleted.
+//! still be deleted, or are not to be believed in.
 //!
 //! Who collects garbage has to know of every writer of the process (H4), through whichever [`Datastore`](crate::store::Datastore) it
 //! writes; so the gate of a store is found by the identity of the store.
@@ -11,11 +11,12 @@
 //!
 //! So a gate on which something is in doubt stays when the last opening of the store is gone: the next one has to know.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::format::Digest;
+use crate::store::chunks::reader::ChunkReader;
 use crate::store::doubts::LONGEST_REQUEST;
 use crate::store::pins::{Pins, Sections};
 use crate::store::published::Published;
@@ -29,8 +30,12 @@ pub(in crate::store) struct Gate {
     leaving: Mutex<Leaving>,
     pub(in crate::store) pins: Arc<Pins>,
     pub(in crate::store) published: Published,
+    /// What reads chunks for each opening, with its records of what the store has.
+    readers: Mutex<Vec<Weak<ChunkReader>>>,
     pub(in crate::store) relocations: Arc<Relocations>,
     pub(in crate::store) sections: Sections,
+    /// Chunks that were found bad or gone, and not good since.
+    pub(in crate::store::chunks) suspects: Mutex<HashSet<Digest>>,
 }
 
 /// What may still be deleted, by the monotonic clock.
@@ -62,6 +67,19 @@ impl Gate {
             *entry = Arc::downgrade(&gate);
             gate
         })
+    }
+
+    /// Another opening of the store.
+    pub(in crate::store::chunks) fn register(&self, reader: &Arc<ChunkReader>) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.retain(|reader| reader.strong_count() > 0);
+        readers.push(Arc::downgrade(reader));
+    }
+
+    /// All openings of the store.
+    pub(in crate::store::chunks) fn readers(&self) -> Vec<Arc<ChunkReader>> {
+        let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// From now on, these may be deleted at any moment.

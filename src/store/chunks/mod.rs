@@ -46,7 +46,7 @@ mod reader;
 mod suspicion;
 mod sweep;
 
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
@@ -75,8 +75,6 @@ pub(crate) use sweep::{Swept, Unused};
 #[derive(Debug)]
 pub(crate) struct ChunkStore {
     backend: Arc<dyn Backend>,
-    /// Of the store with this identity, once that is known.
-    gate: OnceLock<Arc<Gate>>,
     reader: Arc<ChunkReader>,
     /// The epoch of the term in which chunks may be put aside.
     repairs: AsyncMutex<Option<u64>>,
@@ -143,7 +141,6 @@ impl ChunkStore {
         let reader = ChunkReader::new(Arc::clone(&backend), codecs, local);
         Self {
             backend,
-            gate: OnceLock::new(),
             reader: Arc::new(reader),
             repairs: AsyncMutex::default(),
             suspicion: Suspicion::default(),
@@ -152,12 +149,11 @@ impl ChunkStore {
 
     /// Shares pins and critical sections with all openings of the store of this identity.
     pub(in crate::store) fn bind(&self, identity: &str) {
-        // A second time it is the same one.
-        let _ = self.gate.set(Gate::of(identity));
+        self.reader.bind(&Gate::of(identity));
     }
 
     fn gate(&self) -> &Arc<Gate> {
-        self.gate.get_or_init(Arc::default)
+        self.reader.gate()
     }
 
     /// The pins of all writers of the store.
@@ -290,37 +286,39 @@ impl ChunkStore {
     /// # Errors
     /// `Conflict` if one was deleted: the backup has to be made once more.
     pub(in crate::store) async fn await_settled(&self, writer: &WriterPins) -> Result<()> {
-        let (runtime, unsettled) = (self.backend.runtime(), writer.take_unsettled());
+        let (runtime, unsettled) = (self.backend.runtime(), writer.unsettled());
         let left = |digest| self.gate().unsettled_for(digest, runtime.monotonic());
         while let Some(left) = unsettled.iter().filter_map(left).max() {
             runtime.sleep(left).await;
         }
         let keys: Vec<_> = unsettled.iter().copied().map(Key::Chunk).collect();
+        let mut lost = None;
         for (digest, found) in unsettled.iter().zip(self.backend.head_many(&keys).await?) {
             match found {
+                Ok(_) => writer.settle(digest),
                 Err(error) if error.kind() == ErrorKind::NotFound => {
+                    // Whoever else shares the pins has to store it again.
+                    writer.distrust(*digest);
                     self.reader.forget(*digest).await;
-                    let error = Error::new(ErrorKind::Conflict, "store chunk").on(digest);
-                    return Err(error.because("an earlier request to delete it was executed late"));
+                    lost = Some(*digest);
                 }
-                found => drop(found?),
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
+        match lost {
+            None => Ok(()),
+            Some(digest) => {
+                let error = Error::new(ErrorKind::Conflict, "store chunk").on(digest);
+                Err(error.because("it was removed after it was stored"))
+            }
+        }
     }
 
     /// Opens the records of which chunks the store with this identity has, if there is local state and this process alone may change
     /// the store.
     pub(in crate::store) async fn open_presence(&self, identity: &str) -> Result<()> {
-        let (Some(local), Some(tenure)) = (self.reader.local.clone(), self.backend.tenure()) else {
-            return Ok(());
-        };
-        let identity = identity.to_owned();
-        let open = move || Ok(local.presence(&identity, tenure.epoch, tenure.continues));
-        let opened = self.backend.runtime().run_blocking("open records", open).await?;
-        let opened = opened.map(|records| (tenure.epoch, records));
-        *self.reader.presence.lock().unwrap_or_else(PoisonError::into_inner) = opened;
-        Ok(())
+        let Some(tenure) = self.backend.tenure() else { return Ok(()) };
+        self.reader.open_presence(identity, tenure.epoch, tenure.continues).await
     }
 
     async fn recorded(&self, digest: Digest) -> Result<Option<u64>> {

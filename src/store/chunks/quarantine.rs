@@ -62,8 +62,10 @@ pub(crate) enum PutAside {
 impl ChunkStore {
     /// Reads and checks a chunk where it is, past all copies, none of which is made or moved (H69). Returns how many bytes were read, too.
     pub(crate) async fn inspect(&self, digest: Digest, length: u64) -> (Inspected, u64) {
+        // What is found bad while this goes on stays suspect.
+        let was_suspect = self.reader.suspects().contains(&digest);
         let (found, info) = self.inspect_at(&Key::Chunk(digest), digest, length).await;
-        if let Inspected::Good(_) = found {
+        if was_suspect && matches!(found, Inspected::Good(_)) {
             self.reader.suspects().remove(&digest);
         }
         (found, info.map_or(0, |info| info.size))
@@ -101,9 +103,7 @@ impl ChunkStore {
         let mut begun = self.repairs.lock().await;
         let epoch = || self.backend.tenure().map(|tenure| tenure.epoch);
         if epoch().is_some() && *begun != epoch() {
-            // Those who have records must have them open before the term ends that they are of.
-            self.open_presence(identity).await?;
-            self.backend.begin_term().await?;
+            self.begin_term(identity).await?;
             *begun = epoch();
         }
         self.open_presence(identity).await
@@ -144,6 +144,8 @@ impl ChunkStore {
         self.copy_aside(digest, found.size).await?;
         self.backend.barrier().await?;
         guard.check().await?;
+        // Writers that count on it look for it before they publish anything.
+        self.gate().pins.distrust(digest);
         self.remove_from_place(digest, found).await?;
         self.note_aside(digest);
         self.drop_copy(digest).await;

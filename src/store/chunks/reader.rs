@@ -1,7 +1,7 @@
 //! How chunks are read: from the local disk, or from the store, each once for all who want it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
@@ -14,6 +14,7 @@ use crate::format::layout::Key;
 use crate::local::LocalState;
 use crate::local::presence::PresenceStore;
 use crate::store::chunks::Keeping;
+use crate::store::chunks::gate::Gate;
 use crate::store::codecs::Codecs;
 
 /// What reads chunks.
@@ -23,7 +24,9 @@ pub(in crate::store::chunks) struct ChunkReader {
     pub(in crate::store::chunks) codecs: Arc<Codecs>,
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
     pub(in crate::store::chunks) local: Option<Arc<LocalState>>,
-    /// Chunks that were found bad or gone, and not good since.
+    /// Of the store with this identity, once that is known.
+    gate: OnceLock<Arc<Gate>>,
+    /// Chunks that were found bad or gone, before the identity was known.
     suspects: Mutex<HashSet<Digest>>,
     /// The records of the term with this epoch.
     pub(in crate::store::chunks) presence: Mutex<Option<(u64, Arc<PresenceStore>)>>,
@@ -45,9 +48,40 @@ impl ChunkReader {
             codecs,
             flights: Mutex::default(),
             local,
+            gate: OnceLock::new(),
             suspects: Mutex::default(),
             presence: Mutex::default(),
         }
+    }
+
+    /// Shares what all openings of the store share.
+    pub(in crate::store::chunks) fn bind(self: &Arc<Self>, gate: &Arc<Gate>) {
+        // A second time it is the same one.
+        if self.gate.set(Arc::clone(gate)).is_ok() {
+            let mut found = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+            gate.suspects.lock().unwrap_or_else(PoisonError::into_inner).extend(found.drain());
+            gate.register(self);
+        }
+    }
+
+    pub(in crate::store::chunks) fn gate(&self) -> &Arc<Gate> {
+        self.gate.get_or_init(Arc::default)
+    }
+
+    /// Opens the records of which chunks the store has, for the term with this epoch, if there is local state.
+    pub(in crate::store::chunks) async fn open_presence(
+        &self,
+        identity: &str,
+        epoch: u64,
+        continues: Option<u64>,
+    ) -> Result<()> {
+        let Some(local) = self.local.clone() else { return Ok(()) };
+        let identity = identity.to_owned();
+        let open = move || Ok(local.presence(&identity, epoch, continues));
+        let opened = self.backend.runtime().run_blocking("open records", open).await?;
+        let opened = opened.map(|records| (epoch, records));
+        *self.presence.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+        Ok(())
     }
 
     /// Takes part in the read of a chunk that is under way, or begins one. It goes on as long as anybody wants it.
@@ -91,7 +125,8 @@ impl ChunkReader {
     }
 
     pub(in crate::store::chunks) fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+        let suspects = self.gate.get().map_or(&self.suspects, |gate| &gate.suspects);
+        suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A chunk was found bad or gone: the next backup that has it stores it again (H22, H23).
@@ -106,10 +141,28 @@ impl ChunkReader {
     /// If the local disk does not keep it in mind.
     pub(in crate::store::chunks) async fn forget_durably(&self, digest: Digest) -> Result<()> {
         self.suspects().insert(digest);
-        let Some(presence) = self.presence() else { return Ok(()) };
-        let forget =
-            move || presence.forget(digest).map_err(|error| Error::io(error, "forget chunk").on(digest));
-        self.backend.runtime().run_blocking("forget chunk", forget).await
+        self.forget_all(&[digest]).await
+    }
+
+    /// The store may lack these chunks: whoever needs one stores it, through whichever opening.
+    ///
+    /// # Errors
+    /// If a local disk does not keep that in mind.
+    pub(in crate::store::chunks) async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
+        let others = self.gate.get().map(|gate| gate.readers()).unwrap_or_default();
+        let mut records: Vec<_> = others.iter().filter_map(|reader| reader.presence()).collect();
+        records.extend(self.presence());
+        if digests.is_empty() || records.is_empty() {
+            return Ok(());
+        }
+        let digests = digests.to_vec();
+        let forget = move || {
+            for presence in records {
+                presence.forget_all(&digests).map_err(|error| Error::io(error, "forget chunks"))?;
+            }
+            Ok(())
+        };
+        self.backend.runtime().run_blocking("forget chunks", forget).await
     }
 
     /// Reads a chunk from the local disk. What is damaged there is removed, and fetched like one that is not there (H66).
@@ -134,6 +187,8 @@ impl ChunkReader {
         digest: Digest,
         length: usize,
     ) -> Result<(Bytes, Bytes)> {
+        // What is found bad while this goes on stays suspect.
+        let was_suspect = self.suspects().contains(&digest);
         let object = self.backend.get(&Key::Chunk(digest), MAX_ENCODED_CHUNK_BYTES as u64).await?;
         let codecs = Arc::clone(&self.codecs);
         let decode = move || {
@@ -141,7 +196,9 @@ impl ChunkReader {
             Ok((object.bytes, plaintext))
         };
         let fetched = self.backend.runtime().run_blocking("decode chunk", decode).await?;
-        self.suspects().remove(&digest);
+        if was_suspect {
+            self.suspects().remove(&digest);
+        }
         Ok(fetched)
     }
 

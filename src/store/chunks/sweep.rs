@@ -25,7 +25,7 @@ use crate::format::layout::Key;
 use crate::store::chunks::ChunkStore;
 use crate::store::chunks::gate::Gate;
 use crate::store::chunks::reader::ChunkReader;
-use crate::store::pins::Section;
+use crate::store::pins::{Collection, Section};
 use crate::store::sightings::{LIMIT_BYTES, prefixes};
 
 /// How many objects one request names.
@@ -74,6 +74,9 @@ struct Sweeping {
     gate: Arc<Gate>,
     guard: Arc<dyn LockGuard>,
     is_old: Arc<IsOld>,
+    /// Pins stay until it is over.
+    #[expect(dead_code, reason = "held, not asked")]
+    kept: Arc<Collection>,
     reader: Arc<ChunkReader>,
 }
 
@@ -90,12 +93,14 @@ impl ChunkStore {
         unused: Vec<Unused>,
         guard: Arc<dyn LockGuard>,
         is_old: Arc<IsOld>,
+        kept: Arc<Collection>,
     ) -> Result<Vec<Swept>> {
         let sweeping = Sweeping {
             backend: Arc::clone(&self.backend),
             gate: Arc::clone(self.gate()),
             guard,
             is_old,
+            kept,
             reader: Arc::clone(&self.reader),
         };
         let (sender, receiver) = oneshot::channel();
@@ -185,23 +190,6 @@ impl Sweeping {
     }
 }
 
-impl ChunkReader {
-    /// The store may lack these chunks: whoever needs one stores it.
-    ///
-    /// # Errors
-    /// If the local disk does not keep that in mind.
-    async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
-        let Some(presence) = self.presence().filter(|_| !digests.is_empty()) else { return Ok(()) };
-        let digests = digests.to_vec();
-        let forget = move || {
-            presence
-                .forget_all(&digests)
-                .map_err(|error| Error::io(error, "forget chunks before they are removed"))
-        };
-        self.backend.runtime().run_blocking("forget chunks", forget).await
-    }
-}
-
 impl ChunkStore {
     /// Chunks that a request which got no answer may still delete.
     pub(crate) fn leaving(&self) -> Vec<Digest> {
@@ -216,8 +204,18 @@ impl ChunkStore {
 
     /// Begins a new term, so that records of the one before count no longer for anybody who is not told (H16).
     pub(crate) async fn begin_term(&self, identity: &str) -> Result<()> {
+        let Some(before) = self.backend.tenure() else { return self.backend.begin_term().await };
+        let readers = self.gate().readers();
+        // Those who have records must have them open before the term ends that they are of.
+        for reader in &readers {
+            reader.open_presence(identity, before.epoch, before.continues).await?;
+        }
         self.backend.begin_term().await?;
-        self.open_presence(identity).await
+        let Some(after) = self.backend.tenure() else { return Ok(()) };
+        for reader in &readers {
+            reader.open_presence(identity, after.epoch, Some(before.epoch)).await?;
+        }
+        Ok(())
     }
 
     /// What somebody who had the store before may have been deleting when it was taken from them. `sightings` lists all of it.

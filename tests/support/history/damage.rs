@@ -203,12 +203,15 @@ impl World {
         let (_, unfinished) = self.listed(number).await;
         for name in unfinished {
             self.log(format_args!("{number}: delete what is left of {name}"));
-            // What a move left may be protected.
-            match store.set_protection(&name, Protection::Off).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                done => done.unwrap(),
+            // What a move left may be protected, and nothing else may be left of it.
+            for done in
+                [store.set_protection(&name, Protection::Off).await, store.delete_snapshot(&name).await]
+            {
+                match done {
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    done => done.unwrap(),
+                }
             }
-            store.delete_snapshot(&name).await.unwrap();
         }
     }
 

@@ -9,6 +9,7 @@ use futures::future::{AbortHandle, Abortable};
 use larder::backend::fault::{Action, Rule};
 use larder::backend::record::Method;
 use larder::error::ErrorKind;
+use larder::format::layout::Key;
 use larder::rt::{Runtime as _, SimRuntime};
 
 use super::place::Kind;
@@ -89,6 +90,14 @@ fn go_wrong(world: &World) {
         let nth = 1 + world.below(if method == Method::Put { 150 } else { 40 });
         world.log(format_args!("  {method:?} {nth}: {action:?}"));
         world.place.faults.add(Rule::on(method, action).nth(nth));
+    }
+    if world.place.kind == Kind::Remote && world.one_in(2) {
+        // What removes garbage: it may still do so when somebody needs the chunks again (H16, H17).
+        let late = Action::Late(Duration::from_secs(1 + world.below(1500)), ErrorKind::Unavailable);
+        let nth = 1 + world.below(3);
+        world.log(format_args!("  Delete of chunks {nth}: {late:?}"));
+        let rule = Rule::on(Method::Delete, late).keys(|key| matches!(key, Key::Chunk(_)));
+        world.place.faults.add(rule.nth(nth));
     }
     if world.one_in(2) {
         let crashes = world.place.crashes();

@@ -1,6 +1,6 @@
 //! Backups, restores, copies, moves and syncs.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,11 +10,11 @@ use larder::chunker::FixedChunker;
 use larder::error::{ErrorKind, Result};
 use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 use larder::store::{
-    Datastore, DirtyMap, Relocated, Relocation, SnapshotReader, SnapshotState, SnapshotWriter, WriterTarget,
+    Datastore, DirtyMap, Relocated, RelocatedSnapshot, Relocation, SnapshotReader, SnapshotState,
+    SnapshotWriter, WriterTarget,
 };
-use larder::sync::{self, Candidates, SyncOptions};
 
-use super::model::{BLOCK, Contents, Fate, Intent, Tri, Wide};
+use super::model::{BLOCK, Contents, Fate, Intent, Tri};
 use super::world::World;
 
 const IMAGE: &str = "d.img";
@@ -253,7 +253,7 @@ impl World {
             }
         });
         let done = done.await;
-        self.end_relocation(number, moves, &pairs, done);
+        self.end_relocation(number, moves, &pairs, done.as_ref());
     }
 
     async fn relocate_namespace(self: &Arc<Self>, number: usize, store: &Datastore, moves: bool) {
@@ -277,7 +277,7 @@ impl World {
             }
         });
         let done = done.await;
-        self.end_relocation(number, moves, &pairs, done);
+        self.end_relocation(number, moves, &pairs, done.as_ref());
     }
 
     /// Tokens of sources and destinations.
@@ -303,9 +303,9 @@ impl World {
         pairs
     }
 
-    fn end_relocation(&self, number: usize, moves: bool, pairs: &[Pair], done: Option<Result<Relocation>>) {
-        let mut of = std::collections::BTreeMap::new();
-        let nothing = match &done {
+    fn end_relocation(&self, number: usize, moves: bool, pairs: &[Pair], done: Option<&Result<Relocation>>) {
+        let mut of = BTreeMap::new();
+        let nothing = match done {
             None => (Fate::Unknown, Fate::Unknown),
             Some(Err(error)) => {
                 self.log(format_args!("{number}: relocation: {error}"));
@@ -340,7 +340,12 @@ impl World {
             let is_alone = model.version(&destination.spot) == destination.version;
             model.end(source, from);
             model.end(destination, to);
-            let marked = if from == Fate::Gone && is_alone { *guarded } else { Tri::Maybe };
+            let marked = match destination.was {
+                // It stays marked, whatever the source was.
+                Tri::Yes if destination.was_guarded && is_alone => Tri::Yes,
+                Tri::No if from == Fate::Gone && is_alone => *guarded,
+                _ => Tri::Maybe,
+            };
             model.guard(&destination.spot, marked);
             if from == Fate::Unknown {
                 model.guard(&source.spot, Tri::Maybe);
@@ -349,16 +354,23 @@ impl World {
                 model.link(&source.spot, &destination.spot);
             }
         }
-        // What came to the source meanwhile.
-        let is_new = |name: &SnapshotName| !pairs.iter().any(|pair| pair.source.spot.1 == *name);
-        let new: Vec<_> = of.keys().filter(|name| is_new(name)).cloned().collect();
-        if let Some(Ok(done)) = &done {
-            for group in &done.groups {
-                for name in new.iter().filter(|name| *name.group() == group.from) {
-                    for spot in [(number, name.clone()), (number, group.to.snapshot(name.time()))] {
-                        model.doubt(&spot);
-                        model.guard(&spot, Tri::Maybe);
-                    }
+        drop(model);
+        if let Some(Ok(done)) = done {
+            self.doubt_new(number, pairs, done);
+        }
+    }
+
+    /// What came to the source meanwhile.
+    fn doubt_new(&self, number: usize, pairs: &[Pair], done: &Relocation) {
+        let mut model = self.model();
+        for group in &done.groups {
+            for RelocatedSnapshot { name, .. } in &group.snapshots {
+                if pairs.iter().any(|pair| pair.source.spot.1 == *name) {
+                    continue;
+                }
+                for spot in [(number, name.clone()), (number, group.to.snapshot(name.time()))] {
+                    model.doubt(&spot);
+                    model.guard(&spot, Tri::Maybe);
                 }
             }
         }
@@ -370,78 +382,10 @@ impl World {
         }
     }
 
-    pub(crate) async fn sync(self: &Arc<Self>) {
-        let mut options = SyncOptions::default();
-        let removes = self.one_in(6);
-        if self.one_in(2) {
-            options = options.candidates(Candidates::AllMissing);
-        }
-        if self.one_in(3) {
-            options = options.resync_corrupt();
-        }
-        if removes {
-            options = options.remove_vanished();
-        }
-        self.log(format_args!("sync: {options:?}"));
-        let root = Wide { group: None, namespace: Namespace::root(), store: 1 };
-        let wide = removes.then(|| self.model().begin_wide(root));
-        let (source, target) = (self.store(0), self.store(1));
-        let tokens: Vec<_> = {
-            let mut model = self.model();
-            let names = model.possible(0).into_iter();
-            names.map(|name| model.begin((1, name), Intent::Create)).collect()
-        };
-        let work = async { sync::plan(&source, &target, options).await?.execute().await };
-        let done = self.perhaps(work).await;
-        let mut fates = std::collections::BTreeMap::new();
-        let mut removed = BTreeSet::new();
-        match &done {
-            Some(Ok(report)) => {
-                self.count("sync");
-                for snapshot in report.snapshots() {
-                    let fate = match &snapshot.outcome {
-                        sync::Outcome::Done(_) => Fate::There,
-                        sync::Outcome::Failed(error) => {
-                            self.log(format_args!("sync: {}: {error}", snapshot.target));
-                            self.expect_kind(error.kind());
-                            Fate::Unknown
-                        }
-                        sync::Outcome::Conflict(conflict) => {
-                            self.log(format_args!("sync: {}: {conflict:?}", snapshot.target));
-                            Fate::Unknown
-                        }
-                        _ => Fate::Same,
-                    };
-                    fates.insert(snapshot.target.clone(), fate);
-                }
-                removed.extend(report.removed.iter().cloned());
-            }
-            Some(Err(error)) => {
-                self.log(format_args!("sync: {error}"));
-                self.expect_kind(error.kind());
-            }
-            None => {}
-        }
-        let other = if matches!(done, Some(Ok(_))) { Fate::Same } else { Fate::Unknown };
-        self.log(format_args!("sync: {fates:?}, removed {removed:?}"));
-        self.end(&tokens, |name| if removes { Fate::Unknown } else { *fates.get(name).unwrap_or(&other) });
-        if let Some((number, of_wide)) = wide {
-            self.end(&of_wide, |_| Fate::Unknown);
-            self.model().end_wide(number, &[]);
-        }
-        let is_new = |name: &SnapshotName| !tokens.iter().any(|token| token.spot.1 == *name);
-        for name in fates.keys().filter(|name| is_new(name)) {
-            self.model().doubt(&(1, name.clone()));
-        }
-    }
-
     /// The finished snapshots of a store, and whether they are protected; and those that are not finished.
-    pub(crate) async fn listed(
-        &self,
-        number: usize,
-    ) -> (std::collections::BTreeMap<SnapshotName, bool>, Vec<SnapshotName>) {
+    pub(crate) async fn listed(&self, number: usize) -> (BTreeMap<SnapshotName, bool>, Vec<SnapshotName>) {
         let store = self.store(number);
-        let (mut finished, mut others) = (std::collections::BTreeMap::new(), Vec::new());
+        let (mut finished, mut others) = (BTreeMap::new(), Vec::new());
         for namespace in store.namespaces(&Namespace::root()).await.unwrap() {
             for group in store.groups(&namespace).await.unwrap() {
                 for snapshot in store.snapshots(&group).await.unwrap() {
@@ -470,9 +414,9 @@ impl World {
         let forward = self.one_in(2);
         self.log(format_args!("clock: {by:?}, forward: {forward}"));
         if forward {
-            self.sim.set_clock_forward(by)
+            self.sim.set_clock_forward(by);
         } else {
-            self.sim.set_clock_back(by / 3)
+            self.sim.set_clock_back(by / 3);
         }
         self.pause().await;
     }

@@ -9,6 +9,7 @@ mod model;
 mod place;
 mod remove;
 mod side;
+mod transfer;
 mod world;
 
 pub(crate) use life::live;

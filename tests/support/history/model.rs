@@ -119,7 +119,7 @@ pub(crate) struct Token {
     pub(crate) spot: Spot,
     pub(crate) version: u64,
     pub(crate) was: Tri,
-    was_guarded: bool,
+    pub(crate) was_guarded: bool,
 }
 
 /// What an operation may destroy as a whole.

@@ -136,7 +136,7 @@ impl Backend for Remote {
 
     async fn begin_term(&self) -> Result<()> {
         let mut tenure = self.tenure.lock().unwrap();
-        tenure.continues = Some(tenure.epoch);
+        tenure.continues = None;
         tenure.epoch += 1;
         Ok(())
     }

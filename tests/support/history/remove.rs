@@ -39,7 +39,7 @@ impl World {
     pub(crate) async fn delete_many(self: &Arc<Self>) {
         let ((number, store), group) = (self.a_store(), self.a_group());
         let namespace: Namespace = self.pick(&["a/b", "c", "d"]).unwrap().parse().unwrap();
-        if !self.one_in(3) {
+        if self.below(3) > 0 {
             self.log(format_args!("{number}: delete group {group}"));
             let wide =
                 Wide { group: Some(group.clone()), namespace: group.namespace().clone(), store: number };

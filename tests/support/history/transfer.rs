@@ -1,0 +1,85 @@
+//! Syncs from the first store to the second.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use larder::error::Result;
+use larder::format::name::{Namespace, SnapshotName};
+use larder::sync::{self, Candidates, SyncOptions, SyncReport};
+
+use super::model::{Fate, Intent, Wide};
+use super::world::World;
+
+impl World {
+    pub(crate) async fn sync(self: &Arc<Self>) {
+        let removes = self.one_in(6);
+        let options = self.sync_options(removes);
+        self.log(format_args!("sync: {options:?}"));
+        let root = Wide { group: None, namespace: Namespace::root(), store: 1 };
+        let wide = removes.then(|| self.model().begin_wide(root));
+        let (source, target) = (self.store(0), self.store(1));
+        let tokens: Vec<_> = {
+            let mut model = self.model();
+            let names = model.possible(0).into_iter();
+            names.map(|name| model.begin((1, name), Intent::Create)).collect()
+        };
+        let work = async { sync::plan(&source, &target, options).await?.execute().await };
+        let done = self.perhaps(work).await;
+        let fates = self.fates_of_sync(done.as_ref());
+        let other = if matches!(done, Some(Ok(_))) { Fate::Same } else { Fate::Unknown };
+        self.log(format_args!("sync: {fates:?}"));
+        self.end(&tokens, |name| if removes { Fate::Unknown } else { *fates.get(name).unwrap_or(&other) });
+        if let Some((number, of_wide)) = wide {
+            self.end(&of_wide, |_| Fate::Unknown);
+            self.model().end_wide(number, &[]);
+        }
+        let is_new = |name: &SnapshotName| !tokens.iter().any(|token| token.spot.1 == *name);
+        for name in fates.keys().filter(|name| is_new(name)) {
+            self.model().doubt(&(1, name.clone()));
+        }
+    }
+
+    fn sync_options(&self, removes: bool) -> SyncOptions {
+        let mut options = SyncOptions::default();
+        if self.one_in(2) {
+            options = options.candidates(Candidates::AllMissing);
+        }
+        if self.one_in(3) {
+            options = options.resync_corrupt();
+        }
+        if removes { options.remove_vanished() } else { options }
+    }
+
+    /// What became of the snapshots that a sync reports.
+    fn fates_of_sync(&self, done: Option<&Result<SyncReport>>) -> BTreeMap<SnapshotName, Fate> {
+        let mut fates = BTreeMap::new();
+        match done {
+            Some(Ok(report)) => {
+                self.count("sync");
+                self.log(format_args!("sync: removed {:?}", report.removed));
+                for snapshot in report.snapshots() {
+                    let fate = match &snapshot.outcome {
+                        sync::Outcome::Done(_) => Fate::There,
+                        sync::Outcome::Failed(error) => {
+                            self.log(format_args!("sync: {}: {error}", snapshot.target));
+                            self.expect_kind(error.kind());
+                            Fate::Unknown
+                        }
+                        sync::Outcome::Conflict(conflict) => {
+                            self.log(format_args!("sync: {}: {conflict:?}", snapshot.target));
+                            Fate::Unknown
+                        }
+                        _ => Fate::Same,
+                    };
+                    fates.insert(snapshot.target.clone(), fate);
+                }
+            }
+            Some(Err(error)) => {
+                self.log(format_args!("sync: {error}"));
+                self.expect_kind(error.kind());
+            }
+            None => {}
+        }
+        fates
+    }
+}
