@@ -122,6 +122,31 @@ fn h22_no_base_vouches_for_what_a_collection_missed() {
     });
 }
 
+/// One opening has records of what there is; another, of the same backend, removes some of it.
+#[test]
+fn h16_records_of_one_opening_do_not_outlive_a_collection_by_another() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened_again(&server, &opening(Some(directory.path()))).await;
+        leave(&process.store, &[1, 2]).await;
+        drop(back_up(&process.store, "host/a", &[3]).await.unwrap());
+        let other = Datastore::open(Arc::clone(&process.backend) as _, Options::default()).await.unwrap();
+        collected(&other, twice()).await;
+        assert_eq!(collected(&other, twice()).await.removed.chunks, 2);
+        let again = back_up(&process.store, "host/a", &[1, 2]).await.unwrap();
+        check(&again).await.unwrap();
+        assert_eq!(check_all(&process.store).await, 2);
+        // What the other finds missing is nothing that the first vouches for either.
+        let lost = keys(&server, "/.chunks/").into_iter().find(|key| key.ends_with(&digest(1).to_string()));
+        server.remove(&lost.unwrap());
+        assert_eq!(gc::plan(&other, twice()).await.unwrap().missing(), 1);
+        drop(back_up_on(&process.store, "host/a", &[1, 2], Some(&again)).await.unwrap());
+        assert_eq!(check_all(&process.store).await, 3);
+        process.close().await;
+    });
+}
+
 #[test]
 fn h11_two_sightings_are_a_grace_time_apart_by_the_clock_of_the_server() {
     let server = FaultServer::start(ServerOptions::default());

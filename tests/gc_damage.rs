@@ -223,3 +223,30 @@ fn h22_a_chunk_that_is_missing_is_no_reason_to_stop() {
         assert_eq!(check_all(&scene.store).await, 3);
     });
 }
+
+/// What was put aside of a chunk that is in use stays, whatever stands beside it.
+#[test]
+fn copies_of_chunks_in_use_stay_aside_also_side_by_side() {
+    block_on(async {
+        let scene = scene(false).await;
+        // All are missing but for what was put aside of them.
+        for digest in digests([1, 2, 3]) {
+            scene.memory.delete(&[Removal::any(Key::Chunk(digest))]).await.unwrap().remove(0).unwrap();
+            replace(&scene, &Key::Quarantined(digest, 0), &b"bad"[..]).await;
+            replace(&scene, &Key::Quarantined(digest, 1), &b"worse"[..]).await;
+        }
+        let plan = gc::plan(&scene.store, at_once()).await.unwrap();
+        assert_eq!((plan.missing(), plan.damaged().1), (3, 2));
+        drop(plan);
+        collected(&scene.store, at_once()).await;
+        for digest in digests([1, 2, 3]) {
+            for number in 0..2 {
+                scene.memory.head(&Key::Quarantined(digest, number)).await.unwrap();
+            }
+        }
+        drop(back_up(&scene.store, "host/b", &[1, 2, 3]).await.unwrap());
+        let report = collected(&scene.store, at_once()).await;
+        assert_eq!(report.removed_quarantined.chunks, 6);
+        assert_eq!(check_all(&scene.store).await, 3);
+    });
+}

@@ -251,7 +251,10 @@ impl GcPlan {
             }
         }
         let gone = self.certainly_gone(&named).await?;
-        self.missing = (missing.len() as u64).saturating_sub((named.len() - gone.len()) as u64);
+        // Of those that were not looked for, some may be there though the listing did not show them.
+        let are_all = named.len() < LOOKED_FOR;
+        let here = (named.len() - gone.len()) as u64;
+        self.missing = if are_all { gone.len() as u64 } else { (missing.len() as u64).saturating_sub(here) };
         self.lost = gone.iter().copied().collect();
         self.store.chunks().note_missing(&self.lost).await?;
         if self.missing == 0 {
@@ -263,8 +266,7 @@ impl GcPlan {
             for info in indexes {
                 let Key::Archive(snapshot, _) = &info.key else { continue };
                 let found = self.missing_of(&info, missing).await?;
-                // Of those that were not looked for, there may be some that a listing did not show.
-                let certain = |digest| gone.contains(digest) || !named.contains(digest);
+                let certain = |digest| gone.contains(digest) || !(are_all || named.contains(digest));
                 let count: u64 =
                     found.iter().filter(|(digest, _)| certain(digest)).map(|(_, count)| count).sum();
                 if count > 0 {
