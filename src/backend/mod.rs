@@ -263,7 +263,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 #[expect(clippy::exhaustive_structs, reason = "made by those who implement the trait")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tenure {
-    /// The number of the term right before, if that was one of the same instance: then nobody else changed the store between.
+    /// The number of the term right before, if that was one of the same instance and it took the store again: then nobody else
+    /// changed it between. None after [`Backend::begin_term`].
     pub continues: Option<u64>,
     /// Its number. It grows from term to term.
     pub epoch: u64,
