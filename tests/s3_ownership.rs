@@ -220,6 +220,22 @@ fn h89_a_renewal_without_an_answer_is_recognised() {
 }
 
 #[test]
+fn h89_an_earlier_renewal_that_is_executed_late_does_not_cost_the_lease() {
+    let server = FaultServer::start(Options::default());
+    let (clock, backend) = opened(&server, Ownership::default());
+    let guard = lock(&backend, LockMode::Shared).unwrap();
+    let mut late = lease(&server);
+    late["beat"] = 7.into();
+    server.put(LEASE, late.to_string());
+    clock.leap(Duration::from_secs(61));
+    // It is not certain yet that nobody was there, and nothing is changed.
+    assert_eq!(put(&backend), Err(ErrorKind::Unavailable));
+    assert_eq!(put(&backend), Ok(()));
+    block_on(guard.check()).unwrap();
+    assert_eq!((backend.tenure().unwrap().epoch, lease(&server)["beat"].as_u64()), (1, Some(8)));
+}
+
+#[test]
 fn h90_an_instance_takes_up_what_it_left() {
     let server = FaultServer::start(Options::default());
     let mine = || Ownership::default().instance("0123");
