@@ -27,7 +27,7 @@ fn whatever_happens_the_store_has_what_it_acknowledged() {
     }
     let mut counts = BTreeMap::<String, u64>::new();
     let first = number("LARDER_FIRST_SEED").unwrap_or(0);
-    for seed in first..first + number("LARDER_SEEDS").unwrap_or(20) {
+    for seed in first..first + number("LARDER_SEEDS").unwrap_or(12) {
         for (what, count) in history::live(seed).counts {
             *counts.entry(what).or_default() += count;
         }

@@ -20,7 +20,7 @@ use larder::format::name::{GroupName, Namespace, SnapshotName};
 use larder::http::{HttpClient, HttpOptions};
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
-use larder::s3::{Credentials, S3Client, S3Options, StaticCredentials};
+use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder::store::{Datastore, Options, SnapshotReader};
 
 /// A process that has the store open.
@@ -37,7 +37,9 @@ async fn in_bucket(
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
     let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
-    let options = S3Options::new(server.url(), "bucket").credentials(credentials);
+    let mut retry = RetryOptions::default();
+    retry.longest_pause = Duration::from_millis(500);
+    let options = S3Options::new(server.url(), "bucket").credentials(credentials).retry(retry);
     let client = S3Client::new(Arc::clone(&runtime), http, options).unwrap();
     let found = client.probe(&format!("{name}/")).await.unwrap();
     let backend =

@@ -364,7 +364,10 @@ fn h144_a_request_does_not_show_its_token() {
 
 #[test]
 fn h164_a_length_that_no_memory_has_is_an_error() {
-    let (server, client) = set_up();
+    let server = FaultServer::start(Options::default());
+    let mut retry = RetryOptions::default();
+    retry.attempts = NonZeroU32::MIN;
+    let client = client_at(&server.url(), |options| options.retry(retry));
     server.put("k", b"x".to_vec());
     server.add(
         Rule::on("GET").then(Action::ReplaceHeader("Content-Length", "18000000000000000000".to_owned())),

@@ -339,15 +339,24 @@ impl Datastore {
     /// Fails unless what is unfinished at the destination is a part of what is to get there.
     async fn check_remains(&self, files: &[(Key, Key)], target: &SnapshotName) -> Result<()> {
         let Some(there) = self.listed_snapshot(target).await? else { return Ok(()) };
-        let remains = rest_of(&there.info);
-        let is_known = |key: &Key| files.iter().any(|(_, to)| to == key);
-        match remains.iter().find(|key| !is_known(key)) {
-            None => Ok(()),
-            Some(other) => {
-                let error = Error::new(ErrorKind::Conflict, "relocate").on(other);
-                Err(error.because("an unfinished snapshot with other files is in the way"))
+        let other = |key: &Key, why: &'static str| {
+            let error = Error::new(ErrorKind::Conflict, "relocate").on(key);
+            Err(error.because(why))
+        };
+        for key in rest_of(&there.info) {
+            let Some((from, to)) = files.iter().find(|(_, to)| *to == key) else {
+                return other(&key, "an unfinished snapshot with other files is in the way");
+            };
+            // Where nothing can be stored on the condition that it is new, it would be overwritten.
+            match is_same(self.truth().as_ref(), from, to).await {
+                Ok(true) => {}
+                Ok(false) => return other(&key, "what is there is not what was to be copied"),
+                // A listing that is behind.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
+        Ok(())
     }
 
     /// Fails unless the finished snapshots at both places are the same: by their manifests, notes and verify states aside, and by their
