@@ -43,7 +43,7 @@ fn a_seed_has_one_history() {
 }
 
 fn on_threads(directory: Option<&std::path::Path>) {
-    let seconds = number("LARDER_SIDE_BY_SIDE_SECONDS").unwrap_or(5);
+    let seconds = number("LARDER_SIDE_BY_SIDE_SECONDS").unwrap_or(3);
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     futures::executor::block_on(async {
         let backend: Arc<dyn Backend> = match directory {

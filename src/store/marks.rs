@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn shards_are_the_whole_space_without_gaps() {
-        for count in [0, 1, 2, 3, 16, 17, 1000, 65_536, 1 << 20] {
+        for count in [0, 1, 2, 3, 16, 17, 1000, 1 << 20] {
             let shards = Shard::all(count);
             assert_eq!(shards.len() as u64, count.clamp(1, 65_536));
             assert_eq!((shards[0].first, shards[shards.len() - 1].last), (0, u64::MAX));

@@ -46,7 +46,7 @@ fn records_are_those_of_a_map() {
 fn h65_a_chunk_takes_at_most_64_bytes_at_rest_and_160_at_any_time() {
     let directory = tempfile::tempdir().unwrap();
     let store = opened(directory.path(), 2 << 10);
-    let (count, mut most) = (50_000, 0);
+    let (count, mut most) = (25_000, 0);
     for number in 0..count {
         store.set(digest(number), 1 << 20).unwrap();
         if number > 12_500 && number % 2048 == 2047 {
