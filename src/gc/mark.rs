@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 
-use crate::backend::{LockGuard, LockMode, LockScope, ObjectInfo, Stray};
+use crate::backend::{LockMode, LockScope, ObjectInfo, Stray};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
@@ -20,15 +20,14 @@ use crate::format::layout::Key;
 use crate::format::name::ArchiveName;
 use crate::gc::options::{GcEvent, GcOptions};
 use crate::gc::walk::Walk;
-use crate::store::{Datastore, MarkSet, MarkSetBuilder, mark_of};
+use crate::store::{Datastore, MarkSet, MarkSetBuilder, lock_patiently, mark_of};
 
 /// How many indexes are read at the same time, beside one for each processor.
 const INDEXES_AHEAD: usize = 2;
 /// How many marks are kept of a snapshot to compare the next one with.
 const KEPT_MARKS: usize = 4 << 20;
-/// How long whoever deletes a snapshot is waited for, and how long between two tries.
+/// How long whoever deletes a snapshot is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// How often everything is listed at most. What is new in the last one is pinned.
 const ROUNDS: usize = 10;
 
@@ -217,7 +216,9 @@ impl Marking<'_> {
 async fn check_gone(store: &Datastore, index: &Key, absent: Error) -> Result<()> {
     let Key::Archive(snapshot, _) = index else { return Err(absent) };
     let backend = store.truth();
-    let held = lock_patiently(store, &LockScope::Snapshot(snapshot.clone())).await?;
+    // As readers do. Whoever deletes it has it for a moment.
+    let scope = LockScope::Snapshot(snapshot.clone());
+    let held = lock_patiently(backend.as_ref(), &scope, LockMode::Shared, LOCK_WAIT).await?;
     let is_absent = |found: Result<ObjectInfo>| match found {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
         found => found.map(|_| false),
@@ -229,20 +230,6 @@ async fn check_gone(store: &Datastore, index: &Key, absent: Error) -> Result<()>
     }
     let error = Error::new(ErrorKind::Corrupt, "collect garbage").on(index);
     Err(error.because("it is listed and cannot be found, and its snapshot is there"))
-}
-
-/// Locks a snapshot as readers do. Whoever deletes it has it for a moment.
-async fn lock_patiently(store: &Datastore, scope: &LockScope) -> Result<Box<dyn LockGuard>> {
-    let (runtime, backend) = (store.runtime(), store.truth());
-    let end = runtime.monotonic() + LOCK_WAIT;
-    loop {
-        match backend.lock(scope, LockMode::Shared).await {
-            Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() < end => {
-                runtime.sleep(LOCK_PAUSE).await;
-            }
-            taken => return taken,
-        }
-    }
 }
 
 async fn marks_of(store: &Datastore, index: IndexReader) -> Result<IndexMarks> {

@@ -104,7 +104,8 @@ impl BackupBuilder {
             );
         }
         let scope = LockScope::Group(group.clone());
-        let group_guard = lock_patiently(inner.backend.as_ref(), &scope, GROUP_WAIT).await?;
+        let group_guard =
+            lock_patiently(inner.backend.as_ref(), &scope, LockMode::Exclusive, GROUP_WAIT).await?;
         let snapshots = store.remove_leftovers(&group).await?;
         let store_guard = inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
         if let Some(uuid) = store.uuid() {

@@ -274,7 +274,7 @@ impl Datastore {
             return Err(error.because("its manifest may still arrive").into());
         }
         let scope = LockScope::Manifest(info.name.clone());
-        let manifest_guard = lock_patiently(backend, &scope, MANIFEST_WAIT).await?;
+        let manifest_guard = lock_patiently(backend, &scope, LockMode::Exclusive, MANIFEST_WAIT).await?;
         // Looks whether the store is still this process's, where that takes a look.
         let of_the_store = backend.lock(&LockScope::Store, LockMode::Shared).await?;
         still_held(of_the_store.as_ref()).await?;

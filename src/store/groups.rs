@@ -159,7 +159,13 @@ impl Datastore {
     ) -> Result<()> {
         self.inner.check_writable("change a manifest").await?;
         let backend = self.inner.backend.as_ref();
-        let _held = lock_patiently(backend, &LockScope::Manifest(snapshot.clone()), MANIFEST_WAIT).await?;
+        let _held = lock_patiently(
+            backend,
+            &LockScope::Manifest(snapshot.clone()),
+            LockMode::Exclusive,
+            MANIFEST_WAIT,
+        )
+        .await?;
         let (mut manifest, version) = self.inner.manifest(snapshot).await?;
         change(&mut manifest);
         let blob = self.inner.encode_manifest(&manifest).await.map_err(|error| error.on(snapshot))?;

@@ -77,7 +77,13 @@ impl Datastore {
     pub(crate) async fn import_into(&self, group: &GroupName, owner: &AuthId) -> Result<GroupImport> {
         self.inner.check_writable("store snapshots").await?;
         let backend = &self.inner.backend;
-        let guard = lock_patiently(backend.as_ref(), &LockScope::Group(group.clone()), GROUP_WAIT).await?;
+        let guard = lock_patiently(
+            backend.as_ref(),
+            &LockScope::Group(group.clone()),
+            LockMode::Exclusive,
+            GROUP_WAIT,
+        )
+        .await?;
         let snapshots = self.remove_leftovers(group).await?;
         let held = Arc::new(GroupHeld { group: guard, store: self.hold_store().await? });
         if let Some(other) = self.owner(group).await?
@@ -427,7 +433,7 @@ impl ImportState {
         }
         let backend = &store.inner.backend;
         let scope = LockScope::Manifest(self.name.clone());
-        let _held = lock_patiently(backend.as_ref(), &scope, MANIFEST_WAIT).await?;
+        let _held = lock_patiently(backend.as_ref(), &scope, LockMode::Exclusive, MANIFEST_WAIT).await?;
         let key = Key::Manifest(self.name.clone());
         let changed = || Error::new(ErrorKind::Conflict, "replace").on(&key);
         if backend.head(&key).await?.version != present.version {

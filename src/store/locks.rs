@@ -16,20 +16,21 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Takes a lock alone, and tries again for a while if somebody holds it.
+/// Takes a lock, and tries again for a while if somebody is in the way.
 ///
 /// # Errors
 /// `Busy` if it is not free by then.
-pub(in crate::store) async fn lock_patiently(
+pub(crate) async fn lock_patiently(
     backend: &dyn Backend,
     scope: &LockScope,
+    mode: LockMode,
     wait: Duration,
 ) -> Result<Box<dyn LockGuard>> {
     let runtime = backend.runtime();
     let end = runtime.monotonic() + wait;
     let mut pause = FIRST_PAUSE;
     loop {
-        match backend.lock(scope, LockMode::Exclusive).await {
+        match backend.lock(scope, mode).await {
             Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() < end => {
                 runtime.sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);

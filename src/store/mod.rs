@@ -79,6 +79,7 @@ pub(crate) use export::{Held, StoredManifest, is_of_the_object};
 pub(crate) use import::{GroupImport, ImportedManifest, SnapshotImport};
 pub(crate) use inspection::Copies;
 pub(crate) use listing::Listed;
+pub(crate) use locks::lock_patiently;
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, listed_chunk, mark_of};
 pub(crate) use pins::{Collection, WriterPins};
 pub(crate) use pipeline::yield_now;

@@ -35,9 +35,13 @@ impl Datastore {
         let backend = self.inner.backend.as_ref();
         let source_guard = match how {
             How::Copy => None,
-            How::Move => Some(lock_patiently(backend, &LockScope::Group(from.clone()), GROUP_WAIT).await?),
+            How::Move => Some(
+                lock_patiently(backend, &LockScope::Group(from.clone()), LockMode::Exclusive, GROUP_WAIT)
+                    .await?,
+            ),
         };
-        let target_guard = lock_patiently(backend, &LockScope::Group(to.clone()), GROUP_WAIT).await?;
+        let target_guard =
+            lock_patiently(backend, &LockScope::Group(to.clone()), LockMode::Exclusive, GROUP_WAIT).await?;
         let snapshots = self.listed_snapshots(from).await?;
         self.check_merge(from, &to, &snapshots, how).await?;
         let created = self.create_target(from, &to, target_guard.as_ref()).await?;

@@ -386,7 +386,7 @@ impl Datastore {
 
     async fn lock_manifest(&self, name: &SnapshotName) -> Result<Box<dyn LockGuard>> {
         let scope = LockScope::Manifest(name.clone());
-        lock_patiently(self.inner.backend.as_ref(), &scope, MANIFEST_WAIT).await
+        lock_patiently(self.inner.backend.as_ref(), &scope, LockMode::Exclusive, MANIFEST_WAIT).await
     }
 
     /// Fails as lost unless both locks hold, and the store is still this process's where that takes a look. Those who collect garbage
