@@ -27,7 +27,7 @@ use larder::store::{Datastore, Options};
 
 use gc_scene::{
     CHUNK, at_once, back_up, back_up_on, check, check_all, collect, collected, data, digest, digests, group,
-    reason,
+    leave, reason,
 };
 use s3_store::{Opening, Process, files_below, fresh, keys, opened_again, requests};
 
@@ -42,11 +42,6 @@ fn chunks(server: &FaultServer) -> BTreeSet<Digest> {
 /// What removes at once what two runs saw unused.
 fn twice() -> GcOptions {
     GcOptions::default().grace(Duration::ZERO).most_garbage(100)
-}
-
-async fn leave(store: &Datastore, numbers: &[u64]) {
-    back_up(store, "host/old", numbers).await.unwrap();
-    store.delete_group(&group("host/old")).await.unwrap();
 }
 
 /// Lets this time pass for the server, and for a process.

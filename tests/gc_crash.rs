@@ -22,7 +22,7 @@ use larder::rt::ThreadRuntime;
 use larder::store::Datastore;
 
 use gc_scene::{
-    Told, at_once, back_up, check, check_all, chunks, collected, created, digest, digests, group,
+    Told, at_once, back_up, check, check_all, chunks, collected, created, digest, digests, leave,
     opened_anew, reason,
 };
 use watched::Watched;
@@ -38,27 +38,17 @@ struct Scene {
     store: Datastore,
 }
 
-fn kind(backend: Arc<dyn Backend>, is_bucket: bool) -> Arc<dyn Backend> {
-    if is_bucket { Watched::bucket(backend) } else { Watched::new(backend) }
-}
-
 async fn scene(is_bucket: bool) -> Scene {
     let runtime = Arc::new(ThreadRuntime::new());
     let memory = Arc::new(MemoryBackend::new(runtime).page_entries(200));
     let faults = Arc::new(FaultBackend::new(Arc::<MemoryBackend>::clone(&memory)));
     let record = Arc::new(RecordingBackend::new(Arc::<FaultBackend>::clone(&faults)));
-    let backend = kind(Arc::<RecordingBackend>::clone(&record), is_bucket);
+    let backend: Arc<dyn Backend> = Watched::of_kind(Arc::<RecordingBackend>::clone(&record), is_bucket);
     let store = created(&backend).await;
     Scene { faults, is_bucket, memory, record, store }
 }
 
 impl Scene {
-    /// Leaves these chunks behind, which nothing uses.
-    async fn leave(&self, numbers: &[u64]) {
-        back_up(&self.store, "host/old", numbers).await.unwrap();
-        self.store.delete_group(&group("host/old")).await.unwrap();
-    }
-
     /// Puts so many objects among the chunks that nothing uses.
     async fn litter(&self, count: u64) {
         for number in 0..count {
@@ -74,7 +64,7 @@ impl Scene {
     /// As another process opens it, when this one is dead.
     async fn opened_anew(self) -> (Arc<MemoryBackend>, Datastore) {
         let Self { is_bucket, memory, store, .. } = self;
-        let backend = kind(Arc::<MemoryBackend>::clone(&memory), is_bucket);
+        let backend: Arc<dyn Backend> = Watched::of_kind(Arc::<MemoryBackend>::clone(&memory), is_bucket);
         let store = opened_anew(&backend, store).await;
         (memory, store)
     }
@@ -83,7 +73,7 @@ impl Scene {
 /// Dies at a step of an execution, where the request that it dies in is cut or was not begun. Whether it came so far.
 async fn dies_at(step: u64, is_bucket: bool, is_cut: bool) -> bool {
     let scene = scene(is_bucket).await;
-    scene.leave(&[1, 2, 3, 4, 5, 6]).await;
+    leave(&scene.store, &[1, 2, 3, 4, 5, 6]).await;
     drop(back_up(&scene.store, "host/a", &[4, 7]).await.unwrap());
     let mut plan = gc::plan(&scene.store, at_once().parallel(2)).await.unwrap();
     let before = scene.faults.steps();
@@ -341,7 +331,7 @@ fn h36_what_somebody_else_removed_or_began_to_use_is_counted_as_that() {
     for is_bucket in KINDS {
         block_on(async {
             let scene = scene(is_bucket).await;
-            scene.leave(&[1, 2, 3, 5]).await;
+            leave(&scene.store, &[1, 2, 3, 5]).await;
             drop(back_up(&scene.store, "host/a", &[4]).await.unwrap());
             let mut plan = gc::plan(&scene.store, at_once()).await.unwrap();
             scene.memory.delete(&[Removal::any(Key::Chunk(digest(1)))]).await.unwrap();
@@ -366,7 +356,7 @@ fn h36_what_somebody_else_removed_or_began_to_use_is_counted_as_that() {
 fn h16_nothing_is_removed_before_it_is_written_down() {
     block_on(async {
         let scene = scene(true).await;
-        scene.leave(&[1, 2]).await;
+        leave(&scene.store, &[1, 2]).await;
         drop(back_up(&scene.store, "host/a", &[4]).await.unwrap());
         let full = Action::FailBefore(ErrorKind::Full);
         scene.faults.add(Rule::on(Method::Put, full).keys(|key| *key == Key::Sightings));

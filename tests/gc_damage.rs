@@ -19,7 +19,7 @@ use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, WriterTarget};
 
 use gc_scene::{
-    at_once, back_up, check_all, chunks, collect, collected, created, data, digests, group, reason,
+    at_once, back_up, check_all, chunks, collect, collected, created, data, digests, group, leave, reason,
 };
 use watched::Watched;
 
@@ -35,10 +35,9 @@ async fn scene(is_bucket: bool) -> Scene {
     let memory = Arc::new(MemoryBackend::new(Arc::new(ThreadRuntime::new())));
     let faults = Arc::new(FaultBackend::new(Arc::<MemoryBackend>::clone(&memory)));
     let inner: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
-    let backend: Arc<dyn Backend> = if is_bucket { Watched::bucket(inner) } else { Watched::new(inner) };
+    let backend: Arc<dyn Backend> = Watched::of_kind(inner, is_bucket);
     let store = created(&backend).await;
-    back_up(&store, "host/old", &[8, 9]).await.unwrap();
-    store.delete_group(&group("host/old")).await.unwrap();
+    leave(&store, &[8, 9]).await;
     let snapshot = back_up(&store, "host/a", &[1, 2, 3]).await.unwrap().name().clone();
     drop(back_up(&store, "host/a", &[3, 4]).await.unwrap());
     let index = Key::Archive(snapshot, "d.img.fidx".parse().unwrap());

@@ -29,7 +29,8 @@ use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, Options};
 
 use gc_scene::{
-    CHUNK, at_once, back_up, check, check_all, chunks, collect, collected, data, digests, group, reason,
+    CHUNK, at_once, back_up, check, check_all, chunks, collect, collected, data, digests, group, leave,
+    reason,
 };
 use watched::Watched;
 
@@ -47,11 +48,6 @@ async fn opened(root: &Path) -> (Arc<dyn Backend>, Datastore) {
     let backend = FsBackend::open(Arc::new(ThreadRuntime::new()), root, options()).await.unwrap();
     let backend: Arc<dyn Backend> = Arc::new(backend);
     (Arc::clone(&backend), Datastore::open(backend, Options::default()).await.unwrap())
-}
-
-async fn leave(store: &Datastore, numbers: &[u64]) {
-    back_up(store, "host/old", numbers).await.unwrap();
-    store.delete_group(&group("host/old")).await.unwrap();
 }
 
 /// Runs a test of this file in another process, with this path in the variable.

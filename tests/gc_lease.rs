@@ -22,17 +22,12 @@ use larder::format::layout::Key;
 use larder::gc::{self, GcEnd};
 use larder::store::Datastore;
 
-use gc_scene::{at_once, back_up, check_all, collect, collected, digests, group, reason};
+use gc_scene::{at_once, back_up, check_all, collect, collected, digests, group, leave, reason};
 use s3_store::{LEASE, Opening, fresh, inside, keys, requests};
 
 fn chunks(server: &FaultServer) -> BTreeSet<Digest> {
     let names = keys(server, "/.chunks/").into_iter();
     names.filter_map(|key| key.rsplit_once('/').unwrap().1.parse().ok()).collect()
-}
-
-async fn leave(store: &Datastore, numbers: &[u64]) {
-    back_up(store, "host/old", numbers).await.unwrap();
-    store.delete_group(&group("host/old")).await.unwrap();
 }
 
 /// The requests since some moment that delete something.

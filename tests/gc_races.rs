@@ -23,7 +23,7 @@ use larder::store::{Datastore, Options, SnapshotReader, SnapshotState};
 
 use gc_scene::{
     Told, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created, digests,
-    group, seeds,
+    group, leave, seeds,
 };
 use watched::Watched;
 
@@ -42,17 +42,11 @@ const KINDS: [bool; 2] = [false, true];
 async fn scene(sim: &SimRuntime, is_bucket: bool) -> Scene {
     let memory = Arc::new(MemoryBackend::new(Arc::new(sim.clone())).page_entries(3));
     let inner: Arc<dyn Backend> = Arc::<MemoryBackend>::clone(&memory);
-    let watched = if is_bucket { Watched::bucket(inner) } else { Watched::new(inner) };
+    let watched = Watched::of_kind(inner, is_bucket);
     let backend: Arc<dyn Backend> = Arc::<Watched>::clone(&watched);
     let store = created(&backend).await;
     let other = Datastore::open(backend, Options::default()).await.unwrap();
     Scene { memory, other, sim: sim.clone(), store, watched }
-}
-
-/// Leaves these chunks behind, which nothing uses.
-async fn leave(scene: &Scene, numbers: &[u64]) {
-    back_up(&scene.store, "host/old", numbers).await.unwrap();
-    scene.store.delete_group(&group("host/old")).await.unwrap();
 }
 
 /// Makes sure that all snapshots are whole, and that what a last collection leaves is what they need.
@@ -76,7 +70,7 @@ struct Met {
 /// Runs a backup that uses a chunk of its own twice, two that nothing used any more, one of its base and a new one; plans a collection
 /// at one step of it and executes that at another. How many steps it has.
 async fn beside_a_backup(scene: &Scene, plan_at: usize, execute_at: usize, met: &Arc<Met>) -> usize {
-    leave(scene, &[1, 2, 3]).await;
+    leave(&scene.store, &[1, 2, 3]).await;
     let base = back_up(&scene.store, "host/a", &[4, 5]).await.unwrap();
     let (steps, plan) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None::<GcPlan>)));
     let execute = {
@@ -189,7 +183,7 @@ fn at_each_step_of_a_collection(action: Action, kept: &[u64]) {
                 let sim = SimRuntime::new(seed);
                 let steps = sim.block_on(async {
                     let scene = scene(&sim, is_bucket).await;
-                    leave(&scene, &[1, 2, 3]).await;
+                    leave(&scene.store, &[1, 2, 3]).await;
                     drop(back_up(&scene.store, "host/a", &[4, 5]).await.unwrap());
                     drop(back_up(&scene.store, "host/z", &[6]).await.unwrap());
                     let steps = beside_a_collection(&scene, at, action).await;
@@ -355,7 +349,7 @@ fn h13_an_index_that_no_listing_shows_yet_keeps_its_chunks() {
         let sim = SimRuntime::new(1);
         sim.block_on(async {
             let scene = scene(&sim, true).await;
-            leave(&scene, &[1, 2]).await;
+            leave(&scene.store, &[1, 2]).await;
             // Long unused, and seen so.
             collected(&scene.store, twice()).await;
             sim.sleep(Duration::from_hours(48)).await;
@@ -375,7 +369,7 @@ fn h13_what_a_later_listing_shows_is_marked() {
     let sim = SimRuntime::new(1);
     sim.block_on(async {
         let mut scene = scene(&sim, true).await;
-        leave(&scene, &[1, 2]).await;
+        leave(&scene.store, &[1, 2]).await;
         drop(back_up(&scene.store, "host/b", &[3]).await.unwrap());
         collected(&scene.store, twice()).await;
         sim.sleep(Duration::from_hours(48)).await;
@@ -420,7 +414,7 @@ fn h33_of_two_collections_at_once_one_is_refused() {
         let sim = SimRuntime::new(seed);
         sim.block_on(async {
             let scene = scene(&sim, false).await;
-            leave(&scene, &[1, 2, 3]).await;
+            leave(&scene.store, &[1, 2, 3]).await;
             drop(back_up(&scene.store, "host/a", &[4]).await.unwrap());
             let plan = gc::plan(&scene.store, at_once()).await.unwrap();
             for store in [&scene.store, &scene.other] {
@@ -445,7 +439,7 @@ fn h7_a_mark_ends_although_snapshots_keep_coming() {
     let sim = SimRuntime::new(3);
     sim.block_on(async {
         let scene = scene(&sim, true).await;
-        leave(&scene, &[1]).await;
+        leave(&scene.store, &[1]).await;
         drop(back_up(&scene.store, "host/a", &[4]).await.unwrap());
         let (beside, made) = (scene.clone(), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&made);

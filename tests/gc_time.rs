@@ -22,7 +22,7 @@ use larder::store::{Datastore, Options, SnapshotReader, SnapshotWriter};
 
 use gc_scene::{
     CHUNK, Told, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created, data,
-    digests, group, reason, seeds,
+    digests, group, leave, reason, seeds,
 };
 use watched::Watched;
 
@@ -44,17 +44,11 @@ async fn scene(sim: &SimRuntime, is_bucket: bool) -> Scene {
     let memory = Arc::new(MemoryBackend::new(Arc::new(sim.clone())));
     let faults = Arc::new(FaultBackend::new(Arc::<MemoryBackend>::clone(&memory)));
     let inner: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
-    let watched = if is_bucket { Watched::bucket(inner) } else { Watched::new(inner) };
+    let watched = Watched::of_kind(inner, is_bucket);
     let backend: Arc<dyn Backend> = Arc::<Watched>::clone(&watched);
     let store = created(&backend).await;
     let other = Datastore::open(backend, Options::default()).await.unwrap();
     Scene { faults, memory, other, sim: sim.clone(), store, watched }
-}
-
-/// Leaves these chunks behind, which nothing uses.
-async fn leave(scene: &Scene, numbers: &[u64]) {
-    back_up(&scene.store, "host/old", numbers).await.unwrap();
-    scene.store.delete_group(&group("host/old")).await.unwrap();
 }
 
 /// How much time has passed since some moment.
@@ -90,7 +84,7 @@ fn h4_a_writer_older_than_the_grace_time_keeps_what_it_stored() {
             let sim = SimRuntime::new(1);
             sim.block_on(async {
                 let scene = scene(&sim, is_bucket).await;
-                leave(&scene, &[1, 2]).await;
+                leave(&scene.store, &[1, 2]).await;
                 collected(&scene.other, patient()).await;
                 let backup = half(&scene.store, "host/a", &[1, 5]).await;
                 sim.sleep(DAY * 3).await;
@@ -116,10 +110,10 @@ fn h4_the_oldest_writer_sets_the_age_below_which_everything_stays() {
     let sim = SimRuntime::new(1);
     sim.block_on(async {
         let scene = scene(&sim, false).await;
-        leave(&scene, &[1]).await;
+        leave(&scene.store, &[1]).await;
         sim.sleep(Duration::from_mins(10)).await;
         let backup = half(&scene.store, "host/a", &[5]).await;
-        leave(&scene, &[2]).await;
+        leave(&scene.store, &[2]).await;
         sim.sleep(DAY * 3).await;
         let report = collected(&scene.other, patient()).await;
         assert_eq!((report.removed.chunks, report.waiting.chunks), (1, 1));
@@ -138,11 +132,11 @@ enum Jump {
 
 /// Collects while a backup goes on, and lets the clock jump at one step of that. How many steps there are.
 async fn with_a_jump(scene: &Scene, at: usize, jump: Jump) -> usize {
-    leave(scene, &[1, 2, 3]).await;
+    leave(&scene.store, &[1, 2, 3]).await;
     drop(back_up(&scene.store, "host/b", &[4, 5]).await.unwrap());
     collected(&scene.store, patient()).await;
     scene.sim.sleep(DAY * 2).await;
-    leave(scene, &[7]).await;
+    leave(&scene.store, &[7]).await;
     let backup = half(&scene.store, "host/a", &[1, 6]).await;
     let (steps, sim) = (Arc::new(AtomicUsize::new(0)), scene.sim.clone());
     let counted = Arc::clone(&steps);
@@ -196,7 +190,7 @@ fn h14_garbage_goes_in_the_end_whatever_the_clock_did() {
         let sim = SimRuntime::new(5);
         sim.block_on(async {
             let scene = scene(&sim, is_bucket).await;
-            leave(&scene, &[1]).await;
+            leave(&scene.store, &[1]).await;
             drop(back_up(&scene.store, "host/b", &[4]).await.unwrap());
             collected(&scene.store, patient()).await;
             sim.set_clock_back(DAY * 3);
@@ -215,7 +209,7 @@ fn h15_times_that_are_ancient_or_frozen_cost_no_chunk_in_use() {
         sim.block_on(async {
             let scene = scene(&sim, is_bucket).await;
             scene.watched.freeze(Some(SystemTime::UNIX_EPOCH));
-            leave(&scene, &[1, 2]).await;
+            leave(&scene.store, &[1, 2]).await;
             let base = back_up(&scene.store, "host/a", &[3, 4]).await.unwrap();
             let backup = half(&scene.store, "host/b", &[1, 5]).await;
             let report = collected(&scene.other, at_once().grace(DAY)).await;
@@ -228,7 +222,7 @@ fn h15_times_that_are_ancient_or_frozen_cost_no_chunk_in_use() {
             assert_eq!(chunks(scene.memory.as_ref()).await, digests([1, 3, 4, 5, 6]));
             // In the future everything is young.
             scene.watched.freeze(Some(sim.now() + DAY * 365));
-            leave(&scene, &[8]).await;
+            leave(&scene.store, &[8]).await;
             assert_eq!(collected(&scene.other, at_once().grace(DAY)).await.removed.chunks, 0);
         });
     }
@@ -237,7 +231,7 @@ fn h15_times_that_are_ancient_or_frozen_cost_no_chunk_in_use() {
 /// Deletes garbage by a request that is executed a minute after it was given up, while a backup that wants a part of it begins so long
 /// after it. Whether the backup had to be made once more.
 async fn beside_a_late_request(scene: &Scene, begins_after: Duration) -> bool {
-    leave(scene, &[1, 2, 3]).await;
+    leave(&scene.store, &[1, 2, 3]).await;
     drop(back_up(&scene.store, "host/b", &[4]).await.unwrap());
     let late = Action::Late(Duration::from_mins(1), ErrorKind::Unavailable);
     scene.faults.add(Rule::on(Method::Delete, late).keys(|key| matches!(key, Key::Chunk(_))).first(1));
@@ -289,7 +283,7 @@ fn h17_what_was_deleted_without_an_answer_is_stored_again_and_waited_for() {
         let sim = SimRuntime::new(2);
         sim.block_on(async {
             let scene = scene(&sim, is_bucket).await;
-            leave(&scene, &[1, 2, 3]).await;
+            leave(&scene.store, &[1, 2, 3]).await;
             drop(back_up(&scene.store, "host/b", &[4]).await.unwrap());
             let rule = Rule::on(Method::Delete, Action::FailAfter(ErrorKind::Unavailable)).first(1);
             scene.faults.add(rule.keys(|key| matches!(key, Key::Chunk(_))));
@@ -316,7 +310,7 @@ fn h161_an_execution_that_is_dropped_keeps_its_chunks_until_the_request_is_over(
     let sim = SimRuntime::new(2);
     sim.block_on(async {
         let scene = scene(&sim, true).await;
-        leave(&scene, &[1, 2]).await;
+        leave(&scene.store, &[1, 2]).await;
         drop(back_up(&scene.store, "host/b", &[4]).await.unwrap());
         let mut plan = gc::plan(&scene.other, at_once().parallel(1)).await.unwrap();
         let slow = sim.clone();
@@ -347,7 +341,7 @@ fn h20_who_needs_a_chunk_that_is_being_deleted_waits_for_one_request() {
         sim.block_on(async {
             let scene = scene(&sim, is_bucket).await;
             let garbage: Vec<_> = (100..3500).collect();
-            leave(&scene, &garbage).await;
+            leave(&scene.store, &garbage).await;
             drop(back_up(&scene.store, "host/b", &[4]).await.unwrap());
             let is_chunk = |key: &Key| matches!(key, Key::Chunk(_));
             scene.faults.add(Rule::on(Method::Delete, Action::Delay(SLOW)).keys(is_chunk));

@@ -83,6 +83,12 @@ pub(crate) async fn back_up_on(
     backup.finish().await
 }
 
+/// Leaves these chunks behind, which nothing uses.
+pub(crate) async fn leave(store: &Datastore, numbers: &[u64]) {
+    back_up(store, "host/old", numbers).await.unwrap();
+    store.delete_group(&group("host/old")).await.unwrap();
+}
+
 pub(crate) async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
     let mut target = WriterTarget::new(Cursor::new(Vec::new()));
     snapshot.archive("d.img.fidx").await?.copy_to(&mut target).await?;

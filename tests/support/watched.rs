@@ -63,6 +63,11 @@ impl Watched {
         Self::with(inner, |capabilities| capabilities.touches = false)
     }
 
+    /// As a bucket, or as a directory.
+    pub(crate) fn of_kind(inner: Arc<dyn Backend>, is_bucket: bool) -> Arc<Self> {
+        if is_bucket { Self::bucket(inner) } else { Self::new(inner) }
+    }
+
     fn with(inner: Arc<dyn Backend>, change: impl FnOnce(&mut Capabilities)) -> Arc<Self> {
         let mut capabilities = inner.capabilities().clone();
         change(&mut capabilities);
