@@ -276,6 +276,31 @@ fn h17_a_deletion_that_is_executed_late_breaks_no_snapshot() {
     assert!(again > 0, "none was caught");
 }
 
+/// That a later request for the same chunks is answered says nothing about the one before.
+#[test]
+fn h17_an_earlier_deletion_may_outlast_a_later_one() {
+    for is_bucket in KINDS {
+        let sim = SimRuntime::new(5);
+        sim.block_on(async {
+            let scene = scene(&sim, is_bucket).await;
+            leave(&scene.store, &[1, 2, 3]).await;
+            drop(back_up(&scene.store, "host/b", &[4]).await.unwrap());
+            let late = Action::Late(Duration::from_mins(10), ErrorKind::Unavailable);
+            scene
+                .faults
+                .add(Rule::on(Method::Delete, late).keys(|key| matches!(key, Key::Chunk(_))).first(1));
+            let report = collect(&scene.other, at_once().parallel(1)).await.unwrap();
+            assert_eq!((report.removed.chunks, report.failed), (0, 3));
+            assert_eq!(collected(&scene.other, at_once().parallel(1)).await.removed.chunks, 3);
+            let made = back_up(&scene.store, "host/a", &[1, 9, 2]).await;
+            assert_eq!(made.map(drop).unwrap_err().kind(), ErrorKind::Conflict, "it lost two chunks");
+            drop(back_up(&scene.store, "host/a", &[1, 9, 2]).await.unwrap());
+            sim.sleep(Duration::from_hours(1)).await;
+            assert_eq!(check_all(&scene.store).await, 2);
+        });
+    }
+}
+
 /// A writer that had the chunk before it was to be deleted is not the one who loses it; one that took it from its base neither.
 #[test]
 fn h17_what_was_deleted_without_an_answer_is_stored_again_and_waited_for() {

@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, SnapshotName};
+use crate::store::doubts::is_certain;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::listing::SnapshotState;
 use crate::store::snapshot_reader::has_failed_verification;
@@ -175,10 +176,7 @@ pub(in crate::store) async fn publish(
         match backend.get(&key, MANIFEST_BYTES).await {
             Ok(found) if found.bytes == blob => {}
             Ok(_) => return Err(error),
-            Err(absent)
-                if absent.kind() == ErrorKind::NotFound
-                    && !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal) =>
-            {
+            Err(absent) if absent.kind() == ErrorKind::NotFound && is_certain(&error) => {
                 // As above: the first failure is the one to report.
                 let _ = remove_written(store, written).await;
                 return Err(error);

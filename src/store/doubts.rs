@@ -27,6 +27,19 @@ pub(in crate::store) struct Doubts {
     leaving: Mutex<HashMap<Key, Duration>>,
 }
 
+/// Whether a request that failed like this is not executed later.
+pub(in crate::store) fn is_certain(error: &Error) -> bool {
+    !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable)
+}
+
+/// Whether a deletion that was answered like this is not executed later, or once more.
+pub(in crate::store) fn is_over(result: &Result<Deleted>) -> bool {
+    match result {
+        Ok(deleted) => *deleted != Deleted::Unsettled,
+        Err(error) => is_certain(error),
+    }
+}
+
 impl StoreInner {
     /// The manifest of this snapshot may still arrive.
     pub(in crate::store) fn doubt(&self, name: &SnapshotName) {
@@ -52,16 +65,10 @@ impl StoreInner {
             }
         }
         let results = self.backend.delete(removals).await;
-        let is_certain =
-            |error: &Error| !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable);
         let mut leaving = self.leaving();
         for (at, (Removal { key, .. }, is_new)) in removals.iter().zip(new).enumerate() {
             let is_over = match &results {
-                Ok(results) => match results.get(at) {
-                    Some(Ok(deleted)) => *deleted != Deleted::Unsettled,
-                    Some(Err(error)) => is_certain(error),
-                    None => false,
-                },
+                Ok(results) => results.get(at).is_some_and(is_over),
                 Err(error) => is_certain(error),
             };
             // An earlier request may outlast this one.

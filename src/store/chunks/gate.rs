@@ -82,17 +82,24 @@ impl Gate {
         readers.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// From now on, these may be deleted at any moment.
-    pub(in crate::store::chunks) fn note_leaving(self: &Arc<Self>, digests: &[Digest], now: Duration) {
-        {
+    /// From now on, these may be deleted at any moment. Returns those of which no earlier request said so: an earlier one may outlast
+    /// this one, whatever becomes of it.
+    pub(in crate::store::chunks) fn note_leaving(
+        self: &Arc<Self>,
+        digests: &[Digest],
+        now: Duration,
+    ) -> HashSet<Digest> {
+        let new = {
             let mut leaving = self.leaving();
             leaving.digests.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
-            leaving.digests.extend(digests.iter().map(|digest| (*digest, now)));
-        }
+            let is_new = |digest: &&Digest| leaving.digests.insert(**digest, now).is_none();
+            digests.iter().filter(is_new).copied().collect()
+        };
         let mut doubtful = DOUBTFUL.lock().unwrap_or_else(PoisonError::into_inner);
         if !doubtful.iter().any(|gate| Arc::ptr_eq(gate, self)) {
             doubtful.push(Arc::clone(self));
         }
+        new
     }
 
     /// All that may still be deleted by a request of this process.

@@ -22,12 +22,13 @@
 
 use bytes::Bytes;
 
-use crate::backend::{Deleted, ListEntry, ListQuery, LockGuard, ObjectInfo, PutMode, Removal, list_all};
+use crate::backend::{ListEntry, ListQuery, LockGuard, ObjectInfo, PutMode, Removal, list_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
 use crate::format::layout::{Key, Prefix};
 use crate::store::chunks::ChunkStore;
+use crate::store::doubts::is_over;
 
 pub(crate) use crate::store::codecs::Examined;
 
@@ -186,21 +187,15 @@ impl ChunkStore {
     async fn remove_from_place(&self, digest: Digest, found: ObjectInfo) -> Result<()> {
         let backend = self.backend.as_ref();
         let version = backend.capabilities().conditional_delete.then_some(found.version);
-        let is_conditional = version.is_some();
-        if !is_conditional {
-            self.gate().note_leaving(&[digest], backend.runtime().monotonic());
-        }
+        // On a condition it removes nothing but what is there now, whenever it is executed.
+        let is_new = version.is_none()
+            && self.gate().note_leaving(&[digest], backend.runtime().monotonic()).contains(&digest);
         let deleted = backend.delete(&[Removal { key: Key::Chunk(digest), version }]).await;
         let deleted = deleted.and_then(|deleted| {
             let missing = || Err(Error::new(ErrorKind::Internal, "delete").on(digest));
             deleted.into_iter().next().unwrap_or_else(missing)
         });
-        let is_over = match &deleted {
-            Ok(deleted) => *deleted != Deleted::Unsettled,
-            Err(error) => !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable),
-        };
-        // On a condition it removes nothing but what is there now, whenever it is executed.
-        if is_over || is_conditional {
+        if is_new && is_over(&deleted) {
             self.gate().forget_leaving(&digest);
         }
         deleted.map(drop)

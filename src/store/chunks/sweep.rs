@@ -11,6 +11,7 @@
 //! A batch is a task of its own, which has the sections and the lock of the store: who waits for it may go away, and nobody can use a chunk
 //! that is just being removed (H161).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -25,6 +26,7 @@ use crate::format::layout::Key;
 use crate::store::chunks::ChunkStore;
 use crate::store::chunks::gate::Gate;
 use crate::store::chunks::reader::ChunkReader;
+use crate::store::doubts::is_over;
 use crate::store::pins::{Collection, Section};
 use crate::store::sightings::{LIMIT_BYTES, prefixes};
 
@@ -134,11 +136,11 @@ impl Sweeping {
             chosen.iter().filter(|item| item.aside.is_none()).map(|item| item.digest).collect();
         self.reader.forget_all(&chunks).await?;
         self.guard.check().await?;
-        self.gate.note_leaving(&chunks, self.backend.runtime().monotonic());
+        let new = self.gate.note_leaving(&chunks, self.backend.runtime().monotonic());
         let removals: Vec<_> = chosen.iter().map(|item| Removal::any(item.key())).collect();
         let requests = removals.chunks(AT_ONCE).map(|removals| self.delete(removals));
         let results = future::join_all(requests).await.into_iter().flatten();
-        let mut outcomes = chosen.iter().zip(results).map(|(item, result)| self.settled(item, result));
+        let mut outcomes = chosen.iter().zip(results).map(|(item, result)| self.settled(item, result, &new));
         Ok(swept.into_iter().filter_map(|swept| swept.or_else(|| outcomes.next())).collect())
     }
 
@@ -173,13 +175,9 @@ impl Sweeping {
         }
     }
 
-    /// What an answer means, and whether the request is over.
-    fn settled(&self, item: &Unused, result: Result<Deleted>) -> Swept {
-        let is_over = match &result {
-            Ok(deleted) => *deleted != Deleted::Unsettled,
-            Err(error) => !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable),
-        };
-        if is_over && item.aside.is_none() {
+    /// What an answer means. If the request is over, and `new` has the chunk, none may delete it any more.
+    fn settled(&self, item: &Unused, result: Result<Deleted>, new: &HashSet<Digest>) -> Swept {
+        if is_over(&result) && item.aside.is_none() && new.contains(&item.digest) {
             self.gate.forget_leaving(&item.digest);
         }
         match result {

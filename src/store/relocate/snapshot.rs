@@ -10,6 +10,7 @@ use crate::format::layout::Key;
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::commit::remove_written;
 use crate::store::delete::{Fate, Trouble, rest_of, still_held};
+use crate::store::doubts::is_certain;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::listing::Listed;
 use crate::store::locks::{MANIFEST_WAIT, lock_patiently};
@@ -238,9 +239,7 @@ impl Datastore {
         let Err(error) = backend.put(&key, blob.clone(), mode).await else { return Ok(()) };
         let may_clean = match backend.get(&key, MANIFEST_BYTES).await {
             Ok(found) if found.bytes == blob => return Ok(()),
-            Err(absent) if absent.kind() == ErrorKind::NotFound => {
-                !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Internal)
-            }
+            Err(absent) if absent.kind() == ErrorKind::NotFound => is_certain(&error),
             _ => false,
         };
         if !may_clean {
