@@ -107,12 +107,7 @@ impl BackupBuilder {
         let group_guard =
             lock_patiently(inner.backend.as_ref(), &scope, LockMode::Exclusive, GROUP_WAIT).await?;
         let snapshots = store.remove_leftovers(&group).await?;
-        let store_guard = inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
-        if let Some(uuid) = store.uuid() {
-            inner.chunks.open_presence(uuid).await?;
-        }
-        inner.chunks.inherit_leaving(&Key::Sightings).await?;
-        inner.chunks.refresh_suspects().await?;
+        let store_guard = store.hold_store().await?;
         let leaving = inner.leaving_snapshots(&group);
         let newest = snapshots.iter().map(|snapshot| snapshot.name.time()).max();
         let last_left = leaving.iter().map(SnapshotName::time).max();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::backend::{LockGuard, LockMode, LockScope, Version};
+use crate::backend::{LockGuard, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::blob::Blob;
 use crate::format::index::IndexReader;
@@ -69,8 +69,7 @@ impl Datastore {
 
     /// Locks a snapshot against deletion.
     pub(crate) async fn hold(&self, name: &SnapshotName) -> Result<Held> {
-        let scope = LockScope::Snapshot(name.clone());
-        Ok(Arc::from(self.inner.backend.lock(&scope, LockMode::Shared).await?))
+        Ok(Arc::from(self.lock_to_read(name).await?))
     }
 
     /// Whether there is certainly no finished snapshot of this name.
@@ -93,11 +92,6 @@ impl Datastore {
     /// Whether both are one opening of a store.
     pub(crate) fn is_same_opening(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
-    }
-
-    /// How many chunks are worth having under way.
-    pub(crate) fn chunks_in_flight(&self) -> usize {
-        self.inner.in_flight()
     }
 
     /// The right to hold so many bytes that were read.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::channel::oneshot;
 
-use crate::backend::{LockGuard, LockMode, LockReach, LockScope, Object, Removal, Version};
+use crate::backend::{LockGuard, LockMode, LockReach, LockScope, Object, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::manifest::Manifest;
@@ -477,13 +477,11 @@ impl ImportState {
         let keys = names.map(|name| Key::Archive(self.name.clone(), name.clone()));
         let old_log =
             (log == Log::Foreign && present.info.has_client_log).then(|| Key::ClientLog(self.name.clone()));
-        let removals: Vec<_> = keys.chain(old_log).map(Removal::any).collect();
-        if removals.is_empty() {
+        let keys: Vec<_> = keys.chain(old_log).collect();
+        if keys.is_empty() {
             return Ok(());
         }
-        for removed in store.inner.delete(&removals).await? {
-            removed?;
-        }
+        store.delete_all(&keys).await?;
         store.inner.backend.barrier().await
     }
 }

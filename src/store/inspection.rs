@@ -13,7 +13,6 @@ use crate::format::index::IndexReader;
 use crate::format::layout::{Key, Prefix};
 use crate::format::manifest::{Manifest, ManifestFile, VerifyState};
 use crate::format::name::{ArchiveKind, SnapshotName};
-use crate::store::budget::Permit;
 use crate::store::chunks::{Examined, PutAside};
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::listing::{Listed, note};
@@ -50,11 +49,6 @@ impl Datastore {
     /// How many chunks are worth working on at the same time.
     pub(crate) fn in_flight(&self) -> usize {
         self.inner.in_flight()
-    }
-
-    /// Waits until so many bytes may be held, of those that restores may hold.
-    pub(crate) async fn permit_to_read(&self, bytes: u64) -> Permit {
-        self.inner.restore_budget.acquire(usize::try_from(bytes).unwrap_or(usize::MAX)).await
     }
 
     /// The stored form of a manifest, an index or a blob.

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::backend::{Backend, ObjectInfo, Stray};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::index::IndexReader;
@@ -67,8 +65,7 @@ impl Datastore {
         let Key::Archive(snapshot, name) = &info.key else {
             return Err(Error::new(ErrorKind::InvalidInput, "read index").on(&info.key));
         };
-        let permit =
-            self.inner.restore_budget.acquire(usize::try_from(info.size).unwrap_or(usize::MAX)).await;
+        let permit = self.read_permit(info.size).await;
         let copy = match &self.inner.local {
             Some(local) => local.mirrored.copy_of_version(info).await?,
             None => None,
@@ -77,7 +74,7 @@ impl Datastore {
             Some(bytes) => bytes,
             None => self.truth().get(&info.key, INDEX_BYTES).await?.bytes,
         };
-        let index = self.any_index(name.kind(), bytes).await.map_err(|error| error.on(&info.key))?;
+        let index = self.inner.any_index(name.kind(), bytes).await.map_err(|error| error.on(&info.key))?;
         if index.checksum() != index.header().checksum {
             let (manifest, _) = self.inner.manifest(snapshot).await?;
             if manifest.file(name).map(ManifestFile::checksum) != Some(index.checksum()) {
@@ -95,20 +92,12 @@ impl Datastore {
     pub(crate) async fn stray_index(&self, stray: &Stray) -> Result<CheckedIndex> {
         let kind = if stray.path.ends_with(".fidx") { ArchiveKind::Fixed } else { ArchiveKind::Dynamic };
         let bytes = self.truth().get_stray(stray, INDEX_BYTES).await?;
-        let permit = self.inner.restore_budget.acquire(bytes.len()).await;
-        let index = self.any_index(kind, bytes).await.map_err(|error| error.on(&stray.path))?;
+        let permit = self.read_permit(bytes.len() as u64).await;
+        let index = self.inner.any_index(kind, bytes).await.map_err(|error| error.on(&stray.path))?;
         if index.checksum() != index.header().checksum {
             let error = Error::new(ErrorKind::Corrupt, "read index").on(&stray.path);
             return Err(error.because("its checksum does not fit its header"));
         }
         Ok(CheckedIndex { index, permit })
-    }
-
-    async fn any_index(&self, kind: ArchiveKind, bytes: Bytes) -> Result<IndexReader> {
-        let parse = move || {
-            let parsed = IndexReader::parse(kind, bytes);
-            parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "read index").because(error))
-        };
-        self.runtime().run_blocking("read index", parse).await
     }
 }

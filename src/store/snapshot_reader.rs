@@ -154,9 +154,7 @@ impl SnapshotReader {
         if let Some(lock) = &*held {
             return Ok(Arc::clone(lock));
         }
-        let scope = LockScope::Snapshot(self.name.clone());
-        let lock: Arc<dyn LockGuard> =
-            Arc::from(self.store.inner.backend.lock(&scope, LockMode::Shared).await?);
+        let lock = self.store.hold(&self.name).await?;
         *held = Some(Arc::clone(&lock));
         Ok(lock)
     }
@@ -214,6 +212,15 @@ impl StoreInner {
         Ok((object.bytes, index))
     }
 
+    /// An index from its bytes, whatever a manifest says.
+    pub(in crate::store) async fn any_index(&self, kind: ArchiveKind, stored: Bytes) -> Result<IndexReader> {
+        let parse = move || {
+            let parsed = IndexReader::parse(kind, stored);
+            parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "read index").because(error))
+        };
+        self.runtime().run_blocking("read index", parse).await
+    }
+
     /// An index from its bytes, checked against its entry in the manifest.
     pub(in crate::store) async fn parse_index(
         &self,
@@ -221,12 +228,7 @@ impl StoreInner {
         file: &ManifestFile,
         stored: Bytes,
     ) -> Result<IndexReader> {
-        let kind = file.name().kind();
-        let parse = move || {
-            let parsed = IndexReader::parse(kind, stored);
-            parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "read index").because(error))
-        };
-        let index = self.runtime().run_blocking("read index", parse).await.map_err(|error| error.on(key))?;
+        let index = self.any_index(file.name().kind(), stored).await.map_err(|error| error.on(key))?;
         if index.checksum() != file.checksum() || index.size() != file.size() {
             let error = Error::new(ErrorKind::Corrupt, "read").on(key);
             return Err(error.because("it is not the one in the manifest"));

@@ -58,7 +58,7 @@ impl From<Error> for Failure {
 impl Slots {
     fn new(store: &Datastore, options: &SyncOptions) -> Self {
         let most = options.in_flight.map_or(usize::MAX, std::num::NonZeroUsize::get);
-        let count = store.chunks_in_flight().min(most);
+        let count = store.in_flight().min(most);
         Self { budget: Budget::new(count), count }
     }
 }

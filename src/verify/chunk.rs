@@ -70,7 +70,7 @@ impl Run {
 
     /// Reads a chunk. What is corrupt is believed only when it was fetched again (H98).
     pub(in crate::verify) async fn read(&self, id: ChunkId) -> Verdict {
-        let permit = self.store.permit_to_read(u64::from(id.length)).await;
+        let permit = self.store.read_permit(u64::from(id.length)).await;
         let Some(mut found) = self.inspect(id).await else { return Verdict::Unchecked };
         let (mut left, mut was_corrupt) = (self.options.refetches, false);
         while matches!(found, Inspected::Corrupt) && left > 0 {

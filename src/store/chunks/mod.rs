@@ -287,6 +287,9 @@ impl ChunkStore {
     /// `Conflict` if one was deleted: the backup has to be made once more.
     pub(in crate::store) async fn await_settled(&self, writer: &WriterPins) -> Result<()> {
         let (runtime, unsettled) = (self.backend.runtime(), writer.unsettled());
+        if unsettled.is_empty() {
+            return Ok(());
+        }
         let left = |digest| self.gate().unsettled_for(digest, runtime.monotonic());
         while let Some(left) = unsettled.iter().filter_map(left).max() {
             runtime.sleep(left).await;
