@@ -259,6 +259,19 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     async fn close(&self) -> Result<()>;
 }
 
+impl dyn Backend {
+    /// Whether there certainly is, or is not, such an object.
+    ///
+    /// # Errors
+    /// Those of [`head`](Backend::head), but for `NotFound`.
+    pub(crate) async fn has(&self, key: &Key) -> Result<bool> {
+        match self.head(key).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+}
+
 /// A time in which one process alone may change a store.
 #[expect(clippy::exhaustive_structs, reason = "made by those who implement the trait")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -219,12 +219,7 @@ async fn check_gone(store: &Datastore, index: &Key, absent: Error) -> Result<()>
     // As readers do. Whoever deletes it has it for a moment.
     let scope = LockScope::Snapshot(snapshot.clone());
     let held = lock_patiently(backend.as_ref(), &scope, LockMode::Shared, LOCK_WAIT).await?;
-    let is_absent = |found: Result<ObjectInfo>| match found {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-        found => found.map(|_| false),
-    };
-    let manifest = Key::Manifest(snapshot.clone());
-    if is_absent(backend.head(&manifest).await)? && is_absent(backend.head(index).await)? {
+    if !backend.has(&Key::Manifest(snapshot.clone())).await? && !backend.has(index).await? {
         held.release_deleted().await;
         return Ok(());
     }

@@ -157,13 +157,7 @@ impl Datastore {
 
     /// Whether a snapshot that is locked is protected. A listing may be behind, so that what it does not show is looked for (H47).
     pub(in crate::store) async fn is_protected(&self, info: &SnapshotInfo) -> Result<bool> {
-        if info.protected {
-            return Ok(true);
-        }
-        match self.inner.backend.head(&Key::Protected(info.name.clone())).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            found => found.map(|_| true),
-        }
+        Ok(info.protected || self.inner.backend.has(&Key::Protected(info.name.clone())).await?)
     }
 
     async fn lock_for_deletion(&self, scope: LockScope) -> Result<Box<dyn LockGuard>> {
@@ -226,9 +220,8 @@ impl Datastore {
             return busy("nobody can tell whether another host is writing it");
         }
         // A listing that is behind shows a finished one without its manifest (H13).
-        match backend.head(&Key::Manifest(info.name.clone())).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            found => return found.map(|_| Fate::Changed).map_err(Trouble::Failed),
+        if self.has_manifest(&info.name).await? {
+            return Ok(Fate::Changed);
         }
         if self.inner.is_doubtful(&info.name) {
             return busy("its manifest may still arrive");

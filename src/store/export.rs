@@ -72,12 +72,9 @@ impl Datastore {
         Ok(Arc::from(self.lock_to_read(name).await?))
     }
 
-    /// Whether there is certainly no finished snapshot of this name.
-    pub(crate) async fn is_gone(&self, name: &SnapshotName) -> Result<bool> {
-        match self.inner.backend.head(&Key::Manifest(name.clone())).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
-            found => found.map(|_| false),
-        }
+    /// Whether a snapshot is finished, by a look at its manifest and not by a listing.
+    pub(crate) async fn has_manifest(&self, name: &SnapshotName) -> Result<bool> {
+        self.inner.backend.has(&Key::Manifest(name.clone())).await
     }
 
     /// The identity of the store as it is now: somebody else may have given it one.

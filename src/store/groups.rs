@@ -182,7 +182,7 @@ impl Datastore {
         }
     }
 
-    async fn get_small(&self, key: &Key) -> Result<Option<Object>> {
+    pub(in crate::store) async fn get_small(&self, key: &Key) -> Result<Option<Object>> {
         match self.inner.backend.get(key, SMALL_OBJECT_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             object => object.map(Some),

@@ -127,7 +127,7 @@ impl GroupImport {
             Some(info) => {
                 // Its writer would have it locked, if that reaches everybody who could write it.
                 let may_be_alive = inner.backend.capabilities().lock_reach == LockReach::Process;
-                if may_be_alive || inner.is_doubtful(name) || !store.is_gone(name).await? {
+                if may_be_alive || inner.is_doubtful(name) || store.has_manifest(name).await? {
                     return busy("an unfinished one of that name may still be written");
                 }
                 if info.protected {

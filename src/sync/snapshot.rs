@@ -26,7 +26,7 @@ pub(in crate::sync) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &Sn
         Err(Failure::Failed(error)) => {
             // Where something is missing, the whole snapshot may be (H51).
             let may_be_gone = error.kind() == ErrorKind::NotFound;
-            if may_be_gone && run.source.is_gone(&plan.source).await.is_ok_and(|is_gone| is_gone) {
+            if may_be_gone && run.source.has_manifest(&plan.source).await.is_ok_and(|is_there| !is_there) {
                 return Outcome::SourceGone;
             }
             Outcome::Failed(error)
@@ -37,7 +37,7 @@ pub(in crate::sync) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &Sn
 async fn bring(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Result<Outcome, Failure> {
     let (from, to) = (&plan.source, &plan.target);
     // Looked at first: a lock on what is not there would leave a lock file behind.
-    if run.source.is_gone(from).await? {
+    if !run.source.has_manifest(from).await? {
         return Ok(Outcome::SourceGone);
     }
     let held = run.source.hold(from).await?;

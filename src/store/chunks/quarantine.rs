@@ -161,14 +161,10 @@ impl ChunkStore {
             let aside = Key::Quarantined(digest, number);
             let mode = if number == LAST {
                 PutMode::Replace
+            } else if backend.has(&aside).await? {
+                continue;
             } else {
-                match backend.head(&aside).await {
-                    Err(error) if error.kind() == ErrorKind::NotFound => backend.capabilities().create_mode(),
-                    found => {
-                        found?;
-                        continue;
-                    }
-                }
+                backend.capabilities().create_mode()
             };
             match backend.copy(&key, &aside, mode).await {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
@@ -253,10 +249,9 @@ impl ChunkStore {
             let (Inspected::Good(examined), _) = self.inspect_at(&aside, digest, length).await else {
                 continue;
             };
-            match backend.head(&key).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+            if backend.has(&key).await? {
                 // Somebody stored it meanwhile.
-                found => return found.map(|_| None),
+                return Ok(None);
             }
             guard.check().await?;
             match backend.copy(&aside, &key, backend.capabilities().create_mode()).await {

@@ -1,8 +1,6 @@
 //! One group: what belongs to it, and its snapshots in their order.
 
-use bytes::Bytes;
-
-use crate::backend::{LockGuard, LockMode, LockScope};
+use crate::backend::{LockGuard, LockMode, LockScope, Object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
@@ -111,14 +109,6 @@ impl Datastore {
         }
     }
 
-    /// Whether a snapshot is finished, by a look at its manifest and not by a listing.
-    pub(super) async fn has_manifest(&self, name: &SnapshotName) -> Result<bool> {
-        match self.inner.backend.head(&Key::Manifest(name.clone())).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            found => found.map(|_| true),
-        }
-    }
-
     /// Fails if there is nothing of a group: a lock on what is not there would leave a lock file behind.
     async fn check_there(&self, group: &GroupName, how: How) -> Result<()> {
         if self.groups(group.namespace()).await?.contains(group) {
@@ -183,14 +173,9 @@ impl Datastore {
     /// Stores what is at one key at another, if there is something and nothing yet. Returns what was stored.
     async fn copy_small(&self, from: &Key, to: Key) -> Result<Option<Written>> {
         let backend = &self.inner.backend;
-        let absent = |found: &Error| found.kind() == ErrorKind::NotFound;
-        let bytes: Bytes = match backend.get(from, SMALL_OBJECT_BYTES).await {
-            Err(error) if absent(&error) => return Ok(None),
-            object => object?.bytes,
-        };
-        match backend.head(&to).await {
-            Err(error) if absent(&error) => {}
-            found => return found.map(|_| None),
+        let Some(Object { bytes, .. }) = self.get_small(from).await? else { return Ok(None) };
+        if backend.has(&to).await? {
+            return Ok(None);
         }
         self.inner.check_settled(&to)?;
         let mode = backend.capabilities().create_mode();

@@ -105,15 +105,8 @@ impl Datastore {
                 wanted.extend(names.map(|name| Key::Archive(source.clone(), name)));
             }
             for key in wanted {
-                if sources.contains(&key) {
-                    continue;
-                }
-                match self.inner.backend.head(&key).await {
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    there => {
-                        there?;
-                        sources.push(key);
-                    }
+                if !sources.contains(&key) && self.inner.backend.has(&key).await? {
+                    sources.push(key);
                 }
             }
         }
@@ -254,9 +247,8 @@ impl Datastore {
             return Ok(None);
         }
         let key = Key::Protected(target.clone());
-        match self.inner.backend.head(&key).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            found => return found.map(|_| None),
+        if self.inner.backend.has(&key).await? {
+            return Ok(None);
         }
         self.inner.check_settled(&key)?;
         let version = self.inner.backend.put(&key, Bytes::new(), PutMode::Replace).await?;
