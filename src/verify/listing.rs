@@ -6,8 +6,8 @@
 use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use crate::backend::Details;
-use crate::error::{Error, ErrorKind, Result};
+use crate::backend::{Details, Pager};
+use crate::error::Result;
 use crate::format::Digest;
 use crate::store::{Datastore, MarkSet, MarkSetBuilder, Shard, listed_chunk, mark_of};
 use crate::verify::control::Control;
@@ -112,20 +112,14 @@ async fn list(
     details: Details,
     control: &Control,
 ) -> Result<(Shard, Vec<(u64, u64)>)> {
-    let query = shard.query(details);
-    let (mut found, mut cursor) = (Vec::new(), None);
+    let (mut pager, mut found) = (Pager::new(shard.query(details)), Vec::new());
     loop {
-        control.count_request();
-        let page = store.truth().list(&query, cursor.as_ref()).await?;
-        let chunks = page.entries.iter().filter_map(listed_chunk);
-        found.extend(chunks.map(|(digest, size)| (mark_of(&digest), size)));
-        match page.next {
-            None => return Ok((shard, found)),
-            next if next == cursor => {
-                let error = Error::new(ErrorKind::Unavailable, "list chunks");
-                return Err(error.because("the listing does not advance"));
-            }
-            next => cursor = next,
+        let page = pager.next(store.truth().as_ref()).await;
+        if !matches!(page, Ok(None)) {
+            control.count_request();
         }
+        let Some(page) = page? else { return Ok((shard, found)) };
+        let chunks = page.iter().filter_map(listed_chunk);
+        found.extend(chunks.map(|(digest, size)| (mark_of(&digest), size)));
     }
 }
