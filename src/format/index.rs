@@ -116,6 +116,11 @@ impl IndexReader {
     pub fn iter(&self) -> impl Iterator<Item = ChunkEntry> {
         (0..self.len()).filter_map(|number| self.chunk(number))
     }
+
+    /// The digests of all chunks in order.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = Digest> {
+        (0..self.len()).filter_map(|number| self.digest(number))
+    }
 }
 
 /// What both kinds of index have in their headers.

@@ -229,8 +229,8 @@ async fn check_gone(store: &Datastore, index: &Key, absent: Error) -> Result<()>
 
 async fn marks_of(store: &Datastore, index: IndexReader) -> Result<IndexMarks> {
     let marks = move || {
-        let digests = (0..index.len()).filter_map(|number| index.digest(number));
-        Ok(IndexMarks { data_bytes: index.size(), marks: digests.map(|digest| mark_of(&digest)).collect() })
+        let marks = index.digests().map(|digest| mark_of(&digest)).collect();
+        Ok(IndexMarks { data_bytes: index.size(), marks })
     };
     store.runtime().run_blocking("mark", marks).await
 }

@@ -122,17 +122,8 @@ pub(in crate::gc) async fn make(
     let had_indexes = store.gc_status().await?.is_some_and(|status: GcStatus| status.index_file_count > 0);
     let sightings = read_sightings(store).await?;
     let marked = mark(store, &options).await?;
-    let counting = Counting {
-        kept: AtomicUsize::new(0),
-        marks: &marked.set,
-        options: &options,
-        sightings: &sightings,
-        store,
-        times,
-    };
-    let (census, missing) = counting.all().await?;
     let mut plan = GcPlan {
-        census,
+        census: Census::default(),
         confirmed: false,
         damaged: Vec::new(),
         damaged_count: 0,
@@ -147,6 +138,8 @@ pub(in crate::gc) async fn make(
         store: store.clone(),
         times,
     };
+    let (census, missing) = plan.counting().all().await?;
+    plan.census = census;
     if missing.len() > 0 {
         plan.find_damaged(&missing).await?;
     }
@@ -291,7 +284,7 @@ impl GcPlan {
         let missing = missing.clone();
         let find = move || {
             let mut found = BTreeMap::new();
-            for digest in (0..index.len()).filter_map(|number| index.digest(number)) {
+            for digest in index.digests() {
                 if missing.contains(mark_of(&digest)) {
                     *found.entry(digest).or_insert(0) += 1;
                 }

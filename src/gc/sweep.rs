@@ -143,7 +143,7 @@ impl GcPlan {
         self.store.truth().put(&Key::Sightings, bytes, PutMode::Replace).await.map(drop)
     }
 
-    fn counting(&self) -> Counting<'_> {
+    pub(in crate::gc) fn counting(&self) -> Counting<'_> {
         Counting {
             kept: AtomicUsize::new(0),
             marks: &self.marked.set,

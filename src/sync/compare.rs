@@ -27,15 +27,15 @@ pub(in crate::sync) enum Verdict {
 /// Compares manifests, each as it is stored and as what it says; `None` for one that cannot be read.
 pub(in crate::sync) fn compare(
     source: (&Bytes, &Manifest),
-    target: (&Bytes, Option<&Manifest>),
+    target: Option<(&Bytes, &Manifest)>,
     resync_corrupt: bool,
 ) -> Verdict {
-    let Some(theirs) = target.1 else {
+    let Some((bytes, theirs)) = target else {
         return if resync_corrupt { Verdict::Everything } else { Verdict::Damaged };
     };
     let is_bad = has_failed_verification(theirs);
     let is_to_be_replaced = is_bad && resync_corrupt;
-    if source.0 == target.0 && !is_to_be_replaced {
+    if source.0 == bytes && !is_to_be_replaced {
         return Verdict::Same;
     }
     let conflict = conflict(source.1, theirs);

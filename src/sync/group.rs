@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::backend::Version;
 use crate::error::{ErrorKind, Result};
 use crate::format::Digest;
+use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveKind, BackupTime, SnapshotName};
 use crate::store::{GroupImport, Held, SnapshotState, StoredManifest, is_of_the_object};
 use crate::sync::events::SyncEvent;
@@ -53,11 +54,9 @@ pub(in crate::sync) async fn sync(run: &Run, plan: &GroupPlan) -> GroupReport {
     if run.options.is_aborted() {
         return report(GroupOutcome::NotReached, unreached());
     }
-    let is_work = |snapshot: &SnapshotPlan| matches!(snapshot.step, Step::Resync(_) | Step::Transfer);
-    if !plan.snapshots.iter().any(is_work) {
-        let outcome = |snapshot: &SnapshotPlan| settled(snapshot).unwrap_or(Outcome::NotReached);
-        let snapshots = plan.snapshots.iter().map(|snapshot| planned(snapshot, outcome(snapshot)));
-        return report(GroupOutcome::Done, snapshots.collect());
+    let all_settled = plan.snapshots.iter().map(|snapshot| Some(planned(snapshot, settled(snapshot)?)));
+    if let Some(snapshots) = all_settled.collect() {
+        return report(GroupOutcome::Done, snapshots);
     }
     let import = match run.target.import_into(&plan.target, &run.options.owner).await {
         Ok(import) => import,
@@ -140,8 +139,7 @@ impl GroupRun<'_> {
             }
         }
         let collect = move || {
-            let mut digests: Vec<_> =
-                indexes.iter().flat_map(|index| index.iter().map(|chunk| chunk.digest)).collect();
+            let mut digests: Vec<_> = indexes.iter().flat_map(IndexReader::digests).collect();
             digests.sort_unstable();
             digests.dedup();
             Ok(digests)

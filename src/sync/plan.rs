@@ -394,20 +394,13 @@ impl Look<'_> {
             return Ok(Step::Skip(skip));
         }
         let Some(present) = present else { return Ok(Step::Transfer) };
-        let verdict = match self.target.stored_manifest(&present.name).await {
-            Err(error) if is_of_the_object(&error) && error.kind() != ErrorKind::NotFound => {
-                compare((&source.bytes, &source.manifest), (&source.bytes, None), self.options.resync_corrupt)
-            }
+        let theirs = match self.target.stored_manifest(&present.name).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Step::Transfer),
-            theirs => {
-                let theirs = theirs?;
-                compare(
-                    (&source.bytes, &source.manifest),
-                    (&theirs.bytes, Some(&theirs.manifest)),
-                    self.options.resync_corrupt,
-                )
-            }
+            Err(error) if is_of_the_object(&error) => None,
+            theirs => Some(theirs?),
         };
+        let theirs = theirs.as_ref().map(|theirs| (&theirs.bytes, &theirs.manifest));
+        let verdict = compare((&source.bytes, &source.manifest), theirs, self.options.resync_corrupt);
         Ok(match verdict {
             Verdict::Everything => Step::Resync(Resync::Everything),
             _ if !is_newest => Step::Skip(Skip::Present),

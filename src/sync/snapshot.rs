@@ -56,7 +56,7 @@ async fn bring(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Resu
             None
         }
         Some(present) => {
-            let theirs = (&present.bytes, present.manifest.as_ref());
+            let theirs = present.manifest.as_ref().map(|manifest| (&present.bytes, manifest));
             let ours = (&source.bytes, &source.manifest);
             Some(compare(ours, theirs, run.options.resync_corrupt))
         }

@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::index::HEADER_BYTES;
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{ArchiveKind, BackupTime, BackupType, Namespace, SnapshotName};
+use crate::format::{dynamic_index, fixed_index};
 use crate::store::{Copies, Datastore, SnapshotInfo, SnapshotState};
 use crate::verify::control::Control;
 use crate::verify::listing;
@@ -17,8 +18,6 @@ use crate::verify::run::Run;
 
 /// The group that PBS leaves out when it verifies a whole store.
 const BENCHMARK: &str = "benchmark";
-const FIXED_ENTRY_BYTES: u64 = 32;
-const DYNAMIC_ENTRY_BYTES: u64 = 40;
 
 /// A verification that can be looked at before it is executed.
 #[derive(Debug)]
@@ -135,8 +134,8 @@ impl VerifyPlan {
                     blobs = (blobs.0 + 1, blobs.1 + file.stored_bytes);
                     continue;
                 }
-                ArchiveKind::Dynamic => DYNAMIC_ENTRY_BYTES,
-                ArchiveKind::Fixed => FIXED_ENTRY_BYTES,
+                ArchiveKind::Dynamic => dynamic_index::ENTRY_BYTES as u64,
+                ArchiveKind::Fixed => fixed_index::ENTRY_BYTES as u64,
             };
             estimate.references += file.stored_bytes.saturating_sub(HEADER_BYTES as u64) / entry_bytes;
             estimate.requests += 1;

@@ -24,7 +24,8 @@ use crate::format::index::{
 /// The first eight bytes of a fixed index.
 pub const MAGIC: [u8; 8] = [0x2f, 0x7f, 0x41, 0xed, 0x91, 0xfd, 0x0f, 0xcd];
 
-const ENTRY_BYTES: usize = 32;
+/// What each chunk takes.
+pub(crate) const ENTRY_BYTES: usize = 32;
 const SIZE_OFFSET: usize = 64;
 const CHUNK_SIZE_OFFSET: usize = 72;
 
