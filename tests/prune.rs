@@ -2,6 +2,8 @@
 
 #![cfg(feature = "testing")]
 
+#[path = "support/days.rs"]
+mod days;
 #[path = "support/places.rs"]
 mod places;
 mod support;
@@ -11,46 +13,26 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::Method;
-use larder::backend::{
-    Backend, FsBackend, FsOptions, ListEntry, ListQuery, LockMode, LockReach, LockScope, MemoryBackend,
-    PrefixDirectories, PutMode, Removal, SyncLevel, list_all,
-};
+use larder::backend::{Backend, FsBackend, LockMode, LockReach, LockScope, MemoryBackend, PutMode, Removal};
 use larder::error::ErrorKind;
-use larder::format::layout::{Key, Prefix};
+use larder::format::layout::Key;
 use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 use larder::prune::{
     self, DeletionScope, GroupOutcome, Outcome, PruneObserver, PruneOptions, PrunePlan, PruneReport,
     PruneScope, Stop,
 };
 use larder::retention::{Decision, RetentionItem, RetentionRules, retain};
-use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
+use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, Protection, SnapshotReader, SnapshotState};
 
+use days::{DAY, at, group, memory, names, on_demand, paths, runtime, space};
 use places::everywhere;
-
-const DAY: u64 = 24 * 3600;
-
-fn runtime() -> Arc<dyn Runtime> {
-    Arc::new(ThreadRuntime::new())
-}
-
-fn group(name: &str) -> GroupName {
-    name.parse().unwrap()
-}
-
-fn space(name: &str) -> Namespace {
-    name.parse().unwrap()
-}
-
-fn at(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
-}
 
 async fn back_up(store: &Datastore, group: &str, seconds: u64) -> SnapshotReader {
     let backup = store.backup(&group.parse().unwrap()).time(at(seconds)).begin().await.unwrap();
@@ -85,27 +67,12 @@ async fn read(store: &Datastore, name: &SnapshotName) -> String {
     text
 }
 
-async fn names(store: &Datastore, group: &GroupName) -> Vec<SnapshotName> {
-    store.snapshots(group).await.unwrap().into_iter().map(|info| info.name).collect()
-}
-
-async fn paths(backend: &dyn Backend) -> Vec<String> {
-    let listing = list_all(backend, &ListQuery::all(Prefix::Namespace(Namespace::root()))).await.unwrap();
-    listing.into_entries().iter().map(ListEntry::path).collect()
-}
-
 async fn new_store(backend: &Arc<dyn Backend>) -> Datastore {
     Datastore::create(Arc::clone(backend), Options::default()).await.unwrap()
 }
 
-fn memory(page: usize) -> Arc<dyn Backend> {
-    Arc::new(MemoryBackend::new(runtime()).page_entries(page))
-}
-
 async fn directory(path: &std::path::Path) -> Arc<dyn Backend> {
-    let options =
-        FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None);
-    Arc::new(FsBackend::create(runtime(), path, options).await.unwrap())
+    Arc::new(FsBackend::create(runtime(), path, on_demand()).await.unwrap())
 }
 
 fn last(count: u64) -> PruneOptions {

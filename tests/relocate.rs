@@ -2,6 +2,8 @@
 
 #![cfg(feature = "testing")]
 
+#[path = "support/days.rs"]
+mod days;
 #[path = "support/places.rs"]
 mod places;
 mod support;
@@ -17,38 +19,18 @@ use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::{Method, RecordingBackend};
-use larder::backend::{
-    Backend, FsBackend, FsOptions, ListEntry, ListQuery, LockReach, MemoryBackend, PrefixDirectories,
-    PutMode, SyncLevel, list_all,
-};
+use larder::backend::{Backend, FsBackend, LockReach, MemoryBackend, PutMode};
 use larder::error::ErrorKind;
 use larder::error::ErrorKind::{Denied, InvalidInput, NotFound};
 use larder::format::layout::{Key, Prefix};
-use larder::format::name::{AuthId, BackupTime, GroupName, Namespace, SnapshotName};
+use larder::format::name::{AuthId, BackupTime, Namespace, SnapshotName};
 use larder::prune::{self, DeletionScope, PruneOptions, PruneScope};
 use larder::retention::{Decision, RetentionRules};
-use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
+use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, Protection, Relocated, Relocation, SnapshotReader, SnapshotState};
 
+use days::{DAY, at, group, memory, names, on_demand, paths, runtime, space};
 use places::everywhere;
-
-const DAY: u64 = 24 * 3600;
-
-fn runtime() -> Arc<dyn Runtime> {
-    Arc::new(ThreadRuntime::new())
-}
-
-fn group(name: &str) -> GroupName {
-    name.parse().unwrap()
-}
-
-fn space(name: &str) -> Namespace {
-    name.parse().unwrap()
-}
-
-fn at(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
-}
 
 async fn back_up(store: &Datastore, group: &str, seconds: u64) -> SnapshotReader {
     let backup = store.backup(&group.parse().unwrap()).time(at(seconds)).begin().await.unwrap();
@@ -87,15 +69,6 @@ fn there(name: &SnapshotName, namespace: &str) -> SnapshotName {
     name.group().clone().in_namespace(space(namespace)).snapshot(name.time())
 }
 
-async fn paths(backend: &dyn Backend) -> Vec<String> {
-    let listing = list_all(backend, &ListQuery::all(Prefix::Namespace(Namespace::root()))).await.unwrap();
-    listing.into_entries().iter().map(ListEntry::path).collect()
-}
-
-async fn names(store: &Datastore, group: &GroupName) -> Vec<SnapshotName> {
-    store.snapshots(group).await.unwrap().into_iter().map(|info| info.name).collect()
-}
-
 async fn opened(backend: &Arc<dyn Backend>) -> Datastore {
     Datastore::open(Arc::clone(backend), Options::default()).await.unwrap()
 }
@@ -106,14 +79,6 @@ async fn new_store(backend: &Arc<dyn Backend>, namespaces: &[&str]) -> Datastore
         store.create_namespace(&space(name)).await.unwrap();
     }
     store
-}
-
-fn memory(page: usize) -> Arc<dyn Backend> {
-    Arc::new(MemoryBackend::new(runtime()).page_entries(page))
-}
-
-fn on_demand() -> FsOptions {
-    FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None)
 }
 
 async fn directory(runtime: Arc<dyn Runtime>, path: &Path) -> Arc<dyn Backend> {
