@@ -72,8 +72,10 @@ trait Command {
     /// Takes what is no option, once all options were taken, and looks whether it all makes sense.
     fn check(&mut self, asked: &mut Asked) -> Outcome<()>;
 
-    /// What it will do with the store.
-    fn access(&self, asked: &Asked) -> Access;
+    /// What it will do with the store. By default it changes it, unless it is only to say what it would do.
+    fn access(&self, asked: &Asked) -> Access {
+        if asked.dry_run { Access::Read } else { Access::Write }
+    }
 
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>>;
 }

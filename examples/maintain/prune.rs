@@ -10,7 +10,7 @@ use larder::retention::{Decision, RetentionRules};
 use larder::store::SnapshotState;
 use serde_json::json;
 
-use crate::cli::{self, Access, Outcome, input};
+use crate::cli::{self, Outcome, input};
 use crate::output::{Output, about, count};
 use crate::{Asked, Command, Named, Place};
 
@@ -61,10 +61,6 @@ impl Command for Prune {
         Ok(())
     }
 
-    fn access(&self, asked: &Asked) -> Access {
-        if asked.dry_run { Access::Read } else { Access::Write }
-    }
-
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {
         async move {
             let offset = self.utc_offset;
@@ -94,10 +90,6 @@ impl Command for Forget {
             (None, _) => return Err(input("forget: a snapshot, a group or --ns is wanted")),
         });
         Ok(())
-    }
-
-    fn access(&self, asked: &Asked) -> Access {
-        if asked.dry_run { Access::Read } else { Access::Write }
     }
 
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {

@@ -5,7 +5,7 @@ use larder::error::Error;
 use larder::format::name::{GroupName, Namespace};
 use larder::store::{Datastore, Relocated, Relocation, SnapshotInfo, SnapshotState};
 
-use crate::cli::{self, Access, Outcome, input};
+use crate::cli::{self, Outcome, input};
 use crate::output::{Output, about, count};
 use crate::{Asked, Command, Named, Place};
 
@@ -69,10 +69,6 @@ impl Command for Relocate {
             (None, None) => return Err(input(format!("{verb}: a group or --ns is wanted"))),
         });
         Ok(())
-    }
-
-    fn access(&self, asked: &Asked) -> Access {
-        if asked.dry_run { Access::Read } else { Access::Write }
     }
 
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {

@@ -72,10 +72,6 @@ impl Command for Sync {
         asked.no_words()
     }
 
-    fn access(&self, asked: &Asked) -> Access {
-        if asked.dry_run { Access::Read } else { Access::Write }
-    }
-
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {
         async move {
             if self.from.place() == at.asked.store.place() {
