@@ -129,7 +129,7 @@ async fn write(writer: &SnapshotWriter, source: &Source, base: Option<&SnapshotR
     let base = base.filter(|base| base.manifest().file(archive).is_some());
     let failed = |error| Failure::Work(format!("{}: {error}", path.display()));
     if archive.stem().ends_with(".tar") {
-        let stream = writer.stream(archive.as_str(), tar_stream::of_directory(path.clone()));
+        let stream = writer.stream(archive.as_str(), tar_stream::pack::of_directory(path.clone()));
         match base {
             Some(base) => stream.base(base).await?,
             None => stream.await?,

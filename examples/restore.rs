@@ -59,7 +59,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let opened = block_on(store.open(&runtime, Access::Read))?;
     let reader = block_on(restore(&opened.store, &runtime, &name, archive, target))?;
     if let Some(reader) = reader {
-        tar_stream::unpack(Blocking(reader), target.as_ref())
+        tar_stream::unpack::unpack(Blocking(reader), target.as_ref())
             .map_err(|error| Failure::Work(format!("{target}: {error}")))?;
     }
     let requests = block_on(opened.close())?;
