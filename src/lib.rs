@@ -48,7 +48,8 @@
 //! | [`Error`](error::Error) | what went wrong, and by its [`ErrorKind`](error::ErrorKind) what to do about it |
 //!
 //! [`format`](mod@format) has the bytes and names by themselves, without any input or output; [`retention`] says which snapshots to
-//! keep, and [`prune`] removes the others.
+//! keep, and [`prune`] removes the others. [`tree`] has the exclude patterns and the reports of backups and restores of directory
+//! trees.
 //! Essays on the format, on locks, on upkeep, on runtimes and on S3 are in the [`manual`].
 //!
 //! # Features
@@ -99,6 +100,7 @@ pub mod rt;
 pub mod s3;
 pub mod store;
 pub mod sync;
+pub mod tree;
 pub mod verify;
 #[cfg(feature = "s3")]
 pub mod wire;

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
     ("chunker", &["format"]),
     ("retention", &["format"]),
+    ("tree", &[]),
     ("rt", &[]),
     ("wire", &[]),
     ("http", &["buffers", "rt", "wire"]),
@@ -38,6 +39,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
             "rt",
             "store",
             "sync",
+            "tree",
             "verify",
             "wire",
         ],

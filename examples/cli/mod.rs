@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "no example uses all of it")]
 
+pub(crate) mod findings;
 #[cfg(feature = "tls")]
 pub(crate) mod s3;
 pub(crate) mod tar_stream;
@@ -28,6 +29,8 @@ use larder::store::{Datastore, Event, Observer, Options};
 
 /// Why a command ends early.
 pub(crate) enum Failure {
+    /// It was done, except for parts that are named already.
+    Incomplete,
     /// What was asked for makes no sense; nothing was changed.
     Input(String),
     /// It was tried and did not work.
@@ -83,6 +86,7 @@ pub(crate) fn run(usage: &str, command: impl FnOnce(lexopt::Parser) -> Outcome<(
     }
     match command(lexopt::Parser::from_args(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Incomplete) => ExitCode::FAILURE,
         Err(Failure::Input(why)) => {
             eprintln!("{}", one_line(&why));
             ExitCode::from(2)

@@ -1,0 +1,72 @@
+//! The findings of a backup or restore of trees, for people and as JSON.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use larder::tree::{Finding, Report};
+
+/// The report of one archive. It prints each finding when it comes, one line on standard error.
+#[derive(Clone, Debug)]
+pub(crate) struct Findings {
+    archive: String,
+    report: Arc<Mutex<Report>>,
+}
+
+impl Findings {
+    pub(crate) fn new(archive: &str) -> Self {
+        Self { archive: archive.to_owned(), report: Arc::default() }
+    }
+
+    pub(crate) fn add(&self, finding: Finding) {
+        eprintln!("{finding}");
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).add(finding);
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// How many findings of several archives are no notices.
+pub(crate) fn losses(findings: &[Findings]) -> u64 {
+    findings.iter().map(|findings| findings.report().losses()).sum()
+}
+
+/// The list for `--json`: paths as in the messages.
+pub(crate) fn json(findings: &[Findings]) -> Vec<serde_json::Value> {
+    let of_archive = |findings: &Findings| {
+        let of_finding = |finding: &Finding| {
+            serde_json::json!({
+                "archive": findings.archive,
+                "path": finding.shown_path(),
+                "problem": finding.problem().code(),
+                "message": finding.shown_problem(),
+                "notice": finding.is_notice(),
+            })
+        };
+        findings.report().findings().iter().map(of_finding).collect::<Vec<_>>()
+    };
+    findings.iter().flat_map(of_archive).collect()
+}
+
+/// One line for each finding, at most `max_bytes` altogether.
+pub(crate) fn log(findings: &[Findings], max_bytes: usize) -> String {
+    let mut text = String::new();
+    let mut omitted = 0;
+    for findings in findings {
+        let report = findings.report();
+        for finding in report.findings() {
+            let line = format!("{}: {finding}\n", findings.archive);
+            if text.len() + line.len() > max_bytes {
+                omitted += 1;
+            } else {
+                text += &line;
+            }
+        }
+        omitted += report.beyond();
+    }
+    if omitted > 0 {
+        let _ = writeln!(text, "and {omitted} more");
+    }
+    text
+}

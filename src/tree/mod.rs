@@ -1,0 +1,32 @@
+//! Policy and reports for backups and restores of directory trees, whatever format a tree is stored in.
+//!
+//! [`Excludes`] decides which paths a backup leaves out. A [`Report`] collects one [`Finding`] for each thing that a backup or a
+//! restore did not do as asked, so that the rest can go on and the caller can say at the end that something is missing.
+//!
+//! Nothing here reads a directory: a walker of the caller asks and reports. Paths are bytes, as they are on Unix.
+//!
+//! ```
+//! use larder::tree::{EntryKind, Excludes, Finding, PatternError, Problem, Report};
+//!
+//! let mut excludes = Excludes::new();
+//! excludes.push("*.tmp".parse()?);
+//! excludes.push("!keep.tmp".parse()?);
+//! assert!(excludes.excludes(b"var/old.tmp", EntryKind::Other));
+//! assert!(!excludes.excludes(b"var/keep.tmp", EntryKind::Other));
+//!
+//! let mut report = Report::new();
+//! report.add(Finding::new("etc/shadow", Problem::Unreadable).because("permission denied"));
+//! assert_eq!(report.findings()[0].to_string(), "etc/shadow: it cannot be read; left out: permission denied");
+//! assert!(!report.is_complete());
+//! # Ok::<(), PatternError>(())
+//! ```
+
+mod excludes;
+mod filesystem;
+mod pattern;
+mod report;
+
+pub use excludes::{Excludes, LineError};
+pub use filesystem::is_virtual_filesystem;
+pub use pattern::{EntryKind, Pattern, PatternError};
+pub use report::{Attribute, Finding, Problem, Report};

@@ -1,0 +1,326 @@
+//! Findings of a backup or restore of a tree, and the list of them.
+
+use std::fmt;
+
+/// The most findings that a [`Report`] keeps; it counts the ones beyond.
+const MAX_FINDINGS: usize = 100_000;
+
+/// One thing that a backup or a restore of a tree did not do as asked.
+///
+/// `Display` gives one line: the path, the problem and its cause. Line breaks and other control characters, bytes that are not
+/// UTF-8 and backslashes are escaped in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    cause: Option<String>,
+    path: Vec<u8>,
+    problem: Problem,
+}
+
+impl Finding {
+    /// A problem with an entry; `path` is its whole path.
+    pub fn new(path: impl Into<Vec<u8>>, problem: Problem) -> Self {
+        Self { cause: None, path: path.into(), problem }
+    }
+
+    /// Adds the cause, such as the error of the system.
+    #[must_use]
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    /// The cause, if one was given.
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+
+    /// Returns `true` if the entry was left out or changed by a rule or by its nature, so that nothing is missing.
+    pub fn is_notice(&self) -> bool {
+        self.problem.is_notice()
+    }
+
+    /// The path, byte for byte.
+    pub fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    /// The problem.
+    pub fn problem(&self) -> Problem {
+        self.problem
+    }
+
+    /// The path as text: different paths give different texts, none of which has a line break.
+    pub fn shown_path(&self) -> String {
+        Shown(&self.path).to_string()
+    }
+
+    /// The problem and its cause as text, without the path and on one line.
+    pub fn shown_problem(&self) -> String {
+        match &self.cause {
+            Some(cause) => format!("{}: {}", self.problem, Shown(cause.as_bytes())),
+            None => self.problem.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", Shown(&self.path), self.shown_problem())
+    }
+}
+
+/// An attribute of an entry that could not be set or read.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Attribute {
+    /// Extended attributes, access control lists and capabilities among them.
+    Extended,
+    /// The permission bits.
+    Mode,
+    /// The owner or the group.
+    Owner,
+    /// The times.
+    Times,
+}
+
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Extended => "extended attributes",
+            Self::Mode => "mode",
+            Self::Owner => "owner",
+            Self::Times => "times",
+        })
+    }
+}
+
+/// The kind of a [`Finding`]. Positions are in bytes from the begin of the file.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Problem {
+    /// Backup: the file was changed while it was read; its parts may be of different times.
+    Changed,
+    /// Restore: contents of the file are damaged in the store.
+    Damaged,
+    /// Restore: something that is in the way has this name.
+    Exists,
+    /// Backup: the file became longer while it was read; the size that it had before was stored.
+    Grown,
+    /// Backup: a directory on another filesystem, stored empty. A notice.
+    MountPoint,
+    /// Restore: the entry could not be created.
+    NotCreated,
+    /// Restore: the attribute could not be set on an entry that was restored otherwise.
+    NotSet(Attribute),
+    /// Restore: the contents of the file could not be written.
+    NotWritten,
+    /// Restore: the archive has no directory for the entry.
+    Orphan,
+    /// Backup: the store that the backup goes to or its local state, left out. A notice.
+    OwnStore,
+    /// Backup: the file became shorter while it was read; zeros were stored from this position on.
+    Shrunk(u64),
+    /// Backup: a socket, which only exists while its program runs; left out. A notice.
+    Socket,
+    /// Backup: the entry could not be read and was left out.
+    Unreadable,
+    /// Backup: the attribute could not be read; the entry was stored without.
+    UnreadableAttribute(Attribute),
+    /// Backup: the directory could not be listed; it was stored without some or all of its contents.
+    UnreadableContents,
+    /// Backup: the file could not be read from this position on; zeros were stored instead.
+    UnreadableFrom(u64),
+    /// Restore: the path of the entry leads out of the target.
+    Unsafe,
+    /// Restore: the kind of the entry is not known or not supported here.
+    Unsupported,
+    /// Backup: the entry vanished after its directory was listed.
+    Vanished,
+    /// Backup: a filesystem that the kernel makes up, such as `/proc`, stored as an empty directory. A notice.
+    VirtualFilesystem,
+}
+
+impl Problem {
+    /// A short name for programs: lower case, with underscores, never changed.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Damaged => "damaged",
+            Self::Exists => "exists",
+            Self::Grown => "grown",
+            Self::MountPoint => "mount_point",
+            Self::NotCreated => "not_created",
+            Self::NotSet(_) => "not_set",
+            Self::NotWritten => "not_written",
+            Self::Orphan => "orphan",
+            Self::OwnStore => "own_store",
+            Self::Shrunk(_) => "shrunk",
+            Self::Socket => "socket",
+            Self::Unreadable => "unreadable",
+            Self::UnreadableAttribute(_) => "unreadable_attribute",
+            Self::UnreadableContents => "unreadable_contents",
+            Self::UnreadableFrom(_) => "unreadable_from",
+            Self::Unsafe => "unsafe",
+            Self::Unsupported => "unsupported",
+            Self::Vanished => "vanished",
+            Self::VirtualFilesystem => "virtual_filesystem",
+        }
+    }
+
+    /// Returns `true` if the entry was left out by a rule or by its nature, so that nothing is missing.
+    pub fn is_notice(&self) -> bool {
+        matches!(self, Self::MountPoint | Self::OwnStore | Self::Socket | Self::VirtualFilesystem)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Changed => "it changed while it was read; its parts may be of different times",
+            Self::Damaged => "its contents are damaged in the store",
+            Self::Exists => "something of this name exists",
+            Self::Grown => "it became longer while it was read; its first size is stored",
+            Self::MountPoint => "another filesystem is mounted there; its contents are left out",
+            Self::NotCreated => "it could not be created",
+            Self::NotSet(attribute) => return write!(f, "its {attribute} could not be set"),
+            Self::NotWritten => "its contents could not be written",
+            Self::Orphan => "the archive has no directory for it; left out",
+            Self::OwnStore => "it belongs to the store of this backup; left out",
+            Self::Shrunk(at) => {
+                return write!(f, "it became shorter while it was read; from byte {at} on, zeros are stored");
+            }
+            Self::Socket => "a socket; left out",
+            Self::Unreadable => "it cannot be read; left out",
+            Self::UnreadableAttribute(attribute) => {
+                return write!(f, "its {attribute} cannot be read; stored without");
+            }
+            Self::UnreadableContents => "the directory cannot be listed; contents are left out",
+            Self::UnreadableFrom(at) => {
+                return write!(f, "it cannot be read from byte {at} on; zeros are stored instead");
+            }
+            Self::Unsafe => "its path leads out of the target; left out",
+            Self::Unsupported => "an entry of an unsupported kind; left out",
+            Self::Vanished => "it vanished; left out",
+            Self::VirtualFilesystem => "a filesystem that the kernel makes up; its contents are left out",
+        })
+    }
+}
+
+/// The findings of a backup or a restore, in the order in which they were added.
+///
+/// The first 100,000 are kept, the others are counted only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    findings: Vec<Finding>,
+    losses: u64,
+    beyond: u64,
+}
+
+impl Report {
+    /// An empty report.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a finding.
+    pub fn add(&mut self, finding: Finding) {
+        self.losses += u64::from(!finding.is_notice());
+        if self.findings.len() < MAX_FINDINGS {
+            self.findings.push(finding);
+        } else {
+            self.beyond += 1;
+        }
+    }
+
+    /// The findings that were kept.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    /// Returns `true` if there are no findings except notices: everything that was asked for was done.
+    pub fn is_complete(&self) -> bool {
+        self.losses == 0
+    }
+
+    /// How many findings are no notices.
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// How many findings were added beyond the ones that are kept.
+    pub fn beyond(&self) -> u64 {
+        self.beyond
+    }
+}
+
+/// Bytes as text on one line; different bytes give different texts.
+struct Shown<'a>(&'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                match character {
+                    '\\' => f.write_str("\\\\")?,
+                    '\n' => f.write_str("\\n")?,
+                    // Besides control characters, these break a line for some programs.
+                    '\u{2028}' | '\u{2029}' => write!(f, "{}", character.escape_unicode())?,
+                    _ if character.is_control() => write!(f, "{}", character.escape_unicode())?,
+                    _ => write!(f, "{character}")?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_finding_is_one_line_with_path_problem_and_cause() {
+        let finding = Finding::new(*b"a\nb\\\xff", Problem::Shrunk(7)).because("two\nlines");
+        let line =
+            r"a\nb\\\xff: it became shorter while it was read; from byte 7 on, zeros are stored: two\nlines";
+        assert_eq!(finding.to_string(), line);
+        assert_eq!(finding.path(), b"a\nb\\\xff");
+    }
+
+    #[test]
+    fn a_report_is_complete_until_something_is_missing() {
+        let mut report = Report::new();
+        for problem in [Problem::Socket, Problem::OwnStore, Problem::MountPoint, Problem::VirtualFilesystem] {
+            report.add(Finding::new("a", problem));
+        }
+        assert!(report.is_complete());
+        report.add(Finding::new("b", Problem::NotSet(Attribute::Owner)));
+        assert!(!report.is_complete());
+        assert_eq!((report.losses(), report.findings().len()), (1, 5));
+    }
+
+    #[test]
+    fn a_report_counts_what_it_does_not_keep() {
+        let mut report = Report::new();
+        for _ in 0..MAX_FINDINGS + 3 {
+            report.add(Finding::new("a", Problem::Vanished));
+        }
+        assert_eq!((report.findings().len(), report.beyond()), (MAX_FINDINGS, 3));
+        assert_eq!(report.losses(), MAX_FINDINGS as u64 + 3);
+    }
+
+    proptest! {
+        #[test]
+        fn different_paths_are_shown_differently(a: Vec<u8>, b: Vec<u8>) {
+            let show = |path: &[u8]| Finding::new(path, Problem::Vanished).shown_path();
+            prop_assert_eq!(a == b, show(&a) == show(&b));
+            prop_assert!(!show(&a).contains(char::is_control));
+        }
+    }
+}
