@@ -5,8 +5,9 @@ mod cli;
 
 use std::process::ExitCode;
 
-use cli::{Access, Outcome, StoreArguments, input};
+use cli::{Access, Failure, Outcome, StoreArguments, input};
 use futures::executor::block_on;
+use larder::error::ErrorKind;
 use larder::format::manifest::VerifyResult;
 use larder::store::{Datastore, SnapshotInfo, SnapshotState};
 use serde_json::{Value, json};
@@ -61,13 +62,23 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         drop(store);
         Ok((snapshots, opened.close().await?))
     })?;
+    let is_unread = |snapshot: &&Value| snapshot["error"].is_string();
+    let unread: Vec<_> = snapshots.iter().filter(is_unread).map(full_name).collect();
     if as_json {
         println!("{}", json!({ "snapshots": snapshots, "requests": requests }));
     } else {
         snapshots.iter().for_each(print);
         cli::tell_requests(requests.as_ref());
     }
-    Ok(())
+    if unread.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Work(format!("these snapshots could not be read: {}", unread.join(", "))))
+}
+
+fn full_name(snapshot: &Value) -> String {
+    let text = |key: &str| snapshot[key].as_str().unwrap_or_default();
+    format!("[{}] {}", text("ns"), text("snapshot"))
 }
 
 async fn describe(store: &Datastore, info: &SnapshotInfo, owner: Option<&str>) -> Outcome<Value> {
@@ -85,7 +96,9 @@ async fn describe(store: &Datastore, info: &SnapshotInfo, owner: Option<&str>) -
         return Ok(described);
     }
     match store.snapshot(&info.name).await {
-        Err(error) => described["error"] = error.to_string().into(),
+        // Deleted since it was listed.
+        Err(error) if error.kind() == ErrorKind::NotFound => described["finished"] = false.into(),
+        Err(error) => described["error"] = cli::told(&error).into(),
         Ok(opened) => {
             let manifest = opened.manifest();
             let files = manifest.files().iter().map(|file| {

@@ -186,7 +186,7 @@ fn h22_a_chunk_that_was_found_missing_is_stored_by_the_next_backup() {
         // The local copy hides it, which is as good.
         assert_eq!(restored(&snapshot).await.unwrap(), data(0));
         fs::remove_dir_all(directory.path().join("chunks")).unwrap();
-        assert_eq!(restored(&snapshot).await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(restored(&snapshot).await.unwrap_err().kind(), ErrorKind::Corrupt);
         back_up(&process.store, &data(0)).await;
         assert_eq!(restored(&snapshot).await.unwrap(), data(0));
         assert!(server.objects().contains_key(&lost));

@@ -994,7 +994,7 @@ fn h180_who_names_a_chunk_of_somebody_else_does_not_get_it() {
         }
         let report = pair.sync().await;
         assert!(
-            matches!(only_outcome(&report), Outcome::Failed(error) if error.kind() == ErrorKind::NotFound)
+            matches!(only_outcome(&report), Outcome::Failed(error) if error.kind() == ErrorKind::Corrupt)
         );
         assert!(pair.target.snapshots(name.group()).await.unwrap().is_empty());
         // Nor by an encrypted chunk of that name, of whose contents nobody can tell.

@@ -4,6 +4,11 @@
 //! read in order; piece by piece ([`ArchiveReader::read_at`]), with the last few chunks kept; and all of it into a
 //! [`RestoreTarget`] ([`ArchiveReader::copy_to`]), with as many chunks in flight as the store has memory for. Whatever comes
 //! out was checked against the digests in the index.
+//!
+//! # Damage
+//! A chunk that is missing or fails its check costs the bytes that lie in it and no others. Each way fails with `Corrupt` for
+//! it, and the error names the chunk, the archive and the snapshot. A stream stays at the position of the failure:
+//! [`ArchiveReader::chunk_range`] has the bytes to seek past, and reading goes on behind them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -29,7 +34,7 @@ use crate::format::name::{ArchiveName, SnapshotName};
 use crate::store::budget::{Budget, Permit};
 use crate::store::chunks::Keeping;
 use crate::store::events::{Event, Observer, Silent};
-use crate::store::{Datastore, RestoreTarget};
+use crate::store::{Datastore, RestoreTarget, in_archive};
 
 /// How many bytes of chunks a reader holds that is read in order, at most.
 const READ_AHEAD_BYTES: u64 = 32 << 20;
@@ -146,11 +151,17 @@ impl ArchiveReader {
         &self.archive.index
     }
 
+    /// The bytes of the archive that lie in the same chunk as this offset; `None` behind the end. If the chunk is damaged, these
+    /// are the bytes that are lost.
+    pub fn chunk_range(&self, offset: u64) -> Option<Range<u64>> {
+        self.archive.index.chunk_at(offset).map(|number| self.archive.range(number))
+    }
+
     /// Reads up to `length` bytes at an offset: fewer at the end of the archive and at the end of a chunk, none behind the
     /// end. The last few chunks are kept, so small reads near one another read the store once.
     ///
     /// # Errors
-    /// `NotFound` or `Corrupt` for a chunk that is missing or damaged; whatever the backend answers.
+    /// `Corrupt` for a chunk that is missing or damaged; whatever the backend answers.
     pub async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
         let Some(number) = self.archive.index.chunk_at(offset) else { return Ok(Bytes::new()) };
         let bytes = self.archive.cached(number).await?;
@@ -162,8 +173,8 @@ impl ArchiveReader {
     /// Writes the whole archive to a target, in order, and returns its size. Chunks of zeros are given to the target as such.
     ///
     /// # Errors
-    /// `Stream` if the target fails; `NotFound` or `Corrupt` for a chunk that is missing or damaged; whatever the backend
-    /// answers. What was written before stays in the target.
+    /// `Stream` if the target fails; `Corrupt` for a chunk that is missing or damaged; whatever the backend answers. The
+    /// target keeps the part that was written before, unless it drops it as a [`FileTarget`](crate::store::FileTarget) does.
     pub fn copy_to<'a, T: RestoreTarget + ?Sized>(&'a self, target: &'a mut T) -> BoxFuture<'a, Result<u64>> {
         // Boxed here, where the compiler can see that it is `Send`.
         Box::pin(self.copy(target))
@@ -302,7 +313,8 @@ impl Archive {
         if self.is_hole(number) {
             return Ok(Bytes::from(vec![0; usize::try_from(chunk.len).map_err(|_| missing())?]));
         }
-        self.store.inner.chunks.get(chunk.digest, chunk.len, keeping).await
+        let fetched = self.store.inner.chunks.get(chunk.digest, chunk.len, keeping).await;
+        fetched.map_err(|error| in_archive(error, chunk.digest, &self.name, &self.snapshot))
     }
 
     /// As [`fetch`](Self::fetch), but it goes on while nobody asks, as when what was read before is being worked on. It ends when

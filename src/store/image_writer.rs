@@ -18,7 +18,7 @@ use crate::store::chunks::Keeping;
 use crate::store::events::Event;
 use crate::store::image::{CHUNK_BYTES, check_chunk_bytes, index_error};
 use crate::store::pipeline::{ArchiveTask, Cut, Entry, yield_now};
-use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
+use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter, in_archive};
 
 /// How many chunks may be written in part at the same time.
 const PARTIAL_CHUNKS: usize = 16;
@@ -249,7 +249,11 @@ impl ImageWriter {
         let entry = self.task.base.as_ref().and_then(|base| base.at(&chunk));
         let entry = entry.ok_or_else(|| self.invalid("a chunk was written in part only"))?;
         let chunks = &self.task.reserved.shared.store.inner.chunks;
-        let old = chunks.get(entry.digest, entry.length, Keeping::NotKept).await?;
+        let old = chunks.get(entry.digest, entry.length, Keeping::NotKept).await;
+        let old = old.map_err(|error| match &self.task.base {
+            Some(base) => in_archive(error, entry.digest, &self.task.reserved.name, &base.snapshot),
+            None => error,
+        })?;
         let Some(mut partial) = self.partial.remove(&offset) else { return Ok(()) };
         for hole in partial.holes() {
             partial.buffer[hole.clone()].copy_from_slice(&old[hole]);

@@ -84,7 +84,7 @@ pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, listed_chunk, mark_of};
 pub(crate) use pins::{Collection, WriterPins};
 pub(crate) use pipeline::yield_now;
 pub(crate) use sightings::Sightings;
-pub(crate) use snapshot_reader::has_failed_verification;
+pub(crate) use snapshot_reader::{has_failed_verification, in_archive};
 
 pub use archive_reader::ArchiveReader;
 pub use begin::BackupBuilder;

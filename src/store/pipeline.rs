@@ -15,6 +15,7 @@ use crate::chunker::is_zero;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
+use crate::format::name::SnapshotName;
 use crate::store::SnapshotReader;
 use crate::store::budget::Permit;
 use crate::store::chunks::{Evidence, Stored};
@@ -36,6 +37,7 @@ pub(in crate::store) struct Base {
     /// Numbers of entries, in the order of their digests.
     by_digest: Vec<u32>,
     pub(in crate::store) index: IndexReader,
+    pub(in crate::store) snapshot: SnapshotName,
 }
 
 /// A chunk that was read and has a permit to be worked on.
@@ -151,13 +153,14 @@ impl ArchiveTask {
 impl Base {
     async fn open(reserved: &Reserved, base: &SnapshotReader) -> Result<Self> {
         let index = base.base_index(&reserved.shared, &reserved.name).await?;
+        let snapshot = base.name().clone();
         let sort = move || {
             let count = u32::try_from(index.len()).map_err(|_| {
                 Error::new(ErrorKind::Unsupported, "use a base").because("it has more than 4 billion chunks")
             })?;
             let mut by_digest: Vec<u32> = (0..count).collect();
             by_digest.sort_unstable_by_key(|number| index.digest(*number as usize));
-            Ok(Self { by_digest, index })
+            Ok(Self { by_digest, index, snapshot })
         };
         reserved.shared.store.inner.runtime().run_blocking("sort a base", sort).await
     }

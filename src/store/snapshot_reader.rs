@@ -69,7 +69,7 @@ impl SnapshotReader {
     /// against the manifest; chunks are read when they are wanted.
     ///
     /// # Errors
-    /// `NotFound` if the manifest has no such archive; `Corrupt` if the index is not the one in the manifest;
+    /// `NotFound` if the manifest has no such archive; `Corrupt` if the index is missing or not the one in the manifest;
     /// `InvalidInput` for a blob, which [`blob`](SnapshotReader::blob) reads; `Unsupported` if it is encrypted.
     pub async fn archive(&self, name: &str) -> Result<ArchiveReader> {
         let (name, file) = self.file(name)?;
@@ -207,7 +207,7 @@ impl StoreInner {
         file: &ManifestFile,
     ) -> Result<(Bytes, IndexReader)> {
         let key = Key::Archive(snapshot.clone(), file.name().clone());
-        let object = self.backend.get(&key, INDEX_BYTES).await?;
+        let object = self.backend.get(&key, INDEX_BYTES).await.map_err(|error| lost(error, &key))?;
         let index = self.parse_index(&key, file, object.bytes.clone()).await?;
         Ok((object.bytes, index))
     }
@@ -243,7 +243,7 @@ impl StoreInner {
         file: &ManifestFile,
     ) -> Result<Bytes> {
         let key = Key::Archive(snapshot.clone(), file.name().clone());
-        let object = self.backend.get(&key, BLOB_BYTES).await?;
+        let object = self.backend.get(&key, BLOB_BYTES).await.map_err(|error| lost(error, &key))?;
         let bytes = object.bytes.clone();
         let digest = move || Ok(Digest::of(&bytes));
         let checksum = self.runtime().run_blocking("check blob", digest).await?;
@@ -261,6 +261,30 @@ pub(crate) fn has_failed_verification(manifest: &Manifest) -> bool {
     match manifest.verify_state() {
         Ok(state) => state.is_some_and(|state| state.state == VerifyResult::Failed),
         Err(_) => true,
+    }
+}
+
+/// Turns the absence of a file that the manifest names into damage: `NotFound` is for names that callers give.
+fn lost(error: Error, key: &Key) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::new(ErrorKind::Corrupt, "read").on(key).because(error),
+        _ => error,
+    }
+}
+
+/// Names the archive and the snapshot in which a damaged or missing chunk was met.
+pub(crate) fn in_archive(
+    error: Error,
+    digest: Digest,
+    archive: &ArchiveName,
+    snapshot: &SnapshotName,
+) -> Error {
+    match error.kind() {
+        ErrorKind::Corrupt => {
+            let chunk = format!("{digest} of {archive} in {snapshot}");
+            Error::new(ErrorKind::Corrupt, "read chunk").on(chunk).because(error)
+        }
+        _ => error,
     }
 }
 

@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::manifest::CryptMode;
-use crate::format::name::SnapshotName;
-use crate::store::{Belief, Reference, Stored, WriterPins};
+use crate::format::name::{ArchiveName, SnapshotName};
+use crate::store::{Belief, Reference, Stored, WriterPins, in_archive};
 use crate::sync::events::SyncEvent;
 use crate::sync::group::Base;
 use crate::sync::report::SyncStats;
@@ -26,6 +26,7 @@ use crate::sync::run::{Failure, Run};
 #[derive(Debug)]
 pub(in crate::sync) struct Index {
     pub(in crate::sync) mode: CryptMode,
+    pub(in crate::sync) name: ArchiveName,
     pub(in crate::sync) reader: IndexReader,
 }
 
@@ -42,9 +43,19 @@ pub(in crate::sync) struct Reuse {
     pub(in crate::sync) taken: Arc<WriterPins>,
 }
 
+/// The snapshot at both ends, and the names of its archives of chunks.
+#[derive(Debug)]
+pub(in crate::sync) struct Ends<'a> {
+    pub(in crate::sync) archives: Vec<ArchiveName>,
+    pub(in crate::sync) source: &'a SnapshotName,
+    pub(in crate::sync) target: &'a SnapshotName,
+}
+
 /// A chunk that a snapshot needs.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::sync) struct Wanted {
+    /// The number of the first archive of the snapshot that has it.
+    archive: usize,
     digest: Digest,
     is_encrypted: bool,
     length: u64,
@@ -64,10 +75,10 @@ pub(in crate::sync) async fn wanted(run: &Run, indexes: Vec<Index>, reuse: &Reus
 
 fn distinct(indexes: &[Index], sent: &WriterPins) -> Result<Vec<Wanted>> {
     let mut all = Vec::new();
-    for index in indexes {
+    for (archive, index) in indexes.iter().enumerate() {
         let is_encrypted = index.mode == CryptMode::Encrypt;
         for chunk in index.reader.iter() {
-            all.push((Wanted { digest: chunk.digest, is_encrypted, length: chunk.len }, all.len()));
+            all.push((Wanted { archive, digest: chunk.digest, is_encrypted, length: chunk.len }, all.len()));
         }
     }
     all.sort_unstable_by_key(|(wanted, at)| (wanted.digest, *at));
@@ -88,13 +99,12 @@ fn distinct(indexes: &[Index], sent: &WriterPins) -> Result<Vec<Wanted>> {
 
 pub(in crate::sync) async fn bring(
     run: &Run,
-    snapshot: &SnapshotName,
+    ends: &Ends<'_>,
     wanted: Vec<Wanted>,
     reuse: &Reuse,
 ) -> Result<SyncStats, Failure> {
     let window = window(run, &wanted);
-    let brought =
-        stream::iter(wanted).map(|wanted| one(run, snapshot, wanted, reuse)).buffer_unordered(window);
+    let brought = stream::iter(wanted).map(|wanted| one(run, ends, wanted, reuse)).buffer_unordered(window);
     let count = |stats: SyncStats, brought| async move {
         Ok(match brought {
             Brought::Reused => SyncStats { chunks_reused: stats.chunks_reused + 1, ..stats },
@@ -118,9 +128,10 @@ fn window(run: &Run, wanted: &[Wanted]) -> usize {
     usize::try_from(rate.get() / average).unwrap_or(usize::MAX).clamp(1, both)
 }
 
-async fn one(run: &Run, snapshot: &SnapshotName, wanted: Wanted, reuse: &Reuse) -> Result<Brought, Failure> {
+async fn one(run: &Run, ends: &Ends<'_>, wanted: Wanted, reuse: &Reuse) -> Result<Brought, Failure> {
     run.go_on()?;
-    let Wanted { digest, is_encrypted, length } = wanted;
+    let snapshot = ends.target;
+    let Wanted { archive, digest, is_encrypted, length } = wanted;
     if is_at_target(run, digest, reuse).await? {
         run.event(&SyncEvent::ChunkReused { digest, snapshot });
         return Ok(Brought::Reused);
@@ -129,7 +140,12 @@ async fn one(run: &Run, snapshot: &SnapshotName, wanted: Wanted, reuse: &Reuse) 
         let _slot = run.reads.budget.acquire(1).await;
         let read = run.source.read_permit(length).await;
         run.go_on()?;
-        (run.source.chunks().get_stored(digest, length).await?, read)
+        let chunk = run.source.chunks().get_stored(digest, length).await;
+        let named = |error| match ends.archives.get(archive) {
+            Some(archive) => in_archive(error, digest, archive, ends.source),
+            None => error,
+        };
+        (chunk.map_err(named)?, read)
     };
     if chunk.is_encrypted() != is_encrypted {
         let error = Error::new(ErrorKind::Corrupt, "read chunk").on(digest);

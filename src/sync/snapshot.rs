@@ -11,7 +11,7 @@ use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::{
     Belief, Held, ImportedManifest, Reference, SnapshotImport, StoredManifest, has_failed_verification,
 };
-use crate::sync::chunks::{self, Index, Reuse};
+use crate::sync::chunks::{self, Ends, Index, Reuse};
 use crate::sync::compare::{Verdict, compare};
 use crate::sync::group::GroupRun;
 use crate::sync::options::Candidates;
@@ -25,7 +25,7 @@ pub(in crate::sync) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &Sn
         Err(Failure::Aborted) => Outcome::NotReached,
         Err(Failure::Failed(error)) => {
             // Where something is missing, the whole snapshot may be (H51).
-            let may_be_gone = error.kind() == ErrorKind::NotFound;
+            let may_be_gone = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound);
             if may_be_gone && run.source.has_manifest(&plan.source).await.is_ok_and(|is_there| !is_there) {
                 return Outcome::SourceGone;
             }
@@ -119,7 +119,7 @@ async fn fill(
         let (bytes, reader) = run.source.stored_index(from, file).await?;
         run.pass(bytes.len() as u64).await?;
         import.add_index(file.name(), bytes)?;
-        indexes.push(Index { mode: file.crypt_mode(), reader });
+        indexes.push(Index { mode: file.crypt_mode(), name: file.name().clone(), reader });
     }
     let of_same = match run.same {
         Same::No => None,
@@ -161,6 +161,8 @@ async fn chunks_of(
         }
         Reuse { base, belief: Belief::ByLength, of_same, sent, taken }
     };
+    let archives = indexes.iter().map(|index| index.name.clone()).collect();
+    let ends = Ends { archives, source: &plan.source, target: &plan.target };
     let wanted = chunks::wanted(run, indexes, &reuse).await?;
-    chunks::bring(run, &plan.target, wanted, &reuse).await
+    chunks::bring(run, &ends, wanted, &reuse).await
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{Blob, BlobKind, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
 use crate::format::layout::Key;
-use crate::store::chunks::{ChunkStore, Evidence, Look, Offered, Stored, checked_length};
+use crate::store::chunks::{ChunkStore, Evidence, Look, Offered, Stored, checked_length, lost};
 use crate::store::pins::WriterPins;
 
 /// How many bytes tell the kind of a blob, whichever it is.
@@ -61,7 +61,7 @@ impl ChunkStore {
     /// Reads a chunk of a known plaintext length as it is stored, and checks it. What the local disk has is not fetched.
     ///
     /// # Errors
-    /// `NotFound`, `Corrupt`, and what the backend answers.
+    /// `Corrupt` if it is damaged or missing; whatever the backend answers.
     pub(crate) async fn get_stored(&self, digest: Digest, length: u64) -> Result<StoredChunk> {
         let length = checked_length(digest, length)?;
         if let Some(chunk) = self.stored_locally(digest, length).await? {
@@ -73,7 +73,7 @@ impl ChunkStore {
         {
             self.reader.forget(digest).await;
         }
-        fetched
+        fetched.map_err(|error| lost(error, digest))
     }
 
     async fn fetch_stored(&self, digest: Digest, length: usize) -> Result<StoredChunk> {

@@ -378,9 +378,12 @@ impl ChunkStore {
 
     /// Reads a chunk of a known plaintext length, checked against its digest. Those who want the same at the same time share one
     /// read (H70).
+    ///
+    /// # Errors
+    /// `Corrupt` if it is damaged or missing; whatever the backend answers.
     pub(in crate::store) async fn get(&self, digest: Digest, length: u64, keeping: Keeping) -> Result<Bytes> {
         let length = checked_length(digest, length)?;
-        Arc::clone(&self.reader).join((digest, length, keeping)).await
+        Arc::clone(&self.reader).join((digest, length, keeping)).await.map_err(|error| lost(error, digest))
     }
 
     /// Reads a blob that is stored as a file of its own.
@@ -426,6 +429,14 @@ fn checked_length(digest: Digest, length: u64) -> Result<usize> {
     length.ok_or_else(|| {
         Error::new(ErrorKind::Corrupt, "read chunk").on(digest).because("it is longer than a chunk may be")
     })
+}
+
+/// Turns the absence of a chunk that an index names into damage: `NotFound` is for names that callers give.
+fn lost(error: Error, digest: Digest) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::new(ErrorKind::Corrupt, "read chunk").on(digest).because(error),
+        _ => error,
+    }
 }
 
 #[cfg(all(test, feature = "testing"))]
