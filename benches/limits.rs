@@ -91,8 +91,9 @@ impl Round {
             let (restored, ()) = timed(async {
                 let name = second.manifest().files()[0].name().to_string();
                 let reader = second.archive(&name).await.expect("an archive");
+                File::create(&target).expect("a file");
                 let mut target =
-                    Unflushed(FileTarget::create(Arc::clone(&runtime), &target).await.expect("a file"));
+                    Unflushed(FileTarget::open(Arc::clone(&runtime), &target).await.expect("a file"));
                 reader.copy_to(&mut target).await.expect("a restore");
             })
             .await;

@@ -6,15 +6,18 @@ mod cli;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cli::{Access, Failure, Outcome, Progress, StoreArguments, input, tar_stream};
 use futures::executor::block_on;
 use futures::io::{AllowStdIo, AsyncReadExt as _};
+use larder::error::ErrorKind;
 use larder::format::name::SnapshotName;
 use larder::rt::Runtime;
-use larder::store::{ArchiveReader, Datastore, FileTarget, WriterTarget};
+use larder::store::{ArchiveReader, Datastore, FileTarget, RestoreTarget, WriterTarget};
 
 fn main() -> ExitCode {
     cli::run(&usage(), command)
@@ -26,10 +29,16 @@ fn usage() -> String {
 
   SNAPSHOT             such as host/name/2025-07-14T14:20:02Z
   ARCHIVE              the full file name, such as drive-scsi0.img.fidx
-  TARGET               a new file; - for standard output; ending in / for a
-                       new or empty directory into which a tar is unpacked
+  TARGET               a new file, which has its name when it is whole; - for
+                       standard output; ending in / for a new or empty
+                       directory into which a tar is unpacked
 
 {}
+  --overwrite          TARGET is a file that exists: it is overwritten in
+                       place and becomes the archive
+  --device             TARGET is a block device, not in use and no smaller
+                       than the archive: it is overwritten from its start,
+                       and keeps what lies behind the end of the archive
   --json               one JSON object on standard output, if it is not the target",
         cli::STORE_USAGE
     )
@@ -37,10 +46,14 @@ fn usage() -> String {
 
 fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let mut store = StoreArguments::default();
-    let (mut names, mut as_json) = (Vec::new(), false);
+    let (mut names, mut as_json, mut kind) = (Vec::new(), false, TargetKind::New);
     while let Some(argument) = cli::next(&mut parser)? {
         if argument == "--json" {
             as_json = true;
+        } else if argument == "--overwrite" {
+            kind = TargetKind::File;
+        } else if argument == "--device" {
+            kind = TargetKind::Device;
         } else if !argument.starts_with("--") {
             names.push(argument);
         } else if !store.take(&argument, &mut parser)? {
@@ -55,9 +68,10 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     if target.ends_with('/') && !archive.ends_with(".tar.didx") {
         return Err(input(format!("{archive}: only a .tar.didx can be unpacked into a directory")));
     }
+    kind.check(target)?;
     let runtime = cli::runtime();
     let opened = block_on(store.open(&runtime, Access::Read))?;
-    let reader = block_on(restore(&opened.store, &runtime, &name, archive, target))?;
+    let reader = block_on(restore(&opened.store, &runtime, &name, archive, (target, kind)))?;
     if let Some(reader) = reader {
         tar_stream::unpack::unpack(Blocking(reader), target.as_ref())
             .map_err(|error| Failure::Work(format!("{target}: {error}")))?;
@@ -80,7 +94,7 @@ async fn restore(
     runtime: &Arc<dyn Runtime>,
     name: &SnapshotName,
     archive: &str,
-    target: &str,
+    (target, kind): (&str, TargetKind),
 ) -> Outcome<Option<ArchiveReader>> {
     let snapshot = store.snapshot(name).await?;
     if archive.ends_with(".blob") {
@@ -90,28 +104,75 @@ async fn restore(
             }
             archive => snapshot.blob(archive).await?,
         };
-        write_all(target, &data)?;
+        let mut target = kind.open(runtime, target).await?;
+        write_blob(target.as_mut(), data).await?;
         return Ok(None);
     }
     let reader = snapshot.archive(archive).await?.observer(Progress::new(target != "-"));
     if target.ends_with('/') {
         return Ok(Some(reader));
     }
-    if target == "-" {
-        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        reader.copy_to(&mut WriterTarget::new(AllowStdIo::new(output))).await?;
-    } else {
-        reader.copy_to(&mut FileTarget::create(Arc::clone(runtime), target).await?).await?;
-    }
+    reader.copy_to(kind.open(runtime, target).await?.as_mut()).await?;
     Ok(None)
 }
 
-fn write_all(target: &str, data: &[u8]) -> Outcome<()> {
-    if target == "-" {
-        return Ok(io::Write::write_all(&mut io::stdout().lock(), data)?);
+async fn write_blob(target: &mut dyn RestoreTarget, data: Bytes) -> io::Result<()> {
+    target.begin(data.len() as u64).await?;
+    target.write_at(0, data).await?;
+    target.finish().await
+}
+
+/// What stands at the path of a target before the restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TargetKind {
+    /// A block device, to be overwritten.
+    Device,
+    /// A file, to be overwritten.
+    File,
+    /// Nothing, or an empty directory.
+    New,
+}
+
+impl TargetKind {
+    /// Refuses a target that is not of the kind that was named: a typing error must not cost a disk.
+    fn check(self, target: &str) -> Outcome<()> {
+        if self == Self::New {
+            return Ok(());
+        }
+        if target == "-" || target.ends_with('/') {
+            return Err(input("--overwrite and --device want a file or a device"));
+        }
+        let metadata = std::fs::metadata(target).map_err(|error| input(format!("{target}: {error}")))?;
+        match self {
+            Self::Device if !metadata.file_type().is_block_device() => {
+                Err(input(format!("{target}: it is no block device")))
+            }
+            Self::File if !metadata.is_file() => {
+                Err(input(format!("{target}: it is no file; --device takes a block device")))
+            }
+            _ => Ok(()),
+        }
     }
-    let mut file = std::fs::File::create_new(target).map_err(|error| input(format!("{target}: {error}")))?;
-    Ok(io::Write::write_all(&mut file, data)?)
+
+    async fn open(self, runtime: &Arc<dyn Runtime>, target: &str) -> Outcome<Box<dyn RestoreTarget>> {
+        if target == "-" {
+            let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+            return Ok(Box::new(WriterTarget::new(AllowStdIo::new(output))));
+        }
+        let runtime = Arc::clone(runtime);
+        Ok(match self {
+            Self::Device => Box::new(FileTarget::open(runtime, target).await?),
+            Self::File => Box::new(FileTarget::open(runtime, target).await?.truncate()),
+            Self::New => match FileTarget::create(runtime, target).await {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    return Err(input(format!(
+                        "{target}: it exists; --overwrite takes a file, --device a block device"
+                    )));
+                }
+                created => Box::new(created?),
+            },
+        })
+    }
 }
 
 /// An archive for code that reads without async.

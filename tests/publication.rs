@@ -184,10 +184,19 @@ fn h174_a_target_that_is_used_again_shows_nothing_of_before() {
         let empty = back_up(&store, &vec![0; 9 * MIB]).await;
         let path = directory.path().join("image");
         let mut target = FileTarget::create(runtime, &path).await.unwrap();
-        for snapshot in [full, empty] {
-            snapshot.archive("disk.img.fidx").await.unwrap().copy_to(&mut target).await.unwrap();
+        // An attempt that ends behind the last byte and before the end.
+        target.begin(9 << 20).await.unwrap();
+        let full = full.archive("disk.img.fidx").await.unwrap();
+        for offset in [0, 4 << 20, 8 << 20] {
+            let bytes = full.read_at(offset, 4 << 20).await.unwrap();
+            target.write_at(offset, bytes).await.unwrap();
         }
-        assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 0));
+        let empty = empty.archive("disk.img.fidx").await.unwrap();
+        empty.copy_to(&mut target).await.unwrap();
+        let restored = std::fs::read(&path).unwrap();
+        assert!(restored.len() == 9 << 20 && restored.iter().all(|byte| *byte == 0));
+        // A target that is finished is not changed any more.
+        assert_eq!(empty.copy_to(&mut target).await.unwrap_err().kind(), ErrorKind::Stream);
     });
 }
 

@@ -1,0 +1,207 @@
+//! A file that appears under its name when it is whole, and not before.
+//!
+//! | state | under the name | beside it | a crash or a failure leaves |
+//! |---|---|---|---|
+//! | created | nothing | `NAME.restoring-<16 digits>`, growing | after a crash that file, after a failure nothing |
+//! | flushed | nothing | the whole file | the same |
+//! | renamed | the whole file | nothing | the file, or after a power cut what `flushed` leaves |
+//! | directory flushed | the whole file | nothing | the file |
+//!
+//! The rename never replaces anything. Where the system cannot promise that in one step, a hard link does it; where there are
+//! none either, an empty file claims the name first, and is replaced.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+
+use crate::rt::Runtime;
+
+/// How many bytes of a name its temporary form begins with.
+const KEPT_NAME_BYTES: usize = 100;
+
+/// A new file under a temporary name, which goes when this is dropped.
+#[derive(Debug)]
+pub(super) struct Temporary {
+    pub(super) file: File,
+    destination: PathBuf,
+    is_published: AtomicBool,
+    path: PathBuf,
+}
+
+impl Temporary {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is something at the destination.
+    pub(super) fn create(destination: &Path, runtime: &dyn Runtime) -> io::Result<Self> {
+        // The working directory may be another one at the end.
+        let destination = std::path::absolute(destination)?;
+        let is_directory = destination.as_os_str().as_bytes().ends_with(b"/");
+        let name = destination.file_name().filter(|_| !is_directory);
+        let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names a directory"))?;
+        match fs::symlink_metadata(&destination) {
+            Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        loop {
+            let mut random = [0; 8];
+            runtime.fill_random(&mut random);
+            let path = destination.with_file_name(temporary_name(name.as_bytes(), random));
+            match File::create_new(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                created => {
+                    return Ok(Self { file: created?, destination, is_published: false.into(), path });
+                }
+            }
+        }
+    }
+
+    /// Flushes the file and gives it its name, for good when it returns.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if something appeared there meanwhile, which stays as it is.
+    pub(super) fn publish(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        rename_new(&self.path, &self.destination)?;
+        self.is_published.store(true, Ordering::Release);
+        self.sync_directory()
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        let directory = self.destination.parent().unwrap_or(Path::new("/"));
+        let synced = File::open(directory).and_then(|directory| directory.sync_all());
+        match synced {
+            // It can be written only, or its filesystem cannot flush directories.
+            Err(error) if is_incapable(&error) || error.kind() == io::ErrorKind::PermissionDenied => {
+                #[cfg(target_os = "linux")]
+                nix::unistd::syncfs(&self.file)?;
+                #[cfg(not(target_os = "linux"))]
+                nix::unistd::sync();
+                Ok(())
+            }
+            synced => synced,
+        }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_published.load(Ordering::Acquire) {
+            // If it stays, its name says what it is, and it is in nobody's way.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The name under which a file is written. It is cut short: the limit of some filesystems is 143 bytes.
+fn temporary_name(name: &[u8], random: [u8; 8]) -> OsString {
+    let mut end = name.len().min(KEPT_NAME_BYTES);
+    // Some filesystems refuse names that are not UTF-8.
+    while end < name.len() && end > 0 && name[end] & 0xc0 == 0x80 {
+        end -= 1;
+    }
+    let mut temporary = name[..end].to_vec();
+    temporary.extend_from_slice(format!(".restoring-{:016x}", u64::from_le_bytes(random)).as_bytes());
+    OsString::from_vec(temporary)
+}
+
+/// Renames a file to a name that is free.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rename_in_one_step(from, to) {
+        Err(error) if is_incapable(&error) => {}
+        renamed => return renamed,
+    }
+    match link_and_remove(from, to) {
+        Err(error) if is_incapable(&error) => claim_and_replace(from, to),
+        linked => linked,
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn rename_in_one_step(from: &Path, to: &Path) -> io::Result<()> {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    Ok(renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)?)
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn rename_in_one_step(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn link_and_remove(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        // A server may have done it and lost the answer.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_same(from, to) => {
+            return Err(error);
+        }
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    fs::remove_file(from)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+fn claim_and_replace(from: &Path, to: &Path) -> io::Result<()> {
+    drop(File::create_new(to)?);
+    let renamed = fs::rename(from, to);
+    if renamed.is_err() {
+        // The empty file that was made above.
+        let _ = fs::remove_file(to);
+    }
+    renamed
+}
+
+/// Returns `true` for the answers of filesystems that cannot do what was asked.
+fn is_incapable(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    error.kind() == io::ErrorKind::Unsupported
+        || matches!(number, Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_way_of_renaming_replaces_anything() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        for rename in [rename_new, link_and_remove, claim_and_replace] {
+            fs::write(&from, "new").unwrap();
+            fs::write(&to, "old").unwrap();
+            assert_eq!(rename(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!((fs::read(&from).unwrap(), fs::read(&to).unwrap()), (b"new".into(), b"old".into()));
+            fs::remove_file(&to).unwrap();
+            rename(&from, &to).unwrap();
+            assert!(!from.exists());
+            assert_eq!(fs::read(&to).unwrap(), b"new");
+            fs::remove_file(&to).unwrap();
+            assert!(rename(&from, &to).is_err(), "there is nothing to rename");
+            assert!(!to.exists());
+        }
+    }
+
+    #[test]
+    fn a_temporary_name_fits_where_its_name_does_and_is_text_if_that_is() {
+        assert_eq!(
+            temporary_name(b"disk.img", [1, 0, 0, 0, 0, 0, 0, 0]),
+            "disk.img.restoring-0000000000000001"
+        );
+        for length in 90..120 {
+            let long = format!("{}{}", "a".repeat(length), "ü".repeat(60));
+            let name = temporary_name(long.as_bytes(), [7; 8]);
+            assert!(name.len() <= 143 && name.to_str().is_some(), "{name:?}");
+        }
+    }
+}
