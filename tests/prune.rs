@@ -19,7 +19,7 @@ use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::Method;
-use larder::backend::{Backend, FsBackend, LockMode, LockReach, LockScope, MemoryBackend, PutMode, Removal};
+use larder::backend::{Backend, FsBackend, LockMode, LockReach, LockScope, MemoryBackend, PutMode};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
@@ -553,8 +553,8 @@ fn h89_it_stops_when_the_store_is_lost() {
         let faulty = Arc::new(FaultBackend::new(Arc::clone(&backend)));
         let other = Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
         let plan = plan_all(&other, &group("vm/1")).await;
-        // The first snapshot takes two looks.
-        faulty.add(Rule::on(Method::Check, Action::FailBefore(ErrorKind::Busy)).nth(3));
+        // Each snapshot takes one look.
+        faulty.add(Rule::on(Method::CheckOwned, Action::FailBefore(ErrorKind::Busy)).nth(2));
         let report = plan.execute().await.unwrap();
         assert_eq!(letters(&report), "RFNN");
         assert!(matches!(report.stopped, Some(Stop::Lost(_))));
@@ -612,6 +612,63 @@ fn h43_what_is_left_of_a_group_without_snapshots_goes_with_it() {
                 assert_eq!(store.groups(&Namespace::root()).await.unwrap(), []);
             }
         })
+    });
+}
+
+/// A PBS takes every directory in a group for a snapshot, and fails in a group that has no owner.
+#[test]
+fn the_owner_of_a_group_goes_with_its_last_directory_only() {
+    type Way = fn(Datastore, std::path::PathBuf) -> futures::future::BoxFuture<'static, bool>;
+    let ways: [Way; 5] = [
+        |store, _| {
+            Box::pin(async move { store.delete_group(&group("vm/1")).await.unwrap().deleted.len() == 1 })
+        },
+        |store, _| {
+            Box::pin(async move {
+                let only = names(&store, &group("vm/1")).await.remove(0);
+                store.delete_snapshot(&only).await.is_ok()
+            })
+        },
+        |store, _| {
+            Box::pin(
+                async move { plan_all(&store, &group("vm/1")).await.execute().await.unwrap().removed() == 1 },
+            )
+        },
+        |store, _| {
+            Box::pin(async move {
+                let moved = store.move_group(&group("vm/1"), &space("a")).await.unwrap();
+                moved.is_complete() && !moved.groups[0].source_gone
+            })
+        },
+        // A backup that is given up takes along the owner that it wrote.
+        |store, owner| {
+            Box::pin(async move {
+                store.delete_group(&group("vm/1")).await.unwrap();
+                std::fs::remove_file(owner).unwrap();
+                let backup = store.backup(&group("vm/1")).begin().await.unwrap();
+                backup.abort().await.is_ok()
+            })
+        },
+    ];
+    block_on(async {
+        for way in ways {
+            let scratch = tempfile::tempdir().unwrap();
+            let backend = directory(scratch.path()).await;
+            let store = new_store(&backend).await;
+            store.create_namespace(&space("a")).await.unwrap();
+            let path = |name: &str| scratch.path().join("vm/1").join(name);
+            let empty = "2020-01-01T00:00:00Z";
+            back_up(&store, "vm/1", DAY).await;
+            std::fs::create_dir(path(empty)).unwrap();
+            // As the writer of that snapshot has it, who may be alive.
+            let scope = LockScope::Snapshot(format!("vm/1/{empty}").parse().unwrap());
+            let held = backend.lock(&scope, LockMode::Exclusive).await.unwrap();
+            assert!(way(store.clone(), path("owner")).await);
+            assert!(path(empty).is_dir() && path("owner").is_file());
+            drop(held);
+            assert_eq!(store.delete_group(&group("vm/1")).await.unwrap().deleted, []);
+            assert!(!path("").exists(), "nobody writes it: both go");
+        }
     });
 }
 
@@ -691,9 +748,8 @@ fn h30_what_is_foreign_stays() {
         assert_eq!(letters(&report), "RR");
         assert_eq!(
             paths(backend.as_ref()).await,
-            [format!("{}/foreign.txt", names[0]), "vm/1/foreign.txt".to_owned()]
+            [format!("{}/foreign.txt", names[0]), "vm/1/foreign.txt".to_owned(), "vm/1/owner".to_owned()]
         );
-        let gone = Removal::any(Key::Owner(group("vm/1")));
-        assert_eq!(backend.delete(&[gone]).await.unwrap().len(), 1);
+        assert!(matches!(report.groups[0].outcome, GroupOutcome::Kept));
     });
 }

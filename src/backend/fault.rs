@@ -357,6 +357,10 @@ impl Backend for FaultBackend {
         self.read(Method::BeginTerm, &[], self.inner.begin_term()).await
     }
 
+    async fn check_owned(&self) -> Result<()> {
+        self.read(Method::CheckOwned, &[], self.inner.check_owned()).await
+    }
+
     async fn announce(&self, keys: &[Key]) -> Result<()> {
         self.read(Method::Announce, &keys.iter().collect::<Vec<_>>(), self.inner.announce(keys)).await
     }

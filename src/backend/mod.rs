@@ -181,6 +181,18 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Makes sure that no other process has taken the store over from this one, where that is possible and takes a request to find
+    /// out. To be called before something is removed without the lock of the store: locks that this process holds are then known to
+    /// exclude others. It never fails because another process of the same host collects garbage.
+    ///
+    /// Default: nothing, for backends whose locks need no such look.
+    ///
+    /// # Errors
+    /// `Busy` if the store is somebody else's by now; `Unavailable` if that could not be found out.
+    async fn check_owned(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Says that indexes are about to appear under these keys and then to vanish under others, so that a mark which goes on in another
     /// process, and may miss them at both places, [hears](Backend::announced) of them (H8).
     ///

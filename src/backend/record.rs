@@ -29,6 +29,8 @@ pub enum Method {
     BeginTerm,
     /// [`LockGuard::check`].
     Check,
+    /// [`Backend::check_owned`].
+    CheckOwned,
     /// [`Backend::clock`].
     Clock,
     /// [`Backend::close`].
@@ -167,6 +169,7 @@ impl Counts {
             | Method::Announced
             | Method::BeginTerm
             | Method::Check
+            | Method::CheckOwned
             | Method::Clock
             | Method::Close
             | Method::GetStray
@@ -338,6 +341,10 @@ impl Backend for RecordingBackend {
 
     async fn begin_term(&self) -> Result<()> {
         self.record.of(Call::new(Method::BeginTerm, &[]), self.inner.begin_term(), nothing).await
+    }
+
+    async fn check_owned(&self) -> Result<()> {
+        self.record.of(Call::new(Method::CheckOwned, &[]), self.inner.check_owned(), nothing).await
     }
 
     async fn announce(&self, keys: &[Key]) -> Result<()> {

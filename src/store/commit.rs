@@ -212,7 +212,7 @@ pub(in crate::store) async fn remove_written(store: &Datastore, written: &[Writt
     }
     for owner in owners {
         let Key::Owner(group) = &owner.key else { continue };
-        if store.snapshots(group).await?.is_empty() {
+        if store.is_bare(group).await? {
             for removed in store.inner.delete(&[removal(&owner)]).await? {
                 ignore_conflict(removed)?;
             }

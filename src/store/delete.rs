@@ -8,14 +8,22 @@
 //! next backup of the group removes. Chunks stay for the garbage collection. What is decided for a group is decided from its whole
 //! listing, before anything of it is deleted (H55). The manifest is locked too: whoever changes it must not put it back.
 //!
+//! The owner of a group goes when nothing else is in the group: no snapshot, no directory of one in which a listing shows nothing, and
+//! nothing foreign. A PBS takes any directory in a group for a snapshot, and fails in a group without an owner.
+//!
+//! No lock of the store is taken, so garbage may be collected by another process meanwhile: a mark that misses an index waits for the
+//! lock of its snapshot and looks once more. Unfinished snapshots and empty directories are the exception, see below.
+//!
 //! # What is unfinished
 //! Whoever carries out a plan removes it only on evidence that its writer is dead (I1): no other process holds the lock of the store,
 //! the snapshot itself is not locked, those locks reach everybody who could write, and a manifest of it neither is there nor may
 //! still arrive.
 
-use crate::backend::{LockGuard, LockMode, LockReach, LockScope, Removal, Version};
+use crate::backend::{
+    ListEntry, ListQuery, LockGuard, LockMode, LockReach, LockScope, ObjectInfo, Removal, Version, list_all,
+};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::layout::Key;
+use crate::format::layout::{Key, Prefix};
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::listing::FileInfo;
 use crate::store::locks::{MANIFEST_WAIT, lock_patiently};
@@ -161,8 +169,7 @@ impl Datastore {
     }
 
     async fn lock_for_deletion(&self, scope: LockScope) -> Result<Box<dyn LockGuard>> {
-        let mode = if scope == LockScope::Store { LockMode::Shared } else { LockMode::Exclusive };
-        self.inner.backend.lock(&scope, mode).await
+        self.inner.backend.lock(&scope, LockMode::Exclusive).await
     }
 
     /// Removes a snapshot if it is what it was expected to be, nobody uses it, and it is not protected (H56).
@@ -230,7 +237,12 @@ impl Datastore {
             return Ok(Fate::Protected);
         }
         still_held(alone).await?;
-        self.delete_all(&rest_of(info)).await?;
+        let mut rest = rest_of(info);
+        if rest.is_empty() {
+            // Nothing is there under this name, and an empty directory goes with it.
+            rest.push(Key::ClientLog(info.name.clone()));
+        }
+        self.delete_all(&rest).await?;
         backend.barrier().await?;
         guard.release_deleted().await;
         Ok(Fate::Removed)
@@ -251,8 +263,7 @@ impl Datastore {
         if namespace.is_root() {
             return Ok(false);
         }
-        let guard = self.lock_for_deletion(LockScope::Store).await?;
-        still_held(guard.as_ref()).await?;
+        self.still_owned().await?;
         match self.delete_all(&[Key::Namespace(namespace.clone())]).await {
             Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
             removed => Ok(removed.map(|()| true)?),
@@ -268,10 +279,7 @@ impl Datastore {
         }
         let scope = LockScope::Manifest(info.name.clone());
         let manifest_guard = lock_patiently(backend, &scope, LockMode::Exclusive, MANIFEST_WAIT).await?;
-        // Looks whether the store is still this process's, where that takes a look.
-        let of_the_store = backend.lock(&LockScope::Store, LockMode::Shared).await?;
-        still_held(of_the_store.as_ref()).await?;
-        drop(of_the_store);
+        self.still_owned().await?;
         still_held(guard.as_ref()).await?;
         // Also of an unfinished one, since a listing may be behind: what has a manifest must not lose the rest (H13, H42).
         self.delete_all(&[Key::Manifest(info.name.clone())]).await?;
@@ -295,14 +303,29 @@ impl Datastore {
         Ok(())
     }
 
-    /// Deletes what belongs to a group without snapshots: the owner last, since whoever finds one takes it for a group. Whether it
-    /// has none.
+    /// Fails as lost if another process has taken the store over. No lock of the store is taken: garbage may be collected by another
+    /// process meanwhile.
+    pub(in crate::store) async fn still_owned(&self) -> Result<(), Trouble> {
+        self.inner.backend.check_owned().await.map_err(Trouble::Lost)
+    }
+
+    /// Deletes what belongs to a group of which nothing else is left: the owner last, since whoever finds one takes it for a group.
+    /// Returns `true` if nothing else is left.
     pub(in crate::store) async fn delete_group_if_empty(
         &self,
         group: &GroupName,
         guard: Box<dyn LockGuard>,
     ) -> Result<bool, Trouble> {
         if !self.snapshots(group).await?.is_empty() {
+            return Ok(false);
+        }
+        let is_gone = match self.rest(group).await? {
+            Rest::Directories(names) if names.is_empty() => true,
+            // Looked at once more: a directory in which something is stays, whatever was found in it.
+            Rest::Directories(names) => self.remove_directories(names).await? && self.is_bare(group).await?,
+            Rest::Foreign => false,
+        };
+        if !is_gone {
             return Ok(false);
         }
         still_held(guard.as_ref()).await?;
@@ -312,6 +335,64 @@ impl Datastore {
         self.inner.backend.barrier().await?;
         guard.release_deleted().await;
         Ok(true)
+    }
+}
+
+/// What a group has beside its owner, its notes and the objects of snapshots.
+enum Rest {
+    /// Directories of snapshots.
+    Directories(Vec<SnapshotName>),
+    /// Something that is none of the store.
+    Foreign,
+}
+
+impl Datastore {
+    /// Returns `true` if nothing is left of a group but its owner and its notes. A directory of a snapshot counts as something even if
+    /// it is empty: a PBS takes it for a snapshot, and refuses to use a group without an owner.
+    pub(in crate::store) async fn is_bare(&self, group: &GroupName) -> Result<bool> {
+        let is_empty = |rest| matches!(rest, Rest::Directories(names) if names.is_empty());
+        Ok(self.snapshots(group).await?.is_empty() && is_empty(self.rest(group).await?))
+    }
+
+    /// What lies in a group of which a listing shows no snapshots.
+    async fn rest(&self, group: &GroupName) -> Result<Rest> {
+        let inside = ListQuery::children(Prefix::Group(group.clone()));
+        let mut directories = Vec::new();
+        // Copies of metadata do not have what is foreign.
+        for entry in list_all(self.truth().as_ref(), &inside).await?.into_entries() {
+            match entry {
+                ListEntry::Name(Key::GroupNotes(_) | Key::Owner(_))
+                | ListEntry::Object(ObjectInfo { key: Key::GroupNotes(_) | Key::Owner(_), .. }) => {}
+                ListEntry::Prefix(Prefix::Snapshot(name)) => directories.push(name),
+                _ => return Ok(Rest::Foreign),
+            }
+        }
+        Ok(Rest::Directories(directories))
+    }
+
+    /// Removes directories of snapshots in which there is nothing, of a group that is locked alone: a backup that was refused leaves
+    /// one. It needs the same evidence as for an unfinished snapshot; without it they stay. Returns `true` if all of them are gone.
+    async fn remove_directories(&self, names: Vec<SnapshotName>) -> Result<bool, Trouble> {
+        if names.is_empty() {
+            return Ok(true);
+        }
+        let alone = match self.inner.backend.lock(&LockScope::Store, LockMode::Exclusive).await {
+            Err(error) if error.kind() == ErrorKind::Busy => return Ok(false),
+            alone => alone?,
+        };
+        let mut all = true;
+        for name in names {
+            let guard = match self.lock_for_deletion(LockScope::Snapshot(name.clone())).await {
+                Err(error) if error.kind() == ErrorKind::Busy => return Ok(false),
+                guard => guard?,
+            };
+            let fate = match self.listed_snapshot(&name).await? {
+                Some(_) => Fate::Changed,
+                None => self.remove_unfinished(&SnapshotInfo::empty(&name), alone.as_ref(), guard).await?,
+            };
+            all &= matches!(fate, Fate::Removed);
+        }
+        Ok(all)
     }
 }
 

@@ -24,6 +24,19 @@ pub struct SnapshotInfo {
     pub state: SnapshotState,
 }
 
+impl SnapshotInfo {
+    /// A snapshot of which nothing is there.
+    pub(in crate::store) fn empty(name: &SnapshotName) -> Self {
+        Self {
+            files: Vec::new(),
+            has_client_log: false,
+            name: name.clone(),
+            protected: false,
+            state: SnapshotState::Unfinished,
+        }
+    }
+}
+
 /// A file of a snapshot in a listing.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,16 +188,9 @@ pub(in crate::store) fn note(snapshots: &mut BTreeMap<SnapshotName, Listed>, obj
     else {
         return;
     };
-    let listed = snapshots.entry(name.clone()).or_insert_with(|| {
-        let info = SnapshotInfo {
-            files: Vec::new(),
-            has_client_log: false,
-            name: name.clone(),
-            protected: false,
-            state: SnapshotState::Unfinished,
-        };
-        Listed { info, manifest: None }
-    });
+    let listed = snapshots
+        .entry(name.clone())
+        .or_insert_with(|| Listed { info: SnapshotInfo::empty(name), manifest: None });
     let info = &mut listed.info;
     match object.key {
         Key::Archive(_, name) => info.files.push(FileInfo { name, stored_bytes: object.size }),

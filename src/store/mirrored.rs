@@ -506,6 +506,10 @@ impl Backend for Mirrored {
         self.inner.begin_term().await
     }
 
+    async fn check_owned(&self) -> Result<()> {
+        self.inner.check_owned().await
+    }
+
     async fn announce(&self, keys: &[Key]) -> Result<()> {
         self.inner.announce(keys).await
     }

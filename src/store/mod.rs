@@ -310,7 +310,14 @@ impl StoreInner {
 
     async fn find_identity(&self) -> Result<&Identity> {
         let backend = self.backend.as_ref();
-        let _held = backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        let _held = match backend.lock(&LockScope::Store, LockMode::Shared).await {
+            // Another process that collects garbage gave it one.
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                let found = Identity::read(backend).await?.ok_or(error)?;
+                return Ok(self.identity.get_or_init(|| found));
+            }
+            held => held?,
+        };
         if let Some(found) = Identity::read(backend).await? {
             return Ok(self.identity.get_or_init(|| found));
         }

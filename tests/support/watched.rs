@@ -251,6 +251,10 @@ impl Backend for Watched {
         self.step(Method::BeginTerm, &[], self.inner.begin_term()).await
     }
 
+    async fn check_owned(&self) -> Result<()> {
+        self.step(Method::CheckOwned, &[], self.inner.check_owned()).await
+    }
+
     async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
         self.step(Method::Announced, &[], self.inner.announced()).await
     }

@@ -260,7 +260,13 @@ impl Inner {
             self.disk.remove_file(&path).map_err(failed)?;
         } else {
             match self.disk.remove_file(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Deleted::Absent),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    // A crash, or a backup that was refused, may have left its directory empty.
+                    if key.is_content() {
+                        self.remove_empty(parent(&path));
+                    }
+                    return Ok(Deleted::Absent);
+                }
                 removed => removed.map_err(failed)?,
             }
         }

@@ -454,6 +454,10 @@ impl Backend for S3Backend {
         self.lease.begin_term().await
     }
 
+    async fn check_owned(&self) -> Result<()> {
+        self.lock(&LockScope::Store, LockMode::Shared).await?.check().await
+    }
+
     async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
         let is_index = |path: &&String| path.ends_with(".fidx") || path.ends_with(".didx");
         Ok(foreign.iter().filter(is_index).map(Stray::new).collect())

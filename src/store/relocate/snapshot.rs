@@ -385,11 +385,7 @@ impl Datastore {
     async fn still_ours(&self, guards: &Guards) -> Result<(), Trouble> {
         still_held(guards.source.as_ref()).await?;
         still_held(guards.target.as_ref()).await?;
-        if self.inner.backend.tenure().is_none() {
-            return Ok(());
-        }
-        let held = self.inner.backend.lock(&LockScope::Store, LockMode::Shared).await;
-        still_held(held.map_err(Trouble::Lost)?.as_ref()).await
+        self.still_owned().await
     }
 }
 

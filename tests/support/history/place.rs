@@ -141,6 +141,10 @@ impl Backend for Remote {
         Ok(())
     }
 
+    async fn check_owned(&self) -> Result<()> {
+        self.inner.check_owned().await
+    }
+
     async fn announce(&self, keys: &[Key]) -> Result<()> {
         self.inner.announce(keys).await
     }
