@@ -114,6 +114,64 @@ fn a_store_is_created_once_and_attached_again() {
 }
 
 #[test]
+fn only_creating_makes_a_store_where_none_is() {
+    let server = Arc::new(FaultServer::start(fault_server::Options::default()));
+    server.put("store2/.cnt/vm/1/owner", "root@pam\n");
+    // Left by a creation that was cut off before it had the store, and put there by a browser for buckets.
+    server.put("store/.larder/lease", "{}");
+    server.put("store/.cnt/", "");
+    server.put("store/.chunks/notes.txt", "x");
+    let before = server.objects();
+    let bucket = block_on(in_bucket(&server, Ownership::default().instance("1").reuse()));
+    let memory: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime()));
+    for backend in [Arc::new(bucket) as Arc<dyn Backend>, memory] {
+        block_on(async {
+            for _ in 0..2 {
+                let open = Datastore::open(Arc::clone(&backend), Options::default()).await;
+                assert_eq!(kind(open), ErrorKind::NotFound);
+                let attach = Datastore::attach(Arc::clone(&backend), Options::default()).await;
+                assert_eq!(kind(attach), ErrorKind::NotFound);
+            }
+            assert_eq!(server.objects(), before, "nothing is written");
+            server.remove("store/.larder/lease");
+            let store = Datastore::create(Arc::clone(&backend), Options::default()).await.unwrap();
+            store.close().await.unwrap();
+            Datastore::open(Arc::clone(&backend), Options::default()).await.unwrap();
+            server.put("store/.larder/lease", "{}");
+            server.remove("store/.in-use");
+            server.remove("store/.larder/store.json");
+        });
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let opened = block_on(FsBackend::open(runtime(), directory.path().join("stor"), FsOptions::default()));
+    assert_eq!(kind(opened), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_store_of_pbs_is_there_by_its_mark_its_metadata_or_its_chunks() {
+    let chunk = format!("store/.chunks/bb9f/bb9f{}", "0".repeat(60));
+    let proofs: [(&str, &str, u64); 3] = [
+        ("store/.in-use", r#"{"hostname":"pbs"}"#, 3),
+        ("store/.cnt/vm/1/owner", "root@pam\n", 4),
+        (&chunk, "x", 5),
+    ];
+    for (key, body, wanted) in proofs {
+        let server = FaultServer::start(fault_server::Options::default());
+        server.put(key, body);
+        let backend = Arc::new(block_on(in_bucket(&server, Ownership::default().take_over())));
+        let before = (server.objects(), backend.client().counters().total().attempts);
+        let store = block_on(Datastore::open(Arc::<S3Backend>::clone(&backend), Options::default())).unwrap();
+        assert_eq!((store.uuid(), server.objects()), (None, before.0), "{key}: reading writes nothing");
+        assert_eq!(backend.client().counters().total().attempts - before.1, wanted, "{key}");
+        let store = block_on(Datastore::attach(Arc::<S3Backend>::clone(&backend), Options::default()));
+        assert!(store.unwrap().uuid().is_some(), "{key}");
+        let before = backend.client().counters().total().attempts;
+        block_on(Datastore::open(Arc::<S3Backend>::clone(&backend), Options::default())).unwrap();
+        assert_eq!(backend.client().counters().total().attempts - before, 2, "{key}: it has an identity");
+    }
+}
+
+#[test]
 fn d7_a_store_without_an_identity_gets_one_when_it_is_changed() {
     everywhere(|open| {
         block_on(async {
@@ -231,6 +289,7 @@ fn h55_what_is_protected_stays_with_all_that_belongs_to_it() {
 #[test]
 fn h42_a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
     let place: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime()));
+    drop(block_on(Datastore::create(Arc::clone(&place), Options::default())).unwrap());
     let mut absent = 0;
     for step in 1.. {
         let faulty = Arc::new(FaultBackend::new(Arc::clone(&place)));
@@ -273,12 +332,12 @@ fn h57_a_destruction_that_is_cut_off_goes_on_and_leaves_the_neighbours() {
     server.put("store/.cnt/foreign", "x");
     let before = server.objects();
     let owner = || Ownership::default().instance("1").reuse();
-    let mut refused = 0;
+    let (mut refused, mut gone) = (0, 0);
     for step in 1.. {
         let backend: Arc<dyn Backend> = Arc::new(block_on(in_bucket(&server, owner())));
         let faulty = Arc::new(FaultBackend::new(Arc::clone(&backend)));
         let ended = block_on(async {
-            let store = match Datastore::open(Arc::clone(&backend), Options::default()).await {
+            let store = match Datastore::create(Arc::clone(&backend), Options::default()).await {
                 Err(error) => panic!("step {step}: {error}"),
                 Ok(store) => store,
             };
@@ -290,14 +349,15 @@ fn h57_a_destruction_that_is_cut_off_goes_on_and_leaves_the_neighbours() {
             let destroyed = Datastore::destroy(Arc::<FaultBackend>::clone(&faulty)).await;
             if destroyed.is_err() {
                 match Datastore::open(Arc::clone(&backend), Options::default()).await {
+                    Err(error) if error.kind() == ErrorKind::NotFound => gone += 1,
                     Err(error) => {
                         assert_eq!(error.kind(), ErrorKind::Conflict, "step {step}");
                         refused += 1;
                     }
-                    Ok(store) if store.uuid().is_some() => {
+                    Ok(store) => {
+                        assert!(store.uuid().is_some(), "step {step}");
                         assert_eq!(store.groups(&Namespace::root()).await.unwrap().len(), 1, "step {step}");
                     }
-                    Ok(_) => {}
                 }
                 let done = Datastore::destroy(Arc::clone(&backend)).await.unwrap();
                 assert_eq!(done.foreign, ["foreign"]);
@@ -306,7 +366,7 @@ fn h57_a_destruction_that_is_cut_off_goes_on_and_leaves_the_neighbours() {
         });
         assert_eq!(server.objects(), before, "step {step}");
         if ended {
-            assert!(step > 9 && refused > 5, "{step} steps, {refused} refused");
+            assert!(step > 9 && refused > 5 && gone > 0, "{step} steps, {refused} refused, {gone} gone");
             return;
         }
     }

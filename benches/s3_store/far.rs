@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::backend::{Backend, Ownership, S3Backend};
+use larder::error::ErrorKind;
 use larder::http::{HttpClient, HttpOptions};
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
@@ -167,12 +168,11 @@ impl Process {
             options = options.local_state(state);
         }
         let backend = backend(endpoint, found, STORE, ownership)?;
-        let opened = Datastore::open(Arc::clone(&backend), options.clone()).await?;
-        if opened.uuid().is_some() {
-            return Ok(Self { store: opened });
-        }
-        drop(opened);
-        Ok(Self { store: Datastore::create(backend, options).await? })
+        let store = match Datastore::open(Arc::clone(&backend), options.clone()).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Datastore::create(backend, options).await?,
+            opened => opened?,
+        };
+        Ok(Self { store })
     }
 
     /// Takes the lease of the store, which belongs to the opening.

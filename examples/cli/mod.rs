@@ -289,19 +289,13 @@ impl StoreArguments {
         options: Options,
         access: Access,
     ) -> Outcome<Datastore> {
-        let store = Datastore::open(Arc::clone(backend), options.clone()).await?;
-        let root = Namespace::root();
-        // A store of PBS has no identity, but something in it.
-        let is_there = store.uuid().is_some()
-            || !store.groups(&root).await?.is_empty()
-            || !store.child_namespaces(&root).await?.is_empty();
-        match access {
-            _ if is_there => Ok(store),
-            Access::Write if self.create => {
-                drop(store);
+        match Datastore::open(Arc::clone(backend), options.clone()).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            Ok(store) => Ok(store),
+            Err(_) if self.create && access == Access::Write => {
                 Ok(Datastore::create(Arc::clone(backend), options).await?)
             }
-            _ => Err(input("there is no datastore at this address")),
+            Err(_) => Err(input("there is no datastore at this address")),
         }
     }
 

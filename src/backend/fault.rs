@@ -369,6 +369,10 @@ impl Backend for FaultBackend {
         self.read(Method::Announced, &[], self.inner.announced()).await
     }
 
+    async fn has_store(&self) -> Result<bool> {
+        self.read(Method::HasStore, &[], self.inner.has_store()).await
+    }
+
     async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
         self.read(Method::Strays, &[], self.inner.strays(foreign)).await
     }

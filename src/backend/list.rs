@@ -44,6 +44,22 @@ pub async fn list_all(backend: &dyn Backend, query: &ListQuery) -> Result<Listin
     Ok(Listing { entries })
 }
 
+/// Returns `true` if there is any object below the prefix. Reads no further than it must.
+pub(crate) async fn has_objects<B: Backend + ?Sized>(backend: &B, prefix: Prefix) -> Result<bool> {
+    let query = ListQuery::all(prefix);
+    let mut cursor = None;
+    loop {
+        let page = backend.list(&query, cursor.as_ref()).await?;
+        if page.entries.iter().any(|entry| matches!(entry, ListEntry::Object(_))) {
+            return Ok(true);
+        }
+        cursor = page.next;
+        if cursor.is_none() {
+            return Ok(false);
+        }
+    }
+}
+
 /// Reads a listing page by page, for who does not want all of it in memory.
 ///
 /// It has ended only when [`next`](Pager::next) returned `None`: then, and not before, what did not come is not there (H12).

@@ -27,11 +27,12 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
-use crate::format::name::{GroupName, SnapshotName};
+use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::rt::Runtime;
 
 pub use fs::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 pub(crate) use list::page_of;
+pub(crate) use list::has_objects;
 pub use list::{Listing, Pager, list_all};
 pub use memory::MemoryBackend;
 #[cfg(feature = "s3")]
@@ -261,6 +262,28 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// `Busy` if the store is somebody else's by now; whatever else went wrong.
     async fn release(&self) -> Result<()> {
         self.close().await
+    }
+
+    /// Returns `true` if there is a store at this place, whichever program made it, and even if it is empty. [`Datastore::open`] asks
+    /// where it found no identity of a store.
+    ///
+    /// Default: the mark of PBS ([`Key::InUse`]), or any object among snapshots and chunks, proves that there is a store.
+    ///
+    /// # Errors
+    /// Whatever keeps the backend from looking.
+    ///
+    /// [`Datastore::open`]: crate::store::Datastore::open
+    async fn has_store(&self) -> Result<bool> {
+        match self.head(&Key::InUse).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            found => return found.map(|_| true),
+        }
+        for prefix in [Prefix::Namespace(Namespace::root()), Prefix::Chunks] {
+            if has_objects(self, prefix).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Gives back what the backend holds for the store as a whole. Call it last; a backend that is dropped instead gives it

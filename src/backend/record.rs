@@ -45,6 +45,8 @@ pub enum Method {
     GetRange,
     /// [`Backend::get_stray`].
     GetStray,
+    /// [`Backend::has_store`].
+    HasStore,
     /// [`Backend::head`].
     Head,
     /// [`Backend::head_many`].
@@ -173,6 +175,7 @@ impl Counts {
             | Method::Clock
             | Method::Close
             | Method::GetStray
+            | Method::HasStore
             | Method::Release
             | Method::RemoveLeftovers
             | Method::Strays => {}
@@ -354,6 +357,10 @@ impl Backend for RecordingBackend {
 
     async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
         self.record.of(Call::new(Method::Announced, &[]), self.inner.announced(), nothing).await
+    }
+
+    async fn has_store(&self) -> Result<bool> {
+        self.record.of(Call::new(Method::HasStore, &[]), self.inner.has_store(), nothing).await
     }
 
     async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {

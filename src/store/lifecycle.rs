@@ -3,13 +3,13 @@
 //! | step | what it leaves when it is cut off |
 //! |---|---|
 //! | create: lock → nothing is there → identity | nothing, or an empty store |
-//! | attach: lock → identity | a store that can be attached again |
+//! | attach: there is a store → lock → identity | a store that can be attached again |
 //! | detach: mark of the owner | the store, with or without the mark |
 //! | destroy: lock alone → identity says `destroying` → manifests → the rest of the snapshots and groups → markers of namespaces, the inner ones first → chunks → state of the garbage collection, list of suspects, mark → identity → lease | a store that cannot be opened, and whose destruction can be begun again (H57) |
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, ListEntry, ListQuery, LockGuard, LockMode, LockScope, Removal, list_all};
+use crate::backend::{Backend, ListEntry, ListQuery, LockGuard, LockMode, LockScope, Removal, has_objects, list_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::Namespace;
@@ -30,7 +30,7 @@ pub struct Destruction {
 }
 
 impl Datastore {
-    /// Makes a store on a backend that has nothing yet: gives it an identity, and opens it.
+    /// Makes a store on a backend that has nothing yet: gives it an identity, and opens it. Nothing else makes a store.
     ///
     /// # Errors
     /// `AlreadyExists` if there is anything of a store: [`attach`](Datastore::attach) takes what is there. `Busy` or `Denied` if
@@ -60,7 +60,7 @@ impl Datastore {
     /// this host, and to this process until it is closed; it also gets an identity, if it has none.
     ///
     /// # Errors
-    /// Those of [`open`](Datastore::open); `Busy` if another process uses the store; `Denied` if it belongs to another host;
+    /// Those of [`open`](Datastore::open), `NotFound` among them, and then nothing is written; `Busy` if another process uses the store; `Denied` if it belongs to another host;
     /// `Unsupported` if it cannot be changed by this version.
     pub async fn attach(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         let store = Self::open(backend, options).await?;
@@ -191,19 +191,4 @@ async fn delete_keys(
         backend.barrier().await?;
     }
     Ok(())
-}
-
-async fn has_objects(backend: &dyn Backend, prefix: Prefix) -> Result<bool> {
-    let query = ListQuery::all(prefix);
-    let mut cursor = None;
-    loop {
-        let page = backend.list(&query, cursor.as_ref()).await?;
-        if page.entries.iter().any(|entry| matches!(entry, ListEntry::Object(_))) {
-            return Ok(true);
-        }
-        cursor = page.next;
-        if cursor.is_none() {
-            return Ok(false);
-        }
-    }
 }

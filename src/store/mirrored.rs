@@ -534,6 +534,10 @@ impl Backend for Mirrored {
         self.inner.tenure()
     }
 
+    async fn has_store(&self) -> Result<bool> {
+        self.inner.has_store().await
+    }
+
     async fn release(&self) -> Result<()> {
         self.inner.release().await
     }

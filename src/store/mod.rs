@@ -177,10 +177,11 @@ pub(in crate::store) struct StoreInner {
 
 impl Datastore {
     /// Opens a store, whether larder or PBS made it. Two requests at the same time, and nothing is written: it is the first change that gives a
-    /// store of PBS an identity, and that takes a store in a bucket for this process.
+    /// store of PBS an identity, and that takes a store in a bucket for this process. Where there is no identity, a third request looks for
+    /// the mark of PBS, and if there is none either, listings look for snapshots and chunks.
     ///
     /// # Errors
-    /// `InvalidInput` for options out of range; `Corrupt` if the identity of the store cannot be read; `Conflict` if it is half
+    /// `NotFound` if there is no store, which [`create`](Datastore::create) makes; `InvalidInput` for options out of range; `Corrupt` if the identity of the store cannot be read; `Conflict` if it is half
     /// destroyed.
     pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         options.check()?;
@@ -194,7 +195,8 @@ impl Datastore {
                 return Err(error.because("its destruction was begun and not finished"));
             }
             Some(identity) => OnceLock::from(identity),
-            None => OnceLock::new(),
+            None if backend.has_store().await? => OnceLock::new(),
+            None => return Err(Error::new(ErrorKind::NotFound, "open the store").because("there is no store")),
         };
         let local = match options.local {
             None => None,

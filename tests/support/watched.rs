@@ -259,6 +259,10 @@ impl Backend for Watched {
         self.step(Method::Announced, &[], self.inner.announced()).await
     }
 
+    async fn has_store(&self) -> Result<bool> {
+        self.step(Method::HasStore, &[], self.inner.has_store()).await
+    }
+
     async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
         self.step(Method::Strays, &[], self.inner.strays(foreign)).await
     }

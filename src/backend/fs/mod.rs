@@ -332,6 +332,11 @@ impl Backend for FsBackend {
         self.blocking("remove leftovers", move |inner| leftovers::remove(inner, &foreign, now, age)).await
     }
 
+    async fn has_store(&self) -> Result<bool> {
+        // No directory is opened without `.chunks`, which is all that an empty store of PBS consists of.
+        Ok(true)
+    }
+
     async fn close(&self) -> Result<()> {
         Ok(())
     }

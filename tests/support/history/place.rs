@@ -153,6 +153,10 @@ impl Backend for Remote {
         self.inner.announced().await
     }
 
+    async fn has_store(&self) -> Result<bool> {
+        self.inner.has_store().await
+    }
+
     async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
         self.inner.strays(foreign).await
     }
