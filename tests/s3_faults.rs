@@ -514,8 +514,24 @@ fn a_server_that_dies_and_comes_back_is_used_again() {
 fn h120_what_was_transformed_on_the_way_is_not_taken() {
     let (server, client) = set_up();
     server.put("k", body(1000).to_vec());
-    server.add(Rule::on("GET").then(Action::ContentEncoding("gzip")));
+    server.put("large", body(1 << 20).to_vec());
+    server.add(Rule::any().then(Action::ContentEncoding("gzip")));
     assert_eq!(get(&client, "k"), Err(ErrorKind::Unavailable));
+    let failed = [
+        // What compression makes longer is not taken for an object that is too large.
+        block_on(client.get("k", 1000)).map(drop),
+        block_on(client.get("large", 1 << 20)).map(drop),
+        block_on(client.get_range("k", 0..10)).map(drop),
+        block_on(client.get("absent", 1000)).map(drop),
+        block_on(client.list(&ListRequest::new("k"), None)).map(drop),
+        block_on(client.put("new", body(10), &ALWAYS)).map(drop),
+    ];
+    for (at, result) in failed.into_iter().enumerate() {
+        let error = result.unwrap_err();
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{at}");
+        assert!(why.contains("compressed (content-encoding: gzip)") && why.contains("proxy"), "{at}: {why}");
+    }
     assert!(server.log().iter().all(|request| request.header("accept-encoding") == Some("identity")));
 }
 

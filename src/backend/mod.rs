@@ -31,8 +31,8 @@ use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::rt::Runtime;
 
 pub use fs::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
-pub(crate) use list::page_of;
 pub(crate) use list::has_objects;
+pub(crate) use list::page_of;
 pub use list::{Listing, Pager, list_all};
 pub use memory::MemoryBackend;
 #[cfg(feature = "s3")]

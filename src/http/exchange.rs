@@ -220,9 +220,12 @@ impl<'a, 'w> Exchange<'a, 'w> {
         self.old = false;
         self.watch.enter("read the body of the response", request.timeouts.idle);
         let framing = Framing::of(request.method, &head).map_err(|error| self.protocol(error))?;
-        // The body of an error is there to be shown; a server may make it as long as it likes.
-        let (limit, must_end) =
-            if head.status < 300 { (request.body_limit, true) } else { (ERROR_BODY_LIMIT, false) };
+        // The body of an error is there to be shown; a server may make it as long as it likes. Nobody takes what was compressed.
+        let (limit, must_end) = if head.status < 300 && head.compression().is_none() {
+            (request.body_limit, true)
+        } else {
+            (ERROR_BODY_LIMIT, false)
+        };
         let body = match framing {
             Framing::Length(length) if length > limit && must_end => {
                 return Err(self.failed(TransportErrorKind::TooLarge));

@@ -1,5 +1,6 @@
 //! Who the requests are from.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use crate::rt::Runtime;
 
 /// How long before they expire credentials are replaced.
 const EARLY: Duration = Duration::from_mins(2);
+/// The parts of credentials, as errors name them.
+const PARTS: [&str; 3] = ["the access key id", "the secret access key", "the session token"];
+const VARIABLES: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
 /// A key pair, perhaps for a limited time. Secrets are wiped when the last copy is dropped, and never shown.
 #[derive(Clone)]
@@ -49,6 +53,30 @@ impl Credentials {
         self
     }
 
+    /// Refuses what no server can have issued. A newline at the end is what a secret gets that was read from a file.
+    fn check(&self, names: [&str; 3]) -> Result<()> {
+        let token = self.session_token.as_ref().map(|token| token.as_str());
+        let parts = [Some(self.access_key_id.as_str()), Some(&self.secret_access_key), token];
+        let parts = names.into_iter().zip(parts).filter_map(|(name, text)| Some((name, text?)));
+        for (at, (name, text)) in parts.enumerate() {
+            // The secret is only hashed; the other two are sent in headers.
+            let is_sent = at != 1;
+            let flaw = if text.is_empty() {
+                "is empty"
+            } else if text.trim() != text {
+                "begins or ends with a blank or a newline; remove it"
+            } else if is_sent && text.contains(|c: char| !('!'..='~').contains(&c)) {
+                "has a blank, a control character or a letter outside ASCII, which no header can hold"
+            } else {
+                continue;
+            };
+            return Err(
+                Error::new(ErrorKind::InvalidInput, "use the credentials").because(format!("{name} {flaw}"))
+            );
+        }
+        Ok(())
+    }
+
     /// The public half.
     pub fn access_key_id(&self) -> &str {
         &self.access_key_id
@@ -70,7 +98,8 @@ pub trait CredentialProvider: fmt::Debug + Send + Sync + 'static {
     /// The credentials to use from now on.
     ///
     /// # Errors
-    /// `Denied` if there are none; `Unavailable` if they cannot be had at the moment.
+    /// `Denied` if there are none; `Unavailable` if they cannot be had at the moment. Credentials that are empty, or begin or end with a
+    /// blank or a newline, are refused as `InvalidInput` wherever they come from.
     ///
     /// # Cancel safety
     /// The future may be dropped.
@@ -95,7 +124,7 @@ impl CredentialProvider for StaticCredentials {
     }
 }
 
-/// Those in `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
+/// Those in `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`. An error names the variable that is wrong.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "it has nothing to be set")]
 pub struct EnvironmentCredentials;
@@ -103,17 +132,29 @@ pub struct EnvironmentCredentials;
 #[async_trait]
 impl CredentialProvider for EnvironmentCredentials {
     async fn credentials(&self, _: &dyn Runtime) -> Result<Credentials> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let need = |name: &'static str| {
-            let missing = || Error::new(ErrorKind::Denied, "find credentials");
-            variable(name).ok_or_else(|| missing().because(format!("{name} is not set")))
-        };
-        let credentials = Credentials::new(need("AWS_ACCESS_KEY_ID")?, need("AWS_SECRET_ACCESS_KEY")?);
-        Ok(match variable("AWS_SESSION_TOKEN") {
-            Some(token) => credentials.session_token(token),
-            None => credentials,
-        })
+        from_variables(|name| std::env::var_os(name))
     }
+}
+
+fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Credentials> {
+    let set = |name: &str| match variable(name).filter(|value| !value.is_empty()).map(OsString::into_string) {
+        None => Ok(None),
+        Some(Ok(value)) => Ok(Some(value)),
+        Some(Err(_)) => {
+            let refused = Error::new(ErrorKind::InvalidInput, "use the credentials");
+            Err(refused.because(format!("{name} is not UTF-8")))
+        }
+    };
+    let need = |name: &str| {
+        let missing = || Error::new(ErrorKind::Denied, "find credentials");
+        set(name)?.ok_or_else(|| missing().because(format!("{name} is not set")))
+    };
+    let mut credentials = Credentials::new(need(VARIABLES[0])?, need(VARIABLES[1])?);
+    if let Some(token) = set(VARIABLES[2])? {
+        credentials = credentials.session_token(token);
+    }
+    credentials.check(VARIABLES)?;
+    Ok(credentials)
 }
 
 /// Those of a profile in a shared credentials file, read again whenever they are asked for.
@@ -197,7 +238,8 @@ impl Keeper {
         if let Some(credentials) = kept.as_ref().filter(|credentials| lasts(credentials, EARLY)) {
             return Ok(credentials.clone());
         }
-        match self.provider.credentials(runtime).await {
+        let provided = self.provider.credentials(runtime).await;
+        match provided.and_then(|provided| provided.check(PARTS).map(|()| provided)) {
             Ok(credentials) => {
                 *kept = Some(credentials.clone());
                 Ok(credentials)
@@ -235,6 +277,32 @@ mod tests {
         assert_eq!((other.access_key_id(), other.session_token.as_ref().unwrap().as_str()), ("D", "F"));
         assert!(from_profile(text, "empty").is_none());
         assert!(from_profile(text, "missing").is_none());
+    }
+
+    #[test]
+    fn a_newline_at_the_end_of_a_variable_is_named_and_not_sent() {
+        for (at, wrong) in VARIABLES.iter().enumerate() {
+            for value in ["q\n", "q\r\n", " q", "q\t", "q\u{a0}", "q\nq", "qé"] {
+                if at == 1 && value.trim() == value {
+                    continue;
+                }
+                let set = |name: &str| Some(OsString::from(if name == *wrong { value } else { "K" }));
+                let error = from_variables(set).unwrap_err();
+                let why = std::error::Error::source(&error).unwrap().to_string();
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{wrong} {value:?}");
+                assert!(why.contains(wrong) && !why.contains('q'), "{why}");
+                let set = |at: usize, wanted: usize| if at == wanted { value } else { "K" };
+                let given = Credentials::new(set(at, 0), set(at, 1)).session_token(set(at, 2));
+                let keeper = Keeper::new(Arc::new(StaticCredentials::new(given)));
+                let error = futures::executor::block_on(keeper.current(&crate::rt::ThreadRuntime::new()))
+                    .unwrap_err();
+                let why = std::error::Error::source(&error).unwrap().to_string();
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{wrong} {value:?}");
+                assert!(why.contains(PARTS[at]), "{why}");
+            }
+        }
+        assert!(from_variables(|_| Some(OsString::from("K"))).is_ok());
+        assert_eq!(from_variables(|_| None).unwrap_err().kind(), ErrorKind::Denied);
     }
 
     #[test]

@@ -196,7 +196,9 @@ impl Datastore {
             }
             Some(identity) => OnceLock::from(identity),
             None if backend.has_store().await? => OnceLock::new(),
-            None => return Err(Error::new(ErrorKind::NotFound, "open the store").because("there is no store")),
+            None => {
+                return Err(Error::new(ErrorKind::NotFound, "open the store").because("there is no store"));
+            }
         };
         let local = match options.local {
             None => None,

@@ -76,6 +76,15 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
+    /// The encoding of the body, if somebody on the way compressed it, or it was stored so (H120). `aws-chunked` only says how the
+    /// body once was sent.
+    pub fn compression(&self) -> Option<&str> {
+        let encoding = self.headers.get("content-encoding")?.trim();
+        let is_plain =
+            ["", "identity", "aws-chunked"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain));
+        (!is_plain).then_some(encoding)
+    }
+
     /// Whether the connection can carry another request after this answer, as far as its head says (RFC 9112 §9.3).
     pub fn keeps_connection(&self) -> bool {
         let has = |wanted: &str| {

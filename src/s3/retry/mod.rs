@@ -57,6 +57,12 @@ pub(in crate::s3) enum Mend {
 /// What a server said when it refused.
 pub(in crate::s3) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
     let mut body = parse_error(&response.body).unwrap_or_default();
+    if let Some(encoding) = response.head.compression().filter(|_| body.code.is_empty()) {
+        body.message = format!(
+            "the answer is compressed (content-encoding: {encoding}), though only uncompressed ones are accepted: a proxy or \
+             gateway in between does that; switch compression off there, or go around it"
+        );
+    }
     for text in [&mut body.code, &mut body.message] {
         text.truncate(text.floor_char_boundary(MESSAGE_BYTES));
     }
@@ -82,11 +88,9 @@ pub(in crate::s3) fn judge_response(response: &Response, operation: Operation, n
         }
     }
     if response.is_success() {
-        // Somebody on the way compressed it (H120). `aws-chunked` only tells how it once was sent.
-        let encoding = response.head.headers.get("content-encoding").unwrap_or("identity");
-        let is_plain =
-            ["", "identity", "aws-chunked"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain));
-        return if is_plain { Verdict::Answer } else { Verdict::Later { throttled: false, wanted: None } };
+        // A proxy that compresses one answer compresses the next one too.
+        let is_plain = response.head.compression().is_none();
+        return if is_plain { Verdict::Answer } else { Verdict::Once(ErrorKind::Unavailable) };
     }
     let (refusal, body) = refusal(response);
     if let Some(verdict) = judge_code(&refusal.code, response, &body, now) {
