@@ -1,19 +1,22 @@
 //! Backs up directories, images and files as one snapshot.
 //! Run with: cargo run --release --example backup -- --store DIR --create root.tar:DIR disk.img:FILE
 
+#[macro_use]
 mod cli;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use cli::signals::interruptible;
 use cli::{Access, Failure, Outcome, Progress, StoreArguments, input, tar_stream};
 use futures::executor::block_on;
 use futures::io::AllowStdIo;
 use larder::format::manifest::{CryptMode, VerifyResult};
-use larder::format::name::{ArchiveKind, ArchiveName, AuthId, GroupName};
-use larder::store::{SnapshotReader, SnapshotWriter};
+use larder::format::name::{ArchiveKind, ArchiveName, AuthId, GroupName, SnapshotName};
+use larder::store::{BackupStats, Datastore, SnapshotReader, SnapshotWriter};
 
 fn main() -> ExitCode {
     cli::run(&usage(), command)
@@ -66,17 +69,46 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let runtime = cli::runtime();
     let start = runtime.monotonic();
     let progress = Progress::new(!arguments.json);
-    block_on(async {
-        let opened = arguments.store.open(&runtime, Access::Write).await?;
-        let store = opened.store.clone();
-        let base = match store.latest(&group).await? {
+    let back_up = async |store: Datastore| back_up(&store, &arguments, &group, progress).await;
+    let ((snapshot, stats), requests) = block_on(arguments.store.with(&runtime, Access::Write, back_up))?;
+    let seconds = runtime.monotonic().saturating_sub(start).as_secs_f64();
+    if arguments.json {
+        let report = serde_json::json!({
+            "snapshot": snapshot.to_string(),
+            "bytes_read": stats.bytes_read,
+            "bytes_written": stats.bytes_written,
+            "chunks_known": stats.chunks_known,
+            "chunks_new": stats.chunks_new,
+            "seconds": seconds,
+            "requests": requests,
+        });
+        println!("{report}");
+    } else {
+        println!(
+            "{snapshot}: read {} bytes, wrote {}; {} chunks new, {} known; {seconds:.1} s",
+            stats.bytes_read, stats.bytes_written, stats.chunks_new, stats.chunks_known
+        );
+        cli::tell_requests(requests.as_ref());
+    }
+    Ok(())
+}
+
+/// Makes the snapshot. A failure or a signal leaves nothing of it but chunks.
+async fn back_up(
+    store: &Datastore,
+    arguments: &Arguments,
+    group: &GroupName,
+    progress: Arc<Progress>,
+) -> Outcome<(SnapshotName, BackupStats)> {
+    let begun = async {
+        let base = match store.latest(group).await? {
             Some(latest) if !arguments.no_base => {
                 // One that cannot be built on is no reason to make no backup.
                 store.snapshot(&latest).await.ok().filter(is_usable)
             }
             _ => None,
         };
-        let mut backup = store.backup(&group).observer(progress);
+        let mut backup = store.backup(group).observer(progress);
         if arguments.no_cache {
             backup = backup.no_cache();
         }
@@ -86,42 +118,26 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         if let Some(owner) = arguments.owner.clone() {
             backup = backup.owner(owner);
         }
-        let writer = backup.begin().await?;
-        if let Some(notes) = &arguments.notes {
-            writer.set_notes(notes.clone());
-        }
+        Ok((base, backup.begin().await?))
+    };
+    let (base, writer) = interruptible(begun).await?;
+    if let Some(notes) = &arguments.notes {
+        writer.set_notes(notes.clone());
+    }
+    let written = interruptible(async {
         for source in &arguments.sources {
             write(&writer, source, base.as_ref()).await?;
         }
-        let stats = writer.stats();
-        let snapshot = writer.finish().await?;
-        drop((store, base));
-        let requests = opened.close().await?;
-        let seconds = runtime.monotonic().checked_sub(start).unwrap().as_secs_f64();
-        if arguments.json {
-            let report = serde_json::json!({
-                "snapshot": snapshot.name().to_string(),
-                "bytes_read": stats.bytes_read,
-                "bytes_written": stats.bytes_written,
-                "chunks_known": stats.chunks_known,
-                "chunks_new": stats.chunks_new,
-                "seconds": seconds,
-                "requests": requests,
-            });
-            println!("{report}");
-        } else {
-            println!(
-                "{}: read {} bytes, wrote {}; {} chunks new, {} known; {seconds:.1} s",
-                snapshot.name(),
-                stats.bytes_read,
-                stats.bytes_written,
-                stats.chunks_new,
-                stats.chunks_known
-            );
-            cli::tell_requests(requests.as_ref());
-        }
         Ok(())
-    })
+    });
+    if let Err(failure) = written.await {
+        // What it came to is the failure; what abort leaves, the next backup removes.
+        let _ = writer.abort().await;
+        return Err(failure);
+    }
+    let stats = writer.stats();
+    // From here on a signal is too late.
+    Ok((writer.finish().await?.name().clone(), stats))
 }
 
 async fn write(writer: &SnapshotWriter, source: &Source, base: Option<&SnapshotReader>) -> Outcome<()> {

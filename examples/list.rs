@@ -1,14 +1,17 @@
 //! Lists the snapshots of a store with their files.
 //! Run with: cargo run --release --example list -- --store DIR
 
+#[macro_use]
 mod cli;
 
 use std::process::ExitCode;
 
+use cli::signals::interruptible;
 use cli::{Access, Failure, Outcome, StoreArguments, input};
 use futures::executor::block_on;
 use larder::error::ErrorKind;
 use larder::format::manifest::VerifyResult;
+use larder::format::name::Namespace;
 use larder::store::{Datastore, SnapshotInfo, SnapshotState};
 use serde_json::{Value, json};
 
@@ -42,26 +45,9 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         }
     }
     let runtime = cli::runtime();
-    let (snapshots, requests) = block_on(async {
-        let top = store.namespace().clone();
-        let opened = store.open(&runtime, Access::Read).await?;
-        let store = opened.store.clone();
-        if !store.has_namespace(&top).await? {
-            return Err(input(format!("there is no namespace {top}")));
-        }
-        let namespaces = if one { vec![top] } else { store.namespaces(&top).await? };
-        let mut snapshots = Vec::new();
-        for namespace in namespaces {
-            for group in store.groups(&namespace).await? {
-                let owner = store.owner(&group).await.ok().flatten().map(|owner| owner.to_string());
-                for info in store.snapshots(&group).await? {
-                    snapshots.push(describe(&store, &info, owner.as_deref()).await?);
-                }
-            }
-        }
-        drop(store);
-        Ok((snapshots, opened.close().await?))
-    })?;
+    let top = store.namespace();
+    let list = async |store: Datastore| interruptible(list(&store, top, one)).await;
+    let (snapshots, requests) = block_on(store.with(&runtime, Access::Read, list))?;
     let is_unread = |snapshot: &&Value| snapshot["error"].is_string();
     let unread: Vec<_> = snapshots.iter().filter(is_unread).map(full_name).collect();
     if as_json {
@@ -79,6 +65,24 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
 fn full_name(snapshot: &Value) -> String {
     let text = |key: &str| snapshot[key].as_str().unwrap_or_default();
     format!("[{}] {}", text("ns"), text("snapshot"))
+}
+
+/// Describes all snapshots of one namespace, or of those below it too.
+async fn list(store: &Datastore, top: &Namespace, one: bool) -> Outcome<Vec<Value>> {
+    if !store.has_namespace(top).await? {
+        return Err(input(format!("there is no namespace {top}")));
+    }
+    let namespaces = if one { vec![top.clone()] } else { store.namespaces(top).await? };
+    let mut snapshots = Vec::new();
+    for namespace in namespaces {
+        for group in store.groups(&namespace).await? {
+            let owner = store.owner(&group).await.ok().flatten().map(|owner| owner.to_string());
+            for info in store.snapshots(&group).await? {
+                snapshots.push(describe(store, &info, owner.as_deref()).await?);
+            }
+        }
+    }
+    Ok(snapshots)
 }
 
 async fn describe(store: &Datastore, info: &SnapshotInfo, owner: Option<&str>) -> Outcome<Value> {

@@ -1,16 +1,23 @@
 //! Backs up this crate's own sources and an image, twice, and restores them.
 //! Run with: cargo run --release --example quickstart
 
+#![allow(clippy::disallowed_methods, reason = "the rule against threads is for the library")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "small numbers")]
 
+use std::fmt::Display;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::exit;
 use std::sync::Arc;
+use std::{fs, io, thread};
 
 use futures::executor::block_on;
 use futures::io::Cursor;
 use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{BackupStats, Datastore, DirtyMap, Options, SnapshotReader, WriterTarget};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
@@ -18,7 +25,22 @@ const MIB: u64 = 1 << 20;
 
 fn main() -> Result<()> {
     let directory = tempfile::tempdir()?;
+    let (mut signals, path) = (Signals::new([SIGINT, SIGTERM])?, directory.path().to_owned());
+    thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            let _ = fs::remove_dir_all(&path);
+            exit(128 + signal);
+        }
+    });
     block_on(run(directory.path()))
+}
+
+/// Prints a line. A reader that has seen enough is no failure.
+fn print(line: impl Display) -> Result<()> {
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 async fn run(directory: &Path) -> Result<()> {
@@ -37,7 +59,7 @@ async fn run(directory: &Path) -> Result<()> {
     backup.image("disk.img", Cursor::new(&image), 64 * MIB).await?;
     backup.blob("app.conf", "colour = blue\n").await?;
     backup.set_notes("the first one");
-    report("first backup", &backup.stats());
+    report("first backup", &backup.stats())?;
     let first = backup.finish().await?;
 
     // The second one builds on the first. Of the image only what changed is read.
@@ -47,13 +69,13 @@ async fn run(directory: &Path) -> Result<()> {
     backup.stream("sources.tar", Cursor::new(&sources)).base(&first).await?;
     backup.image("disk.img", Cursor::new(&image), 64 * MIB).base(&first).dirty(dirty).await?;
     let stats = backup.stats();
-    report("after a change", &stats);
+    report("after a change", &stats)?;
     assert_eq!((stats.chunks_new, stats.chunks_reused), (1, 15));
     let second = backup.finish().await?;
 
     for snapshot in store.snapshots(&group).await? {
         let names: Vec<_> = snapshot.files.iter().map(|file| file.name.as_str()).collect();
-        println!("{}: {}", snapshot.name, names.join(", "));
+        print(format!("{}: {}", snapshot.name, names.join(", ")))?;
     }
 
     // Everything that is read is checked against its digest.
@@ -62,10 +84,8 @@ async fn run(directory: &Path) -> Result<()> {
     assert_eq!(first.blob("app.conf.blob").await?, "colour = blue\n");
     let logical = 2 * (64 * MIB + sources.len() as u64);
     let stored = size_of(directory)?;
-    println!(
-        "both restored; {logical} bytes are kept in {stored}: factor {:.1}",
-        logical as f64 / stored as f64
-    );
+    let factor = logical as f64 / stored as f64;
+    print(format!("both restored; {logical} bytes are kept in {stored}: factor {factor:.1}"))?;
     assert!(stored < logical / 2);
     Ok(())
 }
@@ -76,10 +96,10 @@ async fn restore(snapshot: &SnapshotReader, archive: &str) -> Result<Vec<u8>> {
     Ok(target.into_inner().into_inner())
 }
 
-fn report(what: &str, stats: &BackupStats) {
+fn report(what: &str, stats: &BackupStats) -> Result<()> {
     let BackupStats { bytes_read, bytes_written, chunks_new, chunks_known, chunks_reused, .. } = stats;
-    println!("{what}: read {bytes_read} bytes, wrote {bytes_written}");
-    println!("    chunks: {chunks_new} new, {chunks_known} known, {chunks_reused} taken over unread");
+    print(format!("{what}: read {bytes_read} bytes, wrote {bytes_written}"))?;
+    print(format!("    chunks: {chunks_new} new, {chunks_known} known, {chunks_reused} taken over unread"))
 }
 
 fn tar_of_sources() -> Result<Vec<u8>> {

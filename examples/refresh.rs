@@ -1,12 +1,15 @@
 //! Brings the copies of a bucket's metadata in a local directory to the state of the bucket.
 //! Run with: `cargo run --release --example refresh -- --store s3://BUCKET/STORE --cache DIR`
 
+#[macro_use]
 mod cli;
 
 use std::process::ExitCode;
 
+use cli::signals::interruptible;
 use cli::{Access, Outcome, StoreArguments, input};
 use futures::executor::block_on;
+use larder::store::Datastore;
 
 fn main() -> ExitCode {
     cli::run(&usage(), command)
@@ -33,11 +36,8 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     }
     let runtime = cli::runtime();
     let start = runtime.monotonic();
-    let (done, requests) = block_on(async {
-        let opened = store.open(&runtime, Access::Write).await?;
-        let done = opened.store.refresh().await?;
-        Ok::<_, cli::Failure>((done, opened.close().await?))
-    })?;
+    let refresh = async |store: Datastore| interruptible(async { Ok(store.refresh().await?) }).await;
+    let (done, requests) = block_on(store.with(&runtime, Access::Write, refresh))?;
     let seconds = runtime.monotonic().saturating_sub(start).as_secs_f64();
     if as_json {
         let report = serde_json::json!({

@@ -1,6 +1,7 @@
 //! Restores an archive of a snapshot to a file, to standard output or, from a tar stream, into a directory.
 //! Run with: cargo run --release --example restore -- --store DIR SNAPSHOT ARCHIVE TARGET
 
+#[macro_use]
 mod cli;
 
 use std::fs::File;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cli::signals::interruptible;
 use cli::{Access, Failure, Outcome, Progress, StoreArguments, input, tar_stream};
 use futures::executor::block_on;
 use futures::io::{AllowStdIo, AsyncReadExt as _};
@@ -71,7 +73,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     kind.check(target)?;
     let runtime = cli::runtime();
     let opened = block_on(store.open(&runtime, Access::Read))?;
-    let reader = block_on(restore(&opened.store, &runtime, &name, archive, (target, kind)))?;
+    let reader = block_on(interruptible(restore(&opened.store, &runtime, &name, archive, (target, kind))))?;
     if let Some(reader) = reader {
         tar_stream::unpack::unpack(Blocking(reader), target.as_ref())
             .map_err(|error| Failure::Work(format!("{target}: {error}")))?;
@@ -180,6 +182,10 @@ struct Blocking(ArchiveReader);
 
 impl io::Read for Blocking {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        block_on(self.0.read(buffer))
+        let read = async { Ok(self.0.read(buffer).await) };
+        match block_on(interruptible(read)) {
+            Ok(read) => read,
+            Err(_) => Err(io::Error::other("a signal ended it")),
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Finds out what an S3 server can do, and says it as a person would want to read it.
 //! Run with: `cargo run --example s3_check -- --endpoint URL --bucket NAME`
 
+#[macro_use]
 mod cli;
 
 use std::process::ExitCode;
 
 use cli::input;
-use cli::s3::{S3_USAGE, S3Arguments};
+use cli::s3::{S3_USAGE, S3Arguments, accepting};
 use futures::executor::block_on;
 use larder::s3::{S3Capabilities, Support};
 
@@ -26,7 +27,8 @@ fn main() -> ExitCode {
         }
         let runtime = cli::runtime();
         let client = server.client(&runtime)?;
-        let found = block_on(client.probe(""))?;
+        let first_contact = server.first_contact(&client, &runtime)?;
+        let found = block_on(first_contact.within(async { Ok(client.probe("").await?) }))?;
         let requests = client.counters().total().attempts;
         if as_json {
             print_json(&found, requests);
@@ -50,7 +52,7 @@ fn print_table(found: &S3Capabilities, requests: u64) {
     println!();
     println!("Writers of one store {} told apart by conditions.", if safe { "can be" } else { "cannot be" });
     for risk in found.risks() {
-        println!("A store is not safe there: {risk}.");
+        println!("A store is not safe there: {risk}. {} accepts that.", accepting(risk));
     }
     println!("{requests} requests were made; nothing is left of them.");
 }

@@ -2,9 +2,13 @@
 
 #![allow(dead_code, reason = "no example uses all of it")]
 
+#[macro_use]
+pub(crate) mod streams;
+
 pub(crate) mod findings;
 #[cfg(feature = "tls")]
 pub(crate) mod s3;
+pub(crate) mod signals;
 pub(crate) mod tar_stream;
 
 use std::fmt::Display;
@@ -55,9 +59,20 @@ pub(crate) fn told(error: &Error) -> String {
     text
 }
 
+/// Refusals of the library that an option of the examples lifts, by a part of their text.
+const LIFTED_BY: [(&str, &str); 4] = [
+    ("to take it over was not asked for", "--take-over takes it over"),
+    ("to use it again was not asked for", "--reuse uses it again"),
+    ("its locks do not reach them", "--only-process says that there are none"),
+    ("unless plaintext is allowed", "--allow-plaintext allows it"),
+];
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let text = told(&error);
+        let mut text = told(&error);
+        if let Some((_, option)) = LIFTED_BY.iter().find(|(part, _)| text.contains(part)) {
+            text = format!("{text}; {option}");
+        }
         match error.kind() {
             ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::AlreadyExists => Self::Input(text),
             _ => Self::Work(text),
@@ -77,25 +92,34 @@ impl From<lexopt::Error> for Failure {
     }
 }
 
-/// Runs a command and turns what it answers into an exit status: 2 for bad input, 1 for failed work.
+/// Runs a command and turns what it answers into an exit status: 2 for bad input, 1 for failed work and for output that could not
+/// be written, 130 or 143 if a signal ended it.
 pub(crate) fn run(usage: &str, command: impl FnOnce(lexopt::Parser) -> Outcome<()>) -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+    let done = if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
         println!("{usage}");
-        return ExitCode::SUCCESS;
+        Ok(())
+    } else {
+        let watching = signals::watch().map_err(Failure::from);
+        watching.and_then(|()| command(lexopt::Parser::from_args(arguments)))
+    };
+    let (mut status, why) = match done {
+        Ok(()) => (0, None),
+        Err(Failure::Incomplete) => (1, None),
+        Err(Failure::Input(why)) => (2, Some(why)),
+        Err(Failure::Work(why)) => (1, Some(why)),
+    };
+    if let Some(why) = why {
+        eprintln!("{}", one_line(&why));
     }
-    match command(lexopt::Parser::from_args(arguments)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Incomplete) => ExitCode::FAILURE,
-        Err(Failure::Input(why)) => {
-            eprintln!("{}", one_line(&why));
-            ExitCode::from(2)
-        }
-        Err(Failure::Work(why)) => {
-            eprintln!("{}", one_line(&why));
-            ExitCode::FAILURE
-        }
+    if let Some(signal) = signals::caught().filter(|_| status != 0) {
+        status = signals::status(signal);
     }
+    if let Some(error) = streams::end() {
+        eprintln!("standard output: {error}");
+        status = if status == 0 { 1 } else { status };
+    }
+    ExitCode::from(status)
 }
 
 /// The next argument: an option with its dashes, or a plain word.
@@ -179,6 +203,7 @@ pub(crate) const STORE_USAGE: &str = "  --store DIR          the datastore; s3:/
   --cache DIR          a directory for copies of what is in a bucket; without it, there are more requests
   --take-over          use a bucket that another host or a PBS marked as its own
   --reuse              use a bucket that has data and belongs to nobody
+  --host NAME          the name in the mark of a bucket; default: larder
   --ns A/B             the namespace; default: the root
   --sync-level LEVEL   none, file or filesystem; default: filesystem
   --lock-dir DIR       lock files of a PBS that uses the same store";
@@ -232,6 +257,20 @@ impl StoreArguments {
         self.s3.same_server(&other.s3);
     }
 
+    /// Opens the store, works on it, and closes it whatever became of the work. Returns what was asked of a server too.
+    pub(crate) async fn with<T>(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        access: Access,
+        work: impl AsyncFnOnce(Datastore) -> Outcome<T>,
+    ) -> Outcome<(T, Option<serde_json::Value>)> {
+        let opened = self.open(runtime, access).await?;
+        let done = work(opened.store.clone()).await;
+        // Also after a failure: nobody else need wait until the lease expires.
+        let requests = opened.close().await;
+        Ok((done?, requests?))
+    }
+
     /// Opens the store, or makes it if that was asked for and there is none.
     pub(crate) async fn open(&self, runtime: &Arc<dyn Runtime>, access: Access) -> Outcome<Opened> {
         #[cfg(not(feature = "tls"))]
@@ -266,13 +305,18 @@ impl StoreArguments {
             ownership = ownership.instance(local.instance());
             options = options.local_state(local);
         }
+        let first_contact = arguments.first_contact(&client, runtime)?;
         let found = match access {
             Access::Read => S3Capabilities::unknown(),
-            Access::Write => arguments.capabilities(&client, &name, self.cache.as_deref()).await?,
+            Access::Write => {
+                let found = arguments.capabilities(&client, &name, self.cache.as_deref());
+                first_contact.within(found).await?
+            }
         };
-        let backend = S3Backend::new(Arc::clone(runtime), client.clone(), &name, found, &[])?;
+        let accepted = arguments.accepted(&found)?;
+        let backend = S3Backend::new(Arc::clone(runtime), client.clone(), &name, found, accepted)?;
         let backend: Arc<dyn Backend> = Arc::new(backend.ownership(ownership));
-        match self.open_or_create(&backend, options, access).await {
+        match first_contact.within(self.open_or_create(&backend, options, access)).await {
             Ok(store) => Ok(Opened { client: Some(client), store }),
             Err(failure) => {
                 // Nobody else need wait until the lease expires.

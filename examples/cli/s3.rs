@@ -1,26 +1,38 @@
 //! Which bucket on which server: the same options for every example that speaks to S3.
 
+use std::future::pending;
+use std::num::NonZeroU64;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::{Either, select};
 use larder::backend::Ownership;
 use larder::http::{HttpClient, HttpOptions, Proxy, TlsOptions};
 use larder::rt::Runtime;
 use larder::s3::{
-    Addressing, Counters, EnvironmentCredentials, Operation, Outcome as Sent, S3Capabilities, S3Client,
+    Addressing, Counters, EnvironmentCredentials, Operation, Outcome as Sent, Risk, S3Capabilities, S3Client,
     S3Options,
 };
 use serde_json::{Value, json};
 
-use super::{Outcome, input, value};
+use super::{Failure, Outcome, input, parsed, signals, value};
+
+/// How long a server may keep silent at first.
+const FIRST_CONTACT_SECONDS: u64 = 30;
 
 /// Where the bucket is and how its server is recognised. What is not given comes from the usual variables.
 #[derive(Clone, Default)]
 pub(crate) struct S3Arguments {
+    /// The risks that are lived with.
+    accepted: Vec<Risk>,
     bucket: Option<String>,
     ca: Option<String>,
     endpoint: Option<String>,
     fingerprint: Option<String>,
+    /// In seconds.
+    first_contact: Option<NonZeroU64>,
     /// Who opens the store.
     pub(crate) ownership: Ownership,
     plaintext: bool,
@@ -35,6 +47,12 @@ pub(crate) const S3_USAGE: &str = "  --endpoint URL       the server; default: A
   --ca FILE            root certificates to trust beside those of the platform
   --fingerprint HEX    the SHA-256 of the one certificate to accept
   --allow-plaintext    speak HTTP without TLS to other hosts too
+  --first-contact SECONDS
+                       how long to wait for a server that does not answer at all; default: 30
+  --accept-lifecycle   live with rules of the bucket that delete or archive objects of the store
+  --accept-versions    live with a bucket that keeps old versions
+  --accept-object-lock
+                       live with a bucket that locks new objects against deletion
 Credentials are those in AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; a proxy is the one in HTTPS_PROXY.";
 
 impl S3Arguments {
@@ -50,7 +68,12 @@ impl S3Arguments {
             "--fingerprint" => self.fingerprint = Some(value(parser)?),
             "--reuse" => self.ownership = self.ownership.clone().reuse(),
             "--take-over" => self.ownership = self.ownership.clone().take_over(),
+            "--host" => self.ownership = self.ownership.clone().host(value(parser)?),
             "--allow-plaintext" => self.plaintext = true,
+            "--first-contact" => self.first_contact = Some(parsed(option, parser)?),
+            "--accept-lifecycle" => self.accepted.push(Risk::Expiry),
+            "--accept-object-lock" => self.accepted.push(Risk::ObjectLock),
+            "--accept-versions" => self.accepted.push(Risk::Versions),
             _ => return Ok(false),
         }
         Ok(true)
@@ -63,6 +86,7 @@ impl S3Arguments {
             self.ca = self.ca.take().or_else(|| other.ca.clone());
             self.fingerprint = self.fingerprint.take().or_else(|| other.fingerprint.clone());
             self.region = self.region.take().or_else(|| other.region.clone());
+            self.first_contact = self.first_contact.or(other.first_contact);
             self.plaintext |= other.plaintext;
             self.virtual_host |= other.virtual_host;
         }
@@ -107,6 +131,24 @@ impl S3Arguments {
         Ok(S3Client::new(Arc::clone(runtime), http, options)?)
     }
 
+    /// The risks that are accepted, if they are all that the server has.
+    pub(crate) fn accepted(&self, found: &S3Capabilities) -> Outcome<&[Risk]> {
+        match found.risks().into_iter().find(|risk| !self.accepted.contains(risk)) {
+            Some(risk) => Err(Failure::Work(format!("{risk}; {} accepts that", accepting(risk)))),
+            None => Ok(&self.accepted),
+        }
+    }
+
+    /// Waits for the server as long as was asked for.
+    pub(crate) fn first_contact<'a>(
+        &self,
+        client: &'a S3Client,
+        runtime: &'a Arc<dyn Runtime>,
+    ) -> Outcome<FirstContact<'a>> {
+        let seconds = self.first_contact.map_or(FIRST_CONTACT_SECONDS, NonZeroU64::get);
+        Ok(FirstContact { client, endpoint: self.endpoint()?, runtime, seconds })
+    }
+
     fn endpoint(&self) -> Outcome<String> {
         let endpoint = self.endpoint.clone().or_else(|| variable("AWS_ENDPOINT_URL"));
         endpoint.ok_or_else(|| input("--endpoint or AWS_ENDPOINT_URL is wanted"))
@@ -133,6 +175,49 @@ impl S3Arguments {
             std::fs::write(path, place + &found.to_json())?;
         }
         Ok(found)
+    }
+}
+
+/// The first requests to a server, which may not be there at all. A client is patient, for minutes with each request; that is
+/// not for an address with a typing error.
+pub(crate) struct FirstContact<'a> {
+    client: &'a S3Client,
+    endpoint: String,
+    runtime: &'a Arc<dyn Runtime>,
+    seconds: u64,
+}
+
+impl FirstContact<'_> {
+    /// Works until a signal comes, or until the server has not answered any request for too long. The work is dropped then.
+    pub(crate) async fn within<T>(&self, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+        let silence = async {
+            self.runtime.sleep(Duration::from_secs(self.seconds)).await;
+            if self.was_answered() {
+                pending::<()>().await;
+            }
+        };
+        match select(pin!(signals::interruptible(work)), pin!(silence)).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => Err(Failure::Work(format!(
+                "{} did not answer within {} s; --first-contact SECONDS waits for longer",
+                self.endpoint, self.seconds
+            ))),
+        }
+    }
+
+    fn was_answered(&self) -> bool {
+        let counts = self.client.counters().counts();
+        counts.keys().any(|(_, outcome)| !matches!(outcome, Sent::Broken | Sent::NotSent))
+    }
+}
+
+/// The option that accepts a risk.
+pub(crate) fn accepting(risk: Risk) -> &'static str {
+    match risk {
+        Risk::Expiry => "--accept-lifecycle",
+        Risk::ObjectLock => "--accept-object-lock",
+        Risk::Versions => "--accept-versions",
+        _ => "no option",
     }
 }
 

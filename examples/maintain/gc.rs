@@ -8,7 +8,7 @@ use larder::format::upid::Upid;
 use larder::gc::{self, Brake, ChunkTally, GcEnd, GcOptions, GcPlan, GcReport, Sizes};
 use serde_json::{Value, json};
 
-use crate::cli::{self, Access, Outcome, input};
+use crate::cli::{self, Access, Outcome, input, signals};
 use crate::output::{Output, bytes, count};
 use crate::{Asked, Command, Place};
 
@@ -64,7 +64,7 @@ impl Command for Gc {
 impl Gc {
     async fn collect(&self, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
         at.bar.begin("reading indexes", None);
-        let mut options = self.options.clone().observer(at.bar.clone());
+        let mut options = self.options.clone().observer(at.bar.clone()).abort(signals::flag());
         if let Some(task) = task(at) {
             options = options.task(task);
         }

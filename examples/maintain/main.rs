@@ -1,6 +1,7 @@
 //! Looks after a store: garbage, damage, what is kept, copies elsewhere.
 //! Run with: cargo run --release --example maintain -- --store DIR status
 
+#[macro_use]
 #[path = "../cli/mod.rs"]
 mod cli;
 mod gc;
@@ -15,6 +16,7 @@ mod verify;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use cli::signals::{interruptible, stepwise};
 use cli::{Access, Failure, Outcome, StoreArguments, input};
 use futures::executor::block_on;
 use futures::future::BoxFuture;
@@ -77,7 +79,21 @@ trait Command {
         if asked.dry_run { Access::Read } else { Access::Write }
     }
 
+    /// How it ends when a signal comes.
+    fn ending(&self) -> Ending {
+        Ending::AfterAStep
+    }
+
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>>;
+}
+
+/// How a command ends when a signal comes.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// By itself, since it looks at the [flag](cli::signals::flag) between two steps.
+    AfterAStep,
+    /// It is dropped.
+    AtOnce,
 }
 
 /// What was asked for, whatever the command.
@@ -164,7 +180,11 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         let opened = asked.store.open(&runtime, command.access(&asked)).await?;
         let store = opened.store.clone();
         let at = Place { asked: &asked, bar: Bar::new(), runtime: &runtime, store: &store };
-        let done = command.run(&at, &mut output).await;
+        let run = command.run(&at, &mut output);
+        let done = match command.ending() {
+            Ending::AtOnce => interruptible(run).await,
+            Ending::AfterAStep => stepwise(&runtime, run).await,
+        };
         at.bar.end();
         drop(store);
         // Also after a failure: nobody else need wait until the lease expires.

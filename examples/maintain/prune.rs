@@ -10,7 +10,7 @@ use larder::retention::{Decision, RetentionRules};
 use larder::store::SnapshotState;
 use serde_json::json;
 
-use crate::cli::{self, Outcome, input};
+use crate::cli::{self, Outcome, input, signals};
 use crate::output::{Output, about, count};
 use crate::{Asked, Command, Named, Place};
 
@@ -123,7 +123,7 @@ async fn carry_out(plan: PrunePlan, at: &Place<'_>, output: &mut Output) -> Outc
     }
     let total = plan.groups().iter().map(|group| group.snapshots.len() as u64).sum();
     at.bar.begin("removing", Some(total));
-    let report = plan.observer(at.bar.clone()).execute().await?;
+    let report = plan.observer(at.bar.clone()).abort(signals::flag()).execute().await?;
     at.bar.end();
     tell_report(&report, output);
     Ok(())

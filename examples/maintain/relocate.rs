@@ -7,7 +7,7 @@ use larder::store::{Datastore, Relocated, Relocation, SnapshotInfo, SnapshotStat
 
 use crate::cli::{self, Outcome, input};
 use crate::output::{Output, about, count};
-use crate::{Asked, Command, Named, Place};
+use crate::{Asked, Command, Ending, Named, Place};
 
 pub(crate) const USAGE: &str = "\
 copy|move GROUP        bring a group into another namespace
@@ -69,6 +69,10 @@ impl Command for Relocate {
             (None, None) => return Err(input(format!("{verb}: a group or --ns is wanted"))),
         });
         Ok(())
+    }
+
+    fn ending(&self) -> Ending {
+        Ending::AtOnce
     }
 
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Access, Outcome, input};
 use crate::output::{Output, bytes, count};
-use crate::{Asked, Command, LAST_RUN, Place};
+use crate::{Asked, Command, Ending, LAST_RUN, Place};
 
 pub(crate) const USAGE: &str = "\
 status                 how much is stored, as the last gc found it, what the last run asked of a server if there is a --cache, and the
@@ -48,6 +48,10 @@ impl Command for Status {
     fn access(&self, _: &Asked) -> Access {
         // Looking at the chunks locks the store.
         if self.fresh { Access::Write } else { Access::Read }
+    }
+
+    fn ending(&self) -> Ending {
+        Ending::AtOnce
     }
 
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {

@@ -11,7 +11,7 @@ use larder::sync::{
 };
 use serde_json::{Value, json};
 
-use crate::cli::{self, Access, Outcome, StoreArguments, input};
+use crate::cli::{self, Access, Outcome, StoreArguments, input, signals};
 use crate::output::{Output, about, bytes, count};
 use crate::{Asked, Command, Place};
 
@@ -97,7 +97,7 @@ impl Command for Sync {
 
 impl Sync {
     async fn sync(&self, from: &Datastore, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
-        let options = self.options.clone().observer(at.bar.clone());
+        let options = self.options.clone().observer(at.bar.clone()).abort(signals::flag());
         let options = options
             .source_namespace(self.from.namespace().clone())
             .target_namespace(at.asked.store.namespace().clone());

@@ -10,7 +10,7 @@ use larder::verify::{
 };
 use serde_json::{Value, json};
 
-use crate::cli::{self, Access, Outcome, input};
+use crate::cli::{self, Access, Outcome, input, signals};
 use crate::output::{Output, about, bytes, count};
 use crate::{Asked, Command, Named, Place};
 
@@ -142,7 +142,7 @@ impl Verify {
             _ => Mode::Full,
         };
         let mut options = VerifyOptions::default().mode(mode).process(std::process::id(), 0);
-        options = options.observer(at.bar.clone());
+        options = options.observer(at.bar.clone()).abort(signals::flag());
         if self.report_only {
             options = options.repair(Repair::Report).recording(Recording::Off);
         }

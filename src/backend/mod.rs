@@ -264,15 +264,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         self.close().await
     }
 
-    /// Returns `true` if there is a store at this place, whichever program made it, and even if it is empty. [`Datastore::open`] asks
-    /// where it found no identity of a store.
+    /// Returns `true` if there is a store at this place, whichever program made it, and even if it is empty. It is asked when a store is
+    /// opened that has no [identity](Key::Store).
     ///
     /// Default: the mark of PBS ([`Key::InUse`]), or any object among snapshots and chunks, proves that there is a store.
     ///
     /// # Errors
     /// Whatever keeps the backend from looking.
-    ///
-    /// [`Datastore::open`]: crate::store::Datastore::open
     async fn has_store(&self) -> Result<bool> {
         match self.head(&Key::InUse).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
