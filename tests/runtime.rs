@@ -262,6 +262,22 @@ mod simulated {
     }
 
     #[test]
+    fn a_suspended_host_wakes_up_with_late_clocks_and_timers_that_did_not_go_on() {
+        let sim = SimRuntime::new(0);
+        let (hour, before) = (Duration::from_hours(1), sim.now());
+        sim.block_on(async {
+            let timer = sim.sleep(Duration::from_secs(10));
+            futures::pin_mut!(timer);
+            assert!(futures::poll!(timer.as_mut()).is_pending());
+            sim.suspend(hour);
+            assert_eq!((sim.now(), sim.monotonic()), (before + hour, hour));
+            assert!(futures::poll!(timer.as_mut()).is_pending());
+            timer.await;
+        });
+        assert_eq!(sim.monotonic(), hour + Duration::from_secs(10));
+    }
+
+    #[test]
     #[should_panic(expected = "deadlock")]
     fn what_can_never_happen_is_not_waited_for() {
         SimRuntime::new(0).block_on(futures::future::pending::<()>());

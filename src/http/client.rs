@@ -255,6 +255,11 @@ impl HttpTransport for HttpClient {
             let connection = watch.run(self.connect(endpoint)).await??;
             (connection, self.runtime.monotonic(), false)
         };
+        if watch.is_past(request.not_after) {
+            let late =
+                TransportError::new(TransportErrorKind::Timeout, Progress::NotSent, "send the request");
+            return Err(late.because("it may not be sent any more"));
+        }
         let (response, reuse) = exchange(&mut *connection, request, old, &self.buffers, &mut watch).await?;
         if reuse == Reuse::Yes {
             self.give_back(server, connection, born);

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -48,6 +49,7 @@ struct Exchange<'a, 'w> {
     buffers: &'a Arc<Buffers>,
     connection: &'a mut dyn Connection,
     incoming: Vec<u8>,
+    not_after: Option<Duration>,
     old: bool,
     /// What is still to be written: the head, with a small body, and then a large body.
     outgoing: [Bytes; 2],
@@ -82,6 +84,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
             buffers,
             connection,
             incoming: Vec::new(),
+            not_after: request.not_after,
             old,
             outgoing,
             reuse: Reuse::Yes,
@@ -163,6 +166,11 @@ impl<'a, 'w> Exchange<'a, 'w> {
         }
         for part in &mut self.outgoing {
             while !part.is_empty() {
+                if self.watch.is_past(self.not_after) {
+                    let why = "the request may not be sent any more";
+                    self.write_error = Some(io::Error::new(io::ErrorKind::TimedOut, why));
+                    return Poll::Ready(());
+                }
                 let error = match Pin::new(&mut *self.connection).poll_write(cx, part) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(0)) => io::ErrorKind::WriteZero.into(),

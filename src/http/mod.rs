@@ -45,6 +45,7 @@ pub use tls::{Fingerprint, TlsOptions};
 /// HTTP stack.
 ///
 /// # Contract
+/// * **In time**: no byte of a request is sent from [`Request::not_after`] on.
 /// * **Once**: a request is written at most once. Nothing is repeated, and no redirect is followed.
 /// * **Whole**: a response is complete. A body that was cut, of which the framing is in doubt, or which is larger than
 ///   [`Request::body_limit`] is an error.
@@ -76,6 +77,9 @@ pub struct Request {
     pub headers: Vec<(Cow<'static, str>, String)>,
     /// The method, in capitals.
     pub method: &'static str,
+    /// By the monotonic clock of the runtime, the moment from which on no byte of it may be sent any more; `None` for no such moment. It keeps a
+    /// host that was suspended from changing what is no longer its own.
+    pub not_after: Option<Duration>,
     /// The path and query, encoded.
     pub target: String,
     /// How long it may take.
@@ -86,7 +90,16 @@ impl Request {
     /// A request without headers and body, for which an answer of up to 64 KiB is expected.
     pub fn new(method: &'static str, endpoint: Arc<Endpoint>, target: String, timeouts: Timeouts) -> Self {
         let (body, headers) = (Bytes::new(), Vec::new());
-        Self { body, body_limit: ERROR_BODY_LIMIT, endpoint, headers, method, target, timeouts }
+        Self {
+            body,
+            body_limit: ERROR_BODY_LIMIT,
+            endpoint,
+            headers,
+            method,
+            not_after: None,
+            target,
+            timeouts,
+        }
     }
 }
 

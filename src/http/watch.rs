@@ -44,6 +44,11 @@ impl<'a> Watch<'a> {
         self.moved = self.runtime.monotonic();
     }
 
+    /// Whether this moment is over, if there is one.
+    pub(super) fn is_past(&self, moment: Option<Duration>) -> bool {
+        moment.is_some_and(|moment| self.runtime.monotonic() >= moment)
+    }
+
     /// An error when the time for everything is up, for what may go on and on without ever waiting.
     pub(super) fn check(&self, progress: Progress) -> Result<(), TransportError> {
         if self.runtime.monotonic() < self.deadline {

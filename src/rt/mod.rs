@@ -10,6 +10,7 @@
 //! | `SmolRuntime` | `smol` | the global executor of `smol` |
 //! | `SimRuntime` | `testing` | one thread, virtual time, one seed that decides every schedule |
 
+mod clock;
 mod eyeballs;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod limit;
@@ -26,8 +27,7 @@ use std::fmt;
 use std::hash::BuildHasher as _;
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::channel::oneshot;
@@ -55,7 +55,8 @@ pub type BlockingJob = Box<dyn FnOnce() + Send + 'static>;
 ///   waits for it, as long as the runtime itself lives.
 /// * **Blocking jobs run**: a job given to [`spawn_blocking`](Runtime::spawn_blocking) runs exactly once, on a pool whose size
 ///   is bounded, and never on a thread that polls tasks. Jobs may wait for files, never for other jobs.
-/// * **Monotonic**: [`monotonic`](Runtime::monotonic) never decreases.
+/// * **Monotonic**: [`monotonic`](Runtime::monotonic) never decreases, and counts the time in which the host was suspended. Leases and
+///   deadlines are kept by it: with a clock that stands still meanwhile, a host that wakes up takes its lease for a fresh one.
 ///
 /// # Cancel safety
 /// A dropped future of [`sleep`](Runtime::sleep) or [`connect`](Runtime::connect) leaves nothing behind.
@@ -73,8 +74,10 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// The time of day. It may jump in either direction.
     fn now(&self) -> SystemTime;
 
-    /// The time since some fixed moment before the first call. It never decreases. Runtimes of one process that open the same store count
-    /// from the same moment, as those of this crate do.
+    /// The time since some fixed moment before the first call. It never decreases, and goes on while the host is suspended, as
+    /// `CLOCK_BOOTTIME` of Linux does. [`sleep`](Runtime::sleep) need not notice a suspension. Runtimes of one process that open the same
+    /// store count from the same moment, as those of this crate do: `CLOCK_BOOTTIME` on Linux, elsewhere `CLOCK_MONOTONIC`, which
+    /// counts a suspension on macOS and need not do so on other systems.
     fn monotonic(&self) -> Duration;
 
     /// Fills `buffer` with random bytes that are fit for identifiers and nonces.
@@ -115,13 +118,6 @@ impl dyn Runtime {
         }));
         receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, action)))
     }
-}
-
-/// Where the monotonic clocks of all runtimes of this process begin.
-#[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
-fn process_start() -> Instant {
-    static START: OnceLock<Instant> = OnceLock::new();
-    *START.get_or_init(Instant::now)
 }
 
 /// How many processors this program may use.

@@ -5,7 +5,7 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -13,7 +13,7 @@ use smol::net::TcpStream;
 
 use crate::rt::eyeballs::connect_first;
 use crate::rt::limit::Limit;
-use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, process_start, processors};
+use crate::rt::{BlockingJob, Connection, Runtime, clock, fill_random, pool_size, processors};
 
 /// A [`Runtime`] that stands on the global executor of `smol`.
 ///
@@ -21,14 +21,13 @@ use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, proces
 #[derive(Debug)]
 pub struct SmolRuntime {
     limit: Arc<Limit>,
-    start: Instant,
 }
 
 impl SmolRuntime {
     /// The runtime.
     #[must_use]
     pub fn new() -> Self {
-        Self { limit: Limit::new(pool_size().get()), start: process_start() }
+        Self { limit: Limit::new(pool_size().get()) }
     }
 }
 
@@ -59,7 +58,7 @@ impl Runtime for SmolRuntime {
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        clock::monotonic()
     }
 
     fn fill_random(&self, buffer: &mut [u8]) {

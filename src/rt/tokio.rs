@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::eyeballs::connect_first;
 use crate::rt::limit::Limit;
-use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, process_start, processors};
+use crate::rt::{BlockingJob, Connection, Runtime, clock, fill_random, pool_size, processors};
 
 /// A [`Runtime`] that stands on a Tokio runtime. That one has to have its timers and its network enabled.
 ///
@@ -30,7 +30,6 @@ use crate::rt::{BlockingJob, Connection, Runtime, fill_random, pool_size, proces
 pub struct TokioRuntime {
     handle: Handle,
     limit: Arc<Limit>,
-    start: Instant,
 }
 
 impl TokioRuntime {
@@ -48,7 +47,7 @@ impl TokioRuntime {
     /// The runtime of that handle.
     #[must_use]
     pub fn new(handle: Handle) -> Self {
-        Self { handle, limit: Limit::new(pool_size().get()), start: process_start() }
+        Self { handle, limit: Limit::new(pool_size().get()) }
     }
 }
 
@@ -77,7 +76,7 @@ impl Runtime for TokioRuntime {
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        clock::monotonic()
     }
 
     fn fill_random(&self, buffer: &mut [u8]) {

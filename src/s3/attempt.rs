@@ -1,6 +1,7 @@
-//! One attempt: it waits for its turn, is signed, is sent, and is counted however it ends.
+//! One attempt: it waits for its turn, asks whether it may still be sent, is signed, is sent, and is counted however it ends.
 
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,11 +12,15 @@ use crate::http::{Progress, Response, TransportError};
 use crate::s3::client::{Call, Shared};
 use crate::s3::counters::Outcome;
 use crate::s3::credentials::Credentials;
+use crate::s3::guard::Guard;
 use crate::s3::limits::Slot;
 use crate::s3::place::Place;
 use crate::s3::retry::{Verdict, judge_response};
+use crate::wire::date::parse_http_date;
 use crate::wire::sigv4::{self, EMPTY_SHA256};
 
+/// How often an attempt has its right confirmed anew before it is given up.
+const CONFIRMATIONS: u32 = 3;
 /// Bodies from this length on are hashed on the blocking pool.
 const HASH_INLINE_BYTES: usize = 16 << 10;
 
@@ -24,6 +29,19 @@ pub(in crate::s3) struct Attempt {
     pub(in crate::s3) credentials: Credentials,
     pub(in crate::s3) outcome: std::result::Result<Response, TransportError>,
     pub(in crate::s3) place: Place,
+}
+
+/// How an attempt is sent.
+pub(in crate::s3) struct Sending<'a> {
+    pub(in crate::s3) deadline: Duration,
+    /// When the attempt before ended, if there was one.
+    pub(in crate::s3) failed: Option<Duration>,
+    /// Asked before it is sent, if it changes something.
+    pub(in crate::s3) guard: Option<&'a dyn Guard>,
+    /// The hash of the body.
+    pub(in crate::s3) hash: &'a str,
+    /// Where the server sent this call only.
+    pub(in crate::s3) place: Option<Place>,
 }
 
 /// Counts a request that begins now. One whose future is dropped was not answered.
@@ -36,26 +54,55 @@ struct Counting<'a> {
 }
 
 impl Shared {
-    /// Waits for a turn, signs and sends. What is outside is an error that has nothing to do with the server.
-    pub(in crate::s3) async fn attempt(
-        &self,
-        call: &Call<'_>,
-        hash: &str,
-        deadline: Duration,
-        place: Option<Place>,
-    ) -> Result<Attempt> {
-        let late = || Error::new(ErrorKind::Unavailable, "send a request").because("its turn never came");
-        let turn = self.before(deadline, self.turn(call)).await;
-        let (slot, credentials) = turn.ok_or_else(late)??;
-        let place = place.unwrap_or_else(|| self.place().clone());
-        let left = deadline.saturating_sub(self.runtime.monotonic());
-        let request = self.signed(call, hash, left, &credentials, &place);
+    /// Waits for a turn, asks the guard, signs and sends. What is outside is an error that has nothing to do with the server.
+    pub(in crate::s3) async fn attempt(&self, call: &Call<'_>, sending: Sending<'_>) -> Result<Attempt> {
+        let (slot, credentials, not_after) = self.permitted(call, &sending).await?;
+        let place = sending.place.unwrap_or_else(|| self.place().clone());
+        let left = sending.deadline.saturating_sub(self.runtime.monotonic());
+        let mut request = self.signed(call, sending.hash, left, &credentials, &place);
+        request.not_after = not_after;
         let mut counting = Counting::begin(self, call);
         let outcome = self.transport.exchange(&request).await;
+        self.note_time(&outcome);
         counting.ended(&outcome);
         drop(slot);
         drop(counting);
         Ok(Attempt { credentials, outcome, place })
+    }
+
+    /// A turn in which the guard lets the attempt be sent, and until when it does. A confirmation is a request that needs a turn of
+    /// its own, so this one is given back for it.
+    async fn permitted(
+        &self,
+        call: &Call<'_>,
+        sending: &Sending<'_>,
+    ) -> Result<(Slot, Credentials, Option<Duration>)> {
+        let late = |why: &'static str| Error::new(ErrorKind::Unavailable, "send a request").because(why);
+        let deadline = sending.deadline;
+        for _ in 0..=CONFIRMATIONS {
+            let turn = self.before(deadline, self.turn(call)).await;
+            let (slot, credentials) = turn.ok_or_else(|| late("its turn never came"))??;
+            let Some(guard) = sending.guard else { return Ok((slot, credentials, None)) };
+            if let Some(until) = guard.permit(sending.failed)? {
+                return Ok((slot, credentials, Some(until)));
+            }
+            drop(slot);
+            let confirmed = self.before(deadline, guard.confirm(sending.failed)).await;
+            confirmed.ok_or_else(|| late("the server did not confirm in time that it may be sent"))??;
+        }
+        Err(late("the right to send it ended each time before its turn came"))
+    }
+
+    /// Compares the time of an answer with the time of day here.
+    fn note_time(&self, outcome: &std::result::Result<Response, TransportError>) {
+        let Ok(response) = outcome else { return };
+        let Some(date) = response.head.headers.get("date").and_then(parse_http_date) else { return };
+        let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        let ahead = match date.duration_since(self.runtime.now()) {
+            Ok(ahead) => seconds(ahead),
+            Err(behind) => -seconds(behind.duration()),
+        };
+        self.ahead.store(ahead, Ordering::Relaxed);
     }
 
     /// Waits until a request may be sent, and gets the credentials for it: nothing waits between here and the first byte but

@@ -12,10 +12,11 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{HttpTransport, Progress, Response};
 use crate::rt::{Rate, Runtime};
-use crate::s3::attempt::Attempt;
+use crate::s3::attempt::{Attempt, Sending};
 use crate::s3::checksum;
 use crate::s3::counters::{Counters, Operation};
 use crate::s3::credentials::{Credentials, Keeper};
+use crate::s3::guard::Guard;
 use crate::s3::limits::Concurrency;
 use crate::s3::options::S3Options;
 use crate::s3::place::{Place, SentTo};
@@ -29,12 +30,16 @@ const LOOK_BYTES: usize = 256 << 10;
 const MOST_MOVES: u32 = 2;
 /// How far a clock may be off for a server to be believed.
 const MOST_OFFSET: Duration = Duration::from_hours(48);
+/// In place of a difference of clocks that is not known.
+pub(in crate::s3) const NEVER: i64 = i64::MIN;
 /// Nothing larger goes through one request.
 const MOST_BYTES: u64 = 5 << 30;
 
 /// A client for one bucket. Clones share everything: connections, limits, counters.
 #[derive(Clone, Debug)]
 pub struct S3Client {
+    /// Asked before each attempt of a request that changes something.
+    pub(in crate::s3) guard: Option<Arc<dyn Guard>>,
     pub(in crate::s3) shared: Arc<Shared>,
 }
 
@@ -47,6 +52,8 @@ pub(in crate::s3) struct Shared {
     pub(in crate::s3) concurrency: Arc<Concurrency>,
     pub(in crate::s3) counters: Arc<Counters>,
     pub(in crate::s3) keeper: Keeper,
+    /// By how many seconds the last answer was ahead of the time of day here.
+    pub(in crate::s3) ahead: AtomicI64,
     /// By how many seconds the clock of the server is ahead of ours.
     offset: AtomicI64,
     pub(in crate::s3) options: S3Options,
@@ -127,6 +134,8 @@ struct Course {
     attempts: u32,
     /// What was tried that is tried once only.
     done: Vec<Remedy>,
+    /// When the last attempt ended, by the monotonic clock.
+    failed: Option<Duration>,
     moves: u32,
     /// Where the server sent this call only.
     place: Option<Place>,
@@ -188,6 +197,7 @@ impl S3Client {
             counters: Counters::new(),
             keeper: Keeper::new(Arc::clone(&options.credentials)),
             md5: AtomicBool::new(false),
+            ahead: AtomicI64::new(NEVER),
             offset: AtomicI64::new(0),
             place: Mutex::new(place),
             reads: limits.reads.map(Rate::new),
@@ -196,7 +206,7 @@ impl S3Client {
             writes: limits.writes.map(Rate::new),
             options,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { guard: None, shared: Arc::new(shared) })
     }
 
     /// The name of the bucket.
@@ -214,6 +224,11 @@ impl S3Client {
         ClockOffset(self.shared.offset.load(Ordering::Relaxed))
     }
 
+    /// By how many seconds the last answer was ahead of the time of day here. `None` if no answer had a time.
+    pub(crate) fn ahead(&self) -> Option<i64> {
+        Some(self.shared.ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != NEVER)
+    }
+
     /// The region that requests are signed for: the one of the options, or the one that the server named.
     pub fn region(&self) -> String {
         self.shared.place().region.clone()
@@ -226,12 +241,13 @@ impl S3Client {
 
     /// Sends a request until there is an answer.
     pub(in crate::s3) async fn call(&self, action: &'static str, call: &Call<'_>) -> Result<Answer> {
-        self.shared.call(action, call).await
+        let guard = self.guard.as_deref().filter(|_| call.operation.writes());
+        self.shared.call(action, call, guard).await
     }
 }
 
 impl Shared {
-    async fn call(&self, action: &'static str, call: &Call<'_>) -> Result<Answer> {
+    async fn call(&self, action: &'static str, call: &Call<'_>, guard: Option<&dyn Guard>) -> Result<Answer> {
         let allowance = call.allowance();
         let deadline = self.deadline(allowance);
         let subject = call.key.unwrap_or(&self.options.bucket);
@@ -240,7 +256,9 @@ impl Shared {
         let hash = self.before(deadline, self.hash(&call.body)).await.ok_or_else(late)??;
         let mut course = Course::default();
         loop {
-            let sent = self.attempt(call, &hash, deadline, course.place.clone()).await;
+            let place = course.place.clone();
+            let sending = Sending { deadline, failed: course.failed, guard, hash: &hash, place };
+            let sent = self.attempt(call, sending).await;
             let Attempt { credentials, outcome, place } =
                 sent.map_err(|error| course.fail(error.kind(), action, subject).because(error))?;
             let verdict = match &outcome {
@@ -266,6 +284,7 @@ impl Shared {
                 }
             };
             course.attempts += 1;
+            course.failed = Some(self.runtime.monotonic());
             course.ambiguous |= call.operation.writes() && may_have_happened;
             if may_have_happened && let Some(response) = self.found_stored(call, deadline).await {
                 self.budget.answered();
@@ -291,7 +310,8 @@ impl Shared {
             return None;
         }
         let look = Call::new(Operation::Head, "HEAD", call.key);
-        let found = self.attempt(&look, EMPTY_SHA256, deadline, None).await.ok()?;
+        let sending = Sending { deadline, failed: None, guard: None, hash: EMPTY_SHA256, place: None };
+        let found = self.attempt(&look, sending).await.ok()?;
         let found = found.outcome.ok().filter(|found| found.head.status == 200)?;
         let length: usize = found.head.headers.get("content-length")?.parse().ok()?;
         let tag = found.head.headers.get("etag")?.trim().trim_matches('"').to_ascii_lowercase();

@@ -29,6 +29,7 @@ mod client;
 mod counters;
 mod credentials;
 mod delete;
+mod guard;
 mod limits;
 mod list;
 mod multipart;
@@ -40,6 +41,8 @@ mod retry;
 mod sign;
 
 use std::fmt;
+
+pub(crate) use guard::Guard;
 
 pub use capabilities::{Risk, S3Capabilities, Support};
 pub use client::{ClockOffset, S3Client};

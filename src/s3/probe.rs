@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::s3::attempt::Sending;
 use crate::s3::capabilities::{S3Capabilities, Support};
 use crate::s3::client::{Call, S3Client};
 use crate::s3::counters::Operation;
@@ -178,7 +179,9 @@ impl Probe<'_> {
         call.body = Bytes::from_static(b"damaged");
         let shared = &self.client.shared;
         let deadline = shared.deadline(Duration::ZERO);
-        let sent = shared.attempt(&call, &hex_sha256(b"sent"), deadline, None).await?;
+        let hash = hex_sha256(b"sent");
+        let sending = Sending { deadline, failed: None, guard: None, hash: &hash, place: None };
+        let sent = shared.attempt(&call, sending).await?;
         let status = sent.outcome.map_or(0, |response| response.head.status);
         // What became of it is in the object, whatever was said.
         let stored = match self.client.get(&key, 64).await {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::s3::bare;
 use crate::backend::s3::lease::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::{Condition, ListRequest, S3Client};
@@ -80,10 +81,10 @@ impl Mark {
         let condition = match self.client.get(&self.place.in_use, LIMIT_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.check_reuse().await?;
-                if self.place.conditional { Condition::Absent } else { Condition::Always }
+                self.place.condition(None)
             }
             Err(error) => return Err(error),
-            Ok((bytes, _)) => {
+            Ok((bytes, head)) => {
                 let found: Option<InUse> = serde_json::from_slice(&bytes).ok();
                 let host = found.and_then(|found| found.hostname);
                 if host.as_ref() == Some(&self.ownership.host) {
@@ -95,19 +96,19 @@ impl Mark {
                         .on(&self.place.in_use)
                         .because(format!("it is in use by {who}, and to take it over was not asked for")));
                 }
-                Condition::Always
+                self.place.condition(Some(bare(&head.etag)))
             }
         };
         match self.client.put(&self.place.in_use, Bytes::from(json), &condition).await {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Conflict) => {
                 Err(Error::new(ErrorKind::Busy, "lock the store").on(&self.place.in_use))
             }
             put => put.map(|_| false),
         }
     }
 
-    pub(in crate::backend::s3) async fn remove(&self) -> Result<()> {
-        self.client.delete(&self.place.in_use, &Condition::Always).await.map(drop)
+    pub(in crate::backend::s3) async fn remove(&self, client: &S3Client) -> Result<()> {
+        client.delete(&self.place.in_use, &Condition::Always).await.map(drop)
     }
 
     /// Refuses a store that has data and belongs to nobody, unless it may be used again.

@@ -28,7 +28,7 @@ use bytes::Bytes;
 use futures::stream::{self, FuturesOrdered, StreamExt as _};
 
 use crate::backend::lock_table::LockTable;
-use crate::backend::s3::lease::{Lease, Place};
+use crate::backend::s3::lease::{Attempt, Care, Lease, Place};
 use crate::backend::{
     Backend, Capabilities, Cursor, Deleted, Depth, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
     LockReach, LockScope, Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version,
@@ -133,8 +133,14 @@ impl S3Backend {
     /// # Errors
     /// Those of [`S3Client::abort_stale_uploads`].
     pub async fn abort_stale_uploads(&self, age: Duration) -> Result<usize> {
-        let mut aborted = self.client.abort_stale_uploads(&format!("{}{CONTENT}", self.store), age).await?;
-        aborted += self.client.abort_stale_uploads(&self.render_prefix(&Prefix::Chunks), age).await?;
+        let mut aborted = 0;
+        for prefix in [format!("{}{CONTENT}", self.store), self.render_prefix(&Prefix::Chunks)] {
+            let attempt = self.lease.attempt(Care::Confirmed);
+            let found = attempt.client().abort_stale_uploads(&prefix, age).await;
+            // What is aborted is invisible, so a late request harms nobody.
+            attempt.end(Ok(()))?;
+            aborted += found?;
+        }
         Ok(aborted)
     }
 
@@ -239,6 +245,12 @@ impl S3Backend {
         }
     }
 
+    /// Begins a request that changes something. Each attempt of it asks for the lease.
+    async fn begin_change(&self, care: Care) -> Result<Attempt> {
+        self.lease.before_change().await?;
+        Ok(self.lease.attempt(care))
+    }
+
     async fn delete_one(&self, removal: &Removal) -> Result<Deleted> {
         let key = &removal.key;
         self.check_empty(key).await?;
@@ -249,10 +261,10 @@ impl S3Backend {
             }
             Some(version) => Condition::Tag(self.tag(version)),
         };
-        let attempt = self.lease.attempt();
+        let attempt = self.lease.attempt(Care::Confirmed);
         let deleted = match key {
             Key::Lease => self.lease.remove(&condition).await,
-            _ => self.client.delete(&self.render(key), &condition).await,
+            _ => attempt.client().delete(&self.render(key), &condition).await,
         };
         match attempt.end(deleted) {
             Ok(deletion) => self.deleted(Ok(deletion)),
@@ -268,12 +280,13 @@ impl S3Backend {
     }
 
     fn deleted(&self, result: Result<Deletion>) -> Result<Deleted> {
-        match self.lease.attempt().end(result)? {
+        let unavailable = |error: &Error| error.kind() == ErrorKind::Unavailable;
+        if matches!(&result, Ok(Deletion::Unsettled)) || result.as_ref().is_err_and(unavailable) {
+            self.lease.doubt_requests();
+        }
+        match result? {
             Deletion::Final => Ok(Deleted::Unknown),
-            Deletion::Unsettled => {
-                drop(self.lease.attempt());
-                Ok(Deleted::Unsettled)
-            }
+            Deletion::Unsettled => Ok(Deleted::Unsettled),
         }
     }
 
@@ -363,9 +376,10 @@ impl Backend for S3Backend {
 
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (condition, rendered) = (self.condition(key, &mode)?, self.render(key));
-        self.lease.before_change().await?;
-        let attempt = self.lease.attempt();
-        let etag = attempt.end(self.client.put(&rendered, object.clone(), &condition).await)?;
+        let care = if matches!(key, Key::Chunk(_)) { Care::Clocks } else { Care::Confirmed };
+        let attempt = self.begin_change(care).await?;
+        let stored = attempt.client().put(&rendered, object.clone(), &condition).await;
+        let etag = attempt.end(stored)?;
         if etag.is_empty() { self.version_of(&rendered, &object).await } else { Ok(version(&etag)) }
     }
 
@@ -381,8 +395,9 @@ impl Backend for S3Backend {
             let object = self.get(from, size).await?;
             return self.put(to, object.bytes, mode).await;
         }
-        let attempt = self.lease.attempt();
-        let etag = attempt.end(self.client.copy(&self.render(from), &self.render(to)).await)?;
+        let attempt = self.begin_change(Care::Confirmed).await?;
+        let copied = attempt.client().copy(&self.render(from), &self.render(to)).await;
+        let etag = attempt.end(copied)?;
         if etag.is_empty() { Ok(self.head(to).await?.version) } else { Ok(version(&etag)) }
     }
 
@@ -397,8 +412,9 @@ impl Backend for S3Backend {
         {
             let keys: Vec<_> = removals.iter().map(|removal| self.render(&removal.key)).collect();
             let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-            let attempt = self.lease.attempt();
-            let results = attempt.end(self.client.delete_many(&keys).await)?;
+            let attempt = self.lease.attempt(Care::Confirmed);
+            let deleted = attempt.client().delete_many(&keys).await;
+            let results = attempt.end(deleted)?;
             return Ok(results.into_iter().map(|result| self.deleted(result)).collect());
         }
         let mut each = FuturesOrdered::new();

@@ -52,6 +52,8 @@ struct State {
     random: u64,
     ready: Vec<Ready>,
     steps: u64,
+    /// How long the host was suspended in all: timers do not count it.
+    suspended: Duration,
     timers: BTreeMap<(Duration, u64), Waker>,
     trace: u64,
 }
@@ -88,6 +90,7 @@ impl SimRuntime {
             random: seed,
             ready: Vec::new(),
             steps: 0,
+            suspended: Duration::ZERO,
             timers: BTreeMap::new(),
             trace: 0,
         };
@@ -146,6 +149,11 @@ impl SimRuntime {
         self.inner.state().clock_behind += by;
     }
 
+    /// Suspends the host and wakes it up after this time: the time of day and the monotonic clock have gone on, and timers have not.
+    pub fn suspend(&self, time: Duration) {
+        self.inner.state().suspended += time;
+    }
+
     /// Accepts connections to a port, whatever the name of the host.
     pub fn listen(&self, port: u16) -> SimListener {
         let (sender, receiver) = mpsc::unbounded();
@@ -183,13 +191,17 @@ impl Runtime for SimRuntime {
 
     fn now(&self) -> SystemTime {
         let state = self.inner.state();
-        let ahead =
-            SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECONDS) + state.elapsed + state.clock_ahead;
+        let ahead = SystemTime::UNIX_EPOCH
+            + Duration::from_secs(EPOCH_SECONDS)
+            + state.elapsed
+            + state.suspended
+            + state.clock_ahead;
         ahead.checked_sub(state.clock_behind).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     fn monotonic(&self) -> Duration {
-        self.inner.state().elapsed
+        let state = self.inner.state();
+        state.elapsed + state.suspended
     }
 
     fn fill_random(&self, buffer: &mut [u8]) {

@@ -31,9 +31,7 @@ use futures::future::BoxFuture;
 use futures::task::ArcWake;
 
 use crate::rt::eyeballs::connect_first;
-use crate::rt::{
-    BlockingJob, Connection, Runtime, fill_random, pool_size, process_start, processors, run_job,
-};
+use crate::rt::{BlockingJob, Connection, Runtime, clock, fill_random, pool_size, processors, run_job};
 
 /// How long an address is tried for that nobody waits for any more.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
@@ -42,7 +40,6 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct ThreadRuntime {
     pool: Arc<Pool>,
-    start: Instant,
     tasks: OnceLock<Arc<Tasks>>,
     timers: OnceLock<Arc<Timers>>,
 }
@@ -59,7 +56,6 @@ impl ThreadRuntime {
     pub fn with_threads(threads: NonZeroUsize) -> Self {
         Self {
             pool: Arc::new(Pool { most: threads.get(), state: Mutex::default(), wake: Condvar::new() }),
-            start: process_start(),
             tasks: OnceLock::new(),
             timers: OnceLock::new(),
         }
@@ -130,7 +126,7 @@ impl Runtime for ThreadRuntime {
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        clock::monotonic()
     }
 
     fn fill_random(&self, buffer: &mut [u8]) {

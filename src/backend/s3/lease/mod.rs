@@ -24,7 +24,28 @@
 //! It is taken by the first lock that changes something, and renewed every 20 s until it is given back. Each renewal is a put on the
 //! condition that the lease is still the one that this process wrote. Before a snapshot is published, and before each batch of
 //! deletions, the lease is read once more. While it is overdue, nothing is changed before it is renewed; when it is lost, nothing
-//! is changed any more.
+//! is changed any more. A look that finds that the server has seen no renewal for 60 s renews it.
+//!
+//! # Attempts
+//! A request that changes something is sent through the client of an [`Attempt`], which asks before each attempt: after the waits for
+//! a rate, a turn and credentials, and again by the transport when there is a connection. So a retry loop that stood still does not go on.
+//!
+//! | the process stood still because | what went on | what ends its attempts |
+//! |---|---|---|
+//! | it was stopped, or its container frozen | all clocks | 60 s since the last renewal, by the monotonic clock |
+//! | the host was suspended | the monotonic clock, which counts that, and the time of day | the same |
+//! | the virtual machine was paused, and its time of day put right | the time of day | 60 s since the last renewal, by the time of day |
+//! | the virtual machine was paused | the clock of the server alone | before each attempt but the first the server confirms the lease, unless the request only stores a chunk; an answer whose time is 60 s further ahead than at the last renewal makes the lease overdue; so does a correction of the time that requests are signed with, which a server demands when it is off by more than 15 minutes |
+//!
+//! A lease that is overdue by any of these is renewed, on the condition that it is still the one that this process wrote, before the attempt
+//! is sent. A time of day that is set costs one renewal. The request carries the end of the lease, after which the transport sends no
+//! byte of it.
+//!
+//! Between the last look and the server a pause remains possible. A server accepts a signature for 15 minutes, and one whose time is 15
+//! minutes ahead for 30. So a request of a holder that lost its lease arrives at most 30 minutes after it was signed, which was at most 60 s
+//! after the last renewal. The new holder removes nothing for that long.
+//!
+//! A request that began under a lease that was given back since is not sent again.
 //!
 //! # Taking over
 //! A lease that was not given back may be taken over when the server has not seen a renewal for 60 s, all by its own clock: that
@@ -36,20 +57,26 @@
 //! The lease is then written, and read again after two seconds: of several who do so at once the last one wins. It is weaker: a
 //! put that is delayed for longer than that can give the store two holders, until the first of them reads the lease again.
 
+mod attempt;
+mod record;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
-use serde::{Deserialize, Serialize};
 
 use crate::backend::Tenure;
 use crate::backend::s3::bare;
+use crate::backend::s3::lease::record::{Found, Holder, Record};
 use crate::backend::s3::mark::{LIMIT_BYTES, Mark, Ownership};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
-use crate::s3::{Condition, Deletion, Head, S3Client};
+use crate::s3::{ClockOffset, Condition, Deletion, S3Client};
+
+pub(in crate::backend::s3) use attempt::{Attempt, Care};
+pub(in crate::backend::s3) use record::Place;
 
 /// How long a lease lives without a renewal.
 const LIFE: Duration = Duration::from_mins(1);
@@ -60,33 +87,6 @@ const RETRY: Duration = Duration::from_secs(5);
 const SETTLING: Duration = Duration::from_secs(2);
 /// After how long a request that was given up is certain not to be executed any more.
 const LONGEST_REQUEST: Duration = Duration::from_mins(30);
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
-    beat: u64,
-    doubtful_until: Option<u64>,
-    epoch: u64,
-    held: bool,
-    holder: Holder,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Holder {
-    host: String,
-    instance: String,
-    nonce: String,
-}
-
-/// Where the two objects are, and how the server wants to be asked.
-#[derive(Clone, Debug)]
-pub(in crate::backend::s3) struct Place {
-    pub(in crate::backend::s3) conditional: bool,
-    /// What all keys of data begin with.
-    pub(in crate::backend::s3) data: [String; 2],
-    pub(in crate::backend::s3) in_use: String,
-    pub(in crate::backend::s3) lease: String,
-    pub(in crate::backend::s3) quoted_tags: bool,
-}
 
 /// The lease of one store, held or not.
 #[derive(Debug)]
@@ -105,6 +105,7 @@ pub(in crate::backend::s3) struct Lease {
     state: Mutex<State>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one for each store")]
 #[derive(Clone, Debug)]
 enum State {
     Free,
@@ -114,51 +115,29 @@ enum State {
 
 #[derive(Clone, Debug)]
 struct Held {
+    /// By the monotonic clock: when the request was sent by which the server last said that the lease is that of this process.
+    confirmed: Duration,
     /// The epoch before, if it was of this instance too.
     continues: Option<u64>,
     /// By the clock of this host, until when nothing is removed.
     doubtful_until: Option<Duration>,
     record: Record,
+    /// When the last renewal was sent.
+    renewed: Moment,
     /// The epoch with which this process took it.
     since: u64,
     tag: String,
-    /// By the monotonic clock: until when nobody else may have taken it.
-    until: Duration,
 }
 
-/// A request that changes something.
-#[derive(Debug)]
-pub(in crate::backend::s3) struct Attempt {
-    /// Whether it certainly has ended.
-    is_certain: bool,
-    lease: Arc<Lease>,
-}
-
-impl Attempt {
-    /// It has ended, and how is certain, unless it is said to be `Unavailable`.
-    pub(in crate::backend::s3) fn end<T>(mut self, result: Result<T>) -> Result<T> {
-        if !matches!(&result, Err(error) if error.kind() == ErrorKind::Unavailable) {
-            self.is_certain = true;
-        }
-        result
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if !self.is_certain {
-            let now = self.lease.runtime.monotonic();
-            *self.lease.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
-        }
-        self.lease.attempts.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// A lease as it was found.
-struct Found {
-    head: Head,
-    record: Record,
-    tag: String,
+/// A moment by all clocks that there are.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    /// By how many seconds answers of the server were ahead of the time of day.
+    ahead: Option<i64>,
+    monotonic: Duration,
+    /// The correction of the time of day with which requests were signed.
+    offset: ClockOffset,
+    wall: SystemTime,
 }
 
 impl Lease {
@@ -195,7 +174,29 @@ impl Lease {
         let now = self.runtime.monotonic();
         let unsettled = held.doubtful_until.is_some_and(|until| now < until);
         let (continues, epoch, since) = (held.continues, held.record.epoch, held.since);
-        (now < held.until).then_some(Tenure { continues, epoch, since, unsettled })
+        self.until(held).map(|_| Tenure { continues, epoch, since, unsettled })
+    }
+
+    /// Until when nobody else may have taken the lease, by the monotonic clock; `None` if it is overdue.
+    fn until(&self, held: &Held) -> Option<Duration> {
+        let (now, renewed) = (self.moment(), &held.renewed);
+        // A virtual machine that was paused has a wrong time of day until it is put right: either of these shows it.
+        let jumped = now.wall >= renewed.wall + LIFE
+            || now.offset != renewed.offset
+            || now.ahead.zip(renewed.ahead).is_some_and(|(now, then)| {
+                now.saturating_sub(then) >= i64::try_from(LIFE.as_secs()).unwrap_or(i64::MAX)
+            });
+        let until = renewed.monotonic + LIFE;
+        (now.monotonic < until && !jumped).then_some(until)
+    }
+
+    fn moment(&self) -> Moment {
+        Moment {
+            ahead: self.client.ahead(),
+            monotonic: self.runtime.monotonic(),
+            offset: self.client.clock_offset(),
+            wall: self.runtime.now(),
+        }
     }
 
     /// Makes sure that this process holds the lease.
@@ -210,10 +211,43 @@ impl Lease {
         let state = self.state().clone();
         match state {
             State::Lost(who) => Err(lost(&who)),
-            State::Held(held) if self.runtime.monotonic() < held.until => Ok(()),
+            State::Held(held) if self.until(&held).is_some() => Ok(()),
             State::Held(held) => self.renew(held).await,
             State::Free => self.take().await,
         }
+    }
+
+    /// Renews the lease if it is overdue. One that is not held is not taken.
+    async fn keep(self: &Arc<Self>) -> Result<()> {
+        let _alone = self.changing.lock().await;
+        let state = self.state().clone();
+        match state {
+            State::Free => Err(given_back()),
+            State::Lost(who) => Err(lost(&who)),
+            State::Held(held) if self.until(&held).is_some() => Ok(()),
+            State::Held(held) => self.renew(held).await,
+        }
+    }
+
+    /// Reads the lease, and renews it if the server has not seen that for as long as it lives: then this host was paused, though no
+    /// clock here may show it.
+    async fn look(self: &Arc<Self>) -> Result<()> {
+        let sent = self.runtime.monotonic();
+        let is_overdue = match self.read().await? {
+            Some(found) if self.is_mine(&found) => found.age().is_some_and(|age| age >= LIFE),
+            found => return Err(self.lose(found.as_ref())),
+        };
+        let _alone = if is_overdue { Some(self.changing.lock().await) } else { None };
+        let held = match &mut *self.state() {
+            State::Held(held) if is_overdue => held.clone(),
+            State::Held(held) => {
+                held.confirmed = held.confirmed.max(sent);
+                return Ok(());
+            }
+            State::Free => return Err(given_back()),
+            State::Lost(who) => return Err(lost(who)),
+        };
+        self.renew(held).await
     }
 
     /// Refuses once the lease was lost, and renews it if it is overdue. Whoever never took it is not held up.
@@ -221,7 +255,7 @@ impl Lease {
         let overdue = match &*self.state() {
             State::Free => false,
             State::Lost(who) => return Err(lost(who)),
-            State::Held(held) => self.runtime.monotonic() >= held.until,
+            State::Held(held) => self.until(held).is_none(),
         };
         if overdue { self.hold().await } else { Ok(()) }
     }
@@ -242,10 +276,7 @@ impl Lease {
     /// Reads the lease: whether it is still that of this process.
     pub(in crate::backend::s3) async fn check(self: &Arc<Self>) -> Result<()> {
         self.hold().await?;
-        match self.read().await? {
-            Some(found) if self.is_mine(&found) => Ok(()),
-            found => Err(self.lose(found.as_ref())),
-        }
+        self.look().await
     }
 
     /// Refuses while a request of an earlier holder may still be executed.
@@ -301,11 +332,7 @@ impl Lease {
         let _alone = self.changing.lock().await;
         let State::Held(held) = self.state().clone() else { return Ok(()) };
         let mut record = Record { beat: held.record.beat + 1, held: false, ..held.record };
-        let since = self.runtime.monotonic().saturating_sub(LONGEST_REQUEST);
-        let under_way = self.attempts.load(Ordering::SeqCst) > 0;
-        let doubtful = under_way
-            || self.doubted.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at >= since);
-        if doubtful {
+        if self.has_doubts() {
             let found = self.read().await?;
             let now = found.and_then(|found| found.head.answered).unwrap_or_else(|| self.runtime.now());
             record.doubtful_until = Some(unix_seconds(now + LONGEST_REQUEST)).max(record.doubtful_until);
@@ -314,41 +341,58 @@ impl Lease {
         self.write(&record, Some(&held.tag)).await.map(drop)
     }
 
+    /// Whether a request of this process may still be executed.
+    fn has_doubts(&self) -> bool {
+        let since = self.runtime.monotonic().saturating_sub(LONGEST_REQUEST);
+        let doubted = *self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        self.attempts.load(Ordering::SeqCst) > 0 || doubted.is_some_and(|at| at >= since)
+    }
+
+    /// A request of this process got no answer, and may still be executed.
+    pub(in crate::backend::s3) fn doubt_requests(&self) {
+        let now = self.runtime.monotonic();
+        *self.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
     /// Deletes the lease, which is nobody's then.
-    pub(in crate::backend::s3) async fn remove(&self, condition: &Condition) -> Result<Deletion> {
+    pub(in crate::backend::s3) async fn remove(self: &Arc<Self>, condition: &Condition) -> Result<Deletion> {
+        self.before_change().await?;
         let _alone = self.changing.lock().await;
-        let deletion = self.client.delete(&self.place.lease, condition).await?;
+        let attempt = self.attempt(Care::Once);
+        let deleted = attempt.client().delete(&self.place.lease, condition).await;
+        let deletion = attempt.end(deleted)?;
         *self.state() = State::Free;
         Ok(deletion)
     }
 
-    /// Notes that a request of this process may still be executed after it was given up, unless told otherwise in the end.
-    pub(in crate::backend::s3) fn attempt(self: &Arc<Self>) -> Attempt {
-        self.attempts.fetch_add(1, Ordering::SeqCst);
-        Attempt { is_certain: false, lease: Arc::clone(self) }
+    /// Begins a request that changes something, and that may still be executed after it was given up unless its end says otherwise.
+    pub(in crate::backend::s3) fn attempt(self: &Arc<Self>, care: Care) -> Attempt {
+        Attempt::new(self, care)
     }
 
     /// Removes the mark of the owner. The lease must be held.
     pub(in crate::backend::s3) async fn remove_mark(self: &Arc<Self>) -> Result<()> {
         self.check().await?;
-        self.mark.remove().await
+        let attempt = self.attempt(Care::Confirmed);
+        let removed = self.mark.remove(attempt.client()).await;
+        attempt.end(removed)
     }
 
     async fn take(self: &Arc<Self>) -> Result<()> {
         let was_ours = self.mark.claim().await?;
         let found = self.read().await?;
         let (mut doubtful_until, mut epoch, mut continues) = (None, 0, None);
-        if let Some(Found { head, record, .. }) = &found {
+        if let Some(found @ Found { record, .. }) = &found {
             (doubtful_until, epoch) = (record.doubtful_until, record.epoch);
             if record.held {
-                doubtful_until = Some(self.doubt(head, &record.holder)?);
+                doubtful_until = Some(self.doubt(found)?);
             }
             // A PBS that used the store meanwhile removed our mark, and left the lease alone.
             continues = (was_ours && record.holder.instance == self.me.instance).then_some(epoch);
         }
         let holder = self.me.clone();
         let record = Record { beat: 0, doubtful_until, epoch: next(epoch)?, held: true, holder };
-        let sent = self.runtime.monotonic();
+        let sent = self.moment();
         let tag = match self.write(&record, found.as_ref().map(|found| found.tag.as_str())).await {
             Ok(tag) if !tag.is_empty() => tag,
             Ok(_) => self.written(&record).await?.ok_or_else(taken)?,
@@ -363,22 +407,24 @@ impl Lease {
         }
         let server_now = found.as_ref().and_then(|found| found.head.answered).map(unix_seconds);
         let left = doubtful_until.map(|until| until.saturating_sub(server_now.unwrap_or_default()));
-        let doubtful_until =
-            left.filter(|left| *left > 0).map(|left| sent.saturating_add(Duration::from_secs(left)));
-        let epoch = record.epoch;
+        let doubtful_until = left
+            .filter(|left| *left > 0)
+            .map(|left| sent.monotonic.saturating_add(Duration::from_secs(left)));
+        let since = record.epoch;
+        let (confirmed, renewed) = (sent.monotonic, sent);
         *self.state() =
-            State::Held(Held { continues, doubtful_until, record, since: epoch, tag, until: sent + LIFE });
-        self.beat(epoch);
+            State::Held(Held { confirmed, continues, doubtful_until, record, renewed, since, tag });
+        self.beat(since);
         Ok(())
     }
 
     /// When the requests of a holder that did not give the lease back are certainly over, or why it cannot be taken from it.
-    fn doubt(&self, head: &Head, holder: &Holder) -> Result<u64> {
+    fn doubt(&self, found: &Found) -> Result<u64> {
+        let holder = &found.record.holder;
         let busy = |why: String| Err(Error::new(ErrorKind::Busy, "lock the store").because(why));
-        let (Some(answered), Some(renewed)) = (head.answered, head.last_modified) else {
+        let (Some(age), Some(renewed)) = (found.age(), found.head.last_modified) else {
             return busy(format!("{} holds it, and the server does not tell since when", holder.host));
         };
-        let age = answered.duration_since(renewed).unwrap_or_default();
         // The time of an object is told in whole seconds.
         let life = LIFE + Duration::from_secs(2);
         if age <= life && holder.instance != self.me.instance {
@@ -393,7 +439,7 @@ impl Lease {
 
     async fn renew(self: &Arc<Self>, held: Held) -> Result<()> {
         let record = Record { beat: held.record.beat + 1, ..held.record };
-        let sent = self.runtime.monotonic();
+        let sent = self.moment();
         if !self.place.conditional {
             let found = self.read().await?;
             if !found.as_ref().is_some_and(|found| self.is_mine(found)) {
@@ -416,7 +462,7 @@ impl Lease {
                 found => return Err(self.lose(found.as_ref())),
             },
         };
-        *self.state() = State::Held(Held { record, tag, until: sent + LIFE, ..held });
+        *self.state() = State::Held(Held { confirmed: sent.monotonic, record, renewed: sent, tag, ..held });
         Ok(())
     }
 
@@ -442,12 +488,7 @@ impl Lease {
     /// Writes the lease over the one with this tag, or where none is.
     async fn write(&self, record: &Record, over: Option<&str>) -> Result<String> {
         let json = serde_json::to_vec(record).map_err(|error| self.internal(error))?;
-        let condition = match over {
-            _ if !self.place.conditional => Condition::Always,
-            Some(tag) if self.place.quoted_tags => Condition::Tag(format!("\"{tag}\"")),
-            Some(tag) => Condition::Tag(tag.to_owned()),
-            None => Condition::Absent,
-        };
+        let condition = self.place.condition(over);
         let tag = self.client.put(&self.place.lease, Bytes::from(json), &condition).await?;
         Ok(bare(&tag).to_owned())
     }
@@ -501,6 +542,12 @@ fn next(epoch: u64) -> Result<u64> {
 /// Somebody else was faster.
 fn taken() -> Error {
     Error::new(ErrorKind::Busy, "lock the store")
+}
+
+/// The term in which a request began is over.
+fn given_back() -> Error {
+    let error = Error::new(ErrorKind::Busy, "change the store");
+    error.because("the lease under which the request began was given back")
 }
 
 fn lost(who: &str) -> Error {

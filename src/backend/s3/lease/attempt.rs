@@ -1,0 +1,106 @@
+//! Requests that change something, each attempt of which asks for the lease.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::backend::s3::lease::{Lease, State, given_back, lost};
+use crate::error::{Error, ErrorKind, Result};
+use crate::s3::{Guard, S3Client};
+
+/// How sure a process must be of its lease before an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::backend::s3) enum Care {
+    /// The clocks of this host say that it is held. Enough for contents that are stored under their digest: late ones harm nobody.
+    Clocks,
+    /// The same for the first attempt. Before each further one the server confirms the lease: the host may have been paused while the
+    /// answer was waited for, and no clock of a virtual machine notices that.
+    Confirmed,
+    /// The same, but there is no confirmation: the lease itself is being changed.
+    Once,
+}
+
+/// A request that changes something.
+#[derive(Debug)]
+pub(in crate::backend::s3) struct Attempt {
+    client: S3Client,
+    /// Whether it certainly has ended.
+    is_certain: bool,
+    lease: Arc<Lease>,
+}
+
+impl Attempt {
+    pub(super) fn new(lease: &Arc<Lease>, care: Care) -> Self {
+        lease.attempts.fetch_add(1, Ordering::SeqCst);
+        let since = match &*lease.state() {
+            State::Held(held) => Some(held.since),
+            State::Free | State::Lost(_) => None,
+        };
+        let permit = Permit { care, lease: Arc::clone(lease), since };
+        Self { client: lease.client.guarded(Arc::new(permit)), is_certain: false, lease: Arc::clone(lease) }
+    }
+
+    /// The client through which the request goes: it asks before each attempt.
+    pub(in crate::backend::s3) fn client(&self) -> &S3Client {
+        &self.client
+    }
+
+    /// It has ended, and how is certain, unless it is said to be `Unavailable`.
+    pub(in crate::backend::s3) fn end<T>(mut self, result: Result<T>) -> Result<T> {
+        if !matches!(&result, Err(error) if error.kind() == ErrorKind::Unavailable) {
+            self.is_certain = true;
+        }
+        result
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.is_certain {
+            self.lease.doubt_requests();
+        }
+        self.lease.attempts.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The right to change something in the term in which the request began.
+#[derive(Debug)]
+struct Permit {
+    care: Care,
+    lease: Arc<Lease>,
+    /// The epoch with which the lease was taken when the request began; `None` if it was not held.
+    since: Option<u64>,
+}
+
+#[async_trait]
+impl Guard for Permit {
+    fn permit(&self, failed: Option<Duration>) -> Result<Option<Duration>> {
+        let (lease, state) = (&self.lease, self.lease.state());
+        let held = match &*state {
+            // A request that began without a lease goes on without one.
+            State::Free if self.since.is_none() => return Ok(Some(Duration::MAX)),
+            State::Free => return Err(given_back()),
+            State::Held(held) if self.since.is_some_and(|since| since != held.since) => {
+                return Err(given_back());
+            }
+            State::Held(held) => held,
+            State::Lost(who) => return Err(lost(who)),
+        };
+        let is_confirmed = self.care != Care::Confirmed || failed.is_none_or(|at| held.confirmed >= at);
+        Ok(lease.until(held).filter(|_| is_confirmed))
+    }
+
+    async fn confirm(&self, failed: Option<Duration>) -> Result<()> {
+        if self.care == Care::Once {
+            let error = Error::new(ErrorKind::Unavailable, "change the lease");
+            return Err(error.because("it is overdue"));
+        }
+        self.lease.keep().await?;
+        match self.permit(failed)? {
+            Some(_) => Ok(()),
+            None => self.lease.look().await,
+        }
+    }
+}
