@@ -1,5 +1,5 @@
 //! Finds out what an S3 server can do, and says it as a person would want to read it.
-//! Run with: `cargo run --example s3_check -- --endpoint URL --bucket NAME`
+//! Run with: `cargo run --example s3_check -- --endpoint URL --store s3://BUCKET/STORE`
 
 #[macro_use]
 mod cli;
@@ -13,22 +13,32 @@ use larder::s3::{S3Capabilities, Support};
 
 fn main() -> ExitCode {
     let usage = format!(
-        "usage: s3_check --bucket NAME [options]\n\n  --bucket NAME        the bucket, which must exist\n\
+        "usage: s3_check --store s3://BUCKET/STORE [options]\n       s3_check --bucket NAME [options]\n\n\
+         \x20 --store PLACE        where a store is or will be: nothing outside of it is touched\n\
+         \x20 --bucket NAME        the bucket, as for a store that is all of it; it must exist\n\
          {S3_USAGE}\n  --json               one JSON object"
     );
     cli::run(&usage, |mut parser| {
-        let (mut server, mut as_json) = (S3Arguments::default(), false);
+        let (mut server, mut store, mut as_json) = (S3Arguments::default(), None, false);
         while let Some(argument) = cli::next(&mut parser)? {
             match argument.as_str() {
                 "--json" => as_json = true,
+                "--store" => store = Some(cli::value(&mut parser)?),
                 option if server.take(option, &mut parser)? => {}
                 option => return Err(input(format!("{option}: there is no such option"))),
             }
         }
         let runtime = cli::runtime();
+        let mut prefix = String::new();
+        if let Some(place) = store {
+            let address =
+                place.strip_prefix("s3://").ok_or_else(|| input("--store: not s3://BUCKET/STORE"))?;
+            let (at, name) = server.at(address)?;
+            (server, prefix) = (at, format!("{name}/"));
+        }
         let client = server.client(&runtime)?;
         let first_contact = server.first_contact(&client, &runtime)?;
-        let found = block_on(first_contact.within(async { Ok(client.probe("").await?) }))?;
+        let found = block_on(first_contact.within(async { Ok(client.probe(&prefix).await?) }))?;
         let requests = client.counters().total().attempts;
         if as_json {
             print_json(&found, requests);

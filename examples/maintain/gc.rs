@@ -169,6 +169,10 @@ impl Gc {
         if report.leftovers > 0 {
             output.say(format!("parts of puts that never ended, removed: {}", report.leftovers));
         }
+        let refused = report.leftovers_refused.as_ref().map(cli::told);
+        if let Some(refused) = &refused {
+            output.say(format!("parts of puts that never ended were not looked for: {refused}"));
+        }
         let failures =
             report.failures.iter().map(|failure| format!("{:?}: {}", failure.key, cli::told(&failure.error)));
         let failures: Vec<_> = failures.collect();
@@ -193,6 +197,7 @@ impl Gc {
             "busy": report.busy,
             "pinned": report.pinned,
             "leftovers": report.leftovers,
+            "leftovers_refused": refused,
             "failed": report.failed,
             "failures": failures,
             "waiting": tally(report.waiting),

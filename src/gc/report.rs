@@ -74,6 +74,9 @@ pub struct GcReport {
     pub failures: Vec<GcFailure>,
     /// Parts of puts that never ended and were removed.
     pub leftovers: u64,
+    /// Why parts of puts that never ended were not looked for, or not removed, if they were not: the credentials lack that right, or the
+    /// server lacks that call. Everything else was done; a rule of the bucket that aborts old uploads does the same.
+    pub leftovers_refused: Option<Error>,
     /// Chunks that a backup began to use since the plan was made, and that stay.
     pub pinned: u64,
     /// Chunks that were removed.

@@ -46,6 +46,7 @@ pub(in crate::gc) struct Progress {
     /// Chunks that turned out to be in use.
     in_use: ChunkTally,
     leftovers: u64,
+    leftovers_refused: Option<Error>,
     pinned: u64,
     removed: ChunkTally,
     removed_quarantined: ChunkTally,
@@ -172,8 +173,14 @@ impl GcPlan {
             self.progress.shards += 1;
         }
         let outside = self.marked.foreign.iter().chain(&self.census.foreign).cloned().collect::<Vec<_>>();
-        self.progress.leftovers =
-            self.store.truth().remove_leftovers(&outside, self.options.grace.max(LEFTOVER_AGE)).await?;
+        let age = self.options.grace.max(LEFTOVER_AGE);
+        match self.store.truth().remove_leftovers(&outside, age).await {
+            // What was to go is gone, and these credentials, or this server, cannot look for more.
+            Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
+                self.progress.leftovers_refused = Some(error);
+            }
+            removed => self.progress.leftovers = removed?,
+        }
         if !self.store.truth().capabilities().touches {
             self.write_sightings().await?;
         }
@@ -307,6 +314,7 @@ impl GcPlan {
             failed: done.failed,
             failures: done.failures.clone(),
             leftovers: done.leftovers,
+            leftovers_refused: done.leftovers_refused.clone(),
             pinned: done.pinned,
             removed: done.removed,
             removed_quarantined: done.removed_quarantined,

@@ -16,6 +16,10 @@ pub mod locking {}
 #[doc = include_str!("prune.md")]
 pub mod prune {}
 
+#[cfg(feature = "s3")]
+#[doc = include_str!("rights.md")]
+pub mod rights {}
+
 #[doc = include_str!("runtimes.md")]
 pub mod runtimes {}
 

@@ -25,7 +25,9 @@ use crate::s3::checksum::tag_of_parts;
 use crate::s3::client::{Call, S3Client};
 use crate::s3::counters::Operation;
 use crate::s3::object::{from_document, not_there};
-use crate::wire::s3_xml::{OpenUpload, parse_begun, parse_completed, parse_uploads, write_complete};
+use crate::wire::s3_xml::{
+    OpenUpload, XmlError, parse_begun, parse_completed, parse_uploads, write_complete,
+};
 
 /// How many parts an object may have.
 const MOST_PARTS: u64 = 10_000;
@@ -62,8 +64,13 @@ impl S3Client {
             if !answer.is_success() {
                 return Err(not_there(answer, action, prefix));
             }
-            let page =
-                parse_uploads(&answer.response.body).map_err(|error| from_document(error, action, prefix))?;
+            let page = parse_uploads(&answer.response.body).map_err(|error| match error {
+                // Another document, as of servers that list objects instead: they do not have this call.
+                XmlError::Unexpected(_) => {
+                    Error::new(ErrorKind::Unsupported, action).on(prefix).because(error)
+                }
+                error => from_document(error, action, prefix),
+            })?;
             // Not every server looks at the prefix.
             open.extend(page.uploads.into_iter().filter(|upload| upload.key.starts_with(prefix)));
             match page.next {

@@ -1,7 +1,8 @@
 //! What a server can do: tried with objects made for it, never believed from its name (I12, H112).
 //!
 //! A store that answers 200 to a condition and overwrites all the same is worse than one that refuses: both are told apart here.
-//! The objects are beside the store, as `<store>.larder/probe-…`, and are removed afterwards; a probe that fails may leave some.
+//! The objects lie within the store, as `<store>/.larder/probe-…`, so that credentials which reach no further will do. They are removed
+//! afterwards; a probe that fails may leave some.
 
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use crate::wire::sigv4::hex_sha256;
 
 impl S3Client {
     /// Finds out what the server can do for a store of which all keys begin with `prefix`: its name and a slash, or nothing for
-    /// one that is all of the bucket. That takes some thirty requests for objects of which no key begins so, or with `.larder/`.
+    /// one that is all of the bucket. That takes some thirty requests for objects of which all keys begin with `prefix` and `.larder/`.
+    /// Settings of the bucket that these credentials may not read are unknown afterwards.
     ///
     /// # Errors
     /// Whatever keeps it from storing, reading and deleting a single object: no store can be kept there then. `Unavailable` if the
@@ -29,8 +31,9 @@ impl S3Client {
     pub async fn probe(&self, prefix: &str) -> Result<S3Capabilities> {
         let mut random = [0; 8];
         self.shared.runtime.fill_random(&mut random);
-        let (place, random) = (prefix.trim_end_matches('/'), u64::from_le_bytes(random));
-        let place = format!("{place}.larder/probe-{random:016x}/");
+        let name = prefix.trim_end_matches('/');
+        let slash = if name.is_empty() { "" } else { "/" };
+        let place = format!("{name}{slash}.larder/probe-{:016x}/", u64::from_le_bytes(random));
         let probe = Probe { client: self, place, store: prefix };
         let found = probe.run().await;
         let removed = probe.clean_up().await;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::request::Head;
 
 type Predicate = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+/// Of method, path and query.
+type RequestPredicate = Arc<dyn Fn(&str, &str, &str) -> bool + Send + Sync>;
 
 /// What is to happen to some requests. Matches always unless told otherwise.
 #[derive(Clone)]
@@ -14,6 +16,7 @@ pub(crate) struct Rule {
     method: Option<String>,
     path: Option<Predicate>,
     query: Option<Predicate>,
+    request: Option<RequestPredicate>,
     times: Times,
     seen: u64,
     actions: Vec<Action>,
@@ -22,7 +25,15 @@ pub(crate) struct Rule {
 impl Rule {
     /// For every request.
     pub(crate) fn any() -> Self {
-        Self { method: None, path: None, query: None, times: Times::Always, seen: 0, actions: Vec::new() }
+        Self {
+            method: None,
+            path: None,
+            query: None,
+            request: None,
+            times: Times::Always,
+            seen: 0,
+            actions: Vec::new(),
+        }
     }
 
     /// For requests with this method.
@@ -44,6 +55,12 @@ impl Rule {
     /// Only if the query, as sent and without the question mark, is like this.
     pub(crate) fn query(mut self, is: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.query = Some(Arc::new(is));
+        self
+    }
+
+    /// Only if method, path and query, as sent, are like this together.
+    pub(crate) fn request(mut self, is: impl Fn(&str, &str, &str) -> bool + Send + Sync + 'static) -> Self {
+        self.request = Some(Arc::new(is));
         self
     }
 
@@ -69,7 +86,8 @@ impl Rule {
     pub(super) fn applies(&mut self, head: &Head) -> Vec<Action> {
         let is = |wanted: &Option<Predicate>, text: &str| wanted.as_ref().is_none_or(|wanted| wanted(text));
         let method = self.method.as_ref().is_none_or(|method| *method == head.method);
-        if !(method && is(&self.path, &head.path) && is(&self.query, &head.query)) {
+        let request = self.request.as_ref().is_none_or(|is| is(&head.method, &head.path, &head.query));
+        if !(method && request && is(&self.path, &head.path) && is(&self.query, &head.query)) {
             return Vec::new();
         }
         self.seen += 1;
