@@ -431,6 +431,19 @@ fn h122_listings_that_never_end_or_are_out_of_order_are_errors() {
         server.add(Rule::list().then(Action::DropXmlElement(element)));
         assert_eq!(walk(&client).unwrap().len(), 20, "h108: without {element}");
     }
+    // 20 keys in pages of 7. The last one has 6, neither flag nor token, and is the last all the same: it could be longer.
+    for page in [7, 5] {
+        let (server, client) = set_up_as(Options { page, ..Options::default() });
+        (0..20).for_each(|number| server.put(&format!("k{number:02}"), Vec::new()));
+        server.add(Rule::list().then(Action::DropXmlElement("IsTruncated")));
+        if page == 7 {
+            assert_eq!(walk(&client).unwrap().len(), 20, "a token says that there is more");
+        } else {
+            assert_eq!(walk(&client).unwrap_err().kind(), ErrorKind::Unavailable, "it is full");
+        }
+        server.add(Rule::list().then(Action::DropXmlElement("NextContinuationToken")));
+        assert_eq!(walk(&client).unwrap_err().kind(), ErrorKind::Unavailable, "the first page is full");
+    }
     let (server, client) = set_up_as(Options::with([Quirk::ListUnordered]));
     (0..20).for_each(|number| server.put(&format!("k{number:02}"), Vec::new()));
     assert_eq!(walk(&client).unwrap_err().kind(), ErrorKind::Unavailable);

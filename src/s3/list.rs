@@ -37,6 +37,8 @@ pub struct ListedPage {
     pub next: Option<String>,
 }
 
+/// How many entries a page has at most if no number was asked for.
+const DEFAULT_PAGE: u64 = 1000;
 /// From how many bytes on a page is read by the pool.
 const LARGE_PAGE: usize = 32 << 10;
 
@@ -77,21 +79,35 @@ impl S3Client {
         let keys = listing.objects.iter().map(|object| object.key.as_str());
         check_order(request, keys).map_err(broken)?;
         check_order(request, listing.common_prefixes.iter().map(String::as_str)).map_err(broken)?;
-        let next = match (listing.truncated, &listing.next) {
-            (false, None) => None,
-            (false, Some(next)) if next.is_empty() => None,
-            (false, Some(_)) => {
-                return Err(broken("the page is the last, and says where the next begins"));
-            }
-            (true, None) => {
-                return Err(broken("the page is not the last, and does not say where the next begins"));
-            }
-            (true, Some(next)) if token == Some(next.as_str()) => {
-                return Err(broken("the same page follows again and again"));
-            }
-            (true, Some(next)) => Some(next.clone()),
-        };
+        let next = next_page(request, token, &listing).map_err(broken)?;
         Ok(ListedPage { listing, next })
+    }
+}
+
+/// Where the next page begins; `None` if the page is certainly the last (H12).
+fn next_page(
+    request: &ListRequest,
+    token: Option<&str>,
+    listing: &Listing,
+) -> std::result::Result<Option<String>, &'static str> {
+    match (listing.truncated, &listing.next) {
+        (Some(false), None) => Ok(None),
+        (Some(false), Some(_)) => Err("the page is the last, and says where the next begins"),
+        (Some(true), None) => Err("the page is not the last, and does not say where the next begins"),
+        (_, Some(next)) if token == Some(next.as_str()) => Err("the same page follows again and again"),
+        (_, Some(next)) => Ok(Some(next.clone())),
+        // Some servers leave both out on the last page, which is then shorter than was asked for, and than the server says it may be.
+        (None, None) => {
+            let entries = (listing.objects.len() + listing.common_prefixes.len()) as u64;
+            let asked = request.max_keys.map_or(DEFAULT_PAGE, u64::from);
+            let most = asked.min(listing.max_keys.unwrap_or(asked));
+            let is_whole = listing.key_count.is_none_or(|count| count == entries);
+            if entries < most && is_whole {
+                Ok(None)
+            } else {
+                Err("the page does not say whether it is the last, and is as long as it may be")
+            }
+        }
     }
 }
 

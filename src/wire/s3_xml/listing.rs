@@ -14,14 +14,16 @@ pub struct Listing {
     pub common_prefixes: Vec<String>,
     /// How many entries the server says the page has.
     pub key_count: Option<u64>,
+    /// How many entries a page may have at most, if the server says so.
+    pub max_keys: Option<u64>,
     /// Where the next page begins, if the server says so: to the letter, because some servers name a key here.
     pub next: Option<String>,
     /// The same in answers to the first version of the call: a key or a prefix.
     pub next_marker: Option<String>,
     /// Objects, in the order of the page.
     pub objects: Vec<ListedObject>,
-    /// Whether this is not the last page.
-    pub truncated: bool,
+    /// Whether this is not the last page, if the server says so.
+    pub truncated: Option<bool>,
 }
 
 /// An object in a listing.
@@ -43,8 +45,8 @@ pub struct ListedObject {
 /// Reads a page of a listing for which `encoding-type=url` was asked. Names are decoded if the page says that they are encoded.
 ///
 /// # Errors
-/// Any. `Missing` for a page that does not say whether it is the last, in a word that is known: a listing that may be cut is
-/// none (H12). The same for a name that is said to be encoded and cannot be decoded.
+/// Any. `Missing` for a page that says in a word that is not known whether it is the last: a listing that may be cut is none (H12). The
+/// same for a name that is said to be encoded and cannot be decoded.
 pub fn parse_listing(document: &[u8]) -> Result<Listing, XmlError> {
     let root = root(document, &["ListBucketResult", "ListBucketResultV2"], LARGE_LIMIT)?;
     let is_encoded = root.value("EncodingType").is_some_and(|kind| kind.eq_ignore_ascii_case("url"));
@@ -71,13 +73,14 @@ pub fn parse_listing(document: &[u8]) -> Result<Listing, XmlError> {
     let prefixes = root.children("CommonPrefixes").flat_map(|prefixes| prefixes.children("Prefix"));
     let next = root.child("NextContinuationToken").map(|token| token.text().to_owned());
     let next_marker = root.child("NextMarker").filter(|marker| !marker.text().is_empty());
-    let truncated = is_truncated(&root)?;
+    let number = |name| root.value(name).and_then(|number| number.parse().ok());
     Ok(Listing {
         objects: objects.collect::<Result<_, _>>()?,
         common_prefixes: prefixes.map(|prefix| name(prefix.text())).collect::<Result<_, _>>()?,
-        key_count: root.value("KeyCount").and_then(|count| count.parse().ok()),
+        key_count: number("KeyCount"),
+        max_keys: number("MaxKeys"),
         next: next.filter(|token| !token.is_empty()),
         next_marker: next_marker.map(|marker| name(marker.text())).transpose()?,
-        truncated: truncated.ok_or(XmlError::Missing("word on whether it is the last page"))?,
+        truncated: is_truncated(&root)?,
     })
 }
