@@ -99,6 +99,10 @@ async fn describe(store: &Datastore, info: &SnapshotInfo, owner: Option<&str>) -
     if info.state == SnapshotState::Unfinished {
         return Ok(described);
     }
+    if let Some(unreadable) = info.unreadable.first() {
+        described["error"] = unreadable.to_string().into();
+        return Ok(described);
+    }
     match store.snapshot(&info.name).await {
         // Deleted since it was listed.
         Err(error) if error.kind() == ErrorKind::NotFound => described["finished"] = false.into(),
@@ -128,7 +132,11 @@ fn print(snapshot: &Value) {
     let text = |key: &str| snapshot[key].as_str().unwrap_or_default().to_owned();
     let marks = [
         (snapshot["protected"] == true).then_some("protected"),
-        (snapshot["finished"] == false).then_some("unfinished"),
+        (snapshot["finished"] == false).then_some(if snapshot["error"].is_null() {
+            "unfinished"
+        } else {
+            "unreadable"
+        }),
         snapshot["error"].as_str(),
         snapshot["verify"].as_str(),
     ];

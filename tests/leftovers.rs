@@ -230,7 +230,6 @@ fn h9_indexes_at_odd_places_are_found() {
             write(root, path);
         }
         std::os::unix::fs::symlink(root.join("odd"), root.join("odd/loop")).unwrap();
-        std::os::unix::fs::symlink(root.join("odd/a.fidx"), root.join("odd/link.fidx")).unwrap();
         let foreign = foreign(&backend).await;
         let mut found = backend.strays(&foreign).await.unwrap();
         found.sort_by(|one, other| one.path.cmp(&other.path));
@@ -242,6 +241,10 @@ fn h9_indexes_at_odd_places_are_found() {
             assert_eq!(bytes, path_bytes(&root.join("x")));
             assert_eq!(backend.get_stray(stray, 3).await.unwrap_err().kind(), ErrorKind::Corrupt);
         }
+        // A link may be all that leads to an index.
+        std::os::unix::fs::symlink(root.join("odd/a.fidx"), root.join("odd/link.fidx")).unwrap();
+        let behind = backend.strays(&foreign).await.unwrap_err();
+        assert_eq!((behind.kind(), behind.subject()), (ErrorKind::Corrupt, Some("odd/link.fidx")));
         for (path, kind) in [
             ("odd/none.fidx", ErrorKind::NotFound),
             ("odd/link.fidx", ErrorKind::Corrupt),

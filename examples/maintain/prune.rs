@@ -136,8 +136,12 @@ fn tell_plan(plan: &PrunePlan, output: &mut Output) {
             Decision::Remove => "would go",
             other => kept(other),
         };
-        let unfinished = if snapshot.state == SnapshotState::Unfinished { " (unfinished)" } else { "" };
-        output.say(format!("{}{unfinished}: {said}", snapshot.name));
+        let state = match snapshot.state {
+            SnapshotState::Finished => "",
+            SnapshotState::Unfinished => " (unfinished)",
+            SnapshotState::Unreadable => " (unreadable)",
+        };
+        output.say(format!("{}{state}: {said}", snapshot.name));
         listed.push(about(&snapshot.name, "outcome", said));
     }
     output.set("snapshots", listed);

@@ -121,7 +121,9 @@ impl Relocate {
             let mut there = store.snapshots(target).await?;
             there.retain(finished);
             for info in store.snapshots(from).await? {
-                let said = if !finished(&info) {
+                let said = if let Some(unreadable) = info.unreadable.first() {
+                    format!("stays, it is unreadable: {unreadable}")
+                } else if !finished(&info) {
                     "stays, it is unfinished".to_owned()
                 } else if there.iter().any(|it| it.name.time() == info.name.time()) {
                     format!("is in {target} already")

@@ -223,6 +223,10 @@ fn tell_damage(report: &VerifyReport, output: &mut Output) {
     for log in &report.damaged_logs {
         output.say(format!("the client log of {log} is damaged"));
     }
+    for unreadable in &report.unreadable {
+        output.trouble(format!("cannot read {unreadable}"));
+    }
+    output.set("unreadable", report.unreadable.iter().map(ToString::to_string).collect::<Vec<_>>());
     let logs: Vec<_> = report.damaged_logs.iter().map(ToString::to_string).collect();
     output.set("damaged_logs", logs);
     let incomplete = report.incomplete.map(|incomplete| match incomplete {
@@ -248,7 +252,11 @@ fn tell_damage(report: &VerifyReport, output: &mut Output) {
     }
     if let Some(why) = incomplete {
         output.trouble(format!("not everything was checked: {why}"));
-    } else if report.damaged.is_empty() && report.damaged_logs.is_empty() && !report.is_clean() {
+    } else if report.damaged.is_empty()
+        && report.damaged_logs.is_empty()
+        && report.unreadable.is_empty()
+        && !report.is_clean()
+    {
         output.trouble("not everything was checked: some snapshots are in use or could not be read");
     }
     if report.unrepaired > 0 || !report.unrecorded.is_empty() {

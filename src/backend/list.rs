@@ -1,14 +1,52 @@
 //! Reading a listing to its end, and the proof that the end was reached.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Bound;
 
 use crate::backend::{Backend, Cursor, Depth, ListEntry, ListPage, ListQuery, ObjectInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
+use crate::format::name::SnapshotName;
 
 /// So many pages in a row may be empty: servers send some where much was deleted.
 const EMPTY_PAGES: usize = 1000;
+
+/// Something in the place of an object or a prefix that is neither: a symbolic link, a named pipe, a device.
+///
+/// A backend that meets one does not know what lies behind it. An operation that removes data because nothing refers to it must stop.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The path relative to the root of the store. It ends in `/` for a directory in the place of an object.
+    pub path: String,
+    /// The reason why it cannot be read, as a clause: "it is a named pipe".
+    pub why: &'static str,
+}
+
+impl Unreadable {
+    /// An entry at `path` that cannot be read because of `why`.
+    pub fn new(path: impl Into<String>, why: &'static str) -> Self {
+        Self { path: path.into(), why }
+    }
+
+    /// The snapshot that it belongs to or stands in place of, if there is one.
+    pub(crate) fn snapshot(&self) -> Option<SnapshotName> {
+        let path = self.path.trim_end_matches('/');
+        path.parse().or_else(|_| path.rsplit_once('/').map_or("", |(parent, _)| parent).parse()).ok()
+    }
+
+    /// The error of an operation that cannot go on without it.
+    pub(crate) fn error(&self, action: &'static str) -> Error {
+        Error::new(ErrorKind::Corrupt, action).on(&self.path).because(self.why)
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.why)
+    }
+}
 
 /// All entries of a listing.
 ///
@@ -50,7 +88,7 @@ pub(crate) async fn has_objects<B: Backend + ?Sized>(backend: &B, prefix: Prefix
     let mut cursor = None;
     loop {
         let page = backend.list(&query, cursor.as_ref()).await?;
-        if page.entries.iter().any(|entry| matches!(entry, ListEntry::Object(_))) {
+        if page.entries.iter().any(|entry| matches!(entry, ListEntry::Object(_) | ListEntry::Unreadable(_))) {
             return Ok(true);
         }
         cursor = page.next;

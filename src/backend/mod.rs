@@ -33,7 +33,7 @@ use crate::rt::Runtime;
 pub use fs::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 pub(crate) use list::has_objects;
 pub(crate) use list::page_of;
-pub use list::{Listing, Pager, list_all};
+pub use list::{Listing, Pager, Unreadable, list_all};
 pub use memory::MemoryBackend;
 #[cfg(feature = "s3")]
 pub use s3::{Ownership, S3Backend};
@@ -54,7 +54,8 @@ pub use s3::{Ownership, S3Backend};
 /// * **Ordered**: listings are in byte order of [`Key::path`], each key once.
 /// * **Complete**: a page without a cursor is the end. A listing may miss or show what was stored or deleted while it ran.
 /// * **Foreign is reported**: what is not an object of this store appears as [`ListEntry::Foreign`] and is otherwise left
-///   alone.
+///   alone. Of a link, pipe or device in the place of an object or a prefix, a listing outside of the chunks says
+///   [`ListEntry::Unreadable`].
 /// * **Absent is certain**: `NotFound` and [`Touched::Absent`] mean that the object is not there. Whatever else went wrong
 ///   has another kind.
 /// * **Limited**: an object that is larger than the limit given to `get` is refused as `Corrupt` before its bytes are held
@@ -621,6 +622,8 @@ pub enum ListEntry {
     Object(ObjectInfo),
     /// Objects one level deeper. A backend that has directories may show one with nothing in it.
     Prefix(Prefix),
+    /// Something in the place of an object or a prefix that is neither. Objects that others can see may lie behind it.
+    Unreadable(Unreadable),
 }
 
 impl ListEntry {
@@ -631,6 +634,7 @@ impl ListEntry {
             Self::Name(key) => key.path(),
             Self::Object(info) => info.key.path(),
             Self::Prefix(prefix) => prefix.path(),
+            Self::Unreadable(unreadable) => unreadable.path.clone(),
         }
     }
 }

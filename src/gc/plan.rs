@@ -447,6 +447,8 @@ impl Scan<'_> {
         for entry in page {
             match entry {
                 ListEntry::Foreign(path) => self.foreign(path),
+                // It is no chunk, and stays.
+                ListEntry::Unreadable(unreadable) => self.foreign(unreadable.path),
                 ListEntry::Name(key) if self.is_unused(&key, 0) => named.push(key),
                 ListEntry::Object(info) if self.is_unused(&info.key, info.size) => found.push(info),
                 ListEntry::Name(_) | ListEntry::Object(_) | ListEntry::Prefix(_) => {}

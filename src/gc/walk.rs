@@ -40,7 +40,7 @@ impl Walk {
     pub(in crate::gc) async fn next(&mut self, backend: &dyn Backend) -> Result<Option<Vec<ObjectInfo>>> {
         loop {
             while let Some(entry) = self.entries.pop_front() {
-                if let Some(done) = self.take(entry) {
+                if let Some(done) = self.take(entry)? {
                     return Ok(Some(done));
                 }
             }
@@ -53,22 +53,24 @@ impl Walk {
         }
     }
 
-    /// Takes an entry in; the group before, if it is the first of another one.
-    fn take(&mut self, entry: ListEntry) -> Option<Vec<ObjectInfo>> {
+    /// Takes an entry in; the group before, if it is the first of another one. An entry that cannot be read ends the walk: an index
+    /// may lie behind it.
+    fn take(&mut self, entry: ListEntry) -> Result<Option<Vec<ObjectInfo>>> {
         let info = match entry {
             ListEntry::Foreign(path) => {
                 self.foreign_count += 1;
                 if self.foreign.len() < NAMED || matters(&path) {
                     self.foreign.push(path);
                 }
-                return None;
+                return Ok(None);
             }
             ListEntry::Object(info) => info,
-            ListEntry::Name(_) | ListEntry::Prefix(_) => return None,
+            ListEntry::Name(_) | ListEntry::Prefix(_) => return Ok(None),
+            ListEntry::Unreadable(unreadable) => return Err(unreadable.error("collect garbage behind")),
         };
-        let Key::Archive(snapshot, name) = &info.key else { return None };
+        let Key::Archive(snapshot, name) = &info.key else { return Ok(None) };
         if name.kind() == ArchiveKind::Blob {
-            return None;
+            return Ok(None);
         }
         let group = snapshot.group();
         let done = if self.group.as_ref() == Some(group) {
@@ -78,13 +80,15 @@ impl Walk {
             Some(std::mem::take(&mut self.indexes)).filter(|indexes| !indexes.is_empty())
         };
         self.indexes.push(info);
-        done.map(newest_first)
+        Ok(done.map(newest_first))
     }
 }
 
 /// Whether a path is one of those that backends are asked about.
 fn matters(path: &str) -> bool {
-    path.ends_with('/') || path.ends_with(".fidx") || path.ends_with(".didx") || path.contains(".tmp_")
+    // Where the filesystem ignores case, an index is found by a name of another case.
+    let is_index = |path: &str| path.ends_with(".fidx") || path.ends_with(".didx");
+    path.ends_with('/') || path.contains(".tmp_") || is_index(&path.to_ascii_lowercase())
 }
 
 fn newest_first(mut indexes: Vec<ObjectInfo>) -> Vec<ObjectInfo> {

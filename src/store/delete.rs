@@ -92,7 +92,8 @@ impl Datastore {
     /// Deletes a snapshot. With the last snapshot of a group its owner and its notes go too, unless the group is in use.
     ///
     /// # Errors
-    /// `NotFound` if there is none; `Denied` if it is protected; `Busy` while it is being read, written or built on.
+    /// `NotFound` if there is none; `Denied` if it is protected; `Busy` while it is being read, written or built on; `Corrupt` if it is
+    /// [unreadable](crate::store::SnapshotState::Unreadable).
     ///
     /// # Cancel safety
     /// A dropped future leaves the snapshot, or an unfinished one, or none.
@@ -101,6 +102,7 @@ impl Datastore {
         self.snapshot_info(name).await?;
         let guard = self.lock_for_deletion(LockScope::Snapshot(name.clone())).await?;
         let info = self.snapshot_info(name).await?;
+        info.check_readable("delete")?;
         if self.is_protected(&info).await? {
             return Err(Error::new(ErrorKind::Denied, "delete").on(name).because("it is protected"));
         }
@@ -112,12 +114,17 @@ impl Datastore {
     /// Deletes all snapshots of a group that are not protected, unfinished ones among them, and with the last one the group.
     ///
     /// # Errors
-    /// `Busy` while a backup of the group is running, or one of its snapshots is being read: those before it are deleted then.
+    /// `Busy` while a backup of the group is running, or one of its snapshots is being read: those before it are deleted then; `Corrupt`
+    /// if the group, or one of its snapshots, is unreadable.
     pub async fn delete_group(&self, group: &GroupName) -> Result<Deletion> {
         self.inner.check_writable("delete a group").await?;
         let guard = self.lock_for_deletion(LockScope::Group(group.clone())).await?;
         let mut done = Deletion::default();
-        for snapshot in self.snapshots(group).await? {
+        let snapshots = self.snapshots(group).await?;
+        for snapshot in &snapshots {
+            snapshot.check_readable("delete")?;
+        }
+        for snapshot in snapshots {
             let scope = LockScope::Snapshot(snapshot.name.clone());
             let guard = self.lock_for_deletion(scope).await?;
             // Once more, now that nobody can change it (H56).
@@ -125,6 +132,7 @@ impl Datastore {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 info => info?,
             };
+            info.check_readable("delete")?;
             if self.is_protected(&info).await? {
                 done.protected.push(info.name);
                 continue;
@@ -183,6 +191,7 @@ impl Datastore {
             guard => guard?,
         };
         let Some(found) = self.listed_snapshot(name).await? else { return Ok(Fate::Gone) };
+        found.info.check_readable("delete")?;
         if self.is_protected(&found.info).await? {
             return Ok(Fate::Protected);
         }

@@ -125,6 +125,7 @@ impl GroupImport {
         let present = match info {
             Some(info) if info.state == SnapshotState::Finished => Some(self.present(name, info).await?),
             Some(info) => {
+                info.check_readable("replace")?;
                 // Its writer would have it locked, if that reaches everybody who could write it.
                 let may_be_alive = inner.backend.capabilities().lock_reach == LockReach::Process;
                 if may_be_alive || inner.is_doubtful(name) || store.has_manifest(name).await? {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::channel::oneshot;
 
-use crate::backend::{ListEntry, ListQuery, LockGuard, LockMode, LockScope, list_all};
+use crate::backend::{ListEntry, ListQuery, LockGuard, LockMode, LockScope, Unreadable, list_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::Blob;
@@ -15,7 +15,7 @@ use crate::format::manifest::{Manifest, ManifestFile, VerifyState};
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::chunks::{Examined, PutAside};
 use crate::store::groups::MANIFEST_BYTES;
-use crate::store::listing::{Listed, note};
+use crate::store::listing::{Listed, note, note_unreadable};
 use crate::store::snapshot_reader::{BLOB_BYTES, INDEX_BYTES};
 use crate::store::{Datastore, SnapshotInfo};
 
@@ -27,23 +27,28 @@ pub(crate) enum Copies {
 }
 
 impl Datastore {
-    /// All snapshots below a prefix, unfinished ones among them, by one listing, and the bytes of their manifests and logs.
+    /// All snapshots below a prefix, unfinished ones among them, by one listing, the bytes of their manifests and logs, and what
+    /// cannot be read in the place of groups and namespaces.
     pub(crate) async fn snapshots_below(
         &self,
         prefix: Prefix,
-    ) -> Result<(BTreeMap<SnapshotName, SnapshotInfo>, u64)> {
+    ) -> Result<(BTreeMap<SnapshotName, SnapshotInfo>, u64, Vec<Unreadable>)> {
         let listing = list_all(self.backend().as_ref(), &ListQuery::all(prefix)).await?;
-        let (mut snapshots, mut bytes) = (BTreeMap::new(), 0);
+        let (mut snapshots, mut bytes, mut unreadable) = (BTreeMap::new(), 0, Vec::new());
         for entry in listing.into_entries() {
-            if let ListEntry::Object(object) = entry {
-                if matches!(object.key, Key::ClientLog(_) | Key::Manifest(_)) {
-                    bytes += object.size;
+            match entry {
+                ListEntry::Object(object) => {
+                    if matches!(object.key, Key::ClientLog(_) | Key::Manifest(_)) {
+                        bytes += object.size;
+                    }
+                    note(&mut snapshots, object);
                 }
-                note(&mut snapshots, object);
+                ListEntry::Unreadable(entry) => unreadable.extend(note_unreadable(&mut snapshots, entry)),
+                ListEntry::Foreign(_) | ListEntry::Name(_) | ListEntry::Prefix(_) => {}
             }
         }
         let snapshots = snapshots.into_iter().map(|(name, Listed { info, .. })| (name, info));
-        Ok((snapshots.collect(), bytes))
+        Ok((snapshots.collect(), bytes, unreadable))
     }
 
     /// How many chunks are worth working on at the same time.

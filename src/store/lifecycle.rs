@@ -134,6 +134,7 @@ impl Datastore {
                     ListEntry::Name(key) => keys.push(key),
                     ListEntry::Object(object) => keys.push(object.key),
                     ListEntry::Foreign(path) => done.foreign.push(path),
+                    ListEntry::Unreadable(unreadable) => done.foreign.push(unreadable.path),
                     ListEntry::Prefix(_) => {}
                 }
             }

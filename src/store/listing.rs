@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::backend::{ListEntry, ListQuery, ObjectInfo, Version, list_all};
+use crate::backend::{ListEntry, ListQuery, ObjectInfo, Unreadable, Version, list_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{BackupType, GroupName, Namespace, SnapshotName};
@@ -22,9 +22,16 @@ pub struct SnapshotInfo {
     pub protected: bool,
     /// Whether it is finished.
     pub state: SnapshotState,
+    /// The entries that make it [unreadable](SnapshotState::Unreadable).
+    pub unreadable: Vec<Unreadable>,
 }
 
 impl SnapshotInfo {
+    /// Errors with `Corrupt` if something of the snapshot is unreadable: it cannot be deleted, copied or moved as a whole.
+    pub(crate) fn check_readable(&self, action: &'static str) -> Result<()> {
+        self.unreadable.first().map_or(Ok(()), |unreadable| Err(unreadable.error(action)))
+    }
+
     /// A snapshot of which nothing is there.
     pub(in crate::store) fn empty(name: &SnapshotName) -> Self {
         Self {
@@ -33,6 +40,7 @@ impl SnapshotInfo {
             name: name.clone(),
             protected: false,
             state: SnapshotState::Unfinished,
+            unreadable: Vec::new(),
         }
     }
 }
@@ -55,6 +63,10 @@ pub enum SnapshotState {
     Finished,
     /// It has none: a backup is running or was cut off. It cannot be restored and is no base (H38).
     Unfinished,
+    /// The directory of the snapshot, or something in it, is a symbolic link or another entry that cannot be read. The snapshot may be
+    /// finished. It is not deleted, copied or moved, and no garbage is collected, until the entry is removed or replaced by
+    /// a plain file or directory.
+    Unreadable,
 }
 
 /// A snapshot in a listing, with the version that its manifest had there, if it has one.
@@ -165,8 +177,10 @@ impl Datastore {
         let listing = list_all(self.inner.backend.as_ref(), &ListQuery::all(prefix)).await?;
         let mut snapshots = BTreeMap::new();
         for entry in listing.into_entries() {
-            if let ListEntry::Object(object) = entry {
-                note(&mut snapshots, object);
+            match entry {
+                ListEntry::Object(object) => note(&mut snapshots, object),
+                ListEntry::Unreadable(unreadable) => _ = note_unreadable(&mut snapshots, unreadable),
+                ListEntry::Foreign(_) | ListEntry::Name(_) | ListEntry::Prefix(_) => {}
             }
         }
         Ok(snapshots)
@@ -176,7 +190,9 @@ impl Datastore {
         let listing = list_all(self.inner.backend.as_ref(), &ListQuery::children(prefix)).await?;
         let prefixes = listing.into_entries().into_iter().filter_map(|entry| match entry {
             ListEntry::Prefix(prefix) => Some(prefix),
-            _ => None,
+            // It exists: a request for its contents meets the error, and no operation takes it for absent.
+            ListEntry::Unreadable(unreadable) => Prefix::parse(&(unreadable.path + "/")),
+            ListEntry::Foreign(_) | ListEntry::Name(_) | ListEntry::Object(_) => None,
         });
         Ok(prefixes.collect())
     }
@@ -188,18 +204,36 @@ pub(in crate::store) fn note(snapshots: &mut BTreeMap<SnapshotName, Listed>, obj
     else {
         return;
     };
-    let listed = snapshots
-        .entry(name.clone())
-        .or_insert_with(|| Listed { info: SnapshotInfo::empty(name), manifest: None });
+    let listed = entry(snapshots, name.clone());
     let info = &mut listed.info;
     match object.key {
         Key::Archive(_, name) => info.files.push(FileInfo { name, stored_bytes: object.size }),
         Key::ClientLog(_) => info.has_client_log = true,
         Key::Manifest(_) => {
-            info.state = SnapshotState::Finished;
+            if info.state == SnapshotState::Unfinished {
+                info.state = SnapshotState::Finished;
+            }
             listed.manifest = Some(object.version);
         }
         Key::Protected(_) => info.protected = true,
         _ => {}
     }
+}
+
+/// Notes what cannot be read of a snapshot; returns it if it is no part of one.
+pub(in crate::store) fn note_unreadable(
+    snapshots: &mut BTreeMap<SnapshotName, Listed>,
+    unreadable: Unreadable,
+) -> Option<Unreadable> {
+    let Some(name) = unreadable.snapshot() else { return Some(unreadable) };
+    let info = &mut entry(snapshots, name).info;
+    info.state = SnapshotState::Unreadable;
+    info.unreadable.push(unreadable);
+    None
+}
+
+fn entry(snapshots: &mut BTreeMap<SnapshotName, Listed>, name: SnapshotName) -> &mut Listed {
+    snapshots
+        .entry(name)
+        .or_insert_with_key(|name| Listed { info: SnapshotInfo::empty(name), manifest: None })
 }

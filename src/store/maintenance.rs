@@ -90,7 +90,11 @@ impl Datastore {
     /// # Errors
     /// As [`checked_index`](Datastore::checked_index).
     pub(crate) async fn stray_index(&self, stray: &Stray) -> Result<CheckedIndex> {
-        let kind = if stray.path.ends_with(".fidx") { ArchiveKind::Fixed } else { ArchiveKind::Dynamic };
+        let kind = if stray.path.to_ascii_lowercase().ends_with(".fidx") {
+            ArchiveKind::Fixed
+        } else {
+            ArchiveKind::Dynamic
+        };
         let bytes = self.truth().get_stray(stray, INDEX_BYTES).await?;
         let permit = self.read_permit(bytes.len() as u64).await;
         let index = self.inner.any_index(kind, bytes).await.map_err(|error| error.on(&stray.path))?;

@@ -42,7 +42,7 @@ pub(crate) fn listed_chunk(entry: &ListEntry) -> Option<(Digest, u64)> {
     let (key, size) = match entry {
         ListEntry::Name(key) => (key, 0),
         ListEntry::Object(info) => (&info.key, info.size),
-        ListEntry::Foreign(_) | ListEntry::Prefix(_) => return None,
+        ListEntry::Foreign(_) | ListEntry::Prefix(_) | ListEntry::Unreadable(_) => return None,
     };
     if let Key::Chunk(digest) = key { Some((*digest, size)) } else { None }
 }

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use futures::FutureExt as _;
 
+use crate::backend::Unreadable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::index::HEADER_BYTES;
 use crate::format::layout::{Key, Prefix};
@@ -29,6 +30,7 @@ pub struct VerifyPlan {
     skipped: Vec<SkippedSnapshot>,
     store: Datastore,
     targets: Vec<SnapshotInfo>,
+    unreadable: Vec<Unreadable>,
 }
 
 /// What a verification costs, at most: where chunks are used again, it is much less. What is done about damage comes on top.
@@ -61,7 +63,7 @@ pub async fn plan(store: &Datastore, scope: Scope, options: VerifyOptions) -> Re
         Scope::Snapshot(snapshot) => Prefix::Snapshot(snapshot.clone()),
         Scope::Store => Prefix::Namespace(Namespace::root()),
     };
-    let (targets, bytes) = store.snapshots_below(prefix).await?;
+    let (targets, bytes, mut unreadable) = store.snapshots_below(prefix).await?;
     let mut targets: Vec<_> = targets.into_values().collect();
     if let Scope::Snapshot(snapshot) = &scope
         && targets.iter().all(|target| target.name != *snapshot || target.state == SnapshotState::Unfinished)
@@ -82,8 +84,10 @@ pub async fn plan(store: &Datastore, scope: Scope, options: VerifyOptions) -> Re
         .extract_if(.., |target| unfinished(target))
         .map(|target| SkippedSnapshot { name: target.name, reason: SkipReason::Unfinished });
     let skipped: Vec<_> = skipped.collect();
+    unreadable.extend(targets.iter().flat_map(|target| target.unreadable.iter().cloned()));
     let estimate = Estimate { bytes, ..Estimate::default() };
-    let mut plan = VerifyPlan { estimate, options, scope, skipped, store: store.clone(), targets };
+    let mut plan =
+        VerifyPlan { estimate, options, scope, skipped, store: store.clone(), targets, unreadable };
     plan.estimate = plan.estimated().await?;
     Ok(plan)
 }
@@ -118,10 +122,12 @@ impl VerifyPlan {
         let start = BackupTime::try_from(now)
             .map_err(|error| Error::new(ErrorKind::InvalidInput, "verify").because(error))?;
         let upid = self.options.upid(&self.scope, start)?;
-        let Self { estimate, options, skipped, store, targets, .. } = self;
+        let Self { estimate, options, skipped, store, targets, unreadable, .. } = self;
         let run = Run::new(store, options, targets, upid, now, estimate.references);
         // Boxed here, where the compiler can see that it is `Send`.
-        run.execute(skipped).boxed().await
+        let mut report = run.execute(skipped).boxed().await?;
+        report.unreadable = unreadable;
+        Ok(report)
     }
 
     async fn estimated(&self) -> Result<Estimate> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::backend::Unreadable;
 use crate::error::{Error, ErrorKind};
 use crate::format::Digest;
 use crate::format::manifest::VerifyResult;
@@ -42,6 +43,8 @@ pub struct VerifyReport {
     pub skipped: Vec<SkippedSnapshot>,
     /// Snapshots of which everything is there and good, as far as this kind of run can tell. See [`ChunkCounts`] for how far that is.
     pub sound: u64,
+    /// Links, pipes and other entries in the place of an index, a snapshot, a group or a namespace. The run did not look behind them.
+    pub unreadable: Vec<Unreadable>,
     /// Corrupt chunks that could not be put aside, or missing ones that could not be put back: they stay suspect. How many.
     pub unrepaired: u64,
     /// Why, for the first thousand of them.
@@ -64,6 +67,7 @@ impl VerifyReport {
         self.incomplete.is_none()
             && self.damaged.is_empty()
             && self.damaged_logs.is_empty()
+            && self.unreadable.is_empty()
             && self.skipped.iter().all(is_harmless)
     }
 }

@@ -219,7 +219,7 @@ impl Run {
         let Findings { damaged, mut report, .. } =
             self.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
         let is_sound = |(target, whole): &(&SnapshotInfo, &u64)| {
-            **whole == passes && !damaged.contains_key(&target.name)
+            **whole == passes && target.unreadable.is_empty() && !damaged.contains_key(&target.name)
         };
         report.sound = self.targets.iter().zip(&whole).filter(is_sound).count() as u64;
         if matches!(self.options.mode, Mode::Sample(_)) {

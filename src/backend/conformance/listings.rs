@@ -147,7 +147,7 @@ pub async fn children(backend: &Arc<dyn Backend>) {
             match entry {
                 ListEntry::Object(info) => found.push(info.key),
                 ListEntry::Prefix(prefix) => deeper.push(prefix),
-                other @ (ListEntry::Foreign(_) | ListEntry::Name(_)) => {
+                other @ (ListEntry::Foreign(_) | ListEntry::Name(_) | ListEntry::Unreadable(_)) => {
                     panic!("children: {other:?}, which nobody stored or asked for")
                 }
             }

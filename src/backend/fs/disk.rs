@@ -98,12 +98,13 @@ impl Disk {
         &self.root
     }
 
-    /// The full path, if nothing on the way to it is a link (H78). What stands at the path itself is not looked at.
+    /// The full path, if nothing on the way to it is a link or another special file (H78). What stands at the path itself is not looked at.
     pub(super) fn at(&self, path: &str) -> io::Result<PathBuf> {
         let path = path.trim_end_matches('/');
         for (end, _) in path.match_indices('/') {
             let above = fs::symlink_metadata(self.root.join(&path[..end]))?;
-            if above.is_symlink() {
+            // Below a regular file nothing is found; a link, a pipe or a device may hide what was there.
+            if !above.is_dir() && !above.is_file() {
                 return Err(Errno::ELOOP.into());
             }
         }

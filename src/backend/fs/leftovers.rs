@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::backend::Stray;
 use crate::backend::fs::disk::Disk;
+use crate::backend::fs::kind::{Kind, is_index, is_place_of_content, why_unreadable};
 use crate::backend::fs::objects::{Inner, failure, parent, temporary_of};
+use crate::backend::{Stray, Unreadable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{GroupName, SnapshotName};
@@ -26,7 +27,8 @@ pub(super) fn strays(disk: &Disk, foreign: &[String]) -> Result<Vec<Stray>> {
         } else if is_index(path) {
             match certain(path, disk.any_metadata(path)).map_err(failed)? {
                 Some(metadata) if metadata.is_file() => found.push(Stray::new(path)),
-                _ => {}
+                Some(metadata) => return Err(unreadable(path, &metadata)),
+                None => {}
             }
         }
     }
@@ -108,9 +110,18 @@ fn walk(disk: &Disk, top: &str, found: &mut Vec<Stray>) -> Result<()> {
             if name.as_encoded_bytes().starts_with(b".") {
                 continue;
             }
-            let is_wanted = kind.is_dir() || (kind.is_file() && is_index(&name.to_string_lossy()));
+            let path = format!("{directory}{}", name.to_string_lossy());
+            let is_wanted = match Kind::of(kind) {
+                Kind::Directory => true,
+                Kind::File => is_index(&path),
+                Kind::Other => is_place_of_content(&path),
+            };
             match name.to_str() {
                 _ if !is_wanted => {}
+                Some(_) if !kind.is_dir() && !kind.is_file() => {
+                    let Some(found) = gone_or(disk.any_metadata(&path)).map_err(failed)? else { continue };
+                    return Err(unreadable(&path, &found));
+                }
                 Some(name) if kind.is_dir() => left.push(format!("{directory}{name}/")),
                 Some(name) => found.push(Stray::new(format!("{directory}{name}"))),
                 // Nobody could ask for what is in there, which may be all that refers to a chunk.
@@ -159,6 +170,7 @@ fn gone_or<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn is_index(path: &str) -> bool {
-    path.ends_with(".fidx") || path.ends_with(".didx")
+/// The error for a link or another entry in the place of an index: what it refers to may be all that refers to a chunk.
+fn unreadable(path: &str, found: &fs::Metadata) -> Error {
+    Unreadable::new(path, why_unreadable(found)).error("look for indexes behind")
 }

@@ -12,8 +12,9 @@ use nix::errno::Errno;
 
 use crate::backend::fs::chunks::ChunkDirectories;
 use crate::backend::fs::disk::Disk;
-use crate::backend::fs::objects::{info, marker_info};
-use crate::backend::{Cursor, Depth, Details, ListEntry, ListPage, ListQuery};
+use crate::backend::fs::kind::{Kind, is_place_of_content, why_unreadable};
+use crate::backend::fs::objects::{failure, info, marker_info};
+use crate::backend::{Cursor, Depth, Details, ListEntry, ListPage, ListQuery, Unreadable};
 use crate::format::layout::{Key, Prefix};
 
 /// After how many directories of chunks that are not there it is looked which ones are.
@@ -70,8 +71,12 @@ impl Walk<'_> {
         let path = prefix.path();
         match self.disk.at(&path).and_then(fs::symlink_metadata) {
             Ok(found) if found.is_dir() => self.directory(&path),
-            Ok(found) if found.is_symlink() => Err(Errno::ELOOP.into()),
-            Ok(_) => Ok(Progress::Done),
+            // Nothing lies below a file.
+            Ok(found) if found.is_file() => Ok(Progress::Done),
+            Ok(found) => {
+                let unreadable = Unreadable::new(path.trim_end_matches('/'), why_unreadable(&found));
+                Err(io::Error::other(unreadable.error("list")))
+            }
             Err(error) if is_gone(&error) => Ok(Progress::Done),
             Err(error) => Err(error),
         }
@@ -93,7 +98,7 @@ impl Walk<'_> {
             }
             let progress = match directories.list(number, self.details) {
                 Err(error) if is_link(&error) || is_gone(&error) => {
-                    self.file(path.trim_end_matches('/').to_owned())?
+                    self.file(path.trim_end_matches('/').to_owned(), Kind::File)?
                 }
                 Ok(None) if present.is_none() => {
                     empty += 1;
@@ -132,7 +137,7 @@ impl Walk<'_> {
 
     /// The numbers of the directories of chunks that there are.
     fn chunk_directories(&self) -> io::Result<BTreeSet<u16>> {
-        let number = |(name, _): (String, bool)| u16::from_str_radix(name.trim_end_matches('/'), 16).ok();
+        let number = |(name, _): (String, Kind)| u16::from_str_radix(name.trim_end_matches('/'), 16).ok();
         Ok(self.names(".chunks/")?.into_iter().filter_map(number).collect())
     }
 
@@ -141,13 +146,16 @@ impl Walk<'_> {
         self.children(path, self.names(path)?)
     }
 
-    fn children(&mut self, path: &str, names: Vec<(String, bool)>) -> io::Result<Progress> {
-        for (name, is_directory) in names {
+    fn children(&mut self, path: &str, names: Vec<(String, Kind)>) -> io::Result<Progress> {
+        for (name, kind) in names {
             let child = format!("{path}{name}");
             if self.until.as_ref().is_some_and(|until| child > *until) {
                 return Ok(Progress::Past);
             }
-            let progress = if is_directory { self.child_directory(child)? } else { self.file(child)? };
+            let progress = match kind {
+                Kind::Directory => self.child_directory(child)?,
+                Kind::File | Kind::Other => self.file(child, kind)?,
+            };
             if progress != Progress::Done {
                 return Ok(progress);
             }
@@ -156,35 +164,36 @@ impl Walk<'_> {
     }
 
     /// The names in a directory in the order of their paths, those of directories ending in `/`.
-    fn names(&self, path: &str) -> io::Result<Vec<(String, bool)>> {
+    fn names(&self, path: &str) -> io::Result<Vec<(String, Kind)>> {
+        let failed = |error| named(error, path);
         let listing = match self.disk.at_directory(path).and_then(fs::read_dir) {
             Err(error) if is_gone(&error) => return Ok(Vec::new()),
-            listing => listing?,
+            listing => listing.map_err(failed)?,
         };
         let mut names = Vec::new();
         for entry in listing {
-            let entry = entry?;
-            let is_directory = match entry.file_type() {
+            let entry = entry.map_err(failed)?;
+            let kind = match entry.file_type() {
                 // Where the listing does not say, the file is looked up, and it may be gone by then.
                 Err(error) if is_gone(&error) => continue,
-                found => found?.is_dir(),
+                found => Kind::of(found.map_err(failed)?),
             };
             let mut name = entry.file_name().to_string_lossy().into_owned();
             if path.is_empty() && (name.starts_with('.') || name == "lost+found") {
                 continue;
             }
-            if is_directory {
+            if kind == Kind::Directory {
                 name.push('/');
             }
-            names.push((name, is_directory));
+            names.push((name, kind));
         }
         if let Some(Prefix::Namespace(namespace)) = Prefix::parse(path)
             && !namespace.is_root()
         {
-            names.push((".namespace".to_owned(), false));
+            names.push((".namespace".to_owned(), Kind::File));
         }
         names.sort_unstable();
-        names.dedup();
+        names.dedup_by(|one, other| one.0 == other.0);
         Ok(names)
     }
 
@@ -196,29 +205,39 @@ impl Walk<'_> {
             Some(_) if self.deep => self.directory(&path),
             Some(prefix) => Ok(self.push(ListEntry::Prefix(prefix))),
             None if path <= self.after => Ok(Progress::Done),
+            None if Key::parse(path.trim_end_matches('/')).is_some() => {
+                let why = "it is a directory in the place of a file";
+                Ok(self.push(ListEntry::Unreadable(Unreadable::new(path, why))))
+            }
             None => Ok(self.push(ListEntry::Foreign(path))),
         }
     }
 
-    fn file(&mut self, path: String) -> io::Result<Progress> {
+    fn file(&mut self, path: String, kind: Kind) -> io::Result<Progress> {
         if path <= self.after {
             return Ok(Progress::Done);
         }
         let entry = match Key::parse(&path) {
-            None => ListEntry::Foreign(path),
+            None if kind == Kind::File || !is_place_of_content(&path) => ListEntry::Foreign(path),
             Some(key @ Key::Namespace(_)) => {
                 let directory = path.strip_suffix(".namespace").unwrap_or(&path);
                 match self.disk.at(directory).and_then(fs::symlink_metadata) {
                     Ok(found) => ListEntry::Object(marker_info(key, &found)),
                     Err(error) if is_gone(&error) => return Ok(Progress::Done),
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(named(error, directory)),
                 }
             }
-            Some(key) => match self.disk.at(&path).and_then(fs::symlink_metadata) {
-                Ok(found) if found.is_file() => ListEntry::Object(info(&key, &found)),
-                Ok(_) => ListEntry::Foreign(path),
-                Err(error) if is_gone(&error) => return Ok(Progress::Done),
-                Err(error) => return Err(error),
+            key => match (self.disk.at(&path).and_then(fs::symlink_metadata), key) {
+                (Ok(found), Some(key)) if found.is_file() => ListEntry::Object(info(&key, &found)),
+                // It became one since its name was read.
+                (Ok(found), None) if found.is_file() => ListEntry::Foreign(path),
+                (Ok(found), _) => ListEntry::Unreadable(Unreadable::new(path, why_unreadable(&found))),
+                // No path leads to it.
+                (Err(error), _) if is_gone(&error) && path.contains(char::REPLACEMENT_CHARACTER) => {
+                    ListEntry::Unreadable(Unreadable::new(path, "its name is not UTF-8"))
+                }
+                (Err(error), _) if is_gone(&error) => return Ok(Progress::Done),
+                (Err(error), _) => return Err(named(error, &path)),
             },
         };
         Ok(self.push(entry))
@@ -228,6 +247,11 @@ impl Walk<'_> {
         self.entries.push(entry);
         if self.entries.len() >= PAGE_ENTRIES { Progress::Full } else { Progress::Done }
     }
+}
+
+/// The failure with the path at which it happened, and not only that of the listing.
+fn named(error: io::Error, path: &str) -> io::Error {
+    io::Error::other(failure(error, "list", if path.is_empty() { "the store" } else { path }))
 }
 
 fn is_link(error: &io::Error) -> bool {

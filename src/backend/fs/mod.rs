@@ -31,14 +31,17 @@
 //! Index files at places that no key names are [found](Backend::strays) in whatever a listing showed as foreign, and temporary
 //! files of writers that died are [removed](Backend::remove_leftovers) when they are old enough.
 //!
-//! Links inside the store are never followed: an object behind one is `Corrupt`, and listings report the link as foreign (H78).
-//! What lies directly in `.chunks` under a name that is no prefix is not looked at. A link that is put in place of a
-//! directory while an operation is under way may be followed by that operation.
+//! Links inside the store are never followed: an object behind one is `Corrupt` (H78). Where an index, a snapshot, a group or a
+//! namespace could lie, listings report a link, and any other entry that is no plain file or directory, as
+//! [unreadable](crate::backend::ListEntry::Unreadable), which ends garbage collection; elsewhere as foreign. A directory that may not be
+//! read ends the listing. What lies directly in `.chunks` under a name that is no prefix is not looked at. A link that is put in place
+//! of a directory while an operation is under way may be followed by that operation.
 
 mod chunks;
 mod create;
 mod disk;
 mod journal;
+mod kind;
 mod leftovers;
 mod list;
 mod lock;

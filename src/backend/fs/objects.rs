@@ -450,12 +450,14 @@ pub(super) fn failure(error: io::Error, action: &'static str, subject: impl Disp
     if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         return inner.clone();
     }
-    let kind = match error.raw_os_error().map(Errno::from_raw) {
-        // A link, a directory or a device where an object should be.
-        Some(Errno::ELOOP | Errno::EISDIR | Errno::ENOTDIR) => ErrorKind::Corrupt,
-        _ => return Error::io(error, action).on(subject),
-    };
-    Error::new(kind, action).on(subject).because(error)
+    let corrupt = Error::new(ErrorKind::Corrupt, action);
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ELOOP) => corrupt.on(subject).because(
+            "it or a directory above it is a symbolic link, which is not followed, or another special file",
+        ),
+        Some(Errno::EISDIR | Errno::ENOTDIR) => corrupt.on(subject).because(error),
+        _ => Error::io(error, action).on(subject),
+    }
 }
 
 /// As [`failure`], for what was to be stored: where a directory is missing, it is not the object that is absent.

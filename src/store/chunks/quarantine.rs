@@ -222,7 +222,7 @@ impl ChunkStore {
         let keys = keys.filter_map(|entry| match entry {
             ListEntry::Name(key) => Some(key),
             ListEntry::Object(info) => Some(info.key),
-            ListEntry::Foreign(_) | ListEntry::Prefix(_) => None,
+            ListEntry::Foreign(_) | ListEntry::Prefix(_) | ListEntry::Unreadable(_) => None,
         });
         Ok(keys.filter(|key| matches!(key, Key::Quarantined(of, _) if *of == digest)).collect())
     }

@@ -56,6 +56,8 @@ impl Datastore {
             }
             return Ok(Relocated::Gone);
         };
+        // An unreadable file is not among the files that are copied, and would be lost with the source.
+        found.info.check_readable("relocate")?;
         let is_there = self.has_manifest(target).await?;
         let files = self.files(&found, target).await?;
         let is_finished = found.manifest.is_some() || self.has_manifest(source).await?;
