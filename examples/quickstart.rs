@@ -24,8 +24,9 @@ type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 const MIB: u64 = 1 << 20;
 
 fn main() -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let directory = tempfile::tempdir()?;
-    let (mut signals, path) = (Signals::new([SIGINT, SIGTERM])?, directory.path().to_owned());
+    let path = directory.path().to_owned();
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             let _ = fs::remove_dir_all(&path);

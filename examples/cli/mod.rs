@@ -30,6 +30,7 @@ use larder::rt::{Runtime, ThreadRuntime};
 #[cfg(feature = "tls")]
 use larder::s3::S3Capabilities;
 use larder::store::{Datastore, Event, Observer, Options};
+use nix::unistd::{Group, User};
 
 /// Why a command ends early.
 pub(crate) enum Failure {
@@ -151,6 +152,43 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// A user and a group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner {
+    pub(crate) gid: u32,
+    pub(crate) uid: u32,
+}
+
+impl FromStr for Owner {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+        let number = |name: &str| name.parse::<u32>().ok();
+        let found = match number(user) {
+            Some(uid) => User::from_uid(uid.into()),
+            None => User::from_name(user),
+        };
+        let found = found.map_err(|error| error.to_string())?;
+        let uid = number(user).or(found.as_ref().map(|found| found.uid.as_raw()));
+        let uid = uid.ok_or_else(|| format!("there is no user {user} on this host"))?;
+        let gid = match group {
+            None => found.map(|found| found.gid.as_raw()),
+            Some(group) => match number(group) {
+                Some(gid) => Some(gid),
+                None => Group::from_name(group)
+                    .map_err(|error| error.to_string())?
+                    .map(|found| found.gid.as_raw()),
+            },
+        };
+        let gid = gid.ok_or_else(|| match group {
+            None => format!("the group of user {user} is not known; USER:GROUP names one"),
+            Some(group) => format!("there is no group {group} on this host"),
+        })?;
+        Ok(Self { gid, uid })
+    }
+}
+
 /// What a command wants to do with the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -196,6 +234,7 @@ pub(crate) struct StoreArguments {
     #[cfg(feature = "tls")]
     s3: s3::S3Arguments,
     store: Option<String>,
+    store_owner: Option<Owner>,
     sync_level: SyncLevel,
 }
 
@@ -206,7 +245,9 @@ pub(crate) const STORE_USAGE: &str = "  --store DIR          the datastore; s3:/
   --host NAME          the name in the mark of a bucket; default: larder
   --ns A/B             the namespace; default: the root
   --sync-level LEVEL   none, file or filesystem; default: filesystem
-  --lock-dir DIR       lock files of a PBS that uses the same store";
+  --lock-dir DIR       lock files of a PBS that uses the same store
+  --store-owner USER[:GROUP]
+                       whom new files of a store in a directory belong to; a PBS wants backup. Default: whom the store belongs to";
 
 impl StoreArguments {
     /// Takes an option, with its value, if it is one about the store.
@@ -217,6 +258,7 @@ impl StoreArguments {
                 self.namespace = value(parser)?.parse().map_err(|error| input(format!("--ns: {error}")))?;
             }
             "--cache" => self.cache = Some(value(parser)?.into()),
+            "--store-owner" => self.store_owner = Some(parsed(option, parser)?),
             "--lock-dir" => self.lock_directory = Some(value(parser)?.into()),
             "--sync-level" => {
                 self.sync_level = match value(parser)?.as_str() {
@@ -347,6 +389,9 @@ impl StoreArguments {
         let mut options = FsOptions::default().sync_level(self.sync_level);
         if let Some(directory) = &self.lock_directory {
             options = options.lock_directory(directory);
+        }
+        if let Some(Owner { gid, uid }) = self.store_owner {
+            options = options.owner(uid, gid);
         }
         let opened = FsBackend::open(Arc::clone(runtime), place, options.clone()).await;
         let (backend, made) = match opened {

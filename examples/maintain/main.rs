@@ -4,6 +4,7 @@
 #[macro_use]
 #[path = "../cli/mod.rs"]
 mod cli;
+mod chown;
 mod gc;
 mod output;
 mod progress;
@@ -47,6 +48,8 @@ fn usage() -> String {
 
 {}
 
+{}
+
 with all of them:
 {}
   --dry-run            say what would be done, and do nothing
@@ -59,6 +62,7 @@ Exit status: 0 if all went well, 1 if something failed or damage was found, 2 if
         prune::USAGE,
         sync::USAGE,
         relocate::USAGE,
+        chown::USAGE,
         cli::STORE_USAGE,
     )
 }
@@ -233,6 +237,7 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<(Asked, Box<dyn Command>)> {
 
 fn by_name(name: &str) -> Outcome<Box<dyn Command>> {
     Ok(match name {
+        "chown" => Box::new(chown::Chown::default()),
         "copy" => Box::new(relocate::Relocate::copy()),
         "forget" => Box::new(prune::Forget::default()),
         "gc" => Box::new(gc::Gc::default()),

@@ -1,7 +1,12 @@
 //! `prune` and `forget`: remove snapshots, by rules or by name. Their chunks stay until garbage is collected.
 
+use std::path::Path;
+
 use futures::future::{BoxFuture, FutureExt as _};
+use jiff::Timestamp;
+use jiff::tz::{Offset, TimeZone};
 use larder::error::Error;
+use larder::format::name::BackupTime;
 use larder::prune::{
     self, DeletionScope, GroupOutcome, Outcome as Became, PruneOptions, PrunePlan, PruneReport, PruneScope,
     Stop,
@@ -17,7 +22,8 @@ use crate::{Asked, Command, Named, Place};
 pub(crate) const USAGE: &str = "\
 prune [GROUP]          remove the snapshots that no rule keeps; default: of all groups, or of those of --ns and below
   --keep-last N        keep the newest N; also --keep-hourly, --keep-daily, --keep-weekly, --keep-monthly, --keep-yearly
-  --utc-offset OFFSET  where days begin, as +HH:MM or -HH:MM; default: +00:00
+  --time-zone NAME     where hours, days and so on begin, such as Europe/Vienna; default: the time zone of this host, as in PBS
+  --utc-offset OFFSET  the same, as +HH:MM or -HH:MM all the year round
 
 forget SNAPSHOT|GROUP  remove it, but for what is protected; without either: all that is in --ns and below";
 
@@ -25,7 +31,7 @@ forget SNAPSHOT|GROUP  remove it, but for what is protected; without either: all
 pub(crate) struct Prune {
     rules: RetentionRules,
     scope: Option<PruneScope>,
-    utc_offset: i32,
+    time_zone: Option<TimeZone>,
 }
 
 impl Command for Prune {
@@ -38,7 +44,13 @@ impl Command for Prune {
             "--keep-monthly" => RetentionRules::keep_monthly,
             "--keep-yearly" => RetentionRules::keep_yearly,
             "--utc-offset" => {
-                self.utc_offset = utc_offset(&cli::value(parser)?)?;
+                self.time_zone = Some(utc_offset(&cli::value(parser)?)?);
+                return Ok(true);
+            }
+            "--time-zone" => {
+                let name = cli::value(parser)?;
+                let found = TimeZone::get(&name);
+                self.time_zone = Some(found.map_err(|error| input(format!("--time-zone {name}: {error}")))?);
                 return Ok(true);
             }
             _ => return Ok(false),
@@ -50,6 +62,9 @@ impl Command for Prune {
     fn check(&mut self, asked: &mut Asked) -> Outcome<()> {
         if self.rules.keep_everything() {
             return Err(input("prune: what is to be kept? --keep-last N or another rule is wanted"));
+        }
+        if self.time_zone.is_none() {
+            self.time_zone = Some(local_time_zone()?);
         }
         self.scope = Some(match asked.named()? {
             Some(Named::Group(group)) => PruneScope::Group(group),
@@ -63,8 +78,13 @@ impl Command for Prune {
 
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {
         async move {
-            let offset = self.utc_offset;
-            let options = PruneOptions::default().rules(self.rules).utc_offset(move |_| offset);
+            let time_zone = self.time_zone.clone().unwrap_or(TimeZone::UTC);
+            // An offset for each snapshot, of its own time: summer time has another one.
+            let offset = move |time: BackupTime| {
+                let time = Timestamp::from_second(time.epoch()).unwrap_or_default();
+                time_zone.to_offset(time).seconds()
+            };
+            let options = PruneOptions::default().rules(self.rules).utc_offset(offset);
             let Some(scope) = &self.scope else { return Ok(()) };
             carry_out(prune::plan(at.store, scope, options).await?, at, output).await
         }
@@ -221,8 +241,19 @@ fn became(outcome: &Became) -> String {
     }
 }
 
-/// The seconds of an offset from UTC.
-fn utc_offset(text: &str) -> Outcome<i32> {
+/// The time zone of this host: UTC where none is set, as for all other programs.
+fn local_time_zone() -> Outcome<TimeZone> {
+    let is_set = std::env::var_os("TZ").is_some() || Path::new("/etc/localtime").exists();
+    match TimeZone::try_system() {
+        Err(error) if is_set => {
+            Err(input(format!("prune: {error}; --time-zone NAME says which time zone is meant")))
+        }
+        found => Ok(found.unwrap_or(TimeZone::UTC)),
+    }
+}
+
+/// The time zone with one offset from UTC.
+fn utc_offset(text: &str) -> Outcome<TimeZone> {
     let wrong = || input(format!("--utc-offset: {text:?} is not +HH:MM or -HH:MM"));
     let sign = match text.chars().next() {
         Some('+') => 1,
@@ -239,5 +270,6 @@ fn utc_offset(text: &str) -> Outcome<i32> {
     if hours > 23 || minutes > 59 {
         return Err(wrong());
     }
-    Ok(sign * (hours * 3600 + minutes * 60))
+    let offset = Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).map_err(|_| wrong())?;
+    Ok(TimeZone::fixed(offset))
 }
