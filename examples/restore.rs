@@ -5,18 +5,22 @@
 mod cli;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, SeekFrom};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cli::findings::{self, Findings};
 use cli::signals::interruptible;
-use cli::{Access, Failure, Outcome, Progress, StoreArguments, input, tar_stream};
+use cli::tar_stream::unpack;
+use cli::tar_stream::unpack::attributes::Owners;
+use cli::tar_stream::unpack::source::{ReadError, Source};
+use cli::{Access, Failure, Outcome, Progress, StoreArguments, input};
 use futures::executor::block_on;
-use futures::io::{AllowStdIo, AsyncReadExt as _};
-use larder::error::ErrorKind;
+use futures::io::{AllowStdIo, AsyncReadExt as _, AsyncSeekExt as _};
+use larder::error::{Error, ErrorKind};
 use larder::format::name::SnapshotName;
 use larder::rt::Runtime;
 use larder::store::{ArchiveReader, Datastore, FileTarget, RestoreTarget, WriterTarget};
@@ -41,7 +45,12 @@ fn usage() -> String {
   --device             TARGET is a block device, not in use and no smaller
                        than the archive: it is overwritten from its start,
                        and keeps what lies behind the end of the archive
-  --json               one JSON object on standard output, if it is not the target",
+  --no-same-owner      what is unpacked belongs to the user who runs this
+  --json               one JSON object on standard output, if it is not the target
+
+All that can be unpacked is unpacked. Everything else is named, a line each, and in the list of --json: entries of
+unknown kinds, attributes that cannot be set, names that exist, files that lie in damaged chunks. The exit status is
+1 then.",
         cli::STORE_USAGE
     )
 }
@@ -49,9 +58,12 @@ fn usage() -> String {
 fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let mut store = StoreArguments::default();
     let (mut names, mut as_json, mut kind) = (Vec::new(), false, TargetKind::New);
+    let mut owners = Owners::Same;
     while let Some(argument) = cli::next(&mut parser)? {
         if argument == "--json" {
             as_json = true;
+        } else if argument == "--no-same-owner" {
+            owners = Owners::Own;
         } else if argument == "--overwrite" {
             kind = TargetKind::File;
         } else if argument == "--device" {
@@ -74,20 +86,31 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let runtime = cli::runtime();
     let opened = block_on(store.open(&runtime, Access::Read))?;
     let reader = block_on(interruptible(restore(&opened.store, &runtime, &name, archive, (target, kind))))?;
+    let findings = Findings::new(archive);
     if let Some(reader) = reader {
-        tar_stream::unpack::unpack(Blocking(reader), target.as_ref())
-            .map_err(|error| Failure::Work(format!("{target}: {error}")))?;
+        unpack::unpack(Blocking(reader), target.as_ref(), owners, &findings).map_err(|error| {
+            let text = format!("{target}: {error}");
+            if error.kind() == io::ErrorKind::AlreadyExists { input(text) } else { Failure::Work(text) }
+        })?;
     }
     let requests = block_on(opened.close())?;
+    let report = findings.report();
     if as_json && target != "-" {
         println!(
             "{}",
-            serde_json::json!({ "snapshot": name.to_string(), "archive": archive, "requests": requests })
+            serde_json::json!({
+                "snapshot": name.to_string(),
+                "archive": archive,
+                "complete": report.is_complete(),
+                "findings": findings::json(&[findings]),
+                "findings_beyond": report.beyond(),
+                "requests": requests,
+            })
         );
     } else {
         cli::tell_requests(requests.as_ref());
     }
-    Ok(())
+    if report.is_complete() { Ok(()) } else { Err(Failure::Incomplete) }
 }
 
 /// Restores, but for a tar stream that is to be unpacked: its reader is returned.
@@ -180,12 +203,35 @@ impl TargetKind {
 /// An archive for code that reads without async.
 struct Blocking(ArchiveReader);
 
-impl io::Read for Blocking {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = async { Ok(self.0.read(buffer).await) };
-        match block_on(interruptible(read)) {
-            Ok(read) => read,
-            Err(_) => Err(io::Error::other("a signal ended it")),
+impl Source for Blocking {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ReadError> {
+        let position = block_on(self.0.seek(SeekFrom::Current(0))).map_err(ReadError::Failed)?;
+        let error = match block_on(interruptible(async { Ok(self.0.read(buffer).await) })) {
+            Ok(Ok(read)) => return Ok(read),
+            Ok(Err(error)) => error,
+            Err(_) => return Err(ReadError::Failed(io::Error::other("a signal ended it"))),
+        };
+        let of_store = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
+        let text = of_store.map_or_else(|| error.to_string(), cli::told);
+        match self.0.chunk_range(position) {
+            Some(range) if of_store.is_some_and(is_damage) => {
+                Err(ReadError::Damaged(range, io::Error::other(text)))
+            }
+            _ => Err(ReadError::Failed(io::Error::other(text))),
         }
     }
+
+    fn seek(&mut self, position: u64) -> io::Result<()> {
+        block_on(self.0.seek(SeekFrom::Start(position))).map(drop)
+    }
+}
+
+/// Whether an error is about one chunk, which others need not share: damage, or a disk that cannot read it.
+fn is_damage(error: &Error) -> bool {
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let cannot_read = |cause: &(dyn std::error::Error + 'static)| {
+        let number = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        number == Some(rustix::io::Errno::IO.raw_os_error())
+    };
+    error.kind() == ErrorKind::Corrupt || causes.any(cannot_read)
 }

@@ -1,29 +1,52 @@
 //! The findings of a backup or restore of trees, for people and as JSON.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use larder::tree::{Finding, Report};
+use larder::tree::{Finding, Problem, Report};
 
-/// The report of one archive. It prints each finding when it comes, one line on standard error.
+/// How many findings of a kind are printed.
+const MAX_PRINTED: u64 = 100;
+
+/// The report of one archive. It prints each finding when it comes, one line on standard error, up to 100 of a kind.
 #[derive(Clone, Debug)]
 pub(crate) struct Findings {
     archive: String,
-    report: Arc<Mutex<Report>>,
+    found: Arc<Mutex<Found>>,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    /// How many were printed of each kind.
+    printed: HashMap<String, u64>,
+    report: Report,
 }
 
 impl Findings {
     pub(crate) fn new(archive: &str) -> Self {
-        Self { archive: archive.to_owned(), report: Arc::default() }
+        Self { archive: archive.to_owned(), found: Arc::default() }
     }
 
     pub(crate) fn add(&self, finding: Finding) {
-        eprintln!("{finding}");
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).add(finding);
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = match finding.problem() {
+            Problem::NotSet(attribute) => format!("{attribute} not set"),
+            problem => problem.code().to_owned(),
+        };
+        let printed = found.printed.entry(kind).or_default();
+        *printed += 1;
+        if *printed <= MAX_PRINTED {
+            eprintln!("{finding}");
+        }
+        if *printed == MAX_PRINTED {
+            eprintln!("of this kind no more are printed; --json lists all");
+        }
+        found.report.add(finding);
     }
 
     pub(crate) fn report(&self) -> Report {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).report.clone()
     }
 }
 

@@ -100,8 +100,12 @@ impl fmt::Display for Attribute {
 pub enum Problem {
     /// Backup: the file was changed while it was read; its parts may be of different times.
     Changed,
+    /// Restore: the filesystem has no hard links; the entry has a copy of the contents of the file that it links to.
+    Copied,
     /// Restore: contents of the file are damaged in the store.
     Damaged,
+    /// Restore: other entries behind this one may be lost, because a part of the archive is damaged or makes no sense.
+    EntriesLost,
     /// Restore: something that is in the way has this name.
     Exists,
     /// Backup: the file became longer while it was read; the size that it had before was stored.
@@ -118,10 +122,14 @@ pub enum Problem {
     Orphan,
     /// Backup: the store that the backup goes to or its local state, left out. A notice.
     OwnStore,
+    /// Restore: the archive has several entries of this name; the last took the place of an earlier one.
+    Replaced,
     /// Backup: the file became shorter while it was read; zeros were stored from this position on.
     Shrunk(u64),
     /// Backup: a socket, which only exists while its program runs; left out. A notice.
     Socket,
+    /// Restore: the entry follows a damaged part of the archive, in which some of its attributes may lie.
+    Uncertain,
     /// Backup: the entry could not be read and was left out.
     Unreadable,
     /// Backup: the attribute could not be read; the entry was stored without.
@@ -145,7 +153,9 @@ impl Problem {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Changed => "changed",
+            Self::Copied => "copied",
             Self::Damaged => "damaged",
+            Self::EntriesLost => "entries_lost",
             Self::Exists => "exists",
             Self::Grown => "grown",
             Self::MountPoint => "mount_point",
@@ -154,8 +164,10 @@ impl Problem {
             Self::NotWritten => "not_written",
             Self::Orphan => "orphan",
             Self::OwnStore => "own_store",
+            Self::Replaced => "replaced",
             Self::Shrunk(_) => "shrunk",
             Self::Socket => "socket",
+            Self::Uncertain => "uncertain",
             Self::Unreadable => "unreadable",
             Self::UnreadableAttribute(_) => "unreadable_attribute",
             Self::UnreadableContents => "unreadable_contents",
@@ -177,7 +189,9 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Changed => "it changed while it was read; its parts may be of different times",
+            Self::Copied => "a copy, since the filesystem has no hard links",
             Self::Damaged => "its contents are damaged in the store",
+            Self::EntriesLost => "entries behind it may be lost",
             Self::Exists => "something of this name exists",
             Self::Grown => "it became longer while it was read; its first size is stored",
             Self::MountPoint => "another filesystem is mounted there; its contents are left out",
@@ -186,10 +200,14 @@ impl fmt::Display for Problem {
             Self::NotWritten => "its contents could not be written",
             Self::Orphan => "the archive has no directory for it; left out",
             Self::OwnStore => "it belongs to the store of this backup; left out",
+            Self::Replaced => "a later entry of this name took the place of an earlier one",
             Self::Shrunk(at) => {
                 return write!(f, "it became shorter while it was read; from byte {at} on, zeros are stored");
             }
             Self::Socket => "a socket; left out",
+            Self::Uncertain => {
+                "it follows a damaged part of the archive, in which some of its attributes may lie"
+            }
             Self::Unreadable => "it cannot be read; left out",
             Self::UnreadableAttribute(attribute) => {
                 return write!(f, "its {attribute} cannot be read; stored without");
