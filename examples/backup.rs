@@ -4,19 +4,32 @@
 #[macro_use]
 mod cli;
 
-use std::fs::File;
+use std::collections::HashSet;
+use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use cli::findings::{self, Findings};
 use cli::signals::interruptible;
-use cli::{Access, Failure, Outcome, Progress, StoreArguments, input, tar_stream};
+use cli::source::{self, Opened};
+use cli::tar_stream::pack::contents::change;
+use cli::tar_stream::pack::{self, FileId};
+use cli::{Access, Failure, Outcome, Progress, StoreArguments, input};
 use futures::executor::block_on;
-use futures::io::AllowStdIo;
+use futures::io::{AllowStdIo, AsyncRead, AsyncReadExt as _};
 use larder::format::manifest::{CryptMode, VerifyResult};
 use larder::format::name::{ArchiveKind, ArchiveName, AuthId, GroupName, SnapshotName};
 use larder::store::{BackupStats, Datastore, SnapshotReader, SnapshotWriter};
+use larder::tree::{Finding, Pattern, Problem};
+
+/// A blob, which the log is, may have a little more.
+const MAX_LOG_BYTES: usize = 15 << 20;
+
+/// More than a blob may have, so that the store refuses it.
+const MAX_BLOB_READ: u64 = 17 << 20;
 
 fn main() -> ExitCode {
     cli::run(&usage(), command)
@@ -31,6 +44,8 @@ fn usage() -> String {
   NAME.bin:FILE        a stream, stored as NAME.bin.didx
   NAME.conf:FILE       a small file, stored as NAME.conf.blob
 
+Each source is opened once. A pipe or another stream can be a .bin or a .conf; an .img needs a file or a block device.
+
 {}
   --create             make the store if there is none
   --group TYPE/ID      the group; default: host/ and the name of this host
@@ -39,6 +54,12 @@ fn usage() -> String {
   --notes TEXT         notes of the snapshot
   --no-cache           keep no copies of new chunks in the directory of --cache
   --no-base            do not build on the previous snapshot of the group
+  --exclude PATTERN    leave matching paths out of directories; may be repeated, the last match wins:
+                       /a from the root only, a/ directories only, * ? [a-z] within a name, ** across names, !a includes again
+  --exclude-from FILE  patterns, one a line; # begins a comment
+  --one-file-system    store directories on other filesystems empty
+  --strict             fail, without a snapshot, if anything cannot be read or changes meanwhile; without it, the rest is
+                       backed up, each such file is named, and the exit status is 1
   --json               one JSON object on standard output",
         cli::STORE_USAGE
     )
@@ -46,6 +67,7 @@ fn usage() -> String {
 
 #[derive(Default)]
 struct Arguments {
+    directories: pack::Options,
     group: Option<String>,
     json: bool,
     no_base: bool,
@@ -60,21 +82,28 @@ struct Arguments {
 /// Something to back up, checked as far as it can be before anything is written.
 struct Source {
     archive: ArchiveName,
+    opened: Opened,
     path: PathBuf,
 }
 
 fn command(mut parser: lexopt::Parser) -> Outcome<()> {
-    let arguments = parse(&mut parser)?;
+    let mut arguments = parse(&mut parser)?;
+    let sources = std::mem::take(&mut arguments.sources);
+    refuse_own(&arguments, &sources)?;
     let group = group(&arguments)?;
     let runtime = cli::runtime();
     let start = runtime.monotonic();
     let progress = Progress::new(!arguments.json);
-    let back_up = async |store: Datastore| back_up(&store, &arguments, &group, progress).await;
-    let ((snapshot, stats), requests) = block_on(arguments.store.with(&runtime, Access::Write, back_up))?;
+    let back_up = async |store: Datastore| back_up(&store, &arguments, sources, &group, progress).await;
+    let (done, requests) = block_on(arguments.store.with(&runtime, Access::Write, back_up))?;
     let seconds = runtime.monotonic().saturating_sub(start).as_secs_f64();
+    let losses = findings::losses(&done.found);
+    let Done { found, snapshot, stats } = done;
     if arguments.json {
         let report = serde_json::json!({
             "snapshot": snapshot.to_string(),
+            "complete": losses == 0,
+            "findings": findings::json(&found),
             "bytes_read": stats.bytes_read,
             "bytes_written": stats.bytes_written,
             "chunks_known": stats.chunks_known,
@@ -88,18 +117,29 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
             "{snapshot}: read {} bytes, wrote {}; {} chunks new, {} known; {seconds:.1} s",
             stats.bytes_read, stats.bytes_written, stats.chunks_new, stats.chunks_known
         );
+        if losses > 0 {
+            println!("incomplete; entries that were left out or stored in part: {losses}");
+        }
         cli::tell_requests(requests.as_ref());
     }
-    Ok(())
+    if losses > 0 { Err(Failure::Incomplete) } else { Ok(()) }
+}
+
+/// A backup that was made.
+struct Done {
+    found: Vec<Findings>,
+    snapshot: SnapshotName,
+    stats: BackupStats,
 }
 
 /// Makes the snapshot. A failure or a signal leaves nothing of it but chunks.
 async fn back_up(
     store: &Datastore,
     arguments: &Arguments,
+    sources: Vec<Source>,
     group: &GroupName,
     progress: Arc<Progress>,
-) -> Outcome<(SnapshotName, BackupStats)> {
+) -> Outcome<Done> {
     let begun = async {
         let base = match store.latest(group).await? {
             Some(latest) if !arguments.no_base => {
@@ -121,14 +161,16 @@ async fn back_up(
         Ok((base, backup.begin().await?))
     };
     let (base, writer) = interruptible(begun).await?;
-    if let Some(notes) = &arguments.notes {
-        writer.set_notes(notes.clone());
-    }
+    let mut options = arguments.directories.clone();
+    options.own = own_directories(arguments).into_iter().map(|(_, id)| id).collect();
+    let mut found = Vec::new();
     let written = interruptible(async {
-        for source in &arguments.sources {
-            write(&writer, source, base.as_ref()).await?;
+        for source in sources {
+            let findings = Findings::new(source.archive.as_str());
+            found.push(findings.clone());
+            write(&writer, source, base.as_ref(), &options, findings).await?;
         }
-        Ok(())
+        record(&writer, &found, arguments.notes.as_deref()).await
     });
     if let Err(failure) = written.await {
         // What it came to is the failure; what abort leaves, the next backup removes.
@@ -137,43 +179,118 @@ async fn back_up(
     }
     let stats = writer.stats();
     // From here on a signal is too late.
-    Ok((writer.finish().await?.name().clone(), stats))
+    let snapshot = writer.finish().await?.name().clone();
+    Ok(Done { found, snapshot, stats })
 }
 
-async fn write(writer: &SnapshotWriter, source: &Source, base: Option<&SnapshotReader>) -> Outcome<()> {
-    let Source { archive, path } = source;
-    let base = base.filter(|base| base.manifest().file(archive).is_some());
-    let failed = |error| Failure::Work(format!("{}: {error}", path.display()));
-    if archive.stem().ends_with(".tar") {
-        let stream = writer.stream(archive.as_str(), tar_stream::pack::of_directory(path.clone()));
-        match base {
-            Some(base) => stream.base(base).await?,
-            None => stream.await?,
-        };
-        return Ok(());
+/// Stores the findings with the snapshot: all of them in the client log, and a line in the notes if something is missing.
+async fn record(writer: &SnapshotWriter, found: &[Findings], notes: Option<&str>) -> Outcome<()> {
+    let log = findings::log(found, MAX_LOG_BYTES);
+    if !log.is_empty() {
+        writer.client_log(log).await?;
     }
+    let losses = findings::losses(found);
+    let incomplete = (losses > 0).then(|| {
+        format!(
+            "Incomplete; entries that were left out or stored in part: {losses}. The client log names them."
+        )
+    });
+    let notes: Vec<_> = notes.into_iter().chain(incomplete.as_deref()).collect();
+    if !notes.is_empty() {
+        writer.set_notes(notes.join("\n\n"));
+    }
+    Ok(())
+}
+
+async fn write(
+    writer: &SnapshotWriter,
+    source: Source,
+    base: Option<&SnapshotReader>,
+    directories: &pack::Options,
+    findings: Findings,
+) -> Outcome<()> {
+    let Source { archive, opened, path } = source;
+    let base = base.filter(|base| base.manifest().file(&archive).is_some());
+    let failed = |error| Failure::Work(format!("{}: {error}", path.display()));
+    let file = match opened {
+        Opened::Directory(root) => {
+            let tree = pack::of_directory(root, directories.clone(), findings);
+            return write_stream(writer, &archive, tree, base).await;
+        }
+        Opened::Stream(stream) if archive.kind() == ArchiveKind::Blob => {
+            let mut data = Vec::new();
+            source::of_stream(stream).take(MAX_BLOB_READ).read_to_end(&mut data).await.map_err(failed)?;
+            writer.blob(archive.as_str(), data).await?;
+            return Ok(());
+        }
+        Opened::Stream(stream) => {
+            return write_stream(writer, &archive, source::of_stream(stream), base).await;
+        }
+        Opened::File(file) => file,
+    };
+    let before = file.metadata().map_err(failed)?;
+    let mut kept = file.try_clone().map_err(failed)?;
     match archive.kind() {
         ArchiveKind::Blob => {
-            let data = std::fs::read(path).map_err(failed)?;
+            let mut data = Vec::new();
+            file.take(MAX_BLOB_READ).read_to_end(&mut data).map_err(failed)?;
             writer.blob(archive.as_str(), data).await?;
         }
-        ArchiveKind::Dynamic => {
-            let stream = writer.stream(archive.as_str(), AllowStdIo::new(File::open(path).map_err(failed)?));
-            match base {
-                Some(base) => stream.base(base).await?,
-                None => stream.await?,
-            };
-        }
+        ArchiveKind::Dynamic => write_stream(writer, &archive, AllowStdIo::new(file), base).await?,
         ArchiveKind::Fixed => {
-            let mut file = File::open(path).map_err(failed)?;
-            // The length of a block device is where its end is.
-            let size = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
-            std::io::Seek::rewind(&mut file)?;
+            let size = source::size(&mut kept).map_err(failed)?;
             let image = writer.image(archive.as_str(), AllowStdIo::new(file), size);
             match base {
                 Some(base) => image.base(base).await?,
                 None => image.await?,
             };
+        }
+    }
+    let after = kept.metadata().map_err(failed)?;
+    // A device has no length and no time of its contents. What a file grew by was read as well.
+    if before.is_file() && change(&before, &after).is_some() {
+        let finding = Finding::new(path.into_os_string().into_encoded_bytes(), Problem::Changed);
+        if directories.strict {
+            return Err(Failure::Work(finding.to_string()));
+        }
+        findings.add(finding);
+    }
+    Ok(())
+}
+
+async fn write_stream(
+    writer: &SnapshotWriter,
+    archive: &ArchiveName,
+    from: impl AsyncRead + Send + Unpin,
+    base: Option<&SnapshotReader>,
+) -> Outcome<()> {
+    let stream = writer.stream(archive.as_str(), from);
+    match base {
+        Some(base) => stream.base(base).await?,
+        None => stream.await?,
+    };
+    Ok(())
+}
+
+/// The directories of the store and of its local state, as far as they are there.
+fn own_directories(arguments: &Arguments) -> Vec<(PathBuf, FileId)> {
+    let place = arguments.store.place().filter(|place| !place.contains("://")).map(PathBuf::from);
+    let chunks = place.as_ref().map(|place| place.join(".chunks"));
+    let id = |path: PathBuf| fs::metadata(&path).map(|metadata| (path, pack::id_of(&metadata))).ok();
+    place.into_iter().chain(chunks).chain(arguments.store.cache.clone()).filter_map(id).collect()
+}
+
+/// A store is never backed up into itself.
+fn refuse_own(arguments: &Arguments, sources: &[Source]) -> Outcome<()> {
+    let own = own_directories(arguments);
+    for source in sources {
+        let Opened::Directory(root) = &source.opened else { continue };
+        let above: HashSet<_> = root.ancestry()?.into_iter().collect();
+        if let Some((path, _)) = own.iter().find(|(_, id)| above.contains(id)) {
+            let (source, path) = (source.path.display(), path.display());
+            return Err(input(format!(
+                "{source}: it lies in {path}, which belongs to the store of this backup"
+            )));
         }
     }
     Ok(())
@@ -184,12 +301,19 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
     while let Some(argument) = cli::next(parser)? {
         match argument.as_str() {
             "--create" => arguments.store.or_create(),
+            "--exclude" => {
+                let pattern: Pattern = cli::parsed("--exclude", parser)?;
+                arguments.directories.excludes.push(pattern);
+            }
+            "--exclude-from" => exclude_from(&mut arguments.directories, &cli::value(parser)?)?,
             "--group" => arguments.group = Some(cli::value(parser)?),
             "--json" => arguments.json = true,
             "--no-cache" => arguments.no_cache = true,
             "--no-base" => arguments.no_base = true,
             "--notes" => arguments.notes = Some(cli::value(parser)?),
+            "--one-file-system" => arguments.directories.one_file_system = true,
             "--owner" => arguments.owner = Some(cli::value(parser)?.parse().map_err(input)?),
+            "--strict" => arguments.directories.strict = true,
             "--time" => {
                 let text = cli::value(parser)?;
                 let time: jiff::Timestamp =
@@ -231,14 +355,14 @@ fn parse_source(text: &str) -> Outcome<Source> {
         _ => ArchiveName::implicit(name),
     };
     let archive = archive.map_err(|error| failed(&error.to_string()))?;
-    let metadata = std::fs::metadata(path).map_err(|error| failed(&error.to_string()))?;
-    let wants_directory = archive.stem().ends_with(".tar");
-    if metadata.is_dir() != wants_directory {
-        let why = if wants_directory { "the path is not a directory" } else { "the path is a directory" };
-        return Err(failed(why));
-    }
-    File::open(path).map_err(|error| failed(&error.to_string()))?;
-    Ok(Source { archive, path: Path::new(path).to_owned() })
+    let opened = source::open(Path::new(path), &archive).map_err(|error| failed(&error.to_string()))?;
+    Ok(Source { archive, opened, path: PathBuf::from(path) })
+}
+
+fn exclude_from(directories: &mut pack::Options, path: &str) -> Outcome<()> {
+    let failed = |error: &dyn std::fmt::Display| input(format!("--exclude-from {path}: {error}"));
+    let text = fs::read(path).map_err(|error| failed(&error))?;
+    directories.excludes.push_lines(&text).map_err(|error| failed(&error))
 }
 
 fn group(arguments: &Arguments) -> Outcome<GroupName> {

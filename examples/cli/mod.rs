@@ -9,6 +9,7 @@ pub(crate) mod findings;
 #[cfg(feature = "tls")]
 pub(crate) mod s3;
 pub(crate) mod signals;
+pub(crate) mod source;
 pub(crate) mod tar_stream;
 
 use std::fmt::Display;
