@@ -216,7 +216,8 @@ fn h25_what_was_put_aside_goes_unless_nothing_better_is_there() {
             }
             // Two sightings, where that matters, but no grace time.
             let twice = || {
-                let options = GcOptions::default().grace(Duration::ZERO).most_garbage(100);
+                let options =
+                    GcOptions::default().grace(Duration::ZERO).listing_lag(Duration::ZERO).most_garbage(100);
                 if place.capabilities().lock_reach == LockReach::Process {
                     options.only_process()
                 } else {

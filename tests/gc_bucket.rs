@@ -22,6 +22,7 @@ use futures::io::Cursor;
 use larder::backend::{Backend, LockMode, LockScope, MemoryBackend};
 use larder::error::ErrorKind;
 use larder::format::Digest;
+use larder::format::name::Namespace;
 use larder::gc::{self, GcOptions};
 use larder::store::{Datastore, Options};
 
@@ -41,7 +42,7 @@ fn chunks(server: &FaultServer) -> BTreeSet<Digest> {
 
 /// What removes at once what two runs saw unused.
 fn twice() -> GcOptions {
-    GcOptions::default().grace(Duration::ZERO).most_garbage(100)
+    GcOptions::default().grace(Duration::ZERO).listing_lag(Duration::ZERO).most_garbage(100)
 }
 
 /// Lets this time pass for the server, and for a process.
@@ -323,6 +324,102 @@ fn h13_what_listings_do_not_show_yet_is_neither_garbage_nor_missing() {
             process.close().await;
         });
     }
+}
+
+/// From here on listings show nothing that is younger than so many of them.
+fn lag_behind(server: &FaultServer, listings: u64) {
+    server.add(Rule::list().then(Action::ListingLag(Lag::Listings(listings))));
+}
+
+/// Makes what is there older than listings lag behind.
+async fn list_often(process: &Process, times: u64) {
+    for _ in 0..times {
+        process.store.groups(&Namespace::root()).await.unwrap();
+    }
+}
+
+/// Opens the store as a process that knows nothing of what this one did.
+async fn stranger(server: &FaultServer, number: u32, days: i64) -> Process {
+    server.clear();
+    estrange(server, number);
+    let process = opened_again(server, &opening(None)).await;
+    pass(server, &process, days * DAY);
+    process
+}
+
+#[test]
+fn h13_a_chunk_that_another_process_used_again_a_moment_ago_stays_though_listings_lag() {
+    for is_moved in [false, true] {
+        let server = FaultServer::start(ServerOptions::default());
+        let day_long = || GcOptions::default().grace(Duration::from_hours(24)).most_garbage(100);
+        block_on(async {
+            let process = fresh(&server).await;
+            leave(&process.store, &[1, 2]).await;
+            drop(back_up(&process.store, "host/a", &[3]).await.unwrap());
+            assert_eq!(collected(&process.store, day_long()).await.waiting.chunks, 2);
+            list_often(&process, 60).await;
+            process.close().await;
+            let process = stranger(&server, 1, 2).await;
+            drop(back_up(&process.store, "host/b", &[1]).await.unwrap());
+            let mut days = 2;
+            if is_moved {
+                list_often(&process, 60).await;
+                days = 4;
+                pass(&server, &process, days * DAY);
+                let to: Namespace = "n".parse().unwrap();
+                process.store.create_namespace(&to).await.unwrap();
+                process.store.move_group(&group("host/b"), &to).await.unwrap();
+            }
+            process.close().await;
+            let process = stranger(&server, 2, days).await;
+            lag_behind(&server, 50);
+            let report = collected(&process.store, day_long()).await;
+            assert!(chunks(&server).contains(&digest(1)), "moved: {is_moved}, {report:?}");
+            pass(&server, &process, days * DAY);
+            assert_eq!(
+                (report.removed.chunks > 0, chunks(&server).contains(&digest(2))),
+                (!is_moved, is_moved)
+            );
+            assert_eq!(check_all(&process.store).await, if is_moved { 1 } else { 2 });
+            process.close().await;
+        });
+    }
+}
+
+#[test]
+fn h13_a_grace_time_that_is_shorter_than_listings_lag_is_refused() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let minute = || GcOptions::default().grace(Duration::from_mins(1));
+        let refused = gc::plan(&process.store, minute()).await.map(drop).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
+        for accepted in [minute().one_sighting(), minute().listing_lag(Duration::from_secs(10))] {
+            drop(gc::plan(&process.store, accepted).await.unwrap());
+        }
+        process.close().await;
+    });
+}
+
+/// A writer that ends between the plan and its execution, and whose process dies at once.
+#[test]
+fn h13_a_chunk_that_was_used_while_garbage_was_collected_is_not_written_down_as_unused() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        leave(&process.store, &[1, 2]).await;
+        drop(back_up(&process.store, "host/a", &[3]).await.unwrap());
+        let mut plan = gc::plan(&process.store, twice()).await.unwrap();
+        let before = server.log().len();
+        drop(back_up(&process.store, "host/b", &[1]).await.unwrap());
+        assert_eq!(requests(&server, before, "PUT", "gc-sightings"), []);
+        plan.execute().await.unwrap();
+        let listed = server.objects()[SIGHTINGS].clone();
+        let names = |number| listed.windows(12).any(|part| part == &digest(number).as_bytes()[..12]);
+        assert_eq!((names(1), names(2)), (false, true));
+        drop(plan);
+        process.close().await;
+    });
 }
 
 /// Collects by a process that dies at a step of the execution; whether it came so far.

@@ -229,6 +229,30 @@ fn h6_times_are_looked_at_once_more_before_anything_goes() {
     });
 }
 
+/// A move by another process, of which the listings of a collection show neither end.
+#[test]
+fn h8_what_another_process_announced_as_moved_is_marked() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    block_on(async {
+        let (backend, _) = created(&root).await;
+        let watched = Watched::new(Arc::clone(&backend));
+        let store = Datastore::open(Arc::<Watched>::clone(&watched) as _, Options::default()).await.unwrap();
+        // The chunks are shown, and the index is not.
+        leave(&store, &[1, 2, 3]).await;
+        watched.hide_what_is_new();
+        let moved = back_up(&store, "host/a", &[2, 3]).await.unwrap();
+        let key = Key::Archive(moved.name().clone(), "d.img.fidx".parse().unwrap());
+        drop(moved);
+        let (other, _) = opened(&root).await;
+        other.announce(std::slice::from_ref(&key)).await.unwrap();
+        assert_eq!(collected(&store, at_once()).await.removed.chunks, 1);
+        assert_eq!(chunks(backend.as_ref()).await, digests([2, 3]));
+        watched.show_all();
+        assert_eq!(check_all(&store).await, 1);
+    });
+}
+
 #[test]
 fn h25_h30_what_is_foreign_in_a_directory_stays_and_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ use futures::future;
 use futures::io::Cursor;
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::Method;
-use larder::backend::{Backend, MemoryBackend};
+use larder::backend::{Backend, MemoryBackend, PutMode};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::gc::{self, GcEnd, GcOptions};
@@ -22,7 +22,7 @@ use larder::store::{Datastore, Options, SnapshotReader, SnapshotWriter};
 
 use gc_scene::{
     CHUNK, Told, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created, data,
-    digests, group, leave, reason, seeds,
+    digest, digests, group, leave, reason, seeds,
 };
 use watched::Watched;
 
@@ -128,6 +128,28 @@ fn h4_the_oldest_writer_sets_the_age_below_which_everything_stays() {
 enum Jump {
     Back(Duration),
     Forward(Duration),
+}
+
+/// By a program that knows nothing of sightings, and has no index of it yet.
+#[test]
+fn h11_a_chunk_that_was_stored_again_after_it_was_seen_unused_is_seen_for_the_first_time() {
+    let sim = SimRuntime::new(1);
+    sim.clone().block_on(async move {
+        let scene = scene(&sim, true).await;
+        leave(&scene.store, &[1]).await;
+        drop(back_up(&scene.store, "host/a", &[3]).await.unwrap());
+        sim.sleep(2 * DAY).await;
+        assert_eq!(collected(&scene.store, patient()).await.waiting.chunks, 1);
+        sim.sleep(DAY).await;
+        let key = Key::Chunk(digest(1));
+        let bytes = scene.memory.get(&key, 1 << 20).await.unwrap().bytes;
+        scene.memory.put(&key, bytes, PutMode::Replace).await.unwrap();
+        sim.sleep(2 * DAY).await;
+        let report = collected(&scene.store, patient()).await;
+        assert_eq!((report.removed.chunks, report.waiting.chunks), (0, 1));
+        sim.sleep(2 * DAY).await;
+        assert_eq!(collected(&scene.store, patient()).await.removed.chunks, 1);
+    });
 }
 
 /// Collects while a backup goes on, and lets the clock jump at one step of that. How many steps there are.

@@ -19,6 +19,8 @@ use larder::error::{ErrorKind, Result};
 use larder::format::name::{GroupName, Namespace, SnapshotName};
 use larder::http::{HttpClient, HttpOptions};
 use larder::local::{LocalOptions, LocalState};
+use larder::prune::{self, PruneOptions, PruneScope};
+use larder::retention::RetentionRules;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder::store::{Datastore, Options, SnapshotReader};
@@ -58,8 +60,7 @@ async fn opened_as(server: &FaultServer, name: &str, directory: Option<&Path>) -
     let mut ownership = Ownership::default();
     let mut local = None;
     if let Some(directory) = directory {
-        let state =
-            LocalState::open(&runtime, directory, LocalOptions::default().cache_bytes(1 << 28)).await?;
+        let state = local_state(&runtime, directory).await?;
         ownership = ownership.instance(state.instance());
         options = options.local_state(Arc::clone(&state));
         local = Some(state);
@@ -71,6 +72,17 @@ async fn opened_as(server: &FaultServer, name: &str, directory: Option<&Path>) -
         Datastore::create(backend, options).await?
     };
     Ok(Process { local, store })
+}
+
+/// Opens local state. What a process before had in the background ends in a moment.
+async fn local_state(runtime: &Arc<dyn Runtime>, directory: &Path) -> Result<Arc<LocalState>> {
+    for _ in 0..5_000 {
+        match LocalState::open(runtime, directory, LocalOptions::default().cache_bytes(1 << 28)).await {
+            Err(error) if error.kind() == ErrorKind::Busy => runtime.sleep(Duration::from_millis(1)).await,
+            opened => return opened,
+        }
+    }
+    panic!("somebody still uses {}", directory.display());
 }
 
 impl Process {
@@ -171,6 +183,148 @@ fn h22_records_count_only_while_nobody_else_had_the_store() {
         assert_eq!(requests(&server, before, "PUT", ".chunks"), CHUNKS, "each is sent again");
         assert_eq!(restored(&snapshot).await.unwrap(), data(0));
         third.close().await;
+    });
+}
+
+/// As a program does that takes no lease: it knows the snapshots, forgets the group and collects. A chunk that another snapshot names
+/// stays.
+fn forgotten_and_collected_by_a_pbs(server: &FaultServer) {
+    for key in server.objects().into_keys() {
+        if key.contains("/.chunks/") || key.contains("/.cnt/vm/1/") {
+            server.remove(&key);
+        }
+    }
+}
+
+fn count_of_chunks(server: &FaultServer) -> usize {
+    server.objects().into_keys().filter(|key| key.contains("/.chunks/")).count()
+}
+
+#[test]
+fn a_backup_stores_what_a_program_without_a_lease_collected_meanwhile() {
+    for is_refreshed in [false, true] {
+        let server = FaultServer::start(ServerOptions::default());
+        let directory = tempfile::tempdir().unwrap();
+        block_on(async {
+            let first = opened(&server, Some(directory.path())).await.unwrap();
+            drop(back_up(&first.store, &data(0)).await);
+            let process = if is_refreshed {
+                // It stays open, and answers from copies.
+                first.store.refresh().await.unwrap();
+                first
+            } else {
+                first.close().await;
+                opened(&server, Some(directory.path())).await.unwrap()
+            };
+            forgotten_and_collected_by_a_pbs(&server);
+            let before = server.log().len();
+            let snapshot = back_up(&process.store, &data(0)).await;
+            assert_eq!(requests(&server, before, "PUT", ".chunks"), CHUNKS);
+            assert_eq!(count_of_chunks(&server), CHUNKS);
+            assert!(server.objects().contains_key("store/.cnt/vm/1/owner"), "the group has an owner again");
+            fs::remove_dir_all(directory.path().join("chunks")).unwrap();
+            assert_eq!(restored(&snapshot).await.unwrap(), data(0));
+            drop(snapshot);
+            process.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_base_that_a_program_without_a_lease_removed_vouches_for_nothing() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let old = std::time::UNIX_EPOCH + Duration::from_hours(500_000);
+        let backup = process.store.backup(&group()).time(old).begin().await.unwrap();
+        let bytes = data(0);
+        backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64).await.unwrap();
+        let base = backup.finish().await.unwrap();
+        process.store.refresh().await.unwrap();
+        forgotten_and_collected_by_a_pbs(&server);
+        let backup = process.store.backup(&group()).begin().await.unwrap();
+        let image = backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64);
+        let refused = image.base(&base).await.map(drop).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NotFound, "{refused}");
+        backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64).await.unwrap();
+        backup.finish().await.unwrap();
+        assert_eq!(count_of_chunks(&server), CHUNKS);
+        drop(base);
+        process.close().await;
+    });
+}
+
+#[test]
+fn a_recorded_chunk_that_no_snapshot_names_is_looked_for() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let backup = process.store.backup(&group()).begin().await.unwrap();
+        let bytes = data(0);
+        backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64).await.unwrap();
+        backup.abort().await.unwrap();
+        let lost = server.objects().into_keys().find(|key| key.contains("/.chunks/")).unwrap();
+        server.remove(&lost);
+        let before = server.log().len();
+        drop(back_up(&process.store, &data(0)).await);
+        let made = ["HEAD", "PUT"].map(|method| requests(&server, before, method, ".chunks"));
+        assert_eq!((made, count_of_chunks(&server)), ([CHUNKS, 1], CHUNKS));
+        // From now on the snapshot names them.
+        let before = server.log().len();
+        drop(back_up(&process.store, &data(0)).await);
+        assert_eq!(server.log()[before..].iter().filter(|line| line.path.contains(".chunks")).count(), 0);
+        process.close().await;
+    });
+}
+
+#[test]
+fn a_deletion_goes_by_what_the_store_has_now() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let mut names = Vec::new();
+        for _ in 0..3 {
+            names.push(back_up(&process.store, &data(0)).await.name().clone());
+        }
+        process.store.refresh().await.unwrap();
+        // A program without a lease removes the two newest.
+        for name in &names[1..] {
+            for key in server.objects().into_keys().filter(|key| key.contains(&format!("/.cnt/{name}/"))) {
+                server.remove(&key);
+            }
+        }
+        let options = PruneOptions::default().rules(RetentionRules::new().keep_last(1));
+        let plan = prune::plan(&process.store, &PruneScope::Group(group()), options).await.unwrap();
+        drop(plan.execute().await.unwrap());
+        let left: Vec<_> = process.store.snapshots(&group()).await.unwrap();
+        assert_eq!(left.into_iter().map(|info| info.name).collect::<Vec<_>>(), [names[0].clone()]);
+        // A snapshot that it put there keeps the owner of the group.
+        process.store.refresh().await.unwrap();
+        let theirs = "store/.cnt/vm/1/2020-01-01T00:00:00Z/index.json.blob";
+        let manifest = server.objects()[&format!("store/.cnt/{}/index.json.blob", names[0])].clone();
+        server.put(theirs, manifest);
+        process.store.delete_snapshot(&names[0]).await.unwrap();
+        assert!(server.objects().contains_key("store/.cnt/vm/1/owner"));
+        process.close().await;
+    });
+}
+
+#[test]
+fn one_listing_is_what_records_cost() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        drop(back_up(&process.store, &data(0)).await);
+        let before = server.log().len();
+        drop(back_up(&process.store, &data(0)).await);
+        let log = &server.log()[before..];
+        let listings = log.iter().filter(|line| line.query.contains("list-type=2")).count();
+        assert_eq!((log.len(), listings), (7, 2), "{log:#?}");
+        process.close().await;
     });
 }
 

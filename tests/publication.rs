@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use futures::io::{AsyncSeekExt as _, Cursor};
 use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::Method;
+use larder::backend::record::{Method, RecordingBackend};
 use larder::backend::{Backend, MemoryBackend, Removal};
 use larder::chunker::{Chunker, FixedChunker};
 use larder::error::ErrorKind;
@@ -46,6 +46,27 @@ async fn restored(snapshot: &SnapshotReader, name: &str) -> Vec<u8> {
     let mut target = WriterTarget::new(Cursor::new(Vec::new()));
     snapshot.archive(name).await.unwrap().copy_to(&mut target).await.unwrap();
     target.into_inner().into_inner()
+}
+
+/// After a power cut between the two, the manifest of a snapshot without files must not be there.
+#[test]
+fn h42_the_removal_of_a_manifest_is_durable_before_anything_else_of_the_snapshot_goes() {
+    let (_, backend) = memory();
+    let record = Arc::new(RecordingBackend::new(backend));
+    block_on(async {
+        let store = store_on(Arc::<RecordingBackend>::clone(&record), Options::default()).await;
+        let name = back_up(&store, &noise(1, 100_000)).await.name().clone();
+        record.reset();
+        store.delete_snapshot(&name).await.unwrap();
+        let calls = record.calls();
+        let removal = |of: fn(&Key) -> bool| {
+            calls.iter().position(|call| call.method == Method::Delete && call.keys.iter().any(of)).unwrap()
+        };
+        let manifest = removal(|key| matches!(key, Key::Manifest(_)));
+        let rest = removal(|key| matches!(key, Key::Archive(..)));
+        let between = calls.get(manifest..rest).unwrap_or_default();
+        assert!(between.iter().any(|call| call.method == Method::Barrier), "{calls:#?}");
+    });
 }
 
 #[test]

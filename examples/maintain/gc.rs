@@ -15,6 +15,7 @@ use crate::{Asked, Command, Place};
 pub(crate) const USAGE: &str = "\
 gc                     remove chunks that nothing uses
   --grace SECONDS      how long they stay after they were last used; default: 24 hours and 5 minutes
+  --listing-lag SECS   in a bucket: how long a listing may not show what was stored; default: an hour
   --one-sighting       in a bucket: remove them when they are seen for the first time
   --only-process       in a bucket: no other process uses the store
   --confirm            go on though more would go than is usual
@@ -33,6 +34,9 @@ impl Command for Gc {
         match option {
             "--confirm" => self.confirm = true,
             "--grace" => self.options = options.grace(Duration::from_secs(cli::parsed(option, parser)?)),
+            "--listing-lag" => {
+                self.options = options.listing_lag(Duration::from_secs(cli::parsed(option, parser)?));
+            }
             "--one-sighting" => self.options = options.one_sighting(),
             "--only-process" => self.options = options.only_process(),
             "--unused-sizes" => {

@@ -58,7 +58,8 @@ const WRITER_MARGIN: Duration = Duration::from_mins(5);
 /// # Errors
 /// `Busy` if another process uses the store or garbage is being collected already; `Corrupt` if an index cannot be read; `Unavailable` if
 /// the clocks of this host and of the store are an hour apart, or the store cannot be read; `Unsupported` if locks do not
-/// reach other processes and [`only_process`](GcOptions::only_process) was not said; `Conflict` if it was aborted.
+/// reach other processes and [`only_process`](GcOptions::only_process) was not said; `InvalidInput` if the grace time is too short for
+/// [listings that lag](GcOptions::listing_lag); `Conflict` if it was aborted.
 ///
 /// # Cancel safety
 /// A dropped future gives all locks back.
@@ -68,6 +69,11 @@ pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
     if backend.capabilities().lock_reach == LockReach::Process && !options.only_process {
         let error = Error::new(ErrorKind::Unsupported, "collect garbage");
         return Err(error.because("other processes may be writing: its locks do not reach them"));
+    }
+    if !backend.capabilities().touches && !options.one_sighting && options.grace < options.listing_lag {
+        let (grace, lag) = (options.grace.as_secs(), options.listing_lag.as_secs());
+        let why = format!("a grace time of {grace} s is shorter than listings may lag behind, {lag} s");
+        return Err(Error::new(ErrorKind::InvalidInput, "collect garbage").because(why));
     }
     let guard: Arc<dyn LockGuard> = Arc::from(backend.lock(&LockScope::Store, LockMode::Exclusive).await?);
     let collection = Arc::new(store.chunks().pins().collect());

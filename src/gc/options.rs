@@ -14,6 +14,7 @@ use crate::format::upid::Upid;
 pub struct GcOptions {
     pub(in crate::gc) abort: Arc<AtomicBool>,
     pub(in crate::gc) grace: Duration,
+    pub(in crate::gc) listing_lag: Duration,
     pub(in crate::gc) memory_bytes: usize,
     pub(in crate::gc) most_garbage: u8,
     pub(in crate::gc) observer: Option<Arc<dyn GcObserver>>,
@@ -29,6 +30,7 @@ impl Default for GcOptions {
         Self {
             abort: Arc::default(),
             grace: Duration::from_mins(24 * 60 + 5),
+            listing_lag: Duration::from_hours(1),
             memory_bytes: 16 << 20,
             most_garbage: 30,
             observer: None,
@@ -64,6 +66,15 @@ impl GcOptions {
     /// bucket it should be longer than any restore takes.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// In a bucket: how long it takes at most until every listing shows an index, from the moment at which somebody begins to store
+    /// it; default: one hour, of which requests that arrive late may take half. A grace time that is shorter is refused,
+    /// unless [`one_sighting`](GcOptions::one_sighting) says that listings are consistent. If it takes longer, snapshots that
+    /// another process published a moment before the run lose chunks that were unused before.
+    pub fn listing_lag(mut self, lag: Duration) -> Self {
+        self.listing_lag = lag;
         self
     }
 

@@ -18,7 +18,6 @@ use crate::gc::options::{GcEvent, GcOptions, Sizes};
 use crate::gc::report::{ChunkTally, DamagedSnapshot};
 use crate::gc::sweep::Progress;
 use crate::gc::walk::{NAMED, Walk};
-use crate::store::sightings::LIMIT_BYTES;
 use crate::store::{Collection, Datastore, MarkSet, MarkSetBuilder, Shard, Sightings, Unused, mark_of};
 
 /// How many missing chunks are looked for by name.
@@ -64,7 +63,7 @@ pub struct GcPlan {
     missing: u64,
     pub(in crate::gc) options: GcOptions,
     pub(in crate::gc) progress: Progress,
-    pub(in crate::gc) sightings: Sightings,
+    pub(in crate::gc) sightings: Arc<Sightings>,
     pub(in crate::gc) store: Datastore,
     pub(in crate::gc) times: Times,
 }
@@ -120,7 +119,7 @@ pub(in crate::gc) async fn make(
     times: Times,
 ) -> Result<GcPlan> {
     let had_indexes = store.gc_status().await?.is_some_and(|status: GcStatus| status.index_file_count > 0);
-    let sightings = read_sightings(store).await?;
+    let sightings = store.chunks().sightings().await?;
     let marked = mark(store, &options).await?;
     let mut plan = GcPlan {
         census: Census::default(),
@@ -144,21 +143,6 @@ pub(in crate::gc) async fn make(
         plan.find_damaged(&missing).await?;
     }
     Ok(plan)
-}
-
-async fn read_sightings(store: &Datastore) -> Result<Sightings> {
-    let backend = store.truth();
-    if backend.capabilities().touches {
-        return Ok(Sightings::default());
-    }
-    let bytes = match backend.get(&Key::Sightings, LIMIT_BYTES).await {
-        // What cannot be read was never seen (I1).
-        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
-            return Ok(Sightings::default());
-        }
-        object => object?.bytes,
-    };
-    store.runtime().run_blocking("read sightings", move || Ok(Sightings::parse(&bytes))).await
 }
 
 impl GcPlan {

@@ -14,7 +14,7 @@ use crate::gc::options::{GcEvent, Sizes};
 use crate::gc::plan::{Candidate, Counting, GcPlan};
 use crate::gc::report::{ChunkTally, GcEnd, GcFailure, GcReport};
 use crate::store::sightings::MOST as MOST_SIGHTINGS;
-use crate::store::{Shard, Sightings, Swept, Unused};
+use crate::store::{Shard, Swept, Unused};
 
 /// How many objects one request names.
 const REQUEST: usize = 1000;
@@ -137,11 +137,9 @@ impl GcPlan {
         waiting.truncate(MOST_SIGHTINGS.saturating_sub(seen.len()));
         seen.append(&mut waiting);
         // Also of an earlier run, and those that were said to be gone.
-        seen.extend(self.store.chunks().leaving().into_iter().map(|digest| (digest, self.times.now)));
-        let epoch = self.store.truth().tenure().map_or(0, |tenure| tenure.epoch);
-        let encode = move || Ok(Sightings::of(seen).encode(epoch));
-        let bytes = self.store.runtime().run_blocking("write sightings", encode).await?;
-        self.store.truth().put(&Key::Sightings, bytes, PutMode::Replace).await.map(drop)
+        let chunks = self.store.chunks();
+        let leaving = chunks.leaving().into_iter().map(|digest| (digest, self.times.now)).collect();
+        chunks.write_sightings(seen, leaving).await
     }
 
     pub(in crate::gc) fn counting(&self) -> Counting<'_> {

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Prefix;
 use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 use crate::prune::report::PruneObserver;
 use crate::retention::{Decision, RetentionItem, RetentionRules, retain};
@@ -143,6 +144,7 @@ pub struct PruneCounts {
 /// # Errors
 /// `NotFound` if there is no such group or namespace; any failure to list.
 pub async fn plan(store: &Datastore, scope: &PruneScope, options: PruneOptions) -> Result<PrunePlan> {
+    store.look_again(Prefix::Namespace(Namespace::root())).await?;
     let groups = match scope {
         PruneScope::Group(group) => vec![group.clone()],
         PruneScope::Namespace(namespace) => store.groups(existing(store, namespace).await?).await?,
@@ -188,6 +190,7 @@ pub async fn plan(store: &Datastore, scope: &PruneScope, options: PruneOptions) 
 /// # Errors
 /// `NotFound` if there is no such snapshot, group or namespace; any failure to list.
 pub async fn plan_deletion(store: &Datastore, scope: &DeletionScope) -> Result<PrunePlan> {
+    store.look_again(Prefix::Namespace(Namespace::root())).await?;
     let mut wanted: BTreeMap<GroupName, BTreeSet<SnapshotName>> = BTreeMap::new();
     let (mut groups, mut namespaces) = (Vec::new(), Vec::new());
     match scope {

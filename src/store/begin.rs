@@ -106,6 +106,8 @@ impl BackupBuilder {
         let scope = LockScope::Group(group.clone());
         let group_guard =
             lock_patiently(inner.backend.as_ref(), &scope, LockMode::Exclusive, GROUP_WAIT).await?;
+        let witnesses = store.witnesses(Some(&group));
+        witnesses.begin().await?;
         let snapshots = store.remove_leftovers(&group).await?;
         let store_guard = store.hold_store().await?;
         let leaving = inner.leaving_snapshots(&group);
@@ -126,7 +128,7 @@ impl BackupBuilder {
         let guards =
             Guards { bases: Vec::new(), group: group_guard, snapshot: snapshot_guard, store: store_guard };
         let written = store.claim(&group, &owner).await?;
-        Ok(SnapshotWriter::new(store, name, guards, written, observer, keeping))
+        Ok(SnapshotWriter::new(store, name, guards, written, observer, (keeping, witnesses)))
     }
 
     /// The name of the group.

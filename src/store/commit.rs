@@ -2,7 +2,7 @@
 //!
 //! # The order
 //! ```text
-//! every chunk confirmed, and none that a late request may delete → barrier → indexes → barrier → bases still there, locks still held → manifest → barrier → locks
+//! every chunk confirmed, and none that a late request may delete → sightings of them begin anew → barrier → indexes → barrier → bases still there, locks still held → manifest → barrier → locks
 //! ```
 //! A crash before the manifest leaves files without one: an unfinished snapshot, which nobody sees and the next backup of the
 //! group removes. A crash after it leaves a complete snapshot, since everything it names was durable before (H37, H75).
@@ -70,6 +70,7 @@ async fn commit(shared: &WriterShared, mut publication: Publication) -> Result<M
 async fn prepare(shared: &WriterShared, publication: &mut Publication) -> Result<(Manifest, Bytes)> {
     let backend = &shared.store.inner.backend;
     shared.store.inner.chunks.await_settled(&shared.pins).await?;
+    shared.store.inner.chunks.restart_sightings(std::slice::from_ref(&shared.pins)).await?;
     backend.barrier().await?;
     let indexes = publication.indexes.iter().map(|(name, index)| (name.clone(), index.bytes.clone()));
     let indexes: Vec<_> = indexes.collect();

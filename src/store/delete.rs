@@ -99,6 +99,7 @@ impl Datastore {
     /// A dropped future leaves the snapshot, or an unfinished one, or none.
     pub async fn delete_snapshot(&self, name: &SnapshotName) -> Result<()> {
         self.inner.check_writable("delete a snapshot").await?;
+        self.look_again(Prefix::Group(name.group().clone())).await?;
         self.snapshot_info(name).await?;
         let guard = self.lock_for_deletion(LockScope::Snapshot(name.clone())).await?;
         let info = self.snapshot_info(name).await?;
@@ -119,6 +120,7 @@ impl Datastore {
     pub async fn delete_group(&self, group: &GroupName) -> Result<Deletion> {
         self.inner.check_writable("delete a group").await?;
         let guard = self.lock_for_deletion(LockScope::Group(group.clone())).await?;
+        self.look_again(Prefix::Group(group.clone())).await?;
         let mut done = Deletion::default();
         let snapshots = self.snapshots(group).await?;
         for snapshot in &snapshots {
@@ -150,6 +152,7 @@ impl Datastore {
     /// As [`delete_group`](Datastore::delete_group).
     pub async fn delete_namespace(&self, top: &Namespace) -> Result<Deletion> {
         self.inner.check_writable("delete a namespace").await?;
+        self.look_again(Prefix::Namespace(top.clone())).await?;
         let mut done = Deletion::default();
         let mut namespaces = self.namespaces(top).await?;
         namespaces.reverse();

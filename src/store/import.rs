@@ -2,7 +2,7 @@
 //!
 //! # The order
 //! ```text
-//! every chunk confirmed, blobs stored → barrier → indexes → barrier → bases still there, locks still held → manifest → barrier
+//! every chunk confirmed, blobs stored → sightings of the chunks begin anew → barrier → indexes → barrier → bases still there, locks still held → manifest → barrier
 //!   → client log → what the manifest does not list is removed → locks
 //! ```
 //! As when a backup is [finished](crate::store::commit), and with the same locks; the group and the store stay locked from one
@@ -17,10 +17,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
+use futures::future;
 
 use crate::backend::{LockGuard, LockMode, LockReach, LockScope, Object, Version};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::layout::Key;
+use crate::format::layout::{Key, Prefix};
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, AuthId, GroupName, SnapshotName};
 use crate::store::Datastore;
@@ -56,7 +57,12 @@ struct GroupHeld {
 impl Datastore {
     /// Pins that last until they are dropped.
     pub(crate) fn pins(&self) -> Arc<WriterPins> {
-        self.inner.chunks.pins().writer(Keeping::NotKept)
+        self.inner.chunks.pins().writer(Keeping::NotKept, self.witnesses(None))
+    }
+
+    /// More pins for one who has some already.
+    pub(crate) fn pins_beside(&self, pins: &WriterPins) -> Arc<WriterPins> {
+        self.inner.chunks.pins().writer(Keeping::NotKept, Arc::clone(&pins.witnesses))
     }
 
     /// Keeps other processes from collecting garbage, and opens the records of what the store has.
@@ -66,7 +72,7 @@ impl Datastore {
             self.inner.chunks.open_presence(uuid).await?;
         }
         self.inner.chunks.inherit_leaving(&Key::Sightings).await?;
-        self.inner.chunks.refresh_suspects().await?;
+        future::try_join(self.inner.chunks.refresh_suspects(), self.inner.chunks.refresh_sightings()).await?;
         Ok(guard)
     }
 
@@ -84,6 +90,7 @@ impl Datastore {
             GROUP_WAIT,
         )
         .await?;
+        self.look_again(Prefix::Group(group.clone())).await?;
         let snapshots = self.remove_leftovers(group).await?;
         let held = Arc::new(GroupHeld { group: guard, store: self.hold_store().await? });
         if let Some(other) = self.owner(group).await?
@@ -411,6 +418,7 @@ impl ImportState {
         for pins in &self.pins {
             store.inner.chunks.await_settled(pins).await?;
         }
+        store.inner.chunks.restart_sightings(&self.pins).await?;
         backend.barrier().await?;
         for (name, bytes) in std::mem::take(&mut self.indexes) {
             self.put(store, &name, bytes, INDEX_BYTES).await?;

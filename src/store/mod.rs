@@ -47,11 +47,13 @@ mod pipeline;
 mod published;
 mod relocate;
 mod relocations;
+mod reuse;
 pub(crate) mod sightings;
 mod snapshot_reader;
 mod snapshot_writer;
 mod stream;
 mod target;
+mod witnesses;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -211,13 +213,14 @@ impl Datastore {
                 Some(local)
             }
         };
+        let truth = Arc::clone(&backend);
         let backend = match &local {
             Some(local) => Arc::<Mirrored>::clone(&local.mirrored),
             None => backend,
         };
         let state = local.as_ref().map(|local| Arc::clone(&local.state));
         let (level, kept) = (options.compression_level, options.memory_bytes / 2);
-        let chunks = ChunkStore::new(Arc::clone(&backend), state, level, kept);
+        let chunks = ChunkStore::new((Arc::clone(&backend), truth), state, level, kept);
         if let Some(identity) = identity.get() {
             chunks.bind(&identity.uuid);
         }

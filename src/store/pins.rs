@@ -14,6 +14,8 @@ use futures::lock::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::format::Digest;
 use crate::store::chunks::Keeping;
+use crate::store::sightings::{Prefix, Sightings, prefix};
+use crate::store::witnesses::Witnesses;
 
 /// The pins of all writers of a store.
 #[derive(Debug, Default)]
@@ -40,6 +42,7 @@ pub(crate) struct Collection {
 pub(crate) struct WriterPins {
     pub(in crate::store) keeping: Keeping,
     state: Mutex<WriterState>,
+    pub(in crate::store) witnesses: Arc<Witnesses>,
 }
 
 #[derive(Debug, Default)]
@@ -53,8 +56,8 @@ struct WriterState {
 
 impl Pins {
     /// Registers a writer.
-    pub(in crate::store) fn writer(&self, keeping: Keeping) -> Arc<WriterPins> {
-        let pins = Arc::new(WriterPins { keeping, state: Mutex::default() });
+    pub(in crate::store) fn writer(&self, keeping: Keeping, witnesses: Arc<Witnesses>) -> Arc<WriterPins> {
+        let pins = Arc::new(WriterPins { keeping, state: Mutex::default(), witnesses });
         let mut registry = self.registry();
         registry.writers.retain(|writer| writer.strong_count() > 0);
         registry.writers.push(Arc::downgrade(&pins));
@@ -71,6 +74,12 @@ impl Pins {
             let state = writer.state();
             state.confirmed.contains(digest) || state.intended.contains(digest)
         })
+    }
+
+    /// Whether some writer confirmed the chunk.
+    pub(in crate::store) fn is_confirmed(&self, digest: &Digest) -> bool {
+        let registry = self.registry();
+        registry.writers.iter().filter_map(Weak::upgrade).any(|writer| writer.is_confirmed(digest))
     }
 
     /// Whoever counted on the chunk looks once more before its indexes are published.
@@ -147,6 +156,13 @@ impl WriterPins {
             state.intended.insert(digest);
             state.unsettled.insert(digest);
         }
+    }
+
+    /// Those of its chunks that are among these sightings.
+    pub(in crate::store) fn among(&self, sightings: &Sightings) -> Vec<Prefix> {
+        let state = self.state();
+        let used = state.confirmed.iter().chain(&state.intended);
+        used.filter(|digest| sightings.since(digest).is_some()).map(prefix).collect()
     }
 
     /// How many chunks were confirmed.
@@ -230,7 +246,7 @@ mod tests {
     #[test]
     fn a_pin_lives_as_long_as_its_writer() {
         let (pins, digest) = (Arc::new(Pins::default()), Digest::of(b"a"));
-        let writer = pins.writer(Keeping::Kept);
+        let writer = pins.writer(Keeping::Kept, Arc::default());
         assert!(!writer.pin(digest));
         assert!(pins.is_pinned(&digest), "before it is confirmed");
         assert!(!writer.is_confirmed(&digest));
@@ -244,10 +260,10 @@ mod tests {
     fn h1_pins_stay_while_garbage_is_collected() {
         let pins = Arc::new(Pins::default());
         let digests = [b"a", b"b", b"c"].map(|text| Digest::of(text));
-        let before = pins.writer(Keeping::Kept);
+        let before = pins.writer(Keeping::Kept, Arc::default());
         before.pin(digests[0]);
         let (one, other) = (pins.collect(), pins.collect());
-        let during = pins.writer(Keeping::Kept);
+        let during = pins.writer(Keeping::Kept, Arc::default());
         during.pin(digests[1]);
         before.pin(digests[2]);
         drop((before, during, one));

@@ -9,9 +9,11 @@
 //! | end | 4 | checksum | CRC-32 (ISO-HDLC) of everything before, little-endian |
 //!
 //! It is written before anything is deleted and names all that may be: so it is also the intent, by which whoever takes the store over
-//! knows what requests of the holder before may still delete (H16, H17). Missing, damaged or of another length it says nothing: then
+//! knows what requests of the holder before may still delete (H16, H17). Whoever publishes a snapshot makes the sightings of the chunks
+//! that it names [begin anew](crate::store::reuse). Missing, damaged or of another length it says nothing: then
 //! everything is seen for the first time (H11, I1).
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -28,6 +30,9 @@ const HEADER_BYTES: usize = 16;
 const RECORD_BYTES: usize = 16;
 
 type Record = [u8; RECORD_BYTES];
+
+/// The first bytes of a digest, by which a chunk is known here.
+pub(in crate::store) type Prefix = [u8; 12];
 
 /// Sightings of one or more runs, in the order of digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,6 +72,22 @@ impl Sightings {
         Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into()))
     }
 
+    pub(in crate::store) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The chunks with these first bytes are seen unused since then at the earliest.
+    pub(in crate::store) fn restart(&mut self, prefixes: &HashSet<Prefix>, since: SystemTime) {
+        for record in self.records.iter_mut().filter(|record| prefixes.contains(&prefix_of(record))) {
+            restart(record, since);
+        }
+    }
+
+    /// All chunks are.
+    pub(in crate::store) fn restart_all(&mut self, since: SystemTime) {
+        self.records.iter_mut().for_each(|record| restart(record, since));
+    }
+
     /// Those of these chunks, each seen since then, or since the earliest time if there are several.
     pub(crate) fn of(mut seen: Vec<(Digest, SystemTime)>) -> Self {
         seen.sort_unstable();
@@ -87,19 +108,35 @@ impl Sightings {
 }
 
 /// The first twelve bytes of all digests in it.
-pub(in crate::store) fn prefixes(bytes: &[u8]) -> Vec<[u8; 12]> {
-    let records = Sightings::parse(bytes).records;
-    records.iter().map(|record| std::array::from_fn(|at| record[at])).collect()
+pub(in crate::store) fn prefixes(bytes: &[u8]) -> Vec<Prefix> {
+    Sightings::parse(bytes).records.iter().map(prefix_of).collect()
+}
+
+/// The first twelve bytes of a digest.
+pub(in crate::store) fn prefix(digest: &Digest) -> Prefix {
+    std::array::from_fn(|at| digest.as_bytes()[at])
+}
+
+fn prefix_of(record: &Record) -> Prefix {
+    std::array::from_fn(|at| record[at])
 }
 
 fn record(digest: &Digest, since: SystemTime) -> Record {
-    let seconds = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut record = [0; RECORD_BYTES];
-    record[..12].copy_from_slice(&digest.as_bytes()[..12]);
-    // Rounded up: a sighting is never older than it was.
-    let seconds = u32::try_from(seconds.saturating_add(1)).unwrap_or(u32::MAX);
-    record[12..].copy_from_slice(&seconds.to_le_bytes());
+    record[..12].copy_from_slice(&prefix(digest));
+    record[12..].copy_from_slice(&seconds_of(since).to_le_bytes());
     record
+}
+
+fn restart(record: &mut Record, since: SystemTime) {
+    let before = record.last_chunk().copied().map_or(0, u32::from_le_bytes);
+    record[12..].copy_from_slice(&seconds_of(since).max(before).to_le_bytes());
+}
+
+/// Rounded up: a sighting is never older than it was.
+fn seconds_of(since: SystemTime) -> u32 {
+    let seconds = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    u32::try_from(seconds.saturating_add(1)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
 use crate::store::chunks::Keeping;
 use crate::store::events::{Event, Observer};
 use crate::store::pins::WriterPins;
+use crate::store::witnesses::Witnesses;
 use crate::store::{Datastore, SnapshotReader};
 
 /// The most plaintext bytes of a blob.
@@ -157,9 +158,9 @@ impl SnapshotWriter {
         guards: Guards,
         written: Vec<Written>,
         observer: Arc<dyn Observer>,
-        keeping: Keeping,
+        (keeping, witnesses): (Keeping, Arc<Witnesses>),
     ) -> Self {
-        let pins = store.inner.chunks.pins().writer(keeping);
+        let pins = store.inner.chunks.pins().writer(keeping, witnesses);
         let state = WriterState { written, ..WriterState::default() };
         let shared = WriterShared {
             counters: Counters::default(),

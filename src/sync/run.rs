@@ -80,7 +80,7 @@ impl Run {
     pub(in crate::sync) fn forget(&self) {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         if pins.confirmed() > self.options.remember_chunks {
-            *pins = self.target.pins();
+            *pins = self.target.pins_beside(&pins);
         }
     }
 

@@ -146,7 +146,7 @@ async fn chunks_of(
     (indexes, of_same): (Vec<Index>, Option<Reference>),
     import: &mut SnapshotImport,
 ) -> Result<SyncStats, Failure> {
-    let taken = run.target.pins();
+    let taken = run.target.pins_beside(&run.pins());
     import.pin_with(Arc::clone(&taken))?;
     let reuse = if import.present().is_some() {
         // It is bad: whatever it is made of has to be looked at.

@@ -21,6 +21,7 @@ use crate::store::doubts::LONGEST_REQUEST;
 use crate::store::pins::{Pins, Sections};
 use crate::store::published::Published;
 use crate::store::relocations::Relocations;
+use crate::store::reuse::KnownSightings;
 
 /// Gates on which something was to be deleted of late, so that they stay.
 static DOUBTFUL: Mutex<Vec<Arc<Gate>>> = Mutex::new(Vec::new());
@@ -34,6 +35,7 @@ pub(in crate::store) struct Gate {
     readers: Mutex<Vec<Weak<ChunkReader>>>,
     pub(in crate::store) relocations: Arc<Relocations>,
     pub(in crate::store) sections: Sections,
+    pub(in crate::store::chunks) sightings: KnownSightings,
     /// Chunks that were found bad or gone, and not good since.
     pub(in crate::store::chunks) suspects: Mutex<HashSet<Digest>>,
 }

@@ -126,7 +126,7 @@ impl ChunkStore {
         self.is_leaving(writer, digest);
         let is_suspect = belief == Belief::Read || self.reader.suspects().contains(&digest);
         let is_encrypted = chunk.is_encrypted();
-        let present = match self.look(digest, Evidence::Nothing).await? {
+        let present = match self.look(writer, digest, Evidence::Nothing).await? {
             // The records do not say of which kind it is.
             Look::Recorded(size) if !is_encrypted && !is_suspect => {
                 writer.confirm(digest);

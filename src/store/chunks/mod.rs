@@ -12,7 +12,8 @@
 //! | present, as long as what would be stored | touched: a duplicate (D8) |
 //! | present, of another length | read and validate: good → a duplicate, bad → replace (D8, H77) |
 //! | cannot say, named by an explicit base | known (D9) |
-//! | cannot say, the records say that it is present | a duplicate |
+//! | cannot say, the records say that it is present, and a [witness](crate::store::witnesses) too | a duplicate |
+//! | cannot say, the records say that it is present | looked for by its name, and as above |
 //! | cannot say | encode, create; if it exists, as above |
 //!
 //! A chunk that comes from another store is not encoded but stored as it is ([`import`] has the rest). Where it is encrypted, its
@@ -30,13 +31,13 @@
 //!
 //! | state | how it comes about | what it is worth |
 //! |---|---|---|
-//! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent |
+//! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent if a [witness](crate::store::witnesses) names it, or a request finds it |
 //! | expected | an index names it | nothing, unless it is an explicit base that stays locked (D9) |
 //! | unknown | no record | it is sent; if it is there, it is compared |
 //! | suspect, missing | a read found the chunk bad or gone: the record is forgotten | as unknown, and this process believes neither a base nor a length (D9, H23) until the chunk was stored or read again; what a verification found, later processes do not believe either |
 //!
 //! Records count only for the term in which they were made, and for the next one of the same instance: whoever had the store
-//! between may have removed chunks. **Whoever removes chunks begins a new term first, and forgets each one before it is removed** (H16,
+//! between may have removed chunks. So may a program that takes no lease, at any time; hence the witnesses. **Whoever removes chunks begins a new term first, and forgets each one before it is removed** (H16,
 //! H22): so neither a crash nor an old copy of the directory brings a record back that is no longer true.
 
 mod gate;
@@ -65,6 +66,7 @@ use crate::store::codecs::Codecs;
 use crate::store::pins::{Pins, WriterPins};
 use crate::store::published::Published;
 use crate::store::relocations::Relocations;
+use crate::store::reuse::KnownSightings;
 
 pub(crate) use import::{Belief, Reference};
 pub(crate) use quarantine::{Examined, Inspected, PutAside};
@@ -79,6 +81,7 @@ pub(crate) struct ChunkStore {
     /// The epoch of the term in which chunks may be put aside.
     repairs: AsyncMutex<Option<u64>>,
     suspicion: Suspicion,
+    truth: Arc<dyn Backend>,
 }
 
 /// Whether chunks that were fetched or stored are kept on the local disk.
@@ -108,7 +111,7 @@ pub(crate) enum Stored {
     New(u64),
 }
 
-/// What is known of a chunk without a request.
+/// What is known of a chunk.
 enum Look {
     /// Not that it is there.
     Absent,
@@ -132,7 +135,7 @@ struct Offered {
 
 impl ChunkStore {
     pub(in crate::store) fn new(
-        backend: Arc<dyn Backend>,
+        (backend, truth): (Arc<dyn Backend>, Arc<dyn Backend>),
         local: Option<Arc<LocalState>>,
         level: i32,
         kept_bytes: usize,
@@ -144,6 +147,7 @@ impl ChunkStore {
             reader: Arc::new(reader),
             repairs: AsyncMutex::default(),
             suspicion: Suspicion::default(),
+            truth,
         }
     }
 
@@ -171,6 +175,16 @@ impl ChunkStore {
         &self.gate().published
     }
 
+    /// What this process knows of the list of sightings.
+    pub(in crate::store) fn known_sightings(&self) -> &KnownSightings {
+        &self.gate().sightings
+    }
+
+    /// The backend itself: what it says comes from no copy.
+    pub(in crate::store) fn truth(&self) -> &Arc<dyn Backend> {
+        &self.truth
+    }
+
     fn codecs(&self) -> &Arc<Codecs> {
         &self.reader.codecs
     }
@@ -194,42 +208,61 @@ impl ChunkStore {
             return Ok(Stored::Known);
         }
         let evidence = if self.is_leaving(writer, digest) { Evidence::Nothing } else { evidence };
-        let stored = self.put_pinned(digest, plaintext, evidence, writer.keeping).await?;
+        let stored = self.put_pinned(writer, digest, plaintext, evidence).await?;
         writer.confirm(digest);
         Ok(stored)
     }
 
     async fn put_pinned(
         &self,
+        writer: &WriterPins,
         digest: Digest,
         plaintext: &Bytes,
         evidence: Evidence,
-        keeping: Keeping,
     ) -> Result<Stored> {
         let is_suspect = self.reader.suspects().contains(&digest);
         let evidence = if is_suspect { Evidence::Nothing } else { evidence };
-        let present = match self.look(digest, evidence).await? {
+        let present = match self.look(writer, digest, evidence).await? {
             Look::Known => return Ok(Stored::Known),
             Look::Recorded(size) if !is_suspect => return Ok(Stored::Duplicate(size)),
             Look::Absent => None,
             Look::Present(size) | Look::Recorded(size) => Some(size),
         };
         let blob = self.encode(plaintext).await?;
-        let offered = Offered { blob, digest, is_encrypted: false, keeping, length: plaintext.len() };
+        let (keeping, length) = (writer.keeping, plaintext.len());
+        let offered = Offered { blob, digest, is_encrypted: false, keeping, length };
         self.settle(offered, present, is_suspect).await
     }
 
-    /// What is known of a chunk without a request.
-    async fn look(&self, digest: Digest, evidence: Evidence) -> Result<Look> {
+    /// What is known of a chunk: without a request, unless there is a record of it that nothing else speaks for.
+    async fn look(&self, writer: &WriterPins, digest: Digest, evidence: Evidence) -> Result<Look> {
         Ok(match self.touch_one(&Key::Chunk(digest)).await? {
             Touched::Present(info) if evidence == Evidence::Base && info.size >= MIN_BLOB_BYTES as u64 => {
                 Look::Known
             }
             Touched::Present(info) => Look::Present(info.size),
             Touched::Unknown if evidence == Evidence::Base => Look::Known,
-            Touched::Unknown => self.recorded(digest).await?.map_or(Look::Absent, Look::Recorded),
+            Touched::Unknown => match self.recorded(digest).await? {
+                Some(size) if self.is_witnessed(writer, &digest).await? => Look::Recorded(size),
+                Some(_) => self.look_for(digest).await?,
+                None => Look::Absent,
+            },
             Touched::Absent => Look::Absent,
         })
+    }
+
+    /// Whether something beside a record says that the chunk is there.
+    async fn is_witnessed(&self, writer: &WriterPins, digest: &Digest) -> Result<bool> {
+        Ok(self.pins().is_confirmed(digest) || writer.witnesses.name(digest).await?)
+    }
+
+    /// Asks the backend for a chunk of which there is a record. The record of one that is gone stays: the chunk is about to be stored.
+    async fn look_for(&self, digest: Digest) -> Result<Look> {
+        match self.backend.head(&Key::Chunk(digest)).await {
+            Ok(info) => Ok(Look::Present(info.size)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Look::Absent),
+            Err(error) => Err(error),
+        }
     }
 
     /// Stores what is offered, unless what is there may stay. `present` is the length of what is there as far as is known.

@@ -85,12 +85,12 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         let local = LocalState::open(&runtime, directory.path(), LocalOptions::default()).await.unwrap();
         let passed: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&backend);
-        let chunks = ChunkStore::new(passed, Some(local), 1, 0);
+        let chunks = ChunkStore::new((Arc::clone(&passed), passed), Some(local), 1, 0);
         Self { backend, chunks, digest: Digest::of(PLAINTEXT), directory }
     }
 
     fn writer(&self) -> Arc<WriterPins> {
-        self.chunks.pins().writer(Keeping::Kept)
+        self.chunks.pins().writer(Keeping::Kept, Arc::default())
     }
 
     /// Stores the chunk, and makes sure that it is pinned wherever that waits for something, and when it is over.
@@ -210,7 +210,8 @@ fn sealed(kind: BlobKind, payload: &[u8]) -> Bytes {
 async fn stored(place: &Place, blob: Bytes) -> Result<StoredChunk> {
     let other = MemoryBackend::new(Arc::clone(place.backend.runtime()));
     other.put(&Key::Chunk(place.digest), blob, PutMode::Create).await.unwrap();
-    let other = ChunkStore::new(Arc::new(other), None, 1, 0);
+    let other: Arc<dyn Backend> = Arc::new(other);
+    let other = ChunkStore::new((Arc::clone(&other), other), None, 1, 0);
     other.get_stored(place.digest, PLAINTEXT.len() as u64).await
 }
 

@@ -19,6 +19,7 @@ mod group;
 mod snapshot;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Prefix;
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::Datastore;
 use crate::store::delete::Trouble;
@@ -164,6 +165,7 @@ impl Datastore {
 
     async fn relocate_group(&self, from: &GroupName, target: &Namespace, how: How) -> Result<Relocation> {
         self.inner.check_writable(how.action()).await?;
+        self.look_again(Prefix::Namespace(Namespace::root())).await?;
         let failed = |kind| Error::new(kind, how.action()).on(from);
         if from.namespace() == target {
             return Err(failed(ErrorKind::InvalidInput).because("it is in that namespace"));
@@ -177,6 +179,7 @@ impl Datastore {
 
     async fn relocate_namespace(&self, from: &Namespace, to: &Namespace, how: How) -> Result<Relocation> {
         self.inner.check_writable(how.action()).await?;
+        self.look_again(Prefix::Namespace(Namespace::root())).await?;
         let targets = self.namespace_targets(from, to, how).await?;
         let mut done = Relocation::default();
         for (namespace, target) in &targets {

@@ -123,6 +123,7 @@ impl Datastore {
     /// Tells those who collect garbage where indexes are about to appear, or are found from now on only (H8).
     async fn announce(&self, files: &[(Key, Key)]) -> Result<Relocating> {
         let indexes: Vec<_> = files.iter().map(|(_, to)| to).filter(|key| is_index(key)).cloned().collect();
+        self.inner.chunks.restart_all_sightings().await?;
         let relocating = self.relocations().announce(&indexes);
         self.inner.backend.announce(&indexes).await?;
         Ok(relocating)

@@ -160,7 +160,8 @@ impl World {
     pub(crate) async fn collect(self: &Arc<Self>) {
         let (number, store) = self.a_store();
         let abort = Arc::new(AtomicBool::new(false));
-        let mut options = GcOptions::default().most_garbage(100).abort(Arc::clone(&abort));
+        let mut options =
+            GcOptions::default().most_garbage(100).abort(Arc::clone(&abort)).listing_lag(Duration::ZERO);
         options = options.grace(Duration::from_secs(if self.one_in(2) { 0 } else { self.below(1000) }));
         if self.one_in(2) {
             options = options.one_sighting();
@@ -233,7 +234,8 @@ impl World {
     pub(crate) async fn collect_everything(&self, number: usize) {
         let store = self.store(number);
         for _ in 0..2 {
-            let mut options = GcOptions::default().most_garbage(100).grace(Duration::ZERO);
+            let mut options =
+                GcOptions::default().most_garbage(100).grace(Duration::ZERO).listing_lag(Duration::ZERO);
             if self.place.raw.capabilities().lock_reach == LockReach::Process {
                 options = options.only_process();
             }

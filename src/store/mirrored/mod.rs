@@ -17,6 +17,10 @@
 //! and with it all answers without a request, until the next refresh (I6). If a refresh fails, the generation before stays.
 //!
 //! A change is made in the backend first. Only when it is certain there does the generation change (H40).
+//!
+//! Programs that take no lease may change the store too: [`foreign`] has how that is found out.
+
+mod foreign;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -39,6 +43,7 @@ use crate::local::LocalState;
 use crate::local::mirror::CopyName;
 use crate::rt::Runtime;
 use crate::store::groups::MANIFEST_BYTES;
+use crate::store::mirrored::foreign::{Lookers, objects_of};
 
 /// How many entries a page of a listing has.
 const PAGE_ENTRIES: usize = 10_000;
@@ -58,6 +63,7 @@ struct State {
     generation: Generation,
     /// While a refresh is running: what changed since it began.
     journal: Option<Journal>,
+    lookers: Lookers,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +123,7 @@ impl State {
         if let Some(journal) = &mut self.journal {
             journal.changes.push((path.clone(), kept.clone()));
         }
+        self.lookers.note(&path);
         apply(&mut self.generation.objects, path, kept);
     }
 
@@ -217,15 +224,7 @@ impl Mirrored {
     /// What is there, with copies of all that is small.
     async fn listed(&self) -> Result<(BTreeMap<String, Kept>, Refresh)> {
         let all = ListQuery::all(Prefix::Namespace(Namespace::root()));
-        let listing = list_all(self.inner.as_ref(), &all).await?;
-        let infos: Vec<_> = listing
-            .into_entries()
-            .into_iter()
-            .filter_map(|entry| match entry {
-                ListEntry::Object(info) => Some(info),
-                _ => None,
-            })
-            .collect();
+        let infos = objects_of(self.inner.as_ref(), &all).await?;
         let mut report = Refresh::default();
         let mut gone = Vec::new();
         let mut objects: BTreeMap<_, _> =

@@ -1,0 +1,100 @@
+//! How changes by programs that take no lease are found out.
+//!
+//! A generation is right as long as this process alone changes the store. A PBS that is configured for the bucket heeds no lease, so
+//! an operation that decides by a listing [looks](Mirrored::look) first: it lists the backend itself and compares.
+//!
+//! | what differs | what is done |
+//! |---|---|
+//! | an object that this process changed while the listing was under way | nothing: the listing may be older or newer |
+//! | anything else | the generation is in doubt: everything is asked of the backend until the next refresh |
+//!
+//! A listing that lags differs too. That costs requests and nothing else.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::backend::{Backend, ListEntry, ListQuery, ObjectInfo, list_all};
+use crate::error::Result;
+use crate::format::layout::Prefix;
+use crate::store::mirrored::{Kept, Mirrored};
+
+/// The paths that were changed since somebody began to look.
+type Changed = Mutex<HashSet<String>>;
+
+/// Those who look at the moment.
+#[derive(Debug, Default)]
+pub(in crate::store::mirrored) struct Lookers(Vec<Weak<Changed>>);
+
+impl Lookers {
+    /// This process changed an object.
+    pub(in crate::store::mirrored) fn note(&mut self, path: &str) {
+        self.0.retain(|changed| changed.strong_count() > 0);
+        for changed in self.0.iter().filter_map(Weak::upgrade) {
+            changed.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
+        }
+    }
+
+    fn begin(&mut self) -> Arc<Changed> {
+        let changed = Arc::<Changed>::default();
+        self.0.push(Arc::downgrade(&changed));
+        changed
+    }
+}
+
+impl Mirrored {
+    /// Whether the generation answers instead of the backend.
+    pub(in crate::store) fn has_generation(&self) -> bool {
+        let since = self.inner.tenure().map(|tenure| tenure.since);
+        since.is_some() && self.state().generation.since == since
+    }
+
+    /// The objects below a prefix, by a listing of the backend itself. A generation that it contradicts is in doubt from then on.
+    pub(in crate::store) async fn look(&self, prefix: Prefix) -> Result<Vec<ObjectInfo>> {
+        let changed = self.state().lookers.begin();
+        let query = ListQuery::all(prefix);
+        let found = objects_of(self.inner.as_ref(), &query).await?;
+        let mut state = self.state();
+        let changed = changed.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.generation.since.is_some() && !agrees(&state.generation.objects, &query, &found, &changed) {
+            state.doubt();
+        }
+        drop(state);
+        Ok(found)
+    }
+
+    /// The same, if the generation would answer otherwise.
+    pub(in crate::store) async fn look_again(&self, prefix: Prefix) -> Result<()> {
+        if self.has_generation() { self.look(prefix).await.map(drop) } else { Ok(()) }
+    }
+}
+
+/// All objects that a query finds.
+pub(in crate::store::mirrored) async fn objects_of(
+    backend: &dyn Backend,
+    query: &ListQuery,
+) -> Result<Vec<ObjectInfo>> {
+    let entries = list_all(backend, query).await?.into_entries().into_iter();
+    let objects = entries.filter_map(|entry| match entry {
+        ListEntry::Object(info) => Some(info),
+        _ => None,
+    });
+    Ok(objects.collect())
+}
+
+/// Whether a listing shows what is known, but for what was changed meanwhile.
+fn agrees(
+    known: &BTreeMap<String, Kept>,
+    query: &ListQuery,
+    found: &[ObjectInfo],
+    changed: &HashSet<String>,
+) -> bool {
+    let found: BTreeMap<String, &ObjectInfo> = found.iter().map(|info| (info.key.path(), info)).collect();
+    let below = query.prefix.path();
+    let is_gone =
+        |path: &String| path.starts_with(&below) && !found.contains_key(path) && !changed.contains(path);
+    let is_known = |(path, info): (&String, &&ObjectInfo)| {
+        let is_same = |kept: &Kept| kept.version == info.version && kept.size == info.size;
+        known.get(path).is_some_and(is_same) || changed.contains(path)
+    };
+    !known.keys().any(is_gone) && found.iter().all(is_known)
+}

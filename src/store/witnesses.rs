@@ -1,0 +1,152 @@
+//! Which chunks are named by snapshots that the store has now.
+//!
+//! A record of presence says that this process stored a chunk, or compared it. That it is still there is another question: a program
+//! that takes no lease, such as a PBS that is still configured for the bucket, may have deleted snapshots and collected garbage
+//! since. So a record counts only with a witness:
+//!
+//! | what else is known of the chunk | what is done |
+//! |---|---|
+//! | a writer of this process that is still at work confirmed it | believed |
+//! | a finished snapshot that a listing of the backend shows names it | believed |
+//! | nothing | looked for: one request; if it is gone, it is stored |
+//!
+//! An index that is there now is enough, whatever happened before: who collects garbage keeps what an index names, and who stores an
+//! index stores its chunks first. The metadata are listed once for each writer, after it locked the store, when the first record is
+//! met. Indexes are read from the copies on the local disk, of the version that was listed, those of the group of the writer and
+//! the newest ones first, and only while chunks are met that none of them named so far. An index without a copy is no witness.
+//!
+//! Memory: at most [`MOST`] names of 16 bytes. What indexes beyond that name is looked for.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use futures::lock::Mutex as AsyncMutex;
+
+use crate::backend::ObjectInfo;
+use crate::error::Result;
+use crate::format::Digest;
+use crate::format::index::IndexReader;
+use crate::format::layout::{Key, Prefix};
+use crate::format::name::{ArchiveKind, GroupName, Namespace};
+use crate::store::Datastore;
+use crate::store::mirrored::Mirrored;
+
+/// The most names that are kept for one writer.
+const MOST: usize = 1 << 20;
+/// The least bytes of an entry of an index.
+const ENTRY_BYTES: u64 = 32;
+
+/// The first half of a digest.
+type Name = [u8; 16];
+
+/// The witnesses of one writer, or of several that belong together.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Witnesses {
+    /// Whose indexes are read first.
+    group: Option<GroupName>,
+    /// None without local state: there are no records then.
+    mirrored: Option<Arc<Mirrored>>,
+    state: AsyncMutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    names: HashSet<Name>,
+    /// Indexes that were listed and not read yet, the next one last; none before the first listing.
+    unread: Option<Vec<ObjectInfo>>,
+}
+
+impl Datastore {
+    /// Witnesses for a writer, of this group if it writes to one alone.
+    pub(in crate::store) fn witnesses(&self, group: Option<&GroupName>) -> Arc<Witnesses> {
+        let mirrored = self.inner.local.as_ref().map(|local| Arc::clone(&local.mirrored));
+        Arc::new(Witnesses { group: group.cloned(), mirrored, state: AsyncMutex::default() })
+    }
+
+    /// Makes sure that copies of metadata below a prefix do not answer for what somebody else changed.
+    ///
+    /// # Errors
+    /// Any failure to list.
+    pub(crate) async fn look_again(&self, prefix: Prefix) -> Result<()> {
+        match &self.inner.local {
+            Some(local) => local.mirrored.look_again(prefix).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Witnesses {
+    /// To be called when the store was locked. Where copies of metadata answer instead of the backend, they are compared.
+    pub(in crate::store) async fn begin(&self) -> Result<()> {
+        match &self.mirrored {
+            Some(mirrored) if mirrored.has_generation() => {
+                self.list(mirrored, &mut *self.state.lock().await).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a finished snapshot names the chunk.
+    ///
+    /// # Errors
+    /// Any failure to list.
+    pub(in crate::store) async fn name(&self, digest: &Digest) -> Result<bool> {
+        let Some(mirrored) = &self.mirrored else { return Ok(false) };
+        let wanted = name_of(digest);
+        let mut state = self.state.lock().await;
+        if state.unread.is_none() {
+            self.list(mirrored, &mut state).await?;
+        }
+        while !state.names.contains(&wanted) {
+            let Some(next) = state.unread.as_ref().and_then(|unread| unread.last()).cloned() else {
+                return Ok(false);
+            };
+            let room = MOST - state.names.len();
+            if next.size / ENTRY_BYTES <= room as u64 {
+                state.names.extend(names_in(mirrored, &next).await?);
+            }
+            state.unread.as_mut().map(Vec::pop);
+        }
+        Ok(true)
+    }
+
+    async fn list(&self, mirrored: &Mirrored, state: &mut State) -> Result<()> {
+        let mut listed = mirrored.look(Prefix::Namespace(Namespace::root())).await?;
+        let finished: BTreeSet<_> = listed
+            .iter()
+            .filter_map(|info| match &info.key {
+                Key::Manifest(snapshot) => Some(snapshot.clone()),
+                _ => None,
+            })
+            .collect();
+        listed.retain(|info| match &info.key {
+            Key::Archive(snapshot, name) => name.kind() != ArchiveKind::Blob && finished.contains(snapshot),
+            _ => false,
+        });
+        listed.sort_by_cached_key(|info| match &info.key {
+            Key::Archive(snapshot, _) => {
+                (self.group.as_ref() == Some(snapshot.group()), Some(snapshot.time()))
+            }
+            _ => (false, None),
+        });
+        state.unread = Some(listed);
+        Ok(())
+    }
+}
+
+/// The names in an index, if there is a copy of it.
+async fn names_in(mirrored: &Mirrored, info: &ObjectInfo) -> Result<Vec<Name>> {
+    let Some(bytes) = mirrored.copy_of_version(info).await? else { return Ok(Vec::new()) };
+    let Key::Archive(_, name) = &info.key else { return Ok(Vec::new()) };
+    let kind = name.kind();
+    let read = move || {
+        // One that is damaged names nothing.
+        let index = IndexReader::parse(kind, bytes).ok();
+        Ok(index.map(|index| index.digests().map(|digest| name_of(&digest)).collect()).unwrap_or_default())
+    };
+    mirrored.truth().runtime().run_blocking("read a copy", read).await
+}
+
+fn name_of(digest: &Digest) -> Name {
+    std::array::from_fn(|at| digest.as_bytes()[at])
+}
