@@ -17,9 +17,9 @@ use cli::signals::interruptible;
 use cli::tar_stream::unpack;
 use cli::tar_stream::unpack::attributes::Owners;
 use cli::tar_stream::unpack::source::{ReadError, Source};
-use cli::{Access, Failure, Outcome, Progress, StoreArguments, input};
+use cli::{Access, Failure, Outcome, Progress, StoreArguments, input, pipes};
 use futures::executor::block_on;
-use futures::io::{AllowStdIo, AsyncReadExt as _, AsyncSeekExt as _};
+use futures::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use larder::error::{Error, ErrorKind};
 use larder::format::name::SnapshotName;
 use larder::rt::Runtime;
@@ -182,7 +182,7 @@ impl TargetKind {
     async fn open(self, runtime: &Arc<dyn Runtime>, target: &str) -> Outcome<Box<dyn RestoreTarget>> {
         if target == "-" {
             let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-            return Ok(Box::new(WriterTarget::new(AllowStdIo::new(output))));
+            return Ok(Box::new(WriterTarget::new(pipes::Writer::new(output))));
         }
         let runtime = Arc::clone(runtime);
         Ok(match self {

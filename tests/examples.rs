@@ -344,6 +344,28 @@ fn a_restore_that_is_interrupted_leaves_no_target() {
 }
 
 #[test]
+fn nobody_has_to_read_for_a_command_to_end() {
+    let scene = Scene::new();
+    fs::create_dir_all(scene.path("store/.chunks")).unwrap();
+    let place = Place::Directory(scene.directory.path().to_owned());
+    fs::write(scene.path("large"), vec![7; 1 << 20]).unwrap();
+    let source = format!("data.bin:{}", scene.path("large").display());
+    let done = output(place.on("backup", "store").args(["--json", "--group", "host/a", &source]));
+    assert_eq!(status(&done), 0, "{}", errors(&done));
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    let snapshot = report["snapshot"].as_str().unwrap();
+    for (signal, wanted) in SIGNALS {
+        let mut running = Running::start(place.on("restore", "store").args([snapshot, "data.bin.didx", "-"]));
+        // More comes than fits into the pipe.
+        let mut first = [0];
+        running.child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        running.signal(signal);
+        let (status, said) = running.end();
+        assert_eq!((status, first), (wanted, [7]), "{said}");
+    }
+}
+
+#[test]
 fn what_is_interrupted_gives_the_lease_back() {
     let scene = Scene::new();
     let [_, place] = scene.places();

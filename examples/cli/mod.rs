@@ -5,6 +5,8 @@
 #[macro_use]
 pub(crate) mod streams;
 
+pub(crate) mod pipes;
+
 pub(crate) mod findings;
 #[cfg(feature = "tls")]
 pub(crate) mod s3;
@@ -319,6 +321,7 @@ impl StoreArguments {
         #[cfg(not(feature = "tls"))]
         let _ = access;
         let place = self.store.clone().ok_or_else(|| input("--store is missing"))?;
+        signals::hold()?;
         match place.split_once("://") {
             None => Ok(Opened {
                 #[cfg(feature = "tls")]

@@ -1,7 +1,8 @@
 //! SIGINT and SIGTERM: the first one asks the command to end, the second one ends the process at once.
 //!
 //! A command that was asked to end gives up what it was doing, takes away what it left unfinished, and gives locks and leases
-//! back. Its exit status is 130 or 143. A command that ends well all the same, since the signal came too late, exits with 0.
+//! back. Its exit status is 130 or 143. A command that ends well all the same, since the signal came too late, exits with 0. Before
+//! a store is opened there is nothing to give back, and the first signal ends the process.
 
 #![allow(clippy::disallowed_methods, reason = "the rule against threads is for the library")]
 
@@ -27,6 +28,8 @@ const STEP: Duration = Duration::from_secs(10);
 
 /// The first signal that came, or 0.
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
+/// True once there may be something to take away or to give back.
+static HOLDS: AtomicBool = AtomicBool::new(false);
 /// True from the first signal on.
 static ABORT: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 static WAITING: Mutex<Vec<Waker>> = Mutex::new(Vec::new());
@@ -37,7 +40,7 @@ pub(crate) fn watch() -> io::Result<()> {
     let mut signals = Signals::new(wanted)?;
     let wait = move || {
         for signal in signals.forever() {
-            if CAUGHT.swap(signal, Ordering::SeqCst) != 0 {
+            if CAUGHT.swap(signal, Ordering::SeqCst) != 0 || !HOLDS.load(Ordering::SeqCst) {
                 low_level::exit(status(signal).into());
             }
             ABORT.store(true, Ordering::SeqCst);
@@ -47,6 +50,12 @@ pub(crate) fn watch() -> io::Result<()> {
         }
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
+}
+
+/// From here on a signal does not end the process before the command has ended.
+pub(crate) fn hold() -> Outcome<()> {
+    HOLDS.store(true, Ordering::SeqCst);
+    check()
 }
 
 fn is_ignored(signal: i32) -> bool {

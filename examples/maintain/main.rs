@@ -55,7 +55,8 @@ with all of them:
   --dry-run            say what would be done, and do nothing
   --json               one JSON object on standard output
 
-Exit status: 0 if all went well, 1 if something failed or damage was found, 2 if what was asked for makes no sense.",
+Exit status: 0 if all went well, 1 if something failed or damage was found, 2 if what was asked for makes no sense, 130 or 143 if
+SIGINT or SIGTERM ended it.",
         status::USAGE,
         gc::USAGE,
         verify::USAGE,
