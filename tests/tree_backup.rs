@@ -17,9 +17,13 @@ use std::thread;
 
 use cli::findings::Findings;
 use cli::tar_stream::pack::{self, Options, Root};
+use cli::tar_stream::unpack::attributes::Owners;
+use cli::tar_stream::unpack::source::{ReadError, Source};
+use cli::tar_stream::unpack::unpack;
 use futures::executor::block_on;
 use futures::io::AsyncReadExt as _;
 use larder::tree::Problem;
+use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
 use serde_json::Value;
 
@@ -431,12 +435,150 @@ fn gnu_tar_and_python_unpack_sparse_files_with_their_holes() {
     }
 }
 
+/// A tar stream for the code of the restore example.
+struct Bytes(io::Cursor<Vec<u8>>);
+
+impl Source for Bytes {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ReadError> {
+        Ok(io::Read::read(&mut self.0, buffer).unwrap())
+    }
+
+    fn seek(&mut self, position: u64) -> io::Result<()> {
+        self.0.set_position(position);
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn files_with_holes_anywhere_come_back(
+        parts in prop::collection::vec((0..400_000_u64, 1..9000_usize), 0..6),
+        size in 0..500_000_u64,
+        name in "[a-zü\\n]{1,110}",
+    ) {
+        let place = Place::new();
+        let path = place.path("src").join(&name);
+        let file = File::create_new(&path).unwrap();
+        for (at, length) in parts {
+            file.write_all_at(&vec![7; length], at).unwrap();
+        }
+        file.set_len(size).unwrap();
+        let (tar, report) = pack(&place.path("src"), Options::default()).unwrap();
+        prop_assert!(report.findings().is_empty());
+        let findings = Findings::new("root.tar");
+        unpack(Bytes(io::Cursor::new(tar)), &place.path("out"), Owners::Same, &findings).unwrap();
+        prop_assert_eq!(found(&findings.report()), []);
+        prop_assert!(same_contents(&path, &place.path("out").join(&name)));
+    }
+}
+
+/// An entry as far as each program restores it: kind and mode, time, owner, target and contents.
+fn described(path: &Path) -> (u32, i64, i64, u32, Option<PathBuf>, Option<Vec<u8>>) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    let contents = metadata.is_file().then(|| fs::read(path).unwrap());
+    let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+    (metadata.mode(), seconds, nanoseconds, metadata.uid(), fs::read_link(path).ok(), contents)
+}
+
+#[test]
+fn every_kind_of_entry_comes_back_from_the_example_and_gnu_tar() {
+    let place = Place::new();
+    let source = place.path("src");
+    let is_root = rustix::process::geteuid().is_root();
+    let names: Vec<OsString> =
+        ["plain", "empty", "ünï", "back\\slash", "two\nlines", "dir/inner", &"l".repeat(200)]
+            .into_iter()
+            .map(OsString::from)
+            .chain([OsString::from_vec(b"bytes\xff\xfe".to_vec())])
+            .collect();
+    for name in &names {
+        fs::create_dir_all(source.join(name).parent().unwrap()).unwrap();
+        fs::write(source.join(name), if name == "empty" { "" } else { "contents" }).unwrap();
+    }
+    let has_attributes = xattr::set(source.join("plain"), "user.one", b"1").is_ok();
+    if has_attributes {
+        xattr::set(source.join("dir"), "user.lines", b"a\nb").unwrap();
+    }
+    fs::hard_link(source.join("plain"), source.join("second")).unwrap();
+    let long = "t".repeat(300);
+    for (link, target) in
+        [("link", "plain"), ("link-long", &long), ("link-lines", "a\nb"), ("link-odd", "./x//../ü/")]
+    {
+        std::os::unix::fs::symlink(target, source.join(link)).unwrap();
+    }
+    mknodat(CWD, source.join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    let mut all: Vec<OsString> = names.clone();
+    all.extend(["second", "link", "link-long", "link-lines", "link-odd", "pipe", "dir"].map(OsString::from));
+    if is_root {
+        let device = rustix::fs::makedev(1, 3);
+        if mknodat(CWD, source.join("device"), FileType::CharacterDevice, Mode::RUSR, device).is_ok() {
+            all.push("device".into());
+        }
+        std::os::unix::fs::chown(source.join("empty"), Some(3_000_000), Some(3_000_001)).unwrap();
+    }
+    fs::set_permissions(source.join("plain"), PermissionsExt::from_mode(0o4751)).unwrap();
+    for (name, seconds, nanoseconds) in [
+        ("plain", -6, 750_000_000),
+        ("ünï", 1_000_000_000, 123_456_789),
+        ("empty", 9_000_000_000, 0),
+        ("dir", 5, 0),
+    ] {
+        let time = filetime::FileTime::from_unix_time(seconds, nanoseconds);
+        filetime::set_file_mtime(source.join(name), time).unwrap();
+    }
+    let (tar, report) = pack(&source, Options::default()).unwrap();
+    assert_eq!(found(&report), []);
+    let findings = Findings::new("root.tar");
+    unpack(Bytes(io::Cursor::new(tar.clone())), &place.path("ours"), Owners::Same, &findings).unwrap();
+    assert_eq!(found(&findings.report()), []);
+    let mut unpacked = vec![place.path("ours")];
+    if unpack_with(&["tar", "--xattrs", "-xpf", "-"], &tar, &place.path("gnu")) {
+        unpacked.push(place.path("gnu"));
+    }
+    for target in unpacked {
+        for name in &all {
+            let (before, after) = (described(&source.join(name)), described(&target.join(name)));
+            assert_eq!(before, after, "{} in {}", name.display(), target.display());
+        }
+        let ids = |name: &str| fs::metadata(target.join(name)).unwrap().ino();
+        assert_eq!(ids("plain"), ids("second"));
+        if has_attributes {
+            assert_eq!(xattr::get(target.join("plain"), "user.one").unwrap().unwrap(), b"1");
+        }
+        if all.contains(&"device".into()) {
+            assert_eq!(fs::metadata(target.join("device")).unwrap().rdev(), rustix::fs::makedev(1, 3));
+        }
+    }
+    if has_attributes {
+        assert_eq!(xattr::get(place.path("ours/dir"), "user.lines").unwrap().unwrap(), b"a\nb");
+    }
+}
+
+#[test]
+fn a_signal_ends_a_backup_that_waits_for_a_pipe() {
+    let place = Place::new();
+    mknodat(CWD, place.path("p"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let child = place.backup(&["a.bin:p"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // This waits until the backup has opened the other end.
+    let pipe = File::options().write(true).open(place.path("p")).unwrap();
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    let (status, report, told) = result_of(&child.wait_with_output().unwrap());
+    assert_eq!((status, report, told), (143, Value::Null, vec!["ended by SIGTERM".to_owned()]));
+    drop(pipe);
+    let listed = place.command("list").output().unwrap();
+    assert!(!String::from_utf8_lossy(&listed.stdout).contains("host/x/"), "{listed:?}");
+}
+
 #[test]
 fn a_store_inside_its_own_source_is_left_out_with_one_line() {
     let place = Place::new();
     place.write("src/a", "1");
     fs::rename(place.path("src"), place.path("source")).unwrap();
     place.make_store("source/store");
+    fs::create_dir(place.path("source/cache")).unwrap();
     let in_source = |arguments: &[&str]| {
         let mut backup = Command::new(example("backup"));
         backup.current_dir(place.path("")).args([
@@ -449,9 +591,10 @@ fn a_store_inside_its_own_source_is_left_out_with_one_line() {
         ]);
         result_of(&backup.args(arguments).output().unwrap())
     };
-    let (status, report, told) = in_source(&["--store", "source/store", "root.tar:source"]);
-    assert_eq!((status, told.len()), (0, 1), "{told:?}");
-    assert_eq!(problems(&report), [("source/store", "own_store")]);
+    let (status, report, told) =
+        in_source(&["--store", "source/store", "--cache", "source/cache", "root.tar:source"]);
+    assert_eq!((status, told.len()), (0, 2), "{told:?}");
+    assert_eq!(problems(&report), [("source/cache", "own_store"), ("source/store", "own_store")]);
     assert_eq!(report["complete"], true);
     let output = Command::new(example("restore"))
         .args(["--store".as_ref(), place.path("source/store").as_os_str()])
@@ -469,7 +612,7 @@ fn a_store_inside_its_own_source_is_left_out_with_one_line() {
     // Nothing is created in a directory that is refused.
     let (status, _, _) = in_source(&["--create", "--store", "source", "root.tar:source"]);
     assert_eq!(status, 2);
-    assert_eq!(fs::read_dir(place.path("source")).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(place.path("source")).unwrap().count(), 3);
 }
 
 #[test]
