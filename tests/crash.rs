@@ -74,9 +74,9 @@ struct Recorded {
     record: Arc<DiskRecord>,
 }
 
-async fn record(runtime: &Arc<dyn Runtime>, level: SyncLevel) -> Recorded {
+async fn record(runtime: &Arc<dyn Runtime>, level: SyncLevel, mounts: &[&str]) -> Recorded {
     let directory = tempfile::tempdir().unwrap();
-    let record = Arc::new(DiskRecord::default());
+    let record = Arc::new(DiskRecord::with_mounts(mounts.iter().copied()));
     let options = options(level).record(Arc::clone(&record));
     let backend = FsBackend::create(Arc::clone(runtime), directory.path(), options).await.unwrap();
     let store = Datastore::create(Arc::new(backend), Options::default()).await.unwrap();
@@ -139,9 +139,13 @@ fn seeds() -> u64 {
 }
 
 fn every_crash(level: SyncLevel, losses: &[Loss]) {
+    every_crash_with_mounts(level, losses, &[]);
+}
+
+fn every_crash_with_mounts(level: SyncLevel, losses: &[Loss], mounts: &[&str]) {
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     block_on(async {
-        let recorded = record(&runtime, level).await;
+        let recorded = record(&runtime, level, mounts).await;
         let steps = recorded.record.len();
         assert!(steps > 40 && recorded.finished[1].0 < steps);
         for step in 0..=steps {
@@ -177,6 +181,13 @@ fn a_killed_process_loses_nothing_at_any_level() {
 #[should_panic(expected = "steps at None")]
 fn at_level_none_a_power_cut_loses_backups_as_documented() {
     every_crash(SyncLevel::None, &[Loss::Everything]);
+}
+
+/// Chunks and a group, each on a disk of its own.
+#[test]
+fn h75_every_acknowledged_snapshot_survives_a_crash_of_a_store_on_several_filesystems() {
+    every_crash_with_mounts(SyncLevel::Filesystem, &[Loss::Everything, Loss::OnlyBytes], &[".chunks", GROUP]);
+    every_crash_with_mounts(SyncLevel::File, &[Loss::Everything], &[".chunks", GROUP]);
 }
 
 /// A barrier does not rely on what another one has only begun.

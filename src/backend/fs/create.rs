@@ -34,9 +34,10 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
         Some(path) => LockDirectory { owner, path: path.clone(), removing: true },
         None => LockDirectory { owner, path: root.join(LOCK_DIRECTORY), removing: false },
     };
+    let disk = options.disk(root, inherited).locking_creation(lock_directory.path.join(CREATION_LOCK));
     Ok(Inner {
         buffers: Buffers::new(KEPT_BYTES),
-        disk: options.disk(root, inherited).watching(&chunks).map_err(missing)?,
+        disk: disk.watching(&chunks).map_err(missing)?,
         doubtful: AtomicBool::new(false),
         flushes: Mutex::default(),
         lock_directory,
@@ -79,7 +80,7 @@ pub(super) fn create(root: &Path, options: &FsOptions) -> Result<()> {
             }
         }
         disk.rename(&building, CHUNKS, Replacing::Intended)?;
-        disk.sync_filesystem()
+        disk.sync_filesystems()
     };
     lay_out().map_err(failed)
 }
@@ -128,4 +129,6 @@ pub(super) fn on_network(root: &Path) -> bool {
 /// How much memory is kept for objects that will be read.
 const KEPT_BYTES: usize = 16 << 20;
 const CHUNKS: &str = ".chunks";
+/// The name of a file in the directory of locks.
+const CREATION_LOCK: &str = "create";
 const LOCK_DIRECTORY: &str = ".larder-locks";

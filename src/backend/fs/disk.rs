@@ -3,27 +3,29 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, Write as _};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use nix::errno::Errno;
-use nix::fcntl::AT_FDCWD;
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg};
 use nix::sys::stat::UtimensatFlags;
 use nix::sys::time::TimeSpec;
 
+use crate::backend::fs::call::{is_refused, may_be_lacking, named};
+use crate::backend::fs::filesystems::{self, Filesystems};
 #[cfg(feature = "testing")]
-use crate::backend::fs::replay::{DiskOp, DiskRecord};
+use crate::backend::fs::replay::{DiskCall, DiskOp, DiskRecord};
 
 /// The directory of a store, and the only hand that changes what is in it. Paths are relative to it. All calls block.
 #[derive(Debug)]
 pub(super) struct Disk {
     /// Device and inode of `.chunks`, by which the store is known to be still there.
     chunks: Option<(u64, u64)>,
-    /// The root, open for as long as the backend is: the system reports a failure to write back once to each descriptor that
-    /// was open when it happened, and never to one that is opened later.
-    flushing: Option<File>,
+    /// The file whose lock stands in for the atomic creation of a file where the filesystem has none.
+    creation_lock: Option<PathBuf>,
+    /// What a barrier flushes. None before the store is opened.
+    filesystems: Option<Filesystems>,
     owner: Option<(u32, u32)>,
     #[cfg(feature = "testing")]
     record: Option<std::sync::Arc<DiskRecord>>,
@@ -50,7 +52,8 @@ impl Disk {
     pub(super) fn new(root: PathBuf, owner: Option<(u32, u32)>) -> Self {
         Self {
             chunks: None,
-            flushing: None,
+            creation_lock: None,
+            filesystems: None,
             owner,
             #[cfg(feature = "testing")]
             record: None,
@@ -60,9 +63,49 @@ impl Disk {
 
     /// Sees every failure to write back from now on, and notices when the store goes away.
     pub(super) fn watching(mut self, chunks: &fs::Metadata) -> io::Result<Self> {
-        self.flushing = Some(File::open(&self.root)?);
         self.chunks = Some((chunks.dev(), chunks.ino()));
+        let filesystems = Filesystems::default();
+        filesystems.meet(self.device("", &fs::metadata(&self.root)?), "", &self.root)?;
+        for path in [".chunks", ".larder"] {
+            let full = self.root.join(path);
+            match fs::symlink_metadata(&full) {
+                Ok(found) if found.is_dir() => match filesystems.meet(self.device(path, &found), path, &full)
+                {
+                    // A reader needs no right to flush. A change meets it again, and fails then.
+                    Err(error) if is_refused(&error) => {}
+                    met => met?,
+                },
+                _ => {}
+            }
+        }
+        self.filesystems = Some(filesystems);
         Ok(self)
+    }
+
+    /// Uses this file in the directory of locks where a filesystem cannot create a file under a name in one step.
+    pub(super) fn locking_creation(mut self, path: PathBuf) -> Self {
+        self.creation_lock = Some(path);
+        self
+    }
+
+    /// Returns `true` if the chunks lie on another filesystem than the root, and so have a clock of their own.
+    pub(super) fn are_chunks_apart(&self) -> bool {
+        let root = fs::metadata(&self.root).ok();
+        self.chunks.zip(root).is_some_and(|((device, _), root)| device != root.dev())
+    }
+
+    /// The number of the filesystem on which a directory lies.
+    #[cfg_attr(
+        not(feature = "testing"),
+        expect(clippy::unused_self, reason = "the twin that simulates needs it")
+    )]
+    fn device(&self, path: &str, found: &fs::Metadata) -> u64 {
+        #[cfg(feature = "testing")]
+        if let Some(number) = self.record.as_ref().and_then(|record| record.mount_of(path)) {
+            return u64::MAX - number as u64;
+        }
+        let _ = path;
+        found.dev()
     }
 
     /// Fails unless the store is where it was: a disk that was unmounted leaves a directory in which nothing is, and nothing
@@ -100,12 +143,30 @@ impl Disk {
 
     /// The full path, if nothing on the way to it is a link or another special file (H78). What stands at the path itself is not looked at.
     pub(super) fn at(&self, path: &str) -> io::Result<PathBuf> {
+        self.walk(path, |_, _, _| Ok(()))
+    }
+
+    /// The same for a change: the next barrier flushes the filesystem of every directory on the way.
+    fn at_to_change(&self, path: &str) -> io::Result<PathBuf> {
+        let Some(filesystems) = &self.filesystems else { return self.at(path) };
+        self.walk(path, |above, full, found| filesystems.meet(self.device(above, found), above, full))
+    }
+
+    fn walk(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&str, &Path, &fs::Metadata) -> io::Result<()>,
+    ) -> io::Result<PathBuf> {
         let path = path.trim_end_matches('/');
         for (end, _) in path.match_indices('/') {
-            let above = fs::symlink_metadata(self.root.join(&path[..end]))?;
+            let full = self.root.join(&path[..end]);
+            let above = fs::symlink_metadata(&full)?;
             // Below a regular file nothing is found; a link, a pipe or a device may hide what was there.
             if !above.is_dir() && !above.is_file() {
                 return Err(Errno::ELOOP.into());
+            }
+            if above.is_dir() {
+                each(&path[..end], &full, &above)?;
             }
         }
         Ok(self.root.join(path))
@@ -148,30 +209,32 @@ impl Disk {
             .create_new(true)
             .mode(0o600)
             .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
-            .open(self.at(path)?)?;
+            .open(self.at_to_change(path)?)
+            .map_err(named("create a file"))?;
         match contents {
             Contents::Bytes(bytes) => {
                 self.note(|| DiskOp::Write { path: path.to_owned(), bytes: bytes.clone() });
-                file.write_all(bytes)?;
+                file.write_all(bytes).map_err(named("write"))?;
             }
             Contents::File(mut from) => {
                 from.rewind()?;
-                io::copy(&mut from, &mut file)?;
+                io::copy(&mut from, &mut file).map_err(named("copy"))?;
                 self.note(|| {
                     let bytes = fs::read(self.root.join(path)).unwrap_or_default().into();
                     DiskOp::Write { path: path.to_owned(), bytes }
                 });
             }
         }
-        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        let mode = file.set_permissions(fs::Permissions::from_mode(0o644));
+        mode.map_err(named("set permissions"))?;
         if let Some((uid, gid)) = self.owner {
-            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+            std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).map_err(named("set the owner"))?;
         }
         Ok(file)
     }
 
     pub(super) fn sync_file(&self, path: &str, file: &File) -> io::Result<()> {
-        file.sync_all()?;
+        file.sync_all().map_err(named("flush"))?;
         self.note(|| DiskOp::SyncFile { path: path.to_owned() });
         Ok(())
     }
@@ -180,35 +243,36 @@ impl Disk {
     pub(super) fn sync_directory(&self, path: &str) -> io::Result<()> {
         match self.at_directory(path).and_then(File::open) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            opened => opened?.sync_all()?,
+            opened => opened?.sync_all().map_err(named("flush a directory"))?,
         }
         self.note(|| DiskOp::SyncDirectory { path: path.to_owned() });
         Ok(())
     }
 
-    /// Flushes everything on the filesystem of the store.
-    pub(super) fn sync_filesystem(&self) -> io::Result<()> {
-        self.flush_ahead()?;
-        self.note(|| DiskOp::SyncFilesystem);
-        Ok(())
+    /// Flushes everything on all filesystems of the store.
+    pub(super) fn sync_filesystems(&self) -> io::Result<()> {
+        self.flush(|path| self.note(|| DiskOp::SyncFilesystem { path: path.to_owned() }))
     }
 
-    /// The same, unrecorded: a replay must not count on what nobody waits for.
+    /// The same, unrecorded: a replay must not count on a flush that no barrier waits for.
     pub(super) fn flush_ahead(&self) -> io::Result<()> {
-        #[cfg(target_os = "linux")]
-        match &self.flushing {
-            Some(root) => nix::unistd::syncfs(root.as_fd())?,
-            None => nix::unistd::syncfs(File::open(&self.root)?.as_fd())?,
-        }
-        #[cfg(not(target_os = "linux"))]
-        nix::unistd::sync();
-        Ok(())
+        self.flush(|_| ())
+    }
+
+    fn flush(&self, flushed: impl Fn(&str)) -> io::Result<()> {
+        let done = match &self.filesystems {
+            Some(filesystems) => filesystems.flush(flushed),
+            None => File::open(&self.root).and_then(|root| filesystems::flush(&root)).map(|()| flushed("")),
+        };
+        done.map_err(named("flush a filesystem"))
     }
 
     pub(super) fn rename(&self, from: &str, to: &str, replacing: Replacing) -> io::Result<()> {
+        self.fail(DiskCall::Rename { from, to }).map_err(named("rename"))?;
+        let (full_from, full_to) = (self.at_to_change(from)?, self.at_to_change(to)?);
         match replacing {
-            Replacing::Forbidden => rename_without_replacing(&self.at(from)?, &self.at(to)?)?,
-            Replacing::Intended => fs::rename(self.at(from)?, self.at(to)?)?,
+            Replacing::Forbidden => self.rename_without_replacing(&full_from, &full_to)?,
+            Replacing::Intended => fs::rename(full_from, full_to).map_err(named("rename"))?,
         }
         self.note(|| DiskOp::Rename { from: from.to_owned(), to: to.to_owned() });
         Ok(())
@@ -216,8 +280,8 @@ impl Disk {
 
     pub(super) fn make_directory(&self, path: &str, mode: u32) -> io::Result<()> {
         self.check_there()?;
-        let full = self.at(path)?;
-        fs::DirBuilder::new().mode(mode).create(&full)?;
+        let full = self.at_to_change(path)?;
+        fs::DirBuilder::new().mode(mode).create(&full).map_err(named("make a directory"))?;
         self.note(|| DiskOp::MakeDirectory { path: path.to_owned() });
         fs::set_permissions(&full, fs::Permissions::from_mode(mode))?;
         if let Some((uid, gid)) = self.owner {
@@ -227,25 +291,88 @@ impl Disk {
     }
 
     pub(super) fn remove_file(&self, path: &str) -> io::Result<()> {
-        self.certainly(self.at(path).and_then(fs::remove_file))?;
+        self.certainly(self.at_to_change(path).and_then(fs::remove_file)).map_err(named("remove"))?;
         self.note(|| DiskOp::RemoveFile { path: path.to_owned() });
         Ok(())
     }
 
     /// Removes an empty directory.
     pub(super) fn remove_directory(&self, path: &str) -> io::Result<()> {
-        fs::remove_dir(self.at(path)?)?;
+        fs::remove_dir(self.at_to_change(path)?).map_err(named("remove a directory"))?;
         self.note(|| DiskOp::RemoveDirectory { path: path.to_owned() });
         Ok(())
     }
 
-    /// Sets the access time to now and leaves the modification time alone.
+    /// Sets the access time to now and leaves the modification time alone, where that is allowed. For a file of another user that may
+    /// be written, the system allows both times to be set to now and nothing else.
     pub(super) fn touch(&self, path: &str) -> io::Result<()> {
-        let (now, omit) = (TimeSpec::UTIME_NOW, TimeSpec::UTIME_OMIT);
-        let flag = UtimensatFlags::NoFollowSymlink;
-        let touched =
-            self.at(path).and_then(|path| Ok(nix::sys::stat::utimensat(AT_FDCWD, &path, &now, &omit, flag)?));
-        self.certainly(touched)
+        let touched = self.at_to_change(path).and_then(|full| {
+            let set = |modified: TimeSpec, call| {
+                self.fail(call)?;
+                let flag = UtimensatFlags::NoFollowSymlink;
+                Ok(nix::sys::stat::utimensat(AT_FDCWD, &full, &TimeSpec::UTIME_NOW, &modified, flag)?)
+            };
+            match set(TimeSpec::UTIME_OMIT, DiskCall::SetAccessTime) {
+                Err(error) if is_refused(&error) => set(TimeSpec::UTIME_NOW, DiskCall::SetTimes),
+                touched => touched,
+            }
+        });
+        self.certainly(touched).map_err(named("set the times"))
+    }
+
+    /// Renames a file to a name that is free, in one step where the filesystem can do it.
+    ///
+    /// Where it has neither such a rename nor links (FUSE, SMB), the name is looked at and the file renamed while a lock is held that
+    /// every process of this crate takes for the same purpose. A failure of both calls does not yet mean that they are lacking: if the
+    /// plain rename fails too, the first error is the answer.
+    fn rename_without_replacing(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let lacking = match self.rename_in_one_step(from, to) {
+            Err(error) if may_be_lacking(&error) => error,
+            done => return done.map_err(named("rename without replacing")),
+        };
+        let linked = self.fail(DiskCall::Link).and_then(|()| fs::hard_link(from, to));
+        match linked {
+            Err(error) if may_be_lacking(&error) => {}
+            Ok(()) => {
+                // The file has its name, whatever becomes of the other one, which listings report as foreign.
+                let _ = fs::remove_file(from);
+                return Ok(());
+            }
+            failed => return failed.map_err(named("link")),
+        }
+        let Some(lock) = &self.creation_lock else { return Err(named("rename without replacing")(lacking)) };
+        let _held = lock_creation(lock, self.owner).map_err(named("lock the creation of files"))?;
+        match fs::symlink_metadata(to) {
+            Ok(_) => Err(Errno::EEXIST.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::rename(from, to).map_err(|_| named("rename without replacing")(lacking))
+            }
+            Err(error) => Err(named("look up")(error)),
+        }
+    }
+
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn rename_in_one_step(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.fail(DiskCall::RenameWithoutReplacing)?;
+        let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
+        Ok(nix::fcntl::renameat2(AT_FDCWD, from, AT_FDCWD, to, flags)?)
+    }
+
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    fn rename_in_one_step(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Err(Errno::ENOSYS.into())
+    }
+
+    /// Fails if a test wants this call to fail.
+    #[cfg(feature = "testing")]
+    fn fail(&self, call: DiskCall<'_>) -> io::Result<()> {
+        self.record.as_ref().and_then(|record| record.error_of(call)).map_or(Ok(()), Err)
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the twin that fails needs it")]
+    fn fail(&self, _: DiskCall<'_>) -> io::Result<()> {
+        Ok(())
     }
 
     #[cfg(feature = "testing")]
@@ -270,28 +397,36 @@ enum DiskOp {
     Rename { from: String, to: String },
     SyncDirectory { path: String },
     SyncFile { path: String },
-    SyncFilesystem,
+    SyncFilesystem { path: String },
     Write { path: String, bytes: Bytes },
 }
 
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
-    let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
-    match nix::fcntl::renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) {
-        // Not every filesystem can do it in one step.
-        Err(Errno::EINVAL | Errno::ENOSYS) => link_and_remove(from, to),
-        result => Ok(result?),
+/// Calls that a test may let fail; see [`Disk::fail`].
+#[cfg(not(feature = "testing"))]
+#[allow(dead_code, reason = "only a test reads what is in it")]
+enum DiskCall<'a> {
+    Link,
+    Rename { from: &'a str, to: &'a str },
+    RenameWithoutReplacing,
+    SetAccessTime,
+    SetTimes,
+}
+
+/// Waits for the lock under which files are created. It is held for a look at a name and a rename.
+fn lock_creation(path: &Path, owner: Option<(u32, u32)>) -> io::Result<Flock<File>> {
+    let give = |path: &Path| match owner {
+        Some((uid, gid)) if fs::symlink_metadata(path)?.uid() != uid => {
+            std::os::unix::fs::lchown(path, Some(uid), Some(gid))
+        }
+        _ => Ok(()),
+    };
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        fs::create_dir_all(parent)?;
+        give(parent)?;
     }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
-    link_and_remove(from, to)
-}
-
-fn link_and_remove(from: &Path, to: &Path) -> io::Result<()> {
-    fs::hard_link(from, to)?;
-    // It is there, whatever becomes of its other name, which listings report as foreign.
-    let _ = fs::remove_file(from);
-    Ok(())
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o660);
+    let file = options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).open(path)?;
+    give(path)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
 }

@@ -10,6 +10,7 @@ use std::io;
 
 use nix::errno::Errno;
 
+use crate::backend::fs::call::errno;
 use crate::backend::fs::chunks::ChunkDirectories;
 use crate::backend::fs::disk::Disk;
 use crate::backend::fs::kind::{Kind, is_place_of_content, why_unreadable};
@@ -255,7 +256,7 @@ fn named(error: io::Error, path: &str) -> io::Error {
 }
 
 fn is_link(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::ELOOP as i32)
+    errno(error) == Some(Errno::ELOOP)
 }
 
 /// Whether it vanished while the walk was on its way, or a file now stands where a directory was.

@@ -10,15 +10,29 @@
 //! |---|---|---|
 //! | [`SyncLevel::None`] | nothing | nothing: puts stay in order for readers, but a power cut may lose what was stored |
 //! | [`SyncLevel::File`] | the file is flushed before it is renamed | the directories changed since the last barrier are flushed |
-//! | [`SyncLevel::Filesystem`] | the file is flushed before it is renamed, unless it is a chunk | the whole filesystem is flushed, once |
+//! | [`SyncLevel::Filesystem`] | the file is flushed before it is renamed, unless it is a chunk | each filesystem that objects of the store lie on is flushed as a whole, once |
 //!
 //! At the level of the filesystem the disk is kept busy meanwhile: every 32 MiB a flush is begun that nobody waits for, so that
 //! the barrier finds little left to do.
+//!
+//! A directory of the store may be a mount point: a barrier at the level of the filesystem flushes the filesystem of every directory that
+//! something was changed in, and of those of the chunks and of the store itself. Temporary files lie beside their destination, so that
+//! no rename crosses from one to another.
 //!
 //! A flush that fails is never tried again: the system forgets what it could not write. Every barrier fails from then on,
 //! until the store is opened anew.
 //!
 //! So, except at the first level, an index or a manifest that has a name has its bytes too, whatever crashes.
+//!
+//! # What a filesystem may lack
+//! | lacking | instead |
+//! |---|---|
+//! | renaming without replacing | a second link to the file, whose first name is then removed |
+//! | links too (FUSE mounts such as those of rclone, SMB) | a look at the name, and a rename, under a lock of the file `create` in the lock directory: as exclusive as the other locks are, and no more |
+//! | setting the access time of a chunk of another user | setting both times to now, or storing the chunk again; `Denied` if neither is allowed |
+//!
+//! That a call is lacking is found when it is first needed, by the errors of both calls and a plain rename that succeeds; if that fails too,
+//! the first error is reported. Readers try nothing. Errors name the call: "rename without replacing: Operation not supported".
 //!
 //! # Directories
 //! They are made when an object needs them and removed when they become empty, from the snapshot up to its group; a
@@ -37,9 +51,11 @@
 //! read ends the listing. What lies directly in `.chunks` under a name that is no prefix is not looked at. A link that is put in place
 //! of a directory while an operation is under way may be followed by that operation.
 
+mod call;
 mod chunks;
 mod create;
 mod disk;
+mod filesystems;
 mod journal;
 mod kind;
 mod leftovers;
@@ -48,6 +64,7 @@ mod lock;
 mod objects;
 #[cfg(feature = "testing")]
 pub mod replay;
+mod times;
 mod version;
 
 use std::ops::Range;
@@ -205,11 +222,15 @@ impl FsBackend {
     }
 
     fn temporary_name(&self, path: &str) -> String {
-        let mut random = [0; 6];
-        self.runtime.fill_random(&mut random);
-        let suffix = random.map(|byte| char::from(SUFFIX_DIGITS[usize::from(byte) % SUFFIX_DIGITS.len()]));
-        format!("{path}.tmp_{}", suffix.iter().collect::<String>())
+        temporary_name(self.runtime.as_ref(), path)
     }
+}
+
+fn temporary_name(runtime: &dyn Runtime, path: &str) -> String {
+    let mut random = [0; 6];
+    runtime.fill_random(&mut random);
+    let suffix = random.map(|byte| char::from(SUFFIX_DIGITS[usize::from(byte) % SUFFIX_DIGITS.len()]));
+    format!("{path}.tmp_{}", suffix.iter().collect::<String>())
 }
 
 #[async_trait]
@@ -284,7 +305,12 @@ impl Backend for FsBackend {
 
     async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
         let keys = keys.to_vec();
-        self.blocking("touch", move |inner| keys.iter().map(|key| inner.touch(key)).collect()).await
+        let runtime = Arc::clone(&self.runtime);
+        let temporary = move |key: &Key| temporary_name(runtime.as_ref(), &key.path());
+        self.blocking("touch", move |inner| {
+            keys.iter().map(|key| inner.touch(key, || temporary(key))).collect()
+        })
+        .await
     }
 
     async fn barrier(&self) -> Result<()> {

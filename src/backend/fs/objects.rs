@@ -8,16 +8,17 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use nix::errno::Errno;
 
 use crate::backend::fs::SyncLevel;
+use crate::backend::fs::call::errno;
 use crate::backend::fs::disk::{Contents, Disk, Replacing};
 use crate::backend::fs::lock::LockDirectory;
+use crate::backend::fs::times::last_used;
 use crate::backend::fs::version::{stamp, version, version_lock};
-use crate::backend::{Deleted, Object, ObjectInfo, PutMode, Removal, Touched, Version};
+use crate::backend::{Deleted, Object, ObjectInfo, PutMode, Removal, Version};
 use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -334,35 +335,6 @@ impl Inner {
         }
     }
 
-    pub(super) fn touch(&self, key: &Key) -> Result<Touched> {
-        if let Key::Namespace(_) = key {
-            return match self.head(key) {
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(Touched::Absent),
-                found => found.map(Touched::Present),
-            };
-        }
-        let path = key.path();
-        let touched = self.disk.touch(&path).and_then(|()| self.disk.metadata(&path));
-        match touched {
-            Ok(metadata) => {
-                // Whoever stored it may have died before it was flushed, and the next barrier promises that it is there.
-                self.relied_on(parent(&path));
-                Ok(Touched::Present(info(key, &metadata)))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Touched::Absent),
-            Err(error) => Err(failure(error, "touch", key)),
-        }
-    }
-
-    /// The time by the clock of the filesystem: that of a file which was just made.
-    pub(super) fn clock(&self, temporary: &str) -> Result<SystemTime> {
-        let failed = |error| failure(error, "ask the filesystem for the time", temporary);
-        let file = self.disk.write_new(temporary, Contents::Bytes(&Bytes::new())).map_err(failed)?;
-        let metadata = file.metadata();
-        self.disk.remove_file(temporary).map_err(failed)?;
-        metadata.map(|metadata| last_used(&metadata)).map_err(failed)
-    }
-
     pub(super) fn barrier(&self) -> Result<()> {
         let failed = |error| {
             self.doubtful.store(true, Ordering::SeqCst);
@@ -377,7 +349,7 @@ impl Inner {
         }
         match self.sync_level {
             SyncLevel::None => Ok(()),
-            SyncLevel::Filesystem => self.disk.sync_filesystem().map_err(failed),
+            SyncLevel::Filesystem => self.disk.sync_filesystems().map_err(failed),
             SyncLevel::File => {
                 // They stay until they are flushed: a barrier beside this one may not rely on what this one has begun.
                 let directories = self.unsynced().directories.clone();
@@ -418,7 +390,7 @@ impl Inner {
     }
 
     /// Notes a directory and all above it: what the next barrier makes durable needs their entries too, whoever made them.
-    fn relied_on(&self, directory: &str) {
+    pub(super) fn relied_on(&self, directory: &str) {
         if self.sync_level == SyncLevel::File {
             let mut unsynced = self.unsynced();
             unsynced.add("");
@@ -451,7 +423,7 @@ pub(super) fn failure(error: io::Error, action: &'static str, subject: impl Disp
         return inner.clone();
     }
     let corrupt = Error::new(ErrorKind::Corrupt, action);
-    match error.raw_os_error().map(Errno::from_raw) {
+    match errno(&error) {
         Some(Errno::ELOOP) => corrupt.on(subject).because(
             "it or a directory above it is a symbolic link, which is not followed, or another special file",
         ),
@@ -475,18 +447,6 @@ pub(super) fn info(key: &Key, metadata: &Metadata) -> ObjectInfo {
 /// What a listing or `head` says of a namespace, whose marker is its directory.
 pub(super) fn marker_info(key: Key, directory: &Metadata) -> ObjectInfo {
     ObjectInfo::new(key, 0, last_used(directory), Version::new(directory.ino().to_string()))
-}
-
-/// The later of the access and the modification time: a reason to keep a chunk, never one to delete it.
-fn last_used(metadata: &Metadata) -> SystemTime {
-    let at = |seconds: i64, nanoseconds: i64| {
-        let fraction = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or_default());
-        match u64::try_from(seconds) {
-            Ok(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + fraction,
-            Err(_) => SystemTime::UNIX_EPOCH,
-        }
-    };
-    at(metadata.atime(), metadata.atime_nsec()).max(at(metadata.mtime(), metadata.mtime_nsec()))
 }
 
 /// Whether a file is named like the temporary file of a put that did not end.

@@ -7,6 +7,9 @@
 //! * a name in a directory, or its absence, is kept once that directory or the filesystem was flushed after it changed;
 //! * whatever was not flushed may be kept or lost, each thing by itself: a [`Loss`] says which.
 //!
+//! A store may lie on several filesystems: [`DiskRecord::with_mounts`] says below which directories another one begins. Flushing one of them
+//! says nothing about the others, and nothing is renamed from one to another. [`DiskRecord::fail`] makes a disk that lacks a call.
+//!
 //! A test that stops after each change in turn, under each loss, has tried every crash.
 
 use std::collections::BTreeMap;
@@ -53,8 +56,11 @@ pub enum DiskOp {
         /// Which.
         path: String,
     },
-    /// Everything was flushed.
-    SyncFilesystem,
+    /// Everything on one filesystem was flushed.
+    SyncFilesystem {
+        /// A directory on it; empty: the store itself.
+        path: String,
+    },
     /// A new file was written.
     Write {
         /// Its path.
@@ -78,13 +84,70 @@ pub enum Loss {
     Some(u64),
 }
 
+/// A call to the system that can be made to [fail](DiskRecord::fail).
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailingCall {
+    /// Giving a file a second name.
+    Link,
+    /// A rename to a name that must be free.
+    RenameWithoutReplacing,
+    /// Setting the access time alone.
+    SetAccessTime,
+    /// Setting both times to now.
+    SetTimes,
+}
+
+/// A call that is about to be made.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum DiskCall<'a> {
+    Link,
+    Rename { from: &'a str, to: &'a str },
+    RenameWithoutReplacing,
+    SetAccessTime,
+    SetTimes,
+}
+
 /// The changes made to a disk, in order.
 #[derive(Debug, Default)]
 pub struct DiskRecord {
+    failing: Mutex<BTreeMap<FailingCall, i32>>,
+    mounts: Vec<String>,
     ops: Mutex<Vec<DiskOp>>,
 }
 
 impl DiskRecord {
+    /// The record of a store in which other filesystems are mounted at these directories, whether they are there yet or not.
+    pub fn with_mounts<P: Into<String>>(mounts: impl IntoIterator<Item = P>) -> Self {
+        Self { mounts: mounts.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// Makes a call fail from now on with this error number of the system.
+    pub fn fail(&self, call: FailingCall, errno: i32) {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).insert(call, errno);
+    }
+
+    /// The number of the mount that a directory lies on; none for the filesystem of the store itself.
+    pub(super) fn mount_of(&self, path: &str) -> Option<usize> {
+        mount_of(&self.mounts, path)
+    }
+
+    /// The error that a call is to fail with.
+    pub(super) fn error_of(&self, call: DiskCall<'_>) -> Option<io::Error> {
+        let call = match call {
+            DiskCall::Rename { from, to } => {
+                let crosses = self.mount_of(parent(from)) != self.mount_of(parent(to));
+                return crosses.then(|| nix::errno::Errno::EXDEV.into());
+            }
+            DiskCall::Link => FailingCall::Link,
+            DiskCall::RenameWithoutReplacing => FailingCall::RenameWithoutReplacing,
+            DiskCall::SetAccessTime => FailingCall::SetAccessTime,
+            DiskCall::SetTimes => FailingCall::SetTimes,
+        };
+        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.get(&call).map(|errno| io::Error::from_raw_os_error(*errno))
+    }
+
     /// The changes so far.
     pub fn ops(&self) -> Vec<DiskOp> {
         self.lock().clone()
@@ -105,7 +168,7 @@ impl DiskRecord {
     /// # Errors
     /// Whatever goes wrong with that directory.
     pub fn replay(&self, steps: usize, loss: Loss, into: &Path) -> io::Result<()> {
-        let mut model = Model::default();
+        let mut model = Model { mounts: self.mounts.clone(), ..Model::default() };
         for op in self.lock().iter().take(steps) {
             model.apply(op);
         }
@@ -125,6 +188,7 @@ impl DiskRecord {
 #[derive(Debug, Default)]
 struct Model {
     files: Vec<Contents>,
+    mounts: Vec<String>,
     /// The tree as programs see it, by path.
     seen: BTreeMap<String, Node>,
     /// The tree as it is on the disk, by path; an entry whose directory is not there is out of reach.
@@ -175,9 +239,16 @@ impl Model {
                     self.files[*file].flushed = true;
                 }
             }
-            DiskOp::SyncFilesystem => {
-                self.stored = self.seen.clone();
-                self.files.iter_mut().for_each(|file| file.flushed = true);
+            DiskOp::SyncFilesystem { path } => {
+                let (mounts, flushed) = (&self.mounts, mount_of(&self.mounts, path));
+                let is_on_it = |at: &str| mount_of(mounts, parent(at)) == flushed;
+                self.stored.retain(|at, _| !is_on_it(at));
+                for (at, node) in self.seen.iter().filter(|(at, _)| is_on_it(at)) {
+                    self.stored.insert(at.clone(), *node);
+                    if let Node::File(file) = node {
+                        self.files[*file].flushed = true;
+                    }
+                }
             }
             DiskOp::Write { path, bytes } => {
                 self.files.push(Contents { bytes: bytes.clone(), flushed: false });
@@ -242,6 +313,13 @@ fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
+fn mount_of(mounts: &[String], path: &str) -> Option<usize> {
+    let is_below =
+        |mount: &str| path.strip_prefix(mount).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let covering = mounts.iter().enumerate().filter(|(_, mount)| is_below(mount));
+    covering.max_by_key(|(_, mount)| mount.len()).map(|(number, _)| number)
+}
+
 /// A step of splitmix64, of which one bit is used.
 fn flip(state: &mut u64) -> bool {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -282,6 +360,22 @@ mod tests {
         assert_eq!(left(&ops, Loss::OnlyBytes)["f"], "x");
         let flushed = [&ops[..], &[DiskOp::SyncDirectory { path: String::new() }]].concat();
         assert_eq!(left(&flushed, Loss::Everything)["f"], "x");
+    }
+
+    #[test]
+    fn a_flush_of_one_filesystem_keeps_nothing_of_another() {
+        let ops = [DiskOp::MakeDirectory { path: "m".to_owned() }, write("m/f"), write("g")];
+        for (path, kept) in [("", "g"), ("m", "m/f")] {
+            let directory = tempfile::tempdir().unwrap();
+            let record = DiskRecord::with_mounts(["m"]);
+            ops.iter().cloned().for_each(|op| record.push(op));
+            // The mount point lies on the outer one.
+            record.push(DiskOp::SyncDirectory { path: String::new() });
+            record.push(DiskOp::SyncFilesystem { path: path.to_owned() });
+            record.replay(record.len(), Loss::Everything, directory.path()).unwrap();
+            let is_whole = |path| fs::read(directory.path().join(path)).is_ok_and(|bytes| bytes == b"x");
+            assert_eq!(["g", "m/f"].map(is_whole), ["g", "m/f"].map(|file| file == kept), "{path}");
+        }
     }
 
     #[test]
