@@ -5,13 +5,13 @@
 mod gc_scene;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::executor::block_on;
 use larder::backend::record::{Call, Method, RecordingBackend};
 use larder::backend::{Backend, LockScope, MemoryBackend, PutMode};
 use larder::format::layout::Key;
 use larder::format::name::{ArchiveKind, Namespace};
-use larder::rt::ThreadRuntime;
+use larder::rt::{Runtime as _, SimRuntime};
 use larder::store::Datastore;
 use larder::sync::{self, SyncOptions};
 use larder::verify::{self, Scope, VerifyOptions};
@@ -19,8 +19,8 @@ use larder::verify::{self, Scope, VerifyOptions};
 use gc_scene::{at_once, back_up, collect, created, digest, group, leave};
 
 /// A store whose calls are recorded.
-async fn recorded() -> (Arc<RecordingBackend>, Datastore) {
-    let memory = Arc::new(MemoryBackend::new(Arc::new(ThreadRuntime::new())));
+async fn recorded(runtime: &SimRuntime) -> (Arc<RecordingBackend>, Datastore) {
+    let memory = Arc::new(MemoryBackend::new(Arc::new(runtime.clone())));
     let record = Arc::new(RecordingBackend::new(memory));
     let backend: Arc<dyn Backend> = Arc::<RecordingBackend>::clone(&record);
     let store = created(&backend).await;
@@ -88,8 +88,9 @@ fn assert_steps(record: &RecordingBackend, expected: &str) {
 /// Each barrier makes everything before it durable (H37, H75), and the locks are looked at after the last thing that takes long (H90).
 #[test]
 fn a_backup_is_published_in_this_order() {
-    block_on(async {
-        let (record, store) = recorded().await;
+    let sim = SimRuntime::new(5 << 20);
+    sim.block_on(async {
+        let (record, store) = recorded(&sim).await;
         record.reset();
         back_up(&store, "host/a", &[1, 2]).await.unwrap();
         assert_steps(
@@ -112,8 +113,9 @@ fn a_backup_is_published_in_this_order() {
 /// The manifest goes first and the owner last, each durable before the next (H42, H44).
 #[test]
 fn a_snapshot_is_deleted_in_this_order() {
-    block_on(async {
-        let (record, store) = recorded().await;
+    let sim = SimRuntime::new(5 << 20);
+    sim.block_on(async {
+        let (record, store) = recorded(&sim).await;
         let name = back_up(&store, "host/a", &[1, 2]).await.unwrap().name().clone();
         record.reset();
         store.delete_snapshot(&name).await.unwrap();
@@ -129,8 +131,9 @@ fn a_snapshot_is_deleted_in_this_order() {
 /// A collection in another process hears of the move before an index appears (H8); the copy is durable before the source goes (H58).
 #[test]
 fn a_group_is_copied_and_moved_in_this_order() {
-    block_on(async {
-        let (record, store) = recorded().await;
+    let sim = SimRuntime::new(5 << 20);
+    sim.block_on(async {
+        let (record, store) = recorded(&sim).await;
         back_up(&store, "host/a", &[1, 2]).await.unwrap();
         let spaces: [Namespace; 2] = ["n".parse().unwrap(), "m".parse().unwrap()];
         for space in &spaces {
@@ -159,10 +162,13 @@ fn a_group_is_copied_and_moved_in_this_order() {
 /// Deletions of snapshots are durable before a chunk goes: after a crash none comes back without its chunks (H37).
 #[test]
 fn garbage_is_deleted_in_this_order() {
-    block_on(async {
-        let (record, store) = recorded().await;
+    let sim = SimRuntime::new(5 << 20);
+    sim.block_on(async {
+        let (record, store) = recorded(&sim).await;
         back_up(&store, "host/a", &[1, 2]).await.unwrap();
         leave(&store, &[8, 9]).await;
+        // Until the writer that was dropped has cleaned up.
+        sim.sleep(Duration::from_secs(60)).await;
         record.reset();
         collect(&store, at_once()).await.unwrap();
         assert_steps(
@@ -177,8 +183,9 @@ fn garbage_is_deleted_in_this_order() {
 /// A chunk is suspect before it is copied, and its copy is durable before it goes (H98, H99).
 #[test]
 fn a_corrupt_chunk_is_quarantined_in_this_order() {
-    block_on(async {
-        let (record, store) = recorded().await;
+    let sim = SimRuntime::new(5 << 20);
+    sim.block_on(async {
+        let (record, store) = recorded(&sim).await;
         back_up(&store, "host/a", &[1, 2]).await.unwrap();
         let key = Key::Chunk(digest(1));
         let mut bad = record.get(&key, 1 << 20).await.unwrap().bytes.to_vec();
@@ -199,10 +206,11 @@ fn a_corrupt_chunk_is_quarantined_in_this_order() {
 
 #[test]
 fn a_synced_snapshot_is_published_in_this_order() {
-    block_on(async {
-        let (_, source) = recorded().await;
+    let sim = SimRuntime::new(5 << 20);
+    sim.block_on(async {
+        let (_, source) = recorded(&sim).await;
         back_up(&source, "host/a", &[1, 2]).await.unwrap();
-        let (record, target) = recorded().await;
+        let (record, target) = recorded(&sim).await;
         record.reset();
         let plan = sync::plan(&source, &target, SyncOptions::default()).await.unwrap();
         plan.execute().await.unwrap();
