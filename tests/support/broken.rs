@@ -1,5 +1,7 @@
 //! Backends that cannot do everything, and backends that do something wrong.
 
+#![allow(dead_code, reason = "no test uses all of it")]
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
