@@ -344,7 +344,7 @@ fn a_restore_that_is_interrupted_leaves_no_target() {
 }
 
 #[test]
-fn nobody_has_to_read_for_a_command_to_end() {
+fn nobody_has_to_read_or_write_for_a_command_to_end() {
     let scene = Scene::new();
     fs::create_dir_all(scene.path("store/.chunks")).unwrap();
     let place = Place::Directory(scene.directory.path().to_owned());
@@ -362,6 +362,19 @@ fn nobody_has_to_read_for_a_command_to_end() {
         running.signal(signal);
         let (status, said) = running.end();
         assert_eq!((status, first), (wanted, [7]), "{said}");
+        let pipe = scene.path(&format!("pipe{wanted}"));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+        // Open at both ends, so that it has no end, and nothing in it.
+        let _held = File::options().read(true).write(true).open(&pipe).unwrap();
+        let source = format!("data.bin:{}", pipe.display());
+        let mut running = Running::start(place.on("backup", "store").args(["--group", "host/b", &source]));
+        let group = scene.path("store/host/b");
+        running.until("the snapshot", || fs::read_dir(&group).is_ok_and(|names| names.count() > 0));
+        running.signal(signal);
+        let (status, said) = running.end();
+        assert_eq!(status, wanted, "{said}");
+        let left: Vec<_> = fs::read_dir(&group).map_or_else(|_| Vec::new(), |left| left.flatten().collect());
+        assert!(left.iter().all(|entry| !entry.path().is_dir()), "{left:?}");
     }
 }
 
