@@ -227,8 +227,12 @@ impl SnapshotWriter {
     /// Publishes the snapshot: when this returns, it is complete, visible, and as durable as the backend was opened to make
     /// things.
     ///
+    /// In a bucket it waits for up to half an hour if the backup needs a chunk that a collection was deleting, by requests that got no
+    /// answer and may still arrive: nobody can tell earlier whether the chunk stays. Beside that, it takes as long as the
+    /// patience of its requests.
+    ///
     /// # Errors
-    /// `Conflict` if a base changed meanwhile; `InvalidInput` if an archive is still being written. Otherwise whatever kept
+    /// `Conflict` if a base changed meanwhile, or such a chunk is gone; `InvalidInput` if an archive is still being written. Otherwise whatever kept
     /// the backend from storing. The snapshot is then not visible, except when it was storing its manifest that failed in a
     /// way that leaves open whether it happened, or making it durable.
     ///

@@ -373,12 +373,16 @@ impl Backend for Mirrored {
                 if let Some(bytes) = self.copy_of(key, &kept).await? {
                     return Ok(Object::new(bytes, kept.info(key.clone())));
                 }
-                let object = self.fetch(key, limit).await?;
-                if object.info.version != kept.version {
-                    // Somebody who keeps to no rules was here.
+                let fetched = self.fetch(key, limit).await;
+                let is_other = match &fetched {
+                    Ok(object) => object.info.version != kept.version,
+                    Err(error) => error.kind() == ErrorKind::NotFound,
+                };
+                if is_other {
+                    // Somebody who keeps to no rules was here, or the listing was old.
                     self.state().doubt();
                 }
-                Ok(object)
+                fetched
             }
             Known::Nothing if matches!(key, Key::Archive(..)) => self.get_index(key, limit).await,
             _ if key.is_content() => self.fetch(key, limit).await,

@@ -1,0 +1,334 @@
+//! A bucket in virtual time: answers that are lost, requests that arrive late, and listings that lag.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use larder::format::Digest;
+use larder::http::{HttpTransport, Progress, Request, Response, TransportError, TransportErrorKind};
+use larder::rt::{Runtime, SimRuntime};
+use larder::wire::http_body::Framing;
+use larder::wire::http_head::ResponseHead;
+use larder::wire::uri;
+
+use crate::date;
+
+/// How badly the bucket behaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weather {
+    /// Of a thousand requests, so many go wrong.
+    pub(crate) faults: u64,
+    /// For how long listings show what was there before a change, at most.
+    pub(crate) lag: Duration,
+    /// How late a request arrives that was given up, at most.
+    pub(crate) late: Duration,
+}
+
+#[derive(Clone)]
+struct Object {
+    body: Bytes,
+    modified: SystemTime,
+    tag: String,
+}
+
+/// What listings show of a key instead of what is there.
+struct Ghost {
+    object: Option<Object>,
+    until: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    ghosts: BTreeMap<String, Ghost>,
+    objects: BTreeMap<String, Object>,
+}
+
+pub(crate) struct SimBucket {
+    sim: SimRuntime,
+    state: Mutex<State>,
+    weather: Mutex<Weather>,
+}
+
+/// The way of one process to the bucket. Each process sees an identity of the store of its own, so that nothing that the processes
+/// have in memory is shared.
+pub(crate) struct Wire {
+    pub(crate) bucket: Arc<SimBucket>,
+    pub(crate) uuid: String,
+}
+
+type Answer = (u16, Vec<(&'static str, String)>, Bytes);
+
+impl SimBucket {
+    pub(crate) fn new(sim: &SimRuntime) -> Arc<Self> {
+        let weather = Weather { faults: 0, lag: Duration::ZERO, late: Duration::ZERO };
+        Arc::new(Self { sim: sim.clone(), state: Mutex::default(), weather: Mutex::new(weather) })
+    }
+
+    pub(crate) fn set_weather(&self, weather: Weather) {
+        *self.weather.lock().unwrap() = weather;
+        if weather.lag.is_zero() {
+            self.state().ghosts.clear();
+        }
+    }
+
+    /// A number below `end`.
+    pub(crate) fn draw(&self, end: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.sim.fill_random(&mut bytes);
+        u64::from_le_bytes(bytes) % end.max(1)
+    }
+
+    fn up_to(&self, most: Duration) -> Duration {
+        Duration::from_millis(self.draw(u64::try_from(most.as_millis()).unwrap() + 1))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, key: &str, object: Option<Object>) {
+        let lag = self.weather.lock().unwrap().lag;
+        let until = self.sim.monotonic() + self.up_to(lag);
+        let mut state = self.state();
+        let before = match object {
+            Some(object) => state.objects.insert(key.to_owned(), object),
+            None => state.objects.remove(key),
+        };
+        let now = self.sim.monotonic();
+        if !lag.is_zero() && state.ghosts.get(key).is_none_or(|ghost| ghost.until < now) {
+            state.ghosts.insert(key.to_owned(), Ghost { object: before, until });
+        }
+    }
+
+    fn put(&self, key: &str, body: Bytes) -> String {
+        let tag = format!("\"{}\"", &Digest::of(&body).to_string()[..32]);
+        self.change(key, Some(Object { body, modified: self.sim.now(), tag: tag.clone() }));
+        tag
+    }
+
+    fn execute(&self, request: &Request) -> Answer {
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        let path = uri::decode(path).unwrap();
+        let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key).to_owned();
+        let header = |name: &str| {
+            let found = request.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.as_str())
+        };
+        let found = self.state().objects.get(&key).cloned();
+        let refused = |status, code: &str| (status, Vec::new(), error(code));
+        if key.is_empty() {
+            return match request.method {
+                "POST" => self.delete_many(&request.body),
+                _ => self.list(query),
+            };
+        }
+        if let Some(wanted) = header("if-match") {
+            match &found {
+                None => return refused(404, "NoSuchKey"),
+                Some(object) if object.tag != wanted => return refused(412, "PreconditionFailed"),
+                Some(_) => {}
+            }
+        }
+        if header("if-none-match") == Some("*") && found.is_some() {
+            return refused(412, "PreconditionFailed");
+        }
+        match (request.method, found) {
+            ("PUT", _) => match header("x-amz-copy-source") {
+                None => (200, vec![("etag", self.put(&key, request.body.clone()))], Bytes::new()),
+                Some(from) => {
+                    let from = uri::decode(from).unwrap();
+                    let from = from.trim_start_matches('/').split_once('/').unwrap().1.to_owned();
+                    let Some(source) = self.state().objects.get(&from).cloned() else {
+                        return refused(404, "NoSuchKey");
+                    };
+                    let tag = self.put(&key, source.body);
+                    let done = format!(
+                        "<CopyObjectResult><ETag>{tag}</ETag><LastModified>{}</LastModified></CopyObjectResult>",
+                        date::iso(self.sim.now())
+                    );
+                    (200, Vec::new(), done.into())
+                }
+            },
+            ("DELETE", _) => {
+                self.change(&key, None);
+                (204, Vec::new(), Bytes::new())
+            }
+            ("GET" | "HEAD", None) => refused(404, "NoSuchKey"),
+            (method, Some(object)) => {
+                let mut headers = vec![("etag", object.tag), ("last-modified", date::http(object.modified))];
+                if method == "HEAD" {
+                    headers.push(("content-length", object.body.len().to_string()));
+                    return (200, headers, Bytes::new());
+                }
+                let Some(range) = header("range") else { return (200, headers, object.body) };
+                let (first, last) = range.trim_start_matches("bytes=").split_once('-').unwrap();
+                let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+                let last = last.min(object.body.len() - 1);
+                headers.push(("content-range", format!("bytes {first}-{last}/{}", object.body.len())));
+                (206, headers, object.body.slice(first..=last))
+            }
+            _ => refused(405, "MethodNotAllowed"),
+        }
+    }
+
+    /// As a program does that takes no lease: removes a group, and chunks of this age that no index names. How many chunks went.
+    pub(crate) fn forget_and_collect(&self, group: &str, age: Duration) -> usize {
+        let keys: Vec<_> = self.state().objects.keys().cloned().collect();
+        for key in keys.iter().filter(|key| key.starts_with(group)) {
+            self.change(key, None);
+        }
+        let objects = self.state().objects.clone();
+        let mut named = BTreeSet::new();
+        for (_, index) in objects.iter().filter(|(key, _)| key.ends_with(".fidx")) {
+            let digests = index.body[4096..].as_chunks::<32>().0.iter();
+            named.extend(digests.map(|digest| Digest::from_bytes(*digest).to_string()));
+        }
+        let before = self.sim.now() - age;
+        let is_garbage = |key: &str, object: &Object| {
+            let name = key.strip_prefix("store/.chunks/").and_then(|chunk| chunk.split_once('/'));
+            name.is_some_and(|(_, name)| !named.contains(name) && object.modified < before)
+        };
+        let garbage: Vec<_> = objects.iter().filter(|(key, object)| is_garbage(key, object)).collect();
+        for (key, _) in &garbage {
+            self.change(key, None);
+        }
+        garbage.len()
+    }
+
+    fn delete_many(&self, body: &[u8]) -> Answer {
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        for part in text.split("<Key>").skip(1) {
+            self.change(part.split("</Key>").next().unwrap(), None);
+        }
+        (200, Vec::new(), Bytes::from_static(b"<DeleteResult></DeleteResult>"))
+    }
+
+    fn list(&self, query: &str) -> Answer {
+        let pairs: BTreeMap<String, String> = query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.to_owned(), uri::decode(value).unwrap()))
+            .collect();
+        let text = |name: &str| pairs.get(name).cloned().unwrap_or_default();
+        let (prefix, delimiter) = (text("prefix"), text("delimiter"));
+        let after = text("start-after").max(text("continuation-token"));
+        let now = self.sim.monotonic();
+        let mut state = self.state();
+        state.ghosts.retain(|_, ghost| ghost.until > now);
+        let mut shown = state.objects.clone();
+        for (key, ghost) in &state.ghosts {
+            match &ghost.object {
+                Some(object) => _ = shown.insert(key.clone(), object.clone()),
+                None => _ = shown.remove(key),
+            }
+        }
+        drop(state);
+        let (mut lines, mut last, mut more, mut count) = (String::new(), String::new(), false, 0);
+        for (key, object) in shown.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)) {
+            let folded = key[prefix.len()..].split_once('/').filter(|_| !delimiter.is_empty());
+            let name = folded.map_or_else(|| key.clone(), |(child, _)| format!("{prefix}{child}/"));
+            if name <= after || name == last || (after.ends_with('/') && key.starts_with(&after)) {
+                continue;
+            }
+            if count == 50 {
+                more = true;
+                break;
+            }
+            count += 1;
+            last.clone_from(&name);
+            let name = uri::encode(&name);
+            lines += &match folded {
+                Some(_) => format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"),
+                None => format!(
+                    "<Contents><Key>{name}</Key><LastModified>{}</LastModified><ETag>{}</ETag><Size>{}</Size></Contents>",
+                    date::iso(object.modified),
+                    object.tag.replace('"', "&quot;"),
+                    object.body.len()
+                ),
+            };
+        }
+        let token = if more {
+            format!("<NextContinuationToken>{last}</NextContinuationToken>")
+        } else {
+            String::new()
+        };
+        let page = format!(
+            "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>{more}</IsTruncated>{token}{lines}</ListBucketResult>"
+        );
+        (200, Vec::new(), page.into())
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wire({})", self.uuid)
+    }
+}
+
+#[async_trait]
+impl HttpTransport for Wire {
+    async fn exchange(&self, request: &Request) -> Result<Response, TransportError> {
+        let (bucket, sim) = (&self.bucket, &self.bucket.sim);
+        let weather = *bucket.weather.lock().unwrap();
+        sim.sleep(bucket.up_to(Duration::from_millis(40))).await;
+        if request.not_after.is_some_and(|end| sim.monotonic() >= end) {
+            return Err(TransportError::new(
+                TransportErrorKind::Timeout,
+                Progress::NotSent,
+                "send the request",
+            ));
+        }
+        let lost = || TransportError::new(TransportErrorKind::Closed, Progress::Sent, "read the response");
+        let changes = matches!(request.method, "PUT" | "POST" | "DELETE");
+        let answer = match bucket.draw(1000) {
+            fate if fate >= weather.faults => bucket.execute(request),
+            fate => match fate % 5 {
+                0 => return Err(lost()),
+                1 => {
+                    bucket.execute(request);
+                    return Err(lost());
+                }
+                2 if changes => {
+                    let (late, after) = (request.clone(), bucket.up_to(weather.late));
+                    let (bucket, sim) = (Arc::clone(bucket), sim.clone());
+                    self.bucket.sim.spawn(Box::pin(async move {
+                        sim.sleep(after).await;
+                        bucket.execute(&late);
+                    }));
+                    return Err(lost());
+                }
+                3 => {
+                    bucket.execute(request);
+                    (500, Vec::new(), error("InternalError"))
+                }
+                _ => (503, Vec::new(), error("SlowDown")),
+            },
+        };
+        sim.sleep(bucket.up_to(Duration::from_millis(40))).await;
+        Ok(self.response(answer))
+    }
+}
+
+impl Wire {
+    fn response(&self, (status, headers, body): Answer) -> Response {
+        let marker = b"\"uuid\":\"";
+        let at = body.windows(marker.len()).position(|part| part == marker);
+        let body = match at.map(|at| at + marker.len()) {
+            Some(at) if body.len() >= at + 32 => {
+                [&body[..at], self.uuid.as_bytes(), &body[at + 32..]].concat().into()
+            }
+            _ => body,
+        };
+        let time = ("date", date::http(self.bucket.sim.now()));
+        let headers = headers.into_iter().chain([time]).collect();
+        let framing = Framing::Length(body.len() as u64);
+        Response::new(ResponseHead { headers, minor_version: 1, status }, body, framing)
+    }
+}
+
+fn error(code: &str) -> Bytes {
+    format!("<Error><Code>{code}</Code></Error>").into()
+}
