@@ -16,6 +16,7 @@ use crate::backend::fs::call::{is_refused, may_be_lacking, named};
 use crate::backend::fs::filesystems::{self, Filesystems};
 #[cfg(feature = "testing")]
 use crate::backend::fs::replay::{DiskCall, DiskOp, DiskRecord};
+use crate::backend::fs::version::inode_of;
 
 /// The directory of a store, and the only hand that changes what is in it. Paths are relative to it. All calls block.
 #[derive(Debug)]
@@ -63,7 +64,6 @@ impl Disk {
 
     /// Sees every failure to write back from now on, and notices when the store goes away.
     pub(super) fn watching(mut self, chunks: &fs::Metadata) -> io::Result<Self> {
-        self.chunks = Some((chunks.dev(), chunks.ino()));
         let filesystems = Filesystems::default();
         filesystems.meet(self.device("", &fs::metadata(&self.root)?), "", &self.root)?;
         for path in [".chunks", ".larder"] {
@@ -79,6 +79,8 @@ impl Disk {
             }
         }
         self.filesystems = Some(filesystems);
+        // Only now is it known whether inode numbers last.
+        self.chunks = Some((chunks.dev(), inode_of(chunks.dev(), chunks.ino())));
         Ok(self)
     }
 
@@ -113,7 +115,7 @@ impl Disk {
     pub(super) fn check_there(&self) -> io::Result<()> {
         let Some(known) = self.chunks else { return Ok(()) };
         match fs::symlink_metadata(self.root.join(".chunks")) {
-            Ok(found) if (found.dev(), found.ino()) == known => Ok(()),
+            Ok(found) if (found.dev(), inode_of(found.dev(), found.ino())) == known => Ok(()),
             _ => Err(Errno::ENODEV.into()),
         }
     }

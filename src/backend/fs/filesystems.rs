@@ -13,6 +13,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{PoisonError, RwLock};
 
+use crate::backend::fs::version::learn_inodes;
+
 #[derive(Debug, Default)]
 pub(super) struct Filesystems {
     met: RwLock<Vec<Filesystem>>,
@@ -37,6 +39,7 @@ impl Filesystems {
             return Ok(());
         }
         let directory = File::open(full)?;
+        learn_inodes(&directory)?;
         let mut met = self.met.write().unwrap_or_else(PoisonError::into_inner);
         if !met.iter().any(is_it) {
             met.push(Filesystem { device, directory, path: path.to_owned() });

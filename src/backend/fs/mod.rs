@@ -29,6 +29,7 @@
 //! |---|---|
 //! | renaming without replacing | a second link to the file, whose first name is then removed |
 //! | links too (FUSE mounts such as those of rclone, SMB) | a look at the name, and a rename, under a lock of the file `create` in the lock directory: as exclusive as the other locks are, and no more |
+//! | inode numbers that last (FUSE) | versions of objects are made of size and modification time alone |
 //! | setting the access time of a chunk of another user | setting both times to now, or storing the chunk again; `Denied` if neither is allowed |
 //!
 //! That a call is lacking is found when it is first needed, by the errors of both calls and a plain rename that succeeds; if that fails too,

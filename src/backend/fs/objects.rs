@@ -17,7 +17,7 @@ use crate::backend::fs::call::errno;
 use crate::backend::fs::disk::{Contents, Disk, Replacing};
 use crate::backend::fs::lock::LockDirectory;
 use crate::backend::fs::times::last_used;
-use crate::backend::fs::version::{stamp, version, version_lock};
+use crate::backend::fs::version::{inode_of, stamp, version, version_lock};
 use crate::backend::{Deleted, Object, ObjectInfo, PutMode, Removal, Version};
 use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
@@ -446,7 +446,8 @@ pub(super) fn info(key: &Key, metadata: &Metadata) -> ObjectInfo {
 
 /// What a listing or `head` says of a namespace, whose marker is its directory.
 pub(super) fn marker_info(key: Key, directory: &Metadata) -> ObjectInfo {
-    ObjectInfo::new(key, 0, last_used(directory), Version::new(directory.ino().to_string()))
+    let inode = inode_of(directory.dev(), directory.ino());
+    ObjectInfo::new(key, 0, last_used(directory), Version::new(inode.to_string()))
 }
 
 /// Whether a file is named like the temporary file of a put that did not end.

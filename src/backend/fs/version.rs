@@ -1,12 +1,16 @@
 //! Versions of objects on a disk: inode, size and modification time. A rename keeps all three.
+//!
+//! On FUSE a file may get another inode number a second after it was renamed, or when it is looked up again. The number is left out
+//! there, and 0 in its place. Size and modification time remain, which no two files of one process have in common.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{File, Metadata};
 use std::hash::{Hash as _, Hasher as _};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::stat::FileStat;
@@ -38,15 +42,55 @@ pub(super) fn stamp(file: &File) -> io::Result<()> {
 }
 
 pub(super) fn version(metadata: &Metadata) -> Version {
-    written(metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec())
+    let inode = inode_of(metadata.dev(), metadata.ino());
+    written(inode, metadata.size(), metadata.mtime(), metadata.mtime_nsec())
 }
 
 /// The same, of what the system told in another way.
 pub(super) fn version_of(stat: &FileStat) -> Version {
     let size = u64::try_from(stat.st_size).unwrap_or_default();
-    written(stat.st_ino, size, stat.st_mtime, stat.st_mtime_nsec)
+    written(inode_of(stat.st_dev, stat.st_ino), size, stat.st_mtime, stat.st_mtime_nsec)
+}
+
+/// The devices of filesystems on which inode numbers do not last. They are known to the whole process, since they are facts of it.
+static PASSING: RwLock<BTreeSet<u64>> = RwLock::new(BTreeSet::new());
+static ANY_PASSING: AtomicBool = AtomicBool::new(false);
+
+/// Finds out whether inode numbers last on the filesystem of a directory. To be called before anything on it gets a version.
+pub(super) fn learn_inodes(directory: &File) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    if nix::sys::statfs::fstatfs(directory)?.filesystem_type() == nix::sys::statfs::FUSE_SUPER_MAGIC {
+        inodes_are_passing(directory.metadata()?.dev());
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = directory;
+    Ok(())
+}
+
+fn inodes_are_passing(device: u64) {
+    PASSING.write().unwrap_or_else(PoisonError::into_inner).insert(device);
+    ANY_PASSING.store(true, Ordering::Release);
+}
+
+/// The inode number, or 0 where it does not last.
+pub(super) fn inode_of(device: u64, inode: u64) -> u64 {
+    let is_passing = ANY_PASSING.load(Ordering::Acquire)
+        && PASSING.read().unwrap_or_else(PoisonError::into_inner).contains(&device);
+    if is_passing { 0 } else { inode }
 }
 
 fn written(inode: u64, size: u64, seconds: i64, nanoseconds: i64) -> Version {
     Version::new(format!("{inode}-{size}-{seconds}.{nanoseconds:09}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inode_numbers_count_only_where_they_last() {
+        let (lasting, passing) = (u64::MAX - 1, u64::MAX);
+        inodes_are_passing(passing);
+        assert_eq!((inode_of(lasting, 7), inode_of(passing, 7)), (7, 0));
+    }
 }
