@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::s3::bare;
 use crate::backend::s3::lease::Place;
+use crate::backend::s3::markers::is_marker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::{Condition, ListRequest, S3Client};
 
@@ -119,7 +120,7 @@ impl Mark {
             let mut token = None;
             loop {
                 let page = self.client.list(&request, token.as_deref()).await?;
-                if !page.listing.objects.is_empty() {
+                if page.listing.objects.iter().any(|object| !is_marker(&object.key, object.size)) {
                     let refused = Error::new(ErrorKind::Denied, "lock the store").on(prefix);
                     return Err(refused.because(
                         "it has data and belongs to nobody, and to use it again was not asked for",

@@ -18,6 +18,8 @@
 
 mod lease;
 mod mark;
+mod markers;
+mod removal;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,10 +27,11 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{self, FuturesOrdered, StreamExt as _};
+use futures::stream::{self, StreamExt as _};
 
 use crate::backend::lock_table::LockTable;
 use crate::backend::s3::lease::{Attempt, Care, Lease, Place};
+use crate::backend::s3::markers::{Markers, is_marker};
 use crate::backend::{
     Backend, Capabilities, Cursor, Deleted, Depth, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
     LockReach, LockScope, Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version,
@@ -36,20 +39,14 @@ use crate::backend::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::rt::Runtime;
-use crate::s3::{
-    Condition, Deletion, Head, ListRequest, ListedPage, Risk, S3Capabilities, S3Client, Support,
-};
+use crate::s3::{Condition, Head, ListRequest, ListedPage, Risk, S3Capabilities, S3Client, Support};
 
 pub use mark::Ownership;
 
-/// How many objects are deleted at the same time where one request can name only one.
-const DELETES_IN_FLIGHT: usize = 16;
 /// How many chunks are under way at the same time: at 30 ms, small ones fill a fast link too.
 const IN_FLIGHT: usize = 30;
 /// How often nothing must be found for it to be certain, on servers that are not to be trusted at once.
 const LOOKS: usize = 3;
-/// From how many objects on one request for all of them is worth while.
-const DELETE_MANY: usize = 2;
 
 /// A [`Backend`] that keeps a store in a bucket.
 #[derive(Debug)]
@@ -58,6 +55,7 @@ pub struct S3Backend {
     client: S3Client,
     lease: Arc<Lease>,
     locks: Arc<LockTable>,
+    markers: Markers,
     place: Place,
     runtime: Arc<dyn Runtime>,
     server: S3Capabilities,
@@ -116,7 +114,17 @@ impl S3Backend {
             quoted_tags: server.quoted_tags,
         };
         let lease = Lease::new(Arc::clone(&runtime), client.clone(), place.clone(), Ownership::default());
-        Ok(Self { capabilities, client, lease, locks: Arc::default(), place, runtime, server, store })
+        Ok(Self {
+            capabilities,
+            client,
+            lease,
+            locks: Arc::default(),
+            markers: Markers::default(),
+            place,
+            runtime,
+            server,
+            store,
+        })
     }
 
     /// Says who opens the store, for others who want it too. Call it before the backend is used.
@@ -226,68 +234,10 @@ impl S3Backend {
         Version::new(format!("past-{:016x}", u64::from_le_bytes(random)))
     }
 
-    /// Makes sure that nothing but its marker is in a namespace.
-    async fn check_empty(&self, key: &Key) -> Result<()> {
-        let Key::Namespace(namespace) = key else { return Ok(()) };
-        let mut request = ListRequest::new(self.render_prefix(&Prefix::Namespace(namespace.clone())));
-        request.max_keys = Some(2);
-        let (marker, mut token) = (self.render(key), None);
-        loop {
-            let page = self.client.list(&request, token.as_deref()).await?;
-            if page.listing.objects.iter().any(|object| object.key != marker) {
-                return Err(Error::new(ErrorKind::Conflict, "delete").on(key).because("it is not empty"));
-            }
-            // A page may be as short as the server likes.
-            token = page.next;
-            if token.is_none() {
-                return Ok(());
-            }
-        }
-    }
-
     /// Begins a request that changes something. Each attempt of it asks for the lease.
     async fn begin_change(&self, care: Care) -> Result<Attempt> {
         self.lease.before_change().await?;
         Ok(self.lease.attempt(care))
-    }
-
-    async fn delete_one(&self, removal: &Removal) -> Result<Deleted> {
-        let key = &removal.key;
-        self.check_empty(key).await?;
-        let condition = match &removal.version {
-            None => Condition::Always,
-            Some(_) if !self.capabilities.conditional_delete => {
-                return Err(Error::new(ErrorKind::Unsupported, "delete on a condition").on(key));
-            }
-            Some(version) => Condition::Tag(self.tag(version)),
-        };
-        let attempt = self.lease.attempt(Care::Confirmed);
-        let deleted = match key {
-            Key::Lease => self.lease.remove(&condition).await,
-            _ => attempt.client().delete(&self.render(key), &condition).await,
-        };
-        match attempt.end(deleted) {
-            Ok(deletion) => self.deleted(Ok(deletion)),
-            // Some servers say so of what is not there, too.
-            Err(error) if error.kind() == ErrorKind::Conflict && removal.version.is_some() => {
-                match self.head(key).await {
-                    Err(absent) if absent.kind() == ErrorKind::NotFound => Ok(Deleted::Absent),
-                    _ => Err(error),
-                }
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn deleted(&self, result: Result<Deletion>) -> Result<Deleted> {
-        let unavailable = |error: &Error| error.kind() == ErrorKind::Unavailable;
-        if matches!(&result, Ok(Deletion::Unsettled)) || result.as_ref().is_err_and(unavailable) {
-            self.lease.doubt_requests();
-        }
-        match result? {
-            Deletion::Final => Ok(Deleted::Unknown),
-            Deletion::Unsettled => Ok(Deleted::Unsettled),
-        }
     }
 
     /// Whether the key in the bucket is where an object with this path belongs.
@@ -308,6 +258,10 @@ impl S3Backend {
         for object in page.listing.objects {
             let path = self.path(&object.key);
             past |= is_past(path);
+            if is_marker(&object.key, object.size) {
+                self.markers.note(&object.key);
+                continue;
+            }
             if !covers(path) {
                 continue;
             }
@@ -402,31 +356,9 @@ impl Backend for S3Backend {
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
-        self.lease.before_change().await?;
-        let simple = |removal: &Removal| {
-            removal.version.is_none() && !matches!(removal.key, Key::Namespace(_) | Key::Lease)
-        };
-        if removals.len() >= DELETE_MANY
-            && self.server.multi_delete == Support::Yes
-            && removals.iter().all(simple)
-        {
-            let keys: Vec<_> = removals.iter().map(|removal| self.render(&removal.key)).collect();
-            let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-            let attempt = self.lease.attempt(Care::Confirmed);
-            let deleted = attempt.client().delete_many(&keys).await;
-            let results = attempt.end(deleted)?;
-            return Ok(results.into_iter().map(|result| self.deleted(result)).collect());
-        }
-        let mut each = FuturesOrdered::new();
-        let mut results = Vec::with_capacity(removals.len());
-        for removal in removals {
-            each.push_back(self.delete_one(removal));
-            if each.len() >= DELETES_IN_FLIGHT {
-                results.extend(each.next().await);
-            }
-        }
-        results.extend(each.collect::<Vec<_>>().await);
-        Ok(results)
+        let deleted = self.delete_objects(removals).await?;
+        self.remove_markers(removals).await;
+        Ok(deleted)
     }
 
     async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
@@ -435,7 +367,10 @@ impl Backend for S3Backend {
         request.start_after = query.after.as_ref().map(|key| self.render(key));
         let page = self.client.list(&request, cursor.map(Cursor::as_str)).await?;
         let next = page.next.clone();
-        let (entries, past) = self.entries(query, page);
+        let (mut entries, past) = self.entries(query, page);
+        if request.fold {
+            entries = self.without_ghosts(entries).await?;
+        }
         Ok(ListPage::new(entries, next.filter(|_| !past).map(Cursor::new)))
     }
 

@@ -1,0 +1,107 @@
+//! How objects are deleted, and what became of them.
+
+use futures::stream::{FuturesOrdered, StreamExt as _};
+
+use crate::backend::s3::S3Backend;
+use crate::backend::s3::lease::Care;
+use crate::backend::s3::markers::is_marker;
+use crate::backend::{Backend as _, Deleted, Removal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::{Key, Prefix};
+use crate::s3::{Condition, Deletion, ListRequest, Support};
+
+/// How many objects are deleted at the same time where one request can name only one.
+const DELETES_IN_FLIGHT: usize = 16;
+/// From how many objects on one request for all of them is worth while.
+const DELETE_MANY: usize = 2;
+
+impl S3Backend {
+    pub(super) async fn delete_objects(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+        self.lease.before_change().await?;
+        let simple = |removal: &Removal| {
+            removal.version.is_none() && !matches!(removal.key, Key::Namespace(_) | Key::Lease)
+        };
+        if removals.len() >= DELETE_MANY
+            && self.server.multi_delete == Support::Yes
+            && removals.iter().all(simple)
+        {
+            let keys: Vec<_> = removals.iter().map(|removal| self.render(&removal.key)).collect();
+            let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+            let attempt = self.lease.attempt(Care::Confirmed);
+            let deleted = attempt.client().delete_many(&keys).await;
+            let results = attempt.end(deleted)?;
+            return Ok(results.into_iter().map(|result| self.deleted(result)).collect());
+        }
+        let mut each = FuturesOrdered::new();
+        let mut results = Vec::with_capacity(removals.len());
+        for removal in removals {
+            each.push_back(self.delete_one(removal));
+            if each.len() >= DELETES_IN_FLIGHT {
+                results.extend(each.next().await);
+            }
+        }
+        results.extend(each.collect::<Vec<_>>().await);
+        Ok(results)
+    }
+
+    async fn delete_one(&self, removal: &Removal) -> Result<Deleted> {
+        let key = &removal.key;
+        self.check_empty(key).await?;
+        let condition = match &removal.version {
+            None => Condition::Always,
+            Some(_) if !self.capabilities.conditional_delete => {
+                return Err(Error::new(ErrorKind::Unsupported, "delete on a condition").on(key));
+            }
+            Some(version) => Condition::Tag(self.tag(version)),
+        };
+        let attempt = self.lease.attempt(Care::Confirmed);
+        let deleted = match key {
+            Key::Lease => self.lease.remove(&condition).await,
+            _ => attempt.client().delete(&self.render(key), &condition).await,
+        };
+        match attempt.end(deleted) {
+            Ok(deletion) => self.deleted(Ok(deletion)),
+            // Some servers say so of what is not there, too.
+            Err(error) if error.kind() == ErrorKind::Conflict && removal.version.is_some() => {
+                match self.head(key).await {
+                    Err(absent) if absent.kind() == ErrorKind::NotFound => Ok(Deleted::Absent),
+                    _ => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn deleted(&self, result: Result<Deletion>) -> Result<Deleted> {
+        let unavailable = |error: &Error| error.kind() == ErrorKind::Unavailable;
+        if matches!(&result, Ok(Deletion::Unsettled)) || result.as_ref().is_err_and(unavailable) {
+            self.lease.doubt_requests();
+        }
+        match result? {
+            Deletion::Final => Ok(Deleted::Unknown),
+            Deletion::Unsettled => Ok(Deleted::Unsettled),
+        }
+    }
+
+    /// Makes sure that nothing but its marker is in a namespace.
+    async fn check_empty(&self, key: &Key) -> Result<()> {
+        let Key::Namespace(namespace) = key else { return Ok(()) };
+        let mut request = ListRequest::new(self.render_prefix(&Prefix::Namespace(namespace.clone())));
+        request.max_keys = Some(2);
+        let (marker, mut token) = (self.render(key), None);
+        loop {
+            let page = self.client.list(&request, token.as_deref()).await?;
+            for object in page.listing.objects.iter().filter(|object| object.key != marker) {
+                if !is_marker(&object.key, object.size) {
+                    return Err(Error::new(ErrorKind::Conflict, "delete").on(key).because("it is not empty"));
+                }
+                self.markers.note(&object.key);
+            }
+            // A page may be as short as the server likes.
+            token = page.next;
+            if token.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}
