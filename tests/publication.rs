@@ -3,18 +3,21 @@
 mod support;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::io::{AsyncSeekExt as _, Cursor};
 use larder::backend::fault::{Action, FaultBackend, Rule};
+use larder::backend::fs::replay::DiskRecord;
 use larder::backend::record::{Method, RecordingBackend};
-use larder::backend::{Backend, MemoryBackend, Removal};
+use larder::backend::{
+    Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, PutMode, Removal, SyncLevel,
+};
 use larder::chunker::{Chunker, FixedChunker};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
-use larder::format::name::{GroupName, SnapshotName};
+use larder::format::name::{BackupTime, GroupName, SnapshotName};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, DirtyMap, FileTarget, Options, RestoreTarget, SnapshotReader, WriterTarget};
 
@@ -309,4 +312,43 @@ fn a_chunk_that_is_late_keeps_no_other_waiting() {
             in_time(start);
         }
     });
+}
+
+#[test]
+fn a_backup_in_a_group_of_many_snapshots_costs_what_it_costs_in_one_of_few() {
+    let cost = |many: u32| {
+        block_on(async {
+            let scratch = tempfile::tempdir().unwrap();
+            let disk = Arc::new(DiskRecord::default());
+            let options = FsOptions::default()
+                .prefix_directories(PrefixDirectories::OnDemand)
+                .sync_level(SyncLevel::None)
+                .record(Arc::clone(&disk));
+            let backend = FsBackend::create(Arc::new(ThreadRuntime::new()), scratch.path(), options).await;
+            let record = Arc::new(RecordingBackend::new(Arc::new(backend.unwrap())));
+            let backend: Arc<dyn Backend> = Arc::<RecordingBackend>::clone(&record);
+            let store = Datastore::create(Arc::clone(&backend), Options::default()).await.unwrap();
+            let group: GroupName = "host/x".parse().unwrap();
+            let first = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
+            backend.put(&Key::Owner(group.clone()), "root@pam\n".into(), PutMode::Create).await.unwrap();
+            for number in 0..many {
+                let time = BackupTime::try_from(first + Duration::from_secs(3600) * number).unwrap();
+                let name = group.snapshot(time);
+                for key in [Key::Manifest(name.clone()), Key::ClientLog(name)] {
+                    backend.put(&key, "x".into(), PutMode::Create).await.unwrap();
+                }
+            }
+            let looks = disk.looks();
+            record.reset();
+            let latest = store.latest(&group).await.unwrap().unwrap();
+            let backup = store.backup(&group).begin().await.unwrap();
+            assert!(latest.time() < backup.name().time());
+            backup.blob("app.conf", "x").await.unwrap();
+            backup.finish().await.unwrap();
+            (disk.looks() - looks, record.calls().len())
+        })
+    };
+    let (few, many) = (cost(10), cost(300));
+    assert_eq!(few, many, "lookups of paths, and calls of the backend");
+    assert!(few.0 < 120, "{few:?}");
 }

@@ -117,6 +117,12 @@ impl Pager {
         Self { cursor: None, empty_pages: 0, ended: false, last: String::new(), query }
     }
 
+    /// Returns `true` if the page that came last was certainly the last one.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// The entries of the next page, in byte order; `None` after the last.
     ///
     /// # Errors

@@ -362,6 +362,9 @@ pub struct Capabilities {
     pub conditional_delete: bool,
     /// [`PutMode::Create`] and [`PutMode::IfMatch`] work.
     pub conditional_put: bool,
+    /// A listing of all that lies below a prefix costs by the page, as in a bucket, and not by the object. Where that is not so, the
+    /// store lists names and looks at few of them.
+    pub deep_listings: bool,
     /// How many chunks are worth transferring at the same time, beside one for each processor. More where each request has to wait for
     /// an answer from far away.
     pub in_flight: usize,
@@ -381,6 +384,7 @@ impl Capabilities {
         Self {
             conditional_delete: true,
             conditional_put: true,
+            deep_listings: false,
             in_flight: 2,
             lock_reach: LockReach::Everybody,
             shared_versions: false,

@@ -165,9 +165,10 @@ impl Datastore {
         }
     }
 
-    /// Removes the unfinished snapshots of a group whose writers are certainly gone. Returns what is left.
+    /// Removes the unfinished ones among the newest snapshots of a group, if their writers are certainly gone. Returns what is left of the
+    /// newest. Older ones are not looked at: there are many, and pruning removes them.
     pub(in crate::store) async fn remove_leftovers(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
-        let snapshots = self.snapshots(group).await?;
+        let snapshots = self.newest_snapshots(group).await?;
         let backend = &self.inner.backend;
         // Where a lock does not reach everybody, having it is no evidence that nobody is writing.
         let is_evidence = backend.capabilities().lock_reach != LockReach::Process;
@@ -179,7 +180,7 @@ impl Datastore {
             alone => alone?,
         };
         // Listed again: what was unfinished before the lock was held may be finished now.
-        let snapshots = self.snapshots(group).await?;
+        let snapshots = self.newest_snapshots(group).await?;
         for snapshot in snapshots.iter().filter(|snapshot| snapshot.state == SnapshotState::Unfinished) {
             let scope = LockScope::Snapshot(snapshot.name.clone());
             let guard = match backend.lock(&scope, LockMode::Exclusive).await {
@@ -190,7 +191,7 @@ impl Datastore {
             removed.map_err(Trouble::into_error)?;
         }
         drop(alone);
-        self.snapshots(group).await
+        self.newest_snapshots(group).await
     }
 }
 

@@ -230,9 +230,8 @@ pub(in crate::store) fn remove_in_background(shared: &WriterShared, written: Vec
         let scope = LockScope::Group(name.group().clone());
         // A group that is busy belongs to the next writer, who removes what is left.
         let Ok(_held) = backend.lock(&scope, LockMode::Exclusive).await else { return };
-        let Ok(snapshots) = store.snapshots(name.group()).await else { return };
-        let finished = |state| state == SnapshotState::Finished;
-        if !snapshots.iter().any(|snapshot| snapshot.name == name && finished(snapshot.state)) {
+        let Ok(found) = store.listed_snapshot(&name).await else { return };
+        if !found.is_some_and(|listed| listed.info.state == SnapshotState::Finished) {
             // Nobody is there to be told; what stays is invisible.
             let _ = remove_written(&store, &written).await;
         }

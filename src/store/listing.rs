@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::backend::{ListEntry, ListQuery, ObjectInfo, Unreadable, Version, list_all};
+use crate::backend::{ListEntry, ListQuery, ObjectInfo, Pager, Unreadable, Version, list_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{BackupType, GroupName, Namespace, SnapshotName};
 use crate::store::Datastore;
+
+/// How many of the newest snapshots of a group are looked at first.
+const NEWEST: usize = 4;
 
 /// A snapshot in a listing.
 #[non_exhaustive]
@@ -149,7 +152,7 @@ impl Datastore {
     /// # Errors
     /// Any failure to list.
     pub async fn latest(&self, group: &GroupName) -> Result<Option<SnapshotName>> {
-        let snapshots = self.snapshots(group).await?;
+        let snapshots = self.newest_snapshots(group).await?;
         let finished = snapshots.into_iter().rfind(|info| info.state == SnapshotState::Finished);
         Ok(finished.map(|info| info.name))
     }
@@ -165,25 +168,54 @@ impl Datastore {
 
     /// The snapshots of a group, oldest first.
     pub(crate) async fn listed_snapshots(&self, group: &GroupName) -> Result<Vec<Listed>> {
-        Ok(self.listed(Prefix::Group(group.clone())).await?.into_values().collect())
+        let query = ListQuery::all(Prefix::Group(group.clone()));
+        Ok(self.listed(query).await?.into_values().collect())
+    }
+
+    /// The newest snapshots of a group, oldest first: the newest finished one, all that are newer, and some that are older. Costs the
+    /// same however many there are, but for reading their names.
+    pub(crate) async fn newest_snapshots(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
+        let below = Prefix::Group(group.clone());
+        if self.inner.backend.capabilities().deep_listings {
+            let mut pager = Pager::new(ListQuery::all(below.clone()));
+            // The first page of a group, which seldom has another.
+            let page = pager.next(self.inner.backend.as_ref()).await?.unwrap_or_default();
+            if pager.has_ended() {
+                return Ok(snapshots_in(page).into_values().map(|listed| listed.info).collect());
+            }
+        }
+        let names = self.children(below.clone()).await?.into_iter();
+        let mut names: Vec<_> = names
+            .filter_map(|prefix| match prefix {
+                Prefix::Snapshot(name) => Some(name),
+                _ => None,
+            })
+            .collect();
+        names.sort();
+        let mut many = NEWEST;
+        loop {
+            let (before, newest) = names.split_at(names.len().saturating_sub(many));
+            let after = before.last().map(|name| Key::Manifest(name.clone()));
+            let query = ListQuery::all(below.clone()).between(after, None);
+            let mut snapshots = self.listed(query).await?;
+            // Of the one before, what comes after its manifest was listed too.
+            snapshots.retain(|name, _| newest.first().is_none_or(|first| name.time() >= first.time()));
+            let found: Vec<_> = snapshots.into_values().map(|listed| listed.info).collect();
+            if before.is_empty() || found.iter().any(|info| info.state == SnapshotState::Finished) {
+                return Ok(found);
+            }
+            many *= NEWEST;
+        }
     }
 
     /// One snapshot, if there is anything of it.
     pub(crate) async fn listed_snapshot(&self, name: &SnapshotName) -> Result<Option<Listed>> {
-        Ok(self.listed(Prefix::Snapshot(name.clone())).await?.remove(name))
+        Ok(self.listed(ListQuery::all(Prefix::Snapshot(name.clone()))).await?.remove(name))
     }
 
-    async fn listed(&self, prefix: Prefix) -> Result<BTreeMap<SnapshotName, Listed>> {
-        let listing = list_all(self.inner.backend.as_ref(), &ListQuery::all(prefix)).await?;
-        let mut snapshots = BTreeMap::new();
-        for entry in listing.into_entries() {
-            match entry {
-                ListEntry::Object(object) => note(&mut snapshots, object),
-                ListEntry::Unreadable(unreadable) => _ = note_unreadable(&mut snapshots, unreadable),
-                ListEntry::Foreign(_) | ListEntry::Name(_) | ListEntry::Prefix(_) => {}
-            }
-        }
-        Ok(snapshots)
+    async fn listed(&self, query: ListQuery) -> Result<BTreeMap<SnapshotName, Listed>> {
+        let listing = list_all(self.inner.backend.as_ref(), &query).await?;
+        Ok(snapshots_in(listing.into_entries()))
     }
 
     async fn children(&self, prefix: Prefix) -> Result<Vec<Prefix>> {
@@ -196,6 +228,18 @@ impl Datastore {
         });
         Ok(prefixes.collect())
     }
+}
+
+fn snapshots_in(entries: Vec<ListEntry>) -> BTreeMap<SnapshotName, Listed> {
+    let mut snapshots = BTreeMap::new();
+    for entry in entries {
+        match entry {
+            ListEntry::Object(object) => note(&mut snapshots, object),
+            ListEntry::Unreadable(unreadable) => _ = note_unreadable(&mut snapshots, unreadable),
+            ListEntry::Foreign(_) | ListEntry::Name(_) | ListEntry::Prefix(_) => {}
+        }
+    }
+    snapshots
 }
 
 pub(in crate::store) fn note(snapshots: &mut BTreeMap<SnapshotName, Listed>, object: ObjectInfo) {

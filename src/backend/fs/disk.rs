@@ -159,6 +159,7 @@ impl Disk {
         path: &str,
         mut each: impl FnMut(&str, &Path, &fs::Metadata) -> io::Result<()>,
     ) -> io::Result<PathBuf> {
+        self.look();
         let path = path.trim_end_matches('/');
         for (end, _) in path.match_indices('/') {
             let full = self.root.join(&path[..end]);
@@ -383,6 +384,18 @@ impl Disk {
             record.push(op());
         }
     }
+
+    /// Counts a path that is looked up.
+    #[cfg(feature = "testing")]
+    fn look(&self) {
+        if let Some(record) = &self.record {
+            record.look();
+        }
+    }
+
+    #[cfg(not(feature = "testing"))]
+    #[expect(clippy::unused_self, reason = "the twin that records needs it")]
+    fn look(&self) {}
 
     #[cfg(not(feature = "testing"))]
     #[expect(clippy::unused_self, reason = "the twin that records needs it")]

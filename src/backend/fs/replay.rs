@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -112,6 +113,7 @@ pub(super) enum DiskCall<'a> {
 #[derive(Debug, Default)]
 pub struct DiskRecord {
     failing: Mutex<BTreeMap<FailingCall, i32>>,
+    looks: AtomicU64,
     mounts: Vec<String>,
     ops: Mutex<Vec<DiskOp>>,
 }
@@ -151,6 +153,16 @@ impl DiskRecord {
     /// The changes so far.
     pub fn ops(&self) -> Vec<DiskOp> {
         self.lock().clone()
+    }
+
+    /// How many paths were looked up so far: to read, list, describe or change what is there. A listing looks up its directories and the
+    /// files that it describes, each once.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn look(&self) {
+        self.looks.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many changes there were so far.

@@ -99,6 +99,7 @@ impl S3Backend {
         let capabilities = Capabilities {
             conditional_delete: yes(server.conditional_delete),
             conditional_put: conditional,
+            deep_listings: true,
             in_flight: IN_FLIGHT,
             lock_reach: if conditional { LockReach::Everybody } else { LockReach::Process },
             touches: false,
