@@ -13,10 +13,11 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use futures::io::Cursor;
 use larder::backend::record::Method;
-use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, SyncLevel};
+use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, PutMode, SyncLevel};
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::layout::Key;
 use larder::format::name::{Namespace, SnapshotName};
+use larder::prune::{self, DeletionScope, Outcome};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, Options, Protection, SnapshotState};
 use larder::sync::{self, GroupOutcome, SyncOptions};
@@ -284,4 +285,48 @@ fn each_operation_beside_each_other_one_in_another_process() {
         }
     }
     assert!(wrong.is_empty(), "found instead:\n{}", wrong.join("\n"));
+}
+
+/// A collection in another process refuses those who add references and those who need proof that nobody writes, and nobody else.
+#[test]
+fn what_adds_no_references_goes_on_beside_a_collection_in_another_process() {
+    let (scratch, mut player) = (tempfile::tempdir().unwrap(), Player::new());
+    let root = scratch.path().join("store");
+    block_on(async {
+        made(&root).await;
+        let (watched, store) = opened(Arc::new(ThreadRuntime::new()), &root).await;
+        back_up(&store, "host/b", &[1, 4]).await.unwrap();
+        back_up(&store, "ns/n/host/c", &[1, 5]).await.unwrap();
+        let dead: SnapshotName = "host/b/2001-01-01T00:00:00Z".parse().unwrap();
+        watched.put(&Key::ClientLog(dead.clone()), "x".into(), PutMode::Create).await.unwrap();
+        std::fs::create_dir_all(root.join("host/d/2001-01-01T00:00:00Z")).unwrap();
+        std::fs::write(root.join("host/d/owner"), "root@pam\n").unwrap();
+        assert_eq!(player.tell(&format!("collect {}", root.display())), "HERE");
+
+        let space: Namespace = "n".parse().unwrap();
+        store.create_namespace(&"new".parse().unwrap()).await.unwrap();
+        store.set_owner(&group("host/b"), &"me@pam".parse().unwrap()).await.unwrap();
+        store.set_group_notes(&group("host/b"), "notes").await.unwrap();
+        assert_eq!(store.delete_namespace(&space).await.unwrap().deleted.len(), 1);
+        assert!(!store.has_namespace(&space).await.unwrap());
+        // A finished snapshot goes, an unfinished one stays: its writer may be alive.
+        let scope = DeletionScope::Snapshots(vec![only(), dead.clone()]);
+        let plan = prune::plan_deletion(&store, &scope).await.unwrap();
+        let report = plan.execute().await.unwrap();
+        let outcomes: Vec<_> = report.groups.iter().flat_map(|group| &group.snapshots).collect();
+        let is_busy = |name: &SnapshotName| {
+            outcomes.iter().any(|one| one.name == *name && matches!(one.outcome, Outcome::Busy(_)))
+        };
+        assert_eq!((report.removed(), is_busy(&dead), is_busy(&only())), (1, true, false));
+        // An empty directory may be that of a writer too, and keeps the owner.
+        store.delete_group(&group("host/d")).await.unwrap();
+        assert!(root.join("host/d/owner").is_file() && root.join("host/d/2001-01-01T00:00:00Z").is_dir());
+
+        assert_eq!(player.tell("go on"), "DONE");
+        store.delete_group(&group("host/d")).await.unwrap();
+        assert!(!root.join("host/d").exists());
+        let again = DeletionScope::Snapshots(vec![dead]);
+        assert_eq!(prune::plan_deletion(&store, &again).await.unwrap().execute().await.unwrap().removed(), 1);
+        settle(&root, "namespaces and plans").await;
+    });
 }

@@ -96,3 +96,25 @@ fn without_markers_a_listing_of_groups_costs_one_request_for_each_type() {
         process.close().await;
     });
 }
+
+/// A PBS that brings its copy of the bucket up to date makes a directory of it, and fails in a group that has no owner.
+#[test]
+fn the_owner_stays_in_a_bucket_while_anything_else_is_left_of_the_group() {
+    for left in ["foreign.txt", "2001-01-01T00:00:00Z/foreign.txt"] {
+        let server = FaultServer::start(ServerOptions::default());
+        block_on(async {
+            let process = fresh(&server).await;
+            let store = &process.store;
+            back_up(store, &group(), 1).await.unwrap();
+            let (left, owner) = (format!("store/.cnt/{}/{left}", group()), format!("{}/owner", group()));
+            server.put(&left, "of somebody else");
+            store.delete_group(&group()).await.unwrap();
+            assert_eq!(store.snapshots(&group()).await.unwrap(), []);
+            assert_eq!(keys(&server, &owner).len(), 1, "{left}");
+            server.remove(&left);
+            store.delete_group(&group()).await.unwrap();
+            assert_eq!(keys(&server, &format!("/{}/", group())), Vec::<String>::new());
+            process.close().await;
+        });
+    }
+}
