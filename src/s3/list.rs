@@ -52,6 +52,36 @@ impl S3Client {
     /// # Cancel safety
     /// The future may be dropped.
     pub async fn list(&self, request: &ListRequest, token: Option<&str>) -> Result<ListedPage> {
+        let listing = self.page(request, token).await?;
+        let broken =
+            |why: &'static str| Error::new(ErrorKind::Unavailable, "list").on(&request.prefix).because(why);
+        let next = match next_page(request, token, &listing).map_err(broken)? {
+            Next::Page(token) => Some(token),
+            Next::Nothing => None,
+            Next::Unsaid if self.is_last(request, &listing).await? => None,
+            Next::Unsaid => {
+                return Err(broken("the page does not say that more follows, and more follows"));
+            }
+        };
+        Ok(ListedPage { listing, next })
+    }
+
+    /// Returns `true` if nothing comes after a page.
+    async fn is_last(&self, request: &ListRequest, listing: &Listing) -> Result<bool> {
+        let objects = listing.objects.last().map(|object| object.key.clone());
+        // Behind everything that is folded into it.
+        let folded = listing.common_prefixes.last().map(|prefix| format!("{prefix}{}", char::MAX));
+        let behind = ListRequest {
+            max_keys: Some(1),
+            start_after: objects.max(folded).max(request.start_after.clone()),
+            ..request.clone()
+        };
+        let rest = self.page(&behind, None).await?;
+        let is_empty = rest.objects.is_empty() && rest.common_prefixes.is_empty();
+        Ok(is_empty && rest.truncated != Some(true) && rest.next.is_none())
+    }
+
+    async fn page(&self, request: &ListRequest, token: Option<&str>) -> Result<Listing> {
         let max_keys = request.max_keys.map(|most| most.to_string());
         let mut query =
             vec![("list-type", "2"), ("encoding-type", "url"), ("prefix", request.prefix.as_str())];
@@ -79,34 +109,42 @@ impl S3Client {
         let keys = listing.objects.iter().map(|object| object.key.as_str());
         check_order(request, keys).map_err(broken)?;
         check_order(request, listing.common_prefixes.iter().map(String::as_str)).map_err(broken)?;
-        let next = next_page(request, token, &listing).map_err(broken)?;
-        Ok(ListedPage { listing, next })
+        Ok(listing)
     }
 }
 
-/// Where the next page begins; `None` if the page is certainly the last (H12).
+/// What comes after a page.
+enum Next {
+    Nothing,
+    /// A page that begins here.
+    Page(String),
+    /// The page does not say.
+    Unsaid,
+}
+
+/// What a page says of the one that follows: it is certainly the last, or says so, or says nothing (H12).
 fn next_page(
     request: &ListRequest,
     token: Option<&str>,
     listing: &Listing,
-) -> std::result::Result<Option<String>, &'static str> {
+) -> std::result::Result<Next, &'static str> {
     match (listing.truncated, &listing.next) {
-        (Some(false), None) => Ok(None),
+        (Some(false), None) => Ok(Next::Nothing),
         (Some(false), Some(_)) => Err("the page is the last, and says where the next begins"),
         (Some(true), None) => Err("the page is not the last, and does not say where the next begins"),
         (_, Some(next)) if token == Some(next.as_str()) => Err("the same page follows again and again"),
-        (_, Some(next)) => Ok(Some(next.clone())),
-        // Some servers leave both out on the last page, which is then shorter than was asked for, and than the server says it may be.
+        (_, Some(next)) => Ok(Next::Page(next.clone())),
+        // Some servers leave both out on the last page. It is certainly the last if it is shorter than was asked for, and than the
+        // server says it may be.
         (None, None) => {
             let entries = (listing.objects.len() + listing.common_prefixes.len()) as u64;
             let asked = request.max_keys.map_or(DEFAULT_PAGE, u64::from);
             let most = asked.min(listing.max_keys.unwrap_or(asked));
             let is_whole = listing.key_count.is_none_or(|count| count == entries);
-            if entries < most && is_whole {
-                Ok(None)
-            } else {
-                Err("the page does not say whether it is the last, and is as long as it may be")
+            if !is_whole {
+                return Err("the page has not as many entries as it says");
             }
+            Ok(if entries < most { Next::Nothing } else { Next::Unsaid })
         }
     }
 }
