@@ -14,12 +14,15 @@ use bytes::Bytes;
 use futures::io::Cursor;
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::Method;
-use larder::backend::{Backend, MemoryBackend, PutMode, Removal};
+use larder::backend::{
+    Backend, FsBackend, FsOptions, LockReach, MemoryBackend, PrefixDirectories, PutMode, Removal, SyncLevel,
+};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::{Namespace, SnapshotName};
 use larder::gc;
-use larder::rt::{Runtime as _, SimRuntime};
+use larder::prune::{self, DeletionScope};
+use larder::rt::{Runtime as _, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, DirtyMap, Protection, Relocated};
 use larder::sync::{self, SyncOptions};
 use larder::verify::{self, Scope, VerifyOptions, VerifyReport};
@@ -330,4 +333,50 @@ fn a_sync_does_not_publish_what_somebody_took_apart() {
             assert_eq!(kind(target.snapshot(&second).await), ErrorKind::NotFound, "{takes_base}");
         });
     }
+}
+
+/// Where a lock reaches one process only, having it is no evidence that nobody writes an unfinished snapshot (I1).
+#[test]
+fn an_unfinished_snapshot_stays_where_locks_do_not_reach_its_writer() {
+    for reach in [LockReach::Everybody, LockReach::Process] {
+        let sim = SimRuntime::new(13);
+        sim.block_on(async {
+            let watched = Watched::with(memory(&sim), |capabilities| capabilities.lock_reach = reach);
+            let store = created(&as_backend(&watched)).await;
+            let name: SnapshotName = "host/a/2025-01-01T00:00:00Z".parse().unwrap();
+            let key = Key::Archive(name, "app.conf.blob".parse().unwrap());
+            replace(watched.as_ref(), &key, "half").await;
+            let plan = prune::plan_deletion(&store, &DeletionScope::Group(group("host/a"))).await.unwrap();
+            plan.execute().await.unwrap();
+            let stays = watched.head(&key).await.is_ok();
+            assert_eq!(stays, reach == LockReach::Process);
+        });
+    }
+}
+
+/// An index at a place that no snapshot has keeps its chunks, as in a PBS (H9).
+#[test]
+fn an_index_at_an_odd_place_keeps_its_chunks() {
+    let directory = tempfile::tempdir().unwrap();
+    futures::executor::block_on(async {
+        let runtime = Arc::new(ThreadRuntime::new());
+        let options =
+            FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None);
+        let backend = Arc::new(FsBackend::create(runtime, directory.path(), options).await.unwrap());
+        let store = created(&as_backend(&backend)).await;
+        let name = back_up(&store, "host/a", &[1, 2]).await.unwrap().name().clone();
+        std::fs::create_dir(directory.path().join("attic")).unwrap();
+        let index = directory.path().join(name.to_string()).join("d.img.fidx");
+        std::fs::copy(index, directory.path().join("attic/kept.fidx")).unwrap();
+        store.delete_group(&group("host/a")).await.unwrap();
+        for number in [1, 2] {
+            let path = directory.path().join(Key::Chunk(digest(number)).path());
+            let long_ago = filetime::FileTime::from_unix_time(1_000_000_000, 0);
+            filetime::set_file_times(path, long_ago, long_ago).unwrap();
+        }
+        let report = gc_scene::collected(&store, at_once()).await;
+        assert_eq!(report.removed.chunks, 0, "{report:?}");
+        std::fs::remove_dir_all(directory.path().join("attic")).unwrap();
+        assert_eq!(gc_scene::collected(&store, at_once()).await.removed.chunks, 2);
+    });
 }

@@ -11,6 +11,7 @@ use larder::backend::record::{Call, Method, RecordingBackend};
 use larder::backend::{Backend, LockScope, MemoryBackend, PutMode};
 use larder::format::layout::Key;
 use larder::format::name::{ArchiveKind, Namespace};
+use larder::prune::{self, DeletionScope};
 use larder::rt::{Runtime as _, SimRuntime};
 use larder::store::Datastore;
 use larder::sync::{self, SyncOptions};
@@ -220,5 +221,20 @@ fn a_synced_snapshot_is_published_in_this_order() {
              check store lock, check snapshot lock
              put manifest, barrier",
         );
+    });
+}
+
+/// The report of a pruning says what stays so after a crash (H42).
+#[test]
+fn the_deletion_of_a_namespace_is_durable_before_it_is_reported() {
+    let sim = SimRuntime::new(5 << 20);
+    sim.block_on(async {
+        let (record, store) = recorded(&sim).await;
+        let space: Namespace = "n".parse().unwrap();
+        store.create_namespace(&space).await.unwrap();
+        record.reset();
+        let plan = prune::plan_deletion(&store, &DeletionScope::Namespace(space)).await.unwrap();
+        plan.execute().await.unwrap();
+        assert_steps(&record, "check ownership, delete other, barrier");
     });
 }

@@ -68,7 +68,8 @@ impl Watched {
         if is_bucket { Self::bucket(inner) } else { Self::new(inner) }
     }
 
-    fn with(inner: Arc<dyn Backend>, change: impl FnOnce(&mut Capabilities)) -> Arc<Self> {
+    /// With other capabilities than those of `inner`.
+    pub(crate) fn with(inner: Arc<dyn Backend>, change: impl FnOnce(&mut Capabilities)) -> Arc<Self> {
         let mut capabilities = inner.capabilities().clone();
         change(&mut capabilities);
         Arc::new_cyclic(|me| Self {
