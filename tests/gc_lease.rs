@@ -70,6 +70,24 @@ fn h33_h89_a_lease_that_is_stolen_in_the_middle_ends_the_deletions() {
 }
 
 #[test]
+fn i1_leftovers_in_a_bucket_stay_until_no_request_of_a_dead_owner_can_arrive_and_hold_nobody_up() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let dead = fresh(&server).await;
+        drop(back_up(&dead.store, "host/a", &[1]).await.unwrap());
+        server.put("store/.cnt/host/a/2020-01-01T00:00:00Z/left.conf.blob", "torn");
+        server.age(LEASE, Duration::from_secs(70));
+        let process = fresh(&server).await;
+        drop(back_up(&process.store, "host/a", &[1]).await.unwrap());
+        assert_eq!(keys(&server, "left.conf").len(), 1, "its writer may still be storing it");
+        process.clock.leap(31 * 60);
+        drop(back_up(&process.store, "host/a", &[1]).await.unwrap());
+        assert_eq!(keys(&server, "left.conf"), Vec::<String>::new());
+        process.close().await;
+    });
+}
+
+#[test]
 fn h89_an_old_owner_deletes_nothing_after_a_take_over() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {

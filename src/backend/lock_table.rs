@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 
-use crate::backend::{LockGuard, LockMode, LockScope};
+use crate::backend::{HeldBriefly, LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Who holds which lock in this process. An entry exists only while somebody does.
@@ -18,7 +18,7 @@ pub(in crate::backend) struct LockTable {
 /// The holders of one lock, by a number that grows with every holder.
 #[derive(Debug, Default)]
 struct Holders {
-    exclusive: Option<u64>,
+    exclusive: Option<LockMode>,
     next: u64,
     shared: BTreeMap<u64, SystemTime>,
 }
@@ -34,17 +34,20 @@ impl LockTable {
         let mut table = self.table();
         let holders = table.entry(scope.clone()).or_default();
         let side_by_side = *scope == LockScope::Store;
-        let free = match mode {
-            LockMode::Exclusive => holders.exclusive.is_none() && (side_by_side || holders.shared.is_empty()),
-            LockMode::Shared => holders.exclusive.is_none() || side_by_side,
+        let free = if mode.is_alone() {
+            holders.exclusive.is_none() && (side_by_side || holders.shared.is_empty())
+        } else {
+            holders.exclusive.is_none() || side_by_side
         };
         if !free {
-            return Err(Error::new(ErrorKind::Busy, "lock").on(scope));
+            let busy = Error::new(ErrorKind::Busy, "lock").on(scope);
+            let is_brief = holders.exclusive == Some(LockMode::Brief);
+            return Err(if is_brief { busy.because(HeldBriefly) } else { busy });
         }
         let number = holders.next;
         holders.next += 1;
         match mode {
-            LockMode::Exclusive => holders.exclusive = Some(number),
+            LockMode::Brief | LockMode::Exclusive => holders.exclusive = Some(mode),
             LockMode::Shared => {
                 holders.shared.insert(number, now);
             }
@@ -52,11 +55,11 @@ impl LockTable {
         Ok(Held { mode, number, scope: scope.clone(), table: Arc::clone(self) })
     }
 
-    /// How many hold the lock of the store, shared and exclusive.
-    pub(in crate::backend) fn store_holders(&self) -> (usize, usize) {
+    /// In which mode the holders of the lock of the store need it together; none if there are none.
+    pub(in crate::backend) fn store_mode(&self) -> Option<LockMode> {
         let table = self.table();
-        let holders = table.get(&LockScope::Store);
-        holders.map_or((0, 0), |holders| (holders.shared.len(), usize::from(holders.exclusive.is_some())))
+        let holders = table.get(&LockScope::Store)?;
+        holders.exclusive.or((!holders.shared.is_empty()).then_some(LockMode::Shared))
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<LockScope, Holders>> {
@@ -85,7 +88,7 @@ impl Drop for Held {
         let mut table = self.table.table();
         let Some(holders) = table.get_mut(&self.scope) else { return };
         match self.mode {
-            LockMode::Exclusive => holders.exclusive = None,
+            LockMode::Brief | LockMode::Exclusive => holders.exclusive = None,
             LockMode::Shared => {
                 holders.shared.remove(&self.number);
             }

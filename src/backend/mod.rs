@@ -688,11 +688,41 @@ impl fmt::Display for LockScope {
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LockMode {
+    /// Nobody else, and only for the moment that some deletions take. The store waits for the holder to finish, where it would
+    /// give up at once on one that holds the lock for long.
+    Brief,
     /// Nobody else.
     Exclusive,
     /// Other shared holders.
     Shared,
 }
+
+impl LockMode {
+    /// Returns `true` if no other holder is tolerated.
+    pub fn is_alone(self) -> bool {
+        self != Self::Shared
+    }
+}
+
+/// The source of a `Busy` whose holder has the lock [for a moment](LockMode::Brief) only.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldBriefly;
+
+impl HeldBriefly {
+    /// Returns `true` if the lock is worth waiting for.
+    pub(crate) fn caused(error: &Error) -> bool {
+        error.kind() == ErrorKind::Busy
+            && std::error::Error::source(error).is_some_and(|source| source.is::<Self>())
+    }
+}
+
+impl fmt::Display for HeldBriefly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("another backup removes what dead writers left")
+    }
+}
+
+impl std::error::Error for HeldBriefly {}
 
 /// A lock that is held. Dropping it gives it back at once.
 #[async_trait]

@@ -40,9 +40,9 @@ mod walk;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::backend::{LockGuard, LockMode, LockReach, LockScope};
+use crate::backend::{LockGuard, LockMode, LockReach};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Datastore;
+use crate::store::{Datastore, lock_store};
 
 pub use options::{GcEvent, GcObserver, GcOptions, Sizes};
 pub use plan::{Brake, GcPlan};
@@ -75,7 +75,7 @@ pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
         let why = format!("a grace time of {grace} s is shorter than listings may lag behind, {lag} s");
         return Err(Error::new(ErrorKind::InvalidInput, "collect garbage").because(why));
     }
-    let guard: Arc<dyn LockGuard> = Arc::from(backend.lock(&LockScope::Store, LockMode::Exclusive).await?);
+    let guard: Arc<dyn LockGuard> = Arc::from(lock_store(backend.as_ref(), LockMode::Exclusive).await?);
     let collection = Arc::new(store.chunks().pins().collect());
     let (now, here) = (backend.clock().await?, store.runtime().now());
     let apart = now.duration_since(here).or_else(|_| here.duration_since(now)).unwrap_or_default();

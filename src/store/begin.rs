@@ -4,8 +4,10 @@
 //!    and is being cleaned up.
 //! 2. What dead writers left behind is removed. It needs evidence that they are dead (I1): no other process holds the lock of
 //!    the store, the snapshot itself is not locked, those locks reach everybody who could write, and a manifest of it neither
-//!    is there nor may still arrive. Without it the leftovers stay; they are invisible anyway.
-//! 3. The store is locked, shared, until the backup ends: no process collects garbage meanwhile (H4, H5).
+//!    is there nor may still arrive. Without it, or if they cannot be deleted, the leftovers stay; they are invisible anyway. The
+//!    lock of the store is held alone while files are deleted, not while the disk is flushed, and never waited for.
+//! 3. The store is locked, shared, until the backup ends: no process collects garbage meanwhile (H4, H5). A process that removes
+//!    leftovers right now is waited for, up to ten seconds; a collection is not.
 //! 4. The time is checked against the newest snapshot (H53) and the owner against the caller, or written for a new group.
 //! 5. The new snapshot is locked.
 
@@ -175,23 +177,29 @@ impl Datastore {
         if !is_evidence || snapshots.iter().all(|snapshot| snapshot.state == SnapshotState::Finished) {
             return Ok(snapshots);
         }
-        let alone = match backend.lock(&LockScope::Store, LockMode::Exclusive).await {
-            Err(error) if error.kind() == ErrorKind::Busy => return Ok(snapshots),
-            alone => alone?,
-        };
-        // Listed again: what was unfinished before the lock was held may be finished now.
-        let snapshots = self.newest_snapshots(group).await?;
         for snapshot in snapshots.iter().filter(|snapshot| snapshot.state == SnapshotState::Unfinished) {
-            let scope = LockScope::Snapshot(snapshot.name.clone());
-            let guard = match backend.lock(&scope, LockMode::Exclusive).await {
-                Err(error) if error.kind() == ErrorKind::Busy => continue,
-                guard => guard?,
-            };
-            let removed = self.remove_unfinished(snapshot, alone.as_ref(), guard).await;
-            removed.map_err(Trouble::into_error)?;
+            match self.remove_leftover(&snapshot.name).await {
+                Err(Trouble::Lost(error)) => return Err(error),
+                // They are in nobody's way, and the next backup tries again.
+                Err(Trouble::Failed(_)) | Ok(()) => {}
+            }
         }
-        drop(alone);
         self.newest_snapshots(group).await
+    }
+
+    /// Removes an unfinished snapshot if nobody else writes to the store at this moment, and otherwise leaves it. The lock of the store
+    /// is not waited for, and held while the files are deleted only: other processes wait for it.
+    async fn remove_leftover(&self, name: &SnapshotName) -> Result<(), Trouble> {
+        let backend = &self.inner.backend;
+        let guard = backend.lock(&LockScope::Snapshot(name.clone()), LockMode::Exclusive).await?;
+        let alone = backend.lock(&LockScope::Store, LockMode::Brief).await?;
+        // What was unfinished before the lock was held may be finished now.
+        match self.listed_snapshot(name).await? {
+            Some(found) if found.info.state == SnapshotState::Unfinished => {
+                self.remove_unfinished(&found.info, alone, guard).await.map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::listing::FileInfo;
-use crate::store::locks::{MANIFEST_WAIT, lock_patiently};
+use crate::store::locks::{MANIFEST_WAIT, lock_patiently, lock_store};
 use crate::store::{Datastore, SnapshotInfo};
 
 /// What was deleted.
@@ -209,11 +209,11 @@ impl Datastore {
             }
             (_, Some(_)) => self.delete_files(&found.info, guard).await.map(|()| Fate::Removed),
             (_, None) => {
-                let alone = match self.inner.backend.lock(&LockScope::Store, LockMode::Exclusive).await {
+                let alone = match lock_store(self.inner.backend.as_ref(), LockMode::Brief).await {
                     Err(error) if error.kind() == ErrorKind::Busy => return Ok(Fate::Busy(error)),
                     alone => alone?,
                 };
-                return self.remove_unfinished(&found.info, alone.as_ref(), guard).await;
+                return self.remove_unfinished(&found.info, alone, guard).await;
             }
         };
         match removed {
@@ -226,7 +226,7 @@ impl Datastore {
     pub(in crate::store) async fn remove_unfinished(
         &self,
         info: &SnapshotInfo,
-        alone: &dyn LockGuard,
+        alone: Box<dyn LockGuard>,
         guard: Box<dyn LockGuard>,
     ) -> Result<Fate, Trouble> {
         let backend = &self.inner.backend;
@@ -248,13 +248,15 @@ impl Datastore {
         if info.protected {
             return Ok(Fate::Protected);
         }
-        still_held(alone).await?;
+        still_held(alone.as_ref()).await?;
         let mut rest = rest_of(info);
         if rest.is_empty() {
             // Nothing is there under this name, and an empty directory goes with it.
             rest.push(Key::ClientLog(info.name.clone()));
         }
         self.delete_all(&rest).await?;
+        // Flushing may take long. Files that come back after a crash are unfinished still.
+        drop(alone);
         backend.barrier().await?;
         guard.release_deleted().await;
         Ok(Fate::Removed)
@@ -388,19 +390,19 @@ impl Datastore {
         if names.is_empty() {
             return Ok(true);
         }
-        let alone = match self.inner.backend.lock(&LockScope::Store, LockMode::Exclusive).await {
-            Err(error) if error.kind() == ErrorKind::Busy => return Ok(false),
-            alone => alone?,
-        };
         let mut all = true;
         for name in names {
             let guard = match self.lock_for_deletion(LockScope::Snapshot(name.clone())).await {
                 Err(error) if error.kind() == ErrorKind::Busy => return Ok(false),
                 guard => guard?,
             };
+            let alone = match lock_store(self.inner.backend.as_ref(), LockMode::Brief).await {
+                Err(error) if error.kind() == ErrorKind::Busy => return Ok(false),
+                alone => alone?,
+            };
             let fate = match self.listed_snapshot(&name).await? {
                 Some(_) => Fate::Changed,
-                None => self.remove_unfinished(&SnapshotInfo::empty(&name), alone.as_ref(), guard).await?,
+                None => self.remove_unfinished(&SnapshotInfo::empty(&name), alone, guard).await?,
             };
             all &= matches!(fate, Fate::Removed);
         }

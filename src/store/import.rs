@@ -30,7 +30,7 @@ use crate::store::commit::{check_bases, check_written, publish, remove_written};
 use crate::store::export::{Held, StoredManifest, is_of_the_object};
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::listing::{SnapshotInfo, SnapshotState};
-use crate::store::locks::{GROUP_WAIT, MANIFEST_WAIT, lock_patiently};
+use crate::store::locks::{GROUP_WAIT, MANIFEST_WAIT, lock_patiently, lock_store};
 use crate::store::pins::WriterPins;
 use crate::store::snapshot_reader::{BLOB_BYTES, INDEX_BYTES, has_failed_verification};
 use crate::store::snapshot_writer::Written;
@@ -67,7 +67,7 @@ impl Datastore {
 
     /// Keeps other processes from collecting garbage, and opens the records of what the store has.
     pub(crate) async fn hold_store(&self) -> Result<Box<dyn LockGuard>> {
-        let guard = self.inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        let guard = lock_store(self.inner.backend.as_ref(), LockMode::Shared).await?;
         if let Some(uuid) = self.uuid() {
             self.inner.chunks.open_presence(uuid).await?;
         }

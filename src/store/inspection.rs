@@ -16,6 +16,7 @@ use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::chunks::{Examined, PutAside};
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::listing::{Listed, note, note_unreadable};
+use crate::store::locks::lock_store;
 use crate::store::snapshot_reader::{BLOB_BYTES, INDEX_BYTES};
 use crate::store::{Datastore, SnapshotInfo};
 
@@ -129,7 +130,7 @@ impl Datastore {
     /// Prepares for chunks to be put aside or back: the lock of the store, and a term of which the records are told (H16).
     pub(crate) async fn lock_to_repair(&self) -> Result<Box<dyn LockGuard>> {
         let inner = &self.inner;
-        let guard = inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        let guard = lock_store(inner.backend.as_ref(), LockMode::Shared).await?;
         let uuid = self.uuid().ok_or_else(|| Error::new(ErrorKind::Internal, "repair chunks"))?;
         inner.chunks.begin_repairs(uuid).await?;
         Ok(guard)
@@ -176,7 +177,7 @@ impl Datastore {
         if cleared.is_empty() {
             return Ok(());
         }
-        let _held = self.inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        let _held = lock_store(self.inner.backend.as_ref(), LockMode::Shared).await?;
         self.inner.backend.barrier().await?;
         self.inner.chunks.unlist_suspects(&cleared).await
     }

@@ -10,12 +10,13 @@
 use std::sync::Arc;
 
 use crate::backend::{
-    Backend, ListEntry, ListQuery, LockGuard, LockMode, LockScope, Removal, has_objects, list_all,
+    Backend, ListEntry, ListQuery, LockGuard, LockMode, Removal, has_objects, list_all,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::Namespace;
 use crate::store::identity::Identity;
+use crate::store::locks::lock_store;
 use crate::store::{Datastore, Options, Refresh};
 
 /// How many objects are deleted between two looks at the lock.
@@ -40,7 +41,7 @@ impl Datastore {
     pub async fn create(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         options.check()?;
         {
-            let _held = backend.lock(&LockScope::Store, LockMode::Shared).await?;
+            let _held = lock_store(backend.as_ref(), LockMode::Shared).await?;
             let exists = |why: &'static str| {
                 Err(Error::new(ErrorKind::AlreadyExists, "create the store").because(why))
             };
@@ -67,7 +68,7 @@ impl Datastore {
     pub async fn attach(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         let store = Self::open(backend, options).await?;
         // Held by the backend from here on, where it is a lease; otherwise each change takes its own lock.
-        let _held = store.inner.backend.lock(&LockScope::Store, LockMode::Shared).await?;
+        let _held = lock_store(store.inner.backend.as_ref(), LockMode::Shared).await?;
         store.inner.check_writable("attach the store").await?;
         Ok(store)
     }
@@ -158,7 +159,7 @@ impl Datastore {
 
 /// The lock of the store, with nobody of this process beside.
 async fn lock_alone(backend: &dyn Backend) -> Result<Box<dyn LockGuard>> {
-    let alone = backend.lock(&LockScope::Store, LockMode::Exclusive).await?;
+    let alone = lock_store(backend, LockMode::Exclusive).await?;
     if alone.oldest_shared().is_some() {
         return Err(Error::new(ErrorKind::Busy, "lock the store alone").because("a backup is running"));
     }

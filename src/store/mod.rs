@@ -61,7 +61,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 use futures::future;
 
-use crate::backend::{Backend, LockMode, LockScope};
+use crate::backend::{Backend, LockMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
@@ -81,7 +81,7 @@ pub(crate) use export::{Held, StoredManifest, is_of_the_object};
 pub(crate) use import::{GroupImport, ImportedManifest, SnapshotImport};
 pub(crate) use inspection::Copies;
 pub(crate) use listing::Listed;
-pub(crate) use locks::lock_patiently;
+pub(crate) use locks::{lock_patiently, lock_store};
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, listed_chunk, mark_of};
 pub(crate) use pins::{Collection, WriterPins};
 pub(crate) use pipeline::yield_now;
@@ -317,7 +317,7 @@ impl StoreInner {
 
     async fn find_identity(&self) -> Result<&Identity> {
         let backend = self.backend.as_ref();
-        let _held = match backend.lock(&LockScope::Store, LockMode::Shared).await {
+        let _held = match lock_store(backend, LockMode::Shared).await {
             // Another process that collects garbage gave it one.
             Err(error) if error.kind() == ErrorKind::Busy => {
                 let found = Identity::read(backend).await?.ok_or(error)?;

@@ -3,7 +3,8 @@
 //! **The store** (`.lock`): an open-file-description lock over the whole file, which excludes the record locks that PBS takes
 //! there. Other than a record lock it does not vanish when some other descriptor of the file is closed (H159). One
 //! descriptor per file and process, in a registry; the holders within the process are in a [`LockTable`], and the lock of the
-//! descriptor is what they need together: exclusive if one of them is, else shared, else none.
+//! descriptor is what they need together: exclusive if one of them is, else shared, else none. An exclusive lock that is held
+//! for a moment only covers the first half of the largest possible file, which others can see when they are refused: they wait for it.
 //!
 //! **Groups, snapshots and manifests**: `flock` on a file of their own in the lock directory. Each holder has a descriptor
 //! of its own, so tasks of one process exclude one another too. After locking, the file must still be the one at the path
@@ -29,7 +30,7 @@ use nix::fcntl::{FcntlArg, Flock, FlockArg};
 use nix::libc;
 
 use crate::backend::lock_table::{Held, LockTable};
-use crate::backend::{LockGuard, LockMode, LockScope};
+use crate::backend::{HeldBriefly, LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::name::Namespace;
@@ -37,6 +38,8 @@ use crate::rt::Runtime;
 
 /// How often a lock file that was replaced while it was being locked is tried anew.
 const REPLACED_TRIES: usize = 8;
+/// How many bytes are locked by a holder who has the lock for a moment only.
+const BRIEF_BYTES: i64 = 1 << 62;
 const LOCK_MODE: u32 = 0o660;
 const STORE_MODE: u32 = 0o644;
 
@@ -90,9 +93,14 @@ impl StoreLock {
         let held = self.table.lock(&LockScope::Store, mode, now)?;
         if let Err(error) = self.settle(&file) {
             drop(held);
-            let busy = matches!(error, Errno::EAGAIN | Errno::EACCES);
-            let kind = if busy { ErrorKind::Busy } else { ErrorKind::Unavailable };
-            return Err(Error::new(kind, "lock").on(LockScope::Store).because(io::Error::from(error)));
+            let failed = |kind| Error::new(kind, "lock").on(LockScope::Store);
+            return Err(match error {
+                Errno::EAGAIN | Errno::EACCES if Self::is_held_briefly(&file, mode) => {
+                    failed(ErrorKind::Busy).because(HeldBriefly)
+                }
+                Errno::EAGAIN | Errno::EACCES => failed(ErrorKind::Busy).because(io::Error::from(error)),
+                _ => failed(ErrorKind::Unavailable).because(io::Error::from(error)),
+            });
         }
         drop(file);
         Ok(StoreGuard { held: Some(held), lock: self, place })
@@ -100,19 +108,17 @@ impl StoreLock {
 
     /// Gives the descriptor the lock that the holders in this process need.
     fn settle(&self, file: &File) -> nix::Result<()> {
-        let kind = match self.table.store_holders() {
-            (_, 1..) => libc::F_WRLCK,
-            (1.., 0) => libc::F_RDLCK,
-            (0, 0) => libc::F_UNLCK,
-        };
-        let whole_file = libc::flock {
-            l_type: i16::try_from(kind).unwrap_or_default(),
-            l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        nix::fcntl::fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)).map(drop)
+        nix::fcntl::fcntl(file, FcntlArg::F_OFD_SETLK(&file_lock(self.table.store_mode()))).map(drop)
+    }
+
+    /// Whether the holder that is in the way has the lock for a moment only, or is gone already.
+    fn is_held_briefly(file: &File, wanted: LockMode) -> bool {
+        let mut found = file_lock(Some(wanted));
+        if nix::fcntl::fcntl(file, FcntlArg::F_OFD_GETLK(&mut found)).is_err() {
+            return false;
+        }
+        let kind = i32::from(found.l_type);
+        kind == libc::F_UNLCK || (kind == libc::F_WRLCK && found.l_len == BRIEF_BYTES)
     }
 }
 
@@ -188,7 +194,7 @@ impl LockDirectory {
                 opened => opened.map_err(failed)?,
             };
             let how = match mode {
-                LockMode::Exclusive => FlockArg::LockExclusiveNonblock,
+                LockMode::Brief | LockMode::Exclusive => FlockArg::LockExclusiveNonblock,
                 LockMode::Shared => FlockArg::LockSharedNonblock,
             };
             let file = match Flock::lock(file, how) {
@@ -279,6 +285,23 @@ impl Place {
                 .because("the lock file was removed while it was locked")),
         };
         self.runtime.run_blocking("check the lock", lost).await
+    }
+}
+
+/// The lock of a whole file; of as good as all of it for [`LockMode::Brief`].
+fn file_lock(mode: Option<LockMode>) -> libc::flock {
+    let (kind, length) = match mode {
+        Some(LockMode::Brief) => (libc::F_WRLCK, BRIEF_BYTES),
+        Some(LockMode::Exclusive) => (libc::F_WRLCK, 0),
+        Some(LockMode::Shared) => (libc::F_RDLCK, 0),
+        None => (libc::F_UNLCK, 0),
+    };
+    libc::flock {
+        l_type: i16::try_from(kind).unwrap_or_default(),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
+        l_start: 0,
+        l_len: length,
+        l_pid: 0,
     }
 }
 

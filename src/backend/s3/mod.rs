@@ -386,11 +386,11 @@ impl Backend for S3Backend {
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         let held = self.locks.lock(scope, mode, self.runtime.now())?;
         let is_of_the_store = *scope == LockScope::Store;
-        let changes = is_of_the_store || mode == LockMode::Exclusive;
+        let changes = is_of_the_store || mode.is_alone();
         if changes {
             self.lease.hold().await?;
         }
-        if is_of_the_store && mode == LockMode::Exclusive {
+        if is_of_the_store && mode.is_alone() {
             self.lease.check_settled()?;
         }
         let lease = changes.then(|| Arc::clone(&self.lease));

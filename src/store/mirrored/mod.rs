@@ -43,6 +43,7 @@ use crate::local::LocalState;
 use crate::local::mirror::CopyName;
 use crate::rt::Runtime;
 use crate::store::groups::MANIFEST_BYTES;
+use crate::store::locks::lock_store;
 use crate::store::mirrored::foreign::{Lookers, objects_of};
 
 /// How many entries a page of a listing has.
@@ -181,7 +182,7 @@ impl Mirrored {
     pub(in crate::store) async fn refresh(&self) -> Result<Refresh> {
         let _alone = self.refreshing.lock().await;
         // Held by the backend from here on. Who cannot have it reads all the same.
-        let lock = match self.inner.lock(&LockScope::Store, LockMode::Shared).await {
+        let lock = match lock_store(self.inner.as_ref(), LockMode::Shared).await {
             Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::Denied) => None,
             lock => Some(lock?),
         };

@@ -13,7 +13,7 @@ use crate::store::delete::{Fate, Trouble, rest_of, still_held};
 use crate::store::doubts::is_certain;
 use crate::store::groups::MANIFEST_BYTES;
 use crate::store::listing::Listed;
-use crate::store::locks::{MANIFEST_WAIT, lock_patiently};
+use crate::store::locks::{MANIFEST_WAIT, lock_patiently, lock_store};
 use crate::store::relocate::{How, Relocated};
 use crate::store::relocations::Relocating;
 use crate::store::snapshot_writer::Written;
@@ -320,11 +320,11 @@ impl Datastore {
 
     /// Removes what a backup that was cut off left at the source of a move, if it is certain that its writer is dead.
     async fn remove_dead(&self, info: &SnapshotInfo, guards: Guards) -> Result<Relocated, Trouble> {
-        let alone = match self.inner.backend.lock(&LockScope::Store, LockMode::Exclusive).await {
+        let alone = match lock_store(self.inner.backend.as_ref(), LockMode::Brief).await {
             Err(error) if error.kind() == ErrorKind::Busy => return Ok(Relocated::Unfinished),
             alone => alone?,
         };
-        match self.remove_unfinished(info, alone.as_ref(), guards.source).await? {
+        match self.remove_unfinished(info, alone, guards.source).await? {
             Fate::Gone | Fate::Removed => Ok(Relocated::Gone),
             Fate::Busy(_) | Fate::Changed | Fate::Protected => Ok(Relocated::Unfinished),
         }
