@@ -191,6 +191,8 @@ impl Gc {
         }
         if !matches!(report.end, GcEnd::Complete) {
             output.trouble(&end);
+        } else if let Some(remark) = report.remarks.first() {
+            output.say(format!("its result was not written down: {remark}"));
         } else if !report.status_written && !self.unused_sizes {
             output.trouble("its result could not be written down");
         }

@@ -410,6 +410,10 @@ impl LockGuard for FaultGuard {
         self.backend.read(Method::Check, &[], self.inner.check()).await
     }
 
+    fn keeps_processes_out(&self) -> bool {
+        self.inner.keeps_processes_out()
+    }
+
     fn oldest_shared(&self) -> Option<SystemTime> {
         self.inner.oldest_shared()
     }

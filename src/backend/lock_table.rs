@@ -105,6 +105,10 @@ impl LockGuard for Held {
         Ok(())
     }
 
+    fn keeps_processes_out(&self) -> bool {
+        false
+    }
+
     fn oldest_shared(&self) -> Option<SystemTime> {
         Held::oldest_shared(self)
     }

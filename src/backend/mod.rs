@@ -712,7 +712,7 @@ impl HeldBriefly {
     /// Returns `true` if the lock is worth waiting for.
     pub(crate) fn caused(error: &Error) -> bool {
         error.kind() == ErrorKind::Busy
-            && std::error::Error::source(error).is_some_and(|source| source.is::<Self>())
+            && std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<Self>)
     }
 }
 
@@ -732,6 +732,11 @@ pub trait LockGuard: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Busy` if it was lost to somebody else, `Unavailable` if that could not be found out.
     async fn check(&self) -> Result<()>;
+
+    /// Returns `true` if the lock excludes other processes that can reach the store. It is `false` where only tasks of this process
+    /// are excluded: in memory; for readers of a bucket; and in a directory where no lock file is there and none can be made, since
+    /// the reader may not write or the disk is full.
+    fn keeps_processes_out(&self) -> bool;
 
     /// For [`LockScope::Store`]: when the oldest shared holder in this process took it. Chunks used since then are in use.
     fn oldest_shared(&self) -> Option<SystemTime>;

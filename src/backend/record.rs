@@ -404,6 +404,10 @@ impl LockGuard for RecordingGuard {
         self.record.of(call, self.inner.check(), nothing).await
     }
 
+    fn keeps_processes_out(&self) -> bool {
+        self.inner.keeps_processes_out()
+    }
+
     fn oldest_shared(&self) -> Option<SystemTime> {
         self.inner.oldest_shared()
     }

@@ -81,6 +81,8 @@ pub struct GcReport {
     pub pinned: u64,
     /// Chunks that were removed.
     pub removed: ChunkTally,
+    /// What could not be written down since the store is full. Nothing that was to be removed stays because of it.
+    pub remarks: Vec<Error>,
     /// Chunks removed that had been put aside as corrupt.
     pub removed_quarantined: ChunkTally,
     /// Whether the state was written that the next run and PBS look at.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
-use crate::backend::PutMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::layout::Key;
@@ -14,7 +13,7 @@ use crate::gc::options::{GcEvent, Sizes};
 use crate::gc::plan::{Candidate, Counting, GcPlan};
 use crate::gc::report::{ChunkTally, GcEnd, GcFailure, GcReport};
 use crate::store::sightings::MOST as MOST_SIGHTINGS;
-use crate::store::{Shard, Swept, Unused};
+use crate::store::{Datastore, Shard, Swept, Unused};
 
 /// How many objects one request names.
 const REQUEST: usize = 1000;
@@ -50,6 +49,7 @@ pub(in crate::gc) struct Progress {
     pinned: u64,
     removed: ChunkTally,
     removed_quarantined: ChunkTally,
+    remarks: Vec<Error>,
     /// How many shards are done, of those in which there was too much to keep.
     shards: usize,
     /// Whether a new term was begun and all that may go was written down.
@@ -297,10 +297,15 @@ impl GcPlan {
             cache_stats: Some(GcCacheStats { hits: self.marked.hits, misses: self.marked.misses }),
         };
         let backend = self.store.backend();
-        backend.put(&Key::GcStatus, status.to_json().into(), PutMode::Replace).await?;
-        backend.barrier().await?;
-        self.progress.status_written = true;
-        Ok(())
+        match Datastore::put_state(backend.as_ref(), Key::GcStatus, status.to_json().into()).await {
+            // What was to go is gone all the same.
+            Err(error) if error.kind() == ErrorKind::Full => self.progress.remarks.push(error),
+            written => {
+                written?;
+                self.progress.status_written = true;
+            }
+        }
+        backend.barrier().await
     }
 
     fn report(&self, end: GcEnd) -> GcReport {
@@ -314,6 +319,7 @@ impl GcPlan {
             leftovers: done.leftovers,
             leftovers_refused: done.leftovers_refused.clone(),
             pinned: done.pinned,
+            remarks: done.remarks.clone(),
             removed: done.removed,
             removed_quarantined: done.removed_quarantined,
             status_written: done.status_written,

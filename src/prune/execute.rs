@@ -22,7 +22,7 @@ impl PrunePlan {
     /// # Cancel safety
     /// A dropped future leaves each snapshot, or an unfinished one, or none. A copy of the plan goes on from there.
     pub async fn execute(self) -> Result<PruneReport> {
-        self.store.check_writable("prune").await?;
+        self.store.check_deletable("prune").await?;
         let total = self.groups.iter().map(|group| group.snapshots.len() as u64).sum();
         let mut run = Run { done: 0, plan: &self, report: PruneReport::default(), total };
         for group in &self.groups {

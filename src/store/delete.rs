@@ -98,7 +98,7 @@ impl Datastore {
     /// # Cancel safety
     /// A dropped future leaves the snapshot, or an unfinished one, or none.
     pub async fn delete_snapshot(&self, name: &SnapshotName) -> Result<()> {
-        self.inner.check_writable("delete a snapshot").await?;
+        self.check_deletable("delete a snapshot").await?;
         self.look_again(Prefix::Group(name.group().clone())).await?;
         self.snapshot_info(name).await?;
         let guard = self.lock_for_deletion(LockScope::Snapshot(name.clone())).await?;
@@ -118,7 +118,7 @@ impl Datastore {
     /// `Busy` while a backup of the group is running, or one of its snapshots is being read: those before it are deleted then; `Corrupt`
     /// if the group, or one of its snapshots, is unreadable.
     pub async fn delete_group(&self, group: &GroupName) -> Result<Deletion> {
-        self.inner.check_writable("delete a group").await?;
+        self.check_deletable("delete a group").await?;
         let guard = self.lock_for_deletion(LockScope::Group(group.clone())).await?;
         self.look_again(Prefix::Group(group.clone())).await?;
         let mut done = Deletion::default();
@@ -151,7 +151,7 @@ impl Datastore {
     /// # Errors
     /// As [`delete_group`](Datastore::delete_group).
     pub async fn delete_namespace(&self, top: &Namespace) -> Result<Deletion> {
-        self.inner.check_writable("delete a namespace").await?;
+        self.check_deletable("delete a namespace").await?;
         self.look_again(Prefix::Namespace(top.clone())).await?;
         let mut done = Deletion::default();
         let mut namespaces = self.namespaces(top).await?;

@@ -9,9 +9,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{
-    Backend, ListEntry, ListQuery, LockGuard, LockMode, Removal, has_objects, list_all,
-};
+use crate::backend::{Backend, ListEntry, ListQuery, LockGuard, LockMode, Removal, has_objects, list_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::Namespace;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, ObjectInfo, Stray};
+use bytes::Bytes;
+
+use crate::backend::{Backend, Deleted, ObjectInfo, PutMode, Removal, Stray};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::index::IndexReader;
 use crate::format::layout::Key;
@@ -37,6 +39,34 @@ impl Datastore {
     /// Refuses to change a store that needs what this version does not know (H92), and gives it an identity if it has none.
     pub(crate) async fn check_writable(&self, action: &'static str) -> Result<()> {
         self.inner.check_writable(action).await
+    }
+
+    /// Writes a state that can be made anew. On a full store the old one is removed first, which makes room for it.
+    ///
+    /// # Errors
+    /// `Full` if there is no room for it then, either.
+    pub(crate) async fn put_state(backend: &dyn Backend, key: Key, bytes: Bytes) -> Result<()> {
+        let full = match backend.put(&key, bytes.clone(), PutMode::Replace).await {
+            Err(error) if error.kind() == ErrorKind::Full => error,
+            put => return put.map(drop),
+        };
+        match backend.delete(&[Removal::any(key.clone())]).await?.pop() {
+            // A second request may delete the new one too.
+            Some(Ok(Deleted::Unsettled)) | None => Err(full),
+            Some(deleted) => {
+                deleted?;
+                backend.put(&key, bytes, PutMode::Replace).await.map(drop)
+            }
+        }
+    }
+
+    /// As [`check_writable`](Datastore::check_writable), for what only removes. A full store need not be given an identity.
+    pub(crate) async fn check_deletable(&self, action: &'static str) -> Result<()> {
+        match self.inner.check_writable(action).await {
+            // One without an identity needs no feature.
+            Err(error) if error.kind() == ErrorKind::Full => Ok(()),
+            checked => checked,
+        }
     }
 
     pub(crate) fn runtime(&self) -> &Arc<dyn Runtime> {

@@ -55,6 +55,15 @@ impl SnapshotReader {
         Self { lock: AsyncMutex::new(None), manifest, name, store }
     }
 
+    /// Returns `true` if other processes cannot delete the snapshot while the reader exists. It is `false` in a bucket, and in a directory
+    /// that may only be read if the snapshot has no lock file there: a deletion then makes the restore fail.
+    ///
+    /// # Errors
+    /// `Busy` if the snapshot is being deleted.
+    pub async fn is_locked(&self) -> Result<bool> {
+        Ok(self.hold().await?.keeps_processes_out())
+    }
+
     /// Its name.
     pub fn name(&self) -> &SnapshotName {
         &self.name

@@ -320,6 +320,10 @@ impl LockGuard for Ignorant {
         self.inner.check().await
     }
 
+    fn keeps_processes_out(&self) -> bool {
+        false
+    }
+
     fn oldest_shared(&self) -> Option<SystemTime> {
         None
     }

@@ -301,6 +301,10 @@ impl LockGuard for Guard {
         }
     }
 
+    fn keeps_processes_out(&self) -> bool {
+        self.guard.keeps_processes_out()
+    }
+
     fn oldest_shared(&self) -> Option<SystemTime> {
         self.guard.oldest_shared()
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use bytes::Bytes;
 
 use crate::backend::fs::disk::{Contents, Replacing};
-use crate::backend::fs::lock::LockDirectory;
+use crate::backend::fs::lock_files::LockDirectory;
 use crate::backend::fs::objects::Inner;
 use crate::backend::fs::{FsOptions, LOCK_FILE, PrefixDirectories};
 use crate::buffers::Buffers;
@@ -30,9 +30,13 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
     let inherited =
         (nix::unistd::geteuid().is_root() && chunks.uid() != 0).then(|| (chunks.uid(), chunks.gid()));
     let owner = options.owner.or(inherited);
-    let lock_directory = match &options.lock_directory {
-        Some(path) => LockDirectory { owner, path: path.clone(), removing: true },
-        None => LockDirectory { owner, path: root.join(LOCK_DIRECTORY), removing: false },
+    let lock_directory = LockDirectory {
+        is_own: options.lock_directory.is_none(),
+        owner,
+        path: options.lock_directory.clone().unwrap_or_else(|| root.join(LOCK_DIRECTORY)),
+        room: options.room.clone(),
+        root: root.to_owned(),
+        store: (chunks.dev(), chunks.ino()),
     };
     let disk = options.disk(root, inherited).locking_creation(lock_directory.path.join(CREATION_LOCK));
     Ok(Inner {

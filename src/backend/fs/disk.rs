@@ -14,6 +14,7 @@ use nix::sys::time::TimeSpec;
 
 use crate::backend::fs::call::{is_refused, may_be_lacking, named};
 use crate::backend::fs::filesystems::{self, Filesystems};
+use crate::backend::fs::lock_files::Room;
 #[cfg(feature = "testing")]
 use crate::backend::fs::replay::{DiskCall, DiskOp, DiskRecord};
 use crate::backend::fs::version::inode_of;
@@ -30,6 +31,7 @@ pub(super) struct Disk {
     owner: Option<(u32, u32)>,
     #[cfg(feature = "testing")]
     record: Option<std::sync::Arc<DiskRecord>>,
+    room: Room,
     root: PathBuf,
 }
 
@@ -58,6 +60,7 @@ impl Disk {
             owner,
             #[cfg(feature = "testing")]
             record: None,
+            room: Room::default(),
             root,
         }
     }
@@ -126,6 +129,11 @@ impl Disk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.check_there().and(Err(error)),
             found => found,
         }
+    }
+
+    pub(super) fn with_room(mut self, room: Room) -> Self {
+        self.room = room;
+        self
     }
 
     #[cfg(feature = "testing")]
@@ -207,6 +215,7 @@ impl Disk {
 
     /// Writes a new file, readable by all, whatever the umask.
     pub(super) fn write_new(&self, path: &str, contents: Contents<'_>) -> io::Result<File> {
+        self.room.check()?;
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -283,6 +292,7 @@ impl Disk {
 
     pub(super) fn make_directory(&self, path: &str, mode: u32) -> io::Result<()> {
         self.check_there()?;
+        self.room.check()?;
         let full = self.at_to_change(path)?;
         fs::DirBuilder::new().mode(mode).create(&full).map_err(named("make a directory"))?;
         self.note(|| DiskOp::MakeDirectory { path: path.to_owned() });
@@ -376,6 +386,13 @@ impl Disk {
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the twin that fails needs it")]
     fn fail(&self, _: DiskCall<'_>) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Sets both times to now, which whoever may write may do.
+    pub(super) fn touch_whole(&self, path: &str) -> io::Result<()> {
+        let (now, flag) = (TimeSpec::UTIME_NOW, UtimensatFlags::NoFollowSymlink);
+        let path = self.at(path)?;
+        Ok(nix::sys::stat::utimensat(AT_FDCWD, &path, &now, &now, flag)?)
     }
 
     #[cfg(feature = "testing")]

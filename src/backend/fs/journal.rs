@@ -17,15 +17,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::backend::fs::SyncLevel;
-use crate::backend::fs::lock::FileGuard;
+use crate::backend::fs::lock_files::FileGuard;
+use crate::backend::fs::lock_names::JOURNAL;
 use crate::backend::fs::objects::Inner;
 use crate::backend::{Announced, LockMode, Stray};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::rt::Runtime;
 
-/// The name of the file in the lock directory.
-const NAME: &str = "move-journal";
 /// How long others who append or read are waited for, as in PBS.
 const WAIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -48,7 +47,7 @@ impl Journal {
             let (for_job, for_guard) = (Arc::clone(inner), Arc::clone(runtime));
             let lock = move || {
                 let locks = &for_job.lock_directory;
-                locks.lock_file(&for_guard, Path::new(NAME), &"the journal of moves", LockMode::Exclusive)
+                locks.lock_file(&for_guard, Path::new(JOURNAL), &"the journal of moves", LockMode::Exclusive)
             };
             match runtime.run_blocking("lock the journal of moves", lock).await {
                 Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() < end => {
@@ -95,11 +94,13 @@ impl Journal {
     pub(super) fn read(self) -> Result<Entries> {
         let failed = |error| Error::io(error, "read the journal of moves");
         let mut bytes = Vec::new();
-        let read = |mut file: &File| {
+        let mut read = |mut file: &File| {
             file.rewind()?;
             file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes)
         };
-        self.file().and_then(read).map_err(failed)?;
+        if let Some(file) = self.guard.file() {
+            read(file).map_err(failed)?;
+        }
         if bytes.len() as u64 > LIMIT_BYTES {
             let error = Error::new(ErrorKind::Corrupt, "read the journal of moves");
             return Err(error.because("it is longer than 64 MiB"));
@@ -124,12 +125,13 @@ impl Journal {
     }
 
     fn clear(&self) -> Result<()> {
-        let cleared = self.file().and_then(|file| file.set_len(0));
+        let cleared = self.guard.file().map_or(Ok(()), |file| file.set_len(0));
         cleared.map_err(|error| Error::io(error, "empty the journal of moves"))
     }
 
+    /// The file; there is none, and nothing in it, where no room for one was when the journal was locked.
     fn file(&self) -> io::Result<&File> {
-        self.guard.file().ok_or_else(|| io::ErrorKind::ReadOnlyFilesystem.into())
+        self.guard.file().ok_or_else(|| io::ErrorKind::StorageFull.into())
     }
 }
 

@@ -62,6 +62,8 @@ mod kind;
 mod leftovers;
 mod list;
 mod lock;
+mod lock_files;
+mod lock_names;
 mod objects;
 #[cfg(feature = "testing")]
 pub mod replay;
@@ -80,6 +82,7 @@ use crate::backend::fs::create::{create, on_network, open};
 use crate::backend::fs::disk::{Contents, Disk};
 use crate::backend::fs::journal::Journal;
 use crate::backend::fs::lock::StoreLock;
+use crate::backend::fs::lock_files::Room;
 use crate::backend::fs::objects::{Inner, failure};
 use crate::backend::{
     Announced, Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockReach,
@@ -122,14 +125,15 @@ pub struct FsOptions {
     prefix_directories: PrefixDirectories,
     #[cfg(feature = "testing")]
     record: Option<Arc<replay::DiskRecord>>,
+    room: Room,
     sync_level: SyncLevel,
 }
 
 impl FsOptions {
     /// The directory of the lock files of groups, snapshots and manifests; default: `.larder-locks` in the store.
     ///
-    /// To use a store beside a running PBS, name the directory that PBS uses for this store. Lock files are then removed
-    /// together with their objects, as PBS does; in the default directory they stay.
+    /// To use a store beside a running PBS, name the directory that PBS uses for this store. Lock files are removed together with their
+    /// objects, as PBS does. What a crash leaves of them in the default directory, the next garbage collection removes.
     pub fn lock_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.lock_directory = Some(directory.into());
         self
@@ -161,8 +165,15 @@ impl FsOptions {
         self
     }
 
+    /// Lets everything that would make a file or a directory fail as on a full disk, while this is `true`.
+    #[cfg(feature = "testing")]
+    pub fn full(mut self, is_full: Arc<std::sync::atomic::AtomicBool>) -> Self {
+        self.room.is_full = Some(is_full);
+        self
+    }
+
     fn disk(&self, root: &Path, owner: Option<(u32, u32)>) -> Disk {
-        let disk = Disk::new(root.to_owned(), self.owner.or(owner));
+        let disk = Disk::new(root.to_owned(), self.owner.or(owner)).with_room(self.room.clone());
         #[cfg(feature = "testing")]
         let disk = disk.recording(self.record.clone());
         disk
@@ -359,7 +370,11 @@ impl Backend for FsBackend {
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         let (foreign, now) = (foreign.to_vec(), self.runtime.now());
-        self.blocking("remove leftovers", move |inner| leftovers::remove(inner, &foreign, now, age)).await
+        self.blocking("remove leftovers", move |inner| {
+            inner.lock_directory.sweep();
+            leftovers::remove(inner, &foreign, now, age)
+        })
+        .await
     }
 
     async fn has_store(&self) -> Result<bool> {

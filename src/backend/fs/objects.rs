@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use crate::backend::fs::SyncLevel;
 use crate::backend::fs::call::errno;
 use crate::backend::fs::disk::{Contents, Disk, Replacing};
-use crate::backend::fs::lock::LockDirectory;
+use crate::backend::fs::lock_files::LockDirectory;
 use crate::backend::fs::times::last_used;
 use crate::backend::fs::version::{inode_of, stamp, version, version_lock};
 use crate::backend::{Deleted, Object, ObjectInfo, PutMode, Removal, Version};

@@ -21,6 +21,7 @@ use bytes::Bytes;
 
 use crate::backend::fs::call::is_refused;
 use crate::backend::fs::disk::{Contents, Replacing};
+use crate::backend::fs::lock_files::is_full;
 use crate::backend::fs::objects::{Inner, failure, info, parent};
 use crate::backend::{ObjectInfo, Touched};
 use crate::error::{Error, ErrorKind, Result};
@@ -85,15 +86,24 @@ impl Inner {
         }
     }
 
-    /// The time by the clock of the filesystem: that of a file which was just made.
+    /// The time by the clock of the filesystem: that of a file which was just made, or of the directory of the chunks, which is touched, if
+    /// no file can be made.
     pub(super) fn clock(&self, temporary: &str) -> Result<SystemTime> {
         // Times of use are those of chunks. Where these lie on a filesystem of their own, it may have another clock (H14).
         let directory = if self.disk.are_chunks_apart() { ".chunks/" } else { "" };
         let temporary = &format!("{directory}{temporary}");
         let failed = |error| failure(error, "ask the filesystem for the time", temporary);
-        let file = self.disk.write_new(temporary, Contents::Bytes(&Bytes::new())).map_err(failed)?;
-        let metadata = file.metadata();
-        self.disk.remove_file(temporary).map_err(failed)?;
+        let metadata = match self.disk.write_new(temporary, Contents::Bytes(&Bytes::new())) {
+            Err(error) if is_full(&error) => {
+                // Nothing goes by its times.
+                self.disk.touch_whole(".chunks").and_then(|()| self.disk.any_metadata(".chunks"))
+            }
+            file => {
+                let metadata = file.map_err(failed)?.metadata();
+                self.disk.remove_file(temporary).map_err(failed)?;
+                metadata
+            }
+        };
         metadata.map(|metadata| last_used(&metadata)).map_err(failed)
     }
 }

@@ -457,6 +457,10 @@ impl LockGuard for Guard {
         if self.is_of_the_store { lease.check().await } else { Ok(()) }
     }
 
+    fn keeps_processes_out(&self) -> bool {
+        self.lease.is_some()
+    }
+
     fn oldest_shared(&self) -> Option<SystemTime> {
         self.held.oldest_shared()
     }

@@ -1,0 +1,463 @@
+//! Locks of groups, snapshots and manifests: `flock` on a file for each of them in the lock directory.
+//!
+//! # How one is taken
+//! 1. The file is opened, and made if it is absent. While it is being made, the directory of the store is locked, shared.
+//! 2. The file is locked, and must then still be the one at its path (H160). Each holder has a descriptor of its own, so that tasks of
+//!    one process exclude one another too.
+//!
+//! # Where a file cannot be made
+//! | | exclusive | shared |
+//! |---|---|---|
+//! | the disk or the quota is full | the directory of the store is locked instead, exclusive: so nobody else can make a lock file, and one that is absent is locked by nobody | not locked among processes |
+//! | no right to write | fails | a file that is there is locked; else not locked among processes |
+//!
+//! Tasks of one process exclude one another in all of these cases, by a table of the names that are held without a file.
+//! A lock that other processes do not see says so: [`LockGuard::keeps_processes_out`]. A PBS that shares the directory does not look at
+//! the lock of the store's directory: beside it, a lock on a full disk excludes only processes of this crate.
+//!
+//! # When a file goes
+//! With what it locks, by its exclusive holder, while it is locked. In the default directory a garbage collection also removes those
+//! whose object is gone and that nobody holds: what a crash or an earlier version left.
+//!
+//! Source: PBS datastore format, locks.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+
+use crate::backend::fs::lock::{Place, give, identity, lock_file_options};
+use crate::backend::fs::lock_names::{HASHED, JOURNAL, lock_file, locked_object};
+use crate::backend::{LockGuard, LockMode, LockScope};
+use crate::error::{Error, ErrorKind, Result};
+use crate::rt::Runtime;
+
+/// How often a lock file that was replaced while it was being locked is tried anew.
+pub(super) const REPLACED_TRIES: usize = 8;
+const LOCK_MODE: u32 = 0o660;
+
+/// A store, by the device and the inode of its chunks.
+type StoreId = (u64, u64);
+
+/// The directory of the lock files of groups, snapshots and manifests.
+#[derive(Clone, Debug)]
+pub(super) struct LockDirectory {
+    /// Whether it is the default one, in which only this crate makes files.
+    pub(super) is_own: bool,
+    /// Who gets the files, so that PBS can lock them too.
+    pub(super) owner: Option<(u32, u32)>,
+    pub(super) path: PathBuf,
+    pub(super) room: Room,
+    /// The directory of the store.
+    pub(super) root: PathBuf,
+    pub(super) store: StoreId,
+}
+
+/// Whether files can be made; a test can say that they cannot.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Room {
+    #[cfg(feature = "testing")]
+    pub(super) is_full: Option<Arc<std::sync::atomic::AtomicBool>>,
+}
+
+impl Room {
+    /// To be asked before anything is made.
+    #[cfg_attr(
+        not(feature = "testing"),
+        expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests need it")
+    )]
+    pub(super) fn check(&self) -> io::Result<()> {
+        #[cfg(feature = "testing")]
+        if self.is_full.as_ref().is_some_and(|full| full.load(std::sync::atomic::Ordering::SeqCst)) {
+            return Err(Errno::ENOSPC.into());
+        }
+        Ok(())
+    }
+}
+
+/// Whether something could not be made because nothing more fits.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What came of opening a lock file.
+enum Opened {
+    /// Another process keeps lock files from being made, or one was made right now.
+    Busy,
+    /// The directory of the store is locked in its place.
+    Directory(Arc<DirectoryLock>),
+    File(File),
+    /// There is none, and none can be made.
+    Nothing,
+}
+
+impl LockDirectory {
+    /// Takes the lock. Blocks for the disk only, never for another holder.
+    pub(super) fn lock(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        scope: &LockScope,
+        mode: LockMode,
+    ) -> Result<FileGuard> {
+        self.lock_file(runtime, &lock_file(scope), scope, mode)
+    }
+
+    /// The same for a file of another name in the directory.
+    pub(super) fn lock_file(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        name: &Path,
+        subject: &dyn Display,
+        mode: LockMode,
+    ) -> Result<FileGuard> {
+        let path = self.path.join(name);
+        let failed = |error: io::Error| Error::io(error, "lock").on(subject);
+        let busy = || Error::new(ErrorKind::Busy, "lock").on(subject);
+        let claim = || Claim::take(self.store, name, mode).ok_or_else(busy);
+        for _ in 0..REPLACED_TRIES {
+            let file = match self.open(&path, mode) {
+                // The directory of a namespace went, or another process is making a lock file.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Ok(Opened::Busy) => continue,
+                Ok(Opened::Directory(lock)) => {
+                    let place = AbsentPlace { _lock: lock, path, runtime: Arc::clone(runtime) };
+                    return Ok(FileGuard { claim: Some(claim()?), held: Held::Directory(place) });
+                }
+                Ok(Opened::Nothing) => {
+                    let claim = claim()?;
+                    // Looked for once more: another task may have made the file before it could see the claim.
+                    match self.open(&path, mode) {
+                        Ok(Opened::Nothing) => {
+                            return Ok(FileGuard { claim: Some(claim), held: Held::Nothing });
+                        }
+                        _ => continue,
+                    }
+                }
+                Ok(Opened::File(file)) => file,
+                Err(error) => return Err(failed(error)),
+            };
+            let how =
+                if mode.is_alone() { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
+            let file = match Flock::lock(file, how) {
+                Ok(file) => file,
+                Err((_, Errno::EAGAIN)) => return Err(busy()),
+                Err((_, error)) => return Err(failed(error.into())),
+            };
+            let identity = file.metadata().map(|metadata| identity(&metadata)).map_err(failed)?;
+            let place = Place { identity, path: path.clone(), runtime: Arc::clone(runtime) };
+            if Claim::excludes(self.store, name, mode) {
+                return Err(busy());
+            }
+            if place.is_held() {
+                return Ok(FileGuard { claim: None, held: Held::File(file, place) });
+            }
+        }
+        Err(busy())
+    }
+
+    fn open(&self, path: &Path, mode: LockMode) -> io::Result<Opened> {
+        let mut existing = lock_file_options();
+        let opened = match existing.create(false).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make(path, mode),
+            Err(error) => Err(error),
+            Ok(file) => give(&file, self.owner, LOCK_MODE).map(|()| Opened::File(file)),
+        };
+        match opened {
+            Err(error) if !mode.is_alone() && is_forbidden(&error) => {
+                let mut reading = OpenOptions::new();
+                match reading.read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound || is_forbidden(&error) => {
+                        Ok(Opened::Nothing)
+                    }
+                    file => file.map(Opened::File),
+                }
+            }
+            opened => opened,
+        }
+    }
+
+    fn make(&self, path: &Path, mode: LockMode) -> io::Result<Opened> {
+        // Where a directory cannot be locked, none is locked in the place of a file either.
+        let making = File::open(&self.root).map(|root| Flock::lock(root, FlockArg::LockSharedNonblock));
+        if let Ok(Err((_, Errno::EAGAIN))) = &making {
+            return Ok(match DirectoryLock::of_this_process(self.store) {
+                _ if !mode.is_alone() => Opened::Nothing,
+                Some(lock) => Opened::Directory(lock),
+                None => Opened::Busy,
+            });
+        }
+        let made = self.room.check().and_then(|()| make_lock_file(path, self.owner));
+        drop(making);
+        match made {
+            Err(error) if is_full(&error) && !mode.is_alone() => Ok(Opened::Nothing),
+            Err(error) if is_full(&error) => match DirectoryLock::take(self.store, &self.root) {
+                Ok(Some(lock)) if fs::symlink_metadata(path).is_err() => Ok(Opened::Directory(lock)),
+                Ok(_) => Ok(Opened::Busy),
+                Err(_) => Err(error),
+            },
+            made => made.map(Opened::File),
+        }
+    }
+
+    /// Removes lock files of the default directory that nobody holds and whose object is gone. One that cannot be removed stays.
+    pub(super) fn sweep(&self) {
+        if !self.is_own {
+            return;
+        }
+        let names = |directory: &Path| -> Vec<(PathBuf, bool)> {
+            let entries = fs::read_dir(self.path.join(directory)).into_iter().flatten().flatten();
+            let named = |entry: fs::DirEntry| {
+                Some((directory.join(entry.file_name()), entry.file_type().ok()?.is_dir()))
+            };
+            entries.filter_map(named).collect()
+        };
+        let (directories, mut files): (Vec<_>, Vec<_>) =
+            names(Path::new("")).into_iter().partition(|(_, is_directory)| *is_directory);
+        for (directory, _) in &directories {
+            files.extend(names(directory).into_iter().filter(|(_, is_directory)| !is_directory));
+        }
+        for (name, _) in files {
+            if name != Path::new(JOURNAL) && self.is_gone(&name) {
+                self.remove_unheld(&name);
+            }
+        }
+        for (directory, _) in directories {
+            // Those that are in use have files.
+            let _ = fs::remove_dir(self.path.join(directory));
+        }
+    }
+
+    /// Whether what a lock file is for is certainly not there.
+    fn is_gone(&self, name: &Path) -> bool {
+        let Some(text) = name.to_str() else { return false };
+        if Path::new(text).starts_with(HASHED) {
+            // Nobody can tell; one that somebody needs is made anew.
+            return true;
+        }
+        let object = locked_object(text);
+        object.is_some_and(|object| {
+            let found = fs::symlink_metadata(self.root.join(object));
+            found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        })
+    }
+
+    fn remove_unheld(&self, name: &Path) {
+        let path = self.path.join(name);
+        let Ok(file) = lock_file_options().create(false).open(&path) else { return };
+        let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return };
+        let (found, locked) = (fs::symlink_metadata(&path), file.metadata());
+        if let (Ok(found), Ok(locked)) = (found, locked)
+            && !Claim::excludes(self.store, name, LockMode::Exclusive)
+            && identity(&found) == identity(&locked)
+        {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+fn is_forbidden(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// A lock that is held; closing its file gives it back.
+#[derive(Debug)]
+pub(super) struct FileGuard {
+    #[expect(dead_code, reason = "held, not asked")]
+    claim: Option<Claim>,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Directory(AbsentPlace),
+    File(Flock<File>, Place),
+    Nothing,
+}
+
+/// Where there is no lock file, and none can be made while the lock is held.
+#[derive(Clone, Debug)]
+struct AbsentPlace {
+    _lock: Arc<DirectoryLock>,
+    path: PathBuf,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl FileGuard {
+    /// The file that is locked, if there is one.
+    pub(super) fn file(&self) -> Option<&File> {
+        match &self.held {
+            Held::File(file, _) => Some(file),
+            Held::Directory(_) | Held::Nothing => None,
+        }
+    }
+}
+
+#[async_trait]
+impl LockGuard for FileGuard {
+    async fn check(&self) -> Result<()> {
+        match &self.held {
+            Held::Directory(place) => {
+                let path = place.path.clone();
+                let absent = move || match fs::symlink_metadata(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    Err(error) => Err(Error::io(error, "check the lock").on(path.display())),
+                    Ok(_) => {
+                        let error = Error::new(ErrorKind::Busy, "check the lock").on(path.display());
+                        Err(error.because("another program made the lock file"))
+                    }
+                };
+                place.runtime.run_blocking("check the lock", absent).await
+            }
+            Held::File(_, place) => place.check().await,
+            Held::Nothing => Ok(()),
+        }
+    }
+
+    fn keeps_processes_out(&self) -> bool {
+        !matches!(self.held, Held::Nothing)
+    }
+
+    fn oldest_shared(&self) -> Option<SystemTime> {
+        None
+    }
+
+    async fn release_deleted(self: Box<Self>) {
+        let Held::File(file, place) = self.held else { return };
+        let runtime = Arc::clone(&place.runtime);
+        let remove = move || {
+            // Others that share the lock go on holding something.
+            if file.relock(FlockArg::LockExclusiveNonblock).is_ok() && place.is_held() {
+                // One that stays behind locks nothing.
+                let _ = fs::remove_file(&place.path);
+            }
+            // Unlocked only now: whoever locked the file before it goes would believe to hold something.
+            drop(file);
+            Ok(())
+        };
+        // A pool that went away leaves the file.
+        let _ = runtime.run_blocking("give back a lock", remove).await;
+    }
+}
+
+/// The directory of a store, locked alone by this process, so that nobody makes lock files.
+#[derive(Debug)]
+struct DirectoryLock {
+    #[expect(dead_code, reason = "held, not asked")]
+    root: Flock<File>,
+}
+
+impl DirectoryLock {
+    fn open() -> MutexGuard<'static, BTreeMap<StoreId, Weak<Self>>> {
+        static OPEN: Mutex<BTreeMap<StoreId, Weak<DirectoryLock>>> = Mutex::new(BTreeMap::new());
+        OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one that this process holds.
+    fn of_this_process(store: StoreId) -> Option<Arc<Self>> {
+        Self::open().get(&store).and_then(Weak::upgrade)
+    }
+
+    /// Takes it, together with all others of this process that need it; none if another process is in the way.
+    fn take(store: StoreId, root: &Path) -> io::Result<Option<Arc<Self>>> {
+        let mut open = Self::open();
+        open.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = open.get(&store).and_then(Weak::upgrade) {
+            return Ok(Some(lock));
+        }
+        match Flock::lock(File::open(root)?, FlockArg::LockExclusiveNonblock) {
+            Ok(root) => {
+                let lock = Arc::new(Self { root });
+                open.insert(store, Arc::downgrade(&lock));
+                Ok(Some(lock))
+            }
+            Err((_, Errno::EAGAIN)) => Ok(None),
+            Err((_, error)) => Err(error.into()),
+        }
+    }
+}
+
+/// What a task of this process holds without a lock file. Those that lock the file look at it.
+#[derive(Debug)]
+struct Claim {
+    key: (StoreId, PathBuf),
+    mode: LockMode,
+}
+
+/// How many tasks share a lock; none if one has it alone.
+type Claims = BTreeMap<(StoreId, PathBuf), Option<usize>>;
+
+impl Claim {
+    fn table() -> MutexGuard<'static, Claims> {
+        static TABLE: Mutex<Claims> = Mutex::new(BTreeMap::new());
+        TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a task that holds the lock without a file excludes one in this mode.
+    fn excludes(store: StoreId, name: &Path, mode: LockMode) -> bool {
+        let holders = Self::table().get(&(store, name.to_owned())).copied();
+        holders.is_some_and(|shared| mode.is_alone() || shared.is_none())
+    }
+
+    /// Takes the lock within this process; none if another task is in the way.
+    fn take(store: StoreId, name: &Path, mode: LockMode) -> Option<Self> {
+        let key = (store, name.to_owned());
+        let mut table = Self::table();
+        let holders = match (table.get(&key), mode.is_alone()) {
+            (None, true) => None,
+            (None, false) => Some(1),
+            (Some(Some(shared)), false) => Some(shared + 1),
+            (Some(_), _) => return None,
+        };
+        table.insert(key.clone(), holders);
+        Some(Self { key, mode })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut table = Self::table();
+        match table.get_mut(&self.key) {
+            Some(Some(shared)) if *shared > 1 && !self.mode.is_alone() => *shared -= 1,
+            _ => _ = table.remove(&self.key),
+        }
+    }
+}
+
+/// Makes a lock file, with the directories that are missing, or opens the one that was made meanwhile.
+fn make_lock_file(path: &Path, owner: Option<(u32, u32)>) -> io::Result<File> {
+    let mut options = lock_file_options();
+    options.mode(LOCK_MODE);
+    let file = match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_lock_directories(path.parent().unwrap_or(path), owner)?;
+            options.open(path)?
+        }
+        opened => opened?,
+    };
+    give(&file, owner, LOCK_MODE)?;
+    Ok(file)
+}
+
+/// Makes what is missing of a directory, each with its owner: others make locks there too.
+fn make_lock_directories(directory: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let missing: Vec<_> = directory.ancestors().take_while(|above| !above.exists()).collect();
+    for directory in missing.into_iter().rev() {
+        match fs::DirBuilder::new().mode(0o755).create(directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            made => made?,
+        }
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::lchown(directory, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(())
+}
