@@ -14,15 +14,18 @@ use futures::io::{AsyncReadExt as _, Cursor};
 use larder::backend::fault::FaultBackend;
 use larder::backend::{
     Backend, FsBackend, FsOptions, ListEntry, ListQuery, MemoryBackend, Ownership, PrefixDirectories,
-    S3Backend, list_all,
+    PutMode, S3Backend, list_all,
 };
 use larder::error::ErrorKind;
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::{GroupName, Namespace};
+use larder::gc::{self, GcOptions};
 use larder::http::{HttpClient, HttpOptions};
+use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, S3Client, S3Options, StaticCredentials};
 use larder::store::{Datastore, Options, Protection, SnapshotReader};
+use larder::sync::{self, SyncOptions};
 
 /// A place that processes open, one after the other.
 type Place = dyn Fn() -> BoxFuture<'static, Arc<dyn Backend>>;
@@ -370,4 +373,86 @@ fn h57_a_destruction_that_is_cut_off_goes_on_and_leaves_the_neighbours() {
             return;
         }
     }
+}
+
+#[test]
+fn an_adopted_store_has_an_identity_of_its_own_and_believes_nothing_that_was_noted_under_the_old_one() {
+    everywhere(|place| {
+        block_on(async {
+            let backend = place().await;
+            let store = Datastore::create(Arc::clone(&backend), Options::default()).await.unwrap();
+            drop(back_up(&store, "host/a", "one").await);
+            let old = store.uuid().unwrap().to_owned();
+            let scratch = tempfile::tempdir().unwrap();
+            let open_local = || async {
+                LocalState::open(&runtime(), scratch.path(), LocalOptions::default()).await.unwrap()
+            };
+            let with_local = || async { Options::default().local_state(open_local().await) };
+            drop(Datastore::open(Arc::clone(&backend), with_local().await).await.unwrap());
+            for key in [Key::Sightings, Key::Suspects] {
+                backend.put(&key, "noted".into(), PutMode::Replace).await.unwrap();
+            }
+            let writer = store.backup(&"host/b".parse().unwrap()).begin().await.unwrap();
+            assert_eq!(store.adopt_as_new().await.unwrap_err().kind(), ErrorKind::Busy, "while one writes");
+            writer.abort().await.unwrap();
+            let new = store.adopt_as_new().await.unwrap();
+            assert_ne!(new, old);
+            assert_eq!(backend.head(&Key::Sightings).await.unwrap_err().kind(), ErrorKind::NotFound);
+            assert!(backend.head(&Key::Suspects).await.is_ok(), "what is distrusted stays so");
+            let refused = store.backup(&"host/a".parse().unwrap()).begin().await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Conflict);
+            let refused = Datastore::open(Arc::clone(&backend), with_local().await).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Conflict, "the local state is that of the original");
+            backend
+                .put(&Key::Suspects, larder::format::suspects::encode(&Default::default()), PutMode::Replace)
+                .await
+                .unwrap();
+            let store = Datastore::open(Arc::clone(&backend), Options::default()).await.unwrap();
+            assert_eq!(store.uuid(), Some(new.as_str()));
+            drop(back_up(&store, "host/a", "two").await);
+            assert_eq!(store.snapshots(&"host/a".parse().unwrap()).await.unwrap().len(), 2);
+            store.close().await.unwrap();
+            Datastore::destroy(backend).await.unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_copy_of_a_store_is_synced_with_its_original_once_it_was_adopted() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (original, copy) = (scratch.path().join("original"), scratch.path().join("copy"));
+    let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
+    let open = |path: std::path::PathBuf| {
+        let options = options.clone();
+        async move {
+            let backend = FsBackend::open(runtime(), path, options).await.unwrap();
+            Datastore::open(Arc::new(backend), Options::default()).await.unwrap()
+        }
+    };
+    block_on(async {
+        let backend = FsBackend::create(runtime(), &original, options.clone()).await.unwrap();
+        let ours = Datastore::create(Arc::new(backend), Options::default()).await.unwrap();
+        drop(back_up(&ours, "host/a", "one").await);
+        let copied = std::process::Command::new("cp").arg("-a").args([&original, &copy]).status().unwrap();
+        assert!(copied.success());
+        drop(back_up(&ours, "host/a", "two").await);
+        let (theirs, before) = (open(copy.clone()).await, open(copy.clone()).await);
+        let refused = sync::plan(&ours, &theirs, SyncOptions::default()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+        assert!(std::error::Error::source(&refused).unwrap().to_string().contains("adopt_as_new"));
+        theirs.adopt_as_new().await.unwrap();
+        // Another opening, of before.
+        let refused = before.backup(&"host/a".parse().unwrap()).begin().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Conflict);
+        let refused = gc::plan(&before, GcOptions::default()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Conflict);
+        let theirs = open(copy).await;
+        let plan = sync::plan(&ours, &theirs, SyncOptions::default()).await.unwrap();
+        plan.execute().await.unwrap();
+        let group = "host/a".parse().unwrap();
+        assert_eq!(theirs.snapshots(&group).await.unwrap(), ours.snapshots(&group).await.unwrap());
+        let newest = theirs.latest(&group).await.unwrap().unwrap();
+        let blob = theirs.snapshot(&newest).await.unwrap().blob("app.conf.blob").await.unwrap();
+        assert_eq!(blob, "two");
+    });
 }

@@ -397,6 +397,15 @@ fn lock_files_go_with_what_they_lock() {
         let scope = DeletionScope::Group(group("host/b"));
         prune::plan_deletion(&store, &scope).await.unwrap().execute().await.unwrap();
         assert_eq!(lock_files(root), Vec::<String>::new());
+        // Nor does one holder of a shared lock take it from the others.
+        let (backend, scope) = (backend(root, options()).await, LockScope::Group(group("host/a")));
+        let [one, other] =
+            [backend.lock(&scope, LockMode::Shared).await, backend.lock(&scope, LockMode::Shared).await]
+                .map(Result::unwrap);
+        one.release_deleted().await;
+        other.check().await.unwrap();
+        other.release_deleted().await;
+        assert_eq!(lock_files(root), Vec::<String>::new());
     });
 }
 

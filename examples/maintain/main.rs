@@ -4,6 +4,7 @@
 #[macro_use]
 #[path = "../cli/mod.rs"]
 mod cli;
+mod adopt;
 mod chown;
 mod gc;
 mod output;
@@ -50,6 +51,8 @@ fn usage() -> String {
 
 {}
 
+{}
+
 with all of them:
 {}
   --dry-run            say what would be done, and do nothing
@@ -63,6 +66,7 @@ SIGINT or SIGTERM ended it.",
         prune::USAGE,
         sync::USAGE,
         relocate::USAGE,
+        adopt::USAGE,
         chown::USAGE,
         cli::STORE_USAGE,
     )
@@ -238,6 +242,7 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<(Asked, Box<dyn Command>)> {
 
 fn by_name(name: &str) -> Outcome<Box<dyn Command>> {
     Ok(match name {
+        "adopt" => Box::new(adopt::Adopt),
         "chown" => Box::new(chown::Chown::default()),
         "copy" => Box::new(relocate::Relocate::copy()),
         "forget" => Box::new(prune::Forget::default()),

@@ -76,6 +76,7 @@ pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
         return Err(Error::new(ErrorKind::InvalidInput, "collect garbage").because(why));
     }
     let guard: Arc<dyn LockGuard> = Arc::from(lock_store(backend.as_ref(), LockMode::Exclusive).await?);
+    store.check_identity("collect garbage").await?;
     let collection = Arc::new(store.chunks().pins().collect());
     let (now, here) = (backend.clock().await?, store.runtime().now());
     let apart = now.duration_since(here).or_else(|_| here.duration_since(now)).unwrap_or_default();

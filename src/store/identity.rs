@@ -59,6 +59,16 @@ impl Identity {
         self.write(backend, backend.capabilities().create_mode()).await
     }
 
+    /// The same under a new number.
+    pub(in crate::store) fn renewed(self, runtime: &dyn Runtime) -> Self {
+        Self { uuid: Self::draw(runtime).uuid, ..self }
+    }
+
+    /// Writes it over the one that is there. The lock of the store must be held alone.
+    pub(in crate::store) async fn replace(&self, backend: &dyn Backend) -> Result<()> {
+        self.write(backend, PutMode::Replace).await
+    }
+
     /// Marks a store whose destruction begins, or goes on.
     pub(in crate::store) async fn doom(mut self, backend: &dyn Backend) -> Result<()> {
         self.state = Some(DESTROYING.to_owned());

@@ -68,6 +68,7 @@ impl Datastore {
     /// Keeps other processes from collecting garbage, and opens the records of what the store has.
     pub(crate) async fn hold_store(&self) -> Result<Box<dyn LockGuard>> {
         let guard = lock_store(self.inner.backend.as_ref(), LockMode::Shared).await?;
+        self.check_identity("change the store").await?;
         if let Some(uuid) = self.uuid() {
             self.inner.chunks.open_presence(uuid).await?;
         }

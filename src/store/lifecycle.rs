@@ -4,10 +4,12 @@
 //! |---|---|
 //! | create: lock → nothing is there → identity | nothing, or an empty store |
 //! | attach: there is a store → lock → identity | a store that can be attached again |
+//! | adopt a copy: lock alone → GC candidates → identity | a store with the old identity or the new one |
 //! | detach: mark of the owner | the store, with or without the mark |
 //! | destroy: lock alone → identity says `destroying` → manifests → the rest of the snapshots and groups → markers of namespaces, the inner ones first → chunks → state of the garbage collection, list of suspects, mark → identity → lease | a store that cannot be opened, and whose destruction can be begun again (H57) |
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::backend::{Backend, ListEntry, ListQuery, LockGuard, LockMode, Removal, has_objects, list_all};
 use crate::error::{Error, ErrorKind, Result};
@@ -69,6 +71,56 @@ impl Datastore {
         let _held = lock_store(store.inner.backend.as_ref(), LockMode::Shared).await?;
         store.inner.check_writable("attach the store").await?;
         Ok(store)
+    }
+
+    /// Gives the store an identity of its own, which is returned. For a copy of a store, made by a copy of its files or a snapshot of its
+    /// disk: it has the identity of the original, and the two are taken for one store, until the copy is adopted. Adopt the
+    /// copy only, since all that was noted under the old identity stays with the original: local state of the original is refused from
+    /// then on, and chunks that a collection saw unused are seen for the first time again. The list of suspect chunks stays.
+    ///
+    /// This opening changes nothing any more, and neither do others of the store in a directory; open it again. Close all others of a
+    /// store in a bucket before.
+    ///
+    /// # Errors
+    /// `Busy` while a backup or another process uses the store; `Conflict` if its identity is no longer that with which it was opened;
+    /// `Unsupported` if the store needs what this version does not know.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the old identity or the new one.
+    pub async fn adopt_as_new(&self) -> Result<String> {
+        self.inner.check_writable("adopt the store").await?;
+        let backend = self.truth().as_ref();
+        let alone = lock_alone(backend).await?;
+        self.check_identity("adopt the store").await?;
+        let drawn = match Identity::read(backend).await? {
+            Some(found) => found.renewed(backend.runtime().as_ref()),
+            None => Identity::draw(backend.runtime().as_ref()),
+        };
+        alone.check().await?;
+        // They were seen in the original.
+        for deleted in backend.delete(&[Removal::any(Key::Sightings)]).await? {
+            deleted?;
+        }
+        backend.barrier().await?;
+        alone.check().await?;
+        self.inner.is_renamed.store(true, Ordering::SeqCst);
+        drawn.replace(backend).await?;
+        backend.barrier().await?;
+        Ok(drawn.uuid)
+    }
+
+    /// Fails with `Conflict` if the store was [adopted](Datastore::adopt_as_new) since it was opened. In a bucket nobody else can have done
+    /// so while this process has it.
+    pub(crate) async fn check_identity(&self, action: &'static str) -> Result<()> {
+        let Some(known) = self.uuid() else { return Ok(()) };
+        let backend = self.truth().as_ref();
+        if backend.tenure().is_some() {
+            return Ok(());
+        }
+        match Identity::read(backend).await? {
+            Some(found) if found.uuid != known => Err(renamed(action)),
+            _ => Ok(()),
+        }
     }
 
     /// Brings what is kept locally to the state of the store: one listing of all metadata, and the objects of which there is no copy of
@@ -153,6 +205,12 @@ impl Datastore {
         backend.barrier().await?;
         Ok(done)
     }
+}
+
+/// The store has another identity than the one with which it was opened.
+pub(in crate::store) fn renamed(action: &'static str) -> Error {
+    Error::new(ErrorKind::Conflict, action)
+        .because("the store was adopted as a new one since it was opened: open it again")
 }
 
 /// The lock of the store, with nobody of this process beside.

@@ -56,6 +56,7 @@ mod target;
 mod witnesses;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -169,6 +170,8 @@ pub(in crate::store) struct StoreInner {
     pub(in crate::store) chunks: ChunkStore,
     /// One of its own: a restore whose target is a backup must not wait for what the backup waits for.
     pub(in crate::store) restore_budget: Arc<Budget>,
+    /// Whether this opening gave the store another identity than it knows.
+    is_renamed: AtomicBool,
     local: Option<Local>,
     doubts: Doubts,
     /// None yet in a store of PBS that was never changed.
@@ -231,6 +234,7 @@ impl Datastore {
             chunks,
             doubts: Doubts::default(),
             identity,
+            is_renamed: AtomicBool::new(false),
             local,
             restore_budget: Budget::new(options.memory_bytes),
             zeros: Mutex::default(),
@@ -295,6 +299,9 @@ impl StoreInner {
 
     /// Refuses to change a store that needs what this version does not know (H92), and gives it an identity if it has none.
     pub(in crate::store) async fn check_writable(&self, action: &'static str) -> Result<()> {
+        if self.is_renamed.load(Ordering::SeqCst) {
+            return Err(lifecycle::renamed(action));
+        }
         let identity = match self.identity.get() {
             Some(identity) => identity,
             None => self.identify().await?,

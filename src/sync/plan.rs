@@ -183,7 +183,10 @@ pub(in crate::sync) async fn make(
     let existing = existing(target, &options.target_namespace).await?;
     let pairs = pairs(source.namespaces(top).await?, &options)?;
     if same != Same::No {
-        check_apart(&pairs, &existing, &options)?;
+        check_apart(&pairs, &existing, &options).map_err(|error| match same {
+            Same::Twin => error.because(TWINS),
+            _ => error,
+        })?;
     }
     let mut groups = Vec::new();
     for (from, to) in &pairs {
@@ -227,6 +230,10 @@ fn pairs(mut namespaces: Vec<Namespace>, options: &SyncOptions) -> Result<Vec<(N
     }
     Ok(pairs)
 }
+
+/// Two stores that may be one.
+const TWINS: &str = "both stores have the same identity, and parts of both the source and the target have the same name. If one is a \
+    copy of the other, give it an identity of its own first: Datastore::adopt_as_new, or `maintain --store COPY adopt`";
 
 /// Fails if something of one store is meant both as source and as target.
 fn check_apart(
