@@ -70,6 +70,40 @@ fn h33_h89_a_lease_that_is_stolen_in_the_middle_ends_the_deletions() {
 }
 
 #[test]
+fn a_bucket_that_takes_no_more_objects_can_be_emptied() {
+    let server = Arc::new(FaultServer::start(ServerOptions::default()));
+    block_on(async {
+        let process = fresh(&server).await;
+        drop(back_up(&process.store, "host/a", &[1, 2]).await.unwrap());
+        drop(back_up(&process.store, "host/b", &[3, 4]).await.unwrap());
+        leave(&process.store, &[8, 9]).await;
+        // It leaves its state.
+        collected(&process.store, at_once()).await;
+        leave(&process.store, &[10, 11]).await;
+        process.close().await;
+        let process = fresh(&server).await;
+        // Replacing an object is refused too.
+        let (quota, within) = (server.objects().len(), inside(&server));
+        let is_over = move |_: &str| within().objects().len() >= quota;
+        server.add(Rule::on("PUT").path(is_over).then(Action::status(403, "QuotaExceeded")));
+        process.store.delete_group(&group("host/b")).await.unwrap();
+        assert_eq!(collected(&process.store, at_once()).await.removed.chunks, 4);
+        assert_eq!(check_all(&process.store).await, 1);
+        process.close().await;
+        let process = fresh(&server).await;
+        let since = server.objects().len();
+        assert!(since < quota, "there is room again");
+        server.clear();
+        let server_full = inside(&server);
+        let is_full = move |_: &str| server_full().objects().len() >= since;
+        server.add(Rule::on("PUT").path(is_full).then(Action::status(507, "")));
+        assert_eq!(collected(&process.store, at_once()).await.removed.chunks, 0);
+        server.clear();
+        process.close().await;
+    });
+}
+
+#[test]
 fn i1_leftovers_in_a_bucket_stay_until_no_request_of_a_dead_owner_can_arrive_and_hold_nobody_up() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {

@@ -41,7 +41,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
 
-use crate::backend::{Backend, PutMode, Version};
+use crate::backend::{Backend, PutMode, Removal, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::layout::Key;
@@ -284,7 +284,13 @@ impl ChunkStore {
         let epoch = backend.tenure().map_or(0, |tenure| tenure.epoch);
         let encode = move || Ok((sightings.encode(epoch), sightings));
         let (bytes, sightings) = backend.runtime().run_blocking("write sightings", encode).await?;
-        let version = match backend.put(&Key::Sightings, bytes.clone(), mode).await {
+        let mut put = backend.put(&Key::Sightings, bytes.clone(), mode.clone()).await;
+        if matches!(&put, Err(error) if error.kind() == ErrorKind::Full) {
+            // Each collection writes its state anew, which makes room in a full bucket.
+            drop(backend.delete(&[Removal::any(Key::GcStatus)]).await?);
+            put = backend.put(&Key::Sightings, bytes.clone(), mode).await;
+        }
+        let version = match put {
             Ok(version) => version,
             Err(error) => {
                 known.state().read_in = None;

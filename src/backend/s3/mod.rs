@@ -113,6 +113,7 @@ impl S3Backend {
             in_use: format!("{store}{}", Key::InUse),
             lease: format!("{store}{}", Key::Lease),
             quoted_tags: server.quoted_tags,
+            status: format!("{store}{}", Key::GcStatus),
         };
         let lease = Lease::new(Arc::clone(&runtime), client.clone(), place.clone(), Ownership::default());
         Ok(Self {

@@ -485,11 +485,19 @@ impl Lease {
         }));
     }
 
-    /// Writes the lease over the one with this tag, or where none is.
+    /// Writes the lease over the one with this tag, or where none is. In a full bucket the state of the garbage collection makes room for
+    /// it: that is written anew by each collection, and nothing is decided by it alone.
     async fn write(&self, record: &Record, over: Option<&str>) -> Result<String> {
         let json = serde_json::to_vec(record).map_err(|error| self.internal(error))?;
         let condition = self.place.condition(over);
-        let tag = self.client.put(&self.place.lease, Bytes::from(json), &condition).await?;
+        let json = Bytes::from(json);
+        let tag = match self.client.put(&self.place.lease, json.clone(), &condition).await {
+            Err(error) if error.kind() == ErrorKind::Full => {
+                let _ = self.client.delete(&self.place.status, &Condition::Always).await?;
+                self.client.put(&self.place.lease, json, &condition).await?
+            }
+            tag => tag?,
+        };
         Ok(bare(&tag).to_owned())
     }
 

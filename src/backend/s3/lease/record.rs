@@ -31,6 +31,8 @@ pub(in crate::backend::s3) struct Place {
     pub(in crate::backend::s3) in_use: String,
     pub(in crate::backend::s3) lease: String,
     pub(in crate::backend::s3) quoted_tags: bool,
+    /// The state of the garbage collection.
+    pub(in crate::backend::s3) status: String,
 }
 
 impl Place {
