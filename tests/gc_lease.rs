@@ -109,13 +109,13 @@ fn i1_leftovers_in_a_bucket_stay_until_no_request_of_a_dead_owner_can_arrive_and
     block_on(async {
         let dead = fresh(&server).await;
         drop(back_up(&dead.store, "host/a", &[1]).await.unwrap());
-        server.put("store/.cnt/host/a/2020-01-01T00:00:00Z/left.conf.blob", "torn");
+        server.put("store/.cnt/host/b/2020-01-01T00:00:00Z/left.conf.blob", "torn");
         server.age(LEASE, Duration::from_secs(70));
         let process = fresh(&server).await;
-        drop(back_up(&process.store, "host/a", &[1]).await.unwrap());
+        process.store.backup(&group("host/b")).begin().await.unwrap().abort().await.unwrap();
         assert_eq!(keys(&server, "left.conf").len(), 1, "its writer may still be storing it");
         process.clock.leap(31 * 60);
-        drop(back_up(&process.store, "host/a", &[1]).await.unwrap());
+        drop(back_up(&process.store, "host/b", &[1]).await.unwrap());
         assert_eq!(keys(&server, "left.conf"), Vec::<String>::new());
         process.close().await;
     });
