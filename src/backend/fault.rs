@@ -385,6 +385,10 @@ impl Backend for FaultBackend {
         self.read(Method::RemoveLeftovers, &[], self.inner.remove_leftovers(foreign, age)).await
     }
 
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        self.inner.in_doubt(key)
+    }
+
     fn tenure(&self) -> Option<Tenure> {
         self.inner.tenure()
     }

@@ -249,6 +249,15 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         Ok(0)
     }
 
+    /// For how long a request that got no answer, of this process or of one that had the store before, may still remove what is stored
+    /// under this key: nothing that is to stay is stored there until then (H17). No request is made.
+    ///
+    /// Default: nothing is in doubt.
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        let _ = key;
+        None
+    }
+
     /// The term in which this process alone may change the store, if there is one and it certainly goes on for the moment. What
     /// was read within a term stays true until it ends, but for what this process changes. No request is made.
     ///

@@ -377,6 +377,10 @@ impl Backend for RecordingBackend {
         self.record.of(call, self.inner.remove_leftovers(foreign, age), nothing).await
     }
 
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        self.inner.in_doubt(key)
+    }
+
     fn tenure(&self) -> Option<Tenure> {
         self.inner.tenure()
     }

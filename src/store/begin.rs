@@ -115,21 +115,22 @@ impl BackupBuilder {
         let leaving = inner.leaving_snapshots(&group);
         let newest = snapshots.iter().map(|snapshot| snapshot.name.time()).max();
         let last_left = leaving.iter().map(SnapshotName::time).max();
-        let time = choose_time(time, inner.runtime().now(), newest, last_left)
+        let wanted = time;
+        let mut time = choose_time(wanted, inner.runtime().now(), newest, last_left)
             .map_err(|why| failed(ErrorKind::InvalidInput).because(why))?;
+        if wanted.is_none() {
+            time = store.settled_time(&group, time);
+        }
         let name = group.snapshot(time);
         if snapshots.iter().any(|found| found.name == name) {
             return Err(Error::new(ErrorKind::AlreadyExists, "begin backup").on(&name));
         }
-        if leaving.contains(&name) {
-            let why = "requests to delete the last one of that name got no answer, and may still be executed";
-            return Err(Error::new(ErrorKind::Busy, "begin backup").on(&name).because(why));
-        }
+        inner.check_name_settled(&name)?;
         let snapshot_guard =
             inner.backend.lock(&LockScope::Snapshot(name.clone()), LockMode::Exclusive).await?;
         let guards =
             Guards { bases: Vec::new(), group: group_guard, snapshot: snapshot_guard, store: store_guard };
-        let written = store.claim(&group, &owner).await?;
+        let written = store.claim(&group, &owner, &snapshots).await?;
         Ok(SnapshotWriter::new(store, name, guards, written, observer, (keeping, witnesses)))
     }
 
@@ -140,11 +141,30 @@ impl BackupBuilder {
 }
 
 impl Datastore {
+    /// The first time from this one on, at most a minute later, of which no snapshot may still be being deleted.
+    fn settled_time(&self, group: &GroupName, time: BackupTime) -> BackupTime {
+        let seconds = i64::try_from(CLOCK_TOLERANCE.as_secs()).unwrap_or_default();
+        let times = (0..=seconds).filter_map(|more| BackupTime::from_epoch(time.epoch() + more).ok());
+        let is_settled = |time: &BackupTime| self.inner.check_name_settled(&group.snapshot(*time)).is_ok();
+        times.into_iter().find(is_settled).unwrap_or(time)
+    }
+
     /// Makes sure that the group belongs to the caller. Returns what had to be written.
-    pub(in crate::store) async fn claim(&self, group: &GroupName, caller: &AuthId) -> Result<Vec<Written>> {
+    pub(in crate::store) async fn claim(
+        &self,
+        group: &GroupName,
+        caller: &AuthId,
+        snapshots: &[SnapshotInfo],
+    ) -> Result<Vec<Written>> {
         let key = Key::Owner(group.clone());
         match self.owner(group).await? {
-            Some(owner) if caller.may_access(&owner) => Ok(Vec::new()),
+            Some(owner) if caller.may_access(&owner) => {
+                // Its deletion may be on its way, but not while the group has a finished snapshot: that goes before.
+                if !snapshots.iter().any(|snapshot| snapshot.state == SnapshotState::Finished) {
+                    self.inner.check_settled(&key)?;
+                }
+                Ok(Vec::new())
+            }
             Some(owner) => Err(Error::new(ErrorKind::Denied, "begin a backup of")
                 .on(group)
                 .because(format!("the group belongs to {owner}, not to {caller}"))),

@@ -6,6 +6,9 @@
 //! | an object may still be deleted, once more or at last | nothing is stored under its name that somebody relies on (H17): its snapshot has no successor of the same time, its mark of protection, notes or owner are not set |
 //!
 //! Both end when more time has passed than any request takes.
+//!
+//! What is here are the requests of this opening of the store. Of other processes, and of those that are gone, the backend
+//! [knows](crate::backend::Backend::in_doubt) names that may not be reused yet: both are asked by the same question.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -38,6 +41,22 @@ pub(in crate::store) fn is_over(result: &Result<Deleted>) -> bool {
         Ok(deleted) => *deleted != Deleted::Unsettled,
         Err(error) => is_certain(error),
     }
+}
+
+fn snapshot_of(key: &Key) -> Option<&SnapshotName> {
+    match key {
+        Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name) => {
+            Some(name)
+        }
+        _ => None,
+    }
+}
+
+fn in_doubt(left: Duration) -> Error {
+    let seconds = left.as_secs() + 1;
+    let why =
+        format!("an earlier request to delete it got no answer, and may still be executed for {seconds} s");
+    Error::new(ErrorKind::Busy, "store").because(why)
 }
 
 impl StoreInner {
@@ -85,22 +104,35 @@ impl StoreInner {
     /// # Errors
     /// `Busy` for as long as such a request may be executed.
     pub(in crate::store) fn check_settled(&self, key: &Key) -> Result<()> {
-        if !self.leaving().contains_key(key) {
-            return Ok(());
-        }
-        let error = Error::new(ErrorKind::Busy, "store").on(key);
-        Err(error.because("an earlier request to delete it got no answer, and may still be executed"))
+        let own = self.leaving().get(key).map(|since| self.left(*since));
+        own.max(self.backend.in_doubt(key)).map_or(Ok(()), |left| Err(in_doubt(left).on(key)))
+    }
+
+    /// Refuses a snapshot of which a request that was given up may delete something.
+    ///
+    /// # Errors
+    /// `Busy` for as long as such a request may be executed.
+    pub(in crate::store) fn check_name_settled(&self, name: &SnapshotName) -> Result<()> {
+        let own = self
+            .leaving()
+            .iter()
+            .filter(|(key, _)| snapshot_of(key) == Some(name))
+            .map(|(_, since)| *since)
+            .max();
+        let own = own.map(|since| self.left(since));
+        let left = own.max(self.backend.in_doubt(&Key::Manifest(name.clone())));
+        left.map_or(Ok(()), |left| Err(in_doubt(left).on(name)))
+    }
+
+    /// How long a request may still be executed that was given up then.
+    fn left(&self, since: Duration) -> Duration {
+        (since + LONGEST_REQUEST).saturating_sub(self.runtime().monotonic())
     }
 
     /// The snapshots of a group of which something may still be deleted.
     pub(in crate::store) fn leaving_snapshots(&self, group: &GroupName) -> Vec<SnapshotName> {
         let leaving = self.leaving();
-        let names = leaving.keys().filter_map(|key| match key {
-            Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name) => {
-                Some(name)
-            }
-            _ => None,
-        });
+        let names = leaving.keys().filter_map(snapshot_of);
         names.filter(|name| name.group() == group).cloned().collect()
     }
 

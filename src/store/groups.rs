@@ -31,7 +31,8 @@ impl Datastore {
     /// Creates a namespace, whose parent must exist.
     ///
     /// # Errors
-    /// `AlreadyExists`; `NotFound` if the parent does not exist.
+    /// `AlreadyExists`; `NotFound` if the parent does not exist; `Busy` if a request that got no answer may still remove the last one of
+    /// that name.
     pub async fn create_namespace(&self, namespace: &Namespace) -> Result<()> {
         self.inner.check_writable("create a namespace").await?;
         let failed = |kind| Error::new(kind, "create namespace").on(namespace);
@@ -42,6 +43,7 @@ impl Datastore {
         if self.has_namespace(namespace).await? {
             return Err(failed(ErrorKind::AlreadyExists));
         }
+        self.inner.check_settled(&Key::Namespace(namespace.clone()))?;
         let mode = self.inner.backend.capabilities().create_mode();
         self.put_small(Key::Namespace(namespace.clone()), Bytes::new(), mode).await
     }
@@ -60,12 +62,14 @@ impl Datastore {
     /// Gives a group to somebody else.
     ///
     /// # Errors
-    /// `NotFound` if the group has no owner yet; `Busy` if a backup of the group is running.
+    /// `NotFound` if the group has no owner yet; `Busy` if a backup of the group is running, or a request that got no answer may still
+    /// remove the owner.
     pub async fn set_owner(&self, group: &GroupName, owner: &AuthId) -> Result<()> {
         self.inner.check_writable("change an owner").await?;
         let _held = self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await?;
         let key = Key::Owner(group.clone());
         let found = self.inner.backend.head(&key).await?;
+        self.inner.check_settled(&key)?;
         let mode = self.instead_of(Some(found.version));
         self.put_small(key, encode_owner(owner).into(), mode).await
     }

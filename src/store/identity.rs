@@ -56,6 +56,13 @@ impl Identity {
 
     /// Writes it where there is none. The lock of the store must be held.
     pub(in crate::store) async fn create(&self, backend: &dyn Backend) -> Result<()> {
+        if let Some(left) = backend.in_doubt(&Key::Store) {
+            let why = format!(
+                "a request to delete the last one may still be executed for {} s",
+                left.as_secs() + 1
+            );
+            return Err(Error::new(ErrorKind::Busy, "create").on(Key::Store).because(why));
+        }
         self.write(backend, backend.capabilities().create_mode()).await
     }
 

@@ -39,7 +39,6 @@ use crate::store::snapshot_writer::Written;
 #[derive(Debug)]
 pub(crate) struct GroupImport {
     held: Arc<GroupHeld>,
-    name: GroupName,
     /// What was there when it was locked, without what dead writers left.
     snapshots: Vec<SnapshotInfo>,
     store: Datastore,
@@ -100,8 +99,8 @@ impl Datastore {
             let error = Error::new(ErrorKind::Denied, "store snapshots of").on(group);
             return Err(error.because(format!("the group belongs to {other}, not to {owner}")));
         }
-        let written = self.claim(group, owner).await?;
-        Ok(GroupImport { held, name: group.clone(), snapshots, store: self.clone(), written })
+        let written = self.claim(group, owner, &snapshots).await?;
+        Ok(GroupImport { held, snapshots, store: self.clone(), written })
     }
 }
 
@@ -119,11 +118,7 @@ impl GroupImport {
         let (store, inner) = (&self.store, &self.store.inner);
         let busy =
             |why: &'static str| Err(Error::new(ErrorKind::Busy, "store snapshot").on(name).because(why));
-        if inner.leaving_snapshots(&self.name).contains(name) {
-            return busy(
-                "requests to delete the last one of that name got no answer, and may still be executed",
-            );
-        }
+        inner.check_name_settled(name)?;
         let scope = LockScope::Snapshot(name.clone());
         let guard = inner.backend.lock(&scope, LockMode::Exclusive).await?;
         let info = match store.snapshot_info(name).await {

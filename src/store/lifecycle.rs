@@ -160,7 +160,8 @@ impl Datastore {
 
     /// Deletes everything of a store, its data among it. What is no object of a store is left alone and reported. A destruction
     /// that was cut off is begun again in the same way, and until then the store cannot be opened. What a dropped future was still
-    /// storing may arrive after the end; destroying once more removes it.
+    /// storing may arrive after the end; destroying once more removes it. If a request that deletes something got no answer, the lease in a
+    /// bucket stays, and says for how long no store can be made at this place.
     ///
     /// # Errors
     /// `Busy` while anybody uses the store, or requests of an earlier user may still arrive; `Unsupported` if the store needs

@@ -276,6 +276,10 @@ impl Backend for Watched {
         self.step(Method::RemoveLeftovers, &[], self.inner.remove_leftovers(foreign, age)).await
     }
 
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        self.inner.in_doubt(key)
+    }
+
     fn tenure(&self) -> Option<Tenure> {
         self.inner.tenure()
     }

@@ -332,8 +332,12 @@ impl Backend for S3Backend {
 
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (condition, rendered) = (self.condition(key, &mode)?, self.render(key));
-        let care = if matches!(key, Key::Chunk(_)) { Care::Clocks } else { Care::Confirmed };
-        let attempt = self.begin_change(care).await?;
+        if matches!(key, Key::Namespace(_)) {
+            // The one thing that is made without a lock.
+            self.lease.hold().await?;
+            self.lease.check_name(key)?;
+        }
+        let attempt = self.begin_change(Care::to_store(key)).await?;
         let stored = attempt.client().put(&rendered, object.clone(), &condition).await;
         let etag = attempt.end(stored)?;
         if etag.is_empty() { self.version_of(&rendered, &object).await } else { Ok(version(&etag)) }
@@ -358,7 +362,11 @@ impl Backend for S3Backend {
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
-        let deleted = self.delete_objects(removals).await?;
+        self.lease.before_change().await?;
+        let removing = self.lease.removing(removals).await?;
+        let deleted = self.delete_objects(removals).await;
+        removing.end(&deleted);
+        let deleted = deleted?;
         self.remove_markers(removals).await;
         Ok(deleted)
     }
@@ -423,6 +431,10 @@ impl Backend for S3Backend {
 
     async fn remove_leftovers(&self, _: &[String], age: Duration) -> Result<u64> {
         self.abort_stale_uploads(age).await.map(|aborted| aborted as u64)
+    }
+
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        self.lease.in_doubt(key)
     }
 
     fn tenure(&self) -> Option<Tenure> {

@@ -17,7 +17,6 @@ const DELETE_MANY: usize = 2;
 
 impl S3Backend {
     pub(super) async fn delete_objects(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
-        self.lease.before_change().await?;
         let simple = |removal: &Removal| {
             removal.version.is_none() && !matches!(removal.key, Key::Namespace(_) | Key::Lease)
         };
@@ -54,12 +53,14 @@ impl S3Backend {
             }
             Some(version) => Condition::Tag(self.tag(version)),
         };
-        let attempt = self.lease.attempt(Care::Confirmed);
-        let deleted = match key {
-            Key::Lease => self.lease.remove(&condition).await,
-            _ => attempt.client().delete(&self.render(key), &condition).await,
+        let deleted = if *key == Key::Lease {
+            self.lease.remove(&condition).await
+        } else {
+            let attempt = self.lease.attempt(Care::Confirmed);
+            let deleted = attempt.client().delete(&self.render(key), &condition).await;
+            attempt.end(deleted)
         };
-        match attempt.end(deleted) {
+        match deleted {
             Ok(deletion) => self.deleted(Ok(deletion)),
             // Some servers say so of what is not there, too.
             Err(error) if error.kind() == ErrorKind::Conflict && removal.version.is_some() => {

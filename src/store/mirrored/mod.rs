@@ -534,6 +534,10 @@ impl Backend for Mirrored {
         self.inner.remove_leftovers(foreign, age).await
     }
 
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        self.inner.in_doubt(key)
+    }
+
     fn tenure(&self) -> Option<Tenure> {
         self.inner.tenure()
     }

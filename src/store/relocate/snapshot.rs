@@ -145,9 +145,7 @@ impl Datastore {
                 return busy(name, "its manifest may still arrive");
             }
         }
-        if self.inner.leaving_snapshots(target.group()).contains(target) {
-            return busy(target, "an earlier request to delete something of it may still be executed");
-        }
+        self.inner.check_name_settled(target)?;
         self.check_remains(files, target).await?;
         let mut written = Vec::new();
         match self.copy_all(info, target, files, guards, &mut written).await {

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 
 use crate::backend::s3::lease::{Lease, State, given_back, lost};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
 use crate::s3::{Guard, S3Client};
 
 /// How sure a process must be of its lease before an attempt.
@@ -20,6 +21,13 @@ pub(in crate::backend::s3) enum Care {
     Confirmed,
     /// The same, but there is no confirmation: the lease itself is being changed.
     Once,
+}
+
+impl Care {
+    /// The care that it takes to store an object under this key.
+    pub(in crate::backend::s3) fn to_store(key: &Key) -> Self {
+        if matches!(key, Key::Chunk(_)) { Self::Clocks } else { Self::Confirmed }
+    }
 }
 
 /// A request that changes something.

@@ -7,10 +7,13 @@
 //! | key | type | meaning |
 //! |---|---|---|
 //! | `beat` | integer | grows with every renewal, so that no two contents of the lease are the same |
+//! | `doubtful` | array or null | names of which requests of an earlier holder may still remove something until then; null for any |
+//! | `doubtful_before` | integer or null | if `doubtful` is null: Unix seconds by the clock of the server, snapshots of a later time are not in doubt |
 //! | `doubtful_until` | integer or null | Unix seconds by the clock of the server: until then requests of an earlier holder may still be executed |
 //! | `epoch` | integer | grows whenever it is taken |
 //! | `held` | boolean | false when it was given back |
 //! | `holder` | object | `host`, `instance` and `nonce` of who took it last |
+//! | `removing` | array or null | names of which the holder may be removing something; null for any |
 //!
 //! It is given back by saying so, and not by deleting it: so the epoch goes on growing, and whoever comes next can tell whether
 //! anybody else was there meanwhile.
@@ -58,8 +61,10 @@
 //! put that is delayed for longer than that can give the store two holders, until the first of them reads the lease again.
 
 mod attempt;
+mod names;
 mod record;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -69,6 +74,7 @@ use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::Tenure;
 use crate::backend::s3::bare;
+use crate::backend::s3::lease::names::{Doubt, Removals};
 use crate::backend::s3::lease::record::{Found, Holder, Record};
 use crate::backend::s3::mark::{LIMIT_BYTES, Mark, Ownership};
 use crate::error::{Error, ErrorKind, Result};
@@ -101,6 +107,7 @@ pub(in crate::backend::s3) struct Lease {
     mark: Mark,
     me: Holder,
     place: Place,
+    removals: Mutex<Removals>,
     runtime: Arc<dyn Runtime>,
     state: Mutex<State>,
 }
@@ -163,6 +170,7 @@ impl Lease {
             mark,
             me,
             place,
+            removals: Mutex::default(),
             runtime,
             state: Mutex::new(State::Free),
         })
@@ -332,10 +340,15 @@ impl Lease {
         let _alone = self.changing.lock().await;
         let State::Held(held) = self.state().clone() else { return Ok(()) };
         let mut record = Record { beat: held.record.beat + 1, held: false, ..held.record };
+        // The names of requests that are certain by now are gone from these.
+        self.end_announcements();
+        let names = self.names_removed();
+        record.removing = Some(BTreeSet::new());
         if self.has_doubts() {
             let found = self.read().await?;
             let now = found.and_then(|found| found.head.answered).unwrap_or_else(|| self.runtime.now());
-            record.doubtful_until = Some(unix_seconds(now + LONGEST_REQUEST)).max(record.doubtful_until);
+            let (now, until) = (unix_seconds(now), unix_seconds(now + LONGEST_REQUEST));
+            Doubt::left(&record, names, until, now).write_to(&mut record);
         }
         *self.state() = State::Free;
         self.write(&record, Some(&held.tag)).await.map(drop)
@@ -345,7 +358,8 @@ impl Lease {
     fn has_doubts(&self) -> bool {
         let since = self.runtime.monotonic().saturating_sub(LONGEST_REQUEST);
         let doubted = *self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
-        self.attempts.load(Ordering::SeqCst) > 0 || doubted.is_some_and(|at| at >= since)
+        let of_names = self.removals().has_doubts(self.runtime.monotonic());
+        of_names || self.attempts.load(Ordering::SeqCst) > 0 || doubted.is_some_and(|at| at >= since)
     }
 
     /// A request of this process got no answer, and may still be executed.
@@ -354,9 +368,14 @@ impl Lease {
         *self.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
-    /// Deletes the lease, which is nobody's then.
+    /// Deletes the lease, which is nobody's then. If a request of this process may still remove
+    /// something, it is given back instead.
     pub(in crate::backend::s3) async fn remove(self: &Arc<Self>, condition: &Condition) -> Result<Deletion> {
         self.before_change().await?;
+        if self.removals().has_doubts(self.runtime.monotonic()) {
+            // Whoever makes a store here next has to know.
+            return self.give_back().await.map(|()| Deletion::Final);
+        }
         let _alone = self.changing.lock().await;
         let attempt = self.attempt(Care::Once);
         let deleted = attempt.client().delete(&self.place.lease, condition).await;
@@ -381,17 +400,31 @@ impl Lease {
     async fn take(self: &Arc<Self>) -> Result<()> {
         let was_ours = self.mark.claim().await?;
         let found = self.read().await?;
-        let (mut doubtful_until, mut epoch, mut continues) = (None, 0, None);
+        let (mut until, mut epoch, mut continues) = (None, 0, None);
         if let Some(found @ Found { record, .. }) = &found {
-            (doubtful_until, epoch) = (record.doubtful_until, record.epoch);
+            epoch = record.epoch;
             if record.held {
-                doubtful_until = Some(self.doubt(found)?);
+                until = Some(self.doubt(found)?);
             }
             // A PBS that used the store meanwhile removed our mark, and left the lease alone.
             continues = (was_ours && record.holder.instance == self.me.instance).then_some(epoch);
         }
         let holder = self.me.clone();
-        let record = Record { beat: 0, doubtful_until, epoch: next(epoch)?, held: true, holder };
+        let answered = found.as_ref().and_then(|found| found.head.answered);
+        let server_now = answered.map(unix_seconds).unwrap_or_default();
+        let doubt = Doubt::taken(found.as_ref(), server_now, until);
+        let doubtful_until = doubt.until;
+        let mut record = Record {
+            beat: 0,
+            doubtful: None,
+            doubtful_before: None,
+            doubtful_until: None,
+            epoch: next(epoch)?,
+            held: true,
+            holder,
+            removing: self.names_removed(),
+        };
+        doubt.write_to(&mut record);
         let sent = self.moment();
         let tag = match self.write(&record, found.as_ref().map(|found| found.tag.as_str())).await {
             Ok(tag) if !tag.is_empty() => tag,
@@ -405,8 +438,7 @@ impl Lease {
             self.runtime.sleep(SETTLING).await;
             self.written(&record).await?.ok_or_else(taken)?;
         }
-        let server_now = found.as_ref().and_then(|found| found.head.answered).map(unix_seconds);
-        let left = doubtful_until.map(|until| until.saturating_sub(server_now.unwrap_or_default()));
+        let left = doubtful_until.map(|until| until.saturating_sub(server_now));
         let doubtful_until = left
             .filter(|left| *left > 0)
             .map(|left| sent.monotonic.saturating_add(Duration::from_secs(left)));
@@ -438,7 +470,7 @@ impl Lease {
     }
 
     async fn renew(self: &Arc<Self>, held: Held) -> Result<()> {
-        let record = Record { beat: held.record.beat + 1, ..held.record };
+        let record = Record { beat: held.record.beat + 1, removing: self.names_removed(), ..held.record };
         let sent = self.moment();
         if !self.place.conditional {
             let found = self.read().await?;
@@ -479,6 +511,7 @@ impl Lease {
                 if held.since != since {
                     return;
                 }
+                lease.end_announcements();
                 // A failure is told to whoever wants to change something next.
                 pause = if lease.renew(held).await.is_ok() { RENEWAL } else { RETRY };
             }
@@ -532,6 +565,10 @@ impl Lease {
 
     fn internal(&self, error: serde_json::Error) -> Error {
         Error::new(ErrorKind::Internal, "write").on(&self.place.lease).because(error)
+    }
+
+    fn removals(&self) -> MutexGuard<'_, Removals> {
+        self.removals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

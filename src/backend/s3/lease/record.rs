@@ -4,15 +4,24 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backend::s3::lease::names::Names;
 use crate::s3::{Condition, Head};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) beat: u64,
+    /// `None` for any; so it is in a lease of an earlier version.
+    #[serde(default)]
+    pub(super) doubtful: Names,
+    #[serde(default)]
+    pub(super) doubtful_before: Option<u64>,
     pub(super) doubtful_until: Option<u64>,
     pub(super) epoch: u64,
     pub(super) held: bool,
     pub(super) holder: Holder,
+    /// `None` for any, too.
+    #[serde(default)]
+    pub(super) removing: Names,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

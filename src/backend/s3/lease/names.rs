@@ -1,0 +1,304 @@
+//! Names of which something is being removed, so that the next holder of the lease does not reuse them too early (H17).
+//!
+//! A DELETE without an answer may be executed later, and removes what is stored under its key by then. The process that sent it may be
+//! gone, so the lease tells the next one. A *name* is a snapshot, the owner or the notes of a group, a namespace, or the identity of the
+//! store; chunks have a list of their own, that of the garbage that was seen.
+//!
+//! # Orders
+//! ```text
+//! remove: names under way → lease renewed with them, unless it lists them → DELETE → answered: no longer under way, or in doubt for 30 min
+//! close:  names in doubt or under way, and those that were taken over → lease given back with them and the end of the doubt
+//! take:   names that the lease lists as in doubt, and if it was not given back, those that it lists as under way
+//! ```
+//! So a crash at any point leaves a lease that lists every name of which a DELETE may be on its way. A process that removes many names
+//! writes that any may be among them, which costs one request instead of many. Then a snapshot is fresh whose time is later than the
+//! moment at which the lease was taken or given back, by the clock of the server, since nobody removed one of that time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::backend::s3::lease::record::{Found, Record};
+use crate::backend::s3::lease::{LONGEST_REQUEST, Lease, State, unix_seconds};
+use crate::backend::{Deleted, Removal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+use crate::format::name::SnapshotName;
+
+/// How many bytes of names a lease lists.
+const LISTED_BYTES: usize = 16 << 10;
+/// How many removals have the lease written for them between two renewals. Those after them are covered by one that lists no names.
+const ANNOUNCEMENTS: u32 = 8;
+
+/// Names, or `None` for any.
+pub(super) type Names = Option<BTreeSet<String>>;
+
+/// What this process removes, or may have removed.
+#[derive(Debug, Default)]
+pub(super) struct Removals {
+    /// How often the lease was written for a removal since the last regular renewal.
+    announced: u32,
+    /// Names of which a request got no answer, and since when, by the monotonic clock.
+    doubted: BTreeMap<String, Duration>,
+    /// How many requests for a name are under way.
+    under_way: BTreeMap<String, usize>,
+}
+
+impl Removals {
+    /// Whether a request that got no answer may still be executed.
+    pub(super) fn has_doubts(&self, now: Duration) -> bool {
+        let late = |since: &Duration| now.saturating_sub(*since) < LONGEST_REQUEST;
+        !self.under_way.is_empty() || self.doubted.values().any(late)
+    }
+
+    /// All names of which a request may be executed now or later.
+    fn names(&mut self, now: Duration) -> Names {
+        self.doubted.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
+        listed(self.doubted.keys().chain(self.under_way.keys()).cloned().collect())
+    }
+}
+
+/// As many names as a lease lists, or any.
+fn listed(names: BTreeSet<String>) -> Names {
+    let bytes: usize = names.iter().map(|name| name.len() + 3).sum();
+    (bytes <= LISTED_BYTES).then_some(names)
+}
+
+/// The name that a key belongs to, if its object may be removed and stored again by others.
+fn name_of(key: &Key) -> Option<String> {
+    match key {
+        Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name) => {
+            Some(name.to_string())
+        }
+        Key::GroupNotes(_) | Key::Namespace(_) | Key::Owner(_) | Key::Store => Some(key.path()),
+        _ => None,
+    }
+}
+
+fn snapshot_of(key: &Key) -> Option<&SnapshotName> {
+    match key {
+        Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name) => {
+            Some(name)
+        }
+        _ => None,
+    }
+}
+
+/// Names of which something is being removed. Dropped before their end, all of them are in doubt.
+#[derive(Debug)]
+pub(in crate::backend::s3) struct Removing {
+    is_over: bool,
+    lease: Arc<Lease>,
+    names: Vec<Option<String>>,
+}
+
+impl Removing {
+    /// The requests have ended like this.
+    pub(in crate::backend::s3) fn end(mut self, results: &Result<Vec<Result<Deleted>>>) {
+        self.is_over = true;
+        let is_doubtful =
+            |error: &Error| matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable);
+        let now = self.lease.runtime.monotonic();
+        let mut removals = self.lease.removals();
+        for (at, name) in self.names.iter().enumerate() {
+            let doubtful = match results {
+                Err(error) => is_doubtful(error),
+                Ok(results) => match results.get(at) {
+                    Some(Ok(deleted)) => *deleted == Deleted::Unsettled,
+                    Some(Err(error)) => is_doubtful(error),
+                    None => true,
+                },
+            };
+            if let Some(name) = name.clone().filter(|_| doubtful) {
+                removals.doubted.insert(name, now);
+            }
+        }
+    }
+}
+
+impl Drop for Removing {
+    fn drop(&mut self) {
+        let now = self.lease.runtime.monotonic();
+        let mut removals = self.lease.removals();
+        for name in self.names.drain(..).flatten() {
+            if let Some(count) = removals.under_way.get_mut(&name) {
+                *count -= 1;
+                if *count == 0 {
+                    removals.under_way.remove(&name);
+                }
+            }
+            if !self.is_over {
+                removals.doubted.insert(name, now);
+            }
+        }
+    }
+}
+
+impl Lease {
+    /// Makes sure that the lease lists the names of which something is removed.
+    ///
+    /// # Errors
+    /// Those of a renewal. Nothing may be removed then.
+    pub(in crate::backend::s3) async fn removing(self: &Arc<Self>, removals: &[Removal]) -> Result<Removing> {
+        let names: Vec<_> = removals.iter().map(|removal| name_of(&removal.key)).collect();
+        {
+            let mut removals = self.removals();
+            for name in names.iter().flatten() {
+                *removals.under_way.entry(name.clone()).or_default() += 1;
+            }
+        }
+        // Nothing was sent yet: if this fails, nothing is in doubt.
+        let mut removing = Removing { is_over: true, lease: Arc::clone(self), names };
+        self.announce(&removing.names).await?;
+        removing.is_over = false;
+        Ok(removing)
+    }
+
+    async fn announce(self: &Arc<Self>, names: &[Option<String>]) -> Result<()> {
+        let lists = |record: &Record| {
+            let listed = record.removing.as_ref();
+            listed.is_none_or(|listed| names.iter().flatten().all(|name| listed.contains(name)))
+        };
+        let is_listed = |state: &State| match state {
+            State::Held(held) => lists(&held.record),
+            // Without a lease there is nobody to be told, and without names nothing to tell.
+            State::Free | State::Lost(_) => true,
+        };
+        if is_listed(&self.state()) {
+            return Ok(());
+        }
+        let _alone = self.changing.lock().await;
+        let state = self.state().clone();
+        match state {
+            State::Held(held) if !lists(&held.record) => {
+                self.removals().announced += 1;
+                self.renew(held).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The names that the lease has to list as being removed.
+    pub(super) fn names_removed(&self) -> Names {
+        let now = self.runtime.monotonic();
+        let mut removals = self.removals();
+        if removals.announced > ANNOUNCEMENTS { None } else { removals.names(now) }
+    }
+
+    /// A regular renewal follows.
+    pub(super) fn end_announcements(&self) {
+        self.removals().announced = 0;
+    }
+
+    /// Refuses a name of which a request may still remove something.
+    pub(in crate::backend::s3) fn check_name(&self, key: &Key) -> Result<()> {
+        self.in_doubt(key).map_or(Ok(()), |left| {
+            let why = format!(
+                "a request to delete the last one may still be executed for {} s",
+                left.as_secs() + 1
+            );
+            Err(Error::new(ErrorKind::Busy, "store").on(key).because(why))
+        })
+    }
+
+    /// For how long a request of this process, or of an earlier holder, may still remove the object with this key.
+    pub(in crate::backend::s3) fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        let (name, now) = (name_of(key)?, self.runtime.monotonic());
+        let own = self.removals().doubted.get(&name).map(|since| *since + LONGEST_REQUEST);
+        let inherited = match &*self.state() {
+            State::Held(held) if is_listed(&held.record, &name, key) => held.doubtful_until,
+            _ => None,
+        };
+        own.max(inherited)?.checked_sub(now).filter(|left| !left.is_zero())
+    }
+}
+
+/// Whether a lease says that a request of an earlier holder may remove this.
+fn is_listed(record: &Record, name: &str, key: &Key) -> bool {
+    match &record.doubtful {
+        Some(names) => names.contains(name),
+        None => {
+            let before = record.doubtful_before.unwrap_or(u64::MAX);
+            let time = snapshot_of(key).map(|name| unix_seconds(SystemTime::from(name.time())));
+            time.is_none_or(|time| time <= before)
+        }
+    }
+}
+
+/// What is in doubt.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    before: Option<u64>,
+    names: Names,
+    pub(super) until: Option<u64>,
+}
+
+impl Doubt {
+    /// What a lease says at this time of the server, in Unix seconds.
+    fn of(record: &Record, now: u64) -> Self {
+        let until = record.doubtful_until.filter(|until| *until > now);
+        match until {
+            None => Self { before: None, names: Some(BTreeSet::new()), until: None },
+            Some(_) => Self { before: record.doubtful_before, names: record.doubtful.clone(), until },
+        }
+    }
+
+    /// Adds names of which a request may be executed until then.
+    fn and(self, names: Names, until: u64, now: u64) -> Self {
+        let both = self.names.zip(names).map(|(mut all, more)| {
+            all.extend(more);
+            all
+        });
+        let names = both.and_then(listed);
+        let before = if names.is_none() { self.before.max(Some(now)) } else { None };
+        Self { before, names, until: self.until.max(Some(until)) }
+    }
+
+    /// What the next holder finds, whose requests and those of the holder before may be executed until then, if that is said.
+    pub(super) fn taken(found: Option<&Found>, now: u64, until: Option<u64>) -> Self {
+        let nothing = Self { before: None, names: Some(BTreeSet::new()), until: None };
+        let Some(Found { record, .. }) = found else { return nothing };
+        let doubt = Self::of(record, now);
+        match until {
+            None => doubt,
+            Some(until) => doubt.and(record.removing.clone(), until, now),
+        }
+    }
+
+    /// What a holder leaves that gives the lease back while requests of it may be executed until then.
+    pub(super) fn left(record: &Record, names: Names, until: u64, now: u64) -> Self {
+        Self::of(record, now).and(names, until, now)
+    }
+
+    pub(super) fn write_to(self, record: &mut Record) {
+        (record.doubtful, record.doubtful_before, record.doubtful_until) =
+            (self.names, self.before, self.until);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Names {
+        Some(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    #[test]
+    fn names_that_are_too_many_are_any_names() {
+        let few: BTreeSet<_> = (0..100).map(|number| format!("host/{number}/owner")).collect();
+        assert_eq!(listed(few.clone()), Some(few));
+        assert_eq!(listed((0..2000).map(|number| format!("host/{number}/owner")).collect()), None);
+    }
+
+    #[test]
+    fn doubts_of_two_holders_add_up_until_both_are_over() {
+        let none = Doubt { before: None, names: names(&[]), until: None };
+        let both = none.and(names(&["a"]), 10, 5).and(names(&["b"]), 8, 6);
+        assert_eq!((&both.names, both.until, both.before), (&names(&["a", "b"]), Some(10), None));
+        let any = both.and(None, 9, 7);
+        assert_eq!((&any.names, any.until, any.before), (&None, Some(10), Some(7)));
+        let more = any.and(names(&["c"]), 20, 12);
+        assert_eq!((&more.names, more.until, more.before), (&None, Some(20), Some(12)));
+    }
+}
