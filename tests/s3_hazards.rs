@@ -25,7 +25,7 @@ use larder::store::{Datastore, DirtyMap, SnapshotReader, SnapshotState};
 
 use s3_store::{
     CHUNK, CHUNKS, Opening, back_up, back_up_on, check, check_all, data, files_below, fresh, group, inside,
-    keys, kind, opened_again, requests, restored,
+    keys, kind, opened_again, requests, restored, small,
 };
 
 /// Of a backup with an image and a blob into a new group.

@@ -215,14 +215,12 @@ impl Lease {
 
 /// Whether a lease says that a request of an earlier holder may remove this.
 fn is_listed(record: &Record, name: &str, key: &Key) -> bool {
-    match &record.doubtful {
-        Some(names) => names.contains(name),
-        None => {
-            let before = record.doubtful_before.unwrap_or(u64::MAX);
-            let time = snapshot_of(key).map(|name| unix_seconds(SystemTime::from(name.time())));
-            time.is_none_or(|time| time <= before)
-        }
+    if let Some(names) = &record.doubtful {
+        return names.contains(name);
     }
+    let before = record.doubtful_before.unwrap_or(u64::MAX);
+    let time = snapshot_of(key).map(|name| unix_seconds(SystemTime::from(name.time())));
+    time.is_none_or(|time| time <= before)
 }
 
 /// What is in doubt.
@@ -237,10 +235,12 @@ impl Doubt {
     /// What a lease says at this time of the server, in Unix seconds.
     fn of(record: &Record, now: u64) -> Self {
         let until = record.doubtful_until.filter(|until| *until > now);
-        match until {
-            None => Self { before: None, names: Some(BTreeSet::new()), until: None },
-            Some(_) => Self { before: record.doubtful_before, names: record.doubtful.clone(), until },
+        if until.is_none() {
+            return Self { before: None, names: Some(BTreeSet::new()), until: None };
         }
+        // An earlier version did not say before when.
+        let now = record.doubtful.is_none().then_some(now);
+        Self { before: record.doubtful_before.or(now), names: record.doubtful.clone(), until }
     }
 
     /// Adds names of which a request may be executed until then.

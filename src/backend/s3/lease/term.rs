@@ -1,0 +1,201 @@
+//! How the lease is taken, renewed, read and written.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::backend::s3::bare;
+use crate::backend::s3::lease::names::Doubt;
+use crate::backend::s3::lease::record::{Found, Record};
+use crate::backend::s3::lease::{
+    Held, LIFE, LONGEST_REQUEST, Lease, RENEWAL, RETRY, SETTLING, State, lost, unix_seconds,
+};
+use crate::backend::s3::mark::LIMIT_BYTES;
+use crate::error::{Error, ErrorKind, Result};
+use crate::s3::Condition;
+
+impl Lease {
+    pub(super) async fn take(self: &Arc<Self>) -> Result<()> {
+        let was_ours = self.mark.claim().await?;
+        let found = self.read().await?;
+        let (mut until, mut epoch, mut continues) = (None, 0, None);
+        if let Some(found @ Found { record, .. }) = &found {
+            epoch = record.epoch;
+            if record.held {
+                until = Some(self.doubt(found)?);
+            }
+            // A PBS that used the store meanwhile removed our mark, and left the lease alone.
+            continues = (was_ours && record.holder.instance == self.me.instance).then_some(epoch);
+        }
+        let holder = self.me.clone();
+        let answered = found.as_ref().and_then(|found| found.head.answered);
+        let server_now = answered.map(unix_seconds).unwrap_or_default();
+        let doubt = Doubt::taken(found.as_ref(), server_now, until);
+        let doubtful_until = doubt.until;
+        let mut record = Record {
+            beat: 0,
+            doubtful: None,
+            doubtful_before: None,
+            doubtful_until: None,
+            epoch: next(epoch)?,
+            held: true,
+            holder,
+            removing: self.names_removed(),
+        };
+        doubt.write_to(&mut record);
+        let sent = self.moment();
+        let tag = match self.write(&record, found.as_ref().map(|found| found.tag.as_str())).await {
+            Ok(tag) if !tag.is_empty() => tag,
+            Ok(_) => self.written(&record).await?.ok_or_else(taken)?,
+            Err(error) => self.written(&record).await?.ok_or_else(|| match error.kind() {
+                ErrorKind::AlreadyExists | ErrorKind::Conflict => taken(),
+                _ => error,
+            })?,
+        };
+        if !self.place.conditional {
+            self.runtime.sleep(SETTLING).await;
+            self.written(&record).await?.ok_or_else(taken)?;
+        }
+        let left = doubtful_until.map(|until| until.saturating_sub(server_now));
+        let doubtful_until = left
+            .filter(|left| *left > 0)
+            .map(|left| sent.monotonic.saturating_add(Duration::from_secs(left)));
+        let since = record.epoch;
+        let (confirmed, renewed) = (sent.monotonic, sent);
+        *self.state() =
+            State::Held(Held { confirmed, continues, doubtful_until, record, renewed, since, tag });
+        self.beat(since);
+        Ok(())
+    }
+
+    /// When the requests of a holder that did not give the lease back are certainly over, or why it cannot be taken from it.
+    fn doubt(&self, found: &Found) -> Result<u64> {
+        let holder = &found.record.holder;
+        let busy = |why: String| Err(Error::new(ErrorKind::Busy, "lock the store").because(why));
+        let (Some(age), Some(renewed)) = (found.age(), found.head.last_modified) else {
+            return busy(format!("{} holds it, and the server does not tell since when", holder.host));
+        };
+        // The time of an object is told in whole seconds.
+        let life = LIFE + Duration::from_secs(2);
+        if age <= life && holder.instance != self.me.instance {
+            let left = life.saturating_sub(age).as_secs() + 1;
+            return busy(format!(
+                "the process {} on {} holds it for another {left} s at least",
+                holder.instance, holder.host
+            ));
+        }
+        Ok(unix_seconds(renewed + LIFE + LONGEST_REQUEST))
+    }
+
+    pub(super) async fn renew(self: &Arc<Self>, held: Held) -> Result<()> {
+        let record = Record { beat: held.record.beat + 1, removing: self.names_removed(), ..held.record };
+        let sent = self.moment();
+        if !self.place.conditional {
+            let found = self.read().await?;
+            if !found.as_ref().is_some_and(|found| self.is_mine(found)) {
+                return Err(self.lose(found.as_ref()));
+            }
+        }
+        let tag = match self.write(&record, Some(&held.tag)).await {
+            Ok(tag) if !tag.is_empty() => tag,
+            written => match self.read().await? {
+                Some(found) if found.record == record => found.tag,
+                // Neither this renewal nor anybody else was there: the next one finds the same tag.
+                Some(found) if found.tag == held.tag => return written.map(drop),
+                // An earlier one, given up for lost, was executed late. It has but to be renewed over that.
+                Some(found) if self.is_mine(&found) && found.record.epoch == held.record.epoch => {
+                    let found = Held { record: found.record, tag: found.tag, ..held };
+                    *self.state() = State::Held(found);
+                    let error = Error::new(ErrorKind::Unavailable, "renew the lease");
+                    return Err(error.on(&self.place.lease).because("an earlier renewal came late"));
+                }
+                found => return Err(self.lose(found.as_ref())),
+            },
+        };
+        *self.state() = State::Held(Held { confirmed: sent.monotonic, record, renewed: sent, tag, ..held });
+        Ok(())
+    }
+
+    /// Renews the lease as long as it is held and anybody is there who may want it.
+    fn beat(self: &Arc<Self>, since: u64) {
+        let (weak, runtime): (Weak<Self>, _) = (Arc::downgrade(self), Arc::clone(&self.runtime));
+        self.runtime.spawn(Box::pin(async move {
+            let mut pause = RENEWAL;
+            loop {
+                runtime.sleep(pause).await;
+                let Some(lease) = weak.upgrade() else { return };
+                let _alone = lease.changing.lock().await;
+                let State::Held(held) = lease.state().clone() else { return };
+                if held.since != since {
+                    return;
+                }
+                lease.end_announcements();
+                // A failure is told to whoever wants to change something next.
+                pause = if lease.renew(held).await.is_ok() { RENEWAL } else { RETRY };
+            }
+        }));
+    }
+
+    /// Writes the lease over the one with this tag, or where none is. In a full bucket the state of the garbage collection makes room for
+    /// it: that is written anew by each collection, and nothing is decided by it alone.
+    pub(super) async fn write(&self, record: &Record, over: Option<&str>) -> Result<String> {
+        let json = serde_json::to_vec(record).map_err(|error| self.internal(error))?;
+        let condition = self.place.condition(over);
+        let json = Bytes::from(json);
+        let tag = match self.client.put(&self.place.lease, json.clone(), &condition).await {
+            Err(error) if error.kind() == ErrorKind::Full => {
+                let _ = self.client.delete(&self.place.status, &Condition::Always).await?;
+                self.client.put(&self.place.lease, json, &condition).await?
+            }
+            tag => tag?,
+        };
+        Ok(bare(&tag).to_owned())
+    }
+
+    /// The tag of the lease if it is this record; `None` if somebody else was faster.
+    async fn written(&self, record: &Record) -> Result<Option<String>> {
+        let found = self.read().await?;
+        Ok(found.filter(|found| found.record == *record).map(|found| found.tag))
+    }
+
+    pub(super) async fn read(&self) -> Result<Option<Found>> {
+        let (bytes, head) = match self.client.get(&self.place.lease, LIMIT_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            found => found?,
+        };
+        let record = serde_json::from_slice(&bytes);
+        let corrupt = |error| Error::new(ErrorKind::Corrupt, "read").on(&self.place.lease).because(error);
+        let tag = bare(&head.etag).to_owned();
+        Ok(Some(Found { head, record: record.map_err(corrupt)?, tag }))
+    }
+
+    pub(super) fn lose(&self, found: Option<&Found>) -> Error {
+        let holder = found.filter(|found| found.record.held).map(|found| &found.record.holder);
+        let who = holder.map_or_else(|| "nobody".to_owned(), |holder| holder.host.clone());
+        let error = lost(&who);
+        *self.state() = State::Lost(who);
+        error
+    }
+
+    pub(super) fn is_mine(&self, found: &Found) -> bool {
+        found.record.held && found.record.holder == self.me
+    }
+
+    fn internal(&self, error: serde_json::Error) -> Error {
+        Error::new(ErrorKind::Internal, "write").on(&self.place.lease).because(error)
+    }
+}
+
+/// The epoch after another.
+pub(super) fn next(epoch: u64) -> Result<u64> {
+    epoch.checked_add(1).ok_or_else(|| {
+        let error = Error::new(ErrorKind::Corrupt, "lock the store");
+        error.because("the epoch of the lease cannot grow any more")
+    })
+}
+
+/// Somebody else was faster.
+fn taken() -> Error {
+    Error::new(ErrorKind::Busy, "lock the store")
+}
