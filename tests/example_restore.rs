@@ -124,15 +124,15 @@ fn a_manifest_that_cannot_be_read_is_listed_named_and_a_failure() {
 fn a_target_that_exists_is_only_overwritten_on_request() {
     let scene = Scene::new();
     let image = fs::read(scene.path("image")).unwrap();
-    fs::write(scene.path("target"), [7; 20_000]).unwrap();
+    fs::write(scene.path("target"), vec![7; 20_000]).unwrap();
     for archive in ["disk.img.fidx", "small.conf.blob", "root.tar.didx"] {
         let done = scene.restore(&[], archive, "target");
         assert!(status(&done) == 2 && errors(&done).contains("--overwrite"), "{}", errors(&done));
         assert_eq!(status(&scene.restore(&["--device"], archive, "target")), 2, "it is no device");
     }
-    assert_eq!(fs::read(scene.path("target")).unwrap(), [7; 20_000]);
+    assert_eq!(fs::read(scene.path("target")).unwrap(), vec![7; 20_000]);
     for archive in ["disk.img.fidx", "small.conf.blob"] {
-        fs::write(scene.path("target"), [7; 20_000]).unwrap();
+        fs::write(scene.path("target"), vec![7; 20_000]).unwrap();
         let done = scene.restore(&["--overwrite"], archive, "target");
         assert_eq!(status(&done), 0, "{}", errors(&done));
         assert!(fs::read(scene.path("target")).unwrap() == image, "{archive}");

@@ -61,7 +61,7 @@ fn step(call: &Call) -> Option<String> {
             LockScope::Group(_) => "check group lock".to_owned(),
             LockScope::Snapshot(_) => "check snapshot lock".to_owned(),
             LockScope::Store => "check store lock".to_owned(),
-            _ => "check other lock".to_owned(),
+            LockScope::Manifest(_) => "check manifest lock".to_owned(),
         },
         Method::CheckOwned => "check ownership".to_owned(),
         Method::Copy => format!("copy {}", objects(&call.keys[1..])),
@@ -169,7 +169,7 @@ fn garbage_is_deleted_in_this_order() {
         back_up(&store, "host/a", &[1, 2]).await.unwrap();
         leave(&store, &[8, 9]).await;
         // Until the writer that was dropped has cleaned up.
-        sim.sleep(Duration::from_secs(60)).await;
+        sim.sleep(Duration::from_mins(1)).await;
         record.reset();
         collect(&store, at_once()).await.unwrap();
         assert_steps(

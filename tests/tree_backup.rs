@@ -128,9 +128,10 @@ fn found(report: &larder::tree::Report) -> Vec<(String, Problem)> {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the writer of a pipe is a thread of its own")]
 fn a_named_pipe_is_opened_once_and_read_to_its_end() {
     let place = Place::new();
-    let data: Vec<u8> = (0..300_000_u32).flat_map(|number| number.to_le_bytes()).collect();
+    let data: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
     for name in ["p", "q"] {
         mknodat(CWD, place.path(name), FileType::Fifo, Mode::RWXU, 0).unwrap();
     }
@@ -190,7 +191,7 @@ fn entries_that_may_not_be_read_are_named_and_the_rest_is_backed_up() {
     place.write("src/secret", "3");
     place.write("src/z", "4");
     for name in ["src/lost+found", "src/secret"] {
-        fs::set_permissions(place.path(name), PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(place.path(name), PermissionsExt::from_mode(0o000)).unwrap();
     }
     let run = |extra: &[&str]| {
         let mut backup = place.backup(extra);
@@ -221,7 +222,8 @@ fn entries_that_may_not_be_read_are_named_and_the_rest_is_backed_up() {
     assert_eq!(tar["z"], b"4");
     // The snapshot says it too.
     let log = String::from_utf8(place.restore(&report, "client.log.blob")).unwrap();
-    assert_eq!(log, told.iter().map(|line| format!("root.tar.didx: {line}\n")).collect::<String>());
+    let lines: Vec<_> = told.iter().map(|line| format!("root.tar.didx: {line}")).collect();
+    assert_eq!(log, lines.join("\n") + "\n");
     assert_eq!(
         notes(&place, report["snapshot"].as_str().unwrap()),
         "mine\n\nIncomplete; entries that were left out or stored in part: 2. The client log names them."
@@ -483,6 +485,7 @@ fn described(path: &Path) -> (u32, i64, i64, u32, Option<PathBuf>, Option<Vec<u8
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of all that a tree may have")]
 fn every_kind_of_entry_comes_back_from_the_example_and_gnu_tar() {
     let place = Place::new();
     let source = place.path("src");

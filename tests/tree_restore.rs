@@ -3,6 +3,7 @@
 #[path = "../examples/cli/mod.rs"]
 mod cli;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
 use std::ops::Range;
@@ -105,7 +106,7 @@ fn pax(kind: u8, records: &[(&str, &str)]) -> Vec<u8> {
         if length.to_string().len() > rest.to_string().len() {
             length += 1;
         }
-        data += &format!("{length} {key}={value}\n");
+        writeln!(data, "{length} {key}={value}").unwrap();
     }
     entry(tar::EntryType::new(kind), "pax", data.as_bytes())
 }
@@ -285,8 +286,11 @@ fn an_archive_that_is_cut_off_or_goes_on_behind_its_end_is_reported() {
     assert_eq!(done.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
 }
 
+/// The place of an entry in an archive, and its contents.
+type Stored = (Range<usize>, Vec<u8>);
+
 /// Twenty files with a tar in the middle, and where each entry is with its contents.
-fn long_archive(prefix: &str) -> (Vec<u8>, Vec<(Range<usize>, Vec<u8>)>) {
+fn long_archive(prefix: &str) -> (Vec<u8>, Vec<Stored>) {
     let inner = archive(&(0..30).map(|at| file(&format!("inner{at}"), b"inner")).collect::<Vec<_>>());
     let mut data = entry(tar::EntryType::Directory, "./", b"");
     let mut entries = Vec::new();

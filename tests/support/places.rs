@@ -35,6 +35,7 @@ pub(crate) struct Place {
     pub(crate) runtime: Arc<dyn Runtime>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a test has one")]
 enum Kind {
     #[cfg(feature = "s3")]
     Bucket(bucket::Bucket, larder::s3::S3Capabilities),
