@@ -137,6 +137,9 @@ fn only_creating_makes_a_store_where_none_is() {
             }
             assert_eq!(server.objects(), before, "nothing is written");
             server.remove("store/.larder/lease");
+            let before = server.objects();
+            assert_eq!(kind(Datastore::destroy(Arc::clone(&backend)).await), ErrorKind::NotFound);
+            assert_eq!(server.objects(), before, "nothing is written");
             let store = Datastore::create(Arc::clone(&backend), Options::default()).await.unwrap();
             store.close().await.unwrap();
             Datastore::open(Arc::clone(&backend), Options::default()).await.unwrap();

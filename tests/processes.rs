@@ -160,6 +160,12 @@ async fn perform(
     }
 }
 
+/// Waits in the middle of an operation until the test says something.
+fn stop() {
+    println!("\nHERE");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
 /// The other process: does what it reads, line after line, and stops in the middle of it until it reads another line.
 fn play() {
     let mut line = String::new();
@@ -168,10 +174,6 @@ fn play() {
         let length = std::io::stdin().read_line(&mut line).unwrap();
         (length > 0).then(|| line.trim().to_owned())
     };
-    fn stop() {
-        println!("\nHERE");
-        std::io::stdin().read_line(&mut String::new()).unwrap();
-    }
     while let Some(order) = read() {
         let (operation, root) = order.split_once(' ').unwrap();
         block_on(async {

@@ -332,7 +332,7 @@ fn a_backup_in_a_group_of_many_snapshots_costs_what_it_costs_in_one_of_few() {
             let first = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
             backend.put(&Key::Owner(group.clone()), "root@pam\n".into(), PutMode::Create).await.unwrap();
             for number in 0..many {
-                let time = BackupTime::try_from(first + Duration::from_secs(3600) * number).unwrap();
+                let time = BackupTime::try_from(first + Duration::from_hours(1) * number).unwrap();
                 let name = group.snapshot(time);
                 for key in [Key::Manifest(name.clone()), Key::ClientLog(name)] {
                     backend.put(&key, "x".into(), PutMode::Create).await.unwrap();

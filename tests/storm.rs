@@ -297,10 +297,8 @@ impl Storm {
                 }
             }
         }
-        let acknowledged = self.acknowledged.lock().unwrap();
-        let lost: Vec<_> = acknowledged.difference(&there).collect();
+        let lost: Vec<_> = self.acknowledged.lock().unwrap().difference(&there).cloned().collect();
         assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
-        drop(acknowledged);
         store.close().await.unwrap();
         life.kill();
     }
@@ -375,8 +373,7 @@ fn storm(seed: u64, rounds: u64) -> BTreeMap<String, u64> {
         }
         storm.settle().await;
     });
-    let counts = storm.counts.lock().unwrap().clone();
-    counts
+    storm.counts.lock().unwrap().clone()
 }
 
 #[test]

@@ -164,10 +164,17 @@ impl Datastore {
     /// bucket stays, and says for how long no store can be made at this place.
     ///
     /// # Errors
-    /// `Busy` while anybody uses the store, or requests of an earlier user may still arrive; `Unsupported` if the store needs
+    /// `NotFound` if there is no store, and then nothing is written; `Busy` while anybody uses the store, or requests of an earlier user may still arrive; `Unsupported` if the store needs
     /// what this version does not know; whatever the backend answers. What was deleted until then is gone.
     pub async fn destroy(backend: Arc<dyn Backend>) -> Result<Destruction> {
         let backend = backend.as_ref();
+        // A lease alone is what a destruction leaves that was cut off at its last step.
+        let is_there = Identity::read(backend).await?.is_some()
+            || backend.has_store().await?
+            || backend.has(&Key::Lease).await?;
+        if !is_there {
+            return Err(Error::new(ErrorKind::NotFound, "destroy the store").because("there is no store"));
+        }
         let alone = lock_alone(backend).await?;
         let identity = match Identity::read(backend).await? {
             Some(identity) => identity,
