@@ -10,8 +10,8 @@ mod gc_scene;
 mod s3_store;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fault_server::{Action, FaultServer, Logged, Options as ServerOptions, Quirk, Rule};
@@ -143,6 +143,50 @@ fn h89_an_old_owner_deletes_nothing_after_a_take_over() {
         assert!(changed.iter().all(|put| !put.executed), "{changed:?}");
         assert_eq!(check_all(&new.store).await, 2);
         new.close().await;
+    });
+}
+
+/// Records of presence count for one term. A removal begins a new one first, so that an old copy of them vouches for nothing (H16).
+#[test]
+fn h16_a_collection_begins_a_new_term_before_it_deletes_a_chunk() {
+    let server = Arc::new(FaultServer::start(ServerOptions::default()));
+    block_on(async {
+        let process = fresh(&server).await;
+        leave(&process.store, &[8, 9]).await;
+        drop(back_up(&process.store, "host/a", &[1]).await.unwrap());
+        let epoch = |server: &FaultServer| {
+            let lease: serde_json::Value = serde_json::from_slice(&server.objects()[LEASE]).unwrap();
+            lease["epoch"].as_u64().unwrap()
+        };
+        let before = epoch(&server);
+        let (seen, within) = (Arc::new(Mutex::new(Vec::new())), inside(&server));
+        let (noted, of_chunk) = (Arc::clone(&seen), |path: &str| path.contains(".chunks"));
+        let note = Arc::new(move || {
+            noted.lock().unwrap().push(epoch(&within()));
+            false
+        });
+        let many = Arc::clone(&note);
+        server.add(Rule::on("DELETE").path(move |path| of_chunk(path) && note()));
+        server.add(Rule::on("POST").query(move |query| query.starts_with("delete") && many()));
+        assert_eq!(collected(&process.store, at_once()).await.removed.chunks, 2);
+        let seen = seen.lock().unwrap().clone();
+        assert!(!seen.is_empty() && seen.iter().all(|epoch| *epoch > before), "{before}, then {seen:?}");
+        process.close().await;
+    });
+}
+
+#[test]
+fn h89_a_lease_that_another_process_took_is_noticed_before_a_snapshot_is_published() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let old = fresh(&server).await;
+        let backup = old.store.backup(&group("host/a")).begin().await.unwrap();
+        backup.blob("a.conf", "x").await.unwrap();
+        // No clock of the old process shows it.
+        let theirs = r#"{"beat":0,"doubtful_until":null,"epoch":99,"held":true,"holder":{"host":"h","instance":"i","nonce":"n"}}"#;
+        server.put(LEASE, theirs);
+        assert_eq!(backup.finish().await.unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(keys(&server, "index.json.blob"), [] as [String; 0]);
     });
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "support/gc_scene.rs"]
 mod gc_scene;
+#[path = "support/watched.rs"]
+mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use larder::sync::{self, SyncOptions};
 use larder::verify::{self, Scope, VerifyOptions};
 
 use gc_scene::{at_once, back_up, collect, created, digest, group, leave};
+use watched::Watched;
 
 /// A store whose calls are recorded.
 async fn recorded(runtime: &SimRuntime) -> (Arc<RecordingBackend>, Datastore) {
@@ -177,6 +180,30 @@ fn garbage_is_deleted_in_this_order() {
             "check store lock, barrier
              check store lock, delete chunk
              put status, barrier",
+        );
+    });
+}
+
+/// In a bucket the candidates are written down, in a new term, before the first chunk goes (H16, H17).
+#[test]
+fn garbage_in_a_bucket_is_deleted_in_this_order() {
+    let sim = SimRuntime::new(5 << 20);
+    sim.block_on(async {
+        let memory = Arc::new(MemoryBackend::new(Arc::new(sim.clone())));
+        let record = Arc::new(RecordingBackend::new(Watched::bucket(memory)));
+        let backend: Arc<dyn Backend> = Arc::<RecordingBackend>::clone(&record);
+        let store = created(&backend).await;
+        back_up(&store, "host/a", &[1, 2]).await.unwrap();
+        leave(&store, &[8, 9]).await;
+        sim.sleep(Duration::from_mins(1)).await;
+        record.reset();
+        collect(&store, at_once()).await.unwrap();
+        assert_steps(
+            &record,
+            "check store lock, barrier
+             begin term, put candidates
+             check store lock, delete chunk
+             put candidates, put status, barrier",
         );
     });
 }
