@@ -56,7 +56,7 @@ fn on_demand(level: SyncLevel) -> FsOptions {
 fn directories_conform_on_every_runtime() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
-            let root = tempfile::tempdir().unwrap();
+            let root = support::scratch();
             check_all(&create(runtime, root.path(), on_demand(SyncLevel::None)).await).await;
         })
     });
@@ -65,7 +65,7 @@ fn directories_conform_on_every_runtime() {
 #[test]
 fn directories_conform_at_every_level_and_through_wrappers() {
     for level in [SyncLevel::None, SyncLevel::File, SyncLevel::Filesystem] {
-        let root = tempfile::tempdir().unwrap();
+        let root = support::scratch();
         let backend = block_on(create(threads(), root.path(), on_demand(level)));
         if level == SyncLevel::None { block_on(conforms(backend)) } else { check_blocking(&backend) }
     }
@@ -74,7 +74,7 @@ fn directories_conform_at_every_level_and_through_wrappers() {
 #[test]
 fn directories_conform_with_all_of_their_prefixes() {
     // In memory, where there is such a filesystem: disks are slow with so many directories.
-    let root = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let root = support::scratch();
     let options = FsOptions::default().sync_level(SyncLevel::None);
     check_blocking(&block_on(create(threads(), root.path(), options)));
     for level in [SyncLevel::File, SyncLevel::Filesystem] {
@@ -97,13 +97,13 @@ fn check_blocking(backend: &Arc<dyn Backend>) {
 
 #[test]
 fn directories_list_page_by_page() {
-    let root = tempfile::tempdir().unwrap();
+    let root = support::scratch();
     block_on(async { paging(&create(threads(), root.path(), on_demand(SyncLevel::None)).await, 5000).await });
 }
 
 #[test]
 fn h30_directories_report_what_is_foreign() {
-    let root = tempfile::tempdir().unwrap();
+    let root = support::scratch();
     let backend = block_on(create(threads(), root.path(), on_demand(SyncLevel::None)));
     block_on(foreign_is_reported(&backend, |path| {
         let path = root.path().join(path);

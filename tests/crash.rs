@@ -75,7 +75,7 @@ struct Recorded {
 }
 
 async fn record(runtime: &Arc<dyn Runtime>, level: SyncLevel, mounts: &[&str]) -> Recorded {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let record = Arc::new(DiskRecord::with_mounts(mounts.iter().copied()));
     let options = options(level).record(Arc::clone(&record));
     let backend = FsBackend::create(Arc::clone(runtime), directory.path(), options).await.unwrap();
@@ -98,7 +98,7 @@ async fn after_crash(
     loss: Loss,
     level: SyncLevel,
 ) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     recorded.record.replay(steps, loss, directory.path()).unwrap();
     let what = format!("{loss:?} after {steps} steps at {level:?}");
     let Some(store) = reopen(runtime, directory.path(), level).await else {
@@ -193,7 +193,7 @@ fn h75_every_acknowledged_snapshot_survives_a_crash_of_a_store_on_several_filesy
 /// A barrier does not rely on what another one has only begun.
 #[test]
 fn h75_barriers_at_once_each_flush_everything() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let record = Arc::new(DiskRecord::default());
     let options = options(SyncLevel::File).record(Arc::clone(&record));
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());

@@ -48,7 +48,7 @@ fn file_of(root: &Path, key: &Key) -> std::path::PathBuf {
 
 #[test]
 fn a_new_store_is_one_that_pbs_adopts() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let root = directory.path().join("store");
     fs::create_dir(&root).unwrap();
     fs::create_dir(root.join("lost+found")).unwrap();
@@ -74,7 +74,7 @@ fn a_new_store_is_one_that_pbs_adopts() {
 
 #[test]
 fn a_store_is_made_only_where_nothing_is() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     fs::write(directory.path().join("file"), "").unwrap();
     let error = block_on(FsBackend::create(runtime(), directory.path(), on_demand())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -95,7 +95,7 @@ fn h76_modes_do_not_depend_on_the_umask() {
         assert!(status.success());
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let root = directory.path().join("store");
     let backend = create(&root);
     let keys = [chunk(1).0, Key::Owner("vm/1".parse().unwrap()), Key::GcStatus];
@@ -109,7 +109,7 @@ fn h76_modes_do_not_depend_on_the_umask() {
 
 #[test]
 fn h76_a_put_that_fails_leaves_no_temporary_file() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let backend = create(directory.path());
     let (key, _) = chunk(1);
     block_on(backend.put(&key, Bytes::from_static(b"x"), PutMode::Create)).unwrap();
@@ -126,7 +126,7 @@ fn h76_a_put_that_fails_leaves_no_temporary_file() {
 
 #[test]
 fn h76_two_writers_of_one_file_leave_one_of_their_contents() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let backends = [
         create(directory.path()),
         block_on(FsBackend::open(runtime(), directory.path(), on_demand())).unwrap(),
@@ -154,7 +154,7 @@ fn h76_where_writing_is_not_allowed_it_is_denied_and_nothing_changes() {
     if let Some(root) = std::env::var_os("LARDER_READ_ONLY") {
         return denied(Path::new(&root));
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let root = directory.path().join("store");
     let backend = create(&root);
     let owner = Key::Owner("vm/1".parse().unwrap());
@@ -189,7 +189,7 @@ fn denied(root: &Path) {
 
 #[test]
 fn h78_odd_entries_are_reported_and_left_alone() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let root = directory.path();
     let backend = create(root);
     let (good, _) = chunk(1);
@@ -236,7 +236,7 @@ fn h78_odd_entries_are_reported_and_left_alone() {
 
 #[test]
 fn h78_a_linked_directory_is_not_followed() {
-    let (directory, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (directory, outside) = (support::scratch(), support::scratch());
     let root = directory.path();
     let backend = create(root);
     let (key, _) = chunk(1);
@@ -272,14 +272,14 @@ fn h78_a_linked_directory_is_not_followed() {
 
 #[test]
 fn a_store_that_was_half_made_is_made_by_the_next_attempt() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     fs::create_dir(directory.path().join(format!(".chunks.tmp_{}_0", std::process::id()))).unwrap();
     create(directory.path());
 }
 
 #[test]
 fn h78_a_store_whose_disk_is_not_mounted_is_not_made_anew() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let root = directory.path().join("store");
     let backend = create(&root);
     fs::rename(&root, directory.path().join("elsewhere")).unwrap();
@@ -308,7 +308,7 @@ fn h78_a_store_whose_disk_is_not_mounted_is_not_made_anew() {
 
 #[test]
 fn h78_a_missing_directory_of_chunks_is_made() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let backend = block_on(FsBackend::create(runtime(), directory.path(), FsOptions::default())).unwrap();
     let (key, _) = chunk(1);
     let folder = file_of(directory.path(), &key).parent().unwrap().to_owned();
@@ -321,7 +321,7 @@ fn h78_a_missing_directory_of_chunks_is_made() {
 
 #[test]
 fn h79_locks_reach_other_processes_where_the_disk_is_local() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let backend = create(directory.path());
     let kind = rustix::fs::statfs(directory.path()).unwrap().f_type;
     // ext4, XFS, Btrfs, tmpfs, overlayfs, ZFS.
@@ -332,7 +332,7 @@ fn h79_locks_reach_other_processes_where_the_disk_is_local() {
 
 #[test]
 fn h78_opening_does_not_look_at_chunks() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     create(directory.path());
     // Root may read anything, so a name that no directory can have shows that nobody looks.
     fs::write(directory.path().join(".chunks/0000"), "not a directory").unwrap();
@@ -343,7 +343,7 @@ fn h78_opening_does_not_look_at_chunks() {
 
 #[test]
 fn touching_moves_the_access_time_and_not_the_version() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let backend = create(directory.path());
     let (key, _) = chunk(1);
     let version = block_on(backend.put(&key, Bytes::from_static(b"x"), PutMode::Create)).unwrap();
@@ -362,7 +362,7 @@ fn touching_moves_the_access_time_and_not_the_version() {
 
 #[test]
 fn directories_go_with_the_last_of_their_objects() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let backend = create(directory.path());
     let snapshot: larder::format::name::SnapshotName = "vm/1/2025-01-01T00:00:00Z".parse().unwrap();
     let keys = [
@@ -396,7 +396,7 @@ fn record_lock(root: &Path, kind: &str) -> bool {
 
 #[test]
 fn h159_the_lock_of_the_store_excludes_the_record_locks_of_pbs() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let root = directory.path();
     let (one, other) = (create(root), block_on(FsBackend::open(runtime(), root, on_demand())).unwrap());
     let lock = |backend: &FsBackend, mode| block_on(backend.lock(&LockScope::Store, mode));
@@ -440,7 +440,7 @@ fn held_by_another(root: &Path, kind: &str) -> std::process::Child {
 
 #[test]
 fn h93_another_process_excludes_and_a_dead_one_does_not() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let backend = create(directory.path());
     let lock = |mode| block_on(backend.lock(&LockScope::Store, mode)).map(drop).map_err(|error| error.kind());
     for (theirs, shared) in [("shared", Ok(())), ("exclusive", Err(ErrorKind::Busy))] {
@@ -455,7 +455,7 @@ fn h93_another_process_excludes_and_a_dead_one_does_not() {
 
 #[test]
 fn h160_a_lock_on_a_file_that_was_replaced_is_none() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     create(directory.path());
     let locks = directory.path().join("pbs-locks");
     let backend =
@@ -481,7 +481,7 @@ fn h160_a_lock_on_a_file_that_was_replaced_is_none() {
 
 #[test]
 fn h160_locks_whose_files_are_removed_all_the_time_still_exclude() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let options = on_demand().lock_directory(directory.path().join("locks"));
     let backend = block_on(FsBackend::create(runtime(), directory.path().join("store"), options)).unwrap();
     let scope = LockScope::Group("vm/1".parse().unwrap());
@@ -511,7 +511,7 @@ fn h160_locks_whose_files_are_removed_all_the_time_still_exclude() {
 
 #[test]
 fn two_backends_of_one_process_on_one_directory_compare_versions_as_one() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let first = create(directory.path());
     let second = block_on(FsBackend::open(runtime(), directory.path(), on_demand())).unwrap();
     let key: Key = Key::parse("vm/100/notes").unwrap();
@@ -539,7 +539,7 @@ fn two_backends_of_one_process_on_one_directory_compare_versions_as_one() {
 
 #[test]
 fn no_two_files_that_follow_each_other_at_once_have_the_same_version() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let backend = create(directory.path());
     let key = Key::parse("vm/100/notes").unwrap();
     let mut versions = std::collections::HashSet::new();
@@ -551,7 +551,7 @@ fn no_two_files_that_follow_each_other_at_once_have_the_same_version() {
 
 #[test]
 fn what_is_larger_than_any_blob_is_copied_whole() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let backend = create(directory.path());
     let from = Key::parse("vm/100/2025-07-14T14:20:02Z/a.img.fidx").unwrap();
     let to = Key::parse("vm/100/2025-07-15T14:20:02Z/a.img.fidx").unwrap();
@@ -567,7 +567,7 @@ fn what_is_larger_than_any_blob_is_copied_whole() {
 
 #[test]
 fn h160_a_lock_whose_file_was_replaced_no_longer_holds() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let backend = create(directory.path());
     let group = LockScope::Group("vm/100".parse().unwrap());
     let paths = [".larder-locks/vm-100", ".lock"].map(|name| directory.path().join(name));
@@ -587,7 +587,7 @@ fn h160_a_lock_whose_file_was_replaced_no_longer_holds() {
 
 #[test]
 fn the_longest_namespace_can_be_locked() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = support::scratch();
     let backend = create(directory.path());
     let (name, last) = ("a".repeat(36), "b".repeat(34));
     let group = format!("{}ns/{last}/vm/100", format!("ns/{name}/").repeat(6));

@@ -43,3 +43,8 @@ pub(crate) fn on_every_network(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'sta
     #[cfg(feature = "smol")]
     smol::block_on(body(Arc::new(larder::rt::SmolRuntime::new())));
 }
+
+/// An empty directory, in memory where there is such a filesystem: disks are slow with many directories and flushes.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}

@@ -181,8 +181,7 @@ pub(crate) fn everywhere(body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
     for directory in [false, true] {
         on_every_runtime(|runtime| {
             Box::pin(async move {
-                let kind =
-                    if directory { Kind::Directory(tempfile::tempdir().unwrap()) } else { Kind::Memory };
+                let kind = if directory { Kind::Directory(crate::support::scratch()) } else { Kind::Memory };
                 in_place(Place::new(kind, runtime), body).await;
             })
         });

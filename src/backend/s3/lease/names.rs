@@ -280,6 +280,7 @@ impl Doubt {
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "none stands for any name")]
     fn names(names: &[&str]) -> Names {
         Some(names.iter().map(|name| (*name).to_owned()).collect())
     }
