@@ -169,7 +169,18 @@ pub(crate) fn client(server: &FaultServer, runtime: &Arc<dyn Runtime>) -> S3Clie
 
 impl Process {
     pub(crate) async fn close(self) {
-        self.store.close().await.unwrap();
+        let Self { backend, clock: _, local, store } = self;
+        store.close().await.unwrap();
+        let left = local.as_ref().map(Arc::downgrade);
+        drop((backend, local));
+        // What was begun in the background has the local state for a moment, and nobody else can open it.
+        let runtime = ThreadRuntime::new();
+        for _ in 0..500 {
+            if left.as_ref().is_none_or(|left| left.strong_count() == 0) {
+                return;
+            }
+            runtime.sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Waits for what somebody else does.
