@@ -25,7 +25,9 @@ fn example(name: &str) -> Command {
     let this = std::env::current_exe().unwrap();
     let path = this.parent().unwrap().with_file_name("examples").join(name);
     assert!(path.exists(), "{} is not built: run cargo build --examples --all-features", path.display());
-    let mut command = Command::new(path);
+    // A test that runs in the background of a shell inherits ignored signals, and what a program was started to ignore it ignores.
+    let mut command = Command::new("/usr/bin/env");
+    command.arg("--default-signal=INT,TERM").arg(path);
     command.env_clear().env("AWS_ACCESS_KEY_ID", "id").env("AWS_SECRET_ACCESS_KEY", "secret");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
