@@ -156,6 +156,8 @@ impl Place {
         for backend in made {
             match Datastore::destroy(Arc::clone(backend)).await {
                 Err(error) if error.kind() == ErrorKind::Busy => return false,
+                // It was destroyed before, and nothing arrived since.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
                 // The file that a chunk is written to before it has its name.
                 done if !done.as_ref().unwrap().foreign.is_empty() => return false,
                 _ => {}
