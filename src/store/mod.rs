@@ -20,39 +20,28 @@
 //! Locks are taken without waiting, or with a wait that ends (a manifest, a group at the begin of a backup), so the order in which they are taken does not matter for
 //! progress: who does not get one gives back the others and reports `Busy`.
 
-mod archive_reader;
-mod begin;
+mod backup;
 mod budget;
+mod catalog;
 mod chunks;
 mod codecs;
-mod commit;
-mod delete;
-mod doubts;
 mod events;
-mod export;
-mod groups;
+mod gc_support;
 mod identity;
-mod image;
-mod image_writer;
-mod import;
-mod inspection;
+mod in_doubt;
 mod lifecycle;
-mod listing;
 mod locks;
-mod maintenance;
 mod marks;
 mod mirrored;
 mod pins;
-mod pipeline;
 mod published;
 mod relocate;
 mod relocations;
+mod replicate;
+mod restore;
 mod reuse;
 pub(crate) mod sightings;
-mod snapshot_reader;
-mod snapshot_writer;
-mod stream;
-mod target;
+mod verify_support;
 mod witnesses;
 
 use std::collections::HashMap;
@@ -69,41 +58,41 @@ use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
 use crate::format::manifest::Manifest;
 use crate::local::LocalState;
 use crate::rt::Runtime;
+use crate::store::catalog::metadata::MANIFEST_BYTES;
 use crate::store::chunks::{ChunkStore, SuspectList};
-use crate::store::doubts::Doubts;
-use crate::store::groups::MANIFEST_BYTES;
 use crate::store::identity::Identity;
+use crate::store::in_doubt::Doubts;
 use crate::store::mirrored::Mirrored;
 
+pub(crate) use backup::pipeline::yield_now;
 pub(crate) use budget::Budget;
+pub(crate) use catalog::delete::{Expected, Fate, Trouble};
+pub(crate) use catalog::list::Listed;
 pub(crate) use chunks::{Belief, Examined, Inspected, PutAside, Reference, Stored, Swept, Unused};
-pub(crate) use delete::{Expected, Fate, Trouble};
-pub(crate) use export::{Held, StoredManifest, is_of_the_object};
-pub(crate) use import::{GroupImport, ImportedManifest, SnapshotImport};
-pub(crate) use inspection::Copies;
-pub(crate) use listing::Listed;
 pub(crate) use locks::{lock_patiently, lock_store};
 pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, listed_chunk, mark_of};
 pub(crate) use pins::{Collection, WriterPins};
-pub(crate) use pipeline::yield_now;
+pub(crate) use replicate::source::{Held, StoredManifest, is_of_the_object};
+pub(crate) use replicate::target::{GroupImport, ImportedManifest, SnapshotImport};
+pub(crate) use restore::snapshot::{has_failed_verification, in_archive};
 pub(crate) use sightings::Sightings;
-pub(crate) use snapshot_reader::{has_failed_verification, in_archive};
+pub(crate) use verify_support::Copies;
 
-pub use archive_reader::ArchiveReader;
-pub use begin::BackupBuilder;
-pub use delete::Deletion;
+pub use backup::builder::BackupBuilder;
+pub use backup::image::{DirtyMap, ImageBuilder};
+pub use backup::random_image::{ImageWriter, ImageWriterBuilder};
+pub use backup::stream::StreamBuilder;
+pub use backup::writer::{ArchiveSummary, BackupStats, SnapshotWriter};
+pub use catalog::delete::Deletion;
+pub use catalog::list::{FileInfo, SnapshotInfo, SnapshotState};
+pub use catalog::metadata::Protection;
 pub use events::{Event, Observer};
-pub use groups::Protection;
-pub use image::{DirtyMap, ImageBuilder};
-pub use image_writer::{ImageWriter, ImageWriterBuilder};
 pub use lifecycle::Destruction;
-pub use listing::{FileInfo, SnapshotInfo, SnapshotState};
 pub use mirrored::Refresh;
 pub use relocate::{Relocated, RelocatedGroup, RelocatedSnapshot, Relocation};
-pub use snapshot_reader::SnapshotReader;
-pub use snapshot_writer::{ArchiveSummary, BackupStats, SnapshotWriter};
-pub use stream::StreamBuilder;
-pub use target::{FileTarget, RestoreTarget, WriterTarget};
+pub use restore::archive::ArchiveReader;
+pub use restore::snapshot::SnapshotReader;
+pub use restore::target::{FileTarget, RestoreTarget, WriterTarget};
 
 /// Choices for a store that is opened.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::format::Digest;
 use crate::store::chunks::reader::ChunkReader;
-use crate::store::doubts::LONGEST_REQUEST;
+use crate::store::in_doubt::LONGEST_REQUEST;
 use crate::store::pins::{Pins, Sections};
 use crate::store::published::Published;
 use crate::store::relocations::Relocations;

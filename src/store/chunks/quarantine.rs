@@ -28,7 +28,7 @@ use crate::format::Digest;
 use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
 use crate::format::layout::{Key, Prefix};
 use crate::store::chunks::ChunkStore;
-use crate::store::doubts::is_over;
+use crate::store::in_doubt::is_over;
 
 pub(crate) use crate::store::codecs::Examined;
 

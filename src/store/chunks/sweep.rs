@@ -26,7 +26,7 @@ use crate::format::layout::Key;
 use crate::store::chunks::ChunkStore;
 use crate::store::chunks::gate::Gate;
 use crate::store::chunks::reader::ChunkReader;
-use crate::store::doubts::is_over;
+use crate::store::in_doubt::is_over;
 use crate::store::pins::{Collection, Section};
 use crate::store::sightings::{LIMIT_BYTES, prefixes};
 

@@ -42,7 +42,7 @@ use crate::format::name::Namespace;
 use crate::local::LocalState;
 use crate::local::mirror::CopyName;
 use crate::rt::Runtime;
-use crate::store::groups::MANIFEST_BYTES;
+use crate::store::catalog::metadata::MANIFEST_BYTES;
 use crate::store::locks::lock_store;
 use crate::store::mirrored::foreign::{Lookers, objects_of};
 

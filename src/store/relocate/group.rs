@@ -4,13 +4,13 @@ use crate::backend::{LockGuard, LockMode, LockScope, Object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
-use crate::store::commit::remove_written;
-use crate::store::delete::{Trouble, still_held};
-use crate::store::groups::SMALL_OBJECT_BYTES;
-use crate::store::listing::Listed;
+use crate::store::backup::publish::remove_written;
+use crate::store::backup::writer::Written;
+use crate::store::catalog::delete::{Trouble, still_held};
+use crate::store::catalog::list::Listed;
+use crate::store::catalog::metadata::SMALL_OBJECT_BYTES;
 use crate::store::locks::{GROUP_WAIT, lock_patiently};
 use crate::store::relocate::{How, Relocated, RelocatedGroup, RelocatedSnapshot};
-use crate::store::snapshot_writer::Written;
 use crate::store::{Datastore, SnapshotState};
 
 /// What became of a group, and whether to go on with others.

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Prefix;
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::Datastore;
-use crate::store::delete::Trouble;
+use crate::store::catalog::delete::Trouble;
 
 /// What was copied or moved. That something could not be is told here, and is no error.
 #[non_exhaustive]

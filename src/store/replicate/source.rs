@@ -14,7 +14,7 @@ use crate::format::name::SnapshotName;
 use crate::store::Datastore;
 use crate::store::budget::Permit;
 use crate::store::identity::Identity;
-use crate::store::snapshot_reader::BLOB_BYTES;
+use crate::store::restore::snapshot::BLOB_BYTES;
 
 /// A manifest as it is stored, and what it says.
 #[derive(Clone, Debug)]

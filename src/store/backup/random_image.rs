@@ -14,10 +14,10 @@ use crate::format::Digest;
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::name::ArchiveKind;
+use crate::store::backup::image::{CHUNK_BYTES, check_chunk_bytes, index_error};
+use crate::store::backup::pipeline::{ArchiveTask, Cut, Entry, yield_now};
 use crate::store::chunks::Keeping;
 use crate::store::events::Event;
-use crate::store::image::{CHUNK_BYTES, check_chunk_bytes, index_error};
-use crate::store::pipeline::{ArchiveTask, Cut, Entry, yield_now};
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter, in_archive};
 
 /// How many chunks may be written in part at the same time.

@@ -22,13 +22,13 @@ use crate::format::layout::Key;
 use crate::format::name::{AuthId, BackupTime, GroupName, SnapshotName};
 use crate::format::status::encode_owner;
 use crate::store::Datastore;
+use crate::store::backup::writer::{Guards, SnapshotWriter, Written};
+use crate::store::catalog::delete::Trouble;
+use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
+use crate::store::catalog::metadata::SMALL_OBJECT_BYTES;
 use crate::store::chunks::Keeping;
-use crate::store::delete::Trouble;
 use crate::store::events::{Observer, Silent};
-use crate::store::groups::SMALL_OBJECT_BYTES;
-use crate::store::listing::{SnapshotInfo, SnapshotState};
 use crate::store::locks::{GROUP_WAIT, lock_patiently};
-use crate::store::snapshot_writer::{Guards, SnapshotWriter, Written};
 
 /// By how much the clock may lag behind the newest snapshot before a backup without an explicit time is refused.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);

@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::dynamic_index::DynamicIndexWriter;
 use crate::format::name::ArchiveKind;
+use crate::store::backup::pipeline::{ArchiveTask, Cut, yield_now};
 use crate::store::events::Event;
-use crate::store::pipeline::{ArchiveTask, Cut, yield_now};
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
 /// How many bytes are read before the chunker looks at them. What it finds behind the end of a chunk is copied once.

@@ -23,11 +23,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, SnapshotName};
-use crate::store::doubts::is_certain;
-use crate::store::groups::MANIFEST_BYTES;
-use crate::store::listing::SnapshotState;
-use crate::store::snapshot_reader::has_failed_verification;
-use crate::store::snapshot_writer::{Publication, WriterShared, Written};
+use crate::store::backup::writer::{Publication, WriterShared, Written};
+use crate::store::catalog::list::SnapshotState;
+use crate::store::catalog::metadata::MANIFEST_BYTES;
+use crate::store::in_doubt::is_certain;
+use crate::store::restore::snapshot::has_failed_verification;
 use crate::store::{Datastore, SnapshotReader};
 
 /// How many indexes are stored at the same time.

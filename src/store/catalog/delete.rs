@@ -25,7 +25,7 @@ use crate::backend::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{GroupName, Namespace, SnapshotName};
-use crate::store::listing::FileInfo;
+use crate::store::catalog::list::FileInfo;
 use crate::store::locks::{MANIFEST_WAIT, lock_patiently, lock_store};
 use crate::store::{Datastore, SnapshotInfo};
 

@@ -14,7 +14,7 @@ use crate::rt::Runtime;
 use crate::store::Datastore;
 use crate::store::budget::Permit;
 use crate::store::chunks::ChunkStore;
-use crate::store::snapshot_reader::INDEX_BYTES;
+use crate::store::restore::snapshot::INDEX_BYTES;
 
 /// An index that was read and checked, and the memory that it takes.
 #[derive(Debug)]

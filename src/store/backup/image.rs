@@ -14,8 +14,8 @@ use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::index::{IndexReader, IndexWriteError};
 use crate::format::name::ArchiveKind;
+use crate::store::backup::pipeline::{ArchiveTask, Base, Cut, Entry};
 use crate::store::events::Event;
-use crate::store::pipeline::{ArchiveTask, Base, Cut, Entry};
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
 /// The size of the chunks of an image unless another is asked for: what PBS uses.

@@ -13,11 +13,11 @@ use crate::format::index::IndexReader;
 use crate::format::layout::{Key, Prefix};
 use crate::format::manifest::{Manifest, ManifestFile, VerifyState};
 use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::store::catalog::list::{Listed, note, note_unreadable};
+use crate::store::catalog::metadata::MANIFEST_BYTES;
 use crate::store::chunks::{Examined, PutAside};
-use crate::store::groups::MANIFEST_BYTES;
-use crate::store::listing::{Listed, note, note_unreadable};
 use crate::store::locks::lock_store;
-use crate::store::snapshot_reader::{BLOB_BYTES, INDEX_BYTES};
+use crate::store::restore::snapshot::{BLOB_BYTES, INDEX_BYTES};
 use crate::store::{Datastore, SnapshotInfo};
 
 /// Whether local copies of metadata may answer.

@@ -5,7 +5,7 @@
 //! every chunk confirmed, blobs stored → sightings of the chunks begin anew → barrier → indexes → barrier → bases still there, locks still held → manifest → barrier
 //!   → client log → what the manifest does not list is removed → locks
 //! ```
-//! As when a backup is [finished](crate::store::commit), and with the same locks; the group and the store stay locked from one
+//! As when a backup is [finished](crate::store::backup::publish), and with the same locks; the group and the store stay locked from one
 //! snapshot to the next. The last part is a task of its own: dropping the future that waits for it changes nothing (H161).
 //!
 //! A snapshot that is there already, and that the caller found to be bad or the same, is *replaced*: its files where they differ, its
@@ -25,15 +25,15 @@ use crate::format::layout::{Key, Prefix};
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, AuthId, GroupName, SnapshotName};
 use crate::store::Datastore;
+use crate::store::backup::publish::{check_bases, check_written, publish, remove_written};
+use crate::store::backup::writer::Written;
+use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
+use crate::store::catalog::metadata::MANIFEST_BYTES;
 use crate::store::chunks::Keeping;
-use crate::store::commit::{check_bases, check_written, publish, remove_written};
-use crate::store::export::{Held, StoredManifest, is_of_the_object};
-use crate::store::groups::MANIFEST_BYTES;
-use crate::store::listing::{SnapshotInfo, SnapshotState};
 use crate::store::locks::{GROUP_WAIT, MANIFEST_WAIT, lock_patiently, lock_store};
 use crate::store::pins::WriterPins;
-use crate::store::snapshot_reader::{BLOB_BYTES, INDEX_BYTES, has_failed_verification};
-use crate::store::snapshot_writer::Written;
+use crate::store::replicate::source::{Held, StoredManifest, is_of_the_object};
+use crate::store::restore::snapshot::{BLOB_BYTES, INDEX_BYTES, has_failed_verification};
 
 /// A group that is locked, so that snapshots can be brought into it.
 #[derive(Debug)]

@@ -239,7 +239,7 @@ impl SnapshotWriter {
     /// # Cancel safety
     /// Publishing goes on in the background if the future is dropped; the snapshot appears whole or not at all.
     pub async fn finish(self) -> Result<SnapshotReader> {
-        crate::store::commit::finish(&self.shared).await
+        crate::store::backup::publish::finish(&self.shared).await
     }
 
     /// Gives the backup up and removes what it stored besides chunks.
@@ -250,7 +250,8 @@ impl SnapshotWriter {
         match self.shared.take_publication() {
             Some(given_up) => {
                 let removed =
-                    crate::store::commit::remove_written(&self.shared.store, &given_up.written).await;
+                    crate::store::backup::publish::remove_written(&self.shared.store, &given_up.written)
+                        .await;
                 drop(given_up);
                 removed
             }
@@ -268,7 +269,7 @@ impl Drop for SnapshotWriter {
         let Some(given_up) = self.shared.take_publication() else { return };
         drop(given_up.guards);
         if !given_up.written.is_empty() {
-            crate::store::commit::remove_in_background(&self.shared, given_up.written);
+            crate::store::backup::publish::remove_in_background(&self.shared, given_up.written);
         }
     }
 }

@@ -12,8 +12,8 @@ use crate::format::index::IndexReader;
 use crate::format::layout::Key;
 use crate::format::manifest::{CryptMode, Manifest, ManifestFile, VerifyResult};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
-use crate::store::groups::MANIFEST_BYTES;
-use crate::store::snapshot_writer::WriterShared;
+use crate::store::backup::writer::WriterShared;
+use crate::store::catalog::metadata::MANIFEST_BYTES;
 use crate::store::{ArchiveReader, Datastore, StoreInner};
 
 /// The most bytes of an index: enough for 400 million chunks.

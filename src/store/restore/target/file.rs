@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
-use crate::store::target::temporary::Temporary;
-use crate::store::target::{RestoreTarget, ZEROS_BYTES};
+use crate::store::restore::target::temporary::Temporary;
+use crate::store::restore::target::{RestoreTarget, ZEROS_BYTES};
 
 /// A file or a block device.
 ///

@@ -17,10 +17,10 @@ use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::name::SnapshotName;
 use crate::store::SnapshotReader;
+use crate::store::backup::writer::{Counters, Reserved};
 use crate::store::budget::Permit;
 use crate::store::chunks::{Evidence, Stored};
 use crate::store::events::Event;
-use crate::store::snapshot_writer::{Counters, Reserved};
 
 /// An archive while it is being written.
 #[derive(Debug)]
