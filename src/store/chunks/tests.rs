@@ -17,6 +17,7 @@ use crate::format::blob::BlobKind;
 use crate::local::LocalOptions;
 use crate::rt::{Runtime, ThreadRuntime};
 use crate::store::chunks::import::StoredChunk;
+use crate::store::chunks::suspicion::SuspectList;
 
 /// Memory that says as little without a request as a bucket, and that only this process may change.
 #[derive(Debug)]
@@ -319,5 +320,55 @@ fn h24_h101_what_is_there_stays_unless_it_is_proven_bad() {
             }
             assert_eq!(left, if wanted == Some(true) { offered } else { present }, "{what}");
         }
+    });
+}
+
+#[test]
+fn h99_the_record_of_a_suspect_chunk_is_not_believed() {
+    block_on(async {
+        let ways: [(&str, bool, Option<Belief>); 3] = [
+            ("a backup of a listed chunk", true, None),
+            ("a sync of a listed chunk", true, Some(Belief::ByLength)),
+            ("a sync that replaces a bad snapshot", false, Some(Belief::Read)),
+        ];
+        for (what, is_listed, belief) in ways {
+            let place = Place::new().await;
+            place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
+            // There is a record, and the pin of another writer speaks for it.
+            let witness = place.writer();
+            place.put(&witness, Evidence::Nothing).await.unwrap();
+            let key = Key::Chunk(place.digest);
+            let good = place.backend.get(&key, 1 << 20).await.unwrap().bytes;
+            let bad = [&good[..good.len() - 1], b"?"].concat();
+            place.backend.put(&key, bad.into(), PutMode::Replace).await.unwrap();
+            if is_listed {
+                let listed = SuspectList::Read([place.digest].into(), None);
+                place.chunks.learn_suspects(listed, None);
+            }
+            let writer = place.writer();
+            let stored = match belief {
+                None => place.put(&writer, Evidence::Nothing).await,
+                Some(belief) => place.chunks.put_stored(&writer, plain(&place).await, belief).await,
+            };
+            assert!(matches!(stored, Ok(Stored::New(_))), "{what}: {stored:?}");
+            assert_eq!(place.backend.get(&key, 1 << 20).await.unwrap().bytes, good, "{what}");
+        }
+    });
+}
+
+#[test]
+fn d9_a_chunk_of_a_locked_base_is_believed_without_a_request_and_one_of_a_twin_is_looked_for() {
+    block_on(async {
+        let place = Place::new().await;
+        place.put(&place.writer(), Evidence::Nothing).await.unwrap();
+        place.backend.add(Rule::on(Method::Head, Action::FailBefore(ErrorKind::Unavailable)));
+        let base = place.writer();
+        assert!(place.chunks.take_over(&base, place.digest, Reference::Base).await.unwrap());
+        assert!(base.is_confirmed(&place.digest));
+        let twin = place.writer();
+        let taken = place.chunks.take_over(&twin, place.digest, Reference::Twin).await;
+        assert_eq!(taken.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(!twin.is_confirmed(&place.digest));
+        assert_eq!(place.backend.fired(), 1);
     });
 }
