@@ -15,7 +15,8 @@ use futures::io::Cursor;
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::Method;
 use larder::backend::{
-    Backend, FsBackend, FsOptions, LockReach, MemoryBackend, PrefixDirectories, PutMode, Removal, SyncLevel,
+    Backend, Capabilities, FsBackend, FsOptions, LockReach, MemoryBackend, PrefixDirectories, PutMode,
+    Removal, SyncLevel,
 };
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
@@ -24,7 +25,7 @@ use larder::gc;
 use larder::prune::{self, DeletionScope};
 use larder::rt::{Runtime as _, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, DirtyMap, Protection, Relocated};
-use larder::sync::{self, SyncOptions};
+use larder::sync::{self, Outcome, SyncOptions};
 use larder::verify::{self, Scope, VerifyOptions, VerifyReport};
 
 use broken::LackingBackend;
@@ -331,6 +332,43 @@ fn a_sync_does_not_publish_what_somebody_took_apart() {
             let _ = sync::plan(&source, &target, SyncOptions::default()).await.unwrap().execute().await;
             watched.unwatch();
             assert_eq!(kind(target.snapshot(&second).await), ErrorKind::NotFound, "{takes_base}");
+        });
+    }
+}
+
+/// A sync replaces no manifest that was changed since it was compared, even if the backend cannot put on a condition (H46, H52).
+#[test]
+fn a_sync_replaces_no_manifest_that_changed_since_it_was_compared() {
+    for is_conditional in [false, true] {
+        let sim = SimRuntime::new(14);
+        sim.block_on(async {
+            let (_, source) = faulty(&sim).await;
+            let with = |capabilities: &mut Capabilities| capabilities.conditional_put = is_conditional;
+            let watched = Watched::with(memory(&sim), with);
+            let target = created(&as_backend(&watched)).await;
+            let name = back_up(&source, "host/a", &[1, 2]).await.unwrap().name().clone();
+            sync::plan(&source, &target, SyncOptions::default()).await.unwrap().execute().await.unwrap();
+            source.set_notes(&name, "of the source").await.unwrap();
+            let plan = sync::plan(&source, &target, SyncOptions::default()).await.unwrap();
+            let (other, changed) = (target.clone(), name.clone());
+            watched.watch(move |step| {
+                let (other, changed) = (other.clone(), changed.clone());
+                Box::pin(async move {
+                    let is_manifest = step.keys.iter().any(|key| matches!(key, Key::Manifest(_)));
+                    if step.method == Method::Get && step.is_over && is_manifest {
+                        other.set_notes(&changed, "meanwhile").await.unwrap();
+                    }
+                })
+            });
+            let report = plan.execute().await.unwrap();
+            watched.unwatch();
+            let outcome = &report.snapshots().next().unwrap().outcome;
+            assert!(
+                matches!(outcome, Outcome::Failed(error) if error.kind() == ErrorKind::Conflict),
+                "{is_conditional}: {outcome:?}"
+            );
+            let manifest = target.snapshot(&name).await.unwrap();
+            assert_eq!(manifest.manifest().notes(), Some("meanwhile"), "{is_conditional}");
         });
     }
 }
