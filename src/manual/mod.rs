@@ -10,6 +10,9 @@ pub mod format {}
 #[doc = include_str!("gc.md")]
 pub mod gc {}
 
+#[doc = include_str!("glossary.md")]
+pub mod glossary {}
+
 #[doc = include_str!("locking.md")]
 pub mod locking {}
 
