@@ -1,4 +1,4 @@
-//! What the fuzz targets do with their input, shared with `tests/fuzz_bodies.rs`: read it, and check what must hold of what was
+//! What the fuzz targets do with their input, shared with `tests/meta/fuzz_bodies.rs`: read it, and check what must hold of what was
 //! read. A seed of each is something valid, for inputs that are almost so.
 
 use bytes::Bytes;

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Every test that can use a server that is named by variables, in the bucket of that server.
 set -euo pipefail
-cargo test --quiet --all-features --test s3_backend named -- --nocapture
-cargo test --quiet --all-features --test backup --test s3_compat --test gc --test prune --test relocate --test verify
+cargo test --quiet --all-features --test backend s3::named -- --nocapture
+cargo test --quiet --all-features --test store --test s3 --test gc --test verify -- \
+  backup:: compat:: basic:: prune:: relocate::

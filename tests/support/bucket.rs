@@ -6,9 +6,6 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
-#[path = "s3_server/mod.rs"]
-pub(crate) mod s3_server;
-
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -20,6 +17,8 @@ use larder::rt::Runtime;
 use larder::s3::{
     Addressing, Condition, Credentials, ListRequest, S3Capabilities, S3Client, S3Options, StaticCredentials,
 };
+
+use crate::support::s3_server;
 
 /// A bucket, and a client for it.
 pub(crate) struct Bucket {

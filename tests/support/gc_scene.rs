@@ -2,10 +2,6 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
-#[allow(clippy::duplicate_mod, reason = "what a test uses beside it may have it too")]
-#[path = "noise.rs"]
-mod noise;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,11 +16,13 @@ use larder::format::name::{GroupName, Namespace};
 use larder::gc::{self, GcEnd, GcOptions, GcReport};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
 
+use crate::support::noise;
+
 pub(crate) const CHUNK: usize = 4 << 10;
 
 /// The plaintext of the chunk with this number.
 pub(crate) fn chunk(number: u64) -> Vec<u8> {
-    noise::noise(number + 1, CHUNK)
+    noise(number + 1, CHUNK)
 }
 
 pub(crate) fn digest(number: u64) -> Digest {

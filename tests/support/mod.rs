@@ -1,11 +1,27 @@
 //! What several integration tests need.
 
-#![allow(dead_code, reason = "no test uses all of it")]
+#![allow(dead_code, unused_imports, reason = "no test uses all of it")]
 
 #[cfg(feature = "testing")]
 pub(crate) mod broken;
+#[cfg(feature = "s3")]
+pub(crate) mod bucket;
+#[cfg(feature = "testing")]
+pub(crate) mod days;
+pub(crate) mod fault_server;
 pub(crate) mod fixture;
+pub(crate) mod gc_scene;
+#[cfg(feature = "testing")]
+pub(crate) mod history;
 mod noise;
+pub(crate) mod places;
+pub(crate) mod s3_server;
+#[cfg(all(feature = "s3", feature = "testing"))]
+pub(crate) mod s3_store;
+#[cfg(all(feature = "s3", feature = "testing"))]
+pub(crate) mod sim_bucket;
+#[cfg(feature = "testing")]
+pub(crate) mod watched;
 
 use std::sync::Arc;
 

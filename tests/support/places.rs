@@ -2,10 +2,6 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
-#[cfg(feature = "s3")]
-#[path = "bucket.rs"]
-pub(crate) mod bucket;
-
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,6 +20,8 @@ use larder::rt::Runtime;
 use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, Options};
 
+#[cfg(feature = "s3")]
+use crate::support::bucket;
 #[cfg(feature = "s3")]
 use crate::support::on_every_network;
 use crate::support::on_every_runtime;

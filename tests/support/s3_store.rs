@@ -2,9 +2,6 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
-#[path = "noise.rs"]
-mod noise;
-
 use std::fs;
 use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -26,7 +23,8 @@ use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState};
 
-use crate::fault_server::{FaultServer, Logged};
+use crate::support::fault_server::{FaultServer, Logged};
+use crate::support::noise;
 
 /// The length of a chunk.
 pub(crate) const CHUNK: u64 = 64 << 10;
@@ -212,7 +210,7 @@ pub(crate) fn group() -> GroupName {
 
 /// Some chunks that do not compress, none of which any other seed has.
 pub(crate) fn data(seed: u64) -> Vec<u8> {
-    noise::noise(seed.wrapping_add(1), usize::try_from(CHUNK).unwrap() * CHUNKS)
+    noise(seed.wrapping_add(1), usize::try_from(CHUNK).unwrap() * CHUNKS)
 }
 
 /// Why it failed.

@@ -14,7 +14,7 @@ use larder::wire::http_body::Framing;
 use larder::wire::http_head::ResponseHead;
 use larder::wire::uri;
 
-use crate::date;
+use crate::support::fault_server::date;
 
 /// How badly the bucket behaves.
 #[derive(Clone, Copy, Debug)]

@@ -23,7 +23,7 @@
 mod alter;
 mod bucket;
 mod connection;
-mod date;
+pub(crate) mod date;
 mod digest;
 mod framing;
 mod listing;

@@ -1,0 +1,223 @@
+//! Crashes: after every single change to the disk, with what was not flushed lost in different ways (D23).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::executor::block_on;
+use futures::io::Cursor;
+use larder::backend::fs::replay::{DiskOp, DiskRecord, Loss};
+use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, PutMode, SyncLevel};
+use larder::chunker::FixedChunker;
+use larder::error::{Error, ErrorKind};
+use larder::format::Digest;
+use larder::format::layout::Key;
+use larder::format::name::SnapshotName;
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
+
+use crate::support;
+use crate::support::noise;
+
+const GROUP: &str = "host/a";
+
+fn options(level: SyncLevel) -> FsOptions {
+    FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(level)
+}
+
+fn data(version: u64) -> Vec<u8> {
+    let mut data = noise(1, 40_000);
+    data[10_000..10_100].copy_from_slice(&noise(version, 100));
+    data
+}
+
+async fn back_up(
+    store: &Datastore,
+    version: u64,
+    base: Option<&SnapshotReader>,
+) -> Result<SnapshotReader, Error> {
+    let backup = store.backup(&GROUP.parse().unwrap()).begin().await?;
+    backup.set_notes(version.to_string());
+    let data = data(version);
+    backup.blob("c.conf", version.to_string()).await?;
+    let image = backup.image("d.img", Cursor::new(&data), 40_000).chunk_bytes(8192);
+    let stream =
+        backup.stream("s.bin", Cursor::new(&data)).chunker(Box::new(FixedChunker::new(16384).unwrap()));
+    if let Some(base) = base {
+        image.base(base).await?;
+        stream.base(base).await?;
+    } else {
+        image.await?;
+        stream.await?;
+    }
+    backup.finish().await
+}
+
+/// Whether everything in the snapshot is there and is what its notes say.
+async fn check(store: &Datastore, name: &SnapshotName) -> Result<(), Error> {
+    let snapshot = store.snapshot(name).await?;
+    let version: u64 = snapshot.manifest().notes().unwrap().parse().unwrap();
+    assert_eq!(snapshot.blob("c.conf.blob").await?, version.to_string());
+    for archive in ["d.img.fidx", "s.bin.didx"] {
+        let mut target = WriterTarget::new(Cursor::new(Vec::new()));
+        snapshot.archive(archive).await?.copy_to(&mut target).await?;
+        assert!(target.into_inner().into_inner() == data(version), "{archive} of {name}");
+    }
+    Ok(())
+}
+
+/// How many changes there were when each thing was acknowledged.
+struct Recorded {
+    created: usize,
+    finished: Vec<(usize, SnapshotName)>,
+    record: Arc<DiskRecord>,
+}
+
+async fn record(runtime: &Arc<dyn Runtime>, level: SyncLevel, mounts: &[&str]) -> Recorded {
+    let directory = support::scratch();
+    let record = Arc::new(DiskRecord::with_mounts(mounts.iter().copied()));
+    let options = options(level).record(Arc::clone(&record));
+    let backend = FsBackend::create(Arc::clone(runtime), directory.path(), options).await.unwrap();
+    let store = Datastore::create(Arc::new(backend), Options::default()).await.unwrap();
+    let created = record.len();
+    let mut finished = Vec::new();
+    let first = back_up(&store, 2, None).await.unwrap();
+    finished.push((record.len(), first.name().clone()));
+    let second = back_up(&store, 3, Some(&first)).await.unwrap();
+    finished.push((record.len(), second.name().clone()));
+    store.backup(&GROUP.parse().unwrap()).begin().await.unwrap().abort().await.unwrap();
+    store.set_notes(second.name(), "3").await.unwrap();
+    Recorded { created, finished, record }
+}
+
+async fn after_crash(
+    runtime: &Arc<dyn Runtime>,
+    recorded: &Recorded,
+    steps: usize,
+    loss: Loss,
+    level: SyncLevel,
+) {
+    let directory = support::scratch();
+    recorded.record.replay(steps, loss, directory.path()).unwrap();
+    let what = format!("{loss:?} after {steps} steps at {level:?}");
+    let Some(store) = reopen(runtime, directory.path(), level).await else {
+        assert!(steps < recorded.created, "the store is gone: {what}");
+        return;
+    };
+    let found = store.snapshots(&GROUP.parse().unwrap()).await.unwrap();
+    let finished: Vec<_> = found.iter().filter(|info| info.state == SnapshotState::Finished).collect();
+    for info in &finished {
+        check(&store, &info.name).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    }
+    for (acknowledged, name) in &recorded.finished {
+        let there = finished.iter().any(|info| info.name == *name);
+        assert!(there || steps < *acknowledged, "{name} was finished and is gone: {what}");
+    }
+    let base = match finished.last() {
+        Some(info) => Some(store.snapshot(&info.name).await.unwrap()),
+        None => None,
+    };
+    let next = back_up(&store, 9, base.as_ref()).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    check(&store, next.name()).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    let left = store.snapshots(&GROUP.parse().unwrap()).await.unwrap();
+    assert!(left.iter().all(|info| info.state == SnapshotState::Finished), "{what}: leftovers stay");
+}
+
+async fn reopen(runtime: &Arc<dyn Runtime>, path: &Path, level: SyncLevel) -> Option<Datastore> {
+    let backend = match FsBackend::open(Arc::clone(runtime), path, options(level)).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        backend => backend.unwrap(),
+    };
+    let backend: Arc<dyn Backend> = Arc::new(backend);
+    Some(Datastore::open(backend, Options::default()).await.unwrap())
+}
+
+/// How many seeds of partial loss to try; a large number by hand, a small one in CI.
+fn seeds() -> u64 {
+    std::env::var("LARDER_CRASH_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
+}
+
+fn every_crash(level: SyncLevel, losses: &[Loss]) {
+    every_crash_with_mounts(level, losses, &[]);
+}
+
+fn every_crash_with_mounts(level: SyncLevel, losses: &[Loss], mounts: &[&str]) {
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    block_on(async {
+        let recorded = record(&runtime, level, mounts).await;
+        let steps = recorded.record.len();
+        assert!(steps > 40 && recorded.finished[1].0 < steps);
+        for step in 0..=steps {
+            for loss in losses {
+                after_crash(&runtime, &recorded, step, *loss, level).await;
+            }
+        }
+    });
+}
+
+fn losses() -> Vec<Loss> {
+    let some = (0..seeds()).map(Loss::Some);
+    [Loss::Everything, Loss::Nothing, Loss::OnlyBytes].into_iter().chain(some).collect()
+}
+
+#[test]
+fn h75_h37_every_acknowledged_snapshot_survives_a_crash_at_any_write_with_level_file() {
+    every_crash(SyncLevel::File, &losses());
+}
+
+#[test]
+fn h75_h37_every_acknowledged_snapshot_survives_a_crash_at_any_write_with_level_filesystem() {
+    every_crash(SyncLevel::Filesystem, &losses());
+}
+
+#[test]
+fn a_killed_process_loses_nothing_at_any_level() {
+    every_crash(SyncLevel::None, &[Loss::Nothing]);
+}
+
+/// The equipment can find something: without flushing, a power cut does lose what was acknowledged.
+#[test]
+#[should_panic(expected = "steps at None")]
+fn at_level_none_a_power_cut_loses_backups_as_documented() {
+    every_crash(SyncLevel::None, &[Loss::Everything]);
+}
+
+/// Chunks and a group, each on a disk of its own.
+#[test]
+fn h75_every_acknowledged_snapshot_survives_a_crash_of_a_store_on_several_filesystems() {
+    every_crash_with_mounts(SyncLevel::Filesystem, &[Loss::Everything, Loss::OnlyBytes], &[".chunks", GROUP]);
+    every_crash_with_mounts(SyncLevel::File, &[Loss::Everything], &[".chunks", GROUP]);
+}
+
+/// A barrier does not rely on what another one has only begun.
+#[test]
+fn h75_barriers_at_once_each_flush_everything() {
+    let directory = support::scratch();
+    let record = Arc::new(DiskRecord::default());
+    let options = options(SyncLevel::File).record(Arc::clone(&record));
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let backend = block_on(FsBackend::create(runtime, directory.path().join("store"), options)).unwrap();
+    let keys: Vec<_> = (0..100_u8).map(|number| Key::Chunk(Digest::of(&[number]))).collect();
+    for key in &keys {
+        block_on(backend.put(key, Bytes::new(), PutMode::Create)).unwrap();
+    }
+    let flushed = || {
+        block_on(backend.barrier()).unwrap();
+        let ops = record.ops();
+        let is_flushed = |key: &Key| {
+            let path = key.path();
+            let (path, _) = path.rsplit_once('/').unwrap();
+            ops.contains(&DiskOp::SyncDirectory { path: path.to_owned() })
+        };
+        keys.iter().filter(|key| is_flushed(key)).count()
+    };
+    std::thread::scope(|threads| {
+        let barriers = [(); 3].map(|()| threads.spawn(flushed));
+        for barrier in barriers {
+            assert_eq!(barrier.join().unwrap(), 100, "directories were flushed when a barrier returned");
+        }
+    });
+    let before = record.len();
+    block_on(backend.barrier()).unwrap();
+    assert_eq!(record.len(), before, "what was flushed is not flushed again");
+}

@@ -1,0 +1,16 @@
+//! Backends: the contract, the filesystem below it, and what is left after a crash.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[cfg(feature = "testing")]
+mod conformance;
+#[cfg(feature = "testing")]
+mod crash;
+mod filesystem;
+#[cfg(feature = "testing")]
+mod filesystem_limits;
+#[cfg(feature = "testing")]
+mod publication;
+#[cfg(all(feature = "s3", feature = "testing"))]
+mod s3;

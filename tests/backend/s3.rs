@@ -1,0 +1,191 @@
+//! The backend in a bucket: the probe, the conformance suite, and the same against any server that is named, as `tests/support/bucket.rs`
+//! says. Without one, only servers in this process are tested.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use crate::support::bucket::Bucket;
+use bytes::Bytes;
+use futures::executor::block_on;
+use larder::backend::conformance::{check_all, foreign_is_reported, paging};
+use larder::backend::{Backend, S3Backend};
+use larder::error::ErrorKind;
+use larder::http::{HttpClient, HttpOptions};
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::s3::{
+    Condition, Credentials, ListRequest, Operation, Outcome, Risk, S3Capabilities, S3Client, S3Options,
+    StaticCredentials, Support,
+};
+
+use crate::support::fault_server;
+
+fn client(options: S3Options, http: HttpOptions) -> (Arc<dyn Runtime>, S3Client) {
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), http).unwrap());
+    let options = options.parts(6 << 20, NonZeroU64::new(5 << 20).unwrap());
+    let client = S3Client::new(Arc::clone(&runtime), http, options).unwrap();
+    (runtime, client)
+}
+
+fn faulty(server: &fault_server::FaultServer) -> (Arc<dyn Runtime>, S3Client) {
+    let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
+    client(S3Options::new(server.url(), "bucket").credentials(credentials), HttpOptions::default())
+}
+
+/// Probes, and puts a backend for an empty store through the suite.
+async fn conforms(runtime: Arc<dyn Runtime>, client: S3Client, store: &str) -> S3Capabilities {
+    let server = client.probe(&format!("{store}/")).await.unwrap();
+    let backend = S3Backend::new(runtime, client.clone(), store, server.clone(), &[]).unwrap();
+    let backend: Arc<dyn Backend> = Arc::new(backend);
+    check_all(&backend).await;
+    paging(&backend, 1001).await;
+    foreign_is_reported(&backend, |path| {
+        let (client, place) = (client.clone(), if path.starts_with(".chunks/") { "" } else { ".cnt/" });
+        let key = format!("{store}/{place}{path}");
+        async move {
+            client.put(&key, "foreign".into(), &Condition::Always).await.unwrap();
+        }
+    })
+    .await;
+    stores_in_parts(&client, &format!("{store}/large \u{e4}+")).await;
+    server
+}
+
+/// An object in three parts, and an upload that is begun and aborted.
+async fn stores_in_parts(client: &S3Client, key: &str) {
+    let body: Bytes = (0..(10_u32 << 20) + 7).map(|at| at.to_le_bytes()[1]).collect();
+    let tag = client.put(key, body.clone(), &Condition::Always).await.unwrap();
+    let (found, head) = client.get(key, u64::MAX).await.unwrap();
+    assert!(found == body);
+    assert_eq!((head.etag, head.size), (tag, body.len() as u64));
+    let counts = client.counters().counts();
+    assert_eq!(counts[&(Operation::Multipart, Outcome::Answered)].attempts, 2);
+    assert_eq!(client.open_uploads(key).await.unwrap(), []);
+    let _ = client.delete(key, &Condition::Always).await.unwrap();
+}
+
+#[test]
+fn a_bucket_on_a_server_with_everything_conforms() {
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let bucket = Bucket::in_process(Arc::clone(&runtime));
+    let found = block_on(conforms(runtime, bucket.client.clone(), "store"));
+    assert!(found.features().iter().all(|(_, support)| *support == Support::Yes), "{found:?}");
+    assert_eq!((found.quoted_tags, found.expires_objects), (true, Some(false)));
+}
+
+/// Makes sure that these dialects are found out, and what conditions on puts and deletions of many are worth there.
+fn found_out(dialects: &[(Option<fault_server::Quirk>, Support, Support)]) {
+    use crate::support::fault_server::{FaultServer, Options};
+    for &(quirk, create_only, many) in dialects {
+        let server = FaultServer::start(Options::with(quirk));
+        let (runtime, client) = faulty(&server);
+        let found = block_on(conforms(runtime, client, "store"));
+        assert_eq!((found.create_only_put, found.multi_delete), (create_only, many), "{quirk:?}");
+    }
+}
+
+#[test]
+fn h112_dialects_without_conditions_conform_as_far_as_they_go() {
+    use crate::support::fault_server::Quirk;
+    let yes = Support::Yes;
+    found_out(&[
+        (Some(Quirk::ConditionsIgnored), Support::Ignored, yes),
+        (Some(Quirk::ConditionsRejected), Support::Refused, yes),
+        (Some(Quirk::MultiDeleteRejected), yes, Support::Refused),
+    ]);
+}
+
+#[test]
+fn h112_each_dialect_is_found_out_and_conforms() {
+    use crate::support::fault_server::Quirk;
+    let yes = Support::Yes;
+    let dialects = [
+        None,
+        Some(Quirk::KeepAliveNever),
+        Some(Quirk::EncodingOfSlash),
+        Some(Quirk::ContentMd5Needed),
+        Some(Quirk::StartAfterOutside),
+    ];
+    found_out(&dialects.map(|quirk| (quirk, yes, yes)));
+}
+
+#[test]
+fn h106_tags_may_be_anything() {
+    use crate::support::fault_server::{Etags, FaultServer, Options};
+    for etags in [Etags::Md5, Etags::Token, Etags::Unquoted, Etags::Weak] {
+        let server = FaultServer::start(Options { etags, ..Options::default() });
+        let (runtime, client) = faulty(&server);
+        let found = block_on(conforms(runtime, client, "store"));
+        assert_eq!(found.create_only_put, Support::Yes, "{etags:?}");
+    }
+}
+
+#[test]
+fn h112_a_server_that_cannot_be_relied_on_is_refused() {
+    use crate::support::fault_server::{FaultServer, Options, Quirk};
+    for quirk in [Quirk::StartAfterIgnored, Quirk::ListUnordered] {
+        let server = FaultServer::start(Options::with([quirk]));
+        let (runtime, client) = faulty(&server);
+        match block_on(client.probe("store/")) {
+            // A few keys may be in order by chance; of many it is noticed whenever they are listed.
+            Ok(found) if found.listing == Support::Yes && quirk == Quirk::ListUnordered => {
+                for number in 0..20 {
+                    server.put(&number.to_string(), Vec::new());
+                }
+                let refused = block_on(client.list(&ListRequest::new(""), None)).unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::Unavailable);
+            }
+            Ok(found) => {
+                let refused = S3Backend::new(runtime, client, "store", found, &[]).unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::Unsupported, "{quirk:?}");
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{quirk:?}"),
+        }
+    }
+    let server = FaultServer::start(Options::with([Quirk::RangeIgnored]));
+    let found = block_on(faulty(&server).1.probe("store/")).unwrap();
+    assert_eq!((found.ranges, found.listing), (Support::Refused, Support::Yes));
+    let server = FaultServer::start(Options { object_lock: true, ..Options::default() });
+    let (runtime, client) = faulty(&server);
+    let found = block_on(client.probe("store/")).unwrap();
+    assert_eq!(found.risks(), [Risk::ObjectLock]);
+    let open = |accepted: &[Risk]| {
+        S3Backend::new(Arc::clone(&runtime), client.clone(), "store", found.clone(), accepted).map(drop)
+    };
+    assert_eq!(open(&[]).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert!(open(&[Risk::ObjectLock]).is_ok());
+}
+
+#[test]
+fn h31_rules_that_delete_objects_of_the_store_are_found() {
+    use crate::support::fault_server::{FaultServer, Options};
+    let rule = |prefix: &str| {
+        Some(format!(
+            "<LifecycleConfiguration><Rule><ID>x</ID><Prefix>{prefix}</Prefix><Status>Enabled</Status>\
+             <Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>"
+        ))
+    };
+    for (lifecycle, expires) in
+        [(None, false), (rule(""), true), (rule("store/"), true), (rule("other/"), false)]
+    {
+        let options = Options { lifecycle, versioning: Some("Enabled"), ..Options::default() };
+        let server = FaultServer::start(options);
+        let (_, client) = faulty(&server);
+        let found = block_on(client.probe("store/")).unwrap();
+        assert_eq!((found.expires_objects, found.keeps_versions), (Some(expires), Some(true)));
+        assert!(server.objects().is_empty(), "the probe leaves nothing");
+    }
+}
+
+#[test]
+fn the_server_that_is_named_conforms() {
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let Some(bucket) = Bucket::named(Arc::clone(&runtime)) else { return };
+    let store = bucket.new_name();
+    let found = block_on(async {
+        let found = conforms(runtime, bucket.client.clone(), &store).await;
+        bucket.clear(&format!("{store}/")).await;
+        found
+    });
+    println!("{found:#?}\n{:#?}", bucket.client.counters());
+}

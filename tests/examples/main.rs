@@ -1,0 +1,12 @@
+//! The example programs, run as a user runs them.
+
+#[path = "../../examples/cli/mod.rs"]
+mod cli;
+#[path = "../support/mod.rs"]
+mod support;
+
+#[cfg(feature = "tls")]
+mod programs;
+mod restore;
+mod tree_backup;
+mod tree_restore;

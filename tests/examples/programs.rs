@@ -1,0 +1,639 @@
+//! The built examples as people use them: in pipes, on full disks, interrupted, with typing errors.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support::fault_server::{Action, FaultServer, Options, Rule};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// No machine is so slow that a process does not come so far in this time.
+const SOON: Duration = Duration::from_mins(1);
+
+/// One of the examples, which `cargo test` and `cargo build --examples` build.
+fn example(name: &str) -> Command {
+    let this = std::env::current_exe().unwrap();
+    let path = this.parent().unwrap().with_file_name("examples").join(name);
+    assert!(path.exists(), "{} is not built: run cargo build --examples --all-features", path.display());
+    // A test that runs in the background of a shell inherits ignored signals, and what a program was started to ignore it ignores.
+    let mut command = Command::new("/usr/bin/env");
+    command.arg("--default-signal=INT,TERM").arg(path);
+    command.env_clear().env("AWS_ACCESS_KEY_ID", "id").env("AWS_SECRET_ACCESS_KEY", "secret");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Where a store is.
+enum Place {
+    Bucket(Arc<FaultServer>),
+    Directory(PathBuf),
+}
+
+impl Place {
+    /// A command on the store of this name there.
+    fn on(&self, name: &str, store: &str) -> Command {
+        let mut command = example(name);
+        match self {
+            Self::Bucket(server) => {
+                command
+                    .arg("--store")
+                    .arg(format!("s3://bucket/{store}"))
+                    .arg("--endpoint")
+                    .arg(server.url());
+            }
+            Self::Directory(path) => {
+                command.arg("--store").arg(path.join(store)).args(["--sync-level", "none"]);
+            }
+        }
+        command
+    }
+
+    /// Makes sure that nobody has to wait for the lease.
+    fn check_given_back(&self) {
+        let Self::Bucket(server) = self else { return };
+        let Some(lease) = server.objects().get("store/.larder/lease").cloned() else { return };
+        let lease: serde_json::Value = serde_json::from_slice(&lease).unwrap();
+        assert_eq!(lease["held"], false);
+    }
+
+    /// What the store has besides chunks, its identity and its locks.
+    fn metadata(&self) -> Vec<String> {
+        match self {
+            Self::Bucket(server) => {
+                let keys = server.objects().into_keys().filter(|key| key.starts_with("store/.cnt/"));
+                keys.collect()
+            }
+            Self::Directory(path) => {
+                let entries = fs::read_dir(path.join("store")).unwrap();
+                let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+                names.filter(|name| !name.starts_with('.')).collect()
+            }
+        }
+    }
+}
+
+/// A scratch directory, with something to back up.
+struct Scene {
+    directory: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("src")).unwrap();
+        fs::write(directory.path().join("src/file"), "contents").unwrap();
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A store in a directory and one in a bucket, each with two snapshots.
+    fn places(&self) -> [Place; 2] {
+        // As PBS makes it, but for the directories that come with their first chunk.
+        fs::create_dir_all(self.path("store/.chunks")).unwrap();
+        let places = [Place::Directory(self.directory.path().to_owned()), bucket()];
+        for place in &places {
+            for group in ["host/a", "host/b"] {
+                let done = output(
+                    place.on("backup", "store").args(["--create", "--group", group]).arg(self.source()),
+                );
+                assert_eq!(status(&done), 0, "{}", errors(&done));
+            }
+        }
+        places
+    }
+
+    fn source(&self) -> String {
+        format!("root.tar:{}", self.path("src").display())
+    }
+}
+
+fn bucket() -> Place {
+    Place::Bucket(Arc::new(FaultServer::start(Options::default())))
+}
+
+fn output(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("{:?}: {}", output.status, errors(output)))
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The writing end of a pipe that nobody reads.
+fn closed_pipe() -> Stdio {
+    let (_, writer) = io::pipe().unwrap();
+    writer.into()
+}
+
+fn full_disk() -> Stdio {
+    File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+/// Every example, with arguments with which all goes well.
+fn commands(scene: &Scene, place: &Place) -> Vec<Command> {
+    let mut commands = Vec::new();
+    let mut add = |name: &str, arguments: &[&str]| {
+        let mut command = place.on(name, "store");
+        command.args(arguments);
+        commands.push(command);
+    };
+    add("list", &[]);
+    add("list", &["--json"]);
+    add("list", &["--help"]);
+    for command in ["status", "gc", "verify"] {
+        add("maintain", &[command]);
+        add("maintain", &[command, "--json"]);
+    }
+    add("maintain", &["status", "--fresh"]);
+    add("maintain", &["prune", "--keep-last", "9"]);
+    add("maintain", &["copy", "host/a", "--to", "x", "--create-ns", "--dry-run"]);
+    add("maintain", &["forget", "host/b", "--dry-run"]);
+    let from = scene.path("other");
+    fs::create_dir_all(from.join(".chunks")).unwrap();
+    add("maintain", &["sync", "--from", from.to_str().unwrap()]);
+    add("backup", &["--group", "host/c", &scene.source()]);
+    if let Place::Bucket(server) = place {
+        let cache = scene.path("cache");
+        add("refresh", &["--cache", cache.to_str().unwrap()]);
+        let mut check = example("s3_check");
+        check.args(["--bucket", "bucket", "--endpoint", &server.url()]);
+        commands.push(check);
+    }
+    commands
+}
+
+#[test]
+fn a_reader_that_goes_away_changes_nothing() {
+    let scene = Scene::new();
+    for place in scene.places() {
+        for mut command in commands(&scene, &place) {
+            let done = output(command.stdout(closed_pipe()));
+            assert_eq!(status(&done), 0, "{command:?}: {}", errors(&done));
+            assert!(!errors(&done).contains("standard output"), "{command:?}: {}", errors(&done));
+            place.check_given_back();
+        }
+    }
+    let done = output(example("quickstart").stdout(closed_pipe()));
+    assert_eq!(status(&done), 0, "{}", errors(&done));
+}
+
+#[test]
+fn output_onto_a_full_disk_is_a_failure_with_a_message() {
+    let scene = Scene::new();
+    for place in scene.places() {
+        for mut command in commands(&scene, &place) {
+            let done = output(command.stdout(full_disk()));
+            assert_eq!(status(&done), 1, "{command:?}: {}", errors(&done));
+            assert!(errors(&done).contains("standard output: No space"), "{command:?}: {}", errors(&done));
+            place.check_given_back();
+        }
+        let found = output(place.on("list", "store").stdout(Stdio::piped()));
+        assert!(String::from_utf8(found.stdout).unwrap().contains("host/c/"), "the backup was made");
+    }
+    assert_eq!(status(&output(example("quickstart").stdout(full_disk()))), 1);
+}
+
+#[test]
+fn standard_error_that_cannot_be_written_changes_nothing() {
+    let scene = Scene::new();
+    for place in scene.places() {
+        for broken in [closed_pipe, full_disk] {
+            for mut command in commands(&scene, &place) {
+                assert_eq!(status(&output(command.stderr(broken()))), 0, "{command:?}");
+            }
+            assert_eq!(status(&output(place.on("list", "stor").stderr(broken()))), 2);
+            place.check_given_back();
+        }
+    }
+}
+
+/// A command that is running.
+struct Running {
+    child: Child,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Self { child: command.spawn().unwrap() }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// The exit status, and what it said on standard error.
+    fn end(mut self) -> (i32, String) {
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code().unwrap(), said)
+    }
+
+    /// Waits for something that it does.
+    fn until(&mut self, what: &str, is_so: impl Fn() -> bool) {
+        for _ in 0..SOON.as_millis() / 5 {
+            if is_so() {
+                return;
+            }
+            if let Some(ended) = self.child.try_wait().unwrap() {
+                let mut said = String::new();
+                self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                panic!("{ended} before {what}: {said}");
+            }
+            pause();
+        }
+        panic!("it never came to {what}");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the process is another one, in real time")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+const SIGNALS: [(Signal, i32); 2] = [(Signal::INT, 130), (Signal::TERM, 143)];
+
+/// Stops answering the requests of this method to such paths, and returns whether one came.
+fn stall(server: &Arc<FaultServer>, method: &'static str, part: &'static str) -> impl Fn() -> bool + use<> {
+    let is_meant = move |path: &str| path.contains(part);
+    let before = server.log().len();
+    server.add(Rule::on(method).path(is_meant).then(Action::StopReading));
+    let server = Arc::clone(server);
+    move || server.log()[before..].iter().any(|request| request.method == method && is_meant(&request.path))
+}
+
+#[test]
+fn a_backup_that_is_interrupted_leaves_no_snapshot_and_no_lease() {
+    let scene = Scene::new();
+    let [directory, in_bucket] = scene.places();
+    fs::write(scene.path("src/file"), "other contents").unwrap();
+    let Place::Bucket(server) = &in_bucket else { panic!() };
+    for (signal, wanted) in SIGNALS {
+        let is_stalled = stall(server, "PUT", "/.chunks/");
+        let before = in_bucket.metadata();
+        let mut running =
+            Running::start(in_bucket.on("backup", "store").args(["--group", "host/c"]).arg(scene.source()));
+        running.until("the chunk", is_stalled);
+        running.signal(signal);
+        let (status, said) = running.end();
+        assert_eq!(status, wanted, "{said}");
+        assert!(said.contains("ended by SIG"), "{said}");
+        server.clear();
+        assert_eq!(in_bucket.metadata(), before);
+        in_bucket.check_given_back();
+    }
+    // Reading this takes longer than anybody waits.
+    let image = File::create(scene.path("image")).unwrap();
+    image.set_len(8 << 40).unwrap();
+    for (signal, wanted) in SIGNALS {
+        let image = format!("disk.img:{}", scene.path("image").display());
+        let mut running = Running::start(directory.on("backup", "store").args(["--group", "host/c", &image]));
+        let group = scene.path("store/host/c");
+        running.until("the group", || group.exists());
+        running.signal(signal);
+        let (status, said) = running.end();
+        assert_eq!(status, wanted, "{said}");
+        let left: Vec<_> = fs::read_dir(&group).map_or_else(|_| Vec::new(), |left| left.flatten().collect());
+        assert!(left.iter().all(|entry| !entry.path().is_dir()), "{left:?}");
+    }
+    for place in [&directory, &in_bucket] {
+        let done = output(place.on("backup", "store").args(["--group", "host/c"]).arg(scene.source()));
+        assert_eq!(status(&done), 0, "nothing is in the way of the next one: {}", errors(&done));
+    }
+}
+
+#[test]
+fn a_restore_that_is_interrupted_leaves_no_target() {
+    let scene = Scene::new();
+    let in_bucket = bucket();
+    let Place::Bucket(server) = &in_bucket else { panic!() };
+    let sources = [scene.source(), format!("data.bin:{}", scene.path("src/file").display())];
+    let done = output(in_bucket.on("backup", "store").args(["--create", "--group", "host/a"]).args(sources));
+    assert_eq!(status(&done), 0, "{}", errors(&done));
+    let listed = String::from_utf8(output(&mut in_bucket.on("list", "store")).stdout).unwrap();
+    let snapshot = listed.split_whitespace().find(|word| word.starts_with("host/a/")).unwrap().to_owned();
+    for ((signal, wanted), (archive, target)) in
+        SIGNALS.into_iter().zip([("data.bin.didx", "target"), ("root.tar.didx", "target/")])
+    {
+        let is_stalled = stall(server, "GET", "/.chunks/");
+        let path = format!("{}/{target}", scene.directory.path().display());
+        let mut running = Running::start(in_bucket.on("restore", "store").args([&snapshot, archive, &path]));
+        running.until("the chunk", is_stalled);
+        running.signal(signal);
+        let (status, said) = running.end();
+        assert_eq!(status, wanted, "{said}");
+        server.clear();
+        let left = fs::read_dir(scene.directory.path()).unwrap().map(|entry| entry.unwrap());
+        let left: Vec<_> = left.filter(|entry| entry.file_type().unwrap().is_file()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn nobody_has_to_read_or_write_for_a_command_to_end() {
+    let scene = Scene::new();
+    fs::create_dir_all(scene.path("store/.chunks")).unwrap();
+    let place = Place::Directory(scene.directory.path().to_owned());
+    fs::write(scene.path("large"), vec![7; 1 << 20]).unwrap();
+    let source = format!("data.bin:{}", scene.path("large").display());
+    let done = output(place.on("backup", "store").args(["--json", "--group", "host/a", &source]));
+    assert_eq!(status(&done), 0, "{}", errors(&done));
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    let snapshot = report["snapshot"].as_str().unwrap();
+    for (signal, wanted) in SIGNALS {
+        let mut running = Running::start(place.on("restore", "store").args([snapshot, "data.bin.didx", "-"]));
+        // More comes than fits into the pipe.
+        let mut first = [0];
+        running.child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        running.signal(signal);
+        let (status, said) = running.end();
+        assert_eq!((status, first), (wanted, [7]), "{said}");
+        let pipe = scene.path(&format!("pipe{wanted}"));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+        // Open at both ends, so that it has no end, and nothing in it.
+        let _held = File::options().read(true).write(true).open(&pipe).unwrap();
+        let source = format!("data.bin:{}", pipe.display());
+        let mut running = Running::start(place.on("backup", "store").args(["--group", "host/b", &source]));
+        let group = scene.path("store/host/b");
+        running.until("the snapshot", || fs::read_dir(&group).is_ok_and(|names| names.count() > 0));
+        running.signal(signal);
+        let (status, said) = running.end();
+        assert_eq!(status, wanted, "{said}");
+        let left: Vec<_> = fs::read_dir(&group).map_or_else(|_| Vec::new(), |left| left.flatten().collect());
+        assert!(left.iter().all(|entry| !entry.path().is_dir()), "{left:?}");
+    }
+}
+
+#[test]
+fn what_is_interrupted_gives_the_lease_back() {
+    let scene = Scene::new();
+    let [_, place] = scene.places();
+    let Place::Bucket(server) = &place else { panic!() };
+    let other = scene.path("other");
+    fs::create_dir_all(other.join(".chunks")).unwrap();
+    // What is dropped at once may stall; what ends between two steps has to come to the end of one.
+    let cases: [(&str, &[&str], &str, Action); 5] = [
+        ("list", &[], "/host/", Action::StopReading),
+        ("maintain", &["move", "host/a", "--to", "n", "--create-ns"], "/host/", Action::StopReading),
+        ("maintain", &["status"], "/.gc-status", Action::StopReading),
+        ("maintain", &["gc"], "/host/", Action::Delay(Duration::from_millis(500))),
+        ("maintain", &["verify"], "/.chunks/", Action::Delay(Duration::from_millis(500))),
+    ];
+    for (at, (name, arguments, part, action)) in cases.into_iter().enumerate() {
+        let (signal, wanted) = SIGNALS[at % 2];
+        let before = server.log().len();
+        server.add(Rule::on("GET").path(move |path| path.contains(part)).then(action));
+        let mut running = Running::start(place.on(name, "store").args(arguments));
+        running.until("the request", || {
+            server.log()[before..]
+                .iter()
+                .any(|request| request.method == "GET" && request.path.contains(part))
+        });
+        running.signal(signal);
+        let (status, said) = running.end();
+        assert_eq!(status, wanted, "{name} {arguments:?}: {said}");
+        server.clear();
+        place.check_given_back();
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_command_at_once() {
+    let scene = Scene::new();
+    let place = bucket();
+    let Place::Bucket(server) = &place else { panic!() };
+    let is_stalled = stall(server, "PUT", "/.chunks/");
+    let mut running = Running::start(
+        place.on("backup", "store").args(["--create", "--group", "host/c"]).arg(scene.source()),
+    );
+    running.until("the chunk", is_stalled);
+    // Nor is the lease given back.
+    let is_stalled = stall(server, "PUT", "/lease");
+    running.signal(Signal::INT);
+    running.until("the end of the lease", is_stalled);
+    running.signal(Signal::TERM);
+    assert_eq!(running.end().0, 143);
+}
+
+#[test]
+fn a_quickstart_that_is_interrupted_leaves_no_directory() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut running = Running::start(example("quickstart").env("TMPDIR", temporary.path()));
+    let is_there = || fs::read_dir(temporary.path()).unwrap().next().is_some();
+    running.until("its directory", is_there);
+    running.signal(Signal::TERM);
+    let (status, _) = running.end();
+    assert!(status == 143 && !is_there(), "{status}");
+}
+
+#[test]
+fn a_store_with_a_typing_error_is_neither_opened_nor_made() {
+    let scene = Scene::new();
+    for place in scene.places() {
+        let objects = |place: &Place| match place {
+            Place::Bucket(server) => {
+                server.objects().into_keys().filter(|key| key.starts_with("stor/")).count()
+            }
+            Place::Directory(path) => usize::from(path.join("stor").exists()),
+        };
+        for (name, arguments) in [
+            ("list", vec![]),
+            ("backup", vec!["--group".to_owned(), "host/a".to_owned(), scene.source()]),
+            ("maintain", vec!["gc".to_owned()]),
+        ] {
+            let done = output(place.on(name, "stor").args(arguments));
+            assert_eq!(status(&done), 2, "{name}: {}", errors(&done));
+            assert!(errors(&done).contains("there is no datastore"), "{name}: {}", errors(&done));
+            assert_eq!(objects(&place), 0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_silent_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    for name in ["list", "backup", "s3_check"] {
+        let mut command = example(name);
+        command.args(["--endpoint", &url, "--first-contact", "1"]);
+        match name {
+            "s3_check" => command.args(["--bucket", "bucket"]),
+            _ => command.args(["--store", "s3://bucket/store"]),
+        };
+        if name == "backup" {
+            command.arg("file.conf:/proc/self/stat");
+        }
+        let done = output(&mut command);
+        assert_eq!(status(&done), 1, "{name}: {}", errors(&done));
+        let said = format!("{url} did not answer within 1 s; --first-contact SECONDS");
+        assert!(errors(&done).contains(&said), "{name}: {}", errors(&done));
+    }
+}
+
+#[test]
+fn a_risk_is_refused_with_the_option_that_accepts_it() {
+    let lifecycle = "<LifecycleConfiguration><Rule><ID>x</ID><Status>Enabled</Status><Filter><Prefix></Prefix></Filter>\
+                     <Expiration><Days>30</Days></Expiration></Rule></LifecycleConfiguration>";
+    let risky = [
+        ("--accept-lifecycle", Options { lifecycle: Some(lifecycle.to_owned()), ..Options::default() }),
+        ("--accept-versions", Options { versioning: Some("Enabled"), ..Options::default() }),
+        ("--accept-object-lock", Options { object_lock: true, ..Options::default() }),
+    ];
+    let scene = Scene::new();
+    for (option, options) in risky {
+        let place = Place::Bucket(Arc::new(FaultServer::start(options)));
+        let back_up = || {
+            let mut command = place.on("backup", "store");
+            command.args(["--create", "--group", "host/a"]).arg(scene.source());
+            command
+        };
+        let refused = output(&mut back_up());
+        assert_eq!(status(&refused), 1, "{option}: {}", errors(&refused));
+        assert!(errors(&refused).contains(option), "{option}: {}", errors(&refused));
+        let done = output(back_up().arg(option));
+        assert_eq!(status(&done), 0, "{option}: {}", errors(&done));
+        let Place::Bucket(server) = &place else { panic!() };
+        let mut check = example("s3_check");
+        check.args(["--bucket", "bucket", "--endpoint", &server.url()]);
+        assert!(String::from_utf8(output(&mut check).stdout).unwrap().contains(option), "{option}");
+    }
+}
+
+#[test]
+fn a_refusal_names_the_option_that_lifts_it() {
+    let scene = Scene::new();
+    for (key, body, option) in [
+        ("store/.in-use", r#"{"hostname":"pbs"}"#, "--take-over"),
+        ("store/.cnt/host/a/owner", "root@pam\n", "--reuse"),
+    ] {
+        let place = bucket();
+        let Place::Bucket(server) = &place else { panic!() };
+        server.put(key, body);
+        let refused = output(place.on("backup", "store").args(["--group", "host/b"]).arg(scene.source()));
+        assert_eq!(status(&refused), 1, "{}", errors(&refused));
+        assert!(errors(&refused).contains(option), "{}", errors(&refused));
+        let done =
+            output(place.on("backup", "store").args(["--group", "host/b", option]).arg(scene.source()));
+        assert_eq!(status(&done), 0, "{}", errors(&done));
+    }
+    let refused =
+        output(example("list").args(["--store", "s3://bucket/store", "--endpoint", "http://192.0.2.1"]));
+    assert!(errors(&refused).contains("--allow-plaintext"), "{}", errors(&refused));
+}
+
+#[test]
+fn a_variable_with_a_newline_at_its_end_is_named() {
+    let place = bucket();
+    for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+        let done = output(place.on("list", "store").env(variable, "quux\n"));
+        assert_eq!(status(&done), 2, "{}", errors(&done));
+        assert!(errors(&done).contains(variable) && !errors(&done).contains("quux"), "{}", errors(&done));
+    }
+}
+
+/// The last Sunday of March 2025 in Berlin: 01:00 UTC is the end of winter time.
+#[test]
+fn days_begin_where_the_time_zone_says_in_summer_and_in_winter() {
+    if !Path::new("/usr/share/zoneinfo/Europe/Berlin").exists() {
+        eprintln!("skipped: this host has no time zone database");
+        return;
+    }
+    let scene = Scene::new();
+    fs::create_dir_all(scene.path("store/.chunks")).unwrap();
+    let place = Place::Directory(scene.directory.path().to_owned());
+    let times = [
+        "2025-03-28T10:00:00Z",
+        // 23:30 in winter time; it would be the next day in summer time.
+        "2025-03-28T22:30:00Z",
+        // 00:30 of the 30th, in winter time; in UTC it is the 29th.
+        "2025-03-29T23:30:00Z",
+        // 14:00 of the 30th, in summer time.
+        "2025-03-30T12:00:00Z",
+        // 00:30 of the 31st, in summer time; it would be the 30th in winter time.
+        "2025-03-30T22:30:00Z",
+    ];
+    for time in times {
+        let done = output(
+            place.on("backup", "store").args(["--group", "host/a", "--time", time]).arg(scene.source()),
+        );
+        assert_eq!(status(&done), 0, "{}", errors(&done));
+    }
+    let removed = |zone: &[&str], variable: Option<&str>| {
+        let mut command = place.on("maintain", "store");
+        command.args(["prune", "--keep-daily", "9", "--dry-run", "--json"]).args(zone);
+        let done = output(command.envs(variable.map(|zone| ("TZ", zone))));
+        assert_eq!(status(&done), 0, "{}", errors(&done));
+        let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        let removed =
+            report["snapshots"].as_array().unwrap().iter().filter(|one| one["outcome"] == "would go");
+        let is_of = |one: &serde_json::Value, time: &str| one["snapshot"].as_str().unwrap().ends_with(time);
+        let mut removed: Vec<_> =
+            removed.map(|one| times.iter().position(|time| is_of(one, time)).unwrap()).collect();
+        removed.sort_unstable();
+        removed
+    };
+    let zones = ["--time-zone", "--utc-offset"];
+    assert_eq!(removed(&[zones[0], "Europe/Berlin"], None), [0, 2]);
+    assert_eq!(removed(&[], Some("Europe/Berlin")), [0, 2], "that of the host is the default");
+    assert_eq!(removed(&[zones[0], "UTC"], Some("Europe/Berlin")), [0, 3]);
+    assert_eq!(removed(&[zones[1], "+01:00"], None), [0, 2, 3]);
+    assert_eq!(removed(&[zones[1], "+02:00"], None), [2]);
+    let wrong =
+        output(place.on("maintain", "store").args(["prune", "--keep-daily", "9", zones[0], "Europe/Berlim"]));
+    assert_eq!(status(&wrong), 2, "{}", errors(&wrong));
+    assert!(errors(&wrong).contains("Europe/Berlim"), "{}", errors(&wrong));
+}
+
+#[test]
+fn a_store_can_be_given_to_the_user_of_a_pbs() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can give files away");
+        return;
+    }
+    let scene = Scene::new();
+    let [place, _] = scene.places();
+    let owners = || {
+        let (mut found, mut paths) = (Vec::new(), vec![scene.path("store")]);
+        while let Some(path) = paths.pop() {
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            found.push((metadata.uid(), metadata.gid()));
+            if metadata.is_dir() {
+                paths.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    };
+    let outside = scene.path("outside");
+    fs::write(&outside, "").unwrap();
+    std::os::unix::fs::symlink(&outside, scene.path("store/host/link")).unwrap();
+    let chown = |arguments: &[&str]| output(place.on("maintain", "store").arg("chown").args(arguments));
+    assert_eq!(status(&chown(&["34:35", "--dry-run"])), 0);
+    assert_eq!(owners(), [(0, 0)]);
+    let done = chown(&["34:35"]);
+    assert_eq!((status(&done), owners()), (0, vec![(34, 35)]), "{}", errors(&done));
+    assert_eq!(fs::metadata(&outside).unwrap().uid(), 0, "links are not followed");
+    fs::remove_file(scene.path("store/host/link")).unwrap();
+    let done = output(place.on("backup", "store").args(["--group", "host/d"]).arg(scene.source()));
+    assert_eq!((status(&done), owners()), (0, vec![(34, 35)]), "{}", errors(&done));
+    for wrong in [&["nobody-of-that-name"] as &[&str], &["34:no-such-group"], &[]] {
+        assert_eq!(status(&chown(wrong)), 2, "{wrong:?}");
+    }
+    fs::remove_dir_all(scene.path("store")).unwrap();
+    fs::create_dir_all(scene.path("store/.chunks")).unwrap();
+    let done = output(place.on("backup", "store").args(["--store-owner", "34:35"]).arg(scene.source()));
+    assert_eq!(status(&done), 0, "{}", errors(&done));
+    assert_eq!(fs::metadata(scene.path("store/host")).unwrap().uid(), 34);
+}

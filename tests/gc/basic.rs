@@ -1,0 +1,296 @@
+//! Garbage collection, on every runtime and backend; in the bucket of a server that is named (see `tests/support/bucket.rs`), if one is.
+
+use std::time::Duration;
+
+use futures::io::{AsyncReadExt as _, Cursor};
+use larder::backend::LockReach;
+use larder::error::ErrorKind;
+use larder::format::Digest;
+use larder::format::layout::Key;
+use larder::format::name::GroupName;
+use larder::gc::{self, Brake, GcEnd, GcOptions, GcPlan, GcReport};
+use larder::store::{Datastore, SnapshotReader, WriterTarget};
+
+use crate::support::noise;
+use crate::support::places::{Place, everywhere};
+
+const CHUNK: usize = 64 << 10;
+
+fn group(name: &str) -> GroupName {
+    name.parse().unwrap()
+}
+
+/// Backs an image of noise up.
+async fn back_up(store: &Datastore, group: &GroupName, data: &[u8]) -> SnapshotReader {
+    let backup = store.backup(group).begin().await.unwrap();
+    backup.image("d.img", Cursor::new(data), data.len() as u64).chunk_bytes(CHUNK as u64).await.unwrap();
+    backup.finish().await.unwrap()
+}
+
+async fn restore(snapshot: &SnapshotReader) -> Vec<u8> {
+    let mut target = WriterTarget::new(Cursor::new(Vec::new()));
+    snapshot.archive("d.img.fidx").await.unwrap().copy_to(&mut target).await.unwrap();
+    target.into_inner().into_inner()
+}
+
+/// What removes everything that is not used now, wherever the store is.
+fn at_once(place: &Place) -> GcOptions {
+    let options = GcOptions::default().grace(Duration::ZERO).one_sighting().most_garbage(100);
+    if place.capabilities().lock_reach == LockReach::Process { options.only_process() } else { options }
+}
+
+/// How many chunks there are, and their bytes.
+fn on_disk(store: &std::path::Path) -> (u64, u64) {
+    let directories = std::fs::read_dir(store.join(".chunks")).unwrap();
+    let chunks = directories.flat_map(|directory| std::fs::read_dir(directory.unwrap().path()).unwrap());
+    chunks.fold((0, 0), |(count, bytes), chunk| (count + 1, bytes + chunk.unwrap().metadata().unwrap().len()))
+}
+
+async fn executed(mut plan: GcPlan) -> GcReport {
+    let report = plan.execute().await.unwrap();
+    assert!(matches!(report.end, GcEnd::Complete), "{:?}", report.end);
+    report
+}
+
+#[test]
+fn h155_h186_what_no_snapshot_needs_goes_and_nothing_else() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            let (one, other) = (group("host/a"), group("vm/100"));
+            let (shared, own) = (noise(1, 20 * CHUNK), noise(2, 5 * CHUNK));
+            let mut both = shared.clone();
+            both.extend(&own);
+            let kept = back_up(&store, &one, &shared).await;
+            let gone = back_up(&store, &other, &both).await.name().clone();
+            let plan = gc::plan(&store, at_once(&place)).await.unwrap();
+            assert_eq!((plan.garbage().chunks, plan.in_use().chunks, plan.indexes().0), (0, 25, 2));
+            executed(plan).await;
+            store.delete_snapshot(&gone).await.unwrap();
+            let plan = gc::plan(&store, at_once(&place)).await.unwrap();
+            assert_eq!((plan.garbage().chunks, plan.in_use().chunks, plan.missing()), (5, 20, 0));
+            assert!(plan.garbage().bytes >= own.len() as u64);
+            let report = executed(plan).await;
+            assert_eq!((report.removed.chunks, report.failed, report.busy), (5, 0, 0));
+            assert!(restore(&kept).await == shared);
+            if let Some(directory) = place.directory() {
+                let plan = gc::plan(&store, at_once(&place)).await.unwrap();
+                let in_use = plan.in_use();
+                assert_eq!((in_use.chunks, in_use.bytes), on_disk(&directory), "h186");
+            }
+            let status = store.gc_status().await.unwrap().unwrap();
+            assert_eq!((status.removed_chunks, status.disk_chunks, status.index_file_count), (5, 20, 1));
+            // What was removed is stored again by whoever needs it.
+            let again = back_up(&store, &other, &both).await;
+            assert!(restore(&again).await == both);
+            let plan = gc::plan(&store, at_once(&place)).await.unwrap();
+            assert_eq!((plan.garbage().chunks, plan.in_use().chunks, plan.missing()), (0, 25, 0));
+        })
+    });
+}
+
+#[test]
+fn h27_what_is_too_much_has_to_be_confirmed() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            let a = group("host/a");
+            let first = back_up(&store, &a, &noise(1, 10 * CHUNK)).await.name().clone();
+            back_up(&store, &a, &noise(2, 10 * CHUNK)).await;
+            store.delete_snapshot(&first).await.unwrap();
+            let mut plan = gc::plan(&store, at_once(&place).most_garbage(49)).await.unwrap();
+            assert_eq!(plan.brake(), Some(Brake::Share(49)));
+            assert_eq!(plan.execute().await.unwrap_err().kind(), ErrorKind::Unconfirmed);
+            drop(plan);
+            assert_eq!(gc::plan(&store, at_once(&place).most_garbage(50)).await.unwrap().brake(), None);
+            store.delete_group(&a).await.unwrap();
+            let plan = gc::plan(&store, at_once(&place).most_garbage(99)).await.unwrap();
+            assert_eq!((plan.brake(), plan.garbage().chunks), (Some(Brake::NoSnapshots), 20));
+            assert_eq!(executed(plan.confirm()).await.removed.chunks, 20);
+        })
+    });
+}
+
+/// In every pause of a backup, through another opening of the store.
+#[test]
+fn h4_h5_a_collection_in_any_pause_of_a_backup_takes_nothing_from_it() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            let other = place.opened().await;
+            let (a, old) = (group("host/a"), group("host/old"));
+            let (shared, unused) = (noise(1, 4 * CHUNK), noise(2, 4 * CHUNK));
+            back_up(&store, &a, &shared).await;
+            back_up(&store, &old, &unused).await;
+            store.delete_group(&old).await.unwrap();
+            let backup = store.backup(&a).begin().await.unwrap();
+            let image = |name, data: &[u8]| {
+                let image = backup.image(name, Cursor::new(data.to_vec()), data.len() as u64);
+                image.chunk_bytes(CHUNK as u64)
+            };
+            let half = unused.len() / 2;
+            image("d.img", &unused[..half]).await.unwrap();
+            assert_eq!(executed(gc::plan(&other, at_once(&place)).await.unwrap()).await.removed.chunks, 2);
+            image("e.img", &shared).await.unwrap();
+            image("f.img", &unused).await.unwrap();
+            executed(gc::plan(&other, at_once(&place)).await.unwrap()).await;
+            let mut plan = gc::plan(&other, at_once(&place)).await.unwrap();
+            let snapshot = backup.finish().await.unwrap();
+            assert_eq!(plan.execute().await.unwrap().removed.chunks, 0);
+            drop(plan);
+            assert!(restore(&snapshot).await == unused[..half]);
+            drop(snapshot);
+            let plan = gc::plan(&other, at_once(&place)).await.unwrap();
+            assert_eq!((plan.garbage().chunks, plan.in_use().chunks, plan.missing()), (0, 8, 0));
+        })
+    });
+}
+
+#[test]
+fn h22_what_vanished_is_told_with_those_that_need_it_and_stored_again() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            let (a, b) = (group("host/a"), group("host/b"));
+            let (shared, own) = (noise(1, 4 * CHUNK), noise(2, 3 * CHUNK));
+            let both = [&shared[..], &own, &own].concat();
+            let first = back_up(&store, &a, &shared).await.name().clone();
+            let second = back_up(&store, &b, &both).await.name().clone();
+            executed(gc::plan(&store, at_once(&place)).await.unwrap()).await;
+            let chunk = |data: &[u8], number: usize| {
+                let part = &data[number * CHUNK..][..CHUNK];
+                Key::Chunk(Digest::of(part)).path()
+            };
+            // One that only the second needs, twice; then one that both do.
+            place.remove(&chunk(&own, 1)).await;
+            let plan = gc::plan(&store, at_once(&place)).await.unwrap();
+            let hurt = |plan: &GcPlan| -> Vec<_> {
+                plan.damaged().0.iter().map(|damaged| (damaged.name.clone(), damaged.missing)).collect()
+            };
+            assert_eq!((plan.missing(), hurt(&plan)), (1, vec![(second.clone(), 2)]));
+            drop(plan);
+            place.remove(&chunk(&shared, 0)).await;
+            let plan = gc::plan(&store, at_once(&place)).await.unwrap();
+            assert_eq!((plan.missing(), plan.damaged().1), (2, 2));
+            assert_eq!(hurt(&plan), [(first.clone(), 1), (second.clone(), 3)]);
+            assert_eq!(executed(plan).await.removed.chunks, 0);
+            // Whoever has the data heals them all.
+            let again = back_up(&store, &b, &both).await;
+            assert!(restore(&again).await == both);
+            for (name, data) in [(&first, &shared), (&second, &both)] {
+                assert!(restore(&store.snapshot(name).await.unwrap()).await == *data);
+            }
+            let plan = gc::plan(&store, at_once(&place)).await.unwrap();
+            assert_eq!((plan.missing(), plan.damaged().1, plan.garbage().chunks), (0, 0, 0));
+        })
+    });
+}
+
+/// What was put aside as corrupt goes when it is old, unless it is all that is left of what somebody needs.
+#[test]
+fn h25_what_was_put_aside_goes_unless_nothing_better_is_there() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            let (a, old) = (group("host/a"), group("host/old"));
+            let (used, unused) = (noise(1, 3 * CHUNK), noise(2, 3 * CHUNK));
+            back_up(&store, &a, &used).await;
+            back_up(&store, &old, &unused).await;
+            store.delete_group(&old).await.unwrap();
+            let path = |data: &[u8], number: usize| {
+                let part = &data[number * CHUNK..][..CHUNK];
+                Key::Chunk(Digest::of(part)).path()
+            };
+            let [good, bad, both] = [0, 1, 2].map(|number| path(&used, number));
+            let [waste, wasted_bad, wasted_both] = [0, 1, 2].map(|number| path(&unused, number));
+            for gone in [&bad, &wasted_bad] {
+                place.remove(gone).await;
+            }
+            for aside in [&bad, &both, &wasted_bad, &wasted_both] {
+                place.write(&format!("{aside}.0.bad"), "bad").await;
+                place.write(&format!("{aside}.7.bad"), "worse").await;
+            }
+            // Two sightings, where that matters, but no grace time.
+            let twice = || {
+                let options =
+                    GcOptions::default().grace(Duration::ZERO).listing_lag(Duration::ZERO).most_garbage(100);
+                if place.capabilities().lock_reach == LockReach::Process {
+                    options.only_process()
+                } else {
+                    options
+                }
+            };
+            let young = gc::plan(&store, twice().grace(Duration::from_hours(24))).await.unwrap();
+            assert_eq!((young.garbage().chunks, young.quarantined().1.chunks), (0, 0));
+            assert_eq!(young.quarantined().0.chunks, 8);
+            drop(young);
+            let mut removed = (0, 0);
+            for _ in 0..2 {
+                let report = executed(gc::plan(&store, twice()).await.unwrap()).await;
+                removed.0 += report.removed.chunks;
+                removed.1 += report.removed_quarantined.chunks;
+            }
+            assert_eq!(removed, (2, 6));
+            let status = store.gc_status().await.unwrap().unwrap();
+            assert_eq!((status.disk_chunks, status.still_bad), (2, 2));
+            let there = [
+                (good, true),
+                (format!("{bad}.0.bad"), true),
+                (format!("{bad}.7.bad"), true),
+                (both.clone(), true),
+                (format!("{both}.0.bad"), false),
+                (waste, false),
+                (wasted_both.clone(), false),
+                (format!("{wasted_both}.7.bad"), false),
+                (format!("{wasted_bad}.0.bad"), false),
+            ];
+            for (path, expected) in there {
+                assert_eq!(place.read(&path).await.is_some(), expected, "{path}");
+            }
+        })
+    });
+}
+
+#[test]
+fn h35_a_restore_goes_on_beside_pruning_and_collections() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            let other = place.opened().await;
+            let (a, b) = (group("host/a"), group("host/b"));
+            let data = noise(1, 20 * CHUNK);
+            let name = back_up(&store, &a, &data).await.name().clone();
+            back_up(&store, &b, &noise(2, CHUNK)).await;
+            let reader = other.snapshot(&name).await.unwrap();
+            let mut archive = reader.archive("d.img.fidx").await.unwrap();
+            let mut begun = vec![0; 3 * CHUNK];
+            archive.read_exact(&mut begun).await.unwrap();
+            assert_eq!(store.delete_snapshot(&name).await.unwrap_err().kind(), ErrorKind::Busy);
+            assert_eq!(executed(gc::plan(&store, at_once(&place)).await.unwrap()).await.removed.chunks, 0);
+            archive.read_to_end(&mut begun).await.unwrap();
+            assert!(begun == data);
+            drop((archive, reader));
+            store.delete_snapshot(&name).await.unwrap();
+            assert_eq!(executed(gc::plan(&store, at_once(&place)).await.unwrap()).await.removed.chunks, 20);
+        })
+    });
+}
+
+#[test]
+fn h92_a_store_that_needs_what_is_not_known_is_not_collected() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            back_up(&store, &group("host/a"), &noise(1, CHUNK)).await;
+            let uuid = store.uuid().unwrap().to_owned();
+            drop(store);
+            let identity =
+                |features: &str| format!(r#"{{"features":[{features}],"uuid":"{uuid}","version":1}}"#);
+            place.write(".larder/store.json", identity("\"packs\"")).await;
+            let refused = gc::plan(&place.opened().await, at_once(&place)).await.map(drop).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unsupported);
+            assert!(place.read(".gc-status").await.is_none());
+            place.write(".larder/store.json", identity("")).await;
+        })
+    });
+}

@@ -1,0 +1,246 @@
+//! An index that cannot be read, whatever is wrong with it, stops a garbage collection before anything goes (H9).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::executor::block_on;
+use larder::backend::fault::{Action, FaultBackend, Rule};
+use larder::backend::record::Method;
+use larder::backend::{Backend, MemoryBackend, PutMode, Removal};
+use larder::error::{Error, ErrorKind};
+use larder::format::layout::Key;
+use larder::gc;
+use larder::rt::ThreadRuntime;
+use larder::store::{Datastore, WriterTarget};
+
+use crate::support::gc_scene::{
+    at_once, back_up, check_all, chunks, collect, collected, created, data, digests, group, leave, reason,
+};
+use crate::support::watched::Watched;
+
+/// A store with garbage and two snapshots, of which the older one has the index.
+struct Scene {
+    faults: Arc<FaultBackend>,
+    index: Key,
+    memory: Arc<MemoryBackend>,
+    store: Datastore,
+}
+
+async fn scene(is_bucket: bool) -> Scene {
+    let memory = Arc::new(MemoryBackend::new(Arc::new(ThreadRuntime::new())));
+    let faults = Arc::new(FaultBackend::new(Arc::<MemoryBackend>::clone(&memory)));
+    let inner: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+    let backend: Arc<dyn Backend> = Watched::of_kind(inner, is_bucket);
+    let store = created(&backend).await;
+    leave(&store, &[8, 9]).await;
+    let snapshot = back_up(&store, "host/a", &[1, 2, 3]).await.unwrap().name().clone();
+    drop(back_up(&store, "host/a", &[3, 4]).await.unwrap());
+    let index = Key::Archive(snapshot, "d.img.fidx".parse().unwrap());
+    Scene { faults, index, memory, store }
+}
+
+/// Makes sure that a collection is refused, that it says because of which index, and that everything is there.
+async fn refused(scene: &Scene, what: &str) -> Error {
+    let error = reason(collect(&scene.store, at_once()).await).unwrap_or_else(|| panic!("{what}"));
+    assert!(error.to_string().contains(&scene.index.path()), "{what}: {error}");
+    assert_eq!(chunks(scene.memory.as_ref()).await, digests([1, 2, 3, 4, 8, 9]), "{what}");
+    error
+}
+
+async fn replace(scene: &Scene, key: &Key, bytes: impl Into<Bytes>) {
+    scene.memory.put(key, bytes.into(), PutMode::Replace).await.unwrap();
+}
+
+#[test]
+fn h9_an_index_that_is_damaged_in_any_way_keeps_everything() {
+    for is_bucket in [false, true] {
+        block_on(async {
+            let scene = scene(is_bucket).await;
+            let good = scene.memory.get(&scene.index, 1 << 20).await.unwrap().bytes;
+            let length = good.len();
+            let dynamic = {
+                let backup = scene.store.backup(&group("host/s")).begin().await.unwrap();
+                backup.stream("s.bin", futures::io::Cursor::new(data(&[3]))).await.unwrap();
+                let name = backup.finish().await.unwrap().name().clone();
+                let key = Key::Archive(name.clone(), "s.bin.didx".parse().unwrap());
+                let bytes = scene.memory.get(&key, 1 << 20).await.unwrap().bytes;
+                scene.store.delete_snapshot(&name).await.unwrap();
+                bytes
+            };
+            collect_litter(&scene).await;
+            let flipped = |at: usize| {
+                let mut bytes = good.to_vec();
+                bytes[at] ^= 1;
+                bytes
+            };
+            let table: Vec<(&str, Vec<u8>)> = vec![
+                ("magic", flipped(0)),
+                ("end of the magic", flipped(7)),
+                ("first digest", flipped(4096)),
+                ("last digest", flipped(length - 1)),
+                ("nothing", Vec::new()),
+                ("half a header", good[..2000].to_vec()),
+                ("header alone", good[..4096].to_vec()),
+                ("a digest less", good[..length - 32].to_vec()),
+                ("a byte less", good[..length - 1].to_vec()),
+                ("a byte more", [&good[..], &[0]].concat()),
+                ("zeros", vec![0; length]),
+                ("an index of the other kind", dynamic.to_vec()),
+                ("text", b"<html>busy</html>".to_vec()),
+            ];
+            for (what, bytes) in table {
+                replace(&scene, &scene.index, bytes).await;
+                assert_eq!(refused(&scene, what).await.kind(), ErrorKind::Corrupt, "{what}");
+            }
+            replace(&scene, &scene.index, good).await;
+            assert_eq!(collected(&scene.store, at_once()).await.removed.chunks, 2);
+            assert_eq!(check_all(&scene.store).await, 2);
+        });
+    }
+}
+
+/// Removes what the stream left, so that what is there is known.
+async fn collect_litter(scene: &Scene) {
+    let known = digests([1, 2, 3, 4, 8, 9]);
+    for chunk in chunks(scene.memory.as_ref()).await.difference(&known) {
+        scene.memory.delete(&[Removal::any(Key::Chunk(*chunk))]).await.unwrap().remove(0).unwrap();
+    }
+}
+
+/// Whatever bit of an index is wrong: either it is refused, or what it names stays.
+#[test]
+fn h9_no_bit_of_an_index_costs_a_chunk_that_it_names() {
+    for step in [97, 4096] {
+        block_on(async {
+            let (mut at, mut refused, mut passed) = (step % 13, 0, 0);
+            let length = 4096 + 3 * 32;
+            while at < length {
+                let scene = scene(false).await;
+                let mut bytes = scene.memory.get(&scene.index, 1 << 20).await.unwrap().bytes.to_vec();
+                assert_eq!(bytes.len(), length);
+                bytes[at] ^= 0x80;
+                replace(&scene, &scene.index, bytes).await;
+                let done = reason(collect(&scene.store, at_once()).await);
+                refused += u64::from(done.is_some());
+                passed += u64::from(done.is_none());
+                let left = chunks(scene.memory.as_ref()).await;
+                assert!(left.is_superset(&digests([1, 2, 3, 4])), "byte {at}");
+                at += if at < 80 { 1 } else { step };
+            }
+            assert!(refused > 10 && passed > 0, "{refused} {passed}");
+        });
+    }
+}
+
+#[test]
+fn h9_an_index_that_cannot_be_reached_keeps_everything() {
+    for is_bucket in [false, true] {
+        for failure in [ErrorKind::Denied, ErrorKind::Unavailable, ErrorKind::Internal] {
+            block_on(async {
+                let scene = scene(is_bucket).await;
+                let index = scene.index.clone();
+                scene
+                    .faults
+                    .add(Rule::on(Method::Get, Action::FailBefore(failure)).keys(move |key| *key == index));
+                let error = reason(collect(&scene.store, at_once()).await).unwrap();
+                assert_eq!(error.kind(), failure);
+                assert_eq!(chunks(scene.memory.as_ref()).await, digests([1, 2, 3, 4, 8, 9]));
+            });
+        }
+    }
+}
+
+/// It is listed, and then it is not there: with its snapshot it was deleted, without it something is wrong.
+#[test]
+fn h9_an_index_that_vanished_alone_keeps_everything() {
+    for finished in [true, false] {
+        block_on(async {
+            let scene = scene(true).await;
+            let index = scene.index.clone();
+            scene.faults.add(
+                Rule::on(Method::Get, Action::FailBefore(ErrorKind::NotFound)).keys(move |key| *key == index),
+            );
+            if !finished {
+                let Key::Archive(snapshot, _) = &scene.index else { unreachable!() };
+                let manifest = Key::Manifest(snapshot.clone());
+                scene.memory.delete(&[Removal::any(manifest)]).await.unwrap().remove(0).unwrap();
+            }
+            assert_eq!(refused(&scene, "vanished").await.kind(), ErrorKind::Corrupt);
+            let Key::Archive(snapshot, _) = &scene.index else { unreachable!() };
+            let gone = [Key::Manifest(snapshot.clone()), scene.index.clone()].map(Removal::any);
+            scene.memory.delete(&gone).await.unwrap();
+            scene.faults.clear();
+            assert_eq!(collected(&scene.store, at_once()).await.removed.chunks, 4);
+            assert_eq!(check_all(&scene.store).await, 1);
+        });
+    }
+}
+
+/// What an unfinished snapshot names is needed as long as it is there.
+#[test]
+fn h9_an_unfinished_snapshot_keeps_its_chunks_and_has_to_be_readable() {
+    block_on(async {
+        let scene = scene(false).await;
+        let Key::Archive(snapshot, _) = &scene.index else { unreachable!() };
+        let manifest = Removal::any(Key::Manifest(snapshot.clone()));
+        scene.memory.delete(&[manifest]).await.unwrap().remove(0).unwrap();
+        let good = scene.memory.get(&scene.index, 1 << 20).await.unwrap().bytes;
+        let mut bad = good.to_vec();
+        *bad.last_mut().unwrap() ^= 1;
+        replace(&scene, &scene.index, bad).await;
+        // There is no manifest that could vouch for it.
+        refused(&scene, "unfinished").await;
+        replace(&scene, &scene.index, good).await;
+        assert_eq!(collected(&scene.store, at_once()).await.removed.chunks, 2);
+        assert_eq!(chunks(scene.memory.as_ref()).await, digests([1, 2, 3, 4]));
+    });
+}
+
+/// A backup that finds its base damaged changes nothing about what a collection does.
+#[test]
+fn h22_a_chunk_that_is_missing_is_no_reason_to_stop() {
+    block_on(async {
+        let scene = scene(false).await;
+        let lost = *digests([1]).first().unwrap();
+        scene.memory.delete(&[Removal::any(Key::Chunk(lost))]).await.unwrap().remove(0).unwrap();
+        let plan = gc::plan(&scene.store, at_once()).await.unwrap();
+        let Key::Archive(snapshot, _) = &scene.index else { unreachable!() };
+        let (damaged, count) = plan.damaged();
+        assert_eq!((plan.missing(), count, &damaged[0].name), (1, 1, snapshot));
+        drop(plan);
+        assert_eq!(collected(&scene.store, at_once()).await.removed.chunks, 2);
+        let reader = scene.store.snapshot(snapshot).await.unwrap();
+        let mut target = WriterTarget::new(futures::io::Cursor::new(Vec::new()));
+        let restored = reader.archive("d.img.fidx").await.unwrap().copy_to(&mut target).await;
+        assert!(restored.is_err());
+        drop(back_up(&scene.store, "host/b", &[1]).await.unwrap());
+        assert_eq!(check_all(&scene.store).await, 3);
+    });
+}
+
+/// What was put aside of a chunk that is in use stays, whatever stands beside it.
+#[test]
+fn copies_of_chunks_in_use_stay_aside_also_side_by_side() {
+    block_on(async {
+        let scene = scene(false).await;
+        // All are missing but for what was put aside of them.
+        for digest in digests([1, 2, 3]) {
+            scene.memory.delete(&[Removal::any(Key::Chunk(digest))]).await.unwrap().remove(0).unwrap();
+            replace(&scene, &Key::Quarantined(digest, 0), &b"bad"[..]).await;
+            replace(&scene, &Key::Quarantined(digest, 1), &b"worse"[..]).await;
+        }
+        let plan = gc::plan(&scene.store, at_once()).await.unwrap();
+        assert_eq!((plan.missing(), plan.damaged().1), (3, 2));
+        drop(plan);
+        collected(&scene.store, at_once()).await;
+        for digest in digests([1, 2, 3]) {
+            for number in 0..2 {
+                scene.memory.head(&Key::Quarantined(digest, number)).await.unwrap();
+            }
+        }
+        drop(back_up(&scene.store, "host/b", &[1, 2, 3]).await.unwrap());
+        let report = collected(&scene.store, at_once()).await;
+        assert_eq!(report.removed_quarantined.chunks, 6);
+        assert_eq!(check_all(&scene.store).await, 3);
+    });
+}

@@ -1,0 +1,324 @@
+//! Garbage collection in a directory: processes that are killed, few descriptors, file times, and a store that PBS wrote (H15, H20,
+//! H30, H93).
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use filetime::FileTime;
+use futures::executor::block_on;
+use futures::io::Cursor;
+use larder::backend::record::Method;
+use larder::backend::{
+    Backend, FsBackend, FsOptions, LockMode, LockScope, PrefixDirectories, PutMode, SyncLevel,
+};
+use larder::error::ErrorKind;
+use larder::format::Digest;
+use larder::format::layout::Key;
+use larder::gc::{self, GcOptions};
+use larder::rt::ThreadRuntime;
+use larder::store::{Datastore, Options};
+
+use crate::support::fixture;
+use crate::support::gc_scene::{
+    CHUNK, at_once, back_up, check, check_all, chunks, collect, collected, data, digests, group, leave,
+    reason,
+};
+use crate::support::watched::Watched;
+
+fn options() -> FsOptions {
+    FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None)
+}
+
+async fn created(root: &Path) -> (Arc<dyn Backend>, Datastore) {
+    let backend = FsBackend::create(Arc::new(ThreadRuntime::new()), root, options()).await.unwrap();
+    let backend: Arc<dyn Backend> = Arc::new(backend);
+    (Arc::clone(&backend), Datastore::create(backend, Options::default()).await.unwrap())
+}
+
+async fn opened(root: &Path) -> (Arc<dyn Backend>, Datastore) {
+    let backend = FsBackend::open(Arc::new(ThreadRuntime::new()), root, options()).await.unwrap();
+    let backend: Arc<dyn Backend> = Arc::new(backend);
+    (Arc::clone(&backend), Datastore::open(backend, Options::default()).await.unwrap())
+}
+
+/// Runs a test of this file in another process, with this path in the variable.
+fn child(test: &str, variable: &str, path: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(variable, path);
+    command
+}
+
+/// Collects until the step with this number, says so, and waits to be killed.
+async fn collects_until(root: &Path, method: Method, is_over: bool) {
+    let (inner, _) = opened(root).await;
+    let backend = Watched::new(inner);
+    backend.watch(move |step| {
+        let is_it = step.method == method
+            && step.is_over == is_over
+            && step.keys.iter().all(|key| matches!(key, Key::Chunk(_)));
+        Box::pin(async move {
+            if is_it {
+                println!("HERE");
+                // Nothing else goes on in this process.
+                loop {
+                    std::thread::park();
+                }
+            }
+        })
+    });
+    let store = Datastore::open(backend, Options::default()).await.unwrap();
+    let _ = collect(&store, at_once()).await;
+    println!("DONE");
+}
+
+#[test]
+fn h93_a_collection_that_is_killed_holds_nobody_up() {
+    const NAME: &str = "disk::h93_a_collection_that_is_killed_holds_nobody_up";
+    let steps = [
+        (Method::List, true),
+        (Method::HeadMany, false),
+        (Method::Check, false),
+        (Method::Delete, false),
+        (Method::Delete, true),
+        (Method::RemoveLeftovers, false),
+    ];
+    if let Some(told) = std::env::var_os("LARDER_KILLED") {
+        let told = PathBuf::from(told);
+        let number: usize = told.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let (method, is_over) = steps[number];
+        return block_on(collects_until(told.parent().unwrap(), method, is_over));
+    }
+    for (number, step) in steps.iter().enumerate() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        block_on(async {
+            let (_, store) = created(&root).await;
+            leave(&store, &[1, 2, 3]).await;
+            drop(back_up(&store, "host/a", &[4]).await.unwrap());
+        });
+        let mut child = child(NAME, "LARDER_KILLED", &root.join(number.to_string()));
+        let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
+        let (mut told, mut byte) = (Vec::new(), [0]);
+        while !told.ends_with(b"HERE") {
+            child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+            told.push(byte[0]);
+            assert!(!told.ends_with(b"DONE"), "{step:?} never came");
+        }
+        block_on(async {
+            let (backend, store) = opened(&root).await;
+            // It has the store until it is dead, and no longer.
+            let refused = reason(collect(&store, at_once()).await);
+            assert_eq!(refused.map(|error| error.kind()), Some(ErrorKind::Busy), "{step:?}");
+            let begun = store.backup(&group("host/b")).begin().await;
+            assert_eq!(begun.map(drop).unwrap_err().kind(), ErrorKind::Busy);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            drop(back_up(&store, "host/b", &[1, 5]).await.unwrap());
+            collected(&store, at_once()).await;
+            assert_eq!(check_all(&store).await, 2);
+            assert_eq!(chunks(backend.as_ref()).await, digests([1, 4, 5]), "{step:?}");
+        });
+    }
+}
+
+/// How many descriptors this process has.
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn h20_h170_much_garbage_needs_few_descriptors() {
+    const NAME: &str = "disk::h20_h170_much_garbage_needs_few_descriptors";
+    const GARBAGE: u64 = 3000;
+    if let Some(root) = std::env::var_os("LARDER_FEW_FILES") {
+        let limit = rustix::process::Rlimit { current: Some(48), maximum: Some(48) };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+        return block_on(async {
+            let (_, store) = opened(Path::new(&root)).await;
+            let before = descriptors();
+            assert_eq!(collected(&store, at_once()).await.removed.chunks, GARBAGE);
+            assert_eq!(descriptors(), before);
+        });
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    block_on(async {
+        let (backend, store) = created(&root).await;
+        for number in 0..GARBAGE {
+            let key = Key::Chunk(Digest::of(&number.to_le_bytes()));
+            backend.put(&key, "garbage".into(), PutMode::Create).await.unwrap();
+        }
+        drop(back_up(&store, "host/a", &[1, 2]).await.unwrap());
+    });
+    assert!(child(NAME, "LARDER_FEW_FILES", &root).status().unwrap().success());
+    block_on(async {
+        let (backend, store) = opened(&root).await;
+        assert_eq!((chunks(backend.as_ref()).await, check_all(&store).await), (digests([1, 2]), 1));
+    });
+}
+
+/// The file of a chunk.
+fn file(root: &Path, number: u64) -> PathBuf {
+    root.join(Key::Chunk(*digests([number]).first().unwrap()).path())
+}
+
+#[test]
+fn h15_file_times_decide_only_over_what_nobody_uses() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    block_on(async {
+        let (backend, store) = created(&root).await;
+        leave(&store, &[1, 2, 3, 6, 7]).await;
+        drop(back_up(&store, "host/a", &[4]).await.unwrap());
+        let (old, new) = (FileTime::from_unix_time(1000, 0), FileTime::now());
+        let set = |number, atime, mtime| filetime::set_file_times(file(&root, number), atime, mtime).unwrap();
+        let backup = store.backup(&group("host/b")).begin().await.unwrap();
+        backup.set_notes("[1,5]");
+        let bytes = data(&[1, 5]);
+        let image = backup.image("d.img", Cursor::new(&bytes), bytes.len() as u64);
+        image.chunk_bytes(CHUNK as u64).await.unwrap();
+        for number in [1, 2, 3, 4, 5, 6] {
+            set(number, old, old);
+        }
+        // The younger of both times counts, and only to keep.
+        set(3, new, old);
+        set(6, old, new);
+        let (_, other) = opened(&root).await;
+        let report = collected(&other, GcOptions::default().most_garbage(100)).await;
+        assert_eq!((report.removed.chunks, report.waiting.chunks), (1, 3));
+        check(&backup.finish().await.unwrap()).await.unwrap();
+        assert_eq!(check_all(&store).await, 2);
+        assert_eq!(chunks(backend.as_ref()).await, digests([1, 3, 4, 5, 6, 7]));
+        let future = FileTime::from_unix_time(new.unix_seconds() + 1_000_000, 0);
+        for number in [3, 6, 7] {
+            set(number, future, future);
+        }
+        assert_eq!(collected(&store, GcOptions::default()).await.removed.chunks, 0);
+    });
+}
+
+/// A chunk that is used again between plan and execution stays though no writer of this process says so.
+#[test]
+fn h6_times_are_looked_at_once_more_before_anything_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    block_on(async {
+        let (backend, store) = created(&root).await;
+        leave(&store, &[1, 2]).await;
+        drop(back_up(&store, "host/a", &[4]).await.unwrap());
+        let old = FileTime::from_unix_time(1000, 0);
+        for number in [1, 2] {
+            filetime::set_file_times(file(&root, number), old, old).unwrap();
+        }
+        let mut plan = gc::plan(&store, GcOptions::default().most_garbage(100)).await.unwrap();
+        assert_eq!(plan.garbage().chunks, 2);
+        filetime::set_file_times(file(&root, 1), FileTime::now(), old).unwrap();
+        let report = plan.execute().await.unwrap();
+        assert_eq!((report.removed.chunks, report.pinned), (1, 1));
+        drop(plan);
+        assert_eq!(chunks(backend.as_ref()).await, digests([1, 4]));
+    });
+}
+
+/// A move by another process, of which the listings of a collection show neither end.
+#[test]
+fn h8_what_another_process_announced_as_moved_is_marked() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    block_on(async {
+        let (backend, _) = created(&root).await;
+        let watched = Watched::new(Arc::clone(&backend));
+        let store = Datastore::open(Arc::<Watched>::clone(&watched) as _, Options::default()).await.unwrap();
+        // The chunks are shown, and the index is not.
+        leave(&store, &[1, 2, 3]).await;
+        watched.hide_what_is_new();
+        let moved = back_up(&store, "host/a", &[2, 3]).await.unwrap();
+        let key = Key::Archive(moved.name().clone(), "d.img.fidx".parse().unwrap());
+        drop(moved);
+        let (other, _) = opened(&root).await;
+        other.announce(std::slice::from_ref(&key)).await.unwrap();
+        assert_eq!(collected(&store, at_once()).await.removed.chunks, 1);
+        assert_eq!(chunks(backend.as_ref()).await, digests([2, 3]));
+        watched.show_all();
+        assert_eq!(check_all(&store).await, 1);
+    });
+}
+
+#[test]
+fn h25_h30_what_is_foreign_in_a_directory_stays_and_stops_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    block_on(async {
+        let (backend, store) = created(&root).await;
+        leave(&store, &[1, 2]).await;
+        drop(back_up(&store, "host/a", &[4]).await.unwrap());
+        let name = digests([4]).first().unwrap().to_string();
+        let below = root.join(".chunks").join(&name[..4]);
+        let odd = [
+            below.join("readme.txt"),
+            below.join(format!("{name}.10.bad")),
+            below.join(format!("{name}.bad")),
+            below.join(name.to_uppercase()),
+            below.join("directory/file"),
+            root.join(".chunks/readme.txt"),
+            root.join("host/a/readme.txt"),
+            root.join("host/readme.txt"),
+            root.join("readme.txt"),
+            root.join(".hidden"),
+            root.join("lost+found/file"),
+            root.join("vm"),
+        ];
+        for path in &odd {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "odd").unwrap();
+        }
+        std::os::unix::fs::symlink(&odd[0], below.join("link")).unwrap();
+        let plan = gc::plan(&store, at_once()).await.unwrap();
+        assert!(plan.foreign().1 >= 8, "{:?}", plan.foreign());
+        drop(plan);
+        assert_eq!(collected(&store, at_once()).await.removed.chunks, 2);
+        assert!(odd.iter().all(|path| fs::read(path).unwrap() == b"odd"));
+        assert!(below.join("link").is_symlink());
+        assert_eq!((chunks(backend.as_ref()).await, check_all(&store).await), (digests([4]), 1));
+    });
+}
+
+#[test]
+fn what_pbs_wrote_is_counted_as_pbs_counted_it() {
+    let directory = tempfile::tempdir().unwrap();
+    fixture::unpack("store", directory.path());
+    let is_root = |path: &PathBuf| path.join(".chunks").is_dir();
+    let found = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).find(is_root);
+    let root = found.unwrap_or_else(|| directory.path().to_owned());
+    block_on(async {
+        let (backend, store) = opened(&root).await;
+        let theirs = store.gc_status().await.unwrap().unwrap();
+        let before = chunks(backend.as_ref()).await;
+        let plan = gc::plan(&store, at_once()).await.unwrap();
+        assert_eq!((plan.missing(), plan.damaged().1), (0, 0));
+        drop(plan);
+        // One chunk is there by which PBS tried out file times; it was young.
+        for chunk in &before {
+            let path = root.join(Key::Chunk(*chunk).path());
+            filetime::set_file_times(path, FileTime::now(), FileTime::now()).unwrap();
+        }
+        collected(&store, GcOptions::default()).await;
+        let ours = store.gc_status().await.unwrap().unwrap();
+        assert_eq!(ours.index_file_count, theirs.index_file_count);
+        assert_eq!(ours.index_data_bytes, theirs.index_data_bytes);
+        assert_eq!((ours.removed_chunks, ours.removed_bytes), (0, 0));
+        let there = |status: &larder::format::status::GcStatus| {
+            (status.disk_chunks + status.pending_chunks, status.disk_bytes + status.pending_bytes)
+        };
+        assert_eq!(there(&ours), there(&theirs));
+        assert_eq!((ours.removed_bad, ours.still_bad), (0, 0));
+        assert_eq!(chunks(backend.as_ref()).await, before);
+        // A backup of PBS in another process would be kept out meanwhile.
+        let plan = gc::plan(&store, at_once()).await.unwrap();
+        assert!(backend.lock(&LockScope::Store, LockMode::Shared).await.is_ok(), "not in this one");
+        drop(plan);
+    });
+}

@@ -1,0 +1,20 @@
+//! Collections of garbage: what stays, what goes, and what stops them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod basic;
+#[cfg(all(feature = "s3", feature = "testing"))]
+mod bucket;
+#[cfg(feature = "testing")]
+mod crash;
+#[cfg(feature = "testing")]
+mod damage;
+#[cfg(feature = "testing")]
+mod disk;
+#[cfg(all(feature = "s3", feature = "testing"))]
+mod lease;
+#[cfg(feature = "testing")]
+mod races;
+#[cfg(feature = "testing")]
+mod time;

@@ -1,0 +1,14 @@
+//! The sources, the manual, and the servers that other tests speak to.
+
+#[cfg(feature = "s3")]
+#[path = "../fuzz/bodies.rs"]
+mod bodies;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod fault_server;
+#[cfg(feature = "s3")]
+mod fuzz_bodies;
+mod manual;
+mod rooms;
+mod s3_server;

@@ -1,0 +1,421 @@
+//! The S3 client against a server that others wrote the protocol of, in this process.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+
+use crate::support::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
+use bytes::Bytes;
+use futures::executor::block_on;
+use futures::future::join_all;
+use larder::error::ErrorKind;
+use larder::http::{HttpClient, HttpOptions};
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::s3::{
+    Addressing, Condition, Credentials, ListRequest, Operation, Outcome, PresignedMethod, RateLimits,
+    S3Client, S3Options, StaticCredentials,
+};
+
+struct Setup {
+    client: S3Client,
+    http: Arc<HttpClient>,
+    server: S3Server,
+}
+
+fn options(server: &S3Server) -> S3Options {
+    let credentials = Credentials::new(ACCESS_KEY, SECRET_KEY);
+    S3Options::new(server.url(), "bucket").credentials(Arc::new(StaticCredentials::new(credentials)))
+}
+
+fn set_up_with(change: impl FnOnce(S3Options) -> S3Options) -> Setup {
+    let server = S3Server::start();
+    server.create_bucket("bucket");
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    let client = S3Client::new(runtime, http.clone(), change(options(&server))).unwrap();
+    Setup { client, http, server }
+}
+
+fn set_up() -> Setup {
+    set_up_with(|options| options)
+}
+
+fn random(length: usize) -> Bytes {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.push(state.to_le_bytes()[0]);
+    }
+    bytes.into()
+}
+
+#[test]
+fn an_object_comes_back_as_it_was_stored() {
+    let Setup { client, server, .. } = set_up();
+    block_on(async {
+        for (key, length) in [("empty", 0), ("one", 1), ("dir/16 KiB", 16 << 10), ("4 MiB", 4 << 20)] {
+            let body = random(length);
+            let etag = client.put(key, body.clone(), &Condition::Always).await.unwrap();
+            let (found, head) = client.get(key, length as u64).await.unwrap();
+            assert_eq!(found, body, "{key}");
+            assert_eq!((head.etag.as_str(), head.size), (etag.as_str(), length as u64));
+            assert_eq!(client.head(key).await.unwrap(), head);
+            assert_eq!(server.objects("bucket")[key], body);
+        }
+        assert_eq!(client.get("4 MiB", 1 << 20).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        for missing in [client.get("missing", 1).await.map(drop), client.head("missing").await.map(drop)] {
+            assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+        }
+    });
+}
+
+#[test]
+fn a_range_is_exactly_what_was_asked_for() {
+    let Setup { client, server: _server, .. } = set_up();
+    block_on(async {
+        let body = random(1000);
+        client.put("k", body.clone(), &Condition::Always).await.unwrap();
+        for range in [0..1, 0..1000, 999..1000, 17..423] {
+            let (found, head) = client.get_range("k", range.clone()).await.unwrap();
+            let bounds = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+            assert_eq!((found, head.size), (body.slice(bounds), 1000));
+        }
+        #[expect(clippy::reversed_empty_ranges, reason = "it is to be refused")]
+        for range in [0..1001, 1000..1001, 5..5, 7..3] {
+            let refused = client.get_range("k", range.clone()).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{range:?}");
+        }
+        assert_eq!(client.get_range("missing", 0..1).await.unwrap_err().kind(), ErrorKind::NotFound);
+    });
+}
+
+#[test]
+fn conditions_hold() {
+    let Setup { client, server: _server, .. } = set_up();
+    block_on(async {
+        let (one, two) = (Bytes::from_static(b"one"), Bytes::from_static(b"two"));
+        let etag = client.put("k", one.clone(), &Condition::Absent).await.unwrap();
+        let again = client.put("k", two.clone(), &Condition::Absent).await.unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::AlreadyExists);
+        let other = Condition::Tag("\"00000000000000000000000000000000\"".to_owned());
+        assert_eq!(client.put("k", two.clone(), &other).await.unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(client.put("missing", two.clone(), &other).await.unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(client.get("k", 3).await.unwrap().0, one);
+        let next = client.put("k", two.clone(), &Condition::Tag(etag.clone())).await.unwrap();
+        assert_ne!(next, etag);
+        assert_eq!(client.delete("k", &Condition::Tag(etag)).await.unwrap_err().kind(), ErrorKind::Conflict);
+        let _ = client.delete("k", &Condition::Tag(next)).await.unwrap();
+        let _ = client.delete("k", &Condition::Always).await.unwrap();
+        let racers = (0..16).map(|number| client.put("raced", random(number), &Condition::Absent));
+        let racers = join_all(racers).await;
+        let winners = racers.iter().filter(|result| result.is_ok()).count();
+        assert_eq!(winners, 1, "{racers:?}");
+    });
+}
+
+#[test]
+fn h111_any_key_is_stored_found_and_deleted() {
+    let Setup { client, server, .. } = set_up();
+    let keys = [
+        "a b",
+        "a+b",
+        "a%20b",
+        "a%2Fb",
+        "ä/ö/ü",
+        "\u{1f4be}",
+        "a//b",
+        "a/./b",
+        "a/../b",
+        "tail/",
+        "q?x=1&y#z",
+        "quote\"'<>&;",
+        ":@!$*()=,",
+        "~-._",
+        "tab\tkey",
+    ];
+    block_on(async {
+        for key in keys {
+            client.put(key, Bytes::copy_from_slice(key.as_bytes()), &Condition::Always).await.unwrap();
+            assert_eq!(client.get(key, 100).await.unwrap().0, key, "{key:?}");
+        }
+        let mut stored: Vec<_> = server.objects("bucket").into_keys().collect();
+        let listed = client.list(&ListRequest::new(""), None).await.unwrap();
+        let listed: Vec<_> = listed.listing.objects.into_iter().map(|object| object.key).collect();
+        assert_eq!(listed, stored);
+        stored.sort();
+        let mut wanted = keys.map(str::to_owned).to_vec();
+        wanted.sort();
+        assert_eq!(stored, wanted);
+        client.copy("a+b", "copy of a+b").await.unwrap();
+        assert_eq!(client.get("copy of a+b", 10).await.unwrap().0, "a+b");
+        assert_eq!(client.copy("missing", "x").await.unwrap_err().kind(), ErrorKind::NotFound);
+        let results = client.delete_many(&keys).await.unwrap();
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        assert_eq!(server.objects("bucket").into_keys().collect::<Vec<_>>(), ["copy of a+b"]);
+    });
+}
+
+#[test]
+fn h12_listings_are_complete_and_in_order() {
+    let Setup { client, server: _server, .. } = set_up();
+    block_on(async {
+        let keys: Vec<_> = (0..25).map(|number| format!("p/{}/{number:02}", number % 3)).collect();
+        for key in &keys {
+            client.put(key, Bytes::new(), &Condition::Always).await.unwrap();
+        }
+        client.put("q", Bytes::new(), &Condition::Always).await.unwrap();
+        let mut request = ListRequest::new("p/");
+        request.max_keys = Some(4);
+        let (mut found, mut token, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let page = client.list(&request, token.as_deref()).await.unwrap();
+            found.extend(page.listing.objects.into_iter().map(|object| object.key));
+            pages += 1;
+            let Some(next) = page.next else { break };
+            token = Some(next);
+        }
+        let mut sorted = keys.clone();
+        sorted.sort();
+        assert_eq!((found, pages), (sorted.clone(), 7));
+        request.max_keys = None;
+        request.start_after = Some("p/1/16".to_owned());
+        let page = client.list(&request, None).await.unwrap();
+        let after: Vec<_> = sorted.into_iter().filter(|key| key.as_str() > "p/1/16").collect();
+        assert_eq!(page.listing.objects.into_iter().map(|object| object.key).collect::<Vec<_>>(), after);
+        let mut folded = ListRequest::new("p/");
+        folded.fold = true;
+        let page = client.list(&folded, None).await.unwrap();
+        assert_eq!(page.listing.common_prefixes, ["p/0/", "p/1/", "p/2/"]);
+        assert!(page.listing.objects.is_empty());
+    });
+}
+
+#[test]
+fn h116_any_number_of_objects_is_deleted() {
+    let Setup { client, server, .. } = set_up();
+    block_on(async {
+        assert!(client.delete_many(&[]).await.unwrap().is_empty());
+        assert_eq!(server.requests(), 0);
+        for count in [1, 999, 1000, 1001] {
+            client.put("k0", Bytes::new(), &Condition::Always).await.unwrap();
+            let keys: Vec<_> = (0..count).map(|number| format!("k{number}")).collect();
+            let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+            let results = client.delete_many(&keys).await.unwrap();
+            assert!(results.len() == count && results.iter().all(Result::is_ok));
+            assert!(server.objects("bucket").is_empty());
+        }
+        let counts = client.counters().counts();
+        assert_eq!(counts[&(Operation::DeleteMany, Outcome::Answered)].attempts, 1 + 1 + 1 + 2);
+    });
+}
+
+#[test]
+fn buckets_are_made_and_looked_at() {
+    let server = S3Server::start();
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    let client = S3Client::new(runtime, http, options(&server)).unwrap();
+    block_on(async {
+        assert!(!client.has_bucket().await.unwrap());
+        assert_eq!(
+            client.get("k", 1).await.unwrap_err().kind(),
+            ErrorKind::InvalidInput,
+            "no bucket is no absence"
+        );
+        client.create_bucket().await.unwrap();
+        assert!(client.has_bucket().await.unwrap());
+        assert_eq!(client.create_bucket().await.map_err(|error| error.kind()).unwrap_or(()), ());
+        assert_eq!(client.keeps_versions().await.unwrap(), Some(false));
+        assert_eq!(client.lifecycle().await.unwrap(), Some(Vec::new()));
+    });
+}
+
+#[test]
+fn who_is_not_let_in_is_told_so_at_once() {
+    let Setup { client, server, .. } = set_up_with(|options| {
+        let wrong = Credentials::new(ACCESS_KEY, "wrong");
+        options.credentials(Arc::new(StaticCredentials::new(wrong)))
+    });
+    let refused = block_on(client.put("k", Bytes::from_static(b"x"), &Condition::Always)).unwrap_err();
+    assert_eq!((refused.kind(), server.requests()), (ErrorKind::Denied, 1));
+    let source = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(source.contains("SignatureDoesNotMatch"), "{source}");
+}
+
+#[test]
+fn h149_connections_are_used_again() {
+    let Setup { client, http, server } = set_up();
+    block_on(async {
+        client.put("k", random(100_000), &Condition::Always).await.unwrap();
+        for _ in 0..50 {
+            client.get("k", 100_000).await.unwrap();
+        }
+        assert_eq!((http.status().opened, server.requests()), (1, 51), "{:?}", client.counters());
+        join_all((0..8).map(|_| client.get("k", 100_000))).await;
+        assert!(http.status().opened <= 8);
+    });
+}
+
+#[test]
+fn h150_never_more_requests_at_once_than_allowed() {
+    let Setup { client, http, server: _server } =
+        set_up_with(|options| options.concurrency(NonZeroU32::new(3).unwrap()));
+    block_on(async {
+        client.put("k", random(100_000), &Condition::Always).await.unwrap();
+        for result in join_all((0..40).map(|_| client.get("k", 100_000))).await {
+            result.unwrap();
+        }
+        assert!(http.status().opened <= 3, "{:?}", http.status());
+    });
+}
+
+#[test]
+fn h151_rates_hold_for_everything_that_is_sent() {
+    let limits = {
+        let mut limits = RateLimits::default();
+        limits.reads = NonZeroU64::new(20);
+        limits
+    };
+    let Setup { client, server: _server, .. } = set_up_with(|options| options.limits(limits));
+    block_on(async {
+        client.put("k", Bytes::new(), &Condition::Always).await.unwrap();
+        let runtime = ThreadRuntime::new();
+        let start = runtime.monotonic();
+        for result in join_all((0..30).map(|_| client.get("k", 0))).await {
+            result.unwrap();
+        }
+        // 20 at once, and the other 10 at 20 a second.
+        assert!(runtime.monotonic() >= start + std::time::Duration::from_millis(490));
+    });
+}
+
+#[test]
+fn the_bucket_may_stand_in_the_host_name() {
+    let server = S3Server::start();
+    server.create_bucket("bucket");
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    // An IP address has no labels in front: the path it is.
+    let client = S3Client::new(runtime, http, options(&server).addressing(Addressing::VirtualHost)).unwrap();
+    block_on(client.put("k", Bytes::new(), &Condition::Always)).unwrap();
+    assert_eq!(server.objects("bucket").len(), 1);
+}
+
+#[cfg(feature = "tls")]
+mod tls {
+    use larder::http::TlsOptions;
+
+    use super::*;
+
+    fn client(server: &S3Server, tls: TlsOptions) -> S3Client {
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let http = HttpClient::new(Arc::clone(&runtime), HttpOptions::default().tls(tls)).unwrap();
+        S3Client::new(runtime, Arc::new(http), options(server)).unwrap()
+    }
+
+    #[test]
+    fn h146_a_server_is_who_it_should_be_or_nothing_is_sent() {
+        let server = S3Server::start_tls();
+        server.create_bucket("bucket");
+        let identity = server.identity();
+        let hex: Vec<_> = identity.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex.concat();
+        let wrong = hex.replace(['0', '1'], "2").parse().unwrap();
+        let trusted = TlsOptions::default().root_certificates(identity.ca_pem.as_bytes());
+        let pinned = TlsOptions::default().fingerprint(hex.parse().unwrap());
+        block_on(async {
+            for tls in [trusted.clone(), pinned] {
+                let client = client(&server, tls);
+                let body = random(3_000_000);
+                client.put("k", body.clone(), &Condition::Always).await.unwrap();
+                assert_eq!(client.get("k", 3_000_000).await.unwrap().0, body);
+            }
+            let before = server.requests();
+            for tls in [TlsOptions::default(), trusted.fingerprint(wrong)] {
+                let refused = client(&server, tls).get("k", 1).await.unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::Denied, "{refused:?}");
+            }
+            assert_eq!(server.requests(), before);
+        });
+    }
+
+    #[test]
+    fn h146_a_certificate_that_is_not_good_is_refused_unless_it_is_the_pinned_one() {
+        use crate::support::s3_server::Flaw;
+        for flaw in [Flaw::Expired, Flaw::NotYetValid, Flaw::OtherNames] {
+            let server = S3Server::start_flawed(flaw);
+            server.create_bucket("bucket");
+            let identity = server.identity();
+            let trusted = TlsOptions::default().root_certificates(identity.ca_pem.as_bytes());
+            let refused = block_on(client(&server, trusted).has_bucket()).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Denied, "{flaw:?}: {refused:?}");
+            assert_eq!(server.requests(), 0, "{flaw:?}");
+            let hex: Vec<_> = identity.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
+            let pinned = TlsOptions::default().fingerprint(hex.concat().parse().unwrap());
+            assert!(block_on(client(&server, pinned).has_bucket()).unwrap(), "{flaw:?}");
+        }
+    }
+}
+
+#[test]
+fn h118_large_objects_are_stored_in_parts() {
+    let Setup { client, server, .. } =
+        set_up_with(|options| options.parts(6 << 20, NonZeroU64::new(5 << 20).unwrap()));
+    let bytes = random((10 << 20) + 7);
+    block_on(async {
+        let etag = client.put("large \u{e4}/+", bytes.clone(), &Condition::Always).await.unwrap();
+        assert!(etag.trim_matches('"').ends_with("-3"), "{etag}");
+        let (found, head) = client.get("large \u{e4}/+", u64::MAX).await.unwrap();
+        assert!(found == bytes);
+        assert_eq!(head.etag, etag);
+        let counts = client.counters().counts();
+        assert_eq!(counts[&(Operation::Multipart, Outcome::Answered)].attempts, 2);
+        assert_eq!(counts[&(Operation::Put, Outcome::Answered)].attempts, 3);
+        // A condition is obeyed.
+        let again = client.put("large \u{e4}/+", bytes.clone(), &Condition::Absent).await;
+        assert_eq!(again.unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(client.open_uploads("").await.unwrap().len(), 0);
+    });
+    assert_eq!(server.objects("bucket").len(), 1);
+}
+
+/// Sends a request without any header of the protocol, and returns status and body.
+fn plainly(method: &str, address: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    use std::io::{Read as _, Write as _};
+    let (authority, path) = address.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = std::net::TcpStream::connect(authority).unwrap();
+    let head = format!(
+        "{method} /{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    (std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap(), answer[end + 4..].to_vec())
+}
+
+#[test]
+fn an_address_that_was_signed_allows_one_thing_with_one_object() {
+    let Setup { client, server, .. } = set_up();
+    let key = "dir/with space+plus%25\u{e4}//x";
+    let hour = std::time::Duration::from_hours(1);
+    let sign = |method, key: &str| block_on(client.presign(method, key, hour)).unwrap();
+    assert_eq!(plainly("PUT", &sign(PresignedMethod::Put, key), b"body").0, 200);
+    assert_eq!(server.objects("bucket")[key], "body");
+    let get = sign(PresignedMethod::Get, key);
+    assert_eq!(plainly("GET", &get, b""), (200, b"body".to_vec()));
+    assert_eq!(plainly("HEAD", &sign(PresignedMethod::Head, key), b"").0, 200);
+    assert_eq!(plainly("DELETE", &get, b"").0, 403, "for something else");
+    assert_eq!(plainly("GET", &get.replace("space", "another"), b"").0, 403, "for another object");
+    assert_eq!(plainly("GET", get.split('?').next().unwrap(), b"").0, 403, "without a signature");
+    assert!(!get.contains(SECRET_KEY));
+    assert_eq!(plainly("DELETE", &sign(PresignedMethod::Delete, key), b"").0, 204);
+    for lifetime in [std::time::Duration::ZERO, 8 * 24 * hour] {
+        let refused = block_on(client.presign(PresignedMethod::Get, key, lifetime)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,272 @@
+//! What requests and listings that are late, and answers that are partial, must not do to snapshots, groups and what belongs to them
+//! in a bucket (H12, H13, H17 to H19).
+
+use std::time::Duration;
+
+use crate::support::fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Rule};
+use futures::executor::block_on;
+use larder::error::ErrorKind;
+use larder::format::name::{AuthId, Namespace};
+use larder::store::{Protection, SnapshotState};
+
+use crate::support::fault_server;
+use crate::support::s3_store::{Opening, back_up, fresh, group, keys, kind, small, user, view};
+
+/// The next request with this method for a key with this end gets no answer, and is executed after a while.
+fn late(server: &FaultServer, method: &str, end: &'static str) {
+    let rule = Rule::on(method).path(move |path| path.ends_with(end)).first(1);
+    server.add(rule.then(Action::ExecuteLate(Duration::from_millis(300))));
+}
+
+/// Waits until each request with this method for a key with this end was executed or refused, the late one too.
+fn settle(server: &FaultServer, method: &str, end: &str) {
+    let is_over = |log: &[fault_server::Logged]| {
+        let meant = log.iter().filter(|line| line.method == method && line.path.ends_with(end));
+        meant.into_iter().all(|line| line.is_over || line.status.is_some())
+    };
+    assert!(server.wait(Duration::from_secs(5), is_over), "it never came");
+}
+
+#[test]
+fn h17_a_name_whose_deletion_may_still_arrive_is_not_used_again() {
+    for etags in [Etags::Hex, Etags::Md5] {
+        for file in ["index.json.blob", "app.conf.blob"] {
+            let server = FaultServer::start(ServerOptions { etags, ..ServerOptions::default() });
+            block_on(async {
+                let process = fresh(&server).await;
+                small(&process.store, &"vm/2".parse().unwrap()).await;
+                let name = small(&process.store, &group()).await;
+                late(&server, "DELETE", file);
+                process.store.delete_snapshot(&name).await.unwrap();
+                assert_eq!(kind(process.store.snapshot(&name).await), ErrorKind::NotFound);
+                let again = async {
+                    let backup = process.store.backup(&group()).time(name.time().into()).begin().await?;
+                    backup.blob("app.conf", "text").await?;
+                    backup.finish().await.map(drop)
+                };
+                assert_eq!(kind(again.await), ErrorKind::Busy, "{file}");
+                // Without a wish for a time, another one is found.
+                let next = small(&process.store, &group()).await;
+                assert!(next.time() > name.time());
+                settle(&server, "DELETE", file);
+                let snapshot = process.store.snapshot(&next).await.unwrap();
+                assert_eq!(snapshot.blob("app.conf.blob").await.unwrap(), "text");
+                drop(snapshot);
+                // When no request lives that long, the name is free.
+                process.clock.leap(31 * 60);
+                process.store.delete_snapshot(&next).await.unwrap();
+                let backup = process.store.backup(&group()).time(name.time().into()).begin().await.unwrap();
+                backup.finish().await.unwrap();
+                process.close().await;
+            });
+        }
+    }
+}
+
+#[test]
+fn h17_h43_an_owner_whose_deletion_may_still_arrive_is_not_relied_on() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let name = small(&process.store, &group()).await;
+        late(&server, "DELETE", "owner");
+        process.store.delete_snapshot(&name).await.unwrap();
+        let begun = process.store.backup(&group()).begin().await;
+        assert_eq!(kind(begun), ErrorKind::Busy, "its owner could vanish");
+        settle(&server, "DELETE", "owner");
+        process.clock.leap(31 * 60);
+        small(&process.store, &group()).await;
+        assert_eq!(process.store.owner(&group()).await.unwrap(), Some(AuthId::root()));
+        process.close().await;
+    });
+}
+
+#[test]
+fn h17_h47_a_protection_that_was_acknowledged_stays() {
+    for etags in [Etags::Hex, Etags::Md5] {
+        let server = FaultServer::start(ServerOptions { etags, ..ServerOptions::default() });
+        block_on(async {
+            let process = fresh(&server).await;
+            let name = small(&process.store, &group()).await;
+            process.store.set_protection(&name, Protection::On).await.unwrap();
+            late(&server, "DELETE", ".protected");
+            process.store.set_protection(&name, Protection::Off).await.unwrap();
+            let acknowledged = process.store.set_protection(&name, Protection::On).await;
+            assert_eq!(kind(acknowledged), ErrorKind::Busy, "it could not be kept");
+            settle(&server, "DELETE", ".protected");
+            process.clock.leap(31 * 60);
+            process.store.set_protection(&name, Protection::On).await.unwrap();
+            assert!(process.store.snapshot_info(&name).await.unwrap().protected);
+            process.close().await;
+        });
+    }
+}
+
+#[test]
+fn h17_notes_that_were_acknowledged_stay() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        small(&process.store, &group()).await;
+        process.store.set_group_notes(&group(), "first").await.unwrap();
+        late(&server, "DELETE", "notes");
+        process.store.set_group_notes(&group(), "").await.unwrap();
+        let acknowledged = process.store.set_group_notes(&group(), "second").await;
+        settle(&server, "DELETE", "notes");
+        let found = process.store.group_notes(&group()).await.unwrap();
+        assert_eq!(found, acknowledged.is_ok().then(|| "second".to_owned()));
+        process.close().await;
+    });
+}
+
+#[test]
+fn h18_an_older_value_never_takes_the_place_of_a_newer_one() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let store = &process.store;
+        let name = small(store, &group()).await;
+        let sent = |end: &'static str| {
+            let log = server.log();
+            log.iter().filter(|line| line.method == "PUT" && line.path.ends_with(end)).count()
+        };
+        late(&server, "PUT", "owner");
+        store.set_owner(&group(), &user("old@pbs")).await.unwrap();
+        store.set_owner(&group(), &user("new@pbs")).await.unwrap();
+        late(&server, "PUT", "notes");
+        store.set_group_notes(&group(), "old").await.unwrap();
+        store.set_group_notes(&group(), "new").await.unwrap();
+        late(&server, "PUT", "index.json.blob");
+        store.set_notes(&name, "old").await.unwrap();
+        store.set_notes(&name, "new").await.unwrap();
+        assert_eq!((sent("owner"), sent("notes"), sent("index.json.blob")), (4, 3, 4), "each old one twice");
+        for end in ["owner", "notes", "index.json.blob"] {
+            settle(&server, "PUT", end);
+        }
+        assert_eq!(store.owner(&group()).await.unwrap(), Some(user("new@pbs")));
+        assert_eq!(store.group_notes(&group()).await.unwrap().as_deref(), Some("new"));
+        assert_eq!(store.snapshot(&name).await.unwrap().manifest().notes(), Some("new"));
+        process.close().await;
+    });
+}
+
+#[test]
+fn h18_h44_a_group_that_could_not_be_made_belongs_to_whoever_makes_it_next() {
+    // Not executed at all, or when another one has made the group.
+    let late = Action::ExecuteLate(Duration::from_millis(400));
+    for fault in [Action::status(403, "AccessDenied"), late] {
+        let server = FaultServer::start(ServerOptions::default());
+        block_on(async {
+            let process = fresh(&server).await;
+            let rule = Rule::on("PUT").path(|path| path.ends_with("owner"));
+            server.add(rule.then(fault));
+            let begin = |name| process.store.backup(&group()).owner(user(name)).begin();
+            assert!(begin("first@pbs").await.is_err());
+            server.clear();
+            assert_eq!(view(&process.store).await, [""], "nothing is left of it");
+            let backup = begin("second@pbs").await.unwrap();
+            settle(&server, "PUT", "owner");
+            assert_eq!(process.store.owner(&group()).await.unwrap(), Some(user("second@pbs")));
+            backup.blob("app.conf", "text").await.unwrap();
+            backup.finish().await.unwrap();
+            process.close().await;
+        });
+    }
+}
+
+#[test]
+fn h44_a_group_that_was_made_without_an_answer_is_made() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let rule = Rule::on("PUT").path(|path| path.ends_with("owner"));
+        server.add(rule.first(3).then(Action::ExecuteThenDrop));
+        let backup = process.store.backup(&group()).owner(user("a@pbs")).begin().await.unwrap();
+        backup.abort().await.unwrap();
+        assert_eq!(keys(&server, ".cnt"), [] as [&str; 0]);
+        process.close().await;
+    });
+}
+
+#[test]
+fn h12_nothing_is_deleted_by_a_listing_that_contradicts_itself() {
+    let server = FaultServer::start(ServerOptions { page: 2, ..ServerOptions::default() });
+    block_on(async {
+        let process = fresh(&server).await;
+        for _ in 0..3 {
+            small(&process.store, &group()).await;
+        }
+        let before = keys(&server, ".cnt");
+        for broken in [Action::DropXmlElement("NextContinuationToken"), Action::RepeatPage] {
+            server.add(Rule::list().then(broken));
+            assert!(process.store.delete_group(&group()).await.is_err());
+            assert!(process.store.delete_namespace(&Namespace::root()).await.is_err());
+            assert!(process.store.backup(&group()).begin().await.is_err());
+            server.clear();
+            assert_eq!(keys(&server, ".cnt"), before);
+        }
+        assert_eq!(process.store.delete_group(&group()).await.unwrap().deleted.len(), 3);
+        process.close().await;
+    });
+}
+
+#[test]
+fn h13_h47_what_is_protected_is_not_deleted_because_a_listing_is_behind() {
+    for has_local in [false, true] {
+        let server = FaultServer::start(ServerOptions::default());
+        let directory = tempfile::tempdir().unwrap();
+        block_on(async {
+            let opening = Opening::of("store");
+            let opening = if has_local { opening.local(directory.path()) } else { opening };
+            let process = opening.open(&server).await.unwrap();
+            let name = small(&process.store, &group()).await;
+            for _ in 0..20 {
+                process.store.snapshots(&group()).await.unwrap();
+            }
+            process.store.set_protection(&name, Protection::On).await.unwrap();
+            server.add(Rule::list().then(Action::ListingLag(Lag::Listings(15))));
+            if has_local {
+                process.store.refresh().await.unwrap();
+            }
+            assert!(!process.store.snapshot_info(&name).await.unwrap().protected, "as the listing has it");
+            assert_eq!(kind(process.store.delete_snapshot(&name).await), ErrorKind::Denied);
+            let done = process.store.delete_group(&group()).await.unwrap();
+            assert_eq!((done.deleted.len(), done.protected.len()), (0, 1));
+            server.clear();
+            process.store.snapshot(&name).await.unwrap();
+            process.close().await;
+        });
+    }
+}
+
+#[test]
+fn h19_what_a_server_refuses_to_delete_is_not_said_to_be_gone() {
+    for has_local in [false, true] {
+        let server = FaultServer::start(ServerOptions::default());
+        let directory = tempfile::tempdir().unwrap();
+        block_on(async {
+            let opening = Opening::of("store");
+            let opening = if has_local { opening.local(directory.path()) } else { opening };
+            let process = opening.open(&server).await.unwrap();
+            let name = back_up(&process.store, &group(), 0).await.unwrap().name().clone();
+            if has_local {
+                process.store.refresh().await.unwrap();
+            }
+            server
+                .add(Rule::on("POST").then(Action::RefuseKeys(|key| key.ends_with("fidx"), "AccessDenied")));
+            assert_eq!(kind(process.store.delete_snapshot(&name).await), ErrorKind::Denied);
+            assert_eq!(
+                kind(process.store.snapshot(&name).await),
+                ErrorKind::NotFound,
+                "its manifest went first"
+            );
+            let left = process.store.snapshots(&group()).await.unwrap();
+            assert_eq!((left.len(), left[0].files.len(), left[0].state), (1, 1, SnapshotState::Unfinished));
+            assert!(process.store.owner(&group()).await.unwrap().is_some());
+            server.clear();
+            process.store.delete_snapshot(&name).await.unwrap();
+            assert_eq!(keys(&server, ".cnt"), [] as [&str; 0]);
+            process.close().await;
+        });
+    }
+}

@@ -1,0 +1,286 @@
+//! Names of which another process deleted something are not reused while a request of it may still arrive (H17).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::support::fault_server::{Action, Etags, FaultServer, Options as ServerOptions, Rule};
+use futures::executor::block_on;
+use futures::future;
+use larder::backend::MemoryBackend;
+use larder::error::{ErrorKind, Result};
+use larder::format::name::{GroupName, SnapshotName};
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::store::{Datastore, Options, Protection};
+use larder::sync::{self, Candidates, SyncOptions};
+
+use crate::support::s3_store;
+use crate::support::s3_store::{LEASE, Opening, Process, fresh, keys, small, user};
+
+/// A time at which nobody makes a backup without asking for it.
+const THEN: u64 = 1_700_000_000;
+
+fn group(name: &str) -> GroupName {
+    name.parse().unwrap()
+}
+
+async fn at(store: &Datastore, name: &str, seconds: u64) -> Result<SnapshotName> {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let backup = store.backup(&group(name)).time(time).begin().await?;
+    backup.blob("app.conf", "text").await?;
+    Ok(backup.finish().await?.name().clone())
+}
+
+/// The first DELETE of something like this is lost on the way, and the next one is answered.
+fn lose(server: &FaultServer, part: &'static str) {
+    server.add(
+        Rule::on("DELETE").path(move |path| path.ends_with(part)).first(1).then(Action::CutRequestAt(0)),
+    );
+}
+
+/// Refuses as busy, and says for how long.
+fn busy<T>(result: Result<T>) {
+    let error = result.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error:?}");
+    let mut text = format!("{error}");
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    assert!(text.contains("may still be executed for 1"), "{text}");
+}
+
+fn lease(server: &FaultServer) -> serde_json::Value {
+    serde_json::from_slice(&server.objects()[LEASE]).unwrap()
+}
+
+/// A process dies, and its lease ends.
+fn die(process: Process, server: &FaultServer) {
+    drop(process);
+    server.age(LEASE, Duration::from_secs(70));
+}
+
+/// A store elsewhere that has a snapshot of that time.
+async fn elsewhere(name: &str) -> Datastore {
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let store = Datastore::create(Arc::new(MemoryBackend::new(runtime)), Options::default()).await.unwrap();
+    at(&store, name, THEN).await.unwrap();
+    store
+}
+
+/// Brings what is missing from elsewhere; whether all of it came.
+async fn brought(source: &Datastore, target: &Datastore) -> bool {
+    let options = SyncOptions::default().candidates(Candidates::AllMissing);
+    sync::plan(source, target, options).await.unwrap().execute().await.unwrap().is_complete()
+}
+
+#[test]
+fn h17_a_snapshot_that_another_process_deleted_comes_back_only_when_no_request_can_delete_it() {
+    for file in ["index.json.blob", "app.conf.blob"] {
+        let server = FaultServer::start(ServerOptions::default());
+        block_on(async {
+            let one = fresh(&server).await;
+            let deleted = at(&one.store, "host/a", THEN).await.unwrap();
+            let kept = at(&one.store, "host/a", THEN + 1).await.unwrap();
+            lose(&server, file);
+            one.store.delete_snapshot(&deleted).await.unwrap();
+            one.close().await;
+            assert_eq!(lease(&server)["doubtful"], serde_json::json!([deleted.to_string()]));
+            let source = elsewhere("host/a").await;
+            for _ in 0..2 {
+                let other = fresh(&server).await;
+                assert!(!brought(&source, &other.store).await);
+                assert_eq!(keys(&server, &deleted.to_string()), [] as [String; 0]);
+                // Everything else goes on.
+                other.store.set_protection(&kept, Protection::On).await.unwrap();
+                other.store.set_protection(&kept, Protection::Off).await.unwrap();
+                small(&other.store, &group("host/a")).await;
+                small(&other.store, &group("host/new")).await;
+                at(&other.store, "host/old", THEN).await.unwrap();
+                other.store.delete_group(&group("host/old")).await.unwrap();
+                other.store.delete_group(&group("host/new")).await.unwrap();
+                // The doubt outlives the process that took it over.
+                other.close().await;
+            }
+            let other = fresh(&server).await;
+            small(&other.store, &group("host/b")).await;
+            assert!(!brought(&source, &other.store).await);
+            other.clock.leap(31 * 60);
+            assert!(brought(&source, &other.store).await);
+            other.store.snapshot(&deleted).await.unwrap();
+            other.close().await;
+        });
+    }
+}
+
+#[test]
+fn h17_a_backup_at_the_time_of_one_that_another_process_deleted_is_refused_and_one_without_a_time_finds_another()
+ {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let one = fresh(&server).await;
+        at(&one.store, "host/a", THEN).await.unwrap();
+        let deleted = small(&one.store, &group("host/a")).await;
+        lose(&server, "index.json.blob");
+        one.store.delete_snapshot(&deleted).await.unwrap();
+        one.close().await;
+        let other = fresh(&server).await;
+        let seconds = u64::try_from(deleted.time().epoch()).unwrap();
+        busy(at(&other.store, "host/a", seconds).await);
+        // Of the same second, if this is fast.
+        let next = small(&other.store, &group("host/a")).await;
+        assert_ne!(next, deleted);
+        other.close().await;
+    });
+}
+
+#[test]
+fn h17_a_group_whose_owner_another_process_deleted_is_not_made_anew_meanwhile() {
+    // A group that is deleted, and one that is given up before it has a snapshot: there the deletion is on a condition, which a new
+    // owner of the same contents meets.
+    for given_up in [false, true] {
+        let server = FaultServer::start(ServerOptions { etags: Etags::Md5, ..ServerOptions::default() });
+        block_on(async {
+            let one = fresh(&server).await;
+            lose(&server, "/owner");
+            if given_up {
+                one.store.backup(&group("host/a")).begin().await.unwrap().abort().await.unwrap();
+            } else {
+                small(&one.store, &group("host/a")).await;
+                one.store.delete_group(&group("host/a")).await.unwrap();
+            }
+            busy(one.store.backup(&group("host/a")).begin().await);
+            one.close().await;
+            let other = fresh(&server).await;
+            busy(other.store.backup(&group("host/a")).begin().await);
+            busy(other.store.backup(&group("host/a")).owner(user("b@pbs")).begin().await);
+            small(&other.store, &group("host/b")).await;
+            // One that is there again, whoever made it, may still go.
+            server.put("store/.cnt/host/a/owner", "root@pam\n");
+            busy(other.store.backup(&group("host/a")).begin().await);
+            busy(other.store.set_owner(&group("host/a"), &user("b@pbs")).await);
+            other.clock.leap(31 * 60);
+            small(&other.store, &group("host/a")).await;
+            other.close().await;
+        });
+    }
+}
+
+#[test]
+fn h17_marks_notes_and_namespaces_that_another_process_removed_are_not_set_meanwhile() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let (one, namespace) = (fresh(&server).await, "a".parse().unwrap());
+        let name = small(&one.store, &group("host/a")).await;
+        one.store.set_protection(&name, Protection::On).await.unwrap();
+        one.store.set_group_notes(&group("host/a"), "text").await.unwrap();
+        one.store.create_namespace(&namespace).await.unwrap();
+        for end in [".protected", "/notes", ".namespace"] {
+            lose(&server, end);
+        }
+        one.store.set_protection(&name, Protection::Off).await.unwrap();
+        one.store.set_group_notes(&group("host/a"), "").await.unwrap();
+        one.store.delete_namespace(&namespace).await.unwrap();
+        one.close().await;
+        let other = fresh(&server).await;
+        busy(other.store.create_namespace(&namespace).await);
+        busy(other.store.set_protection(&name, Protection::On).await);
+        busy(other.store.set_group_notes(&group("host/a"), "new").await);
+        small(&other.store, &group("host/a")).await;
+        other.clock.leap(31 * 60);
+        other.store.create_namespace(&namespace).await.unwrap();
+        other.store.set_protection(&name, Protection::On).await.unwrap();
+        other.store.set_group_notes(&group("host/a"), "new").await.unwrap();
+        other.close().await;
+    });
+}
+
+#[test]
+fn h17_what_a_process_was_deleting_when_it_died_is_not_stored_again_meanwhile() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let one = fresh(&server).await;
+        let deleted = at(&one.store, "host/a", THEN).await.unwrap();
+        at(&one.store, "host/a", THEN + 1).await.unwrap();
+        let manifest = |path: &str| path.ends_with("index.json.blob");
+        server.add(Rule::on("DELETE").path(manifest).then(Action::Delay(Duration::from_mins(5))));
+        {
+            let deleting = Box::pin(one.store.delete_snapshot(&deleted));
+            let enough = Box::pin(one.clock_sleep(Duration::from_millis(200)));
+            assert!(matches!(future::select(deleting, enough).await, future::Either::Right(_)));
+        }
+        server.clear();
+        die(one, &server);
+        assert_eq!(lease(&server)["removing"], serde_json::json!([deleted.to_string()]));
+        let (other, source) = (fresh(&server).await, elsewhere("host/a").await);
+        server.remove(&format!("store/.cnt/{deleted}/index.json.blob"));
+        server.remove(&format!("store/.cnt/{deleted}/app.conf.blob"));
+        assert!(!brought(&source, &other.store).await);
+        small(&other.store, &group("host/a")).await;
+        at(&other.store, "host/b", THEN).await.unwrap();
+        other.clock.leap(32 * 60);
+        assert!(brought(&source, &other.store).await);
+        other.close().await;
+    });
+}
+
+#[test]
+fn names_are_free_after_a_process_that_died_and_deleted_nothing() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let one = fresh(&server).await;
+        at(&one.store, "host/a", THEN).await.unwrap();
+        die(one, &server);
+        let other = fresh(&server).await;
+        at(&other.store, "host/b", THEN).await.unwrap();
+        assert!(brought(&elsewhere("host/c").await, &other.store).await);
+        other.close().await;
+    });
+}
+
+#[test]
+fn h17_after_a_process_that_died_while_it_deleted_many_snapshots_new_ones_are_fresh_and_old_ones_are_not() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let one = fresh(&server).await;
+        let mut names = Vec::new();
+        for second in 0..20 {
+            names.push(at(&one.store, "host/a", THEN + second).await.unwrap());
+        }
+        let since = server.log().len();
+        for name in &names[..19] {
+            one.store.delete_snapshot(name).await.unwrap();
+        }
+        let renewals = s3_store::requests(&server, since, "PUT", "lease").len();
+        assert!((9..=10).contains(&renewals), "{renewals}");
+        die(one, &server);
+        assert_eq!(lease(&server)["removing"], serde_json::Value::Null);
+        let other = fresh(&server).await;
+        assert!(!brought(&elsewhere("host/a").await, &other.store).await);
+        small(&other.store, &group("host/a")).await;
+        busy(at(&other.store, "host/b", THEN).await);
+        other.clock.leap(32 * 60);
+        at(&other.store, "host/b", THEN).await.unwrap();
+        other.close().await;
+    });
+}
+
+#[test]
+fn h17_a_store_that_was_destroyed_leaves_word_of_requests_that_may_still_arrive() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let one = fresh(&server).await;
+        small(&one.store, &group("host/a")).await;
+        lose(&server, "store.json");
+        Datastore::destroy(Arc::<larder::backend::fault::FaultBackend>::clone(&one.backend)).await.unwrap();
+        drop(one);
+        let left: Vec<_> = server.objects().into_keys().collect();
+        assert_eq!(left, [LEASE]);
+        busy(Opening::of("store").open(&server).await);
+        server.age(LEASE, Duration::from_hours(1));
+        let mut record = lease(&server);
+        record["doubtful_until"] = 1.into();
+        server.put(LEASE, record.to_string());
+        fresh(&server).await.close().await;
+    });
+}

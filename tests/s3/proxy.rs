@@ -1,0 +1,201 @@
+//! Requests through an HTTP proxy: a real one on loopback that knows CONNECT and nothing else (H147).
+
+#![expect(clippy::disallowed_methods, reason = "servers of a test run on threads of their own")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::s3_server::{ACCESS_KEY, DOMAIN, REGION, S3Server, SECRET_KEY};
+use bytes::Bytes;
+use futures::executor::block_on;
+use larder::error::ErrorKind;
+use larder::http::{HttpClient, HttpOptions, PoolStatus, Proxy, TlsOptions};
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::s3::{Addressing, Condition, Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
+
+/// What a proxy was asked and has open.
+#[derive(Default)]
+struct Seen {
+    /// Lines of all requests to the proxy, with `proxy-authorization` where there was one.
+    asked: Vec<String>,
+    open: Vec<TcpStream>,
+}
+
+struct FakeProxy {
+    address: SocketAddr,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl FakeProxy {
+    /// One that leads every tunnel to `server`, whatever the name of it, if it hears the password.
+    fn start(server: SocketAddr, password: Option<&'static str>) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (address, seen) = (listener.local_addr().unwrap(), Arc::<Mutex<Seen>>::default());
+        let shared = Arc::clone(&seen);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || tunnel(stream.unwrap(), server, password, &shared));
+            }
+        });
+        Self { address, seen }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.seen.lock().unwrap().asked.clone()
+    }
+
+    /// Ends all tunnels, as proxies do with idle ones.
+    fn hang_up(&self) {
+        for stream in self.seen.lock().unwrap().open.drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn tunnel(mut client: TcpStream, server: SocketAddr, password: Option<&str>, seen: &Mutex<Seen>) {
+    let mut reader = BufReader::new(client.try_clone().unwrap());
+    let (mut line, mut authorized) = (String::new(), password.is_none());
+    reader.read_line(&mut line).unwrap();
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).unwrap();
+        let header = header.trim();
+        if header.is_empty() {
+            break;
+        }
+        authorized |= password.is_some_and(|word| header == format!("proxy-authorization: {word}"));
+    }
+    seen.lock().unwrap().asked.push(line.trim().to_owned());
+    if !authorized {
+        let _ = client.write_all(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
+        return;
+    }
+    let mut there = TcpStream::connect(server).unwrap();
+    client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
+    seen.lock().unwrap().open.extend([client.try_clone().unwrap(), there.try_clone().unwrap()]);
+    let (mut back_from, mut back_to) = (there.try_clone().unwrap(), client.try_clone().unwrap());
+    thread::spawn(move || {
+        let _ = std::io::copy(&mut back_from, &mut back_to);
+        let _ = back_to.shutdown(Shutdown::Both);
+    });
+    // Nothing was sent yet that the reader could have taken too much of.
+    assert!(reader.buffer().is_empty());
+    let _ = std::io::copy(&mut client, &mut there);
+    let _ = there.shutdown(Shutdown::Both);
+}
+
+/// A server that nobody finds but the proxy, and a client that goes through it.
+fn set_up(
+    proxy: impl FnOnce(SocketAddr) -> Proxy,
+    password: Option<&'static str>,
+) -> (S3Server, FakeProxy, Arc<HttpClient>, S3Client) {
+    let server = S3Server::start_tls();
+    server.create_bucket("bucket");
+    let fake = FakeProxy::start(server.address(), password);
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let tls = TlsOptions::default().root_certificates(server.identity().ca_pem.as_bytes());
+    let http = HttpOptions::default().tls(tls).proxy(proxy(fake.address));
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), http).unwrap());
+    let mut retry = RetryOptions::default();
+    (retry.longest_pause, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(3).unwrap());
+    let credentials = StaticCredentials::new(Credentials::new(ACCESS_KEY, SECRET_KEY));
+    // The name resolves nowhere.
+    let options = S3Options::new(format!("https://{DOMAIN}:{}", server.address().port()), "bucket")
+        .region(REGION)
+        .addressing(Addressing::VirtualHost)
+        .retry(retry)
+        .credentials(Arc::new(credentials));
+    let client = S3Client::new(runtime, Arc::clone(&http) as _, options).unwrap();
+    (server, fake, http, client)
+}
+
+fn plain(address: SocketAddr) -> Proxy {
+    Proxy::new(&format!("http://{address}")).unwrap()
+}
+
+fn opened(http: &HttpClient) -> u64 {
+    let PoolStatus { opened, .. } = http.status();
+    opened
+}
+
+#[test]
+fn h147_requests_go_through_one_tunnel_as_long_as_it_lasts() {
+    let (server, proxy, http, client) = set_up(plain, None);
+    let body = Bytes::from(vec![7; 3_000_000]);
+    block_on(async {
+        client.put("k", body.clone(), &Condition::Always).await.unwrap();
+        for _ in 0..5 {
+            assert_eq!(client.get("k", 3_000_000).await.unwrap().0, body);
+        }
+        assert_eq!(opened(&http), 1);
+        proxy.hang_up();
+        assert_eq!(client.get("k", 3_000_000).await.unwrap().0, body, "through another one");
+    });
+    let name = format!("CONNECT bucket.{DOMAIN}:{} HTTP/1.1", server.address().port());
+    assert_eq!(proxy.asked(), [name.clone(), name], "the proxy sees the name and nothing else");
+}
+
+#[test]
+fn h147_a_proxy_may_want_a_password() {
+    let with_password = |address| Proxy::new(&format!("http://us%40er:pass@{address}")).unwrap();
+    let (_server, proxy, _, client) = set_up(with_password, Some("Basic dXNAZXI6cGFzcw=="));
+    block_on(client.put("k", Bytes::new(), &Condition::Always)).unwrap();
+    assert_eq!(proxy.asked().len(), 1);
+    let (server, proxy, _, client) = set_up(plain, Some("Basic dXNAZXI6cGFzcw=="));
+    let refused = block_on(client.get("k", 1)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused:?}");
+    assert_eq!((proxy.asked().len(), server.requests()), (3, 0));
+}
+
+#[test]
+fn h147_servers_on_this_host_and_exceptions_are_spoken_to_directly() {
+    let (_server, proxy, _, client) = set_up(|address| plain(address).direct(DOMAIN), None);
+    // Without the proxy nobody knows where it is.
+    assert_eq!(block_on(client.get("k", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(proxy.asked().is_empty());
+    let server = S3Server::start();
+    server.create_bucket("bucket");
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let http = HttpOptions::default().proxy(plain(proxy.address));
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), http).unwrap());
+    let credentials = StaticCredentials::new(Credentials::new(ACCESS_KEY, SECRET_KEY));
+    let options = S3Options::new(server.url(), "bucket").credentials(Arc::new(credentials));
+    let client = S3Client::new(runtime, http, options).unwrap();
+    block_on(client.put("k", Bytes::new(), &Condition::Always)).unwrap();
+    assert!(proxy.asked().is_empty());
+}
+
+#[test]
+fn h147_a_proxy_that_says_nothing_is_not_waited_for() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let silent = listener.local_addr().unwrap();
+    let holding = thread::spawn(move || {
+        let mut held: Vec<_> = listener.incoming().take(3).map(Result::unwrap).collect();
+        // They end when the client gives up.
+        for stream in &mut held {
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+        held.len()
+    });
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let http = HttpOptions::default().allow_plaintext().proxy(plain(silent));
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), http).unwrap());
+    let mut timeouts = larder::http::Timeouts::default();
+    timeouts.connect = Duration::from_millis(300);
+    let mut retry = RetryOptions::default();
+    (retry.longest_pause, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(3).unwrap());
+    let credentials = StaticCredentials::new(Credentials::new(ACCESS_KEY, SECRET_KEY));
+    let options = S3Options::new("http://s3.test", "bucket")
+        .credentials(Arc::new(credentials))
+        .timeouts(timeouts)
+        .retry(retry);
+    let client = S3Client::new(runtime, http, options).unwrap();
+    assert_eq!(block_on(client.get("k", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(holding.join().unwrap(), 3);
+    assert_eq!(client.counters().total().attempts, 0, "no request was sent");
+}

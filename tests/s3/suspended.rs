@@ -1,0 +1,312 @@
+//! A process that stood still while a request of it was under way, and whose lease was taken meanwhile: it changes nothing any more (H89, H169).
+
+use std::io;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use crate::support::fault_server::{Action, FaultServer, Options, Rule};
+use async_trait::async_trait;
+use futures::executor::block_on;
+use futures::future::BoxFuture;
+use larder::backend::{Backend, LockGuard, LockMode, LockScope, PutMode, Removal, S3Backend};
+use larder::error::{ErrorKind, Result};
+use larder::format::Digest;
+use larder::format::layout::Key;
+use larder::http::{HttpClient, HttpOptions};
+use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
+use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
+
+const LEASE: &str = "store/.larder/lease";
+/// A lease of another process.
+const THEIRS: &str = r#"{"beat":0,"doubtful_until":null,"epoch":99,"held":true,"holder":{"host":"h","instance":"i","nonce":"n"}}"#;
+const MANIFEST: &str = "vm/1/2025-07-14T14:20:02Z/index.json.blob";
+
+/// Threads, with clocks that can be put forward and back. Timers do not notice.
+#[derive(Debug, Default)]
+struct Leaping {
+    ahead: AtomicU64,
+    inner: ThreadRuntime,
+    /// For how many seconds the host is suspended while it connects the next time.
+    while_connecting: AtomicU64,
+    wall: AtomicI64,
+}
+
+impl Leaping {
+    fn suspend(&self, seconds: u64) {
+        self.ahead.fetch_add(seconds, Ordering::SeqCst);
+        self.wall.fetch_add(seconds.cast_signed(), Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Runtime for Leaping {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.inner.spawn(task);
+    }
+    fn spawn_blocking(&self, job: BlockingJob) {
+        self.inner.spawn_blocking(job);
+    }
+    async fn sleep(&self, duration: Duration) {
+        self.inner.sleep(duration).await;
+    }
+    fn now(&self) -> SystemTime {
+        let off = self.wall.load(Ordering::SeqCst);
+        let by = Duration::from_secs(off.unsigned_abs());
+        if off < 0 { self.inner.now() - by } else { self.inner.now() + by }
+    }
+    fn monotonic(&self) -> Duration {
+        self.inner.monotonic() + Duration::from_secs(self.ahead.load(Ordering::SeqCst))
+    }
+    fn fill_random(&self, buffer: &mut [u8]) {
+        self.inner.fill_random(buffer);
+    }
+    fn parallelism(&self) -> NonZeroUsize {
+        self.inner.parallelism()
+    }
+    async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
+        let connected = self.inner.connect(host, port).await;
+        self.suspend(self.while_connecting.swap(0, Ordering::SeqCst));
+        connected
+    }
+}
+
+/// A process that holds the store.
+struct Process {
+    backend: S3Backend,
+    clock: Arc<Leaping>,
+    server: Arc<FaultServer>,
+    _held: Box<dyn LockGuard>,
+}
+
+/// What happens to the host while it waits for the answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meanwhile {
+    /// A virtual machine is paused: none of its clocks goes on.
+    Paused,
+    /// A virtual machine is paused, and its time of day is put right at once.
+    PausedAndSet,
+    /// A process is stopped, or a host suspended: all clocks go on.
+    Suspended,
+}
+
+const ALL: [Meanwhile; 3] = [Meanwhile::Paused, Meanwhile::PausedAndSet, Meanwhile::Suspended];
+
+impl Process {
+    fn start() -> Self {
+        let server = Arc::new(FaultServer::start(Options::default()));
+        let clock = Arc::new(Leaping::default());
+        let runtime: Arc<dyn Runtime> = Arc::<Leaping>::clone(&clock);
+        let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+        let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
+        let mut retry = RetryOptions::default();
+        (retry.longest_pause, retry.attempts) = (Duration::from_millis(10), NonZeroU32::new(5).unwrap());
+        let options = S3Options::new(server.url(), "bucket").credentials(credentials).retry(retry);
+        let client = S3Client::new(
+            Arc::clone(&runtime),
+            http,
+            options.parts(1 << 20, NonZeroU64::new(5 << 20).unwrap()),
+        )
+        .unwrap();
+        let found = block_on(client.probe("store/")).unwrap();
+        let backend = S3Backend::new(runtime, client, "store", found, &[]).unwrap();
+        let held = block_on(backend.lock(&LockScope::Store, LockMode::Shared)).unwrap();
+        for key in [chunk(1), chunk(2), key(MANIFEST)] {
+            block_on(backend.put(&key, "old".into(), PutMode::Replace)).unwrap();
+        }
+        Self { backend, clock, server, _held: held }
+    }
+
+    /// The answer to the next request of this kind is lost, and before the host notices, another process has the lease.
+    fn loses_the_lease(&self, method: &'static str, part: &'static str, meanwhile: Meanwhile) {
+        let (server, clock) = (Arc::downgrade(&self.server), Arc::clone(&self.clock));
+        let rule = Rule::on(method).path(move |path| path.contains(part)).query(move |query| {
+            // Of an upload in parts, the request that makes it visible.
+            if part.contains("index") && method == "POST" && !query.contains("uploadId") {
+                return false;
+            }
+            let server = server.upgrade().unwrap();
+            if server.objects()[LEASE] != THEIRS.as_bytes() {
+                server.put(LEASE, THEIRS);
+                match meanwhile {
+                    Meanwhile::Paused => {}
+                    Meanwhile::PausedAndSet => drop(clock.wall.fetch_add(120, Ordering::SeqCst)),
+                    Meanwhile::Suspended => clock.suspend(120),
+                }
+            }
+            true
+        });
+        self.server.add(rule.first(1).then(Action::CutRequestAt(0)));
+    }
+
+    /// How many requests of this kind came since some moment.
+    fn sent(&self, since: usize, method: &str, part: &str) -> usize {
+        let log = self.server.log();
+        log[since..].iter().filter(|line| line.method == method && line.path.contains(part)).count()
+    }
+}
+
+fn key(path: &str) -> Key {
+    Key::parse(path).unwrap()
+}
+
+fn chunk(number: u64) -> Key {
+    Key::Chunk(Digest::of(&number.to_le_bytes()))
+}
+
+fn kind<T>(result: Result<T>) -> std::result::Result<(), ErrorKind> {
+    result.map(drop).map_err(|error| error.kind())
+}
+
+/// Something that a backend does with one request to a server: its method, a part of its path, and the call.
+type Change = (&'static str, &'static str, fn(&S3Backend) -> BoxFuture<'_, Result<()>>);
+
+async fn delete(backend: &S3Backend, keys: &[Key]) -> Result<()> {
+    let removals: Vec<_> = keys.iter().cloned().map(Removal::any).collect();
+    for deleted in backend.delete(&removals).await? {
+        deleted?;
+    }
+    Ok(())
+}
+
+const DELETE: Change =
+    ("DELETE", "index.json", |backend| Box::pin(async { delete(backend, &[key(MANIFEST)]).await }));
+const DELETE_MANY: Change =
+    ("POST", "", |backend| Box::pin(async { delete(backend, &[chunk(1), chunk(2)]).await }));
+const PUBLISH: Change = ("PUT", "index.json", |backend| {
+    Box::pin(async {
+        backend
+            .put(&key("vm/2/2025-07-14T14:20:02Z/index.json.blob"), "new".into(), PutMode::Create)
+            .await
+            .map(drop)
+    })
+});
+const REPLACE: Change = ("PUT", "index.json", |backend| {
+    Box::pin(async { backend.put(&key(MANIFEST), "new".into(), PutMode::Replace).await.map(drop) })
+});
+const REPLACE_IN_PARTS: Change = ("POST", "index.json", |backend| {
+    Box::pin(async { backend.put(&key(MANIFEST), vec![0; 6 << 20].into(), PutMode::Replace).await.map(drop) })
+});
+const COPY: Change = ("PUT", ".chunks", |backend| {
+    Box::pin(async { backend.copy(&chunk(1), &chunk(2), PutMode::Replace).await.map(drop) })
+});
+
+#[test]
+fn h89_h169_no_request_that_changes_something_is_sent_again_after_the_lease_was_lost() {
+    for (method, part, change) in [DELETE, DELETE_MANY, PUBLISH, REPLACE, REPLACE_IN_PARTS, COPY] {
+        for meanwhile in ALL {
+            let process = Process::start();
+            let before = process.server.objects();
+            let since = process.server.log().len();
+            process.loses_the_lease(method, part, meanwhile);
+            let what = format!("{method} {part} {meanwhile:?}");
+            assert_eq!(kind(block_on(change(&process.backend))), Err(ErrorKind::Unavailable), "{what}");
+            let in_parts = method == "POST" && !part.is_empty();
+            assert_eq!(process.sent(since, method, part), if in_parts { 2 } else { 1 }, "{what}");
+            let mut after = process.server.objects();
+            assert_eq!(after.insert(LEASE.to_owned(), before[LEASE].clone()).unwrap(), THEIRS.as_bytes());
+            assert_eq!(after, before, "{what}");
+            // It knows that it lost the lease, and changes nothing any more.
+            assert_eq!(kind(block_on(change(&process.backend))), Err(ErrorKind::Busy), "{what}");
+        }
+    }
+}
+
+#[test]
+fn h169_a_chunk_is_not_stored_by_a_host_that_was_suspended() {
+    for meanwhile in [Meanwhile::PausedAndSet, Meanwhile::Suspended] {
+        let process = Process::start();
+        process.loses_the_lease("PUT", ".chunks", meanwhile);
+        let since = process.server.log().len();
+        let put = block_on(process.backend.put(&chunk(3), "new".into(), PutMode::Create));
+        assert_eq!(kind(put), Err(ErrorKind::Unavailable), "{meanwhile:?}");
+        assert_eq!(process.sent(since, "PUT", ".chunks"), 1, "{meanwhile:?}");
+    }
+}
+
+#[test]
+fn h169_a_request_that_still_waits_for_its_connection_is_not_sent_after_a_suspension() {
+    let process = Process::start();
+    // Every connection that is open ends.
+    process.server.kill();
+    process.server.revive();
+    process.server.put(LEASE, THEIRS);
+    process.clock.while_connecting.store(120, Ordering::SeqCst);
+    let since = process.server.log().len();
+    assert_eq!(kind(block_on(delete(&process.backend, &[key(MANIFEST)]))), Err(ErrorKind::Busy));
+    assert_eq!(process.sent(since, "DELETE", ""), 0);
+}
+
+#[test]
+fn h169_a_clock_that_the_server_finds_wrong_is_not_put_right_before_the_lease_was_looked_at() {
+    for via_a_read in [false, true] {
+        let process = Process::start();
+        let since = process.server.log().len();
+        if via_a_read {
+            // The time of day stood still for an hour, and a read finds that out first.
+            process.server.put(LEASE, THEIRS);
+            process.server.add(Rule::on("HEAD").then(Action::SkewClock(3600)));
+            block_on(process.backend.head(&chunk(1))).unwrap();
+            let put = block_on(process.backend.put(&chunk(3), "new".into(), PutMode::Create));
+            assert_eq!(kind(put), Err(ErrorKind::Busy));
+            assert_eq!(process.sent(since, "PUT", ".chunks"), 0);
+        } else {
+            let server = Arc::downgrade(&process.server);
+            let rule = Rule::on("PUT").path(|path| path.contains(".chunks")).query(move |_| {
+                server.upgrade().unwrap().put(LEASE, THEIRS);
+                true
+            });
+            process.server.add(rule.then(Action::SkewClock(3600)));
+            let put = block_on(process.backend.put(&chunk(3), "new".into(), PutMode::Create));
+            assert_eq!(kind(put), Err(ErrorKind::Busy));
+            assert_eq!(process.sent(since, "PUT", ".chunks"), 1);
+        }
+        assert!(!process.server.objects().keys().any(|path| path.ends_with(&chunk(3).path())));
+    }
+}
+
+#[test]
+fn h169_a_time_of_day_that_jumps_costs_a_renewal_and_nothing_else() {
+    for seconds in [-7200, 7200] {
+        let process = Process::start();
+        process.clock.wall.store(seconds, Ordering::SeqCst);
+        for number in 0..8 {
+            block_on(process.backend.put(&chunk(number), "new".into(), PutMode::Replace)).unwrap();
+            block_on(delete(&process.backend, &[chunk(number)])).unwrap();
+        }
+        assert!(process.backend.tenure().is_some());
+        let lease: serde_json::Value = serde_json::from_slice(&process.server.objects()[LEASE]).unwrap();
+        assert!(lease["beat"].as_u64().unwrap() <= 2, "{lease}");
+    }
+}
+
+#[test]
+fn h169_a_request_that_outlives_a_lease_that_was_given_back_is_not_sent_again() {
+    let process = Process::start();
+    let since = process.server.log().len();
+    // The first answer is lost only after the store was closed.
+    let (server, late) = (Arc::downgrade(&process.server), Rule::on("DELETE").first(1));
+    process.server.add(late.then(Action::Delay(Duration::from_millis(300))).then(Action::CutResponseAt(0)));
+    let closing = async {
+        process.clock.sleep(Duration::from_millis(100)).await;
+        process.backend.close().await.unwrap();
+        server.upgrade().unwrap().put(LEASE, THEIRS);
+    };
+    let deleting = [key(MANIFEST)];
+    let (deleted, ()) = block_on(futures::future::join(delete(&process.backend, &deleting), closing));
+    assert_eq!(kind(deleted), Err(ErrorKind::Unavailable));
+    assert_eq!(process.sent(since, "DELETE", ""), 1);
+}
+
+#[test]
+fn a_process_that_was_paused_and_lost_nothing_goes_on() {
+    for (method, part, change) in [DELETE, DELETE_MANY, PUBLISH, REPLACE, REPLACE_IN_PARTS, COPY] {
+        let process = Process::start();
+        let rule = Rule::on(method).path(move |path| path.contains(part));
+        process.server.add(rule.first(1).then(Action::CutRequestAt(0)));
+        process.server.age(LEASE, Duration::from_hours(1));
+        process.clock.suspend(3600);
+        assert_eq!(kind(block_on(change(&process.backend))), Ok(()), "{method} {part}");
+    }
+}

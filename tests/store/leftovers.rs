@@ -1,0 +1,362 @@
+//! What lies in a directory beside the objects of a store: the journal of moves, indexes at odd places, temporary files.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use larder::backend::{
+    Backend, FsBackend, FsOptions, ListEntry, ListQuery, PrefixDirectories, PutMode, Stray, SyncLevel,
+    list_all,
+};
+use larder::error::ErrorKind;
+use larder::format::Digest;
+use larder::format::layout::{Key, Prefix};
+use larder::format::name::Namespace;
+use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
+
+const SNAPSHOT: &str = "vm/1/2025-07-14T14:20:02Z";
+
+fn runtime() -> Arc<dyn Runtime> {
+    Arc::new(ThreadRuntime::new())
+}
+
+fn on_demand() -> FsOptions {
+    FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None)
+}
+
+async fn create(path: &Path) -> FsBackend {
+    FsBackend::create(runtime(), path, on_demand()).await.unwrap()
+}
+
+fn key(name: &str) -> Key {
+    Key::parse(&format!("{SNAPSHOT}/{name}")).unwrap()
+}
+
+async fn announced(backend: &dyn Backend) -> (Vec<Key>, Vec<String>) {
+    let announced = backend.announced().await.unwrap().unwrap();
+    let strays = announced.strays().iter().map(|stray| stray.path.clone()).collect();
+    (announced.keys().to_vec(), strays)
+}
+
+async fn foreign(backend: &dyn Backend) -> Vec<String> {
+    let mut found = Vec::new();
+    for prefix in [Prefix::Namespace(Namespace::root()), Prefix::Chunks] {
+        for entry in list_all(backend, &ListQuery::all(prefix)).await.unwrap().into_entries() {
+            if let ListEntry::Foreign(path) = entry {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+fn write(root: &Path, path: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, path_bytes(&root.join("x"))).unwrap();
+}
+
+fn path_bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}
+
+#[test]
+fn h8_the_journal_holds_what_was_announced_until_it_is_seen_to() {
+    block_on(async {
+        let scratch = tempfile::tempdir().unwrap();
+        let (root, locks) = (scratch.path().join("store"), scratch.path().join("locks/here"));
+        for shared in [false, true] {
+            let root = root.join(shared.to_string());
+            fs::create_dir_all(&root).unwrap();
+            let options = if shared { on_demand().lock_directory(&locks) } else { on_demand() };
+            let one = FsBackend::create(runtime(), &root, options.clone()).await.unwrap();
+            let other = FsBackend::open(runtime(), &root, options).await.unwrap();
+            let journal =
+                if shared { locks.clone() } else { root.join(".larder-locks") }.join("move-journal");
+            assert_eq!(announced(&other).await, (vec![], vec![]));
+            let keys = [key("b.fidx"), key("a.didx")];
+            one.announce(&keys).await.unwrap();
+            one.announce(&[]).await.unwrap();
+            assert_eq!(fs::metadata(&journal).unwrap().permissions().mode() & 0o7777, 0o660 & !umask());
+            let lines = keys.each_ref().map(|key| format!("{}/{}\n", root.display(), key.path())).concat();
+            assert_eq!(fs::read_to_string(&journal).unwrap(), lines, "absolute paths, as PBS writes them");
+            // Not seen to: it stays.
+            assert_eq!(announced(&other).await.0, keys, "in their order");
+            other.announced().await.unwrap().unwrap().clear().await.unwrap();
+            assert_eq!(fs::read(&journal).unwrap(), b"");
+            assert_eq!(announced(&one).await, (vec![], vec![]));
+        }
+    });
+}
+
+fn umask() -> u32 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:")).unwrap();
+    u32::from_str_radix(line.trim(), 8).unwrap()
+}
+
+#[test]
+fn h8_lines_of_others_and_torn_ones_are_understood_as_far_as_they_mean_something() {
+    block_on(async {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().join("store");
+        let backend = create(&root).await;
+        let journal = root.join(".larder-locks/move-journal");
+        fs::create_dir_all(journal.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(&root, scratch.path().join("link")).unwrap();
+        write(&root, &format!("{SNAPSHOT}/there.fidx"));
+        let mut lines = Vec::new();
+        for line in [
+            format!("{}/{SNAPSHOT}/a.fidx", root.display()),
+            String::new(),
+            "/elsewhere/x.fidx".to_owned(),
+            format!("{}/../store/{SNAPSHOT}/there.fidx", root.display()),
+            format!("{}/link/{SNAPSHOT}/there.fidx", scratch.path().display()),
+            format!("{}/odd/place.didx", root.display()),
+            format!("{}/{SNAPSHOT}/index.json.blob", root.display()),
+            format!("{}/{SNAPSHOT}/\0\0.fidx", root.display()),
+            format!("{}/{SNAPSHOT}/torn.fi", root.display()),
+        ] {
+            lines.extend_from_slice(line.as_bytes());
+            lines.push(b'\n');
+        }
+        lines.pop();
+        fs::write(&journal, &lines).unwrap();
+        backend.announce(&[key("b.didx")]).await.unwrap();
+        let (keys, strays) = announced(&backend).await;
+        assert_eq!(keys, [key("a.fidx"), key("there.fidx"), key("b.didx")], "the torn line was ended first");
+        assert_eq!(strays, ["odd/place.didx"]);
+    });
+}
+
+#[test]
+fn h8_who_holds_the_journal_keeps_movers_out_and_they_give_up() {
+    let scratch = tempfile::tempdir().unwrap();
+    let sim = SimRuntime::new(0);
+    let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+    sim.block_on(async {
+        let backend = FsBackend::create(Arc::clone(&runtime), scratch.path(), on_demand()).await.unwrap();
+        let held = backend.announced().await.unwrap().unwrap();
+        let before = runtime.monotonic();
+        let refused = backend.announce(&[key("a.fidx")]).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Busy);
+        assert_eq!(backend.announced().await.unwrap_err().kind(), ErrorKind::Busy);
+        let waited = runtime.monotonic().saturating_sub(before);
+        assert!(waited >= Duration::from_secs(20) && waited < Duration::from_secs(22), "{waited:?}");
+        let give_back = async {
+            runtime.sleep(Duration::from_secs(3)).await;
+            drop(held);
+        };
+        let keys = [key("a.fidx")];
+        let (announced, ()) = futures::join!(backend.announce(&keys), give_back);
+        announced.unwrap();
+    });
+}
+
+#[test]
+fn h160_a_lock_on_a_journal_that_was_replaced_is_none() {
+    block_on(async {
+        let scratch = tempfile::tempdir().unwrap();
+        let backend = create(scratch.path()).await;
+        let journal = scratch.path().join(".larder-locks/move-journal");
+        backend.announce(&[key("a.fidx")]).await.unwrap();
+        let held = backend.announced().await.unwrap().unwrap();
+        fs::remove_file(&journal).unwrap();
+        // The others lock the file that is there by its name.
+        backend.announce(&[key("b.fidx")]).await.unwrap();
+        held.clear().await.unwrap();
+        assert_eq!(announced(&backend).await.0, [key("b.fidx")]);
+    });
+}
+
+#[test]
+fn h93_a_process_that_dies_does_not_keep_the_journal() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().join("store");
+    let backend = block_on(create(&root));
+    block_on(backend.announce(&[key("a.fidx")])).unwrap();
+    let journal = root.join(".larder-locks/move-journal");
+    let ready = scratch.path().join("ready");
+    let script = "import fcntl, sys, time\n\
+        f = open(sys.argv[1], 'r+')\n\
+        fcntl.flock(f, fcntl.LOCK_EX)\n\
+        open(sys.argv[2], 'w').close()\n\
+        time.sleep(600)";
+    let mut child = Command::new("python3").args(["-c", script]).arg(&journal).arg(&ready).spawn().unwrap();
+    while !ready.exists() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    let waiting = async {
+        let keys = [key("b.fidx")];
+        let mut announcing = Box::pin(backend.announce(&keys));
+        let pause = backend.runtime().sleep(Duration::from_millis(100));
+        let is_kept_out = futures::future::select(&mut announcing, pause).await;
+        assert!(matches!(is_kept_out, futures::future::Either::Right(_)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        announcing.await.unwrap();
+    };
+    block_on(waiting);
+    assert_eq!(block_on(announced(&backend)).0.len(), 2);
+}
+
+#[test]
+fn h9_indexes_at_odd_places_are_found() {
+    block_on(async {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path();
+        let backend = create(root).await;
+        for path in [
+            "odd/a.fidx",
+            "odd/deep/er/b.didx",
+            "odd/.hidden/c.fidx",
+            "odd/.d.fidx",
+            "odd/other.txt",
+            "vm/1/e.fidx",
+            "vm/1/not a time/f.didx",
+            "vm/1/g.blob",
+            "lost+found/h.fidx",
+            &format!("{SNAPSHOT}/i.fidx"),
+        ] {
+            write(root, path);
+        }
+        std::os::unix::fs::symlink(root.join("odd"), root.join("odd/loop")).unwrap();
+        let foreign = foreign(&backend).await;
+        let mut found = backend.strays(&foreign).await.unwrap();
+        found.sort_by(|one, other| one.path.cmp(&other.path));
+        let wanted =
+            ["odd/a.fidx", "odd/deep/er/b.didx", "vm/1/e.fidx", "vm/1/not a time/f.didx"].map(Stray::new);
+        assert_eq!(found, wanted);
+        for stray in &found {
+            let bytes = backend.get_stray(stray, 1000).await.unwrap();
+            assert_eq!(bytes, path_bytes(&root.join("x")));
+            assert_eq!(backend.get_stray(stray, 3).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+        // A link may be all that leads to an index.
+        std::os::unix::fs::symlink(root.join("odd/a.fidx"), root.join("odd/link.fidx")).unwrap();
+        let behind = backend.strays(&foreign).await.unwrap_err();
+        assert_eq!((behind.kind(), behind.subject()), (ErrorKind::Corrupt, Some("odd/link.fidx")));
+        for (path, kind) in [
+            ("odd/none.fidx", ErrorKind::NotFound),
+            ("odd/link.fidx", ErrorKind::Corrupt),
+            ("odd/loop/a.fidx", ErrorKind::Corrupt),
+            ("odd/../odd/a.fidx", ErrorKind::InvalidInput),
+            ("/etc/hostname", ErrorKind::InvalidInput),
+            ("", ErrorKind::InvalidInput),
+            ("odd/a\0.fidx", ErrorKind::InvalidInput),
+        ] {
+            assert_eq!(backend.get_stray(&Stray::new(path), 1000).await.unwrap_err().kind(), kind, "{path}");
+        }
+        // What vanished is no failure.
+        fs::remove_dir_all(root.join("odd")).unwrap();
+        assert_eq!(backend.strays(&foreign).await.unwrap().len(), 2);
+        // What nobody could ask for is one.
+        let odd = root.join("vm/1/not a time").join(std::ffi::OsStr::from_bytes(b"\xff.fidx"));
+        fs::write(&odd, b"x").unwrap();
+        assert_eq!(backend.strays(&foreign).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        fs::rename(&odd, root.join("vm/1").join(std::ffi::OsStr::from_bytes(b"\xff.fidx"))).unwrap();
+        let foreign = self::foreign(&backend).await;
+        assert!(backend.strays(&foreign).await.is_err());
+    });
+}
+
+/// Run again as somebody who is not root, who may read everything.
+#[test]
+fn h9_what_may_not_be_read_is_an_error_but_for_lost_and_found() {
+    const NAME: &str = "leftovers::h9_what_may_not_be_read_is_an_error_but_for_lost_and_found";
+    if let Some(root) = std::env::var_os("LARDER_DENIED") {
+        return denied(Path::new(&root));
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let root = scratch.path().join("store");
+    block_on(create(&root));
+    for path in ["odd/lost+found/a.fidx", "odd/deep/lost+found/a.fidx", "closed/a.fidx"] {
+        write(&root, path);
+        let parent = root.join(path).parent().unwrap().to_owned();
+        fs::set_permissions(parent, fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    if fs::metadata(&root).unwrap().uid() != 0 {
+        return denied(&root);
+    }
+    let (this, test) = (std::env::current_exe().unwrap(), scratch.path().join("test"));
+    fs::hard_link(&this, &test).or_else(|_| fs::copy(&this, &test).map(drop)).unwrap();
+    fs::set_permissions(root.join(".chunks"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(&test);
+    command.args(["--exact", NAME]).env("LARDER_DENIED", &root).uid(65_534).gid(65_534);
+    assert!(command.status().unwrap().success());
+}
+
+fn denied(root: &Path) {
+    let backend = block_on(FsBackend::open(runtime(), root, on_demand())).unwrap();
+    let strays = |path: &str| block_on(backend.strays(&[path.to_owned()]));
+    assert_eq!(strays("odd/lost+found/").unwrap(), []);
+    assert_eq!(strays("closed/").unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(strays("odd/deep/").unwrap_err().kind(), ErrorKind::Denied);
+}
+
+#[test]
+fn h34_only_temporary_files_of_this_crate_that_are_old_are_removed() {
+    block_on(async {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path();
+        let backend = create(root).await;
+        let digest = Digest::of(b"x").to_string();
+        let chunk = format!(".chunks/{}/{digest}", &digest[..4]);
+        let other = "vm/2/2025-07-14T14:20:02Z";
+        let leftovers = [
+            format!("{chunk}.tmp_AbCdE1"),
+            format!("{chunk}.0.bad.tmp_AbCdE1"),
+            format!("{SNAPSHOT}/index.json.blob.tmp_AbCdE1"),
+            format!("{SNAPSHOT}/disk.img.fidx.tmp_AbCdE1"),
+            format!("{SNAPSHOT}/.protected.tmp_AbCdE1"),
+            format!("{other}/client.log.blob.tmp_AbCdE1"),
+            "vm/1/owner.tmp_AbCdE1".to_owned(),
+            "ns/a/vm/1/notes.tmp_AbCdE1".to_owned(),
+        ];
+        let left_alone = [
+            format!("{chunk}.tmp_AbCdE"),
+            format!("{chunk}.tmp_AbCdE-"),
+            format!("{chunk}.using"),
+            format!(".chunks/{}/x.tmp_AbCdE1", &digest[..4]),
+            format!("{SNAPSHOT}/index.json.tmp_AbCdE1"),
+            format!("{SNAPSHOT}/disk.img.tmp_fidx"),
+            format!("{SNAPSHOT}/notes.txt.tmp_AbCdE1"),
+            "vm/1/mine.tmp_AbCdE1".to_owned(),
+            "odd/owner.tmp_AbCdE1".to_owned(),
+        ];
+        for path in leftovers.iter().chain(&left_alone) {
+            write(root, path);
+        }
+        let directory = format!("{SNAPSHOT}/dir.blob.tmp_AbCdE1");
+        fs::create_dir_all(root.join(&directory)).unwrap();
+        let link = format!("{SNAPSHOT}/link.blob.tmp_AbCdE1");
+        std::os::unix::fs::symlink(root.join("vm"), root.join(&link)).unwrap();
+        backend.put(&key("kept.blob"), "x".into(), PutMode::Create).await.unwrap();
+        let mut all = foreign(&backend).await;
+        all.extend([directory.clone(), link.clone(), key("kept.blob").path()]);
+        assert_eq!(backend.remove_leftovers(&all, Duration::from_mins(10)).await.unwrap(), 0, "all are new");
+        let old = backend.runtime().now() - Duration::from_mins(20);
+        for path in leftovers.iter().chain(&left_alone) {
+            fs::File::options().write(true).open(root.join(path)).unwrap().set_modified(old).unwrap();
+        }
+        let one = &leftovers[..1];
+        assert_eq!(backend.remove_leftovers(one, Duration::from_mins(30)).await.unwrap(), 0);
+        assert_eq!(backend.remove_leftovers(one, Duration::from_mins(10)).await.unwrap(), 1);
+        let rest = leftovers.len() as u64 - 1;
+        assert_eq!(backend.remove_leftovers(&all, Duration::from_mins(10)).await.unwrap(), rest);
+        assert!(leftovers.iter().all(|path| !root.join(path).exists()));
+        assert!(left_alone.iter().chain([&directory]).all(|path| root.join(path).exists()));
+        assert!(fs::symlink_metadata(root.join(link)).is_ok());
+        assert!(backend.head(&key("kept.blob")).await.is_ok());
+        assert!(!root.join("vm/2").exists(), "nothing was left in it");
+        assert_eq!(backend.remove_leftovers(&all, Duration::from_mins(10)).await.unwrap(), 0);
+    });
+}

@@ -1,0 +1,640 @@
+//! What is kept on a local disk of a store in a bucket: what it saves, and that it is never needed (section C of the hazards).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
+use futures::executor::block_on;
+use futures::future;
+use futures::io::{AsyncReadExt as _, Cursor};
+use larder::backend::{Backend, Ownership, S3Backend};
+use larder::error::{ErrorKind, Result};
+use larder::format::name::{GroupName, Namespace, SnapshotName};
+use larder::http::{HttpClient, HttpOptions};
+use larder::local::{LocalOptions, LocalState};
+use larder::prune::{self, PruneOptions, PruneScope};
+use larder::retention::RetentionRules;
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
+use larder::store::{Datastore, Options, SnapshotReader};
+
+/// A process that has the store open.
+struct Process {
+    local: Option<Arc<LocalState>>,
+    store: Datastore,
+}
+
+async fn in_bucket(
+    server: &FaultServer,
+    name: &str,
+    ownership: Ownership,
+) -> (Arc<dyn Runtime>, Arc<dyn Backend>) {
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
+    let mut retry = RetryOptions::default();
+    retry.longest_pause = Duration::from_millis(500);
+    let options = S3Options::new(server.url(), "bucket").credentials(credentials).retry(retry);
+    let client = S3Client::new(Arc::clone(&runtime), http, options).unwrap();
+    let found = client.probe(&format!("{name}/")).await.unwrap();
+    let backend =
+        S3Backend::new(Arc::clone(&runtime), client, name, found, &[]).unwrap().ownership(ownership);
+    (runtime, Arc::new(backend))
+}
+
+/// Opens the store, or makes it, with local state if a directory is given.
+async fn opened(server: &FaultServer, directory: Option<&Path>) -> Result<Process> {
+    opened_as(server, "store", directory).await
+}
+
+async fn opened_as(server: &FaultServer, name: &str, directory: Option<&Path>) -> Result<Process> {
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let mut options = Options::default();
+    let mut ownership = Ownership::default();
+    let mut local = None;
+    if let Some(directory) = directory {
+        let state = local_state(&runtime, directory).await?;
+        ownership = ownership.instance(state.instance());
+        options = options.local_state(Arc::clone(&state));
+        local = Some(state);
+    }
+    let (_, backend) = in_bucket(server, name, ownership).await;
+    let store = if server.objects().keys().any(|key| key.starts_with(&format!("{name}/"))) {
+        Datastore::open(backend, options).await?
+    } else {
+        Datastore::create(backend, options).await?
+    };
+    Ok(Process { local, store })
+}
+
+/// Opens local state. What a process before had in the background ends in a moment.
+async fn local_state(runtime: &Arc<dyn Runtime>, directory: &Path) -> Result<Arc<LocalState>> {
+    for _ in 0..5_000 {
+        match LocalState::open(runtime, directory, LocalOptions::default().cache_bytes(1 << 28)).await {
+            Err(error) if error.kind() == ErrorKind::Busy => runtime.sleep(Duration::from_millis(1)).await,
+            opened => return opened,
+        }
+    }
+    panic!("somebody still uses {}", directory.display());
+}
+
+impl Process {
+    async fn close(self) {
+        self.store.close().await.unwrap();
+    }
+}
+
+fn group() -> GroupName {
+    "vm/1".parse().unwrap()
+}
+
+fn data(seed: u8) -> Vec<u8> {
+    (0..10_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8 ^ seed).collect()
+}
+
+async fn back_up(store: &Datastore, data: &[u8]) -> SnapshotReader {
+    let backup = store.backup(&group()).begin().await.unwrap();
+    backup.image("disk.img", Cursor::new(data.to_vec()), data.len() as u64).await.unwrap();
+    backup.finish().await.unwrap()
+}
+
+async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut archive = snapshot.archive("disk.img.fidx").await?;
+    match archive.read_to_end(&mut bytes).await {
+        Ok(_) => Ok(bytes),
+        Err(error) => {
+            Err(error.into_inner().unwrap().downcast_ref::<larder::error::Error>().unwrap().clone())
+        }
+    }
+}
+
+/// How many requests of a method there were for objects of the store whose key has this part.
+fn requests(server: &FaultServer, since: usize, method: &str, part: &str) -> usize {
+    let log = server.log();
+    log[since..].iter().filter(|line| line.method == method && line.path.contains(part)).count()
+}
+
+const CHUNKS: usize = 3;
+
+#[test]
+fn a_second_backup_asks_nothing_about_chunks() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let first = opened(&server, Some(directory.path())).await.unwrap();
+        let before = server.log().len();
+        back_up(&first.store, &data(0)).await;
+        assert_eq!(requests(&server, before, "PUT", ".chunks"), CHUNKS);
+        assert_eq!(requests(&server, before, "HEAD", ".chunks"), 0);
+        first.close().await;
+        // Another process of the same directory, and no base.
+        let second = opened(&server, Some(directory.path())).await.unwrap();
+        let before = server.log().len();
+        let snapshot = back_up(&second.store, &data(0)).await;
+        assert_eq!(server.log()[before..].iter().filter(|line| line.path.contains(".chunks")).count(), 0);
+        assert_eq!(restored(&snapshot).await.unwrap(), data(0));
+        let counts = second.local.as_ref().unwrap().cache_counts().unwrap();
+        assert_eq!((counts.hits, requests(&server, before, "GET", ".chunks")), (CHUNKS as u64, 0));
+        second.close().await;
+    });
+}
+
+#[test]
+fn the_requests_of_a_backup_are_counted() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = opened(&server, None).await.unwrap();
+        let owner = process.store.backup(&"vm/9".parse().unwrap()).begin().await.unwrap();
+        owner.abort().await.unwrap();
+        let before = server.log().len();
+        back_up(&process.store, &data(0)).await;
+        let made = server.log().len() - before;
+        assert!(made <= CHUNKS + 2 * 2 + 4, "{made}: {:#?}", &server.log()[before..]);
+        process.close().await;
+    });
+}
+
+#[test]
+fn h22_records_count_only_while_nobody_else_had_the_store() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let first = opened(&server, Some(directory.path())).await.unwrap();
+        back_up(&first.store, &data(0)).await;
+        first.close().await;
+        let other = opened(&server, None).await.unwrap();
+        back_up(&other.store, &data(1)).await;
+        other.close().await;
+        let chunks: Vec<_> = server.objects().into_keys().filter(|key| key.contains(".chunks")).collect();
+        for key in &chunks {
+            server.remove(key);
+        }
+        let third = opened(&server, Some(directory.path())).await.unwrap();
+        let before = server.log().len();
+        let snapshot = back_up(&third.store, &data(0)).await;
+        assert_eq!(requests(&server, before, "PUT", ".chunks"), CHUNKS, "each is sent again");
+        assert_eq!(restored(&snapshot).await.unwrap(), data(0));
+        third.close().await;
+    });
+}
+
+/// As a program does that takes no lease: it knows the snapshots, forgets the group and collects. A chunk that another snapshot names
+/// stays.
+fn forgotten_and_collected_by_a_pbs(server: &FaultServer) {
+    for key in server.objects().into_keys() {
+        if key.contains("/.chunks/") || key.contains("/.cnt/vm/1/") {
+            server.remove(&key);
+        }
+    }
+}
+
+fn count_of_chunks(server: &FaultServer) -> usize {
+    server.objects().into_keys().filter(|key| key.contains("/.chunks/")).count()
+}
+
+#[test]
+fn a_backup_stores_what_a_program_without_a_lease_collected_meanwhile() {
+    for is_refreshed in [false, true] {
+        let server = FaultServer::start(ServerOptions::default());
+        let directory = tempfile::tempdir().unwrap();
+        block_on(async {
+            let first = opened(&server, Some(directory.path())).await.unwrap();
+            drop(back_up(&first.store, &data(0)).await);
+            let process = if is_refreshed {
+                // It stays open, and answers from copies.
+                first.store.refresh().await.unwrap();
+                first
+            } else {
+                first.close().await;
+                opened(&server, Some(directory.path())).await.unwrap()
+            };
+            forgotten_and_collected_by_a_pbs(&server);
+            let before = server.log().len();
+            let snapshot = back_up(&process.store, &data(0)).await;
+            assert_eq!(requests(&server, before, "PUT", ".chunks"), CHUNKS);
+            assert_eq!(count_of_chunks(&server), CHUNKS);
+            assert!(server.objects().contains_key("store/.cnt/vm/1/owner"), "the group has an owner again");
+            fs::remove_dir_all(directory.path().join("chunks")).unwrap();
+            assert_eq!(restored(&snapshot).await.unwrap(), data(0));
+            drop(snapshot);
+            process.close().await;
+        });
+    }
+}
+
+#[test]
+fn a_base_that_a_program_without_a_lease_removed_vouches_for_nothing() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let old = std::time::UNIX_EPOCH + Duration::from_hours(500_000);
+        let backup = process.store.backup(&group()).time(old).begin().await.unwrap();
+        let bytes = data(0);
+        backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64).await.unwrap();
+        let base = backup.finish().await.unwrap();
+        process.store.refresh().await.unwrap();
+        forgotten_and_collected_by_a_pbs(&server);
+        let backup = process.store.backup(&group()).begin().await.unwrap();
+        let image = backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64);
+        let refused = image.base(&base).await.map(drop).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NotFound, "{refused}");
+        backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64).await.unwrap();
+        backup.finish().await.unwrap();
+        assert_eq!(count_of_chunks(&server), CHUNKS);
+        drop(base);
+        process.close().await;
+    });
+}
+
+#[test]
+fn a_recorded_chunk_that_no_snapshot_names_is_looked_for() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let backup = process.store.backup(&group()).begin().await.unwrap();
+        let bytes = data(0);
+        backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64).await.unwrap();
+        backup.abort().await.unwrap();
+        let lost = server.objects().into_keys().find(|key| key.contains("/.chunks/")).unwrap();
+        server.remove(&lost);
+        let before = server.log().len();
+        drop(back_up(&process.store, &data(0)).await);
+        let made = ["HEAD", "PUT"].map(|method| requests(&server, before, method, ".chunks"));
+        assert_eq!((made, count_of_chunks(&server)), ([CHUNKS, 1], CHUNKS));
+        // From now on the snapshot names them.
+        let before = server.log().len();
+        drop(back_up(&process.store, &data(0)).await);
+        assert_eq!(server.log()[before..].iter().filter(|line| line.path.contains(".chunks")).count(), 0);
+        process.close().await;
+    });
+}
+
+#[test]
+fn a_deletion_goes_by_what_the_store_has_now() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let mut names = Vec::new();
+        for _ in 0..3 {
+            names.push(back_up(&process.store, &data(0)).await.name().clone());
+        }
+        process.store.refresh().await.unwrap();
+        // A program without a lease removes the two newest.
+        for name in &names[1..] {
+            for key in server.objects().into_keys().filter(|key| key.contains(&format!("/.cnt/{name}/"))) {
+                server.remove(&key);
+            }
+        }
+        let options = PruneOptions::default().rules(RetentionRules::new().keep_last(1));
+        let plan = prune::plan(&process.store, &PruneScope::Group(group()), options).await.unwrap();
+        drop(plan.execute().await.unwrap());
+        let left: Vec<_> = process.store.snapshots(&group()).await.unwrap();
+        assert_eq!(left.into_iter().map(|info| info.name).collect::<Vec<_>>(), [names[0].clone()]);
+        // A snapshot that it put there keeps the owner of the group.
+        process.store.refresh().await.unwrap();
+        let theirs = "store/.cnt/vm/1/2020-01-01T00:00:00Z/index.json.blob";
+        let manifest = server.objects()[&format!("store/.cnt/{}/index.json.blob", names[0])].clone();
+        server.put(theirs, manifest);
+        process.store.delete_snapshot(&names[0]).await.unwrap();
+        assert!(server.objects().contains_key("store/.cnt/vm/1/owner"));
+        process.close().await;
+    });
+}
+
+#[test]
+fn one_listing_is_what_records_cost() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        drop(back_up(&process.store, &data(0)).await);
+        let before = server.log().len();
+        drop(back_up(&process.store, &data(0)).await);
+        let log = &server.log()[before..];
+        let listings = log.iter().filter(|line| line.query.contains("list-type=2")).count();
+        assert_eq!((log.len(), listings), (7, 2), "{log:#?}");
+        process.close().await;
+    });
+}
+
+#[test]
+fn h22_a_chunk_that_was_found_missing_is_stored_by_the_next_backup() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let snapshot = back_up(&process.store, &data(0)).await;
+        let lost = server.objects().into_keys().find(|key| key.contains(".chunks")).unwrap();
+        server.remove(&lost);
+        // The local copy hides it, which is as good.
+        assert_eq!(restored(&snapshot).await.unwrap(), data(0));
+        fs::remove_dir_all(directory.path().join("chunks")).unwrap();
+        assert_eq!(restored(&snapshot).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        back_up(&process.store, &data(0)).await;
+        assert_eq!(restored(&snapshot).await.unwrap(), data(0));
+        assert!(server.objects().contains_key(&lost));
+        drop(snapshot);
+        process.close().await;
+    });
+}
+
+#[test]
+fn h24_what_exists_is_compared_and_not_believed() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let first = opened(&server, None).await.unwrap();
+        let snapshot = back_up(&first.store, &data(0)).await;
+        let chunks: Vec<_> =
+            server.objects().into_iter().filter(|(key, _)| key.contains(".chunks")).collect();
+        for (damage, (key, bytes)) in [vec![], b"short".to_vec(), vec![7; 1 << 20]].into_iter().zip(&chunks) {
+            assert_ne!(damage.len(), bytes.len());
+            server.put(key, damage);
+        }
+        assert!(restored(&snapshot).await.is_err());
+        back_up(&first.store, &data(0)).await;
+        assert_eq!(restored(&snapshot).await.unwrap(), data(0));
+        for (key, bytes) in chunks {
+            assert_eq!(server.objects()[&key], bytes);
+        }
+        drop(snapshot);
+        first.close().await;
+    });
+}
+
+#[test]
+fn a_bare_bucket_is_enough_to_restore() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let writer = opened(&server, Some(directory.path())).await.unwrap();
+        back_up(&writer.store, &data(0)).await;
+        // While it is being used, too: readers need no lease.
+        let reader = opened(&server, None).await.unwrap();
+        let before = server.objects();
+        let name = reader.store.latest(&group()).await.unwrap().unwrap();
+        assert_eq!(restored(&reader.store.snapshot(&name).await.unwrap()).await.unwrap(), data(0));
+        assert_eq!(server.objects(), before, "reading writes nothing");
+        reader.close().await;
+        writer.close().await;
+    });
+}
+
+/// Many snapshots, by another process.
+async fn filled(server: &FaultServer) -> Vec<SnapshotName> {
+    let process = opened(server, None).await.unwrap();
+    let mut names = Vec::new();
+    process.store.create_namespace(&"empty".parse().unwrap()).await.unwrap();
+    for number in 0..12_u8 {
+        let group: GroupName = format!("vm/{}", number % 4).parse().unwrap();
+        let backup = process.store.backup(&group).begin().await.unwrap();
+        backup.blob("app.conf", vec![number; 100]).await.unwrap();
+        names.push(backup.finish().await.unwrap().name().clone());
+    }
+    process.close().await;
+    names
+}
+
+async fn looked_at(store: &Datastore) -> Vec<String> {
+    let mut found = Vec::new();
+    for namespace in store.namespaces(&Namespace::root()).await.unwrap() {
+        found.push(namespace.to_string());
+        for group in store.groups(&namespace).await.unwrap() {
+            found.push(format!("{group} of {:?}", store.owner(&group).await.unwrap()));
+            for info in store.snapshots(&group).await.unwrap() {
+                let manifest = store.snapshot(&info.name).await.unwrap().manifest().to_json();
+                found.push(format!("{info:?} {}", String::from_utf8_lossy(&manifest)));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn after_a_refresh_metadata_is_read_without_requests() {
+    let server = FaultServer::start(ServerOptions { page: 7, ..ServerOptions::default() });
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        filled(&server).await;
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let cold = looked_at(&process.store).await;
+        let done = process.store.refresh().await.unwrap();
+        assert!(done.is_exclusive && done.objects == 12 * 2 + 4 + 1, "{done:?}");
+        let before = server.log().len();
+        assert_eq!(looked_at(&process.store).await, cold);
+        assert_eq!(server.log().len(), before, "no request");
+        // What is changed here shows at once.
+        process.store.create_namespace(&"new".parse().unwrap()).await.unwrap();
+        let snapshot = back_up(&process.store, &data(0)).await.name().clone();
+        process.store.set_notes(&snapshot, "notes").await.unwrap();
+        let warm = looked_at(&process.store).await;
+        assert_eq!(looked_at(&opened(&server, None).await.unwrap().store).await, warm);
+        process.store.delete_snapshot(&snapshot).await.unwrap();
+        let warm = looked_at(&process.store).await;
+        assert_eq!(looked_at(&opened(&server, None).await.unwrap().store).await, warm);
+        let before = server.log().len();
+        let again = process.store.refresh().await.unwrap();
+        assert_eq!((again.fetched, again.bytes), (0, 0));
+        let lists = server.log()[before..].iter().filter(|line| line.query.contains("list-type")).count();
+        assert!(server.log().len() - before <= lists + 1, "listing only");
+        process.close().await;
+        // The next process has the copies, and believes none of them before it has listed.
+        let next = opened(&server, Some(directory.path())).await.unwrap();
+        assert_eq!(next.store.refresh().await.unwrap().fetched, 0);
+        assert_eq!(looked_at(&next.store).await, warm);
+        next.close().await;
+    });
+}
+
+#[test]
+fn h83_a_refresh_that_cannot_read_everything_changes_nothing() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let names = filled(&server).await;
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        process.store.refresh().await.unwrap();
+        let before = looked_at(&process.store).await;
+        // Stored again, it has another tag, and there is no copy of that.
+        let key = format!("store/.cnt/{}/index.json.blob", names[5]);
+        server.put(&key, server.objects()[&key].clone());
+        for (status, code) in [(403, "AccessDenied"), (403, "InvalidObjectState"), (404, "NoSuchKey")] {
+            let rule = Rule::on("GET").path(|path| path.ends_with("index.json.blob"));
+            server.add(rule.then(Action::status(status, code)));
+            assert!(process.store.refresh().await.is_err(), "{code}");
+            server.clear();
+            let since = server.log().len();
+            assert_eq!(looked_at(&process.store).await, before, "{code}");
+            assert_eq!(server.log().len(), since, "{code}: the generation before answers");
+        }
+        assert_eq!(process.store.refresh().await.unwrap().fetched, 1);
+        assert_eq!(looked_at(&process.store).await, before);
+        process.close().await;
+    });
+}
+
+#[test]
+fn h81_what_is_published_during_a_refresh_is_there_after_it() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        filled(&server).await;
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        process.store.refresh().await.unwrap();
+        let gone = process.store.snapshots(&"vm/2".parse().unwrap()).await.unwrap()[0].name.clone();
+        // The listing is made at once, and its answer comes late.
+        server.add(Rule::list().then(Action::Delay(Duration::from_millis(700))));
+        let changed = async {
+            process.store.delete_snapshot(&gone).await.unwrap();
+            let backup = process.store.backup(&group()).begin().await.unwrap();
+            backup.blob("new.conf", "new").await.unwrap();
+            let name = backup.finish().await.unwrap().name().clone();
+            (name, process.store.backup(&"vm/3".parse().unwrap()).begin().await.unwrap())
+        };
+        let (done, (new, running)) = future::join(process.store.refresh(), changed).await;
+        server.clear();
+        assert!(done.unwrap().is_exclusive);
+        running.blob("late.conf", "late").await.unwrap();
+        let late = running.finish().await.unwrap().name().clone();
+        for name in [new, late] {
+            process.store.snapshot(&name).await.unwrap();
+            assert_eq!(process.store.latest(name.group()).await.unwrap(), Some(name));
+        }
+        assert_eq!(process.store.snapshot(&gone).await.unwrap_err().kind(), ErrorKind::NotFound);
+        let warm = looked_at(&process.store).await;
+        assert_eq!(looked_at(&opened(&server, None).await.unwrap().store).await, warm);
+        process.close().await;
+    });
+}
+
+#[test]
+fn h91_the_state_of_another_store_is_refused() {
+    let server = FaultServer::start(ServerOptions::default());
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    block_on(async {
+        opened_as(&server, "one", Some(one.path())).await.unwrap().close().await;
+        opened_as(&server, "two", Some(two.path())).await.unwrap().close().await;
+        for (name, directory) in [("one", &two), ("two", &one)] {
+            let refused = opened_as(&server, name, Some(directory.path())).await;
+            assert_eq!(refused.map(|_| ()).unwrap_err().kind(), ErrorKind::Conflict);
+        }
+        opened_as(&server, "one", Some(one.path())).await.unwrap().close().await;
+    });
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(files_below(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+#[test]
+fn h66_h74_damage_and_loss_of_local_state_are_no_failure() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let snapshot = back_up(&process.store, &data(0)).await;
+        process.store.refresh().await.unwrap();
+        for kept in ["chunks", "mirror"] {
+            for file in files_below(&directory.path().join(kept)) {
+                let mut bytes = fs::read(&file).unwrap();
+                let at = bytes.len() / 2;
+                bytes[at] ^= 1;
+                fs::write(&file, bytes).unwrap();
+            }
+        }
+        assert_eq!(restored(&snapshot).await.unwrap(), data(0));
+        looked_at(&process.store).await;
+        for kept in ["chunks", "mirror", "presence"] {
+            fs::remove_dir_all(directory.path().join(kept)).unwrap();
+        }
+        assert_eq!(restored(&snapshot).await.unwrap(), data(0));
+        let snapshot = back_up(&process.store, &data(2)).await;
+        process.store.refresh().await.unwrap();
+        assert_eq!(restored(&snapshot).await.unwrap(), data(2));
+        drop(snapshot);
+        process.close().await;
+        fs::remove_dir_all(directory.path()).unwrap();
+        let again = opened(&server, Some(directory.path())).await;
+        // The lease was given back, so that a new instance finds the store free.
+        let again = again.unwrap();
+        let name = again.store.latest(&group()).await.unwrap().unwrap();
+        assert_eq!(restored(&again.store.snapshot(&name).await.unwrap()).await.unwrap(), data(2));
+        back_up(&again.store, &data(2)).await;
+        again.close().await;
+    });
+}
+
+#[test]
+fn h68_h73_what_is_kept_was_checked_and_asked_for() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let backup = process.store.backup(&group()).no_cache().begin().await.unwrap();
+        let bytes = data(0);
+        backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64).await.unwrap();
+        let snapshot = backup.finish().await.unwrap();
+        let kept = || files_below(&directory.path().join("chunks")).len();
+        assert_eq!(kept(), 0, "no_cache");
+        let archive = snapshot.archive("disk.img.fidx").await.unwrap();
+        let mut target = larder::store::WriterTarget::new(Cursor::new(Vec::new()));
+        archive.copy_to(&mut target).await.unwrap();
+        assert_eq!(kept(), 0, "a restore of everything keeps nothing unless it is asked to");
+        server.add(Rule::on("GET").path(|path| path.contains(".chunks")).then(Action::CutResponseAt(600)));
+        assert!(archive.read_at(0, 10).await.is_err());
+        server.clear();
+        assert_eq!(kept(), 0);
+        let archive = archive.keep_local();
+        archive.copy_to(&mut target).await.unwrap();
+        assert_eq!(kept(), CHUNKS);
+        drop((archive, snapshot));
+        process.close().await;
+    });
+}
+
+#[test]
+fn h70_those_who_want_the_same_chunk_share_one_request() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = opened(&server, None).await.unwrap();
+        let snapshot = back_up(&process.store, &data(0)).await;
+        let mut archives = Vec::new();
+        for _ in 0..100 {
+            archives.push(snapshot.archive("disk.img.fidx").await.unwrap());
+        }
+        let before = server.log().len();
+        server.add(
+            Rule::on("GET")
+                .path(|path| path.contains(".chunks"))
+                .then(Action::Delay(Duration::from_millis(300))),
+        );
+        let mut reads: Vec<_> = archives.iter().map(|archive| Box::pin(archive.read_at(0, 100))).collect();
+        let leader = reads.remove(0);
+        // The one who came first goes away while all wait.
+        let others = future::join_all(reads);
+        let left = future::select(
+            leader,
+            Box::pin(async {
+                process.store.groups(&Namespace::root()).await.unwrap();
+            }),
+        );
+        let (results, ()) = future::join(others, async { drop(left.await) }).await;
+        assert!(results.iter().all(|bytes| bytes.as_ref().unwrap()[..] == data(0)[..100]));
+        assert_eq!((results.len(), requests(&server, before, "GET", ".chunks")), (99, 1));
+        drop((archives, snapshot));
+        process.close().await;
+    });
+}

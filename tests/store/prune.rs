@@ -1,0 +1,747 @@
+//! Pruning by rules and deleting by plan.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use futures::io::{AsyncReadExt as _, Cursor};
+use larder::backend::fault::{Action, FaultBackend, Rule};
+use larder::backend::record::Method;
+use larder::backend::{Backend, FsBackend, LockMode, LockReach, LockScope, MemoryBackend, PutMode};
+use larder::error::ErrorKind;
+use larder::format::layout::Key;
+use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
+use larder::prune::{
+    self, DeletionScope, GroupOutcome, Outcome, PruneObserver, PruneOptions, PrunePlan, PruneReport,
+    PruneScope, Stop,
+};
+use larder::retention::{Decision, RetentionItem, RetentionRules, retain};
+use larder::rt::{Runtime, SimRuntime};
+use larder::store::{Datastore, Options, Protection, SnapshotReader, SnapshotState};
+
+use crate::support::days::{DAY, at, group, memory, names, on_demand, paths, runtime, space};
+use crate::support::places::everywhere;
+
+async fn back_up(store: &Datastore, group: &str, seconds: u64) -> SnapshotReader {
+    let backup = store.backup(&group.parse().unwrap()).time(at(seconds)).begin().await.unwrap();
+    let data = seconds.to_string().into_bytes();
+    backup.stream("data.bin", Cursor::new(data)).await.unwrap();
+    backup.blob("app.conf", "x").await.unwrap();
+    backup.client_log("log").await.unwrap();
+    backup.finish().await.unwrap()
+}
+
+/// So many snapshots, a day apart.
+async fn days(store: &Datastore, group: &str, count: u64) -> Vec<SnapshotName> {
+    let mut names = Vec::new();
+    for day in 0..count {
+        names.push(back_up(store, group, day * DAY).await.name().clone());
+    }
+    names
+}
+
+/// What a writer that died leaves: files without a manifest.
+async fn leave_unfinished(backend: &dyn Backend, name: &SnapshotName) {
+    for file in ["a.blob", "b.blob"] {
+        let key = Key::Archive(name.clone(), file.parse().unwrap());
+        backend.put(&key, "half".into(), PutMode::Create).await.unwrap();
+    }
+}
+
+async fn read(store: &Datastore, name: &SnapshotName) -> String {
+    let mut text = String::new();
+    let snapshot = store.snapshot(name).await.unwrap();
+    snapshot.archive("data.bin.didx").await.unwrap().read_to_string(&mut text).await.unwrap();
+    text
+}
+
+async fn new_store(backend: &Arc<dyn Backend>) -> Datastore {
+    Datastore::create(Arc::clone(backend), Options::default()).await.unwrap()
+}
+
+async fn directory(path: &std::path::Path) -> Arc<dyn Backend> {
+    Arc::new(FsBackend::create(runtime(), path, on_demand()).await.unwrap())
+}
+
+fn last(count: u64) -> PruneOptions {
+    PruneOptions::default().rules(RetentionRules::new().keep_last(count))
+}
+
+async fn plan_last(store: &Datastore, group: &GroupName, count: u64) -> PrunePlan {
+    prune::plan(store, &PruneScope::Group(group.clone()), last(count)).await.unwrap()
+}
+
+async fn plan_all(store: &Datastore, group: &GroupName) -> PrunePlan {
+    prune::plan_deletion(store, &DeletionScope::Group(group.clone())).await.unwrap()
+}
+
+/// One letter for each snapshot of a report.
+fn letters(report: &PruneReport) -> String {
+    let letter = |outcome: &Outcome| match outcome {
+        Outcome::Busy(_) => 'B',
+        Outcome::Changed => 'C',
+        Outcome::Failed(_) => 'F',
+        Outcome::Gone => 'G',
+        Outcome::Kept(_) => 'K',
+        Outcome::NotReached => 'N',
+        Outcome::Protected => 'P',
+        Outcome::Removed => 'R',
+        other => panic!("{other:?}"),
+    };
+    report
+        .groups
+        .iter()
+        .flat_map(|group| &group.snapshots)
+        .map(|snapshot| letter(&snapshot.outcome))
+        .collect()
+}
+
+fn kind<T>(result: larder::error::Result<T>) -> ErrorKind {
+    result.map(drop).unwrap_err().kind()
+}
+
+#[test]
+fn rules_decide_and_only_what_they_remove_goes() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            let inner = space("a");
+            store.create_namespace(&inner).await.unwrap();
+            let mut all = Vec::new();
+            for name in ["vm/1", "ns/a/vm/1"] {
+                // Two a day.
+                for half in 0..8 {
+                    all.push(back_up(&store, name, half * DAY / 2).await.name().clone());
+                }
+            }
+            let (ours, theirs) = (&all[..8], &all[8..]);
+            store.set_protection(&ours[0], Protection::On).await.unwrap();
+            let rules = RetentionRules::new().keep_last(1).keep_daily(2);
+            let items: Vec<_> = ours
+                .iter()
+                .map(|name| {
+                    let mut item = RetentionItem::new(name.time());
+                    item.protected = *name == ours[0];
+                    item
+                })
+                .collect();
+            let wanted = retain(&items, &rules, |_| 0);
+            let options = PruneOptions::default().rules(rules);
+            let level = PruneScope::Namespace(Namespace::root());
+            let plan = prune::plan(&store, &level, options.clone()).await.unwrap();
+            assert_eq!(plan.groups().len(), 1);
+            let decided: Vec<_> = plan.groups()[0].snapshots.iter().map(|planned| planned.decision).collect();
+            assert_eq!(decided, wanted);
+            assert_eq!(names(&store, &group("vm/1")).await, ours, "nothing happens before it is carried out");
+            let counts = plan.counts();
+            assert_eq!((counts.protected, counts.keep + counts.remove), (1, 7));
+            let report = plan.execute().await.unwrap();
+            assert_eq!((report.removed(), report.left()), (counts.remove, 0));
+            let kept = ours.iter().zip(&wanted).filter(|(_, decision)| decision.keeps());
+            let kept: Vec<_> = kept.map(|(name, _)| name.clone()).collect();
+            assert_eq!(names(&store, &group("vm/1")).await, kept);
+            assert_eq!(names(&store, &group("ns/a/vm/1")).await, theirs, "it is in another namespace");
+            for name in &kept {
+                assert_eq!(read(&store, name).await.len(), read(&store, name).await.trim().len());
+            }
+            let plan = prune::plan(&store, &PruneScope::Tree(Namespace::root()), options).await.unwrap();
+            assert_eq!(plan.groups().len(), 2);
+            plan.execute().await.unwrap();
+            assert_eq!(names(&store, &group("vm/1")).await, kept, "the same rules keep the same");
+            assert_eq!(names(&store, &group("ns/a/vm/1")).await.len(), kept.len() - 1);
+        })
+    });
+}
+
+#[test]
+fn without_a_rule_everything_is_kept() {
+    block_on(async {
+        let backend = memory(3);
+        let store = new_store(&backend).await;
+        let snapshots = days(&store, "vm/1", 3).await;
+        let lost = group("vm/1").snapshot(BackupTime::try_from(at(1)).unwrap());
+        leave_unfinished(backend.as_ref(), &lost).await;
+        for options in [PruneOptions::default(), last(0)] {
+            let scope = PruneScope::Tree(Namespace::root());
+            let plan = prune::plan(&store, &scope, options).await.unwrap();
+            assert_eq!(plan.counts().keep, 4);
+            assert_eq!(letters(&plan.execute().await.unwrap()), "KKKK");
+        }
+        assert_eq!(names(&store, &group("vm/1")).await.len(), snapshots.len() + 1);
+    });
+}
+
+#[test]
+fn days_begin_where_the_offset_says() {
+    block_on(async {
+        let store = new_store(&memory(3)).await;
+        // 22:13:20 and 23:13:20 UTC are two days where it is an hour and a half later.
+        for seconds in [0, 3600] {
+            back_up(&store, "vm/1", seconds).await;
+        }
+        let options = PruneOptions::default().rules(RetentionRules::new().keep_daily(9));
+        let scope = PruneScope::Group(group("vm/1"));
+        let utc = prune::plan(&store, &scope, options.clone()).await.unwrap();
+        assert_eq!(utc.counts().remove, 1);
+        let local = prune::plan(&store, &scope, options.utc_offset(|_| 5400)).await.unwrap();
+        assert_eq!(local.counts().remove, 0);
+    });
+}
+
+#[test]
+fn what_is_not_there_cannot_be_planned() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            let snapshot = back_up(&store, "vm/1", 0).await.name().clone();
+            let other = group("vm/2").snapshot(snapshot.time());
+            let scopes = [
+                DeletionScope::Group(group("vm/2")),
+                DeletionScope::Namespace(space("a")),
+                DeletionScope::Tree(space("a")),
+                DeletionScope::Snapshots(vec![snapshot.clone(), other]),
+            ];
+            for scope in scopes {
+                assert_eq!(
+                    kind(prune::plan_deletion(&store, &scope).await),
+                    ErrorKind::NotFound,
+                    "{scope:?}"
+                );
+            }
+            for scope in [PruneScope::Group(group("vm/2")), PruneScope::Namespace(space("a"))] {
+                assert_eq!(
+                    kind(prune::plan(&store, &scope, last(1)).await),
+                    ErrorKind::NotFound,
+                    "{scope:?}"
+                );
+            }
+            assert_eq!(names(&store, &group("vm/1")).await, [snapshot]);
+        })
+    });
+}
+
+#[test]
+fn h28_only_what_was_named_is_planned_and_deleted() {
+    block_on(async {
+        let scratch = tempfile::tempdir().unwrap();
+        for backend in [memory(1), directory(scratch.path()).await] {
+            let store = new_store(&backend).await;
+            for name in ["foo", "foobar", "foo/x"] {
+                store.create_namespace(&space(name)).await.unwrap();
+            }
+            let ids = ["1", "10", "100", "1000", "100.", "100-a"];
+            for prefix in ["vm/", "ct/", "ns/foo/vm/", "ns/foobar/vm/", "ns/foo/ns/x/vm/"] {
+                for id in ids {
+                    back_up(&store, &format!("{prefix}{id}"), 0).await;
+                    back_up(&store, &format!("{prefix}{id}"), DAY).await;
+                }
+            }
+            let backend = backend.as_ref();
+            for id in ids {
+                let mine = group(&format!("vm/{id}"));
+                let first = mine.snapshot(BackupTime::try_from(at(0)).unwrap());
+                for (scope, gone) in [
+                    (DeletionScope::Snapshots(vec![first.clone()]), format!("{first}/")),
+                    (DeletionScope::Group(mine.clone()), format!("{mine}/")),
+                ] {
+                    let before = paths(backend).await;
+                    let report = prune::plan_deletion(&store, &scope).await.unwrap().execute().await.unwrap();
+                    assert_eq!(letters(&report), "R");
+                    let wanted: Vec<_> = before.into_iter().filter(|path| !path.starts_with(&gone)).collect();
+                    assert_eq!(paths(backend).await, wanted, "{scope:?}");
+                }
+            }
+            let before = paths(backend).await;
+            let level = DeletionScope::Namespace(space("foo"));
+            let report = prune::plan_deletion(&store, &level).await.unwrap().execute().await.unwrap();
+            assert!(matches!(report.namespaces[0].outcome, GroupOutcome::Kept), "foo/x is in it");
+            let wanted: Vec<_> = before.into_iter().filter(|path| !path.starts_with("ns/foo/vm/")).collect();
+            assert_eq!(paths(backend).await, wanted);
+            let tree = DeletionScope::Tree(space("foo"));
+            let plan = prune::plan_deletion(&store, &tree).await.unwrap();
+            assert_eq!(plan.namespaces(), [space("foo/x"), space("foo")]);
+            let report = plan.execute().await.unwrap();
+            assert!(report.namespaces.iter().all(|space| matches!(space.outcome, GroupOutcome::Removed)));
+            let wanted: Vec<_> = wanted.into_iter().filter(|path| !path.starts_with("ns/foo/")).collect();
+            assert_eq!(paths(backend).await, wanted);
+            let root = DeletionScope::Tree(Namespace::root());
+            prune::plan_deletion(&store, &root).await.unwrap().execute().await.unwrap();
+            assert_eq!(paths(backend).await, Vec::<String>::new());
+        }
+    });
+}
+
+#[test]
+fn h55_what_is_protected_stays_with_all_that_belongs_to_it() {
+    block_on(async {
+        for page in 1..=3 {
+            for at in 0..3 {
+                let backend = memory(page);
+                let store = new_store(&backend).await;
+                store.create_namespace(&space("a")).await.unwrap();
+                let snapshots = days(&store, "ns/a/vm/1", 3).await;
+                store.set_group_notes(&group("ns/a/vm/1"), "notes").await.unwrap();
+                store.set_protection(&snapshots[at], Protection::On).await.unwrap();
+                let mut before = paths(backend.as_ref()).await;
+                let scope = DeletionScope::Tree(space("a"));
+                let report = prune::plan_deletion(&store, &scope).await.unwrap().execute().await.unwrap();
+                assert_eq!(letters(&report).find('P'), Some(at));
+                assert_eq!(report.removed(), 2);
+                assert!(matches!(report.groups[0].outcome, GroupOutcome::Kept));
+                assert!(matches!(report.namespaces[0].outcome, GroupOutcome::Kept));
+                let gone = |path: &String| {
+                    snapshots.iter().any(|name| *name != snapshots[at] && path.starts_with(&name.to_string()))
+                };
+                before.retain(|path| !gone(path));
+                assert_eq!(paths(backend.as_ref()).await, before, "pages of {page}, {at}");
+            }
+        }
+    });
+}
+
+/// What happens between a plan and its execution, and what becomes of each snapshot then: by rules, and of a deletion.
+#[test]
+fn h56_what_changed_since_the_plan_is_left_alone() {
+    let changes: [(&str, &str, &str); 9] = [
+        ("nothing", "RRK", "RRR"),
+        ("protected", "PRK", "PRR"),
+        ("read", "BRK", "BRR"),
+        ("base", "BRK", "BRR"),
+        ("notes", "RRK", "CRR"),
+        ("gone", "GRK", "GRR"),
+        ("replaced", "RRK", "CRR"),
+        ("kept one gone", "RCK", "RRG"),
+        ("newer", "RRK", "RRR"),
+    ];
+    for (change, by_rules, deleted) in changes {
+        for is_deletion in [false, true] {
+            block_on(async {
+                let backend = memory(2);
+                let store = new_store(&backend).await;
+                let vm = group("vm/1");
+                let snapshots = days(&store, "vm/1", 3).await;
+                let plan =
+                    if is_deletion { plan_all(&store, &vm).await } else { plan_last(&store, &vm, 1).await };
+                let (mut reader, mut writer) = (None, None);
+                match change {
+                    "protected" => store.set_protection(&snapshots[0], Protection::On).await.unwrap(),
+                    "read" => reader = Some(store.snapshot(&snapshots[0]).await.unwrap()),
+                    "base" => {
+                        let base = store.snapshot(&snapshots[0]).await.unwrap();
+                        let backup = store.backup(&vm).time(at(9 * DAY)).begin().await.unwrap();
+                        let data = Cursor::new(b"0".to_vec());
+                        backup.stream("data.bin", data).base(&base).await.unwrap();
+                        writer = Some(backup);
+                    }
+                    "notes" => store.set_notes(&snapshots[0], "notes").await.unwrap(),
+                    "gone" => store.delete_snapshot(&snapshots[0]).await.unwrap(),
+                    "replaced" => {
+                        let key = Key::Manifest(snapshots[0].clone());
+                        let manifest = backend.get(&key, 1 << 20).await.unwrap();
+                        store.delete_snapshot(&snapshots[0]).await.unwrap();
+                        backend.put(&key, manifest.bytes, PutMode::Create).await.unwrap();
+                    }
+                    "kept one gone" => store.delete_snapshot(&snapshots[2]).await.unwrap(),
+                    "newer" => _ = back_up(&store, "vm/1", 9 * DAY).await,
+                    _ => {}
+                }
+                let report = plan.execute().await.unwrap();
+                let wanted = if is_deletion { deleted } else { by_rules };
+                assert_eq!(letters(&report), wanted, "{change}, {is_deletion}");
+                assert!(report.stopped.is_none());
+                let left = names(&store, &vm).await;
+                for (name, letter) in snapshots.iter().zip(wanted.chars()) {
+                    let is_gone = matches!(letter, 'G' | 'R') || (change, letter) == ("kept one gone", 'K');
+                    assert_eq!(!left.contains(name), is_gone, "{change}, {name}");
+                }
+                if let Some(writer) = writer {
+                    // The base is still there, so that the backup can be finished (H54).
+                    let finished = writer.finish().await.unwrap();
+                    assert_eq!(read(&store, finished.name()).await, "0");
+                }
+                drop(reader);
+            });
+        }
+    }
+}
+
+#[test]
+fn h38_what_is_unfinished_goes_only_if_its_writer_is_dead() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            let vm = group("vm/1");
+            let first = back_up(&store, "vm/1", 0).await.name().clone();
+            // A writer that lives.
+            let writer = store.backup(&vm).time(at(DAY)).begin().await.unwrap();
+            writer.blob("app.conf", "x").await.unwrap();
+            let plans = [plan_last(&store, &vm, 1).await, plan_all(&store, &vm).await];
+            assert_eq!(plans[0].groups()[0].snapshots[1].decision, Decision::KeepPartial);
+            assert_eq!(plans[0].groups()[0].snapshots[1].state, SnapshotState::Unfinished);
+            let [by_rules, deletion] = plans;
+            assert_eq!(letters(&by_rules.execute().await.unwrap()), "KK");
+            let report = deletion.clone().execute().await.unwrap();
+            assert_eq!(letters(&report), "RB");
+            assert!(matches!(report.groups[0].outcome, GroupOutcome::Kept), "{first} was not the only one");
+            // It has gone on, and finishes.
+            writer.blob("more.conf", "x").await.unwrap();
+            let finished = writer.finish().await.unwrap().name().clone();
+            assert_eq!(letters(&deletion.execute().await.unwrap()), "GC");
+            assert_eq!(store.snapshot(&finished).await.unwrap().blob("app.conf.blob").await.unwrap(), "x");
+            // Two of writers that died, before the newest one.
+            back_up(&store, "vm/1", 9 * DAY).await;
+            for day in [3, 4] {
+                let name = vm.snapshot(BackupTime::try_from(at(day * DAY)).unwrap());
+                place.write(&format!("{name}/a.blob"), "half").await;
+            }
+            let plan = plan_last(&store, &vm, 2).await;
+            let grown = vm.snapshot(BackupTime::try_from(at(4 * DAY)).unwrap());
+            place.write(&format!("{grown}/b.blob"), "half").await;
+            let report = plan.execute().await.unwrap();
+            // Where locks do not reach everybody, nobody can tell that they are dead.
+            let is_dead = place.capabilities().lock_reach != LockReach::Process;
+            let expected = if is_dead { ["KRCK", "KRK"] } else { ["KBCK", "KBBK"] };
+            assert_eq!(letters(&report), expected[0], "a file was added");
+            let again = plan_last(&store, &vm, 2).await.execute().await.unwrap();
+            assert_eq!(letters(&again), expected[1]);
+        })
+    });
+}
+
+#[test]
+fn i1_what_is_unfinished_stays_while_another_process_uses_the_store() {
+    block_on(async {
+        let backend = memory(2);
+        let store = new_store(&backend).await;
+        let faulty = Arc::new(FaultBackend::new(Arc::clone(&backend)));
+        back_up(&store, "vm/1", DAY).await;
+        let lost = group("vm/1").snapshot(BackupTime::try_from(at(0)).unwrap());
+        leave_unfinished(backend.as_ref(), &lost).await;
+        let other = Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
+        let plan = plan_last(&other, &group("vm/1"), 1).await;
+        // As the lock of the store answers while another process has it.
+        faulty.add(Rule::on(Method::Lock, Action::FailBefore(ErrorKind::Busy)).nth(2));
+        assert_eq!(letters(&plan.clone().execute().await.unwrap()), "BK");
+        faulty.clear();
+        // A listing that is behind: there is a manifest after all (H13).
+        faulty.add(Rule::on(Method::Head, Action::FailBefore(ErrorKind::Unavailable)).keys(is_manifest));
+        assert_eq!(letters(&plan.clone().execute().await.unwrap()), "FK");
+        faulty.clear();
+        assert_eq!(letters(&plan.execute().await.unwrap()), "RK");
+    });
+}
+
+fn is_manifest(key: &Key) -> bool {
+    matches!(key, Key::Manifest(_))
+}
+
+#[test]
+fn h42_a_deletion_that_is_cut_off_at_any_step_goes_on() {
+    let scratch = tempfile::tempdir().unwrap();
+    for on_disk in [false, true] {
+        for step in 1.. {
+            let ended = block_on(async {
+                let place =
+                    if on_disk { directory(&scratch.path().join(step.to_string())).await } else { memory(3) };
+                let store = new_store(&place).await;
+                store.create_namespace(&space("a")).await.unwrap();
+                let snapshots = days(&store, "ns/a/vm/1", 2).await;
+                store.set_group_notes(&group("ns/a/vm/1"), "notes").await.unwrap();
+                let faulty = Arc::new(FaultBackend::new(Arc::clone(&place)));
+                let dying =
+                    Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
+                let scope = DeletionScope::Tree(space("a"));
+                let plan = prune::plan_deletion(&dying, &scope).await.unwrap();
+                faulty.crash_at(step);
+                // That it failed is in the report, or is an error if it was the last step.
+                _ = plan.execute().await;
+                drop(dying);
+                let store = Datastore::open(Arc::clone(&place), Options::default()).await.unwrap();
+                for (day, name) in (0..).zip(&snapshots) {
+                    match store.snapshot(name).await {
+                        Ok(_) => assert_eq!(read(&store, name).await, (day * DAY).to_string(), "step {step}"),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "step {step}"),
+                    }
+                }
+                if store.has_namespace(&space("a")).await.unwrap() {
+                    let plan = prune::plan_deletion(&store, &scope).await.unwrap();
+                    let report = plan.execute().await.unwrap();
+                    assert_eq!(report.left(), 0, "step {step}: {report:?}");
+                }
+                assert_eq!(paths(place.as_ref()).await, Vec::<String>::new(), "step {step}");
+                assert!(!store.has_namespace(&space("a")).await.unwrap());
+                !faulty.has_crashed()
+            });
+            if ended {
+                assert!(step > 6, "{step} steps");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn h161_an_execution_that_is_dropped_goes_on_later() {
+    for drop_after in 0..60 {
+        let sim = SimRuntime::new(drop_after + (1 << 20));
+        let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+        sim.block_on(async {
+            let place: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::clone(&runtime)).page_entries(2));
+            let faulty = Arc::new(FaultBackend::new(Arc::clone(&place)));
+            let store =
+                Datastore::create(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
+            let snapshots = days(&store, "vm/1", 2).await;
+            let plan = plan_all(&store, &group("vm/1")).await;
+            faulty.add(Rule::on_any(Action::Delay(Duration::from_millis(10))));
+            {
+                let mut execution = pin!(plan.clone().execute());
+                let mut end = pin!(runtime.sleep(Duration::from_millis(10 * drop_after + 5)));
+                futures::future::select(&mut execution, &mut end).await;
+            }
+            faulty.clear();
+            for name in &snapshots {
+                if let Err(error) = store.snapshot(name).await {
+                    assert_eq!(error.kind(), ErrorKind::NotFound);
+                }
+            }
+            let report = plan.execute().await.unwrap();
+            assert_eq!(report.left(), 0, "{report:?}");
+            assert_eq!(paths(place.as_ref()).await, Vec::<String>::new());
+        });
+    }
+}
+
+#[test]
+fn a_failure_is_reported_and_the_rest_goes_on() {
+    block_on(async {
+        let backend = memory(3);
+        let store = new_store(&backend).await;
+        let snapshots = days(&store, "vm/1", 4).await;
+        let faulty = Arc::new(FaultBackend::new(Arc::clone(&backend)));
+        let other = Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
+        let plan = plan_last(&other, &group("vm/1"), 1).await;
+        let second = snapshots[1].clone();
+        let rule = Rule::on(Method::Delete, Action::FailBefore(ErrorKind::Denied));
+        faulty.add(rule.keys(move |key| *key == Key::Manifest(second.clone())));
+        let report = plan.clone().execute().await.unwrap();
+        assert_eq!(letters(&report), "RFRK");
+        assert_eq!((report.removed(), report.left()), (2, 1));
+        assert_eq!(read(&store, &snapshots[1]).await, DAY.to_string());
+        faulty.clear();
+        assert_eq!(letters(&plan.execute().await.unwrap()), "GRGK");
+    });
+}
+
+#[test]
+fn h89_it_stops_when_the_store_is_lost() {
+    block_on(async {
+        let backend = memory(3);
+        let store = new_store(&backend).await;
+        let snapshots = days(&store, "vm/1", 4).await;
+        let faulty = Arc::new(FaultBackend::new(Arc::clone(&backend)));
+        let other = Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
+        let plan = plan_all(&other, &group("vm/1")).await;
+        // Each snapshot takes one look.
+        faulty.add(Rule::on(Method::CheckOwned, Action::FailBefore(ErrorKind::Busy)).nth(2));
+        let report = plan.execute().await.unwrap();
+        assert_eq!(letters(&report), "RFNN");
+        assert!(matches!(report.stopped, Some(Stop::Lost(_))));
+        assert_eq!(names(&store, &group("vm/1")).await, snapshots[1..]);
+    });
+}
+
+/// Sets the flag when so many snapshots are done.
+#[derive(Debug)]
+struct Stopper {
+    after: u64,
+    flag: Arc<AtomicBool>,
+    seen: Mutex<Vec<(SnapshotName, u64, u64)>>,
+}
+
+impl PruneObserver for Stopper {
+    fn on_outcome(&self, snapshot: &SnapshotName, _: &Outcome, done: u64, total: u64) {
+        self.seen.lock().unwrap().push((snapshot.clone(), done, total));
+        if done == self.after {
+            self.flag.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn an_execution_tells_how_far_it_is_and_can_be_stopped() {
+    block_on(async {
+        let store = new_store(&memory(3)).await;
+        let snapshots = days(&store, "vm/1", 4).await;
+        let flag = Arc::new(AtomicBool::new(false));
+        let stopper = Arc::new(Stopper { after: 2, flag: Arc::clone(&flag), seen: Mutex::default() });
+        let plan = plan_all(&store, &group("vm/1")).await;
+        let plan = plan.abort(flag).observer(Arc::<Stopper>::clone(&stopper));
+        let report = plan.execute().await.unwrap();
+        assert_eq!(letters(&report), "RRNN", "the oldest go first");
+        assert!(matches!(report.stopped, Some(Stop::Aborted)));
+        assert_eq!(names(&store, &group("vm/1")).await, snapshots[2..]);
+        let wanted: Vec<_> = snapshots.iter().cloned().zip(1..).map(|(name, done)| (name, done, 4)).collect();
+        assert_eq!(*stopper.seen.lock().unwrap(), wanted);
+    });
+}
+
+#[test]
+fn h43_what_is_left_of_a_group_without_snapshots_goes_with_it() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            for left in [&["owner"][..], &["notes"], &["owner", "notes"]] {
+                for name in left {
+                    place.write(&format!("vm/1/{name}"), "root@pam\n").await;
+                }
+                assert_eq!(store.groups(&Namespace::root()).await.unwrap(), [group("vm/1")]);
+                let report = plan_all(&store, &group("vm/1")).await.execute().await.unwrap();
+                assert!(matches!(report.groups[0].outcome, GroupOutcome::Removed));
+                assert_eq!(store.groups(&Namespace::root()).await.unwrap(), []);
+            }
+        })
+    });
+}
+
+/// A PBS takes every directory in a group for a snapshot, and fails in a group that has no owner.
+#[test]
+fn the_owner_of_a_group_goes_with_its_last_directory_only() {
+    type Way = fn(Datastore, std::path::PathBuf) -> futures::future::BoxFuture<'static, bool>;
+    let ways: [Way; 5] = [
+        |store, _| {
+            Box::pin(async move { store.delete_group(&group("vm/1")).await.unwrap().deleted.len() == 1 })
+        },
+        |store, _| {
+            Box::pin(async move {
+                let only = names(&store, &group("vm/1")).await.remove(0);
+                store.delete_snapshot(&only).await.is_ok()
+            })
+        },
+        |store, _| {
+            Box::pin(
+                async move { plan_all(&store, &group("vm/1")).await.execute().await.unwrap().removed() == 1 },
+            )
+        },
+        |store, _| {
+            Box::pin(async move {
+                let moved = store.move_group(&group("vm/1"), &space("a")).await.unwrap();
+                moved.is_complete() && !moved.groups[0].source_gone
+            })
+        },
+        // A backup that is given up takes along the owner that it wrote.
+        |store, owner| {
+            Box::pin(async move {
+                store.delete_group(&group("vm/1")).await.unwrap();
+                std::fs::remove_file(owner).unwrap();
+                let backup = store.backup(&group("vm/1")).begin().await.unwrap();
+                backup.abort().await.is_ok()
+            })
+        },
+    ];
+    block_on(async {
+        for way in ways {
+            let scratch = tempfile::tempdir().unwrap();
+            let backend = directory(scratch.path()).await;
+            let store = new_store(&backend).await;
+            store.create_namespace(&space("a")).await.unwrap();
+            let path = |name: &str| scratch.path().join("vm/1").join(name);
+            let empty = "2020-01-01T00:00:00Z";
+            back_up(&store, "vm/1", DAY).await;
+            std::fs::create_dir(path(empty)).unwrap();
+            // As the writer of that snapshot has it, who may be alive.
+            let scope = LockScope::Snapshot(format!("vm/1/{empty}").parse().unwrap());
+            let held = backend.lock(&scope, LockMode::Exclusive).await.unwrap();
+            assert!(way(store.clone(), path("owner")).await);
+            assert!(path(empty).is_dir() && path("owner").is_file());
+            drop(held);
+            assert_eq!(store.delete_group(&group("vm/1")).await.unwrap().deleted, []);
+            assert!(!path("").exists(), "nobody writes it: both go");
+        }
+    });
+}
+
+#[test]
+fn h50_there_may_be_nothing_to_do() {
+    block_on(async {
+        let store = new_store(&memory(1)).await;
+        let nothing = DeletionScope::Snapshots(Vec::new());
+        let report = prune::plan_deletion(&store, &nothing).await.unwrap().execute().await.unwrap();
+        assert!(report.groups.is_empty() && report.stopped.is_none());
+        let root = PruneScope::Tree(Namespace::root());
+        let report = prune::plan(&store, &root, last(1)).await.unwrap().execute().await.unwrap();
+        assert!(report.groups.is_empty() && report.stopped.is_none());
+        days(&store, "vm/1", 1).await;
+        let plan = plan_all(&store, &group("vm/1")).await;
+        plan.clone().execute().await.unwrap();
+        assert_eq!(letters(&plan.execute().await.unwrap()), "G", "a second time does no harm");
+    });
+}
+
+#[test]
+fn h46_a_change_of_the_manifest_does_not_bring_it_back() {
+    block_on(async {
+        let scratch = tempfile::tempdir().unwrap();
+        for backend in [memory(3), directory(scratch.path()).await] {
+            let store = new_store(&backend).await;
+            let name = days(&store, "vm/1", 1).await.remove(0);
+            let plan = plan_all(&store, &group("vm/1")).await;
+            let held = backend.lock(&LockScope::Manifest(name.clone()), LockMode::Exclusive).await.unwrap();
+            let mut execution = pin!(plan.execute());
+            // It waits for whoever is about to write the manifest.
+            for _ in 0..50 {
+                let polled =
+                    futures::future::poll_fn(|context| Poll::Ready(execution.as_mut().poll(context)));
+                assert!(polled.await.is_pending());
+                backend.runtime().sleep(Duration::from_millis(2)).await;
+                assert!(backend.head(&Key::Manifest(name.clone())).await.is_ok());
+            }
+            drop(held);
+            assert_eq!(letters(&execution.await.unwrap()), "R");
+        }
+    });
+}
+
+#[test]
+fn p5_a_plan_lists_each_group_once_and_an_execution_looks_once_more_at_each_that_goes() {
+    block_on(async {
+        let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime()));
+        let record = Arc::new(larder::backend::record::RecordingBackend::new(backend));
+        let store =
+            Datastore::create(Arc::clone(&record) as Arc<dyn Backend>, Options::default()).await.unwrap();
+        for name in ["vm/1", "vm/2", "ct/1"] {
+            days(&store, name, 5).await;
+        }
+        let lists = || record.calls().iter().filter(|call| call.method == Method::List).count();
+        let before = lists();
+        let plan = prune::plan(&store, &PruneScope::Namespace(Namespace::root()), last(3)).await.unwrap();
+        // Three types of groups, three groups.
+        assert_eq!(lists() - before, 6);
+        let before = lists();
+        assert_eq!(plan.execute().await.unwrap().removed(), 6);
+        // Each group before, each snapshot under its lock, each group after.
+        assert_eq!(lists() - before, 3 + 6 + 3);
+    });
+}
+
+#[test]
+fn h30_what_is_foreign_stays() {
+    block_on(async {
+        let scratch = tempfile::tempdir().unwrap();
+        let backend = directory(scratch.path()).await;
+        let store = new_store(&backend).await;
+        let names = days(&store, "vm/1", 2).await;
+        std::fs::write(scratch.path().join(names[0].to_string()).join("foreign.txt"), "x").unwrap();
+        std::fs::write(scratch.path().join("vm/1/foreign.txt"), "x").unwrap();
+        let report = plan_all(&store, &group("vm/1")).await.execute().await.unwrap();
+        assert_eq!(letters(&report), "RR");
+        assert_eq!(
+            paths(backend.as_ref()).await,
+            [format!("{}/foreign.txt", names[0]), "vm/1/foreign.txt".to_owned(), "vm/1/owner".to_owned()]
+        );
+        assert!(matches!(report.groups[0].outcome, GroupOutcome::Kept));
+    });
+}

@@ -1,0 +1,385 @@
+//! Restores: what damage costs, and targets that hold the whole archive or do not look like it.
+
+use std::error::Error as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::executor::block_on;
+use futures::io::{AsyncReadExt as _, AsyncSeekExt as _, Cursor};
+use larder::backend::{Backend, MemoryBackend, PutMode, Removal};
+use larder::error::{Error, ErrorKind};
+use larder::format::Digest;
+use larder::format::layout::Key;
+use larder::rt::{Runtime, ThreadRuntime};
+use larder::store::{
+    ArchiveReader, Datastore, FileTarget, Options, RestoreTarget, SnapshotReader, WriterTarget,
+};
+use larder::sync::{self, SyncOptions};
+
+use crate::support::noise;
+
+const CHUNK: usize = 64 << 10;
+
+struct Scene {
+    backend: Arc<dyn Backend>,
+    data: Vec<u8>,
+    runtime: Arc<dyn Runtime>,
+    snapshot: SnapshotReader,
+    store: Datastore,
+}
+
+/// An image of ten chunks, the fourth of which is zeros.
+async fn scene() -> Scene {
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::clone(&runtime)));
+    let store = Datastore::create(Arc::clone(&backend), Options::default()).await.unwrap();
+    let mut data = noise(1, 10 * CHUNK);
+    data[3 * CHUNK..4 * CHUNK].fill(0);
+    let backup = store.backup(&"vm/1".parse().unwrap()).begin().await.unwrap();
+    let image = backup.image("disk.img", Cursor::new(data.clone()), data.len() as u64);
+    image.chunk_bytes(CHUNK as u64).await.unwrap();
+    backup.blob("vm.conf", "text").await.unwrap();
+    let snapshot = backup.finish().await.unwrap();
+    Scene { backend, data, runtime, snapshot, store }
+}
+
+impl Scene {
+    async fn archive(&self) -> ArchiveReader {
+        self.snapshot.archive("disk.img.fidx").await.unwrap()
+    }
+
+    fn chunk(&self, number: usize) -> Key {
+        Key::Chunk(Digest::of(&self.data[number * CHUNK..][..CHUNK]))
+    }
+
+    async fn take(&self, key: &Key) -> Bytes {
+        let kept = self.backend.get(key, 1 << 20).await.unwrap().bytes;
+        self.backend.delete(&[Removal::any(key.clone())]).await.unwrap();
+        kept
+    }
+
+    async fn put(&self, key: &Key, bytes: Bytes) {
+        self.backend.put(key, bytes, PutMode::Replace).await.unwrap();
+    }
+
+    async fn create(&self, path: &Path) -> FileTarget {
+        FileTarget::create(Arc::clone(&self.runtime), path).await.unwrap()
+    }
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn told(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[test]
+fn every_reader_names_the_chunk_the_archive_and_the_snapshot_of_damage() {
+    block_on(async {
+        let scene = scene().await;
+        let key = scene.chunk(5);
+        let Key::Chunk(digest) = key else { unreachable!() };
+        let kept = scene.take(&key).await;
+        for damaged in [None, Some(Bytes::from_static(b"short")), Some(kept.slice(..kept.len() - 1))] {
+            if let Some(damaged) = damaged {
+                scene.put(&key, damaged).await;
+            }
+            let mut archive = scene.archive().await;
+            let mut errors = vec![
+                archive.read_at(5 * CHUNK as u64 + 7, 10).await.unwrap_err(),
+                archive.copy_to(&mut WriterTarget::new(Cursor::new(Vec::new()))).await.unwrap_err(),
+            ];
+            let streamed = archive.read_to_end(&mut Vec::new()).await.unwrap_err();
+            errors.push(streamed.get_ref().unwrap().downcast_ref::<Error>().unwrap().clone());
+            let to: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::clone(&scene.runtime)));
+            let target = Datastore::create(to, Options::default()).await.unwrap();
+            let plan = sync::plan(&scene.store, &target, SyncOptions::default()).await.unwrap();
+            let report = plan.execute().await.unwrap();
+            match &report.groups[0].snapshots[0].outcome {
+                sync::Outcome::Failed(error) => errors.push(error.clone()),
+                other => panic!("{other:?}"),
+            }
+            for error in errors {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+                let text = told(&error);
+                let snapshot = scene.snapshot.name().to_string();
+                for name in [&*digest.to_string(), "disk.img.fidx", &*snapshot] {
+                    assert!(text.contains(name), "{text}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_missing_index_or_blob_is_damage_and_a_mistyped_name_is_not_found() {
+    block_on(async {
+        let scene = scene().await;
+        let snapshot = &scene.snapshot;
+        for name in ["disk.img.fidx", "vm.conf.blob"] {
+            scene.take(&Key::Archive(snapshot.name().clone(), name.parse().unwrap())).await;
+        }
+        let errors = [
+            snapshot.archive("disk.img.fidx").await.unwrap_err(),
+            snapshot.blob("vm.conf.blob").await.unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(told(&error).contains(&snapshot.name().to_string()), "{error:?}");
+        }
+        for name in ["disk.fidx", "disk.img", ""] {
+            assert_eq!(snapshot.archive(name).await.unwrap_err().kind(), ErrorKind::NotFound, "{name}");
+        }
+        assert_eq!(snapshot.blob("other.blob").await.unwrap_err().kind(), ErrorKind::NotFound);
+    });
+}
+
+#[test]
+fn a_stream_goes_on_behind_a_damaged_chunk() {
+    block_on(async {
+        let scene = scene().await;
+        scene.take(&scene.chunk(2)).await;
+        scene.take(&scene.chunk(9)).await;
+        let mut archive = scene.archive().await;
+        let (mut read, mut lost, mut position) = (Vec::new(), Vec::new(), 0);
+        let mut buffer = vec![0; 10_000];
+        loop {
+            match archive.read(&mut buffer).await {
+                Ok(0) => break,
+                Ok(length) => {
+                    read.extend_from_slice(&buffer[..length]);
+                    position += length as u64;
+                }
+                Err(_) => {
+                    let range = archive.chunk_range(position).unwrap();
+                    read.resize(usize::try_from(range.end).unwrap(), 0);
+                    position = archive.seek(std::io::SeekFrom::Start(range.end)).await.unwrap();
+                    lost.push(range);
+                }
+            }
+        }
+        let range = |number: usize| (number * CHUNK) as u64..((number + 1) * CHUNK) as u64;
+        assert_eq!(lost, [range(2), range(9)]);
+        let mut wanted = scene.data.clone();
+        wanted[2 * CHUNK..3 * CHUNK].fill(0);
+        wanted[9 * CHUNK..].fill(0);
+        assert!(read == wanted);
+        assert_eq!(archive.chunk_range(10 * CHUNK as u64), None);
+    });
+}
+
+#[test]
+fn a_restore_that_fails_leaves_nothing_and_a_second_try_works() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    block_on(async {
+        let scene = scene().await;
+        let kept = scene.take(&scene.chunk(8)).await;
+        let archive = scene.archive().await;
+        let mut target = scene.create(&path).await;
+        assert_eq!(archive.copy_to(&mut target).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        let left = names(directory.path());
+        assert!(left.len() == 1 && left[0].starts_with("image.restoring-"), "{left:?}");
+        scene.put(&scene.chunk(8), kept).await;
+        // The same target again, and then another.
+        archive.copy_to(&mut target).await.unwrap();
+        assert!(fs::read(&path).unwrap() == scene.data);
+        drop(target);
+        assert_eq!(names(directory.path()), ["image"]);
+        fs::remove_file(&path).unwrap();
+        let mut target = scene.create(&path).await;
+        target.begin(10).await.unwrap();
+        target.write_at(0, Bytes::from_static(b"0123456789")).await.unwrap();
+        drop(target);
+        assert_eq!(names(directory.path()), [""; 0]);
+    });
+}
+
+#[test]
+fn a_restore_that_is_dropped_at_any_step_leaves_nothing_or_the_whole_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    block_on(async {
+        let scene = scene().await;
+        let archive = scene.archive().await;
+        let mut polls = 0;
+        while polls < 1 << 20 {
+            let mut target = scene.create(&path).await;
+            let mut is_done = false;
+            {
+                let mut copy = archive.copy_to(&mut target);
+                for _ in 0..polls {
+                    is_done = (&mut copy).now_or_never().is_some();
+                    if is_done {
+                        break;
+                    }
+                    std::thread::yield_now();
+                }
+            }
+            drop(target);
+            polls += polls / 4 + 1;
+            if is_done {
+                assert!(fs::read(&path).unwrap() == scene.data);
+                assert_eq!(names(directory.path()), ["image"]);
+                return;
+            }
+            // A job that was under way ends first.
+            let mut waits = 0;
+            while !names(directory.path()).is_empty() {
+                waits += 1;
+                assert!(waits < 1_000_000, "it stays: {:?}", names(directory.path()));
+                if path.exists() {
+                    assert!(fs::read(&path).unwrap() == scene.data);
+                    fs::remove_file(&path).unwrap();
+                }
+                std::thread::yield_now();
+            }
+        }
+        panic!("it never ends");
+    });
+}
+
+#[test]
+fn a_file_that_appears_during_a_restore_is_not_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    block_on(async {
+        let scene = scene().await;
+        let mut target = scene.create(&path).await;
+        fs::write(&path, "mine").unwrap();
+        let error = scene.archive().await.copy_to(&mut target).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Stream);
+        drop(target);
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        assert_eq!(names(directory.path()), ["image"]);
+        // Nor is a link that leads nowhere.
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        let refused = FileTarget::create(Arc::clone(&scene.runtime), &link).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+    });
+}
+
+#[test]
+fn what_a_killed_restore_left_is_in_nobodys_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    block_on(async {
+        let scene = scene().await;
+        std::mem::forget(scene.create(&path).await);
+        assert_eq!(names(directory.path()).len(), 1);
+        scene.archive().await.copy_to(&mut scene.create(&path).await).await.unwrap();
+        assert!(fs::read(&path).unwrap() == scene.data);
+    });
+}
+
+#[test]
+fn an_opened_file_is_overwritten_with_holes_and_cut_only_on_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    block_on(async {
+        let scene = scene().await;
+        let archive = scene.archive().await;
+        let length = scene.data.len();
+        for (before, is_cut, wanted) in [
+            (0, false, length),
+            (length / 2, false, length),
+            (length + 9, false, length + 9),
+            (length + 9, true, length),
+        ] {
+            fs::write(&path, noise(2, before)).unwrap();
+            let target = FileTarget::open(Arc::clone(&scene.runtime), &path).await.unwrap();
+            let mut target = if is_cut { target.truncate() } else { target };
+            archive.copy_to(&mut target).await.unwrap();
+            let restored = fs::read(&path).unwrap();
+            assert!(restored.len() == wanted && restored[..length] == scene.data, "{before} {is_cut}");
+        }
+        let refused = FileTarget::open(Arc::clone(&scene.runtime), "/dev/null").await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    });
+}
+
+/// Runs a program; `None` with a line if it cannot do that here.
+fn tool(program: &str, arguments: &[&str]) -> Option<String> {
+    match Command::new(program).args(arguments).output() {
+        Ok(output) if output.status.success() => Some(String::from_utf8(output.stdout).unwrap()),
+        Ok(output) => {
+            eprintln!("skipped: {program}: {}", String::from_utf8_lossy(&output.stderr));
+            None
+        }
+        Err(error) => {
+            eprintln!("skipped: {program}: {error}");
+            None
+        }
+    }
+}
+
+/// Undoes something with a program.
+struct Undo(&'static str, Vec<String>);
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let _ = Command::new(self.0).args(&self.1).status();
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_no_file_that_looks_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let mount = directory.path().to_str().unwrap();
+    if tool("mount", &["-t", "tmpfs", "-o", "size=256k", "tmpfs", mount]).is_none() {
+        return;
+    }
+    let _mounted = Undo("umount", vec![mount.to_owned()]);
+    let path = directory.path().join("image");
+    block_on(async {
+        let scene = scene().await;
+        let mut target = scene.create(&path).await;
+        let error = scene.archive().await.copy_to(&mut target).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Stream && told(&error).contains("space"), "{error:?}");
+        drop(target);
+        assert_eq!(names(directory.path()), [""; 0]);
+    });
+}
+
+#[test]
+fn a_device_gets_all_of_the_archive_or_nothing_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("disk");
+    block_on(async {
+        let scene = scene().await;
+        let (archive, length) = (scene.archive().await, scene.data.len());
+        for (size, fits) in [(length - 512, false), (length, true), (length + 4096, true)] {
+            let before = noise(3, size);
+            fs::write(&file, &before).unwrap();
+            let Some(device) = tool("losetup", &["-f", "--show", file.to_str().unwrap()]) else { return };
+            let device = device.trim().to_owned();
+            let attached = Undo("losetup", vec!["-d".to_owned(), device.clone()]);
+            let mut target = FileTarget::open(Arc::clone(&scene.runtime), &device).await.unwrap();
+            let copied = archive.copy_to(&mut target).await;
+            assert_eq!(copied.is_ok(), fits, "{copied:?}");
+            drop((target, attached));
+            let after = fs::read(&file).unwrap();
+            if fits {
+                assert!(after[..length] == scene.data && after[length..] == before[length..]);
+            } else {
+                assert!(after == before);
+            }
+        }
+    });
+}

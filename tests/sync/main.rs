@@ -1,0 +1,6 @@
+//! Copies of snapshots between stores.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod basic;
