@@ -86,6 +86,8 @@
 pub mod backend;
 mod buffers;
 pub mod chunker;
+mod chunks;
+mod digest_set;
 pub mod error;
 pub mod format;
 pub mod gc;

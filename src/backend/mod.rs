@@ -4,13 +4,16 @@
 //! [refreshed](Backend::touch), what [makes objects durable](Backend::barrier) and what [excludes others](Backend::lock).
 //! What one backend can and another cannot is in its [`Capabilities`].
 
+pub(crate) mod cached;
 #[cfg(feature = "testing")]
 pub mod conformance;
 #[cfg(feature = "testing")]
 pub mod fault;
 pub mod fs;
+pub(crate) mod in_doubt;
 mod list;
 mod lock_table;
+pub(crate) mod lock_wait;
 mod memory;
 #[cfg(feature = "testing")]
 pub mod record;

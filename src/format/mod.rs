@@ -7,11 +7,11 @@ pub mod fingerprint;
 pub mod fixed_index;
 pub mod index;
 mod json;
+pub mod larder;
 pub mod layout;
 pub mod manifest;
 pub mod name;
 pub mod status;
-pub mod suspects;
 pub mod upid;
 
 pub use digest::Digest;

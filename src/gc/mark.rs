@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 
+use crate::backend::lock_wait::lock_patiently;
 use crate::backend::{LockMode, LockScope, ObjectInfo, Stray};
+use crate::digest_set::{MarkSet, MarkSetBuilder, mark_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
@@ -20,7 +22,7 @@ use crate::format::layout::Key;
 use crate::format::name::ArchiveName;
 use crate::gc::options::{GcEvent, GcOptions};
 use crate::gc::walk::Walk;
-use crate::store::{Datastore, MarkSet, MarkSetBuilder, lock_patiently, mark_of};
+use crate::store::Datastore;
 
 /// How many indexes are read at the same time, beside one for each processor.
 const INDEXES_AHEAD: usize = 2;

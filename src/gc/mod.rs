@@ -40,9 +40,10 @@ mod walk;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::backend::lock_wait::lock_store;
 use crate::backend::{LockGuard, LockMode, LockReach};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Datastore, lock_store};
+use crate::store::Datastore;
 
 pub use options::{GcEvent, GcObserver, GcOptions, Sizes};
 pub use plan::{Brake, GcPlan};

@@ -8,8 +8,11 @@ use std::time::SystemTime;
 use futures::stream::{self, StreamExt as _};
 
 use crate::backend::{Details, ListEntry, LockGuard, ObjectInfo, Pager};
+use crate::chunks::{Collection, Unused, query_of};
+use crate::digest_set::{MarkSet, MarkSetBuilder, Shard, mark_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
+use crate::format::larder::gc_candidates::Sightings;
 use crate::format::layout::Key;
 use crate::format::name::SnapshotName;
 use crate::format::status::GcStatus;
@@ -18,7 +21,7 @@ use crate::gc::options::{GcEvent, GcOptions, Sizes};
 use crate::gc::report::{ChunkTally, DamagedSnapshot};
 use crate::gc::sweep::Progress;
 use crate::gc::walk::{NAMED, Walk};
-use crate::store::{Collection, Datastore, MarkSet, MarkSetBuilder, Shard, Sightings, Unused, mark_of};
+use crate::store::Datastore;
 
 /// How many missing chunks are looked for by name.
 const LOOKED_FOR: usize = 100_000;
@@ -377,7 +380,7 @@ impl Counting<'_> {
             last_mark: None,
             left: self.marks.within(&shard),
             missing: Vec::new(),
-            pager: Pager::new(shard.query(self.details())),
+            pager: Pager::new(query_of(&shard, self.details())),
         }
     }
 
@@ -385,7 +388,7 @@ impl Counting<'_> {
     pub(in crate::gc) fn scan_after(&self, shard: Shard, after: Option<Unused>) -> Scan<'_> {
         let mut scan = self.scan(shard);
         if let Some(after) = after {
-            let mut query = shard.query(self.details());
+            let mut query = query_of(&shard, self.details());
             query.after = Some(after.key());
             scan.pager = Pager::new(query);
             let mark = mark_of(&after.digest);

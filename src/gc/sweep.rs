@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
+use crate::chunks::{Swept, Unused};
+use crate::digest_set::Shard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
+use crate::format::larder::gc_candidates::MOST as MOST_SIGHTINGS;
 use crate::format::layout::Key;
 use crate::format::status::{GcCacheStats, GcStatus};
 use crate::gc::options::{GcEvent, Sizes};
 use crate::gc::plan::{Candidate, Counting, GcPlan};
 use crate::gc::report::{ChunkTally, GcEnd, GcFailure, GcReport};
-use crate::store::sightings::MOST as MOST_SIGHTINGS;
-use crate::store::{Datastore, Shard, Swept, Unused};
+use crate::store::Datastore;
 
 /// How many objects one request names.
 const REQUEST: usize = 1000;

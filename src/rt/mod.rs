@@ -15,6 +15,7 @@ mod eyeballs;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod limit;
 mod rate;
+pub(crate) mod semaphore;
 #[cfg(feature = "testing")]
 mod sim;
 #[cfg(feature = "smol")]

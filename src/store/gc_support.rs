@@ -5,15 +5,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backend::{Backend, Deleted, ObjectInfo, PutMode, Removal, Stray};
+use crate::chunks::ChunkStore;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::index::IndexReader;
 use crate::format::layout::Key;
 use crate::format::manifest::ManifestFile;
 use crate::format::name::ArchiveKind;
 use crate::rt::Runtime;
+use crate::rt::semaphore::Permit;
 use crate::store::Datastore;
-use crate::store::budget::Permit;
-use crate::store::chunks::ChunkStore;
 use crate::store::restore::snapshot::INDEX_BYTES;
 
 /// An index that was read and checked, and the memory that it takes.

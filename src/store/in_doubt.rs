@@ -14,33 +14,18 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::backend::in_doubt::{LONGEST_REQUEST, is_certain, is_over};
 use crate::backend::{Deleted, Removal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{GroupName, SnapshotName};
 use crate::store::StoreInner;
 
-/// After how long a request that was given up is certain not to be executed any more.
-pub(in crate::store) const LONGEST_REQUEST: Duration = Duration::from_mins(30);
-
 /// What is in doubt, and since when, by the monotonic clock.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Doubts {
     arriving: Mutex<HashMap<SnapshotName, Duration>>,
     leaving: Mutex<HashMap<Key, Duration>>,
-}
-
-/// Whether a request that failed like this is not executed later.
-pub(in crate::store) fn is_certain(error: &Error) -> bool {
-    !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable)
-}
-
-/// Whether a deletion that was answered like this is not executed later, or once more.
-pub(in crate::store) fn is_over(result: &Result<Deleted>) -> bool {
-    match result {
-        Ok(deleted) => *deleted != Deleted::Unsettled,
-        Err(error) => is_certain(error),
-    }
 }
 
 fn snapshot_of(key: &Key) -> Option<&SnapshotName> {

@@ -11,12 +11,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::backend::lock_wait::lock_store;
 use crate::backend::{Backend, ListEntry, ListQuery, LockGuard, LockMode, Removal, has_objects, list_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::Namespace;
 use crate::store::identity::Identity;
-use crate::store::locks::lock_store;
 use crate::store::{Datastore, Options, Refresh};
 
 /// How many objects are deleted between two looks at the lock.

@@ -21,28 +21,16 @@
 //! progress: who does not get one gives back the others and reports `Busy`.
 
 mod backup;
-mod budget;
 mod catalog;
-mod chunks;
-mod codecs;
 mod events;
 mod gc_support;
 mod identity;
 mod in_doubt;
 mod lifecycle;
-mod locks;
-mod marks;
-mod mirrored;
-mod pins;
-mod published;
 mod relocate;
-mod relocations;
 mod replicate;
 mod restore;
-mod reuse;
-pub(crate) mod sightings;
 mod verify_support;
-mod witnesses;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,33 +39,33 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 use futures::future;
 
+use crate::backend::cached::Mirrored;
+use crate::backend::lock_wait::lock_store;
 use crate::backend::{Backend, LockMode};
+use crate::chunks::moves::Relocations;
+use crate::chunks::witnesses::Witnesses;
+use crate::chunks::{ChunkStore, SuspectList};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
-use crate::format::manifest::Manifest;
+use crate::format::layout::{Key, Prefix};
+use crate::format::manifest::{MANIFEST_BYTES, Manifest};
+use crate::format::name::GroupName;
 use crate::local::LocalState;
 use crate::rt::Runtime;
-use crate::store::catalog::metadata::MANIFEST_BYTES;
-use crate::store::chunks::{ChunkStore, SuspectList};
+use crate::rt::semaphore::Budget;
 use crate::store::identity::Identity;
 use crate::store::in_doubt::Doubts;
-use crate::store::mirrored::Mirrored;
 
 pub(crate) use backup::pipeline::yield_now;
-pub(crate) use budget::Budget;
 pub(crate) use catalog::delete::{Expected, Fate, Trouble};
 pub(crate) use catalog::list::Listed;
-pub(crate) use chunks::{Belief, Examined, Inspected, PutAside, Reference, Stored, Swept, Unused};
-pub(crate) use locks::{lock_patiently, lock_store};
-pub(crate) use marks::{MarkSet, MarkSetBuilder, Shard, listed_chunk, mark_of};
-pub(crate) use pins::{Collection, WriterPins};
 pub(crate) use replicate::source::{Held, StoredManifest, is_of_the_object};
 pub(crate) use replicate::target::{GroupImport, ImportedManifest, SnapshotImport};
 pub(crate) use restore::snapshot::{has_failed_verification, in_archive};
-pub(crate) use sightings::Sightings;
 pub(crate) use verify_support::Copies;
 
+pub use crate::backend::cached::Refresh;
 pub use backup::builder::BackupBuilder;
 pub use backup::image::{DirtyMap, ImageBuilder};
 pub use backup::random_image::{ImageWriter, ImageWriterBuilder};
@@ -88,7 +76,6 @@ pub use catalog::list::{FileInfo, SnapshotInfo, SnapshotState};
 pub use catalog::metadata::Protection;
 pub use events::{Event, Observer};
 pub use lifecycle::Destruction;
-pub use mirrored::Refresh;
 pub use relocate::{Relocated, RelocatedGroup, RelocatedSnapshot, Relocation};
 pub use restore::archive::ArchiveReader;
 pub use restore::snapshot::SnapshotReader;
@@ -253,7 +240,44 @@ impl Local {
     }
 }
 
+impl Datastore {
+    /// Witnesses for a writer, of this group if it writes to one alone.
+    pub(in crate::store) fn witnesses(&self, group: Option<&GroupName>) -> Arc<Witnesses> {
+        let mirrored = self.inner.local.as_ref().map(|local| Arc::clone(&local.mirrored));
+        Witnesses::new(mirrored, group)
+    }
+
+    /// Makes sure that copies of metadata below a prefix do not answer for what somebody else changed.
+    ///
+    /// # Errors
+    /// Any failure to list.
+    pub(crate) async fn look_again(&self, prefix: Prefix) -> Result<()> {
+        match &self.inner.local {
+            Some(local) => local.mirrored.look_again(prefix).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What is being moved within the store.
+    pub(crate) fn relocations(&self) -> &Arc<Relocations> {
+        self.inner.chunks.relocations()
+    }
+}
+
 impl StoreInner {
+    /// An index was stored.
+    pub(in crate::store) fn note_published(&self, key: &Key) {
+        // Where listings show at once what is there, they are enough.
+        if !self.backend.capabilities().touches {
+            self.chunks.published().note(key, self.runtime().monotonic());
+        }
+    }
+
+    /// The indexes that were stored of late.
+    pub(in crate::store) fn published(&self) -> Vec<Key> {
+        self.chunks.published().keys()
+    }
+
     pub(in crate::store) fn runtime(&self) -> &Arc<dyn Runtime> {
         self.backend.runtime()
     }

@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::channel::oneshot;
 
+use crate::backend::lock_wait::lock_store;
 use crate::backend::{ListEntry, ListQuery, LockGuard, LockMode, LockScope, Unreadable, list_all};
+use crate::chunks::{Examined, PutAside};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::Blob;
 use crate::format::index::IndexReader;
 use crate::format::layout::{Key, Prefix};
+use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::manifest::{Manifest, ManifestFile, VerifyState};
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::catalog::list::{Listed, note, note_unreadable};
-use crate::store::catalog::metadata::MANIFEST_BYTES;
-use crate::store::chunks::{Examined, PutAside};
-use crate::store::locks::lock_store;
 use crate::store::restore::snapshot::{BLOB_BYTES, INDEX_BYTES};
 use crate::store::{Datastore, SnapshotInfo};
 

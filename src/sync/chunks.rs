@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
+use crate::chunks::{Belief, Reference, Stored, WriterPins};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::manifest::CryptMode;
 use crate::format::name::{ArchiveName, SnapshotName};
-use crate::store::{Belief, Reference, Stored, WriterPins, in_archive};
+use crate::store::in_archive;
 use crate::sync::events::SyncEvent;
 use crate::sync::group::Base;
 use crate::sync::report::SyncStats;

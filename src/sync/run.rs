@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use futures::future::{self, Either};
 
+use crate::chunks::WriterPins;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Rate;
-use crate::store::{Budget, Datastore, WriterPins};
+use crate::rt::semaphore::Budget;
+use crate::store::Datastore;
 use crate::sync::events::SyncEvent;
 use crate::sync::options::SyncOptions;
 use crate::sync::plan::{Same, SyncPlan};

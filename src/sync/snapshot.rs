@@ -6,11 +6,10 @@
 
 use std::sync::Arc;
 
+use crate::chunks::{Belief, Reference};
 use crate::error::{ErrorKind, Result};
 use crate::format::name::{ArchiveKind, SnapshotName};
-use crate::store::{
-    Belief, Held, ImportedManifest, Reference, SnapshotImport, StoredManifest, has_failed_verification,
-};
+use crate::store::{Held, ImportedManifest, SnapshotImport, StoredManifest, has_failed_verification};
 use crate::sync::chunks::{self, Ends, Index, Reuse};
 use crate::sync::compare::{Verdict, compare};
 use crate::sync::group::GroupRun;

@@ -1,8 +1,8 @@
 //! How one chunk is looked at.
 
+use crate::chunks::{Examined, Inspected, PutAside};
 use crate::error::ErrorKind;
 use crate::format::blob::MIN_BLOB_BYTES;
-use crate::store::{Examined, Inspected, PutAside};
 use crate::verify::ledger::{ChunkId, Depth, Turn, Verdict};
 use crate::verify::options::Repair;
 use crate::verify::report::Event;

@@ -7,9 +7,11 @@ use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::{Details, Pager};
+use crate::chunks::{listed_chunk, query_of};
+use crate::digest_set::{MarkSet, MarkSetBuilder, Shard, mark_of};
 use crate::error::Result;
 use crate::format::Digest;
-use crate::store::{Datastore, MarkSet, MarkSetBuilder, Shard, listed_chunk, mark_of};
+use crate::store::Datastore;
 use crate::verify::control::Control;
 
 /// How many chunks a shard has, about.
@@ -112,7 +114,7 @@ async fn list(
     details: Details,
     control: &Control,
 ) -> Result<(Shard, Vec<(u64, u64)>)> {
-    let (mut pager, mut found) = (Pager::new(shard.query(details)), Vec::new());
+    let (mut pager, mut found) = (Pager::new(query_of(&shard, details)), Vec::new());
     loop {
         let page = pager.next(store.truth().as_ref()).await;
         if !matches!(page, Ok(None)) {

@@ -15,7 +15,8 @@ use futures::stream::{self, StreamExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::upid::Upid;
-use crate::store::{Budget, Datastore, SnapshotInfo};
+use crate::rt::semaphore::Budget;
+use crate::store::{Datastore, SnapshotInfo};
 use crate::verify::control::{Control, Stop};
 use crate::verify::ledger::Ledger;
 use crate::verify::listing::{ChunkListing, Listed};

@@ -5,9 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
+use crate::digest_set::mark_of;
 use crate::error::Result;
 use crate::format::Digest;
-use crate::store::mark_of;
 use crate::verify::ledger::{ChunkId, Depth, Turn, Verdict};
 use crate::verify::options::Sample;
 use crate::verify::run::{Run, Which, Work};

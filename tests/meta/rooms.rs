@@ -5,30 +5,34 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 21] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
     ("chunker", &["format"]),
+    ("digest_set", &["format"]),
     ("retention", &["format"]),
     ("tree", &[]),
     ("rt", &[]),
     ("wire", &[]),
     ("http", &["buffers", "rt", "wire"]),
     ("s3", &["buffers", "http", "rt", "wire"]),
-    ("backend", &["buffers", "format", "rt", "s3"]),
     ("local", &["format", "rt"]),
-    ("store", &["backend", "buffers", "chunker", "format", "local", "retention", "rt"]),
-    ("gc", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
-    ("prune", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
-    ("sync", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
-    ("verify", &["backend", "buffers", "chunker", "format", "local", "retention", "rt", "store"]),
+    ("backend", &["buffers", "format", "local", "rt", "s3"]),
+    ("chunks", &["backend", "buffers", "digest_set", "format", "local", "rt"]),
+    ("store", &["backend", "buffers", "chunker", "chunks", "format", "local", "retention", "rt"]),
+    ("gc", &["backend", "chunks", "digest_set", "format", "rt", "store"]),
+    ("prune", &["backend", "format", "retention", "rt", "store"]),
+    ("sync", &["backend", "buffers", "chunks", "format", "local", "retention", "rt", "store"]),
+    ("verify", &["backend", "buffers", "chunks", "digest_set", "format", "rt", "store"]),
     (
         "lib",
         &[
             "backend",
             "buffers",
             "chunker",
+            "chunks",
+            "digest_set",
             "error",
             "format",
             "gc",

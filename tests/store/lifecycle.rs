@@ -405,7 +405,11 @@ fn an_adopted_store_has_an_identity_of_its_own_and_believes_nothing_that_was_not
             let refused = Datastore::open(Arc::clone(&backend), with_local().await).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Conflict, "the local state is that of the original");
             backend
-                .put(&Key::Suspects, larder::format::suspects::encode(&BTreeSet::default()), PutMode::Replace)
+                .put(
+                    &Key::Suspects,
+                    larder::format::larder::suspects::encode(&BTreeSet::default()),
+                    PutMode::Replace,
+                )
                 .await
                 .unwrap();
             let store = Datastore::open(Arc::clone(&backend), Options::default()).await.unwrap();

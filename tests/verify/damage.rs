@@ -22,10 +22,10 @@ use larder::backend::{
 };
 use larder::error::{ErrorKind, Result};
 use larder::format::Digest;
+use larder::format::larder::suspects;
 use larder::format::layout::Key;
 use larder::format::manifest::VerifyResult;
 use larder::format::name::{Namespace, SnapshotName};
-use larder::format::suspects;
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, Options, SnapshotReader};
 use larder::verify::{self, Fault, Mode, Repair, Scope, VerifyOptions, VerifyReport};

@@ -29,6 +29,9 @@ mod unprotected;
 
 pub use unprotected::{UploadStats, VerifyResult, VerifyState};
 
+/// The most bytes of a manifest as it is stored, and of its JSON.
+pub(crate) const MANIFEST_BYTES: u64 = 16 << 20;
+
 /// The manifest of a snapshot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {

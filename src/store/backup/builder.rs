@@ -16,7 +16,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use crate::backend::lock_wait::{GROUP_WAIT, lock_patiently};
 use crate::backend::{LockMode, LockReach, LockScope};
+use crate::chunks::Keeping;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{AuthId, BackupTime, GroupName, SnapshotName};
@@ -26,9 +28,7 @@ use crate::store::backup::writer::{Guards, SnapshotWriter, Written};
 use crate::store::catalog::delete::Trouble;
 use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
 use crate::store::catalog::metadata::SMALL_OBJECT_BYTES;
-use crate::store::chunks::Keeping;
 use crate::store::events::{Observer, Silent};
-use crate::store::locks::{GROUP_WAIT, lock_patiently};
 
 /// By how much the clock may lag behind the newest snapshot before a backup without an explicit time is refused.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);

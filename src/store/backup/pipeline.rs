@@ -12,14 +12,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::chunker::is_zero;
+use crate::chunks::{Evidence, Stored};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::name::SnapshotName;
+use crate::rt::semaphore::Permit;
 use crate::store::SnapshotReader;
 use crate::store::backup::writer::{Counters, Reserved};
-use crate::store::budget::Permit;
-use crate::store::chunks::{Evidence, Stored};
 use crate::store::events::Event;
 
 /// An archive while it is being written.

@@ -18,15 +18,15 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
+use crate::backend::in_doubt::is_certain;
 use crate::backend::{LockGuard, LockMode, LockScope, Removal, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
+use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::store::backup::writer::{Publication, WriterShared, Written};
 use crate::store::catalog::list::SnapshotState;
-use crate::store::catalog::metadata::MANIFEST_BYTES;
-use crate::store::in_doubt::is_certain;
 use crate::store::restore::snapshot::has_failed_verification;
 use crate::store::{Datastore, SnapshotReader};
 

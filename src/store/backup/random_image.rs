@@ -9,6 +9,7 @@ use futures::channel::oneshot;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::buffers::Buffer;
+use crate::chunks::Keeping;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_CHUNK_BYTES;
@@ -16,7 +17,6 @@ use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::name::ArchiveKind;
 use crate::store::backup::image::{CHUNK_BYTES, check_chunk_bytes, index_error};
 use crate::store::backup::pipeline::{ArchiveTask, Cut, Entry, yield_now};
-use crate::store::chunks::Keeping;
 use crate::store::events::Event;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter, in_archive};
 

@@ -7,16 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::backend::{LockGuard, Version};
+use crate::chunks::Keeping;
+use crate::chunks::pins::WriterPins;
+use crate::chunks::witnesses::Witnesses;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::FinishedIndex;
 use crate::format::layout::Key;
 use crate::format::manifest::{CryptMode, ManifestFile, UploadStats};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
-use crate::store::chunks::Keeping;
 use crate::store::events::{Event, Observer};
-use crate::store::pins::WriterPins;
-use crate::store::witnesses::Witnesses;
 use crate::store::{Datastore, SnapshotReader};
 
 /// The most plaintext bytes of a blob.

@@ -19,6 +19,7 @@
 //! the snapshot itself is not locked, those locks reach everybody who could write, and a manifest of it neither is there nor may
 //! still arrive.
 
+use crate::backend::lock_wait::{MANIFEST_WAIT, lock_patiently, lock_store};
 use crate::backend::{
     ListEntry, ListQuery, LockGuard, LockMode, LockReach, LockScope, ObjectInfo, Removal, Version, list_all,
 };
@@ -26,7 +27,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::catalog::list::FileInfo;
-use crate::store::locks::{MANIFEST_WAIT, lock_patiently, lock_store};
 use crate::store::{Datastore, SnapshotInfo};
 
 /// What was deleted.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::backend::lock_wait::{MANIFEST_WAIT, lock_patiently};
 use crate::backend::{LockMode, LockScope, Object, PutMode, Removal, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -9,13 +10,9 @@ use crate::format::manifest::Manifest;
 use crate::format::name::{AuthId, GroupName, Namespace, SnapshotName};
 use crate::format::status::{GcStatus, decode_owner, encode_owner};
 use crate::store::Datastore;
-use crate::store::locks::{MANIFEST_WAIT, lock_patiently};
 
 /// The most bytes of an owner file, of notes and of the state of the garbage collection.
 pub(in crate::store) const SMALL_OBJECT_BYTES: u64 = 1 << 20;
-
-/// The most bytes of a manifest as it is stored, and of its JSON.
-pub(in crate::store) const MANIFEST_BYTES: u64 = 16 << 20;
 
 /// Whether a snapshot may be deleted.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]

@@ -1,5 +1,6 @@
 //! One group: what belongs to it, and its snapshots in their order.
 
+use crate::backend::lock_wait::{GROUP_WAIT, lock_patiently};
 use crate::backend::{LockGuard, LockMode, LockScope, Object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -9,7 +10,6 @@ use crate::store::backup::writer::Written;
 use crate::store::catalog::delete::{Trouble, still_held};
 use crate::store::catalog::list::Listed;
 use crate::store::catalog::metadata::SMALL_OBJECT_BYTES;
-use crate::store::locks::{GROUP_WAIT, lock_patiently};
 use crate::store::relocate::{How, Relocated, RelocatedGroup, RelocatedSnapshot};
 use crate::store::{Datastore, SnapshotState};
 

@@ -4,19 +4,19 @@ use bytes::Bytes;
 use futures::future::{self, FutureExt as _};
 use futures::stream::{self, StreamExt as _};
 
+use crate::backend::in_doubt::is_certain;
+use crate::backend::lock_wait::{MANIFEST_WAIT, lock_patiently, lock_store};
 use crate::backend::{Backend, LockGuard, LockMode, LockScope, PutMode};
+use crate::chunks::moves::Relocating;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
+use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::backup::publish::remove_written;
 use crate::store::backup::writer::Written;
 use crate::store::catalog::delete::{Fate, Trouble, rest_of, still_held};
 use crate::store::catalog::list::Listed;
-use crate::store::catalog::metadata::MANIFEST_BYTES;
-use crate::store::in_doubt::is_certain;
-use crate::store::locks::{MANIFEST_WAIT, lock_patiently, lock_store};
 use crate::store::relocate::{How, Relocated};
-use crate::store::relocations::Relocating;
 use crate::store::{Datastore, SnapshotInfo};
 
 /// How many files are copied at the same time.

@@ -11,10 +11,10 @@ use super::*;
 use crate::backend::fault::{Action, FaultBackend, Rule};
 use crate::backend::record::Method;
 use crate::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, SyncLevel};
+use crate::chunks::moves::Watch;
 use crate::format::layout::Key;
 use crate::rt::{Runtime, SimRuntime};
 use crate::store::Options;
-use crate::store::relocations::Watch;
 
 /// How long each call of the mover takes.
 const STEP: Duration = Duration::from_millis(10);

@@ -11,8 +11,8 @@ use crate::format::index::IndexReader;
 use crate::format::layout::Key;
 use crate::format::manifest::{Manifest, ManifestFile};
 use crate::format::name::SnapshotName;
+use crate::rt::semaphore::Permit;
 use crate::store::Datastore;
-use crate::store::budget::Permit;
 use crate::store::identity::Identity;
 use crate::store::restore::snapshot::BLOB_BYTES;
 

@@ -19,19 +19,19 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::future;
 
+use crate::backend::lock_wait::{GROUP_WAIT, MANIFEST_WAIT, lock_patiently, lock_store};
 use crate::backend::{LockGuard, LockMode, LockReach, LockScope, Object, Version};
+use crate::chunks::Keeping;
+use crate::chunks::pins::WriterPins;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
+use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, AuthId, GroupName, SnapshotName};
 use crate::store::Datastore;
 use crate::store::backup::publish::{check_bases, check_written, publish, remove_written};
 use crate::store::backup::writer::Written;
 use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
-use crate::store::catalog::metadata::MANIFEST_BYTES;
-use crate::store::chunks::Keeping;
-use crate::store::locks::{GROUP_WAIT, MANIFEST_WAIT, lock_patiently, lock_store};
-use crate::store::pins::WriterPins;
 use crate::store::replicate::source::{Held, StoredManifest, is_of_the_object};
 use crate::store::restore::snapshot::{BLOB_BYTES, INDEX_BYTES, has_failed_verification};
 

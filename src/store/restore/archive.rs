@@ -27,12 +27,12 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::LockGuard;
 use crate::chunker::is_zero;
+use crate::chunks::Keeping;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveName, SnapshotName};
-use crate::store::budget::{Budget, Permit};
-use crate::store::chunks::Keeping;
+use crate::rt::semaphore::{Budget, Permit};
 use crate::store::events::{Event, Observer, Silent};
 use crate::store::{Datastore, RestoreTarget, in_archive};
 

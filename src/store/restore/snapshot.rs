@@ -10,10 +10,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::layout::Key;
+use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::manifest::{CryptMode, Manifest, ManifestFile, VerifyResult};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
 use crate::store::backup::writer::WriterShared;
-use crate::store::catalog::metadata::MANIFEST_BYTES;
 use crate::store::{ArchiveReader, Datastore, StoreInner};
 
 /// The most bytes of an index: enough for 400 million chunks.

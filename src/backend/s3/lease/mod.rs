@@ -73,6 +73,7 @@ use std::time::{Duration, SystemTime};
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::Tenure;
+use crate::backend::in_doubt::LONGEST_REQUEST;
 use crate::backend::s3::lease::names::{Doubt, Removals};
 use crate::backend::s3::lease::record::{Holder, Record};
 use crate::backend::s3::lease::term::next;
@@ -91,8 +92,6 @@ const RENEWAL: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_secs(5);
 /// How long a server without conditional puts is given before the lease is read again.
 const SETTLING: Duration = Duration::from_secs(2);
-/// After how long a request that was given up is certain not to be executed any more.
-const LONGEST_REQUEST: Duration = Duration::from_mins(30);
 
 /// The lease of one store, held or not.
 #[derive(Debug)]

@@ -18,8 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::backend::in_doubt::LONGEST_REQUEST;
 use crate::backend::s3::lease::record::{Found, Record};
-use crate::backend::s3::lease::{LONGEST_REQUEST, Lease, State, unix_seconds};
+use crate::backend::s3::lease::{Lease, State, unix_seconds};
 use crate::backend::{Deleted, Removal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::backend::in_doubt::LONGEST_REQUEST;
 use crate::backend::s3::bare;
 use crate::backend::s3::lease::names::Doubt;
 use crate::backend::s3::lease::record::{Found, Record};
-use crate::backend::s3::lease::{
-    Held, LIFE, LONGEST_REQUEST, Lease, RENEWAL, RETRY, SETTLING, State, lost, unix_seconds,
-};
+use crate::backend::s3::lease::{Held, LIFE, Lease, RENEWAL, RETRY, SETTLING, State, lost, unix_seconds};
 use crate::backend::s3::mark::LIMIT_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::Condition;

@@ -19,16 +19,17 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::future;
 
+use crate::backend::in_doubt::is_over;
 use crate::backend::{Backend, Deleted, LockGuard, Removal};
+use crate::chunks::ChunkStore;
+use crate::chunks::digest_locks::Section;
+use crate::chunks::fetch::ChunkReader;
+use crate::chunks::pins::Collection;
+use crate::chunks::shared::Gate;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
+use crate::format::larder::gc_candidates::{LIMIT_BYTES, prefixes};
 use crate::format::layout::Key;
-use crate::store::chunks::ChunkStore;
-use crate::store::chunks::gate::Gate;
-use crate::store::chunks::reader::ChunkReader;
-use crate::store::in_doubt::is_over;
-use crate::store::pins::{Collection, Section};
-use crate::store::sightings::{LIMIT_BYTES, prefixes};
 
 /// How many objects one request names.
 const AT_ONCE: usize = 1000;
@@ -217,7 +218,7 @@ impl ChunkStore {
     }
 
     /// What somebody who had the store before may have been deleting when it was taken from them. `sightings` lists all of it.
-    pub(in crate::store) async fn inherit_leaving(&self, sightings: &Key) -> Result<()> {
+    pub(crate) async fn inherit_leaving(&self, sightings: &Key) -> Result<()> {
         let now = self.backend.runtime().monotonic();
         let unsettled = self.backend.tenure().is_some_and(|tenure| tenure.unsettled);
         if !unsettled || self.gate().has_inherited(now) {

@@ -11,9 +11,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Details, ListEntry, ListQuery};
 use crate::format::Digest;
-use crate::format::layout::{Key, Prefix};
 
 /// How many are collected before they are sorted, at least.
 const LEAST_RECENT: usize = 64 << 10;
@@ -35,16 +33,6 @@ pub(crate) struct MarkSet {
 pub(crate) fn mark_of(digest: &Digest) -> u64 {
     // In the order of digests: the first byte counts most.
     digest.as_bytes()[..8].iter().fold(0, |mark, byte| mark << 8 | u64::from(*byte))
-}
-
-/// The chunk that a line of a listing shows, and its size if that is told; none if it shows something else.
-pub(crate) fn listed_chunk(entry: &ListEntry) -> Option<(Digest, u64)> {
-    let (key, size) = match entry {
-        ListEntry::Name(key) => (key, 0),
-        ListEntry::Object(info) => (&info.key, info.size),
-        ListEntry::Foreign(_) | ListEntry::Prefix(_) | ListEntry::Unreadable(_) => return None,
-    };
-    if let Key::Chunk(digest) = key { Some((*digest, size)) } else { None }
 }
 
 impl MarkSetBuilder {
@@ -120,24 +108,6 @@ impl Shard {
         let last = |number| if number == count { u64::MAX } else { bound(number) - 1 };
         (0..count).map(|number| Self { first: bound(number), last: last(number + 1) }).collect()
     }
-
-    /// Lists the chunks in it, and what was put aside of them.
-    pub(crate) fn query(&self, details: Details) -> ListQuery {
-        let filled = |mark: u64, fill: u8| {
-            Digest::from_bytes(std::array::from_fn(|at| if at < 8 { byte_of(mark, at) } else { fill }))
-        };
-        // Of a digest whose last bytes are all ones, there may be chunks that were put aside.
-        let after = self.first.checked_sub(1).map(|before| Key::Quarantined(filled(before, 0xff), 9));
-        let until = (self.last != u64::MAX).then(|| Key::Quarantined(filled(self.last, 0xff), 9));
-        let mut query = ListQuery::all(Prefix::Chunks).between(after, until);
-        query.details = details;
-        query
-    }
-}
-
-/// One of the eight bytes that a mark is made of.
-fn byte_of(mark: u64, at: usize) -> u8 {
-    mark.to_le_bytes()[7 - at]
 }
 
 #[cfg(test)]
@@ -156,16 +126,6 @@ mod tests {
             assert_eq!((shards[0].first, shards[shards.len() - 1].last), (0, u64::MAX));
             for pair in shards.windows(2) {
                 assert_eq!(pair[0].last + 1, pair[1].first);
-            }
-            for shard in shards {
-                let query = shard.query(Details::All);
-                for (mark, inside) in [(shard.first, true), (shard.last, true)] {
-                    let byte = |at| if at < 8 { byte_of(mark, at) } else { 0x77 };
-                    let digest = Digest::from_bytes(std::array::from_fn(byte));
-                    assert_eq!(mark_of(&digest), mark);
-                    assert_eq!(query.covers(&Key::Chunk(digest).path()), inside);
-                    assert_eq!(query.covers(&Key::Quarantined(digest, 0).path()), inside);
-                }
             }
         }
     }

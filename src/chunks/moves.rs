@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::format::layout::Key;
-use crate::store::Datastore;
 
 /// Who moves, and who watches. Memory is taken up for what is under way, and for what nobody took yet.
 #[derive(Debug, Default)]
@@ -23,13 +22,6 @@ struct State {
     next: u64,
     under_way: BTreeMap<u64, Vec<Key>>,
     watches: BTreeMap<u64, Vec<Key>>,
-}
-
-impl Datastore {
-    /// What is being moved within the store.
-    pub(crate) fn relocations(&self) -> &Arc<Relocations> {
-        self.inner.chunks.relocations()
-    }
 }
 
 impl Relocations {

@@ -1,4 +1,4 @@
-//! Which chunks are suspect, for every process: the list `.larder/suspects`, whose bytes are told in [`crate::format::suspects`].
+//! Which chunks are suspect, for every process: the list `.larder/suspects`, whose bytes are told in [`crate::format::larder::suspects`].
 //!
 //! A chunk that was found bad or gone is suspect: no base and no length makes it known, and its next upload stores it whatever is there
 //! (H99). What this process found it keeps in memory; the list tells the next one.
@@ -19,18 +19,18 @@ use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::{Backend, PutMode, Version};
+use crate::chunks::ChunkStore;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
+use crate::format::larder::suspects;
 use crate::format::layout::Key;
-use crate::format::suspects;
-use crate::store::chunks::ChunkStore;
 
 /// How often the list is read anew because somebody else changed it.
 const TRIES: usize = 10;
 
 /// What this process knows of the list.
 #[derive(Debug, Default)]
-pub(in crate::store::chunks) struct Suspicion {
+pub(in crate::chunks) struct Suspicion {
     /// Held while the list is changed.
     changing: AsyncMutex<()>,
     state: Mutex<State>,
@@ -50,14 +50,14 @@ struct State {
 
 /// The list as it was read.
 #[derive(Debug)]
-pub(in crate::store) enum SuspectList {
+pub(crate) enum SuspectList {
     Damaged(Error),
     Read(BTreeSet<Digest>, Option<Version>),
 }
 
 impl SuspectList {
     /// Reads it. One that is damaged is no failure yet.
-    pub(in crate::store) async fn read(backend: &dyn Backend) -> Result<Self> {
+    pub(crate) async fn read(backend: &dyn Backend) -> Result<Self> {
         let damaged = |error: Error| Ok(Self::Damaged(error));
         let object = match backend.get(&Key::Suspects, suspects::MAX_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -83,7 +83,7 @@ impl Suspicion {
 
 impl ChunkStore {
     /// Believes a list that was read in the terms that began with this epoch.
-    pub(in crate::store) fn learn_suspects(&self, list: SuspectList, since: Option<u64>) {
+    pub(crate) fn learn_suspects(&self, list: SuspectList, since: Option<u64>) {
         let mut state = self.suspicion.state();
         state.read_in = since;
         match list {
@@ -97,7 +97,7 @@ impl ChunkStore {
     }
 
     /// Reads the list once more, unless nobody else can have changed it since it was read.
-    pub(in crate::store) async fn refresh_suspects(&self) -> Result<()> {
+    pub(crate) async fn refresh_suspects(&self) -> Result<()> {
         let since = self.backend.tenure().map(|tenure| tenure.since);
         if since.is_some() && self.suspicion.state().read_in == since {
             return Ok(());
@@ -137,7 +137,7 @@ impl ChunkStore {
     }
 
     /// A chunk that is on the list was put aside.
-    pub(in crate::store::chunks) fn note_aside(&self, digest: Digest) {
+    pub(in crate::chunks) fn note_aside(&self, digest: Digest) {
         if self.backend.capabilities().touches {
             self.suspicion.state().aside.insert(digest);
         }

@@ -42,12 +42,12 @@ use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::{Backend, PutMode, Removal, Version};
+use crate::chunks::ChunkStore;
+use crate::chunks::pins::WriterPins;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
+use crate::format::larder::gc_candidates::{LIMIT_BYTES, Prefix, Sightings};
 use crate::format::layout::Key;
-use crate::store::chunks::ChunkStore;
-use crate::store::pins::WriterPins;
-use crate::store::sightings::{LIMIT_BYTES, Prefix, Sightings};
 
 /// How often all sightings begin anew at most.
 const ALL_EVERY: Duration = Duration::from_mins(10);
@@ -56,7 +56,7 @@ const TRIES: usize = 100;
 
 /// What the openings of a store in this process know of the list.
 #[derive(Debug, Default)]
-pub(in crate::store) struct KnownSightings {
+pub(crate) struct KnownSightings {
     state: Mutex<State>,
     /// Held while the list is written without a condition.
     writing: AsyncMutex<()>,
@@ -123,7 +123,7 @@ impl ChunkStore {
     ///
     /// # Errors
     /// Any failure to read it.
-    pub(in crate::store) async fn refresh_sightings(&self) -> Result<()> {
+    pub(crate) async fn refresh_sightings(&self) -> Result<()> {
         if self.truth().capabilities().touches {
             return Ok(());
         }
@@ -137,7 +137,7 @@ impl ChunkStore {
     ///
     /// # Cancel safety
     /// The list is as it was, or has younger sightings.
-    pub(in crate::store) async fn restart_sightings(&self, writers: &[Arc<WriterPins>]) -> Result<()> {
+    pub(crate) async fn restart_sightings(&self, writers: &[Arc<WriterPins>]) -> Result<()> {
         if self.truth().capabilities().touches {
             return Ok(());
         }
@@ -168,7 +168,7 @@ impl ChunkStore {
     ///
     /// # Errors
     /// As [`restart_sightings`](Self::restart_sightings).
-    pub(in crate::store) async fn restart_all_sightings(&self) -> Result<()> {
+    pub(crate) async fn restart_all_sightings(&self) -> Result<()> {
         if self.truth().capabilities().touches {
             return Ok(());
         }

@@ -13,21 +13,21 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::backend::cached::{Kept, Mirrored};
 use crate::backend::{Backend, ListEntry, ListQuery, ObjectInfo, list_all};
 use crate::error::Result;
 use crate::format::layout::Prefix;
-use crate::store::mirrored::{Kept, Mirrored};
 
 /// The paths that were changed since somebody began to look.
 type Changed = Mutex<HashSet<String>>;
 
 /// Those who look at the moment.
 #[derive(Debug, Default)]
-pub(in crate::store::mirrored) struct Lookers(Vec<Weak<Changed>>);
+pub(in crate::backend::cached) struct Lookers(Vec<Weak<Changed>>);
 
 impl Lookers {
     /// This process changed an object.
-    pub(in crate::store::mirrored) fn note(&mut self, path: &str) {
+    pub(in crate::backend::cached) fn note(&mut self, path: &str) {
         self.0.retain(|changed| changed.strong_count() > 0);
         for changed in self.0.iter().filter_map(Weak::upgrade) {
             changed.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
@@ -43,13 +43,13 @@ impl Lookers {
 
 impl Mirrored {
     /// Whether the generation answers instead of the backend.
-    pub(in crate::store) fn has_generation(&self) -> bool {
+    pub(crate) fn has_generation(&self) -> bool {
         let since = self.inner.tenure().map(|tenure| tenure.since);
         since.is_some() && self.state().generation.since == since
     }
 
     /// The objects below a prefix, by a listing of the backend itself. A generation that it contradicts is in doubt from then on.
-    pub(in crate::store) async fn look(&self, prefix: Prefix) -> Result<Vec<ObjectInfo>> {
+    pub(crate) async fn look(&self, prefix: Prefix) -> Result<Vec<ObjectInfo>> {
         let changed = self.state().lookers.begin();
         let query = ListQuery::all(prefix);
         let found = objects_of(self.inner.as_ref(), &query).await?;
@@ -63,13 +63,13 @@ impl Mirrored {
     }
 
     /// The same, if the generation would answer otherwise.
-    pub(in crate::store) async fn look_again(&self, prefix: Prefix) -> Result<()> {
+    pub(crate) async fn look_again(&self, prefix: Prefix) -> Result<()> {
         if self.has_generation() { self.look(prefix).await.map(drop) } else { Ok(()) }
     }
 }
 
 /// All objects that a query finds.
-pub(in crate::store::mirrored) async fn objects_of(
+pub(in crate::backend::cached) async fn objects_of(
     backend: &dyn Backend,
     query: &ListQuery,
 ) -> Result<Vec<ObjectInfo>> {

@@ -12,7 +12,7 @@
 //! | present, as long as what would be stored | touched: a duplicate (D8) |
 //! | present, of another length | read and validate: good → a duplicate, bad → replace (D8, H77) |
 //! | cannot say, named by an explicit base | known (D9) |
-//! | cannot say, the records say that it is present, and a [witness](crate::store::witnesses) too | a duplicate |
+//! | cannot say, the records say that it is present, and a [witness](crate::chunks::witnesses) too | a duplicate |
 //! | cannot say, the records say that it is present | looked for by its name, and as above |
 //! | cannot say | encode, create; if it exists, as above |
 //!
@@ -31,7 +31,7 @@
 //!
 //! | state | how it comes about | what it is worth |
 //! |---|---|---|
-//! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent if a [witness](crate::store::witnesses) names it, or a request finds it |
+//! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent if a [witness](crate::chunks::witnesses) names it, or a request finds it |
 //! | expected | an index names it | nothing, unless it is an explicit base that stays locked (D9) |
 //! | unknown | no record | it is sent; if it is there, it is compared |
 //! | suspect, missing | a read found the chunk bad or gone: the record is forgotten | as unknown, and this process believes neither a base nor a length (D9, H23) until the chunk was stored or read again; what a verification found, later processes do not believe either |
@@ -40,12 +40,20 @@
 //! between may have removed chunks. So may a program that takes no lease, at any time; hence the witnesses. **Whoever removes chunks begins a new term first, and forgets each one before it is removed** (H16,
 //! H22): so neither a crash nor an old copy of the directory brings a record back that is no longer true.
 
-mod gate;
-mod import;
-mod quarantine;
-mod reader;
-mod suspicion;
-mod sweep;
+pub(crate) mod codecs;
+pub(crate) mod digest_locks;
+pub(crate) mod encoded;
+pub(crate) mod fetch;
+mod listing;
+pub(crate) mod moves;
+pub(crate) mod pins;
+pub(crate) mod quarantine;
+pub(crate) mod recent_indexes;
+pub(crate) mod reuse;
+pub(crate) mod shared;
+mod suspects;
+pub(crate) mod sweep;
+pub(crate) mod witnesses;
 
 use std::sync::Arc;
 
@@ -54,23 +62,25 @@ use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::{Backend, PutMode, Touched};
 use crate::buffers::Buffer;
+use crate::chunks::codecs::Codecs;
+use crate::chunks::fetch::ChunkReader;
+use crate::chunks::moves::Relocations;
+use crate::chunks::pins::Pins;
+use crate::chunks::recent_indexes::Published;
+use crate::chunks::reuse::KnownSightings;
+use crate::chunks::shared::Gate;
+use crate::chunks::suspects::Suspicion;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{MAX_CHUNK_BYTES, MIN_BLOB_BYTES};
 use crate::format::layout::Key;
 use crate::local::LocalState;
-use crate::store::chunks::gate::Gate;
-use crate::store::chunks::reader::ChunkReader;
-use crate::store::chunks::suspicion::Suspicion;
-use crate::store::codecs::Codecs;
-use crate::store::pins::{Pins, WriterPins};
-use crate::store::published::Published;
-use crate::store::relocations::Relocations;
-use crate::store::reuse::KnownSightings;
 
-pub(crate) use import::{Belief, Reference};
+pub(crate) use encoded::{Belief, Reference};
+pub(crate) use listing::{listed_chunk, query_of};
+pub(crate) use pins::{Collection, WriterPins};
 pub(crate) use quarantine::{Examined, Inspected, PutAside};
-pub(in crate::store) use suspicion::SuspectList;
+pub(crate) use suspects::SuspectList;
 pub(crate) use sweep::{Swept, Unused};
 
 /// The chunks of a store.
@@ -86,14 +96,14 @@ pub(crate) struct ChunkStore {
 
 /// Whether chunks that were fetched or stored are kept on the local disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::store) enum Keeping {
+pub(crate) enum Keeping {
     Kept,
     NotKept,
 }
 
 /// What makes a writer believe that a chunk is in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Evidence {
+pub(crate) enum Evidence {
     /// The base of the backup names it.
     Base,
     /// Nothing.
@@ -134,7 +144,7 @@ struct Offered {
 }
 
 impl ChunkStore {
-    pub(in crate::store) fn new(
+    pub(crate) fn new(
         (backend, truth): (Arc<dyn Backend>, Arc<dyn Backend>),
         local: Option<Arc<LocalState>>,
         level: i32,
@@ -152,7 +162,7 @@ impl ChunkStore {
     }
 
     /// Shares pins and critical sections with all openings of the store of this identity.
-    pub(in crate::store) fn bind(&self, identity: &str) {
+    pub(crate) fn bind(&self, identity: &str) {
         self.reader.bind(&Gate::of(identity));
     }
 
@@ -166,22 +176,22 @@ impl ChunkStore {
     }
 
     /// What is being moved within the store.
-    pub(in crate::store) fn relocations(&self) -> &Arc<Relocations> {
+    pub(crate) fn relocations(&self) -> &Arc<Relocations> {
         &self.gate().relocations
     }
 
     /// The indexes that were stored of late, through any opening of the store.
-    pub(in crate::store) fn published(&self) -> &Published {
+    pub(crate) fn published(&self) -> &Published {
         &self.gate().published
     }
 
     /// What this process knows of the list of sightings.
-    pub(in crate::store) fn known_sightings(&self) -> &KnownSightings {
+    pub(crate) fn known_sightings(&self) -> &KnownSightings {
         &self.gate().sightings
     }
 
     /// The backend itself: what it says comes from no copy.
-    pub(in crate::store) fn truth(&self) -> &Arc<dyn Backend> {
+    pub(crate) fn truth(&self) -> &Arc<dyn Backend> {
         &self.truth
     }
 
@@ -193,7 +203,7 @@ impl ChunkStore {
     ///
     /// # Cancel safety
     /// A dropped future leaves the chunk in the store or not, and pinned.
-    pub(in crate::store) async fn put(
+    pub(crate) async fn put(
         &self,
         writer: &WriterPins,
         digest: Digest,
@@ -318,7 +328,7 @@ impl ChunkStore {
     ///
     /// # Errors
     /// `Conflict` if one was deleted: the backup has to be made once more.
-    pub(in crate::store) async fn await_settled(&self, writer: &WriterPins) -> Result<()> {
+    pub(crate) async fn await_settled(&self, writer: &WriterPins) -> Result<()> {
         let (runtime, unsettled) = (self.backend.runtime(), writer.unsettled());
         if unsettled.is_empty() {
             return Ok(());
@@ -352,7 +362,7 @@ impl ChunkStore {
 
     /// Opens the records of which chunks the store with this identity has, if there is local state and this process alone may change
     /// the store.
-    pub(in crate::store) async fn open_presence(&self, identity: &str) -> Result<()> {
+    pub(crate) async fn open_presence(&self, identity: &str) -> Result<()> {
         let Some(tenure) = self.backend.tenure() else { return Ok(()) };
         self.reader.open_presence(identity, tenure.epoch, tenure.continues).await
     }
@@ -374,7 +384,7 @@ impl ChunkStore {
     ///
     /// # Errors
     /// `Corrupt` if one of them is missing, or was found bad: the base is damaged.
-    pub(in crate::store) async fn reuse(&self, writer: &WriterPins, digests: &[Digest]) -> Result<()> {
+    pub(crate) async fn reuse(&self, writer: &WriterPins, digests: &[Digest]) -> Result<()> {
         let mut wanted = digests.to_vec();
         // In order, so that two who want the same do not wait for each other.
         wanted.sort_unstable();
@@ -414,27 +424,27 @@ impl ChunkStore {
     ///
     /// # Errors
     /// `Corrupt` if it is damaged or missing; whatever the backend answers.
-    pub(in crate::store) async fn get(&self, digest: Digest, length: u64, keeping: Keeping) -> Result<Bytes> {
+    pub(crate) async fn get(&self, digest: Digest, length: u64, keeping: Keeping) -> Result<Bytes> {
         let length = checked_length(digest, length)?;
         Arc::clone(&self.reader).join((digest, length, keeping)).await.map_err(|error| lost(error, digest))
     }
 
     /// Reads a blob that is stored as a file of its own.
-    pub(in crate::store) async fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
+    pub(crate) async fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
         let codecs = Arc::clone(self.codecs());
         let decode = move || codecs.decode_blob(blob, limit);
         self.backend.runtime().run_blocking("decode blob", decode).await
     }
 
     /// Encodes bytes as a blob.
-    pub(in crate::store) async fn encode(&self, plaintext: &Bytes) -> Result<Bytes> {
+    pub(crate) async fn encode(&self, plaintext: &Bytes) -> Result<Bytes> {
         let (codecs, plaintext) = (Arc::clone(self.codecs()), plaintext.clone());
         let encode = move || codecs.encode(&plaintext);
         self.backend.runtime().run_blocking("encode blob", encode).await
     }
 
     /// A buffer to read plaintext into.
-    pub(in crate::store) fn buffer(&self, capacity: usize) -> Buffer {
+    pub(crate) fn buffer(&self, capacity: usize) -> Buffer {
         self.codecs().buffer(capacity)
     }
 

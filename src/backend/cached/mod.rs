@@ -32,19 +32,19 @@ use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
+use crate::backend::cached::foreign::{Lookers, objects_of};
+use crate::backend::lock_wait::lock_store;
 use crate::backend::{
     Announced, Backend, Capabilities, Cursor, Deleted, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
     LockScope, Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version, list_all, page_of,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
+use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::name::Namespace;
 use crate::local::LocalState;
 use crate::local::mirror::CopyName;
 use crate::rt::Runtime;
-use crate::store::catalog::metadata::MANIFEST_BYTES;
-use crate::store::locks::lock_store;
-use crate::store::mirrored::foreign::{Lookers, objects_of};
 
 /// How many entries a page of a listing has.
 const PAGE_ENTRIES: usize = 10_000;
@@ -52,7 +52,7 @@ const PAGE_ENTRIES: usize = 10_000;
 const FETCHES_IN_FLIGHT: usize = 32;
 
 #[derive(Debug)]
-pub(in crate::store) struct Mirrored {
+pub(crate) struct Mirrored {
     inner: Arc<dyn Backend>,
     local: Arc<LocalState>,
     refreshing: AsyncMutex<()>,
@@ -164,22 +164,22 @@ impl Drop for Change<'_> {
 }
 
 impl Mirrored {
-    pub(in crate::store) fn new(inner: Arc<dyn Backend>, local: Arc<LocalState>) -> Self {
+    pub(crate) fn new(inner: Arc<dyn Backend>, local: Arc<LocalState>) -> Self {
         Self { inner, local, refreshing: AsyncMutex::default(), state: Mutex::default() }
     }
 
     /// The backend itself, which answers from no copies (H10).
-    pub(in crate::store) fn truth(&self) -> &Arc<dyn Backend> {
+    pub(crate) fn truth(&self) -> &Arc<dyn Backend> {
         &self.inner
     }
 
     /// The copy of an object of which a listing of the backend itself just showed this version, if there is one.
-    pub(in crate::store) async fn copy_of_version(&self, info: &ObjectInfo) -> Result<Option<Bytes>> {
+    pub(crate) async fn copy_of_version(&self, info: &ObjectInfo) -> Result<Option<Bytes>> {
         self.copy_of(&info.key, &Kept::of(info)).await
     }
 
     /// Brings the generation and the copies to the state of the store.
-    pub(in crate::store) async fn refresh(&self) -> Result<Refresh> {
+    pub(crate) async fn refresh(&self) -> Result<Refresh> {
         let _alone = self.refreshing.lock().await;
         // Held by the backend from here on. Who cannot have it reads all the same.
         let lock = match lock_store(self.inner.as_ref(), LockMode::Shared).await {

@@ -1,7 +1,7 @@
 //! What all openings of one store in a process share: pins, critical sections, what is being moved or was published, and which chunks may
 //! still be deleted, or are not to be believed in.
 //!
-//! Who collects garbage has to know of every writer of the process (H4), through whichever [`Datastore`](crate::store::Datastore) it
+//! Who collects garbage has to know of every writer of the process (H4), through whichever handle it
 //! writes; so the gate of a store is found by the identity of the store.
 //!
 //! # Chunks that may still be deleted
@@ -15,29 +15,30 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::backend::in_doubt::LONGEST_REQUEST;
+use crate::chunks::digest_locks::Sections;
+use crate::chunks::fetch::ChunkReader;
+use crate::chunks::moves::Relocations;
+use crate::chunks::pins::Pins;
+use crate::chunks::recent_indexes::Published;
+use crate::chunks::reuse::KnownSightings;
 use crate::format::Digest;
-use crate::store::chunks::reader::ChunkReader;
-use crate::store::in_doubt::LONGEST_REQUEST;
-use crate::store::pins::{Pins, Sections};
-use crate::store::published::Published;
-use crate::store::relocations::Relocations;
-use crate::store::reuse::KnownSightings;
 
 /// Gates on which something was to be deleted of late, so that they stay.
 static DOUBTFUL: Mutex<Vec<Arc<Gate>>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Default)]
-pub(in crate::store) struct Gate {
+pub(crate) struct Gate {
     leaving: Mutex<Leaving>,
-    pub(in crate::store) pins: Arc<Pins>,
-    pub(in crate::store) published: Published,
+    pub(crate) pins: Arc<Pins>,
+    pub(crate) published: Published,
     /// What reads chunks for each opening, with its records of what the store has.
     readers: Mutex<Vec<Weak<ChunkReader>>>,
-    pub(in crate::store) relocations: Arc<Relocations>,
-    pub(in crate::store) sections: Sections,
-    pub(in crate::store::chunks) sightings: KnownSightings,
+    pub(crate) relocations: Arc<Relocations>,
+    pub(crate) sections: Sections,
+    pub(in crate::chunks) sightings: KnownSightings,
     /// Chunks that were found bad or gone, and not good since.
-    pub(in crate::store::chunks) suspects: Mutex<HashSet<Digest>>,
+    pub(in crate::chunks) suspects: Mutex<HashSet<Digest>>,
 }
 
 /// What may still be deleted, by the monotonic clock.
@@ -51,7 +52,7 @@ struct Leaving {
 
 impl Gate {
     /// The gate of the store with this identity.
-    pub(in crate::store) fn of(uuid: &str) -> Arc<Self> {
+    pub(crate) fn of(uuid: &str) -> Arc<Self> {
         static OPEN: Mutex<BTreeMap<String, Weak<Gate>>> = Mutex::new(BTreeMap::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let settled = |gate: &mut Arc<Self>| gate.leaving().digests.is_empty();
@@ -72,21 +73,21 @@ impl Gate {
     }
 
     /// Another opening of the store.
-    pub(in crate::store::chunks) fn register(&self, reader: &Arc<ChunkReader>) {
+    pub(in crate::chunks) fn register(&self, reader: &Arc<ChunkReader>) {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         readers.retain(|reader| reader.strong_count() > 0);
         readers.push(Arc::downgrade(reader));
     }
 
     /// All openings of the store.
-    pub(in crate::store::chunks) fn readers(&self) -> Vec<Arc<ChunkReader>> {
+    pub(in crate::chunks) fn readers(&self) -> Vec<Arc<ChunkReader>> {
         let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         readers.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// From now on, these may be deleted at any moment. Returns those of which no earlier request said so: an earlier one may outlast
     /// this one, whatever becomes of it.
-    pub(in crate::store::chunks) fn note_leaving(
+    pub(in crate::chunks) fn note_leaving(
         self: &Arc<Self>,
         digests: &[Digest],
         now: Duration,
@@ -105,30 +106,30 @@ impl Gate {
     }
 
     /// All that may still be deleted by a request of this process.
-    pub(in crate::store::chunks) fn all_leaving(&self, now: Duration) -> Vec<Digest> {
+    pub(in crate::chunks) fn all_leaving(&self, now: Duration) -> Vec<Digest> {
         let leaving = self.leaving();
         let late = |since: &Duration| now.saturating_sub(*since) < LONGEST_REQUEST;
         leaving.digests.iter().filter(|(_, since)| late(since)).map(|(digest, _)| *digest).collect()
     }
 
     /// These were not, and will not be by the requests of this process.
-    pub(in crate::store::chunks) fn forget_leaving(&self, digest: &Digest) {
+    pub(in crate::chunks) fn forget_leaving(&self, digest: &Digest) {
         self.leaving().digests.remove(digest);
     }
 
     /// What an earlier holder of the store may have been deleting, by the first twelve bytes.
-    pub(in crate::store) fn inherit(&self, mut prefixes: Vec<[u8; 12]>, now: Duration) {
+    pub(crate) fn inherit(&self, mut prefixes: Vec<[u8; 12]>, now: Duration) {
         prefixes.sort_unstable();
         self.leaving().inherited = Some((prefixes, now + LONGEST_REQUEST));
     }
 
     /// Whether it was said what an earlier holder may have been deleting.
-    pub(in crate::store::chunks) fn has_inherited(&self, now: Duration) -> bool {
+    pub(in crate::chunks) fn has_inherited(&self, now: Duration) -> bool {
         self.leaving().inherited.as_ref().is_some_and(|(_, until)| *until > now)
     }
 
     /// How long it takes until the chunk is certain not to be deleted by an earlier request.
-    pub(in crate::store::chunks) fn unsettled_for(&self, digest: &Digest, now: Duration) -> Option<Duration> {
+    pub(in crate::chunks) fn unsettled_for(&self, digest: &Digest, now: Duration) -> Option<Duration> {
         let leaving = self.leaving();
         let own = leaving.digests.get(digest).map(|since| *since + LONGEST_REQUEST);
         let inherited = leaving.inherited.as_ref().filter(|(prefixes, _)| {

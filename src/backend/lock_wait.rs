@@ -6,10 +6,10 @@ use crate::backend::{Backend, HeldBriefly, LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long the lock of a manifest is waited for, as in PBS.
-pub(in crate::store) const MANIFEST_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const MANIFEST_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a new backup waits for its group: a writer that was dropped may still be cleaning up behind itself.
-pub(in crate::store) const GROUP_WAIT: Duration = Duration::from_millis(500);
+pub(crate) const GROUP_WAIT: Duration = Duration::from_millis(500);
 
 /// How long the lock of the store is waited for while its holder removes what a dead writer left. It takes some deletions on a disk.
 const STORE_WAIT: Duration = Duration::from_secs(10);

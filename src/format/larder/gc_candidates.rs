@@ -10,7 +10,7 @@
 //!
 //! It is written before anything is deleted and names all that may be: so it is also the intent, by which whoever takes the store over
 //! knows what requests of the holder before may still delete (H16, H17). Whoever publishes a snapshot makes the sightings of the chunks
-//! that it names [begin anew](crate::store::reuse). Missing, damaged or of another length it says nothing: then
+//! that it names begin anew. Missing, damaged or of another length it says nothing: then
 //! everything is seen for the first time (H11, I1).
 
 use std::collections::HashSet;
@@ -32,7 +32,7 @@ const RECORD_BYTES: usize = 16;
 type Record = [u8; RECORD_BYTES];
 
 /// The first bytes of a digest, by which a chunk is known here.
-pub(in crate::store) type Prefix = [u8; 12];
+pub(crate) type Prefix = [u8; 12];
 
 /// Sightings of one or more runs, in the order of digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,19 +72,19 @@ impl Sightings {
         Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into()))
     }
 
-    pub(in crate::store) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
     /// The chunks with these first bytes are seen unused since then at the earliest.
-    pub(in crate::store) fn restart(&mut self, prefixes: &HashSet<Prefix>, since: SystemTime) {
+    pub(crate) fn restart(&mut self, prefixes: &HashSet<Prefix>, since: SystemTime) {
         for record in self.records.iter_mut().filter(|record| prefixes.contains(&prefix_of(record))) {
             restart(record, since);
         }
     }
 
     /// All chunks are.
-    pub(in crate::store) fn restart_all(&mut self, since: SystemTime) {
+    pub(crate) fn restart_all(&mut self, since: SystemTime) {
         self.records.iter_mut().for_each(|record| restart(record, since));
     }
 
@@ -108,12 +108,12 @@ impl Sightings {
 }
 
 /// The first twelve bytes of all digests in it.
-pub(in crate::store) fn prefixes(bytes: &[u8]) -> Vec<Prefix> {
+pub(crate) fn prefixes(bytes: &[u8]) -> Vec<Prefix> {
     Sightings::parse(bytes).records.iter().map(prefix_of).collect()
 }
 
 /// The first twelve bytes of a digest.
-pub(in crate::store) fn prefix(digest: &Digest) -> Prefix {
+pub(crate) fn prefix(digest: &Digest) -> Prefix {
     std::array::from_fn(|at| digest.as_bytes()[at])
 }
 

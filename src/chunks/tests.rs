@@ -13,11 +13,11 @@ use crate::backend::{
     Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope, MemoryBackend,
     Object, ObjectInfo, Removal, Tenure, Version,
 };
+use crate::chunks::encoded::StoredChunk;
+use crate::chunks::suspects::SuspectList;
 use crate::format::blob::BlobKind;
 use crate::local::LocalOptions;
 use crate::rt::{Runtime, ThreadRuntime};
-use crate::store::chunks::import::StoredChunk;
-use crate::store::chunks::suspicion::SuspectList;
 
 /// Memory that says as little without a request as a bucket, and that only this process may change.
 #[derive(Debug)]

@@ -7,12 +7,12 @@
 use bytes::Bytes;
 
 use crate::backend::Touched;
+use crate::chunks::pins::WriterPins;
+use crate::chunks::{ChunkStore, Evidence, Look, Offered, Stored, checked_length, lost};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{Blob, BlobKind, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
 use crate::format::layout::Key;
-use crate::store::chunks::{ChunkStore, Evidence, Look, Offered, Stored, checked_length, lost};
-use crate::store::pins::WriterPins;
 
 /// How many bytes tell the kind of a blob, whichever it is.
 const HEADER_BYTES: u64 = 44;
@@ -189,7 +189,7 @@ impl ChunkStore {
     }
 
     /// Whether what is there may stay when an encrypted chunk is offered, whose contents nobody here can read.
-    pub(in crate::store::chunks) async fn stays_before_encrypted(
+    pub(in crate::chunks) async fn stays_before_encrypted(
         &self,
         offered: &Offered,
         is_alike: bool,

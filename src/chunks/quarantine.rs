@@ -22,15 +22,15 @@
 
 use bytes::Bytes;
 
+use crate::backend::in_doubt::is_over;
 use crate::backend::{ListEntry, ListQuery, LockGuard, ObjectInfo, PutMode, Removal, list_all};
+use crate::chunks::ChunkStore;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
 use crate::format::layout::{Key, Prefix};
-use crate::store::chunks::ChunkStore;
-use crate::store::in_doubt::is_over;
 
-pub(crate) use crate::store::codecs::Examined;
+pub(crate) use crate::chunks::codecs::Examined;
 
 /// The number of the copy that is replaced when there are ten.
 const LAST: u8 = 9;
@@ -100,7 +100,7 @@ impl ChunkStore {
     }
 
     /// Begins a term in which chunks may be removed, unless this is one, and opens its records (H16).
-    pub(in crate::store) async fn begin_repairs(&self, identity: &str) -> Result<()> {
+    pub(crate) async fn begin_repairs(&self, identity: &str) -> Result<()> {
         let mut begun = self.repairs.lock().await;
         let epoch = || self.backend.tenure().map(|tenure| tenure.epoch);
         if epoch().is_some() && *begun != epoch() {
@@ -114,12 +114,7 @@ impl ChunkStore {
     ///
     /// # Cancel safety
     /// Not safe to drop: a deletion that was begun must end inside the critical section. It runs as a task of its own.
-    pub(in crate::store) async fn put_aside(
-        &self,
-        guard: &dyn LockGuard,
-        digest: Digest,
-        length: u64,
-    ) -> PutAside {
+    pub(crate) async fn put_aside(&self, guard: &dyn LockGuard, digest: Digest, length: u64) -> PutAside {
         let _section = self.gate().sections.enter(digest).await;
         match self.put_aside_inside(guard, digest, length).await {
             Ok(done) => done,
@@ -231,7 +226,7 @@ impl ChunkStore {
     ///
     /// # Cancel safety
     /// A dropped future leaves the chunk in its place or not.
-    pub(in crate::store) async fn put_back(
+    pub(crate) async fn put_back(
         &self,
         guard: &dyn LockGuard,
         digest: Digest,

@@ -28,7 +28,7 @@ pub(crate) enum Examined {
 
 /// Contexts for coding and buffers for its results, used again and again.
 #[derive(Debug)]
-pub(in crate::store) struct Codecs {
+pub(crate) struct Codecs {
     buffers: Arc<Buffers>,
     decoders: Mutex<Vec<BlobDecoder>>,
     encoders: Mutex<Vec<BlobEncoder>>,
@@ -36,18 +36,18 @@ pub(in crate::store) struct Codecs {
 }
 
 impl Codecs {
-    pub(in crate::store) fn new(level: i32, kept_bytes: usize) -> Arc<Self> {
+    pub(crate) fn new(level: i32, kept_bytes: usize) -> Arc<Self> {
         let buffers = Buffers::new(kept_bytes);
         Arc::new(Self { buffers, decoders: Mutex::default(), encoders: Mutex::default(), level })
     }
 
     /// A buffer to read plaintext into.
-    pub(in crate::store) fn buffer(&self, capacity: usize) -> Buffer {
+    pub(crate) fn buffer(&self, capacity: usize) -> Buffer {
         self.buffers.take(capacity + ROOM_BYTES)
     }
 
     /// Decodes a blob of at most so many bytes.
-    pub(in crate::store) fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
+    pub(crate) fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
         let mut decoder = self.decoder();
         let decoded =
             Blob::parse(blob).and_then(|blob| decoder.decode_bytes(&blob, PlaintextSize::AtMost(limit)));
@@ -56,7 +56,7 @@ impl Codecs {
     }
 
     /// Encodes bytes as a blob.
-    pub(in crate::store) fn encode(&self, plaintext: &Bytes) -> Result<Bytes> {
+    pub(crate) fn encode(&self, plaintext: &Bytes) -> Result<Bytes> {
         let kept = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut encoder = match kept {
             Some(encoder) => encoder,
@@ -71,7 +71,7 @@ impl Codecs {
     }
 
     /// Decodes a chunk of a known length, and checks it against its digest.
-    pub(in crate::store) fn decode(&self, encoded: Bytes, digest: Digest, length: usize) -> Result<Bytes> {
+    pub(crate) fn decode(&self, encoded: Bytes, digest: Digest, length: usize) -> Result<Bytes> {
         let mut decoder = self.decoder();
         let decoded = self.decode_chunk(&mut decoder, encoded, length);
         self.keep_decoder(decoder);
@@ -85,12 +85,7 @@ impl Codecs {
 
     /// Checks a chunk in its stored form, as far as that can be done without a key: a plain one against its digest, an encrypted one
     /// against its checksum.
-    pub(in crate::store) fn inspect(
-        &self,
-        encoded: Bytes,
-        digest: Digest,
-        length: usize,
-    ) -> Result<BlobKind> {
+    pub(crate) fn inspect(&self, encoded: Bytes, digest: Digest, length: usize) -> Result<BlobKind> {
         let failed = |error| decode_error(error, "check chunk").on(digest);
         let blob = Blob::parse(encoded.clone()).map_err(failed)?;
         let kind = blob.kind();
@@ -106,7 +101,7 @@ impl Codecs {
     }
 
     /// Checks a stored chunk without keeping its contents.
-    pub(in crate::store) fn examine(&self, encoded: Bytes, digest: Digest, length: u64) -> Result<Examined> {
+    pub(crate) fn examine(&self, encoded: Bytes, digest: Digest, length: u64) -> Result<Examined> {
         let corrupt = |error| Error::new(ErrorKind::Corrupt, "check chunk").on(digest).because(error);
         let blob = Blob::parse(encoded).map_err(corrupt)?;
         if blob.kind().is_encrypted() {

@@ -23,13 +23,12 @@ use std::sync::Arc;
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::ObjectInfo;
+use crate::backend::cached::Mirrored;
 use crate::error::Result;
 use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{ArchiveKind, GroupName, Namespace};
-use crate::store::Datastore;
-use crate::store::mirrored::Mirrored;
 
 /// The most names that are kept for one writer.
 const MOST: usize = 1 << 20;
@@ -41,7 +40,7 @@ type Name = [u8; 16];
 
 /// The witnesses of one writer, or of several that belong together.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Witnesses {
+pub(crate) struct Witnesses {
     /// Whose indexes are read first.
     group: Option<GroupName>,
     /// None without local state: there are no records then.
@@ -56,28 +55,14 @@ struct State {
     unread: Option<Vec<ObjectInfo>>,
 }
 
-impl Datastore {
-    /// Witnesses for a writer, of this group if it writes to one alone.
-    pub(in crate::store) fn witnesses(&self, group: Option<&GroupName>) -> Arc<Witnesses> {
-        let mirrored = self.inner.local.as_ref().map(|local| Arc::clone(&local.mirrored));
-        Arc::new(Witnesses { group: group.cloned(), mirrored, state: AsyncMutex::default() })
-    }
-
-    /// Makes sure that copies of metadata below a prefix do not answer for what somebody else changed.
-    ///
-    /// # Errors
-    /// Any failure to list.
-    pub(crate) async fn look_again(&self, prefix: Prefix) -> Result<()> {
-        match &self.inner.local {
-            Some(local) => local.mirrored.look_again(prefix).await,
-            None => Ok(()),
-        }
-    }
-}
-
 impl Witnesses {
+    /// Witnesses for a writer, of this group if it writes to one alone.
+    pub(crate) fn new(mirrored: Option<Arc<Mirrored>>, group: Option<&GroupName>) -> Arc<Self> {
+        Arc::new(Self { group: group.cloned(), mirrored, state: AsyncMutex::default() })
+    }
+
     /// To be called when the store was locked. Where copies of metadata answer instead of the backend, they are compared.
-    pub(in crate::store) async fn begin(&self) -> Result<()> {
+    pub(crate) async fn begin(&self) -> Result<()> {
         match &self.mirrored {
             Some(mirrored) if mirrored.has_generation() => {
                 self.list(mirrored, &mut *self.state.lock().await).await
@@ -90,7 +75,7 @@ impl Witnesses {
     ///
     /// # Errors
     /// Any failure to list.
-    pub(in crate::store) async fn name(&self, digest: &Digest) -> Result<bool> {
+    pub(crate) async fn name(&self, digest: &Digest) -> Result<bool> {
         let Some(mirrored) = &self.mirrored else { return Ok(false) };
         let wanted = name_of(digest);
         let mut state = self.state.lock().await;

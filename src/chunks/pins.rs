@@ -1,4 +1,4 @@
-//! Which chunks are in use by writers, and the critical section of each digest.
+//! Which chunks are in use by writers.
 //!
 //! A writer pins a chunk before it asks whether the chunk is there, and keeps the pin until its indexes are visible or it is
 //! dropped (I2, H1, H2). Whoever removes chunks asks [`Pins::is_pinned`] inside the critical section of the digest, which it
@@ -7,15 +7,13 @@
 //! A writer may end while garbage is being collected, and its indexes come too late for the mark. So while a [`Collection`] goes on,
 //! the pins of all writers stay that are there when it begins or come later, whatever becomes of the writers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use futures::lock::{Mutex as AsyncMutex, OwnedMutexGuard};
-
+use crate::chunks::Keeping;
+use crate::chunks::witnesses::Witnesses;
 use crate::format::Digest;
-use crate::store::chunks::Keeping;
-use crate::store::sightings::{Prefix, Sightings, prefix};
-use crate::store::witnesses::Witnesses;
+use crate::format::larder::gc_candidates::{Prefix, Sightings, prefix};
 
 /// The pins of all writers of a store.
 #[derive(Debug, Default)]
@@ -40,9 +38,9 @@ pub(crate) struct Collection {
 /// The pins of one writer. They are gone when it is dropped.
 #[derive(Debug)]
 pub(crate) struct WriterPins {
-    pub(in crate::store) keeping: Keeping,
+    pub(crate) keeping: Keeping,
     state: Mutex<WriterState>,
-    pub(in crate::store) witnesses: Arc<Witnesses>,
+    pub(crate) witnesses: Arc<Witnesses>,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +54,7 @@ struct WriterState {
 
 impl Pins {
     /// Registers a writer.
-    pub(in crate::store) fn writer(&self, keeping: Keeping, witnesses: Arc<Witnesses>) -> Arc<WriterPins> {
+    pub(crate) fn writer(&self, keeping: Keeping, witnesses: Arc<Witnesses>) -> Arc<WriterPins> {
         let pins = Arc::new(WriterPins { keeping, state: Mutex::default(), witnesses });
         let mut registry = self.registry();
         registry.writers.retain(|writer| writer.strong_count() > 0);
@@ -77,13 +75,13 @@ impl Pins {
     }
 
     /// Whether some writer confirmed the chunk.
-    pub(in crate::store) fn is_confirmed(&self, digest: &Digest) -> bool {
+    pub(crate) fn is_confirmed(&self, digest: &Digest) -> bool {
         let registry = self.registry();
         registry.writers.iter().filter_map(Weak::upgrade).any(|writer| writer.is_confirmed(digest))
     }
 
     /// Whoever counted on the chunk looks once more before its indexes are published.
-    pub(in crate::store) fn distrust(&self, digest: Digest) {
+    pub(crate) fn distrust(&self, digest: Digest) {
         let writers: Vec<_> = self.registry().writers.iter().filter_map(Weak::upgrade).collect();
         for writer in writers {
             writer.distrust(digest);
@@ -118,7 +116,7 @@ impl Drop for Collection {
 
 impl WriterPins {
     /// Pins a chunk; whether it is known to be in the store already, by this very writer.
-    pub(in crate::store) fn pin(&self, digest: Digest) -> bool {
+    pub(crate) fn pin(&self, digest: Digest) -> bool {
         let mut state = self.state();
         let confirmed = state.confirmed.contains(&digest);
         if !confirmed {
@@ -128,29 +126,29 @@ impl WriterPins {
     }
 
     /// The chunk is in the store.
-    pub(in crate::store) fn confirm(&self, digest: Digest) {
+    pub(crate) fn confirm(&self, digest: Digest) {
         let mut state = self.state();
         state.intended.remove(&digest);
         state.confirmed.insert(digest);
     }
 
     /// An earlier request may still delete the chunk.
-    pub(in crate::store) fn note_unsettled(&self, digest: Digest) {
+    pub(crate) fn note_unsettled(&self, digest: Digest) {
         self.state().unsettled.insert(digest);
     }
 
     /// The chunks that are to be looked at before anything is published.
-    pub(in crate::store) fn unsettled(&self) -> Vec<Digest> {
+    pub(crate) fn unsettled(&self) -> Vec<Digest> {
         self.state().unsettled.iter().copied().collect()
     }
 
     /// The chunk was looked at, and is there.
-    pub(in crate::store) fn settle(&self, digest: &Digest) {
+    pub(crate) fn settle(&self, digest: &Digest) {
         self.state().unsettled.remove(digest);
     }
 
     /// The chunk may be gone: it is stored again if it is needed again, and looked at in the end.
-    pub(in crate::store) fn distrust(&self, digest: Digest) {
+    pub(crate) fn distrust(&self, digest: Digest) {
         let mut state = self.state();
         if state.confirmed.remove(&digest) {
             state.intended.insert(digest);
@@ -159,7 +157,7 @@ impl WriterPins {
     }
 
     /// Those of its chunks that are among these sightings.
-    pub(in crate::store) fn among(&self, sightings: &Sightings) -> Vec<Prefix> {
+    pub(crate) fn among(&self, sightings: &Sightings) -> Vec<Prefix> {
         let state = self.state();
         let used = state.confirmed.iter().chain(&state.intended);
         used.filter(|digest| sightings.since(digest).is_some()).map(prefix).collect()
@@ -180,67 +178,8 @@ impl WriterPins {
     }
 }
 
-/// The critical sections of digests. One exists only while somebody is in it or waits for it (H158).
-#[derive(Debug, Default)]
-pub(in crate::store) struct Sections {
-    open: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
-}
-
-/// The critical section of a digest, left when dropped.
-#[derive(Debug)]
-pub(in crate::store) struct Section<'a> {
-    digest: Digest,
-    guard: Option<OwnedMutexGuard<()>>,
-    sections: &'a Sections,
-}
-
-impl Sections {
-    /// Waits for the critical section of a digest. If the task that was in it failed or was dropped, the next one goes on.
-    pub(in crate::store) async fn enter(&self, digest: Digest) -> Section<'_> {
-        let mut section = Section { digest, guard: None, sections: self };
-        let mutex = Arc::clone(self.open().entry(digest).or_default());
-        section.guard = Some(mutex.lock_owned().await);
-        section
-    }
-
-    /// Enters the critical section of a digest, if nobody is in it or waits for it.
-    pub(in crate::store) fn try_enter(&self, digest: Digest) -> Option<Section<'_>> {
-        let mut open = self.open();
-        if open.contains_key(&digest) {
-            return None;
-        }
-        let mutex = Arc::<AsyncMutex<()>>::default();
-        let guard = Some(Arc::clone(&mutex).try_lock_owned()?);
-        open.insert(digest, mutex);
-        Some(Section { digest, guard, sections: self })
-    }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<Digest, Arc<AsyncMutex<()>>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Section<'_> {
-    pub(in crate::store) fn digest(&self) -> Digest {
-        self.digest
-    }
-}
-
-impl Drop for Section<'_> {
-    fn drop(&mut self) {
-        self.guard = None;
-        let mut open = self.sections.open();
-        // Only the table holds it: nobody is inside or waiting, and nobody can come while the table is locked.
-        if open.get(&self.digest).is_some_and(|mutex| Arc::strong_count(mutex) == 1) {
-            open.remove(&self.digest);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt as _;
-
     use super::*;
 
     #[test]
@@ -270,22 +209,5 @@ mod tests {
         assert!(digests.iter().all(|digest| pins.is_pinned(digest)));
         drop(other);
         assert!(!digests.iter().any(|digest| pins.is_pinned(digest)));
-    }
-
-    #[test]
-    fn h158_h162_a_waiter_takes_over_when_the_one_inside_is_dropped() {
-        let (sections, digest) = (Sections::default(), Digest::of(b"a"));
-        let inside = sections.enter(digest).now_or_never().unwrap();
-        let mut waiting = Box::pin(sections.enter(digest));
-        assert!((&mut waiting).now_or_never().is_none());
-        assert!(sections.enter(Digest::of(b"b")).now_or_never().is_some());
-        drop(inside);
-        let second = waiting.now_or_never().unwrap();
-        drop(second);
-        let swept = sections.try_enter(digest).unwrap();
-        assert!(sections.try_enter(digest).is_none());
-        assert!(sections.enter(digest).now_or_never().is_none(), "who comes later waits");
-        drop(swept);
-        assert!(sections.open().is_empty(), "h158: nothing is kept for a digest that nobody works on");
     }
 }

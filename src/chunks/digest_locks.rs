@@ -1,0 +1,89 @@
+//! The critical section of each digest.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::lock::{Mutex as AsyncMutex, OwnedMutexGuard};
+
+use crate::format::Digest;
+
+/// The critical sections of digests. One exists only while somebody is in it or waits for it (H158).
+#[derive(Debug, Default)]
+pub(crate) struct Sections {
+    open: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
+}
+
+/// The critical section of a digest, left when dropped.
+#[derive(Debug)]
+pub(crate) struct Section<'a> {
+    digest: Digest,
+    guard: Option<OwnedMutexGuard<()>>,
+    sections: &'a Sections,
+}
+
+impl Sections {
+    /// Waits for the critical section of a digest. If the task that was in it failed or was dropped, the next one goes on.
+    pub(crate) async fn enter(&self, digest: Digest) -> Section<'_> {
+        let mut section = Section { digest, guard: None, sections: self };
+        let mutex = Arc::clone(self.open().entry(digest).or_default());
+        section.guard = Some(mutex.lock_owned().await);
+        section
+    }
+
+    /// Enters the critical section of a digest, if nobody is in it or waits for it.
+    pub(crate) fn try_enter(&self, digest: Digest) -> Option<Section<'_>> {
+        let mut open = self.open();
+        if open.contains_key(&digest) {
+            return None;
+        }
+        let mutex = Arc::<AsyncMutex<()>>::default();
+        let guard = Some(Arc::clone(&mutex).try_lock_owned()?);
+        open.insert(digest, mutex);
+        Some(Section { digest, guard, sections: self })
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Digest, Arc<AsyncMutex<()>>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Section<'_> {
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        self.guard = None;
+        let mut open = self.sections.open();
+        // Only the table holds it: nobody is inside or waiting, and nobody can come while the table is locked.
+        if open.get(&self.digest).is_some_and(|mutex| Arc::strong_count(mutex) == 1) {
+            open.remove(&self.digest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn h158_h162_a_waiter_takes_over_when_the_one_inside_is_dropped() {
+        let (sections, digest) = (Sections::default(), Digest::of(b"a"));
+        let inside = sections.enter(digest).now_or_never().unwrap();
+        let mut waiting = Box::pin(sections.enter(digest));
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(sections.enter(Digest::of(b"b")).now_or_never().is_some());
+        drop(inside);
+        let second = waiting.now_or_never().unwrap();
+        drop(second);
+        let swept = sections.try_enter(digest).unwrap();
+        assert!(sections.try_enter(digest).is_none());
+        assert!(sections.enter(digest).now_or_never().is_none(), "who comes later waits");
+        drop(swept);
+        assert!(sections.open().is_empty(), "h158: nothing is kept for a digest that nobody works on");
+    }
+}

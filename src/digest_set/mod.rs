@@ -1,0 +1,5 @@
+//! Sets of digests that take little memory.
+
+mod mark_set;
+
+pub(crate) use mark_set::{MarkSet, MarkSetBuilder, Shard, mark_of};
