@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Who holds which lock in this process. An entry exists only while somebody does.
 #[derive(Debug, Default)]
-pub(in crate::backend) struct LockTable {
+pub(super) struct LockTable {
     holders: Mutex<HashMap<LockScope, Holders>>,
 }
 
@@ -25,12 +25,7 @@ struct Holders {
 
 impl LockTable {
     /// Takes a lock by the rules of `Backend::lock`.
-    pub(in crate::backend) fn lock(
-        self: &Arc<Self>,
-        scope: &LockScope,
-        mode: LockMode,
-        now: SystemTime,
-    ) -> Result<Held> {
+    pub(super) fn lock(self: &Arc<Self>, scope: &LockScope, mode: LockMode, now: SystemTime) -> Result<Held> {
         let mut table = self.table();
         let holders = table.entry(scope.clone()).or_default();
         let side_by_side = *scope == LockScope::Store;
@@ -56,7 +51,7 @@ impl LockTable {
     }
 
     /// In which mode the holders of the lock of the store need it together; none if there are none.
-    pub(in crate::backend) fn store_mode(&self) -> Option<LockMode> {
+    pub(super) fn store_mode(&self) -> Option<LockMode> {
         let table = self.table();
         let holders = table.get(&LockScope::Store)?;
         holders.exclusive.or((!holders.shared.is_empty()).then_some(LockMode::Shared))
@@ -70,7 +65,7 @@ impl LockTable {
 
 /// A lock that is held in a [`LockTable`].
 #[derive(Debug)]
-pub(in crate::backend) struct Held {
+pub(super) struct Held {
     mode: LockMode,
     number: u64,
     scope: LockScope,
@@ -78,7 +73,7 @@ pub(in crate::backend) struct Held {
 }
 
 impl Held {
-    pub(in crate::backend) fn oldest_shared(&self) -> Option<SystemTime> {
+    pub(super) fn oldest_shared(&self) -> Option<SystemTime> {
         self.table.table().get(&self.scope).and_then(|holders| holders.shared.values().min().copied())
     }
 }

@@ -189,11 +189,7 @@ impl ChunkStore {
     }
 
     /// Whether what is there may stay when an encrypted chunk is offered, whose contents nobody here can read.
-    pub(in crate::chunks) async fn stays_before_encrypted(
-        &self,
-        offered: &Offered,
-        is_alike: bool,
-    ) -> Result<bool> {
+    pub(super) async fn stays_before_encrypted(&self, offered: &Offered, is_alike: bool) -> Result<bool> {
         let (key, digest, length) = (Key::Chunk(offered.digest), offered.digest, offered.length);
         let refused = |why: &'static str| Err(Error::new(ErrorKind::Conflict, "store").on(&key).because(why));
         let read = if is_alike {

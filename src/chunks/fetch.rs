@@ -19,17 +19,17 @@ use crate::local::presence::PresenceStore;
 
 /// What reads chunks.
 #[derive(Debug)]
-pub(in crate::chunks) struct ChunkReader {
-    pub(in crate::chunks) backend: Arc<dyn Backend>,
-    pub(in crate::chunks) codecs: Arc<Codecs>,
+pub(super) struct ChunkReader {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) codecs: Arc<Codecs>,
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
-    pub(in crate::chunks) local: Option<Arc<LocalState>>,
+    pub(super) local: Option<Arc<LocalState>>,
     /// Of the store with this identity, once that is known.
     gate: OnceLock<Arc<Gate>>,
     /// Chunks that were found bad or gone, before the identity was known.
     suspects: Mutex<HashSet<Digest>>,
     /// The records of the term with this epoch.
-    pub(in crate::chunks) presence: Mutex<Option<(u64, Arc<PresenceStore>)>>,
+    pub(super) presence: Mutex<Option<(u64, Arc<PresenceStore>)>>,
 }
 
 /// A chunk, its plaintext length, and whether it is kept on the local disk when it was fetched.
@@ -38,7 +38,7 @@ type Wanted = (Digest, usize, Keeping);
 type Flight = BoxFuture<'static, Result<Bytes>>;
 
 impl ChunkReader {
-    pub(in crate::chunks) fn new(
+    pub(super) fn new(
         backend: Arc<dyn Backend>,
         codecs: Arc<Codecs>,
         local: Option<Arc<LocalState>>,
@@ -55,7 +55,7 @@ impl ChunkReader {
     }
 
     /// Shares what all openings of the store share.
-    pub(in crate::chunks) fn bind(self: &Arc<Self>, gate: &Arc<Gate>) {
+    pub(super) fn bind(self: &Arc<Self>, gate: &Arc<Gate>) {
         // A second time it is the same one.
         if self.gate.set(Arc::clone(gate)).is_ok() {
             let mut found = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,12 +64,12 @@ impl ChunkReader {
         }
     }
 
-    pub(in crate::chunks) fn gate(&self) -> &Arc<Gate> {
+    pub(super) fn gate(&self) -> &Arc<Gate> {
         self.gate.get_or_init(Arc::default)
     }
 
     /// Opens the records of which chunks the store has, for the term with this epoch, if there is local state.
-    pub(in crate::chunks) async fn open_presence(
+    pub(super) async fn open_presence(
         &self,
         identity: &str,
         epoch: u64,
@@ -85,7 +85,7 @@ impl ChunkReader {
     }
 
     /// Takes part in the read of a chunk that is under way, or begins one. It goes on as long as anybody wants it.
-    pub(in crate::chunks) fn join(self: Arc<Self>, wanted: Wanted) -> Shared<Flight> {
+    pub(super) fn join(self: Arc<Self>, wanted: Wanted) -> Shared<Flight> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(&wanted).and_then(WeakShared::upgrade) {
             return flight;
@@ -118,19 +118,19 @@ impl ChunkReader {
     }
 
     /// The records, while the term goes on that they are of.
-    pub(in crate::chunks) fn presence(&self) -> Option<Arc<PresenceStore>> {
+    pub(super) fn presence(&self) -> Option<Arc<PresenceStore>> {
         let epoch = self.backend.tenure()?.epoch;
         let presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
         presence.as_ref().filter(|(of, _)| *of == epoch).map(|(_, records)| Arc::clone(records))
     }
 
-    pub(in crate::chunks) fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
+    pub(super) fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
         let suspects = self.gate.get().map_or(&self.suspects, |gate| &gate.suspects);
         suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A chunk was found bad or gone: the next backup that has it stores it again (H22, H23).
-    pub(in crate::chunks) async fn forget(&self, digest: Digest) {
+    pub(super) async fn forget(&self, digest: Digest) {
         // If the disk fails, the record is not believed any more all the same, by this process.
         let _ = self.forget_durably(digest).await;
     }
@@ -139,7 +139,7 @@ impl ChunkReader {
     ///
     /// # Errors
     /// If the local disk does not keep it in mind.
-    pub(in crate::chunks) async fn forget_durably(&self, digest: Digest) -> Result<()> {
+    pub(super) async fn forget_durably(&self, digest: Digest) -> Result<()> {
         self.suspects().insert(digest);
         self.forget_all(&[digest]).await
     }
@@ -148,7 +148,7 @@ impl ChunkReader {
     ///
     /// # Errors
     /// If a local disk does not keep that in mind.
-    pub(in crate::chunks) async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
+    pub(super) async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
         let others = self.gate.get().map(|gate| gate.readers()).unwrap_or_default();
         let mut records: Vec<_> = others.iter().filter_map(|reader| reader.presence()).collect();
         records.extend(self.presence());
@@ -182,7 +182,7 @@ impl ChunkReader {
     }
 
     /// Reads a chunk from the store: its stored form and its contents, which were checked (H68).
-    pub(in crate::chunks) async fn fetch(&self, digest: Digest, length: usize) -> Result<(Bytes, Bytes)> {
+    pub(super) async fn fetch(&self, digest: Digest, length: usize) -> Result<(Bytes, Bytes)> {
         // What is found bad while this goes on stays suspect.
         let was_suspect = self.suspects().contains(&digest);
         let object = self.backend.get(&Key::Chunk(digest), MAX_ENCODED_CHUNK_BYTES as u64).await?;
@@ -199,7 +199,7 @@ impl ChunkReader {
     }
 
     /// Keeps the stored form of a chunk on the local disk, if there is one. That it cannot be kept is no failure (H63).
-    pub(in crate::chunks) async fn keep(&self, digest: Digest, stored: Bytes) {
+    pub(super) async fn keep(&self, digest: Digest, stored: Bytes) {
         let Some(local) = self.local.clone().filter(|local| local.chunks.is_some()) else { return };
         let keep = move || {
             if let Some(cache) = &local.chunks {

@@ -36,9 +36,9 @@ pub(crate) struct Gate {
     readers: Mutex<Vec<Weak<ChunkReader>>>,
     pub(crate) relocations: Arc<Relocations>,
     pub(crate) sections: Sections,
-    pub(in crate::chunks) sightings: KnownSightings,
+    pub(super) sightings: KnownSightings,
     /// Chunks that were found bad or gone, and not good since.
-    pub(in crate::chunks) suspects: Mutex<HashSet<Digest>>,
+    pub(super) suspects: Mutex<HashSet<Digest>>,
 }
 
 /// What may still be deleted, by the monotonic clock.
@@ -73,25 +73,21 @@ impl Gate {
     }
 
     /// Another opening of the store.
-    pub(in crate::chunks) fn register(&self, reader: &Arc<ChunkReader>) {
+    pub(super) fn register(&self, reader: &Arc<ChunkReader>) {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         readers.retain(|reader| reader.strong_count() > 0);
         readers.push(Arc::downgrade(reader));
     }
 
     /// All openings of the store.
-    pub(in crate::chunks) fn readers(&self) -> Vec<Arc<ChunkReader>> {
+    pub(super) fn readers(&self) -> Vec<Arc<ChunkReader>> {
         let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         readers.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// From now on, these may be deleted at any moment. Returns those of which no earlier request said so: an earlier one may outlast
     /// this one, whatever becomes of it.
-    pub(in crate::chunks) fn note_leaving(
-        self: &Arc<Self>,
-        digests: &[Digest],
-        now: Duration,
-    ) -> HashSet<Digest> {
+    pub(super) fn note_leaving(self: &Arc<Self>, digests: &[Digest], now: Duration) -> HashSet<Digest> {
         let new = {
             let mut leaving = self.leaving();
             leaving.digests.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
@@ -106,14 +102,14 @@ impl Gate {
     }
 
     /// All that may still be deleted by a request of this process.
-    pub(in crate::chunks) fn all_leaving(&self, now: Duration) -> Vec<Digest> {
+    pub(super) fn all_leaving(&self, now: Duration) -> Vec<Digest> {
         let leaving = self.leaving();
         let late = |since: &Duration| now.saturating_sub(*since) < LONGEST_REQUEST;
         leaving.digests.iter().filter(|(_, since)| late(since)).map(|(digest, _)| *digest).collect()
     }
 
     /// These were not, and will not be by the requests of this process.
-    pub(in crate::chunks) fn forget_leaving(&self, digest: &Digest) {
+    pub(super) fn forget_leaving(&self, digest: &Digest) {
         self.leaving().digests.remove(digest);
     }
 
@@ -124,12 +120,12 @@ impl Gate {
     }
 
     /// Whether it was said what an earlier holder may have been deleting.
-    pub(in crate::chunks) fn has_inherited(&self, now: Duration) -> bool {
+    pub(super) fn has_inherited(&self, now: Duration) -> bool {
         self.leaving().inherited.as_ref().is_some_and(|(_, until)| *until > now)
     }
 
     /// How long it takes until the chunk is certain not to be deleted by an earlier request.
-    pub(in crate::chunks) fn unsettled_for(&self, digest: &Digest, now: Duration) -> Option<Duration> {
+    pub(super) fn unsettled_for(&self, digest: &Digest, now: Duration) -> Option<Duration> {
         let leaving = self.leaving();
         let own = leaving.digests.get(digest).map(|since| *since + LONGEST_REQUEST);
         let inherited = leaving.inherited.as_ref().filter(|(prefixes, _)| {

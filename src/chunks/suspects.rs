@@ -30,7 +30,7 @@ const TRIES: usize = 10;
 
 /// What this process knows of the list.
 #[derive(Debug, Default)]
-pub(in crate::chunks) struct Suspicion {
+pub(super) struct Suspicion {
     /// Held while the list is changed.
     changing: AsyncMutex<()>,
     state: Mutex<State>,
@@ -137,7 +137,7 @@ impl ChunkStore {
     }
 
     /// A chunk that is on the list was put aside.
-    pub(in crate::chunks) fn note_aside(&self, digest: Digest) {
+    pub(super) fn note_aside(&self, digest: Digest) {
         if self.backend.capabilities().touches {
             self.suspicion.state().aside.insert(digest);
         }

@@ -27,7 +27,7 @@ pub struct ChunkEntry {
 }
 
 impl ChunkEntry {
-    pub(in crate::format) fn new(range: Range<u64>, digest: Digest) -> Self {
+    pub(super) fn new(range: Range<u64>, digest: Digest) -> Self {
         Self { digest, len: range.end - range.start, offset: range.start }
     }
 }
@@ -146,7 +146,7 @@ pub struct IndexHeader {
 }
 
 impl IndexHeader {
-    pub(in crate::format) fn parse(bytes: &[u8], magic: [u8; 8]) -> Result<Self, DecodeError> {
+    pub(super) fn parse(bytes: &[u8], magic: [u8; 8]) -> Result<Self, DecodeError> {
         let truncated = DecodeError::Truncated { want: HEADER_BYTES as u64, have: bytes.len() as u64 };
         let header: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or(truncated)?;
         if header[..8] != magic {
@@ -177,7 +177,7 @@ pub struct FinishedIndex {
 
 impl FinishedIndex {
     /// Fills in the common part of the header. `bytes` has room for it, and the entries behind it.
-    pub(in crate::format) fn new(
+    pub(super) fn new(
         mut bytes: Vec<u8>,
         magic: [u8; 8],
         stamp: ([u8; 16], i64),
@@ -226,11 +226,11 @@ pub enum IndexWriteError {
 }
 
 /// The 32 bytes of a digest at the beginning of a slice.
-pub(in crate::format) fn digest_at(bytes: &[u8], offset: usize) -> Option<Digest> {
+pub(super) fn digest_at(bytes: &[u8], offset: usize) -> Option<Digest> {
     bytes.get(offset..)?.first_chunk().map(|digest| Digest::from_bytes(*digest))
 }
 
 /// The little-endian integer at an offset.
-pub(in crate::format) fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+pub(super) fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
     bytes.get(offset..)?.first_chunk().map(|number| u64::from_le_bytes(*number))
 }

@@ -35,20 +35,20 @@ const ROUNDS: usize = 10;
 
 /// What was marked.
 #[derive(Debug, Default)]
-pub(in crate::gc) struct Marked {
+pub(super) struct Marked {
     /// Bytes that all indexes together stand for.
-    pub(in crate::gc) data_bytes: u64,
+    pub(super) data_bytes: u64,
     /// Paths that are none of a store, outside of the chunks, as far as they are kept.
-    pub(in crate::gc) foreign: Vec<String>,
+    pub(super) foreign: Vec<String>,
     /// How many there are.
-    pub(in crate::gc) foreign_count: u64,
+    pub(super) foreign_count: u64,
     /// References to a chunk that the snapshot before has at the same place.
-    pub(in crate::gc) hits: u64,
+    pub(super) hits: u64,
     /// How many indexes there are.
-    pub(in crate::gc) indexes: u64,
+    pub(super) indexes: u64,
     /// The other references.
-    pub(in crate::gc) misses: u64,
-    pub(in crate::gc) set: MarkSet,
+    pub(super) misses: u64,
+    pub(super) set: MarkSet,
 }
 
 /// A mark that is going on.
@@ -70,7 +70,7 @@ struct IndexMarks {
     marks: Vec<u64>,
 }
 
-pub(in crate::gc) async fn mark(store: &Datastore, options: &GcOptions) -> Result<Marked> {
+pub(super) async fn mark(store: &Datastore, options: &GcOptions) -> Result<Marked> {
     let mut marking = Marking {
         builder: MarkSetBuilder::default(),
         marked: Marked::default(),

@@ -12,17 +12,17 @@ use crate::format::upid::Upid;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct GcOptions {
-    pub(in crate::gc) abort: Arc<AtomicBool>,
-    pub(in crate::gc) grace: Duration,
-    pub(in crate::gc) listing_lag: Duration,
-    pub(in crate::gc) memory_bytes: usize,
-    pub(in crate::gc) most_garbage: u8,
-    pub(in crate::gc) observer: Option<Arc<dyn GcObserver>>,
-    pub(in crate::gc) one_sighting: bool,
-    pub(in crate::gc) only_process: bool,
-    pub(in crate::gc) parallel: Option<usize>,
-    pub(in crate::gc) sizes: Sizes,
-    pub(in crate::gc) task: Option<Upid>,
+    pub(super) abort: Arc<AtomicBool>,
+    pub(super) grace: Duration,
+    pub(super) listing_lag: Duration,
+    pub(super) memory_bytes: usize,
+    pub(super) most_garbage: u8,
+    pub(super) observer: Option<Arc<dyn GcObserver>>,
+    pub(super) one_sighting: bool,
+    pub(super) only_process: bool,
+    pub(super) parallel: Option<usize>,
+    pub(super) sizes: Sizes,
+    pub(super) task: Option<Upid>,
 }
 
 impl Default for GcOptions {
@@ -132,18 +132,18 @@ impl GcOptions {
 
     /// # Errors
     /// `Conflict` once it is to be aborted.
-    pub(in crate::gc) fn check_abort(&self) -> Result<()> {
+    pub(super) fn check_abort(&self) -> Result<()> {
         if self.is_aborted() {
             return Err(Error::new(ErrorKind::Conflict, "collect garbage").because("it was aborted"));
         }
         Ok(())
     }
 
-    pub(in crate::gc) fn is_aborted(&self) -> bool {
+    pub(super) fn is_aborted(&self) -> bool {
         self.abort.load(Ordering::Relaxed)
     }
 
-    pub(in crate::gc) fn tell(&self, event: &GcEvent) {
+    pub(super) fn tell(&self, event: &GcEvent) {
         if let Some(observer) = &self.observer {
             observer.on_event(event);
         }

@@ -28,22 +28,22 @@ const LOOKED_FOR: usize = 100_000;
 
 /// What keeps others away while the plan exists.
 #[derive(Debug)]
-pub(in crate::gc) struct Held {
-    pub(in crate::gc) collection: Arc<Collection>,
-    pub(in crate::gc) guard: Arc<dyn LockGuard>,
+pub(super) struct Held {
+    pub(super) collection: Arc<Collection>,
+    pub(super) guard: Arc<dyn LockGuard>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(in crate::gc) struct Times {
+pub(super) struct Times {
     /// What was used after this stays; none: nothing is too young.
-    pub(in crate::gc) cutoff: Option<SystemTime>,
+    pub(super) cutoff: Option<SystemTime>,
     /// The time of the store, before anything was marked.
-    pub(in crate::gc) now: SystemTime,
+    pub(super) now: SystemTime,
 }
 
 impl Times {
     /// Whether what was used then for the last time may go.
-    pub(in crate::gc) fn is_old(&self, last_used: SystemTime) -> bool {
+    pub(super) fn is_old(&self, last_used: SystemTime) -> bool {
         self.cutoff.is_none_or(|cutoff| last_used < cutoff)
     }
 }
@@ -54,21 +54,21 @@ impl Times {
 #[derive(Debug)]
 #[must_use = "nothing is removed before `execute`"]
 pub struct GcPlan {
-    pub(in crate::gc) census: Census,
+    pub(super) census: Census,
     confirmed: bool,
     damaged: Vec<DamagedSnapshot>,
     damaged_count: u64,
-    pub(in crate::gc) held: Held,
+    pub(super) held: Held,
     had_indexes: bool,
     /// Chunks that are certainly missing, as far as they are known by name.
-    pub(in crate::gc) lost: Vec<Digest>,
-    pub(in crate::gc) marked: Marked,
+    pub(super) lost: Vec<Digest>,
+    pub(super) marked: Marked,
     missing: u64,
-    pub(in crate::gc) options: GcOptions,
-    pub(in crate::gc) progress: Progress,
-    pub(in crate::gc) sightings: Arc<Sightings>,
-    pub(in crate::gc) store: Datastore,
-    pub(in crate::gc) times: Times,
+    pub(super) options: GcOptions,
+    pub(super) progress: Progress,
+    pub(super) sightings: Arc<Sightings>,
+    pub(super) store: Datastore,
+    pub(super) times: Times,
 }
 
 /// Why a plan is not executed before it is confirmed (H27).
@@ -83,44 +83,39 @@ pub enum Brake {
 
 /// What was found in the chunks, or in a shard of them.
 #[derive(Debug, Default)]
-pub(in crate::gc) struct Census {
-    pub(in crate::gc) foreign: Vec<String>,
-    pub(in crate::gc) foreign_count: u64,
-    pub(in crate::gc) garbage: ChunkTally,
-    pub(in crate::gc) in_use: ChunkTally,
-    pub(in crate::gc) quarantined: ChunkTally,
-    pub(in crate::gc) quarantined_garbage: ChunkTally,
-    pub(in crate::gc) shards: Vec<ShardCensus>,
-    pub(in crate::gc) waiting: ChunkTally,
+pub(super) struct Census {
+    pub(super) foreign: Vec<String>,
+    pub(super) foreign_count: u64,
+    pub(super) garbage: ChunkTally,
+    pub(super) in_use: ChunkTally,
+    pub(super) quarantined: ChunkTally,
+    pub(super) quarantined_garbage: ChunkTally,
+    pub(super) shards: Vec<ShardCensus>,
+    pub(super) waiting: ChunkTally,
 }
 
 /// What is unused in a shard.
 #[derive(Debug)]
-pub(in crate::gc) struct ShardCensus {
+pub(super) struct ShardCensus {
     /// By name, unless there are too many.
-    pub(in crate::gc) candidates: Option<Vec<Candidate>>,
+    pub(super) candidates: Option<Vec<Candidate>>,
     /// How many could go now.
-    pub(in crate::gc) ready: u64,
-    pub(in crate::gc) shard: Shard,
+    pub(super) ready: u64,
+    pub(super) shard: Shard,
 }
 
 /// An object that nothing uses.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::gc) struct Candidate {
+pub(super) struct Candidate {
     /// Whether it may go now.
-    pub(in crate::gc) ready: bool,
+    pub(super) ready: bool,
     /// When it was seen unused for the first time.
-    pub(in crate::gc) since: SystemTime,
-    pub(in crate::gc) size: u64,
-    pub(in crate::gc) unused: Unused,
+    pub(super) since: SystemTime,
+    pub(super) size: u64,
+    pub(super) unused: Unused,
 }
 
-pub(in crate::gc) async fn make(
-    store: &Datastore,
-    options: GcOptions,
-    held: Held,
-    times: Times,
-) -> Result<GcPlan> {
+pub(super) async fn make(store: &Datastore, options: GcOptions, held: Held, times: Times) -> Result<GcPlan> {
     let had_indexes = store.gc_status().await?.is_some_and(|status: GcStatus| status.index_file_count > 0);
     let sightings = store.chunks().sightings().await?;
     let marked = mark(store, &options).await?;
@@ -209,7 +204,7 @@ impl GcPlan {
         self
     }
 
-    pub(in crate::gc) fn check_brake(&self) -> Result<()> {
+    pub(super) fn check_brake(&self) -> Result<()> {
         let Some(brake) = self.brake().filter(|_| !self.confirmed) else { return Ok(()) };
         let garbage = self.census.garbage.chunks;
         let why = match brake {
@@ -300,19 +295,19 @@ impl GcPlan {
 
 /// What it takes to tell what is unused.
 #[derive(Debug)]
-pub(in crate::gc) struct Counting<'a> {
+pub(super) struct Counting<'a> {
     /// How many candidates are kept by name.
-    pub(in crate::gc) kept: AtomicUsize,
-    pub(in crate::gc) marks: &'a MarkSet,
-    pub(in crate::gc) options: &'a GcOptions,
-    pub(in crate::gc) sightings: &'a Sightings,
-    pub(in crate::gc) store: &'a Datastore,
-    pub(in crate::gc) times: Times,
+    pub(super) kept: AtomicUsize,
+    pub(super) marks: &'a MarkSet,
+    pub(super) options: &'a GcOptions,
+    pub(super) sightings: &'a Sightings,
+    pub(super) store: &'a Datastore,
+    pub(super) times: Times,
 }
 
 /// A shard while it is being listed.
 #[derive(Debug)]
-pub(in crate::gc) struct Scan<'a> {
+pub(super) struct Scan<'a> {
     census: Census,
     counting: &'a Counting<'a>,
     last_chunk: Option<Digest>,
@@ -372,7 +367,7 @@ impl Counting<'_> {
         Ok((census, missing))
     }
 
-    pub(in crate::gc) fn scan(&self, shard: Shard) -> Scan<'_> {
+    pub(super) fn scan(&self, shard: Shard) -> Scan<'_> {
         Scan {
             census: Census::default(),
             counting: self,
@@ -385,7 +380,7 @@ impl Counting<'_> {
     }
 
     /// As [`scan`](Counting::scan), behind an object that was seen to.
-    pub(in crate::gc) fn scan_after(&self, shard: Shard, after: Option<Unused>) -> Scan<'_> {
+    pub(super) fn scan_after(&self, shard: Shard, after: Option<Unused>) -> Scan<'_> {
         let mut scan = self.scan(shard);
         if let Some(after) = after {
             let mut query = query_of(&shard, self.details());
@@ -422,7 +417,7 @@ impl Counting<'_> {
 
 impl Scan<'_> {
     /// What is unused on the next page; `None` when the shard was listed to its end.
-    pub(in crate::gc) async fn next(&mut self) -> Result<Option<Vec<Candidate>>> {
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Candidate>>> {
         self.counting.options.check_abort()?;
         let backend = self.counting.store.truth();
         let Some(page) = self.pager.next(backend.as_ref()).await? else {

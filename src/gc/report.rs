@@ -15,12 +15,12 @@ pub struct ChunkTally {
 }
 
 impl ChunkTally {
-    pub(in crate::gc) fn add(&mut self, bytes: u64) {
+    pub(super) fn add(&mut self, bytes: u64) {
         self.bytes += bytes;
         self.chunks += 1;
     }
 
-    pub(in crate::gc) fn join(&mut self, other: Self) {
+    pub(super) fn join(&mut self, other: Self) {
         self.bytes += other.bytes;
         self.chunks += other.chunks;
     }

@@ -30,7 +30,7 @@ const NAMED: usize = 1000;
 
 /// How far an execution is.
 #[derive(Debug, Default)]
-pub(in crate::gc) struct Progress {
+pub(super) struct Progress {
     absent: u64,
     /// What was seen to last, in the shard that is listed again.
     after: Option<Unused>,
@@ -144,7 +144,7 @@ impl GcPlan {
         chunks.write_sightings(seen, leaving).await
     }
 
-    pub(in crate::gc) fn counting(&self) -> Counting<'_> {
+    pub(super) fn counting(&self) -> Counting<'_> {
         Counting {
             kept: AtomicUsize::new(0),
             marks: &self.marked.set,

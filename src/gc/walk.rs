@@ -8,23 +8,23 @@ use crate::format::layout::{Key, Prefix};
 use crate::format::name::{ArchiveKind, GroupName, Namespace};
 
 /// How many paths that do not matter are kept.
-pub(in crate::gc) const NAMED: usize = 1000;
+pub(super) const NAMED: usize = 1000;
 
 /// A walk over what a listing of the backend itself shows.
 #[derive(Debug)]
-pub(in crate::gc) struct Walk {
+pub(super) struct Walk {
     entries: VecDeque<ListEntry>,
     /// Paths that no key names: a thousand of them, and all that may be an index, have one in it, or be left of a write.
-    pub(in crate::gc) foreign: Vec<String>,
+    pub(super) foreign: Vec<String>,
     /// How many there are.
-    pub(in crate::gc) foreign_count: u64,
+    pub(super) foreign_count: u64,
     group: Option<GroupName>,
     indexes: Vec<ObjectInfo>,
     pager: Pager,
 }
 
 impl Walk {
-    pub(in crate::gc) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             entries: VecDeque::new(),
             foreign: Vec::new(),
@@ -37,7 +37,7 @@ impl Walk {
 
     /// The indexes of the next group that has any, those of the newest snapshot first. `None` after the last, when the listing
     /// certainly was complete.
-    pub(in crate::gc) async fn next(&mut self, backend: &dyn Backend) -> Result<Option<Vec<ObjectInfo>>> {
+    pub(super) async fn next(&mut self, backend: &dyn Backend) -> Result<Option<Vec<ObjectInfo>>> {
         loop {
             while let Some(entry) = self.entries.pop_front() {
                 if let Some(done) = self.take(entry)? {

@@ -22,7 +22,7 @@ const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
 const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
 
 /// The time since a fixed moment that all runtimes of this process share. It counts the time in which the host was suspended.
-pub(in crate::rt) fn monotonic() -> Duration {
+pub(super) fn monotonic() -> Duration {
     /// `None` if the clock can be read.
     static FALLBACK: OnceLock<Option<Instant>> = OnceLock::new();
     // Decided once: the two clocks begin at different moments.

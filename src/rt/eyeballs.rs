@@ -23,7 +23,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// The first connection that comes about.
-pub(in crate::rt) async fn connect_first<C, A, S>(
+pub(super) async fn connect_first<C, A, S>(
     addresses: impl IntoIterator<Item = SocketAddr>,
     connect: impl Fn(SocketAddr) -> A,
     sleep: impl Fn(Duration) -> S,

@@ -7,7 +7,7 @@ use crate::rt::{BlockingJob, run_job};
 
 /// Lets so many jobs run at a time, in the order in which they came.
 #[derive(Debug)]
-pub(in crate::rt) struct Limit {
+pub(super) struct Limit {
     most: usize,
     state: Mutex<State>,
 }
@@ -19,12 +19,12 @@ struct State {
 }
 
 impl Limit {
-    pub(in crate::rt) fn new(most: usize) -> Arc<Self> {
+    pub(super) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, state: Mutex::default() })
     }
 
     /// Returns what is to be run on the pool now, if a place is free: this job and then those that wait.
-    pub(in crate::rt) fn admit(self: &Arc<Self>, job: BlockingJob) -> Option<impl FnOnce() + Send + use<>> {
+    pub(super) fn admit(self: &Arc<Self>, job: BlockingJob) -> Option<impl FnOnce() + Send + use<>> {
         let mut state = self.state();
         if state.running == self.most {
             state.waiting.push_back(job);

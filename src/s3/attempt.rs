@@ -25,23 +25,23 @@ const CONFIRMATIONS: u32 = 3;
 const HASH_INLINE_BYTES: usize = 16 << 10;
 
 /// A request that was sent, or was to be.
-pub(in crate::s3) struct Attempt {
-    pub(in crate::s3) credentials: Credentials,
-    pub(in crate::s3) outcome: std::result::Result<Response, TransportError>,
-    pub(in crate::s3) place: Place,
+pub(super) struct Attempt {
+    pub(super) credentials: Credentials,
+    pub(super) outcome: std::result::Result<Response, TransportError>,
+    pub(super) place: Place,
 }
 
 /// How an attempt is sent.
-pub(in crate::s3) struct Sending<'a> {
-    pub(in crate::s3) deadline: Duration,
+pub(super) struct Sending<'a> {
+    pub(super) deadline: Duration,
     /// When the attempt before ended, if there was one.
-    pub(in crate::s3) failed: Option<Duration>,
+    pub(super) failed: Option<Duration>,
     /// Asked before it is sent, if it changes something.
-    pub(in crate::s3) guard: Option<&'a dyn Guard>,
+    pub(super) guard: Option<&'a dyn Guard>,
     /// The hash of the body.
-    pub(in crate::s3) hash: &'a str,
+    pub(super) hash: &'a str,
     /// Where the server sent this call only.
-    pub(in crate::s3) place: Option<Place>,
+    pub(super) place: Option<Place>,
 }
 
 /// Counts a request that begins now. One whose future is dropped was not answered.
@@ -55,7 +55,7 @@ struct Counting<'a> {
 
 impl Shared {
     /// Waits for a turn, asks the guard, signs and sends. What is outside is an error that has nothing to do with the server.
-    pub(in crate::s3) async fn attempt(&self, call: &Call<'_>, sending: Sending<'_>) -> Result<Attempt> {
+    pub(super) async fn attempt(&self, call: &Call<'_>, sending: Sending<'_>) -> Result<Attempt> {
         let (slot, credentials, not_after) = self.permitted(call, &sending).await?;
         let place = sending.place.unwrap_or_else(|| self.place().clone());
         let left = sending.deadline.saturating_sub(self.runtime.monotonic());
@@ -122,7 +122,7 @@ impl Shared {
         Ok((slot, self.keeper.current(&*self.runtime).await?))
     }
 
-    pub(in crate::s3) async fn hash(&self, body: &Bytes) -> Result<String> {
+    pub(super) async fn hash(&self, body: &Bytes) -> Result<String> {
         match body.len() {
             0 => Ok(EMPTY_SHA256.to_owned()),
             1..HASH_INLINE_BYTES => Ok(sigv4::hex_sha256(body)),
@@ -134,11 +134,7 @@ impl Shared {
     }
 
     /// What comes before the deadline (H128).
-    pub(in crate::s3) async fn before<T>(
-        &self,
-        deadline: Duration,
-        future: impl Future<Output = T>,
-    ) -> Option<T> {
+    pub(super) async fn before<T>(&self, deadline: Duration, future: impl Future<Output = T>) -> Option<T> {
         let mut future = pin!(future);
         // Most of the time there is nothing to wait for, and then there is no timer either.
         if let Some(value) = future::poll_immediate(&mut future).await {

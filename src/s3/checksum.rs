@@ -7,17 +7,17 @@ use md5::{Digest as _, Md5};
 use crate::wire::base64::base64;
 
 /// As a `content-md5` header has it.
-pub(in crate::s3) fn base64_md5(bytes: &[u8]) -> String {
+pub(super) fn base64_md5(bytes: &[u8]) -> String {
     base64(&Md5::digest(bytes))
 }
 
 /// As most servers have it in a tag.
-pub(in crate::s3) fn hex_md5(bytes: &[u8]) -> String {
+pub(super) fn hex_md5(bytes: &[u8]) -> String {
     hex(&Md5::digest(bytes))
 }
 
 /// The tag that most servers give to an object of which the parts have these tags; `None` if they are no MD5.
-pub(in crate::s3) fn tag_of_parts<'a>(tags: impl ExactSizeIterator<Item = &'a str>) -> Option<String> {
+pub(super) fn tag_of_parts<'a>(tags: impl ExactSizeIterator<Item = &'a str>) -> Option<String> {
     let count = tags.len();
     let mut all = Md5::new();
     for tag in tags {

@@ -31,7 +31,7 @@ const MOST_MOVES: u32 = 2;
 /// How far a clock may be off for a server to be believed.
 const MOST_OFFSET: Duration = Duration::from_hours(48);
 /// In place of a difference of clocks that is not known.
-pub(in crate::s3) const NEVER: i64 = i64::MIN;
+pub(super) const NEVER: i64 = i64::MIN;
 /// Nothing larger goes through one request.
 const MOST_BYTES: u64 = 5 << 30;
 
@@ -39,29 +39,29 @@ const MOST_BYTES: u64 = 5 << 30;
 #[derive(Clone, Debug)]
 pub struct S3Client {
     /// Asked before each attempt of a request that changes something.
-    pub(in crate::s3) guard: Option<Arc<dyn Guard>>,
-    pub(in crate::s3) shared: Arc<Shared>,
+    pub(super) guard: Option<Arc<dyn Guard>>,
+    pub(super) shared: Arc<Shared>,
 }
 
-pub(in crate::s3) struct Shared {
-    pub(in crate::s3) budget: Budget,
+pub(super) struct Shared {
+    pub(super) budget: Budget,
     /// Whether bodies are sent with an MD5, since the server does not compare them with their signed hash (D12).
-    pub(in crate::s3) md5: AtomicBool,
-    pub(in crate::s3) bytes_in: Option<Rate>,
-    pub(in crate::s3) bytes_out: Option<Rate>,
-    pub(in crate::s3) concurrency: Arc<Concurrency>,
-    pub(in crate::s3) counters: Arc<Counters>,
-    pub(in crate::s3) keeper: Keeper,
+    pub(super) md5: AtomicBool,
+    pub(super) bytes_in: Option<Rate>,
+    pub(super) bytes_out: Option<Rate>,
+    pub(super) concurrency: Arc<Concurrency>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) keeper: Keeper,
     /// By how many seconds the last answer was ahead of the time of day here.
-    pub(in crate::s3) ahead: AtomicI64,
+    pub(super) ahead: AtomicI64,
     /// By how many seconds the clock of the server is ahead of ours.
     offset: AtomicI64,
-    pub(in crate::s3) options: S3Options,
+    pub(super) options: S3Options,
     place: Mutex<Place>,
-    pub(in crate::s3) reads: Option<Rate>,
-    pub(in crate::s3) runtime: Arc<dyn Runtime>,
-    pub(in crate::s3) transport: Arc<dyn HttpTransport>,
-    pub(in crate::s3) writes: Option<Rate>,
+    pub(super) reads: Option<Rate>,
+    pub(super) runtime: Arc<dyn Runtime>,
+    pub(super) transport: Arc<dyn HttpTransport>,
+    pub(super) writes: Option<Rate>,
 }
 
 /// By how much the clock of the server is ahead of ours, in seconds; learned when a request was refused for it.
@@ -70,58 +70,58 @@ pub(in crate::s3) struct Shared {
 pub struct ClockOffset(pub i64);
 
 /// A request before it is signed.
-pub(in crate::s3) struct Call<'a> {
-    pub(in crate::s3) body: Bytes,
-    pub(in crate::s3) body_limit: u64,
+pub(super) struct Call<'a> {
+    pub(super) body: Bytes,
+    pub(super) body_limit: u64,
     /// Beside those that every request has; names in lower case.
-    pub(in crate::s3) headers: Vec<(Cow<'static, str>, String)>,
+    pub(super) headers: Vec<(Cow<'static, str>, String)>,
     /// `None` for the bucket itself.
-    pub(in crate::s3) key: Option<&'a str>,
-    pub(in crate::s3) method: &'static str,
-    pub(in crate::s3) operation: Operation,
-    pub(in crate::s3) query: &'a [(&'a str, &'a str)],
+    pub(super) key: Option<&'a str>,
+    pub(super) method: &'static str,
+    pub(super) operation: Operation,
+    pub(super) query: &'a [(&'a str, &'a str)],
 }
 
 impl<'a> Call<'a> {
-    pub(in crate::s3) fn new(operation: Operation, method: &'static str, key: Option<&'a str>) -> Self {
+    pub(super) fn new(operation: Operation, method: &'static str, key: Option<&'a str>) -> Self {
         let (body, headers) = (Bytes::new(), Vec::new());
         Self { body, body_limit: 8 << 20, headers, key, method, operation, query: &[] }
     }
 
     /// How much longer it may take than one without bodies: a second for each 64 KiB.
-    pub(in crate::s3) fn allowance(&self) -> Duration {
+    pub(super) fn allowance(&self) -> Duration {
         let comes_in = matches!(self.operation, Operation::Get | Operation::List);
         let incoming = if comes_in { self.body_limit.min(MOST_BYTES) } else { 0 };
         Duration::from_secs((self.body.len() as u64).saturating_add(incoming) >> 16)
     }
 
-    pub(in crate::s3) fn header(&mut self, name: &'static str, value: impl Into<String>) {
+    pub(super) fn header(&mut self, name: &'static str, value: impl Into<String>) {
         self.headers.push((Cow::Borrowed(name), value.into()));
     }
 }
 
 /// A response, and whether an attempt before it may have been executed too.
 #[derive(Debug)]
-pub(in crate::s3) struct Answer {
-    pub(in crate::s3) ambiguous: bool,
-    pub(in crate::s3) response: Response,
+pub(super) struct Answer {
+    pub(super) ambiguous: bool,
+    pub(super) response: Response,
 }
 
 impl Answer {
-    pub(in crate::s3) fn status(&self) -> u16 {
+    pub(super) fn status(&self) -> u16 {
         self.response.head.status
     }
 
-    pub(in crate::s3) fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.response.head.headers.get(name)
     }
 
-    pub(in crate::s3) fn is_success(&self) -> bool {
+    pub(super) fn is_success(&self) -> bool {
         self.response.is_success()
     }
 
     /// The error that an answer is which is no success. Where something may have happened, nothing else is claimed (I6).
-    pub(in crate::s3) fn into_error(self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
+    pub(super) fn into_error(self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
         let kind = if self.ambiguous { ErrorKind::Unavailable } else { kind };
         Error::new(kind, action).on(subject).because(refusal(&self.response).0)
     }
@@ -240,7 +240,7 @@ impl S3Client {
     }
 
     /// Sends a request until there is an answer.
-    pub(in crate::s3) async fn call(&self, action: &'static str, call: &Call<'_>) -> Result<Answer> {
+    pub(super) async fn call(&self, action: &'static str, call: &Call<'_>) -> Result<Answer> {
         let guard = self.guard.as_deref().filter(|_| call.operation.writes());
         self.shared.call(action, call, guard).await
     }
@@ -298,7 +298,7 @@ impl Shared {
     }
 
     /// When a call has to be over that may take so much longer because of its size.
-    pub(in crate::s3) fn deadline(&self, allowance: Duration) -> Duration {
+    pub(super) fn deadline(&self, allowance: Duration) -> Duration {
         let patience = self.options.retry.patience.saturating_add(allowance);
         self.runtime.monotonic().saturating_add(patience)
     }
@@ -378,7 +378,7 @@ impl Shared {
     }
 
     /// The time as the server has it.
-    pub(in crate::s3) fn now(&self) -> SystemTime {
+    pub(super) fn now(&self) -> SystemTime {
         let offset = self.offset.load(Ordering::Relaxed);
         let (now, length) = (self.runtime.now(), Duration::from_secs(offset.unsigned_abs()));
         if offset < 0 { now - length } else { now + length }
@@ -424,7 +424,7 @@ impl Shared {
         }
     }
 
-    pub(in crate::s3) fn place(&self) -> MutexGuard<'_, Place> {
+    pub(super) fn place(&self) -> MutexGuard<'_, Place> {
         // Every change is a single assignment, so a panic elsewhere leaves it whole.
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }

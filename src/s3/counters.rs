@@ -78,7 +78,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(in crate::s3) fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::default()
     }
 
@@ -104,7 +104,7 @@ impl Counters {
         self.check_thresholds();
     }
 
-    pub(in crate::s3) fn add(&self, operation: Operation, outcome: Outcome, bytes_in: u64, bytes_out: u64) {
+    pub(super) fn add(&self, operation: Operation, outcome: Outcome, bytes_in: u64, bytes_out: u64) {
         {
             let mut counts = self.locked();
             let count = counts.entry((operation, outcome)).or_default();

@@ -22,10 +22,10 @@ const VARIABLES: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS
 /// A key pair, perhaps for a limited time. Secrets are wiped when the last copy is dropped, and never shown.
 #[derive(Clone)]
 pub struct Credentials {
-    pub(in crate::s3) access_key_id: String,
-    pub(in crate::s3) expires: Option<SystemTime>,
-    pub(in crate::s3) secret_access_key: Arc<Zeroizing<String>>,
-    pub(in crate::s3) session_token: Option<Arc<Zeroizing<String>>>,
+    pub(super) access_key_id: String,
+    pub(super) expires: Option<SystemTime>,
+    pub(super) secret_access_key: Arc<Zeroizing<String>>,
+    pub(super) session_token: Option<Arc<Zeroizing<String>>>,
 }
 
 impl Credentials {
@@ -219,18 +219,18 @@ fn from_profile(text: &str, profile: &str) -> Option<Credentials> {
 
 /// Credentials that are kept as long as they work. One caller at a time fetches new ones, and the others wait for them (H153).
 #[derive(Debug)]
-pub(in crate::s3) struct Keeper {
+pub(super) struct Keeper {
     kept: Mutex<Option<Credentials>>,
     provider: Arc<dyn CredentialProvider>,
 }
 
 impl Keeper {
-    pub(in crate::s3) fn new(provider: Arc<dyn CredentialProvider>) -> Self {
+    pub(super) fn new(provider: Arc<dyn CredentialProvider>) -> Self {
         Self { kept: Mutex::new(None), provider }
     }
 
     /// Credentials that work, as far as is known.
-    pub(in crate::s3) async fn current(&self, runtime: &dyn Runtime) -> Result<Credentials> {
+    pub(super) async fn current(&self, runtime: &dyn Runtime) -> Result<Credentials> {
         let mut kept = self.kept.lock().await;
         let lasts = |credentials: &Credentials, time| {
             credentials.expires.is_none_or(|expires| runtime.now() + time < expires)
@@ -253,7 +253,7 @@ impl Keeper {
     }
 
     /// A server says that these have expired. If they are still the ones in use, the next caller fetches others.
-    pub(in crate::s3) async fn expired(&self, credentials: &Credentials) {
+    pub(super) async fn expired(&self, credentials: &Credentials) {
         let mut kept = self.kept.lock().await;
         let same = |kept: &Credentials| Arc::ptr_eq(&kept.secret_access_key, &credentials.secret_access_key);
         if kept.as_ref().is_some_and(same) {

@@ -12,7 +12,7 @@ use futures::channel::oneshot;
 
 /// How many requests are under way at once.
 #[derive(Debug)]
-pub(in crate::s3) struct Concurrency {
+pub(super) struct Concurrency {
     most: u32,
     state: Mutex<State>,
 }
@@ -30,19 +30,19 @@ struct State {
 
 /// The right to send one request.
 #[derive(Debug)]
-pub(in crate::s3) struct Slot {
+pub(super) struct Slot {
     concurrency: Arc<Concurrency>,
 }
 
 impl Concurrency {
-    pub(in crate::s3) fn new(most: NonZeroU32) -> Arc<Self> {
+    pub(super) fn new(most: NonZeroU32) -> Arc<Self> {
         let most = most.get();
         let state = State { answers: 0, limit: most, lowered: None, running: 0, waiting: VecDeque::new() };
         Arc::new(Self { most, state: Mutex::new(state) })
     }
 
     /// Waits for a turn. Turns are given in the order in which they were asked for.
-    pub(in crate::s3) async fn enter(self: &Arc<Self>) -> Slot {
+    pub(super) async fn enter(self: &Arc<Self>) -> Slot {
         let waiting = {
             let mut state = self.state();
             if state.running < state.limit {
@@ -64,7 +64,7 @@ impl Concurrency {
     }
 
     /// The server asked for patience.
-    pub(in crate::s3) fn throttled(&self, now: Duration) {
+    pub(super) fn throttled(&self, now: Duration) {
         let mut state = self.state();
         let recently = state.lowered.is_some_and(|last| now.saturating_sub(last) < Duration::from_secs(1));
         if !recently {
@@ -74,7 +74,7 @@ impl Concurrency {
     }
 
     /// The server answered.
-    pub(in crate::s3) fn answered(&self) {
+    pub(super) fn answered(&self) {
         let mut state = self.state();
         state.answers += 1;
         if state.answers >= state.limit && state.limit < self.most {
@@ -84,7 +84,7 @@ impl Concurrency {
     }
 
     /// How many requests may be under way now.
-    pub(in crate::s3) fn limit(&self) -> u32 {
+    pub(super) fn limit(&self) -> u32 {
         self.state().limit
     }
 

@@ -36,7 +36,7 @@ const PARTS_IN_FLIGHT: usize = 4;
 
 impl S3Client {
     /// Stores an object in parts and returns its tag.
-    pub(in crate::s3) async fn put_in_parts(&self, key: &str, body: &Bytes) -> Result<String> {
+    pub(super) async fn put_in_parts(&self, key: &str, body: &Bytes) -> Result<String> {
         let upload = Upload::begin(self, key).await?;
         let stored = upload.run(body).await;
         upload.end(stored.is_ok()).await;

@@ -288,7 +288,7 @@ impl S3Client {
     }
 
     /// The header by which a server that does not compare a body with its signed hash can tell that it was damaged (D12).
-    pub(in crate::s3) async fn checksum_header(&self, call: &mut Call<'_>, body: &Bytes) -> Result<()> {
+    pub(super) async fn checksum_header(&self, call: &mut Call<'_>, body: &Bytes) -> Result<()> {
         if !self.shared.md5.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -305,7 +305,7 @@ impl S3Client {
     }
 
     /// The headers of whatever is stored.
-    pub(in crate::s3) fn storage_headers(&self, call: &mut Call<'_>) {
+    pub(super) fn storage_headers(&self, call: &mut Call<'_>) {
         let options = &self.shared.options;
         if let Some(class) = &options.storage_class {
             call.header("x-amz-storage-class", class);
@@ -340,14 +340,14 @@ fn refused_with(error: &Error, status: u16) -> bool {
 }
 
 /// The error for an answer that is neither success nor a failed condition.
-pub(in crate::s3) fn not_there(answer: Answer, action: &'static str, key: &str) -> Error {
+pub(super) fn not_there(answer: Answer, action: &'static str, key: &str) -> Error {
     let kind = if answer.status() == 404 { ErrorKind::NotFound } else { ErrorKind::Conflict };
     answer.into_error(kind, action, key)
 }
 
 /// The error for a document that is not what it should be. One that reports an error was a success before it failed, and may
 /// have happened.
-pub(in crate::s3) fn from_document(error: XmlError, action: &'static str, subject: &str) -> Error {
+pub(super) fn from_document(error: XmlError, action: &'static str, subject: &str) -> Error {
     let kind = match &error {
         XmlError::Service(body) if body.code == "NoSuchKey" => ErrorKind::NotFound,
         XmlError::Service(body) if body.code == "AccessDenied" => ErrorKind::Denied,

@@ -68,19 +68,19 @@ impl Default for RetryOptions {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct S3Options {
-    pub(in crate::s3) addressing: Addressing,
-    pub(in crate::s3) bucket: String,
-    pub(in crate::s3) concurrency: NonZeroU32,
-    pub(in crate::s3) credentials: Arc<dyn CredentialProvider>,
-    pub(in crate::s3) encryption: Option<Encryption>,
-    pub(in crate::s3) endpoint: String,
-    pub(in crate::s3) limits: RateLimits,
-    pub(in crate::s3) part_bytes: NonZeroU64,
-    pub(in crate::s3) parts_from: u64,
-    pub(in crate::s3) region: String,
-    pub(in crate::s3) retry: RetryOptions,
-    pub(in crate::s3) storage_class: Option<String>,
-    pub(in crate::s3) timeouts: Timeouts,
+    pub(super) addressing: Addressing,
+    pub(super) bucket: String,
+    pub(super) concurrency: NonZeroU32,
+    pub(super) credentials: Arc<dyn CredentialProvider>,
+    pub(super) encryption: Option<Encryption>,
+    pub(super) endpoint: String,
+    pub(super) limits: RateLimits,
+    pub(super) part_bytes: NonZeroU64,
+    pub(super) parts_from: u64,
+    pub(super) region: String,
+    pub(super) retry: RetryOptions,
+    pub(super) storage_class: Option<String>,
+    pub(super) timeouts: Timeouts,
 }
 
 impl S3Options {
@@ -168,7 +168,7 @@ impl S3Options {
     }
 
     /// The server to speak to for the bucket when requests are signed for `region`, and what paths begin with.
-    pub(in crate::s3) fn server(&self, region: &str) -> Result<(Endpoint, String)> {
+    pub(super) fn server(&self, region: &str) -> Result<(Endpoint, String)> {
         // An address with a password is not shown.
         let shown = self.endpoint.rsplit('@').next().unwrap_or_default();
         let refused = || Error::new(ErrorKind::InvalidInput, "use the endpoint").on(shown);

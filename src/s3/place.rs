@@ -8,31 +8,31 @@ use crate::wire::uri::{Endpoint, Scheme, encode};
 
 /// Where the bucket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::s3) struct Place {
+pub(super) struct Place {
     /// What paths begin with.
-    pub(in crate::s3) base: String,
-    pub(in crate::s3) endpoint: Arc<Endpoint>,
-    pub(in crate::s3) region: String,
+    pub(super) base: String,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) region: String,
 }
 
 /// Where a server says that it is instead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::s3) struct SentTo {
+pub(super) struct SentTo {
     /// Whether that is so for other requests too.
-    pub(in crate::s3) lasting: bool,
-    pub(in crate::s3) location: Option<String>,
-    pub(in crate::s3) region: Option<String>,
+    pub(super) lasting: bool,
+    pub(super) location: Option<String>,
+    pub(super) region: Option<String>,
 }
 
 impl Place {
     /// Where the options say that it is.
-    pub(in crate::s3) fn new(options: &S3Options, region: String) -> Result<Self> {
+    pub(super) fn new(options: &S3Options, region: String) -> Result<Self> {
         let (endpoint, base) = options.server(&region)?;
         Ok(Self { base, endpoint: Arc::new(endpoint), region })
     }
 
     /// Where a server sends us, if that is another place and one to go to (H136).
-    pub(in crate::s3) fn moved(&self, options: &S3Options, sent_to: SentTo) -> Option<Self> {
+    pub(super) fn moved(&self, options: &S3Options, sent_to: SentTo) -> Option<Self> {
         let SentTo { location, region, .. } = sent_to;
         let to_region =
             region.filter(|region| *region != self.region).and_then(|region| Self::new(options, region).ok());

@@ -73,7 +73,7 @@ impl S3Client {
 }
 
 impl Shared {
-    pub(in crate::s3) fn signed(
+    pub(super) fn signed(
         &self,
         call: &Call<'_>,
         hash: &str,

@@ -64,7 +64,7 @@ pub enum Event<'a> {
 
 /// An observer that nobody listens to.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::store) struct Silent;
+pub(super) struct Silent;
 
 impl Observer for Silent {
     fn on_event(&self, _: &Event<'_>) {}

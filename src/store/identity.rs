@@ -26,16 +26,16 @@ const UNDERSTOOD: [&str; 0] = [];
 
 /// What a store says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::store) struct Identity {
-    pub(in crate::store) features: Vec<String>,
+pub(super) struct Identity {
+    pub(super) features: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     state: Option<String>,
-    pub(in crate::store) uuid: String,
+    pub(super) uuid: String,
     version: u64,
 }
 
 impl Identity {
-    pub(in crate::store) fn draw(runtime: &dyn Runtime) -> Self {
+    pub(super) fn draw(runtime: &dyn Runtime) -> Self {
         let mut random = [0; 16];
         runtime.fill_random(&mut random);
         let uuid = format!("{:032x}", u128::from_le_bytes(random));
@@ -43,7 +43,7 @@ impl Identity {
     }
 
     /// Reads it; a store without one was made by PBS.
-    pub(in crate::store) async fn read(backend: &dyn Backend) -> Result<Option<Self>> {
+    pub(super) async fn read(backend: &dyn Backend) -> Result<Option<Self>> {
         let object = match backend.get(&Key::Store, LIMIT_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             object => object?,
@@ -55,7 +55,7 @@ impl Identity {
     }
 
     /// Writes it where there is none. The lock of the store must be held.
-    pub(in crate::store) async fn create(&self, backend: &dyn Backend) -> Result<()> {
+    pub(super) async fn create(&self, backend: &dyn Backend) -> Result<()> {
         if let Some(left) = backend.in_doubt(&Key::Store) {
             let why = format!(
                 "a request to delete the last one may still be executed for {} s",
@@ -67,17 +67,17 @@ impl Identity {
     }
 
     /// The same under a new number.
-    pub(in crate::store) fn renewed(self, runtime: &dyn Runtime) -> Self {
+    pub(super) fn renewed(self, runtime: &dyn Runtime) -> Self {
         Self { uuid: Self::draw(runtime).uuid, ..self }
     }
 
     /// Writes it over the one that is there. The lock of the store must be held alone.
-    pub(in crate::store) async fn replace(&self, backend: &dyn Backend) -> Result<()> {
+    pub(super) async fn replace(&self, backend: &dyn Backend) -> Result<()> {
         self.write(backend, PutMode::Replace).await
     }
 
     /// Marks a store whose destruction begins, or goes on.
-    pub(in crate::store) async fn doom(mut self, backend: &dyn Backend) -> Result<()> {
+    pub(super) async fn doom(mut self, backend: &dyn Backend) -> Result<()> {
         self.state = Some(DESTROYING.to_owned());
         self.write(backend, PutMode::Replace).await
     }
@@ -89,12 +89,12 @@ impl Identity {
     }
 
     /// Whether the store is half destroyed.
-    pub(in crate::store) fn is_doomed(&self) -> bool {
+    pub(super) fn is_doomed(&self) -> bool {
         self.state.as_deref() == Some(DESTROYING)
     }
 
     /// What keeps this version from changing the store, if anything does.
-    pub(in crate::store) fn obstacle(&self) -> Option<String> {
+    pub(super) fn obstacle(&self) -> Option<String> {
         if self.version != VERSION {
             return Some(format!("the store is of version {}, this is {VERSION}", self.version));
         }

@@ -23,7 +23,7 @@ use crate::store::StoreInner;
 
 /// What is in doubt, and since when, by the monotonic clock.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Doubts {
+pub(super) struct Doubts {
     arriving: Mutex<HashMap<SnapshotName, Duration>>,
     leaving: Mutex<HashMap<Key, Duration>>,
 }
@@ -46,12 +46,12 @@ fn in_doubt(left: Duration) -> Error {
 
 impl StoreInner {
     /// The manifest of this snapshot may still arrive.
-    pub(in crate::store) fn doubt(&self, name: &SnapshotName) {
+    pub(super) fn doubt(&self, name: &SnapshotName) {
         self.arriving().insert(name.clone(), self.runtime().monotonic());
     }
 
     /// Whether the manifest of this snapshot may still arrive: less time has passed than any request takes.
-    pub(in crate::store) fn is_doubtful(&self, name: &SnapshotName) -> bool {
+    pub(super) fn is_doubtful(&self, name: &SnapshotName) -> bool {
         self.arriving().contains_key(name)
     }
 
@@ -59,7 +59,7 @@ impl StoreInner {
     ///
     /// # Errors
     /// Those of [`Backend::delete`](crate::backend::Backend::delete).
-    pub(in crate::store) async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+    pub(super) async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         // All of them, in case that this future is dropped.
         let mut new = Vec::with_capacity(removals.len());
         {
@@ -88,7 +88,7 @@ impl StoreInner {
     ///
     /// # Errors
     /// `Busy` for as long as such a request may be executed.
-    pub(in crate::store) fn check_settled(&self, key: &Key) -> Result<()> {
+    pub(super) fn check_settled(&self, key: &Key) -> Result<()> {
         let own = self.leaving().get(key).map(|since| self.left(*since));
         own.max(self.backend.in_doubt(key)).map_or(Ok(()), |left| Err(in_doubt(left).on(key)))
     }
@@ -97,7 +97,7 @@ impl StoreInner {
     ///
     /// # Errors
     /// `Busy` for as long as such a request may be executed.
-    pub(in crate::store) fn check_name_settled(&self, name: &SnapshotName) -> Result<()> {
+    pub(super) fn check_name_settled(&self, name: &SnapshotName) -> Result<()> {
         let own = self
             .leaving()
             .iter()
@@ -115,7 +115,7 @@ impl StoreInner {
     }
 
     /// The snapshots of a group of which something may still be deleted.
-    pub(in crate::store) fn leaving_snapshots(&self, group: &GroupName) -> Vec<SnapshotName> {
+    pub(super) fn leaving_snapshots(&self, group: &GroupName) -> Vec<SnapshotName> {
         let leaving = self.leaving();
         let names = leaving.keys().filter_map(snapshot_of);
         names.filter(|name| name.group() == group).cloned().collect()

@@ -216,7 +216,7 @@ impl Datastore {
 }
 
 /// The store has another identity than the one with which it was opened.
-pub(in crate::store) fn renamed(action: &'static str) -> Error {
+pub(super) fn renamed(action: &'static str) -> Error {
     Error::new(ErrorKind::Conflict, action)
         .because("the store was adopted as a new one since it was opened: open it again")
 }

@@ -136,16 +136,16 @@ impl Options {
 /// A datastore that is open. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Datastore {
-    pub(in crate::store) inner: Arc<StoreInner>,
+    inner: Arc<StoreInner>,
 }
 
 #[derive(Debug)]
-pub(in crate::store) struct StoreInner {
-    pub(in crate::store) backend: Arc<dyn Backend>,
-    pub(in crate::store) budget: Arc<Budget>,
-    pub(in crate::store) chunks: ChunkStore,
+struct StoreInner {
+    backend: Arc<dyn Backend>,
+    budget: Arc<Budget>,
+    chunks: ChunkStore,
     /// One of its own: a restore whose target is a backup must not wait for what the backup waits for.
-    pub(in crate::store) restore_budget: Arc<Budget>,
+    restore_budget: Arc<Budget>,
     /// Whether this opening gave the store another identity than it knows.
     is_renamed: AtomicBool,
     local: Option<Local>,
@@ -242,7 +242,7 @@ impl Local {
 
 impl Datastore {
     /// Witnesses for a writer, of this group if it writes to one alone.
-    pub(in crate::store) fn witnesses(&self, group: Option<&GroupName>) -> Arc<Witnesses> {
+    fn witnesses(&self, group: Option<&GroupName>) -> Arc<Witnesses> {
         let mirrored = self.inner.local.as_ref().map(|local| Arc::clone(&local.mirrored));
         Witnesses::new(mirrored, group)
     }
@@ -266,7 +266,7 @@ impl Datastore {
 
 impl StoreInner {
     /// An index was stored.
-    pub(in crate::store) fn note_published(&self, key: &Key) {
+    fn note_published(&self, key: &Key) {
         // Where listings show at once what is there, they are enough.
         if !self.backend.capabilities().touches {
             self.chunks.published().note(key, self.runtime().monotonic());
@@ -274,16 +274,16 @@ impl StoreInner {
     }
 
     /// The indexes that were stored of late.
-    pub(in crate::store) fn published(&self) -> Vec<Key> {
+    fn published(&self) -> Vec<Key> {
         self.chunks.published().keys()
     }
 
-    pub(in crate::store) fn runtime(&self) -> &Arc<dyn Runtime> {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
         self.backend.runtime()
     }
 
     /// How many chunks of one archive are worked on at the same time.
-    pub(in crate::store) fn in_flight(&self) -> usize {
+    fn in_flight(&self) -> usize {
         self.runtime().parallelism().get() + self.backend.capabilities().in_flight
     }
 
@@ -299,7 +299,7 @@ impl StoreInner {
     }
 
     /// The digest of so many zeros, at most those of a chunk.
-    pub(in crate::store) async fn zero_digest(&self, length: u64) -> Result<Digest> {
+    async fn zero_digest(&self, length: u64) -> Result<Digest> {
         if let Some(digest) = self.zeros.lock().unwrap_or_else(PoisonError::into_inner).get(&length) {
             return Ok(*digest);
         }
@@ -311,7 +311,7 @@ impl StoreInner {
     }
 
     /// Refuses to change a store that needs what this version does not know (H92), and gives it an identity if it has none.
-    pub(in crate::store) async fn check_writable(&self, action: &'static str) -> Result<()> {
+    async fn check_writable(&self, action: &'static str) -> Result<()> {
         if self.is_renamed.load(Ordering::SeqCst) {
             return Err(lifecycle::renamed(action));
         }

@@ -25,36 +25,36 @@ use crate::sync::run::{Failure, Run};
 
 /// An index, and what its chunks have to be.
 #[derive(Debug)]
-pub(in crate::sync) struct Index {
-    pub(in crate::sync) mode: CryptMode,
-    pub(in crate::sync) name: ArchiveName,
-    pub(in crate::sync) reader: IndexReader,
+pub(super) struct Index {
+    pub(super) mode: CryptMode,
+    pub(super) name: ArchiveName,
+    pub(super) reader: IndexReader,
 }
 
 /// What need not be transferred.
 #[derive(Debug)]
-pub(in crate::sync) struct Reuse {
-    pub(in crate::sync) base: Option<Arc<Base>>,
-    pub(in crate::sync) belief: Belief,
+pub(super) struct Reuse {
+    pub(super) base: Option<Arc<Base>>,
+    pub(super) belief: Belief,
     /// What the snapshot says of the target, if it is of the same store.
-    pub(in crate::sync) of_same: Option<Reference>,
+    pub(super) of_same: Option<Reference>,
     /// What this run brought.
-    pub(in crate::sync) sent: Arc<WriterPins>,
+    pub(super) sent: Arc<WriterPins>,
     /// What this snapshot takes over. Others may not rely on it.
-    pub(in crate::sync) taken: Arc<WriterPins>,
+    pub(super) taken: Arc<WriterPins>,
 }
 
 /// The snapshot at both ends, and the names of its archives of chunks.
 #[derive(Debug)]
-pub(in crate::sync) struct Ends<'a> {
-    pub(in crate::sync) archives: Vec<ArchiveName>,
-    pub(in crate::sync) source: &'a SnapshotName,
-    pub(in crate::sync) target: &'a SnapshotName,
+pub(super) struct Ends<'a> {
+    pub(super) archives: Vec<ArchiveName>,
+    pub(super) source: &'a SnapshotName,
+    pub(super) target: &'a SnapshotName,
 }
 
 /// A chunk that a snapshot needs.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::sync) struct Wanted {
+pub(super) struct Wanted {
     /// The number of the first archive of the snapshot that has it.
     archive: usize,
     digest: Digest,
@@ -69,7 +69,7 @@ enum Brought {
 }
 
 /// The distinct chunks, in the order in which they come first.
-pub(in crate::sync) async fn wanted(run: &Run, indexes: Vec<Index>, reuse: &Reuse) -> Result<Vec<Wanted>> {
+pub(super) async fn wanted(run: &Run, indexes: Vec<Index>, reuse: &Reuse) -> Result<Vec<Wanted>> {
     let sent = Arc::clone(&reuse.sent);
     run.target.runtime().run_blocking("read indexes", move || distinct(&indexes, &sent)).await
 }
@@ -98,7 +98,7 @@ fn distinct(indexes: &[Index], sent: &WriterPins) -> Result<Vec<Wanted>> {
     Ok(all.into_iter().map(|(wanted, _)| wanted).collect())
 }
 
-pub(in crate::sync) async fn bring(
+pub(super) async fn bring(
     run: &Run,
     ends: &Ends<'_>,
     wanted: Vec<Wanted>,

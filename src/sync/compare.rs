@@ -11,7 +11,7 @@ use crate::sync::plan::Conflict;
 
 /// What is to be done with a snapshot that both have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::sync) enum Verdict {
+pub(super) enum Verdict {
     /// They are different ones.
     Conflict(Conflict),
     /// That of the target is bad, and stays.
@@ -25,7 +25,7 @@ pub(in crate::sync) enum Verdict {
 }
 
 /// Compares manifests, each as it is stored and as what it says; `None` for one that cannot be read.
-pub(in crate::sync) fn compare(
+pub(super) fn compare(
     source: (&Bytes, &Manifest),
     target: Option<(&Bytes, &Manifest)>,
     resync_corrupt: bool,

@@ -50,7 +50,7 @@ pub enum SyncEvent<'a> {
 
 /// An observer that nobody listens to.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::sync) struct Silent;
+pub(super) struct Silent;
 
 impl SyncObserver for Silent {
     fn on_event(&self, _: &SyncEvent<'_>) {}

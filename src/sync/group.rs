@@ -17,30 +17,30 @@ use crate::sync::snapshot;
 
 /// A group of the target that is locked.
 #[derive(Debug)]
-pub(in crate::sync) struct GroupRun<'a> {
+pub(super) struct GroupRun<'a> {
     base: Option<Arc<Base>>,
-    pub(in crate::sync) import: GroupImport,
-    pub(in crate::sync) newest: Option<BackupTime>,
+    pub(super) import: GroupImport,
+    pub(super) newest: Option<BackupTime>,
     run: &'a Run,
 }
 
 /// The newest snapshot that the target had of the group: what it names may be taken over (H180).
 #[derive(Debug)]
-pub(in crate::sync) struct Base {
+pub(super) struct Base {
     /// Sorted.
     digests: Vec<Digest>,
-    pub(in crate::sync) held: Held,
-    pub(in crate::sync) name: SnapshotName,
-    pub(in crate::sync) version: Version,
+    pub(super) held: Held,
+    pub(super) name: SnapshotName,
+    pub(super) version: Version,
 }
 
 impl Base {
-    pub(in crate::sync) fn names(&self, digest: &Digest) -> bool {
+    pub(super) fn names(&self, digest: &Digest) -> bool {
         self.digests.binary_search(digest).is_ok()
     }
 }
 
-pub(in crate::sync) async fn sync(run: &Run, plan: &GroupPlan) -> GroupReport {
+pub(super) async fn sync(run: &Run, plan: &GroupPlan) -> GroupReport {
     let report = |outcome, snapshots| GroupReport {
         outcome,
         snapshots,
@@ -114,7 +114,7 @@ impl GroupRun<'_> {
     }
 
     /// What may be taken over, by a snapshot other than `but`.
-    pub(in crate::sync) async fn base(&mut self, but: &SnapshotName) -> Result<Option<Arc<Base>>> {
+    pub(super) async fn base(&mut self, but: &SnapshotName) -> Result<Option<Arc<Base>>> {
         if self.base.is_none()
             && let Some((stored, name, held)) = self.import.base(but).await?
             && let Some(digests) = self.digests(&name, &stored).await?

@@ -14,23 +14,23 @@ use crate::sync::plan::Skip;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SyncOptions {
-    pub(in crate::sync) abort: Arc<AtomicBool>,
-    pub(in crate::sync) bytes_per_second: Option<NonZeroU64>,
-    pub(in crate::sync) candidates: Candidates,
+    pub(super) abort: Arc<AtomicBool>,
+    pub(super) bytes_per_second: Option<NonZeroU64>,
+    pub(super) candidates: Candidates,
     demands: Vec<Demand>,
     exclude: Vec<GroupRule>,
     include: Vec<GroupRule>,
-    pub(in crate::sync) in_flight: Option<NonZeroUsize>,
-    pub(in crate::sync) max_depth: usize,
-    pub(in crate::sync) observer: Arc<dyn SyncObserver>,
-    pub(in crate::sync) order: Order,
-    pub(in crate::sync) owner: AuthId,
-    pub(in crate::sync) remember_chunks: usize,
-    pub(in crate::sync) remove_vanished: bool,
-    pub(in crate::sync) resync_corrupt: bool,
-    pub(in crate::sync) source_namespace: Namespace,
-    pub(in crate::sync) target_namespace: Namespace,
-    pub(in crate::sync) transfer_last: Option<NonZeroUsize>,
+    pub(super) in_flight: Option<NonZeroUsize>,
+    pub(super) max_depth: usize,
+    pub(super) observer: Arc<dyn SyncObserver>,
+    pub(super) order: Order,
+    pub(super) owner: AuthId,
+    pub(super) remember_chunks: usize,
+    pub(super) remove_vanished: bool,
+    pub(super) resync_corrupt: bool,
+    pub(super) source_namespace: Namespace,
+    pub(super) target_namespace: Namespace,
+    pub(super) transfer_last: Option<NonZeroUsize>,
 }
 
 /// What is demanded of a snapshot.
@@ -240,18 +240,18 @@ impl SyncOptions {
     }
 
     /// Whether the group of the source is meant.
-    pub(in crate::sync) fn admits(&self, group: &GroupName) -> bool {
+    pub(super) fn admits(&self, group: &GroupName) -> bool {
         let is_about = |rule: &GroupRule| rule.is_about(group);
         (self.include.is_empty() || self.include.iter().any(is_about)) && !self.exclude.iter().any(is_about)
     }
 
     /// Whether manifests decide on which snapshots are meant.
-    pub(in crate::sync) fn asks_manifests(&self) -> bool {
+    pub(super) fn asks_manifests(&self) -> bool {
         !self.demands.is_empty()
     }
 
     /// Why a snapshot of the source is not meant, if it is not.
-    pub(in crate::sync) fn objection(&self, manifest: &Manifest) -> Option<Skip> {
+    pub(super) fn objection(&self, manifest: &Manifest) -> Option<Skip> {
         self.demands.iter().find_map(|demand| match demand {
             Demand::Encrypted => {
                 let mut files = manifest.files().iter();
@@ -266,23 +266,23 @@ impl SyncOptions {
         })
     }
 
-    pub(in crate::sync) fn is_aborted(&self) -> bool {
+    pub(super) fn is_aborted(&self) -> bool {
         self.abort.load(Ordering::Relaxed)
     }
 
     /// Whether something of the source would go to this namespace of the target, if the source had it.
-    pub(in crate::sync) fn is_of_target(&self, namespace: &Namespace) -> bool {
+    pub(super) fn is_of_target(&self, namespace: &Namespace) -> bool {
         let goal = &self.target_namespace;
         goal.contains(namespace) && namespace.depth() - goal.depth() <= self.max_depth
     }
 
     /// Where a namespace of the source goes.
-    pub(in crate::sync) fn to_target(&self, namespace: &Namespace) -> Result<Namespace, NameError> {
+    pub(super) fn to_target(&self, namespace: &Namespace) -> Result<Namespace, NameError> {
         moved(namespace, &self.source_namespace, &self.target_namespace)
     }
 
     /// Where a namespace of the target comes from.
-    pub(in crate::sync) fn to_source(&self, namespace: &Namespace) -> Result<Namespace, NameError> {
+    pub(super) fn to_source(&self, namespace: &Namespace) -> Result<Namespace, NameError> {
         moved(namespace, &self.target_namespace, &self.source_namespace)
     }
 }

@@ -22,18 +22,18 @@ const SNAPSHOTS_IN_FLIGHT: usize = 8;
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before `execute`"]
 pub struct SyncPlan {
-    pub(in crate::sync) groups: Vec<GroupPlan>,
-    pub(in crate::sync) new_namespaces: Vec<Namespace>,
-    pub(in crate::sync) options: SyncOptions,
-    pub(in crate::sync) same: Same,
-    pub(in crate::sync) source: Datastore,
-    pub(in crate::sync) target: Datastore,
-    pub(in crate::sync) vanished: Vanished,
+    pub(super) groups: Vec<GroupPlan>,
+    pub(super) new_namespaces: Vec<Namespace>,
+    pub(super) options: SyncOptions,
+    pub(super) same: Same,
+    pub(super) source: Datastore,
+    pub(super) target: Datastore,
+    pub(super) vanished: Vanished,
 }
 
 /// Whether both stores are one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::sync) enum Same {
+pub(super) enum Same {
     /// They are two.
     No,
     /// They are one, opened once.
@@ -60,7 +60,7 @@ pub struct GroupPlan {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotPlan {
-    pub(in crate::sync) has_client_log: bool,
+    pub(super) has_client_log: bool,
     /// Its name at the source.
     pub source: SnapshotName,
     /// What would be done.
@@ -168,11 +168,7 @@ impl SyncPlan {
     }
 }
 
-pub(in crate::sync) async fn make(
-    source: &Datastore,
-    target: &Datastore,
-    options: SyncOptions,
-) -> Result<SyncPlan> {
+pub(super) async fn make(source: &Datastore, target: &Datastore, options: SyncOptions) -> Result<SyncPlan> {
     let top = &options.source_namespace;
     if !source.has_namespace(top).await? {
         return Err(Error::new(ErrorKind::NotFound, "sync")

@@ -121,7 +121,7 @@ pub struct SyncStats {
 }
 
 impl SyncStats {
-    pub(in crate::sync) fn plus(self, other: Self) -> Self {
+    pub(super) fn plus(self, other: Self) -> Self {
         Self {
             chunks_reused: self.chunks_reused + other.chunks_reused,
             chunks_sent: self.chunks_sent + other.chunks_sent,

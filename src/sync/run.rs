@@ -22,30 +22,30 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// What all groups of a sync have in common.
 #[derive(Debug)]
-pub(in crate::sync) struct Run {
-    pub(in crate::sync) options: SyncOptions,
+pub(super) struct Run {
+    pub(super) options: SyncOptions,
     /// What was transferred, and is not transferred again; pinned meanwhile.
     pins: Mutex<Arc<WriterPins>>,
-    pub(in crate::sync) rate: Option<Rate>,
+    pub(super) rate: Option<Rate>,
     /// One for each chunk that may be read.
-    pub(in crate::sync) reads: Slots,
-    pub(in crate::sync) same: Same,
-    pub(in crate::sync) source: Datastore,
-    pub(in crate::sync) target: Datastore,
+    pub(super) reads: Slots,
+    pub(super) same: Same,
+    pub(super) source: Datastore,
+    pub(super) target: Datastore,
     /// One for each chunk that may be stored.
-    pub(in crate::sync) writes: Slots,
+    pub(super) writes: Slots,
 }
 
 /// How much is done at the same time.
 #[derive(Debug)]
-pub(in crate::sync) struct Slots {
-    pub(in crate::sync) budget: Arc<Budget>,
-    pub(in crate::sync) count: usize,
+pub(super) struct Slots {
+    pub(super) budget: Arc<Budget>,
+    pub(super) count: usize,
 }
 
 /// Why something was not done.
 #[derive(Debug)]
-pub(in crate::sync) enum Failure {
+pub(super) enum Failure {
     /// The flag was set.
     Aborted,
     Failed(Error),
@@ -66,20 +66,20 @@ impl Slots {
 }
 
 impl Run {
-    pub(in crate::sync) fn event(&self, event: &SyncEvent<'_>) {
+    pub(super) fn event(&self, event: &SyncEvent<'_>) {
         self.options.observer.on_event(event);
     }
 
-    pub(in crate::sync) fn go_on(&self) -> Result<(), Failure> {
+    pub(super) fn go_on(&self) -> Result<(), Failure> {
         if self.options.is_aborted() { Err(Failure::Aborted) } else { Ok(()) }
     }
 
-    pub(in crate::sync) fn pins(&self) -> Arc<WriterPins> {
+    pub(super) fn pins(&self) -> Arc<WriterPins> {
         Arc::clone(&self.pins.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Forgets what was transferred, if it is too much to be remembered. What it belongs to is visible, or was given up.
-    pub(in crate::sync) fn forget(&self) {
+    pub(super) fn forget(&self) {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         if pins.confirmed() > self.options.remember_chunks {
             *pins = self.target.pins_beside(&pins);
@@ -87,7 +87,7 @@ impl Run {
     }
 
     /// Waits until so many bytes may be passed on, or the flag is set.
-    pub(in crate::sync) async fn pass(&self, bytes: u64) -> Result<(), Failure> {
+    pub(super) async fn pass(&self, bytes: u64) -> Result<(), Failure> {
         let Some(rate) = &self.rate else { return Ok(()) };
         let runtime = self.target.runtime().as_ref();
         let mut taken = pin!(rate.take(bytes, runtime));
@@ -100,7 +100,7 @@ impl Run {
     }
 }
 
-pub(in crate::sync) async fn execute(plan: SyncPlan) -> Result<SyncReport> {
+pub(super) async fn execute(plan: SyncPlan) -> Result<SyncReport> {
     let mut report = SyncReport::default();
     plan.target.check_writable("sync").await?;
     // Until the end, so that no other process collects what was transferred and is not visible yet (H4, H5).

@@ -18,7 +18,7 @@ use crate::sync::plan::{Same, Skip, SnapshotPlan};
 use crate::sync::report::{Outcome, SyncStats};
 use crate::sync::run::{Failure, Run};
 
-pub(in crate::sync) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Outcome {
+pub(super) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Outcome {
     match bring(run, group, plan).await {
         Ok(outcome) => outcome,
         Err(Failure::Aborted) => Outcome::NotReached,

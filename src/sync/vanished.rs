@@ -24,7 +24,7 @@ pub struct Vanished {
     pub snapshots: Vec<SnapshotName>,
 }
 
-pub(in crate::sync) async fn look(
+pub(super) async fn look(
     target: &Datastore,
     options: &SyncOptions,
     pairs: &[(Namespace, Namespace)],
@@ -77,7 +77,7 @@ fn origin(options: &SyncOptions, group: &GroupName) -> Option<GroupName> {
 }
 
 /// Removes what was planned, as far as the source still lacks it.
-pub(in crate::sync) async fn remove(plan: &SyncPlan, report: &mut SyncReport) -> Result<()> {
+pub(super) async fn remove(plan: &SyncPlan, report: &mut SyncReport) -> Result<()> {
     report.protected.clone_from(&plan.vanished.protected);
     for name in &plan.vanished.snapshots {
         if plan.options.is_aborted() {

@@ -81,7 +81,7 @@ impl Pattern {
         self.matches_names(&names, kind)
     }
 
-    pub(in crate::tree) fn matches_names(&self, names: &[&[u8]], kind: EntryKind) -> bool {
+    pub(super) fn matches_names(&self, names: &[&[u8]], kind: EntryKind) -> bool {
         if self.directories_only && kind != EntryKind::Directory || names.is_empty() {
             return false;
         }

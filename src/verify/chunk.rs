@@ -9,14 +9,14 @@ use crate::verify::report::Event;
 use crate::verify::run::{Run, Work};
 
 /// What is to be done about an entry of an index.
-pub(in crate::verify) enum Step<'a> {
+pub(super) enum Step<'a> {
     Done(Verdict),
     Later(Turn<'a>, Depth),
 }
 
 impl Run {
     /// What is known of a chunk without waiting for anything.
-    pub(in crate::verify) fn step(&self, id: ChunkId, work: Work<'_>) -> Step<'_> {
+    pub(super) fn step(&self, id: ChunkId, work: Work<'_>) -> Step<'_> {
         let depth = match work {
             Work::Collect(collector) => {
                 collector.add(id);
@@ -47,12 +47,7 @@ impl Run {
     }
 
     /// Looks at a chunk, or waits for whoever does.
-    pub(in crate::verify) async fn look(
-        &self,
-        id: ChunkId,
-        turn: Turn<'_>,
-        depth: Depth,
-    ) -> (ChunkId, Verdict) {
+    pub(super) async fn look(&self, id: ChunkId, turn: Turn<'_>, depth: Depth) -> (ChunkId, Verdict) {
         let ticket = match turn {
             Turn::Known(verdict) => return (id, verdict),
             Turn::Wait(waiting) => return (id, waiting.await.unwrap_or(Verdict::Unchecked)),
@@ -69,7 +64,7 @@ impl Run {
     }
 
     /// Reads a chunk. What is corrupt is believed only when it was fetched again (H98).
-    pub(in crate::verify) async fn read(&self, id: ChunkId) -> Verdict {
+    pub(super) async fn read(&self, id: ChunkId) -> Verdict {
         let permit = self.store.read_permit(u64::from(id.length)).await;
         let Some(mut found) = self.inspect(id).await else { return Verdict::Unchecked };
         let (mut left, mut was_corrupt) = (self.options.refetches, false);
@@ -156,7 +151,7 @@ impl Run {
     }
 
     /// Counts a chunk, and tells of it.
-    pub(in crate::verify) fn note(&self, id: ChunkId, verdict: Verdict) {
+    pub(super) fn note(&self, id: ChunkId, verdict: Verdict) {
         self.control.note(verdict);
         {
             let counts = &mut self.findings().report.chunks;

@@ -8,7 +8,7 @@ use crate::verify::options::{Mode, VerifyOptions};
 
 /// Why a run ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::verify) enum Stop {
+pub(super) enum Stop {
     Aborted,
     Budget,
     /// So much is missing that nothing of it is believed (H95).
@@ -17,7 +17,7 @@ pub(in crate::verify) enum Stop {
 }
 
 #[derive(Debug)]
-pub(in crate::verify) struct Control {
+pub(super) struct Control {
     abort: Option<Arc<AtomicBool>>,
     bytes: AtomicU64,
     byte_limit: AtomicU64,
@@ -33,7 +33,7 @@ pub(in crate::verify) struct Control {
 }
 
 impl Control {
-    pub(in crate::verify) fn new(options: &VerifyOptions) -> Self {
+    pub(super) fn new(options: &VerifyOptions) -> Self {
         let (bytes, requests) = match options.mode {
             Mode::Sample(sample) => (sample.bytes, sample.requests),
             Mode::Full | Mode::Presence => (None, None),
@@ -53,7 +53,7 @@ impl Control {
     }
 
     /// Why it ends, if it does.
-    pub(in crate::verify) fn stopped(&self) -> Option<Stop> {
+    pub(super) fn stopped(&self) -> Option<Stop> {
         let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
         let aborted = || self.abort.as_ref().is_some_and(|abort| abort.load(Ordering::Relaxed));
         if stop.is_none() && aborted() {
@@ -62,12 +62,12 @@ impl Control {
         *stop
     }
 
-    pub(in crate::verify) fn stop(&self, why: Stop) {
+    pub(super) fn stop(&self, why: Stop) {
         self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
     }
 
     /// Whether one more request may be made to read something. It is counted.
-    pub(in crate::verify) fn admit(&self) -> bool {
+    pub(super) fn admit(&self) -> bool {
         if self.stopped().is_some() {
             return false;
         }
@@ -83,27 +83,27 @@ impl Control {
     }
 
     /// A request that is made in any case.
-    pub(in crate::verify) fn count_request(&self) {
+    pub(super) fn count_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(in crate::verify) fn count_bytes(&self, bytes: u64) {
+    pub(super) fn count_bytes(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Bytes and requests so far.
-    pub(in crate::verify) fn used(&self) -> (u64, u64) {
+    pub(super) fn used(&self) -> (u64, u64) {
         (self.bytes.load(Ordering::Relaxed), self.requests.load(Ordering::Relaxed))
     }
 
     /// How many more requests may be made.
-    pub(in crate::verify) fn requests_left(&self) -> u64 {
+    pub(super) fn requests_left(&self) -> u64 {
         let most = self.request_limit.load(Ordering::Relaxed);
         most.saturating_sub(self.requests.load(Ordering::Relaxed))
     }
 
     /// Sets so much of the budget aside, or gives it back.
-    pub(in crate::verify) fn reserve(&self, (bytes, requests): (u64, u64)) {
+    pub(super) fn reserve(&self, (bytes, requests): (u64, u64)) {
         for (limit, reserved) in [(&self.byte_limit, bytes), (&self.request_limit, requests)] {
             let most = limit.load(Ordering::Relaxed);
             if most != u64::MAX {
@@ -113,7 +113,7 @@ impl Control {
     }
 
     /// What was set aside may be used, even though the run ends, and though what was in flight took more than was left.
-    pub(in crate::verify) fn release(&self, (bytes, requests): (u64, u64)) {
+    pub(super) fn release(&self, (bytes, requests): (u64, u64)) {
         let limits =
             [(&self.byte_limit, &self.bytes, bytes), (&self.request_limit, &self.requests, requests)];
         for (limit, used, reserved) in limits {
@@ -127,7 +127,7 @@ impl Control {
     }
 
     /// What a look at a chunk says of the store as a whole.
-    pub(in crate::verify) fn note(&self, verdict: Verdict) {
+    pub(super) fn note(&self, verdict: Verdict) {
         match verdict {
             Verdict::Elsewhere | Verdict::Unchecked => {}
             Verdict::Missing => {
@@ -147,7 +147,7 @@ impl Control {
         }
     }
 
-    pub(in crate::verify) fn note_unreachable(&self) {
+    pub(super) fn note_unreachable(&self) {
         self.was_unreachable.store(true, Ordering::Relaxed);
         if self.unreachable.fetch_add(1, Ordering::Relaxed) + 1 >= self.most_in_a_row {
             self.stop(Stop::Unreachable);
@@ -155,12 +155,12 @@ impl Control {
     }
 
     /// Whether the last chunks that were looked at were missing.
-    pub(in crate::verify) fn doubts_absence(&self) -> bool {
+    pub(super) fn doubts_absence(&self) -> bool {
         self.missing.load(Ordering::Relaxed) > 0
     }
 
     /// Whether anything could not be reached.
-    pub(in crate::verify) fn was_unreachable(&self) -> bool {
+    pub(super) fn was_unreachable(&self) -> bool {
         self.was_unreachable.load(Ordering::Relaxed)
     }
 }

@@ -16,15 +16,15 @@ const BAD_BYTES: usize = 128;
 
 /// A chunk as an index names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(in crate::verify) struct ChunkId {
-    pub(in crate::verify) digest: Digest,
+pub(super) struct ChunkId {
+    pub(super) digest: Digest,
     /// The length of its contents.
-    pub(in crate::verify) length: u32,
+    pub(super) length: u32,
 }
 
 /// What is known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::verify) enum Verdict {
+pub(super) enum Verdict {
     Corrupt,
     Checksum,
     Digest,
@@ -40,7 +40,7 @@ pub(in crate::verify) enum Verdict {
 
 impl Verdict {
     /// What is told of it.
-    pub(in crate::verify) fn finding(self) -> Option<Finding> {
+    pub(super) fn finding(self) -> Option<Finding> {
         match self {
             Self::Corrupt => Some(Finding::Corrupt),
             Self::Checksum => Some(Finding::Good(Strength::Checksum)),
@@ -65,13 +65,13 @@ impl Verdict {
 
 /// Whether it is enough that a chunk is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::verify) enum Depth {
+pub(super) enum Depth {
     Contents,
     Presence,
 }
 
 #[derive(Debug)]
-pub(in crate::verify) struct Ledger {
+pub(super) struct Ledger {
     state: Mutex<State>,
 }
 
@@ -87,21 +87,21 @@ struct State {
 }
 
 /// What is to be done about a chunk.
-pub(in crate::verify) enum Turn<'a> {
+pub(super) enum Turn<'a> {
     Known(Verdict),
     Mine(Ticket<'a>),
     Wait(oneshot::Receiver<Verdict>),
 }
 
 /// The right and the duty to look at a chunk. Dropped without a result, nobody knows anything.
-pub(in crate::verify) struct Ticket<'a> {
+pub(super) struct Ticket<'a> {
     id: ChunkId,
     is_deep: bool,
     ledger: &'a Ledger,
 }
 
 impl Ledger {
-    pub(in crate::verify) fn new(memory_bytes: usize) -> Self {
+    pub(super) fn new(memory_bytes: usize) -> Self {
         let state = State {
             bad: HashMap::new(),
             bad_most: memory_bytes / 4 / BAD_BYTES,
@@ -112,7 +112,7 @@ impl Ledger {
         Self { state: Mutex::new(state) }
     }
 
-    pub(in crate::verify) fn turn(&self, id: ChunkId, depth: Depth) -> Turn<'_> {
+    pub(super) fn turn(&self, id: ChunkId, depth: Depth) -> Turn<'_> {
         let is_deep = depth == Depth::Contents;
         let mut state = self.state();
         if let Some(verdict) = state.bad.get(&id) {
@@ -133,17 +133,17 @@ impl Ledger {
     }
 
     /// What is known to be wrong with a chunk.
-    pub(in crate::verify) fn fault(&self, id: &ChunkId) -> Option<Verdict> {
+    pub(super) fn fault(&self, id: &ChunkId) -> Option<Verdict> {
         self.state().bad.get(id).copied()
     }
 
     /// Whether any chunk is corrupt, missing, or not what an index says.
-    pub(in crate::verify) fn has_faults(&self) -> bool {
+    pub(super) fn has_faults(&self) -> bool {
         self.state().bad.values().any(|verdict| !matches!(verdict, Verdict::Unreachable(_)))
     }
 
     /// Whether more was found than is remembered.
-    pub(in crate::verify) fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.state().is_full
     }
 
@@ -154,7 +154,7 @@ impl Ledger {
 
 impl Ticket<'_> {
     /// Tells everybody who waits, and whoever asks later.
-    pub(in crate::verify) fn settle(self, verdict: Verdict) {
+    pub(super) fn settle(self, verdict: Verdict) {
         let mut state = self.ledger.state();
         if verdict.mark().is_some() {
             state.is_full |= !state.good.insert(&self.id, verdict);

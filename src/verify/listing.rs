@@ -24,7 +24,7 @@ const MARK_BYTES: usize = 9;
 
 /// The chunks of a store, a part at a time.
 #[derive(Debug)]
-pub(in crate::verify) struct ChunkListing {
+pub(super) struct ChunkListing {
     memory_bytes: usize,
     next: usize,
     shards: Vec<Shard>,
@@ -32,14 +32,14 @@ pub(in crate::verify) struct ChunkListing {
 
 /// Those of a part of the space of digests.
 #[derive(Debug)]
-pub(in crate::verify) struct Listed {
+pub(super) struct Listed {
     marks: MarkSet,
     part: Shard,
 }
 
 impl Listed {
     /// Whether the chunk was listed; none if it is of another part.
-    pub(in crate::verify) fn shows(&self, digest: &Digest) -> Option<bool> {
+    pub(super) fn shows(&self, digest: &Digest) -> Option<bool> {
         let mark = mark_of(digest);
         (self.part.first..=self.part.last).contains(&mark).then(|| self.marks.contains(mark))
     }
@@ -47,21 +47,17 @@ impl Listed {
 
 impl ChunkListing {
     /// Of a store in which snapshots name so many chunks.
-    pub(in crate::verify) fn new(references: u64, memory_bytes: usize) -> Self {
+    pub(super) fn new(references: u64, memory_bytes: usize) -> Self {
         Self { memory_bytes, next: 0, shards: shards(references) }
     }
 
     /// Whether everything was listed.
-    pub(in crate::verify) fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.next >= self.shards.len()
     }
 
     /// Lists as much as fits; none if that was all.
-    pub(in crate::verify) async fn next(
-        &mut self,
-        store: &Datastore,
-        control: &Control,
-    ) -> Result<Option<Listed>> {
+    pub(super) async fn next(&mut self, store: &Datastore, control: &Control) -> Result<Option<Listed>> {
         let left = self.shards.get(self.next..).unwrap_or_default();
         let Some(first) = left.first().map(|shard| shard.first) else { return Ok(None) };
         let (mut marks, mut last, mut count) = (MarkSetBuilder::default(), first, 0_usize);
@@ -87,11 +83,7 @@ impl ChunkListing {
 }
 
 /// How many chunks there are, and their bytes.
-pub(in crate::verify) async fn count(
-    store: &Datastore,
-    references: u64,
-    control: &Control,
-) -> Result<(u64, u64)> {
+pub(super) async fn count(store: &Datastore, references: u64, control: &Control) -> Result<(u64, u64)> {
     let listings =
         stream::iter(shards(references)).map(|shard| list(store, shard, Details::All, control).boxed());
     let mut listings = listings.buffer_unordered(SHARDS_IN_FLIGHT);

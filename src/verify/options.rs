@@ -43,9 +43,9 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Sample {
-    pub(in crate::verify) bytes: Option<u64>,
-    pub(in crate::verify) requests: Option<u64>,
-    pub(in crate::verify) rotation: u64,
+    pub(super) bytes: Option<u64>,
+    pub(super) requests: Option<u64>,
+    pub(super) rotation: u64,
 }
 
 impl Sample {
@@ -103,19 +103,19 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct VerifyOptions {
-    pub(in crate::verify) abort: Option<Arc<AtomicBool>>,
+    pub(super) abort: Option<Arc<AtomicBool>>,
     auth_id: AuthId,
-    pub(in crate::verify) in_flight: Option<usize>,
-    pub(in crate::verify) memory_bytes: usize,
-    pub(in crate::verify) missing_limit: u64,
-    pub(in crate::verify) mode: Mode,
+    pub(super) in_flight: Option<usize>,
+    pub(super) memory_bytes: usize,
+    pub(super) missing_limit: u64,
+    pub(super) mode: Mode,
     node: Option<String>,
-    pub(in crate::verify) observer: Option<Arc<dyn Observer>>,
+    pub(super) observer: Option<Arc<dyn Observer>>,
     process: (u32, u64),
-    pub(in crate::verify) recording: Recording,
-    pub(in crate::verify) refetches: u32,
-    pub(in crate::verify) repair: Repair,
-    pub(in crate::verify) skip_verified_within: Option<Duration>,
+    pub(super) recording: Recording,
+    pub(super) refetches: u32,
+    pub(super) repair: Repair,
+    pub(super) skip_verified_within: Option<Duration>,
     store_name: String,
 }
 
@@ -231,7 +231,7 @@ impl VerifyOptions {
         self
     }
 
-    pub(in crate::verify) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let invalid = |why: &'static str| Err(Error::new(ErrorKind::InvalidInput, "verify").because(why));
         if matches!(self.mode, Mode::Sample(Sample { bytes: None, requests: None, .. })) {
             return invalid("a sample has no bound");
@@ -246,7 +246,7 @@ impl VerifyOptions {
     }
 
     /// The task id, as PBS makes it. Source: PBS datastore format §6.4.
-    pub(in crate::verify) fn upid(&self, scope: &Scope, start: BackupTime) -> Result<Upid> {
+    pub(super) fn upid(&self, scope: &Scope, start: BackupTime) -> Result<Upid> {
         let store = &self.store_name;
         let (task_type, id) = match scope {
             Scope::Group(group) => ("verify_group", format!("{store}:{}", path_of(group))),

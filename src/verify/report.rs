@@ -9,7 +9,7 @@ use crate::format::manifest::VerifyResult;
 use crate::format::name::{ArchiveName, SnapshotName};
 
 /// How many digests, and how many failures, a report lists at most. What it counts is exact.
-pub(in crate::verify) const LISTED: usize = 1000;
+pub(super) const LISTED: usize = 1000;
 
 /// What a verification found. That something is damaged is no error: it is here.
 #[non_exhaustive]
@@ -223,22 +223,22 @@ pub enum Event<'a> {
 
 /// What is found, while it is being found.
 #[derive(Debug, Default)]
-pub(in crate::verify) struct Findings {
-    pub(in crate::verify) damaged: BTreeMap<SnapshotName, DamagedSnapshot>,
+pub(super) struct Findings {
+    pub(super) damaged: BTreeMap<SnapshotName, DamagedSnapshot>,
     digests: usize,
-    pub(in crate::verify) report: VerifyReport,
+    pub(super) report: VerifyReport,
 }
 
 /// Whether what was found of a snapshot before still counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::verify) enum Merge {
+pub(super) enum Merge {
     Add,
     Replace,
 }
 
 impl Findings {
     /// Adds what was found of a snapshot.
-    pub(in crate::verify) fn damage(&mut self, mut found: DamagedSnapshot, merge: Merge) {
+    pub(super) fn damage(&mut self, mut found: DamagedSnapshot, merge: Merge) {
         if merge == Merge::Replace
             && let Some(old) = self.damaged.remove(&found.name)
         {
@@ -268,14 +268,14 @@ impl Findings {
     }
 
     /// Notes that a chunk could not be repaired.
-    pub(in crate::verify) fn unrepaired(&mut self, digest: Digest, error: Error) {
+    pub(super) fn unrepaired(&mut self, digest: Digest, error: Error) {
         self.report.unrepaired += 1;
         if self.report.unrepaired_because.len() < LISTED {
             self.report.unrepaired_because.push((digest, error));
         }
     }
 
-    pub(in crate::verify) fn skip(&mut self, name: &SnapshotName, reason: SkipReason) {
+    pub(super) fn skip(&mut self, name: &SnapshotName, reason: SkipReason) {
         let skipped = SkippedSnapshot { name: name.clone(), reason };
         if !self.report.skipped.contains(&skipped) {
             self.report.skipped.push(skipped);

@@ -33,29 +33,29 @@ const SNAPSHOTS_MOST: usize = 8;
 const HELD_MOST: usize = 32;
 
 #[derive(Debug)]
-pub(in crate::verify) struct Run {
-    pub(in crate::verify) control: Control,
+pub(super) struct Run {
+    pub(super) control: Control,
     findings: Mutex<Findings>,
     /// Snapshots that miss something, and wait.
     held: Mutex<Vec<Conclusion>>,
-    pub(in crate::verify) in_flight: usize,
-    pub(in crate::verify) ledger: Ledger,
-    pub(in crate::verify) now: SystemTime,
-    pub(in crate::verify) options: VerifyOptions,
+    pub(super) in_flight: usize,
+    pub(super) ledger: Ledger,
+    pub(super) now: SystemTime,
+    pub(super) options: VerifyOptions,
     passes: AtomicU64,
     references: u64,
     /// One for each chunk that is under way.
-    pub(in crate::verify) slots: Arc<Budget>,
-    pub(in crate::verify) store: Datastore,
-    pub(in crate::verify) targets: Vec<SnapshotInfo>,
-    pub(in crate::verify) upid: Upid,
+    pub(super) slots: Arc<Budget>,
+    pub(super) store: Datastore,
+    pub(super) targets: Vec<SnapshotInfo>,
+    pub(super) upid: Upid,
     /// In how many passes nothing of a snapshot stayed open.
     whole: Mutex<Vec<u64>>,
 }
 
 /// What a pass does with each chunk.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::verify) enum Work<'a> {
+pub(super) enum Work<'a> {
     /// It may become part of a sample.
     Collect(&'a Collector),
     /// It is read, but of snapshots that are not read again, looked for in the listing.
@@ -68,14 +68,14 @@ pub(in crate::verify) enum Work<'a> {
 
 /// Which snapshots a pass is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::verify) enum Which {
+pub(super) enum Which {
     All,
     /// Those that are not read again.
     VerifiedBefore,
 }
 
 impl Run {
-    pub(in crate::verify) fn new(
+    pub(super) fn new(
         store: Datastore,
         options: VerifyOptions,
         targets: Vec<SnapshotInfo>,
@@ -102,7 +102,7 @@ impl Run {
         }
     }
 
-    pub(in crate::verify) async fn execute(self, skipped: Vec<SkippedSnapshot>) -> Result<VerifyReport> {
+    pub(super) async fn execute(self, skipped: Vec<SkippedSnapshot>) -> Result<VerifyReport> {
         self.findings().report.skipped = skipped;
         match self.options.mode {
             Mode::Full => self.full().await?,
@@ -155,7 +155,7 @@ impl Run {
     }
 
     /// Looks at snapshots, several at the same time, begun in order.
-    pub(in crate::verify) async fn pass(&self, work: Work<'_>, which: Which) {
+    pub(super) async fn pass(&self, work: Work<'_>, which: Which) {
         if which == Which::All {
             self.passes.fetch_add(1, Ordering::Relaxed);
         }
@@ -167,7 +167,7 @@ impl Run {
     }
 
     /// Everything of a snapshot was looked at in a pass.
-    pub(in crate::verify) fn note_whole(&self, number: usize) {
+    pub(super) fn note_whole(&self, number: usize) {
         let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(whole) = whole.get_mut(number) {
             *whole += 1;
@@ -175,7 +175,7 @@ impl Run {
     }
 
     /// Writes down what was found of a snapshot, at once or, if it lacks something and nothing good was seen since, a little later.
-    pub(in crate::verify) async fn conclude(&self, conclusion: Conclusion) {
+    pub(super) async fn conclude(&self, conclusion: Conclusion) {
         let waits = conclusion.lacks_something() && self.control.doubts_absence();
         self.held().push(conclusion);
         if !waits || self.held().len() > HELD_MOST {
@@ -199,18 +199,18 @@ impl Run {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(in crate::verify) fn findings(&self) -> MutexGuard<'_, Findings> {
+    pub(super) fn findings(&self) -> MutexGuard<'_, Findings> {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(in crate::verify) fn tell(&self, event: &Event<'_>) {
+    pub(super) fn tell(&self, event: &Event<'_>) {
         if let Some(observer) = &self.options.observer {
             observer.on_event(event);
         }
     }
 
     /// Half of the memory: what listings and samples may take.
-    pub(in crate::verify) fn half(&self) -> usize {
+    pub(super) fn half(&self) -> usize {
         self.options.memory_bytes / 2
     }
 
@@ -243,7 +243,7 @@ impl Run {
 
 /// How what a pass found joins what was found before.
 impl Work<'_> {
-    pub(in crate::verify) fn merge(self, which: Which) -> Merge {
+    pub(super) fn merge(self, which: Which) -> Merge {
         if matches!(self, Self::Known) && which == Which::VerifiedBefore {
             Merge::Replace
         } else {

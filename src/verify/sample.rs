@@ -17,7 +17,7 @@ const CANDIDATE_BYTES: usize = 96;
 
 /// The chunks that come next.
 #[derive(Debug)]
-pub(in crate::verify) struct Collector {
+pub(super) struct Collector {
     most: usize,
     start: u64,
     state: Mutex<State>,
@@ -37,7 +37,7 @@ impl Collector {
     }
 
     /// Takes a chunk, if it is near enough.
-    pub(in crate::verify) fn add(&self, id: ChunkId) {
+    pub(super) fn add(&self, id: ChunkId) {
         let distance = mark_of(&id.digest).wrapping_sub(self.start);
         let place = (distance, id.digest);
         let mut state = self.state();
@@ -59,7 +59,7 @@ impl Collector {
 }
 
 impl Run {
-    pub(in crate::verify) async fn sample(&self, sample: Sample) -> Result<()> {
+    pub(super) async fn sample(&self, sample: Sample) -> Result<()> {
         let fitting = self.half() / CANDIDATE_BYTES;
         let most = usize::try_from(self.control.requests_left()).unwrap_or(usize::MAX).min(fitting);
         let collector = Collector::new(sample.rotation, most);

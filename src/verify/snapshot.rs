@@ -25,7 +25,7 @@ const ENTRIES_AT_ONCE: usize = 1024;
 
 /// What was found of a snapshot, to be written down. The snapshot is locked until then.
 #[derive(Debug)]
-pub(in crate::verify) struct Conclusion {
+pub(super) struct Conclusion {
     damaged: DamagedSnapshot,
     /// Whether all of it was read.
     is_read: bool,
@@ -77,7 +77,7 @@ impl Conclusion {
     }
 
     /// Whether something of it is missing.
-    pub(in crate::verify) fn lacks_something(&self) -> bool {
+    pub(super) fn lacks_something(&self) -> bool {
         !self.missing.is_empty()
     }
 
@@ -129,7 +129,7 @@ impl Tally {
 
 impl Run {
     /// Looks at a snapshot in one pass.
-    pub(in crate::verify) async fn snapshot(&self, number: usize, work: Work<'_>, which: Which) {
+    pub(super) async fn snapshot(&self, number: usize, work: Work<'_>, which: Which) {
         let Some(target) = self.targets.get(number) else { return };
         if self.control.stopped().is_some() {
             return;
@@ -359,7 +359,7 @@ impl Run {
 
     /// Writes down what was found of a snapshot: into the report, and into its manifest. `ok` only if all of it was read and is good
     /// (H102).
-    pub(in crate::verify) async fn write_down(&self, conclusion: Conclusion) {
+    pub(super) async fn write_down(&self, conclusion: Conclusion) {
         let Conclusion { damaged, is_read, lock: _lock, merge, missing, open } = conclusion;
         let name = damaged.name.clone();
         let state = if !damaged.archives.is_empty() {

@@ -23,11 +23,11 @@ type Changed = Mutex<HashSet<String>>;
 
 /// Those who look at the moment.
 #[derive(Debug, Default)]
-pub(in crate::backend::cached) struct Lookers(Vec<Weak<Changed>>);
+pub(super) struct Lookers(Vec<Weak<Changed>>);
 
 impl Lookers {
     /// This process changed an object.
-    pub(in crate::backend::cached) fn note(&mut self, path: &str) {
+    pub(super) fn note(&mut self, path: &str) {
         self.0.retain(|changed| changed.strong_count() > 0);
         for changed in self.0.iter().filter_map(Weak::upgrade) {
             changed.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
@@ -69,10 +69,7 @@ impl Mirrored {
 }
 
 /// All objects that a query finds.
-pub(in crate::backend::cached) async fn objects_of(
-    backend: &dyn Backend,
-    query: &ListQuery,
-) -> Result<Vec<ObjectInfo>> {
+pub(super) async fn objects_of(backend: &dyn Backend, query: &ListQuery) -> Result<Vec<ObjectInfo>> {
     let entries = list_all(backend, query).await?.into_entries().into_iter();
     let objects = entries.filter_map(|entry| match entry {
         ListEntry::Object(info) => Some(info),

@@ -10,14 +10,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::s3::{Condition, ListRequest, S3Client};
 
 /// The most bytes of the mark, and of the lease.
-pub(in crate::backend::s3) const LIMIT_BYTES: u64 = 64 << 10;
+pub(super) const LIMIT_BYTES: u64 = 64 << 10;
 
 /// Who opens a store in a bucket, for others who want it too.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Ownership {
-    pub(in crate::backend::s3) host: String,
-    pub(in crate::backend::s3) instance: Option<String>,
+    pub(super) host: String,
+    pub(super) instance: Option<String>,
     reuse: bool,
     take_over: bool,
 }
@@ -65,16 +65,16 @@ struct InUse {
 
 /// The mark of one store.
 #[derive(Debug)]
-pub(in crate::backend::s3) struct Mark {
-    pub(in crate::backend::s3) client: S3Client,
-    pub(in crate::backend::s3) ownership: Ownership,
-    pub(in crate::backend::s3) place: Place,
+pub(super) struct Mark {
+    pub(super) client: S3Client,
+    pub(super) ownership: Ownership,
+    pub(super) place: Place,
 }
 
 impl Mark {
     /// Puts the mark of this host, unless it is there.
     /// Whether it was there already: otherwise somebody else may have used the store.
-    pub(in crate::backend::s3) async fn claim(&self) -> Result<bool> {
+    pub(super) async fn claim(&self) -> Result<bool> {
         let mark = InUse { hostname: Some(self.ownership.host.clone()) };
         let json = serde_json::to_vec(&mark).map_err(|error| {
             Error::new(ErrorKind::Internal, "write").on(&self.place.in_use).because(error)
@@ -108,7 +108,7 @@ impl Mark {
         }
     }
 
-    pub(in crate::backend::s3) async fn remove(&self, client: &S3Client) -> Result<()> {
+    pub(super) async fn remove(&self, client: &S3Client) -> Result<()> {
         client.delete(&self.place.in_use, &Condition::Always).await.map(drop)
     }
 

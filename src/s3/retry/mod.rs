@@ -28,7 +28,7 @@ const MESSAGE_BYTES: usize = 1 << 10;
 
 /// What is to be done about the outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::s3) enum Verdict {
+pub(super) enum Verdict {
     /// It is an answer, if only a "no".
     Answer,
     /// Send it again, when what is wrong has been mended.
@@ -45,7 +45,7 @@ pub(in crate::s3) enum Verdict {
 
 /// What can be mended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::s3) enum Mend {
+pub(super) enum Mend {
     /// The clock is wrong: the server shows this time.
     Clock(Option<SystemTime>),
     /// The credentials have expired, or are no longer known.
@@ -55,7 +55,7 @@ pub(in crate::s3) enum Mend {
 }
 
 /// What a server said when it refused.
-pub(in crate::s3) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
+pub(super) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
     let mut body = parse_error(&response.body).unwrap_or_default();
     if let Some(encoding) = response.head.compression().filter(|_| body.code.is_empty()) {
         body.message = format!(
@@ -77,7 +77,7 @@ pub(in crate::s3) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
 }
 
 /// What a response means.
-pub(in crate::s3) fn judge_response(response: &Response, operation: Operation, now: SystemTime) -> Verdict {
+pub(super) fn judge_response(response: &Response, operation: Operation, now: SystemTime) -> Verdict {
     let status = response.head.status;
     // Success is told by the body, since the status came before the work was done (H107).
     let in_body = matches!(operation, Operation::Copy | Operation::DeleteMany | Operation::Multipart);
@@ -142,7 +142,7 @@ fn skew(response: &Response, now: SystemTime) -> Option<SystemTime> {
 }
 
 /// Whether what a code says passes, and if so, whether it asks for patience.
-pub(in crate::s3) fn passes(code: &str) -> Option<bool> {
+pub(super) fn passes(code: &str) -> Option<bool> {
     match code {
         "SlowDown"
         | "SlowDownRead"
@@ -218,7 +218,7 @@ fn place(response: &Response, body: &ErrorBody) -> Mend {
 }
 
 /// What it means that there is no response.
-pub(in crate::s3) fn judge_failure(error: &TransportError) -> Verdict {
+pub(super) fn judge_failure(error: &TransportError) -> Verdict {
     match (error.kind(), error.progress()) {
         (TransportErrorKind::Invalid, _) => Verdict::Never(ErrorKind::InvalidInput),
         (TransportErrorKind::Tls, Progress::NotSent) => Verdict::Once(ErrorKind::Denied),
@@ -239,7 +239,7 @@ fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
 
 /// How long to wait before the next attempt: any time up to a limit that doubles with each failure (full jitter), and after what
 /// the server wants. `None` if it wants more patience than there is.
-pub(in crate::s3) fn pause(
+pub(super) fn pause(
     failures: u32,
     throttled: bool,
     wanted: Option<Duration>,
@@ -258,7 +258,7 @@ pub(in crate::s3) fn pause(
 }
 
 /// How long to wait where there is no budget for retries: between half of the longest pause and all of it.
-pub(in crate::s3) fn longest(options: &RetryOptions, runtime: &dyn Runtime) -> Duration {
+pub(super) fn longest(options: &RetryOptions, runtime: &dyn Runtime) -> Duration {
     options.longest_pause.mul_f64(0.5 + fraction(runtime) / 2.0)
 }
 
@@ -272,7 +272,7 @@ fn fraction(runtime: &dyn Runtime) -> f64 {
 /// How many retries all operations together may still make at their usual pace: when a server is down, the rest of them wait as
 /// long as they may (H134).
 #[derive(Debug)]
-pub(in crate::s3) struct Budget(Mutex<u32>);
+pub(super) struct Budget(Mutex<u32>);
 
 impl Default for Budget {
     fn default() -> Self {
@@ -282,13 +282,13 @@ impl Default for Budget {
 
 impl Budget {
     /// Takes what a retry costs; `false` if there is not that much.
-    pub(in crate::s3) fn take(&self) -> bool {
+    pub(super) fn take(&self) -> bool {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         left.checked_sub(RETRY_COST).map(|rest| *left = rest).is_some()
     }
 
     /// Puts something back after an answer.
-    pub(in crate::s3) fn answered(&self) {
+    pub(super) fn answered(&self) {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *left = (*left + 1).min(BUDGET);
     }

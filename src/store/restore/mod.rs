@@ -1,5 +1,5 @@
 //! How snapshots are read: a finished snapshot, its archives, and the targets of a restore.
 
-pub(in crate::store) mod archive;
-pub(in crate::store) mod snapshot;
-pub(in crate::store) mod target;
+pub(super) mod archive;
+pub(super) mod snapshot;
+pub(super) mod target;

@@ -82,8 +82,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
 use crate::s3::{ClockOffset, Condition, Deletion, S3Client};
 
-pub(in crate::backend::s3) use attempt::{Attempt, Care};
-pub(in crate::backend::s3) use record::Place;
+pub(super) use attempt::{Attempt, Care};
+pub(super) use record::Place;
 
 /// How long a lease lives without a renewal.
 const LIFE: Duration = Duration::from_mins(1);
@@ -95,7 +95,7 @@ const SETTLING: Duration = Duration::from_secs(2);
 
 /// The lease of one store, held or not.
 #[derive(Debug)]
-pub(in crate::backend::s3) struct Lease {
+pub(super) struct Lease {
     /// Held by whoever takes, renews or gives back.
     changing: AsyncMutex<()>,
     client: S3Client,
@@ -147,7 +147,7 @@ struct Moment {
 }
 
 impl Lease {
-    pub(in crate::backend::s3) fn new(
+    pub(super) fn new(
         runtime: Arc<dyn Runtime>,
         client: S3Client,
         place: Place,
@@ -176,7 +176,7 @@ impl Lease {
     }
 
     /// Its term, while nobody else may have taken the lease.
-    pub(in crate::backend::s3) fn tenure(&self) -> Option<Tenure> {
+    pub(super) fn tenure(&self) -> Option<Tenure> {
         let State::Held(held) = &*self.state() else { return None };
         let now = self.runtime.monotonic();
         let unsettled = held.doubtful_until.is_some_and(|until| now < until);
@@ -210,7 +210,7 @@ impl Lease {
     ///
     /// # Errors
     /// `Busy` if another process holds it, or took it away; `Denied` if the store is marked as that of somebody else.
-    pub(in crate::backend::s3) async fn hold(self: &Arc<Self>) -> Result<()> {
+    pub(super) async fn hold(self: &Arc<Self>) -> Result<()> {
         if self.tenure().is_some() {
             return Ok(());
         }
@@ -258,7 +258,7 @@ impl Lease {
     }
 
     /// Refuses once the lease was lost, and renews it if it is overdue. Whoever never took it is not held up.
-    pub(in crate::backend::s3) async fn before_change(self: &Arc<Self>) -> Result<()> {
+    pub(super) async fn before_change(self: &Arc<Self>) -> Result<()> {
         let overdue = match &*self.state() {
             State::Free => false,
             State::Lost(who) => return Err(lost(who)),
@@ -268,7 +268,7 @@ impl Lease {
     }
 
     /// Whether the lease that was taken with this epoch is still held.
-    pub(in crate::backend::s3) async fn goes_on(self: &Arc<Self>, since: Option<u64>) -> Result<()> {
+    pub(super) async fn goes_on(self: &Arc<Self>, since: Option<u64>) -> Result<()> {
         // One that was given back is not taken again for whoever had it.
         if !matches!(&*self.state(), State::Free) {
             self.hold().await?;
@@ -281,13 +281,13 @@ impl Lease {
     }
 
     /// Reads the lease: whether it is still that of this process.
-    pub(in crate::backend::s3) async fn check(self: &Arc<Self>) -> Result<()> {
+    pub(super) async fn check(self: &Arc<Self>) -> Result<()> {
         self.hold().await?;
         self.look().await
     }
 
     /// Refuses while a request of an earlier holder may still be executed.
-    pub(in crate::backend::s3) fn check_settled(&self) -> Result<()> {
+    pub(super) fn check_settled(&self) -> Result<()> {
         let State::Held(held) = &*self.state() else { return Ok(()) };
         let now = self.runtime.monotonic();
         match held.doubtful_until.and_then(|until| until.checked_sub(now)) {
@@ -303,7 +303,7 @@ impl Lease {
     }
 
     /// Goes on under a new epoch.
-    pub(in crate::backend::s3) async fn begin_term(self: &Arc<Self>) -> Result<()> {
+    pub(super) async fn begin_term(self: &Arc<Self>) -> Result<()> {
         self.hold().await?;
         let _alone = self.changing.lock().await;
         let State::Held(held) = self.state().clone() else {
@@ -320,7 +320,7 @@ impl Lease {
     }
 
     /// The time by the clock of the server, which tells it with the lease.
-    pub(in crate::backend::s3) async fn clock(self: &Arc<Self>) -> Result<SystemTime> {
+    pub(super) async fn clock(self: &Arc<Self>) -> Result<SystemTime> {
         self.hold().await?;
         let answered = match self.client.head(&self.place.lease).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -335,7 +335,7 @@ impl Lease {
     /// Gives the lease back, if it is held.
     ///
     /// If a request was given up that may still be executed, whoever takes the lease next is told to wait for it.
-    pub(in crate::backend::s3) async fn give_back(&self) -> Result<()> {
+    pub(super) async fn give_back(&self) -> Result<()> {
         let _alone = self.changing.lock().await;
         let State::Held(held) = self.state().clone() else { return Ok(()) };
         let mut record = Record { beat: held.record.beat + 1, held: false, ..held.record };
@@ -362,14 +362,14 @@ impl Lease {
     }
 
     /// A request of this process got no answer, and may still be executed.
-    pub(in crate::backend::s3) fn doubt_requests(&self) {
+    pub(super) fn doubt_requests(&self) {
         let now = self.runtime.monotonic();
         *self.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
     /// Deletes the lease, which is nobody's then. If a request of this process may still remove
     /// something, it is given back instead.
-    pub(in crate::backend::s3) async fn remove(self: &Arc<Self>, condition: &Condition) -> Result<Deletion> {
+    pub(super) async fn remove(self: &Arc<Self>, condition: &Condition) -> Result<Deletion> {
         self.before_change().await?;
         if self.removals().has_doubts(self.runtime.monotonic()) {
             // Whoever makes a store here next has to know.
@@ -384,12 +384,12 @@ impl Lease {
     }
 
     /// Begins a request that changes something, and that may still be executed after it was given up unless its end says otherwise.
-    pub(in crate::backend::s3) fn attempt(self: &Arc<Self>, care: Care) -> Attempt {
+    pub(super) fn attempt(self: &Arc<Self>, care: Care) -> Attempt {
         Attempt::new(self, care)
     }
 
     /// Removes the mark of the owner. The lease must be held.
-    pub(in crate::backend::s3) async fn remove_mark(self: &Arc<Self>) -> Result<()> {
+    pub(super) async fn remove_mark(self: &Arc<Self>) -> Result<()> {
         self.check().await?;
         let attempt = self.attempt(Care::Confirmed);
         let removed = self.mark.remove(attempt.client()).await;
