@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::format::Digest;
+use crate::local::private;
 
 const HEAD_BYTES: usize = 12;
 const MAGIC: [u8; 4] = *b"LMd1";
@@ -43,7 +44,7 @@ impl CopyName {
 impl Mirror {
     /// Opens the copies in a directory, which is made if it is absent. What a crash left half written is removed.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
+        private::make_directory(directory)?;
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
@@ -76,7 +77,7 @@ impl Mirror {
         let temporary = self.directory.join(format!("{TEMPORARY}{number}"));
         let written = write(&temporary, body).and_then(|()| match fs::rename(&temporary, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(path.parent().unwrap_or(&self.directory))?;
+                private::make_directory(path.parent().unwrap_or(&self.directory))?;
                 fs::rename(&temporary, &path)
             }
             renamed => renamed,
@@ -119,11 +120,11 @@ fn write(path: &Path, body: &[u8]) -> io::Result<()> {
     head[..4].copy_from_slice(&MAGIC);
     head[4..8].copy_from_slice(&length.to_le_bytes());
     head[8..].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
-    let mut file = match fs::File::create(path) {
+    let mut file = match private::create(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // Somebody removed it all; it is made anew.
-            fs::create_dir_all(path.parent().unwrap_or(path))?;
-            fs::File::create(path)?
+            private::make_directory(path.parent().unwrap_or(path))?;
+            private::create(path)?
         }
         file => file?,
     };

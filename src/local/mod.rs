@@ -15,9 +15,10 @@
 pub(crate) mod cache;
 pub(crate) mod mirror;
 pub(crate) mod presence;
+mod private;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -64,7 +65,8 @@ pub struct LocalState {
 }
 
 impl LocalState {
-    /// Opens the local state in a directory, which is made if it is absent. It is locked until the last handle is dropped.
+    /// Opens the local state in a directory, which is made if it is absent. It is locked until the last handle is dropped. What is
+    /// made in it can be read by its owner alone, whatever the umask.
     ///
     /// # Errors
     /// `Busy` if another process uses it, or this one does already; `Unavailable` or `Full` if the disk fails.
@@ -83,8 +85,9 @@ impl LocalState {
 
     fn open_blocking(directory: PathBuf, drawn: String, options: LocalOptions) -> Result<Arc<Self>> {
         let failed = |error: io::Error| failure(error, &directory);
-        fs::create_dir_all(&directory).map_err(failed)?;
-        let lock = File::options().create(true).append(true).open(directory.join("lock")).map_err(failed)?;
+        private::make_directory(&directory).map_err(failed)?;
+        let lock =
+            private::options().create(true).append(true).open(directory.join("lock")).map_err(failed)?;
         lock.try_lock().map_err(|error| match error {
             fs::TryLockError::WouldBlock => {
                 let error = Error::new(ErrorKind::Busy, "open local state").on(directory.display());
@@ -176,8 +179,9 @@ fn is_identity(text: &str) -> bool {
 /// Replaces a small file in one step.
 fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
     let temporary = directory.join(format!("{name}.new"));
-    fs::write(&temporary, text)?;
-    File::open(&temporary)?.sync_all()?;
+    let mut file = private::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
     fs::rename(&temporary, directory.join(name))?;
     File::open(directory)?.sync_all()
 }
@@ -193,9 +197,13 @@ fn failure(error: io::Error, directory: &Path) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::DirBuilder;
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+
     use futures::executor::block_on;
 
     use super::*;
+    use crate::format::Digest;
     use crate::rt::ThreadRuntime;
 
     #[test]
@@ -218,5 +226,44 @@ mod tests {
         fs::write(directory.path().join("x/instance"), "").unwrap();
         drop(third);
         assert_ne!(open().unwrap().instance(), instance, "h45: an empty one is damaged, not empty");
+    }
+
+    /// Proves H182.
+    ///
+    /// Everything in it is readable for its owner alone, also where the directory was made by somebody else.
+    #[test]
+    fn no_other_user_reads_local_state() {
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let scratch = tempfile::tempdir().unwrap();
+        let (given, made) = (scratch.path().join("given"), scratch.path().join("made"));
+        DirBuilder::new().mode(0o755).create(&given).unwrap();
+        for directory in [&given, &made] {
+            let options = LocalOptions::default().cache_bytes(1 << 20);
+            let state = block_on(LocalState::open(&runtime, directory.clone(), options)).unwrap();
+            state.bind(&"a".repeat(32)).unwrap();
+            state.keep_copy(&CopyName::new("vm/1/notes", "1"), b"secret").unwrap();
+            state.chunks.as_ref().unwrap().insert(&Digest::of(b"chunk"), b"chunk");
+            let records = state.presence("a", 1, None).unwrap();
+            records.set(Digest::of(b"chunk"), 5).unwrap();
+            drop((state, records));
+            let modes = modes_below(directory);
+            assert!(modes.len() >= 10, "{modes:?}");
+            let others: Vec<_> = modes.iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
+            assert!(others.is_empty(), "{others:?}");
+        }
+        assert_eq!(made.metadata().unwrap().mode() & 0o777, 0o700);
+        assert_eq!(given.metadata().unwrap().mode() & 0o777, 0o755, "that of the caller is left alone");
+    }
+
+    fn modes_below(directory: &Path) -> Vec<(PathBuf, u32)> {
+        let mut modes = Vec::new();
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            modes.push((path.clone(), path.metadata().unwrap().mode() & 0o777));
+            if path.is_dir() {
+                modes.extend(modes_below(&path));
+            }
+        }
+        modes
     }
 }

@@ -8,10 +8,8 @@
 //!
 //! The trailer stands at the end so that a file that ends too early is noticed wherever it does (H66, H67).
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
 
 use bytes::Bytes;
 
@@ -58,11 +56,6 @@ pub(super) const fn blocks(length: u64) -> u64 {
 /// Whether there is nothing of that name that could be an entry.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::NotFound)
-}
-
-/// Makes a directory that only its owner can look into, because chunks are what was backed up.
-pub(super) fn make_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 const BLOCK: u64 = 4096;

@@ -17,9 +17,8 @@
 mod file;
 mod index;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -29,9 +28,10 @@ use bytes::Bytes;
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
 
-use self::file::{blocks, is_gone, make_directory, read, size_on_disk, trailer};
+use self::file::{blocks, is_gone, read, size_on_disk, trailer};
 use self::index::Index;
 use crate::format::Digest;
+use crate::local::private::{self, make_directory};
 
 /// A cache of stored chunks in a directory. Its functions block on the disk.
 #[derive(Debug)]
@@ -281,7 +281,7 @@ impl ChunkCache {
     }
 
     fn write(&self, temp: &Path, stored: &[u8], trailer: &[u8]) -> io::Result<()> {
-        let create = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(temp);
+        let create = || private::options().write(true).create_new(true).open(temp);
         let mut file = match create() {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 make_directory(&self.directory)?;

@@ -362,8 +362,8 @@ fn h66_an_entry_that_is_damaged_is_a_miss_and_gone() {
             *bytes.last_mut().unwrap() ^= 1;
             fs::write(path, bytes).unwrap();
         },
-        |path| OpenOptions::new().write(true).open(path).unwrap().set_len(900).unwrap(),
-        |path| OpenOptions::new().write(true).open(path).unwrap().set_len(1 << 40).unwrap(),
+        |path| File::options().write(true).open(path).unwrap().set_len(900).unwrap(),
+        |path| File::options().write(true).open(path).unwrap().set_len(1 << 40).unwrap(),
         |path| fs::write(path, b"").unwrap(),
         |path| fs::write(path, [0; 1016]).unwrap(),
     ];
@@ -407,7 +407,7 @@ fn h67_a_file_that_ends_at_any_offset_is_noticed() {
     for length in 0..50 + 16 {
         cache.insert(&digest(1), &stored(1, 50));
         let path = cache.path(&digest(1));
-        OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
         assert_eq!(cache.get(&digest(1)), None);
         assert!(!path.exists());
         assert_eq!(cache.counts().damaged, length + 1);

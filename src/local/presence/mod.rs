@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::format::Digest;
+use crate::local::private;
 
 const RECORD_BYTES: usize = 40;
 /// How many records one look at a segment reads.
@@ -89,7 +90,7 @@ impl PresenceStore {
         stamp: &str,
         merge_at: usize,
     ) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
+        private::make_directory(directory)?;
         let found =
             read_current(directory).filter(|(found, _)| Some(found.as_str()) == valid || found == stamp);
         let log_path = directory.join(LOG);
@@ -98,7 +99,7 @@ impl PresenceStore {
             Some((segments.collect::<io::Result<Vec<_>>>().ok()?, read_log(&log_path).ok()?))
         });
         let (segments, recent) = opened.unwrap_or_default();
-        let mut log = File::options().create(true).read(true).append(true).open(&log_path)?;
+        let mut log = private::options().create(true).read(true).append(true).open(&log_path)?;
         if segments.is_empty() && recent.is_empty() {
             log.set_len(0)?;
         }
@@ -330,7 +331,7 @@ fn write_segment(
     is_oldest: bool,
 ) -> io::Result<()> {
     let mut recent = recent.peekable();
-    let mut writer = BufWriter::with_capacity(64 << 10, File::create(path)?);
+    let mut writer = BufWriter::with_capacity(64 << 10, private::create(path)?);
     let mut fences = Vec::new();
     let mut count: u64 = 0;
     loop {
@@ -423,7 +424,7 @@ fn write_current(directory: &Path, state: &State) -> io::Result<()> {
     let body: Vec<_> = std::iter::once(state.stamp.as_str()).chain(names).collect();
     let body = body.join("\n");
     let temporary = directory.join(format!("{CURRENT}.new"));
-    let mut file = File::create(&temporary)?;
+    let mut file = private::create(&temporary)?;
     write!(file, "{body}\n{:08x}\n", crc32fast::hash(body.as_bytes()))?;
     file.sync_all()?;
     fs::rename(&temporary, directory.join(CURRENT))?;

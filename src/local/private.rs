@@ -1,0 +1,23 @@
+//! Directories and files for their owner alone, whatever the umask: they hold what was backed up (H182).
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// Makes a directory and its parents, unless they exist.
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Creates a file for writing, or empties the one that exists.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    options().create(true).write(true).truncate(true).open(path)
+}
+
+/// Options to open a file. A file that is created with them is readable and writable for its owner alone.
+pub(super) fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
