@@ -274,6 +274,7 @@ fn h101_only_what_was_checked_comes_out_of_another_store() {
     });
 }
 
+/// Proves H179.
 #[test]
 fn h24_h101_what_is_there_stays_unless_it_is_proven_bad() {
     block_on(async {

@@ -305,6 +305,7 @@ mod tests {
         assert_eq!(from_variables(|_| None).unwrap_err().kind(), ErrorKind::Denied);
     }
 
+    /// Proves H182.
     #[test]
     fn h153_secrets_are_not_shown() {
         let credentials = Credentials::new("public", "hidden").session_token("hidden");

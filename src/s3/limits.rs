@@ -194,6 +194,7 @@ mod tests {
         });
     }
 
+    /// Proves H188.
     #[test]
     fn h134_fewer_at_once_when_throttled_and_more_again() {
         let concurrency = Concurrency::new(NonZeroU32::new(8).unwrap());

@@ -248,6 +248,7 @@ mod tests {
         assert_eq!(head.headers.iter().count(), 3);
     }
 
+    /// Proves H148.
     #[test]
     fn h141_what_can_be_read_in_two_ways_is_refused() {
         for (text, error) in [

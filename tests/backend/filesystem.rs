@@ -85,6 +85,7 @@ fn a_store_is_made_only_where_nothing_is() {
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
+/// Proves H182.
 #[test]
 fn h76_modes_do_not_depend_on_the_umask() {
     // The umask belongs to the process, so another one runs this.

@@ -1,11 +1,15 @@
 //! What may go wrong between writers, late answers and targets, and must not.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::executor::block_on;
-use futures::io::{AsyncSeekExt as _, Cursor};
+use futures::future::Either;
+use futures::io::{AsyncRead, AsyncSeekExt as _, Cursor};
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::fs::replay::DiskRecord;
 use larder::backend::record::{Method, RecordingBackend};
@@ -120,6 +124,7 @@ fn h37_a_snapshot_that_somebody_took_apart_is_not_published() {
     });
 }
 
+/// Proves H157.
 #[test]
 fn a_restore_into_a_backup_of_the_same_store_never_waits_for_itself() {
     let (_, backend) = memory();
@@ -349,4 +354,56 @@ fn a_backup_in_a_group_of_many_snapshots_costs_what_it_costs_in_one_of_few() {
     let (few, many) = (cost(10), cost(300));
     assert_eq!(few, many, "lookups of paths, and calls of the backend");
     assert!(few.0 < 120, "{few:?}");
+}
+
+/// Proves H166.
+///
+/// A backup reads no more of its sources than it may hold while the store answers nothing.
+#[test]
+fn a_store_that_answers_nothing_stops_the_reading_at_the_budget() {
+    const BUDGET: usize = 32 * MIB;
+    const CHUNK: usize = 8 * MIB;
+    let sim = SimRuntime::new(1);
+    let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+    let faulty = Arc::new(FaultBackend::new(Arc::new(MemoryBackend::new(Arc::clone(&runtime)))));
+    let read = Arc::new(AtomicUsize::new(0));
+    sim.block_on(async {
+        let store = store_on(faulty.clone(), Options::default().memory_bytes(BUDGET)).await;
+        let backup = store.backup(&group()).begin().await.unwrap();
+        let delay = Action::Delay(Duration::from_hours(1));
+        faulty.add(Rule::on(Method::Put, delay).keys(|key| matches!(key, Key::Chunk(_))));
+        let archives = ["a.bin", "b.bin"].map(|name| {
+            let source = Endless { number: u64::from(name.as_bytes()[0]) << 32, read: Arc::clone(&read) };
+            let chunker = Box::new(FixedChunker::new(CHUNK).unwrap());
+            let stream = backup.stream(name, source).chunker(chunker);
+            async move { stream.await }
+        });
+        let backups = Box::pin(futures::future::join_all(archives));
+        let soon = runtime.sleep(Duration::from_mins(30));
+        assert!(matches!(futures::future::select(backups, soon).await, Either::Right(_)));
+        let read = read.load(Ordering::Relaxed);
+        // Each archive has one chunk in the making beside those in flight.
+        assert!((BUDGET..=BUDGET + 2 * CHUNK).contains(&read), "{read}");
+    });
+}
+
+/// Bytes without end that are never the same.
+struct Endless {
+    number: u64,
+    read: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Endless {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<std::io::Result<usize>> {
+        for word in buffer.chunks_mut(8) {
+            self.number += 1;
+            word.copy_from_slice(&self.number.to_le_bytes()[..word.len()]);
+        }
+        self.read.fetch_add(buffer.len(), Ordering::Relaxed);
+        Poll::Ready(Ok(buffer.len()))
+    }
 }

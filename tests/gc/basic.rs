@@ -111,6 +111,8 @@ fn h27_what_is_too_much_has_to_be_confirmed() {
     });
 }
 
+/// Proves H165.
+///
 /// In every pause of a backup, through another opening of the store.
 #[test]
 fn h4_h5_a_collection_in_any_pause_of_a_backup_takes_nothing_from_it() {

@@ -110,6 +110,8 @@ fn h22_no_base_vouches_for_what_a_collection_missed() {
     });
 }
 
+/// Proves H165.
+///
 /// One opening has records of what there is; another, of the same backend, removes some of it.
 #[test]
 fn h16_records_of_one_opening_do_not_outlive_a_collection_by_another() {

@@ -185,6 +185,7 @@ async fn aborted_at(at: u64, is_bucket: bool, memory_bytes: usize) -> u64 {
     events
 }
 
+/// Proves H187.
 #[test]
 fn h21_what_is_aborted_anywhere_goes_on_to_the_same_end() {
     for (is_bucket, memory_bytes) in [(false, 16 << 20), (true, 1)] {

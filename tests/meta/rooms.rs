@@ -86,8 +86,31 @@ fn the_table_has_no_circle_and_no_unknown_room() {
     }
 }
 
+/// Proves H185.
+///
+/// Output belongs to the program: the library has no line of its own, for a chunk or for anything else.
+#[test]
+fn no_source_file_prints_or_logs() {
+    let mut broken = Vec::new();
+    for file in sources(Path::new("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines = text.lines().enumerate().filter(|(_, line)| writes_output(line));
+        broken.extend(lines.map(|(number, line)| format!("{}:{}: {line}", file.display(), number + 1)));
+    }
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+    let manifest = fs::read_to_string("Cargo.toml").unwrap();
+    let logs = ["log", "tracing", "slog", "env_logger"];
+    let added =
+        manifest.lines().find(|line| logs.contains(&line.split([' ', '=']).next().unwrap_or_default()));
+    assert_eq!(added, None);
+}
+
 #[test]
 fn the_test_would_notice() {
+    assert!(
+        writes_output("    eprintln!(\"x\");") && writes_output("dbg!(x)") && writes_output("log::warn!()")
+    );
+    assert!(!writes_output("/// println!(\"x\");") && !writes_output("self.log.write_all(&record)"));
     assert_eq!(named_rooms("use crate::store::Datastore; crate::rt::x()"), ["store", "rt"]);
     assert_eq!(room_of(Path::new("src/backend/fs/mod.rs")), "backend");
     assert_eq!(room_of(Path::new("src/error.rs")), "error");
@@ -124,6 +147,16 @@ fn named_rooms(line: &str) -> Vec<String> {
         .map(|rest| rest[..ends(rest)].to_owned())
         .filter(|room| !room.is_empty())
         .collect()
+}
+
+fn writes_output(line: &str) -> bool {
+    let macros = ["print!(", "println!(", "eprint!(", "eprintln!(", "dbg!(", "log::", "tracing::"];
+    let code = line.trim_start();
+    !code.starts_with("//")
+        && macros.iter().any(|found| {
+            let before = code.split(found).next().unwrap_or_default();
+            code.contains(found) && !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+        })
 }
 
 fn unwanted_import(line: &str) -> Option<&'static str> {

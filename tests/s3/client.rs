@@ -258,6 +258,7 @@ fn h149_connections_are_used_again() {
     });
 }
 
+/// Proves H148, H188.
 #[test]
 fn h150_never_more_requests_at_once_than_allowed() {
     let Setup { client, http, server: _server } =
@@ -271,6 +272,7 @@ fn h150_never_more_requests_at_once_than_allowed() {
     });
 }
 
+/// Proves H188.
 #[test]
 fn h151_rates_hold_for_everything_that_is_sent() {
     let limits = {

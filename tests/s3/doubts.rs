@@ -358,6 +358,7 @@ fn h144_a_request_does_not_show_its_token() {
     assert!(!format!("{request:?}").contains("hunter2"));
 }
 
+/// Proves H167.
 #[test]
 fn h164_a_length_that_no_memory_has_is_an_error() {
     let server = FaultServer::start(Options::default());

@@ -505,3 +505,25 @@ fn h40_h41_a_process_that_died_between_a_change_and_its_copy_finds_what_is_in_th
     }
     assert!(crashes >= 15, "{crashes}");
 }
+
+/// Proves H115.
+///
+/// An object is its key and its bytes: listings and copies of many servers lose everything else.
+#[test]
+fn no_request_stores_anything_beside_the_bytes_of_an_object() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        for number in 0..10 {
+            change(&process.store, number).await.unwrap();
+        }
+        process.close().await;
+    });
+    let log = server.log();
+    let stored = log.iter().filter(|request| request.method == "PUT" && request.executed);
+    assert!(stored.count() >= 20);
+    for (name, value) in log.iter().flat_map(|request| &request.headers) {
+        let name = name.to_ascii_lowercase();
+        assert!(!name.starts_with("x-amz-meta-") && name != "x-amz-tagging", "{name}: {value}");
+    }
+}

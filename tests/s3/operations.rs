@@ -151,6 +151,7 @@ fn h129_what_moves_slowly_is_waited_for() {
     assert_eq!(found.len(), 100_000);
 }
 
+/// Proves H184.
 #[test]
 fn h123_h124_nothing_is_asked_that_need_not_be() {
     let (server, client) = set_up(Duration::from_secs(20));

@@ -100,6 +100,7 @@ fn neighbours(server: &FaultServer) -> Vec<&'static str> {
     keys
 }
 
+/// Proves H181.
 #[test]
 fn each_role_works_with_its_rights_alone() {
     let server = FaultServer::start(ServerOptions::default());

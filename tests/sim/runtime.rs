@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
-use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures::io::{AsyncReadExt as _, AsyncWriteExt as _, Cursor};
+use larder::backend::MemoryBackend;
 use larder::error::{Error, ErrorKind};
 use larder::rt::{Runtime, ThreadRuntime};
+use larder::store::{Datastore, Options};
 
 use crate::support;
 use crate::support::on_every_runtime;
@@ -49,6 +51,7 @@ fn blocking_jobs_run_once_and_in_parallel_with_tasks() {
     });
 }
 
+/// Proves H164.
 #[test]
 fn a_job_that_panics_is_an_internal_error_and_harms_nobody() {
     on_every_runtime(|runtime| {
@@ -115,6 +118,8 @@ fn random_bytes_differ() {
     });
 }
 
+/// Proves H155.
+///
 /// The number of jobs that ran at once, found by letting each wait for the others as long as more come.
 #[test]
 fn the_pool_is_bounded() {
@@ -201,6 +206,43 @@ fn connections_carry_bytes_both_ways_until_they_are_closed() {
             exchange(runtime.connect("127.0.0.1", echo()).await.unwrap()).await;
         })
     });
+}
+
+/// Proves H156.
+///
+/// The library starts no runtime and blocks on none, so that its futures are polled inside of any other one and outside.
+#[cfg(feature = "tokio")]
+#[test]
+fn a_backup_runs_wherever_its_futures_are_polled() {
+    let own = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtimes: [fn(&tokio::runtime::Handle) -> Arc<dyn Runtime>; 2] = [
+        |handle| Arc::new(larder::rt::TokioRuntime::new(handle.clone())),
+        |_| Arc::new(ThreadRuntime::new()),
+    ];
+    let alone = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let many = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for runtime in runtimes {
+        let run = || backup_and_restore(runtime(own.handle()));
+        futures::executor::block_on(run());
+        own.block_on(run());
+        alone.block_on(run());
+        alone.block_on(async { alone.spawn(run()).await.unwrap() });
+        many.block_on(async { many.spawn(run()).await.unwrap() });
+    }
+}
+
+#[cfg(feature = "tokio")]
+async fn backup_and_restore(runtime: Arc<dyn Runtime>) {
+    let store = Datastore::create(Arc::new(MemoryBackend::new(runtime)), Options::default()).await.unwrap();
+    let data = support::noise(1, 1 << 20);
+    let backup = store.backup(&"host/a".parse().unwrap()).begin().await.unwrap();
+    backup.stream("data.bin", Cursor::new(data.clone())).await.unwrap();
+    let snapshot = backup.finish().await.unwrap();
+    let mut read = Vec::new();
+    snapshot.archive("data.bin.didx").await.unwrap().read_to_end(&mut read).await.unwrap();
+    assert!(read == data);
+    // A backup that is dropped is cleaned up in the background, and blocks nothing either.
+    drop(store.backup(&"host/a".parse().unwrap()).begin().await.unwrap());
 }
 
 #[test]

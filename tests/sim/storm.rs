@@ -366,6 +366,7 @@ fn storm(seed: u64, rounds: u64) -> BTreeMap<String, u64> {
     storm.counts.lock().unwrap().clone()
 }
 
+/// Proves H157.
 #[test]
 fn no_storm_takes_a_chunk_from_a_finished_snapshot_and_every_call_ends() {
     let rounds = number("LARDER_STORM_ROUNDS").unwrap_or(40);

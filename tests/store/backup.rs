@@ -274,6 +274,7 @@ fn h37_a_source_that_fails_leaves_its_archive_out() {
     });
 }
 
+/// Proves H168.
 #[test]
 fn h50_abort_and_drop_leave_nothing_behind() {
     everywhere(|place| {
@@ -583,6 +584,7 @@ fn h92_a_store_that_needs_an_unknown_feature_is_only_read() {
     });
 }
 
+/// Proves H168.
 #[test]
 fn dropping_the_future_of_finish_publishes_all_or_nothing() {
     everywhere(|place| {
@@ -732,6 +734,7 @@ impl Observer for Tally {
     }
 }
 
+/// Proves H187.
 #[test]
 fn a_restore_tells_how_far_it_is() {
     everywhere(|place| {

@@ -276,3 +276,33 @@ fn from_the_same_inputs_comes_the_same_store() {
     }
     assert_eq!(rebuilt, 3);
 }
+
+/// Proves H179.
+///
+/// A backup is not encrypted, so that nothing of it may come from an encrypted archive.
+#[test]
+fn an_encrypted_archive_is_no_base() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let mut refused = 0;
+    block_on(async {
+        for expected in snapshots(&fixture::expected()) {
+            let base = store.snapshot(&name_of(expected)).await.unwrap();
+            let is_encrypted = |(_, file): &(&str, &Value)| file["decrypt-key"].is_string();
+            for (name, _) in files(expected).filter(is_encrypted) {
+                let Some((archive, kind)) = name.rsplit_once('.') else { unreachable!("{name}") };
+                let backup = store.backup(base.name().group()).begin().await.unwrap();
+                let data = Cursor::new(vec![1; 1 << 20]);
+                let begun = match kind {
+                    "didx" => backup.stream(archive, data).base(&base).await,
+                    "fidx" => backup.image(archive, data, 1 << 20).base(&base).await,
+                    _ => continue,
+                };
+                assert_eq!(begun.unwrap_err().kind(), ErrorKind::Unsupported, "{name}");
+                backup.abort().await.unwrap();
+                refused += 1;
+            }
+        }
+    });
+    assert!(refused >= 4, "{refused}");
+}

@@ -247,6 +247,7 @@ async fn settle(root: &Path, told: &str) {
     }
 }
 
+/// Proves H157.
 #[test]
 fn each_operation_beside_each_other_one_in_another_process() {
     if std::env::var_os("LARDER_PLAYER").is_some() {

@@ -571,6 +571,7 @@ impl PruneObserver for Stopper {
     }
 }
 
+/// Proves H187.
 #[test]
 fn an_execution_tells_how_far_it_is_and_can_be_stopped() {
     block_on(async {

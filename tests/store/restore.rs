@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, AsyncSeekExt as _, Cursor};
-use larder::backend::{Backend, MemoryBackend, PutMode, Removal};
+use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, PutMode, Removal};
 use larder::error::{Error, ErrorKind};
 use larder::format::Digest;
 use larder::format::layout::Key;
@@ -20,7 +20,7 @@ use larder::store::{
 };
 use larder::sync::{self, SyncOptions};
 
-use crate::support::noise;
+use crate::support::{noise, scratch};
 
 const CHUNK: usize = 64 << 10;
 
@@ -86,6 +86,39 @@ fn told(error: &Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Proves H163.
+///
+/// Files of the store are read and never mapped: one that is cut by another process while it is in use is an error or nothing.
+#[test]
+fn a_file_that_is_cut_while_a_reader_is_open_ends_no_process() {
+    let scratch = scratch();
+    block_on(async {
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
+        let path = scratch.path().join("store");
+        let backend = FsBackend::create(Arc::clone(&runtime), &path, options).await.unwrap();
+        let store = Datastore::create(Arc::new(backend), Options::default()).await.unwrap();
+        let data = noise(1, 4 * CHUNK);
+        let backup = store.backup(&"vm/1".parse().unwrap()).begin().await.unwrap();
+        let image = backup.image("disk.img", Cursor::new(data.clone()), data.len() as u64);
+        image.chunk_bytes(CHUNK as u64).await.unwrap();
+        let snapshot = backup.finish().await.unwrap();
+        let archive = snapshot.archive("disk.img.fidx").await.unwrap();
+        let cut = |path: &Path, length| {
+            fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap()
+        };
+        cut(&path.join(snapshot.name().to_string()).join("disk.img.fidx"), 100);
+        let second = archive.read_at(CHUNK as u64, CHUNK).await.unwrap();
+        assert!(second == data[CHUNK..2 * CHUNK], "the index was read when the archive was opened");
+        let digest = Digest::of(&data[..CHUNK]).to_string();
+        cut(&path.join(".chunks").join(&digest[..4]).join(&digest), 100);
+        let error = archive.read_at(0, CHUNK).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        let error = snapshot.archive("disk.img.fidx").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    });
 }
 
 #[test]
@@ -210,6 +243,7 @@ fn a_restore_that_fails_leaves_nothing_and_a_second_try_works() {
     });
 }
 
+/// Proves H168.
 #[test]
 fn a_restore_that_is_dropped_at_any_step_leaves_nothing_or_the_whole_file() {
     let directory = tempfile::tempdir().unwrap();

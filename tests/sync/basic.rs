@@ -296,6 +296,7 @@ fn about_chunks(calls: &[Call], method: Method) -> usize {
     calls.iter().filter(|call| call.method == method && call.keys.iter().any(is_chunk)).count()
 }
 
+/// Proves H184.
 #[test]
 fn syncing_n_new_chunks_makes_n_gets_and_n_puts() {
     block_on(async {

@@ -581,6 +581,7 @@ fn h102_a_run_that_is_aborted_says_nothing_is_well() {
     });
 }
 
+/// Proves H187.
 #[test]
 fn h104_a_budget_is_never_exceeded_and_samples_get_around() {
     block_on(async {
@@ -711,6 +712,7 @@ fn nothing_is_written_when_nothing_is_to_be() {
     });
 }
 
+/// Proves H187.
 #[test]
 fn progress_is_told_of() {
     #[derive(Debug, Default)]

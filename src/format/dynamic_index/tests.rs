@@ -98,6 +98,19 @@ fn what_cannot_be_an_archive() {
     assert_eq!(writer.push(1, digest(0)), Err(IndexWriteError::TooLarge));
 }
 
+/// Proves H167.
+#[test]
+fn archives_may_end_around_every_power_of_two_that_an_integer_has() {
+    for power in [31, 32, 33, 53, 63] {
+        for size in [(1_u64 << power) - 1, 1 << power, (1 << power) + 1] {
+            let read = DynamicIndexReader::parse(index(&[size - 7, 7]).bytes).unwrap();
+            assert_eq!((read.size(), read.len()), (size, 2));
+            assert_eq!(read.chunk(1).map(|chunk| (chunk.offset, chunk.len)), Some((size - 7, 7)));
+            assert_eq!((read.chunk_at(size - 7), read.chunk_at(size)), (Some(1), None));
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn every_offset_finds_its_chunk(lengths in prop::collection::vec(1..50_u64, 1..60), offset in 0..3000_u64) {

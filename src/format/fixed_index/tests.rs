@@ -184,3 +184,29 @@ proptest! {
         }
     }
 }
+
+/// Proves H167.
+#[test]
+fn images_may_end_around_every_power_of_two_that_an_integer_has() {
+    for size in [1 << 31, 1 << 32, 1 << 33_u64].into_iter().flat_map(|power| [power - 1, power, power + 1]) {
+        let read = FixedIndexReader::parse(index(size, 16 << 20).bytes).unwrap();
+        assert_eq!((read.size(), read.chunk_size()), (size, 16 << 20));
+        let last = read.chunk(read.len() - 1).unwrap();
+        assert_eq!(last.offset + last.len, size);
+        assert_eq!(read.chunk_at(size - 1), Some(read.len() - 1));
+        assert_eq!(read.chunk_at(size), None);
+    }
+    let written = index(3 * 4096, 4096).bytes;
+    for field in [SIZE_OFFSET, CHUNK_SIZE_OFFSET] {
+        for power in [31, 32, 33, 62, 63] {
+            for value in [(1_u64 << power) - 1, 1 << power, (1 << power) + 1] {
+                let mut broken = written.to_vec();
+                broken[field..field + 8].copy_from_slice(&value.to_le_bytes());
+                assert!(FixedIndexReader::parse(broken).is_err(), "{field} {value}");
+            }
+        }
+    }
+    for size in [(1 << 63) - 1, 1 << 63, u64::MAX] {
+        assert_eq!(FixedIndexWriter::new(size, 1).map(drop), Err(IndexWriteError::TooLarge), "{size}");
+    }
+}
