@@ -9,6 +9,7 @@ mod support;
 mod fault_server;
 #[cfg(feature = "s3")]
 mod fuzz_bodies;
+mod hazards;
 mod manual;
 mod rooms;
 mod s3_server;

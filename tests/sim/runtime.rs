@@ -211,18 +211,19 @@ fn connections_carry_bytes_both_ways_until_they_are_closed() {
 /// Proves H156.
 ///
 /// The library starts no runtime and blocks on none, so that its futures are polled inside of any other one and outside.
-#[cfg(feature = "tokio")]
 #[test]
 fn a_backup_runs_wherever_its_futures_are_polled() {
     let own = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let runtimes: [fn(&tokio::runtime::Handle) -> Arc<dyn Runtime>; 2] = [
-        |handle| Arc::new(larder::rt::TokioRuntime::new(handle.clone())),
-        |_| Arc::new(ThreadRuntime::new()),
-    ];
     let alone = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let many = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let threads: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    let runtimes = [
+        threads,
+        #[cfg(feature = "tokio")]
+        Arc::new(larder::rt::TokioRuntime::new(own.handle().clone())),
+    ];
     for runtime in runtimes {
-        let run = || backup_and_restore(runtime(own.handle()));
+        let run = || backup_and_restore(Arc::clone(&runtime));
         futures::executor::block_on(run());
         own.block_on(run());
         alone.block_on(run());
@@ -231,7 +232,6 @@ fn a_backup_runs_wherever_its_futures_are_polled() {
     }
 }
 
-#[cfg(feature = "tokio")]
 async fn backup_and_restore(runtime: Arc<dyn Runtime>) {
     let store = Datastore::create(Arc::new(MemoryBackend::new(runtime)), Options::default()).await.unwrap();
     let data = support::noise(1, 1 << 20);
