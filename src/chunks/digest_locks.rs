@@ -70,8 +70,9 @@ mod tests {
 
     use super::*;
 
+    /// Proves H158, H162.
     #[test]
-    fn h158_h162_a_waiter_takes_over_when_the_one_inside_is_dropped() {
+    fn a_waiter_takes_over_when_the_one_inside_is_dropped() {
         let (sections, digest) = (Sections::default(), Digest::of(b"a"));
         let inside = sections.enter(digest).now_or_never().unwrap();
         let mut waiting = Box::pin(sections.enter(digest));

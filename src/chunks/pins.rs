@@ -195,8 +195,9 @@ mod tests {
         assert!(!pins.is_pinned(&digest));
     }
 
+    /// Proves H1.
     #[test]
-    fn h1_pins_stay_while_garbage_is_collected() {
+    fn pins_stay_while_garbage_is_collected() {
         let pins = Arc::new(Pins::default());
         let digests = [b"a", b"b", b"c"].map(|text| Digest::of(text));
         let before = pins.writer(Keeping::Kept, Arc::default());

@@ -117,8 +117,9 @@ impl Place {
     }
 }
 
+/// Proves H1, H2.
 #[test]
-fn h1_h2_whoever_is_told_that_a_chunk_is_there_holds_a_pin_on_it() {
+fn whoever_is_told_that_a_chunk_is_there_holds_a_pin_on_it() {
     block_on(async {
         let place = Place::new().await;
         // So that each step waits.
@@ -160,8 +161,9 @@ fn h1_h2_whoever_is_told_that_a_chunk_is_there_holds_a_pin_on_it() {
     });
 }
 
+/// Proves H1.
 #[test]
-fn h1_a_chunk_whose_put_failed_stays_pinned_and_is_not_confirmed() {
+fn a_chunk_whose_put_failed_stays_pinned_and_is_not_confirmed() {
     block_on(async {
         let place = Place::new().await;
         for failure in [ErrorKind::Denied, ErrorKind::Unavailable] {
@@ -178,8 +180,9 @@ fn h1_a_chunk_whose_put_failed_stays_pinned_and_is_not_confirmed() {
     });
 }
 
+/// Proves H162.
 #[test]
-fn h162_writers_of_one_chunk_store_it_once() {
+fn writers_of_one_chunk_store_it_once() {
     block_on(async {
         let place = Place::new().await;
         place.backend.add(Rule::on(Method::Put, Action::Delay(std::time::Duration::from_millis(20))));
@@ -216,8 +219,9 @@ async fn stored(place: &Place, blob: Bytes) -> Result<StoredChunk> {
     other.get_stored(place.digest, PLAINTEXT.len() as u64).await
 }
 
+/// Proves H1, H2.
 #[test]
-fn h1_h2_a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
+fn a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
     block_on(async {
         let place = Place::new().await;
         for method in [Method::Touch, Method::Put, Method::Head, Method::Get] {
@@ -255,8 +259,9 @@ fn h1_h2_a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
     });
 }
 
+/// Proves H101.
 #[test]
-fn h101_only_what_was_checked_comes_out_of_another_store() {
+fn only_what_was_checked_comes_out_of_another_store() {
     block_on(async {
         let place = Place::new().await;
         let good = place.chunks.encode(&Bytes::from_static(PLAINTEXT)).await.unwrap();
@@ -274,9 +279,9 @@ fn h101_only_what_was_checked_comes_out_of_another_store() {
     });
 }
 
-/// Proves H179.
+/// Proves H24, H101, H179.
 #[test]
-fn h24_h101_what_is_there_stays_unless_it_is_proven_bad() {
+fn what_is_there_stays_unless_it_is_proven_bad() {
     block_on(async {
         let place = Place::new().await;
         let good = place.chunks.encode(&Bytes::from_static(PLAINTEXT)).await.unwrap();
@@ -324,8 +329,9 @@ fn h24_h101_what_is_there_stays_unless_it_is_proven_bad() {
     });
 }
 
+/// Proves H99.
 #[test]
-fn h99_the_record_of_a_suspect_chunk_is_not_believed() {
+fn the_record_of_a_suspect_chunk_is_not_believed() {
     block_on(async {
         let ways: [(&str, bool, Option<Belief>); 3] = [
             ("a backup of a listed chunk", true, None),
@@ -357,8 +363,9 @@ fn h99_the_record_of_a_suspect_chunk_is_not_believed() {
     });
 }
 
+/// Proves D9.
 #[test]
-fn d9_a_chunk_of_a_locked_base_is_believed_without_a_request_and_one_of_a_twin_is_looked_for() {
+fn a_chunk_of_a_locked_base_is_believed_without_a_request_and_one_of_a_twin_is_looked_for() {
     block_on(async {
         let place = Place::new().await;
         place.put(&place.writer(), Evidence::Nothing).await.unwrap();

@@ -84,8 +84,9 @@ mod tests {
         assert_eq!(text.parse(), Ok(Digest::of(&vec![0; 4 << 20])));
     }
 
+    /// Proves H177.
     #[test]
-    fn h177_upper_case_and_other_lengths_are_not_digests() {
+    fn upper_case_and_other_lengths_are_not_digests() {
         let text = Digest::of(b"a").to_string();
         assert_eq!(text.to_uppercase().parse::<Digest>(), Err(ParseDigestError));
         assert_eq!(text[1..].parse::<Digest>(), Err(ParseDigestError));

@@ -267,8 +267,9 @@ mod tests {
         assert!(parse(r#"{"$serde_json::private::Number":"1e999"}"#).is_err());
     }
 
+    /// Proves H178.
     #[test]
-    fn h178_a_key_that_stands_twice_is_refused_at_every_level() {
+    fn a_key_that_stands_twice_is_refused_at_every_level() {
         for text in [r#"{"a":1,"a":1}"#, r#"[{"b":{"a":1,"\u0061":2}}]"#] {
             assert_eq!(parse(text), Err(JsonError::DuplicateKey), "{text}");
         }

@@ -329,15 +329,17 @@ mod tests {
         keys
     }
 
+    /// Proves H25.
     #[test]
-    fn h25_every_key_comes_back_from_its_path() {
+    fn every_key_comes_back_from_its_path() {
         for key in keys() {
             assert_eq!(Key::parse(&key.path()), Some(key));
         }
     }
 
+    /// Proves H25.
     #[test]
-    fn h25_what_does_not_round_trip_is_foreign() {
+    fn what_does_not_round_trip_is_foreign() {
         let digest = Digest::of(b"a").to_string();
         for path in [
             "",
@@ -390,8 +392,9 @@ mod tests {
         }
     }
 
+    /// Proves H28.
     #[test]
-    fn h28_a_prefix_never_selects_a_longer_name() {
+    fn a_prefix_never_selects_a_longer_name() {
         let group: GroupName = "vm/10".parse().unwrap();
         for id in ["1", "100", "10.", "10-a"] {
             let other: GroupName = format!("vm/{id}").parse().unwrap();
@@ -401,14 +404,16 @@ mod tests {
         assert!(!Prefix::Namespace(Namespace::root()).contains(&Key::Chunk(Digest::of(b"a"))));
     }
 
+    /// Proves H25.
     #[test]
-    fn h25_a_slash_alone_is_no_prefix() {
+    fn a_slash_alone_is_no_prefix() {
         assert_eq!(Prefix::parse("/"), None);
     }
 
     proptest! {
+        /// Proves H25.
         #[test]
-        fn h25_no_string_makes_the_parser_panic_or_lie(path in "[a-z0-9./:TZ_-]{0,80}|\\PC{0,40}") {
+        fn no_string_makes_the_parser_panic_or_lie(path in "[a-z0-9./:TZ_-]{0,80}|\\PC{0,40}") {
             if let Some(key) = Key::parse(&path) {
                 prop_assert_eq!(key.path(), path.clone());
             }

@@ -180,8 +180,9 @@ mod tests {
         }
     }
 
+    /// Proves H45.
     #[test]
-    fn h45_an_empty_owner_is_an_error() {
+    fn an_empty_owner_is_an_error() {
         for file in ["", "\n", " \n", "\nroot@pam\n"] {
             let empty = NameError { kind: NameKind::AuthId, fault: NameFault::Empty };
             assert_eq!(decode_owner(file.as_bytes()), Err(empty), "{file:?}");

@@ -154,8 +154,9 @@ impl fmt::Debug for Proxy {
 mod tests {
     use super::*;
 
+    /// Proves H147.
     #[test]
-    fn h147_the_environment_names_a_proxy_and_exceptions() {
+    fn the_environment_names_a_proxy_and_exceptions() {
         let of = |variables: &[(&str, &str)]| {
             Proxy::from_variables(|name| {
                 let found = variables.iter().find(|(other, _)| *other == name);

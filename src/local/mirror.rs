@@ -169,8 +169,9 @@ mod tests {
         assert!(mirror.contains(&name) && !mirror.contains(&CopyName::new("a", "1")));
     }
 
+    /// Proves H41.
     #[test]
-    fn h41_a_torn_or_changed_copy_is_a_miss() {
+    fn a_torn_or_changed_copy_is_a_miss() {
         let (_directory, mirror) = opened();
         let name = CopyName::new("a", "1");
         mirror.put(&name, b"body").unwrap();
@@ -190,8 +191,9 @@ mod tests {
         assert_eq!(mirror.get(&name), None);
     }
 
+    /// Proves H74.
     #[test]
-    fn h74_losing_everything_is_no_failure() {
+    fn losing_everything_is_no_failure() {
         let (directory, mirror) = opened();
         let name = CopyName::new("a", "1");
         mirror.put(&name, b"body").unwrap();

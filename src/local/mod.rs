@@ -206,8 +206,9 @@ mod tests {
     use crate::format::Digest;
     use crate::rt::ThreadRuntime;
 
+    /// Proves H71.
     #[test]
-    fn h71_two_never_use_one_directory() {
+    fn two_never_use_one_directory() {
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
         let directory = tempfile::tempdir().unwrap();
         let open =

@@ -114,8 +114,9 @@ mod tests {
         (found, runtime.monotonic().as_millis())
     }
 
+    /// Proves H145.
     #[test]
-    fn h145_an_address_that_does_not_answer_costs_a_quarter_of_a_second() {
+    fn an_address_that_does_not_answer_costs_a_quarter_of_a_second() {
         assert_eq!(run(&["1.1.1.1:9"]), (Ok("1.1.1.1:9".to_owned()), 100));
         assert_eq!(run(&["1.1.1.1:1", "1.1.1.2:9"]), (Ok("1.1.1.2:9".to_owned()), 350));
         assert_eq!(run(&["1.1.1.1:2", "1.1.1.2:9"]), (Ok("1.1.1.2:9".to_owned()), 100));
@@ -124,8 +125,9 @@ mod tests {
         assert_eq!(run(&all), (Ok("1.1.1.1:9".to_owned()), 350), "the other family is next");
     }
 
+    /// Proves H145.
     #[test]
-    fn h145_if_none_answers_the_first_error_is_told() {
+    fn if_none_answers_the_first_error_is_told() {
         assert_eq!(run(&[]), (Err(io::ErrorKind::Other), 0));
         assert_eq!(run(&["1.1.1.1:3", "1.1.1.2:2"]), (Err(io::ErrorKind::HostUnreachable), 0));
     }

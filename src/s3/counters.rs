@@ -147,8 +147,9 @@ mod tests {
 
     use super::*;
 
+    /// Proves H152.
     #[test]
-    fn h152_every_attempt_counts_and_a_threshold_calls_once() {
+    fn every_attempt_counts_and_a_threshold_calls_once() {
         let counters = Counters::new();
         let called = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&called);

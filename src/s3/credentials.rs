@@ -305,9 +305,9 @@ mod tests {
         assert_eq!(from_variables(|_| None).unwrap_err().kind(), ErrorKind::Denied);
     }
 
-    /// Proves H182.
+    /// Proves H153, H182.
     #[test]
-    fn h153_secrets_are_not_shown() {
+    fn secrets_are_not_shown() {
         let credentials = Credentials::new("public", "hidden").session_token("hidden");
         assert!(
             !format!("{credentials:?} {:?}", StaticCredentials::new(credentials.clone())).contains("hidden")

@@ -140,8 +140,9 @@ mod tests {
 
     use super::*;
 
+    /// Proves H150.
     #[test]
-    fn h150_turns_are_taken_in_order_and_given_back() {
+    fn turns_are_taken_in_order_and_given_back() {
         let concurrency = Concurrency::new(NonZeroU32::new(2).unwrap());
         let first = concurrency.enter().now_or_never().unwrap();
         let _second = concurrency.enter().now_or_never().unwrap();
@@ -155,8 +156,9 @@ mod tests {
         assert!(third.now_or_never().is_some());
     }
 
+    /// Proves H161.
     #[test]
-    fn h161_a_turn_that_meets_the_end_of_its_future_is_not_lost() {
+    fn a_turn_that_meets_the_end_of_its_future_is_not_lost() {
         use std::sync::atomic::{AtomicU32, Ordering};
         let concurrency = Concurrency::new(NonZeroU32::new(1).unwrap());
         // Both sides spin, so that they meet within nanoseconds.
@@ -194,9 +196,9 @@ mod tests {
         });
     }
 
-    /// Proves H188.
+    /// Proves H134, H188.
     #[test]
-    fn h134_fewer_at_once_when_throttled_and_more_again() {
+    fn fewer_at_once_when_throttled_and_more_again() {
         let concurrency = Concurrency::new(NonZeroU32::new(8).unwrap());
         concurrency.throttled(Duration::ZERO);
         concurrency.throttled(Duration::from_millis(999));

@@ -249,8 +249,9 @@ fn part_bytes(total: u64, wished: u64) -> u64 {
 mod tests {
     use super::*;
 
+    /// Proves H118.
     #[test]
-    fn h118_there_are_never_too_many_parts() {
+    fn there_are_never_too_many_parts() {
         let wished = 16 << 20;
         assert_eq!(part_bytes(100 << 20, wished), wished);
         for total in [wished * MOST_PARTS, wished * MOST_PARTS + 1, 5 << 40] {

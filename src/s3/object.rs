@@ -383,8 +383,9 @@ fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {
 mod tests {
     use super::*;
 
+    /// Proves H143.
     #[test]
-    fn h143_ranges_are_read_strictly() {
+    fn ranges_are_read_strictly() {
         assert_eq!(parse_content_range("bytes 0-9/100"), Some((0, 10, 100)));
         for text in [
             "bytes 0-9/*",

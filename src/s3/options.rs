@@ -201,8 +201,9 @@ mod tests {
         (endpoint.authority(), base)
     }
 
+    /// Proves H109.
     #[test]
-    fn h109_the_bucket_is_where_the_options_have_it() {
+    fn the_bucket_is_where_the_options_have_it() {
         let at = |endpoint: &str, bucket: &str| S3Options::new(endpoint, bucket);
         let virtual_host = |options: S3Options| options.addressing(Addressing::VirtualHost);
         let aws = "https://{{bucket}}.s3.{{region}}.amazonaws.com";

@@ -75,8 +75,9 @@ fn is_related(one: &Endpoint, other: &Endpoint) -> bool {
 mod tests {
     use super::*;
 
+    /// Proves H136.
     #[test]
-    fn h136_a_server_sends_us_only_to_its_own_kind() {
+    fn a_server_sends_us_only_to_its_own_kind() {
         let related = |one: &str, other: &str| {
             let endpoint = |host: &str| Endpoint::parse(&format!("https://{host}")).unwrap();
             is_related(&endpoint(one), &endpoint(other))
@@ -97,8 +98,9 @@ mod tests {
         }
     }
 
+    /// Proves H136.
     #[test]
-    fn h136_the_bucket_is_in_the_path_or_in_the_name() {
+    fn the_bucket_is_in_the_path_or_in_the_name() {
         let options = S3Options::new("https://s3.example.com", "bucket");
         let home = Place::new(&options, "r".to_owned()).unwrap();
         let at = |location: &str| {

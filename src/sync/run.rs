@@ -170,8 +170,9 @@ mod tests {
         (chunks, manifests)
     }
 
+    /// Proves H1, H2.
     #[test]
-    fn h1_h2_no_chunk_can_be_collected_before_its_snapshot_is_visible() {
+    fn no_chunk_can_be_collected_before_its_snapshot_is_visible() {
         let sim = SimRuntime::new(3 << 20);
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
         sim.block_on(async {

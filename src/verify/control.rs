@@ -170,8 +170,9 @@ mod tests {
     use super::*;
     use crate::verify::options::Sample;
 
+    /// Proves H104.
     #[test]
-    fn h104_what_was_set_aside_is_there_though_what_was_in_flight_took_more() {
+    fn what_was_set_aside_is_there_though_what_was_in_flight_took_more() {
         let sample = Sample::default().bytes(100).requests(10);
         let control = Control::new(&VerifyOptions::default().mode(Mode::Sample(sample)));
         control.count_bytes(10);

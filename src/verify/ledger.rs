@@ -289,8 +289,9 @@ mod tests {
         assert!(ledger.has_faults());
     }
 
+    /// Proves H105.
     #[test]
-    fn h105_a_set_that_is_full_stops_growing() {
+    fn a_set_that_is_full_stops_growing() {
         let ledger = Ledger::new(1 << 20);
         let mut remembered = 0;
         for number in 0..200_000 {

@@ -217,8 +217,9 @@ mod tests {
         }
     }
 
+    /// Proves H140.
     #[test]
-    fn h140_each_framing_is_told_by_the_head() {
+    fn each_framing_is_told_by_the_head() {
         for (method, text, want) in [
             ("GET", "HTTP/1.1 200 OK\r\ncontent-length: 5", Framing::Length(5)),
             ("GET", "HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked", Framing::Chunked),
@@ -232,8 +233,9 @@ mod tests {
         }
     }
 
+    /// Proves H141.
     #[test]
-    fn h141_a_head_that_says_two_things_is_refused() {
+    fn a_head_that_says_two_things_is_refused() {
         for text in [
             "content-length: 5\r\ncontent-length: 5",
             "content-length: 5\r\ncontent-length: 6",
@@ -269,8 +271,9 @@ mod tests {
         }
     }
 
+    /// Proves H141.
     #[test]
-    fn h141_malformed_chunks_are_refused() {
+    fn malformed_chunks_are_refused() {
         for (input, error) in [
             ("x\r\n", BodyError::Chunk),
             ("\r\n", BodyError::Chunk),

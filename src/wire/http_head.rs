@@ -248,9 +248,9 @@ mod tests {
         assert_eq!(head.headers.iter().count(), 3);
     }
 
-    /// Proves H148.
+    /// Proves H141, H148.
     #[test]
-    fn h141_what_can_be_read_in_two_ways_is_refused() {
+    fn what_can_be_read_in_two_ways_is_refused() {
         for (text, error) in [
             ("HTTP/1.1 200 OK\nA: b\r\n\r\n", HeadError::BareLineFeed),
             ("HTTP/1.1 200 OK\r\nA: b\n\r\n", HeadError::BareLineFeed),

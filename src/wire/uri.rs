@@ -192,8 +192,9 @@ mod tests {
 
     use super::*;
 
+    /// Proves H111.
     #[test]
-    fn h111_each_byte_is_encoded_once_and_by_the_rules_of_its_place() {
+    fn each_byte_is_encoded_once_and_by_the_rules_of_its_place() {
         assert_eq!(encode_path("a/b c+d%e~f"), "a/b%20c%2Bd%25e~f");
         assert_eq!(encode("a/b=c&d:@"), "a%2Fb%3Dc%26d%3A%40");
         assert_eq!(encode_path("/ü/\u{1f4be}"), "/%C3%BC/%F0%9F%92%BE");
@@ -227,8 +228,9 @@ mod tests {
         );
     }
 
+    /// Proves H109.
     #[test]
-    fn h109_only_what_no_request_can_hold_is_refused() {
+    fn only_what_no_request_can_hold_is_refused() {
         for (text, error) in [
             ("", UriError::Host),
             ("https://", UriError::Host),

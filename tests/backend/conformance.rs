@@ -100,8 +100,9 @@ fn directories_list_page_by_page() {
     block_on(async { paging(&create(threads(), root.path(), on_demand(SyncLevel::None)).await, 5000).await });
 }
 
+/// Proves H30.
 #[test]
-fn h30_directories_report_what_is_foreign() {
+fn directories_report_what_is_foreign() {
     let root = support::scratch();
     let backend = block_on(create(threads(), root.path(), on_demand(SyncLevel::None)));
     block_on(foreign_is_reported(&backend, |path| {
@@ -371,9 +372,11 @@ fn nothing_happens_after_a_crash() {
     });
 }
 
+/// Proves H37.
+///
 /// Fails each change in turn: whatever the backend answers, a snapshot is whole or not there.
 #[test]
-fn h37_whichever_change_fails_no_snapshot_is_torn() {
+fn whichever_change_fails_no_snapshot_is_torn() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let (store, recorder) = {

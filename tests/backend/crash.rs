@@ -160,13 +160,15 @@ fn losses() -> Vec<Loss> {
     [Loss::Everything, Loss::Nothing, Loss::OnlyBytes].into_iter().chain(some).collect()
 }
 
+/// Proves H37, H75.
 #[test]
-fn h75_h37_every_acknowledged_snapshot_survives_a_crash_at_any_write_with_level_file() {
+fn every_acknowledged_snapshot_survives_a_crash_at_any_write_with_level_file() {
     every_crash(SyncLevel::File, &losses());
 }
 
+/// Proves H37, H75.
 #[test]
-fn h75_h37_every_acknowledged_snapshot_survives_a_crash_at_any_write_with_level_filesystem() {
+fn every_acknowledged_snapshot_survives_a_crash_at_any_write_with_level_filesystem() {
     every_crash(SyncLevel::Filesystem, &losses());
 }
 
@@ -182,16 +184,20 @@ fn at_level_none_a_power_cut_loses_backups_as_documented() {
     every_crash(SyncLevel::None, &[Loss::Everything]);
 }
 
+/// Proves H75.
+///
 /// Chunks and a group, each on a disk of its own.
 #[test]
-fn h75_every_acknowledged_snapshot_survives_a_crash_of_a_store_on_several_filesystems() {
+fn every_acknowledged_snapshot_survives_a_crash_of_a_store_on_several_filesystems() {
     every_crash_with_mounts(SyncLevel::Filesystem, &[Loss::Everything, Loss::OnlyBytes], &[".chunks", GROUP]);
     every_crash_with_mounts(SyncLevel::File, &[Loss::Everything], &[".chunks", GROUP]);
 }
 
+/// Proves H75.
+///
 /// A barrier does not rely on what another one has only begun.
 #[test]
-fn h75_barriers_at_once_each_flush_everything() {
+fn barriers_at_once_each_flush_everything() {
     let directory = support::scratch();
     let record = Arc::new(DiskRecord::default());
     let options = options(SyncLevel::File).record(Arc::clone(&record));

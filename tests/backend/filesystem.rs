@@ -85,14 +85,14 @@ fn a_store_is_made_only_where_nothing_is() {
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
-/// Proves H182.
+/// Proves H76, H182.
 #[test]
-fn h76_modes_do_not_depend_on_the_umask() {
+fn modes_do_not_depend_on_the_umask() {
     // The umask belongs to the process, so another one runs this.
     if std::env::var_os("LARDER_UMASK").is_none() {
         let test = std::env::current_exe().unwrap();
         let run = format!(
-            "umask 077; exec {} --exact filesystem::h76_modes_do_not_depend_on_the_umask",
+            "umask 077; exec {} --exact filesystem::modes_do_not_depend_on_the_umask",
             test.display()
         );
         let status = Command::new("sh").args(["-c", &run]).env("LARDER_UMASK", "1").status().unwrap();
@@ -111,8 +111,9 @@ fn h76_modes_do_not_depend_on_the_umask() {
     assert_eq!(mode(file_of(&root, &keys[0]).parent().unwrap()), 0o750);
 }
 
+/// Proves H76.
 #[test]
-fn h76_a_put_that_fails_leaves_no_temporary_file() {
+fn a_put_that_fails_leaves_no_temporary_file() {
     let directory = support::scratch();
     let backend = create(directory.path());
     let (key, _) = chunk(1);
@@ -128,8 +129,9 @@ fn h76_a_put_that_fails_leaves_no_temporary_file() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 }
 
+/// Proves H76.
 #[test]
-fn h76_two_writers_of_one_file_leave_one_of_their_contents() {
+fn two_writers_of_one_file_leave_one_of_their_contents() {
     let directory = support::scratch();
     let backends = [
         create(directory.path()),
@@ -152,9 +154,10 @@ fn h76_two_writers_of_one_file_leave_one_of_their_contents() {
     assert_eq!(fs::read_dir(directory.path().join("vm/1")).unwrap().count(), 1);
 }
 
+/// Proves H76.
 #[test]
-fn h76_where_writing_is_not_allowed_it_is_denied_and_nothing_changes() {
-    const NAME: &str = "filesystem::h76_where_writing_is_not_allowed_it_is_denied_and_nothing_changes";
+fn where_writing_is_not_allowed_it_is_denied_and_nothing_changes() {
+    const NAME: &str = "filesystem::where_writing_is_not_allowed_it_is_denied_and_nothing_changes";
     if let Some(root) = std::env::var_os("LARDER_READ_ONLY") {
         return denied(Path::new(&root));
     }
@@ -191,8 +194,9 @@ fn denied(root: &Path) {
     assert_eq!(block_on(backend.get(&owner, 10)).unwrap().bytes, "old");
 }
 
+/// Proves H78.
 #[test]
-fn h78_odd_entries_are_reported_and_left_alone() {
+fn odd_entries_are_reported_and_left_alone() {
     let directory = support::scratch();
     let root = directory.path();
     let backend = create(root);
@@ -238,8 +242,9 @@ fn h78_odd_entries_are_reported_and_left_alone() {
     assert_eq!(foreign, ["ns/ÄÖ/", "vm/100/not-a-time/", "vm/100/stray", "vm/file"]);
 }
 
+/// Proves H78.
 #[test]
-fn h78_a_linked_directory_is_not_followed() {
+fn a_linked_directory_is_not_followed() {
     let (directory, outside) = (support::scratch(), support::scratch());
     let root = directory.path();
     let backend = create(root);
@@ -281,8 +286,9 @@ fn a_store_that_was_half_made_is_made_by_the_next_attempt() {
     create(directory.path());
 }
 
+/// Proves H78.
 #[test]
-fn h78_a_store_whose_disk_is_not_mounted_is_not_made_anew() {
+fn a_store_whose_disk_is_not_mounted_is_not_made_anew() {
     let directory = support::scratch();
     let root = directory.path().join("store");
     let backend = create(&root);
@@ -310,8 +316,9 @@ fn h78_a_store_whose_disk_is_not_mounted_is_not_made_anew() {
     assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
 }
 
+/// Proves H78.
 #[test]
-fn h78_a_missing_directory_of_chunks_is_made() {
+fn a_missing_directory_of_chunks_is_made() {
     let directory = support::scratch();
     let backend = block_on(FsBackend::create(runtime(), directory.path(), FsOptions::default())).unwrap();
     let (key, _) = chunk(1);
@@ -323,8 +330,9 @@ fn h78_a_missing_directory_of_chunks_is_made() {
     assert_eq!(mode(&folder), 0o750);
 }
 
+/// Proves H79.
 #[test]
-fn h79_locks_reach_other_processes_where_the_disk_is_local() {
+fn locks_reach_other_processes_where_the_disk_is_local() {
     let directory = support::scratch();
     let backend = create(directory.path());
     let kind = rustix::fs::statfs(directory.path()).unwrap().f_type;
@@ -334,8 +342,9 @@ fn h79_locks_reach_other_processes_where_the_disk_is_local() {
     assert_eq!(backend.capabilities().lock_reach, reach, "of filesystem {kind:#x}");
 }
 
+/// Proves H78.
 #[test]
-fn h78_opening_does_not_look_at_chunks() {
+fn opening_does_not_look_at_chunks() {
     let directory = support::scratch();
     create(directory.path());
     // Root may read anything, so a name that no directory can have shows that nobody looks.
@@ -398,8 +407,9 @@ fn record_lock(root: &Path, kind: &str) -> bool {
     status.success()
 }
 
+/// Proves H159.
 #[test]
-fn h159_the_lock_of_the_store_excludes_the_record_locks_of_pbs() {
+fn the_lock_of_the_store_excludes_the_record_locks_of_pbs() {
     let directory = support::scratch();
     let root = directory.path();
     let (one, other) = (create(root), block_on(FsBackend::open(runtime(), root, on_demand())).unwrap());
@@ -442,8 +452,9 @@ fn held_by_another(root: &Path, kind: &str) -> std::process::Child {
     child
 }
 
+/// Proves H93.
 #[test]
-fn h93_another_process_excludes_and_a_dead_one_does_not() {
+fn another_process_excludes_and_a_dead_one_does_not() {
     let directory = support::scratch();
     let backend = create(directory.path());
     let lock = |mode| block_on(backend.lock(&LockScope::Store, mode)).map(drop).map_err(|error| error.kind());
@@ -457,8 +468,9 @@ fn h93_another_process_excludes_and_a_dead_one_does_not() {
     }
 }
 
+/// Proves H160.
 #[test]
-fn h160_a_lock_on_a_file_that_was_replaced_is_none() {
+fn a_lock_on_a_file_that_was_replaced_is_none() {
     let directory = support::scratch();
     create(directory.path());
     let locks = directory.path().join("pbs-locks");
@@ -483,8 +495,9 @@ fn h160_a_lock_on_a_file_that_was_replaced_is_none() {
     assert!(!directory.path().join("own/.larder-locks/vm-1").exists(), "and in our own directory too");
 }
 
+/// Proves H160.
 #[test]
-fn h160_locks_whose_files_are_removed_all_the_time_still_exclude() {
+fn locks_whose_files_are_removed_all_the_time_still_exclude() {
     let directory = support::scratch();
     let options = on_demand().lock_directory(directory.path().join("locks"));
     let backend = block_on(FsBackend::create(runtime(), directory.path().join("store"), options)).unwrap();
@@ -569,8 +582,9 @@ fn what_is_larger_than_any_blob_is_copied_whole() {
     assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
 }
 
+/// Proves H160.
 #[test]
-fn h160_a_lock_whose_file_was_replaced_no_longer_holds() {
+fn a_lock_whose_file_was_replaced_no_longer_holds() {
     let directory = support::scratch();
     let backend = create(directory.path());
     let group = LockScope::Group("vm/100".parse().unwrap());

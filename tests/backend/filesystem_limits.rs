@@ -259,10 +259,12 @@ fn as_the_second_user(root: &Path) {
     assert!(story(&refused).contains("it belongs to user 1000"), "{}", story(&refused));
 }
 
+/// Proves H75.
+///
 /// Runs in a mount namespace of its own, which goes with its processes.
 #[test]
-fn h75_a_barrier_flushes_every_mounted_filesystem_of_a_store() {
-    const NAME: &str = "filesystem_limits::h75_a_barrier_flushes_every_mounted_filesystem_of_a_store";
+fn a_barrier_flushes_every_mounted_filesystem_of_a_store() {
+    const NAME: &str = "filesystem_limits::a_barrier_flushes_every_mounted_filesystem_of_a_store";
     if let Some(root) = std::env::var_os("LARDER_MOUNTED") {
         return on_mounts(Path::new(&root));
     }

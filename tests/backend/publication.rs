@@ -53,9 +53,11 @@ async fn restored(snapshot: &SnapshotReader, name: &str) -> Vec<u8> {
     target.into_inner().into_inner()
 }
 
+/// Proves H42.
+///
 /// After a power cut between the two, the manifest of a snapshot without files must not be there.
 #[test]
-fn h42_the_removal_of_a_manifest_is_durable_before_anything_else_of_the_snapshot_goes() {
+fn the_removal_of_a_manifest_is_durable_before_anything_else_of_the_snapshot_goes() {
     let (_, backend) = memory();
     let record = Arc::new(RecordingBackend::new(backend));
     block_on(async {
@@ -74,8 +76,9 @@ fn h42_the_removal_of_a_manifest_is_durable_before_anything_else_of_the_snapshot
     });
 }
 
+/// Proves I6.
 #[test]
-fn i6_a_manifest_that_arrives_late_finds_its_files() {
+fn a_manifest_that_arrives_late_finds_its_files() {
     let (runtime, backend) = memory();
     let faulty = Arc::new(FaultBackend::new(backend));
     block_on(async {
@@ -95,8 +98,9 @@ fn i6_a_manifest_that_arrives_late_finds_its_files() {
     });
 }
 
+/// Proves I6.
 #[test]
-fn i6_a_manifest_that_was_stored_after_all_is_a_finished_snapshot() {
+fn a_manifest_that_was_stored_after_all_is_a_finished_snapshot() {
     for kind in [ErrorKind::Unavailable, ErrorKind::Denied, ErrorKind::AlreadyExists] {
         let (_, backend) = memory();
         let faulty = Arc::new(FaultBackend::new(backend));
@@ -110,8 +114,9 @@ fn i6_a_manifest_that_was_stored_after_all_is_a_finished_snapshot() {
     }
 }
 
+/// Proves H37.
 #[test]
-fn h37_a_snapshot_that_somebody_took_apart_is_not_published() {
+fn a_snapshot_that_somebody_took_apart_is_not_published() {
     let (_, backend) = memory();
     block_on(async {
         let store = store_on(Arc::clone(&backend), Options::default()).await;
@@ -201,8 +206,9 @@ fn notes_that_are_too_long_leave_the_snapshot_as_it_is() {
     });
 }
 
+/// Proves H174.
 #[test]
-fn h174_a_target_that_is_used_again_shows_nothing_of_before() {
+fn a_target_that_is_used_again_shows_nothing_of_before() {
     let (runtime, backend) = memory();
     let directory = tempfile::tempdir().unwrap();
     block_on(async {

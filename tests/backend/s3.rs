@@ -84,8 +84,9 @@ fn found_out(dialects: &[(Option<fault_server::Quirk>, Support, Support)]) {
     }
 }
 
+/// Proves H112.
 #[test]
-fn h112_dialects_without_conditions_conform_as_far_as_they_go() {
+fn dialects_without_conditions_conform_as_far_as_they_go() {
     use crate::support::fault_server::Quirk;
     let yes = Support::Yes;
     found_out(&[
@@ -95,8 +96,9 @@ fn h112_dialects_without_conditions_conform_as_far_as_they_go() {
     ]);
 }
 
+/// Proves H112.
 #[test]
-fn h112_each_dialect_is_found_out_and_conforms() {
+fn each_dialect_is_found_out_and_conforms() {
     use crate::support::fault_server::Quirk;
     let yes = Support::Yes;
     let dialects = [
@@ -109,8 +111,9 @@ fn h112_each_dialect_is_found_out_and_conforms() {
     found_out(&dialects.map(|quirk| (quirk, yes, yes)));
 }
 
+/// Proves H106.
 #[test]
-fn h106_tags_may_be_anything() {
+fn tags_may_be_anything() {
     use crate::support::fault_server::{Etags, FaultServer, Options};
     for etags in [Etags::Md5, Etags::Token, Etags::Unquoted, Etags::Weak] {
         let server = FaultServer::start(Options { etags, ..Options::default() });
@@ -120,8 +123,9 @@ fn h106_tags_may_be_anything() {
     }
 }
 
+/// Proves H112.
 #[test]
-fn h112_a_server_that_cannot_be_relied_on_is_refused() {
+fn a_server_that_cannot_be_relied_on_is_refused() {
     use crate::support::fault_server::{FaultServer, Options, Quirk};
     for quirk in [Quirk::StartAfterIgnored, Quirk::ListUnordered] {
         let server = FaultServer::start(Options::with([quirk]));
@@ -156,8 +160,9 @@ fn h112_a_server_that_cannot_be_relied_on_is_refused() {
     assert!(open(&[Risk::ObjectLock]).is_ok());
 }
 
+/// Proves H31.
 #[test]
-fn h31_rules_that_delete_objects_of_the_store_are_found() {
+fn rules_that_delete_objects_of_the_store_are_found() {
     use crate::support::fault_server::{FaultServer, Options};
     let rule = |prefix: &str| {
         Some(format!(

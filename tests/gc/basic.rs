@@ -52,8 +52,9 @@ async fn executed(mut plan: GcPlan) -> GcReport {
     report
 }
 
+/// Proves H155, H186.
 #[test]
-fn h155_h186_what_no_snapshot_needs_goes_and_nothing_else() {
+fn what_no_snapshot_needs_goes_and_nothing_else() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -89,8 +90,9 @@ fn h155_h186_what_no_snapshot_needs_goes_and_nothing_else() {
     });
 }
 
+/// Proves H27.
 #[test]
-fn h27_what_is_too_much_has_to_be_confirmed() {
+fn what_is_too_much_has_to_be_confirmed() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -111,11 +113,11 @@ fn h27_what_is_too_much_has_to_be_confirmed() {
     });
 }
 
-/// Proves H165.
+/// Proves H4, H5, H165.
 ///
 /// In every pause of a backup, through another opening of the store.
 #[test]
-fn h4_h5_a_collection_in_any_pause_of_a_backup_takes_nothing_from_it() {
+fn a_collection_in_any_pause_of_a_backup_takes_nothing_from_it() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -148,8 +150,9 @@ fn h4_h5_a_collection_in_any_pause_of_a_backup_takes_nothing_from_it() {
     });
 }
 
+/// Proves H22.
 #[test]
-fn h22_what_vanished_is_told_with_those_that_need_it_and_stored_again() {
+fn what_vanished_is_told_with_those_that_need_it_and_stored_again() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -188,9 +191,11 @@ fn h22_what_vanished_is_told_with_those_that_need_it_and_stored_again() {
     });
 }
 
+/// Proves H25.
+///
 /// What was put aside as corrupt goes when it is old, unless it is all that is left of what somebody needs.
 #[test]
-fn h25_what_was_put_aside_goes_unless_nothing_better_is_there() {
+fn what_was_put_aside_goes_unless_nothing_better_is_there() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -253,8 +258,9 @@ fn h25_what_was_put_aside_goes_unless_nothing_better_is_there() {
     });
 }
 
+/// Proves H35.
 #[test]
-fn h35_a_restore_goes_on_beside_pruning_and_collections() {
+fn a_restore_goes_on_beside_pruning_and_collections() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -278,8 +284,9 @@ fn h35_a_restore_goes_on_beside_pruning_and_collections() {
     });
 }
 
+/// Proves H92.
 #[test]
-fn h92_a_store_that_needs_what_is_not_known_is_not_collected() {
+fn a_store_that_needs_what_is_not_known_is_not_collected() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;

@@ -52,8 +52,9 @@ fn opening(directory: Option<&Path>) -> Opening {
     }
 }
 
+/// Proves H11, H74.
 #[test]
-fn h11_h74_what_is_seen_unused_for_the_first_time_stays() {
+fn what_is_seen_unused_for_the_first_time_stays() {
     for damage in 0..4 {
         let (server, directory) =
             (FaultServer::start(ServerOptions::default()), tempfile::tempdir().unwrap());
@@ -85,9 +86,11 @@ fn h11_h74_what_is_seen_unused_for_the_first_time_stays() {
     }
 }
 
+/// Proves H22.
+///
 /// Found by one process, stored again by another that only has a base which names it.
 #[test]
-fn h22_no_base_vouches_for_what_a_collection_missed() {
+fn no_base_vouches_for_what_a_collection_missed() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -110,11 +113,11 @@ fn h22_no_base_vouches_for_what_a_collection_missed() {
     });
 }
 
-/// Proves H165.
+/// Proves H16, H165.
 ///
 /// One opening has records of what there is; another, of the same backend, removes some of it.
 #[test]
-fn h16_records_of_one_opening_do_not_outlive_a_collection_by_another() {
+fn records_of_one_opening_do_not_outlive_a_collection_by_another() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -137,8 +140,9 @@ fn h16_records_of_one_opening_do_not_outlive_a_collection_by_another() {
     });
 }
 
+/// Proves H11.
 #[test]
-fn h11_two_sightings_are_a_grace_time_apart_by_the_clock_of_the_server() {
+fn two_sightings_are_a_grace_time_apart_by_the_clock_of_the_server() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -164,8 +168,9 @@ fn h11_two_sightings_are_a_grace_time_apart_by_the_clock_of_the_server() {
     });
 }
 
+/// Proves H14.
 #[test]
-fn h14_a_clock_that_is_far_from_that_of_the_server_stops_it() {
+fn a_clock_that_is_far_from_that_of_the_server_stops_it() {
     for seconds in [-2 * 3600, 2 * 3600, 400 * DAY] {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -222,8 +227,9 @@ fn spoil(how: usize, directory: &Path, older: &Path) {
     }
 }
 
+/// Proves H10, H74.
 #[test]
-fn h10_h74_local_state_that_is_lost_old_or_damaged_costs_no_chunk() {
+fn local_state_that_is_lost_old_or_damaged_costs_no_chunk() {
     for how in 0..6 {
         let server = FaultServer::start(ServerOptions::default());
         let (directory, older) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -259,8 +265,9 @@ fn h10_h74_local_state_that_is_lost_old_or_damaged_costs_no_chunk() {
     }
 }
 
+/// Proves H12.
 #[test]
-fn h12_listings_that_contradict_themselves_remove_nothing() {
+fn listings_that_contradict_themselves_remove_nothing() {
     let broken = [
         Action::DropXmlElement("NextContinuationToken"),
         Action::RepeatPage,
@@ -294,8 +301,9 @@ fn h12_listings_that_contradict_themselves_remove_nothing() {
     }
 }
 
+/// Proves H13.
 #[test]
-fn h13_what_listings_do_not_show_yet_is_neither_garbage_nor_missing() {
+fn what_listings_do_not_show_yet_is_neither_garbage_nor_missing() {
     for lag in [Lag::Listings(10_000), Lag::For(Duration::from_hours(1))] {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -341,8 +349,9 @@ async fn stranger(server: &FaultServer, number: u32, days: i64) -> Process {
     process
 }
 
+/// Proves H13.
 #[test]
-fn h13_a_chunk_that_another_process_used_again_a_moment_ago_stays_though_listings_lag() {
+fn a_chunk_that_another_process_used_again_a_moment_ago_stays_though_listings_lag() {
     for is_moved in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
         let day_long = || GcOptions::default().grace(Duration::from_hours(24)).most_garbage(100);
@@ -380,8 +389,9 @@ fn h13_a_chunk_that_another_process_used_again_a_moment_ago_stays_though_listing
     }
 }
 
+/// Proves H13.
 #[test]
-fn h13_a_grace_time_that_is_shorter_than_listings_lag_is_refused() {
+fn a_grace_time_that_is_shorter_than_listings_lag_is_refused() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -395,9 +405,11 @@ fn h13_a_grace_time_that_is_shorter_than_listings_lag_is_refused() {
     });
 }
 
+/// Proves H13.
+///
 /// A writer that ends between the plan and its execution, and whose process dies at once.
 #[test]
-fn h13_a_chunk_that_was_used_while_garbage_was_collected_is_not_written_down_as_unused() {
+fn a_chunk_that_was_used_while_garbage_was_collected_is_not_written_down_as_unused() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -442,8 +454,9 @@ async fn dies_at(step: u64, local: Option<&Path>, keeps: bool) -> bool {
     died
 }
 
+/// Proves H16.
 #[test]
-fn h16_records_do_not_outlive_what_a_collection_removed_before_it_died() {
+fn records_do_not_outlive_what_a_collection_removed_before_it_died() {
     for (has_local, keeps) in [(false, true), (true, true), (true, false)] {
         let mut step = 1;
         loop {
@@ -495,8 +508,9 @@ async fn needs_what_goes(server: &FaultServer, process: &Process) {
     assert_eq!(check_all(&process.store).await, 2);
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_process_that_takes_over_knows_what_may_still_be_deleted() {
+fn a_process_that_takes_over_knows_what_may_still_be_deleted() {
     for ends_well in [true, false] {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -523,8 +537,9 @@ fn h17_a_process_that_takes_over_knows_what_may_still_be_deleted() {
     }
 }
 
+/// Proves H17.
 #[test]
-fn h17_whoever_opens_the_store_once_more_knows_what_may_still_be_deleted() {
+fn whoever_opens_the_store_once_more_knows_what_may_still_be_deleted() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let mut process = opening(None).open(&server).await.unwrap();

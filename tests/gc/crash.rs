@@ -91,8 +91,9 @@ async fn dies_at(step: u64, is_bucket: bool, is_cut: bool) -> bool {
     died
 }
 
+/// Proves H16.
 #[test]
-fn h16_wherever_an_execution_dies_the_next_backup_stores_what_it_lacks() {
+fn wherever_an_execution_dies_the_next_backup_stores_what_it_lacks() {
     for is_bucket in KINDS {
         for is_cut in [false, true] {
             let mut step = 1;
@@ -185,9 +186,9 @@ async fn aborted_at(at: u64, is_bucket: bool, memory_bytes: usize) -> u64 {
     events
 }
 
-/// Proves H187.
+/// Proves H21, H187.
 #[test]
-fn h21_what_is_aborted_anywhere_goes_on_to_the_same_end() {
+fn what_is_aborted_anywhere_goes_on_to_the_same_end() {
     for (is_bucket, memory_bytes) in [(false, 16 << 20), (true, 1)] {
         let events = block_on(aborted_at(u64::MAX, is_bucket, memory_bytes));
         assert!(events > 15, "{events}");
@@ -264,8 +265,9 @@ async fn with_a_fault(is_bucket: bool, action: Action, nth: Option<u64>) -> (Out
     (outcome, ended, requests)
 }
 
+/// Proves H36.
 #[test]
-fn h36_only_what_was_confirmed_is_counted_as_removed() {
+fn only_what_was_confirmed_is_counted_as_removed() {
     let kinds = [ErrorKind::Unavailable, ErrorKind::Internal, ErrorKind::Denied];
     let before = kinds.map(Action::FailBefore);
     let actions = before.into_iter().chain([Action::FailAfter(ErrorKind::Unavailable), Action::Cut]);
@@ -287,8 +289,9 @@ fn h36_only_what_was_confirmed_is_counted_as_removed() {
     }
 }
 
+/// Proves H19.
 #[test]
-fn h19_who_may_delete_nothing_is_told_once_and_who_gets_no_answer_soon_stops() {
+fn who_may_delete_nothing_is_told_once_and_who_gets_no_answer_soon_stops() {
     for is_bucket in KINDS {
         for (failure, most) in [(ErrorKind::Denied, 1), (ErrorKind::Unavailable, 3)] {
             let (found, ended, requests) =
@@ -300,9 +303,11 @@ fn h19_who_may_delete_nothing_is_told_once_and_who_gets_no_answer_soon_stops() {
     }
 }
 
+/// Proves H19.
+///
 /// What is refused is not tried over and over by one plan; the rest goes, and the next plan has another try.
 #[test]
-fn h19_a_plan_that_was_refused_goes_on_behind_what_it_was_refused() {
+fn a_plan_that_was_refused_goes_on_behind_what_it_was_refused() {
     for is_bucket in KINDS {
         block_on(async {
             let scene = scene(is_bucket).await;
@@ -322,8 +327,9 @@ fn h19_a_plan_that_was_refused_goes_on_behind_what_it_was_refused() {
     }
 }
 
+/// Proves H36.
 #[test]
-fn h36_what_somebody_else_removed_or_began_to_use_is_counted_as_that() {
+fn what_somebody_else_removed_or_began_to_use_is_counted_as_that() {
     for is_bucket in KINDS {
         block_on(async {
             let scene = scene(is_bucket).await;
@@ -347,9 +353,11 @@ fn h36_what_somebody_else_removed_or_began_to_use_is_counted_as_that() {
     }
 }
 
+/// Proves H16.
+///
 /// A process whose writes all fail removes nothing either: what may be deleted is written down first.
 #[test]
-fn h16_nothing_is_removed_before_it_is_written_down() {
+fn nothing_is_removed_before_it_is_written_down() {
     block_on(async {
         let scene = scene(true).await;
         leave(&scene.store, &[1, 2]).await;

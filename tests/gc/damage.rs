@@ -51,8 +51,9 @@ async fn replace(scene: &Scene, key: &Key, bytes: impl Into<Bytes>) {
     scene.memory.put(key, bytes.into(), PutMode::Replace).await.unwrap();
 }
 
+/// Proves H9.
 #[test]
-fn h9_an_index_that_is_damaged_in_any_way_keeps_everything() {
+fn an_index_that_is_damaged_in_any_way_keeps_everything() {
     for is_bucket in [false, true] {
         block_on(async {
             let scene = scene(is_bucket).await;
@@ -107,9 +108,11 @@ async fn collect_litter(scene: &Scene) {
     }
 }
 
+/// Proves H9.
+///
 /// Whatever bit of an index is wrong: either it is refused, or what it names stays.
 #[test]
-fn h9_no_bit_of_an_index_costs_a_chunk_that_it_names() {
+fn no_bit_of_an_index_costs_a_chunk_that_it_names() {
     for step in [97, 4096] {
         block_on(async {
             let (mut at, mut refused, mut passed) = (step % 13, 0, 0);
@@ -132,8 +135,9 @@ fn h9_no_bit_of_an_index_costs_a_chunk_that_it_names() {
     }
 }
 
+/// Proves H9.
 #[test]
-fn h9_an_index_that_cannot_be_reached_keeps_everything() {
+fn an_index_that_cannot_be_reached_keeps_everything() {
     for is_bucket in [false, true] {
         for failure in [ErrorKind::Denied, ErrorKind::Unavailable, ErrorKind::Internal] {
             block_on(async {
@@ -150,9 +154,11 @@ fn h9_an_index_that_cannot_be_reached_keeps_everything() {
     }
 }
 
+/// Proves H9.
+///
 /// It is listed, and then it is not there: with its snapshot it was deleted, without it something is wrong.
 #[test]
-fn h9_an_index_that_vanished_alone_keeps_everything() {
+fn an_index_that_vanished_alone_keeps_everything() {
     for finished in [true, false] {
         block_on(async {
             let scene = scene(true).await;
@@ -176,9 +182,11 @@ fn h9_an_index_that_vanished_alone_keeps_everything() {
     }
 }
 
+/// Proves H9.
+///
 /// What an unfinished snapshot names is needed as long as it is there.
 #[test]
-fn h9_an_unfinished_snapshot_keeps_its_chunks_and_has_to_be_readable() {
+fn an_unfinished_snapshot_keeps_its_chunks_and_has_to_be_readable() {
     block_on(async {
         let scene = scene(false).await;
         let Key::Archive(snapshot, _) = &scene.index else { unreachable!() };
@@ -196,9 +204,11 @@ fn h9_an_unfinished_snapshot_keeps_its_chunks_and_has_to_be_readable() {
     });
 }
 
+/// Proves H22.
+///
 /// A backup that finds its base damaged changes nothing about what a collection does.
 #[test]
-fn h22_a_chunk_that_is_missing_is_no_reason_to_stop() {
+fn a_chunk_that_is_missing_is_no_reason_to_stop() {
     block_on(async {
         let scene = scene(false).await;
         let lost = *digests([1]).first().unwrap();

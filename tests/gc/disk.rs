@@ -74,9 +74,10 @@ async fn collects_until(root: &Path, method: Method, is_over: bool) {
     println!("DONE");
 }
 
+/// Proves H93.
 #[test]
-fn h93_a_collection_that_is_killed_holds_nobody_up() {
-    const NAME: &str = "disk::h93_a_collection_that_is_killed_holds_nobody_up";
+fn a_collection_that_is_killed_holds_nobody_up() {
+    const NAME: &str = "disk::a_collection_that_is_killed_holds_nobody_up";
     let steps = [
         (Method::List, true),
         (Method::HeadMany, false),
@@ -129,9 +130,10 @@ fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// Proves H20, H170.
 #[test]
-fn h20_h170_much_garbage_needs_few_descriptors() {
-    const NAME: &str = "disk::h20_h170_much_garbage_needs_few_descriptors";
+fn much_garbage_needs_few_descriptors() {
+    const NAME: &str = "disk::much_garbage_needs_few_descriptors";
     const GARBAGE: u64 = 3000;
     if let Some(root) = std::env::var_os("LARDER_FEW_FILES") {
         let limit = rustix::process::Rlimit { current: Some(48), maximum: Some(48) };
@@ -165,8 +167,9 @@ fn file(root: &Path, number: u64) -> PathBuf {
     root.join(Key::Chunk(*digests([number]).first().unwrap()).path())
 }
 
+/// Proves H15.
 #[test]
-fn h15_file_times_decide_only_over_what_nobody_uses() {
+fn file_times_decide_only_over_what_nobody_uses() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     block_on(async {
@@ -200,9 +203,11 @@ fn h15_file_times_decide_only_over_what_nobody_uses() {
     });
 }
 
+/// Proves H6.
+///
 /// A chunk that is used again between plan and execution stays though no writer of this process says so.
 #[test]
-fn h6_times_are_looked_at_once_more_before_anything_goes() {
+fn times_are_looked_at_once_more_before_anything_goes() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     block_on(async {
@@ -223,9 +228,11 @@ fn h6_times_are_looked_at_once_more_before_anything_goes() {
     });
 }
 
+/// Proves H8.
+///
 /// A move by another process, of which the listings of a collection show neither end.
 #[test]
-fn h8_what_another_process_announced_as_moved_is_marked() {
+fn what_another_process_announced_as_moved_is_marked() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     block_on(async {
@@ -247,8 +254,9 @@ fn h8_what_another_process_announced_as_moved_is_marked() {
     });
 }
 
+/// Proves H25, H30.
 #[test]
-fn h25_h30_what_is_foreign_in_a_directory_stays_and_stops_nothing() {
+fn what_is_foreign_in_a_directory_stays_and_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     block_on(async {

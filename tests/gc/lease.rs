@@ -30,8 +30,9 @@ fn deletions(server: &FaultServer, since: usize) -> Vec<Logged> {
     found
 }
 
+/// Proves H33, H89.
 #[test]
-fn h33_h89_a_lease_that_is_stolen_in_the_middle_ends_the_deletions() {
+fn a_lease_that_is_stolen_in_the_middle_ends_the_deletions() {
     let server = Arc::new(FaultServer::start(ServerOptions::default()));
     block_on(async {
         let process = fresh(&server).await;
@@ -96,8 +97,9 @@ fn a_bucket_that_takes_no_more_objects_can_be_emptied() {
     });
 }
 
+/// Proves I1.
 #[test]
-fn i1_leftovers_in_a_bucket_stay_until_no_request_of_a_dead_owner_can_arrive_and_hold_nobody_up() {
+fn leftovers_in_a_bucket_stay_until_no_request_of_a_dead_owner_can_arrive_and_hold_nobody_up() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let dead = fresh(&server).await;
@@ -114,8 +116,9 @@ fn i1_leftovers_in_a_bucket_stay_until_no_request_of_a_dead_owner_can_arrive_and
     });
 }
 
+/// Proves H89.
 #[test]
-fn h89_an_old_owner_deletes_nothing_after_a_take_over() {
+fn an_old_owner_deletes_nothing_after_a_take_over() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let old = fresh(&server).await;
@@ -139,9 +142,11 @@ fn h89_an_old_owner_deletes_nothing_after_a_take_over() {
     });
 }
 
+/// Proves H16.
+///
 /// Records of presence count for one term. A removal begins a new one first, so that an old copy of them vouches for nothing (H16).
 #[test]
-fn h16_a_collection_begins_a_new_term_before_it_deletes_a_chunk() {
+fn a_collection_begins_a_new_term_before_it_deletes_a_chunk() {
     let server = Arc::new(FaultServer::start(ServerOptions::default()));
     block_on(async {
         let process = fresh(&server).await;
@@ -168,8 +173,9 @@ fn h16_a_collection_begins_a_new_term_before_it_deletes_a_chunk() {
     });
 }
 
+/// Proves H89.
 #[test]
-fn h89_a_lease_that_another_process_took_is_noticed_before_a_snapshot_is_published() {
+fn a_lease_that_another_process_took_is_noticed_before_a_snapshot_is_published() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let old = fresh(&server).await;
@@ -183,8 +189,9 @@ fn h89_a_lease_that_another_process_took_is_noticed_before_a_snapshot_is_publish
     });
 }
 
+/// Proves H4, H33.
 #[test]
-fn h33_h4_of_two_processes_one_collects_and_none_beside_a_backup() {
+fn of_two_processes_one_collects_and_none_beside_a_backup() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let (one, other) = (fresh(&server).await, fresh(&server).await);
@@ -206,8 +213,9 @@ fn h33_h4_of_two_processes_one_collects_and_none_beside_a_backup() {
     });
 }
 
+/// Proves H19.
 #[test]
-fn h19_each_key_of_an_answer_counts_for_itself() {
+fn each_key_of_an_answer_counts_for_itself() {
     let first_half: fn(&str) -> bool = |key| key.rsplit('/').next().unwrap() < "8";
     let all: fn(&str) -> bool = |_| true;
     // Which keys, why, whether it goes on, and whether that is a failure.
@@ -251,8 +259,9 @@ fn h19_each_key_of_an_answer_counts_for_itself() {
     }
 }
 
+/// Proves H19.
 #[test]
-fn h19_answers_that_say_nothing_or_too_much_are_no_success_that_loses_data() {
+fn answers_that_say_nothing_or_too_much_are_no_success_that_loses_data() {
     let body = |text: &str| {
         let text = format!("<DeleteResult>{text}</DeleteResult>");
         Action::Status { status: 200, code: "", headers: vec![], body: Some(text.into_bytes()) }
@@ -288,8 +297,9 @@ fn h19_answers_that_say_nothing_or_too_much_are_no_success_that_loses_data() {
     }
 }
 
+/// Proves H19.
 #[test]
-fn h19_a_server_without_requests_for_several_is_asked_for_each() {
+fn a_server_without_requests_for_several_is_asked_for_each() {
     let server = FaultServer::start(ServerOptions::with([Quirk::MultiDeleteRejected]));
     block_on(async {
         let process = fresh(&server).await;
@@ -303,8 +313,9 @@ fn h19_a_server_without_requests_for_several_is_asked_for_each() {
     });
 }
 
+/// Proves H25, H30.
 #[test]
-fn h25_h30_what_is_foreign_stays_and_an_index_at_an_odd_place_counts() {
+fn what_is_foreign_stays_and_an_index_at_an_odd_place_counts() {
     let server = FaultServer::start(ServerOptions { page: 4, ..ServerOptions::default() });
     block_on(async {
         let process = fresh(&server).await;
@@ -357,8 +368,9 @@ fn h25_h30_what_is_foreign_stays_and_an_index_at_an_odd_place_counts() {
 /// Requests beside the pages of listings and the deletions: for the clock, the last state, the lease, sightings and the new state.
 const CONSTANT: usize = 14;
 
+/// Proves H183.
 #[test]
-fn h183_it_costs_a_request_a_page_and_one_for_each_thousand_deletions() {
+fn it_costs_a_request_a_page_and_one_for_each_thousand_deletions() {
     for (page, garbage) in [(1000, 30), (10, 30), (1000, 1200)] {
         let server = FaultServer::start(ServerOptions { page, ..ServerOptions::default() });
         let directory = tempfile::tempdir().unwrap();

@@ -105,8 +105,9 @@ async fn beside_a_backup(scene: &Scene, plan_at: usize, execute_at: usize, met: 
     steps.load(Ordering::SeqCst)
 }
 
+/// Proves H1, H2, H5.
 #[test]
-fn h1_h2_h5_a_backup_loses_nothing_to_a_collection_at_any_of_its_steps() {
+fn a_backup_loses_nothing_to_a_collection_at_any_of_its_steps() {
     let met = Arc::new(Met::default());
     let run = |is_bucket, plan_at, execute_at, seed| {
         let _told = Told(format!("seed {seed}, bucket {is_bucket}, {plan_at} to {execute_at}"));
@@ -197,8 +198,9 @@ fn at_each_step_of_a_collection(action: Action, kept: &[u64]) {
     }
 }
 
+/// Proves H6.
 #[test]
-fn h6_a_backup_at_any_step_of_a_collection_keeps_what_it_uses() {
+fn a_backup_at_any_step_of_a_collection_keeps_what_it_uses() {
     let action: Action = |scene| {
         Box::pin(async move {
             drop(back_up(&scene.store, "host/z", &[1, 2, 6, 7]).await.unwrap());
@@ -217,8 +219,9 @@ async fn newest(store: &Datastore, name: &str) -> Option<SnapshotReader> {
     Some(store.snapshot(&newest?).await.unwrap())
 }
 
+/// Proves H7.
 #[test]
-fn h7_a_base_that_goes_while_its_successor_comes_takes_nothing_along() {
+fn a_base_that_goes_while_its_successor_comes_takes_nothing_along() {
     let action: Action = |scene| {
         Box::pin(async move {
             let base = newest(&scene.store, "host/a").await.unwrap();
@@ -235,8 +238,9 @@ fn h7_a_base_that_goes_while_its_successor_comes_takes_nothing_along() {
     at_each_step_of_a_collection(action, &[2, 4, 5, 6]);
 }
 
+/// Proves H7.
 #[test]
-fn h7_successors_replace_bases_all_along() {
+fn successors_replace_bases_all_along() {
     for seed in 0..seeds(30) {
         let _told = Told(format!("seed {seed}"));
         let sim = SimRuntime::new(seed);
@@ -298,8 +302,9 @@ async fn churn(scene: &Scene, name: &str, store: &Datastore) {
     }
 }
 
+/// Proves H6.
 #[test]
-fn h6_writers_and_collections_in_any_order_leave_all_that_is_needed_and_no_more() {
+fn writers_and_collections_in_any_order_leave_all_that_is_needed_and_no_more() {
     for seed in 0..seeds(60) {
         let _told = Told(format!("seed {seed}"));
         let sim = SimRuntime::new(seed);
@@ -338,8 +343,9 @@ fn h6_writers_and_collections_in_any_order_leave_all_that_is_needed_and_no_more(
     }
 }
 
+/// Proves H13.
 #[test]
-fn h13_an_index_that_no_listing_shows_yet_keeps_its_chunks() {
+fn an_index_that_no_listing_shows_yet_keeps_its_chunks() {
     for by_other in [false, true] {
         let sim = SimRuntime::new(1);
         sim.block_on(async {
@@ -358,9 +364,11 @@ fn h13_an_index_that_no_listing_shows_yet_keeps_its_chunks() {
     }
 }
 
+/// Proves H13.
+///
 /// A listing that is behind when a mark begins is not the last one.
 #[test]
-fn h13_what_a_later_listing_shows_is_marked() {
+fn what_a_later_listing_shows_is_marked() {
     let sim = SimRuntime::new(1);
     sim.block_on(async {
         let mut scene = scene(&sim, true).await;
@@ -402,8 +410,9 @@ fn twice() -> gc::GcOptions {
     gc::GcOptions::default().most_garbage(100)
 }
 
+/// Proves H33.
 #[test]
-fn h33_of_two_collections_at_once_one_is_refused() {
+fn of_two_collections_at_once_one_is_refused() {
     for seed in 0..seeds(10) {
         let _told = Told(format!("seed {seed}"));
         let sim = SimRuntime::new(seed);
@@ -428,9 +437,11 @@ fn h33_of_two_collections_at_once_one_is_refused() {
     }
 }
 
+/// Proves H7.
+///
 /// A mark that two writers hold up over and over comes to its end.
 #[test]
-fn h7_a_mark_ends_although_snapshots_keep_coming() {
+fn a_mark_ends_although_snapshots_keep_coming() {
     let sim = SimRuntime::new(3);
     sim.block_on(async {
         let scene = scene(&sim, true).await;

@@ -72,8 +72,9 @@ async fn finished(backup: SnapshotWriter) -> SnapshotReader {
     made
 }
 
+/// Proves H4.
 #[test]
-fn h4_a_writer_older_than_the_grace_time_keeps_what_it_stored() {
+fn a_writer_older_than_the_grace_time_keeps_what_it_stored() {
     for is_bucket in KINDS {
         for ends_meanwhile in [false, true] {
             let sim = SimRuntime::new(1);
@@ -99,9 +100,11 @@ fn h4_a_writer_older_than_the_grace_time_keeps_what_it_stored() {
     }
 }
 
+/// Proves H4.
+///
 /// What was used since the oldest writer began is young, however long ago that is.
 #[test]
-fn h4_the_oldest_writer_sets_the_age_below_which_everything_stays() {
+fn the_oldest_writer_sets_the_age_below_which_everything_stays() {
     let sim = SimRuntime::new(1);
     sim.block_on(async {
         let scene = scene(&sim, false).await;
@@ -125,9 +128,11 @@ enum Jump {
     Forward(Duration),
 }
 
+/// Proves H11.
+///
 /// By a program that knows nothing of sightings, and has no index of it yet.
 #[test]
-fn h11_a_chunk_that_was_stored_again_after_it_was_seen_unused_is_seen_for_the_first_time() {
+fn a_chunk_that_was_stored_again_after_it_was_seen_unused_is_seen_for_the_first_time() {
     let sim = SimRuntime::new(1);
     sim.clone().block_on(async move {
         let scene = scene(&sim, true).await;
@@ -177,8 +182,9 @@ async fn with_a_jump(scene: &Scene, at: usize, jump: Jump) -> usize {
     steps.load(Ordering::SeqCst)
 }
 
+/// Proves H14.
 #[test]
-fn h14_a_clock_that_jumps_at_any_step_costs_no_chunk() {
+fn a_clock_that_jumps_at_any_step_costs_no_chunk() {
     let spans = [Duration::from_hours(1), DAY * 2, DAY * 3652];
     let jumps = spans.iter().flat_map(|span| [Jump::Back(*span), Jump::Forward(*span)]);
     let run = |is_bucket, jump, at| {
@@ -200,9 +206,11 @@ fn h14_a_clock_that_jumps_at_any_step_costs_no_chunk() {
     }
 }
 
+/// Proves H14.
+///
 /// Backwards, garbage waits for as long as the clock needs to come back; forward, it goes sooner. Neither is for ever.
 #[test]
-fn h14_garbage_goes_in_the_end_whatever_the_clock_did() {
+fn garbage_goes_in_the_end_whatever_the_clock_did() {
     for is_bucket in KINDS {
         let sim = SimRuntime::new(5);
         sim.block_on(async {
@@ -219,8 +227,9 @@ fn h14_garbage_goes_in_the_end_whatever_the_clock_did() {
     }
 }
 
+/// Proves H15.
 #[test]
-fn h15_times_that_are_ancient_or_frozen_cost_no_chunk_in_use() {
+fn times_that_are_ancient_or_frozen_cost_no_chunk_in_use() {
     for is_bucket in KINDS {
         let sim = SimRuntime::new(1);
         sim.block_on(async {
@@ -274,8 +283,9 @@ async fn beside_a_late_request(scene: &Scene, begins_after: Duration) -> bool {
     again
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_deletion_that_is_executed_late_breaks_no_snapshot() {
+fn a_deletion_that_is_executed_late_breaks_no_snapshot() {
     let mut again = 0;
     for is_bucket in KINDS {
         for seed in 0..seeds(3) {
@@ -293,9 +303,11 @@ fn h17_a_deletion_that_is_executed_late_breaks_no_snapshot() {
     assert!(again > 0, "none was caught");
 }
 
+/// Proves H17.
+///
 /// That a later request for the same chunks is answered says nothing about the one before.
 #[test]
-fn h17_an_earlier_deletion_may_outlast_a_later_one() {
+fn an_earlier_deletion_may_outlast_a_later_one() {
     for is_bucket in KINDS {
         let sim = SimRuntime::new(5);
         sim.block_on(async {
@@ -318,9 +330,11 @@ fn h17_an_earlier_deletion_may_outlast_a_later_one() {
     }
 }
 
+/// Proves H17.
+///
 /// A writer that had the chunk before it was to be deleted is not the one who loses it; one that took it from its base neither.
 #[test]
-fn h17_what_was_deleted_without_an_answer_is_stored_again_and_waited_for() {
+fn what_was_deleted_without_an_answer_is_stored_again_and_waited_for() {
     for is_bucket in KINDS {
         let sim = SimRuntime::new(2);
         sim.block_on(async {
@@ -346,9 +360,11 @@ fn h17_what_was_deleted_without_an_answer_is_stored_again_and_waited_for() {
     }
 }
 
+/// Proves H161.
+///
 /// An execution that is dropped in the middle of a request does not know what that did.
 #[test]
-fn h161_an_execution_that_is_dropped_keeps_its_chunks_until_the_request_is_over() {
+fn an_execution_that_is_dropped_keeps_its_chunks_until_the_request_is_over() {
     let sim = SimRuntime::new(2);
     sim.block_on(async {
         let scene = scene(&sim, true).await;
@@ -375,8 +391,9 @@ fn h161_an_execution_that_is_dropped_keeps_its_chunks_until_the_request_is_over(
     });
 }
 
+/// Proves H20.
 #[test]
-fn h20_who_needs_a_chunk_that_is_being_deleted_waits_for_one_request() {
+fn who_needs_a_chunk_that_is_being_deleted_waits_for_one_request() {
     const SLOW: Duration = Duration::from_secs(10);
     for is_bucket in KINDS {
         let sim = SimRuntime::new(4);

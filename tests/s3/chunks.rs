@@ -29,8 +29,9 @@ fn is_data(path: &str) -> bool {
     path.contains("/store/.chunks/") || path.contains("/store/.cnt/")
 }
 
+/// Proves H1, H37.
 #[test]
-fn h1_h37_nothing_is_published_before_what_it_names_is_stored() {
+fn nothing_is_published_before_what_it_names_is_stored() {
     let server = Arc::new(FaultServer::start(ServerOptions::default()));
     let seen = Arc::new(Mutex::new(Vec::new()));
     block_on(async {
@@ -67,8 +68,9 @@ fn h1_h37_nothing_is_published_before_what_it_names_is_stored() {
     assert!(before_manifest.iter().any(|path| path.ends_with("app.conf.blob")));
 }
 
+/// Proves H37.
 #[test]
-fn h37_whichever_put_fails_there_is_no_snapshot_or_a_whole_one() {
+fn whichever_put_fails_there_is_no_snapshot_or_a_whole_one() {
     let late = Action::ExecuteLate(Duration::from_millis(200));
     let faults = [
         // Refused for good, and what may have happened or happens later.
@@ -100,8 +102,9 @@ fn h37_whichever_put_fails_there_is_no_snapshot_or_a_whole_one() {
     }
 }
 
+/// Proves H37, H38.
 #[test]
-fn h37_h38_wherever_the_process_dies_there_is_no_snapshot_or_a_whole_one() {
+fn wherever_the_process_dies_there_is_no_snapshot_or_a_whole_one() {
     let mut died = 0;
     for step in 1.. {
         let server = FaultServer::start(ServerOptions::default());
@@ -140,8 +143,9 @@ fn h37_h38_wherever_the_process_dies_there_is_no_snapshot_or_a_whole_one() {
     }
 }
 
+/// Proves H3.
 #[test]
-fn h3_one_room_alone_stores_touches_and_deletes_chunks() {
+fn one_room_alone_stores_touches_and_deletes_chunks() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     // Rooms that render or list keys, tell how urgent a request is, or ask every backend for its promises.
     let others = [
@@ -194,8 +198,9 @@ async fn in_every_way(store: &Datastore, seed: u64, base: Option<&SnapshotReader
     made
 }
 
+/// Proves H2, H3.
 #[test]
-fn h2_h3_whatever_tells_that_a_chunk_is_there_it_is() {
+fn whatever_tells_that_a_chunk_is_there_it_is() {
     for has_local in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -230,8 +235,9 @@ fn h2_h3_whatever_tells_that_a_chunk_is_there_it_is() {
     }
 }
 
+/// Proves H5.
 #[test]
-fn h5_a_backup_is_registered_from_its_begin_to_its_end() {
+fn a_backup_is_registered_from_its_begin_to_its_end() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -266,8 +272,9 @@ fn h5_a_backup_is_registered_from_its_begin_to_its_end() {
     });
 }
 
+/// Proves H16.
 #[test]
-fn h16_an_upload_whose_end_nobody_saw_is_compared_by_the_next() {
+fn an_upload_whose_end_nobody_saw_is_compared_by_the_next() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -291,8 +298,9 @@ fn h16_an_upload_whose_end_nobody_saw_is_compared_by_the_next() {
     });
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_put_that_arrives_late_does_no_harm() {
+fn a_put_that_arrives_late_does_no_harm() {
     // With conditions it is refused then; without, it stores the same once more.
     for options in [ServerOptions::default(), ServerOptions::with([Quirk::ConditionsRejected])] {
         let server = FaultServer::start(options);
@@ -322,8 +330,9 @@ fn h17_a_put_that_arrives_late_does_no_harm() {
     }
 }
 
+/// Proves H34.
 #[test]
-fn h34_an_object_that_was_cut_is_noticed_and_stored_again() {
+fn an_object_that_was_cut_is_noticed_and_stored_again() {
     for nth in 1..=PUTS {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -351,8 +360,9 @@ fn h34_an_object_that_was_cut_is_noticed_and_stored_again() {
     }
 }
 
+/// Proves H34.
 #[test]
-fn h34_damage_is_noticed_on_every_read() {
+fn damage_is_noticed_on_every_read() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -390,8 +400,9 @@ fn harm(server: &FaultServer, how: usize) -> (String, Vec<u8>) {
     (key, good)
 }
 
+/// Proves H22, H23.
 #[test]
-fn h22_h23_a_chunk_that_was_found_bad_is_not_believed_by_anything() {
+fn a_chunk_that_was_found_bad_is_not_believed_by_anything() {
     for how in 0..3 {
         for has_base in [false, true] {
             for has_local in [false, true] {
@@ -427,8 +438,9 @@ fn h22_h23_a_chunk_that_was_found_bad_is_not_believed_by_anything() {
     }
 }
 
+/// Proves H22.
 #[test]
-fn h22_what_could_only_not_be_reached_is_not_forgotten() {
+fn what_could_only_not_be_reached_is_not_forgotten() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -452,8 +464,9 @@ fn h22_what_could_only_not_be_reached_is_not_forgotten() {
     });
 }
 
+/// Proves H13.
 #[test]
-fn h13_a_snapshot_that_no_listing_shows_yet_is_not_overwritten() {
+fn a_snapshot_that_no_listing_shows_yet_is_not_overwritten() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -490,8 +503,9 @@ async fn hide(server: &FaultServer, store: &Datastore, key: &str) {
     server.add(Rule::list().then(Action::ListingLag(Lag::Listings(LISTINGS))));
 }
 
+/// Proves H13.
 #[test]
-fn h13_a_snapshot_whose_manifest_no_listing_shows_yet_is_no_leftover() {
+fn a_snapshot_whose_manifest_no_listing_shows_yet_is_no_leftover() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -514,8 +528,9 @@ fn h13_a_snapshot_whose_manifest_no_listing_shows_yet_is_no_leftover() {
     });
 }
 
+/// Proves H30.
 #[test]
-fn h30_what_is_foreign_stays_and_disturbs_nobody() {
+fn what_is_foreign_stays_and_disturbs_nobody() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     let foreign = [
@@ -548,8 +563,9 @@ fn h30_what_is_foreign_stays_and_disturbs_nobody() {
     });
 }
 
+/// Proves H32.
 #[test]
-fn h32_a_bucket_that_keeps_versions_is_not_used_unasked() {
+fn a_bucket_that_keeps_versions_is_not_used_unasked() {
     for options in [
         ServerOptions { versioning: Some("Enabled"), ..ServerOptions::default() },
         ServerOptions { object_lock: true, ..ServerOptions::default() },
@@ -561,8 +577,9 @@ fn h32_a_bucket_that_keeps_versions_is_not_used_unasked() {
     }
 }
 
+/// Proves H35.
 #[test]
-fn h35_what_is_being_read_is_not_deleted() {
+fn what_is_being_read_is_not_deleted() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;

@@ -115,8 +115,9 @@ fn conditions_hold() {
     });
 }
 
+/// Proves H111.
 #[test]
-fn h111_any_key_is_stored_found_and_deleted() {
+fn any_key_is_stored_found_and_deleted() {
     let Setup { client, server, .. } = set_up();
     let keys = [
         "a b",
@@ -157,8 +158,9 @@ fn h111_any_key_is_stored_found_and_deleted() {
     });
 }
 
+/// Proves H12.
 #[test]
-fn h12_listings_are_complete_and_in_order() {
+fn listings_are_complete_and_in_order() {
     let Setup { client, server: _server, .. } = set_up();
     block_on(async {
         let keys: Vec<_> = (0..25).map(|number| format!("p/{}/{number:02}", number % 3)).collect();
@@ -192,8 +194,9 @@ fn h12_listings_are_complete_and_in_order() {
     });
 }
 
+/// Proves H116.
 #[test]
-fn h116_any_number_of_objects_is_deleted() {
+fn any_number_of_objects_is_deleted() {
     let Setup { client, server, .. } = set_up();
     block_on(async {
         assert!(client.delete_many(&[]).await.unwrap().is_empty());
@@ -244,8 +247,9 @@ fn who_is_not_let_in_is_told_so_at_once() {
     assert!(source.contains("SignatureDoesNotMatch"), "{source}");
 }
 
+/// Proves H149.
 #[test]
-fn h149_connections_are_used_again() {
+fn connections_are_used_again() {
     let Setup { client, http, server } = set_up();
     block_on(async {
         client.put("k", random(100_000), &Condition::Always).await.unwrap();
@@ -258,9 +262,9 @@ fn h149_connections_are_used_again() {
     });
 }
 
-/// Proves H148, H188.
+/// Proves H148, H150, H188.
 #[test]
-fn h150_never_more_requests_at_once_than_allowed() {
+fn never_more_requests_at_once_than_allowed() {
     let Setup { client, http, server: _server } =
         set_up_with(|options| options.concurrency(NonZeroU32::new(3).unwrap()));
     block_on(async {
@@ -272,9 +276,9 @@ fn h150_never_more_requests_at_once_than_allowed() {
     });
 }
 
-/// Proves H188.
+/// Proves H151, H188.
 #[test]
-fn h151_rates_hold_for_everything_that_is_sent() {
+fn rates_hold_for_everything_that_is_sent() {
     let limits = {
         let mut limits = RateLimits::default();
         limits.reads = NonZeroU64::new(20);
@@ -317,8 +321,9 @@ mod tls {
         S3Client::new(runtime, Arc::new(http), options(server)).unwrap()
     }
 
+    /// Proves H146.
     #[test]
-    fn h146_a_server_is_who_it_should_be_or_nothing_is_sent() {
+    fn a_server_is_who_it_should_be_or_nothing_is_sent() {
         let server = S3Server::start_tls();
         server.create_bucket("bucket");
         let identity = server.identity();
@@ -343,8 +348,9 @@ mod tls {
         });
     }
 
+    /// Proves H146.
     #[test]
-    fn h146_a_certificate_that_is_not_good_is_refused_unless_it_is_the_pinned_one() {
+    fn a_certificate_that_is_not_good_is_refused_unless_it_is_the_pinned_one() {
         use crate::support::s3_server::Flaw;
         for flaw in [Flaw::Expired, Flaw::NotYetValid, Flaw::OtherNames] {
             let server = S3Server::start_flawed(flaw);
@@ -361,8 +367,9 @@ mod tls {
     }
 }
 
+/// Proves H118.
 #[test]
-fn h118_large_objects_are_stored_in_parts() {
+fn large_objects_are_stored_in_parts() {
     let Setup { client, server, .. } =
         set_up_with(|options| options.parts(6 << 20, NonZeroU64::new(5 << 20).unwrap()));
     let bytes = random((10 << 20) + 7);

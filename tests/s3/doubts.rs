@@ -56,8 +56,9 @@ fn page(status: u16, text: &str) -> Action {
     Action::Status { status, code: "", headers: vec![], body: Some(text.as_bytes().to_vec()) }
 }
 
+/// Proves H136.
 #[test]
-fn h136_requests_that_are_redirected_together_all_arrive() {
+fn requests_that_are_redirected_together_all_arrive() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     // All of them are under way when the first learns of the region.
@@ -72,8 +73,9 @@ fn h136_requests_that_are_redirected_together_all_arrive() {
     assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
 
+/// Proves I7.
 #[test]
-fn i7_a_page_of_a_proxy_does_not_prove_that_an_object_is_absent() {
+fn a_page_of_a_proxy_does_not_prove_that_an_object_is_absent() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::any().then(page(404, "<html>no backend</html>")));
@@ -81,8 +83,9 @@ fn i7_a_page_of_a_proxy_does_not_prove_that_an_object_is_absent() {
     assert!(block_on(client.delete("k", &ALWAYS)).is_err(), "delete");
 }
 
+/// Proves I7.
 #[test]
-fn i7_a_part_is_not_taken_for_the_whole() {
+fn a_part_is_not_taken_for_the_whole() {
     let (server, client) = set_up();
     server.put("k", b"0123456789".to_vec());
     let mut headers = vec![("Content-Range", "bytes 0-3/10".to_owned())];
@@ -97,8 +100,9 @@ fn i7_a_part_is_not_taken_for_the_whole() {
     assert_ne!(found, Ok(Bytes::from_static(b"0123")));
 }
 
+/// Proves H114.
 #[test]
-fn h114_success_that_a_proxy_compressed_was_success() {
+fn success_that_a_proxy_compressed_was_success() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").first(1).then(Action::ContentEncoding("gzip")));
     let stored = kind(block_on(client.put("k", Bytes::from_static(b"mine"), &Condition::Absent)));
@@ -106,8 +110,9 @@ fn h114_success_that_a_proxy_compressed_was_success() {
     assert_ne!(stored.map(drop), Err(ErrorKind::AlreadyExists), "it was us");
 }
 
+/// Proves H114.
 #[test]
-fn h114_a_conditional_delete_meets_its_own_success() {
+fn a_conditional_delete_meets_its_own_success() {
     let (server, client) = set_up();
     let etag = block_on(client.put("k", Bytes::from_static(b"x"), &ALWAYS)).unwrap();
     server.add(Rule::on("DELETE").nth(1).then(Action::ExecuteThenDrop));
@@ -117,8 +122,9 @@ fn h114_a_conditional_delete_meets_its_own_success() {
     assert_eq!(deleted, Ok(Deletion::Final), "it is gone by our own doing");
 }
 
+/// Proves H114.
 #[test]
-fn h114_what_is_not_there_does_not_exist_already() {
+fn what_is_not_there_does_not_exist_already() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").nth(1).then(Action::CutRequestAt(400)));
     server.add(Rule::on("PUT").nth(2).then(Action::status(412, "PreconditionFailed")));
@@ -127,16 +133,18 @@ fn h114_what_is_not_there_does_not_exist_already() {
     assert_ne!(stored.map(drop), Err(ErrorKind::AlreadyExists), "the look after it found nothing");
 }
 
+/// Proves H131.
 #[test]
-fn h131_a_wrong_clock_is_put_right_by_a_head_too() {
+fn a_wrong_clock_is_put_right_by_a_head_too() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::any().then(Action::SkewClock(3600)));
     assert_eq!(kind(block_on(client.head("k"))).map(|head| head.size), Ok(1));
 }
 
+/// Proves H31.
 #[test]
-fn h31_a_rule_for_the_chunks_alone_is_found() {
+fn a_rule_for_the_chunks_alone_is_found() {
     let lifecycle = "<LifecycleConfiguration><Rule><ID>x</ID><Prefix>store/.chunks/</Prefix><Status>Enabled</Status>\
                      <Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>";
     let server = FaultServer::start(Options { lifecycle: Some(lifecycle.to_owned()), ..Options::default() });
@@ -145,16 +153,18 @@ fn h31_a_rule_for_the_chunks_alone_is_found() {
     assert_eq!(found.expires_objects, Some(true));
 }
 
+/// Proves H31.
 #[test]
-fn h31_no_word_on_rules_is_not_no_rules() {
+fn no_word_on_rules_is_not_no_rules() {
     let (server, client) = set_up();
     server.add(Rule::on("GET").query(|query| query.contains("lifecycle")).then(page(404, "not here")));
     assert_eq!(block_on(client.lifecycle()).unwrap(), None);
 }
 
+/// Proves H132.
 #[cfg(feature = "tls")]
 #[test]
-fn h132_a_handshake_that_breaks_off_is_no_wrong_certificate() {
+fn a_handshake_that_breaks_off_is_no_wrong_certificate() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
     let accepting = std::thread::spawn(move || {
@@ -173,8 +183,9 @@ fn h132_a_handshake_that_breaks_off_is_no_wrong_certificate() {
     assert_eq!(accepting.join().unwrap(), 4);
 }
 
+/// Proves H152.
 #[test]
-fn h152_a_request_whose_future_was_dropped_is_counted() {
+fn a_request_whose_future_was_dropped_is_counted() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::on("GET").then(Action::StallResponseAt(0)));
@@ -195,8 +206,9 @@ fn backend(client: &S3Client, server: S3Capabilities) -> S3Backend {
     S3Backend::new(runtime(), client.clone(), "store", server, &[]).unwrap()
 }
 
+/// Proves H28.
 #[test]
-fn h28_an_object_at_another_place_is_not_the_one_of_that_name() {
+fn an_object_at_another_place_is_not_the_one_of_that_name() {
     let (server, client) = set_up();
     let digest = "ab".repeat(32);
     server.put(&format!("store/.cnt/.chunks/abab/{digest}"), b"x".to_vec());
@@ -209,8 +221,9 @@ fn h28_an_object_at_another_place_is_not_the_one_of_that_name() {
     assert_eq!(listing.entries().len(), 1);
 }
 
+/// Proves I12.
 #[test]
-fn i12_a_copy_that_the_probe_found_to_be_none_is_not_believed() {
+fn a_copy_that_the_probe_found_to_be_none_is_not_believed() {
     let (server, client) = set_up();
     let digest = "ab".repeat(32);
     server.put(&format!("store/.chunks/abab/{digest}"), b"x".to_vec());
@@ -239,8 +252,9 @@ fn a_namespace_is_not_empty_because_a_page_is_short() {
     assert_eq!(results[0].as_ref().map_err(Error::kind), Err(ErrorKind::Conflict));
 }
 
+/// Proves H116.
 #[test]
-fn h116_an_error_for_a_key_that_nobody_named_is_not_success() {
+fn an_error_for_a_key_that_nobody_named_is_not_success() {
     let (server, client) = set_up();
     server.put("a b", b"x".to_vec());
     let answer = "<DeleteResult><Error><Key>a%20b</Key><Code>InternalError</Code></Error></DeleteResult>";
@@ -250,8 +264,9 @@ fn h116_an_error_for_a_key_that_nobody_named_is_not_success() {
     assert!(!all_well);
 }
 
+/// Proves H12.
 #[test]
-fn h12_a_page_that_contradicts_itself_is_an_error() {
+fn a_page_that_contradicts_itself_is_an_error() {
     let (server, client) = set_up();
     let answer = "<ListBucketResult><IsTruncated>false</IsTruncated>\
                   <NextContinuationToken>t</NextContinuationToken></ListBucketResult>";
@@ -260,8 +275,9 @@ fn h12_a_page_that_contradicts_itself_is_an_error() {
     assert_ne!(found, Ok(None));
 }
 
+/// Proves H128.
 #[test]
-fn h128_patience_ends_when_it_is_said_to() {
+fn patience_ends_when_it_is_said_to() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::any().then(Action::StallResponseAt(0)));
@@ -290,8 +306,9 @@ impl CredentialProvider for Never {
     }
 }
 
+/// Proves H128.
 #[test]
-fn h128_credentials_that_never_come_are_not_waited_for() {
+fn credentials_that_never_come_are_not_waited_for() {
     let (server, _) = set_up();
     let (mut timeouts, mut retry) = (Timeouts::default(), RetryOptions::default());
     (timeouts.connect, timeouts.overall) = (Duration::from_secs(1), Duration::from_secs(1));
@@ -307,16 +324,18 @@ fn h128_credentials_that_never_come_are_not_waited_for() {
     assert!(ended);
 }
 
+/// Proves H153.
 #[test]
-fn h153_a_key_that_was_replaced_is_asked_for_again() {
+fn a_key_that_was_replaced_is_asked_for_again() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::any().first(1).then(Action::status(403, "InvalidAccessKeyId")));
     assert!(block_on(client.get("k", 1)).is_ok());
 }
 
+/// Proves H128.
 #[test]
-fn h128_a_flood_of_interim_answers_ends() {
+fn a_flood_of_interim_answers_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
     std::thread::spawn(move || {
@@ -340,8 +359,9 @@ fn h128_a_flood_of_interim_answers_ends() {
     assert!(receiver.recv_timeout(Duration::from_secs(20)).is_ok());
 }
 
+/// Proves H144.
 #[test]
-fn h144_the_password_of_a_proxy_is_not_told() {
+fn the_password_of_a_proxy_is_not_told() {
     for url in ["http://user:hunter2@proxy.example:port", "socks5://user:hunter2@proxy.example"] {
         let error = larder::http::Proxy::new(url).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
@@ -350,17 +370,18 @@ fn h144_the_password_of_a_proxy_is_not_told() {
     assert!(!format!("{proxy:?}").contains("hunter2") && !format!("{proxy:?}").contains("Basic"));
 }
 
+/// Proves H144.
 #[test]
-fn h144_a_request_does_not_show_its_token() {
+fn a_request_does_not_show_its_token() {
     let endpoint = Arc::new(larder::wire::uri::Endpoint::parse("http://localhost").unwrap());
     let mut request = larder::http::Request::new("GET", endpoint, "/".to_owned(), Timeouts::default());
     request.headers.push(("x-amz-security-token".into(), "hunter2".to_owned()));
     assert!(!format!("{request:?}").contains("hunter2"));
 }
 
-/// Proves H167.
+/// Proves H164, H167.
 #[test]
-fn h164_a_length_that_no_memory_has_is_an_error() {
+fn a_length_that_no_memory_has_is_an_error() {
     let server = FaultServer::start(Options::default());
     let mut retry = RetryOptions::default();
     retry.attempts = NonZeroU32::MIN;
@@ -373,8 +394,9 @@ fn h164_a_length_that_no_memory_has_is_an_error() {
     assert!(block_on(client.get("k", u64::MAX)).is_err());
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_deletion_that_may_come_later_is_not_said_to_be_over() {
+fn a_deletion_that_may_come_later_is_not_said_to_be_over() {
     let (server, client) = set_up();
     server.put("k", b"old".to_vec());
     server.add(Rule::on("DELETE").first(1).then(Action::ExecuteLate(Duration::from_secs(1))));
@@ -387,8 +409,9 @@ fn h17_a_deletion_that_may_come_later_is_not_said_to_be_over() {
     assert_eq!(block_on(client.delete("k", &ALWAYS)).unwrap(), Deletion::Final);
 }
 
+/// Proves H132.
 #[test]
-fn h132_a_key_of_many_that_is_asked_to_come_again_does() {
+fn a_key_of_many_that_is_asked_to_come_again_does() {
     let (server, client) = set_up();
     server.put("a", b"x".to_vec());
     server.put("b", b"x".to_vec());
@@ -397,8 +420,9 @@ fn h132_a_key_of_many_that_is_asked_to_come_again_does() {
     assert!(results.iter().all(Result::is_ok), "{results:?}");
 }
 
+/// Proves H107.
 #[test]
-fn h107_an_error_in_a_success_that_would_pass_is_tried_again() {
+fn an_error_in_a_success_that_would_pass_is_tried_again() {
     let (server, client) = set_up();
     server.put("from", b"x".to_vec());
     server.add(
@@ -409,8 +433,9 @@ fn h107_an_error_in_a_success_that_would_pass_is_tried_again() {
     assert_eq!(kind(block_on(client.copy("from", "to"))).map(drop), Ok(()));
 }
 
+/// Proves H113.
 #[test]
-fn h113_conflicts_without_end_do_not_fail_a_chunk() {
+fn conflicts_without_end_do_not_fail_a_chunk() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::on("PUT").then(Action::status(409, "ConditionalRequestConflict")));
@@ -418,8 +443,9 @@ fn h113_conflicts_without_end_do_not_fail_a_chunk() {
     assert_ne!(stored.map(drop), Err(ErrorKind::Unavailable));
 }
 
+/// Proves H112.
 #[test]
-fn h112_weakness_of_the_moment_is_no_lack_of_ability() {
+fn weakness_of_the_moment_is_no_lack_of_ability() {
     let (server, client) = set_up();
     server.add(Rule::on("GET").query(str::is_empty).nth(2).then(Action::CutResponseAt(5)));
     server

@@ -71,8 +71,9 @@ fn told(error: &Error) -> String {
     text
 }
 
+/// Proves H142.
 #[test]
-fn h142_a_body_is_sent_whole_each_time_wherever_the_request_before_it_broke() {
+fn a_body_is_sent_whole_each_time_wherever_the_request_before_it_broke() {
     let (server, client) = set_up();
     let bytes = body(100_000);
     for cut in [0, 1, 300, 1000, 20_000, 100_000] {
@@ -85,8 +86,9 @@ fn h142_a_body_is_sent_whole_each_time_wherever_the_request_before_it_broke() {
     assert!(server.violations().is_empty(), "{:?}", server.violations());
 }
 
+/// Proves H140.
 #[test]
-fn h140_a_response_that_is_cut_is_never_taken_for_whole() {
+fn a_response_that_is_cut_is_never_taken_for_whole() {
     let (server, client) = set_up();
     let bytes = body(5000);
     server.put("k", bytes.to_vec());
@@ -103,8 +105,9 @@ fn h140_a_response_that_is_cut_is_never_taken_for_whole() {
     }
 }
 
+/// Proves H140.
 #[test]
-fn h140_every_framing_is_understood_or_refused() {
+fn every_framing_is_understood_or_refused() {
     let (server, client) = set_up();
     let bytes = body(3000);
     server.put("k", bytes.to_vec());
@@ -137,8 +140,9 @@ fn h140_every_framing_is_understood_or_refused() {
     }
 }
 
+/// Proves H127.
 #[test]
-fn h127_whatever_stalls_ends_in_time() {
+fn whatever_stalls_ends_in_time() {
     let server = FaultServer::start(Options::default());
     let (client, _) = client_with(&server, |options| {
         let mut timeouts = Timeouts::default();
@@ -180,8 +184,9 @@ fn h127_whatever_stalls_ends_in_time() {
     assert!(put(&client, "big", &body(24 << 20), &ALWAYS).is_ok());
 }
 
+/// Proves H138.
 #[test]
-fn h138_an_answer_that_comes_early_is_the_one_that_counts() {
+fn an_answer_that_comes_early_is_the_one_that_counts() {
     let (server, client) = set_up();
     let refused = || Action::Status { status: 403, code: "AccessDenied", headers: vec![], body: None };
     server.add(Rule::on("PUT").then(Action::RespondEarly).then(refused()));
@@ -192,8 +197,9 @@ fn h138_an_answer_that_comes_early_is_the_one_that_counts() {
     assert_eq!(server.objects()["k"], body(1 << 20));
 }
 
+/// Proves H139.
 #[test]
-fn h139_any_number_of_interim_answers_is_skipped() {
+fn any_number_of_interim_answers_is_skipped() {
     let (server, client) = set_up();
     for (count, status) in [(1, 100), (2, 100), (5, 102), (3, 103)] {
         server.clear();
@@ -204,8 +210,9 @@ fn h139_any_number_of_interim_answers_is_skipped() {
     assert!(server.log().iter().all(|request| request.header("expect").is_none()));
 }
 
+/// Proves H137.
 #[test]
-fn h137_connections_that_the_server_closed_are_nobodys_failure() {
+fn connections_that_the_server_closed_are_nobodys_failure() {
     let server = FaultServer::start(Options::default());
     let mut retry = RetryOptions::default();
     retry.attempts = NonZeroU32::MIN;
@@ -217,8 +224,9 @@ fn h137_connections_that_the_server_closed_are_nobodys_failure() {
     }
 }
 
+/// Proves H107.
 #[test]
-fn h107_success_that_turns_out_to_be_an_error_is_tried_again_or_reported() {
+fn success_that_turns_out_to_be_an_error_is_tried_again_or_reported() {
     let (server, client) = set_up();
     server.put("from", b"x".to_vec());
     let error_in_body = || Action::OkWithErrorBody { whitespace: 100, delay: Duration::from_millis(50) };
@@ -232,8 +240,9 @@ fn h107_success_that_turns_out_to_be_an_error_is_tried_again_or_reported() {
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
 }
 
+/// Proves H114.
 #[test]
-fn h114_a_condition_that_fails_because_of_ourselves_holds() {
+fn a_condition_that_fails_because_of_ourselves_holds() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").first(1).then(Action::ExecuteThenDrop));
     let etag = put(&client, "mine", &body(100), &Condition::Absent).unwrap();
@@ -247,8 +256,9 @@ fn h114_a_condition_that_fails_because_of_ourselves_holds() {
     assert_eq!(server.objects()["theirs"], b"other");
 }
 
+/// Proves I6.
 #[test]
-fn i6_what_may_have_happened_is_never_said_not_to_have() {
+fn what_may_have_happened_is_never_said_not_to_have() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").then(Action::ExecuteThenDrop));
     assert_eq!(put(&client, "k", &body(10), &ALWAYS), Err(ErrorKind::Unavailable));
@@ -263,15 +273,17 @@ fn i6_what_may_have_happened_is_never_said_not_to_have() {
     assert_eq!(put(&client, "k", &body(10), &ALWAYS), Err(ErrorKind::Denied));
 }
 
+/// Proves H113.
 #[test]
-fn h113_writers_of_one_key_are_asked_to_come_again_and_do() {
+fn writers_of_one_key_are_asked_to_come_again_and_do() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").first(3).then(Action::status(409, "ConditionalRequestConflict")));
     assert!(put(&client, "k", &body(10), &Condition::Absent).is_ok());
 }
 
+/// Proves H132.
 #[test]
-fn h132_transient_answers_are_tried_again_and_final_ones_are_not() {
+fn transient_answers_are_tried_again_and_final_ones_are_not() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     for (status, code, attempts) in [
@@ -295,8 +307,9 @@ fn h132_transient_answers_are_tried_again_and_final_ones_are_not() {
     }
 }
 
+/// Proves H125.
 #[test]
-fn h125_bytes_damaged_on_the_way_are_sent_again() {
+fn bytes_damaged_on_the_way_are_sent_again() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").first(2).then(Action::FlipBit(Flip::Received)));
     assert!(put(&client, "k", &body(1000), &ALWAYS).is_ok());
@@ -307,8 +320,9 @@ fn h125_bytes_damaged_on_the_way_are_sent_again() {
     assert!(!server.objects().contains_key("bad"));
 }
 
+/// Proves H126.
 #[test]
-fn h126_a_full_server_is_said_to_be_full_at_once() {
+fn a_full_server_is_said_to_be_full_at_once() {
     let (server, client) = set_up();
     server.put("old", b"x".to_vec());
     server.add(Rule::on("PUT").then(Action::status(403, "QuotaExceeded")));
@@ -319,8 +333,9 @@ fn h126_a_full_server_is_said_to_be_full_at_once() {
     let _ = block_on(client.delete("old", &ALWAYS)).unwrap();
 }
 
+/// Proves H131.
 #[test]
-fn h131_a_clock_that_is_wrong_is_put_right() {
+fn a_clock_that_is_wrong_is_put_right() {
     for skew in [-3600, 3600, 86_400] {
         let (server, client) = set_up();
         server.add(Rule::any().then(Action::SkewClock(skew)));
@@ -332,8 +347,9 @@ fn h131_a_clock_that_is_wrong_is_put_right() {
     }
 }
 
+/// Proves H135.
 #[test]
-fn h135_patience_that_is_asked_for_is_had_within_reason() {
+fn patience_that_is_asked_for_is_had_within_reason() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::on("GET").then(Action::status(503, "SlowDown")).then(Action::RetryAfter("86400")));
@@ -344,8 +360,9 @@ fn h135_patience_that_is_asked_for_is_had_within_reason() {
     assert!(get(&client, "k").is_ok());
 }
 
+/// Proves H136.
 #[test]
-fn h136_only_relatives_are_followed_and_nobody_else_sees_a_signature() {
+fn only_relatives_are_followed_and_nobody_else_sees_a_signature() {
     let (evil, (server, client)) = (FaultServer::start(Options::default()), set_up());
     server.put("k", b"x".to_vec());
     let to = |status, location: String, region: Option<&str>| Action::Redirect {
@@ -375,8 +392,9 @@ fn h136_only_relatives_are_followed_and_nobody_else_sees_a_signature() {
     assert!(server.log().len() + other.log().len() <= 3);
 }
 
+/// Proves H143.
 #[test]
-fn h143_another_range_than_the_one_asked_for_is_refused() {
+fn another_range_than_the_one_asked_for_is_refused() {
     let (server, client) = set_up_as(Options::with([Quirk::RangeIgnored]));
     server.put("k", body(100).to_vec());
     let range = |client: &S3Client| block_on(client.get_range("k", 10..20)).map(|(bytes, _)| bytes);
@@ -392,8 +410,9 @@ fn h143_another_range_than_the_one_asked_for_is_refused() {
     assert_eq!(range(&client).unwrap(), body(100).slice(10..20));
 }
 
+/// Proves H122.
 #[test]
-fn h122_listings_that_never_end_or_are_out_of_order_are_errors() {
+fn listings_that_never_end_or_are_out_of_order_are_errors() {
     let (server, client) = set_up_as(Options { page: 5, ..Options::default() });
     for number in 0..20 {
         server.put(&format!("k{number:02}"), Vec::new());
@@ -454,8 +473,9 @@ fn h122_listings_that_never_end_or_are_out_of_order_are_errors() {
     assert_eq!(walk(&client).unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
+/// Proves H108.
 #[test]
-fn h108_headers_that_are_not_needed_may_be_missing() {
+fn headers_that_are_not_needed_may_be_missing() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     for header in ["Date", "Content-Type", "ETag", "Last-Modified", "Server", "x-amz-request-id"] {
@@ -467,8 +487,9 @@ fn h108_headers_that_are_not_needed_may_be_missing() {
     }
 }
 
+/// Proves H144.
 #[test]
-fn h144_a_huge_error_is_cut_and_no_secret_is_told() {
+fn a_huge_error_is_cut_and_no_secret_is_told() {
     let (server, client) = set_up();
     let page = vec![b'x'; 10 << 20];
     let huge = Action::Status { status: 400, code: "", headers: vec![], body: Some(page) };
@@ -481,8 +502,9 @@ fn h144_a_huge_error_is_cut_and_no_secret_is_told() {
     assert!(total.bytes_in <= total.attempts * (64 << 10), "{total:?}");
 }
 
+/// Proves H152.
 #[test]
-fn h152_every_attempt_on_the_wire_is_counted() {
+fn every_attempt_on_the_wire_is_counted() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").first(2).then(Action::status(503, "SlowDown")));
     put(&client, "k", &body(100), &ALWAYS).unwrap();
@@ -499,8 +521,9 @@ fn h152_every_attempt_on_the_wire_is_counted() {
     assert_eq!(client.counters().total().bytes_out, 300);
 }
 
+/// Proves H134.
 #[test]
-fn h134_a_server_that_is_down_is_left_alone_and_found_again() {
+fn a_server_that_is_down_is_left_alone_and_found_again() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::on("GET").first(60).then(Action::status(503, "SlowDown")));
@@ -528,8 +551,9 @@ fn a_server_that_dies_and_comes_back_is_used_again() {
     assert_eq!(get(&client, "k").unwrap(), body(10));
 }
 
+/// Proves H120.
 #[test]
-fn h120_what_was_transformed_on_the_way_is_not_taken() {
+fn what_was_transformed_on_the_way_is_not_taken() {
     let (server, client) = set_up();
     server.put("k", body(1000).to_vec());
     server.put("large", body(1 << 20).to_vec());
@@ -553,8 +577,9 @@ fn h120_what_was_transformed_on_the_way_is_not_taken() {
     assert!(server.log().iter().all(|request| request.header("accept-encoding") == Some("identity")));
 }
 
+/// Proves H110.
 #[test]
-fn h110_requests_without_body_have_no_length() {
+fn requests_without_body_have_no_length() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     get(&client, "k").unwrap();
@@ -581,8 +606,9 @@ fn in_parts(options: S3Options) -> S3Options {
     options.parts(6 << 20, NonZeroU64::new(PART as u64).unwrap())
 }
 
+/// Proves H118.
 #[test]
-fn h118_a_large_object_is_stored_whole_or_not_at_all_whatever_goes_wrong() {
+fn a_large_object_is_stored_whole_or_not_at_all_whatever_goes_wrong() {
     let server = FaultServer::start(Options::default());
     let (client, _) = client_with(&server, in_parts);
     let bytes = body(2 * PART + 1000);
@@ -615,8 +641,9 @@ fn h118_a_large_object_is_stored_whole_or_not_at_all_whatever_goes_wrong() {
     assert!(server.violations().is_empty(), "{:?}", server.violations());
 }
 
+/// Proves H118.
 #[test]
-fn h118_what_fails_is_aborted_and_what_nobody_could_abort_is_found_by_the_janitor() {
+fn what_fails_is_aborted_and_what_nobody_could_abort_is_found_by_the_janitor() {
     let server = FaultServer::start(Options::default());
     let (client, _) = client_with(&server, in_parts);
     let bytes = body(2 * PART);
@@ -675,8 +702,9 @@ fn h118_what_fails_is_aborted_and_what_nobody_could_abort_is_found_by_the_janito
     block_on(client.abort_upload("nothing", "there")).unwrap();
 }
 
+/// Proves H118.
 #[test]
-fn h118_open_uploads_are_read_page_by_page() {
+fn open_uploads_are_read_page_by_page() {
     let server = FaultServer::start(Options { page: 2, ..Options::default() });
     let (client, _) = client_with(&server, in_parts);
     server.add(Rule::on("PUT").then(Action::status(403, "AccessDenied")));
@@ -692,8 +720,9 @@ fn h118_open_uploads_are_read_page_by_page() {
     assert_eq!(block_on(client.open_uploads("")).unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
+/// Proves H154.
 #[test]
-fn h154_a_large_object_whose_answer_was_lost_is_not_sent_again() {
+fn a_large_object_whose_answer_was_lost_is_not_sent_again() {
     let (server, client) = set_up_as(Options { etags: Etags::Md5, ..Options::default() });
     let bytes = body(8 << 20);
     server.add(Rule::on("PUT").then(Action::ExecuteThenDrop));
@@ -716,8 +745,9 @@ fn h154_a_large_object_whose_answer_was_lost_is_not_sent_again() {
     assert!(server.objects()["cut"] == bytes && server.objects()["other"] == bytes);
 }
 
+/// Proves H125.
 #[test]
-fn h125_what_is_damaged_on_the_way_is_noticed_where_nobody_looks_at_hashes() {
+fn what_is_damaged_on_the_way_is_noticed_where_nobody_looks_at_hashes() {
     let (server, client) = set_up();
     client.send_md5(true);
     server.add(Rule::on("PUT").first(1).then(Action::FlipBit(Flip::Received)));

@@ -27,8 +27,9 @@ fn settle(server: &FaultServer, method: &str, end: &str) {
     assert!(server.wait(Duration::from_secs(5), is_over), "it never came");
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_name_whose_deletion_may_still_arrive_is_not_used_again() {
+fn a_name_whose_deletion_may_still_arrive_is_not_used_again() {
     for etags in [Etags::Hex, Etags::Md5] {
         for file in ["index.json.blob", "app.conf.blob"] {
             let server = FaultServer::start(ServerOptions { etags, ..ServerOptions::default() });
@@ -63,8 +64,9 @@ fn h17_a_name_whose_deletion_may_still_arrive_is_not_used_again() {
     }
 }
 
+/// Proves H17, H43.
 #[test]
-fn h17_h43_an_owner_whose_deletion_may_still_arrive_is_not_relied_on() {
+fn an_owner_whose_deletion_may_still_arrive_is_not_relied_on() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -81,8 +83,9 @@ fn h17_h43_an_owner_whose_deletion_may_still_arrive_is_not_relied_on() {
     });
 }
 
+/// Proves H17, H47.
 #[test]
-fn h17_h47_a_protection_that_was_acknowledged_stays() {
+fn a_protection_that_was_acknowledged_stays() {
     for etags in [Etags::Hex, Etags::Md5] {
         let server = FaultServer::start(ServerOptions { etags, ..ServerOptions::default() });
         block_on(async {
@@ -102,8 +105,9 @@ fn h17_h47_a_protection_that_was_acknowledged_stays() {
     }
 }
 
+/// Proves H17.
 #[test]
-fn h17_notes_that_were_acknowledged_stay() {
+fn notes_that_were_acknowledged_stay() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -119,8 +123,9 @@ fn h17_notes_that_were_acknowledged_stay() {
     });
 }
 
+/// Proves H18.
 #[test]
-fn h18_an_older_value_never_takes_the_place_of_a_newer_one() {
+fn an_older_value_never_takes_the_place_of_a_newer_one() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -150,8 +155,9 @@ fn h18_an_older_value_never_takes_the_place_of_a_newer_one() {
     });
 }
 
+/// Proves H18, H44.
 #[test]
-fn h18_h44_a_group_that_could_not_be_made_belongs_to_whoever_makes_it_next() {
+fn a_group_that_could_not_be_made_belongs_to_whoever_makes_it_next() {
     // Not executed at all, or when another one has made the group.
     let late = Action::ExecuteLate(Duration::from_millis(400));
     for fault in [Action::status(403, "AccessDenied"), late] {
@@ -174,8 +180,9 @@ fn h18_h44_a_group_that_could_not_be_made_belongs_to_whoever_makes_it_next() {
     }
 }
 
+/// Proves H44.
 #[test]
-fn h44_a_group_that_was_made_without_an_answer_is_made() {
+fn a_group_that_was_made_without_an_answer_is_made() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -188,8 +195,9 @@ fn h44_a_group_that_was_made_without_an_answer_is_made() {
     });
 }
 
+/// Proves H12.
 #[test]
-fn h12_nothing_is_deleted_by_a_listing_that_contradicts_itself() {
+fn nothing_is_deleted_by_a_listing_that_contradicts_itself() {
     let server = FaultServer::start(ServerOptions { page: 2, ..ServerOptions::default() });
     block_on(async {
         let process = fresh(&server).await;
@@ -210,8 +218,9 @@ fn h12_nothing_is_deleted_by_a_listing_that_contradicts_itself() {
     });
 }
 
+/// Proves H13, H47.
 #[test]
-fn h13_h47_what_is_protected_is_not_deleted_because_a_listing_is_behind() {
+fn what_is_protected_is_not_deleted_because_a_listing_is_behind() {
     for has_local in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -239,8 +248,9 @@ fn h13_h47_what_is_protected_is_not_deleted_because_a_listing_is_behind() {
     }
 }
 
+/// Proves H19.
 #[test]
-fn h19_what_a_server_refuses_to_delete_is_not_said_to_be_gone() {
+fn what_a_server_refuses_to_delete_is_not_said_to_be_gone() {
     for has_local in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();

@@ -34,8 +34,9 @@ async fn fill(store: &Datastore, groups: &[&str]) -> Vec<SnapshotName> {
     names
 }
 
+/// Proves H61, H62.
 #[test]
-fn h61_h62_the_budget_of_a_cache_is_kept_over_restarts() {
+fn the_budget_of_a_cache_is_kept_over_restarts() {
     // An entry may have an eighth of it.
     const BUDGET: u64 = 8 * (CHUNK + 8192);
     let server = FaultServer::start(ServerOptions::default());
@@ -63,8 +64,9 @@ fn h61_h62_the_budget_of_a_cache_is_kept_over_restarts() {
     });
 }
 
+/// Proves H63, H64.
 #[test]
-fn h63_h64_a_local_disk_that_fails_makes_nothing_fail() {
+fn a_local_disk_that_fails_makes_nothing_fail() {
     for at_open in [true, false] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -98,8 +100,9 @@ fn h63_h64_a_local_disk_that_fails_makes_nothing_fail() {
     }
 }
 
+/// Proves H72.
 #[test]
-fn h72_a_copy_of_a_chunk_does_not_prove_that_the_store_has_it() {
+fn a_copy_of_a_chunk_does_not_prove_that_the_store_has_it() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -137,8 +140,9 @@ async fn with_news(server: &FaultServer, directory: &Path) -> (Process, BTreeMap
     (process, news)
 }
 
+/// Proves H82, H83.
 #[test]
-fn h82_h83_a_refresh_takes_effect_as_a_whole_or_not_at_all() {
+fn a_refresh_takes_effect_as_a_whole_or_not_at_all() {
     let server = FaultServer::start(ServerOptions { page: 5, ..ServerOptions::default() });
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -185,8 +189,9 @@ fn h82_h83_a_refresh_takes_effect_as_a_whole_or_not_at_all() {
     });
 }
 
+/// Proves H84, H183.
 #[test]
-fn h84_h183_many_objects_take_few_requests() {
+fn many_objects_take_few_requests() {
     const SNAPSHOTS: usize = 400;
     const PAGE: usize = 100;
     let server = FaultServer::start(ServerOptions { page: PAGE, ..ServerOptions::default() });
@@ -227,8 +232,9 @@ fn h84_h183_many_objects_take_few_requests() {
     });
 }
 
+/// Proves H85, H87.
 #[test]
-fn h85_h87_keys_are_never_paths_of_the_local_disk() {
+fn keys_are_never_paths_of_the_local_disk() {
     let server = FaultServer::start(ServerOptions::default());
     let outer = tempfile::tempdir().unwrap();
     let directory = outer.path().join("a/b/state");
@@ -289,8 +295,9 @@ fn h85_h87_keys_are_never_paths_of_the_local_disk() {
     }
 }
 
+/// Proves H86.
 #[test]
-fn h86_stores_in_one_bucket_neither_wait_for_nor_touch_one_another() {
+fn stores_in_one_bucket_neither_wait_for_nor_touch_one_another() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -358,8 +365,9 @@ async fn is_refused(store: &Datastore, name: &SnapshotName, why: ErrorKind) {
     }
 }
 
+/// Proves H89.
 #[test]
-fn h89_who_lost_the_store_publishes_and_deletes_nothing() {
+fn who_lost_the_store_publishes_and_deletes_nothing() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let old = fresh(&server).await;
@@ -397,8 +405,9 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
+/// Proves H90.
 #[test]
-fn h90_a_copy_of_the_local_state_is_found_out() {
+fn a_copy_of_the_local_state_is_found_out() {
     let server = FaultServer::start(ServerOptions::default());
     let (directory, clone) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     block_on(async {
@@ -417,8 +426,9 @@ fn h90_a_copy_of_the_local_state_is_found_out() {
     });
 }
 
+/// Proves H92.
 #[test]
-fn h92_a_store_that_needs_an_unknown_feature_is_only_read() {
+fn a_store_that_needs_an_unknown_feature_is_only_read() {
     for identity in [r#""features":["packs"],"version":1"#, r#""features":[],"version":2"#] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -442,8 +452,9 @@ fn h92_a_store_that_needs_an_unknown_feature_is_only_read() {
     }
 }
 
+/// Proves H93.
 #[test]
-fn h93_a_process_that_died_holds_nobody_up() {
+fn a_process_that_died_holds_nobody_up() {
     for stage in 0..4 {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();

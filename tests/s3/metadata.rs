@@ -18,8 +18,9 @@ use crate::support::s3_store::{
     opened_again, requests, small, user, view,
 };
 
+/// Proves H45.
 #[test]
-fn h45_an_empty_owner_opens_no_group_to_anybody() {
+fn an_empty_owner_opens_no_group_to_anybody() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -32,8 +33,9 @@ fn h45_an_empty_owner_opens_no_group_to_anybody() {
     });
 }
 
+/// Proves H47.
 #[test]
-fn h47_what_fails_while_protection_changes_leaves_what_was_acknowledged() {
+fn what_fails_while_protection_changes_leaves_what_was_acknowledged() {
     for fault in [Action::status(403, "AccessDenied"), Action::ExecuteThenDrop] {
         for has_local in [false, true] {
             let server = FaultServer::start(ServerOptions::default());
@@ -66,8 +68,9 @@ fn h47_what_fails_while_protection_changes_leaves_what_was_acknowledged() {
     }
 }
 
+/// Proves H38.
 #[test]
-fn h38_what_is_unfinished_is_seen_by_nobody_and_goes_when_its_writer_is_gone() {
+fn what_is_unfinished_is_seen_by_nobody_and_goes_when_its_writer_is_gone() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -93,8 +96,9 @@ fn h38_what_is_unfinished_is_seen_by_nobody_and_goes_when_its_writer_is_gone() {
     });
 }
 
+/// Proves H37, H39.
 #[test]
-fn h37_h39_a_manifest_vouches_only_for_what_was_stored_for_it() {
+fn a_manifest_vouches_only_for_what_was_stored_for_it() {
     for harm in ["removed", "replaced"] {
         for (file, at_index) in [("app.conf.blob", false), ("app.conf.blob", true), ("disk.img.fidx", true)] {
             let server = Arc::new(FaultServer::start(ServerOptions::default()));
@@ -134,8 +138,9 @@ fn h37_h39_a_manifest_vouches_only_for_what_was_stored_for_it() {
     }
 }
 
+/// Proves H42.
 #[test]
-fn h42_a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
+fn a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
     let (mut whole, mut gone) = (0, 0);
     for step in 1.. {
         let server = FaultServer::start(ServerOptions::default());
@@ -169,8 +174,9 @@ fn h42_a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
     }
 }
 
+/// Proves H46.
 #[test]
-fn h46_changes_of_one_manifest_do_not_lose_one_another() {
+fn changes_of_one_manifest_do_not_lose_one_another() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -195,8 +201,9 @@ fn h46_changes_of_one_manifest_do_not_lose_one_another() {
     });
 }
 
+/// Proves H46.
 #[test]
-fn h46_a_manifest_that_somebody_else_changed_meanwhile_is_not_overwritten() {
+fn a_manifest_that_somebody_else_changed_meanwhile_is_not_overwritten() {
     let server = Arc::new(FaultServer::start(ServerOptions::default()));
     block_on(async {
         let process = fresh(&server).await;
@@ -218,8 +225,9 @@ fn h46_a_manifest_that_somebody_else_changed_meanwhile_is_not_overwritten() {
     });
 }
 
+/// Proves H48, H50.
 #[test]
-fn h48_h50_whatever_is_given_up_leaves_the_bucket_as_it_was() {
+fn whatever_is_given_up_leaves_the_bucket_as_it_was() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -253,8 +261,9 @@ fn h48_h50_whatever_is_given_up_leaves_the_bucket_as_it_was() {
     });
 }
 
+/// Proves H49, H53.
 #[test]
-fn h49_h53_backups_one_after_the_other_get_names_of_their_own() {
+fn backups_one_after_the_other_get_names_of_their_own() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -281,8 +290,9 @@ fn h49_h53_backups_one_after_the_other_get_names_of_their_own() {
     });
 }
 
+/// Proves H52.
 #[test]
-fn h52_a_snapshot_is_never_replaced_by_another_of_its_name() {
+fn a_snapshot_is_never_replaced_by_another_of_its_name() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -302,8 +312,9 @@ fn h52_a_snapshot_is_never_replaced_by_another_of_its_name() {
     });
 }
 
+/// Proves H54.
 #[test]
-fn h54_a_base_that_goes_or_changes_fails_the_backup_or_leaves_it_whole() {
+fn a_base_that_goes_or_changes_fails_the_backup_or_leaves_it_whole() {
     for stage in 0..3 {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -363,8 +374,9 @@ async fn meanwhile(
     deleted
 }
 
+/// Proves H56.
 #[test]
-fn h56_what_changed_since_the_listing_counts() {
+fn what_changed_since_the_listing_counts() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -418,8 +430,9 @@ async fn change(store: &Datastore, number: usize) -> Result<()> {
     }
 }
 
+/// Proves H40.
 #[test]
-fn h40_what_is_kept_locally_never_differs_from_the_bucket() {
+fn what_is_kept_locally_never_differs_from_the_bucket() {
     for fault in [Action::status(403, "AccessDenied"), Action::ExecuteThenDrop] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -470,8 +483,9 @@ fn h40_what_is_kept_locally_never_differs_from_the_bucket() {
     }
 }
 
+/// Proves H40, H41.
 #[test]
-fn h40_h41_a_process_that_died_between_a_change_and_its_copy_finds_what_is_in_the_bucket() {
+fn a_process_that_died_between_a_change_and_its_copy_finds_what_is_in_the_bucket() {
     let mut crashes = 0;
     for number in 0..10 {
         for step in 1.. {

@@ -74,8 +74,9 @@ async fn brought(source: &Datastore, target: &Datastore) -> bool {
     sync::plan(source, target, options).await.unwrap().execute().await.unwrap().is_complete()
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_snapshot_that_another_process_deleted_comes_back_only_when_no_request_can_delete_it() {
+fn a_snapshot_that_another_process_deleted_comes_back_only_when_no_request_can_delete_it() {
     for file in ["index.json.blob", "app.conf.blob"] {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -113,9 +114,10 @@ fn h17_a_snapshot_that_another_process_deleted_comes_back_only_when_no_request_c
     }
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_backup_at_the_time_of_one_that_another_process_deleted_is_refused_and_one_without_a_time_finds_another()
- {
+fn a_backup_at_the_time_of_one_that_another_process_deleted_is_refused_and_one_without_a_time_finds_another()
+{
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;
@@ -134,8 +136,9 @@ fn h17_a_backup_at_the_time_of_one_that_another_process_deleted_is_refused_and_o
     });
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_group_whose_owner_another_process_deleted_is_not_made_anew_meanwhile() {
+fn a_group_whose_owner_another_process_deleted_is_not_made_anew_meanwhile() {
     // A group that is deleted, and one that is given up before it has a snapshot: there the deletion is on a condition, which a new
     // owner of the same contents meets.
     for given_up in [false, true] {
@@ -166,8 +169,9 @@ fn h17_a_group_whose_owner_another_process_deleted_is_not_made_anew_meanwhile() 
     }
 }
 
+/// Proves H17.
 #[test]
-fn h17_marks_notes_and_namespaces_that_another_process_removed_are_not_set_meanwhile() {
+fn marks_notes_and_namespaces_that_another_process_removed_are_not_set_meanwhile() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let (one, namespace) = (fresh(&server).await, "a".parse().unwrap());
@@ -195,8 +199,9 @@ fn h17_marks_notes_and_namespaces_that_another_process_removed_are_not_set_meanw
     });
 }
 
+/// Proves H17.
 #[test]
-fn h17_what_a_process_was_deleting_when_it_died_is_not_stored_again_meanwhile() {
+fn what_a_process_was_deleting_when_it_died_is_not_stored_again_meanwhile() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;
@@ -238,8 +243,9 @@ fn names_are_free_after_a_process_that_died_and_deleted_nothing() {
     });
 }
 
+/// Proves H17.
 #[test]
-fn h17_after_a_process_that_died_while_it_deleted_many_snapshots_new_ones_are_fresh_and_old_ones_are_not() {
+fn after_a_process_that_died_while_it_deleted_many_snapshots_new_ones_are_fresh_and_old_ones_are_not() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;
@@ -265,8 +271,9 @@ fn h17_after_a_process_that_died_while_it_deleted_many_snapshots_new_ones_are_fr
     });
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_store_that_was_destroyed_leaves_word_of_requests_that_may_still_arrive() {
+fn a_store_that_was_destroyed_leaves_word_of_requests_that_may_still_arrive() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;

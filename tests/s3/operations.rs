@@ -68,8 +68,9 @@ fn set_up(patience: Duration) -> (FaultServer, S3Client) {
     (server, S3Client::new(runtime, http, options).unwrap())
 }
 
+/// Proves H128.
 #[test]
-fn h128_a_server_that_never_says_a_word_is_not_waited_for() {
+fn a_server_that_never_says_a_word_is_not_waited_for() {
     let clock = ThreadRuntime::new();
     for (name, run) in OPERATIONS {
         let (server, client) = set_up(Duration::from_millis(400));
@@ -83,8 +84,9 @@ fn h128_a_server_that_never_says_a_word_is_not_waited_for() {
     }
 }
 
+/// Proves H132.
 #[test]
-fn h132_every_operation_is_tried_again_after_what_passes() {
+fn every_operation_is_tried_again_after_what_passes() {
     let later = |status, code| Action::status(status, code);
     for (name, run) in OPERATIONS {
         for (trouble, action) in [
@@ -112,8 +114,9 @@ fn h132_every_operation_is_tried_again_after_what_passes() {
     }
 }
 
+/// Proves H132.
 #[test]
-fn h132_no_operation_is_tried_again_after_what_does_not_pass() {
+fn no_operation_is_tried_again_after_what_does_not_pass() {
     for (name, run) in OPERATIONS {
         for (status, code, kind) in [
             (403, "AccessDenied", ErrorKind::Denied),
@@ -141,8 +144,9 @@ fn h132_no_operation_is_tried_again_after_what_does_not_pass() {
     }
 }
 
+/// Proves H129.
 #[test]
-fn h129_what_moves_slowly_is_waited_for() {
+fn what_moves_slowly_is_waited_for() {
     let (server, client) = set_up(Duration::from_secs(1));
     server.put("slow", vec![7; 100_000]);
     // Two seconds in all, never a second without a byte; its size gives it another second.
@@ -151,9 +155,9 @@ fn h129_what_moves_slowly_is_waited_for() {
     assert_eq!(found.len(), 100_000);
 }
 
-/// Proves H184.
+/// Proves H123, H124, H184.
 #[test]
-fn h123_h124_nothing_is_asked_that_need_not_be() {
+fn nothing_is_asked_that_need_not_be() {
     let (server, client) = set_up(Duration::from_secs(20));
     for number in 0..2500 {
         server.put(&format!("store/{number:06}"), Vec::new());

@@ -95,8 +95,9 @@ fn all<T: Send + 'static>(
     runtime.block_on(join_all(ends)).into_iter().map(Result::unwrap).collect()
 }
 
+/// Proves H134.
 #[test]
-fn h134_a_thousand_workers_leave_a_server_alone_that_is_down_and_find_it_again() {
+fn a_thousand_workers_leave_a_server_alone_that_is_down_and_find_it_again() {
     let (down, up) = (Duration::from_secs(5), Duration::from_secs(35));
     let is_down = move |at| (down..up).contains(&at);
     let answers = move |at, _: &Request| if is_down(at) { (503, "ServiceUnavailable") } else { (200, "") };
@@ -117,8 +118,9 @@ fn h134_a_thousand_workers_leave_a_server_alone_that_is_down_and_find_it_again()
     assert!(after > 0.8 * normal, "{after} requests a second ten seconds later, {normal} before");
 }
 
+/// Proves H130.
 #[test]
-fn h130_what_had_to_wait_for_long_is_signed_when_it_is_sent() {
+fn what_had_to_wait_for_long_is_signed_when_it_is_sent() {
     let stale = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&stale);
     let start = SimRuntime::new(1).now();
@@ -149,8 +151,9 @@ fn h130_what_had_to_wait_for_long_is_signed_when_it_is_sent() {
     assert_eq!((fake.log.lock().unwrap().len(), stale.load(Ordering::Relaxed)), (1300, 0));
 }
 
+/// Proves H128.
 #[test]
-fn h128_who_would_wait_longer_than_it_has_patience_ends_in_time() {
+fn who_would_wait_longer_than_it_has_patience_ends_in_time() {
     let (runtime, fake, client) = set_up(
         |_, _| (200, ""),
         |options| {
@@ -202,8 +205,9 @@ fn key_number(request: &Request) -> u64 {
     header.split("key-").nth(1).unwrap().split('-').next().unwrap().parse().unwrap()
 }
 
+/// Proves H153.
 #[test]
-fn h153_keys_that_change_every_hundred_requests_fail_nobody() {
+fn keys_that_change_every_hundred_requests_fail_nobody() {
     for (status, code) in [(400, "ExpiredToken"), (403, "ExpiredToken"), (403, "InvalidAccessKeyId")] {
         let accepted = Mutex::new(BTreeMap::<u64, u32>::new());
         let answers = move |_, request: &Request| {
@@ -228,8 +232,9 @@ fn h153_keys_that_change_every_hundred_requests_fail_nobody() {
     }
 }
 
+/// Proves H153.
 #[test]
-fn h153_keys_are_asked_for_early_and_used_until_they_end() {
+fn keys_are_asked_for_early_and_used_until_they_end() {
     let provider = Rotating { lifetime: Some(Duration::from_mins(10)), ..Rotating::default() };
     let provider = Arc::new(provider);
     let (runtime, _, client) = set_up(|_, _| (200, ""), |options| options.credentials(provider.clone()));

@@ -90,8 +90,9 @@ fn lease(server: &FaultServer) -> serde_json::Value {
     serde_json::from_slice(&server.objects()[LEASE]).unwrap()
 }
 
+/// Proves H88.
 #[test]
-fn h88_of_two_who_want_the_store_at_once_one_gets_it() {
+fn of_two_who_want_the_store_at_once_one_gets_it() {
     let server = FaultServer::start(Options::default());
     for _ in 0..8 {
         let (one, other) = (process(&server), process(&server));
@@ -109,8 +110,9 @@ fn h88_of_two_who_want_the_store_at_once_one_gets_it() {
     assert_eq!((lease(&server)["epoch"].as_u64(), lease(&server)["held"].as_bool()), (Some(8), Some(false)));
 }
 
+/// Proves H88.
 #[test]
-fn h88_who_was_cut_off_while_taking_the_store_can_try_again() {
+fn who_was_cut_off_while_taking_the_store_can_try_again() {
     let server = FaultServer::start(Options::default());
     let backend = process(&server);
     server.add(
@@ -124,8 +126,9 @@ fn h88_who_was_cut_off_while_taking_the_store_can_try_again() {
     assert!(lock(&process(&server), LockMode::Shared).is_ok(), "nobody holds it");
 }
 
+/// Proves H88.
 #[test]
-fn h88_without_conditional_puts_the_last_who_wrote_wins() {
+fn without_conditional_puts_the_last_who_wrote_wins() {
     let server = FaultServer::start(Options::with([Quirk::ConditionsIgnored]));
     let (one, other) = (process(&server), process(&server));
     assert_eq!(one.capabilities().lock_reach, LockReach::Process, "the weaker lease is told of");
@@ -147,8 +150,9 @@ fn readers_need_no_lease() {
     assert_eq!((writer.tenure().map(|tenure| tenure.epoch), reader.tenure()), (Some(1), None));
 }
 
+/// Proves H89.
 #[test]
-fn h89_whoever_lost_the_store_changes_nothing_any_more() {
+fn whoever_lost_the_store_changes_nothing_any_more() {
     let server = FaultServer::start(Options::default());
     let (_, old) = opened(&server, Ownership::default());
     let (clock, new) = opened(&server, Ownership::default());
@@ -178,8 +182,9 @@ fn h89_whoever_lost_the_store_changes_nothing_any_more() {
     lock(&new, LockMode::Exclusive).unwrap();
 }
 
+/// Proves H89.
 #[test]
-fn h89_a_lease_that_is_overdue_is_renewed_before_anything_is_changed() {
+fn a_lease_that_is_overdue_is_renewed_before_anything_is_changed() {
     let server = FaultServer::start(Options::default());
     let (clock, backend) = opened(&server, Ownership::default());
     let guard = lock(&backend, LockMode::Shared).unwrap();
@@ -202,8 +207,9 @@ fn h89_a_lease_that_is_overdue_is_renewed_before_anything_is_changed() {
     assert_eq!(put(&backend), Err(ErrorKind::Busy));
 }
 
+/// Proves H89.
 #[test]
-fn h89_a_renewal_without_an_answer_is_recognised() {
+fn a_renewal_without_an_answer_is_recognised() {
     let server = FaultServer::start(Options::default());
     let (clock, backend) = opened(&server, Ownership::default());
     lock(&backend, LockMode::Shared).unwrap();
@@ -214,8 +220,9 @@ fn h89_a_renewal_without_an_answer_is_recognised() {
     assert_eq!(lease(&server)["beat"].as_u64(), Some(1));
 }
 
+/// Proves H89.
 #[test]
-fn h89_an_earlier_renewal_that_is_executed_late_does_not_cost_the_lease() {
+fn an_earlier_renewal_that_is_executed_late_does_not_cost_the_lease() {
     let server = FaultServer::start(Options::default());
     let (clock, backend) = opened(&server, Ownership::default());
     let guard = lock(&backend, LockMode::Shared).unwrap();
@@ -230,8 +237,9 @@ fn h89_an_earlier_renewal_that_is_executed_late_does_not_cost_the_lease() {
     assert_eq!((backend.tenure().unwrap().epoch, lease(&server)["beat"].as_u64()), (1, Some(8)));
 }
 
+/// Proves H90.
 #[test]
-fn h90_an_instance_takes_up_what_it_left() {
+fn an_instance_takes_up_what_it_left() {
     let server = FaultServer::start(Options::default());
     let mine = || Ownership::default().instance("0123");
     let (_, died) = opened(&server, mine());
@@ -262,8 +270,9 @@ fn h90_an_instance_takes_up_what_it_left() {
     );
 }
 
+/// Proves H88.
 #[test]
-fn h88_a_store_that_a_pbs_uses_is_left_alone_until_it_is_taken_over() {
+fn a_store_that_a_pbs_uses_is_left_alone_until_it_is_taken_over() {
     for mark in [r#"{"hostname":"pbs1"}"#, "{}", "no json"] {
         let server = FaultServer::start(Options::default());
         server.put(MARK, mark);
@@ -275,8 +284,9 @@ fn h88_a_store_that_a_pbs_uses_is_left_alone_until_it_is_taken_over() {
     }
 }
 
+/// Proves H57.
 #[test]
-fn h57_detaching_removes_the_mark_and_nothing_else() {
+fn detaching_removes_the_mark_and_nothing_else() {
     let server = FaultServer::start(Options::default());
     let backend = process(&server);
     lock(&backend, LockMode::Shared).unwrap();
@@ -289,8 +299,9 @@ fn h57_detaching_removes_the_mark_and_nothing_else() {
     assert_eq!(lease(&server)["held"].as_bool(), Some(false));
 }
 
+/// Proves I6.
 #[test]
-fn i6_what_may_still_be_executed_outlives_a_lease_that_was_given_back() {
+fn what_may_still_be_executed_outlives_a_lease_that_was_given_back() {
     let server = FaultServer::start(Options::default());
     let (first, second) = (process(&server), process(&server));
     lock(&first, LockMode::Exclusive).unwrap();
@@ -330,8 +341,9 @@ fn data_that_belongs_to_nobody_is_used_again_only_when_that_is_asked_for() {
     }
 }
 
+/// Proves H29.
 #[test]
-fn h29_a_store_within_a_store_is_refused() {
+fn a_store_within_a_store_is_refused() {
     let server = FaultServer::start(Options::default());
     let (runtime, backend) = opened(&server, Ownership::default());
     for name in ["a/b", "/a", "a/", "/"] {

@@ -123,8 +123,9 @@ fn opened(http: &HttpClient) -> u64 {
     opened
 }
 
+/// Proves H147.
 #[test]
-fn h147_requests_go_through_one_tunnel_as_long_as_it_lasts() {
+fn requests_go_through_one_tunnel_as_long_as_it_lasts() {
     let (server, proxy, http, client) = set_up(plain, None);
     let body = Bytes::from(vec![7; 3_000_000]);
     block_on(async {
@@ -140,8 +141,9 @@ fn h147_requests_go_through_one_tunnel_as_long_as_it_lasts() {
     assert_eq!(proxy.asked(), [name.clone(), name], "the proxy sees the name and nothing else");
 }
 
+/// Proves H147.
 #[test]
-fn h147_a_proxy_may_want_a_password() {
+fn a_proxy_may_want_a_password() {
     let with_password = |address| Proxy::new(&format!("http://us%40er:pass@{address}")).unwrap();
     let (_server, proxy, _, client) = set_up(with_password, Some("Basic dXNAZXI6cGFzcw=="));
     block_on(client.put("k", Bytes::new(), &Condition::Always)).unwrap();
@@ -152,8 +154,9 @@ fn h147_a_proxy_may_want_a_password() {
     assert_eq!((proxy.asked().len(), server.requests()), (3, 0));
 }
 
+/// Proves H147.
 #[test]
-fn h147_servers_on_this_host_and_exceptions_are_spoken_to_directly() {
+fn servers_on_this_host_and_exceptions_are_spoken_to_directly() {
     let (_server, proxy, _, client) = set_up(|address| plain(address).direct(DOMAIN), None);
     // Without the proxy nobody knows where it is.
     assert_eq!(block_on(client.get("k", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
@@ -170,8 +173,9 @@ fn h147_servers_on_this_host_and_exceptions_are_spoken_to_directly() {
     assert!(proxy.asked().is_empty());
 }
 
+/// Proves H147.
 #[test]
-fn h147_a_proxy_that_says_nothing_is_not_waited_for() {
+fn a_proxy_that_says_nothing_is_not_waited_for() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let silent = listener.local_addr().unwrap();
     let holding = thread::spawn(move || {

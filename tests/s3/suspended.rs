@@ -192,8 +192,9 @@ const COPY: Change = ("PUT", ".chunks", |backend| {
     Box::pin(async { backend.copy(&chunk(1), &chunk(2), PutMode::Replace).await.map(drop) })
 });
 
+/// Proves H89, H169.
 #[test]
-fn h89_h169_no_request_that_changes_something_is_sent_again_after_the_lease_was_lost() {
+fn no_request_that_changes_something_is_sent_again_after_the_lease_was_lost() {
     for (method, part, change) in [DELETE, DELETE_MANY, PUBLISH, REPLACE, REPLACE_IN_PARTS, COPY] {
         for meanwhile in ALL {
             let process = Process::start();
@@ -213,8 +214,9 @@ fn h89_h169_no_request_that_changes_something_is_sent_again_after_the_lease_was_
     }
 }
 
+/// Proves H169.
 #[test]
-fn h169_a_chunk_is_not_stored_by_a_host_that_was_suspended() {
+fn a_chunk_is_not_stored_by_a_host_that_was_suspended() {
     for meanwhile in [Meanwhile::PausedAndSet, Meanwhile::Suspended] {
         let process = Process::start();
         process.loses_the_lease("PUT", ".chunks", meanwhile);
@@ -225,8 +227,9 @@ fn h169_a_chunk_is_not_stored_by_a_host_that_was_suspended() {
     }
 }
 
+/// Proves H169.
 #[test]
-fn h169_a_request_that_still_waits_for_its_connection_is_not_sent_after_a_suspension() {
+fn a_request_that_still_waits_for_its_connection_is_not_sent_after_a_suspension() {
     let process = Process::start();
     // Every connection that is open ends.
     process.server.kill();
@@ -238,8 +241,9 @@ fn h169_a_request_that_still_waits_for_its_connection_is_not_sent_after_a_suspen
     assert_eq!(process.sent(since, "DELETE", ""), 0);
 }
 
+/// Proves H169.
 #[test]
-fn h169_a_clock_that_the_server_finds_wrong_is_not_put_right_before_the_lease_was_looked_at() {
+fn a_clock_that_the_server_finds_wrong_is_not_put_right_before_the_lease_was_looked_at() {
     for via_a_read in [false, true] {
         let process = Process::start();
         let since = process.server.log().len();
@@ -266,8 +270,9 @@ fn h169_a_clock_that_the_server_finds_wrong_is_not_put_right_before_the_lease_wa
     }
 }
 
+/// Proves H169.
 #[test]
-fn h169_a_time_of_day_that_jumps_costs_a_renewal_and_nothing_else() {
+fn a_time_of_day_that_jumps_costs_a_renewal_and_nothing_else() {
     for seconds in [-7200, 7200] {
         let process = Process::start();
         process.clock.wall.store(seconds, Ordering::SeqCst);
@@ -281,8 +286,9 @@ fn h169_a_time_of_day_that_jumps_costs_a_renewal_and_nothing_else() {
     }
 }
 
+/// Proves H169.
 #[test]
-fn h169_a_request_that_outlives_a_lease_that_was_given_back_is_not_sent_again() {
+fn a_request_that_outlives_a_lease_that_was_given_back_is_not_sent_again() {
     let process = Process::start();
     let since = process.server.log().len();
     // The first answer is lost only after the store was closed.

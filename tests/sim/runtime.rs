@@ -347,9 +347,11 @@ mod simulated {
     }
 }
 
+/// Proves H17.
+///
 /// What one runtime noted of requests that may arrive late, another has to understand.
 #[test]
-fn h17_the_runtimes_of_a_process_have_one_monotonic_clock() {
+fn the_runtimes_of_a_process_have_one_monotonic_clock() {
     let early = ThreadRuntime::new();
     futures::executor::block_on(early.sleep(Duration::from_millis(20)));
     let (before, late) = (early.monotonic(), ThreadRuntime::new());

@@ -173,8 +173,9 @@ fn images_are_written_in_any_order_and_completed_from_the_base() {
     });
 }
 
+/// Proves H172.
 #[test]
-fn h172_an_image_with_a_hole_in_it_is_refused() {
+fn an_image_with_a_hole_in_it_is_refused() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -221,8 +222,9 @@ fn the_size_of_an_image_is_what_was_promised() {
     });
 }
 
+/// Proves H39.
 #[test]
-fn h39_only_valid_names_once_each() {
+fn only_valid_names_once_each() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -242,8 +244,9 @@ fn h39_only_valid_names_once_each() {
     });
 }
 
+/// Proves H37.
 #[test]
-fn h37_a_source_that_fails_leaves_its_archive_out() {
+fn a_source_that_fails_leaves_its_archive_out() {
     struct Failing(u64);
     impl futures::io::AsyncRead for Failing {
         fn poll_read(
@@ -274,9 +277,9 @@ fn h37_a_source_that_fails_leaves_its_archive_out() {
     });
 }
 
-/// Proves H168.
+/// Proves H50, H168.
 #[test]
-fn h50_abort_and_drop_leave_nothing_behind() {
+fn abort_and_drop_leave_nothing_behind() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -311,8 +314,9 @@ fn h50_abort_and_drop_leave_nothing_behind() {
     });
 }
 
+/// Proves H38.
 #[test]
-fn h38_what_a_dead_writer_left_is_invisible_and_removed_by_the_next() {
+fn what_a_dead_writer_left_is_invisible_and_removed_by_the_next() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -342,8 +346,9 @@ fn h38_what_a_dead_writer_left_is_invisible_and_removed_by_the_next() {
     });
 }
 
+/// Proves H49, H53.
 #[test]
-fn h49_h53_backups_one_after_the_other_never_collide() {
+fn backups_one_after_the_other_never_collide() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -367,8 +372,9 @@ fn h49_h53_backups_one_after_the_other_never_collide() {
     });
 }
 
+/// Proves H54.
 #[test]
-fn h54_a_base_that_is_gone_or_bad_fails_the_backup() {
+fn a_base_that_is_gone_or_bad_fails_the_backup() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -406,8 +412,9 @@ fn h54_a_base_that_is_gone_or_bad_fails_the_backup() {
     });
 }
 
+/// Proves H24, H77, H173.
 #[test]
-fn h77_h24_h173_a_chunk_that_exists_is_compared() {
+fn a_chunk_that_exists_is_compared() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -537,8 +544,9 @@ fn owner_notes_protection_and_namespaces_are_kept() {
     });
 }
 
+/// Proves H46.
 #[test]
-fn h46_changes_of_one_manifest_do_not_lose_one_another() {
+fn changes_of_one_manifest_do_not_lose_one_another() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -556,8 +564,9 @@ fn h46_changes_of_one_manifest_do_not_lose_one_another() {
     });
 }
 
+/// Proves H92.
 #[test]
-fn h92_a_store_that_needs_an_unknown_feature_is_only_read() {
+fn a_store_that_needs_an_unknown_feature_is_only_read() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;

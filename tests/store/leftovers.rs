@@ -66,8 +66,9 @@ fn path_bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 
+/// Proves H8.
 #[test]
-fn h8_the_journal_holds_what_was_announced_until_it_is_seen_to() {
+fn the_journal_holds_what_was_announced_until_it_is_seen_to() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let (root, locks) = (scratch.path().join("store"), scratch.path().join("locks/here"));
@@ -101,8 +102,9 @@ fn umask() -> u32 {
     u32::from_str_radix(line.trim(), 8).unwrap()
 }
 
+/// Proves H8.
 #[test]
-fn h8_lines_of_others_and_torn_ones_are_understood_as_far_as_they_mean_something() {
+fn lines_of_others_and_torn_ones_are_understood_as_far_as_they_mean_something() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path().join("store");
@@ -135,8 +137,9 @@ fn h8_lines_of_others_and_torn_ones_are_understood_as_far_as_they_mean_something
     });
 }
 
+/// Proves H8.
 #[test]
-fn h8_who_holds_the_journal_keeps_movers_out_and_they_give_up() {
+fn who_holds_the_journal_keeps_movers_out_and_they_give_up() {
     let scratch = tempfile::tempdir().unwrap();
     let sim = SimRuntime::new(0);
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
@@ -159,8 +162,9 @@ fn h8_who_holds_the_journal_keeps_movers_out_and_they_give_up() {
     });
 }
 
+/// Proves H160.
 #[test]
-fn h160_a_lock_on_a_journal_that_was_replaced_is_none() {
+fn a_lock_on_a_journal_that_was_replaced_is_none() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let backend = create(scratch.path()).await;
@@ -175,8 +179,9 @@ fn h160_a_lock_on_a_journal_that_was_replaced_is_none() {
     });
 }
 
+/// Proves H93.
 #[test]
-fn h93_a_process_that_dies_does_not_keep_the_journal() {
+fn a_process_that_dies_does_not_keep_the_journal() {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path().join("store");
     let backend = block_on(create(&root));
@@ -207,8 +212,9 @@ fn h93_a_process_that_dies_does_not_keep_the_journal() {
     assert_eq!(block_on(announced(&backend)).0.len(), 2);
 }
 
+/// Proves H9.
 #[test]
-fn h9_indexes_at_odd_places_are_found() {
+fn indexes_at_odd_places_are_found() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();
@@ -267,10 +273,12 @@ fn h9_indexes_at_odd_places_are_found() {
     });
 }
 
+/// Proves H9.
+///
 /// Run again as somebody who is not root, who may read everything.
 #[test]
-fn h9_what_may_not_be_read_is_an_error_but_for_lost_and_found() {
-    const NAME: &str = "leftovers::h9_what_may_not_be_read_is_an_error_but_for_lost_and_found";
+fn what_may_not_be_read_is_an_error_but_for_lost_and_found() {
+    const NAME: &str = "leftovers::what_may_not_be_read_is_an_error_but_for_lost_and_found";
     if let Some(root) = std::env::var_os("LARDER_DENIED") {
         return denied(Path::new(&root));
     }
@@ -302,8 +310,9 @@ fn denied(root: &Path) {
     assert_eq!(strays("odd/deep/").unwrap_err().kind(), ErrorKind::Denied);
 }
 
+/// Proves H34.
 #[test]
-fn h34_only_temporary_files_of_this_crate_that_are_old_are_removed() {
+fn only_temporary_files_of_this_crate_that_are_old_are_removed() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();

@@ -175,8 +175,9 @@ fn a_store_of_pbs_is_there_by_its_mark_its_metadata_or_its_chunks() {
     }
 }
 
+/// Proves D7.
 #[test]
-fn d7_a_store_without_an_identity_gets_one_when_it_is_changed() {
+fn a_store_without_an_identity_gets_one_when_it_is_changed() {
     everywhere(|open| {
         block_on(async {
             let backend = open().await;
@@ -199,8 +200,9 @@ fn d7_a_store_without_an_identity_gets_one_when_it_is_changed() {
     });
 }
 
+/// Proves H43.
 #[test]
-fn h43_a_group_goes_with_its_last_snapshot() {
+fn a_group_goes_with_its_last_snapshot() {
     everywhere(|open| {
         block_on(async {
             let backend = open().await;
@@ -227,8 +229,9 @@ fn h43_a_group_goes_with_its_last_snapshot() {
     });
 }
 
+/// Proves H28.
 #[test]
-fn h28_only_what_was_named_is_deleted() {
+fn only_what_was_named_is_deleted() {
     everywhere(|open| {
         block_on(async {
             let backend = open().await;
@@ -262,8 +265,9 @@ fn h28_only_what_was_named_is_deleted() {
     });
 }
 
+/// Proves H55.
 #[test]
-fn h55_what_is_protected_stays_with_all_that_belongs_to_it() {
+fn what_is_protected_stays_with_all_that_belongs_to_it() {
     everywhere(|open| {
         block_on(async {
             let backend = open().await;
@@ -290,8 +294,9 @@ fn h55_what_is_protected_stays_with_all_that_belongs_to_it() {
     });
 }
 
+/// Proves H42.
 #[test]
-fn h42_a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
+fn a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
     let place: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime()));
     drop(block_on(Datastore::create(Arc::clone(&place), Options::default())).unwrap());
     let mut absent = 0;
@@ -328,8 +333,9 @@ fn h42_a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
     }
 }
 
+/// Proves H57.
 #[test]
-fn h57_a_destruction_that_is_cut_off_goes_on_and_leaves_the_neighbours() {
+fn a_destruction_that_is_cut_off_goes_on_and_leaves_the_neighbours() {
     let server = FaultServer::start(fault_server::Options { page: 3, ..fault_server::Options::default() });
     server.put("store2/.cnt/vm/1/owner", "root@pam\n");
     server.put("stor", "x");

@@ -157,8 +157,9 @@ fn the_requests_of_a_backup_are_counted() {
     });
 }
 
+/// Proves H22.
 #[test]
-fn h22_records_count_only_while_nobody_else_had_the_store() {
+fn records_count_only_while_nobody_else_had_the_store() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -323,8 +324,9 @@ fn one_listing_is_what_records_cost() {
     });
 }
 
+/// Proves H22.
 #[test]
-fn h22_a_chunk_that_was_found_missing_is_stored_by_the_next_backup() {
+fn a_chunk_that_was_found_missing_is_stored_by_the_next_backup() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -344,8 +346,9 @@ fn h22_a_chunk_that_was_found_missing_is_stored_by_the_next_backup() {
     });
 }
 
+/// Proves H24.
 #[test]
-fn h24_what_exists_is_compared_and_not_believed() {
+fn what_exists_is_compared_and_not_believed() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let first = opened(&server, None).await.unwrap();
@@ -451,8 +454,9 @@ fn after_a_refresh_metadata_is_read_without_requests() {
     });
 }
 
+/// Proves H83.
 #[test]
-fn h83_a_refresh_that_cannot_read_everything_changes_nothing() {
+fn a_refresh_that_cannot_read_everything_changes_nothing() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -478,8 +482,9 @@ fn h83_a_refresh_that_cannot_read_everything_changes_nothing() {
     });
 }
 
+/// Proves H81.
 #[test]
-fn h81_what_is_published_during_a_refresh_is_there_after_it() {
+fn what_is_published_during_a_refresh_is_there_after_it() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -512,8 +517,9 @@ fn h81_what_is_published_during_a_refresh_is_there_after_it() {
     });
 }
 
+/// Proves H91.
 #[test]
-fn h91_the_state_of_another_store_is_refused() {
+fn the_state_of_another_store_is_refused() {
     let server = FaultServer::start(ServerOptions::default());
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     block_on(async {
@@ -539,8 +545,9 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Proves H66, H74.
 #[test]
-fn h66_h74_damage_and_loss_of_local_state_are_no_failure() {
+fn damage_and_loss_of_local_state_are_no_failure() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -577,8 +584,9 @@ fn h66_h74_damage_and_loss_of_local_state_are_no_failure() {
     });
 }
 
+/// Proves H68, H73.
 #[test]
-fn h68_h73_what_is_kept_was_checked_and_asked_for() {
+fn what_is_kept_was_checked_and_asked_for() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -605,8 +613,9 @@ fn h68_h73_what_is_kept_was_checked_and_asked_for() {
     });
 }
 
+/// Proves H70.
 #[test]
-fn h70_those_who_want_the_same_chunk_share_one_request() {
+fn those_who_want_the_same_chunk_share_one_request() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = opened(&server, None).await.unwrap();

@@ -224,8 +224,9 @@ fn what_is_not_there_cannot_be_planned() {
     });
 }
 
+/// Proves H28.
 #[test]
-fn h28_only_what_was_named_is_planned_and_deleted() {
+fn only_what_was_named_is_planned_and_deleted() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         for backend in [memory(1), directory(scratch.path()).await] {
@@ -275,8 +276,9 @@ fn h28_only_what_was_named_is_planned_and_deleted() {
     });
 }
 
+/// Proves H55.
 #[test]
-fn h55_what_is_protected_stays_with_all_that_belongs_to_it() {
+fn what_is_protected_stays_with_all_that_belongs_to_it() {
     block_on(async {
         for page in 1..=3 {
             for at in 0..3 {
@@ -303,9 +305,11 @@ fn h55_what_is_protected_stays_with_all_that_belongs_to_it() {
     });
 }
 
+/// Proves H56.
+///
 /// What happens between a plan and its execution, and what becomes of each snapshot then: by rules, and of a deletion.
 #[test]
-fn h56_what_changed_since_the_plan_is_left_alone() {
+fn what_changed_since_the_plan_is_left_alone() {
     let changes: [(&str, &str, &str); 9] = [
         ("nothing", "RRK", "RRR"),
         ("protected", "PRK", "PRR"),
@@ -369,8 +373,9 @@ fn h56_what_changed_since_the_plan_is_left_alone() {
     }
 }
 
+/// Proves H38.
 #[test]
-fn h38_what_is_unfinished_goes_only_if_its_writer_is_dead() {
+fn what_is_unfinished_goes_only_if_its_writer_is_dead() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -412,8 +417,9 @@ fn h38_what_is_unfinished_goes_only_if_its_writer_is_dead() {
     });
 }
 
+/// Proves I1.
 #[test]
-fn i1_what_is_unfinished_stays_while_another_process_uses_the_store() {
+fn what_is_unfinished_stays_while_another_process_uses_the_store() {
     block_on(async {
         let backend = memory(2);
         let store = new_store(&backend).await;
@@ -439,8 +445,9 @@ fn is_manifest(key: &Key) -> bool {
     matches!(key, Key::Manifest(_))
 }
 
+/// Proves H42.
 #[test]
-fn h42_a_deletion_that_is_cut_off_at_any_step_goes_on() {
+fn a_deletion_that_is_cut_off_at_any_step_goes_on() {
     let scratch = tempfile::tempdir().unwrap();
     for on_disk in [false, true] {
         for step in 1.. {
@@ -484,8 +491,9 @@ fn h42_a_deletion_that_is_cut_off_at_any_step_goes_on() {
     }
 }
 
+/// Proves H161.
 #[test]
-fn h161_an_execution_that_is_dropped_goes_on_later() {
+fn an_execution_that_is_dropped_goes_on_later() {
     for drop_after in 0..60 {
         let sim = SimRuntime::new(drop_after + (1 << 20));
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
@@ -536,8 +544,9 @@ fn a_failure_is_reported_and_the_rest_goes_on() {
     });
 }
 
+/// Proves H89.
 #[test]
-fn h89_it_stops_when_the_store_is_lost() {
+fn it_stops_when_the_store_is_lost() {
     block_on(async {
         let backend = memory(3);
         let store = new_store(&backend).await;
@@ -590,8 +599,9 @@ fn an_execution_tells_how_far_it_is_and_can_be_stopped() {
     });
 }
 
+/// Proves H43.
 #[test]
-fn h43_what_is_left_of_a_group_without_snapshots_goes_with_it() {
+fn what_is_left_of_a_group_without_snapshots_goes_with_it() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -665,8 +675,9 @@ fn the_owner_of_a_group_goes_with_its_last_directory_only() {
     });
 }
 
+/// Proves H50.
 #[test]
-fn h50_there_may_be_nothing_to_do() {
+fn there_may_be_nothing_to_do() {
     block_on(async {
         let store = new_store(&memory(1)).await;
         let nothing = DeletionScope::Snapshots(Vec::new());
@@ -682,8 +693,9 @@ fn h50_there_may_be_nothing_to_do() {
     });
 }
 
+/// Proves H46.
 #[test]
-fn h46_a_change_of_the_manifest_does_not_bring_it_back() {
+fn a_change_of_the_manifest_does_not_bring_it_back() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         for backend in [memory(3), directory(scratch.path()).await] {
@@ -728,8 +740,9 @@ fn p5_a_plan_lists_each_group_once_and_an_execution_looks_once_more_at_each_that
     });
 }
 
+/// Proves H30.
 #[test]
-fn h30_what_is_foreign_stays() {
+fn what_is_foreign_stays() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let backend = directory(scratch.path()).await;

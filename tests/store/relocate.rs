@@ -338,8 +338,9 @@ async fn check_resumed(
     assert_eq!(paths(place).await, wanted, "{note}");
 }
 
+/// Proves H58.
 #[test]
-fn h58_what_is_cut_off_at_any_step_is_whole_and_goes_on() {
+fn what_is_cut_off_at_any_step_is_whole_and_goes_on() {
     let scratch = tempfile::tempdir().unwrap();
     for (task, on_disk) in
         [(Task::Copy, false), (Task::Move, false), (Task::Move, true), (Task::MoveNamespace, false)]
@@ -383,8 +384,9 @@ fn h58_what_is_cut_off_at_any_step_is_whole_and_goes_on() {
     }
 }
 
+/// Proves H58.
 #[test]
-fn h58_a_call_that_goes_wrong_leaves_everything_whole() {
+fn a_call_that_goes_wrong_leaves_everything_whole() {
     let mut fired = 0;
     for method in [Method::Copy, Method::Put, Method::Delete, Method::Barrier, Method::Announce, Method::Head]
     {
@@ -425,8 +427,9 @@ fn h58_a_call_that_goes_wrong_leaves_everything_whole() {
     assert!(fired > 100, "{fired}");
 }
 
+/// Proves H161.
 #[test]
-fn h161_a_move_that_is_dropped_goes_on_later() {
+fn a_move_that_is_dropped_goes_on_later() {
     for drop_after in 0..160 {
         let sim = SimRuntime::new(drop_after + (1 << 20));
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
@@ -452,8 +455,9 @@ fn h161_a_move_that_is_dropped_goes_on_later() {
     }
 }
 
+/// Proves I6.
 #[test]
-fn i6_a_manifest_that_arrives_late_finds_its_files() {
+fn a_manifest_that_arrives_late_finds_its_files() {
     block_on(async {
         let place = memory(3);
         let snapshots = prepared(&place).await;
@@ -471,8 +475,9 @@ fn i6_a_manifest_that_arrives_late_finds_its_files() {
     });
 }
 
+/// Proves H44.
 #[test]
-fn h44_a_group_whose_move_did_not_begin_keeps_nobody_out() {
+fn a_group_whose_move_did_not_begin_keeps_nobody_out() {
     block_on(async {
         for method in [Method::Put, Method::Copy] {
             let place = memory(3);
@@ -492,8 +497,9 @@ fn h44_a_group_whose_move_did_not_begin_keeps_nobody_out() {
     });
 }
 
+/// Proves H52.
 #[test]
-fn h52_another_snapshot_of_the_same_name_is_left_alone() {
+fn another_snapshot_of_the_same_name_is_left_alone() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -525,8 +531,9 @@ fn h52_another_snapshot_of_the_same_name_is_left_alone() {
     });
 }
 
+/// Proves H54.
 #[test]
-fn h54_what_is_in_use_is_not_moved() {
+fn what_is_in_use_is_not_moved() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -582,8 +589,9 @@ fn a_lock_that_is_held_for_a_moment_is_waited_for() {
     });
 }
 
+/// Proves H46.
 #[test]
-fn h46_notes_and_verify_states_are_not_lost_with_the_source() {
+fn notes_and_verify_states_are_not_lost_with_the_source() {
     for delay in 0..120 {
         let sim = SimRuntime::new(delay + (3 << 20));
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
@@ -631,8 +639,9 @@ fn what_a_dead_writer_left_does_not_keep_the_group() {
     });
 }
 
+/// Proves H47.
 #[test]
-fn h47_protection_of_what_is_unfinished_can_be_taken_back() {
+fn protection_of_what_is_unfinished_can_be_taken_back() {
     block_on(async {
         let place = memory(3);
         let store = new_store(&place, &[]).await;
@@ -645,8 +654,9 @@ fn h47_protection_of_what_is_unfinished_can_be_taken_back() {
     });
 }
 
+/// Proves H58.
 #[test]
-fn h58_the_manifest_is_last_at_the_destination_and_first_at_the_source() {
+fn the_manifest_is_last_at_the_destination_and_first_at_the_source() {
     block_on(async {
         let record = Arc::new(RecordingBackend::new(memory(100)));
         let place: Arc<dyn Backend> = Arc::<RecordingBackend>::clone(&record);
@@ -794,8 +804,9 @@ async fn relocate(store: &Datastore, model: &mut Model, name: &str, to: (&str, &
     }
 }
 
+/// Proves H43.
 #[test]
-fn h43_after_any_changes_the_store_is_what_the_model_says() {
+fn after_any_changes_the_store_is_what_the_model_says() {
     let scratch = tempfile::tempdir().unwrap();
     for seed in 0..24 {
         println!("seed {seed}");

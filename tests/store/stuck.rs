@@ -212,9 +212,10 @@ async fn store_lock(backend: &Arc<Watched>, mode: LockMode) -> Box<dyn larder::b
     backend.lock(&LockScope::Store, mode).await.unwrap()
 }
 
+/// Proves I1.
 #[test]
-fn i1_leftovers_stay_while_another_process_writes_and_go_afterwards() {
-    const NAME: &str = "stuck::i1_leftovers_stay_while_another_process_writes_and_go_afterwards";
+fn leftovers_stay_while_another_process_writes_and_go_afterwards() {
+    const NAME: &str = "stuck::leftovers_stay_while_another_process_writes_and_go_afterwards";
     if let Some(words) = words() {
         return hold_the_store(&words[0], &words[1]);
     }

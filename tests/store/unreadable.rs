@@ -162,8 +162,9 @@ fn names(error: &Error, place: &str) -> bool {
     error.subject().is_some_and(|subject| subject.trim_end_matches('/') == place)
 }
 
+/// Proves H78.
 #[test]
-fn h78_no_chunk_is_removed_while_something_odd_stands_where_an_index_could_lie() {
+fn no_chunk_is_removed_while_something_odd_stands_where_an_index_could_lie() {
     block_on(async {
         let scene = Scene::new().await;
         let all = digests([1, 2, 3, 8, 9]);
@@ -189,8 +190,9 @@ fn h78_no_chunk_is_removed_while_something_odd_stands_where_an_index_could_lie()
     });
 }
 
+/// Proves H78.
 #[test]
-fn h78_verification_reports_what_it_cannot_look_behind() {
+fn verification_reports_what_it_cannot_look_behind() {
     block_on(async {
         let scene = Scene::new().await;
         for place in scene.places() {
@@ -211,8 +213,9 @@ fn h78_verification_reports_what_it_cannot_look_behind() {
     });
 }
 
+/// Proves H78.
 #[test]
-fn h78_an_unreadable_snapshot_is_neither_deleted_nor_moved_nor_taken_for_a_leftover() {
+fn an_unreadable_snapshot_is_neither_deleted_nor_moved_nor_taken_for_a_leftover() {
     block_on(async {
         let scene = Scene::new().await;
         let store = &scene.store;
@@ -248,8 +251,9 @@ fn h78_an_unreadable_snapshot_is_neither_deleted_nor_moved_nor_taken_for_a_lefto
     });
 }
 
+/// Proves H78.
 #[test]
-fn h78_a_sync_removes_nothing_because_a_link_hides_it_at_the_source() {
+fn a_sync_removes_nothing_because_a_link_hides_it_at_the_source() {
     block_on(async {
         let scene = Scene::new().await;
         let (_directory, _, target) = empty().await;
@@ -269,8 +273,9 @@ fn h78_a_sync_removes_nothing_because_a_link_hides_it_at_the_source() {
     });
 }
 
+/// Proves H78.
 #[test]
-fn h78_names_of_another_case_hide_no_index() {
+fn names_of_another_case_hide_no_index() {
     block_on(async {
         let scene = Scene::new().await;
         let index = format!("{}/d.img.fidx", scene.snapshot);
@@ -296,8 +301,9 @@ fn h78_names_of_another_case_hide_no_index() {
     });
 }
 
+/// Proves H78.
 #[test]
-fn h78_links_and_pipes_where_no_index_can_lie_stop_nothing() {
+fn links_and_pipes_where_no_index_can_lie_stop_nothing() {
     block_on(async {
         let scene = Scene::new().await;
         for place in ["current", "readme", "ns/a/host/x/latest", "attic/link"] {
@@ -316,9 +322,10 @@ fn h78_links_and_pipes_where_no_index_can_lie_stop_nothing() {
     });
 }
 
+/// Proves H78.
 #[test]
-fn h78_a_directory_that_may_not_be_read_ends_a_collection_with_its_name() {
-    const NAME: &str = "unreadable::h78_a_directory_that_may_not_be_read_ends_a_collection_with_its_name";
+fn a_directory_that_may_not_be_read_ends_a_collection_with_its_name() {
+    const NAME: &str = "unreadable::a_directory_that_may_not_be_read_ends_a_collection_with_its_name";
     if rustix::process::geteuid().is_root() {
         // Root may read anything, so somebody else runs this, from a place where they may.
         let directory = tempfile::tempdir().unwrap();

@@ -331,8 +331,9 @@ fn syncing_n_new_chunks_makes_n_gets_and_n_puts() {
     });
 }
 
+/// Proves H37, H42.
 #[test]
-fn h37_h42_chunks_then_indexes_then_the_manifest_each_durable_before_the_next() {
+fn chunks_then_indexes_then_the_manifest_each_durable_before_the_next() {
     block_on(async {
         let runtime = threads();
         let recorded = Arc::new(RecordingBackend::new(memory(&runtime)));
@@ -375,8 +376,9 @@ fn vanishing(inner: Arc<dyn Backend>, n: u64) -> Arc<FaultBackend> {
     Arc::new(faulty)
 }
 
+/// Proves H51.
 #[test]
-fn h51_a_source_that_vanishes_at_any_step_leaves_nothing_at_the_target() {
+fn a_source_that_vanishes_at_any_step_leaves_nothing_at_the_target() {
     block_on(async {
         let runtime = threads();
         let from = memory(&runtime);
@@ -409,8 +411,9 @@ fn h51_a_source_that_vanishes_at_any_step_leaves_nothing_at_the_target() {
     });
 }
 
+/// Proves H51.
 #[test]
-fn h51_what_was_deleted_since_the_plan_is_told_as_such() {
+fn what_was_deleted_since_the_plan_is_told_as_such() {
     block_on(async {
         let pair = Pair::new().await;
         let first = back_up(&pair.source, "vm/1", 1000, &data(1, 3)).await;
@@ -464,8 +467,9 @@ fn what_the_source_has_lost_fails_and_keeps_the_newer_ones_waiting() {
     });
 }
 
+/// Proves H39.
 #[test]
-fn h39_files_that_are_not_those_of_the_manifest_are_not_brought_over() {
+fn files_that_are_not_those_of_the_manifest_are_not_brought_over() {
     block_on(async {
         for path in ["disk.img.fidx", "app.conf.blob", "index.json.blob"] {
             let pair = Pair::new().await;
@@ -519,8 +523,9 @@ async fn same_name(directory: &Path) -> Vec<(Arc<dyn Backend>, SnapshotName)> {
     made
 }
 
+/// Proves H52.
 #[test]
-fn h52_another_snapshot_of_the_same_name_is_never_overwritten() {
+fn another_snapshot_of_the_same_name_is_never_overwritten() {
     block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let made = same_name(directory.path()).await;
@@ -645,8 +650,9 @@ fn what_is_corrupt_at_the_target_is_brought_over_again_when_asked() {
     });
 }
 
+/// Proves H37.
 #[test]
-fn h37_a_crash_of_the_target_at_any_step_leaves_a_whole_snapshot_or_none() {
+fn a_crash_of_the_target_at_any_step_leaves_a_whole_snapshot_or_none() {
     block_on(async {
         let runtime = threads();
         let from = memory(&runtime);
@@ -686,8 +692,9 @@ fn h37_a_crash_of_the_target_at_any_step_leaves_a_whole_snapshot_or_none() {
     });
 }
 
+/// Proves H161.
 #[test]
-fn h161_a_sync_that_is_dropped_anywhere_leaves_whole_snapshots_and_goes_on() {
+fn a_sync_that_is_dropped_anywhere_leaves_whole_snapshots_and_goes_on() {
     let mut whole = 0;
     for polls in 0.. {
         let sim = SimRuntime::new(1 << 20);
@@ -739,8 +746,9 @@ impl SyncObserver for Watch {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
+    /// Proves H151.
     #[test]
-    fn h151_no_window_sees_more_bytes_than_the_rate_allows(
+    fn no_window_sees_more_bytes_than_the_rate_allows(
         rate in 3000_u64..60_000,
         chunks in 1_usize..40,
         seed in 0_u64..1000,
@@ -774,8 +782,9 @@ proptest! {
     }
 }
 
+/// Proves H151.
 #[test]
-fn h151_a_wait_for_bandwidth_can_be_given_up() {
+fn a_wait_for_bandwidth_can_be_given_up() {
     let sim = SimRuntime::new(3 << 20);
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
     sim.block_on(async {
@@ -976,8 +985,9 @@ fn a_group_of_somebody_else_is_left_alone_and_reported() {
     });
 }
 
+/// Proves H180.
 #[test]
-fn h180_who_names_a_chunk_of_somebody_else_does_not_get_it() {
+fn who_names_a_chunk_of_somebody_else_does_not_get_it() {
     block_on(async {
         let pair = Pair::new().await;
         let secret = data(42, 2);
@@ -1095,8 +1105,9 @@ impl SyncObserver for Stop {
     }
 }
 
+/// Proves H21.
 #[test]
-fn h21_a_sync_ends_when_it_is_told_to_and_can_go_on_later() {
+fn a_sync_ends_when_it_is_told_to_and_can_go_on_later() {
     block_on(async {
         for after in [1, 4, 7] {
             let pair = Pair::new().await;

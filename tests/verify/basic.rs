@@ -235,8 +235,9 @@ fn whatever_is_damaged_is_found_told_and_stored_again() {
     });
 }
 
+/// Proves H25.
 #[test]
-fn h25_copies_of_bad_chunks_are_numbered_and_mistaken_for_nothing() {
+fn copies_of_bad_chunks_are_numbered_and_mistaken_for_nothing() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -259,8 +260,9 @@ fn h25_copies_of_bad_chunks_are_numbered_and_mistaken_for_nothing() {
     });
 }
 
+/// Proves H98.
 #[test]
-fn h98_what_was_put_aside_and_is_good_is_put_back() {
+fn what_was_put_aside_and_is_good_is_put_back() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -383,8 +385,9 @@ fn a_snapshot_that_is_locked_is_skipped_and_told_of() {
     });
 }
 
+/// Proves H80.
 #[test]
-fn h80_each_chunk_is_read_once_however_often_it_is_named() {
+fn each_chunk_is_read_once_however_often_it_is_named() {
     block_on(async {
         let around = Around::new().await;
         for _ in 0..5 {
@@ -408,8 +411,9 @@ fn h80_each_chunk_is_read_once_however_often_it_is_named() {
     });
 }
 
+/// Proves H69, H103.
 #[test]
-fn h69_h103_presence_reads_no_chunk_and_finds_what_is_gone() {
+fn presence_reads_no_chunk_and_finds_what_is_gone() {
     block_on(async {
         let around = Around::new().await;
         let one = back_up(&around.store, "vm/1", &[1, 2]).await.name().clone();
@@ -427,8 +431,9 @@ fn h69_h103_presence_reads_no_chunk_and_finds_what_is_gone() {
     });
 }
 
+/// Proves H103.
 #[test]
-fn h103_what_was_verified_not_long_ago_is_still_looked_for() {
+fn what_was_verified_not_long_ago_is_still_looked_for() {
     block_on(async {
         let around = Around::new().await;
         let recently = || VerifyOptions::default().skip_verified_within(Duration::from_hours(1));
@@ -460,8 +465,9 @@ fn h103_what_was_verified_not_long_ago_is_still_looked_for() {
     });
 }
 
+/// Proves H94, H96.
 #[test]
-fn h94_h96_what_cannot_be_reached_changes_nothing() {
+fn what_cannot_be_reached_changes_nothing() {
     block_on(async {
         let around = Around::new().await;
         let name = back_up(&around.store, "vm/1", &[1, 2, 3]).await.name().clone();
@@ -503,8 +509,9 @@ fn h94_h96_what_cannot_be_reached_changes_nothing() {
     });
 }
 
+/// Proves H94.
 #[test]
-fn h94_a_store_that_answers_nothing_ends_the_run() {
+fn a_store_that_answers_nothing_ends_the_run() {
     block_on(async {
         let around = Around::new().await;
         back_up(&around.store, "vm/1", &(0..100).collect::<Vec<_>>()).await;
@@ -517,8 +524,9 @@ fn h94_a_store_that_answers_nothing_ends_the_run() {
     });
 }
 
+/// Proves H95.
 #[test]
-fn h95_so_much_is_missing_that_nothing_of_it_is_believed() {
+fn so_much_is_missing_that_nothing_of_it_is_believed() {
     block_on(async {
         let around = Around::new().await;
         for first in 0..40 {
@@ -543,8 +551,9 @@ fn h95_so_much_is_missing_that_nothing_of_it_is_believed() {
     });
 }
 
+/// Proves H102.
 #[test]
-fn h102_a_run_that_is_aborted_says_nothing_is_well() {
+fn a_run_that_is_aborted_says_nothing_is_well() {
     #[derive(Debug)]
     struct After(AtomicU64, Arc<AtomicBool>);
     impl Observer for After {
@@ -581,9 +590,9 @@ fn h102_a_run_that_is_aborted_says_nothing_is_well() {
     });
 }
 
-/// Proves H187.
+/// Proves H104, H187.
 #[test]
-fn h104_a_budget_is_never_exceeded_and_samples_get_around() {
+fn a_budget_is_never_exceeded_and_samples_get_around() {
     block_on(async {
         let around = Around::new().await;
         for first in 0..4 {
@@ -632,8 +641,9 @@ fn h104_a_budget_is_never_exceeded_and_samples_get_around() {
     });
 }
 
+/// Proves H104.
 #[test]
-fn h104_a_sample_tells_whose_a_bad_chunk_is() {
+fn a_sample_tells_whose_a_bad_chunk_is() {
     block_on(async {
         let around = Around::new().await;
         let one = back_up(&around.store, "vm/1", &[1, 2]).await.name().clone();
@@ -668,8 +678,9 @@ fn h104_a_sample_tells_whose_a_bad_chunk_is() {
     });
 }
 
+/// Proves H105.
 #[test]
-fn h105_with_little_memory_it_takes_longer_and_finds_the_same() {
+fn with_little_memory_it_takes_longer_and_finds_the_same() {
     block_on(async {
         let around = Around::new().await;
         let seeds: Vec<_> = (0..300).collect();

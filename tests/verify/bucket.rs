@@ -15,8 +15,9 @@ async fn verified(store: &Datastore) -> VerifyReport {
     verify::plan(store, Scope::Store, VerifyOptions::default()).await.unwrap().execute().await.unwrap()
 }
 
+/// Proves H97.
 #[test]
-fn h97_a_body_that_is_cut_is_no_corrupt_chunk() {
+fn a_body_that_is_cut_is_no_corrupt_chunk() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -44,9 +45,11 @@ fn h97_a_body_that_is_cut_is_no_corrupt_chunk() {
     });
 }
 
+/// Proves H181.
+///
 /// With credentials that may read and write, and delete nothing.
 #[test]
-fn h181_who_may_not_delete_backs_up_restores_and_verifies() {
+fn who_may_not_delete_backs_up_restores_and_verifies() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;

@@ -203,8 +203,9 @@ async fn suspects_of(backend: &Arc<dyn Backend>) -> BTreeSet<Digest> {
     }
 }
 
+/// Proves H98.
 #[test]
-fn h98_a_chunk_that_is_read_wrongly_now_and_then_stays() {
+fn a_chunk_that_is_read_wrongly_now_and_then_stays() {
     block_on(async {
         for (wrong, refetches) in [(1, 1), (1, 2), (2, 2), (3, 3)] {
             let inner = memory(threads());
@@ -255,8 +256,9 @@ impl Manner {
     }
 }
 
+/// Proves H23, H24, H99.
 #[test]
-fn h99_h23_h24_wherever_it_is_cut_off_the_next_backup_is_whole() {
+fn wherever_it_is_cut_off_the_next_backup_is_whole() {
     // Where a deletion may still come, half an hour is waited for. Each test has seeds of its own, and so stores of its own.
     let sim = SimRuntime::new(1 << 20);
     sim.block_on(async {
@@ -308,8 +310,9 @@ fn h99_h23_h24_wherever_it_is_cut_off_the_next_backup_is_whole() {
     });
 }
 
+/// Proves H99.
 #[test]
-fn h99_whatever_fails_while_it_is_put_aside_leaves_it_suspect() {
+fn whatever_fails_while_it_is_put_aside_leaves_it_suspect() {
     // Where a deletion may still come, half an hour is waited for.
     let sim = SimRuntime::new(2 << 20);
     sim.block_on(async {
@@ -354,8 +357,9 @@ fn h99_whatever_fails_while_it_is_put_aside_leaves_it_suspect() {
     });
 }
 
+/// Proves H26.
 #[test]
-fn h26_uploads_and_verifications_at_the_same_time_lose_nothing() {
+fn uploads_and_verifications_at_the_same_time_lose_nothing() {
     let mut outcomes = BTreeMap::new();
     for manner in Manner::ALL {
         for seed in 0..60 {
@@ -408,8 +412,9 @@ fn h26_uploads_and_verifications_at_the_same_time_lose_nothing() {
     assert!(outcomes.len() > 1, "all went the same way: {outcomes:?}");
 }
 
+/// Proves H161.
 #[test]
-fn h161_a_verification_that_is_dropped_leaves_nothing_half_done() {
+fn a_verification_that_is_dropped_leaves_nothing_half_done() {
     for manner in Manner::ALL {
         for polls in 1..60 {
             let sim = SimRuntime::new(polls + (4 << 20));
@@ -438,8 +443,9 @@ fn h161_a_verification_that_is_dropped_leaves_nothing_half_done() {
     }
 }
 
+/// Proves H24.
 #[test]
-fn h24_a_suspect_that_is_still_in_place_is_believed_by_nobody() {
+fn a_suspect_that_is_still_in_place_is_believed_by_nobody() {
     block_on(async {
         for manner in Manner::ALL {
             let inner = memory(threads());
@@ -507,8 +513,9 @@ fn chunks_of(server: &FaultServer) -> Vec<String> {
     server.objects().into_keys().filter(|key| key.contains(".chunks/") && !key.ends_with(".bad")).collect()
 }
 
+/// Proves H16, H23.
 #[test]
-fn h23_h16_records_of_what_was_put_aside_come_back_in_no_process() {
+fn records_of_what_was_put_aside_come_back_in_no_process() {
     for kills in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -541,8 +548,9 @@ fn h23_h16_records_of_what_was_put_aside_come_back_in_no_process() {
     }
 }
 
+/// Proves H22.
 #[test]
-fn h22_what_is_gone_is_stored_again_by_groups_that_nobody_looked_at() {
+fn what_is_gone_is_stored_again_by_groups_that_nobody_looked_at() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let other = "vm/2".parse().unwrap();
@@ -567,8 +575,9 @@ fn h22_what_is_gone_is_stored_again_by_groups_that_nobody_looked_at() {
     });
 }
 
+/// Proves H69.
 #[test]
-fn h69_copies_on_the_local_disk_are_neither_believed_nor_touched() {
+fn copies_on_the_local_disk_are_neither_believed_nor_touched() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -642,8 +651,9 @@ fn states_of(expected: &Value) -> BTreeMap<SnapshotName, Option<VerifyResult>> {
     states.collect()
 }
 
+/// Proves H100.
 #[test]
-fn h100_what_pbs_found_is_found_put_aside_and_written_down() {
+fn what_pbs_found_is_found_put_aside_and_written_down() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pbs-4.2.3/corrupt-expected.json");
     let expected: Value = serde_json::from_reader(fs::File::open(path).unwrap()).unwrap();
     let wanted = states_of(&expected);

@@ -498,8 +498,9 @@ const LONGEST_STORE: usize = 128;
 mod tests {
     use super::*;
 
+    /// Proves H119.
     #[test]
-    fn h119_the_longest_names_fit_into_a_key() {
+    fn the_longest_names_fit_into_a_key() {
         // Seven levels, 256 bytes as they are joined.
         let levels = [36, 36, 36, 36, 36, 36, 34].map(|length| format!("ns/{}/", "n".repeat(length)));
         let namespace = levels.concat();

@@ -80,8 +80,9 @@ fn what_does_not_get_smaller_stays_plain() {
     }
 }
 
+/// Proves H175.
 #[test]
-fn h175_the_expected_length_is_the_limit() {
+fn the_expected_length_is_the_limit() {
     let blob = encode(&[0; 1000]);
     for (expected, error) in [
         (PlaintextSize::Exactly(1001), DecodeError::Size { want: 1001, have: 1000 }),
@@ -100,8 +101,9 @@ fn h175_the_expected_length_is_the_limit() {
     assert!(out.capacity() < 4 << 20, "{}", out.capacity());
 }
 
+/// Proves H175.
 #[test]
-fn h175_a_blob_is_decoded_once() {
+fn a_blob_is_decoded_once() {
     let inner = encode(&[0; 1000]);
     let outer = encode(&inner);
     assert_eq!(decode(&outer, ANY).unwrap(), inner);
@@ -120,8 +122,9 @@ fn any_stream_of_zstd_is_read() {
     assert!(decode(&zstd_blob(&two_frames), PlaintextSize::AtMost(70_009)).is_err());
 }
 
+/// Proves H175.
 #[test]
-fn h175_a_window_beyond_the_limit_is_refused() {
+fn a_window_beyond_the_limit_is_refused() {
     let frame = |window_log| {
         let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
         encoder.window_log(window_log).unwrap();
@@ -134,8 +137,9 @@ fn h175_a_window_beyond_the_limit_is_refused() {
     assert_eq!(decode(&frame(27), PlaintextSize::AtMost(128 << 20)), Ok(vec![7; 1000]));
 }
 
+/// Proves H173.
 #[test]
-fn h173_nothing_is_not_a_blob() {
+fn nothing_is_not_a_blob() {
     assert_eq!(Blob::parse(Bytes::new()), Err(DecodeError::Truncated { want: 12, have: 0 }));
     let encrypted = [&BlobKind::Encrypted.magic()[..], &[0; 35]].concat();
     assert_eq!(Blob::parse(encrypted.into()), Err(DecodeError::Truncated { want: 44, have: 43 }));

@@ -37,8 +37,9 @@ fn the_magic_is_the_digest_of_its_name() {
     assert_eq!(Digest::of(b"Proxmox Backup dynamic sized chunk index v1.0").as_bytes()[..8], MAGIC);
 }
 
+/// Proves H174.
 #[test]
-fn h174_every_field_comes_back() {
+fn every_field_comes_back() {
     let written = index(&[10, 1, 20]);
     let read = DynamicIndexReader::parse(written.bytes.clone()).unwrap();
     assert_eq!((read.size(), read.len()), (31, 3));
@@ -61,8 +62,9 @@ fn h174_every_field_comes_back() {
     assert_eq!(read.chunk(usize::MAX), None);
 }
 
+/// Proves H171.
 #[test]
-fn h171_what_is_no_index_is_refused() {
+fn what_is_no_index_is_refused() {
     let written = index(&[10, 1, 20]).bytes;
     for length in [0, 7, 4095, 4096, 4097, written.len() - 1] {
         assert!(DynamicIndexReader::parse(written.slice(..length)).is_err(), "{length}");
@@ -78,8 +80,9 @@ fn h171_what_is_no_index_is_refused() {
     assert_eq!(DynamicIndexReader::parse(broken).map(drop), Err(DecodeError::Magic));
 }
 
+/// Proves H171.
 #[test]
-fn h171_every_changed_byte_of_an_entry_is_noticed() {
+fn every_changed_byte_of_an_entry_is_noticed() {
     let written = index(&[10, 10]);
     for at in HEADER_BYTES..written.bytes.len() {
         let mut broken = written.bytes.to_vec();

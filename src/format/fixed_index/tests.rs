@@ -42,8 +42,9 @@ fn the_magic_is_the_digest_of_its_name() {
     assert_eq!(Digest::of(b"Proxmox Backup fixed sized chunk index v1.0").as_bytes()[..8], MAGIC);
 }
 
+/// Proves H174.
 #[test]
-fn h174_every_field_comes_back() {
+fn every_field_comes_back() {
     let written = index(3 * 4096 + 5, 4096);
     let read = FixedIndexReader::parse(written.bytes.clone()).unwrap();
     assert_eq!((read.size(), read.chunk_size(), read.len()), (3 * 4096 + 5, 4096, 4));
@@ -67,8 +68,9 @@ fn h174_every_field_comes_back() {
     }
 }
 
+/// Proves H171.
 #[test]
-fn h171_another_length_is_refused() {
+fn another_length_is_refused() {
     let written = index(3 * 4096, 4096).bytes;
     for length in [0, 7, 4095, 4096, written.len() - 32, written.len() - 1] {
         assert!(FixedIndexReader::parse(written.slice(..length)).is_err(), "{length}");
@@ -77,8 +79,9 @@ fn h171_another_length_is_refused() {
     assert!(FixedIndexReader::parse(longer).is_err());
 }
 
+/// Proves H171.
 #[test]
-fn h171_fields_that_make_no_sense_are_refused() {
+fn fields_that_make_no_sense_are_refused() {
     let written = index(3 * 4096, 4096).bytes;
     for (offset, value) in [
         (SIZE_OFFSET, 0),
@@ -97,8 +100,9 @@ fn h171_fields_that_make_no_sense_are_refused() {
     }
 }
 
+/// Proves H171.
 #[test]
-fn h171_every_changed_byte_of_an_entry_changes_the_checksum() {
+fn every_changed_byte_of_an_entry_changes_the_checksum() {
     let written = index(2 * 4096, 4096);
     for at in HEADER_BYTES..written.bytes.len() {
         let mut broken = written.bytes.to_vec();
@@ -107,8 +111,9 @@ fn h171_every_changed_byte_of_an_entry_changes_the_checksum() {
     }
 }
 
+/// Proves H172.
 #[test]
-fn h172_sizes_around_every_chunk_boundary() {
+fn sizes_around_every_chunk_boundary() {
     for size in 1..=(3 * 4096 + 1) {
         if size % 4096 > 1 && size % 4096 < 4095 {
             continue;
@@ -123,8 +128,9 @@ fn h172_sizes_around_every_chunk_boundary() {
     }
 }
 
+/// Proves H172.
 #[test]
-fn h172_chunks_out_of_place_are_refused() {
+fn chunks_out_of_place_are_refused() {
     let misplaced = |offset| Err(IndexWriteError::Misplaced { offset });
     let mut writer = FixedIndexWriter::new(2 * 4096 + 10, 4096).unwrap();
     for (offset, len) in
@@ -140,8 +146,9 @@ fn h172_chunks_out_of_place_are_refused() {
     assert_eq!(writer.finish([0; 16], 0), Err(IndexWriteError::Missing { offset: 0 }));
 }
 
+/// Proves H172.
 #[test]
-fn h172_what_cannot_be_an_image() {
+fn what_cannot_be_an_image() {
     assert_eq!(FixedIndexWriter::new(0, 4096).map(drop), Err(IndexWriteError::Empty));
     assert_eq!(FixedIndexWriter::new(1, 4095).map(drop), Err(IndexWriteError::ChunkSize));
     assert_eq!(FixedIndexWriter::new(u64::MAX, 1).map(drop), Err(IndexWriteError::TooLarge));

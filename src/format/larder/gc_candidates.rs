@@ -160,8 +160,9 @@ mod tests {
         assert_eq!(Sightings::parse(&sightings.encode(5)), sightings);
     }
 
+    /// Proves H11.
     #[test]
-    fn h11_what_is_damaged_was_never_seen() {
+    fn what_is_damaged_was_never_seen() {
         let seen = vec![(Digest::of(b"a"), at(1)), (Digest::of(b"b"), at(2))];
         let whole = Sightings::of(seen).encode(1);
         for at in 0..whole.len() {

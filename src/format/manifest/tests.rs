@@ -93,8 +93,9 @@ fn a_manifest_is_built_as_pbs_writes_it() {
     assert_eq!(String::from_utf8(empty().to_json()).unwrap(), unsigned);
 }
 
+/// Proves H178.
 #[test]
-fn h178_the_canonical_form_is_the_one_of_the_published_vector() {
+fn the_canonical_form_is_the_one_of_the_published_vector() {
     let mut manifest = empty();
     let names = [("test1.img.fidx", CryptMode::Encrypt, 1), ("abc.blob", CryptMode::None, 2)];
     for (name, mode, byte) in names {
@@ -110,8 +111,9 @@ fn h178_the_canonical_form_is_the_one_of_the_published_vector() {
     assert_eq!(String::from_utf8(manifest.canonical_json()).unwrap(), expected);
 }
 
+/// Proves H178.
 #[test]
-fn h178_unknown_keys_are_kept_but_not_signed() {
+fn unknown_keys_are_kept_but_not_signed() {
     let text = BY_PBS
         .replace("\"backup-id\"", "\"a\": [1, {\"z\": null}],\n\"backup-id\"")
         .replacen("\"size\": 953", "\"size\": 953, \"extra\": \"kept\"", 1)
@@ -141,8 +143,9 @@ fn manifests_of_early_versions_are_read() {
     assert!(String::from_utf8(manifest.canonical_json()).unwrap().contains(r#""crypt-mode":"none""#));
 }
 
+/// Proves H178.
 #[test]
-fn h178_whatever_is_not_exactly_a_manifest_is_refused() {
+fn whatever_is_not_exactly_a_manifest_is_refused() {
     let broken = |from: &str, to: &str| {
         let text = BY_PBS.replacen(from, to, 1);
         assert_ne!(text, BY_PBS, "{from}");

@@ -74,8 +74,9 @@ fn refuses<T: FromStr<Err = NameError> + Debug>(prefix: &str, suffix: &str) {
     }
 }
 
+/// Proves H85, H176.
 #[test]
-fn h85_h176_hostile_texts_are_no_names_nor_parts_of_one() {
+fn hostile_texts_are_no_names_nor_parts_of_one() {
     refuses::<BackupId>("", "");
     refuses::<StoreName>("", "");
     refuses::<Namespace>("", "");
@@ -138,8 +139,9 @@ fn a_namespace_knows_its_relatives() {
     assert_eq!(both.components().collect::<Vec<_>>(), ["a", "b"]);
 }
 
+/// Proves H28.
 #[test]
-fn h28_containment_goes_by_component() {
+fn containment_goes_by_component() {
     let names = ["", "1", "10", "100", "100.", "100-a", "100/a", "100-a/b"].map(parse::<Namespace>);
     let inside = |outer: &str| {
         let outer: Namespace = parse(outer);
@@ -201,8 +203,9 @@ fn paths_of_groups_and_snapshots_are_taken_apart_strictly() {
     }
 }
 
+/// Proves H53.
 #[test]
-fn h53_times_have_one_spelling_of_fixed_width() {
+fn times_have_one_spelling_of_fixed_width() {
     for (epoch, text) in [
         (1, "1970-01-01T00:00:01Z"),
         (1_709_164_800, "2024-02-29T00:00:00Z"),

@@ -98,8 +98,9 @@ fn an_entry_may_have_an_eighth_and_any_chunk_fits_into_64_mib() {
     assert_eq!(cache.counts(), CacheCounts::default());
 }
 
+/// Proves H59.
 #[test]
-fn h59_readers_are_not_disturbed_by_the_evictor() {
+fn readers_are_not_disturbed_by_the_evictor() {
     let (_scratch, cache) = scratch(64 << 20);
     let (name, bytes) = (digest(1), stored(1, 200_000));
     let done = AtomicBool::new(false);
@@ -128,8 +129,9 @@ fn h59_readers_are_not_disturbed_by_the_evictor() {
     assert_eq!(read[..bytes.len()], bytes);
 }
 
+/// Proves H60.
 #[test]
-fn h60_with_room_for_one_entry_every_read_is_right_or_a_miss() {
+fn with_room_for_one_entry_every_read_is_right_or_a_miss() {
     let (_scratch, mut cache) = scratch(4096);
     cache.entry_most = 4096;
     let cache = &cache;
@@ -155,8 +157,9 @@ fn h60_with_room_for_one_entry_every_read_is_right_or_a_miss() {
     assert_accounted(cache);
 }
 
+/// Proves H60.
 #[test]
-fn h60_one_entry_against_a_plain_model() {
+fn one_entry_against_a_plain_model() {
     let (_scratch, mut cache) = scratch(4096);
     cache.entry_most = 4096;
     let mut model = None;
@@ -182,8 +185,9 @@ fn h60_one_entry_against_a_plain_model() {
     assert_accounted(&cache);
 }
 
+/// Proves H61.
 #[test]
-fn h61_a_cache_that_is_opened_again_is_as_it_was() {
+fn a_cache_that_is_opened_again_is_as_it_was() {
     let (_scratch, mut cache) = scratch(1 << 20);
     for round in 0..10 {
         (0..200).for_each(|number| cache.insert(&digest(round * 50 + number), &stored(number, 8000)));
@@ -198,8 +202,9 @@ fn h61_a_cache_that_is_opened_again_is_as_it_was() {
     }
 }
 
+/// Proves H61.
 #[test]
-fn h61_the_order_is_that_of_the_last_hits() {
+fn the_order_is_that_of_the_last_hits() {
     let (_scratch, cache) = scratch(1 << 20);
     for number in 0..128 {
         cache.insert(&digest(number), &stored(number, 8000));
@@ -213,8 +218,9 @@ fn h61_the_order_is_that_of_the_last_hits() {
     assert!((20..128).all(|number| !cache.contains(&digest(number))));
 }
 
+/// Proves H61.
 #[test]
-fn h61_a_smaller_budget_is_kept_from_the_start_and_foreign_files_stay() {
+fn a_smaller_budget_is_kept_from_the_start_and_foreign_files_stay() {
     let (_scratch, cache) = scratch(1 << 20);
     (0..100).for_each(|number| cache.insert(&digest(number), &stored(number, 8000)));
     cache.insert(&digest(100), &stored(100, 80_000));
@@ -233,8 +239,9 @@ fn h61_a_smaller_budget_is_kept_from_the_start_and_foreign_files_stay() {
     assert!(cache.contains(&digest(99)));
 }
 
+/// Proves H62.
 #[test]
-fn h62_mixed_sizes_fill_the_budget_and_no_more() {
+fn mixed_sizes_fill_the_budget_and_no_more() {
     const BUDGET: u64 = 64 << 20;
     let (_scratch, mut cache) = scratch(BUDGET);
     let mut sizes = stored(3, 3000).into_iter();
@@ -254,8 +261,9 @@ fn h62_mixed_sizes_fill_the_budget_and_no_more() {
     }
 }
 
+/// Proves H62.
 #[test]
-fn h62_a_thread_that_writes_counts_before_it_is_done() {
+fn a_thread_that_writes_counts_before_it_is_done() {
     let (_scratch, cache) = scratch(1 << 20);
     let cache = &cache;
     std::thread::scope(|scope| {
@@ -271,8 +279,9 @@ fn h62_a_thread_that_writes_counts_before_it_is_done() {
     assert_accounted(cache);
 }
 
+/// Proves H63.
 #[test]
-fn h63_a_disk_that_fails_makes_misses_and_a_pause() {
+fn a_disk_that_fails_makes_misses_and_a_pause() {
     let (scratch, cache) = scratch(1 << 20);
     cache.insert(&digest(1), b"one");
     let directory = cache.subdirectory(&digest(1));
@@ -299,8 +308,9 @@ fn h63_a_disk_that_fails_makes_misses_and_a_pause() {
     assert!(ChunkCache::open(&file.join("cache"), 1 << 20).is_err());
 }
 
+/// Proves H63.
 #[test]
-fn h63_pauses_double_while_errors_go_on() {
+fn pauses_double_while_errors_go_on() {
     let (_scratch, cache) = scratch(1 << 20);
     fs::remove_dir_all(&cache.directory).unwrap();
     fs::write(&cache.directory, b"in the way").unwrap();
@@ -321,8 +331,9 @@ fn h63_pauses_double_while_errors_go_on() {
     assert_eq!(state.pause, 65_536);
 }
 
+/// Proves H63.
 #[test]
-fn h63_a_full_disk_gives_an_eighth_back() {
+fn a_full_disk_gives_an_eighth_back() {
     let (_scratch, cache) = scratch(1 << 20);
     (0..128).for_each(|number| cache.insert(&digest(number), &stored(number, 8000)));
     assert!(cache.reserve(8192));
@@ -332,8 +343,9 @@ fn h63_a_full_disk_gives_an_eighth_back() {
     assert_accounted(&cache);
 }
 
+/// Proves H64.
 #[test]
-fn h64_so_many_bytes_are_given_back() {
+fn so_many_bytes_are_given_back() {
     let (_scratch, cache) = scratch(1 << 20);
     (0..20).for_each(|number| cache.insert(&digest(number), &stored(number, 8000)));
     cache.get(&digest(0));
@@ -348,8 +360,9 @@ fn h64_so_many_bytes_are_given_back() {
     assert_accounted(&cache);
 }
 
+/// Proves H66.
 #[test]
-fn h66_an_entry_that_is_damaged_is_a_miss_and_gone() {
+fn an_entry_that_is_damaged_is_a_miss_and_gone() {
     type Damage = fn(&Path);
     let damages: [Damage; 6] = [
         |path| {
@@ -390,8 +403,9 @@ fn h66_an_entry_that_is_damaged_is_a_miss_and_gone() {
     assert!(!cache.contains(&digest(1)));
 }
 
+/// Proves H66.
 #[test]
-fn h66_a_directory_in_place_of_an_entry_is_a_miss() {
+fn a_directory_in_place_of_an_entry_is_a_miss() {
     let (_scratch, cache) = scratch(1 << 20);
     cache.insert(&digest(1), b"one");
     fs::remove_file(cache.path(&digest(1))).unwrap();
@@ -401,8 +415,9 @@ fn h66_a_directory_in_place_of_an_entry_is_a_miss() {
     assert_eq!((cache.counts().entries, cache.counts().bytes, cache.counts().damaged), (0, 0, 1));
 }
 
+/// Proves H67.
 #[test]
-fn h67_a_file_that_ends_at_any_offset_is_noticed() {
+fn a_file_that_ends_at_any_offset_is_noticed() {
     let (_scratch, cache) = scratch(1 << 20);
     for length in 0..50 + 16 {
         cache.insert(&digest(1), &stored(1, 50));
@@ -415,8 +430,9 @@ fn h67_a_file_that_ends_at_any_offset_is_noticed() {
     assert_accounted(&cache);
 }
 
+/// Proves H73.
 #[test]
-fn h73_what_is_in_use_survives_a_scan_of_ten_times_the_budget() {
+fn what_is_in_use_survives_a_scan_of_ten_times_the_budget() {
     let (_scratch, cache) = scratch(4 << 20);
     for number in 0..300 {
         cache.insert(&digest(number), &stored(number, 8000));
@@ -430,8 +446,9 @@ fn h73_what_is_in_use_survives_a_scan_of_ten_times_the_budget() {
     assert_accounted(&cache);
 }
 
+/// Proves H74.
 #[test]
-fn h74_the_directory_may_be_removed_at_any_time() {
+fn the_directory_may_be_removed_at_any_time() {
     let (_scratch, cache) = scratch(1 << 20);
     for round in 0..3 {
         (0..100).for_each(|number| cache.insert(&digest(number), &stored(number, 8000)));
@@ -447,8 +464,9 @@ fn h74_the_directory_may_be_removed_at_any_time() {
     }
 }
 
+/// Proves H74.
 #[test]
-fn h74_the_directory_may_be_removed_while_threads_are_at_work() {
+fn the_directory_may_be_removed_while_threads_are_at_work() {
     let (_scratch, cache) = scratch(256 << 10);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -42,8 +42,9 @@ fn records_are_those_of_a_map() {
     assert!(store.state().segments.len() <= 8, "{}", store.state().segments.len());
 }
 
+/// Proves H65.
 #[test]
-fn h65_a_chunk_takes_at_most_64_bytes_at_rest_and_160_at_any_time() {
+fn a_chunk_takes_at_most_64_bytes_at_rest_and_160_at_any_time() {
     let directory = tempfile::tempdir().unwrap();
     let store = opened(directory.path(), 2 << 10);
     let (count, mut most) = (25_000, 0);

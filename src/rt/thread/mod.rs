@@ -486,8 +486,9 @@ mod tests {
         assert!(receiver.now_or_never().is_some_and(|ended| ended.is_err()));
     }
 
+    /// Proves H145.
     #[test]
-    fn h145_a_name_with_two_addresses_is_reached_by_the_one_that_answers() {
+    fn a_name_with_two_addresses_is_reached_by_the_one_that_answers() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         // It is ::1 too in most places, where nobody listens.

@@ -21,8 +21,9 @@ fn judged(response: &Response) -> Verdict {
     judge_response(response, Operation::Get, SystemTime::UNIX_EPOCH)
 }
 
+/// Proves H132.
 #[test]
-fn h132_each_status_and_code_has_its_verdict() {
+fn each_status_and_code_has_its_verdict() {
     for (status, code, want) in [
         (200, "", Verdict::Answer),
         (204, "", Verdict::Answer),
@@ -64,8 +65,9 @@ fn h132_each_status_and_code_has_its_verdict() {
     }
 }
 
+/// Proves H133.
 #[test]
-fn h133_an_error_that_is_no_document_is_judged_by_its_status() {
+fn an_error_that_is_no_document_is_judged_by_its_status() {
     let page = response(503, &[("x-amz-request-id", "7")], "<html><body>Service Unavailable</body></html>");
     assert_eq!(judged(&page), Verdict::Later { throttled: true, wanted: None });
     let (refusal, _) = refusal(&page);
@@ -173,8 +175,9 @@ const fn never(kind: ErrorKind) -> Verdict {
     Verdict::Never(kind)
 }
 
+/// Proves H133.
 #[test]
-fn h133_errors_of_every_provider_are_understood() {
+fn errors_of_every_provider_are_understood() {
     for (status, body, want) in ERRORS {
         assert_eq!(judged(&response(status, &[], body)), want, "{status} {body}");
     }
@@ -209,8 +212,9 @@ fn what_can_be_mended_says_how() {
     assert_eq!(head(&[("x-amz-bucket-region", "eu-1")]), Verdict::Mend(Mend::Place(place)));
 }
 
+/// Proves H135.
 #[test]
-fn h135_retry_after_is_seconds_or_a_date_and_has_a_limit() {
+fn retry_after_is_seconds_or_a_date_and_has_a_limit() {
     let wanted = |text: &str| match judged(&response(503, &[("retry-after", text)], "")) {
         Verdict::Later { wanted, .. } => wanted,
         other => panic!("{other:?}"),
@@ -227,8 +231,9 @@ fn h135_retry_after_is_seconds_or_a_date_and_has_a_limit() {
     assert_eq!(pause(Some(Duration::from_hours(24))), None);
 }
 
+/// Proves H134.
 #[test]
-fn h134_pauses_grow_and_are_random() {
+fn pauses_grow_and_are_random() {
     let (options, runtime) = (RetryOptions::default(), ThreadRuntime::new());
     for failures in 0..40 {
         let limit = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(options.longest_pause);
@@ -240,8 +245,9 @@ fn h134_pauses_grow_and_are_random() {
     assert_eq!(options.attempts, NonZeroU32::new(10).unwrap());
 }
 
+/// Proves H134.
 #[test]
-fn h134_the_budget_is_used_up_and_refilled() {
+fn the_budget_is_used_up_and_refilled() {
     let budget = Budget::default();
     assert_eq!((0..1000).filter(|_| budget.take()).count(), 100);
     (0..9).for_each(|_| budget.answered());
@@ -249,8 +255,9 @@ fn h134_the_budget_is_used_up_and_refilled() {
     assert!(!budget.take());
 }
 
+/// Proves H137.
 #[test]
-fn h137_a_dead_connection_is_not_a_failure() {
+fn a_dead_connection_is_not_a_failure() {
     let error = |kind, progress| TransportError::new(kind, progress, "read the response");
     let later = Verdict::Later { throttled: false, wanted: None };
     for (kind, progress, want) in [

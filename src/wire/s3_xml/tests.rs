@@ -36,8 +36,9 @@ fn a_page_of_a_listing_is_read() {
     assert_eq!((listing.truncated, listing.max_keys), (Some(true), Some(1000)));
 }
 
+/// Proves H108.
 #[test]
-fn h108_what_is_not_needed_may_be_missing() {
+fn what_is_not_needed_may_be_missing() {
     let least = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
     let last = Listing { truncated: Some(false), ..Listing::default() };
     assert_eq!(parse_listing(least.as_bytes()), Ok(last));
@@ -55,8 +56,9 @@ fn h108_what_is_not_needed_may_be_missing() {
     assert_eq!(parse_error(b"<Error><Code>NoSuchKey</Code></Error>").unwrap().code, "NoSuchKey");
 }
 
+/// Proves H12.
 #[test]
-fn h12_a_page_that_is_cut_is_none() {
+fn a_page_that_is_cut_is_none() {
     assert_eq!(parse_listing(b"<ListBucketResult></ListBucketResult>"), Ok(Listing::default()));
     let cut =
         "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a</Key><Size>1</Size></Contents>";
@@ -65,8 +67,9 @@ fn h12_a_page_that_is_cut_is_none() {
     assert_eq!(parse_listing(sizeless.as_bytes()), Err(XmlError::Missing("size of an object")));
 }
 
+/// Proves H107.
 #[test]
-fn h107_an_error_in_a_successful_answer_is_an_error() {
+fn an_error_in_a_successful_answer_is_an_error() {
     let text = format!(
         "   \n{DECLARATION}\n<Error><Code>SlowDown</Code><Message>Reduce</Message><RequestId>7</RequestId></Error>"
     );
@@ -153,8 +156,9 @@ fn what_is_sent_is_written_to_the_letter() {
     );
 }
 
+/// Proves H117.
 #[test]
-fn h117_documents_from_anybody_do_no_harm() {
+fn documents_from_anybody_do_no_harm() {
     let bomb = "<!DOCTYPE x [<!ENTITY a \"aaaa\"><!ENTITY b \"&a;&a;\">]><Error><Code>&b;</Code></Error>";
     assert_eq!(parse_copied(bomb.as_bytes()), Err(XmlError::DocumentType));
     assert_eq!(parse_copied(b"<Error><Code>&unknown;</Code></Error>"), Err(XmlError::Malformed));
@@ -183,15 +187,17 @@ proptest! {
         let _ = (parse_listing(text.as_bytes()), parse_error(text.as_bytes()));
     }
 
+    /// Proves H116.
     #[test]
-    fn h116_any_key_that_can_be_written_is_read_back(key in "[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\u{fffe}\\u{ffff}]{1,40}") {
+    fn any_key_that_can_be_written_is_read_back(key in "[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\u{fffe}\\u{ffff}]{1,40}") {
         let written = write_delete([key.as_str()]).unwrap();
         let answer = written.replace("<Object>", "<Deleted>").replace("</Object>", "</Deleted>").replace("<Delete ", "<DeleteResult ").replace("</Delete>", "</DeleteResult>");
         prop_assert_eq!(parse_deleted(answer.as_bytes()).unwrap().deleted, [key]);
     }
 
+    /// Proves H111.
     #[test]
-    fn h111_any_key_of_an_encoded_page_is_decoded_once(keys in prop::collection::vec(any::<String>(), 1..4)) {
+    fn any_key_of_an_encoded_page_is_decoded_once(keys in prop::collection::vec(any::<String>(), 1..4)) {
         let keys: Vec<_> = keys.into_iter().filter(|key| !key.is_empty()).collect();
         let mut objects = String::new();
         for key in &keys {
@@ -205,8 +211,9 @@ proptest! {
     }
 }
 
+/// Proves H12.
 #[test]
-fn h12_a_page_whose_flag_cannot_be_read_is_none() {
+fn a_page_whose_flag_cannot_be_read_is_none() {
     for flag in ["1", "yes", "True!", "tru"] {
         let text = format!("<ListBucketResult><IsTruncated>{flag}</IsTruncated></ListBucketResult>");
         let wrong = XmlError::Missing("word on whether it is the last page");
@@ -214,16 +221,18 @@ fn h12_a_page_whose_flag_cannot_be_read_is_none() {
     }
 }
 
+/// Proves H12.
 #[test]
-fn h12_a_token_is_kept_to_the_letter() {
+fn a_token_is_kept_to_the_letter() {
     // Some servers name the last key, and blanks belong to a key.
     let text = "<ListBucketResult><IsTruncated>true</IsTruncated><EncodingType>url</EncodingType>\
                 <NextContinuationToken> a%20b+c </NextContinuationToken></ListBucketResult>";
     assert_eq!(parse_listing(text.as_bytes()).unwrap().next.as_deref(), Some(" a%20b+c "));
 }
 
+/// Proves H117.
 #[test]
-fn h117_an_object_without_a_name_is_none() {
+fn an_object_without_a_name_is_none() {
     for key in ["<Key/>", "<Key></Key>", "<Key>a<b/></Key>", ""] {
         let text = format!(
             "<ListBucketResult><IsTruncated>false</IsTruncated><Contents>{key}<Size>1</Size></Contents></ListBucketResult>"
@@ -232,15 +241,17 @@ fn h117_an_object_without_a_name_is_none() {
     }
 }
 
+/// Proves H117.
 #[test]
-fn h117_many_small_elements_do_not_become_much_memory() {
+fn many_small_elements_do_not_become_much_memory() {
     let text = format!("<ListBucketResult>{}</ListBucketResult>", "<a/>".repeat(1 << 20));
     assert!(text.len() < LARGE_LIMIT);
     assert_eq!(parse_listing(text.as_bytes()), Err(XmlError::TooLarge));
 }
 
+/// Proves H117.
 #[test]
-fn h117_the_limit_of_depth_is_the_same_for_empty_elements() {
+fn the_limit_of_depth_is_the_same_for_empty_elements() {
     let nested =
         |depth: usize, inside: &str| format!("{}{inside}{}", "<a>".repeat(depth), "</a>".repeat(depth));
     let other = Err(XmlError::Unexpected("a".to_owned()));
@@ -249,15 +260,17 @@ fn h117_the_limit_of_depth_is_the_same_for_empty_elements() {
     assert_eq!(parse_copied(nested(16, "<b/>").as_bytes()), Err(XmlError::TooDeep));
 }
 
+/// Proves H31.
 #[test]
-fn h31_a_rule_counts_unless_it_is_certainly_off_or_elsewhere() {
+fn a_rule_counts_unless_it_is_certainly_off_or_elsewhere() {
     let text = "<LifecycleConfiguration><Rule><Prefix> a</Prefix><Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>";
     let rules = parse_lifecycle(text.as_bytes()).unwrap();
     assert_eq!((rules[0].enabled, rules[0].prefix.as_str()), (true, " a"));
 }
 
+/// Proves H111.
 #[test]
-fn h111_a_page_that_only_claims_to_be_encoded_is_refused_where_that_shows() {
+fn a_page_that_only_claims_to_be_encoded_is_refused_where_that_shows() {
     for key in ["100%", "a%2", "a%zz", "%ff"] {
         let text = format!(
             "<ListBucketResult><IsTruncated>false</IsTruncated><EncodingType>url</EncodingType>\
@@ -271,9 +284,11 @@ fn h111_a_page_that_only_claims_to_be_encoded_is_refused_where_that_shows() {
     assert_eq!(parse_listing(twice.as_bytes()).unwrap().objects[0].key, "a%2Fb");
 }
 
+/// Proves H108.
+///
 /// The same two keys, as servers of different makers shape a page: AWS, Ceph, Swift, Garage, R2.
 #[test]
-fn h108_pages_of_many_servers_say_the_same() {
+fn pages_of_many_servers_say_the_same() {
     let aws = r#"<?xml version="1.0" encoding="UTF-8"?>
 <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix>s/</Prefix><KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated><Contents><Key>s/a+b</Key><LastModified>2009-10-12T17:50:30.000Z</LastModified><ETag>&quot;70ee1738b6b21e2c8a43f3a5ab0eee71&quot;</ETag><ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType><Size>11</Size><StorageClass>STANDARD</StorageClass></Contents><Contents><Key>s/c</Key><LastModified>2009-10-12T17:50:30.000Z</LastModified><ETag>&quot;x&quot;</ETag><Size>0</Size><StorageClass>GLACIER</StorageClass><RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress></RestoreStatus></Contents></ListBucketResult>"#;
     let ceph = r#"<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix>s%2F</Prefix><MaxKeys>1000</MaxKeys><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated><Contents><Key>s%2Fa%20b</Key><LastModified>2009-10-12T17:50:30.000Z</LastModified><ETag>&quot;70ee&quot;</ETag><Size>11</Size><StorageClass>STANDARD</StorageClass><Owner><ID>u</ID><DisplayName>U</DisplayName></Owner><Type>Normal</Type></Contents><Contents><Key>s%2Fc</Key><LastModified>2009-10-12T17:50:30.000Z</LastModified><ETag>&quot;x&quot;</ETag><Size>0</Size></Contents><KeyCount>2</KeyCount></ListBucketResult>"#;
