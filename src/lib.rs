@@ -50,7 +50,7 @@
 //! [`format`](mod@format) has the bytes and names by themselves, without any input or output; [`retention`] says which snapshots to
 //! keep, and [`prune`] removes the others. [`tree`] has the exclude patterns and the reports of backups and restores of directory
 //! trees.
-//! Essays on the format, on locks, on upkeep, on runtimes and on S3 are in the [`manual`].
+//! Guides to the format, locks, maintenance, runtimes and S3 are in the [`manual`], with a [glossary](manual::glossary).
 //!
 //! # Features
 //! | feature | default | adds |

@@ -1,4 +1,4 @@
-//! Essays.
+//! Guides, and a glossary.
 
 #[cfg(feature = "s3")]
 #[doc = include_str!("bucket.md")]

@@ -27,7 +27,7 @@
 //! ```
 //!
 //! Chunks, indexes and blobs are neither decoded to be kept nor encoded again; manifests arrive to the byte, with their
-//! signatures, notes and states of verification. The essay `manual::sync` has the order of it all, and what happens to snapshots
+//! signatures, notes and states of verification. The guide `manual::sync` has the order of it all, and what happens to snapshots
 //! that differ.
 
 mod chunks;

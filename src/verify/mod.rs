@@ -1,7 +1,7 @@
 //! Verification: whether what snapshots name is there, and good.
 //!
-//! [`plan`] says what it would cost; [`VerifyPlan::execute`] does it, and returns a [`VerifyReport`]. The essay on
-//! [verification](super::manual::verify) tells what is checked, and how far each kind of run can be believed.
+//! [`plan`] says what it would cost; [`VerifyPlan::execute`] does it, and returns a [`VerifyReport`]. The guide to
+//! [verification](super::manual::verify) says what is checked, and how far each kind of run can be believed.
 //!
 //! ```
 //! use std::sync::Arc;
