@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::support::fault_server::{Action, Etags, FaultServer, Options as ServerOptions, Rule};
 use futures::executor::block_on;
 use futures::future;
+use futures::io::Cursor;
 use larder::backend::MemoryBackend;
 use larder::error::{ErrorKind, Result};
 use larder::format::name::{GroupName, SnapshotName};
@@ -274,20 +275,31 @@ fn after_a_process_that_died_while_it_deleted_many_snapshots_new_ones_are_fresh_
 /// Proves H17.
 #[test]
 fn a_store_that_was_destroyed_leaves_word_of_requests_that_may_still_arrive() {
-    let server = FaultServer::start(ServerOptions::default());
-    block_on(async {
-        let one = fresh(&server).await;
-        small(&one.store, &group("host/a")).await;
-        lose(&server, "store.json");
-        Datastore::destroy(Arc::<larder::backend::fault::FaultBackend>::clone(&one.backend)).await.unwrap();
-        drop(one);
-        let left: Vec<_> = server.objects().into_keys().collect();
-        assert_eq!(left, [LEASE]);
-        busy(Opening::of("store").open(&server).await);
-        server.age(LEASE, Duration::from_hours(1));
-        let mut record = lease(&server);
-        record["doubtful_until"] = 1.into();
-        server.put(LEASE, record.to_string());
-        fresh(&server).await.close().await;
-    });
+    // The identity of the store, which has a name, and chunks, one of which goes alone and two of which go together.
+    for (method, part, chunks) in [("DELETE", "store.json", 1), ("DELETE", ".chunks/", 1), ("POST", "", 2)] {
+        let server = FaultServer::start(ServerOptions::default());
+        block_on(async {
+            let one = fresh(&server).await;
+            let backup = one.store.backup(&group("host/a")).begin().await.unwrap();
+            let bytes: Vec<u8> = (0..chunks).flat_map(|chunk| vec![chunk; 4096]).collect();
+            let size = bytes.len() as u64;
+            backup.image("d.img", Cursor::new(bytes), size).chunk_bytes(4096).await.unwrap();
+            backup.finish().await.unwrap();
+            server.add(
+                Rule::on(method).path(move |path| path.contains(part)).first(1).then(Action::CutRequestAt(0)),
+            );
+            Datastore::destroy(Arc::<larder::backend::fault::FaultBackend>::clone(&one.backend))
+                .await
+                .unwrap();
+            drop(one);
+            let left: Vec<_> = server.objects().into_keys().collect();
+            assert_eq!(left, [LEASE], "{method} {part}");
+            busy(Opening::of("store").open(&server).await);
+            server.age(LEASE, Duration::from_hours(1));
+            let mut record = lease(&server);
+            record["doubtful_until"] = 1.into();
+            server.put(LEASE, record.to_string());
+            fresh(&server).await.close().await;
+        });
+    }
 }

@@ -371,7 +371,7 @@ impl Lease {
     /// something, it is given back instead.
     pub(super) async fn remove(self: &Arc<Self>, condition: &Condition) -> Result<Deletion> {
         self.before_change().await?;
-        if self.removals().has_doubts(self.runtime.monotonic()) {
+        if self.removals().outlive_the_store(self.runtime.monotonic()) {
             // Whoever makes a store here next has to know.
             return self.give_back().await.map(|()| Deletion::Final);
         }

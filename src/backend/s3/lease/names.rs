@@ -41,6 +41,10 @@ pub(super) struct Removals {
     announced: u32,
     /// Names of which a request got no answer, and since when, by the monotonic clock.
     doubted: BTreeMap<String, Duration>,
+    /// When a request got no answer that deletes an object without a name, by the monotonic clock.
+    nameless_doubted: Option<Duration>,
+    /// How many requests that delete objects without a name are under way.
+    nameless_under_way: usize,
     /// How many requests for a name are under way.
     under_way: BTreeMap<String, usize>,
 }
@@ -50,6 +54,17 @@ impl Removals {
     pub(super) fn has_doubts(&self, now: Duration) -> bool {
         let late = |since: &Duration| now.saturating_sub(*since) < LONGEST_REQUEST;
         !self.under_way.is_empty() || self.doubted.values().any(late)
+    }
+
+    /// Returns `true` if a request may still delete something at the place of a store that was destroyed. Objects without a name were on a
+    /// list that is gone, so the name of the store is in doubt from now on if one of them may be deleted: no store is made there
+    /// meanwhile.
+    pub(super) fn outlive_the_store(&mut self, now: Duration) -> bool {
+        let late = |since: Duration| now.saturating_sub(since) < LONGEST_REQUEST;
+        if self.nameless_under_way > 0 || self.nameless_doubted.is_some_and(late) {
+            self.doubted.insert(Key::Store.path(), now);
+        }
+        self.has_doubts(now)
     }
 
     /// All names of which a request may be executed now or later.
@@ -88,6 +103,8 @@ fn snapshot_of(key: &Key) -> Option<&SnapshotName> {
 /// Names of which something is being removed. Dropped before their end, all of them are in doubt.
 #[derive(Debug)]
 pub(in crate::backend::s3) struct Removing {
+    /// Whether objects without a name are among them, besides the lease.
+    has_nameless: bool,
     is_over: bool,
     lease: Arc<Lease>,
     names: Vec<Option<String>>,
@@ -110,8 +127,10 @@ impl Removing {
                     None => true,
                 },
             };
-            if let Some(name) = name.clone().filter(|_| doubtful) {
-                removals.doubted.insert(name, now);
+            match name {
+                _ if !doubtful => {}
+                Some(name) => _ = removals.doubted.insert(name.clone(), now),
+                None => removals.nameless_doubted = Some(now),
             }
         }
     }
@@ -121,6 +140,12 @@ impl Drop for Removing {
     fn drop(&mut self) {
         let now = self.lease.runtime.monotonic();
         let mut removals = self.lease.removals();
+        if self.has_nameless {
+            removals.nameless_under_way -= 1;
+            if !self.is_over {
+                removals.nameless_doubted = Some(now);
+            }
+        }
         for name in self.names.drain(..).flatten() {
             if let Some(count) = removals.under_way.get_mut(&name) {
                 *count -= 1;
@@ -142,14 +167,17 @@ impl Lease {
     /// Those of a renewal. Nothing may be removed then.
     pub(in crate::backend::s3) async fn removing(self: &Arc<Self>, removals: &[Removal]) -> Result<Removing> {
         let names: Vec<_> = removals.iter().map(|removal| name_of(&removal.key)).collect();
+        let has_nameless =
+            removals.iter().zip(&names).any(|(removal, name)| name.is_none() && removal.key != Key::Lease);
         {
             let mut removals = self.removals();
+            removals.nameless_under_way += usize::from(has_nameless);
             for name in names.iter().flatten() {
                 *removals.under_way.entry(name.clone()).or_default() += 1;
             }
         }
         // Nothing was sent yet: if this fails, nothing is in doubt.
-        let mut removing = Removing { is_over: true, lease: Arc::clone(self), names };
+        let mut removing = Removing { has_nameless, is_over: true, lease: Arc::clone(self), names };
         self.announce(&removing.names).await?;
         removing.is_over = false;
         Ok(removing)
@@ -291,6 +319,34 @@ mod tests {
         let few: BTreeSet<_> = (0..100).map(|number| format!("host/{number}/owner")).collect();
         assert_eq!(listed(few.clone()), Some(few));
         assert_eq!(listed((0..2000).map(|number| format!("host/{number}/owner")).collect()), None);
+    }
+
+    #[test]
+    fn doubts_that_are_together_too_many_are_any_doubts() {
+        let many =
+            |of: &str| -> Names { Some((0..400).map(|number| format!("{of}/{number}/owner")).collect()) };
+        assert!(listed(many("host-of-one-name").unwrap()).is_some());
+        let none = Doubt { before: None, names: names(&[]), until: None };
+        let both = none.and(many("host-of-one-name"), 10, 5).and(many("host-of-two-names"), 9, 6);
+        assert_eq!((&both.names, both.until, both.before), (&None, Some(10), Some(6)));
+    }
+
+    #[test]
+    fn a_lease_of_an_earlier_version_leaves_every_name_in_doubt_that_is_there_by_now() {
+        let old = r#"{"beat":0,"doubtful_until":10,"epoch":9,"held":false,"holder":{"host":"h","instance":"i","nonce":"n"}}"#;
+        let mut record: Record = serde_json::from_str(old).unwrap();
+        let owner = Key::Owner("host/a".parse().unwrap());
+        let manifest = |time: &str| Key::Manifest(format!("host/a/{time}").parse().unwrap());
+        let (early, late) = (manifest("1970-01-01T00:00:05Z"), manifest("1970-01-01T00:00:06Z"));
+        let in_doubt = |record: &Record, key: &Key| is_listed(record, &name_of(key).unwrap(), key);
+        assert!(
+            [&owner, &early, &late].iter().all(|key| in_doubt(&record, key)),
+            "it does not say before when"
+        );
+        Doubt::of(&record, 5).write_to(&mut record);
+        assert_eq!([&owner, &early, &late].map(|key| in_doubt(&record, key)), [true, true, false]);
+        assert_eq!(Doubt::of(&record, 10).until, None);
+        assert_eq!(Doubt::of(&record, 10).names, names(&[]));
     }
 
     #[test]
