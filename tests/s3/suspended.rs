@@ -140,6 +140,23 @@ impl Process {
         self.server.add(rule.first(1).then(Action::CutRequestAt(0)));
     }
 
+    /// The answer to the next request of this kind is lost, and that only after a while.
+    fn answer_late(&self, method: &'static str, part: &'static str) {
+        let late = Rule::on(method).path(move |path| path.contains(part)).first(1);
+        self.server.add(late.then(Action::Delay(Duration::from_millis(500))).then(Action::CutResponseAt(0)));
+    }
+
+    fn lease(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.server.objects()[LEASE]).unwrap()
+    }
+
+    /// Waits for a request of this kind.
+    async fn came(&self, since: usize, method: &str, part: &str) {
+        while self.sent(since, method, part) == 0 {
+            self.clock.sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// How many requests of this kind came since some moment.
     fn sent(&self, since: usize, method: &str, part: &str) -> usize {
         let log = self.server.log();
@@ -230,15 +247,20 @@ fn a_chunk_is_not_stored_by_a_host_that_was_suspended() {
 /// Proves H169.
 #[test]
 fn a_request_that_still_waits_for_its_connection_is_not_sent_after_a_suspension() {
-    let process = Process::start();
-    // Every connection that is open ends.
-    process.server.kill();
-    process.server.revive();
-    process.server.put(LEASE, THEIRS);
-    process.clock.while_connecting.store(120, Ordering::SeqCst);
-    let since = process.server.log().len();
-    assert_eq!(kind(block_on(delete(&process.backend, &[key(MANIFEST)]))), Err(ErrorKind::Busy));
-    assert_eq!(process.sent(since, "DELETE", ""), 0);
+    // Neither has the lease written before. A name that is deleted has.
+    let delete_chunk: Change =
+        ("DELETE", ".chunks", |backend| Box::pin(async { delete(backend, &[chunk(1)]).await }));
+    for (method, part, change) in [delete_chunk, REPLACE] {
+        let process = Process::start();
+        // Every connection that is open ends.
+        process.server.kill();
+        process.server.revive();
+        process.server.put(LEASE, THEIRS);
+        process.clock.while_connecting.store(120, Ordering::SeqCst);
+        let since = process.server.log().len();
+        assert_eq!(kind(block_on(change(&process.backend))), Err(ErrorKind::Busy), "{method} {part}");
+        assert_eq!(process.sent(since, method, part), 0, "{method} {part}");
+    }
 }
 
 /// Proves H169.
@@ -281,7 +303,7 @@ fn a_time_of_day_that_jumps_costs_a_renewal_and_nothing_else() {
             block_on(delete(&process.backend, &[chunk(number)])).unwrap();
         }
         assert!(process.backend.tenure().is_some());
-        let lease: serde_json::Value = serde_json::from_slice(&process.server.objects()[LEASE]).unwrap();
+        let lease = process.lease();
         assert!(lease["beat"].as_u64().unwrap() <= 2, "{lease}");
     }
 }
@@ -303,6 +325,170 @@ fn a_request_that_outlives_a_lease_that_was_given_back_is_not_sent_again() {
     let (deleted, ()) = block_on(futures::future::join(delete(&process.backend, &deleting), closing));
     assert_eq!(kind(deleted), Err(ErrorKind::Unavailable));
     assert_eq!(process.sent(since, "DELETE", ""), 1);
+}
+
+#[test]
+fn h169_a_request_that_began_in_an_earlier_term_is_not_sent_again_in_a_later_one() {
+    let process = Process::start();
+    let since = process.server.log().len();
+    process.answer_late("DELETE", "index.json");
+    let reopening = async {
+        process.came(since, "DELETE", "index.json").await;
+        process.backend.close().await.unwrap();
+        process.backend.lock(&LockScope::Store, LockMode::Shared).await.unwrap()
+    };
+    let deleting = [key(MANIFEST)];
+    let (deleted, held) = block_on(futures::future::join(delete(&process.backend, &deleting), reopening));
+    assert_eq!(kind(deleted), Err(ErrorKind::Unavailable));
+    assert_eq!(process.sent(since, "DELETE", ""), 1);
+    block_on(held.check()).unwrap();
+}
+
+#[test]
+fn h89_a_request_is_not_sent_again_after_another_one_found_that_the_lease_was_lost() {
+    let process = Process::start();
+    let since = process.server.log().len();
+    process.answer_late("PUT", ".chunks");
+    let losing = async {
+        process.came(since, "PUT", ".chunks").await;
+        process.server.put(LEASE, THEIRS);
+        process.backend.check_owned().await
+    };
+    let new = chunk(3);
+    let putting = process.backend.put(&new, "new".into(), PutMode::Create);
+    let (put, lost) = block_on(futures::future::join(putting, losing));
+    assert_eq!((kind(put), kind(lost)), (Err(ErrorKind::Unavailable), Err(ErrorKind::Busy)));
+    assert_eq!(process.sent(since, "PUT", ".chunks"), 1);
+}
+
+#[test]
+fn h169_a_time_of_day_that_is_set_while_a_request_is_under_way_does_not_end_it() {
+    for (method, part, change) in [DELETE, PUBLISH, REPLACE] {
+        let process = Process::start();
+        let clock = Arc::clone(&process.clock);
+        let rule = Rule::on(method).path(move |path| path.contains(part)).query(move |_| {
+            clock.wall.store(7200, Ordering::SeqCst);
+            true
+        });
+        process.server.add(rule.first(1).then(Action::CutRequestAt(0)));
+        assert_eq!(kind(block_on(change(&process.backend))), Ok(()), "{method} {part}");
+    }
+}
+
+#[test]
+fn h169_a_lease_that_is_overdue_is_not_deleted() {
+    let process = Process::start();
+    let clock = Arc::clone(&process.clock);
+    let rule = Rule::on("DELETE").path(|path| path.ends_with("lease")).query(move |_| {
+        clock.suspend(120);
+        true
+    });
+    process.server.add(rule.first(1).then(Action::CutRequestAt(0)));
+    let since = process.server.log().len();
+    let began = process.clock.inner.monotonic();
+    assert_eq!(kind(block_on(delete(&process.backend, &[Key::Lease]))), Err(ErrorKind::Unavailable));
+    assert_eq!(process.sent(since, "DELETE", ""), 1);
+    // It does not wait for a renewal, for which it would have to let go of the lease first.
+    assert!(process.clock.inner.monotonic() - began < Duration::from_mins(1));
+}
+
+#[test]
+fn i6_a_lease_that_is_given_back_tells_of_requests_that_may_still_be_executed() {
+    async fn put(process: &Process) -> Result<()> {
+        process.backend.put(&Key::GcStatus, "x".into(), PutMode::Replace).await.map(drop)
+    }
+    let told = |process: &Process| {
+        let lease = process.lease();
+        assert_eq!(lease["held"], false);
+        !lease["doubtful_until"].is_null()
+    };
+    let is_status = |path: &str| path.ends_with("gc-status");
+    // Every request was answered.
+    let process = Process::start();
+    block_on(put(&process)).unwrap();
+    block_on(process.backend.close()).unwrap();
+    assert!(!told(&process));
+    // One was never answered.
+    let process = Process::start();
+    process.server.add(Rule::on("PUT").path(is_status).then(Action::CutRequestAt(0)));
+    assert_eq!(kind(block_on(put(&process))), Err(ErrorKind::Unavailable));
+    block_on(process.backend.close()).unwrap();
+    assert!(told(&process));
+    // One is under way.
+    let process = Process::start();
+    let since = process.server.log().len();
+    process.server.add(Rule::on("PUT").path(is_status).then(Action::Delay(Duration::from_mins(1))));
+    let closing = async {
+        process.came(since, "PUT", "gc-status").await;
+        process.backend.close().await.unwrap();
+        told(&process)
+    };
+    let ended = block_on(futures::future::select(Box::pin(put(&process)), Box::pin(closing)));
+    assert!(matches!(ended, futures::future::Either::Right((true, _))));
+}
+
+#[test]
+fn h17_a_name_is_in_doubt_after_its_deletion_got_no_answer_however_it_was_sent() {
+    let blob = || key(&MANIFEST.replace("index.json", "app.conf"));
+    for together in [false, true] {
+        for is_dropped in [false, true] {
+            let process = Process::start();
+            let (method, keys) = if together {
+                ("POST", vec![key(MANIFEST), blob()])
+            } else {
+                ("DELETE", vec![key(MANIFEST)])
+            };
+            let action =
+                if is_dropped { Action::Delay(Duration::from_mins(1)) } else { Action::CutRequestAt(0) };
+            process.server.add(Rule::on(method).then(action));
+            let since = process.server.log().len();
+            let deleting = Box::pin(delete(&process.backend, &keys));
+            if is_dropped {
+                let came = Box::pin(process.came(since, method, ""));
+                drop(block_on(futures::future::select(deleting, came)));
+            } else {
+                assert_eq!(kind(block_on(deleting)), Err(ErrorKind::Unavailable));
+            }
+            let what = format!("{method} {is_dropped}");
+            assert!(process.backend.in_doubt(&blob()).is_some(), "{what}");
+            block_on(process.backend.close()).unwrap();
+            let name = MANIFEST.strip_suffix("/index.json.blob").unwrap();
+            assert_eq!(process.lease()["doubtful"], serde_json::json!([name]), "{what}");
+        }
+    }
+}
+
+#[test]
+fn h17_nothing_is_deleted_before_the_lease_lists_its_name() {
+    let process = Process::start();
+    process.server.add(Rule::on("PUT").path(|path| path.ends_with("lease")).then(Action::CutRequestAt(0)));
+    let since = process.server.log().len();
+    assert_eq!(kind(block_on(delete(&process.backend, &[key(MANIFEST)]))), Err(ErrorKind::Unavailable));
+    assert_eq!(process.sent(since, "DELETE", ""), 0);
+    assert!(process.backend.in_doubt(&key(MANIFEST)).is_none(), "nothing was sent");
+}
+
+#[test]
+fn h17_a_name_stays_listed_until_the_last_of_its_deletions_ended() {
+    let process = Process::start();
+    let blob = key(&MANIFEST.replace("index.json", "app.conf"));
+    let late = Rule::on("DELETE").path(|path| path.contains("app.conf"));
+    process.server.add(late.then(Action::Delay(Duration::from_mins(1))));
+    let since = process.server.log().len();
+    let others = async {
+        process.came(since, "DELETE", "app.conf").await;
+        delete(&process.backend, &[key(MANIFEST)]).await.unwrap();
+        // Another name has the lease written anew.
+        delete(&process.backend, &[key("vm/2/owner")]).await.unwrap();
+    };
+    let deleting = [blob];
+    let deleting = Box::pin(delete(&process.backend, &deleting));
+    let ended = block_on(futures::future::select(deleting, Box::pin(others)));
+    let lease = process.lease();
+    let listed: Vec<_> =
+        lease["removing"].as_array().unwrap().iter().filter_map(|name| name.as_str()).collect();
+    assert_eq!(listed, [MANIFEST.strip_suffix("/index.json.blob").unwrap(), "vm/2/owner"]);
+    assert!(matches!(ended, futures::future::Either::Right(_)));
 }
 
 #[test]
