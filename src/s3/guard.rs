@@ -37,3 +37,121 @@ impl S3Client {
         Self { guard: Some(guard), shared: Arc::clone(&self.shared) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::num::NonZeroU32;
+    use std::sync::{Mutex, MutexGuard};
+
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+    use crate::http::{HttpTransport, Progress, Request, Response, TransportError, TransportErrorKind};
+    use crate::rt::{Runtime, ThreadRuntime};
+    use crate::s3::{Condition, Credentials, RetryOptions, S3Options, StaticCredentials};
+
+    const LATER: Duration = Duration::from_hours(1);
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Event {
+        Confirmed,
+        Permitted,
+        Sent(Option<Duration>),
+    }
+
+    /// A guard with answers that are known before, and a transport that answers nothing. Both write down that they were asked.
+    #[derive(Debug, Default)]
+    struct Script {
+        confirmations: Mutex<VecDeque<Result<()>>>,
+        events: Mutex<Vec<Event>>,
+        permits: Mutex<VecDeque<Result<Option<Duration>>>>,
+    }
+
+    impl Script {
+        fn events(&self) -> MutexGuard<'_, Vec<Event>> {
+            self.events.lock().unwrap()
+        }
+    }
+
+    #[async_trait]
+    impl Guard for Script {
+        fn permit(&self, _: Option<Duration>) -> Result<Option<Duration>> {
+            self.events().push(Event::Permitted);
+            self.permits.lock().unwrap().pop_front().unwrap()
+        }
+
+        async fn confirm(&self, _: Option<Duration>) -> Result<()> {
+            self.events().push(Event::Confirmed);
+            self.confirmations.lock().unwrap().pop_front().unwrap()
+        }
+    }
+
+    #[async_trait]
+    impl HttpTransport for Script {
+        async fn exchange(&self, request: &Request) -> std::result::Result<Response, TransportError> {
+            self.events().push(Event::Sent(request.not_after));
+            Err(TransportError::new(TransportErrorKind::Closed, Progress::Sent, "read the response"))
+        }
+    }
+
+    fn busy<T>() -> Result<T> {
+        Err(Error::new(ErrorKind::Busy, "change the store"))
+    }
+
+    fn client(
+        permits: impl Into<VecDeque<Result<Option<Duration>>>>,
+        confirmations: impl Into<VecDeque<Result<()>>>,
+    ) -> (Arc<Script>, S3Client) {
+        let (confirmations, permits) = (Mutex::new(confirmations.into()), Mutex::new(permits.into()));
+        let script = Arc::new(Script { confirmations, events: Mutex::default(), permits });
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
+        let mut retry = RetryOptions::default();
+        retry.attempts = NonZeroU32::MIN;
+        let options = S3Options::new("http://localhost", "bucket").credentials(credentials).retry(retry);
+        let transport: Arc<dyn HttpTransport> = Arc::<Script>::clone(&script);
+        let client = S3Client::new(runtime, transport, options).unwrap();
+        let guard: Arc<dyn Guard> = Arc::<Script>::clone(&script);
+        (script, client.guarded(guard))
+    }
+
+    #[test]
+    fn h169_an_attempt_is_sent_only_while_the_guard_permits_it() {
+        use Event::{Confirmed, Permitted, Sent};
+        let until = Some(LATER);
+        let cases: [(_, Vec<Result<Option<Duration>>>, Vec<Result<()>>, Vec<Event>); 5] = [
+            ("permitted", vec![Ok(until)], vec![], vec![Permitted, Sent(until)]),
+            ("refused", vec![busy()], vec![], vec![Permitted]),
+            (
+                "permitted once it was confirmed",
+                vec![Ok(None), Ok(until)],
+                vec![Ok(())],
+                vec![Permitted, Confirmed, Permitted, Sent(until)],
+            ),
+            (
+                "refused after it was confirmed, when its turn came again",
+                vec![Ok(None), busy()],
+                vec![Ok(())],
+                vec![Permitted, Confirmed, Permitted],
+            ),
+            ("not confirmed", vec![Ok(None), Ok(until)], vec![busy()], vec![Permitted, Confirmed]),
+        ];
+        for (what, permits, confirmations, events) in cases {
+            let (script, client) = client(permits, confirmations);
+            let deleted = block_on(client.delete("key", &Condition::Always));
+            let is_sent = matches!(events.last(), Some(Sent(_)));
+            let kind = if is_sent { ErrorKind::Unavailable } else { ErrorKind::Busy };
+            assert_eq!(deleted.unwrap_err().kind(), kind, "{what}");
+            assert_eq!(*script.events(), events, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_changes_nothing_is_sent_without_asking() {
+        let (script, client) = client([], []);
+        assert_eq!(block_on(client.head("key")).unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(*script.events(), [Event::Sent(None)]);
+    }
+}

@@ -202,7 +202,26 @@ fn marks_notes_and_namespaces_that_another_process_removed_are_not_set_meanwhile
 
 /// Proves H17.
 #[test]
-fn what_a_process_was_deleting_when_it_died_is_not_stored_again_meanwhile() {
+fn h17_a_lease_that_is_given_back_lists_the_doubts_of_two_processes() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let one = fresh(&server).await;
+        let deleted = at(&one.store, "host/a", THEN).await.unwrap();
+        lose(&server, "index.json.blob");
+        one.store.delete_snapshot(&deleted).await.unwrap();
+        one.close().await;
+        let (other, namespace) = (fresh(&server).await, "a".parse().unwrap());
+        other.store.create_namespace(&namespace).await.unwrap();
+        lose(&server, ".namespace");
+        other.store.delete_namespace(&namespace).await.unwrap();
+        other.close().await;
+        let marker = larder::format::layout::Key::Namespace(namespace).path();
+        assert_eq!(lease(&server)["doubtful"], serde_json::json!([deleted.to_string(), marker]));
+    });
+}
+
+#[test]
+fn h17_what_a_process_was_deleting_when_it_died_is_not_stored_again_meanwhile() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;

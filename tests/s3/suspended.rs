@@ -430,14 +430,12 @@ fn i6_a_lease_that_is_given_back_tells_of_requests_that_may_still_be_executed() 
 #[test]
 fn h17_a_name_is_in_doubt_after_its_deletion_got_no_answer_however_it_was_sent() {
     let blob = || key(&MANIFEST.replace("index.json", "app.conf"));
+    let log = || key(&MANIFEST.replace("index.json", "client.log"));
     for together in [false, true] {
         for is_dropped in [false, true] {
             let process = Process::start();
-            let (method, keys) = if together {
-                ("POST", vec![key(MANIFEST), blob()])
-            } else {
-                ("DELETE", vec![key(MANIFEST)])
-            };
+            let (method, keys) =
+                if together { ("POST", vec![key(MANIFEST), blob()]) } else { ("DELETE", vec![log()]) };
             let action =
                 if is_dropped { Action::Delay(Duration::from_mins(1)) } else { Action::CutRequestAt(0) };
             process.server.add(Rule::on(method).then(action));
@@ -456,6 +454,29 @@ fn h17_a_name_is_in_doubt_after_its_deletion_got_no_answer_however_it_was_sent()
             assert_eq!(process.lease()["doubtful"], serde_json::json!([name]), "{what}");
         }
     }
+}
+
+#[test]
+fn h17_a_name_is_in_doubt_until_the_last_request_that_may_delete_it_is_over() {
+    let process = Process::start();
+    let later = |minutes: u64| _ = process.clock.ahead.fetch_add(minutes * 60, Ordering::SeqCst);
+    let hold = || block_on(process.backend.lock(&LockScope::Store, LockMode::Shared)).unwrap();
+    let in_doubt = || process.backend.in_doubt(&key(MANIFEST)).is_some();
+    process.server.add(Rule::on("DELETE").then(Action::CutRequestAt(0)));
+    assert_eq!(kind(block_on(delete(&process.backend, &[key(MANIFEST)]))), Err(ErrorKind::Unavailable));
+    later(20);
+    drop(hold());
+    block_on(process.backend.close()).unwrap();
+    // The lease that was given back says: for another 30 minutes.
+    let held = hold();
+    later(15);
+    assert!(in_doubt(), "by the lease, 35 minutes after the request");
+    assert_eq!(kind(block_on(delete(&process.backend, &[key(MANIFEST)]))), Err(ErrorKind::Unavailable));
+    later(20);
+    assert!(in_doubt(), "by the second request, 55 minutes after the first one");
+    later(20);
+    assert!(!in_doubt());
+    drop(held);
 }
 
 #[test]
@@ -478,8 +499,9 @@ fn h17_a_name_stays_listed_until_the_last_of_its_deletions_ended() {
     let others = async {
         process.came(since, "DELETE", "app.conf").await;
         delete(&process.backend, &[key(MANIFEST)]).await.unwrap();
-        // Another name has the lease written anew.
+        // Other names have the lease written anew, even if one of them is listed.
         delete(&process.backend, &[key("vm/2/owner")]).await.unwrap();
+        delete(&process.backend, &[key("vm/2/owner"), key("vm/3/owner")]).await.unwrap();
     };
     let deleting = [blob];
     let deleting = Box::pin(delete(&process.backend, &deleting));
@@ -487,7 +509,7 @@ fn h17_a_name_stays_listed_until_the_last_of_its_deletions_ended() {
     let lease = process.lease();
     let listed: Vec<_> =
         lease["removing"].as_array().unwrap().iter().filter_map(|name| name.as_str()).collect();
-    assert_eq!(listed, [MANIFEST.strip_suffix("/index.json.blob").unwrap(), "vm/2/owner"]);
+    assert_eq!(listed, [MANIFEST.strip_suffix("/index.json.blob").unwrap(), "vm/2/owner", "vm/3/owner"]);
     assert!(matches!(ended, futures::future::Either::Right(_)));
 }
 
