@@ -117,8 +117,9 @@ mod tests {
         (script, client.guarded(guard))
     }
 
+    /// Proves H169.
     #[test]
-    fn h169_an_attempt_is_sent_only_while_the_guard_permits_it() {
+    fn an_attempt_is_sent_only_while_the_guard_permits_it() {
         use Event::{Confirmed, Permitted, Sent};
         let until = Some(LATER);
         let cases: [(_, Vec<Result<Option<Duration>>>, Vec<Result<()>>, Vec<Event>); 5] = [

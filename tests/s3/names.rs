@@ -202,7 +202,7 @@ fn marks_notes_and_namespaces_that_another_process_removed_are_not_set_meanwhile
 
 /// Proves H17.
 #[test]
-fn h17_a_lease_that_is_given_back_lists_the_doubts_of_two_processes() {
+fn a_lease_that_is_given_back_lists_the_doubts_of_two_processes() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;
@@ -220,8 +220,9 @@ fn h17_a_lease_that_is_given_back_lists_the_doubts_of_two_processes() {
     });
 }
 
+/// Proves H17.
 #[test]
-fn h17_what_a_process_was_deleting_when_it_died_is_not_stored_again_meanwhile() {
+fn what_a_process_was_deleting_when_it_died_is_not_stored_again_meanwhile() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;

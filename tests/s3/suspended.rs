@@ -329,8 +329,9 @@ fn a_request_that_outlives_a_lease_that_was_given_back_is_not_sent_again() {
     assert_eq!(process.sent(since, "DELETE", ""), 1);
 }
 
+/// Proves H169.
 #[test]
-fn h169_a_request_that_began_in_an_earlier_term_is_not_sent_again_in_a_later_one() {
+fn a_request_that_began_in_an_earlier_term_is_not_sent_again_in_a_later_one() {
     let process = Process::start();
     let since = process.server.log().len();
     process.answer_late("DELETE", "index.json");
@@ -346,8 +347,9 @@ fn h169_a_request_that_began_in_an_earlier_term_is_not_sent_again_in_a_later_one
     block_on(held.check()).unwrap();
 }
 
+/// Proves H89.
 #[test]
-fn h89_a_request_is_not_sent_again_after_another_one_found_that_the_lease_was_lost() {
+fn a_request_is_not_sent_again_after_another_one_found_that_the_lease_was_lost() {
     let process = Process::start();
     let since = process.server.log().len();
     process.answer_late("PUT", ".chunks");
@@ -363,8 +365,9 @@ fn h89_a_request_is_not_sent_again_after_another_one_found_that_the_lease_was_lo
     assert_eq!(process.sent(since, "PUT", ".chunks"), 1);
 }
 
+/// Proves H169.
 #[test]
-fn h169_a_time_of_day_that_is_set_while_a_request_is_under_way_does_not_end_it() {
+fn a_time_of_day_that_is_set_while_a_request_is_under_way_does_not_end_it() {
     for (method, part, change) in [DELETE, PUBLISH, REPLACE] {
         let process = Process::start();
         let clock = Arc::clone(&process.clock);
@@ -377,8 +380,9 @@ fn h169_a_time_of_day_that_is_set_while_a_request_is_under_way_does_not_end_it()
     }
 }
 
+/// Proves H169.
 #[test]
-fn h169_a_lease_that_is_overdue_is_not_deleted() {
+fn a_lease_that_is_overdue_is_not_deleted() {
     let process = Process::start();
     let clock = Arc::clone(&process.clock);
     let rule = Rule::on("DELETE").path(|path| path.ends_with("lease")).query(move |_| {
@@ -394,8 +398,9 @@ fn h169_a_lease_that_is_overdue_is_not_deleted() {
     assert!(process.clock.inner.monotonic() - began < Duration::from_mins(1));
 }
 
+/// Proves I6.
 #[test]
-fn i6_a_lease_that_is_given_back_tells_of_requests_that_may_still_be_executed() {
+fn a_lease_that_is_given_back_tells_of_requests_that_may_still_be_executed() {
     async fn put(process: &Process) -> Result<()> {
         process.backend.put(&Key::GcStatus, "x".into(), PutMode::Replace).await.map(drop)
     }
@@ -429,8 +434,9 @@ fn i6_a_lease_that_is_given_back_tells_of_requests_that_may_still_be_executed() 
     assert!(matches!(ended, futures::future::Either::Right((true, _))));
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_name_is_in_doubt_after_its_deletion_got_no_answer_however_it_was_sent() {
+fn a_name_is_in_doubt_after_its_deletion_got_no_answer_however_it_was_sent() {
     let blob = || key(&MANIFEST.replace("index.json", "app.conf"));
     let log = || key(&MANIFEST.replace("index.json", "client.log"));
     for together in [false, true] {
@@ -458,8 +464,9 @@ fn h17_a_name_is_in_doubt_after_its_deletion_got_no_answer_however_it_was_sent()
     }
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_name_is_in_doubt_until_the_last_request_that_may_delete_it_is_over() {
+fn a_name_is_in_doubt_until_the_last_request_that_may_delete_it_is_over() {
     let process = Process::start();
     let later = |minutes: u64| _ = process.clock.ahead.fetch_add(minutes * 60, Ordering::SeqCst);
     let hold = || block_on(process.backend.lock(&LockScope::Store, LockMode::Shared)).unwrap();
@@ -481,8 +488,9 @@ fn h17_a_name_is_in_doubt_until_the_last_request_that_may_delete_it_is_over() {
     drop(held);
 }
 
+/// Proves H17.
 #[test]
-fn h17_nothing_is_deleted_before_the_lease_lists_its_name() {
+fn nothing_is_deleted_before_the_lease_lists_its_name() {
     let process = Process::start();
     process.server.add(Rule::on("PUT").path(|path| path.ends_with("lease")).then(Action::CutRequestAt(0)));
     let since = process.server.log().len();
@@ -491,8 +499,9 @@ fn h17_nothing_is_deleted_before_the_lease_lists_its_name() {
     assert!(process.backend.in_doubt(&key(MANIFEST)).is_none(), "nothing was sent");
 }
 
+/// Proves H17.
 #[test]
-fn h17_a_name_stays_listed_until_the_last_of_its_deletions_ended() {
+fn a_name_stays_listed_until_the_last_of_its_deletions_ended() {
     let process = Process::start();
     let blob = key(&MANIFEST.replace("index.json", "app.conf"));
     let late = Rule::on("DELETE").path(|path| path.contains("app.conf"));
