@@ -69,7 +69,7 @@ impl Buffers {
         Buffer { pool: Arc::downgrade(self), touched, vec }
     }
 
-    fn put_back(&self, buffer: Free) {
+    fn recycle(&self, buffer: Free) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let held: usize = free.iter().map(|free| free.touched).sum();
         if free.len() < KEPT && held + buffer.touched <= self.kept_bytes {
@@ -124,7 +124,7 @@ impl Drop for Buffer {
             && self.vec.capacity() > 0
         {
             let vec = std::mem::take(&mut self.vec);
-            pool.put_back(Free { touched: self.touched.max(vec.len()), vec });
+            pool.recycle(Free { touched: self.touched.max(vec.len()), vec });
         }
     }
 }

@@ -66,7 +66,8 @@ pub(crate) fn run(_: &Plan, report: &mut Report) -> Outcome<()> {
         let process = server.process(None).await?;
         process.take_lease().await?;
         server.requests()?;
-        let options = GcOptions::default().grace(Duration::ZERO).one_sighting().observer(watch.clone());
+        let options =
+            GcOptions::default().grace(Duration::ZERO).consistent_listings().observer(watch.clone());
         let start = Instant::now();
         let mut plan = gc::plan(&process.store, options).await?;
         let planned = start.elapsed();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, FutureExt as _};
 use larder::format::name::{AuthId, BackupTime};
 use larder::format::upid::Upid;
-use larder::gc::{self, Brake, ChunkTally, GcEnd, GcOptions, GcPlan, GcReport, Sizes};
+use larder::gc::{self, ChunkTally, GcEnd, GcOptions, GcPlan, GcReport, SafetyLimit, Sizes};
 use serde_json::{Value, json};
 
 use crate::cli::{self, Access, Outcome, input, signals};
@@ -37,7 +37,7 @@ impl Command for Gc {
             "--listing-lag" => {
                 self.options = options.listing_lag(Duration::from_secs(cli::parsed(option, parser)?));
             }
-            "--one-sighting" => self.options = options.one_sighting(),
+            "--one-sighting" => self.options = options.consistent_listings(),
             "--only-process" => self.options = options.only_process(),
             "--unused-sizes" => {
                 self.options = options.sizes(Sizes::Unused);
@@ -75,18 +75,22 @@ impl Gc {
         let plan = gc::plan(at.store, options).await?;
         at.bar.end();
         self.tell_plan(&plan, output);
-        let brake = plan.brake().filter(|_| !self.confirm).map(|brake| match brake {
-            Brake::NoSnapshots => {
-                format!("there is no snapshot, and all {} would go", count(plan.garbage().chunks, "chunk"))
-            }
-            Brake::Share(most) => {
-                format!("{} would go, more than {most} percent", count(plan.garbage().chunks, "chunk"))
-            }
-            _ => "more would go than is usual".to_owned(),
-        });
-        output.set("brake", brake.clone());
-        output.set("executed", !at.asked.dry_run && brake.is_none());
-        match brake {
+        let safety_limit =
+            plan.safety_limit().filter(|_| !self.confirm).map(|safety_limit| match safety_limit {
+                SafetyLimit::NoSnapshots => {
+                    format!(
+                        "there is no snapshot, and all {} would go",
+                        count(plan.garbage().chunks, "chunk")
+                    )
+                }
+                SafetyLimit::Share(most) => {
+                    format!("{} would go, more than {most} percent", count(plan.garbage().chunks, "chunk"))
+                }
+                _ => "more would go than is usual".to_owned(),
+            });
+        output.set("brake", safety_limit.clone());
+        output.set("executed", !at.asked.dry_run && safety_limit.is_none());
+        match safety_limit {
             Some(why) if at.asked.dry_run => output.say(format!("would need --confirm: {why}")),
             Some(why) => {
                 output.trouble(format!("nothing was removed: {why}; --confirm says that it is meant"));
@@ -115,17 +119,18 @@ impl Gc {
         );
         let size = if self.unused_sizes { String::new() } else { format!(", {}", bytes(in_use.bytes)) };
         output.say(format!("in use:  {}{size}", count(in_use.chunks, "chunk")));
-        let (garbage, waiting, (aside, aside_garbage)) = (plan.garbage(), plan.waiting(), plan.quarantined());
+        let (garbage, waiting, (aside, quarantined_garbage)) =
+            (plan.garbage(), plan.waiting(), plan.quarantined());
         for (key, tally_of) in [("garbage", garbage), ("waiting", waiting)] {
             output.set(key, tally(tally_of));
         }
         output.set("put_aside", tally(aside));
-        output.set("put_aside_garbage", tally(aside_garbage));
+        output.set("put_aside_garbage", tally(quarantined_garbage));
         output.say(format!("garbage: {}", text(garbage)));
         let why = if waiting.chunks > 0 { "; unused, but too young or seen for the first time" } else { "" };
         output.say(format!("waiting: {}{why}", text(waiting)));
         if aside.chunks > 0 {
-            let (all, go) = (text(aside), aside_garbage.chunks);
+            let (all, go) = (text(aside), quarantined_garbage.chunks);
             output.say(format!("put aside as corrupt: {all}; {go} of them can go"));
         }
         let (damaged, damaged_count) = plan.damaged();

@@ -13,8 +13,8 @@ use futures::future::BoxFuture;
 
 use crate::backend::record::Method;
 use crate::backend::{
-    Announced, Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope,
-    Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version,
+    Backend, Capabilities, Cursor, Deleted, LeaseTerm, ListPage, ListQuery, LockGuard, LockMode, LockScope,
+    Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -361,24 +361,24 @@ impl Backend for FaultBackend {
         self.read(Method::CheckOwned, &[], self.inner.check_owned()).await
     }
 
-    async fn announce(&self, keys: &[Key]) -> Result<()> {
-        self.read(Method::Announce, &keys.iter().collect::<Vec<_>>(), self.inner.announce(keys)).await
+    async fn record_moves(&self, keys: &[Key]) -> Result<()> {
+        self.read(Method::RecordMoves, &keys.iter().collect::<Vec<_>>(), self.inner.record_moves(keys)).await
     }
 
-    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
-        self.read(Method::Announced, &[], self.inner.announced()).await
+    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
+        self.read(Method::PendingMoves, &[], self.inner.pending_moves()).await
     }
 
     async fn has_store(&self) -> Result<bool> {
         self.read(Method::HasStore, &[], self.inner.has_store()).await
     }
 
-    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
-        self.read(Method::Strays, &[], self.inner.strays(foreign)).await
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
+        self.read(Method::Orphans, &[], self.inner.orphans(foreign)).await
     }
 
-    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
-        self.read(Method::GetStray, &[], self.inner.get_stray(stray, limit)).await
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+        self.read(Method::GetOrphan, &[], self.inner.get_orphan(orphan, limit)).await
     }
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
@@ -389,8 +389,8 @@ impl Backend for FaultBackend {
         self.inner.in_doubt(key)
     }
 
-    fn tenure(&self) -> Option<Tenure> {
-        self.inner.tenure()
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        self.inner.lease_term()
     }
 
     async fn release(&self) -> Result<()> {

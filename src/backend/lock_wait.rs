@@ -23,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// `Busy` if it is not free by then.
-pub(crate) async fn lock_patiently(
+pub(crate) async fn lock_with_timeout(
     backend: &dyn Backend,
     scope: &LockScope,
     mode: LockMode,

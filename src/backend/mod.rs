@@ -175,7 +175,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         Ok(self.runtime().now())
     }
 
-    /// Begins a new [term](Backend::tenure), with nobody else in between: what was noted elsewhere under the old one counts no
+    /// Begins a new [term](Backend::lease_term), with nobody else in between: what was noted elsewhere under the old one counts no
     /// longer, except by those who are told of the new one. To be called by whoever is about to remove chunks.
     ///
     /// Default: nothing, for backends without terms.
@@ -199,13 +199,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Says that indexes are about to appear under these keys and then to vanish under others, so that a mark which goes on in another
-    /// process, and may miss them at both places, [hears](Backend::announced) of them (H8).
+    /// process, and may miss them at both places, [hears](Backend::pending_moves) of them (H8).
     ///
     /// Default: nothing, for backends that only one process at a time may change.
     ///
     /// # Errors
     /// Whatever keeps it from being announced. Nothing may then be moved.
-    async fn announce(&self, keys: &[Key]) -> Result<()> {
+    async fn record_moves(&self, keys: &[Key]) -> Result<()> {
         let _ = keys;
         Ok(())
     }
@@ -214,7 +214,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `Busy` if others keep announcing; whatever keeps it from being read.
-    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
+    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
         Ok(None)
     }
 
@@ -225,18 +225,18 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// Any failure to look everywhere.
-    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
         let _ = foreign;
         Ok(Vec::new())
     }
 
-    /// Reads what [`strays`](Backend::strays) found.
+    /// Reads what [`orphans`](Backend::orphans) found.
     ///
     /// # Errors
     /// Those of [`get`](Backend::get).
-    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
         let _ = limit;
-        Err(Error::new(ErrorKind::NotFound, "read").on(&stray.path))
+        Err(Error::new(ErrorKind::NotFound, "read").on(&orphan.path))
     }
 
     /// Removes what puts left behind that were begun at least `age` ago and never ended, and returns how much it was. `foreign` are
@@ -265,7 +265,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// was read within a term stays true until it ends, but for what this process changes. No request is made.
     ///
     /// Backends without such terms have none, which is the default.
-    fn tenure(&self) -> Option<Tenure> {
+    fn lease_term(&self) -> Option<LeaseTerm> {
         None
     }
 
@@ -321,7 +321,7 @@ impl dyn Backend {
 /// A time in which one process alone may change a store.
 #[expect(clippy::exhaustive_structs, reason = "made by those who implement the trait")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tenure {
+pub struct LeaseTerm {
     /// The number of the term right before, if that was one of the same instance and it took the store again: then nobody else
     /// changed it between. None after [`Backend::begin_term`].
     pub continues: Option<u64>,
@@ -333,15 +333,15 @@ pub struct Tenure {
     pub unsettled: bool,
 }
 
-/// What others [announced](Backend::announce).
+/// What others [announced](Backend::record_moves).
 #[async_trait]
-pub trait Announced: fmt::Debug + Send + Sync {
+pub trait PendingMoves: fmt::Debug + Send + Sync {
     /// Keys of indexes that may have been moved there, or may be soon, in the order in which they were announced. They are to be looked
     /// at in this order: of what is moved on meanwhile, the next place comes later.
     fn keys(&self) -> &[Key];
 
     /// Paths of index files among them that no key names.
-    fn strays(&self) -> &[Stray];
+    fn orphans(&self) -> &[Orphan];
 
     /// All of it was seen to, and is forgotten. Dropped instead, it stays.
     ///
@@ -353,12 +353,12 @@ pub trait Announced: fmt::Debug + Send + Sync {
 /// An index file at a place that no key names.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stray {
+pub struct Orphan {
     /// Where it is, relative to the root of the store.
     pub path: String,
 }
 
-impl Stray {
+impl Orphan {
     /// The index file at a path.
     pub fn new(path: impl Into<String>) -> Self {
         Self { path: path.into() }

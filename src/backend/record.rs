@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::backend::{
-    Announced, Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope,
-    Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version,
+    Backend, Capabilities, Cursor, Deleted, LeaseTerm, ListPage, ListQuery, LockGuard, LockMode, LockScope,
+    Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched, Version,
 };
 use crate::error::{ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -19,10 +19,10 @@ use crate::rt::Runtime;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {
-    /// [`Backend::announce`].
-    Announce,
-    /// [`Backend::announced`].
-    Announced,
+    /// [`Backend::record_moves`].
+    RecordMoves,
+    /// [`Backend::pending_moves`].
+    PendingMoves,
     /// [`Backend::barrier`].
     Barrier,
     /// [`Backend::begin_term`].
@@ -43,8 +43,8 @@ pub enum Method {
     Get,
     /// [`Backend::get_range`].
     GetRange,
-    /// [`Backend::get_stray`].
-    GetStray,
+    /// [`Backend::get_orphan`].
+    GetOrphan,
     /// [`Backend::has_store`].
     HasStore,
     /// [`Backend::head`].
@@ -61,8 +61,8 @@ pub enum Method {
     Release,
     /// [`Backend::remove_leftovers`].
     RemoveLeftovers,
-    /// [`Backend::strays`].
-    Strays,
+    /// [`Backend::orphans`].
+    Orphans,
     /// [`Backend::touch`].
     Touch,
 }
@@ -167,18 +167,18 @@ impl Counts {
                 self.touches += 1;
                 self.touched_keys += keys;
             }
-            Method::Announce
-            | Method::Announced
+            Method::RecordMoves
+            | Method::PendingMoves
             | Method::BeginTerm
             | Method::Check
             | Method::CheckOwned
             | Method::Clock
             | Method::Close
-            | Method::GetStray
+            | Method::GetOrphan
             | Method::HasStore
             | Method::Release
             | Method::RemoveLeftovers
-            | Method::Strays => {}
+            | Method::Orphans => {}
         }
     }
 }
@@ -350,26 +350,26 @@ impl Backend for RecordingBackend {
         self.record.of(Call::new(Method::CheckOwned, &[]), self.inner.check_owned(), nothing).await
     }
 
-    async fn announce(&self, keys: &[Key]) -> Result<()> {
-        let call = Call::new(Method::Announce, &keys.iter().collect::<Vec<_>>());
-        self.record.of(call, self.inner.announce(keys), nothing).await
+    async fn record_moves(&self, keys: &[Key]) -> Result<()> {
+        let call = Call::new(Method::RecordMoves, &keys.iter().collect::<Vec<_>>());
+        self.record.of(call, self.inner.record_moves(keys), nothing).await
     }
 
-    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
-        self.record.of(Call::new(Method::Announced, &[]), self.inner.announced(), nothing).await
+    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
+        self.record.of(Call::new(Method::PendingMoves, &[]), self.inner.pending_moves(), nothing).await
     }
 
     async fn has_store(&self) -> Result<bool> {
         self.record.of(Call::new(Method::HasStore, &[]), self.inner.has_store(), nothing).await
     }
 
-    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
-        self.record.of(Call::new(Method::Strays, &[]), self.inner.strays(foreign), nothing).await
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
+        self.record.of(Call::new(Method::Orphans, &[]), self.inner.orphans(foreign), nothing).await
     }
 
-    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
-        let call = Call::new(Method::GetStray, &[]);
-        self.record.of(call, self.inner.get_stray(stray, limit), nothing).await
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+        let call = Call::new(Method::GetOrphan, &[]);
+        self.record.of(call, self.inner.get_orphan(orphan, limit), nothing).await
     }
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
@@ -381,8 +381,8 @@ impl Backend for RecordingBackend {
         self.inner.in_doubt(key)
     }
 
-    fn tenure(&self) -> Option<Tenure> {
-        self.inner.tenure()
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        self.inner.lease_term()
     }
 
     async fn release(&self) -> Result<()> {

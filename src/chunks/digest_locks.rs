@@ -9,29 +9,29 @@ use crate::format::Digest;
 
 /// The critical sections of digests. One exists only while somebody is in it or waits for it (H158).
 #[derive(Debug, Default)]
-pub(crate) struct Sections {
+pub(crate) struct DigestLocks {
     open: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
 }
 
 /// The critical section of a digest, left when dropped.
 #[derive(Debug)]
-pub(crate) struct Section<'a> {
+pub(crate) struct DigestLock<'a> {
     digest: Digest,
     guard: Option<OwnedMutexGuard<()>>,
-    sections: &'a Sections,
+    digest_locks: &'a DigestLocks,
 }
 
-impl Sections {
+impl DigestLocks {
     /// Waits for the critical section of a digest. If the task that was in it failed or was dropped, the next one goes on.
-    pub(crate) async fn enter(&self, digest: Digest) -> Section<'_> {
-        let mut section = Section { digest, guard: None, sections: self };
+    pub(crate) async fn enter(&self, digest: Digest) -> DigestLock<'_> {
+        let mut digest_lock = DigestLock { digest, guard: None, digest_locks: self };
         let mutex = Arc::clone(self.open().entry(digest).or_default());
-        section.guard = Some(mutex.lock_owned().await);
-        section
+        digest_lock.guard = Some(mutex.lock_owned().await);
+        digest_lock
     }
 
     /// Enters the critical section of a digest, if nobody is in it or waits for it.
-    pub(crate) fn try_enter(&self, digest: Digest) -> Option<Section<'_>> {
+    pub(crate) fn try_enter(&self, digest: Digest) -> Option<DigestLock<'_>> {
         let mut open = self.open();
         if open.contains_key(&digest) {
             return None;
@@ -39,7 +39,7 @@ impl Sections {
         let mutex = Arc::<AsyncMutex<()>>::default();
         let guard = Some(Arc::clone(&mutex).try_lock_owned()?);
         open.insert(digest, mutex);
-        Some(Section { digest, guard, sections: self })
+        Some(DigestLock { digest, guard, digest_locks: self })
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Digest, Arc<AsyncMutex<()>>>> {
@@ -47,16 +47,16 @@ impl Sections {
     }
 }
 
-impl Section<'_> {
+impl DigestLock<'_> {
     pub(crate) fn digest(&self) -> Digest {
         self.digest
     }
 }
 
-impl Drop for Section<'_> {
+impl Drop for DigestLock<'_> {
     fn drop(&mut self) {
         self.guard = None;
-        let mut open = self.sections.open();
+        let mut open = self.digest_locks.open();
         // Only the table holds it: nobody is inside or waiting, and nobody can come while the table is locked.
         if open.get(&self.digest).is_some_and(|mutex| Arc::strong_count(mutex) == 1) {
             open.remove(&self.digest);
@@ -73,18 +73,18 @@ mod tests {
     /// Proves H158, H162.
     #[test]
     fn a_waiter_takes_over_when_the_one_inside_is_dropped() {
-        let (sections, digest) = (Sections::default(), Digest::of(b"a"));
-        let inside = sections.enter(digest).now_or_never().unwrap();
-        let mut waiting = Box::pin(sections.enter(digest));
+        let (digest_locks, digest) = (DigestLocks::default(), Digest::of(b"a"));
+        let inside = digest_locks.enter(digest).now_or_never().unwrap();
+        let mut waiting = Box::pin(digest_locks.enter(digest));
         assert!((&mut waiting).now_or_never().is_none());
-        assert!(sections.enter(Digest::of(b"b")).now_or_never().is_some());
+        assert!(digest_locks.enter(Digest::of(b"b")).now_or_never().is_some());
         drop(inside);
         let second = waiting.now_or_never().unwrap();
         drop(second);
-        let swept = sections.try_enter(digest).unwrap();
-        assert!(sections.try_enter(digest).is_none());
-        assert!(sections.enter(digest).now_or_never().is_none(), "who comes later waits");
+        let swept = digest_locks.try_enter(digest).unwrap();
+        assert!(digest_locks.try_enter(digest).is_none());
+        assert!(digest_locks.enter(digest).now_or_never().is_none(), "who comes later waits");
         drop(swept);
-        assert!(sections.open().is_empty(), "h158: nothing is kept for a digest that nobody works on");
+        assert!(digest_locks.open().is_empty(), "h158: nothing is kept for a digest that nobody works on");
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::backend::Touched;
 use crate::chunks::pins::WriterPins;
-use crate::chunks::{ChunkStore, Evidence, Look, Offered, Stored, checked_length, lost};
+use crate::chunks::{ChunkStore, Look, Offered, Provenance, Stored, checked_length, lost};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{Blob, BlobKind, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
@@ -41,7 +41,7 @@ impl StoredChunk {
 
 /// What says that a chunk is in the store already, beside its being there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reference {
+pub(crate) enum ReuseSource {
     /// A snapshot of this store names it, and stays locked: where the backend cannot say, that is believed (D9).
     Base,
     /// A snapshot names it of what is the same store by its identity only, which a copy of the whole store shares. It has to be seen.
@@ -50,7 +50,7 @@ pub(crate) enum Reference {
 
 /// How much what is there already is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Belief {
+pub(crate) enum ExistingCheck {
     /// By its length (D8).
     ByLength,
     /// Not at all: something is wrong with a snapshot that it belongs to. It is read.
@@ -113,20 +113,20 @@ impl ChunkStore {
         &self,
         writer: &WriterPins,
         chunk: StoredChunk,
-        belief: Belief,
+        belief: ExistingCheck,
     ) -> Result<Stored> {
         let digest = chunk.digest;
         if writer.is_confirmed(&digest) {
             return Ok(Stored::Known);
         }
-        let _section = self.gate().sections.enter(digest).await;
+        let _section = self.shared().digest_locks.enter(digest).await;
         if writer.pin(digest) {
             return Ok(Stored::Known);
         }
         self.is_leaving(writer, digest);
-        let is_suspect = belief == Belief::Read || self.reader.suspects().contains(&digest);
+        let is_suspect = belief == ExistingCheck::Read || self.reader.suspects().contains(&digest);
         let is_encrypted = chunk.is_encrypted();
-        let present = match self.look(writer, digest, Evidence::Nothing).await? {
+        let present = match self.look(writer, digest, Provenance::Unknown).await? {
             // The records do not say of which kind it is.
             Look::Recorded(size) if !is_encrypted && !is_suspect => {
                 writer.confirm(digest);
@@ -136,7 +136,7 @@ impl ChunkStore {
             Look::Absent | Look::Known => None,
         };
         let StoredChunk { blob, length, .. } = chunk;
-        let offered = Offered { blob, digest, is_encrypted, keeping: writer.keeping, length };
+        let offered = Offered { blob, digest, is_encrypted, cache_policy: writer.cache_policy, length };
         let stored = self.settle(offered, present, is_suspect).await?;
         writer.confirm(digest);
         Ok(stored)
@@ -153,12 +153,12 @@ impl ChunkStore {
         &self,
         writer: &WriterPins,
         digest: Digest,
-        reference: Reference,
+        reference: ReuseSource,
     ) -> Result<bool> {
         if writer.is_confirmed(&digest) {
             return Ok(true);
         }
-        let _section = self.gate().sections.enter(digest).await;
+        let _section = self.shared().digest_locks.enter(digest).await;
         if writer.pin(digest) {
             return Ok(true);
         }
@@ -170,7 +170,7 @@ impl ChunkStore {
         let is_there = match self.touch_one(&key).await? {
             Touched::Absent => false,
             Touched::Present(info) => info.size >= least,
-            Touched::Unknown if reference == Reference::Base => true,
+            Touched::Unknown if reference == ReuseSource::Base => true,
             Touched::Unknown => match self.backend.head(&key).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => false,
                 found => found?.size >= least,

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 
 use crate::backend::Backend;
-use crate::chunks::Keeping;
+use crate::chunks::CachePolicy;
 use crate::chunks::codecs::Codecs;
-use crate::chunks::shared::Gate;
+use crate::chunks::shared::SharedState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
@@ -25,7 +25,7 @@ pub(super) struct ChunkReader {
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
     pub(super) local: Option<Arc<LocalState>>,
     /// Of the store with this identity, once that is known.
-    gate: OnceLock<Arc<Gate>>,
+    shared: OnceLock<Arc<SharedState>>,
     /// Chunks that were found bad or gone, before the identity was known.
     suspects: Mutex<HashSet<Digest>>,
     /// The records of the term with this epoch.
@@ -33,7 +33,7 @@ pub(super) struct ChunkReader {
 }
 
 /// A chunk, its plaintext length, and whether it is kept on the local disk when it was fetched.
-type Wanted = (Digest, usize, Keeping);
+type Wanted = (Digest, usize, CachePolicy);
 
 type Flight = BoxFuture<'static, Result<Bytes>>;
 
@@ -48,24 +48,24 @@ impl ChunkReader {
             codecs,
             flights: Mutex::default(),
             local,
-            gate: OnceLock::new(),
+            shared: OnceLock::new(),
             suspects: Mutex::default(),
             presence: Mutex::default(),
         }
     }
 
     /// Shares what all openings of the store share.
-    pub(super) fn bind(self: &Arc<Self>, gate: &Arc<Gate>) {
+    pub(super) fn bind(self: &Arc<Self>, shared: &Arc<SharedState>) {
         // A second time it is the same one.
-        if self.gate.set(Arc::clone(gate)).is_ok() {
+        if self.shared.set(Arc::clone(shared)).is_ok() {
             let mut found = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
-            gate.suspects.lock().unwrap_or_else(PoisonError::into_inner).extend(found.drain());
-            gate.register(self);
+            shared.suspects.lock().unwrap_or_else(PoisonError::into_inner).extend(found.drain());
+            shared.register(self);
         }
     }
 
-    pub(super) fn gate(&self) -> &Arc<Gate> {
-        self.gate.get_or_init(Arc::default)
+    pub(super) fn shared(&self) -> &Arc<SharedState> {
+        self.shared.get_or_init(Arc::default)
     }
 
     /// Opens the records of which chunks the store has, for the term with this epoch, if there is local state.
@@ -100,7 +100,7 @@ impl ChunkReader {
         flight
     }
 
-    async fn read(&self, (digest, length, keeping): Wanted) -> Result<Bytes> {
+    async fn read(&self, (digest, length, cache_policy): Wanted) -> Result<Bytes> {
         if let Some(plaintext) = self.read_locally(digest, length).await? {
             return Ok(plaintext);
         }
@@ -111,7 +111,7 @@ impl ChunkReader {
             self.forget(digest).await;
         }
         let (stored, plaintext) = fetched?;
-        if keeping == Keeping::Kept {
+        if cache_policy == CachePolicy::Populate {
             self.keep(digest, stored).await;
         }
         Ok(plaintext)
@@ -119,13 +119,13 @@ impl ChunkReader {
 
     /// The records, while the term goes on that they are of.
     pub(super) fn presence(&self) -> Option<Arc<PresenceStore>> {
-        let epoch = self.backend.tenure()?.epoch;
+        let epoch = self.backend.lease_term()?.epoch;
         let presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
         presence.as_ref().filter(|(of, _)| *of == epoch).map(|(_, records)| Arc::clone(records))
     }
 
     pub(super) fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
-        let suspects = self.gate.get().map_or(&self.suspects, |gate| &gate.suspects);
+        let suspects = self.shared.get().map_or(&self.suspects, |shared| &shared.suspects);
         suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -149,7 +149,7 @@ impl ChunkReader {
     /// # Errors
     /// If a local disk does not keep that in mind.
     pub(super) async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
-        let others = self.gate.get().map(|gate| gate.readers()).unwrap_or_default();
+        let others = self.shared.get().map(|shared| shared.readers()).unwrap_or_default();
         let mut records: Vec<_> = others.iter().filter_map(|reader| reader.presence()).collect();
         records.extend(self.presence());
         if digests.is_empty() || records.is_empty() {

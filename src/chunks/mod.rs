@@ -64,11 +64,11 @@ use crate::backend::{Backend, PutMode, Touched};
 use crate::buffers::Buffer;
 use crate::chunks::codecs::Codecs;
 use crate::chunks::fetch::ChunkReader;
-use crate::chunks::moves::Relocations;
+use crate::chunks::moves::MovesInProgress;
 use crate::chunks::pins::Pins;
-use crate::chunks::recent_indexes::Published;
-use crate::chunks::reuse::KnownSightings;
-use crate::chunks::shared::Gate;
+use crate::chunks::recent_indexes::RecentIndexes;
+use crate::chunks::reuse::KnownCandidates;
+use crate::chunks::shared::SharedState;
 use crate::chunks::suspects::Suspicion;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
@@ -76,10 +76,10 @@ use crate::format::blob::{MAX_CHUNK_BYTES, MIN_BLOB_BYTES};
 use crate::format::layout::Key;
 use crate::local::LocalState;
 
-pub(crate) use encoded::{Belief, Reference};
+pub(crate) use encoded::{ExistingCheck, ReuseSource};
 pub(crate) use listing::{listed_chunk, query_of};
-pub(crate) use pins::{Collection, WriterPins};
-pub(crate) use quarantine::{Examined, Inspected, PutAside};
+pub(crate) use pins::{PinHold, WriterPins};
+pub(crate) use quarantine::{Examined, Inspected, QuarantineOutcome};
 pub(crate) use suspects::SuspectList;
 pub(crate) use sweep::{Swept, Unused};
 
@@ -91,23 +91,23 @@ pub(crate) struct ChunkStore {
     /// The epoch of the term in which chunks may be put aside.
     repairs: AsyncMutex<Option<u64>>,
     suspicion: Suspicion,
-    truth: Arc<dyn Backend>,
+    uncached: Arc<dyn Backend>,
 }
 
 /// Whether chunks that were fetched or stored are kept on the local disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Keeping {
-    Kept,
-    NotKept,
+pub(crate) enum CachePolicy {
+    Populate,
+    Bypass,
 }
 
 /// What makes a writer believe that a chunk is in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Evidence {
+pub(crate) enum Provenance {
     /// The base of the backup names it.
     Base,
-    /// Nothing.
-    Nothing,
+    /// Unknown.
+    Unknown,
 }
 
 /// What became of a chunk.
@@ -138,14 +138,14 @@ struct Offered {
     blob: Bytes,
     digest: Digest,
     is_encrypted: bool,
-    keeping: Keeping,
+    cache_policy: CachePolicy,
     /// Of the plaintext.
     length: usize,
 }
 
 impl ChunkStore {
     pub(crate) fn new(
-        (backend, truth): (Arc<dyn Backend>, Arc<dyn Backend>),
+        (backend, uncached): (Arc<dyn Backend>, Arc<dyn Backend>),
         local: Option<Arc<LocalState>>,
         level: i32,
         kept_bytes: usize,
@@ -157,42 +157,42 @@ impl ChunkStore {
             reader: Arc::new(reader),
             repairs: AsyncMutex::default(),
             suspicion: Suspicion::default(),
-            truth,
+            uncached,
         }
     }
 
     /// Shares pins and critical sections with all openings of the store of this identity.
     pub(crate) fn bind(&self, identity: &str) {
-        self.reader.bind(&Gate::of(identity));
+        self.reader.bind(&SharedState::of(identity));
     }
 
-    fn gate(&self) -> &Arc<Gate> {
-        self.reader.gate()
+    fn shared(&self) -> &Arc<SharedState> {
+        self.reader.shared()
     }
 
     /// The pins of all writers of the store.
     pub(crate) fn pins(&self) -> &Arc<Pins> {
-        &self.gate().pins
+        &self.shared().pins
     }
 
     /// What is being moved within the store.
-    pub(crate) fn relocations(&self) -> &Arc<Relocations> {
-        &self.gate().relocations
+    pub(crate) fn moves_in_progress(&self) -> &Arc<MovesInProgress> {
+        &self.shared().moves_in_progress
     }
 
     /// The indexes that were stored of late, through any opening of the store.
-    pub(crate) fn published(&self) -> &Published {
-        &self.gate().published
+    pub(crate) fn published(&self) -> &RecentIndexes {
+        &self.shared().published
     }
 
     /// What this process knows of the list of sightings.
-    pub(crate) fn known_sightings(&self) -> &KnownSightings {
-        &self.gate().sightings
+    pub(crate) fn known_sightings(&self) -> &KnownCandidates {
+        &self.shared().sightings
     }
 
     /// The backend itself: what it says comes from no copy.
-    pub(crate) fn truth(&self) -> &Arc<dyn Backend> {
-        &self.truth
+    pub(crate) fn uncached_backend(&self) -> &Arc<dyn Backend> {
+        &self.uncached
     }
 
     fn codecs(&self) -> &Arc<Codecs> {
@@ -208,17 +208,17 @@ impl ChunkStore {
         writer: &WriterPins,
         digest: Digest,
         plaintext: &Bytes,
-        evidence: Evidence,
+        provenance: Provenance,
     ) -> Result<Stored> {
         if writer.is_confirmed(&digest) {
             return Ok(Stored::Known);
         }
-        let _section = self.gate().sections.enter(digest).await;
+        let _section = self.shared().digest_locks.enter(digest).await;
         if writer.pin(digest) {
             return Ok(Stored::Known);
         }
-        let evidence = if self.is_leaving(writer, digest) { Evidence::Nothing } else { evidence };
-        let stored = self.put_pinned(writer, digest, plaintext, evidence).await?;
+        let provenance = if self.is_leaving(writer, digest) { Provenance::Unknown } else { provenance };
+        let stored = self.put_pinned(writer, digest, plaintext, provenance).await?;
         writer.confirm(digest);
         Ok(stored)
     }
@@ -228,30 +228,32 @@ impl ChunkStore {
         writer: &WriterPins,
         digest: Digest,
         plaintext: &Bytes,
-        evidence: Evidence,
+        provenance: Provenance,
     ) -> Result<Stored> {
         let is_suspect = self.reader.suspects().contains(&digest);
-        let evidence = if is_suspect { Evidence::Nothing } else { evidence };
-        let present = match self.look(writer, digest, evidence).await? {
+        let provenance = if is_suspect { Provenance::Unknown } else { provenance };
+        let present = match self.look(writer, digest, provenance).await? {
             Look::Known => return Ok(Stored::Known),
             Look::Recorded(size) if !is_suspect => return Ok(Stored::Duplicate(size)),
             Look::Absent => None,
             Look::Present(size) | Look::Recorded(size) => Some(size),
         };
         let blob = self.encode(plaintext).await?;
-        let (keeping, length) = (writer.keeping, plaintext.len());
-        let offered = Offered { blob, digest, is_encrypted: false, keeping, length };
+        let (cache_policy, length) = (writer.cache_policy, plaintext.len());
+        let offered = Offered { blob, digest, is_encrypted: false, cache_policy, length };
         self.settle(offered, present, is_suspect).await
     }
 
     /// What is known of a chunk: without a request, unless there is a record of it that nothing else speaks for.
-    async fn look(&self, writer: &WriterPins, digest: Digest, evidence: Evidence) -> Result<Look> {
+    async fn look(&self, writer: &WriterPins, digest: Digest, provenance: Provenance) -> Result<Look> {
         Ok(match self.touch_one(&Key::Chunk(digest)).await? {
-            Touched::Present(info) if evidence == Evidence::Base && info.size >= MIN_BLOB_BYTES as u64 => {
+            Touched::Present(info)
+                if provenance == Provenance::Base && info.size >= MIN_BLOB_BYTES as u64 =>
+            {
                 Look::Known
             }
             Touched::Present(info) => Look::Present(info.size),
-            Touched::Unknown if evidence == Evidence::Base => Look::Known,
+            Touched::Unknown if provenance == Provenance::Base => Look::Known,
             Touched::Unknown => match self.recorded(digest).await? {
                 Some(size) if self.is_witnessed(writer, &digest).await? => Look::Recorded(size),
                 Some(_) => self.look_for(digest).await?,
@@ -288,7 +290,7 @@ impl ChunkStore {
                 Ok(_) => {
                     self.reader.suspects().remove(&offered.digest);
                     self.record(offered.digest, size).await;
-                    if offered.keeping == Keeping::Kept {
+                    if offered.cache_policy == CachePolicy::Populate {
                         self.reader.keep(offered.digest, offered.blob).await;
                     }
                     return Ok(Stored::New(size));
@@ -316,7 +318,7 @@ impl ChunkStore {
 
     /// Whether an earlier request may still delete the chunk, which its writer then looks for in the end.
     fn is_leaving(&self, writer: &WriterPins, digest: Digest) -> bool {
-        let leaving = self.gate().unsettled_for(&digest, self.backend.runtime().monotonic()).is_some();
+        let leaving = self.shared().unsettled_for(&digest, self.backend.runtime().monotonic()).is_some();
         if leaving {
             writer.note_unsettled(digest);
         }
@@ -333,7 +335,7 @@ impl ChunkStore {
         if unsettled.is_empty() {
             return Ok(());
         }
-        let left = |digest| self.gate().unsettled_for(digest, runtime.monotonic());
+        let left = |digest| self.shared().unsettled_for(digest, runtime.monotonic());
         while let Some(left) = unsettled.iter().filter_map(left).max() {
             runtime.sleep(left).await;
         }
@@ -363,8 +365,8 @@ impl ChunkStore {
     /// Opens the records of which chunks the store with this identity has, if there is local state and this process alone may change
     /// the store.
     pub(crate) async fn open_presence(&self, identity: &str) -> Result<()> {
-        let Some(tenure) = self.backend.tenure() else { return Ok(()) };
-        self.reader.open_presence(identity, tenure.epoch, tenure.continues).await
+        let Some(lease_term) = self.backend.lease_term() else { return Ok(()) };
+        self.reader.open_presence(identity, lease_term.epoch, lease_term.continues).await
     }
 
     async fn recorded(&self, digest: Digest) -> Result<Option<u64>> {
@@ -390,9 +392,9 @@ impl ChunkStore {
         wanted.sort_unstable();
         wanted.dedup();
         wanted.retain(|digest| !writer.is_confirmed(digest));
-        let mut sections = Vec::with_capacity(wanted.len());
+        let mut digest_locks = Vec::with_capacity(wanted.len());
         for digest in &wanted {
-            sections.push(self.gate().sections.enter(*digest).await);
+            digest_locks.push(self.shared().digest_locks.enter(*digest).await);
         }
         wanted.retain(|digest| !writer.pin(*digest));
         let keys: Vec<Key> = wanted.iter().copied().map(Key::Chunk).collect();
@@ -424,9 +426,12 @@ impl ChunkStore {
     ///
     /// # Errors
     /// `Corrupt` if it is damaged or missing; whatever the backend answers.
-    pub(crate) async fn get(&self, digest: Digest, length: u64, keeping: Keeping) -> Result<Bytes> {
+    pub(crate) async fn get(&self, digest: Digest, length: u64, cache_policy: CachePolicy) -> Result<Bytes> {
         let length = checked_length(digest, length)?;
-        Arc::clone(&self.reader).join((digest, length, keeping)).await.map_err(|error| lost(error, digest))
+        Arc::clone(&self.reader)
+            .join((digest, length, cache_policy))
+            .await
+            .map_err(|error| lost(error, digest))
     }
 
     /// Reads a blob that is stored as a file of its own.

@@ -1,10 +1,10 @@
 //! Where indexes are about to appear: for a mark that goes on in this process while snapshots are moved (H8).
 //!
 //! A mark that visits the destination before the move, and the source after it, sees the index at neither place. So whoever moves or
-//! copies announces the destinations first. A mark that wants to miss none [watches](Relocations::watch) before it lists anything, and
+//! copies announces the destinations first. A mark that wants to miss none [watches](MovesInProgress::watch) before it lists anything, and
 //! [takes](Watch::take) what was announced when it has seen everything else, again and again until there is nothing more.
 //!
-//! Other processes hear of it through the [backend](crate::backend::Backend::announce).
+//! Other processes hear of it through the [backend](crate::backend::Backend::record_moves).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use crate::format::layout::Key;
 
 /// Who moves, and who watches. Memory is taken up for what is under way, and for what nobody took yet.
 #[derive(Debug, Default)]
-pub(crate) struct Relocations {
+pub(crate) struct MovesInProgress {
     state: Mutex<State>,
 }
 
@@ -24,25 +24,25 @@ struct State {
     watches: BTreeMap<u64, Vec<Key>>,
 }
 
-impl Relocations {
+impl MovesInProgress {
     /// Sees all destinations of moves that are under way, or will be announced.
     pub(crate) fn watch(self: &Arc<Self>) -> Watch {
         let mut state = self.state();
         let number = state.number();
         let seen = state.under_way.values().flatten().cloned().collect();
         state.watches.insert(number, seen);
-        Watch { number, relocations: Arc::clone(self) }
+        Watch { number, moves_in_progress: Arc::clone(self) }
     }
 
     /// Announces destinations. The move is under way until what is returned is dropped.
-    pub(crate) fn announce(self: &Arc<Self>, keys: &[Key]) -> Relocating {
+    pub(crate) fn record_moves(self: &Arc<Self>, keys: &[Key]) -> Relocating {
         let mut state = self.state();
         for seen in state.watches.values_mut() {
             seen.extend_from_slice(keys);
         }
         let number = state.number();
         state.under_way.insert(number, keys.to_vec());
-        Relocating { number, relocations: Arc::clone(self) }
+        Relocating { number, moves_in_progress: Arc::clone(self) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -62,12 +62,12 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Relocating {
     number: u64,
-    relocations: Arc<Relocations>,
+    moves_in_progress: Arc<MovesInProgress>,
 }
 
 impl Drop for Relocating {
     fn drop(&mut self) {
-        self.relocations.state().under_way.remove(&self.number);
+        self.moves_in_progress.state().under_way.remove(&self.number);
     }
 }
 
@@ -75,7 +75,7 @@ impl Drop for Relocating {
 #[derive(Debug)]
 pub(crate) struct Watch {
     number: u64,
-    relocations: Arc<Relocations>,
+    moves_in_progress: Arc<MovesInProgress>,
 }
 
 impl Watch {
@@ -84,12 +84,12 @@ impl Watch {
     ///
     /// They are to be looked at in their order: what was moved on while somebody looks is then found at the next place.
     pub(crate) fn take(&self) -> Vec<Key> {
-        self.relocations.state().watches.get_mut(&self.number).map(std::mem::take).unwrap_or_default()
+        self.moves_in_progress.state().watches.get_mut(&self.number).map(std::mem::take).unwrap_or_default()
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.relocations.state().watches.remove(&self.number);
+        self.moves_in_progress.state().watches.remove(&self.number);
     }
 }

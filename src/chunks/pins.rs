@@ -4,16 +4,16 @@
 //! dropped (I2, H1, H2). Whoever removes chunks asks [`Pins::is_pinned`] inside the critical section of the digest, which it
 //! enters without waiting (I3).
 //!
-//! A writer may end while garbage is being collected, and its indexes come too late for the mark. So while a [`Collection`] goes on,
+//! A writer may end while garbage is being collected, and its indexes come too late for the mark. So while a [`PinHold`] goes on,
 //! the pins of all writers stay that are there when it begins or come later, whatever becomes of the writers.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::chunks::Keeping;
+use crate::chunks::CachePolicy;
 use crate::chunks::witnesses::Witnesses;
 use crate::format::Digest;
-use crate::format::larder::gc_candidates::{Prefix, Sightings, prefix};
+use crate::format::larder::gc_candidates::{GcCandidates, Prefix, prefix};
 
 /// The pins of all writers of a store.
 #[derive(Debug, Default)]
@@ -31,14 +31,14 @@ struct Registry {
 
 /// While it exists, no pin is given up.
 #[derive(Debug)]
-pub(crate) struct Collection {
+pub(crate) struct PinHold {
     pins: Arc<Pins>,
 }
 
 /// The pins of one writer. They are gone when it is dropped.
 #[derive(Debug)]
 pub(crate) struct WriterPins {
-    pub(crate) keeping: Keeping,
+    pub(crate) cache_policy: CachePolicy,
     state: Mutex<WriterState>,
     pub(crate) witnesses: Arc<Witnesses>,
 }
@@ -54,8 +54,8 @@ struct WriterState {
 
 impl Pins {
     /// Registers a writer.
-    pub(crate) fn writer(&self, keeping: Keeping, witnesses: Arc<Witnesses>) -> Arc<WriterPins> {
-        let pins = Arc::new(WriterPins { keeping, state: Mutex::default(), witnesses });
+    pub(crate) fn writer(&self, cache_policy: CachePolicy, witnesses: Arc<Witnesses>) -> Arc<WriterPins> {
+        let pins = Arc::new(WriterPins { cache_policy, state: Mutex::default(), witnesses });
         let mut registry = self.registry();
         registry.writers.retain(|writer| writer.strong_count() > 0);
         registry.writers.push(Arc::downgrade(&pins));
@@ -89,12 +89,12 @@ impl Pins {
     }
 
     /// Keeps all pins from here on.
-    pub(crate) fn collect(self: &Arc<Self>) -> Collection {
+    pub(crate) fn collect(self: &Arc<Self>) -> PinHold {
         let mut registry = self.registry();
         registry.collections += 1;
         let writers: Vec<_> = registry.writers.iter().filter_map(Weak::upgrade).collect();
         registry.kept.extend(writers);
-        Collection { pins: Arc::clone(self) }
+        PinHold { pins: Arc::clone(self) }
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
@@ -102,7 +102,7 @@ impl Pins {
     }
 }
 
-impl Drop for Collection {
+impl Drop for PinHold {
     fn drop(&mut self) {
         let kept = {
             let mut registry = self.pins.registry();
@@ -157,7 +157,7 @@ impl WriterPins {
     }
 
     /// Those of its chunks that are among these sightings.
-    pub(crate) fn among(&self, sightings: &Sightings) -> Vec<Prefix> {
+    pub(crate) fn among(&self, sightings: &GcCandidates) -> Vec<Prefix> {
         let state = self.state();
         let used = state.confirmed.iter().chain(&state.intended);
         used.filter(|digest| sightings.since(digest).is_some()).map(prefix).collect()
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_pin_lives_as_long_as_its_writer() {
         let (pins, digest) = (Arc::new(Pins::default()), Digest::of(b"a"));
-        let writer = pins.writer(Keeping::Kept, Arc::default());
+        let writer = pins.writer(CachePolicy::Populate, Arc::default());
         assert!(!writer.pin(digest));
         assert!(pins.is_pinned(&digest), "before it is confirmed");
         assert!(!writer.is_confirmed(&digest));
@@ -200,10 +200,10 @@ mod tests {
     fn pins_stay_while_garbage_is_collected() {
         let pins = Arc::new(Pins::default());
         let digests = [b"a", b"b", b"c"].map(|text| Digest::of(text));
-        let before = pins.writer(Keeping::Kept, Arc::default());
+        let before = pins.writer(CachePolicy::Populate, Arc::default());
         before.pin(digests[0]);
         let (one, other) = (pins.collect(), pins.collect());
-        let during = pins.writer(Keeping::Kept, Arc::default());
+        let during = pins.writer(CachePolicy::Populate, Arc::default());
         during.pin(digests[1]);
         before.pin(digests[2]);
         drop((before, during, one));

@@ -49,7 +49,7 @@ pub(crate) enum Inspected {
 
 /// What became of a chunk that was to be put aside.
 #[derive(Debug)]
-pub(crate) enum PutAside {
+pub(crate) enum QuarantineOutcome {
     /// It is not there any more.
     Absent,
     /// There is a copy, and it is gone from its place.
@@ -102,7 +102,7 @@ impl ChunkStore {
     /// Begins a term in which chunks may be removed, unless this is one, and opens its records (H16).
     pub(crate) async fn begin_repairs(&self, identity: &str) -> Result<()> {
         let mut begun = self.repairs.lock().await;
-        let epoch = || self.backend.tenure().map(|tenure| tenure.epoch);
+        let epoch = || self.backend.lease_term().map(|lease_term| lease_term.epoch);
         if epoch().is_some() && *begun != epoch() {
             self.begin_term(identity).await?;
             *begun = epoch();
@@ -114,62 +114,72 @@ impl ChunkStore {
     ///
     /// # Cancel safety
     /// Not safe to drop: a deletion that was begun must end inside the critical section. It runs as a task of its own.
-    pub(crate) async fn put_aside(&self, guard: &dyn LockGuard, digest: Digest, length: u64) -> PutAside {
-        let _section = self.gate().sections.enter(digest).await;
-        match self.put_aside_inside(guard, digest, length).await {
+    pub(crate) async fn quarantine(
+        &self,
+        guard: &dyn LockGuard,
+        digest: Digest,
+        length: u64,
+    ) -> QuarantineOutcome {
+        let _section = self.shared().digest_locks.enter(digest).await;
+        match self.quarantine_inside(guard, digest, length).await {
             Ok(done) => done,
-            Err(error) => PutAside::Failed(error),
+            Err(error) => QuarantineOutcome::Failed(error),
         }
     }
 
-    async fn put_aside_inside(&self, guard: &dyn LockGuard, digest: Digest, length: u64) -> Result<PutAside> {
+    async fn quarantine_inside(
+        &self,
+        guard: &dyn LockGuard,
+        digest: Digest,
+        length: u64,
+    ) -> Result<QuarantineOutcome> {
         let key = Key::Chunk(digest);
         self.suspect(&[digest]).await?;
         let found = match self.inspect_at(&key, digest, length).await {
             (Inspected::Good(examined), _) => {
                 self.reader.suspects().remove(&digest);
-                return Ok(PutAside::Healed(examined));
+                return Ok(QuarantineOutcome::Healed(examined));
             }
-            (Inspected::Missing, _) => return Ok(PutAside::Absent),
+            (Inspected::Missing, _) => return Ok(QuarantineOutcome::Absent),
             (Inspected::Unreachable(error), _) => return Err(error),
             (Inspected::Corrupt, Some(info)) => info,
             // Too long to be read.
             (Inspected::Corrupt, None) => self.backend.head(&key).await?,
         };
         guard.check().await?;
-        self.copy_aside(digest, found.size).await?;
+        self.copy_to_quarantine(digest, found.size).await?;
         self.backend.barrier().await?;
         guard.check().await?;
         // Writers that count on it look for it before they publish anything.
-        self.gate().pins.distrust(digest);
+        self.shared().pins.distrust(digest);
         self.remove_from_place(digest, found).await?;
-        self.note_aside(digest);
+        self.note_quarantined(digest);
         self.drop_copy(digest).await;
-        Ok(PutAside::Done)
+        Ok(QuarantineOutcome::Done)
     }
 
     /// Copies a chunk of this length to the first name that is free.
-    async fn copy_aside(&self, digest: Digest, size: u64) -> Result<()> {
+    async fn copy_to_quarantine(&self, digest: Digest, size: u64) -> Result<()> {
         let backend = self.backend.as_ref();
         let key = Key::Chunk(digest);
         for number in 0..=LAST {
-            let aside = Key::Quarantined(digest, number);
+            let quarantined = Key::Quarantined(digest, number);
             let mode = if number == LAST {
                 PutMode::Replace
-            } else if backend.has(&aside).await? {
+            } else if backend.has(&quarantined).await? {
                 continue;
             } else {
                 backend.capabilities().create_mode()
             };
-            match backend.copy(&key, &aside, mode).await {
+            match backend.copy(&key, &quarantined, mode).await {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 copied => drop(copied?),
             }
-            let copied = backend.head(&aside).await?.size;
+            let copied = backend.head(&quarantined).await?.size;
             if copied == size {
                 return Ok(());
             }
-            let why = format!("the copy {aside} has {copied} bytes instead of {size}");
+            let why = format!("the copy {quarantined} has {copied} bytes instead of {size}");
             return Err(Error::new(ErrorKind::Conflict, "put aside").on(key).because(why));
         }
         Err(Error::new(ErrorKind::Internal, "put aside").on(key))
@@ -180,14 +190,14 @@ impl ChunkStore {
         let version = backend.capabilities().conditional_delete.then_some(found.version);
         // On a condition it removes nothing but what is there now, whenever it is executed.
         let is_new = version.is_none()
-            && self.gate().note_leaving(&[digest], backend.runtime().monotonic()).contains(&digest);
+            && self.shared().note_leaving(&[digest], backend.runtime().monotonic()).contains(&digest);
         let deleted = backend.delete(&[Removal { key: Key::Chunk(digest), version }]).await;
         let deleted = deleted.and_then(|deleted| {
             let missing = || Err(Error::new(ErrorKind::Internal, "delete").on(digest));
             deleted.into_iter().next().unwrap_or_else(missing)
         });
         if is_new && is_over(&deleted) {
-            self.gate().forget_leaving(&digest);
+            self.shared().forget_leaving(&digest);
         }
         deleted.map(drop)
     }
@@ -205,12 +215,12 @@ impl ChunkStore {
     }
 
     /// Whether copies of the chunk were put aside.
-    pub(crate) async fn has_aside(&self, digest: Digest) -> Result<bool> {
-        Ok(!self.aside(digest).await?.is_empty())
+    pub(crate) async fn has_quarantined(&self, digest: Digest) -> Result<bool> {
+        Ok(!self.quarantined(digest).await?.is_empty())
     }
 
     /// What was put aside of a chunk.
-    async fn aside(&self, digest: Digest) -> Result<Vec<Key>> {
+    async fn quarantined(&self, digest: Digest) -> Result<Vec<Key>> {
         let (first, last) = (Key::Chunk(digest), Key::Quarantined(digest, LAST));
         let query = ListQuery::all(Prefix::Chunks).between(Some(first), Some(last)).names();
         let keys = list_all(self.backend.as_ref(), &query).await?.into_entries().into_iter();
@@ -226,22 +236,22 @@ impl ChunkStore {
     ///
     /// # Cancel safety
     /// A dropped future leaves the chunk in its place or not.
-    pub(crate) async fn put_back(
+    pub(crate) async fn reinstate(
         &self,
         guard: &dyn LockGuard,
         digest: Digest,
         length: u64,
     ) -> Result<Option<Examined>> {
-        let _section = self.gate().sections.enter(digest).await;
+        let _section = self.shared().digest_locks.enter(digest).await;
         let (backend, key) = (self.backend.as_ref(), Key::Chunk(digest));
-        if self.gate().unsettled_for(&digest, backend.runtime().monotonic()).is_some() {
+        if self.shared().unsettled_for(&digest, backend.runtime().monotonic()).is_some() {
             let error = Error::new(ErrorKind::Busy, "put back").on(digest);
             return Err(
                 error.because("an earlier request to delete it got no answer, and may still be executed")
             );
         }
-        for aside in self.aside(digest).await? {
-            let (Inspected::Good(examined), _) = self.inspect_at(&aside, digest, length).await else {
+        for quarantined in self.quarantined(digest).await? {
+            let (Inspected::Good(examined), _) = self.inspect_at(&quarantined, digest, length).await else {
                 continue;
             };
             if backend.has(&key).await? {
@@ -249,7 +259,7 @@ impl ChunkStore {
                 return Ok(None);
             }
             guard.check().await?;
-            match backend.copy(&aside, &key, backend.capabilities().create_mode()).await {
+            match backend.copy(&quarantined, &key, backend.capabilities().create_mode()).await {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
                 copied => drop(copied?),
             }

@@ -14,9 +14,9 @@ const LAG: Duration = Duration::from_hours(1);
 
 /// Keys, and since when, by the monotonic clock.
 #[derive(Debug, Default)]
-pub(crate) struct Published(Mutex<HashMap<Key, Duration>>);
+pub(crate) struct RecentIndexes(Mutex<HashMap<Key, Duration>>);
 
-impl Published {
+impl RecentIndexes {
     /// An index was stored.
     pub(crate) fn note(&self, key: &Key, now: Duration) {
         let mut published = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -46,7 +46,7 @@ use crate::chunks::ChunkStore;
 use crate::chunks::pins::WriterPins;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::larder::gc_candidates::{LIMIT_BYTES, Prefix, Sightings};
+use crate::format::larder::gc_candidates::{GcCandidates, LIMIT_BYTES, Prefix};
 use crate::format::layout::Key;
 
 /// How often all sightings begin anew at most.
@@ -56,7 +56,7 @@ const TRIES: usize = 100;
 
 /// What the openings of a store in this process know of the list.
 #[derive(Debug, Default)]
-pub(crate) struct KnownSightings {
+pub(crate) struct KnownCandidates {
     state: Mutex<State>,
     /// Held while the list is written without a condition.
     writing: AsyncMutex<()>,
@@ -76,11 +76,11 @@ struct State {
 /// The list as it was read.
 #[derive(Clone, Debug, Default)]
 struct List {
-    sightings: Arc<Sightings>,
+    sightings: Arc<GcCandidates>,
     version: Option<Version>,
 }
 
-impl KnownSightings {
+impl KnownCandidates {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,8 +112,8 @@ impl ChunkStore {
     ///
     /// # Errors
     /// Any failure to read it. One that is damaged has nothing on it.
-    pub(crate) async fn sightings(&self) -> Result<Arc<Sightings>> {
-        if self.truth().capabilities().touches {
+    pub(crate) async fn sightings(&self) -> Result<Arc<GcCandidates>> {
+        if self.uncached_backend().capabilities().touches {
             return Ok(Arc::default());
         }
         Ok(self.read_sightings().await?.sightings)
@@ -124,7 +124,7 @@ impl ChunkStore {
     /// # Errors
     /// Any failure to read it.
     pub(crate) async fn refresh_sightings(&self) -> Result<()> {
-        if self.truth().capabilities().touches {
+        if self.uncached_backend().capabilities().touches {
             return Ok(());
         }
         self.list_of_sightings().await.map(drop)
@@ -138,13 +138,13 @@ impl ChunkStore {
     /// # Cancel safety
     /// The list is as it was, or has younger sightings.
     pub(crate) async fn restart_sightings(&self, writers: &[Arc<WriterPins>]) -> Result<()> {
-        if self.truth().capabilities().touches {
+        if self.uncached_backend().capabilities().touches {
             return Ok(());
         }
-        let used = |sightings: Arc<Sightings>| {
+        let used = |sightings: Arc<GcCandidates>| {
             let writers = writers.to_vec();
             let find = move || Ok(writers.iter().flat_map(|writer| writer.among(&sightings)).collect());
-            self.truth().runtime().run_blocking("look for sightings", find)
+            self.uncached_backend().runtime().run_blocking("look for sightings", find)
         };
         for _ in 0..TRIES {
             let list = self.list_of_sightings().await?;
@@ -155,8 +155,8 @@ impl ChunkStore {
             if used.is_empty() {
                 return Ok(());
             }
-            let mut sightings = Sightings::clone(&list.sightings);
-            sightings.restart(&used, self.truth().clock().await?);
+            let mut sightings = GcCandidates::clone(&list.sightings);
+            sightings.restart(&used, self.uncached_backend().clock().await?);
             if self.replace_sightings(&list, sightings).await?.is_some() {
                 return Ok(());
             }
@@ -169,19 +169,19 @@ impl ChunkStore {
     /// # Errors
     /// As [`restart_sightings`](Self::restart_sightings).
     pub(crate) async fn restart_all_sightings(&self) -> Result<()> {
-        if self.truth().capabilities().touches {
+        if self.uncached_backend().capabilities().touches {
             return Ok(());
         }
         for _ in 0..TRIES {
             let list = self.list_of_sightings().await?;
-            let now = self.truth().runtime().monotonic();
-            let all_since = self.known_sightings().all_since(self.truth());
+            let now = self.uncached_backend().runtime().monotonic();
+            let all_since = self.known_sightings().all_since(self.uncached_backend());
             let is_done = all_since.is_some_and(|since| now.saturating_sub(since) < ALL_EVERY);
             if list.sightings.is_empty() || is_done {
                 return Ok(());
             }
-            let mut sightings = Sightings::clone(&list.sightings);
-            sightings.restart_all(self.truth().clock().await?);
+            let mut sightings = GcCandidates::clone(&list.sightings);
+            sightings.restart_all(self.uncached_backend().clock().await?);
             if self.replace_sightings(&list, sightings).await?.is_some() {
                 self.known_sightings().state().all_since = Some(now);
                 return Ok(());
@@ -204,10 +204,11 @@ impl ChunkStore {
             let (pins, leaving) = (Arc::clone(self.pins()), leaving.clone());
             let sort = move || {
                 seen.retain(|(digest, _)| !pins.is_pinned(digest));
-                let sightings = Sightings::of(seen.iter().copied().chain(leaving).collect());
+                let sightings = GcCandidates::of(seen.iter().copied().chain(leaving).collect());
                 Ok((seen, sightings))
             };
-            let (left, sightings) = self.truth().runtime().run_blocking("write sightings", sort).await?;
+            let (left, sightings) =
+                self.uncached_backend().runtime().run_blocking("write sightings", sort).await?;
             seen = left;
             let written = self.replace_sightings(&list, sightings).await?;
             let Some(written) = written else {
@@ -217,7 +218,8 @@ impl ChunkStore {
             // Who pinned a chunk meanwhile may not have known that it is on the list.
             let pins = Arc::clone(self.pins());
             let look = move || Ok((seen.iter().any(|(digest, _)| pins.is_pinned(digest)), seen));
-            let (is_pinned, left) = self.truth().runtime().run_blocking("write sightings", look).await?;
+            let (is_pinned, left) =
+                self.uncached_backend().runtime().run_blocking("write sightings", look).await?;
             if !is_pinned {
                 return Ok(());
             }
@@ -231,7 +233,7 @@ impl ChunkStore {
         let since = self.settled_since();
         {
             let state = self.known_sightings().state();
-            if since.is_some() && state.read_in == since && state.is_of(self.truth()) {
+            if since.is_some() && state.read_in == since && state.is_of(self.uncached_backend()) {
                 return Ok(state.list.clone());
             }
         }
@@ -240,24 +242,26 @@ impl ChunkStore {
 
     async fn read_sightings(&self) -> Result<List> {
         let since = self.settled_since();
-        let version_of = |state: &State| state.is_of(self.truth()).then(|| state.list.version.clone());
+        let version_of =
+            |state: &State| state.is_of(self.uncached_backend()).then(|| state.list.version.clone());
         let before = version_of(&self.known_sightings().state());
-        let (bytes, version) = match self.truth().get(&Key::Sightings, LIMIT_BYTES).await {
+        let (bytes, version) = match self.uncached_backend().get(&Key::GcCandidates, LIMIT_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => (Bytes::new(), None),
             // Longer than any can be: it says nothing, and is replaced.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                (Bytes::new(), Some(self.truth().head(&Key::Sightings).await?.version))
+                (Bytes::new(), Some(self.uncached_backend().head(&Key::GcCandidates).await?.version))
             }
             object => object.map(|object| (object.bytes, Some(object.info.version)))?,
         };
-        let parse = move || Ok(Sightings::parse(&bytes));
-        let sightings = self.truth().runtime().run_blocking("read sightings", parse).await?;
+        let parse = move || Ok(GcCandidates::parse(&bytes));
+        let sightings = self.uncached_backend().runtime().run_blocking("read sightings", parse).await?;
         let list = List { sightings: Arc::new(sightings), version };
         let mut state = self.known_sightings().state();
         // Unless it was written while it was read.
         let is_newest = version_of(&state) == before;
-        let all_since = state.all_since.filter(|_| state.is_of(self.truth()) && state.read_in == since);
-        let backend = Some(Arc::downgrade(self.truth()));
+        let all_since =
+            state.all_since.filter(|_| state.is_of(self.uncached_backend()) && state.read_in == since);
+        let backend = Some(Arc::downgrade(self.uncached_backend()));
         *state = State { all_since, backend, list: list.clone(), read_in: since.filter(|_| is_newest) };
         drop(state);
         Ok(list)
@@ -265,12 +269,15 @@ impl ChunkStore {
 
     /// Since when this process alone has been changing the store, with no request of anybody else under way.
     fn settled_since(&self) -> Option<u64> {
-        self.truth().tenure().filter(|tenure| !tenure.unsettled).map(|tenure| tenure.since)
+        self.uncached_backend()
+            .lease_term()
+            .filter(|lease_term| !lease_term.unsettled)
+            .map(|lease_term| lease_term.since)
     }
 
     /// Writes the list if it is still this one; nothing if it is another one by now, which then has to be read.
-    async fn replace_sightings(&self, before: &List, sightings: Sightings) -> Result<Option<List>> {
-        let (backend, known) = (self.truth(), self.known_sightings());
+    async fn replace_sightings(&self, before: &List, sightings: GcCandidates) -> Result<Option<List>> {
+        let (backend, known) = (self.uncached_backend(), self.known_sightings());
         let is_conditional = backend.capabilities().conditional_put;
         let _alone = if is_conditional { None } else { Some(known.writing.lock().await) };
         if !is_conditional && self.list_of_sightings().await?.version != before.version {
@@ -281,21 +288,21 @@ impl ChunkStore {
             Some(version) => PutMode::IfMatch(version.clone()),
             None => PutMode::Create,
         };
-        let epoch = backend.tenure().map_or(0, |tenure| tenure.epoch);
+        let epoch = backend.lease_term().map_or(0, |lease_term| lease_term.epoch);
         let encode = move || Ok((sightings.encode(epoch), sightings));
         let (bytes, sightings) = backend.runtime().run_blocking("write sightings", encode).await?;
-        let mut put = backend.put(&Key::Sightings, bytes.clone(), mode.clone()).await;
+        let mut put = backend.put(&Key::GcCandidates, bytes.clone(), mode.clone()).await;
         if matches!(&put, Err(error) if error.kind() == ErrorKind::Full) {
             // Each collection writes its state anew, which makes room in a full bucket.
             drop(backend.delete(&[Removal::any(Key::GcStatus)]).await?);
-            put = backend.put(&Key::Sightings, bytes.clone(), mode).await;
+            put = backend.put(&Key::GcCandidates, bytes.clone(), mode).await;
         }
         let version = match put {
             Ok(version) => version,
             Err(error) => {
                 known.state().read_in = None;
                 // Whatever was answered, what is there counts.
-                match backend.get(&Key::Sightings, LIMIT_BYTES).await {
+                match backend.get(&Key::GcCandidates, LIMIT_BYTES).await {
                     Ok(found) if found.bytes == bytes => found.info.version,
                     _ if matches!(
                         error.kind(),
@@ -315,5 +322,5 @@ impl ChunkStore {
 }
 
 fn contended() -> Error {
-    Error::new(ErrorKind::Conflict, "write").on(Key::Sightings).because("others keep changing it")
+    Error::new(ErrorKind::Conflict, "write").on(Key::GcCandidates).because("others keep changing it")
 }

@@ -16,27 +16,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::backend::in_doubt::LONGEST_REQUEST;
-use crate::chunks::digest_locks::Sections;
+use crate::chunks::digest_locks::DigestLocks;
 use crate::chunks::fetch::ChunkReader;
-use crate::chunks::moves::Relocations;
+use crate::chunks::moves::MovesInProgress;
 use crate::chunks::pins::Pins;
-use crate::chunks::recent_indexes::Published;
-use crate::chunks::reuse::KnownSightings;
+use crate::chunks::recent_indexes::RecentIndexes;
+use crate::chunks::reuse::KnownCandidates;
 use crate::format::Digest;
 
 /// Gates on which something was to be deleted of late, so that they stay.
-static DOUBTFUL: Mutex<Vec<Arc<Gate>>> = Mutex::new(Vec::new());
+static DOUBTFUL: Mutex<Vec<Arc<SharedState>>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Default)]
-pub(crate) struct Gate {
+pub(crate) struct SharedState {
     leaving: Mutex<Leaving>,
     pub(crate) pins: Arc<Pins>,
-    pub(crate) published: Published,
+    pub(crate) published: RecentIndexes,
     /// What reads chunks for each opening, with its records of what the store has.
     readers: Mutex<Vec<Weak<ChunkReader>>>,
-    pub(crate) relocations: Arc<Relocations>,
-    pub(crate) sections: Sections,
-    pub(super) sightings: KnownSightings,
+    pub(crate) moves_in_progress: Arc<MovesInProgress>,
+    pub(crate) digest_locks: DigestLocks,
+    pub(super) sightings: KnownCandidates,
     /// Chunks that were found bad or gone, and not good since.
     pub(super) suspects: Mutex<HashSet<Digest>>,
 }
@@ -50,12 +50,12 @@ struct Leaving {
     inherited: Option<(Vec<[u8; 12]>, Duration)>,
 }
 
-impl Gate {
+impl SharedState {
     /// The gate of the store with this identity.
     pub(crate) fn of(uuid: &str) -> Arc<Self> {
-        static OPEN: Mutex<BTreeMap<String, Weak<Gate>>> = Mutex::new(BTreeMap::new());
+        static OPEN: Mutex<BTreeMap<String, Weak<SharedState>>> = Mutex::new(BTreeMap::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let settled = |gate: &mut Arc<Self>| gate.leaving().digests.is_empty();
+        let settled = |shared: &mut Arc<Self>| shared.leaving().digests.is_empty();
         drop(
             DOUBTFUL
                 .lock()
@@ -63,12 +63,12 @@ impl Gate {
                 .extract_if(.., settled)
                 .collect::<Vec<_>>(),
         );
-        open.retain(|_, gate| gate.strong_count() > 0);
+        open.retain(|_, shared| shared.strong_count() > 0);
         let entry = open.entry(uuid.to_owned()).or_default();
         entry.upgrade().unwrap_or_else(|| {
-            let gate = Arc::<Self>::default();
-            *entry = Arc::downgrade(&gate);
-            gate
+            let shared = Arc::<Self>::default();
+            *entry = Arc::downgrade(&shared);
+            shared
         })
     }
 
@@ -95,7 +95,7 @@ impl Gate {
             digests.iter().filter(is_new).copied().collect()
         };
         let mut doubtful = DOUBTFUL.lock().unwrap_or_else(PoisonError::into_inner);
-        if !doubtful.iter().any(|gate| Arc::ptr_eq(gate, self)) {
+        if !doubtful.iter().any(|shared| Arc::ptr_eq(shared, self)) {
             doubtful.push(Arc::clone(self));
         }
         new

@@ -39,7 +39,7 @@ pub(super) struct Suspicion {
 #[derive(Debug, Default)]
 struct State {
     /// Chunks that are on the list, and were put aside where that can be seen without it.
-    aside: HashSet<Digest>,
+    quarantined: HashSet<Digest>,
     is_damaged: bool,
     listed: HashSet<Digest>,
     /// The first epoch of the terms in which it was read.
@@ -98,7 +98,7 @@ impl ChunkStore {
 
     /// Reads the list once more, unless nobody else can have changed it since it was read.
     pub(crate) async fn refresh_suspects(&self) -> Result<()> {
-        let since = self.backend.tenure().map(|tenure| tenure.since);
+        let since = self.backend.lease_term().map(|lease_term| lease_term.since);
         if since.is_some() && self.suspicion.state().read_in == since {
             return Ok(());
         }
@@ -137,9 +137,9 @@ impl ChunkStore {
     }
 
     /// A chunk that is on the list was put aside.
-    pub(super) fn note_aside(&self, digest: Digest) {
+    pub(super) fn note_quarantined(&self, digest: Digest) {
         if self.backend.capabilities().touches {
-            self.suspicion.state().aside.insert(digest);
+            self.suspicion.state().quarantined.insert(digest);
         }
     }
 
@@ -147,7 +147,7 @@ impl ChunkStore {
     pub(crate) fn cleared_suspects(&self) -> Vec<Digest> {
         let state = self.suspicion.state();
         let suspects = self.reader.suspects();
-        let cleared = |digest: &&Digest| !suspects.contains(digest) || state.aside.contains(digest);
+        let cleared = |digest: &&Digest| !suspects.contains(digest) || state.quarantined.contains(digest);
         state.listed.iter().filter(cleared).copied().collect()
     }
 
@@ -202,8 +202,8 @@ impl ChunkStore {
             }
             let mut state = self.suspicion.state();
             state.listed = digests.into_iter().collect();
-            let State { aside, listed, .. } = &mut *state;
-            aside.retain(|digest| listed.contains(digest));
+            let State { quarantined, listed, .. } = &mut *state;
+            quarantined.retain(|digest| listed.contains(digest));
             return Ok(());
         }
         Err(failed(ErrorKind::Conflict).because("others keep changing it"))

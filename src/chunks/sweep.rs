@@ -22,10 +22,10 @@ use futures::future;
 use crate::backend::in_doubt::is_over;
 use crate::backend::{Backend, Deleted, LockGuard, Removal};
 use crate::chunks::ChunkStore;
-use crate::chunks::digest_locks::Section;
+use crate::chunks::digest_locks::DigestLock;
 use crate::chunks::fetch::ChunkReader;
-use crate::chunks::pins::Collection;
-use crate::chunks::shared::Gate;
+use crate::chunks::pins::PinHold;
+use crate::chunks::shared::SharedState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::larder::gc_candidates::{LIMIT_BYTES, prefixes};
@@ -39,7 +39,7 @@ const AT_ONCE: usize = 1000;
 pub(crate) struct Unused {
     pub(crate) digest: Digest,
     /// Its number, if it was put aside.
-    pub(crate) aside: Option<u8>,
+    pub(crate) quarantined: Option<u8>,
 }
 
 /// What became of it.
@@ -61,7 +61,7 @@ pub(crate) enum Swept {
 
 impl Unused {
     pub(crate) fn key(&self) -> Key {
-        match self.aside {
+        match self.quarantined {
             None => Key::Chunk(self.digest),
             Some(number) => Key::Quarantined(self.digest, number),
         }
@@ -74,12 +74,12 @@ pub(crate) type IsOld = dyn Fn(SystemTime) -> bool + Send + Sync;
 /// One batch, on its way.
 struct Sweeping {
     backend: Arc<dyn Backend>,
-    gate: Arc<Gate>,
+    shared: Arc<SharedState>,
     guard: Arc<dyn LockGuard>,
     is_old: Arc<IsOld>,
     /// Pins stay until it is over.
     #[expect(dead_code, reason = "held, not asked")]
-    kept: Arc<Collection>,
+    kept: Arc<PinHold>,
     reader: Arc<ChunkReader>,
 }
 
@@ -96,11 +96,11 @@ impl ChunkStore {
         unused: Vec<Unused>,
         guard: Arc<dyn LockGuard>,
         is_old: Arc<IsOld>,
-        kept: Arc<Collection>,
+        kept: Arc<PinHold>,
     ) -> Result<Vec<Swept>> {
         let sweeping = Sweeping {
             backend: Arc::clone(&self.backend),
-            gate: Arc::clone(self.gate()),
+            shared: Arc::clone(self.shared()),
             guard,
             is_old,
             kept,
@@ -118,26 +118,28 @@ impl ChunkStore {
 impl Sweeping {
     async fn run(self, unused: &[Unused]) -> Result<Vec<Swept>> {
         let mut swept: Vec<Option<Swept>> = Vec::with_capacity(unused.len());
-        let mut sections: Vec<Section<'_>> = Vec::new();
+        let mut digest_locks: Vec<DigestLock<'_>> = Vec::new();
         for item in unused {
             // What was put aside of a chunk comes right after it.
-            let held = sections.last().is_some_and(|section| section.digest() == item.digest);
-            let entered = if held { None } else { self.gate.sections.try_enter(item.digest) };
+            let held = digest_locks.last().is_some_and(|digest_lock| digest_lock.digest() == item.digest);
+            let entered = if held { None } else { self.shared.digest_locks.try_enter(item.digest) };
             swept.push(match entered {
                 None if !held => Some(Swept::Busy),
-                _ if item.aside.is_none() && self.gate.pins.is_pinned(&item.digest) => Some(Swept::Pinned),
+                _ if item.quarantined.is_none() && self.shared.pins.is_pinned(&item.digest) => {
+                    Some(Swept::Pinned)
+                }
                 _ => None,
             });
-            sections.extend(entered);
+            digest_locks.extend(entered);
         }
         self.look_again(unused, &mut swept).await?;
         let chosen: Vec<_> =
             unused.iter().zip(&swept).filter(|(_, swept)| swept.is_none()).map(|(item, _)| *item).collect();
         let chunks: Vec<_> =
-            chosen.iter().filter(|item| item.aside.is_none()).map(|item| item.digest).collect();
+            chosen.iter().filter(|item| item.quarantined.is_none()).map(|item| item.digest).collect();
         self.reader.forget_all(&chunks).await?;
         self.guard.check().await?;
-        let new = self.gate.note_leaving(&chunks, self.backend.runtime().monotonic());
+        let new = self.shared.note_leaving(&chunks, self.backend.runtime().monotonic());
         let removals: Vec<_> = chosen.iter().map(|item| Removal::any(item.key())).collect();
         let requests = removals.chunks(AT_ONCE).map(|removals| self.delete(removals));
         let results = future::join_all(requests).await.into_iter().flatten();
@@ -178,8 +180,8 @@ impl Sweeping {
 
     /// What an answer means. If the request is over, and `new` has the chunk, none may delete it any more.
     fn settled(&self, item: &Unused, result: Result<Deleted>, new: &HashSet<Digest>) -> Swept {
-        if is_over(&result) && item.aside.is_none() && new.contains(&item.digest) {
-            self.gate.forget_leaving(&item.digest);
+        if is_over(&result) && item.quarantined.is_none() && new.contains(&item.digest) {
+            self.shared.forget_leaving(&item.digest);
         }
         match result {
             Ok(Deleted::Absent) => Swept::Absent,
@@ -192,7 +194,7 @@ impl Sweeping {
 impl ChunkStore {
     /// Chunks that a request which got no answer may still delete.
     pub(crate) fn leaving(&self) -> Vec<Digest> {
-        self.gate().all_leaving(self.backend.runtime().monotonic())
+        self.shared().all_leaving(self.backend.runtime().monotonic())
     }
 
     /// Chunks that an index names and that are not there: the next backup that has them stores them again (H22).
@@ -203,14 +205,14 @@ impl ChunkStore {
 
     /// Begins a new term, so that records of the one before count no longer for anybody who is not told (H16).
     pub(crate) async fn begin_term(&self, identity: &str) -> Result<()> {
-        let Some(before) = self.backend.tenure() else { return self.backend.begin_term().await };
-        let readers = self.gate().readers();
+        let Some(before) = self.backend.lease_term() else { return self.backend.begin_term().await };
+        let readers = self.shared().readers();
         // Those who have records must have them open before the term ends that they are of.
         for reader in &readers {
             reader.open_presence(identity, before.epoch, before.continues).await?;
         }
         self.backend.begin_term().await?;
-        let Some(after) = self.backend.tenure() else { return Ok(()) };
+        let Some(after) = self.backend.lease_term() else { return Ok(()) };
         for reader in &readers {
             reader.open_presence(identity, after.epoch, Some(before.epoch)).await?;
         }
@@ -220,8 +222,8 @@ impl ChunkStore {
     /// What somebody who had the store before may have been deleting when it was taken from them. `sightings` lists all of it.
     pub(crate) async fn inherit_leaving(&self, sightings: &Key) -> Result<()> {
         let now = self.backend.runtime().monotonic();
-        let unsettled = self.backend.tenure().is_some_and(|tenure| tenure.unsettled);
-        if !unsettled || self.gate().has_inherited(now) {
+        let unsettled = self.backend.lease_term().is_some_and(|lease_term| lease_term.unsettled);
+        if !unsettled || self.shared().has_inherited(now) {
             return Ok(());
         }
         let found = match self.backend.get(sightings, LIMIT_BYTES).await {
@@ -236,7 +238,7 @@ impl ChunkStore {
             suspects.iter().map(|digest| std::array::from_fn::<_, 12, _>(|at| digest.as_bytes()[at])),
         );
         drop(suspects);
-        self.gate().inherit(prefixes, now);
+        self.shared().inherit(prefixes, now);
         Ok(())
     }
 }

@@ -10,8 +10,8 @@ use super::*;
 use crate::backend::fault::{Action, FaultBackend, Rule};
 use crate::backend::record::Method;
 use crate::backend::{
-    Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope, MemoryBackend,
-    Object, ObjectInfo, Removal, Tenure, Version,
+    Capabilities, Cursor, Deleted, LeaseTerm, ListPage, ListQuery, LockGuard, LockMode, LockScope,
+    MemoryBackend, Object, ObjectInfo, Removal, Version,
 };
 use crate::chunks::encoded::StoredChunk;
 use crate::chunks::suspects::SuspectList;
@@ -61,8 +61,8 @@ impl Backend for Remote {
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         self.0.lock(scope, mode).await
     }
-    fn tenure(&self) -> Option<Tenure> {
-        Some(Tenure { continues: None, epoch: 1, since: 1, unsettled: false })
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        Some(LeaseTerm { continues: None, epoch: 1, since: 1, unsettled: false })
     }
     async fn close(&self) -> Result<()> {
         self.0.close().await
@@ -91,13 +91,13 @@ impl Place {
     }
 
     fn writer(&self) -> Arc<WriterPins> {
-        self.chunks.pins().writer(Keeping::Kept, Arc::default())
+        self.chunks.pins().writer(CachePolicy::Populate, Arc::default())
     }
 
     /// Stores the chunk, and makes sure that it is pinned wherever that waits for something, and when it is over.
-    async fn put(&self, writer: &WriterPins, evidence: Evidence) -> Result<Stored> {
+    async fn put(&self, writer: &WriterPins, provenance: Provenance) -> Result<Stored> {
         let plaintext = Bytes::from_static(PLAINTEXT);
-        self.pinned(self.chunks.put(writer, self.digest, &plaintext, evidence)).await
+        self.pinned(self.chunks.put(writer, self.digest, &plaintext, provenance)).await
     }
 
     async fn pinned<T>(&self, work: impl Future<Output = T>) -> T {
@@ -133,24 +133,24 @@ fn whoever_is_told_that_a_chunk_is_there_holds_a_pin_on_it() {
         };
         // Stored, then known to the same writer, then by its record, by a base, and by the answer to a put.
         let first = place.writer();
-        let new = place.put(&first, Evidence::Nothing).await.unwrap();
+        let new = place.put(&first, Provenance::Unknown).await.unwrap();
         assert_eq!(new, Stored::New(size(new)));
-        assert_eq!(place.put(&first, Evidence::Nothing).await.unwrap(), Stored::Known);
+        assert_eq!(place.put(&first, Provenance::Unknown).await.unwrap(), Stored::Known);
         drop(first);
         let mut ways = Vec::new();
         for way in 0..4 {
             assert!(!place.chunks.pins().is_pinned(&place.digest), "way {way}: a pin goes with its writer");
             let writer = place.writer();
             ways.push(match way {
-                0 => place.put(&writer, Evidence::Nothing).await.unwrap(),
-                1 => place.put(&writer, Evidence::Base).await.unwrap(),
+                0 => place.put(&writer, Provenance::Unknown).await.unwrap(),
+                1 => place.put(&writer, Provenance::Base).await.unwrap(),
                 2 => {
                     place.pinned(place.chunks.reuse(&writer, &[place.digest])).await.unwrap();
                     Stored::Known
                 }
                 _ => {
                     place.forget_records();
-                    place.put(&writer, Evidence::Nothing).await.unwrap()
+                    place.put(&writer, Provenance::Unknown).await.unwrap()
                 }
             });
             assert!(writer.is_confirmed(&place.digest), "way {way}");
@@ -170,11 +170,11 @@ fn a_chunk_whose_put_failed_stays_pinned_and_is_not_confirmed() {
             place.backend.clear();
             place.backend.add(Rule::on(Method::Put, Action::FailAfter(failure)).first(1));
             let writer = place.writer();
-            assert!(place.put(&writer, Evidence::Nothing).await.is_err());
+            assert!(place.put(&writer, Provenance::Unknown).await.is_err());
             assert!(!writer.is_confirmed(&place.digest));
             assert!(place.chunks.pins().is_pinned(&place.digest), "it may be there, or come yet");
             // A second try compares what the first one left.
-            assert!(matches!(place.put(&writer, Evidence::Nothing).await.unwrap(), Stored::Duplicate(_)));
+            assert!(matches!(place.put(&writer, Provenance::Unknown).await.unwrap(), Stored::Duplicate(_)));
             place.backend.delete(&[Removal::any(Key::Chunk(place.digest))]).await.unwrap().remove(0).unwrap();
         }
     });
@@ -191,7 +191,7 @@ fn writers_of_one_chunk_store_it_once() {
         place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
         let put = writers
             .iter()
-            .map(|writer| place.chunks.put(writer, place.digest, &plaintext, Evidence::Nothing));
+            .map(|writer| place.chunks.put(writer, place.digest, &plaintext, Provenance::Unknown));
         let stored = futures::future::try_join_all(put).await.unwrap();
         let new = stored.iter().filter(|stored| matches!(stored, Stored::New(_))).count();
         let known = stored.iter().filter(|stored| matches!(stored, Stored::Duplicate(_))).count();
@@ -236,11 +236,11 @@ fn a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
             match way {
                 0 | 1 => {
                     let wanted = if way == 0 { Stored::New(size) } else { Stored::Duplicate(size) };
-                    let put = place.chunks.put_stored(&writer, chunk, Belief::ByLength);
+                    let put = place.chunks.put_stored(&writer, chunk, ExistingCheck::ByLength);
                     assert_eq!(place.pinned(put).await.unwrap(), wanted);
                 }
                 2 | 3 => {
-                    let reference = if way == 2 { Reference::Base } else { Reference::Twin };
+                    let reference = if way == 2 { ReuseSource::Base } else { ReuseSource::Twin };
                     assert!(
                         place.pinned(place.chunks.take_over(&writer, place.digest, reference)).await.unwrap()
                     );
@@ -248,7 +248,7 @@ fn a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
                 _ => {
                     place.forget_records();
                     place.backend.delete(&[Removal::any(Key::Chunk(place.digest))]).await.unwrap();
-                    let taken = place.chunks.take_over(&writer, place.digest, Reference::Twin);
+                    let taken = place.chunks.take_over(&writer, place.digest, ReuseSource::Twin);
                     assert!(!place.pinned(taken).await.unwrap(), "what is gone is not taken over");
                     assert!(!writer.is_confirmed(&place.digest));
                     continue;
@@ -296,8 +296,8 @@ fn what_is_there_stays_unless_it_is_proven_bad() {
         let same_length = [&BlobKind::Plain.magic()[..], &raw[8..]].concat();
         let longer = sealed(BlobKind::Encrypted, b"longer than it is");
         let (keep, replace, refuse) = (Some(false), Some(true), None);
-        let (length, read) = (Belief::ByLength, Belief::Read);
-        let cases: [(&str, Bytes, Bytes, Belief, Option<bool>); 14] = [
+        let (length, read) = (ExistingCheck::ByLength, ExistingCheck::Read);
+        let cases: [(&str, Bytes, Bytes, ExistingCheck, Option<bool>); 14] = [
             ("as long", good.clone(), alike.clone().into(), length, keep),
             ("as long, but bad", good.clone(), alike.into(), read, replace),
             ("as long and good", good.clone(), good.clone(), read, keep),
@@ -333,17 +333,17 @@ fn what_is_there_stays_unless_it_is_proven_bad() {
 #[test]
 fn the_record_of_a_suspect_chunk_is_not_believed() {
     block_on(async {
-        let ways: [(&str, bool, Option<Belief>); 3] = [
+        let ways: [(&str, bool, Option<ExistingCheck>); 3] = [
             ("a backup of a listed chunk", true, None),
-            ("a sync of a listed chunk", true, Some(Belief::ByLength)),
-            ("a sync that replaces a bad snapshot", false, Some(Belief::Read)),
+            ("a sync of a listed chunk", true, Some(ExistingCheck::ByLength)),
+            ("a sync that replaces a bad snapshot", false, Some(ExistingCheck::Read)),
         ];
         for (what, is_listed, belief) in ways {
             let place = Place::new().await;
             place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
             // There is a record, and the pin of another writer speaks for it.
             let witness = place.writer();
-            place.put(&witness, Evidence::Nothing).await.unwrap();
+            place.put(&witness, Provenance::Unknown).await.unwrap();
             let key = Key::Chunk(place.digest);
             let good = place.backend.get(&key, 1 << 20).await.unwrap().bytes;
             let bad = [&good[..good.len() - 1], b"?"].concat();
@@ -354,7 +354,7 @@ fn the_record_of_a_suspect_chunk_is_not_believed() {
             }
             let writer = place.writer();
             let stored = match belief {
-                None => place.put(&writer, Evidence::Nothing).await,
+                None => place.put(&writer, Provenance::Unknown).await,
                 Some(belief) => place.chunks.put_stored(&writer, plain(&place).await, belief).await,
             };
             assert!(matches!(stored, Ok(Stored::New(_))), "{what}: {stored:?}");
@@ -368,13 +368,13 @@ fn the_record_of_a_suspect_chunk_is_not_believed() {
 fn a_chunk_of_a_locked_base_is_believed_without_a_request_and_one_of_a_twin_is_looked_for() {
     block_on(async {
         let place = Place::new().await;
-        place.put(&place.writer(), Evidence::Nothing).await.unwrap();
+        place.put(&place.writer(), Provenance::Unknown).await.unwrap();
         place.backend.add(Rule::on(Method::Head, Action::FailBefore(ErrorKind::Unavailable)));
         let base = place.writer();
-        assert!(place.chunks.take_over(&base, place.digest, Reference::Base).await.unwrap());
+        assert!(place.chunks.take_over(&base, place.digest, ReuseSource::Base).await.unwrap());
         assert!(base.is_confirmed(&place.digest));
         let twin = place.writer();
-        let taken = place.chunks.take_over(&twin, place.digest, Reference::Twin).await;
+        let taken = place.chunks.take_over(&twin, place.digest, ReuseSource::Twin).await;
         assert_eq!(taken.unwrap_err().kind(), ErrorKind::Unavailable);
         assert!(!twin.is_confirmed(&place.digest));
         assert_eq!(place.backend.fired(), 1);

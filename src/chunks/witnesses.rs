@@ -23,7 +23,7 @@ use std::sync::Arc;
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::ObjectInfo;
-use crate::backend::cached::Mirrored;
+use crate::backend::cached::MetadataCache;
 use crate::error::Result;
 use crate::format::Digest;
 use crate::format::index::IndexReader;
@@ -44,7 +44,7 @@ pub(crate) struct Witnesses {
     /// Whose indexes are read first.
     group: Option<GroupName>,
     /// None without local state: there are no records then.
-    mirrored: Option<Arc<Mirrored>>,
+    metadata_cache: Option<Arc<MetadataCache>>,
     state: AsyncMutex<State>,
 }
 
@@ -57,15 +57,15 @@ struct State {
 
 impl Witnesses {
     /// Witnesses for a writer, of this group if it writes to one alone.
-    pub(crate) fn new(mirrored: Option<Arc<Mirrored>>, group: Option<&GroupName>) -> Arc<Self> {
-        Arc::new(Self { group: group.cloned(), mirrored, state: AsyncMutex::default() })
+    pub(crate) fn new(metadata_cache: Option<Arc<MetadataCache>>, group: Option<&GroupName>) -> Arc<Self> {
+        Arc::new(Self { group: group.cloned(), metadata_cache, state: AsyncMutex::default() })
     }
 
     /// To be called when the store was locked. Where copies of metadata answer instead of the backend, they are compared.
     pub(crate) async fn begin(&self) -> Result<()> {
-        match &self.mirrored {
-            Some(mirrored) if mirrored.has_generation() => {
-                self.list(mirrored, &mut *self.state.lock().await).await
+        match &self.metadata_cache {
+            Some(metadata_cache) if metadata_cache.has_generation() => {
+                self.list(metadata_cache, &mut *self.state.lock().await).await
             }
             _ => Ok(()),
         }
@@ -76,11 +76,11 @@ impl Witnesses {
     /// # Errors
     /// Any failure to list.
     pub(crate) async fn name(&self, digest: &Digest) -> Result<bool> {
-        let Some(mirrored) = &self.mirrored else { return Ok(false) };
+        let Some(metadata_cache) = &self.metadata_cache else { return Ok(false) };
         let wanted = name_of(digest);
         let mut state = self.state.lock().await;
         if state.unread.is_none() {
-            self.list(mirrored, &mut state).await?;
+            self.list(metadata_cache, &mut state).await?;
         }
         while !state.names.contains(&wanted) {
             let Some(next) = state.unread.as_ref().and_then(|unread| unread.last()).cloned() else {
@@ -88,15 +88,15 @@ impl Witnesses {
             };
             let room = MOST - state.names.len();
             if next.size / ENTRY_BYTES <= room as u64 {
-                state.names.extend(names_in(mirrored, &next).await?);
+                state.names.extend(names_in(metadata_cache, &next).await?);
             }
             state.unread.as_mut().map(Vec::pop);
         }
         Ok(true)
     }
 
-    async fn list(&self, mirrored: &Mirrored, state: &mut State) -> Result<()> {
-        let mut listed = mirrored.look(Prefix::Namespace(Namespace::root())).await?;
+    async fn list(&self, metadata_cache: &MetadataCache, state: &mut State) -> Result<()> {
+        let mut listed = metadata_cache.look(Prefix::Namespace(Namespace::root())).await?;
         let finished: BTreeSet<_> = listed
             .iter()
             .filter_map(|info| match &info.key {
@@ -120,8 +120,8 @@ impl Witnesses {
 }
 
 /// The names in an index, if there is a copy of it.
-async fn names_in(mirrored: &Mirrored, info: &ObjectInfo) -> Result<Vec<Name>> {
-    let Some(bytes) = mirrored.copy_of_version(info).await? else { return Ok(Vec::new()) };
+async fn names_in(metadata_cache: &MetadataCache, info: &ObjectInfo) -> Result<Vec<Name>> {
+    let Some(bytes) = metadata_cache.copy_of_version(info).await? else { return Ok(Vec::new()) };
     let Key::Archive(_, name) = &info.key else { return Ok(Vec::new()) };
     let kind = name.kind();
     let read = move || {
@@ -129,7 +129,7 @@ async fn names_in(mirrored: &Mirrored, info: &ObjectInfo) -> Result<Vec<Name>> {
         let index = IndexReader::parse(kind, bytes).ok();
         Ok(index.map(|index| index.digests().map(|digest| name_of(&digest)).collect()).unwrap_or_default())
     };
-    mirrored.truth().runtime().run_blocking("read a copy", read).await
+    metadata_cache.uncached_backend().runtime().run_blocking("read a copy", read).await
 }
 
 fn name_of(digest: &Digest) -> Name {

@@ -60,7 +60,7 @@ pub enum Key {
     /// A chunk that was found corrupt and put aside, numbered 0 to 9.
     Quarantined(Digest, u8),
     /// Which chunks a garbage collection found unused, and since when.
-    Sightings,
+    GcCandidates,
     /// The identity of the store.
     Store,
     /// The list of chunks that were found bad or gone, and not good since.
@@ -83,7 +83,7 @@ impl Key {
             Self::Owner(group) => format!("{group}/{OWNER}"),
             Self::Protected(snapshot) => format!("{snapshot}/{PROTECTED}"),
             Self::Quarantined(digest, number) => format!("{}.{number}.bad", chunk_path(digest)),
-            Self::Sightings => SIGHTINGS.to_owned(),
+            Self::GcCandidates => SIGHTINGS.to_owned(),
             Self::Store => STORE.to_owned(),
             Self::Suspects => SUSPECTS.to_owned(),
         }
@@ -104,7 +104,7 @@ impl Key {
             GC_STATUS => return Some(Self::GcStatus),
             IN_USE => return Some(Self::InUse),
             LEASE => return Some(Self::Lease),
-            SIGHTINGS => return Some(Self::Sightings),
+            SIGHTINGS => return Some(Self::GcCandidates),
             STORE => return Some(Self::Store),
             SUSPECTS => return Some(Self::Suspects),
             _ => {}
@@ -138,7 +138,7 @@ impl Key {
     pub fn is_content(&self) -> bool {
         let is_of_the_store = matches!(
             self,
-            Self::GcStatus | Self::InUse | Self::Lease | Self::Sightings | Self::Store | Self::Suspects
+            Self::GcStatus | Self::InUse | Self::Lease | Self::GcCandidates | Self::Store | Self::Suspects
         );
         !is_of_the_store && !matches!(self, Self::Chunk(_) | Self::Quarantined(..))
     }
@@ -313,7 +313,7 @@ mod tests {
             Key::GcStatus,
             Key::InUse,
             Key::Lease,
-            Key::Sightings,
+            Key::GcCandidates,
             Key::Store,
             Key::Suspects,
             Key::Namespace(snapshot.namespace().clone()),

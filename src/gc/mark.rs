@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 
-use crate::backend::lock_wait::lock_patiently;
-use crate::backend::{LockMode, LockScope, ObjectInfo, Stray};
+use crate::backend::lock_wait::lock_with_timeout;
+use crate::backend::{LockMode, LockScope, ObjectInfo, Orphan};
 use crate::digest_set::{MarkSet, MarkSetBuilder, mark_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
@@ -79,22 +79,22 @@ pub(super) async fn mark(store: &Datastore, options: &GcOptions) -> Result<Marke
         seen: HashSet::new(),
         store,
     };
-    let moves = store.relocations().watch();
+    let moves = store.moves_in_progress().watch();
     for _ in 0..ROUNDS {
         if marking.round().await? == 0 {
             break;
         }
     }
     marking.published().await?;
-    let strays = store.truth().strays(&marking.marked.foreign).await?;
-    marking.strays(&strays).await?;
+    let orphans = store.uncached_backend().orphans(&marking.marked.foreign).await?;
+    marking.orphans(&orphans).await?;
     marking.moved().await?;
     loop {
-        let announced = moves.take();
-        if announced.is_empty() {
+        let pending_moves = moves.take();
+        if pending_moves.is_empty() {
             break;
         }
-        for key in announced {
+        for key in pending_moves {
             marking.by_name(&key).await?;
         }
     }
@@ -105,7 +105,7 @@ pub(super) async fn mark(store: &Datastore, options: &GcOptions) -> Result<Marke
 impl Marking<'_> {
     /// Marks what a listing shows and was not marked yet; how many indexes that were.
     async fn round(&mut self) -> Result<usize> {
-        let backend = self.store.truth();
+        let backend = self.store.uncached_backend();
         let (mut walk, mut new) = (Walk::new(), 0);
         while let Some(indexes) = walk.next(backend.as_ref()).await? {
             let indexes: Vec<_> =
@@ -174,7 +174,7 @@ impl Marking<'_> {
 
     /// Marks an index by its name, if it is there and was not marked yet.
     async fn by_name(&mut self, key: &Key) -> Result<()> {
-        match self.store.truth().head(key).await {
+        match self.store.uncached_backend().head(key).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             info => {
                 let info = info?;
@@ -190,10 +190,10 @@ impl Marking<'_> {
         Ok(())
     }
 
-    async fn strays(&mut self, strays: &[Stray]) -> Result<()> {
-        for stray in strays {
+    async fn orphans(&mut self, orphans: &[Orphan]) -> Result<()> {
+        for orphan in orphans {
             self.options.check_abort()?;
-            let marks = match self.store.stray_index(stray).await {
+            let marks = match self.store.orphan_index(orphan).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 checked => marks_of(self.store, checked?.index).await?,
             };
@@ -203,12 +203,12 @@ impl Marking<'_> {
     }
 
     async fn moved(&mut self) -> Result<()> {
-        if let Some(announced) = self.store.truth().announced().await? {
-            for key in announced.keys() {
+        if let Some(pending_moves) = self.store.uncached_backend().pending_moves().await? {
+            for key in pending_moves.keys() {
                 self.by_name(key).await?;
             }
-            self.strays(announced.strays()).await?;
-            announced.clear().await?;
+            self.orphans(pending_moves.orphans()).await?;
+            pending_moves.clear().await?;
         }
         Ok(())
     }
@@ -217,10 +217,10 @@ impl Marking<'_> {
 /// Makes sure that an index that could not be found went with its snapshot, and not alone (H9).
 async fn check_gone(store: &Datastore, index: &Key, absent: Error) -> Result<()> {
     let Key::Archive(snapshot, _) = index else { return Err(absent) };
-    let backend = store.truth();
+    let backend = store.uncached_backend();
     // As readers do. Whoever deletes it has it for a moment.
     let scope = LockScope::Snapshot(snapshot.clone());
-    let held = lock_patiently(backend.as_ref(), &scope, LockMode::Shared, LOCK_WAIT).await?;
+    let held = lock_with_timeout(backend.as_ref(), &scope, LockMode::Shared, LOCK_WAIT).await?;
     if !backend.has(&Key::Manifest(snapshot.clone())).await? && !backend.has(index).await? {
         held.release_deleted().await;
         return Ok(());

@@ -46,7 +46,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::Datastore;
 
 pub use options::{GcEvent, GcObserver, GcOptions, Sizes};
-pub use plan::{Brake, GcPlan};
+pub use plan::{GcPlan, SafetyLimit};
 pub use report::{ChunkTally, DamagedSnapshot, GcEnd, GcFailure, GcReport};
 
 /// How far the clocks of this host and of the store may be apart.
@@ -66,12 +66,13 @@ const WRITER_MARGIN: Duration = Duration::from_mins(5);
 /// A dropped future gives all locks back.
 pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
     store.check_writable("collect garbage").await?;
-    let backend = store.truth();
+    let backend = store.uncached_backend();
     if backend.capabilities().lock_reach == LockReach::Process && !options.only_process {
         let error = Error::new(ErrorKind::Unsupported, "collect garbage");
         return Err(error.because("other processes may be writing: its locks do not reach them"));
     }
-    if !backend.capabilities().touches && !options.one_sighting && options.grace < options.listing_lag {
+    if !backend.capabilities().touches && !options.consistent_listings && options.grace < options.listing_lag
+    {
         let (grace, lag) = (options.grace.as_secs(), options.listing_lag.as_secs());
         let why = format!("a grace time of {grace} s is shorter than listings may lag behind, {lag} s");
         return Err(Error::new(ErrorKind::InvalidInput, "collect garbage").because(why));

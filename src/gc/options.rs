@@ -16,9 +16,9 @@ pub struct GcOptions {
     pub(super) grace: Duration,
     pub(super) listing_lag: Duration,
     pub(super) memory_bytes: usize,
-    pub(super) most_garbage: u8,
+    pub(super) max_garbage: u8,
     pub(super) observer: Option<Arc<dyn GcObserver>>,
-    pub(super) one_sighting: bool,
+    pub(super) consistent_listings: bool,
     pub(super) only_process: bool,
     pub(super) parallel: Option<usize>,
     pub(super) sizes: Sizes,
@@ -32,9 +32,9 @@ impl Default for GcOptions {
             grace: Duration::from_mins(24 * 60 + 5),
             listing_lag: Duration::from_hours(1),
             memory_bytes: 16 << 20,
-            most_garbage: 30,
+            max_garbage: 30,
             observer: None,
-            one_sighting: false,
+            consistent_listings: false,
             only_process: false,
             parallel: None,
             sizes: Sizes::All,
@@ -71,7 +71,7 @@ impl GcOptions {
 
     /// In a bucket: how long it takes at most until every listing shows an index, from the moment at which somebody begins to store
     /// it; default: one hour, of which requests that arrive late may take half. A grace time that is shorter is refused,
-    /// unless [`one_sighting`](GcOptions::one_sighting) says that listings are consistent. If it takes longer, snapshots that
+    /// unless [`consistent_listings`](GcOptions::consistent_listings) says that listings are consistent. If it takes longer, snapshots that
     /// another process published a moment before the run lose chunks that were unused before.
     pub fn listing_lag(mut self, lag: Duration) -> Self {
         self.listing_lag = lag;
@@ -87,8 +87,8 @@ impl GcOptions {
 
     /// How many percent of the chunks may be garbage before it has to be [confirmed](crate::gc::GcPlan::confirm) (H27); default: 30.
     /// 100 or more turns this off; if there are chunks and no snapshots at all, it has to be confirmed all the same.
-    pub fn most_garbage(mut self, percent: u8) -> Self {
-        self.most_garbage = percent;
+    pub fn max_garbage(mut self, percent: u8) -> Self {
+        self.max_garbage = percent;
         self
     }
 
@@ -100,8 +100,8 @@ impl GcOptions {
 
     /// Removes garbage when it is seen for the first time, also where a listing may lag behind (H11): for stores that this program alone
     /// has been using, and on servers whose listings are known to be consistent.
-    pub fn one_sighting(mut self) -> Self {
-        self.one_sighting = true;
+    pub fn consistent_listings(mut self) -> Self {
+        self.consistent_listings = true;
         self
     }
 

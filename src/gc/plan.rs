@@ -8,11 +8,11 @@ use std::time::SystemTime;
 use futures::stream::{self, StreamExt as _};
 
 use crate::backend::{Details, ListEntry, LockGuard, ObjectInfo, Pager};
-use crate::chunks::{Collection, Unused, query_of};
+use crate::chunks::{PinHold, Unused, query_of};
 use crate::digest_set::{MarkSet, MarkSetBuilder, Shard, mark_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::larder::gc_candidates::Sightings;
+use crate::format::larder::gc_candidates::GcCandidates;
 use crate::format::layout::Key;
 use crate::format::name::SnapshotName;
 use crate::format::status::GcStatus;
@@ -29,7 +29,7 @@ const LOOKED_FOR: usize = 100_000;
 /// What keeps others away while the plan exists.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub(super) collection: Arc<Collection>,
+    pub(super) collection: Arc<PinHold>,
     pub(super) guard: Arc<dyn LockGuard>,
 }
 
@@ -66,7 +66,7 @@ pub struct GcPlan {
     missing: u64,
     pub(super) options: GcOptions,
     pub(super) progress: Progress,
-    pub(super) sightings: Arc<Sightings>,
+    pub(super) sightings: Arc<GcCandidates>,
     pub(super) store: Datastore,
     pub(super) times: Times,
 }
@@ -74,7 +74,7 @@ pub struct GcPlan {
 /// Why a plan is not executed before it is confirmed (H27).
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Brake {
+pub enum SafetyLimit {
     /// There are chunks, and not one snapshot.
     NoSnapshots,
     /// More than so many percent of the chunks would go.
@@ -188,14 +188,14 @@ impl GcPlan {
     }
 
     /// Why it has to be [confirmed](GcPlan::confirm) before it is executed, if it has to be.
-    pub fn brake(&self) -> Option<Brake> {
+    pub fn safety_limit(&self) -> Option<SafetyLimit> {
         let garbage = u128::from(self.census.garbage.chunks);
         let all = garbage + u128::from(self.census.in_use.chunks) + u128::from(self.census.waiting.chunks);
-        let most = self.options.most_garbage;
+        let most = self.options.max_garbage;
         if self.marked.indexes == 0 && garbage > 0 && (self.had_indexes || most < 100) {
-            return Some(Brake::NoSnapshots);
+            return Some(SafetyLimit::NoSnapshots);
         }
-        (garbage * 100 > all * u128::from(most)).then_some(Brake::Share(most))
+        (garbage * 100 > all * u128::from(most)).then_some(SafetyLimit::Share(most))
     }
 
     /// Says that it is meant, however much would go.
@@ -204,12 +204,14 @@ impl GcPlan {
         self
     }
 
-    pub(super) fn check_brake(&self) -> Result<()> {
-        let Some(brake) = self.brake().filter(|_| !self.confirmed) else { return Ok(()) };
+    pub(super) fn check_safety_limit(&self) -> Result<()> {
+        let Some(safety_limit) = self.safety_limit().filter(|_| !self.confirmed) else { return Ok(()) };
         let garbage = self.census.garbage.chunks;
-        let why = match brake {
-            Brake::NoSnapshots => format!("there is no snapshot, and all {garbage} chunks would go"),
-            Brake::Share(most) => format!("{garbage} chunks would go, which is more than {most} percent"),
+        let why = match safety_limit {
+            SafetyLimit::NoSnapshots => format!("there is no snapshot, and all {garbage} chunks would go"),
+            SafetyLimit::Share(most) => {
+                format!("{garbage} chunks would go, which is more than {most} percent")
+            }
         };
         Err(Error::new(ErrorKind::Unconfirmed, "collect garbage").because(why))
     }
@@ -218,7 +220,7 @@ impl GcPlan {
     async fn find_damaged(&mut self, missing: &MarkSet) -> Result<()> {
         let mut named: HashSet<Digest> = HashSet::new();
         let mut walk = Walk::new();
-        while let Some(indexes) = walk.next(self.store.truth().as_ref()).await? {
+        while let Some(indexes) = walk.next(self.store.uncached_backend().as_ref()).await? {
             for info in indexes {
                 let found = self.missing_of(&info, missing).await?;
                 let room = LOOKED_FOR.saturating_sub(named.len());
@@ -236,7 +238,7 @@ impl GcPlan {
             return Ok(());
         }
         let mut walk = Walk::new();
-        while let Some(indexes) = walk.next(self.store.truth().as_ref()).await? {
+        while let Some(indexes) = walk.next(self.store.uncached_backend().as_ref()).await? {
             let mut counts: BTreeMap<SnapshotName, u64> = BTreeMap::new();
             for info in indexes {
                 let Key::Archive(snapshot, _) = &info.key else { continue };
@@ -282,7 +284,7 @@ impl GcPlan {
         let mut gone = HashSet::new();
         for part in named.chunks(NAMED) {
             let keys: Vec<_> = part.iter().copied().map(Key::Chunk).collect();
-            for (digest, found) in part.iter().zip(self.store.truth().head_many(&keys).await?) {
+            for (digest, found) in part.iter().zip(self.store.uncached_backend().head_many(&keys).await?) {
                 match found {
                     Err(error) if error.kind() == ErrorKind::NotFound => _ = gone.insert(*digest),
                     found => drop(found?),
@@ -300,7 +302,7 @@ pub(super) struct Counting<'a> {
     pub(super) kept: AtomicUsize,
     pub(super) marks: &'a MarkSet,
     pub(super) options: &'a GcOptions,
-    pub(super) sightings: &'a Sightings,
+    pub(super) sightings: &'a GcCandidates,
     pub(super) store: &'a Datastore,
     pub(super) times: Times,
 }
@@ -322,7 +324,8 @@ pub(super) struct Scan<'a> {
 impl Counting<'_> {
     /// Everything, and which marks no chunk has.
     async fn all(&self) -> Result<(Census, MarkSet)> {
-        let parallel = self.options.parallel.unwrap_or(self.store.truth().capabilities().in_flight).max(1);
+        let parallel =
+            self.options.parallel.unwrap_or(self.store.uncached_backend().capabilities().in_flight).max(1);
         let shards = Shard::all(parallel as u64);
         let of = shards.len() as u64;
         let mut counts = stream::iter(shards).map(|shard| self.shard(shard)).buffer_unordered(parallel);
@@ -397,14 +400,14 @@ impl Counting<'_> {
     }
 
     fn touches(&self) -> bool {
-        self.store.truth().capabilities().touches
+        self.store.uncached_backend().capabilities().touches
     }
 
     /// Whether it may go, and since when it is known to be unused. What was put aside need not be seen twice: no sighting tells it from
     /// its chunk, and it is nothing that anybody could want to use.
     fn judge(&self, unused: &Unused, last_used: SystemTime) -> (bool, SystemTime) {
         let is_old = self.times.is_old(last_used);
-        if self.touches() || self.options.one_sighting || unused.aside.is_some() {
+        if self.touches() || self.options.consistent_listings || unused.quarantined.is_some() {
             return (is_old, self.times.now);
         }
         // One that was stored after it was seen is another.
@@ -419,7 +422,7 @@ impl Scan<'_> {
     /// What is unused on the next page; `None` when the shard was listed to its end.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Candidate>>> {
         self.counting.options.check_abort()?;
-        let backend = self.counting.store.truth();
+        let backend = self.counting.store.uncached_backend();
         let Some(page) = self.pager.next(backend.as_ref()).await? else {
             self.skip_to(None);
             return Ok(None);
@@ -498,13 +501,13 @@ impl Scan<'_> {
 
     fn candidate(&mut self, info: &ObjectInfo) -> Option<Candidate> {
         let unused = match info.key {
-            Key::Chunk(digest) => Unused { digest, aside: None },
-            Key::Quarantined(digest, number) => Unused { digest, aside: Some(number) },
+            Key::Chunk(digest) => Unused { digest, quarantined: None },
+            Key::Quarantined(digest, number) => Unused { digest, quarantined: Some(number) },
             _ => return None,
         };
         let (ready, since) = self.counting.judge(&unused, info.last_used);
         let census = &mut self.census;
-        match (unused.aside, ready) {
+        match (unused.quarantined, ready) {
             (None, true) => census.garbage.add(info.size),
             (None, false) => census.waiting.add(info.size),
             (Some(_), true) => {

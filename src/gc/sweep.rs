@@ -74,7 +74,7 @@ impl GcPlan {
     /// # Cancel safety
     /// A dropped future has removed some of it. The plan can be executed again.
     pub async fn execute(&mut self) -> Result<GcReport> {
-        self.check_brake()?;
+        self.check_safety_limit()?;
         self.held.guard.check().await?;
         let end = match self.begin().await {
             // What may be deleted may take many pages to write down.
@@ -98,7 +98,7 @@ impl GcPlan {
         self.store.suspect_missing(&self.lost).await?;
         // What was deleted of snapshots must not come back after a crash, without its chunks.
         self.store.backend().barrier().await?;
-        if !self.store.truth().capabilities().touches {
+        if !self.store.uncached_backend().capabilities().touches {
             if let Some(identity) = self.store.uuid() {
                 self.store.chunks().begin_term(identity).await?;
             }
@@ -116,7 +116,7 @@ impl GcPlan {
             let stays = |candidate: &Candidate| {
                 !is_over || !candidate.ready || failed.contains(&candidate.unused.digest)
             };
-            let chunks = candidates.iter().filter(|candidate| candidate.unused.aside.is_none());
+            let chunks = candidates.iter().filter(|candidate| candidate.unused.quarantined.is_none());
             for candidate in chunks.filter(|candidate| stays(candidate)) {
                 // What may be deleted comes first: there is room for so many only.
                 let list = if candidate.ready { &mut seen } else { &mut waiting };
@@ -174,14 +174,14 @@ impl GcPlan {
         }
         let outside = self.marked.foreign.iter().chain(&self.census.foreign).cloned().collect::<Vec<_>>();
         let age = self.options.grace.max(LEFTOVER_AGE);
-        match self.store.truth().remove_leftovers(&outside, age).await {
+        match self.store.uncached_backend().remove_leftovers(&outside, age).await {
             // What was to go is gone, and these credentials, or this server, cannot look for more.
             Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
                 self.progress.leftovers_refused = Some(error);
             }
             removed => self.progress.leftovers = removed?,
         }
-        if !self.store.truth().capabilities().touches {
+        if !self.store.uncached_backend().capabilities().touches {
             self.write_sightings().await?;
         }
         self.write_status().await
@@ -233,7 +233,8 @@ impl GcPlan {
 
     async fn batch(&mut self, candidates: &[Candidate]) -> Result<()> {
         self.progress.begun_with += candidates.len();
-        if self.progress.begun_with > MOST_SIGHTINGS && !self.store.truth().capabilities().touches {
+        if self.progress.begun_with > MOST_SIGHTINGS && !self.store.uncached_backend().capabilities().touches
+        {
             let error = Error::new(ErrorKind::Full, "collect garbage");
             return Err(
                 error.because("there is more than can be written down at once: another run removes the rest")
@@ -337,7 +338,7 @@ impl Progress {
     }
 
     fn note(&mut self, candidate: &Candidate, swept: Swept) {
-        if candidate.unused.aside.is_none() {
+        if candidate.unused.quarantined.is_none() {
             match &swept {
                 Swept::Busy | Swept::Pinned | Swept::Used => self.in_use.add(candidate.size),
                 Swept::Failed(_) => self.stuck.add(candidate.size),
@@ -352,7 +353,7 @@ impl Progress {
                 self.fail(candidate.unused.key(), error);
             }
             Swept::Pinned | Swept::Used => self.pinned += 1,
-            Swept::Removed if candidate.unused.aside.is_some() => {
+            Swept::Removed if candidate.unused.quarantined.is_some() => {
                 self.removed_quarantined.add(candidate.size);
             }
             Swept::Removed => self.removed.add(candidate.size),

@@ -10,7 +10,7 @@ use crate::prune::report::{
     GroupOutcome, GroupReport, NamespaceReport, Outcome, PruneReport, SnapshotReport, Stop,
 };
 use crate::retention::Decision;
-use crate::store::{Fate, Listed, Trouble};
+use crate::store::{DeleteError, DeleteOutcome, Listed};
 
 impl PrunePlan {
     /// Carries out the plan: group after group, and of each the oldest snapshot first. What cannot be removed is in the report, and the
@@ -118,23 +118,23 @@ impl Run<'_> {
             Some(_) => {}
         }
         match self.plan.store.remove_planned(&planned.name, &planned.expected).await {
-            Ok(Fate::Busy(error)) => Outcome::Busy(error),
-            Ok(Fate::Changed) => Outcome::Changed,
-            Ok(Fate::Gone) => Outcome::Gone,
-            Ok(Fate::Protected) => Outcome::Protected,
-            Ok(Fate::Removed) => Outcome::Removed,
-            Err(Trouble::Failed(error)) => Outcome::Failed(error),
-            Err(Trouble::Lost(error)) => {
+            Ok(DeleteOutcome::Busy(error)) => Outcome::Busy(error),
+            Ok(DeleteOutcome::Changed) => Outcome::Changed,
+            Ok(DeleteOutcome::Gone) => Outcome::Gone,
+            Ok(DeleteOutcome::Protected) => Outcome::Protected,
+            Ok(DeleteOutcome::Removed) => Outcome::Removed,
+            Err(DeleteError::Failed(error)) => Outcome::Failed(error),
+            Err(DeleteError::Lost(error)) => {
                 self.report.stopped = Some(Stop::Lost(error.clone()));
                 Outcome::Failed(error)
             }
         }
     }
 
-    fn group_trouble(&mut self, trouble: Trouble) -> GroupOutcome {
+    fn group_trouble(&mut self, trouble: DeleteError) -> GroupOutcome {
         match trouble {
-            Trouble::Failed(error) => GroupOutcome::Failed(error),
-            Trouble::Lost(error) => {
+            DeleteError::Failed(error) => GroupOutcome::Failed(error),
+            DeleteError::Lost(error) => {
                 self.report.stopped = Some(Stop::Lost(error.clone()));
                 GroupOutcome::Failed(error)
             }

@@ -39,13 +39,13 @@ where
         if attempts.is_empty() {
             return Err(first_error.unwrap_or_else(|| io::Error::other("the name has no address")));
         }
-        let patience = async {
+        let deadline = async {
             if waiting.len() == 0 {
                 future::pending::<()>().await;
             }
             sleep(STAGGER).await;
         };
-        match future::select(attempts.next(), std::pin::pin!(patience)).await {
+        match future::select(attempts.next(), std::pin::pin!(deadline)).await {
             Either::Left((Some(Ok(connected)), _)) => return Ok(connected),
             Either::Left((Some(Err(error)), _)) => {
                 first_error.get_or_insert(error);

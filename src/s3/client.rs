@@ -299,8 +299,8 @@ impl Shared {
 
     /// When a call has to be over that may take so much longer because of its size.
     pub(super) fn deadline(&self, allowance: Duration) -> Duration {
-        let patience = self.options.retry.patience.saturating_add(allowance);
-        self.runtime.monotonic().saturating_add(patience)
+        let deadline = self.options.retry.deadline.saturating_add(allowance);
+        self.runtime.monotonic().saturating_add(deadline)
     }
 
     /// The answer that was lost, if a large object turns out to be stored: sending it again would cost as much as sending it

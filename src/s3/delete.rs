@@ -56,8 +56,8 @@ impl S3Client {
                     results.insert(key, Ok(deletion));
                     continue;
                 };
-                if let Some(patience) = passes(&body.code) {
-                    throttled |= patience;
+                if let Some(deadline) = passes(&body.code) {
+                    throttled |= deadline;
                     again.push(key);
                 }
                 results.insert(key, Err(refused_key(key, body)));

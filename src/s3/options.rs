@@ -52,15 +52,15 @@ pub struct RetryOptions {
     /// How many times a request is sent at most; default: 10.
     pub attempts: NonZeroU32,
     /// The longest pause between two attempts; default: 20 s. `Retry-After` is obeyed up to three times as long.
-    pub longest_pause: Duration,
+    pub max_backoff: Duration,
     /// How long an operation may take with all its attempts, besides a second for each 64 KiB of its bodies; default: 5 minutes.
-    pub patience: Duration,
+    pub deadline: Duration,
 }
 
 impl Default for RetryOptions {
     fn default() -> Self {
         let attempts = NonZeroU32::MIN.saturating_add(9);
-        Self { attempts, longest_pause: Duration::from_secs(20), patience: Duration::from_mins(5) }
+        Self { attempts, max_backoff: Duration::from_secs(20), deadline: Duration::from_mins(5) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::backend::{Backend, Deleted, ObjectInfo, PutMode, Removal, Stray};
+use crate::backend::{Backend, Deleted, ObjectInfo, Orphan, PutMode, Removal};
 use crate::chunks::ChunkStore;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::index::IndexReader;
@@ -74,9 +74,9 @@ impl Datastore {
     }
 
     /// The backend itself: what it says comes from no copy (H10).
-    pub(crate) fn truth(&self) -> &Arc<dyn Backend> {
+    pub(crate) fn uncached_backend(&self) -> &Arc<dyn Backend> {
         match &self.inner.local {
-            Some(local) => local.mirrored.truth(),
+            Some(local) => local.metadata_cache.uncached_backend(),
             None => &self.inner.backend,
         }
     }
@@ -97,12 +97,12 @@ impl Datastore {
         };
         let permit = self.read_permit(info.size).await;
         let copy = match &self.inner.local {
-            Some(local) => local.mirrored.copy_of_version(info).await?,
+            Some(local) => local.metadata_cache.copy_of_version(info).await?,
             None => None,
         };
         let bytes = match copy {
             Some(bytes) => bytes,
-            None => self.truth().get(&info.key, INDEX_BYTES).await?.bytes,
+            None => self.uncached_backend().get(&info.key, INDEX_BYTES).await?.bytes,
         };
         let index = self.inner.any_index(name.kind(), bytes).await.map_err(|error| error.on(&info.key))?;
         if index.checksum() != index.header().checksum {
@@ -119,17 +119,17 @@ impl Datastore {
     ///
     /// # Errors
     /// As [`checked_index`](Datastore::checked_index).
-    pub(crate) async fn stray_index(&self, stray: &Stray) -> Result<CheckedIndex> {
-        let kind = if stray.path.to_ascii_lowercase().ends_with(".fidx") {
+    pub(crate) async fn orphan_index(&self, orphan: &Orphan) -> Result<CheckedIndex> {
+        let kind = if orphan.path.to_ascii_lowercase().ends_with(".fidx") {
             ArchiveKind::Fixed
         } else {
             ArchiveKind::Dynamic
         };
-        let bytes = self.truth().get_stray(stray, INDEX_BYTES).await?;
+        let bytes = self.uncached_backend().get_orphan(orphan, INDEX_BYTES).await?;
         let permit = self.read_permit(bytes.len() as u64).await;
-        let index = self.inner.any_index(kind, bytes).await.map_err(|error| error.on(&stray.path))?;
+        let index = self.inner.any_index(kind, bytes).await.map_err(|error| error.on(&orphan.path))?;
         if index.checksum() != index.header().checksum {
-            let error = Error::new(ErrorKind::Corrupt, "read index").on(&stray.path);
+            let error = Error::new(ErrorKind::Corrupt, "read index").on(&orphan.path);
             return Err(error.because("its checksum does not fit its header"));
         }
         Ok(CheckedIndex { index, permit })

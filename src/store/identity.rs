@@ -77,7 +77,7 @@ impl Identity {
     }
 
     /// Marks a store whose destruction begins, or goes on.
-    pub(super) async fn doom(mut self, backend: &dyn Backend) -> Result<()> {
+    pub(super) async fn mark_destroying(mut self, backend: &dyn Backend) -> Result<()> {
         self.state = Some(DESTROYING.to_owned());
         self.write(backend, PutMode::Replace).await
     }
@@ -89,12 +89,12 @@ impl Identity {
     }
 
     /// Whether the store is half destroyed.
-    pub(super) fn is_doomed(&self) -> bool {
+    pub(super) fn is_being_destroyed(&self) -> bool {
         self.state.as_deref() == Some(DESTROYING)
     }
 
     /// What keeps this version from changing the store, if anything does.
-    pub(super) fn obstacle(&self) -> Option<String> {
+    pub(super) fn write_blocker(&self) -> Option<String> {
         if self.version != VERSION {
             return Some(format!("the store is of version {}, this is {VERSION}", self.version));
         }

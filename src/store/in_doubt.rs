@@ -23,7 +23,7 @@ use crate::store::StoreInner;
 
 /// What is in doubt, and since when, by the monotonic clock.
 #[derive(Debug, Default)]
-pub(super) struct Doubts {
+pub(super) struct InDoubt {
     arriving: Mutex<HashMap<SnapshotName, Duration>>,
     leaving: Mutex<HashMap<Key, Duration>>,
 }

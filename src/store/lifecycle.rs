@@ -89,7 +89,7 @@ impl Datastore {
     /// A dropped future leaves the old identity or the new one.
     pub async fn adopt_as_new(&self) -> Result<String> {
         self.inner.check_writable("adopt the store").await?;
-        let backend = self.truth().as_ref();
+        let backend = self.uncached_backend().as_ref();
         let alone = lock_alone(backend).await?;
         self.check_identity("adopt the store").await?;
         let drawn = match Identity::read(backend).await? {
@@ -98,7 +98,7 @@ impl Datastore {
         };
         alone.check().await?;
         // They were seen in the original.
-        for deleted in backend.delete(&[Removal::any(Key::Sightings)]).await? {
+        for deleted in backend.delete(&[Removal::any(Key::GcCandidates)]).await? {
             deleted?;
         }
         backend.barrier().await?;
@@ -113,8 +113,8 @@ impl Datastore {
     /// so while this process has it.
     pub(crate) async fn check_identity(&self, action: &'static str) -> Result<()> {
         let Some(known) = self.uuid() else { return Ok(()) };
-        let backend = self.truth().as_ref();
-        if backend.tenure().is_some() {
+        let backend = self.uncached_backend().as_ref();
+        if backend.lease_term().is_some() {
             return Ok(());
         }
         match Identity::read(backend).await? {
@@ -138,7 +138,7 @@ impl Datastore {
             let error = Error::new(ErrorKind::InvalidInput, "refresh");
             error.because("the store was opened without local state")
         };
-        self.inner.local.as_ref().ok_or_else(without)?.mirrored.refresh().await
+        self.inner.local.as_ref().ok_or_else(without)?.metadata_cache.refresh().await
     }
 
     /// Gives back what the backend holds for the store. Call it when all writers and readers are gone.
@@ -180,10 +180,10 @@ impl Datastore {
             Some(identity) => identity,
             None => Identity::draw(backend.runtime().as_ref()),
         };
-        if let Some(obstacle) = identity.obstacle() {
-            return Err(Error::new(ErrorKind::Unsupported, "destroy the store").because(obstacle));
+        if let Some(write_blocker) = identity.write_blocker() {
+            return Err(Error::new(ErrorKind::Unsupported, "destroy the store").because(write_blocker));
         }
-        identity.doom(backend).await?;
+        identity.mark_destroying(backend).await?;
         backend.barrier().await?;
         let mut done = Destruction::default();
         for query in [Prefix::Namespace(Namespace::root()), Prefix::Chunks] {
@@ -203,7 +203,7 @@ impl Datastore {
                 delete_keys(backend, alone.as_ref(), of_one_rank, &mut done).await?;
             }
         }
-        let of_the_store = [Key::GcStatus, Key::Sightings, Key::Suspects, Key::InUse];
+        let of_the_store = [Key::GcStatus, Key::GcCandidates, Key::Suspects, Key::InUse];
         delete_keys(backend, alone.as_ref(), &of_the_store, &mut done).await?;
         delete_keys(backend, alone.as_ref(), &[Key::Store], &mut done).await?;
         // The last, and no part of the store: nobody is kept out of a place where nothing is.

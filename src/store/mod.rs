@@ -39,10 +39,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 use futures::future;
 
-use crate::backend::cached::Mirrored;
+use crate::backend::cached::MetadataCache;
 use crate::backend::lock_wait::lock_store;
 use crate::backend::{Backend, LockMode};
-use crate::chunks::moves::Relocations;
+use crate::chunks::moves::MovesInProgress;
 use crate::chunks::witnesses::Witnesses;
 use crate::chunks::{ChunkStore, SuspectList};
 use crate::error::{Error, ErrorKind, Result};
@@ -55,10 +55,10 @@ use crate::local::LocalState;
 use crate::rt::Runtime;
 use crate::rt::semaphore::Budget;
 use crate::store::identity::Identity;
-use crate::store::in_doubt::Doubts;
+use crate::store::in_doubt::InDoubt;
 
 pub(crate) use backup::pipeline::yield_now;
-pub(crate) use catalog::delete::{Expected, Fate, Trouble};
+pub(crate) use catalog::delete::{DeleteError, DeleteOutcome, Expected};
 pub(crate) use catalog::list::Listed;
 pub(crate) use replicate::source::{Held, StoredManifest, is_of_the_object};
 pub(crate) use replicate::target::{GroupImport, ImportedManifest, SnapshotImport};
@@ -149,7 +149,7 @@ struct StoreInner {
     /// Whether this opening gave the store another identity than it knows.
     is_renamed: AtomicBool,
     local: Option<Local>,
-    doubts: Doubts,
+    doubts: InDoubt,
     /// None yet in a store of PBS that was never changed.
     identity: OnceLock<Identity>,
     /// The digests of chunks of zeros, by length.
@@ -167,11 +167,11 @@ impl Datastore {
     pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         options.check()?;
         // Of before: what is read may be older than a term that begins meanwhile.
-        let since = backend.tenure().map(|tenure| tenure.since);
+        let since = backend.lease_term().map(|lease_term| lease_term.since);
         let suspects = SuspectList::read(backend.as_ref());
         let (identity, suspects) = future::try_join(Identity::read(backend.as_ref()), suspects).await?;
         let identity = match identity {
-            Some(identity) if identity.is_doomed() => {
+            Some(identity) if identity.is_being_destroyed() => {
                 let error = Error::new(ErrorKind::Conflict, "open the store");
                 return Err(error.because("its destruction was begun and not finished"));
             }
@@ -184,22 +184,22 @@ impl Datastore {
         let local = match options.local {
             None => None,
             Some(state) => {
-                let mirrored = Arc::new(Mirrored::new(Arc::clone(&backend), Arc::clone(&state)));
-                let local = Local { mirrored, state };
+                let metadata_cache = Arc::new(MetadataCache::new(Arc::clone(&backend), Arc::clone(&state)));
+                let local = Local { metadata_cache, state };
                 if let Some(identity) = identity.get() {
                     local.bind(identity, backend.as_ref()).await?;
                 }
                 Some(local)
             }
         };
-        let truth = Arc::clone(&backend);
+        let uncached = Arc::clone(&backend);
         let backend = match &local {
-            Some(local) => Arc::<Mirrored>::clone(&local.mirrored),
+            Some(local) => Arc::<MetadataCache>::clone(&local.metadata_cache),
             None => backend,
         };
         let state = local.as_ref().map(|local| Arc::clone(&local.state));
         let (level, kept) = (options.compression_level, options.memory_bytes / 2);
-        let chunks = ChunkStore::new((Arc::clone(&backend), truth), state, level, kept);
+        let chunks = ChunkStore::new((Arc::clone(&backend), uncached), state, level, kept);
         if let Some(identity) = identity.get() {
             chunks.bind(&identity.uuid);
         }
@@ -208,7 +208,7 @@ impl Datastore {
             backend,
             budget: Budget::new(options.memory_bytes),
             chunks,
-            doubts: Doubts::default(),
+            doubts: InDoubt::default(),
             identity,
             is_renamed: AtomicBool::new(false),
             local,
@@ -228,7 +228,7 @@ impl Datastore {
 /// What is kept on a local disk, and what reads it.
 #[derive(Debug)]
 struct Local {
-    mirrored: Arc<Mirrored>,
+    metadata_cache: Arc<MetadataCache>,
     state: Arc<LocalState>,
 }
 
@@ -243,8 +243,8 @@ impl Local {
 impl Datastore {
     /// Witnesses for a writer, of this group if it writes to one alone.
     fn witnesses(&self, group: Option<&GroupName>) -> Arc<Witnesses> {
-        let mirrored = self.inner.local.as_ref().map(|local| Arc::clone(&local.mirrored));
-        Witnesses::new(mirrored, group)
+        let metadata_cache = self.inner.local.as_ref().map(|local| Arc::clone(&local.metadata_cache));
+        Witnesses::new(metadata_cache, group)
     }
 
     /// Makes sure that copies of metadata below a prefix do not answer for what somebody else changed.
@@ -253,14 +253,14 @@ impl Datastore {
     /// Any failure to list.
     pub(crate) async fn look_again(&self, prefix: Prefix) -> Result<()> {
         match &self.inner.local {
-            Some(local) => local.mirrored.look_again(prefix).await,
+            Some(local) => local.metadata_cache.look_again(prefix).await,
             None => Ok(()),
         }
     }
 
     /// What is being moved within the store.
-    pub(crate) fn relocations(&self) -> &Arc<Relocations> {
-        self.inner.chunks.relocations()
+    pub(crate) fn moves_in_progress(&self) -> &Arc<MovesInProgress> {
+        self.inner.chunks.moves_in_progress()
     }
 }
 
@@ -319,9 +319,9 @@ impl StoreInner {
             Some(identity) => identity,
             None => self.identify().await?,
         };
-        match identity.obstacle() {
+        match identity.write_blocker() {
             None => Ok(()),
-            Some(obstacle) => Err(Error::new(ErrorKind::Unsupported, action).because(obstacle)),
+            Some(write_blocker) => Err(Error::new(ErrorKind::Unsupported, action).because(write_blocker)),
         }
     }
 

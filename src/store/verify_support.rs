@@ -7,7 +7,7 @@ use futures::channel::oneshot;
 
 use crate::backend::lock_wait::lock_store;
 use crate::backend::{ListEntry, ListQuery, LockGuard, LockMode, LockScope, Unreadable, list_all};
-use crate::chunks::{Examined, PutAside};
+use crate::chunks::{Examined, QuarantineOutcome};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::Blob;
@@ -65,7 +65,7 @@ impl Datastore {
             _ => BLOB_BYTES,
         };
         let backend = match copies {
-            Copies::Passed => self.truth(),
+            Copies::Passed => self.uncached_backend(),
             Copies::Used => self.backend(),
         };
         Ok(backend.get(key, limit).await?.bytes)
@@ -137,28 +137,28 @@ impl Datastore {
     }
 
     /// Puts a chunk aside that was found corrupt. It goes on when nobody waits for it any more.
-    pub(crate) async fn put_aside(&self, digest: Digest, length: u64) -> PutAside {
+    pub(crate) async fn quarantine(&self, digest: Digest, length: u64) -> QuarantineOutcome {
         let (sender, receiver) = oneshot::channel();
         let store = self.clone();
         self.runtime().spawn(Box::pin(async move {
             let done = match store.lock_to_repair().await {
-                Ok(guard) => store.inner.chunks.put_aside(guard.as_ref(), digest, length).await,
-                Err(error) => PutAside::Failed(error),
+                Ok(guard) => store.inner.chunks.quarantine(guard.as_ref(), digest, length).await,
+                Err(error) => QuarantineOutcome::Failed(error),
             };
             // Nobody may be waiting any more.
             let _ = sender.send(done);
         }));
-        let ended = |_| PutAside::Failed(Error::new(ErrorKind::Internal, "put aside").on(digest));
+        let ended = |_| QuarantineOutcome::Failed(Error::new(ErrorKind::Internal, "put aside").on(digest));
         receiver.await.unwrap_or_else(ended)
     }
 
     /// Puts a chunk back that is missing, if a copy of it was put aside that is good.
-    pub(crate) async fn put_back(&self, digest: Digest, length: u64) -> Result<Option<Examined>> {
-        if !self.inner.chunks.has_aside(digest).await? {
+    pub(crate) async fn reinstate(&self, digest: Digest, length: u64) -> Result<Option<Examined>> {
+        if !self.inner.chunks.has_quarantined(digest).await? {
             return Ok(None);
         }
         let guard = self.lock_to_repair().await?;
-        self.inner.chunks.put_back(guard.as_ref(), digest, length).await
+        self.inner.chunks.reinstate(guard.as_ref(), digest, length).await
     }
 
     /// Chunks are missing: nobody believes that they are there until they were stored again.

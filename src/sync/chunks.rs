@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use crate::chunks::{Belief, Reference, Stored, WriterPins};
+use crate::chunks::{ExistingCheck, ReuseSource, Stored, WriterPins};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
@@ -35,9 +35,9 @@ pub(super) struct Index {
 #[derive(Debug)]
 pub(super) struct Reuse {
     pub(super) base: Option<Arc<Base>>,
-    pub(super) belief: Belief,
+    pub(super) belief: ExistingCheck,
     /// What the snapshot says of the target, if it is of the same store.
-    pub(super) of_same: Option<Reference>,
+    pub(super) of_same: Option<ReuseSource>,
     /// What this run brought.
     pub(super) sent: Arc<WriterPins>,
     /// What this snapshot takes over. Others may not rely on it.
@@ -166,10 +166,10 @@ async fn one(run: &Run, ends: &Ends<'_>, wanted: Wanted, reuse: &Reuse) -> Resul
 
 /// Whether the target has the chunk, and whoever sends the snapshot has it too or had it before.
 async fn is_at_target(run: &Run, digest: Digest, reuse: &Reuse) -> Result<bool> {
-    if reuse.belief == Belief::Read {
+    if reuse.belief == ExistingCheck::Read {
         return Ok(false);
     }
-    let named = reuse.base.as_ref().is_some_and(|base| base.names(&digest)).then_some(Reference::Base);
+    let named = reuse.base.as_ref().is_some_and(|base| base.names(&digest)).then_some(ReuseSource::Base);
     match named.or(reuse.of_same) {
         None => Ok(false),
         Some(reference) => run.target.chunks().take_over(&reuse.taken, digest, reference).await,

@@ -104,7 +104,7 @@ pub(super) async fn execute(plan: SyncPlan) -> Result<SyncReport> {
     let mut report = SyncReport::default();
     plan.target.check_writable("sync").await?;
     // Until the end, so that no other process collects what was transferred and is not visible yet (H4, H5).
-    let _held = plan.target.hold_store().await?;
+    let _held = plan.target.lock_store_shared().await?;
     for namespace in &plan.new_namespaces {
         match plan.target.create_namespace(namespace).await {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::chunks::{Belief, Reference};
+use crate::chunks::{ExistingCheck, ReuseSource};
 use crate::error::{ErrorKind, Result};
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::{Held, ImportedManifest, SnapshotImport, StoredManifest, has_failed_verification};
@@ -123,8 +123,8 @@ async fn fill(
     let of_same = match run.same {
         Same::No => None,
         // What is known to lack something does not vouch for what it names (D9).
-        Same::Opening if !has_failed_verification(&source.manifest) => Some(Reference::Base),
-        Same::Opening | Same::Twin => Some(Reference::Twin),
+        Same::Opening if !has_failed_verification(&source.manifest) => Some(ReuseSource::Base),
+        Same::Opening | Same::Twin => Some(ReuseSource::Twin),
     };
     let stats = chunks_of(run, group, plan, (indexes, of_same), import).await?;
     for file in source.manifest.files().iter().filter(|file| file.name().kind() == ArchiveKind::Blob) {
@@ -142,14 +142,14 @@ async fn chunks_of(
     run: &Run,
     group: &mut GroupRun<'_>,
     plan: &SnapshotPlan,
-    (indexes, of_same): (Vec<Index>, Option<Reference>),
+    (indexes, of_same): (Vec<Index>, Option<ReuseSource>),
     import: &mut SnapshotImport,
 ) -> Result<SyncStats, Failure> {
     let taken = run.target.pins_beside(&run.pins());
     import.pin_with(Arc::clone(&taken))?;
     let reuse = if import.present().is_some() {
         // It is bad: whatever it is made of has to be looked at.
-        Reuse { base: None, belief: Belief::Read, of_same: None, sent: Arc::clone(&taken), taken }
+        Reuse { base: None, belief: ExistingCheck::Read, of_same: None, sent: Arc::clone(&taken), taken }
     } else {
         let sent = run.pins();
         import.pin_with(Arc::clone(&sent))?;
@@ -158,7 +158,7 @@ async fn chunks_of(
             let held: Held = Arc::clone(&base.held);
             import.build_on(base.name.clone(), base.version.clone(), held)?;
         }
-        Reuse { base, belief: Belief::ByLength, of_same, sent, taken }
+        Reuse { base, belief: ExistingCheck::ByLength, of_same, sent, taken }
     };
     let archives = indexes.iter().map(|index| index.name.clone()).collect();
     let ends = Ends { archives, source: &plan.source, target: &plan.target };

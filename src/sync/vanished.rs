@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::name::{GroupName, Namespace, SnapshotName};
-use crate::store::{Datastore, SnapshotInfo, SnapshotState, Trouble};
+use crate::store::{Datastore, DeleteError, SnapshotInfo, SnapshotState};
 use crate::sync::options::SyncOptions;
 use crate::sync::plan::{GroupPlan, SyncPlan};
 use crate::sync::report::SyncReport;
@@ -131,5 +131,5 @@ async fn remove_namespace(plan: &SyncPlan, namespace: &Namespace) -> Result<bool
     if plan.source.has_namespace(&origin).await? {
         return Ok(false);
     }
-    plan.target.remove_namespace(namespace).await.map_err(Trouble::into_error)
+    plan.target.remove_namespace(namespace).await.map_err(DeleteError::into_error)
 }

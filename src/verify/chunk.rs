@@ -1,6 +1,6 @@
 //! How one chunk is looked at.
 
-use crate::chunks::{Examined, Inspected, PutAside};
+use crate::chunks::{Examined, Inspected, QuarantineOutcome};
 use crate::error::ErrorKind;
 use crate::format::blob::MIN_BLOB_BYTES;
 use crate::verify::ledger::{ChunkId, Depth, Turn, Verdict};
@@ -115,17 +115,17 @@ impl Run {
             self.store.chunks().doubt(id.digest).await;
             return Verdict::Corrupt;
         }
-        match self.store.put_aside(id.digest, u64::from(id.length)).await {
-            PutAside::Absent => Verdict::Missing,
-            PutAside::Done => {
+        match self.store.quarantine(id.digest, u64::from(id.length)).await {
+            QuarantineOutcome::Absent => Verdict::Missing,
+            QuarantineOutcome::Done => {
                 self.findings().report.quarantined += 1;
                 Verdict::Corrupt
             }
-            PutAside::Failed(error) => {
+            QuarantineOutcome::Failed(error) => {
                 self.findings().unrepaired(id.digest, error);
                 Verdict::Corrupt
             }
-            PutAside::Healed(examined) => {
+            QuarantineOutcome::Healed(examined) => {
                 self.findings().report.unsteady += 1;
                 verdict(examined)
             }
@@ -137,7 +137,7 @@ impl Run {
         if self.options.repair == Repair::Report {
             return Verdict::Missing;
         }
-        match self.store.put_back(id.digest, u64::from(id.length)).await {
+        match self.store.reinstate(id.digest, u64::from(id.length)).await {
             Ok(None) => Verdict::Missing,
             Ok(Some(examined)) => {
                 self.findings().report.reinstated += 1;

@@ -23,7 +23,7 @@ pub(super) struct Control {
     byte_limit: AtomicU64,
     /// Chunks in a row that were missing.
     missing: AtomicU64,
-    most_in_a_row: u64,
+    max_in_a_row: u64,
     requests: AtomicU64,
     request_limit: AtomicU64,
     stop: Mutex<Option<Stop>>,
@@ -43,7 +43,7 @@ impl Control {
             bytes: AtomicU64::new(0),
             byte_limit: AtomicU64::new(bytes.unwrap_or(u64::MAX)),
             missing: AtomicU64::new(0),
-            most_in_a_row: options.missing_limit,
+            max_in_a_row: options.missing_limit,
             requests: AtomicU64::new(0),
             request_limit: AtomicU64::new(requests.unwrap_or(u64::MAX)),
             stop: Mutex::new(None),
@@ -131,7 +131,7 @@ impl Control {
         match verdict {
             Verdict::Elsewhere | Verdict::Unchecked => {}
             Verdict::Missing => {
-                if self.missing.fetch_add(1, Ordering::Relaxed) + 1 >= self.most_in_a_row {
+                if self.missing.fetch_add(1, Ordering::Relaxed) + 1 >= self.max_in_a_row {
                     self.stop(Stop::Missing);
                 }
             }
@@ -149,7 +149,7 @@ impl Control {
 
     pub(super) fn note_unreachable(&self) {
         self.was_unreachable.store(true, Ordering::Relaxed);
-        if self.unreachable.fetch_add(1, Ordering::Relaxed) + 1 >= self.most_in_a_row {
+        if self.unreachable.fetch_add(1, Ordering::Relaxed) + 1 >= self.max_in_a_row {
             self.stop(Stop::Unreachable);
         }
     }

@@ -189,14 +189,14 @@ impl Drop for Ticket<'_> {
 #[derive(Debug)]
 struct CheckedSet {
     is_full: bool,
-    most_bytes: usize,
+    max_bytes: usize,
     recent: HashSet<u128>,
     sorted: Vec<u128>,
 }
 
 impl CheckedSet {
-    fn new(most_bytes: usize) -> Self {
-        Self { is_full: false, most_bytes, recent: HashSet::new(), sorted: Vec::new() }
+    fn new(max_bytes: usize) -> Self {
+        Self { is_full: false, max_bytes, recent: HashSet::new(), sorted: Vec::new() }
     }
 
     fn contains(&self, id: &ChunkId, verdict: Verdict) -> bool {
@@ -211,10 +211,10 @@ impl CheckedSet {
         if self.is_full {
             return false;
         }
-        if takes(self.sorted.len(), self.recent.len() + 1) > self.most_bytes {
+        if takes(self.sorted.len(), self.recent.len() + 1) > self.max_bytes {
             self.merge();
             // Not for a few more at a time: each merge goes through all of them.
-            self.is_full = takes(self.sorted.len(), LEAST_RECENT / 16) > self.most_bytes;
+            self.is_full = takes(self.sorted.len(), LEAST_RECENT / 16) > self.max_bytes;
             if self.is_full {
                 return false;
             }

@@ -241,7 +241,7 @@ impl Run {
         if !self.control.admit() {
             return Found::Stopped;
         }
-        match self.store.truth().head(key).await {
+        match self.store.uncached_backend().head(key).await {
             Ok(info) if info.size == file.size() => Found::Blob,
             Ok(_) => Found::Corrupt,
             Err(error) if error.kind() == ErrorKind::NotFound => Found::Missing,

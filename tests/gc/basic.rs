@@ -8,7 +8,7 @@ use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::layout::Key;
 use larder::format::name::GroupName;
-use larder::gc::{self, Brake, GcEnd, GcOptions, GcPlan, GcReport};
+use larder::gc::{self, GcEnd, GcOptions, GcPlan, GcReport, SafetyLimit};
 use larder::store::{Datastore, SnapshotReader, WriterTarget};
 
 use crate::support::noise;
@@ -35,7 +35,7 @@ async fn restore(snapshot: &SnapshotReader) -> Vec<u8> {
 
 /// What removes everything that is not used now, wherever the store is.
 fn at_once(place: &Place) -> GcOptions {
-    let options = GcOptions::default().grace(Duration::ZERO).one_sighting().most_garbage(100);
+    let options = GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100);
     if place.capabilities().lock_reach == LockReach::Process { options.only_process() } else { options }
 }
 
@@ -100,14 +100,14 @@ fn what_is_too_much_has_to_be_confirmed() {
             let first = back_up(&store, &a, &noise(1, 10 * CHUNK)).await.name().clone();
             back_up(&store, &a, &noise(2, 10 * CHUNK)).await;
             store.delete_snapshot(&first).await.unwrap();
-            let mut plan = gc::plan(&store, at_once(&place).most_garbage(49)).await.unwrap();
-            assert_eq!(plan.brake(), Some(Brake::Share(49)));
+            let mut plan = gc::plan(&store, at_once(&place).max_garbage(49)).await.unwrap();
+            assert_eq!(plan.safety_limit(), Some(SafetyLimit::Share(49)));
             assert_eq!(plan.execute().await.unwrap_err().kind(), ErrorKind::Unconfirmed);
             drop(plan);
-            assert_eq!(gc::plan(&store, at_once(&place).most_garbage(50)).await.unwrap().brake(), None);
+            assert_eq!(gc::plan(&store, at_once(&place).max_garbage(50)).await.unwrap().safety_limit(), None);
             store.delete_group(&a).await.unwrap();
-            let plan = gc::plan(&store, at_once(&place).most_garbage(99)).await.unwrap();
-            assert_eq!((plan.brake(), plan.garbage().chunks), (Some(Brake::NoSnapshots), 20));
+            let plan = gc::plan(&store, at_once(&place).max_garbage(99)).await.unwrap();
+            assert_eq!((plan.safety_limit(), plan.garbage().chunks), (Some(SafetyLimit::NoSnapshots), 20));
             assert_eq!(executed(plan.confirm()).await.removed.chunks, 20);
         })
     });
@@ -220,7 +220,7 @@ fn what_was_put_aside_goes_unless_nothing_better_is_there() {
             // Two sightings, where that matters, but no grace time.
             let twice = || {
                 let options =
-                    GcOptions::default().grace(Duration::ZERO).listing_lag(Duration::ZERO).most_garbage(100);
+                    GcOptions::default().grace(Duration::ZERO).listing_lag(Duration::ZERO).max_garbage(100);
                 if place.capabilities().lock_reach == LockReach::Process {
                     options.only_process()
                 } else {

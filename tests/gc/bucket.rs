@@ -34,7 +34,7 @@ fn chunks(server: &FaultServer) -> BTreeSet<Digest> {
 
 /// What removes at once what two runs saw unused.
 fn twice() -> GcOptions {
-    GcOptions::default().grace(Duration::ZERO).listing_lag(Duration::ZERO).most_garbage(100)
+    GcOptions::default().grace(Duration::ZERO).listing_lag(Duration::ZERO).max_garbage(100)
 }
 
 /// Lets this time pass for the server, and for a process.
@@ -354,7 +354,7 @@ async fn stranger(server: &FaultServer, number: u32, days: i64) -> Process {
 fn a_chunk_that_another_process_used_again_a_moment_ago_stays_though_listings_lag() {
     for is_moved in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
-        let day_long = || GcOptions::default().grace(Duration::from_hours(24)).most_garbage(100);
+        let day_long = || GcOptions::default().grace(Duration::from_hours(24)).max_garbage(100);
         block_on(async {
             let process = fresh(&server).await;
             leave(&process.store, &[1, 2]).await;
@@ -398,7 +398,7 @@ fn a_grace_time_that_is_shorter_than_listings_lag_is_refused() {
         let minute = || GcOptions::default().grace(Duration::from_mins(1));
         let refused = gc::plan(&process.store, minute()).await.map(drop).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
-        for accepted in [minute().one_sighting(), minute().listing_lag(Duration::from_secs(10))] {
+        for accepted in [minute().consistent_listings(), minute().listing_lag(Duration::from_secs(10))] {
             drop(gc::plan(&process.store, accepted).await.unwrap());
         }
         process.close().await;

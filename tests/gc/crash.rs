@@ -363,7 +363,7 @@ fn nothing_is_removed_before_it_is_written_down() {
         leave(&scene.store, &[1, 2]).await;
         drop(back_up(&scene.store, "host/a", &[4]).await.unwrap());
         let full = Action::FailBefore(ErrorKind::Full);
-        scene.faults.add(Rule::on(Method::Put, full).keys(|key| *key == Key::Sightings));
+        scene.faults.add(Rule::on(Method::Put, full).keys(|key| *key == Key::GcCandidates));
         let options = GcOptions::clone(&at_once());
         let error = gc::plan(&scene.store, options).await.unwrap().execute().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Full);

@@ -190,7 +190,7 @@ fn file_times_decide_only_over_what_nobody_uses() {
         set(3, new, old);
         set(6, old, new);
         let (_, other) = opened(&root).await;
-        let report = collected(&other, GcOptions::default().most_garbage(100)).await;
+        let report = collected(&other, GcOptions::default().max_garbage(100)).await;
         assert_eq!((report.removed.chunks, report.waiting.chunks), (1, 3));
         check(&backup.finish().await.unwrap()).await.unwrap();
         assert_eq!(check_all(&store).await, 2);
@@ -218,7 +218,7 @@ fn times_are_looked_at_once_more_before_anything_goes() {
         for number in [1, 2] {
             filetime::set_file_times(file(&root, number), old, old).unwrap();
         }
-        let mut plan = gc::plan(&store, GcOptions::default().most_garbage(100)).await.unwrap();
+        let mut plan = gc::plan(&store, GcOptions::default().max_garbage(100)).await.unwrap();
         assert_eq!(plan.garbage().chunks, 2);
         filetime::set_file_times(file(&root, 1), FileTime::now(), old).unwrap();
         let report = plan.execute().await.unwrap();
@@ -246,7 +246,7 @@ fn what_another_process_announced_as_moved_is_marked() {
         let key = Key::Archive(moved.name().clone(), "d.img.fidx".parse().unwrap());
         drop(moved);
         let (other, _) = opened(&root).await;
-        other.announce(std::slice::from_ref(&key)).await.unwrap();
+        other.record_moves(std::slice::from_ref(&key)).await.unwrap();
         assert_eq!(collected(&store, at_once()).await.removed.chunks, 1);
         assert_eq!(chunks(backend.as_ref()).await, digests([2, 3]));
         watched.show_all();

@@ -158,8 +158,8 @@ async fn beside_a_collection(scene: &Scene, at: usize, action: Action) -> usize 
                 let _ = told.send(());
                 let _ = ended.send(());
             }));
-            let patience = scene.sim.sleep(Duration::from_secs(5));
-            future::select(done, Box::pin(patience)).await;
+            let deadline = scene.sim.sleep(Duration::from_secs(5));
+            future::select(done, Box::pin(deadline)).await;
         })
     });
     collected(&scene.other, at_once()).await;
@@ -285,9 +285,9 @@ async fn churn(scene: &Scene, name: &str, store: &Datastore) {
         match draw(&scene.sim, 5) {
             // A writer that gives up, at the end or in the middle.
             0 => {
-                let patience = Duration::from_micros(draw(&scene.sim, 20_000));
+                let deadline = Duration::from_micros(draw(&scene.sim, 20_000));
                 let made = back_up_on(store, name, &numbers, base.as_ref());
-                future::select(Box::pin(made), Box::pin(scene.sim.sleep(patience))).await;
+                future::select(Box::pin(made), Box::pin(scene.sim.sleep(deadline))).await;
             }
             _ => drop(back_up_on(store, name, &numbers, base.as_ref()).await.unwrap()),
         }
@@ -407,7 +407,7 @@ async fn opened_anew(
 
 /// What removes what is unused for a day and was seen so before.
 fn twice() -> gc::GcOptions {
-    gc::GcOptions::default().most_garbage(100)
+    gc::GcOptions::default().max_garbage(100)
 }
 
 /// Proves H33.

@@ -53,7 +53,7 @@ fn since(sim: &SimRuntime, begun: Duration) -> Duration {
 
 /// As by default, whatever the share.
 fn patient() -> GcOptions {
-    GcOptions::default().most_garbage(100).parallel(3)
+    GcOptions::default().max_garbage(100).parallel(3)
 }
 
 /// Begins a backup and writes its image.

@@ -33,7 +33,7 @@ fn client_at(url: &str, change: impl FnOnce(S3Options) -> S3Options) -> S3Client
     (timeouts.connect, timeouts.first_byte) = (Duration::from_secs(5), Duration::from_secs(5));
     (timeouts.idle, timeouts.overall) = (Duration::from_secs(5), Duration::from_secs(30));
     let mut retry = RetryOptions::default();
-    (retry.longest_pause, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(4).unwrap());
+    (retry.max_backoff, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(4).unwrap());
     let credentials = StaticCredentials::new(Credentials::new("id", "secret"));
     let options =
         S3Options::new(url, "bucket").credentials(Arc::new(credentials)).timeouts(timeouts).retry(retry);
@@ -283,7 +283,7 @@ fn patience_ends_when_it_is_said_to() {
     server.add(Rule::any().then(Action::StallResponseAt(0)));
     let (mut timeouts, mut retry) = (Timeouts::default(), RetryOptions::default());
     (timeouts.first_byte, timeouts.overall) = (Duration::from_secs(6), Duration::from_secs(1));
-    (retry.patience, retry.attempts) = (Duration::from_secs(1), NonZeroU32::MIN);
+    (retry.deadline, retry.attempts) = (Duration::from_secs(1), NonZeroU32::MIN);
     drop(client);
     let client = client_at(&server.url(), |options| options.timeouts(timeouts).retry(retry));
     let clock = ThreadRuntime::new();
@@ -312,7 +312,7 @@ fn credentials_that_never_come_are_not_waited_for() {
     let (server, _) = set_up();
     let (mut timeouts, mut retry) = (Timeouts::default(), RetryOptions::default());
     (timeouts.connect, timeouts.overall) = (Duration::from_secs(1), Duration::from_secs(1));
-    (retry.patience, retry.attempts) = (Duration::from_secs(1), NonZeroU32::MIN);
+    (retry.deadline, retry.attempts) = (Duration::from_secs(1), NonZeroU32::MIN);
     let client = client_at(&server.url(), |options| {
         options.timeouts(timeouts).retry(retry).credentials(Arc::new(Never))
     });

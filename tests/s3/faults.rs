@@ -27,7 +27,7 @@ fn client_with(
     (timeouts.connect, timeouts.first_byte) = (Duration::from_secs(10), Duration::from_secs(10));
     (timeouts.idle, timeouts.overall) = (Duration::from_secs(10), Duration::from_secs(30));
     let mut retry = RetryOptions::default();
-    (retry.longest_pause, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(4).unwrap());
+    (retry.max_backoff, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(4).unwrap());
     let credentials = StaticCredentials::new(Credentials::new("id", "not to be seen"));
     let options = S3Options::new(server.url(), "bucket")
         .credentials(Arc::new(credentials))
@@ -165,7 +165,7 @@ fn whatever_stalls_ends_in_time() {
     server.add(Rule::on("GET").then(Action::Drip { bytes: 10, every: Duration::from_millis(100) }));
     let (client, _) = client_with(&server, |options| {
         let (mut retry, mut timeouts) = (RetryOptions::default(), Timeouts::default());
-        (retry.attempts, retry.longest_pause) = (NonZeroU32::new(2).unwrap(), Duration::from_millis(20));
+        (retry.attempts, retry.max_backoff) = (NonZeroU32::new(2).unwrap(), Duration::from_millis(20));
         (timeouts.idle, timeouts.overall) = (Duration::from_millis(300), Duration::from_millis(500));
         options.retry(retry).timeouts(timeouts)
     });

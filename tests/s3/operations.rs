@@ -46,17 +46,17 @@ fn large() -> Bytes {
 }
 
 /// A server with objects, and a client with little patience.
-fn set_up(patience: Duration) -> (FaultServer, S3Client) {
+fn set_up(deadline: Duration) -> (FaultServer, S3Client) {
     let server = FaultServer::start(Options::default());
     for key in ["k", "l"] {
         server.put(key, b"content".to_vec());
     }
     let mut timeouts = Timeouts::default();
-    (timeouts.connect, timeouts.first_byte) = (patience, patience);
-    (timeouts.idle, timeouts.overall) = (patience, patience);
+    (timeouts.connect, timeouts.first_byte) = (deadline, deadline);
+    (timeouts.idle, timeouts.overall) = (deadline, deadline);
     let mut retry = RetryOptions::default();
-    retry.patience = patience;
-    (retry.longest_pause, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(4).unwrap());
+    retry.deadline = deadline;
+    (retry.max_backoff, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(4).unwrap());
     let credentials = StaticCredentials::new(Credentials::new("id", "secret"));
     let options = S3Options::new(server.url(), "bucket")
         .credentials(Arc::new(credentials))

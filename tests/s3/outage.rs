@@ -139,7 +139,7 @@ fn what_had_to_wait_for_long_is_signed_when_it_is_sent() {
         let mut limits = RateLimits::default();
         limits.writes = NonZeroU64::new(1);
         let mut retry = RetryOptions::default();
-        retry.patience = Duration::from_hours(1);
+        retry.deadline = Duration::from_hours(1);
         options.limits(limits).retry(retry)
     });
     let puts = (0..1300).map(|number| {
@@ -160,7 +160,7 @@ fn who_would_wait_longer_than_it_has_patience_ends_in_time() {
             let mut limits = RateLimits::default();
             limits.reads = NonZeroU64::new(1);
             let mut retry = RetryOptions::default();
-            retry.patience = Duration::from_secs(10);
+            retry.deadline = Duration::from_secs(10);
             options.limits(limits).retry(retry)
         },
     );

@@ -147,7 +147,10 @@ fn readers_need_no_lease() {
     let snapshot = LockScope::Snapshot("vm/1/2025-07-14T14:20:02Z".parse().unwrap());
     block_on(reader.lock(&snapshot, LockMode::Shared)).unwrap();
     assert_eq!(block_on(reader.lock(&snapshot, LockMode::Exclusive)).unwrap_err().kind(), ErrorKind::Busy);
-    assert_eq!((writer.tenure().map(|tenure| tenure.epoch), reader.tenure()), (Some(1), None));
+    assert_eq!(
+        (writer.lease_term().map(|lease_term| lease_term.epoch), reader.lease_term()),
+        (Some(1), None)
+    );
 }
 
 /// Proves H89.
@@ -189,7 +192,7 @@ fn a_lease_that_is_overdue_is_renewed_before_anything_is_changed() {
     let (clock, backend) = opened(&server, Ownership::default());
     let guard = lock(&backend, LockMode::Shared).unwrap();
     clock.leap(Duration::from_secs(61));
-    assert_eq!(backend.tenure(), None);
+    assert_eq!(backend.lease_term(), None);
     server.add(
         Rule::on("PUT")
             .path(|path| path.ends_with("lease"))
@@ -199,7 +202,7 @@ fn a_lease_that_is_overdue_is_renewed_before_anything_is_changed() {
     assert_eq!(put(&backend), Err(ErrorKind::Denied));
     server.clear();
     assert_eq!(put(&backend), Ok(()));
-    assert_eq!((backend.tenure().unwrap().epoch, lease(&server)["beat"].as_u64()), (1, Some(1)));
+    assert_eq!((backend.lease_term().unwrap().epoch, lease(&server)["beat"].as_u64()), (1, Some(1)));
     block_on(guard.check()).unwrap();
     clock.leap(Duration::from_secs(61));
     server.age(LEASE, Duration::from_secs(70));
@@ -234,7 +237,7 @@ fn an_earlier_renewal_that_is_executed_late_does_not_cost_the_lease() {
     assert_eq!(put(&backend), Err(ErrorKind::Unavailable));
     assert_eq!(put(&backend), Ok(()));
     block_on(guard.check()).unwrap();
-    assert_eq!((backend.tenure().unwrap().epoch, lease(&server)["beat"].as_u64()), (1, Some(8)));
+    assert_eq!((backend.lease_term().unwrap().epoch, lease(&server)["beat"].as_u64()), (1, Some(8)));
 }
 
 /// Proves H90.
@@ -251,7 +254,10 @@ fn an_instance_takes_up_what_it_left() {
     );
     let (_, next) = opened(&server, mine());
     lock(&next, LockMode::Shared).unwrap();
-    assert_eq!(next.tenure().map(|tenure| (tenure.epoch, tenure.continues)), Some((2, Some(1))));
+    assert_eq!(
+        next.lease_term().map(|lease_term| (lease_term.epoch, lease_term.continues)),
+        Some((2, Some(1)))
+    );
     // A copy of the instance that lives on is found out.
     let again = block_on(died.lock(&LockScope::Store, LockMode::Shared)).unwrap();
     assert_eq!(block_on(again.check()).unwrap_err().kind(), ErrorKind::Busy);
@@ -259,12 +265,12 @@ fn an_instance_takes_up_what_it_left() {
     block_on(next.close()).unwrap();
     let other = process(&server);
     lock(&other, LockMode::Shared).unwrap();
-    assert_eq!(other.tenure().unwrap().continues, None);
+    assert_eq!(other.lease_term().unwrap().continues, None);
     block_on(other.close()).unwrap();
     let (_, last) = opened(&server, mine());
     lock(&last, LockMode::Shared).unwrap();
     assert_eq!(
-        last.tenure().map(|tenure| (tenure.epoch, tenure.continues)),
+        last.lease_term().map(|lease_term| (lease_term.epoch, lease_term.continues)),
         Some((4, None)),
         "another was there"
     );

@@ -102,7 +102,7 @@ fn set_up(
     let http = HttpOptions::default().tls(tls).proxy(proxy(fake.address));
     let http = Arc::new(HttpClient::new(Arc::clone(&runtime), http).unwrap());
     let mut retry = RetryOptions::default();
-    (retry.longest_pause, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(3).unwrap());
+    (retry.max_backoff, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(3).unwrap());
     let credentials = StaticCredentials::new(Credentials::new(ACCESS_KEY, SECRET_KEY));
     // The name resolves nowhere.
     let options = S3Options::new(format!("https://{DOMAIN}:{}", server.address().port()), "bucket")
@@ -192,7 +192,7 @@ fn a_proxy_that_says_nothing_is_not_waited_for() {
     let mut timeouts = larder::http::Timeouts::default();
     timeouts.connect = Duration::from_millis(300);
     let mut retry = RetryOptions::default();
-    (retry.longest_pause, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(3).unwrap());
+    (retry.max_backoff, retry.attempts) = (Duration::from_millis(20), NonZeroU32::new(3).unwrap());
     let credentials = StaticCredentials::new(Credentials::new(ACCESS_KEY, SECRET_KEY));
     let options = S3Options::new("http://s3.test", "bucket")
         .credentials(Arc::new(credentials))

@@ -134,7 +134,7 @@ fn each_role_works_with_its_rights_alone() {
         let oldest = store.snapshots(&group()).await.unwrap().remove(0).name;
         let plan = prune::plan_deletion(store, &DeletionScope::Snapshots(vec![oldest])).await.unwrap();
         assert_eq!(plan.execute().await.unwrap().removed(), 1);
-        let options = || GcOptions::default().grace(Duration::ZERO).one_sighting().most_garbage(100);
+        let options = || GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100);
         let report = gc::plan(store, options()).await.unwrap().confirm().execute().await.unwrap();
         assert!(matches!(report.end, GcEnd::Complete) && report.status_written, "{report:?}");
         assert_eq!(report.leftovers_refused.unwrap().kind(), ErrorKind::Denied);
@@ -166,7 +166,7 @@ fn a_collection_without_a_list_of_uploads_is_complete_and_says_so() {
             let process = fresh(&server).await;
             back_up(&process.store, &group(), 1).await.unwrap();
             process.store.delete_group(&group()).await.unwrap();
-            let options = GcOptions::default().grace(Duration::ZERO).one_sighting().most_garbage(100);
+            let options = GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100);
             let report = gc::plan(&process.store, options).await.unwrap().confirm().execute().await.unwrap();
             assert!(matches!(report.end, GcEnd::Complete) && report.status_written, "{report:?}");
             assert_eq!(report.removed.chunks, s3_store::CHUNKS as u64);

@@ -101,7 +101,7 @@ impl Process {
         let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
         let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
         let mut retry = RetryOptions::default();
-        (retry.longest_pause, retry.attempts) = (Duration::from_millis(10), NonZeroU32::new(5).unwrap());
+        (retry.max_backoff, retry.attempts) = (Duration::from_millis(10), NonZeroU32::new(5).unwrap());
         let options = S3Options::new(server.url(), "bucket").credentials(credentials).retry(retry);
         let client = S3Client::new(
             Arc::clone(&runtime),
@@ -304,7 +304,7 @@ fn a_time_of_day_that_jumps_costs_a_renewal_and_nothing_else() {
             block_on(process.backend.put(&chunk(number), "new".into(), PutMode::Replace)).unwrap();
             block_on(delete(&process.backend, &[chunk(number)])).unwrap();
         }
-        assert!(process.backend.tenure().is_some());
+        assert!(process.backend.lease_term().is_some());
         let lease = process.lease();
         assert!(lease["beat"].as_u64().unwrap() <= 2, "{lease}");
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use larder::backend::{
-    Backend, FsBackend, FsOptions, ListEntry, ListQuery, PrefixDirectories, PutMode, Stray, SyncLevel,
+    Backend, FsBackend, FsOptions, ListEntry, ListQuery, Orphan, PrefixDirectories, PutMode, SyncLevel,
     list_all,
 };
 use larder::error::ErrorKind;
@@ -38,10 +38,10 @@ fn key(name: &str) -> Key {
     Key::parse(&format!("{SNAPSHOT}/{name}")).unwrap()
 }
 
-async fn announced(backend: &dyn Backend) -> (Vec<Key>, Vec<String>) {
-    let announced = backend.announced().await.unwrap().unwrap();
-    let strays = announced.strays().iter().map(|stray| stray.path.clone()).collect();
-    (announced.keys().to_vec(), strays)
+async fn pending_moves(backend: &dyn Backend) -> (Vec<Key>, Vec<String>) {
+    let pending_moves = backend.pending_moves().await.unwrap().unwrap();
+    let orphans = pending_moves.orphans().iter().map(|orphan| orphan.path.clone()).collect();
+    (pending_moves.keys().to_vec(), orphans)
 }
 
 async fn foreign(backend: &dyn Backend) -> Vec<String> {
@@ -80,18 +80,18 @@ fn the_journal_holds_what_was_announced_until_it_is_seen_to() {
             let other = FsBackend::open(runtime(), &root, options).await.unwrap();
             let journal =
                 if shared { locks.clone() } else { root.join(".larder-locks") }.join("move-journal");
-            assert_eq!(announced(&other).await, (vec![], vec![]));
+            assert_eq!(pending_moves(&other).await, (vec![], vec![]));
             let keys = [key("b.fidx"), key("a.didx")];
-            one.announce(&keys).await.unwrap();
-            one.announce(&[]).await.unwrap();
+            one.record_moves(&keys).await.unwrap();
+            one.record_moves(&[]).await.unwrap();
             assert_eq!(fs::metadata(&journal).unwrap().permissions().mode() & 0o7777, 0o660 & !umask());
             let lines = keys.each_ref().map(|key| format!("{}/{}\n", root.display(), key.path())).concat();
             assert_eq!(fs::read_to_string(&journal).unwrap(), lines, "absolute paths, as PBS writes them");
             // Not seen to: it stays.
-            assert_eq!(announced(&other).await.0, keys, "in their order");
-            other.announced().await.unwrap().unwrap().clear().await.unwrap();
+            assert_eq!(pending_moves(&other).await.0, keys, "in their order");
+            other.pending_moves().await.unwrap().unwrap().clear().await.unwrap();
             assert_eq!(fs::read(&journal).unwrap(), b"");
-            assert_eq!(announced(&one).await, (vec![], vec![]));
+            assert_eq!(pending_moves(&one).await, (vec![], vec![]));
         }
     });
 }
@@ -130,10 +130,10 @@ fn lines_of_others_and_torn_ones_are_understood_as_far_as_they_mean_something() 
         }
         lines.pop();
         fs::write(&journal, &lines).unwrap();
-        backend.announce(&[key("b.didx")]).await.unwrap();
-        let (keys, strays) = announced(&backend).await;
+        backend.record_moves(&[key("b.didx")]).await.unwrap();
+        let (keys, orphans) = pending_moves(&backend).await;
         assert_eq!(keys, [key("a.fidx"), key("there.fidx"), key("b.didx")], "the torn line was ended first");
-        assert_eq!(strays, ["odd/place.didx"]);
+        assert_eq!(orphans, ["odd/place.didx"]);
     });
 }
 
@@ -145,11 +145,11 @@ fn who_holds_the_journal_keeps_movers_out_and_they_give_up() {
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
     sim.block_on(async {
         let backend = FsBackend::create(Arc::clone(&runtime), scratch.path(), on_demand()).await.unwrap();
-        let held = backend.announced().await.unwrap().unwrap();
+        let held = backend.pending_moves().await.unwrap().unwrap();
         let before = runtime.monotonic();
-        let refused = backend.announce(&[key("a.fidx")]).await.unwrap_err();
+        let refused = backend.record_moves(&[key("a.fidx")]).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Busy);
-        assert_eq!(backend.announced().await.unwrap_err().kind(), ErrorKind::Busy);
+        assert_eq!(backend.pending_moves().await.unwrap_err().kind(), ErrorKind::Busy);
         let waited = runtime.monotonic().saturating_sub(before);
         assert!(waited >= Duration::from_secs(20) && waited < Duration::from_secs(22), "{waited:?}");
         let give_back = async {
@@ -157,8 +157,8 @@ fn who_holds_the_journal_keeps_movers_out_and_they_give_up() {
             drop(held);
         };
         let keys = [key("a.fidx")];
-        let (announced, ()) = futures::join!(backend.announce(&keys), give_back);
-        announced.unwrap();
+        let (pending_moves, ()) = futures::join!(backend.record_moves(&keys), give_back);
+        pending_moves.unwrap();
     });
 }
 
@@ -169,13 +169,13 @@ fn a_lock_on_a_journal_that_was_replaced_is_none() {
         let scratch = tempfile::tempdir().unwrap();
         let backend = create(scratch.path()).await;
         let journal = scratch.path().join(".larder-locks/move-journal");
-        backend.announce(&[key("a.fidx")]).await.unwrap();
-        let held = backend.announced().await.unwrap().unwrap();
+        backend.record_moves(&[key("a.fidx")]).await.unwrap();
+        let held = backend.pending_moves().await.unwrap().unwrap();
         fs::remove_file(&journal).unwrap();
         // The others lock the file that is there by its name.
-        backend.announce(&[key("b.fidx")]).await.unwrap();
+        backend.record_moves(&[key("b.fidx")]).await.unwrap();
         held.clear().await.unwrap();
-        assert_eq!(announced(&backend).await.0, [key("b.fidx")]);
+        assert_eq!(pending_moves(&backend).await.0, [key("b.fidx")]);
     });
 }
 
@@ -185,7 +185,7 @@ fn a_process_that_dies_does_not_keep_the_journal() {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path().join("store");
     let backend = block_on(create(&root));
-    block_on(backend.announce(&[key("a.fidx")])).unwrap();
+    block_on(backend.record_moves(&[key("a.fidx")])).unwrap();
     let journal = root.join(".larder-locks/move-journal");
     let ready = scratch.path().join("ready");
     let script = "import fcntl, sys, time\n\
@@ -200,7 +200,7 @@ fn a_process_that_dies_does_not_keep_the_journal() {
     }
     let waiting = async {
         let keys = [key("b.fidx")];
-        let mut announcing = Box::pin(backend.announce(&keys));
+        let mut announcing = Box::pin(backend.record_moves(&keys));
         let pause = backend.runtime().sleep(Duration::from_millis(100));
         let is_kept_out = futures::future::select(&mut announcing, pause).await;
         assert!(matches!(is_kept_out, futures::future::Either::Right(_)));
@@ -209,7 +209,7 @@ fn a_process_that_dies_does_not_keep_the_journal() {
         announcing.await.unwrap();
     };
     block_on(waiting);
-    assert_eq!(block_on(announced(&backend)).0.len(), 2);
+    assert_eq!(block_on(pending_moves(&backend)).0.len(), 2);
 }
 
 /// Proves H9.
@@ -235,19 +235,19 @@ fn indexes_at_odd_places_are_found() {
         }
         std::os::unix::fs::symlink(root.join("odd"), root.join("odd/loop")).unwrap();
         let foreign = foreign(&backend).await;
-        let mut found = backend.strays(&foreign).await.unwrap();
+        let mut found = backend.orphans(&foreign).await.unwrap();
         found.sort_by(|one, other| one.path.cmp(&other.path));
         let wanted =
-            ["odd/a.fidx", "odd/deep/er/b.didx", "vm/1/e.fidx", "vm/1/not a time/f.didx"].map(Stray::new);
+            ["odd/a.fidx", "odd/deep/er/b.didx", "vm/1/e.fidx", "vm/1/not a time/f.didx"].map(Orphan::new);
         assert_eq!(found, wanted);
-        for stray in &found {
-            let bytes = backend.get_stray(stray, 1000).await.unwrap();
+        for orphan in &found {
+            let bytes = backend.get_orphan(orphan, 1000).await.unwrap();
             assert_eq!(bytes, path_bytes(&root.join("x")));
-            assert_eq!(backend.get_stray(stray, 3).await.unwrap_err().kind(), ErrorKind::Corrupt);
+            assert_eq!(backend.get_orphan(orphan, 3).await.unwrap_err().kind(), ErrorKind::Corrupt);
         }
         // A link may be all that leads to an index.
         std::os::unix::fs::symlink(root.join("odd/a.fidx"), root.join("odd/link.fidx")).unwrap();
-        let behind = backend.strays(&foreign).await.unwrap_err();
+        let behind = backend.orphans(&foreign).await.unwrap_err();
         assert_eq!((behind.kind(), behind.subject()), (ErrorKind::Corrupt, Some("odd/link.fidx")));
         for (path, kind) in [
             ("odd/none.fidx", ErrorKind::NotFound),
@@ -258,18 +258,22 @@ fn indexes_at_odd_places_are_found() {
             ("", ErrorKind::InvalidInput),
             ("odd/a\0.fidx", ErrorKind::InvalidInput),
         ] {
-            assert_eq!(backend.get_stray(&Stray::new(path), 1000).await.unwrap_err().kind(), kind, "{path}");
+            assert_eq!(
+                backend.get_orphan(&Orphan::new(path), 1000).await.unwrap_err().kind(),
+                kind,
+                "{path}"
+            );
         }
         // What vanished is no failure.
         fs::remove_dir_all(root.join("odd")).unwrap();
-        assert_eq!(backend.strays(&foreign).await.unwrap().len(), 2);
+        assert_eq!(backend.orphans(&foreign).await.unwrap().len(), 2);
         // What nobody could ask for is one.
         let odd = root.join("vm/1/not a time").join(std::ffi::OsStr::from_bytes(b"\xff.fidx"));
         fs::write(&odd, b"x").unwrap();
-        assert_eq!(backend.strays(&foreign).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(backend.orphans(&foreign).await.unwrap_err().kind(), ErrorKind::Corrupt);
         fs::rename(&odd, root.join("vm/1").join(std::ffi::OsStr::from_bytes(b"\xff.fidx"))).unwrap();
         let foreign = self::foreign(&backend).await;
-        assert!(backend.strays(&foreign).await.is_err());
+        assert!(backend.orphans(&foreign).await.is_err());
     });
 }
 
@@ -304,10 +308,10 @@ fn what_may_not_be_read_is_an_error_but_for_lost_and_found() {
 
 fn denied(root: &Path) {
     let backend = block_on(FsBackend::open(runtime(), root, on_demand())).unwrap();
-    let strays = |path: &str| block_on(backend.strays(&[path.to_owned()]));
-    assert_eq!(strays("odd/lost+found/").unwrap(), []);
-    assert_eq!(strays("closed/").unwrap_err().kind(), ErrorKind::Denied);
-    assert_eq!(strays("odd/deep/").unwrap_err().kind(), ErrorKind::Denied);
+    let orphans = |path: &str| block_on(backend.orphans(&[path.to_owned()]));
+    assert_eq!(orphans("odd/lost+found/").unwrap(), []);
+    assert_eq!(orphans("closed/").unwrap_err().kind(), ErrorKind::Denied);
+    assert_eq!(orphans("odd/deep/").unwrap_err().kind(), ErrorKind::Denied);
 }
 
 /// Proves H34.

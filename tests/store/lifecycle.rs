@@ -396,7 +396,7 @@ fn an_adopted_store_has_an_identity_of_its_own_and_believes_nothing_that_was_not
             };
             let with_local = || async { Options::default().local_state(open_local().await) };
             drop(Datastore::open(Arc::clone(&backend), with_local().await).await.unwrap());
-            for key in [Key::Sightings, Key::Suspects] {
+            for key in [Key::GcCandidates, Key::Suspects] {
                 backend.put(&key, "noted".into(), PutMode::Replace).await.unwrap();
             }
             let writer = store.backup(&"host/b".parse().unwrap()).begin().await.unwrap();
@@ -404,7 +404,7 @@ fn an_adopted_store_has_an_identity_of_its_own_and_believes_nothing_that_was_not
             writer.abort().await.unwrap();
             let new = store.adopt_as_new().await.unwrap();
             assert_ne!(new, old);
-            assert_eq!(backend.head(&Key::Sightings).await.unwrap_err().kind(), ErrorKind::NotFound);
+            assert_eq!(backend.head(&Key::GcCandidates).await.unwrap_err().kind(), ErrorKind::NotFound);
             assert!(backend.head(&Key::Suspects).await.is_ok(), "what is distrusted stays so");
             let refused = store.backup(&"host/a".parse().unwrap()).begin().await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Conflict);

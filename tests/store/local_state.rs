@@ -35,7 +35,7 @@ async fn in_bucket(
     let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
     let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
     let mut retry = RetryOptions::default();
-    retry.longest_pause = Duration::from_millis(500);
+    retry.max_backoff = Duration::from_millis(500);
     let options = S3Options::new(server.url(), "bucket").credentials(credentials).retry(retry);
     let client = S3Client::new(Arc::clone(&runtime), http, options).unwrap();
     let found = client.probe(&format!("{name}/")).await.unwrap();

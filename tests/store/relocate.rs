@@ -388,7 +388,8 @@ fn what_is_cut_off_at_any_step_is_whole_and_goes_on() {
 #[test]
 fn a_call_that_goes_wrong_leaves_everything_whole() {
     let mut fired = 0;
-    for method in [Method::Copy, Method::Put, Method::Delete, Method::Barrier, Method::Announce, Method::Head]
+    for method in
+        [Method::Copy, Method::Put, Method::Delete, Method::Barrier, Method::RecordMoves, Method::Head]
     {
         for action in [
             Action::FailBefore(ErrorKind::Denied),
@@ -672,8 +673,9 @@ fn the_manifest_is_last_at_the_destination_and_first_at_the_source() {
                 calls.iter().position(wanted).unwrap()
             };
             let published = position(&|call| call.method == Method::Put && call.keys.contains(&target));
-            let announced = position(&|call| {
-                call.method == Method::Announce && call.keys.iter().any(|key| is_of(key, &there(name, "b")))
+            let pending_moves = position(&|call| {
+                call.method == Method::RecordMoves
+                    && call.keys.iter().any(|key| is_of(key, &there(name, "b")))
             });
             let removed = position(&|call| {
                 call.method == Method::Delete && call.keys.contains(&Key::Manifest(name.clone()))
@@ -689,7 +691,7 @@ fn the_manifest_is_last_at_the_destination_and_first_at_the_source() {
             let first_removed = position(&|call| {
                 call.method == Method::Delete && call.keys.iter().any(|key| is_of(key, name))
             });
-            assert!(announced < first && first < published && published < removed, "{name}");
+            assert!(pending_moves < first && first < published && published < removed, "{name}");
             assert_eq!(last, Some(published));
             assert_eq!(first_removed, removed);
             let barriers = |from: usize, to: usize| {

@@ -38,7 +38,7 @@ fn object(key: &Key) -> &'static str {
         Key::GroupNotes(_) => "group notes",
         Key::Protected(_) => "protection",
         Key::Quarantined(..) => "quarantined",
-        Key::Sightings => "candidates",
+        Key::GcCandidates => "candidates",
         Key::Suspects => "suspects",
         _ => "other",
     }
@@ -52,7 +52,7 @@ fn step(call: &Call) -> Option<String> {
         objects.join(" and ")
     };
     Some(match call.method {
-        Method::Announce => "announce".to_owned(),
+        Method::RecordMoves => "announce".to_owned(),
         Method::Barrier => "barrier".to_owned(),
         Method::BeginTerm => "begin term".to_owned(),
         Method::Check => match call.lock.as_ref()?.0 {

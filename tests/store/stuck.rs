@@ -426,7 +426,7 @@ fn a_collection_removes_lock_files_of_what_is_gone_unless_somebody_holds_them() 
                 drop(backend.lock(&scope, LockMode::Exclusive).await.unwrap());
             }
         }
-        backend.announce(&[Key::Archive(kept.name().clone(), "x.fidx".parse().unwrap())]).await.unwrap();
+        backend.record_moves(&[Key::Archive(kept.name().clone(), "x.fidx".parse().unwrap())]).await.unwrap();
         let held = backend.lock(&LockScope::Group(group("host/held")), LockMode::Shared).await.unwrap();
         fs::write(root.join(".larder-locks/of somebody else"), "").unwrap();
         assert_eq!(lock_files(root).len(), 9 + 2 + 2);

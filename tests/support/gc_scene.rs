@@ -130,7 +130,7 @@ pub(crate) async fn chunks(backend: &dyn Backend) -> BTreeSet<Digest> {
 
 /// What removes everything that is not used now.
 pub(crate) fn at_once() -> GcOptions {
-    GcOptions::default().grace(Duration::ZERO).one_sighting().most_garbage(100).parallel(3)
+    GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100).parallel(3)
 }
 
 /// Collects, however much goes.

@@ -138,9 +138,9 @@ impl Place {
     /// Destroys the stores, of which nothing is left then.
     async fn end(&self) {
         let made = std::mem::take(&mut *self.made.lock().unwrap());
-        let patience = self.runtime.monotonic() + Duration::from_mins(1);
+        let deadline = self.runtime.monotonic() + Duration::from_mins(1);
         while !self.destroyed(&made).await {
-            assert!(self.runtime.monotonic() < patience, "there is always something left");
+            assert!(self.runtime.monotonic() < deadline, "there is always something left");
             self.runtime.sleep(Duration::from_millis(5)).await;
         }
         for backend in made {

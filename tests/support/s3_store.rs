@@ -160,7 +160,7 @@ pub(crate) fn client(server: &FaultServer, runtime: &Arc<dyn Runtime>) -> S3Clie
     let http = Arc::new(HttpClient::new(Arc::clone(runtime), HttpOptions::default()).unwrap());
     let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
     let mut retry = RetryOptions::default();
-    (retry.longest_pause, retry.attempts) = (Duration::from_millis(10), NonZeroU32::new(3).unwrap());
+    (retry.max_backoff, retry.attempts) = (Duration::from_millis(10), NonZeroU32::new(3).unwrap());
     let options = S3Options::new(server.url(), "bucket").credentials(credentials).retry(retry);
     S3Client::new(Arc::clone(runtime), http, options).unwrap()
 }

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use larder::backend::record::Method;
 use larder::backend::{
-    Announced, Backend, Capabilities, Cursor, Deleted, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
-    LockScope, Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version,
+    Backend, Capabilities, Cursor, Deleted, LeaseTerm, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
+    LockScope, Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched, Version,
 };
 use larder::error::Result;
 use larder::format::layout::Key;
@@ -256,20 +256,20 @@ impl Backend for Watched {
         self.step(Method::CheckOwned, &[], self.inner.check_owned()).await
     }
 
-    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
-        self.step(Method::Announced, &[], self.inner.announced()).await
+    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
+        self.step(Method::PendingMoves, &[], self.inner.pending_moves()).await
     }
 
     async fn has_store(&self) -> Result<bool> {
         self.step(Method::HasStore, &[], self.inner.has_store()).await
     }
 
-    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
-        self.step(Method::Strays, &[], self.inner.strays(foreign)).await
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
+        self.step(Method::Orphans, &[], self.inner.orphans(foreign)).await
     }
 
-    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
-        self.step(Method::GetStray, &[], self.inner.get_stray(stray, limit)).await
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+        self.step(Method::GetOrphan, &[], self.inner.get_orphan(orphan, limit)).await
     }
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
@@ -280,8 +280,8 @@ impl Backend for Watched {
         self.inner.in_doubt(key)
     }
 
-    fn tenure(&self) -> Option<Tenure> {
-        self.inner.tenure()
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        self.inner.lease_term()
     }
 
     async fn close(&self) -> Result<()> {

@@ -66,7 +66,7 @@ fn who_may_not_delete_backs_up_restores_and_verifies() {
         let scope = DeletionScope::Snapshots(vec![first]);
         let report = prune::plan_deletion(&process.store, &scope).await.unwrap().execute().await.unwrap();
         assert_eq!((report.removed(), report.left()), (0, 1));
-        let options = GcOptions::default().one_sighting().grace(std::time::Duration::ZERO);
+        let options = GcOptions::default().consistent_listings().grace(std::time::Duration::ZERO);
         assert!(matches!(
             gc::plan(&process.store, options).await.unwrap().execute().await.unwrap().end,
             GcEnd::Complete
@@ -76,7 +76,7 @@ fn who_may_not_delete_backs_up_restores_and_verifies() {
         process.store.delete_group(&group()).await.unwrap();
         server.add(Rule::on("POST").query(|query| query.starts_with("delete")).then(denied()));
         server.add(Rule::on("DELETE").then(denied()));
-        let options = GcOptions::default().one_sighting().grace(std::time::Duration::ZERO);
+        let options = GcOptions::default().consistent_listings().grace(std::time::Duration::ZERO);
         let mut plan = gc::plan(&process.store, options).await.unwrap().confirm();
         let garbage = plan.garbage().chunks;
         let report = plan.execute().await.unwrap();

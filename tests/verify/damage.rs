@@ -316,7 +316,7 @@ fn whatever_fails_while_it_is_put_aside_leaves_it_suspect() {
     // Where a deletion may still come, half an hour is waited for.
     let sim = SimRuntime::new(2 << 20);
     sim.block_on(async {
-        let is_aside = |key: &Key| matches!(key, Key::Quarantined(..));
+        let is_quarantined = |key: &Key| matches!(key, Key::Quarantined(..));
         let is_chunk = |key: &Key| matches!(key, Key::Chunk(_));
         let is_list = |key: &Key| *key == Key::Suspects;
         let kinds = [ErrorKind::Unavailable, ErrorKind::Denied, ErrorKind::Full];
@@ -325,8 +325,8 @@ fn whatever_fails_while_it_is_put_aside_leaves_it_suspect() {
                 for action in [Action::FailBefore(kind), Action::FailAfter(kind)] {
                     for rule in [
                         Rule::on(Method::Put, action).keys(is_list),
-                        Rule::on(Method::Head, action).keys(is_aside),
-                        Rule::on(Method::Copy, action).keys(is_aside),
+                        Rule::on(Method::Head, action).keys(is_quarantined),
+                        Rule::on(Method::Copy, action).keys(is_quarantined),
                         Rule::on(Method::Check, action),
                         Rule::on(Method::Barrier, action).first(1),
                         Rule::on(Method::Delete, action).keys(is_chunk),
@@ -688,19 +688,19 @@ fn what_pbs_found_is_found_put_aside_and_written_down() {
             assert!(report.unrecorded.is_empty() && report.unrepaired == 0, "{report:?}");
             // H100: the one whose initialisation vector is wrong fits its checksum, and nobody calls it verified.
             assert!(report.chunks.checksum > 0);
-            let put_aside = u64::try_from(renamed.len()).unwrap();
+            let quarantine = u64::try_from(renamed.len()).unwrap();
             if overlay == "corrupt-before" {
                 assert_eq!(
                     (report.quarantined, report.chunks.corrupt, report.chunks.missing),
-                    (put_aside, put_aside, 1)
+                    (quarantine, quarantine, 1)
                 );
             } else {
-                assert_eq!((report.quarantined, report.chunks.missing), (0, put_aside + 1));
+                assert_eq!((report.quarantined, report.chunks.missing), (0, quarantine + 1));
             }
             let unreadable = report.damaged.iter().find(|damaged| damaged.manifest.is_some()).unwrap();
             assert_eq!(*unreadable.name.group().namespace(), "tenant/dept".parse::<Namespace>().unwrap());
             let report = run(&store, VerifyOptions::default().mode(Mode::Presence)).await;
-            assert_eq!(report.chunks.missing, put_aside + 1);
+            assert_eq!(report.chunks.missing, quarantine + 1);
         });
     }
 }

@@ -1,7 +1,7 @@
 //! How changes by programs that take no lease are found out.
 //!
 //! A generation is right as long as this process alone changes the store. A PBS that is configured for the bucket heeds no lease, so
-//! an operation that decides by a listing [looks](Mirrored::look) first: it lists the backend itself and compares.
+//! an operation that decides by a listing [looks](MetadataCache::look) first: it lists the backend itself and compares.
 //!
 //! | what differs | what is done |
 //! |---|---|
@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::backend::cached::{Kept, Mirrored};
+use crate::backend::cached::{Kept, MetadataCache};
 use crate::backend::{Backend, ListEntry, ListQuery, ObjectInfo, list_all};
 use crate::error::Result;
 use crate::format::layout::Prefix;
@@ -41,10 +41,10 @@ impl Lookers {
     }
 }
 
-impl Mirrored {
+impl MetadataCache {
     /// Whether the generation answers instead of the backend.
     pub(crate) fn has_generation(&self) -> bool {
-        let since = self.inner.tenure().map(|tenure| tenure.since);
+        let since = self.inner.lease_term().map(|lease_term| lease_term.since);
         since.is_some() && self.state().generation.since == since
     }
 

@@ -35,8 +35,9 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use crate::backend::cached::foreign::{Lookers, objects_of};
 use crate::backend::lock_wait::lock_store;
 use crate::backend::{
-    Announced, Backend, Capabilities, Cursor, Deleted, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
-    LockScope, Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version, list_all, page_of,
+    Backend, Capabilities, Cursor, Deleted, LeaseTerm, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
+    LockScope, Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched, Version, list_all,
+    page_of,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -52,7 +53,7 @@ const PAGE_ENTRIES: usize = 10_000;
 const FETCHES_IN_FLIGHT: usize = 32;
 
 #[derive(Debug)]
-pub(crate) struct Mirrored {
+pub(crate) struct MetadataCache {
     inner: Arc<dyn Backend>,
     local: Arc<LocalState>,
     refreshing: AsyncMutex<()>,
@@ -145,7 +146,7 @@ fn apply(objects: &mut BTreeMap<String, Kept>, path: String, kept: Option<Kept>)
 
 /// A change that is under way. Dropped before it ended, its outcome is in doubt.
 struct Change<'a> {
-    mirrored: &'a Mirrored,
+    metadata_cache: &'a MetadataCache,
     is_open: bool,
 }
 
@@ -158,18 +159,18 @@ impl Change<'_> {
 impl Drop for Change<'_> {
     fn drop(&mut self) {
         if self.is_open {
-            self.mirrored.state().doubt();
+            self.metadata_cache.state().doubt();
         }
     }
 }
 
-impl Mirrored {
+impl MetadataCache {
     pub(crate) fn new(inner: Arc<dyn Backend>, local: Arc<LocalState>) -> Self {
         Self { inner, local, refreshing: AsyncMutex::default(), state: Mutex::default() }
     }
 
     /// The backend itself, which answers from no copies (H10).
-    pub(crate) fn truth(&self) -> &Arc<dyn Backend> {
+    pub(crate) fn uncached_backend(&self) -> &Arc<dyn Backend> {
         &self.inner
     }
 
@@ -186,10 +187,10 @@ impl Mirrored {
             Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::Denied) => None,
             lock => Some(lock?),
         };
-        let tenure = self.inner.tenure();
+        let lease_term = self.inner.lease_term();
         self.state().journal = Some(Journal::default());
         let listed = self.listed().await;
-        let (report, live) = self.flip(listed, tenure)?;
+        let (report, live) = self.flip(listed, lease_term)?;
         drop(lock);
         let local = Arc::clone(&self.local);
         // Copies that nobody wants any more only take up room.
@@ -202,7 +203,7 @@ impl Mirrored {
     fn flip(
         &self,
         listed: Result<(BTreeMap<String, Kept>, Refresh)>,
-        tenure: Option<Tenure>,
+        lease_term: Option<LeaseTerm>,
     ) -> Result<(Refresh, HashSet<CopyName>)> {
         let mut state = self.state();
         // Whatever happened, nothing is noted any more.
@@ -212,8 +213,8 @@ impl Mirrored {
             apply(&mut objects, path, kept);
         }
         report.objects = objects.len() as u64;
-        let since = tenure.map(|tenure| tenure.since);
-        let goes_on = since.is_some() && self.inner.tenure().map(|tenure| tenure.since) == since;
+        let since = lease_term.map(|lease_term| lease_term.since);
+        let goes_on = since.is_some() && self.inner.lease_term().map(|lease_term| lease_term.since) == since;
         report.is_exclusive = goes_on && !journal.in_doubt;
         let since = since.filter(|_| report.is_exclusive);
         let name = |(path, kept): (&String, &Kept)| CopyName::new(path, kept.version.as_str());
@@ -293,7 +294,7 @@ impl Mirrored {
 
     /// What the generation says of an object, if it may be asked.
     fn known(&self, key: &Key) -> Known {
-        let since = self.inner.tenure().map(|tenure| tenure.since);
+        let since = self.inner.lease_term().map(|lease_term| lease_term.since);
         let state = self.state();
         if !key.is_content() || since.is_none() || state.generation.since != since {
             return Known::Nothing;
@@ -340,7 +341,7 @@ impl Mirrored {
     }
 
     fn begin_change(&self) -> Change<'_> {
-        Change { mirrored: self, is_open: true }
+        Change { metadata_cache: self, is_open: true }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -358,7 +359,7 @@ fn is_small(key: &Key) -> bool {
 }
 
 #[async_trait]
-impl Backend for Mirrored {
+impl Backend for MetadataCache {
     fn runtime(&self) -> &Arc<dyn Runtime> {
         self.inner.runtime()
     }
@@ -479,10 +480,10 @@ impl Backend for Mirrored {
 
     async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
         if query.prefix != Prefix::Chunks
-            && let Some(tenure) = self.inner.tenure()
+            && let Some(lease_term) = self.inner.lease_term()
         {
             let state = self.state();
-            if state.generation.since == Some(tenure.since) {
+            if state.generation.since == Some(lease_term.since) {
                 let info = |key, kept: &Kept| kept.info(key);
                 return Ok(page_of(&state.generation.objects, query, cursor, PAGE_ENTRIES, info));
             }
@@ -514,20 +515,20 @@ impl Backend for Mirrored {
         self.inner.check_owned().await
     }
 
-    async fn announce(&self, keys: &[Key]) -> Result<()> {
-        self.inner.announce(keys).await
+    async fn record_moves(&self, keys: &[Key]) -> Result<()> {
+        self.inner.record_moves(keys).await
     }
 
-    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
-        self.inner.announced().await
+    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
+        self.inner.pending_moves().await
     }
 
-    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
-        self.inner.strays(foreign).await
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
+        self.inner.orphans(foreign).await
     }
 
-    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
-        self.inner.get_stray(stray, limit).await
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+        self.inner.get_orphan(orphan, limit).await
     }
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
@@ -538,8 +539,8 @@ impl Backend for Mirrored {
         self.inner.in_doubt(key)
     }
 
-    fn tenure(&self) -> Option<Tenure> {
-        self.inner.tenure()
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        self.inner.lease_term()
     }
 
     async fn has_store(&self) -> Result<bool> {

@@ -76,10 +76,10 @@ pub async fn the_clock(backend: &Arc<dyn Backend>) {
 pub async fn terms(backend: &Arc<dyn Backend>) {
     use crate::backend::{LockMode, LockScope};
     let guard = must(backend.lock(&LockScope::Store, LockMode::Shared).await, "terms: a lock");
-    let before = backend.tenure();
+    let before = backend.lease_term();
     must(backend.begin_term().await, "terms: the next one begins");
     must(guard.check().await, "terms: the lock goes on");
-    let after = backend.tenure();
+    let after = backend.lease_term();
     assert_eq!(before.is_some(), after.is_some(), "terms: there are some or none");
     if let (Some(before), Some(after)) = (before, after) {
         assert!(after.epoch > before.epoch, "terms: {after:?} follows {before:?}");

@@ -20,7 +20,7 @@ use crate::backend::fs::SyncLevel;
 use crate::backend::fs::lock_files::FileGuard;
 use crate::backend::fs::lock_names::JOURNAL;
 use crate::backend::fs::objects::Inner;
-use crate::backend::{Announced, LockMode, Stray};
+use crate::backend::{LockMode, Orphan, PendingMoves};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::rt::Runtime;
@@ -107,7 +107,7 @@ impl Journal {
         }
         let root = std::path::absolute(self.inner.disk.root()).map_err(failed)?;
         let roots = [fs::canonicalize(&root).map_err(failed)?, root];
-        let (mut keys, mut strays) = (Vec::new(), Vec::new());
+        let (mut keys, mut orphans) = (Vec::new(), Vec::new());
         // In their order: of what was moved twice, the second place comes after the first.
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let Some(path) = below(&roots, Path::new(OsStr::from_bytes(line))).map_err(failed)? else {
@@ -115,13 +115,13 @@ impl Journal {
             };
             match Key::parse(&path) {
                 Some(key @ Key::Archive(..)) => keys.push(key),
-                _ if path.ends_with(".fidx") || path.ends_with(".didx") => strays.push(Stray::new(path)),
+                _ if path.ends_with(".fidx") || path.ends_with(".didx") => orphans.push(Orphan::new(path)),
                 _ => {}
             }
         }
         keys.dedup();
-        strays.dedup();
-        Ok(Entries { journal: self, keys, strays })
+        orphans.dedup();
+        Ok(Entries { journal: self, keys, orphans })
     }
 
     fn clear(&self) -> Result<()> {
@@ -173,17 +173,17 @@ fn is_nowhere(error: &io::Error) -> bool {
 pub(super) struct Entries {
     journal: Journal,
     keys: Vec<Key>,
-    strays: Vec<Stray>,
+    orphans: Vec<Orphan>,
 }
 
 #[async_trait]
-impl Announced for Entries {
+impl PendingMoves for Entries {
     fn keys(&self) -> &[Key] {
         &self.keys
     }
 
-    fn strays(&self) -> &[Stray] {
-        &self.strays
+    fn orphans(&self) -> &[Orphan] {
+        &self.orphans
     }
 
     async fn clear(self: Box<Self>) -> Result<()> {

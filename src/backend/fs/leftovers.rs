@@ -9,13 +9,13 @@ use bytes::Bytes;
 use crate::backend::fs::disk::Disk;
 use crate::backend::fs::kind::{Kind, is_index, is_place_of_content, why_unreadable};
 use crate::backend::fs::objects::{Inner, failure, parent, temporary_of};
-use crate::backend::{Stray, Unreadable};
+use crate::backend::{Orphan, Unreadable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{GroupName, SnapshotName};
 
 /// The index files among what a listing showed as foreign, and in the directories among it.
-pub(super) fn strays(disk: &Disk, foreign: &[String]) -> Result<Vec<Stray>> {
+pub(super) fn orphans(disk: &Disk, foreign: &[String]) -> Result<Vec<Orphan>> {
     let mut found = Vec::new();
     for path in foreign {
         let failed = |error| failure(error, "look for indexes in", path);
@@ -26,7 +26,7 @@ pub(super) fn strays(disk: &Disk, foreign: &[String]) -> Result<Vec<Stray>> {
             walk(disk, path, &mut found)?;
         } else if is_index(path) {
             match certain(path, disk.any_metadata(path)).map_err(failed)? {
-                Some(metadata) if metadata.is_file() => found.push(Stray::new(path)),
+                Some(metadata) if metadata.is_file() => found.push(Orphan::new(path)),
                 Some(metadata) => return Err(unreadable(path, &metadata)),
                 None => {}
             }
@@ -36,9 +36,9 @@ pub(super) fn strays(disk: &Disk, foreign: &[String]) -> Result<Vec<Stray>> {
     Ok(found)
 }
 
-/// Reads an index that [`strays`] found.
-pub(super) fn get_stray(disk: &Disk, stray: &Stray, limit: u64) -> Result<Bytes> {
-    let path = &stray.path;
+/// Reads an index that [`orphans`] found.
+pub(super) fn get_orphan(disk: &Disk, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+    let path = &orphan.path;
     let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
     if !path.split('/').all(is_plain) {
         let error = Error::new(ErrorKind::InvalidInput, "read").on(path);
@@ -98,7 +98,7 @@ fn remove_empty(inner: &Inner, directory: &str) {
     }
 }
 
-fn walk(disk: &Disk, top: &str, found: &mut Vec<Stray>) -> Result<()> {
+fn walk(disk: &Disk, top: &str, found: &mut Vec<Orphan>) -> Result<()> {
     let mut left = vec![top.to_owned()];
     while let Some(directory) = left.pop() {
         let failed = |error| failure(error, "look for indexes in", &directory);
@@ -123,7 +123,7 @@ fn walk(disk: &Disk, top: &str, found: &mut Vec<Stray>) -> Result<()> {
                     return Err(unreadable(&path, &found));
                 }
                 Some(name) if kind.is_dir() => left.push(format!("{directory}{name}/")),
-                Some(name) => found.push(Stray::new(format!("{directory}{name}"))),
+                Some(name) => found.push(Orphan::new(format!("{directory}{name}"))),
                 // Nobody could ask for what is in there, which may be all that refers to a chunk.
                 None => {
                     let error = Error::new(ErrorKind::Corrupt, "look for indexes in").on(&directory);

@@ -41,9 +41,9 @@
 //! the store nor `.chunks` is ever made by a put: where they are missing, a disk is not mounted.
 //!
 //! # Moves, and what is left behind
-//! Who moves snapshots first writes where their indexes will be into the [journal](Backend::announce) in the lock directory,
+//! Who moves snapshots first writes where their indexes will be into the [journal](Backend::record_moves) in the lock directory,
 //! `move-journal`, which a PBS that uses the same directory reads and writes too. Those who collect garbage take it into account last.
-//! Index files at places that no key names are [found](Backend::strays) in whatever a listing showed as foreign, and temporary
+//! Index files at places that no key names are [found](Backend::orphans) in whatever a listing showed as foreign, and temporary
 //! files of writers that died are [removed](Backend::remove_leftovers) when they are old enough.
 //!
 //! Links inside the store are never followed: an object behind one is `Corrupt` (H78). Where an index, a snapshot, a group or a
@@ -85,8 +85,8 @@ use crate::backend::fs::lock::StoreLock;
 use crate::backend::fs::lock_files::Room;
 use crate::backend::fs::objects::{Inner, failure};
 use crate::backend::{
-    Announced, Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockReach,
-    LockScope, Object, ObjectInfo, PutMode, Removal, Stray, Touched, Version,
+    Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockReach, LockScope,
+    Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched, Version,
 };
 use crate::error::Result;
 use crate::format::layout::Key;
@@ -344,7 +344,7 @@ impl Backend for FsBackend {
         .await
     }
 
-    async fn announce(&self, keys: &[Key]) -> Result<()> {
+    async fn record_moves(&self, keys: &[Key]) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
         }
@@ -352,20 +352,20 @@ impl Backend for FsBackend {
         self.runtime.run_blocking("announce", move || journal.append(&keys)).await
     }
 
-    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
+    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
         let journal = Journal::lock(&self.inner, &self.runtime).await?;
         let read = self.runtime.run_blocking("read the journal", move || journal.read()).await?;
         Ok(Some(Box::new(read)))
     }
 
-    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
         let foreign = foreign.to_vec();
-        self.blocking("look for indexes", move |inner| leftovers::strays(&inner.disk, &foreign)).await
+        self.blocking("look for indexes", move |inner| leftovers::orphans(&inner.disk, &foreign)).await
     }
 
-    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
-        let stray = stray.clone();
-        self.blocking("read", move |inner| leftovers::get_stray(&inner.disk, &stray, limit)).await
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+        let orphan = orphan.clone();
+        self.blocking("read", move |inner| leftovers::get_orphan(&inner.disk, &orphan, limit)).await
     }
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {

@@ -33,8 +33,8 @@ use crate::backend::lock_table::LockTable;
 use crate::backend::s3::lease::{Attempt, Care, Lease, Place};
 use crate::backend::s3::markers::{Markers, is_marker};
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, Depth, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
-    LockReach, LockScope, Object, ObjectInfo, PutMode, Removal, Stray, Tenure, Touched, Version,
+    Backend, Capabilities, Cursor, Deleted, Depth, LeaseTerm, ListEntry, ListPage, ListQuery, LockGuard,
+    LockMode, LockReach, LockScope, Object, ObjectInfo, Orphan, PutMode, Removal, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -403,7 +403,7 @@ impl Backend for S3Backend {
             self.lease.check_settled()?;
         }
         let lease = changes.then(|| Arc::clone(&self.lease));
-        let since = self.lease.tenure().map(|tenure| tenure.since);
+        let since = self.lease.lease_term().map(|lease_term| lease_term.since);
         Ok(Box::new(Guard { held, is_of_the_store, lease, since }))
     }
 
@@ -419,13 +419,13 @@ impl Backend for S3Backend {
         self.lock(&LockScope::Store, LockMode::Shared).await?.check().await
     }
 
-    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
         let is_index = |path: &&String| path.ends_with(".fidx") || path.ends_with(".didx");
-        Ok(foreign.iter().filter(is_index).map(Stray::new).collect())
+        Ok(foreign.iter().filter(is_index).map(Orphan::new).collect())
     }
 
-    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
-        let rendered = format!("{}{CONTENT}{}", self.store, stray.path);
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+        let rendered = format!("{}{CONTENT}{}", self.store, orphan.path);
         self.certainly(|| self.client.get(&rendered, limit)).await.map(|(bytes, _)| bytes)
     }
 
@@ -437,8 +437,8 @@ impl Backend for S3Backend {
         self.lease.in_doubt(key)
     }
 
-    fn tenure(&self) -> Option<Tenure> {
-        self.lease.tenure()
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        self.lease.lease_term()
     }
 
     async fn release(&self) -> Result<()> {

@@ -36,11 +36,11 @@ pub(crate) type Prefix = [u8; 12];
 
 /// Sightings of one or more runs, in the order of digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sightings {
+pub(crate) struct GcCandidates {
     records: Vec<Record>,
 }
 
-impl Sightings {
+impl GcCandidates {
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let Some((body, crc)) = bytes.split_last_chunk::<4>() else { return Self::default() };
         if u32::from_le_bytes(*crc) != crc32fast::hash(body) || !body.starts_with(&MAGIC) {
@@ -109,7 +109,7 @@ impl Sightings {
 
 /// The first twelve bytes of all digests in it.
 pub(crate) fn prefixes(bytes: &[u8]) -> Vec<Prefix> {
-    Sightings::parse(bytes).records.iter().map(prefix_of).collect()
+    GcCandidates::parse(bytes).records.iter().map(prefix_of).collect()
 }
 
 /// The first twelve bytes of a digest.
@@ -151,25 +151,25 @@ mod tests {
 
     #[test]
     fn sightings_have_these_bytes() {
-        let sightings = Sightings::of(vec![(Digest::from_bytes([7; 32]), at(0x0102_0303))]);
+        let sightings = GcCandidates::of(vec![(Digest::from_bytes([7; 32]), at(0x0102_0303))]);
         let mut bytes = b"LRDSIGHT\x05\0\0\0\0\0\0\0".to_vec();
         bytes.extend([7; 12]);
         bytes.extend([4, 3, 2, 1]);
         bytes.extend([0xd4, 0xd6, 0x89, 0x5a]);
         assert_eq!(sightings.encode(5)[..32], bytes[..32]);
-        assert_eq!(Sightings::parse(&sightings.encode(5)), sightings);
+        assert_eq!(GcCandidates::parse(&sightings.encode(5)), sightings);
     }
 
     /// Proves H11.
     #[test]
     fn what_is_damaged_was_never_seen() {
         let seen = vec![(Digest::of(b"a"), at(1)), (Digest::of(b"b"), at(2))];
-        let whole = Sightings::of(seen).encode(1);
+        let whole = GcCandidates::of(seen).encode(1);
         for at in 0..whole.len() {
             let mut damaged = whole.to_vec();
             damaged[at] ^= 1;
-            assert_eq!(Sightings::parse(&damaged), Sightings::default(), "byte {at}");
-            assert_eq!(Sightings::parse(&whole[..at]), Sightings::default(), "cut at {at}");
+            assert_eq!(GcCandidates::parse(&damaged), GcCandidates::default(), "byte {at}");
+            assert_eq!(GcCandidates::parse(&whole[..at]), GcCandidates::default(), "cut at {at}");
         }
     }
 
@@ -177,7 +177,7 @@ mod tests {
         #[test]
         fn sightings_are_read_as_they_are_written(seen in prop::collection::btree_map(any::<[u8; 32]>(), 0_u64..1 << 31, 0..50)) {
             let seen: Vec<_> = seen.into_iter().map(|(digest, since)| (Digest::from_bytes(digest), at(since))).collect();
-            let parsed = Sightings::parse(&Sightings::of(seen.clone()).encode(9));
+            let parsed = GcCandidates::parse(&GcCandidates::of(seen.clone()).encode(9));
             for (digest, since) in seen {
                 prop_assert_eq!(parsed.since(&digest), Some(since + Duration::from_secs(1)));
             }
@@ -186,7 +186,7 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            let _ = Sightings::parse(&bytes);
+            let _ = GcCandidates::parse(&bytes);
         }
     }
 }

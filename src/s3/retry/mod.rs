@@ -247,10 +247,10 @@ pub(super) fn pause(
     runtime: &dyn Runtime,
 ) -> Option<Duration> {
     let first = if throttled { FIRST_THROTTLED_PAUSE } else { FIRST_PAUSE };
-    let limit = first.saturating_mul(1 << failures.min(16)).min(options.longest_pause);
+    let limit = first.saturating_mul(1 << failures.min(16)).min(options.max_backoff);
     let jitter = limit.mul_f64(fraction(runtime));
     match wanted {
-        Some(wanted) if wanted > options.longest_pause.saturating_mul(3) => None,
+        Some(wanted) if wanted > options.max_backoff.saturating_mul(3) => None,
         // All who were told the same time do not come at the same time.
         Some(wanted) => Some(wanted.saturating_add(jitter)),
         None => Some(jitter),
@@ -259,7 +259,7 @@ pub(super) fn pause(
 
 /// How long to wait where there is no budget for retries: between half of the longest pause and all of it.
 pub(super) fn longest(options: &RetryOptions, runtime: &dyn Runtime) -> Duration {
-    options.longest_pause.mul_f64(0.5 + fraction(runtime) / 2.0)
+    options.max_backoff.mul_f64(0.5 + fraction(runtime) / 2.0)
 }
 
 /// Any number from 0 to 1.

@@ -236,7 +236,7 @@ fn retry_after_is_seconds_or_a_date_and_has_a_limit() {
 fn pauses_grow_and_are_random() {
     let (options, runtime) = (RetryOptions::default(), ThreadRuntime::new());
     for failures in 0..40 {
-        let limit = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(options.longest_pause);
+        let limit = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(options.max_backoff);
         let pauses: Vec<_> =
             (0..8).map(|_| pause(failures, false, None, &options, &runtime).unwrap()).collect();
         assert!(pauses.iter().all(|pause| *pause <= limit), "{pauses:?} after {failures}");

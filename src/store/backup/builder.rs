@@ -16,16 +16,16 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::backend::lock_wait::{GROUP_WAIT, lock_patiently};
+use crate::backend::lock_wait::{GROUP_WAIT, lock_with_timeout};
 use crate::backend::{LockMode, LockReach, LockScope};
-use crate::chunks::Keeping;
+use crate::chunks::CachePolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{AuthId, BackupTime, GroupName, SnapshotName};
 use crate::format::status::encode_owner;
 use crate::store::Datastore;
 use crate::store::backup::writer::{Guards, SnapshotWriter, Written};
-use crate::store::catalog::delete::Trouble;
+use crate::store::catalog::delete::DeleteError;
 use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
 use crate::store::catalog::metadata::SMALL_OBJECT_BYTES;
 use crate::store::events::{Observer, Silent};
@@ -38,7 +38,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 #[must_use = "nothing happens before `begin`"]
 pub struct BackupBuilder {
     group: GroupName,
-    keeping: Keeping,
+    cache_policy: CachePolicy,
     observer: Arc<dyn Observer>,
     owner: AuthId,
     store: Datastore,
@@ -50,7 +50,7 @@ impl Datastore {
     pub fn backup(&self, group: &GroupName) -> BackupBuilder {
         BackupBuilder {
             group: group.clone(),
-            keeping: Keeping::Kept,
+            cache_policy: CachePolicy::Populate,
             observer: Arc::new(Silent),
             owner: AuthId::root(),
             store: self.clone(),
@@ -69,7 +69,7 @@ impl BackupBuilder {
     /// Keeps no copies of new chunks on the local disk; default: those that are stored are kept, if the store was opened with local
     /// state.
     pub fn no_cache(mut self) -> Self {
-        self.keeping = Keeping::NotKept;
+        self.cache_policy = CachePolicy::Bypass;
         self
     }
 
@@ -96,7 +96,7 @@ impl BackupBuilder {
     /// # Cancel safety
     /// A dropped future leaves at most a group that has an owner and no snapshots.
     pub async fn begin(self) -> Result<SnapshotWriter> {
-        let Self { group, keeping, observer, owner, store, time } = self;
+        let Self { group, cache_policy, observer, owner, store, time } = self;
         let inner = &store.inner;
         inner.check_writable("begin a backup").await?;
         let failed = |kind| Error::new(kind, "begin a backup of").on(&group);
@@ -107,11 +107,11 @@ impl BackupBuilder {
         }
         let scope = LockScope::Group(group.clone());
         let group_guard =
-            lock_patiently(inner.backend.as_ref(), &scope, LockMode::Exclusive, GROUP_WAIT).await?;
+            lock_with_timeout(inner.backend.as_ref(), &scope, LockMode::Exclusive, GROUP_WAIT).await?;
         let witnesses = store.witnesses(Some(&group));
         witnesses.begin().await?;
         let snapshots = store.remove_leftovers(&group).await?;
-        let store_guard = store.hold_store().await?;
+        let store_guard = store.lock_store_shared().await?;
         let leaving = inner.leaving_snapshots(&group);
         let newest = snapshots.iter().map(|snapshot| snapshot.name.time()).max();
         let last_left = leaving.iter().map(SnapshotName::time).max();
@@ -131,7 +131,7 @@ impl BackupBuilder {
         let guards =
             Guards { bases: Vec::new(), group: group_guard, snapshot: snapshot_guard, store: store_guard };
         let written = store.claim(&group, &owner, &snapshots).await?;
-        Ok(SnapshotWriter::new(store, name, guards, written, observer, (keeping, witnesses)))
+        Ok(SnapshotWriter::new(store, name, guards, written, observer, (cache_policy, witnesses)))
     }
 
     /// The name of the group.
@@ -199,9 +199,9 @@ impl Datastore {
         }
         for snapshot in snapshots.iter().filter(|snapshot| snapshot.state == SnapshotState::Unfinished) {
             match self.remove_leftover(&snapshot.name).await {
-                Err(Trouble::Lost(error)) => return Err(error),
+                Err(DeleteError::Lost(error)) => return Err(error),
                 // They are in nobody's way, and the next backup tries again.
-                Err(Trouble::Failed(_)) | Ok(()) => {}
+                Err(DeleteError::Failed(_)) | Ok(()) => {}
             }
         }
         self.newest_snapshots(group).await
@@ -209,7 +209,7 @@ impl Datastore {
 
     /// Removes an unfinished snapshot if nobody else writes to the store at this moment, and otherwise leaves it. The lock of the store
     /// is not waited for, and held while the files are deleted only: other processes wait for it.
-    async fn remove_leftover(&self, name: &SnapshotName) -> Result<(), Trouble> {
+    async fn remove_leftover(&self, name: &SnapshotName) -> Result<(), DeleteError> {
         let backend = &self.inner.backend;
         let guard = backend.lock(&LockScope::Snapshot(name.clone()), LockMode::Exclusive).await?;
         let alone = backend.lock(&LockScope::Store, LockMode::Brief).await?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::chunker::is_zero;
-use crate::chunks::{Evidence, Stored};
+use crate::chunks::{Provenance, Stored};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
@@ -83,9 +83,9 @@ impl ArchiveTask {
         Counters::add(&shared.counters.read, length);
         let digest = self.digest_of(bytes.clone()).await?;
         let known = self.base.as_ref().is_some_and(|base| base.names(&digest));
-        let evidence = if known { Evidence::Base } else { Evidence::Nothing };
+        let provenance = if known { Provenance::Base } else { Provenance::Unknown };
         let chunks = &shared.store.inner.chunks;
-        let stored = chunks.put(&shared.pins, digest, &bytes, evidence).await?;
+        let stored = chunks.put(&shared.pins, digest, &bytes, provenance).await?;
         drop((bytes, permit));
         self.count(length, stored);
         Ok(Entry { digest, length })

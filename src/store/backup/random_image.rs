@@ -9,7 +9,7 @@ use futures::channel::oneshot;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::buffers::Buffer;
-use crate::chunks::Keeping;
+use crate::chunks::CachePolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_CHUNK_BYTES;
@@ -249,7 +249,7 @@ impl ImageWriter {
         let entry = self.task.base.as_ref().and_then(|base| base.at(&chunk));
         let entry = entry.ok_or_else(|| self.invalid("a chunk was written in part only"))?;
         let chunks = &self.task.reserved.shared.store.inner.chunks;
-        let old = chunks.get(entry.digest, entry.length, Keeping::NotKept).await;
+        let old = chunks.get(entry.digest, entry.length, CachePolicy::Bypass).await;
         let old = old.map_err(|error| match &self.task.base {
             Some(base) => in_archive(error, entry.digest, &self.task.reserved.name, &base.snapshot),
             None => error,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::backend::{LockGuard, Version};
-use crate::chunks::Keeping;
+use crate::chunks::CachePolicy;
 use crate::chunks::pins::WriterPins;
 use crate::chunks::witnesses::Witnesses;
 use crate::error::{Error, ErrorKind, Result};
@@ -158,9 +158,9 @@ impl SnapshotWriter {
         guards: Guards,
         written: Vec<Written>,
         observer: Arc<dyn Observer>,
-        (keeping, witnesses): (Keeping, Arc<Witnesses>),
+        (cache_policy, witnesses): (CachePolicy, Arc<Witnesses>),
     ) -> Self {
-        let pins = store.inner.chunks.pins().writer(keeping, witnesses);
+        let pins = store.inner.chunks.pins().writer(cache_policy, witnesses);
         let state = WriterState { written, ..WriterState::default() };
         let shared = WriterShared {
             counters: Counters::default(),

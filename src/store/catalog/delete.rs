@@ -19,7 +19,7 @@
 //! the snapshot itself is not locked, those locks reach everybody who could write, and a manifest of it neither is there nor may
 //! still arrive.
 
-use crate::backend::lock_wait::{MANIFEST_WAIT, lock_patiently, lock_store};
+use crate::backend::lock_wait::{MANIFEST_WAIT, lock_store, lock_with_timeout};
 use crate::backend::{
     ListEntry, ListQuery, LockGuard, LockMode, LockReach, LockScope, ObjectInfo, Removal, Version, list_all,
 };
@@ -52,7 +52,7 @@ pub(crate) enum Expected {
 
 /// What became of a snapshot that was to be removed.
 #[derive(Clone, Debug)]
-pub(crate) enum Fate {
+pub(crate) enum DeleteOutcome {
     /// Somebody uses it, or may.
     Busy(Error),
     /// It is not what was expected.
@@ -67,20 +67,20 @@ pub(crate) enum Fate {
 
 /// Why something could not be removed.
 #[derive(Clone, Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum DeleteError {
     /// It may succeed for others.
     Failed(Error),
     /// The store, or what was locked, may be somebody else's by now.
     Lost(Error),
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for DeleteError {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
-impl Trouble {
+impl DeleteError {
     pub(crate) fn into_error(self) -> Error {
         match self {
             Self::Failed(error) | Self::Lost(error) => error,
@@ -108,8 +108,8 @@ impl Datastore {
             return Err(Error::new(ErrorKind::Denied, "delete").on(name).because("it is protected"));
         }
         let deleted = self.delete_files(&info, guard).await;
-        deleted.map_err(Trouble::into_error)?;
-        self.remove_group_if_empty(name.group()).await.map(drop).map_err(Trouble::into_error)
+        deleted.map_err(DeleteError::into_error)?;
+        self.remove_group_if_empty(name.group()).await.map(drop).map_err(DeleteError::into_error)
     }
 
     /// Deletes all snapshots of a group that are not protected, unfinished ones among them, and with the last one the group.
@@ -139,10 +139,10 @@ impl Datastore {
                 done.protected.push(info.name);
                 continue;
             }
-            self.delete_files(&info, guard).await.map_err(Trouble::into_error)?;
+            self.delete_files(&info, guard).await.map_err(DeleteError::into_error)?;
             done.deleted.push(info.name);
         }
-        self.delete_group_if_empty(group, guard).await.map_err(Trouble::into_error)?;
+        self.delete_group_if_empty(group, guard).await.map_err(DeleteError::into_error)?;
         Ok(done)
     }
 
@@ -163,7 +163,7 @@ impl Datastore {
                 done.protected.extend(of_group.protected);
             }
             // Where something protected is in it, or somebody made something meanwhile, it stays.
-            self.remove_namespace(&namespace).await.map_err(Trouble::into_error)?;
+            self.remove_namespace(&namespace).await.map_err(DeleteError::into_error)?;
         }
         self.inner.backend.barrier().await?;
         Ok(done)
@@ -188,36 +188,40 @@ impl Datastore {
         &self,
         name: &SnapshotName,
         expected: &Expected,
-    ) -> Result<Fate, Trouble> {
+    ) -> Result<DeleteOutcome, DeleteError> {
         let guard = match self.lock_for_deletion(LockScope::Snapshot(name.clone())).await {
-            Err(error) if error.kind() == ErrorKind::Busy => return Ok(Fate::Busy(error)),
+            Err(error) if error.kind() == ErrorKind::Busy => return Ok(DeleteOutcome::Busy(error)),
             guard => guard?,
         };
-        let Some(found) = self.listed_snapshot(name).await? else { return Ok(Fate::Gone) };
+        let Some(found) = self.listed_snapshot(name).await? else { return Ok(DeleteOutcome::Gone) };
         found.info.check_readable("delete")?;
         if self.is_protected(&found.info).await? {
-            return Ok(Fate::Protected);
+            return Ok(DeleteOutcome::Protected);
         }
         let removed = match (expected, &found.manifest) {
-            (Expected::Unfinished(_), Some(_)) => return Ok(Fate::Changed),
-            (Expected::Manifest(version), Some(found)) if found != version => return Ok(Fate::Changed),
+            (Expected::Unfinished(_), Some(_)) => return Ok(DeleteOutcome::Changed),
+            (Expected::Manifest(version), Some(found)) if found != version => {
+                return Ok(DeleteOutcome::Changed);
+            }
             // A writer has gone on.
             (Expected::Unfinished(files), None)
                 if !found.info.files.iter().all(|file| files.contains(file)) =>
             {
-                return Ok(Fate::Changed);
+                return Ok(DeleteOutcome::Changed);
             }
-            (_, Some(_)) => self.delete_files(&found.info, guard).await.map(|()| Fate::Removed),
+            (_, Some(_)) => self.delete_files(&found.info, guard).await.map(|()| DeleteOutcome::Removed),
             (_, None) => {
                 let alone = match lock_store(self.inner.backend.as_ref(), LockMode::Brief).await {
-                    Err(error) if error.kind() == ErrorKind::Busy => return Ok(Fate::Busy(error)),
+                    Err(error) if error.kind() == ErrorKind::Busy => return Ok(DeleteOutcome::Busy(error)),
                     alone => alone?,
                 };
                 return self.remove_unfinished(&found.info, alone, guard).await;
             }
         };
         match removed {
-            Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Busy => Ok(Fate::Busy(error)),
+            Err(DeleteError::Failed(error)) if error.kind() == ErrorKind::Busy => {
+                Ok(DeleteOutcome::Busy(error))
+            }
             removed => removed,
         }
     }
@@ -228,11 +232,11 @@ impl Datastore {
         info: &SnapshotInfo,
         alone: Box<dyn LockGuard>,
         guard: Box<dyn LockGuard>,
-    ) -> Result<Fate, Trouble> {
+    ) -> Result<DeleteOutcome, DeleteError> {
         let backend = &self.inner.backend;
         let busy = |why: &'static str| {
             let error = Error::new(ErrorKind::Busy, "remove the unfinished").on(&info.name);
-            Ok(Fate::Busy(error.because(why)))
+            Ok(DeleteOutcome::Busy(error.because(why)))
         };
         // Where a lock does not reach everybody, having it is no evidence that nobody is writing.
         if backend.capabilities().lock_reach == LockReach::Process {
@@ -240,13 +244,13 @@ impl Datastore {
         }
         // A listing that is behind shows a finished one without its manifest (H13).
         if self.has_manifest(&info.name).await? {
-            return Ok(Fate::Changed);
+            return Ok(DeleteOutcome::Changed);
         }
         if self.inner.is_doubtful(&info.name) {
             return busy("its manifest may still arrive");
         }
         if info.protected {
-            return Ok(Fate::Protected);
+            return Ok(DeleteOutcome::Protected);
         }
         still_held(alone.as_ref()).await?;
         let mut rest = rest_of(info);
@@ -259,11 +263,11 @@ impl Datastore {
         drop(alone);
         backend.barrier().await?;
         guard.release_deleted().await;
-        Ok(Fate::Removed)
+        Ok(DeleteOutcome::Removed)
     }
 
     /// Removes what belongs to a group if it has no snapshots. Whether it did; not while somebody uses the group.
-    pub(crate) async fn remove_group_if_empty(&self, group: &GroupName) -> Result<bool, Trouble> {
+    pub(crate) async fn remove_group_if_empty(&self, group: &GroupName) -> Result<bool, DeleteError> {
         match self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await {
             Ok(guard) => self.delete_group_if_empty(group, guard).await,
             // Whoever uses the group may be about to write to it.
@@ -273,7 +277,7 @@ impl Datastore {
     }
 
     /// Removes the marker of a namespace if nothing else is in it; whether it did. The root stays.
-    pub(crate) async fn remove_namespace(&self, namespace: &Namespace) -> Result<bool, Trouble> {
+    pub(crate) async fn remove_namespace(&self, namespace: &Namespace) -> Result<bool, DeleteError> {
         if namespace.is_root() {
             return Ok(false);
         }
@@ -285,14 +289,14 @@ impl Datastore {
     }
 
     /// Deletes the files of a snapshot that is locked alone.
-    async fn delete_files(&self, info: &SnapshotInfo, guard: Box<dyn LockGuard>) -> Result<(), Trouble> {
+    async fn delete_files(&self, info: &SnapshotInfo, guard: Box<dyn LockGuard>) -> Result<(), DeleteError> {
         let backend = self.inner.backend.as_ref();
         if self.inner.is_doubtful(&info.name) {
             let error = Error::new(ErrorKind::Busy, "delete").on(&info.name);
             return Err(error.because("its manifest may still arrive").into());
         }
         let scope = LockScope::Manifest(info.name.clone());
-        let manifest_guard = lock_patiently(backend, &scope, LockMode::Exclusive, MANIFEST_WAIT).await?;
+        let manifest_guard = lock_with_timeout(backend, &scope, LockMode::Exclusive, MANIFEST_WAIT).await?;
         self.still_owned().await?;
         still_held(guard.as_ref()).await?;
         // Also of an unfinished one, since a listing may be behind: what has a manifest must not lose the rest (H13, H42).
@@ -319,8 +323,8 @@ impl Datastore {
 
     /// Fails as lost if another process has taken the store over. No lock of the store is taken: garbage may be collected by another
     /// process meanwhile.
-    pub(in crate::store) async fn still_owned(&self) -> Result<(), Trouble> {
-        self.inner.backend.check_owned().await.map_err(Trouble::Lost)
+    pub(in crate::store) async fn still_owned(&self) -> Result<(), DeleteError> {
+        self.inner.backend.check_owned().await.map_err(DeleteError::Lost)
     }
 
     /// Deletes what belongs to a group of which nothing else is left: the owner last, since whoever finds one takes it for a group.
@@ -329,7 +333,7 @@ impl Datastore {
         &self,
         group: &GroupName,
         guard: Box<dyn LockGuard>,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, DeleteError> {
         if !self.snapshots(group).await?.is_empty() {
             return Ok(false);
         }
@@ -373,7 +377,7 @@ impl Datastore {
         let inside = ListQuery::children(Prefix::Group(group.clone()));
         let mut directories = Vec::new();
         // Copies of metadata do not have what is foreign.
-        for entry in list_all(self.truth().as_ref(), &inside).await?.into_entries() {
+        for entry in list_all(self.uncached_backend().as_ref(), &inside).await?.into_entries() {
             match entry {
                 ListEntry::Name(Key::GroupNotes(_) | Key::Owner(_))
                 | ListEntry::Object(ObjectInfo { key: Key::GroupNotes(_) | Key::Owner(_), .. }) => {}
@@ -386,7 +390,7 @@ impl Datastore {
 
     /// Removes directories of snapshots in which there is nothing, of a group that is locked alone: a backup that was refused leaves
     /// one. It needs the same evidence as for an unfinished snapshot; without it they stay. Returns `true` if all of them are gone.
-    async fn remove_directories(&self, names: Vec<SnapshotName>) -> Result<bool, Trouble> {
+    async fn remove_directories(&self, names: Vec<SnapshotName>) -> Result<bool, DeleteError> {
         if names.is_empty() {
             return Ok(true);
         }
@@ -401,18 +405,18 @@ impl Datastore {
                 alone => alone?,
             };
             let fate = match self.listed_snapshot(&name).await? {
-                Some(_) => Fate::Changed,
+                Some(_) => DeleteOutcome::Changed,
                 None => self.remove_unfinished(&SnapshotInfo::empty(&name), alone, guard).await?,
             };
-            all &= matches!(fate, Fate::Removed);
+            all &= matches!(fate, DeleteOutcome::Removed);
         }
         Ok(all)
     }
 }
 
 /// Fails as lost if a lock does not hold any more.
-pub(in crate::store) async fn still_held(guard: &dyn LockGuard) -> Result<(), Trouble> {
-    guard.check().await.map_err(Trouble::Lost)
+pub(in crate::store) async fn still_held(guard: &dyn LockGuard) -> Result<(), DeleteError> {
+    guard.check().await.map_err(DeleteError::Lost)
 }
 
 /// The files of a snapshot beside its manifest and the mark of protection.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::backend::lock_wait::{MANIFEST_WAIT, lock_patiently};
+use crate::backend::lock_wait::{MANIFEST_WAIT, lock_with_timeout};
 use crate::backend::{LockMode, LockScope, Object, PutMode, Removal, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -160,7 +160,7 @@ impl Datastore {
     ) -> Result<()> {
         self.inner.check_writable("change a manifest").await?;
         let backend = self.inner.backend.as_ref();
-        let _held = lock_patiently(
+        let _held = lock_with_timeout(
             backend,
             &LockScope::Manifest(snapshot.clone()),
             LockMode::Exclusive,

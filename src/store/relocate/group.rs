@@ -1,13 +1,13 @@
 //! One group: what belongs to it, and its snapshots in their order.
 
-use crate::backend::lock_wait::{GROUP_WAIT, lock_patiently};
+use crate::backend::lock_wait::{GROUP_WAIT, lock_with_timeout};
 use crate::backend::{LockGuard, LockMode, LockScope, Object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 use crate::store::backup::publish::remove_written;
 use crate::store::backup::writer::Written;
-use crate::store::catalog::delete::{Trouble, still_held};
+use crate::store::catalog::delete::{DeleteError, still_held};
 use crate::store::catalog::list::Listed;
 use crate::store::catalog::metadata::SMALL_OBJECT_BYTES;
 use crate::store::relocate::{How, Relocated, RelocatedGroup, RelocatedSnapshot};
@@ -27,19 +27,20 @@ impl Datastore {
         from: &GroupName,
         target: &Namespace,
         how: How,
-    ) -> Result<Relocating, Trouble> {
+    ) -> Result<Relocating, DeleteError> {
         let to = from.clone().in_namespace(target.clone());
         self.check_there(from, how).await?;
         let backend = self.inner.backend.as_ref();
         let source_guard = match how {
             How::Copy => None,
             How::Move => Some(
-                lock_patiently(backend, &LockScope::Group(from.clone()), LockMode::Exclusive, GROUP_WAIT)
+                lock_with_timeout(backend, &LockScope::Group(from.clone()), LockMode::Exclusive, GROUP_WAIT)
                     .await?,
             ),
         };
         let target_guard =
-            lock_patiently(backend, &LockScope::Group(to.clone()), LockMode::Exclusive, GROUP_WAIT).await?;
+            lock_with_timeout(backend, &LockScope::Group(to.clone()), LockMode::Exclusive, GROUP_WAIT)
+                .await?;
         let snapshots = self.listed_snapshots(from).await?;
         self.check_merge(from, &to, &snapshots, how).await?;
         let created = self.create_target(from, &to, target_guard.as_ref()).await?;
@@ -58,8 +59,8 @@ impl Datastore {
         };
         match ended {
             Ok(gone) => done.report.source_gone = gone,
-            Err(Trouble::Failed(error)) => done.report.error = Some(error),
-            Err(Trouble::Lost(error)) => done.lost = done.lost.or(Some(error)),
+            Err(DeleteError::Failed(error)) => done.report.error = Some(error),
+            Err(DeleteError::Lost(error)) => done.lost = done.lost.or(Some(error)),
         }
         Ok(done)
     }
@@ -73,9 +74,11 @@ impl Datastore {
                 let target = done.report.to.snapshot(listed.info.name.time());
                 match self.relocate_listed(&listed, &target, how).await {
                     Ok(outcome) => outcome,
-                    Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Busy => Relocated::Busy(error),
-                    Err(Trouble::Failed(error)) => Relocated::Failed(error),
-                    Err(Trouble::Lost(error)) => {
+                    Err(DeleteError::Failed(error)) if error.kind() == ErrorKind::Busy => {
+                        Relocated::Busy(error)
+                    }
+                    Err(DeleteError::Failed(error)) => Relocated::Failed(error),
+                    Err(DeleteError::Lost(error)) => {
                         done.lost = Some(error.clone());
                         Relocated::Failed(error)
                     }
@@ -94,7 +97,7 @@ impl Datastore {
         listed: &Listed,
         target: &SnapshotName,
         how: How,
-    ) -> Result<Relocated, Trouble> {
+    ) -> Result<Relocated, DeleteError> {
         let name = &listed.info.name;
         // A listing may be behind (H13).
         let is_finished = listed.manifest.is_some() || self.has_manifest(name).await?;
@@ -102,7 +105,7 @@ impl Datastore {
             return Ok(Relocated::Unfinished);
         }
         match self.relocate_snapshot(name, target, how).await {
-            Err(Trouble::Failed(error)) if error.kind() == ErrorKind::Busy && !is_finished => {
+            Err(DeleteError::Failed(error)) if error.kind() == ErrorKind::Busy && !is_finished => {
                 Ok(Relocated::Unfinished)
             }
             relocated => relocated,
@@ -151,7 +154,7 @@ impl Datastore {
         from: &GroupName,
         to: &GroupName,
         guard: &dyn LockGuard,
-    ) -> Result<Vec<Written>, Trouble> {
+    ) -> Result<Vec<Written>, DeleteError> {
         still_held(guard).await?;
         let mut created = Vec::new();
         for (source, target) in [
@@ -204,7 +207,7 @@ impl Datastore {
         &self,
         from: &GroupName,
         guard: Option<Box<dyn LockGuard>>,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, DeleteError> {
         match guard {
             None => Ok(false),
             Some(guard) => self.delete_group_if_empty(from, guard).await,

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Prefix;
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::Datastore;
-use crate::store::catalog::delete::Trouble;
+use crate::store::catalog::delete::DeleteError;
 
 /// What was copied or moved. That something could not be is told here, and is no error.
 #[non_exhaustive]
@@ -173,7 +173,7 @@ impl Datastore {
         if !self.has_namespace(target).await? {
             return Err(failed(ErrorKind::NotFound).because(format!("there is no namespace {target}")));
         }
-        let group = self.relocated(from, target, how).await.map_err(Trouble::into_error)?;
+        let group = self.relocated(from, target, how).await.map_err(DeleteError::into_error)?;
         Ok(Relocation { stopped: group.lost, groups: vec![group.report], ..Relocation::default() })
     }
 
@@ -193,7 +193,7 @@ impl Datastore {
                         done.stopped = relocated.lost;
                         done.groups.push(relocated.report);
                     }
-                    Err(Trouble::Failed(error)) => {
+                    Err(DeleteError::Failed(error)) => {
                         let to = group.clone().in_namespace(target.clone());
                         let report = RelocatedGroup {
                             error: Some(error),
@@ -204,7 +204,7 @@ impl Datastore {
                         };
                         done.groups.push(report);
                     }
-                    Err(Trouble::Lost(error)) => done.stopped = Some(error),
+                    Err(DeleteError::Lost(error)) => done.stopped = Some(error),
                 }
                 if done.stopped.is_some() {
                     return Ok(done);

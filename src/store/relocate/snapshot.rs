@@ -5,7 +5,7 @@ use futures::future::{self, FutureExt as _};
 use futures::stream::{self, StreamExt as _};
 
 use crate::backend::in_doubt::is_certain;
-use crate::backend::lock_wait::{MANIFEST_WAIT, lock_patiently, lock_store};
+use crate::backend::lock_wait::{MANIFEST_WAIT, lock_store, lock_with_timeout};
 use crate::backend::{Backend, LockGuard, LockMode, LockScope, PutMode};
 use crate::chunks::moves::Relocating;
 use crate::error::{Error, ErrorKind, Result};
@@ -14,7 +14,7 @@ use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::backup::publish::remove_written;
 use crate::store::backup::writer::Written;
-use crate::store::catalog::delete::{Fate, Trouble, rest_of, still_held};
+use crate::store::catalog::delete::{DeleteError, DeleteOutcome, rest_of, still_held};
 use crate::store::catalog::list::Listed;
 use crate::store::relocate::{How, Relocated};
 use crate::store::{Datastore, SnapshotInfo};
@@ -34,7 +34,7 @@ struct Guards {
 struct Broken {
     /// Whether what was copied may be removed: its manifest neither is there nor may still arrive.
     may_clean: bool,
-    trouble: Trouble,
+    trouble: DeleteError,
 }
 
 impl Datastore {
@@ -43,7 +43,7 @@ impl Datastore {
         source: &SnapshotName,
         target: &SnapshotName,
         how: How,
-    ) -> Result<Relocated, Trouble> {
+    ) -> Result<Relocated, DeleteError> {
         let mode = if how == How::Move { LockMode::Exclusive } else { LockMode::Shared };
         let guards = Guards {
             source: self.lock_twice(LockScope::Snapshot(source.clone()), mode).await?,
@@ -65,7 +65,7 @@ impl Datastore {
             (false, _, How::Copy) => Ok(Relocated::Unfinished),
             (false, false, How::Move) => self.remove_dead(&found.info, guards).await,
             (false, true, How::Move) => {
-                let _relocating = self.announce(&files).await?;
+                let _relocating = self.record_moves(&files).await?;
                 self.remove_remains(&found.info, target, &files, guards).await
             }
             (true, true, How::Copy) => {
@@ -73,7 +73,7 @@ impl Datastore {
                 Ok(Relocated::AlreadyThere)
             }
             (true, true, How::Move) => {
-                let _relocating = self.announce(&files).await?;
+                let _relocating = self.record_moves(&files).await?;
                 self.check_same(&found.info, target, &files).await?;
                 self.protect_too(&found.info, target).await?;
                 let manifest = self.lock_manifest(source).await?;
@@ -81,7 +81,7 @@ impl Datastore {
             }
             (true, false, _) => {
                 // Until the source is gone.
-                let _relocating = self.announce(&files).await?;
+                let _relocating = self.record_moves(&files).await?;
                 let manifest = self.copied(&found.info, target, &files, &guards).await?;
                 match how {
                     How::Copy => Ok(Relocated::Copied),
@@ -121,11 +121,11 @@ impl Datastore {
     }
 
     /// Tells those who collect garbage where indexes are about to appear, or are found from now on only (H8).
-    async fn announce(&self, files: &[(Key, Key)]) -> Result<Relocating> {
+    async fn record_moves(&self, files: &[(Key, Key)]) -> Result<Relocating> {
         let indexes: Vec<_> = files.iter().map(|(_, to)| to).filter(|key| is_index(key)).cloned().collect();
         self.inner.chunks.restart_all_sightings().await?;
-        let relocating = self.relocations().announce(&indexes);
-        self.inner.backend.announce(&indexes).await?;
+        let relocating = self.moves_in_progress().record_moves(&indexes);
+        self.inner.backend.record_moves(&indexes).await?;
         Ok(relocating)
     }
 
@@ -136,7 +136,7 @@ impl Datastore {
         target: &SnapshotName,
         files: &[(Key, Key)],
         guards: &Guards,
-    ) -> Result<Box<dyn LockGuard>, Trouble> {
+    ) -> Result<Box<dyn LockGuard>, DeleteError> {
         let busy = |name: &SnapshotName, why: &'static str| {
             Err(Error::new(ErrorKind::Busy, "relocate").on(name).because(why).into())
         };
@@ -214,7 +214,7 @@ impl Datastore {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => None,
             Err(error) => return (None, Err(error)),
         };
-        let same = match is_same(self.truth().as_ref(), from, to).await {
+        let same = match is_same(self.uncached_backend().as_ref(), from, to).await {
             Ok(true) => Ok(()),
             Ok(false) => {
                 let error = Error::new(ErrorKind::Conflict, "relocate").on(to);
@@ -264,7 +264,7 @@ impl Datastore {
         files: &[(Key, Key)],
         guards: Guards,
         manifest: Box<dyn LockGuard>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), DeleteError> {
         if self.inner.is_doubtful(&info.name) {
             let error = Error::new(ErrorKind::Busy, "delete").on(&info.name);
             return Err(error.because("its manifest may still arrive").into());
@@ -281,7 +281,7 @@ impl Datastore {
         info: &SnapshotInfo,
         files: &[(Key, Key)],
         guards: Guards,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), DeleteError> {
         let mut rest: Vec<_> = files.iter().map(|(from, _)| from.clone()).collect();
         // It may be protected although the listing did not show it.
         rest.push(Key::Protected(info.name.clone()));
@@ -298,12 +298,12 @@ impl Datastore {
         target: &SnapshotName,
         files: &[(Key, Key)],
         guards: Guards,
-    ) -> Result<Relocated, Trouble> {
+    ) -> Result<Relocated, DeleteError> {
         if self.inner.is_doubtful(&info.name) {
             return Ok(Relocated::Unfinished);
         }
         for (from, to) in files {
-            match is_same(self.truth().as_ref(), from, to).await {
+            match is_same(self.uncached_backend().as_ref(), from, to).await {
                 Ok(true) => {}
                 // Somebody else's.
                 Ok(false) => return Ok(Relocated::Unfinished),
@@ -317,14 +317,16 @@ impl Datastore {
     }
 
     /// Removes what a backup that was cut off left at the source of a move, if it is certain that its writer is dead.
-    async fn remove_dead(&self, info: &SnapshotInfo, guards: Guards) -> Result<Relocated, Trouble> {
+    async fn remove_dead(&self, info: &SnapshotInfo, guards: Guards) -> Result<Relocated, DeleteError> {
         let alone = match lock_store(self.inner.backend.as_ref(), LockMode::Brief).await {
             Err(error) if error.kind() == ErrorKind::Busy => return Ok(Relocated::Unfinished),
             alone => alone?,
         };
         match self.remove_unfinished(info, alone, guards.source).await? {
-            Fate::Gone | Fate::Removed => Ok(Relocated::Gone),
-            Fate::Busy(_) | Fate::Changed | Fate::Protected => Ok(Relocated::Unfinished),
+            DeleteOutcome::Gone | DeleteOutcome::Removed => Ok(Relocated::Gone),
+            DeleteOutcome::Busy(_) | DeleteOutcome::Changed | DeleteOutcome::Protected => {
+                Ok(Relocated::Unfinished)
+            }
         }
     }
 
@@ -340,7 +342,7 @@ impl Datastore {
                 return other(&key, "an unfinished snapshot with other files is in the way");
             };
             // Where nothing can be stored on the condition that it is new, it would be overwritten.
-            match is_same(self.truth().as_ref(), from, to).await {
+            match is_same(self.uncached_backend().as_ref(), from, to).await {
                 Ok(true) => {}
                 Ok(false) => return other(&key, "what is there is not what was to be copied"),
                 // A listing that is behind.
@@ -367,7 +369,7 @@ impl Datastore {
             return Err(other().because(format!("{target} is another snapshot")));
         }
         for (from, to) in files {
-            match is_same(self.truth().as_ref(), from, to).await {
+            match is_same(self.uncached_backend().as_ref(), from, to).await {
                 Ok(true) => {}
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => return Err(other().because(format!("{to} is missing or differs"))),
@@ -378,12 +380,12 @@ impl Datastore {
 
     async fn lock_manifest(&self, name: &SnapshotName) -> Result<Box<dyn LockGuard>> {
         let scope = LockScope::Manifest(name.clone());
-        lock_patiently(self.inner.backend.as_ref(), &scope, LockMode::Exclusive, MANIFEST_WAIT).await
+        lock_with_timeout(self.inner.backend.as_ref(), &scope, LockMode::Exclusive, MANIFEST_WAIT).await
     }
 
     /// Fails as lost unless both locks hold, and the store is still this process's where that takes a look. Those who collect garbage
     /// in other processes keep nobody out: they were told of the move.
-    async fn still_ours(&self, guards: &Guards) -> Result<(), Trouble> {
+    async fn still_ours(&self, guards: &Guards) -> Result<(), DeleteError> {
         still_held(guards.source.as_ref()).await?;
         still_held(guards.target.as_ref()).await?;
         self.still_owned().await

@@ -63,9 +63,9 @@ impl Marker<'_> {
                 self.read_slowly(&keys).await;
             },
             Hearing::Backend => {
-                let announced = self.place.announced().await.unwrap().unwrap();
-                self.read_slowly(announced.keys()).await;
-                announced.clear().await.unwrap();
+                let pending_moves = self.place.pending_moves().await.unwrap().unwrap();
+                self.read_slowly(pending_moves.keys()).await;
+                pending_moves.clear().await.unwrap();
             }
         }
     }
@@ -110,7 +110,7 @@ async fn marks_what_moves(place: Arc<dyn Backend>, hearing: Hearing, script: Scr
     let slow = Arc::new(FaultBackend::new(Arc::clone(&place)));
     let store = Datastore::open(Arc::clone(&slow) as Arc<dyn Backend>, Options::default()).await.unwrap();
     let all = Rule::on(Method::Copy, Action::Delay(STEP));
-    slow.add(all.or(Method::Put).or(Method::Delete).or(Method::Announce).or(Method::Barrier));
+    slow.add(all.or(Method::Put).or(Method::Delete).or(Method::RecordMoves).or(Method::Barrier));
     let start = runtime.monotonic();
     let wait = async |at: u32| {
         let left = (start + STEP * at + STEP / 2).saturating_sub(runtime.monotonic());
@@ -125,7 +125,7 @@ async fn marks_what_moves(place: Arc<dyn Backend>, hearing: Hearing, script: Scr
     let marking = async {
         let mut marker = Marker { place: place.as_ref(), seen: BTreeSet::new() };
         wait(script.begin).await;
-        let watch = store.relocations().watch();
+        let watch = store.moves_in_progress().watch();
         wait(script.destinations).await;
         for name in ["ns/b/vm/1", "ns/a/vm/1"] {
             marker.visit(&direct, name).await;
@@ -223,18 +223,18 @@ fn what_was_announced_and_not_done_is_no_harm() {
         let dying =
             Datastore::open(Arc::clone(&faulty) as Arc<dyn Backend>, Options::default()).await.unwrap();
         faulty.add(Rule::on(Method::Copy, Action::FailBefore(ErrorKind::Unavailable)));
-        let watch = dying.relocations().watch();
+        let watch = dying.moves_in_progress().watch();
         assert!(!dying.move_group(&group("vm/1"), &space("a")).await.unwrap().is_complete());
         let mut marker = Marker { place: place.as_ref(), seen: BTreeSet::new() };
-        let announced = watch.take();
-        assert_eq!(announced.len(), 1);
-        for key in announced {
+        let pending_moves = watch.take();
+        assert_eq!(pending_moves.len(), 1);
+        for key in pending_moves {
             marker.read(&key).await;
         }
         assert!(marker.seen.is_empty());
         marker.visit(&store, "vm/1").await;
         assert_eq!(marker.seen.len(), 1);
         assert_eq!(watch.take(), []);
-        assert_eq!(dying.relocations().watch().take(), [], "it is over");
+        assert_eq!(dying.moves_in_progress().watch().take(), [], "it is over");
     });
 }

@@ -19,9 +19,9 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::future;
 
-use crate::backend::lock_wait::{GROUP_WAIT, MANIFEST_WAIT, lock_patiently, lock_store};
+use crate::backend::lock_wait::{GROUP_WAIT, MANIFEST_WAIT, lock_store, lock_with_timeout};
 use crate::backend::{LockGuard, LockMode, LockReach, LockScope, Object, Version};
-use crate::chunks::Keeping;
+use crate::chunks::CachePolicy;
 use crate::chunks::pins::WriterPins;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -56,22 +56,22 @@ struct GroupHeld {
 impl Datastore {
     /// Pins that last until they are dropped.
     pub(crate) fn pins(&self) -> Arc<WriterPins> {
-        self.inner.chunks.pins().writer(Keeping::NotKept, self.witnesses(None))
+        self.inner.chunks.pins().writer(CachePolicy::Bypass, self.witnesses(None))
     }
 
     /// More pins for one who has some already.
     pub(crate) fn pins_beside(&self, pins: &WriterPins) -> Arc<WriterPins> {
-        self.inner.chunks.pins().writer(Keeping::NotKept, Arc::clone(&pins.witnesses))
+        self.inner.chunks.pins().writer(CachePolicy::Bypass, Arc::clone(&pins.witnesses))
     }
 
     /// Keeps other processes from collecting garbage, and opens the records of what the store has.
-    pub(crate) async fn hold_store(&self) -> Result<Box<dyn LockGuard>> {
+    pub(crate) async fn lock_store_shared(&self) -> Result<Box<dyn LockGuard>> {
         let guard = lock_store(self.inner.backend.as_ref(), LockMode::Shared).await?;
         self.check_identity("change the store").await?;
         if let Some(uuid) = self.uuid() {
             self.inner.chunks.open_presence(uuid).await?;
         }
-        self.inner.chunks.inherit_leaving(&Key::Sightings).await?;
+        self.inner.chunks.inherit_leaving(&Key::GcCandidates).await?;
         future::try_join(self.inner.chunks.refresh_suspects(), self.inner.chunks.refresh_sightings()).await?;
         Ok(guard)
     }
@@ -83,7 +83,7 @@ impl Datastore {
     pub(crate) async fn import_into(&self, group: &GroupName, owner: &AuthId) -> Result<GroupImport> {
         self.inner.check_writable("store snapshots").await?;
         let backend = &self.inner.backend;
-        let guard = lock_patiently(
+        let guard = lock_with_timeout(
             backend.as_ref(),
             &LockScope::Group(group.clone()),
             LockMode::Exclusive,
@@ -92,7 +92,7 @@ impl Datastore {
         .await?;
         self.look_again(Prefix::Group(group.clone())).await?;
         let snapshots = self.remove_leftovers(group).await?;
-        let held = Arc::new(GroupHeld { group: guard, store: self.hold_store().await? });
+        let held = Arc::new(GroupHeld { group: guard, store: self.lock_store_shared().await? });
         if let Some(other) = self.owner(group).await?
             && other != *owner
         {
@@ -438,7 +438,7 @@ impl ImportState {
         }
         let backend = &store.inner.backend;
         let scope = LockScope::Manifest(self.name.clone());
-        let _held = lock_patiently(backend.as_ref(), &scope, LockMode::Exclusive, MANIFEST_WAIT).await?;
+        let _held = lock_with_timeout(backend.as_ref(), &scope, LockMode::Exclusive, MANIFEST_WAIT).await?;
         let key = Key::Manifest(self.name.clone());
         let changed = || Error::new(ErrorKind::Conflict, "replace").on(&key);
         if backend.head(&key).await?.version != present.version {

@@ -27,7 +27,7 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::LockGuard;
 use crate::chunker::is_zero;
-use crate::chunks::Keeping;
+use crate::chunks::CachePolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
@@ -56,7 +56,7 @@ pub struct ArchiveReader {
     ahead: Mutex<VecDeque<Fetch>>,
     archive: Arc<Archive>,
     current: Option<(usize, Bytes)>,
-    keeping: Keeping,
+    cache_policy: CachePolicy,
     observer: Arc<dyn Observer>,
     position: u64,
     /// Whether it was read as a stream.
@@ -111,7 +111,7 @@ impl ArchiveReader {
             ahead: Mutex::default(),
             archive: Arc::new(archive),
             current: None,
-            keeping: Keeping::NotKept,
+            cache_policy: CachePolicy::Bypass,
             observer: Arc::new(Silent),
             position: 0,
             started: false,
@@ -132,7 +132,7 @@ impl ArchiveReader {
     /// [`read_at`](ArchiveReader::read_at) always keep what they fetch.
     #[must_use]
     pub fn keep_local(mut self) -> Self {
-        self.keeping = Keeping::Kept;
+        self.cache_policy = CachePolicy::Populate;
         self
     }
 
@@ -184,7 +184,7 @@ impl ArchiveReader {
         let archive = &self.archive;
         let in_flight = archive.store.inner.in_flight();
         let (mut sender, mut receiver) = mpsc::channel(0);
-        let mut pieces = pieces(Arc::clone(archive), in_flight, self.keeping);
+        let mut pieces = pieces(Arc::clone(archive), in_flight, self.cache_policy);
         let produce = async move {
             while let Some(piece) = pieces.try_next().await? {
                 if sender.send(piece).await.is_err() {
@@ -228,7 +228,7 @@ impl ArchiveReader {
         {
             return Poll::Ready(Ok(bytes.clone()));
         }
-        let most = self.most_ahead();
+        let most = self.max_ahead();
         let in_order = self.current.as_ref().is_some_and(|(at, _)| at + 1 == number);
         let ahead = self.ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
         if ahead.front().is_none_or(|front| front.number != number) {
@@ -242,7 +242,7 @@ impl ArchiveReader {
             }
             let archive = Arc::clone(&self.archive);
             let fetch: BoxFuture<'static, _> = if next == number {
-                Box::pin(async move { archive.fetch(next, Keeping::Kept).await })
+                Box::pin(async move { archive.fetch(next, CachePolicy::Populate).await })
             } else {
                 Box::pin(archive.fetch_ahead(next))
             };
@@ -269,7 +269,7 @@ impl ArchiveReader {
         Poll::Ready(Ok(bytes))
     }
 
-    fn most_ahead(&self) -> usize {
+    fn max_ahead(&self) -> usize {
         let fitting = usize::try_from(READ_AHEAD_BYTES / self.archive.average()).unwrap_or(usize::MAX);
         fitting.clamp(1, self.archive.store.inner.in_flight())
     }
@@ -297,23 +297,28 @@ impl Archive {
         budget.acquire(usize::try_from(bytes).unwrap_or(usize::MAX)).await
     }
 
-    async fn piece(&self, number: usize, permit: Permit, keeping: Keeping) -> Result<(usize, Piece, Permit)> {
+    async fn piece(
+        &self,
+        number: usize,
+        permit: Permit,
+        cache_policy: CachePolicy,
+    ) -> Result<(usize, Piece, Permit)> {
         if self.is_hole(number) {
             return Ok((number, Piece::Hole, permit));
         }
-        let bytes = self.fetch(number, keeping).await?;
+        let bytes = self.fetch(number, cache_policy).await?;
         // The look at one word per line of zeros is cheap, and ends at once for anything else.
         let piece = if is_zero(&bytes) { Piece::Hole } else { Piece::Data(bytes) };
         Ok((number, piece, permit))
     }
 
-    async fn fetch(&self, number: usize, keeping: Keeping) -> Result<Bytes> {
+    async fn fetch(&self, number: usize, cache_policy: CachePolicy) -> Result<Bytes> {
         let missing = || Error::new(ErrorKind::Internal, "read chunk").on(number);
         let chunk = self.index.chunk(number).ok_or_else(missing)?;
         if self.is_hole(number) {
             return Ok(Bytes::from(vec![0; usize::try_from(chunk.len).map_err(|_| missing())?]));
         }
-        let fetched = self.store.inner.chunks.get(chunk.digest, chunk.len, keeping).await;
+        let fetched = self.store.inner.chunks.get(chunk.digest, chunk.len, cache_policy).await;
         fetched.map_err(|error| in_archive(error, chunk.digest, &self.name, &self.snapshot))
     }
 
@@ -324,7 +329,9 @@ impl Archive {
         let runtime = Arc::clone(self.store.inner.backend.runtime());
         runtime.spawn(Box::pin(async move {
             let fetched =
-                match future::select(pin!(self.fetch(number, Keeping::Kept)), sender.cancellation()).await {
+                match future::select(pin!(self.fetch(number, CachePolicy::Populate)), sender.cancellation())
+                    .await
+                {
                     Either::Left((fetched, _)) => fetched,
                     Either::Right(_) => return,
                 };
@@ -345,7 +352,7 @@ impl Archive {
                 return Ok(found.1);
             }
         }
-        let bytes = self.fetch(number, Keeping::Kept).await?;
+        let bytes = self.fetch(number, CachePolicy::Populate).await?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= CACHED_CHUNKS {
             cache.pop_front();
@@ -360,7 +367,7 @@ impl Archive {
 fn pieces(
     archive: Arc<Archive>,
     in_flight: usize,
-    keeping: Keeping,
+    cache_policy: CachePolicy,
 ) -> BoxStream<'static, Result<(usize, Piece, Permit)>> {
     let fitting = usize::try_from(FINISHED_BYTES / archive.average()).unwrap_or(usize::MAX);
     let window = fitting.clamp(in_flight, WINDOWS * in_flight);
@@ -377,7 +384,7 @@ fn pieces(
         let slots = Arc::clone(&slots);
         async move {
             let _slot = slots.acquire(1).await;
-            archive.piece(number, permit, keeping).await
+            archive.piece(number, permit, cache_policy).await
         }
     });
     fetches.buffered(window).boxed()

@@ -13,7 +13,7 @@ use larder::store::{Datastore, Protection};
 use larder::verify::{self, Mode, Repair, Sample, Scope, VerifyOptions, VerifyReport};
 
 use super::make::wrong_with;
-use super::model::{BLOCK, BLOCKS, Contents, Fate, Intent};
+use super::model::{BLOCK, BLOCKS, Contents, DeleteOutcome, Intent};
 use super::world::World;
 
 impl World {
@@ -257,11 +257,11 @@ impl World {
         for name in names {
             let token = self.model().begin((number, name.clone()), Intent::Delete);
             let fate = match store.delete_snapshot(&name).await {
-                Ok(()) => Fate::Gone,
-                Err(error) if error.kind() == ErrorKind::Denied => Fate::Same,
+                Ok(()) => DeleteOutcome::Gone,
+                Err(error) if error.kind() == ErrorKind::Denied => DeleteOutcome::Same,
                 Err(error) => {
                     self.violation(format_args!("{name} cannot be deleted: {error}"));
-                    Fate::Unknown
+                    DeleteOutcome::Unknown
                 }
             };
             self.end(&[token], |_| fate);

@@ -14,7 +14,7 @@ use larder::store::{
     SnapshotWriter, WriterTarget,
 };
 
-use super::model::{BLOCK, Contents, Fate, Intent, Tri};
+use super::model::{BLOCK, Contents, DeleteOutcome, Intent, Tri};
 use super::world::World;
 
 const IMAGE: &str = "d.img";
@@ -53,17 +53,17 @@ impl World {
         let token = self.model().begin((number, name.clone()), Intent::Create);
         let backed_up = self.perhaps(self.back_up_as(&store, &group, time, &contents)).await;
         let fate = match backed_up {
-            Some(Ok(true)) => Fate::There,
-            Some(Ok(false)) => Fate::Same,
+            Some(Ok(true)) => DeleteOutcome::There,
+            Some(Ok(false)) => DeleteOutcome::Same,
             Some(Err(error)) => {
                 self.log(format_args!("{number}: back up {name}: {error}"));
                 match error.kind() {
                     // Nobody but this backup can have made it; that it is busy is said before anything is written.
-                    ErrorKind::Busy if !self.may_be_late() => Fate::Same,
+                    ErrorKind::Busy if !self.may_be_late() => DeleteOutcome::Same,
                     kind => self.after_failure(kind),
                 }
             }
-            None => Fate::Unknown,
+            None => DeleteOutcome::Unknown,
         };
         self.log(format_args!("{number}: back up {name}: {fate:?}"));
         self.count(format!("backup {fate:?}"));
@@ -306,11 +306,11 @@ impl World {
     fn end_relocation(&self, number: usize, moves: bool, pairs: &[Pair], done: Option<&Result<Relocation>>) {
         let mut of = BTreeMap::new();
         let nothing = match done {
-            None => (Fate::Unknown, Fate::Unknown),
+            None => (DeleteOutcome::Unknown, DeleteOutcome::Unknown),
             Some(Err(error)) => {
                 self.log(format_args!("{number}: relocation: {error}"));
                 let fate = match error.kind() {
-                    ErrorKind::NotFound => Fate::Same,
+                    ErrorKind::NotFound => DeleteOutcome::Same,
                     kind => self.after_failure(kind),
                 };
                 (fate, fate)
@@ -322,19 +322,23 @@ impl World {
                     self.expect_relocated(&snapshot.outcome);
                     of.insert(snapshot.name.clone(), snapshot.outcome.clone());
                 }
-                (Fate::Unknown, Fate::Unknown)
+                (DeleteOutcome::Unknown, DeleteOutcome::Unknown)
             }
         };
         let mut model = self.model();
         for Pair { destination, guarded, source } in pairs {
             let (from, to) = match of.get(&source.spot.1) {
                 None => nothing,
-                Some(Relocated::AlreadyThere) if moves => (Fate::Unknown, Fate::There),
-                Some(Relocated::AlreadyThere | Relocated::Copied) => (Fate::There, Fate::There),
-                Some(Relocated::Moved) => (Fate::Gone, Fate::There),
-                Some(Relocated::NotReached | Relocated::Unfinished) => (Fate::Same, Fate::Same),
-                Some(Relocated::Busy(_)) => (Fate::Same, Fate::Unknown),
-                Some(_) => (Fate::Unknown, Fate::Unknown),
+                Some(Relocated::AlreadyThere) if moves => (DeleteOutcome::Unknown, DeleteOutcome::There),
+                Some(Relocated::AlreadyThere | Relocated::Copied) => {
+                    (DeleteOutcome::There, DeleteOutcome::There)
+                }
+                Some(Relocated::Moved) => (DeleteOutcome::Gone, DeleteOutcome::There),
+                Some(Relocated::NotReached | Relocated::Unfinished) => {
+                    (DeleteOutcome::Same, DeleteOutcome::Same)
+                }
+                Some(Relocated::Busy(_)) => (DeleteOutcome::Same, DeleteOutcome::Unknown),
+                Some(_) => (DeleteOutcome::Unknown, DeleteOutcome::Unknown),
             };
             let was_certain = source.was == Tri::Yes && model.version(&source.spot) == source.version;
             let is_alone = model.version(&destination.spot) == destination.version;
@@ -343,11 +347,11 @@ impl World {
             let marked = match destination.was {
                 // It stays marked, whatever the source was.
                 Tri::Yes if destination.was_guarded && is_alone => Tri::Yes,
-                Tri::No if from == Fate::Gone && is_alone => *guarded,
+                Tri::No if from == DeleteOutcome::Gone && is_alone => *guarded,
                 _ => Tri::Maybe,
             };
             model.guard(&destination.spot, marked);
-            if from == Fate::Unknown {
+            if from == DeleteOutcome::Unknown {
                 model.guard(&source.spot, Tri::Maybe);
             }
             if was_certain && is_alone {

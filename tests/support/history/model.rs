@@ -81,7 +81,7 @@ pub(crate) enum Tri {
 
 /// What became of an operation, for one snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum DeleteOutcome {
     /// It is there.
     There,
     /// It is gone.
@@ -226,13 +226,13 @@ impl Model {
         Token { guards, intent, spot, version, was, was_guarded }
     }
 
-    pub(crate) fn end(&mut self, token: &Token, fate: Fate) {
+    pub(crate) fn end(&mut self, token: &Token, fate: DeleteOutcome) {
         let location = self.location(&token.spot);
         location.pending -= 1;
         let is_alone = location.version == token.version;
         location.version += 1;
         let is_guarded = token.was_guarded && location.guards == token.guards;
-        if token.intent == Intent::Delete && is_guarded && fate == Fate::Gone {
+        if token.intent == Intent::Delete && is_guarded && fate == DeleteOutcome::Gone {
             self.violations.push(format!("{:?} was protected, and was deleted", token.spot));
             return;
         }
@@ -241,11 +241,11 @@ impl Model {
         }
         location.state = match fate {
             _ if !is_alone => Tri::Maybe,
-            Fate::There => Tri::Yes,
-            Fate::Gone => Tri::No,
-            Fate::Same => token.was,
-            Fate::Unknown if token.intent == Intent::Create && token.was == Tri::Yes => Tri::Yes,
-            Fate::Unknown => Tri::Maybe,
+            DeleteOutcome::There => Tri::Yes,
+            DeleteOutcome::Gone => Tri::No,
+            DeleteOutcome::Same => token.was,
+            DeleteOutcome::Unknown if token.intent == Intent::Create && token.was == Tri::Yes => Tri::Yes,
+            DeleteOutcome::Unknown => Tri::Maybe,
         };
         if location.state == Tri::No {
             location.guarded = Tri::No;

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use larder::backend::fault::FaultBackend;
 use larder::backend::{
-    Announced, Backend, Capabilities, Cursor, Deleted, FsBackend, FsOptions, ListPage, ListQuery, LockGuard,
-    LockMode, LockScope, MemoryBackend, Object, ObjectInfo, PrefixDirectories, PutMode, Removal, Stray,
-    SyncLevel, Tenure, Touched, Version,
+    Backend, Capabilities, Cursor, Deleted, FsBackend, FsOptions, LeaseTerm, ListPage, ListQuery, LockGuard,
+    LockMode, LockScope, MemoryBackend, Object, ObjectInfo, Orphan, PendingMoves, PrefixDirectories, PutMode,
+    Removal, SyncLevel, Touched, Version,
 };
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::layout::Key;
@@ -46,7 +46,7 @@ impl Kind {
 struct Remote {
     capabilities: Capabilities,
     inner: Arc<dyn Backend>,
-    tenure: Mutex<Tenure>,
+    lease_term: Mutex<LeaseTerm>,
     unsettled_until: Duration,
 }
 
@@ -55,9 +55,9 @@ impl Remote {
         let mut capabilities = Capabilities::local();
         capabilities.touches = false;
         capabilities.conditional_delete = conditional_delete;
-        let tenure = Mutex::new(Tenure { continues: None, epoch, since: epoch, unsettled: false });
+        let lease_term = Mutex::new(LeaseTerm { continues: None, epoch, since: epoch, unsettled: false });
         let unsettled_until = inner.runtime().monotonic() + unsettled;
-        Self { capabilities, inner, tenure, unsettled_until }
+        Self { capabilities, inner, lease_term, unsettled_until }
     }
 
     fn is_unsettled(&self) -> bool {
@@ -65,7 +65,7 @@ impl Remote {
     }
 
     fn epoch(&self) -> u64 {
-        self.tenure.lock().unwrap().epoch
+        self.lease_term.lock().unwrap().epoch
     }
 }
 
@@ -135,9 +135,9 @@ impl Backend for Remote {
     }
 
     async fn begin_term(&self) -> Result<()> {
-        let mut tenure = self.tenure.lock().unwrap();
-        tenure.continues = None;
-        tenure.epoch += 1;
+        let mut lease_term = self.lease_term.lock().unwrap();
+        lease_term.continues = None;
+        lease_term.epoch += 1;
         Ok(())
     }
 
@@ -145,32 +145,32 @@ impl Backend for Remote {
         self.inner.check_owned().await
     }
 
-    async fn announce(&self, keys: &[Key]) -> Result<()> {
-        self.inner.announce(keys).await
+    async fn record_moves(&self, keys: &[Key]) -> Result<()> {
+        self.inner.record_moves(keys).await
     }
 
-    async fn announced(&self) -> Result<Option<Box<dyn Announced>>> {
-        self.inner.announced().await
+    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
+        self.inner.pending_moves().await
     }
 
     async fn has_store(&self) -> Result<bool> {
         self.inner.has_store().await
     }
 
-    async fn strays(&self, foreign: &[String]) -> Result<Vec<Stray>> {
-        self.inner.strays(foreign).await
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
+        self.inner.orphans(foreign).await
     }
 
-    async fn get_stray(&self, stray: &Stray, limit: u64) -> Result<Bytes> {
-        self.inner.get_stray(stray, limit).await
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+        self.inner.get_orphan(orphan, limit).await
     }
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.inner.remove_leftovers(foreign, age).await
     }
 
-    fn tenure(&self) -> Option<Tenure> {
-        Some(Tenure { unsettled: self.is_unsettled(), ..*self.tenure.lock().unwrap() })
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        Some(LeaseTerm { unsettled: self.is_unsettled(), ..*self.lease_term.lock().unwrap() })
     }
 
     async fn close(&self) -> Result<()> {

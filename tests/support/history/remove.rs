@@ -14,7 +14,7 @@ use larder::retention::{Decision, RetentionRules};
 use larder::rt::Runtime as _;
 use larder::store::{Datastore, Deletion, Protection};
 
-use super::model::{Fate, Intent, Tri, Wide};
+use super::model::{DeleteOutcome, Intent, Tri, Wide};
 use super::world::World;
 
 impl World {
@@ -24,12 +24,12 @@ impl World {
         self.log(format_args!("{number}: delete {name}"));
         let token = self.model().begin((number, name.clone()), Intent::Delete);
         let fate = match self.perhaps(store.delete_snapshot(&name)).await {
-            Some(Ok(())) => Fate::Gone,
+            Some(Ok(())) => DeleteOutcome::Gone,
             Some(Err(error)) => {
                 self.log(format_args!("{number}: delete {name}: {error}"));
                 self.after_failure(error.kind())
             }
-            None => Fate::Unknown,
+            None => DeleteOutcome::Unknown,
         };
         self.log(format_args!("{number}: delete {name}: {fate:?}"));
         self.count(format!("delete {fate:?}"));
@@ -57,8 +57,9 @@ impl World {
             Some(Ok(done)) => {
                 self.log(format_args!("deleted: {:?}", done.deleted));
                 self.count("delete many");
-                let fate =
-                    |name: &SnapshotName| if done.deleted.contains(name) { Fate::Gone } else { Fate::Same };
+                let fate = |name: &SnapshotName| {
+                    if done.deleted.contains(name) { DeleteOutcome::Gone } else { DeleteOutcome::Same }
+                };
                 self.end(&tokens, fate);
             }
             failed => {
@@ -66,7 +67,7 @@ impl World {
                     self.log(format_args!("delete many: {error}"));
                     self.expect_kind(error.kind());
                 }
-                self.end(&tokens, |_| Fate::Unknown);
+                self.end(&tokens, |_| DeleteOutcome::Unknown);
             }
         }
         self.model().end_wide(number, &tokens);
@@ -97,24 +98,24 @@ impl World {
                 self.count("prune");
                 for snapshot in report.groups.iter().flat_map(|group| &group.snapshots) {
                     let fate = match &snapshot.outcome {
-                        Outcome::Removed | Outcome::Gone => Fate::Gone,
+                        Outcome::Removed | Outcome::Gone => DeleteOutcome::Gone,
                         Outcome::Failed(error) => {
                             self.expect_kind(error.kind());
-                            Fate::Unknown
+                            DeleteOutcome::Unknown
                         }
-                        Outcome::Busy(_) if self.may_be_late() => Fate::Unknown,
-                        _ => Fate::Same,
+                        Outcome::Busy(_) if self.may_be_late() => DeleteOutcome::Unknown,
+                        _ => DeleteOutcome::Same,
                     };
                     self.log(format_args!("{number}: prune {}: {:?}", snapshot.name, snapshot.outcome));
                     fates.insert(snapshot.name.clone(), fate);
                 }
-                Fate::Same
+                DeleteOutcome::Same
             }
             Some(Err(error)) => {
                 self.expect_kind(error.kind());
-                Fate::Unknown
+                DeleteOutcome::Unknown
             }
-            None => Fate::Unknown,
+            None => DeleteOutcome::Unknown,
         };
         self.end(&tokens, |name| *fates.get(name).unwrap_or(&other));
     }
@@ -136,7 +137,7 @@ impl World {
                 self.log(format_args!("{number}: protect {name}: {error}"));
                 match error.kind() {
                     ErrorKind::NotFound => before,
-                    kind if self.after_failure(kind) == Fate::Same => before,
+                    kind if self.after_failure(kind) == DeleteOutcome::Same => before,
                     _ => Tri::Maybe,
                 }
             }
@@ -161,10 +162,10 @@ impl World {
         let (number, store) = self.a_store();
         let abort = Arc::new(AtomicBool::new(false));
         let mut options =
-            GcOptions::default().most_garbage(100).abort(Arc::clone(&abort)).listing_lag(Duration::ZERO);
+            GcOptions::default().max_garbage(100).abort(Arc::clone(&abort)).listing_lag(Duration::ZERO);
         options = options.grace(Duration::from_secs(if self.one_in(2) { 0 } else { self.below(1000) }));
         if self.one_in(2) {
-            options = options.one_sighting();
+            options = options.consistent_listings();
         }
         if self.one_in(3) {
             options = options.memory_bytes(1);
@@ -235,7 +236,7 @@ impl World {
         let store = self.store(number);
         for _ in 0..2 {
             let mut options =
-                GcOptions::default().most_garbage(100).grace(Duration::ZERO).listing_lag(Duration::ZERO);
+                GcOptions::default().max_garbage(100).grace(Duration::ZERO).listing_lag(Duration::ZERO);
             if self.place.raw.capabilities().lock_reach == LockReach::Process {
                 options = options.only_process();
             }

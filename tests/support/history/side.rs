@@ -212,7 +212,7 @@ async fn collections(side: Arc<Side>) {
 
 /// Collects garbage; how many chunks were removed.
 async fn collect(store: &Datastore) -> u64 {
-    let options = GcOptions::default().grace(Duration::ZERO).one_sighting().most_garbage(100);
+    let options = GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100);
     let plan = match gc::plan(store, options).await {
         // Somebody makes sure that nobody is writing.
         Err(error) if error.kind() == ErrorKind::Busy => return 0,

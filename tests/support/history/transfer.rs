@@ -7,7 +7,7 @@ use larder::error::Result;
 use larder::format::name::{Namespace, SnapshotName};
 use larder::sync::{self, Candidates, SyncOptions, SyncReport};
 
-use super::model::{Fate, Intent, Wide};
+use super::model::{DeleteOutcome, Intent, Wide};
 use super::world::World;
 
 impl World {
@@ -26,11 +26,14 @@ impl World {
         let work = async { sync::plan(&source, &target, options).await?.execute().await };
         let done = self.perhaps(work).await;
         let fates = self.fates_of_sync(done.as_ref());
-        let other = if matches!(done, Some(Ok(_))) { Fate::Same } else { Fate::Unknown };
+        let other = if matches!(done, Some(Ok(_))) { DeleteOutcome::Same } else { DeleteOutcome::Unknown };
         self.log(format_args!("sync: {fates:?}"));
-        self.end(&tokens, |name| if removes { Fate::Unknown } else { *fates.get(name).unwrap_or(&other) });
+        self.end(
+            &tokens,
+            |name| if removes { DeleteOutcome::Unknown } else { *fates.get(name).unwrap_or(&other) },
+        );
         if let Some((number, of_wide)) = wide {
-            self.end(&of_wide, |_| Fate::Unknown);
+            self.end(&of_wide, |_| DeleteOutcome::Unknown);
             self.model().end_wide(number, &[]);
         }
         let is_new = |name: &SnapshotName| !tokens.iter().any(|token| token.spot.1 == *name);
@@ -51,7 +54,7 @@ impl World {
     }
 
     /// What became of the snapshots that a sync reports.
-    fn fates_of_sync(&self, done: Option<&Result<SyncReport>>) -> BTreeMap<SnapshotName, Fate> {
+    fn fates_of_sync(&self, done: Option<&Result<SyncReport>>) -> BTreeMap<SnapshotName, DeleteOutcome> {
         let mut fates = BTreeMap::new();
         match done {
             Some(Ok(report)) => {
@@ -59,17 +62,17 @@ impl World {
                 self.log(format_args!("sync: removed {:?}", report.removed));
                 for snapshot in report.snapshots() {
                     let fate = match &snapshot.outcome {
-                        sync::Outcome::Done(_) => Fate::There,
+                        sync::Outcome::Done(_) => DeleteOutcome::There,
                         sync::Outcome::Failed(error) => {
                             self.log(format_args!("sync: {}: {error}", snapshot.target));
                             self.expect_kind(error.kind());
-                            Fate::Unknown
+                            DeleteOutcome::Unknown
                         }
                         sync::Outcome::Conflict(conflict) => {
                             self.log(format_args!("sync: {}: {conflict:?}", snapshot.target));
-                            Fate::Unknown
+                            DeleteOutcome::Unknown
                         }
-                        _ => Fate::Same,
+                        _ => DeleteOutcome::Same,
                     };
                     fates.insert(snapshot.target.clone(), fate);
                 }

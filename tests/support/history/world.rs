@@ -13,7 +13,7 @@ use larder::format::name::{GroupName, Namespace, SnapshotName};
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options};
 
-use super::model::{Dice, Fate, Model, Token};
+use super::model::{DeleteOutcome, Dice, Model, Token};
 use super::place::{Kind, Place};
 
 /// What is decided once for a history.
@@ -180,7 +180,7 @@ impl World {
         self.sim.sleep(pause).await;
     }
 
-    pub(crate) fn end(&self, tokens: &[Token], fate: impl Fn(&SnapshotName) -> Fate) {
+    pub(crate) fn end(&self, tokens: &[Token], fate: impl Fn(&SnapshotName) -> DeleteOutcome) {
         let mut model = self.model();
         for token in tokens {
             model.end(token, fate(&token.spot.1));
@@ -188,16 +188,16 @@ impl World {
     }
 
     /// What an operation that failed so did to its snapshots.
-    pub(crate) fn after_failure(&self, kind: ErrorKind) -> Fate {
+    pub(crate) fn after_failure(&self, kind: ErrorKind) -> DeleteOutcome {
         self.expect_kind(kind);
         match kind {
-            ErrorKind::Busy if self.may_be_late() => Fate::Unknown,
+            ErrorKind::Busy if self.may_be_late() => DeleteOutcome::Unknown,
             ErrorKind::AlreadyExists
             | ErrorKind::Busy
             | ErrorKind::Conflict
             | ErrorKind::Denied
-            | ErrorKind::InvalidInput => Fate::Same,
-            _ => Fate::Unknown,
+            | ErrorKind::InvalidInput => DeleteOutcome::Same,
+            _ => DeleteOutcome::Unknown,
         }
     }
 

@@ -72,7 +72,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::lock::Mutex as AsyncMutex;
 
-use crate::backend::Tenure;
+use crate::backend::LeaseTerm;
 use crate::backend::in_doubt::LONGEST_REQUEST;
 use crate::backend::s3::lease::names::{Doubt, Removals};
 use crate::backend::s3::lease::record::{Holder, Record};
@@ -176,12 +176,12 @@ impl Lease {
     }
 
     /// Its term, while nobody else may have taken the lease.
-    pub(super) fn tenure(&self) -> Option<Tenure> {
+    pub(super) fn lease_term(&self) -> Option<LeaseTerm> {
         let State::Held(held) = &*self.state() else { return None };
         let now = self.runtime.monotonic();
         let unsettled = held.doubtful_until.is_some_and(|until| now < until);
         let (continues, epoch, since) = (held.continues, held.record.epoch, held.since);
-        self.until(held).map(|_| Tenure { continues, epoch, since, unsettled })
+        self.until(held).map(|_| LeaseTerm { continues, epoch, since, unsettled })
     }
 
     /// Until when nobody else may have taken the lease, by the monotonic clock; `None` if it is overdue.
@@ -211,7 +211,7 @@ impl Lease {
     /// # Errors
     /// `Busy` if another process holds it, or took it away; `Denied` if the store is marked as that of somebody else.
     pub(super) async fn hold(self: &Arc<Self>) -> Result<()> {
-        if self.tenure().is_some() {
+        if self.lease_term().is_some() {
             return Ok(());
         }
         let _alone = self.changing.lock().await;
@@ -273,7 +273,7 @@ impl Lease {
         if !matches!(&*self.state(), State::Free) {
             self.hold().await?;
         }
-        if since.is_some() && self.tenure().map(|tenure| tenure.since) == since {
+        if since.is_some() && self.lease_term().map(|lease_term| lease_term.since) == since {
             return Ok(());
         }
         let error = Error::new(ErrorKind::Busy, "change the store");
@@ -313,8 +313,8 @@ impl Lease {
         let record = Record { epoch, ..held.record.clone() };
         // What was noted under the one before counts for those alone who are told.
         self.renew(Held { continues: None, record, ..held }).await?;
-        match self.tenure() {
-            Some(tenure) if tenure.epoch == epoch => Ok(()),
+        match self.lease_term() {
+            Some(lease_term) if lease_term.epoch == epoch => Ok(()),
             _ => Err(Error::new(ErrorKind::Unavailable, "begin a term")),
         }
     }

@@ -38,7 +38,7 @@ pub(super) type Names = Option<BTreeSet<String>>;
 #[derive(Debug, Default)]
 pub(super) struct Removals {
     /// How often the lease was written for a removal since the last regular renewal.
-    announced: u32,
+    pending_moves: u32,
     /// Names of which a request got no answer, and since when, by the monotonic clock.
     doubted: BTreeMap<String, Duration>,
     /// When a request got no answer that deletes an object without a name, by the monotonic clock.
@@ -178,12 +178,12 @@ impl Lease {
         }
         // Nothing was sent yet: if this fails, nothing is in doubt.
         let mut removing = Removing { has_nameless, is_over: true, lease: Arc::clone(self), names };
-        self.announce(&removing.names).await?;
+        self.record_moves(&removing.names).await?;
         removing.is_over = false;
         Ok(removing)
     }
 
-    async fn announce(self: &Arc<Self>, names: &[Option<String>]) -> Result<()> {
+    async fn record_moves(self: &Arc<Self>, names: &[Option<String>]) -> Result<()> {
         let lists = |record: &Record| {
             let listed = record.removing.as_ref();
             listed.is_none_or(|listed| names.iter().flatten().all(|name| listed.contains(name)))
@@ -200,7 +200,7 @@ impl Lease {
         let state = self.state().clone();
         match state {
             State::Held(held) if !lists(&held.record) => {
-                self.removals().announced += 1;
+                self.removals().pending_moves += 1;
                 self.renew(held).await
             }
             _ => Ok(()),
@@ -211,12 +211,12 @@ impl Lease {
     pub(super) fn names_removed(&self) -> Names {
         let now = self.runtime.monotonic();
         let mut removals = self.removals();
-        if removals.announced > ANNOUNCEMENTS { None } else { removals.names(now) }
+        if removals.pending_moves > ANNOUNCEMENTS { None } else { removals.names(now) }
     }
 
     /// A regular renewal follows.
     pub(super) fn end_announcements(&self) {
-        self.removals().announced = 0;
+        self.removals().pending_moves = 0;
     }
 
     /// Refuses a name of which a request may still remove something.
