@@ -22,10 +22,8 @@ use larder::format::Digest;
 use larder::format::layout::Key;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options};
-
-use crate::support;
-use crate::support::broken::{BrokenBackend, Flaw, LackingBackend};
-use crate::support::on_every_runtime;
+use larder_testing::broken::{BrokenBackend, Flaw, LackingBackend};
+use larder_testing::on_every_runtime;
 
 fn threads() -> Arc<dyn Runtime> {
     Arc::new(ThreadRuntime::new())
@@ -55,7 +53,7 @@ fn on_demand(level: SyncLevel) -> FsOptions {
 fn directories_conform_on_every_runtime() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
-            let root = support::scratch();
+            let root = larder_testing::scratch();
             check_all(&create(runtime, root.path(), on_demand(SyncLevel::None)).await).await;
         })
     });
@@ -64,7 +62,7 @@ fn directories_conform_on_every_runtime() {
 #[test]
 fn directories_conform_at_every_level_and_through_wrappers() {
     for level in [SyncLevel::None, SyncLevel::File, SyncLevel::Filesystem] {
-        let root = support::scratch();
+        let root = larder_testing::scratch();
         let backend = block_on(create(threads(), root.path(), on_demand(level)));
         if level == SyncLevel::None { block_on(conforms(backend)) } else { check_blocking(&backend) }
     }
@@ -73,7 +71,7 @@ fn directories_conform_at_every_level_and_through_wrappers() {
 #[test]
 fn directories_conform_with_all_of_their_prefixes() {
     // In memory, where there is such a filesystem: disks are slow with so many directories.
-    let root = support::scratch();
+    let root = larder_testing::scratch();
     let options = FsOptions::default().sync_level(SyncLevel::None);
     check_blocking(&block_on(create(threads(), root.path(), options)));
     for level in [SyncLevel::File, SyncLevel::Filesystem] {
@@ -96,14 +94,14 @@ fn check_blocking(backend: &Arc<dyn Backend>) {
 
 #[test]
 fn directories_list_page_by_page() {
-    let root = support::scratch();
+    let root = larder_testing::scratch();
     block_on(async { paging(&create(threads(), root.path(), on_demand(SyncLevel::None)).await, 5000).await });
 }
 
 /// Proves H30.
 #[test]
 fn directories_report_what_is_foreign() {
-    let root = support::scratch();
+    let root = larder_testing::scratch();
     let backend = block_on(create(threads(), root.path(), on_demand(SyncLevel::None)));
     block_on(foreign_is_reported(&backend, |path| {
         let path = root.path().join(path);
@@ -184,7 +182,7 @@ fn a_record_has_every_call() {
             let store = Datastore::create(backend, Options::default()).await.unwrap();
             let backup = store.backup(&"host/a".parse().unwrap()).begin().await.unwrap();
             recorder.reset();
-            let data = support::noise(1, 5 << 16);
+            let data = larder_testing::noise(1, 5 << 16);
             let image = backup.image("d.img", Cursor::new(&data), 5 << 16).chunk_bytes(1 << 16);
             assert_eq!(image.await.unwrap().chunks, 5);
             // New chunks cost one touch and one put each, and nothing else.
@@ -424,7 +422,7 @@ async fn one_change_fails(runtime: &Arc<dyn Runtime>, fault: Action, nth: u64) {
 
 async fn back_up(store: &Datastore) -> Result<(), larder::error::Error> {
     let backup = store.backup(&"host/a".parse().unwrap()).begin().await?;
-    let data = support::noise(2, 3 << 16);
+    let data = larder_testing::noise(2, 3 << 16);
     backup.blob("c.conf", "text").await?;
     backup.image("d.img", Cursor::new(&data), 3 << 16).chunk_bytes(1 << 16).await?;
     backup.finish().await.map(drop)

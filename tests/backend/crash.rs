@@ -15,9 +15,7 @@ use larder::format::layout::Key;
 use larder::format::name::SnapshotName;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
-
-use crate::support;
-use crate::support::noise;
+use larder_testing::noise;
 
 const GROUP: &str = "host/a";
 
@@ -74,7 +72,7 @@ struct Recorded {
 }
 
 async fn record(runtime: &Arc<dyn Runtime>, level: SyncLevel, mounts: &[&str]) -> Recorded {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let record = Arc::new(DiskRecord::with_mounts(mounts.iter().copied()));
     let options = options(level).record(Arc::clone(&record));
     let backend = FsBackend::create(Arc::clone(runtime), directory.path(), options).await.unwrap();
@@ -97,7 +95,7 @@ async fn after_crash(
     loss: Loss,
     level: SyncLevel,
 ) {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     recorded.record.replay(steps, loss, directory.path()).unwrap();
     let what = format!("{loss:?} after {steps} steps at {level:?}");
     let Some(store) = reopen(runtime, directory.path(), level).await else {
@@ -198,7 +196,7 @@ fn every_acknowledged_snapshot_survives_a_crash_of_a_store_on_several_filesystem
 /// A barrier does not rely on what another one has only begun.
 #[test]
 fn barriers_at_once_each_flush_everything() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let record = Arc::new(DiskRecord::default());
     let options = options(SyncLevel::File).record(Arc::clone(&record));
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());

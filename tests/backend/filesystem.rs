@@ -19,8 +19,6 @@ use larder::format::Digest;
 use larder::format::layout::{Key, Prefix};
 use larder::rt::{Runtime, ThreadRuntime};
 
-use crate::support;
-
 fn runtime() -> Arc<dyn Runtime> {
     Arc::new(ThreadRuntime::new())
 }
@@ -48,7 +46,7 @@ fn file_of(root: &Path, key: &Key) -> std::path::PathBuf {
 
 #[test]
 fn a_new_store_is_one_that_pbs_adopts() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     fs::create_dir(&root).unwrap();
     fs::create_dir(root.join("lost+found")).unwrap();
@@ -74,7 +72,7 @@ fn a_new_store_is_one_that_pbs_adopts() {
 
 #[test]
 fn a_store_is_made_only_where_nothing_is() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     fs::write(directory.path().join("file"), "").unwrap();
     let error = block_on(FsBackend::create(runtime(), directory.path(), on_demand())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -99,7 +97,7 @@ fn modes_do_not_depend_on_the_umask() {
         assert!(status.success());
         return;
     }
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     let backend = create(&root);
     let keys = [chunk(1).0, Key::Owner("vm/1".parse().unwrap()), Key::GcStatus];
@@ -114,7 +112,7 @@ fn modes_do_not_depend_on_the_umask() {
 /// Proves H76.
 #[test]
 fn a_put_that_fails_leaves_no_temporary_file() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let (key, _) = chunk(1);
     block_on(backend.put(&key, Bytes::from_static(b"x"), PutMode::Create)).unwrap();
@@ -132,7 +130,7 @@ fn a_put_that_fails_leaves_no_temporary_file() {
 /// Proves H76.
 #[test]
 fn two_writers_of_one_file_leave_one_of_their_contents() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let backends = [
         create(directory.path()),
         block_on(FsBackend::open(runtime(), directory.path(), on_demand())).unwrap(),
@@ -161,7 +159,7 @@ fn where_writing_is_not_allowed_it_is_denied_and_nothing_changes() {
     if let Some(root) = std::env::var_os("LARDER_READ_ONLY") {
         return denied(Path::new(&root));
     }
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     let backend = create(&root);
     let owner = Key::Owner("vm/1".parse().unwrap());
@@ -197,7 +195,7 @@ fn denied(root: &Path) {
 /// Proves H78.
 #[test]
 fn odd_entries_are_reported_and_left_alone() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let root = directory.path();
     let backend = create(root);
     let (good, _) = chunk(1);
@@ -245,7 +243,7 @@ fn odd_entries_are_reported_and_left_alone() {
 /// Proves H78.
 #[test]
 fn a_linked_directory_is_not_followed() {
-    let (directory, outside) = (support::scratch(), support::scratch());
+    let (directory, outside) = (larder_testing::scratch(), larder_testing::scratch());
     let root = directory.path();
     let backend = create(root);
     let (key, _) = chunk(1);
@@ -281,7 +279,7 @@ fn a_linked_directory_is_not_followed() {
 
 #[test]
 fn a_store_that_was_half_made_is_made_by_the_next_attempt() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     fs::create_dir(directory.path().join(format!(".chunks.tmp_{}_0", std::process::id()))).unwrap();
     create(directory.path());
 }
@@ -289,7 +287,7 @@ fn a_store_that_was_half_made_is_made_by_the_next_attempt() {
 /// Proves H78.
 #[test]
 fn a_store_whose_disk_is_not_mounted_is_not_made_anew() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     let backend = create(&root);
     fs::rename(&root, directory.path().join("elsewhere")).unwrap();
@@ -319,7 +317,7 @@ fn a_store_whose_disk_is_not_mounted_is_not_made_anew() {
 /// Proves H78.
 #[test]
 fn a_missing_directory_of_chunks_is_made() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let backend = block_on(FsBackend::create(runtime(), directory.path(), FsOptions::default())).unwrap();
     let (key, _) = chunk(1);
     let folder = file_of(directory.path(), &key).parent().unwrap().to_owned();
@@ -333,7 +331,7 @@ fn a_missing_directory_of_chunks_is_made() {
 /// Proves H79.
 #[test]
 fn locks_reach_other_processes_where_the_disk_is_local() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let kind = rustix::fs::statfs(directory.path()).unwrap().f_type;
     // ext4, XFS, Btrfs, tmpfs, overlayfs, ZFS.
@@ -345,7 +343,7 @@ fn locks_reach_other_processes_where_the_disk_is_local() {
 /// Proves H78.
 #[test]
 fn opening_does_not_look_at_chunks() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     create(directory.path());
     // Root may read anything, so a name that no directory can have shows that nobody looks.
     fs::write(directory.path().join(".chunks/0000"), "not a directory").unwrap();
@@ -356,7 +354,7 @@ fn opening_does_not_look_at_chunks() {
 
 #[test]
 fn touching_moves_the_access_time_and_not_the_version() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let (key, _) = chunk(1);
     let version = block_on(backend.put(&key, Bytes::from_static(b"x"), PutMode::Create)).unwrap();
@@ -375,7 +373,7 @@ fn touching_moves_the_access_time_and_not_the_version() {
 
 #[test]
 fn directories_go_with_the_last_of_their_objects() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let snapshot: larder::format::name::SnapshotName = "vm/1/2025-01-01T00:00:00Z".parse().unwrap();
     let keys = [
@@ -410,7 +408,7 @@ fn record_lock(root: &Path, kind: &str) -> bool {
 /// Proves H159.
 #[test]
 fn the_lock_of_the_store_excludes_the_record_locks_of_pbs() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let root = directory.path();
     let (one, other) = (create(root), block_on(FsBackend::open(runtime(), root, on_demand())).unwrap());
     let lock = |backend: &FsBackend, mode| block_on(backend.lock(&LockScope::Store, mode));
@@ -455,7 +453,7 @@ fn held_by_another(root: &Path, kind: &str) -> std::process::Child {
 /// Proves H93.
 #[test]
 fn another_process_excludes_and_a_dead_one_does_not() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let lock = |mode| block_on(backend.lock(&LockScope::Store, mode)).map(drop).map_err(|error| error.kind());
     for (theirs, shared) in [("shared", Ok(())), ("exclusive", Err(ErrorKind::Busy))] {
@@ -471,7 +469,7 @@ fn another_process_excludes_and_a_dead_one_does_not() {
 /// Proves H160.
 #[test]
 fn a_lock_on_a_file_that_was_replaced_is_none() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     create(directory.path());
     let locks = directory.path().join("pbs-locks");
     let backend =
@@ -498,7 +496,7 @@ fn a_lock_on_a_file_that_was_replaced_is_none() {
 /// Proves H160.
 #[test]
 fn locks_whose_files_are_removed_all_the_time_still_exclude() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let options = on_demand().lock_directory(directory.path().join("locks"));
     let backend = block_on(FsBackend::create(runtime(), directory.path().join("store"), options)).unwrap();
     let scope = LockScope::Group("vm/1".parse().unwrap());
@@ -528,7 +526,7 @@ fn locks_whose_files_are_removed_all_the_time_still_exclude() {
 
 #[test]
 fn two_backends_of_one_process_on_one_directory_compare_versions_as_one() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let first = create(directory.path());
     let second = block_on(FsBackend::open(runtime(), directory.path(), on_demand())).unwrap();
     let key: Key = Key::parse("vm/100/notes").unwrap();
@@ -556,7 +554,7 @@ fn two_backends_of_one_process_on_one_directory_compare_versions_as_one() {
 
 #[test]
 fn no_two_files_that_follow_each_other_at_once_have_the_same_version() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let key = Key::parse("vm/100/notes").unwrap();
     let mut versions = std::collections::HashSet::new();
@@ -568,7 +566,7 @@ fn no_two_files_that_follow_each_other_at_once_have_the_same_version() {
 
 #[test]
 fn what_is_larger_than_any_blob_is_copied_whole() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let from = Key::parse("vm/100/2025-07-14T14:20:02Z/a.img.fidx").unwrap();
     let to = Key::parse("vm/100/2025-07-15T14:20:02Z/a.img.fidx").unwrap();
@@ -585,7 +583,7 @@ fn what_is_larger_than_any_blob_is_copied_whole() {
 /// Proves H160.
 #[test]
 fn a_lock_whose_file_was_replaced_no_longer_holds() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let group = LockScope::Group("vm/100".parse().unwrap());
     let paths = [".larder-locks/vm-100", ".lock"].map(|name| directory.path().join(name));
@@ -605,7 +603,7 @@ fn a_lock_whose_file_was_replaced_no_longer_holds() {
 
 #[test]
 fn the_longest_namespace_can_be_locked() {
-    let directory = support::scratch();
+    let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let (name, last) = ("a".repeat(36), "b".repeat(34));
     let group = format!("{}ns/{last}/vm/100", format!("ns/{name}/").repeat(6));

@@ -1,8 +1,5 @@
 //! Backends: the contract, the filesystem below it, and what is left after a crash.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 #[cfg(feature = "testing")]
 mod conformance;
 #[cfg(feature = "testing")]

@@ -22,8 +22,7 @@ use larder::format::layout::Key;
 use larder::format::name::{BackupTime, GroupName, SnapshotName};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, DirtyMap, FileTarget, Options, RestoreTarget, SnapshotReader, WriterTarget};
-
-use crate::support::noise;
+use larder_testing::noise;
 
 const MIB: usize = 1 << 20;
 

@@ -1,10 +1,6 @@
 //! The backend in a bucket: the probe, the conformance suite, and the same against any server that is named, as `tests/support/bucket.rs`
 //! says. Without one, only servers in this process are tested.
 
-use std::num::NonZeroU64;
-use std::sync::Arc;
-
-use crate::support::bucket::Bucket;
 use bytes::Bytes;
 use futures::executor::block_on;
 use larder::backend::conformance::{check_all, foreign_is_reported, paging};
@@ -16,8 +12,10 @@ use larder::s3::{
     Condition, Credentials, ListRequest, Operation, Outcome, Risk, S3Capabilities, S3Client, S3Options,
     StaticCredentials, Support,
 };
-
-use crate::support::fault_server;
+use larder_testing::bucket::Bucket;
+use larder_testing::fault_server;
+use std::num::NonZeroU64;
+use std::sync::Arc;
 
 fn client(options: S3Options, http: HttpOptions) -> (Arc<dyn Runtime>, S3Client) {
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
@@ -75,7 +73,7 @@ fn a_bucket_on_a_server_with_everything_conforms() {
 
 /// Makes sure that these dialects are found out, and what conditions on puts and deletions of many are worth there.
 fn found_out(dialects: &[(Option<fault_server::Quirk>, Support, Support)]) {
-    use crate::support::fault_server::{FaultServer, Options};
+    use larder_testing::fault_server::{FaultServer, Options};
     for &(quirk, create_only, many) in dialects {
         let server = FaultServer::start(Options::with(quirk));
         let (runtime, client) = faulty(&server);
@@ -87,7 +85,7 @@ fn found_out(dialects: &[(Option<fault_server::Quirk>, Support, Support)]) {
 /// Proves H112.
 #[test]
 fn dialects_without_conditions_conform_as_far_as_they_go() {
-    use crate::support::fault_server::Quirk;
+    use larder_testing::fault_server::Quirk;
     let yes = Support::Yes;
     found_out(&[
         (Some(Quirk::ConditionsIgnored), Support::Ignored, yes),
@@ -99,7 +97,7 @@ fn dialects_without_conditions_conform_as_far_as_they_go() {
 /// Proves H112.
 #[test]
 fn each_dialect_is_found_out_and_conforms() {
-    use crate::support::fault_server::Quirk;
+    use larder_testing::fault_server::Quirk;
     let yes = Support::Yes;
     let dialects = [
         None,
@@ -114,7 +112,7 @@ fn each_dialect_is_found_out_and_conforms() {
 /// Proves H106.
 #[test]
 fn tags_may_be_anything() {
-    use crate::support::fault_server::{Etags, FaultServer, Options};
+    use larder_testing::fault_server::{Etags, FaultServer, Options};
     for etags in [Etags::Md5, Etags::Token, Etags::Unquoted, Etags::Weak] {
         let server = FaultServer::start(Options { etags, ..Options::default() });
         let (runtime, client) = faulty(&server);
@@ -126,7 +124,7 @@ fn tags_may_be_anything() {
 /// Proves H112.
 #[test]
 fn a_server_that_cannot_be_relied_on_is_refused() {
-    use crate::support::fault_server::{FaultServer, Options, Quirk};
+    use larder_testing::fault_server::{FaultServer, Options, Quirk};
     for quirk in [Quirk::StartAfterIgnored, Quirk::ListUnordered] {
         let server = FaultServer::start(Options::with([quirk]));
         let (runtime, client) = faulty(&server);
@@ -163,7 +161,7 @@ fn a_server_that_cannot_be_relied_on_is_refused() {
 /// Proves H31.
 #[test]
 fn rules_that_delete_objects_of_the_store_are_found() {
-    use crate::support::fault_server::{FaultServer, Options};
+    use larder_testing::fault_server::{FaultServer, Options};
     let rule = |prefix: &str| {
         Some(format!(
             "<LifecycleConfiguration><Rule><ID>x</ID><Prefix>{prefix}</Prefix><Status>Enabled</Status>\

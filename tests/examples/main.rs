@@ -2,9 +2,6 @@
 
 #[path = "../../examples/cli/mod.rs"]
 mod cli;
-#[path = "../support/mod.rs"]
-mod support;
-
 #[cfg(feature = "tls")]
 mod programs;
 mod restore;

@@ -1,5 +1,7 @@
 //! The built examples as people use them: in pipes, on full disks, interrupted, with typing errors.
 
+use larder_testing::fault_server::{Action, FaultServer, Options, Rule};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::net::TcpListener;
@@ -8,9 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-
-use crate::support::fault_server::{Action, FaultServer, Options, Rule};
-use rustix::process::{Pid, Signal, kill_process};
 
 /// No machine is so slow that a process does not come so far in this time.
 const SOON: Duration = Duration::from_mins(1);

@@ -10,9 +10,8 @@ use larder::format::layout::Key;
 use larder::format::name::GroupName;
 use larder::gc::{self, GcEnd, GcOptions, GcPlan, GcReport, SafetyLimit};
 use larder::store::{Datastore, SnapshotReader, WriterTarget};
-
-use crate::support::noise;
-use crate::support::places::{Place, everywhere};
+use larder_testing::noise;
+use larder_testing::places::{Place, everywhere};
 
 const CHUNK: usize = 64 << 10;
 

@@ -1,13 +1,6 @@
 //! Garbage collection in a bucket: sightings, local state, late requests, refusals, listings that lie, and what it costs (H10 to H13,
 //! H16, H17, H19, H74).
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
-use crate::support::fault_server::{Action, FaultServer, Lag, Options as ServerOptions, Rule};
 use futures::executor::block_on;
 use futures::io::Cursor;
 use larder::backend::{Backend, LockMode, LockScope, MemoryBackend};
@@ -16,13 +9,18 @@ use larder::format::Digest;
 use larder::format::name::Namespace;
 use larder::gc::{self, GcOptions};
 use larder::store::{Datastore, Options};
-
-use crate::support::fault_server;
-use crate::support::gc_scene::{
+use larder_testing::fault_server;
+use larder_testing::fault_server::{Action, FaultServer, Lag, Options as ServerOptions, Rule};
+use larder_testing::gc_scene::{
     CHUNK, at_once, back_up, back_up_on, check, check_all, collect, collected, data, digest, digests, group,
     leave, reason,
 };
-use crate::support::s3_store::{Opening, Process, files_below, fresh, keys, opened_again, requests};
+use larder_testing::s3_store::{Opening, Process, files_below, fresh, keys, opened_again, requests};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 const SIGHTINGS: &str = "store/.larder/gc-sightings";
 const DAY: i64 = 86_400;

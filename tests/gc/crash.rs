@@ -15,12 +15,11 @@ use larder::format::layout::Key;
 use larder::gc::{self, ChunkTally, GcEnd, GcEvent, GcObserver, GcOptions, GcReport};
 use larder::rt::ThreadRuntime;
 use larder::store::Datastore;
-
-use crate::support::gc_scene::{
+use larder_testing::gc_scene::{
     Told, at_once, back_up, check, check_all, chunks, collected, created, digest, digests, leave,
     opened_anew, reason,
 };
-use crate::support::watched::Watched;
+use larder_testing::watched::Watched;
 
 const KINDS: [bool; 2] = [false, true];
 

@@ -12,11 +12,10 @@ use larder::format::layout::Key;
 use larder::gc;
 use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, WriterTarget};
-
-use crate::support::gc_scene::{
+use larder_testing::gc_scene::{
     at_once, back_up, check_all, chunks, collect, collected, created, data, digests, group, leave, reason,
 };
-use crate::support::watched::Watched;
+use larder_testing::watched::Watched;
 
 /// A store with garbage and two snapshots, of which the older one has the index.
 struct Scene {

@@ -20,13 +20,12 @@ use larder::format::layout::Key;
 use larder::gc::{self, GcOptions};
 use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, Options};
-
-use crate::support::fixture;
-use crate::support::gc_scene::{
+use larder_testing::fixture;
+use larder_testing::gc_scene::{
     CHUNK, at_once, back_up, check, check_all, chunks, collect, collected, data, digests, group, leave,
     reason,
 };
-use crate::support::watched::Watched;
+use larder_testing::watched::Watched;
 
 fn options() -> FsOptions {
     FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None)

@@ -1,22 +1,20 @@
 //! Garbage collection in a bucket between several processes and a server that refuses, and what it costs (H19, H30, H33, H89).
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use crate::support::fault_server::{Action, FaultServer, Logged, Options as ServerOptions, Quirk, Rule};
 use futures::executor::block_on;
 use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::layout::Key;
 use larder::gc::{self, GcEnd};
 use larder::store::Datastore;
-
-use crate::support::gc_scene::{
+use larder_testing::fault_server::{Action, FaultServer, Logged, Options as ServerOptions, Quirk, Rule};
+use larder_testing::gc_scene::{
     at_once, back_up, check_all, collect, collected, digests, group, leave, reason,
 };
-use crate::support::s3_store::{LEASE, Opening, fresh, inside, keys, requests};
+use larder_testing::s3_store::{LEASE, Opening, fresh, inside, keys, requests};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 fn chunks(server: &FaultServer) -> BTreeSet<Digest> {
     let names = keys(server, "/.chunks/").into_iter();

@@ -1,8 +1,5 @@
 //! Collections of garbage: what stays, what goes, and what stops them.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod basic;
 #[cfg(all(feature = "s3", feature = "testing"))]
 mod bucket;

@@ -15,12 +15,11 @@ use larder::format::name::Namespace;
 use larder::gc::{self, GcPlan};
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState};
-
-use crate::support::gc_scene::{
+use larder_testing::gc_scene::{
     Told, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created, digests,
     group, leave, seeds,
 };
-use crate::support::watched::Watched;
+use larder_testing::watched::Watched;
 
 /// A store in memory, opened twice, as a directory is or as a bucket is.
 #[derive(Clone)]

@@ -14,12 +14,11 @@ use larder::format::layout::Key;
 use larder::gc::{self, GcEnd, GcOptions};
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotWriter};
-
-use crate::support::gc_scene::{
+use larder_testing::gc_scene::{
     CHUNK, Told, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created, data,
     digest, digests, group, leave, reason, seeds,
 };
-use crate::support::watched::Watched;
+use larder_testing::watched::Watched;
 
 const DAY: Duration = Duration::from_hours(24);
 

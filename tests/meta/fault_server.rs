@@ -2,12 +2,11 @@
 
 #![expect(clippy::disallowed_methods, reason = "faults take real time")]
 
+use larder_testing::fault_server::{Action, Etags, FaultServer, Flip, Framing, Lag, Options, Quirk, Rule};
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
-
-use crate::support::fault_server::{Action, Etags, FaultServer, Flip, Framing, Lag, Options, Quirk, Rule};
 
 /// Long enough for anything that happens at all.
 const LONG: Duration = Duration::from_secs(20);

@@ -3,9 +3,6 @@
 #[cfg(feature = "s3")]
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod fault_server;
 #[cfg(feature = "s3")]
 mod fuzz_bodies;

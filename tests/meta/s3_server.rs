@@ -1,6 +1,13 @@
 //! The S3 server of the tests, seen by a client that shares nothing with it and nothing with ours: requests by hand over TCP,
 //! signed from what AWS documents.
 
+use base64_simd::STANDARD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use jiff::Timestamp;
+use larder::rt::{Runtime as _, ThreadRuntime};
+use larder_testing::s3_server::{ACCESS_KEY, DOMAIN, REGION, S3Server, SECRET_KEY};
+use md5::Md5;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Read, Write};
@@ -8,14 +15,6 @@ use std::net::TcpStream;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
-
-use crate::support::s3_server::{ACCESS_KEY, DOMAIN, REGION, S3Server, SECRET_KEY};
-use base64_simd::STANDARD;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use jiff::Timestamp;
-use larder::rt::{Runtime as _, ThreadRuntime};
-use md5::Md5;
-use sha2::{Digest as _, Sha256};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};

@@ -1,12 +1,5 @@
 //! What may go wrong with chunks and their order in a bucket, and must not (section A of the hazards, and the order of B).
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use crate::support::fault_server::{Action, FaultServer, Lag, Options as ServerOptions, Quirk, Rule};
 use futures::executor::block_on;
 use futures::io::Cursor;
 use larder::backend::fault::{Action as Failure, Rule as Failing};
@@ -15,12 +8,17 @@ use larder::backend::{Backend as _, LockMode, LockScope};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::store::{Datastore, DirtyMap, SnapshotReader, SnapshotState};
-
-use crate::support::fault_server;
-use crate::support::s3_store::{
+use larder_testing::fault_server;
+use larder_testing::fault_server::{Action, FaultServer, Lag, Options as ServerOptions, Quirk, Rule};
+use larder_testing::s3_store::{
     CHUNK, CHUNKS, Opening, back_up, back_up_on, check, check_all, data, files_below, fresh, group, inside,
     keys, kind, opened_again, requests, restored, small,
 };
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Of a backup with an image and a blob into a new group.
 const PUTS: u64 = CHUNKS as u64 + 4;

@@ -1,9 +1,5 @@
 //! The S3 client against a server that others wrote the protocol of, in this process.
 
-use std::num::{NonZeroU32, NonZeroU64};
-use std::sync::Arc;
-
-use crate::support::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future::join_all;
@@ -14,6 +10,9 @@ use larder::s3::{
     Addressing, Condition, Credentials, ListRequest, Operation, Outcome, PresignedMethod, RateLimits,
     S3Client, S3Options, StaticCredentials,
 };
+use larder_testing::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
 
 struct Setup {
     client: S3Client,
@@ -351,7 +350,7 @@ mod tls {
     /// Proves H146.
     #[test]
     fn a_certificate_that_is_not_good_is_refused_unless_it_is_the_pinned_one() {
-        use crate::support::s3_server::Flaw;
+        use larder_testing::s3_server::Flaw;
         for flaw in [Flaw::Expired, Flaw::NotYetValid, Flaw::OtherNames] {
             let server = S3Server::start_flawed(flaw);
             server.create_bucket("bucket");

@@ -1,13 +1,6 @@
 //! A bucket that PBS wrote: it is listed, restored, extended and refreshed, and what we write from the same inputs is the same.
 //! On a server in this process, or on one that is named (see `tests/support/bucket.rs`).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
-
-use crate::support::bucket::Bucket;
-use crate::support::fixture::{files, name_of, snapshots};
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
@@ -21,9 +14,14 @@ use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::S3Capabilities;
 use larder::store::{Datastore, Options, Protection, SnapshotReader, SnapshotState, SnapshotWriter};
+use larder_testing::bucket::Bucket;
+use larder_testing::fixture;
+use larder_testing::fixture::{files, name_of, snapshots};
 use serde_json::Value;
-
-use crate::support::fixture;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
 
 /// The name of the store that PBS wrote.
 const THEIRS: &str = "pbs-s3";

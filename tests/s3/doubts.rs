@@ -2,13 +2,6 @@
 
 #![expect(clippy::disallowed_methods, reason = "servers of a test run on threads of their own")]
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
-use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::time::Duration;
-
-use crate::support::fault_server::{Action, FaultServer, Options, Rule};
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future::{Either, join_all, select};
@@ -21,6 +14,12 @@ use larder::s3::{
     Condition, CredentialProvider, Credentials, Deletion, ListRequest, RetryOptions, S3Capabilities,
     S3Client, S3Options, StaticCredentials, Support,
 };
+use larder_testing::fault_server::{Action, FaultServer, Options, Rule};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
 
 const ALWAYS: Condition = Condition::Always;
 

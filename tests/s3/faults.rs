@@ -1,10 +1,5 @@
 //! The S3 client against a server that goes wrong in every way that servers and networks do.
 
-use std::num::{NonZeroU32, NonZeroU64};
-use std::sync::Arc;
-use std::time::Duration;
-
-use crate::support::fault_server::{Action, Etags, FaultServer, Flip, Framing, Options, Quirk, Rule};
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future::join_all;
@@ -15,6 +10,10 @@ use larder::s3::{
     Condition, Credentials, ListRequest, Operation, Outcome, RetryOptions, S3Client, S3Options,
     StaticCredentials,
 };
+use larder_testing::fault_server::{Action, Etags, FaultServer, Flip, Framing, Options, Quirk, Rule};
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+use std::time::Duration;
 
 const ALWAYS: Condition = Condition::Always;
 

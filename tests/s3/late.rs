@@ -1,16 +1,14 @@
 //! What requests and listings that are late, and answers that are partial, must not do to snapshots, groups and what belongs to them
 //! in a bucket (H12, H13, H17 to H19).
 
-use std::time::Duration;
-
-use crate::support::fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Rule};
 use futures::executor::block_on;
 use larder::error::ErrorKind;
 use larder::format::name::{AuthId, Namespace};
 use larder::store::{Protection, SnapshotState};
-
-use crate::support::fault_server;
-use crate::support::s3_store::{Opening, back_up, fresh, group, keys, kind, small, user, view};
+use larder_testing::fault_server;
+use larder_testing::fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Rule};
+use larder_testing::s3_store::{Opening, back_up, fresh, group, keys, kind, small, user, view};
+use std::time::Duration;
 
 /// The next request with this method for a key with this end gets no answer, and is executed after a while.
 fn late(server: &FaultServer, method: &str, end: &'static str) {

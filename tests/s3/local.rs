@@ -1,12 +1,5 @@
 //! What may go wrong with local state, refresh and ownership of a store in a bucket, and must not (sections C and E of the hazards).
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
-use crate::support::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
 use futures::executor::block_on;
 use futures::future::{self, Either};
 use futures::io::Cursor;
@@ -15,11 +8,16 @@ use larder::error::ErrorKind;
 use larder::format::blob::encode_plain;
 use larder::format::name::{AuthId, GroupName, Namespace, SnapshotName};
 use larder::store::{Datastore, Protection};
-
-use crate::support::s3_store::{
+use larder_testing::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
+use larder_testing::s3_store::{
     CHUNK, CHUNKS, LEASE, Opening, Process, back_up, check, check_all, data, files_below, fresh, group, keys,
     kind, opened_again, requests, view,
 };
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A snapshot without chunks for each of these groups.
 async fn fill(store: &Datastore, groups: &[&str]) -> Vec<SnapshotName> {

@@ -1,8 +1,5 @@
 //! Stores in buckets, and the client below them.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 #[cfg(feature = "testing")]
 mod chunks;
 mod client;

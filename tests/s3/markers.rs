@@ -4,9 +4,8 @@ use futures::executor::block_on;
 use larder::backend::{ListQuery, list_all};
 use larder::format::layout::Prefix;
 use larder::format::name::{GroupName, Namespace};
-
-use crate::support::fault_server::{FaultServer, Options as ServerOptions};
-use crate::support::s3_store::{back_up, fresh, group, keys, view};
+use larder_testing::fault_server::{FaultServer, Options as ServerOptions};
+use larder_testing::s3_store::{back_up, fresh, group, keys, view};
 
 /// Makes a marker for each folder, as tools do that copy a bucket.
 fn mark(server: &FaultServer) {

@@ -1,22 +1,20 @@
 //! What may go wrong with snapshots, groups and what belongs to them in a bucket, and must not (section B of the hazards).
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
-use crate::support::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
 use futures::executor::block_on;
 use futures::future;
 use futures::io::Cursor;
 use larder::error::{ErrorKind, Result};
 use larder::format::name::{GroupName, SnapshotName};
 use larder::store::{Datastore, DirtyMap, Protection};
-
-use crate::support::fault_server;
-use crate::support::s3_store;
-use crate::support::s3_store::{
+use larder_testing::fault_server;
+use larder_testing::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
+use larder_testing::s3_store;
+use larder_testing::s3_store::{
     CHUNK, Opening, Process, back_up, back_up_on, check, check_all, data, fresh, group, inside, keys, kind,
     opened_again, requests, small, user, view,
 };
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 /// Proves H45.
 #[test]

@@ -1,9 +1,5 @@
 //! Names of which another process deleted something are not reused while a request of it may still arrive (H17).
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
-use crate::support::fault_server::{Action, Etags, FaultServer, Options as ServerOptions, Rule};
 use futures::executor::block_on;
 use futures::future;
 use futures::io::Cursor;
@@ -13,9 +9,11 @@ use larder::format::name::{GroupName, SnapshotName};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options, Protection};
 use larder::sync::{self, Candidates, SyncOptions};
-
-use crate::support::s3_store;
-use crate::support::s3_store::{LEASE, Opening, Process, fresh, keys, small, user};
+use larder_testing::fault_server::{Action, Etags, FaultServer, Options as ServerOptions, Rule};
+use larder_testing::s3_store;
+use larder_testing::s3_store::{LEASE, Opening, Process, fresh, keys, small, user};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 /// A time at which nobody makes a backup without asking for it.
 const THEN: u64 = 1_700_000_000;

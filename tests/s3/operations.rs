@@ -1,10 +1,5 @@
 //! Every operation of the S3 client against the same troubles: how often it is tried, how it ends, and that it ends.
 
-use std::num::{NonZeroU32, NonZeroU64};
-use std::sync::Arc;
-use std::time::Duration;
-
-use crate::support::fault_server::{Action, FaultServer, Options, Rule};
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
@@ -12,6 +7,10 @@ use larder::error::{Error, ErrorKind};
 use larder::http::{HttpClient, HttpOptions, Timeouts};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Condition, Credentials, ListRequest, RetryOptions, S3Client, S3Options, StaticCredentials};
+use larder_testing::fault_server::{Action, FaultServer, Options, Rule};
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+use std::time::Duration;
 
 const ALWAYS: Condition = Condition::Always;
 

@@ -1,12 +1,5 @@
 //! Whose a store in a bucket is: the mark of PBS, and the lease between processes of this crate (section E of the hazards).
 
-use std::io;
-use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
-
-use crate::support::fault_server::{Action, FaultServer, Options, Quirk, Rule};
 use async_trait::async_trait;
 use futures::executor::block_on;
 use futures::future::{self, BoxFuture};
@@ -16,6 +9,12 @@ use larder::format::layout::Key;
 use larder::http::{HttpClient, HttpOptions};
 use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
 use larder::s3::{Credentials, S3Client, S3Options, StaticCredentials};
+use larder_testing::fault_server::{Action, FaultServer, Options, Quirk, Rule};
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 const LEASE: &str = "store/.larder/lease";
 const MARK: &str = "store/.in-use";

@@ -2,20 +2,19 @@
 
 #![expect(clippy::disallowed_methods, reason = "servers of a test run on threads of their own")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
-
-use crate::support::s3_server::{ACCESS_KEY, DOMAIN, REGION, S3Server, SECRET_KEY};
 use bytes::Bytes;
 use futures::executor::block_on;
 use larder::error::ErrorKind;
 use larder::http::{HttpClient, HttpOptions, PoolStatus, Proxy, TlsOptions};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Addressing, Condition, Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
+use larder_testing::s3_server::{ACCESS_KEY, DOMAIN, REGION, S3Server, SECRET_KEY};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 /// What a proxy was asked and has open.
 #[derive(Default)]

@@ -15,10 +15,9 @@ use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{S3Capabilities, Support};
 use larder::store::{Datastore, Options};
 use larder::verify::{self, Recording, Repair, Scope, VerifyOptions};
-
-use crate::support::fault_server::{Action, FaultServer, Logged, Options as ServerOptions, Rule};
-use crate::support::s3_store;
-use crate::support::s3_store::{back_up, check_all, client, fresh, group};
+use larder_testing::fault_server::{Action, FaultServer, Logged, Options as ServerOptions, Rule};
+use larder_testing::s3_store;
+use larder_testing::s3_store::{back_up, check_all, client, fresh, group};
 
 type Rights = BTreeSet<String>;
 

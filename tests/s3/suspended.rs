@@ -1,12 +1,5 @@
 //! A process that stood still while a request of it was under way, and whose lease was taken meanwhile: it changes nothing any more (H89, H169).
 
-use std::io;
-use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
-
-use crate::support::fault_server::{Action, FaultServer, Options, Rule};
 use async_trait::async_trait;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
@@ -17,6 +10,12 @@ use larder::format::layout::Key;
 use larder::http::{HttpClient, HttpOptions};
 use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
+use larder_testing::fault_server::{Action, FaultServer, Options, Rule};
+use std::io;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 const LEASE: &str = "store/.larder/lease";
 /// A lease of another process.

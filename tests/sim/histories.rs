@@ -9,8 +9,7 @@ use std::time::Duration;
 use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, SyncLevel};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options};
-
-use crate::support::history;
+use larder_testing::history;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())

@@ -1,8 +1,5 @@
 //! Runtimes, and whole histories of stores in virtual time.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 #[cfg(feature = "testing")]
 mod histories;
 mod runtime;

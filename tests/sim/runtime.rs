@@ -13,9 +13,7 @@ use larder::backend::MemoryBackend;
 use larder::error::{Error, ErrorKind};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options};
-
-use crate::support;
-use crate::support::on_every_runtime;
+use larder_testing::on_every_runtime;
 
 #[test]
 fn spawned_tasks_run_though_nobody_waits() {
@@ -169,7 +167,7 @@ fn echo() -> u16 {
 }
 
 async fn exchange(connection: Box<dyn larder::rt::Connection>) {
-    let sent = support::noise(1, 1 << 20);
+    let sent = larder_testing::noise(1, 1 << 20);
     let (mut reader, mut writer) = connection.split();
     let send = async {
         writer.write_all(&sent).await.unwrap();
@@ -234,7 +232,7 @@ fn a_backup_runs_wherever_its_futures_are_polled() {
 
 async fn backup_and_restore(runtime: Arc<dyn Runtime>) {
     let store = Datastore::create(Arc::new(MemoryBackend::new(runtime)), Options::default()).await.unwrap();
-    let data = support::noise(1, 1 << 20);
+    let data = larder_testing::noise(1, 1 << 20);
     let backup = store.backup(&"host/a".parse().unwrap()).begin().await.unwrap();
     backup.stream("data.bin", Cursor::new(data.clone())).await.unwrap();
     let snapshot = backup.finish().await.unwrap();

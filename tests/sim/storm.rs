@@ -26,9 +26,8 @@ use larder::local::{LocalOptions, LocalState};
 use larder::rt::{BlockingJob, Connection, Runtime, SimRuntime};
 use larder::s3::{Credentials, S3Capabilities, S3Client, S3Options, StaticCredentials, Support};
 use larder::store::{Datastore, Options, SnapshotState};
-
-use crate::support::gc_scene::{CHUNK, Told, check, data, group};
-use crate::support::sim_bucket::{SimBucket, Weather, Wire};
+use larder_testing::gc_scene::{CHUNK, Told, check, data, group};
+use larder_testing::sim_bucket::{SimBucket, Weather, Wire};
 
 const GRACE: Duration = Duration::from_hours(1);
 const GROUPS: [&str; 3] = ["host/keep", "host/a", "vm/7"];

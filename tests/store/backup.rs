@@ -14,9 +14,8 @@ use larder::format::name::{AuthId, GroupName, SnapshotName};
 use larder::store::{
     Datastore, DirtyMap, Event, FileTarget, Observer, Protection, SnapshotReader, SnapshotState, WriterTarget,
 };
-
-use crate::support::noise;
-use crate::support::places::everywhere;
+use larder_testing::noise;
+use larder_testing::places::everywhere;
 
 const CHUNK: u64 = 64 << 10;
 

@@ -14,9 +14,8 @@ use larder::format::manifest::VerifyResult;
 use larder::format::name::{ArchiveName, GroupName, Namespace};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
+use larder_testing::fixture::{self, files, name_of, snapshots};
 use serde_json::Value;
-
-use crate::support::fixture::{self, files, name_of, snapshots};
 
 fn options() -> FsOptions {
     FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None)

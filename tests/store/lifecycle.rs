@@ -1,9 +1,5 @@
 //! How stores, groups and snapshots begin and end, on every backend.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use crate::support::fault_server::FaultServer;
 use futures::executor::block_on;
 use futures::future::{self, BoxFuture, FutureExt as _};
 use futures::io::{AsyncReadExt as _, Cursor};
@@ -22,8 +18,10 @@ use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, S3Client, S3Options, StaticCredentials};
 use larder::store::{Datastore, Options, Protection, SnapshotReader};
 use larder::sync::{self, SyncOptions};
-
-use crate::support::fault_server;
+use larder_testing::fault_server;
+use larder_testing::fault_server::FaultServer;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A place that processes open, one after the other.
 type Place = dyn Fn() -> BoxFuture<'static, Arc<dyn Backend>>;

@@ -1,11 +1,5 @@
 //! What is kept on a local disk of a store in a bucket: what it saves, and that it is never needed (section C of the hazards).
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-
-use crate::support::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
 use futures::executor::block_on;
 use futures::future;
 use futures::io::{AsyncReadExt as _, Cursor};
@@ -19,6 +13,11 @@ use larder::retention::RetentionRules;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder::store::{Datastore, Options, SnapshotReader};
+use larder_testing::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A process that has the store open.
 struct Process {

@@ -1,8 +1,5 @@
 //! The store as a whole: backups, restores, names, retention, moves, and what other processes do meanwhile.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod backup;
 mod compat;
 #[cfg(feature = "testing")]

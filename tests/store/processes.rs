@@ -17,10 +17,9 @@ use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, Options, Protection, SnapshotState};
 use larder::sync::{self, GroupOutcome, SyncOptions};
 use larder::verify::{self, Scope, SkipReason, VerifyOptions};
-
-use crate::support::gc_scene;
-use crate::support::gc_scene::{at_once, back_up, check, collect, collected, data, group, leave, reason};
-use crate::support::watched::Watched;
+use larder_testing::gc_scene;
+use larder_testing::gc_scene::{at_once, back_up, check, collect, collected, data, group, leave, reason};
+use larder_testing::watched::Watched;
 
 /// The operations, in the order of rows and columns.
 const OPERATIONS: [&str; 11] =

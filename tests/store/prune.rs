@@ -22,9 +22,8 @@ use larder::prune::{
 use larder::retention::{Decision, RetentionItem, RetentionRules, retain};
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, Protection, SnapshotReader, SnapshotState};
-
-use crate::support::days::{DAY, at, group, memory, names, on_demand, paths, runtime, space};
-use crate::support::places::everywhere;
+use larder_testing::days::{DAY, at, group, memory, names, on_demand, paths, runtime, space};
+use larder_testing::places::everywhere;
 
 async fn back_up(store: &Datastore, group: &str, seconds: u64) -> SnapshotReader {
     let backup = store.backup(&group.parse().unwrap()).time(at(seconds)).begin().await.unwrap();

@@ -19,8 +19,7 @@ use larder::store::{
     ArchiveReader, Datastore, FileTarget, Options, RestoreTarget, SnapshotReader, WriterTarget,
 };
 use larder::sync::{self, SyncOptions};
-
-use crate::support::{noise, scratch};
+use larder_testing::{noise, scratch};
 
 const CHUNK: usize = 64 << 10;
 

@@ -20,11 +20,10 @@ use larder::rt::{Runtime as _, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, DirtyMap, Protection, Relocated};
 use larder::sync::{self, Outcome, SyncOptions};
 use larder::verify::{self, Scope, VerifyOptions, VerifyReport};
-
-use crate::support::broken::LackingBackend;
-use crate::support::gc_scene;
-use crate::support::gc_scene::{CHUNK, at_once, back_up, created, data, digest, group, restored};
-use crate::support::watched::Watched;
+use larder_testing::broken::LackingBackend;
+use larder_testing::gc_scene;
+use larder_testing::gc_scene::{CHUNK, at_once, back_up, created, data, digest, group, restored};
+use larder_testing::watched::Watched;
 
 const MINUTE: Duration = Duration::from_mins(1);
 

@@ -13,9 +13,8 @@ use larder::rt::{Runtime as _, SimRuntime};
 use larder::store::Datastore;
 use larder::sync::{self, SyncOptions};
 use larder::verify::{self, Scope, VerifyOptions};
-
-use crate::support::gc_scene::{at_once, back_up, collect, created, digest, group, leave};
-use crate::support::watched::Watched;
+use larder_testing::gc_scene::{at_once, back_up, collect, created, digest, group, leave};
+use larder_testing::watched::Watched;
 
 /// A store whose calls are recorded.
 async fn recorded(runtime: &SimRuntime) -> (Arc<RecordingBackend>, Datastore) {

@@ -20,9 +20,8 @@ use larder::prune::{self, DeletionScope};
 use larder::rt::{Runtime as _, ThreadRuntime};
 use larder::store::{Datastore, Options};
 use larder::verify::{self, Recording, Repair, Scope, VerifyOptions};
-
-use crate::support::gc_scene::{at_once, back_up, check_all, chunks, collected, digests, group};
-use crate::support::watched::Watched;
+use larder_testing::gc_scene::{at_once, back_up, check_all, chunks, collected, digests, group};
+use larder_testing::watched::Watched;
 
 fn options() -> FsOptions {
     FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None)

@@ -17,11 +17,10 @@ use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, SnapshotState};
 use larder::sync::{self, SyncOptions};
 use larder::verify::{self, Scope, VerifyOptions};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
-
-use crate::support::gc_scene::{
+use larder_testing::gc_scene::{
     at_once, back_up, check, chunks, collect, collected, created, digests, leave,
 };
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 const GROUP: &str = "ns/a/host/x";
 

@@ -1,7 +1,5 @@
 //! Backends that cannot do everything, and backends that do something wrong.
 
-#![allow(dead_code, reason = "no test uses all of it")]
-
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +18,7 @@ use larder::rt::Runtime;
 
 /// A promise that is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flaw {
+pub enum Flaw {
     AbsentIsUnavailable,
     AbsentIsTouched,
     BarrierFails,
@@ -57,7 +55,7 @@ pub(crate) enum Flaw {
 }
 
 /// A check of the suite.
-pub(crate) type Check = for<'a> fn(&'a Arc<dyn Backend>) -> BoxFuture<'a, ()>;
+pub type Check = for<'a> fn(&'a Arc<dyn Backend>) -> BoxFuture<'a, ()>;
 
 macro_rules! flaws {
     ($($flaw:ident: $check:ident $says:literal),+ $(,)?) => {
@@ -67,7 +65,7 @@ macro_rules! flaws {
 
 impl Flaw {
     /// All of them, each with the check that has to notice and what that says.
-    pub(crate) const ALL: &[(Self, Check, &str)] = flaws![
+    pub const ALL: &[(Self, Check, &str)] = flaws![
         AbsentIsTouched: absent_is_certain "absent is certain",
         AbsentIsUnavailable: absent_is_certain "empty store",
         BarrierFails: durable "durable",
@@ -111,14 +109,14 @@ impl Flaw {
 
 /// A store in memory with one flaw.
 #[derive(Debug)]
-pub(crate) struct BrokenBackend {
+pub struct BrokenBackend {
     flaw: Flaw,
     inner: MemoryBackend,
     leaked: std::sync::Mutex<Vec<Box<dyn LockGuard>>>,
 }
 
 impl BrokenBackend {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>, flaw: Flaw) -> Self {
+    pub fn new(runtime: Arc<dyn Runtime>, flaw: Flaw) -> Self {
         let inner = MemoryBackend::new(runtime).page_entries(7);
         Self { flaw, inner, leaked: std::sync::Mutex::default() }
     }
@@ -333,14 +331,14 @@ impl LockGuard for Ignorant {
 
 /// A store in memory that can neither put nor delete on conditions, and says so.
 #[derive(Debug)]
-pub(crate) struct LackingBackend {
+pub struct LackingBackend {
     capabilities: Capabilities,
     inner: Arc<dyn Backend>,
     refused: AtomicUsize,
 }
 
 impl LackingBackend {
-    pub(crate) fn new(inner: Arc<dyn Backend>) -> Self {
+    pub fn new(inner: Arc<dyn Backend>) -> Self {
         let mut capabilities = Capabilities::local();
         capabilities.conditional_delete = false;
         capabilities.conditional_put = false;
@@ -348,7 +346,7 @@ impl LackingBackend {
     }
 
     /// How often it refused.
-    pub(crate) fn refused(&self) -> usize {
+    pub fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }
 

@@ -4,8 +4,6 @@
 //! file with root certificates), `LARDER_S3_STYLE=virtual` and the usual `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and
 //! `AWS_SESSION_TOKEN` name a server.
 
-#![allow(dead_code, reason = "no test uses all of it")]
-
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -18,30 +16,30 @@ use larder::s3::{
     Addressing, Condition, Credentials, ListRequest, S3Capabilities, S3Client, S3Options, StaticCredentials,
 };
 
-use crate::support::s3_server;
+use crate::s3_server;
 
 /// A bucket, and a client for it.
-pub(crate) struct Bucket {
-    pub(crate) client: S3Client,
+pub struct Bucket {
+    pub client: S3Client,
     prefix: String,
-    pub(crate) runtime: Arc<dyn Runtime>,
-    server: Option<s3_server::S3Server>,
+    pub runtime: Arc<dyn Runtime>,
+    _server: Option<s3_server::S3Server>,
 }
 
 impl Bucket {
     /// An empty one on a server of its own.
-    pub(crate) fn in_process(runtime: Arc<dyn Runtime>) -> Self {
+    pub fn in_process(runtime: Arc<dyn Runtime>) -> Self {
         let server = s3_server::S3Server::start();
         server.create_bucket("bucket");
         let credentials = Credentials::new(s3_server::ACCESS_KEY, s3_server::SECRET_KEY);
         let options = S3Options::new(server.url(), "bucket");
         let options = options.credentials(Arc::new(StaticCredentials::new(credentials)));
         let client = client(&runtime, options, HttpOptions::default());
-        Self { client, prefix: "test".to_owned(), runtime, server: Some(server) }
+        Self { client, prefix: "test".to_owned(), runtime, _server: Some(server) }
     }
 
     /// The one that the environment names.
-    pub(crate) fn named(runtime: Arc<dyn Runtime>) -> Option<Self> {
+    pub fn named(runtime: Arc<dyn Runtime>) -> Option<Self> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let endpoint = variable("LARDER_S3_ENDPOINT")?;
         let bucket = variable("LARDER_S3_BUCKET").expect("LARDER_S3_BUCKET names a bucket");
@@ -63,40 +61,35 @@ impl Bucket {
         let mut random = [0; 8];
         runtime.fill_random(&mut random);
         let prefix = format!("larder-test-{:016x}", u64::from_le_bytes(random));
-        Some(Self { client, prefix, runtime, server: None })
+        Some(Self { client, prefix, runtime, _server: None })
     }
 
     /// Whether the environment names one.
-    pub(crate) fn is_named() -> bool {
+    pub fn is_named() -> bool {
         std::env::var_os("LARDER_S3_ENDPOINT").is_some_and(|endpoint| !endpoint.is_empty())
     }
 
     /// A name that no other store has.
-    pub(crate) fn new_name(&self) -> String {
+    pub fn new_name(&self) -> String {
         let mut random = [0; 8];
         self.runtime.fill_random(&mut random);
         format!("{}-{:016x}", self.prefix, u64::from_le_bytes(random))
     }
 
     /// What the server can do.
-    pub(crate) async fn probe(&self) -> S3Capabilities {
+    pub async fn probe(&self) -> S3Capabilities {
         self.client.probe(&format!("{}/", self.new_name())).await.unwrap()
     }
 
     /// The place of the store of that name.
-    pub(crate) fn backend(
-        &self,
-        store: &str,
-        found: &S3Capabilities,
-        ownership: Ownership,
-    ) -> Arc<dyn Backend> {
+    pub fn backend(&self, store: &str, found: &S3Capabilities, ownership: Ownership) -> Arc<dyn Backend> {
         let (runtime, client) = (Arc::clone(&self.runtime), self.client.clone());
         let backend = S3Backend::new(runtime, client, store, found.clone(), &[]).unwrap();
         Arc::new(backend.ownership(ownership))
     }
 
     /// The keys that begin with the prefix.
-    pub(crate) async fn keys(&self, prefix: &str) -> Vec<String> {
+    pub async fn keys(&self, prefix: &str) -> Vec<String> {
         let (mut keys, mut token) = (Vec::new(), None);
         loop {
             let page = self.client.list(&ListRequest::new(prefix), token.as_deref()).await.unwrap();
@@ -109,7 +102,7 @@ impl Bucket {
     }
 
     /// The objects whose keys begin with the prefix.
-    pub(crate) async fn objects(&self, prefix: &str) -> BTreeMap<String, Bytes> {
+    pub async fn objects(&self, prefix: &str) -> BTreeMap<String, Bytes> {
         let mut objects = BTreeMap::new();
         for key in self.keys(prefix).await {
             let body = self.client.get(&key, u64::MAX).await.unwrap().0;
@@ -119,17 +112,17 @@ impl Bucket {
     }
 
     /// Everything that was made under names from [`Bucket::new_name`] and is still there.
-    pub(crate) async fn test_keys(&self) -> Vec<String> {
+    pub async fn test_keys(&self) -> Vec<String> {
         self.keys(&self.prefix).await
     }
 
     /// Stores an object.
-    pub(crate) async fn put(&self, key: &str, body: impl Into<Bytes>) {
+    pub async fn put(&self, key: &str, body: impl Into<Bytes>) {
         self.client.put(key, body.into(), &Condition::Always).await.unwrap();
     }
 
     /// Deletes every object whose key begins with the prefix.
-    pub(crate) async fn clear(&self, prefix: &str) {
+    pub async fn clear(&self, prefix: &str) {
         for key in self.keys(prefix).await {
             let _ = self.client.delete(&key, &Condition::Always).await.unwrap();
         }

@@ -12,39 +12,39 @@ use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::Datastore;
 
 /// In seconds.
-pub(crate) const DAY: u64 = 24 * 3600;
+pub const DAY: u64 = 24 * 3600;
 
-pub(crate) fn runtime() -> Arc<dyn Runtime> {
+pub fn runtime() -> Arc<dyn Runtime> {
     Arc::new(ThreadRuntime::new())
 }
 
-pub(crate) fn group(name: &str) -> GroupName {
+pub fn group(name: &str) -> GroupName {
     name.parse().unwrap()
 }
 
-pub(crate) fn space(name: &str) -> Namespace {
+pub fn space(name: &str) -> Namespace {
     name.parse().unwrap()
 }
 
-pub(crate) fn at(seconds: u64) -> SystemTime {
+pub fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
 }
 
-pub(crate) fn memory(page: usize) -> Arc<dyn Backend> {
+pub fn memory(page: usize) -> Arc<dyn Backend> {
     Arc::new(MemoryBackend::new(runtime()).page_entries(page))
 }
 
 /// A directory without prefix directories that nobody needs, and without flushing.
-pub(crate) fn on_demand() -> FsOptions {
+pub fn on_demand() -> FsOptions {
     FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None)
 }
 
-pub(crate) async fn names(store: &Datastore, group: &GroupName) -> Vec<SnapshotName> {
+pub async fn names(store: &Datastore, group: &GroupName) -> Vec<SnapshotName> {
     store.snapshots(group).await.unwrap().into_iter().map(|info| info.name).collect()
 }
 
 /// The paths of all that is outside of the chunks.
-pub(crate) async fn paths(backend: &dyn Backend) -> Vec<String> {
+pub async fn paths(backend: &dyn Backend) -> Vec<String> {
     let listing = list_all(backend, &ListQuery::all(Prefix::Namespace(Namespace::root()))).await.unwrap();
     listing.into_entries().iter().map(ListEntry::path).collect()
 }

@@ -1,7 +1,5 @@
 //! The datastore that PBS wrote.
 
-#![allow(dead_code, reason = "no test uses all of it")]
-
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -9,11 +7,11 @@ use larder::format::name::{Namespace, SnapshotName};
 use serde_json::Value;
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pbs-4.2.3")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/pbs-4.2.3")
 }
 
 /// Unpacks `NAME.tar.zst`; owners are left to who can set them.
-pub(crate) fn unpack(name: &str, into: &Path) {
+pub fn unpack(name: &str, into: &Path) {
     let file = File::open(data().join(format!("{name}.tar.zst"))).unwrap();
     let mut decoder = zstd::Decoder::new(file).unwrap();
     decoder.window_log_max(27).unwrap();
@@ -23,12 +21,12 @@ pub(crate) fn unpack(name: &str, into: &Path) {
 }
 
 /// What is in the store.
-pub(crate) fn expected() -> Value {
+pub fn expected() -> Value {
     read("expected.json")
 }
 
 /// What is in the bucket.
-pub(crate) fn expected_of_bucket() -> Value {
+pub fn expected_of_bucket() -> Value {
     read("s3-expected.json")
 }
 
@@ -37,18 +35,18 @@ fn read(name: &str) -> Value {
 }
 
 /// The snapshots of what is expected.
-pub(crate) fn snapshots(expected: &Value) -> &Vec<Value> {
+pub fn snapshots(expected: &Value) -> &Vec<Value> {
     expected["snapshots"].as_array().unwrap()
 }
 
 /// The name of one of them.
-pub(crate) fn name_of(snapshot: &Value) -> SnapshotName {
+pub fn name_of(snapshot: &Value) -> SnapshotName {
     let namespace: Namespace = snapshot["ns"].as_str().unwrap().parse().unwrap();
     let name: SnapshotName = snapshot["snapshot"].as_str().unwrap().parse().unwrap();
     name.group().clone().in_namespace(namespace).snapshot(name.time())
 }
 
 /// The files of one of them, with their names.
-pub(crate) fn files(snapshot: &Value) -> impl Iterator<Item = (&str, &Value)> {
+pub fn files(snapshot: &Value) -> impl Iterator<Item = (&str, &Value)> {
     snapshot["files"].as_array().unwrap().iter().map(|file| (file["filename"].as_str().unwrap(), file))
 }

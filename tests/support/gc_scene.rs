@@ -1,7 +1,5 @@
 //! Stores whose chunks are known by a number each, for tests of garbage collection.
 
-#![allow(dead_code, reason = "no test uses all of it")]
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,39 +14,39 @@ use larder::format::name::{GroupName, Namespace};
 use larder::gc::{self, GcEnd, GcOptions, GcReport};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
 
-use crate::support::noise;
+use crate::noise;
 
-pub(crate) const CHUNK: usize = 4 << 10;
+pub const CHUNK: usize = 4 << 10;
 
 /// The plaintext of the chunk with this number.
-pub(crate) fn chunk(number: u64) -> Vec<u8> {
+pub fn chunk(number: u64) -> Vec<u8> {
     noise(number + 1, CHUNK)
 }
 
-pub(crate) fn digest(number: u64) -> Digest {
+pub fn digest(number: u64) -> Digest {
     Digest::of(&chunk(number))
 }
 
-pub(crate) fn digests(numbers: impl IntoIterator<Item = u64>) -> BTreeSet<Digest> {
+pub fn digests(numbers: impl IntoIterator<Item = u64>) -> BTreeSet<Digest> {
     numbers.into_iter().map(digest).collect()
 }
 
-pub(crate) fn data(numbers: &[u64]) -> Vec<u8> {
+pub fn data(numbers: &[u64]) -> Vec<u8> {
     numbers.iter().flat_map(|number| chunk(*number)).collect()
 }
 
-pub(crate) fn group(name: &str) -> GroupName {
+pub fn group(name: &str) -> GroupName {
     name.parse().unwrap()
 }
 
 /// A new store that no other has the identity of: a seed would draw the same one over and over, and stores of one identity share
 /// what their writers use.
-pub(crate) async fn created(backend: &Arc<dyn Backend>) -> Datastore {
+pub async fn created(backend: &Arc<dyn Backend>) -> Datastore {
     opened_anew(backend, Datastore::create(Arc::clone(backend), Options::default()).await.unwrap()).await
 }
 
 /// Opens a store as another process would, that knows nothing of what this one does to the store of that identity.
-pub(crate) async fn opened_anew(backend: &Arc<dyn Backend>, drawn: Datastore) -> Datastore {
+pub async fn opened_anew(backend: &Arc<dyn Backend>, drawn: Datastore) -> Datastore {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let identity = backend.get(&Key::Store, 1 << 20).await.unwrap().bytes;
     let uuid = format!("{:032x}", MADE.fetch_add(1, Ordering::Relaxed));
@@ -60,11 +58,11 @@ pub(crate) async fn opened_anew(backend: &Arc<dyn Backend>, drawn: Datastore) ->
 }
 
 /// A snapshot with an image of these chunks, which its notes name.
-pub(crate) async fn back_up(store: &Datastore, name: &str, numbers: &[u64]) -> Result<SnapshotReader> {
+pub async fn back_up(store: &Datastore, name: &str, numbers: &[u64]) -> Result<SnapshotReader> {
     back_up_on(store, name, numbers, None).await
 }
 
-pub(crate) async fn back_up_on(
+pub async fn back_up_on(
     store: &Datastore,
     name: &str,
     numbers: &[u64],
@@ -82,26 +80,26 @@ pub(crate) async fn back_up_on(
 }
 
 /// Leaves these chunks behind, which nothing uses.
-pub(crate) async fn leave(store: &Datastore, numbers: &[u64]) {
+pub async fn leave(store: &Datastore, numbers: &[u64]) {
     back_up(store, "host/old", numbers).await.unwrap();
     store.delete_group(&group("host/old")).await.unwrap();
 }
 
-pub(crate) async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
+pub async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
     let mut target = WriterTarget::new(Cursor::new(Vec::new()));
     snapshot.archive("d.img.fidx").await?.copy_to(&mut target).await?;
     Ok(target.into_inner().into_inner())
 }
 
 /// Whether a snapshot is what its notes say.
-pub(crate) async fn check(snapshot: &SnapshotReader) -> Result<()> {
+pub async fn check(snapshot: &SnapshotReader) -> Result<()> {
     let numbers: Vec<u64> = serde_json::from_str(snapshot.manifest().notes().unwrap_or_default()).unwrap();
     assert!(restored(snapshot).await? == data(&numbers), "{}", snapshot.name());
     Ok(())
 }
 
 /// Makes sure that all finished snapshots are whole; how many there are.
-pub(crate) async fn check_all(store: &Datastore) -> usize {
+pub async fn check_all(store: &Datastore) -> usize {
     let mut whole = 0;
     for group in store.groups(&Namespace::root()).await.unwrap() {
         for info in store.snapshots(&group).await.unwrap() {
@@ -116,7 +114,7 @@ pub(crate) async fn check_all(store: &Datastore) -> usize {
 }
 
 /// The chunks that there truly are.
-pub(crate) async fn chunks(backend: &dyn Backend) -> BTreeSet<Digest> {
+pub async fn chunks(backend: &dyn Backend) -> BTreeSet<Digest> {
     let found = list_all(backend, &ListQuery::all(Prefix::Chunks)).await.unwrap();
     let digest = |entry| match entry {
         ListEntry::Object(info) => match info.key {
@@ -129,24 +127,24 @@ pub(crate) async fn chunks(backend: &dyn Backend) -> BTreeSet<Digest> {
 }
 
 /// What removes everything that is not used now.
-pub(crate) fn at_once() -> GcOptions {
+pub fn at_once() -> GcOptions {
     GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100).parallel(3)
 }
 
 /// Collects, however much goes.
-pub(crate) async fn collect(store: &Datastore, options: GcOptions) -> Result<GcReport> {
+pub async fn collect(store: &Datastore, options: GcOptions) -> Result<GcReport> {
     gc::plan(store, options).await?.confirm().execute().await
 }
 
 /// Collects to the end.
-pub(crate) async fn collected(store: &Datastore, options: GcOptions) -> GcReport {
+pub async fn collected(store: &Datastore, options: GcOptions) -> GcReport {
     let report = collect(store, options).await.unwrap();
     assert!(matches!(report.end, GcEnd::Complete), "{report:?}");
     report
 }
 
 /// Why a run did not come to its end.
-pub(crate) fn reason(report: Result<GcReport>) -> Option<Error> {
+pub fn reason(report: Result<GcReport>) -> Option<Error> {
     match report {
         Err(error) => Some(error),
         Ok(report) => match report.end {
@@ -157,12 +155,12 @@ pub(crate) fn reason(report: Result<GcReport>) -> Option<Error> {
 }
 
 /// How many seeds are tried: many by hand, few in CI.
-pub(crate) fn seeds(default: u64) -> u64 {
+pub fn seeds(default: u64) -> u64 {
     std::env::var("LARDER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// Says which run it was if a test fails.
-pub(crate) struct Told(pub(crate) String);
+pub struct Told(pub String);
 
 impl Drop for Told {
     fn drop(&mut self) {

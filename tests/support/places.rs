@@ -1,7 +1,5 @@
 //! Where stores can be: the same test runs in memory, in a directory and in a bucket, on every runtime.
 
-#![allow(dead_code, reason = "no test uses all of it")]
-
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,16 +19,16 @@ use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, Options};
 
 #[cfg(feature = "s3")]
-use crate::support::bucket;
+use crate::bucket;
 #[cfg(feature = "s3")]
-use crate::support::on_every_network;
-use crate::support::on_every_runtime;
+use crate::on_every_network;
+use crate::on_every_runtime;
 
 /// A place for stores.
-pub(crate) struct Place {
+pub struct Place {
     kind: Kind,
     made: Mutex<Vec<Arc<dyn Backend>>>,
-    pub(crate) runtime: Arc<dyn Runtime>,
+    pub runtime: Arc<dyn Runtime>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "a test has one")]
@@ -47,7 +45,7 @@ impl Place {
     }
 
     /// A new store here.
-    pub(crate) async fn store(&self) -> Datastore {
+    pub async fn store(&self) -> Datastore {
         let backend: Arc<dyn Backend> = match &self.kind {
             #[cfg(feature = "s3")]
             // What arrives after the end is to be destroyed too.
@@ -87,7 +85,7 @@ impl Place {
     }
 
     /// Another opening of the last store.
-    pub(crate) async fn opened(&self) -> Datastore {
+    pub async fn opened(&self) -> Datastore {
         Datastore::open(self.last(), Options::default()).await.unwrap()
     }
 
@@ -97,13 +95,13 @@ impl Place {
     }
 
     /// Puts something into the last store, as nobody should.
-    pub(crate) async fn write(&self, path: &str, bytes: impl Into<Bytes>) {
+    pub async fn write(&self, path: &str, bytes: impl Into<Bytes>) {
         let key = Key::parse(path).unwrap();
         self.last().put(&key, bytes.into(), PutMode::Replace).await.unwrap();
     }
 
     /// What is at a path of the last store, if anything is.
-    pub(crate) async fn read(&self, path: &str) -> Option<Bytes> {
+    pub async fn read(&self, path: &str) -> Option<Bytes> {
         match self.last().get(&Key::parse(path).unwrap(), u64::MAX).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             object => Some(object.unwrap().bytes),
@@ -111,13 +109,13 @@ impl Place {
     }
 
     /// Removes something of the last store, as nobody should.
-    pub(crate) async fn remove(&self, path: &str) {
+    pub async fn remove(&self, path: &str) {
         let removals = [Removal::any(Key::parse(path).unwrap())];
         assert!(self.last().delete(&removals).await.unwrap().iter().all(Result::is_ok));
     }
 
     /// Where the last store is, if it is on a disk.
-    pub(crate) fn directory(&self) -> Option<PathBuf> {
+    pub fn directory(&self) -> Option<PathBuf> {
         let number = self.made.lock().unwrap().len() - 1;
         match &self.kind {
             Kind::Directory(directory) => Some(directory.path().join(number.to_string())),
@@ -126,12 +124,12 @@ impl Place {
     }
 
     /// What works here.
-    pub(crate) fn capabilities(&self) -> Capabilities {
+    pub fn capabilities(&self) -> Capabilities {
         self.last().capabilities().clone()
     }
 
     /// Whether a look at a chunk costs no request, so that backups look at those that a base names.
-    pub(crate) fn looks_at_chunks(&self) -> bool {
+    pub fn looks_at_chunks(&self) -> bool {
         matches!(self.kind, Kind::Directory(_) | Kind::Memory)
     }
 
@@ -171,7 +169,7 @@ impl Place {
 
 /// Runs a test in memory and in a directory on every runtime, and in a bucket on every runtime with a network; or in the bucket of
 /// the server that is named, if one is.
-pub(crate) fn everywhere(body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
+pub fn everywhere(body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
     #[cfg(feature = "s3")]
     if bucket::Bucket::is_named() {
         let runtime = Arc::new(ThreadRuntime::new());
@@ -181,7 +179,7 @@ pub(crate) fn everywhere(body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
     for directory in [false, true] {
         on_every_runtime(|runtime| {
             Box::pin(async move {
-                let kind = if directory { Kind::Directory(crate::support::scratch()) } else { Kind::Memory };
+                let kind = if directory { Kind::Directory(crate::scratch()) } else { Kind::Memory };
                 in_place(Place::new(kind, runtime), body).await;
             })
         });

@@ -1,7 +1,5 @@
 //! Processes that have a store in a bucket of the fault server open.
 
-#![allow(dead_code, reason = "no test uses all of it")]
-
 use std::fs;
 use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -23,18 +21,18 @@ use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState};
 
-use crate::support::fault_server::{FaultServer, Logged};
-use crate::support::noise;
+use crate::fault_server::{FaultServer, Logged};
+use crate::noise;
 
 /// The length of a chunk.
-pub(crate) const CHUNK: u64 = 64 << 10;
+pub const CHUNK: u64 = 64 << 10;
 /// How many of them [`data`] has.
-pub(crate) const CHUNKS: usize = 4;
-pub(crate) const LEASE: &str = "store/.larder/lease";
+pub const CHUNKS: usize = 4;
+pub const LEASE: &str = "store/.larder/lease";
 
 /// Threads, with clocks that can be put forward and back. What sleeps does not notice.
 #[derive(Debug, Default)]
-pub(crate) struct Clock {
+pub struct Clock {
     inner: ThreadRuntime,
     monotonic: AtomicI64,
     wall: AtomicI64,
@@ -42,12 +40,12 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// Puts the monotonic clock forward by so many seconds.
-    pub(crate) fn leap(&self, seconds: i64) {
+    pub fn leap(&self, seconds: i64) {
         self.monotonic.fetch_add(seconds, Ordering::SeqCst);
     }
 
     /// Sets the wall clock off by so many seconds.
-    pub(crate) fn set_off(&self, seconds: i64) {
+    pub fn set_off(&self, seconds: i64) {
         self.wall.store(seconds, Ordering::SeqCst);
     }
 }
@@ -84,7 +82,7 @@ impl Runtime for Clock {
 
 /// How a process opens the store.
 #[derive(Clone, Debug)]
-pub(crate) struct Opening {
+pub struct Opening {
     cache_bytes: u64,
     instance: Option<String>,
     local: Option<PathBuf>,
@@ -93,37 +91,37 @@ pub(crate) struct Opening {
 
 /// A process that has the store open. Its calls can be made to fail, and it can be made to die.
 #[derive(Debug)]
-pub(crate) struct Process {
-    pub(crate) backend: Arc<FaultBackend>,
-    pub(crate) clock: Arc<Clock>,
-    pub(crate) local: Option<Arc<LocalState>>,
-    pub(crate) store: Datastore,
+pub struct Process {
+    pub backend: Arc<FaultBackend>,
+    pub clock: Arc<Clock>,
+    pub local: Option<Arc<LocalState>>,
+    pub store: Datastore,
 }
 
 impl Opening {
     /// The store of that name, without local state, by a process like no other.
-    pub(crate) fn of(name: &str) -> Self {
+    pub fn of(name: &str) -> Self {
         Self { cache_bytes: 1 << 28, instance: None, local: None, name: name.to_owned() }
     }
 
-    pub(crate) fn cache_bytes(mut self, bytes: u64) -> Self {
+    pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.cache_bytes = bytes;
         self
     }
 
     /// By the process that had it open before, or one that takes its place.
-    pub(crate) fn instance(mut self, instance: &str) -> Self {
+    pub fn instance(mut self, instance: &str) -> Self {
         self.instance = Some(instance.to_owned());
         self
     }
 
-    pub(crate) fn local(mut self, directory: &Path) -> Self {
+    pub fn local(mut self, directory: &Path) -> Self {
         self.local = Some(directory.to_owned());
         self
     }
 
     /// Opens the store, or makes it if there is none.
-    pub(crate) async fn open(self, server: &FaultServer) -> Result<Process> {
+    pub async fn open(self, server: &FaultServer) -> Result<Process> {
         let clock = Arc::new(Clock::default());
         let runtime: Arc<dyn Runtime> = Arc::<Clock>::clone(&clock);
         let (mut options, mut ownership) = (Options::default(), Ownership::default());
@@ -156,7 +154,7 @@ impl Opening {
 }
 
 /// A client that does not give up at once, and does not wait for long either.
-pub(crate) fn client(server: &FaultServer, runtime: &Arc<dyn Runtime>) -> S3Client {
+pub fn client(server: &FaultServer, runtime: &Arc<dyn Runtime>) -> S3Client {
     let http = Arc::new(HttpClient::new(Arc::clone(runtime), HttpOptions::default()).unwrap());
     let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
     let mut retry = RetryOptions::default();
@@ -166,7 +164,7 @@ pub(crate) fn client(server: &FaultServer, runtime: &Arc<dyn Runtime>) -> S3Clie
 }
 
 impl Process {
-    pub(crate) async fn close(self) {
+    pub async fn close(self) {
         let Self { backend, clock: _, local, store } = self;
         store.close().await.unwrap();
         let left = local.as_ref().map(Arc::downgrade);
@@ -182,18 +180,18 @@ impl Process {
     }
 
     /// Waits for what somebody else does.
-    pub(crate) async fn clock_sleep(&self, time: Duration) {
+    pub async fn clock_sleep(&self, time: Duration) {
         self.clock.sleep(time).await;
     }
 }
 
 /// A store that nothing is in, and a process that has it open.
-pub(crate) async fn fresh(server: &FaultServer) -> Process {
+pub async fn fresh(server: &FaultServer) -> Process {
     Opening::of("store").open(server).await.unwrap()
 }
 
 /// Opens the store with the local state of a process that is no more. What that had begun in the background ends in a moment.
-pub(crate) async fn opened_again(server: &FaultServer, opening: &Opening) -> Process {
+pub async fn opened_again(server: &FaultServer, opening: &Opening) -> Process {
     let runtime = ThreadRuntime::new();
     for _ in 0..5_000 {
         match opening.clone().open(server).await {
@@ -204,38 +202,38 @@ pub(crate) async fn opened_again(server: &FaultServer, opening: &Opening) -> Pro
     panic!("somebody still uses it: {opening:?}");
 }
 
-pub(crate) fn group() -> GroupName {
+pub fn group() -> GroupName {
     "vm/1".parse().unwrap()
 }
 
 /// Some chunks that do not compress, none of which any other seed has.
-pub(crate) fn data(seed: u64) -> Vec<u8> {
+pub fn data(seed: u64) -> Vec<u8> {
     noise(seed.wrapping_add(1), usize::try_from(CHUNK).unwrap() * CHUNKS)
 }
 
 /// Why it failed.
-pub(crate) fn kind<T>(result: Result<T>) -> ErrorKind {
+pub fn kind<T>(result: Result<T>) -> ErrorKind {
     result.map(drop).unwrap_err().kind()
 }
 
-pub(crate) fn user(name: &str) -> AuthId {
+pub fn user(name: &str) -> AuthId {
     name.parse().unwrap()
 }
 
 /// A snapshot without chunks.
-pub(crate) async fn small(store: &Datastore, group: &GroupName) -> SnapshotName {
+pub async fn small(store: &Datastore, group: &GroupName) -> SnapshotName {
     let backup = store.backup(group).begin().await.unwrap();
     backup.blob("app.conf", "text").await.unwrap();
     backup.finish().await.unwrap().name().clone()
 }
 
 /// A snapshot with an image and a blob, of which the notes tell the seed.
-pub(crate) async fn back_up(store: &Datastore, group: &GroupName, seed: u64) -> Result<SnapshotReader> {
+pub async fn back_up(store: &Datastore, group: &GroupName, seed: u64) -> Result<SnapshotReader> {
     back_up_on(store, group, seed, None).await
 }
 
 /// The same, with a base.
-pub(crate) async fn back_up_on(
+pub async fn back_up_on(
     store: &Datastore,
     group: &GroupName,
     seed: u64,
@@ -254,7 +252,7 @@ pub(crate) async fn back_up_on(
     backup.finish().await
 }
 
-pub(crate) async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
+pub async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     match snapshot.archive("disk.img.fidx").await?.read_to_end(&mut bytes).await {
         Ok(_) => Ok(bytes),
@@ -263,7 +261,7 @@ pub(crate) async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
 }
 
 /// Makes sure that everything in a snapshot is what its notes say.
-pub(crate) async fn check(snapshot: &SnapshotReader) -> Result<()> {
+pub async fn check(snapshot: &SnapshotReader) -> Result<()> {
     let notes = snapshot.manifest().notes().unwrap_or_default().to_owned();
     assert!(restored(snapshot).await? == data(notes.parse().unwrap()), "{}", snapshot.name());
     assert_eq!(snapshot.blob("app.conf.blob").await?, notes);
@@ -271,7 +269,7 @@ pub(crate) async fn check(snapshot: &SnapshotReader) -> Result<()> {
 }
 
 /// Makes sure that every snapshot that is said to be finished is whole. How many there are.
-pub(crate) async fn check_all(store: &Datastore, group: &GroupName) -> Result<usize> {
+pub async fn check_all(store: &Datastore, group: &GroupName) -> Result<usize> {
     let mut whole = 0;
     for info in store.snapshots(group).await? {
         if info.state == SnapshotState::Finished {
@@ -283,7 +281,7 @@ pub(crate) async fn check_all(store: &Datastore, group: &GroupName) -> Result<us
 }
 
 /// All that can be seen of a store without its data.
-pub(crate) async fn view(store: &Datastore) -> Vec<String> {
+pub async fn view(store: &Datastore) -> Vec<String> {
     let mut found = Vec::new();
     for namespace in store.namespaces(&Namespace::root()).await.unwrap() {
         found.push(namespace.to_string());
@@ -303,18 +301,18 @@ pub(crate) async fn view(store: &Datastore) -> Vec<String> {
 }
 
 /// The keys of all objects of the bucket that contain this.
-pub(crate) fn keys(server: &FaultServer, part: &str) -> Vec<String> {
+pub fn keys(server: &FaultServer, part: &str) -> Vec<String> {
     server.objects().into_keys().filter(|key| key.contains(part)).collect()
 }
 
 /// The requests since some moment with this method, for keys that contain this.
-pub(crate) fn requests(server: &FaultServer, since: usize, method: &str, part: &str) -> Vec<Logged> {
+pub fn requests(server: &FaultServer, since: usize, method: &str, part: &str) -> Vec<Logged> {
     let log = server.log();
     let wanted = |line: &&Logged| line.method == method && line.path.contains(part);
     log[since..].iter().filter(wanted).cloned().collect()
 }
 
-pub(crate) fn files_below(directory: &Path) -> Vec<PathBuf> {
+pub fn files_below(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
@@ -327,7 +325,7 @@ pub(crate) fn files_below(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// The server, for rules that look into the bucket: they are part of it.
-pub(crate) fn inside(server: &Arc<FaultServer>) -> impl Fn() -> Arc<FaultServer> + Send + Sync + 'static {
+pub fn inside(server: &Arc<FaultServer>) -> impl Fn() -> Arc<FaultServer> + Send + Sync + 'static {
     let server: Weak<FaultServer> = Arc::downgrade(server);
     move || server.upgrade().unwrap()
 }

@@ -14,17 +14,17 @@ use larder::wire::http_body::Framing;
 use larder::wire::http_head::ResponseHead;
 use larder::wire::uri;
 
-use crate::support::fault_server::date;
+use crate::fault_server::date;
 
 /// How badly the bucket behaves.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Weather {
+pub struct Weather {
     /// Of a thousand requests, so many go wrong.
-    pub(crate) faults: u64,
+    pub faults: u64,
     /// For how long listings show what was there before a change, at most.
-    pub(crate) lag: Duration,
+    pub lag: Duration,
     /// How late a request arrives that was given up, at most.
-    pub(crate) late: Duration,
+    pub late: Duration,
 }
 
 #[derive(Clone)]
@@ -46,7 +46,7 @@ struct State {
     objects: BTreeMap<String, Object>,
 }
 
-pub(crate) struct SimBucket {
+pub struct SimBucket {
     sim: SimRuntime,
     state: Mutex<State>,
     weather: Mutex<Weather>,
@@ -54,20 +54,20 @@ pub(crate) struct SimBucket {
 
 /// The way of one process to the bucket. Each process sees an identity of the store of its own, so that nothing that the processes
 /// have in memory is shared.
-pub(crate) struct Wire {
-    pub(crate) bucket: Arc<SimBucket>,
-    pub(crate) uuid: String,
+pub struct Wire {
+    pub bucket: Arc<SimBucket>,
+    pub uuid: String,
 }
 
 type Answer = (u16, Vec<(&'static str, String)>, Bytes);
 
 impl SimBucket {
-    pub(crate) fn new(sim: &SimRuntime) -> Arc<Self> {
+    pub fn new(sim: &SimRuntime) -> Arc<Self> {
         let weather = Weather { faults: 0, lag: Duration::ZERO, late: Duration::ZERO };
         Arc::new(Self { sim: sim.clone(), state: Mutex::default(), weather: Mutex::new(weather) })
     }
 
-    pub(crate) fn set_weather(&self, weather: Weather) {
+    pub fn set_weather(&self, weather: Weather) {
         *self.weather.lock().unwrap() = weather;
         if weather.lag.is_zero() {
             self.state().ghosts.clear();
@@ -75,7 +75,7 @@ impl SimBucket {
     }
 
     /// A number below `end`.
-    pub(crate) fn draw(&self, end: u64) -> u64 {
+    pub fn draw(&self, end: u64) -> u64 {
         let mut bytes = [0; 8];
         self.sim.fill_random(&mut bytes);
         u64::from_le_bytes(bytes) % end.max(1)
@@ -176,7 +176,7 @@ impl SimBucket {
     }
 
     /// As a program does that takes no lease: removes a group, and chunks of this age that no index names. How many chunks went.
-    pub(crate) fn forget_and_collect(&self, group: &str, age: Duration) -> usize {
+    pub fn forget_and_collect(&self, group: &str, age: Duration) -> usize {
         let keys: Vec<_> = self.state().objects.keys().cloned().collect();
         for key in keys.iter().filter(|key| key.starts_with(group)) {
             self.change(key, None);

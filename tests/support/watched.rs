@@ -1,7 +1,5 @@
 //! A backend at each step of which a test can do something, and which can be as a bucket is.
 
-#![allow(dead_code, reason = "no test uses all of it")]
-
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,17 +20,17 @@ use larder::rt::Runtime;
 
 /// Before or after a call.
 #[derive(Clone, Debug)]
-pub(crate) struct Step {
-    pub(crate) is_over: bool,
-    pub(crate) keys: Vec<Key>,
-    pub(crate) method: Method,
+pub struct Step {
+    pub is_over: bool,
+    pub keys: Vec<Key>,
+    pub method: Method,
 }
 
 /// What a test does at a step. While it does, its own steps and those of others are none.
 type Hook = Arc<dyn Fn(Step) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Passes all calls on.
-pub(crate) struct Watched {
+pub struct Watched {
     capabilities: Capabilities,
     /// What listings do not show.
     hidden: Mutex<HashSet<Key>>,
@@ -54,22 +52,22 @@ impl std::fmt::Debug for Watched {
 }
 
 impl Watched {
-    pub(crate) fn new(inner: Arc<dyn Backend>) -> Arc<Self> {
+    pub fn new(inner: Arc<dyn Backend>) -> Arc<Self> {
         Self::with(inner, |_| {})
     }
 
     /// As a bucket: it keeps no times of use, and its listings may be behind.
-    pub(crate) fn bucket(inner: Arc<dyn Backend>) -> Arc<Self> {
+    pub fn bucket(inner: Arc<dyn Backend>) -> Arc<Self> {
         Self::with(inner, |capabilities| capabilities.touches = false)
     }
 
     /// As a bucket, or as a directory.
-    pub(crate) fn of_kind(inner: Arc<dyn Backend>, is_bucket: bool) -> Arc<Self> {
+    pub fn of_kind(inner: Arc<dyn Backend>, is_bucket: bool) -> Arc<Self> {
         if is_bucket { Self::bucket(inner) } else { Self::new(inner) }
     }
 
     /// With other capabilities than those of `inner`.
-    pub(crate) fn with(inner: Arc<dyn Backend>, change: impl FnOnce(&mut Capabilities)) -> Arc<Self> {
+    pub fn with(inner: Arc<dyn Backend>, change: impl FnOnce(&mut Capabilities)) -> Arc<Self> {
         let mut capabilities = inner.capabilities().clone();
         change(&mut capabilities);
         Arc::new_cyclic(|me| Self {
@@ -85,32 +83,32 @@ impl Watched {
         })
     }
 
-    pub(crate) fn watch(&self, hook: impl Fn(Step) -> BoxFuture<'static, ()> + Send + Sync + 'static) {
+    pub fn watch(&self, hook: impl Fn(Step) -> BoxFuture<'static, ()> + Send + Sync + 'static) {
         *self.hook.lock().unwrap() = Some(Arc::new(hook));
     }
 
-    pub(crate) fn unwatch(&self) {
+    pub fn unwatch(&self) {
         *self.hook.lock().unwrap() = None;
     }
 
     /// From here on, each call takes a while that the runtime draws.
-    pub(crate) fn slow_down(&self) {
+    pub fn slow_down(&self) {
         self.is_slow.store(true, Ordering::SeqCst);
     }
 
     /// From here on, listings do not show what is stored.
-    pub(crate) fn hide_what_is_new(&self) {
+    pub fn hide_what_is_new(&self) {
         self.hides_what_is_new.store(true, Ordering::SeqCst);
     }
 
     /// Listings show everything again.
-    pub(crate) fn show_all(&self) {
+    pub fn show_all(&self) {
         self.hides_what_is_new.store(false, Ordering::SeqCst);
         self.hidden.lock().unwrap().clear();
     }
 
     /// All objects are said to have been used last at this time.
-    pub(crate) fn freeze(&self, times: Option<SystemTime>) {
+    pub fn freeze(&self, times: Option<SystemTime>) {
         *self.times.lock().unwrap() = times;
     }
 

@@ -1,15 +1,5 @@
 //! Snapshots that go from one store to another.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
-
-use crate::support::bucket::Bucket;
-use crate::support::places;
-use crate::support::{fixture, noise};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::executor::block_on;
@@ -32,7 +22,16 @@ use larder::sync::{
     self, Candidates, Conflict, GroupOutcome, GroupRule, Order, Outcome, Resync, Skip, Step, SyncEvent,
     SyncObserver, SyncOptions, SyncReport,
 };
+use larder_testing::bucket::Bucket;
+use larder_testing::places;
+use larder_testing::{fixture, noise};
 use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 const CHUNK: usize = 4096;
 const EVERYTHING: u64 = 1 << 40;

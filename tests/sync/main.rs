@@ -1,6 +1,3 @@
 //! Copies of snapshots between stores.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod basic;

@@ -24,10 +24,9 @@ use larder::verify::{
     self, Event, Fault, Incomplete, Mode, Observer, Recording, Repair, Sample, Scope, SkipReason,
     VerifyOptions, VerifyReport,
 };
-
-use crate::support::noise;
-use crate::support::places;
-use crate::support::places::everywhere;
+use larder_testing::noise;
+use larder_testing::places;
+use larder_testing::places::everywhere;
 
 const CHUNK: u64 = 4096;
 

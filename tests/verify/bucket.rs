@@ -1,6 +1,5 @@
 //! Verification of a store in a bucket, and what is possible without the permission to delete (H97, H181).
 
-use crate::support::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
 use futures::executor::block_on;
 use larder::error::ErrorKind;
 use larder::format::manifest::VerifyResult;
@@ -8,8 +7,8 @@ use larder::gc::{self, GcEnd, GcOptions};
 use larder::prune::{self, DeletionScope};
 use larder::store::Datastore;
 use larder::verify::{self, Incomplete, Scope, VerifyOptions, VerifyReport};
-
-use crate::support::s3_store::{back_up, check_all, fresh, group, keys};
+use larder_testing::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
+use larder_testing::s3_store::{back_up, check_all, fresh, group, keys};
 
 async fn verified(store: &Datastore) -> VerifyReport {
     verify::plan(store, Scope::Store, VerifyOptions::default()).await.unwrap().execute().await.unwrap()

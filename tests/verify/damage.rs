@@ -1,13 +1,5 @@
 //! What becomes of damaged chunks when something goes wrong with the repair too, and what a store of PBS with damage looks like.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crate::support::fault_server::{FaultServer, Options as ServerOptions};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::executor::block_on;
@@ -29,13 +21,19 @@ use larder::format::name::{Namespace, SnapshotName};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, Options, SnapshotReader};
 use larder::verify::{self, Fault, Mode, Repair, Scope, VerifyOptions, VerifyReport};
-use serde_json::Value;
-
-use crate::support::fixture;
-use crate::support::s3_store;
-use crate::support::s3_store::{
+use larder_testing::fault_server::{FaultServer, Options as ServerOptions};
+use larder_testing::fixture;
+use larder_testing::s3_store;
+use larder_testing::s3_store::{
     CHUNK, Opening, back_up as back_up_far, check_all, data, fresh, group as far_group, opened_again,
 };
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Memory that reads wrongly, or can do as little as a bucket.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ pub(super) fn now(skew: i64) -> SystemTime {
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT`
-pub(crate) fn http(time: SystemTime) -> String {
+pub fn http(time: SystemTime) -> String {
     let seconds = seconds(time);
     let (year, month, day) = civil(seconds.div_euclid(86400));
     let weekday = DAYS[usize::try_from(seconds.div_euclid(86400).rem_euclid(7)).unwrap_or(0)];
@@ -26,7 +26,7 @@ pub(crate) fn http(time: SystemTime) -> String {
 }
 
 /// `1994-11-06T08:49:37.000Z`
-pub(crate) fn iso(time: SystemTime) -> String {
+pub fn iso(time: SystemTime) -> String {
     let seconds = seconds(time);
     let (year, month, day) = civil(seconds.div_euclid(86400));
     format!("{year:04}-{month:02}-{day:02}T{}.000Z", clock(seconds))

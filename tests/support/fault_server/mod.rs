@@ -17,13 +17,12 @@
 //!
 //! Sources: RFC 9110, RFC 9112, the Amazon S3 API reference.
 
-#![allow(dead_code, unused_imports, reason = "no test uses all of it")]
 #![expect(clippy::disallowed_methods, reason = "a server of its own, with real threads and a real clock")]
 
 mod alter;
 mod bucket;
 mod connection;
-pub(crate) mod date;
+pub mod date;
 mod digest;
 mod framing;
 mod listing;
@@ -47,15 +46,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-pub(crate) use options::{Dialect, Etags, Options, Quirk};
-pub(crate) use rule::{Action, Flip, Framing, Lag, Rule};
-pub(crate) use shared::Logged;
+pub use options::{Dialect, Etags, Options, Quirk};
+pub use rule::{Action, Flip, Framing, Lag, Rule};
+pub use shared::Logged;
 
 use shared::{Shared, lock};
 
 /// A running server. Dropping it ends all of its threads.
 #[derive(Debug)]
-pub(crate) struct FaultServer {
+pub struct FaultServer {
     address: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Mutex<Option<JoinHandle<()>>>,
@@ -63,7 +62,7 @@ pub(crate) struct FaultServer {
 
 impl FaultServer {
     /// Starts a server on a free port of 127.0.0.1.
-    pub(crate) fn start(options: Options) -> Self {
+    pub fn start(options: Options) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("the port");
         let shared = Arc::new(Shared::new(options));
@@ -72,76 +71,76 @@ impl FaultServer {
     }
 
     /// `http://127.0.0.1:port`, without the bucket.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Adds a rule. Of several rules that match a request the actions add up; where two disagree the older wins.
-    pub(crate) fn add(&self, rule: Rule) {
+    pub fn add(&self, rule: Rule) {
         lock(&self.shared.rules).push(rule);
     }
 
     /// Forgets all rules. What they have begun goes on.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         lock(&self.shared.rules).clear();
     }
 
     /// Every request whose head was read, in that order.
-    pub(crate) fn log(&self) -> Vec<Logged> {
+    pub fn log(&self) -> Vec<Logged> {
         lock(&self.shared.record).log.clone()
     }
 
     /// Waits until the log is as wished, and says whether it came to that in time.
-    pub(crate) fn wait(&self, most: Duration, wished: impl Fn(&[Logged]) -> bool) -> bool {
+    pub fn wait(&self, most: Duration, wished: impl Fn(&[Logged]) -> bool) -> bool {
         let record = lock(&self.shared.record);
         let waited = self.shared.recorded.wait_timeout_while(record, most, |record| !wished(&record.log));
         !waited.unwrap_or_else(std::sync::PoisonError::into_inner).1.timed_out()
     }
 
     /// What clients sent that is no proper HTTP or no proper XML.
-    pub(crate) fn violations(&self) -> Vec<String> {
+    pub fn violations(&self) -> Vec<String> {
         lock(&self.shared.record).violations.clone()
     }
 
     /// How many connections were opened since the start.
-    pub(crate) fn connections(&self) -> u64 {
+    pub fn connections(&self) -> u64 {
         lock(&self.shared.life).opened
     }
 
     /// What the bucket truly holds.
-    pub(crate) fn objects(&self) -> BTreeMap<String, Vec<u8>> {
+    pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         let bucket = lock(&self.shared.bucket);
         bucket.objects.iter().map(|(key, object)| (key.clone(), object.bytes.to_vec())).collect()
     }
 
     /// The keys of the multipart uploads that are neither completed nor aborted.
-    pub(crate) fn uploads(&self) -> Vec<String> {
+    pub fn uploads(&self) -> Vec<String> {
         lock(&self.shared.bucket).uploads.values().map(|upload| upload.key.clone()).collect()
     }
 
     /// Puts an object past all rules.
-    pub(crate) fn put(&self, key: &str, bytes: impl Into<Vec<u8>>) {
+    pub fn put(&self, key: &str, bytes: impl Into<Vec<u8>>) {
         lock(&self.shared.bucket).put(&self.shared.options, key, Arc::new(bytes.into()), Vec::new());
     }
 
     /// Makes an object older than it is, past all rules.
-    pub(crate) fn age(&self, key: &str, by: Duration) {
+    pub fn age(&self, key: &str, by: Duration) {
         let mut bucket = lock(&self.shared.bucket);
         bucket.objects.get_mut(key).expect("an object to age").modified -= by;
     }
 
     /// Removes an object past all rules.
-    pub(crate) fn remove(&self, key: &str) {
+    pub fn remove(&self, key: &str) {
         lock(&self.shared.bucket).objects.remove(key);
     }
 
     /// Dies: closes the listener and every connection. What was to be executed late is not. The bucket, the rules and
     /// the log stay.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         let mut acceptor = lock(&self.acceptor);
         self.shared.stop();
         if let Some(acceptor) = acceptor.take() {
@@ -158,7 +157,7 @@ impl FaultServer {
     }
 
     /// Lives again, on the same port.
-    pub(crate) fn revive(&self) {
+    pub fn revive(&self) {
         let mut acceptor = lock(&self.acceptor);
         if acceptor.is_none() {
             let listener = TcpListener::bind(self.address).expect("the port is still free");

@@ -4,25 +4,25 @@ use std::collections::BTreeSet;
 
 /// How a server is to be.
 #[derive(Clone, Debug)]
-pub(crate) struct Options {
+pub struct Options {
     /// The only bucket. Default: `bucket`.
-    pub(crate) bucket: String,
+    pub bucket: String,
     /// Default: yes.
-    pub(crate) bucket_exists: bool,
-    pub(crate) dialect: Dialect,
-    pub(crate) etags: Etags,
+    pub bucket_exists: bool,
+    pub dialect: Dialect,
+    pub etags: Etags,
     /// The document that `GET ?lifecycle` answers. Default: none is set.
-    pub(crate) lifecycle: Option<String>,
+    pub lifecycle: Option<String>,
     /// Bytes that every part but the last must have. Default: 5 MiB.
-    pub(crate) min_part_bytes: usize,
+    pub min_part_bytes: usize,
     /// Whether new objects are locked for a day, as the setting says; nothing is locked. Default: off.
-    pub(crate) object_lock: bool,
+    pub object_lock: bool,
     /// Entries of a listing's page at most. Default: 1000.
-    pub(crate) page: usize,
+    pub page: usize,
     /// Default: `us-east-1`.
-    pub(crate) region: String,
+    pub region: String,
     /// `Enabled`, `Suspended`, or never configured, which is the default. No versions are kept.
-    pub(crate) versioning: Option<&'static str>,
+    pub versioning: Option<&'static str>,
 }
 
 impl Default for Options {
@@ -44,14 +44,14 @@ impl Default for Options {
 
 impl Options {
     /// The defaults with these quirks.
-    pub(crate) fn with(quirks: impl IntoIterator<Item = Quirk>) -> Self {
+    pub fn with(quirks: impl IntoIterator<Item = Quirk>) -> Self {
         Self { dialect: Dialect::new(quirks), ..Self::default() }
     }
 }
 
 /// What an entity tag looks like. No two objects ever put have the same, but with [`Etags::Md5`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Etags {
+pub enum Etags {
     /// 32 hex digits in quotes, which are no MD5.
     Hex,
     /// The MD5 of the content, as many expect.
@@ -66,10 +66,10 @@ pub(crate) enum Etags {
 
 /// How far a server is from the S3 of the book.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Dialect(BTreeSet<Quirk>);
+pub struct Dialect(BTreeSet<Quirk>);
 
 impl Dialect {
-    pub(crate) fn new(quirks: impl IntoIterator<Item = Quirk>) -> Self {
+    pub fn new(quirks: impl IntoIterator<Item = Quirk>) -> Self {
         Self(quirks.into_iter().collect())
     }
 
@@ -80,7 +80,7 @@ impl Dialect {
 
 /// One way in which servers differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Quirk {
+pub enum Quirk {
     /// A completed multipart upload answers an empty `ETag`.
     CompleteEtagEmpty,
     /// Writes and deletions ignore `If-None-Match` and `If-Match`.

@@ -12,7 +12,7 @@ type RequestPredicate = Arc<dyn Fn(&str, &str, &str) -> bool + Send + Sync>;
 
 /// What is to happen to some requests. Matches always unless told otherwise.
 #[derive(Clone)]
-pub(crate) struct Rule {
+pub struct Rule {
     method: Option<String>,
     path: Option<Predicate>,
     query: Option<Predicate>,
@@ -24,7 +24,7 @@ pub(crate) struct Rule {
 
 impl Rule {
     /// For every request.
-    pub(crate) fn any() -> Self {
+    pub fn any() -> Self {
         Self {
             method: None,
             path: None,
@@ -37,47 +37,47 @@ impl Rule {
     }
 
     /// For requests with this method.
-    pub(crate) fn on(method: &str) -> Self {
+    pub fn on(method: &str) -> Self {
         Self { method: Some(method.to_owned()), ..Self::any() }
     }
 
     /// For listings.
-    pub(crate) fn list() -> Self {
+    pub fn list() -> Self {
         Self::on("GET").query(|query| query.contains("list-type=2"))
     }
 
     /// Only if the path, as sent, is like this.
-    pub(crate) fn path(mut self, is: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+    pub fn path(mut self, is: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.path = Some(Arc::new(is));
         self
     }
 
     /// Only if the query, as sent and without the question mark, is like this.
-    pub(crate) fn query(mut self, is: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+    pub fn query(mut self, is: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.query = Some(Arc::new(is));
         self
     }
 
     /// Only if method, path and query, as sent, are like this together.
-    pub(crate) fn request(mut self, is: impl Fn(&str, &str, &str) -> bool + Send + Sync + 'static) -> Self {
+    pub fn request(mut self, is: impl Fn(&str, &str, &str) -> bool + Send + Sync + 'static) -> Self {
         self.request = Some(Arc::new(is));
         self
     }
 
     /// Only the first `n` matches.
-    pub(crate) fn first(mut self, n: u64) -> Self {
+    pub fn first(mut self, n: u64) -> Self {
         self.times = Times::First(n);
         self
     }
 
     /// Only the match with this number, from 1.
-    pub(crate) fn nth(mut self, n: u64) -> Self {
+    pub fn nth(mut self, n: u64) -> Self {
         self.times = Times::Nth(n);
         self
     }
 
     /// What happens. Several actions go together.
-    pub(crate) fn then(mut self, action: Action) -> Self {
+    pub fn then(mut self, action: Action) -> Self {
         self.actions.push(action);
         self
     }
@@ -115,7 +115,7 @@ enum Times {
 
 /// What goes wrong. Bytes of a response count from the start of its head.
 #[derive(Clone, Debug)]
-pub(crate) enum Action {
+pub enum Action {
     /// One header more in the answer.
     AddHeader(&'static str, String),
     /// Closes after the answer without having said so.
@@ -175,14 +175,14 @@ pub(crate) enum Action {
 
 impl Action {
     /// An answer with this status and an error document with this code.
-    pub(crate) fn status(status: u16, code: &'static str) -> Self {
+    pub fn status(status: u16, code: &'static str) -> Self {
         Self::Status { status, code, headers: Vec::new(), body: None }
     }
 }
 
 /// Where a bit is flipped: the lowest of the byte in the middle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flip {
+pub enum Flip {
     /// In the request's body, before anything is checked.
     Received,
     /// In the body of the answer.
@@ -193,7 +193,7 @@ pub(crate) enum Flip {
 
 /// How an answer is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub enum Framing {
     /// Header lines end with LF only.
     BareLf,
     /// `Content-Length` and `Transfer-Encoding: chunked`.
@@ -218,7 +218,7 @@ pub(crate) enum Framing {
 
 /// How long a new key is missing from listings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lag {
+pub enum Lag {
     /// For this time.
     For(Duration),
     /// From so many listings.

@@ -15,32 +15,32 @@ use super::rule::Rule;
 
 /// A request as the server saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Logged {
+pub struct Logged {
     /// Counts from 1.
-    pub(crate) connection: u64,
+    pub connection: u64,
     /// Counts from 1, over all connections.
-    pub(crate) number: u64,
-    pub(crate) method: String,
+    pub number: u64,
+    pub method: String,
     /// As sent, percent-encoded.
-    pub(crate) path: String,
+    pub path: String,
     /// As sent, without the question mark.
-    pub(crate) query: String,
+    pub query: String,
     /// As sent, in order.
-    pub(crate) headers: Vec<(String, String)>,
+    pub headers: Vec<(String, String)>,
     /// Bytes of the body that were read.
-    pub(crate) body_len: u64,
-    pub(crate) body_complete: bool,
+    pub body_len: u64,
+    pub body_complete: bool,
     /// What was answered, in whole or in part.
-    pub(crate) status: Option<u16>,
+    pub status: Option<u16>,
     /// The bucket has done it. Not so if it refused, as with a 404 or 412.
-    pub(crate) executed: bool,
+    pub executed: bool,
     /// The bucket has done or refused it, whether or not anybody was told.
-    pub(crate) is_over: bool,
+    pub is_over: bool,
 }
 
 impl Logged {
     /// The first header of that name, whatever its case.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }

@@ -20,18 +20,18 @@ const SETTLED: Duration = Duration::from_mins(31);
 
 /// What became of a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Life {
+pub struct Life {
     /// What was done how often.
-    pub(crate) counts: BTreeMap<String, u64>,
+    pub counts: BTreeMap<String, u64>,
     /// A number that differs between any two courses.
-    pub(crate) trace: u64,
+    pub trace: u64,
 }
 
 /// Lets the history of a seed happen.
 ///
 /// # Panics
 /// If something is not as the model says, with the history.
-pub(crate) fn live(seed: u64) -> Life {
+pub fn live(seed: u64) -> Life {
     let sim = SimRuntime::new(seed);
     let world = sim.block_on(World::new(&sim, seed));
     let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -12,5 +12,5 @@ mod side;
 mod transfer;
 mod world;
 
-pub(crate) use life::live;
-pub(crate) use side::side_by_side;
+pub use life::live;
+pub use side::side_by_side;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use larder::format::Digest;
 use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 
-use crate::support::noise;
+use crate::noise;
 
 /// How many bytes a chunk has.
 pub(crate) const BLOCK: usize = 4096;
@@ -30,8 +30,8 @@ pub(crate) fn block(number: u8) -> Vec<u8> {
 /// The contents of a snapshot: blocks by their numbers. What has no image or no stream has the other.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Contents {
-    pub(crate) image: Vec<u8>,
-    pub(crate) stream: Vec<u8>,
+    pub image: Vec<u8>,
+    pub stream: Vec<u8>,
 }
 
 impl Contents {
@@ -105,9 +105,9 @@ pub(crate) enum Intent {
 pub(crate) struct Location {
     /// How often `guarded` was in doubt.
     guards: u64,
-    pub(crate) guarded: Tri,
+    pub guarded: Tri,
     pending: u32,
-    pub(crate) state: Tri,
+    pub state: Tri,
     version: u64,
 }
 
@@ -116,18 +116,18 @@ pub(crate) struct Location {
 pub(crate) struct Token {
     guards: u64,
     intent: Intent,
-    pub(crate) spot: Spot,
-    pub(crate) version: u64,
-    pub(crate) was: Tri,
-    pub(crate) was_guarded: bool,
+    pub spot: Spot,
+    pub version: u64,
+    pub was: Tri,
+    pub was_guarded: bool,
 }
 
 /// What an operation may destroy as a whole.
 #[derive(Clone, Debug)]
 pub(crate) struct Wide {
-    pub(crate) group: Option<GroupName>,
-    pub(crate) namespace: Namespace,
-    pub(crate) store: usize,
+    pub group: Option<GroupName>,
+    pub namespace: Namespace,
+    pub store: usize,
 }
 
 impl Wide {
@@ -143,14 +143,14 @@ impl Wide {
 #[derive(Debug)]
 pub(crate) struct Model {
     /// Blocks of the first store that were damaged and may be bad, with the stored bytes of before.
-    pub(crate) bad: BTreeMap<u8, bytes::Bytes>,
-    pub(crate) digests: Vec<Digest>,
+    pub bad: BTreeMap<u8, bytes::Bytes>,
+    pub digests: Vec<Digest>,
     /// At least one of the two is there, if nothing was done to them since.
     links: Vec<[(Spot, u64); 2]>,
-    pub(crate) locations: BTreeMap<Spot, Location>,
+    pub locations: BTreeMap<Spot, Location>,
     next_time: i64,
     seed: u64,
-    pub(crate) violations: Vec<String>,
+    pub violations: Vec<String>,
     wide: BTreeMap<u64, Wide>,
     wides: u64,
 }

@@ -186,10 +186,10 @@ pub(crate) struct Place {
     crashes: Mutex<Arc<FaultBackend>>,
     directory: tempfile::TempDir,
     /// What goes wrong with single requests, also after whoever made them died.
-    pub(crate) faults: Arc<FaultBackend>,
-    pub(crate) kind: Kind,
+    pub faults: Arc<FaultBackend>,
+    pub kind: Kind,
     /// What is really there.
-    pub(crate) raw: Arc<dyn Backend>,
+    pub raw: Arc<dyn Backend>,
     remote: Mutex<Option<Arc<Remote>>>,
     runtime: Arc<dyn Runtime>,
 }

@@ -19,7 +19,7 @@ use larder::store::{Datastore, SnapshotReader, WriterTarget};
 use larder::verify::{self, Scope, VerifyOptions};
 
 use super::model::{BLOCK, Dice};
-use crate::support::noise;
+use crate::noise;
 
 /// What the loops share.
 struct Side {
@@ -35,7 +35,7 @@ struct Side {
 const GROUPS: [&str; 3] = ["host/a", "host/b", "vm/1"];
 
 /// Runs all loops for so long, and makes sure that everything that was acknowledged and not pruned is there.
-pub(crate) async fn side_by_side(runtime: Arc<dyn Runtime>, store: Datastore, time: Duration) {
+pub async fn side_by_side(runtime: Arc<dyn Runtime>, store: Datastore, time: Duration) {
     let side = Side {
         acknowledged: Mutex::default(),
         counts: Default::default(),

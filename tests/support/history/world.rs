@@ -19,20 +19,20 @@ use super::place::{Kind, Place};
 /// What is decided once for a history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    pub(crate) damages: bool,
-    pub(crate) faults: bool,
+    pub damages: bool,
+    pub faults: bool,
 }
 
 /// Everything that a history is about.
 pub(crate) struct World {
-    pub(crate) aborts: Mutex<Vec<AbortHandle>>,
+    pub aborts: Mutex<Vec<AbortHandle>>,
     counts: Mutex<BTreeMap<String, u64>>,
     dice: Mutex<Dice>,
     log: Mutex<Vec<String>>,
     model: Mutex<Model>,
-    pub(crate) place: Place,
-    pub(crate) plan: Plan,
-    pub(crate) sim: SimRuntime,
+    pub place: Place,
+    pub plan: Plan,
+    pub sim: SimRuntime,
     stores: Mutex<Vec<Datastore>>,
 }
 

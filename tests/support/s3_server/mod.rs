@@ -13,8 +13,6 @@
 //!
 //! Without versions, rules of any kind, ACLs, tags, encryption by the customer's key, and the first version of listing.
 
-#![allow(dead_code, reason = "no test uses all of it")]
-
 mod body;
 mod guard;
 mod list;
@@ -40,17 +38,17 @@ use tokio_rustls::TlsAcceptor;
 use guard::Guard;
 use store::Store;
 
-pub(crate) use tls::{Flaw, Identity};
+pub use tls::{Flaw, Identity};
 
-pub(crate) const ACCESS_KEY: &str = "LARDERTESTACCESSKEY0";
+pub const ACCESS_KEY: &str = "LARDERTESTACCESSKEY0";
 /// Its `/` and `+` are there to be mistreated.
-pub(crate) const SECRET_KEY: &str = "larder/test+secret/key/0123456789abcdefg";
-pub(crate) const REGION: &str = "us-east-1";
+pub const SECRET_KEY: &str = "larder/test+secret/key/0123456789abcdefg";
+pub const REGION: &str = "us-east-1";
 /// Under which buckets are hosts. It resolves nowhere.
-pub(crate) const DOMAIN: &str = "s3.test";
+pub const DOMAIN: &str = "s3.test";
 
 /// A running server. It stops when it is dropped, and its connections with it.
-pub(crate) struct S3Server {
+pub struct S3Server {
     address: SocketAddr,
     guard: Guard,
     identity: Option<Identity>,
@@ -61,18 +59,18 @@ pub(crate) struct S3Server {
 
 impl S3Server {
     /// Starts one on a free port of 127.0.0.1.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_as(None)
     }
 
     /// The same over TLS 1.2 and 1.3, with a certificate of its own for 127.0.0.1, `localhost`, [`DOMAIN`] and what is
     /// under it.
-    pub(crate) fn start_tls() -> Self {
+    pub fn start_tls() -> Self {
         Self::start_as(Some(Identity::new(None)))
     }
 
     /// The same with a certificate that nobody should accept.
-    pub(crate) fn start_flawed(flaw: Flaw) -> Self {
+    pub fn start_flawed(flaw: Flaw) -> Self {
         Self::start_as(Some(Identity::new(Some(flaw))))
     }
 
@@ -98,32 +96,32 @@ impl S3Server {
     }
 
     /// `http://127.0.0.1:PORT`, or with `https`.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         let scheme = if self.identity.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The certificates of a server that was started with TLS.
-    pub(crate) fn identity(&self) -> &Identity {
+    pub fn identity(&self) -> &Identity {
         self.identity.as_ref().expect("this server has no TLS")
     }
 
     /// How many HTTP requests were read so far, refused ones included.
-    pub(crate) fn requests(&self) -> u64 {
+    pub fn requests(&self) -> u64 {
         self.guard.requests()
     }
 
     /// Makes a bucket without a request. It may exist.
-    pub(crate) fn create_bucket(&self, bucket: &str) {
+    pub fn create_bucket(&self, bucket: &str) {
         self.store.ensure_bucket(bucket);
     }
 
     /// All objects of a bucket, read without a request.
-    pub(crate) fn objects(&self, bucket: &str) -> BTreeMap<String, Bytes> {
+    pub fn objects(&self, bucket: &str) -> BTreeMap<String, Bytes> {
         self.store.contents(bucket)
     }
 }

@@ -16,17 +16,17 @@ use tokio_rustls::rustls::{ServerConfig, version};
 use super::DOMAIN;
 
 /// A certificate authority and the certificate of one server.
-pub(crate) struct Identity {
+pub struct Identity {
     acceptor: TlsAcceptor,
     /// The authority's certificate.
-    pub(crate) ca_pem: String,
+    pub ca_pem: String,
     /// The SHA-256 of the server's certificate in DER.
-    pub(crate) fingerprint: [u8; 32],
+    pub fingerprint: [u8; 32],
 }
 
 /// What is wrong with a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flaw {
+pub enum Flaw {
     Expired,
     NotYetValid,
     OtherNames,

@@ -1,38 +1,35 @@
-//! What several integration tests need.
-
-#![allow(dead_code, unused_imports, reason = "no test uses all of it")]
+//! The code that several integration tests of larder share: servers, scenes, and backends that fail on request.
 
 #[cfg(feature = "testing")]
-pub(crate) mod broken;
+pub mod broken;
 #[cfg(feature = "s3")]
-pub(crate) mod bucket;
+pub mod bucket;
 #[cfg(feature = "testing")]
-pub(crate) mod days;
-pub(crate) mod fault_server;
-pub(crate) mod fixture;
-pub(crate) mod gc_scene;
+pub mod days;
+pub mod fault_server;
+pub mod fixture;
+pub mod gc_scene;
 #[cfg(feature = "testing")]
-pub(crate) mod history;
+pub mod history;
 mod noise;
-pub(crate) mod places;
-pub(crate) mod s3_server;
+pub mod places;
+pub mod s3_server;
 #[cfg(all(feature = "s3", feature = "testing"))]
-pub(crate) mod s3_store;
+pub mod s3_store;
 #[cfg(all(feature = "s3", feature = "testing"))]
-pub(crate) mod sim_bucket;
+pub mod sim_bucket;
 #[cfg(feature = "testing")]
-pub(crate) mod watched;
+pub mod watched;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use larder::rt::{Runtime, ThreadRuntime};
 
-#[allow(unused_imports, reason = "no test uses all of it")]
-pub(crate) use noise::noise;
+pub use noise::noise;
 
 /// Runs a test on every runtime that was compiled in: threads under `futures::executor`, Tokio, smol, and simulated.
-pub(crate) fn on_every_runtime(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
+pub fn on_every_runtime(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
     on_every_network(&body);
     #[cfg(feature = "testing")]
     for seed in 0..4 {
@@ -42,7 +39,7 @@ pub(crate) fn on_every_runtime(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'sta
 }
 
 /// The same without the simulated one, which reaches no server.
-pub(crate) fn on_every_network(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
+pub fn on_every_network(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
     let threads: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     futures::executor::block_on(body(threads));
     #[cfg(feature = "tokio")]
@@ -61,6 +58,6 @@ pub(crate) fn on_every_network(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'sta
 }
 
 /// An empty directory, in memory where there is such a filesystem: disks are slow with many directories and flushes.
-pub(crate) fn scratch() -> tempfile::TempDir {
+pub fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
