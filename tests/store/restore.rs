@@ -106,7 +106,7 @@ fn a_file_that_is_cut_while_a_reader_is_open_ends_no_process() {
         let snapshot = backup.finish().await.unwrap();
         let archive = snapshot.archive("disk.img.fidx").await.unwrap();
         let cut = |path: &Path, length| {
-            fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap()
+            fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap();
         };
         cut(&path.join(snapshot.name().to_string()).join("disk.img.fidx"), 100);
         let second = archive.read_at(CHUNK as u64, CHUNK).await.unwrap();
