@@ -336,7 +336,7 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
     Ok(arguments)
 }
 
-/// Whether a new snapshot can build on it.
+/// Returns `true` if a new snapshot can build on it.
 fn is_usable(base: &SnapshotReader) -> bool {
     let manifest = base.manifest();
     let is_plain = manifest.files().iter().all(|file| file.crypt_mode() != CryptMode::Encrypt);

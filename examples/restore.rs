@@ -226,7 +226,7 @@ impl Source for Blocking {
     }
 }
 
-/// Whether an error is about one chunk, which others need not share: damage, or a disk that cannot read it.
+/// Returns `true` if an error is about one chunk, which others need not share: damage, or a disk that cannot read it.
 fn is_damage(error: &Error) -> bool {
     let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     let cannot_read = |cause: &(dyn std::error::Error + 'static)| {

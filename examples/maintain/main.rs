@@ -112,7 +112,7 @@ struct Asked {
     json: bool,
     /// The name of the command.
     name: String,
-    /// Whether a namespace was named.
+    /// `true` if a namespace was named.
     named_namespace: bool,
     store: StoreArguments,
     words: Vec<String>,

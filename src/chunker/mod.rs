@@ -49,7 +49,7 @@ pub enum ChunkerError {
     },
 }
 
-/// Whether all bytes are zero. It stops at the first few that are not.
+/// Returns `true` if all bytes are zero. It stops at the first few that are not.
 pub fn is_zero(data: &[u8]) -> bool {
     let blocks = data.chunks_exact(128);
     let rest = blocks.remainder();

@@ -55,7 +55,7 @@ impl IndexReader {
         }
     }
 
-    /// How many chunks there are. At least one.
+    /// Number of chunks. At least one.
     #[expect(clippy::len_without_is_empty, reason = "an index is never empty")]
     pub fn len(&self) -> usize {
         match self {
@@ -169,7 +169,7 @@ pub struct FinishedIndex {
     pub bytes: Bytes,
     /// The checksum of its entries, which the manifest wants.
     pub checksum: Digest,
-    /// How many chunks it has.
+    /// Number of chunks.
     pub chunks: usize,
     /// The size of the archive in bytes.
     pub size: u64,

@@ -134,7 +134,7 @@ impl Key {
         }
     }
 
-    /// Whether the object belongs to a namespace, group or snapshot, rather than to the store as a whole.
+    /// Returns `true` if the object belongs to a namespace, group or snapshot, rather than to the store as a whole.
     pub fn is_content(&self) -> bool {
         let is_of_the_store = matches!(
             self,
@@ -230,7 +230,7 @@ impl Prefix {
         Some(Self::Group(path.parse().ok()?))
     }
 
-    /// Whether the key belongs to this set.
+    /// Returns `true` if the key belongs to this set.
     pub fn contains(&self, key: &Key) -> bool {
         match self {
             Self::Namespace(namespace) if namespace.is_root() => key.is_content(),

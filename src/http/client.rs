@@ -277,7 +277,7 @@ impl fmt::Debug for HttpClient {
     }
 }
 
-/// Whether nothing is to be read: neither an end nor bytes that nobody asked for.
+/// Returns `true` if nothing is to be read: neither an end nor bytes that nobody asked for.
 async fn is_quiet(connection: &mut dyn Connection) -> bool {
     poll_fn(|cx| {
         let mut byte = [0];

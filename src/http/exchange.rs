@@ -144,12 +144,12 @@ impl<'a, 'w> Exchange<'a, 'w> {
         }
     }
 
-    /// Whether the connection has taken everything, if it has not sent it yet.
+    /// Returns `true` if the connection has taken everything, if it has not sent it yet.
     fn is_written(&self) -> bool {
         self.write_error.is_none() && self.outgoing.iter().all(Bytes::is_empty)
     }
 
-    /// Whether everything leaves that the connection has taken.
+    /// Returns `true` if everything leaves that the connection has taken.
     async fn flush(&mut self) -> bool {
         let progress = self.progress();
         poll_fn(|cx| match Pin::new(&mut *self.connection).poll_flush(cx) {

@@ -137,7 +137,7 @@ impl Response {
         Self { body, framing, head }
     }
 
-    /// Whether the status is one of success, 2xx.
+    /// Returns `true` if the status is one of success, 2xx.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.head.status)
     }

@@ -87,7 +87,7 @@ impl Proxy {
         self
     }
 
-    /// Whether the server is reached through it.
+    /// Returns `true` if the server is reached through it.
     pub(super) fn is_for(&self, server: &Endpoint) -> bool {
         let is_direct = |host: &String| {
             let below = server.host.strip_suffix(host.as_str()).is_some_and(|label| label.ends_with('.'));

@@ -44,7 +44,7 @@ impl<'a> Watch<'a> {
         self.moved = self.runtime.monotonic();
     }
 
-    /// Whether this moment is over, if there is one.
+    /// Returns `true` if this moment is over, if there is one.
     pub(super) fn is_past(&self, moment: Option<Duration>) -> bool {
         moment.is_some_and(|moment| self.runtime.monotonic() >= moment)
     }

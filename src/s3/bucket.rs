@@ -11,7 +11,7 @@ use crate::wire::s3_xml::{
 };
 
 impl S3Client {
-    /// Whether the bucket is there and may be used.
+    /// Returns `true` if the bucket is there and may be used.
     ///
     /// # Errors
     /// `Denied` if it belongs to somebody else; the rest of [`ErrorKind`].

@@ -81,17 +81,17 @@ pub struct S3Capabilities {
     pub copy: Support,
     /// Storing only where nothing is.
     pub create_only_put: Support,
-    /// Whether rules delete objects of the store or move them to a colder storage class (H31, H32).
+    /// `true` if rules delete objects of the store or move them to a colder storage class (H31, H32).
     pub expires_objects: Option<bool>,
-    /// Whether old versions are kept, which then are paid for.
+    /// `true` if old versions are kept, which then are paid for.
     pub keeps_versions: Option<bool>,
     /// Listing in pages, from any key on.
     pub listing: Support,
-    /// Whether new objects are locked against deletion.
+    /// `true` if new objects are locked against deletion.
     pub locks_objects: Option<bool>,
     /// Deleting many objects in one request.
     pub multi_delete: Support,
-    /// Whether the tags in conditions have quotes.
+    /// `true` if the tags in conditions have quotes.
     pub quoted_tags: bool,
     /// Reading a part of an object.
     pub ranges: Support,

@@ -45,7 +45,7 @@ pub struct S3Client {
 
 pub(super) struct Shared {
     pub(super) budget: Budget,
-    /// Whether bodies are sent with an MD5, since the server does not compare them with their signed hash (D12).
+    /// `true` if bodies are sent with an MD5, since the server does not compare them with their signed hash (D12).
     pub(super) md5: AtomicBool,
     pub(super) bytes_in: Option<Rate>,
     pub(super) bytes_out: Option<Rate>,
@@ -157,7 +157,7 @@ impl Course {
         Error::new(kind, action).on(subject)
     }
 
-    /// Whether this was not tried before.
+    /// Returns `true` if this was not tried before.
     fn is_new(&mut self, remedy: Remedy) -> bool {
         let is_new = !self.done.contains(&remedy);
         self.done.push(remedy);

@@ -33,7 +33,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Whether it changes something.
+    /// Returns `true` if it changes something.
     pub fn writes(self) -> bool {
         !matches!(self, Self::BucketHead | Self::BucketSettings | Self::Get | Self::Head | Self::List)
     }

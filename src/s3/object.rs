@@ -333,7 +333,7 @@ fn condition_failed(answer: Answer, condition: &Condition, action: &'static str,
     answer.into_error(kind, action, key)
 }
 
-/// Whether the server refused with this status.
+/// Returns `true` if the server refused with this status.
 fn refused_with(error: &Error, status: u16) -> bool {
     let cause = std::error::Error::source(error);
     cause.and_then(|cause| cause.downcast_ref::<Refusal>()).is_some_and(|refusal| refusal.status == status)

@@ -18,7 +18,7 @@ pub(super) struct Place {
 /// Where a server says that it is instead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SentTo {
-    /// Whether that is so for other requests too.
+    /// `true` if that is so for other requests too.
     pub(super) lasting: bool,
     pub(super) location: Option<String>,
     pub(super) region: Option<String>,
@@ -58,7 +58,7 @@ impl Place {
     }
 }
 
-/// Whether both belong to one operator, as far as names show: the last two labels agree, or three where two may be a suffix
+/// Returns `true` if both belong to one operator, as far as names show: the last two labels agree, or three where two may be a suffix
 /// that anybody can register below, as in `co.uk`; or it is the same address.
 fn is_related(one: &Endpoint, other: &Endpoint) -> bool {
     if one.host == other.host {

@@ -85,7 +85,7 @@ impl ResponseHead {
         (!is_plain).then_some(encoding)
     }
 
-    /// Whether the connection can carry another request after this answer, as far as its head says (RFC 9112 §9.3).
+    /// Returns `true` if the connection can carry another request after this answer, as far as its head says (RFC 9112 §9.3).
     pub fn keeps_connection(&self) -> bool {
         let has = |wanted: &str| {
             let tokens = self.headers.all("connection").flat_map(|value| value.split(','));

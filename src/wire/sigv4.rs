@@ -42,7 +42,7 @@ impl SigningKey {
         Self { key, scope: format!("{}/{region}/s3/aws4_request", date.short()) }
     }
 
-    /// Whether the key is for this day.
+    /// Returns `true` if the key is for this day.
     pub fn is_for(&self, date: &AmzDate) -> bool {
         self.scope.starts_with(date.short())
     }

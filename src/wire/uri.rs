@@ -94,12 +94,12 @@ impl Endpoint {
         Self { host: format!("{}.{}", label.to_ascii_lowercase(), self.host), ..self.clone() }
     }
 
-    /// Whether the host is an IP address.
+    /// Returns `true` if the host is an IP address.
     pub fn is_ip(&self) -> bool {
         self.host.parse::<IpAddr>().is_ok()
     }
 
-    /// Whether it can only be on this host.
+    /// Returns `true` if it can only be on this host.
     pub fn is_loopback(&self) -> bool {
         let by_name = self.host == "localhost" || self.host.ends_with(".localhost");
         by_name || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())

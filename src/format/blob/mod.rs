@@ -74,12 +74,12 @@ impl BlobKind {
         if self.is_encrypted() { ENCRYPTED_HEADER_BYTES } else { PLAIN_HEADER_BYTES }
     }
 
-    /// Whether a key is needed to read it.
+    /// Returns `true` if a key is needed to read it.
     pub const fn is_encrypted(self) -> bool {
         matches!(self, Self::Encrypted | Self::EncryptedZstd)
     }
 
-    /// Whether it is compressed.
+    /// Returns `true` if it is compressed.
     pub const fn is_compressed(self) -> bool {
         matches!(self, Self::EncryptedZstd | Self::Zstd)
     }

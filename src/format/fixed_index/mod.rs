@@ -84,7 +84,7 @@ impl FixedIndexReader {
         self.chunk_size
     }
 
-    /// How many chunks there are. At least one.
+    /// Number of chunks. At least one.
     #[expect(clippy::len_without_is_empty, reason = "an index is never empty")]
     pub fn len(&self) -> usize {
         self.entries.len() / ENTRY_BYTES

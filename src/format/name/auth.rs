@@ -39,7 +39,7 @@ impl AuthId {
         &self.text
     }
 
-    /// Whether this caller may use what `owner` owns: it is the owner, or the user whose token is the owner.
+    /// Returns `true` if this caller may use what `owner` owns: it is the owner, or the user whose token is the owner.
     ///
     /// A token may not use what its user owns. Source: PBS datastore format §1.5.
     pub fn may_access(&self, owner: &Self) -> bool {

@@ -26,7 +26,7 @@ impl Namespace {
         Self { joined: String::new() }
     }
 
-    /// Whether this is the root.
+    /// Returns `true` if this is the root.
     pub fn is_root(&self) -> bool {
         self.joined.is_empty()
     }
@@ -63,12 +63,12 @@ impl Namespace {
         self.joined.split('/').filter(|component| !component.is_empty())
     }
 
-    /// How many components there are: 0 for the root.
+    /// Number of components: 0 for the root.
     pub fn depth(&self) -> usize {
         self.components().count()
     }
 
-    /// Whether `other` is this namespace or lies anywhere below it.
+    /// Returns `true` if `other` is this namespace or lies anywhere below it.
     ///
     /// Compared by component: `a` contains `a/b` but not `ab` (H28).
     pub fn contains(&self, other: &Self) -> bool {

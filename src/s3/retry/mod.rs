@@ -126,7 +126,7 @@ pub(super) fn judge_response(response: &Response, operation: Operation, now: Sys
     }
 }
 
-/// Whether 404 with this code tells that what was asked for is not there.
+/// Returns `true` if 404 with this code tells that what was asked for is not there.
 fn proves_absence(operation: Operation, code: &str) -> bool {
     match operation {
         Operation::BucketHead | Operation::BucketSettings | Operation::Head => true,

@@ -22,7 +22,7 @@ pub struct Listing {
     pub next_marker: Option<String>,
     /// Objects, in the order of the page.
     pub objects: Vec<ListedObject>,
-    /// Whether this is not the last page, if the server says so.
+    /// `true` if this is not the last page, if the server says so.
     pub truncated: Option<bool>,
 }
 

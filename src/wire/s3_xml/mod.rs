@@ -124,7 +124,7 @@ pub struct OpenUploads {
 pub struct LifecycleRule {
     /// After how many days uploads in parts that nobody ended are aborted.
     pub abort_days: Option<u32>,
-    /// Whether it is in force: it is, unless it is certainly not (H31).
+    /// `true` if it is in force: it is, unless it is certainly not (H31).
     pub enabled: bool,
     /// Objects are deleted.
     pub expires: bool,

@@ -13,7 +13,7 @@ use crate::wire::s3_xml::XmlError;
 
 /// How deep elements lie in one another at most. S3 needs six.
 const DEPTH_LIMIT: usize = 16;
-/// How many elements there are at most. A tree takes far more memory than its text where elements are small; a page of 1000
+/// Number of elements at most. A tree takes far more memory than its text where elements are small; a page of 1000
 /// objects has about 15,000.
 const ELEMENT_LIMIT: usize = 1 << 18;
 

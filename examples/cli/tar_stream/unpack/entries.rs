@@ -94,7 +94,7 @@ pub(crate) struct Entries<S> {
     is_behind_gap: bool,
     last: Vec<u8>,
     next: u64,
-    /// Whether names begin with `./`, other than that of the root.
+    /// `true` if names begin with `./`, other than that of the root.
     style: Option<bool>,
     pub(crate) stream: Stream<S>,
 }
@@ -251,7 +251,7 @@ impl<S: Source> Entries<S> {
         Ok(Some(Entry { data_at, data_bytes, header, link, path, records, sparse }))
     }
 
-    /// Whether something that is no file has data all the same: old programs say the size of what a link leads to.
+    /// Returns `true` if something that is no file has data all the same: old programs say the size of what a link leads to.
     fn has_data(&mut self, data_at: u64, has_records: bool) -> bool {
         has_records || !matches!(self.look(data_at), Ok(Found::Header(_) | Found::Zeros | Found::End))
     }

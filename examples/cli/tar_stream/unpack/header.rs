@@ -50,7 +50,7 @@ impl Header {
         (wanted == unsigned || wanted == signed).then_some(Self { block: *block })
     }
 
-    /// Whether it would be taken for a header in the middle of something unknown.
+    /// Returns `true` if it would be taken for a header in the middle of something unknown.
     pub(crate) fn is_plausible(&self) -> bool {
         self.block[257..].starts_with(b"ustar") && KINDS.contains(&self.kind()) && self.size().is_some()
     }
@@ -74,7 +74,7 @@ impl Header {
         }
     }
 
-    /// Whether the name fills its field, so that there may have been more of it in records before the header.
+    /// Returns `true` if the name fills its field, so that there may have been more of it in records before the header.
     pub(crate) fn may_be_cut(&self) -> bool {
         !self.block[..100].contains(&0)
     }

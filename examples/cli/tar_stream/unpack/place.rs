@@ -60,7 +60,7 @@ impl Directories {
         &self.root
     }
 
-    /// Whether a directory was made only because there is something in it.
+    /// Returns `true` if a directory was made only because there is something in it.
     pub(crate) fn has_made(&self, path: &[Vec<u8>]) -> bool {
         self.made.contains(path)
     }
