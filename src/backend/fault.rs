@@ -13,8 +13,9 @@ use futures::future::BoxFuture;
 
 use crate::backend::record::Method;
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, LeaseTerm, ListPage, ListQuery, LockGuard, LockMode, LockScope,
-    Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched, Version,
+    Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListPage, ListQuery,
+    LockGuard, LockMode, LockScope, Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched,
+    Version,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -272,14 +273,19 @@ impl Script {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Backend for FaultBackend {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        self.inner.runtime()
-    }
-
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
+    }
+
+    fn coordination(&self) -> &dyn Coordination {
+        self
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        Some(self)
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
@@ -294,24 +300,12 @@ impl Backend for FaultBackend {
         self.read(Method::Head, &[key], self.inner.head(key)).await
     }
 
-    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
-        self.read(Method::HeadMany, &keys.iter().collect::<Vec<_>>(), self.inner.head_many(keys)).await
-    }
-
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let named = key.clone();
         let put = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {
             Box::pin(async move { inner.put(&named, object, mode).await })
         };
         self.change(Method::Put, &[key], put, async { Ok(()) }).await
-    }
-
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        let (source, target) = (from.clone(), to.clone());
-        let copy = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {
-            Box::pin(async move { inner.copy(&source, &target, mode).await })
-        };
-        self.change(Method::Copy, &[from, to], copy, async { Ok(()) }).await
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
@@ -342,6 +336,18 @@ impl Backend for FaultBackend {
     async fn barrier(&self) -> Result<()> {
         self.read(Method::Barrier, &[], self.inner.barrier()).await
     }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Coordination for FaultBackend {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.inner.runtime()
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        self.read(Method::Clock, &[], self.inner.clock()).await
+    }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         let inner = self.read(Method::Lock, &[], self.inner.lock(scope, mode)).await?;
@@ -349,16 +355,20 @@ impl Backend for FaultBackend {
         Ok(Box::new(FaultGuard { backend, inner }))
     }
 
-    async fn clock(&self) -> Result<SystemTime> {
-        self.read(Method::Clock, &[], self.inner.clock()).await
+    async fn check_owned(&self) -> Result<()> {
+        self.read(Method::CheckOwned, &[], self.inner.check_owned()).await
+    }
+
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        self.inner.lease_term()
     }
 
     async fn begin_term(&self) -> Result<()> {
         self.read(Method::BeginTerm, &[], self.inner.begin_term()).await
     }
 
-    async fn check_owned(&self) -> Result<()> {
-        self.read(Method::CheckOwned, &[], self.inner.check_owned()).await
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        self.inner.in_doubt(key)
     }
 
     async fn record_moves(&self, keys: &[Key]) -> Result<()> {
@@ -367,6 +377,30 @@ impl Backend for FaultBackend {
 
     async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
         self.read(Method::PendingMoves, &[], self.inner.pending_moves()).await
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.read(Method::Release, &[], self.inner.release()).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.read(Method::Close, &[], self.inner.close()).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Housekeeping for FaultBackend {
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        let (source, target) = (from.clone(), to.clone());
+        let copy = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {
+            Box::pin(async move { inner.copy(&source, &target, mode).await })
+        };
+        self.change(Method::Copy, &[from, to], copy, async { Ok(()) }).await
+    }
+
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        self.read(Method::HeadMany, &keys.iter().collect::<Vec<_>>(), self.inner.head_many(keys)).await
     }
 
     async fn has_store(&self) -> Result<bool> {
@@ -383,22 +417,6 @@ impl Backend for FaultBackend {
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.read(Method::RemoveLeftovers, &[], self.inner.remove_leftovers(foreign, age)).await
-    }
-
-    fn in_doubt(&self, key: &Key) -> Option<Duration> {
-        self.inner.in_doubt(key)
-    }
-
-    fn lease_term(&self) -> Option<LeaseTerm> {
-        self.inner.lease_term()
-    }
-
-    async fn release(&self) -> Result<()> {
-        self.read(Method::Release, &[], self.inner.release()).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.read(Method::Close, &[], self.inner.close()).await
     }
 }
 

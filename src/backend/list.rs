@@ -1,16 +1,151 @@
-//! Reading a listing to its end, and the proof that the end was reached.
+//! Listings: queries, pages and entries, and the proof that the last page was read.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
 
-use crate::backend::{Backend, Cursor, Depth, ListEntry, ListPage, ListQuery, ObjectInfo};
+use crate::backend::Backend;
+use crate::backend::object::ObjectInfo;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::SnapshotName;
 
 /// So many pages in a row may be empty: servers send some where much was deleted.
 const EMPTY_PAGES: usize = 1000;
+
+/// What to list.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListQuery {
+    /// List only what comes after this key.
+    pub after: Option<Key>,
+    /// How deep.
+    pub depth: Depth,
+    /// How much is said of each object.
+    pub details: Details,
+    /// List only what lies below this.
+    pub prefix: Prefix,
+    /// List only up to this key, with it.
+    pub until: Option<Key>,
+}
+
+impl ListQuery {
+    /// Everything below `prefix`.
+    #[must_use]
+    pub fn all(prefix: Prefix) -> Self {
+        Self { after: None, depth: Depth::All, details: Details::All, prefix, until: None }
+    }
+
+    /// What lies directly below `prefix`: its objects, and the prefixes one level deeper. For chunks, all of them.
+    #[must_use]
+    pub fn children(prefix: Prefix) -> Self {
+        Self { after: None, depth: Depth::Children, details: Details::All, prefix, until: None }
+    }
+
+    /// Restricts the listing to the paths after that of `after`, up to and with that of `until`. Shards of the digest space are
+    /// made so. A prefix that is listed as a child is within the bounds if its own path is, whatever lies below it.
+    #[must_use]
+    pub fn between(mut self, after: Option<Key>, until: Option<Key>) -> Self {
+        self.after = after;
+        self.until = until;
+        self
+    }
+
+    /// A backend to which more costs more lists names only, as [`ListEntry::Name`].
+    #[must_use]
+    pub fn names(mut self) -> Self {
+        self.details = Details::Names;
+        self
+    }
+
+    /// Whether the key at `path` lies within the bounds `after` and `until`.
+    pub fn covers(&self, path: &str) -> bool {
+        self.after.as_ref().is_none_or(|after| path > after.path().as_str())
+            && self.until.as_ref().is_none_or(|until| path <= until.path().as_str())
+    }
+}
+
+/// How deep a listing goes.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// All objects, however deep.
+    All,
+    /// One level: objects, and prefixes for what is deeper.
+    Children,
+}
+
+/// How much a listing says of each object.
+#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Details {
+    /// All that is known.
+    All,
+    /// Names, and more where it costs nothing.
+    Names,
+}
+
+/// One page of a listing, at most some thousand entries.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default)]
+pub struct ListPage {
+    /// What was found, in byte order.
+    pub entries: Vec<ListEntry>,
+    /// Where the next page begins; `None` only if this page is certainly the last (H12).
+    pub next: Option<Cursor>,
+}
+
+impl ListPage {
+    /// A page with what follows it, if anything does.
+    pub fn new(entries: Vec<ListEntry>, next: Option<Cursor>) -> Self {
+        Self { entries, next }
+    }
+}
+
+/// One line of a listing.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListEntry {
+    /// Something that is no object of a store, by its path. Reported and left alone.
+    Foreign(String),
+    /// An object of which nothing more was looked up, since only [names](ListQuery::names) were asked for.
+    Name(Key),
+    /// An object.
+    Object(ObjectInfo),
+    /// Objects one level deeper. A backend that has directories may show one with nothing in it.
+    Prefix(Prefix),
+    /// Something in the place of an object or a prefix that is neither. Objects that others can see may lie behind it.
+    Unreadable(Unreadable),
+}
+
+impl ListEntry {
+    /// Its path: what listings are ordered by.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Foreign(path) => path.clone(),
+            Self::Name(key) => key.path(),
+            Self::Object(info) => info.key.path(),
+            Self::Prefix(prefix) => prefix.path(),
+            Self::Unreadable(unreadable) => unreadable.path.clone(),
+        }
+    }
+}
+
+/// Where a page of a listing begins, in a form that only the backend understands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(String);
+
+impl Cursor {
+    /// A cursor from the text that the backend wants to see again.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text that the backend gave it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// Something in the place of an object or a prefix that is neither: a symbolic link, a named pipe, a device.
 ///
@@ -83,7 +218,7 @@ pub async fn list_all(backend: &dyn Backend, query: &ListQuery) -> Result<Listin
 }
 
 /// Returns `true` if there is any object below the prefix. Reads no further than it must.
-pub(crate) async fn has_objects<B: Backend + ?Sized>(backend: &B, prefix: Prefix) -> Result<bool> {
+pub(crate) async fn has_objects(backend: &dyn Backend, prefix: Prefix) -> Result<bool> {
     let query = ListQuery::all(prefix);
     let mut cursor = None;
     loop {

@@ -24,7 +24,7 @@ struct Holders {
 }
 
 impl LockTable {
-    /// Takes a lock by the rules of `Backend::lock`.
+    /// Takes a lock by the rules of `Coordination::lock`.
     pub(super) fn lock(self: &Arc<Self>, scope: &LockScope, mode: LockMode, now: SystemTime) -> Result<Held> {
         let mut table = self.table();
         let holders = table.entry(scope.clone()).or_default();

@@ -8,10 +8,9 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::backend::lock_table::LockTable;
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockScope, Object,
-    ObjectInfo, PutMode, Removal, Touched, Version, page_of,
+    Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, ListPage, ListQuery, Object,
+    ObjectInfo, PutMode, Removal, SingleProcess, Touched, Version, page_of,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -21,7 +20,7 @@ use crate::rt::Runtime;
 #[derive(Debug)]
 pub struct MemoryBackend {
     capabilities: Capabilities,
-    locks: Arc<LockTable>,
+    coordination: SingleProcess,
     objects: Mutex<Objects>,
     page_entries: usize,
     runtime: Arc<dyn Runtime>,
@@ -45,7 +44,7 @@ impl MemoryBackend {
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
         Self {
             capabilities: Capabilities::local(),
-            locks: Arc::default(),
+            coordination: SingleProcess::new(Arc::clone(&runtime)),
             objects: Mutex::default(),
             page_entries: 1000,
             runtime,
@@ -118,12 +117,16 @@ impl Stored {
 
 #[async_trait]
 impl Backend for MemoryBackend {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        &self.runtime
-    }
-
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn coordination(&self) -> &dyn Coordination {
+        &self.coordination
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        None
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
@@ -155,11 +158,6 @@ impl Backend for MemoryBackend {
         self.store(key, object, &mode)
     }
 
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        let stored = self.stored(from, "copy")?;
-        self.store(to, stored.bytes, &mode)
-    }
-
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         Ok(removals.iter().map(|removal| self.remove(removal)).collect())
     }
@@ -184,14 +182,6 @@ impl Backend for MemoryBackend {
     }
 
     async fn barrier(&self) -> Result<()> {
-        Ok(())
-    }
-
-    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        Ok(Box::new(self.locks.lock(scope, mode, self.runtime.now())?))
-    }
-
-    async fn close(&self) -> Result<()> {
         Ok(())
     }
 }

@@ -8,34 +8,35 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, LeaseTerm, ListPage, ListQuery, LockGuard, LockMode, LockScope,
-    Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched, Version,
+    Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListPage, ListQuery,
+    LockGuard, LockMode, LockScope, Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched,
+    Version,
 };
 use crate::error::{ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::rt::Runtime;
 
-/// A method of [`Backend`], or that of its guards which can fail.
+/// A method of [`Backend`], [`Coordination`], [`Housekeeping`] or [`LockGuard`] that can fail.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {
-    /// [`Backend::record_moves`].
+    /// [`Coordination::record_moves`].
     RecordMoves,
-    /// [`Backend::pending_moves`].
+    /// [`Coordination::pending_moves`].
     PendingMoves,
     /// [`Backend::barrier`].
     Barrier,
-    /// [`Backend::begin_term`].
+    /// [`Coordination::begin_term`].
     BeginTerm,
     /// [`LockGuard::check`].
     Check,
-    /// [`Backend::check_owned`].
+    /// [`Coordination::check_owned`].
     CheckOwned,
-    /// [`Backend::clock`].
+    /// [`Coordination::clock`].
     Clock,
-    /// [`Backend::close`].
+    /// [`Coordination::close`].
     Close,
-    /// [`Backend::copy`].
+    /// [`Housekeeping::copy`].
     Copy,
     /// [`Backend::delete`].
     Delete,
@@ -43,25 +44,25 @@ pub enum Method {
     Get,
     /// [`Backend::get_range`].
     GetRange,
-    /// [`Backend::get_orphan`].
+    /// [`Housekeeping::get_orphan`].
     GetOrphan,
-    /// [`Backend::has_store`].
+    /// [`Housekeeping::has_store`].
     HasStore,
     /// [`Backend::head`].
     Head,
-    /// [`Backend::head_many`].
+    /// [`Housekeeping::head_many`].
     HeadMany,
     /// [`Backend::list`].
     List,
-    /// [`Backend::lock`].
+    /// [`Coordination::lock`].
     Lock,
     /// [`Backend::put`].
     Put,
-    /// [`Backend::release`].
+    /// [`Coordination::release`].
     Release,
-    /// [`Backend::remove_leftovers`].
+    /// [`Housekeeping::remove_leftovers`].
     RemoveLeftovers,
-    /// [`Backend::orphans`].
+    /// [`Housekeeping::orphans`].
     Orphans,
     /// [`Backend::touch`].
     Touch,
@@ -267,14 +268,19 @@ impl Record {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Backend for RecordingBackend {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        self.inner.runtime()
-    }
-
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
+    }
+
+    fn coordination(&self) -> &dyn Coordination {
+        self
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        Some(self)
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
@@ -290,20 +296,10 @@ impl Backend for RecordingBackend {
         self.record.of(Call::new(Method::Head, &[key]), self.inner.head(key), nothing).await
     }
 
-    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
-        let call = Call::new(Method::HeadMany, &keys.iter().collect::<Vec<_>>());
-        self.record.of(call, self.inner.head_many(keys), nothing).await
-    }
-
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let bytes_written = object.len() as u64;
         let call = Call { bytes_written, ..Call::new(Method::Put, &[key]) };
         self.record.of(call, self.inner.put(key, object, mode), nothing).await
-    }
-
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        let call = Call::new(Method::Copy, &[from, to]);
-        self.record.of(call, self.inner.copy(from, to, mode), nothing).await
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
@@ -330,6 +326,18 @@ impl Backend for RecordingBackend {
     async fn barrier(&self) -> Result<()> {
         self.record.of(Call::new(Method::Barrier, &[]), self.inner.barrier(), nothing).await
     }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Coordination for RecordingBackend {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.inner.runtime()
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        self.record.of(Call::new(Method::Clock, &[]), self.inner.clock(), nothing).await
+    }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         let lock = Some((scope.clone(), mode));
@@ -338,16 +346,20 @@ impl Backend for RecordingBackend {
         Ok(Box::new(RecordingGuard { inner, lock, record: Arc::clone(&self.record) }))
     }
 
-    async fn clock(&self) -> Result<SystemTime> {
-        self.record.of(Call::new(Method::Clock, &[]), self.inner.clock(), nothing).await
+    async fn check_owned(&self) -> Result<()> {
+        self.record.of(Call::new(Method::CheckOwned, &[]), self.inner.check_owned(), nothing).await
+    }
+
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        self.inner.lease_term()
     }
 
     async fn begin_term(&self) -> Result<()> {
         self.record.of(Call::new(Method::BeginTerm, &[]), self.inner.begin_term(), nothing).await
     }
 
-    async fn check_owned(&self) -> Result<()> {
-        self.record.of(Call::new(Method::CheckOwned, &[]), self.inner.check_owned(), nothing).await
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        self.inner.in_doubt(key)
     }
 
     async fn record_moves(&self, keys: &[Key]) -> Result<()> {
@@ -357,6 +369,28 @@ impl Backend for RecordingBackend {
 
     async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
         self.record.of(Call::new(Method::PendingMoves, &[]), self.inner.pending_moves(), nothing).await
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.record.of(Call::new(Method::Release, &[]), self.inner.release(), nothing).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.record.of(Call::new(Method::Close, &[]), self.inner.close(), nothing).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Housekeeping for RecordingBackend {
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        let call = Call::new(Method::Copy, &[from, to]);
+        self.record.of(call, self.inner.copy(from, to, mode), nothing).await
+    }
+
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        let call = Call::new(Method::HeadMany, &keys.iter().collect::<Vec<_>>());
+        self.record.of(call, self.inner.head_many(keys), nothing).await
     }
 
     async fn has_store(&self) -> Result<bool> {
@@ -375,22 +409,6 @@ impl Backend for RecordingBackend {
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         let call = Call::new(Method::RemoveLeftovers, &[]);
         self.record.of(call, self.inner.remove_leftovers(foreign, age), nothing).await
-    }
-
-    fn in_doubt(&self, key: &Key) -> Option<Duration> {
-        self.inner.in_doubt(key)
-    }
-
-    fn lease_term(&self) -> Option<LeaseTerm> {
-        self.inner.lease_term()
-    }
-
-    async fn release(&self) -> Result<()> {
-        self.record.of(Call::new(Method::Release, &[]), self.inner.release(), nothing).await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.record.of(Call::new(Method::Close, &[]), self.inner.close(), nothing).await
     }
 }
 

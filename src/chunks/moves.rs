@@ -4,7 +4,7 @@
 //! copies announces the destinations first. A mark that wants to miss none [watches](MovesInProgress::watch) before it lists anything, and
 //! [takes](Watch::take) what was announced when it has seen everything else, again and again until there is nothing more.
 //!
-//! Other processes hear of it through the [backend](crate::backend::Backend::record_moves).
+//! Other processes hear of it through the [backend](crate::backend::Coordination::record_moves).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -113,7 +113,7 @@ impl ChunkStore {
     /// # Errors
     /// Any failure to read it. One that is damaged has nothing on it.
     pub(crate) async fn sightings(&self) -> Result<Arc<GcCandidates>> {
-        if self.uncached_backend().capabilities().touches {
+        if !self.uncached_backend().capabilities().needs_gc_candidates() {
             return Ok(Arc::default());
         }
         Ok(self.read_sightings().await?.sightings)
@@ -124,7 +124,7 @@ impl ChunkStore {
     /// # Errors
     /// Any failure to read it.
     pub(crate) async fn refresh_sightings(&self) -> Result<()> {
-        if self.uncached_backend().capabilities().touches {
+        if !self.uncached_backend().capabilities().needs_gc_candidates() {
             return Ok(());
         }
         self.list_of_sightings().await.map(drop)
@@ -138,7 +138,7 @@ impl ChunkStore {
     /// # Cancel safety
     /// The list is as it was, or has younger sightings.
     pub(crate) async fn restart_sightings(&self, writers: &[Arc<WriterPins>]) -> Result<()> {
-        if self.uncached_backend().capabilities().touches {
+        if !self.uncached_backend().capabilities().needs_gc_candidates() {
             return Ok(());
         }
         let used = |sightings: Arc<GcCandidates>| {
@@ -169,7 +169,7 @@ impl ChunkStore {
     /// # Errors
     /// As [`restart_sightings`](Self::restart_sightings).
     pub(crate) async fn restart_all_sightings(&self) -> Result<()> {
-        if self.uncached_backend().capabilities().touches {
+        if !self.uncached_backend().capabilities().needs_gc_candidates() {
             return Ok(());
         }
         for _ in 0..TRIES {

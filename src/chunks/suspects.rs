@@ -138,7 +138,7 @@ impl ChunkStore {
 
     /// A chunk that is on the list was put aside.
     pub(super) fn note_quarantined(&self, digest: Digest) {
-        if self.backend.capabilities().touches {
+        if self.backend.capabilities().cheap_presence {
             self.suspicion.state().quarantined.insert(digest);
         }
     }

@@ -149,7 +149,7 @@ impl Sweeping {
 
     /// Where a backend keeps times of use, what was used since stays.
     async fn look_again(&self, unused: &[Unused], swept: &mut [Option<Swept>]) -> Result<()> {
-        if !self.backend.capabilities().touches {
+        if !self.backend.capabilities().tracks_last_use {
             return Ok(());
         }
         let wanted: Vec<_> = (0..swept.len()).filter(|at| swept[*at].is_none()).collect();

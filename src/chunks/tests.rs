@@ -1,6 +1,7 @@
 use std::future::Future;
 use std::ops::Range;
 use std::pin::pin;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::executor::block_on;
@@ -10,8 +11,8 @@ use super::*;
 use crate::backend::fault::{Action, FaultBackend, Rule};
 use crate::backend::record::Method;
 use crate::backend::{
-    Capabilities, Cursor, Deleted, LeaseTerm, ListPage, ListQuery, LockGuard, LockMode, LockScope,
-    MemoryBackend, Object, ObjectInfo, Removal, Version,
+    Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListPage, ListQuery, LockGuard,
+    LockMode, LockScope, MemoryBackend, Object, ObjectInfo, PendingMoves, Removal, Version,
 };
 use crate::chunks::encoded::StoredChunk;
 use crate::chunks::suspects::SuspectList;
@@ -23,14 +24,21 @@ use crate::rt::{Runtime, ThreadRuntime};
 #[derive(Debug)]
 struct Remote(MemoryBackend);
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Backend for Remote {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        self.0.runtime()
-    }
     fn capabilities(&self) -> &Capabilities {
         self.0.capabilities()
     }
+
+    fn coordination(&self) -> &dyn Coordination {
+        self
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        None
+    }
+
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
         self.0.get(key, limit).await
     }
@@ -42,9 +50,6 @@ impl Backend for Remote {
     }
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         self.0.put(key, object, mode).await
-    }
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        self.0.copy(from, to, mode).await
     }
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         self.0.delete(removals).await
@@ -58,14 +63,52 @@ impl Backend for Remote {
     async fn barrier(&self) -> Result<()> {
         self.0.barrier().await
     }
-    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        self.0.lock(scope, mode).await
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Coordination for Remote {
+    async fn clock(&self) -> Result<SystemTime> {
+        self.0.coordination().clock().await
     }
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.0.coordination().runtime()
+    }
+
+    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
+        self.0.coordination().lock(scope, mode).await
+    }
+
+    async fn check_owned(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn lease_term(&self) -> Option<LeaseTerm> {
         Some(LeaseTerm { continues: None, epoch: 1, since: 1, unsettled: false })
     }
+
+    async fn begin_term(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn in_doubt(&self, _: &Key) -> Option<Duration> {
+        None
+    }
+
+    async fn record_moves(&self, _: &[Key]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
+        Ok(None)
+    }
+
+    async fn release(&self) -> Result<()> {
+        Ok(())
+    }
+
     async fn close(&self) -> Result<()> {
-        self.0.close().await
+        self.0.coordination().close().await
     }
 }
 

@@ -71,7 +71,9 @@ pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
         let error = Error::new(ErrorKind::Unsupported, "collect garbage");
         return Err(error.because("other processes may be writing: its locks do not reach them"));
     }
-    if !backend.capabilities().touches && !options.consistent_listings && options.grace < options.listing_lag
+    if !backend.capabilities().consistent_listing
+        && !options.consistent_listings
+        && options.grace < options.listing_lag
     {
         let (grace, lag) = (options.grace.as_secs(), options.listing_lag.as_secs());
         let why = format!("a grace time of {grace} s is shorter than listings may lag behind, {lag} s");
@@ -83,7 +85,7 @@ pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
     let (now, here) = (backend.clock().await?, store.runtime().now());
     let apart = now.duration_since(here).or_else(|_| here.duration_since(now)).unwrap_or_default();
     // A filesystem has the clock of its host, or one of its own that nobody else goes by.
-    if apart > CLOCKS_APART && !backend.capabilities().touches {
+    if apart > CLOCKS_APART && !backend.capabilities().tracks_last_use {
         let why = format!("the clocks of this host and of the store are {} s apart", apart.as_secs());
         return Err(Error::new(ErrorKind::Unavailable, "collect garbage").because(why));
     }

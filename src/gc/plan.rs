@@ -350,7 +350,8 @@ impl Counting<'_> {
         while let Some(candidates) = scan.next().await? {
             ready += candidates.iter().filter(|candidate| candidate.ready).count() as u64;
             // Those that wait are wanted only where sightings are kept.
-            let wanted = candidates.into_iter().filter(|candidate| candidate.ready || !self.touches());
+            let wanted =
+                candidates.into_iter().filter(|candidate| candidate.ready || self.keeps_candidates());
             if let Some(names) = &mut kept {
                 let before = names.len();
                 names.extend(wanted);
@@ -399,15 +400,15 @@ impl Counting<'_> {
         if self.options.sizes == Sizes::All { Details::All } else { Details::Names }
     }
 
-    fn touches(&self) -> bool {
-        self.store.uncached_backend().capabilities().touches
+    fn keeps_candidates(&self) -> bool {
+        self.store.uncached_backend().capabilities().needs_gc_candidates()
     }
 
     /// Whether it may go, and since when it is known to be unused. What was put aside need not be seen twice: no sighting tells it from
     /// its chunk, and it is nothing that anybody could want to use.
     fn judge(&self, unused: &Unused, last_used: SystemTime) -> (bool, SystemTime) {
         let is_old = self.times.is_old(last_used);
-        if self.touches() || self.options.consistent_listings || unused.quarantined.is_some() {
+        if !self.keeps_candidates() || self.options.consistent_listings || unused.quarantined.is_some() {
             return (is_old, self.times.now);
         }
         // One that was stored after it was seen is another.

@@ -98,10 +98,14 @@ impl GcPlan {
         self.store.suspect_missing(&self.lost).await?;
         // What was deleted of snapshots must not come back after a crash, without its chunks.
         self.store.backend().barrier().await?;
-        if !self.store.uncached_backend().capabilities().touches {
-            if let Some(identity) = self.store.uuid() {
-                self.store.chunks().begin_term(identity).await?;
-            }
+        let capabilities = self.store.uncached_backend().capabilities();
+        // Records of presence that were made elsewhere must not outlive the chunks that are about to be deleted.
+        if !capabilities.cheap_presence
+            && let Some(identity) = self.store.uuid()
+        {
+            self.store.chunks().begin_term(identity).await?;
+        }
+        if capabilities.needs_gc_candidates() {
             self.write_sightings().await?;
         }
         self.progress.begun = true;
@@ -181,7 +185,7 @@ impl GcPlan {
             }
             removed => self.progress.leftovers = removed?,
         }
-        if !self.store.uncached_backend().capabilities().touches {
+        if self.store.uncached_backend().capabilities().needs_gc_candidates() {
             self.write_sightings().await?;
         }
         self.write_status().await
@@ -233,8 +237,8 @@ impl GcPlan {
 
     async fn batch(&mut self, candidates: &[Candidate]) -> Result<()> {
         self.progress.begun_with += candidates.len();
-        if self.progress.begun_with > MOST_SIGHTINGS && !self.store.uncached_backend().capabilities().touches
-        {
+        let is_listed = self.store.uncached_backend().capabilities().needs_gc_candidates();
+        if is_listed && self.progress.begun_with > MOST_SIGHTINGS {
             let error = Error::new(ErrorKind::Full, "collect garbage");
             return Err(
                 error.because("there is more than can be written down at once: another run removes the rest")

@@ -8,7 +8,7 @@
 //! Both end when more time has passed than any request takes.
 //!
 //! What is here are the requests of this opening of the store. Of other processes, and of those that are gone, the backend
-//! [knows](crate::backend::Backend::in_doubt) names that may not be reused yet: both are asked by the same question.
+//! [knows](crate::backend::Coordination::in_doubt) names that may not be reused yet: both are asked by the same question.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

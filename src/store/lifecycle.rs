@@ -144,7 +144,7 @@ impl Datastore {
     /// Gives back what the backend holds for the store. Call it when all writers and readers are gone.
     ///
     /// # Errors
-    /// Those of [`Backend::close`].
+    /// Those of [`Coordination::close`](crate::backend::Coordination::close).
     pub async fn close(self) -> Result<()> {
         self.inner.backend.close().await
     }

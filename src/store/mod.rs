@@ -268,7 +268,7 @@ impl StoreInner {
     /// An index was stored.
     fn note_published(&self, key: &Key) {
         // Where listings show at once what is there, they are enough.
-        if !self.backend.capabilities().touches {
+        if !self.backend.capabilities().consistent_listing {
             self.chunks.published().note(key, self.runtime().monotonic());
         }
     }

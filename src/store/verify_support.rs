@@ -164,7 +164,7 @@ impl Datastore {
     /// Chunks are missing: nobody believes that they are there until they were stored again.
     pub(crate) async fn suspect_missing(&self, digests: &[Digest]) -> Result<()> {
         // Where presence costs nothing, what is there is seen by everybody who needs it.
-        if digests.is_empty() || self.inner.backend.capabilities().touches {
+        if digests.is_empty() || self.inner.backend.capabilities().cheap_presence {
             return Ok(());
         }
         let _guard = self.lock_to_repair().await?;

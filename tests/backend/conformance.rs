@@ -14,8 +14,8 @@ use larder::backend::conformance::{check_all, conditions_see_every_change, forei
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::{Counts, Method, Outcome, RecordingBackend};
 use larder::backend::{
-    Backend, FsBackend, FsOptions, LockMode, LockScope, MemoryBackend, PrefixDirectories, PutMode, Removal,
-    SyncLevel, conformance,
+    Backend, Coordination, FsBackend, FsOptions, LockMode, LockScope, MemoryBackend, PrefixDirectories,
+    PutMode, Removal, SyncLevel, conformance,
 };
 use larder::error::ErrorKind;
 use larder::format::Digest;

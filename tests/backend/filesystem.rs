@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures::executor::block_on;
 use larder::backend::{
-    Backend, FsBackend, FsOptions, ListEntry, ListQuery, LockMode, LockReach, LockScope, PrefixDirectories,
-    PutMode, Removal, SyncLevel, Touched, list_all,
+    Backend, Coordination, FsBackend, FsOptions, Housekeeping, ListEntry, ListQuery, LockMode, LockReach,
+    LockScope, PrefixDirectories, PutMode, Removal, SyncLevel, Touched, list_all,
 };
 use larder::error::ErrorKind;
 use larder::format::Digest;

@@ -12,7 +12,7 @@ use filetime::FileTime;
 use futures::executor::block_on;
 use larder::backend::fs::replay::{DiskOp, DiskRecord, FailingCall};
 use larder::backend::{
-    Backend, FsBackend, FsOptions, PrefixDirectories, PutMode, Removal, SyncLevel, Touched,
+    Backend, Coordination, FsBackend, FsOptions, PrefixDirectories, PutMode, Removal, SyncLevel, Touched,
 };
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::Digest;

@@ -3,7 +3,7 @@
 
 use futures::executor::block_on;
 use futures::io::Cursor;
-use larder::backend::{Backend, LockMode, LockScope, MemoryBackend};
+use larder::backend::{Coordination, LockMode, LockScope, MemoryBackend};
 use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::name::Namespace;

@@ -225,7 +225,7 @@ fn a_base_that_goes_while_its_successor_comes_takes_nothing_along() {
         Box::pin(async move {
             let base = newest(&scene.store, "host/a").await.unwrap();
             // A writer that begins after the collection, one that reuses all, and nobody shows it to the mark.
-            if !scene.watched.capabilities().touches {
+            if !scene.watched.capabilities().tracks_last_use {
                 scene.watched.hide_what_is_new();
             }
             drop(back_up_on(&scene.store, "host/a", &[4, 5, 2], Some(&base)).await.unwrap());

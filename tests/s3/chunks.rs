@@ -4,7 +4,7 @@ use futures::executor::block_on;
 use futures::io::Cursor;
 use larder::backend::fault::{Action as Failure, Rule as Failing};
 use larder::backend::record::Method;
-use larder::backend::{Backend as _, LockMode, LockScope};
+use larder::backend::{Backend as _, Coordination, LockMode, LockScope};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::store::{Datastore, DirtyMap, SnapshotReader, SnapshotState};

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future::{Either, join_all, select};
-use larder::backend::{Backend, ListQuery, PutMode, Removal, S3Backend, list_all};
+use larder::backend::{Backend, Housekeeping, ListQuery, PutMode, Removal, S3Backend, list_all};
 use larder::error::{Error, ErrorKind};
 use larder::format::layout::{Key, Prefix};
 use larder::http::{HttpClient, HttpOptions, Timeouts};

@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use futures::executor::block_on;
 use futures::future::{self, BoxFuture};
-use larder::backend::{Backend, LockMode, LockReach, LockScope, Ownership, PutMode, Removal, S3Backend};
+use larder::backend::{
+    Backend, Coordination, LockMode, LockReach, LockScope, Ownership, PutMode, Removal, S3Backend,
+};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::http::{HttpClient, HttpOptions};
@@ -95,7 +97,7 @@ fn of_two_who_want_the_store_at_once_one_gets_it() {
     let server = FaultServer::start(Options::default());
     for _ in 0..8 {
         let (one, other) = (process(&server), process(&server));
-        let wanted = |backend| Backend::lock(backend, &LockScope::Store, LockMode::Shared);
+        let wanted = |backend| Coordination::lock(backend, &LockScope::Store, LockMode::Shared);
         let (first, second) = block_on(future::join(wanted(&one), wanted(&other)));
         let won = [first.is_ok(), second.is_ok()];
         assert_eq!(won.iter().filter(|won| **won).count(), 1, "{won:?}");
@@ -131,7 +133,7 @@ fn without_conditional_puts_the_last_who_wrote_wins() {
     let server = FaultServer::start(Options::with([Quirk::ConditionsIgnored]));
     let (one, other) = (process(&server), process(&server));
     assert_eq!(one.capabilities().lock_reach, LockReach::Process, "the weaker lease is told of");
-    let wanted = |backend| Backend::lock(backend, &LockScope::Store, LockMode::Shared);
+    let wanted = |backend| Coordination::lock(backend, &LockScope::Store, LockMode::Shared);
     let (first, second) = block_on(future::join(wanted(&one), wanted(&other)));
     assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
     let third = process(&server);

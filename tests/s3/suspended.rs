@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
-use larder::backend::{Backend, LockGuard, LockMode, LockScope, PutMode, Removal, S3Backend};
+use larder::backend::{
+    Backend, Coordination, Housekeeping, LockGuard, LockMode, LockScope, PutMode, Removal, S3Backend,
+};
 use larder::error::{ErrorKind, Result};
 use larder::format::Digest;
 use larder::format::layout::Key;

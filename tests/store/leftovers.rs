@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use larder::backend::{
-    Backend, FsBackend, FsOptions, ListEntry, ListQuery, Orphan, PrefixDirectories, PutMode, SyncLevel,
-    list_all,
+    Backend, Coordination, FsBackend, FsOptions, Housekeeping, ListEntry, ListQuery, Orphan,
+    PrefixDirectories, PutMode, SyncLevel, list_all,
 };
 use larder::error::ErrorKind;
 use larder::format::Digest;

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex};
 use futures::executor::block_on;
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::Method;
-use larder::backend::{Backend, FsBackend, FsOptions, LockMode, LockScope, PrefixDirectories, SyncLevel};
+use larder::backend::{
+    Backend, Coordination, FsBackend, FsOptions, LockMode, LockScope, PrefixDirectories, SyncLevel,
+};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::{BackupTime, SnapshotName};

@@ -3,14 +3,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use larder::backend::{
-    Backend, Capabilities, Cursor, Deleted, ListEntry, ListPage, ListQuery, LockGuard, LockMode, LockScope,
-    MemoryBackend, Object, ObjectInfo, PutMode, Removal, Touched, Version, conformance,
+    Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListEntry, ListPage,
+    ListQuery, LockGuard, LockMode, LockScope, MemoryBackend, Object, ObjectInfo, Orphan, PendingMoves,
+    PutMode, Removal, Touched, Version, conformance,
 };
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::layout::Key;
@@ -121,6 +122,10 @@ impl BrokenBackend {
         Self { flaw, inner, leaked: std::sync::Mutex::default() }
     }
 
+    fn inner(&self) -> &dyn Backend {
+        &self.inner
+    }
+
     fn has(&self, flaw: Flaw) -> bool {
         self.flaw == flaw
     }
@@ -133,14 +138,19 @@ impl BrokenBackend {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Backend for BrokenBackend {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        self.inner.runtime()
-    }
-
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
+    }
+
+    fn coordination(&self) -> &dyn Coordination {
+        self
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        Some(self)
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
@@ -185,14 +195,6 @@ impl Backend for BrokenBackend {
         let size = object.len();
         let version = self.inner.put(key, object, mode).await?;
         Ok(if self.has(Flaw::VersionsAreSizes) { Version::new(size.to_string()) } else { version })
-    }
-
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        let version = self.inner.copy(from, to, mode).await?;
-        if self.has(Flaw::CopyIsEmpty) {
-            return self.inner.put(to, Bytes::new(), PutMode::Replace).await;
-        }
-        Ok(version)
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
@@ -256,7 +258,8 @@ impl Backend for BrokenBackend {
             Flaw::AbsentIsTouched => {
                 for (touched, key) in touched.iter_mut().zip(keys) {
                     if *touched == Touched::Absent {
-                        let info = ObjectInfo::new(key.clone(), 0, self.runtime().now(), Version::new("0"));
+                        let info =
+                            ObjectInfo::new(key.clone(), 0, self.inner().runtime().now(), Version::new("0"));
                         *touched = Touched::Present(info);
                     }
                 }
@@ -277,33 +280,105 @@ impl Backend for BrokenBackend {
     async fn barrier(&self) -> Result<()> {
         if self.has(Flaw::BarrierFails) { Err(Error::new(ErrorKind::Unavailable, "flush")) } else { Ok(()) }
     }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Coordination for BrokenBackend {
+    async fn clock(&self) -> Result<SystemTime> {
+        self.inner.coordination().clock().await
+    }
+
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.inner.coordination().runtime()
+    }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         let any = "vm/1/2025-01-01T00:00:00Z".parse().unwrap();
         match (self.flaw, scope) {
             (Flaw::LocksOfOneKind, LockScope::Snapshot(_) | LockScope::Manifest(_))
             | (Flaw::StoreLockExcludes, LockScope::Store) => {
-                self.inner.lock(&LockScope::Snapshot(any), mode).await
+                self.inner.coordination().lock(&LockScope::Snapshot(any), mode).await
             }
-            (Flaw::LocksTolerateAll, _) => self.inner.lock(scope, LockMode::Shared).await,
+            (Flaw::LocksTolerateAll, _) => self.inner.coordination().lock(scope, LockMode::Shared).await,
             (Flaw::LocksStay, _) => {
-                let guard = self.inner.lock(scope, mode).await?;
+                let guard = self.inner.coordination().lock(scope, mode).await?;
                 self.leaked.lock().unwrap().push(guard);
-                self.inner.lock(&LockScope::Store, LockMode::Shared).await
+                self.inner.coordination().lock(&LockScope::Store, LockMode::Shared).await
             }
             (Flaw::SharedLocksExclude, LockScope::Group(_)) => {
-                self.inner.lock(scope, LockMode::Exclusive).await
+                self.inner.coordination().lock(scope, LockMode::Exclusive).await
             }
             (Flaw::StoreLockKnowsNobody, LockScope::Store) => {
-                let inner = self.inner.lock(scope, mode).await?;
+                let inner = self.inner.coordination().lock(scope, mode).await?;
                 Ok(Box::new(Ignorant { inner }))
             }
-            _ => self.inner.lock(scope, mode).await,
+            _ => self.inner.coordination().lock(scope, mode).await,
         }
     }
 
+    async fn check_owned(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        None
+    }
+
+    async fn begin_term(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn in_doubt(&self, _: &Key) -> Option<Duration> {
+        None
+    }
+
+    async fn record_moves(&self, _: &[Key]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
+        Ok(None)
+    }
+
+    async fn release(&self) -> Result<()> {
+        Ok(())
+    }
+
     async fn close(&self) -> Result<()> {
-        self.inner.close().await
+        self.inner.coordination().close().await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Housekeeping for BrokenBackend {
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        let version = self.inner().copy(from, to, mode).await?;
+        if self.has(Flaw::CopyIsEmpty) {
+            return self.inner.put(to, Bytes::new(), PutMode::Replace).await;
+        }
+        Ok(version)
+    }
+
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        self.inner().head_many(keys).await
+    }
+
+    async fn has_store(&self) -> Result<bool> {
+        self.inner().has_store().await
+    }
+
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
+        self.inner().orphans(foreign).await
+    }
+
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+        self.inner().get_orphan(orphan, limit).await
+    }
+
+    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
+        self.inner().remove_leftovers(foreign, age).await
     }
 }
 
@@ -356,14 +431,19 @@ impl LackingBackend {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Backend for LackingBackend {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        self.inner.runtime()
-    }
-
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn coordination(&self) -> &dyn Coordination {
+        self.inner.coordination()
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        Some(self)
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
@@ -383,13 +463,6 @@ impl Backend for LackingBackend {
             return Err(self.refusal());
         }
         self.inner.put(key, object, mode).await
-    }
-
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        if mode != PutMode::Replace {
-            return Err(self.refusal());
-        }
-        self.inner.copy(from, to, mode).await
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
@@ -415,12 +488,35 @@ impl Backend for LackingBackend {
     async fn barrier(&self) -> Result<()> {
         self.inner.barrier().await
     }
+}
 
-    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        self.inner.lock(scope, mode).await
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Housekeeping for LackingBackend {
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        if mode != PutMode::Replace {
+            return Err(self.refusal());
+        }
+        self.inner.copy(from, to, mode).await
     }
 
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        self.inner.head_many(keys).await
+    }
+
+    async fn has_store(&self) -> Result<bool> {
+        self.inner.has_store().await
+    }
+
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
+        self.inner.orphans(foreign).await
+    }
+
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+        self.inner.get_orphan(orphan, limit).await
+    }
+
+    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
+        self.inner.remove_leftovers(foreign, age).await
     }
 }

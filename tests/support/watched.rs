@@ -11,8 +11,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use larder::backend::record::Method;
 use larder::backend::{
-    Backend, Capabilities, Cursor, Deleted, LeaseTerm, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
-    LockScope, Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched, Version,
+    Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListEntry, ListPage,
+    ListQuery, LockGuard, LockMode, LockScope, Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal,
+    Touched, Version,
 };
 use larder::error::Result;
 use larder::format::layout::Key;
@@ -58,7 +59,11 @@ impl Watched {
 
     /// As a bucket: it keeps no times of use, and its listings may be behind.
     pub fn bucket(inner: Arc<dyn Backend>) -> Arc<Self> {
-        Self::with(inner, |capabilities| capabilities.touches = false)
+        Self::with(inner, |capabilities| {
+            capabilities.tracks_last_use = false;
+            capabilities.consistent_listing = false;
+            capabilities.cheap_presence = false;
+        })
     }
 
     /// As a bucket, or as a directory.
@@ -163,14 +168,19 @@ impl Watched {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Backend for Watched {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        self.inner.runtime()
-    }
-
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn coordination(&self) -> &dyn Coordination {
+        self
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        Some(self)
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
@@ -186,17 +196,8 @@ impl Backend for Watched {
         Ok(self.seen(info))
     }
 
-    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
-        let found = self.step(Method::HeadMany, keys, self.inner.head_many(keys)).await?;
-        Ok(found.into_iter().map(|found| found.map(|info| self.seen(info))).collect())
-    }
-
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         self.change(Method::Put, std::slice::from_ref(key), self.inner.put(key, object, mode)).await
-    }
-
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        self.change(Method::Copy, &[from.clone(), to.clone()], self.inner.copy(from, to, mode)).await
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
@@ -222,7 +223,7 @@ impl Backend for Watched {
     }
 
     async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
-        if !self.capabilities.touches {
+        if !self.capabilities.tracks_last_use {
             return Ok(vec![Touched::Unknown; keys.len()]);
         }
         let touched = self.step(Method::Touch, keys, self.inner.touch(keys)).await?;
@@ -236,26 +237,67 @@ impl Backend for Watched {
     async fn barrier(&self) -> Result<()> {
         self.step(Method::Barrier, &[], self.inner.barrier()).await
     }
+}
 
-    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        let guard = self.step(Method::Lock, &[], self.inner.lock(scope, mode)).await?;
-        Ok(Box::new(Guard { backend: self.me.upgrade(), guard }))
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Coordination for Watched {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.inner.runtime()
     }
 
     async fn clock(&self) -> Result<SystemTime> {
         self.step(Method::Clock, &[], self.inner.clock()).await
     }
 
-    async fn begin_term(&self) -> Result<()> {
-        self.step(Method::BeginTerm, &[], self.inner.begin_term()).await
+    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
+        let guard = self.step(Method::Lock, &[], self.inner.lock(scope, mode)).await?;
+        Ok(Box::new(Guard { backend: self.me.upgrade(), guard }))
     }
 
     async fn check_owned(&self) -> Result<()> {
         self.step(Method::CheckOwned, &[], self.inner.check_owned()).await
     }
 
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        self.inner.lease_term()
+    }
+
+    async fn begin_term(&self) -> Result<()> {
+        self.step(Method::BeginTerm, &[], self.inner.begin_term()).await
+    }
+
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        self.inner.in_doubt(key)
+    }
+
+    async fn record_moves(&self, keys: &[Key]) -> Result<()> {
+        self.step(Method::RecordMoves, keys, self.inner.record_moves(keys)).await
+    }
+
     async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
         self.step(Method::PendingMoves, &[], self.inner.pending_moves()).await
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.inner.release().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Housekeeping for Watched {
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        self.change(Method::Copy, &[from.clone(), to.clone()], self.inner.copy(from, to, mode)).await
+    }
+
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        let found = self.step(Method::HeadMany, keys, self.inner.head_many(keys)).await?;
+        Ok(found.into_iter().map(|found| found.map(|info| self.seen(info))).collect())
     }
 
     async fn has_store(&self) -> Result<bool> {
@@ -272,18 +314,6 @@ impl Backend for Watched {
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.step(Method::RemoveLeftovers, &[], self.inner.remove_leftovers(foreign, age)).await
-    }
-
-    fn in_doubt(&self, key: &Key) -> Option<Duration> {
-        self.inner.in_doubt(key)
-    }
-
-    fn lease_term(&self) -> Option<LeaseTerm> {
-        self.inner.lease_term()
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
     }
 }
 

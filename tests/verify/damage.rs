@@ -8,9 +8,9 @@ use futures::io::{AsyncReadExt as _, Cursor};
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::{Method, RecordingBackend};
 use larder::backend::{
-    Backend, Capabilities, Cursor as Page, Deleted, FsBackend, FsOptions, ListPage, ListQuery, LockGuard,
-    LockMode, LockScope, MemoryBackend, Object, ObjectInfo, PrefixDirectories, PutMode, Removal, SyncLevel,
-    Touched, Version,
+    Backend, Capabilities, Coordination, Cursor as Page, Deleted, FsBackend, FsOptions, Housekeeping,
+    ListPage, ListQuery, MemoryBackend, Object, ObjectInfo, Orphan, PrefixDirectories, PutMode, Removal,
+    SyncLevel, Touched, Version,
 };
 use larder::error::{ErrorKind, Result};
 use larder::format::Digest;
@@ -34,6 +34,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Memory that reads wrongly, or can do as little as a bucket.
 #[derive(Debug)]
@@ -53,7 +54,10 @@ impl Strange {
 
     /// One that cannot say what is there without a request.
     fn far(mut self) -> Self {
-        (self.is_far, self.capabilities.touches) = (true, false);
+        self.is_far = true;
+        self.capabilities.tracks_last_use = false;
+        self.capabilities.consistent_listing = false;
+        self.capabilities.cheap_presence = false;
         self
     }
 
@@ -63,14 +67,21 @@ impl Strange {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Backend for Strange {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        self.inner.runtime()
-    }
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
+
+    fn coordination(&self) -> &dyn Coordination {
+        self.inner.coordination()
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        Some(self)
+    }
+
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
         let mut object = self.inner.get(key, limit).await?;
         let is_wrong = |left: u64| left.checked_sub(1);
@@ -91,10 +102,6 @@ impl Backend for Strange {
         assert!(self.capabilities.conditional_put || mode == PutMode::Replace);
         self.inner.put(key, object, mode).await
     }
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        assert!(self.capabilities.conditional_put || mode == PutMode::Replace);
-        self.inner.copy(from, to, mode).await
-    }
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         let allowed = |removal: &Removal| self.capabilities.conditional_delete || removal.version.is_none();
         assert!(removals.iter().all(allowed));
@@ -109,11 +116,29 @@ impl Backend for Strange {
     async fn barrier(&self) -> Result<()> {
         self.inner.barrier().await
     }
-    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        self.inner.lock(scope, mode).await
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Housekeeping for Strange {
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        assert!(self.capabilities.conditional_put || mode == PutMode::Replace);
+        self.inner.copy(from, to, mode).await
     }
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        self.inner.head_many(keys).await
+    }
+    async fn has_store(&self) -> Result<bool> {
+        self.inner.has_store().await
+    }
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
+        self.inner.orphans(foreign).await
+    }
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+        self.inner.get_orphan(orphan, limit).await
+    }
+    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
+        self.inner.remove_leftovers(foreign, age).await
     }
 }
 

@@ -35,9 +35,8 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use crate::backend::cached::foreign::{Lookers, objects_of};
 use crate::backend::lock_wait::lock_store;
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, LeaseTerm, ListEntry, ListPage, ListQuery, LockGuard, LockMode,
-    LockScope, Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched, Version, list_all,
-    page_of,
+    Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListEntry, ListPage,
+    ListQuery, LockMode, Object, ObjectInfo, Orphan, PutMode, Removal, Touched, Version, list_all, page_of,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -45,7 +44,6 @@ use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::name::Namespace;
 use crate::local::LocalState;
 use crate::local::mirror::CopyName;
-use crate::rt::Runtime;
 
 /// How many entries a page of a listing has.
 const PAGE_ENTRIES: usize = 10_000;
@@ -358,14 +356,19 @@ fn is_small(key: &Key) -> bool {
     matches!(key, Key::Manifest(_) | Key::Owner(_) | Key::GroupNotes(_))
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Backend for MetadataCache {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        self.inner.runtime()
-    }
-
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
+    }
+
+    fn coordination(&self) -> &dyn Coordination {
+        self.inner.coordination()
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        Some(self)
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
@@ -410,10 +413,6 @@ impl Backend for MetadataCache {
         }
     }
 
-    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
-        self.inner.head_many(keys).await
-    }
-
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         if !key.is_content() {
             return self.inner.put(key, object, mode).await;
@@ -443,21 +442,6 @@ impl Backend for MetadataCache {
                 Err(error)
             }
         }
-    }
-
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        if !to.is_content() {
-            return self.inner.copy(from, to, mode).await;
-        }
-        let (change, known) = (self.begin_change(), self.known(from));
-        let version = self.inner.copy(from, to, mode).await?;
-        // Otherwise what it copied is known to the backend alone.
-        if let Known::Present(Kept { size, .. }) = known {
-            let kept = Kept { last_used: self.inner.runtime().now(), size, version: version.clone() };
-            self.state().change(to.path(), Some(kept));
-            change.end();
-        }
-        Ok(version)
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
@@ -498,29 +482,32 @@ impl Backend for MetadataCache {
     async fn barrier(&self) -> Result<()> {
         self.inner.barrier().await
     }
+}
 
-    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        self.inner.lock(scope, mode).await
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Housekeeping for MetadataCache {
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        if !to.is_content() {
+            return self.inner.copy(from, to, mode).await;
+        }
+        let (change, known) = (self.begin_change(), self.known(from));
+        let version = self.inner.copy(from, to, mode).await?;
+        // Otherwise what it copied is known to the backend alone.
+        if let Known::Present(Kept { size, .. }) = known {
+            let kept = Kept { last_used: self.inner.runtime().now(), size, version: version.clone() };
+            self.state().change(to.path(), Some(kept));
+            change.end();
+        }
+        Ok(version)
     }
 
-    async fn clock(&self) -> Result<SystemTime> {
-        self.inner.clock().await
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        self.inner.head_many(keys).await
     }
 
-    async fn begin_term(&self) -> Result<()> {
-        self.inner.begin_term().await
-    }
-
-    async fn check_owned(&self) -> Result<()> {
-        self.inner.check_owned().await
-    }
-
-    async fn record_moves(&self, keys: &[Key]) -> Result<()> {
-        self.inner.record_moves(keys).await
-    }
-
-    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
-        self.inner.pending_moves().await
+    async fn has_store(&self) -> Result<bool> {
+        self.inner.has_store().await
     }
 
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
@@ -533,25 +520,5 @@ impl Backend for MetadataCache {
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.inner.remove_leftovers(foreign, age).await
-    }
-
-    fn in_doubt(&self, key: &Key) -> Option<Duration> {
-        self.inner.in_doubt(key)
-    }
-
-    fn lease_term(&self) -> Option<LeaseTerm> {
-        self.inner.lease_term()
-    }
-
-    async fn has_store(&self) -> Result<bool> {
-        self.inner.has_store().await
-    }
-
-    async fn release(&self) -> Result<()> {
-        self.inner.release().await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
     }
 }

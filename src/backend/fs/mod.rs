@@ -41,10 +41,10 @@
 //! the store nor `.chunks` is ever made by a put: where they are missing, a disk is not mounted.
 //!
 //! # Moves, and what is left behind
-//! Who moves snapshots first writes where their indexes will be into the [journal](Backend::record_moves) in the lock directory,
+//! Who moves snapshots first writes where their indexes will be into the [journal](Coordination::record_moves) in the lock directory,
 //! `move-journal`, which a PBS that uses the same directory reads and writes too. Those who collect garbage take it into account last.
-//! Index files at places that no key names are [found](Backend::orphans) in whatever a listing showed as foreign, and temporary
-//! files of writers that died are [removed](Backend::remove_leftovers) when they are old enough.
+//! Index files at places that no key names are [found](Housekeeping::orphans) in whatever a listing showed as foreign, and temporary
+//! files of writers that died are [removed](Housekeeping::remove_leftovers) when they are old enough.
 //!
 //! Links inside the store are never followed: an object behind one is `Corrupt` (H78). Where an index, a snapshot, a group or a
 //! namespace could lie, listings report a link, and any other entry that is no plain file or directory, as
@@ -85,8 +85,9 @@ use crate::backend::fs::lock::StoreLock;
 use crate::backend::fs::lock_files::Room;
 use crate::backend::fs::objects::{Inner, failure};
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, ListPage, ListQuery, LockGuard, LockMode, LockReach, LockScope,
-    Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal, Touched, Version,
+    Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListPage, ListQuery,
+    LockGuard, LockMode, LockReach, LockScope, Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal,
+    Touched, Version,
 };
 use crate::error::Result;
 use crate::format::layout::Key;
@@ -247,12 +248,16 @@ fn temporary_name(runtime: &dyn Runtime, path: &str) -> String {
 
 #[async_trait]
 impl Backend for FsBackend {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        &self.runtime
-    }
-
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn coordination(&self) -> &dyn Coordination {
+        self
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        Some(self)
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
@@ -270,16 +275,6 @@ impl Backend for FsBackend {
         self.blocking("look up", move |inner| inner.head(&key)).await
     }
 
-    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
-        let keys = keys.to_vec();
-        self.blocking("look up", move |inner| Ok(keys.iter().map(|key| inner.head(key)).collect())).await
-    }
-
-    async fn clock(&self) -> Result<SystemTime> {
-        let temporary = self.temporary_name(CLOCK);
-        self.blocking("ask the filesystem for the time", move |inner| inner.clock(&temporary)).await
-    }
-
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (key, temporary) = (key.clone(), self.temporary_name(&key.path()));
         let bytes = object.len() as u64;
@@ -291,11 +286,6 @@ impl Backend for FsBackend {
             self.runtime.spawn_blocking(Box::new(move || inner.flush_ahead()));
         }
         Ok(version)
-    }
-
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        let (from, to, temporary) = (from.clone(), to.clone(), self.temporary_name(&to.path()));
-        self.blocking("copy", move |inner| inner.copy(&from, &to, &temporary, &mode)).await
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
@@ -328,6 +318,18 @@ impl Backend for FsBackend {
     async fn barrier(&self) -> Result<()> {
         self.blocking("flush", Inner::barrier).await
     }
+}
+
+#[async_trait]
+impl Coordination for FsBackend {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        &self.runtime
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        let temporary = self.temporary_name(CLOCK);
+        self.blocking("ask the filesystem for the time", move |inner| inner.clock(&temporary)).await
+    }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         let (scope, runtime) = (scope.clone(), Arc::clone(&self.runtime));
@@ -344,6 +346,22 @@ impl Backend for FsBackend {
         .await
     }
 
+    async fn check_owned(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        None
+    }
+
+    async fn begin_term(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn in_doubt(&self, _: &Key) -> Option<Duration> {
+        None
+    }
+
     async fn record_moves(&self, keys: &[Key]) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
@@ -356,6 +374,32 @@ impl Backend for FsBackend {
         let journal = Journal::lock(&self.inner, &self.runtime).await?;
         let read = self.runtime.run_blocking("read the journal", move || journal.read()).await?;
         Ok(Some(Box::new(read)))
+    }
+
+    async fn release(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Housekeeping for FsBackend {
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        let (from, to, temporary) = (from.clone(), to.clone(), self.temporary_name(&to.path()));
+        self.blocking("copy", move |inner| inner.copy(&from, &to, &temporary, &mode)).await
+    }
+
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        let keys = keys.to_vec();
+        self.blocking("look up", move |inner| Ok(keys.iter().map(|key| inner.head(key)).collect())).await
+    }
+
+    async fn has_store(&self) -> Result<bool> {
+        // No directory is opened without `.chunks`, which is all that an empty store of PBS consists of.
+        Ok(true)
     }
 
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
@@ -375,15 +419,6 @@ impl Backend for FsBackend {
             leftovers::remove(inner, &foreign, now, age)
         })
         .await
-    }
-
-    async fn has_store(&self) -> Result<bool> {
-        // No directory is opened without `.chunks`, which is all that an empty store of PBS consists of.
-        Ok(true)
-    }
-
-    async fn close(&self) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -29,12 +29,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 
+use crate::backend::housekeeping::shows_a_store;
 use crate::backend::lock_table::LockTable;
 use crate::backend::s3::lease::{Attempt, Care, Lease, Place};
 use crate::backend::s3::markers::{Markers, is_marker};
 use crate::backend::{
-    Backend, Capabilities, Cursor, Deleted, Depth, LeaseTerm, ListEntry, ListPage, ListQuery, LockGuard,
-    LockMode, LockReach, LockScope, Object, ObjectInfo, Orphan, PutMode, Removal, Touched, Version,
+    Backend, Capabilities, Coordination, Cursor, Deleted, Depth, Housekeeping, LeaseTerm, ListEntry,
+    ListPage, ListQuery, LockGuard, LockMode, LockReach, LockScope, Object, ObjectInfo, Orphan, PendingMoves,
+    PutMode, Removal, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -102,7 +104,9 @@ impl S3Backend {
             deep_listings: true,
             in_flight: IN_FLIGHT,
             lock_reach: if conditional { LockReach::Everybody } else { LockReach::Process },
-            touches: false,
+            cheap_presence: false,
+            consistent_listing: false,
+            tracks_last_use: false,
             ..Capabilities::local()
         };
         client.send_md5(!yes(server.checks_bodies));
@@ -294,12 +298,16 @@ impl S3Backend {
 
 #[async_trait]
 impl Backend for S3Backend {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        &self.runtime
-    }
-
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn coordination(&self) -> &dyn Coordination {
+        self
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        Some(self)
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
@@ -324,12 +332,6 @@ impl Backend for S3Backend {
         Ok(self.info(key.clone(), &head))
     }
 
-    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
-        let head = |key: Key| async move { self.head(&key).await };
-        let heads = stream::iter(keys.to_vec()).map(head).buffered(IN_FLIGHT);
-        Ok(heads.collect().await)
-    }
-
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (condition, rendered) = (self.condition(key, &mode)?, self.render(key));
         if matches!(key, Key::Namespace(_)) {
@@ -341,24 +343,6 @@ impl Backend for S3Backend {
         let stored = attempt.client().put(&rendered, object.clone(), &condition).await;
         let etag = attempt.end(stored)?;
         if etag.is_empty() { self.version_of(&rendered, &object).await } else { Ok(version(&etag)) }
-    }
-
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        self.lease.before_change().await?;
-        if from == to && mode == PutMode::Replace {
-            // Servers refuse a copy that changes nothing.
-            return Ok(self.head(from).await?.version);
-        }
-        // No server can be trusted with a condition on a copy.
-        if mode != PutMode::Replace || self.server.copy != Support::Yes {
-            let size = self.head(from).await?.size;
-            let object = self.get(from, size).await?;
-            return self.put(to, object.bytes, mode).await;
-        }
-        let attempt = self.begin_change(Care::Confirmed).await?;
-        let copied = attempt.client().copy(&self.render(from), &self.render(to)).await;
-        let etag = attempt.end(copied)?;
-        if etag.is_empty() { Ok(self.head(to).await?.version) } else { Ok(version(&etag)) }
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
@@ -391,6 +375,17 @@ impl Backend for S3Backend {
     async fn barrier(&self) -> Result<()> {
         Ok(())
     }
+}
+
+#[async_trait]
+impl Coordination for S3Backend {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        &self.runtime
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        self.lease.clock().await
+    }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         let held = self.locks.lock(scope, mode, self.runtime.now())?;
@@ -407,16 +402,68 @@ impl Backend for S3Backend {
         Ok(Box::new(Guard { held, is_of_the_store, lease, since }))
     }
 
-    async fn clock(&self) -> Result<SystemTime> {
-        self.lease.clock().await
+    async fn check_owned(&self) -> Result<()> {
+        self.lock(&LockScope::Store, LockMode::Shared).await?.check().await
+    }
+
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        self.lease.lease_term()
     }
 
     async fn begin_term(&self) -> Result<()> {
         self.lease.begin_term().await
     }
 
-    async fn check_owned(&self) -> Result<()> {
-        self.lock(&LockScope::Store, LockMode::Shared).await?.check().await
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        self.lease.in_doubt(key)
+    }
+
+    async fn record_moves(&self, _: &[Key]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
+        Ok(None)
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.lease.remove_mark().await?;
+        self.close().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.lease.give_back().await
+    }
+}
+
+#[async_trait]
+impl Housekeeping for S3Backend {
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        self.lease.before_change().await?;
+        if from == to && mode == PutMode::Replace {
+            // Servers refuse a copy that changes nothing.
+            return Ok(self.head(from).await?.version);
+        }
+        // No server can be trusted with a condition on a copy.
+        if mode != PutMode::Replace || self.server.copy != Support::Yes {
+            let size = self.head(from).await?.size;
+            let object = self.get(from, size).await?;
+            return self.put(to, object.bytes, mode).await;
+        }
+        let attempt = self.begin_change(Care::Confirmed).await?;
+        let copied = attempt.client().copy(&self.render(from), &self.render(to)).await;
+        let etag = attempt.end(copied)?;
+        if etag.is_empty() { Ok(self.head(to).await?.version) } else { Ok(version(&etag)) }
+    }
+
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        let head = |key: Key| async move { self.head(&key).await };
+        let heads = stream::iter(keys.to_vec()).map(head).buffered(IN_FLIGHT);
+        Ok(heads.collect().await)
+    }
+
+    async fn has_store(&self) -> Result<bool> {
+        shows_a_store(self).await
     }
 
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
@@ -431,23 +478,6 @@ impl Backend for S3Backend {
 
     async fn remove_leftovers(&self, _: &[String], age: Duration) -> Result<u64> {
         self.abort_stale_uploads(age).await.map(|aborted| aborted as u64)
-    }
-
-    fn in_doubt(&self, key: &Key) -> Option<Duration> {
-        self.lease.in_doubt(key)
-    }
-
-    fn lease_term(&self) -> Option<LeaseTerm> {
-        self.lease.lease_term()
-    }
-
-    async fn release(&self) -> Result<()> {
-        self.lease.remove_mark().await?;
-        self.close().await
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.lease.give_back().await
     }
 }
 

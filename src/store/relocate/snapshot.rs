@@ -99,7 +99,7 @@ impl Datastore {
     async fn files(&self, found: &Listed, target: &SnapshotName) -> Result<Vec<(Key, Key)>> {
         let source = &found.info.name;
         let mut sources = rest_of(&found.info);
-        if !self.inner.backend.capabilities().touches {
+        if !self.inner.backend.capabilities().consistent_listing {
             let mut wanted = vec![Key::ClientLog(source.clone())];
             // Of one that cannot be read nobody knows what it names.
             if let Ok((manifest, _)) = self.inner.manifest(source).await {

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use larder::backend::fault::FaultBackend;
 use larder::backend::{
-    Backend, Capabilities, Cursor, Deleted, FsBackend, FsOptions, LeaseTerm, ListPage, ListQuery, LockGuard,
-    LockMode, LockScope, MemoryBackend, Object, ObjectInfo, Orphan, PendingMoves, PrefixDirectories, PutMode,
-    Removal, SyncLevel, Touched, Version,
+    Backend, Capabilities, Coordination, Cursor, Deleted, FsBackend, FsOptions, Housekeeping, LeaseTerm,
+    ListPage, ListQuery, LockGuard, LockMode, LockScope, MemoryBackend, Object, ObjectInfo, Orphan,
+    PendingMoves, PrefixDirectories, PutMode, Removal, SyncLevel, Touched, Version,
 };
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::layout::Key;
@@ -53,7 +53,9 @@ struct Remote {
 impl Remote {
     fn new(inner: Arc<dyn Backend>, epoch: u64, unsettled: Duration, conditional_delete: bool) -> Self {
         let mut capabilities = Capabilities::local();
-        capabilities.touches = false;
+        capabilities.tracks_last_use = false;
+        capabilities.consistent_listing = false;
+        capabilities.cheap_presence = false;
         capabilities.conditional_delete = conditional_delete;
         let lease_term = Mutex::new(LeaseTerm { continues: None, epoch, since: epoch, unsettled: false });
         let unsettled_until = inner.runtime().monotonic() + unsettled;
@@ -69,14 +71,19 @@ impl Remote {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Backend for Remote {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        self.inner.runtime()
-    }
-
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    fn coordination(&self) -> &dyn Coordination {
+        self
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        Some(self)
     }
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
@@ -91,16 +98,8 @@ impl Backend for Remote {
         self.inner.head(key).await
     }
 
-    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
-        self.inner.head_many(keys).await
-    }
-
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         self.inner.put(key, object, mode).await
-    }
-
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        self.inner.copy(from, to, mode).await
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
@@ -122,6 +121,18 @@ impl Backend for Remote {
     async fn barrier(&self) -> Result<()> {
         self.inner.barrier().await
     }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Coordination for Remote {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.inner.runtime()
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        self.inner.clock().await
+    }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         if *scope == LockScope::Store && mode == LockMode::Exclusive && self.is_unsettled() {
@@ -130,8 +141,12 @@ impl Backend for Remote {
         self.inner.lock(scope, mode).await
     }
 
-    async fn clock(&self) -> Result<SystemTime> {
-        self.inner.clock().await
+    async fn check_owned(&self) -> Result<()> {
+        self.inner.check_owned().await
+    }
+
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        Some(LeaseTerm { unsettled: self.is_unsettled(), ..*self.lease_term.lock().unwrap() })
     }
 
     async fn begin_term(&self) -> Result<()> {
@@ -141,8 +156,8 @@ impl Backend for Remote {
         Ok(())
     }
 
-    async fn check_owned(&self) -> Result<()> {
-        self.inner.check_owned().await
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        self.inner.in_doubt(key)
     }
 
     async fn record_moves(&self, keys: &[Key]) -> Result<()> {
@@ -151,6 +166,26 @@ impl Backend for Remote {
 
     async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
         self.inner.pending_moves().await
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.inner.release().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Housekeeping for Remote {
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        self.inner.copy(from, to, mode).await
+    }
+
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        self.inner.head_many(keys).await
     }
 
     async fn has_store(&self) -> Result<bool> {
@@ -167,14 +202,6 @@ impl Backend for Remote {
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.inner.remove_leftovers(foreign, age).await
-    }
-
-    fn lease_term(&self) -> Option<LeaseTerm> {
-        Some(LeaseTerm { unsettled: self.is_unsettled(), ..*self.lease_term.lock().unwrap() })
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
     }
 }
 

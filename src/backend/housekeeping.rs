@@ -1,0 +1,167 @@
+//! Maintenance of the place of a store: leftovers, orphans, and batches.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::backend::Backend;
+use crate::backend::list::has_objects;
+use crate::backend::object::{ObjectInfo, PutMode, Version};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::{Key, Prefix};
+use crate::format::name::Namespace;
+
+/// Maintenance of the place itself, and operations that a backend can do faster than by the methods of [`Backend`].
+///
+/// For a backend without it, callers use a substitute for each method, which its documentation names.
+#[async_trait]
+pub trait Housekeeping: fmt::Debug + Send + Sync {
+    /// Stores the bytes of one object under another key as well, with the rules of [`Backend::put`]. Substitute: `get` and `put`.
+    ///
+    /// # Errors
+    /// `NotFound` if there is nothing at `from`; those of `put`.
+    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version>;
+
+    /// Describes several objects as [`Backend::head`] would, with a result for each in the order given. Substitute: one `head` after the
+    /// other.
+    ///
+    /// # Errors
+    /// For one object, those of `head`. For the whole call, any failure that concerns all of them.
+    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>>;
+
+    /// Returns `true` if this place has a store, whichever program made it, and even if it is empty. The store asks when it is opened and
+    /// has no [identity](Key::Store). Substitute: the owner mark of PBS ([`Key::InUse`]), or any object among snapshots and chunks,
+    /// proves that there is a store.
+    ///
+    /// # Errors
+    /// Any failure to look.
+    async fn has_store(&self) -> Result<bool>;
+
+    /// Finds the index files among `foreign`, the paths that a listing showed as [foreign](crate::backend::ListEntry::Foreign), and in
+    /// the directories among them. The collector keeps the chunks that they name. Substitute: none.
+    ///
+    /// # Errors
+    /// Any failure to look everywhere.
+    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>>;
+
+    /// Reads an orphan that [`orphans`](Housekeeping::orphans) found. Substitute: `NotFound`.
+    ///
+    /// # Errors
+    /// Those of [`Backend::get`].
+    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes>;
+
+    /// Removes the leftovers of puts that began at least `age` ago and never ended, and returns their number. Of the temporary files, it
+    /// removes only those in `foreign`, the paths that a listing showed as [foreign](crate::backend::ListEntry::Foreign). The caller
+    /// holds the exclusive lock of the store. Substitute: nothing.
+    ///
+    /// # Errors
+    /// Any failure to remove them.
+    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64>;
+}
+
+/// An index file at a place that no key names.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// Where it is, relative to the root of the store.
+    pub path: String,
+}
+
+impl Orphan {
+    /// The index file at a path.
+    pub fn new(path: impl Into<String>) -> Self {
+        Self { path: path.into() }
+    }
+}
+
+/// [`Housekeeping`], or the substitute for it.
+impl dyn Backend + '_ {
+    /// See [`Housekeeping::copy`].
+    ///
+    /// # Errors
+    /// Those of [`Housekeeping::copy`].
+    pub async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
+        if let Some(housekeeping) = self.housekeeping() {
+            return housekeeping.copy(from, to, mode).await;
+        }
+        let object = self.get(from, u64::MAX).await?;
+        self.put(to, object.bytes, mode).await
+    }
+
+    /// See [`Housekeeping::head_many`].
+    ///
+    /// # Errors
+    /// Those of [`Housekeeping::head_many`].
+    pub async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        if let Some(housekeeping) = self.housekeeping() {
+            return housekeeping.head_many(keys).await;
+        }
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            found.push(self.head(key).await);
+        }
+        Ok(found)
+    }
+
+    /// See [`Housekeeping::has_store`].
+    ///
+    /// # Errors
+    /// Those of [`Housekeeping::has_store`].
+    pub async fn has_store(&self) -> Result<bool> {
+        match self.housekeeping() {
+            Some(housekeeping) => housekeeping.has_store().await,
+            None => shows_a_store(self).await,
+        }
+    }
+
+    /// See [`Housekeeping::orphans`].
+    ///
+    /// # Errors
+    /// Those of [`Housekeeping::orphans`].
+    pub async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
+        match self.housekeeping() {
+            Some(housekeeping) => housekeeping.orphans(foreign).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// See [`Housekeeping::get_orphan`].
+    ///
+    /// # Errors
+    /// Those of [`Housekeeping::get_orphan`].
+    pub async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
+        match self.housekeeping() {
+            Some(housekeeping) => housekeeping.get_orphan(orphan, limit).await,
+            None => Err(Error::new(ErrorKind::NotFound, "read").on(&orphan.path)),
+        }
+    }
+
+    /// See [`Housekeeping::remove_leftovers`].
+    ///
+    /// # Errors
+    /// Those of [`Housekeeping::remove_leftovers`].
+    pub async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
+        match self.housekeeping() {
+            Some(housekeeping) => housekeeping.remove_leftovers(foreign, age).await,
+            None => Ok(0),
+        }
+    }
+}
+
+/// Returns `true` if objects prove that there is a store: the substitute for [`Housekeeping::has_store`].
+///
+/// # Errors
+/// Those of [`Backend::head`] and [`Backend::list`].
+pub(super) async fn shows_a_store(backend: &dyn Backend) -> Result<bool> {
+    if backend.has(&Key::InUse).await? {
+        return Ok(true);
+    }
+    for prefix in [Prefix::Namespace(Namespace::root()), Prefix::Chunks] {
+        if has_objects(backend, prefix).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
