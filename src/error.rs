@@ -7,10 +7,10 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-/// What every fallible function of this crate returns.
+/// Result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a caller can do about an [`Error`].
+/// Class of an [`Error`], by what the caller can do about it.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -18,13 +18,13 @@ pub enum ErrorKind {
     AlreadyExists,
     /// Somebody else holds the lock that this needs. Nothing was changed; try again when they are done.
     Busy,
-    /// The object is no longer the version that was named. Nothing was written; read it again and decide anew.
+    /// The object no longer has the expected version. Nothing was written; read it again and decide again.
     Conflict,
     /// Stored bytes failed a check. Retrying reads the same bytes again.
     Corrupt,
     /// The system or the store refused permission.
     Denied,
-    /// The disk, the quota or the bucket is full. Retrying fails until somebody makes room.
+    /// The disk, the quota or the bucket is full. Retrying fails until space is freed.
     Full,
     /// A bug in this crate or in code that it called: a job panicked or vanished. The operation did not complete.
     Internal,
@@ -36,7 +36,7 @@ pub enum ErrorKind {
     Stream,
     /// The store could not be reached or asked to slow down. Retry later.
     Unavailable,
-    /// It would remove more than is usual, and nobody confirmed that it is meant. Nothing was changed.
+    /// The operation would remove more than the safety limit allows, and was not confirmed. Nothing was changed.
     Unconfirmed,
     /// The store, the backend or this version of the crate cannot do that. Nothing was changed.
     Unsupported,
@@ -80,7 +80,7 @@ struct Inner {
 impl Error {
     /// An error of `kind` that happened during `action`, a few words such as `"load chunk"`.
     ///
-    /// For those who implement a trait of this crate.
+    /// For implementors of traits of this crate.
     #[must_use]
     pub fn new(kind: ErrorKind, action: &'static str) -> Self {
         Self(Box::new(Inner { kind, action, subject: None, source: None }))
@@ -116,12 +116,12 @@ impl Error {
         self
     }
 
-    /// What a caller can do about it.
+    /// Class of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// What was attempted, in a few words.
+    /// The attempted action, in a few words.
     pub fn action(&self) -> &'static str {
         self.0.action
     }

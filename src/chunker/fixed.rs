@@ -10,7 +10,7 @@ const MOST_BYTES: usize = 16 << 20;
 #[derive(Clone, Debug)]
 pub struct FixedChunker {
     chunk_bytes: usize,
-    /// How many bytes the current chunk has.
+    /// Bytes of the current chunk so far.
     length: usize,
 }
 

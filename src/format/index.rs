@@ -1,4 +1,4 @@
-//! What fixed and dynamic indexes have in common.
+//! The common part of fixed and dynamic indexes.
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ pub const HEADER_BYTES: usize = 4096;
 pub struct ChunkEntry {
     /// Its digest.
     pub digest: Digest,
-    /// How many bytes of the archive it holds.
+    /// Length in bytes of its part of the archive.
     pub len: u64,
     /// Where in the archive it begins, in bytes.
     pub offset: u64,
@@ -123,7 +123,7 @@ impl IndexReader {
     }
 }
 
-/// What both kinds of index have in their headers.
+/// Header fields of both kinds of index.
 ///
 /// | offset | bytes | field | encoding |
 /// |---|---|---|---|

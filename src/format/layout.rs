@@ -1,4 +1,4 @@
-//! Which object is called what: the one mapping between typed [`Key`]s and paths below the root of a store.
+//! The one mapping between typed [`Key`]s and paths below the root of a store.
 //!
 //! ```text
 //! .chunks/bb9f/bb9f8df6…            Key::Chunk
@@ -45,9 +45,9 @@ pub enum Key {
     GcStatus,
     /// The notes of a group.
     GroupNotes(GroupName),
-    /// The mark of whoever uses a store in a bucket, as PBS writes it.
+    /// The owner mark of a store in a bucket, as PBS writes it.
     InUse,
-    /// Which process may change a store in a bucket now.
+    /// The lease of a store in a bucket.
     Lease,
     /// The manifest of a snapshot. Its presence makes the snapshot a finished one.
     Manifest(SnapshotName),
@@ -57,9 +57,9 @@ pub enum Key {
     Owner(GroupName),
     /// The marker of a snapshot that must not be deleted. The object is empty.
     Protected(SnapshotName),
-    /// A chunk that was found corrupt and put aside, numbered 0 to 9.
+    /// A quarantined chunk that was found corrupt, numbered 0 to 9.
     Quarantined(Digest, u8),
-    /// Which chunks a garbage collection found unused, and since when.
+    /// The GC candidates: unreferenced chunks, and the time at which each was first seen so.
     GcCandidates,
     /// The identity of the store.
     Store,

@@ -1,4 +1,4 @@
-//! What is stored: names, digests and the bytes of every object. No input or output, no clock, no randomness.
+//! Stored formats: names, digests and the bytes of every object. No I/O, no clock, no randomness.
 
 pub mod blob;
 pub mod digest;

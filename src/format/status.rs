@@ -10,7 +10,7 @@ use crate::format::name::{AuthId, NameError, NameFault, NameKind};
 /// The result of a garbage collection, as it is stored in `.gc-status`.
 ///
 /// JSON without white space; the keys are the names of the fields with `-` for `_`, and stand in the order given here.
-/// When reading, all numbers have to be there and keys that are not known are passed over.
+/// Reading requires all numbers and ignores unknown keys.
 /// Source: PBS datastore format §9.7.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,7 +125,7 @@ pub fn encode_owner(owner: &AuthId) -> Vec<u8> {
 /// Reads the file `owner` of a group: its first line, without white space at the end.
 ///
 /// # Errors
-/// If that is no auth id. An empty file is one that was damaged, not one that gives the group to anybody (H45).
+/// If the text is no auth id. An empty file is damaged; it does not give the group to every user (H45).
 pub fn decode_owner(file: &[u8]) -> Result<AuthId, NameError> {
     let line = file.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let character = NameError { kind: NameKind::AuthId, fault: NameFault::Character };

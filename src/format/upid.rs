@@ -83,7 +83,7 @@ impl UpidBuilder {
         self
     }
 
-    /// What the task is about, as any text. Default: nothing.
+    /// Subject of the task, as any text. Default: empty.
     pub fn id(mut self, id: &str) -> Self {
         id.clone_into(&mut self.id);
         self

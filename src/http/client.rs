@@ -22,7 +22,7 @@ use crate::http::{HttpTransport, Progress, Proxy, Request, Response, TransportEr
 use crate::rt::{Connection, Runtime};
 use crate::wire::uri::{Endpoint, Scheme};
 
-/// How much memory is kept for the bodies of answers to come.
+/// Bytes kept ready for the bodies of later answers.
 const KEPT_BYTES: usize = 64 << 20;
 
 /// How an [`HttpClient`] connects.
@@ -53,13 +53,13 @@ impl Default for HttpOptions {
 }
 
 impl HttpOptions {
-    /// How many connections to one server are kept while they have nothing to do; default: 64.
+    /// Maximum number of idle connections to one server; default: 64.
     pub fn idle_connections(mut self, count: usize) -> Self {
         self.idle_connections = count;
         self
     }
 
-    /// How long a connection is kept while it has nothing to do; default: 15 s, which is less than servers wait.
+    /// Time for which an idle connection is kept; default: 15 s, which is less than servers wait.
     pub fn idle_time(mut self, time: Duration) -> Self {
         self.idle_time = time;
         self
@@ -119,13 +119,13 @@ struct Idle {
     since: Duration,
 }
 
-/// What became of the connections of an [`HttpClient`] so far.
+/// Statistics of the connections of an [`HttpClient`].
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStatus {
-    /// How many have nothing to do now.
+    /// Number of idle connections.
     pub idle: usize,
-    /// How many were opened, with all handshakes.
+    /// Number of connections opened, with all handshakes.
     pub opened: u64,
     /// How often one was used again.
     pub reused: u64,
@@ -153,7 +153,7 @@ impl HttpClient {
         })
     }
 
-    /// What became of the connections so far.
+    /// Statistics of the connections so far.
     pub fn status(&self) -> PoolStatus {
         PoolStatus {
             idle: self.pools().values().map(Vec::len).sum(),
@@ -162,7 +162,7 @@ impl HttpClient {
         }
     }
 
-    /// Whether requests may be sent there at all.
+    /// Returns an error if requests may not be sent to this endpoint at all.
     ///
     /// # Errors
     /// `InvalidInput` for HTTP without TLS to another host, unless that was [allowed](HttpOptions::allow_plaintext);
@@ -277,7 +277,7 @@ impl fmt::Debug for HttpClient {
     }
 }
 
-/// Returns `true` if nothing is to be read: neither an end nor bytes that nobody asked for.
+/// Returns `true` if nothing can be read: neither an end nor unexpected bytes.
 async fn is_quiet(connection: &mut dyn Connection) -> bool {
     poll_fn(|cx| {
         let mut byte = [0];

@@ -20,12 +20,12 @@ use crate::wire::http_head::{ResponseHead, parse_response, write_request};
 
 /// A body of up to this length travels in one write with its head.
 const SMALL_BODY: usize = 16 << 10;
-/// How much is read at once where the length is unknown.
+/// Bytes read at once when the length is unknown.
 const BLOCK: usize = 16 << 10;
-/// How much memory is made ready at once for a body of which not more has come in yet.
+/// Bytes allocated at once for a body of which no more has arrived.
 const STEP_BYTES: usize = 64 << 20;
 
-/// Whether the connection can carry another request.
+/// `true` if the connection can carry another request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reuse {
     No,
@@ -51,7 +51,7 @@ struct Exchange<'a, 'w> {
     incoming: Vec<u8>,
     not_after: Option<Duration>,
     old: bool,
-    /// What is still to be written: the head, with a small body, and then a large body.
+    /// Bytes still to be written: the head with a small body, then a large body.
     outgoing: [Bytes; 2],
     reuse: Reuse,
     watch: &'a mut Watch<'w>,
@@ -198,7 +198,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
         self.outcome(cx, read)
     }
 
-    /// What a poll of the connection means, beside the clock.
+    /// Result of a poll of the connection, apart from the clock.
     fn outcome(
         &mut self,
         cx: &mut Context<'_>,
@@ -253,7 +253,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
         Ok((Response::new(head, body, framing), self.reuse))
     }
 
-    /// A body of this length, in one buffer. What a server claims to send is no reason to take that much memory (H164).
+    /// Reads a body of this length into one buffer. The announced length alone never allocates that much memory (H164).
     async fn sized(&mut self, length: u64) -> Result<Bytes, TransportError> {
         let length = usize::try_from(length).map_err(|_| self.failed(TransportErrorKind::TooLarge))?;
         let mut body = self.buffers.take(length.min(STEP_BYTES));

@@ -69,7 +69,7 @@ pub trait HttpTransport: fmt::Debug + Send + Sync + 'static {
 pub struct Request {
     /// The body; empty for none.
     pub body: Bytes,
-    /// How many bytes the body of a successful response may have. Of the body of an error, only the first 64 KiB are read.
+    /// Maximum bytes of the body of a successful response. Only the first 64 KiB of an error's body are read.
     pub body_limit: u64,
     /// Where the server is.
     pub endpoint: Arc<Endpoint>,
@@ -82,7 +82,7 @@ pub struct Request {
     pub not_after: Option<Duration>,
     /// The path and query, encoded.
     pub target: String,
-    /// How long it may take.
+    /// Timeouts of the exchange.
     pub timeouts: Timeouts,
 }
 
@@ -125,7 +125,7 @@ impl fmt::Debug for Request {
 pub struct Response {
     /// The body. Of an error, at most its first 64 KiB.
     pub body: Bytes,
-    /// What said where the body ends. If it was the end of the connection, nothing shows that the body is whole.
+    /// How the end of the body was found. If it was the end of the connection, the body may be truncated.
     pub framing: Framing,
     /// Status and headers.
     pub head: ResponseHead,
@@ -143,7 +143,7 @@ impl Response {
     }
 }
 
-/// How long the parts of an exchange may take. There is no way to say "for ever" (H128).
+/// Timeouts of the parts of an exchange. None can be infinite (H128).
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -181,7 +181,7 @@ pub enum Progress {
     SentOnOldConnection,
 }
 
-/// What went wrong.
+/// The kind of failure.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TransportErrorKind {
@@ -225,7 +225,7 @@ impl TransportError {
         self
     }
 
-    /// What went wrong.
+    /// The kind of failure.
     pub fn kind(&self) -> TransportErrorKind {
         self.kind
     }
@@ -258,5 +258,5 @@ impl StdError for TransportError {
     }
 }
 
-/// How much of the body of an error is read (H144).
+/// Maximum bytes read of the body of an error (H144).
 const ERROR_BODY_LIMIT: u64 = 64 << 10;

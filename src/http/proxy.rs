@@ -125,7 +125,7 @@ impl Proxy {
             connection.write_all(&request).await?;
             connection.flush().await?;
             let mut answer = Vec::new();
-            // Byte by byte: what follows the head belongs to whoever speaks next.
+            // Byte by byte, because the bytes after the head belong to the next protocol.
             loop {
                 if let Some((head, _)) = parse_response(&answer).map_err(io::Error::other)? {
                     return Ok(head.status);

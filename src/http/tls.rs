@@ -28,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Progress, TransportError, TransportErrorKind};
 use crate::rt::Connection;
 
-/// How much is encrypted before it is written in one call: what stays in the cache next to the processor.
+/// Bytes encrypted before they are written in one call: they fit the processor's cache.
 const BUFFER_BYTES: usize = 32 << 10;
 
 /// The SHA-256 of a certificate in DER form.

@@ -1,4 +1,4 @@
-//! Deadlines of an exchange: one timer for all of them, armed anew only when it fires.
+//! Deadlines of an exchange: one timer for all of them, re-armed only when it fires.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::rt::Runtime;
 pub(super) struct Watch<'a> {
     /// When everything must have ended, by the monotonic clock.
     deadline: Duration,
-    /// How long nothing may move.
+    /// Maximum time without progress.
     limit: Duration,
     /// When something last moved.
     moved: Duration,

@@ -7,7 +7,7 @@
 //! | others | `CLOCK_MONOTONIC` | depends on the system |
 //! | where that clock cannot be read | [`Instant`] | no, on most systems |
 //!
-//! No clock of a virtual machine goes on while the machine is paused.
+//! No clock of a virtual machine advances while the machine is paused.
 
 #![expect(clippy::disallowed_methods, reason = "this is where time comes from")]
 

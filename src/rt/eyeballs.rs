@@ -19,7 +19,7 @@ use std::time::Duration;
 use futures::future::{self, Either};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
-/// How much later than the one before an attempt begins that is not waited for.
+/// Delay after which the next attempt begins beside a pending one.
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// The first connection that comes about.
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
     use crate::rt::{Runtime as _, SimRuntime};
 
-    /// What becomes of an attempt by the last part of its address, and how many were dropped before they ended.
+    /// Outcome of each attempt by the last byte of its address, and the number of attempts dropped early.
     async fn attempt(runtime: SimRuntime, address: SocketAddr, open: &AtomicU32) -> io::Result<SocketAddr> {
         struct Open<'a>(&'a AtomicU32);
         impl Drop for Open<'_> {
@@ -97,7 +97,7 @@ mod tests {
         }
     }
 
-    /// Which address was connected to or the error, after how many milliseconds.
+    /// The connected address or the error, and the milliseconds it took.
     fn run(addresses: &[&str]) -> (Result<String, io::ErrorKind>, u128) {
         let (runtime, open) = (SimRuntime::new(1), AtomicU32::new(0));
         let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();

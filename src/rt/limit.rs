@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::rt::{BlockingJob, run_job};
 
-/// Lets so many jobs run at a time, in the order in which they came.
+/// Runs a bounded number of jobs at a time, in order of arrival.
 #[derive(Debug)]
 pub(super) struct Limit {
     most: usize,
@@ -47,7 +47,7 @@ impl Limit {
     }
 }
 
-/// A place on the pool; given back when dropped, also by a pool that is shut down.
+/// A slot of the pool, released when dropped, also when the pool has shut down.
 struct Place {
     given_back: bool,
     limit: Arc<Limit>,

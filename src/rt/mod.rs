@@ -49,7 +49,7 @@ pub use tokio::TokioRuntime;
 /// A job that may block: file access, or work for the processor that is too long for an async task.
 pub type BlockingJob = Box<dyn FnOnce() + Send + 'static>;
 
-/// What the library needs of an async runtime.
+/// The services that the library needs from an async runtime.
 ///
 /// # Contract
 /// * **Spawned tasks run**: a task given to [`spawn`](Runtime::spawn) is polled until it is complete, whether or not anybody
@@ -84,7 +84,7 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Fills `buffer` with random bytes that are fit for identifiers and nonces.
     fn fill_random(&self, buffer: &mut [u8]);
 
-    /// How many blocking jobs are worth running at once: the number of processors that this program may use.
+    /// Number of blocking jobs to run at once: the processors that this program may use.
     fn parallelism(&self) -> NonZeroUsize;
 
     /// Opens a TCP connection.
@@ -114,19 +114,19 @@ impl dyn Runtime {
     {
         let (sender, receiver) = oneshot::channel();
         self.spawn_blocking(Box::new(move || {
-            // The receiver may be gone: then nobody wants the answer.
+            // A dropped receiver means that the caller no longer wants the answer.
             let _ = sender.send(job());
         }));
         receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, action)))
     }
 }
 
-/// How many processors this program may use.
+/// Number of processors that this program may use.
 fn processors() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-/// How many blocking jobs run at once: some of them wait for a disk, so there are more than processors.
+/// Number of blocking jobs that run at once. Some wait for a disk, so it exceeds the number of processors.
 fn pool_size() -> NonZeroUsize {
     processors().saturating_add(2).max(NonZeroUsize::MIN.saturating_add(3))
 }

@@ -1,4 +1,4 @@
-//! How much a second.
+//! Rate limits in units a second.
 //!
 //! Rates are kept by the generic cell rate algorithm: a clock runs ahead of time by what was used, and whoever would push it
 //! further than the burst allows waits until it does not. Everything is in nanoseconds, in integers. A waiter that is dropped
@@ -24,12 +24,12 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// So many units a second, and up to a second's worth at once.
+    /// Allows this many units a second, in bursts of up to one second's worth.
     pub(crate) fn new(rate: NonZeroU64) -> Self {
         Self { burst: SECOND, paid_until: Mutex::new(0), per_second: rate.get() }
     }
 
-    /// Waits until `units` may be used. Others who come later wait longer, so nobody is passed by.
+    /// Waits until `units` may be used. Later callers wait longer, so none is overtaken.
     pub(crate) async fn take(&self, units: u64, runtime: &dyn Runtime) {
         let wait = self.charge(units, nanoseconds(runtime.monotonic()));
         if wait > 0 {
@@ -40,7 +40,7 @@ impl Rate {
     }
 
     #[cfg(feature = "s3")]
-    /// Uses `units` that were used already: whoever comes next waits for them.
+    /// Accounts for `units` already used: the next caller waits for them.
     pub(crate) fn owe(&self, units: u64, runtime: &dyn Runtime) {
         self.charge(units, nanoseconds(runtime.monotonic()));
     }
@@ -107,7 +107,7 @@ mod tests {
             for (start, (from, _)) in used.iter().enumerate() {
                 let mut sum = 0;
                 for (at, units) in &used[start..] {
-                    // What is allowed in this window, and the last request whole.
+                    // Units allowed in this window, plus one whole request.
                     let allowed = rate + (at - from) * rate / SECOND + 20 + 1;
                     sum += units;
                     prop_assert!(sum <= allowed, "{sum} units within {} ns at {rate}/s", at - from);

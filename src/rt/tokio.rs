@@ -101,7 +101,7 @@ impl Runtime for TokioRuntime {
     }
 }
 
-/// A task that connects. It ends when nobody waits for it any more.
+/// A connecting task. It ends when its caller has gone.
 struct Connecting(JoinHandle<io::Result<TcpStream>>);
 
 impl Drop for Connecting {

@@ -257,7 +257,7 @@ fn parse_segment(text: &[u8]) -> Result<(Segment, Option<&[u8]>), PatternError> 
             b'\\' => {
                 let (escaped, behind) = rest.split_first().ok_or(PatternError::Escape)?;
                 if *escaped == b'/' {
-                    // The slash separates all the same.
+                    // The slash still separates.
                     continue;
                 }
                 tokens.push(Token::Byte(*escaped));

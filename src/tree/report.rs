@@ -261,12 +261,12 @@ impl Report {
         self.losses == 0
     }
 
-    /// How many findings are no notices.
+    /// Number of findings that are not notices.
     pub fn losses(&self) -> u64 {
         self.losses
     }
 
-    /// How many findings were added beyond the ones that are kept.
+    /// Number of findings beyond the retained ones.
     pub fn beyond(&self) -> u64 {
         self.beyond
     }

@@ -10,12 +10,12 @@ use thiserror::Error;
 
 use crate::wire::http_head::ResponseHead;
 
-/// How long the line before a chunk may be.
+/// Maximum length of a chunk header line in bytes.
 const SIZE_LINE_LIMIT: usize = 256;
-/// How long the lines after the last chunk may be together.
+/// Maximum total length of the trailers in bytes.
 const TRAILERS_LIMIT: usize = 8 << 10;
 
-/// Why it cannot be told where a body ends.
+/// Reason why the end of a body is unknown.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BodyError {
@@ -30,7 +30,7 @@ pub enum BodyError {
     TooLong,
 }
 
-/// What says where a body ends.
+/// How the end of a body is found.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
@@ -76,7 +76,7 @@ fn parse_length(text: &str) -> Option<u64> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// What comes next in a body in chunks.
+/// Next part of a chunked body.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -98,14 +98,14 @@ pub struct ChunkedDecoder {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Within a chunk, of which so much is left.
+    /// Within a chunk, with this many bytes left.
     Data(u64),
     /// After the data of a chunk, before the end of its line.
     DataEnd,
     Ended,
     /// Before the size of a chunk.
     Size,
-    /// After the last chunk, with so many bytes of trailers seen.
+    /// After the last chunk, with this many bytes of trailers so far.
     Trailers(usize),
 }
 

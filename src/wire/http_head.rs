@@ -10,9 +10,9 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-/// How many bytes a response head may have.
+/// Maximum bytes of a response head.
 pub const HEAD_LIMIT: usize = 32 << 10;
-/// How many headers it may have.
+/// Maximum number of headers.
 const HEADERS_LIMIT: usize = 128;
 
 /// Why a head is not one.

@@ -1,4 +1,4 @@
-//! What goes over the wire to an S3 server, as buffers: no I/O, no clock, no randomness.
+//! The messages between client and S3 server, as buffers: no I/O, no clock, no randomness.
 
 pub mod base64;
 pub mod date;

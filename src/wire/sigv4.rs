@@ -64,7 +64,7 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// What is signed of a request.
+/// The signed parts of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Signed<'a> {
     /// The headers, names in lower case and each once, in any order: `host` and those that begin with `x-amz-` at least.

@@ -41,7 +41,7 @@ pub enum Scheme {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
-    /// What every path begins with, encoded; empty, or beginning and not ending with `/`.
+    /// Encoded prefix of every path; empty, or with a leading and without a trailing `/`.
     pub base_path: String,
     /// A name in lower case or an IP address; an IPv6 address without brackets.
     pub host: String,
@@ -170,7 +170,7 @@ pub fn decode(text: &str) -> Option<String> {
 }
 
 /// A query of these names and values: encoded, then put in order, as it is both sent and signed. A name without value is
-/// followed by `=` all the same.
+/// still followed by `=`.
 pub fn query(pairs: &[(&str, &str)]) -> String {
     let mut encoded: Vec<_> = pairs.iter().map(|(name, value)| (encode(name), encode(value))).collect();
     encoded.sort_unstable();

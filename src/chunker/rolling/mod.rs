@@ -18,13 +18,13 @@
 
 use crate::chunker::{Chunker, ChunkerError, check_size};
 
-/// How many bytes a hash depends on.
+/// Bytes of the window that a hash covers.
 const WINDOW_BYTES: usize = 64;
 
-/// How many bytes each of the four parts of a block has.
+/// Bytes of each of the four parts of a block.
 const LANE_BYTES: usize = 2048;
 
-/// By how many bits a cut is harder before, and easier behind, the place where sizes should gather.
+/// Number of mask bits added before, and removed after, the normal size, so that sizes gather there.
 const NORMALISATION_BITS: u32 = 2;
 
 /// The smallest and the largest average size, in bytes.
@@ -78,7 +78,7 @@ pub struct RollingChunker {
     average: usize,
     /// Of the last bytes, if the chunk is long enough to be hashed.
     hash: u64,
-    /// How many bytes the current chunk has.
+    /// Bytes of the current chunk so far.
     length: usize,
 }
 

@@ -38,7 +38,7 @@ fn sizes(cuts: &[usize]) -> Vec<usize> {
     [0].iter().chain(cuts).zip(cuts).map(|(start, end)| end - start).collect()
 }
 
-/// What the module says, byte by byte and without any haste.
+/// The definition in the module docs, byte by byte.
 fn slow_cuts(data: &[u8]) -> Vec<usize> {
     let (min, centre, max) = (16 << 10, 52 << 10, 256 << 10);
     let (mut cuts, mut start) = (Vec::new(), 0);

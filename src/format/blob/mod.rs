@@ -36,15 +36,15 @@ pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
 const PLAIN_HEADER_BYTES: usize = 12;
 const ENCRYPTED_HEADER_BYTES: usize = 44;
 
-/// How much room zstd wants beyond the frame that it writes; a frame that leaves less is not kept, as in PBS.
+/// Spare bytes that zstd wants beyond the frame; a frame that leaves fewer is discarded, as in PBS.
 const SPARE_BYTES: usize = 8;
 
-/// The largest window that a frame may ask for, as a power of two, if so much may come out of it: 128 MiB.
+/// Log2 of the largest window that a frame may request, if its content can be that long: 128 MiB.
 const WINDOW_LOG_MAX: u32 = 27;
 /// The window that a frame may ask for however little comes out of it: encoders of streams do not know that yet. 8 MiB.
 const WINDOW_LOG_MIN: u32 = 23;
 
-/// What the payload of a blob is. The format knows these four, so matching on all of them is meant.
+/// Kind of a blob's payload. The format defines exactly these four, so the enum is exhaustive.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BlobKind {
@@ -109,7 +109,7 @@ pub enum DecodeError {
     Field {
         /// Where it is, in bytes.
         offset: u64,
-        /// What it is.
+        /// The kind.
         name: &'static str,
     },
     /// It begins with no magic number that is known.
@@ -132,9 +132,9 @@ pub enum DecodeError {
     /// Bytes are missing, or there are too many.
     #[error("it has {have} bytes instead of {want}")]
     Truncated {
-        /// How many bytes are wanted.
+        /// Required number of bytes.
         want: u64,
-        /// How many there are.
+        /// Available number of bytes.
         have: u64,
     },
 }
@@ -151,13 +151,13 @@ pub enum EncodeError {
     TooLong,
 }
 
-/// What is known in advance of the length of a plaintext, in bytes.
+/// Expected length of a plaintext, in bytes.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlaintextSize {
-    /// It may have up to so many.
+    /// At most this many bytes.
     AtMost(usize),
-    /// It must have so many.
+    /// Exactly this many bytes.
     Exactly(usize),
 }
 
@@ -183,12 +183,12 @@ impl Blob {
         Ok(Self { bytes, kind })
     }
 
-    /// What it holds.
+    /// Kind of the payload.
     pub const fn kind(&self) -> BlobKind {
         self.kind
     }
 
-    /// What follows the header, without a copy.
+    /// The bytes after the header, without a copy.
     pub fn payload(&self) -> Bytes {
         self.bytes.slice(self.kind.header_bytes()..)
     }

@@ -23,7 +23,7 @@ use crate::format::index::{
 /// The first eight bytes of a dynamic index.
 pub const MAGIC: [u8; 8] = [0x1c, 0x91, 0x4e, 0xa5, 0x19, 0xba, 0xb3, 0xcd];
 
-/// What each chunk takes.
+/// Bytes of an entry.
 pub(crate) const ENTRY_BYTES: usize = 40;
 
 /// A dynamic index that was read and found valid. Nothing is copied out of it until it is asked for.

@@ -24,7 +24,7 @@ use crate::format::index::{
 /// The first eight bytes of a fixed index.
 pub const MAGIC: [u8; 8] = [0x2f, 0x7f, 0x41, 0xed, 0x91, 0xfd, 0x0f, 0xcd];
 
-/// What each chunk takes.
+/// Bytes of an entry.
 pub(crate) const ENTRY_BYTES: usize = 32;
 const SIZE_OFFSET: usize = 64;
 const CHUNK_SIZE_OFFSET: usize = 72;
@@ -165,7 +165,7 @@ impl FixedIndexWriter {
         Ok(index)
     }
 
-    /// Enters the chunk at an offset. One that is there already is replaced.
+    /// Sets the chunk at an offset, and replaces an earlier one.
     ///
     /// # Errors
     /// `Misplaced` unless it begins where a chunk does and has its full length or ends with the image; `TooLarge`.

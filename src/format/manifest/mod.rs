@@ -122,12 +122,12 @@ impl Manifest {
         top.insert("files".to_owned(), Json::Array(files));
     }
 
-    /// What kind of thing was backed up.
+    /// Type of the backup.
     pub const fn backup_type(&self) -> BackupType {
         self.backup_type
     }
 
-    /// Which thing was backed up.
+    /// Id of the backed-up host, guest or container.
     pub const fn id(&self) -> &BackupId {
         &self.id
     }
@@ -150,7 +150,7 @@ impl Manifest {
     /// Adds an archive at the end. The signature, if there was one, is dropped: it does not cover the addition.
     ///
     /// # Errors
-    /// [`ManifestError::DuplicateFile`] if an archive of that name is there already.
+    /// [`ManifestError::DuplicateFile`] if the manifest has a file of that name already.
     pub fn add_file(&mut self, file: ManifestFile) -> Result<(), ManifestError> {
         if self.file(&file.name).is_some() {
             return Err(ManifestError::DuplicateFile);
@@ -208,7 +208,7 @@ impl ManifestFile {
         &self.name
     }
 
-    /// Whether its content is encrypted, and whether it is signed.
+    /// How the content is protected: plain, encrypted or signed only.
     pub const fn crypt_mode(&self) -> CryptMode {
         self.crypt_mode
     }

@@ -8,7 +8,7 @@ const NOTES: &str = "notes";
 const STATS: &str = "chunk_upload_stats";
 const VERIFY_STATE: &str = "verify_state";
 
-/// What the signature does not cover. Source: PBS datastore format §6.4.
+/// The part of a manifest that its signature does not cover. Source: PBS datastore format §6.4.
 impl Manifest {
     /// The notes of the snapshot, any number of lines. `None` also if what is stored there is no text.
     pub fn notes(&self) -> Option<&str> {
@@ -20,10 +20,10 @@ impl Manifest {
         self.set(NOTES, notes.map(Json::from));
     }
 
-    /// What the last verification found; `None` if there was none.
+    /// Result of the last verification; `None` if there was none.
     ///
     /// # Errors
-    /// If the state cannot be read. Whether the snapshot is intact is then not known.
+    /// If the state cannot be parsed. The result of the last verification is then unknown.
     pub fn verify_state(&self) -> Result<Option<VerifyState>, ManifestError> {
         let Some(state) = self.unprotected.get(VERIFY_STATE) else {
             return Ok(None);
@@ -36,7 +36,7 @@ impl Manifest {
         self.set(VERIFY_STATE, state.map(VerifyState::to_json));
     }
 
-    /// Which key the backup was encrypted or signed with; `None` if that is not recorded.
+    /// Fingerprint of the key that encrypted or signed the backup; `None` if none is recorded.
     ///
     /// # Errors
     /// If it is recorded, but not readable.
@@ -52,7 +52,7 @@ impl Manifest {
         self.set(FINGERPRINT, fingerprint.map(|it| Json::from(it.to_string())));
     }
 
-    /// What the backup sent. `None` also if what is stored there cannot be read: it is for people only.
+    /// Upload statistics of the backup. `None` also if they cannot be parsed, since they are informational.
     pub fn chunk_upload_stats(&self) -> Option<UploadStats> {
         let Json::Object(stats) = self.unprotected.get(STATS)? else {
             return None;
@@ -76,7 +76,7 @@ impl Manifest {
         self.unprotected.keys().map(String::as_str)
     }
 
-    /// What is stored under `key`, as JSON text without white space.
+    /// The value of `key`, as JSON text without white space.
     pub fn unprotected(&self, key: &str) -> Option<String> {
         self.unprotected.get(key).map(Json::compact)
     }
@@ -99,23 +99,23 @@ impl Manifest {
     }
 }
 
-/// What the last verification of a snapshot found.
+/// Result of the last verification of a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyState {
     /// The task that verified it. Its start is when the snapshot was last verified.
     pub upid: Upid,
-    /// What it found.
+    /// The result.
     pub state: VerifyResult,
 }
 
-/// Whether a snapshot passed its verification. There are these two, so matching on both is meant.
+/// State of a verification. The format defines exactly these two, so the enum is exhaustive.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum VerifyResult {
     /// Something was missing or damaged.
     Failed,
-    /// Everything was there and intact.
+    /// Everything was present and intact.
     Ok,
 }
 
@@ -148,7 +148,7 @@ impl VerifyState {
     }
 }
 
-/// What a backup sent: per archive each chunk once, chunks known from the previous snapshot not at all.
+/// Upload statistics of a backup: each chunk counts once an archive, chunks of the previous snapshot not at all.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UploadStats {
@@ -158,7 +158,7 @@ pub struct UploadStats {
     pub size: u64,
     /// Bytes of the chunks as they are stored.
     pub compressed_size: u64,
-    /// How many of the chunks the store had already.
+    /// Number of chunks that the store had already.
     pub duplicates: u64,
 }
 

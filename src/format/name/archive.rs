@@ -98,7 +98,7 @@ impl ArchiveKind {
     /// All kinds.
     pub const ALL: [Self; 3] = [Self::Blob, Self::Dynamic, Self::Fixed];
 
-    /// What names of this kind end in: `.blob`, `.didx` or `.fidx`.
+    /// Suffix of names of this kind: `.blob`, `.didx` or `.fidx`.
     pub const fn extension(self) -> &'static str {
         match self {
             Self::Blob => ".blob",

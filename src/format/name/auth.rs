@@ -3,7 +3,7 @@ use std::str::FromStr;
 
 use crate::format::name::{NameError, NameFault, NameKind};
 
-/// Who owns a group or asks for one: `user@realm`, or `user@realm!token` for an API token of that user.
+/// The owner or user of a group: `user@realm`, or `user@realm!token` for an API token of that user.
 ///
 /// The user may hold anything but white space, ASCII control characters, `:` and `/`; realm and token are safe ids. At
 /// most 1024 bytes; the limit is this crate's own.

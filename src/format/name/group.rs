@@ -27,12 +27,12 @@ impl GroupName {
         &self.namespace
     }
 
-    /// What kind of thing is backed up.
+    /// Type of the backup.
     pub const fn backup_type(&self) -> BackupType {
         self.backup_type
     }
 
-    /// Which thing is backed up.
+    /// Id of the backed-up host, guest or container.
     pub const fn id(&self) -> &BackupId {
         &self.id
     }
@@ -74,7 +74,7 @@ impl fmt::Debug for GroupName {
     }
 }
 
-/// What kind of thing is backed up. The format knows these three, so matching on all of them is meant.
+/// Type of a backup. The format defines exactly these three, so the enum is exhaustive.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BackupType {
@@ -115,7 +115,7 @@ impl fmt::Display for BackupType {
     }
 }
 
-/// Which thing is backed up: a safe id of at most 255 bytes, such as `100` or `alpha`.
+/// Id of a backed-up host, guest or container: a safe id of at most 255 bytes, such as `100` or `alpha`.
 ///
 /// Ids that are numbers below 2^64 come first, by value; all others follow, by their bytes.
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -42,7 +42,7 @@ pub use time::BackupTime;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 #[error("not {kind}: {fault}")]
 pub struct NameError {
-    /// What kind of name was wanted.
+    /// Expected kind of name.
     pub kind: NameKind,
     /// Why it is none.
     pub fault: NameFault,

@@ -23,7 +23,7 @@ impl BackupTime {
     /// The latest time, the last whose year has four digits.
     pub const MAX: Self = Self { epoch: LAST };
 
-    /// The time so many seconds after 1970-01-01T00:00:00Z.
+    /// The time this number of seconds after 1970-01-01T00:00:00Z.
     ///
     /// # Errors
     /// If `epoch` is below 1 or after the year 9999.
@@ -39,7 +39,7 @@ impl BackupTime {
         self.epoch.cast_signed()
     }
 
-    /// What a calendar and a clock show at this time, `offset` seconds east of UTC. Stops at the ends of the calendar.
+    /// Civil date and time at `offset` seconds east of UTC. Saturates at the ends of the calendar.
     pub(crate) fn civil(self, offset: i32) -> DateTime {
         EPOCH.saturating_add(SignedDuration::from_secs(self.epoch() + i64::from(offset)))
     }

@@ -52,7 +52,7 @@ struct State {
     random: u64,
     ready: Vec<Ready>,
     steps: u64,
-    /// How long the host was suspended in all: timers do not count it.
+    /// Total time of suspension, which timers do not count.
     suspended: Duration,
     timers: BTreeMap<(Duration, u64), Waker>,
     trace: u64,
@@ -129,12 +129,12 @@ impl SimRuntime {
         }
     }
 
-    /// How many decisions were made so far.
+    /// Number of scheduling decisions so far.
     pub fn steps(&self) -> u64 {
         self.inner.state().steps
     }
 
-    /// A number that differs between any two schedules, as good as certainly.
+    /// A hash of the schedule; differs between two schedules with high probability.
     pub fn trace(&self) -> u64 {
         self.inner.state().trace
     }
@@ -217,7 +217,7 @@ impl Runtime for SimRuntime {
 
     async fn connect(&self, _: &str, port: u16) -> io::Result<Box<dyn Connection>> {
         let (ours, theirs) = pipe();
-        // The lock is given back first: whoever accepts is woken, and waking takes it.
+        // Releases the lock first, because waking the acceptor takes it.
         let listener = self.inner.state().listeners.get(&port).cloned();
         let listener = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
         listener.unbounded_send(theirs).map_err(|_| io::ErrorKind::ConnectionRefused)?;

@@ -13,7 +13,7 @@ use futures::stream::StreamExt as _;
 use crate::rt::Connection;
 use crate::rt::sim::lock;
 
-/// How many bytes a pipe holds.
+/// Capacity of a pipe in bytes.
 const PIPE_BYTES: usize = 64 << 10;
 
 /// Accepts the connections to a port.

@@ -11,7 +11,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::rt::thread::lock;
 
-/// How many bytes go over at once.
+/// Bytes of a block.
 const BLOCK_BYTES: usize = 64 << 10;
 
 /// The end of a connection that tasks hold. Dropping it closes the connection.
@@ -35,7 +35,7 @@ struct SideState {
     /// Nobody adds to the block any more.
     ended: bool,
     error: Option<io::ErrorKind>,
-    /// How much of the block was taken out already.
+    /// Bytes of the block already consumed.
     taken: usize,
     waker: Option<Waker>,
     /// The writer holds a block that is not written yet.

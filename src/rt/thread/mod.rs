@@ -33,7 +33,7 @@ use futures::task::ArcWake;
 use crate::rt::eyeballs::connect_first;
 use crate::rt::{BlockingJob, Connection, Runtime, clock, fill_random, pool_size, processors, run_job};
 
-/// How long an address is tried for that nobody waits for any more.
+/// Time for which an abandoned connection attempt may continue.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A [`Runtime`] of plain threads.
@@ -51,7 +51,7 @@ impl ThreadRuntime {
         Self::with_threads(pool_size())
     }
 
-    /// A runtime whose pool has so many threads.
+    /// A runtime with this number of pool threads.
     #[must_use]
     pub fn with_threads(threads: NonZeroUsize) -> Self {
         Self {
@@ -88,7 +88,7 @@ impl Default for ThreadRuntime {
 
 impl Drop for ThreadRuntime {
     fn drop(&mut self) {
-        // The threads are told and not waited for: this may be one of them.
+        // Signals the threads without joining them: this may be one of them.
         self.pool.stop();
         if let Some(tasks) = self.tasks.get() {
             tasks.stop();
@@ -146,11 +146,11 @@ impl Runtime for ThreadRuntime {
     }
 }
 
-/// Runs a job of the network on a thread of its own, where nobody waits behind it. The job goes on if the future is dropped.
+/// Runs a network job on a thread of its own, so that it delays no other job. Dropping the future does not stop the job.
 async fn on_thread<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let (sender, receiver) = oneshot::channel();
     thread::Builder::new().spawn(move || {
-        // Whoever asked may be gone.
+        // The caller may have gone.
         let _ = sender.send(job());
     })?;
     receiver.await.unwrap_or_else(|_| Err(io::Error::other("the thread that connects has ended")))
@@ -373,7 +373,7 @@ impl Timers {
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
             } else {
                 let sleeper = first.remove();
-                // Without the lock: what is woken may run at once. Whoever slept may be gone.
+                // Without the lock, because a woken task may run at once. The sleeper may have gone.
                 drop(state);
                 let _ = sleeper.send(());
                 state = lock(&self.state);
@@ -491,7 +491,7 @@ mod tests {
     fn a_name_with_two_addresses_is_reached_by_the_one_that_answers() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        // It is ::1 too in most places, where nobody listens.
+        // In most systems the name resolves to ::1 too, where nothing listens.
         assert!(block_on(ThreadRuntime::new().connect("localhost", port)).is_ok());
     }
 }

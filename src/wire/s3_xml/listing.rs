@@ -12,9 +12,9 @@ use crate::wire::uri::decode;
 pub struct Listing {
     /// Prefixes that stand for everything below them, in the order of the page.
     pub common_prefixes: Vec<String>,
-    /// How many entries the server says the page has.
+    /// Number of entries of the page, according to the server.
     pub key_count: Option<u64>,
-    /// How many entries a page may have at most, if the server says so.
+    /// Maximum number of entries of a page, if the server says so.
     pub max_keys: Option<u64>,
     /// Where the next page begins, if the server says so: to the letter, because some servers name a key here.
     pub next: Option<String>,

@@ -34,7 +34,7 @@ pub enum XmlError {
     /// It does not follow the grammar.
     #[error("the document is malformed")]
     Malformed,
-    /// Something that is needed is not there, or is not what it should be.
+    /// A required element is missing or has the wrong form.
     #[error("the document has no usable {0}")]
     Missing(&'static str),
     /// It reports an error.
@@ -54,7 +54,7 @@ pub enum XmlError {
     Unexpected(String),
 }
 
-/// What a server says about a failure.
+/// A server's description of a failure.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ErrorBody {
@@ -64,19 +64,19 @@ pub struct ErrorBody {
     pub code: String,
     /// The endpoint to use instead, where it names one.
     pub endpoint: Option<String>,
-    /// What the operator of the server finds the machine by.
+    /// Identifies the machine to the operator of the server.
     pub host_id: Option<String>,
     /// The text for people.
     pub message: String,
     /// The region to use instead, where it names one.
     pub region: Option<String>,
-    /// What the operator of the server finds the request by.
+    /// Identifies the request to the operator of the server.
     pub request_id: Option<String>,
     /// The object or bucket that it is about, as the server writes it.
     pub resource: Option<String>,
 }
 
-/// What became of the objects of a multi-delete that were not simply deleted.
+/// Results of a multi-delete for the objects that were not plainly deleted.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeleteResult {
@@ -86,7 +86,7 @@ pub struct DeleteResult {
     pub errors: Vec<(String, ErrorBody)>,
 }
 
-/// What a copy, a part or a completed upload answers.
+/// The answer to a copy, a part or a completed upload.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
@@ -114,15 +114,15 @@ pub struct OpenUpload {
 pub struct OpenUploads {
     /// After which key and id the next page begins; `None` if this is the last.
     pub next: Option<(String, String)>,
-    /// What is on it.
+    /// The entries of the page.
     pub uploads: Vec<OpenUpload>,
 }
 
-/// What happens to objects by themselves.
+/// What a lifecycle rule does to objects.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LifecycleRule {
-    /// After how many days uploads in parts that nobody ended are aborted.
+    /// Days after which unfinished multipart uploads are aborted.
     pub abort_days: Option<u32>,
     /// `true` if it is in force: it is, unless it is certainly not (H31).
     pub enabled: bool,
@@ -360,7 +360,7 @@ fn text(element: &Element, name: &str) -> String {
     element.value(name).unwrap_or_default().to_owned()
 }
 
-/// Whether more pages follow. `None` if the server does not say; another word than `true` or `false` is an error, not a no.
+/// `true` if more pages follow. `None` if the server does not say; any word except `true` and `false` is an error.
 fn is_truncated(root: &Element) -> Result<Option<bool>, XmlError> {
     match root.value("IsTruncated") {
         None => Ok(None),
@@ -387,9 +387,9 @@ fn escape(text: &str, out: &mut String) -> Result<(), XmlError> {
     Ok(())
 }
 
-/// How long documents may be that say one thing.
+/// Maximum bytes of a document with one result.
 const SMALL_LIMIT: usize = 64 << 10;
-/// How long documents may be that list up to 1000 things: keys of 1024 bytes, each byte encoded, with all that is said of them.
+/// Maximum bytes of a document with up to 1000 entries: keys of 1024 bytes, each byte encoded, with all attributes.
 const LARGE_LIMIT: usize = 8 << 20;
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 

@@ -1,4 +1,4 @@
-//! Documents as trees of elements, for documents that come from anybody.
+//! Documents as trees of elements, for untrusted documents.
 //!
 //! Elements are known by their local names; namespaces, attributes, comments and processing instructions are skipped. There
 //! are no document types and so no entities but the five that XML has by itself. Depth and size are limited (H117).
@@ -100,7 +100,7 @@ impl Element {
     }
 }
 
-/// Whether one more element may begin at this depth.
+/// Returns `true` if another element may begin at this depth.
 fn check_limits(depth: usize, elements: &mut usize) -> Result<(), XmlError> {
     *elements += 1;
     if depth >= DEPTH_LIMIT {
