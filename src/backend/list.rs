@@ -310,8 +310,9 @@ fn follows(last: &ListEntry, entry: &ListEntry) -> bool {
     }
 }
 
-/// A page of a listing of objects that are in memory, by their paths.
-pub(crate) fn page_of<T>(
+/// Makes one page of a listing, of at most `most` entries, from a sorted map of all objects by their [paths](Key::path). `info` describes one
+/// of them. For backends that know their objects in memory.
+pub fn page_of<T>(
     objects: &BTreeMap<String, T>,
     query: &ListQuery,
     cursor: Option<&Cursor>,

@@ -48,10 +48,10 @@ pub use capabilities::{Capabilities, LockReach};
 pub use coordination::{Coordination, LeaseTerm, PendingMoves, SingleProcess};
 pub use fs::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 pub use housekeeping::{Housekeeping, Orphan};
+pub(crate) use list::has_objects;
 pub use list::{
-    Cursor, Depth, Details, ListEntry, ListPage, ListQuery, Listing, Pager, Unreadable, list_all,
+    Cursor, Depth, Details, ListEntry, ListPage, ListQuery, Listing, Pager, Unreadable, list_all, page_of,
 };
-pub(crate) use list::{has_objects, page_of};
 pub(crate) use lock::HeldBriefly;
 pub use lock::{LockGuard, LockMode, LockScope};
 pub use memory::MemoryBackend;
@@ -82,6 +82,7 @@ pub use s3::{Ownership, S3Backend};
 /// * **Locks exclude**: see [`Coordination::lock`].
 ///
 /// The conformance suite, `backend::conformance` under the feature `testing`, has a test for each of these.
+/// `examples/custom_backend.rs` is a complete implementation.
 ///
 /// # Cancel safety
 /// Any future may be dropped. A change that it had begun happens entirely or not at all, possibly after the drop.

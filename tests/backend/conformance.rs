@@ -10,12 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::io::Cursor;
-use larder::backend::conformance::{check_all, conditions_see_every_change, foreign_is_reported, paging};
+use larder::backend::conformance::Suite;
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::{Counts, Method, Outcome, RecordingBackend};
 use larder::backend::{
     Backend, Coordination, FsBackend, FsOptions, LockMode, LockScope, MemoryBackend, PrefixDirectories,
-    PutMode, Removal, SyncLevel, conformance,
+    PutMode, Removal, SyncLevel,
 };
 use larder::error::ErrorKind;
 use larder::format::Digest;
@@ -29,10 +29,18 @@ fn threads() -> Arc<dyn Runtime> {
     Arc::new(ThreadRuntime::new())
 }
 
+async fn check_all(backend: &Arc<dyn Backend>) {
+    assert!(Suite::new().run(backend).await.passed().len() > 20);
+}
+
+async fn paging(backend: &Arc<dyn Backend>, objects: u32) {
+    Suite::new().only(&["paging"]).paging(objects).run(backend).await;
+}
+
 /// The backend as it is, and through the wrappers.
 async fn conforms(backend: Arc<dyn Backend>) {
     check_all(&backend).await;
-    conditions_see_every_change(&backend).await;
+    Suite::new().only(&["conditions_see_every_change"]).run(&backend).await;
     let recorder = Arc::new(RecordingBackend::new(Arc::clone(&backend)));
     let recorded: Arc<dyn Backend> = recorder.clone();
     check_all(&recorded).await;
@@ -80,9 +88,8 @@ fn directories_conform_with_all_of_their_prefixes() {
         let backend: Arc<dyn Backend> =
             Arc::new(block_on(FsBackend::open(threads(), root.path(), options)).unwrap());
         block_on(async {
-            conformance::read_your_writes(&backend).await;
-            conformance::durable(&backend).await;
-            conformance::directories_come_and_go(&backend).await;
+            let cases = ["read_your_writes", "durable", "directories_come_and_go"];
+            Suite::new().only(&cases).run(&backend).await;
         });
     }
     assert_eq!(fs::read_dir(root.path().join(".chunks")).unwrap().count(), 0x10000);
@@ -103,12 +110,13 @@ fn directories_list_page_by_page() {
 fn directories_report_what_is_foreign() {
     let root = larder_testing::scratch();
     let backend = block_on(create(threads(), root.path(), on_demand(SyncLevel::None)));
-    block_on(foreign_is_reported(&backend, |path| {
+    let suite = Suite::new().only(&["foreign_is_reported"]).foreign(|path| {
         let path = root.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "foreign").unwrap();
         std::future::ready(())
-    }));
+    });
+    block_on(suite.run(&backend));
 }
 
 #[test]
@@ -141,9 +149,9 @@ fn a_backend_without_conditions_conforms_by_refusing() {
 
 #[test]
 fn the_suite_notices_every_flaw() {
-    for &(flaw, check, says) in Flaw::ALL {
+    for &(flaw, case, says) in Flaw::ALL {
         let broken = || -> Arc<dyn Backend> { Arc::new(BrokenBackend::new(threads(), flaw)) };
-        let noticed = catch_unwind(AssertUnwindSafe(|| block_on(check(&broken()))));
+        let noticed = catch_unwind(AssertUnwindSafe(|| block_on(Suite::new().only(&[case]).run(&broken()))));
         let message = text(&*noticed.err().unwrap_or_else(|| panic!("{flaw:?} was not noticed")));
         assert!(message.contains(says), "{flaw:?} was noticed as {message:?}, not as {says:?}");
         assert!(catch_unwind(AssertUnwindSafe(|| check_blocking(&broken()))).is_err(), "{flaw:?}");

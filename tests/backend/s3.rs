@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures::executor::block_on;
-use larder::backend::conformance::{check_all, foreign_is_reported, paging};
+use larder::backend::conformance::Suite;
 use larder::backend::{Backend, S3Backend};
 use larder::error::ErrorKind;
 use larder::http::{HttpClient, HttpOptions};
@@ -35,16 +35,14 @@ async fn conforms(runtime: Arc<dyn Runtime>, client: S3Client, store: &str) -> S
     let server = client.probe(&format!("{store}/")).await.unwrap();
     let backend = S3Backend::new(runtime, client.clone(), store, server.clone(), &[]).unwrap();
     let backend: Arc<dyn Backend> = Arc::new(backend);
-    check_all(&backend).await;
-    paging(&backend, 1001).await;
-    foreign_is_reported(&backend, |path| {
+    let suite = Suite::new().paging(1001).foreign(|path| {
         let (client, place) = (client.clone(), if path.starts_with(".chunks/") { "" } else { ".cnt/" });
         let key = format!("{store}/{place}{path}");
         async move {
             client.put(&key, "foreign".into(), &Condition::Always).await.unwrap();
         }
-    })
-    .await;
+    });
+    suite.run(&backend).await;
     stores_in_parts(&client, &format!("{store}/large \u{e4}+")).await;
     server
 }

@@ -189,6 +189,13 @@ fn a_reader_that_goes_away_changes_nothing() {
 }
 
 #[test]
+fn a_backend_of_another_crate_conforms_and_holds_a_backup() {
+    let done = output(&mut example("custom_backend"));
+    assert_eq!(status(&done), 0, "{}", errors(&done));
+    assert!(String::from_utf8(done.stdout).unwrap().contains("restored: Hello, larder!"));
+}
+
+#[test]
 fn output_onto_a_full_disk_is_a_failure_with_a_message() {
     let scene = Scene::new();
     for place in scene.places() {

@@ -17,7 +17,7 @@ use crate::format::name::Namespace;
 
 /// **Create never replaces**: `Create` writes where nothing is and never where something is; a backend that cannot promise
 /// it refuses both.
-pub async fn create_never_replaces(backend: &Arc<dyn Backend>) {
+pub(super) async fn create_never_replaces(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let marker = Key::Namespace(namespace(&Namespace::root(), "a"));
     for (key, first, second) in [(chunk(1), "old", "new"), (notes("vm/1"), "", "new"), (marker, "", "")] {
@@ -47,7 +47,7 @@ pub async fn create_never_replaces(backend: &Arc<dyn Backend>) {
 }
 
 /// Versions differ between contents, are the same wherever they are shown, and bind `IfMatch` and deletions that name one.
-pub async fn versions(backend: &Arc<dyn Backend>) {
+pub(super) async fn versions(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let key = notes("vm/1");
     let mut seen = HashSet::new();
@@ -126,7 +126,7 @@ async fn delete_if_match(backend: &Arc<dyn Backend>, key: &Key, stale: &Version)
 }
 
 /// Deletions have a result each, in order; one that fails keeps none of the others from happening.
-pub async fn deletes(backend: &Arc<dyn Backend>) {
+pub(super) async fn deletes(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     assert_eq!(must(backend.delete(&[]).await, "delete: nothing").len(), 0);
     let full = namespace(&Namespace::root(), "full");
@@ -160,7 +160,7 @@ pub async fn deletes(backend: &Arc<dyn Backend>) {
 }
 
 /// A copy has the bytes of the original, follows the rules of `put`, and lives on without it.
-pub async fn copies(backend: &Arc<dyn Backend>) {
+pub(super) async fn copies(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let (from, to) = (chunk(1), Key::Quarantined(Digest::of(&1_u32.to_le_bytes()), 0));
     let original = store(backend, &from, "original").await;
@@ -187,7 +187,7 @@ pub async fn copies(backend: &Arc<dyn Backend>) {
 }
 
 /// Touching describes the objects, in order, changes nothing in them, and never lets one look older.
-pub async fn touches(backend: &Arc<dyn Backend>) {
+pub(super) async fn touches(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     assert_eq!(must(backend.touch(&[]).await, "touch: nothing"), []);
     let marker = Key::Namespace(namespace(&Namespace::root(), "a"));
@@ -213,7 +213,7 @@ pub async fn touches(backend: &Arc<dyn Backend>) {
 }
 
 /// A namespace exists while its marker does, empty or not; it goes only when empty, and nothing else goes with it.
-pub async fn namespaces(backend: &Arc<dyn Backend>) {
+pub(super) async fn namespaces(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let root = Namespace::root();
     let outer = namespace(&root, "a");
@@ -252,7 +252,7 @@ pub async fn namespaces(backend: &Arc<dyn Backend>) {
 }
 
 /// **Durable**, as far as it shows without a crash: a barrier succeeds after every kind of change and takes nothing back.
-pub async fn durable(backend: &Arc<dyn Backend>) {
+pub(super) async fn durable(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     must(backend.barrier().await, "durable: a barrier over nothing");
     let manifest = archive("vm/1/2025-07-14T14:20:02Z", "a.blob");

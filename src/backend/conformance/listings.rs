@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backend::conformance::{
-    archive, begin, chunk, end, entries, keys, load, must, name, namespace, notes, owner, remove, store,
+    Plant, archive, begin, chunk, end, entries, keys, load, must, name, namespace, notes, owner, remove,
+    store,
 };
 use crate::backend::{Backend, Depth, ListEntry, ListQuery};
 use crate::format::Digest;
@@ -14,7 +15,7 @@ use crate::format::layout::{Key, Prefix};
 use crate::format::name::{BackupType, Namespace};
 
 /// **Ordered**: byte order of paths, each once, where `-` and `.` come before the `/` that ends a name and digits after it.
-pub async fn ordered(backend: &Arc<dyn Backend>) {
+pub(super) async fn ordered(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let mut stored = Vec::new();
     for group in ["vm/1", "vm/1-a", "vm/1.x", "vm/10", "vm/1_", "vm/2", "ct/1", "host/Z", "host/a"] {
@@ -42,7 +43,7 @@ pub async fn ordered(backend: &Arc<dyn Backend>) {
 
 /// **Complete**: a listing shows everything below its prefix and within its bounds, and nothing else. Shards of the chunks
 /// make up the whole, wherever they are cut.
-pub async fn complete(backend: &Arc<dyn Backend>) {
+pub(super) async fn complete(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let mut chunks: Vec<Key> = (0..40).map(chunk).chain([Key::Quarantined(digest(3), 0)]).collect();
     for key in chunks.iter().chain([&Key::GcStatus, &Key::Store]) {
@@ -116,7 +117,7 @@ async fn within_prefixes(backend: &Arc<dyn Backend>) {
 
 /// A listing of one level shows the objects there and the prefixes below; a prefix that it shows beyond those is empty. Of a
 /// listing within bounds it shows what has its path there.
-pub async fn children(backend: &Arc<dyn Backend>) {
+pub(super) async fn children(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let a = namespace(&Namespace::root(), "a");
     let inner = namespace(&a, "b");
@@ -183,7 +184,7 @@ async fn children_within(backend: &Arc<dyn Backend>, prefix: &Prefix, first: &Ke
 
 /// **Complete**, over several pages: stores as many chunks and as many groups as said, and reads them page by page. Fails
 /// if all of them fit on one page, since nothing would have been tried then.
-pub async fn paging(backend: &Arc<dyn Backend>, objects: u32) {
+pub(super) async fn paging(backend: &Arc<dyn Backend>, objects: u32) {
     begin(backend).await;
     let chunks: Vec<Key> = (0..objects).map(chunk).collect();
     let groups: Vec<Key> = (0..objects).map(|number| owner(&format!("vm/{number}"))).collect();
@@ -224,11 +225,7 @@ pub async fn paging(backend: &Arc<dyn Backend>, objects: u32) {
 ///
 /// `plant` has to store a few bytes at the path that it is given, in a way around the backend. What it stored stays: use a
 /// store for this check only.
-pub async fn foreign_is_reported<P, F>(backend: &Arc<dyn Backend>, plant: P)
-where
-    P: Fn(String) -> F + Send + Sync,
-    F: Future<Output = ()> + Send,
-{
+pub(super) async fn foreign_is_reported(backend: &Arc<dyn Backend>, plant: &Plant<'_>) {
     begin(backend).await;
     let (group, snapshot) = ("vm/100", format!("vm/100/{DAY}"));
     let stored = [chunk(1), owner(group), archive(&snapshot, "x.blob")];

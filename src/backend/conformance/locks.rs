@@ -8,7 +8,7 @@ use crate::error::{ErrorKind, Result};
 
 /// **Locks exclude**: of groups, manifests and snapshots any number of shared holders or one exclusive one; the store itself
 /// not within this process. Dropping a guard gives the lock back at once.
-pub async fn locks_exclude(backend: &Arc<dyn Backend>) {
+pub(super) async fn locks_exclude(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let (one, ten) = ("ns/a/vm/1", "ns/a/vm/10");
     let day = "2025-07-14T14:20:02Z";

@@ -14,7 +14,7 @@ use crate::format::layout::Key;
 use crate::format::name::Namespace;
 
 /// **Read your writes**: every kind of object, of many sizes, comes back as it was stored; the last write counts.
-pub async fn read_your_writes(backend: &Arc<dyn Backend>) {
+pub(super) async fn read_your_writes(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let (outer, snapshot) = (namespace(&Namespace::root(), "a"), "ns/a/ns/vm/vm/100/2025-07-14T14:20:02Z");
     let inner = namespace(&outer, "vm");
@@ -47,7 +47,7 @@ pub async fn read_your_writes(backend: &Arc<dyn Backend>) {
 }
 
 /// **Absent is certain**: what is not there is `NotFound` or [`Touched::Absent`], also beside things of a similar name.
-pub async fn absent_is_certain(backend: &Arc<dyn Backend>) {
+pub(super) async fn absent_is_certain(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let absent = [
         chunk(2),
@@ -87,7 +87,7 @@ pub async fn absent_is_certain(backend: &Arc<dyn Backend>) {
 }
 
 /// **Limited**: an object of the size of the limit is read, a larger one refused as `Corrupt`.
-pub async fn limited(backend: &Arc<dyn Backend>) {
+pub(super) async fn limited(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let key = chunk(1);
     for size in [0_usize, 1, 5000] {
@@ -106,7 +106,7 @@ pub async fn limited(backend: &Arc<dyn Backend>) {
 }
 
 /// Ranges are exactly what was asked for, or `InvalidInput`; the description is that of the whole object.
-pub async fn ranges(backend: &Arc<dyn Backend>) {
+pub(super) async fn ranges(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let bytes: Vec<u8> = (0..=250).cycle().take(10_000).collect();
     let (key, empty) = (chunk(1), chunk(2));

@@ -20,7 +20,7 @@ type Sight = (Version, u64, Bytes);
 
 /// **Atomic**: whoever reads while others write sees one whole content that one of them wrote, never none and never a
 /// mixture, and the version that belongs to it.
-pub async fn atomic(backend: &Arc<dyn Backend>) {
+pub(super) async fn atomic(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let key = notes("vm/1");
     let first = (store(backend, &key, vec![9; 97]).await, 97, Bytes::from(vec![9; 97]));
@@ -70,7 +70,7 @@ async fn read(backend: Arc<dyn Backend>, key: Key) -> Result<Vec<Sight>> {
 }
 
 /// **Create never replaces**, when many try at once: exactly one wins, and what it wrote is there.
-pub async fn one_creator_wins(backend: &Arc<dyn Backend>) {
+pub(super) async fn one_creator_wins(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     if !backend.capabilities().conditional_put {
         let refusal = backend.put(&chunk(1), Bytes::new(), PutMode::Create).await;
@@ -91,7 +91,7 @@ pub async fn one_creator_wins(backend: &Arc<dyn Backend>) {
 }
 
 /// Of many that replace the same version exactly one wins; what each adds that way is there once.
-pub async fn one_version_wins(backend: &Arc<dyn Backend>) {
+pub(super) async fn one_version_wins(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let key = notes("vm/1");
     let mut version = store(backend, &key, "0").await;
@@ -144,9 +144,9 @@ async fn race(backend: &Arc<dyn Backend>, key: &Key, mode: &PutMode, losing: Err
 }
 
 /// A put or a delete that names a version has no effect after anything else changed the object, also what names no version.
-/// [`check_all`](super::check_all) leaves it out, since not every server can promise it: with Ceph, a put without a condition
+/// The suite runs it by name only, since not every server can promise it: with Ceph, a put without a condition
 /// or a deletion is lost that meets a put on a condition.
-pub async fn conditions_see_every_change(backend: &Arc<dyn Backend>) {
+pub(super) async fn conditions_see_every_change(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let key = notes("vm/1");
     if !backend.capabilities().conditional_put {
@@ -215,7 +215,7 @@ async fn mark(backend: Arc<dyn Backend>, key: Key, writer: usize) -> Result<()> 
 
 /// Tasks that put, read and delete objects of one snapshot do not get in each other's way, though what they delete may be
 /// the last object of it.
-pub async fn directories_come_and_go(backend: &Arc<dyn Backend>) {
+pub(super) async fn directories_come_and_go(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let tasks = (0..8).map(|number| {
         let key = archive("vm/1/2025-07-14T14:20:02Z", &format!("{number}.blob"));

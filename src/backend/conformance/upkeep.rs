@@ -12,7 +12,7 @@ use crate::format::layout::{Key, Prefix};
 const COARSE: Duration = Duration::from_secs(2);
 
 /// **Names are those of the objects**: a listing that may leave out what costs more shows the same keys in the same order.
-pub async fn names(backend: &Arc<dyn Backend>) {
+pub(super) async fn names(backend: &Arc<dyn Backend>) {
     let mut stored: Vec<Key> = (0..40).map(chunk).collect();
     let Key::Chunk(digest) = stored[7] else { return };
     stored.push(Key::Quarantined(digest, 3));
@@ -37,7 +37,7 @@ pub async fn names(backend: &Arc<dyn Backend>) {
 }
 
 /// **Many heads are each a head**: several objects are described as each would be by itself.
-pub async fn many_heads(backend: &Arc<dyn Backend>) {
+pub(super) async fn many_heads(backend: &Arc<dyn Backend>) {
     let looked_for: Vec<Key> = (0..5).map(chunk).collect();
     for key in looked_for.iter().step_by(2) {
         store(backend, key, "abc").await;
@@ -61,7 +61,7 @@ pub async fn many_heads(backend: &Arc<dyn Backend>) {
 }
 
 /// **The clock is that of the objects**: what is stored between two looks at it was used between them.
-pub async fn the_clock(backend: &Arc<dyn Backend>) {
+pub(super) async fn the_clock(backend: &Arc<dyn Backend>) {
     let key = chunk(1);
     let before = must(backend.clock().await, "clock: it tells the time");
     store(backend, &key, "x").await;
@@ -73,7 +73,7 @@ pub async fn the_clock(backend: &Arc<dyn Backend>) {
 }
 
 /// **A term follows another**: where there are terms, what was noted in the one before counts no longer, and locks that are held go on.
-pub async fn terms(backend: &Arc<dyn Backend>) {
+pub(super) async fn terms(backend: &Arc<dyn Backend>) {
     use crate::backend::{LockMode, LockScope};
     let guard = must(backend.lock(&LockScope::Store, LockMode::Shared).await, "terms: a lock");
     let before = backend.lease_term();

@@ -1,0 +1,150 @@
+//! A backend of your own: a sorted map behind a mutex, tested by the conformance suite, then a backup and a restore.
+//! Run with: cargo run --example custom_backend --features testing
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::executor::block_on;
+use futures::io::{AsyncReadExt as _, Cursor as Reader};
+use larder::backend::conformance::Suite;
+use larder::backend::{
+    Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, ListPage, ListQuery, Object,
+    ObjectInfo, PutMode, Removal, SingleProcess, Touched, Version, page_of,
+};
+use larder::error::{Error, ErrorKind, Result};
+use larder::format::layout::{Key, Prefix};
+use larder::rt::ThreadRuntime;
+use larder::store::{Datastore, Options};
+
+#[derive(Debug)]
+struct MapBackend {
+    capabilities: Capabilities,
+    coordination: SingleProcess,
+    objects: Mutex<BTreeMap<String, Object>>,
+}
+
+impl MapBackend {
+    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Object>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove(&self, removal: &Removal) -> Result<Deleted> {
+        let path = removal.key.path();
+        let mut objects = self.objects();
+        let Some(object) = objects.get(&path) else { return Ok(Deleted::Absent) };
+        let mut is_refused = removal.version.as_ref().is_some_and(|version| *version != object.info.version);
+        if let Key::Namespace(namespace) = &removal.key {
+            // The object that marks a namespace goes last.
+            let prefix = Prefix::Namespace(namespace.clone()).path();
+            is_refused |= objects.keys().any(|at| at.starts_with(&prefix) && *at != path);
+        }
+        if is_refused {
+            return Err(Error::new(ErrorKind::Conflict, "delete").on(&removal.key));
+        }
+        objects.remove(&path);
+        Ok(Deleted::Removed)
+    }
+}
+
+#[async_trait]
+impl Backend for MapBackend {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn coordination(&self) -> &dyn Coordination {
+        &self.coordination
+    }
+
+    fn housekeeping(&self) -> Option<&dyn Housekeeping> {
+        None
+    }
+
+    async fn get(&self, key: &Key, limit: u64) -> Result<Object> {
+        let found = self.objects().get(&key.path()).cloned();
+        let object = found.ok_or_else(|| Error::new(ErrorKind::NotFound, "read").on(key))?;
+        if object.info.size > limit {
+            return Err(Error::new(ErrorKind::Corrupt, "read").on(key).because("the object is too large"));
+        }
+        Ok(object)
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
+        let object = self.get(key, u64::MAX).await?;
+        if range.is_empty() || range.end > object.info.size {
+            return Err(Error::new(ErrorKind::InvalidInput, "read a range of").on(key));
+        }
+        let index = |at| usize::try_from(at).unwrap_or(usize::MAX);
+        Ok(Object::new(object.bytes.slice(index(range.start)..index(range.end)), object.info))
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectInfo> {
+        Ok(self.get(key, u64::MAX).await?.info)
+    }
+
+    async fn put(&self, key: &Key, bytes: Bytes, mode: PutMode) -> Result<Version> {
+        let mut random = [0; 16];
+        self.coordination.runtime().fill_random(&mut random);
+        let version = Version::new(u128::from_le_bytes(random).to_string());
+        let now = self.coordination.runtime().now();
+        let info = ObjectInfo::new(key.clone(), bytes.len() as u64, now, version.clone());
+        let mut objects = self.objects();
+        let present = objects.get(&key.path()).map(|object| &object.info.version);
+        let refusal = match mode {
+            PutMode::Create => present.map(|_| ErrorKind::AlreadyExists),
+            PutMode::IfMatch(wanted) if present != Some(&wanted) => Some(ErrorKind::Conflict),
+            _ => None,
+        };
+        if let Some(kind) = refusal {
+            return Err(Error::new(kind, "store").on(key));
+        }
+        objects.insert(key.path(), Object::new(bytes, info));
+        Ok(version)
+    }
+
+    async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+        Ok(removals.iter().map(|removal| self.remove(removal)).collect())
+    }
+
+    async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
+        Ok(page_of(&self.objects(), query, cursor, 1000, |_, object| object.info.clone()))
+    }
+
+    async fn touch(&self, keys: &[Key]) -> Result<Vec<Touched>> {
+        let now = self.coordination.runtime().now();
+        let mut objects = self.objects();
+        let touch = |key: &Key| {
+            let Some(object) = objects.get_mut(&key.path()) else { return Touched::Absent };
+            object.info.last_used = now;
+            Touched::Present(object.info.clone())
+        };
+        Ok(keys.iter().map(touch).collect())
+    }
+
+    async fn barrier(&self) -> Result<()> {
+        Ok(()) // A backend on a disk flushes here.
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let coordination = SingleProcess::new(Arc::new(ThreadRuntime::new()));
+    let capabilities = Capabilities::local();
+    let backend: Arc<dyn Backend> =
+        Arc::new(MapBackend { capabilities, coordination, objects: Mutex::default() });
+    block_on(async {
+        let report = Suite::new().paging(1001).run(&backend).await;
+        println!("{} cases of the conformance suite passed", report.passed().len());
+        let store = Datastore::create(backend, Options::default()).await?;
+        let backup = store.backup(&"host/custom".parse()?).begin().await?;
+        backup.stream("hello.txt", Reader::new("Hello, larder!")).await?;
+        let snapshot = backup.finish().await?;
+        let mut restored = String::new();
+        snapshot.archive("hello.txt.didx").await?.read_to_string(&mut restored).await?;
+        assert_eq!(restored, "Hello, larder!");
+        println!("restored: {restored}");
+        Ok(())
+    })
+}
