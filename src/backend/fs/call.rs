@@ -1,4 +1,4 @@
-//! Names of system calls in errors, and which errors say that a filesystem lacks a call.
+//! System calls: their names in errors, and the errors of a filesystem that lacks a call, refuses it, or is full.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -51,4 +51,31 @@ pub(super) fn may_be_lacking(error: &io::Error) -> bool {
 /// Returns `true` if the system refused for want of rights.
 pub(super) fn is_refused(error: &io::Error) -> bool {
     matches!(errno(error), Some(Errno::EACCES | Errno::EPERM))
+}
+
+/// Whether files can be made; a test can say that they cannot.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FreeSpace {
+    #[cfg(feature = "testing")]
+    pub(super) is_full: Option<std::sync::Arc<std::sync::atomic::AtomicBool>>,
+}
+
+impl FreeSpace {
+    /// To be asked before anything is made.
+    #[cfg_attr(
+        not(feature = "testing"),
+        expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests need it")
+    )]
+    pub(super) fn check(&self) -> io::Result<()> {
+        #[cfg(feature = "testing")]
+        if self.is_full.as_ref().is_some_and(|full| full.load(std::sync::atomic::Ordering::SeqCst)) {
+            return Err(Errno::ENOSPC.into());
+        }
+        Ok(())
+    }
+}
+
+/// Whether something could not be made because nothing more fits.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

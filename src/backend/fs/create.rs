@@ -34,7 +34,7 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
         is_own: options.lock_directory.is_none(),
         owner,
         path: options.lock_directory.clone().unwrap_or_else(|| root.join(LOCK_DIRECTORY)),
-        room: options.room.clone(),
+        free_space: options.free_space.clone(),
         root: root.to_owned(),
         store: (chunks.dev(), chunks.ino()),
     };

@@ -12,11 +12,11 @@ use nix::fcntl::{AT_FDCWD, Flock, FlockArg};
 use nix::sys::stat::UtimensatFlags;
 use nix::sys::time::TimeSpec;
 
-use crate::backend::fs::call::{is_refused, may_be_lacking, named};
+use crate::backend::fs::call::{FreeSpace, is_refused, may_be_lacking, named};
+use crate::backend::fs::disk_op::{DiskCall, DiskOp};
 use crate::backend::fs::filesystems::{self, Filesystems};
-use crate::backend::fs::lock_files::Room;
 #[cfg(feature = "testing")]
-use crate::backend::fs::replay::{DiskCall, DiskOp, DiskRecord};
+use crate::backend::fs::replay::DiskRecord;
 use crate::backend::fs::version::inode_of;
 
 /// The directory of a store, and the only hand that changes what is in it. Paths are relative to it. All calls block.
@@ -31,7 +31,7 @@ pub(super) struct Disk {
     owner: Option<(u32, u32)>,
     #[cfg(feature = "testing")]
     record: Option<std::sync::Arc<DiskRecord>>,
-    room: Room,
+    free_space: FreeSpace,
     root: PathBuf,
 }
 
@@ -60,7 +60,7 @@ impl Disk {
             owner,
             #[cfg(feature = "testing")]
             record: None,
-            room: Room::default(),
+            free_space: FreeSpace::default(),
             root,
         }
     }
@@ -131,8 +131,8 @@ impl Disk {
         }
     }
 
-    pub(super) fn with_room(mut self, room: Room) -> Self {
-        self.room = room;
+    pub(super) fn with_free_space(mut self, free_space: FreeSpace) -> Self {
+        self.free_space = free_space;
         self
     }
 
@@ -215,7 +215,7 @@ impl Disk {
 
     /// Writes a new file, readable by all, whatever the umask.
     pub(super) fn write_new(&self, path: &str, contents: Contents<'_>) -> io::Result<File> {
-        self.room.check()?;
+        self.free_space.check()?;
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -292,7 +292,7 @@ impl Disk {
 
     pub(super) fn make_directory(&self, path: &str, mode: u32) -> io::Result<()> {
         self.check_there()?;
-        self.room.check()?;
+        self.free_space.check()?;
         let full = self.at_to_change(path)?;
         fs::DirBuilder::new().mode(mode).create(&full).map_err(named("make a directory"))?;
         self.note(|| DiskOp::MakeDirectory { path: path.to_owned() });
@@ -416,32 +416,7 @@ impl Disk {
 
     #[cfg(not(feature = "testing"))]
     #[expect(clippy::unused_self, reason = "the twin that records needs it")]
-    fn note<T>(&self, _: impl FnOnce() -> T) {}
-}
-
-/// Names changes for [`Disk::note`] where nothing is recorded; never made.
-#[cfg(not(feature = "testing"))]
-#[allow(dead_code, reason = "built only inside closures that are never called")]
-enum DiskOp {
-    MakeDirectory { path: String },
-    RemoveDirectory { path: String },
-    RemoveFile { path: String },
-    Rename { from: String, to: String },
-    SyncDirectory { path: String },
-    SyncFile { path: String },
-    SyncFilesystem { path: String },
-    Write { path: String, bytes: Bytes },
-}
-
-/// Calls that a test may let fail; see [`Disk::fail`].
-#[cfg(not(feature = "testing"))]
-#[allow(dead_code, reason = "only a test reads what is in it")]
-enum DiskCall<'a> {
-    Link,
-    Rename { from: &'a str, to: &'a str },
-    RenameWithoutReplacing,
-    SetAccessTime,
-    SetTimes,
+    fn note(&self, _: impl FnOnce() -> DiskOp) {}
 }
 
 /// Waits for the lock under which files are created. It is held for a look at a name and a rename.

@@ -13,8 +13,9 @@ use nix::errno::Errno;
 use crate::backend::fs::call::errno;
 use crate::backend::fs::chunks::ChunkDirectories;
 use crate::backend::fs::disk::Disk;
+use crate::backend::fs::info::{info, marker_info};
 use crate::backend::fs::kind::{Kind, is_place_of_content, why_unreadable};
-use crate::backend::fs::objects::{failure, info, marker_info};
+use crate::backend::fs::objects::failure;
 use crate::backend::{Cursor, Depth, Details, ListEntry, ListPage, ListQuery, Unreadable};
 use crate::format::layout::{Key, Prefix};
 

@@ -11,10 +11,10 @@
 //! Source: PBS datastore format, locks.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
@@ -23,7 +23,7 @@ use nix::errno::Errno;
 use nix::fcntl::FcntlArg;
 use nix::libc;
 
-use crate::backend::fs::lock_files::REPLACED_TRIES;
+use crate::backend::fs::lock_place::{Place, REPLACED_TRIES, give, identity, lock_file_options};
 use crate::backend::lock_table::{Held, LockTable};
 use crate::backend::{HeldBriefly, LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
@@ -146,36 +146,6 @@ impl LockGuard for StoreGuard {
     async fn release_deleted(self: Box<Self>) {}
 }
 
-/// A lock file and where it was when it was locked.
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    pub(super) identity: (u64, u64),
-    pub(super) path: PathBuf,
-    pub(super) runtime: Arc<dyn Runtime>,
-}
-
-impl Place {
-    /// Whether the file is still the one that others would lock.
-    pub(super) fn is_held(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
-    }
-
-    /// Fails if somebody else may hold the lock by now: the file was removed or replaced by another.
-    pub(super) async fn check(&self) -> Result<()> {
-        let place = self.clone();
-        let lost = move || match fs::symlink_metadata(&place.path) {
-            Ok(found) if identity(&found) == place.identity => Ok(()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io(error, "check the lock").on(place.path.display()))
-            }
-            _ => Err(Error::new(ErrorKind::Busy, "check the lock")
-                .on(place.path.display())
-                .because("the lock file was removed while it was locked")),
-        };
-        self.runtime.run_blocking("check the lock", lost).await
-    }
-}
-
 /// The lock of a whole file; of as good as all of it for [`LockMode::Brief`].
 fn file_lock(mode: Option<LockMode>) -> libc::flock {
     let (kind, length) = match mode {
@@ -191,25 +161,4 @@ fn file_lock(mode: Option<LockMode>) -> libc::flock {
         l_len: length,
         l_pid: 0,
     }
-}
-
-pub(super) fn identity(metadata: &fs::Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
-}
-
-pub(super) fn lock_file_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW);
-    options
-}
-
-/// Gives a file that was just made to its owner; one that has another owner than it should was just made.
-pub(super) fn give(file: &File, owner: Option<(u32, u32)>, mode: u32) -> io::Result<()> {
-    if let Some((uid, gid)) = owner
-        && file.metadata()?.uid() != uid
-    {
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        std::os::unix::fs::fchown(file, Some(uid), Some(gid))?;
-    }
-    Ok(())
 }

@@ -35,14 +35,13 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
-use crate::backend::fs::lock::{Place, give, identity, lock_file_options};
+use crate::backend::fs::call::{FreeSpace, is_full};
 use crate::backend::fs::lock_names::{HASHED, JOURNAL, lock_file, locked_object};
+use crate::backend::fs::lock_place::{Place, REPLACED_TRIES, give, identity, lock_file_options};
 use crate::backend::{LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
 
-/// How often a lock file that was replaced while it was being locked is tried anew.
-pub(super) const REPLACED_TRIES: usize = 8;
 const LOCK_MODE: u32 = 0o660;
 
 /// A store, by the device and the inode of its chunks.
@@ -56,37 +55,10 @@ pub(super) struct LockDirectory {
     /// Who gets the files, so that PBS can lock them too.
     pub(super) owner: Option<(u32, u32)>,
     pub(super) path: PathBuf,
-    pub(super) room: Room,
+    pub(super) free_space: FreeSpace,
     /// The directory of the store.
     pub(super) root: PathBuf,
     pub(super) store: StoreId,
-}
-
-/// Whether files can be made; a test can say that they cannot.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Room {
-    #[cfg(feature = "testing")]
-    pub(super) is_full: Option<Arc<std::sync::atomic::AtomicBool>>,
-}
-
-impl Room {
-    /// To be asked before anything is made.
-    #[cfg_attr(
-        not(feature = "testing"),
-        expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests need it")
-    )]
-    pub(super) fn check(&self) -> io::Result<()> {
-        #[cfg(feature = "testing")]
-        if self.is_full.as_ref().is_some_and(|full| full.load(std::sync::atomic::Ordering::SeqCst)) {
-            return Err(Errno::ENOSPC.into());
-        }
-        Ok(())
-    }
-}
-
-/// Whether something could not be made because nothing more fits.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What came of opening a lock file.
@@ -195,7 +167,7 @@ impl LockDirectory {
                 None => Opened::Busy,
             });
         }
-        let made = self.room.check().and_then(|()| make_lock_file(path, self.owner));
+        let made = self.free_space.check().and_then(|()| make_lock_file(path, self.owner));
         drop(making);
         match made {
             Err(error) if is_full(&error) && !mode.is_alone() => Ok(Opened::Nothing),

@@ -56,7 +56,9 @@ mod call;
 mod chunks;
 mod create;
 mod disk;
+mod disk_op;
 mod filesystems;
+mod info;
 mod journal;
 mod kind;
 mod leftovers;
@@ -64,6 +66,7 @@ mod list;
 mod lock;
 mod lock_files;
 mod lock_names;
+mod lock_place;
 mod objects;
 #[cfg(feature = "testing")]
 pub mod replay;
@@ -78,11 +81,11 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::backend::fs::call::FreeSpace;
 use crate::backend::fs::create::{create, on_network, open};
 use crate::backend::fs::disk::{Contents, Disk};
 use crate::backend::fs::journal::Journal;
 use crate::backend::fs::lock::StoreLock;
-use crate::backend::fs::lock_files::Room;
 use crate::backend::fs::objects::{Inner, failure};
 use crate::backend::{
     Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListPage, ListQuery,
@@ -126,7 +129,7 @@ pub struct FsOptions {
     prefix_directories: PrefixDirectories,
     #[cfg(feature = "testing")]
     record: Option<Arc<replay::DiskRecord>>,
-    room: Room,
+    free_space: FreeSpace,
     sync_level: SyncLevel,
 }
 
@@ -169,12 +172,12 @@ impl FsOptions {
     /// Lets everything that would make a file or a directory fail as on a full disk, while this is `true`.
     #[cfg(feature = "testing")]
     pub fn full(mut self, is_full: Arc<std::sync::atomic::AtomicBool>) -> Self {
-        self.room.is_full = Some(is_full);
+        self.free_space.is_full = Some(is_full);
         self
     }
 
     fn disk(&self, root: &Path, owner: Option<(u32, u32)>) -> Disk {
-        let disk = Disk::new(root.to_owned(), self.owner.or(owner)).with_room(self.room.clone());
+        let disk = Disk::new(root.to_owned(), self.owner.or(owner)).with_free_space(self.free_space.clone());
         #[cfg(feature = "testing")]
         let disk = disk.recording(self.record.clone());
         disk

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,9 +15,9 @@ use nix::errno::Errno;
 use crate::backend::fs::SyncLevel;
 use crate::backend::fs::call::errno;
 use crate::backend::fs::disk::{Contents, Disk, Replacing};
+use crate::backend::fs::info::{info, marker_info};
 use crate::backend::fs::lock_files::LockDirectory;
-use crate::backend::fs::times::last_used;
-use crate::backend::fs::version::{inode_of, stamp, version, version_lock};
+use crate::backend::fs::version::{stamp, version, version_lock};
 use crate::backend::{Deleted, Object, ObjectInfo, PutMode, Removal, Version};
 use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
@@ -185,7 +185,7 @@ impl Inner {
     }
 
     fn publish(&self, temporary: &str, path: &str, key: &Key, mode: &PutMode) -> io::Result<()> {
-        let _held = version_lock(&self.disk, path);
+        let _held = version_lock(self.disk.identity(), path);
         match mode {
             PutMode::Create => self.disk.rename(temporary, path, Replacing::Forbidden),
             PutMode::Replace => self.disk.rename(temporary, path, Replacing::Intended),
@@ -249,7 +249,7 @@ impl Inner {
             return self.delete_namespace(removal, parent(&path));
         }
         let failed = |error| failure(error, "delete", key);
-        let held = version_lock(&self.disk, &path);
+        let held = version_lock(self.disk.identity(), &path);
         if let Some(wanted) = wanted {
             let found = match self.disk.metadata(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Deleted::Absent),
@@ -438,16 +438,6 @@ fn not_stored(error: io::Error, action: &'static str, key: &Key) -> Error {
         return Error::new(ErrorKind::Unavailable, action).on(key).because(error);
     }
     failure(error, action, key)
-}
-
-pub(super) fn info(key: &Key, metadata: &Metadata) -> ObjectInfo {
-    ObjectInfo::new(key.clone(), metadata.len(), last_used(metadata), version(metadata))
-}
-
-/// What a listing or `head` says of a namespace, whose marker is its directory.
-pub(super) fn marker_info(key: Key, directory: &Metadata) -> ObjectInfo {
-    let inode = inode_of(directory.dev(), directory.ino());
-    ObjectInfo::new(key, 0, last_used(directory), Version::new(inode.to_string()))
 }
 
 /// Whether a file is named like the temporary file of a put that did not end.

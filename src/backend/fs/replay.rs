@@ -21,55 +21,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-/// A change to the disk. Paths are relative to the store.
-#[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DiskOp {
-    /// A directory was made.
-    MakeDirectory {
-        /// Which.
-        path: String,
-    },
-    /// An empty directory was removed.
-    RemoveDirectory {
-        /// Which.
-        path: String,
-    },
-    /// A file was removed.
-    RemoveFile {
-        /// Which.
-        path: String,
-    },
-    /// A file or directory was renamed.
-    Rename {
-        /// Its old path.
-        from: String,
-        /// Its new path.
-        to: String,
-    },
-    /// The entries of a directory were flushed.
-    SyncDirectory {
-        /// Which; empty: the store itself.
-        path: String,
-    },
-    /// The bytes of a file were flushed.
-    SyncFile {
-        /// Which.
-        path: String,
-    },
-    /// Everything on one filesystem was flushed.
-    SyncFilesystem {
-        /// A directory on it; empty: the store itself.
-        path: String,
-    },
-    /// A new file was written.
-    Write {
-        /// Its path.
-        path: String,
-        /// Its bytes.
-        bytes: Bytes,
-    },
-}
+use crate::backend::fs::disk_op::DiskCall;
+
+pub use crate::backend::fs::disk_op::DiskOp;
 
 /// What becomes of that which was not flushed.
 #[non_exhaustive]
@@ -96,16 +50,6 @@ pub enum FailingCall {
     /// Setting the access time alone.
     SetAccessTime,
     /// Setting both times to now.
-    SetTimes,
-}
-
-/// A call that is about to be made.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum DiskCall<'a> {
-    Link,
-    Rename { from: &'a str, to: &'a str },
-    RenameWithoutReplacing,
-    SetAccessTime,
     SetTimes,
 }
 

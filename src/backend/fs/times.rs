@@ -12,17 +12,16 @@
 //! | of another user, its directory may be written | its bytes are written to a new file, flushed, and renamed over it |
 //! | neither | `Denied`, with the owner |
 
-use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::backend::fs::call::is_refused;
+use crate::backend::fs::call::{is_full, is_refused};
 use crate::backend::fs::disk::{Contents, Replacing};
-use crate::backend::fs::lock_files::is_full;
-use crate::backend::fs::objects::{Inner, failure, info, parent};
+use crate::backend::fs::info::{info, last_used};
+use crate::backend::fs::objects::{Inner, failure, parent};
 use crate::backend::{ObjectInfo, Touched};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -106,16 +105,4 @@ impl Inner {
         };
         metadata.map(|metadata| last_used(&metadata)).map_err(failed)
     }
-}
-
-/// The later of the access and the modification time: a reason to keep a chunk, never one to delete it.
-pub(super) fn last_used(metadata: &Metadata) -> SystemTime {
-    let at = |seconds: i64, nanoseconds: i64| {
-        let fraction = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or_default());
-        match u64::try_from(seconds) {
-            Ok(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + fraction,
-            Err(_) => SystemTime::UNIX_EPOCH,
-        }
-    };
-    at(metadata.atime(), metadata.atime_nsec()).max(at(metadata.mtime(), metadata.mtime_nsec()))
 }

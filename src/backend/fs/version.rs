@@ -16,13 +16,13 @@ use std::time::{Duration, SystemTime};
 use nix::sys::stat::FileStat;
 
 use crate::backend::Version;
-use crate::backend::fs::disk::Disk;
 
-/// Held from looking at the version of an object until it is replaced or removed, whoever in this process does so.
-pub(super) fn version_lock(disk: &Disk, path: &str) -> MutexGuard<'static, ()> {
+/// Locks the version of an object, from the look at it until the object is replaced or removed. `store` is the identity of the store, so that
+/// two backends of one process on the same store exclude each other.
+pub(super) fn version_lock(store: Option<(u64, u64)>, path: &str) -> MutexGuard<'static, ()> {
     static LOCKS: [Mutex<()>; 64] = [const { Mutex::new(()) }; 64];
     let mut hasher = DefaultHasher::new();
-    (disk.identity(), path).hash(&mut hasher);
+    (store, path).hash(&mut hasher);
     LOCKS[usize::from(hasher.finish().to_le_bytes()[0]) % LOCKS.len()]
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
