@@ -172,7 +172,7 @@ impl HttpClient {
         match endpoint.scheme {
             Scheme::Http if !self.plaintext && !endpoint.is_loopback() => {
                 Err(refused(ErrorKind::InvalidInput)
-                    .because("without TLS only servers on this host are used, unless plaintext is allowed"))
+                    .because("plain HTTP is used for servers on this host only, unless plaintext is allowed"))
             }
             Scheme::Https if !cfg!(feature = "tls") => Err(refused(ErrorKind::Unsupported)),
             _ => Ok(()),
@@ -258,7 +258,7 @@ impl HttpTransport for HttpClient {
         if watch.is_past(request.not_after) {
             let late =
                 TransportError::new(TransportErrorKind::Timeout, Progress::NotSent, "send the request");
-            return Err(late.because("it may not be sent any more"));
+            return Err(late.because("the time until which the request may be sent has passed"));
         }
         let (response, reuse) = exchange(&mut *connection, request, old, &self.buffers, &mut watch).await?;
         if reuse == Reuse::Yes {

@@ -102,7 +102,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
             {
                 self.incoming.drain(..length);
                 match head.status {
-                    101 => return Err(self.protocol("the protocol was switched")),
+                    101 => return Err(self.protocol("the server switched protocols")),
                     100..=199 => {
                         self.watch.check(self.progress())?;
                         continue;
@@ -114,7 +114,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
                 if !flushed {
                     self.reuse = Reuse::No;
                     if head.status < 300 {
-                        return Err(self.protocol("success was claimed before the request was sent"));
+                        return Err(self.protocol("the server reported success before the request was sent"));
                     }
                 }
                 return Ok(head);

@@ -35,11 +35,11 @@ impl Proxy {
         let (user, address) = rest.rsplit_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
         let refused = || Error::new(ErrorKind::InvalidInput, "use the proxy").on(address);
         if rest.len() == url.len() && url.contains("://") {
-            return Err(refused().because("only http:// is possible"));
+            return Err(refused().because("a proxy address must begin with http://"));
         }
         let endpoint =
             Endpoint::parse(&format!("http://{address}")).map_err(|error| refused().because(error))?;
-        let malformed = || refused().because("the name or the password is malformed");
+        let malformed = || refused().because("the user name or password is malformed");
         let authorization = match user {
             None => None,
             Some(user) => {
@@ -138,7 +138,7 @@ impl Proxy {
         .await;
         match answered {
             Ok(200..=299) => Ok(()),
-            Ok(status) => Err(failed().because(format!("status {status}"))),
+            Ok(status) => Err(failed().because(format!("the proxy answered with status {status}"))),
             Err(error) => Err(failed().because(error)),
         }
     }

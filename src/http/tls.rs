@@ -168,11 +168,11 @@ fn roots(extra: &[Vec<u8>]) -> Result<RootCertStore> {
             found = true;
         }
         if !found {
-            return Err(refused().because("there is no certificate in the text"));
+            return Err(refused().because("the text contains no certificate"));
         }
     }
     if roots.is_empty() {
-        return Err(refused().because("the platform has none, and none were given"));
+        return Err(refused().because("the platform has no root certificates, and none were given"));
     }
     Ok(roots)
 }

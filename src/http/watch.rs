@@ -55,7 +55,7 @@ impl<'a> Watch<'a> {
             return Ok(());
         }
         let late = TransportError::new(TransportErrorKind::Timeout, progress, self.what);
-        Err(late.because("it did not end"))
+        Err(late.because("the total timeout of the request expired"))
     }
 
     /// Ready with an error when the time is up.
@@ -72,7 +72,7 @@ impl<'a> Watch<'a> {
             let Some(left) = end.checked_sub(now).filter(|left| !left.is_zero()) else {
                 let late = TransportError::new(TransportErrorKind::Timeout, progress, self.what);
                 let since = now.saturating_sub(self.moved);
-                return Poll::Ready(late.because(format!("nothing happened for {since:?}")));
+                return Poll::Ready(late.because(format!("no progress for {since:?}")));
             };
             self.timer = Some(self.runtime.sleep(left));
         }

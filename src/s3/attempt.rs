@@ -1,4 +1,4 @@
-//! One attempt: it waits for its turn, asks whether it may still be sent, is signed, is sent, and is counted however it ends.
+//! One attempt: waits for a slot, asks the guard, signs, sends, and counts the outcome.
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -19,32 +19,32 @@ use crate::s3::retry::{Verdict, judge_response};
 use crate::wire::date::parse_http_date;
 use crate::wire::sigv4::{self, EMPTY_SHA256};
 
-/// How often an attempt has its right confirmed anew before it is given up.
+/// Maximum number of confirmations of the guard in one attempt.
 const CONFIRMATIONS: u32 = 3;
-/// Bodies from this length on are hashed on the blocking pool.
+/// Minimum length in bytes of a body that is hashed on the blocking pool.
 const HASH_INLINE_BYTES: usize = 16 << 10;
 
-/// A request that was sent, or was to be.
+/// The outcome of an attempt.
 pub(super) struct Attempt {
     pub(super) credentials: Credentials,
     pub(super) outcome: std::result::Result<Response, TransportError>,
     pub(super) place: Place,
 }
 
-/// How an attempt is sent.
+/// Inputs of an attempt.
 pub(super) struct Sending<'a> {
     pub(super) deadline: Duration,
-    /// When the attempt before ended, if there was one.
+    /// End of the previous attempt, if there was one.
     pub(super) failed: Option<Duration>,
-    /// Asked before it is sent, if it changes something.
+    /// Guard of a changing request.
     pub(super) guard: Option<&'a dyn Guard>,
     /// The hash of the body.
     pub(super) hash: &'a str,
-    /// Where the server sent this call only.
+    /// Endpoint to which the server redirected this call.
     pub(super) place: Option<Place>,
 }
 
-/// Counts a request that begins now. One whose future is dropped was not answered.
+/// Counts a request from its start. A dropped future counts as unanswered.
 struct Counting<'a> {
     bytes_in: u64,
     bytes_out: u64,
@@ -54,7 +54,7 @@ struct Counting<'a> {
 }
 
 impl Shared {
-    /// Waits for a turn, asks the guard, signs and sends. What is outside is an error that has nothing to do with the server.
+    /// Waits for a slot, asks the guard, signs and sends. The outer error does not come from the server.
     pub(super) async fn attempt(&self, call: &Call<'_>, sending: Sending<'_>) -> Result<Attempt> {
         let (slot, credentials, not_after) = self.permitted(call, &sending).await?;
         let place = sending.place.unwrap_or_else(|| self.place().clone());
@@ -70,8 +70,8 @@ impl Shared {
         Ok(Attempt { credentials, outcome, place })
     }
 
-    /// A turn in which the guard lets the attempt be sent, and until when it does. A confirmation is a request that needs a turn of
-    /// its own, so this one is given back for it.
+    /// Returns a slot in which the guard permits the attempt, and until when. A confirmation is a request that needs a slot of
+    /// its own, so this one is released for it.
     async fn permitted(
         &self,
         call: &Call<'_>,
@@ -81,19 +81,19 @@ impl Shared {
         let deadline = sending.deadline;
         for _ in 0..=CONFIRMATIONS {
             let turn = self.before(deadline, self.turn(call)).await;
-            let (slot, credentials) = turn.ok_or_else(|| late("its turn never came"))??;
+            let (slot, credentials) = turn.ok_or_else(|| late("timed out waiting for a request slot"))??;
             let Some(guard) = sending.guard else { return Ok((slot, credentials, None)) };
             if let Some(until) = guard.permit(sending.failed)? {
                 return Ok((slot, credentials, Some(until)));
             }
             drop(slot);
             let confirmed = self.before(deadline, guard.confirm(sending.failed)).await;
-            confirmed.ok_or_else(|| late("the server did not confirm in time that it may be sent"))??;
+            confirmed.ok_or_else(|| late("the server did not confirm the lease in time"))??;
         }
-        Err(late("the right to send it ended each time before its turn came"))
+        Err(late("the lease expired each time before a request slot was free"))
     }
 
-    /// Compares the time of an answer with the time of day here.
+    /// Compares the date of an answer with the local wall clock.
     fn note_time(&self, outcome: &std::result::Result<Response, TransportError>) {
         let Ok(response) = outcome else { return };
         let Some(date) = response.head.headers.get("date").and_then(parse_http_date) else { return };
@@ -105,8 +105,8 @@ impl Shared {
         self.ahead.store(ahead, Ordering::Relaxed);
     }
 
-    /// Waits until a request may be sent, and gets the credentials for it: nothing waits between here and the first byte but
-    /// the connection, so that the signature is fresh (H130).
+    /// Waits until a request may be sent, and gets the credentials for it. Only connecting comes between here and the first
+    /// byte, so the signature is fresh (H130).
     async fn turn(&self, call: &Call<'_>) -> Result<(Slot, Credentials)> {
         let requests = if call.operation.writes() { &self.writes } else { &self.reads };
         if let Some(rate) = requests {
@@ -133,10 +133,10 @@ impl Shared {
         }
     }
 
-    /// What comes before the deadline (H128).
+    /// Runs a future until the deadline (H128).
     pub(super) async fn before<T>(&self, deadline: Duration, future: impl Future<Output = T>) -> Option<T> {
         let mut future = pin!(future);
-        // Most of the time there is nothing to wait for, and then there is no timer either.
+        // Usually the future is ready, and no timer is needed.
         if let Some(value) = future::poll_immediate(&mut future).await {
             return Some(value);
         }

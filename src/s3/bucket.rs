@@ -1,4 +1,4 @@
-//! The bucket as a whole.
+//! Operations on the bucket itself.
 
 use bytes::Bytes;
 
@@ -11,10 +11,10 @@ use crate::wire::s3_xml::{
 };
 
 impl S3Client {
-    /// Returns `true` if the bucket is there and may be used.
+    /// Returns `true` if the bucket exists and may be used.
     ///
     /// # Errors
-    /// `Denied` if it belongs to somebody else; the rest of [`ErrorKind`].
+    /// `Denied` if another account owns it; the rest of [`ErrorKind`].
     ///
     /// # Cancel safety
     /// The future may be dropped.
@@ -28,17 +28,17 @@ impl S3Client {
         }
     }
 
-    /// Makes the bucket.
+    /// Creates the bucket.
     ///
     /// # Errors
-    /// `AlreadyExists`, also if it belongs to somebody else; the rest of [`ErrorKind`].
+    /// `AlreadyExists`, also if another account owns it; the rest of [`ErrorKind`].
     ///
     /// # Cancel safety
-    /// The bucket may be made later.
+    /// A dropped future may create the bucket later.
     pub async fn create_bucket(&self) -> Result<()> {
         let region = self.region();
         let mut call = Call::new(Operation::BucketPut, "PUT", None);
-        // That region is meant where none is named, and naming it is an error.
+        // S3 uses this region if none is named, and refuses its name.
         if region != "us-east-1" {
             let document = write_bucket(&region);
             call.body =
@@ -51,26 +51,26 @@ impl S3Client {
         Err(answer.into_error(ErrorKind::AlreadyExists, "create the bucket", self.bucket()))
     }
 
-    /// Whether the bucket keeps old versions. `None` if the server does not say.
+    /// Returns `Some(true)` if the bucket keeps old versions; `None` if the server does not say.
     ///
     /// # Errors
-    /// Those of a request.
+    /// Any [`ErrorKind`] of a request.
     pub async fn keeps_versions(&self) -> Result<Option<bool>> {
         self.setting("versioning", parse_versioning).await
     }
 
-    /// Whether new objects are locked against deletion. `None` if the server does not say.
+    /// Returns `Some(true)` if new objects are locked against deletion; `None` if the server does not say.
     ///
     /// # Errors
-    /// Those of a request.
+    /// Any [`ErrorKind`] of a request.
     pub async fn locks_objects(&self) -> Result<Option<bool>> {
         self.setting("object-lock", parse_object_lock).await
     }
 
-    /// What happens to objects by themselves. `None` if the server does not say; empty: nothing.
+    /// The lifecycle rules of the bucket. `None` if the server does not say; empty if there are none.
     ///
     /// # Errors
-    /// Those of a request.
+    /// Any [`ErrorKind`] of a request.
     pub async fn lifecycle(&self) -> Result<Option<Vec<LifecycleRule>>> {
         self.setting("lifecycle", parse_lifecycle).await
     }
@@ -84,7 +84,7 @@ impl S3Client {
         let query = [(name, "")];
         let call = Call { query: &query, ..Call::new(Operation::BucketSettings, "GET", None) };
         let answer = match self.call(action, &call).await {
-            // Not everybody may look, and not every server has it.
+            // Not every caller may read settings, and not every server has them.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -96,14 +96,14 @@ impl S3Client {
             answer => answer?,
         };
         if answer.is_success() {
-            // A document of a kind of its own says nothing that could be relied on.
+            // A document of another kind proves nothing.
             return Ok(parse(&answer.response.body).ok());
         }
         Ok(is_unset(&answer).then(T::default))
     }
 }
 
-/// A setting that nobody made is an error to some servers.
+/// Returns `true` for the error with which some servers report a setting that was never made.
 fn is_unset(answer: &Answer) -> bool {
     let code = parse_error(&answer.response.body).map(|body| body.code).unwrap_or_default();
     let unset = [

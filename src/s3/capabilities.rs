@@ -1,4 +1,4 @@
-//! What is known of a server.
+//! Capabilities of a server.
 
 use std::fmt;
 
@@ -7,17 +7,17 @@ use serde_json::{Map, Value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::client::ClockOffset;
 
-/// Whether a server can do something.
+/// Support of one feature by a server.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Support {
-    /// It says that it did, and did not.
+    /// The server confirmed the operation without doing it.
     Ignored,
-    /// It refuses.
+    /// The server refuses it.
     Refused,
-    /// It was not found out.
+    /// Not tested.
     Unknown,
-    /// It can.
+    /// The server supports it.
     Yes,
 }
 
@@ -43,15 +43,15 @@ impl fmt::Display for Support {
     }
 }
 
-/// A setting of a bucket that does harm to a store.
+/// A setting of a bucket that endangers a store.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Risk {
-    /// Rules delete objects of the store, or move them to where they cannot be read at once (H31, H32).
+    /// Lifecycle rules delete objects of the store, or move them to storage without direct access.
     Expiry,
     /// New objects are locked: nothing can be deleted for a while, and garbage collection fails.
     ObjectLock,
-    /// Old versions are kept: whatever is deleted or replaced stays and is paid for.
+    /// Old versions are kept: deleted and replaced objects stay, and are paid for.
     Versions,
 }
 
@@ -65,40 +65,40 @@ impl fmt::Display for Risk {
     }
 }
 
-/// What a server can do, and what of its settings can do harm.
+/// Capabilities of a server, and the settings of the bucket that can do harm.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Capabilities {
-    /// Comparing a body with the hash that was signed. Where it does not, bodies are sent with an MD5 too (D12).
+    /// Checking a body against its signed hash. Without it, bodies carry an MD5 too.
     pub checks_bodies: Support,
-    /// By how much its clock is ahead of ours.
+    /// Offset of its clock from the local one.
     pub clock_offset: ClockOffset,
-    /// Deleting only a certain version.
+    /// Deleting only a given version.
     pub conditional_delete: Support,
-    /// Replacing only a certain version.
+    /// Replacing only a given version.
     pub conditional_put: Support,
-    /// Copying within the server.
+    /// Copying on the server.
     pub copy: Support,
-    /// Storing only where nothing is.
+    /// Storing only if the key is free.
     pub create_only_put: Support,
-    /// `true` if rules delete objects of the store or move them to a colder storage class (H31, H32).
+    /// `true` if lifecycle rules delete objects of the store or move them to a colder storage class.
     pub expires_objects: Option<bool>,
-    /// `true` if old versions are kept, which then are paid for.
+    /// `true` if old versions are kept, and paid for.
     pub keeps_versions: Option<bool>,
-    /// Listing in pages, from any key on.
+    /// Listing in pages, starting after any key.
     pub listing: Support,
     /// `true` if new objects are locked against deletion.
     pub locks_objects: Option<bool>,
-    /// Deleting many objects in one request.
+    /// Bulk deletion.
     pub multi_delete: Support,
-    /// `true` if the tags in conditions have quotes.
+    /// `true` if the entity tags in conditions need quotes.
     pub quoted_tags: bool,
-    /// Reading a part of an object.
+    /// Reading a byte range.
     pub ranges: Support,
 }
 
 impl S3Capabilities {
-    /// A server of which nothing is known, and of which nothing is expected but to store, read, list and delete single objects.
+    /// An untested server, of which only storing, reading, listing and deleting single objects is expected.
     #[must_use]
     pub fn unknown() -> Self {
         Self {
@@ -118,7 +118,7 @@ impl S3Capabilities {
         }
     }
 
-    /// A text that [`from_json`](Self::from_json) reads, to be kept: what a server can do changes rarely.
+    /// JSON for [`from_json`](Self::from_json). Store it: capabilities change rarely.
     pub fn to_json(&self) -> String {
         let known = |setting: Option<bool>| setting.map_or(Value::Null, Value::Bool);
         let mut object = Map::new();
@@ -133,7 +133,7 @@ impl S3Capabilities {
         Value::Object(object).to_string()
     }
 
-    /// Reads what [`to_json`](Self::to_json) wrote. What is missing is unknown, and what is not known here is passed over.
+    /// Parses the output of [`to_json`](Self::to_json). Missing fields are untested, unknown fields are ignored.
     ///
     /// # Errors
     /// `InvalidInput` for anything else.
@@ -178,7 +178,7 @@ impl S3Capabilities {
         ]
     }
 
-    /// What of its settings endangers a store.
+    /// Settings of the bucket that endanger a store.
     pub fn risks(&self) -> Vec<Risk> {
         let found = [
             (Risk::Expiry, self.expires_objects),
@@ -188,7 +188,7 @@ impl S3Capabilities {
         found.into_iter().filter(|(_, there)| *there == Some(true)).map(|(risk, _)| risk).collect()
     }
 
-    /// What it can do, by name, in the order in which a person would ask.
+    /// Each feature with its support, by name, most important first.
     pub fn features(&self) -> [(&'static str, Support); 8] {
         [
             ("read a range", self.ranges),

@@ -1,4 +1,4 @@
-//! MD5, for servers that want it or show it as the tag of an object. Nothing is trusted because of it.
+//! MD5, for servers that require it or use it as entity tag. No integrity decision relies on it.
 
 use std::fmt::Write as _;
 
@@ -6,17 +6,17 @@ use md5::{Digest as _, Md5};
 
 use crate::wire::base64::base64;
 
-/// As a `content-md5` header has it.
+/// Encoded for a `content-md5` header.
 pub(super) fn base64_md5(bytes: &[u8]) -> String {
     base64(&Md5::digest(bytes))
 }
 
-/// As most servers have it in a tag.
+/// Encoded as most servers write it in an entity tag.
 pub(super) fn hex_md5(bytes: &[u8]) -> String {
     hex(&Md5::digest(bytes))
 }
 
-/// The tag that most servers give to an object of which the parts have these tags; `None` if they are no MD5.
+/// The entity tag that most servers give to a multipart object with parts of these tags; `None` if they are no MD5.
 pub(super) fn tag_of_parts<'a>(tags: impl ExactSizeIterator<Item = &'a str>) -> Option<String> {
     let count = tags.len();
     let mut all = Md5::new();
@@ -35,7 +35,7 @@ pub(super) fn tag_of_parts<'a>(tags: impl ExactSizeIterator<Item = &'a str>) -> 
 fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     for byte in bytes {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
     text

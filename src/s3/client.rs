@@ -1,4 +1,4 @@
-//! The one loop through which every request goes: wait, sign, send, judge, try again.
+//! The one loop through which every request goes: wait, sign, send, judge, retry.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -24,37 +24,37 @@ use crate::s3::retry::{Budget, Mend, Verdict, judge_failure, judge_response, lon
 use crate::wire::sigv4::EMPTY_SHA256;
 use crate::wire::uri::Scheme;
 
-/// Objects from this length on are looked for before they are sent again.
+/// Minimum bytes of an object that is looked up before it is sent again.
 const LOOK_BYTES: usize = 256 << 10;
-/// How often requests may be sent on to another place.
+/// Maximum number of redirects of a call.
 const MOST_MOVES: u32 = 2;
-/// How far a clock may be off for a server to be believed.
+/// Maximum clock skew of a trusted server.
 const MOST_OFFSET: Duration = Duration::from_hours(48);
-/// In place of a difference of clocks that is not known.
+/// Stands for an unknown clock skew.
 pub(super) const NEVER: i64 = i64::MIN;
-/// Nothing larger goes through one request.
+/// Maximum bytes of a single request.
 const MOST_BYTES: u64 = 5 << 30;
 
 /// A client for one bucket. Clones share everything: connections, limits, counters.
 #[derive(Clone, Debug)]
 pub struct S3Client {
-    /// Asked before each attempt of a request that changes something.
+    /// Asked before each attempt of a changing request.
     pub(super) guard: Option<Arc<dyn Guard>>,
     pub(super) shared: Arc<Shared>,
 }
 
 pub(super) struct Shared {
     pub(super) budget: Budget,
-    /// `true` if bodies are sent with an MD5, since the server does not compare them with their signed hash (D12).
+    /// `true` if bodies carry an MD5, because the server does not check them against their signed hash (D12).
     pub(super) md5: AtomicBool,
     pub(super) bytes_in: Option<Rate>,
     pub(super) bytes_out: Option<Rate>,
     pub(super) concurrency: Arc<Concurrency>,
     pub(super) counters: Arc<Counters>,
     pub(super) keeper: Keeper,
-    /// By how many seconds the last answer was ahead of the time of day here.
+    /// Seconds by which the last answer was ahead of the local wall clock.
     pub(super) ahead: AtomicI64,
-    /// By how many seconds the clock of the server is ahead of ours.
+    /// Seconds by which the clock of the server is ahead.
     offset: AtomicI64,
     pub(super) options: S3Options,
     place: Mutex<Place>,
@@ -64,7 +64,7 @@ pub(super) struct Shared {
     pub(super) writes: Option<Rate>,
 }
 
-/// By how much the clock of the server is ahead of ours, in seconds; learned when a request was refused for it.
+/// Seconds by which the clock of the server is ahead; learned when a request was refused for its time.
 #[expect(clippy::exhaustive_structs, reason = "a number with a name")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockOffset(pub i64);
@@ -73,7 +73,7 @@ pub struct ClockOffset(pub i64);
 pub(super) struct Call<'a> {
     pub(super) body: Bytes,
     pub(super) body_limit: u64,
-    /// Beside those that every request has; names in lower case.
+    /// Headers beside the common ones; names in lower case.
     pub(super) headers: Vec<(Cow<'static, str>, String)>,
     /// `None` for the bucket itself.
     pub(super) key: Option<&'a str>,
@@ -88,7 +88,7 @@ impl<'a> Call<'a> {
         Self { body, body_limit: 8 << 20, headers, key, method, operation, query: &[] }
     }
 
-    /// How much longer it may take than one without bodies: a second for each 64 KiB.
+    /// Additional time for bodies: one second for each 64 KiB.
     pub(super) fn allowance(&self) -> Duration {
         let comes_in = matches!(self.operation, Operation::Get | Operation::List);
         let incoming = if comes_in { self.body_limit.min(MOST_BYTES) } else { 0 };
@@ -100,7 +100,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// A response, and whether an attempt before it may have been executed too.
+/// A response, and `true` if an earlier attempt may have been executed too.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) ambiguous: bool,
@@ -120,29 +120,29 @@ impl Answer {
         self.response.is_success()
     }
 
-    /// The error that an answer is which is no success. Where something may have happened, nothing else is claimed (I6).
+    /// The error for an unsuccessful answer. If an earlier attempt may have been executed, the error claims nothing else (I6).
     pub(super) fn into_error(self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
         let kind = if self.ambiguous { ErrorKind::Unavailable } else { kind };
         Error::new(kind, action).on(subject).because(refusal(&self.response).0)
     }
 }
 
-/// What is known after some attempts.
+/// State of a call after some attempts.
 #[derive(Default)]
 struct Course {
     ambiguous: bool,
     attempts: u32,
-    /// What was tried that is tried once only.
+    /// Corrections that are tried only once, and were.
     done: Vec<Remedy>,
-    /// When the last attempt ended, by the monotonic clock.
+    /// End of the last attempt, by the monotonic clock.
     failed: Option<Duration>,
     moves: u32,
-    /// Where the server sent this call only.
+    /// Endpoint to which the server redirected this call.
     place: Option<Place>,
     reconnects: u32,
 }
 
-/// What is tried once only.
+/// Corrections that are tried only once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Remedy {
     Clock,
@@ -151,7 +151,7 @@ enum Remedy {
 }
 
 impl Course {
-    /// The error that it ends with. Where something may have happened, nothing else is claimed, whatever came last (I6).
+    /// The final error. If an attempt may have been executed, the error claims nothing else, whatever came last (I6).
     fn fail(&self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
         let kind = if self.ambiguous { ErrorKind::Unavailable } else { kind };
         Error::new(kind, action).on(subject)
@@ -165,13 +165,13 @@ impl Course {
     }
 }
 
-/// For whom and for where a request was signed.
+/// Credentials and endpoint for which a request was signed.
 struct SignedFor<'a> {
     credentials: &'a Credentials,
     place: &'a Place,
 }
 
-/// What follows a verdict.
+/// The consequence of a verdict.
 enum Next {
     Again,
     Fail(ErrorKind),
@@ -181,7 +181,7 @@ impl S3Client {
     /// A client that sends through `transport`. No request is made.
     ///
     /// # Errors
-    /// `InvalidInput` if endpoint and bucket do not make an address.
+    /// `InvalidInput` if endpoint and bucket make no valid address.
     pub fn new(
         runtime: Arc<dyn Runtime>,
         transport: Arc<dyn HttpTransport>,
@@ -209,37 +209,37 @@ impl S3Client {
         Ok(Self { guard: None, shared: Arc::new(shared) })
     }
 
-    /// The name of the bucket.
+    /// Name of the bucket.
     pub fn bucket(&self) -> &str {
         &self.shared.options.bucket
     }
 
-    /// What was sent so far.
+    /// Statistics of all requests so far.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.shared.counters
     }
 
-    /// By how much the clock of the server is ahead of ours.
+    /// Time by which the clock of the server is ahead.
     pub fn clock_offset(&self) -> ClockOffset {
         ClockOffset(self.shared.offset.load(Ordering::Relaxed))
     }
 
-    /// By how many seconds the last answer was ahead of the time of day here. `None` if no answer had a time.
+    /// Seconds by which the last answer was ahead of the local wall clock. `None` if no answer had a date.
     pub(crate) fn ahead(&self) -> Option<i64> {
         Some(self.shared.ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != NEVER)
     }
 
-    /// The region that requests are signed for: the one of the options, or the one that the server named.
+    /// Region for which requests are signed: that of the options, or the one that the server named.
     pub fn region(&self) -> String {
         self.shared.place().region.clone()
     }
 
-    /// How many requests may be under way at once now.
+    /// Current limit of concurrent requests.
     pub fn concurrency(&self) -> u32 {
         self.shared.concurrency.limit()
     }
 
-    /// Sends a request until there is an answer.
+    /// Sends a request until the server answers.
     pub(super) async fn call(&self, action: &'static str, call: &Call<'_>) -> Result<Answer> {
         let guard = self.guard.as_deref().filter(|_| call.operation.writes());
         self.shared.call(action, call, guard).await
@@ -297,14 +297,14 @@ impl Shared {
         }
     }
 
-    /// When a call has to be over that may take so much longer because of its size.
+    /// Deadline of a call with this additional time for its size.
     pub(super) fn deadline(&self, allowance: Duration) -> Duration {
         let deadline = self.options.retry.deadline.saturating_add(allowance);
         self.runtime.monotonic().saturating_add(deadline)
     }
 
-    /// The answer that was lost, if a large object turns out to be stored: sending it again would cost as much as sending it
-    /// once (H154). Servers whose tags are not the MD5 of the contents get it again.
+    /// Returns the lost answer if a large object turns out to be stored, because sending it again would double its
+    /// cost (H154). Servers whose entity tags are not the MD5 of the contents receive it again.
     async fn found_stored(&self, call: &Call<'_>, deadline: Duration) -> Option<Response> {
         if call.operation != Operation::Put || call.body.len() < LOOK_BYTES || !call.query.is_empty() {
             return None;
@@ -324,7 +324,7 @@ impl Shared {
         (md5 == tag).then_some(found)
     }
 
-    /// Mends what can be mended and waits as long as is due.
+    /// Corrects what it can and waits for the backoff.
     async fn next(
         &self,
         verdict: Verdict,
@@ -351,7 +351,7 @@ impl Shared {
                 let moved = course.moves <= MOST_MOVES && self.move_on(signed.place, sent_to, course);
                 return again(moved);
             }
-            // The pool may hold as many dead connections as it likes, but not for ever.
+            // The pool may hold many dead connections, but not infinitely many.
             Verdict::Now if course.reconnects < 3 => {
                 course.reconnects += 1;
                 course.attempts -= 1;
@@ -377,14 +377,14 @@ impl Shared {
         Next::Again
     }
 
-    /// The time as the server has it.
+    /// The time by the clock of the server.
     pub(super) fn now(&self) -> SystemTime {
         let offset = self.offset.load(Ordering::Relaxed);
         let (now, length) = (self.runtime.now(), Duration::from_secs(offset.unsigned_abs()));
         if offset < 0 { now - length } else { now + length }
     }
 
-    /// How far the clock of the server is ahead, if it can be believed: it is the right server, and not off by days (H131).
+    /// Clock skew of the server, if the answer is credible: it comes from the right server and is not off by days (H131).
     fn offset_to(&self, time: SystemTime) -> Option<i64> {
         let endpoint = Arc::clone(&self.place().endpoint);
         if endpoint.scheme == Scheme::Http && !endpoint.is_loopback() {
@@ -398,7 +398,7 @@ impl Shared {
         (ahead <= MOST_OFFSET).then_some(sign * seconds)
     }
 
-    /// Goes where a server sends us: for good or for one call, or where others went meanwhile. Whether that is another place.
+    /// Follows a redirect, permanent or for this call, or one that another call followed meanwhile. Returns `true` if the endpoint changed.
     fn move_on(&self, from: &Place, sent_to: SentTo, course: &mut Course) -> bool {
         let mut place = self.place();
         if course.place.is_none() && *place != *from {
@@ -414,7 +414,7 @@ impl Shared {
         true
     }
 
-    /// Goes back to where the options say the bucket is, if the place that a server named cannot be reached.
+    /// Returns to the endpoint of the options if the redirected one cannot be reached.
     fn leave(&self, place: &Place) {
         let mut current = self.place();
         if *current == *place
@@ -425,7 +425,7 @@ impl Shared {
     }
 
     pub(super) fn place(&self) -> MutexGuard<'_, Place> {
-        // Every change is a single assignment, so a panic elsewhere leaves it whole.
+        // Each change is one assignment, so a panic elsewhere leaves the value whole.
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

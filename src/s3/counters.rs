@@ -1,76 +1,76 @@
-//! What was sent, attempt by attempt: counted where it happens, so that nothing is missed (H152).
+//! Statistics of requests, counted for each attempt where it happens, so that none is missed (H152).
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What was asked of a server.
+/// Kind of a request.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operation {
-    /// Asking whether the bucket is there.
+    /// Checks that the bucket exists.
     BucketHead,
-    /// Making the bucket.
+    /// Creates the bucket.
     BucketPut,
-    /// Reading the settings of the bucket.
+    /// Reads the settings of the bucket.
     BucketSettings,
-    /// Copying an object within the server.
+    /// Copies an object on the server.
     Copy,
-    /// Deleting one object.
+    /// Deletes one object.
     Delete,
-    /// Deleting up to 1000 objects.
+    /// Deletes up to 1000 objects.
     DeleteMany,
-    /// Reading an object or a part of one.
+    /// Reads an object or a range of it.
     Get,
-    /// Asking for what is known of an object.
+    /// Reads the headers of an object.
     Head,
-    /// Reading a page of a listing, of objects, uploads or buckets.
+    /// Reads a page of a listing, of objects, uploads or buckets.
     List,
-    /// Beginning, completing or aborting an upload in parts.
+    /// Begins, completes or aborts a multipart upload.
     Multipart,
-    /// Storing an object or a part of one.
+    /// Stores an object or a part of one.
     Put,
 }
 
 impl Operation {
-    /// Returns `true` if it changes something.
+    /// Returns `true` if such a request changes the bucket.
     pub fn writes(self) -> bool {
         !matches!(self, Self::BucketHead | Self::BucketSettings | Self::Get | Self::Head | Self::List)
     }
 }
 
-/// How an attempt ended.
+/// Outcome of an attempt.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
-    /// Answered with 2xx, or that it is not there, or that a condition does not hold.
+    /// Answered with 2xx, or that the object is missing, or that a condition fails.
     Answered,
-    /// Not answered, or the future was dropped before. It may have been executed, and may be paid for.
+    /// No answer, or the future was dropped before it. The request may have been executed, and may be paid for.
     Broken,
-    /// Not a byte of it reached a server. It is in no total and counts for no threshold.
+    /// No byte reached a server. Not part of any total or threshold.
     NotSent,
     /// Refused for another reason.
     Refused,
-    /// The server asked for patience.
+    /// Throttled by the server.
     Throttled,
 }
 
-/// How often something happened, with the bytes of bodies both ways.
+/// Number of attempts, with the body bytes in both directions.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OperationCount {
     /// Attempts.
     pub attempts: u64,
-    /// Bytes of bodies that came in.
+    /// Received body bytes.
     pub bytes_in: u64,
-    /// Bytes of bodies that were to go out.
+    /// Sent body bytes, including those of failed attempts.
     pub bytes_out: u64,
 }
 
 /// Called once when a threshold is reached.
 type Callback = Box<dyn FnOnce(&Counters) + Send>;
 
-/// Everything that a client sent.
+/// Statistics of all requests of a client.
 #[derive(Default)]
 pub struct Counters {
     counts: Mutex<BTreeMap<(Operation, Outcome), OperationCount>>,
@@ -82,12 +82,12 @@ impl Counters {
         Arc::default()
     }
 
-    /// The counts by operation and outcome.
+    /// Counts by operation and outcome.
     pub fn counts(&self) -> BTreeMap<(Operation, Outcome), OperationCount> {
         self.locked().clone()
     }
 
-    /// All that were sent, together.
+    /// Total of all sent attempts.
     pub fn total(&self) -> OperationCount {
         let counts = self.locked();
         let sent = counts.iter().filter(|((_, outcome), _)| *outcome != Outcome::NotSent);
@@ -98,7 +98,7 @@ impl Counters {
         })
     }
 
-    /// Has `callback` called once, when this many attempts were sent in all; from within the attempt, so it must be quick.
+    /// Calls `callback` once, after this many attempts in total. It runs inside the attempt, so it must be quick.
     pub fn when_attempts_reach(&self, attempts: u64, callback: impl FnOnce(&Self) + Send + 'static) {
         self.thresholds.lock().unwrap_or_else(PoisonError::into_inner).push((attempts, Box::new(callback)));
         self.check_thresholds();
@@ -124,7 +124,7 @@ impl Counters {
             let attempts = self.total().attempts;
             thresholds.extract_if(.., |(threshold, _)| *threshold <= attempts).collect()
         };
-        // No lock is held: a callback may look at the counters.
+        // No lock is held, so a callback may read the counters.
         for (_, callback) in due {
             callback(self);
         }

@@ -1,4 +1,4 @@
-//! Who the requests are from.
+//! Credentials and their providers.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,13 +13,13 @@ use zeroize::Zeroizing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
 
-/// How long before they expire credentials are replaced.
+/// Time before expiry at which credentials are replaced.
 const EARLY: Duration = Duration::from_mins(2);
-/// The parts of credentials, as errors name them.
+/// Names of the parts of credentials, for errors.
 const PARTS: [&str; 3] = ["the access key id", "the secret access key", "the session token"];
 const VARIABLES: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
 
-/// A key pair, perhaps for a limited time. Secrets are wiped when the last copy is dropped, and never shown.
+/// A key pair, possibly temporary. Secrets are zeroed when the last copy is dropped, and never shown.
 #[derive(Clone)]
 pub struct Credentials {
     pub(super) access_key_id: String,
@@ -29,7 +29,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// A key pair without end.
+    /// A key pair without expiry.
     pub fn new(access_key_id: impl Into<String>, secret_access_key: impl Into<String>) -> Self {
         Self {
             access_key_id: access_key_id.into(),
@@ -39,27 +39,27 @@ impl Credentials {
         }
     }
 
-    /// The token that goes with a temporary key pair.
+    /// Session token of a temporary key pair.
     #[must_use]
     pub fn session_token(mut self, token: impl Into<String>) -> Self {
         self.session_token = Some(Arc::new(Zeroizing::new(token.into())));
         self
     }
 
-    /// When they cease to work. They are replaced two minutes before.
+    /// Expiry time. The client replaces credentials two minutes earlier.
     #[must_use]
     pub fn expires(mut self, at: SystemTime) -> Self {
         self.expires = Some(at);
         self
     }
 
-    /// Refuses what no server can have issued. A newline at the end is what a secret gets that was read from a file.
+    /// Refuses credentials that no server can have issued. A secret that was read from a file often ends in a newline.
     fn check(&self, names: [&str; 3]) -> Result<()> {
         let token = self.session_token.as_ref().map(|token| token.as_str());
         let parts = [Some(self.access_key_id.as_str()), Some(&self.secret_access_key), token];
         let parts = names.into_iter().zip(parts).filter_map(|(name, text)| Some((name, text?)));
         for (at, (name, text)) in parts.enumerate() {
-            // The secret is only hashed; the other two are sent in headers.
+            // The secret is only hashed; the other two become headers.
             let is_sent = at != 1;
             let flaw = if text.is_empty() {
                 "is empty"
@@ -77,7 +77,7 @@ impl Credentials {
         Ok(())
     }
 
-    /// The public half.
+    /// The access key id.
     pub fn access_key_id(&self) -> &str {
         &self.access_key_id
     }
@@ -92,26 +92,26 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Where credentials come from. What it returns is kept until it expires or a server calls it expired; calls never overlap.
+/// Source of credentials. The client keeps the result until it expires or a server rejects it; calls never overlap.
 #[async_trait]
 pub trait CredentialProvider: fmt::Debug + Send + Sync + 'static {
-    /// The credentials to use from now on.
+    /// Returns the credentials to use from now on.
     ///
     /// # Errors
-    /// `Denied` if there are none; `Unavailable` if they cannot be had at the moment. Credentials that are empty, or begin or end with a
-    /// blank or a newline, are refused as `InvalidInput` wherever they come from.
+    /// `Denied` if there are none; `Unavailable` if they cannot be fetched now. The client refuses credentials that are empty, or begin or end with a
+    /// blank or a newline, as `InvalidInput`, whatever their source.
     ///
     /// # Cancel safety
     /// The future may be dropped.
     async fn credentials(&self, runtime: &dyn Runtime) -> Result<Credentials>;
 }
 
-/// Always the same ones.
+/// Fixed credentials.
 #[derive(Clone, Debug)]
 pub struct StaticCredentials(Credentials);
 
 impl StaticCredentials {
-    /// These, always.
+    /// Always returns these credentials.
     pub fn new(credentials: Credentials) -> Self {
         Self(credentials)
     }
@@ -124,7 +124,7 @@ impl CredentialProvider for StaticCredentials {
     }
 }
 
-/// Those in `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`. An error names the variable that is wrong.
+/// Credentials from `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`. Errors name the faulty variable.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "it has nothing to be set")]
 pub struct EnvironmentCredentials;
@@ -157,7 +157,7 @@ fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Result<Credent
     Ok(credentials)
 }
 
-/// Those of a profile in a shared credentials file, read again whenever they are asked for.
+/// Credentials of a profile in a shared credentials file, read again for each request of new ones.
 #[derive(Clone, Debug)]
 pub struct ProfileCredentials {
     path: PathBuf,
@@ -165,12 +165,12 @@ pub struct ProfileCredentials {
 }
 
 impl ProfileCredentials {
-    /// Those of `profile` in the file at `path`.
+    /// Credentials of `profile` in the file at `path`.
     pub fn new(path: impl Into<PathBuf>, profile: impl Into<String>) -> Self {
         Self { path: path.into(), profile: profile.into() }
     }
 
-    /// Those of `AWS_PROFILE`, else of `default`, in `AWS_SHARED_CREDENTIALS_FILE`, else in `.aws/credentials` in the home
+    /// Credentials of `AWS_PROFILE`, else `default`, in `AWS_SHARED_CREDENTIALS_FILE`, else `.aws/credentials` in the home
     /// directory. `None` without a home directory.
     pub fn from_environment() -> Option<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -194,7 +194,7 @@ impl CredentialProvider for ProfileCredentials {
             );
             from_profile(&text, &profile).ok_or_else(|| {
                 let missing = Error::new(ErrorKind::Denied, "find credentials in").on(path.display());
-                missing.because(format!("there is no profile {profile:?} with a key pair"))
+                missing.because(format!("the file has no profile {profile:?} with a key pair"))
             })
         };
         runtime.run_blocking("read credentials", read).await
@@ -217,7 +217,7 @@ fn from_profile(text: &str, profile: &str) -> Option<Credentials> {
     })
 }
 
-/// Credentials that are kept as long as they work. One caller at a time fetches new ones, and the others wait for them (H153).
+/// Credentials, cached while they work. One caller at a time fetches new ones while the others wait (H153).
 #[derive(Debug)]
 pub(super) struct Keeper {
     kept: Mutex<Option<Credentials>>,
@@ -229,7 +229,7 @@ impl Keeper {
         Self { kept: Mutex::new(None), provider }
     }
 
-    /// Credentials that work, as far as is known.
+    /// Credentials that worked so far.
     pub(super) async fn current(&self, runtime: &dyn Runtime) -> Result<Credentials> {
         let mut kept = self.kept.lock().await;
         let lasts = |credentials: &Credentials, time| {
@@ -244,7 +244,7 @@ impl Keeper {
                 *kept = Some(credentials.clone());
                 Ok(credentials)
             }
-            // They are asked for early, so that there is time to ask again.
+            // Early, so that a failed fetch can be repeated before they expire.
             Err(error) => {
                 let usable = kept.as_ref().filter(|credentials| lasts(credentials, Duration::ZERO));
                 usable.cloned().ok_or(error)
@@ -252,7 +252,7 @@ impl Keeper {
         }
     }
 
-    /// A server says that these have expired. If they are still the ones in use, the next caller fetches others.
+    /// A server rejected these as expired. If they are still in use, the next caller fetches others.
     pub(super) async fn expired(&self, credentials: &Credentials) {
         let mut kept = self.kept.lock().await;
         let same = |kept: &Credentials| Arc::ptr_eq(&kept.secret_access_key, &credentials.secret_access_key);

@@ -1,4 +1,4 @@
-//! Many objects in one request.
+//! Bulk deletion.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use crate::s3::object::{Deletion, from_document, not_there};
 use crate::s3::retry::{longest, passes, pause};
 use crate::wire::s3_xml::{ErrorBody, parse_deleted, write_delete};
 
-/// How many objects a request may name.
+/// Maximum number of objects of a request.
 const MOST_KEYS: usize = 1000;
 
 impl S3Client {
-    /// Deletes objects, any number of them, in requests of up to 1000, with a result for each in the order given. Deleting what
-    /// is not there succeeds.
+    /// Deletes any number of objects in requests of up to 1000, with one result for each, in the given order. Deleting a
+    /// missing object succeeds.
     ///
     /// # Errors
-    /// Outside: a request failed, and any number of objects may be gone; `Unsupported` if the server does not know the operation.
+    /// The outer error: a request failed, and any of the objects may be deleted; `Unsupported` if the server lacks the operation.
     ///
     /// # Cancel safety
-    /// Any of the objects may be deleted later.
+    /// A dropped future may delete any of the objects later.
     pub async fn delete_many(&self, keys: &[&str]) -> Result<Vec<Result<Deletion>>> {
         let mut results = Vec::with_capacity(keys.len());
         for keys in keys.chunks(MOST_KEYS) {
@@ -35,7 +35,7 @@ impl S3Client {
         Ok(results)
     }
 
-    /// Deletes objects of one batch, and those again of which the server says that they may come again (H116).
+    /// Deletes one batch, and repeats the objects whose error the server calls temporary (H116).
     async fn delete_batch<'a>(&self, keys: &[&'a str]) -> Result<BTreeMap<&'a str, Result<Deletion>>> {
         let (options, runtime) = (&self.shared.options.retry, &*self.shared.runtime);
         let deadline = self.shared.deadline(Duration::ZERO);
@@ -46,7 +46,7 @@ impl S3Client {
         loop {
             let (refused, unsettled) = self.delete_request(&left).await?;
             if unsettled {
-                // It names all that are still left, whatever is answered later.
+                // The request names all remaining objects, whatever is answered later.
                 deletion = Deletion::Unsettled;
             }
             let mut refused: BTreeMap<_, _> = refused.into_iter().collect();
@@ -82,7 +82,7 @@ impl S3Client {
         }
     }
 
-    /// The errors by key, and whether the same request may still be executed once more.
+    /// The errors by key, and `true` if the same request may still be executed once more.
     async fn delete_request(&self, keys: &[&str]) -> Result<(Vec<(String, ErrorBody)>, bool)> {
         let action = "delete objects";
         let subject = keys.first().copied().unwrap_or_default();
@@ -91,7 +91,7 @@ impl S3Client {
         let mut call = Call::new(Operation::DeleteMany, "POST", None);
         call.query = &[("delete", "")];
         call.header("content-type", "application/xml");
-        // The one operation for which all servers want it (D12).
+        // The one operation for which all servers require it (D12).
         call.header("content-md5", base64_md5(document.as_bytes()));
         call.body = Bytes::from(document);
         let answer = self.call(action, &call).await?;

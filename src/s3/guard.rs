@@ -1,8 +1,8 @@
-//! What must hold before an attempt of a request that changes something is sent.
+//! The condition that must hold before an attempt of a changing request is sent.
 //!
-//! A request waits for its turn, for credentials, for a connection and between its attempts, and the host may be suspended at any of these
-//! points. So each attempt asks anew, after everything that it waits for but the connection, and names the moment after which the
-//! transport must not send it any more.
+//! A request waits for its slot, for credentials, for a connection and between attempts, and the host may be suspended at any of these
+//! points. So each attempt asks again after every wait except connecting, and gives the transport a time after which it
+//! must not send the request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,22 +16,22 @@ use crate::s3::client::S3Client;
 /// The right of a process to change something, asked before each attempt.
 #[async_trait]
 pub(crate) trait Guard: fmt::Debug + Send + Sync {
-    /// Returns until when an attempt may be sent now, by the monotonic clock. `None` means that the right has to be
-    /// [confirmed](Self::confirm) first. `failed` is when the attempt before ended, if there was one. No request is made.
+    /// Returns the time until which an attempt may be sent, by the monotonic clock. `None` means that the right has to be
+    /// [confirmed](Self::confirm) first. `failed` is the end of the previous attempt, if there was one. Makes no request.
     ///
     /// # Errors
     /// `Busy` if the right is lost for good.
     fn permit(&self, failed: Option<Duration>) -> Result<Option<Duration>>;
 
-    /// Asks the server for the right, so that [`permit`](Self::permit) has an answer.
+    /// Asks the server for the right, so that [`permit`](Self::permit) can answer.
     ///
     /// # Errors
-    /// `Busy` if the right is lost for good; whatever keeps the server from answering.
+    /// `Busy` if the right is lost for good; any failure to reach the server.
     async fn confirm(&self, failed: Option<Duration>) -> Result<()>;
 }
 
 impl S3Client {
-    /// The same client, which asks this guard before each attempt of a request that changes something.
+    /// A client on the same connections that asks this guard before each attempt of a changing request.
     #[must_use]
     pub(crate) fn guarded(&self, guard: Arc<dyn Guard>) -> Self {
         Self { guard: Some(guard), shared: Arc::clone(&self.shared) }
@@ -61,7 +61,7 @@ mod tests {
         Sent(Option<Duration>),
     }
 
-    /// A guard with answers that are known before, and a transport that answers nothing. Both write down that they were asked.
+    /// A guard with prepared answers, and a transport without any. Both record their calls.
     #[derive(Debug, Default)]
     struct Script {
         confirmations: Mutex<VecDeque<Result<()>>>,

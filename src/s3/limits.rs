@@ -1,7 +1,7 @@
-//! How much at once, for all operations of a client together.
+//! The concurrency limit of a client, shared by all of its operations.
 //!
-//! Concurrency adapts: it is halved when a server asks for patience, at most once a second, and grows by one after as many
-//! answers in a row as it allows requests (H134, H150).
+//! It adapts: a throttling server halves it, at most once a second, and it grows by one after as many
+//! consecutive answers as its current value (H134, H150).
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 
-/// How many requests are under way at once.
+/// The limit of concurrent requests.
 #[derive(Debug)]
 pub(super) struct Concurrency {
     most: u32,
@@ -22,13 +22,13 @@ struct State {
     /// Answers since the limit last changed.
     answers: u32,
     limit: u32,
-    /// When the limit was last lowered.
+    /// Time of the last reduction.
     lowered: Option<Duration>,
     running: u32,
     waiting: VecDeque<oneshot::Sender<()>>,
 }
 
-/// The right to send one request.
+/// A slot: the right to send one request.
 #[derive(Debug)]
 pub(super) struct Slot {
     concurrency: Arc<Concurrency>,
@@ -41,7 +41,7 @@ impl Concurrency {
         Arc::new(Self { most, state: Mutex::new(state) })
     }
 
-    /// Waits for a turn. Turns are given in the order in which they were asked for.
+    /// Waits for a slot. Slots are granted in order of arrival.
     pub(super) async fn enter(self: &Arc<Self>) -> Slot {
         let waiting = {
             let mut state = self.state();
@@ -63,7 +63,7 @@ impl Concurrency {
         Slot { concurrency: Arc::clone(self) }
     }
 
-    /// The server asked for patience.
+    /// The server throttled a request.
     pub(super) fn throttled(&self, now: Duration) {
         let mut state = self.state();
         let recently = state.lowered.is_some_and(|last| now.saturating_sub(last) < Duration::from_secs(1));
@@ -73,7 +73,7 @@ impl Concurrency {
         }
     }
 
-    /// The server answered.
+    /// The server answered a request.
     pub(super) fn answered(&self) {
         let mut state = self.state();
         state.answers += 1;
@@ -83,7 +83,7 @@ impl Concurrency {
         }
     }
 
-    /// How many requests may be under way now.
+    /// Current limit.
     pub(super) fn limit(&self) -> u32 {
         self.state().limit
     }
@@ -103,7 +103,7 @@ impl State {
     fn wake(&mut self) {
         while self.running < self.limit {
             let Some(next) = self.waiting.pop_front() else { return };
-            // A waiter that is gone takes no turn.
+            // Skips waiters that have gone.
             if next.send(()).is_ok() {
                 self.running += 1;
             }
@@ -117,7 +117,7 @@ impl Drop for Slot {
     }
 }
 
-/// Gives a turn back that came to a future which was dropped before it noticed.
+/// Passes on a slot that was granted to a future dropped before it noticed.
 struct Turn<'a> {
     concurrency: &'a Concurrency,
     receiver: oneshot::Receiver<()>,
@@ -126,7 +126,7 @@ struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        // From here on no turn is given to this waiter: what was given is seen below.
+        // From here on this waiter gets no slot; one granted before is found below.
         self.receiver.close();
         if !self.taken && matches!(self.receiver.try_recv(), Ok(Some(()))) {
             self.concurrency.leave();
@@ -151,7 +151,7 @@ mod tests {
         assert!((&mut dropped).now_or_never().is_none());
         assert!((&mut third).now_or_never().is_none());
         drop(first);
-        // The turn went to a future that is dropped before it looks.
+        // The slot was granted to a future that is dropped before it looks.
         drop(dropped);
         assert!(third.now_or_never().is_some());
     }

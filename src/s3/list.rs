@@ -1,4 +1,4 @@
-//! Listings, page by page.
+//! Listings in pages.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::client::{Call, S3Client};
@@ -6,22 +6,22 @@ use crate::s3::counters::Operation;
 use crate::s3::object::{from_document, not_there};
 use crate::wire::s3_xml::{Listing, parse_listing};
 
-/// What to list.
+/// A request for a listing.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListRequest {
-    /// Fold everything behind the next `/` after the prefix into one entry.
+    /// Folds everything after the next `/` behind the prefix into one entry.
     pub fold: bool,
-    /// At most so many entries on a page; default: as many as the server likes, which is 1000.
+    /// Maximum number of entries of a page; default: the choice of the server, which is 1000.
     pub max_keys: Option<u16>,
-    /// Only keys that begin so.
+    /// Prefix of the listed keys.
     pub prefix: String,
-    /// Only keys after this one.
+    /// Lists only keys after this one.
     pub start_after: Option<String>,
 }
 
 impl ListRequest {
-    /// All keys that begin with `prefix`.
+    /// Lists all keys with this prefix.
     pub fn new(prefix: impl Into<String>) -> Self {
         Self { prefix: prefix.into(), ..Self::default() }
     }
@@ -31,22 +31,22 @@ impl ListRequest {
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct ListedPage {
-    /// What is on it, in byte order.
+    /// The entries, in byte order.
     pub listing: Listing,
-    /// Where the next page begins, for the next call; `None` only if this is certainly the last page (H12).
+    /// Token of the next page, for the next call; `None` only if this is certainly the last page.
     pub next: Option<String>,
 }
 
-/// How many entries a page has at most if no number was asked for.
+/// Default maximum number of entries of a page.
 const DEFAULT_PAGE: u64 = 1000;
-/// From how many bytes on a page is read by the pool.
+/// Minimum bytes of a page that is parsed on the blocking pool.
 const LARGE_PAGE: usize = 32 << 10;
 
 impl S3Client {
-    /// One page of a listing: the first without a token, or the one that the page before named.
+    /// Reads one page of a listing: the first without a token, or the one that the previous page named.
     ///
     /// # Errors
-    /// `Unavailable` for a page that is not complete, not in order, or does not go on where it should (H122); the rest of
+    /// `Unavailable` for a page that is incomplete, unsorted, or does not continue after the previous one; the rest of
     /// [`ErrorKind`].
     ///
     /// # Cancel safety
@@ -66,10 +66,10 @@ impl S3Client {
         Ok(ListedPage { listing, next })
     }
 
-    /// Returns `true` if nothing comes after a page.
+    /// Returns `true` if no page follows.
     async fn is_last(&self, request: &ListRequest, listing: &Listing) -> Result<bool> {
         let objects = listing.objects.last().map(|object| object.key.clone());
-        // Behind everything that is folded into it.
+        // Sorts after everything that is folded into the entry.
         let folded = listing.common_prefixes.last().map(|prefix| format!("{prefix}{}", char::MAX));
         let behind = ListRequest {
             max_keys: Some(1),
@@ -87,7 +87,7 @@ impl S3Client {
             vec![("list-type", "2"), ("encoding-type", "url"), ("prefix", request.prefix.as_str())];
         query.extend(request.fold.then_some(("delimiter", "/")));
         query.extend(max_keys.as_deref().map(|most| ("max-keys", most)));
-        // Every key that is wanted comes after one that stands before the prefix, and Garage answers nothing to such a one.
+        // Every wanted key sorts after a start key before the prefix, and Garage answers such a start key with nothing.
         let start_after = request.start_after.as_deref().filter(|key| *key > request.prefix.as_str());
         query.extend(start_after.map(|key| ("start-after", key)));
         query.extend(token.map(|token| ("continuation-token", token)));
@@ -97,7 +97,7 @@ impl S3Client {
             return Err(not_there(answer, "list", &request.prefix));
         }
         let body = answer.response.body;
-        // A full page takes milliseconds: others need not wait for it.
+        // Parsing a full page takes milliseconds, during which other tasks may run.
         let parsed = if body.len() < LARGE_PAGE {
             parse_listing(&body)
         } else {
@@ -113,16 +113,16 @@ impl S3Client {
     }
 }
 
-/// What comes after a page.
+/// The page after this one.
 enum Next {
     Nothing,
-    /// A page that begins here.
+    /// It begins at this token.
     Page(String),
     /// The page does not say.
     Unsaid,
 }
 
-/// What a page says of the one that follows: it is certainly the last, or says so, or says nothing (H12).
+/// Reads from a page if another one follows: certainly not, yes, or unknown (H12).
 fn next_page(
     request: &ListRequest,
     token: Option<&str>,
@@ -134,8 +134,8 @@ fn next_page(
         (Some(true), None) => Err("the page is not the last, and does not say where the next begins"),
         (_, Some(next)) if token == Some(next.as_str()) => Err("the same page follows again and again"),
         (_, Some(next)) => Ok(Next::Page(next.clone())),
-        // Some servers leave both out on the last page. It is certainly the last if it is shorter than was asked for, and than the
-        // server says it may be.
+        // Some servers leave out both on the last page. The page is certainly the last if it is shorter than the requested maximum and
+        // the maximum that the server states.
         (None, None) => {
             let entries = (listing.objects.len() + listing.common_prefixes.len()) as u64;
             let asked = request.max_keys.map_or(DEFAULT_PAGE, u64::from);
@@ -149,7 +149,7 @@ fn next_page(
     }
 }
 
-/// Names that are wanted, each once, in byte order.
+/// The requested names, each once, in byte order.
 fn check_order<'a>(
     request: &ListRequest,
     names: impl Iterator<Item = &'a str>,

@@ -1,25 +1,25 @@
 //! A client for S3: objects in one bucket, on any server that speaks the protocol.
 //!
-//! [`S3Client`] has a method for each operation. All of them go through one loop, in `client`, which waits for its turn,
-//! signs, sends, judges the outcome and tries again; no other layer repeats anything (H134).
+//! [`S3Client`] has a method for each operation. Every request goes through one loop, in `client`, which waits for a slot,
+//! signs, sends, judges the response and retries; no other layer retries (H134).
 //!
-//! # What may be repeated
-//! Bodies are buffers and every operation can be sent again. But a request that got no answer may have been executed: such an
-//! outcome is *ambiguous* and is remembered (I6). A condition that fails after an ambiguous attempt may have met that very
-//! attempt, so the object is read back and compared before anybody is told that somebody else was faster (H114).
+//! # Retries
+//! Bodies are buffers, so every request can be sent again. But a request without an answer may have been executed: such an
+//! outcome is *ambiguous*, and the loop remembers it (I6). A condition that fails after an ambiguous attempt may have met that very
+//! attempt, so the client reads the object back and compares it before it reports a conflict (H114).
 //!
-//! | outcome | what is done |
+//! | response | action |
 //! |---|---|
 //! | 2xx | done |
-//! | 412, 416, 304; 404 with the code of an object that is not there | an answer too |
-//! | no connection; 408, 429, 500, 502, 503, 504; codes that ask for patience | again, later, by full jitter; fewer requests at once |
-//! | an old connection that was dead | again at once, without counting |
-//! | the clock is wrong, keys expired or replaced, another region | mended, and again at once |
-//! | 400, 403 or 404 without a code | again once |
-//! | a server or certificate that is not the right one; anything else | an error |
+//! | 412, 416, 304; 404 with the error code of a missing object | returned as an answer |
+//! | no connection; 408, 429, 500, 502, 503, 504; throttling codes | retried after a backoff with full jitter, with lower concurrency |
+//! | a reused connection that turned out dead | retried at once, not counted as an attempt |
+//! | clock skew, expired or replaced keys, another region | corrected and retried at once |
+//! | 400, 403 or 404 without an error code | retried once |
+//! | a wrong server or certificate; anything else | returned as an error |
 //!
-//! Tries end with the patience of the operation or with the number of attempts. All operations of a client share a budget of
-//! retries, which answers refill; while it is empty, every pause is nearly the longest one.
+//! Retries end at the deadline of the call or at the maximum number of attempts. All operations of a client share a retry
+//! budget, which answers refill; while it is empty, every backoff is close to the maximum.
 
 mod attempt;
 mod bucket;
@@ -55,17 +55,17 @@ pub use object::{Condition, Deletion, Head};
 pub use options::{Addressing, Encryption, RateLimits, RetryOptions, S3Options};
 pub use sign::PresignedMethod;
 
-/// What a server answered when it did not do what it was asked. It is the source of errors of this room.
+/// An error answer of a server. It is the source of the errors of this module.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusal {
-    /// The code in the body, such as `AccessDenied`; empty if there was none.
+    /// The error code in the body, such as `AccessDenied`; empty if there was none.
     pub code: String,
-    /// The text in the body.
+    /// The message in the body.
     pub message: String,
-    /// What the operator of the server finds the request by.
+    /// Identifies the request to the operator of the server.
     pub request_id: Option<String>,
-    /// The status.
+    /// The HTTP status.
     pub status: u16,
 }
 

@@ -1,16 +1,16 @@
-//! Large objects, stored in parts (H118).
+//! Large objects, stored in parts by multipart uploads (H118).
 //!
 //! # States
 //! | state | on success | on failure | when dropped |
 //! |---|---|---|---|
-//! | begun: the server gave an id | all parts are sent, some at a time | abort | abort in the background |
-//! | all parts there | complete | see below | abort in the background |
-//! | completed | the object is visible as a whole | | |
+//! | begun: the server gave an upload id | parts are sent, several at a time | abort | abort in the background |
+//! | all parts stored | complete | see below | abort in the background |
+//! | completed | the whole object is visible | | |
 //!
-//! A completion that got no answer, or the answer that there is no such upload, may have worked: then the object is looked at,
-//! and if it is ours, that was it. Nothing is visible before, and an abort that comes too late changes nothing.
+//! A completion without an answer, or with the answer that the upload does not exist, may have succeeded. The client then looks the object
+//! up, and takes it as success if it is the one being stored. Before, nothing is visible, and a late abort changes nothing.
 //!
-//! An abort may fail, and a process may die before it. What is left is invisible and paid for, until
+//! An abort may fail, and a process may die before it. The parts that stay are invisible and paid for, until
 //! [`S3Client::abort_stale_uploads`] removes it.
 //!
 //! Source: AWS, "Amazon S3 API Reference", `CreateMultipartUpload` and what is named there.
@@ -29,13 +29,13 @@ use crate::wire::s3_xml::{
     OpenUpload, XmlError, parse_begun, parse_completed, parse_uploads, write_complete,
 };
 
-/// How many parts an object may have.
+/// Maximum number of parts of an object.
 const MOST_PARTS: u64 = 10_000;
-/// How many parts are sent at the same time.
+/// Number of parts sent concurrently.
 const PARTS_IN_FLIGHT: usize = 4;
 
 impl S3Client {
-    /// Stores an object in parts and returns its tag.
+    /// Stores an object in parts and returns its entity tag.
     pub(super) async fn put_in_parts(&self, key: &str, body: &Bytes) -> Result<String> {
         let upload = Upload::begin(self, key).await?;
         let stored = upload.run(body).await;
@@ -43,10 +43,10 @@ impl S3Client {
         stored
     }
 
-    /// The uploads in parts, of keys that begin with `prefix`, that were begun and neither completed nor aborted.
+    /// Lists the unfinished multipart uploads of keys with this prefix.
     ///
     /// # Errors
-    /// `Unsupported` if the server does not list them; the rest of [`ErrorKind`].
+    /// `Unsupported` if the server cannot list them; the rest of [`ErrorKind`].
     ///
     /// # Cancel safety
     /// The future may be dropped.
@@ -65,33 +65,33 @@ impl S3Client {
                 return Err(not_there(answer, action, prefix));
             }
             let page = parse_uploads(&answer.response.body).map_err(|error| match error {
-                // Another document, as of servers that list objects instead: they do not have this call.
+                // Servers without this call list objects instead, in another document.
                 XmlError::Unexpected(_) => {
                     Error::new(ErrorKind::Unsupported, action).on(prefix).because(error)
                 }
                 error => from_document(error, action, prefix),
             })?;
-            // Not every server looks at the prefix.
+            // Not every server filters by the prefix.
             open.extend(page.uploads.into_iter().filter(|upload| upload.key.starts_with(prefix)));
             match page.next {
                 None => return Ok(open),
                 next if next == from => {
                     return Err(Error::new(ErrorKind::Unavailable, action)
                         .on(prefix)
-                        .because("the same page follows again and again"));
+                        .because("the server repeats the same page"));
                 }
                 next => from = next,
             }
         }
     }
 
-    /// Aborts an upload in parts. One that is not there is none.
+    /// Aborts a multipart upload. Succeeds if it does not exist.
     ///
     /// # Errors
-    /// Those of a request.
+    /// Any [`ErrorKind`] of a request.
     ///
     /// # Cancel safety
-    /// The upload may be aborted later.
+    /// A dropped future may abort the upload later.
     pub async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<()> {
         let query = [("uploadId", upload_id)];
         let call = Call { query: &query, ..Call::new(Operation::Multipart, "DELETE", Some(key)) };
@@ -102,14 +102,14 @@ impl S3Client {
         }
     }
 
-    /// Aborts the uploads in parts, of keys that begin with `prefix`, that were begun at least `age` ago, and returns how many.
-    /// Those of which the server does not say when they were begun stay. No upload of this crate goes on for a day.
+    /// Aborts the multipart uploads of keys with this prefix that began at least `age` ago, and returns their number.
+    /// Uploads without a known start stay. No upload of this crate takes a day.
     ///
     /// # Errors
-    /// Those of [`open_uploads`](S3Client::open_uploads) and [`abort_upload`](S3Client::abort_upload).
+    /// As for [`open_uploads`](S3Client::open_uploads) and [`abort_upload`](S3Client::abort_upload).
     ///
     /// # Cancel safety
-    /// Some of them may be aborted.
+    /// A dropped future may have aborted some of them.
     pub async fn abort_stale_uploads(&self, prefix: &str, age: Duration) -> Result<usize> {
         let now = self.shared.now();
         let is_stale = |begun: SystemTime| now.duration_since(begun).is_ok_and(|passed| passed >= age);
@@ -124,7 +124,7 @@ impl S3Client {
     }
 }
 
-/// An upload that was begun. Dropping it aborts it.
+/// An upload in progress. Dropping it aborts it.
 struct Upload {
     client: S3Client,
     ended: bool,
@@ -152,14 +152,14 @@ impl Upload {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let parts = (0..body.len().div_ceil(length)).map(|at| {
             let part = body.slice(at * length..body.len().min((at + 1).saturating_mul(length)));
-            // There are at most 10,000.
+            // A part number is at most 10,000.
             self.part(u32::try_from(at + 1).unwrap_or(u32::MAX), part)
         });
         let parts: Vec<_> = stream::iter(parts).buffered(PARTS_IN_FLIGHT).try_collect().await?;
         self.complete(&parts, body).await
     }
 
-    /// Sends a part and returns its tag.
+    /// Sends a part and returns its entity tag.
     async fn part(&self, number: u32, body: Bytes) -> Result<String> {
         let number = number.to_string();
         let query = [("partNumber", number.as_str()), ("uploadId", self.id.as_str())];
@@ -173,7 +173,7 @@ impl Upload {
         answer.header("etag").map(str::to_owned).ok_or_else(|| {
             Error::new(ErrorKind::Unavailable, "store a part of")
                 .on(&self.key)
-                .because("the answer has no tag")
+                .because("the answer has no entity tag")
         })
     }
 
@@ -203,7 +203,7 @@ impl Upload {
         self.find(parts, body, doubt).await
     }
 
-    /// The tag of the object, if what is there now is what was to be stored.
+    /// The entity tag of the stored object, if it is the one being uploaded.
     async fn find(&self, parts: &[String], body: &Bytes, doubt: Error) -> Result<String> {
         let found = match self.client.head(&self.key).await {
             Ok(found) if found.size == body.len() as u64 => found,
@@ -221,7 +221,7 @@ impl Upload {
 
     async fn end(mut self, completed: bool) {
         if !completed {
-            // What cannot be aborted now is stale later.
+            // A failed abort is repeated by `abort_stale_uploads`.
             let _ = self.client.abort_upload(&self.key, &self.id).await;
         }
         self.ended = true;
@@ -240,7 +240,7 @@ impl Drop for Upload {
     }
 }
 
-/// How long the parts are of an object of `total` bytes: as `wished`, or whole MiB if those would be too many.
+/// Length of the parts of an object of `total` bytes: as `wished`, or whole MiB if that makes too many parts.
 fn part_bytes(total: u64, wished: u64) -> u64 {
     wished.max(total.div_ceil(MOST_PARTS).next_multiple_of(1 << 20))
 }

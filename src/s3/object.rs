@@ -1,4 +1,4 @@
-//! Single objects: read, stored, copied, deleted.
+//! Operations on single objects: read, store, copy, delete.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -17,51 +17,51 @@ use crate::wire::http_body::Framing;
 use crate::wire::s3_xml::{XmlError, parse_copied};
 use crate::wire::uri::encode_path;
 
-/// How often an object is looked up of which answers contradict each other.
+/// Maximum number of lookups of an object with contradictory answers.
 const LOOKS: u32 = 3;
 
-/// What is known of an object without reading it.
+/// Metadata of an object.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// When the server answered, by its own clock. A line of a listing has no such thing.
+    /// Date of the answer, by the clock of the server. `None` in a listing.
     pub answered: Option<SystemTime>,
-    /// The tag of the contents, to the letter; empty if the server has none. Only equality means something (H106).
+    /// Entity tag, verbatim; empty if the server has none. Only equality is meaningful.
     pub etag: String,
-    /// When it was stored.
+    /// Time at which it was stored.
     pub last_modified: Option<SystemTime>,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
 impl Head {
-    /// What is known of an object, for what reads it out of a listing.
+    /// Metadata as a listing gives it.
     pub fn new(etag: String, size: u64, last_modified: Option<SystemTime>) -> Self {
         Self { answered: None, etag, last_modified, size }
     }
 }
 
-/// What is known of a deletion that succeeded.
+/// Outcome of a successful deletion.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deletion {
-    /// It is over: what is stored there from now on stays.
+    /// The deletion is over: objects stored under the key from now on stay.
     Final,
-    /// Nothing is there, but an earlier request got no answer and may still be executed: it would delete what is stored there from
-    /// now on (H17).
+    /// The object is gone, but an earlier request got no answer and may still be executed. It would delete an object stored under the
+    /// key from now on.
     Unsettled,
 }
 
-/// What must hold for an object to be stored or deleted.
+/// Condition for storing or deleting an object.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// Nothing is there.
+    /// The key is free.
     Absent,
-    /// Nothing; it is done in any case.
+    /// No condition.
     Always,
-    /// What is there has this tag.
+    /// The object has this entity tag.
     Tag(String),
 }
 
@@ -98,17 +98,17 @@ impl S3Client {
             return Err(not_there(answer, "read", key));
         }
         if answer.status() != 200 {
-            return Err(protocol("read", key, "nobody asked for a part of it"));
+            return Err(protocol("read", key, "the server answered with a range that was not requested"));
         }
         let head = head_of(&answer, None);
         if answer.response.framing == Framing::Close {
-            return Err(protocol("read", key, "nothing shows that the object is whole"));
+            return Err(protocol("read", key, "the answer does not show that the object is complete"));
         }
         let head = Head { size: answer.response.body.len() as u64, ..head };
         Ok((answer.response.body, head))
     }
 
-    /// Reads the bytes `range` of an object. The size in [`Head`] is that of the whole object.
+    /// Reads the bytes `range` of an object. [`Head`] has the size of the whole object.
     ///
     /// # Errors
     /// `NotFound`; `InvalidInput` if the range is empty or reaches beyond the end; `Unsupported` if the server ignores ranges; the
@@ -131,7 +131,7 @@ impl S3Client {
         })?;
         match answer.status() {
             206 => {}
-            // Nobody reads a whole object and cuts a piece out: that would be paid for every time.
+            // Cutting the range out of a whole object would cost the whole object each time.
             200 => {
                 return Err(Error::new(ErrorKind::Unsupported, action)
                     .on(key)
@@ -142,21 +142,21 @@ impl S3Client {
         }
         let served = answer.header("content-range").and_then(parse_content_range);
         let Some((first, end, size)) = served else {
-            return Err(protocol(action, key, "the answer does not say which range it is"));
+            return Err(protocol(action, key, "the answer does not name its range"));
         };
         if (first, end) != (range.start, range.end) || answer.response.body.len() as u64 != end - first {
-            // A server cuts a range off at the end of the object.
+            // A server shortens a range at the end of the object.
             return Err(if range.end > size {
                 outside()
             } else {
-                protocol(action, key, "it is another range")
+                protocol(action, key, "the answer has another range than requested")
             });
         }
         let head = Head { size, ..head_of(&answer, None) };
         Ok((answer.response.body, head))
     }
 
-    /// Asks what is known of an object.
+    /// Reads the metadata of an object.
     ///
     /// # Errors
     /// `NotFound`; the rest of [`ErrorKind`].
@@ -176,26 +176,26 @@ impl S3Client {
             if answer.status() != 404 || by_the_server {
                 return Err(not_there(answer, action, key));
             }
-            // Anybody on the way may have said that. An answer to GET has a body, which tells who it is from (I7).
+            // A proxy may have answered 404. An answer to GET has a body, which identifies its sender (I7).
             match self.get_range(key, 0..1).await {
                 Ok((_, head)) => return Ok(head),
-                // There is something, if only an empty object.
+                // The object exists, even if it is empty.
                 Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {}
                 Err(error) => return Err(error),
             }
         }
-        Err(protocol(action, key, "it is there, and it is not"))
+        Err(protocol(action, key, "the server gives contradictory answers about whether the object exists"))
     }
 
-    /// Stores an object and returns its tag: in one request, of at most 5 GiB, or in parts if it is as large as
-    /// [`S3Options::parts`](crate::s3::S3Options::parts) says and there is no condition.
+    /// Stores an object and returns its entity tag: in one request of at most 5 GiB, or in parts if it is at least as large as
+    /// [`S3Options::parts`](crate::s3::S3Options::parts) says and has no condition.
     ///
     /// # Errors
-    /// `AlreadyExists` or `Conflict` if the condition does not hold: then nothing was stored. `Unavailable` leaves open whether
-    /// it was. `Full`, `Unsupported` where the server refuses conditions, and the rest of [`ErrorKind`].
+    /// `AlreadyExists` or `Conflict` if the condition fails: nothing was stored. `Unavailable` if it is unknown whether the object
+    /// was stored. `Full`; `Unsupported` if the server refuses conditions; the rest of [`ErrorKind`].
     ///
     /// # Cancel safety
-    /// A dropped future leaves the old object or the new one, possibly the new one later.
+    /// A dropped future leaves the old object or the new one; the new one may appear later.
     pub async fn put(&self, key: &str, body: Bytes, condition: &Condition) -> Result<String> {
         if *condition == Condition::Always && body.len() as u64 >= self.shared.options.parts_from {
             return self.put_in_parts(key, &body).await;
@@ -211,19 +211,19 @@ impl S3Client {
             Ok(answer) if answer.is_success() => {
                 return Ok(answer.header("etag").unwrap_or_default().to_owned());
             }
-            // An attempt before this one may have stored it.
+            // An earlier attempt may have stored it.
             Ok(answer) if answer.status() == 412 && answer.ambiguous => {
                 answer.into_error(ErrorKind::Unavailable, "store", key)
             }
             Ok(answer) => return Err(condition_failed(answer, condition, "store", key)),
-            // Others who store it at the same time may go on doing so for longer than we wait (H113).
+            // Concurrent writers of the key may continue for longer than the deadline (H113).
             Err(error) if *condition == Condition::Absent && refused_with(&error, 409) => error,
             Err(error) => return Err(error),
         };
         self.find(key, &call.body, condition, doubt).await
     }
 
-    /// The tag of what is there, if that is what was to be stored on a condition; else what is certain after some doubt.
+    /// The entity tag of the stored object if it is the one that was to be stored on a condition; otherwise the error that is certain after a lost answer.
     async fn find(&self, key: &str, body: &Bytes, condition: &Condition, doubt: Error) -> Result<String> {
         let is_other = match self.get(key, body.len() as u64).await {
             Ok((found, head)) if found == *body => return Ok(head.etag),
@@ -232,7 +232,7 @@ impl S3Client {
             Err(found) if found.kind() == ErrorKind::NotFound => false,
             Err(unknown) => return Err(Error::new(ErrorKind::Unavailable, "store").on(key).because(unknown)),
         };
-        // Where another version was to be replaced, ours may have been there in between.
+        // If another version was to be replaced, this object may have been stored in between.
         let was_there = is_other && *condition == Condition::Absent;
         Err(if was_there {
             Error::new(ErrorKind::AlreadyExists, "store").on(key).because(doubt)
@@ -241,10 +241,10 @@ impl S3Client {
         })
     }
 
-    /// Stores the bytes of one object under another key too, without moving them through here. At most 5 GiB.
+    /// Copies an object to another key on the server, up to 5 GiB.
     ///
     /// # Errors
-    /// `NotFound` if there is nothing at `from`; the rest of [`ErrorKind`].
+    /// `NotFound` if there is no object at `from`; the rest of [`ErrorKind`].
     ///
     /// # Cancel safety
     /// As for [`put`](S3Client::put).
@@ -257,26 +257,26 @@ impl S3Client {
         if !answer.is_success() {
             return Err(not_there(answer, "copy", from));
         }
-        // Success is in the body: the status came before the work was done (H107).
+        // The body reports success: the status was sent before the copy was made (H107).
         match parse_copied(&answer.response.body) {
             Ok(stored) => Ok(stored.etag.unwrap_or_default()),
             Err(error) => Err(from_document(error, "copy", from)),
         }
     }
 
-    /// Deletes an object; whether it was there is not always known. Deleting what is not there succeeds.
+    /// Deletes an object. Deleting a missing object succeeds, and the answer may not say which case it was.
     ///
     /// # Errors
-    /// `Conflict` if the condition does not hold; the rest of [`ErrorKind`].
+    /// `Conflict` if the condition fails; the rest of [`ErrorKind`].
     ///
     /// # Cancel safety
-    /// The object may be deleted later.
+    /// A dropped future may delete the object later.
     pub async fn delete(&self, key: &str, condition: &Condition) -> Result<Deletion> {
         let mut call = Call::new(Operation::Delete, "DELETE", Some(key));
         condition.apply(&mut call);
         let answer = self.call("delete", &call).await?;
         match answer.status() {
-            // On a condition too: the same contents have the same tag, whoever stores them anew.
+            // With a condition too: equal contents have equal tags, even when they are stored again.
             200..300 | 404 if answer.ambiguous => Ok(Deletion::Unsettled),
             200..300 | 404 => Ok(Deletion::Final),
             412 if answer.ambiguous => match self.head(key).await {
@@ -287,7 +287,7 @@ impl S3Client {
         }
     }
 
-    /// The header by which a server that does not compare a body with its signed hash can tell that it was damaged (D12).
+    /// The header that lets a server detect a damaged body if it does not check the signed hash (D12).
     pub(super) async fn checksum_header(&self, call: &mut Call<'_>, body: &Bytes) -> Result<()> {
         if !self.shared.md5.load(Ordering::Relaxed) {
             return Ok(());
@@ -298,13 +298,13 @@ impl S3Client {
         Ok(())
     }
 
-    /// Sends every body with an MD5 too, for servers that do not compare it with its signed hash. The backend does so by what
-    /// the [probe](S3Client::probe) found.
+    /// Adds an MD5 to every body, for servers that do not check bodies against their signed hash. The backend calls this according
+    /// to the [probe](S3Client::probe).
     pub fn send_md5(&self, wanted: bool) {
         self.shared.md5.store(wanted, Ordering::Relaxed);
     }
 
-    /// The headers of whatever is stored.
+    /// Headers of every stored object.
     pub(super) fn storage_headers(&self, call: &mut Call<'_>) {
         let options = &self.shared.options;
         if let Some(class) = &options.storage_class {
@@ -326,7 +326,7 @@ impl S3Client {
 fn condition_failed(answer: Answer, condition: &Condition, action: &'static str, key: &str) -> Error {
     let kind = match answer.status() {
         412 => condition.failure(),
-        // A condition on an object that is not there.
+        // The condition on a missing object failed.
         404 if matches!(condition, Condition::Tag(_)) => ErrorKind::Conflict,
         _ => ErrorKind::InvalidInput,
     };
@@ -339,14 +339,14 @@ fn refused_with(error: &Error, status: u16) -> bool {
     cause.and_then(|cause| cause.downcast_ref::<Refusal>()).is_some_and(|refusal| refusal.status == status)
 }
 
-/// The error for an answer that is neither success nor a failed condition.
+/// The error for an answer that is neither a success nor a failed condition.
 pub(super) fn not_there(answer: Answer, action: &'static str, key: &str) -> Error {
     let kind = if answer.status() == 404 { ErrorKind::NotFound } else { ErrorKind::Conflict };
     answer.into_error(kind, action, key)
 }
 
-/// The error for a document that is not what it should be. One that reports an error was a success before it failed, and may
-/// have happened.
+/// The error for a malformed document. A document that reports an error after a success status may belong to a request that
+/// was executed.
 pub(super) fn from_document(error: XmlError, action: &'static str, subject: &str) -> Error {
     let kind = match &error {
         XmlError::Service(body) if body.code == "NoSuchKey" => ErrorKind::NotFound,
@@ -370,7 +370,7 @@ fn head_of(answer: &Answer, size: Option<u64>) -> Head {
     }
 }
 
-/// First byte, end and size of the whole, of `bytes 0-9/100`.
+/// First byte, end and total size from `bytes 0-9/100`.
 fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {
     let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;

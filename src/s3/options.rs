@@ -1,4 +1,4 @@
-//! How a client is set up.
+//! Options of a client.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
@@ -9,51 +9,51 @@ use crate::http::Timeouts;
 use crate::s3::credentials::{CredentialProvider, EnvironmentCredentials};
 use crate::wire::uri::Endpoint;
 
-/// Where the name of the bucket stands in a request.
+/// Place of the bucket name in a request.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Addressing {
-    /// In the path. The default: every server understands it, and certificates and name servers need nothing for it.
+    /// In the path. The default: every server accepts it, and neither certificates nor DNS need an entry.
     #[default]
     Path,
-    /// In front of the host name, unless the host is an IP address or the bucket has a dot in its name, which no wildcard
-    /// certificate covers (H146), or something else that names of hosts have not.
+    /// Before the host name, unless the host is an IP address, the bucket name has a dot, which no wildcard certificate
+    /// covers, or the name is not valid in a host name.
     VirtualHost,
 }
 
-/// How the server encrypts what it stores.
+/// Server-side encryption of stored objects.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Encryption {
-    /// With keys of its own: `AES256`.
+    /// With keys of the server: `AES256`.
     Aes256,
-    /// With a key of its key service, or the default one of the bucket.
+    /// With a key of the key service, or the default key of the bucket.
     Kms(Option<String>),
 }
 
-/// How often and how much at most. Without a value there is no limit; retries count too.
+/// Rate limits. `None` is unlimited; retries count too.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateLimits {
-    /// Bytes of bodies a second that come in.
+    /// Received body bytes a second.
     pub bytes_in: Option<NonZeroU64>,
-    /// Bytes of bodies a second that go out.
+    /// Sent body bytes a second.
     pub bytes_out: Option<NonZeroU64>,
-    /// Requests a second that change nothing.
+    /// Reading requests a second.
     pub reads: Option<NonZeroU64>,
-    /// Requests a second that change something.
+    /// Changing requests a second.
     pub writes: Option<NonZeroU64>,
 }
 
-/// How patiently a failed request is repeated.
+/// Retry policy.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryOptions {
-    /// How many times a request is sent at most; default: 10.
+    /// Maximum number of attempts; default: 10.
     pub attempts: NonZeroU32,
-    /// The longest pause between two attempts; default: 20 s. `Retry-After` is obeyed up to three times as long.
+    /// Maximum backoff between two attempts; default: 20 s. `Retry-After` is obeyed up to three times this long.
     pub max_backoff: Duration,
-    /// How long an operation may take with all its attempts, besides a second for each 64 KiB of its bodies; default: 5 minutes.
+    /// Deadline of an operation with all its attempts, plus one second for each 64 KiB of its bodies; default: 5 minutes.
     pub deadline: Duration,
 }
 
@@ -64,7 +64,7 @@ impl Default for RetryOptions {
     }
 }
 
-/// Which bucket, where, and how it is used.
+/// Options of a client: the bucket, its endpoint, and how to use it.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct S3Options {
@@ -84,8 +84,8 @@ pub struct S3Options {
 }
 
 impl S3Options {
-    /// A bucket on a server, such as `https://s3.eu-central-1.amazonaws.com` or `http://127.0.0.1:9000`. `{{bucket}}` and
-    /// `{{region}}` in the address are replaced, as in `https://{{bucket}}.s3.{{region}}.amazonaws.com`.
+    /// A bucket at an endpoint, such as `https://s3.eu-central-1.amazonaws.com` or `http://127.0.0.1:9000`. `{{bucket}}` and
+    /// `{{region}}` in the endpoint are replaced, as in `https://{{bucket}}.s3.{{region}}.amazonaws.com`.
     pub fn new(endpoint: impl Into<String>, bucket: impl Into<String>) -> Self {
         Self {
             addressing: Addressing::default(),
@@ -104,72 +104,72 @@ impl S3Options {
         }
     }
 
-    /// Where the name of the bucket stands; default: in the path, or where `{{bucket}}` is in the address.
+    /// Place of the bucket name; default: in the path, or at `{{bucket}}` in the endpoint.
     pub fn addressing(mut self, addressing: Addressing) -> Self {
         self.addressing = addressing;
         self
     }
 
-    /// How many requests are under way at once, at most; default: 64. It is lowered while the server asks for patience.
+    /// Maximum number of concurrent requests; default: 64. The client lowers it while the server throttles.
     pub fn concurrency(mut self, most: NonZeroU32) -> Self {
         self.concurrency = most;
         self
     }
 
-    /// Who the requests are from; default: [`EnvironmentCredentials`].
+    /// Source of credentials; default: [`EnvironmentCredentials`].
     pub fn credentials(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.credentials = provider;
         self
     }
 
-    /// How the server encrypts what is stored; default: as the bucket has it.
+    /// Server-side encryption of stored objects; default: that of the bucket.
     pub fn encryption(mut self, encryption: Encryption) -> Self {
         self.encryption = Some(encryption);
         self
     }
 
-    /// How much a second at most; default: no limits.
+    /// Rate limits; default: none.
     pub fn limits(mut self, limits: RateLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Stores objects of `from` bytes or more in parts of `length` bytes each, which servers want to be at least 5 MiB; default:
-    /// 64 MiB and 16 MiB. Parts are longer where there would be more than 10,000. Objects that are stored on a condition are
-    /// always stored in one piece, since most servers do not look at conditions otherwise.
+    /// Stores objects of `from` bytes or more in parts of `length` bytes, for which servers require at least 5 MiB; default:
+    /// 64 MiB and 16 MiB. Parts are longer if there would be more than 10,000. Objects with a condition are
+    /// always stored in one request, because most servers ignore conditions on multipart uploads.
     pub fn parts(mut self, from: u64, length: NonZeroU64) -> Self {
         (self.parts_from, self.part_bytes) = (from, length);
         self
     }
 
-    /// The region that requests are signed for; default: `us-east-1`. If the server names another one, that is used.
+    /// Region for which requests are signed; default: `us-east-1`. If the server names another one, the client uses that.
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.region = region.into();
         self
     }
 
-    /// How patiently a failed request is repeated; default: [`RetryOptions::default`].
+    /// Retry policy; default: [`RetryOptions::default`].
     pub fn retry(mut self, options: RetryOptions) -> Self {
         self.retry = options;
         self
     }
 
-    /// The storage class of what is stored; default: that of the server.
+    /// Storage class of stored objects; default: that of the server.
     pub fn storage_class(mut self, class: impl Into<String>) -> Self {
         self.storage_class = Some(class.into());
         self
     }
 
-    /// How long the parts of an exchange may take; default: [`Timeouts::default`]. The overall limit is for requests without
-    /// bodies: there is a second more for each 64 KiB.
+    /// Timeouts of an exchange; default: [`Timeouts::default`]. The total timeout holds for requests without
+    /// bodies, and grows by one second for each 64 KiB.
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
         self
     }
 
-    /// The server to speak to for the bucket when requests are signed for `region`, and what paths begin with.
+    /// Endpoint of the bucket for requests signed for `region`, and the prefix of paths.
     pub(super) fn server(&self, region: &str) -> Result<(Endpoint, String)> {
-        // An address with a password is not shown.
+        // The error must not show an address that contains a password.
         let shown = self.endpoint.rsplit('@').next().unwrap_or_default();
         let refused = || Error::new(ErrorKind::InvalidInput, "use the endpoint").on(shown);
         if self.bucket.is_empty() || self.bucket.contains('/') {
@@ -179,7 +179,7 @@ impl S3Options {
         let endpoint = Endpoint::parse(&text).map_err(|error| refused().because(error))?;
         let in_host = self.endpoint.contains("{{bucket}}");
         let base = endpoint.base_path.clone();
-        // Names of hosts have no capitals, those of some old buckets do.
+        // Host names have no capitals; names of some old buckets do.
         let is_label = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         let plain_name = self.bucket.bytes().all(is_label) && !endpoint.is_ip();
         if in_host {

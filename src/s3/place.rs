@@ -1,4 +1,4 @@
-//! Where the bucket is, and where servers may send us.
+//! The endpoint of the bucket, and the redirects that servers may request.
 
 use std::sync::Arc;
 
@@ -6,32 +6,32 @@ use crate::error::Result;
 use crate::s3::options::S3Options;
 use crate::wire::uri::{Endpoint, Scheme, encode};
 
-/// Where the bucket is.
+/// The endpoint of the bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// What paths begin with.
+    /// Prefix of paths.
     pub(super) base: String,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) region: String,
 }
 
-/// Where a server says that it is instead.
+/// A redirect by the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SentTo {
-    /// `true` if that is so for other requests too.
+    /// `true` if it holds for other requests too.
     pub(super) lasting: bool,
     pub(super) location: Option<String>,
     pub(super) region: Option<String>,
 }
 
 impl Place {
-    /// Where the options say that it is.
+    /// The endpoint according to the options.
     pub(super) fn new(options: &S3Options, region: String) -> Result<Self> {
         let (endpoint, base) = options.server(&region)?;
         Ok(Self { base, endpoint: Arc::new(endpoint), region })
     }
 
-    /// Where a server sends us, if that is another place and one to go to (H136).
+    /// The redirected endpoint, if it differs and may be followed (H136).
     pub(super) fn moved(&self, options: &S3Options, sent_to: SentTo) -> Option<Self> {
         let SentTo { location, region, .. } = sent_to;
         let to_region =
@@ -41,7 +41,7 @@ impl Place {
         to_server.or(to_region)
     }
 
-    /// The same bucket on the server in a location, of which path and query are not looked at.
+    /// The same bucket at the server of a location; its path and query are ignored.
     fn at_server(&self, options: &S3Options, location: &str) -> Option<Self> {
         let authority = location.split_once("://").map_or(location, |(_, rest)| rest);
         let authority = authority.split(['/', '?']).next().unwrap_or_default();
@@ -51,15 +51,15 @@ impl Place {
         if is_downgrade || endpoint == *self.endpoint || !is_related(&endpoint, &self.endpoint) {
             return None;
         }
-        // A name that begins with the bucket needs no bucket in the path, and any other does.
+        // A host name that begins with the bucket needs no bucket in the path; any other does.
         let in_host = endpoint.host.starts_with(&format!("{}.", options.bucket));
         let base = if in_host { String::new() } else { format!("/{}", encode(&options.bucket)) };
         Some(Self { base, endpoint: Arc::new(endpoint), region: self.region.clone() })
     }
 }
 
-/// Returns `true` if both belong to one operator, as far as names show: the last two labels agree, or three where two may be a suffix
-/// that anybody can register below, as in `co.uk`; or it is the same address.
+/// Returns `true` if both hosts belong to one operator as far as names show: the last two labels agree, or three where two may be a suffix
+/// under which anyone can register names, as in `co.uk`; or both are the same address.
 fn is_related(one: &Endpoint, other: &Endpoint) -> bool {
     if one.host == other.host {
         return true;

@@ -1,8 +1,8 @@
-//! What a server can do: tried with objects made for it, never believed from its name (I12, H112).
+//! Tests the capabilities of a server with objects of its own, and never relies on the name of the server (I12, H112).
 //!
-//! A store that answers 200 to a condition and overwrites all the same is worse than one that refuses: both are told apart here.
-//! The objects lie within the store, as `<store>/.larder/probe-…`, so that credentials which reach no further will do. They are removed
-//! afterwards; a probe that fails may leave some.
+//! A store that answers 200 to a failed condition and overwrites the object is worse than one that refuses: the probe distinguishes them.
+//! Its objects lie within the store, at `<store>/.larder/probe-…`, so credentials for the store are enough. It removes them
+//! at the end; a failed probe may leave some.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use crate::s3::object::Condition;
 use crate::wire::sigv4::hex_sha256;
 
 impl S3Client {
-    /// Finds out what the server can do for a store of which all keys begin with `prefix`: its name and a slash, or nothing for
-    /// one that is all of the bucket. That takes some thirty requests for objects of which all keys begin with `prefix` and `.larder/`.
-    /// Settings of the bucket that these credentials may not read are unknown afterwards.
+    /// Tests the server for a store whose keys all begin with `prefix`: its name and a slash, or nothing for
+    /// a store that is the whole bucket. Takes about thirty requests, for objects whose keys begin with `prefix` and `.larder/`.
+    /// Settings of the bucket that these credentials may not read stay unknown.
     ///
     /// # Errors
-    /// Whatever keeps it from storing, reading and deleting a single object: no store can be kept there then. `Unavailable` if the
-    /// server was not well enough to find out.
+    /// Any failure to store, read or delete a single object: a store cannot be kept there. `Unavailable` if the
+    /// server failed in a way that proves nothing.
     ///
     /// # Cancel safety
     /// A dropped future leaves some of the objects.
@@ -49,7 +49,7 @@ struct Probe<'a> {
     store: &'a str,
 }
 
-/// The names of the objects that are made.
+/// Names of the probe's objects.
 const NAMES: [&str; 4] = ["a", "b", "c", "copy"];
 
 impl Probe<'_> {
@@ -98,7 +98,7 @@ impl Probe<'_> {
         Ok(self.client.get(&self.key(name), 64).await?.0 == text)
     }
 
-    /// Once over an object, and once where there is none, which must work.
+    /// Once over an object, and once at a free key, which must succeed.
     async fn create_only(&self) -> Result<Support> {
         let over = self.client.put(&self.key("a"), Bytes::from_static(b"second"), &Condition::Absent).await;
         match over {
@@ -118,12 +118,12 @@ impl Probe<'_> {
         }
     }
 
-    /// A version that is not there must be refused, of an object and where there is none; the one that is there must not, with
-    /// quotes or without them.
+    /// A wrong version must be refused, for an existing and a missing object; the right one must be accepted, with or
+    /// without quotes.
     async fn conditional_put(&self) -> Result<(Support, bool)> {
         let wrong = wrong_tag();
         match self.client.put(&self.key("copy"), Bytes::from_static(b"second"), &wrong).await {
-            // It would bring an object back that somebody deleted.
+            // The put would bring back an object that another process deleted.
             Ok(_) => return Ok((Support::Ignored, true)),
             Err(error) if error.kind() == ErrorKind::Conflict => {}
             Err(error) => return Ok((refused(&error)?, true)),
@@ -148,7 +148,7 @@ impl Probe<'_> {
         Ok((Support::Refused, true))
     }
 
-    /// As [`conditional_put`](Self::conditional_put); `quoted` is what that found.
+    /// As [`conditional_put`](Self::conditional_put); `quoted` is its result.
     async fn conditional_delete(&self, quoted: bool) -> Result<Support> {
         let key = self.key("c");
         match self.client.delete(&key, &wrong_tag()).await {
@@ -175,7 +175,7 @@ impl Probe<'_> {
         }
     }
 
-    /// A body of which the hash was signed wrong must not be stored.
+    /// A body with a wrongly signed hash must not be stored.
     async fn checks_bodies(&self) -> Result<Support> {
         let key = self.key("c");
         let mut call = Call::new(Operation::Put, "PUT", Some(&key));
@@ -186,7 +186,7 @@ impl Probe<'_> {
         let sending = Sending { deadline, failed: None, guard: None, hash: &hash, place: None };
         let sent = shared.attempt(&call, sending).await?;
         let status = sent.outcome.map_or(0, |response| response.head.status);
-        // What became of it is in the object, whatever was said.
+        // The stored object counts, not the answer.
         let stored = match self.client.get(&key, 64).await {
             Ok((found, _)) => found == "damaged",
             Err(error) if error.kind() == ErrorKind::NotFound => false,
@@ -199,7 +199,7 @@ impl Probe<'_> {
         })
     }
 
-    /// All objects in pages of one, and what comes after one of them.
+    /// All objects in pages of one, and the page after one of them.
     async fn listing(&self) -> Result<Support> {
         let mut request = ListRequest::new(self.place.clone());
         request.max_keys = Some(1);
@@ -227,7 +227,7 @@ impl Probe<'_> {
         Ok(if complete && keys.get(1..) == Some(&after[..]) { Support::Yes } else { Support::Ignored })
     }
 
-    /// Removes everything by one request, and if that does not work, one by one.
+    /// Deletes all objects in bulk, and one by one if that fails.
     async fn clean_up(&self) -> Result<Support> {
         let keys = NAMES.map(|name| self.key(name));
         let many = self.client.delete_many(&keys.each_ref().map(String::as_str)).await;
@@ -249,12 +249,12 @@ impl Probe<'_> {
     }
 }
 
-/// The tag of nothing.
+/// A condition that no object meets.
 fn wrong_tag() -> Condition {
     Condition::Tag("\"0123456789abcdef0123456789abcdef\"".to_owned())
 }
 
-/// The server refuses; anything that says nothing about what it can do is passed on.
+/// `Ok` for a refusal by the server; other failures prove nothing and are returned.
 fn refused(error: &Error) -> Result<Support> {
     match error.kind() {
         ErrorKind::Denied | ErrorKind::Full | ErrorKind::Internal | ErrorKind::Unavailable => {

@@ -1,4 +1,4 @@
-//! Requests with their signature, and addresses that carry one.
+//! Signed requests, and presigned URLs.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use crate::wire::date::AmzDate;
 use crate::wire::sigv4::{self, Signed, SigningKey, UNSIGNED_PAYLOAD};
 use crate::wire::uri::{Scheme, encode_path, query};
 
-/// How long an address may be good for, at most: a week.
+/// Maximum validity of a presigned URL: a week.
 const MOST_SECONDS: u32 = 604_800;
 
-/// What an address allows whoever has it to do.
+/// The operation that a presigned URL allows.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PresignedMethod {
     /// Delete the object.
     Delete,
-    /// Read it, or a part of it.
+    /// Read it, or a range of it.
     Get,
-    /// Ask what is known of it.
+    /// Read its metadata.
     Head,
-    /// Store it, whatever the contents.
+    /// Store it, with any contents.
     Put,
 }
 
 impl S3Client {
-    /// An address with which anybody may do one thing with one object, without credentials, for a while: at most a week, and no
-    /// longer than the credentials live. Whoever has the address has the permission: treat it as a secret. No request is made.
+    /// A URL that allows one operation on one object without credentials: for at most a week, and no
+    /// longer than the credentials are valid. The URL is a bearer token: treat it as a secret. Makes no request.
     ///
     /// # Errors
     /// `InvalidInput` for less than a second or more than a week; `Denied` if there are no credentials.
@@ -44,7 +44,7 @@ impl S3Client {
         if !(1..=MOST_SECONDS).contains(&seconds) {
             return Err(Error::new(ErrorKind::InvalidInput, "sign an address for")
                 .on(key)
-                .because("it may be good for a second to a week"));
+                .because("the validity must be between one second and one week"));
         }
         let shared = &*self.shared;
         let deadline = shared.deadline(Duration::ZERO);
@@ -93,7 +93,7 @@ impl Shared {
         if let Some(token) = &credentials.session_token {
             add("x-amz-security-token", token.to_string());
         }
-        // What is in none of these groups, a proxy may change (H110).
+        // A proxy may change headers outside these groups (H110).
         let is_signed = |name: &str| {
             name.starts_with("x-amz-") || matches!(name, "host" | "content-type" | "content-md5" | "range")
         };

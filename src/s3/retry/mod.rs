@@ -1,4 +1,4 @@
-//! What an attempt that failed means, and when the next one is due. This is the only place that decides it.
+//! The meaning of a failed attempt, and the time of the next one. No other module decides either.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,48 +13,48 @@ use crate::s3::place::SentTo;
 use crate::wire::date::parse_http_date;
 use crate::wire::s3_xml::{ErrorBody, parse_error};
 
-/// The longest pause after the first failure.
+/// Maximum backoff after the first failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The same where the server asked for patience.
+/// The same for a throttled request.
 const FIRST_THROTTLED_PAUSE: Duration = Duration::from_millis(500);
-/// What the retry budget holds at most.
+/// Capacity of the retry budget.
 const BUDGET: u32 = 500;
-/// What a retry takes out of it; an answer puts one back.
+/// Cost of a retry; an answer refunds one.
 const RETRY_COST: u32 = 5;
-/// How far off a clock is that a request without a code may have been refused for.
+/// Minimum clock skew for which a refusal without a code may be due to the clock.
 const SKEW: Duration = Duration::from_mins(5);
-/// How much of a text from a server goes into an error.
+/// Maximum bytes of a server's text in an error.
 const MESSAGE_BYTES: usize = 1 << 10;
 
-/// What is to be done about the outcome of an attempt.
+/// Verdict on the outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is an answer, if only a "no".
+    /// An answer, even if negative.
     Answer,
-    /// Send it again, when what is wrong has been mended.
+    /// Retry after a correction.
     Mend(Mend),
-    /// It will not get better.
+    /// Permanent failure.
     Never(ErrorKind),
-    /// Send it again at once: the connection was dead.
+    /// Retry at once: the connection was dead.
     Now,
-    /// Send it again later.
+    /// Retry after a backoff.
     Later { throttled: bool, wanted: Option<Duration> },
-    /// Send it again once; if it comes out the same, it will not get better.
+    /// Retry once; the same outcome again is permanent.
     Once(ErrorKind),
 }
 
-/// What can be mended.
+/// A possible correction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mend {
-    /// The clock is wrong: the server shows this time.
+    /// The clock is wrong: the server has this time.
     Clock(Option<SystemTime>),
-    /// The credentials have expired, or are no longer known.
+    /// The credentials have expired, or are no longer accepted.
     Credentials,
     /// The bucket is in this region, or at this server.
     Place(SentTo),
 }
 
-/// What a server said when it refused.
+/// A refusal by the server.
 pub(super) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
     let mut body = parse_error(&response.body).unwrap_or_default();
     if let Some(encoding) = response.head.compression().filter(|_| body.code.is_empty()) {
@@ -76,10 +76,10 @@ pub(super) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
     (refusal, body)
 }
 
-/// What a response means.
+/// Judges a response.
 pub(super) fn judge_response(response: &Response, operation: Operation, now: SystemTime) -> Verdict {
     let status = response.head.status;
-    // Success is told by the body, since the status came before the work was done (H107).
+    // The body reports success, because the status was sent before the work was done (H107).
     let in_body = matches!(operation, Operation::Copy | Operation::DeleteMany | Operation::Multipart);
     if in_body && response.is_success() {
         let (refusal, body) = refusal(response);
@@ -98,8 +98,8 @@ pub(super) fn judge_response(response: &Response, operation: Operation, now: Sys
     }
     match status {
         304 | 412 | 416 => Verdict::Answer,
-        // An answer to HEAD has no body. Else, whoever says nothing more may be anybody on the way, who knows nothing of what
-        // is there (I7).
+        // An answer to HEAD has no body. Any other answer without a code may come from a proxy, which does not know the
+        // objects (I7).
         404 if proves_absence(operation, &refusal.code) => Verdict::Answer,
         404 => Verdict::Once(ErrorKind::Unavailable),
         301 | 302 | 307 | 308 => Verdict::Mend(place(response, &body)),
@@ -120,13 +120,13 @@ pub(super) fn judge_response(response: &Response, operation: Operation, now: Sys
         401 | 403 => Verdict::Never(ErrorKind::Denied),
         405 | 501 => Verdict::Never(ErrorKind::Unsupported),
         507 => Verdict::Never(ErrorKind::Full),
-        // 409: two writers of one key, of whom one is asked to come again.
+        // 409: of two concurrent writers of one key, one is asked to retry.
         409 | 505.. => Verdict::Later { throttled: false, wanted: None },
         _ => Verdict::Never(ErrorKind::InvalidInput),
     }
 }
 
-/// Returns `true` if 404 with this code tells that what was asked for is not there.
+/// Returns `true` if 404 with this code means that the requested object or bucket is missing.
 fn proves_absence(operation: Operation, code: &str) -> bool {
     match operation {
         Operation::BucketHead | Operation::BucketSettings | Operation::Head => true,
@@ -134,14 +134,14 @@ fn proves_absence(operation: Operation, code: &str) -> bool {
     }
 }
 
-/// The time that the server shows, if a request may have been refused for it: an answer to HEAD has no code.
+/// The time of the server, if the request may have been refused for its time: an answer to HEAD has no code.
 fn skew(response: &Response, now: SystemTime) -> Option<SystemTime> {
     let date = response.head.headers.get("date").and_then(parse_http_date)?;
     let off = date.duration_since(now).unwrap_or_else(|early| early.duration());
     (off > SKEW).then_some(date)
 }
 
-/// Whether what a code says passes, and if so, whether it asks for patience.
+/// Returns `Some(true)` for a throttling code, `Some(false)` for another temporary failure, and `None` for a permanent one.
 pub(super) fn passes(code: &str) -> Option<bool> {
     match code {
         "SlowDown"
@@ -154,7 +154,7 @@ pub(super) fn passes(code: &str) -> Option<bool> {
         | "ServiceUnavailable"
         | "BandwidthLimitExceeded"
         | "RequestThrottled" => Some(true),
-        // The second line: what arrived is not what was sent, it was damaged on the way (H125).
+        // The last group: the body was damaged in transit (H125).
         "InternalError"
         | "RequestTimeout"
         | "OperationAborted"
@@ -168,7 +168,7 @@ pub(super) fn passes(code: &str) -> Option<bool> {
     }
 }
 
-/// The code says more than the status, which providers use in different ways (H133).
+/// The code says more than the status, which providers use differently (H133).
 fn judge_code(code: &str, response: &Response, body: &ErrorBody, now: SystemTime) -> Option<Verdict> {
     if let Some(throttled) = passes(code) {
         return Some(Verdict::Later { throttled, wanted: retry_after(response, now) });
@@ -178,7 +178,7 @@ fn judge_code(code: &str, response: &Response, body: &ErrorBody, now: SystemTime
             let date = response.head.headers.get("date").and_then(parse_http_date);
             Verdict::Mend(Mend::Clock(date))
         }
-        // Keys that were replaced are unknown before their time is over.
+        // Replaced keys are rejected before they expire.
         "ExpiredToken"
         | "ExpiredTokenException"
         | "InvalidAccessKeyId"
@@ -217,7 +217,7 @@ fn place(response: &Response, body: &ErrorBody) -> Mend {
     })
 }
 
-/// What it means that there is no response.
+/// Judges a failure without a response.
 pub(super) fn judge_failure(error: &TransportError) -> Verdict {
     match (error.kind(), error.progress()) {
         (TransportErrorKind::Invalid, _) => Verdict::Never(ErrorKind::InvalidInput),
@@ -228,7 +228,7 @@ pub(super) fn judge_failure(error: &TransportError) -> Verdict {
     }
 }
 
-/// Seconds, or a time of day (H135).
+/// Parses `Retry-After`: seconds, or a date (H135).
 fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
     let text = response.head.headers.get("retry-after")?.trim();
     match text.parse() {
@@ -237,8 +237,8 @@ fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// How long to wait before the next attempt: any time up to a limit that doubles with each failure (full jitter), and after what
-/// the server wants. `None` if it wants more patience than there is.
+/// Backoff before the next attempt: random up to a limit that doubles with each failure (full jitter), and after
+/// `Retry-After`. `None` if that exceeds the deadline.
 pub(super) fn pause(
     failures: u32,
     throttled: bool,
@@ -251,26 +251,26 @@ pub(super) fn pause(
     let jitter = limit.mul_f64(fraction(runtime));
     match wanted {
         Some(wanted) if wanted > options.max_backoff.saturating_mul(3) => None,
-        // All who were told the same time do not come at the same time.
+        // Spreads the clients that were given the same time.
         Some(wanted) => Some(wanted.saturating_add(jitter)),
         None => Some(jitter),
     }
 }
 
-/// How long to wait where there is no budget for retries: between half of the longest pause and all of it.
+/// Backoff while the retry budget is empty: between half of the maximum and all of it.
 pub(super) fn longest(options: &RetryOptions, runtime: &dyn Runtime) -> Duration {
     options.max_backoff.mul_f64(0.5 + fraction(runtime) / 2.0)
 }
 
-/// Any number from 0 to 1.
+/// A random number from 0 to 1.
 fn fraction(runtime: &dyn Runtime) -> f64 {
     let mut random = [0; 4];
     runtime.fill_random(&mut random);
     f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX)
 }
 
-/// How many retries all operations together may still make at their usual pace: when a server is down, the rest of them wait as
-/// long as they may (H134).
+/// Retries that all operations together may still make at the usual pace. While a server is down, the rest back off for the
+/// maximum time (H134).
 #[derive(Debug)]
 pub(super) struct Budget(Mutex<u32>);
 
@@ -281,13 +281,13 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Takes what a retry costs; `false` if there is not that much.
+    /// Takes the cost of a retry; returns `false` if the budget does not have it.
     pub(super) fn take(&self) -> bool {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         left.checked_sub(RETRY_COST).map(|rest| *left = rest).is_some()
     }
 
-    /// Puts something back after an answer.
+    /// Refunds after an answer.
     pub(super) fn answered(&self) {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *left = (*left + 1).min(BUDGET);

@@ -75,7 +75,7 @@ fn an_error_that_is_no_document_is_judged_by_its_status() {
     assert_eq!(refusal.to_string(), "the server answered 503 (request 7)");
 }
 
-/// As the documentation of providers shows them, or as their servers were seen to answer; texts are shortened.
+/// As documented by providers, or as their servers answered; texts are shortened.
 const ERRORS: [(u16, &str, Verdict); 22] = [
     // AWS
     (
