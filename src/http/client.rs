@@ -1,4 +1,4 @@
-//! The transport of this crate: connections that are kept and used again.
+//! The transport of this crate, with a pool of connections.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +25,7 @@ use crate::wire::uri::{Endpoint, Scheme};
 /// Bytes kept ready for the bodies of later answers.
 const KEPT_BYTES: usize = 64 << 20;
 
-/// How an [`HttpClient`] connects.
+/// Options of an [`HttpClient`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct HttpOptions {
@@ -65,26 +65,26 @@ impl HttpOptions {
         self
     }
 
-    /// For how long after it was opened a connection is used again; default: 5 minutes. Then the name of the server is looked
-    /// up anew, so that a server may move (H145).
+    /// Maximum age of a connection that is reused; default: 5 minutes. After that the client resolves the name of the server
+    /// again, so that a server may move.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
         self
     }
 
-    /// Allows HTTP without TLS to servers other than those on this host; default: refused.
+    /// Allows plain HTTP to servers on other hosts; default: refused.
     pub fn allow_plaintext(mut self) -> Self {
         self.plaintext = true;
         self
     }
 
-    /// Goes through a proxy; default: directly. The environment is looked at only by [`Proxy::from_environment`].
+    /// Sets a proxy; default: none. Only [`Proxy::from_environment`] reads the environment.
     pub fn proxy(mut self, proxy: Proxy) -> Self {
         self.proxy = Some(proxy);
         self
     }
 
-    /// How servers are recognised; default: by the roots of the platform.
+    /// TLS verification of servers; default: the roots of the platform.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, options: TlsOptions) -> Self {
         self.tls = options;
@@ -92,9 +92,9 @@ impl HttpOptions {
     }
 }
 
-/// An [`HttpTransport`] with a pool of connections for each server. It is expensive to make: share it (H149).
+/// An [`HttpTransport`] with a pool of connections for each server. Creating one is expensive: share it.
 pub struct HttpClient {
-    /// For the bodies of answers.
+    /// Buffers for the bodies of answers.
     buffers: Arc<Buffers>,
     max_idle: usize,
     idle_time: Duration,
@@ -109,10 +109,10 @@ pub struct HttpClient {
     tls: Tls,
 }
 
-/// Scheme (whether TLS), host, port.
+/// Scheme (`true` for TLS), host, port.
 type Server = (bool, String, u16);
 
-/// A connection with nothing to do.
+/// An idle connection.
 struct Idle {
     born: Duration,
     connection: Box<dyn Connection>,
@@ -127,12 +127,12 @@ pub struct PoolStatus {
     pub idle: usize,
     /// Number of connections opened, with all handshakes.
     pub opened: u64,
-    /// How often one was used again.
+    /// Number of times a connection was reused.
     pub reused: u64,
 }
 
 impl HttpClient {
-    /// A client without connections.
+    /// Creates a client without connections.
     ///
     /// # Errors
     /// `InvalidInput` if a certificate cannot be read, or if the platform has no root certificates and none were given.
@@ -179,7 +179,7 @@ impl HttpClient {
         }
     }
 
-    /// An idle connection to the server that shows no sign of having been closed.
+    /// Returns an idle connection to the server that shows no sign of being closed.
     async fn idle(&self, server: &Server) -> Option<Idle> {
         loop {
             let mut idle = self.pools().get_mut(server)?.pop()?;
@@ -196,12 +196,12 @@ impl HttpClient {
     fn give_back(&self, server: Server, connection: Box<dyn Connection>, born: Duration) {
         let now = self.runtime.monotonic();
         let mut pools = self.pools();
-        // Nobody else closes those of servers that are not asked any more.
+        // Connections to servers that get no more requests would otherwise stay open.
         pools.retain(|_, pool| {
             pool.retain(|idle| now.saturating_sub(idle.since) <= self.idle_time);
             !pool.is_empty()
         });
-        // The oldest are at the front: the last used is the first to be used again.
+        // The oldest are at the front; the most recently used is reused first.
         let pool = pools.entry(server).or_default();
         if pool.len() < self.max_idle {
             pool.push(Idle { born, connection, since: now });
@@ -234,7 +234,7 @@ impl HttpClient {
     }
 
     fn pools(&self) -> MutexGuard<'_, BTreeMap<Server, Vec<Idle>>> {
-        // Every change is a single insertion or removal, so a panic elsewhere leaves it whole.
+        // Each change is one insertion or removal, so a panic elsewhere leaves the pool whole.
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! One request and its answer on a connection. The states are in the documentation of the room.
+//! One request and its answer on a connection. The module docs of `http` have the states.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,7 +18,7 @@ use crate::rt::Connection;
 use crate::wire::http_body::{ChunkedDecoder, Framing, Step};
 use crate::wire::http_head::{ResponseHead, parse_response, write_request};
 
-/// A body of up to this length travels in one write with its head.
+/// Maximum bytes of a body that is written together with its head.
 const SMALL_BODY: usize = 16 << 10;
 /// Bytes read at once when the length is unknown.
 const BLOCK: usize = 16 << 10;
@@ -32,7 +32,7 @@ pub(super) enum Reuse {
     Yes,
 }
 
-/// Sends the request and reads the response. `old` tells whether the connection has carried requests before.
+/// Sends the request and reads the response. `old` is `true` if the connection has carried requests before.
 pub(super) async fn exchange(
     connection: &mut dyn Connection,
     request: &Request,
@@ -55,7 +55,7 @@ struct Exchange<'a, 'w> {
     outgoing: [Bytes; 2],
     reuse: Reuse,
     watch: &'a mut Watch<'w>,
-    /// Why the rest of the request cannot be written.
+    /// Reason why the rest of the request cannot be written.
     write_error: Option<io::Error>,
 }
 
@@ -93,7 +93,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
         })
     }
 
-    /// Writes the request and reads the head of the answer, at the same time.
+    /// Writes the request and reads the head of the answer concurrently.
     async fn head(&mut self, timeouts: &Timeouts) -> Result<ResponseHead, TransportError> {
         let mut flushed = false;
         loop {
@@ -109,7 +109,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
                     }
                     _ => {}
                 }
-                // The answer may be here before the word that the last bytes have left.
+                // The answer may arrive before the flush of the last bytes is reported.
                 flushed = flushed || self.is_written() && self.flush().await;
                 if !flushed {
                     self.reuse = Reuse::No;
@@ -126,7 +126,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
                     let limit = if flushed { timeouts.first_byte } else { timeouts.idle };
                     self.watch.enter("read the response", limit);
                     if flushed && !was_flushed {
-                        // So that the state is seen by the loop before the answer is.
+                        // The loop then sees the state before the answer.
                         return Poll::Ready(None);
                     }
                 }
@@ -144,12 +144,12 @@ impl<'a, 'w> Exchange<'a, 'w> {
         }
     }
 
-    /// Returns `true` if the connection has taken everything, if it has not sent it yet.
+    /// Returns `true` if the connection has accepted everything, even if it has not sent it yet.
     fn is_written(&self) -> bool {
         self.write_error.is_none() && self.outgoing.iter().all(Bytes::is_empty)
     }
 
-    /// Returns `true` if everything leaves that the connection has taken.
+    /// Flushes the connection; returns `true` on success.
     async fn flush(&mut self) -> bool {
         let progress = self.progress();
         poll_fn(|cx| match Pin::new(&mut *self.connection).poll_flush(cx) {
@@ -159,7 +159,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
         .await
     }
 
-    /// Ready when everything is written or nothing more can be.
+    /// Ready when everything is written, or nothing more can be. After a write error it stays pending, and the answer decides.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.write_error.is_some() {
             return Poll::Pending;
@@ -188,7 +188,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
         Pin::new(&mut *self.connection).poll_flush(cx).map(|flushed| self.write_error = flushed.err())
     }
 
-    /// Reads at most `limit` bytes to the end of what came in.
+    /// Reads at most `limit` bytes and appends them to the input.
     fn poll_read(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<Result<usize, TransportError>> {
         let start = self.incoming.len();
         self.incoming.resize(start + limit, 0);
@@ -228,7 +228,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
         self.old = false;
         self.watch.enter("read the body of the response", request.timeouts.idle);
         let framing = Framing::of(request.method, &head).map_err(|error| self.protocol(error))?;
-        // The body of an error is there to be shown; a server may make it as long as it likes. Nobody takes what was compressed.
+        // The body of an error is shown in messages, and a server may make it long. Compressed bodies are refused, so they count as errors.
         let (limit, must_end) = if head.status < 300 && head.compression().is_none() {
             (request.body_limit, true)
         } else {

@@ -1,20 +1,20 @@
-//! HTTP/1.1 over the connections of a [`Runtime`](crate::rt::Runtime): one request, one answer, both whole.
+//! HTTP/1.1 over the connections of a [`Runtime`](crate::rt::Runtime): one request, one complete answer.
 //!
-//! Bodies are single buffers in both directions: what is sent can be sent again (H142), and what was received is complete or
-//! was never seen. There is no pipelining and no HTTP/2: many connections beat one where bulk data meets latency (H148).
+//! Bodies are single buffers in both directions: a request can be sent again (H142), and a response is complete or
+//! an error. The client uses neither pipelining nor HTTP/2: many connections beat one for bulk data over latency (H148).
 //!
-//! Nothing is repeated here. A request that failed comes back as a [`TransportError`] which tells how far it came, and only
-//! the caller knows whether it may be sent again.
+//! This module retries nothing. A failed request is a [`TransportError`] that says how far the request came, and only
+//! the caller knows if it may be sent again.
 //!
 //! # An exchange
-//! | state | ends well | ends badly |
+//! | state | on success | on failure |
 //! |---|---|---|
 //! | connect, proxy, TLS | connected | nothing was sent |
-//! | write head and body, while watching for an answer | all written | an answer is there already: take it, close; a write fails: wait for the answer that explains it, close |
-//! | read the head, past any number of 1xx | a final status | closed or out of time: the request may have been executed |
-//! | read the body | as long as its framing says | cut, too long or out of time: the request may have been executed |
+//! | write head and body, while watching for an answer | all written | an early answer: use it and close; a failed write: wait for the answer that explains it, then close |
+//! | read the head, past any number of 1xx | a final status | closed or timed out: the request may have been executed |
+//! | read the body | as long as its framing says | truncated, too long or timed out: the request may have been executed |
 //!
-//! Only an exchange that went well from start to end gives its connection back. A dropped future closes the connection.
+//! Only an exchange that succeeded from start to end returns its connection to the pool. A dropped future closes the connection.
 
 mod client;
 mod exchange;
@@ -41,13 +41,13 @@ pub use proxy::Proxy;
 #[cfg(feature = "tls")]
 pub use tls::{Fingerprint, TlsOptions};
 
-/// Brings one request to a server and the answer back. [`HttpClient`] is the one of this crate; implement it to use another
+/// Sends one request to a server and returns the answer. [`HttpClient`] is the implementation of this crate; implement the trait to use another
 /// HTTP stack.
 ///
 /// # Contract
-/// * **In time**: no byte of a request is sent from [`Request::not_after`] on.
-/// * **Once**: a request is written at most once. Nothing is repeated, and no redirect is followed.
-/// * **Whole**: a response is complete. A body that was cut, of which the framing is in doubt, or which is larger than
+/// * **In time**: no byte of a request is sent at or after [`Request::not_after`].
+/// * **Once**: a request is written at most once. The transport neither retries nor follows redirects.
+/// * **Whole**: a response is complete. A body that is truncated, has ambiguous framing, or exceeds
 ///   [`Request::body_limit`] is an error.
 /// * **Bounded**: every exchange ends within [`Timeouts::overall`].
 /// * **Honest**: an error says [`Progress::NotSent`] only if no byte of the request can have reached a server.
@@ -59,11 +59,11 @@ pub trait HttpTransport: fmt::Debug + Send + Sync + 'static {
     /// Sends the request and reads the response.
     ///
     /// # Errors
-    /// A [`TransportError`] for everything but an answer; whatever its status, an answer is none.
+    /// A [`TransportError`] if there is no answer. An answer of any status is no error.
     async fn exchange(&self, request: &Request) -> Result<Response, TransportError>;
 }
 
-/// A request with everything that goes over the wire.
+/// A complete request.
 #[non_exhaustive]
 #[derive(Clone)]
 pub struct Request {
@@ -71,14 +71,14 @@ pub struct Request {
     pub body: Bytes,
     /// Maximum bytes of the body of a successful response. Only the first 64 KiB of an error's body are read.
     pub body_limit: u64,
-    /// Where the server is.
+    /// The server.
     pub endpoint: Arc<Endpoint>,
-    /// All headers, `host` and `content-length` among them.
+    /// All headers, including `host` and `content-length`.
     pub headers: Vec<(Cow<'static, str>, String)>,
     /// The method, in capitals.
     pub method: &'static str,
-    /// By the monotonic clock of the runtime, the moment from which on no byte of it may be sent any more; `None` for no such moment. It keeps a
-    /// host that was suspended from changing what is no longer its own.
+    /// Time by the monotonic clock of the runtime from which on no byte may be sent any more; `None` for no limit. It keeps a
+    /// suspended host from changing a store that another process has taken over.
     pub not_after: Option<Duration>,
     /// The path and query, encoded.
     pub target: String,
@@ -87,7 +87,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request without headers and body, for which an answer of up to 64 KiB is expected.
+    /// A request without headers and body, with an answer of up to 64 KiB.
     pub fn new(method: &'static str, endpoint: Arc<Endpoint>, target: String, timeouts: Timeouts) -> Self {
         let (body, headers) = (Bytes::new(), Vec::new());
         Self {
@@ -104,7 +104,7 @@ impl Request {
 }
 
 impl fmt::Debug for Request {
-    /// Values of headers and of the query may be secrets.
+    /// Header and query values may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.target.split('?').next().unwrap_or_default();
         let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
@@ -123,7 +123,7 @@ impl fmt::Debug for Request {
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// The body. Of an error, at most its first 64 KiB.
+    /// The body. Of an error, at most the first 64 KiB.
     pub body: Bytes,
     /// How the end of the body was found. If it was the end of the connection, the body may be truncated.
     pub framing: Framing,
@@ -132,12 +132,12 @@ pub struct Response {
 }
 
 impl Response {
-    /// A response, for transports of your own.
+    /// Creates a response, for transports of your own.
     pub fn new(head: ResponseHead, body: Bytes, framing: Framing) -> Self {
         Self { body, framing, head }
     }
 
-    /// Returns `true` if the status is one of success, 2xx.
+    /// Returns `true` if the status is 2xx.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.head.status)
     }
@@ -147,13 +147,13 @@ impl Response {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For connecting, with the proxy and TLS; default: 10 s.
+    /// Connecting, including proxy and TLS; default: 10 s.
     pub connect: Duration,
     /// From the last byte of the request to the first of the response; default: 60 s.
     pub first_byte: Duration,
-    /// Between any two bytes, in either direction; default: 30 s.
+    /// Between two bytes, in either direction; default: 30 s.
     pub idle: Duration,
-    /// For everything together; default: 10 minutes.
+    /// The whole exchange; default: 10 minutes.
     pub overall: Duration,
 }
 
@@ -168,16 +168,16 @@ impl Default for Timeouts {
     }
 }
 
-/// How far a request came that was not answered.
+/// Progress of a request without an answer.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// No byte of it reached a server: it was not executed.
+    /// No byte reached a server: the request was not executed.
     NotSent,
-    /// It may have been executed, or may still be.
+    /// The request may have been executed, or may still be.
     Sent,
-    /// As `Sent`, but over a connection that had carried requests before, and not a byte came back. Most likely the server
-    /// had closed it already; another connection is worth a try at once.
+    /// As `Sent`, but on a reused connection that returned no byte. Most likely the server
+    /// had closed it already, so a retry on another connection is worthwhile at once.
     SentOnOldConnection,
 }
 
@@ -187,23 +187,23 @@ pub enum Progress {
 pub enum TransportErrorKind {
     /// The connection ended or broke.
     Closed,
-    /// There is no connection to the server or the proxy.
+    /// The server or the proxy could not be connected to.
     Connect,
-    /// The request cannot be sent at all: a header has bytes that no header may have, or TLS is not compiled in.
+    /// The request cannot be sent: a header contains forbidden bytes, or TLS is not compiled in.
     Invalid,
-    /// The answer does not follow the protocol.
+    /// The answer violates the protocol.
     Protocol,
-    /// The proxy refused, or did not answer as one does.
+    /// The proxy refused, or its answer was not that of a proxy.
     Proxy,
-    /// Something took longer than it may.
+    /// A timeout expired.
     Timeout,
-    /// The server is not who it should be, or TLS failed otherwise.
+    /// TLS failed, for instance because the server is not the expected one.
     Tls,
-    /// The response is larger than it may be.
+    /// The response is larger than allowed.
     TooLarge,
 }
 
-/// Why there is no response.
+/// Reason why there is no response.
 #[derive(Debug)]
 pub struct TransportError {
     kind: TransportErrorKind,
@@ -213,12 +213,12 @@ pub struct TransportError {
 }
 
 impl TransportError {
-    /// An error that says what was being done, as in "read the response".
+    /// An error with the failed action, as in "read the response".
     pub fn new(kind: TransportErrorKind, progress: Progress, what: &'static str) -> Self {
         Self { kind, progress, source: None, what }
     }
 
-    /// Adds the error that caused this one.
+    /// Adds the underlying error.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
@@ -230,7 +230,7 @@ impl TransportError {
         self.kind
     }
 
-    /// How far the request came.
+    /// Progress of the request.
     pub fn progress(&self) -> Progress {
         self.progress
     }

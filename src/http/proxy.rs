@@ -1,4 +1,4 @@
-//! Tunnels through an HTTP proxy, by CONNECT and nothing else: what goes through cannot be changed by the proxy.
+//! Tunnels through an HTTP proxy by CONNECT, so that the proxy cannot change the traffic.
 //!
 //! Source: RFC 9110 §9.3.6.
 
@@ -15,21 +15,21 @@ use crate::wire::base64::base64;
 use crate::wire::http_head::{parse_response, write_request};
 use crate::wire::uri::{Endpoint, decode};
 
-/// An HTTP proxy, which is reached without TLS. Servers on this host are spoken to directly.
+/// An HTTP proxy, reached without TLS. Servers on this host are connected to directly.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     authorization: Option<String>,
-    /// Hosts that are spoken to directly, with everything below them; `*` is all.
+    /// Hosts connected to directly, with all their subdomains; `*` means all.
     direct: Vec<String>,
     endpoint: Endpoint,
 }
 
 impl Proxy {
-    /// The proxy at an address such as `http://proxy.example:3128` or `http://user:password@proxy.example:3128`, where name and
-    /// password are encoded as they are in URLs.
+    /// The proxy at an address such as `http://proxy.example:3128` or `http://user:password@proxy.example:3128`, with user
+    /// and password percent-encoded.
     ///
     /// # Errors
-    /// `InvalidInput` if it is none, or begins with anything but `http://`. The password is not in the error.
+    /// `InvalidInput` for an invalid address or a scheme other than `http://`. The error does not contain the password.
     pub fn new(url: &str) -> Result<Self> {
         let rest = url.strip_prefix("http://").unwrap_or(url);
         let (user, address) = rest.rsplit_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
@@ -51,8 +51,8 @@ impl Proxy {
         Ok(Self { authorization, direct: Vec::new(), endpoint })
     }
 
-    /// The one that the environment names in `HTTPS_PROXY` or `ALL_PROXY`, if it names one, without the hosts in `NO_PROXY`. All
-    /// of them may be in lower case.
+    /// The proxy of the environment, from `HTTPS_PROXY` or `ALL_PROXY`, except for the hosts in `NO_PROXY`; `None` without one. The
+    /// names may be in lower case.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -70,7 +70,7 @@ impl Proxy {
         Ok(Some(direct.split(',').fold(Self::new(&url)?, Self::direct)))
     }
 
-    /// Speaks directly to this host and all below it: `example.com` is meant to be also `s3.example.com`. `*` is all hosts.
+    /// Connects directly to this host and its subdomains: `example.com` includes `s3.example.com`. `*` means all hosts.
     #[must_use]
     pub fn direct(mut self, host: &str) -> Self {
         let host = host.trim().trim_start_matches('.').to_ascii_lowercase();
@@ -80,14 +80,14 @@ impl Proxy {
         self
     }
 
-    /// Sends this value of `proxy-authorization`, such as `Basic dXNlcjpzZWNyZXQ=`; default: none.
+    /// Sets the `proxy-authorization` header, such as `Basic dXNlcjpzZWNyZXQ=`; default: none.
     #[must_use]
     pub fn authorization(mut self, value: impl Into<String>) -> Self {
         self.authorization = Some(value.into());
         self
     }
 
-    /// Returns `true` if the server is reached through it.
+    /// Returns `true` if connections to the server go through the proxy.
     pub(super) fn is_for(&self, server: &Endpoint) -> bool {
         let is_direct = |host: &String| {
             let below = server.host.strip_suffix(host.as_str()).is_some_and(|label| label.ends_with('.'));
@@ -104,7 +104,7 @@ impl Proxy {
         self.endpoint.port
     }
 
-    /// Has the proxy open a tunnel to `host`.
+    /// Opens a tunnel to `host`.
     pub(super) async fn tunnel(
         &self,
         connection: &mut dyn Connection,

@@ -1,10 +1,10 @@
-//! TLS 1.2 and 1.3 by `rustls`, and what makes a server the right one.
+//! TLS 1.2 and 1.3 by `rustls`, and the verification of servers.
 //!
-//! | options | accepted is |
+//! | options | accepted |
 //! |---|---|
 //! | default | a chain to a root of the platform, valid now, for the name of the server |
-//! | with extra roots | the same, or a chain to one of those |
-//! | with a fingerprint | the one certificate whose SHA-256 it is, and no other, whatever its names, dates and issuer |
+//! | with extra roots | the same, or a chain to one of these roots |
+//! | with a fingerprint | the certificate with this SHA-256 and no other, whatever its names, dates and issuer |
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,14 +31,14 @@ use crate::rt::Connection;
 /// Bytes encrypted before they are written in one call: they fit the processor's cache.
 const BUFFER_BYTES: usize = 32 << 10;
 
-/// The SHA-256 of a certificate in DER form.
+/// SHA-256 of a certificate in DER form.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl FromStr for Fingerprint {
     type Err = Error;
 
-    /// 64 hexadecimal digits, with or without colons between the pairs.
+    /// Parses 64 hexadecimal digits, with or without colons between pairs.
     fn from_str(text: &str) -> Result<Self> {
         let refused = || Error::new(ErrorKind::InvalidInput, "read a fingerprint").on(text);
         let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
@@ -71,7 +71,7 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// How servers are recognised.
+/// Verification of servers.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct TlsOptions {
@@ -80,13 +80,13 @@ pub struct TlsOptions {
 }
 
 impl TlsOptions {
-    /// Accepts the server with this certificate and no other; default: none.
+    /// Accepts only the server with this certificate; default: none.
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
         self.fingerprint = Some(fingerprint);
         self
     }
 
-    /// Trusts these root certificates too, in PEM form. May be called more than once.
+    /// Also trusts these root certificates, in PEM form. May be called repeatedly.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots.push(pem.into());
         self
@@ -127,7 +127,7 @@ impl Tls {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| failed().because(error))?;
         let stream = self.connector.connect(name, connection).await.map_err(|error| {
             let by_tls = matches!(error.get_ref(), Some(cause) if cause.is::<RustlsError>());
-            // A server that breaks off, as one does that is restarting, is no wrong server.
+            // A server that breaks off, for instance during a restart, is not a wrong server.
             let kind = if by_tls { TransportErrorKind::Tls } else { TransportErrorKind::Connect };
             TransportError::new(kind, Progress::NotSent, "start TLS").because(error)
         });
@@ -137,8 +137,8 @@ impl Tls {
     }
 }
 
-/// That of `ring`, with AES-128 before AES-256 where the server leaves the choice to the client: nothing is known that would break
-/// either, and it takes a quarter less of the processor.
+/// The provider of `ring`, but with AES-128 before AES-256 where the server leaves the choice to the client: neither is known to be
+/// breakable, and AES-128 takes a quarter less processor time.
 fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
     let is_quick = |suite: CipherSuite| {
@@ -150,7 +150,7 @@ fn provider() -> CryptoProvider {
                 | Suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
         )
     };
-    // Stable: TLS 1.3 stays before 1.2, and the rest as it was.
+    // A stable sort: TLS 1.3 stays before 1.2, and the rest in order.
     provider.cipher_suites.sort_by_key(|suite| (suite.tls13().is_none(), !is_quick(suite.suite())));
     provider
 }
@@ -177,7 +177,7 @@ fn roots(extra: &[Vec<u8>]) -> Result<RootCertStore> {
     Ok(roots)
 }
 
-/// Accepts one certificate. That the server has its key is checked as ever.
+/// Accepts one certificate. The proof that the server has its key is still checked.
 #[derive(Debug)]
 struct Pinned {
     fingerprint: Fingerprint,

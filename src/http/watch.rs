@@ -8,29 +8,29 @@ use futures::future::BoxFuture;
 use crate::http::{Progress, TransportError, TransportErrorKind};
 use crate::rt::Runtime;
 
-/// Watches that something moves.
+/// Watches the progress of an exchange.
 pub(super) struct Watch<'a> {
-    /// When everything must have ended, by the monotonic clock.
+    /// End of the exchange, by the monotonic clock.
     deadline: Duration,
     /// Maximum time without progress.
     limit: Duration,
-    /// When something last moved.
+    /// Time of the last progress.
     moved: Duration,
     runtime: &'a dyn Runtime,
-    /// Sleeps until some moment that is not after the next one that matters.
+    /// Timer that fires no later than the next deadline.
     timer: Option<BoxFuture<'a, ()>>,
     what: &'static str,
 }
 
 impl<'a> Watch<'a> {
-    /// Everything must have ended when `overall` has passed.
+    /// Limits the whole exchange to `overall`.
     pub(super) fn new(runtime: &'a dyn Runtime, overall: Duration) -> Self {
         let now = runtime.monotonic();
         let deadline = now.saturating_add(overall);
         Self { deadline, limit: overall, moved: now, runtime, timer: None, what: "connect" }
     }
 
-    /// From now on nothing may stand still for longer than `limit`.
+    /// From now on, limits each time without progress to `limit`.
     pub(super) fn enter(&mut self, what: &'static str, limit: Duration) {
         if limit < self.limit {
             self.timer = None;
@@ -39,17 +39,17 @@ impl<'a> Watch<'a> {
         self.moved();
     }
 
-    /// Something moved.
+    /// Records progress.
     pub(super) fn moved(&mut self) {
         self.moved = self.runtime.monotonic();
     }
 
-    /// Returns `true` if this moment is over, if there is one.
+    /// Returns `true` if this deadline exists and has passed.
     pub(super) fn is_past(&self, moment: Option<Duration>) -> bool {
         moment.is_some_and(|moment| self.runtime.monotonic() >= moment)
     }
 
-    /// An error when the time for everything is up, for what may go on and on without ever waiting.
+    /// Fails if the total timeout has expired, for steps that may continue without ever waiting.
     pub(super) fn check(&self, progress: Progress) -> Result<(), TransportError> {
         if self.runtime.monotonic() < self.deadline {
             return Ok(());
@@ -58,7 +58,7 @@ impl<'a> Watch<'a> {
         Err(late.because("the total timeout of the request expired"))
     }
 
-    /// Ready with an error when the time is up.
+    /// Ready with an error when a timeout has expired.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, progress: Progress) -> Poll<TransportError> {
         loop {
             if let Some(timer) = &mut self.timer {
@@ -78,7 +78,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Runs a step in which nothing can be seen moving, and before which nothing was sent.
+    /// Runs a step without visible progress, before any byte was sent.
     pub(super) async fn run<T>(&mut self, step: impl Future<Output = T>) -> Result<T, TransportError> {
         let mut step = std::pin::pin!(step);
         std::future::poll_fn(|cx| match step.as_mut().poll(cx) {

@@ -1,8 +1,8 @@
-//! Bytes in headers.
+//! Base64, for bytes in headers.
 //!
 //! Source: RFC 4648 §4.
 
-/// The text of these bytes.
+/// Encodes bytes.
 pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);

@@ -1,4 +1,4 @@
-//! Times as HTTP and S3 write them.
+//! Dates in the formats of HTTP and S3.
 //!
 //! Source: RFC 9110 §5.6.7, RFC 3339; AWS, "Elements of a request signature".
 
@@ -8,12 +8,12 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, fmt::strtime};
 
-/// A time as it is signed.
+/// A date in a signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AmzDate(String);
 
 impl AmzDate {
-    /// The second in which `time` lies. Times that no calendar has become its first.
+    /// The second that contains `time`. Times outside the calendar become its first second.
     pub fn new(time: SystemTime) -> Self {
         let timestamp = Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
         Self(strtime::format("%Y%m%dT%H%M%SZ", timestamp).unwrap_or_else(|_| "19700101T000000Z".to_owned()))
@@ -30,7 +30,7 @@ impl AmzDate {
     }
 }
 
-/// Reads the value of a `date` or `last-modified` header, in any of the three forms.
+/// Parses a `date` or `last-modified` header, in any of the three forms.
 pub fn parse_http_date(text: &str) -> Option<SystemTime> {
     let text = text.trim();
     let forms = ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"];
@@ -38,7 +38,7 @@ pub fn parse_http_date(text: &str) -> Option<SystemTime> {
     TimeZone::UTC.to_timestamp(parsed).ok()?.try_into().ok()
 }
 
-/// Reads a time such as `2009-10-12T17:50:30.000Z`.
+/// Parses a time such as `2009-10-12T17:50:30.000Z`.
 pub fn parse_iso8601(text: &str) -> Option<SystemTime> {
     text.trim().parse::<Timestamp>().ok()?.try_into().ok()
 }

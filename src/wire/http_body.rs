@@ -1,7 +1,7 @@
-//! Where the body of a response ends.
+//! The end of the body of a response.
 //!
-//! Only three things can say so, and never two of them at once (H140, H141): a length, chunks of which the last is empty, or
-//! the end of the connection. The last is indistinguishable from a broken connection; whoever reads such a body must know its
+//! Exactly one of three things defines it (H140, H141): a length, chunks of which the last is empty, or
+//! the end of the connection. The last looks like a broken connection, so the reader of such a body must know its
 //! length from elsewhere.
 //!
 //! Source: RFC 9112 §6 and §7.
@@ -19,13 +19,13 @@ const TRAILERS_LIMIT: usize = 8 << 10;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BodyError {
-    /// A chunk does not begin with its size in hexadecimal digits, or does not end where it said.
+    /// A chunk does not begin with its size in hexadecimal digits, or does not end where that says.
     #[error("a chunk of the body is malformed")]
     Chunk,
-    /// Both a length and chunks were announced, or several lengths, or an encoding that was not asked for.
+    /// The head announces both a length and chunks, several lengths, or an unrequested encoding.
     #[error("the head leaves open where the body ends")]
     Framing,
-    /// The line before a chunk or the trailers are longer than any sensible server makes them.
+    /// The line before a chunk or the trailers exceed their limits.
     #[error("a line of the body is too long")]
     TooLong,
 }
@@ -38,12 +38,12 @@ pub enum Framing {
     Chunked,
     /// The end of the connection.
     Close,
-    /// This number of bytes; also where there is no body by definition.
+    /// This number of bytes; also for responses that have no body by definition.
     Length(u64),
 }
 
 impl Framing {
-    /// That of the answer to a request with this method.
+    /// Framing of the answer to a request with this method.
     ///
     /// # Errors
     /// `Framing`.
@@ -70,7 +70,7 @@ impl Framing {
     }
 }
 
-/// Digits only: a sign, a list or a blank would be read differently by others.
+/// Digits only: other parsers read a sign, a list or a blank differently.
 fn parse_length(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
@@ -80,17 +80,17 @@ fn parse_length(text: &str) -> Option<u64> {
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// This many bytes of the input are of the body. There is at least one.
+    /// This many bytes of the input, at least one, belong to the body.
     Data(usize),
-    /// The body ended before.
+    /// The body ended before this input.
     End,
     /// More input is needed.
     More,
-    /// This many bytes of the input are not of the body and are done with.
+    /// This many bytes of the input do not belong to the body and can be discarded.
     Skip(usize),
 }
 
-/// Takes a body in chunks apart, without holding any of it.
+/// Decodes a chunked body without buffering it.
 #[derive(Clone, Debug)]
 pub struct ChunkedDecoder {
     state: State,
@@ -100,7 +100,7 @@ pub struct ChunkedDecoder {
 enum State {
     /// Within a chunk, with this many bytes left.
     Data(u64),
-    /// After the data of a chunk, before the end of its line.
+    /// Between the data of a chunk and the end of its line.
     DataEnd,
     Ended,
     /// Before the size of a chunk.
@@ -116,11 +116,11 @@ impl Default for ChunkedDecoder {
 }
 
 impl ChunkedDecoder {
-    /// Looks at the input that follows what was taken before, and says what its beginning is. Call it again with what is
-    /// left after that.
+    /// Classifies the start of the input that follows the consumed part. Call it again with the
+    /// rest.
     ///
     /// # Errors
-    /// `Chunk` and `TooLong`; the connection is of no use any more.
+    /// `Chunk` and `TooLong`; the connection cannot be used again.
     pub fn step(&mut self, input: &[u8]) -> Result<Step, BodyError> {
         match self.state {
             State::Ended => Ok(Step::End),
@@ -167,7 +167,7 @@ impl ChunkedDecoder {
     }
 }
 
-/// The line at the start of the input, without its end, if it is complete.
+/// The first line of the input, without its end, if it is complete.
 fn line(input: &[u8], limit: usize) -> Result<Option<&[u8]>, BodyError> {
     match input.iter().position(|byte| *byte == b'\n') {
         Some(end) if end > limit + 1 => Err(BodyError::TooLong),
@@ -192,7 +192,7 @@ mod tests {
         Framing::of(method, &head)
     }
 
-    /// Feeds `input` in the given pieces; the body, and what is left over after its end.
+    /// Feeds `input` in the given pieces; returns the body, and the bytes after its end.
     fn decode(input: &[u8], piece: usize) -> Result<(Vec<u8>, Option<Vec<u8>>), BodyError> {
         let (mut decoder, mut body, mut held) = (ChunkedDecoder::default(), Vec::new(), Vec::new());
         let mut pieces = input.chunks(piece.max(1));

@@ -1,7 +1,7 @@
-//! Heads of HTTP/1.1 messages: requests are written, responses are parsed.
+//! Heads of HTTP/1.1 messages: writes requests and parses responses.
 //!
-//! A connection carries one answer after the other, and whoever misreads where one ends reads the next from the middle of it
-//! (H141). So whatever could be read in two ways is an error here, and the connection is given up: a line that ends in a bare
+//! A connection carries one answer after the other. A parser that misplaces the end of one reads the next from its middle
+//! (H141). So every ambiguity is an error here and ends the connection: a line that ends in a bare
 //! LF, a folded header, a space before a colon, a version other than 1.0 and 1.1, a head without end.
 //!
 //! Source: RFC 9112 §2 to §5, RFC 9110 §5.
@@ -15,38 +15,38 @@ pub const HEAD_LIMIT: usize = 32 << 10;
 /// Maximum number of headers.
 const HEADERS_LIMIT: usize = 128;
 
-/// Why a head is not one.
+/// Reason why a head is invalid.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HeadError {
     /// A line ends in LF without CR before it.
     #[error("a line of the head ends without a carriage return")]
     BareLineFeed,
-    /// A name or value of a request has bytes that would end the line or the head.
+    /// A name or value of a request contains bytes that would end the line or the head.
     #[error("the header {0} cannot be sent")]
     Header(&'static str),
-    /// It does not follow the grammar.
+    /// The head violates the grammar.
     #[error("the head is malformed")]
     Malformed,
-    /// It has more than [`HEAD_LIMIT`] bytes or 128 headers.
+    /// The head has more than [`HEAD_LIMIT`] bytes or 128 headers.
     #[error("the head is too large")]
     TooLarge,
-    /// It is of a version of HTTP that is not spoken here.
+    /// The HTTP version is not supported.
     #[error("the version of HTTP is neither 1.0 nor 1.1")]
     Version,
 }
 
-/// The headers of a response, in the order in which they came, names in lower case.
+/// The headers of a response in their original order, with names in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, String)>);
 
 impl Headers {
-    /// The value of the first header of that name, which is given in lower case.
+    /// The value of the first header with this name, which is in lower case.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_str())
     }
 
-    /// The values of all headers of that name, which is given in lower case.
+    /// The values of all headers with this name, which is in lower case.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(have, _)| have == name).map(|(_, value)| value.as_str())
     }
@@ -58,7 +58,7 @@ impl Headers {
 }
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
-    /// Headers with these names, which are in lower case, and values.
+    /// Headers from pairs of a name in lower case and a value.
     fn from_iter<I: IntoIterator<Item = (N, V)>>(headers: I) -> Self {
         Self(headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
@@ -69,15 +69,15 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
 pub struct ResponseHead {
     /// The headers.
     pub headers: Headers,
-    /// The second half of the version: 0 or 1.
+    /// The minor version: 0 or 1.
     pub minor_version: u8,
     /// The status, from 100 to 999.
     pub status: u16,
 }
 
 impl ResponseHead {
-    /// The encoding of the body, if somebody on the way compressed it, or it was stored so (H120). `aws-chunked` only says how the
-    /// body once was sent.
+    /// The encoding of the body, if a proxy compressed it, or it was stored compressed (H120). `aws-chunked` is only the encoding in which
+    /// the body was once sent.
     pub fn compression(&self) -> Option<&str> {
         let encoding = self.headers.get("content-encoding")?.trim();
         let is_plain =
@@ -85,7 +85,7 @@ impl ResponseHead {
         (!is_plain).then_some(encoding)
     }
 
-    /// Returns `true` if the connection can carry another request after this answer, as far as its head says (RFC 9112 §9.3).
+    /// Returns `true` if the connection can carry another request after this answer, according to its head (RFC 9112 §9.3).
     pub fn keeps_connection(&self) -> bool {
         let has = |wanted: &str| {
             let tokens = self.headers.all("connection").flat_map(|value| value.split(','));
@@ -95,10 +95,10 @@ impl ResponseHead {
     }
 }
 
-/// Writes the head of a request, with the empty line that ends it, to the end of `out`.
+/// Appends the head of a request, with the final empty line, to `out`.
 ///
 /// # Errors
-/// `Header` if something in it would be read as the end of a line, `Malformed` for such a method or target. Nothing is
+/// `Header` if a name or value contains a line end, `Malformed` for an invalid method or target. Nothing is
 /// written then.
 pub fn write_request<'a>(
     out: &mut Vec<u8>,
@@ -142,10 +142,10 @@ fn write_lines<'a>(
     Ok(())
 }
 
-/// Parses the head of a response at the start of `input`. Returns it with its length, or `None` if it is not complete yet.
+/// Parses the head of a response at the start of `input`. Returns it with its length, or `None` if it is incomplete.
 ///
 /// # Errors
-/// Anything that no further bytes can mend.
+/// Any error that further bytes cannot repair.
 pub fn parse_response(input: &[u8]) -> Result<Option<(ResponseHead, usize)>, HeadError> {
     let Some(length) = end_of_head(input)? else {
         return if input.len() > HEAD_LIMIT { Err(HeadError::TooLarge) } else { Ok(None) };
@@ -169,7 +169,7 @@ pub fn parse_response(input: &[u8]) -> Result<Option<(ResponseHead, usize)>, Hea
     Ok(Some((ResponseHead { headers, minor_version, status }, length)))
 }
 
-/// Where the head ends, if it does. `httparse` takes a bare LF for the end of a line, and skips empty lines before the head.
+/// The end of the head, if it is complete. `httparse` accepts a bare LF as line end, and skips empty lines before the head.
 fn end_of_head(input: &[u8]) -> Result<Option<usize>, HeadError> {
     if input.first().is_some_and(|first| *first != b'H') {
         return Err(HeadError::Malformed);

@@ -1,7 +1,7 @@
-//! Signatures of requests, version 4.
+//! Request signatures, version 4.
 //!
-//! Signed are the headers that are given, and no others: those that a proxy may change are not among them (H110). The query
-//! and the path are signed as they are sent.
+//! The signature covers exactly the given headers; those that a proxy may change are not among them (H110). The query
+//! and the path are signed as sent.
 //!
 //! Source: AWS, "Authenticating Requests (AWS Signature Version 4)" for S3: "Using the Authorization Header" and "Using Query
 //! Parameters".
@@ -21,7 +21,7 @@ pub const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934c
 /// The payload hash of a body that is not signed.
 pub const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 
-/// A key that is derived from a secret for one day, region and service. It is wiped when it is dropped.
+/// A key derived from a secret for one day, region and service. Zeroed on drop.
 #[derive(Clone)]
 pub struct SigningKey {
     key: Zeroizing<[u8; 32]>,
@@ -67,15 +67,15 @@ impl fmt::Debug for SigningKey {
 /// The signed parts of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Signed<'a> {
-    /// The headers, names in lower case and each once, in any order: `host` and those that begin with `x-amz-` at least.
+    /// The headers, names in lower case and unique, in any order: at least `host` and all that begin with `x-amz-`.
     pub headers: &'a [(&'a str, &'a str)],
     /// The method, in capitals.
     pub method: &'a str,
-    /// The encoded path, beginning with `/`.
+    /// The encoded path, with a leading `/`.
     pub path: &'a str,
     /// The SHA-256 of the body in hexadecimal digits, or [`UNSIGNED_PAYLOAD`].
     pub payload_hash: &'a str,
-    /// The query as [`query`](query()) makes it.
+    /// The query, as [`query`](query()) encodes it.
     pub query: &'a str,
 }
 
@@ -86,8 +86,8 @@ pub fn authorization(key: &SigningKey, access_key_id: &str, date: &AmzDate, requ
     format!("AWS4-HMAC-SHA256 Credential={access_key_id}/{scope},SignedHeaders={names},Signature={signature}")
 }
 
-/// The query of a request that anybody may send until `seconds` after `date`: 1 to 604,800, which is a week. `pairs` are the
-/// names and values of the query without signature, not encoded; [`Signed::query`] is not looked at.
+/// The query of a presigned request, valid until `seconds` after `date`: 1 to 604,800, which is a week. `pairs` are the
+/// unencoded names and values of the query without signature; [`Signed::query`] is ignored.
 pub fn presigned_query(
     key: &SigningKey,
     access_key_id: &str,
@@ -113,14 +113,14 @@ pub fn presigned_query(
     format!("{query}&X-Amz-Signature={signature}")
 }
 
-/// The text whose hash is signed, and the names of the headers in it.
+/// The canonical request, and the names of its headers.
 fn canonical(request: &Signed<'_>, query: &str) -> (String, String) {
     let (headers, names) = sorted_headers(request);
     let Signed { method, path, payload_hash, .. } = request;
     let mut text = format!("{method}\n{path}\n{query}\n");
     for (name, value) in headers {
         let words: Vec<_> = value.split_ascii_whitespace().collect();
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{name}:{}", words.join(" "));
     }
     let _ = write!(text, "\n{names}\n{payload_hash}");
@@ -135,13 +135,13 @@ fn sorted_headers<'a>(request: &Signed<'a>) -> (Vec<(&'a str, &'a str)>, String)
     (headers, names)
 }
 
-/// The SHA-256 of some bytes in hexadecimal digits.
+/// SHA-256 in hexadecimal digits.
 pub fn hex_sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
 fn hmac(key: &[u8], text: &[u8]) -> [u8; 32] {
-    // A key of any length will do, so there is no error to pass on.
+    // HMAC accepts keys of any length, so this cannot fail.
     Hmac::<Sha256>::new_from_slice(key)
         .map_or([0; 32], |mac| mac.chain_update(text).finalize().into_bytes().into())
 }

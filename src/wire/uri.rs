@@ -1,6 +1,6 @@
-//! The text of a request's target, and where it is sent.
+//! The target of a request, and the address of its server.
 //!
-//! Everything is encoded here and once, from the plain text, at the last moment; what is signed is what is sent, to the byte
+//! Text is encoded only here and only once, from plain text, so the signed bytes are the sent bytes
 //! (H111).
 //!
 //! Source: RFC 3986 §2; AWS, "Create a canonical request".
@@ -9,31 +9,31 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-/// Why a text is not the address of a server.
+/// Reason why a text is not the address of a server.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum UriError {
-    /// There is no host, or it has characters that no host has.
+    /// The host is missing, or contains invalid characters.
     #[error("the host is malformed")]
     Host,
     /// The port is not a number from 1 to 65535.
     #[error("the port is malformed")]
     Port,
-    /// It begins with something other than `http://` or `https://`.
+    /// The scheme is neither `http://` nor `https://`.
     #[error("the scheme is neither http nor https")]
     Scheme,
-    /// It has a user, a query or a fragment, which addresses of servers do not have.
+    /// The address has a user, a query or a fragment.
     #[error("it has parts that the address of a server does not have")]
     Unwanted,
 }
 
-/// How a server is spoken to.
+/// Scheme of an address.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// In plain text.
+    /// Plain text.
     Http,
-    /// Through TLS.
+    /// TLS.
     Https,
 }
 
@@ -43,20 +43,20 @@ pub enum Scheme {
 pub struct Endpoint {
     /// Encoded prefix of every path; empty, or with a leading and without a trailing `/`.
     pub base_path: String,
-    /// A name in lower case or an IP address; an IPv6 address without brackets.
+    /// A name in lower case, or an IP address; an IPv6 address without brackets.
     pub host: String,
-    /// The port, 80 or 443 unless it was named.
+    /// The port; 80 or 443 by default.
     pub port: u16,
-    /// How it is spoken to.
+    /// The scheme.
     pub scheme: Scheme,
 }
 
 impl Endpoint {
-    /// Reads an address such as `https://s3.eu-west-1.example.com`, `http://[::1]:9000/base` or `storage.example.com`, which
+    /// Parses an address such as `https://s3.eu-west-1.example.com`, `http://[::1]:9000/base` or `storage.example.com`, which
     /// means HTTPS.
     ///
     /// # Errors
-    /// Only what could not be put into a request (H109).
+    /// For an address that cannot be used in a request.
     pub fn parse(text: &str) -> Result<Self, UriError> {
         let (scheme, rest) = match text.split_once("://") {
             None => (Scheme::Https, text),
@@ -71,7 +71,7 @@ impl Endpoint {
         let (host, port) = split_port(authority)?;
         let default = if scheme == Scheme::Http { 80 } else { 443 };
         let port = port.map_or(Ok(default), |port| match port.parse() {
-            // A number may begin with a sign elsewhere.
+            // `parse` accepts a sign.
             Ok(number @ 1..) if !port.starts_with('+') => Ok(number),
             _ => Err(UriError::Port),
         })?;
@@ -79,7 +79,7 @@ impl Endpoint {
         Ok(Self { base_path, host, port, scheme })
     }
 
-    /// The value of the `host` header: the port only if it is not the usual one.
+    /// The value of the `host` header, with the port only if it is not the default.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.scheme, self.port) {
@@ -88,7 +88,7 @@ impl Endpoint {
         }
     }
 
-    /// The same server under a name with one more label in front, as in `bucket.s3.example.com`.
+    /// The same server with one more label in front, as in `bucket.s3.example.com`.
     #[must_use]
     pub fn with_label(&self, label: &str) -> Self {
         Self { host: format!("{}.{}", label.to_ascii_lowercase(), self.host), ..self.clone() }
@@ -99,7 +99,7 @@ impl Endpoint {
         self.host.parse::<IpAddr>().is_ok()
     }
 
-    /// Returns `true` if it can only be on this host.
+    /// Returns `true` if the address can only be on this host.
     pub fn is_loopback(&self) -> bool {
         let by_name = self.host == "localhost" || self.host.ends_with(".localhost");
         by_name || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -129,12 +129,12 @@ fn split_port(authority: &str) -> Result<(String, Option<&str>), UriError> {
     Ok((host.to_ascii_lowercase(), port))
 }
 
-/// A path, encoded: every byte but `A-Z a-z 0-9 - . _ ~ /`.
+/// Encodes a path: every byte but `A-Z a-z 0-9 - . _ ~ /`.
 pub fn encode_path(raw: &str) -> String {
     encode_but(raw, b"/")
 }
 
-/// A name or value of a query, or one part of a path, encoded: `/` too.
+/// Encodes a name or value of a query, or one segment of a path: `/` too.
 pub fn encode(raw: &str) -> String {
     encode_but(raw, b"")
 }
@@ -152,7 +152,7 @@ fn encode_but(raw: &str, kept: &[u8]) -> String {
     encoded
 }
 
-/// The plain text of an encoded one. `+` stands for itself. `None` if it is cut, or is not UTF-8 once it is decoded.
+/// Decodes a text. `+` stands for itself. `None` if an escape is truncated, or the result is not UTF-8.
 pub fn decode(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -169,7 +169,7 @@ pub fn decode(text: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
-/// A query of these names and values: encoded, then put in order, as it is both sent and signed. A name without value is
+/// Encodes and sorts a query, for signing and sending. A name without value is
 /// still followed by `=`.
 pub fn query(pairs: &[(&str, &str)]) -> String {
     let mut encoded: Vec<_> = pairs.iter().map(|(name, value)| (encode(name), encode(value))).collect();
@@ -203,7 +203,7 @@ mod tests {
             query(&[("prefix", "a/b"), ("list-type", "2"), ("delete", "")]),
             "delete=&list-type=2&prefix=a%2Fb"
         );
-        // Sorted as they are sent: `A-` before `a`, and `a%2F` before `a-`.
+        // Sorted in the encoded form: `A-` before `a`, and `a%2F` before `a-`.
         assert_eq!(query(&[("a-", "1"), ("a/", "2"), ("B", "3")]), "B=3&a%2F=2&a-=1");
     }
 

@@ -10,19 +10,19 @@ use crate::wire::uri::decode;
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Prefixes that stand for everything below them, in the order of the page.
+    /// Common prefixes, in the order of the page.
     pub common_prefixes: Vec<String>,
     /// Number of entries of the page, according to the server.
     pub key_count: Option<u64>,
     /// Maximum number of entries of a page, if the server says so.
     pub max_keys: Option<u64>,
-    /// Where the next page begins, if the server says so: to the letter, because some servers name a key here.
+    /// Token of the next page, if the server gives one: verbatim, because some servers put a key here.
     pub next: Option<String>,
-    /// The same in answers to the first version of the call: a key or a prefix.
+    /// The same in answers to version 1 of the call: a key or a prefix.
     pub next_marker: Option<String>,
     /// Objects, in the order of the page.
     pub objects: Vec<ListedObject>,
-    /// `true` if this is not the last page, if the server says so.
+    /// `true` if another page follows; `None` if the server does not say.
     pub truncated: Option<bool>,
 }
 
@@ -30,11 +30,11 @@ pub struct Listing {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedObject {
-    /// Its tag, as the server writes it.
+    /// Its entity tag, as the server writes it.
     pub etag: Option<String>,
     /// Its key.
     pub key: String,
-    /// When it was stored.
+    /// Time at which it was stored.
     pub last_modified: Option<SystemTime>,
     /// Its size in bytes.
     pub size: u64,
@@ -42,11 +42,11 @@ pub struct ListedObject {
     pub storage_class: Option<String>,
 }
 
-/// Reads a page of a listing for which `encoding-type=url` was asked. Names are decoded if the page says that they are encoded.
+/// Parses a page that was requested with `encoding-type=url`. Names are decoded if the page says that they are encoded.
 ///
 /// # Errors
-/// Any. `Missing` for a page that says in a word that is not known whether it is the last: a listing that may be cut is none (H12). The
-/// same for a name that is said to be encoded and cannot be decoded.
+/// Any. `Missing` if the page says with an unknown word if it is the last, because a listing that may be truncated proves nothing (H12), and
+/// for an encoded name that cannot be decoded.
 pub fn parse_listing(document: &[u8]) -> Result<Listing, XmlError> {
     let root = root(document, &["ListBucketResult", "ListBucketResultV2"], LARGE_LIMIT)?;
     let is_encoded = root.value("EncodingType").is_some_and(|kind| kind.eq_ignore_ascii_case("url"));
@@ -54,7 +54,7 @@ pub fn parse_listing(document: &[u8]) -> Result<Listing, XmlError> {
         if text.is_empty() {
             return Err(XmlError::Missing("key of an object"));
         }
-        // A blank comes as `+` from some servers, and a plus as `%2B` from all that encode.
+        // Some servers encode a blank as `+`; all that encode write a plus as `%2B`.
         let is_plain = !is_encoded || !text.contains(['%', '+']);
         let decoded = if is_plain { Some(text.to_owned()) } else { decode(&text.replace('+', "%20")) };
         decoded.ok_or(XmlError::Missing("key of an object"))

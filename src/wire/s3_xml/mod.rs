@@ -1,10 +1,10 @@
-//! The documents that S3 servers send and want.
+//! XML documents of the S3 protocol.
 //!
-//! Servers differ in what they leave out: what is not needed is optional, the order of elements does not matter, and what is
-//! not known is skipped (H108). A document is complete once its root is closed, and an error before.
+//! Servers leave out different things: unneeded elements are optional, their order does not matter, and unknown
+//! elements are skipped (H108). A document is an error until its root is closed.
 //!
-//! Some calls answer 200 and then report an error in the body (H107): each function here that reads an answer returns
-//! [`XmlError::Service`] for such a one.
+//! Some calls answer 200 and then report an error in the body (H107). Each function that parses an answer returns
+//! [`XmlError::Service`] for such a document.
 //!
 //! Source: AWS, "Amazon S3 API Reference".
 
@@ -21,35 +21,35 @@ use crate::wire::s3_xml::tree::Element;
 
 pub use listing::{ListedObject, Listing, parse_listing};
 
-/// Why a document is not the one that was expected.
+/// Reason why a document is not the expected one.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum XmlError {
-    /// It has a document type.
+    /// The document has a document type.
     #[error("the document has a type, and such documents are not read")]
     DocumentType,
-    /// A name has characters that XML cannot carry.
+    /// A name contains characters that XML cannot represent.
     #[error("the name {0:?} cannot be written in XML")]
     Name(String),
-    /// It does not follow the grammar.
+    /// The document violates the grammar.
     #[error("the document is malformed")]
     Malformed,
     /// A required element is missing or has the wrong form.
     #[error("the document has no usable {0}")]
     Missing(&'static str),
-    /// It reports an error.
+    /// The document reports an error.
     #[error("the server reports {}: {}", .0.code, .0.message)]
     Service(Box<ErrorBody>),
-    /// Elements lie too deep in one another.
+    /// Elements are nested too deeply.
     #[error("the document is too deep")]
     TooDeep,
-    /// It is longer than it may be.
+    /// The document exceeds its maximum length.
     #[error("the document is too large")]
     TooLarge,
-    /// It ends early.
+    /// The document ends early.
     #[error("the document is cut")]
     Truncated,
-    /// It is another document.
+    /// The root element is another one.
     #[error("the document begins with {0:?}")]
     Unexpected(String),
 }
@@ -58,21 +58,21 @@ pub enum XmlError {
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ErrorBody {
-    /// The bucket that it is about.
+    /// The bucket of the failed request.
     pub bucket: Option<String>,
     /// The code, such as `NoSuchKey`.
     pub code: String,
-    /// The endpoint to use instead, where it names one.
+    /// Another endpoint to use, if the server names one.
     pub endpoint: Option<String>,
     /// Identifies the machine to the operator of the server.
     pub host_id: Option<String>,
-    /// The text for people.
+    /// Human-readable message.
     pub message: String,
-    /// The region to use instead, where it names one.
+    /// Another region to use, if the server names one.
     pub region: Option<String>,
     /// Identifies the request to the operator of the server.
     pub request_id: Option<String>,
-    /// The object or bucket that it is about, as the server writes it.
+    /// The object or bucket of the failed request, as the server writes it.
     pub resource: Option<String>,
 }
 
@@ -80,9 +80,9 @@ pub struct ErrorBody {
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeleteResult {
-    /// The keys that the answer says were deleted. Under `Quiet` there are none.
+    /// Deleted keys. Empty under `Quiet`.
     pub deleted: Vec<String>,
-    /// The keys that were not, with code and message.
+    /// Failed keys, with code and message.
     pub errors: Vec<(String, ErrorBody)>,
 }
 
@@ -90,59 +90,59 @@ pub struct DeleteResult {
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
-    /// The tag of what was stored. Some servers leave it out.
+    /// Entity tag of the stored object. Some servers leave it out.
     pub etag: Option<String>,
-    /// When that was.
+    /// Time at which it was stored.
     pub last_modified: Option<SystemTime>,
 }
 
-/// An upload in parts that was begun and not ended.
+/// An unfinished multipart upload.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenUpload {
-    /// When it was begun.
+    /// Start of the upload.
     pub initiated: Option<SystemTime>,
-    /// Of what.
+    /// Key of the object.
     pub key: String,
-    /// By which it is continued or aborted.
+    /// Id of the upload.
     pub upload_id: String,
 }
 
-/// A page of the list of uploads in parts.
+/// A page of a listing of multipart uploads.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenUploads {
-    /// After which key and id the next page begins; `None` if this is the last.
+    /// Key and id after which the next page begins; `None` on the last page.
     pub next: Option<(String, String)>,
     /// The entries of the page.
     pub uploads: Vec<OpenUpload>,
 }
 
-/// What a lifecycle rule does to objects.
+/// A lifecycle rule.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LifecycleRule {
     /// Days after which unfinished multipart uploads are aborted.
     pub abort_days: Option<u32>,
-    /// `true` if it is in force: it is, unless it is certainly not (H31).
+    /// `true` unless the rule is certainly disabled (H31).
     pub enabled: bool,
-    /// Objects are deleted.
+    /// `true` if the rule deletes objects.
     pub expires: bool,
     /// Its name.
     pub id: String,
-    /// Only objects whose keys begin so; empty: all.
+    /// Prefix of the affected keys; empty for all.
     pub prefix: String,
-    /// Objects are moved to a colder storage class.
+    /// `true` if the rule moves objects to a colder storage class.
     pub transitions: bool,
 }
 
-/// Reads the body of an error response. `None` if it is no document, as where a proxy answered.
+/// Parses the body of an error response. `None` if it is no document, as in the answer of a proxy.
 pub fn parse_error(document: &[u8]) -> Option<ErrorBody> {
     let root = Element::parse(document, SMALL_LIMIT).ok()?;
     error_of(&root)
 }
 
-/// Reads the answer to a multi-delete.
+/// Parses the answer to a multi-delete.
 ///
 /// # Errors
 /// Any.
@@ -158,7 +158,7 @@ pub fn parse_deleted(document: &[u8]) -> Result<DeleteResult, XmlError> {
     Ok(DeleteResult { deleted, errors: errors.collect::<Result<_, _>>()? })
 }
 
-/// Reads the answer to a copy of an object or of a part.
+/// Parses the answer to a copy of an object or of a part.
 ///
 /// # Errors
 /// Any.
@@ -167,7 +167,7 @@ pub fn parse_copied(document: &[u8]) -> Result<Stored, XmlError> {
     Ok(stored(&root))
 }
 
-/// Reads the answer to the completion of an upload in parts.
+/// Parses the answer to the completion of a multipart upload.
 ///
 /// # Errors
 /// Any.
@@ -176,7 +176,7 @@ pub fn parse_completed(document: &[u8]) -> Result<Stored, XmlError> {
     Ok(stored(&root))
 }
 
-/// Reads the id of an upload in parts that was begun.
+/// Parses the id of a new multipart upload.
 ///
 /// # Errors
 /// Any.
@@ -185,7 +185,7 @@ pub fn parse_begun(document: &[u8]) -> Result<String, XmlError> {
     root.value("UploadId").map(str::to_owned).ok_or(XmlError::Missing("upload id"))
 }
 
-/// Reads a page of the list of uploads in parts.
+/// Parses a page of a listing of multipart uploads.
 ///
 /// # Errors
 /// Any.
@@ -208,7 +208,7 @@ pub fn parse_uploads(document: &[u8]) -> Result<OpenUploads, XmlError> {
     Ok(OpenUploads { next, uploads })
 }
 
-/// Reads the names of all buckets.
+/// Parses the names of all buckets.
 ///
 /// # Errors
 /// Any.
@@ -218,7 +218,7 @@ pub fn parse_buckets(document: &[u8]) -> Result<Vec<String>, XmlError> {
     Ok(buckets.filter_map(|bucket| bucket.value("Name").map(str::to_owned)).collect())
 }
 
-/// Reads whether old versions of objects are kept. `Suspended` is not.
+/// Parses the versioning state: `true` if old versions are kept. `Suspended` is `false`.
 ///
 /// # Errors
 /// Any.
@@ -227,7 +227,7 @@ pub fn parse_versioning(document: &[u8]) -> Result<bool, XmlError> {
     Ok(root.value("Status").is_some_and(|status| status.eq_ignore_ascii_case("enabled")))
 }
 
-/// Reads whether objects are locked against deletion when they are stored.
+/// Parses the object lock configuration: `true` if new objects are locked against deletion.
 ///
 /// # Errors
 /// Any.
@@ -236,7 +236,7 @@ pub fn parse_object_lock(document: &[u8]) -> Result<bool, XmlError> {
     Ok(root.child("Rule").is_some_and(|rule| rule.child("DefaultRetention").is_some()))
 }
 
-/// Reads what happens to objects by themselves.
+/// Parses the lifecycle rules.
 ///
 /// # Errors
 /// Any.
@@ -263,14 +263,14 @@ pub fn parse_lifecycle(document: &[u8]) -> Result<Vec<LifecycleRule>, XmlError> 
     Ok(root.children("Rule").map(rule).collect())
 }
 
-/// Reads the region of a bucket, as the server writes it. `None` where it names none, which at AWS means `us-east-1`; the old
+/// Parses the region of a bucket, as the server writes it. `None` if it names none, which at AWS means `us-east-1`; the old
 /// name `EU` there means `eu-west-1`.
 ///
 /// # Errors
 /// Any.
 pub fn parse_location(document: &[u8]) -> Result<Option<String>, XmlError> {
     let root = root(document, &["LocationConstraint"], SMALL_LIMIT)?;
-    // The reference shows the element within itself, the servers send it by itself.
+    // The AWS reference nests the element in itself; servers send it alone.
     let region = root.value("LocationConstraint").unwrap_or(root.text().trim_ascii());
     Ok(Some(region.to_owned()).filter(|region| !region.is_empty()))
 }
@@ -290,14 +290,14 @@ pub fn write_delete<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<Strin
     Ok(document)
 }
 
-/// Writes the body that completes an upload in parts: numbers, which grow, and tags as the server gave them.
+/// Writes the body that completes a multipart upload: ascending numbers, and the entity tags as the server gave them.
 ///
 /// # Errors
 /// `Name` for a tag with characters that XML cannot carry.
 pub fn write_complete<'a>(parts: impl IntoIterator<Item = (u32, &'a str)>) -> Result<String, XmlError> {
     let mut document = format!("<CompleteMultipartUpload xmlns=\"{NAMESPACE}\">");
     for (number, etag) in parts {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(document, "<Part><PartNumber>{number}</PartNumber><ETag>");
         escape(etag, &mut document)?;
         document.push_str("</ETag></Part>");
@@ -306,7 +306,7 @@ pub fn write_complete<'a>(parts: impl IntoIterator<Item = (u32, &'a str)>) -> Re
     Ok(document)
 }
 
-/// Writes the body with which a bucket is made in a region.
+/// Writes the body that creates a bucket in a region.
 ///
 /// # Errors
 /// `Name` for a region with characters that XML cannot carry.
@@ -331,7 +331,7 @@ fn root(document: &[u8], names: &[&str], limit: usize) -> Result<Element, XmlErr
 }
 
 fn error_of(root: &Element) -> Option<ErrorBody> {
-    // Some wrap it, as services other than S3 do.
+    // Services other than S3 wrap the error.
     let root = if root.name == "ErrorResponse" { root.child("Error")? } else { root };
     if root.name != "Error" {
         return None;
@@ -370,7 +370,7 @@ fn is_truncated(root: &Element) -> Result<Option<bool>, XmlError> {
     }
 }
 
-/// XML 1.0 has no way at all to write most control characters.
+/// XML 1.0 cannot represent most control characters.
 fn escape(text: &str, out: &mut String) -> Result<(), XmlError> {
     for character in text.chars() {
         match character {
@@ -378,7 +378,7 @@ fn escape(text: &str, out: &mut String) -> Result<(), XmlError> {
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
-            // As they are, a parser would take them for other white space.
+            // A parser would normalise these characters if they were not escaped.
             '\t' | '\n' | '\r' => _ = write!(out, "&#{};", u32::from(character)),
             '\0'..='\x1f' | '\u{fffe}' | '\u{ffff}' => return Err(XmlError::Name(text.to_owned())),
             character => out.push(character),

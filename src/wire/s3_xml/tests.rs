@@ -45,7 +45,7 @@ fn what_is_not_needed_may_be_missing() {
     let plain = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key> a%20&amp;&#x41; </Key><Size> 7 </Size>\
                  <Owner><ID>x</ID></Owner></Contents></ListBucketResult>";
     let listing = parse_listing(plain.as_bytes()).unwrap();
-    // Blanks belong to a key, and nothing is decoded that was not said to be encoded.
+    // Blanks belong to a key, and a name that is not marked as encoded is not decoded.
     assert_eq!((listing.objects[0].key.as_str(), listing.objects[0].size), (" a%20&A ", 7));
     assert_eq!(parse_copied(b"<CopyObjectResult/>"), Ok(Stored::default()));
     assert_eq!(
@@ -278,7 +278,7 @@ fn a_page_that_only_claims_to_be_encoded_is_refused_where_that_shows() {
         );
         assert_eq!(parse_listing(text.as_bytes()), Err(XmlError::Missing("key of an object")), "{key}");
     }
-    // Once, not as often as it goes.
+    // Each of them once.
     let twice = "<ListBucketResult><IsTruncated>false</IsTruncated><EncodingType>url</EncodingType>\
                  <Contents><Key>a%252Fb</Key><Size>1</Size></Contents></ListBucketResult>";
     assert_eq!(parse_listing(twice.as_bytes()).unwrap().objects[0].key, "a%2Fb");
@@ -286,7 +286,7 @@ fn a_page_that_only_claims_to_be_encoded_is_refused_where_that_shows() {
 
 /// Proves H108.
 ///
-/// The same two keys, as servers of different makers shape a page: AWS, Ceph, Swift, Garage, R2.
+/// The same two keys, in pages of different servers: AWS, Ceph, Swift, Garage, R2.
 #[test]
 fn pages_of_many_servers_say_the_same() {
     let aws = r#"<?xml version="1.0" encoding="UTF-8"?>

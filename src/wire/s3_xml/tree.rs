@@ -1,7 +1,7 @@
 //! Documents as trees of elements, for untrusted documents.
 //!
-//! Elements are known by their local names; namespaces, attributes, comments and processing instructions are skipped. There
-//! are no document types and so no entities but the five that XML has by itself. Depth and size are limited (H117).
+//! Elements are identified by their local names; namespaces, attributes, comments and processing instructions are skipped.
+//! Document types are refused, so the only entities are the five of XML itself. Depth and size are limited (H117).
 
 use std::borrow::Cow;
 
@@ -11,16 +11,16 @@ use quick_xml::events::{BytesRef, Event};
 
 use crate::wire::s3_xml::XmlError;
 
-/// How deep elements lie in one another at most. S3 needs six.
+/// Maximum depth of nested elements. S3 needs six.
 const DEPTH_LIMIT: usize = 16;
-/// Number of elements at most. A tree takes far more memory than its text where elements are small; a page of 1000
+/// Maximum number of elements. A tree takes far more memory than its text if elements are small; a page of 1000
 /// objects has about 15,000.
 const ELEMENT_LIMIT: usize = 1 << 18;
 
-/// What a page of a listing is made of: an object, and what is said of it.
+/// Names of elements that occur for each object of a listing.
 const OFTEN: [&str; 6] = ["Contents", "Key", "LastModified", "ETag", "Size", "StorageClass"];
 
-/// An element. Text beside children, which S3 does not have, is lost.
+/// An element. Text beside child elements, which S3 does not use, is dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Element {
     children: Vec<Element>,
@@ -29,7 +29,7 @@ pub(super) struct Element {
 }
 
 impl Element {
-    /// The root of a document of at most `limit` bytes, with white space before and after it.
+    /// Parses a document of at most `limit` bytes, with white space before and after it.
     pub(super) fn parse(document: &[u8], limit: usize) -> Result<Self, XmlError> {
         if document.len() > limit {
             return Err(XmlError::TooLarge);
@@ -69,7 +69,7 @@ impl Element {
     }
 
     fn named(name: &str) -> Self {
-        // Those of which a page of a listing has thousands take no memory of their own.
+        // Frequent names are not allocated.
         let name = match OFTEN.iter().find(|often| **often == name) {
             Some(often) => Cow::Borrowed(*often),
             None => Cow::Owned(name.to_owned()),
@@ -78,23 +78,23 @@ impl Element {
         Self { children: Vec::with_capacity(room), name, text: String::new() }
     }
 
-    /// The first child of that name.
+    /// The first child with this name.
     pub(super) fn child(&self, name: &str) -> Option<&Self> {
         self.children.iter().find(|child| child.name == name)
     }
 
-    /// All children of that name.
+    /// All children with this name.
     pub(super) fn children<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Self> {
         self.children.iter().filter(move |child| child.name == name)
     }
 
-    /// The text in it, to the letter.
+    /// Its text, verbatim.
     pub(super) fn text(&self) -> &str {
         if self.children.is_empty() { &self.text } else { "" }
     }
 
-    /// The text in the first child of that name, without white space around it; `None` if there is no such child or nothing
-    /// in it.
+    /// The text of the first child with this name, trimmed; `None` if it is missing or
+    /// empty.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.child(name).map(|child| child.text().trim_ascii()).filter(|text| !text.is_empty())
     }
@@ -141,7 +141,7 @@ fn character(reference: &BytesRef<'_>) -> Result<char, XmlError> {
 
 fn malformed(error: &ReaderError) -> XmlError {
     match error {
-        // The document ended within something.
+        // The document ended inside an element.
         ReaderError::Syntax(_) => XmlError::Truncated,
         _ => XmlError::Malformed,
     }
