@@ -96,6 +96,7 @@ pub mod http;
 pub mod local;
 pub mod manual;
 pub mod prune;
+mod rename;
 pub mod retention;
 pub mod rt;
 #[cfg(feature = "s3")]

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 21] = [
+const ROOMS: [(&str, &[&str]); 22] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
     ("chunker", &["format"]),
     ("digest_set", &["format"]),
+    ("rename", &[]),
     ("retention", &["format"]),
     ("tree", &[]),
     ("rt", &[]),
@@ -18,9 +19,9 @@ const ROOMS: [(&str, &[&str]); 21] = [
     ("http", &["buffers", "rt", "wire"]),
     ("s3", &["buffers", "http", "rt", "wire"]),
     ("local", &["format", "rt"]),
-    ("backend", &["buffers", "format", "local", "rt", "s3"]),
+    ("backend", &["buffers", "format", "local", "rename", "rt", "s3"]),
     ("chunks", &["backend", "buffers", "digest_set", "format", "local", "rt"]),
-    ("store", &["backend", "buffers", "chunker", "chunks", "format", "local", "retention", "rt"]),
+    ("store", &["backend", "buffers", "chunker", "chunks", "format", "local", "rename", "retention", "rt"]),
     ("gc", &["backend", "chunks", "digest_set", "format", "rt", "store"]),
     ("prune", &["backend", "format", "retention", "rt", "store"]),
     ("sync", &["backend", "buffers", "chunks", "format", "local", "retention", "rt", "store"]),

@@ -42,12 +42,6 @@ pub(super) fn errno(error: &io::Error) -> Option<Errno> {
     inner.map_or(error, |inner| &inner.source).raw_os_error().map(Errno::from_raw)
 }
 
-/// Returns `true` if an error may say that the filesystem does not have a call at all. FUSE and SMB answer with any of these.
-pub(super) fn may_be_lacking(error: &io::Error) -> bool {
-    use Errno::{EINVAL, EIO, ENOSYS, ENOTTY, EOPNOTSUPP, EPERM};
-    matches!(errno(error), Some(EINVAL | EIO | ENOSYS | ENOTTY | EOPNOTSUPP | EPERM))
-}
-
 /// Returns `true` if the system refused for want of rights.
 pub(super) fn is_refused(error: &io::Error) -> bool {
     matches!(errno(error), Some(Errno::EACCES | Errno::EPERM))

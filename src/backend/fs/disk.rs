@@ -12,12 +12,13 @@ use nix::fcntl::{AT_FDCWD, Flock, FlockArg};
 use nix::sys::stat::UtimensatFlags;
 use nix::sys::time::TimeSpec;
 
-use crate::backend::fs::call::{FreeSpace, is_refused, may_be_lacking, named};
+use crate::backend::fs::call::{FreeSpace, is_refused, named};
 use crate::backend::fs::disk_op::{DiskCall, DiskOp};
 use crate::backend::fs::filesystems::{self, Filesystems};
 #[cfg(feature = "testing")]
 use crate::backend::fs::replay::DiskRecord;
 use crate::backend::fs::version::inode_of;
+use crate::rename::{self, may_be_lacking};
 
 /// The directory of a store, and the only hand that changes what is in it. Paths are relative to it. All calls block.
 #[derive(Debug)]
@@ -339,11 +340,13 @@ impl Disk {
     /// every process of this crate takes for the same purpose. A failure of both calls does not yet mean that they are lacking: if the
     /// plain rename fails too, the first error is the answer.
     fn rename_without_replacing(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let lacking = match self.rename_in_one_step(from, to) {
+        let renamed =
+            self.fail(DiskCall::RenameWithoutReplacing).and_then(|()| rename::in_one_step(from, to));
+        let lacking = match renamed {
             Err(error) if may_be_lacking(&error) => error,
             done => return done.map_err(named("rename without replacing")),
         };
-        let linked = self.fail(DiskCall::Link).and_then(|()| fs::hard_link(from, to));
+        let linked = self.fail(DiskCall::Link).and_then(|()| rename::link(from, to));
         match linked {
             Err(error) if may_be_lacking(&error) => {}
             Ok(()) => {
@@ -362,18 +365,6 @@ impl Disk {
             }
             Err(error) => Err(named("look up")(error)),
         }
-    }
-
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    fn rename_in_one_step(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.fail(DiskCall::RenameWithoutReplacing)?;
-        let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
-        Ok(nix::fcntl::renameat2(AT_FDCWD, from, AT_FDCWD, to, flags)?)
-    }
-
-    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-    fn rename_in_one_step(&self, _: &Path, _: &Path) -> io::Result<()> {
-        Err(Errno::ENOSYS.into())
     }
 
     /// Fails if a test wants this call to fail.

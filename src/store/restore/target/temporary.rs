@@ -14,12 +14,12 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 
+use crate::rename::{self, may_be_lacking};
 use crate::rt::Runtime;
 
 /// How many bytes of a name its temporary form begins with.
@@ -79,7 +79,7 @@ impl Temporary {
         let synced = File::open(directory).and_then(|directory| directory.sync_all());
         match synced {
             // It can be written only, or its filesystem cannot flush directories.
-            Err(error) if is_incapable(&error) || error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(error) if cannot_flush(&error) || error.kind() == io::ErrorKind::PermissionDenied => {
                 #[cfg(target_os = "linux")]
                 nix::unistd::syncfs(&self.file)?;
                 #[cfg(not(target_os = "linux"))]
@@ -114,42 +114,19 @@ fn temporary_name(name: &[u8], random: [u8; 8]) -> OsString {
 
 /// Renames a file to a name that is free.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rename_in_one_step(from, to) {
-        Err(error) if is_incapable(&error) => {}
+    match rename::in_one_step(from, to) {
+        Err(error) if may_be_lacking(&error) => {}
         renamed => return renamed,
     }
     match link_and_remove(from, to) {
-        Err(error) if is_incapable(&error) => claim_and_replace(from, to),
+        Err(error) if may_be_lacking(&error) => claim_and_replace(from, to),
         linked => linked,
     }
 }
 
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn rename_in_one_step(from: &Path, to: &Path) -> io::Result<()> {
-    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-    Ok(renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)?)
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn rename_in_one_step(_: &Path, _: &Path) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
 fn link_and_remove(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::hard_link(from, to) {
-        // A server may have done it and lost the answer.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_same(from, to) => {
-            return Err(error);
-        }
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+    rename::link(from, to)?;
     fs::remove_file(from)
-}
-
-fn is_same(one: &Path, other: &Path) -> bool {
-    let identity = |path| fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
-    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 fn claim_and_replace(from: &Path, to: &Path) -> io::Result<()> {
@@ -162,8 +139,8 @@ fn claim_and_replace(from: &Path, to: &Path) -> io::Result<()> {
     renamed
 }
 
-/// Returns `true` for the answers of filesystems that cannot do what was asked.
-fn is_incapable(error: &io::Error) -> bool {
+/// Returns `true` for the errors of filesystems that cannot flush a directory. `EIO` is not among them: there, a flush failed.
+fn cannot_flush(error: &io::Error) -> bool {
     let number = error.raw_os_error().map(Errno::from_raw);
     error.kind() == io::ErrorKind::Unsupported
         || matches!(number, Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM))
