@@ -2,8 +2,8 @@
 
 use crate::backend::object::PutMode;
 
-/// What a backend can do. Found out by asking or trying, never assumed (I12).
-#[expect(clippy::struct_excessive_bools, reason = "each is an answer of its own")]
+/// The capabilities of a backend, as the backend probed them. None is assumed.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -11,20 +11,20 @@ pub struct Capabilities {
     /// [`Touched::Unknown`](crate::backend::Touched::Unknown). Where that is not so, the
     /// store keeps lists of chunks that a writer must not expect.
     pub cheap_presence: bool,
-    /// [`Removal::version`](crate::backend::Removal::version) is obeyed.
+    /// [`Removal::version`](crate::backend::Removal::version) works.
     pub conditional_delete: bool,
     /// [`PutMode::Create`] and [`PutMode::IfMatch`] work.
     pub conditional_put: bool,
     /// A listing shows every object that was stored, and none that was deleted, before it began. Where that is not so, the store also
     /// looks for objects that it has reason to expect (H13).
     pub consistent_listing: bool,
-    /// A listing of all that lies below a prefix costs by the page, as in a bucket, and not by the object. Where that is not so, the
-    /// store lists names and looks at few of them.
+    /// A listing with all details costs one request for each page, as in a bucket, and not one lookup for each object. Where that is not
+    /// so, the store lists names and looks up few of the objects.
     pub deep_listings: bool,
-    /// How many chunks are worth transferring at the same time, beside one for each processor. More where each request has to wait for
-    /// an answer from far away.
+    /// Number of chunks to transfer at the same time, in addition to one for each processor. Larger where requests have a long
+    /// round-trip time.
     pub in_flight: usize,
-    /// Who is excluded by the locks.
+    /// The holders that a lock excludes.
     pub lock_reach: LockReach,
     /// [`Backend::touch`](crate::backend::Backend::touch) sets
     /// [`ObjectInfo::last_used`](crate::backend::ObjectInfo::last_used). Where it does not, a time says nothing about use: the collector records
@@ -33,7 +33,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Everything works, for a store that only this process can reach.
+    /// All capabilities, for a store that only this process can reach.
     #[must_use]
     pub fn local() -> Self {
         Self {
@@ -54,17 +54,17 @@ impl Capabilities {
         !(self.tracks_last_use && self.consistent_listing && self.cheap_presence)
     }
 
-    /// How to store what is not there yet. Where conditions do not work, the locks alone keep others away (D4).
+    /// The mode for storing a new object. Where conditional puts do not work, the locks alone exclude other writers (D4).
     pub(crate) fn create_mode(&self) -> PutMode {
         if self.conditional_put { PutMode::Create } else { PutMode::Replace }
     }
 }
 
-/// Who is excluded by a lock.
+/// The holders that a lock excludes.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockReach {
-    /// Everybody who can reach the store at all.
+    /// Every process that can reach the store.
     Everybody,
     /// Every process of this host that uses the same lock files.
     Host,

@@ -94,7 +94,7 @@ pub trait Coordination: fmt::Debug + Send + Sync {
     /// instead expire.
     ///
     /// # Errors
-    /// Any failure; the backend is closed all the same.
+    /// Any failure. The backend is closed even then.
     async fn close(&self) -> Result<()>;
 }
 
@@ -159,34 +159,34 @@ impl Coordination for SingleProcess {
     }
 }
 
-/// A time in which one process alone may change a store.
+/// A lease term: the time in which one process alone may change a store, under one epoch.
 #[expect(clippy::exhaustive_structs, reason = "made by those who implement the trait")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTerm {
-    /// The number of the term right before, if that was one of the same instance and it took the store again: then nobody else
-    /// changed it between. None after [`Coordination::begin_term`].
+    /// The epoch of the previous term, if the same instance held it: then no other process changed the store in between. `None` after
+    /// [`Coordination::begin_term`].
     pub continues: Option<u64>,
-    /// Its number. It grows from term to term.
+    /// The epoch. It grows from term to term.
     pub epoch: u64,
-    /// The number of the first of the terms that follow one another without a gap up to this one, all of this process.
+    /// The epoch with which this process took the lease: the first of the terms that lead to this one without a gap.
     pub since: u64,
-    /// Whether requests of an earlier holder may still be executed.
-    pub unsettled: bool,
+    /// Requests of an earlier holder may still be executed.
+    pub in_doubt: bool,
 }
 
 /// Moves of indexes that were [recorded](Coordination::record_moves).
 #[async_trait]
 pub trait PendingMoves: fmt::Debug + Send + Sync {
-    /// Keys of indexes that may have been moved there, or may be soon, in the order in which they were announced. They are to be looked
-    /// at in this order: of what is moved on meanwhile, the next place comes later.
+    /// The keys to which indexes were moved or may still be moved, in the order in which they were recorded. The collector reads them in
+    /// this order: an index that is moved again meanwhile has its next key later in the list.
     fn keys(&self) -> &[Key];
 
-    /// Paths of index files among them that no key names.
+    /// The index files among the recorded paths that no key names.
     fn orphans(&self) -> &[Orphan];
 
-    /// All of it was seen to, and is forgotten. Dropped instead, it stays.
+    /// Removes the record of these moves, after the collector marked all of the indexes. A value that is dropped instead leaves the record.
     ///
     /// # Errors
-    /// Whatever kept it from being forgotten; it is then seen again.
+    /// Any failure to remove it; the next collector then reads the same moves again.
     async fn clear(self: Box<Self>) -> Result<()>;
 }

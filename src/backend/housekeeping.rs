@@ -21,14 +21,14 @@ pub trait Housekeeping: fmt::Debug + Send + Sync {
     /// Stores the bytes of one object under another key as well, with the rules of [`Backend::put`]. Substitute: `get` and `put`.
     ///
     /// # Errors
-    /// `NotFound` if there is nothing at `from`; those of `put`.
+    /// `NotFound` if the object `from` does not exist; as for `put`.
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version>;
 
     /// Describes several objects as [`Backend::head`] would, with a result for each in the order given. Substitute: one `head` after the
     /// other.
     ///
     /// # Errors
-    /// For one object, those of `head`. For the whole call, any failure that concerns all of them.
+    /// For one object, as for `head`. For the whole call, any failure that concerns all of them.
     async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>>;
 
     /// Returns `true` if this place has a store, whichever program made it, and even if it is empty. The store asks when it is opened and
@@ -49,7 +49,7 @@ pub trait Housekeeping: fmt::Debug + Send + Sync {
     /// Reads an orphan that [`orphans`](Housekeeping::orphans) found. Substitute: `NotFound`.
     ///
     /// # Errors
-    /// Those of [`Backend::get`].
+    /// As for [`Backend::get`].
     async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes>;
 
     /// Removes the leftovers of puts that began at least `age` ago and never ended, and returns their number. Of the temporary files, it
@@ -61,16 +61,16 @@ pub trait Housekeeping: fmt::Debug + Send + Sync {
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64>;
 }
 
-/// An index file at a place that no key names.
+/// An orphan: an index file in a place that no key names.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orphan {
-    /// Where it is, relative to the root of the store.
+    /// The path relative to the root of the store.
     pub path: String,
 }
 
 impl Orphan {
-    /// The index file at a path.
+    /// The orphan at a path.
     pub fn new(path: impl Into<String>) -> Self {
         Self { path: path.into() }
     }
@@ -81,7 +81,7 @@ impl dyn Backend + '_ {
     /// See [`Housekeeping::copy`].
     ///
     /// # Errors
-    /// Those of [`Housekeeping::copy`].
+    /// As for [`Housekeeping::copy`].
     pub async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         if let Some(housekeeping) = self.housekeeping() {
             return housekeeping.copy(from, to, mode).await;
@@ -93,7 +93,7 @@ impl dyn Backend + '_ {
     /// See [`Housekeeping::head_many`].
     ///
     /// # Errors
-    /// Those of [`Housekeeping::head_many`].
+    /// As for [`Housekeeping::head_many`].
     pub async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
         if let Some(housekeeping) = self.housekeeping() {
             return housekeeping.head_many(keys).await;
@@ -108,7 +108,7 @@ impl dyn Backend + '_ {
     /// See [`Housekeeping::has_store`].
     ///
     /// # Errors
-    /// Those of [`Housekeeping::has_store`].
+    /// As for [`Housekeeping::has_store`].
     pub async fn has_store(&self) -> Result<bool> {
         match self.housekeeping() {
             Some(housekeeping) => housekeeping.has_store().await,
@@ -119,7 +119,7 @@ impl dyn Backend + '_ {
     /// See [`Housekeeping::orphans`].
     ///
     /// # Errors
-    /// Those of [`Housekeeping::orphans`].
+    /// As for [`Housekeeping::orphans`].
     pub async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
         match self.housekeeping() {
             Some(housekeeping) => housekeeping.orphans(foreign).await,
@@ -130,7 +130,7 @@ impl dyn Backend + '_ {
     /// See [`Housekeeping::get_orphan`].
     ///
     /// # Errors
-    /// Those of [`Housekeeping::get_orphan`].
+    /// As for [`Housekeeping::get_orphan`].
     pub async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
         match self.housekeeping() {
             Some(housekeeping) => housekeeping.get_orphan(orphan, limit).await,
@@ -141,7 +141,7 @@ impl dyn Backend + '_ {
     /// See [`Housekeeping::remove_leftovers`].
     ///
     /// # Errors
-    /// Those of [`Housekeeping::remove_leftovers`].
+    /// As for [`Housekeeping::remove_leftovers`].
     pub async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         match self.housekeeping() {
             Some(housekeeping) => housekeeping.remove_leftovers(foreign, age).await,
@@ -153,7 +153,7 @@ impl dyn Backend + '_ {
 /// Returns `true` if objects prove that there is a store: the substitute for [`Housekeeping::has_store`].
 ///
 /// # Errors
-/// Those of [`Backend::head`] and [`Backend::list`].
+/// As for [`Backend::head`] and [`Backend::list`].
 pub(super) async fn shows_a_store(backend: &dyn Backend) -> Result<bool> {
     if backend.has(&Key::InUse).await? {
         return Ok(true);

@@ -1,22 +1,22 @@
-//! When a request without an answer is certain not to be executed any more.
+//! Requests without an answer: how long they may still be executed, and which outcomes leave no doubt.
 
 use std::time::Duration;
 
 use crate::backend::Deleted;
 use crate::error::{Error, ErrorKind, Result};
 
-/// After how long a request that was given up is certain not to be executed any more.
+/// Time after which a request that was given up is certainly not executed any more.
 pub(crate) const LONGEST_REQUEST: Duration = Duration::from_mins(30);
 
-/// Whether a request that failed like this is not executed later.
+/// Returns `true` if the error proves that the request is not executed later.
 pub(crate) fn is_certain(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable)
 }
 
-/// Whether a deletion that was answered like this is not executed later, or once more.
+/// Returns `true` if the result of a deletion proves that it is not executed later, or once more.
 pub(crate) fn is_over(result: &Result<Deleted>) -> bool {
     match result {
-        Ok(deleted) => *deleted != Deleted::Unsettled,
+        Ok(deleted) => *deleted != Deleted::InDoubt,
         Err(error) => is_certain(error),
     }
 }

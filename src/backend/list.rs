@@ -10,22 +10,22 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::SnapshotName;
 
-/// So many pages in a row may be empty: servers send some where much was deleted.
+/// Maximum number of empty pages in a row. Servers send some where many objects were deleted.
 const EMPTY_PAGES: usize = 1000;
 
-/// What to list.
+/// A query for a listing.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListQuery {
-    /// List only what comes after this key.
+    /// List only paths after this one.
     pub after: Option<Key>,
-    /// How deep.
+    /// Depth of the listing.
     pub depth: Depth,
-    /// How much is said of each object.
+    /// Details of each entry.
     pub details: Details,
-    /// List only what lies below this.
+    /// List only objects below this prefix.
     pub prefix: Prefix,
-    /// List only up to this key, with it.
+    /// List only paths up to and including this one.
     pub until: Option<Key>,
 }
 
@@ -36,14 +36,14 @@ impl ListQuery {
         Self { after: None, depth: Depth::All, details: Details::All, prefix, until: None }
     }
 
-    /// What lies directly below `prefix`: its objects, and the prefixes one level deeper. For chunks, all of them.
+    /// The objects directly below `prefix`, and the prefixes one level deeper. For chunks, all chunks.
     #[must_use]
     pub fn children(prefix: Prefix) -> Self {
         Self { after: None, depth: Depth::Children, details: Details::All, prefix, until: None }
     }
 
-    /// Restricts the listing to the paths after that of `after`, up to and with that of `until`. Shards of the digest space are
-    /// made so. A prefix that is listed as a child is within the bounds if its own path is, whatever lies below it.
+    /// Restricts the listing to the paths after that of `after`, up to and including that of `until`. The collector lists shards of the
+    /// digest space this way. A prefix that is listed as a child is within the bounds if its own path is.
     #[must_use]
     pub fn between(mut self, after: Option<Key>, until: Option<Key>) -> Self {
         self.after = after;
@@ -51,37 +51,37 @@ impl ListQuery {
         self
     }
 
-    /// A backend to which more costs more lists names only, as [`ListEntry::Name`].
+    /// Lists only names, as [`ListEntry::Name`], if the backend would have to look up each object for its details.
     #[must_use]
     pub fn names(mut self) -> Self {
         self.details = Details::Names;
         self
     }
 
-    /// Whether the key at `path` lies within the bounds `after` and `until`.
+    /// Returns `true` if `path` lies within the bounds `after` and `until`.
     pub fn covers(&self, path: &str) -> bool {
         self.after.as_ref().is_none_or(|after| path > after.path().as_str())
             && self.until.as_ref().is_none_or(|until| path <= until.path().as_str())
     }
 }
 
-/// How deep a listing goes.
-#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
+/// The depth of a listing.
+#[expect(clippy::exhaustive_enums, reason = "a backend must handle each of them")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// All objects, however deep.
+    /// All objects below the prefix.
     All,
-    /// One level: objects, and prefixes for what is deeper.
+    /// One level: the objects on it, and a prefix for each deeper level.
     Children,
 }
 
-/// How much a listing says of each object.
-#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
+/// The details of the entries of a listing.
+#[expect(clippy::exhaustive_enums, reason = "a backend must handle each of them")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Details {
-    /// All that is known.
+    /// The full description of each object.
     All,
-    /// Names, and more where it costs nothing.
+    /// Names; full descriptions where they cost nothing.
     Names,
 }
 
@@ -89,37 +89,37 @@ pub enum Details {
 #[non_exhaustive]
 #[derive(Clone, Debug, Default)]
 pub struct ListPage {
-    /// What was found, in byte order.
+    /// The entries, in byte order of their paths.
     pub entries: Vec<ListEntry>,
-    /// Where the next page begins; `None` only if this page is certainly the last (H12).
+    /// The cursor of the next page; `None` only if this page is certainly the last.
     pub next: Option<Cursor>,
 }
 
 impl ListPage {
-    /// A page with what follows it, if anything does.
+    /// A page, and the cursor of the page after it if there is one.
     pub fn new(entries: Vec<ListEntry>, next: Option<Cursor>) -> Self {
         Self { entries, next }
     }
 }
 
-/// One line of a listing.
+/// One entry of a listing.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListEntry {
-    /// Something that is no object of a store, by its path. Reported and left alone.
+    /// The path of a file or object that no key names. It is reported and left alone.
     Foreign(String),
-    /// An object of which nothing more was looked up, since only [names](ListQuery::names) were asked for.
+    /// An object without its description, in a listing of [names](ListQuery::names).
     Name(Key),
     /// An object.
     Object(ObjectInfo),
-    /// Objects one level deeper. A backend that has directories may show one with nothing in it.
+    /// A prefix with objects one level deeper. A backend that has directories may show an empty one.
     Prefix(Prefix),
-    /// Something in the place of an object or a prefix that is neither. Objects that others can see may lie behind it.
+    /// An entry that cannot be read, in the place of an object or a prefix. Objects that other hosts can see may lie behind it.
     Unreadable(Unreadable),
 }
 
 impl ListEntry {
-    /// Its path: what listings are ordered by.
+    /// The path, by which listings are ordered.
     pub fn path(&self) -> String {
         match self {
             Self::Foreign(path) => path.clone(),
@@ -131,25 +131,25 @@ impl ListEntry {
     }
 }
 
-/// Where a page of a listing begins, in a form that only the backend understands.
+/// The position of a page in a listing, in a form that only the backend understands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(String);
 
 impl Cursor {
-    /// A cursor from the text that the backend wants to see again.
+    /// A cursor made from a text of the backend.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text that the backend gave it.
+    /// The text that the backend made it from.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Something in the place of an object or a prefix that is neither: a symbolic link, a named pipe, a device.
+/// An unreadable entry: a symbolic link, a named pipe or a device in the place of an object or a prefix.
 ///
-/// A backend that meets one does not know what lies behind it. An operation that removes data because nothing refers to it must stop.
+/// The backend does not know what lies behind it. An operation that deletes unreferenced data must stop.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
@@ -165,7 +165,7 @@ impl Unreadable {
         Self { path: path.into(), why }
     }
 
-    /// The snapshot that it belongs to or stands in place of, if there is one.
+    /// The snapshot that it belongs to, or in whose place it is, if there is one.
     pub(crate) fn snapshot(&self) -> Option<SnapshotName> {
         let path = self.path.trim_end_matches('/');
         path.parse().or_else(|_| path.rsplit_once('/').map_or("", |(parent, _)| parent).parse()).ok()
@@ -185,8 +185,8 @@ impl fmt::Display for Unreadable {
 
 /// All entries of a listing.
 ///
-/// Only [`list_all`] makes one, after a page that was certainly the last. Whoever decides something from the absence of an
-/// entry takes a `Listing`, so that half a listing cannot be mistaken for a whole one (H12).
+/// Only [`list_all`] makes one, after a page that was certainly the last. A function that decides from the absence of an entry takes a
+/// `Listing`, so that a part of a listing cannot be mistaken for all of it.
 #[derive(Debug)]
 pub struct Listing {
     entries: Vec<ListEntry>,
@@ -207,8 +207,8 @@ impl Listing {
 /// Reads all pages of a listing.
 ///
 /// # Errors
-/// Those of [`Backend::list`]; `Unavailable` if the backend returns keys out of order, the same cursor twice, or page after page
-/// with nothing on it, since the listing would then never end or miss something (H122).
+/// As for [`Backend::list`]; `Unavailable` if the backend returns keys out of order, the same cursor twice, or empty pages without end: the
+/// listing would then be incomplete or never end.
 pub async fn list_all(backend: &dyn Backend, query: &ListQuery) -> Result<Listing> {
     let (mut pager, mut entries) = (Pager::new(query.clone()), Vec::new());
     while let Some(page) = pager.next(backend).await? {
@@ -217,7 +217,7 @@ pub async fn list_all(backend: &dyn Backend, query: &ListQuery) -> Result<Listin
     Ok(Listing { entries })
 }
 
-/// Returns `true` if there is any object below the prefix. Reads no further than it must.
+/// Returns `true` if any object exists below the prefix. Reads pages up to the first object.
 pub(crate) async fn has_objects(backend: &dyn Backend, prefix: Prefix) -> Result<bool> {
     let query = ListQuery::all(prefix);
     let mut cursor = None;
@@ -233,9 +233,9 @@ pub(crate) async fn has_objects(backend: &dyn Backend, prefix: Prefix) -> Result
     }
 }
 
-/// Reads a listing page by page, for who does not want all of it in memory.
+/// Reads a listing page by page, for callers that do not hold all of it in memory.
 ///
-/// It has ended only when [`next`](Pager::next) returned `None`: then, and not before, what did not come is not there (H12).
+/// Absence from the pages proves nothing until [`next`](Pager::next) returned `None`.
 #[derive(Debug)]
 pub struct Pager {
     cursor: Option<Cursor>,
@@ -252,7 +252,7 @@ impl Pager {
         Self { cursor: None, empty_pages: 0, ended: false, last: String::new(), query }
     }
 
-    /// Returns `true` if the page that came last was certainly the last one.
+    /// Returns `true` if the page that was read last was certainly the last page of the listing.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.ended
@@ -261,10 +261,10 @@ impl Pager {
     /// The entries of the next page, in byte order; `None` after the last.
     ///
     /// # Errors
-    /// Those of [`list_all`]. The same page can be asked for again.
+    /// As for [`list_all`]. The next call reads the same page again.
     ///
     /// # Cancel safety
-    /// A dropped future has read nothing.
+    /// Dropping the future does not skip a page.
     pub async fn next(&mut self, backend: &dyn Backend) -> Result<Option<Vec<ListEntry>>> {
         if self.ended {
             return Ok(None);
@@ -282,7 +282,7 @@ impl Pager {
             }
             last = Some(entry);
         }
-        // Cursors that alternate show as pages with nothing new: what is on a page again is out of order.
+        // Cursors that alternate repeat a page, whose keys are then out of order.
         let empty_pages = if page.entries.is_empty() { self.empty_pages + 1 } else { 0 };
         if page.next.is_some() && (empty_pages > EMPTY_PAGES || page.next == self.cursor) {
             return Err(broken().because("the listing does not advance"));
@@ -297,7 +297,7 @@ impl Pager {
     }
 }
 
-/// Whether one entry comes after another. Chunks, of which there are many, are compared without their paths.
+/// Returns `true` if an entry comes after another. Chunks are many, and are compared by digest, without making their paths.
 fn follows(last: &ListEntry, entry: &ListEntry) -> bool {
     let chunk = |entry: &ListEntry| match entry {
         ListEntry::Name(Key::Chunk(digest))
@@ -335,7 +335,7 @@ pub fn page_of<T>(
         let deeper = path[root.len()..].split_once('/').filter(|_| folded);
         let child = deeper.map(|(child, _)| format!("{root}{child}/"));
         if let Some(child) = &child {
-            // `0` is the byte after `/`: on to what comes after everything below the child.
+            // `0` is the byte after `/`: continue after everything below the child.
             from = Bound::Included(format!("{}0", &child[..child.len() - 1]));
         }
         if !query.prefix.contains(&key) || !query.covers(child.as_ref().unwrap_or(path)) {

@@ -9,13 +9,13 @@ use async_trait::async_trait;
 use crate::backend::{HeldBriefly, LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Who holds which lock in this process. An entry exists only while somebody does.
+/// The holders of each lock in this process. An entry exists only while its lock is held.
 #[derive(Debug, Default)]
 pub(super) struct LockTable {
     holders: Mutex<HashMap<LockScope, Holders>>,
 }
 
-/// The holders of one lock, by a number that grows with every holder.
+/// The holders of one lock, numbered in the order in which they took it.
 #[derive(Debug, Default)]
 struct Holders {
     exclusive: Option<LockMode>,
@@ -50,7 +50,7 @@ impl LockTable {
         Ok(Held { mode, number, scope: scope.clone(), table: Arc::clone(self) })
     }
 
-    /// In which mode the holders of the lock of the store need it together; none if there are none.
+    /// The strongest mode among the holders of the lock of the store; `None` if it is not held.
     pub(super) fn store_mode(&self) -> Option<LockMode> {
         let table = self.table();
         let holders = table.get(&LockScope::Store)?;

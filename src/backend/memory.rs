@@ -1,4 +1,4 @@
-//! A store in memory: for tests, and for programs that want a store which vanishes with them.
+//! A store in memory, for tests and for programs that need no store that outlives them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::rt::Runtime;
 
-/// A [`Backend`] that keeps everything in memory. Its objects are gone when the last handle is dropped.
+/// A [`Backend`] that keeps all objects in memory. They are lost when the last handle is dropped.
 #[derive(Debug)]
 pub struct MemoryBackend {
     capabilities: Capabilities,
@@ -51,7 +51,7 @@ impl MemoryBackend {
         }
     }
 
-    /// How many entries a page of a listing has at most; default: 1000. At least 1.
+    /// Maximum number of entries on a page of a listing, at least 1; default: 1000.
     #[must_use]
     pub fn page_entries(mut self, page_entries: usize) -> Self {
         self.page_entries = page_entries.max(1);
@@ -134,7 +134,7 @@ impl Backend for MemoryBackend {
         if stored.bytes.len() as u64 > limit {
             return Err(Error::new(ErrorKind::Corrupt, "read")
                 .on(key)
-                .because("it is larger than it may be"));
+                .because("the object is larger than the limit"));
         }
         Ok(Object::new(stored.bytes.clone(), stored.info(key.clone())))
     }

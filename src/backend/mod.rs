@@ -164,7 +164,7 @@ impl dyn Backend + '_ {
     /// Returns `true` if the object exists.
     ///
     /// # Errors
-    /// Those of [`head`](Backend::head), but for `NotFound`.
+    /// As for [`head`](Backend::head), except `NotFound`.
     pub(crate) async fn has(&self, key: &Key) -> Result<bool> {
         match self.head(key).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -180,7 +180,7 @@ impl dyn Backend + '_ {
     /// See [`Coordination::clock`].
     ///
     /// # Errors
-    /// Those of [`Coordination::clock`].
+    /// As for [`Coordination::clock`].
     pub async fn clock(&self) -> Result<SystemTime> {
         self.coordination().clock().await
     }
@@ -188,7 +188,7 @@ impl dyn Backend + '_ {
     /// See [`Coordination::lock`].
     ///
     /// # Errors
-    /// Those of [`Coordination::lock`].
+    /// As for [`Coordination::lock`].
     pub async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         self.coordination().lock(scope, mode).await
     }
@@ -196,7 +196,7 @@ impl dyn Backend + '_ {
     /// See [`Coordination::check_owned`].
     ///
     /// # Errors
-    /// Those of [`Coordination::check_owned`].
+    /// As for [`Coordination::check_owned`].
     pub async fn check_owned(&self) -> Result<()> {
         self.coordination().check_owned().await
     }
@@ -209,7 +209,7 @@ impl dyn Backend + '_ {
     /// See [`Coordination::begin_term`].
     ///
     /// # Errors
-    /// Those of [`Coordination::begin_term`].
+    /// As for [`Coordination::begin_term`].
     pub async fn begin_term(&self) -> Result<()> {
         self.coordination().begin_term().await
     }
@@ -222,7 +222,7 @@ impl dyn Backend + '_ {
     /// See [`Coordination::record_moves`].
     ///
     /// # Errors
-    /// Those of [`Coordination::record_moves`].
+    /// As for [`Coordination::record_moves`].
     pub async fn record_moves(&self, keys: &[Key]) -> Result<()> {
         self.coordination().record_moves(keys).await
     }
@@ -230,7 +230,7 @@ impl dyn Backend + '_ {
     /// See [`Coordination::pending_moves`].
     ///
     /// # Errors
-    /// Those of [`Coordination::pending_moves`].
+    /// As for [`Coordination::pending_moves`].
     pub async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
         self.coordination().pending_moves().await
     }
@@ -238,7 +238,7 @@ impl dyn Backend + '_ {
     /// See [`Coordination::release`].
     ///
     /// # Errors
-    /// Those of [`Coordination::release`].
+    /// As for [`Coordination::release`].
     pub async fn release(&self) -> Result<()> {
         self.coordination().release().await
     }
@@ -246,7 +246,7 @@ impl dyn Backend + '_ {
     /// See [`Coordination::close`].
     ///
     /// # Errors
-    /// Those of [`Coordination::close`].
+    /// As for [`Coordination::close`].
     pub async fn close(&self) -> Result<()> {
         self.coordination().close().await
     }

@@ -8,29 +8,29 @@ use bytes::Bytes;
 
 use crate::format::layout::Key;
 
-/// When a put may take place.
+/// The condition of a put.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PutMode {
-    /// Only if nothing is there yet.
+    /// The object must not exist.
     Create,
-    /// Only if what is there is of this version.
+    /// The object must exist in this version.
     IfMatch(Version),
-    /// Always.
+    /// No condition.
     Replace,
 }
 
-/// An opaque mark that differs between any two contents that an object has had. Only equality means something.
+/// The opaque version of an object. Any two contents that an object has had have different versions; there is no order.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Version(Arc<str>);
 
 impl Version {
-    /// A version from the text that a backend gives it.
+    /// A version made from a text of the backend.
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 
-    /// The text that the backend gave it.
+    /// The text that the backend made it from.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -42,34 +42,35 @@ impl fmt::Debug for Version {
     }
 }
 
-/// Bytes of an object and what is known of it.
+/// Bytes of an object and its description.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct Object {
-    /// The bytes that were asked for.
+    /// The bytes of the object, or of the range that was read.
     pub bytes: Bytes,
-    /// The object as a whole.
+    /// The description of the whole object.
     pub info: ObjectInfo,
 }
 
 impl Object {
-    /// Bytes that were read, of the object that `info` describes.
+    /// Bytes of the object that `info` describes.
     pub fn new(bytes: Bytes, info: ObjectInfo) -> Self {
         Self { bytes, info }
     }
 }
 
-/// What is known of an object without reading it.
+/// The description of an object.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
-    /// Its name.
+    /// The key.
     pub key: Key,
-    /// When it was last stored, touched or, on some backends, read, by the clock of the backend.
+    /// The time at which it was last stored, touched or, on some backends, read, by the [clock](crate::backend::Coordination::clock) of the
+    /// backend.
     pub last_used: SystemTime,
-    /// Its length in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Its version.
+    /// The version.
     pub version: Version,
 }
 
@@ -80,45 +81,45 @@ impl ObjectInfo {
     }
 }
 
-/// What [`Backend::touch`] found.
+/// The result of [`Backend::touch`](crate::backend::Backend::touch) for one object.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Touched {
-    /// It is certainly not there.
+    /// The object does not exist.
     Absent,
-    /// It is there and was touched.
+    /// The object exists and was touched.
     Present(ObjectInfo),
-    /// Finding out would cost a request, and nothing was done.
+    /// Not known: a lookup would cost a request. Nothing was done.
     Unknown,
 }
 
 /// An object to delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removal {
-    /// Its name.
+    /// The key.
     pub key: Key,
-    /// If given, only this version is deleted.
+    /// The version that the object must have; `None` deletes any version.
     pub version: Option<Version>,
 }
 
 impl Removal {
-    /// Deletes the object whatever its version.
+    /// Deletes the object in any version.
     #[must_use]
     pub fn any(key: Key) -> Self {
         Self { key, version: None }
     }
 }
 
-/// What became of an object that was to be deleted.
-#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
+/// The outcome of deleting one object. In each case, it does not exist any more.
+#[expect(clippy::exhaustive_enums, reason = "callers must handle each outcome")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
-    /// It was not there.
+    /// It did not exist.
     Absent,
-    /// It was there and is gone.
+    /// It existed and was deleted.
     Removed,
-    /// It is not there; whether it was, the backend did not find out.
+    /// The backend does not know whether it existed.
     Unknown,
-    /// It is not there, but a request without an answer may delete it once more: what is stored there soon may vanish (H17).
-    Unsettled,
+    /// It was deleted, but an earlier request without an answer may be executed later and delete a new object under the same key.
+    InDoubt,
 }

@@ -271,7 +271,7 @@ impl ChunkStore {
     fn settled_since(&self) -> Option<u64> {
         self.uncached_backend()
             .lease_term()
-            .filter(|lease_term| !lease_term.unsettled)
+            .filter(|lease_term| !lease_term.in_doubt)
             .map(|lease_term| lease_term.since)
     }
 

@@ -222,7 +222,7 @@ impl ChunkStore {
     /// What somebody who had the store before may have been deleting when it was taken from them. `sightings` lists all of it.
     pub(crate) async fn inherit_leaving(&self, sightings: &Key) -> Result<()> {
         let now = self.backend.runtime().monotonic();
-        let unsettled = self.backend.lease_term().is_some_and(|lease_term| lease_term.unsettled);
+        let unsettled = self.backend.lease_term().is_some_and(|lease_term| lease_term.in_doubt);
         if !unsettled || self.shared().has_inherited(now) {
             return Ok(());
         }

@@ -84,7 +84,7 @@ impl Coordination for Remote {
     }
 
     fn lease_term(&self) -> Option<LeaseTerm> {
-        Some(LeaseTerm { continues: None, epoch: 1, since: 1, unsettled: false })
+        Some(LeaseTerm { continues: None, epoch: 1, since: 1, in_doubt: false })
     }
 
     async fn begin_term(&self) -> Result<()> {

@@ -47,7 +47,7 @@ impl S3Client {
             let (refused, unsettled) = self.delete_request(&left).await?;
             if unsettled {
                 // The request names all remaining objects, whatever is answered later.
-                deletion = Deletion::Unsettled;
+                deletion = Deletion::InDoubt;
             }
             let mut refused: BTreeMap<_, _> = refused.into_iter().collect();
             let (mut again, mut throttled) = (Vec::new(), false);

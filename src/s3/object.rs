@@ -50,7 +50,7 @@ pub enum Deletion {
     Final,
     /// The object is gone, but an earlier request got no answer and may still be executed. It would delete an object stored under the
     /// key from now on.
-    Unsettled,
+    InDoubt,
 }
 
 /// Condition for storing or deleting an object.
@@ -277,7 +277,7 @@ impl S3Client {
         let answer = self.call("delete", &call).await?;
         match answer.status() {
             // With a condition too: equal contents have equal tags, even when they are stored again.
-            200..300 | 404 if answer.ambiguous => Ok(Deletion::Unsettled),
+            200..300 | 404 if answer.ambiguous => Ok(Deletion::InDoubt),
             200..300 | 404 => Ok(Deletion::Final),
             412 if answer.ambiguous => match self.head(key).await {
                 Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(Deletion::Final),

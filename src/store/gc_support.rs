@@ -52,7 +52,7 @@ impl Datastore {
         };
         match backend.delete(&[Removal::any(key.clone())]).await?.pop() {
             // A second request may delete the new one too.
-            Some(Ok(Deleted::Unsettled)) | None => Err(full),
+            Some(Ok(Deleted::InDoubt)) | None => Err(full),
             Some(deleted) => {
                 deleted?;
                 backend.put(&key, bytes, PutMode::Replace).await.map(drop)

@@ -399,12 +399,12 @@ fn a_deletion_that_may_come_later_is_not_said_to_be_over() {
     let (server, client) = set_up();
     server.put("k", b"old".to_vec());
     server.add(Rule::on("DELETE").first(1).then(Action::ExecuteLate(Duration::from_secs(1))));
-    assert_eq!(block_on(client.delete("k", &ALWAYS)).unwrap(), Deletion::Unsettled);
+    assert_eq!(block_on(client.delete("k", &ALWAYS)).unwrap(), Deletion::InDoubt);
     server.put("k", b"old".to_vec());
     let late = Action::ExecuteLate(Duration::from_secs(1));
     server.add(Rule::on("POST").first(1).then(late));
     let many = block_on(client.delete_many(&["k"])).unwrap();
-    assert_eq!(many[0].as_ref().unwrap(), &Deletion::Unsettled);
+    assert_eq!(many[0].as_ref().unwrap(), &Deletion::InDoubt);
     assert_eq!(block_on(client.delete("k", &ALWAYS)).unwrap(), Deletion::Final);
 }
 

@@ -143,7 +143,7 @@ pub(super) async fn deletes(backend: &Arc<dyn Backend>) {
     let (removed, absent) = (Ok(Deleted::Removed), Ok(Deleted::Absent));
     let wanted = [removed, removed, absent, Err(ErrorKind::Conflict), removed, removed, absent];
     let agree = results.iter().zip(wanted).all(|(result, wanted)| match result {
-        Ok(Deleted::Unknown | Deleted::Unsettled) => wanted.is_ok(),
+        Ok(Deleted::Unknown | Deleted::InDoubt) => wanted.is_ok(),
         result => *result == wanted,
     });
     assert!(

@@ -224,7 +224,7 @@ async fn remove(backend: &Arc<dyn Backend>, keys: &[Key]) {
     assert_eq!(results.len(), keys.len(), "delete: a result for each object");
     for (key, result) in keys.iter().zip(results) {
         let deleted = must(result, "delete: what is there");
-        let gone = matches!(deleted, Deleted::Removed | Deleted::Unknown | Deleted::Unsettled);
+        let gone = matches!(deleted, Deleted::Removed | Deleted::Unknown | Deleted::InDoubt);
         assert!(gone, "delete: {key} was {deleted:?}");
     }
 }

@@ -75,12 +75,12 @@ impl S3Backend {
 
     fn deleted(&self, result: Result<Deletion>) -> Result<Deleted> {
         let unavailable = |error: &Error| error.kind() == ErrorKind::Unavailable;
-        if matches!(&result, Ok(Deletion::Unsettled)) || result.as_ref().is_err_and(unavailable) {
+        if matches!(&result, Ok(Deletion::InDoubt)) || result.as_ref().is_err_and(unavailable) {
             self.lease.doubt_requests();
         }
         match result? {
             Deletion::Final => Ok(Deleted::Unknown),
-            Deletion::Unsettled => Ok(Deleted::Unsettled),
+            Deletion::InDoubt => Ok(Deleted::InDoubt),
         }
     }
 

@@ -57,7 +57,7 @@ impl Remote {
         capabilities.consistent_listing = false;
         capabilities.cheap_presence = false;
         capabilities.conditional_delete = conditional_delete;
-        let lease_term = Mutex::new(LeaseTerm { continues: None, epoch, since: epoch, unsettled: false });
+        let lease_term = Mutex::new(LeaseTerm { continues: None, epoch, since: epoch, in_doubt: false });
         let unsettled_until = inner.runtime().monotonic() + unsettled;
         Self { capabilities, inner, lease_term, unsettled_until }
     }
@@ -146,7 +146,7 @@ impl Coordination for Remote {
     }
 
     fn lease_term(&self) -> Option<LeaseTerm> {
-        Some(LeaseTerm { unsettled: self.is_unsettled(), ..*self.lease_term.lock().unwrap() })
+        Some(LeaseTerm { in_doubt: self.is_unsettled(), ..*self.lease_term.lock().unwrap() })
     }
 
     async fn begin_term(&self) -> Result<()> {

@@ -179,9 +179,9 @@ impl Lease {
     pub(super) fn lease_term(&self) -> Option<LeaseTerm> {
         let State::Held(held) = &*self.state() else { return None };
         let now = self.runtime.monotonic();
-        let unsettled = held.doubtful_until.is_some_and(|until| now < until);
+        let in_doubt = held.doubtful_until.is_some_and(|until| now < until);
         let (continues, epoch, since) = (held.continues, held.record.epoch, held.since);
-        self.until(held).map(|_| LeaseTerm { continues, epoch, since, unsettled })
+        self.until(held).map(|_| LeaseTerm { continues, epoch, since, in_doubt })
     }
 
     /// Until when nobody else may have taken the lease, by the monotonic clock; `None` if it is overdue.

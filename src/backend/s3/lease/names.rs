@@ -122,7 +122,7 @@ impl Removing {
             let doubtful = match results {
                 Err(error) => is_doubtful(error),
                 Ok(results) => match results.get(at) {
-                    Some(Ok(deleted)) => *deleted == Deleted::Unsettled,
+                    Some(Ok(deleted)) => *deleted == Deleted::InDoubt,
                     Some(Err(error)) => is_doubtful(error),
                     None => true,
                 },
