@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// The 32 bytes by which an encryption key is known: who has them cannot decrypt anything.
+/// A 32-byte identifier of an encryption key. It does not allow decryption.
 ///
 /// Written as 32 pairs of lower-case hexadecimal digits joined by `:`; nothing else is accepted when reading.
 /// Source: PBS datastore format §6.4.

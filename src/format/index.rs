@@ -22,7 +22,7 @@ pub struct ChunkEntry {
     pub digest: Digest,
     /// Length in bytes of its part of the archive.
     pub len: u64,
-    /// Where in the archive it begins, in bytes.
+    /// Offset of its first byte in the archive.
     pub offset: u64,
 }
 
@@ -32,7 +32,7 @@ impl ChunkEntry {
     }
 }
 
-/// An index of either kind. There are these two, so matching on both is meant.
+/// An index of either kind. The format defines exactly these two, so the enum is exhaustive.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Debug)]
 pub enum IndexReader {
@@ -43,10 +43,10 @@ pub enum IndexReader {
 }
 
 impl IndexReader {
-    /// Reads and validates the index of an archive of that kind.
+    /// Parses and validates the index of an archive of that kind.
     ///
     /// # Errors
-    /// Whatever makes it no valid index; `Magic` for a blob, which has none.
+    /// Any flaw of the index; `Magic` for a blob, which has no index.
     pub fn parse(kind: ArchiveKind, bytes: Bytes) -> Result<Self, DecodeError> {
         match kind {
             ArchiveKind::Blob => Err(DecodeError::Magic),
@@ -72,7 +72,7 @@ impl IndexReader {
         }
     }
 
-    /// The checksum of the entries, computed when the index was read. The manifest says what it should be.
+    /// Checksum of the entries, computed when the index was parsed. Compare it with the manifest.
     pub fn checksum(&self) -> Digest {
         match self {
             Self::Dynamic(index) => index.checksum(),
@@ -104,7 +104,7 @@ impl IndexReader {
         }
     }
 
-    /// The number of the chunk that holds the byte at an offset; `None` behind the end.
+    /// Number of the chunk that contains the byte at an offset; `None` beyond the end.
     pub fn chunk_at(&self, offset: u64) -> Option<usize> {
         match self {
             Self::Dynamic(index) => index.chunk_at(offset),
@@ -137,9 +137,9 @@ impl IndexReader {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexHeader {
-    /// The checksum as it is written there. Readers do not trust it: they compute it and compare with the manifest.
+    /// The checksum as stored. Readers do not trust it: they compute it and compare with the manifest.
     pub checksum: Digest,
-    /// When the index was made, in seconds since 1970.
+    /// Creation time in seconds since 1970.
     pub created: i64,
     /// Random bytes.
     pub uuid: [u8; 16],
@@ -161,13 +161,13 @@ impl IndexHeader {
     }
 }
 
-/// An index that was written.
+/// A complete index.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinishedIndex {
-    /// The index, ready to be stored.
+    /// The encoded index.
     pub bytes: Bytes,
-    /// The checksum of its entries, which the manifest wants.
+    /// Checksum of its entries, for the manifest.
     pub checksum: Digest,
     /// Number of chunks.
     pub chunks: usize,
@@ -176,7 +176,7 @@ pub struct FinishedIndex {
 }
 
 impl FinishedIndex {
-    /// Fills in the common part of the header. `bytes` has room for it, and the entries behind it.
+    /// Fills in the common part of the header. `bytes` starts with room for it, followed by the entries.
     pub(super) fn new(
         mut bytes: Vec<u8>,
         magic: [u8; 8],
@@ -195,37 +195,37 @@ impl FinishedIndex {
     }
 }
 
-/// Why entries cannot become an index.
+/// Reason why entries cannot become an index.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum IndexWriteError {
-    /// The size of a chunk is no power of two.
+    /// The chunk size is not a power of two.
     #[error("the chunk size is not a power of two")]
     ChunkSize,
-    /// There is no entry; the format has no empty archives.
+    /// There are no entries; the format has no empty archives.
     #[error("an archive without contents cannot be expressed")]
     Empty,
-    /// A chunk does not lie where one must: it begins between two chunks, ends beyond the image, or has no bytes.
+    /// A chunk starts between two chunk boundaries, ends beyond the image, or is empty.
     #[error("the chunk at offset {offset} is out of place")]
     Misplaced {
-        /// Where it begins, in bytes.
+        /// Its offset in bytes.
         offset: u64,
     },
     /// A chunk is missing.
     #[error("the chunk at offset {offset} is missing")]
     Missing {
-        /// Where it begins, in bytes.
+        /// Its offset in bytes.
         offset: u64,
     },
-    /// The base cannot be built on: it has another number of chunks, or chunks of another size.
+    /// The base has another number of chunks, or chunks of another size.
     #[error("the base has another shape")]
     OtherShape,
-    /// The archive is larger than can be expressed or held in memory.
+    /// The archive is too large to represent or to hold in memory.
     #[error("the archive is too large")]
     TooLarge,
 }
 
-/// The 32 bytes of a digest at the beginning of a slice.
+/// The digest in the first 32 bytes of a slice.
 pub(super) fn digest_at(bytes: &[u8], offset: usize) -> Option<Digest> {
     bytes.get(offset..)?.first_chunk().map(|digest| Digest::from_bytes(*digest))
 }

@@ -1,7 +1,7 @@
-//! JSON values, read strictly and written in one way.
+//! JSON values with strict parsing and one way of writing.
 //!
-//! Objects are sorted maps of our own, so what is written does not depend on which features of `serde_json` some other
-//! crate of the program turns on.
+//! Objects are sorted maps of this crate, so output does not depend on the features of `serde_json` that another
+//! crate of the program enables.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 
 pub(super) type Object = BTreeMap<String, Json>;
 
-/// A JSON value. Integers that need more than 64 bits are held as the nearest float.
+/// A JSON value. Integers that need more than 64 bits become the nearest float.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Json {
     Array(Vec<Self>),
@@ -23,10 +23,10 @@ pub(super) enum Json {
     Unsigned(u64),
 }
 
-/// Why bytes are no JSON value, or none that is accepted here.
+/// Reason why bytes are not an accepted JSON value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JsonError {
-    /// One key stands twice in an object: readers would disagree on which one counts (H178).
+    /// An object contains a key twice: readers would disagree on which one counts (H178).
     DuplicateKey,
     /// Not JSON, not UTF-8, or nested deeper than 128 levels.
     Syntax { line: usize, column: usize },
@@ -35,7 +35,7 @@ pub(super) enum JsonError {
 impl Json {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, JsonError> {
         serde_json::from_slice(bytes).map_err(|error| {
-            // The visitor takes values of every type: it objects to keys that stand twice, and to numbers out of range.
+            // The visitor accepts values of every type; it refuses duplicate keys and numbers out of range.
             if error.is_data() && error.to_string().starts_with(DUPLICATE) {
                 JsonError::DuplicateKey
             } else {
@@ -69,7 +69,7 @@ impl Json {
         format!("{self:#}")
     }
 
-    /// `indent`: the level that this value stands at, or nothing for one line.
+    /// `indent`: nesting level of this value, or `None` for a single line.
     fn write(&self, f: &mut fmt::Formatter<'_>, indent: Option<usize>) -> fmt::Result {
         let inner = indent.map(|level| level + 1);
         match self {
@@ -83,7 +83,7 @@ impl Json {
                 f.write_str("]")
             }
             Self::Bool(value) => write!(f, "{value}"),
-            // Unlike Display, Debug always marks a float as one and uses exponents for huge values.
+            // Unlike Display, Debug always marks a float as one, and uses exponents for huge values.
             Self::Float(value) => write!(f, "{value:?}"),
             Self::Negative(value) => write!(f, "{value}"),
             Self::Null => f.write_str("null"),
@@ -242,7 +242,7 @@ fn number(text: &str) -> Option<Json> {
 }
 
 const DUPLICATE: &str = "duplicate key";
-/// How `serde_json` hands out numbers if any crate of the program has switched on its feature `arbitrary_precision`.
+/// The form in which `serde_json` yields numbers if any crate of the program enables `arbitrary_precision`.
 const NUMBER: &str = "$serde_json::private::Number";
 
 #[cfg(test)]

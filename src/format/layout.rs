@@ -5,7 +5,7 @@
 //! .chunks/bb9f/bb9f8df6….0.bad      Key::Quarantined
 //! .gc-status                        Key::GcStatus
 //! .in-use                           Key::InUse
-//! .larder/gc-sightings              Key::Sightings
+//! .larder/gc-sightings              Key::GcCandidates
 //! .larder/lease                     Key::Lease
 //! .larder/store.json                Key::Store
 //! .larder/suspects                  Key::Suspects
@@ -18,8 +18,8 @@
 //! ns/a/vm/100/2025-07-14T14:20:02Z/.protected          Key::Protected
 //! ```
 //!
-//! A path that does not come out of [`Key::path`] to the letter is *foreign*: [`Key::parse`] answers `None`, and whoever
-//! meets such an object reports it, never deletes it and never counts it as evidence (H25, H30).
+//! A path that [`Key::path`] does not produce verbatim is *foreign*: [`Key::parse`] returns `None`. Callers report
+//! such an object, never delete it and never count it as evidence (H25, H30).
 //!
 //! Source: PBS datastore format, directory layout and object keys. `.larder/` is this crate's own; PBS skips it.
 
@@ -63,7 +63,7 @@ pub enum Key {
     GcCandidates,
     /// The identity of the store.
     Store,
-    /// The list of chunks that were found bad or gone, and not good since.
+    /// The suspects: chunks that were found missing or corrupt, and not good since.
     Suspects,
 }
 
@@ -89,13 +89,13 @@ impl Key {
         }
     }
 
-    /// The key whose [`path`](Key::path) this is, or `None` for a foreign object.
+    /// The key with this [`path`](Key::path), or `None` for a foreign object.
     pub fn parse(path: &str) -> Option<Self> {
         if let Some(chunk) = parse_chunk(path) {
             return Some(chunk);
         }
         let key = Self::parse_loosely(path)?;
-        // INVARIANT: `parse` and `path` are inverse to each other, whatever the parsers of names let through.
+        // INVARIANT: `parse` and `path` are inverse to each other, whatever the parsers of names accept.
         (key.path() == path).then_some(key)
     }
 
@@ -165,13 +165,13 @@ impl PartialOrd for Key {
     }
 }
 
-/// A set of objects that share the beginning of their path, which ends in `/`.
+/// A set of objects with a common path prefix that ends in `/`.
 ///
-/// There is no way to make one from a raw string, so `vm/10` never selects `vm/100` (H28).
+/// No constructor takes a raw string, so `vm/10` never selects `vm/100`.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Prefix {
-    /// All chunks, quarantined ones among them.
+    /// All chunks, including quarantined ones.
     Chunks,
     /// Everything of a group.
     Group(GroupName),
@@ -179,7 +179,7 @@ pub enum Prefix {
     Groups(Namespace, BackupType),
     /// Everything in a namespace and below it. For the root: all namespaces, groups and snapshots of the store.
     Namespace(Namespace),
-    /// Everything in the namespaces below this one.
+    /// Everything in the namespaces below this one, without the namespace itself.
     Namespaces(Namespace),
     /// Everything of a snapshot.
     Snapshot(SnapshotName),
@@ -198,10 +198,10 @@ impl Prefix {
         }
     }
 
-    /// The prefix whose [`path`](Prefix::path) this is, or `None` if there is none.
+    /// The prefix with this [`path`](Prefix::path), or `None`.
     pub fn parse(path: &str) -> Option<Self> {
         let prefix = Self::parse_loosely(path)?;
-        // INVARIANT: `parse` and `path` are inverse to each other, whatever the parsers of names let through.
+        // INVARIANT: `parse` and `path` are inverse to each other, whatever the parsers of names accept.
         (prefix.path() == path).then_some(prefix)
     }
 
@@ -217,7 +217,7 @@ impl Prefix {
             return Some(Self::Snapshot(snapshot));
         }
         let (parent, last) = path.rsplit_once('/').unwrap_or(("", path));
-        // In this order: a namespace may be called `vm`, and then its path ends in `ns/vm`.
+        // The order matters: a namespace may be called `vm`, and then its path ends in `ns/vm`.
         if let Some(namespace) = parse_namespace(path) {
             return Some(Self::Namespace(namespace));
         }
@@ -245,7 +245,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// The path of everything in a namespace: its directory and a `/`; empty for the root.
+/// Path of everything in a namespace: its directory and a `/`; empty for the root.
 fn namespace_path(namespace: &Namespace) -> String {
     let directory = namespace.directory();
     if directory.is_empty() { directory } else { directory + "/" }
@@ -276,7 +276,7 @@ fn chunk_path(digest: &Digest) -> String {
     path
 }
 
-/// The key of a chunk, of which listings have very many. `None` says nothing.
+/// The key of a chunk, the most frequent kind in listings. `None` if it is another kind.
 fn parse_chunk(path: &str) -> Option<Key> {
     let (directory, name) = path.strip_prefix(CHUNKS)?.split_once('/')?;
     let digest = name.parse().ok()?;

@@ -1,53 +1,53 @@
 //! Small files of a datastore: the result of the last garbage collection, and the owner of a group.
 //!
-//! The notes of a group, a third one, are UTF-8 text as it stands, without a newline added.
+//! The notes of a group are a third such file: plain UTF-8 text, without an added newline.
 
 use thiserror::Error;
 
 use crate::format::json::{Json, Object};
 use crate::format::name::{AuthId, NameError, NameFault, NameKind};
 
-/// The result of a garbage collection, as it is stored in `.gc-status`.
+/// Result of a garbage collection, as stored in `.gc-status`.
 ///
-/// JSON without white space; the keys are the names of the fields with `-` for `_`, and stand in the order given here.
+/// JSON without white space. The keys are the field names with `-` for `_`, in the order given here.
 /// Reading requires all numbers and ignores unknown keys.
 /// Source: PBS datastore format §9.7.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GcStatus {
-    /// The task that collected; [`Upid`](crate::format::upid::Upid) as text.
+    /// Task id of the collection; [`Upid`](crate::format::upid::Upid) as text.
     pub upid: Option<String>,
     /// Index files read.
     pub index_file_count: u64,
-    /// Bytes that all indexes together stand for.
+    /// Total size in bytes of the archives of all indexes.
     pub index_data_bytes: u64,
-    /// Bytes of the chunks in use, as they are stored.
+    /// Stored bytes of the referenced chunks.
     pub disk_bytes: u64,
-    /// Chunks in use.
+    /// Number of referenced chunks.
     pub disk_chunks: u64,
-    /// Bytes of the chunks removed, as they were stored.
+    /// Stored bytes of the removed chunks.
     pub removed_bytes: u64,
-    /// Chunks removed.
+    /// Number of removed chunks.
     pub removed_chunks: u64,
-    /// Bytes of the chunks that nothing uses but that are too young to go, as they are stored.
+    /// Stored bytes of unreferenced chunks that are too young to remove.
     pub pending_bytes: u64,
-    /// Chunks that nothing uses but that are too young to go.
+    /// Number of unreferenced chunks that are too young to remove.
     pub pending_chunks: u64,
-    /// Chunks found corrupt earlier that were removed.
+    /// Number of quarantined chunks that were removed.
     pub removed_bad: u64,
-    /// Chunks found corrupt earlier that are still there.
+    /// Number of quarantined chunks that stay.
     pub still_bad: u64,
-    /// How well the cache of digests did; PBS writes it since mid-2025.
+    /// Statistics of the digest cache; PBS writes them since mid-2025.
     pub cache_stats: Option<GcCacheStats>,
 }
 
-/// How often a garbage collection found a digest among those that it had just seen.
+/// Hits and misses of the digest cache of a garbage collection.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcCacheStats {
-    /// Times it did.
+    /// Number of hits.
     pub hits: u64,
-    /// Times it did not.
+    /// Number of misses.
     pub misses: u64,
 }
 
@@ -57,10 +57,10 @@ pub struct GcCacheStats {
 pub struct ParseGcStatusError;
 
 impl GcStatus {
-    /// Reads `.gc-status`. PBS takes a file that cannot be read for a collection that found nothing.
+    /// Parses `.gc-status`. PBS treats an unreadable file as a collection that found nothing.
     ///
     /// # Errors
-    /// If it is not JSON, a number is missing, or something is of another type.
+    /// If it is not JSON, a number is missing, or a value has the wrong type.
     pub fn parse(json: &[u8]) -> Result<Self, ParseGcStatusError> {
         let Ok(Json::Object(object)) = Json::parse(json) else {
             return Err(ParseGcStatusError);
@@ -83,7 +83,7 @@ impl GcStatus {
         Ok(status)
     }
 
-    /// The content of `.gc-status`.
+    /// Encodes `.gc-status`.
     pub fn to_json(&self) -> Vec<u8> {
         let upid = self.upid.as_deref().map_or(Json::Null, Json::from);
         let mut fields = vec![format!("\"upid\":{upid}")];
@@ -117,12 +117,12 @@ fn number(object: &Object, name: &str) -> Result<u64, ParseGcStatusError> {
     }
 }
 
-/// The content of the file `owner` of a group: the auth id and a newline. Source: PBS datastore format §1.5.
+/// Encodes the file `owner` of a group: the auth id and a newline. Source: PBS datastore format §1.5.
 pub fn encode_owner(owner: &AuthId) -> Vec<u8> {
     format!("{owner}\n").into_bytes()
 }
 
-/// Reads the file `owner` of a group: its first line, without white space at the end.
+/// Parses the file `owner` of a group: its first line, without trailing white space.
 ///
 /// # Errors
 /// If the text is no auth id. An empty file is damaged; it does not give the group to every user (H45).

@@ -7,9 +7,9 @@ use thiserror::Error;
 
 use crate::format::name::{AuthId, BackupTime};
 
-/// The id of the task that did something to a datastore, as PBS writes it.
+/// Task id as PBS writes it.
 ///
-/// Here it names who verified a snapshot or collected garbage, and when that began.
+/// It records who verified a snapshot or collected garbage, and when the task began.
 ///
 /// ```text
 /// UPID:node1:00001234:0000ABCD:00000000:6878F2C0:verify_snapshot:store1\x3avm-100-6878F2C0:root@pam:
@@ -25,7 +25,7 @@ pub struct Upid {
 }
 
 impl Upid {
-    /// Begins the id of a task of that type, such as `verify`, that `auth_id` started at `start`.
+    /// Builds the id of a task of this type, such as `verify`, that `auth_id` started at `start`.
     pub fn builder(task_type: &str, start: BackupTime, auth_id: &AuthId) -> UpidBuilder {
         UpidBuilder {
             node: "localhost".to_owned(),
@@ -39,18 +39,18 @@ impl Upid {
         }
     }
 
-    /// When the task began, in seconds since 1970-01-01T00:00:00Z.
+    /// Start of the task, in seconds since 1970-01-01T00:00:00Z.
     pub fn start_epoch(&self) -> i64 {
         i64::from(self.start)
     }
 
-    /// The id as it is written.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 }
 
-/// Makes a [`Upid`].
+/// Builder of a [`Upid`].
 #[must_use]
 #[derive(Clone, Debug)]
 pub struct UpidBuilder {
@@ -65,19 +65,19 @@ pub struct UpidBuilder {
 }
 
 impl UpidBuilder {
-    /// The host name, without domain, of the machine that does the task. Default: `localhost`.
+    /// Host name, without domain, of the machine of the task. Default: `localhost`.
     pub fn node(mut self, node: &str) -> Self {
         node.clone_into(&mut self.node);
         self
     }
 
-    /// The process that does the task, and when it was started, in clock ticks since the machine was. Default: 0, 0.
+    /// Process id, and start of the process in clock ticks since boot. Default: 0, 0.
     pub fn process(mut self, pid: u32, start_ticks: u64) -> Self {
         (self.pid, self.process_start) = (pid, start_ticks);
         self
     }
 
-    /// The number of the task within the process. Default: 0.
+    /// Number of the task within the process. Default: 0.
     pub fn task(mut self, number: u64) -> Self {
         self.task = number;
         self
@@ -89,10 +89,10 @@ impl UpidBuilder {
         self
     }
 
-    /// The finished id.
+    /// Returns the id.
     ///
     /// # Errors
-    /// If node or type hold a character that is not allowed, the start is after the year 2106, or the ticks need more
+    /// If node or type contain a forbidden character, the start is after the year 2106, or the ticks need more
     /// than 36 bits.
     pub fn build(self) -> Result<Upid, ParseUpidError> {
         let Self { node, pid, process_start, task, start, task_type, id, auth_id } = self;

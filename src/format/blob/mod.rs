@@ -1,4 +1,4 @@
-//! Data blobs: the form in which chunks, small files and manifests are stored.
+//! Data blobs: the stored form of chunks, small files and manifests.
 //!
 //! | offset | bytes | field | encoding |
 //! |---|---|---|---|
@@ -8,7 +8,7 @@
 //! | 28 | 16 | authentication tag | encrypted kinds only |
 //! | 12 or 44 | rest | payload | as the kind says |
 //!
-//! The encrypted kinds are recognised and carried as they are; their contents are not read yet.
+//! Encrypted blobs are recognised and carried unchanged; their contents cannot be read yet.
 //!
 //! Source: PBS datastore format, data blob.
 
@@ -18,16 +18,16 @@ use std::io::{Cursor, Read as _};
 use bytes::Bytes;
 use thiserror::Error;
 
-/// The most bytes of plaintext that a blob may hold: 128 MiB.
+/// Maximum plaintext of a blob: 128 MiB.
 pub const MAX_BLOB_PLAINTEXT_BYTES: usize = 128 << 20;
 
-/// The most bytes of plaintext that a chunk may hold: 16 MiB.
+/// Maximum plaintext of a chunk: 16 MiB.
 pub const MAX_CHUNK_BYTES: usize = 16 << 20;
 
-/// The most bytes of a chunk as it is stored.
+/// Maximum stored bytes of a chunk.
 pub const MAX_ENCODED_CHUNK_BYTES: usize = MAX_CHUNK_BYTES + ENCRYPTED_HEADER_BYTES;
 
-/// The fewest bytes of a blob: a header without a payload.
+/// Minimum bytes of a blob: a header without a payload.
 pub const MIN_BLOB_BYTES: usize = PLAIN_HEADER_BYTES;
 
 /// The zstd level that PBS uses.
@@ -41,7 +41,7 @@ const SPARE_BYTES: usize = 8;
 
 /// Log2 of the largest window that a frame may request, if its content can be that long: 128 MiB.
 const WINDOW_LOG_MAX: u32 = 27;
-/// The window that a frame may ask for however little comes out of it: encoders of streams do not know that yet. 8 MiB.
+/// Log2 of the window that a frame may request for any content, since encoders of streams do not know its length: 8 MiB.
 const WINDOW_LOG_MIN: u32 = 23;
 
 /// Kind of a blob's payload. The format defines exactly these four, so the enum is exhaustive.
@@ -59,7 +59,7 @@ pub enum BlobKind {
 }
 
 impl BlobKind {
-    /// The first eight bytes of such a blob.
+    /// The magic number of such a blob.
     pub const fn magic(self) -> [u8; 8] {
         match self {
             Self::Encrypted => [0x7b, 0x67, 0x85, 0xbe, 0x22, 0x2d, 0x4c, 0xf0],
@@ -91,45 +91,45 @@ impl BlobKind {
     }
 }
 
-/// Why bytes are not a blob, or not the one that was expected.
+/// Reason why bytes are not a blob, or not the expected one.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
-    /// The checksum does not fit the payload.
+    /// The checksum does not match the payload.
     #[error("the checksum does not fit")]
     Checksum,
-    /// The payload is not what zstd writes, or decompresses to more than was expected.
+    /// The payload is not a zstd frame, or decompresses to more than expected.
     #[error("the payload cannot be decompressed to the expected size")]
     Compression,
-    /// A key is needed to read it.
+    /// Reading needs a key.
     #[error("it is encrypted")]
     Encrypted,
-    /// A field holds what it must not.
+    /// A field has an invalid value.
     #[error("the field {name} at offset {offset} is not valid")]
     Field {
-        /// Where it is, in bytes.
+        /// Its offset in bytes.
         offset: u64,
         /// The kind.
         name: &'static str,
     },
-    /// It begins with no magic number that is known.
+    /// The magic number is unknown.
     #[error("the magic number is not known")]
     Magic,
-    /// The plaintext is not as long as expected.
+    /// The plaintext does not have the expected length.
     #[error("the plaintext has {have} bytes instead of {want}")]
     Size {
         /// The expected length in bytes.
         want: usize,
-        /// The length in bytes.
+        /// The actual length in bytes.
         have: usize,
     },
     /// The plaintext is longer than allowed.
     #[error("the plaintext has more than {limit} bytes")]
     TooLong {
-        /// The most bytes.
+        /// The maximum in bytes.
         limit: usize,
     },
-    /// Bytes are missing, or there are too many.
+    /// The blob is too short or too long.
     #[error("it has {have} bytes instead of {want}")]
     Truncated {
         /// Required number of bytes.
@@ -139,14 +139,14 @@ pub enum DecodeError {
     },
 }
 
-/// Why bytes cannot become a blob.
+/// Reason why bytes cannot become a blob.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum EncodeError {
-    /// The compression level is none of zstd's.
+    /// zstd has no such compression level.
     #[error("the compression level is not valid")]
     Level,
-    /// There are more than [`MAX_BLOB_PLAINTEXT_BYTES`].
+    /// The plaintext exceeds [`MAX_BLOB_PLAINTEXT_BYTES`].
     #[error("more than 128 MiB do not fit into a blob")]
     TooLong,
 }
@@ -161,7 +161,7 @@ pub enum PlaintextSize {
     Exactly(usize),
 }
 
-/// A blob whose header was checked.
+/// A blob with a valid header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blob {
     bytes: Bytes,
@@ -169,7 +169,7 @@ pub struct Blob {
 }
 
 impl Blob {
-    /// Checks the header. The checksum is not looked at; see [`check_crc`](Blob::check_crc).
+    /// Parses the header. Does not verify the checksum; see [`check_crc`](Blob::check_crc).
     ///
     /// # Errors
     /// `Magic`, `Truncated`.
@@ -193,13 +193,13 @@ impl Blob {
         self.bytes.slice(self.kind.header_bytes()..)
     }
 
-    /// The initialisation vector and the authentication tag of an encrypted blob.
+    /// Initialisation vector and authentication tag of an encrypted blob.
     pub fn seal(&self) -> Option<([u8; 16], [u8; 16])> {
         let fields = self.bytes.get(PLAIN_HEADER_BYTES..).filter(|_| self.kind.is_encrypted())?;
         Some((*fields.first_chunk()?, *fields.get(16..)?.first_chunk()?))
     }
 
-    /// Checks the payload against the checksum.
+    /// Verifies the checksum of the payload.
     ///
     /// # Errors
     /// `Checksum`.
@@ -215,13 +215,13 @@ impl Blob {
     }
 }
 
-/// Makes blobs. It keeps what zstd needs from one to the next.
+/// Encoder of blobs. It reuses its zstd context.
 pub struct BlobEncoder {
     compressor: zstd::bulk::Compressor<'static>,
 }
 
 impl BlobEncoder {
-    /// An encoder that compresses at a level of zstd, such as [`DEFAULT_ZSTD_LEVEL`].
+    /// An encoder with this zstd level, such as [`DEFAULT_ZSTD_LEVEL`].
     ///
     /// # Errors
     /// `Level`.
@@ -233,7 +233,7 @@ impl BlobEncoder {
         Ok(Self { compressor })
     }
 
-    /// Makes a blob in `out`, whose contents are replaced. It is compressed if that makes it smaller.
+    /// Encodes a blob into `out`, replacing its contents. The payload is compressed if that makes it smaller.
     ///
     /// # Errors
     /// `TooLong`; `out` is then empty.
@@ -259,7 +259,7 @@ impl fmt::Debug for BlobEncoder {
     }
 }
 
-/// Makes a blob in `out`, whose contents are replaced, without compressing it.
+/// Encodes a blob into `out` without compression, replacing its contents.
 ///
 /// # Errors
 /// `TooLong`; `out` is then empty.
@@ -270,7 +270,7 @@ pub fn encode_plain(plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeErr
     Ok(())
 }
 
-/// Makes room for a header and a payload that is not longer than the plaintext.
+/// Reserves a header and a payload that is no longer than the plaintext.
 fn start(plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
     out.clear();
     if plaintext.len() > MAX_BLOB_PLAINTEXT_BYTES {
@@ -288,19 +288,19 @@ fn finish(kind: BlobKind, out: &mut [u8]) {
     }
 }
 
-/// Reads blobs. It keeps what zstd needs from one to the next.
+/// Decoder of blobs. It reuses its zstd context.
 pub struct BlobDecoder {
     decompressor: Option<zstd::bulk::Decompressor<'static>>,
 }
 
 impl BlobDecoder {
-    /// A decoder.
+    /// Creates a decoder.
     #[must_use]
     pub const fn new() -> Self {
         Self { decompressor: None }
     }
 
-    /// Puts the plaintext into `out`, whose contents are replaced. The checksum is checked first.
+    /// Decodes the plaintext into `out`, replacing its contents. Verifies the checksum first.
     ///
     /// No more memory is used than the expected size asks for (H175).
     ///

@@ -9,7 +9,7 @@
 //! | 4096 + 32·i | 32 | digest | of chunk i |
 //!
 //! There is at least one chunk; only the last may be shorter than the others. The length of the file follows from the size
-//! of the image; anything else is refused. Bytes of the header that mean nothing are not looked at.
+//! of the image; anything else is refused. Unused bytes of the header are ignored.
 //!
 //! Source: PBS datastore format, fixed index.
 
@@ -21,7 +21,7 @@ use crate::format::index::{
     ChunkEntry, FinishedIndex, HEADER_BYTES, IndexHeader, IndexWriteError, digest_at, u64_at,
 };
 
-/// The first eight bytes of a fixed index.
+/// Magic number of a fixed index.
 pub const MAGIC: [u8; 8] = [0x2f, 0x7f, 0x41, 0xed, 0x91, 0xfd, 0x0f, 0xcd];
 
 /// Bytes of an entry.
@@ -29,7 +29,7 @@ pub(crate) const ENTRY_BYTES: usize = 32;
 const SIZE_OFFSET: usize = 64;
 const CHUNK_SIZE_OFFSET: usize = 72;
 
-/// A fixed index that was read and found valid. Nothing is copied out of it until it is asked for.
+/// A valid fixed index. Entries are decoded on access.
 #[derive(Clone, Debug)]
 pub struct FixedIndexReader {
     checksum: Digest,
@@ -40,11 +40,11 @@ pub struct FixedIndexReader {
 }
 
 impl FixedIndexReader {
-    /// Reads an index. Everything is checked here, and the checksum of the entries computed, once.
+    /// Parses an index. Checks everything and computes the checksum of the entries, once.
     ///
     /// # Errors
-    /// `Magic`; `Field` for a size of zero or a chunk size that is no power of two; `Truncated` if the number of entries is
-    /// another than follows from them.
+    /// `Magic`; `Field` for a size of zero or a chunk size that is no power of two; `Truncated` if the number of entries
+    /// does not match them.
     pub fn parse(bytes: impl Into<Bytes>) -> Result<Self, DecodeError> {
         let bytes = bytes.into();
         let header = IndexHeader::parse(&bytes, MAGIC)?;
@@ -69,7 +69,7 @@ impl FixedIndexReader {
         &self.header
     }
 
-    /// The checksum of the entries, as computed.
+    /// The computed checksum of the entries.
     pub const fn checksum(&self) -> Digest {
         self.checksum
     }
@@ -102,7 +102,7 @@ impl FixedIndexReader {
         Some(ChunkEntry::new(start..self.size.min(start.saturating_add(self.chunk_size)), digest))
     }
 
-    /// The number of the chunk that holds the byte at an offset; `None` behind the end.
+    /// Number of the chunk that contains the byte at an offset; `None` beyond the end.
     pub fn chunk_at(&self, offset: u64) -> Option<usize> {
         if offset >= self.size {
             return None;
@@ -116,21 +116,21 @@ impl FixedIndexReader {
     }
 }
 
-/// Makes a fixed index from chunks in any order.
+/// Builder of a fixed index, from chunks in any order.
 ///
-/// Entries are kept in the form in which they are stored: 32 bytes a chunk, and a bit for which are there.
+/// Entries are kept in their stored form: 32 bytes a chunk, and one bit that marks it as set.
 #[derive(Clone, Debug)]
 pub struct FixedIndexWriter {
     bytes: Vec<u8>,
     chunk_size: u64,
-    /// One bit a chunk.
+    /// One bit for each chunk.
     present: Vec<u64>,
-    /// As given, or as the chunk with the last byte told.
+    /// As given, or as implied by the last chunk.
     size: Option<u64>,
 }
 
 impl FixedIndexWriter {
-    /// An index of an image of `size` bytes, or of one whose size is not known before its last chunk is.
+    /// An index of an image of `size` bytes, or of an image whose size is known only with its last chunk.
     ///
     /// # Errors
     /// `ChunkSize`; `Empty` for a size of zero; `TooLarge` if its entries do not fit into memory.
@@ -148,7 +148,7 @@ impl FixedIndexWriter {
         Ok(index)
     }
 
-    /// An index with all entries of another one, to be changed where the image changed.
+    /// An index with all entries of another one, to be updated where the image changed.
     ///
     /// # Errors
     /// `OtherShape` unless the image has the same number of chunks; `Empty` for a size of zero.
@@ -159,7 +159,7 @@ impl FixedIndexWriter {
         }
         index.bytes.truncate(HEADER_BYTES);
         index.bytes.extend_from_slice(&base.entries);
-        // A shorter or longer last chunk is another chunk.
+        // A last chunk of another length is another chunk.
         let kept = if size == base.size { base.len() } else { base.len() - 1 };
         (0..kept).for_each(|number| index.mark(number));
         Ok(index)
@@ -168,7 +168,7 @@ impl FixedIndexWriter {
     /// Sets the chunk at an offset, and replaces an earlier one.
     ///
     /// # Errors
-    /// `Misplaced` unless it begins where a chunk does and has its full length or ends with the image; `TooLarge`.
+    /// `Misplaced` unless it starts at a chunk boundary and has the full length or ends with the image; `TooLarge`.
     pub fn set(&mut self, offset: u64, len: u64, digest: Digest) -> Result<(), IndexWriteError> {
         let misplaced = IndexWriteError::Misplaced { offset };
         let end = offset.checked_add(len).ok_or(misplaced)?;
@@ -196,10 +196,10 @@ impl FixedIndexWriter {
         Ok(())
     }
 
-    /// Ends the index. `created` is in seconds since 1970.
+    /// Completes the index. `created` is in seconds since 1970.
     ///
     /// # Errors
-    /// `Empty`; `Missing` if a chunk was not entered.
+    /// `Empty`; `Missing` if a chunk was not set.
     pub fn finish(mut self, uuid: [u8; 16], created: i64) -> Result<FinishedIndex, IndexWriteError> {
         let chunks = (self.bytes.len() - HEADER_BYTES) / ENTRY_BYTES;
         if chunks == 0 {
@@ -214,7 +214,7 @@ impl FixedIndexWriter {
         Ok(FinishedIndex::new(self.bytes, MAGIC, (uuid, created), chunks, size))
     }
 
-    /// Where the entry of the chunk at an offset is, behind the header.
+    /// Position of the entry of the chunk at an offset, after the header.
     fn place(&self, offset: u64) -> Result<usize, IndexWriteError> {
         let number = usize::try_from(offset / self.chunk_size).map_err(|_| IndexWriteError::TooLarge)?;
         number.checked_mul(ENTRY_BYTES).ok_or(IndexWriteError::TooLarge)

@@ -1,4 +1,4 @@
-//! The manifest: which archives a snapshot has, with their checksums. Its presence makes a snapshot finished.
+//! The manifest: the archives of a snapshot, with their checksums. A snapshot with a manifest is finished.
 //!
 //! JSON text in a plain blob, `index.json.blob`:
 //!
@@ -11,9 +11,9 @@
 //! | `signature` | string or null | 64 hexadecimal digits; null or missing: not signed |
 //! | `unprotected` | object | what the signature does not cover; missing: empty |
 //!
-//! Reading is strict: a key that stands twice, a value of another type, a file name that is none or stands twice is an
-//! error (H178). Keys that are not known here are kept and written back. PBS drops them whenever it rewrites a manifest,
-//! except in `unprotected`: data of one's own belongs there.
+//! Parsing is strict: a duplicate key, a value of the wrong type, an invalid or duplicate file name is an
+//! error (H178). Unknown keys are kept and written back. PBS drops them whenever it rewrites a manifest,
+//! except in `unprotected`: put data of your own there.
 //!
 //! Source: PBS datastore format §6.
 
@@ -29,7 +29,7 @@ mod unprotected;
 
 pub use unprotected::{UploadStats, VerifyResult, VerifyState};
 
-/// The most bytes of a manifest as it is stored, and of its JSON.
+/// Maximum bytes of a manifest, both stored and as JSON.
 pub(crate) const MANIFEST_BYTES: u64 = 16 << 20;
 
 /// The manifest of a snapshot.
@@ -59,10 +59,10 @@ impl Manifest {
         }
     }
 
-    /// Reads the JSON text of a manifest.
+    /// Parses the JSON text of a manifest.
     ///
     /// # Errors
-    /// If it is not JSON, or not a manifest in every detail.
+    /// If it is not JSON, or not a valid manifest.
     pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
         let Json::Object(mut top) = Json::parse(json)? else {
             return Err(ManifestError::Field { name: "manifest" });
@@ -103,7 +103,7 @@ impl Manifest {
         Json::Object(top).pretty().into_bytes()
     }
 
-    /// The bytes that the signature is made of: the fields that PBS knows except `signature` and `unprotected`, keys in
+    /// The signed bytes: the fields that PBS knows except `signature` and `unprotected`, keys in
     /// byte order, no white space.
     ///
     /// Unknown keys are left out because PBS forgets them before it checks a signature; a missing `crypt-mode` is written.
@@ -132,12 +132,12 @@ impl Manifest {
         &self.id
     }
 
-    /// When.
+    /// Time of the snapshot.
     pub const fn time(&self) -> BackupTime {
         self.time
     }
 
-    /// The archives, in the order in which they were added. No two have the same name.
+    /// The archives, in the order in which they were added. Their names are unique.
     pub fn files(&self) -> &[ManifestFile] {
         &self.files
     }
@@ -147,7 +147,7 @@ impl Manifest {
         self.files.iter().find(|file| file.name == *name)
     }
 
-    /// Adds an archive at the end. The signature, if there was one, is dropped: it does not cover the addition.
+    /// Appends an archive. Removes the signature, which does not cover it.
     ///
     /// # Errors
     /// [`ManifestError::DuplicateFile`] if the manifest has a file of that name already.
@@ -161,7 +161,7 @@ impl Manifest {
     }
 
     /// The signature: HMAC-SHA-256 of [`canonical_json`](Self::canonical_json), written as digests are. `None` if the
-    /// manifest is not signed. Nothing here checks it.
+    /// manifest is not signed. This crate does not verify it.
     pub const fn signature(&self) -> Option<Digest> {
         self.signature
     }
@@ -246,21 +246,21 @@ impl ManifestFile {
     }
 }
 
-/// What was done to an archive with the key of the backup. The format knows these three, so matching on all of them is
-/// meant.
+/// Use of the backup key for an archive. The format defines exactly these three, so the enum is
+/// exhaustive.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CryptMode {
     /// The content is encrypted and the manifest is signed.
     Encrypt,
-    /// Nothing.
+    /// Neither encrypted nor signed.
     None,
-    /// The content is stored plain, and the manifest is signed.
+    /// The content is plain, and the manifest is signed.
     SignOnly,
 }
 
 impl CryptMode {
-    /// The mode as it is written: `encrypt`, `none` or `sign-only`.
+    /// The mode as text: `encrypt`, `none` or `sign-only`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Encrypt => "encrypt",
@@ -274,28 +274,28 @@ impl CryptMode {
     }
 }
 
-/// Why bytes are not a manifest, or something cannot be in one.
+/// Reason why bytes are not a manifest, or a file cannot be added.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ManifestError {
     /// Two archives have the same name.
     #[error("two archives have the same name")]
     DuplicateFile,
-    /// A key stands twice in a JSON object.
+    /// A JSON object contains a key twice.
     #[error("a key stands twice in an object")]
     DuplicateKey,
-    /// A field is missing, of the wrong type, or its value is not allowed.
+    /// A field is missing, has the wrong type, or an invalid value.
     #[error("`{name}` is missing or not valid")]
     Field {
         /// Its key.
         name: &'static str,
     },
-    /// It is not JSON in UTF-8, or nested deeper than 128 levels.
+    /// The text is not JSON in UTF-8, or nested deeper than 128 levels.
     #[error("not JSON (line {line}, column {column})")]
     Syntax {
-        /// The line, from 1, where reading stopped.
+        /// Line of the error, from 1.
         line: usize,
-        /// The column, in bytes from 1, where reading stopped.
+        /// Column of the error, in bytes from 1.
         column: usize,
     },
 }

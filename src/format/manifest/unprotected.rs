@@ -10,7 +10,7 @@ const VERIFY_STATE: &str = "verify_state";
 
 /// The part of a manifest that its signature does not cover. Source: PBS datastore format §6.4.
 impl Manifest {
-    /// The notes of the snapshot, any number of lines. `None` also if what is stored there is no text.
+    /// The notes of the snapshot, any number of lines. `None` also if the stored value is not a string.
     pub fn notes(&self) -> Option<&str> {
         self.unprotected.get(NOTES)?.as_str()
     }
@@ -31,7 +31,7 @@ impl Manifest {
         field(VERIFY_STATE, VerifyState::parse(state)).map(Some)
     }
 
-    /// Replaces or removes what the last verification found.
+    /// Replaces or removes the result of the last verification.
     pub fn set_verify_state(&mut self, state: Option<&VerifyState>) {
         self.set(VERIFY_STATE, state.map(VerifyState::to_json));
     }
@@ -39,7 +39,7 @@ impl Manifest {
     /// Fingerprint of the key that encrypted or signed the backup; `None` if none is recorded.
     ///
     /// # Errors
-    /// If it is recorded, but not readable.
+    /// If the stored value cannot be parsed.
     pub fn key_fingerprint(&self) -> Result<Option<Fingerprint>, ManifestError> {
         let Some(fingerprint) = self.unprotected.get(FINGERPRINT) else {
             return Ok(None);
@@ -47,7 +47,7 @@ impl Manifest {
         field(FINGERPRINT, fingerprint.as_str().and_then(|it| it.parse().ok())).map(Some)
     }
 
-    /// Replaces or removes the record of the key.
+    /// Replaces or removes the fingerprint of the key.
     pub fn set_key_fingerprint(&mut self, fingerprint: Option<Fingerprint>) {
         self.set(FINGERPRINT, fingerprint.map(|it| Json::from(it.to_string())));
     }
@@ -66,12 +66,12 @@ impl Manifest {
         })
     }
 
-    /// Replaces or removes the record of what the backup sent.
+    /// Replaces or removes the upload statistics.
     pub fn set_chunk_upload_stats(&mut self, stats: Option<UploadStats>) {
         self.set(STATS, stats.map(UploadStats::to_json));
     }
 
-    /// The keys of all that is stored beside the signed part.
+    /// The keys of the unprotected part.
     pub fn unprotected_keys(&self) -> impl Iterator<Item = &str> {
         self.unprotected.keys().map(String::as_str)
     }
@@ -81,10 +81,10 @@ impl Manifest {
         self.unprotected.get(key).map(Json::compact)
     }
 
-    /// Replaces or removes what is stored under `key`. PBS keeps keys that it does not know.
+    /// Replaces or removes the value of `key`. PBS keeps unknown keys here.
     ///
     /// # Errors
-    /// If `json` is not JSON text, or has a key that stands twice in an object. Nothing is changed then.
+    /// If `json` is not JSON text, or contains a duplicate key. Nothing is changed then.
     pub fn set_unprotected(&mut self, key: &str, json: Option<&str>) -> Result<(), ManifestError> {
         let value = json.map(|text| Json::parse(text.as_bytes())).transpose()?;
         self.set(key, value);
@@ -103,7 +103,7 @@ impl Manifest {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyState {
-    /// The task that verified it. Its start is when the snapshot was last verified.
+    /// Task id of the verification. Its start is the time of the verification.
     pub upid: Upid,
     /// The result.
     pub state: VerifyResult,
@@ -120,7 +120,7 @@ pub enum VerifyResult {
 }
 
 impl VerifyState {
-    /// The finding of the task `upid`.
+    /// A result of the task `upid`.
     #[must_use]
     pub const fn new(upid: Upid, state: VerifyResult) -> Self {
         Self { upid, state }
@@ -154,9 +154,9 @@ impl VerifyState {
 pub struct UploadStats {
     /// Chunks sent.
     pub count: u64,
-    /// Bytes of their content, and of every blob as it is stored.
+    /// Bytes of their contents, and of every blob as stored.
     pub size: u64,
-    /// Bytes of the chunks as they are stored.
+    /// Stored bytes of the chunks.
     pub compressed_size: u64,
     /// Number of chunks that the store had already.
     pub duplicates: u64,

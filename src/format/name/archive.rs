@@ -10,7 +10,7 @@ use crate::format::name::{NAME_MAX, NameError, NameFault, NameKind};
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ArchiveName(String);
 
-/// How an archive is stored. The format knows these three, so matching on all of them is meant.
+/// Stored form of an archive. The format defines exactly these three, so the enum is exhaustive.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ArchiveKind {
@@ -23,15 +23,15 @@ pub enum ArchiveKind {
 }
 
 impl ArchiveName {
-    /// The most bytes of the name of an archive that is created here. Longer ones can be read, but temporary names made
+    /// Maximum bytes of the name of a new archive. Longer names can be read, but temporary names made
     /// from them might not fit the 255 bytes of a directory entry.
     pub const MAX_NEW_BYTES: usize = 200;
 
-    /// The archive `name` of that kind; its extension is added if it is not there: both `disk.img` and `disk.img.fidx`
+    /// The archive `name` of that kind. A missing suffix is added: both `disk.img` and `disk.img.fidx`
     /// give `disk.img.fidx`.
     ///
     /// # Errors
-    /// If the result is not a valid name, or `name` ends in the extension of another kind.
+    /// If the result is not a valid name, or `name` has the suffix of another kind.
     pub fn with_kind(name: &str, kind: ArchiveKind) -> Result<Self, NameError> {
         match ArchiveKind::of(name) {
             None => format!("{name}{}", kind.extension()).parse(),
@@ -40,8 +40,8 @@ impl ArchiveName {
         }
     }
 
-    /// The archive that people mean by `name`: itself if it has the extension of a kind, otherwise the kind follows from
-    /// what it ends in.
+    /// The archive that users mean by `name`: itself if it has the suffix of a kind; otherwise its ending
+    /// decides the kind.
     ///
     /// | ends in | kind |
     /// |---|---|
@@ -52,7 +52,7 @@ impl ArchiveName {
     /// Source: PBS datastore format §1.3.
     ///
     /// # Errors
-    /// If `name` ends in none of these, or the result is not a valid name.
+    /// If `name` has none of these endings, or the result is not a valid name.
     pub fn implicit(name: &str) -> Result<Self, NameError> {
         if ArchiveKind::of(name).is_some() {
             return name.parse();
@@ -77,18 +77,18 @@ impl ArchiveName {
         Ok(())
     }
 
-    /// How it is stored.
+    /// Its stored form.
     pub fn kind(&self) -> ArchiveKind {
-        // INVARIANT: every constructor has found one; there is nothing better to say if not.
+        // INVARIANT: every constructor has found a kind, so the fallback is never used.
         ArchiveKind::of(&self.0).unwrap_or(ArchiveKind::Blob)
     }
 
-    /// The name without the extension of its kind: `disk.img` of `disk.img.fidx`.
+    /// The name without the suffix of its kind: `disk.img` of `disk.img.fidx`.
     pub fn stem(&self) -> &str {
         self.0.rsplit_once('.').map_or(&self.0, |(stem, _)| stem)
     }
 
-    /// The name as it is written.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -5,7 +5,7 @@ use crate::format::name::{NameError, NameFault, NameKind};
 
 /// The owner or user of a group: `user@realm`, or `user@realm!token` for an API token of that user.
 ///
-/// The user may hold anything but white space, ASCII control characters, `:` and `/`; realm and token are safe ids. At
+/// The user may contain anything but white space, ASCII control characters, `:` and `/`; realm and token are safe ids. At
 /// most 1024 bytes; the limit is this crate's own.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AuthId {
@@ -15,7 +15,7 @@ pub struct AuthId {
 }
 
 impl AuthId {
-    /// The most bytes.
+    /// Maximum bytes of an id.
     pub const MAX_BYTES: usize = 1024;
 
     /// `root@pam`, the administrator of a stock PBS.
@@ -34,7 +34,7 @@ impl AuthId {
         self.text.get(self.user_bytes + 1..)
     }
 
-    /// The id as it is written.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.text
     }

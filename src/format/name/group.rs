@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::format::name::{BackupTime, NAME_MAX, NameError, NameFault, NameKind, Namespace, SnapshotName};
 
-/// A backup group: the snapshots of one thing over time.
+/// A backup group: the snapshots of one host, guest or container over time.
 ///
 /// Written as the path relative to the datastore: `host/alpha`, or `ns/a/ns/b/host/alpha` in a namespace. Ordered by
 /// namespace, type and id.
@@ -90,7 +90,7 @@ impl BackupType {
     /// All types, in their order.
     pub const ALL: [Self; 3] = [Self::Ct, Self::Host, Self::Vm];
 
-    /// The type as it is written: `ct`, `host` or `vm`.
+    /// The type as text: `ct`, `host` or `vm`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ct => "ct",
@@ -122,7 +122,7 @@ impl fmt::Display for BackupType {
 pub struct BackupId(String);
 
 impl BackupId {
-    /// The id as it is written.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

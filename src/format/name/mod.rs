@@ -1,7 +1,7 @@
-//! Names of everything a datastore holds. A value of these types is valid: only checking constructors make one.
+//! Names in a datastore. Values of these types are valid: only checking constructors make them.
 //!
 //! The grammar is an allow-list of ASCII (H85, H176), so a name can become a path or an object key without escaping and
-//! without meaning anything but itself. Nothing is normalised: text is accepted as it stands or refused.
+//! without a second meaning. Nothing is normalised: text is accepted as it is, or refused.
 //!
 //! | name | text | limit |
 //! |---|---|---|
@@ -37,14 +37,14 @@ pub use snapshot::SnapshotName;
 pub use store::StoreName;
 pub use time::BackupTime;
 
-/// The text, or the number, is not a name of the kind wanted.
+/// The text, or the number, is not a valid name of the expected kind.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 #[error("not {kind}: {fault}")]
 pub struct NameError {
     /// Expected kind of name.
     pub kind: NameKind,
-    /// Why it is none.
+    /// The flaw.
     pub fault: NameFault,
 }
 
@@ -72,21 +72,21 @@ pub enum NameKind {
     Store,
 }
 
-/// Why something is not a name.
+/// Reason why a text is not a name.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NameFault {
-    /// There is a character that this kind of name does not allow where it stands.
+    /// It contains a character that is not allowed at its position.
     Character,
-    /// It is empty, or a part of it is.
+    /// It, or a part of it, is empty.
     Empty,
-    /// It ends in none of `.blob`, `.didx` and `.fidx`.
+    /// Its suffix is none of `.blob`, `.didx` and `.fidx`.
     Extension,
-    /// It does not have the parts that this kind of name is made of.
+    /// It does not consist of the parts of this kind of name.
     Form,
-    /// It is valid as text, but outside the range of values allowed.
+    /// It is valid as text, but out of range.
     Range,
-    /// It is the name of something else: of the manifest or the client log.
+    /// It is the reserved name of the manifest or the client log.
     Reserved,
     /// It has more levels than allowed.
     TooDeep,
@@ -128,7 +128,7 @@ impl fmt::Display for NameFault {
     }
 }
 
-/// The most bytes that a directory entry may have on the filesystems PBS uses (`NAME_MAX`).
+/// Maximum bytes of a directory entry on the filesystems that PBS uses (`NAME_MAX`).
 const NAME_MAX: usize = 255;
 
 impl NameKind {

@@ -10,14 +10,14 @@ use crate::format::name::{NameError, NameFault, NameKind};
 /// by everything in it.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Namespace {
-    // Components joined by '/'; each is a safe id, so splitting gives them back.
+    // Components joined by '/'; each is a safe id, so splitting restores them.
     joined: String,
 }
 
 impl Namespace {
-    /// The most components below the root.
+    /// Maximum number of components below the root.
     pub const MAX_DEPTH: usize = 7;
-    /// The most bytes of the components joined by `/`. One component alone has at most 255.
+    /// Maximum bytes of the components joined by `/`. One component has at most 255.
     pub const MAX_BYTES: usize = 256;
 
     /// The namespace that contains all others.
@@ -31,7 +31,7 @@ impl Namespace {
         self.joined.is_empty()
     }
 
-    /// The namespace that contains this one; `None` for the root.
+    /// The parent namespace; `None` for the root.
     pub fn parent(&self) -> Option<Self> {
         if self.is_root() {
             return None;
@@ -40,7 +40,7 @@ impl Namespace {
         Some(Self { joined: parent.to_owned() })
     }
 
-    /// The namespace `name` within this one.
+    /// The child namespace `name`.
     ///
     /// # Errors
     /// If `name` is not a safe id, or the result would be too deep or too long.

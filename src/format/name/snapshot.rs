@@ -25,7 +25,7 @@ impl SnapshotName {
         &self.group
     }
 
-    /// When it was taken.
+    /// Time of the snapshot.
     pub const fn time(&self) -> BackupTime {
         self.time
     }

@@ -8,7 +8,7 @@ use crate::format::name::{NameError, NameFault, NameKind};
 pub struct StoreName(String);
 
 impl StoreName {
-    /// The name as it is written.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

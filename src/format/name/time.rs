@@ -7,7 +7,7 @@ use jiff::civil::{Date, DateTime, Time};
 
 use crate::format::name::{NameError, NameFault, NameKind};
 
-/// When a snapshot was taken, in whole seconds: the last part of its name.
+/// Time of a snapshot, in whole seconds: the last part of its name.
 ///
 /// Written `YYYY-MM-DDTHH:MM:SSZ`, always in UTC and 20 bytes wide, so that the order of the texts is the order of the
 /// times (H53). From 1970-01-01T00:00:01Z to 9999-12-31T23:59:59Z.
@@ -52,7 +52,7 @@ const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 impl TryFrom<SystemTime> for BackupTime {
     type Error = NameError;
 
-    /// Cuts off the fraction of a second.
+    /// Truncates to whole seconds.
     fn try_from(time: SystemTime) -> Result<Self, NameError> {
         let range = || NameKind::BackupTime.fault(NameFault::Range);
         let since = time.duration_since(UNIX_EPOCH).map_err(|_| range())?;
