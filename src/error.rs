@@ -1,7 +1,7 @@
 //! The one error type of the crate.
 //!
-//! An [`Error`] says what was attempted, on which object, and through its [`ErrorKind`] what a caller can do about it. The
-//! wording is for people and is not part of the interface; programs match on [`Error::kind`].
+//! An [`Error`] has the attempted action, its object and, as its [`ErrorKind`], the possible reaction of the caller. The
+//! wording is for people and not part of the interface; programs match on [`Error::kind`].
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -16,7 +16,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// The object exists already. Nothing was written.
     AlreadyExists,
-    /// Somebody else holds the lock that this needs. Nothing was changed; try again when they are done.
+    /// Another operation holds a required lock. Nothing was changed; retry when it has ended.
     Busy,
     /// The object no longer has the expected version. Nothing was written; read it again and decide again.
     Conflict,
@@ -26,19 +26,19 @@ pub enum ErrorKind {
     Denied,
     /// The disk, the quota or the bucket is full. Retrying fails until space is freed.
     Full,
-    /// A bug in this crate or in code that it called: a job panicked or vanished. The operation did not complete.
+    /// A bug in this crate or in code that it called: a job panicked or disappeared. The operation did not complete.
     Internal,
-    /// An argument breaks a documented rule. Nothing was changed.
+    /// An argument violates a documented rule. Nothing was changed.
     InvalidInput,
-    /// The object does not exist. Given only where its absence is certain.
+    /// The object does not exist. Reported only if its absence is certain.
     NotFound,
-    /// The caller's own reader, writer or target failed; [`source`](StdError::source) is its error.
+    /// A reader, writer or target of the caller failed; [`source`](StdError::source) is its error.
     Stream,
-    /// The store could not be reached or asked to slow down. Retry later.
+    /// The store could not be reached, or throttled the request. Retry later.
     Unavailable,
     /// The operation would remove more than the safety limit allows, and was not confirmed. Nothing was changed.
     Unconfirmed,
-    /// The store, the backend or this version of the crate cannot do that. Nothing was changed.
+    /// The store, the backend or this version of the crate does not support the operation. Nothing was changed.
     Unsupported,
 }
 
@@ -62,10 +62,10 @@ impl ErrorKind {
     }
 }
 
-/// An operation that failed: what was attempted, on which object, why, and of which [kind](ErrorKind).
+/// A failed operation: the attempted action, its object, the cause and the [kind](ErrorKind).
 ///
 /// `Display` prints this level only; [`source`](StdError::source) holds the rest of the chain.
-/// Cloning is cheap: operations that were waiting for the same thing share one error.
+/// Cloning is cheap: operations that waited for the same result share one error.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -78,7 +78,7 @@ struct Inner {
 }
 
 impl Error {
-    /// An error of `kind` that happened during `action`, a few words such as `"load chunk"`.
+    /// An error of `kind` in `action`, a few words such as `"load chunk"`.
     ///
     /// For implementors of traits of this crate.
     #[must_use]
@@ -86,7 +86,7 @@ impl Error {
         Self(Box::new(Inner { kind, action, subject: None, source: None }))
     }
 
-    /// An error made from what the operating system answered, with the kind that follows from it.
+    /// An error from the operating system, with the kind that follows from it.
     #[must_use]
     pub fn io(error: std::io::Error, action: &'static str) -> Self {
         use std::io::ErrorKind as Io;
@@ -102,14 +102,14 @@ impl Error {
         Self::new(kind, action).because(error)
     }
 
-    /// Names the object that the operation was about.
+    /// Names the object of the operation.
     #[must_use]
     pub fn on(mut self, subject: impl fmt::Display) -> Self {
         self.0.subject = Some(subject.to_string());
         self
     }
 
-    /// Adds the error that caused this one.
+    /// Adds the underlying error.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(Arc::from(source.into()));
@@ -126,7 +126,7 @@ impl Error {
         self.0.action
     }
 
-    /// The object that the operation was about, as people write it.
+    /// The object of the operation, in its usual notation.
     pub fn subject(&self) -> Option<&str> {
         self.0.subject.as_deref()
     }

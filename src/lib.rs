@@ -1,10 +1,10 @@
 //! The store engine for deduplicating backups: it reads and writes the datastores of Proxmox Backup Server (PBS) byte for
 //! byte, from any Rust program and on any async runtime.
 //!
-//! larder is a library. It has no server, no scheduler, no user interface and no configuration file; those belong to the
+//! larder is a library. A server, a scheduler, a user interface and configuration files belong to the
 //! program that links it. It never exits the process, never panics on input, starts no runtime of its own and prints nothing.
 //!
-//! # An example
+//! # Example
 //! ```
 //! use std::sync::Arc;
 //!
@@ -24,7 +24,7 @@
 //! let backend = FsBackend::create(runtime.clone(), path, options).await?;
 //! let store = Datastore::create(Arc::new(backend), Options::default()).await?;
 //!
-//! let backup = store.backup(&"vm/100".parse()?).begin().await?; // nobody sees it yet
+//! let backup = store.backup(&"vm/100".parse()?).begin().await?; // invisible until it is finished
 //! backup.image("disk.img", disk, size).await?;
 //! backup.blob("vm.conf", "cores: 4").await?;
 //! let snapshot = backup.finish().await?; // the only way to publish
@@ -36,19 +36,19 @@
 //! ```
 //!
 //! # The main types
-//! | type | what it is |
+//! | type | purpose |
 //! |---|---|
-//! | [`Datastore`](store::Datastore) | an open store: listings, owners, notes, and the ways in and out |
-//! | [`SnapshotWriter`](store::SnapshotWriter) | a backup while it is written: streams, images, blobs |
+//! | [`Datastore`](store::Datastore) | an open store: listings, owners, notes, backups and restores |
+//! | [`SnapshotWriter`](store::SnapshotWriter) | a backup in progress: streams, images, blobs |
 //! | [`SnapshotReader`](store::SnapshotReader) | a finished snapshot, with its archives as [`ArchiveReader`](store::ArchiveReader)s |
-//! | [`GcPlan`](gc::GcPlan), [`PrunePlan`](prune::PrunePlan), [`SyncPlan`](sync::SyncPlan), [`VerifyPlan`](verify::VerifyPlan) | upkeep: what it would do or cost, to look at; executed, each leaves a report |
-//! | [`Backend`](backend::Backend) | where objects are kept: [`FsBackend`](backend::FsBackend), [`MemoryBackend`](backend::MemoryBackend), or yours |
-//! | [`Runtime`](rt::Runtime) | what it needs of an async runtime: threads, Tokio, smol, simulated, or yours |
-//! | [`Chunker`](chunker::Chunker) | where streams are cut |
-//! | [`Error`](error::Error) | what went wrong, and by its [`ErrorKind`](error::ErrorKind) what to do about it |
+//! | [`GcPlan`](gc::GcPlan), [`PrunePlan`](prune::PrunePlan), [`SyncPlan`](sync::SyncPlan), [`VerifyPlan`](verify::VerifyPlan) | maintenance: inspect the plan, execute it, read the report |
+//! | [`Backend`](backend::Backend) | object storage: [`FsBackend`](backend::FsBackend), [`MemoryBackend`](backend::MemoryBackend), `S3Backend`, or your own |
+//! | [`Runtime`](rt::Runtime) | the async runtime: threads, Tokio, smol, simulated, or your own |
+//! | [`Chunker`](chunker::Chunker) | division of streams into chunks |
+//! | [`Error`](error::Error) | a failure, with an [`ErrorKind`](error::ErrorKind) that says how to react |
 //!
-//! [`format`](mod@format) has the bytes and names by themselves, without any input or output; [`retention`] says which snapshots to
-//! keep, and [`prune`] removes the others. [`tree`] has the exclude patterns and the reports of backups and restores of directory
+//! [`format`](mod@format) has the stored bytes and names alone, without I/O; [`retention`] decides which snapshots to
+//! keep, and [`prune`] removes the others. [`tree`] has exclude patterns and reports for backups and restores of directory
 //! trees.
 //! Guides to the format, locks, maintenance, runtimes and S3 are in the [`manual`], with a [glossary](manual::glossary).
 //!
@@ -56,7 +56,7 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `tokio` | yes | `rt::TokioRuntime` |
-//! | `s3` | yes | the S3 client, [`backend`]`::S3Backend`, and what they stand on |
+//! | `s3` | yes | the S3 client and [`backend`]`::S3Backend` |
 //! | `tls` | yes | TLS for the S3 client |
 //! | `smol` | no | `rt::SmolRuntime` |
 //! | `testing` | no | `rt::SimRuntime`, the conformance suite and the recording and fault-injecting backends; not covered by semver |
@@ -64,9 +64,9 @@
 //! Without default features no `tokio` is in the dependency tree, no TLS and no S3.
 //!
 //! # Cancel safety
-//! Any future may be dropped at any time. What it had begun then happens entirely or not at all: a snapshot is published whole
-//! or never, an object is the old one or the new one. What is left behind where nobody sees it is removed by the next backup
-//! of the same group, or with the garbage. Each method says more where there is more to say.
+//! Any future may be dropped at any time. The operation then happens completely or not at all: a snapshot is published as a whole
+//! or never, an object is the old one or the new one. The next backup of the same group or the next garbage collection removes
+//! invisible leftovers. Methods document details where they matter.
 //!
 //! # Stability
 //! Stored bytes are those of PBS and do not change. The interface follows semantic versioning; error texts, log output and

@@ -1,12 +1,12 @@
-//! Chunks of one size.
+//! Chunks of equal size.
 
 use crate::chunker::{Chunker, ChunkerError, check_size};
 
-/// The smallest and the largest size of a chunk, in bytes.
+/// Minimum and maximum chunk size in bytes.
 const LEAST_BYTES: usize = 4 << 10;
 const MOST_BYTES: usize = 16 << 20;
 
-/// Cuts at multiples of one size.
+/// Cuts at multiples of the chunk size.
 #[derive(Clone, Debug)]
 pub struct FixedChunker {
     chunk_bytes: usize,
@@ -15,7 +15,7 @@ pub struct FixedChunker {
 }
 
 impl FixedChunker {
-    /// Chunks of `chunk_bytes` bytes: a power of two from 4 KiB to 16 MiB.
+    /// Cuts chunks of `chunk_bytes` bytes: a power of two from 4 KiB to 16 MiB.
     ///
     /// # Errors
     /// For any other size.

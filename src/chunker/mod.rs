@@ -1,7 +1,7 @@
-//! Where streams are cut into chunks.
+//! Division of streams into chunks.
 //!
-//! [`FixedChunker`] cuts at multiples of one size, [`RollingChunker`] where the contents say so. Where exactly is not part of
-//! the format: any cuts within the limits make a valid archive. It decides only what is found again in the next backup.
+//! [`FixedChunker`] cuts at multiples of one size, [`RollingChunker`] by content. The positions are not part of
+//! the format: any cuts within the limits make a valid archive. They only decide what the next backup deduplicates.
 
 mod fixed;
 mod rolling;
@@ -13,47 +13,47 @@ use thiserror::Error;
 pub use fixed::FixedChunker;
 pub use rolling::{RollingChunker, RollingOptions};
 
-/// Finds the ends of chunks in a stream that comes in pieces.
+/// Finds the ends of chunks in a stream that arrives in pieces.
 ///
 /// # Contract
-/// Where a chunk ends depends on the bytes of the stream since it began, and never on how they were divided into calls.
+/// The end of a chunk depends on the bytes since the start of the stream, and never on their division into calls.
 pub trait Chunker: fmt::Debug + Send {
-    /// Looks at the next bytes of the current chunk, which follow those of the calls before.
+    /// Scans the next bytes of the current chunk, which follow those of the previous calls.
     ///
-    /// `Some(n)`, with n from 1 to `data.len()`: the chunk ends after the first n of them. The next call begins with the
-    /// byte behind its end and is about the next chunk. `None`: all of them belong to the current chunk. The end of the
-    /// stream ends the last chunk, wherever that is.
+    /// `Some(n)`, with n from 1 to `data.len()`: the chunk ends after the first n of them. The next call starts with the
+    /// byte after it, in the next chunk. `None`: all of them belong to the current chunk. The end of the
+    /// stream always ends the last chunk.
     fn scan(&mut self, data: &[u8]) -> Option<usize>;
 
-    /// The most bytes that a chunk may have; at most 16 MiB where it is stored by PBS.
+    /// Maximum bytes of a chunk; at most 16 MiB in a store of PBS.
     fn max_bytes(&self) -> usize;
 
-    /// The size in bytes that most chunks are below twice of: buffers are made for it.
+    /// Typical chunk size in bytes; most chunks are smaller than twice this. Used to size buffers.
     fn typical_bytes(&self) -> usize;
 }
 
-/// Why a chunker cannot be made.
+/// Reason why a chunker cannot be made.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ChunkerError {
-    /// The size is no power of two.
+    /// The size is not a power of two.
     #[error("the size is not a power of two")]
     NotPowerOfTwo,
-    /// The size is too small or too large.
+    /// The size is out of range.
     #[error("the size is not within {least} and {most} bytes")]
     OutOfRange {
-        /// The smallest that is allowed, in bytes.
+        /// Minimum in bytes.
         least: usize,
-        /// The largest that is allowed, in bytes.
+        /// Maximum in bytes.
         most: usize,
     },
 }
 
-/// Returns `true` if all bytes are zero. It stops at the first few that are not.
+/// Returns `true` if all bytes are zero. Stops soon after the first that is not.
 pub fn is_zero(data: &[u8]) -> bool {
     let blocks = data.chunks_exact(128);
     let rest = blocks.remainder();
-    // Without an exit inside of a block the compiler makes it a few wide instructions.
+    // Without an exit inside a block, the compiler turns it into a few wide instructions.
     blocks.into_iter().all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
         && rest.iter().all(|byte| *byte == 0)
 }

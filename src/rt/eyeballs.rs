@@ -1,14 +1,14 @@
-//! Connects to a name that has several addresses: in turns, without waiting for those that do not answer (H145).
+//! Connects to a name with several addresses, in turns and without waiting for silent ones (H145).
 //!
-//! | event | what follows |
+//! | event | action |
 //! |---|---|
-//! | start | the first address is tried |
-//! | an attempt is 250 ms old | the next address is tried beside it |
-//! | an attempt fails | the next address is tried at once |
-//! | an attempt succeeds | all others are dropped |
-//! | all have failed | the error of the first is told |
+//! | start | try the first address |
+//! | an attempt is 250 ms old | try the next address beside it |
+//! | an attempt fails | try the next address at once |
+//! | an attempt succeeds | drop all others |
+//! | all have failed | return the first error |
 //!
-//! The families of addresses take turns, beginning with that of the first one.
+//! Address families take turns, beginning with that of the first address.
 //!
 //! Source: RFC 8305 §4 and §5.
 
@@ -22,7 +22,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 /// Delay after which the next attempt begins beside a pending one.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// The first connection that comes about.
+/// Returns the first connection to succeed.
 pub(super) async fn connect_first<C, A, S>(
     addresses: impl IntoIterator<Item = SocketAddr>,
     connect: impl Fn(SocketAddr) -> A,
@@ -55,7 +55,7 @@ where
     }
 }
 
-/// The addresses with their families taking turns.
+/// The addresses, with alternating families.
 fn in_turns(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut addresses = addresses.into_iter().peekable();
     let Some(first_is_6) = addresses.peek().map(SocketAddr::is_ipv6) else { return Vec::new() };

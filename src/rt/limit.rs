@@ -1,4 +1,4 @@
-//! A bound on how many blocking jobs run at once, for runtimes whose own pools have none or a high one.
+//! A limit of concurrent blocking jobs, for runtimes whose own pools have none or a high one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,7 @@ impl Limit {
         Arc::new(Self { most, state: Mutex::default() })
     }
 
-    /// Returns what is to be run on the pool now, if a place is free: this job and then those that wait.
+    /// Returns the work to run on the pool now, if a slot is free: this job, and then the waiting ones.
     pub(super) fn admit(self: &Arc<Self>, job: BlockingJob) -> Option<impl FnOnce() + Send + use<>> {
         let mut state = self.state();
         if state.running == self.most {
@@ -54,7 +54,7 @@ struct Place {
 }
 
 impl Place {
-    /// The next job, or none, and then the place is given back in the same step: a job that comes later finds it free.
+    /// Takes the next job, or releases the slot in the same step, so that a later job finds it free.
     fn next(&mut self) -> Option<BlockingJob> {
         let mut state = self.limit.state();
         let next = state.waiting.pop_front();
@@ -71,7 +71,7 @@ impl Drop for Place {
         if !self.given_back {
             let mut state = self.limit.state();
             state.running -= 1;
-            // The pool has ended. Nobody comes who would take a job, and who waits for one is told by its end.
+            // The pool has shut down and no slot will take these jobs: dropping them notifies their callers.
             let lost = if state.running == 0 { std::mem::take(&mut state.waiting) } else { VecDeque::new() };
             drop(state);
             drop(lost);

@@ -1,14 +1,14 @@
-//! The seam to the async runtime: the one place that spawns, blocks, sleeps, reads a clock or draws randomness.
+//! The interface to the async runtime: only this module spawns, blocks, sleeps, reads clocks and draws randomness.
 //!
-//! A [`Runtime`] is given once, as `Arc<dyn Runtime>`, to the constructor of a backend; the store takes it from there. There
-//! is no global default and nothing is started behind the caller's back. Implementations here:
+//! The constructor of a backend takes a [`Runtime`] as `Arc<dyn Runtime>`, and the store uses that one. There
+//! is no global default, and nothing is started without a runtime. Implementations:
 //!
-//! | type | feature | what it stands on |
+//! | type | feature | based on |
 //! |---|---|---|
-//! | [`ThreadRuntime`] | none | threads of its own; for `futures::executor` and programs without a runtime |
-//! | `TokioRuntime` | `tokio` | the Tokio runtime that the caller runs |
+//! | [`ThreadRuntime`] | none | its own threads; for `futures::executor` and programs without a runtime |
+//! | `TokioRuntime` | `tokio` | the Tokio runtime of the caller |
 //! | `SmolRuntime` | `smol` | the global executor of `smol` |
-//! | `SimRuntime` | `testing` | one thread, virtual time, one seed that decides every schedule |
+//! | `SimRuntime` | `testing` | one thread, virtual time, and a seed that decides every schedule |
 
 mod clock;
 mod eyeballs;
@@ -46,21 +46,21 @@ pub use thread::ThreadRuntime;
 #[cfg(feature = "tokio")]
 pub use tokio::TokioRuntime;
 
-/// A job that may block: file access, or work for the processor that is too long for an async task.
+/// A job that may block: file access, or processor-bound work that is too long for an async task.
 pub type BlockingJob = Box<dyn FnOnce() + Send + 'static>;
 
 /// The services that the library needs from an async runtime.
 ///
 /// # Contract
-/// * **Spawned tasks run**: a task given to [`spawn`](Runtime::spawn) is polled until it is complete, whether or not anybody
-///   waits for it, as long as the runtime itself lives.
+/// * **Spawned tasks run**: a task given to [`spawn`](Runtime::spawn) is polled to completion without being awaited,
+///   as long as the runtime itself lives.
 /// * **Blocking jobs run**: a job given to [`spawn_blocking`](Runtime::spawn_blocking) runs exactly once, on a pool whose size
 ///   is bounded, and never on a thread that polls tasks. Jobs may wait for files, never for other jobs.
 /// * **Monotonic**: [`monotonic`](Runtime::monotonic) never decreases, and counts the time in which the host was suspended. Leases and
-///   deadlines are kept by it: with a clock that stands still meanwhile, a host that wakes up takes its lease for a fresh one.
+///   deadlines depend on it: with a clock that stands still meanwhile, a host that wakes up believes that its lease is fresh.
 ///
 /// # Cancel safety
-/// A dropped future of [`sleep`](Runtime::sleep) or [`connect`](Runtime::connect) leaves nothing behind.
+/// A dropped future of [`sleep`](Runtime::sleep) or [`connect`](Runtime::connect) leaves no timer or connection behind.
 #[async_trait]
 pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Runs a task in the background.
@@ -72,16 +72,16 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Completes when `duration` has passed.
     async fn sleep(&self, duration: Duration);
 
-    /// The time of day. It may jump in either direction.
+    /// The wall clock. It may jump in either direction.
     fn now(&self) -> SystemTime;
 
-    /// The time since some fixed moment before the first call. It never decreases, and goes on while the host is suspended, as
+    /// The time since a fixed moment before the first call. It never decreases, and counts suspension of the host, as
     /// `CLOCK_BOOTTIME` of Linux does. [`sleep`](Runtime::sleep) need not notice a suspension. Runtimes of one process that open the same
-    /// store count from the same moment, as those of this crate do: `CLOCK_BOOTTIME` on Linux, elsewhere `CLOCK_MONOTONIC`, which
-    /// counts a suspension on macOS and need not do so on other systems.
+    /// store must count from the same moment, as those of this crate do: `CLOCK_BOOTTIME` on Linux, elsewhere `CLOCK_MONOTONIC`, which
+    /// counts suspension on macOS and may not do so on other systems.
     fn monotonic(&self) -> Duration;
 
-    /// Fills `buffer` with random bytes that are fit for identifiers and nonces.
+    /// Fills `buffer` with random bytes, suitable for identifiers and nonces.
     fn fill_random(&self, buffer: &mut [u8]);
 
     /// Number of blocking jobs to run at once: the processors that this program may use.
@@ -90,23 +90,23 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Opens a TCP connection.
     ///
     /// # Errors
-    /// Whatever the name lookup or the connection answers.
+    /// Any failure of the name lookup or the connection.
     async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>>;
 }
 
-/// A connected stream of bytes in both directions.
+/// A connected byte stream in both directions.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Connection for T {}
 
 impl dyn Runtime {
-    /// Runs `job` on the pool and returns what it returned.
+    /// Runs `job` on the pool and returns its result.
     ///
     /// # Errors
-    /// `Internal` if the job panicked or the pool went away.
+    /// `Internal` if the job panicked or the pool has shut down.
     ///
     /// # Cancel safety
-    /// The job runs to its end even if the future is dropped.
+    /// The job runs to completion even if the future is dropped.
     pub async fn run_blocking<T, F>(&self, action: &'static str, job: F) -> Result<T>
     where
         T: Send + 'static,
@@ -133,7 +133,7 @@ fn pool_size() -> NonZeroUsize {
 
 fn fill_random(buffer: &mut [u8]) {
     if getrandom::fill(buffer).is_err() {
-        // The keys that the standard library draws are random too, and it has its own ways to get them.
+        // The hash keys of the standard library are random too, and it has its own sources for them.
         for part in buffer.chunks_mut(8) {
             let random = std::hash::RandomState::new().hash_one(0_u8).to_le_bytes();
             part.copy_from_slice(&random[..part.len()]);
@@ -141,7 +141,7 @@ fn fill_random(buffer: &mut [u8]) {
     }
 }
 
-/// Runs a job. One that panics has been heard of by the panic hook; whoever waits for it notices that it is gone.
+/// Runs a job. The panic hook reports a panic; the caller notices by its dropped sender.
 fn run_job(job: BlockingJob) {
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
 }

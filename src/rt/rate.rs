@@ -1,8 +1,8 @@
 //! Rate limits in units a second.
 //!
-//! Rates are kept by the generic cell rate algorithm: a clock runs ahead of time by what was used, and whoever would push it
-//! further than the burst allows waits until it does not. Everything is in nanoseconds, in integers. A waiter that is dropped
-//! gives back what it took (H151).
+//! The generic cell rate algorithm: each use moves a virtual clock ahead of time, and a caller that would move it
+//! further than the burst allows waits. All values are integers in nanoseconds. A dropped waiter returns
+//! its units (H151).
 
 use std::num::NonZeroU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,12 +12,12 @@ use crate::rt::Runtime;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// A rate that is kept.
+/// A rate limit.
 #[derive(Debug)]
 pub(crate) struct Rate {
-    /// How far the clock may run ahead, in nanoseconds.
+    /// Maximum lead of the virtual clock, in nanoseconds.
     burst: u64,
-    /// When everything that was used is used up, by the monotonic clock.
+    /// The virtual clock: the time by which all use is paid off, by the monotonic clock.
     paid_until: Mutex<u64>,
     /// Units a second.
     per_second: u64,
@@ -50,7 +50,7 @@ impl Rate {
             .unwrap_or(u64::MAX / 4)
     }
 
-    /// Moves the clock on; returns how long to wait for it.
+    /// Advances the virtual clock; returns the time to wait.
     fn charge(&self, units: u64, now: u64) -> u64 {
         let mut paid_until = self.paid_until();
         let before = (*paid_until).max(now);

@@ -15,16 +15,16 @@ use crate::rt::eyeballs::connect_first;
 use crate::rt::limit::Limit;
 use crate::rt::{BlockingJob, Connection, Runtime, clock, fill_random, pool_size, processors};
 
-/// A [`Runtime`] that stands on the global executor of `smol`.
+/// A [`Runtime`] on the global executor of `smol`.
 ///
-/// At most as many blocking jobs as processors and two more, at least four, are on its pool at once.
+/// Runs at most as many blocking jobs at once as processors and two more, at least four.
 #[derive(Debug)]
 pub struct SmolRuntime {
     limit: Arc<Limit>,
 }
 
 impl SmolRuntime {
-    /// The runtime.
+    /// Creates the runtime.
     #[must_use]
     pub fn new() -> Self {
         Self { limit: Limit::new(pool_size().get()) }

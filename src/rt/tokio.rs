@@ -1,4 +1,4 @@
-//! The Tokio runtime that the caller runs.
+//! The Tokio runtime of the caller.
 
 #![expect(clippy::disallowed_methods, reason = "this is where clocks come from")]
 
@@ -22,10 +22,10 @@ use crate::rt::eyeballs::connect_first;
 use crate::rt::limit::Limit;
 use crate::rt::{BlockingJob, Connection, Runtime, clock, fill_random, pool_size, processors};
 
-/// A [`Runtime`] that stands on a Tokio runtime. That one has to have its timers and its network enabled.
+/// A [`Runtime`] on a Tokio runtime, which must have timers and I/O enabled.
 ///
-/// Futures of this library may then be awaited anywhere, also outside of that runtime. At most as many blocking jobs as
-/// processors and two more, at least four, are on its pool at once.
+/// Futures of this library can be awaited anywhere, also outside of that runtime. Runs at most as many blocking jobs at
+/// once as processors and two more, at least four.
 #[derive(Debug)]
 pub struct TokioRuntime {
     handle: Handle,
@@ -33,7 +33,7 @@ pub struct TokioRuntime {
 }
 
 impl TokioRuntime {
-    /// The runtime of the task that calls this.
+    /// The runtime of the calling task.
     ///
     /// # Errors
     /// `InvalidInput` outside of a Tokio runtime.
@@ -44,7 +44,7 @@ impl TokioRuntime {
             .map_err(|error| Error::new(ErrorKind::InvalidInput, "find the runtime").because(error))
     }
 
-    /// The runtime of that handle.
+    /// The runtime of this handle.
     #[must_use]
     pub fn new(handle: Handle) -> Self {
         Self { handle, limit: Limit::new(pool_size().get()) }
@@ -89,7 +89,7 @@ impl Runtime for TokioRuntime {
 
     async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
         let host = host.to_owned();
-        // On the runtime itself: a socket can only be registered there.
+        // On the runtime itself, because a socket can be registered only there.
         let connect = self.handle.spawn(async move {
             let addresses = tokio::net::lookup_host((host, port)).await?;
             connect_first(addresses, TcpStream::connect, tokio::time::sleep).await
@@ -135,7 +135,7 @@ impl AsyncWrite for TokioConnection {
         Pin::new(&mut self.0).poll_write(context, bytes)
     }
 
-    // TLS hands over several records at once.
+    // TLS writes several records at once.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -2,18 +2,18 @@
 
 use crate::tree::pattern::{EntryKind, Pattern, PatternError};
 
-/// Patterns in the order in which they were given. The last one that matches a path decides about it; a path that none matches is
+/// Exclude patterns in the given order. The last pattern that matches a path decides; a path without a match is
 /// included.
 ///
-/// A walker asks about each entry before it looks into it. It does not enter an excluded directory, so that nothing below is
-/// included again, whatever patterns say.
+/// A walker asks about each entry before it reads it, and does not enter an excluded directory, so later patterns cannot include
+/// entries below it again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Excludes {
     patterns: Vec<Pattern>,
 }
 
 impl Excludes {
-    /// A list without patterns, which excludes nothing.
+    /// A list without patterns. It excludes nothing.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -34,21 +34,21 @@ impl Excludes {
         self.patterns.is_empty()
     }
 
-    /// The patterns, in order.
+    /// The patterns in order.
     pub fn patterns(&self) -> &[Pattern] {
         &self.patterns
     }
 
-    /// Adds a pattern behind the others.
+    /// Appends a pattern.
     pub fn push(&mut self, pattern: Pattern) {
         self.patterns.push(pattern);
     }
 
-    /// Adds the patterns of a file, one a line. White space at both ends of a line is ignored, and so are empty lines and lines
+    /// Appends the patterns of a file, one a line. White space at both ends of a line is ignored, and so are empty lines and lines
     /// that begin with `#`; a pattern for such a name begins with `\#`.
     ///
     /// # Errors
-    /// [`LineError`] for the first line that is no pattern; then none is added.
+    /// [`LineError`] for the first invalid line; then none is added.
     pub fn push_lines(&mut self, text: &[u8]) -> Result<(), LineError> {
         let mut found = Vec::new();
         for (line, number) in text.split(|byte| *byte == b'\n').zip(1..) {
@@ -62,14 +62,14 @@ impl Excludes {
     }
 }
 
-/// A line of a file of patterns that is no pattern.
+/// An invalid line in a file of patterns.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {error}")]
 pub struct LineError {
     /// The defect.
     pub error: PatternError,
-    /// The number of the line; the first is 1.
+    /// Line number, from 1.
     pub line: usize,
 }
 

@@ -1,9 +1,9 @@
-//! Filesystems that the kernel makes up.
+//! Virtual filesystems.
 
-/// Returns `true` if a filesystem has no contents of its own, such as `proc` and `sysfs`. `magic` is `f_type` of `statfs` on Linux.
+/// Returns `true` if a filesystem has no stored contents, such as `proc` and `sysfs`. `magic` is `f_type` of `statfs` on Linux.
 ///
-/// A backup of a tree does not enter such a filesystem. Those that hold what programs put there, such as `tmpfs`, are not of
-/// this kind. Source: Linux `include/uapi/linux/magic.h`.
+/// A backup of a tree does not enter such a filesystem. Filesystems that hold data of programs, such as `tmpfs`, do not
+/// count. Source: Linux `include/uapi/linux/magic.h`.
 pub fn is_virtual_filesystem(magic: u32) -> bool {
     matches!(
         magic,

@@ -1,9 +1,9 @@
 //! Policy and reports for backups and restores of directory trees, whatever format a tree is stored in.
 //!
-//! [`Excludes`] decides which paths a backup leaves out. A [`Report`] collects one [`Finding`] for each thing that a backup or a
-//! restore did not do as asked, so that the rest can go on and the caller can say at the end that something is missing.
+//! [`Excludes`] decides which paths a backup leaves out. A [`Report`] collects one [`Finding`] for each entry that a backup or
+//! restore could not handle as asked, so that the rest continues and the caller can report what is missing.
 //!
-//! Nothing here reads a directory: a walker of the caller asks and reports. Paths are bytes, as they are on Unix.
+//! This module reads no directories: the walker of the caller asks and reports. Paths are bytes, as on Unix.
 //!
 //! ```
 //! use larder::tree::{EntryKind, Excludes, Finding, PatternError, Problem, Report};

@@ -1,12 +1,12 @@
 //! One exclude pattern: parsing and matching.
 //!
-//! The syntax is that of pxar archives, so that tar and pxar backups of one tree leave out the same. Source: PBS pxar format,
-//! exclude patterns. One thing is refused that pxar accepts: `[!…]`, which negates a class in other tools and does not in pxar.
+//! The syntax is that of pxar archives, so that tar and pxar backups of one tree leave out the same entries. Source: PBS pxar format,
+//! exclude patterns. One accepted form of pxar is refused: `[!…]`, which negates a class in other tools but not in pxar.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The kind of an entry, as far as a pattern looks at it. A symbolic link is no directory, wherever it leads.
+/// Kind of an entry for matching. A symbolic link is not a directory, whatever its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums, reason = "an entry is a directory or it is not")]
 pub enum EntryKind {
@@ -43,7 +43,7 @@ impl Pattern {
     /// Parses a pattern.
     ///
     /// # Errors
-    /// [`PatternError`] if it is not well-formed or could never match.
+    /// [`PatternError`] if it is malformed or could never match.
     pub fn parse(text: &[u8]) -> Result<Self, PatternError> {
         if text.contains(&0) {
             return Err(PatternError::Nul);
@@ -65,12 +65,12 @@ impl Pattern {
         Ok(Self { directories_only: body.len() < rest.len(), includes, segments, text: text.to_owned() })
     }
 
-    /// The pattern as it was given.
+    /// The original text of the pattern.
     pub fn as_bytes(&self) -> &[u8] {
         &self.text
     }
 
-    /// Returns `true` if the pattern includes what it matches, that is, if it begins with `!`.
+    /// Returns `true` if the pattern includes its matches, that is, if it begins with `!`.
     pub fn is_include(&self) -> bool {
         self.includes
     }
@@ -118,22 +118,22 @@ impl fmt::Display for Pattern {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum PatternError {
-    /// A class begins with `[!`, which means different things to different tools.
+    /// A class begins with `[!`, which has different meanings in different tools.
     #[error("`[!` is ambiguous: write `[^` to negate, or `[\\!` for the character")]
     Ambiguous,
-    /// A class in brackets is not closed, empty, holds a `/`, an unknown name or a range that runs backwards.
+    /// A class in brackets is not closed, empty, contains a `/`, an unknown name or a reversed range.
     #[error("a class in brackets is malformed")]
     Class,
-    /// There is nothing in it.
+    /// The pattern is empty.
     #[error("the pattern is empty")]
     Empty,
-    /// It ends with a backslash.
+    /// The pattern ends with a backslash.
     #[error("nothing follows the backslash at the end")]
     Escape,
-    /// It has an empty part, `.` or `..`, which no path has.
+    /// The pattern has an empty part, `.` or `..`, which no path has.
     #[error("the pattern matches nothing: no path has an empty part, `.` or `..`")]
     NeverMatches,
-    /// It holds a zero byte.
+    /// The pattern contains a zero byte.
     #[error("the pattern holds a zero byte")]
     Nul,
 }
@@ -141,7 +141,7 @@ pub enum PatternError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
     Name(Vec<Token>),
-    /// Any number of names, also none.
+    /// Any number of names, including none.
     Names,
 }
 
@@ -156,7 +156,7 @@ enum Token {
     Byte(u8),
     Class(Box<Class>),
     One,
-    /// Any number of bytes, also none.
+    /// Any number of bytes, including none.
     Run,
 }
 
@@ -199,8 +199,8 @@ fn wildcard_match<P, T>(
     takes: impl Fn(&P, &T) -> bool,
 ) -> bool {
     let (mut at_pattern, mut at_subject) = (0, 0);
-    // After the last run that was met, and the place up to which it reaches. An earlier run need not be tried again: whatever
-    // it could take more, the last one can take as well.
+    // Position after the last run, and the end of its match. An earlier run need not be extended: whatever
+    // it could match in addition, the last run can match as well.
     let mut retry: Option<(usize, usize)> = None;
     while let Some(element) = subject.get(at_subject) {
         match pattern.get(at_pattern) {
@@ -235,7 +235,7 @@ fn parse_segments(body: &[u8]) -> Result<Vec<Segment>, PatternError> {
     }
 }
 
-/// Parses up to the next `/`, and gives the rest behind it.
+/// Parses up to the next `/`, and returns the rest after it.
 fn parse_segment(text: &[u8]) -> Result<(Segment, Option<&[u8]>), PatternError> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -279,7 +279,7 @@ fn parse_segment(text: &[u8]) -> Result<(Segment, Option<&[u8]>), PatternError> 
     Ok((segment, left))
 }
 
-/// Parses a class behind its `[`, and gives the rest behind its `]`.
+/// Parses a class after its `[`, and returns the rest after its `]`.
 fn parse_class(text: &[u8]) -> Result<(Class, &[u8]), PatternError> {
     let mut class = Class::default();
     let mut rest = text;
@@ -425,7 +425,7 @@ mod tests {
         }
     }
 
-    /// The definition of a match, spelled out without regard for its cost.
+    /// The definition of a match, without regard to its cost.
     fn plainly_matches(pattern: &[u8], subject: &[u8]) -> bool {
         match (pattern, subject) {
             ([], []) => true,

@@ -1,14 +1,14 @@
-//! Findings of a backup or restore of a tree, and the list of them.
+//! Findings of a backup or restore of a tree, and their list.
 
 use std::fmt;
 
-/// The most findings that a [`Report`] keeps; it counts the ones beyond.
+/// Maximum number of findings that a [`Report`] keeps; it counts the others.
 const MAX_FINDINGS: usize = 100_000;
 
-/// One thing that a backup or a restore of a tree did not do as asked.
+/// An entry that a backup or restore of a tree could not handle as asked.
 ///
-/// `Display` gives one line: the path, the problem and its cause. Line breaks and other control characters, bytes that are not
-/// UTF-8 and backslashes are escaped in it.
+/// `Display` gives one line: the path, the problem and its cause. It escapes line breaks, other control characters, bytes that are not
+/// UTF-8, and backslashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     cause: Option<String>,
@@ -17,7 +17,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// A problem with an entry; `path` is its whole path.
+    /// A problem with an entry; `path` is its full path.
     pub fn new(path: impl Into<Vec<u8>>, problem: Problem) -> Self {
         Self { cause: None, path: path.into(), problem }
     }
@@ -34,7 +34,7 @@ impl Finding {
         self.cause.as_deref()
     }
 
-    /// Returns `true` if the entry was left out or changed by a rule or by its nature, so that nothing is missing.
+    /// Returns `true` if the entry was left out or changed by a rule or by its nature, so that no data is missing.
     pub fn is_notice(&self) -> bool {
         self.problem.is_notice()
     }
@@ -49,7 +49,7 @@ impl Finding {
         self.problem
     }
 
-    /// The path as text: different paths give different texts, none of which has a line break.
+    /// The path as text on one line: different paths give different texts.
     pub fn shown_path(&self) -> String {
         Shown(&self.path).to_string()
     }
@@ -73,7 +73,7 @@ impl fmt::Display for Finding {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Attribute {
-    /// Extended attributes, access control lists and capabilities among them.
+    /// Extended attributes, including access control lists and capabilities.
     Extended,
     /// The permission bits.
     Mode,
@@ -94,41 +94,41 @@ impl fmt::Display for Attribute {
     }
 }
 
-/// The kind of a [`Finding`]. Positions are in bytes from the begin of the file.
+/// The kind of a [`Finding`]. Positions are in bytes from the start of the file.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Problem {
-    /// Backup: the file was changed while it was read; its parts may be of different times.
+    /// Backup: the file changed while it was read; its parts may be of different times.
     Changed,
-    /// Restore: the filesystem has no hard links; the entry has a copy of the contents of the file that it links to.
+    /// Restore: the filesystem has no hard links; the entry is a copy of the linked file.
     Copied,
-    /// Restore: contents of the file are damaged in the store.
+    /// Restore: the contents of the file are damaged in the store.
     Damaged,
-    /// Restore: other entries behind this one may be lost, because a part of the archive is damaged or makes no sense.
+    /// Restore: later entries may be lost, because a part of the archive is damaged or malformed.
     EntriesLost,
-    /// Restore: something that is in the way has this name.
+    /// Restore: another entry has this name and is in the way.
     Exists,
-    /// Backup: the file became longer while it was read; the size that it had before was stored.
+    /// Backup: the file grew while it was read; its earlier size was stored.
     Grown,
     /// Backup: a directory on another filesystem, stored empty. A notice.
     MountPoint,
     /// Restore: the entry could not be created.
     NotCreated,
-    /// Restore: the attribute could not be set on an entry that was restored otherwise.
+    /// Restore: the attribute could not be set; the rest of the entry was restored.
     NotSet(Attribute),
     /// Restore: the contents of the file could not be written.
     NotWritten,
-    /// Restore: the archive has no directory for the entry.
+    /// Restore: the archive lacks the directory of the entry.
     Orphan,
-    /// Backup: the store that the backup goes to or its local state, left out. A notice.
+    /// Backup: the target store or its local state, left out. A notice.
     OwnStore,
-    /// Restore: the archive has several entries of this name; the last took the place of an earlier one.
+    /// Restore: the archive has several entries of this name; the last replaced an earlier one.
     Replaced,
-    /// Backup: the file became shorter while it was read; zeros were stored from this position on.
+    /// Backup: the file shrank while it was read; zeros were stored from this position on.
     Shrunk(u64),
-    /// Backup: a socket, which only exists while its program runs; left out. A notice.
+    /// Backup: a socket, which exists only while its program runs; left out. A notice.
     Socket,
-    /// Restore: the entry follows a damaged part of the archive, in which some of its attributes may lie.
+    /// Restore: the entry follows a damaged part of the archive, which may have held some of its attributes.
     Uncertain,
     /// Backup: the entry could not be read and was left out.
     Unreadable,
@@ -138,18 +138,18 @@ pub enum Problem {
     UnreadableContents,
     /// Backup: the file could not be read from this position on; zeros were stored instead.
     UnreadableFrom(u64),
-    /// Restore: the path of the entry leads out of the target.
+    /// Restore: the path of the entry leaves the target.
     Unsafe,
-    /// Restore: the kind of the entry is not known or not supported here.
+    /// Restore: the kind of the entry is unknown or unsupported.
     Unsupported,
     /// Backup: the entry vanished after its directory was listed.
     Vanished,
-    /// Backup: a filesystem that the kernel makes up, such as `/proc`, stored as an empty directory. A notice.
+    /// Backup: a virtual filesystem, such as `/proc`, stored as an empty directory. A notice.
     VirtualFilesystem,
 }
 
 impl Problem {
-    /// A short name for programs: lower case, with underscores, never changed.
+    /// A stable short name for programs: lower case, with underscores.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Changed => "changed",
@@ -179,7 +179,7 @@ impl Problem {
         }
     }
 
-    /// Returns `true` if the entry was left out by a rule or by its nature, so that nothing is missing.
+    /// Returns `true` if the entry was left out by a rule or by its nature, so that no data is missing.
     pub fn is_notice(&self) -> bool {
         matches!(self, Self::MountPoint | Self::OwnStore | Self::Socket | Self::VirtualFilesystem)
     }
@@ -224,9 +224,9 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The findings of a backup or a restore, in the order in which they were added.
+/// The findings of a backup or a restore, in order.
 ///
-/// The first 100,000 are kept, the others are counted only.
+/// It keeps the first 100,000 and counts the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     findings: Vec<Finding>,
@@ -251,12 +251,12 @@ impl Report {
         }
     }
 
-    /// The findings that were kept.
+    /// The retained findings.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// Returns `true` if there are no findings except notices: everything that was asked for was done.
+    /// Returns `true` if all findings are notices: everything asked for was done.
     pub fn is_complete(&self) -> bool {
         self.losses == 0
     }
@@ -282,7 +282,7 @@ impl fmt::Display for Shown<'_> {
                 match character {
                     '\\' => f.write_str("\\\\")?,
                     '\n' => f.write_str("\\n")?,
-                    // Besides control characters, these break a line for some programs.
+                    // Besides control characters, these break a line in some programs.
                     '\u{2028}' | '\u{2029}' => write!(f, "{}", character.escape_unicode())?,
                     _ if character.is_control() => write!(f, "{}", character.escape_unicode())?,
                     _ => write!(f, "{character}")?,

@@ -1,20 +1,20 @@
-//! Chunks that end where their contents say so.
+//! Chunks that are cut by content.
 //!
 //! # The hash
 //! For each byte `b`: `hash = (hash << 1) + GEAR[b]`, where `GEAR` holds a random number of 64 bits for each value of a byte.
-//! A byte is shifted out after 64 steps, so the hash says something about the last 64 bytes and nothing else. A chunk ends
-//! behind a byte where the highest n bits of the hash are zero, which happens every 2ⁿ bytes on average.
+//! A byte is shifted out after 64 steps, so the hash covers exactly the last 64 bytes. A chunk ends
+//! after a byte where the highest n bits of the hash are zero, which happens every 2ⁿ bytes on average.
 //!
-//! # The sizes
-//! With an average of A (default: 4 MiB) a chunk has at least A/4 and at most 4·A bytes. Nothing is hashed before the minimum,
-//! except for the 64 bytes that the first hash needs. Up to 13/16·A a cut takes n = log₂ A + 2 bits, behind it log₂ A − 2: the
-//! first makes cuts rare where a chunk would be small, the second frequent where it would be large, so that sizes gather
+//! # Sizes
+//! With an average of A (default: 4 MiB) a chunk has at least A/4 and at most 4·A bytes. Nothing is hashed below the minimum,
+//! except for the 64 bytes that the first hash needs. Up to 13/16·A a cut takes n = log₂ A + 2 bits, beyond that log₂ A − 2: the
+//! first makes small chunks rare, the second large ones, so that sizes gather
 //! around the average (the idea of normalised chunking: W. Xia et al., `FastCDC`, USENIX ATC 2016, §3.3).
 //!
-//! # The speed
-//! Each hash needs the one before it, which leaves most of a processor idle. Since a hash depends on 64 bytes only, four
-//! parts of the data are hashed at the same time, each warmed up with the 64 bytes before it. A block in which any of the
-//! four finds something, once in a chunk, is gone through again in order, to find the first place.
+//! # Speed
+//! Each hash depends on the previous one, which leaves most of a processor idle. Since a hash covers only 64 bytes, four
+//! parts of the data are hashed in parallel, each warmed up with the 64 bytes before it. A block in which one of the
+//! four finds a cut, once a chunk, is scanned again in order to find the first cut.
 
 use crate::chunker::{Chunker, ChunkerError, check_size};
 
@@ -27,12 +27,12 @@ const LANE_BYTES: usize = 2048;
 /// Number of mask bits added before, and removed after, the normal size, so that sizes gather there.
 const NORMALISATION_BITS: u32 = 2;
 
-/// The smallest and the largest average size, in bytes.
+/// Minimum and maximum average size in bytes.
 const LEAST_AVERAGE: usize = 64 << 10;
 const MOST_AVERAGE: usize = 4 << 20;
 
-/// Random numbers: the outputs of splitmix64 from a fixed start. Changing them changes every cut, and so what is found again
-/// in old backups.
+/// Random numbers: the outputs of splitmix64 from a fixed start. Changing them would change every cut, and old backups would
+/// deduplicate nothing.
 static GEAR: [u64; 256] = gear();
 
 const fn gear() -> [u64; 256] {
@@ -50,7 +50,7 @@ const fn gear() -> [u64; 256] {
     table
 }
 
-/// How large the chunks of a [`RollingChunker`] are.
+/// Chunk sizes of a [`RollingChunker`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct RollingOptions {
@@ -64,29 +64,29 @@ impl Default for RollingOptions {
 }
 
 impl RollingOptions {
-    /// The average size of a chunk in bytes: a power of two from 64 KiB to 4 MiB; default: 4 MiB. The smallest is a quarter
-    /// of it, the largest four times as large.
+    /// Average chunk size in bytes: a power of two from 64 KiB to 4 MiB; default: 4 MiB. The minimum is a quarter
+    /// of it, the maximum four times as much.
     pub const fn average_bytes(mut self, bytes: usize) -> Self {
         self.average_bytes = bytes;
         self
     }
 }
 
-/// Cuts where the contents say so. After a change, cuts are the same again at most a few chunks later.
+/// Cuts by content. A few chunks after a change, cuts are the same again.
 #[derive(Clone, Debug)]
 pub struct RollingChunker {
     average: usize,
-    /// Of the last bytes, if the chunk is long enough to be hashed.
+    /// Hash of the last bytes, once the chunk is long enough.
     hash: u64,
     /// Bytes of the current chunk so far.
     length: usize,
 }
 
 impl RollingChunker {
-    /// A chunker for the beginning of a stream.
+    /// A chunker at the start of a stream.
     ///
     /// # Errors
-    /// For an average that is out of range or no power of two.
+    /// For an average that is out of range or not a power of two.
     pub fn new(options: RollingOptions) -> Result<Self, ChunkerError> {
         check_size(options.average_bytes, LEAST_AVERAGE, MOST_AVERAGE)?;
         Ok(Self { average: options.average_bytes, hash: 0, length: 0 })
@@ -100,12 +100,12 @@ impl RollingChunker {
         self.average * 4
     }
 
-    /// Up to which length cuts are hard.
+    /// Length up to which the longer mask applies.
     const fn centre(&self) -> usize {
         self.average / 16 * 13
     }
 
-    /// The bits that have to be zero at a cut.
+    /// Mask of the bits that are zero at a cut.
     const fn mask(&self, hard: bool) -> u64 {
         let bits = self.average.trailing_zeros();
         let bits = if hard { bits + NORMALISATION_BITS } else { bits - NORMALISATION_BITS };
@@ -127,7 +127,7 @@ impl Default for RollingChunker {
 impl Chunker for RollingChunker {
     fn scan(&mut self, data: &[u8]) -> Option<usize> {
         let skipped = (self.min() - WINDOW_BYTES).saturating_sub(self.length).min(data.len());
-        // The last byte of the minimum may end the chunk, those before it only fill the window.
+        // The last byte of the minimum may end the chunk; those before only fill the window.
         let warmed = (self.min() - 1).saturating_sub(self.length).min(data.len());
         self.hash = roll(self.hash, data.get(skipped..warmed).unwrap_or_default());
         self.length += warmed;
@@ -167,7 +167,7 @@ fn roll(hash: u64, data: &[u8]) -> u64 {
     data.iter().fold(hash, |hash, byte| step(hash, *byte))
 }
 
-/// The first byte behind which the masked bits of the hash are zero. If there is none, `hash` is that behind the last byte.
+/// Position after the first byte at which the masked bits of the hash are zero. Without one, `hash` becomes that after the last byte.
 fn find(data: &[u8], hash: &mut u64, mask: u64) -> Option<usize> {
     let blocks = data.chunks_exact(4 * LANE_BYTES);
     let rest = blocks.remainder();
@@ -187,7 +187,7 @@ fn find_in_order(data: &[u8], hash: &mut u64, mask: u64) -> Option<usize> {
     })
 }
 
-/// The hash behind a block in which nothing is found; `None` if something is.
+/// The hash after a block without a cut; `None` if the block contains one.
 fn last_of_block(block: &[u8], hash: u64, mask: u64) -> Option<u64> {
     let (first, rest) = block.split_at(LANE_BYTES);
     let (second, rest) = rest.split_at(LANE_BYTES);

@@ -1,8 +1,8 @@
-//! A runtime in which everything is decided by a seed: one thread, virtual time, no waiting.
+//! A runtime in which a seed decides everything: one thread, virtual time, no real waiting.
 //!
-//! Tasks that are ready and blocking jobs that were not run yet lie in one pool. The seed decides which of them is next, so
-//! each seed is another interleaving, and the same seed the same one. When nothing is ready, time jumps to the next timer.
-//! When there is no timer either, nothing can ever happen again: [`SimRuntime::block_on`] panics.
+//! Ready tasks and pending blocking jobs lie in one pool. The seed decides which of them runs next, so
+//! each seed gives one reproducible interleaving. When nothing is ready, time jumps to the next timer.
+//! Without a timer nothing can ever happen again, and [`SimRuntime::block_on`] panics.
 
 #![expect(clippy::panic, reason = "it is equipment for tests, which a deadlock has to end")]
 
@@ -27,12 +27,12 @@ use crate::rt::{BlockingJob, Connection, Runtime, run_job};
 
 pub use network::SimListener;
 
-/// Where virtual time begins: 2025-01-01T00:00:00Z.
+/// Start of virtual time: 2025-01-01T00:00:00Z.
 const EPOCH_SECONDS: u64 = 1_735_689_600;
 
-/// A [`Runtime`] that simulates. Clones are the same runtime.
+/// A simulated [`Runtime`]. Clones share everything.
 ///
-/// Everything runs on the thread that is in [`block_on`](SimRuntime::block_on).
+/// Everything runs on the thread that called [`block_on`](SimRuntime::block_on).
 #[derive(Clone)]
 pub struct SimRuntime {
     inner: Arc<Inner>,
@@ -43,7 +43,7 @@ struct Inner {
 }
 
 struct State {
-    /// How far the time of day was set forward or back.
+    /// Offset of the wall clock.
     clock_ahead: Duration,
     clock_behind: Duration,
     elapsed: Duration,
@@ -58,10 +58,10 @@ struct State {
     trace: u64,
 }
 
-/// Something that can be done next.
+/// A possible next step.
 enum Ready {
     Job(BlockingJob),
-    /// The future that was given to `block_on`.
+    /// The future given to `block_on`.
     Main,
     Task(Arc<Task>),
 }
@@ -97,10 +97,10 @@ impl SimRuntime {
         Self { inner: Arc::new(Inner { state: Mutex::new(state) }) }
     }
 
-    /// Runs until the future is complete. Tasks that are not complete by then go on in the next call.
+    /// Runs until the future is complete. Other tasks continue in the next call.
     ///
     /// # Panics
-    /// If the future waits for something that can never happen.
+    /// If the future waits for an event that can never happen.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         let main = Arc::new(MainWaker { queued: Mutex::new(false), runtime: Arc::clone(&self.inner) });
@@ -122,7 +122,7 @@ impl SimRuntime {
         }
     }
 
-    /// Runs everything that is ready, without letting time pass.
+    /// Runs everything that is ready, without advancing time.
     pub fn run_until_idle(&self) {
         while let Some(ready) = self.inner.next() {
             ready.run();
@@ -139,22 +139,22 @@ impl SimRuntime {
         self.inner.state().trace
     }
 
-    /// Sets the time of day forward. The monotonic clock does not notice.
+    /// Sets the wall clock forward. The monotonic clock is unaffected.
     pub fn set_clock_forward(&self, by: Duration) {
         self.inner.state().clock_ahead += by;
     }
 
-    /// Sets the time of day back. The monotonic clock does not notice.
+    /// Sets the wall clock back. The monotonic clock is unaffected.
     pub fn set_clock_back(&self, by: Duration) {
         self.inner.state().clock_behind += by;
     }
 
-    /// Suspends the host and wakes it up after this time: the time of day and the monotonic clock have gone on, and timers have not.
+    /// Suspends the host for this time: wall clock and monotonic clock advance, timers do not.
     pub fn suspend(&self, time: Duration) {
         self.inner.state().suspended += time;
     }
 
-    /// Accepts connections to a port, whatever the name of the host.
+    /// Accepts connections to a port, for any host name.
     pub fn listen(&self, port: u16) -> SimListener {
         let (sender, receiver) = mpsc::unbounded();
         self.inner.state().listeners.insert(port, sender);
@@ -230,7 +230,7 @@ impl Inner {
         lock(&self.state)
     }
 
-    /// Takes out what the seed says is next.
+    /// Removes and returns the step that the seed chooses.
     fn next(&self) -> Option<Ready> {
         let mut state = self.state();
         if state.ready.is_empty() {
@@ -244,7 +244,7 @@ impl Inner {
         Some(state.ready.swap_remove(usize::try_from(choice).unwrap_or(0)))
     }
 
-    /// Lets time pass until the next timer; whether there is one.
+    /// Advances time to the next timer; returns `false` if there is none.
     fn advance(&self) -> bool {
         let mut state = self.state();
         let Some(((end, _), waker)) = state.timers.pop_first() else { return false };
@@ -282,7 +282,7 @@ impl Task {
         let Some(mut future) = lock(&self.future).take() else { return };
         let waker = futures::task::waker(Arc::clone(self));
         let poll = || future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending();
-        // A task that panics is over; the panic hook has told.
+        // A panicked task is over; the panic hook has reported it.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll)).unwrap_or(false) {
             *lock(&self.future) = Some(future);
         }
@@ -338,7 +338,7 @@ impl Drop for Sleep {
     }
 }
 
-/// Takes a lock over from a panic: nothing here is left half done by one.
+/// Locks a mutex, poisoned or not: no panic leaves this state half-changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Connections within a simulation: two pipes of bounded length.
+//! Simulated connections: two pipes of bounded length.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +16,7 @@ use crate::rt::sim::lock;
 /// Capacity of a pipe in bytes.
 const PIPE_BYTES: usize = 64 << 10;
 
-/// Accepts the connections to a port.
+/// Accepts connections to a port.
 #[derive(Debug)]
 pub struct SimListener {
     incoming: mpsc::UnboundedReceiver<SimConnection>,
@@ -30,7 +30,7 @@ impl SimListener {
     /// Waits for the next connection.
     ///
     /// # Errors
-    /// `ConnectionAborted` if another listener has taken the port.
+    /// `ConnectionAborted` if another listener took over the port.
     pub async fn accept(&mut self) -> io::Result<Box<dyn Connection>> {
         let connection = self.incoming.next().await.ok_or(io::ErrorKind::ConnectionAborted)?;
         Ok(Box::new(connection))
@@ -47,13 +47,13 @@ pub(super) struct SimConnection {
 #[derive(Debug, Default)]
 struct Pipe {
     bytes: VecDeque<u8>,
-    /// The writing end is gone or closed, or the reading end is gone.
+    /// The writing end is dropped or closed, or the reading end is dropped.
     closed: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-/// The two ends of a new connection.
+/// Creates both ends of a connection.
 pub(super) fn pipe() -> (SimConnection, SimConnection) {
     let (there, back) = (Arc::<Mutex<Pipe>>::default(), Arc::<Mutex<Pipe>>::default());
     let ours = SimConnection { from: Arc::clone(&back), to: Arc::clone(&there) };

@@ -1,4 +1,4 @@
-//! A connection that is read and written by two threads, with one block of bytes between them and the tasks.
+//! A connection served by two threads, with one block of bytes between each of them and the tasks.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -14,7 +14,7 @@ use crate::rt::thread::lock;
 /// Bytes of a block.
 const BLOCK_BYTES: usize = 64 << 10;
 
-/// The end of a connection that tasks hold. Dropping it closes the connection.
+/// The task's end of a connection. Dropping it closes the connection.
 #[derive(Debug)]
 pub(super) struct ThreadConnection {
     incoming: Arc<Side>,
@@ -32,13 +32,13 @@ struct Side {
 #[derive(Debug, Default)]
 struct SideState {
     block: Vec<u8>,
-    /// Nobody adds to the block any more.
+    /// No more bytes will be added to the block.
     ended: bool,
     error: Option<io::ErrorKind>,
     /// Bytes of the block already consumed.
     taken: usize,
     waker: Option<Waker>,
-    /// The writer holds a block that is not written yet.
+    /// The writer thread holds a block that is not written yet.
     writing: bool,
 }
 
@@ -46,7 +46,7 @@ struct SideState {
 pub(super) fn start(stream: TcpStream) -> io::Result<ThreadConnection> {
     stream.set_nodelay(true)?;
     let (reader, writer) = (stream.try_clone()?, stream.try_clone()?);
-    // If there is no thread, what was started ends when this is dropped.
+    // Without a second thread, dropping this stops the first.
     let connection = ThreadConnection { incoming: Arc::default(), outgoing: Arc::default(), stream };
     let side = Arc::clone(&connection.incoming);
     thread::Builder::new().spawn(move || read(reader, &side))?;
@@ -87,7 +87,7 @@ fn write(mut stream: TcpStream, side: &Side) {
         state.writing = !block.is_empty();
         drop(state);
         if block.is_empty() {
-            // Ended: the other side may go on sending.
+            // End of input: the other side may still send.
             let _ = stream.shutdown(Shutdown::Write);
             return;
         }
@@ -103,7 +103,7 @@ fn write(mut stream: TcpStream, side: &Side) {
     }
 }
 
-/// Wakes the task of this side, without the lock: a waker may run the task at once, which looks at the state.
+/// Wakes the task of this side without holding the lock: a waker may run the task at once, which reads the state.
 fn wake(mut state: MutexGuard<'_, SideState>) {
     let waker = state.waker.take();
     drop(state);
@@ -186,7 +186,7 @@ impl Drop for ThreadConnection {
             lock(&side.state).ended = true;
             side.changed.notify_one();
         }
-        // Ends the calls in which the threads are; it fails only where there is nothing to end.
+        // Ends the blocking calls of the threads; it fails only if there is nothing to end.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 }

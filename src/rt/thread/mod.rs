@@ -1,15 +1,15 @@
-//! A runtime of plain threads, for programs that have no other.
+//! A runtime of plain threads, for programs without another one.
 //!
-//! | threads | for |
+//! | threads | purpose |
 //! |---|---|
-//! | as many as processors and two more, at least four | blocking jobs; each is started when a job finds none idle |
+//! | as many as processors and two more, at least four | blocking jobs; each is started when a job finds no idle thread |
 //! | one | spawned tasks |
 //! | one | timers |
 //! | two for each connection | reading and writing |
-//! | two for each connection that is being made, or more for a name with several addresses | looking up the name, connecting |
+//! | two for each connection attempt, or more for a name with several addresses | name lookup, connecting |
 //!
-//! They end when the last handle to the runtime is dropped, and with them the tasks that are still running. A thread that
-//! connects for nobody any more ends after 30 s.
+//! They end when the last handle to the runtime is dropped, which drops running tasks too. The thread of an abandoned
+//! connection attempt ends after 30 s.
 
 #![expect(clippy::disallowed_methods, reason = "this is where threads and clocks come from")]
 
@@ -45,7 +45,7 @@ pub struct ThreadRuntime {
 }
 
 impl ThreadRuntime {
-    /// A runtime whose pool has as many threads as there are processors and two more, at least four.
+    /// A runtime with as many pool threads as processors and two more, at least four.
     #[must_use]
     pub fn new() -> Self {
         Self::with_threads(pool_size())
@@ -113,11 +113,11 @@ impl Runtime for ThreadRuntime {
 
     async fn sleep(&self, duration: Duration) {
         let (sender, receiver) = oneshot::channel();
-        // A time that no clock will ever show is never.
+        // A time beyond the range of the clock never comes.
         let Some(end) = Instant::now().checked_add(duration) else { return std::future::pending().await };
         let timers = self.timers();
         let _sleeping = Sleeping { id: timers.push(end, sender), timers };
-        // The sender is dropped when the runtime ends, and then there is nothing to wait for.
+        // The runtime drops the sender when it ends, and the wait ends too.
         let _ = receiver.await;
     }
 
@@ -156,7 +156,7 @@ async fn on_thread<T: Send + 'static>(job: impl FnOnce() -> io::Result<T> + Send
     receiver.await.unwrap_or_else(|_| Err(io::Error::other("the thread that connects has ended")))
 }
 
-/// Starts a thread that a runtime cannot be without, as soon as the system has one.
+/// Starts a thread that the runtime cannot do without, as soon as the system allows one.
 fn start_thread(run: impl FnOnce() + Clone + Send + 'static) {
     while thread::Builder::new().spawn(run.clone()).is_err() {
         thread::sleep(Duration::from_millis(10));
@@ -196,8 +196,8 @@ impl Pool {
         }
     }
 
-    /// The system has no thread for the pool: those that it has do the work. If it has none, nobody does, and who waits for a
-    /// job is told by its end.
+    /// The system refused a thread for the pool: the existing ones do the work. Without any, the jobs are dropped, which
+    /// notifies their callers.
     fn lacks_thread(&self) {
         let mut state = lock(&self.state);
         state.threads -= 1;
@@ -235,7 +235,7 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// Tasks that are ready to be polled, and the thread that does so.
+/// Ready tasks, and the thread that polls them.
 #[derive(Default)]
 struct Tasks {
     state: Mutex<TasksState>,
@@ -296,7 +296,7 @@ impl Task {
         let Some(mut future) = slot.take() else { return };
         let waker = futures::task::waker(Arc::clone(self));
         let poll = || future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending();
-        // A task that panics is over; the panic hook has told.
+        // A panicked task is over; the panic hook has reported it.
         let pending = std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll)).unwrap_or(false);
         if pending {
             *slot = Some(future);
@@ -316,7 +316,7 @@ impl fmt::Debug for Tasks {
     }
 }
 
-/// Timers in the order in which they end, and the thread that waits for them.
+/// Timers in order of expiry, and the thread that waits for them.
 #[derive(Debug, Default)]
 struct Timers {
     state: Mutex<TimersState>,
@@ -326,14 +326,14 @@ struct Timers {
 #[derive(Debug, Default)]
 struct TimersState {
     next: u64,
-    /// By when they end, and a number that makes each its own.
+    /// Expiry, and a number that makes the key unique.
     sleepers: BTreeMap<TimerId, oneshot::Sender<()>>,
     stopped: bool,
 }
 
 type TimerId = (Instant, u64);
 
-/// Somebody who sleeps, until it is dropped.
+/// A sleeping future, until it is dropped.
 struct Sleeping<'a> {
     id: TimerId,
     timers: &'a Timers,
@@ -390,7 +390,7 @@ impl Timers {
     }
 }
 
-/// Takes a lock over from a thread that panicked: nothing here is left half done by a panic.
+/// Locks a mutex, poisoned or not: no panic leaves this state half-changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -414,7 +414,7 @@ mod tests {
         assert!(lock(&runtime.timers().state).sleepers.is_empty());
     }
 
-    /// Does on waking what an executor may do that runs its tasks there: it goes on with the future.
+    /// A waker that polls the future at once, as an executor that runs tasks on waking may do.
     struct Eager<T> {
         again: Mutex<Option<BoxFuture<'static, T>>>,
         done: std::sync::mpsc::Sender<T>,
