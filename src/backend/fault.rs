@@ -1,6 +1,6 @@
-//! A backend that fails as it is told to: for tests of what is left when something goes wrong.
+//! A backend that fails by rules, for tests of the state after a failure.
 //!
-//! Nothing here is left to chance: which call fails, and how, follows from the rules and the order of the calls.
+//! The rules and the order of the calls decide which call fails, and how. Nothing is random.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,74 +21,74 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::rt::Runtime;
 
-/// How a call goes wrong.
+/// The fault of a call.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The connection is cut in the middle: `Unavailable`. A read has happened and its answer is lost; a put or copy leaves
-    /// nothing; of several objects to delete or touch, the first half was.
+    /// The connection is cut: `Unavailable`. A read was executed and its answer is lost; a put or copy had no effect; of several objects to
+    /// delete or touch, the first half was deleted or touched.
     Cut,
-    /// It takes so long, and then goes well.
+    /// The call is delayed, and then succeeds.
     Delay(Duration),
-    /// It is done, and said to have failed.
+    /// The call is executed, and an error is returned.
     FailAfter(ErrorKind),
-    /// It is not done.
+    /// The call is not executed, and an error is returned.
     FailBefore(ErrorKind),
-    /// It is said to have failed at once, and a change is done all the same when so much time has passed.
+    /// An error is returned at once. If the call is a change, it is executed after this time.
     Late(Duration, ErrorKind),
 }
 
-/// Which objects are meant.
+/// Returns `true` for the selected keys.
 type Selection = dyn Fn(&Key) -> bool + Send + Sync;
 
-/// Which calls go wrong, and how. Without more, every call of the method does.
+/// A fault, and the calls that have it: at first all calls of the method.
 #[must_use]
 pub struct Rule {
     action: Action,
     first: u64,
     keys: Option<Box<Selection>>,
     last: u64,
-    /// Empty: all of them.
+    /// Empty for all methods.
     methods: Vec<Method>,
     seen: u64,
 }
 
 impl Rule {
-    /// The calls of a method.
+    /// A fault of the calls of one method.
     pub fn on(method: Method, action: Action) -> Self {
         Self::on_any(action).or(method)
     }
 
-    /// The calls of every method, or with [`or`](Rule::or) those of several.
+    /// A fault of the calls of every method, or of several methods with [`or`](Rule::or).
     pub fn on_any(action: Action) -> Self {
         Self { action, first: 1, keys: None, last: u64::MAX, methods: Vec::new(), seen: 0 }
     }
 
-    /// The calls of this method as well.
+    /// Adds the calls of another method.
     pub fn or(mut self, method: Method) -> Self {
         self.methods.push(method);
         self
     }
 
-    /// Only calls that are about at least one such object. Listings, barriers and locks are about none.
+    /// Restricts the rule to calls with at least one selected key. Listings, barriers and locks have no keys.
     pub fn keys(mut self, keys: impl Fn(&Key) -> bool + Send + Sync + 'static) -> Self {
         self.keys = Some(Box::new(keys));
         self
     }
 
-    /// Of the calls that remain only the `n`-th; the first is 1.
+    /// Restricts the rule to the `n`-th of the remaining calls; the first is 1.
     pub fn nth(mut self, n: u64) -> Self {
         (self.first, self.last) = (n, n);
         self
     }
 
-    /// Of the calls that remain only the first `n`.
+    /// Restricts the rule to the first `n` of the remaining calls.
     pub fn first(mut self, n: u64) -> Self {
         (self.first, self.last) = (1, n);
         self
     }
 
-    /// Counts the call if it is one of these; whether it is to go wrong.
+    /// Counts the call if the rule selects it, and returns `true` if the call has the fault.
     fn matches(&mut self, method: Method, keys: &[&Key]) -> bool {
         let meant = (self.methods.is_empty() || self.methods.contains(&method))
             && self.keys.as_ref().is_none_or(|wanted| keys.iter().any(|key| wanted(key)));
@@ -105,7 +105,7 @@ impl fmt::Debug for Rule {
     }
 }
 
-/// A [`Backend`] that passes calls on to another one, except those that go wrong. Without rules, none does.
+/// A [`Backend`] that forwards calls to another one, except those that have a fault by a rule.
 #[derive(Debug)]
 pub struct FaultBackend {
     inner: Arc<dyn Backend>,
@@ -126,7 +126,7 @@ struct State {
     steps: u64,
 }
 
-/// What is left of a call once it is known that it begins.
+/// The course of a call that begins.
 enum Course {
     Cut,
     Go,
@@ -135,12 +135,12 @@ enum Course {
 }
 
 impl FaultBackend {
-    /// Lets calls to `inner` go wrong.
+    /// A backend in front of `inner`, without rules.
     pub fn new(inner: Arc<dyn Backend>) -> Self {
         Self { inner, script: Arc::default() }
     }
 
-    /// Adds a rule. Each counts by itself; if several have it that a call goes wrong, the one that was added first decides.
+    /// Adds a rule. Each rule counts calls by itself; of several rules that select a call, the one that was added first decides.
     pub fn add(&self, rule: Rule) {
         self.script.state().rules.push(rule);
     }
@@ -150,23 +150,23 @@ impl FaultBackend {
         self.script.state().rules.clear();
     }
 
-    /// Crashes at the `n`-th step: neither that call nor any after it is executed, and all fail as `Unavailable`. The first
-    /// step is 1; one that is over already crashes at once.
+    /// Crashes at the `n`-th step: that call and all later ones are not executed, and fail as `Unavailable`. The first step is 1. If
+    /// the step is over already, the crash is now.
     pub fn crash_at(&self, n: u64) {
         self.script.state().crash_at = Some(n);
     }
 
-    /// How many steps were begun: calls of `put`, `copy`, `delete` and `touch`.
+    /// The number of steps that began: calls of `put`, `copy`, `delete` and `touch`.
     pub fn steps(&self) -> u64 {
         self.script.state().steps
     }
 
-    /// Whether it has crashed.
+    /// Returns `true` after the crash.
     pub fn has_crashed(&self) -> bool {
         self.script.state().crashed
     }
 
-    /// How often a rule let a call go wrong. A test that expects faults asserts that there were some.
+    /// The number of faults so far. A test that expects faults asserts that it is not 0.
     pub fn fired(&self) -> u64 {
         self.script.state().fired
     }
@@ -186,7 +186,7 @@ impl FaultBackend {
         }
     }
 
-    /// A call that changes nothing which outlives it.
+    /// Makes a call without a lasting effect.
     async fn read<T: Send>(
         &self,
         method: Method,
@@ -207,7 +207,7 @@ impl FaultBackend {
         }
     }
 
-    /// A call that changes what is stored. `change` does all of it, `part` what is done of it if it is cut.
+    /// Makes a call that changes the store. `change` is the whole call, `part` the effect of a call whose connection is cut.
     async fn change<T: Send + 'static>(
         &self,
         method: Method,
@@ -231,7 +231,7 @@ impl FaultBackend {
                 self.inner.runtime().spawn(Box::pin(async move {
                     runtime.sleep(after).await;
                     if script.alive().is_ok() {
-                        // Whoever asked was told long ago that it failed.
+                        // The caller has its error already.
                         let _ = change(inner).await;
                     }
                 }));
@@ -263,7 +263,7 @@ impl Script {
         }
         let mut decided = None;
         for rule in &mut state.rules {
-            // All of them count, whichever decides.
+            // Every rule counts the call, also after another one decided.
             if rule.matches(method, keys) && decided.is_none() {
                 decided = Some(rule.action);
             }
@@ -441,7 +441,7 @@ impl LockGuard for FaultGuard {
     }
 
     async fn release_deleted(self: Box<Self>) {
-        // A crash gives the lock back and removes nothing.
+        // A crash releases the lock and removes no file.
         if self.backend.script.alive().is_ok() {
             self.inner.release_deleted().await;
         }
@@ -449,5 +449,5 @@ impl LockGuard for FaultGuard {
 }
 
 fn injected(kind: ErrorKind) -> Error {
-    Error::new(kind, "use the store").because("a test let it go wrong")
+    Error::new(kind, "use the store").because("a fault injected by a test")
 }

@@ -1,4 +1,4 @@
-//! A backend that writes down what is asked of it: for tests of what an operation costs and of the order of its steps.
+//! A backend that records all calls, for tests of the cost of an operation and of the order of its steps.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,35 +68,35 @@ pub enum Method {
     Touch,
 }
 
-/// How a call ended.
+/// The outcome of a call.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It failed. For `delete`, the kind is that of the first object that could not be deleted.
+    /// The call failed with an error of this kind. For `delete`, it is the kind of the first object that could not be deleted.
     Failed(ErrorKind),
-    /// It has not ended: it is still running, or its future was dropped.
+    /// The call is still running, or its future was dropped.
     Open,
-    /// It succeeded.
+    /// The call succeeded.
     Succeeded,
 }
 
-/// A call that was made.
+/// A call of a method.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Bytes that came out of the backend.
+    /// Bytes read from the backend.
     pub bytes_read: u64,
-    /// Bytes that went into the backend.
+    /// Bytes written to the backend.
     pub bytes_written: u64,
-    /// The objects that it was about, in the order given; for `copy`: from, to.
+    /// The keys in the arguments, in their order; for `copy`: from, to.
     pub keys: Vec<Key>,
-    /// For `lock` and `check`: what the lock is on, and its mode.
+    /// For `lock` and `check`: the scope and the mode of the lock.
     pub lock: Option<(LockScope, LockMode)>,
-    /// Which it was.
+    /// The method.
     pub method: Method,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
-    /// For `list`: below what.
+    /// For `list`: the prefix of the query.
     pub prefix: Option<Prefix>,
 }
 
@@ -114,35 +114,35 @@ impl Call {
     }
 }
 
-/// How many calls were made, whether or not they succeeded.
+/// Number of calls, including those that failed.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Barriers.
+    /// Calls of `barrier`.
     pub barriers: u64,
-    /// Bytes that came out of the backend.
+    /// Bytes read from the backend.
     pub bytes_read: u64,
-    /// Bytes that went into the backend.
+    /// Bytes written to the backend.
     pub bytes_written: u64,
-    /// Copies.
+    /// Calls of `copy`.
     pub copies: u64,
     /// Calls of `delete`.
     pub deletes: u64,
-    /// Objects named in them.
+    /// Keys in calls of `delete`.
     pub deleted_keys: u64,
-    /// Reads of whole objects and of ranges.
+    /// Calls of `get` and `get_range`.
     pub gets: u64,
-    /// Calls of `head`.
+    /// Objects described by `head` and `head_many`.
     pub heads: u64,
-    /// Pages of listings.
+    /// Calls of `list`: pages.
     pub lists: u64,
-    /// Locks asked for.
+    /// Calls of `lock`.
     pub locks: u64,
-    /// Puts.
+    /// Calls of `put`.
     pub puts: u64,
     /// Calls of `touch`.
     pub touches: u64,
-    /// Objects named in them.
+    /// Keys in calls of `touch`.
     pub touched_keys: u64,
 }
 
@@ -184,7 +184,7 @@ impl Counts {
     }
 }
 
-/// A [`Backend`] that passes every call on to another one and writes it down.
+/// A [`Backend`] that forwards every call to another one and records it.
 #[derive(Debug)]
 pub struct RecordingBackend {
     inner: Arc<dyn Backend>,
@@ -199,7 +199,7 @@ struct Record {
 #[derive(Debug, Default)]
 struct Pages {
     calls: Vec<Call>,
-    /// How many calls were forgotten.
+    /// Number of calls that were removed by `reset`.
     forgotten: usize,
 }
 
@@ -214,19 +214,19 @@ impl RecordingBackend {
         self.record.pages().calls.clone()
     }
 
-    /// How many there were so far.
+    /// The number of calls so far, by method.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         self.record.pages().calls.iter().for_each(|call| counts.add(call));
         counts
     }
 
-    /// How many calls of a method there were so far.
+    /// The number of calls of a method so far.
     pub fn count(&self, method: Method) -> usize {
         self.record.pages().calls.iter().filter(|call| call.method == method).count()
     }
 
-    /// Forgets all calls so far, also those that have not ended.
+    /// Removes all calls so far from the record, also those that are still running.
     pub fn reset(&self) {
         let mut pages = self.record.pages();
         pages.forgotten += pages.calls.len();
@@ -239,7 +239,7 @@ impl Record {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes down the call, makes it, and writes down how it ended.
+    /// Records the call, makes it, and records its outcome.
     async fn of<T>(
         &self,
         call: Call,

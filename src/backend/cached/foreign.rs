@@ -1,14 +1,14 @@
-//! How changes by programs that take no lease are found out.
+//! Detection of changes by programs that take no lease.
 //!
-//! A generation is right as long as this process alone changes the store. A PBS that is configured for the bucket heeds no lease, so
-//! an operation that decides by a listing [looks](MetadataCache::look) first: it lists the backend itself and compares.
+//! A generation is correct as long as this process alone changes the store. A PBS that is configured for the bucket ignores the lease, so
+//! an operation that decides by a listing [looks](MetadataCache::look) first: it lists the uncached backend and compares.
 //!
-//! | what differs | what is done |
+//! | difference | effect |
 //! |---|---|
-//! | an object that this process changed while the listing was under way | nothing: the listing may be older or newer |
-//! | anything else | the generation is in doubt: everything is asked of the backend until the next refresh |
+//! | an object that this process changed during the listing | none: the listing may be older or newer than the change |
+//! | anything else | the generation is in doubt: the uncached backend answers everything until the next refresh |
 //!
-//! A listing that lags differs too. That costs requests and nothing else.
+//! A listing that lags differs too. That costs requests only.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,15 +18,15 @@ use crate::backend::{Backend, ListEntry, ListQuery, ObjectInfo, list_all};
 use crate::error::Result;
 use crate::format::layout::Prefix;
 
-/// The paths that were changed since somebody began to look.
+/// The paths that changed since a look began.
 type Changed = Mutex<HashSet<String>>;
 
-/// Those who look at the moment.
+/// The looks that are under way.
 #[derive(Debug, Default)]
 pub(super) struct Lookers(Vec<Weak<Changed>>);
 
 impl Lookers {
-    /// This process changed an object.
+    /// Notes that this process changed an object.
     pub(super) fn note(&mut self, path: &str) {
         self.0.retain(|changed| changed.strong_count() > 0);
         for changed in self.0.iter().filter_map(Weak::upgrade) {
@@ -42,13 +42,13 @@ impl Lookers {
 }
 
 impl MetadataCache {
-    /// Whether the generation answers instead of the backend.
+    /// Returns `true` if the generation answers instead of the uncached backend.
     pub(crate) fn has_generation(&self) -> bool {
         let since = self.inner.lease_term().map(|lease_term| lease_term.since);
         since.is_some() && self.state().generation.since == since
     }
 
-    /// The objects below a prefix, by a listing of the backend itself. A generation that it contradicts is in doubt from then on.
+    /// Lists the objects below a prefix in the uncached backend. A generation that the listing contradicts is in doubt from then on.
     pub(crate) async fn look(&self, prefix: Prefix) -> Result<Vec<ObjectInfo>> {
         let changed = self.state().lookers.begin();
         let query = ListQuery::all(prefix);
@@ -62,13 +62,13 @@ impl MetadataCache {
         Ok(found)
     }
 
-    /// The same, if the generation would answer otherwise.
+    /// As [`look`](MetadataCache::look), unless the uncached backend answers anyway.
     pub(crate) async fn look_again(&self, prefix: Prefix) -> Result<()> {
         if self.has_generation() { self.look(prefix).await.map(drop) } else { Ok(()) }
     }
 }
 
-/// All objects that a query finds.
+/// Lists all objects of a query.
 pub(super) async fn objects_of(backend: &dyn Backend, query: &ListQuery) -> Result<Vec<ObjectInfo>> {
     let entries = list_all(backend, query).await?.into_entries().into_iter();
     let objects = entries.filter_map(|entry| match entry {
@@ -78,7 +78,7 @@ pub(super) async fn objects_of(backend: &dyn Backend, query: &ListQuery) -> Resu
     Ok(objects.collect())
 }
 
-/// Whether a listing shows what is known, but for what was changed meanwhile.
+/// Returns `true` if a listing shows the known objects, except for those that changed during the listing.
 fn agrees(
     known: &BTreeMap<String, Kept>,
     query: &ListQuery,

@@ -1,24 +1,24 @@
-//! A backend with copies of its metadata on a local disk.
+//! A backend wrapper with copies of the metadata on a local disk.
 //!
-//! # What answers
-//! | | this process alone may change the store, and refreshed it since | otherwise |
+//! # Sources of answers
+//! | method | while this process alone may change the store, after a refresh | otherwise |
 //! |---|---|---|
-//! | list | the generation | the backend |
-//! | head | the generation, of what is in it: that something is not there, a listing cannot prove (H13) | the backend |
-//! | get | the copy of the version in the generation; without one, the backend | the backend; for an index that was there before, a look at its version first |
+//! | list | the generation | the uncached backend |
+//! | head | the generation, for objects that it has; the uncached backend for others, since a listing cannot prove absence (H13) | the uncached backend |
+//! | get | the copy of the version in the generation; without a copy, the uncached backend | the uncached backend; for an index with a copy, a `head` first, and the copy if the version is the same |
 //!
-//! Chunks, and what belongs to the store as a whole, always come from the backend (D14).
+//! Chunks and the objects of the store as a whole always come from the uncached backend (D14).
 //!
 //! # Generations
-//! A generation is what one listing of all metadata showed, and every change since that this process made. It is in memory only: a
-//! copy on disk is named by its version, so nothing on disk has to change when a new generation takes the place of the old one
-//! in one step (H82). A refresh does not wait for running operations, and they do not wait for it: what changes while the listing
-//! is under way is noted, and applied to its result before it counts (H81). A change whose outcome is in doubt ends the generation,
-//! and with it all answers without a request, until the next refresh (I6). If a refresh fails, the generation before stays.
+//! A generation is the result of one listing of all metadata, and every later change by this process. It is in memory only: a copy on disk
+//! is named by its version, so that a new generation replaces the old one in one step without a change on disk (H82). A refresh and
+//! running operations do not wait for each other: changes during the listing are recorded, and applied to its result before it
+//! counts (H81). A change that ends in doubt ends the generation: the uncached backend answers everything until the next refresh (I6). If a
+//! refresh fails, the previous generation remains.
 //!
-//! A change is made in the backend first. Only when it is certain there does the generation change (H40).
+//! A change goes to the uncached backend first. The generation changes only after the backend confirmed it (H40).
 //!
-//! Programs that take no lease may change the store too: [`foreign`] has how that is found out.
+//! Programs that take no lease may change the store too: [`foreign`] detects that.
 
 mod foreign;
 
@@ -45,9 +45,9 @@ use crate::format::name::Namespace;
 use crate::local::LocalState;
 use crate::local::mirror::CopyName;
 
-/// How many entries a page of a listing has.
+/// Number of entries on a page of a listing.
 const PAGE_ENTRIES: usize = 10_000;
-/// How many objects are fetched at the same time.
+/// Number of objects that a refresh fetches at the same time.
 const FETCHES_IN_FLIGHT: usize = 32;
 
 #[derive(Debug)]
@@ -61,14 +61,14 @@ pub(crate) struct MetadataCache {
 #[derive(Debug, Default)]
 struct State {
     generation: Generation,
-    /// While a refresh is running: what changed since it began.
+    /// During a refresh: the changes since it began.
     journal: Option<Journal>,
     lookers: Lookers,
 }
 
 #[derive(Debug, Default)]
 struct Generation {
-    /// Since when this process alone has been changing the store; none if nobody kept others away, or something is in doubt.
+    /// The first epoch of the terms in which the generation is valid; `None` if it is not valid.
     since: Option<u64>,
     objects: BTreeMap<String, Kept>,
 }
@@ -79,7 +79,7 @@ struct Journal {
     in_doubt: bool,
 }
 
-/// What is known of an object.
+/// The description of an object.
 #[derive(Clone, Debug)]
 struct Kept {
     last_used: SystemTime,
@@ -87,24 +87,24 @@ struct Kept {
     version: Version,
 }
 
-/// What the generation says of an object.
+/// The knowledge of the generation about an object.
 enum Known {
     Absent,
     Nothing,
     Present(Kept),
 }
 
-/// What a refresh did.
+/// The report of a refresh.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refresh {
     /// Bytes of metadata that were fetched.
     pub bytes: u64,
-    /// Objects that were fetched, since there was no copy of their version.
+    /// Objects that were fetched, since the local state had no copy of their version.
     pub fetched: u64,
-    /// Whether metadata is from now on read without requests: this process alone may change the store.
+    /// Metadata is read without requests from now on: this process alone may change the store.
     pub is_exclusive: bool,
-    /// Objects that the store has, without its chunks.
+    /// Objects in the store other than chunks.
     pub objects: u64,
 }
 
@@ -142,7 +142,7 @@ fn apply(objects: &mut BTreeMap<String, Kept>, path: String, kept: Option<Kept>)
     };
 }
 
-/// A change that is under way. Dropped before it ended, its outcome is in doubt.
+/// A change that is under way. If it is dropped before its end, its outcome is in doubt.
 struct Change<'a> {
     metadata_cache: &'a MetadataCache,
     is_open: bool,
@@ -167,12 +167,12 @@ impl MetadataCache {
         Self { inner, local, refreshing: AsyncMutex::default(), state: Mutex::default() }
     }
 
-    /// The backend itself, which answers from no copies (H10).
+    /// The uncached backend. Decisions that delete use it (H10).
     pub(crate) fn uncached_backend(&self) -> &Arc<dyn Backend> {
         &self.inner
     }
 
-    /// The copy of an object of which a listing of the backend itself just showed this version, if there is one.
+    /// Reads the copy of an object in the version that a listing of the uncached backend has just shown.
     pub(crate) async fn copy_of_version(&self, info: &ObjectInfo) -> Result<Option<Bytes>> {
         self.copy_of(&info.key, &Kept::of(info)).await
     }
@@ -180,7 +180,7 @@ impl MetadataCache {
     /// Brings the generation and the copies to the state of the store.
     pub(crate) async fn refresh(&self) -> Result<Refresh> {
         let _alone = self.refreshing.lock().await;
-        // Held by the backend from here on. Who cannot have it reads all the same.
+        // The lock makes the backend take the lease, and the backend keeps it. A process that cannot have it refreshes without.
         let lock = match lock_store(self.inner.as_ref(), LockMode::Shared).await {
             Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::Denied) => None,
             lock => Some(lock?),
@@ -191,20 +191,20 @@ impl MetadataCache {
         let (report, live) = self.flip(listed, lease_term)?;
         drop(lock);
         let local = Arc::clone(&self.local);
-        // Copies that nobody wants any more only take up room.
+        // Copies of versions that the store no longer has take up space only. A failure to remove them is no failure of the refresh.
         let sweep = move || Ok(local.mirror.retain(&live));
         let _ = self.inner.runtime().run_blocking("remove old copies", sweep).await?;
         Ok(report)
     }
 
-    /// Puts what was listed in the place of the generation before, with all that changed meanwhile, in one step.
+    /// Replaces the generation by the listed objects and the changes since the refresh began, in one step.
     fn flip(
         &self,
         listed: Result<(BTreeMap<String, Kept>, Refresh)>,
         lease_term: Option<LeaseTerm>,
     ) -> Result<(Refresh, HashSet<CopyName>)> {
         let mut state = self.state();
-        // Whatever happened, nothing is noted any more.
+        // The refresh is over, also if it failed: changes are no longer recorded.
         let journal = state.journal.take().unwrap_or_default();
         let (mut objects, mut report) = listed?;
         for (path, kept) in journal.changes {
@@ -221,7 +221,7 @@ impl MetadataCache {
         Ok((report, live))
     }
 
-    /// What is there, with copies of all that is small.
+    /// Lists all metadata, and fetches the small objects that have no copy.
     async fn listed(&self) -> Result<(BTreeMap<String, Kept>, Refresh)> {
         let all = ListQuery::all(Prefix::Namespace(Namespace::root()));
         let infos = objects_of(self.inner.as_ref(), &all).await?;
@@ -250,7 +250,7 @@ impl MetadataCache {
         Ok((objects, report))
     }
 
-    /// Those that are small and have no copy of their version.
+    /// The small objects that have no copy of their version.
     async fn without_copies(&self, infos: Vec<ObjectInfo>) -> Result<Vec<ObjectInfo>> {
         let local = Arc::clone(&self.local);
         let lacking = move || {
@@ -274,7 +274,7 @@ impl MetadataCache {
         }
     }
 
-    /// An object that was listed and could not be found must be gone from a listing too (H83).
+    /// Checks that a second listing does not show an object that was listed and could not be found (H83).
     async fn check_gone(&self, key: &Key) -> Result<()> {
         let query = match key {
             Key::Manifest(snapshot) => Prefix::Snapshot(snapshot.clone()),
@@ -285,12 +285,12 @@ impl MetadataCache {
         let is_listed = |entry: &ListEntry| matches!(entry, ListEntry::Object(info) if info.key == *key);
         if listing.entries().iter().any(is_listed) {
             let error = Error::new(ErrorKind::Unavailable, "refresh").on(key);
-            return Err(error.because("it is listed, and cannot be found"));
+            return Err(error.because("the object is listed, but cannot be found"));
         }
         Ok(())
     }
 
-    /// What the generation says of an object, if it may be asked.
+    /// The knowledge of the generation about an object: nothing, if the generation is not valid now.
     fn known(&self, key: &Key) -> Known {
         let since = self.inner.lease_term().map(|lease_term| lease_term.since);
         let state = self.state();
@@ -307,7 +307,7 @@ impl MetadataCache {
         Ok(found.filter(|found| found.len() as u64 == kept.size))
     }
 
-    /// Keeps a copy. That it could not be kept is no failure: the store has the object.
+    /// Stores a copy. A failure is ignored: the store has the object.
     async fn keep(&self, key: &Key, version: &Version, body: Bytes) {
         if version.as_str().is_empty() || !key.is_content() {
             return;
@@ -317,14 +317,14 @@ impl MetadataCache {
         let _ = self.inner.runtime().run_blocking("keep a copy", keep).await;
     }
 
-    /// Reads from the backend, and keeps a copy.
+    /// Reads from the uncached backend, and stores a copy.
     async fn fetch(&self, key: &Key, limit: u64) -> Result<Object> {
         let object = self.inner.get(key, limit).await?;
         self.keep(key, &object.info.version, object.bytes.clone()).await;
         Ok(object)
     }
 
-    /// Reads an index of which there may be a copy: a look at its version costs less than reading it.
+    /// Reads an index that may have a copy: a `head` costs less than reading it.
     async fn get_index(&self, key: &Key, limit: u64) -> Result<Object> {
         let hint = self.state().generation.objects.get(&key.path()).cloned();
         if let Some(hint) = hint {
@@ -351,7 +351,7 @@ fn absent(key: &Key, action: &'static str) -> Error {
     Error::new(ErrorKind::NotFound, action).on(key)
 }
 
-/// What a refresh fetches; indexes and blobs are fetched when they are wanted (H84).
+/// Returns `true` for the objects that a refresh fetches. Indexes and blobs are fetched when they are read (H84).
 fn is_small(key: &Key) -> bool {
     matches!(key, Key::Manifest(_) | Key::Owner(_) | Key::GroupNotes(_))
 }
@@ -384,7 +384,7 @@ impl Backend for MetadataCache {
                     Err(error) => error.kind() == ErrorKind::NotFound,
                 };
                 if is_other {
-                    // Somebody who keeps to no rules was here, or the listing was old.
+                    // A program that ignores the lease changed it, or the listing lagged.
                     self.state().doubt();
                 }
                 fetched
@@ -428,7 +428,7 @@ impl Backend for MetadataCache {
                 Ok(version)
             }
             Err(error) => {
-                // Where a condition fails, something else is there than the generation has.
+                // A failed condition proves that the store differs from the generation.
                 let is_certain = !matches!(
                     error.kind(),
                     ErrorKind::AlreadyExists
@@ -493,7 +493,7 @@ impl Housekeeping for MetadataCache {
         }
         let (change, known) = (self.begin_change(), self.known(from));
         let version = self.inner.copy(from, to, mode).await?;
-        // Otherwise what it copied is known to the backend alone.
+        // Without a known size the generation cannot describe the new object, and is in doubt.
         if let Known::Present(Kept { size, .. }) = known {
             let kept = Kept { last_used: self.inner.runtime().now(), size, version: version.clone() };
             self.state().change(to.path(), Some(kept));
