@@ -25,10 +25,10 @@ impl StdError for CallError {
     }
 }
 
-/// Adds what was attempted to an error, whose kind stays.
+/// Adds the name of the call to an error, and keeps its kind.
 pub(super) fn named(call: &'static str) -> impl Fn(io::Error) -> io::Error {
     move |source| {
-        // An error that names something already, or that asks whether the object is there, is passed on.
+        // An error without a number names its cause already, such as the error of the store that `publish` wraps.
         if source.raw_os_error().is_none() {
             return source;
         }
@@ -42,12 +42,12 @@ pub(super) fn errno(error: &io::Error) -> Option<Errno> {
     inner.map_or(error, |inner| &inner.source).raw_os_error().map(Errno::from_raw)
 }
 
-/// Returns `true` if the system refused for want of rights.
+/// Returns `true` if the caller lacks the permission.
 pub(super) fn is_refused(error: &io::Error) -> bool {
     matches!(errno(error), Some(Errno::EACCES | Errno::EPERM))
 }
 
-/// Whether files can be made; a test can say that they cannot.
+/// Free space for new files. A test can declare the disk full.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FreeSpace {
     #[cfg(feature = "testing")]
@@ -55,7 +55,7 @@ pub(super) struct FreeSpace {
 }
 
 impl FreeSpace {
-    /// To be asked before anything is made.
+    /// Fails if a test declared the disk full. Called before a file or directory is made.
     #[cfg_attr(
         not(feature = "testing"),
         expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "tests need it")
@@ -69,7 +69,7 @@ impl FreeSpace {
     }
 }
 
-/// Whether something could not be made because nothing more fits.
+/// Returns `true` if the disk or the quota is full.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

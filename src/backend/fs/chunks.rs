@@ -1,11 +1,10 @@
-//! Listing the directories of chunks, of which there are very many with very many names: by descriptors, so that no path is walked
-//! twice, and without a look at files that nobody asked for.
+//! Listings of the directories of chunks, which are up to 65,536 with millions of names: by descriptors, so that no path is resolved twice,
+//! and without lookups that the query does not need.
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::{Duration, SystemTime};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
@@ -13,6 +12,7 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 
 use crate::backend::fs::disk::Disk;
+use crate::backend::fs::info::later;
 use crate::backend::fs::version::version_of;
 use crate::backend::{Details, ListEntry, ObjectInfo};
 use crate::format::Digest;
@@ -25,7 +25,7 @@ pub(super) struct ChunkDirectories {
 }
 
 impl ChunkDirectories {
-    /// None if it is not there.
+    /// Opens `.chunks`; `None` if it does not exist.
     pub(super) fn open(disk: &Disk) -> io::Result<Option<Self>> {
         let path = match disk.at_directory(".chunks/") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -37,7 +37,7 @@ impl ChunkDirectories {
         }
     }
 
-    /// What is in one of the directories, in order; none if it is not there. A link in its place is an error, `ELOOP` or `ENOTDIR`.
+    /// Lists one of the directories, in order; `None` if it does not exist. A link in its place is an error, `ELOOP` or `ENOTDIR`.
     pub(super) fn list(&self, number: u16, details: Details) -> io::Result<Option<Vec<ListEntry>>> {
         let prefix = format!("{number:04x}");
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -59,7 +59,7 @@ impl ChunkDirectories {
                     continue;
                 }
                 _ => match fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                    // Gone since its name was read.
+                    // The file was removed since its name was read.
                     Err(Errno::ENOENT) => continue,
                     stat => Some(stat?),
                 },
@@ -87,7 +87,7 @@ impl ChunkDirectories {
     }
 }
 
-/// What a name stands for; of what was looked at, with what was seen.
+/// The entry of a listing for a name, with a description if the file was looked up.
 fn classify(prefix: &str, name: &CStr, stat: Option<&FileStat>) -> ListEntry {
     let kind = stat.map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
     if kind.is_some_and(|kind| kind != SFlag::S_IFREG) {
@@ -102,23 +102,13 @@ fn classify(prefix: &str, name: &CStr, stat: Option<&FileStat>) -> ListEntry {
         (Some(key), None) => ListEntry::Name(key),
         (Some(key), Some(stat)) => {
             let size = u64::try_from(stat.st_size).unwrap_or_default();
-            ListEntry::Object(ObjectInfo::new(key, size, last_used(stat), version_of(stat)))
+            let accessed = (stat.st_atime, stat.st_atime_nsec);
+            let last_used = later(accessed, (stat.st_mtime, stat.st_mtime_nsec));
+            ListEntry::Object(ObjectInfo::new(key, size, last_used, version_of(stat)))
         }
     }
 }
 
 fn path_of(prefix: &str, name: &CStr) -> String {
     format!(".chunks/{prefix}/{}", name.to_string_lossy())
-}
-
-/// The later of the access and the modification time: a reason to keep a chunk, never one to delete it.
-fn last_used(stat: &FileStat) -> SystemTime {
-    let at = |seconds: i64, nanoseconds: i64| match u64::try_from(seconds) {
-        Ok(seconds) => {
-            let fraction = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or_default());
-            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + fraction
-        }
-        Err(_) => SystemTime::UNIX_EPOCH,
-    };
-    at(stat.st_atime, stat.st_atime_nsec).max(at(stat.st_mtime, stat.st_mtime_nsec))
 }

@@ -1,4 +1,4 @@
-//! Making a store in a directory, and opening one.
+//! Creating and opening a store in a directory.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -52,7 +52,7 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
     })
 }
 
-/// Makes the layout. The chunk directories are made under another name first, so that there is a store once it is whole.
+/// Makes the layout. The directories of chunks are made under another name first, so that the store exists only when it is whole.
 pub(super) fn create(root: &Path, options: &FsOptions) -> Result<()> {
     let failed = |error| Error::io(error, "create a store in").on(root.display());
     match DirBuilder::new().mode(0o755).create(root) {
@@ -68,7 +68,7 @@ pub(super) fn create(root: &Path, options: &FsOptions) -> Result<()> {
         if fs::symlink_metadata(root.join(LOCK_FILE)).is_err() {
             disk.write_new(LOCK_FILE, Contents::Bytes(&Bytes::new()))?;
         }
-        // What an earlier attempt left has a name like these.
+        // An earlier attempt may have left a directory with such a name.
         let mut numbers = 0..;
         let building = loop {
             let building =
@@ -105,7 +105,7 @@ fn check_unused(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether the filesystem is one whose locks other hosts may not see (H79).
+/// Returns `true` if other hosts may not see the locks of the filesystem (H79).
 pub(super) fn on_network(root: &Path) -> bool {
     #[cfg(target_os = "linux")]
     {
@@ -116,11 +116,11 @@ pub(super) fn on_network(root: &Path) -> bool {
             statfs::OVERLAYFS_SUPER_MAGIC,
             statfs::TMPFS_MAGIC,
             statfs::XFS_SUPER_MAGIC,
-            // ZFS and F2FS, which `nix` has no names for.
+            // ZFS and F2FS, for which `nix` has no names.
             statfs::FsType(0x2fc1_2fc1),
             statfs::FsType(0xf2f5_2010),
         ];
-        // What is not known to be local counts as remote: that costs a clean-up, and the other error costs data.
+        // An unknown filesystem counts as remote: a wrong answer then costs garbage collection, and the other wrong answer costs data.
         !statfs::statfs(root).is_ok_and(|found| local.contains(&found.filesystem_type()))
     }
     #[cfg(not(target_os = "linux"))]
@@ -130,9 +130,9 @@ pub(super) fn on_network(root: &Path) -> bool {
     }
 }
 
-/// How much memory is kept for objects that will be read.
+/// Bytes of buffers that are kept for later reads.
 const KEPT_BYTES: usize = 16 << 20;
 const CHUNKS: &str = ".chunks";
-/// The name of a file in the directory of locks.
+/// The name of the file in the lock directory.
 const CREATION_LOCK: &str = "create";
 const LOCK_DIRECTORY: &str = ".larder-locks";

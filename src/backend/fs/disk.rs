@@ -1,5 +1,5 @@
-//! Every change that the backend makes to the disk goes through here, so that tests can record the changes and replay what
-//! a crash would have left of them.
+//! Every change of the backend to the disk goes through this file, so that tests can record the changes and replay the state after a
+//! crash.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, Write as _};
@@ -20,14 +20,14 @@ use crate::backend::fs::replay::DiskRecord;
 use crate::backend::fs::version::inode_of;
 use crate::rename::{self, may_be_lacking};
 
-/// The directory of a store, and the only hand that changes what is in it. Paths are relative to it. All calls block.
+/// The directory of a store. All changes of its contents are methods of this type. Paths are relative to it. All calls block.
 #[derive(Debug)]
 pub(super) struct Disk {
-    /// Device and inode of `.chunks`, by which the store is known to be still there.
+    /// Device and inode of `.chunks`, which prove that the store is still mounted.
     chunks: Option<(u64, u64)>,
-    /// The file whose lock stands in for the atomic creation of a file where the filesystem has none.
+    /// The file whose lock is the substitute for a rename without replacing.
     creation_lock: Option<PathBuf>,
-    /// What a barrier flushes. None before the store is opened.
+    /// The filesystems that a barrier flushes; `None` before the store is opened.
     filesystems: Option<Filesystems>,
     owner: Option<(u32, u32)>,
     #[cfg(feature = "testing")]
@@ -36,15 +36,15 @@ pub(super) struct Disk {
     root: PathBuf,
 }
 
-/// What a new file is to hold.
+/// The contents of a new file.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Contents<'a> {
     Bytes(&'a Bytes),
-    /// All that is in that file, wherever it is being read.
+    /// The whole contents of this file, whatever its position.
     File(&'a File),
 }
 
-/// Whether a rename may put one file in the place of another.
+/// Permission of a rename to replace a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Replacing {
     Forbidden,
@@ -52,7 +52,7 @@ pub(super) enum Replacing {
 }
 
 impl Disk {
-    /// Everything that is made from now on is given to that user and group.
+    /// The directory `root`, in which new files and directories get this owner.
     pub(super) fn new(root: PathBuf, owner: Option<(u32, u32)>) -> Self {
         Self {
             chunks: None,
@@ -66,7 +66,7 @@ impl Disk {
         }
     }
 
-    /// Sees every failure to write back from now on, and notices when the store goes away.
+    /// From now on notices every failure to write back, and a store that was unmounted.
     pub(super) fn watching(mut self, chunks: &fs::Metadata) -> io::Result<Self> {
         let filesystems = Filesystems::default();
         filesystems.meet(self.device("", &fs::metadata(&self.root)?), "", &self.root)?;
@@ -75,7 +75,7 @@ impl Disk {
             match fs::symlink_metadata(&full) {
                 Ok(found) if found.is_dir() => match filesystems.meet(self.device(path, &found), path, &full)
                 {
-                    // A reader needs no right to flush. A change meets it again, and fails then.
+                    // A reader needs no permission to flush. The first change opens the directory again, and fails then.
                     Err(error) if is_refused(&error) => {}
                     met => met?,
                 },
@@ -83,27 +83,27 @@ impl Disk {
             }
         }
         self.filesystems = Some(filesystems);
-        // Only now is it known whether inode numbers last.
+        // `meet` has found out by now if inode numbers are stable.
         self.chunks = Some((chunks.dev(), inode_of(chunks.dev(), chunks.ino())));
         Ok(self)
     }
 
-    /// Uses this file in the directory of locks where a filesystem cannot create a file under a name in one step.
+    /// Locks this file for a rename without replacing, where the filesystem has neither such a rename nor links.
     pub(super) fn locking_creation(mut self, path: PathBuf) -> Self {
         self.creation_lock = Some(path);
         self
     }
 
-    /// Returns `true` if the chunks lie on another filesystem than the root, and so have a clock of their own.
+    /// Returns `true` if the chunks lie on another filesystem than the root, which may have another clock.
     pub(super) fn are_chunks_apart(&self) -> bool {
         let root = fs::metadata(&self.root).ok();
         self.chunks.zip(root).is_some_and(|((device, _), root)| device != root.dev())
     }
 
-    /// The number of the filesystem on which a directory lies.
+    /// The device number of the filesystem of a directory.
     #[cfg_attr(
         not(feature = "testing"),
-        expect(clippy::unused_self, reason = "the twin that simulates needs it")
+        expect(clippy::unused_self, reason = "the simulation of mounts needs it")
     )]
     fn device(&self, path: &str, found: &fs::Metadata) -> u64 {
         #[cfg(feature = "testing")]
@@ -114,8 +114,8 @@ impl Disk {
         found.dev()
     }
 
-    /// Fails unless the store is where it was: a disk that was unmounted leaves a directory in which nothing is, and nothing
-    /// that is found or missing there says anything of the store.
+    /// Fails unless the store is still mounted. An unmounted disk leaves an empty directory, in which the absence of a file proves
+    /// nothing about the store.
     pub(super) fn check_there(&self) -> io::Result<()> {
         let Some(known) = self.chunks else { return Ok(()) };
         match fs::symlink_metadata(self.root.join(".chunks")) {
@@ -124,7 +124,7 @@ impl Disk {
         }
     }
 
-    /// What was found, unless it is that nothing is there because the store is not.
+    /// Passes a result on, unless it is `NotFound` because the store is not mounted.
     fn certainly<T>(&self, found: io::Result<T>) -> io::Result<T> {
         match found {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.check_there().and(Err(error)),
@@ -143,7 +143,7 @@ impl Disk {
         self
     }
 
-    /// What no other store has while this one is open.
+    /// The identity of the store on this host: no other store has it while this one is open.
     pub(super) fn identity(&self) -> Option<(u64, u64)> {
         self.chunks
     }
@@ -152,12 +152,12 @@ impl Disk {
         &self.root
     }
 
-    /// The full path, if nothing on the way to it is a link or another special file (H78). What stands at the path itself is not looked at.
+    /// The full path, if no directory above it is a link or another special file (H78). The path itself is not looked up.
     pub(super) fn at(&self, path: &str) -> io::Result<PathBuf> {
         self.walk(path, |_, _, _| Ok(()))
     }
 
-    /// The same for a change: the next barrier flushes the filesystem of every directory on the way.
+    /// As [`at`](Disk::at), before a change: the next barrier flushes the filesystems of all directories above the path.
     fn at_to_change(&self, path: &str) -> io::Result<PathBuf> {
         let Some(filesystems) = &self.filesystems else { return self.at(path) };
         self.walk(path, |above, full, found| filesystems.meet(self.device(above, found), above, full))
@@ -173,7 +173,7 @@ impl Disk {
         for (end, _) in path.match_indices('/') {
             let full = self.root.join(&path[..end]);
             let above = fs::symlink_metadata(&full)?;
-            // Below a regular file nothing is found; a link, a pipe or a device may hide what was there.
+            // Nothing can be below a regular file; a link, a pipe or a device may hide objects.
             if !above.is_dir() && !above.is_file() {
                 return Err(Errno::ELOOP.into());
             }
@@ -184,7 +184,7 @@ impl Disk {
         Ok(self.root.join(path))
     }
 
-    /// The same for a directory, which must not be a link itself.
+    /// As [`at`](Disk::at), for a directory that must not be a link itself.
     pub(super) fn at_directory(&self, path: &str) -> io::Result<PathBuf> {
         let path = path.trim_end_matches('/');
         if path.is_empty() {
@@ -193,7 +193,7 @@ impl Disk {
         self.at(&format!("{path}/."))
     }
 
-    /// Opens a regular file for reading; never follows a link, never waits for a pipe.
+    /// Opens a regular file for reading. Never follows a link, never waits for a pipe.
     pub(super) fn open(&self, path: &str) -> io::Result<(File, fs::Metadata)> {
         let flags = (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits();
         let file =
@@ -203,18 +203,18 @@ impl Disk {
         if metadata.is_file() { Ok((file, metadata)) } else { Err(Errno::ELOOP.into()) }
     }
 
-    /// What is known of a regular file, which is not read. Anything else at the path is an error.
+    /// The metadata of a regular file. Any other kind of entry is an error.
     pub(super) fn metadata(&self, path: &str) -> io::Result<fs::Metadata> {
         let metadata = self.any_metadata(path)?;
         if metadata.is_file() { Ok(metadata) } else { Err(Errno::ELOOP.into()) }
     }
 
-    /// What is known of whatever stands at the path.
+    /// The metadata of an entry of any kind.
     pub(super) fn any_metadata(&self, path: &str) -> io::Result<fs::Metadata> {
         self.certainly(self.at(path).and_then(fs::symlink_metadata))
     }
 
-    /// Writes a new file, readable by all, whatever the umask.
+    /// Writes a new file that all users can read, whatever the umask.
     pub(super) fn write_new(&self, path: &str, contents: Contents<'_>) -> io::Result<File> {
         self.free_space.check()?;
         let mut file = OpenOptions::new()
@@ -252,7 +252,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Flushes the entries of a directory; one that is gone has none.
+    /// Flushes the entries of a directory, if it exists.
     pub(super) fn sync_directory(&self, path: &str) -> io::Result<()> {
         match self.at_directory(path).and_then(File::open) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -262,12 +262,12 @@ impl Disk {
         Ok(())
     }
 
-    /// Flushes everything on all filesystems of the store.
+    /// Flushes all filesystems of the store.
     pub(super) fn sync_filesystems(&self) -> io::Result<()> {
         self.flush(|path| self.note(|| DiskOp::SyncFilesystem { path: path.to_owned() }))
     }
 
-    /// The same, unrecorded: a replay must not count on a flush that no barrier waits for.
+    /// As [`sync_filesystems`](Disk::sync_filesystems), without a record: a replay must not rely on a flush that no barrier waits for.
     pub(super) fn flush_ahead(&self) -> io::Result<()> {
         self.flush(|_| ())
     }
@@ -317,8 +317,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Sets the access time to now and leaves the modification time alone, where that is allowed. For a file of another user that may
-    /// be written, the system allows both times to be set to now and nothing else.
+    /// Sets the access time to now, and where that is refused, both times: for a file of another user that the caller may write, the
+    /// system permits only that.
     pub(super) fn touch(&self, path: &str) -> io::Result<()> {
         let touched = self.at_to_change(path).and_then(|full| {
             let set = |modified: TimeSpec, call| {
@@ -334,11 +334,11 @@ impl Disk {
         self.certainly(touched).map_err(named("set the times"))
     }
 
-    /// Renames a file to a name that is free, in one step where the filesystem can do it.
+    /// Renames a file to a name that must be free, in one step where the filesystem can do it.
     ///
-    /// Where it has neither such a rename nor links (FUSE, SMB), the name is looked at and the file renamed while a lock is held that
-    /// every process of this crate takes for the same purpose. A failure of both calls does not yet mean that they are lacking: if the
-    /// plain rename fails too, the first error is the answer.
+    /// Where it has neither such a rename nor links (FUSE, SMB), the name is looked up and the file renamed under a lock that every process of
+    /// this crate takes for this purpose. A failure of both calls does not prove that they are lacking: if the plain rename fails too,
+    /// the first error is returned.
     fn rename_without_replacing(&self, from: &Path, to: &Path) -> io::Result<()> {
         let renamed =
             self.fail(DiskCall::RenameWithoutReplacing).and_then(|()| rename::in_one_step(from, to));
@@ -350,7 +350,7 @@ impl Disk {
         match linked {
             Err(error) if may_be_lacking(&error) => {}
             Ok(()) => {
-                // The file has its name, whatever becomes of the other one, which listings report as foreign.
+                // The object has its name. If the temporary name remains, listings report it as foreign.
                 let _ = fs::remove_file(from);
                 return Ok(());
             }
@@ -367,19 +367,19 @@ impl Disk {
         }
     }
 
-    /// Fails if a test wants this call to fail.
+    /// Fails if a test lets this call fail.
     #[cfg(feature = "testing")]
     fn fail(&self, call: DiskCall<'_>) -> io::Result<()> {
         self.record.as_ref().and_then(|record| record.error_of(call)).map_or(Ok(()), Err)
     }
 
     #[cfg(not(feature = "testing"))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the twin that fails needs it")]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "builds with tests need it")]
     fn fail(&self, _: DiskCall<'_>) -> io::Result<()> {
         Ok(())
     }
 
-    /// Sets both times to now, which whoever may write may do.
+    /// Sets both times to now, which needs no more than permission to write.
     pub(super) fn touch_whole(&self, path: &str) -> io::Result<()> {
         let (now, flag) = (TimeSpec::UTIME_NOW, UtimensatFlags::NoFollowSymlink);
         let path = self.at(path)?;
@@ -393,7 +393,7 @@ impl Disk {
         }
     }
 
-    /// Counts a path that is looked up.
+    /// Counts a lookup of a path.
     #[cfg(feature = "testing")]
     fn look(&self) {
         if let Some(record) = &self.record {
@@ -402,15 +402,15 @@ impl Disk {
     }
 
     #[cfg(not(feature = "testing"))]
-    #[expect(clippy::unused_self, reason = "the twin that records needs it")]
+    #[expect(clippy::unused_self, reason = "builds with tests need it")]
     fn look(&self) {}
 
     #[cfg(not(feature = "testing"))]
-    #[expect(clippy::unused_self, reason = "the twin that records needs it")]
+    #[expect(clippy::unused_self, reason = "builds with tests need it")]
     fn note(&self, _: impl FnOnce() -> DiskOp) {}
 }
 
-/// Waits for the lock under which files are created. It is held for a look at a name and a rename.
+/// Waits for the lock under which files are created. Its holder looks up a name and renames a file.
 fn lock_creation(path: &Path, owner: Option<(u32, u32)>) -> io::Result<Flock<File>> {
     let give = |path: &Path| match owner {
         Some((uid, gid)) if fs::symlink_metadata(path)?.uid() != uid => {

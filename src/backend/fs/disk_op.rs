@@ -12,17 +12,17 @@ use bytes::Bytes;
 pub enum DiskOp {
     /// A directory was made.
     MakeDirectory {
-        /// Which.
+        /// Its path.
         path: String,
     },
     /// An empty directory was removed.
     RemoveDirectory {
-        /// Which.
+        /// Its path.
         path: String,
     },
     /// A file was removed.
     RemoveFile {
-        /// Which.
+        /// Its path.
         path: String,
     },
     /// A file or directory was renamed.
@@ -34,17 +34,17 @@ pub enum DiskOp {
     },
     /// The entries of a directory were flushed.
     SyncDirectory {
-        /// Which; empty: the store itself.
+        /// Its path; empty for the store itself.
         path: String,
     },
     /// The bytes of a file were flushed.
     SyncFile {
-        /// Which.
+        /// Its path.
         path: String,
     },
     /// Everything on one filesystem was flushed.
     SyncFilesystem {
-        /// A directory on it; empty: the store itself.
+        /// The path of a directory on it; empty for the store itself.
         path: String,
     },
     /// A new file was written.

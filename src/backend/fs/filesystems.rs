@@ -1,12 +1,12 @@
-//! The filesystems that a store lies on.
+//! The filesystems of a store.
 //!
 //! A directory of the store may be a mount point: `.chunks` on a disk of its own, a namespace on another one. A barrier that flushes whole
-//! filesystems has to flush each of them. They are told apart by the device numbers of the directories above every object that is
-//! stored, touched, renamed or removed; the root, `.chunks` and `.larder` are looked at when the store is opened. Device numbers of files
-//! do not count: on overlayfs they are those of its layers.
+//! filesystems has to flush each of them. They are distinguished by the device numbers of the directories above each object that is stored,
+//! touched, renamed or removed; the root, `.chunks` and `.larder` are looked up when the store is opened. Device numbers of files do not
+//! count: on overlayfs they are those of its layers.
 //!
-//! A filesystem stays open once it was met: the system reports a failure to write back once to each descriptor that was open when it
-//! happened, and never to one that is opened later.
+//! A directory of each known filesystem stays open: the system reports a failure to write back once to each descriptor that was open at
+//! the time of the failure, and never to a descriptor that is opened later.
 
 use std::fs::File;
 use std::io;
@@ -30,9 +30,9 @@ struct Filesystem {
 }
 
 impl Filesystems {
-    /// Has the filesystem flushed from now on that the directory `path` lies on, whose full path is `full`.
+    /// Adds the filesystem of the directory `path`, whose full path is `full`, to those that a barrier flushes.
     ///
-    /// INVARIANT: it is met before anything on it is changed, so that no barrier misses the change.
+    /// INVARIANT: called before any change on the filesystem, so that no barrier misses the change.
     pub(super) fn meet(&self, device: u64, path: &str, full: &Path) -> io::Result<()> {
         let is_it = |known: &Filesystem| known.device == device;
         if self.met.read().unwrap_or_else(PoisonError::into_inner).iter().any(is_it) {
@@ -47,7 +47,7 @@ impl Filesystems {
         Ok(())
     }
 
-    /// Flushes all of them, also after a failure, and fails with the first one. `flushed` hears of each.
+    /// Flushes all filesystems, also after a failure, and returns the first failure. Calls `flushed` for each that was flushed.
     pub(super) fn flush(&self, flushed: impl Fn(&str)) -> io::Result<()> {
         let met = self.met.read().unwrap_or_else(PoisonError::into_inner);
         let mut outcome = Ok(());
@@ -61,7 +61,7 @@ impl Filesystems {
     }
 }
 
-/// Flushes the filesystem that a directory lies on.
+/// Flushes the filesystem of a directory.
 pub(super) fn flush(directory: &File) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {

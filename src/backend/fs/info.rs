@@ -19,14 +19,20 @@ pub(super) fn marker_info(key: Key, directory: &Metadata) -> ObjectInfo {
     ObjectInfo::new(key, 0, last_used(directory), Version::new(inode.to_string()))
 }
 
-/// The later of the access and the modification time: a reason to keep a chunk, never one to delete it.
+/// The time of last use of a file.
 pub(super) fn last_used(metadata: &Metadata) -> SystemTime {
-    let at = |seconds: i64, nanoseconds: i64| {
+    let accessed = (metadata.atime(), metadata.atime_nsec());
+    later(accessed, (metadata.mtime(), metadata.mtime_nsec()))
+}
+
+/// The later of the access and the modification time, in seconds and nanoseconds: a reason to keep a chunk, never one to delete it.
+pub(super) fn later(accessed: (i64, i64), modified: (i64, i64)) -> SystemTime {
+    let time = |(seconds, nanoseconds): (i64, i64)| {
         let fraction = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or_default());
         match u64::try_from(seconds) {
             Ok(seconds) => SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + fraction,
             Err(_) => SystemTime::UNIX_EPOCH,
         }
     };
-    at(metadata.atime(), metadata.atime_nsec()).max(at(metadata.mtime(), metadata.mtime_nsec()))
+    time(accessed).max(time(modified))
 }

@@ -1,56 +1,55 @@
 //! A store in a directory, in the layout of PBS.
 //!
-//! # How an object gets there
+//! # Publication of an object
 //! A put writes a temporary file beside its destination (`NAME.tmp_XXXXXX`), closes it and renames it: without replacing for
-//! [`PutMode::Create`], over what is there for the other modes (H76). A crash leaves the old object, the new one, or neither
-//! and a temporary file, which listings report as foreign.
+//! [`PutMode::Create`], over an existing file for the other modes (H76). A crash leaves the old object, the new one, or neither and a
+//! temporary file, which listings report as foreign.
 //!
-//! # What a barrier does
+//! # Durability
 //! | level | at each put | at the barrier |
 //! |---|---|---|
-//! | [`SyncLevel::None`] | nothing | nothing: puts stay in order for readers, but a power cut may lose what was stored |
+//! | [`SyncLevel::None`] | nothing | nothing: readers see puts in order, but a power cut may lose them |
 //! | [`SyncLevel::File`] | the file is flushed before it is renamed | the directories changed since the last barrier are flushed |
-//! | [`SyncLevel::Filesystem`] | the file is flushed before it is renamed, unless it is a chunk | each filesystem that objects of the store lie on is flushed as a whole, once |
+//! | [`SyncLevel::Filesystem`] | the file is flushed before it is renamed, unless it is a chunk | each filesystem that has objects of the store is flushed as a whole, once |
 //!
-//! At the level of the filesystem the disk is kept busy meanwhile: every 32 MiB a flush is begun that nobody waits for, so that
-//! the barrier finds little left to do.
+//! At the level `Filesystem`, every 32 MiB of puts start a flush in the background, so that the barrier has little left to flush.
 //!
-//! A directory of the store may be a mount point: a barrier at the level of the filesystem flushes the filesystem of every directory that
-//! something was changed in, and of those of the chunks and of the store itself. Temporary files lie beside their destination, so that
-//! no rename crosses from one to another.
+//! A directory of the store may be a mount point: a barrier at this level flushes the filesystems of all directories in which something
+//! changed, of the chunks, and of the store itself. A temporary file lies beside its destination, so that no rename crosses filesystems.
 //!
-//! A flush that fails is never tried again: the system forgets what it could not write. Every barrier fails from then on,
-//! until the store is opened anew.
+//! A flush that failed is never repeated: the system drops the data that it could not write, and the second flush would succeed. Every
+//! barrier fails from then on, until the store is opened again.
 //!
-//! So, except at the first level, an index or a manifest that has a name has its bytes too, whatever crashes.
+//! Except at the level `None`, an index or a manifest that has its name also has its bytes, after any crash.
 //!
-//! # What a filesystem may lack
-//! | lacking | instead |
+//! # Calls that a filesystem may lack
+//! | lacking call | substitute |
 //! |---|---|
-//! | renaming without replacing | a second link to the file, whose first name is then removed |
-//! | links too (FUSE mounts such as those of rclone, SMB) | a look at the name, and a rename, under a lock of the file `create` in the lock directory: as exclusive as the other locks are, and no more |
-//! | inode numbers that last (FUSE) | versions of objects are made of size and modification time alone |
-//! | setting the access time of a chunk of another user | setting both times to now, or storing the chunk again; `Denied` if neither is allowed |
+//! | rename without replacing | a hard link to the file, whose first name is then removed |
+//! | links too (FUSE mounts such as those of rclone, SMB) | a lookup of the name and a rename, under the lock of the file `create` in the lock directory, which reaches as far as the other locks |
+//! | stable inode numbers (FUSE) | versions of objects consist of size and modification time only |
+//! | setting the access time of a chunk of another user | setting both times to now, or storing the chunk again; `Denied` if neither is permitted |
 //!
-//! That a call is lacking is found when it is first needed, by the errors of both calls and a plain rename that succeeds; if that fails too,
-//! the first error is reported. Readers try nothing. Errors name the call: "rename without replacing: Operation not supported".
+//! A put finds out that a call is lacking by the errors of both calls and a plain rename that succeeds; if that fails too, the put reports the
+//! first error. Readers make no attempt. Errors name the call: "rename without replacing: Operation not supported".
 //!
 //! # Directories
-//! They are made when an object needs them and removed when they become empty, from the snapshot up to its group; a
-//! directory of a namespace is the marker of that namespace and goes with [`Key::Namespace`] only. Neither the directory of
-//! the store nor `.chunks` is ever made by a put: where they are missing, a disk is not mounted.
+//! A put makes the directories that its object needs. A delete removes the directories of a snapshot and its group when they become empty. The
+//! directory of a namespace marks that namespace, and is deleted with [`Key::Namespace`] only. No put makes the directory of the store or
+//! `.chunks`: where they are missing, a disk is not mounted.
 //!
-//! # Moves, and what is left behind
-//! Who moves snapshots first writes where their indexes will be into the [journal](Coordination::record_moves) in the lock directory,
-//! `move-journal`, which a PBS that uses the same directory reads and writes too. Those who collect garbage take it into account last.
-//! Index files at places that no key names are [found](Housekeeping::orphans) in whatever a listing showed as foreign, and temporary
-//! files of writers that died are [removed](Housekeeping::remove_leftovers) when they are old enough.
+//! # Moves, orphans and leftovers
+//! An operation that moves snapshots first appends the new paths of their indexes to the [journal](Coordination::record_moves)
+//! `move-journal` in the lock directory, which a PBS that uses the same lock directory reads and writes too. The collector reads it last. It
+//! also looks for [orphan indexes](Housekeeping::orphans) among the foreign files of a listing, and [removes](Housekeeping::remove_leftovers)
+//! temporary files of dead writers that are old enough.
 //!
-//! Links inside the store are never followed: an object behind one is `Corrupt` (H78). Where an index, a snapshot, a group or a
-//! namespace could lie, listings report a link, and any other entry that is no plain file or directory, as
-//! [unreadable](crate::backend::ListEntry::Unreadable), which ends garbage collection; elsewhere as foreign. A directory that may not be
-//! read ends the listing. What lies directly in `.chunks` under a name that is no prefix is not looked at. A link that is put in place
-//! of a directory while an operation is under way may be followed by that operation.
+//! # Links and special files
+//! Links inside the store are never followed: an object behind one is `Corrupt` (H78). In a place where an index, a snapshot, a group or a
+//! namespace could be, listings report a link, and any other entry that is no plain file or directory, as
+//! [unreadable](crate::backend::ListEntry::Unreadable), which ends a garbage collection; in other places as foreign. A directory that may
+//! not be read ends the listing. Entries directly in `.chunks` whose name is no prefix are ignored. An operation may follow a link that
+//! replaces a directory while the operation runs.
 
 mod call;
 mod chunks;
@@ -96,31 +95,31 @@ use crate::error::Result;
 use crate::format::layout::Key;
 use crate::rt::Runtime;
 
-/// When what was stored reaches the disk; see the [table](self#what-a-barrier-does).
+/// The time at which objects are flushed to the disk; see the [table](self#durability).
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncLevel {
-    /// Each file and directory is flushed by itself.
+    /// Each file and each directory is flushed by itself.
     File,
-    /// The whole filesystem is flushed at each barrier. The default, as in PBS.
+    /// Each barrier flushes the whole filesystem. The default, as in PBS.
     #[default]
     Filesystem,
-    /// Nothing is flushed. A power cut may lose backups that were reported as finished.
+    /// Nothing is flushed. A power cut may lose finished backups.
     None,
 }
 
-/// When the 65,536 directories for chunks are made.
+/// The time at which the 65,536 directories of chunks are made.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PrefixDirectories {
-    /// All of them by `create`. The default; PBS does not open a store without them.
+    /// `create` makes all of them. The default: PBS does not open a store without them.
     #[default]
     AtOnce,
-    /// Each with its first chunk.
+    /// Each directory is made with its first chunk.
     OnDemand,
 }
 
-/// How a store in a directory is opened or created.
+/// Options for opening and creating a store in a directory.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct FsOptions {
@@ -137,39 +136,39 @@ impl FsOptions {
     /// The directory of the lock files of groups, snapshots and manifests; default: `.larder-locks` in the store.
     ///
     /// To use a store beside a running PBS, name the directory that PBS uses for this store. Lock files are removed together with their
-    /// objects, as PBS does. What a crash leaves of them in the default directory, the next garbage collection removes.
+    /// objects, as in PBS. Those that a crash leaves in the default directory are removed by the next garbage collection.
     pub fn lock_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.lock_directory = Some(directory.into());
         self
     }
 
-    /// The user and group that get everything that is made; default for `create`: the caller; for `open`: those who own
-    /// `.chunks`, if the caller is root. PBS wants its own user, `backup`, which is 34:34 on Debian.
+    /// The owner, by user and group id, of all new files and directories. Default for `create`: the caller; for `open`: the owner of
+    /// `.chunks`, if the caller is root. PBS needs its own user, `backup`, which is 34:34 on Debian.
     pub fn owner(mut self, uid: u32, gid: u32) -> Self {
         self.owner = Some((uid, gid));
         self
     }
 
-    /// When the directories for chunks are made; default: all of them at once.
+    /// The time at which the directories of chunks are made; default: all of them by `create`.
     pub fn prefix_directories(mut self, when: PrefixDirectories) -> Self {
         self.prefix_directories = when;
         self
     }
 
-    /// When what was stored reaches the disk; default: [`SyncLevel::Filesystem`].
+    /// The time at which objects are flushed to the disk; default: [`SyncLevel::Filesystem`].
     pub fn sync_level(mut self, level: SyncLevel) -> Self {
         self.sync_level = level;
         self
     }
 
-    /// Records every change made to the disk.
+    /// Records every change to the disk.
     #[cfg(feature = "testing")]
     pub fn record(mut self, record: Arc<replay::DiskRecord>) -> Self {
         self.record = Some(record);
         self
     }
 
-    /// Lets everything that would make a file or a directory fail as on a full disk, while this is `true`.
+    /// Fails every call that makes a file or a directory as on a full disk, while this is `true`.
     #[cfg(feature = "testing")]
     pub fn full(mut self, is_full: Arc<std::sync::atomic::AtomicBool>) -> Self {
         self.free_space.is_full = Some(is_full);
@@ -193,14 +192,13 @@ pub struct FsBackend {
 }
 
 impl FsBackend {
-    /// Makes a new, empty store in a directory, which is made too if its parent is there.
+    /// Creates an empty store in a directory, which is made too if its parent directory exists.
     ///
     /// # Errors
-    /// `AlreadyExists` if there is a store already; `InvalidInput` if the directory holds anything but hidden files and
-    /// `lost+found`.
+    /// `AlreadyExists` if the directory has a store; `InvalidInput` if it contains anything but hidden files and `lost+found`.
     ///
     /// # Cancel safety
-    /// The store is created in the background or not at all.
+    /// If the future is dropped, the store is created in the background or not at all.
     pub async fn create(
         runtime: Arc<dyn Runtime>,
         path: impl Into<PathBuf>,
@@ -212,10 +210,10 @@ impl FsBackend {
         Self::open(runtime, root, options).await
     }
 
-    /// Opens the store in a directory. Takes the same time however many chunks there are.
+    /// Opens the store in a directory, in a time that does not depend on the number of chunks.
     ///
     /// # Errors
-    /// `NotFound` if there is no store.
+    /// `NotFound` if the directory has no store.
     pub async fn open(
         runtime: Arc<dyn Runtime>,
         path: impl Into<PathBuf>,
@@ -331,7 +329,7 @@ impl Coordination for FsBackend {
 
     async fn clock(&self) -> Result<SystemTime> {
         let temporary = self.temporary_name(CLOCK);
-        self.blocking("ask the filesystem for the time", move |inner| inner.clock(&temporary)).await
+        self.blocking("read the clock of the filesystem", move |inner| inner.clock(&temporary)).await
     }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
@@ -370,7 +368,7 @@ impl Coordination for FsBackend {
             return Ok(());
         }
         let (journal, keys) = (Journal::lock(&self.inner, &self.runtime).await?, keys.to_vec());
-        self.runtime.run_blocking("announce", move || journal.append(&keys)).await
+        self.runtime.run_blocking("record moves", move || journal.append(&keys)).await
     }
 
     async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
@@ -401,7 +399,7 @@ impl Housekeeping for FsBackend {
     }
 
     async fn has_store(&self) -> Result<bool> {
-        // No directory is opened without `.chunks`, which is all that an empty store of PBS consists of.
+        // `open` requires `.chunks`, and an empty store of PBS consists of nothing else.
         Ok(true)
     }
 
@@ -425,7 +423,7 @@ impl Housekeeping for FsBackend {
     }
 }
 
-/// A file by whose times the filesystem tells the time. It goes at once.
+/// Scratch file for reading the clock of the filesystem. It is removed at once.
 const CLOCK: &str = ".larder-clock";
 const LOCK_FILE: &str = ".lock";
 const SUFFIX_DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
