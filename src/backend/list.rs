@@ -155,12 +155,12 @@ impl Cursor {
 pub struct Unreadable {
     /// The path relative to the root of the store. It ends in `/` for a directory in the place of an object.
     pub path: String,
-    /// The reason why it cannot be read, as a clause: "it is a named pipe".
+    /// The reason why it cannot be read: "named pipe".
     pub why: &'static str,
 }
 
 impl Unreadable {
-    /// An entry at `path` that cannot be read because of `why`.
+    /// An entry at `path` that cannot be read, for the reason `why`.
     pub fn new(path: impl Into<String>, why: &'static str) -> Self {
         Self { path: path.into(), why }
     }

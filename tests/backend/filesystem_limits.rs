@@ -256,7 +256,7 @@ fn as_the_second_user(root: &Path) {
     let refused = touch(&backend, &chunk(3)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Denied);
     assert_eq!(refused.subject(), Some(chunk(3).path().as_str()));
-    assert!(story(&refused).contains("it belongs to user 1000"), "{}", story(&refused));
+    assert!(story(&refused).contains("the file belongs to user 1000"), "{}", story(&refused));
 }
 
 /// Proves H75.

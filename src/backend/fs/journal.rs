@@ -1,8 +1,8 @@
-//! The journal of moves: where indexes are about to appear, for those who collect garbage in another process (H8).
+//! The move journal: paths at which indexes are about to appear, for a collector in another process (H8).
 //!
-//! A file of lines, each the absolute path of an index. Whoever moves a snapshot appends the lines before anything is moved; whoever
-//! collects garbage reads them last, and empties the file when all of it was seen to. Both hold the lock of the file (`flock`, alone)
-//! meanwhile. A line that a crash cut off names nothing, and is ended before the next one is appended.
+//! The journal is a file of lines, each the absolute path of an index. An operation that moves a snapshot appends its lines before it moves a
+//! file. A collector reads them after it marked everything else, and empties the file when it has marked the indexes at these paths too. Both
+//! hold the exclusive lock of the file (`flock`) meanwhile. A line that a crash truncated names no index; the next append ends it first.
 //!
 //! Source: PBS datastore format, move journal.
 
@@ -25,10 +25,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::rt::Runtime;
 
-/// How long others who append or read are waited for, as in PBS.
+/// Maximum wait for other processes that append or read, as in PBS.
 const WAIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
-/// The most bytes that are read: some hundred thousand moves that nobody took note of.
+/// Maximum size of the journal: some hundred thousand moves without a collection.
 const LIMIT_BYTES: u64 = 64 << 20;
 
 /// The journal, locked.
@@ -40,16 +40,16 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Locks the journal, which is made if need be.
+    /// Locks the journal, and makes the file if it does not exist.
     pub(super) async fn lock(inner: &Arc<Inner>, runtime: &Arc<dyn Runtime>) -> Result<Self> {
         let end = runtime.monotonic() + WAIT;
         loop {
             let (for_job, for_guard) = (Arc::clone(inner), Arc::clone(runtime));
             let lock = move || {
                 let locks = &for_job.lock_directory;
-                locks.lock_file(&for_guard, Path::new(JOURNAL), &"the journal of moves", LockMode::Exclusive)
+                locks.lock_file(&for_guard, Path::new(JOURNAL), &"the move journal", LockMode::Exclusive)
             };
-            match runtime.run_blocking("lock the journal of moves", lock).await {
+            match runtime.run_blocking("lock the move journal", lock).await {
                 Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() < end => {
                     runtime.sleep(PAUSE).await;
                 }
@@ -61,13 +61,13 @@ impl Journal {
         }
     }
 
-    /// Appends where these objects will be.
+    /// Appends the paths of these objects.
     pub(super) fn append(&self, keys: &[Key]) -> Result<()> {
-        let failed = |error| Error::io(error, "write the journal of moves");
+        let failed = |error| Error::io(error, "write the move journal");
         let root = std::path::absolute(self.inner.disk.root()).map_err(failed)?;
         if root.as_os_str().as_bytes().contains(&b'\n') {
-            let error = Error::new(ErrorKind::Unsupported, "write the journal of moves").on(root.display());
-            return Err(error.because("the name of the directory has a line break"));
+            let error = Error::new(ErrorKind::Unsupported, "write the move journal").on(root.display());
+            return Err(error.because("the path of the store has a line break"));
         }
         let mut lines = Vec::new();
         for key in keys {
@@ -90,9 +90,9 @@ impl Journal {
         self.file().and_then(append).map_err(failed)
     }
 
-    /// What was appended since the file was emptied last.
+    /// Reads the lines that were appended since the file was emptied last.
     pub(super) fn read(self) -> Result<Entries> {
-        let failed = |error| Error::io(error, "read the journal of moves");
+        let failed = |error| Error::io(error, "read the move journal");
         let mut bytes = Vec::new();
         let mut read = |mut file: &File| {
             file.rewind()?;
@@ -102,13 +102,13 @@ impl Journal {
             read(file).map_err(failed)?;
         }
         if bytes.len() as u64 > LIMIT_BYTES {
-            let error = Error::new(ErrorKind::Corrupt, "read the journal of moves");
-            return Err(error.because("it is longer than 64 MiB"));
+            let error = Error::new(ErrorKind::Corrupt, "read the move journal");
+            return Err(error.because("the journal is longer than 64 MiB"));
         }
         let root = std::path::absolute(self.inner.disk.root()).map_err(failed)?;
         let roots = [fs::canonicalize(&root).map_err(failed)?, root];
         let (mut keys, mut orphans) = (Vec::new(), Vec::new());
-        // In their order: of what was moved twice, the second place comes after the first.
+        // In their order: an index that was moved twice has its second path after its first.
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let Some(path) = below(&roots, Path::new(OsStr::from_bytes(line))).map_err(failed)? else {
                 continue;
@@ -126,16 +126,16 @@ impl Journal {
 
     fn clear(&self) -> Result<()> {
         let cleared = self.guard.file().map_or(Ok(()), |file| file.set_len(0));
-        cleared.map_err(|error| Error::io(error, "empty the journal of moves"))
+        cleared.map_err(|error| Error::io(error, "empty the move journal"))
     }
 
-    /// The file; there is none, and nothing in it, where no room for one was when the journal was locked.
+    /// The file. It does not exist, and so has no lines, if the disk was full when the journal was locked.
     fn file(&self) -> io::Result<&File> {
         self.guard.file().ok_or_else(|| io::ErrorKind::StorageFull.into())
     }
 }
 
-/// The path relative to the store, of one that lies below it by one of its names. Lines of other stores are nobody's business here.
+/// The path relative to the store, if the path is below one of the names of the store. Lines of other stores are ignored.
 fn below(roots: &[PathBuf], path: &Path) -> io::Result<Option<String>> {
     let strip = |path: &Path| {
         let relative = roots.iter().find_map(|root| path.strip_prefix(root).ok())?;
@@ -143,12 +143,12 @@ fn below(roots: &[PathBuf], path: &Path) -> io::Result<Option<String>> {
         is_plain.then(|| relative.to_owned())
     };
     if path.as_os_str().as_bytes().contains(&0) {
-        // What a crash may leave. Nothing has such a name.
+        // A crash may leave such bytes. No file has such a name.
         return Ok(None);
     }
     let relative = match strip(path) {
         Some(relative) => relative,
-        // Perhaps by another name of the directory. Where nothing is, nothing can be lost.
+        // The directory may have another name here. A path that does not exist names no index.
         None => match fs::canonicalize(path) {
             Err(error) if is_nowhere(&error) => return Ok(None),
             real => match strip(&real?) {
@@ -168,7 +168,7 @@ fn is_nowhere(error: &io::Error) -> bool {
     matches!(error.kind(), InvalidFilename | NotADirectory | NotFound)
 }
 
-/// What was in the journal, which stays locked.
+/// The contents of the journal, which stays locked.
 #[derive(Debug)]
 pub(super) struct Entries {
     journal: Journal,
@@ -189,6 +189,6 @@ impl PendingMoves for Entries {
     async fn clear(self: Box<Self>) -> Result<()> {
         let journal = self.journal;
         let runtime = Arc::clone(&journal.runtime);
-        runtime.run_blocking("empty the journal of moves", move || journal.clear()).await
+        runtime.run_blocking("empty the move journal", move || journal.clear()).await
     }
 }

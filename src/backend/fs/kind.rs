@@ -1,14 +1,14 @@
-//! Kinds of directory entries, and what an entry of another kind than expected may hide.
+//! Kinds of directory entries, and the objects that an entry of an unexpected kind may hide.
 //!
-//! | entry | where an object could lie | where a snapshot, group, type or namespace could lie |
+//! | entry | in the place of an object | in the place of a snapshot, group, type or namespace |
 //! |---|---|---|
-//! | regular file | an object | foreign: nothing lies below it |
+//! | regular file | an object | foreign: nothing can be below it |
 //! | directory | unreadable | listed |
 //! | symbolic link, named pipe, socket, device | unreadable | unreadable |
 //!
-//! A link is not followed, so that whatever it refers to is in the dark: other programs may read a snapshot through it. Therefore it is
-//! reported and not passed over. The names of types, `ns`, times and the extensions of indexes are compared without regard to case: a
-//! filesystem that ignores case finds `host` in `Host`. An entry whose kind the listing of its directory does not tell is looked up.
+//! A link is not followed, so its target is not known: other programs may read a snapshot through it. Therefore a link is reported and not
+//! ignored. The names of types, `ns`, times and the extensions of indexes are compared without regard to case: a filesystem that ignores
+//! case finds `host` in `Host`. A filesystem that lists no kinds needs a lookup for each entry.
 
 use std::fs::{FileType, Metadata};
 use std::os::unix::fs::FileTypeExt as _;
@@ -37,37 +37,37 @@ impl Kind {
     }
 }
 
-/// The reason why an entry cannot be read as the object or directory that it stands in place of.
+/// The kind of an entry that cannot be read as an object or a directory.
 pub(super) fn why_unreadable(found: &Metadata) -> &'static str {
     let found = found.file_type();
     if found.is_symlink() {
-        "it is a symbolic link, and links in a store are not followed"
+        "symbolic link; links in a store are not followed"
     } else if found.is_fifo() {
-        "it is a named pipe"
+        "named pipe"
     } else if found.is_socket() {
-        "it is a socket"
+        "socket"
     } else if found.is_block_device() || found.is_char_device() {
-        "it is a device"
+        "device"
     } else if found.is_dir() {
-        "it is a directory in the place of a file"
+        "directory in the place of a file"
     } else {
-        "it is neither a file nor a directory"
+        "neither a file nor a directory"
     }
 }
 
-/// Returns `true` if an object, snapshot, group, type or namespace could lie at the path.
+/// Returns `true` if the path could be that of an object, snapshot, group, type or namespace.
 pub(super) fn is_place_of_content(path: &str) -> bool {
     let folded = fold_case(path);
     is_index(path) || Key::parse(&folded).is_some() || Prefix::parse(&(folded + "/")).is_some()
 }
 
-/// Returns `true` if a file is named like an index.
+/// Returns `true` if the name is that of an index.
 pub(super) fn is_index(path: &str) -> bool {
     let path = path.to_ascii_lowercase();
     path.ends_with(".fidx") || path.ends_with(".didx")
 }
 
-/// The path with the case that its fixed parts have in a store.
+/// The path, with its fixed parts in the case that they have in a store.
 fn fold_case(path: &str) -> String {
     let fold = |part: &str| {
         let (lower, upper) = (part.to_ascii_lowercase(), part.to_ascii_uppercase());

@@ -1,4 +1,4 @@
-//! What lies in a store and is no object of it: indexes at odd places, and temporary files of writers that died. All of it blocks.
+//! Orphan indexes, and temporary files of dead writers. All functions block.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{GroupName, SnapshotName};
 
-/// The index files among what a listing showed as foreign, and in the directories among it.
+/// Finds the index files among the foreign paths of a listing, and in the directories among them.
 pub(super) fn orphans(disk: &Disk, foreign: &[String]) -> Result<Vec<Orphan>> {
     let mut found = Vec::new();
     for path in foreign {
@@ -42,12 +42,12 @@ pub(super) fn get_orphan(disk: &Disk, orphan: &Orphan, limit: u64) -> Result<Byt
     let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
     if !path.split('/').all(is_plain) {
         let error = Error::new(ErrorKind::InvalidInput, "read").on(path);
-        return Err(error.because("it is no path below the store"));
+        return Err(error.because("the path is not below the store"));
     }
     let failed = |error| failure(error, "read", path);
     let (file, metadata) = disk.open(path).map_err(failed)?;
     let too_large =
-        || Err(Error::new(ErrorKind::Corrupt, "read").on(path).because("it is larger than it may be"));
+        || Err(Error::new(ErrorKind::Corrupt, "read").on(path).because("the index is larger than the limit"));
     if metadata.len() > limit {
         return too_large();
     }
@@ -56,7 +56,7 @@ pub(super) fn get_orphan(disk: &Disk, orphan: &Orphan, limit: u64) -> Result<Byt
     if bytes.len() as u64 > limit { too_large() } else { Ok(bytes.into()) }
 }
 
-/// Removes those temporary files among what a listing showed as foreign that nothing was done to for so long; returns how many.
+/// Removes the temporary files among the foreign paths of a listing that were not changed for at least `age`, and returns their number.
 pub(super) fn remove(inner: &Inner, foreign: &[String], now: SystemTime, age: Duration) -> Result<u64> {
     let mut removed = 0;
     for path in foreign {
@@ -68,7 +68,7 @@ pub(super) fn remove(inner: &Inner, foreign: &[String], now: SystemTime, age: Du
         }
         let failed = |error| failure(error, "remove the leftover", path);
         let Some(metadata) = gone_or(inner.disk.any_metadata(path)).map_err(failed)? else { continue };
-        // What is said to be of the future was not there long.
+        // A time in the future counts as new.
         let is_old = |changed| now.duration_since(changed).is_ok_and(|passed| passed >= age);
         if !metadata.is_file() || !metadata.modified().is_ok_and(is_old) {
             continue;
@@ -83,13 +83,13 @@ pub(super) fn remove(inner: &Inner, foreign: &[String], now: SystemTime, age: Du
     Ok(removed)
 }
 
-/// Removes the directory of a snapshot or a group, and then that of its group, if it is empty.
+/// Removes the directory of a snapshot or a group if it is empty, and then that of the group.
 fn remove_empty(inner: &Inner, directory: &str) {
     let is_snapshot = directory.parse::<SnapshotName>().is_ok();
     if !is_snapshot && directory.parse::<GroupName>().is_err() {
         return;
     }
-    // What keeps it is visible in listings.
+    // Files that keep the directory are visible in listings.
     if inner.disk.remove_directory(directory).is_ok() {
         inner.changed(parent(directory));
         if is_snapshot {
@@ -124,7 +124,7 @@ fn walk(disk: &Disk, top: &str, found: &mut Vec<Orphan>) -> Result<()> {
                 }
                 Some(name) if kind.is_dir() => left.push(format!("{directory}{name}/")),
                 Some(name) => found.push(Orphan::new(format!("{directory}{name}"))),
-                // Nobody could ask for what is in there, which may be all that refers to a chunk.
+                // No path in the form of text reaches the entry, which may hide the only index that names a chunk.
                 None => {
                     let error = Error::new(ErrorKind::Corrupt, "look for indexes in").on(&directory);
                     return Err(error.because(format!("the name {} is not UTF-8", name.display())));
@@ -135,7 +135,7 @@ fn walk(disk: &Disk, top: &str, found: &mut Vec<Orphan>) -> Result<()> {
     Ok(())
 }
 
-/// The entries of a directory; none if it is gone, or is where a filesystem keeps what it lost.
+/// The entries of a directory; `None` if it does not exist, or is a `lost+found` that may not be read.
 fn read_directory(disk: &Disk, directory: &str) -> io::Result<Option<fs::ReadDir>> {
     match disk.at_directory(directory).and_then(fs::read_dir) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_lost_and_found(directory) => {
@@ -145,17 +145,17 @@ fn read_directory(disk: &Disk, directory: &str) -> io::Result<Option<fs::ReadDir
     }
 }
 
-/// Whether it is that of the filesystem, on which the store or one of its directories is.
+/// Returns `true` for the `lost+found` of a filesystem that is mounted at the store or at one of its directories.
 fn is_lost_and_found(directory: &str) -> bool {
     let mut parts = directory.trim_end_matches('/').rsplit('/');
     parts.next() == Some("lost+found") && parts.count() <= 1
 }
 
-/// As [`gone_or`], but where a listing could not tell the name, what is not found under it is not certainly gone.
+/// As [`gone_or`], but a path with replacement characters is not the name on the disk, so its absence proves nothing.
 fn certain<T>(path: &str, found: io::Result<T>) -> io::Result<Option<T>> {
     match gone_or(found)? {
         None if path.contains(char::REPLACEMENT_CHARACTER) => {
-            Err(io::Error::new(io::ErrorKind::InvalidData, "its name is not UTF-8"))
+            Err(io::Error::new(io::ErrorKind::InvalidData, "the name is not UTF-8"))
         }
         found => Ok(found),
     }
@@ -170,7 +170,7 @@ fn gone_or<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// The error for a link or another entry in the place of an index: what it refers to may be all that refers to a chunk.
+/// The error for a link or another entry in the place of an index: the index behind it may be the only one that names a chunk.
 fn unreadable(path: &str, found: &fs::Metadata) -> Error {
     Unreadable::new(path, why_unreadable(found)).error("look for indexes behind")
 }

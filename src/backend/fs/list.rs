@@ -1,8 +1,8 @@
-//! Listing a store in a directory, in the byte order of paths.
+//! Listings of a store in a directory, in the byte order of paths.
 //!
-//! A page is a walk that skips what comes before its start and stops after a number of entries. Directories are sorted as if
-//! their names ended in `/`, which is where they stand among the paths. The directories of chunks are tried one after the
-//! other, so that a page costs what is on it; the names in `.chunks` are read once a page where one is empty or missing.
+//! A page is a walk that skips the entries before its start and stops after a number of entries. Directories are sorted as if their names
+//! ended in `/`, which is their order among the paths. The directories of chunks are opened one after the other, so that the cost of a page
+//! depends on its entries; after several missing ones, the walk reads the names in `.chunks` once.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,9 +19,9 @@ use crate::backend::fs::objects::failure;
 use crate::backend::{Cursor, Depth, Details, ListEntry, ListPage, ListQuery, Unreadable};
 use crate::format::layout::{Key, Prefix};
 
-/// After how many directories of chunks that are not there it is looked which ones are.
+/// Number of missing directories of chunks after which a walk reads which of them exist.
 const MANY_ABSENT: usize = 16;
-/// A page ends with the entry that reaches this number.
+/// Maximum number of entries on a page.
 const PAGE_ENTRIES: usize = 4096;
 
 pub(super) fn page(disk: &Disk, query: &ListQuery, cursor: Option<&Cursor>) -> io::Result<ListPage> {
@@ -37,7 +37,7 @@ pub(super) fn page(disk: &Disk, query: &ListQuery, cursor: Option<&Cursor>) -> i
     };
     let more = if query.prefix == Prefix::Chunks { walk.chunks()? } else { walk.prefix(&query.prefix)? };
     if more != Progress::Full {
-        // Before it is said to be complete.
+        // Only a mounted store can be listed completely.
         disk.check_there()?;
     }
     let next = match (more, walk.entries.last()) {
@@ -48,7 +48,7 @@ pub(super) fn page(disk: &Disk, query: &ListQuery, cursor: Option<&Cursor>) -> i
 }
 
 struct Walk<'a> {
-    /// Only what comes after this path is wanted; empty: everything.
+    /// The path after which the page begins; empty for the beginning.
     after: String,
     deep: bool,
     details: Details,
@@ -57,10 +57,10 @@ struct Walk<'a> {
     until: Option<String>,
 }
 
-/// How a part of a walk ended.
+/// The end of a part of a walk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// Everything was seen.
+    /// All entries were seen.
     Done,
     /// The page is full.
     Full,
@@ -73,7 +73,7 @@ impl Walk<'_> {
         let path = prefix.path();
         match self.disk.at(&path).and_then(fs::symlink_metadata) {
             Ok(found) if found.is_dir() => self.directory(&path),
-            // Nothing lies below a file.
+            // Nothing can be below a file.
             Ok(found) if found.is_file() => Ok(Progress::Done),
             Ok(found) => {
                 let unreadable = Unreadable::new(path.trim_end_matches('/'), why_unreadable(&found));
@@ -90,7 +90,7 @@ impl Walk<'_> {
         let first = skipped.and_then(|digits| u16::from_str_radix(digits, 16).ok()).unwrap_or(0);
         let (mut present, mut empty) = (None, 0);
         for number in first..=u16::MAX {
-            // Where there are few, most need not be looked for.
+            // In a store with few directories, most are known to be missing.
             if present.as_ref().is_some_and(|present: &BTreeSet<_>| !present.contains(&number)) {
                 continue;
             }
@@ -118,9 +118,9 @@ impl Walk<'_> {
         Ok(Progress::Done)
     }
 
-    /// Takes what is within the bounds of the listing of a directory of chunks.
+    /// Adds the entries of a directory of chunks that are within the bounds.
     fn chunks_of(&mut self, directory: &str, entries: Vec<ListEntry>) -> Progress {
-        // Most directories lie within the bounds as a whole.
+        // Most directories are within the bounds as a whole.
         let is_first = self.after.as_str() >= directory;
         let is_last = self.until.as_ref().is_some_and(|until| until.starts_with(directory));
         for entry in entries {
@@ -137,13 +137,13 @@ impl Walk<'_> {
         Progress::Done
     }
 
-    /// The numbers of the directories of chunks that there are.
+    /// The numbers of the existing directories of chunks.
     fn chunk_directories(&self) -> io::Result<BTreeSet<u16>> {
         let number = |(name, _): (String, Kind)| u16::from_str_radix(name.trim_end_matches('/'), 16).ok();
         Ok(self.names(".chunks/")?.into_iter().filter_map(number).collect())
     }
 
-    /// Lists what is in the directory at `path`, which ends in `/` or is empty.
+    /// Lists the directory at `path`, which ends in `/` or is empty.
     fn directory(&mut self, path: &str) -> io::Result<Progress> {
         self.children(path, self.names(path)?)
     }
@@ -176,7 +176,7 @@ impl Walk<'_> {
         for entry in listing {
             let entry = entry.map_err(failed)?;
             let kind = match entry.file_type() {
-                // Where the listing does not say, the file is looked up, and it may be gone by then.
+                // A filesystem that does not list kinds needs a lookup, and the file may be removed by then.
                 Err(error) if is_gone(&error) => continue,
                 found => Kind::of(found.map_err(failed)?),
             };
@@ -208,7 +208,7 @@ impl Walk<'_> {
             Some(prefix) => Ok(self.push(ListEntry::Prefix(prefix))),
             None if path <= self.after => Ok(Progress::Done),
             None if Key::parse(path.trim_end_matches('/')).is_some() => {
-                let why = "it is a directory in the place of a file";
+                let why = "directory in the place of a file";
                 Ok(self.push(ListEntry::Unreadable(Unreadable::new(path, why))))
             }
             None => Ok(self.push(ListEntry::Foreign(path))),
@@ -231,12 +231,12 @@ impl Walk<'_> {
             }
             key => match (self.disk.at(&path).and_then(fs::symlink_metadata), key) {
                 (Ok(found), Some(key)) if found.is_file() => ListEntry::Object(info(&key, &found)),
-                // It became one since its name was read.
+                // It was replaced by a file since its name was read.
                 (Ok(found), None) if found.is_file() => ListEntry::Foreign(path),
                 (Ok(found), _) => ListEntry::Unreadable(Unreadable::new(path, why_unreadable(&found))),
-                // No path leads to it.
+                // The path with replacement characters is not the name on the disk.
                 (Err(error), _) if is_gone(&error) && path.contains(char::REPLACEMENT_CHARACTER) => {
-                    ListEntry::Unreadable(Unreadable::new(path, "its name is not UTF-8"))
+                    ListEntry::Unreadable(Unreadable::new(path, "the name is not UTF-8"))
                 }
                 (Err(error), _) if is_gone(&error) => return Ok(Progress::Done),
                 (Err(error), _) => return Err(named(error, &path)),
@@ -251,7 +251,7 @@ impl Walk<'_> {
     }
 }
 
-/// The failure with the path at which it happened, and not only that of the listing.
+/// The failure of a listing, with the path at which it happened.
 fn named(error: io::Error, path: &str) -> io::Error {
     io::Error::other(failure(error, "list", if path.is_empty() { "the store" } else { path }))
 }
@@ -260,7 +260,7 @@ fn is_link(error: &io::Error) -> bool {
     errno(error) == Some(Errno::ELOOP)
 }
 
-/// Whether it vanished while the walk was on its way, or a file now stands where a directory was.
+/// Returns `true` if the entry was removed during the walk, or a file has replaced a directory.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

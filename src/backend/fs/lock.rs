@@ -1,12 +1,11 @@
 //! The lock of a store on disk.
 //!
-//! An open-file-description lock over the whole of `.lock`, which excludes the record locks that PBS takes
-//! there. Other than a record lock it does not vanish when some other descriptor of the file is closed (H159). One
-//! descriptor per file and process, in a registry; the holders within the process are in a [`LockTable`], and the lock of the
-//! descriptor is what they need together: exclusive if one of them is, else shared, else none. An exclusive lock that is held
-//! for a moment only covers the first half of the largest possible file, which others can see when they are refused: they wait for it.
+//! An open-file-description lock over the whole of `.lock` excludes the record locks of PBS on that file. Unlike a record lock, it is not
+//! lost when another descriptor of the file is closed (H159). A registry has one descriptor for each file in the process. The holders
+//! within the process are in a [`LockTable`], and the descriptor has the strongest lock that one of them needs: exclusive, shared or none. A
+//! brief exclusive lock covers only the first half of the largest possible file: a process that is refused sees that, and waits.
 //!
-//! The system gives it back when the process dies (H93).
+//! The system releases the lock when the process dies (H93).
 //!
 //! Source: PBS datastore format, locks.
 
@@ -29,11 +28,11 @@ use crate::backend::{HeldBriefly, LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
 
-/// How many bytes are locked by a holder who has the lock for a moment only.
+/// Number of bytes that a brief lock covers.
 const BRIEF_BYTES: i64 = 1 << 62;
 const STORE_MODE: u32 = 0o644;
 
-/// The descriptor of a `.lock` file, one for the whole process.
+/// The descriptor of a `.lock` file. The process has one for each file.
 #[derive(Debug)]
 pub(super) struct StoreLock {
     file: Mutex<File>,
@@ -41,7 +40,7 @@ pub(super) struct StoreLock {
 }
 
 impl StoreLock {
-    /// Locks the store whose file is at `path`, which is made if need be.
+    /// Locks the store whose file is at `path`, and makes the file if it does not exist.
     pub(super) fn lock(
         runtime: &Arc<dyn Runtime>,
         path: &Path,
@@ -61,7 +60,7 @@ impl StoreLock {
         Err(Error::new(ErrorKind::Busy, "lock").on(LockScope::Store))
     }
 
-    /// The one for the file at `path`, and which file that is.
+    /// Opens the file at `path`, and returns its descriptor in the registry and its identity.
     fn open(path: &Path, owner: Option<(u32, u32)>) -> io::Result<(Arc<Self>, (u64, u64))> {
         static OPEN: Mutex<BTreeMap<(u64, u64), Weak<StoreLock>>> = Mutex::new(BTreeMap::new());
         let file = lock_file_options().mode(STORE_MODE).open(path)?;
@@ -81,7 +80,7 @@ impl StoreLock {
     fn hold(self: Arc<Self>, mode: LockMode, now: SystemTime, place: Place) -> Result<StoreGuard> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let held = self.table.lock(&LockScope::Store, mode, now)?;
-        if let Err(error) = self.settle(&file) {
+        if let Err(error) = self.apply(&file) {
             drop(held);
             let failed = |kind| Error::new(kind, "lock").on(LockScope::Store);
             return Err(match error {
@@ -96,12 +95,12 @@ impl StoreLock {
         Ok(StoreGuard { held: Some(held), lock: self, place })
     }
 
-    /// Gives the descriptor the lock that the holders in this process need.
-    fn settle(&self, file: &File) -> nix::Result<()> {
+    /// Sets the lock of the descriptor to the mode that the holders in this process need.
+    fn apply(&self, file: &File) -> nix::Result<()> {
         nix::fcntl::fcntl(file, FcntlArg::F_OFD_SETLK(&file_lock(self.table.store_mode()))).map(drop)
     }
 
-    /// Whether the holder that is in the way has the lock for a moment only, or is gone already.
+    /// Returns `true` if the other holder has a brief lock, or has released it already.
     fn is_held_briefly(file: &File, wanted: LockMode) -> bool {
         let mut found = file_lock(Some(wanted));
         if nix::fcntl::fcntl(file, FcntlArg::F_OFD_GETLK(&mut found)).is_err() {
@@ -124,8 +123,8 @@ impl Drop for StoreGuard {
     fn drop(&mut self) {
         let file = self.lock.file.lock().unwrap_or_else(PoisonError::into_inner);
         self.held = None;
-        // Loosening a lock does not fail; if it did, the file would stay locked until the process ends, which is safe.
-        let _ = self.lock.settle(&file);
+        // Weakening a lock does not fail; if it did, the file would stay locked until the process ends, which is safe.
+        let _ = self.lock.apply(&file);
     }
 }
 
@@ -146,7 +145,7 @@ impl LockGuard for StoreGuard {
     async fn release_deleted(self: Box<Self>) {}
 }
 
-/// The lock of a whole file; of as good as all of it for [`LockMode::Brief`].
+/// The lock of a whole file, or of its first half for [`LockMode::Brief`].
 fn file_lock(mode: Option<LockMode>) -> libc::flock {
     let (kind, length) = match mode {
         Some(LockMode::Brief) => (libc::F_WRLCK, BRIEF_BYTES),

@@ -1,23 +1,23 @@
-//! Locks of groups, snapshots and manifests: `flock` on a file for each of them in the lock directory.
+//! Locks of groups, snapshots and manifests: `flock` on one file for each of them in the lock directory.
 //!
-//! # How one is taken
-//! 1. The file is opened, and made if it is absent. While it is being made, the directory of the store is locked, shared.
-//! 2. The file is locked, and must then still be the one at its path (H160). Each holder has a descriptor of its own, so that tasks of
-//!    one process exclude one another too.
+//! # Taking a lock
+//! 1. The file is opened, or made if it is absent. While a process makes it, the process has a shared lock of the store's directory.
+//! 2. The file is locked, and must then still be the one at its path (H160). Each holder has its own descriptor, so that tasks of one
+//!    process exclude one another too.
 //!
-//! # Where a file cannot be made
-//! | | exclusive | shared |
+//! # Without a lock file
+//! | a file cannot be made, since | exclusive | shared |
 //! |---|---|---|
-//! | the disk or the quota is full | the directory of the store is locked instead, exclusive: so nobody else can make a lock file, and one that is absent is locked by nobody | not locked among processes |
-//! | no right to write | fails | a file that is there is locked; else not locked among processes |
+//! | the disk or the quota is full | the holder locks the store's directory exclusively: no other process can make a lock file, and an absent lock file has no holder | does not exclude other processes |
+//! | the caller may not write | fails | an existing file is locked; without one, does not exclude other processes |
 //!
 //! Tasks of one process exclude one another in all of these cases, by a table of the names that are held without a file.
-//! A lock that other processes do not see says so: [`LockGuard::keeps_processes_out`]. A PBS that shares the directory does not look at
-//! the lock of the store's directory: beside it, a lock on a full disk excludes only processes of this crate.
+//! [`LockGuard::keeps_processes_out`] returns `false` for a lock that other processes do not see. A PBS on the same store ignores the lock of
+//! the store's directory, so that a lock on a full disk excludes only processes of this crate.
 //!
-//! # When a file goes
-//! With what it locks, by its exclusive holder, while it is locked. In the default directory a garbage collection also removes those
-//! whose object is gone and that nobody holds: what a crash or an earlier version left.
+//! # Removing a lock file
+//! The exclusive holder that deletes the object removes the file while it is locked. In the default lock directory, a garbage collection also
+//! removes files that a crash or an earlier version left: those without a holder whose object does not exist.
 //!
 //! Source: PBS datastore format, locks.
 
@@ -50,9 +50,9 @@ type StoreId = (u64, u64);
 /// The directory of the lock files of groups, snapshots and manifests.
 #[derive(Clone, Debug)]
 pub(super) struct LockDirectory {
-    /// Whether it is the default one, in which only this crate makes files.
+    /// It is the default directory, in which only this crate makes files.
     pub(super) is_own: bool,
-    /// Who gets the files, so that PBS can lock them too.
+    /// The owner of new files, so that PBS can lock them too.
     pub(super) owner: Option<(u32, u32)>,
     pub(super) path: PathBuf,
     pub(super) free_space: FreeSpace,
@@ -61,19 +61,19 @@ pub(super) struct LockDirectory {
     pub(super) store: StoreId,
 }
 
-/// What came of opening a lock file.
+/// The result of opening a lock file.
 enum Opened {
-    /// Another process keeps lock files from being made, or one was made right now.
+    /// Another process has locked the store's directory, or has just made the file.
     Busy,
-    /// The directory of the store is locked in its place.
+    /// The store's directory is locked instead.
     Directory(Arc<DirectoryLock>),
     File(File),
-    /// There is none, and none can be made.
+    /// The file does not exist and cannot be made.
     Nothing,
 }
 
 impl LockDirectory {
-    /// Takes the lock. Blocks for the disk only, never for another holder.
+    /// Takes the lock. Waits for the disk only, never for another holder.
     pub(super) fn lock(
         &self,
         runtime: &Arc<dyn Runtime>,
@@ -83,7 +83,7 @@ impl LockDirectory {
         self.lock_file(runtime, &lock_file(scope), scope, mode)
     }
 
-    /// The same for a file of another name in the directory.
+    /// As [`lock`](LockDirectory::lock), for a file with another name in the directory.
     pub(super) fn lock_file(
         &self,
         runtime: &Arc<dyn Runtime>,
@@ -97,7 +97,7 @@ impl LockDirectory {
         let claim = || Claim::take(self.store, name, mode).ok_or_else(busy);
         for _ in 0..REPLACED_TRIES {
             let file = match self.open(&path, mode) {
-                // The directory of a namespace went, or another process is making a lock file.
+                // The directory of the namespace was removed, or another process is making a lock file.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Ok(Opened::Busy) => continue,
                 Ok(Opened::Directory(lock)) => {
@@ -106,7 +106,7 @@ impl LockDirectory {
                 }
                 Ok(Opened::Nothing) => {
                     let claim = claim()?;
-                    // Looked for once more: another task may have made the file before it could see the claim.
+                    // A second look: another task may have made the file before it could see the claim.
                     match self.open(&path, mode) {
                         Ok(Opened::Nothing) => {
                             return Ok(FileGuard { claim: Some(claim), held: Held::Nothing });
@@ -158,7 +158,7 @@ impl LockDirectory {
     }
 
     fn make(&self, path: &Path, mode: LockMode) -> io::Result<Opened> {
-        // Where a directory cannot be locked, none is locked in the place of a file either.
+        // Where a directory cannot be locked, no process locks one instead of a file.
         let making = File::open(&self.root).map(|root| Flock::lock(root, FlockArg::LockSharedNonblock));
         if let Ok(Err((_, Errno::EAGAIN))) = &making {
             return Ok(match DirectoryLock::of_this_process(self.store) {
@@ -180,7 +180,7 @@ impl LockDirectory {
         }
     }
 
-    /// Removes lock files of the default directory that nobody holds and whose object is gone. One that cannot be removed stays.
+    /// Removes lock files in the default directory that have no holder and whose object does not exist. Ignores failures.
     pub(super) fn sweep(&self) {
         if !self.is_own {
             return;
@@ -203,16 +203,16 @@ impl LockDirectory {
             }
         }
         for (directory, _) in directories {
-            // Those that are in use have files.
+            // A directory with lock files in use is not empty, and stays.
             let _ = fs::remove_dir(self.path.join(directory));
         }
     }
 
-    /// Whether what a lock file is for is certainly not there.
+    /// Returns `true` if the object of a lock file certainly does not exist.
     fn is_gone(&self, name: &Path) -> bool {
         let Some(text) = name.to_str() else { return false };
         if Path::new(text).starts_with(HASHED) {
-            // Nobody can tell; one that somebody needs is made anew.
+            // A hash does not name its object. Without a holder the file can be removed: the next holder makes it again.
             return true;
         }
         let object = locked_object(text);
@@ -240,10 +240,10 @@ fn is_forbidden(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-/// A lock that is held; closing its file gives it back.
+/// A lock that is held. Closing its file releases it.
 #[derive(Debug)]
 pub(super) struct FileGuard {
-    #[expect(dead_code, reason = "held, not asked")]
+    #[expect(dead_code, reason = "held, not read")]
     claim: Option<Claim>,
     held: Held,
 }
@@ -255,7 +255,7 @@ enum Held {
     Nothing,
 }
 
-/// Where there is no lock file, and none can be made while the lock is held.
+/// The path of an absent lock file, which no process can make while the lock is held.
 #[derive(Clone, Debug)]
 struct AbsentPlace {
     _lock: Arc<DirectoryLock>,
@@ -306,24 +306,24 @@ impl LockGuard for FileGuard {
         let Held::File(file, place) = self.held else { return };
         let runtime = Arc::clone(&place.runtime);
         let remove = move || {
-            // Others that share the lock go on holding something.
+            // With other shared holders the file must stay: they would hold the lock of a removed file.
             if file.relock(FlockArg::LockExclusiveNonblock).is_ok() && place.is_held() {
-                // One that stays behind locks nothing.
+                // A file that cannot be removed has no effect.
                 let _ = fs::remove_file(&place.path);
             }
-            // Unlocked only now: whoever locked the file before it goes would believe to hold something.
+            // Unlocked only after the removal: otherwise another process could lock the file just before it is removed.
             drop(file);
             Ok(())
         };
-        // A pool that went away leaves the file.
-        let _ = runtime.run_blocking("give back a lock", remove).await;
+        // If the runtime is shut down, the file remains.
+        let _ = runtime.run_blocking("release a lock", remove).await;
     }
 }
 
-/// The directory of a store, locked alone by this process, so that nobody makes lock files.
+/// The exclusive lock of the store's directory by this process: no process makes lock files.
 #[derive(Debug)]
 struct DirectoryLock {
-    #[expect(dead_code, reason = "held, not asked")]
+    #[expect(dead_code, reason = "held, not read")]
     root: Flock<File>,
 }
 
@@ -333,12 +333,12 @@ impl DirectoryLock {
         OPEN.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The one that this process holds.
+    /// The lock that this process holds, if it does.
     fn of_this_process(store: StoreId) -> Option<Arc<Self>> {
         Self::open().get(&store).and_then(Weak::upgrade)
     }
 
-    /// Takes it, together with all others of this process that need it; none if another process is in the way.
+    /// Takes the lock, which all tasks of the process share; `None` if another process has it.
     fn take(store: StoreId, root: &Path) -> io::Result<Option<Arc<Self>>> {
         let mut open = Self::open();
         open.retain(|_, lock| lock.strong_count() > 0);
@@ -357,14 +357,14 @@ impl DirectoryLock {
     }
 }
 
-/// What a task of this process holds without a lock file. Those that lock the file look at it.
+/// A lock that a task of this process holds without a lock file. A task that locks the file checks the claims too.
 #[derive(Debug)]
 struct Claim {
     key: (StoreId, PathBuf),
     mode: LockMode,
 }
 
-/// How many tasks share a lock; none if one has it alone.
+/// The number of tasks that share each lock; `None` for an exclusive holder.
 type Claims = BTreeMap<(StoreId, PathBuf), Option<usize>>;
 
 impl Claim {
@@ -373,13 +373,13 @@ impl Claim {
         TABLE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a task that holds the lock without a file excludes one in this mode.
+    /// Returns `true` if a task that holds the lock without a file excludes this mode.
     fn excludes(store: StoreId, name: &Path, mode: LockMode) -> bool {
         let holders = Self::table().get(&(store, name.to_owned())).copied();
         holders.is_some_and(|shared| mode.is_alone() || shared.is_none())
     }
 
-    /// Takes the lock within this process; none if another task is in the way.
+    /// Takes the lock within this process; `None` if another task excludes it.
     fn take(store: StoreId, name: &Path, mode: LockMode) -> Option<Self> {
         let key = (store, name.to_owned());
         let mut table = Self::table();
@@ -404,7 +404,7 @@ impl Drop for Claim {
     }
 }
 
-/// Makes a lock file, with the directories that are missing, or opens the one that was made meanwhile.
+/// Makes a lock file and its missing directories, or opens the file that another process made meanwhile.
 fn make_lock_file(path: &Path, owner: Option<(u32, u32)>) -> io::Result<File> {
     let mut options = lock_file_options();
     options.mode(LOCK_MODE);
@@ -419,7 +419,7 @@ fn make_lock_file(path: &Path, owner: Option<(u32, u32)>) -> io::Result<File> {
     Ok(file)
 }
 
-/// Makes what is missing of a directory, each with its owner: others make locks there too.
+/// Makes the missing directories with the owner of lock files, since PBS makes lock files in them too.
 fn make_lock_directories(directory: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     let missing: Vec<_> = directory.ancestors().take_while(|above| !above.exists()).collect();
     for directory in missing.into_iter().rev() {

@@ -1,4 +1,4 @@
-//! What lock files are called.
+//! Names of lock files.
 //!
 //! Source: PBS datastore format, locks.
 
@@ -9,9 +9,9 @@ use crate::backend::LockScope;
 use crate::format::Digest;
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 
-/// The journal of moves, which no object has and which stays.
+/// The move journal. It belongs to no object, and is never removed.
 pub(super) const JOURNAL: &str = "move-journal";
-/// The directory of lock files whose names are too long to tell what they lock.
+/// The directory of lock files whose names are hashes, since the names of their objects are too long.
 pub(super) const HASHED: &str = "hashed";
 
 /// The path of a lock file below the lock directory.
@@ -32,7 +32,7 @@ fn in_namespace(snapshot: &SnapshotName) -> String {
 
 fn namespace_directory(namespace: &Namespace) -> PathBuf {
     let name = namespace.components().collect::<Vec<_>>().join(":");
-    // PBS cannot lock anything in a namespace whose name is that long.
+    // PBS cannot lock an object in a namespace with a longer name.
     if name.len() < 256 {
         PathBuf::from(name)
     } else {
@@ -40,7 +40,7 @@ fn namespace_directory(namespace: &Namespace) -> PathBuf {
     }
 }
 
-/// The path within the namespace as one file name, escaped as systemd does it; hashed where that is too long.
+/// The path within the namespace as one file name, with the escapes of systemd, or with a hash if that is too long.
 fn file_name(path: &str) -> PathBuf {
     let mut name = String::new();
     for (at, byte) in path.bytes().enumerate() {
@@ -59,7 +59,7 @@ fn file_name(path: &str) -> PathBuf {
     Path::new(HASHED).join(format!("{head}...{tail}-{}", Digest::of(path.as_bytes())))
 }
 
-/// The path in the store of the group or the snapshot that a lock file is for; none if the name is not one of a lock file.
+/// The path in the store of the group or snapshot of a lock file; `None` if the name is not that of a lock file.
 pub(super) fn locked_object(name: &str) -> Option<String> {
     let (namespace, name) = name.rsplit_once('/').unwrap_or(("", name));
     let mut bytes = Vec::new();
@@ -80,7 +80,7 @@ pub(super) fn locked_object(name: &str) -> Option<String> {
         whole.extend(["ns/", part, "/"]);
     }
     let path = whole + path;
-    // So it leads nowhere else.
+    // A name that parses contains no `..` and leads to nothing outside of the store.
     (path.parse::<SnapshotName>().is_ok() || path.parse::<GroupName>().is_ok()).then_some(path)
 }
 

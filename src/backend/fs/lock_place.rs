@@ -1,4 +1,4 @@
-//! A lock file, and the check that it is still the one at its path.
+//! Lock files, and the check that a locked file is still the one at its path.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,10 +11,10 @@ use nix::libc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
 
-/// How often a lock file that was replaced while it was being locked is tried anew.
+/// Number of attempts to lock a file that is replaced while it is being locked.
 pub(super) const REPLACED_TRIES: usize = 8;
 
-/// A lock file and where it was when it was locked.
+/// The path and the identity of a file when it was locked.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) identity: (u64, u64),
@@ -23,12 +23,12 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Whether the file is still the one that others would lock.
+    /// Returns `true` if the file is still at its path, where other processes lock it.
     pub(super) fn is_held(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
     }
 
-    /// Fails if somebody else may hold the lock by now: the file was removed or replaced by another.
+    /// Fails if the file was removed or replaced: another process may hold the lock of the new file.
     pub(super) async fn check(&self) -> Result<()> {
         let place = self.clone();
         let lost = move || match fs::symlink_metadata(&place.path) {
@@ -44,17 +44,19 @@ impl Place {
     }
 }
 
+/// Device and inode of a file.
 pub(super) fn identity(metadata: &fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
+/// Options that open a lock file, and make it if it does not exist.
 pub(super) fn lock_file_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW);
     options
 }
 
-/// Gives a file that was just made to its owner; one that has another owner than it should was just made.
+/// Sets mode and owner of a lock file whose owner is not the right one, since it was made just now.
 pub(super) fn give(file: &File, owner: Option<(u32, u32)>, mode: u32) -> io::Result<()> {
     if let Some((uid, gid)) = owner
         && file.metadata()?.uid() != uid

@@ -1,4 +1,4 @@
-//! What is done to single objects and directories. All of it blocks.
+//! Operations on single objects and directories. All of them block.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -24,27 +24,27 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::SnapshotName;
 
-/// After how many bytes the next flush is begun that nobody waits for.
+/// Bytes of puts that start a flush in the background.
 const FLUSH_BYTES: u64 = 32 << 20;
-/// How often a put makes its directory anew.
+/// Number of attempts of a put to make its directory again.
 const VANISHED_TRIES: usize = 20;
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    /// What objects are read into.
+    /// Buffers that objects are read into.
     pub(super) buffers: Arc<Buffers>,
     pub(super) disk: Disk,
     pub(super) lock_directory: LockDirectory,
-    /// Whether a flush failed: nobody can tell any more what of all that was stored has reached the disk.
+    /// A flush failed: it is unknown which of the stored objects have reached the disk.
     pub(super) doubtful: AtomicBool,
-    /// Held while a flush runs and until what became of it is noted.
+    /// Held while a flush runs, and until its result is recorded.
     pub(super) flushes: Mutex<()>,
-    /// Whether a flush that nobody waits for is running.
+    /// A flush in the background is running.
     pub(super) flushing: AtomicBool,
     pub(super) sync_level: SyncLevel,
-    /// How many bytes were stored since the last such flush began.
+    /// Bytes that were stored since the last flush in the background began.
     pub(super) unflushed: AtomicU64,
-    /// Kept at level `File` only.
+    /// Used at the level `File` only.
     pub(super) unsynced: Mutex<Unsynced>,
 }
 
@@ -74,10 +74,10 @@ impl Inner {
         if size > limit {
             return Err(Error::new(ErrorKind::Corrupt, "read")
                 .on(key)
-                .because("it is larger than it may be"));
+                .because("the object is larger than the limit"));
         }
         let length = usize::try_from(size).map_err(|_| {
-            Error::new(ErrorKind::Unsupported, "read").on(key).because("it does not fit into memory")
+            Error::new(ErrorKind::Unsupported, "read").on(key).because("the object does not fit into memory")
         })?;
         let mut buffer = self.buffers.take(length);
         buffer.lengthen(length);
@@ -89,7 +89,7 @@ impl Inner {
         let action = "read a range of";
         let outside = || Error::new(ErrorKind::InvalidInput, action).on(key);
         if let Key::Namespace(_) = key {
-            // Its marker is empty, so that every range is outside.
+            // The marker of a namespace is empty, so every range is outside.
             return self.head(key).and_then(|_| Err(outside()));
         }
         let (file, metadata) = self.disk.open(&key.path()).map_err(|error| failure(error, action, key))?;
@@ -116,7 +116,7 @@ impl Inner {
         Ok(info(key, &self.disk.metadata(&key.path()).map_err(failed)?))
     }
 
-    /// Stores the bytes of one object under another key too, without holding them in memory.
+    /// Copies an object without holding its bytes in memory.
     pub(super) fn copy(&self, from: &Key, to: &Key, temporary: &str, mode: &PutMode) -> Result<Version> {
         if let (Key::Namespace(_), _) | (_, Key::Namespace(_)) = (from, to) {
             let object = self.get(from, u64::MAX)?;
@@ -139,7 +139,7 @@ impl Inner {
         let path = key.path();
         let mut stored = self.write_and_publish(key, &path, temporary, object, mode);
         for _ in 0..VANISHED_TRIES {
-            // Whoever deletes the last object of a snapshot takes its directory away, with the temporary files in it.
+            // A delete of the last object of a snapshot removes its directory, with the temporary files in it.
             match &stored {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     stored = self
@@ -163,7 +163,7 @@ impl Inner {
         let stored = self.disk.write_new(temporary, object).and_then(|file| {
             let is_chunk = matches!(key, Key::Chunk(_) | Key::Quarantined(..));
             if !is_chunk {
-                // What a chunk holds never changes, so nobody asks for its version.
+                // The contents of a chunk never change, so its version is never compared.
                 stamp(&file)?;
             }
             if self.sync_level == SyncLevel::File || (self.sync_level == SyncLevel::Filesystem && !is_chunk) {
@@ -178,7 +178,7 @@ impl Inner {
         });
         match published {
             Ok(_) => self.relied_on(parent(path)),
-            // What cannot be removed is a leftover with a name that says so.
+            // A file that cannot be removed is a leftover that its name identifies.
             Err(_) => _ = self.disk.remove_file(temporary),
         }
         published
@@ -279,8 +279,8 @@ impl Inner {
         Ok(Deleted::Removed)
     }
 
-    /// Removes the directory of a snapshot or group, and the group of a snapshot, if nothing is left in them. Not being able
-    /// to is no failure: what keeps the directory is visible in listings.
+    /// Removes the directory of a snapshot or group, and the group of a snapshot, if they are empty. A failure is ignored: files that
+    /// keep the directory are visible in listings.
     fn remove_empty(&self, directory: &str) {
         let is_snapshot = directory.parse::<SnapshotName>().is_ok();
         if is_snapshot {
@@ -294,19 +294,19 @@ impl Inner {
         }
     }
 
-    /// Removes temporary files from the directory of a snapshot in which there is nothing else: those of a writer that died.
+    /// Removes temporary files of a dead writer from the directory of a snapshot that contains nothing else.
     fn remove_temporaries(&self, directory: &str) {
         let Ok(entries) = self.disk.at_directory(directory).and_then(fs::read_dir) else { return };
         let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
         let names: Option<Vec<_>> =
             names.iter().map(|name| name.to_str().filter(|name| is_temporary(name))).collect();
         for name in names.unwrap_or_default() {
-            // One that cannot be removed keeps the directory, which stays visible.
+            // A file that cannot be removed keeps the directory, which stays visible.
             let _ = self.disk.remove_file(&format!("{directory}/{name}"));
         }
     }
 
-    /// Removes the directory of a namespace, with the directories for types and for namespaces that are empty.
+    /// Removes the directory of a namespace, with its empty directories for types and namespaces.
     fn delete_namespace(&self, removal: &Removal, directory: &str) -> Result<Deleted> {
         let Removal { key, version: wanted } = removal;
         if let Some(wanted) = wanted {
@@ -319,7 +319,7 @@ impl Inner {
             }
         }
         for child in ["ct", "host", "ns", "vm"] {
-            // One that is not empty keeps the namespace, which is what the removal below then says.
+            // A directory that is not empty keeps the namespace: the removal below fails then.
             let _ = self.disk.remove_directory(&format!("{directory}/{child}"));
         }
         match self.disk.remove_directory(directory) {
@@ -340,7 +340,7 @@ impl Inner {
             self.doubtful.store(true, Ordering::SeqCst);
             Error::io(error, "flush").on(self.disk.root().display())
         };
-        // One at a time: a failure is told to one flush only, and the others have to hear of it.
+        // One flush at a time: the system reports a failure to one flush only, and the others learn of it by the flag.
         let _flushing = self.flushes.lock().unwrap_or_else(PoisonError::into_inner);
         if self.doubtful.load(Ordering::SeqCst) {
             let doubtful = Error::new(ErrorKind::Unavailable, "flush").on(self.disk.root().display());
@@ -351,7 +351,7 @@ impl Inner {
             SyncLevel::None => Ok(()),
             SyncLevel::Filesystem => self.disk.sync_filesystems().map_err(failed),
             SyncLevel::File => {
-                // They stay until they are flushed: a barrier beside this one may not rely on what this one has begun.
+                // A directory stays in the set until it is flushed: a parallel barrier must not rely on a flush that has only begun.
                 let directories = self.unsynced().directories.clone();
                 for (directory, change) in directories {
                     self.disk.sync_directory(&directory).map_err(failed)?;
@@ -365,14 +365,14 @@ impl Inner {
         }
     }
 
-    /// Whether so much was stored that a flush is worth while, and none is running.
+    /// Returns `true` if a flush in the background should start, and marks it as running.
     pub(super) fn wants_flush(&self, bytes: u64) -> bool {
         self.sync_level == SyncLevel::Filesystem
             && self.unflushed.fetch_add(bytes, Ordering::Relaxed) + bytes >= FLUSH_BYTES
             && !self.flushing.swap(true, Ordering::Relaxed)
     }
 
-    /// Flushes without anybody relying on it: a failure is remembered, and shows at every barrier from then on.
+    /// Flushes in the background. A failure is remembered, and every later barrier fails.
     pub(super) fn flush_ahead(&self) {
         self.unflushed.store(0, Ordering::Relaxed);
         let _flushing = self.flushes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -382,14 +382,14 @@ impl Inner {
         self.flushing.store(false, Ordering::Relaxed);
     }
 
-    /// Notes that entries of a directory changed.
+    /// Notes that entries of a directory changed, for the next barrier.
     pub(super) fn changed(&self, directory: &str) {
         if self.sync_level == SyncLevel::File {
             self.unsynced().add(directory);
         }
     }
 
-    /// Notes a directory and all above it: what the next barrier makes durable needs their entries too, whoever made them.
+    /// Notes a directory and all above it: an object in it is durable only with their entries, which another process may have made.
     pub(super) fn relied_on(&self, directory: &str) {
         if self.sync_level == SyncLevel::File {
             let mut unsynced = self.unsynced();
@@ -401,7 +401,7 @@ impl Inner {
         }
     }
 
-    /// Makes a directory and notes it in one step: nobody's barrier may pass between the two who put something into it.
+    /// Makes a directory and notes it in one step: a barrier between the two would miss a directory that another put already uses.
     fn make_directory(&self, directory: &str, mode: u32) -> io::Result<()> {
         if self.sync_level != SyncLevel::File {
             return self.disk.make_directory(directory, mode);
@@ -425,14 +425,14 @@ pub(super) fn failure(error: io::Error, action: &'static str, subject: impl Disp
     let corrupt = Error::new(ErrorKind::Corrupt, action);
     match errno(&error) {
         Some(Errno::ELOOP) => corrupt.on(subject).because(
-            "it or a directory above it is a symbolic link, which is not followed, or another special file",
+            "the object, or a directory above it, is a symbolic link, which is not followed, or another special file",
         ),
         Some(Errno::EISDIR | Errno::ENOTDIR) => corrupt.on(subject).because(error),
         _ => Error::io(error, action).on(subject),
     }
 }
 
-/// As [`failure`], for what was to be stored: where a directory is missing, it is not the object that is absent.
+/// As [`failure`], for a put: `NotFound` means a missing directory here, and not an absent object.
 fn not_stored(error: io::Error, action: &'static str, key: &Key) -> Error {
     if error.kind() == io::ErrorKind::NotFound {
         return Error::new(ErrorKind::Unavailable, action).on(key).because(error);
@@ -440,12 +440,12 @@ fn not_stored(error: io::Error, action: &'static str, key: &Key) -> Error {
     failure(error, action, key)
 }
 
-/// Whether a file is named like the temporary file of a put that did not end.
+/// Returns `true` for the name of a temporary file.
 fn is_temporary(name: &str) -> bool {
     temporary_of(name).is_some()
 }
 
-/// What the temporary file of a put that did not end was to become.
+/// The path of the object of a temporary file, if the name is that of one.
 pub(super) fn temporary_of(name: &str) -> Option<&str> {
     let (of, suffix) = name.rsplit_once(".tmp_")?;
     let is_random = suffix.len() == 6 && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric());

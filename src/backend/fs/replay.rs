@@ -1,16 +1,16 @@
-//! What a crash leaves of the changes that a backend made to a disk.
+//! The state of a disk after a crash in the middle of the changes of a backend.
 //!
-//! A [`DiskRecord`] holds every change in order. [`DiskRecord::replay`] builds, in an empty directory, what would be on the
-//! disk if the machine had stopped after a number of them, by the rule that a filesystem keeps only what was flushed:
+//! A [`DiskRecord`] has every change in order. [`DiskRecord::replay`] builds, in an empty directory, the state of the disk if the machine
+//! had stopped after a number of them, by the rule that a filesystem keeps only flushed data:
 //!
 //! * the bytes of a file are kept once the file or the filesystem was flushed after they were written;
 //! * a name in a directory, or its absence, is kept once that directory or the filesystem was flushed after it changed;
-//! * whatever was not flushed may be kept or lost, each thing by itself: a [`Loss`] says which.
+//! * each name and the bytes of each file that were not flushed may be kept or lost independently, as a [`Loss`] decides.
 //!
-//! A store may lie on several filesystems: [`DiskRecord::with_mounts`] says below which directories another one begins. Flushing one of them
-//! says nothing about the others, and nothing is renamed from one to another. [`DiskRecord::fail`] makes a disk that lacks a call.
+//! A store may lie on several filesystems: [`DiskRecord::with_mounts`] names their mount points. A flush of one of them does not flush the
+//! others, and a rename from one to another fails. [`DiskRecord::fail`] simulates a filesystem that lacks a call.
 //!
-//! A test that stops after each change in turn, under each loss, has tried every crash.
+//! A test that stops after each change in turn, with each loss, has tried every crash.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,17 +25,17 @@ use crate::backend::fs::disk_op::DiskCall;
 
 pub use crate::backend::fs::disk_op::DiskOp;
 
-/// What becomes of that which was not flushed.
+/// The fate of data that was not flushed.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// All of it is lost.
     Everything,
-    /// Nothing is lost: the process was killed, the machine went on.
+    /// Nothing is lost: the process died, but not the machine.
     Nothing,
-    /// Names are kept, the bytes of files are lost: what a filesystem with delayed allocation may leave.
+    /// Names are kept, and the bytes of files are lost, as on a filesystem with delayed allocation.
     OnlyBytes,
-    /// Each thing is kept or lost as the seed decides.
+    /// Each name and each file is kept or lost as the seed decides.
     Some(u64),
 }
 
@@ -43,9 +43,9 @@ pub enum Loss {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailingCall {
-    /// Giving a file a second name.
+    /// Making a hard link.
     Link,
-    /// A rename to a name that must be free.
+    /// A rename without replacing.
     RenameWithoutReplacing,
     /// Setting the access time alone.
     SetAccessTime,
@@ -63,22 +63,22 @@ pub struct DiskRecord {
 }
 
 impl DiskRecord {
-    /// The record of a store in which other filesystems are mounted at these directories, whether they are there yet or not.
+    /// The record of a store in which other filesystems are mounted at these directories, which may be made later.
     pub fn with_mounts<P: Into<String>>(mounts: impl IntoIterator<Item = P>) -> Self {
         Self { mounts: mounts.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    /// Makes a call fail from now on with this error number of the system.
+    /// Lets a call fail from now on with this error number of the system.
     pub fn fail(&self, call: FailingCall, errno: i32) {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).insert(call, errno);
     }
 
-    /// The number of the mount that a directory lies on; none for the filesystem of the store itself.
+    /// The number of the mount of a directory; `None` for the filesystem of the store itself.
     pub(super) fn mount_of(&self, path: &str) -> Option<usize> {
         mount_of(&self.mounts, path)
     }
 
-    /// The error that a call is to fail with.
+    /// The error that the test set for a call.
     pub(super) fn error_of(&self, call: DiskCall<'_>) -> Option<io::Error> {
         let call = match call {
             DiskCall::Rename { from, to } => {
@@ -99,8 +99,7 @@ impl DiskRecord {
         self.lock().clone()
     }
 
-    /// How many paths were looked up so far: to read, list, describe or change what is there. A listing looks up its directories and the
-    /// files that it describes, each once.
+    /// The number of lookups of paths so far. A listing looks up its directories and the files that it describes, each once.
     pub fn looks(&self) -> u64 {
         self.looks.load(Ordering::Relaxed)
     }
@@ -109,20 +108,20 @@ impl DiskRecord {
         self.looks.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many changes there were so far.
+    /// The number of changes so far.
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether there was no change yet.
+    /// Returns `true` if the record has no changes.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
 
-    /// Builds in the empty directory `into` what is left after a crash behind the first `steps` changes.
+    /// Builds, in the empty directory `into`, the state after a crash that follows the first `steps` changes.
     ///
     /// # Errors
-    /// Whatever goes wrong with that directory.
+    /// Any failure to write to that directory.
     pub fn replay(&self, steps: usize, loss: Loss, into: &Path) -> io::Result<()> {
         let mut model = Model { mounts: self.mounts.clone(), ..Model::default() };
         for op in self.lock().iter().take(steps) {
@@ -140,14 +139,14 @@ impl DiskRecord {
     }
 }
 
-/// A disk with a memory in front of it.
+/// A disk with a page cache.
 #[derive(Debug, Default)]
 struct Model {
     files: Vec<Contents>,
     mounts: Vec<String>,
-    /// The tree as programs see it, by path.
+    /// The tree that programs see, by path.
     seen: BTreeMap<String, Node>,
-    /// The tree as it is on the disk, by path; an entry whose directory is not there is out of reach.
+    /// The tree on the disk, by path; an entry without its directory cannot be reached.
     stored: BTreeMap<String, Node>,
 }
 

@@ -1,15 +1,15 @@
-//! Times of use: telling, setting, and the clock that they are told by.
+//! Times of last use: reading and setting them, and the clock of the filesystem.
 //!
-//! A writer that relies on a chunk sets its access time. The collection of a PBS goes by that time alone; that of this crate by the later of
-//! access and modification time, as a reason to keep. While the writer runs, the lock of the store keeps collectors of other processes
-//! away; once its index is published, the index keeps the chunk. A chunk whose time could not be set would still be lost to a collector
-//! that the lock does not reach, so a writer never relies on one: its time is set, or it is stored again, or the backup fails.
+//! A writer that reuses a chunk sets its access time. The collection of a PBS decides by that time alone; the collector of this crate uses the
+//! later of access and modification time as a reason to keep a chunk. While the writer runs, the lock of the store excludes collectors in
+//! other processes; once its index is published, the index keeps the chunk. A collector that the lock does not reach could still delete a
+//! chunk whose time was not set, so a writer never reuses such a chunk: it sets the time, stores the chunk again, or fails.
 //!
-//! | the file of the chunk | what is done |
+//! | file of the chunk | effect of a touch |
 //! |---|---|
-//! | own, or the caller is root | the access time is set to now |
-//! | of another user, may be written | both times are set to now, which changes the version |
-//! | of another user, its directory may be written | its bytes are written to a new file, flushed, and renamed over it |
+//! | own file, or the caller is root | the access time is set to now |
+//! | file of another user that the caller may write | both times are set to now, which changes the version |
+//! | file of another user, in a directory that the caller may write | the bytes are written to a new file, flushed, and renamed over it |
 //! | neither | `Denied`, with the owner |
 
 use std::io;
@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 
 impl Inner {
-    /// Sets the time of use. `temporary` names a file beside the object, for a chunk whose times may not be set: it is stored again.
+    /// Sets the time of last use. `temporary` names a file beside the object, for a chunk that must be stored again.
     pub(super) fn touch(&self, key: &Key, temporary: impl FnOnce() -> String) -> Result<Touched> {
         if let Key::Namespace(_) = key {
             return match self.head(key) {
@@ -39,7 +39,7 @@ impl Inner {
         let touched = self.disk.touch(&path).and_then(|()| self.disk.metadata(&path));
         match touched {
             Ok(metadata) => {
-                // Whoever stored it may have died before it was flushed, and the next barrier promises that it is there.
+                // The writer that stored it may have died before it was flushed, and the next barrier promises that it is durable.
                 self.relied_on(parent(&path));
                 Ok(Touched::Present(info(key, &metadata)))
             }
@@ -51,8 +51,8 @@ impl Inner {
         }
     }
 
-    /// Stores a chunk again with the bytes that it has, since its times may not be set: garbage collection, here or by a PBS, goes by
-    /// them. The bytes are flushed first at every level: a power cut must not lose a chunk that was durable.
+    /// Stores a chunk again with the same bytes, since its times may not be set. The bytes are flushed before the rename at every level: a
+    /// power cut must not lose a chunk that was durable.
     fn renew(&self, key: &Key, temporary: &str, refused: &io::Error) -> Result<ObjectInfo> {
         let path = key.path();
         let (file, before) = self.disk.open(&path).map_err(|error| failure(error, "touch", key))?;
@@ -70,13 +70,13 @@ impl Inner {
                 Ok(info(key, &metadata))
             }
             Err(error) => {
-                // A file that cannot be removed is a leftover with a name that says so.
+                // A file that cannot be removed is a leftover that its name identifies.
                 let _ = self.disk.remove_file(temporary);
                 if !is_refused(&error) {
                     return Err(failure(error, "touch", key));
                 }
                 let why = format!(
-                    "it belongs to user {}: its times may not be set ({refused}), and it may not be stored again ({error}); \
+                    "the file belongs to user {}: the caller may neither set its times ({refused}) nor store it again ({error}); \
                      give all of .chunks to one user, or let every user who stores backups write there",
                     before.uid()
                 );
@@ -85,16 +85,15 @@ impl Inner {
         }
     }
 
-    /// The time by the clock of the filesystem: that of a file which was just made, or of the directory of the chunks, which is touched, if
-    /// no file can be made.
+    /// Reads the clock of the filesystem: the time of a new file, or on a full disk that of the directory of chunks after a touch.
     pub(super) fn clock(&self, temporary: &str) -> Result<SystemTime> {
-        // Times of use are those of chunks. Where these lie on a filesystem of their own, it may have another clock (H14).
+        // The times that matter are those of chunks, whose filesystem may be another one with another clock (H14).
         let directory = if self.disk.are_chunks_apart() { ".chunks/" } else { "" };
         let temporary = &format!("{directory}{temporary}");
-        let failed = |error| failure(error, "ask the filesystem for the time", temporary);
+        let failed = |error| failure(error, "read the clock of the filesystem", temporary);
         let metadata = match self.disk.write_new(temporary, Contents::Bytes(&Bytes::new())) {
             Err(error) if is_full(&error) => {
-                // Nothing goes by its times.
+                // No decision uses the times of this directory.
                 self.disk.touch_whole(".chunks").and_then(|()| self.disk.any_metadata(".chunks"))
             }
             file => {

@@ -1,7 +1,7 @@
 //! Versions of objects on a disk: inode, size and modification time. A rename keeps all three.
 //!
-//! On FUSE a file may get another inode number a second after it was renamed, or when it is looked up again. The number is left out
-//! there, and 0 in its place. Size and modification time remain, which no two files of one process have in common.
+//! On FUSE the inode number of a file may change a second after a rename, or with a lookup. There, 0 takes its place in the version. Size and
+//! modification time remain, and no two files of one process have the same.
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
@@ -28,8 +28,8 @@ pub(super) fn version_lock(store: Option<(u64, u64)>, path: &str) -> MutexGuard<
         .unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Gives a file a modification time that no other file of this process has: the clock of files stands still for some
-/// milliseconds, in which an inode may be used twice.
+/// Sets a modification time that no other file of this process has: the clock of the filesystem ticks every few milliseconds, and an inode
+/// number may be reused between two ticks.
 pub(super) fn stamp(file: &File) -> io::Result<()> {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let Ok(found) = file.metadata()?.modified()?.duration_since(SystemTime::UNIX_EPOCH) else {
@@ -46,17 +46,17 @@ pub(super) fn version(metadata: &Metadata) -> Version {
     written(inode, metadata.size(), metadata.mtime(), metadata.mtime_nsec())
 }
 
-/// The same, of what the system told in another way.
+/// As [`version`], from the result of `fstatat`.
 pub(super) fn version_of(stat: &FileStat) -> Version {
     let size = u64::try_from(stat.st_size).unwrap_or_default();
     written(inode_of(stat.st_dev, stat.st_ino), size, stat.st_mtime, stat.st_mtime_nsec)
 }
 
-/// The devices of filesystems on which inode numbers do not last. They are known to the whole process, since they are facts of it.
+/// The devices of filesystems whose inode numbers are not stable. They are facts about the host, so the process has one set.
 static PASSING: RwLock<BTreeSet<u64>> = RwLock::new(BTreeSet::new());
 static ANY_PASSING: AtomicBool = AtomicBool::new(false);
 
-/// Finds out whether inode numbers last on the filesystem of a directory. To be called before anything on it gets a version.
+/// Finds out if inode numbers are stable on the filesystem of a directory. Called before a version is made of any file on it.
 pub(super) fn learn_inodes(directory: &File) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if nix::sys::statfs::fstatfs(directory)?.filesystem_type() == nix::sys::statfs::FUSE_SUPER_MAGIC {
@@ -72,7 +72,7 @@ fn inodes_are_passing(device: u64) {
     ANY_PASSING.store(true, Ordering::Release);
 }
 
-/// The inode number, or 0 where it does not last.
+/// The inode number, or 0 where it is not stable.
 pub(super) fn inode_of(device: u64, inode: u64) -> u64 {
     let is_passing = ANY_PASSING.load(Ordering::Acquire)
         && PASSING.read().unwrap_or_else(PoisonError::into_inner).contains(&device);
