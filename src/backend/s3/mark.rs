@@ -3,14 +3,12 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::s3::bare;
-use crate::backend::s3::lease::Place;
-use crate::backend::s3::markers::is_marker;
+use crate::backend::s3::place::{Place, bare, is_marker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::{Condition, ListRequest, S3Client};
 
-/// The most bytes of the mark, and of the lease.
-pub(super) const LIMIT_BYTES: u64 = 64 << 10;
+/// Maximum size of the mark in bytes.
+const LIMIT_BYTES: u64 = 64 << 10;
 
 /// Who opens a store in a bucket, for others who want it too.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::s3::lease::Care;
+use crate::backend::s3::place::is_marker;
 use crate::backend::s3::{IN_FLIGHT, S3Backend};
 use crate::backend::{ListEntry, Removal};
 use crate::error::Result;
@@ -29,11 +30,6 @@ const LOOKED_AT: u16 = 20;
 #[derive(Debug, Default)]
 pub(super) struct Markers {
     seen: Mutex<BTreeSet<String>>,
-}
-
-/// Returns `true` for an empty object that stands for a folder.
-pub(super) fn is_marker(key: &str, size: u64) -> bool {
-    size == 0 && key.ends_with('/')
 }
 
 impl Markers {

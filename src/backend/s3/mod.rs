@@ -19,6 +19,7 @@
 mod lease;
 mod mark;
 mod markers;
+mod place;
 mod removal;
 
 use std::ops::Range;
@@ -31,8 +32,9 @@ use futures::stream::{self, StreamExt as _};
 
 use crate::backend::housekeeping::shows_a_store;
 use crate::backend::lock_table::LockTable;
-use crate::backend::s3::lease::{Attempt, Care, Lease, Place};
-use crate::backend::s3::markers::{Markers, is_marker};
+use crate::backend::s3::lease::{Attempt, Care, Lease};
+use crate::backend::s3::markers::Markers;
+use crate::backend::s3::place::{Place, bare, is_marker};
 use crate::backend::{
     Backend, Capabilities, Coordination, Cursor, Deleted, Depth, Housekeeping, LeaseTerm, ListEntry,
     ListPage, ListQuery, LockGuard, LockMode, LockReach, LockScope, Object, ObjectInfo, Orphan, PendingMoves,
@@ -509,11 +511,6 @@ impl LockGuard for Guard {
     }
 
     async fn release_deleted(self: Box<Self>) {}
-}
-
-/// Quotes are how a tag is written, not a part of it (H106).
-fn bare(etag: &str) -> &str {
-    etag.trim().trim_start_matches("W/").trim_matches('"')
 }
 
 fn version(etag: &str) -> Version {

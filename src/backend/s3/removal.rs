@@ -4,7 +4,7 @@ use futures::stream::{FuturesOrdered, StreamExt as _};
 
 use crate::backend::s3::S3Backend;
 use crate::backend::s3::lease::Care;
-use crate::backend::s3::markers::is_marker;
+use crate::backend::s3::place::is_marker;
 use crate::backend::{Backend as _, Deleted, Removal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};

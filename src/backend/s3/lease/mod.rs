@@ -1,19 +1,9 @@
 //! Whose a store in a bucket is: the mark that PBS knows, and the lease that keeps two processes of this crate apart.
 //!
 //! # Objects
-//! `.in-use` holds `{"hostname":"…"}`, as PBS writes it. It says who is at home, for years; nobody is kept out by it who does not
-//! look. `.larder/lease` says which process may change the store now:
-//!
-//! | key | type | meaning |
-//! |---|---|---|
-//! | `beat` | integer | grows with every renewal, so that no two contents of the lease are the same |
-//! | `doubtful` | array or null | names of which requests of an earlier holder may still remove something until then; null for any |
-//! | `doubtful_before` | integer or null | if `doubtful` is null: Unix seconds by the clock of the server, snapshots of a later time are not in doubt |
-//! | `doubtful_until` | integer or null | Unix seconds by the clock of the server: until then requests of an earlier holder may still be executed |
-//! | `epoch` | integer | grows whenever it is taken |
-//! | `held` | boolean | false when it was given back |
-//! | `holder` | object | `host`, `instance` and `nonce` of who took it last |
-//! | `removing` | array or null | names of which the holder may be removing something; null for any |
+//! `.in-use` holds `{"hostname":"…"}`, as PBS writes it. It names the host that uses the store, for years; a program that does not read it is
+//! not excluded. `.larder/lease` names the process that may change the store now: [`lease_record`](crate::format::larder::lease_record) has
+//! its fields.
 //!
 //! It is given back by saying so, and not by deleting it: so the epoch goes on growing, and whoever comes next can tell whether
 //! anybody else was there meanwhile.
@@ -61,8 +51,8 @@
 //! put that is delayed for longer than that can give the store two holders, until the first of them reads the lease again.
 
 mod attempt;
+mod found;
 mod names;
-mod record;
 mod term;
 
 use std::collections::BTreeSet;
@@ -75,15 +65,15 @@ use futures::lock::Mutex as AsyncMutex;
 use crate::backend::LeaseTerm;
 use crate::backend::in_doubt::LONGEST_REQUEST;
 use crate::backend::s3::lease::names::{Doubt, Removals};
-use crate::backend::s3::lease::record::{Holder, Record};
 use crate::backend::s3::lease::term::next;
 use crate::backend::s3::mark::{Mark, Ownership};
+use crate::backend::s3::place::Place;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::larder::lease_record::{Holder, Record};
 use crate::rt::Runtime;
 use crate::s3::{ClockOffset, Condition, Deletion, S3Client};
 
 pub(super) use attempt::{Attempt, Care};
-pub(super) use record::Place;
 
 /// How long a lease lives without a renewal.
 const LIFE: Duration = Duration::from_mins(1);

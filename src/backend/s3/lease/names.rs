@@ -19,10 +19,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::backend::in_doubt::LONGEST_REQUEST;
-use crate::backend::s3::lease::record::{Found, Record};
+use crate::backend::s3::lease::found::Found;
 use crate::backend::s3::lease::{Lease, State, unix_seconds};
 use crate::backend::{Deleted, Removal};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::larder::lease_record::{Names, Record};
 use crate::format::layout::Key;
 use crate::format::name::SnapshotName;
 
@@ -30,9 +31,6 @@ use crate::format::name::SnapshotName;
 const LISTED_BYTES: usize = 16 << 10;
 /// How many removals have the lease written for them between two renewals. Those after them are covered by one that lists no names.
 const ANNOUNCEMENTS: u32 = 8;
-
-/// Names, or `None` for any.
-pub(super) type Names = Option<BTreeSet<String>>;
 
 /// What this process removes, or may have removed.
 #[derive(Debug, Default)]
@@ -244,10 +242,10 @@ impl Lease {
 
 /// Whether a lease says that a request of an earlier holder may remove this.
 fn is_listed(record: &Record, name: &str, key: &Key) -> bool {
-    if let Some(names) = &record.doubtful {
+    if let Some(names) = &record.in_doubt {
         return names.contains(name);
     }
-    let before = record.doubtful_before.unwrap_or(u64::MAX);
+    let before = record.in_doubt_before.unwrap_or(u64::MAX);
     let time = snapshot_of(key).map(|name| unix_seconds(SystemTime::from(name.time())));
     time.is_none_or(|time| time <= before)
 }
@@ -263,13 +261,13 @@ pub(super) struct Doubt {
 impl Doubt {
     /// What a lease says at this time of the server, in Unix seconds.
     fn of(record: &Record, now: u64) -> Self {
-        let until = record.doubtful_until.filter(|until| *until > now);
+        let until = record.in_doubt_until.filter(|until| *until > now);
         if until.is_none() {
             return Self { before: None, names: Some(BTreeSet::new()), until: None };
         }
         // An earlier version did not say before when.
-        let now = record.doubtful.is_none().then_some(now);
-        Self { before: record.doubtful_before.or(now), names: record.doubtful.clone(), until }
+        let now = record.in_doubt.is_none().then_some(now);
+        Self { before: record.in_doubt_before.or(now), names: record.in_doubt.clone(), until }
     }
 
     /// Adds names of which a request may be executed until then.
@@ -300,7 +298,7 @@ impl Doubt {
     }
 
     pub(super) fn write_to(self, record: &mut Record) {
-        (record.doubtful, record.doubtful_before, record.doubtful_until) =
+        (record.in_doubt, record.in_doubt_before, record.in_doubt_until) =
             (self.names, self.before, self.until);
     }
 }
@@ -334,7 +332,7 @@ mod tests {
     #[test]
     fn a_lease_of_an_earlier_version_leaves_every_name_in_doubt_that_is_there_by_now() {
         let old = r#"{"beat":0,"doubtful_until":10,"epoch":9,"held":false,"holder":{"host":"h","instance":"i","nonce":"n"}}"#;
-        let mut record: Record = serde_json::from_str(old).unwrap();
+        let mut record: Record = Record::parse(old.as_bytes()).unwrap();
         let owner = Key::Owner("host/a".parse().unwrap());
         let manifest = |time: &str| Key::Manifest(format!("host/a/{time}").parse().unwrap());
         let (early, late) = (manifest("1970-01-01T00:00:05Z"), manifest("1970-01-01T00:00:06Z"));

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::backend::in_doubt::LONGEST_REQUEST;
-use crate::backend::s3::bare;
+use crate::backend::s3::lease::found::Found;
 use crate::backend::s3::lease::names::Doubt;
-use crate::backend::s3::lease::record::{Found, Record};
 use crate::backend::s3::lease::{Held, LIFE, Lease, RENEWAL, RETRY, SETTLING, State, lost, unix_seconds};
-use crate::backend::s3::mark::LIMIT_BYTES;
+use crate::backend::s3::place::bare;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::larder::lease_record::{LIMIT_BYTES, Record};
 use crate::s3::Condition;
 
 impl Lease {
@@ -34,9 +34,9 @@ impl Lease {
         let doubtful_until = doubt.until;
         let mut record = Record {
             beat: 0,
-            doubtful: None,
-            doubtful_before: None,
-            doubtful_until: None,
+            in_doubt: None,
+            in_doubt_before: None,
+            in_doubt_until: None,
             epoch: next(epoch)?,
             held: true,
             holder,
@@ -139,7 +139,7 @@ impl Lease {
     /// Writes the lease over the one with this tag, or where none is. In a full bucket the state of the garbage collection makes room for
     /// it: that is written anew by each collection, and nothing is decided by it alone.
     pub(super) async fn write(&self, record: &Record, over: Option<&str>) -> Result<String> {
-        let json = serde_json::to_vec(record).map_err(|error| self.internal(error))?;
+        let json = record.encode().map_err(|error| self.internal(error))?;
         let condition = self.place.condition(over);
         let json = Bytes::from(json);
         let tag = match self.client.put(&self.place.lease, json.clone(), &condition).await {
@@ -163,7 +163,7 @@ impl Lease {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             found => found?,
         };
-        let record = serde_json::from_slice(&bytes);
+        let record = Record::parse(&bytes);
         let corrupt = |error| Error::new(ErrorKind::Corrupt, "read").on(&self.place.lease).because(error);
         let tag = bare(&head.etag).to_owned();
         Ok(Some(Found { head, record: record.map_err(corrupt)?, tag }))
