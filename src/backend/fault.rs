@@ -418,6 +418,10 @@ impl Housekeeping for FaultBackend {
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.read(Method::RemoveLeftovers, &[], self.inner.remove_leftovers(foreign, age)).await
     }
+
+    async fn keep_reserve(&self) -> Result<()> {
+        self.inner.keep_reserve().await
+    }
 }
 
 #[derive(Debug)]

@@ -59,6 +59,14 @@ pub trait Housekeeping: fmt::Debug + Send + Sync {
     /// # Errors
     /// Any failure to remove them.
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64>;
+
+    /// Makes sure that the backend has an object to delete when a full store must be emptied. The caller holds the lock of the
+    /// store; the store calls this when it is created, and after each complete collection. Substitute: nothing, for backends that
+    /// delete without writing.
+    ///
+    /// # Errors
+    /// `Full` if there is no room for it; any failure to store it. The store works without it.
+    async fn keep_reserve(&self) -> Result<()>;
 }
 
 /// An orphan: an index file in a place that no key names.
@@ -146,6 +154,17 @@ impl dyn Backend + '_ {
         match self.housekeeping() {
             Some(housekeeping) => housekeeping.remove_leftovers(foreign, age).await,
             None => Ok(0),
+        }
+    }
+
+    /// See [`Housekeeping::keep_reserve`].
+    ///
+    /// # Errors
+    /// As for [`Housekeeping::keep_reserve`].
+    pub async fn keep_reserve(&self) -> Result<()> {
+        match self.housekeeping() {
+            Some(housekeeping) => housekeeping.keep_reserve().await,
+            None => Ok(()),
         }
     }
 }

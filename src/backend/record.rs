@@ -410,6 +410,10 @@ impl Housekeeping for RecordingBackend {
         let call = Call::new(Method::RemoveLeftovers, &[]);
         self.record.of(call, self.inner.remove_leftovers(foreign, age), nothing).await
     }
+
+    async fn keep_reserve(&self) -> Result<()> {
+        self.inner.keep_reserve().await
+    }
 }
 
 #[derive(Debug)]

@@ -41,7 +41,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
 
-use crate::backend::{Backend, PutMode, Removal, Version};
+use crate::backend::{Backend, PutMode, Version};
 use crate::chunks::ChunkStore;
 use crate::chunks::pins::WriterPins;
 use crate::error::{Error, ErrorKind, Result};
@@ -291,13 +291,7 @@ impl ChunkStore {
         let epoch = backend.lease_term().map_or(0, |lease_term| lease_term.epoch);
         let encode = move || Ok((sightings.encode(epoch), sightings));
         let (bytes, sightings) = backend.runtime().run_blocking("write sightings", encode).await?;
-        let mut put = backend.put(&Key::GcCandidates, bytes.clone(), mode.clone()).await;
-        if matches!(&put, Err(error) if error.kind() == ErrorKind::Full) {
-            // Each collection writes its state anew, which makes room in a full bucket.
-            drop(backend.delete(&[Removal::any(Key::GcStatus)]).await?);
-            put = backend.put(&Key::GcCandidates, bytes.clone(), mode).await;
-        }
-        let version = match put {
+        let version = match backend.put(&Key::GcCandidates, bytes.clone(), mode).await {
             Ok(version) => version,
             Err(error) => {
                 known.state().read_in = None;

@@ -7,6 +7,7 @@
 //! .in-use                           Key::InUse
 //! .larder/gc-sightings              Key::GcCandidates
 //! .larder/lease                     Key::Lease
+//! .larder/reserve-0                 Key::Reserve
 //! .larder/store.json                Key::Store
 //! .larder/suspects                  Key::Suspects
 //! ns/a/.namespace                   Key::Namespace
@@ -61,6 +62,8 @@ pub enum Key {
     Quarantined(Digest, u8),
     /// The GC candidates: unreferenced chunks, and the time at which each was first seen so.
     GcCandidates,
+    /// An object that is deleted to make room in a full bucket, numbered 0 and 1. Its content has no meaning.
+    Reserve(u8),
     /// The identity of the store.
     Store,
     /// The suspects: chunks that were found missing or corrupt, and not good since.
@@ -68,6 +71,9 @@ pub enum Key {
 }
 
 impl Key {
+    /// How many objects of the [reserve](Key::Reserve) there are.
+    pub const RESERVES: u8 = 2;
+
     /// The path of the object relative to the root of the store, without a leading `/`.
     pub fn path(&self) -> String {
         match self {
@@ -83,6 +89,7 @@ impl Key {
             Self::Owner(group) => format!("{group}/{OWNER}"),
             Self::Protected(snapshot) => format!("{snapshot}/{PROTECTED}"),
             Self::Quarantined(digest, number) => format!("{}.{number}.bad", chunk_path(digest)),
+            Self::Reserve(number) => format!("{RESERVE}{number}"),
             Self::GcCandidates => SIGHTINGS.to_owned(),
             Self::Store => STORE.to_owned(),
             Self::Suspects => SUSPECTS.to_owned(),
@@ -108,6 +115,9 @@ impl Key {
             STORE => return Some(Self::Store),
             SUSPECTS => return Some(Self::Suspects),
             _ => {}
+        }
+        if let Some(number) = path.strip_prefix(RESERVE) {
+            return number.parse().ok().filter(|number| *number < Self::RESERVES).map(Self::Reserve);
         }
         let (parent, file) = path.rsplit_once('/')?;
         if parent.starts_with(".chunks/") {
@@ -138,7 +148,13 @@ impl Key {
     pub fn is_content(&self) -> bool {
         let is_of_the_store = matches!(
             self,
-            Self::GcStatus | Self::InUse | Self::Lease | Self::GcCandidates | Self::Store | Self::Suspects
+            Self::GcStatus
+                | Self::InUse
+                | Self::Lease
+                | Self::Reserve(_)
+                | Self::GcCandidates
+                | Self::Store
+                | Self::Suspects
         );
         !is_of_the_store && !matches!(self, Self::Chunk(_) | Self::Quarantined(..))
     }
@@ -294,6 +310,7 @@ const NAMESPACE: &str = ".namespace";
 const NOTES: &str = "notes";
 const OWNER: &str = "owner";
 const PROTECTED: &str = ".protected";
+const RESERVE: &str = ".larder/reserve-";
 const SIGHTINGS: &str = ".larder/gc-sightings";
 const STORE: &str = ".larder/store.json";
 const SUSPECTS: &str = ".larder/suspects";
@@ -313,6 +330,8 @@ mod tests {
             Key::GcStatus,
             Key::InUse,
             Key::Lease,
+            Key::Reserve(0),
+            Key::Reserve(1),
             Key::GcCandidates,
             Key::Store,
             Key::Suspects,
@@ -359,6 +378,9 @@ mod tests {
             "./vm/100/owner",
             "vm/100/2025-07-14T14:20:02/index.json.blob",
             ".larder/other",
+            ".larder/reserve",
+            ".larder/reserve-00",
+            ".larder/reserve-2",
             &format!(".chunks/0000/{digest}"),
             &format!(".chunks/{}/{}", &digest[..4], digest.to_uppercase()),
             &format!(".chunks/{}/{digest}.10.bad", &digest[..4]),

@@ -81,7 +81,8 @@ pub struct GcReport {
     pub pinned: u64,
     /// Chunks that were removed.
     pub removed: ChunkTally,
-    /// What could not be written down since the store is full. Nothing that was to be removed stays because of it.
+    /// Errors with which the report, a part of the list of candidates, or the reserve of a bucket could not be written, mostly since the store
+    /// is full. Nothing that was to be removed stays because of it.
     pub remarks: Vec<Error>,
     /// Chunks removed that had been put aside as corrupt.
     pub removed_quarantined: ChunkTally,

@@ -113,7 +113,7 @@ impl GcPlan {
     }
 
     /// Writes down what is unused: before anything is removed all of it, and afterwards what stays, or may vanish yet.
-    async fn write_sightings(&self) -> Result<()> {
+    async fn write_sightings(&mut self) -> Result<()> {
         let (is_over, failed) = (self.progress.begun, &self.progress.failed_names);
         let (mut seen, mut waiting): (Vec<(Digest, SystemTime)>, Vec<_>) = Default::default();
         let mut add = |candidates: &[Candidate]| {
@@ -141,11 +141,24 @@ impl GcPlan {
             }
         }
         waiting.truncate(MOST_SIGHTINGS.saturating_sub(seen.len()));
-        seen.append(&mut waiting);
         // Also of an earlier run, and those that were said to be gone.
         let chunks = self.store.chunks();
-        let leaving = chunks.leaving().into_iter().map(|digest| (digest, self.times.now)).collect();
-        chunks.write_sightings(seen, leaving).await
+        let leaving: Vec<_> = chunks.leaving().into_iter().map(|digest| (digest, self.times.now)).collect();
+        let mut shortened = None;
+        loop {
+            let all = seen.iter().chain(&waiting).copied().collect();
+            match chunks.write_sightings(all, leaving.clone()).await {
+                // What waits and is not listed is seen for the first time once more. All that may go now has to be on it.
+                Err(error) if error.kind() == ErrorKind::Full && !waiting.is_empty() => {
+                    waiting.truncate(waiting.len() / 2);
+                    shortened.get_or_insert(error);
+                }
+                written => {
+                    self.progress.remarks.extend(shortened);
+                    return written;
+                }
+            }
+        }
     }
 
     pub(super) fn counting(&self) -> Counting<'_> {
@@ -187,6 +200,10 @@ impl GcPlan {
         }
         if self.store.uncached_backend().capabilities().needs_gc_candidates() {
             self.write_sightings().await?;
+        }
+        // Before the state: the next deletion needs it more than people need that.
+        if let Err(error) = self.store.uncached_backend().keep_reserve().await {
+            self.progress.remarks.push(error);
         }
         self.write_status().await
     }

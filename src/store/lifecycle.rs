@@ -2,11 +2,11 @@
 //!
 //! | step | what it leaves when it is cut off |
 //! |---|---|
-//! | create: lock → nothing is there → identity | nothing, or an empty store |
+//! | create: lock → nothing is there → identity → reserve | nothing, or an empty store, with or without a reserve |
 //! | attach: there is a store → lock → identity | a store that can be attached again |
 //! | adopt a copy: lock alone → GC candidates → identity | a store with the old identity or the new one |
 //! | detach: mark of the owner | the store, with or without the mark |
-//! | destroy: lock alone → identity says `destroying` → manifests → the rest of the snapshots and groups → markers of namespaces, the inner ones first → chunks → state of the garbage collection, list of suspects, mark → identity → lease | a store that cannot be opened, and whose destruction can be begun again (H57) |
+//! | destroy: lock alone → identity says `destroying` → manifests → the rest of the snapshots and groups → markers of namespaces, the inner ones first → chunks → state of the garbage collection, list of suspects, reserve, mark → identity → lease | a store that cannot be opened, and whose destruction can be begun again (H57) |
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,6 +55,8 @@ impl Datastore {
             }
             Identity::draw(backend.runtime().as_ref()).create(backend.as_ref()).await?;
             backend.barrier().await?;
+            // The store works without, and its first collection tries again.
+            let _ = backend.keep_reserve().await;
         }
         Self::open(backend, options).await
     }
@@ -203,7 +205,9 @@ impl Datastore {
                 delete_keys(backend, alone.as_ref(), of_one_rank, &mut done).await?;
             }
         }
-        let of_the_store = [Key::GcStatus, Key::GcCandidates, Key::Suspects, Key::InUse];
+        let mut of_the_store = vec![Key::GcStatus, Key::GcCandidates, Key::Suspects];
+        of_the_store.extend((0..Key::RESERVES).map(Key::Reserve));
+        of_the_store.push(Key::InUse);
         delete_keys(backend, alone.as_ref(), &of_the_store, &mut done).await?;
         delete_keys(backend, alone.as_ref(), &[Key::Store], &mut done).await?;
         // The last, and no part of the store: nobody is kept out of a place where nothing is.

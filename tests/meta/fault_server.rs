@@ -2,7 +2,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "faults take real time")]
 
-use larder_testing::fault_server::{Action, Etags, FaultServer, Flip, Framing, Lag, Options, Quirk, Rule};
+use larder_testing::fault_server::{
+    Action, Etags, FaultServer, Flip, Framing, Lag, Options, Quirk, Quota, Rule,
+};
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -276,6 +278,17 @@ fn listings_are_whole_in_order_and_paged() {
     assert_eq!(pages("&max-keys=0", "Key"), [] as [String; 0]);
     assert_eq!(client.ask(("GET", "?list-type=2&continuation-token=bogus", &[], b"")).status, 400);
     assert_eq!(client.ask(("GET", "?list-type=2&max-keys=many", &[], b"")).status, 400);
+}
+
+#[test]
+fn a_quota_counts_bytes_or_objects_and_what_is_replaced_too() {
+    let server = FaultServer::start(Options::default());
+    server.put("a", "abc");
+    let put = |body: &'static [u8]| ask(&server, ("PUT", "/a", &[], body)).status;
+    server.limit(Quota { bytes: Some(6), ..Quota::default() });
+    assert_eq!((put(b"abcd"), put(b"xyz")), (403, 200));
+    server.limit(Quota { objects: Some(1), ..Quota::default() });
+    assert_eq!((put(b""), ask(&server, ("DELETE", "/a", &[], b"")).status, put(b"")), (403, 204, 200));
 }
 
 #[test]

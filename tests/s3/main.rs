@@ -24,6 +24,8 @@ mod ownership;
 #[cfg(feature = "tls")]
 mod proxy;
 #[cfg(feature = "testing")]
+mod quota;
+#[cfg(feature = "testing")]
 mod rights;
 #[cfg(feature = "testing")]
 mod suspended;

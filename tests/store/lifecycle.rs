@@ -142,6 +142,8 @@ fn only_creating_makes_a_store_where_none_is() {
             server.put("store/.larder/lease", "{}");
             server.remove("store/.in-use");
             server.remove("store/.larder/store.json");
+            server.remove("store/.larder/reserve-0");
+            server.remove("store/.larder/reserve-1");
         });
     }
     let directory = tempfile::tempdir().unwrap();

@@ -376,6 +376,10 @@ impl Housekeeping for BrokenBackend {
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.inner().remove_leftovers(foreign, age).await
     }
+
+    async fn keep_reserve(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -514,5 +518,9 @@ impl Housekeeping for LackingBackend {
 
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.inner.remove_leftovers(foreign, age).await
+    }
+
+    async fn keep_reserve(&self) -> Result<()> {
+        self.inner.keep_reserve().await
     }
 }

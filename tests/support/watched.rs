@@ -315,6 +315,10 @@ impl Housekeeping for Watched {
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.step(Method::RemoveLeftovers, &[], self.inner.remove_leftovers(foreign, age)).await
     }
+
+    async fn keep_reserve(&self) -> Result<()> {
+        self.inner.keep_reserve().await
+    }
 }
 
 /// A guard whose checks are steps too.

@@ -140,6 +140,10 @@ impl Housekeeping for Strange {
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.inner.remove_leftovers(foreign, age).await
     }
+
+    async fn keep_reserve(&self) -> Result<()> {
+        self.inner.keep_reserve().await
+    }
 }
 
 fn memory(runtime: Arc<dyn Runtime>) -> Arc<dyn Backend> {

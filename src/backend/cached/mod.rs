@@ -521,4 +521,8 @@ impl Housekeeping for MetadataCache {
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.inner.remove_leftovers(foreign, age).await
     }
+
+    async fn keep_reserve(&self) -> Result<()> {
+        self.inner.keep_reserve().await
+    }
 }

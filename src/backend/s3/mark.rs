@@ -1,9 +1,11 @@
 //! The mark in a bucket by which PBS and this crate see whose a store is, `.in-use`.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::backend::s3::place::{Place, bare, is_marker};
+use crate::backend::s3::reserve::Reserve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::{Condition, ListRequest, S3Client};
 
@@ -67,6 +69,7 @@ pub(super) struct Mark {
     pub(super) client: S3Client,
     pub(super) ownership: Ownership,
     pub(super) place: Place,
+    pub(super) reserve: Arc<Reserve>,
 }
 
 impl Mark {
@@ -98,7 +101,7 @@ impl Mark {
                 self.place.condition(Some(bare(&head.etag)))
             }
         };
-        match self.client.put(&self.place.in_use, Bytes::from(json), &condition).await {
+        match self.reserve.put(&self.client, &self.place.in_use, json.into(), &condition).await {
             Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::Conflict) => {
                 Err(Error::new(ErrorKind::Busy, "lock the store").on(&self.place.in_use))
             }

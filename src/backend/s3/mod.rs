@@ -16,11 +16,13 @@
 //!
 //! Source: PBS S3 layout, object keys.
 
+mod guard;
 mod lease;
 mod mark;
 mod markers;
 mod place;
 mod removal;
+mod reserve;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,9 +34,11 @@ use futures::stream::{self, StreamExt as _};
 
 use crate::backend::housekeeping::shows_a_store;
 use crate::backend::lock_table::LockTable;
+use crate::backend::s3::guard::Guard;
 use crate::backend::s3::lease::{Attempt, Care, Lease};
 use crate::backend::s3::markers::Markers;
 use crate::backend::s3::place::{Place, bare, is_marker};
+use crate::backend::s3::reserve::Reserve;
 use crate::backend::{
     Backend, Capabilities, Coordination, Cursor, Deleted, Depth, Housekeeping, LeaseTerm, ListEntry,
     ListPage, ListQuery, LockGuard, LockMode, LockReach, LockScope, Object, ObjectInfo, Orphan, PendingMoves,
@@ -61,6 +65,7 @@ pub struct S3Backend {
     locks: Arc<LockTable>,
     markers: Markers,
     place: Place,
+    reserve: Arc<Reserve>,
     runtime: Arc<dyn Runtime>,
     server: S3Capabilities,
     /// The name of the store and a `/`, or empty.
@@ -119,9 +124,10 @@ impl S3Backend {
             in_use: format!("{store}{}", Key::InUse),
             lease: format!("{store}{}", Key::Lease),
             quoted_tags: server.quoted_tags,
-            status: format!("{store}{}", Key::GcStatus),
         };
-        let lease = Lease::new(Arc::clone(&runtime), client.clone(), place.clone(), Ownership::default());
+        let reserve = Arc::new(Reserve::new(&store));
+        let (of, room) = (Ownership::default(), Arc::clone(&reserve));
+        let lease = Lease::new(Arc::clone(&runtime), client.clone(), place.clone(), of, room);
         Ok(Self {
             capabilities,
             client,
@@ -129,6 +135,7 @@ impl S3Backend {
             locks: Arc::default(),
             markers: Markers::default(),
             place,
+            reserve,
             runtime,
             server,
             store,
@@ -139,7 +146,7 @@ impl S3Backend {
     #[must_use]
     pub fn ownership(mut self, ownership: Ownership) -> Self {
         let (runtime, client) = (Arc::clone(&self.runtime), self.client.clone());
-        self.lease = Lease::new(runtime, client, self.place.clone(), ownership);
+        self.lease = Lease::new(runtime, client, self.place.clone(), ownership, Arc::clone(&self.reserve));
         self
     }
 
@@ -342,7 +349,8 @@ impl Backend for S3Backend {
             self.lease.check_name(key)?;
         }
         let attempt = self.begin_change(Care::to_store(key)).await?;
-        let stored = attempt.client().put(&rendered, object.clone(), &condition).await;
+        let what = (rendered.as_str(), object.clone(), &condition);
+        let stored = self.reserve.store(attempt.client(), (key, &mode), what).await;
         let etag = attempt.end(stored)?;
         if etag.is_empty() { self.version_of(&rendered, &object).await } else { Ok(version(&etag)) }
     }
@@ -434,7 +442,12 @@ impl Coordination for S3Backend {
     }
 
     async fn close(&self) -> Result<()> {
-        self.lease.give_back().await
+        let was_held = self.lease.lease_term().is_some();
+        self.lease.give_back().await?;
+        if was_held {
+            self.reserve.end(&self.client).await;
+        }
+        Ok(())
     }
 }
 
@@ -453,7 +466,10 @@ impl Housekeeping for S3Backend {
             return self.put(to, object.bytes, mode).await;
         }
         let attempt = self.begin_change(Care::Confirmed).await?;
-        let copied = attempt.client().copy(&self.render(from), &self.render(to)).await;
+        let copied = match self.reserve.before_data(attempt.client()).await {
+            Ok(()) => attempt.client().copy(&self.render(from), &self.render(to)).await,
+            Err(error) => Err(error),
+        };
         let etag = attempt.end(copied)?;
         if etag.is_empty() { Ok(self.head(to).await?.version) } else { Ok(version(&etag)) }
     }
@@ -481,36 +497,12 @@ impl Housekeeping for S3Backend {
     async fn remove_leftovers(&self, _: &[String], age: Duration) -> Result<u64> {
         self.abort_stale_uploads(age).await.map(|aborted| aborted as u64)
     }
-}
 
-/// A lock within this process, and if its holder may change something, against others.
-#[derive(Debug)]
-struct Guard {
-    held: crate::backend::lock_table::Held,
-    is_of_the_store: bool,
-    lease: Option<Arc<Lease>>,
-    /// The epoch with which the lease was taken under which the lock was.
-    since: Option<u64>,
-}
-
-#[async_trait]
-impl LockGuard for Guard {
-    async fn check(&self) -> Result<()> {
-        let Some(lease) = &self.lease else { return Ok(()) };
-        lease.goes_on(self.since).await?;
-        // One look is enough for all that is done under the lock of the store.
-        if self.is_of_the_store { lease.check().await } else { Ok(()) }
+    async fn keep_reserve(&self) -> Result<()> {
+        let attempt = self.begin_change(Care::Confirmed).await?;
+        let kept = self.reserve.keep(attempt.client()).await;
+        attempt.end(kept)
     }
-
-    fn keeps_processes_out(&self) -> bool {
-        self.lease.is_some()
-    }
-
-    fn oldest_shared(&self) -> Option<SystemTime> {
-        self.held.oldest_shared()
-    }
-
-    async fn release_deleted(self: Box<Self>) {}
 }
 
 fn version(etag: &str) -> Version {

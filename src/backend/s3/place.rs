@@ -11,8 +11,6 @@ pub(super) struct Place {
     pub(super) in_use: String,
     pub(super) lease: String,
     pub(super) quoted_tags: bool,
-    /// The state of the garbage collection.
-    pub(super) status: String,
 }
 
 impl Place {

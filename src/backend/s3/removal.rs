@@ -54,6 +54,8 @@ impl S3Backend {
             Some(version) => Condition::Tag(self.tag(version)),
         };
         let deleted = if *key == Key::Lease {
+            // Nothing of the store is stored from here on.
+            self.reserve.forget();
             self.lease.remove(&condition).await
         } else {
             let attempt = self.lease.attempt(Care::Confirmed);

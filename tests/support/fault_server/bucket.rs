@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::digest;
-use super::options::{Etags, Options};
+use super::options::{Etags, Options, Quota};
 use super::rule::Lag;
 
 #[derive(Debug)]
 pub(super) struct Bucket {
     pub(super) exists: bool,
     pub(super) objects: BTreeMap<String, Object>,
+    pub(super) quota: Quota,
     pub(super) uploads: BTreeMap<String, Upload>,
     /// How often it was listed.
     pub(super) listings: u64,
@@ -44,10 +45,19 @@ impl Bucket {
         Self {
             exists: options.bucket_exists,
             objects: BTreeMap::new(),
+            quota: Quota::default(),
             uploads: BTreeMap::new(),
             listings: 0,
             tokens: 0,
         }
+    }
+
+    /// Returns `true` if the quota leaves no room for so many bytes more. What an object replaces is not counted off, as many
+    /// servers do it.
+    pub(super) fn is_full(&self, bytes: usize) -> bool {
+        let used: usize = self.objects.values().map(|object| object.bytes.len()).sum();
+        self.quota.objects.is_some_and(|most| self.objects.len() >= most)
+            || self.quota.bytes.is_some_and(|most| used + bytes > most)
     }
 
     /// Stores an object and returns its entity tag.

@@ -46,7 +46,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-pub use options::{Dialect, Etags, Options, Quirk};
+pub use options::{Dialect, Etags, Options, Quirk, Quota};
 pub use rule::{Action, Flip, Framing, Lag, Rule};
 pub use shared::Logged;
 
@@ -125,6 +125,11 @@ impl FaultServer {
     /// Puts an object past all rules.
     pub fn put(&self, key: &str, bytes: impl Into<Vec<u8>>) {
         lock(&self.shared.bucket).put(&self.shared.options, key, Arc::new(bytes.into()), Vec::new());
+    }
+
+    /// Refuses to store more than this from now on, with 403 and `QuotaExceeded`. What is past all rules is past this too.
+    pub fn limit(&self, quota: Quota) {
+        lock(&self.shared.bucket).quota = quota;
     }
 
     /// Makes an object older than it is, past all rules.

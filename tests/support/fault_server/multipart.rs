@@ -71,6 +71,9 @@ pub(super) fn complete(context: &mut Context<'_>, key: &str) -> Reply {
             Ok(whole) => whole,
             Err(code) => return Reply::error(400, code),
         };
+    if context.bucket.is_full(bytes.len()) {
+        return Reply::error(403, "QuotaExceeded");
+    }
     let Some(upload) = context.bucket.uploads.remove(&id) else { return Reply::error(404, "NoSuchUpload") };
     let etag = context.bucket.etag(context.options, &bytes, &format!("-{parts}"));
     context.bucket.insert(key, Arc::new(bytes), upload.headers, etag.clone());

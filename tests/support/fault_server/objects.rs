@@ -58,6 +58,9 @@ pub(super) fn put(context: &mut Context<'_>, key: &str) -> Reply {
     if context.plan.flips(Flip::Stored) {
         bytes = Arc::new(alter::flipped(&bytes));
     }
+    if context.bucket.is_full(bytes.len()) {
+        return Reply::error(403, "QuotaExceeded");
+    }
     let etag = context.bucket.put(context.options, key, bytes, stored_headers(context.request));
     Reply::empty(200).header("ETag", &etag)
 }
@@ -127,6 +130,9 @@ fn copy(context: &mut Context<'_>, source: &str, key: &str) -> Reply {
     let replaces = request.header("x-amz-metadata-directive").is_some_and(|value| value == "REPLACE");
     if from == key && !replaces {
         return Reply::error(400, "InvalidRequest");
+    }
+    if context.bucket.is_full(object.bytes.len()) {
+        return Reply::error(403, "QuotaExceeded");
     }
     let headers = if replaces { stored_headers(request) } else { object.headers };
     let etag = context.bucket.put(context.options, key, object.bytes, headers);

@@ -49,6 +49,15 @@ impl Options {
     }
 }
 
+/// How much the bucket may hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quota {
+    /// Bytes of all objects at most. Default: any number.
+    pub bytes: Option<usize>,
+    /// Objects at most. Default: any number.
+    pub objects: Option<usize>,
+}
+
 /// What an entity tag looks like. No two objects ever put have the same, but with [`Etags::Md5`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Etags {

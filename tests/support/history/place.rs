@@ -203,6 +203,10 @@ impl Housekeeping for Remote {
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
         self.inner.remove_leftovers(foreign, age).await
     }
+
+    async fn keep_reserve(&self) -> Result<()> {
+        self.inner.keep_reserve().await
+    }
 }
 
 /// The place of the first store.

@@ -68,6 +68,7 @@ use crate::backend::s3::lease::names::{Doubt, Removals};
 use crate::backend::s3::lease::term::next;
 use crate::backend::s3::mark::{Mark, Ownership};
 use crate::backend::s3::place::Place;
+use crate::backend::s3::reserve::Reserve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::lease_record::{Holder, Record};
 use crate::rt::Runtime;
@@ -97,6 +98,7 @@ pub(super) struct Lease {
     me: Holder,
     place: Place,
     removals: Mutex<Removals>,
+    reserve: Arc<Reserve>,
     runtime: Arc<dyn Runtime>,
     state: Mutex<State>,
 }
@@ -142,6 +144,7 @@ impl Lease {
         client: S3Client,
         place: Place,
         ownership: Ownership,
+        reserve: Arc<Reserve>,
     ) -> Arc<Self> {
         let draw = || {
             let mut random = [0; 16];
@@ -150,7 +153,8 @@ impl Lease {
         };
         let instance = ownership.instance.clone().unwrap_or_else(draw);
         let me = Holder { host: ownership.host.clone(), instance, nonce: draw() };
-        let mark = Mark { client: client.clone(), ownership, place: place.clone() };
+        let (marked, room) = (place.clone(), Arc::clone(&reserve));
+        let mark = Mark { client: client.clone(), ownership, place: marked, reserve: room };
         Arc::new(Self {
             attempts: AtomicUsize::new(0),
             changing: AsyncMutex::default(),
@@ -160,6 +164,7 @@ impl Lease {
             me,
             place,
             removals: Mutex::default(),
+            reserve,
             runtime,
             state: Mutex::new(State::Free),
         })

@@ -3,8 +3,6 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::backend::in_doubt::LONGEST_REQUEST;
 use crate::backend::s3::lease::found::Found;
 use crate::backend::s3::lease::names::Doubt;
@@ -12,7 +10,6 @@ use crate::backend::s3::lease::{Held, LIFE, Lease, RENEWAL, RETRY, SETTLING, Sta
 use crate::backend::s3::place::bare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::lease_record::{LIMIT_BYTES, Record};
-use crate::s3::Condition;
 
 impl Lease {
     pub(super) async fn take(self: &Arc<Self>) -> Result<()> {
@@ -136,19 +133,11 @@ impl Lease {
         }));
     }
 
-    /// Writes the lease over the one with this tag, or where none is. In a full bucket the state of the garbage collection makes room for
-    /// it: that is written anew by each collection, and nothing is decided by it alone.
+    /// Writes the lease over the one with this tag, or where none is. In a full bucket the [reserve](crate::backend::s3::reserve) makes room for it.
     pub(super) async fn write(&self, record: &Record, over: Option<&str>) -> Result<String> {
         let json = record.encode().map_err(|error| self.internal(error))?;
         let condition = self.place.condition(over);
-        let json = Bytes::from(json);
-        let tag = match self.client.put(&self.place.lease, json.clone(), &condition).await {
-            Err(error) if error.kind() == ErrorKind::Full => {
-                let _ = self.client.delete(&self.place.status, &Condition::Always).await?;
-                self.client.put(&self.place.lease, json, &condition).await?
-            }
-            tag => tag?,
-        };
+        let tag = self.reserve.put(&self.client, &self.place.lease, json.into(), &condition).await?;
         Ok(bare(&tag).to_owned())
     }
 

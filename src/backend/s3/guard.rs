@@ -1,0 +1,41 @@
+//! A lock that is held in a bucket.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+
+use crate::backend::LockGuard;
+use crate::backend::lock_table::Held;
+use crate::backend::s3::lease::Lease;
+use crate::error::Result;
+
+/// A lock within this process, and if its holder may change something, against others.
+#[derive(Debug)]
+pub(super) struct Guard {
+    pub(super) held: Held,
+    pub(super) is_of_the_store: bool,
+    pub(super) lease: Option<Arc<Lease>>,
+    /// The epoch with which the lease was taken under which the lock was.
+    pub(super) since: Option<u64>,
+}
+
+#[async_trait]
+impl LockGuard for Guard {
+    async fn check(&self) -> Result<()> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        lease.goes_on(self.since).await?;
+        // One look is enough for all that is done under the lock of the store.
+        if self.is_of_the_store { lease.check().await } else { Ok(()) }
+    }
+
+    fn keeps_processes_out(&self) -> bool {
+        self.lease.is_some()
+    }
+
+    fn oldest_shared(&self) -> Option<SystemTime> {
+        self.held.oldest_shared()
+    }
+
+    async fn release_deleted(self: Box<Self>) {}
+}
