@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use futures::channel::oneshot;
 use futures::future;
 
 use crate::backend::in_doubt::is_over;
@@ -106,12 +105,8 @@ impl ChunkStore {
             kept,
             reader: Arc::clone(&self.reader),
         };
-        let (sender, receiver) = oneshot::channel();
-        self.backend.runtime().spawn(Box::pin(async move {
-            // Nobody may be waiting any more.
-            let _ = sender.send(sweeping.run(&unused).await);
-        }));
-        receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "remove chunks")))
+        let work = async move { sweeping.run(&unused).await };
+        self.backend.runtime().run_detached("remove chunks", work).await
     }
 }
 

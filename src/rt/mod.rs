@@ -11,6 +11,7 @@
 //! | `SimRuntime` | `testing` | one thread, virtual time, and a seed that decides every schedule |
 
 mod clock;
+pub(crate) mod detached;
 mod eyeballs;
 #[cfg(any(feature = "smol", feature = "tokio"))]
 mod limit;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures::channel::oneshot;
 
 use crate::backend::lock_wait::lock_store;
 use crate::backend::{ListEntry, ListQuery, LockGuard, LockMode, LockScope, Unreadable, list_all};
@@ -138,18 +137,15 @@ impl Datastore {
 
     /// Puts a chunk aside that was found corrupt. It goes on when nobody waits for it any more.
     pub(crate) async fn quarantine(&self, digest: Digest, length: u64) -> QuarantineOutcome {
-        let (sender, receiver) = oneshot::channel();
         let store = self.clone();
-        self.runtime().spawn(Box::pin(async move {
-            let done = match store.lock_to_repair().await {
-                Ok(guard) => store.inner.chunks.quarantine(guard.as_ref(), digest, length).await,
-                Err(error) => QuarantineOutcome::Failed(error),
-            };
-            // Nobody may be waiting any more.
-            let _ = sender.send(done);
-        }));
-        let ended = |_| QuarantineOutcome::Failed(Error::new(ErrorKind::Internal, "put aside").on(digest));
-        receiver.await.unwrap_or_else(ended)
+        let work = async move {
+            let guard = store.lock_to_repair().await?;
+            Ok(store.inner.chunks.quarantine(guard.as_ref(), digest, length).await)
+        };
+        self.runtime()
+            .run_detached("quarantine a chunk", work)
+            .await
+            .unwrap_or_else(QuarantineOutcome::Failed)
     }
 
     /// Puts a chunk back that is missing, if a copy of it was put aside that is good.

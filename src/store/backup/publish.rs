@@ -15,7 +15,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::channel::oneshot;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::in_doubt::is_certain;
@@ -40,14 +39,9 @@ pub(in crate::store) async fn finish(shared: &Arc<WriterShared>) -> Result<Snaps
     }
     let ended = || Error::new(ErrorKind::Internal, "finish snapshot").on(&shared.name);
     let publication = shared.take_publication().ok_or_else(ended)?;
-    let (sender, receiver) = oneshot::channel();
     let committing = Arc::clone(shared);
-    shared.store.inner.runtime().spawn(Box::pin(async move {
-        let outcome = commit(&committing, publication).await;
-        // Nobody may be waiting any more.
-        let _ = sender.send(outcome);
-    }));
-    let manifest = receiver.await.map_err(|_| ended())??;
+    let work = async move { commit(&committing, publication).await };
+    let manifest = shared.store.inner.runtime().run_detached("finish snapshot", work).await?;
     Ok(SnapshotReader::published(shared.store.clone(), shared.name.clone(), manifest))
 }
 

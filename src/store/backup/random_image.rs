@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use futures::channel::oneshot;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::buffers::Buffer;
@@ -15,6 +14,7 @@ use crate::format::Digest;
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::name::ArchiveKind;
+use crate::rt::detached::Detached;
 use crate::store::backup::image::{CHUNK_BYTES, check_chunk_bytes, index_error};
 use crate::store::backup::pipeline::{ArchiveTask, Cut, Entry, yield_now};
 use crate::store::events::Event;
@@ -44,7 +44,7 @@ pub struct ImageWriter {
     partial: BTreeMap<u64, Partial>,
     given_up: GiveUp,
     /// Chunks on their way, each worked on by a task of its own: what they hold is given back although nobody may call.
-    processing: FuturesUnordered<oneshot::Receiver<Result<(u64, Entry)>>>,
+    processing: FuturesUnordered<Detached<(u64, Entry)>>,
     size: u64,
     task: Arc<ArchiveTask>,
     /// Which chunks are in the index or on their way there, one bit each.
@@ -203,7 +203,7 @@ impl ImageWriter {
         }
         self.reuse_the_rest().await?;
         while let Some(processed) = self.processing.next().await {
-            self.enter_processed(processed)?;
+            self.enter(processed?)?;
         }
         let Self { index, task, mut given_up, .. } = self;
         given_up.0 = None;
@@ -295,27 +295,19 @@ impl ImageWriter {
         let in_flight = self.task.reserved.shared.store.inner.in_flight();
         while self.processing.len() >= in_flight {
             if let Some(processed) = self.processing.next().await {
-                self.enter_processed(processed)?;
+                self.enter(processed?)?;
             }
         }
         let permit = self.task.permit(bytes.len()).await;
-        let (task, (sender, receiver)) = (Arc::clone(&self.task), oneshot::channel());
-        let runtime = Arc::clone(task.reserved.shared.store.inner.runtime());
-        runtime.spawn(Box::pin(async move {
-            let processed = task.process(Cut { bytes, permit }).await;
-            // Before the word is out: `finish` wants to be the only one who has the task.
-            drop(task);
-            // Nobody may be waiting any more.
-            let _ = sender.send(processed.map(|entry| (offset, entry)));
-        }));
-        self.processing.push(receiver);
+        // `finish` needs the only reference to the archive task: this one is dropped before the result is visible.
+        let task = Arc::clone(&self.task);
+        let work = async move {
+            let entry = task.process(Cut { bytes, permit }).await?;
+            Ok((offset, entry))
+        };
+        let runtime = self.task.reserved.shared.store.inner.runtime();
+        self.processing.push(runtime.run_detached("write image", work));
         Ok(())
-    }
-
-    fn enter_processed(&mut self, processed: Result<Result<(u64, Entry)>, oneshot::Canceled>) -> Result<()> {
-        let lost = || Error::new(ErrorKind::Internal, "write image").on(&self.task.reserved.name);
-        let entry = processed.map_err(|_| lost())??;
-        self.enter(entry)
     }
 
     /// Enters a whole chunk of zeros, if one like it was stored before.

@@ -16,7 +16,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::channel::oneshot;
 use futures::future;
 
 use crate::backend::lock_wait::{GROUP_WAIT, MANIFEST_WAIT, lock_store, lock_with_timeout};
@@ -341,17 +340,9 @@ impl SnapshotImport {
     where
         F: FnOnce(Datastore, ImportState) -> futures::future::BoxFuture<'static, Result<()>> + Send + 'static,
     {
-        let ended = || Error::new(ErrorKind::Internal, "store snapshot");
-        let state = self.state.take().ok_or_else(ended)?;
-        let (sender, receiver) = oneshot::channel();
-        let store = self.store.clone();
-        let runtime = Arc::clone(store.inner.runtime());
-        runtime.spawn(Box::pin(async move {
-            let done = work(store, state).await;
-            // Nobody may be waiting any more.
-            let _ = sender.send(done);
-        }));
-        receiver.await.map_err(|_| ended())?
+        let state = self.state.take().ok_or_else(|| Error::new(ErrorKind::Internal, "store snapshot"))?;
+        let work = work(self.store.clone(), state);
+        self.store.inner.runtime().run_detached("store snapshot", work).await
     }
 
     /// Gives the snapshot up and removes what was stored of a new one besides chunks.
