@@ -54,6 +54,10 @@ mod tests {
 
     const LATER: Duration = Duration::from_hours(1);
 
+    /// What it is about, the answers of the guard, and what happens.
+    type Case = (&'static str, Vec<Permit>, Vec<Result<()>>, Vec<Event>);
+    type Permit = Result<Option<Duration>>;
+
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Event {
         Confirmed,
@@ -66,7 +70,7 @@ mod tests {
     struct Script {
         confirmations: Mutex<VecDeque<Result<()>>>,
         events: Mutex<Vec<Event>>,
-        permits: Mutex<VecDeque<Result<Option<Duration>>>>,
+        permits: Mutex<VecDeque<Permit>>,
     }
 
     impl Script {
@@ -77,7 +81,7 @@ mod tests {
 
     #[async_trait]
     impl Guard for Script {
-        fn permit(&self, _: Option<Duration>) -> Result<Option<Duration>> {
+        fn permit(&self, _: Option<Duration>) -> Permit {
             self.events().push(Event::Permitted);
             self.permits.lock().unwrap().pop_front().unwrap()
         }
@@ -101,15 +105,14 @@ mod tests {
     }
 
     fn client(
-        permits: impl Into<VecDeque<Result<Option<Duration>>>>,
+        permits: impl Into<VecDeque<Permit>>,
         confirmations: impl Into<VecDeque<Result<()>>>,
     ) -> (Arc<Script>, S3Client) {
         let (confirmations, permits) = (Mutex::new(confirmations.into()), Mutex::new(permits.into()));
         let script = Arc::new(Script { confirmations, events: Mutex::default(), permits });
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
         let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
-        let mut retry = RetryOptions::default();
-        retry.attempts = NonZeroU32::MIN;
+        let retry = RetryOptions { attempts: NonZeroU32::MIN, ..RetryOptions::default() };
         let options = S3Options::new("http://localhost", "bucket").credentials(credentials).retry(retry);
         let transport: Arc<dyn HttpTransport> = Arc::<Script>::clone(&script);
         let client = S3Client::new(runtime, transport, options).unwrap();
@@ -122,7 +125,7 @@ mod tests {
     fn an_attempt_is_sent_only_while_the_guard_permits_it() {
         use Event::{Confirmed, Permitted, Sent};
         let until = Some(LATER);
-        let cases: [(_, Vec<Result<Option<Duration>>>, Vec<Result<()>>, Vec<Event>); 5] = [
+        let cases: [Case; 5] = [
             ("permitted", vec![Ok(until)], vec![], vec![Permitted, Sent(until)]),
             ("refused", vec![busy()], vec![], vec![Permitted]),
             (

@@ -491,6 +491,29 @@ fn a_name_is_in_doubt_until_the_last_request_that_may_delete_it_is_over() {
 
 /// Proves H17.
 #[test]
+fn a_lease_is_not_deleted_while_a_request_may_still_delete_a_chunk() {
+    for is_dropped in [false, true] {
+        let process = Process::start();
+        let late = Rule::on("DELETE").path(|path| path.contains(".chunks"));
+        process.server.add(late.then(Action::Delay(Duration::from_mins(1))));
+        let since = process.server.log().len();
+        let chunks = [chunk(1)];
+        let deleting = Box::pin(delete(&process.backend, &chunks));
+        let came = Box::pin(process.came(since, "DELETE", ".chunks"));
+        let under_way = match block_on(futures::future::select(deleting, came)) {
+            futures::future::Either::Right(((), deleting)) => Some(deleting).filter(|_| !is_dropped),
+            futures::future::Either::Left((deleted, _)) => panic!("{deleted:?}"),
+        };
+        block_on(delete(&process.backend, &[Key::Lease])).unwrap();
+        let lease = process.lease();
+        assert_eq!(lease["held"], false);
+        assert_eq!(lease["doubtful"], serde_json::json!([Key::Store.path()]), "{is_dropped}");
+        drop(under_way);
+    }
+}
+
+/// Proves H17.
+#[test]
 fn nothing_is_deleted_before_the_lease_lists_its_name() {
     let process = Process::start();
     process.server.add(Rule::on("PUT").path(|path| path.ends_with("lease")).then(Action::CutRequestAt(0)));
