@@ -27,6 +27,7 @@ mod lock_table;
 pub(crate) mod lock_wait;
 mod memory;
 mod object;
+pub(crate) mod put_verified;
 #[cfg(feature = "testing")]
 pub mod record;
 #[cfg(feature = "s3")]

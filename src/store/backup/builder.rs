@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::backend::lock_wait::{GROUP_WAIT, lock_with_timeout};
+use crate::backend::put_verified::{PutError, put_verified};
 use crate::backend::{LockMode, LockReach, LockScope};
 use crate::chunks::CachePolicy;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,7 +28,6 @@ use crate::store::Datastore;
 use crate::store::backup::writer::{Guards, SnapshotWriter, Written};
 use crate::store::catalog::delete::DeleteError;
 use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
-use crate::store::catalog::metadata::SMALL_OBJECT_BYTES;
 use crate::store::events::{Observer, Silent};
 
 /// By how much the clock may lag behind the newest snapshot before a backup without an explicit time is refused.
@@ -173,16 +173,10 @@ impl Datastore {
                 let backend = &self.inner.backend;
                 let mode = backend.capabilities().create_mode();
                 let owner = Bytes::from(encode_owner(caller));
-                match backend.put(&key, owner.clone(), mode).await {
-                    Ok(version) => Ok(vec![Written { key, version }]),
-                    // Whatever was answered, what is there counts: nobody else may have written the same (H18, H44).
-                    Err(error) => match backend.get(&key, SMALL_OBJECT_BYTES).await {
-                        Ok(found) if found.bytes == owner => {
-                            Ok(vec![Written { key, version: found.info.version }])
-                        }
-                        _ => Err(error),
-                    },
-                }
+                // The group is locked, so an equal owner is the one of this put (H18, H44).
+                let version =
+                    put_verified(backend.as_ref(), &key, owner, mode).await.map_err(PutError::into_error)?;
+                Ok(vec![Written { key, version }])
             }
         }
     }

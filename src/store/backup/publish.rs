@@ -17,11 +17,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use crate::backend::in_doubt::is_certain;
+use crate::backend::put_verified::{FoundInstead, PutError, put_verified};
 use crate::backend::{LockGuard, LockMode, LockScope, Removal, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
-use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::store::backup::writer::{Publication, WriterShared, Written};
@@ -165,21 +164,19 @@ pub(in crate::store) async fn publish(
     let key = Key::Manifest(name.clone());
     let mode = backend.capabilities().create_mode();
     let cleared = store.inner.chunks.cleared_suspects();
-    let put = backend.put(&key, blob.clone(), mode).await;
-    if let Err(error) = put {
-        // Whatever was answered, what is there counts: it may be this very manifest.
-        match backend.get(&key, MANIFEST_BYTES).await {
-            Ok(found) if found.bytes == blob => {}
-            Ok(_) => return Err(error),
-            Err(absent) if absent.kind() == ErrorKind::NotFound && is_certain(&error) => {
-                // As above: the first failure is the one to report.
-                let _ = remove_written(store, written).await;
-                return Err(error);
-            }
-            Err(_) => {
-                store.inner.doubt(name);
-                return Err(error);
-            }
+    match put_verified(backend.as_ref(), &key, blob, mode).await {
+        Ok(_) => {}
+        Err(PutError { error, is_certain: true, .. }) => {
+            // The first failure is the one to report; files that stay are an unfinished snapshot.
+            let _ = remove_written(store, written).await;
+            return Err(error);
+        }
+        // Another writer's manifest: its snapshot may use files of these names, so nothing is removed.
+        Err(PutError { error, found: FoundInstead::Other, .. }) => return Err(error),
+        // The manifest may exist or still appear, and must find its files then: they stay.
+        Err(PutError { error, .. }) => {
+            store.inner.doubt(name);
+            return Err(error);
         }
     }
     backend.barrier().await?;

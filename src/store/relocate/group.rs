@@ -1,6 +1,7 @@
 //! One group: what belongs to it, and its snapshots in their order.
 
 use crate::backend::lock_wait::{GROUP_WAIT, lock_with_timeout};
+use crate::backend::put_verified::{PutError, put_verified};
 use crate::backend::{LockGuard, LockMode, LockScope, Object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -9,7 +10,6 @@ use crate::store::backup::publish::remove_written;
 use crate::store::backup::writer::Written;
 use crate::store::catalog::delete::{DeleteError, still_held};
 use crate::store::catalog::list::Listed;
-use crate::store::catalog::metadata::SMALL_OBJECT_BYTES;
 use crate::store::relocate::{How, Relocated, RelocatedGroup, RelocatedSnapshot};
 use crate::store::{Datastore, SnapshotState};
 
@@ -182,16 +182,9 @@ impl Datastore {
         }
         self.inner.check_settled(&to)?;
         let mode = backend.capabilities().create_mode();
-        match backend.put(&to, bytes.clone(), mode).await {
-            Ok(version) => Ok(Some(Written { key: to, version })),
-            // Whatever was answered, what is there counts (H18).
-            Err(error) => match backend.get(&to, SMALL_OBJECT_BYTES).await {
-                Ok(found) if found.bytes == bytes => {
-                    Ok(Some(Written { key: to, version: found.info.version }))
-                }
-                _ => Err(error),
-            },
-        }
+        // The destination group is locked, so an equal object is the one of this put (H18).
+        let version = put_verified(backend.as_ref(), &to, bytes, mode).await.map_err(PutError::into_error)?;
+        Ok(Some(Written { key: to, version }))
     }
 
     /// Removes what was made of the target, if no snapshot got there.

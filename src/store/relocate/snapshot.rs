@@ -4,8 +4,8 @@ use bytes::Bytes;
 use futures::future::{self, FutureExt as _};
 use futures::stream::{self, StreamExt as _};
 
-use crate::backend::in_doubt::is_certain;
 use crate::backend::lock_wait::{MANIFEST_WAIT, lock_store, lock_with_timeout};
+use crate::backend::put_verified::put_verified;
 use crate::backend::{Backend, LockGuard, LockMode, LockScope, PutMode};
 use crate::chunks::moves::Relocating;
 use crate::error::{Error, ErrorKind, Result};
@@ -225,21 +225,16 @@ impl Datastore {
         (stored, same)
     }
 
-    /// Stores the manifest at the destination. Whatever is answered, what is there counts.
+    /// Stores the manifest at the destination.
     async fn publish_copy(&self, target: &SnapshotName, blob: Bytes) -> Result<(), Broken> {
         let backend = &self.inner.backend;
         let key = Key::Manifest(target.clone());
         let mode = backend.capabilities().create_mode();
-        let Err(error) = backend.put(&key, blob.clone(), mode).await else { return Ok(()) };
-        let may_clean = match backend.get(&key, MANIFEST_BYTES).await {
-            Ok(found) if found.bytes == blob => return Ok(()),
-            Err(absent) if absent.kind() == ErrorKind::NotFound => is_certain(&error),
-            _ => false,
-        };
-        if !may_clean {
+        let Err(failed) = put_verified(backend.as_ref(), &key, blob, mode).await else { return Ok(()) };
+        if !failed.is_certain {
             self.inner.doubt(target);
         }
-        Err(Broken { may_clean, trouble: error.into() })
+        Err(Broken { may_clean: failed.is_certain, trouble: failed.error.into() })
     }
 
     /// Protects the destination if the source is protected: before the manifest is there (H47). Returns what was stored.

@@ -19,12 +19,12 @@ use bytes::Bytes;
 use futures::future;
 
 use crate::backend::lock_wait::{GROUP_WAIT, MANIFEST_WAIT, lock_store, lock_with_timeout};
+use crate::backend::put_verified::{PutError, put_verified};
 use crate::backend::{LockGuard, LockMode, LockReach, LockScope, Object, Version};
 use crate::chunks::CachePolicy;
 use crate::chunks::pins::WriterPins;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
-use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, AuthId, GroupName, SnapshotName};
 use crate::store::Datastore;
@@ -436,13 +436,7 @@ impl ImportState {
             return Err(changed().because("somebody else changed it"));
         }
         let mode = store.instead_of(Some(present.version.clone()));
-        if let Err(error) = backend.put(&key, bytes.clone(), mode).await {
-            // Whatever was answered, what is there counts.
-            match backend.get(&key, MANIFEST_BYTES).await {
-                Ok(found) if found.bytes == *bytes => {}
-                _ => return Err(error),
-            }
-        }
+        put_verified(backend.as_ref(), &key, bytes.clone(), mode).await.map_err(PutError::into_error)?;
         backend.barrier().await
     }
 
