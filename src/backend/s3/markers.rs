@@ -123,7 +123,8 @@ impl S3Backend {
         for marker in markers {
             let attempt = self.lease.attempt(Care::Confirmed);
             let deleted = attempt.client().delete(&marker, &Condition::Always).await;
-            if attempt.end(deleted).is_ok() {
+            // A late deletion of a marker does no harm either.
+            if attempt.finish(deleted).is_ok() {
                 self.markers.forget(&marker);
             }
         }

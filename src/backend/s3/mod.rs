@@ -161,7 +161,7 @@ impl S3Backend {
             let attempt = self.lease.attempt(Care::Confirmed);
             let found = attempt.client().abort_stale_uploads(&prefix, age).await;
             // What is aborted is invisible, so a late request harms nobody.
-            attempt.end(Ok(()))?;
+            attempt.finish(Ok(()))?;
             aborted += found?;
         }
         Ok(aborted)
@@ -351,7 +351,7 @@ impl Backend for S3Backend {
         let attempt = self.begin_change(Care::to_store(key)).await?;
         let what = (rendered.as_str(), object.clone(), &condition);
         let stored = self.reserve.store(attempt.client(), (key, &mode), what).await;
-        let etag = attempt.end(stored)?;
+        let etag = attempt.finish(stored)?;
         if etag.is_empty() { self.version_of(&rendered, &object).await } else { Ok(version(&etag)) }
     }
 
@@ -359,7 +359,7 @@ impl Backend for S3Backend {
         self.lease.before_change().await?;
         let removing = self.lease.removing(removals).await?;
         let deleted = self.delete_objects(removals).await;
-        removing.end(&deleted);
+        removing.finish(&deleted);
         let deleted = deleted?;
         self.remove_markers(removals).await;
         Ok(deleted)
@@ -470,7 +470,7 @@ impl Housekeeping for S3Backend {
             Ok(()) => attempt.client().copy(&self.render(from), &self.render(to)).await,
             Err(error) => Err(error),
         };
-        let etag = attempt.end(copied)?;
+        let etag = attempt.finish(copied)?;
         if etag.is_empty() { Ok(self.head(to).await?.version) } else { Ok(version(&etag)) }
     }
 
@@ -501,7 +501,7 @@ impl Housekeeping for S3Backend {
     async fn keep_reserve(&self) -> Result<()> {
         let attempt = self.begin_change(Care::Confirmed).await?;
         let kept = self.reserve.keep(attempt.client()).await;
-        attempt.end(kept)
+        attempt.finish(kept)
     }
 }
 

@@ -28,8 +28,8 @@ impl S3Backend {
             let keys: Vec<_> = keys.iter().map(String::as_str).collect();
             let attempt = self.lease.attempt(Care::Confirmed);
             let deleted = attempt.client().delete_many(&keys).await;
-            let results = attempt.end(deleted)?;
-            return Ok(results.into_iter().map(|result| self.deleted(result)).collect());
+            let results = attempt.finish_deletes(deleted)?;
+            return Ok(results.into_iter().map(|result| result.map(outcome)).collect());
         }
         let mut each = FuturesOrdered::new();
         let mut results = Vec::with_capacity(removals.len());
@@ -60,10 +60,10 @@ impl S3Backend {
         } else {
             let attempt = self.lease.attempt(Care::Confirmed);
             let deleted = attempt.client().delete(&self.render(key), &condition).await;
-            attempt.end(deleted)
+            attempt.finish_delete(deleted)
         };
         match deleted {
-            Ok(deletion) => self.deleted(Ok(deletion)),
+            Ok(deletion) => Ok(outcome(deletion)),
             // Some servers say so of what is not there, too.
             Err(error) if error.kind() == ErrorKind::Conflict && removal.version.is_some() => {
                 match self.head(key).await {
@@ -72,17 +72,6 @@ impl S3Backend {
                 }
             }
             Err(error) => Err(error),
-        }
-    }
-
-    fn deleted(&self, result: Result<Deletion>) -> Result<Deleted> {
-        let unavailable = |error: &Error| error.kind() == ErrorKind::Unavailable;
-        if matches!(&result, Ok(Deletion::InDoubt)) || result.as_ref().is_err_and(unavailable) {
-            self.lease.doubt_requests();
-        }
-        match result? {
-            Deletion::Final => Ok(Deleted::Unknown),
-            Deletion::InDoubt => Ok(Deleted::InDoubt),
         }
     }
 
@@ -106,5 +95,12 @@ impl S3Backend {
                 return Ok(());
             }
         }
+    }
+}
+
+fn outcome(deletion: Deletion) -> Deleted {
+    match deletion {
+        Deletion::Final => Deleted::Unknown,
+        Deletion::InDoubt => Deleted::InDoubt,
     }
 }

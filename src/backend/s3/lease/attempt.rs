@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use crate::backend::s3::lease::{Lease, State, given_back, lost};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
-use crate::s3::{Guard, S3Client};
+use crate::s3::{Deletion, Guard, S3Client};
 
 /// How sure a process must be of its lease before an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +34,8 @@ impl Care {
 #[derive(Debug)]
 pub(in crate::backend::s3) struct Attempt {
     client: S3Client,
-    /// Whether it certainly has ended.
-    is_certain: bool,
+    /// The request has not ended, or ended without a certain outcome: it may still be executed.
+    is_in_doubt: bool,
     lease: Arc<Lease>,
 }
 
@@ -47,7 +47,7 @@ impl Attempt {
             State::Free | State::Lost(_) => None,
         };
         let permit = Permit { care, lease: Arc::clone(lease), since };
-        Self { client: lease.client.guarded(Arc::new(permit)), is_certain: false, lease: Arc::clone(lease) }
+        Self { client: lease.client.guarded(Arc::new(permit)), is_in_doubt: true, lease: Arc::clone(lease) }
     }
 
     /// The client through which the request goes: it asks before each attempt.
@@ -55,19 +55,41 @@ impl Attempt {
         &self.client
     }
 
-    /// It has ended, and how is certain, unless it is said to be `Unavailable`.
-    pub(in crate::backend::s3) fn end<T>(mut self, result: Result<T>) -> Result<T> {
-        if !matches!(&result, Err(error) if error.kind() == ErrorKind::Unavailable) {
-            self.is_certain = true;
-        }
+    /// Ends the request. It remains in doubt if it is `Unavailable`.
+    pub(in crate::backend::s3) fn finish<T>(self, result: Result<T>) -> Result<T> {
+        self.finish_unless(result, |_| false)
+    }
+
+    /// Ends a deletion. It remains in doubt if it is `Unavailable`, or if an earlier attempt of it got no answer.
+    pub(in crate::backend::s3) fn finish_delete(self, result: Result<Deletion>) -> Result<Deletion> {
+        self.finish_unless(result, |deletion| *deletion == Deletion::InDoubt)
+    }
+
+    /// Ends a deletion of several objects, which remains in doubt if that of one of them does.
+    pub(in crate::backend::s3) fn finish_deletes(
+        self,
+        results: Result<Vec<Result<Deletion>>>,
+    ) -> Result<Vec<Result<Deletion>>> {
+        let is_in_doubt = |result: &Result<Deletion>| match result {
+            Ok(deletion) => *deletion == Deletion::InDoubt,
+            Err(error) => error.kind() == ErrorKind::Unavailable,
+        };
+        self.finish_unless(results, |results| results.iter().any(is_in_doubt))
+    }
+
+    fn finish_unless<T>(mut self, result: Result<T>, is_in_doubt: impl FnOnce(&T) -> bool) -> Result<T> {
+        self.is_in_doubt = match &result {
+            Ok(value) => is_in_doubt(value),
+            Err(error) => error.kind() == ErrorKind::Unavailable,
+        };
         result
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if !self.is_certain {
-            self.lease.doubt_requests();
+        if self.is_in_doubt {
+            self.lease.mark_in_doubt();
         }
         self.lease.attempts.fetch_sub(1, Ordering::SeqCst);
     }

@@ -357,7 +357,7 @@ impl Lease {
     }
 
     /// A request of this process got no answer, and may still be executed.
-    pub(super) fn doubt_requests(&self) {
+    fn mark_in_doubt(&self) {
         let now = self.runtime.monotonic();
         *self.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
@@ -373,7 +373,7 @@ impl Lease {
         let _alone = self.changing.lock().await;
         let attempt = self.attempt(Care::Once);
         let deleted = attempt.client().delete(&self.place.lease, condition).await;
-        let deletion = attempt.end(deleted)?;
+        let deletion = attempt.finish_delete(deleted)?;
         *self.state() = State::Free;
         Ok(deletion)
     }
@@ -388,7 +388,7 @@ impl Lease {
         self.check().await?;
         let attempt = self.attempt(Care::Confirmed);
         let removed = self.mark.remove(attempt.client()).await;
-        attempt.end(removed)
+        attempt.finish(removed)
     }
 
     fn removals(&self) -> MutexGuard<'_, Removals> {

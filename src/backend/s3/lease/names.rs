@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::backend::in_doubt::LONGEST_REQUEST;
+use crate::backend::in_doubt::{LONGEST_REQUEST, is_certain, is_over};
 use crate::backend::s3::lease::found::Found;
 use crate::backend::s3::lease::{Lease, State, unix_seconds};
 use crate::backend::{Deleted, Removal};
@@ -110,23 +110,17 @@ pub(in crate::backend::s3) struct Removing {
 
 impl Removing {
     /// The requests have ended like this.
-    pub(in crate::backend::s3) fn end(mut self, results: &Result<Vec<Result<Deleted>>>) {
+    pub(in crate::backend::s3) fn finish(mut self, results: &Result<Vec<Result<Deleted>>>) {
         self.is_over = true;
-        let is_doubtful =
-            |error: &Error| matches!(error.kind(), ErrorKind::Internal | ErrorKind::Unavailable);
         let now = self.lease.runtime.monotonic();
         let mut removals = self.lease.removals();
         for (at, name) in self.names.iter().enumerate() {
-            let doubtful = match results {
-                Err(error) => is_doubtful(error),
-                Ok(results) => match results.get(at) {
-                    Some(Ok(deleted)) => *deleted == Deleted::InDoubt,
-                    Some(Err(error)) => is_doubtful(error),
-                    None => true,
-                },
+            let is_in_doubt = match results {
+                Err(error) => !is_certain(error),
+                Ok(results) => results.get(at).is_none_or(|result| !is_over(result)),
             };
             match name {
-                _ if !doubtful => {}
+                _ if !is_in_doubt => {}
                 Some(name) => _ = removals.doubted.insert(name.clone(), now),
                 None => removals.nameless_doubted = Some(now),
             }
