@@ -65,8 +65,8 @@ pub(crate) fn told(error: &Error) -> String {
 
 /// Refusals of the library that an option of the examples lifts, by a part of their text.
 const LIFTED_BY: [(&str, &str); 4] = [
-    ("to take it over was not asked for", "--take-over takes it over"),
-    ("to use it again was not asked for", "--reuse uses it again"),
+    ("set `Ownership::take_over`", "--take-over takes it over"),
+    ("set `Ownership::reuse`", "--reuse uses it again"),
     ("its locks do not reach them", "--only-process says that there are none"),
     ("unless plaintext is allowed", "--allow-plaintext allows it"),
 ];

@@ -10,13 +10,13 @@ use crate::backend::lock_table::Held;
 use crate::backend::s3::lease::Lease;
 use crate::error::Result;
 
-/// A lock within this process, and if its holder may change something, against others.
+/// A lock within this process; with the lease, if its holder may change something.
 #[derive(Debug)]
 pub(super) struct Guard {
     pub(super) held: Held,
     pub(super) is_of_the_store: bool,
     pub(super) lease: Option<Arc<Lease>>,
-    /// The epoch with which the lease was taken under which the lock was.
+    /// The epoch with which the lease was taken when the lock was.
     pub(super) since: Option<u64>,
 }
 
@@ -24,8 +24,8 @@ pub(super) struct Guard {
 impl LockGuard for Guard {
     async fn check(&self) -> Result<()> {
         let Some(lease) = &self.lease else { return Ok(()) };
-        lease.goes_on(self.since).await?;
-        // One look is enough for all that is done under the lock of the store.
+        lease.check_continues(self.since).await?;
+        // The lock of the store is checked before each batch of deletions. One read of the lease covers all that is done under it.
         if self.is_of_the_store { lease.check().await } else { Ok(()) }
     }
 

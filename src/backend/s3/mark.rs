@@ -1,4 +1,4 @@
-//! The mark in a bucket by which PBS and this crate see whose a store is, `.in-use`.
+//! The owner mark `.in-use` of a store in a bucket, which PBS and this crate read and write.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::s3::{Condition, ListRequest, S3Client};
 /// Maximum size of the mark in bytes.
 const LIMIT_BYTES: u64 = 64 << 10;
 
-/// Who opens a store in a bucket, for others who want it too.
+/// The host and the process that open a store in a bucket, and their permission to take it over.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Ownership {
@@ -29,41 +29,41 @@ impl Default for Ownership {
 }
 
 impl Ownership {
-    /// The name in the mark `.in-use`, by which people recognise who uses the store; default: `larder`. A store whose mark has
-    /// another name is not changed. The name excludes nobody who uses the same: the lease does that.
+    /// The host name in the owner mark `.in-use`; default: `larder`. A store whose mark has another name cannot be changed. The name does not
+    /// exclude other processes with the same name: the lease does.
     pub fn host(mut self, host: impl Into<String>) -> Self {
         self.host = host.into();
         self
     }
 
-    /// A text that only one process at a time uses, ever, such as one that is kept in
-    /// a locked file. A process with the same instance takes up the lease of one that died without waiting for it to expire.
+    /// A text that at most one process at a time uses, such as the content of a file that it locks; default: a random text. A process with
+    /// the same instance as a dead one takes over its lease without waiting for it to expire.
     pub fn instance(mut self, instance: impl Into<String>) -> Self {
         self.instance = Some(instance.into());
         self
     }
 
-    /// Uses a store that has data and no mark, such as one that was detached. Without it, such a store is only read.
+    /// Allows changes to a store that has data and no owner mark, such as one that was detached. Without it, such a store can only be read.
     pub fn reuse(mut self) -> Self {
         self.reuse = true;
         self
     }
 
-    /// Takes the store away from whoever is named in `.in-use`, such as a PBS that is gone. It does not take a lease that
-    /// is alive. A PBS that is not gone goes on using the store, and both will damage it.
+    /// Replaces the owner mark of another host, such as a PBS that is no longer in use. Does not take a lease that has not expired. A PBS
+    /// that still runs continues to use the store, and both will damage it.
     pub fn take_over(mut self) -> Self {
         self.take_over = true;
         self
     }
 }
 
-/// The mark that PBS knows.
+/// The contents of the owner mark.
 #[derive(Debug, Serialize, Deserialize)]
 struct InUse {
     hostname: Option<String>,
 }
 
-/// The mark of one store.
+/// The owner mark of one store.
 #[derive(Debug)]
 pub(super) struct Mark {
     pub(super) client: S3Client,
@@ -73,8 +73,12 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Puts the mark of this host, unless it is there.
-    /// Whether it was there already: otherwise somebody else may have used the store.
+    /// Stores the mark of this host, unless the store has it. Returns `true` if the store had it: otherwise another host may have used the
+    /// store meanwhile.
+    ///
+    /// # Errors
+    /// `Denied` if the mark names another host, or the store has data and no mark, and the caller did not permit that; `Busy` if another
+    /// process changes the mark at the same time.
     pub(super) async fn claim(&self) -> Result<bool> {
         let mark = InUse { hostname: Some(self.ownership.host.clone()) };
         let json = serde_json::to_vec(&mark).map_err(|error| {
@@ -93,10 +97,12 @@ impl Mark {
                     return Ok(true);
                 }
                 if !self.ownership.take_over {
-                    let who = host.map_or_else(|| "somebody unknown".to_owned(), |host| format!("{host:?}"));
+                    let who = host.map_or_else(|| "an unknown host".to_owned(), |host| format!("{host:?}"));
                     return Err(Error::new(ErrorKind::Denied, "lock the store")
                         .on(&self.place.in_use)
-                        .because(format!("it is in use by {who}, and to take it over was not asked for")));
+                        .because(format!(
+                            "the store is in use by {who}; set `Ownership::take_over` to take it over"
+                        )));
                 }
                 self.place.condition(Some(bare(&head.etag)))
             }
@@ -109,11 +115,12 @@ impl Mark {
         }
     }
 
+    /// Removes the mark.
     pub(super) async fn remove(&self, client: &S3Client) -> Result<()> {
         client.delete(&self.place.in_use, &Condition::Always).await.map(drop)
     }
 
-    /// Refuses a store that has data and belongs to nobody, unless it may be used again.
+    /// Fails for a store that has data and no mark, unless the caller permits its use.
     async fn check_reuse(&self) -> Result<()> {
         for prefix in self.place.data.iter().filter(|_| !self.ownership.reuse && !self.ownership.take_over) {
             let mut request = ListRequest::new(prefix);
@@ -124,7 +131,7 @@ impl Mark {
                 if page.listing.objects.iter().any(|object| !is_marker(&object.key, object.size)) {
                     let refused = Error::new(ErrorKind::Denied, "lock the store").on(prefix);
                     return Err(refused.because(
-                        "it has data and belongs to nobody, and to use it again was not asked for",
+                        "the store has data and no owner mark; set `Ownership::reuse` to use it again",
                     ));
                 }
                 token = page.next;

@@ -1,12 +1,11 @@
 //! Folder markers: empty objects whose keys end in `/`, which consoles and some tools make for folders.
 //!
-//! They are no part of a store. Listings do not show them, and a group, a snapshot or a namespace of which nothing but markers is left
-//! is not there; the markers of PBS for namespaces are called `.namespace` and are objects like others.
+//! They are not part of a store. Listings do not show them, and a group, a snapshot or a namespace that contains only markers does not exist.
+//! The namespace markers of PBS are named `.namespace` and are objects like others.
 //!
-//! A listing that is folded shows a folder whether there is more in it than its marker or not. So once a marker was seen in a store, each
-//! folder of such a listing is looked at by a request of its own; in a store without markers, nothing is. Tools that make markers make
-//! one for each folder, and the one of the folder that is listed is on the first page. Whoever deletes the last object of a folder deletes
-//! the markers in it too, as far as they were seen.
+//! A folded listing shows a folder even if it contains only its marker. So after the first marker was seen in a store, each folder of such a
+//! listing costs a request of its own; a store without markers has no such cost. Tools that make markers make one for each folder, and the
+//! marker of the listed folder is on the first page. A delete of the last object of a folder also deletes the known markers in it.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,12 +20,12 @@ use crate::error::Result;
 use crate::format::layout::{Key, Prefix};
 use crate::s3::{Condition, ListRequest};
 
-/// How many markers are remembered. Those beyond are hidden all the same, and stay.
+/// Maximum number of known markers. Others are hidden too, but never deleted.
 const REMEMBERED: usize = 100_000;
-/// How many keys of a folder are asked for at once.
+/// Number of keys of a folder that one request lists.
 const LOOKED_AT: u16 = 20;
 
-/// The markers that were seen, by their keys in the bucket.
+/// The known markers, by their keys in the bucket.
 #[derive(Debug, Default)]
 pub(super) struct Markers {
     seen: Mutex<BTreeSet<String>>,
@@ -64,7 +63,7 @@ impl Markers {
 }
 
 impl S3Backend {
-    /// Takes folders out of a folded listing in which there is nothing but markers.
+    /// Removes folders that contain only markers from a folded listing.
     pub(super) async fn without_ghosts(&self, entries: Vec<ListEntry>) -> Result<Vec<ListEntry>> {
         if self.markers.is_empty() {
             return Ok(entries);
@@ -79,7 +78,7 @@ impl S3Backend {
         kept.buffered(IN_FLIGHT).try_filter_map(|entry| async move { Ok(entry) }).try_collect().await
     }
 
-    /// Returns `true` if there is anything but markers below a prefix.
+    /// Returns `true` if a prefix has an object that is not a marker.
     async fn has_content(&self, prefix: String) -> Result<bool> {
         let mut request = ListRequest::new(prefix);
         request.max_keys = Some(LOOKED_AT);
@@ -89,7 +88,7 @@ impl S3Backend {
             if page.listing.objects.iter().any(|object| !is_marker(&object.key, object.size)) {
                 return Ok(true);
             }
-            // A page may be as short as the server likes.
+            // A server may send pages with fewer keys than asked for.
             token = page.next;
             if token.is_none() {
                 return Ok(false);
@@ -97,7 +96,7 @@ impl S3Backend {
         }
     }
 
-    /// Deletes the markers of folders from which something was deleted. One that stays does no harm.
+    /// Deletes the markers of folders from which an object was deleted. A marker that remains does no harm.
     pub(super) async fn remove_markers(&self, removals: &[Removal]) {
         if self.markers.is_empty() {
             return;
@@ -105,7 +104,7 @@ impl S3Backend {
         let mut markers = BTreeSet::new();
         for Removal { key, .. } in removals.iter().filter(|removal| removal.key.is_content()) {
             match key {
-                // Both go last: nothing else is there any more.
+                // These are deleted last: their folders have no other objects.
                 Key::Namespace(namespace) => {
                     let prefix = Prefix::Namespace(namespace.clone());
                     markers.extend(self.markers.below(&self.render_prefix(&prefix)));

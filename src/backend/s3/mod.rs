@@ -6,13 +6,13 @@
 //! | groups, snapshots, markers of namespaces | `.cnt/` and the path |
 //! | the identity of the store, the state of garbage collection | the path |
 //!
-//! A version is the tag of the object. Objects are durable when they are stored, so a barrier has nothing to do. Touching would
-//! cost a request and is not done: whoever needs to know asks otherwise.
+//! A version is the tag of the object. Objects are durable when their put returns, so a barrier has nothing to do. A touch would cost a
+//! request, and does nothing.
 //!
-//! **Locks** that let somebody change something are given only to the process that holds the lease of the store, so they exclude
-//! all other processes of this crate. Locks of readers exclude tasks of their own process only: what another process reads is
-//! protected by the time for which garbage is kept, and by nothing else. A PBS is kept out by the mark `.in-use`, as far as it looks.
-//! Where the server has no conditional puts, the lease is weaker, and the capabilities say that locks reach this process only.
+//! **Locks** for changes need the lease of the store, so they exclude all other processes of this crate. Locks of readers exclude tasks of
+//! their own process only: only the grace time of garbage collection protects the chunks that another process reads. The owner mark
+//! `.in-use` excludes a PBS, if it reads the mark. Where the server has no conditional puts, the lease is weaker, and the capabilities say
+//! that locks reach this process only.
 //!
 //! Source: PBS S3 layout, object keys.
 
@@ -51,9 +51,9 @@ use crate::s3::{Condition, Head, ListRequest, ListedPage, Risk, S3Capabilities, 
 
 pub use mark::Ownership;
 
-/// How many chunks are under way at the same time: at 30 ms, small ones fill a fast link too.
+/// Number of chunks to transfer at the same time: with a round trip of 30 ms, even small chunks fill a fast link.
 const IN_FLIGHT: usize = 30;
-/// How often nothing must be found for it to be certain, on servers that are not to be trusted at once.
+/// Number of lookups that prove absence, on servers that may deny an object while it is replaced.
 const LOOKS: usize = 3;
 
 /// A [`Backend`] that keeps a store in a bucket.
@@ -73,13 +73,13 @@ pub struct S3Backend {
 }
 
 impl S3Backend {
-    /// Opens the store of that name in the bucket of the client, whether or not there is anything yet. An empty name means that
-    /// the store is all of the bucket. `server` is what [`S3Client::probe`] found out, now or before, and `accepted` are those of
-    /// its [risks](S3Capabilities::risks) that you know of and live with.
+    /// Opens the store with this name in the bucket of the client, which may be empty. With an empty name, the store is the whole bucket.
+    /// `server` is a result of [`S3Client::probe`], possibly an earlier one. `accepted` are those of its [risks](S3Capabilities::risks) that
+    /// the caller accepts.
     ///
     /// # Errors
-    /// `Unsupported` if there is a risk that was not accepted, or if listings cannot be relied on.
-    /// `InvalidInput` if a key of the store could be longer than the 1024 bytes that S3 allows, or the name has a `/` (H29).
+    /// `Unsupported` if the server has a risk that was not accepted, or if its listings are unreliable. `InvalidInput` if a key of the store
+    /// could be longer than the 1024 bytes that S3 allows, or if the name has a `/`.
     pub fn new(
         runtime: Arc<dyn Runtime>,
         client: S3Client,
@@ -89,19 +89,19 @@ impl S3Backend {
     ) -> Result<Self> {
         let refused = || Error::new(ErrorKind::InvalidInput, "open the store").on(store);
         if store.contains('/') {
-            return Err(refused().because("its name has a slash: a store within a store is not safe"));
+            return Err(refused().because("the name has a slash: a store within a store is not safe"));
         }
-        if store.len() > LONGEST_STORE {
-            return Err(refused().because("its name is too long for the keys below it"));
+        if store.len() > MAX_STORE_BYTES {
+            return Err(refused().because("the name is too long for the keys below it"));
         }
         if let Some(risk) = server.risks().into_iter().find(|risk| !accepted.contains(risk)) {
             let refused = Error::new(ErrorKind::Unsupported, "open the store").on(store);
             return Err(refused.because(risk.to_string()));
         }
         if matches!(server.listing, Support::Ignored | Support::Refused) {
-            // Whoever believes such a listing deletes what is in use.
+            // Garbage collection by such a listing would delete chunks in use.
             let refused = Error::new(ErrorKind::Unsupported, "open the store").on(store);
-            return Err(refused.because("the server does not list what it has, page by page and in order"));
+            return Err(refused.because("the server does not list all objects page by page and in order"));
         }
         let yes = |support| support == Support::Yes;
         let conditional = yes(server.create_only_put) && yes(server.conditional_put);
@@ -142,7 +142,7 @@ impl S3Backend {
         })
     }
 
-    /// Says who opens the store, for others who want it too. Call it before the backend is used.
+    /// Sets the owner that other hosts and processes see. Call it before the backend is used.
     #[must_use]
     pub fn ownership(mut self, ownership: Ownership) -> Self {
         let (runtime, client) = (Arc::clone(&self.runtime), self.client.clone());
@@ -150,17 +150,17 @@ impl S3Backend {
         self
     }
 
-    /// Aborts the uploads in parts of objects of this store that were begun at least `age` ago, and returns how many: processes
-    /// that died leave some, which are invisible and paid for. A day is a good age: no upload that is alive is as old.
+    /// Aborts the multipart uploads of this store that began at least `age` ago, and returns their number. Dead processes leave such
+    /// uploads, which are invisible and cost money. A day is a good age: no upload that is alive is as old.
     ///
     /// # Errors
-    /// Those of [`S3Client::abort_stale_uploads`].
+    /// As for [`S3Client::abort_stale_uploads`].
     pub async fn abort_stale_uploads(&self, age: Duration) -> Result<usize> {
         let mut aborted = 0;
         for prefix in [format!("{}{CONTENT}", self.store), self.render_prefix(&Prefix::Chunks)] {
             let attempt = self.lease.attempt(Care::Confirmed);
             let found = attempt.client().abort_stale_uploads(&prefix, age).await;
-            // What is aborted is invisible, so a late request harms nobody.
+            // An upload is no object, so a late abort does no harm.
             attempt.finish(Ok(()))?;
             aborted += found?;
         }
@@ -172,7 +172,7 @@ impl S3Backend {
         &self.client
     }
 
-    /// What the server can do.
+    /// The capabilities of the server.
     pub fn server(&self) -> &S3Capabilities {
         &self.server
     }
@@ -187,7 +187,7 @@ impl S3Backend {
         format!("{}{place}{}", self.store, prefix.path())
     }
 
-    /// The path below the root of the store, of a key in the bucket.
+    /// The path of a key in the bucket, relative to the store.
     fn path<'a>(&self, key: &'a str) -> &'a str {
         let path = key.strip_prefix(&self.store).unwrap_or(key);
         path.strip_prefix(CONTENT).unwrap_or(path)
@@ -209,7 +209,7 @@ impl S3Backend {
         })
     }
 
-    /// A version as the server wants to see it.
+    /// A version in the form that the server expects.
     fn tag(&self, version: &Version) -> String {
         if self.server.quoted_tags {
             format!("\"{}\"", version.as_str())
@@ -218,8 +218,8 @@ impl S3Backend {
         }
     }
 
-    /// Looks again where nothing is, if the server may say so of an object that is being replaced. Swift does, which also is
-    /// one of those that refuse conditions.
+    /// Repeats a lookup that found nothing, if the server may deny an object while it is replaced. Swift does, and Swift refuses
+    /// conditions too, so their absence is the sign.
     async fn certainly<T, F: Future<Output = Result<T>>>(&self, look: impl Fn() -> F) -> Result<T> {
         for _ in 1..if self.capabilities.conditional_put { 1 } else { LOOKS } {
             match look().await {
@@ -230,7 +230,7 @@ impl S3Backend {
         look().await
     }
 
-    /// The version of what was just stored, by a server that did not tell it.
+    /// The version of an object that was just stored, on a server whose answer lacked it.
     async fn version_of(&self, rendered: &str, stored: &Bytes) -> Result<Version> {
         match self.client.get(rendered, stored.len() as u64).await {
             Ok((found, head)) if found == *stored => Ok(version(&head.etag)),
@@ -242,20 +242,20 @@ impl S3Backend {
         }
     }
 
-    /// A version that nothing has any more: somebody else was there between the put and the look.
+    /// A version that no object has: another process changed the object between the put and the lookup.
     fn past_version(&self) -> Version {
         let mut random = [0; 8];
         self.runtime.fill_random(&mut random);
         Version::new(format!("past-{:016x}", u64::from_le_bytes(random)))
     }
 
-    /// Begins a request that changes something. Each attempt of it asks for the lease.
+    /// Begins a request that changes something. Each of its attempts needs the lease.
     async fn begin_change(&self, care: Care) -> Result<Attempt> {
         self.lease.before_change().await?;
         Ok(self.lease.attempt(care))
     }
 
-    /// Whether the key in the bucket is where an object with this path belongs.
+    /// Returns `true` if the key in the bucket is the place of the object with this path.
     fn is_at(&self, rendered: &str, key: &Key, path: &str) -> bool {
         let place = if key.is_content() { CONTENT } else { "" };
         let rest = rendered.strip_prefix(self.store.as_str()).and_then(|rest| rest.strip_prefix(place));
@@ -280,7 +280,7 @@ impl S3Backend {
             if !covers(path) {
                 continue;
             }
-            // The path of a chunk below `.cnt/` is not where its chunk is.
+            // A key below `.cnt/` with the path of a chunk is not that chunk.
             entries.push(match Key::parse(path).filter(|key| self.is_at(&object.key, key, path)) {
                 None => foreign(path),
                 Some(key) => {
@@ -328,7 +328,7 @@ impl Backend for S3Backend {
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
         let rendered = self.render(key);
         if range.is_empty() {
-            // Whether there is an object comes first.
+            // An absent object is `NotFound`, whatever the range.
             self.certainly(|| self.client.head(&rendered)).await?;
         }
         let (bytes, head) = self.certainly(|| self.client.get_range(&rendered, range.clone())).await?;
@@ -344,7 +344,7 @@ impl Backend for S3Backend {
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (condition, rendered) = (self.condition(key, &mode)?, self.render(key));
         if matches!(key, Key::Namespace(_)) {
-            // The one thing that is made without a lock.
+            // A namespace is the only object that is stored without a lock.
             self.lease.hold().await?;
             self.lease.check_name(key)?;
         }
@@ -405,7 +405,7 @@ impl Coordination for S3Backend {
             self.lease.hold().await?;
         }
         if is_of_the_store && mode.is_alone() {
-            self.lease.check_settled()?;
+            self.lease.check_no_doubt()?;
         }
         let lease = changes.then(|| Arc::clone(&self.lease));
         let since = self.lease.lease_term().map(|lease_term| lease_term.since);
@@ -443,7 +443,7 @@ impl Coordination for S3Backend {
 
     async fn close(&self) -> Result<()> {
         let was_held = self.lease.lease_term().is_some();
-        self.lease.give_back().await?;
+        self.lease.release().await?;
         if was_held {
             self.reserve.end(&self.client).await;
         }
@@ -510,8 +510,8 @@ fn version(etag: &str) -> Version {
 }
 
 const CONTENT: &str = ".cnt/";
-/// What the longest key of a store leaves of the 1024 bytes that S3 allows, and less (H119).
-const LONGEST_STORE: usize = 128;
+/// Maximum length of the name in bytes: less than the longest key of a store leaves of the 1024 bytes that S3 allows (H119).
+const MAX_STORE_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -527,6 +527,6 @@ mod tests {
         let path = format!("{namespace}host/{id}/2025-07-14T14:20:02Z/{archive}");
         let key = Key::parse(&path).unwrap();
         assert_eq!(key.path(), path);
-        assert!(LONGEST_STORE + 1 + CONTENT.len() + path.len() <= 1024);
+        assert!(MAX_STORE_BYTES + 1 + CONTENT.len() + path.len() <= 1024);
     }
 }

@@ -1,12 +1,12 @@
-//! The keys of a store in a bucket that belong to no object of its layout, and tags as this crate compares them.
+//! Keys and tags in a bucket, as the lease and the owner mark use them.
 
 use crate::s3::Condition;
 
-/// Where the two objects are, and how the server wants to be asked.
+/// The keys of the lease and the owner mark, and the form of conditions that the server understands.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) conditional: bool,
-    /// What all keys of data begin with.
+    /// The prefixes of all keys with data.
     pub(super) data: [String; 2],
     pub(super) in_use: String,
     pub(super) lease: String,
@@ -14,7 +14,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The condition that what is there has this tag, or that nothing is there, as far as the server knows conditions.
+    /// The condition that the object has this tag, or does not exist; no condition if the server does not know any.
     pub(super) fn condition(&self, tag: Option<&str>) -> Condition {
         match tag {
             _ if !self.conditional => Condition::Always,
@@ -25,12 +25,12 @@ impl Place {
     }
 }
 
-/// Returns `true` for an empty object that stands for a folder.
+/// Returns `true` for a folder marker.
 pub(super) fn is_marker(key: &str, size: u64) -> bool {
     size == 0 && key.ends_with('/')
 }
 
-/// Quotes are how a tag is written, not a part of it (H106).
+/// The tag without quotes, which are its notation and not a part of it (H106).
 pub(super) fn bare(etag: &str) -> &str {
     etag.trim().trim_start_matches("W/").trim_matches('"')
 }

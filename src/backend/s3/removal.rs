@@ -1,4 +1,4 @@
-//! How objects are deleted, and what became of them.
+//! Deletion of objects, and its outcome.
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
 
@@ -10,9 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::s3::{Condition, Deletion, ListRequest, Support};
 
-/// How many objects are deleted at the same time where one request can name only one.
+/// Number of requests at the same time, each for one object.
 const DELETES_IN_FLIGHT: usize = 16;
-/// From how many objects on one request for all of them is worth while.
+/// Minimum number of objects for one request for all of them.
 const DELETE_MANY: usize = 2;
 
 impl S3Backend {
@@ -64,7 +64,7 @@ impl S3Backend {
         };
         match deleted {
             Ok(deletion) => Ok(outcome(deletion)),
-            // Some servers say so of what is not there, too.
+            // Some servers return this for an absent object too.
             Err(error) if error.kind() == ErrorKind::Conflict && removal.version.is_some() => {
                 match self.head(key).await {
                     Err(absent) if absent.kind() == ErrorKind::NotFound => Ok(Deleted::Absent),
@@ -75,7 +75,7 @@ impl S3Backend {
         }
     }
 
-    /// Makes sure that nothing but its marker is in a namespace.
+    /// Fails unless a namespace contains only its marker.
     async fn check_empty(&self, key: &Key) -> Result<()> {
         let Key::Namespace(namespace) = key else { return Ok(()) };
         let mut request = ListRequest::new(self.render_prefix(&Prefix::Namespace(namespace.clone())));
@@ -85,11 +85,13 @@ impl S3Backend {
             let page = self.client.list(&request, token.as_deref()).await?;
             for object in page.listing.objects.iter().filter(|object| object.key != marker) {
                 if !is_marker(&object.key, object.size) {
-                    return Err(Error::new(ErrorKind::Conflict, "delete").on(key).because("it is not empty"));
+                    return Err(Error::new(ErrorKind::Conflict, "delete")
+                        .on(key)
+                        .because("the namespace is not empty"));
                 }
                 self.markers.note(&object.key);
             }
-            // A page may be as short as the server likes.
+            // A server may send pages with fewer keys than asked for.
             token = page.next;
             if token.is_none() {
                 return Ok(());

@@ -1,4 +1,4 @@
-//! Requests that change something, each attempt of which asks for the lease.
+//! Requests that change something. Each of their attempts needs the lease.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,25 +6,26 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::backend::s3::lease::{Lease, State, given_back, lost};
+use crate::backend::s3::lease::{Lease, State, lost, released};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::s3::{Deletion, Guard, S3Client};
 
-/// How sure a process must be of its lease before an attempt.
+/// The certainty about the lease that an attempt needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::backend::s3) enum Care {
-    /// The clocks of this host say that it is held. Enough for contents that are stored under their digest: late ones harm nobody.
+    /// The clocks of this host show that the lease is held. Sufficient for chunks: they are stored under their digest, so a late put stores
+    /// the same bytes.
     Clocks,
-    /// The same for the first attempt. Before each further one the server confirms the lease: the host may have been paused while the
-    /// answer was waited for, and no clock of a virtual machine notices that.
+    /// As `Clocks` for the first attempt. Before each later one the server confirms the lease: the host may have been paused during the
+    /// wait for the answer, and the clocks of a virtual machine do not show that.
     Confirmed,
-    /// The same, but there is no confirmation: the lease itself is being changed.
+    /// As `Clocks` for the only attempt. The lease itself is being changed, so the server cannot confirm it.
     Once,
 }
 
 impl Care {
-    /// The care that it takes to store an object under this key.
+    /// The certainty for storing an object under this key.
     pub(in crate::backend::s3) fn to_store(key: &Key) -> Self {
         if matches!(key, Key::Chunk(_)) { Self::Clocks } else { Self::Confirmed }
     }
@@ -50,7 +51,7 @@ impl Attempt {
         Self { client: lease.client.guarded(Arc::new(permit)), is_in_doubt: true, lease: Arc::clone(lease) }
     }
 
-    /// The client through which the request goes: it asks before each attempt.
+    /// The client for the request. It asks for the lease before each attempt.
     pub(in crate::backend::s3) fn client(&self) -> &S3Client {
         &self.client
     }
@@ -95,7 +96,7 @@ impl Drop for Attempt {
     }
 }
 
-/// The right to change something in the term in which the request began.
+/// The permit of a request, for the terms since the lease was taken before it began.
 #[derive(Debug)]
 struct Permit {
     care: Care,
@@ -109,28 +110,28 @@ impl Guard for Permit {
     fn permit(&self, failed: Option<Duration>) -> Result<Option<Duration>> {
         let (lease, state) = (&self.lease, self.lease.state());
         let held = match &*state {
-            // A request that began without a lease goes on without one.
+            // A request that began without a lease continues without one, such as the abort of an upload.
             State::Free if self.since.is_none() => return Ok(Some(Duration::MAX)),
-            State::Free => return Err(given_back()),
+            State::Free => return Err(released()),
             State::Held(held) if self.since.is_some_and(|since| since != held.since) => {
-                return Err(given_back());
+                return Err(released());
             }
             State::Held(held) => held,
             State::Lost(who) => return Err(lost(who)),
         };
         let is_confirmed = self.care != Care::Confirmed || failed.is_none_or(|at| held.confirmed >= at);
-        Ok(lease.until(held).filter(|_| is_confirmed))
+        Ok(lease.valid_until(held).filter(|_| is_confirmed))
     }
 
     async fn confirm(&self, failed: Option<Duration>) -> Result<()> {
         if self.care == Care::Once {
             let error = Error::new(ErrorKind::Unavailable, "change the lease");
-            return Err(error.because("it is overdue"));
+            return Err(error.because("the lease is overdue"));
         }
-        self.lease.keep().await?;
+        self.lease.renew_if_overdue().await?;
         match self.permit(failed)? {
             Some(_) => Ok(()),
-            None => self.lease.look().await,
+            None => self.lease.confirm().await,
         }
     }
 }

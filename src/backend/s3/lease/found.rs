@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::format::larder::lease_record::Record;
 use crate::s3::Head;
 
-/// A lease as it was found.
+/// The lease as it was read.
 pub(super) struct Found {
     pub(super) head: Head,
     pub(super) record: Record,
@@ -13,7 +13,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// How long the server has seen no renewal, by its own clock. `None` if it does not say.
+    /// Time since the last renewal, by the clock of the server; `None` if the answer lacks a time.
     pub(super) fn age(&self) -> Option<Duration> {
         let (answered, renewed) = (self.head.answered?, self.head.last_modified?);
         Some(answered.duration_since(renewed).unwrap_or_default())

@@ -1,54 +1,55 @@
-//! Whose a store in a bucket is: the mark that PBS knows, and the lease that keeps two processes of this crate apart.
+//! Ownership of a store in a bucket: the mark that PBS knows, and the lease that excludes other processes of this crate.
 //!
 //! # Objects
 //! `.in-use` holds `{"hostname":"…"}`, as PBS writes it. It names the host that uses the store, for years; a program that does not read it is
 //! not excluded. `.larder/lease` names the process that may change the store now: [`lease_record`](crate::format::larder::lease_record) has
 //! its fields.
 //!
-//! It is given back by saying so, and not by deleting it: so the epoch goes on growing, and whoever comes next can tell whether
-//! anybody else was there meanwhile.
+//! A holder releases the lease by storing it with `held: false`, and does not delete it. So the epoch keeps growing, and the next holder sees
+//! by it if another process held the lease in between.
 //!
 //! # States of a process
 //! ```text
 //! free ── take: conditional put ──▶ held ── 60 s without a renewal ──▶ overdue ── renewed ──▶ held
 //!   ▲                                │                                   │
-//!   └────────── give back ───────────┘        another nonce is found ────┴──▶ lost, for good (H89)
+//!   └─────────── release ────────────┘      the nonce of another holder ─┴──▶ lost, for good (H89)
 //! ```
-//! It is taken by the first lock that changes something, and renewed every 20 s until it is given back. Each renewal is a put on the
-//! condition that the lease is still the one that this process wrote. Before a snapshot is published, and before each batch of
-//! deletions, the lease is read once more. While it is overdue, nothing is changed before it is renewed; when it is lost, nothing
-//! is changed any more. A look that finds that the server has seen no renewal for 60 s renews it.
+//! The first lock that changes something takes the lease. The process renews it every 20 s until it releases it. Each renewal is a put on
+//! the condition that the lease is still the one that this process wrote. Before a snapshot is published, and before each batch of
+//! deletions, the process reads the lease once more. While the lease is overdue, the process renews it before any change; after it lost the
+//! lease, it changes nothing. A read that shows that the server has seen no renewal for 60 s renews the lease too.
 //!
 //! # Attempts
-//! A request that changes something is sent through the client of an [`Attempt`], which asks before each attempt: after the waits for
-//! a rate, a turn and credentials, and again by the transport when there is a connection. So a retry loop that stood still does not go on.
+//! The client of an [`Attempt`] sends each request that changes something. It asks for the lease before each attempt: after the waits for a
+//! rate, a turn and credentials, and again in the transport once there is a connection. So a retry loop of a process that was stopped does
+//! not continue.
 //!
-//! | the process stood still because | what went on | what ends its attempts |
+//! | the process stopped because | clocks that continued | end of its attempts |
 //! |---|---|---|
-//! | it was stopped, or its container frozen | all clocks | 60 s since the last renewal, by the monotonic clock |
-//! | the host was suspended | the monotonic clock, which counts that, and the time of day | the same |
-//! | the virtual machine was paused, and its time of day put right | the time of day | 60 s since the last renewal, by the time of day |
-//! | the virtual machine was paused | the clock of the server alone | before each attempt but the first the server confirms the lease, unless the request only stores a chunk; an answer whose time is 60 s further ahead than at the last renewal makes the lease overdue; so does a correction of the time that requests are signed with, which a server demands when it is off by more than 15 minutes |
+//! | it was stopped, or its container frozen | all | 60 s after the last renewal, by the monotonic clock |
+//! | the host was suspended | the monotonic clock, which counts suspension, and the time of day | the same |
+//! | the virtual machine was paused, and its time of day corrected | the time of day | 60 s after the last renewal, by the time of day |
+//! | the virtual machine was paused | only the clock of the server | before each attempt but the first, the server confirms the lease, unless the request only stores a chunk. An answer whose time is 60 s further ahead than at the last renewal makes the lease overdue. So does a new correction of the signing time, which a server demands when that is off by more than 15 minutes |
 //!
-//! A lease that is overdue by any of these is renewed, on the condition that it is still the one that this process wrote, before the attempt
-//! is sent. A time of day that is set costs one renewal. The request carries the end of the lease, after which the transport sends no
+//! A lease that is overdue for any of these reasons is renewed before the attempt is sent, on the condition that it is still the one that this
+//! process wrote. Setting the time of day costs one renewal. The request carries the end of the lease, after which the transport sends no
 //! byte of it.
 //!
-//! Between the last look and the server a pause remains possible. A server accepts a signature for 15 minutes, and one whose time is 15
-//! minutes ahead for 30. So a request of a holder that lost its lease arrives at most 30 minutes after it was signed, which was at most 60 s
-//! after the last renewal. The new holder removes nothing for that long.
+//! A pause between the last check and the server remains possible. A server accepts a signature for 15 minutes, and a server whose time is 15
+//! minutes ahead for 30. So a request of a holder that lost its lease arrives at most 30 minutes after it was signed, and it was signed at most
+//! 60 s after the last renewal. The new holder deletes nothing for that long.
 //!
-//! A request that began under a lease that was given back since is not sent again.
+//! A request that began under a lease that was released since is not sent again.
 //!
 //! # Taking over
-//! A lease that was not given back may be taken over when the server has not seen a renewal for 60 s, all by its own clock: that
-//! of its answer and that of the object. A leftover of the same instance may be taken over at once, since whoever gives an
-//! instance answers for there being one process of it. Requests of the holder before may still be under way, so for the longest
-//! time that one takes, new chunks and snapshots are stored, and nothing is removed: the lock of the store is not given alone.
+//! A lease that was not released may be taken over once the server has seen no renewal for 60 s, all by its own clock: that of its answer and
+//! that of the object. A process with the same instance may take over at once, since its caller guarantees that one process at a time uses
+//! an instance. Requests of the previous holder may still be under way. For the maximum time of a request, the new holder stores
+//! chunks and snapshots, and deletes nothing: it does not get the exclusive lock of the store.
 //!
 //! # Without conditional puts
-//! The lease is then written, and read again after two seconds: of several who do so at once the last one wins. It is weaker: a
-//! put that is delayed for longer than that can give the store two holders, until the first of them reads the lease again.
+//! The process stores the lease, and reads it again after two seconds: of several processes that store it at once, the last one wins. This is
+//! weaker: a put that is delayed for longer gives the store two holders, until the first of them reads the lease again.
 
 mod attempt;
 mod found;
@@ -76,24 +77,25 @@ use crate::s3::{ClockOffset, Condition, Deletion, S3Client};
 
 pub(super) use attempt::{Attempt, Care};
 
-/// How long a lease lives without a renewal.
-const LIFE: Duration = Duration::from_mins(1);
-/// How often it is renewed, and how soon again when that failed.
-const RENEWAL: Duration = Duration::from_secs(20);
-const RETRY: Duration = Duration::from_secs(5);
-/// How long a server without conditional puts is given before the lease is read again.
-const SETTLING: Duration = Duration::from_secs(2);
+/// Time without a renewal after which the lease is overdue, and another process may take it over.
+const LIFETIME: Duration = Duration::from_mins(1);
+/// Interval of renewals.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(20);
+/// Pause before the next attempt after a renewal failed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause before the lease is read again, on a server without conditional puts.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// The lease of one store, held or not.
 #[derive(Debug)]
 pub(super) struct Lease {
-    /// Held by whoever takes, renews or gives back.
+    /// Held while the lease is taken, renewed or released.
     changing: AsyncMutex<()>,
     client: S3Client,
-    /// How many requests that change something are under way.
+    /// Number of requests under way that change something.
     attempts: AtomicUsize,
-    /// By the monotonic clock: when a request was given up last that may still be executed.
-    doubted: Mutex<Option<Duration>>,
+    /// By the monotonic clock: the time at which the last request was given up that may still be executed.
+    in_doubt: Mutex<Option<Duration>>,
     mark: Mark,
     me: Holder,
     place: Place,
@@ -113,27 +115,28 @@ enum State {
 
 #[derive(Clone, Debug)]
 struct Held {
-    /// By the monotonic clock: when the request was sent by which the server last said that the lease is that of this process.
+    /// By the monotonic clock: the time at which the last request was sent whose answer confirmed the lease. Not the time of the answer: the
+    /// lease may have been lost while the answer was under way.
     confirmed: Duration,
-    /// The epoch before, if it was of this instance too.
+    /// The previous epoch, if this instance had it too.
     continues: Option<u64>,
-    /// By the clock of this host, until when nothing is removed.
-    doubtful_until: Option<Duration>,
+    /// By the monotonic clock: the time before which nothing is deleted.
+    in_doubt_until: Option<Duration>,
     record: Record,
-    /// When the last renewal was sent.
+    /// The time at which the last successful renewal was sent.
     renewed: Moment,
-    /// The epoch with which this process took it.
+    /// The epoch with which this process took the lease.
     since: u64,
     tag: String,
 }
 
-/// A moment by all clocks that there are.
+/// A time by all clocks that this process can read.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
-    /// By how many seconds answers of the server were ahead of the time of day.
+    /// Seconds by which answers of the server were ahead of the time of day.
     ahead: Option<i64>,
     monotonic: Duration,
-    /// The correction of the time of day with which requests were signed.
+    /// The correction of the time of day for signatures.
     offset: ClockOffset,
     wall: SystemTime,
 }
@@ -159,7 +162,7 @@ impl Lease {
             attempts: AtomicUsize::new(0),
             changing: AsyncMutex::default(),
             client,
-            doubted: Mutex::default(),
+            in_doubt: Mutex::default(),
             mark,
             me,
             place,
@@ -170,25 +173,26 @@ impl Lease {
         })
     }
 
-    /// Its term, while nobody else may have taken the lease.
+    /// The lease term, while no other process can have taken the lease.
     pub(super) fn lease_term(&self) -> Option<LeaseTerm> {
         let State::Held(held) = &*self.state() else { return None };
         let now = self.runtime.monotonic();
-        let in_doubt = held.doubtful_until.is_some_and(|until| now < until);
+        let in_doubt = held.in_doubt_until.is_some_and(|until| now < until);
         let (continues, epoch, since) = (held.continues, held.record.epoch, held.since);
-        self.until(held).map(|_| LeaseTerm { continues, epoch, since, in_doubt })
+        self.valid_until(held).map(|_| LeaseTerm { continues, epoch, since, in_doubt })
     }
 
-    /// Until when nobody else may have taken the lease, by the monotonic clock; `None` if it is overdue.
-    fn until(&self, held: &Held) -> Option<Duration> {
+    /// The time until which no other process can take the lease, by the monotonic clock; `None` if the lease is overdue.
+    fn valid_until(&self, held: &Held) -> Option<Duration> {
         let (now, renewed) = (self.moment(), &held.renewed);
-        // A virtual machine that was paused has a wrong time of day until it is put right: either of these shows it.
-        let jumped = now.wall >= renewed.wall + LIFE
+        // A virtual machine that was paused has a wrong time of day until it is corrected. Before the correction, the distance to the
+        // answers of the server shows the pause; after it, the time of day does. So does an offset that the server demanded meanwhile.
+        let jumped = now.wall >= renewed.wall + LIFETIME
             || now.offset != renewed.offset
             || now.ahead.zip(renewed.ahead).is_some_and(|(now, then)| {
-                now.saturating_sub(then) >= i64::try_from(LIFE.as_secs()).unwrap_or(i64::MAX)
+                now.saturating_sub(then) >= i64::try_from(LIFETIME.as_secs()).unwrap_or(i64::MAX)
             });
-        let until = renewed.monotonic + LIFE;
+        let until = renewed.monotonic + LIFETIME;
         (now.monotonic < until && !jumped).then_some(until)
     }
 
@@ -201,10 +205,10 @@ impl Lease {
         }
     }
 
-    /// Makes sure that this process holds the lease.
+    /// Takes the lease, or renews it if it is overdue.
     ///
     /// # Errors
-    /// `Busy` if another process holds it, or took it away; `Denied` if the store is marked as that of somebody else.
+    /// `Busy` if another process holds the lease, or took it over; `Denied` if the owner mark names another host.
     pub(super) async fn hold(self: &Arc<Self>) -> Result<()> {
         if self.lease_term().is_some() {
             return Ok(());
@@ -213,30 +217,30 @@ impl Lease {
         let state = self.state().clone();
         match state {
             State::Lost(who) => Err(lost(&who)),
-            State::Held(held) if self.until(&held).is_some() => Ok(()),
+            State::Held(held) if self.valid_until(&held).is_some() => Ok(()),
             State::Held(held) => self.renew(held).await,
             State::Free => self.take().await,
         }
     }
 
-    /// Renews the lease if it is overdue. One that is not held is not taken.
-    async fn keep(self: &Arc<Self>) -> Result<()> {
+    /// Renews the lease if it is overdue. Never takes it.
+    async fn renew_if_overdue(self: &Arc<Self>) -> Result<()> {
         let _alone = self.changing.lock().await;
         let state = self.state().clone();
         match state {
-            State::Free => Err(given_back()),
+            State::Free => Err(released()),
             State::Lost(who) => Err(lost(&who)),
-            State::Held(held) if self.until(&held).is_some() => Ok(()),
+            State::Held(held) if self.valid_until(&held).is_some() => Ok(()),
             State::Held(held) => self.renew(held).await,
         }
     }
 
-    /// Reads the lease, and renews it if the server has not seen that for as long as it lives: then this host was paused, though no
-    /// clock here may show it.
-    async fn look(self: &Arc<Self>) -> Result<()> {
+    /// Reads the lease, and renews it if the server has seen no renewal for its lifetime: then this host was paused, though possibly no
+    /// clock here shows that.
+    async fn confirm(self: &Arc<Self>) -> Result<()> {
         let sent = self.runtime.monotonic();
         let is_overdue = match self.read().await? {
-            Some(found) if self.is_mine(&found) => found.age().is_some_and(|age| age >= LIFE),
+            Some(found) if self.is_mine(&found) => found.age().is_some_and(|age| age >= LIFETIME),
             found => return Err(self.lose(found.as_ref())),
         };
         let _alone = if is_overdue { Some(self.changing.lock().await) } else { None };
@@ -246,25 +250,25 @@ impl Lease {
                 held.confirmed = held.confirmed.max(sent);
                 return Ok(());
             }
-            State::Free => return Err(given_back()),
+            State::Free => return Err(released()),
             State::Lost(who) => return Err(lost(who)),
         };
         self.renew(held).await
     }
 
-    /// Refuses once the lease was lost, and renews it if it is overdue. Whoever never took it is not held up.
+    /// Fails after the lease was lost, and renews it if it is overdue. A process that never took the lease passes.
     pub(super) async fn before_change(self: &Arc<Self>) -> Result<()> {
         let overdue = match &*self.state() {
             State::Free => false,
             State::Lost(who) => return Err(lost(who)),
-            State::Held(held) => self.until(held).is_none(),
+            State::Held(held) => self.valid_until(held).is_none(),
         };
         if overdue { self.hold().await } else { Ok(()) }
     }
 
-    /// Whether the lease that was taken with this epoch is still held.
-    pub(super) async fn goes_on(self: &Arc<Self>, since: Option<u64>) -> Result<()> {
-        // One that was given back is not taken again for whoever had it.
+    /// Checks that this process still holds the lease that it took with this epoch.
+    pub(super) async fn check_continues(self: &Arc<Self>, since: Option<u64>) -> Result<()> {
+        // A released lease is not taken again for a lock of the previous opening.
         if !matches!(&*self.state(), State::Free) {
             self.hold().await?;
         }
@@ -272,41 +276,41 @@ impl Lease {
             return Ok(());
         }
         let error = Error::new(ErrorKind::Busy, "change the store");
-        Err(error.because("the store was closed, and opened again, since the lock was taken"))
+        Err(error.because("the store was closed and opened again after the lock was taken"))
     }
 
-    /// Reads the lease: whether it is still that of this process.
+    /// Reads the lease, and fails if it is not that of this process.
     pub(super) async fn check(self: &Arc<Self>) -> Result<()> {
         self.hold().await?;
-        self.look().await
+        self.confirm().await
     }
 
-    /// Refuses while a request of an earlier holder may still be executed.
-    pub(super) fn check_settled(&self) -> Result<()> {
+    /// Fails while a request of an earlier holder may still be executed.
+    pub(super) fn check_no_doubt(&self) -> Result<()> {
         let State::Held(held) = &*self.state() else { return Ok(()) };
         let now = self.runtime.monotonic();
-        match held.doubtful_until.and_then(|until| until.checked_sub(now)) {
+        match held.in_doubt_until.and_then(|until| until.checked_sub(now)) {
             None | Some(Duration::ZERO) => Ok(()),
             Some(left) => {
-                let why = format!(
-                    "requests of a process that held the store before may arrive for another {} s",
-                    left.as_secs()
-                );
+                let why =
+                    format!("requests of the previous holder may still arrive for {} s", left.as_secs());
                 Err(Error::new(ErrorKind::Busy, "lock the store alone").on(&self.place.lease).because(why))
             }
         }
     }
 
-    /// Goes on under a new epoch.
+    /// Begins a new term: renews the lease with the next epoch.
     pub(super) async fn begin_term(self: &Arc<Self>) -> Result<()> {
         self.hold().await?;
         let _alone = self.changing.lock().await;
         let State::Held(held) = self.state().clone() else {
-            return Err(Error::new(ErrorKind::Busy, "begin a term").because("the lease is not held"));
+            return Err(
+                Error::new(ErrorKind::Busy, "begin a term").because("this process does not hold the lease")
+            );
         };
         let epoch = next(held.record.epoch)?;
         let record = Record { epoch, ..held.record.clone() };
-        // What was noted under the one before counts for those alone who are told.
+        // Records of the old term become invalid, since the new one does not continue it.
         self.renew(Held { continues: None, record, ..held }).await?;
         match self.lease_term() {
             Some(lease_term) if lease_term.epoch == epoch => Ok(()),
@@ -314,7 +318,7 @@ impl Lease {
         }
     }
 
-    /// The time by the clock of the server, which tells it with the lease.
+    /// Reads the clock of the server: the `Date` of an answer.
     pub(super) async fn clock(self: &Arc<Self>) -> Result<SystemTime> {
         self.hold().await?;
         let answered = match self.client.head(&self.place.lease).await {
@@ -322,20 +326,20 @@ impl Lease {
             head => head?.answered,
         };
         answered.ok_or_else(|| {
-            let error = Error::new(ErrorKind::Unavailable, "ask the server for the time");
-            error.because("it does not tell with its answers")
+            let error = Error::new(ErrorKind::Unavailable, "read the clock of the server");
+            error.because("its answers have no valid Date header")
         })
     }
 
-    /// Gives the lease back, if it is held.
+    /// Releases the lease, if this process holds it.
     ///
-    /// If a request was given up that may still be executed, whoever takes the lease next is told to wait for it.
-    pub(super) async fn give_back(&self) -> Result<()> {
+    /// If a request of this process is in doubt, the released lease says until when, and the next holder waits.
+    pub(super) async fn release(&self) -> Result<()> {
         let _alone = self.changing.lock().await;
         let State::Held(held) = self.state().clone() else { return Ok(()) };
         let mut record = Record { beat: held.record.beat + 1, held: false, ..held.record };
-        // The names of requests that are certain by now are gone from these.
-        self.end_announcements();
+        // From here on the names are listed exactly, without those of requests that have ended since the last renewal.
+        self.reset_extra_renewals();
         let names = self.names_removed();
         record.removing = Some(BTreeSet::new());
         if self.has_doubts() {
@@ -348,27 +352,26 @@ impl Lease {
         self.write(&record, Some(&held.tag)).await.map(drop)
     }
 
-    /// Whether a request of this process may still be executed.
+    /// Returns `true` if a request of this process may still be executed.
     fn has_doubts(&self) -> bool {
         let since = self.runtime.monotonic().saturating_sub(LONGEST_REQUEST);
-        let doubted = *self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_doubt = *self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner);
         let of_names = self.removals().has_doubts(self.runtime.monotonic());
-        of_names || self.attempts.load(Ordering::SeqCst) > 0 || doubted.is_some_and(|at| at >= since)
+        of_names || self.attempts.load(Ordering::SeqCst) > 0 || in_doubt.is_some_and(|at| at >= since)
     }
 
-    /// A request of this process got no answer, and may still be executed.
+    /// Notes that a request of this process got no answer, and may still be executed.
     fn mark_in_doubt(&self) {
         let now = self.runtime.monotonic();
-        *self.doubted.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
-    /// Deletes the lease, which is nobody's then. If a request of this process may still remove
-    /// something, it is given back instead.
+    /// Deletes the lease. If a request of this process may still delete something, releases it instead: a process that creates a store here
+    /// next must find the names in doubt.
     pub(super) async fn remove(self: &Arc<Self>, condition: &Condition) -> Result<Deletion> {
         self.before_change().await?;
         if self.removals().outlive_the_store(self.runtime.monotonic()) {
-            // Whoever makes a store here next has to know.
-            return self.give_back().await.map(|()| Deletion::Final);
+            return self.release().await.map(|()| Deletion::Final);
         }
         let _alone = self.changing.lock().await;
         let attempt = self.attempt(Care::Once);
@@ -378,12 +381,12 @@ impl Lease {
         Ok(deletion)
     }
 
-    /// Begins a request that changes something, and that may still be executed after it was given up unless its end says otherwise.
+    /// Begins a request that changes something. It is in doubt until it is finished with a certain outcome.
     pub(super) fn attempt(self: &Arc<Self>, care: Care) -> Attempt {
         Attempt::new(self, care)
     }
 
-    /// Removes the mark of the owner. The lease must be held.
+    /// Removes the owner mark, after it confirmed the lease.
     pub(super) async fn remove_mark(self: &Arc<Self>) -> Result<()> {
         self.check().await?;
         let attempt = self.attempt(Care::Confirmed);
@@ -400,15 +403,15 @@ impl Lease {
     }
 }
 
-/// The term in which a request began is over.
-fn given_back() -> Error {
+/// The error of a request whose term is over.
+fn released() -> Error {
     let error = Error::new(ErrorKind::Busy, "change the store");
-    error.because("the lease under which the request began was given back")
+    error.because("the lease under which the request began was released")
 }
 
 fn lost(who: &str) -> Error {
     let error = Error::new(ErrorKind::Busy, "change the store");
-    error.because(format!("this process lost the store: its lease is now that of {who}"))
+    error.because(format!("this process lost the store: {who} holds the lease now"))
 }
 
 fn unix_seconds(time: SystemTime) -> u64 {

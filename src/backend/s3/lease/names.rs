@@ -1,18 +1,18 @@
-//! Names of which something is being removed, so that the next holder of the lease does not reuse them too early (H17).
+//! Names with deletions under way or in doubt, so that the next holder of the lease does not reuse them too early (H17).
 //!
-//! A DELETE without an answer may be executed later, and removes what is stored under its key by then. The process that sent it may be
-//! gone, so the lease tells the next one. A *name* is a snapshot, the owner or the notes of a group, a namespace, or the identity of the
-//! store; chunks have a list of their own, that of the garbage that was seen.
+//! A DELETE without an answer may be executed later, and then deletes a new object under the same key. The process that sent it may have died,
+//! so the lease lists the name for the next holder. A *name* is a snapshot, the owner or the notes of a group, a namespace, or the identity of
+//! the store. Chunks have a list of their own: the GC candidates.
 //!
 //! # Orders
 //! ```text
-//! remove: names under way → lease renewed with them, unless it lists them → DELETE → answered: no longer under way, or in doubt for 30 min
-//! close:  names in doubt or under way, and those that were taken over → lease given back with them and the end of the doubt
-//! take:   names that the lease lists as in doubt, and if it was not given back, those that it lists as under way
+//! delete:  names under way → lease renewed with them, unless it lists them → DELETE → answer: no longer under way, or in doubt for 30 min
+//! release: own names in doubt or under way, and those of earlier holders → lease released with them and the end of the doubt
+//! take:    names that the lease lists as in doubt, and if it was not released, those that it lists as being deleted
 //! ```
-//! So a crash at any point leaves a lease that lists every name of which a DELETE may be on its way. A process that removes many names
-//! writes that any may be among them, which costs one request instead of many. Then a snapshot is fresh whose time is later than the
-//! moment at which the lease was taken or given back, by the clock of the server, since nobody removed one of that time.
+//! After a crash at any point, the lease lists every name for which a DELETE may be under way. A process that deletes many names lists "any
+//! name" instead, which costs one request instead of many. A snapshot whose time is later than the time at which the lease was taken or
+//! released, by the clock of the server, is not in doubt then: no earlier holder can have deleted a snapshot with that time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,58 +27,58 @@ use crate::format::larder::lease_record::{Names, Record};
 use crate::format::layout::Key;
 use crate::format::name::SnapshotName;
 
-/// How many bytes of names a lease lists.
-const LISTED_BYTES: usize = 16 << 10;
-/// How many removals have the lease written for them between two renewals. Those after them are covered by one that lists no names.
-const ANNOUNCEMENTS: u32 = 8;
+/// Maximum bytes of names that a lease lists.
+const MAX_LISTED_BYTES: usize = 16 << 10;
+/// Maximum number of renewals for new names between two regular renewals. One more lists "any name", which covers all later deletions.
+const MAX_EXTRA_RENEWALS: u32 = 8;
 
-/// What this process removes, or may have removed.
+/// The deletions of this process that are under way or in doubt.
 #[derive(Debug, Default)]
 pub(super) struct Removals {
-    /// How often the lease was written for a removal since the last regular renewal.
-    pending_moves: u32,
-    /// Names of which a request got no answer, and since when, by the monotonic clock.
-    doubted: BTreeMap<String, Duration>,
-    /// When a request got no answer that deletes an object without a name, by the monotonic clock.
-    nameless_doubted: Option<Duration>,
-    /// How many requests that delete objects without a name are under way.
+    /// Renewals for new names since the last regular renewal.
+    extra_renewals: u32,
+    /// Names with a request in doubt, and the time of its end, by the monotonic clock.
+    in_doubt: BTreeMap<String, Duration>,
+    /// The time at which the last deletion of an object without a name ended in doubt, by the monotonic clock.
+    nameless_in_doubt: Option<Duration>,
+    /// Number of requests under way that delete objects without a name.
     nameless_under_way: usize,
-    /// How many requests for a name are under way.
+    /// Number of requests under way for each name.
     under_way: BTreeMap<String, usize>,
 }
 
 impl Removals {
-    /// Whether a request that got no answer may still be executed.
+    /// Returns `true` if a request may still be executed.
     pub(super) fn has_doubts(&self, now: Duration) -> bool {
         let late = |since: &Duration| now.saturating_sub(*since) < LONGEST_REQUEST;
-        !self.under_way.is_empty() || self.doubted.values().any(late)
+        !self.under_way.is_empty() || self.in_doubt.values().any(late)
     }
 
-    /// Returns `true` if a request may still delete something at the place of a store that was destroyed. Objects without a name were on a
-    /// list that is gone, so the name of the store is in doubt from now on if one of them may be deleted: no store is made there
-    /// meanwhile.
+    /// Returns `true` if a request may still delete an object in the place of a destroyed store. Chunks in doubt were in the list of GC
+    /// candidates, which was destroyed too. If there are any, the identity of the store is in doubt from now on, so that no store is
+    /// created here meanwhile.
     pub(super) fn outlive_the_store(&mut self, now: Duration) -> bool {
         let late = |since: Duration| now.saturating_sub(since) < LONGEST_REQUEST;
-        if self.nameless_under_way > 0 || self.nameless_doubted.is_some_and(late) {
-            self.doubted.insert(Key::Store.path(), now);
+        if self.nameless_under_way > 0 || self.nameless_in_doubt.is_some_and(late) {
+            self.in_doubt.insert(Key::Store.path(), now);
         }
         self.has_doubts(now)
     }
 
-    /// All names of which a request may be executed now or later.
+    /// All names with a request that may be executed now or later.
     fn names(&mut self, now: Duration) -> Names {
-        self.doubted.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
-        listed(self.doubted.keys().chain(self.under_way.keys()).cloned().collect())
+        self.in_doubt.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
+        listed(self.in_doubt.keys().chain(self.under_way.keys()).cloned().collect())
     }
 }
 
-/// As many names as a lease lists, or any.
+/// The names, or "any name" if they are too long for the lease.
 fn listed(names: BTreeSet<String>) -> Names {
     let bytes: usize = names.iter().map(|name| name.len() + 3).sum();
-    (bytes <= LISTED_BYTES).then_some(names)
+    (bytes <= MAX_LISTED_BYTES).then_some(names)
 }
 
-/// The name that a key belongs to, if its object may be removed and stored again by others.
+/// The name of a key, if another process may store its object again after a deletion.
 fn name_of(key: &Key) -> Option<String> {
     match key {
         Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name) => {
@@ -98,10 +98,10 @@ fn snapshot_of(key: &Key) -> Option<&SnapshotName> {
     }
 }
 
-/// Names of which something is being removed. Dropped before their end, all of them are in doubt.
+/// Names with a deletion under way. If the value is dropped before it is finished, all of them are in doubt.
 #[derive(Debug)]
 pub(in crate::backend::s3) struct Removing {
-    /// Whether objects without a name are among them, besides the lease.
+    /// Objects without a name are among those to delete, besides the lease.
     has_nameless: bool,
     is_over: bool,
     lease: Arc<Lease>,
@@ -109,7 +109,7 @@ pub(in crate::backend::s3) struct Removing {
 }
 
 impl Removing {
-    /// The requests have ended like this.
+    /// Ends the deletion with these results. Names with a certain result are no longer in doubt.
     pub(in crate::backend::s3) fn finish(mut self, results: &Result<Vec<Result<Deleted>>>) {
         self.is_over = true;
         let now = self.lease.runtime.monotonic();
@@ -121,8 +121,8 @@ impl Removing {
             };
             match name {
                 _ if !is_in_doubt => {}
-                Some(name) => _ = removals.doubted.insert(name.clone(), now),
-                None => removals.nameless_doubted = Some(now),
+                Some(name) => _ = removals.in_doubt.insert(name.clone(), now),
+                None => removals.nameless_in_doubt = Some(now),
             }
         }
     }
@@ -135,7 +135,7 @@ impl Drop for Removing {
         if self.has_nameless {
             removals.nameless_under_way -= 1;
             if !self.is_over {
-                removals.nameless_doubted = Some(now);
+                removals.nameless_in_doubt = Some(now);
             }
         }
         for name in self.names.drain(..).flatten() {
@@ -146,17 +146,17 @@ impl Drop for Removing {
                 }
             }
             if !self.is_over {
-                removals.doubted.insert(name, now);
+                removals.in_doubt.insert(name, now);
             }
         }
     }
 }
 
 impl Lease {
-    /// Makes sure that the lease lists the names of which something is removed.
+    /// Begins a deletion, after the lease lists its names.
     ///
     /// # Errors
-    /// Those of a renewal. Nothing may be removed then.
+    /// As for a renewal. The caller must then delete nothing.
     pub(in crate::backend::s3) async fn removing(self: &Arc<Self>, removals: &[Removal]) -> Result<Removing> {
         let names: Vec<_> = removals.iter().map(|removal| name_of(&removal.key)).collect();
         let has_nameless =
@@ -168,21 +168,22 @@ impl Lease {
                 *removals.under_way.entry(name.clone()).or_default() += 1;
             }
         }
-        // Nothing was sent yet: if this fails, nothing is in doubt.
+        // No request was sent yet: if the renewal fails, no name is in doubt.
         let mut removing = Removing { has_nameless, is_over: true, lease: Arc::clone(self), names };
-        self.record_moves(&removing.names).await?;
+        self.list_names(&removing.names).await?;
         removing.is_over = false;
         Ok(removing)
     }
 
-    async fn record_moves(self: &Arc<Self>, names: &[Option<String>]) -> Result<()> {
+    /// Renews the lease unless it lists the names. INVARIANT: no DELETE for a name is sent before the server has a lease that lists it.
+    async fn list_names(self: &Arc<Self>, names: &[Option<String>]) -> Result<()> {
         let lists = |record: &Record| {
             let listed = record.removing.as_ref();
             listed.is_none_or(|listed| names.iter().flatten().all(|name| listed.contains(name)))
         };
         let is_listed = |state: &State| match state {
             State::Held(held) => lists(&held.record),
-            // Without a lease there is nobody to be told, and without names nothing to tell.
+            // Without a lease the process may delete nothing that has a name.
             State::Free | State::Lost(_) => true,
         };
         if is_listed(&self.state()) {
@@ -192,49 +193,49 @@ impl Lease {
         let state = self.state().clone();
         match state {
             State::Held(held) if !lists(&held.record) => {
-                self.removals().pending_moves += 1;
+                self.removals().extra_renewals += 1;
                 self.renew(held).await
             }
             _ => Ok(()),
         }
     }
 
-    /// The names that the lease has to list as being removed.
+    /// The names that the next renewal lists as being deleted.
     pub(super) fn names_removed(&self) -> Names {
         let now = self.runtime.monotonic();
         let mut removals = self.removals();
-        if removals.pending_moves > ANNOUNCEMENTS { None } else { removals.names(now) }
+        if removals.extra_renewals > MAX_EXTRA_RENEWALS { None } else { removals.names(now) }
     }
 
-    /// A regular renewal follows.
-    pub(super) fn end_announcements(&self) {
-        self.removals().pending_moves = 0;
+    /// Allows extra renewals again, before a regular one.
+    pub(super) fn reset_extra_renewals(&self) {
+        self.removals().extra_renewals = 0;
     }
 
-    /// Refuses a name of which a request may still remove something.
+    /// Fails with `Busy` for a name with a deletion in doubt.
     pub(in crate::backend::s3) fn check_name(&self, key: &Key) -> Result<()> {
         self.in_doubt(key).map_or(Ok(()), |left| {
             let why = format!(
-                "a request to delete the last one may still be executed for {} s",
+                "a request to delete the previous object may still be executed for {} s",
                 left.as_secs() + 1
             );
             Err(Error::new(ErrorKind::Busy, "store").on(key).because(why))
         })
     }
 
-    /// For how long a request of this process, or of an earlier holder, may still remove the object with this key.
+    /// Time for which a request of this process, or of an earlier holder, may still delete the object with this key.
     pub(in crate::backend::s3) fn in_doubt(&self, key: &Key) -> Option<Duration> {
         let (name, now) = (name_of(key)?, self.runtime.monotonic());
-        let own = self.removals().doubted.get(&name).map(|since| *since + LONGEST_REQUEST);
+        let own = self.removals().in_doubt.get(&name).map(|since| *since + LONGEST_REQUEST);
         let inherited = match &*self.state() {
-            State::Held(held) if is_listed(&held.record, &name, key) => held.doubtful_until,
+            State::Held(held) if is_listed(&held.record, &name, key) => held.in_doubt_until,
             _ => None,
         };
         own.max(inherited)?.checked_sub(now).filter(|left| !left.is_zero())
     }
 }
 
-/// Whether a lease says that a request of an earlier holder may remove this.
+/// Returns `true` if the lease lists the name as in doubt.
 fn is_listed(record: &Record, name: &str, key: &Key) -> bool {
     if let Some(names) = &record.in_doubt {
         return names.contains(name);
@@ -244,7 +245,7 @@ fn is_listed(record: &Record, name: &str, key: &Key) -> bool {
     time.is_none_or(|time| time <= before)
 }
 
-/// What is in doubt.
+/// The names in doubt, and the end of the doubt.
 #[derive(Debug)]
 pub(super) struct Doubt {
     before: Option<u64>,
@@ -253,18 +254,18 @@ pub(super) struct Doubt {
 }
 
 impl Doubt {
-    /// What a lease says at this time of the server, in Unix seconds.
+    /// The doubt in a lease at the time `now` of the server, in Unix seconds.
     fn of(record: &Record, now: u64) -> Self {
         let until = record.in_doubt_until.filter(|until| *until > now);
         if until.is_none() {
             return Self { before: None, names: Some(BTreeSet::new()), until: None };
         }
-        // An earlier version did not say before when.
+        // A lease of an earlier version lacks the time: snapshots up to now are in doubt.
         let now = record.in_doubt.is_none().then_some(now);
         Self { before: record.in_doubt_before.or(now), names: record.in_doubt.clone(), until }
     }
 
-    /// Adds names of which a request may be executed until then.
+    /// Adds names with requests that may be executed until `until`.
     fn and(self, names: Names, until: u64, now: u64) -> Self {
         let both = self.names.zip(names).map(|(mut all, more)| {
             all.extend(more);
@@ -275,7 +276,7 @@ impl Doubt {
         Self { before, names, until: self.until.max(Some(until)) }
     }
 
-    /// What the next holder finds, whose requests and those of the holder before may be executed until then, if that is said.
+    /// The doubt of the next holder. `until` is the time until which requests of a holder that did not release the lease may be executed.
     pub(super) fn taken(found: Option<&Found>, now: u64, until: Option<u64>) -> Self {
         let nothing = Self { before: None, names: Some(BTreeSet::new()), until: None };
         let Some(Found { record, .. }) = found else { return nothing };
@@ -286,7 +287,7 @@ impl Doubt {
         }
     }
 
-    /// What a holder leaves that gives the lease back while requests of it may be executed until then.
+    /// The doubt that a holder leaves when it releases the lease, while its requests for `names` may be executed until `until`.
     pub(super) fn left(record: &Record, names: Names, until: u64, now: u64) -> Self {
         Self::of(record, now).and(names, until, now)
     }
@@ -301,7 +302,7 @@ impl Doubt {
 mod tests {
     use super::*;
 
-    #[expect(clippy::unnecessary_wraps, reason = "none stands for any name")]
+    #[expect(clippy::unnecessary_wraps, reason = "the type of names in a lease")]
     fn names(names: &[&str]) -> Names {
         Some(names.iter().map(|name| (*name).to_owned()).collect())
     }

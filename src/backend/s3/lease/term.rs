@@ -1,4 +1,4 @@
-//! How the lease is taken, renewed, read and written.
+//! Taking, renewing, reading and writing the lease.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -6,12 +6,18 @@ use std::time::Duration;
 use crate::backend::in_doubt::LONGEST_REQUEST;
 use crate::backend::s3::lease::found::Found;
 use crate::backend::s3::lease::names::Doubt;
-use crate::backend::s3::lease::{Held, LIFE, Lease, RENEWAL, RETRY, SETTLING, State, lost, unix_seconds};
+use crate::backend::s3::lease::{
+    Held, LIFETIME, Lease, RENEWAL_INTERVAL, RETRY_INTERVAL, SETTLE_TIME, State, lost, unix_seconds,
+};
 use crate::backend::s3::place::bare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::lease_record::{LIMIT_BYTES, Record};
 
 impl Lease {
+    /// Takes the lease, for the first time or after a release.
+    ///
+    /// # Errors
+    /// `Busy` if another process holds it, or takes it at the same time; `Denied` if the owner mark names another host.
     pub(super) async fn take(self: &Arc<Self>) -> Result<()> {
         let was_ours = self.mark.claim().await?;
         let found = self.read().await?;
@@ -19,16 +25,16 @@ impl Lease {
         if let Some(found @ Found { record, .. }) = &found {
             epoch = record.epoch;
             if record.held {
-                until = Some(self.doubt(found)?);
+                until = Some(self.last_request_until(found)?);
             }
-            // A PBS that used the store meanwhile removed our mark, and left the lease alone.
+            // A PBS that used the store meanwhile has removed our mark, but not the lease. The term does not continue then.
             continues = (was_ours && record.holder.instance == self.me.instance).then_some(epoch);
         }
         let holder = self.me.clone();
         let answered = found.as_ref().and_then(|found| found.head.answered);
         let server_now = answered.map(unix_seconds).unwrap_or_default();
         let doubt = Doubt::taken(found.as_ref(), server_now, until);
-        let doubtful_until = doubt.until;
+        let in_doubt_until = doubt.until;
         let mut record = Record {
             beat: 0,
             in_doubt: None,
@@ -43,47 +49,59 @@ impl Lease {
         let sent = self.moment();
         let tag = match self.write(&record, found.as_ref().map(|found| found.tag.as_str())).await {
             Ok(tag) if !tag.is_empty() => tag,
-            Ok(_) => self.written(&record).await?.ok_or_else(taken)?,
+            Ok(_) => self.written(&record).await?.ok_or_else(taken_by_other)?,
             Err(error) => self.written(&record).await?.ok_or_else(|| match error.kind() {
-                ErrorKind::AlreadyExists | ErrorKind::Conflict => taken(),
+                ErrorKind::AlreadyExists | ErrorKind::Conflict => taken_by_other(),
                 _ => error,
             })?,
         };
         if !self.place.conditional {
-            self.runtime.sleep(SETTLING).await;
-            self.written(&record).await?.ok_or_else(taken)?;
+            self.runtime.sleep(SETTLE_TIME).await;
+            self.written(&record).await?.ok_or_else(taken_by_other)?;
         }
-        let left = doubtful_until.map(|until| until.saturating_sub(server_now));
-        let doubtful_until = left
+        let left = in_doubt_until.map(|until| until.saturating_sub(server_now));
+        let in_doubt_until = left
             .filter(|left| *left > 0)
             .map(|left| sent.monotonic.saturating_add(Duration::from_secs(left)));
         let since = record.epoch;
         let (confirmed, renewed) = (sent.monotonic, sent);
         *self.state() =
-            State::Held(Held { confirmed, continues, doubtful_until, record, renewed, since, tag });
-        self.beat(since);
+            State::Held(Held { confirmed, continues, in_doubt_until, record, renewed, since, tag });
+        self.renew_regularly(since);
         Ok(())
     }
 
-    /// When the requests of a holder that did not give the lease back are certainly over, or why it cannot be taken from it.
-    fn doubt(&self, found: &Found) -> Result<u64> {
+    /// The time, in Unix seconds by the clock of the server, after which no request of a holder that did not release the lease can be
+    /// executed. Fails with `Busy` if the lease cannot be taken over yet.
+    fn last_request_until(&self, found: &Found) -> Result<u64> {
         let holder = &found.record.holder;
         let busy = |why: String| Err(Error::new(ErrorKind::Busy, "lock the store").because(why));
         let (Some(age), Some(renewed)) = (found.age(), found.head.last_modified) else {
-            return busy(format!("{} holds it, and the server does not tell since when", holder.host));
+            return busy(format!(
+                "{} holds the lease, and the answers of the server lack the times",
+                holder.host
+            ));
         };
-        // The time of an object is told in whole seconds.
-        let life = LIFE + Duration::from_secs(2);
+        // Both times are in whole seconds, so their difference is not exact.
+        let life = LIFETIME + Duration::from_secs(2);
         if age <= life && holder.instance != self.me.instance {
             let left = life.saturating_sub(age).as_secs() + 1;
             return busy(format!(
-                "the process {} on {} holds it for another {left} s at least",
+                "the process {} on {} holds the lease for at least another {left} s",
                 holder.instance, holder.host
             ));
         }
-        Ok(unix_seconds(renewed + LIFE + LONGEST_REQUEST))
+        // It signed its last request at most a lifetime after its last renewal.
+        Ok(unix_seconds(renewed + LIFETIME + LONGEST_REQUEST))
     }
 
+    /// Renews the lease: replaces exactly the one that this process stored last. The caller holds `changing`.
+    ///
+    /// Only this process knows its nonce, and every content has another `beat`. So a stored record that equals the new one proves that this
+    /// put, or an attempt of it, was executed; the nonce of another holder proves that the lease was lost.
+    ///
+    /// # Errors
+    /// `Busy` if the lease was lost; `Unavailable` if that is unknown.
     pub(super) async fn renew(self: &Arc<Self>, held: Held) -> Result<()> {
         let record = Record { beat: held.record.beat + 1, removing: self.names_removed(), ..held.record };
         let sent = self.moment();
@@ -97,27 +115,28 @@ impl Lease {
             Ok(tag) if !tag.is_empty() => tag,
             written => match self.read().await? {
                 Some(found) if found.record == record => found.tag,
-                // Neither this renewal nor anybody else was there: the next one finds the same tag.
+                // The put had no effect, and no other process changed the lease: the next renewal retries against the same tag.
                 Some(found) if found.tag == held.tag => return written.map(drop),
-                // An earlier one, given up for lost, was executed late. It has but to be renewed over that.
+                // An earlier renewal of this process was executed late. The lease is still ours: the next renewal replaces that one.
                 Some(found) if self.is_mine(&found) && found.record.epoch == held.record.epoch => {
                     let found = Held { record: found.record, tag: found.tag, ..held };
                     *self.state() = State::Held(found);
                     let error = Error::new(ErrorKind::Unavailable, "renew the lease");
-                    return Err(error.on(&self.place.lease).because("an earlier renewal came late"));
+                    return Err(error.on(&self.place.lease).because("an earlier renewal was executed late"));
                 }
                 found => return Err(self.lose(found.as_ref())),
             },
         };
+        // Counted from the time at which the put was sent: the server may have executed it right then.
         *self.state() = State::Held(Held { confirmed: sent.monotonic, record, renewed: sent, tag, ..held });
         Ok(())
     }
 
-    /// Renews the lease as long as it is held and anybody is there who may want it.
-    fn beat(self: &Arc<Self>, since: u64) {
+    /// Renews the lease in the background while it is held and the backend exists.
+    fn renew_regularly(self: &Arc<Self>, since: u64) {
         let (weak, runtime): (Weak<Self>, _) = (Arc::downgrade(self), Arc::clone(&self.runtime));
         self.runtime.spawn(Box::pin(async move {
-            let mut pause = RENEWAL;
+            let mut pause = RENEWAL_INTERVAL;
             loop {
                 runtime.sleep(pause).await;
                 let Some(lease) = weak.upgrade() else { return };
@@ -126,14 +145,14 @@ impl Lease {
                 if held.since != since {
                     return;
                 }
-                lease.end_announcements();
-                // A failure is told to whoever wants to change something next.
-                pause = if lease.renew(held).await.is_ok() { RENEWAL } else { RETRY };
+                lease.reset_extra_renewals();
+                // A failure is not reported here: the next change renews the lease first, and fails with it.
+                pause = if lease.renew(held).await.is_ok() { RENEWAL_INTERVAL } else { RETRY_INTERVAL };
             }
         }));
     }
 
-    /// Writes the lease over the one with this tag, or where none is. In a full bucket the [reserve](crate::backend::s3::reserve) makes room for it.
+    /// Replaces the lease with this tag, or creates it. In a full bucket the [reserve](crate::backend::s3::reserve) makes room for it.
     pub(super) async fn write(&self, record: &Record, over: Option<&str>) -> Result<String> {
         let json = record.encode().map_err(|error| self.internal(error))?;
         let condition = self.place.condition(over);
@@ -141,7 +160,7 @@ impl Lease {
         Ok(bare(&tag).to_owned())
     }
 
-    /// The tag of the lease if it is this record; `None` if somebody else was faster.
+    /// The tag of the stored lease if it is this record; `None` if another process stored one.
     async fn written(&self, record: &Record) -> Result<Option<String>> {
         let found = self.read().await?;
         Ok(found.filter(|found| found.record == *record).map(|found| found.tag))
@@ -160,7 +179,7 @@ impl Lease {
 
     pub(super) fn lose(&self, found: Option<&Found>) -> Error {
         let holder = found.filter(|found| found.record.held).map(|found| &found.record.holder);
-        let who = holder.map_or_else(|| "nobody".to_owned(), |holder| holder.host.clone());
+        let who = holder.map_or_else(|| "no process".to_owned(), |holder| holder.host.clone());
         let error = lost(&who);
         *self.state() = State::Lost(who);
         error
@@ -179,11 +198,11 @@ impl Lease {
 pub(super) fn next(epoch: u64) -> Result<u64> {
     epoch.checked_add(1).ok_or_else(|| {
         let error = Error::new(ErrorKind::Corrupt, "lock the store");
-        error.because("the epoch of the lease cannot grow any more")
+        error.because("the epoch of the lease has its largest value")
     })
 }
 
-/// Somebody else was faster.
-fn taken() -> Error {
+/// The error of a take that another process won.
+fn taken_by_other() -> Error {
     Error::new(ErrorKind::Busy, "lock the store")
 }
