@@ -1,5 +1,5 @@
 //! A backend of your own: a sorted map behind a mutex, tested by the conformance suite, then a backup and a restore.
-//! Run with: cargo run --example custom_backend --features testing
+//! Run with: `cargo run --example custom_backend --features testing`
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -60,12 +60,12 @@ pub trait Housekeeping: fmt::Debug + Send + Sync {
     /// Any failure to remove them.
     async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64>;
 
-    /// Makes sure that the backend has an object to delete when a full store must be emptied. The caller holds the lock of the
-    /// store; the store calls this when it is created, and after each complete collection. Substitute: nothing, for backends that
-    /// delete without writing.
+    /// Stores an object that the backend can delete to make room in a full store, unless it exists. The caller holds the lock of the store. The
+    /// store calls it when it is created, and after each complete collection. Substitute: nothing, for a backend that deletes without
+    /// a put.
     ///
     /// # Errors
-    /// `Full` if there is no room for it; any failure to store it. The store works without it.
+    /// `Full` if the store has no room for it; any other failure to store it. The store works without it.
     async fn keep_reserve(&self) -> Result<()>;
 }
 

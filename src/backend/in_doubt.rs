@@ -6,7 +6,7 @@ use crate::backend::Deleted;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Time after which a request that was given up is certainly not executed any more.
-pub(crate) const LONGEST_REQUEST: Duration = Duration::from_mins(30);
+pub(crate) const MAX_REQUEST_TIME: Duration = Duration::from_mins(30);
 
 /// Returns `true` if the error proves that the request is not executed later.
 pub(crate) fn is_certain(error: &Error) -> bool {

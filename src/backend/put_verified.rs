@@ -1,4 +1,4 @@
-//! Puts whose outcome is looked up when the answer does not tell it.
+//! Puts that read the object back when the answer does not prove the outcome.
 //!
 //! An answer can be lost after the object was stored, and a repeated conditional put then fails on the object that the first
 //! attempt stored. So an error of a put proves nothing about the object; its content does. After a failure the object is read
@@ -12,7 +12,7 @@
 //! | error | other content | [`FoundInstead::Other`] | not known |
 //! | error | unreadable | [`FoundInstead::Unknown`] | not known |
 //!
-//! Equal content counts as success whoever stored it: every name that is stored this way belongs to one writer by a lock, and a
+//! Equal content counts as success, whichever writer stored it: a lock gives every name that is stored this way to one writer, and a
 //! second writer that stores the same bytes under it wants the same state.
 
 use bytes::Bytes;

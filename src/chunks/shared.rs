@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::backend::in_doubt::LONGEST_REQUEST;
+use crate::backend::in_doubt::MAX_REQUEST_TIME;
 use crate::chunks::digest_locks::DigestLocks;
 use crate::chunks::fetch::ChunkReader;
 use crate::chunks::moves::MovesInProgress;
@@ -90,7 +90,7 @@ impl SharedState {
     pub(super) fn note_leaving(self: &Arc<Self>, digests: &[Digest], now: Duration) -> HashSet<Digest> {
         let new = {
             let mut leaving = self.leaving();
-            leaving.digests.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
+            leaving.digests.retain(|_, since| now.saturating_sub(*since) < MAX_REQUEST_TIME);
             let is_new = |digest: &&Digest| leaving.digests.insert(**digest, now).is_none();
             digests.iter().filter(is_new).copied().collect()
         };
@@ -104,7 +104,7 @@ impl SharedState {
     /// All that may still be deleted by a request of this process.
     pub(super) fn all_leaving(&self, now: Duration) -> Vec<Digest> {
         let leaving = self.leaving();
-        let late = |since: &Duration| now.saturating_sub(*since) < LONGEST_REQUEST;
+        let late = |since: &Duration| now.saturating_sub(*since) < MAX_REQUEST_TIME;
         leaving.digests.iter().filter(|(_, since)| late(since)).map(|(digest, _)| *digest).collect()
     }
 
@@ -116,7 +116,7 @@ impl SharedState {
     /// What an earlier holder of the store may have been deleting, by the first twelve bytes.
     pub(crate) fn inherit(&self, mut prefixes: Vec<[u8; 12]>, now: Duration) {
         prefixes.sort_unstable();
-        self.leaving().inherited = Some((prefixes, now + LONGEST_REQUEST));
+        self.leaving().inherited = Some((prefixes, now + MAX_REQUEST_TIME));
     }
 
     /// Whether it was said what an earlier holder may have been deleting.
@@ -127,7 +127,7 @@ impl SharedState {
     /// How long it takes until the chunk is certain not to be deleted by an earlier request.
     pub(super) fn unsettled_for(&self, digest: &Digest, now: Duration) -> Option<Duration> {
         let leaving = self.leaving();
-        let own = leaving.digests.get(digest).map(|since| *since + LONGEST_REQUEST);
+        let own = leaving.digests.get(digest).map(|since| *since + MAX_REQUEST_TIME);
         let inherited = leaving.inherited.as_ref().filter(|(prefixes, _)| {
             let prefix: [u8; 12] = std::array::from_fn(|at| digest.as_bytes()[at]);
             prefixes.binary_search(&prefix).is_ok()

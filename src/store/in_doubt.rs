@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::backend::in_doubt::{LONGEST_REQUEST, is_certain, is_over};
+use crate::backend::in_doubt::{MAX_REQUEST_TIME, is_certain, is_over};
 use crate::backend::{Deleted, Removal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -111,7 +111,7 @@ impl StoreInner {
 
     /// How long a request may still be executed that was given up then.
     fn left(&self, since: Duration) -> Duration {
-        (since + LONGEST_REQUEST).saturating_sub(self.runtime().monotonic())
+        (since + MAX_REQUEST_TIME).saturating_sub(self.runtime().monotonic())
     }
 
     /// The snapshots of a group of which something may still be deleted.
@@ -136,7 +136,7 @@ impl StoreInner {
     ) -> MutexGuard<'a, HashMap<K, Duration>> {
         let mut doubts = doubts.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.runtime().monotonic();
-        doubts.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
+        doubts.retain(|_, since| now.saturating_sub(*since) < MAX_REQUEST_TIME);
         doubts
     }
 }

@@ -1,4 +1,4 @@
-//! Changing what is stored, one task at a time.
+//! Changes by one task at a time.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,8 +15,7 @@ use crate::format::Digest;
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::Namespace;
 
-/// **Create never replaces**: `Create` writes where nothing is and never where something is; a backend that cannot promise
-/// it refuses both.
+/// **Create never replaces**: `Create` stores a new object and never replaces one. A backend that cannot promise that refuses both.
 pub(super) async fn create_never_replaces(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let marker = Key::Namespace(namespace(&Namespace::root(), "a"));
@@ -46,13 +45,13 @@ pub(super) async fn create_never_replaces(backend: &Arc<dyn Backend>) {
     end(backend, &[]).await;
 }
 
-/// Versions differ between contents, are the same wherever they are shown, and bind `IfMatch` and deletions that name one.
+/// Versions differ between contents, are the same in all results, and restrict `IfMatch` and deletions with a version.
 pub(super) async fn versions(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let key = notes("vm/1");
     let mut seen = HashSet::new();
     for number in 0..64_u8 {
-        // Of one size and in quick succession: neither may be all that a version is made from.
+        // Equal sizes in quick succession: a version must not consist of size or time alone.
         assert!(
             seen.insert(store(backend, &key, vec![number; 8]).await),
             "versions: that of another content"
@@ -125,7 +124,7 @@ async fn delete_if_match(backend: &Arc<dyn Backend>, key: &Key, stale: &Version)
     }
 }
 
-/// Deletions have a result each, in order; one that fails keeps none of the others from happening.
+/// Each deletion has a result, in order. A failure does not prevent the other deletions.
 pub(super) async fn deletes(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     assert_eq!(must(backend.delete(&[]).await, "delete: nothing").len(), 0);
@@ -135,7 +134,7 @@ pub(super) async fn deletes(backend: &Arc<dyn Backend>) {
     for key in stay.iter().chain(&go) {
         store(backend, key, "").await;
     }
-    // Backwards the results would be others.
+    // In reverse order, the results would differ.
     let asked = [&go[0], &go[1], &chunk(2), &stay[0], &go[2], &go[3], &owner("vm/3")];
     let removals: Vec<_> = asked.into_iter().cloned().map(Removal::any).collect();
     let results = must(backend.delete(&removals).await, "delete: several");
@@ -159,7 +158,7 @@ pub(super) async fn deletes(backend: &Arc<dyn Backend>) {
     end(backend, &stay[2..3]).await;
 }
 
-/// A copy has the bytes of the original, follows the rules of `put`, and lives on without it.
+/// A copy has the bytes of the original, follows the rules of `put`, and remains when the original is deleted.
 pub(super) async fn copies(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let (from, to) = (chunk(1), Key::Quarantined(Digest::of(&1_u32.to_le_bytes()), 0));
@@ -186,7 +185,7 @@ pub(super) async fn copies(backend: &Arc<dyn Backend>) {
     end(backend, &[to]).await;
 }
 
-/// Touching describes the objects, in order, changes nothing in them, and never lets one look older.
+/// A touch describes the objects in order, does not change them, and never makes a time of last use earlier.
 pub(super) async fn touches(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     assert_eq!(must(backend.touch(&[]).await, "touch: nothing"), []);
@@ -212,7 +211,7 @@ pub(super) async fn touches(backend: &Arc<dyn Backend>) {
     end(backend, &present[..1]).await;
 }
 
-/// A namespace exists while its marker does, empty or not; it goes only when empty, and nothing else goes with it.
+/// A namespace exists as long as its marker. The marker can be deleted only when the namespace is empty, and no other object goes with it.
 pub(super) async fn namespaces(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let root = Namespace::root();
@@ -251,7 +250,7 @@ pub(super) async fn namespaces(backend: &Arc<dyn Backend>) {
     end(backend, &[]).await;
 }
 
-/// **Durable**, as far as it shows without a crash: a barrier succeeds after every kind of change and takes nothing back.
+/// **Durable**, as far as a test without a crash shows it: a barrier succeeds after each kind of change, and undoes none.
 pub(super) async fn durable(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     must(backend.barrier().await, "durable: a barrier over nothing");
@@ -268,7 +267,7 @@ pub(super) async fn durable(backend: &Arc<dyn Backend>) {
     end(backend, &[chunk(1), chunk(2)]).await;
 }
 
-/// What `Create` answers where something is.
+/// The error kind of `Create` for an existing object.
 fn taken(backend: &Arc<dyn Backend>) -> ErrorKind {
     if backend.capabilities().conditional_put { ErrorKind::AlreadyExists } else { ErrorKind::Unsupported }
 }

@@ -14,7 +14,7 @@ use crate::format::Digest;
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{BackupType, Namespace};
 
-/// **Ordered**: byte order of paths, each once, where `-` and `.` come before the `/` that ends a name and digits after it.
+/// **Ordered**: byte order of paths, each once. `-` and `.` come before the `/` that ends a name, and digits after it.
 pub(super) async fn ordered(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let mut stored = Vec::new();
@@ -41,8 +41,8 @@ pub(super) async fn ordered(backend: &Arc<dyn Backend>) {
     end(backend, &chunks).await;
 }
 
-/// **Complete**: a listing shows everything below its prefix and within its bounds, and nothing else. Shards of the chunks
-/// make up the whole, wherever they are cut.
+/// **Complete**: a listing shows all objects below its prefix and within its bounds, and no others. Together, shards of the chunks show
+/// all of them, for any bounds.
 pub(super) async fn complete(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let mut chunks: Vec<Key> = (0..40).map(chunk).chain([Key::Quarantined(digest(3), 0)]).collect();
@@ -52,7 +52,7 @@ pub(super) async fn complete(backend: &Arc<dyn Backend>) {
     chunks.sort();
     let whole = ListQuery::all(Prefix::Chunks);
     assert_eq!(keys(backend, &whole).await, chunks, "complete: all chunks");
-    // Cut at objects, beside objects, and at both ends.
+    // Bounds at objects, beside objects, and at both ends.
     let between = Key::Chunk(Digest::from_bytes([0x80; 32]));
     for cuts in [vec![], vec![&chunks[0]], vec![&chunks[40]], vec![&chunks[7], &chunks[8], &between]] {
         let cuts: BTreeSet<Key> = cuts.into_iter().cloned().collect();
@@ -115,8 +115,8 @@ async fn within_prefixes(backend: &Arc<dyn Backend>) {
     }
 }
 
-/// A listing of one level shows the objects there and the prefixes below; a prefix that it shows beyond those is empty. Of a
-/// listing within bounds it shows what has its path there.
+/// A listing of one level shows its objects and the prefixes one level deeper. Any other prefix that it shows is empty. Within bounds, it
+/// shows the entries whose paths are within them.
 pub(super) async fn children(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let a = namespace(&Namespace::root(), "a");
@@ -149,7 +149,7 @@ pub(super) async fn children(backend: &Arc<dyn Backend>) {
                 ListEntry::Object(info) => found.push(info.key),
                 ListEntry::Prefix(prefix) => deeper.push(prefix),
                 other @ (ListEntry::Foreign(_) | ListEntry::Name(_) | ListEntry::Unreadable(_)) => {
-                    panic!("children: {other:?}, which nobody stored or asked for")
+                    panic!("children: {other:?}, which the suite neither stored nor queried")
                 }
             }
         }
@@ -182,8 +182,8 @@ async fn children_within(backend: &Arc<dyn Backend>, prefix: &Prefix, first: &Ke
     }
 }
 
-/// **Complete**, over several pages: stores as many chunks and as many groups as said, and reads them page by page. Fails
-/// if all of them fit on one page, since nothing would have been tried then.
+/// **Complete**, over several pages: stores this number of chunks and of groups, and lists them page by page. Fails if all of them fit on
+/// one page, since that would prove nothing.
 pub(super) async fn paging(backend: &Arc<dyn Backend>, objects: u32) {
     begin(backend).await;
     let chunks: Vec<Key> = (0..objects).map(chunk).collect();
@@ -221,10 +221,9 @@ pub(super) async fn paging(backend: &Arc<dyn Backend>, objects: u32) {
     end(backend, &chunks).await;
 }
 
-/// **Foreign is reported**: things that `plant` puts at paths which no object has are shown as foreign and left alone.
+/// **Foreign is reported**: listings show files that `plant` stores at paths of no key as foreign, and the backend leaves them alone.
 ///
-/// `plant` has to store a few bytes at the path that it is given, in a way around the backend. What it stored stays: use a
-/// store for this check only.
+/// `plant` stores a few bytes at a path, without the backend. These files remain, so this case is the last one on a store.
 pub(super) async fn foreign_is_reported(backend: &Arc<dyn Backend>, plant: &Plant<'_>) {
     begin(backend).await;
     let (group, snapshot) = ("vm/100", format!("vm/100/{DAY}"));

@@ -6,8 +6,8 @@ use crate::backend::conformance::{begin, must, name, refused};
 use crate::backend::{Backend, LockGuard, LockMode, LockScope};
 use crate::error::{ErrorKind, Result};
 
-/// **Locks exclude**: of groups, manifests and snapshots any number of shared holders or one exclusive one; the store itself
-/// not within this process. Dropping a guard gives the lock back at once.
+/// **Locks exclude**: groups, manifests and snapshots have any number of shared holders or one exclusive one; shared and exclusive holders of
+/// the store do not exclude each other within this process. Dropping a guard releases the lock at once.
 pub(super) async fn locks_exclude(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let (one, ten) = ("ns/a/vm/1", "ns/a/vm/10");
@@ -29,7 +29,7 @@ pub(super) async fn locks_exclude(backend: &Arc<dyn Backend>) {
     }
     let mut held = Vec::new();
     for scope in &scopes {
-        // Each is a lock of its own: none of those that are held already is in the way.
+        // Each scope has its own lock: the locks that are held already do not exclude it.
         held.push(must(lock(backend, scope, LockMode::Exclusive).await, "locks exclude: another object"));
     }
     for scope in &scopes {
@@ -69,19 +69,19 @@ async fn of_the_store(backend: &Arc<dyn Backend>) {
     let what = "locks exclude: the store, within one process";
     let scope = LockScope::Store;
     let alone = must(lock(backend, &scope, LockMode::Exclusive).await, what);
-    assert_eq!(alone.oldest_shared(), None, "{what}: nobody shares it");
+    assert_eq!(alone.oldest_shared(), None, "{what}: no shared holder");
     let first = must(lock(backend, &scope, LockMode::Shared).await, what);
     let oldest = first.oldest_shared();
-    assert!(oldest.is_some(), "{what}: its holder shares it");
+    assert!(oldest.is_some(), "{what}: a shared holder");
     let second = must(lock(backend, &scope, LockMode::Shared).await, what);
     for guard in [&alone, &first, &second] {
         must(guard.check().await, what);
-        assert_eq!(guard.oldest_shared(), oldest, "{what}: the oldest that shares it");
+        assert_eq!(guard.oldest_shared(), oldest, "{what}: the oldest shared holder");
     }
     drop(first);
-    assert!(alone.oldest_shared().is_some(), "{what}: the second shares it still");
+    assert!(alone.oldest_shared().is_some(), "{what}: a second shared holder");
     drop(second);
-    assert_eq!(alone.oldest_shared(), None, "{what}: nobody shares it any more");
+    assert_eq!(alone.oldest_shared(), None, "{what}: no shared holder any more");
     drop(alone);
     must(lock(backend, &scope, LockMode::Exclusive).await, what);
 }

@@ -18,7 +18,7 @@
 //! # })
 //! ```
 
-#![expect(clippy::panic, reason = "it is equipment for tests, which a broken promise has to end")]
+#![expect(clippy::panic, reason = "a broken promise ends the test")]
 
 mod changes;
 mod listings;
@@ -140,7 +140,7 @@ impl<'a> Suite<'a> {
         self
     }
 
-    /// Adds the case `paging`, which lists so many chunks and so many groups page by page. It fails if they fit on one page.
+    /// Adds the case `paging`, which lists this number of chunks and of groups page by page. It fails if they fit on one page.
     pub fn paging(mut self, objects: u32) -> Self {
         self.objects = Some(objects);
         self
@@ -188,7 +188,7 @@ impl<'a> Suite<'a> {
     }
 }
 
-/// Refuses a store in which there is something.
+/// Fails for a store with objects.
 async fn begin(backend: &Arc<dyn Backend>) {
     for prefix in [Prefix::Chunks, Prefix::Namespace(Namespace::root())] {
         let found = entries(backend, &ListQuery::all(prefix)).await;
@@ -199,7 +199,7 @@ async fn begin(backend: &Arc<dyn Backend>) {
     }
 }
 
-/// Deletes what is in namespaces and groups, and the other objects named.
+/// Deletes all objects in namespaces and groups, and the given other ones.
 async fn end(backend: &Arc<dyn Backend>, others: &[Key]) {
     let all = ListQuery::all(Prefix::Namespace(Namespace::root()));
     let mut left: Vec<Key> = others.to_vec();
@@ -208,11 +208,11 @@ async fn end(backend: &Arc<dyn Backend>, others: &[Key]) {
         match entry {
             ListEntry::Object(ObjectInfo { key: key @ Key::Namespace(_), .. }) => markers.push(key),
             ListEntry::Object(info) => left.push(info.key),
-            other => panic!("complete: the listing shows {other:?}, which nobody stored"),
+            other => panic!("complete: the listing shows {other:?}, which the suite did not store"),
         }
     }
     remove(backend, &left).await;
-    // The deepest first: a namespace in which there is another cannot be deleted.
+    // The deepest first: a namespace that contains another one cannot be deleted.
     for marker in markers.into_iter().rev() {
         remove(backend, &[marker]).await;
     }
@@ -238,7 +238,7 @@ async fn load(backend: &Arc<dyn Backend>, key: &Key) -> Object {
     must(backend.get(key, u64::MAX).await, "read your writes: what was stored is there")
 }
 
-/// Checks that the object has this content, and that every way to look at it says the same.
+/// Checks that the object has this content and version, in all results.
 async fn holds(backend: &Arc<dyn Backend>, key: &Key, bytes: &[u8], version: &Version, what: &str) {
     let object = load(backend, key).await;
     assert_eq!(object.bytes.len(), bytes.len(), "{what}: length of {key}");
@@ -260,7 +260,7 @@ async fn entries(backend: &Arc<dyn Backend>, query: &ListQuery) -> Vec<ListEntry
     must(list_all(&**backend, query).await, "list: a page, in order").into_entries()
 }
 
-/// The keys in a listing in which there may be nothing else.
+/// The keys in a listing, which must have no other entries.
 async fn keys(backend: &Arc<dyn Backend>, query: &ListQuery) -> Vec<Key> {
     let only_objects = |entry| match entry {
         ListEntry::Object(info) => info.key,
@@ -269,14 +269,14 @@ async fn keys(backend: &Arc<dyn Backend>, query: &ListQuery) -> Vec<Key> {
     entries(backend, query).await.into_iter().map(only_objects).collect()
 }
 
-/// Runs a task beside this one. It returns what is to be checked, so that only the task that waits for it panics.
+/// Runs a task beside this one. It returns its result for the checks, so that only the waiting task panics.
 fn spawned<T: Send + 'static>(
     backend: &Arc<dyn Backend>,
     task: impl Future<Output = T> + Send + 'static,
 ) -> impl Future<Output = T> + Send {
     let (sender, receiver) = oneshot::channel();
     backend.runtime().spawn(Box::pin(async move {
-        // If nobody waits any more, another check has failed.
+        // Without a waiting task, another check has failed.
         let _ = sender.send(task.await);
     }));
     async move { receiver.await.unwrap_or_else(|_| panic!("the runtime dropped a task, or it panicked")) }
@@ -311,12 +311,12 @@ fn archive(snapshot: &str, archive: &str) -> Key {
     Key::Archive(name(snapshot), name(archive))
 }
 
-/// The namespace below the root, or below another, that is called so.
+/// The namespace with this name below the root or another one.
 fn namespace(parent: &Namespace, child: &str) -> Namespace {
     parent.child(child).unwrap_or_else(|error| panic!("{child}: {error}"))
 }
 
-/// A name that is known to be valid.
+/// Parses a valid name.
 fn name<T: FromStr<Err: fmt::Display>>(text: &str) -> T {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }

@@ -13,7 +13,7 @@ use crate::format::Digest;
 use crate::format::layout::Key;
 use crate::format::name::Namespace;
 
-/// **Read your writes**: every kind of object, of many sizes, comes back as it was stored; the last write counts.
+/// **Read your writes**: objects of every kind and of many sizes are read as they were stored last.
 pub(super) async fn read_your_writes(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let (outer, snapshot) = (namespace(&Namespace::root(), "a"), "ns/a/ns/vm/vm/100/2025-07-14T14:20:02Z");
@@ -46,7 +46,7 @@ pub(super) async fn read_your_writes(backend: &Arc<dyn Backend>) {
     end(backend, &others).await;
 }
 
-/// **Absent is certain**: what is not there is `NotFound` or [`Touched::Absent`], also beside things of a similar name.
+/// **Absent is certain**: an absent object is `NotFound` or [`Touched::Absent`], also beside objects with similar names.
 pub(super) async fn absent_is_certain(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let absent = [
@@ -86,7 +86,7 @@ pub(super) async fn absent_is_certain(backend: &Arc<dyn Backend>) {
     end(backend, &present[..1]).await;
 }
 
-/// **Limited**: an object of the size of the limit is read, a larger one refused as `Corrupt`.
+/// **Limited**: an object of the size of the limit is read, and a larger one refused as `Corrupt`.
 pub(super) async fn limited(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let key = chunk(1);
@@ -105,7 +105,7 @@ pub(super) async fn limited(backend: &Arc<dyn Backend>) {
     end(backend, &[key]).await;
 }
 
-/// Ranges are exactly what was asked for, or `InvalidInput`; the description is that of the whole object.
+/// A range has exactly the requested bytes, or is `InvalidInput`. The description is that of the whole object.
 pub(super) async fn ranges(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let bytes: Vec<u8> = (0..=250).cycle().take(10_000).collect();

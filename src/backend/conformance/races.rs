@@ -15,11 +15,11 @@ use crate::error::{ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::Namespace;
 
-/// What was seen of an object: its version, its size, and some of its bytes.
+/// One view of an object: its version, its size, and some of its bytes.
 type Sight = (Version, u64, Bytes);
 
-/// **Atomic**: whoever reads while others write sees one whole content that one of them wrote, never none and never a
-/// mixture, and the version that belongs to it.
+/// **Atomic**: a reader beside several writers sees the whole content of one of them, never none and never a mixture, with the version of
+/// that content.
 pub(super) async fn atomic(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let key = notes("vm/1");
@@ -38,7 +38,7 @@ pub(super) async fn atomic(backend: &Arc<dyn Backend>) {
         assert!(!sights.is_empty(), "atomic: nothing was read");
         for (version, size, bytes) in sights {
             let Some(content) = contents.get(&version) else {
-                panic!("atomic: nobody wrote version {version:?}");
+                panic!("atomic: no writer stored version {version:?}");
             };
             assert_eq!(size, content.len() as u64, "atomic: the size belongs to another content");
             assert!(content.starts_with(&bytes), "atomic: the bytes belong to another content");
@@ -69,7 +69,7 @@ async fn read(backend: Arc<dyn Backend>, key: Key) -> Result<Vec<Sight>> {
     Ok(sights)
 }
 
-/// **Create never replaces**, when many try at once: exactly one wins, and what it wrote is there.
+/// **Create never replaces**, also when many writers create at once: exactly one succeeds, and its content is stored.
 pub(super) async fn one_creator_wins(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     if !backend.capabilities().conditional_put {
@@ -90,7 +90,7 @@ pub(super) async fn one_creator_wins(backend: &Arc<dyn Backend>) {
     end(backend, &[]).await;
 }
 
-/// Of many that replace the same version exactly one wins; what each adds that way is there once.
+/// Of many writers that replace the same version, exactly one succeeds. Marks that many writers append this way are all stored once.
 pub(super) async fn one_version_wins(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let key = notes("vm/1");
@@ -117,11 +117,11 @@ pub(super) async fn one_version_wins(backend: &Arc<dyn Backend>) {
     end(backend, &[]).await;
 }
 
-/// Lets many put at once and returns what the one that won put.
+/// Runs many puts at once, and returns the content of the one that succeeded.
 async fn race(backend: &Arc<dyn Backend>, key: &Key, mode: &PutMode, losing: ErrorKind) -> (Version, Bytes) {
     let racers = (0..8_u8).map(|number| {
         let (store, key, mode) = (Arc::clone(backend), key.clone(), mode.clone());
-        // A marker is empty; anything else shows who wrote it, and over what: equal contents may have equal versions.
+        // A marker is empty. Any other content names its writer and the replaced version, since equal contents may have equal versions.
         let length = if matches!(key, Key::Namespace(_)) { 0 } else { 1000 };
         let mut bytes = vec![number; length];
         if let PutMode::IfMatch(version) = &mode {
@@ -134,7 +134,7 @@ async fn race(backend: &Arc<dyn Backend>, key: &Key, mode: &PutMode, losing: Err
     for (result, bytes) in join_all(racers).await {
         match result {
             Ok(version) => won.push((version, bytes)),
-            // Of a server that answers a race with an error of its own, nobody knows what it did.
+            // A server may answer a race with an error of its own, whose effect is unknown.
             Err(error) if error.kind() == ErrorKind::Unavailable => {}
             Err(error) => assert_eq!(error.kind(), losing, "{mode:?}: one that lost: {error:?}"),
         }
@@ -143,9 +143,8 @@ async fn race(backend: &Arc<dyn Backend>, key: &Key, mode: &PutMode, losing: Err
     won.remove(0)
 }
 
-/// A put or a delete that names a version has no effect after anything else changed the object, also what names no version.
-/// The suite runs it by name only, since not every server can promise it: with Ceph, a put without a condition
-/// or a deletion is lost that meets a put on a condition.
+/// A put or delete with a version has no effect after another change of the object, also one without a version. The suite runs this case by
+/// name only, since not every server can promise it: Ceph loses an unconditional put or deletion that races with a conditional put.
 pub(super) async fn conditions_see_every_change(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let key = notes("vm/1");
@@ -183,7 +182,7 @@ pub(super) async fn conditions_see_every_change(backend: &Arc<dyn Backend>) {
                 assert_eq!(error.kind(), ErrorKind::Conflict, "versions: one that lost: {error:?}");
             }
         }
-        // Whichever came first, what names a version is not the last.
+        // In any order, the change with a version is not the last one.
         if round % 2 == 0 {
             assert_eq!(load(backend, &key).await.bytes, "always", "versions: a change was not seen");
         } else {
@@ -193,7 +192,7 @@ pub(super) async fn conditions_see_every_change(backend: &Arc<dyn Backend>) {
     end(backend, &[]).await;
 }
 
-/// Adds five marks of its own, each at the end of what is there. Where an answer is lost, what is there tells.
+/// Appends five marks to the object, one after the other. After a lost answer, a read decides if the mark is stored.
 async fn mark(backend: Arc<dyn Backend>, key: Key, writer: usize) -> Result<()> {
     for number in 0..5 {
         let mark = format!("{writer}.{number};");
@@ -213,8 +212,7 @@ async fn mark(backend: Arc<dyn Backend>, key: Key, writer: usize) -> Result<()> 
     Ok(())
 }
 
-/// Tasks that put, read and delete objects of one snapshot do not get in each other's way, though what they delete may be
-/// the last object of it.
+/// Tasks that put, read and delete objects of one snapshot do not disturb each other, although they may delete its last object.
 pub(super) async fn directories_come_and_go(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let tasks = (0..8).map(|number| {
@@ -227,7 +225,7 @@ pub(super) async fn directories_come_and_go(backend: &Arc<dyn Backend>) {
     begin(backend).await;
 }
 
-/// Returns how often the object was there when it was deleted.
+/// Returns the number of deletions that found the object.
 async fn come_and_go(backend: Arc<dyn Backend>, key: Key) -> Result<usize> {
     let mut removed = 0;
     for _ in 0..20 {

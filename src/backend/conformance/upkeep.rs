@@ -1,4 +1,4 @@
-//! What those ask who keep a store in order: names, many heads, the time, terms.
+//! Methods for maintenance: listings of names, batches of lookups, the clock, terms.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::backend::{Backend, Details, ListEntry, ListQuery};
 use crate::error::ErrorKind;
 use crate::format::layout::{Key, Prefix};
 
-/// How much the clock of the store may lag behind what it says of an object: servers tell whole seconds.
+/// Tolerance between the clock of the store and the times of objects: servers send whole seconds.
 const COARSE: Duration = Duration::from_secs(2);
 
-/// **Names are those of the objects**: a listing that may leave out what costs more shows the same keys in the same order.
+/// **Names are those of the objects**: a listing of names shows the same keys in the same order as one with details.
 pub(super) async fn names(backend: &Arc<dyn Backend>) {
     let mut stored: Vec<Key> = (0..40).map(chunk).collect();
     let Key::Chunk(digest) = stored[7] else { return };
@@ -36,7 +36,7 @@ pub(super) async fn names(backend: &Arc<dyn Backend>) {
     remove(backend, &stored).await;
 }
 
-/// **Many heads are each a head**: several objects are described as each would be by itself.
+/// **Many heads are each a head**: `head_many` describes each object as `head` does.
 pub(super) async fn many_heads(backend: &Arc<dyn Backend>) {
     let looked_for: Vec<Key> = (0..5).map(chunk).collect();
     for key in looked_for.iter().step_by(2) {
@@ -60,7 +60,7 @@ pub(super) async fn many_heads(backend: &Arc<dyn Backend>) {
     remove(backend, &there).await;
 }
 
-/// **The clock is that of the objects**: what is stored between two looks at it was used between them.
+/// **The clock is that of the objects**: an object that is stored between two readings of the clock has a time between them.
 pub(super) async fn the_clock(backend: &Arc<dyn Backend>) {
     let key = chunk(1);
     let before = must(backend.clock().await, "clock: it tells the time");
@@ -72,7 +72,7 @@ pub(super) async fn the_clock(backend: &Arc<dyn Backend>) {
     remove(backend, &[key]).await;
 }
 
-/// **A term follows another**: where there are terms, what was noted in the one before counts no longer, and locks that are held go on.
+/// **A term follows another**: in a backend with terms, a new one has a larger epoch and does not continue the old one, and locks stay held.
 pub(super) async fn terms(backend: &Arc<dyn Backend>) {
     use crate::backend::{LockMode, LockScope};
     let guard = must(backend.lock(&LockScope::Store, LockMode::Shared).await, "terms: a lock");

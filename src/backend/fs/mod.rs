@@ -136,7 +136,7 @@ impl FsOptions {
     /// The directory of the lock files of groups, snapshots and manifests; default: `.larder-locks` in the store.
     ///
     /// To use a store beside a running PBS, name the directory that PBS uses for this store. Lock files are removed together with their
-    /// objects, as in PBS. Those that a crash leaves in the default directory are removed by the next garbage collection.
+    /// objects, as in PBS. The next garbage collection removes the files that a crash leaves in the default directory.
     pub fn lock_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.lock_directory = Some(directory.into());
         self

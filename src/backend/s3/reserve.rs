@@ -1,51 +1,51 @@
-//! The reserve: two objects whose deletion makes room in a bucket that takes no more objects.
+//! The reserve: two objects whose deletion makes room in a full bucket.
 //!
-//! Deleting and collecting garbage begin with puts: of the mark and the lease, of the list of candidates, of the list of suspects, of the
-//! identity that says `destroying`. A server whose quota is used up refuses them, often even those that replace an object. `reserve-0` and
-//! `reserve-1` are stored while there is room, and are deleted when one of these puts is answered as `Full`. Nothing is decided by them.
+//! Deletions and garbage collection begin with puts: of the owner mark and the lease, of the GC candidates, of the suspects, of the identity
+//! that says `destroying`. A server with an exhausted quota refuses them, often even those that replace an object. The objects `reserve-0` and
+//! `reserve-1` are stored while the bucket has room, and are deleted when one of these puts fails as `Full`. No decision depends on them.
 //!
 //! # Size
-//! 256 KiB each, so that either holds a list of 16,000 candidates, which are 60 GiB of garbage in chunks of 4 MiB, or a lease at its longest.
-//! A longer list is shortened by the collection. They are two because a server may count objects instead of bytes and refuse
-//! to replace any at the limit: the first collection makes a new object, the list of candidates, and has to replace it and the lease
-//! afterwards. The contents cannot be compressed to nothing, and have no meaning.
+//! Each is 256 KiB: enough for 16,000 GC candidates, which are 60 GiB of garbage in chunks of 4 MiB, or for the largest lease. A
+//! collection shortens a longer list. They are two because a server may count objects instead of bytes, and refuse to replace one at the
+//! limit: the first collection stores a new object, the GC candidates, and then replaces it and the lease. The contents do not compress, and
+//! mean nothing.
 //!
 //! # Orders
 //! ```text
-//! a put that deleting needs:  put ── Full ──▶ DELETE reserve-0 → put ── Full ──▶ DELETE reserve-1 → put ── Full ──▶ DELETE .gc-status → put
-//! a put of data:              reserve spent by this process? ── yes ──▶ reserve stored again in full, or Full → put
-//! creating a store:           identity → barrier → reserve-1 → reserve-0
-//! end of a collection:        list of candidates → reserve-1 → reserve-0, unless they are there → .gc-status
-//! closing:                    lease given back → reserve-1 → reserve-0, if this process spent them
+//! put for a deletion:   put ── Full ──▶ DELETE reserve-0 → put ── Full ──▶ DELETE reserve-1 → put ── Full ──▶ DELETE .gc-status → put
+//! put of data:          reserve spent by this process? ── yes ──▶ reserve stored again at full size, or Full → put
+//! create a store:       identity → barrier → reserve-1 → reserve-0
+//! end of a collection:  GC candidates → reserve-1 → reserve-0, unless they exist → .gc-status
+//! close:                lease released → reserve-1 → reserve-0, if this process spent them
 //! ```
-//! The reserve goes before `.gc-status`, since that one has a content: people read it, and the next collection takes from it that there
-//! were snapshots. `.gc-status` goes last, also where there is no reserve.
+//! The reserve is deleted before `.gc-status`, since that object has a content: people read it, and the next collection learns from it that the
+//! store had snapshots. `.gc-status` is deleted last, also in a store without a reserve.
 //!
-//! Data never takes the room that the reserve left, as far as this process knows: a backup whose lease cost the reserve is refused as
-//! `Full` until the reserve is stored again. Otherwise a backup each night would use up what the next deletion needs.
-//! When the lease was given back the reserve is stored without it: before, the lease could not be given back on a server that refuses to
-//! replace. Where there is less room than it takes, each object is stored with half the size, down to 64 KiB.
+//! As far as this process knows, data never takes the room of the reserve: a backup whose lease spent the reserve fails as `Full` until the
+//! reserve is stored again. Otherwise a backup each night would use up the room that the next deletion needs. The reserve is stored after the
+//! lease was released, without a lease: stored before, it could take the room that the release needs, on a server that refuses to replace.
+//! With less room, each object is stored with half the size, down to 64 KiB.
 //!
 //! # States
-//! `reserve-1` is stored first and deleted last, so `reserve-0` of full size shows that both are there.
+//! `reserve-1` is stored first and deleted last, so `reserve-0` at full size proves that both exist.
 //!
 //! | known to this process | becomes | by |
 //! |---|---|---|
-//! | nothing | whole | a `HEAD` that shows `reserve-0` of full size |
-//! | nothing | spent | a `HEAD` that shows none, or a `DELETE` that was sent, whatever was answered |
+//! | nothing | whole | a `HEAD` that shows `reserve-0` at full size |
+//! | nothing | spent | a `HEAD` that shows its absence, or a `DELETE` that was sent, whatever its answer |
 //! | whole | spent | a `DELETE` that was sent |
-//! | spent | whole | a put of all that is missing |
-//! | any | nothing | the store is closed, or its lease deleted |
+//! | spent | whole | puts of all missing objects |
+//! | any | nothing | closing the store, or deleting its lease |
 //!
-//! # What may go wrong
+//! # Failures
 //! | event | effect |
 //! |---|---|
-//! | a late `DELETE` removes the reserve after it was stored again | there is none until a collection by another process, or after the store was opened again, finds that |
-//! | a late put stores it after it was spent | more room is kept than is known of; the next process finds it |
-//! | a late put stores it after the store was destroyed | an object without a function is left; whoever makes or destroys a store there replaces or removes it |
-//! | the process dies after it spent the reserve | there is none until the next collection that ends well, and others may use up the room |
-//! | somebody else uses up the room that was freed | the put fails as `Full`, as without a reserve |
-//! | the server counts late what was deleted | the put fails as `Full`; once the server has counted it, a second try succeeds |
+//! | a late `DELETE` removes the reserve after it was stored again | the store has none until a collection finds that, in another process or after the store was opened again |
+//! | a late put stores it after it was spent | more room is reserved than this process knows; the next process finds it |
+//! | a late put stores it after the store was destroyed | an object without a function remains; creating or destroying a store there replaces or removes it |
+//! | the process dies after it spent the reserve | the store has none until the next complete collection, and others may use the room |
+//! | another program uses the room that was freed | the put fails as `Full`, as without a reserve |
+//! | the server counts deletions late | the put fails as `Full`; an attempt after the server has counted them succeeds |
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -57,17 +57,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::s3::{Condition, S3Client};
 
-/// How many objects there are.
+/// Number of objects.
 const PARTS: u8 = Key::RESERVES;
-/// The size of each in bytes.
+/// Size of each in bytes.
 const PART_BYTES: usize = 256 << 10;
-/// The smallest size in bytes with which one is stored where there is no room for more.
+/// Minimum size of each in bytes, in a bucket without room for the full size.
 const MIN_PART_BYTES: usize = 64 << 10;
 
-/// The reserve of one store, and what this process knows of it.
+/// The reserve of one store, and the knowledge of this process about it.
 #[derive(Debug)]
 pub(super) struct Reserve {
-    /// Held while it is stored again.
+    /// Held while the reserve is stored.
     making: AsyncMutex<()>,
     state: Mutex<State>,
     /// The name of the store and a `/`, or empty.
@@ -76,11 +76,11 @@ pub(super) struct Reserve {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
-    /// Those with lower numbers are known to be gone.
+    /// Objects with lower numbers are known to be absent.
     gone: u8,
-    /// Both are known to be there in full size.
+    /// Both are known to exist at full size.
     is_whole: bool,
-    /// How often one of them was deleted.
+    /// Number of deletions.
     spent: u64,
 }
 
@@ -90,11 +90,11 @@ impl Reserve {
         Self { making: AsyncMutex::default(), state: Mutex::default(), store: store.to_owned() }
     }
 
-    /// Stores an object of the store: one that deleting needs with room that is freed for it, any other only while the reserve is
-    /// not spent.
+    /// Stores an object of the store. A put that a deletion needs may spend the reserve; any other put fails while the reserve is spent and
+    /// cannot be stored again.
     ///
     /// # Errors
-    /// Those of [`S3Client::put`].
+    /// As for [`S3Client::put`].
     pub(super) async fn store(
         &self,
         client: &S3Client,
@@ -103,7 +103,7 @@ impl Reserve {
     ) -> Result<String> {
         let is_needed = match key {
             Key::GcCandidates | Key::Suspects => true,
-            // Its destruction is written there.
+            // The identity is replaced to mark the store as being destroyed.
             Key::Store => *mode == PutMode::Replace,
             _ => false,
         };
@@ -114,10 +114,10 @@ impl Reserve {
         client.put(rendered, object, condition).await
     }
 
-    /// Stores an object that deleting needs. In a full bucket it frees room, one object after the other.
+    /// Stores an object that a deletion needs. In a full bucket, deletes the objects of the reserve one after the other to make room.
     ///
     /// # Errors
-    /// Those of [`S3Client::put`] and [`S3Client::delete`]; `Full` if there is nothing left to delete.
+    /// As for [`S3Client::put`] and [`S3Client::delete`]; `Full` if the bucket is full without these objects too.
     pub(super) async fn put(
         &self,
         client: &S3Client,
@@ -139,18 +139,18 @@ impl Reserve {
         put
     }
 
-    /// Refuses data while the reserve is spent and cannot be stored again.
+    /// Fails while the reserve is spent and cannot be stored again. Called before a put of data.
     ///
     /// # Errors
-    /// `Full`; those of [`S3Client::put`].
+    /// `Full`; as for [`S3Client::put`].
     pub(super) async fn before_data(&self, client: &S3Client) -> Result<()> {
         if self.state().gone == 0 { Ok(()) } else { self.restore(client, PART_BYTES).await }
     }
 
-    /// Makes sure that there is a reserve.
+    /// Stores the reserve, unless it exists.
     ///
     /// # Errors
-    /// `Full`; those of [`S3Client::head`] and [`S3Client::put`].
+    /// `Full`; as for [`S3Client::head`] and [`S3Client::put`].
     pub(super) async fn keep(&self, client: &S3Client) -> Result<()> {
         let state = *self.state();
         if state.gone == 0 && !state.is_whole {
@@ -164,19 +164,19 @@ impl Reserve {
         self.restore(client, MIN_PART_BYTES).await
     }
 
-    /// The store is closed. Stores the reserve again if this process spent it; where that fails, the next collection does it.
+    /// Ends the use of the store. Stores the reserve again if this process spent it; after a failure, the next collection stores it.
     pub(super) async fn end(&self, client: &S3Client) {
         let _ = self.restore(client, MIN_PART_BYTES).await;
         self.forget();
     }
 
-    /// Nothing is known of it any more.
+    /// Forgets all knowledge about the reserve.
     pub(super) fn forget(&self) {
         let mut state = self.state();
         (state.gone, state.is_whole) = (0, false);
     }
 
-    /// The number of the next one to be deleted.
+    /// Marks the next object as deleted, and returns its number; `None` if both are.
     fn spend(&self) -> Option<u8> {
         let mut state = self.state();
         let number = Some(state.gone).filter(|number| *number < PARTS)?;
@@ -184,7 +184,7 @@ impl Reserve {
         Some(number)
     }
 
-    /// Stores what is gone of it, with at least so many bytes each.
+    /// Stores the absent objects, with at least `least` bytes each.
     async fn restore(&self, client: &S3Client, least: usize) -> Result<()> {
         let _alone = self.making.lock().await;
         let before = *self.state();
@@ -193,7 +193,7 @@ impl Reserve {
             is_whole &= self.put_part(client, number, least).await? == PART_BYTES;
             let mut state = self.state();
             if state.spent != before.spent {
-                // The lease needed it meanwhile.
+                // A put of the lease spent it meanwhile.
                 return Err(Error::new(ErrorKind::Full, "store the reserve"));
             }
             state.gone = number;
@@ -203,7 +203,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// Stores it with its full size over one that is smaller, if there is room.
+    /// Replaces a smaller reserve at full size, if the bucket has room.
     async fn grow(&self, client: &S3Client) -> Result<()> {
         let _alone = self.making.lock().await;
         let before = self.state().spent;
@@ -218,7 +218,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// Stores one of them and returns its size: half of it, and again half, where there is no room.
+    /// Stores one object and returns its size, which is halved as long as the bucket has no room for it.
     async fn put_part(&self, client: &S3Client, number: u8, least: usize) -> Result<usize> {
         let (key, mut size) = (self.key(&Key::Reserve(number)), PART_BYTES);
         loop {

@@ -64,7 +64,7 @@ use std::time::{Duration, SystemTime};
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::LeaseTerm;
-use crate::backend::in_doubt::LONGEST_REQUEST;
+use crate::backend::in_doubt::MAX_REQUEST_TIME;
 use crate::backend::s3::lease::names::{Doubt, Removals};
 use crate::backend::s3::lease::term::next;
 use crate::backend::s3::mark::{Mark, Ownership};
@@ -345,7 +345,7 @@ impl Lease {
         if self.has_doubts() {
             let found = self.read().await?;
             let now = found.and_then(|found| found.head.answered).unwrap_or_else(|| self.runtime.now());
-            let (now, until) = (unix_seconds(now), unix_seconds(now + LONGEST_REQUEST));
+            let (now, until) = (unix_seconds(now), unix_seconds(now + MAX_REQUEST_TIME));
             Doubt::left(&record, names, until, now).write_to(&mut record);
         }
         *self.state() = State::Free;
@@ -354,7 +354,7 @@ impl Lease {
 
     /// Returns `true` if a request of this process may still be executed.
     fn has_doubts(&self) -> bool {
-        let since = self.runtime.monotonic().saturating_sub(LONGEST_REQUEST);
+        let since = self.runtime.monotonic().saturating_sub(MAX_REQUEST_TIME);
         let in_doubt = *self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner);
         let of_names = self.removals().has_doubts(self.runtime.monotonic());
         of_names || self.attempts.load(Ordering::SeqCst) > 0 || in_doubt.is_some_and(|at| at >= since)

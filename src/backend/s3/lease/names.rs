@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::backend::in_doubt::{LONGEST_REQUEST, is_certain, is_over};
+use crate::backend::in_doubt::{MAX_REQUEST_TIME, is_certain, is_over};
 use crate::backend::s3::lease::found::Found;
 use crate::backend::s3::lease::{Lease, State, unix_seconds};
 use crate::backend::{Deleted, Removal};
@@ -50,7 +50,7 @@ pub(super) struct Removals {
 impl Removals {
     /// Returns `true` if a request may still be executed.
     pub(super) fn has_doubts(&self, now: Duration) -> bool {
-        let late = |since: &Duration| now.saturating_sub(*since) < LONGEST_REQUEST;
+        let late = |since: &Duration| now.saturating_sub(*since) < MAX_REQUEST_TIME;
         !self.under_way.is_empty() || self.in_doubt.values().any(late)
     }
 
@@ -58,7 +58,7 @@ impl Removals {
     /// candidates, which was destroyed too. If there are any, the identity of the store is in doubt from now on, so that no store is
     /// created here meanwhile.
     pub(super) fn outlive_the_store(&mut self, now: Duration) -> bool {
-        let late = |since: Duration| now.saturating_sub(since) < LONGEST_REQUEST;
+        let late = |since: Duration| now.saturating_sub(since) < MAX_REQUEST_TIME;
         if self.nameless_under_way > 0 || self.nameless_in_doubt.is_some_and(late) {
             self.in_doubt.insert(Key::Store.path(), now);
         }
@@ -67,7 +67,7 @@ impl Removals {
 
     /// All names with a request that may be executed now or later.
     fn names(&mut self, now: Duration) -> Names {
-        self.in_doubt.retain(|_, since| now.saturating_sub(*since) < LONGEST_REQUEST);
+        self.in_doubt.retain(|_, since| now.saturating_sub(*since) < MAX_REQUEST_TIME);
         listed(self.in_doubt.keys().chain(self.under_way.keys()).cloned().collect())
     }
 }
@@ -226,7 +226,7 @@ impl Lease {
     /// Time for which a request of this process, or of an earlier holder, may still delete the object with this key.
     pub(in crate::backend::s3) fn in_doubt(&self, key: &Key) -> Option<Duration> {
         let (name, now) = (name_of(key)?, self.runtime.monotonic());
-        let own = self.removals().in_doubt.get(&name).map(|since| *since + LONGEST_REQUEST);
+        let own = self.removals().in_doubt.get(&name).map(|since| *since + MAX_REQUEST_TIME);
         let inherited = match &*self.state() {
             State::Held(held) if is_listed(&held.record, &name, key) => held.in_doubt_until,
             _ => None,

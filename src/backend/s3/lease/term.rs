@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::backend::in_doubt::LONGEST_REQUEST;
+use crate::backend::in_doubt::MAX_REQUEST_TIME;
 use crate::backend::s3::lease::found::Found;
 use crate::backend::s3::lease::names::Doubt;
 use crate::backend::s3::lease::{
@@ -92,7 +92,7 @@ impl Lease {
             ));
         }
         // It signed its last request at most a lifetime after its last renewal.
-        Ok(unix_seconds(renewed + LIFETIME + LONGEST_REQUEST))
+        Ok(unix_seconds(renewed + LIFETIME + MAX_REQUEST_TIME))
     }
 
     /// Renews the lease: replaces exactly the one that this process stored last. The caller holds `changing`.
