@@ -21,11 +21,12 @@
 //! Programs that take no lease may change the store too: [`foreign`] detects that.
 
 mod foreign;
+mod housekeeping;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,7 +37,7 @@ use crate::backend::cached::foreign::{Lookers, objects_of};
 use crate::backend::lock_wait::lock_store;
 use crate::backend::{
     Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListEntry, ListPage,
-    ListQuery, LockMode, Object, ObjectInfo, Orphan, PutMode, Removal, Touched, Version, list_all, page_of,
+    ListQuery, LockMode, Object, ObjectInfo, PutMode, Removal, Touched, Version, list_all, page_of,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -481,48 +482,5 @@ impl Backend for MetadataCache {
 
     async fn barrier(&self) -> Result<()> {
         self.inner.barrier().await
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl Housekeeping for MetadataCache {
-    async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
-        if !to.is_content() {
-            return self.inner.copy(from, to, mode).await;
-        }
-        let (change, known) = (self.begin_change(), self.known(from));
-        let version = self.inner.copy(from, to, mode).await?;
-        // Without a known size the generation cannot describe the new object, and is in doubt.
-        if let Known::Present(Kept { size, .. }) = known {
-            let kept = Kept { last_used: self.inner.runtime().now(), size, version: version.clone() };
-            self.state().change(to.path(), Some(kept));
-            change.end();
-        }
-        Ok(version)
-    }
-
-    async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
-        self.inner.head_many(keys).await
-    }
-
-    async fn has_store(&self) -> Result<bool> {
-        self.inner.has_store().await
-    }
-
-    async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
-        self.inner.orphans(foreign).await
-    }
-
-    async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
-        self.inner.get_orphan(orphan, limit).await
-    }
-
-    async fn remove_leftovers(&self, foreign: &[String], age: Duration) -> Result<u64> {
-        self.inner.remove_leftovers(foreign, age).await
-    }
-
-    async fn keep_reserve(&self) -> Result<()> {
-        self.inner.keep_reserve().await
     }
 }
