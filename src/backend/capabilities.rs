@@ -71,3 +71,25 @@ pub enum LockReach {
     /// Only tasks of this process.
     Process,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_missing_fact_suffices_for_two_sightings() {
+        assert!(!Capabilities::local().needs_gc_candidates());
+        for missing in 0..3 {
+            let mut capabilities = Capabilities::local();
+            let facts = [
+                &mut capabilities.cheap_presence,
+                &mut capabilities.consistent_listing,
+                &mut capabilities.tracks_last_use,
+            ];
+            for (number, fact) in facts.into_iter().enumerate() {
+                *fact = number != missing;
+            }
+            assert!(capabilities.needs_gc_candidates(), "{capabilities:?}");
+        }
+    }
+}
