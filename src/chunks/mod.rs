@@ -46,6 +46,7 @@ pub(crate) mod encoded;
 pub(crate) mod fetch;
 mod listing;
 pub(crate) mod moves;
+pub(crate) mod pending;
 pub(crate) mod pins;
 pub(crate) mod quarantine;
 pub(crate) mod recent_indexes;

@@ -22,7 +22,6 @@
 
 use bytes::Bytes;
 
-use crate::backend::in_doubt::is_over;
 use crate::backend::{ListEntry, ListQuery, LockGuard, ObjectInfo, PutMode, Removal, list_all};
 use crate::chunks::ChunkStore;
 use crate::error::{Error, ErrorKind, Result};
@@ -189,15 +188,16 @@ impl ChunkStore {
         let backend = self.backend.as_ref();
         let version = backend.capabilities().conditional_delete.then_some(found.version);
         // On a condition it removes nothing but what is there now, whenever it is executed.
-        let is_new = version.is_none()
-            && self.shared().note_leaving(&[digest], backend.runtime().monotonic()).contains(&digest);
+        let shared = self.shared();
+        let now = backend.runtime().monotonic();
+        let ticket = version.is_none().then(|| shared.begin_deletes(&[digest], now));
         let deleted = backend.delete(&[Removal { key: Key::Chunk(digest), version }]).await;
         let deleted = deleted.and_then(|deleted| {
             let missing = || Err(Error::new(ErrorKind::Internal, "delete").on(digest));
             deleted.into_iter().next().unwrap_or_else(missing)
         });
-        if is_new && is_over(&deleted) {
-            self.shared().forget_leaving(&digest);
+        if let Some(mut ticket) = ticket {
+            ticket.finish(&digest, &deleted);
         }
         deleted.map(drop)
     }

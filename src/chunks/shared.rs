@@ -11,7 +11,7 @@
 //!
 //! So a gate on which something is in doubt stays when the last opening of the store is gone: the next one has to know.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::backend::in_doubt::MAX_REQUEST_TIME;
 use crate::chunks::digest_locks::DigestLocks;
 use crate::chunks::fetch::ChunkReader;
 use crate::chunks::moves::MovesInProgress;
+use crate::chunks::pending::{PendingDeletes, Ticket};
 use crate::chunks::pins::Pins;
 use crate::chunks::recent_indexes::RecentIndexes;
 use crate::chunks::reuse::KnownCandidates;
@@ -29,7 +30,8 @@ static DOUBTFUL: Mutex<Vec<Arc<SharedState>>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Default)]
 pub(crate) struct SharedState {
-    leaving: Mutex<Leaving>,
+    deletes: PendingDeletes<Digest>,
+    inherited: Mutex<Option<Inherited>>,
     pub(crate) pins: Arc<Pins>,
     pub(crate) published: RecentIndexes,
     /// What reads chunks for each opening, with its records of what the store has.
@@ -41,21 +43,15 @@ pub(crate) struct SharedState {
     pub(super) suspects: Mutex<HashSet<Digest>>,
 }
 
-/// What may still be deleted, by the monotonic clock.
-#[derive(Debug, Default)]
-struct Leaving {
-    /// Since when.
-    digests: HashMap<Digest, Duration>,
-    /// Until when: what an earlier holder of the store may have been deleting, sorted.
-    inherited: Option<(Vec<[u8; 12]>, Duration)>,
-}
+/// First twelve bytes of digests, sorted, that an earlier holder of the store may have been deleting, and until when.
+type Inherited = (Vec<[u8; 12]>, Duration);
 
 impl SharedState {
     /// The gate of the store with this identity.
     pub(crate) fn of(uuid: &str) -> Arc<Self> {
         static OPEN: Mutex<BTreeMap<String, Weak<SharedState>>> = Mutex::new(BTreeMap::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let settled = |shared: &mut Arc<Self>| shared.leaving().digests.is_empty();
+        let settled = |shared: &mut Arc<Self>| shared.deletes.is_empty();
         drop(
             DOUBTFUL
                 .lock()
@@ -85,58 +81,46 @@ impl SharedState {
         readers.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// From now on, these may be deleted at any moment. Returns those of which no earlier request said so: an earlier one may outlast
-    /// this one, whatever becomes of it.
-    pub(super) fn note_leaving(self: &Arc<Self>, digests: &[Digest], now: Duration) -> HashSet<Digest> {
-        let new = {
-            let mut leaving = self.leaving();
-            leaving.digests.retain(|_, since| now.saturating_sub(*since) < MAX_REQUEST_TIME);
-            let is_new = |digest: &&Digest| leaving.digests.insert(**digest, now).is_none();
-            digests.iter().filter(is_new).copied().collect()
-        };
+    /// Marks chunks as pending deletes, before the request that deletes them is sent.
+    pub(super) fn begin_deletes(self: &Arc<Self>, digests: &[Digest], now: Duration) -> Ticket<'_, Digest> {
         let mut doubtful = DOUBTFUL.lock().unwrap_or_else(PoisonError::into_inner);
         if !doubtful.iter().any(|shared| Arc::ptr_eq(shared, self)) {
             doubtful.push(Arc::clone(self));
         }
-        new
+        // Under the lock of the list: it must not drop this state between the two.
+        self.deletes.begin(digests, now)
     }
 
-    /// All that may still be deleted by a request of this process.
-    pub(super) fn all_leaving(&self, now: Duration) -> Vec<Digest> {
-        let leaving = self.leaving();
-        let late = |since: &Duration| now.saturating_sub(*since) < MAX_REQUEST_TIME;
-        leaving.digests.iter().filter(|(_, since)| late(since)).map(|(digest, _)| *digest).collect()
-    }
-
-    /// These were not, and will not be by the requests of this process.
-    pub(super) fn forget_leaving(&self, digest: &Digest) {
-        self.leaving().digests.remove(digest);
+    /// All chunks that a request of this process may still delete.
+    pub(super) fn pending_deletes(&self, now: Duration) -> Vec<Digest> {
+        self.deletes.keys(now)
     }
 
     /// What an earlier holder of the store may have been deleting, by the first twelve bytes.
     pub(crate) fn inherit(&self, mut prefixes: Vec<[u8; 12]>, now: Duration) {
         prefixes.sort_unstable();
-        self.leaving().inherited = Some((prefixes, now + MAX_REQUEST_TIME));
+        *self.inherited() = Some((prefixes, now + MAX_REQUEST_TIME));
     }
 
     /// Whether it was said what an earlier holder may have been deleting.
     pub(super) fn has_inherited(&self, now: Duration) -> bool {
-        self.leaving().inherited.as_ref().is_some_and(|(_, until)| *until > now)
+        self.inherited().as_ref().is_some_and(|(_, until)| *until > now)
     }
 
     /// How long it takes until the chunk is certain not to be deleted by an earlier request.
     pub(super) fn unsettled_for(&self, digest: &Digest, now: Duration) -> Option<Duration> {
-        let leaving = self.leaving();
-        let own = leaving.digests.get(digest).map(|since| *since + MAX_REQUEST_TIME);
-        let inherited = leaving.inherited.as_ref().filter(|(prefixes, _)| {
+        let own = self.deletes.remaining(digest, now);
+        let inherited = self.inherited();
+        let inherited = inherited.as_ref().filter(|(prefixes, _)| {
             let prefix: [u8; 12] = std::array::from_fn(|at| digest.as_bytes()[at]);
             prefixes.binary_search(&prefix).is_ok()
         });
-        let until = own.max(inherited.map(|(_, until)| *until))?;
-        until.checked_sub(now).filter(|left| !left.is_zero())
+        let inherited =
+            inherited.and_then(|(_, until)| until.checked_sub(now)).filter(|left| !left.is_zero());
+        own.max(inherited)
     }
 
-    fn leaving(&self) -> MutexGuard<'_, Leaving> {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inherited(&self) -> MutexGuard<'_, Option<Inherited>> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

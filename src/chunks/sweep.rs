@@ -11,18 +11,17 @@
 //! A batch is a task of its own, which has the sections and the lock of the store: who waits for it may go away, and nobody can use a chunk
 //! that is just being removed (H161).
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::future;
 
-use crate::backend::in_doubt::is_over;
 use crate::backend::{Backend, Deleted, LockGuard, Removal};
 use crate::chunks::ChunkStore;
 use crate::chunks::digest_locks::DigestLock;
 use crate::chunks::fetch::ChunkReader;
+use crate::chunks::pending::Ticket;
 use crate::chunks::pins::PinHold;
 use crate::chunks::shared::SharedState;
 use crate::error::{Error, ErrorKind, Result};
@@ -134,11 +133,13 @@ impl Sweeping {
             chosen.iter().filter(|item| item.quarantined.is_none()).map(|item| item.digest).collect();
         self.reader.forget_all(&chunks).await?;
         self.guard.check().await?;
-        let new = self.shared.note_leaving(&chunks, self.backend.runtime().monotonic());
+        // Before the requests are sent: one without an answer may be executed later (H17).
+        let mut ticket = self.shared.begin_deletes(&chunks, self.backend.runtime().monotonic());
         let removals: Vec<_> = chosen.iter().map(|item| Removal::any(item.key())).collect();
         let requests = removals.chunks(AT_ONCE).map(|removals| self.delete(removals));
         let results = future::join_all(requests).await.into_iter().flatten();
-        let mut outcomes = chosen.iter().zip(results).map(|(item, result)| self.settled(item, result, &new));
+        let mut outcomes =
+            chosen.iter().zip(results).map(|(item, result)| settled(item, result, &mut ticket));
         Ok(swept.into_iter().filter_map(|swept| swept.or_else(|| outcomes.next())).collect())
     }
 
@@ -172,24 +173,25 @@ impl Sweeping {
             Err(error) => removals.iter().map(|_| Err(error.clone())).collect(),
         }
     }
+}
 
-    /// What an answer means. If the request is over, and `new` has the chunk, none may delete it any more.
-    fn settled(&self, item: &Unused, result: Result<Deleted>, new: &HashSet<Digest>) -> Swept {
-        if is_over(&result) && item.quarantined.is_none() && new.contains(&item.digest) {
-            self.shared.forget_leaving(&item.digest);
-        }
-        match result {
-            Ok(Deleted::Absent) => Swept::Absent,
-            Ok(_) => Swept::Removed,
-            Err(error) => Swept::Failed(error),
-        }
+/// The outcome of the request for one chunk or quarantined copy.
+fn settled(item: &Unused, result: Result<Deleted>, ticket: &mut Ticket<'_, Digest>) -> Swept {
+    // A quarantined copy has a key of its own: its request says nothing about the chunk.
+    if item.quarantined.is_none() {
+        ticket.finish(&item.digest, &result);
+    }
+    match result {
+        Ok(Deleted::Absent) => Swept::Absent,
+        Ok(_) => Swept::Removed,
+        Err(error) => Swept::Failed(error),
     }
 }
 
 impl ChunkStore {
     /// Chunks that a request which got no answer may still delete.
     pub(crate) fn leaving(&self) -> Vec<Digest> {
-        self.shared().all_leaving(self.backend.runtime().monotonic())
+        self.shared().pending_deletes(self.backend.runtime().monotonic())
     }
 
     /// Chunks that an index names and that are not there: the next backup that has them stores them again (H22).

@@ -10,22 +10,20 @@
 //! What is here are the requests of this opening of the store. Of other processes, and of those that are gone, the backend
 //! [knows](crate::backend::Coordination::in_doubt) names that may not be reused yet: both are asked by the same question.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::backend::in_doubt::{MAX_REQUEST_TIME, is_certain, is_over};
 use crate::backend::{Deleted, Removal};
+use crate::chunks::pending::{PendingDeletes, PendingPuts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{GroupName, SnapshotName};
 use crate::store::StoreInner;
 
-/// What is in doubt, and since when, by the monotonic clock.
+/// Requests of this handle without an answer.
 #[derive(Debug, Default)]
 pub(super) struct InDoubt {
-    arriving: Mutex<HashMap<SnapshotName, Duration>>,
-    leaving: Mutex<HashMap<Key, Duration>>,
+    deletes: PendingDeletes<Key>,
+    manifests: PendingPuts<SnapshotName>,
 }
 
 fn snapshot_of(key: &Key) -> Option<&SnapshotName> {
@@ -45,98 +43,62 @@ fn in_doubt(left: Duration) -> Error {
 }
 
 impl StoreInner {
-    /// The manifest of this snapshot may still arrive.
+    /// Records that the manifest of this snapshot may still appear.
     pub(super) fn doubt(&self, name: &SnapshotName) {
-        self.arriving().insert(name.clone(), self.runtime().monotonic());
+        self.doubts.manifests.insert(name.clone(), self.runtime().monotonic());
     }
 
-    /// Whether the manifest of this snapshot may still arrive: less time has passed than any request takes.
+    /// Returns `true` if the manifest of this snapshot may still appear.
     pub(super) fn is_doubtful(&self, name: &SnapshotName) -> bool {
-        self.arriving().contains_key(name)
+        self.doubts.manifests.contains(name, self.runtime().monotonic())
     }
 
-    /// Deletes objects, and remembers of which ones that is not over.
+    /// Deletes objects, and records the deletes without an answer as pending.
     ///
     /// # Errors
-    /// Those of [`Backend::delete`](crate::backend::Backend::delete).
+    /// As for [`Backend::delete`](crate::backend::Backend::delete).
     pub(super) async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
-        // All of them, in case that this future is dropped.
-        let mut new = Vec::with_capacity(removals.len());
-        {
-            let (mut leaving, now) = (self.leaving(), self.runtime().monotonic());
-            for Removal { key, .. } in removals {
-                new.push(leaving.insert(key.clone(), now).is_none());
-            }
-        }
+        // Before the request: this future may be dropped, and the request executed all the same.
+        let keys = removals.iter().map(|removal| &removal.key);
+        let mut ticket = self.doubts.deletes.begin(keys, self.runtime().monotonic());
         let results = self.backend.delete(removals).await;
-        let mut leaving = self.leaving();
-        for (at, (Removal { key, .. }, is_new)) in removals.iter().zip(new).enumerate() {
-            let is_over = match &results {
-                Ok(results) => results.get(at).is_some_and(is_over),
-                Err(error) => is_certain(error),
-            };
-            // An earlier request may outlast this one.
-            if is_over && is_new {
-                leaving.remove(key);
+        for (at, removal) in removals.iter().enumerate() {
+            match &results {
+                Ok(results) => {
+                    if let Some(result) = results.get(at) {
+                        ticket.finish(&removal.key, result);
+                    }
+                }
+                Err(error) => ticket.finish(&removal.key, &Err(error.clone())),
             }
         }
-        drop(leaving);
         results
     }
 
-    /// Refuses to store what a request that was given up may delete.
+    /// Refuses to store an object that a pending delete may remove.
     ///
     /// # Errors
-    /// `Busy` for as long as such a request may be executed.
+    /// `Busy` while such a request may still be executed.
     pub(super) fn check_settled(&self, key: &Key) -> Result<()> {
-        let own = self.leaving().get(key).map(|since| self.left(*since));
+        let own = self.doubts.deletes.remaining(key, self.runtime().monotonic());
         own.max(self.backend.in_doubt(key)).map_or(Ok(()), |left| Err(in_doubt(left).on(key)))
     }
 
-    /// Refuses a snapshot of which a request that was given up may delete something.
+    /// Refuses a snapshot of which a pending delete may remove an object.
     ///
     /// # Errors
-    /// `Busy` for as long as such a request may be executed.
+    /// `Busy` while such a request may still be executed.
     pub(super) fn check_name_settled(&self, name: &SnapshotName) -> Result<()> {
-        let own = self
-            .leaving()
-            .iter()
-            .filter(|(key, _)| snapshot_of(key) == Some(name))
-            .map(|(_, since)| *since)
-            .max();
-        let own = own.map(|since| self.left(since));
+        let is_of_it = |key: &Key| snapshot_of(key) == Some(name);
+        let own = self.doubts.deletes.longest_of(is_of_it, self.runtime().monotonic());
         let left = own.max(self.backend.in_doubt(&Key::Manifest(name.clone())));
         left.map_or(Ok(()), |left| Err(in_doubt(left).on(name)))
     }
 
-    /// How long a request may still be executed that was given up then.
-    fn left(&self, since: Duration) -> Duration {
-        (since + MAX_REQUEST_TIME).saturating_sub(self.runtime().monotonic())
-    }
-
-    /// The snapshots of a group of which something may still be deleted.
+    /// The snapshots of a group with a pending delete.
     pub(super) fn leaving_snapshots(&self, group: &GroupName) -> Vec<SnapshotName> {
-        let leaving = self.leaving();
-        let names = leaving.keys().filter_map(snapshot_of);
+        let keys = self.doubts.deletes.keys(self.runtime().monotonic());
+        let names = keys.iter().filter_map(snapshot_of);
         names.filter(|name| name.group() == group).cloned().collect()
-    }
-
-    fn arriving(&self) -> MutexGuard<'_, HashMap<SnapshotName, Duration>> {
-        self.of_late(&self.doubts.arriving)
-    }
-
-    fn leaving(&self) -> MutexGuard<'_, HashMap<Key, Duration>> {
-        self.of_late(&self.doubts.leaving)
-    }
-
-    /// Those that are not over by now.
-    fn of_late<'a, K>(
-        &self,
-        doubts: &'a Mutex<HashMap<K, Duration>>,
-    ) -> MutexGuard<'a, HashMap<K, Duration>> {
-        let mut doubts = doubts.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.runtime().monotonic();
-        doubts.retain(|_, since| now.saturating_sub(*since) < MAX_REQUEST_TIME);
-        doubts
     }
 }
