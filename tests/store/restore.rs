@@ -416,3 +416,42 @@ fn a_device_gets_all_of_the_archive_or_nothing_of_it() {
         }
     });
 }
+
+#[test]
+fn an_archive_opens_by_the_name_that_its_writer_was_given() {
+    block_on(async {
+        let Scene { store, .. } = scene().await;
+        let backup = store.backup(&"vm/2".parse().unwrap()).begin().await.unwrap();
+        backup.image("disk.img", Cursor::new(vec![1; CHUNK]), CHUNK as u64).await.unwrap();
+        backup.stream("root.tar", Cursor::new(vec![2; 10])).await.unwrap();
+        backup.blob("vm.conf", "text").await.unwrap();
+        backup.stream("both", Cursor::new(vec![3; 10])).await.unwrap();
+        backup.image("both", Cursor::new(vec![4; CHUNK]), CHUNK as u64).await.unwrap();
+        let snapshot = backup.finish().await.unwrap();
+        for (given, full) in [
+            ("disk.img", "disk.img.fidx"),
+            ("disk.img.fidx", "disk.img.fidx"),
+            ("root.tar", "root.tar.didx"),
+            ("root.tar.didx", "root.tar.didx"),
+            ("both.didx", "both.didx"),
+        ] {
+            let archive = snapshot.archive(given).await.unwrap();
+            assert_eq!(archive.name().as_str(), full);
+        }
+        for given in ["vm.conf", "vm.conf.blob"] {
+            assert_eq!(snapshot.blob(given).await.unwrap(), "text");
+        }
+        let error = snapshot.archive("both").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.source().unwrap().to_string().contains("both.didx"));
+        for (given, kind) in [
+            ("disk", ErrorKind::NotFound),
+            ("vm.conf", ErrorKind::NotFound),
+            ("vm.conf.blob", ErrorKind::InvalidInput),
+            ("../disk.img", ErrorKind::NotFound),
+        ] {
+            assert_eq!(snapshot.archive(given).await.unwrap_err().kind(), kind, "{given}");
+        }
+        assert_eq!(snapshot.blob("disk.img").await.unwrap_err().kind(), ErrorKind::NotFound);
+    });
+}

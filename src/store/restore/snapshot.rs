@@ -74,14 +74,15 @@ impl SnapshotReader {
         &self.manifest
     }
 
-    /// Opens an archive by its full name, such as `disk.img.fidx` or `root.tar.didx`. Its index is read whole and checked
-    /// against the manifest; chunks are read when they are wanted.
+    /// Opens an archive by the name that the writer was given, such as `disk.img`, or by its full name, such as `disk.img.fidx`. Reads
+    /// the whole index and checks it against the manifest; chunks are read on demand.
     ///
     /// # Errors
     /// `NotFound` if the manifest has no such archive; `Corrupt` if the index is missing or not the one in the manifest;
-    /// `InvalidInput` for a blob, which [`blob`](SnapshotReader::blob) reads; `Unsupported` if it is encrypted.
+    /// `InvalidInput` for a blob, which [`blob`](SnapshotReader::blob) reads, and for a short name that two archives share;
+    /// `Unsupported` if the archive is encrypted.
     pub async fn archive(&self, name: &str) -> Result<ArchiveReader> {
-        let (name, file) = self.file(name)?;
+        let (name, file) = self.file(name, &[ArchiveKind::Fixed, ArchiveKind::Dynamic])?;
         if name.kind() == ArchiveKind::Blob {
             let error = Error::new(ErrorKind::InvalidInput, "open archive").on(&name);
             return Err(error.because("a blob is read whole, with `blob`"));
@@ -92,12 +93,13 @@ impl SnapshotReader {
         ArchiveReader::new(self.store.clone(), self.name.clone(), name, index, lock).await
     }
 
-    /// Reads a blob by its full name, such as `app.conf.blob`, checked against the manifest.
+    /// Reads a blob by the name that the writer was given, such as `app.conf`, or by its full name, such as `app.conf.blob`. Checks it
+    /// against the manifest.
     ///
     /// # Errors
-    /// As [`archive`](SnapshotReader::archive).
+    /// As for [`archive`](SnapshotReader::archive).
     pub async fn blob(&self, name: &str) -> Result<Bytes> {
-        let (name, file) = self.file(name)?;
+        let (name, file) = self.file(name, &[ArchiveKind::Blob])?;
         if name.kind() != ArchiveKind::Blob {
             let error = Error::new(ErrorKind::InvalidInput, "read blob").on(&name);
             return Err(error.because("an archive of chunks is opened, with `archive`"));
@@ -150,12 +152,26 @@ impl SnapshotReader {
         Ok(index)
     }
 
-    fn file(&self, name: &str) -> Result<(ArchiveName, &ManifestFile)> {
-        let missing = || Error::new(ErrorKind::NotFound, "open archive").on(name);
-        let name: ArchiveName = name.parse().map_err(|error| missing().because(error))?;
-        let file =
-            self.manifest.file(&name).ok_or_else(|| missing().because(format!("{} has none", self.name)))?;
-        Ok((name, file))
+    /// Finds an archive of one of these kinds by its full name, or by the name without suffix that the writer was given.
+    fn file(&self, name: &str, kinds: &[ArchiveKind]) -> Result<(ArchiveName, &ManifestFile)> {
+        if let Ok(full) = name.parse::<ArchiveName>()
+            && let Some(file) = self.manifest.file(&full)
+        {
+            return Ok((full, file));
+        }
+        let with_suffix = kinds.iter().filter_map(|kind| ArchiveName::with_kind(name, *kind).ok());
+        let mut found = with_suffix.filter_map(|full| Some((self.manifest.file(&full)?, full)));
+        match (found.next(), found.next()) {
+            (Some((file, full)), None) => Ok((full, file)),
+            (Some((_, first)), Some((_, second))) => {
+                let error = Error::new(ErrorKind::InvalidInput, "open archive").on(name);
+                Err(error.because(format!("the snapshot has {first} and {second}; give the full name")))
+            }
+            (None, _) => {
+                let error = Error::new(ErrorKind::NotFound, "open archive").on(name);
+                Err(error.because(format!("{} has no such archive", self.name)))
+            }
+        }
     }
 
     async fn hold(&self) -> Result<Arc<dyn LockGuard>> {
