@@ -105,5 +105,10 @@ pub mod store;
 pub mod sync;
 pub mod tree;
 pub mod verify;
+/// Encoding and parsing below the S3 client, for fuzz targets. Not covered by semver.
 #[cfg(feature = "s3")]
+#[doc(hidden)]
 pub mod wire;
+
+pub use error::{Error, ErrorKind, Result};
+pub use store::Datastore;

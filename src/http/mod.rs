@@ -32,10 +32,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::wire::http_body::Framing;
-use crate::wire::http_head::ResponseHead;
-use crate::wire::uri::Endpoint;
-
+pub use crate::wire::http_body::Framing;
+pub use crate::wire::http_head::{Headers, ResponseHead};
+pub use crate::wire::uri::{Endpoint, Scheme};
 pub use client::{HttpClient, HttpOptions, PoolStatus};
 pub use proxy::Proxy;
 #[cfg(feature = "tls")]

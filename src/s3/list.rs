@@ -4,7 +4,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::s3::client::{Call, S3Client};
 use crate::s3::counters::Operation;
 use crate::s3::object::{from_document, not_there};
-use crate::wire::s3_xml::{Listing, parse_listing};
+use crate::wire::s3_xml::parse_listing;
+
+pub use crate::wire::s3_xml::{ListedObject, Listing};
 
 /// A request for a listing.
 #[non_exhaustive]

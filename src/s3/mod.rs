@@ -44,13 +44,14 @@ use std::fmt;
 
 pub(crate) use guard::Guard;
 
+pub use crate::wire::s3_xml::{LifecycleRule, OpenUpload};
 pub use capabilities::{Risk, S3Capabilities, Support};
 pub use client::{ClockOffset, S3Client};
 pub use counters::{Counters, Operation, OperationCount, Outcome};
 pub use credentials::{
     CredentialProvider, Credentials, EnvironmentCredentials, ProfileCredentials, StaticCredentials,
 };
-pub use list::{ListRequest, ListedPage};
+pub use list::{ListRequest, ListedObject, ListedPage, Listing};
 pub use object::{Condition, Deletion, Head};
 pub use options::{Addressing, Encryption, RateLimits, RetryOptions, S3Options};
 pub use sign::PresignedMethod;
