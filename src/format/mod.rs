@@ -6,6 +6,7 @@ pub mod dynamic_index;
 pub mod fingerprint;
 pub mod fixed_index;
 pub mod index;
+mod index_parts;
 mod json;
 pub mod larder;
 pub mod layout;

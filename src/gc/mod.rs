@@ -33,6 +33,7 @@
 mod mark;
 mod options;
 mod plan;
+mod progress;
 mod report;
 mod sweep;
 mod walk;

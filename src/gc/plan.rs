@@ -18,8 +18,8 @@ use crate::format::name::SnapshotName;
 use crate::format::status::GcStatus;
 use crate::gc::mark::{Marked, mark};
 use crate::gc::options::{GcEvent, GcOptions, Sizes};
+use crate::gc::progress::{Candidate, Progress};
 use crate::gc::report::{ChunkTally, DamagedSnapshot};
-use crate::gc::sweep::Progress;
 use crate::gc::walk::{NAMED, Walk};
 use crate::store::Datastore;
 
@@ -102,17 +102,6 @@ pub(super) struct ShardCensus {
     /// How many could go now.
     pub(super) ready: u64,
     pub(super) shard: Shard,
-}
-
-/// An object that nothing uses.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Candidate {
-    /// Whether it may go now.
-    pub(super) ready: bool,
-    /// When it was seen unused for the first time.
-    pub(super) since: SystemTime,
-    pub(super) size: u64,
-    pub(super) unused: Unused,
 }
 
 pub(super) async fn make(store: &Datastore, options: GcOptions, held: Held, times: Times) -> Result<GcPlan> {

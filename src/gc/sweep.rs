@@ -1,6 +1,5 @@
 //! How what is unused is removed.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
@@ -13,55 +12,15 @@ use crate::format::larder::gc_candidates::MOST as MOST_SIGHTINGS;
 use crate::format::layout::Key;
 use crate::format::status::{GcCacheStats, GcStatus};
 use crate::gc::options::{GcEvent, Sizes};
-use crate::gc::plan::{Candidate, Counting, GcPlan};
-use crate::gc::report::{ChunkTally, GcEnd, GcFailure, GcReport};
+use crate::gc::plan::{Counting, GcPlan};
+use crate::gc::progress::{BATCH, Candidate, REQUEST};
+use crate::gc::report::{GcEnd, GcReport};
 use crate::store::Datastore;
 
-/// How many objects one request names.
-const REQUEST: usize = 1000;
-/// How many are deleted between two looks at the lock, with requests that are sent at the same time, once one has gone well.
-const BATCH: usize = 4 * REQUEST;
 /// After how many batches in a row of which nothing could be removed it is given up.
 const FRUITLESS: usize = 3;
 /// How old what puts left behind has to be: no put that is alive is.
 const LEFTOVER_AGE: Duration = Duration::from_hours(24);
-/// How many failures are named.
-const NAMED: usize = 1000;
-
-/// How far an execution is.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    absent: u64,
-    /// What was seen to last, in the shard that is listed again.
-    after: Option<Unused>,
-    busy: u64,
-    /// How many of those that are known by name were seen to.
-    done: usize,
-    failed: u64,
-    failed_names: HashSet<Digest>,
-    failures: Vec<GcFailure>,
-    /// How many batches in a row removed nothing.
-    fruitless: usize,
-    /// Whether the last batch was deleted without a failure.
-    goes_well: bool,
-    /// Chunks that turned out to be in use.
-    in_use: ChunkTally,
-    leftovers: u64,
-    leftovers_refused: Option<Error>,
-    pinned: u64,
-    removed: ChunkTally,
-    removed_quarantined: ChunkTally,
-    remarks: Vec<Error>,
-    /// How many shards are done, of those in which there was too much to keep.
-    shards: usize,
-    /// Whether a new term was begun and all that may go was written down.
-    begun: bool,
-    /// How many candidates came to their turn.
-    begun_with: usize,
-    status_written: bool,
-    /// Chunks that could not be removed, as far as is known.
-    stuck: ChunkTally,
-}
 
 impl GcPlan {
     /// Removes what is to go. What happened is in the report, whether or not all of it went well; a plan that did not come to its end can
@@ -348,43 +307,6 @@ impl GcPlan {
             removed_quarantined: done.removed_quarantined,
             status_written: done.status_written,
             waiting: self.waiting(),
-        }
-    }
-}
-
-impl Progress {
-    /// How many objects the next batch has.
-    fn batch(&self) -> usize {
-        if self.goes_well { BATCH } else { REQUEST }
-    }
-
-    fn note(&mut self, candidate: &Candidate, swept: Swept) {
-        if candidate.unused.quarantined.is_none() {
-            match &swept {
-                Swept::Busy | Swept::Pinned | Swept::Used => self.in_use.add(candidate.size),
-                Swept::Failed(_) => self.stuck.add(candidate.size),
-                Swept::Absent | Swept::Removed => {}
-            }
-        }
-        match swept {
-            Swept::Absent => self.absent += 1,
-            Swept::Busy => self.busy += 1,
-            Swept::Failed(error) => {
-                self.failed_names.insert(candidate.unused.digest);
-                self.fail(candidate.unused.key(), error);
-            }
-            Swept::Pinned | Swept::Used => self.pinned += 1,
-            Swept::Removed if candidate.unused.quarantined.is_some() => {
-                self.removed_quarantined.add(candidate.size);
-            }
-            Swept::Removed => self.removed.add(candidate.size),
-        }
-    }
-
-    fn fail(&mut self, key: Key, error: Error) {
-        self.failed += 1;
-        if self.failures.len() < NAMED {
-            self.failures.push(GcFailure { error, key });
         }
     }
 }

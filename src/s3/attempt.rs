@@ -9,7 +9,7 @@ use futures::future::{self, Either};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Progress, Response, TransportError};
-use crate::s3::client::{Call, Shared};
+use crate::s3::call::{Call, Shared};
 use crate::s3::counters::Outcome;
 use crate::s3::credentials::Credentials;
 use crate::s3::guard::Guard;

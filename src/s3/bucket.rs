@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use crate::error::{ErrorKind, Result};
-use crate::s3::client::{Answer, Call, S3Client};
+use crate::s3::call::{Answer, Call};
+use crate::s3::client::S3Client;
 use crate::s3::counters::Operation;
 use crate::s3::object::from_document;
 use crate::wire::s3_xml::{

@@ -1,18 +1,15 @@
 //! The one loop through which every request goes: wait, sign, send, judge, retry.
 
-use std::borrow::Cow;
 use std::error::Error as StdError;
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
-
-use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{HttpTransport, Progress, Response};
 use crate::rt::{Rate, Runtime};
 use crate::s3::attempt::{Attempt, Sending};
+use crate::s3::call::{Answer, Call, Shared};
 use crate::s3::checksum;
 use crate::s3::counters::{Counters, Operation};
 use crate::s3::credentials::{Credentials, Keeper};
@@ -32,8 +29,6 @@ const MOST_MOVES: u32 = 2;
 const MOST_OFFSET: Duration = Duration::from_hours(48);
 /// Stands for an unknown clock skew.
 pub(super) const NEVER: i64 = i64::MIN;
-/// Maximum bytes of a single request.
-const MOST_BYTES: u64 = 5 << 30;
 
 /// A client for one bucket. Clones share everything: connections, limits, counters.
 #[derive(Clone, Debug)]
@@ -43,89 +38,10 @@ pub struct S3Client {
     pub(super) shared: Arc<Shared>,
 }
 
-pub(super) struct Shared {
-    pub(super) budget: Budget,
-    /// `true` if bodies carry an MD5, because the server does not check them against their signed hash (D12).
-    pub(super) md5: AtomicBool,
-    pub(super) bytes_in: Option<Rate>,
-    pub(super) bytes_out: Option<Rate>,
-    pub(super) concurrency: Arc<Concurrency>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) keeper: Keeper,
-    /// Seconds by which the last answer was ahead of the local wall clock.
-    pub(super) ahead: AtomicI64,
-    /// Seconds by which the clock of the server is ahead.
-    offset: AtomicI64,
-    pub(super) options: S3Options,
-    place: Mutex<Place>,
-    pub(super) reads: Option<Rate>,
-    pub(super) runtime: Arc<dyn Runtime>,
-    pub(super) transport: Arc<dyn HttpTransport>,
-    pub(super) writes: Option<Rate>,
-}
-
 /// Seconds by which the clock of the server is ahead; learned when a request was refused for its time.
 #[expect(clippy::exhaustive_structs, reason = "a number with a name")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockOffset(pub i64);
-
-/// A request before it is signed.
-pub(super) struct Call<'a> {
-    pub(super) body: Bytes,
-    pub(super) body_limit: u64,
-    /// Headers beside the common ones; names in lower case.
-    pub(super) headers: Vec<(Cow<'static, str>, String)>,
-    /// `None` for the bucket itself.
-    pub(super) key: Option<&'a str>,
-    pub(super) method: &'static str,
-    pub(super) operation: Operation,
-    pub(super) query: &'a [(&'a str, &'a str)],
-}
-
-impl<'a> Call<'a> {
-    pub(super) fn new(operation: Operation, method: &'static str, key: Option<&'a str>) -> Self {
-        let (body, headers) = (Bytes::new(), Vec::new());
-        Self { body, body_limit: 8 << 20, headers, key, method, operation, query: &[] }
-    }
-
-    /// Additional time for bodies: one second for each 64 KiB.
-    pub(super) fn allowance(&self) -> Duration {
-        let comes_in = matches!(self.operation, Operation::Get | Operation::List);
-        let incoming = if comes_in { self.body_limit.min(MOST_BYTES) } else { 0 };
-        Duration::from_secs((self.body.len() as u64).saturating_add(incoming) >> 16)
-    }
-
-    pub(super) fn header(&mut self, name: &'static str, value: impl Into<String>) {
-        self.headers.push((Cow::Borrowed(name), value.into()));
-    }
-}
-
-/// A response, and `true` if an earlier attempt may have been executed too.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) ambiguous: bool,
-    pub(super) response: Response,
-}
-
-impl Answer {
-    pub(super) fn status(&self) -> u16 {
-        self.response.head.status
-    }
-
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.response.head.headers.get(name)
-    }
-
-    pub(super) fn is_success(&self) -> bool {
-        self.response.is_success()
-    }
-
-    /// The error for an unsuccessful answer. If an earlier attempt may have been executed, the error claims nothing else (I6).
-    pub(super) fn into_error(self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
-        let kind = if self.ambiguous { ErrorKind::Unavailable } else { kind };
-        Error::new(kind, action).on(subject).because(refusal(&self.response).0)
-    }
-}
 
 /// State of a call after some attempts.
 #[derive(Default)]
@@ -207,6 +123,12 @@ impl S3Client {
             options,
         };
         Ok(Self { guard: None, shared: Arc::new(shared) })
+    }
+
+    /// A client on the same connections that asks this guard before each attempt of a changing request.
+    #[must_use]
+    pub(crate) fn guarded(&self, guard: Arc<dyn Guard>) -> Self {
+        Self { guard: Some(guard), shared: Arc::clone(&self.shared) }
     }
 
     /// Name of the bucket.
@@ -427,15 +349,5 @@ impl Shared {
     pub(super) fn place(&self) -> MutexGuard<'_, Place> {
         // Each change is one assignment, so a panic elsewhere leaves the value whole.
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Client")
-            .field("bucket", &self.options.bucket)
-            .field("place", &*self.place())
-            .field("transport", &self.transport)
-            .finish_non_exhaustive()
     }
 }

@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::Refusal;
+use crate::s3::call::Call;
 use crate::s3::checksum::base64_md5;
-use crate::s3::client::{Call, S3Client};
+use crate::s3::client::S3Client;
 use crate::s3::counters::Operation;
 use crate::s3::object::{Deletion, from_document, not_there};
 use crate::s3::retry::{longest, passes, pause};

@@ -5,13 +5,11 @@
 //! must not send the request.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::error::Result;
-use crate::s3::client::S3Client;
 
 /// The right of a process to change something, asked before each attempt.
 #[async_trait]
@@ -30,19 +28,11 @@ pub(crate) trait Guard: fmt::Debug + Send + Sync {
     async fn confirm(&self, failed: Option<Duration>) -> Result<()>;
 }
 
-impl S3Client {
-    /// A client on the same connections that asks this guard before each attempt of a changing request.
-    #[must_use]
-    pub(crate) fn guarded(&self, guard: Arc<dyn Guard>) -> Self {
-        Self { guard: Some(guard), shared: Arc::clone(&self.shared) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
     use std::num::NonZeroU32;
-    use std::sync::{Mutex, MutexGuard};
+    use std::sync::{Arc, Mutex, MutexGuard};
 
     use futures::executor::block_on;
 
@@ -50,7 +40,7 @@ mod tests {
     use crate::error::{Error, ErrorKind};
     use crate::http::{HttpTransport, Progress, Request, Response, TransportError, TransportErrorKind};
     use crate::rt::{Runtime, ThreadRuntime};
-    use crate::s3::{Condition, Credentials, RetryOptions, S3Options, StaticCredentials};
+    use crate::s3::{Condition, Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 
     const LATER: Duration = Duration::from_hours(1);
 

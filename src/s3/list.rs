@@ -1,7 +1,8 @@
 //! Listings in pages.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::s3::client::{Call, S3Client};
+use crate::s3::call::Call;
+use crate::s3::client::S3Client;
 use crate::s3::counters::Operation;
 use crate::s3::object::{from_document, not_there};
 use crate::wire::s3_xml::parse_listing;

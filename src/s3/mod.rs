@@ -23,6 +23,7 @@
 
 mod attempt;
 mod bucket;
+mod call;
 mod capabilities;
 mod checksum;
 mod client;

@@ -21,8 +21,9 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::s3::call::Call;
 use crate::s3::checksum::tag_of_parts;
-use crate::s3::client::{Call, S3Client};
+use crate::s3::client::S3Client;
 use crate::s3::counters::Operation;
 use crate::s3::object::{from_document, not_there};
 use crate::wire::s3_xml::{

@@ -8,8 +8,9 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::Refusal;
+use crate::s3::call::{Answer, Call};
 use crate::s3::checksum::base64_md5;
-use crate::s3::client::{Answer, Call, S3Client};
+use crate::s3::client::S3Client;
 use crate::s3::counters::Operation;
 use crate::s3::options::Encryption;
 use crate::wire::date::parse_http_date;

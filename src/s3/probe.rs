@@ -10,8 +10,9 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::attempt::Sending;
+use crate::s3::call::Call;
 use crate::s3::capabilities::{S3Capabilities, Support};
-use crate::s3::client::{Call, S3Client};
+use crate::s3::client::S3Client;
 use crate::s3::counters::Operation;
 use crate::s3::list::ListRequest;
 use crate::s3::object::Condition;

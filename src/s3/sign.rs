@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Request, Timeouts};
-use crate::s3::client::{Call, S3Client, Shared};
+use crate::s3::call::{Call, Shared};
+use crate::s3::client::S3Client;
 use crate::s3::credentials::Credentials;
 use crate::s3::place::Place;
 use crate::wire::date::AmzDate;

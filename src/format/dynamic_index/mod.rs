@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::format::Digest;
 use crate::format::blob::DecodeError;
-use crate::format::index::{
+use crate::format::index_parts::{
     ChunkEntry, FinishedIndex, HEADER_BYTES, IndexHeader, IndexWriteError, digest_at, u64_at,
 };
 

@@ -16,11 +16,12 @@ use crate::chunks::{Provenance, Stored};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
-use crate::format::name::SnapshotName;
+use crate::format::name::{ArchiveName, SnapshotName};
 use crate::rt::semaphore::Permit;
 use crate::store::SnapshotReader;
-use crate::store::backup::writer::{Counters, Reserved};
+use crate::store::backup::writer::{Counters, Reserved, WriterShared};
 use crate::store::events::Event;
+use crate::store::restore::snapshot::{has_failed_verification, refuse_encrypted};
 
 /// An archive while it is being written.
 #[derive(Debug)]
@@ -152,7 +153,7 @@ impl ArchiveTask {
 
 impl Base {
     async fn open(reserved: &Reserved, base: &SnapshotReader) -> Result<Self> {
-        let index = base.base_index(&reserved.shared, &reserved.name).await?;
+        let index = base_index(base, &reserved.shared, &reserved.name).await?;
         let snapshot = base.name().clone();
         let sort = move || {
             let count = u32::try_from(index.len()).map_err(|_| {
@@ -184,4 +185,24 @@ pub(crate) async fn yield_now() {
         std::task::Poll::Pending
     })
     .await;
+}
+
+/// Reads the index of the archive that a backup builds on. The base stays locked until the backup ends.
+async fn base_index(base: &SnapshotReader, writer: &WriterShared, name: &ArchiveName) -> Result<IndexReader> {
+    let lock = base.hold().await?;
+    let failed = |kind| Error::new(kind, "build on base").on(base.name());
+    if !Arc::ptr_eq(&base.store().inner, &writer.store.inner) {
+        return Err(failed(ErrorKind::InvalidInput).because("it belongs to another store"));
+    }
+    // Read anew: the snapshot may have been found corrupt since it was opened.
+    let (manifest, version) = base.store().inner.manifest(base.name()).await?;
+    if has_failed_verification(&manifest) {
+        return Err(failed(ErrorKind::Conflict).because("it failed verification"));
+    }
+    let file = manifest.file(name);
+    let file = file.ok_or_else(|| failed(ErrorKind::NotFound).because(format!("it has no {name}")))?;
+    refuse_encrypted(file)?;
+    let index = base.store().inner.index(base.name(), file).await?;
+    writer.hold_base(base.name().clone(), version, lock)?;
+    Ok(index)
 }

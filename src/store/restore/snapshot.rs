@@ -13,7 +13,6 @@ use crate::format::layout::Key;
 use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::manifest::{CryptMode, Manifest, ManifestFile, VerifyResult};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
-use crate::store::backup::writer::WriterShared;
 use crate::store::{ArchiveReader, Datastore, StoreInner};
 
 /// The most bytes of an index: enough for 400 million chunks.
@@ -62,6 +61,10 @@ impl SnapshotReader {
     /// `Busy` if the snapshot is being deleted.
     pub async fn is_locked(&self) -> Result<bool> {
         Ok(self.hold().await?.keeps_processes_out())
+    }
+
+    pub(in crate::store) fn store(&self) -> &Datastore {
+        &self.store
     }
 
     /// Its name.
@@ -128,30 +131,6 @@ impl SnapshotReader {
         log.map(Some).map_err(|error| error.on(key))
     }
 
-    /// The index of an archive that a backup builds on. From here on the snapshot stays locked for that backup.
-    pub(in crate::store) async fn base_index(
-        &self,
-        writer: &WriterShared,
-        name: &ArchiveName,
-    ) -> Result<IndexReader> {
-        let lock = self.hold().await?;
-        let failed = |kind| Error::new(kind, "build on base").on(&self.name);
-        if !Arc::ptr_eq(&self.store.inner, &writer.store.inner) {
-            return Err(failed(ErrorKind::InvalidInput).because("it belongs to another store"));
-        }
-        // Read anew: the snapshot may have been found corrupt since it was opened.
-        let (manifest, version) = self.store.inner.manifest(&self.name).await?;
-        if has_failed_verification(&manifest) {
-            return Err(failed(ErrorKind::Conflict).because("it failed verification"));
-        }
-        let file = manifest.file(name);
-        let file = file.ok_or_else(|| failed(ErrorKind::NotFound).because(format!("it has no {name}")))?;
-        refuse_encrypted(file)?;
-        let index = self.store.inner.index(&self.name, file).await?;
-        writer.hold_base(self.name.clone(), version, lock)?;
-        Ok(index)
-    }
-
     /// Finds an archive of one of these kinds by its full name, or by the name without suffix that the writer was given.
     fn file(&self, name: &str, kinds: &[ArchiveKind]) -> Result<(ArchiveName, &ManifestFile)> {
         if let Ok(full) = name.parse::<ArchiveName>()
@@ -174,7 +153,8 @@ impl SnapshotReader {
         }
     }
 
-    async fn hold(&self) -> Result<Arc<dyn LockGuard>> {
+    /// Locks the snapshot against deletion, once for all readers of it.
+    pub(in crate::store) async fn hold(&self) -> Result<Arc<dyn LockGuard>> {
         let mut held = self.lock.lock().await;
         if let Some(lock) = &*held {
             return Ok(Arc::clone(lock));
@@ -313,7 +293,7 @@ pub(crate) fn in_archive(
     }
 }
 
-fn refuse_encrypted(file: &ManifestFile) -> Result<()> {
+pub(in crate::store) fn refuse_encrypted(file: &ManifestFile) -> Result<()> {
     if file.crypt_mode() == CryptMode::Encrypt {
         let error = Error::new(ErrorKind::Unsupported, "read").on(file.name());
         return Err(error.because("it is encrypted"));
