@@ -9,13 +9,13 @@ use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 use crate::backend::Backend;
 use crate::chunks::CachePolicy;
 use crate::chunks::codecs::Codecs;
+use crate::chunks::presence::Presence;
 use crate::chunks::shared::SharedState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
 use crate::format::layout::Key;
 use crate::local::LocalState;
-use crate::local::presence::PresenceStore;
 
 /// What reads chunks.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub(super) struct ChunkReader {
     shared: OnceLock<Arc<SharedState>>,
     /// Chunks that were found bad or gone, before the identity was known.
     suspects: Mutex<HashSet<Digest>>,
-    /// The records of the term with this epoch.
-    pub(super) presence: Mutex<Option<(u64, Arc<PresenceStore>)>>,
+    /// The presence records of this handle.
+    pub(super) presence: Arc<Presence>,
 }
 
 /// A chunk, its plaintext length, and whether it is kept on the local disk when it was fetched.
@@ -43,6 +43,7 @@ impl ChunkReader {
         codecs: Arc<Codecs>,
         local: Option<Arc<LocalState>>,
     ) -> Self {
+        let presence = Arc::new(Presence::new(Arc::clone(&backend), local.clone()));
         Self {
             backend,
             codecs,
@@ -50,7 +51,7 @@ impl ChunkReader {
             local,
             shared: OnceLock::new(),
             suspects: Mutex::default(),
-            presence: Mutex::default(),
+            presence,
         }
     }
 
@@ -60,28 +61,12 @@ impl ChunkReader {
         if self.shared.set(Arc::clone(shared)).is_ok() {
             let mut found = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
             shared.suspects.lock().unwrap_or_else(PoisonError::into_inner).extend(found.drain());
-            shared.register(self);
+            shared.register(&self.presence);
         }
     }
 
     pub(super) fn shared(&self) -> &Arc<SharedState> {
         self.shared.get_or_init(Arc::default)
-    }
-
-    /// Opens the records of which chunks the store has, for the term with this epoch, if there is local state.
-    pub(super) async fn open_presence(
-        &self,
-        identity: &str,
-        epoch: u64,
-        continues: Option<u64>,
-    ) -> Result<()> {
-        let Some(local) = self.local.clone() else { return Ok(()) };
-        let identity = identity.to_owned();
-        let open = move || Ok(local.presence(&identity, epoch, continues));
-        let opened = self.backend.runtime().run_blocking("open records", open).await?;
-        let opened = opened.map(|records| (epoch, records));
-        *self.presence.lock().unwrap_or_else(PoisonError::into_inner) = opened;
-        Ok(())
     }
 
     /// Takes part in the read of a chunk that is under way, or begins one. It goes on as long as anybody wants it.
@@ -117,13 +102,6 @@ impl ChunkReader {
         Ok(plaintext)
     }
 
-    /// The records, while the term goes on that they are of.
-    pub(super) fn presence(&self) -> Option<Arc<PresenceStore>> {
-        let epoch = self.backend.lease_term()?.epoch;
-        let presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
-        presence.as_ref().filter(|(of, _)| *of == epoch).map(|(_, records)| Arc::clone(records))
-    }
-
     pub(super) fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
         let suspects = self.shared.get().map_or(&self.suspects, |shared| &shared.suspects);
         suspects.lock().unwrap_or_else(PoisonError::into_inner)
@@ -149,9 +127,9 @@ impl ChunkReader {
     /// # Errors
     /// If a local disk does not keep that in mind.
     pub(super) async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
-        let others = self.shared.get().map(|shared| shared.readers()).unwrap_or_default();
-        let mut records: Vec<_> = others.iter().filter_map(|reader| reader.presence()).collect();
-        records.extend(self.presence());
+        let others = self.shared.get().map(|shared| shared.presences()).unwrap_or_default();
+        let mut records: Vec<_> = others.iter().filter_map(|presence| presence.records()).collect();
+        records.extend(self.presence.records());
         if digests.is_empty() || records.is_empty() {
             return Ok(());
         }

@@ -48,6 +48,7 @@ mod listing;
 pub(crate) mod moves;
 pub(crate) mod pending;
 pub(crate) mod pins;
+mod presence;
 pub(crate) mod quarantine;
 pub(crate) mod recent_indexes;
 pub(crate) mod reuse;
@@ -367,18 +368,20 @@ impl ChunkStore {
     /// the store.
     pub(crate) async fn open_presence(&self, identity: &str) -> Result<()> {
         let Some(lease_term) = self.backend.lease_term() else { return Ok(()) };
-        self.reader.open_presence(identity, lease_term.epoch, lease_term.continues).await
+        self.reader.presence.open(identity, lease_term.epoch, lease_term.continues).await
     }
 
     async fn recorded(&self, digest: Digest) -> Result<Option<u64>> {
-        let Some(presence) = self.reader.presence() else { return Ok(None) };
+        let Some(presence) = self.reader.presence.records() else { return Ok(None) };
         let look = move || Ok(presence.get(&digest).map(u64::from));
         self.backend.runtime().run_blocking("look up chunk", look).await
     }
 
     /// Records that the store has the chunk. Without the record, it is sent again some time.
     async fn record(&self, digest: Digest, size: u64) {
-        let (Some(presence), Ok(size)) = (self.reader.presence(), u32::try_from(size)) else { return };
+        let (Some(presence), Ok(size)) = (self.reader.presence.records(), u32::try_from(size)) else {
+            return;
+        };
         let record = move || Ok(presence.set(digest, size));
         let _ = self.backend.runtime().run_blocking("record chunk", record).await;
     }

@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use crate::backend::in_doubt::MAX_REQUEST_TIME;
 use crate::chunks::digest_locks::DigestLocks;
-use crate::chunks::fetch::ChunkReader;
 use crate::chunks::moves::MovesInProgress;
 use crate::chunks::pending::{PendingDeletes, Ticket};
 use crate::chunks::pins::Pins;
+use crate::chunks::presence::Presence;
 use crate::chunks::recent_indexes::RecentIndexes;
 use crate::chunks::reuse::KnownCandidates;
 use crate::format::Digest;
@@ -34,8 +34,8 @@ pub(crate) struct SharedState {
     inherited: Mutex<Option<Inherited>>,
     pub(crate) pins: Arc<Pins>,
     pub(crate) published: RecentIndexes,
-    /// What reads chunks for each opening, with its records of what the store has.
-    readers: Mutex<Vec<Weak<ChunkReader>>>,
+    /// The presence records of each handle.
+    presences: Mutex<Vec<Weak<Presence>>>,
     pub(crate) moves_in_progress: Arc<MovesInProgress>,
     pub(crate) digest_locks: DigestLocks,
     pub(super) sightings: KnownCandidates,
@@ -68,17 +68,17 @@ impl SharedState {
         })
     }
 
-    /// Another opening of the store.
-    pub(super) fn register(&self, reader: &Arc<ChunkReader>) {
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        readers.retain(|reader| reader.strong_count() > 0);
-        readers.push(Arc::downgrade(reader));
+    /// Registers the presence records of a handle.
+    pub(super) fn register(&self, presence: &Arc<Presence>) {
+        let mut presences = self.presences.lock().unwrap_or_else(PoisonError::into_inner);
+        presences.retain(|presence| presence.strong_count() > 0);
+        presences.push(Arc::downgrade(presence));
     }
 
-    /// All openings of the store.
-    pub(super) fn readers(&self) -> Vec<Arc<ChunkReader>> {
-        let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        readers.iter().filter_map(Weak::upgrade).collect()
+    /// The presence records of all handles.
+    pub(super) fn presences(&self) -> Vec<Arc<Presence>> {
+        let presences = self.presences.lock().unwrap_or_else(PoisonError::into_inner);
+        presences.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Marks chunks as pending deletes, before the request that deletes them is sent.

@@ -203,15 +203,15 @@ impl ChunkStore {
     /// Begins a new term, so that records of the one before count no longer for anybody who is not told (H16).
     pub(crate) async fn begin_term(&self, identity: &str) -> Result<()> {
         let Some(before) = self.backend.lease_term() else { return self.backend.begin_term().await };
-        let readers = self.shared().readers();
+        let presences = self.shared().presences();
         // Those who have records must have them open before the term ends that they are of.
-        for reader in &readers {
-            reader.open_presence(identity, before.epoch, before.continues).await?;
+        for presence in &presences {
+            presence.open(identity, before.epoch, before.continues).await?;
         }
         self.backend.begin_term().await?;
         let Some(after) = self.backend.lease_term() else { return Ok(()) };
-        for reader in &readers {
-            reader.open_presence(identity, after.epoch, Some(before.epoch)).await?;
+        for presence in &presences {
+            presence.open(identity, after.epoch, Some(before.epoch)).await?;
         }
         Ok(())
     }

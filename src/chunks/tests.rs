@@ -155,7 +155,7 @@ impl Place {
     }
 
     fn forget_records(&self) {
-        *self.chunks.reader.presence.lock().unwrap() = None;
+        *self.chunks.reader.presence.opened.lock().unwrap() = None;
         assert!(self.directory.path().exists());
     }
 }
