@@ -5,5 +5,6 @@ pub(super) mod image;
 pub(super) mod pipeline;
 pub(super) mod publish;
 pub(super) mod random_image;
+pub(super) mod session;
 pub(super) mod stream;
 pub(super) mod writer;

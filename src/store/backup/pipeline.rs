@@ -19,7 +19,7 @@ use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::rt::semaphore::Permit;
 use crate::store::SnapshotReader;
-use crate::store::backup::writer::{Counters, Reserved, WriterShared};
+use crate::store::backup::session::{Counters, Reserved, WriterShared};
 use crate::store::events::Event;
 use crate::store::restore::snapshot::{has_failed_verification, refuse_encrypted};
 

@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, SnapshotName};
-use crate::store::backup::writer::{Publication, WriterShared, Written};
+use crate::store::backup::session::{Publication, WriterShared, Written};
 use crate::store::catalog::list::SnapshotState;
 use crate::store::restore::snapshot::has_failed_verification;
 use crate::store::{Datastore, SnapshotReader};

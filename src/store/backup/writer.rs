@@ -1,26 +1,20 @@
 //! A backup while it is being written.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use crate::backend::{LockGuard, Version};
 use crate::chunks::CachePolicy;
-use crate::chunks::pins::WriterPins;
 use crate::chunks::witnesses::Witnesses;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::format::Digest;
-use crate::format::index::FinishedIndex;
 use crate::format::layout::Key;
-use crate::format::manifest::{CryptMode, ManifestFile, UploadStats};
-use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
-use crate::store::events::{Event, Observer};
+use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::store::backup::session::{
+    ArchiveSummary, BackupStats, Counters, Guards, WriterShared, WriterState, Written,
+};
+use crate::store::events::Observer;
 use crate::store::{Datastore, SnapshotReader};
-
-/// The most plaintext bytes of a blob.
-const BLOB_BYTES: usize = 16 << 20;
 
 /// A new snapshot that nobody sees yet.
 ///
@@ -35,120 +29,6 @@ const BLOB_BYTES: usize = 16 << 20;
 #[derive(Debug)]
 pub struct SnapshotWriter {
     shared: Arc<WriterShared>,
-}
-
-/// What the writer and its archives have in common.
-#[derive(Debug)]
-pub(in crate::store) struct WriterShared {
-    pub(in crate::store) counters: Counters,
-    guards: Mutex<Option<Guards>>,
-    pub(in crate::store) name: SnapshotName,
-    pub(in crate::store) observer: Arc<dyn Observer>,
-    pub(in crate::store) pins: Arc<WriterPins>,
-    state: Mutex<WriterState>,
-    pub(in crate::store) store: Datastore,
-}
-
-/// The locks of a backup.
-#[derive(Debug)]
-pub(in crate::store) struct Guards {
-    pub(in crate::store) bases: Vec<(SnapshotName, Version, Arc<dyn LockGuard>)>,
-    #[expect(dead_code, reason = "held, not asked")]
-    pub(in crate::store) group: Box<dyn LockGuard>,
-    pub(in crate::store) snapshot: Box<dyn LockGuard>,
-    pub(in crate::store) store: Box<dyn LockGuard>,
-}
-
-#[derive(Debug, Default)]
-struct WriterState {
-    files: Vec<ManifestFile>,
-    indexes: Vec<(ArchiveName, FinishedIndex)>,
-    notes: Option<String>,
-    /// Names that are taken, by finished archives and by those still being written.
-    taken: BTreeSet<ArchiveName>,
-    written: Vec<Written>,
-}
-
-/// An object that this backup stored, by the version that it got.
-#[derive(Clone, Debug)]
-pub(in crate::store) struct Written {
-    pub(in crate::store) key: Key,
-    pub(in crate::store) version: Version,
-}
-
-/// Everything that is to be published.
-#[derive(Debug)]
-pub(in crate::store) struct Publication {
-    pub(in crate::store) files: Vec<ManifestFile>,
-    pub(in crate::store) guards: Guards,
-    pub(in crate::store) indexes: Vec<(ArchiveName, FinishedIndex)>,
-    pub(in crate::store) notes: Option<String>,
-    pub(in crate::store) written: Vec<Written>,
-}
-
-/// An archive that was written.
-#[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ArchiveSummary {
-    /// The checksum that the manifest will hold: of the index, or of the stored blob.
-    pub checksum: Digest,
-    /// How many chunks it has; none for a blob.
-    pub chunks: u64,
-    /// Its name.
-    pub name: ArchiveName,
-    /// Its size in bytes; for a blob, that of its contents.
-    pub size: u64,
-}
-
-/// What a backup has done so far. Sizes are in bytes.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BackupStats {
-    /// Read from the caller.
-    pub bytes_read: u64,
-    /// Stored: new chunks and blobs as they are in the store.
-    pub bytes_written: u64,
-    /// Chunks that were in the store already, whether the base named them or not. A chunk that comes twice counts twice.
-    pub chunks_known: u64,
-    /// Chunks that are new in the store.
-    pub chunks_new: u64,
-    /// Chunks taken over from the base without being read.
-    pub chunks_reused: u64,
-}
-
-/// The counters behind [`BackupStats`] and the statistics that PBS keeps in a manifest.
-#[derive(Debug, Default)]
-pub(in crate::store) struct Counters {
-    pub(in crate::store) blob_bytes: AtomicU64,
-    pub(in crate::store) duplicates: AtomicU64,
-    pub(in crate::store) known: AtomicU64,
-    pub(in crate::store) new: AtomicU64,
-    pub(in crate::store) read: AtomicU64,
-    pub(in crate::store) reused: AtomicU64,
-    pub(in crate::store) sent_bytes: AtomicU64,
-    pub(in crate::store) sent_stored_bytes: AtomicU64,
-    pub(in crate::store) written: AtomicU64,
-}
-
-impl Counters {
-    pub(in crate::store) fn add(counter: &AtomicU64, value: u64) {
-        counter.fetch_add(value, Ordering::Relaxed);
-    }
-
-    fn get(counter: &AtomicU64) -> u64 {
-        counter.load(Ordering::Relaxed)
-    }
-
-    /// As PBS counts: what would have been sent to a server.
-    pub(in crate::store) fn upload_stats(&self) -> UploadStats {
-        let duplicates = Self::get(&self.duplicates);
-        UploadStats {
-            count: Self::get(&self.new) + duplicates,
-            size: Self::get(&self.sent_bytes) + Self::get(&self.blob_bytes),
-            compressed_size: Self::get(&self.sent_stored_bytes),
-            duplicates,
-        }
-    }
 }
 
 impl SnapshotWriter {
@@ -271,120 +151,5 @@ impl Drop for SnapshotWriter {
         if !given_up.written.is_empty() {
             crate::store::backup::publish::remove_in_background(&self.shared, given_up.written);
         }
-    }
-}
-
-impl WriterShared {
-    /// Takes everything out of the writer, which is then over. `None` if that has happened already.
-    pub(in crate::store) fn take_publication(&self) -> Option<Publication> {
-        let guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        let state = std::mem::take(&mut *self.state());
-        let WriterState { files, indexes, notes, written, .. } = state;
-        Some(Publication { files, guards, indexes, notes, written })
-    }
-
-    /// Archives that were begun and neither finished nor given up.
-    pub(in crate::store) fn open_archives(&self) -> usize {
-        let state = self.state();
-        state.taken.len() - state.files.len()
-    }
-
-    /// Keeps a base locked until the backup ends.
-    pub(in crate::store) fn hold_base(
-        &self,
-        name: SnapshotName,
-        version: Version,
-        guard: Arc<dyn LockGuard>,
-    ) -> Result<()> {
-        let mut guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner);
-        let guards = guards.as_mut().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "use a base"))?;
-        if !guards.bases.iter().any(|(held, ..)| *held == name) {
-            guards.bases.push((name, version, guard));
-        }
-        Ok(())
-    }
-
-    /// Takes a name for an archive that is about to be written.
-    pub(in crate::store) fn reserve(self: &Arc<Self>, name: &str, kind: ArchiveKind) -> Result<Reserved> {
-        let invalid =
-            |error: String| Error::new(ErrorKind::InvalidInput, "write archive").on(name).because(error);
-        let parsed = ArchiveName::with_kind(name, kind).map_err(|error| invalid(error.to_string()))?;
-        parsed.check_new().map_err(|error| invalid(error.to_string()))?;
-        if !self.state().taken.insert(parsed.clone()) {
-            return Err(invalid("the snapshot has an archive of that name".to_owned()));
-        }
-        Ok(Reserved { settled: AtomicBool::new(false), name: parsed, shared: Arc::clone(self) })
-    }
-
-    pub(in crate::store) fn event(&self, event: &Event<'_>) {
-        self.observer.on_event(event);
-    }
-
-    async fn put_blob(&self, key: Key, data: Bytes) -> Result<Bytes> {
-        if data.len() > BLOB_BYTES {
-            let error = Error::new(ErrorKind::InvalidInput, "write").on(key);
-            return Err(error.because("it is longer than 16 MiB"));
-        }
-        Counters::add(&self.counters.read, data.len() as u64);
-        let blob = self.store.inner.chunks.encode(&data).await?;
-        let backend = &self.store.inner.backend;
-        let version = backend.put(&key, blob.clone(), backend.capabilities().create_mode()).await?;
-        Counters::add(&self.counters.written, blob.len() as u64);
-        Counters::add(&self.counters.blob_bytes, blob.len() as u64);
-        self.state().written.push(Written { key, version });
-        Ok(blob)
-    }
-
-    fn state(&self) -> MutexGuard<'_, WriterState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The name of an archive that is being written; free again if it is dropped before it is complete.
-#[derive(Debug)]
-pub(in crate::store) struct Reserved {
-    /// Whether the archive is complete or given up.
-    settled: AtomicBool,
-    pub(in crate::store) name: ArchiveName,
-    pub(in crate::store) shared: Arc<WriterShared>,
-}
-
-impl Reserved {
-    fn complete(self, size: u64, checksum: Digest, index: Option<FinishedIndex>) -> Result<()> {
-        let file =
-            ManifestFile::new(self.name.clone(), CryptMode::None, size, checksum).map_err(|error| {
-                Error::new(ErrorKind::InvalidInput, "write archive").on(&self.name).because(error)
-            })?;
-        self.settled.store(true, Ordering::SeqCst);
-        let mut state = self.shared.state();
-        state.files.push(file);
-        state.indexes.extend(index.map(|index| (self.name.clone(), index)));
-        Ok(())
-    }
-
-    /// Frees the name, unless the archive is complete.
-    pub(in crate::store) fn give_up(&self) {
-        if !self.settled.swap(true, Ordering::SeqCst) {
-            self.shared.state().taken.remove(&self.name);
-        }
-    }
-
-    /// The archive is whole: its index is kept until the snapshot is published.
-    pub(in crate::store) fn complete_index(self, index: FinishedIndex) -> Result<ArchiveSummary> {
-        let summary = ArchiveSummary {
-            checksum: index.checksum,
-            chunks: index.chunks as u64,
-            name: self.name.clone(),
-            size: index.size,
-        };
-        self.shared.event(&Event::ArchiveFinished { archive: &self.name, size: index.size });
-        self.complete(index.size, index.checksum, Some(index))?;
-        Ok(summary)
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.give_up();
     }
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 use crate::store::backup::publish::remove_written;
-use crate::store::backup::writer::Written;
+use crate::store::backup::session::Written;
 use crate::store::catalog::delete::{DeleteError, still_held};
 use crate::store::catalog::list::Listed;
 use crate::store::relocate::{How, Relocated, RelocatedGroup, RelocatedSnapshot};

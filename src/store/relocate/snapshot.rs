@@ -13,7 +13,7 @@ use crate::format::layout::Key;
 use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::backup::publish::remove_written;
-use crate::store::backup::writer::Written;
+use crate::store::backup::session::Written;
 use crate::store::catalog::delete::{DeleteError, DeleteOutcome, rest_of, still_held};
 use crate::store::catalog::list::Listed;
 use crate::store::relocate::{How, Relocated};

@@ -29,7 +29,7 @@ use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, AuthId, GroupName, SnapshotName};
 use crate::store::Datastore;
 use crate::store::backup::publish::{check_bases, check_written, publish, remove_written};
-use crate::store::backup::writer::Written;
+use crate::store::backup::session::Written;
 use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
 use crate::store::replicate::source::{Held, StoredManifest, is_of_the_object};
 use crate::store::restore::snapshot::{BLOB_BYTES, INDEX_BYTES, has_failed_verification};
