@@ -3,10 +3,10 @@
 use crate::chunks::{Examined, Inspected, QuarantineOutcome};
 use crate::error::ErrorKind;
 use crate::format::blob::MIN_BLOB_BYTES;
+use crate::verify::context::{Run, Work};
 use crate::verify::ledger::{ChunkId, Depth, Turn, Verdict};
 use crate::verify::options::Repair;
 use crate::verify::report::Event;
-use crate::verify::run::{Run, Work};
 
 /// What is to be done about an entry of an index.
 pub(super) enum Step<'a> {

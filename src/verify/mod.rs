@@ -29,6 +29,9 @@
 //! ```
 
 mod chunk;
+mod collector;
+mod conclusion;
+mod context;
 mod control;
 mod ledger;
 mod listing;

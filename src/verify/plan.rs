@@ -11,11 +11,11 @@ use crate::format::layout::{Key, Prefix};
 use crate::format::name::{ArchiveKind, BackupTime, BackupType, Namespace, SnapshotName};
 use crate::format::{dynamic_index, fixed_index};
 use crate::store::{Copies, Datastore, SnapshotInfo, SnapshotState};
+use crate::verify::context::Run;
 use crate::verify::control::Control;
 use crate::verify::listing;
 use crate::verify::options::{Mode, Recording, Repair, Scope, VerifyOptions};
 use crate::verify::report::{SkipReason, SkippedSnapshot, VerifyReport};
-use crate::verify::run::Run;
 
 /// The group that PBS leaves out when it verifies a whole store.
 const BENCHMARK: &str = "benchmark";

@@ -7,7 +7,7 @@
 //! | sample | one that collects chunks; if some of these are bad, one that finds out whose they are |
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use futures::FutureExt as _;
@@ -17,13 +17,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::upid::Upid;
 use crate::rt::semaphore::Budget;
 use crate::store::{Datastore, SnapshotInfo};
+use crate::verify::conclusion::Conclusion;
+use crate::verify::context::{Run, Which, Work};
 use crate::verify::control::{Control, Stop};
 use crate::verify::ledger::Ledger;
-use crate::verify::listing::{ChunkListing, Listed};
+use crate::verify::listing::ChunkListing;
 use crate::verify::options::{Mode, Repair, VerifyOptions};
-use crate::verify::report::{Event, Findings, Incomplete, Merge, SkippedSnapshot, VerifyReport};
-use crate::verify::sample::Collector;
-use crate::verify::snapshot::Conclusion;
+use crate::verify::report::{Event, Findings, Incomplete, SkippedSnapshot, VerifyReport};
 
 /// How many snapshots are looked at at the same time, as a part of the chunks that are, and at least and at most.
 const SNAPSHOT_SHARE: usize = 8;
@@ -31,48 +31,6 @@ const SNAPSHOTS_LEAST: usize = 2;
 const SNAPSHOTS_MOST: usize = 8;
 /// How many snapshots wait for a sign that what they miss is really gone.
 const HELD_MOST: usize = 32;
-
-#[derive(Debug)]
-pub(super) struct Run {
-    pub(super) control: Control,
-    findings: Mutex<Findings>,
-    /// Snapshots that miss something, and wait.
-    held: Mutex<Vec<Conclusion>>,
-    pub(super) in_flight: usize,
-    pub(super) ledger: Ledger,
-    pub(super) now: SystemTime,
-    pub(super) options: VerifyOptions,
-    passes: AtomicU64,
-    references: u64,
-    /// One for each chunk that is under way.
-    pub(super) slots: Arc<Budget>,
-    pub(super) store: Datastore,
-    pub(super) targets: Vec<SnapshotInfo>,
-    pub(super) upid: Upid,
-    /// In how many passes nothing of a snapshot stayed open.
-    whole: Mutex<Vec<u64>>,
-}
-
-/// What a pass does with each chunk.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Work<'a> {
-    /// It may become part of a sample.
-    Collect(&'a Collector),
-    /// It is read, but of snapshots that are not read again, looked for in the listing.
-    Full(Option<&'a Listed>),
-    /// Whether it was found bad is looked up.
-    Known,
-    /// It is looked for in the listing.
-    Presence(&'a Listed),
-}
-
-/// Which snapshots a pass is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
-    All,
-    /// Those that are not read again.
-    VerifiedBefore,
-}
 
 impl Run {
     pub(super) fn new(
@@ -238,16 +196,5 @@ impl Run {
         (report.bytes, report.requests) = self.control.used();
         report.skipped.sort_by(|one, other| one.name.cmp(&other.name));
         report
-    }
-}
-
-/// How what a pass found joins what was found before.
-impl Work<'_> {
-    pub(super) fn merge(self, which: Which) -> Merge {
-        if matches!(self, Self::Known) && which == Which::VerifiedBefore {
-            Merge::Replace
-        } else {
-            Merge::Add
-        }
     }
 }

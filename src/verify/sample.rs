@@ -1,62 +1,16 @@
 //! How a sample is chosen: the chunks right behind a position in the space of digests, and around.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::digest_set::mark_of;
 use crate::error::Result;
-use crate::format::Digest;
+use crate::verify::collector::Collector;
+use crate::verify::context::{Run, Which, Work};
 use crate::verify::ledger::{ChunkId, Depth, Turn, Verdict};
 use crate::verify::options::Sample;
-use crate::verify::run::{Run, Which, Work};
 
 /// What a chunk takes that may become part of a sample.
 const CANDIDATE_BYTES: usize = 96;
-
-/// The chunks that come next.
-#[derive(Debug)]
-pub(super) struct Collector {
-    most: usize,
-    start: u64,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// By how far they are from the start.
-    candidates: BTreeMap<(u64, Digest), ChunkId>,
-    /// Whether there are more.
-    is_cut: bool,
-}
-
-impl Collector {
-    fn new(start: u64, most: usize) -> Self {
-        Self { most: most.max(1), start, state: Mutex::default() }
-    }
-
-    /// Takes a chunk, if it is near enough.
-    pub(super) fn add(&self, id: ChunkId) {
-        let distance = mark_of(&id.digest).wrapping_sub(self.start);
-        let place = (distance, id.digest);
-        let mut state = self.state();
-        let is_full = state.candidates.len() >= self.most;
-        if is_full && state.candidates.last_key_value().is_some_and(|(last, _)| place > *last) {
-            state.is_cut = true;
-            return;
-        }
-        state.candidates.entry(place).or_insert(id);
-        if state.candidates.len() > self.most {
-            state.candidates.pop_last();
-            state.is_cut = true;
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 impl Run {
     pub(super) async fn sample(&self, sample: Sample) -> Result<()> {

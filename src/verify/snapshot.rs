@@ -5,9 +5,7 @@ use std::collections::HashSet;
 use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
-use crate::backend::LockGuard;
 use crate::error::{Error, ErrorKind};
-use crate::format::Digest;
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::index::IndexReader;
 use crate::format::layout::Key;
@@ -15,26 +13,14 @@ use crate::format::manifest::{CryptMode, Manifest, ManifestFile, VerifyResult, V
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::{Copies, SnapshotInfo, yield_now};
 use crate::verify::chunk::Step;
-use crate::verify::ledger::{ChunkId, Verdict};
+use crate::verify::conclusion::{Conclusion, Tally};
+use crate::verify::context::{Run, Which, Work};
+use crate::verify::ledger::ChunkId;
 use crate::verify::options::{Mode, Recording, Repair};
-use crate::verify::report::{DamagedArchive, DamagedSnapshot, Event, Fault, LISTED, Merge, SkipReason};
-use crate::verify::run::{Run, Which, Work};
+use crate::verify::report::{Event, Fault, LISTED, SkipReason};
 
 /// After how many entries of an index other tasks have a turn.
 const ENTRIES_AT_ONCE: usize = 1024;
-
-/// What was found of a snapshot, to be written down. The snapshot is locked until then.
-#[derive(Debug)]
-pub(super) struct Conclusion {
-    damaged: DamagedSnapshot,
-    /// Whether all of it was read.
-    is_read: bool,
-    lock: Option<Box<dyn LockGuard>>,
-    merge: Merge,
-    missing: Vec<Digest>,
-    /// Something is not known.
-    open: bool,
-}
 
 /// An object that is read whole, and what it has to fit.
 #[derive(Clone, Copy)]
@@ -53,78 +39,6 @@ enum Found {
     Missing,
     Stopped,
     Unreachable(ErrorKind),
-}
-
-/// What the chunks of an archive are like.
-struct Tally {
-    corrupt: HashSet<ChunkId>,
-    is_encrypted: bool,
-    misfits: HashSet<ChunkId>,
-    missing: HashSet<ChunkId>,
-    open: bool,
-}
-
-impl Conclusion {
-    fn new(name: SnapshotName, merge: Merge) -> Self {
-        Self {
-            damaged: DamagedSnapshot { archives: Vec::new(), manifest: None, name },
-            is_read: false,
-            lock: None,
-            merge,
-            missing: Vec::new(),
-            open: false,
-        }
-    }
-
-    /// Whether something of it is missing.
-    pub(super) fn lacks_something(&self) -> bool {
-        !self.missing.is_empty()
-    }
-
-    fn fault(&mut self, file: &ManifestFile, fault: Fault) {
-        self.damaged.archives.push(DamagedArchive {
-            corrupt: 0,
-            digests: Vec::new(),
-            fault: Some(fault),
-            misfits: 0,
-            missing: 0,
-            name: file.name().clone(),
-        });
-    }
-
-    fn tally(&mut self, file: &ManifestFile, tally: Tally) {
-        self.open |= tally.open;
-        let Tally { corrupt, misfits, missing, .. } = tally;
-        if corrupt.is_empty() && misfits.is_empty() && missing.is_empty() {
-            return;
-        }
-        self.missing.extend(missing.iter().map(|id| id.digest));
-        let listed = corrupt.iter().chain(&missing).map(|id| id.digest).take(LISTED);
-        let mut digests: Vec<_> = listed.collect();
-        digests.sort_unstable();
-        self.damaged.archives.push(DamagedArchive {
-            corrupt: corrupt.len() as u64,
-            digests,
-            fault: None,
-            misfits: misfits.len() as u64,
-            missing: missing.len() as u64,
-            name: file.name().clone(),
-        });
-    }
-}
-
-impl Tally {
-    fn add(&mut self, id: ChunkId, verdict: Verdict) {
-        match verdict {
-            Verdict::Corrupt => drop(self.corrupt.insert(id)),
-            Verdict::Checksum if !self.is_encrypted => drop(self.misfits.insert(id)),
-            Verdict::Digest if self.is_encrypted => drop(self.misfits.insert(id)),
-            Verdict::Checksum | Verdict::Digest | Verdict::Elsewhere | Verdict::Presence => {}
-            Verdict::Missing => drop(self.missing.insert(id)),
-            Verdict::OtherLength => drop(self.misfits.insert(id)),
-            Verdict::Unchecked | Verdict::Unreachable(_) => self.open = true,
-        }
-    }
 }
 
 impl Run {

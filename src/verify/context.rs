@@ -1,0 +1,70 @@
+//! The state of a run that its passes share.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use crate::format::upid::Upid;
+use crate::rt::semaphore::Budget;
+use crate::store::{Datastore, SnapshotInfo};
+use crate::verify::collector::Collector;
+use crate::verify::conclusion::Conclusion;
+use crate::verify::control::Control;
+use crate::verify::ledger::Ledger;
+use crate::verify::listing::Listed;
+use crate::verify::options::VerifyOptions;
+use crate::verify::report::{Findings, Merge};
+
+/// One run, with everything that its passes share.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) control: Control,
+    pub(super) findings: Mutex<Findings>,
+    /// Snapshots that miss something, and wait.
+    pub(super) held: Mutex<Vec<Conclusion>>,
+    pub(super) in_flight: usize,
+    pub(super) ledger: Ledger,
+    pub(super) now: SystemTime,
+    pub(super) options: VerifyOptions,
+    pub(super) passes: AtomicU64,
+    pub(super) references: u64,
+    /// One for each chunk that is under way.
+    pub(super) slots: Arc<Budget>,
+    pub(super) store: Datastore,
+    pub(super) targets: Vec<SnapshotInfo>,
+    pub(super) upid: Upid,
+    /// In how many passes nothing of a snapshot stayed open.
+    pub(super) whole: Mutex<Vec<u64>>,
+}
+
+/// What a pass does with each chunk.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Work<'a> {
+    /// It may become part of a sample.
+    Collect(&'a Collector),
+    /// It is read, but of snapshots that are not read again, looked for in the listing.
+    Full(Option<&'a Listed>),
+    /// Whether it was found bad is looked up.
+    Known,
+    /// It is looked for in the listing.
+    Presence(&'a Listed),
+}
+
+/// Which snapshots a pass is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    All,
+    /// Those that are not read again.
+    VerifiedBefore,
+}
+
+impl Work<'_> {
+    /// How the findings of a pass are merged with earlier ones.
+    pub(super) fn merge(self, which: Which) -> Merge {
+        if matches!(self, Self::Known) && which == Which::VerifiedBefore {
+            Merge::Replace
+        } else {
+            Merge::Add
+        }
+    }
+}
