@@ -18,10 +18,10 @@ use crate::format::index::IndexReader;
 use crate::format::manifest::CryptMode;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::store::in_archive;
+use crate::sync::context::Base;
+use crate::sync::context::{Failure, Run};
 use crate::sync::events::SyncEvent;
-use crate::sync::group::Base;
 use crate::sync::report::SyncStats;
-use crate::sync::run::{Failure, Run};
 
 /// An index, and what its chunks have to be.
 #[derive(Debug)]

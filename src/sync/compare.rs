@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
 use crate::store::has_failed_verification;
-use crate::sync::plan::Conflict;
+use crate::sync::kinds::Conflict;
 
 /// What is to be done with a snapshot that both have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

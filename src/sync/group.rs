@@ -2,43 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::backend::Version;
 use crate::error::{ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
-use crate::format::name::{ArchiveKind, BackupTime, SnapshotName};
-use crate::store::{GroupImport, Held, SnapshotState, StoredManifest, is_of_the_object};
+use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::store::{SnapshotState, StoredManifest, is_of_the_object};
+use crate::sync::context::{Base, GroupRun, Run};
 use crate::sync::events::SyncEvent;
+use crate::sync::kinds::{GroupPlan, SnapshotPlan, Step};
 use crate::sync::options::{Candidates, Order};
-use crate::sync::plan::{GroupPlan, SnapshotPlan, Step};
 use crate::sync::report::{GroupOutcome, GroupReport, Outcome, SnapshotReport};
-use crate::sync::run::Run;
 use crate::sync::snapshot;
-
-/// A group of the target that is locked.
-#[derive(Debug)]
-pub(super) struct GroupRun<'a> {
-    base: Option<Arc<Base>>,
-    pub(super) import: GroupImport,
-    pub(super) newest: Option<BackupTime>,
-    run: &'a Run,
-}
-
-/// The newest snapshot that the target had of the group: what it names may be taken over (H180).
-#[derive(Debug)]
-pub(super) struct Base {
-    /// Sorted.
-    digests: Vec<Digest>,
-    pub(super) held: Held,
-    pub(super) name: SnapshotName,
-    pub(super) version: Version,
-}
-
-impl Base {
-    pub(super) fn names(&self, digest: &Digest) -> bool {
-        self.digests.binary_search(digest).is_ok()
-    }
-}
 
 pub(super) async fn sync(run: &Run, plan: &GroupPlan) -> GroupReport {
     let report = |outcome, snapshots| GroupReport {

@@ -32,10 +32,13 @@
 
 mod chunks;
 mod compare;
+mod context;
 mod events;
 mod group;
+mod kinds;
 mod options;
 mod plan;
+mod planned;
 mod report;
 mod run;
 mod snapshot;
@@ -47,10 +50,10 @@ use crate::error::Result;
 use crate::store::Datastore;
 
 pub use events::{SyncEvent, SyncObserver};
+pub use kinds::{Conflict, GroupPlan, Resync, Skip, SnapshotPlan, Step, Vanished};
 pub use options::{Candidates, GroupRule, Order, SyncOptions};
-pub use plan::{Conflict, GroupPlan, Resync, Skip, SnapshotPlan, Step, SyncPlan};
+pub use planned::SyncPlan;
 pub use report::{GroupOutcome, GroupReport, Outcome, SnapshotReport, SyncReport, SyncStats};
-pub use vanished::Vanished;
 
 /// Looks at what a sync from `source` to `target` would do. Nothing is changed.
 ///

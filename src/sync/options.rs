@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::format::manifest::{CryptMode, Manifest, VerifyResult};
 use crate::format::name::{AuthId, BackupType, GroupName, NameError, Namespace};
 use crate::sync::events::{Silent, SyncObserver};
-use crate::sync::plan::Skip;
+use crate::sync::kinds::Skip;
 
 /// Choices for a sync.
 #[derive(Clone, Debug)]

@@ -6,167 +6,17 @@ use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::name::{AuthId, BackupTime, GroupName, Namespace, SnapshotName};
+use crate::format::name::{BackupTime, GroupName, Namespace};
 use crate::store::{Datastore, SnapshotInfo, SnapshotState, is_of_the_object};
 use crate::sync::compare::{Verdict, compare};
+use crate::sync::kinds::{GroupPlan, Resync, Same, Skip, SnapshotPlan, Step, Vanished};
 use crate::sync::options::{Candidates, Order, SyncOptions};
-use crate::sync::report::SyncReport;
-use crate::sync::run;
-use crate::sync::vanished::{self, Vanished};
+use crate::sync::planned::SyncPlan;
+use crate::sync::vanished;
 
 /// How many groups, and in each how many snapshots, are looked at at the same time.
 const GROUPS_IN_FLIGHT: usize = 8;
 const SNAPSHOTS_IN_FLIGHT: usize = 8;
-
-/// What a sync would do, to look at and to [execute](SyncPlan::execute).
-#[derive(Clone, Debug)]
-#[must_use = "nothing is done before `execute`"]
-pub struct SyncPlan {
-    pub(super) groups: Vec<GroupPlan>,
-    pub(super) new_namespaces: Vec<Namespace>,
-    pub(super) options: SyncOptions,
-    pub(super) same: Same,
-    pub(super) source: Datastore,
-    pub(super) target: Datastore,
-    pub(super) vanished: Vanished,
-}
-
-/// Whether both stores are one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Same {
-    /// They are two.
-    No,
-    /// They are one, opened once.
-    Opening,
-    /// By their identity they are one. A copy of a store says the same.
-    Twin,
-}
-
-/// What would be done with a group.
-#[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupPlan {
-    /// Who owns the group at the target, if that is somebody else: then it is left alone.
-    pub foreign_owner: Option<AuthId>,
-    /// Its snapshots at the source, in the order in which they would be brought over.
-    pub snapshots: Vec<SnapshotPlan>,
-    /// Its name at the source.
-    pub source: GroupName,
-    /// Its name at the target.
-    pub target: GroupName,
-}
-
-/// What would be done with a snapshot.
-#[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotPlan {
-    pub(super) has_client_log: bool,
-    /// Its name at the source.
-    pub source: SnapshotName,
-    /// What would be done.
-    pub step: Step,
-    /// Its name at the target.
-    pub target: SnapshotName,
-}
-
-/// What would be done with a snapshot.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing: the target has another one of that name.
-    Conflict(Conflict),
-    /// The target has it, and something about it would be brought over.
-    Resync(Resync),
-    /// Nothing.
-    Skip(Skip),
-    /// The target does not have it, and all of it would be brought over.
-    Transfer,
-}
-
-/// In what two snapshots of one name differ that cannot be brought over.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conflict {
-    /// In what was backed up.
-    Content,
-    /// In what is encrypted or signed.
-    Encryption,
-    /// In the key, or in the signature.
-    Key,
-}
-
-/// What would be brought over of a snapshot that the target has.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resync {
-    /// All of it, since that of the target is bad.
-    Everything,
-    /// The client log.
-    Log,
-    /// Notes, the state of verification and what else is not protected; the client log too, if it is missing.
-    Manifest,
-}
-
-/// Why nothing is done with a snapshot.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skip {
-    /// That of the target failed its verification or cannot be read, and is not to be replaced.
-    Damaged,
-    /// It is not among the last ones.
-    NotAmongLast,
-    /// Not all of it is encrypted.
-    NotEncrypted,
-    /// It did not pass a verification.
-    NotVerified,
-    /// The target does not have it, but has a newer one.
-    Older,
-    /// The target has it, and a newer one; so they are not compared.
-    Present,
-    /// It is not finished at the source.
-    Unfinished,
-    /// The target has it as it is.
-    UpToDate,
-}
-
-impl SyncPlan {
-    /// The groups with their snapshots, in the order in which they would be brought over.
-    pub fn groups(&self) -> &[GroupPlan] {
-        &self.groups
-    }
-
-    /// Namespaces that would be made at the target, each before those that it contains.
-    pub fn new_namespaces(&self) -> &[Namespace] {
-        &self.new_namespaces
-    }
-
-    /// All snapshots of all groups.
-    pub fn snapshots(&self) -> impl Iterator<Item = &SnapshotPlan> {
-        self.groups.iter().flat_map(|group| &group.snapshots)
-    }
-
-    /// What would be removed from the target.
-    pub fn vanished(&self) -> &Vanished {
-        &self.vanished
-    }
-
-    /// Does it. What changed since the plan was made is noticed: each snapshot is looked at again under its locks.
-    ///
-    /// What goes wrong with a group or a snapshot is in the report.
-    ///
-    /// # Errors
-    /// If nothing could be done at all: `Busy` if another process collects garbage at the target, `Unsupported` if the target cannot
-    /// be changed by this version, or whatever kept a namespace from being made.
-    ///
-    /// # Cancel safety
-    /// A dropped future gives up the snapshot that is under way, or publishes it in the background if that had begun. Those
-    /// before it are complete. Chunks that were transferred stay until garbage is collected.
-    pub async fn execute(self) -> Result<SyncReport> {
-        // Boxed here, where the compiler can see that it is `Send`.
-        let execution: BoxFuture<'static, _> = Box::pin(run::execute(self));
-        execution.await
-    }
-}
 
 pub(super) async fn make(source: &Datastore, target: &Datastore, options: SyncOptions) -> Result<SyncPlan> {
     let top = &options.source_namespace;

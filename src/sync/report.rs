@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::format::name::{AuthId, GroupName, Namespace, SnapshotName};
-use crate::sync::plan::{Conflict, Skip};
+use crate::sync::kinds::{Conflict, Skip};
 
 /// What a sync did.
 #[non_exhaustive]

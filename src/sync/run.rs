@@ -1,106 +1,36 @@
 //! A sync that is under way.
 
-use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Mutex;
 
-use futures::future::{self, Either};
+use futures::future::BoxFuture;
 
-use crate::chunks::WriterPins;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::rt::Rate;
-use crate::rt::semaphore::Budget;
-use crate::store::Datastore;
-use crate::sync::events::SyncEvent;
-use crate::sync::options::SyncOptions;
-use crate::sync::plan::{Same, SyncPlan};
+use crate::sync::context::{Run, Slots};
+use crate::sync::planned::SyncPlan;
 use crate::sync::report::SyncReport;
 use crate::sync::{group, vanished};
 
-/// How often the flag is looked at while bandwidth is waited for.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// What all groups of a sync have in common.
-#[derive(Debug)]
-pub(super) struct Run {
-    pub(super) options: SyncOptions,
-    /// What was transferred, and is not transferred again; pinned meanwhile.
-    pins: Mutex<Arc<WriterPins>>,
-    pub(super) rate: Option<Rate>,
-    /// One for each chunk that may be read.
-    pub(super) reads: Slots,
-    pub(super) same: Same,
-    pub(super) source: Datastore,
-    pub(super) target: Datastore,
-    /// One for each chunk that may be stored.
-    pub(super) writes: Slots,
-}
-
-/// How much is done at the same time.
-#[derive(Debug)]
-pub(super) struct Slots {
-    pub(super) budget: Arc<Budget>,
-    pub(super) count: usize,
-}
-
-/// Why something was not done.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The flag was set.
-    Aborted,
-    Failed(Error),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
+impl SyncPlan {
+    /// Does it. What changed since the plan was made is noticed: each snapshot is looked at again under its locks.
+    ///
+    /// What goes wrong with a group or a snapshot is in the report.
+    ///
+    /// # Errors
+    /// If nothing could be done at all: `Busy` if another process collects garbage at the target, `Unsupported` if the target cannot
+    /// be changed by this version, or whatever kept a namespace from being made.
+    ///
+    /// # Cancel safety
+    /// A dropped future gives up the snapshot that is under way, or publishes it in the background if that had begun. Those
+    /// before it are complete. Chunks that were transferred stay until garbage is collected.
+    pub async fn execute(self) -> Result<SyncReport> {
+        // Boxed here, where the compiler can see that it is `Send`.
+        let execution: BoxFuture<'static, _> = Box::pin(execute(self));
+        execution.await
     }
 }
 
-impl Slots {
-    fn new(store: &Datastore, options: &SyncOptions) -> Self {
-        let most = options.in_flight.map_or(usize::MAX, std::num::NonZeroUsize::get);
-        let count = store.in_flight().min(most);
-        Self { budget: Budget::new(count), count }
-    }
-}
-
-impl Run {
-    pub(super) fn event(&self, event: &SyncEvent<'_>) {
-        self.options.observer.on_event(event);
-    }
-
-    pub(super) fn go_on(&self) -> Result<(), Failure> {
-        if self.options.is_aborted() { Err(Failure::Aborted) } else { Ok(()) }
-    }
-
-    pub(super) fn pins(&self) -> Arc<WriterPins> {
-        Arc::clone(&self.pins.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Forgets what was transferred, if it is too much to be remembered. What it belongs to is visible, or was given up.
-    pub(super) fn forget(&self) {
-        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
-        if pins.confirmed() > self.options.remember_chunks {
-            *pins = self.target.pins_beside(&pins);
-        }
-    }
-
-    /// Waits until so many bytes may be passed on, or the flag is set.
-    pub(super) async fn pass(&self, bytes: u64) -> Result<(), Failure> {
-        let Some(rate) = &self.rate else { return Ok(()) };
-        let runtime = self.target.runtime().as_ref();
-        let mut taken = pin!(rate.take(bytes, runtime));
-        loop {
-            match future::select(taken.as_mut(), runtime.sleep(LOOK)).await {
-                Either::Left(_) => return Ok(()),
-                Either::Right(_) => self.go_on()?,
-            }
-        }
-    }
-}
-
-pub(super) async fn execute(plan: SyncPlan) -> Result<SyncReport> {
+async fn execute(plan: SyncPlan) -> Result<SyncReport> {
     let mut report = SyncReport::default();
     plan.target.check_writable("sync").await?;
     // Until the end, so that no other process collects what was transferred and is not visible yet (H4, H5).

@@ -12,11 +12,11 @@ use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::{Held, ImportedManifest, SnapshotImport, StoredManifest, has_failed_verification};
 use crate::sync::chunks::{self, Ends, Index, Reuse};
 use crate::sync::compare::{Verdict, compare};
-use crate::sync::group::GroupRun;
+use crate::sync::context::GroupRun;
+use crate::sync::context::{Failure, Run};
+use crate::sync::kinds::{Same, Skip, SnapshotPlan};
 use crate::sync::options::Candidates;
-use crate::sync::plan::{Same, Skip, SnapshotPlan};
 use crate::sync::report::{Outcome, SyncStats};
-use crate::sync::run::{Failure, Run};
 
 pub(super) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Outcome {
     match bring(run, group, plan).await {

@@ -7,22 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::name::{GroupName, Namespace, SnapshotName};
-use crate::store::{Datastore, DeleteError, SnapshotInfo, SnapshotState};
+use crate::store::{Datastore, DeleteError, SnapshotInfo};
+use crate::sync::kinds::{GroupPlan, Vanished};
 use crate::sync::options::SyncOptions;
-use crate::sync::plan::{GroupPlan, SyncPlan};
+use crate::sync::planned::SyncPlan;
 use crate::sync::report::SyncReport;
-
-/// What the target has and the source has not any more.
-#[non_exhaustive]
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Vanished {
-    /// Namespaces that would be removed if nothing is left in them, the inner ones first.
-    pub namespaces: Vec<Namespace>,
-    /// Snapshots that stay because they are protected.
-    pub protected: Vec<SnapshotName>,
-    /// Snapshots that would be removed, and with the last one of a group the group. Unfinished ones are left alone.
-    pub snapshots: Vec<SnapshotName>,
-}
 
 pub(super) async fn look(
     target: &Datastore,
@@ -59,15 +48,6 @@ pub(super) async fn look(
     }
     vanished.namespaces.sort_by_key(|namespace| (std::cmp::Reverse(namespace.depth()), namespace.clone()));
     Ok(vanished)
-}
-
-impl Vanished {
-    fn note<'a>(&mut self, infos: impl Iterator<Item = &'a SnapshotInfo>) {
-        for info in infos.filter(|info| info.state == SnapshotState::Finished) {
-            let names = if info.protected { &mut self.protected } else { &mut self.snapshots };
-            names.push(info.name.clone());
-        }
-    }
 }
 
 /// The group of the source that this one of the target would be brought over from.

@@ -1,0 +1,127 @@
+//! The state that all groups of a sync share, and that of the group being synced.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::{self, Either};
+
+use crate::backend::Version;
+use crate::chunks::WriterPins;
+use crate::error::Error;
+use crate::format::Digest;
+use crate::format::name::{BackupTime, SnapshotName};
+use crate::rt::Rate;
+use crate::rt::semaphore::Budget;
+use crate::store::{Datastore, GroupImport, Held};
+use crate::sync::events::SyncEvent;
+use crate::sync::kinds::Same;
+use crate::sync::options::SyncOptions;
+
+/// How often the flag is looked at while bandwidth is waited for.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What all groups of a sync have in common.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) options: SyncOptions,
+    /// What was transferred, and is not transferred again; pinned meanwhile.
+    pub(super) pins: Mutex<Arc<WriterPins>>,
+    pub(super) rate: Option<Rate>,
+    /// One for each chunk that may be read.
+    pub(super) reads: Slots,
+    pub(super) same: Same,
+    pub(super) source: Datastore,
+    pub(super) target: Datastore,
+    /// One for each chunk that may be stored.
+    pub(super) writes: Slots,
+}
+
+/// How much is done at the same time.
+#[derive(Debug)]
+pub(super) struct Slots {
+    pub(super) budget: Arc<Budget>,
+    pub(super) count: usize,
+}
+
+/// Why something was not done.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The flag was set.
+    Aborted,
+    Failed(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Slots {
+    pub(super) fn new(store: &Datastore, options: &SyncOptions) -> Self {
+        let most = options.in_flight.map_or(usize::MAX, std::num::NonZeroUsize::get);
+        let count = store.in_flight().min(most);
+        Self { budget: Budget::new(count), count }
+    }
+}
+
+impl Run {
+    pub(super) fn event(&self, event: &SyncEvent<'_>) {
+        self.options.observer.on_event(event);
+    }
+
+    pub(super) fn go_on(&self) -> Result<(), Failure> {
+        if self.options.is_aborted() { Err(Failure::Aborted) } else { Ok(()) }
+    }
+
+    pub(super) fn pins(&self) -> Arc<WriterPins> {
+        Arc::clone(&self.pins.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Forgets what was transferred, if it is too much to be remembered. What it belongs to is visible, or was given up.
+    pub(super) fn forget(&self) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        if pins.confirmed() > self.options.remember_chunks {
+            *pins = self.target.pins_beside(&pins);
+        }
+    }
+
+    /// Waits until so many bytes may be passed on, or the flag is set.
+    pub(super) async fn pass(&self, bytes: u64) -> Result<(), Failure> {
+        let Some(rate) = &self.rate else { return Ok(()) };
+        let runtime = self.target.runtime().as_ref();
+        let mut taken = pin!(rate.take(bytes, runtime));
+        loop {
+            match future::select(taken.as_mut(), runtime.sleep(LOOK)).await {
+                Either::Left(_) => return Ok(()),
+                Either::Right(_) => self.go_on()?,
+            }
+        }
+    }
+}
+
+/// A group of the target that is locked.
+#[derive(Debug)]
+pub(super) struct GroupRun<'a> {
+    pub(super) base: Option<Arc<Base>>,
+    pub(super) import: GroupImport,
+    pub(super) newest: Option<BackupTime>,
+    pub(super) run: &'a Run,
+}
+
+/// The newest snapshot that the target had of the group: what it names may be taken over (H180).
+#[derive(Debug)]
+pub(super) struct Base {
+    /// Sorted.
+    pub(super) digests: Vec<Digest>,
+    pub(super) held: Held,
+    pub(super) name: SnapshotName,
+    pub(super) version: Version,
+}
+
+impl Base {
+    pub(super) fn names(&self, digest: &Digest) -> bool {
+        self.digests.binary_search(digest).is_ok()
+    }
+}
