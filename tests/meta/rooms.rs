@@ -1,6 +1,7 @@
-//! Holds the table of rooms: which folder or file directly under `src/` may name which other.
+//! Holds the table of rooms: which folder or file directly under `src/` may name which other, and that no files of one room import
+//! each other in a circle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -119,6 +120,111 @@ fn the_test_would_notice() {
     assert!(unwanted_import("    use super::super::x;").is_some());
     assert!(unwanted_import("use crate::*;").is_some());
     assert!(unwanted_import("use super::*;").is_none());
+}
+
+/// An edge from a file to a `mod.rs` above it is left out: that is the door of the room, which holds what its files share.
+#[test]
+fn no_files_of_a_room_import_each_other_in_a_circle() {
+    let imports = imports_of(Path::new("src"));
+    let circles = circles(&imports);
+    assert!(circles.is_empty(), "files that import each other: {circles:#?}");
+}
+
+#[test]
+fn the_test_of_circles_would_notice() {
+    let files = |pairs: &[(&str, &[&str])]| -> BTreeMap<String, BTreeSet<String>> {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        pairs.iter().map(|(name, named)| ((*name).to_owned(), owned(named))).collect()
+    };
+    assert_eq!(
+        circles(&files(&[("a::x", &["a::y"]), ("a::y", &[]), ("a", &["a::x"])])),
+        Vec::<Vec<String>>::new()
+    );
+    let circle = files(&[("a::x", &["a::y"]), ("a::y", &["a::z"]), ("a::z", &["a::x"]), ("a::w", &["a::x"])]);
+    assert_eq!(circles(&circle), [["a::x", "a::y", "a::z"]]);
+    let known = ["a", "a::x", "a::x::y"].map(str::to_owned).into();
+    assert_eq!(named_file("a::x::Thing", &known).as_deref(), Some("a::x"));
+    assert_eq!(named_file("b::Thing", &known), None);
+    let text = "use crate::a::{b::C, d};\n// crate::not::here\nfn f() { crate::e::g() }\n#[cfg(test)]\nmod tests { use crate::h; }";
+    assert_eq!(named_paths(text), ["a::b::C", "a::d", "e::g"]);
+}
+
+/// The files of each room, by module path, with the files of the same room that they name.
+fn imports_of(src: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let module_of = |file: &Path| -> String {
+        let below = file.strip_prefix(src).unwrap().with_extension("");
+        let parts: Vec<_> =
+            below.iter().map(|part| part.to_str().unwrap()).filter(|part| *part != "mod").collect();
+        parts.join("::")
+    };
+    let files: BTreeMap<_, _> = sources(src).into_iter().map(|file| (module_of(&file), file)).collect();
+    let known: BTreeSet<String> = files.keys().cloned().collect();
+    let imports = files.iter().filter(|(module, _)| !module.ends_with("::tests")).map(|(module, file)| {
+        let text = fs::read_to_string(file).unwrap();
+        let room = module.split("::").next().unwrap();
+        let named = named_paths(&text)
+            .iter()
+            .filter_map(|path| named_file(path, &known))
+            .filter(|named| named != module && named.split("::").next() == Some(room))
+            .filter(|named| !module.starts_with(&format!("{named}::")))
+            .collect();
+        (module.clone(), named)
+    });
+    imports.collect()
+}
+
+/// The paths below `crate::` that the code of a file names, without its comments and its tests.
+fn named_paths(text: &str) -> Vec<String> {
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let code: String =
+        code.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join(" ");
+    let mut paths = Vec::new();
+    for rest in code.split("crate::").skip(1) {
+        let ends = rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(rest.len());
+        let path = &rest[..ends];
+        match rest[ends..].strip_prefix('{').and_then(|list| list.split_once('}')) {
+            Some((list, _)) if path.ends_with("::") => {
+                let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+                paths.extend(names.map(|name| format!("{path}{}", name.split(' ').next().unwrap())));
+            }
+            _ => paths.push(path.trim_end_matches(':').to_owned()),
+        }
+    }
+    paths
+}
+
+/// The file that holds what a path names: the longest part of it that is one.
+fn named_file(path: &str, known: &BTreeSet<String>) -> Option<String> {
+    let mut path = path;
+    while !known.contains(path) {
+        path = path.rsplit_once("::")?.0;
+    }
+    Some(path.to_owned())
+}
+
+/// The sets of files of which each reaches each other.
+fn circles(imports: &BTreeMap<String, BTreeSet<String>>) -> Vec<Vec<String>> {
+    let reached = |from: &String| {
+        let (mut reached, mut next) = (BTreeSet::new(), vec![from]);
+        while let Some(file) = next.pop() {
+            for named in imports.get(file).into_iter().flatten() {
+                if reached.insert(named.clone()) {
+                    next.push(named);
+                }
+            }
+        }
+        reached
+    };
+    let reached: BTreeMap<_, _> = imports.keys().map(|file| (file, reached(file))).collect();
+    let mut circles: Vec<Vec<String>> = Vec::new();
+    for file in imports.keys().filter(|file| reached[file].contains(*file)) {
+        let circle = |other: &&String| reached[file].contains(*other) && reached[*other].contains(file);
+        let circle: Vec<_> = imports.keys().filter(circle).cloned().collect();
+        if !circles.contains(&circle) {
+            circles.push(circle);
+        }
+    }
+    circles
 }
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
