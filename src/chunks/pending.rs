@@ -187,7 +187,7 @@ mod tests {
         let pending = PendingDeletes::default();
         drop(pending.begin(&[1, 2], START));
         assert_eq!(pending.remaining(&1, START), Some(MAX_REQUEST_TIME));
-        let late = START + MAX_REQUEST_TIME - Duration::from_secs(1);
+        let late = (START + MAX_REQUEST_TIME).saturating_sub(Duration::from_secs(1));
         assert_eq!(pending.longest_of(|key| *key == 2, late), Some(Duration::from_secs(1)));
         assert_eq!(pending.keys(late).len(), 2);
         assert_eq!(pending.keys(START + MAX_REQUEST_TIME), Vec::<i32>::new());

@@ -78,7 +78,11 @@ mod tests {
     use crate::store::Options;
     use crate::sync::plan;
 
-    use super::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crate::store::Datastore;
+    use crate::sync::options::SyncOptions;
 
     /// The chunks that are there, and whether the manifests of these snapshots are.
     fn look(backend: &dyn Backend) -> (Vec<crate::format::Digest>, usize) {

@@ -82,6 +82,7 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::Digest;
 
     #[test]
     fn the_next_ones_are_collected_around_the_end() {
