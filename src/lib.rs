@@ -38,14 +38,14 @@
 //! # The main types
 //! | type | purpose |
 //! |---|---|
-//! | [`Datastore`](store::Datastore) | an open store: listings, owners, notes, backups and restores |
+//! | [`Datastore`] | an open store: listings, owners, notes, backups and restores |
 //! | [`SnapshotWriter`](store::SnapshotWriter) | a backup in progress: streams, images, blobs |
 //! | [`SnapshotReader`](store::SnapshotReader) | a finished snapshot, with its archives as [`ArchiveReader`](store::ArchiveReader)s |
 //! | [`GcPlan`](gc::GcPlan), [`PrunePlan`](prune::PrunePlan), [`SyncPlan`](sync::SyncPlan), [`VerifyPlan`](verify::VerifyPlan) | maintenance: inspect the plan, execute it, read the report |
 //! | [`Backend`](backend::Backend) | object storage: [`FsBackend`](backend::FsBackend), [`MemoryBackend`](backend::MemoryBackend), `S3Backend`, or your own |
 //! | [`Runtime`](rt::Runtime) | the async runtime: threads, Tokio, smol, simulated, or your own |
 //! | [`Chunker`](chunker::Chunker) | division of streams into chunks |
-//! | [`Error`](error::Error) | a failure, with an [`ErrorKind`](error::ErrorKind) that says how to react |
+//! | [`Error`] | a failure, with an [`ErrorKind`] that says how to react |
 //!
 //! [`format`](mod@format) has the stored bytes and names alone, without I/O; [`retention`] decides which snapshots to
 //! keep, and [`prune`] removes the others. [`tree`] has exclude patterns and reports for backups and restores of directory

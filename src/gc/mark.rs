@@ -1,11 +1,11 @@
-//! Which chunks any snapshot needs.
+//! Marking: the chunks that snapshots name.
 //!
 //! ```text
-//! list everything → mark what is new, newest first ──▶ again, until a listing shows nothing new
-//!     → what this process stored a moment ago → strays → what was announced as moved, which is forgotten only then
+//! list everything → mark new indexes, newest first ──▶ again, until a listing shows none
+//!     → indexes stored by this process recently → orphans → pending moves, whose journal is dropped only then
 //! ```
-//! A listing that goes on while snapshots come and go may miss some. New ones are made by this process alone while the store is locked, and all
-//! they use is pinned; moved ones are announced before they are moved, and read after everything else (H8).
+//! A listing may miss snapshots that come and go meanwhile. Only this process makes new ones while the store is locked, and pins all chunks
+//! that they use. A move records its destinations first, and the collector reads them after everything else (H8).
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -24,47 +24,47 @@ use crate::gc::options::{GcEvent, GcOptions};
 use crate::gc::walk::Walk;
 use crate::store::Datastore;
 
-/// How many indexes are read at the same time, beside one for each processor.
+/// Number of indexes read concurrently, in addition to one for each processor.
 const INDEXES_AHEAD: usize = 2;
-/// How many marks are kept of a snapshot to compare the next one with.
+/// Maximum number of marks kept of a snapshot for comparison with the next one.
 const KEPT_MARKS: usize = 4 << 20;
-/// How long whoever deletes a snapshot is waited for.
+/// Maximum wait for a process that deletes a snapshot.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
-/// How often everything is listed at most. What is new in the last one is pinned.
+/// Maximum number of listings. Snapshots that appear in the last one are pinned.
 const ROUNDS: usize = 10;
 
-/// What was marked.
+/// Result of marking.
 #[derive(Debug, Default)]
 pub(super) struct Marked {
-    /// Bytes that all indexes together stand for.
+    /// Total size in bytes of the archives of all indexes.
     pub(super) data_bytes: u64,
-    /// Paths that are none of a store, outside of the chunks, as far as they are kept.
+    /// Foreign paths outside the chunks, up to a limit.
     pub(super) foreign: Vec<String>,
-    /// How many there are.
+    /// Number of all foreign paths.
     pub(super) foreign_count: u64,
-    /// References to a chunk that the snapshot before has at the same place.
+    /// References that the previous snapshot has at the same position.
     pub(super) hits: u64,
-    /// How many indexes there are.
+    /// Number of indexes.
     pub(super) indexes: u64,
-    /// The other references.
+    /// Other references.
     pub(super) misses: u64,
     pub(super) set: MarkSet,
 }
 
-/// A mark that is going on.
+/// A marking in progress.
 #[derive(Debug)]
 struct Marking<'a> {
     builder: MarkSetBuilder,
     marked: Marked,
     options: &'a GcOptions,
-    /// The marks of the snapshot before, by archive.
+    /// Marks of the previous snapshot, by archive.
     previous: HashMap<ArchiveName, Vec<u64>>,
-    /// The indexes that were marked, by what they are: sixteen bytes each.
+    /// Marked indexes, by an identity of sixteen bytes.
     seen: HashSet<[u8; 16]>,
     store: &'a Datastore,
 }
 
-/// The marks of one index.
+/// Marks of one index.
 struct IndexMarks {
     data_bytes: u64,
     marks: Vec<u64>,
@@ -103,7 +103,7 @@ pub(super) async fn mark(store: &Datastore, options: &GcOptions) -> Result<Marke
 }
 
 impl Marking<'_> {
-    /// Marks what a listing shows and was not marked yet; how many indexes that were.
+    /// Marks the indexes of a listing that are not marked yet; returns their number.
     async fn round(&mut self) -> Result<usize> {
         let backend = self.store.uncached_backend();
         let (mut walk, mut new) = (Walk::new(), 0);
@@ -118,7 +118,7 @@ impl Marking<'_> {
         Ok(new)
     }
 
-    /// Marks indexes in the order given.
+    /// Marks indexes in the given order.
     async fn group(&mut self, indexes: Vec<ObjectInfo>) -> Result<()> {
         self.previous.clear();
         let (store, options) = (self.store, self.options);
@@ -155,7 +155,7 @@ impl Marking<'_> {
         }
     }
 
-    /// Marks what the index before does not have at the same place; how many it has.
+    /// Marks the chunks that the previous index does not have at the same position; returns their number.
     fn insert(&mut self, previous: &[u64], index: &IndexMarks) -> u64 {
         let (mut hits, mut last) = (0, None);
         for (at, mark) in index.marks.iter().enumerate() {
@@ -172,7 +172,7 @@ impl Marking<'_> {
         hits
     }
 
-    /// Marks an index by its name, if it is there and was not marked yet.
+    /// Marks an index by name, if it exists and is not marked yet.
     async fn by_name(&mut self, key: &Key) -> Result<()> {
         match self.store.uncached_backend().head(key).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -214,11 +214,11 @@ impl Marking<'_> {
     }
 }
 
-/// Makes sure that an index that could not be found went with its snapshot, and not alone (H9).
+/// Makes sure that a missing index vanished with its whole snapshot, and not alone (H9).
 async fn check_gone(store: &Datastore, index: &Key, absent: Error) -> Result<()> {
     let Key::Archive(snapshot, _) = index else { return Err(absent) };
     let backend = store.uncached_backend();
-    // As readers do. Whoever deletes it has it for a moment.
+    // As readers do. A process that deletes the snapshot holds the lock briefly.
     let scope = LockScope::Snapshot(snapshot.clone());
     let held = lock_with_timeout(backend.as_ref(), &scope, LockMode::Shared, LOCK_WAIT).await?;
     if !backend.has(&Key::Manifest(snapshot.clone())).await? && !backend.has(index).await? {
@@ -237,7 +237,7 @@ async fn marks_of(store: &Datastore, index: IndexReader) -> Result<IndexMarks> {
     store.runtime().run_blocking("mark", marks).await
 }
 
-/// What an index is: its name and its version.
+/// Identity of an index: its name and its version.
 fn id_of(info: &ObjectInfo) -> [u8; 16] {
     let text = format!("{}\n{}\n{}", info.key, info.size, info.version.as_str());
     let digest = Digest::of(text.as_bytes());

@@ -1,34 +1,34 @@
-//! Garbage collection: chunks that no snapshot needs any more are found and removed.
+//! Garbage collection: finds and removes chunks that no snapshot needs.
 //!
-//! [`plan`] looks and changes nothing; what it returns says what would go and why the rest stays. [`GcPlan::execute`] removes it. While the
-//! plan exists, the store is locked against other processes; backups and restores of this process go on.
+//! [`plan`] changes nothing; its result says what would be removed and why the rest stays. [`GcPlan::execute`] removes it. While the
+//! plan exists, the store is locked against other processes; backups and restores of this process continue.
 //!
-//! # The order
-//! | | step | what it protects |
+//! # Order
+//! | | step | protects |
 //! |---|---|---|
-//! | 1 | the store is locked alone; who cannot be accounted for is refused | writers of other processes (H4, H33) |
-//! | 2 | pins stay from here on, also those of writers that end meanwhile | writers of this process (H1, H2, H5) |
-//! | 3 | the time is asked for, of the store | chunks younger than the grace time (H14) |
-//! | 4 | mark: every index that a listing of the store itself shows, the newest snapshot of a group first, until a listing shows none that is new; then what was stored a moment ago, index files in odd places, and what is being moved | everything that any snapshot needs, finished or not (H7–H10) |
-//! | 5 | chunks are listed, in parallel; what is neither marked nor pinned is unused | |
-//! | 6 | of what is unused, what is older than the grace time goes, where listings or times cannot be trusted only if a run at least that time ago found it unused too | what a listing showed late (H11, H13) |
-//! | 7 | `execute`: a new term of the lease; what may be deleted is written down; then batch by batch, each chunk in its critical section, and the lock looked at before each | crashes, late requests, lost leases (H6, H16, H17, H89) |
+//! | 1 | take the exclusive lock of the store; refuse if some process cannot be excluded | writers of other processes (H4, H33) |
+//! | 2 | keep all pins from here on, also those of writers that end | writers of this process (H1, H2, H5) |
+//! | 3 | read the clock of the store | chunks younger than the grace time (H14) |
+//! | 4 | mark: every index of an uncached listing, newest snapshot of a group first, until a listing shows no new one or ten were made; then recently stored indexes, orphans and pending moves | everything that any snapshot needs, finished or not (H7–H10) |
+//! | 5 | list chunks in parallel; chunks neither marked nor pinned are unreferenced | |
+//! | 6 | select unreferenced chunks older than the grace time; where listings or times cannot be trusted, only those that were already candidates at least that long ago | objects that a listing showed late (H11, H13) |
+//! | 7 | `execute`: begin a new lease term; store the candidates; delete in batches, each chunk under its digest lock, with a check of the lock before each batch | crashes, late requests, lost leases (H6, H16, H17, H89) |
 //!
-//! An index that is there and cannot be read ends the run (H9). A chunk that is named and not there does not: the plan says which snapshots it
-//! hurts, and the next backup that has it stores it again (H22). Chunks that were put aside as corrupt stay while they are named and there
-//! is no good one; otherwise they go as chunks do.
+//! An unreadable index ends the run (H9). A missing chunk does not: the plan names the snapshots that lack it,
+//! and the next backup that contains it stores it again (H22). Quarantined chunks stay while an index names them and no good copy
+//! exists; otherwise they are removed like chunks.
 //!
-//! # When it is cut off
-//! Every state that it can leave is a whole store with less garbage. Another run begins anew and removes the rest. A plan whose
-//! [`execute`](GcPlan::execute) was aborted or failed goes on where it stopped if it is executed once more.
+//! # Interruptions
+//! Each state that an interruption leaves is a sound store with less garbage. Another run removes the rest. A plan whose
+//! [`execute`](GcPlan::execute) was aborted or failed continues when it is executed again.
 //!
 //! # Memory
-//! Eight bytes a marked chunk (nine while marking), sixteen an index, and what [`GcOptions::memory_bytes`] allows for the names of unused chunks;
-//! where there are more of them, they are listed again. Beside it, one group's listing and the indexes in flight, which share the
-//! memory of the store's restores.
+//! Eight bytes for each marked chunk (nine while marking), sixteen for each index, and [`GcOptions::memory_bytes`] for the names of unreferenced chunks;
+//! if those do not fit, chunks are listed again. In addition the listing of one group and the indexes in flight, which share the
+//! memory budget of restores.
 //!
-//! Beside a PBS that uses the same directory: the lock, the times and `.gc-status` are those of PBS, and its move journal is read. No
-//! access time is set, since none is needed: what PBS would mark, it marks itself when it collects.
+//! Beside a PBS on the same directory: the lock, the times and `.gc-status` are those of PBS, and its move journal is read. larder sets no
+//! access times, because its collector does not use them; PBS marks for itself.
 
 mod mark;
 mod options;
@@ -50,21 +50,21 @@ pub use options::{GcEvent, GcObserver, GcOptions, Sizes};
 pub use plan::{GcPlan, SafetyLimit};
 pub use report::{ChunkTally, DamagedSnapshot, GcEnd, GcFailure, GcReport};
 
-/// How far the clocks of this host and of the store may be apart.
+/// Maximum difference between the clocks of this host and of the store.
 const CLOCKS_APART: Duration = Duration::from_hours(1);
-/// By how much less than a running writer may need, as in PBS.
+/// Safety margin for running writers, as in PBS.
 const WRITER_MARGIN: Duration = Duration::from_mins(5);
 
-/// Finds out what is garbage. Nothing is changed but locks.
+/// Plans a garbage collection. Changes nothing but locks.
 ///
 /// # Errors
-/// `Busy` if another process uses the store or garbage is being collected already; `Corrupt` if an index cannot be read; `Unavailable` if
-/// the clocks of this host and of the store are an hour apart, or the store cannot be read; `Unsupported` if locks do not
-/// reach other processes and [`only_process`](GcOptions::only_process) was not said; `InvalidInput` if the grace time is too short for
-/// [listings that lag](GcOptions::listing_lag); `Conflict` if it was aborted.
+/// `Busy` if another process uses the store or collects garbage; `Corrupt` if an index cannot be read; `Unavailable` if
+/// the clocks of this host and of the store differ by an hour, or the store cannot be read; `Unsupported` if locks do not
+/// reach other processes and [`only_process`](GcOptions::only_process) is not set; `InvalidInput` if the grace time is too short for
+/// [lagging listings](GcOptions::listing_lag); `Conflict` if it was aborted.
 ///
 /// # Cancel safety
-/// A dropped future gives all locks back.
+/// A dropped future releases all locks.
 pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
     store.check_writable("collect garbage").await?;
     let backend = store.uncached_backend();
@@ -85,7 +85,7 @@ pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
     let collection = Arc::new(store.chunks().pins().collect());
     let (now, here) = (backend.clock().await?, store.runtime().now());
     let apart = now.duration_since(here).or_else(|_| here.duration_since(now)).unwrap_or_default();
-    // A filesystem has the clock of its host, or one of its own that nobody else goes by.
+    // A filesystem uses the clock of its host, or one that no other process relies on.
     if apart > CLOCKS_APART && !backend.capabilities().tracks_last_use {
         let why = format!("the clocks of this host and of the store are {} s apart", apart.as_secs());
         return Err(Error::new(ErrorKind::Unavailable, "collect garbage").because(why));

@@ -1,4 +1,4 @@
-//! Choices for a garbage collection, and who is told of its progress.
+//! Options and progress events of a garbage collection.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::upid::Upid;
 
-/// Choices for a garbage collection.
+/// Options of a garbage collection.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct GcOptions {
@@ -43,95 +43,95 @@ impl Default for GcOptions {
     }
 }
 
-/// Whose sizes are added up.
+/// Chunks whose sizes are added up.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sizes {
-    /// Those of all chunks.
+    /// All chunks.
     All,
-    /// Those of unused chunks only. In a directory the others need not even be looked at, which is faster; no state is written then
-    /// that PBS could show.
+    /// Unreferenced chunks only. In a directory the others are then not looked at, which is faster; but no `.gc-status`
+    /// for PBS is written.
     Unused,
 }
 
 impl GcOptions {
-    /// Ends the run as soon as this is true: it is looked at for each index and each page of chunks. Default: never.
+    /// Aborts the run when this flag becomes true; checked for each index and each page of chunks. Default: none.
     pub fn abort(mut self, abort: Arc<AtomicBool>) -> Self {
         self.abort = abort;
         self
     }
 
-    /// How long a chunk stays after it was last used, and where garbage has to be seen twice, how long the two times are apart at
-    /// least; default: 24 hours and 5 minutes, as in PBS. It is what protects those who read a bucket from another host, so in a
-    /// bucket it should be longer than any restore takes.
+    /// Time for which a chunk stays after its last use, and, where two sightings are needed, the minimum time between
+    /// them; default: 24 hours and 5 minutes, as in PBS. It is the only protection of restores from a bucket on another host, so in a
+    /// bucket it should exceed the longest restore.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// In a bucket: how long it takes at most until every listing shows an index, from the moment at which somebody begins to store
-    /// it; default: one hour, of which requests that arrive late may take half. A grace time that is shorter is refused,
-    /// unless [`consistent_listings`](GcOptions::consistent_listings) says that listings are consistent. If it takes longer, snapshots that
-    /// another process published a moment before the run lose chunks that were unused before.
+    /// In a bucket: the maximum time until every listing shows an index, from the start of its
+    /// put; default: one hour, of which late requests may take half. A shorter grace time is refused,
+    /// unless [`consistent_listings`](GcOptions::consistent_listings) is set. If listings lag longer, a snapshot that
+    /// another process published just before the run loses chunks that were unreferenced before.
     pub fn listing_lag(mut self, lag: Duration) -> Self {
         self.listing_lag = lag;
         self
     }
 
-    /// How many bytes the names of unused chunks may take; default: 16 MiB, which is room for 300,000. If there are more, chunks are
+    /// Maximum bytes for the names of unreferenced chunks; default: 16 MiB, enough for 300,000. If there are more, chunks are
     /// listed again to remove them.
     pub fn memory_bytes(mut self, bytes: usize) -> Self {
         self.memory_bytes = bytes;
         self
     }
 
-    /// How many percent of the chunks may be garbage before it has to be [confirmed](crate::gc::GcPlan::confirm) (H27); default: 30.
-    /// 100 or more turns this off; if there are chunks and no snapshots at all, it has to be confirmed all the same.
+    /// The safety limit: the percentage of chunks that may be garbage without [confirmation](crate::gc::GcPlan::confirm); default: 30.
+    /// 100 or more turns it off; a store with chunks and without snapshots needs confirmation in any case.
     pub fn max_garbage(mut self, percent: u8) -> Self {
         self.max_garbage = percent;
         self
     }
 
-    /// Who is told about progress; default: nobody.
+    /// Observer of the progress; default: none.
     pub fn observer(mut self, observer: Arc<dyn GcObserver>) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// Removes garbage when it is seen for the first time, also where a listing may lag behind (H11): for stores that this program alone
-    /// has been using, and on servers whose listings are known to be consistent.
+    /// Removes garbage at first sight, even where a listing may lag: for stores that only this program
+    /// uses, on servers with consistent listings.
     pub fn consistent_listings(mut self) -> Self {
         self.consistent_listings = true;
         self
     }
 
-    /// Says that no other process uses the store, where locks do not reach other processes: see
-    /// [`Capabilities::lock_reach`](crate::backend::Capabilities). If it is not true, data is lost.
+    /// Asserts that no other process uses the store, where locks do not reach other processes: see
+    /// [`Capabilities::lock_reach`](crate::backend::Capabilities). If the assertion is false, data is lost.
     pub fn only_process(mut self) -> Self {
         self.only_process = true;
         self
     }
 
-    /// How many parts of the store are listed at the same time; default: as many chunks as the backend would transfer at once.
+    /// Number of parts of the store listed concurrently; default: the number of chunks that the backend transfers at once.
     pub fn parallel(mut self, parts: usize) -> Self {
         self.parallel = Some(parts);
         self
     }
 
-    /// Whose sizes are added up; default: those of all chunks.
+    /// Chunks whose sizes are added up; default: all.
     pub fn sizes(mut self, sizes: Sizes) -> Self {
         self.sizes = sizes;
         self
     }
 
-    /// The task that collects, for the state that is left for PBS; default: none.
+    /// Task id for `.gc-status`; default: none.
     pub fn task(mut self, task: Upid) -> Self {
         self.task = Some(task);
         self
     }
 
     /// # Errors
-    /// `Conflict` once it is to be aborted.
+    /// `Conflict` if the run is to be aborted.
     pub(super) fn check_abort(&self) -> Result<()> {
         if self.is_aborted() {
             return Err(Error::new(ErrorKind::Conflict, "collect garbage").because("it was aborted"));
@@ -150,40 +150,40 @@ impl GcOptions {
     }
 }
 
-/// Who is told how far a garbage collection is.
+/// Observer of the progress of a garbage collection.
 ///
-/// It is called from whatever task does the work: it has to return at once and must not block.
+/// The working task calls it, so it must return at once and must not block.
 pub trait GcObserver: fmt::Debug + Send + Sync + 'static {
-    /// Something happened.
+    /// Called for each event.
     fn on_event(&self, event: &GcEvent);
 }
 
-/// Something that happened in a garbage collection.
+/// A progress event of a garbage collection.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GcEvent {
-    /// A page of chunks was looked at.
+    /// A page of chunks was listed.
     ChunksListed {
-        /// How many were on it.
+        /// Number of chunks of the page.
         chunks: u64,
     },
     /// An index was marked.
     IndexMarked {
-        /// How many chunks it names.
+        /// Number of its chunks.
         chunks: u64,
     },
     /// Chunks were removed.
     Removed {
-        /// How many bytes they took.
+        /// Stored bytes.
         bytes: u64,
-        /// How many.
+        /// Number of chunks.
         chunks: u64,
     },
-    /// A part of the chunks was listed to its end.
+    /// A part of the chunks was listed completely.
     ShardListed {
-        /// Which one in time, from 1.
+        /// Its number in order of completion, from 1.
         done: u64,
-        /// How many there are.
+        /// Number of parts.
         of: u64,
     },
 }

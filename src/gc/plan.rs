@@ -1,4 +1,4 @@
-//! What would be removed, found out by listing all chunks beside what is marked.
+//! The plan: all chunks compared with the marks.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use crate::gc::report::{ChunkTally, DamagedSnapshot};
 use crate::gc::walk::{NAMED, Walk};
 use crate::store::Datastore;
 
-/// How many missing chunks are looked for by name.
+/// Maximum number of missing chunks looked up by name.
 const LOOKED_FOR: usize = 100_000;
 
-/// What keeps others away while the plan exists.
+/// Locks and pins held while the plan exists.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) collection: Arc<PinHold>,
@@ -35,22 +35,22 @@ pub(super) struct Held {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
-    /// What was used after this stays; none: nothing is too young.
+    /// Chunks used after this time stay; `None` if nothing is too young.
     pub(super) cutoff: Option<SystemTime>,
-    /// The time of the store, before anything was marked.
+    /// Time of the store before marking.
     pub(super) now: SystemTime,
 }
 
 impl Times {
-    /// Whether what was used then for the last time may go.
+    /// Returns `true` if an object last used at this time may be removed.
     pub(super) fn is_old(&self, last_used: SystemTime) -> bool {
         self.cutoff.is_none_or(|cutoff| last_used < cutoff)
     }
 }
 
-/// What a garbage collection would remove, to look at, and then to [execute](GcPlan::execute).
+/// A planned garbage collection, to inspect and then to [execute](GcPlan::execute).
 ///
-/// While it exists, no other process can write to the store.
+/// No other process can write to the store while it exists.
 #[derive(Debug)]
 #[must_use = "nothing is removed before `execute`"]
 pub struct GcPlan {
@@ -60,7 +60,7 @@ pub struct GcPlan {
     damaged_count: u64,
     pub(super) held: Held,
     had_indexes: bool,
-    /// Chunks that are certainly missing, as far as they are known by name.
+    /// Chunks that are certainly missing, as far as their names are known.
     pub(super) lost: Vec<Digest>,
     pub(super) marked: Marked,
     missing: u64,
@@ -71,17 +71,17 @@ pub struct GcPlan {
     pub(super) times: Times,
 }
 
-/// Why a plan is not executed before it is confirmed (H27).
+/// Reason why a plan needs confirmation.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SafetyLimit {
-    /// There are chunks, and not one snapshot.
+    /// The store has chunks and no snapshot.
     NoSnapshots,
-    /// More than so many percent of the chunks would go.
+    /// It would remove more than this percentage of the chunks.
     Share(u8),
 }
 
-/// What was found in the chunks, or in a shard of them.
+/// Findings in the chunks, or in a shard of them.
 #[derive(Debug, Default)]
 pub(super) struct Census {
     pub(super) foreign: Vec<String>,
@@ -94,12 +94,12 @@ pub(super) struct Census {
     pub(super) waiting: ChunkTally,
 }
 
-/// What is unused in a shard.
+/// Unreferenced objects of a shard.
 #[derive(Debug)]
 pub(super) struct ShardCensus {
-    /// By name, unless there are too many.
+    /// Their names, unless there are too many.
     pub(super) candidates: Option<Vec<Candidate>>,
-    /// How many could go now.
+    /// Number of those that may be removed now.
     pub(super) ready: u64,
     pub(super) shard: Shard,
 }
@@ -133,50 +133,50 @@ pub(super) async fn make(store: &Datastore, options: GcOptions, held: Held, time
 }
 
 impl GcPlan {
-    /// Chunks that would go now.
+    /// Chunks that the execution would remove.
     pub fn garbage(&self) -> ChunkTally {
         self.census.garbage
     }
 
-    /// Chunks that are unused and would stay for now: they were used too short a while ago, or are seen unused for the first time.
+    /// Unreferenced chunks that stay for now: used too recently, or new candidates.
     pub fn waiting(&self) -> ChunkTally {
         self.census.waiting
     }
 
-    /// Chunks that are in use.
+    /// Referenced chunks.
     pub fn in_use(&self) -> ChunkTally {
         self.census.in_use
     }
 
-    /// Chunks that were put aside as corrupt, and those of them that would go now.
+    /// Quarantined chunks, and those of them that the execution would remove.
     pub fn quarantined(&self) -> (ChunkTally, ChunkTally) {
         (self.census.quarantined, self.census.quarantined_garbage)
     }
 
-    /// How many chunks are named by an index and are not there. Of more than 100,000, the others are those that the listing did not
-    /// show; the next backup is told of the first 100,000 alone, and of more by the next collections.
+    /// Number of chunks that an index names and the store lacks. Beyond 100,000, the rest is taken from the listing
+    /// alone; the next backup treats the first 100,000 as suspects, and later collections add the others.
     pub fn missing(&self) -> u64 {
         self.missing
     }
 
-    /// The snapshots that are hurt by missing chunks, at most a thousand of them, and how many there are.
+    /// The snapshots that lack chunks, at most a thousand of them, and their number.
     pub fn damaged(&self) -> (&[DamagedSnapshot], u64) {
         (&self.damaged, self.damaged_count)
     }
 
-    /// Paths of what is no object of a store, at most a thousand of them, and how many there are. They stay.
+    /// Foreign paths, at most a thousand of them, and their number. They stay.
     pub fn foreign(&self) -> (Vec<String>, u64) {
         let (outside, inside) = (&self.marked.foreign, &self.census.foreign);
         let named = outside.iter().chain(inside).take(NAMED).cloned().collect();
         (named, self.marked.foreign_count + self.census.foreign_count)
     }
 
-    /// How many indexes were read, and how many bytes they stand for.
+    /// Number of indexes read, and the total bytes of their archives.
     pub fn indexes(&self) -> (u64, u64) {
         (self.marked.indexes, self.marked.data_bytes)
     }
 
-    /// Why it has to be [confirmed](GcPlan::confirm) before it is executed, if it has to be.
+    /// Reason why the plan needs [confirmation](GcPlan::confirm) before it is executed; `None` if it does not.
     pub fn safety_limit(&self) -> Option<SafetyLimit> {
         let garbage = u128::from(self.census.garbage.chunks);
         let all = garbage + u128::from(self.census.in_use.chunks) + u128::from(self.census.waiting.chunks);
@@ -187,7 +187,7 @@ impl GcPlan {
         (garbage * 100 > all * u128::from(most)).then_some(SafetyLimit::Share(most))
     }
 
-    /// Says that it is meant, however much would go.
+    /// Confirms the plan, however much it would remove.
     pub fn confirm(mut self) -> Self {
         self.confirmed = true;
         self
@@ -205,7 +205,7 @@ impl GcPlan {
         Err(Error::new(ErrorKind::Unconfirmed, "collect garbage").because(why))
     }
 
-    /// Finds out which chunks are missing, and which snapshots name them.
+    /// Finds the missing chunks, and the snapshots that name them.
     async fn find_damaged(&mut self, missing: &MarkSet) -> Result<()> {
         let mut named: HashSet<Digest> = HashSet::new();
         let mut walk = Walk::new();
@@ -217,7 +217,7 @@ impl GcPlan {
             }
         }
         let gone = self.certainly_gone(&named).await?;
-        // Of those that were not looked for, some may be there though the listing did not show them.
+        // Some of those that were not looked up may exist although the listing did not show them.
         let are_all = named.len() < LOOKED_FOR;
         let here = (named.len() - gone.len()) as u64;
         self.missing = if are_all { gone.len() as u64 } else { (missing.len() as u64).saturating_sub(here) };
@@ -247,7 +247,7 @@ impl GcPlan {
         Ok(())
     }
 
-    /// The missing chunks that an index names, and how often it does.
+    /// The missing chunks that an index names, and the number of references.
     async fn missing_of(&self, info: &ObjectInfo, missing: &MarkSet) -> Result<BTreeMap<Digest, u64>> {
         self.options.check_abort()?;
         let index = match self.store.checked_index(info).await {
@@ -267,7 +267,7 @@ impl GcPlan {
         self.store.runtime().run_blocking("look for missing chunks", find).await
     }
 
-    /// Those that cannot be found either: a listing may lag behind (H13).
+    /// Those that a lookup by name does not find either: a listing may lag (H13).
     async fn certainly_gone(&self, named: &HashSet<Digest>) -> Result<HashSet<Digest>> {
         let named: Vec<_> = named.iter().copied().collect();
         let mut gone = HashSet::new();
@@ -284,10 +284,10 @@ impl GcPlan {
     }
 }
 
-/// What it takes to tell what is unused.
+/// Inputs for finding unreferenced objects.
 #[derive(Debug)]
 pub(super) struct Counting<'a> {
-    /// How many candidates are kept by name.
+    /// Maximum number of candidates kept by name.
     pub(super) kept: AtomicUsize,
     pub(super) marks: &'a MarkSet,
     pub(super) options: &'a GcOptions,
@@ -296,22 +296,22 @@ pub(super) struct Counting<'a> {
     pub(super) times: Times,
 }
 
-/// A shard while it is being listed.
+/// A shard being listed.
 #[derive(Debug)]
 pub(super) struct Scan<'a> {
     census: Census,
     counting: &'a Counting<'a>,
     last_chunk: Option<Digest>,
-    /// The mark that was met last.
+    /// The mark seen last.
     last_mark: Option<u64>,
-    /// What is marked and did not come yet.
+    /// Marks not seen yet.
     left: &'a [u64],
     missing: Vec<u64>,
     pager: Pager,
 }
 
 impl Counting<'_> {
-    /// Everything, and which marks no chunk has.
+    /// Scans everything; returns the marks without a chunk too.
     async fn all(&self) -> Result<(Census, MarkSet)> {
         let parallel =
             self.options.parallel.unwrap_or(self.store.uncached_backend().capabilities().in_flight).max(1);
@@ -338,7 +338,7 @@ impl Counting<'_> {
         let mut ready = 0;
         while let Some(candidates) = scan.next().await? {
             ready += candidates.iter().filter(|candidate| candidate.ready).count() as u64;
-            // Those that wait are wanted only where sightings are kept.
+            // Waiting candidates are needed only if they are stored.
             let wanted =
                 candidates.into_iter().filter(|candidate| candidate.ready || self.keeps_candidates());
             if let Some(names) = &mut kept {
@@ -372,7 +372,7 @@ impl Counting<'_> {
         }
     }
 
-    /// As [`scan`](Counting::scan), behind an object that was seen to.
+    /// As [`scan`](Counting::scan), starting after an object already processed.
     pub(super) fn scan_after(&self, shard: Shard, after: Option<Unused>) -> Scan<'_> {
         let mut scan = self.scan(shard);
         if let Some(after) = after {
@@ -393,14 +393,14 @@ impl Counting<'_> {
         self.store.uncached_backend().capabilities().needs_gc_candidates()
     }
 
-    /// Whether it may go, and since when it is known to be unused. What was put aside need not be seen twice: no sighting tells it from
-    /// its chunk, and it is nothing that anybody could want to use.
+    /// Returns if the object may be removed, and since when it is known to be unreferenced. A quarantined copy needs no second sighting: the
+    /// candidates do not distinguish it from its chunk, and no writer could want to use it.
     fn judge(&self, unused: &Unused, last_used: SystemTime) -> (bool, SystemTime) {
         let is_old = self.times.is_old(last_used);
         if !self.keeps_candidates() || self.options.consistent_listings || unused.quarantined.is_some() {
             return (is_old, self.times.now);
         }
-        // One that was stored after it was seen is another.
+        // A chunk stored after it became a candidate is another one.
         match self.sightings.since(&unused.digest).filter(|since| *since >= last_used) {
             Some(since) => (is_old && self.times.is_old(since), since),
             None => (false, self.times.now),
@@ -409,7 +409,7 @@ impl Counting<'_> {
 }
 
 impl Scan<'_> {
-    /// What is unused on the next page; `None` when the shard was listed to its end.
+    /// The candidates of the next page; `None` at the end of the shard.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Candidate>>> {
         self.counting.options.check_abort()?;
         let backend = self.counting.store.uncached_backend();
@@ -422,7 +422,7 @@ impl Scan<'_> {
         for entry in page {
             match entry {
                 ListEntry::Foreign(path) => self.foreign(path),
-                // It is no chunk, and stays.
+                // A foreign object stays.
                 ListEntry::Unreadable(unreadable) => self.foreign(unreadable.path),
                 ListEntry::Name(key) if self.is_unused(&key, 0) => named.push(key),
                 ListEntry::Object(info) if self.is_unused(&info.key, info.size) => found.push(info),
@@ -432,7 +432,7 @@ impl Scan<'_> {
         if !named.is_empty() {
             for looked in backend.head_many(&named).await? {
                 match looked {
-                    // Gone since it was listed.
+                    // Deleted since it was listed.
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
                     looked => found.push(looked?),
                 }
@@ -448,7 +448,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Whether nothing uses an object; otherwise it is counted. Objects come in order.
+    /// Returns `true` if nothing uses the object; otherwise counts it. Objects arrive in order.
     fn is_unused(&mut self, key: &Key, size: u64) -> bool {
         match key {
             Key::Chunk(digest) => {
@@ -464,9 +464,9 @@ impl Scan<'_> {
             }
             Key::Quarantined(digest, _) => {
                 let mark = mark_of(digest);
-                // Those before it that are missing did not come to their turn yet.
+                // The missing ones before it have not been counted yet.
                 let is_marked = self.last_mark == Some(mark) || self.left.binary_search(&mark).is_ok();
-                // While there is no good one, it may be all that is left.
+                // Without a good copy it may be all that is left.
                 if is_marked && self.last_chunk != Some(*digest) {
                     self.census.quarantined.add(size);
                     return false;
@@ -477,7 +477,7 @@ impl Scan<'_> {
         }
     }
 
-    /// What is marked before this mark and did not come is missing.
+    /// Counts the marks before this one that no chunk matched as missing.
     fn skip_to(&mut self, mark: Option<u64>) {
         while let Some((next, rest)) = self.left.split_first() {
             match mark {

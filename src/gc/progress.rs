@@ -16,34 +16,34 @@ pub(super) const BATCH: usize = 4 * REQUEST;
 /// Maximum number of failures named in the report.
 const NAMED: usize = 1000;
 
-/// An object that nothing uses.
+/// An unreferenced object.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
-    /// Whether it may go now.
+    /// `true` if it may be removed now.
     pub(super) ready: bool,
-    /// When it was seen unused for the first time.
+    /// Time at which it was first seen unreferenced.
     pub(super) since: SystemTime,
     pub(super) size: u64,
     pub(super) unused: Unused,
 }
 
-/// How far an execution is.
+/// Progress of an execution.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) absent: u64,
-    /// What was seen to last, in the shard that is listed again.
+    /// The object processed last in the shard that is listed again.
     pub(super) after: Option<Unused>,
     pub(super) busy: u64,
-    /// How many of those that are known by name were seen to.
+    /// Number of processed objects that are known by name.
     pub(super) done: usize,
     pub(super) failed: u64,
     pub(super) failed_names: HashSet<Digest>,
     pub(super) failures: Vec<GcFailure>,
-    /// How many batches in a row removed nothing.
+    /// Number of consecutive batches that removed nothing.
     pub(super) fruitless: usize,
-    /// Whether the last batch was deleted without a failure.
+    /// `true` if the last batch was deleted without a failure.
     pub(super) goes_well: bool,
-    /// Chunks that turned out to be in use.
+    /// Chunks found in use.
     pub(super) in_use: ChunkTally,
     pub(super) leftovers: u64,
     pub(super) leftovers_refused: Option<Error>,
@@ -51,19 +51,19 @@ pub(super) struct Progress {
     pub(super) removed: ChunkTally,
     pub(super) removed_quarantined: ChunkTally,
     pub(super) remarks: Vec<Error>,
-    /// How many shards are done, of those in which there was too much to keep.
+    /// Number of finished shards among those with too many names.
     pub(super) shards: usize,
-    /// Whether a new term was begun and all that may go was written down.
+    /// `true` once the new lease term has begun and the candidates are stored.
     pub(super) begun: bool,
-    /// How many candidates came to their turn.
+    /// Number of processed candidates.
     pub(super) begun_with: usize,
     pub(super) status_written: bool,
-    /// Chunks that could not be removed, as far as is known.
+    /// Chunks that could not be removed, as far as known.
     pub(super) stuck: ChunkTally,
 }
 
 impl Progress {
-    /// How many objects the next batch has.
+    /// Number of objects of the next batch.
     pub(super) fn batch(&self) -> usize {
         if self.goes_well { BATCH } else { REQUEST }
     }

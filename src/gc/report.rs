@@ -1,16 +1,16 @@
-//! What a garbage collection found and did.
+//! Results of a garbage collection.
 
 use crate::error::Error;
 use crate::format::layout::Key;
 use crate::format::name::SnapshotName;
 
-/// A number of chunks, and how many bytes they take in the store.
+/// A number of chunks and their stored bytes.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkTally {
-    /// Bytes as they are stored; 0 where sizes were not looked up.
+    /// Stored bytes; 0 if sizes were not looked up.
     pub bytes: u64,
-    /// How many.
+    /// Number of chunks.
     pub chunks: u64,
 }
 
@@ -26,68 +26,68 @@ impl ChunkTally {
     }
 }
 
-/// A snapshot that names chunks which are not in the store.
+/// A snapshot that lacks chunks.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedSnapshot {
-    /// How many times its indexes name a chunk that is missing.
+    /// Number of references to missing chunks in its indexes.
     pub missing: u64,
-    /// Which snapshot.
+    /// Name of the snapshot.
     pub name: SnapshotName,
 }
 
-/// How an execution ended.
+/// The way an execution ended.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub enum GcEnd {
-    /// It was aborted; executed again, it goes on.
+    /// Aborted; another execution continues.
     Aborted,
-    /// All that was to go was seen to.
+    /// Everything was processed.
     Complete,
-    /// It could not go on; executed again, it does where it stopped, if the store is still this process's.
+    /// Stopped by an error; another execution continues, if this process still owns the store.
     Stopped(Error),
 }
 
-/// An object that could not be removed, or of which that is not known.
+/// An object that was not removed, or may not have been.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct GcFailure {
-    /// Why.
+    /// The cause.
     pub error: Error,
-    /// Which.
+    /// Key of the object.
     pub key: Key,
 }
 
-/// What an execution did, over all the times that it was begun. Only what was confirmed is counted as removed (H36).
+/// Result of all executions of a plan. Only confirmed deletions count as removed.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct GcReport {
-    /// Chunks that were gone already.
+    /// Chunks that were already gone.
     pub absent: u64,
-    /// Chunks that somebody was working on, and that stay.
+    /// Chunks that stay because another operation held their digest lock.
     pub busy: u64,
-    /// How it ended.
+    /// The way it ended.
     pub end: GcEnd,
-    /// How many objects could not be removed, or nobody knows.
+    /// Number of objects that were not removed, or may not have been.
     pub failed: u64,
     /// The first thousand of them.
     pub failures: Vec<GcFailure>,
-    /// Parts of puts that never ended and were removed.
+    /// Number of removed leftovers of puts that never ended.
     pub leftovers: u64,
-    /// Why parts of puts that never ended were not looked for, or not removed, if they were not: the credentials lack that right, or the
-    /// server lacks that call. Everything else was done; a rule of the bucket that aborts old uploads does the same.
+    /// Reason why leftovers of puts were not looked for or removed: the credentials lack that right, or the
+    /// server lacks that call. Everything else was done; a bucket rule that aborts old uploads does the same.
     pub leftovers_refused: Option<Error>,
-    /// Chunks that a backup began to use since the plan was made, and that stay.
+    /// Chunks that stay because a backup began to use them after the plan was made.
     pub pinned: u64,
-    /// Chunks that were removed.
+    /// Removed chunks.
     pub removed: ChunkTally,
-    /// Errors with which the report, a part of the list of candidates, or the reserve of a bucket could not be written, mostly since the store
-    /// is full. Nothing that was to be removed stays because of it.
+    /// Errors in storing the report, a part of the list of candidates, or the reserve of a bucket, mostly because the store
+    /// is full. They keep no garbage from being removed.
     pub remarks: Vec<Error>,
-    /// Chunks removed that had been put aside as corrupt.
+    /// Removed quarantined chunks.
     pub removed_quarantined: ChunkTally,
-    /// Whether the state was written that the next run and PBS look at.
+    /// `true` if `.gc-status` was written.
     pub status_written: bool,
-    /// Chunks that are unused and stay for now: too young, or seen for the first time.
+    /// Unreferenced chunks that stay for now: too young, or new candidates.
     pub waiting: ChunkTally,
 }

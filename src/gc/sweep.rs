@@ -1,4 +1,4 @@
-//! How what is unused is removed.
+//! Execution of a plan.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -17,26 +17,26 @@ use crate::gc::progress::{BATCH, Candidate, REQUEST};
 use crate::gc::report::{GcEnd, GcReport};
 use crate::store::Datastore;
 
-/// After how many batches in a row of which nothing could be removed it is given up.
+/// Maximum number of consecutive batches without a removal.
 const FRUITLESS: usize = 3;
-/// How old what puts left behind has to be: no put that is alive is.
+/// Minimum age of leftovers of puts: no live put is that old.
 const LEFTOVER_AGE: Duration = Duration::from_hours(24);
 
 impl GcPlan {
-    /// Removes what is to go. What happened is in the report, whether or not all of it went well; a plan that did not come to its end can
-    /// be executed again and goes on.
+    /// Removes the garbage. Results are in the report, failures included. A plan that did not complete can
+    /// be executed again and continues.
     ///
     /// # Errors
-    /// `Unconfirmed` if it has to be [confirmed](GcPlan::confirm) first; `Busy` if the store is somebody else's by now; whatever
-    /// kept it from beginning. Nothing was removed then.
+    /// `Unconfirmed` if it needs [confirmation](GcPlan::confirm) first; `Busy` if another process owns the store now; any other
+    /// failure to begin. Nothing was removed then.
     ///
     /// # Cancel safety
-    /// A dropped future has removed some of it. The plan can be executed again.
+    /// A dropped future may have removed a part. The plan can be executed again.
     pub async fn execute(&mut self) -> Result<GcReport> {
         self.check_safety_limit()?;
         self.held.guard.check().await?;
         let end = match self.begin().await {
-            // What may be deleted may take many pages to write down.
+            // Storing the candidates may take long.
             Err(_) if self.options.is_aborted() => GcEnd::Aborted,
             Err(error) => return Err(error),
             Ok(()) => match self.run().await {
@@ -48,17 +48,17 @@ impl GcPlan {
         Ok(self.report(end))
     }
 
-    /// Makes sure that nothing comes back that is removed, and that whoever comes next knows what may be.
+    /// Makes earlier deletions durable and records the candidates for the next lease holder.
     async fn begin(&mut self) -> Result<()> {
         if self.progress.begun {
             return Ok(());
         }
-        // From now on no base makes them known, whoever opens the store (H22).
+        // From now on no base vouches for them, in any process (H22).
         self.store.suspect_missing(&self.lost).await?;
-        // What was deleted of snapshots must not come back after a crash, without its chunks.
+        // A deleted snapshot must not reappear after a crash, without its chunks.
         self.store.backend().barrier().await?;
         let capabilities = self.store.uncached_backend().capabilities();
-        // Records of presence that were made elsewhere must not outlive the chunks that are about to be deleted.
+        // Presence records of other processes must not outlive the chunks that are about to be deleted.
         if !capabilities.cheap_presence
             && let Some(identity) = self.store.uuid()
         {
@@ -71,7 +71,7 @@ impl GcPlan {
         Ok(())
     }
 
-    /// Writes down what is unused: before anything is removed all of it, and afterwards what stays, or may vanish yet.
+    /// Stores the candidates: all of them before anything is removed, and afterwards those that stay or may still vanish.
     async fn write_sightings(&mut self) -> Result<()> {
         let (is_over, failed) = (self.progress.begun, &self.progress.failed_names);
         let (mut seen, mut waiting): (Vec<(Digest, SystemTime)>, Vec<_>) = Default::default();
@@ -81,7 +81,7 @@ impl GcPlan {
             };
             let chunks = candidates.iter().filter(|candidate| candidate.unused.quarantined.is_none());
             for candidate in chunks.filter(|candidate| stays(candidate)) {
-                // What may be deleted comes first: there is room for so many only.
+                // Those that may be deleted come first, since room is limited.
                 let list = if candidate.ready { &mut seen } else { &mut waiting };
                 if list.len() < MOST_SIGHTINGS {
                     list.push((candidate.unused.digest, candidate.since));
@@ -100,14 +100,14 @@ impl GcPlan {
             }
         }
         waiting.truncate(MOST_SIGHTINGS.saturating_sub(seen.len()));
-        // Also of an earlier run, and those that were said to be gone.
+        // Including those of an earlier run whose deletion was confirmed.
         let chunks = self.store.chunks();
         let leaving: Vec<_> = chunks.leaving().into_iter().map(|digest| (digest, self.times.now)).collect();
         let mut shortened = None;
         loop {
             let all = seen.iter().chain(&waiting).copied().collect();
             match chunks.write_sightings(all, leaving.clone()).await {
-                // What waits and is not listed is seen for the first time once more. All that may go now has to be on it.
+                // Waiting ones that do not fit become new candidates again. All that may be removed now must be listed.
                 Err(error) if error.kind() == ErrorKind::Full && !waiting.is_empty() => {
                     waiting.truncate(waiting.len() / 2);
                     shortened.get_or_insert(error);
@@ -151,7 +151,7 @@ impl GcPlan {
         let outside = self.marked.foreign.iter().chain(&self.census.foreign).cloned().collect::<Vec<_>>();
         let age = self.options.grace.max(LEFTOVER_AGE);
         match self.store.uncached_backend().remove_leftovers(&outside, age).await {
-            // What was to go is gone, and these credentials, or this server, cannot look for more.
+            // The garbage is gone; these credentials, or this server, cannot list more.
             Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
                 self.progress.leftovers_refused = Some(error);
             }
@@ -160,14 +160,14 @@ impl GcPlan {
         if self.store.uncached_backend().capabilities().needs_gc_candidates() {
             self.write_sightings().await?;
         }
-        // Before the state: the next deletion needs it more than people need that.
+        // Before `.gc-status`: the next deletion needs the reserve more than people need the status.
         if let Err(error) = self.store.uncached_backend().keep_reserve().await {
             self.progress.remarks.push(error);
         }
         self.write_status().await
     }
 
-    /// The next of those that are known by name and may go, behind the first so many.
+    /// The next named candidates that may be removed, after the first so many.
     fn kept_after(&self, mut done: usize, most: usize) -> Vec<Candidate> {
         let mut found = Vec::new();
         for census in &self.census.shards {
@@ -187,7 +187,7 @@ impl GcPlan {
         found
     }
 
-    /// Removes what is to go of a shard in which there was too much to keep: it is listed again.
+    /// Removes the garbage of a shard with too many names, listing it again.
     async fn shard_again(&mut self, shard: Shard) -> Result<()> {
         loop {
             let counting = self.counting();
@@ -250,7 +250,7 @@ impl GcPlan {
         self.progress.goes_well = last_error.is_none();
         let is_fruitless = last_error.is_some() && chunks == 0;
         self.progress.fruitless = if is_fruitless { self.progress.fruitless + 1 } else { 0 };
-        // Whoever may delete nothing is told so once (H19); a server that answers nothing is left alone.
+        // Stop if every delete is denied, which one batch shows (H19), or after several batches without progress.
         match (refused, last_error) {
             (Some(error), _) => Err(error),
             (None, Some(error)) if self.progress.fruitless >= FRUITLESS => Err(error),
@@ -281,7 +281,7 @@ impl GcPlan {
         };
         let backend = self.store.backend();
         match Datastore::put_state(backend.as_ref(), Key::GcStatus, status.to_json().into()).await {
-            // What was to go is gone all the same.
+            // The garbage is gone in any case.
             Err(error) if error.kind() == ErrorKind::Full => self.progress.remarks.push(error),
             written => {
                 written?;

@@ -1,4 +1,4 @@
-//! All indexes of a store, group by group, the newest snapshot first.
+//! All indexes of a store, group by group, newest snapshot first.
 
 use std::collections::VecDeque;
 
@@ -7,16 +7,16 @@ use crate::error::Result;
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{ArchiveKind, GroupName, Namespace};
 
-/// How many paths that do not matter are kept.
+/// Maximum number of unimportant foreign paths kept.
 pub(super) const NAMED: usize = 1000;
 
-/// A walk over what a listing of the backend itself shows.
+/// A walk over an uncached listing.
 #[derive(Debug)]
 pub(super) struct Walk {
     entries: VecDeque<ListEntry>,
-    /// Paths that no key names: a thousand of them, and all that may be an index, have one in it, or be left of a write.
+    /// Foreign paths: a thousand of them, and all that may be or contain an index, or be leftovers of a put.
     pub(super) foreign: Vec<String>,
-    /// How many there are.
+    /// Number of all foreign paths.
     pub(super) foreign_count: u64,
     group: Option<GroupName>,
     indexes: Vec<ObjectInfo>,
@@ -35,8 +35,8 @@ impl Walk {
         }
     }
 
-    /// The indexes of the next group that has any, those of the newest snapshot first. `None` after the last, when the listing
-    /// certainly was complete.
+    /// The indexes of the next group that has any, newest snapshot first. `None` after the last, if the listing
+    /// was certainly complete.
     pub(super) async fn next(&mut self, backend: &dyn Backend) -> Result<Option<Vec<ObjectInfo>>> {
         loop {
             while let Some(entry) = self.entries.pop_front() {
@@ -53,7 +53,7 @@ impl Walk {
         }
     }
 
-    /// Takes an entry in; the group before, if it is the first of another one. An entry that cannot be read ends the walk: an index
+    /// Adds an entry; returns the previous group if the entry is the first of another one. An unreadable entry ends the walk, because an index
     /// may lie behind it.
     fn take(&mut self, entry: ListEntry) -> Result<Option<Vec<ObjectInfo>>> {
         let info = match entry {
@@ -84,15 +84,15 @@ impl Walk {
     }
 }
 
-/// Whether a path is one of those that backends are asked about.
+/// Returns `true` for a path that backends are asked about as orphan.
 fn matters(path: &str) -> bool {
-    // Where the filesystem ignores case, an index is found by a name of another case.
+    // On a filesystem that ignores case, an index is found under a name of another case.
     let is_index = |path: &str| path.ends_with(".fidx") || path.ends_with(".didx");
     path.ends_with('/') || path.contains(".tmp_") || is_index(&path.to_ascii_lowercase())
 }
 
 fn newest_first(mut indexes: Vec<ObjectInfo>) -> Vec<ObjectInfo> {
-    // By time; those of one snapshot stay in their order.
+    // By time; indexes of one snapshot stay in order.
     indexes.sort_by_key(|info| match &info.key {
         Key::Archive(snapshot, _) => std::cmp::Reverse(Some(snapshot.time())),
         _ => std::cmp::Reverse(None),

@@ -1,4 +1,4 @@
-//! Carrying out a plan.
+//! Execution of a plan.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -13,14 +13,14 @@ use crate::retention::Decision;
 use crate::store::{DeleteError, DeleteOutcome, Listed};
 
 impl PrunePlan {
-    /// Carries out the plan: group after group, and of each the oldest snapshot first. What cannot be removed is in the report, and the
-    /// rest goes on, unless the store may be somebody else's by now.
+    /// Executes the plan: group by group, in each the oldest snapshot first. Failures are in the report, and the
+    /// rest continues, unless another process may own the store now.
     ///
     /// # Errors
-    /// `Unsupported` if the store cannot be changed by this version; `Busy` or `Denied` if it is somebody else's.
+    /// `Unsupported` if this version cannot change the store; `Busy` or `Denied` if another process owns it.
     ///
     /// # Cancel safety
-    /// A dropped future leaves each snapshot, or an unfinished one, or none. A copy of the plan goes on from there.
+    /// A dropped future leaves each snapshot complete, unfinished or removed. A copy of the plan continues from there.
     pub async fn execute(self) -> Result<PruneReport> {
         self.store.check_deletable("prune").await?;
         let total = self.groups.iter().map(|group| group.snapshots.len() as u64).sum();
@@ -41,7 +41,7 @@ impl PrunePlan {
             run.report.namespaces.push(NamespaceReport { namespace: namespace.clone(), outcome });
         }
         let report = run.report;
-        // What was removed stays so, whatever crashes, or it is said here.
+        // Makes the removals durable, or reports that they may not be.
         self.store.backend().barrier().await?;
         Ok(report)
     }
@@ -85,7 +85,7 @@ impl Run<'_> {
         self.report.groups.push(GroupReport { group: group.group.clone(), outcome, snapshots });
     }
 
-    /// What there is of a group by now, and what the rules say of it: what they keep may have gone, or become damaged goods.
+    /// The current snapshots of a group and the decisions of the rules: kept snapshots may be gone or damaged by now.
     async fn fresh_look(
         &mut self,
         group: &GroupPlan,

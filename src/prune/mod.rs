@@ -1,25 +1,25 @@
-//! Which snapshots go, as a plan to look at, and its execution.
+//! Pruning and deletion of snapshots, as a plan and its execution.
 //!
-//! [`plan`] applies retention rules to the groups of a store; [`plan_deletion`] is for what somebody wants to be rid of. Either makes
-//! a [`PrunePlan`], and nothing was changed by then. [`PrunePlan::execute`] carries it out.
+//! [`plan`] applies retention rules to the groups of a store; [`plan_deletion`] deletes the snapshots, groups or namespaces that you name. Both make
+//! a [`PrunePlan`] and change nothing. [`PrunePlan::execute`] executes it.
 //!
-//! # What is decided when
-//! A plan decides from the complete listing of a group (H55). That was a while ago when it is carried out, so each snapshot is looked
-//! at once more under its own lock, just before it is removed (H56):
+//! # Decisions at execution
+//! A plan decides from the complete listing of a group (H55). Things may change before it is executed, so the execution checks each
+//! snapshot again under its own lock, just before it removes it (H56):
 //!
-//! | found then | what becomes of it |
+//! | found then | outcome |
 //! |---|---|
-//! | it is locked: being read, written, moved, or the base of a running backup | stays, [`Outcome::Busy`] |
-//! | it is protected by now | stays, [`Outcome::Protected`] |
-//! | it was unfinished, and is finished or has grown by now | stays, [`Outcome::Changed`] |
+//! | it is locked: being read, written or moved, or the base of a running backup | stays, [`Outcome::Busy`] |
+//! | it is protected now | stays, [`Outcome::Protected`] |
+//! | it was unfinished, and is finished or has grown now | stays, [`Outcome::Changed`] |
 //! | it is unfinished, and its writer is not certainly dead | stays, [`Outcome::Busy`] |
-//! | with rules: what they keep changed, and by now they would keep it | stays, [`Outcome::Changed`] |
+//! | with rules: they would keep it now, because other snapshots changed | stays, [`Outcome::Changed`] |
 //! | without rules: its manifest changed | stays, [`Outcome::Changed`] |
 //! | it is gone | [`Outcome::Gone`] |
 //! | anything else | [`Outcome::Removed`] |
 //!
-//! Snapshots go one after the other, the oldest first, each manifest first (H42). What is cut off in between leaves an unfinished
-//! snapshot: the same plan, or a new one, goes on from there. Chunks are never removed here; garbage collection does that.
+//! Snapshots are removed one by one, the oldest first, each manifest first (H42). An interruption leaves an unfinished
+//! snapshot: the same plan, or a new one, continues from there. Chunks stay until garbage collection.
 //!
 //! # Example
 //! ```

@@ -1,4 +1,4 @@
-//! What goes and what stays, before anything is changed.
+//! The decisions, before anything is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,10 +14,10 @@ use crate::prune::report::PruneObserver;
 use crate::retention::{Decision, RetentionItem, RetentionRules, retain};
 use crate::store::{Datastore, Expected, Listed, SnapshotState};
 
-/// How many groups are listed at the same time.
+/// Number of groups listed concurrently.
 const LISTINGS_IN_FLIGHT: usize = 8;
 
-/// Of what [`plan`] decides.
+/// Groups that [`plan`] decides about.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PruneScope {
@@ -25,17 +25,17 @@ pub enum PruneScope {
     Group(GroupName),
     /// The groups of a namespace, without those of the namespaces below it.
     Namespace(Namespace),
-    /// The groups of a namespace and of all below it.
+    /// The groups of a namespace and of all namespaces below it.
     Tree(Namespace),
 }
 
-/// What is to be deleted.
+/// Objects to delete.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeletionScope {
-    /// All of a group.
+    /// A whole group.
     Group(GroupName),
-    /// The groups of a namespace, and itself if no namespace is below it. The root itself stays.
+    /// The groups of a namespace, and the namespace itself if no other is below it. The root itself stays.
     Namespace(Namespace),
     /// These snapshots, of any groups.
     Snapshots(Vec<SnapshotName>),
@@ -43,7 +43,7 @@ pub enum DeletionScope {
     Tree(Namespace),
 }
 
-/// How [`plan`] decides.
+/// Options of [`plan`].
 #[derive(Clone, Default)]
 #[must_use]
 pub struct PruneOptions {
@@ -52,20 +52,20 @@ pub struct PruneOptions {
 }
 
 impl PruneOptions {
-    /// What to keep; default: no rule, so that everything is kept.
+    /// Retention rules; default: none, so that everything is kept.
     pub fn rules(mut self, rules: RetentionRules) -> Self {
         self.rules = rules;
         self
     }
 
-    /// The seconds by which local time is ahead of UTC at a time, as seen where hours, days, weeks, months and years are to begin;
+    /// Seconds by which local time is ahead of UTC at a given time, which sets where hours, days, weeks, months and years begin;
     /// default: 0, always.
     pub fn utc_offset(mut self, offset: impl Fn(BackupTime) -> i32 + Send + Sync + 'static) -> Self {
         self.utc_offset = Some(Arc::new(offset));
         self
     }
 
-    /// The decision about each snapshot of a group, in their order.
+    /// The decision about each snapshot of a group, in order.
     pub(super) fn decide(&self, listed: &[Listed]) -> Vec<Decision> {
         let items: Vec<_> = listed
             .iter()
@@ -86,63 +86,63 @@ impl fmt::Debug for PruneOptions {
     }
 }
 
-/// What goes and what stays. Nothing happens before [`execute`](PrunePlan::execute).
+/// A plan of what is removed and what is kept. Nothing changes before [`execute`](PrunePlan::execute).
 ///
-/// A plan takes up some hundred bytes for each snapshot that it is about.
+/// A plan takes some hundred bytes for each snapshot.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is removed before `execute`"]
 pub struct PrunePlan {
     pub(super) abort: Option<Arc<AtomicBool>>,
     pub(super) groups: Vec<GroupPlan>,
-    /// Those that go if they are empty, the inner ones first.
+    /// Namespaces that are removed if they are empty, inner ones first.
     pub(super) namespaces: Vec<Namespace>,
     pub(super) observer: Option<Arc<dyn PruneObserver>>,
-    /// None for a deletion.
+    /// `None` for a deletion.
     pub(super) options: Option<PruneOptions>,
     pub(super) store: Datastore,
 }
 
-/// What goes and what stays of a group.
+/// The plan for a group.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct GroupPlan {
     /// The group.
     pub group: GroupName,
-    /// Its snapshots that the plan is about, oldest first.
+    /// Its snapshots in the plan, oldest first.
     pub snapshots: Vec<SnapshotPlan>,
 }
 
-/// Whether a snapshot goes or stays.
+/// The plan for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct SnapshotPlan {
-    /// What becomes of it.
+    /// The decision.
     pub decision: Decision,
     pub(super) expected: Expected,
-    /// Its name.
+    /// Name of the snapshot.
     pub name: SnapshotName,
-    /// Whether it was finished.
+    /// `true` if it was finished.
     pub state: SnapshotState,
 }
 
-/// How many snapshots a plan is about, by what becomes of them.
+/// Number of snapshots of a plan by decision.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PruneCounts {
-    /// Those that a rule keeps.
+    /// Kept by a rule.
     pub keep: u64,
-    /// Unfinished ones that stay, each the newest of its group.
+    /// Unfinished snapshots that stay because each is the newest of its group.
     pub keep_partial: u64,
-    /// Those that stay because they are protected.
+    /// Kept because they are protected.
     pub protected: u64,
-    /// Those that go.
+    /// Removed.
     pub remove: u64,
 }
 
-/// Plans what retention rules remove of one or several groups. Nothing is changed.
+/// Plans a prune by retention rules. Changes nothing.
 ///
 /// # Errors
-/// `NotFound` if there is no such group or namespace; any failure to list.
+/// `NotFound` if the group or namespace does not exist; any failure to list.
 pub async fn plan(store: &Datastore, scope: &PruneScope, options: PruneOptions) -> Result<PrunePlan> {
     store.look_again(Prefix::Namespace(Namespace::root())).await?;
     let groups = match scope {
@@ -183,12 +183,12 @@ pub async fn plan(store: &Datastore, scope: &PruneScope, options: PruneOptions) 
     Ok(new_plan(store, planned, Vec::new(), Some(options)))
 }
 
-/// Plans the deletion of snapshots, of a group, or of namespaces, but for what is protected. Nothing is changed.
+/// Plans the deletion of snapshots, of a group, or of namespaces, except protected snapshots. Changes nothing.
 ///
-/// When the last snapshot of a group is gone, its owner and its notes go too; a namespace goes when nothing is left in it.
+/// A group loses its owner and its notes with its last snapshot. A namespace is removed when it is empty.
 ///
 /// # Errors
-/// `NotFound` if there is no such snapshot, group or namespace; any failure to list.
+/// `NotFound` if a snapshot, group or namespace does not exist; any failure to list.
 pub async fn plan_deletion(store: &Datastore, scope: &DeletionScope) -> Result<PrunePlan> {
     store.look_again(Prefix::Namespace(Namespace::root())).await?;
     let mut wanted: BTreeMap<GroupName, BTreeSet<SnapshotName>> = BTreeMap::new();
@@ -198,7 +198,7 @@ pub async fn plan_deletion(store: &Datastore, scope: &DeletionScope) -> Result<P
         DeletionScope::Namespace(namespace) => namespaces.push(existing(store, namespace).await?.clone()),
         DeletionScope::Tree(namespace) => {
             namespaces = store.namespaces(existing(store, namespace).await?).await?;
-            // From inside out.
+            // Inner namespaces first.
             namespaces.reverse();
         }
         DeletionScope::Snapshots(snapshots) => {
@@ -226,17 +226,17 @@ pub async fn plan_deletion(store: &Datastore, scope: &DeletionScope) -> Result<P
 }
 
 impl PrunePlan {
-    /// The groups that the plan is about, in the order in which they are gone through.
+    /// The groups of the plan, in the order of execution.
     pub fn groups(&self) -> &[GroupPlan] {
         &self.groups
     }
 
-    /// The namespaces that go if nothing is left in them, the inner ones first. None where rules decide.
+    /// Namespaces that are removed if they are empty, inner ones first. None in a plan by rules.
     pub fn namespaces(&self) -> &[Namespace] {
         &self.namespaces
     }
 
-    /// How many snapshots go and stay.
+    /// Number of snapshots by decision.
     pub fn counts(&self) -> PruneCounts {
         let mut counts = PruneCounts::default();
         for snapshot in self.groups.iter().flat_map(|group| &group.snapshots) {
@@ -250,20 +250,20 @@ impl PrunePlan {
         counts
     }
 
-    /// A flag that ends the execution when it becomes true: before the next snapshot, of which nothing is removed then; default: none.
+    /// Aborts the execution when this flag becomes true, before the next snapshot; default: none.
     pub fn abort(mut self, flag: Arc<AtomicBool>) -> Self {
         self.abort = Some(flag);
         self
     }
 
-    /// Who is told what became of each snapshot; default: nobody.
+    /// Observer of each outcome; default: none.
     pub fn observer(mut self, observer: Arc<dyn PruneObserver>) -> Self {
         self.observer = Some(observer);
         self
     }
 }
 
-/// The snapshots of groups, in the order of the groups, several at the same time.
+/// The snapshots of groups, in the order of the groups, several listed concurrently.
 fn listings(
     store: &Datastore,
     groups: Vec<GroupName>,
@@ -316,7 +316,7 @@ async fn existing<'a>(store: &Datastore, namespace: &'a Namespace) -> Result<&'a
     Err(Error::new(ErrorKind::NotFound, "plan for").on(namespace))
 }
 
-/// Fails if there is nothing of a group: not even an owner without snapshots, as an interrupted deletion leaves it.
+/// Errors with `NotFound` if the group has neither snapshots nor an owner, which an interrupted deletion leaves.
 async fn check_there(store: &Datastore, group: &GroupName, planned: &[GroupPlan]) -> Result<()> {
     let has_snapshots = planned.iter().any(|planned| !planned.snapshots.is_empty());
     if has_snapshots || store.groups(group.namespace()).await?.contains(group) {

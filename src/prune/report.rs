@@ -1,4 +1,4 @@
-//! What became of a plan.
+//! Results of a plan.
 
 use std::fmt;
 
@@ -6,110 +6,110 @@ use crate::error::Error;
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::retention::Decision;
 
-/// Is told what becomes of each snapshot of a plan, while it is carried out.
+/// Observer of the execution of a plan.
 ///
-/// Called between two snapshots: it has to return soon and must not block.
+/// Called between two snapshots: it must return soon and must not block.
 pub trait PruneObserver: fmt::Debug + Send + Sync + 'static {
-    /// It is known what became of a snapshot, the `done`-th of `total` that the plan is about.
+    /// Called with the outcome of a snapshot, the `done`-th of `total` in the plan.
     fn on_outcome(&self, snapshot: &SnapshotName, outcome: &Outcome, done: u64, total: u64);
 }
 
-/// What became of a plan. That something could not be removed is told here, and is no error.
+/// Result of a plan. A failure to remove a snapshot is reported here, not as an error.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default)]
 pub struct PruneReport {
-    /// What became of each group.
+    /// Results by group.
     pub groups: Vec<GroupReport>,
-    /// What became of the namespaces that were to go.
+    /// Results for the namespaces to remove.
     pub namespaces: Vec<NamespaceReport>,
-    /// Why it ended early, if it did.
+    /// Reason why the execution ended early; `None` if it did not.
     pub stopped: Option<Stop>,
 }
 
-/// What became of a group.
+/// Result for a group.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct GroupReport {
     /// The group.
     pub group: GroupName,
-    /// What became of the group itself.
+    /// Outcome for the group itself.
     pub outcome: GroupOutcome,
-    /// What became of each snapshot that the plan was about, oldest first.
+    /// Outcome of each snapshot in the plan, oldest first.
     pub snapshots: Vec<SnapshotReport>,
 }
 
-/// What became of a namespace that was to go.
+/// Result for a namespace to remove.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct NamespaceReport {
     /// The namespace.
     pub namespace: Namespace,
-    /// What became of it.
+    /// The outcome.
     pub outcome: GroupOutcome,
 }
 
-/// What became of a snapshot.
+/// Result for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct SnapshotReport {
-    /// Its name.
+    /// Name of the snapshot.
     pub name: SnapshotName,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
-/// What became of a group or a namespace as a whole.
+/// Outcome for a group or a namespace as a whole.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub enum GroupOutcome {
-    /// What belongs to it could not be removed. The same plan tries again.
+    /// Not removed because of an error. The same plan tries again.
     Failed(Error),
-    /// It stays: something is left in it, or somebody uses it.
+    /// Kept: it is not empty, or in use.
     Kept,
-    /// It is gone, with all that belongs to it.
+    /// Removed, with all that belongs to it.
     Removed,
 }
 
-/// What became of a snapshot.
+/// Outcome for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// It stays, since somebody uses it, or may: it is being read, written or moved, is the base of a running backup, or is unfinished
-    /// without its writer being certainly dead. The error says which.
+    /// Kept because it is, or may be, in use: it is being read, written or moved, is the base of a running backup, or is unfinished
+    /// and its writer is not certainly dead. The error says which.
     Busy(Error),
-    /// It stays, since it is no longer what the plan saw, or the rules would keep it by now.
+    /// Kept because it changed since the plan, or the rules would keep it now.
     Changed,
-    /// It could not be removed. It may be unfinished now; the same plan goes on from there.
+    /// Not removed because of an error. It may be unfinished now; the same plan continues from there.
     Failed(Error),
-    /// It was gone already.
+    /// Already gone.
     Gone,
-    /// It stays, as planned.
+    /// Kept, as planned.
     Kept(Decision),
-    /// The execution ended before it.
+    /// Not reached before the execution ended.
     NotReached,
-    /// It stays, since it is protected.
+    /// Kept because it is protected.
     Protected,
-    /// It is gone.
+    /// Removed.
     Removed,
 }
 
-/// Why an execution ended early.
+/// Reason why an execution ended early.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub enum Stop {
     /// The [flag](crate::prune::PrunePlan::abort) was set.
     Aborted,
-    /// The store, or what was locked, may be somebody else's by now.
+    /// Another process may own the store, or a lock, now.
     Lost(Error),
 }
 
 impl PruneReport {
-    /// How many snapshots were removed.
+    /// Number of removed snapshots.
     pub fn removed(&self) -> u64 {
         self.count(|outcome| matches!(outcome, Outcome::Removed))
     }
 
-    /// How many snapshots were to be removed and are still there, or may be, beside those that are protected.
+    /// Number of snapshots that were to be removed and still exist, or may, except protected ones.
     pub fn left(&self) -> u64 {
         self.count(|outcome| {
             matches!(outcome, Outcome::Busy(_) | Outcome::Changed | Outcome::Failed(_) | Outcome::NotReached)
