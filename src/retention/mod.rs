@@ -1,4 +1,4 @@
-//! Which snapshots of a group to keep: a pure function of their times and of rules such as "one a day for a week".
+//! Retention: a pure function of the times of a group's snapshots and of rules such as "one a day for a week".
 //!
 //! The rules are those of PBS, with its results in every case. Source: PBS datastore format §11.3.
 //!
@@ -21,26 +21,26 @@ use std::collections::BTreeSet;
 
 use crate::format::name::BackupTime;
 
-/// Decides about the snapshots of one group; the result is in the order of `items`, which may be any.
+/// Decides about the snapshots of one group. The result has the order of `items`, which may be any.
 ///
-/// The rules are applied one after the other: last, hourly, daily, weekly, monthly, yearly. Each goes from the newest
+/// The rules apply in the order last, hourly, daily, weekly, monthly, yearly. Each goes from the newest
 /// snapshot to the oldest and keeps the newest of every period, up to its number of periods. Periods in which an earlier
-/// rule has kept a snapshot are passed over and do not count, and what one rule has removed as a second of its period
-/// no later rule keeps.
+/// rule kept a snapshot are skipped and do not count. A snapshot that one rule removed as the second of its period
+/// is not kept by a later rule.
 ///
 /// * A protected snapshot is kept and uses up no period.
 /// * An unfinished snapshot is kept only if it is the newest of all.
 /// * Without any rule everything is kept.
 ///
-/// `offset` gives the seconds by which local time is ahead of UTC at a time, as seen where hours, days, weeks (ISO 8601),
-/// months and years are to begin; `|_| 0` is UTC.
+/// `offset` returns the seconds by which local time is ahead of UTC at a time. It sets where hours, days, weeks (ISO 8601),
+/// months and years begin; `|_| 0` is UTC.
 pub fn retain(
     items: &[RetentionItem],
     rules: &RetentionRules,
     offset: impl Fn(BackupTime) -> i32,
 ) -> Vec<Decision> {
     if rules.keep_everything() {
-        // The passes below would remove everything.
+        // Without rules the passes below would remove everything.
         return items.iter().map(|item| item.unless_protected(Decision::Keep)).collect();
     }
     let mut newest_first: Vec<usize> = (0..items.len()).collect();
@@ -63,20 +63,20 @@ pub fn retain(
     decisions
 }
 
-/// What is known of a snapshot.
+/// Facts about a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetentionItem {
-    /// When it was taken.
+    /// Time of the snapshot.
     pub time: BackupTime,
-    /// Whether it has a manifest.
+    /// `true` if it has a manifest.
     pub finished: bool,
-    /// Whether it is protected from removal.
+    /// `true` if it is protected from removal.
     pub protected: bool,
 }
 
 impl RetentionItem {
-    /// A finished snapshot that is not protected.
+    /// A finished, unprotected snapshot.
     #[must_use]
     pub const fn new(time: BackupTime) -> Self {
         Self { time, finished: true, protected: false }
@@ -87,28 +87,28 @@ impl RetentionItem {
     }
 }
 
-/// What becomes of a snapshot. There are these four, so matching on all of them is meant.
+/// Decision about a snapshot. There are exactly these four, so the enum is exhaustive.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Decision {
-    /// A rule keeps it.
+    /// Kept by a rule.
     Keep,
-    /// It is unfinished and the newest: perhaps a backup is writing it.
+    /// Kept because it is unfinished and the newest: a backup may be writing it.
     KeepPartial,
-    /// It is protected, whatever the rules say.
+    /// Kept because it is protected.
     Protected,
-    /// It is to be removed.
+    /// To be removed.
     Remove,
 }
 
 impl Decision {
-    /// Whether the snapshot stays.
+    /// Returns `true` if the snapshot stays.
     pub const fn keeps(self) -> bool {
         !matches!(self, Self::Remove)
     }
 }
 
-/// How many snapshots to keep, per kind of period. 0, the default of each, turns a rule off.
+/// Number of snapshots to keep for each kind of period. 0, the default, turns a rule off.
 #[must_use]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RetentionRules {
@@ -121,48 +121,48 @@ pub struct RetentionRules {
 }
 
 impl RetentionRules {
-    /// No rule: everything is kept.
+    /// Without any rule: everything is kept.
     pub const fn new() -> Self {
         Self { last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, yearly: 0 }
     }
 
-    /// Keeps the newest so many snapshots.
+    /// Keeps this many newest snapshots.
     pub const fn keep_last(mut self, count: u64) -> Self {
         self.last = count;
         self
     }
 
-    /// Keeps the newest snapshot of so many hours.
+    /// Keeps the newest snapshot of each of this many hours.
     pub const fn keep_hourly(mut self, count: u64) -> Self {
         self.hourly = count;
         self
     }
 
-    /// Keeps the newest snapshot of so many days.
+    /// Keeps the newest snapshot of each of this many days.
     pub const fn keep_daily(mut self, count: u64) -> Self {
         self.daily = count;
         self
     }
 
-    /// Keeps the newest snapshot of so many weeks. Weeks begin on Monday.
+    /// Keeps the newest snapshot of each of this many weeks, which begin on Monday.
     pub const fn keep_weekly(mut self, count: u64) -> Self {
         self.weekly = count;
         self
     }
 
-    /// Keeps the newest snapshot of so many months.
+    /// Keeps the newest snapshot of each of this many months.
     pub const fn keep_monthly(mut self, count: u64) -> Self {
         self.monthly = count;
         self
     }
 
-    /// Keeps the newest snapshot of so many years.
+    /// Keeps the newest snapshot of each of this many years.
     pub const fn keep_yearly(mut self, count: u64) -> Self {
         self.yearly = count;
         self
     }
 
-    /// Whether no rule is on, so that everything is kept.
+    /// Returns `true` if no rule is on, so that everything is kept.
     pub fn keep_everything(&self) -> bool {
         *self == Self::new()
     }
@@ -190,7 +190,7 @@ enum Period {
 }
 
 impl Period {
-    /// Equal for two times if and only if they lie in the same period.
+    /// Equal for two times exactly if they lie in the same period.
     fn key(self, time: BackupTime, offset: impl Fn(BackupTime) -> i32) -> [i64; 4] {
         let at = time.civil(offset(time));
         let (year, month, day) = (at.year().into(), at.month().into(), at.day().into());
@@ -200,7 +200,7 @@ impl Period {
             Self::Month => [year, month, 0, 0],
             Self::Time => [time.epoch(), 0, 0, 0],
             Self::Week => {
-                // The year of the week: 2024-12-30 lies in the first week of 2025.
+                // The ISO year: 2024-12-30 lies in the first week of 2025.
                 let week = at.date().iso_week_date();
                 [week.year().into(), week.week().into(), 0, 0]
             }
@@ -232,7 +232,7 @@ fn pass(newest_first: &mut [Marked], count: u64, key: impl Fn(BackupTime) -> [i6
         }
         let key = key(item.time);
         if covered.contains(&key) {
-            // Stays undecided: a later rule may still keep it.
+            // Undecided: a later rule may still keep it.
             continue;
         }
         if chosen.contains(&key) {

@@ -3,24 +3,24 @@
 use crate::format::name::{AuthId, GroupName, Namespace, SnapshotName};
 use crate::store::{SnapshotInfo, SnapshotState};
 
-/// Whether both stores are one.
+/// Relation of the two stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Same {
-    /// They are two.
+    /// Two different stores.
     No,
-    /// They are one, opened once.
+    /// One store, by one handle.
     Opening,
-    /// By their identity they are one. A copy of a store says the same.
+    /// One store, by its identity. A copy of a store has the same.
     Twin,
 }
 
-/// What would be done with a group.
+/// The plan for a group.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupPlan {
-    /// Who owns the group at the target, if that is somebody else: then it is left alone.
+    /// Owner of the group at the target, if it differs: the sync leaves the group alone.
     pub foreign_owner: Option<AuthId>,
-    /// Its snapshots at the source, in the order in which they would be brought over.
+    /// Its snapshots at the source, in the order of transfer.
     pub snapshots: Vec<SnapshotPlan>,
     /// Its name at the source.
     pub source: GroupName,
@@ -28,88 +28,88 @@ pub struct GroupPlan {
     pub target: GroupName,
 }
 
-/// What would be done with a snapshot.
+/// The plan for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotPlan {
     pub(super) has_client_log: bool,
     /// Its name at the source.
     pub source: SnapshotName,
-    /// What would be done.
+    /// The planned step.
     pub step: Step,
     /// Its name at the target.
     pub target: SnapshotName,
 }
 
-/// What would be done with a snapshot.
+/// A planned step for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing: the target has another one of that name.
+    /// None: the target has a different snapshot of that name.
     Conflict(Conflict),
-    /// The target has it, and something about it would be brought over.
+    /// The target has the snapshot, and a part of it is transferred.
     Resync(Resync),
-    /// Nothing.
+    /// None, for this reason.
     Skip(Skip),
-    /// The target does not have it, and all of it would be brought over.
+    /// The target lacks the snapshot, and all of it is transferred.
     Transfer,
 }
 
-/// In what two snapshots of one name differ that cannot be brought over.
+/// Difference between two snapshots of one name.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conflict {
-    /// In what was backed up.
+    /// The backed-up data.
     Content,
-    /// In what is encrypted or signed.
+    /// Encryption or signing.
     Encryption,
-    /// In the key, or in the signature.
+    /// The key, or the signature.
     Key,
 }
 
-/// What would be brought over of a snapshot that the target has.
+/// Part of a snapshot that is transferred although the target has the snapshot.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resync {
-    /// All of it, since that of the target is bad.
+    /// All of it, because the one at the target is damaged.
     Everything,
     /// The client log.
     Log,
-    /// Notes, the state of verification and what else is not protected; the client log too, if it is missing.
+    /// Notes, verify state and the rest of the unprotected part; the client log too, if it is missing.
     Manifest,
 }
 
-/// Why nothing is done with a snapshot.
+/// Reason why a snapshot is skipped.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Skip {
-    /// That of the target failed its verification or cannot be read, and is not to be replaced.
+    /// The one at the target failed verification or cannot be read, and is not to be replaced.
     Damaged,
-    /// It is not among the last ones.
+    /// It is not among the newest ones wanted.
     NotAmongLast,
-    /// Not all of it is encrypted.
+    /// It is not completely encrypted.
     NotEncrypted,
-    /// It did not pass a verification.
+    /// It has not passed a verification.
     NotVerified,
-    /// The target does not have it, but has a newer one.
+    /// The target lacks it, but has a newer one.
     Older,
-    /// The target has it, and a newer one; so they are not compared.
+    /// The target has it, and a newer one, so they are not compared.
     Present,
-    /// It is not finished at the source.
+    /// It is unfinished at the source.
     Unfinished,
-    /// The target has it as it is.
+    /// The target has the same.
     UpToDate,
 }
 
-/// What the target has and the source has not any more.
+/// Objects of the target that the source no longer has.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Vanished {
-    /// Namespaces that would be removed if nothing is left in them, the inner ones first.
+    /// Namespaces to remove if they are empty, inner ones first.
     pub namespaces: Vec<Namespace>,
     /// Snapshots that stay because they are protected.
     pub protected: Vec<SnapshotName>,
-    /// Snapshots that would be removed, and with the last one of a group the group. Unfinished ones are left alone.
+    /// Snapshots to remove, and each group with its last one. Unfinished snapshots stay.
     pub snapshots: Vec<SnapshotName>,
 }
 

@@ -1,7 +1,7 @@
-//! Bringing the snapshots of one store into another, as they are.
+//! Sync: copies snapshots from one store into another, byte for byte.
 //!
-//! [`plan`] looks at both stores and says what would be done, [`SyncPlan::execute`] does it. Any two open stores will do, on
-//! whatever backends, and two namespaces of one store.
+//! [`plan`] reads both stores and plans the transfer, [`SyncPlan::execute`] executes it. It works between any two open stores, on
+//! any backends, and between two namespaces of one store.
 //!
 //! ```
 //! # use std::sync::Arc;
@@ -26,9 +26,9 @@
 //! # }
 //! ```
 //!
-//! Chunks, indexes and blobs are neither decoded to be kept nor encoded again; manifests arrive to the byte, with their
-//! signatures, notes and states of verification. The guide `manual::sync` has the order of it all, and what happens to snapshots
-//! that differ.
+//! Chunks, indexes and blobs keep their stored bytes; manifests arrive byte for byte, with their
+//! signatures, notes and verify states. The guide `manual::sync` describes the order of steps, and the treatment of
+//! conflicts.
 
 mod chunks;
 mod compare;
@@ -55,16 +55,16 @@ pub use options::{Candidates, GroupRule, Order, SyncOptions};
 pub use planned::SyncPlan;
 pub use report::{GroupOutcome, GroupReport, Outcome, SnapshotReport, SyncReport, SyncStats};
 
-/// Looks at what a sync from `source` to `target` would do. Nothing is changed.
+/// Plans a sync from `source` to `target`. Changes nothing.
 ///
 /// # Errors
-/// `NotFound` if the source has no such namespace; `InvalidInput` if a namespace would become too deep or too long, or
-/// snapshots would be brought to where they are; any failure to look. A manifest of the target that cannot be read is none.
+/// `NotFound` if the source lacks the namespace; `InvalidInput` if a namespace would become too deep or too long, or
+/// source and target overlap; any failure to read. An unreadable manifest at the target is no error.
 ///
 /// # Cancel safety
 /// Nothing is changed.
 pub async fn plan(source: &Datastore, target: &Datastore, options: SyncOptions) -> Result<SyncPlan> {
-    // Boxed here, where the compiler can see that it is `Send`.
+    // Boxed here, where the compiler can prove that it is `Send`.
     let made: BoxFuture<'_, _> = Box::pin(plan::make(source, target, options));
     made.await
 }

@@ -1,4 +1,4 @@
-//! What is brought over, and how.
+//! Options of a sync.
 
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -10,7 +10,7 @@ use crate::format::name::{AuthId, BackupType, GroupName, NameError, Namespace};
 use crate::sync::events::{Silent, SyncObserver};
 use crate::sync::kinds::Skip;
 
-/// Choices for a sync.
+/// Options of a sync.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SyncOptions {
@@ -33,50 +33,50 @@ pub struct SyncOptions {
     pub(super) transfer_last: Option<NonZeroUsize>,
 }
 
-/// What is demanded of a snapshot.
+/// Conditions on a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Demand {
     Encrypted,
     Verified,
 }
 
-/// Which snapshots are brought over of those that the target does not have.
+/// Snapshots that are transferred if the target lacks them.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Candidates {
     /// All of them.
     AllMissing,
-    /// Those that are newer than the newest finished one of the group at the target, as PBS does: what was deleted there stays
+    /// Those newer than the newest finished one of the group at the target, as in PBS: deleted snapshots stay
     /// deleted.
     Newer,
 }
 
-/// In which order the snapshots of a group are brought over.
+/// Order of the snapshots of a group.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// The newest first, so that it is there soonest. What a run that is cut off did not come to is brought over later only with
+    /// Newest first, so that it arrives soonest. If the run is interrupted, a later one transfers the rest only with
     /// [`Candidates::AllMissing`].
     NewestFirst,
-    /// As PBS does. A new snapshot that fails keeps the newer ones of its group waiting for the next run, unless
-    /// [`Candidates::AllMissing`] is chosen.
+    /// Oldest first, as in PBS. A new snapshot that fails blocks the newer ones of its group until the next run, unless
+    /// [`Candidates::AllMissing`] is set.
     OldestFirst,
 }
 
-/// Which groups a rule is about.
+/// Groups that a rule matches.
 #[non_exhaustive]
 #[derive(Clone)]
 pub enum GroupRule {
-    /// The group of this type and id, in whatever namespace.
+    /// The group of this type and id, in any namespace.
     Group(GroupName),
-    /// Those for which the function says so. It is given the name at the source.
+    /// Groups for which the function returns `true`. It receives the name at the source.
     Matching(Arc<dyn Fn(&GroupName) -> bool + Send + Sync>),
-    /// Those of one type.
+    /// Groups of one type.
     Type(BackupType),
 }
 
 impl GroupRule {
-    /// The groups for which `is_meant` is true.
+    /// The groups for which `is_meant` returns `true`.
     pub fn matching(is_meant: impl Fn(&GroupName) -> bool + Send + Sync + 'static) -> Self {
         Self::Matching(Arc::new(is_meant))
     }
@@ -125,58 +125,58 @@ impl Default for SyncOptions {
 }
 
 impl SyncOptions {
-    /// A flag that ends the sync when it is set: what is under way is given up, and the report says how far it got.
+    /// Aborts the sync when this flag becomes true: the snapshot in progress is given up, and the report has the results so far.
     pub fn abort(mut self, flag: Arc<AtomicBool>) -> Self {
         self.abort = flag;
         self
     }
 
-    /// How many bytes a second are passed on to the target, and at most a second's worth at once, or one chunk if that is more;
-    /// default: as many as it takes. What is read ahead of that is no more than a second's worth either, or one chunk.
+    /// Maximum bytes a second sent to the target, in bursts of one second's worth, or one chunk if that is more;
+    /// default: unlimited. Read-ahead is limited to one second's worth, or one chunk, too.
     pub fn bytes_per_second(mut self, rate: NonZeroU64) -> Self {
         self.bytes_per_second = Some(rate);
         self
     }
 
-    /// Which snapshots are brought over; default: [`Candidates::Newer`].
+    /// Snapshots to transfer; default: [`Candidates::Newer`].
     pub fn candidates(mut self, candidates: Candidates) -> Self {
         self.candidates = candidates;
         self
     }
 
-    /// Only snapshots of which all files are encrypted; default: all.
+    /// Transfers only snapshots whose files are all encrypted; default: all.
     pub fn encrypted_only(mut self) -> Self {
         self.demands.push(Demand::Encrypted);
         self
     }
 
-    /// Leaves out the groups that the rule is about, whether or not they are included.
+    /// Excludes the groups that the rule matches, even if they are included.
     pub fn exclude(mut self, rule: GroupRule) -> Self {
         self.exclude.push(rule);
         self
     }
 
-    /// Only groups that some such rule is about; default: all.
+    /// Includes only groups that one of these rules matches; default: all.
     pub fn include(mut self, rule: GroupRule) -> Self {
         self.include.push(rule);
         self
     }
 
-    /// How many chunks are read, and how many stored, at the same time at most; default: what each store is made for. How many
-    /// bytes they have is also bounded by the memory of each store.
+    /// Maximum number of chunks read, and of chunks stored, concurrently; default: the choice of each store. The memory
+    /// budget of each store bounds their bytes.
     pub fn in_flight(mut self, chunks: NonZeroUsize) -> Self {
         self.in_flight = Some(chunks);
         self
     }
 
-    /// How many levels of namespaces below [`source_namespace`](Self::source_namespace) are brought over, 0 for itself alone;
+    /// Number of namespace levels below [`source_namespace`](Self::source_namespace), 0 for that namespace alone;
     /// default: all.
     pub fn max_depth(mut self, levels: usize) -> Self {
         self.max_depth = levels;
         self
     }
 
-    /// Who is told about progress; default: nobody.
+    /// Observer of the progress; default: none.
     pub fn observer(mut self, observer: Arc<dyn SyncObserver>) -> Self {
         self.observer = observer;
         self
@@ -188,69 +188,69 @@ impl SyncOptions {
         self
     }
 
-    /// On whose behalf; default: `root@pam`. New groups belong to them. A group of somebody else is left alone.
+    /// Auth id of the sync; default: `root@pam`. It owns new groups. Groups of another owner are left alone.
     pub fn owner(mut self, owner: AuthId) -> Self {
         self.owner = owner;
         self
     }
 
-    /// How many chunks of a run are remembered, at about 100 bytes each, so that they are not transferred twice; default:
-    /// 1,048,576. Those of the snapshot that is under way always are.
+    /// Number of chunks of a run that are remembered, at about 100 bytes each, so that they are transferred once; default:
+    /// 1,048,576. Those of the snapshot in progress are always remembered.
     pub fn remember_chunks(mut self, chunks: usize) -> Self {
         self.remember_chunks = chunks;
         self
     }
 
-    /// Removes from the target what the source does not have any more: snapshots, groups and namespaces. What is protected stays, and
-    /// so do groups of somebody else and those that are left out. Default: nothing is removed.
+    /// Removes snapshots, groups and namespaces of the target that the source no longer has. Protected snapshots stay, and
+    /// so do groups of another owner and excluded ones. Default: removes nothing.
     pub fn remove_vanished(mut self) -> Self {
         self.remove_vanished = true;
         self
     }
 
-    /// Brings snapshots of the target over again, completely, that failed their verification or cannot be read; default: they stay
-    /// as they are.
+    /// Transfers snapshots again that failed verification at the target or cannot be read; default: they stay
+    /// unchanged.
     pub fn resync_corrupt(mut self) -> Self {
         self.resync_corrupt = true;
         self
     }
 
-    /// Where to begin at the source; default: the root.
+    /// Top namespace at the source; default: the root.
     pub fn source_namespace(mut self, namespace: Namespace) -> Self {
         self.source_namespace = namespace;
         self
     }
 
-    /// Which namespace of the target it becomes, made if there is none; default: the root.
+    /// Namespace of the target that it maps to, created if missing; default: the root.
     pub fn target_namespace(mut self, namespace: Namespace) -> Self {
         self.target_namespace = namespace;
         self
     }
 
-    /// Only the newest so many of each group; default: all. The newest one of the target is compared all the same.
+    /// Transfers only this many newest snapshots of each group; default: all. The newest one at the target is still compared.
     pub fn transfer_last(mut self, snapshots: NonZeroUsize) -> Self {
         self.transfer_last = Some(snapshots);
         self
     }
 
-    /// Only snapshots that passed their last verification at the source; default: all.
+    /// Transfers only snapshots that passed their last verification at the source; default: all.
     pub fn verified_only(mut self) -> Self {
         self.demands.push(Demand::Verified);
         self
     }
 
-    /// Whether the group of the source is meant.
+    /// Returns `true` if the options include this group of the source.
     pub(super) fn admits(&self, group: &GroupName) -> bool {
         let is_about = |rule: &GroupRule| rule.is_about(group);
         (self.include.is_empty() || self.include.iter().any(is_about)) && !self.exclude.iter().any(is_about)
     }
 
-    /// Whether manifests decide on which snapshots are meant.
+    /// Returns `true` if the options need manifests to select snapshots.
     pub(super) fn asks_manifests(&self) -> bool {
         !self.demands.is_empty()
     }
 
-    /// Why a snapshot of the source is not meant, if it is not.
+    /// Reason why a snapshot of the source is excluded; `None` if it is included.
     pub(super) fn objection(&self, manifest: &Manifest) -> Option<Skip> {
         self.demands.iter().find_map(|demand| match demand {
             Demand::Encrypted => {
@@ -270,18 +270,18 @@ impl SyncOptions {
         self.abort.load(Ordering::Relaxed)
     }
 
-    /// Whether something of the source would go to this namespace of the target, if the source had it.
+    /// Returns `true` if the sync maps some namespace of the source to this one of the target.
     pub(super) fn is_of_target(&self, namespace: &Namespace) -> bool {
         let goal = &self.target_namespace;
         goal.contains(namespace) && namespace.depth() - goal.depth() <= self.max_depth
     }
 
-    /// Where a namespace of the source goes.
+    /// The namespace of the target that a namespace of the source maps to.
     pub(super) fn to_target(&self, namespace: &Namespace) -> Result<Namespace, NameError> {
         moved(namespace, &self.source_namespace, &self.target_namespace)
     }
 
-    /// Where a namespace of the target comes from.
+    /// The namespace of the source that maps to this one of the target.
     pub(super) fn to_source(&self, namespace: &Namespace) -> Result<Namespace, NameError> {
         moved(namespace, &self.target_namespace, &self.source_namespace)
     }

@@ -1,4 +1,4 @@
-//! What a sync would do.
+//! Planning of a sync.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::sync::options::{Candidates, Order, SyncOptions};
 use crate::sync::planned::SyncPlan;
 use crate::sync::vanished;
 
-/// How many groups, and in each how many snapshots, are looked at at the same time.
+/// Number of groups, and of snapshots in each, compared concurrently.
 const GROUPS_IN_FLIGHT: usize = 8;
 const SNAPSHOTS_IN_FLIGHT: usize = 8;
 
@@ -63,7 +63,7 @@ pub(super) async fn make(source: &Datastore, target: &Datastore, options: SyncOp
     Ok(SyncPlan { groups, new_namespaces, options, same, source, target, vanished })
 }
 
-/// The namespaces that are meant, shortest first, and where they go.
+/// The included namespaces, shortest first, and their targets.
 fn pairs(mut namespaces: Vec<Namespace>, options: &SyncOptions) -> Result<Vec<(Namespace, Namespace)>> {
     let top = options.source_namespace.depth();
     namespaces.retain(|namespace| namespace.depth() - top <= options.max_depth);
@@ -81,7 +81,7 @@ fn pairs(mut namespaces: Vec<Namespace>, options: &SyncOptions) -> Result<Vec<(N
 const TWINS: &str = "both stores have the same identity, and parts of both the source and the target have the same name. If one is a \
     copy of the other, give it an identity of its own first: Datastore::adopt_as_new, or `maintain --store COPY adopt`";
 
-/// Fails if something of one store is meant both as source and as target.
+/// Fails if source and target overlap in one store.
 fn check_apart(
     pairs: &[(Namespace, Namespace)],
     existing: &BTreeSet<Namespace>,
@@ -107,7 +107,7 @@ async fn sameness(source: &Datastore, target: &Datastore) -> Result<Same> {
     Ok(if uuid.is_some() && uuid == target.current_uuid().await? { Same::Twin } else { Same::No })
 }
 
-/// The namespaces of the target that lead to this one, it, and those below it, as far as there are any.
+/// The existing namespaces of the target above, at and below this one.
 async fn existing(target: &Datastore, goal: &Namespace) -> Result<BTreeSet<Namespace>> {
     let mut found = BTreeSet::from([Namespace::root()]);
     for namespace in ancestors(goal) {
@@ -120,7 +120,7 @@ async fn existing(target: &Datastore, goal: &Namespace) -> Result<BTreeSet<Names
     Ok(found)
 }
 
-/// A namespace and those that it is in, but for the root, from above.
+/// A namespace and its ancestors except the root, outer ones first.
 fn ancestors(namespace: &Namespace) -> Vec<Namespace> {
     let mut found: Vec<_> = std::iter::successors(Some(namespace.clone()), Namespace::parent)
         .filter(|it| !it.is_root())
@@ -141,7 +141,7 @@ fn missing(
     missing
 }
 
-/// What is looked at.
+/// Inputs of a comparison.
 #[derive(Clone, Copy)]
 struct Look<'a> {
     options: &'a SyncOptions,
@@ -152,16 +152,16 @@ struct Look<'a> {
 /// A snapshot of the source.
 struct Candidate {
     info: SnapshotInfo,
-    /// Whether it is the newest one that the target has.
+    /// `true` if it is the newest one at the target.
     is_newest: bool,
-    /// The one of the target.
+    /// The one at the target.
     present: Option<SnapshotInfo>,
-    /// Why it is not meant, if that is certain already.
+    /// Reason why it is excluded, if that is certain already.
     skip: Option<Skip>,
 }
 
 impl Look<'_> {
-    /// A group, and what the target has of it.
+    /// A group, and its state at the target.
     async fn group(
         self,
         source: GroupName,
@@ -186,7 +186,7 @@ impl Look<'_> {
         Ok((GroupPlan { foreign_owner, snapshots, source, target }, theirs))
     }
 
-    /// What can be said of snapshots without their manifests.
+    /// Decides about snapshots as far as possible without their manifests.
     fn sorted_out(self, infos: Vec<SnapshotInfo>, theirs: &[SnapshotInfo]) -> Vec<Candidate> {
         let is_finished = |info: &&SnapshotInfo| info.state == SnapshotState::Finished;
         let there: BTreeMap<BackupTime, &SnapshotInfo> =
@@ -237,7 +237,7 @@ impl Look<'_> {
             return Ok(Step::Transfer);
         }
         let source = match self.source.stored_manifest(&info.name).await {
-            // It is told of when it is come to.
+            // The execution reports it.
             Err(error) if is_of_the_object(&error) => {
                 return Ok(if present.is_none() { Step::Transfer } else { Step::Skip(Skip::Present) });
             }

@@ -1,11 +1,11 @@
-//! A plan that was made.
+//! A plan that is ready to execute.
 
 use crate::format::name::Namespace;
 use crate::store::Datastore;
 use crate::sync::kinds::{GroupPlan, Same, SnapshotPlan, Vanished};
 use crate::sync::options::SyncOptions;
 
-/// What a sync would do, to look at and to [execute](SyncPlan::execute).
+/// A planned sync, to inspect and then to [execute](SyncPlan::execute).
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before `execute`"]
 pub struct SyncPlan {
@@ -19,12 +19,12 @@ pub struct SyncPlan {
 }
 
 impl SyncPlan {
-    /// The groups with their snapshots, in the order in which they would be brought over.
+    /// The groups with their snapshots, in the order of transfer.
     pub fn groups(&self) -> &[GroupPlan] {
         &self.groups
     }
 
-    /// Namespaces that would be made at the target, each before those that it contains.
+    /// Namespaces to create at the target, each before those that it contains.
     pub fn new_namespaces(&self) -> &[Namespace] {
         &self.new_namespaces
     }
@@ -34,7 +34,7 @@ impl SyncPlan {
         self.groups.iter().flat_map(|group| &group.snapshots)
     }
 
-    /// What would be removed from the target.
+    /// Objects to remove from the target.
     pub fn vanished(&self) -> &Vanished {
         &self.vanished
     }

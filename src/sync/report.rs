@@ -1,36 +1,36 @@
-//! What a sync did.
+//! Results of a sync.
 
 use crate::error::Error;
 use crate::format::name::{AuthId, GroupName, Namespace, SnapshotName};
 use crate::sync::kinds::{Conflict, Skip};
 
-/// What a sync did.
+/// Result of a sync.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default)]
 pub struct SyncReport {
-    /// What became of each group that was planned.
+    /// Results by group.
     pub groups: Vec<GroupReport>,
-    /// Whether it was ended before it was done.
+    /// `true` if it was aborted.
     pub is_aborted: bool,
-    /// Namespaces that were made at the target.
+    /// Namespaces created at the target.
     pub new_namespaces: Vec<Namespace>,
-    /// Snapshots of the target that the source does not have any more and that stay, because they are protected.
+    /// Snapshots that the source no longer has and that stay because they are protected.
     pub protected: Vec<SnapshotName>,
-    /// Snapshots that were removed from the target.
+    /// Snapshots removed from the target.
     pub removed: Vec<SnapshotName>,
-    /// Namespaces that were removed from the target.
+    /// Namespaces removed from the target.
     pub removed_namespaces: Vec<Namespace>,
-    /// What was to be removed from the target, by its name, and why it was not.
+    /// Failed removals, by name.
     pub unremoved: Vec<(String, Error)>,
 }
 
 impl SyncReport {
-    /// All snapshots with what became of them.
+    /// All snapshots with their outcomes.
     pub fn snapshots(&self) -> impl Iterator<Item = &SnapshotReport> {
         self.groups.iter().flat_map(|group| &group.snapshots)
     }
 
-    /// Everything that was transferred, together.
+    /// Total of all transfers.
     pub fn stats(&self) -> SyncStats {
         self.snapshots().fold(SyncStats::default(), |sum, snapshot| match &snapshot.outcome {
             Outcome::Done(stats) => sum.plus(*stats),
@@ -38,7 +38,7 @@ impl SyncReport {
         })
     }
 
-    /// Whether everything that was planned was done: nothing failed, was refused or not come to.
+    /// Returns `true` if everything in the plan was done: nothing failed, was refused, or was not reached.
     pub fn is_complete(&self) -> bool {
         let is_well = |outcome: &Outcome| {
             !matches!(outcome, Outcome::Conflict(_) | Outcome::Failed(_) | Outcome::NotReached)
@@ -50,11 +50,11 @@ impl SyncReport {
     }
 }
 
-/// What became of a group.
+/// Result for a group.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct GroupReport {
-    /// What became of it as a whole.
+    /// Outcome for the group as a whole.
     pub outcome: GroupOutcome,
     /// Its snapshots.
     pub snapshots: Vec<SnapshotReport>,
@@ -64,25 +64,25 @@ pub struct GroupReport {
     pub target: GroupName,
 }
 
-/// What became of a group as a whole.
+/// Outcome for a group as a whole.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub enum GroupOutcome {
-    /// Its snapshots say the rest.
+    /// Done; see the outcomes of its snapshots.
     Done,
-    /// It could not be begun, as when somebody else uses it.
+    /// Not started, for instance because another operation uses it.
     Failed(Error),
-    /// At the target it belongs to somebody else, and was left alone.
+    /// Left alone, because it has another owner at the target.
     Foreign(AuthId),
-    /// The sync was ended before.
+    /// Not reached before the sync was aborted.
     NotReached,
 }
 
-/// What became of a snapshot.
+/// Result for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct SnapshotReport {
-    /// What became of it.
+    /// The outcome.
     pub outcome: Outcome,
     /// Its name at the source.
     pub source: SnapshotName,
@@ -90,33 +90,33 @@ pub struct SnapshotReport {
     pub target: SnapshotName,
 }
 
-/// What became of a snapshot.
+/// Outcome for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// The target has another one of that name, which stays.
+    /// The target has a different snapshot of that name, which stays.
     Conflict(Conflict),
-    /// It is at the target now as it is at the source.
+    /// The target has the same snapshot as the source now.
     Done(SyncStats),
-    /// It could not be brought over. The target is as it was, or has what it takes for the next run to go on.
+    /// Failed. The target is unchanged, or has an unfinished snapshot that the next run continues.
     Failed(Error),
-    /// An older one of its group failed, or the sync was ended before.
+    /// Not reached: an older one of its group failed, or the sync was aborted.
     NotReached,
-    /// There was nothing to do.
+    /// Nothing to do.
     Skipped(Skip),
-    /// It was deleted at the source meanwhile. The target does not have it, if it did not before.
+    /// The source deleted it meanwhile. The target lacks it, unless it had it before.
     SourceGone,
 }
 
-/// What was transferred.
+/// Statistics of a transfer.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SyncStats {
-    /// Chunks that were taken over without being transferred. What the same run transferred before does not count.
+    /// Chunks reused at the target without a transfer, except those that the same run transferred before.
     pub chunks_reused: u64,
-    /// Chunks that were transferred.
+    /// Transferred chunks.
     pub chunks_sent: u64,
-    /// Bytes of them as they are stored.
+    /// Their stored bytes.
     pub bytes_sent: u64,
 }
 

@@ -1,4 +1,4 @@
-//! A sync that is under way.
+//! Execution of a sync.
 
 use std::sync::Mutex;
 
@@ -12,19 +12,19 @@ use crate::sync::report::SyncReport;
 use crate::sync::{group, vanished};
 
 impl SyncPlan {
-    /// Does it. What changed since the plan was made is noticed: each snapshot is looked at again under its locks.
+    /// Executes the plan. Changes since the plan are noticed: each snapshot is checked again under its locks.
     ///
-    /// What goes wrong with a group or a snapshot is in the report.
+    /// Failures of groups and snapshots are in the report.
     ///
     /// # Errors
-    /// If nothing could be done at all: `Busy` if another process collects garbage at the target, `Unsupported` if the target cannot
-    /// be changed by this version, or whatever kept a namespace from being made.
+    /// If nothing could be done: `Busy` if another process collects garbage at the target, `Unsupported` if this version cannot
+    /// change the target, or any failure to create a namespace.
     ///
     /// # Cancel safety
-    /// A dropped future gives up the snapshot that is under way, or publishes it in the background if that had begun. Those
-    /// before it are complete. Chunks that were transferred stay until garbage is collected.
+    /// A dropped future gives up the snapshot in progress, or completes its publication in the background. Earlier
+    /// snapshots are complete. Transferred chunks stay until garbage collection.
     pub async fn execute(self) -> Result<SyncReport> {
-        // Boxed here, where the compiler can see that it is `Send`.
+        // Boxed here, where the compiler can prove that it is `Send`.
         let execution: BoxFuture<'static, _> = Box::pin(execute(self));
         execution.await
     }
@@ -33,7 +33,7 @@ impl SyncPlan {
 async fn execute(plan: SyncPlan) -> Result<SyncReport> {
     let mut report = SyncReport::default();
     plan.target.check_writable("sync").await?;
-    // Until the end, so that no other process collects what was transferred and is not visible yet (H4, H5).
+    // Until the end, so that no other process collects transferred chunks of snapshots that are not visible yet (H4, H5).
     let _held = plan.target.lock_store_shared().await?;
     for namespace in &plan.new_namespaces {
         match plan.target.create_namespace(namespace).await {
@@ -119,7 +119,7 @@ mod tests {
             let group = "vm/1".parse().unwrap();
             let mut seen = 0;
             for round in 1..3_u64 {
-                // The second time, some chunks are touched only.
+                // The second time, some chunks are only touched.
                 let backup = source.backup(&group).begin().await.unwrap();
                 let image: Vec<u8> =
                     (0..20_u64).flat_map(|at| [u8::try_from(at * round).unwrap(); 4096]).collect();

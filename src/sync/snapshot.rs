@@ -1,4 +1,4 @@
-//! One snapshot.
+//! Sync of one snapshot.
 //!
 //! ```text
 //! source locked → target locked → compared → indexes → chunks → blobs → published, see `store::import`
@@ -23,7 +23,7 @@ pub(super) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPla
         Ok(outcome) => outcome,
         Err(Failure::Aborted) => Outcome::NotReached,
         Err(Failure::Failed(error)) => {
-            // Where something is missing, the whole snapshot may be (H51).
+            // If a part is missing, the whole snapshot may be (H51).
             let may_be_gone = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound);
             if may_be_gone && run.source.has_manifest(&plan.source).await.is_ok_and(|is_there| !is_there) {
                 return Outcome::SourceGone;
@@ -35,7 +35,7 @@ pub(super) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPla
 
 async fn bring(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Result<Outcome, Failure> {
     let (from, to) = (&plan.source, &plan.target);
-    // Looked at first: a lock on what is not there would leave a lock file behind.
+    // Before the lock: locking a missing snapshot would leave a lock file.
     if !run.source.has_manifest(from).await? {
         return Ok(Outcome::SourceGone);
     }
@@ -84,7 +84,7 @@ async fn bring(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Resu
             Ok(Outcome::Done(stats))
         }
         Err(failure) => {
-            // The first failure is the one to report; what stays is invisible, and the next run removes it.
+            // Reports the first failure; the rest is invisible, and the next run removes it.
             let _ = import.give_up().await;
             Err(failure)
         }
@@ -103,7 +103,7 @@ async fn manifest(
     Ok(ImportedManifest { bytes: source.bytes.clone(), log })
 }
 
-/// Everything but the manifest and the log.
+/// Transfers everything but the manifest and the log.
 async fn fill(
     run: &Run,
     group: &mut GroupRun<'_>,
@@ -122,7 +122,7 @@ async fn fill(
     }
     let of_same = match run.same {
         Same::No => None,
-        // What is known to lack something does not vouch for what it names (D9).
+        // A snapshot with known gaps does not vouch for its chunks (D9).
         Same::Opening if !has_failed_verification(&source.manifest) => Some(ReuseSource::Base),
         Same::Opening | Same::Twin => Some(ReuseSource::Twin),
     };
@@ -137,7 +137,7 @@ async fn fill(
     Ok(stats)
 }
 
-/// Brings over the chunks of a snapshot, or takes them over.
+/// Transfers the chunks of a snapshot, or reuses them.
 async fn chunks_of(
     run: &Run,
     group: &mut GroupRun<'_>,
@@ -148,7 +148,7 @@ async fn chunks_of(
     let taken = run.target.pins_beside(&run.pins());
     import.pin_with(Arc::clone(&taken))?;
     let reuse = if import.present().is_some() {
-        // It is bad: whatever it is made of has to be looked at.
+        // The one at the target is damaged: each of its chunks must be checked.
         Reuse { base: None, belief: ExistingCheck::Read, of_same: None, sent: Arc::clone(&taken), taken }
     } else {
         let sent = run.pins();

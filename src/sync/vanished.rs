@@ -1,7 +1,7 @@
-//! What the target has and the source has not any more.
+//! Objects of the target that the source no longer has.
 //!
-//! That the source lacks something is certain only from a listing that was read to its end, and is looked up once more right
-//! before the target loses it (I1). What somebody made at the target since the plan is none of it: only what was planned goes.
+//! Only a complete listing proves that the source lacks something, and the sync asks the source again right
+//! before it removes the object (I1). Objects that appeared at the target after the plan stay: only planned ones are removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,13 +50,13 @@ pub(super) async fn look(
     Ok(vanished)
 }
 
-/// The group of the source that this one of the target would be brought over from.
+/// The group of the source that maps to this one of the target.
 fn origin(options: &SyncOptions, group: &GroupName) -> Option<GroupName> {
     let namespace = options.to_source(group.namespace()).ok()?;
     Some(group.clone().in_namespace(namespace))
 }
 
-/// Removes what was planned, as far as the source still lacks it.
+/// Removes the planned objects, as far as the source still lacks them.
 pub(super) async fn remove(plan: &SyncPlan, report: &mut SyncReport) -> Result<()> {
     report.protected.clone_from(&plan.vanished.protected);
     for name in &plan.vanished.snapshots {
@@ -78,7 +78,7 @@ pub(super) async fn remove(plan: &SyncPlan, report: &mut SyncReport) -> Result<(
         }
         match remove_namespace(plan, namespace).await {
             Ok(true) => report.removed_namespaces.push(namespace.clone()),
-            // Something is in it that stays.
+            // It contains something that stays.
             Ok(false) => {}
             Err(error) => report.unremoved.push((namespace.to_string(), error)),
         }
@@ -86,12 +86,12 @@ pub(super) async fn remove(plan: &SyncPlan, report: &mut SyncReport) -> Result<(
     Ok(())
 }
 
-/// Whether it is gone now, by this.
+/// Returns `true` if the object is gone.
 async fn remove_snapshot(plan: &SyncPlan, name: &SnapshotName) -> Result<bool> {
     let Some(origin) = origin(&plan.options, name.group()) else { return Ok(false) };
     match plan.source.snapshot_info(&origin.snapshot(name.time())).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        // It is there again.
+        // The source has it again.
         found => return found.map(|_| false),
     }
     if plan.target.owner(name.group()).await?.as_ref() != Some(&plan.options.owner) {

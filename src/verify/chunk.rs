@@ -1,4 +1,4 @@
-//! How one chunk is looked at.
+//! Verification of one chunk.
 
 use crate::chunks::{Examined, Inspected, QuarantineOutcome};
 use crate::error::ErrorKind;
@@ -8,14 +8,14 @@ use crate::verify::ledger::{ChunkId, Depth, Turn, Verdict};
 use crate::verify::options::Repair;
 use crate::verify::report::Event;
 
-/// What is to be done about an entry of an index.
+/// Next step for an entry of an index.
 pub(super) enum Step<'a> {
     Done(Verdict),
     Later(Turn<'a>, Depth),
 }
 
 impl Run {
-    /// What is known of a chunk without waiting for anything.
+    /// The known result for a chunk, without waiting.
     pub(super) fn step(&self, id: ChunkId, work: Work<'_>) -> Step<'_> {
         let depth = match work {
             Work::Collect(collector) => {
@@ -46,7 +46,7 @@ impl Run {
         }
     }
 
-    /// Looks at a chunk, or waits for whoever does.
+    /// Checks a chunk, or waits for the pass that does.
     pub(super) async fn look(&self, id: ChunkId, turn: Turn<'_>, depth: Depth) -> (ChunkId, Verdict) {
         let ticket = match turn {
             Turn::Known(verdict) => return (id, verdict),
@@ -63,7 +63,7 @@ impl Run {
         (id, verdict)
     }
 
-    /// Reads a chunk. What is corrupt is believed only when it was fetched again (H98).
+    /// Reads a chunk. It is reported corrupt only if a second fetch is corrupt too (H98).
     pub(super) async fn read(&self, id: ChunkId) -> Verdict {
         let permit = self.store.read_permit(u64::from(id.length)).await;
         let Some(mut found) = self.inspect(id).await else { return Verdict::Unchecked };
@@ -94,7 +94,7 @@ impl Run {
         Some(found)
     }
 
-    /// Looks for a chunk that was not listed: a listing may be behind (H13).
+    /// Looks up a chunk that was not listed: a listing may lag (H13).
     async fn confirm(&self, id: ChunkId) -> Verdict {
         if !self.control.admit() {
             return Verdict::Unchecked;
@@ -150,7 +150,7 @@ impl Run {
         }
     }
 
-    /// Counts a chunk, and tells of it.
+    /// Counts a chunk, and emits its event.
     pub(super) fn note(&self, id: ChunkId, verdict: Verdict) {
         self.control.note(verdict);
         {

@@ -7,7 +7,7 @@ use crate::digest_set::mark_of;
 use crate::format::Digest;
 use crate::verify::ledger::ChunkId;
 
-/// The chunks that come next.
+/// The next chunks after a position.
 #[derive(Debug)]
 pub(super) struct Collector {
     pub(super) most: usize,
@@ -17,9 +17,9 @@ pub(super) struct Collector {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// By how far they are from the start.
+    /// By distance from the start.
     pub(super) candidates: BTreeMap<(u64, Digest), ChunkId>,
-    /// Whether there are more.
+    /// `true` if more chunks follow.
     pub(super) is_cut: bool,
 }
 
@@ -28,7 +28,7 @@ impl Collector {
         Self { most: most.max(1), start, state: Mutex::default() }
     }
 
-    /// Takes a chunk, if it is near enough.
+    /// Adds a chunk, if it is near enough.
     pub(super) fn add(&self, id: ChunkId) {
         let distance = mark_of(&id.digest).wrapping_sub(self.start);
         let place = (distance, id.digest);

@@ -9,20 +9,20 @@ use crate::format::name::SnapshotName;
 use crate::verify::ledger::{ChunkId, Verdict};
 use crate::verify::report::{DamagedArchive, DamagedSnapshot, Fault, LISTED, Merge};
 
-/// What was found of a snapshot, to be written down. The snapshot is locked until then.
+/// Findings about a snapshot, to be recorded. The snapshot stays locked until then.
 #[derive(Debug)]
 pub(super) struct Conclusion {
     pub(super) damaged: DamagedSnapshot,
-    /// Whether all of it was read.
+    /// `true` if the whole snapshot was read.
     pub(super) is_read: bool,
     pub(super) lock: Option<Box<dyn LockGuard>>,
     pub(super) merge: Merge,
     pub(super) missing: Vec<Digest>,
-    /// Something is not known.
+    /// `true` if some result is unknown.
     pub(super) open: bool,
 }
 
-/// What the chunks of an archive are like.
+/// Results for the chunks of an archive.
 pub(super) struct Tally {
     pub(super) corrupt: HashSet<ChunkId>,
     pub(super) is_encrypted: bool,
@@ -43,7 +43,7 @@ impl Conclusion {
         }
     }
 
-    /// Whether something of it is missing.
+    /// Returns `true` if a part of the snapshot is missing.
     pub(super) fn lacks_something(&self) -> bool {
         !self.missing.is_empty()
     }

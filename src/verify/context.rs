@@ -20,7 +20,7 @@ use crate::verify::report::{Findings, Merge};
 pub(super) struct Run {
     pub(super) control: Control,
     pub(super) findings: Mutex<Findings>,
-    /// Snapshots that miss something, and wait.
+    /// Snapshots with missing parts, waiting for evidence that the store can be trusted.
     pub(super) held: Mutex<Vec<Conclusion>>,
     pub(super) in_flight: usize,
     pub(super) ledger: Ledger,
@@ -28,33 +28,33 @@ pub(super) struct Run {
     pub(super) options: VerifyOptions,
     pub(super) passes: AtomicU64,
     pub(super) references: u64,
-    /// One for each chunk that is under way.
+    /// One slot for each chunk in flight.
     pub(super) slots: Arc<Budget>,
     pub(super) store: Datastore,
     pub(super) targets: Vec<SnapshotInfo>,
     pub(super) upid: Upid,
-    /// In how many passes nothing of a snapshot stayed open.
+    /// By snapshot, the number of passes with complete results.
     pub(super) whole: Mutex<Vec<u64>>,
 }
 
-/// What a pass does with each chunk.
+/// Action of a pass on each chunk.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Work<'a> {
-    /// It may become part of a sample.
+    /// Collect it for a sample.
     Collect(&'a Collector),
-    /// It is read, but of snapshots that are not read again, looked for in the listing.
+    /// Read it; chunks of skipped snapshots are looked up in the listing instead.
     Full(Option<&'a Listed>),
-    /// Whether it was found bad is looked up.
+    /// Look up its known result.
     Known,
-    /// It is looked for in the listing.
+    /// Look it up in the listing.
     Presence(&'a Listed),
 }
 
-/// Which snapshots a pass is about.
+/// Snapshots of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Which {
     All,
-    /// Those that are not read again.
+    /// Snapshots that are not read again.
     VerifiedBefore,
 }
 

@@ -1,4 +1,4 @@
-//! What ends a run: the caller, a budget, or a store that cannot be reached.
+//! Conditions that end a run early: an abort, a budget, or an unreachable store.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::verify::ledger::Verdict;
 use crate::verify::options::{Mode, VerifyOptions};
 
-/// Why a run ends early.
+/// Reason why a run ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
     Aborted,
     Budget,
-    /// So much is missing that nothing of it is believed (H95).
+    /// So many chunks are missing that the results cannot be trusted (H95).
     Missing,
     Unreachable,
 }
@@ -21,13 +21,13 @@ pub(super) struct Control {
     abort: Option<Arc<AtomicBool>>,
     bytes: AtomicU64,
     byte_limit: AtomicU64,
-    /// Chunks in a row that were missing.
+    /// Number of consecutive missing chunks.
     missing: AtomicU64,
     max_in_a_row: u64,
     requests: AtomicU64,
     request_limit: AtomicU64,
     stop: Mutex<Option<Stop>>,
-    /// Looks in a row that reached nothing.
+    /// Number of consecutive unreachable chunks.
     unreachable: AtomicU64,
     was_unreachable: AtomicBool,
 }
@@ -52,7 +52,7 @@ impl Control {
         }
     }
 
-    /// Why it ends, if it does.
+    /// The reason why the run ends; `None` if it continues.
     pub(super) fn stopped(&self) -> Option<Stop> {
         let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
         let aborted = || self.abort.as_ref().is_some_and(|abort| abort.load(Ordering::Relaxed));
@@ -66,7 +66,7 @@ impl Control {
         self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
     }
 
-    /// Whether one more request may be made to read something. It is counted.
+    /// Counts one more read request, if the budget allows it.
     pub(super) fn admit(&self) -> bool {
         if self.stopped().is_some() {
             return false;
@@ -74,7 +74,7 @@ impl Control {
         let fits = self.bytes.load(Ordering::Relaxed) < self.byte_limit.load(Ordering::Relaxed)
             && self.requests.fetch_add(1, Ordering::Relaxed) < self.request_limit.load(Ordering::Relaxed);
         if !fits {
-            // What was counted and is not made is no request.
+            // A request that is not sent does not count.
             let most = self.request_limit.load(Ordering::Relaxed);
             let _ = self.requests.fetch_min(most, Ordering::Relaxed);
             self.stop(Stop::Budget);
@@ -82,7 +82,7 @@ impl Control {
         fits
     }
 
-    /// A request that is made in any case.
+    /// Counts a request that is sent in any case.
     pub(super) fn count_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
@@ -96,13 +96,13 @@ impl Control {
         (self.bytes.load(Ordering::Relaxed), self.requests.load(Ordering::Relaxed))
     }
 
-    /// How many more requests may be made.
+    /// Number of requests left.
     pub(super) fn requests_left(&self) -> u64 {
         let most = self.request_limit.load(Ordering::Relaxed);
         most.saturating_sub(self.requests.load(Ordering::Relaxed))
     }
 
-    /// Sets so much of the budget aside, or gives it back.
+    /// Reserves a part of the budget, or releases it.
     pub(super) fn reserve(&self, (bytes, requests): (u64, u64)) {
         for (limit, reserved) in [(&self.byte_limit, bytes), (&self.request_limit, requests)] {
             let most = limit.load(Ordering::Relaxed);
@@ -112,7 +112,7 @@ impl Control {
         }
     }
 
-    /// What was set aside may be used, even though the run ends, and though what was in flight took more than was left.
+    /// Allows use of the reserve, even though the run ends, and even if the requests in flight exceeded the rest.
     pub(super) fn release(&self, (bytes, requests): (u64, u64)) {
         let limits =
             [(&self.byte_limit, &self.bytes, bytes), (&self.request_limit, &self.requests, requests)];
@@ -126,7 +126,7 @@ impl Control {
         }
     }
 
-    /// What a look at a chunk says of the store as a whole.
+    /// Effect of the result for one chunk on the trust in the store.
     pub(super) fn note(&self, verdict: Verdict) {
         match verdict {
             Verdict::Elsewhere | Verdict::Unchecked => {}
@@ -154,12 +154,12 @@ impl Control {
         }
     }
 
-    /// Whether the last chunks that were looked at were missing.
+    /// Returns `true` if the last chunks were all missing.
     pub(super) fn doubts_absence(&self) -> bool {
         self.missing.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether anything could not be reached.
+    /// Returns `true` if anything was unreachable.
     pub(super) fn was_unreachable(&self) -> bool {
         self.was_unreachable.load(Ordering::Relaxed)
     }

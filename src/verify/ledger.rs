@@ -1,4 +1,4 @@
-//! What is known of chunks in one run: each is looked at once, however many snapshots name it (H80, H105).
+//! Results for chunks in one run: each chunk is checked once, however many snapshots name it (H80, H105).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,29 +9,29 @@ use crate::error::ErrorKind;
 use crate::format::Digest;
 use crate::verify::report::{Finding, Strength};
 
-/// Chunks that are remembered before they are sorted.
+/// Number of chunks remembered before they are sorted.
 const LEAST_RECENT: usize = 8 << 10;
-/// What a chunk that is not good takes, about.
+/// Approximate bytes of a chunk that is not good.
 const BAD_BYTES: usize = 128;
 
 /// A chunk as an index names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ChunkId {
     pub(super) digest: Digest,
-    /// The length of its contents.
+    /// Length of its contents.
     pub(super) length: u32,
 }
 
-/// What is known of it.
+/// Result for a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Corrupt,
     Checksum,
     Digest,
-    /// It is the turn of another pass.
+    /// Left to another pass.
     Elsewhere,
     Missing,
-    /// Its contents have the digest and another length.
+    /// Its contents have the digest but another length.
     OtherLength,
     Presence,
     Unchecked,
@@ -39,7 +39,7 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    /// What is told of it.
+    /// The event form of the result.
     pub(super) fn finding(self) -> Option<Finding> {
         match self {
             Self::Corrupt => Some(Finding::Corrupt),
@@ -52,7 +52,7 @@ impl Verdict {
         }
     }
 
-    /// Its mark in the set of good ones.
+    /// Its code in the set of good chunks.
     fn mark(self) -> Option<u32> {
         match self {
             Self::Checksum => Some(1 << 31),
@@ -63,7 +63,7 @@ impl Verdict {
     }
 }
 
-/// Whether it is enough that a chunk is there.
+/// Required depth of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Depth {
     Contents,
@@ -77,23 +77,23 @@ pub(super) struct Ledger {
 
 #[derive(Debug)]
 struct State {
-    /// Those that are not good. Each has to be told of in every snapshot that uses it.
+    /// Chunks that are not good. Every snapshot that uses one reports it.
     bad: HashMap<ChunkId, Verdict>,
     bad_most: usize,
     good: CheckedSet,
     is_full: bool,
-    /// Those that are being looked at, and who waits for it.
+    /// Chunks being checked, with the tasks that wait for them.
     pending: HashMap<(ChunkId, bool), Vec<oneshot::Sender<Verdict>>>,
 }
 
-/// What is to be done about a chunk.
+/// Next step for a chunk.
 pub(super) enum Turn<'a> {
     Known(Verdict),
     Mine(Ticket<'a>),
     Wait(oneshot::Receiver<Verdict>),
 }
 
-/// The right and the duty to look at a chunk. Dropped without a result, nobody knows anything.
+/// The duty to check a chunk. Dropping it without a result makes the result unknown.
 pub(super) struct Ticket<'a> {
     id: ChunkId,
     is_deep: bool,
@@ -132,17 +132,17 @@ impl Ledger {
         Turn::Mine(Ticket { id, is_deep, ledger: self })
     }
 
-    /// What is known to be wrong with a chunk.
+    /// The known defect of a chunk.
     pub(super) fn fault(&self, id: &ChunkId) -> Option<Verdict> {
         self.state().bad.get(id).copied()
     }
 
-    /// Whether any chunk is corrupt, missing, or not what an index says.
+    /// Returns `true` if any chunk is corrupt, missing, or different from its index entry.
     pub(super) fn has_faults(&self) -> bool {
         self.state().bad.values().any(|verdict| !matches!(verdict, Verdict::Unreachable(_)))
     }
 
-    /// Whether more was found than is remembered.
+    /// Returns `true` if there are more defects than the ledger holds.
     pub(super) fn is_full(&self) -> bool {
         self.state().is_full
     }
@@ -153,7 +153,7 @@ impl Ledger {
 }
 
 impl Ticket<'_> {
-    /// Tells everybody who waits, and whoever asks later.
+    /// Gives the result to all waiting and later tasks.
     pub(super) fn settle(self, verdict: Verdict) {
         let mut state = self.ledger.state();
         if verdict.mark().is_some() {
@@ -168,7 +168,7 @@ impl Ticket<'_> {
         let waiting = state.pending.remove(&(self.id, self.is_deep)).unwrap_or_default();
         drop(state);
         for sender in waiting {
-            // Who is gone wants no answer.
+            // A dropped task wants no result.
             let _ = sender.send(verdict);
         }
     }
@@ -204,16 +204,16 @@ impl CheckedSet {
         self.recent.contains(&entry) || self.sorted.binary_search(&entry).is_ok()
     }
 
-    /// Whether there was room.
+    /// Returns `true` if there was room.
     fn insert(&mut self, id: &ChunkId, verdict: Verdict) -> bool {
-        // What is recent takes up to 40 bytes each.
+        // A recent entry takes up to 40 bytes.
         let takes = |sorted: usize, recent: usize| sorted * 16 + recent * 40;
         if self.is_full {
             return false;
         }
         if takes(self.sorted.len(), self.recent.len() + 1) > self.max_bytes {
             self.merge();
-            // Not for a few more at a time: each merge goes through all of them.
+            // Not for few entries at a time, because each merge moves all of them.
             self.is_full = takes(self.sorted.len(), LEAST_RECENT / 16) > self.max_bytes;
             if self.is_full {
                 return false;
@@ -241,7 +241,7 @@ impl CheckedSet {
         self.sorted.reserve_exact(recent.len());
         self.sorted.resize(left + recent.len(), 0);
         let mut to = self.sorted.len();
-        // From behind, so that nothing is overwritten that is still to be moved. No entry is in both.
+        // From behind, so that no entry is overwritten before it is moved. No entry is in both.
         while let Some(entry) = recent.pop() {
             while left > 0 && self.sorted[left - 1] > entry {
                 to -= 1;

@@ -1,7 +1,7 @@
-//! Which chunks are there, as a listing shows.
+//! The chunks in a store, according to a listing.
 //!
-//! Shards of the space of digests are listed at the same time. If there are more chunks than the memory that is allowed can hold, the
-//! space is gone through in several parts, with a pass over the snapshots for each.
+//! Shards of the space of digests are listed in parallel. If memory does not hold all chunks, the space is
+//! divided into parts, with one pass over the snapshots for each.
 
 use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -14,15 +14,15 @@ use crate::format::Digest;
 use crate::store::Datastore;
 use crate::verify::control::Control;
 
-/// How many chunks a shard has, about.
+/// Approximate number of chunks of a shard.
 const SHARD_CHUNKS: u64 = 4000;
 const SHARDS_MOST: u64 = 4096;
-/// How many shards are listed at the same time.
+/// Number of shards listed concurrently.
 const SHARDS_IN_FLIGHT: usize = 8;
-/// What a chunk takes while it is listed.
+/// Bytes of a chunk while it is listed.
 const MARK_BYTES: usize = 9;
 
-/// The chunks of a store, a part at a time.
+/// The chunks of a store, part by part.
 #[derive(Debug)]
 pub(super) struct ChunkListing {
     memory_bytes: usize,
@@ -30,7 +30,7 @@ pub(super) struct ChunkListing {
     shards: Vec<Shard>,
 }
 
-/// Those of a part of the space of digests.
+/// The chunks of one part of the space of digests.
 #[derive(Debug)]
 pub(super) struct Listed {
     marks: MarkSet,
@@ -38,7 +38,7 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// Whether the chunk was listed; none if it is of another part.
+    /// Returns if the chunk was listed; `None` if it belongs to another part.
     pub(super) fn shows(&self, digest: &Digest) -> Option<bool> {
         let mark = mark_of(digest);
         (self.part.first..=self.part.last).contains(&mark).then(|| self.marks.contains(mark))
@@ -46,17 +46,17 @@ impl Listed {
 }
 
 impl ChunkListing {
-    /// Of a store in which snapshots name so many chunks.
+    /// For a store whose snapshots have this many references.
     pub(super) fn new(references: u64, memory_bytes: usize) -> Self {
         Self { memory_bytes, next: 0, shards: shards(references) }
     }
 
-    /// Whether everything was listed.
+    /// Returns `true` if everything was listed.
     pub(super) fn is_over(&self) -> bool {
         self.next >= self.shards.len()
     }
 
-    /// Lists as much as fits; none if that was all.
+    /// Lists as much as fits; `None` after the last part.
     pub(super) async fn next(&mut self, store: &Datastore, control: &Control) -> Result<Option<Listed>> {
         let left = self.shards.get(self.next..).unwrap_or_default();
         let Some(first) = left.first().map(|shard| shard.first) else { return Ok(None) };
@@ -82,7 +82,7 @@ impl ChunkListing {
     }
 }
 
-/// How many chunks there are, and their bytes.
+/// Number of chunks, and their bytes.
 pub(super) async fn count(store: &Datastore, references: u64, control: &Control) -> Result<(u64, u64)> {
     let listings =
         stream::iter(shards(references)).map(|shard| list(store, shard, Details::All, control).boxed());
@@ -99,7 +99,7 @@ fn shards(references: u64) -> Vec<Shard> {
     Shard::all((references / SHARD_CHUNKS).clamp(1, SHARDS_MOST))
 }
 
-/// The marks of the chunks of a shard, and their sizes where they are told.
+/// Marks of the chunks of a shard, and their sizes if listed.
 async fn list(
     store: &Datastore,
     shard: Shard,

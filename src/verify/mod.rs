@@ -1,7 +1,7 @@
-//! Verification: whether what snapshots name is there, and good.
+//! Verification: checks that all data of snapshots is present and correct.
 //!
-//! [`plan`] says what it would cost; [`VerifyPlan::execute`] does it, and returns a [`VerifyReport`]. The guide to
-//! [verification](super::manual::verify) says what is checked, and how far each kind of run can be believed.
+//! [`plan`] gives the cost; [`VerifyPlan::execute`] runs the verification and returns a [`VerifyReport`]. The guide to
+//! [verification](super::manual::verify) describes the checks, and how far the result of each mode can be trusted.
 //!
 //! ```
 //! use std::sync::Arc;

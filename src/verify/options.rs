@@ -1,4 +1,4 @@
-//! What is verified, and how.
+//! Options of a verification.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::format::name::{AuthId, BackupTime, GroupName, Namespace, SnapshotName
 use crate::format::upid::Upid;
 use crate::verify::Event;
 
-/// What is verified.
+/// Snapshots to verify.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -20,26 +20,26 @@ pub enum Scope {
     Namespace(Namespace),
     /// One snapshot.
     Snapshot(SnapshotName),
-    /// All snapshots, but for those of groups `host/benchmark`, as PBS does.
+    /// All snapshots, except those of groups `host/benchmark`, as in PBS.
     Store,
 }
 
-/// How chunks are checked.
+/// Depth of the checks.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Every chunk is read and checked, and every blob.
+    /// Reads and checks every chunk and every blob.
     Full,
-    /// A listing shows which chunks and blobs are there. None is read.
+    /// Lists chunks and blobs. Reads none of them.
     Presence,
-    /// A listing shows which blobs are there, and some chunks are read and checked.
+    /// Lists blobs, and reads and checks some chunks.
     Sample(Sample),
 }
 
-/// How much is read of a sample, and where it begins.
+/// Size and start of a sample.
 ///
-/// A sample goes through the chunks in the order of their digests, from where it is told to begin, and around. At the end the report says
-/// where the next one [begins](crate::verify::VerifyReport::next_rotation); so every chunk gets its turn.
+/// Samples go through the chunks in the order of their digests, in a circle. The report has the position
+/// where the next one [begins](crate::verify::VerifyReport::next_rotation), so every chunk gets its turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Sample {
@@ -49,20 +49,20 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The most bytes that are read, those of manifests and indexes among them. It ends the run, and is exceeded by what is under
-    /// way then and by nothing else.
+    /// Maximum bytes read, including manifests and indexes. The run ends when they are used up; only requests in flight
+    /// exceed the maximum.
     pub fn bytes(mut self, bytes: u64) -> Self {
         self.bytes = Some(bytes);
         self
     }
 
-    /// The most requests that are made to read something.
+    /// Maximum number of read requests.
     pub fn requests(mut self, requests: u64) -> Self {
         self.requests = Some(requests);
         self
     }
 
-    /// Where to begin, in the space of digests by their first eight bytes; default: 0. What the report of the last run says, or any
+    /// Start in the space of digests, by their first eight bytes; default: 0. Take it from the report of the last run, or use any
     /// number.
     pub fn rotation(mut self, rotation: u64) -> Self {
         self.rotation = rotation;
@@ -70,36 +70,36 @@ impl Sample {
     }
 }
 
-/// What is done about chunks that are corrupt or missing.
+/// Treatment of corrupt and missing chunks.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repair {
-    /// Corrupt ones are put aside as `<digest>.N.bad`, so that the next backup that has them stores them again. Missing ones of which a
-    /// good copy was put aside are put back.
+    /// Quarantines corrupt chunks as `<digest>.N.bad`, so that the next backup that contains them stores them again. Reinstates missing
+    /// chunks whose quarantined copy is good.
     Quarantine,
-    /// Nothing.
+    /// Only reports them.
     Report,
 }
 
-/// Whether what was found is written into the manifests.
+/// Recording of results in manifests.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recording {
-    /// It is not. Together with [`Repair::Report`], nothing is written at all.
+    /// Records nothing. Together with [`Repair::Report`], nothing is written at all.
     Off,
-    /// It is, as PBS does.
+    /// Records the verify state, as PBS does.
     On,
 }
 
-/// Is told what a verification does.
+/// Observer of a verification.
 ///
-/// Called from whatever task does the work, often several times a second: it has to return at once and must not block.
+/// The working task calls it, often several times a second, so it must return at once and must not block.
 pub trait Observer: fmt::Debug + Send + Sync + 'static {
-    /// Something happened.
+    /// Called for each event.
     fn on_event(&self, event: &Event<'_>);
 }
 
-/// Choices for a verification.
+/// Options of a verification.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct VerifyOptions {
@@ -141,91 +141,91 @@ impl Default for VerifyOptions {
 }
 
 impl VerifyOptions {
-    /// A flag that ends the run when it is set: looked at before each chunk. The report then says what was found so far. Dropping
-    /// the future ends the run as well, without a report.
+    /// Aborts the run when this flag becomes true; checked before each chunk. The report has the results so far. Dropping
+    /// the future also ends the run, without a report.
     pub fn abort(mut self, abort: Arc<AtomicBool>) -> Self {
         self.abort = Some(abort);
         self
     }
 
-    /// On whose behalf it is done, for the task id in the manifests; default: `root@pam`.
+    /// Auth id for the task id in manifests; default: `root@pam`.
     pub fn auth_id(mut self, auth_id: AuthId) -> Self {
         self.auth_id = auth_id;
         self
     }
 
-    /// How many chunks are under way at the same time, at least 1; default: what suits the backend. Their bytes are bounded too, by
-    /// [`memory_bytes`](crate::store::Options::memory_bytes) of the store, which restores and verifications share.
+    /// Number of chunks in flight, at least 1; default: the choice of the backend. The memory budget of the store bounds their bytes,
+    /// [`memory_bytes`](crate::store::Options::memory_bytes), shared with restores.
     pub fn in_flight(mut self, in_flight: usize) -> Self {
         self.in_flight = Some(in_flight);
         self
     }
 
-    /// How many bytes what is known of chunks may take, at least 1 MiB; default: 128 MiB. A chunk that was checked takes 16 to 20, one
-    /// that is listed 8 to 9. Beyond, a full run may read chunks twice, and a look at the listing goes through the snapshots several times.
+    /// Maximum bytes for results of chunks, at least 1 MiB; default: 128 MiB. A checked chunk takes 16 to 20 bytes, a
+    /// listed one 8 to 9. Beyond that, a full run may read chunks twice, and a presence run makes several passes over the snapshots.
     pub fn memory_bytes(mut self, bytes: usize) -> Self {
         self.memory_bytes = bytes;
         self
     }
 
-    /// After how many chunks in a row that are missing, or cannot be reached, without a good one among them the store is taken for
+    /// Number of consecutive missing or unreachable chunks, without a good one among them, after which the store counts as
     /// unreachable, at least 1; default: 100.
     pub fn missing_limit(mut self, limit: u64) -> Self {
         self.missing_limit = limit;
         self
     }
 
-    /// How chunks are checked; default: [`Mode::Full`].
+    /// Depth of the checks; default: [`Mode::Full`].
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// The name of this host without its domain, for the task id in the manifests; default: `localhost`.
+    /// Host name without domain for the task id in manifests; default: `localhost`.
     pub fn node(mut self, node: impl Into<String>) -> Self {
         self.node = Some(node.into());
         self
     }
 
-    /// Who is told about progress; default: nobody.
+    /// Observer of the progress; default: none.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// The id of this process and when it was started, in clock ticks since the machine was, for the task id in the manifests; default:
+    /// Process id, and start of the process in clock ticks since boot, for the task id in manifests; default:
     /// 0 and 0.
     pub fn process(mut self, pid: u32, start_ticks: u64) -> Self {
         self.process = (pid, start_ticks);
         self
     }
 
-    /// Whether what was found is written into the manifests; default: [`Recording::On`].
+    /// Recording of results in manifests; default: [`Recording::On`].
     pub fn recording(mut self, recording: Recording) -> Self {
         self.recording = recording;
         self
     }
 
-    /// How often what is corrupt is fetched again before that is believed; default: 1.
+    /// Number of repeated fetches before a chunk is reported corrupt; default: 1.
     pub fn refetches(mut self, refetches: u32) -> Self {
         self.refetches = refetches;
         self
     }
 
-    /// What is done about chunks that are corrupt or missing; default: [`Repair::Quarantine`], as PBS does.
+    /// Treatment of corrupt and missing chunks; default: [`Repair::Quarantine`], as in PBS.
     pub fn repair(mut self, repair: Repair) -> Self {
         self.repair = repair;
         self
     }
 
-    /// In a full run, reads nothing of the snapshots that were verified at most so long ago, whatever was found; a listing shows whether
-    /// their chunks are still there. Default: all snapshots are read.
+    /// In a full run, does not read snapshots that were verified within this time, whatever the result; a listing shows if
+    /// their chunks still exist. Default: reads all snapshots.
     pub fn skip_verified_within(mut self, time: Duration) -> Self {
         self.skip_verified_within = Some(time);
         self
     }
 
-    /// What the store is called, for the task id in the manifests; default: `store`.
+    /// Store name for the task id in manifests; default: `store`.
     pub fn store_name(mut self, name: impl Into<String>) -> Self {
         self.store_name = name.into();
         self
@@ -245,7 +245,7 @@ impl VerifyOptions {
         self.upid(&Scope::Store, BackupTime::MIN).map(drop)
     }
 
-    /// The task id, as PBS makes it. Source: PBS datastore format §6.4.
+    /// The task id, in the format of PBS. Source: PBS datastore format §6.4.
     pub(super) fn upid(&self, scope: &Scope, start: BackupTime) -> Result<Upid> {
         let store = &self.store_name;
         let (task_type, id) = match scope {

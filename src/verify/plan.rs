@@ -1,4 +1,4 @@
-//! What a verification would cost, before anything is read.
+//! The cost of a verification, before anything is read.
 
 use std::cmp::Reverse;
 
@@ -17,10 +17,10 @@ use crate::verify::listing;
 use crate::verify::options::{Mode, Recording, Repair, Scope, VerifyOptions};
 use crate::verify::report::{SkipReason, SkippedSnapshot, VerifyReport};
 
-/// The group that PBS leaves out when it verifies a whole store.
+/// The group that PBS skips when it verifies a whole store.
 const BENCHMARK: &str = "benchmark";
 
-/// A verification that can be looked at before it is executed.
+/// A planned verification, to inspect and then to execute.
 #[derive(Debug)]
 #[must_use = "nothing is verified before `execute`"]
 pub struct VerifyPlan {
@@ -33,28 +33,28 @@ pub struct VerifyPlan {
     unreadable: Vec<Unreadable>,
 }
 
-/// What a verification costs, at most: where chunks are used again, it is much less. What is done about damage comes on top.
+/// Maximum cost of a verification: with shared chunks it is much lower. Repairs cost extra.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
-    /// Bytes that are read.
+    /// Bytes read.
     pub bytes: u64,
-    /// Different chunks that are looked at.
+    /// Number of different chunks checked.
     pub chunks: u64,
-    /// Entries of all indexes together.
+    /// Number of entries of all indexes.
     pub references: u64,
-    /// Requests that are made to read something, without the pages of listings.
+    /// Number of read requests, without pages of listings.
     pub requests: u64,
-    /// Snapshots.
+    /// Number of snapshots.
     pub snapshots: u64,
 }
 
-/// Finds out what is to be verified, and what that would cost. It lists the snapshots; before a full run or a sample of a whole store it
-/// lists the chunks too, and of a smaller part it reads the manifests. Nothing is written.
+/// Plans a verification and computes its cost. Lists the snapshots; for a full run or a sample of a whole store
+/// also the chunks, and for a smaller scope it reads the manifests. Writes nothing.
 ///
 /// # Errors
-/// `InvalidInput` for options out of range, or a node that no task id may have; `NotFound` if the one snapshot is not there; whatever
-/// the backend answers.
+/// `InvalidInput` for options out of range, or a node that is invalid in a task id; `NotFound` if the one snapshot does not exist; any
+/// failure of the backend.
 pub async fn plan(store: &Datastore, scope: Scope, options: VerifyOptions) -> Result<VerifyPlan> {
     options.check()?;
     let prefix = match &scope {
@@ -93,26 +93,26 @@ pub async fn plan(store: &Datastore, scope: Scope, options: VerifyOptions) -> Re
 }
 
 impl VerifyPlan {
-    /// What it costs at most.
+    /// Maximum cost.
     pub fn estimate(&self) -> &Estimate {
         &self.estimate
     }
 
-    /// The snapshots, in the order in which they are verified: groups in the order of PBS, in each the newest first.
+    /// The snapshots in the order of verification: groups in the order of PBS, in each the newest first.
     pub fn snapshots(&self) -> impl Iterator<Item = &SnapshotName> {
         self.targets.iter().map(|target| &target.name)
     }
 
-    /// Verifies. A group that is outside of the scope is not told of damage that its snapshots share.
+    /// Verifies. Groups outside the scope are not marked failed, even if they share a damaged chunk.
     ///
     /// # Errors
-    /// `Unavailable` if so many chunks in a row are missing that something else must be wrong, and then nothing more is changed; `Busy`
-    /// or `Unsupported` if something is to be written and the store cannot be changed; whatever keeps it from listing. Everything else
+    /// `Unavailable` if so many consecutive chunks are missing that the store cannot be trusted; nothing more is changed then. `Busy`
+    /// or `Unsupported` if the run has to write and the store cannot be changed; any failure to list. Everything else
     /// is in the report.
     ///
     /// # Cancel safety
-    /// A dropped future leaves each chunk in its place or put aside, and each manifest with the state before or a true one. A chunk
-    /// that is being put aside at that moment is put aside to the end.
+    /// A dropped future leaves each chunk in place or quarantined, and each manifest with its old or a correct new state. A quarantine
+    /// in progress is completed.
     pub async fn execute(self) -> Result<VerifyReport> {
         let writes = self.options.repair == Repair::Quarantine || self.options.recording == Recording::On;
         if writes {
@@ -124,7 +124,7 @@ impl VerifyPlan {
         let upid = self.options.upid(&self.scope, start)?;
         let Self { estimate, options, skipped, store, targets, unreadable, .. } = self;
         let run = Run::new(store, options, targets, upid, now, estimate.references);
-        // Boxed here, where the compiler can see that it is `Send`.
+        // Boxed here, where the compiler can prove that it is `Send`.
         let mut report = run.execute(skipped).boxed().await?;
         report.unreadable = unreadable;
         Ok(report)
@@ -170,7 +170,7 @@ impl VerifyPlan {
         Ok(estimate)
     }
 
-    /// How many chunks there are at most, and their bytes.
+    /// Maximum number of chunks, and their bytes.
     async fn chunks_at_most(&self, references: u64) -> Result<(u64, u64)> {
         let control = Control::new(&self.options);
         if self.scope == Scope::Store {
@@ -178,7 +178,7 @@ impl VerifyPlan {
         }
         let mut bytes = 0_u64;
         for target in &self.targets {
-            // What cannot be read is found out when it is verified.
+            // The verification itself reports unreadable manifests.
             let key = Key::Manifest(target.name.clone());
             let Ok(stored) = self.store.stored(&key, Copies::Used).await else { continue };
             let Ok(manifest) = self.store.parse_manifest(&target.name, stored).await else { continue };

@@ -1,4 +1,4 @@
-//! What a verification found.
+//! Results of a verification.
 
 use std::collections::BTreeMap;
 
@@ -8,55 +8,55 @@ use crate::format::Digest;
 use crate::format::manifest::VerifyResult;
 use crate::format::name::{ArchiveName, SnapshotName};
 
-/// How many digests, and how many failures, a report lists at most. What it counts is exact.
+/// Maximum number of digests and failures listed in a report. Counts are exact.
 pub(super) const LISTED: usize = 1000;
 
-/// What a verification found. That something is damaged is no error: it is here.
+/// Result of a verification. Damage is data in it, not an error.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default)]
 pub struct VerifyReport {
-    /// Bytes that were read, as they are stored. What is read once more to put a chunk aside or back is not among them.
+    /// Stored bytes read, without the reads of quarantine and reinstatement.
     pub bytes: u64,
-    /// What the chunks are like, each counted once.
+    /// Number of chunks by result, each counted once.
     pub chunks: ChunkCounts,
-    /// Client logs that are damaged. No manifest vouches for them, so that they are no part of the state of a snapshot.
+    /// Damaged client logs. No manifest covers them, so they do not affect the state of a snapshot.
     pub damaged_logs: Vec<SnapshotName>,
-    /// Snapshots in which something is corrupt or missing, in order.
+    /// Snapshots with corrupt or missing parts, in order.
     pub damaged: Vec<DamagedSnapshot>,
-    /// What ended it before everything was checked, if anything did.
+    /// Reason why the run ended early; `None` if it checked everything.
     pub incomplete: Option<Incomplete>,
-    /// Whether more chunks were checked than could be remembered: some may have been checked, and counted, several times.
+    /// `true` if there were more chunks than results fit in memory: some may have been checked, and counted, repeatedly.
     pub is_memory_full: bool,
-    /// Whether the list of suspect chunks is damaged. Nothing is put aside while it is; it can be deleted when nothing uses the store.
+    /// `true` if the list of suspects is damaged. Nothing is quarantined then; delete the list when nothing uses the store.
     pub is_suspicion_damaged: bool,
-    /// After a sample: where the next one begins.
+    /// After a sample: start of the next one.
     pub next_rotation: Option<u64>,
-    /// Manifests and indexes that were read, and blobs that were checked.
+    /// Number of manifests, indexes and blobs checked.
     pub objects: u64,
-    /// Corrupt chunks that were put aside.
+    /// Number of quarantined chunks.
     pub quarantined: u64,
-    /// Missing chunks that were put back, since what was put aside of them is good. They count as good.
+    /// Number of reinstated chunks. They count as good.
     pub reinstated: u64,
-    /// Requests that were made to read something. A page of a listing is one.
+    /// Number of read requests. A page of a listing is one.
     pub requests: u64,
-    /// Snapshots of which nothing or not everything was looked at, and why.
+    /// Snapshots that were not checked, or not completely, and why.
     pub skipped: Vec<SkippedSnapshot>,
-    /// Snapshots of which everything is there and good, as far as this kind of run can tell. See [`ChunkCounts`] for how far that is.
+    /// Number of complete and good snapshots, as far as this mode can tell. See [`ChunkCounts`] for the strength of the checks.
     pub sound: u64,
     /// Links, pipes and other entries in the place of an index, a snapshot, a group or a namespace. The run did not look behind them.
     pub unreadable: Vec<Unreadable>,
-    /// Corrupt chunks that could not be put aside, or missing ones that could not be put back: they stay suspect. How many.
+    /// Number of chunks whose quarantine or reinstatement failed. They stay suspect.
     pub unrepaired: u64,
-    /// Why, for the first thousand of them.
+    /// The first thousand of these failures.
     pub unrepaired_because: Vec<(Digest, Error)>,
-    /// Snapshots whose manifest could not be changed, and why. The first thousand.
+    /// The first thousand snapshots whose manifest could not be updated, and why.
     pub unrecorded: Vec<(SnapshotName, ErrorKind)>,
-    /// Objects that failed a check once and passed it when they were fetched again: something on the way is not to be trusted.
+    /// Number of objects that failed a check once and passed it when fetched again: a part of the path to the store is unreliable.
     pub unsteady: u64,
 }
 
 impl VerifyReport {
-    /// Whether everything was looked at that was to be, and nothing is damaged.
+    /// Returns `true` if everything was checked and nothing is damaged.
     pub fn is_clean(&self) -> bool {
         let is_harmless = |skipped: &SkippedSnapshot| {
             matches!(
@@ -72,64 +72,64 @@ impl VerifyReport {
     }
 }
 
-/// How many chunks are what. The first three are good, by how much was looked at (H100).
+/// Number of chunks by result. The first three are good, by strength of the check.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkCounts {
-    /// Those that are complete and fail a check.
+    /// Complete, and fails a check.
     pub corrupt: u64,
-    /// Good: their contents have the digest.
+    /// Good: the contents have the digest.
     pub digest: u64,
-    /// Certainly not there.
+    /// Certainly missing.
     pub missing: u64,
-    /// Good as far as the checksum tells: they are encrypted, and without the key that is all that can be checked. It is not proof
-    /// against intent, and does not cover everything that is needed to decrypt them: they are not verified.
+    /// Good by its checksum: the chunk is encrypted, and nothing more can be checked without the key. This neither excludes
+    /// intentional changes nor covers all data that decryption needs: these chunks are not verified.
     pub checksum: u64,
-    /// Good as far as a listing tells: there is an object.
+    /// Good by a listing: an object exists.
     pub presence: u64,
-    /// Nothing is known of them.
+    /// Unknown.
     pub unreachable: u64,
 }
 
-/// How much of a chunk was looked at.
+/// Strength of a check.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strength {
-    /// The checksum of what is stored, which is encrypted.
+    /// The checksum of the stored, encrypted bytes.
     Checksum,
     /// The digest of the contents.
     Digest,
-    /// Whether it is there.
+    /// Existence.
     Presence,
 }
 
-/// What is known of a chunk.
+/// Result for a chunk.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// It is complete and fails a check.
+    /// Complete, and fails a check.
     Corrupt,
-    /// It is good, as far as was looked.
+    /// Good, by a check of this strength.
     Good(Strength),
-    /// It is certainly not there.
+    /// Certainly missing.
     Missing,
-    /// Nothing is known: it could not be read, for this kind of reason.
+    /// Unknown: it could not be read, for this kind of reason.
     Unreachable(ErrorKind),
 }
 
-/// A snapshot in which something is corrupt or missing.
+/// A snapshot with corrupt or missing parts.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedSnapshot {
     /// The damaged archives.
     pub archives: Vec<DamagedArchive>,
-    /// What is the matter with the manifest, if anything is: nothing else of the snapshot was looked at then, and no state was written.
+    /// Defect of the manifest, if any: nothing else of the snapshot was checked then, and no state was recorded.
     pub manifest: Option<Fault>,
     /// Its name.
     pub name: SnapshotName,
 }
 
-/// An archive in which something is corrupt or missing.
+/// An archive with corrupt or missing parts.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedArchive {
