@@ -173,7 +173,7 @@ async fn back_up(
         record(&writer, &found, arguments.notes.as_deref()).await
     });
     if let Err(failure) = written.await {
-        // What it came to is the failure; what abort leaves, the next backup removes.
+        // Reports the failure; the next backup removes what the abort leaves.
         let _ = writer.abort().await;
         return Err(failure);
     }
@@ -247,7 +247,7 @@ async fn write(
         }
     }
     let after = kept.metadata().map_err(failed)?;
-    // A device has no length and no time of its contents. What a file grew by was read as well.
+    // A device has neither a length nor a modification time. Bytes by which a file grew were read as well.
     if before.is_file() && change(&before, &after).is_some() {
         let finding = Finding::new(path.into_os_string().into_encoded_bytes(), Problem::Changed);
         if directories.strict {
@@ -272,7 +272,7 @@ async fn write_stream(
     Ok(())
 }
 
-/// The directories of the store and of its local state, as far as they are there.
+/// The existing directories of the store and of its local state.
 fn own_directories(arguments: &Arguments) -> Vec<(PathBuf, FileId)> {
     let place = arguments.store.place().filter(|place| !place.contains("://")).map(PathBuf::from);
     let chunks = place.as_ref().map(|place| place.join(".chunks"));

@@ -113,7 +113,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     if report.is_complete() { Ok(()) } else { Err(Failure::Incomplete) }
 }
 
-/// Restores, but for a tar stream that is to be unpacked: its reader is returned.
+/// Restores. For a tar stream that is to be unpacked, returns its reader instead.
 async fn restore(
     store: &Datastore,
     runtime: &Arc<dyn Runtime>,
@@ -147,7 +147,7 @@ async fn write_blob(target: &mut dyn RestoreTarget, data: Bytes) -> io::Result<(
     target.finish().await
 }
 
-/// What stands at the path of a target before the restore.
+/// The object at the path of a target before the restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TargetKind {
     /// A block device, to be overwritten.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use larder::tree::{Finding, Problem, Report};
 
-/// How many findings of a kind are printed.
+/// Maximum number of printed findings of a kind.
 const MAX_PRINTED: u64 = 100;
 
 /// The report of one archive. It prints each finding when it comes, one line on standard error, up to 100 of a kind.
@@ -18,7 +18,7 @@ pub(crate) struct Findings {
 
 #[derive(Debug, Default)]
 struct Found {
-    /// How many were printed of each kind.
+    /// Number of printed findings by kind.
     printed: HashMap<String, u64>,
     report: Report,
 }
@@ -50,7 +50,7 @@ impl Findings {
     }
 }
 
-/// How many findings of several archives are no notices.
+/// Number of findings of several archives that are not notices.
 pub(crate) fn losses(findings: &[Findings]) -> u64 {
     findings.iter().map(|findings| findings.report().losses()).sum()
 }

@@ -1,4 +1,4 @@
-//! What the command-line examples share: where the store is, how failures are told, progress, and tar streams.
+//! Shared parts of the command-line examples: the location of the store, error messages, progress, and tar streams.
 
 #![allow(dead_code, reason = "no example uses all of it")]
 
@@ -39,7 +39,7 @@ use nix::unistd::{Group, User};
 pub(crate) enum Failure {
     /// It was done, except for parts that are named already.
     Incomplete,
-    /// What was asked for makes no sense; nothing was changed.
+    /// Invalid arguments; nothing was changed.
     Input(String),
     /// It was tried and did not work.
     Work(String),
@@ -192,7 +192,7 @@ impl FromStr for Owner {
     }
 }
 
-/// What a command wants to do with the store.
+/// Access that a command needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Read. In a bucket nothing is written then, not even to find out what the server can do.
@@ -296,7 +296,7 @@ impl StoreArguments {
         self.store.as_deref()
     }
 
-    /// Speaks to the same server as another store, unless it was told which.
+    /// Uses the server of another store, unless one is given.
     #[cfg(feature = "tls")]
     pub(crate) fn same_server(&mut self, other: &Self) {
         self.s3.same_server(&other.s3);
@@ -311,7 +311,7 @@ impl StoreArguments {
     ) -> Outcome<(T, Option<serde_json::Value>)> {
         let opened = self.open(runtime, access).await?;
         let done = work(opened.store.clone()).await;
-        // Also after a failure: nobody else need wait until the lease expires.
+        // Also after a failure, so that other processes need not wait until the lease expires.
         let requests = opened.close().await;
         Ok((done?, requests?))
     }
@@ -334,7 +334,7 @@ impl StoreArguments {
         }
     }
 
-    /// Opens a store in a bucket. Who wants to change it finds out first what the server can do, or was told by the cache.
+    /// Opens a store in a bucket. A command that changes it probes the server first, or uses the cached result.
     #[cfg(feature = "tls")]
     async fn open_bucket(
         &self,

@@ -1,4 +1,4 @@
-//! Which bucket on which server: the same options for every example that speaks to S3.
+//! The bucket and its server: the same options for every example that uses S3.
 
 use std::future::pending;
 use std::num::NonZeroU64;
@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 
 use super::{Failure, Outcome, input, parsed, signals, value};
 
-/// How long a server may keep silent at first.
+/// Maximum time without an answer at first contact.
 const FIRST_CONTACT_SECONDS: u64 = 30;
 
-/// Where the bucket is and how its server is recognised. What is not given comes from the usual variables.
+/// The bucket, and the verification of its server. The usual environment variables fill the gaps.
 #[derive(Clone, Default)]
 pub(crate) struct S3Arguments {
     /// The risks that are lived with.
@@ -33,7 +33,7 @@ pub(crate) struct S3Arguments {
     fingerprint: Option<String>,
     /// In seconds.
     first_contact: Option<NonZeroU64>,
-    /// Who opens the store.
+    /// Identity of the process that opens the store.
     pub(crate) ownership: Ownership,
     plaintext: bool,
     region: Option<String>,
@@ -79,7 +79,7 @@ impl S3Arguments {
         Ok(true)
     }
 
-    /// Speaks to the same server as another, unless it was told which.
+    /// Uses the server of another bucket, unless one is given.
     pub(crate) fn same_server(&mut self, other: &Self) {
         if self.endpoint.is_none() {
             self.endpoint.clone_from(&other.endpoint);
@@ -154,7 +154,7 @@ impl S3Arguments {
         endpoint.ok_or_else(|| input("--endpoint or AWS_ENDPOINT_URL is wanted"))
     }
 
-    /// What the server can do: as it was found out before, or by trying.
+    /// Capabilities of the server: from an earlier probe, or a new one.
     pub(crate) async fn capabilities(
         &self,
         client: &S3Client,
@@ -162,7 +162,7 @@ impl S3Arguments {
         cache: Option<&Path>,
     ) -> Outcome<S3Capabilities> {
         let kept = cache.map(|directory| directory.join("server.json"));
-        // What was found out about one server is not believed of another.
+        // The result for one server is not used for another.
         let place = format!("{} {}\n", self.endpoint()?, client.bucket());
         if let Some(text) = kept.as_ref().and_then(|path| std::fs::read_to_string(path).ok())
             && let Some(found) = text.strip_prefix(&place)
@@ -226,7 +226,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// What was asked of the server, in a form that programs read.
+/// Requests sent to the server, for programs.
 pub(crate) fn requests(counters: &Counters) -> Value {
     let counts = counters.counts();
     let sent = || counts.iter().filter(|((_, outcome), _)| *outcome != Sent::NotSent);

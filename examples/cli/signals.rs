@@ -23,12 +23,12 @@ use signal_hook::low_level;
 
 use super::{Failure, Outcome};
 
-/// How long a command may take to come to the end of a step.
+/// Time in which a command may complete its step.
 const STEP: Duration = Duration::from_secs(10);
 
 /// The first signal that came, or 0.
 static CAUGHT: AtomicI32 = AtomicI32::new(0);
-/// True once there may be something to take away or to give back.
+/// `true` once there may be something to remove or release.
 static HOLDS: AtomicBool = AtomicBool::new(false);
 /// True from the first signal on.
 static ABORT: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);

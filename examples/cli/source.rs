@@ -14,7 +14,7 @@ use larder::format::name::{ArchiveKind, ArchiveName};
 
 use super::tar_stream::pack::{Blocks, Root};
 
-/// How many bytes of a stream are read at once.
+/// Bytes of a stream read at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// A source that was opened, or will be.

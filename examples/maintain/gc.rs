@@ -1,4 +1,4 @@
-//! `gc`: finds chunks that nobody needs any more, and removes them.
+//! `gc`: finds chunks that no snapshot needs, and removes them.
 
 use std::time::Duration;
 

@@ -83,7 +83,7 @@ trait Command {
     /// Takes what is no option, once all options were taken, and looks whether it all makes sense.
     fn check(&mut self, asked: &mut Asked) -> Outcome<()>;
 
-    /// What it will do with the store. By default it changes it, unless it is only to say what it would do.
+    /// Access that a command needs: it changes the store, unless a dry run is asked for.
     fn access(&self, asked: &Asked) -> Access {
         if asked.dry_run { Access::Read } else { Access::Write }
     }
@@ -105,7 +105,7 @@ enum Ending {
     AtOnce,
 }
 
-/// What was asked for, whatever the command.
+/// Options common to all commands.
 #[derive(Default)]
 struct Asked {
     dry_run: bool,
@@ -126,7 +126,7 @@ struct Place<'a> {
     store: &'a Datastore,
 }
 
-/// What a word names.
+/// The object that an argument names.
 enum Named {
     Group(GroupName),
     Snapshot(SnapshotName),
@@ -196,7 +196,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         };
         at.bar.end();
         drop(store);
-        // Also after a failure: nobody else need wait until the lease expires.
+        // Also after a failure, so that other processes need not wait until the lease expires.
         let requests = opened.close().await;
         done?;
         requests

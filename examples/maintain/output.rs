@@ -1,11 +1,11 @@
-//! What a command has to say: lines for people as they come, or one JSON object at the end.
+//! Output of a command: lines for people as they come, or one JSON object at the end.
 
 use std::fmt::Display;
 
 use indicatif::HumanBytes;
 use serde_json::{Map, Value, json};
 
-/// What is said, and what is the matter.
+/// The output so far, and the problems found.
 pub(crate) struct Output {
     json: Option<Map<String, Value>>,
     trouble: Vec<String>,
@@ -23,7 +23,7 @@ impl Output {
         }
     }
 
-    /// What was asked of a server, for people.
+    /// Requests sent to a server, for people.
     pub(crate) fn say_requests(&self, requests: &Value) {
         if self.json.is_none() {
             crate::cli::tell_requests(Some(requests));

@@ -108,7 +108,7 @@ impl Relocate {
         if at.asked.dry_run { self.tell_plan(&pairs, at.store, output).await } else { Ok(()) }
     }
 
-    /// What would be done, as far as the names tell.
+    /// The planned steps, as far as names show them.
     async fn tell_plan(
         &self,
         pairs: &[(GroupName, GroupName)],
@@ -201,7 +201,7 @@ impl Relocate {
 }
 
 impl What {
-    /// The namespace that has to be there.
+    /// The namespace that must exist.
     fn needed(&self, to: &Namespace) -> Option<Namespace> {
         match self {
             Self::Group(_) => Some(to.clone()),

@@ -24,7 +24,7 @@ pub(crate) struct Status {
     only_process: bool,
 }
 
-/// How much there is.
+/// Sizes and counts.
 struct Amounts {
     chunks: u64,
     logical: u64,
@@ -125,7 +125,7 @@ fn tell_last(last: Option<&GcStatus>, output: &mut Output) {
     ));
 }
 
-/// What the last run asked of a server, if it had a directory to leave that in.
+/// Requests of the last run, if it had a directory to record them in.
 fn tell_cost(at: &Place<'_>, output: &mut Output) {
     let kept = at.asked.store.cache.as_ref().and_then(|cache| std::fs::read(cache.join(LAST_RUN)).ok());
     let run: Option<Value> = kept.and_then(|run| serde_json::from_slice(&run).ok());

@@ -1,4 +1,4 @@
-//! `verify`: looks whether what is stored is there and good.
+//! `verify`: checks that the stored data is present and correct.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -91,7 +91,7 @@ impl Command for Verify {
 impl Verify {
     async fn verify(&self, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
         let scope = self.scope.clone().unwrap_or(Scope::Store);
-        // Of what is not there nothing would be damaged.
+        // A missing scope would report no damage.
         match &scope {
             Scope::Group(group) if !at.store.groups(group.namespace()).await?.contains(group) => {
                 return Err(input(format!("there is no group {group}")));
@@ -153,7 +153,7 @@ impl Verify {
     }
 }
 
-/// What was looked at, and what was done about it.
+/// The checks made, and the repairs.
 fn tell(report: &VerifyReport, output: &mut Output) {
     let chunks = report.chunks;
     let states = [
@@ -208,7 +208,7 @@ fn tell(report: &VerifyReport, output: &mut Output) {
     output.say(format!("sound: {}", count(report.sound, "snapshot")));
 }
 
-/// What is the matter.
+/// The defects.
 fn tell_damage(report: &VerifyReport, output: &mut Output) {
     for damaged in &report.damaged {
         output.say(format!("damaged: {}", damaged.name));

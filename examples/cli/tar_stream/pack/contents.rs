@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use larder::tree::Problem;
 use rustix::fs::{SeekFrom, seek};
 
-/// How many bytes are read at once.
+/// Bytes read at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// Extents begin and end at multiples of it, except at the end of the file: GNU tar begins each one with a new block.
@@ -71,7 +71,7 @@ impl<'a> Contents<'a> {
         self.extents.as_ref().map(|_| self.size)
     }
 
-    /// How many bytes are written, without the padding at the end.
+    /// Number of bytes written, without the padding at the end.
     pub(super) fn stored_size(&self) -> u64 {
         match &self.extents {
             None => self.size,
@@ -181,7 +181,7 @@ fn extents(file: &File, size: u64) -> Option<Vec<Range<u64>>> {
 
 /// The map in front of the data: the number of extents and each one's place and length, as decimal lines.
 fn map(extents: &[Range<u64>], size: u64) -> Vec<u8> {
-    // GNU tar says where the file ends if a hole is there.
+    // GNU tar marks the end of a file that ends in a hole.
     let end = (extents.last().is_none_or(|last| last.end < size)).then_some(size..size);
     let mut text = format!("{}\n", extents.len() + usize::from(end.is_some()));
     for extent in extents.iter().chain(&end) {

@@ -23,7 +23,7 @@ pub(super) struct Entry<'a> {
     pub(super) name: &'a [u8],
     /// The size of the file, if it has holes; its contents then begin with a map.
     pub(super) sparse_size: Option<u64>,
-    /// How many bytes follow.
+    /// Number of bytes that follow.
     pub(super) size: u64,
 }
 

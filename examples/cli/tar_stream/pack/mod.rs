@@ -26,7 +26,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::super::findings::Findings;
 
-/// How many bytes go through the channel at once.
+/// Bytes sent through the channel at once.
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// A file by its device and inode.
@@ -68,7 +68,7 @@ impl Root {
     }
 }
 
-/// What is taken along.
+/// Entries to include.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) excludes: Excludes,

@@ -19,7 +19,7 @@ use super::contents::Contents;
 use super::header::{Entry, Records, Source, extended_attributes};
 use super::{Blocks, FileId, Listener, Options, Root, id_of};
 
-/// How many directories are held open, besides the root.
+/// Number of directories held open, besides the root.
 const OPEN_LEVELS: usize = 64;
 
 const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -182,14 +182,14 @@ impl Walk<'_> {
         }
         let names = list(&directory, |error| self.found(Problem::UnreadableContents, Some(error)))?;
         self.levels.push(Level { directory: Some(directory), id, names: names.into_iter() });
-        // The root stays open: the walk may have to begin there anew.
+        // The root stays open: the walk may have to start from it again.
         if let Some(far) = self.levels.len().checked_sub(OPEN_LEVELS + 1).filter(|far| *far > 0) {
             self.levels[far].directory = None;
         }
         Ok(true)
     }
 
-    /// Goes back to the directory above, which has to be opened anew if the walk was far below.
+    /// Returns to the parent directory, which is opened again if the walk was far below.
     fn leave(&mut self) -> io::Result<()> {
         let left = self.levels.pop();
         let length = self.path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);

@@ -24,11 +24,11 @@ pub(crate) struct Attributes {
     /// Seconds and nanoseconds.
     time: Option<(i64, i64)>,
     uid: Option<u32>,
-    /// What the archive says and nothing can set here.
+    /// Attributes of the archive that cannot be set here.
     unsupported: Vec<String>,
 }
 
-/// Which attributes are set.
+/// Attributes to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owners {
     /// Everything belongs to the user who restores.

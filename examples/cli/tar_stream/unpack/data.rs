@@ -10,7 +10,7 @@ use super::source::{ReadError, Source, Stream};
 /// The most bytes of a file that is handed to another thread to be written.
 pub(crate) const SMALL_FILE_BYTES: u64 = 256 << 10;
 
-/// How many bytes are read and written at once.
+/// Bytes read and written at once.
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Zeros of this many bytes, at a multiple of it, are not written.

@@ -28,7 +28,7 @@ use crate::cli::findings::Findings;
 /// The most bytes of records or a name.
 const MAX_RECORD_BYTES: u64 = 64 << 20;
 
-/// How many headers one behind the other are no accident.
+/// Number of consecutive headers that cannot be a coincidence.
 const CONVINCING: usize = 16;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -38,7 +38,7 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 pub(crate) struct Entry {
     /// Where its data begins in the archive.
     pub(crate) data_at: u64,
-    /// How much there is.
+    /// Size in bytes.
     pub(crate) data_bytes: u64,
     pub(crate) header: Header,
     pub(crate) link: Vec<u8>,
@@ -57,7 +57,7 @@ pub(crate) struct Sparse {
     pub(crate) size: u64,
 }
 
-/// What stands at a place where a header should.
+/// Block at the position of a header.
 enum Found {
     /// Nothing: the archive ends there, or within the block.
     End,
@@ -66,7 +66,7 @@ enum Found {
     Zeros,
 }
 
-/// What headers that follow one another lead to.
+/// Result of a run of headers.
 enum Chain {
     /// To nonsense.
     Broken,
@@ -75,7 +75,7 @@ enum Chain {
     Sound,
 }
 
-/// What comes before a header and belongs to it.
+/// Records before a header that belong to it.
 #[derive(Default)]
 struct Prelude {
     /// Some of it is damaged.
@@ -112,7 +112,7 @@ impl<S: Source> Entries<S> {
         }
     }
 
-    /// The next entry. What is lost is reported.
+    /// Returns the next entry, and reports lost ones.
     ///
     /// # Errors
     /// If this is no tar, or nothing more can be read.
@@ -251,12 +251,12 @@ impl<S: Source> Entries<S> {
         Ok(Some(Entry { data_at, data_bytes, header, link, path, records, sparse }))
     }
 
-    /// Returns `true` if something that is no file has data all the same: old programs say the size of what a link leads to.
+    /// Returns `true` if an entry that is not a file still has data: old programs write the size of a link's target.
     fn has_data(&mut self, data_at: u64, has_records: bool) -> bool {
         has_records || !matches!(self.look(data_at), Ok(Found::Header(_) | Found::Zeros | Found::End))
     }
 
-    /// Whether an entry may be what its header says, though records before that may be lost.
+    /// Returns `true` if an entry can be what its header says, although earlier records may be lost.
     fn is_credible(&mut self, path: &[u8]) -> io::Result<bool> {
         if path.split(|byte| *byte == b'/').any(|part| part.starts_with(b"GNUSparseFile.")) {
             return Ok(false);

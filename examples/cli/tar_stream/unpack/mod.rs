@@ -40,7 +40,7 @@ use self::place::{Before, Below, Directories, Names, NewFile, open_directory};
 use self::source::{ReadError, Source, lost};
 use crate::cli::findings::Findings;
 
-/// How many threads write small files.
+/// Number of threads that write small files.
 const WRITERS: usize = 2;
 
 /// Unpacks a tar stream into a directory that is new or empty.
@@ -94,7 +94,7 @@ pub(crate) fn unpack(
         }
         Ok(())
     });
-    // What is there gets its attributes whatever ended it.
+    // Existing entries get their attributes, however the restore ended.
     unpack.finish();
     read?;
     shared.check_space()?;
@@ -121,14 +121,14 @@ fn flush(directories: &Directories) -> io::Result<()> {
     Ok(())
 }
 
-/// What the threads share.
+/// State shared by the threads.
 struct Shared {
     findings: Findings,
     /// Why nothing more can be written.
     full: Mutex<Option<io::Error>>,
     names: Names,
     owners: Owners,
-    /// How many small files are on their way.
+    /// Number of small files in flight.
     pending: Mutex<usize>,
     settled: Condvar,
 }
@@ -228,7 +228,7 @@ impl Shared {
     }
 }
 
-/// What an entry is made of, but for its contents.
+/// The parts of an entry, without its contents.
 struct Made {
     attributes: Attributes,
     before: Before,
@@ -338,7 +338,7 @@ impl Unpack<'_> {
         Ok(())
     }
 
-    /// What may stand under the name of an entry.
+    /// The object that may have the name of an entry.
     fn before(&mut self, below: &Below) -> Before {
         if self.seen.insert(self.hasher.hash_one(below)) {
             return Before::Nothing;

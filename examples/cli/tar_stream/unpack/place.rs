@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::attributes::os;
 
-/// How many bytes of a name its temporary form begins with.
+/// Bytes of a name at the start of its temporary form.
 const KEPT_NAME_BYTES: usize = 100;
 
 /// The path of an entry below the target.
@@ -45,7 +45,7 @@ impl Below {
 pub(crate) struct Directories {
     /// The one that was opened last.
     current: (Vec<Vec<u8>>, Arc<OwnedFd>),
-    /// Those that no entry had named before something came in them.
+    /// Directories that appeared through their contents, before any entry named them.
     made: HashSet<Vec<Vec<u8>>>,
     root: Arc<OwnedFd>,
 }
@@ -65,7 +65,7 @@ impl Directories {
         self.made.contains(path)
     }
 
-    /// Opens a directory, and makes those on the way to it that are not there.
+    /// Opens a directory, and creates missing ones on the way.
     pub(crate) fn open(&mut self, path: &[Vec<u8>]) -> io::Result<Arc<OwnedFd>> {
         let (known, open) = &self.current;
         let (mut open, rest) = match path.strip_prefix(known.as_slice()) {
@@ -95,7 +95,7 @@ pub(crate) fn open_directory(above: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Er
     rustix::fs::openat(above, os(name), flags, Mode::empty())
 }
 
-/// What may have the name of a new file.
+/// The object that may have the name of a new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Before {
     /// An earlier entry, which is replaced.
@@ -160,7 +160,7 @@ fn rename_new(directory: &OwnedFd, from: &std::ffi::OsStr, to: &std::ffi::OsStr)
         Err(error) if is_incapable(error) => {}
         linked => return linked.and_then(|()| rustix::fs::unlinkat(directory, from, AtFlags::empty())),
     }
-    // Neither is there: nobody else writes here.
+    // Neither exists: no other program writes here.
     match rustix::fs::statat(directory, to, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Err(Errno::EXIST),
         Err(Errno::NOENT) => rustix::fs::renameat(directory, from, directory, to),
@@ -173,7 +173,7 @@ fn is_incapable(error: Errno) -> bool {
     [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::PERM].contains(&error)
 }
 
-/// Temporary names that nobody else uses.
+/// Temporary names that no other process uses.
 pub(crate) struct Names {
     next: AtomicU64,
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-/// How many bytes are read at once.
+/// Bytes read at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// A tar block, and what its fields are aligned to.
@@ -27,7 +27,7 @@ pub(crate) enum ReadError {
     Failed(io::Error),
 }
 
-/// What of the archive is lost, and why.
+/// Lost range of the archive, and the cause.
 pub(crate) fn lost(range: &Range<u64>, error: &io::Error) -> String {
     if range.is_empty() {
         return error.to_string();
@@ -38,7 +38,7 @@ pub(crate) fn lost(range: &Range<u64>, error: &io::Error) -> String {
 /// A source with a buffer.
 pub(crate) struct Stream<S> {
     buffer: Vec<u8>,
-    /// What of the buffer is ahead of the position.
+    /// Bytes of the buffer after the position.
     ahead: Range<usize>,
     position: u64,
     source: S,
@@ -97,7 +97,7 @@ impl<S: Source> Stream<S> {
     }
 }
 
-/// So many bytes with their padding.
+/// This number of bytes, with padding.
 pub(crate) fn padded(bytes: u64) -> u64 {
     bytes.checked_next_multiple_of(BLOCK_BYTES as u64).unwrap_or(u64::MAX)
 }
