@@ -1,68 +1,68 @@
-//! What an operation tells while it runs.
+//! Progress events of backups and restores.
 
 use std::fmt;
 
 use crate::format::name::ArchiveName;
 
-/// Is told what an operation does.
+/// Observer of an operation.
 ///
-/// Called from whatever task does the work, often several times a second: it has to return at once and must not block.
+/// The working task calls it, often several times a second, so it must return at once and must not block.
 pub trait Observer: fmt::Debug + Send + Sync + 'static {
-    /// Something happened.
+    /// Called for each event.
     fn on_event(&self, event: &Event<'_>);
 }
 
-/// Something that happened in a backup or restore. Sizes are in bytes.
+/// An event of a backup or restore. Sizes are in bytes.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// An archive is complete: backed up, to become visible with its snapshot, or restored.
     ArchiveFinished {
-        /// Which.
+        /// Name of the archive.
         archive: &'a ArchiveName,
         /// Its size.
         size: u64,
     },
-    /// A backup or a restore of an archive is begun.
+    /// A backup or a restore of an archive began.
     ArchiveStarted {
-        /// Which.
+        /// Name of the archive.
         archive: &'a ArchiveName,
         /// Its size, if it is known in advance.
         size: Option<u64>,
     },
-    /// A chunk was in the store already.
+    /// A chunk was stored before.
     ChunkKnown {
-        /// Of which archive.
+        /// Name of the archive.
         archive: &'a ArchiveName,
         /// Its size.
         size: u64,
     },
-    /// A chunk was restored, or a hole of the size of one.
+    /// A chunk, or a hole of its size, was restored.
     ChunkRestored {
-        /// Of which archive.
+        /// Name of the archive.
         archive: &'a ArchiveName,
         /// Its size.
         size: u64,
     },
-    /// A chunk is part of the backup because it did not change since the base, and was not even read.
+    /// A chunk was taken from the base without reading the source, because it is not dirty.
     ChunkReused {
-        /// Of which archive.
+        /// Name of the archive.
         archive: &'a ArchiveName,
         /// Its size.
         size: u64,
     },
     /// A new chunk was stored.
     ChunkStored {
-        /// Of which archive.
+        /// Name of the archive.
         archive: &'a ArchiveName,
         /// Its size.
         size: u64,
-        /// Its size in the store.
+        /// Its stored size.
         stored: u64,
     },
 }
 
-/// An observer that nobody listens to.
+/// An observer that ignores all events.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Silent;
 

@@ -1,13 +1,13 @@
-//! Who a store is, and what a program must understand to change it: `.larder/store.json` (D7, H91, H92).
+//! Identity of a store, and the features that a program must understand to change it: `.larder/store.json` (D7, H91, H92).
 //!
 //! | key | type | meaning |
 //! |---|---|---|
-//! | `features` | array of strings | what must be understood before anything is changed |
-//! | `state` | string, absent in health | `destroying` while the store is being destroyed |
+//! | `features` | array of strings | features that a program must understand before it changes anything |
+//! | `state` | string, usually absent | `destroying` while the store is being destroyed |
 //! | `uuid` | string | 32 hexadecimal digits, drawn once |
 //! | `version` | integer | 1 |
 //!
-//! PBS ignores the file, and a store that PBS made has none until this crate changes something in it. Reading never writes it.
+//! PBS ignores the file. A store made by PBS has none until this crate changes it. Reading never writes it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ const VERSION: u64 = 1;
 /// Features that this version understands.
 const UNDERSTOOD: [&str; 0] = [];
 
-/// What a store says of itself.
+/// The identity record of a store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub(super) features: Vec<String>,
@@ -42,7 +42,7 @@ impl Identity {
         Self { features: Vec::new(), state: None, uuid, version: VERSION }
     }
 
-    /// Reads it; a store without one was made by PBS.
+    /// Reads it; `None` for a store of PBS.
     pub(super) async fn read(backend: &dyn Backend) -> Result<Option<Self>> {
         let object = match backend.get(&Key::Store, LIMIT_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -54,7 +54,7 @@ impl Identity {
             .map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(Key::Store).because(error))
     }
 
-    /// Writes it where there is none. The lock of the store must be held.
+    /// Stores it if there is none. The caller holds the lock of the store.
     pub(super) async fn create(&self, backend: &dyn Backend) -> Result<()> {
         if let Some(left) = backend.in_doubt(&Key::Store) {
             let why = format!(
@@ -66,17 +66,17 @@ impl Identity {
         self.write(backend, backend.capabilities().create_mode()).await
     }
 
-    /// The same under a new number.
+    /// The same record with a new identity.
     pub(super) fn renewed(self, runtime: &dyn Runtime) -> Self {
         Self { uuid: Self::draw(runtime).uuid, ..self }
     }
 
-    /// Writes it over the one that is there. The lock of the store must be held alone.
+    /// Replaces the stored record. The caller holds the exclusive lock of the store.
     pub(super) async fn replace(&self, backend: &dyn Backend) -> Result<()> {
         self.write(backend, PutMode::Replace).await
     }
 
-    /// Marks a store whose destruction begins, or goes on.
+    /// Marks a store whose destruction begins or continues.
     pub(super) async fn mark_destroying(mut self, backend: &dyn Backend) -> Result<()> {
         self.state = Some(DESTROYING.to_owned());
         self.write(backend, PutMode::Replace).await
@@ -88,12 +88,12 @@ impl Identity {
         backend.put(&Key::Store, Bytes::from(json), mode).await.map(drop)
     }
 
-    /// Whether the store is half destroyed.
+    /// Returns `true` if the store is partly destroyed.
     pub(super) fn is_being_destroyed(&self) -> bool {
         self.state.as_deref() == Some(DESTROYING)
     }
 
-    /// What keeps this version from changing the store, if anything does.
+    /// Reason why this version cannot change the store, if any.
     pub(super) fn write_blocker(&self) -> Option<String> {
         if self.version != VERSION {
             return Some(format!("the store is of version {}, this is {VERSION}", self.version));

@@ -1,14 +1,14 @@
-//! What requests that were given up may still do (I6).
+//! Requests without an answer, and the names that they affect (I6).
 //!
-//! | what | until it is certain |
+//! | request | while it is in doubt |
 //! |---|---|
-//! | the manifest of a snapshot may still arrive | its files stay, and it is not deleted |
+//! | put of a manifest | the files of its snapshot stay, and the snapshot is not deleted |
 //! | an object may still be deleted, once more or at last | nothing is stored under its name that somebody relies on (H17): its snapshot has no successor of the same time, its mark of protection, notes or owner are not set |
 //!
-//! Both end when more time has passed than any request takes.
+//! Both end after the maximum time of a request.
 //!
-//! What is here are the requests of this opening of the store. Of other processes, and of those that are gone, the backend
-//! [knows](crate::backend::Coordination::in_doubt) names that may not be reused yet: both are asked by the same question.
+//! This file has the requests of this handle. The backend [knows](crate::backend::Coordination::in_doubt) names with requests of other and
+//! dead processes; the checks ask both.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ impl StoreInner {
     /// # Errors
     /// As for [`Backend::delete`](crate::backend::Backend::delete).
     pub(super) async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
-        // Before the request: this future may be dropped, and the request executed all the same.
+        // Before the request, because this future may be dropped and the request still executed.
         let keys = removals.iter().map(|removal| &removal.key);
         let mut ticket = self.doubts.deletes.begin(keys, self.runtime().monotonic());
         let results = self.backend.delete(removals).await;

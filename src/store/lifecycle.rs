@@ -1,6 +1,6 @@
-//! How a store begins and ends.
+//! Creation, adoption and destruction of whole stores.
 //!
-//! | step | what it leaves when it is cut off |
+//! | step | left by an interruption |
 //! |---|---|
 //! | create: lock → nothing is there → identity → reserve | nothing, or an empty store, with or without a reserve |
 //! | attach: there is a store → lock → identity | a store that can be attached again |
@@ -19,25 +19,25 @@ use crate::format::name::Namespace;
 use crate::store::identity::Identity;
 use crate::store::{Datastore, Options, Refresh};
 
-/// How many objects are deleted between two looks at the lock.
+/// Number of objects deleted between two checks of the lock.
 const DELETED_AT_ONCE: usize = 1000;
 
-/// What the destruction of a store removed, and what it left.
+/// Result of the destruction of a store.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Destruction {
-    /// Objects that are gone.
+    /// Number of removed objects.
     pub deleted: u64,
-    /// Paths of what is no object of a store, and was left alone.
+    /// Foreign paths, which were left alone.
     pub foreign: Vec<String>,
 }
 
 impl Datastore {
-    /// Makes a store on a backend that has nothing yet: gives it an identity, and opens it. Nothing else makes a store.
+    /// Creates a store on an empty backend: gives it an identity, and opens it. No other method makes a store.
     ///
     /// # Errors
-    /// `AlreadyExists` if there is anything of a store: [`attach`](Datastore::attach) takes what is there. `Busy` or `Denied` if
-    /// the place is somebody else's; `InvalidInput` for options out of range.
+    /// `AlreadyExists` if the place has any part of a store: [`attach`](Datastore::attach) opens an existing one. `Busy` or `Denied` if
+    /// another process or host owns the place; `InvalidInput` for options out of range.
     pub async fn create(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         options.check()?;
         {
@@ -55,37 +55,37 @@ impl Datastore {
             }
             Identity::draw(backend.runtime().as_ref()).create(backend.as_ref()).await?;
             backend.barrier().await?;
-            // The store works without, and its first collection tries again.
+            // The store works without it, and its first collection tries again.
             let _ = backend.keep_reserve().await;
         }
         Self::open(backend, options).await
     }
 
-    /// Opens a store whose data is there already, to change it: one of PBS, or one that was detached. In a bucket it now belongs to
-    /// this host, and to this process until it is closed; it also gets an identity, if it has none.
+    /// Opens an existing store in order to change it: one of PBS, or one that was detached. A store in a bucket then belongs to
+    /// this host, and to this process until it is closed; a store without an identity gets one.
     ///
     /// # Errors
-    /// Those of [`open`](Datastore::open), `NotFound` among them, and then nothing is written; `Busy` if another process uses the store; `Denied` if it belongs to another host;
-    /// `Unsupported` if it cannot be changed by this version.
+    /// As for [`open`](Datastore::open), including `NotFound`, after which nothing is written; `Busy` if another process uses the store; `Denied` if it belongs to another host;
+    /// `Unsupported` if this version cannot change it.
     pub async fn attach(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         let store = Self::open(backend, options).await?;
-        // Held by the backend from here on, where it is a lease; otherwise each change takes its own lock.
+        // A lease stays with the backend from here on; other locks are taken for each change.
         let _held = lock_store(store.inner.backend.as_ref(), LockMode::Shared).await?;
         store.inner.check_writable("attach the store").await?;
         Ok(store)
     }
 
-    /// Gives the store an identity of its own, which is returned. For a copy of a store, made by a copy of its files or a snapshot of its
-    /// disk: it has the identity of the original, and the two are taken for one store, until the copy is adopted. Adopt the
-    /// copy only, since all that was noted under the old identity stays with the original: local state of the original is refused from
-    /// then on, and chunks that a collection saw unused are seen for the first time again. The list of suspect chunks stays.
+    /// Gives the store a new identity and returns it. Use it for a copy of a store, made from its files or a snapshot of its
+    /// disk: the copy has the identity of the original, and both count as one store until the copy is adopted. Adopt only
+    /// the copy, because the records under the old identity belong to the original: the copy refuses the local state of the original from
+    /// then on, and its GC candidates are reset. The list of suspects stays.
     ///
-    /// This opening changes nothing any more, and neither do others of the store in a directory; open it again. Close all others of a
+    /// This handle can change nothing afterwards, and neither can other handles of a store in a directory; open it again. Close all other handles of a
     /// store in a bucket before.
     ///
     /// # Errors
-    /// `Busy` while a backup or another process uses the store; `Conflict` if its identity is no longer that with which it was opened;
-    /// `Unsupported` if the store needs what this version does not know.
+    /// `Busy` while a backup or another process uses the store; `Conflict` if its identity changed since it was opened;
+    /// `Unsupported` if the store has features that this version does not know.
     ///
     /// # Cancel safety
     /// A dropped future leaves the old identity or the new one.
@@ -99,7 +99,7 @@ impl Datastore {
             None => Identity::draw(backend.runtime().as_ref()),
         };
         alone.check().await?;
-        // They were seen in the original.
+        // They are candidates of the original.
         for deleted in backend.delete(&[Removal::any(Key::GcCandidates)]).await? {
             deleted?;
         }
@@ -111,8 +111,8 @@ impl Datastore {
         Ok(drawn.uuid)
     }
 
-    /// Fails with `Conflict` if the store was [adopted](Datastore::adopt_as_new) since it was opened. In a bucket nobody else can have done
-    /// so while this process has it.
+    /// Fails with `Conflict` if the store was [adopted](Datastore::adopt_as_new) since it was opened. In a bucket no other process can do that
+    /// while this one holds the lease.
     pub(crate) async fn check_identity(&self, action: &'static str) -> Result<()> {
         let Some(known) = self.uuid() else { return Ok(()) };
         let backend = self.uncached_backend().as_ref();
@@ -125,16 +125,16 @@ impl Datastore {
         }
     }
 
-    /// Brings what is kept locally to the state of the store: one listing of all metadata, and the objects of which there is no copy of
-    /// that version, many at a time. Running backups and restores go on. Until the store is closed, listings, manifests, owners and
+    /// Brings the local state up to date: one listing of all metadata, and the objects without a copy of the listed
+    /// version, many at a time. Backups and restores continue meanwhile. Until the store is closed, listings, manifests, owners and
     /// notes are then read without requests, if this process alone may change the store; otherwise copies are used for
-    /// what has not changed.
+    /// unchanged objects.
     ///
     /// # Errors
-    /// `InvalidInput` for a store that was opened without local state; whatever the backend answers. What was known before stays.
+    /// `InvalidInput` for a store without local state; any failure of the backend. The previous state stays.
     ///
     /// # Cancel safety
-    /// A dropped future leaves what was known before.
+    /// A dropped future leaves the previous state.
     pub async fn refresh(&self) -> Result<Refresh> {
         let without = || {
             let error = Error::new(ErrorKind::InvalidInput, "refresh");
@@ -143,34 +143,34 @@ impl Datastore {
         self.inner.local.as_ref().ok_or_else(without)?.metadata_cache.refresh().await
     }
 
-    /// Gives back what the backend holds for the store. Call it when all writers and readers are gone.
+    /// Releases what the backend holds for the store. Call it after all writers and readers are dropped.
     ///
     /// # Errors
-    /// Those of [`Coordination::close`](crate::backend::Coordination::close).
+    /// As for [`Coordination::close`](crate::backend::Coordination::close).
     pub async fn close(self) -> Result<()> {
         self.inner.backend.close().await
     }
 
-    /// Closes the store, and gives it up: in a bucket, the mark that says whose it is goes. All data stays. Call it when all
-    /// writers are gone: one that is not will fail to finish.
+    /// Closes the store and gives up its ownership: in a bucket, removes the owner mark. All data stays. Call it after all
+    /// writers are dropped: any other fails to finish.
     ///
     /// # Errors
-    /// `Busy` if the store is somebody else's by now.
+    /// `Busy` if another process owns the store now.
     pub async fn detach(self) -> Result<()> {
         self.inner.backend.release().await
     }
 
-    /// Deletes everything of a store, its data among it. What is no object of a store is left alone and reported. A destruction
-    /// that was cut off is begun again in the same way, and until then the store cannot be opened. What a dropped future was still
-    /// storing may arrive after the end; destroying once more removes it. If a request that deletes something got no answer, the lease in a
-    /// bucket stays, and says for how long no store can be made at this place.
+    /// Deletes the whole store with its data. Foreign objects are left alone and reported. Repeat an interrupted
+    /// destruction; until it completes, the store cannot be opened. A put of a dropped future may arrive
+    /// later; another destruction removes the object. If a delete request got no answer, the lease in a
+    /// bucket stays, and keeps a new store from being created there for half an hour.
     ///
     /// # Errors
-    /// `NotFound` if there is no store, and then nothing is written; `Busy` while anybody uses the store, or requests of an earlier user may still arrive; `Unsupported` if the store needs
-    /// what this version does not know; whatever the backend answers. What was deleted until then is gone.
+    /// `NotFound` if there is no store, after which nothing is written; `Busy` while the store is in use, or requests of an earlier owner may still arrive; `Unsupported` if the store has
+    /// features that this version does not know; any failure of the backend. Objects deleted until then are gone.
     pub async fn destroy(backend: Arc<dyn Backend>) -> Result<Destruction> {
         let backend = backend.as_ref();
-        // A lease alone is what a destruction leaves that was cut off at its last step.
+        // A destruction that was interrupted at its last step leaves only a lease.
         let is_there = Identity::read(backend).await?.is_some()
             || backend.has_store().await?
             || backend.has(&Key::Lease).await?;
@@ -200,7 +200,7 @@ impl Datastore {
                 }
             }
             keys.sort_by_cached_key(rank);
-            // One after the other: what is deleted together has no order.
+            // One by one: a batch has no order.
             for of_one_rank in keys.chunk_by(|one, next| rank(one).0 == rank(next).0) {
                 delete_keys(backend, alone.as_ref(), of_one_rank, &mut done).await?;
             }
@@ -210,7 +210,7 @@ impl Datastore {
         of_the_store.push(Key::InUse);
         delete_keys(backend, alone.as_ref(), &of_the_store, &mut done).await?;
         delete_keys(backend, alone.as_ref(), &[Key::Store], &mut done).await?;
-        // The last, and no part of the store: nobody is kept out of a place where nothing is.
+        // Last, and not part of the store: an empty place excludes no process.
         for deleted in backend.delete(&[Removal::any(Key::Lease)]).await? {
             deleted?;
         }
@@ -219,13 +219,13 @@ impl Datastore {
     }
 }
 
-/// The store has another identity than the one with which it was opened.
+/// The identity of the store changed since it was opened.
 pub(super) fn renamed(action: &'static str) -> Error {
     Error::new(ErrorKind::Conflict, action)
         .because("the store was adopted as a new one since it was opened: open it again")
 }
 
-/// The lock of the store, with nobody of this process beside.
+/// The lock of the store, without another holder in this process.
 async fn lock_alone(backend: &dyn Backend) -> Result<Box<dyn LockGuard>> {
     let alone = lock_store(backend, LockMode::Exclusive).await?;
     if alone.oldest_shared().is_some() {
@@ -234,14 +234,14 @@ async fn lock_alone(backend: &dyn Backend) -> Result<Box<dyn LockGuard>> {
     Ok(alone)
 }
 
-/// In which order keys are deleted: manifests, then other files, then what belongs to groups, then namespaces from inside out.
-/// Those of one number at the same time.
+/// Order of deletion: manifests, other files, objects of groups, namespaces from the inside out.
+/// Keys of one number are deleted together.
 fn rank(key: &Key) -> (usize, String) {
     let path = key.path();
     match key {
         Key::Manifest(_) => (0, path),
         Key::Owner(_) | Key::GroupNotes(_) => (2, path),
-        // One that contains another has the shorter path.
+        // A parent has the shorter path.
         Key::Namespace(_) => (usize::MAX - path.len(), path),
         _ => (1, path),
     }

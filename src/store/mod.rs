@@ -1,9 +1,9 @@
-//! The store as a whole: namespaces, groups and snapshots, and the way in and out for backups.
+//! The store: namespaces, groups and snapshots, backups and restores.
 //!
-//! A [`Datastore`] is opened on a [`Backend`] and is cheap to clone. [`Datastore::backup`] begins a snapshot, which nobody
-//! sees before [`SnapshotWriter::finish`]; [`Datastore::snapshot`] opens a finished one.
+//! A [`Datastore`] is opened on a [`Backend`] and is cheap to clone. [`Datastore::backup`] begins a snapshot, which stays
+//! invisible until [`SnapshotWriter::finish`]; [`Datastore::snapshot`] opens a finished one.
 //!
-//! # Who excludes whom
+//! # Locks
 //! | holder | lock of the store | group | snapshot |
 //! |---|---|---|---|
 //! | [`SnapshotWriter`] | shared | exclusive | exclusive, and shared on each base |
@@ -15,10 +15,10 @@
 //! | deletion of a group | | exclusive | exclusive |
 //! | copy of a group | | exclusive at the destination | shared; exclusive at the destination |
 //! | move of a group | | exclusive at both places | exclusive at both places |
-//! | verification | shared, while a chunk is put aside or back | | shared; manifest lock for its state |
+//! | verification | shared, while a chunk is quarantined or reinstated | | shared; manifest lock for its state |
 //!
-//! Locks are taken without waiting, or with a wait that ends (a manifest, a group at the begin of a backup), so the order in which they are taken does not matter for
-//! progress: who does not get one gives back the others and reports `Busy`.
+//! Operations take locks without waiting, or with a bounded wait (a manifest, a group at the begin of a backup). So the order of locks does not affect
+//! progress: an operation that cannot get a lock releases the others and fails with `Busy`.
 
 mod backup;
 mod catalog;
@@ -82,7 +82,7 @@ pub use restore::archive::ArchiveReader;
 pub use restore::snapshot::SnapshotReader;
 pub use restore::target::{FileTarget, RestoreTarget, WriterTarget};
 
-/// Choices for a store that is opened.
+/// Options of a store.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Options {
@@ -98,23 +98,23 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The zstd level of what is stored, 1 to 22; default: 1, as PBS does.
+    /// Compression level of zstd, 1 to 22; default: 1, as in PBS.
     pub fn compression_level(mut self, level: i32) -> Self {
         self.compression_level = level;
         self
     }
 
-    /// Keeps copies of what is in the store in a directory; default: none are kept. Without, everything works as well, and takes
-    /// more requests. The directory belongs to the store from then on.
+    /// Keeps local copies of the store in a directory; default: none. Without local state everything works, with
+    /// more requests. The directory belongs to this store from then on.
     pub fn local_state(mut self, local: Arc<LocalState>) -> Self {
         self.local = Some(local);
         self
     }
 
-    /// How many bytes of chunks all backups of this store may have in flight together, and all restores once more; default:
-    /// 64 MiB, at least 32 MiB. What is in flight also exists in its compressed form. Beside it each archive that is being
-    /// written or read in order has one chunk in the making; one that is written in any order, up to 16 of them; a reader
-    /// keeps up to four chunks, and reads up to 32 MiB ahead. The index of an archive is held too: 40 bytes a chunk, and
+    /// Maximum bytes of chunks in flight, for all backups of this store together, and again for all restores; default:
+    /// 64 MiB, minimum 32 MiB. Chunks in flight also exist in compressed form. In addition, each archive that is
+    /// written or read in order holds one chunk; one that is written in any order, up to 16; a reader
+    /// caches up to four chunks, and reads up to 32 MiB ahead. The index of an archive takes 40 bytes a chunk, and
     /// about 100 bytes for each distinct chunk of a backup.
     pub fn memory_bytes(mut self, bytes: usize) -> Self {
         self.memory_bytes = bytes;
@@ -134,7 +134,7 @@ impl Options {
     }
 }
 
-/// A datastore that is open. Clones share everything.
+/// An open store. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Datastore {
     inner: Arc<StoreInner>,
@@ -145,29 +145,29 @@ struct StoreInner {
     backend: Arc<dyn Backend>,
     budget: Arc<Budget>,
     chunks: ChunkStore,
-    /// One of its own: a restore whose target is a backup must not wait for what the backup waits for.
+    /// A budget of its own: a restore whose target is a backup must not wait for that backup.
     restore_budget: Arc<Budget>,
-    /// Whether this opening gave the store another identity than it knows.
+    /// `true` if this handle gave the store a new identity.
     is_renamed: AtomicBool,
     local: Option<Local>,
     doubts: InDoubt,
-    /// None yet in a store of PBS that was never changed.
+    /// Unset in a store of PBS that was never changed.
     identity: OnceLock<Identity>,
-    /// The digests of chunks of zeros, by length.
+    /// Digests of chunks of zeros, by length.
     zeros: Mutex<HashMap<u64, Digest>>,
 }
 
 impl Datastore {
-    /// Opens a store, whether larder or PBS made it. Two requests at the same time, and nothing is written: it is the first change that gives a
-    /// store of PBS an identity, and that takes a store in a bucket for this process. Where there is no identity, a third request looks for
-    /// the mark of PBS, and if there is none either, listings look for snapshots and chunks.
+    /// Opens a store that larder or PBS made. Takes two concurrent requests and writes nothing: the first change gives a
+    /// store of PBS its identity, and takes a store in a bucket for this process. Without an identity, a third request looks for
+    /// the owner mark of PBS, and without that, listings look for snapshots and chunks.
     ///
     /// # Errors
-    /// `NotFound` if there is no store, which [`create`](Datastore::create) makes; `InvalidInput` for options out of range; `Corrupt` if the identity of the store cannot be read; `Conflict` if it is half
-    /// destroyed.
+    /// `NotFound` if there is no store; [`create`](Datastore::create) makes one. `InvalidInput` for options out of range; `Corrupt` if the identity cannot be read; `Conflict` if the store is
+    /// partly destroyed.
     pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         options.check()?;
-        // Of before: what is read may be older than a term that begins meanwhile.
+        // Sampled before the read: a new lease term may begin while we read.
         let since = backend.lease_term().map(|lease_term| lease_term.since);
         let suspects = SuspectList::read(backend.as_ref());
         let (identity, suspects) = future::try_join(Identity::read(backend.as_ref()), suspects).await?;
@@ -219,14 +219,14 @@ impl Datastore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The identity of the store, drawn when it was created: 32 hexadecimal digits. A store that PBS made has none before
-    /// something is changed in it.
+    /// Identity of the store, drawn at its creation: 32 hexadecimal digits. A store made by PBS has none until its
+    /// first change.
     pub fn uuid(&self) -> Option<&str> {
         self.inner.identity.get().map(|identity| identity.uuid.as_str())
     }
 }
 
-/// What is kept on a local disk, and what reads it.
+/// The local state and the metadata cache on it.
 #[derive(Debug)]
 struct Local {
     metadata_cache: Arc<MetadataCache>,
@@ -234,7 +234,7 @@ struct Local {
 }
 
 impl Local {
-    /// Makes sure that the local state is of this store (H91).
+    /// Makes sure that the local state belongs to this store (H91).
     async fn bind(&self, identity: &Identity, backend: &dyn Backend) -> Result<()> {
         let (state, uuid) = (Arc::clone(&self.state), identity.uuid.clone());
         backend.runtime().run_blocking("use local state", move || state.bind(&uuid)).await
@@ -248,7 +248,7 @@ impl Datastore {
         Witnesses::new(metadata_cache, group)
     }
 
-    /// Makes sure that copies of metadata below a prefix do not answer for what somebody else changed.
+    /// Makes sure that no stale copy answers for metadata below a prefix.
     ///
     /// # Errors
     /// Any failure to list.
@@ -259,22 +259,22 @@ impl Datastore {
         }
     }
 
-    /// What is being moved within the store.
+    /// Moves in progress within the store.
     pub(crate) fn moves_in_progress(&self) -> &Arc<MovesInProgress> {
         self.inner.chunks.moves_in_progress()
     }
 }
 
 impl StoreInner {
-    /// An index was stored.
+    /// Records that an index was stored.
     fn note_published(&self, key: &Key) {
-        // Where listings show at once what is there, they are enough.
+        // Consistent listings show it at once.
         if !self.backend.capabilities().consistent_listing {
             self.chunks.published().note(key, self.runtime().monotonic());
         }
     }
 
-    /// The indexes that were stored of late.
+    /// Indexes stored recently.
     fn published(&self) -> Vec<Key> {
         self.chunks.published().keys()
     }
@@ -283,12 +283,12 @@ impl StoreInner {
         self.backend.runtime()
     }
 
-    /// How many chunks of one archive are worked on at the same time.
+    /// Number of chunks of one archive processed concurrently.
     fn in_flight(&self) -> usize {
         self.runtime().parallelism().get() + self.backend.capabilities().in_flight
     }
 
-    /// The stored form of a manifest, if it can be read again.
+    /// The stored form of a manifest, if it is within the limit for reading.
     async fn encode_manifest(&self, manifest: &Manifest) -> Result<Bytes> {
         let json = Bytes::from(manifest.to_json());
         let fits = |bytes: &Bytes| bytes.len() as u64 <= MANIFEST_BYTES;
@@ -299,7 +299,7 @@ impl StoreInner {
         })
     }
 
-    /// The digest of so many zeros, at most those of a chunk.
+    /// Digest of this number of zeros, at most those of a chunk.
     async fn zero_digest(&self, length: u64) -> Result<Digest> {
         if let Some(digest) = self.zeros.lock().unwrap_or_else(PoisonError::into_inner).get(&length) {
             return Ok(*digest);
@@ -311,7 +311,7 @@ impl StoreInner {
         Ok(digest)
     }
 
-    /// Refuses to change a store that needs what this version does not know (H92), and gives it an identity if it has none.
+    /// Refuses to change a store with features that this version does not know (H92), and gives it an identity if it has none.
     async fn check_writable(&self, action: &'static str) -> Result<()> {
         if self.is_renamed.load(Ordering::SeqCst) {
             return Err(lifecycle::renamed(action));
@@ -326,7 +326,7 @@ impl StoreInner {
         }
     }
 
-    /// Gives the store an identity, unless somebody else was faster.
+    /// Gives the store an identity, unless another process did.
     async fn identify(&self) -> Result<&Identity> {
         let identity = self.find_identity().await?;
         self.chunks.bind(&identity.uuid);
@@ -339,7 +339,7 @@ impl StoreInner {
     async fn find_identity(&self) -> Result<&Identity> {
         let backend = self.backend.as_ref();
         let _held = match lock_store(backend, LockMode::Shared).await {
-            // Another process that collects garbage gave it one.
+            // The process that collects garbage gave it one.
             Err(error) if error.kind() == ErrorKind::Busy => {
                 let found = Identity::read(backend).await?.ok_or(error)?;
                 return Ok(self.identity.get_or_init(|| found));

@@ -1,4 +1,4 @@
-//! A backup while it is being written.
+//! A backup in progress.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,16 +16,16 @@ use crate::store::backup::session::{
 use crate::store::events::Observer;
 use crate::store::{Datastore, SnapshotReader};
 
-/// A new snapshot that nobody sees yet.
+/// A new snapshot that is not visible yet.
 ///
 /// Archives are written with [`stream`](SnapshotWriter::stream), [`image`](SnapshotWriter::image),
-/// [`image_writer`](SnapshotWriter::image_writer) and [`blob`](SnapshotWriter::blob), several at the same time if wanted.
+/// [`image_writer`](SnapshotWriter::image_writer) and [`blob`](SnapshotWriter::blob), several at the same time if you like.
 /// [`finish`](SnapshotWriter::finish) publishes them together and is the only way to do so.
 ///
 /// # Dropping it
-/// Nothing becomes visible. Locks and pins are given back at once; blobs that were stored already are removed in the
-/// background, and if the process ends before that, by the next backup of the group. Chunks stay until garbage is collected.
-/// [`abort`](SnapshotWriter::abort) does the same and returns when it is done.
+/// Nothing becomes visible. Locks and pins are released at once. Stored blobs are removed in the
+/// background, or if the process ends before that, by the next backup of the group. Chunks stay until garbage collection.
+/// [`abort`](SnapshotWriter::abort) does the same and returns when it is complete.
 #[derive(Debug)]
 pub struct SnapshotWriter {
     shared: Arc<WriterShared>,
@@ -54,12 +54,12 @@ impl SnapshotWriter {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The name that the snapshot will have.
+    /// Name of the new snapshot.
     pub fn name(&self) -> &SnapshotName {
         &self.shared.name
     }
 
-    /// What was done so far.
+    /// Statistics so far.
     pub fn stats(&self) -> BackupStats {
         let counters = &self.shared.counters;
         BackupStats {
@@ -71,15 +71,15 @@ impl SnapshotWriter {
         }
     }
 
-    /// The notes of the snapshot; the first line is what lists show.
+    /// Notes of the snapshot; lists show their first line.
     pub fn set_notes(&self, notes: impl Into<String>) {
         self.shared.state().notes = Some(notes.into());
     }
 
-    /// Stores a small file whole, at most 16 MiB. `name` is `app.conf` or `app.conf.blob`.
+    /// Stores a small file in one piece, at most 16 MiB. `name` is `app.conf` or `app.conf.blob`.
     ///
     /// # Errors
-    /// `InvalidInput` for a name that is not valid, taken, or data that is too long.
+    /// `InvalidInput` for an invalid or taken name, or data that is too long.
     ///
     /// # Cancel safety
     /// A dropped future leaves the archive out of the snapshot; it may be written again under another name.
@@ -98,34 +98,34 @@ impl SnapshotWriter {
     /// Stores the log of the client, at most 16 MiB. The manifest does not list it.
     ///
     /// # Errors
-    /// `AlreadyExists` if there is one already; `InvalidInput` if it is too long.
+    /// `AlreadyExists` if the snapshot has a log already; `InvalidInput` if it is too long.
     pub async fn client_log(&self, log: impl Into<Bytes> + Send) -> Result<()> {
         let key = Key::ClientLog(self.shared.name.clone());
         self.shared.put_blob(key, log.into()).await.map(drop)
     }
 
-    /// Publishes the snapshot: when this returns, it is complete, visible, and as durable as the backend was opened to make
-    /// things.
+    /// Publishes the snapshot. When this returns, the snapshot is complete, visible, and durable at the level that the backend was opened
+    /// with.
     ///
-    /// In a bucket it waits for up to half an hour if the backup needs a chunk that a collection was deleting, by requests that got no
-    /// answer and may still arrive: nobody can tell earlier whether the chunk stays. Beside that, it takes as long as the
-    /// patience of its requests.
+    /// In a bucket it waits up to half an hour if the backup needs a chunk with a pending delete: only then is it certain
+    /// that the chunk stays. Otherwise it ends within the
+    /// deadlines of its requests.
     ///
     /// # Errors
-    /// `Conflict` if a base changed meanwhile, or such a chunk is gone; `InvalidInput` if an archive is still being written. Otherwise whatever kept
-    /// the backend from storing. The snapshot is then not visible, except when it was storing its manifest that failed in a
-    /// way that leaves open whether it happened, or making it durable.
+    /// `Conflict` if a base changed meanwhile, or such a chunk is gone; `InvalidInput` if an archive is still being written; any failure of
+    /// the backend. The snapshot is then not visible, unless storing its manifest failed with an unknown
+    /// outcome, or making it durable failed.
     ///
     /// # Cancel safety
-    /// Publishing goes on in the background if the future is dropped; the snapshot appears whole or not at all.
+    /// Publication continues in the background if the future is dropped; the snapshot appears as a whole or not at all.
     pub async fn finish(self) -> Result<SnapshotReader> {
         crate::store::backup::publish::finish(&self.shared).await
     }
 
-    /// Gives the backup up and removes what it stored besides chunks.
+    /// Aborts the backup and removes everything it stored except chunks.
     ///
     /// # Errors
-    /// Whatever kept the backend from removing it; the next backup of the group tries again.
+    /// Any failure to remove it; the next backup of the group tries again.
     pub async fn abort(self) -> Result<()> {
         match self.shared.take_publication() {
             Some(given_up) => {

@@ -1,14 +1,14 @@
-//! The contents of an archive.
+//! Contents of an archive.
 //!
-//! There are three ways to them: as a stream that can be moved ([`AsyncRead`], [`AsyncSeek`]), which reads ahead once it is
-//! read in order; piece by piece ([`ArchiveReader::read_at`]), with the last few chunks kept; and all of it into a
-//! [`RestoreTarget`] ([`ArchiveReader::copy_to`]), with as many chunks in flight as the store has memory for. Whatever comes
-//! out was checked against the digests in the index.
+//! An archive can be read in three ways: as a seekable stream ([`AsyncRead`], [`AsyncSeek`]) with read-ahead for sequential
+//! reads; by range ([`ArchiveReader::read_at`]), with a cache of the last few chunks; and as a whole into a
+//! [`RestoreTarget`] ([`ArchiveReader::copy_to`]), with as many chunks in flight as the memory budget allows. All
+//! bytes are checked against the digests in the index.
 //!
 //! # Damage
-//! A chunk that is missing or fails its check costs the bytes that lie in it and no others. Each way fails with `Corrupt` for
-//! it, and the error names the chunk, the archive and the snapshot. A stream stays at the position of the failure:
-//! [`ArchiveReader::chunk_range`] has the bytes to seek past, and reading goes on behind them.
+//! A missing or corrupt chunk costs the bytes in it and no others. Each way of reading fails with `Corrupt`,
+//! and the error names the chunk, the archive and the snapshot. A stream stays at the position of the failure:
+//! [`ArchiveReader::chunk_range`] returns the range to seek past, and reading continues after it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -36,15 +36,15 @@ use crate::rt::semaphore::{Budget, Permit};
 use crate::store::events::{Event, Observer, Silent};
 use crate::store::{Datastore, RestoreTarget, in_archive};
 
-/// How many bytes of chunks a reader holds that is read in order, at most.
+/// Maximum bytes of chunks held by a sequential reader.
 const READ_AHEAD_BYTES: u64 = 32 << 20;
 
-/// How many bytes of chunks may wait, in a restore, for one before them that is late.
+/// Maximum bytes of chunks that wait for a late one in a restore.
 const FINISHED_BYTES: u64 = 8 << 20;
-/// How many times as many chunks as are under way may be begun and not written.
+/// Maximum ratio of chunks begun and not written to chunks in flight.
 const WINDOWS: usize = 4;
 
-/// How many chunks are kept for `read_at`.
+/// Number of chunks cached for `read_at`.
 const CACHED_CHUNKS: usize = 4;
 
 /// An archive of chunks, opened for reading.
@@ -52,20 +52,20 @@ const CACHED_CHUNKS: usize = 4;
 /// # Cancel safety
 /// Futures of its methods can be dropped at any time; the reader stays usable.
 pub struct ArchiveReader {
-    /// Never locked: the mutex makes a reader that is shared, and so the futures of its methods, `Send`.
+    /// Never locked: the mutex makes a shared reader, and so the futures of its methods, `Send`.
     ahead: Mutex<VecDeque<Fetch>>,
     archive: Arc<Archive>,
     current: Option<(usize, Bytes)>,
     cache_policy: CachePolicy,
     observer: Arc<dyn Observer>,
     position: u64,
-    /// Whether it was read as a stream.
+    /// `true` if it was read as a stream.
     started: bool,
-    /// How many chunks to fetch ahead: it grows while the archive is read in order.
+    /// Number of chunks to fetch ahead; grows with sequential reads.
     window: usize,
 }
 
-/// What all fetches of an archive share.
+/// State shared by all fetches of an archive.
 #[derive(Debug)]
 struct Archive {
     cache: Mutex<VecDeque<(usize, Bytes)>>,
@@ -78,14 +78,14 @@ struct Archive {
     zeros: Option<(u64, Digest)>,
 }
 
-/// A chunk that is on its way.
+/// A chunk being fetched.
 struct Fetch {
     future: future::Fuse<BoxFuture<'static, Result<Bytes>>>,
     number: usize,
     outcome: Option<Result<Bytes>>,
 }
 
-/// What is written to a target.
+/// A piece for a target.
 enum Piece {
     Data(Bytes),
     Hole,
@@ -119,29 +119,29 @@ impl ArchiveReader {
         })
     }
 
-    /// Who is told about progress; default: nobody. [`copy_to`](ArchiveReader::copy_to) tells of its begin, its chunks and its
-    /// end, a stream of its begin and of each chunk that it comes to, [`read_at`](ArchiveReader::read_at) of nothing.
+    /// Observer of the progress; default: none. [`copy_to`](ArchiveReader::copy_to) emits start, chunk and
+    /// finish events, a stream start and chunk events, [`read_at`](ArchiveReader::read_at) none.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = observer;
         self
     }
 
-    /// Keeps the chunks that [`copy_to`](ArchiveReader::copy_to) fetches on the local disk, if the store was opened with local state.
-    /// By default it keeps none: a restore of everything would push out what is read again and again (H73). Streams and
-    /// [`read_at`](ArchiveReader::read_at) always keep what they fetch.
+    /// Keeps local copies of the chunks that [`copy_to`](ArchiveReader::copy_to) fetches, if the store has local state.
+    /// By default it keeps none, because a complete restore would evict frequently used chunks. Streams and
+    /// [`read_at`](ArchiveReader::read_at) always keep copies.
     #[must_use]
     pub fn keep_local(mut self) -> Self {
         self.cache_policy = CachePolicy::Populate;
         self
     }
 
-    /// Its name.
+    /// Full name of the archive.
     pub fn name(&self) -> &ArchiveName {
         &self.archive.name
     }
 
-    /// The size of its contents in bytes.
+    /// Size of its contents in bytes.
     pub fn size(&self) -> u64 {
         self.archive.index.size()
     }
@@ -151,17 +151,17 @@ impl ArchiveReader {
         &self.archive.index
     }
 
-    /// The bytes of the archive that lie in the same chunk as this offset; `None` behind the end. If the chunk is damaged, these
-    /// are the bytes that are lost.
+    /// Range of the archive in the same chunk as this offset; `None` beyond the end. If the chunk is damaged, these
+    /// bytes are lost.
     pub fn chunk_range(&self, offset: u64) -> Option<Range<u64>> {
         self.archive.index.chunk_at(offset).map(|number| self.archive.range(number))
     }
 
-    /// Reads up to `length` bytes at an offset: fewer at the end of the archive and at the end of a chunk, none behind the
-    /// end. The last few chunks are kept, so small reads near one another read the store once.
+    /// Reads up to `length` bytes at an offset: fewer at the end of the archive and at the end of a chunk, none beyond the
+    /// end. The last few chunks are cached, so small adjacent reads fetch a chunk once.
     ///
     /// # Errors
-    /// `Corrupt` for a chunk that is missing or damaged; whatever the backend answers.
+    /// `Corrupt` for a missing or damaged chunk; any failure of the backend.
     pub async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
         let Some(number) = self.archive.index.chunk_at(offset) else { return Ok(Bytes::new()) };
         let bytes = self.archive.cached(number).await?;
@@ -170,13 +170,13 @@ impl ArchiveReader {
         Ok(bytes.slice(start..bytes.len().min(start.saturating_add(length))))
     }
 
-    /// Writes the whole archive to a target, in order, and returns its size. Chunks of zeros are given to the target as such.
+    /// Writes the whole archive to a target, in order, and returns its size. Passes chunks of zeros to the target as zeros.
     ///
     /// # Errors
-    /// `Stream` if the target fails; `Corrupt` for a chunk that is missing or damaged; whatever the backend answers. The
-    /// target keeps the part that was written before, unless it drops it as a [`FileTarget`](crate::store::FileTarget) does.
+    /// `Stream` if the target fails; `Corrupt` for a missing or damaged chunk; any failure of the backend. The
+    /// target keeps the part written so far, unless it discards it as [`FileTarget`](crate::store::FileTarget) does.
     pub fn copy_to<'a, T: RestoreTarget + ?Sized>(&'a self, target: &'a mut T) -> BoxFuture<'a, Result<u64>> {
-        // Boxed here, where the compiler can see that it is `Send`.
+        // Boxed here, where the compiler can prove that it is `Send`.
         Box::pin(self.copy(target))
     }
 
@@ -221,7 +221,7 @@ impl ArchiveReader {
             .map_err(|error| Error::new(ErrorKind::Stream, "restore").on(&self.archive.name).because(error))
     }
 
-    /// Moves on to the chunk that holds the position.
+    /// Advances to the chunk at the position.
     fn poll_current(&mut self, context: &mut Context<'_>, number: usize) -> Poll<Result<Bytes>> {
         if let Some((at, bytes)) = &self.current
             && *at == number
@@ -276,7 +276,7 @@ impl ArchiveReader {
 }
 
 impl Archive {
-    /// How long a chunk is on average.
+    /// Average length of a chunk.
     fn average(&self) -> u64 {
         (self.index.size() / self.index.len().max(1) as u64).max(1)
     }
@@ -307,7 +307,7 @@ impl Archive {
             return Ok((number, Piece::Hole, permit));
         }
         let bytes = self.fetch(number, cache_policy).await?;
-        // The look at one word per line of zeros is cheap, and ends at once for anything else.
+        // Checking one word of each cache line is cheap, and ends at once for anything but zeros.
         let piece = if is_zero(&bytes) { Piece::Hole } else { Piece::Data(bytes) };
         Ok((number, piece, permit))
     }
@@ -322,7 +322,7 @@ impl Archive {
         fetched.map_err(|error| in_archive(error, chunk.digest, &self.name, &self.snapshot))
     }
 
-    /// As [`fetch`](Self::fetch), but it goes on while nobody asks, as when what was read before is being worked on. It ends when
+    /// As [`fetch`](Self::fetch), but it progresses without being polled, for instance while earlier data is processed. It ends when
     /// the future is dropped.
     fn fetch_ahead(self: Arc<Self>, number: usize) -> impl Future<Output = Result<Bytes>> + Send + 'static {
         let (mut sender, receiver) = oneshot::channel();
@@ -335,7 +335,7 @@ impl Archive {
                     Either::Left((fetched, _)) => fetched,
                     Either::Right(_) => return,
                 };
-            // Whoever asked may be gone.
+            // The caller may have gone.
             let _ = sender.send(fetched);
         }));
         let vanished = move |_| Err(Error::new(ErrorKind::Internal, "read chunk").on(number));
@@ -362,8 +362,8 @@ impl Archive {
     }
 }
 
-/// All chunks of an archive in order, several of them being fetched at the same time. Permits are taken in order too. Small ones that
-/// are there before their turn leave their slot to the next.
+/// All chunks of an archive in order, several fetched concurrently. Permits are taken in order too. Small chunks that
+/// arrive early give their slot to the next.
 fn pieces(
     archive: Arc<Archive>,
     in_flight: usize,

@@ -1,4 +1,4 @@
-//! How snapshots are read: a finished snapshot, its archives, and the targets of a restore.
+//! Reading of snapshots: a finished snapshot, its archives, and the targets of a restore.
 
 pub(super) mod archive;
 pub(super) mod snapshot;

@@ -15,16 +15,16 @@ use crate::format::manifest::{CryptMode, Manifest, ManifestFile, VerifyResult};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
 use crate::store::{ArchiveReader, Datastore, StoreInner};
 
-/// The most bytes of an index: enough for 400 million chunks.
+/// Maximum bytes of an index: enough for 400 million chunks.
 pub(in crate::store) const INDEX_BYTES: u64 = 16 << 30;
 
-/// The most bytes of a stored blob, and of its contents.
+/// Maximum bytes of a stored blob, and of its contents.
 pub(in crate::store) const BLOB_BYTES: u64 = 128 << 20;
 
-/// A finished snapshot whose manifest was read and checked.
+/// A finished snapshot with a valid manifest.
 ///
-/// It is locked against deletion until the last reader of it and of its archives is dropped (H35). One that
-/// [`finish`](crate::store::SnapshotWriter::finish) returned is locked when its first archive is opened.
+/// It is locked against deletion until its last reader and archive are dropped. A snapshot
+/// from [`finish`](crate::store::SnapshotWriter::finish) is locked when its first archive is opened.
 #[derive(Debug)]
 pub struct SnapshotReader {
     lock: AsyncMutex<Option<Arc<dyn LockGuard>>>,
@@ -37,10 +37,10 @@ impl Datastore {
     /// Opens a finished snapshot.
     ///
     /// # Errors
-    /// `NotFound` if there is none, or it is unfinished; `Busy` while it is being deleted; `Corrupt` if its manifest cannot be
-    /// read, or is that of another snapshot.
+    /// `NotFound` if it does not exist or is unfinished; `Busy` while it is being deleted; `Corrupt` if its manifest cannot be
+    /// read, or belongs to another snapshot.
     pub async fn snapshot(&self, name: &SnapshotName) -> Result<SnapshotReader> {
-        // The manifest first: a lock on what is not there would leave a lock file behind.
+        // The manifest first: locking a missing snapshot would leave a lock file.
         self.inner.manifest(name).await?;
         let lock = self.inner.backend.lock(&LockScope::Snapshot(name.clone()), LockMode::Shared).await?;
         let (manifest, _) = self.inner.manifest(name).await?;
@@ -54,8 +54,8 @@ impl SnapshotReader {
         Self { lock: AsyncMutex::new(None), manifest, name, store }
     }
 
-    /// Returns `true` if other processes cannot delete the snapshot while the reader exists. It is `false` in a bucket, and in a directory
-    /// that may only be read if the snapshot has no lock file there: a deletion then makes the restore fail.
+    /// Returns `true` if other processes cannot delete the snapshot while the reader exists. It is `false` in a bucket, and in a read-only
+    /// directory if the snapshot has no lock file: a deletion then makes the restore fail.
     ///
     /// # Errors
     /// `Busy` if the snapshot is being deleted.
@@ -67,12 +67,12 @@ impl SnapshotReader {
         &self.store
     }
 
-    /// Its name.
+    /// Name of the snapshot.
     pub fn name(&self) -> &SnapshotName {
         &self.name
     }
 
-    /// Its manifest, as it was when the snapshot was opened.
+    /// Manifest of the snapshot, as of its opening.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -107,7 +107,7 @@ impl SnapshotReader {
             let error = Error::new(ErrorKind::InvalidInput, "read blob").on(&name);
             return Err(error.because("an archive of chunks is opened, with `archive`"));
         }
-        // Not by its mode: the encrypted key of a backup is stored plain though the mode says otherwise.
+        // Not by its mode: PBS stores the encrypted key of a backup plain, with another mode in the manifest.
         let _lock = self.hold().await?;
         let stored = self.store.inner.stored_blob(&self.name, file).await?;
         let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
@@ -115,7 +115,7 @@ impl SnapshotReader {
         blob.map_err(|error| error.on(Key::Archive(self.name.clone(), name)))
     }
 
-    /// Reads the client log; `None` if there is none. Nothing vouches for it but its own checksum.
+    /// Reads the client log; `None` if there is none. Only its own checksum protects it.
     ///
     /// # Errors
     /// `Corrupt`; `Unsupported` if it is encrypted.
@@ -173,12 +173,12 @@ impl StoreInner {
         Ok((self.parse_manifest(snapshot, object.bytes).await?, version))
     }
 
-    /// Reads the manifest of a snapshot as it is stored.
+    /// Reads the stored bytes of a manifest.
     pub(in crate::store) async fn stored_manifest(&self, snapshot: &SnapshotName) -> Result<Object> {
         self.backend.get(&Key::Manifest(snapshot.clone()), MANIFEST_BYTES).await
     }
 
-    /// The manifest of a snapshot, from its stored form.
+    /// Parses the stored bytes of a manifest.
     pub(in crate::store) async fn parse_manifest(
         &self,
         snapshot: &SnapshotName,
@@ -205,7 +205,7 @@ impl StoreInner {
         self.stored_index(snapshot, file).await.map(|(_, index)| index)
     }
 
-    /// The same with the index as it is stored.
+    /// The same, with the stored bytes.
     pub(in crate::store) async fn stored_index(
         &self,
         snapshot: &SnapshotName,
@@ -217,7 +217,7 @@ impl StoreInner {
         Ok((object.bytes, index))
     }
 
-    /// An index from its bytes, whatever a manifest says.
+    /// Parses an index, without a manifest.
     pub(in crate::store) async fn any_index(&self, kind: ArchiveKind, stored: Bytes) -> Result<IndexReader> {
         let parse = move || {
             let parsed = IndexReader::parse(kind, stored);
@@ -226,7 +226,7 @@ impl StoreInner {
         self.runtime().run_blocking("read index", parse).await
     }
 
-    /// An index from its bytes, checked against its entry in the manifest.
+    /// Parses an index and checks it against its entry in the manifest.
     pub(in crate::store) async fn parse_index(
         &self,
         key: &Key,
@@ -241,7 +241,7 @@ impl StoreInner {
         Ok(index)
     }
 
-    /// Reads a blob as it is stored, and checks it against its entry in the manifest.
+    /// Reads the stored bytes of a blob and checks them against its entry in the manifest.
     pub(in crate::store) async fn stored_blob(
         &self,
         snapshot: &SnapshotName,
@@ -261,7 +261,7 @@ impl StoreInner {
     }
 }
 
-/// Whether a verification found the snapshot damaged. A state that cannot be read counts as one that did, as in PBS.
+/// Returns `true` if a verification found the snapshot damaged. An unreadable state counts as damaged, as in PBS.
 pub(crate) fn has_failed_verification(manifest: &Manifest) -> bool {
     match manifest.verify_state() {
         Ok(state) => state.is_some_and(|state| state.state == VerifyResult::Failed),
@@ -269,7 +269,7 @@ pub(crate) fn has_failed_verification(manifest: &Manifest) -> bool {
     }
 }
 
-/// Turns the absence of a file that the manifest names into damage: `NotFound` is for names that callers give.
+/// Turns `NotFound` for a file in the manifest into `Corrupt`: `NotFound` is for names that callers give.
 fn lost(error: Error, key: &Key) -> Error {
     match error.kind() {
         ErrorKind::NotFound => Error::new(ErrorKind::Corrupt, "read").on(key).because(error),
@@ -277,7 +277,7 @@ fn lost(error: Error, key: &Key) -> Error {
     }
 }
 
-/// Names the archive and the snapshot in which a damaged or missing chunk was met.
+/// Names the archive and the snapshot of a damaged or missing chunk.
 pub(crate) fn in_archive(
     error: Error,
     digest: Digest,

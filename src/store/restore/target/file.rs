@@ -16,7 +16,7 @@ use crate::store::restore::target::{RestoreTarget, ZEROS_BYTES};
 
 /// A file or a block device.
 ///
-/// A [new file](FileTarget::create) appears under its name when it is whole and flushed. One that is [there](FileTarget::open)
+/// A [new file](FileTarget::create) appears under its name when it is complete and flushed. An [existing one](FileTarget::open)
 /// is written in place.
 #[derive(Debug)]
 pub struct FileTarget {
@@ -28,16 +28,16 @@ pub struct FileTarget {
 enum State {
     Existing(Existing),
     New(Arc<Temporary>),
-    /// It was new and has its name.
+    /// A new file that has its final name.
     Published,
 }
 
-/// A file or a block device that was there.
+/// An existing file or block device.
 #[derive(Debug)]
 struct Existing {
-    /// The archive that was announced, in bytes.
+    /// Announced size of the archive in bytes.
     announced: u64,
-    /// Whether a file ends where the archive does.
+    /// `true` if the file is cut at the end of the archive.
     cuts: bool,
     file: Arc<File>,
     is_device: bool,
@@ -47,16 +47,16 @@ impl FileTarget {
     /// Restores into a new file. Zeros become holes.
     ///
     /// Until [`finish`](RestoreTarget::finish) the file is `NAME.restoring-<16 hexadecimal digits>` in the same directory, with
-    /// the name cut at 100 bytes. `finish` flushes it, renames it without replacing anything that appeared at `path`
-    /// meanwhile, and flushes the directory. A target that is dropped before removes the file; a process that is killed leaves
+    /// the name cut at 100 bytes. `finish` flushes it, renames it without replacing an object that appeared at `path`
+    /// meanwhile, and flushes the directory. A target dropped earlier removes the file; a killed process leaves
     /// it, and the next restore uses another name. A target takes one archive: after `finish`, `begin` fails.
     ///
     /// On a filesystem with neither hard links nor a rename that replaces nothing, `finish` first claims the name with an empty
     /// file.
     ///
     /// # Errors
-    /// `AlreadyExists` if there is something at the path; `InvalidInput` if it names a directory; `Denied`, `NotFound` and the
-    /// like.
+    /// `AlreadyExists` if the path exists; `InvalidInput` if it names a directory; `Denied`, `NotFound` and
+    /// similar.
     pub async fn create(runtime: Arc<dyn Runtime>, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let random = Arc::clone(&runtime);
@@ -68,16 +68,16 @@ impl FileTarget {
         Ok(Self { runtime, state: State::New(Arc::new(temporary)) })
     }
 
-    /// Restores over a file or a block device that is there, in place and from its beginning: a restore that fails or is
-    /// interrupted leaves a mixture of old and new. Zeros replace what was there, as holes where the system can punch them.
+    /// Restores over an existing file or block device, in place and from its start: a failed or interrupted restore
+    /// leaves a mixture of old and new. Zeros replace old data, as holes where the system can punch them.
     ///
-    /// A file becomes as long as the archive if it was shorter; bytes behind the end of the archive stay, except with
+    /// A shorter file grows to the length of the archive; bytes beyond the end of the archive stay, except with
     /// [`truncate`](FileTarget::truncate). [`begin`](RestoreTarget::begin) refuses a device that is smaller than the archive
     /// before anything is written. On Linux a device is opened for exclusive use.
     ///
     /// # Errors
     /// `Busy` for a device that is mounted or in use as a part of another; `InvalidInput` for anything but a file and a block
-    /// device; `NotFound`, `Denied` and the like.
+    /// device; `NotFound`, `Denied` and similar.
     pub async fn open(runtime: Arc<dyn Runtime>, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let existing = runtime.run_blocking("open", move || Existing::open(&path)).await?;
@@ -150,7 +150,7 @@ impl RestoreTarget for FileTarget {
                 existing.is_device
             }
             State::New(_) | State::Published => {
-                // What an earlier attempt wrote would show where zeros are left out.
+                // Data of an earlier attempt would show where zeros are skipped.
                 return self.blocking(move |file| file.set_len(0).and_then(|()| file.set_len(size))).await;
             }
         };

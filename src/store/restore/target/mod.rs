@@ -1,4 +1,4 @@
-//! Where a restored archive goes.
+//! Targets of a restore.
 
 mod file;
 mod temporary;
@@ -11,44 +11,44 @@ use futures::io::{AsyncWrite, AsyncWriteExt as _};
 
 pub use file::FileTarget;
 
-/// How many zeros are written at once.
+/// Number of zeros written at once.
 const ZEROS_BYTES: usize = 64 << 10;
 
-/// Takes an archive as it is restored: first `begin`, then all of it in order and without gaps, then `finish`.
+/// Receives an archive during a restore: first `begin`, then all bytes in order and without gaps, then `finish`.
 ///
-/// A restore that fails or is dropped never calls `finish`: what was written is then incomplete, and a target should not let it
-/// pass for the archive. A restore may be tried again with the same target, from `begin` on.
+/// A failed or dropped restore never calls `finish`: the target is then incomplete, and must not pass for the
+/// archive. A restore may be repeated with the same target, from `begin` on.
 #[async_trait]
 pub trait RestoreTarget: Send {
-    /// An archive of `size` bytes follows.
+    /// Announces an archive of `size` bytes.
     ///
     /// # Errors
-    /// Ends the restore.
+    /// Any error ends the restore.
     async fn begin(&mut self, size: u64) -> io::Result<()>;
 
-    /// Takes bytes at an offset.
+    /// Writes bytes at an offset.
     ///
     /// # Errors
-    /// Ends the restore.
+    /// Any error ends the restore.
     async fn write_at(&mut self, offset: u64, data: Bytes) -> io::Result<()>;
 
-    /// Takes `length` zeros at an offset. A target that was empty may leave a hole there.
+    /// Writes `length` zeros at an offset. An empty target may leave a hole.
     ///
     /// # Errors
-    /// Ends the restore.
+    /// Any error ends the restore.
     async fn write_zeros(&mut self, offset: u64, length: u64) -> io::Result<()>;
 
-    /// Everything was written. When this returns, the target holds the whole archive, as durably as it promises.
+    /// Completes the target. When this returns, it holds the whole archive, as durable as it promises.
     ///
     /// # Errors
-    /// Fails the restore.
+    /// Any error fails the restore.
     ///
     /// # Cancel safety
-    /// A dropped future may have finished the target or not.
+    /// A dropped future may have completed the target or not.
     async fn finish(&mut self) -> io::Result<()>;
 }
 
-/// Any writer: a pipe, a socket, standard output. Zeros are written out.
+/// A writer as target: a pipe, a socket, standard output. Zeros are written out.
 #[derive(Debug)]
 pub struct WriterTarget<W> {
     writer: W,

@@ -1,4 +1,4 @@
-//! A file that appears under its name when it is whole, and not before.
+//! A file that gets its name only when it is complete.
 //!
 //! | state | under the name | beside it | a crash or a failure leaves |
 //! |---|---|---|---|
@@ -7,8 +7,8 @@
 //! | renamed | the whole file | nothing | the file, or after a power cut what `flushed` leaves |
 //! | directory flushed | the whole file | nothing | the file |
 //!
-//! The rename never replaces anything. Where the system cannot promise that in one step, a hard link does it; where there are
-//! none either, an empty file claims the name first, and is replaced.
+//! The rename never replaces anything. If the system cannot promise that in one step, a hard link does; without
+//! hard links, an empty file claims the name first and is then replaced.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -22,10 +22,10 @@ use nix::errno::Errno;
 use crate::rename::{self, may_be_lacking};
 use crate::rt::Runtime;
 
-/// How many bytes of a name its temporary form begins with.
+/// Bytes of a name at the start of its temporary form.
 const KEPT_NAME_BYTES: usize = 100;
 
-/// A new file under a temporary name, which goes when this is dropped.
+/// A new file under a temporary name, removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Temporary {
     pub(super) file: File,
@@ -38,9 +38,9 @@ impl Temporary {
     /// Creates the file.
     ///
     /// # Errors
-    /// `AlreadyExists` if there is something at the destination.
+    /// `AlreadyExists` if the destination exists.
     pub(super) fn create(destination: &Path, runtime: &dyn Runtime) -> io::Result<Self> {
-        // The working directory may be another one at the end.
+        // The working directory may have changed by then.
         let destination = std::path::absolute(destination)?;
         let is_directory = destination.as_os_str().as_bytes().ends_with(b"/");
         let name = destination.file_name().filter(|_| !is_directory);
@@ -63,10 +63,10 @@ impl Temporary {
         }
     }
 
-    /// Flushes the file and gives it its name, for good when it returns.
+    /// Flushes the file and gives it its name, durably.
     ///
     /// # Errors
-    /// `AlreadyExists` if something appeared there meanwhile, which stays as it is.
+    /// `AlreadyExists` if the name was taken meanwhile; that object stays.
     pub(super) fn publish(&self) -> io::Result<()> {
         self.file.sync_all()?;
         rename_new(&self.path, &self.destination)?;
@@ -78,7 +78,7 @@ impl Temporary {
         let directory = self.destination.parent().unwrap_or(Path::new("/"));
         let synced = File::open(directory).and_then(|directory| directory.sync_all());
         match synced {
-            // It can be written only, or its filesystem cannot flush directories.
+            // The directory is write-only, or its filesystem cannot flush directories.
             Err(error) if cannot_flush(&error) || error.kind() == io::ErrorKind::PermissionDenied => {
                 #[cfg(target_os = "linux")]
                 nix::unistd::syncfs(&self.file)?;
@@ -94,13 +94,13 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.is_published.load(Ordering::Acquire) {
-            // If it stays, its name says what it is, and it is in nobody's way.
+            // A file that stays has a telling name, and blocks nothing.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// The name under which a file is written. It is cut short: the limit of some filesystems is 143 bytes.
+/// Temporary name of a file. It is cut, because the limit of some filesystems is 143 bytes.
 fn temporary_name(name: &[u8], random: [u8; 8]) -> OsString {
     let mut end = name.len().min(KEPT_NAME_BYTES);
     // Some filesystems refuse names that are not UTF-8.
@@ -112,7 +112,7 @@ fn temporary_name(name: &[u8], random: [u8; 8]) -> OsString {
     OsString::from_vec(temporary)
 }
 
-/// Renames a file to a name that is free.
+/// Renames a file to a free name.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     match rename::in_one_step(from, to) {
         Err(error) if may_be_lacking(&error) => {}
@@ -133,13 +133,13 @@ fn claim_and_replace(from: &Path, to: &Path) -> io::Result<()> {
     drop(File::create_new(to)?);
     let renamed = fs::rename(from, to);
     if renamed.is_err() {
-        // The empty file that was made above.
+        // The empty file created above.
         let _ = fs::remove_file(to);
     }
     renamed
 }
 
-/// Returns `true` for the errors of filesystems that cannot flush a directory. `EIO` is not among them: there, a flush failed.
+/// Returns `true` for the errors of filesystems that cannot flush a directory. `EIO` is not among them: it is a failed flush.
 fn cannot_flush(error: &io::Error) -> bool {
     let number = error.raw_os_error().map(Errno::from_raw);
     error.kind() == io::ErrorKind::Unsupported
