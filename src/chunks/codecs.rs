@@ -1,4 +1,4 @@
-//! How chunks and blobs are encoded and decoded.
+//! Encoding and decoding of chunks and blobs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,21 +12,21 @@ use crate::format::blob::{
     PlaintextSize,
 };
 
-/// What a chunk is longer by in its encoded form, at most.
+/// Maximum number of bytes that encoding adds to a chunk.
 const ROOM_BYTES: usize = MAX_ENCODED_CHUNK_BYTES - MAX_CHUNK_BYTES;
 
-/// What a check of a stored chunk found good.
+/// Result of a check of a stored chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Examined {
-    /// It is encrypted, and its checksum fits. Without the key nothing more can be said (H100).
+    /// Encrypted, with a correct checksum. Without the key nothing more can be checked (H100).
     Checksum,
-    /// Its contents have the digest and the length.
+    /// The contents have the digest and the length.
     Digest,
-    /// Its contents have the digest, and another length than whoever names it says.
+    /// The contents have the digest, and another length than expected.
     OtherLength,
 }
 
-/// Contexts for coding and buffers for its results, used again and again.
+/// Codec contexts and buffers, which are reused.
 #[derive(Debug)]
 pub(crate) struct Codecs {
     buffers: Arc<Buffers>,
@@ -41,12 +41,12 @@ impl Codecs {
         Arc::new(Self { buffers, decoders: Mutex::default(), encoders: Mutex::default(), level })
     }
 
-    /// A buffer to read plaintext into.
+    /// A buffer for plaintext.
     pub(crate) fn buffer(&self, capacity: usize) -> Buffer {
         self.buffers.take(capacity + ROOM_BYTES)
     }
 
-    /// Decodes a blob of at most so many bytes.
+    /// Decodes a blob of at most this many bytes.
     pub(crate) fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
         let mut decoder = self.decoder();
         let decoded =
@@ -83,7 +83,7 @@ impl Codecs {
         Err(error.because("the contents have another digest"))
     }
 
-    /// Checks a chunk in its stored form, as far as that can be done without a key: a plain one against its digest, an encrypted one
+    /// Checks the stored form of a chunk, as far as possible without a key: a plain one against its digest, an encrypted one
     /// against its checksum.
     pub(crate) fn inspect(&self, encoded: Bytes, digest: Digest, length: usize) -> Result<BlobKind> {
         let failed = |error| decode_error(error, "check chunk").on(digest);
@@ -116,7 +116,7 @@ impl Codecs {
                 .on(digest)
                 .because("the contents have another digest")),
             failed => {
-                // It may be the index that is wrong about the length.
+                // The index may be wrong about the length.
                 let any = decoder.decode_bytes(&blob, PlaintextSize::AtMost(MAX_CHUNK_BYTES));
                 let error =
                     failed.and_then(Result::err).unwrap_or(DecodeError::TooLong { limit: MAX_CHUNK_BYTES });

@@ -1,4 +1,4 @@
-//! The critical section of each digest.
+//! Digest locks: one task at a time works on a chunk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,13 +7,13 @@ use futures::lock::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::format::Digest;
 
-/// The critical sections of digests. One exists only while somebody is in it or waits for it (H158).
+/// The locks of all digests. A lock exists only while a task holds it or waits for it (H158).
 #[derive(Debug, Default)]
 pub(crate) struct DigestLocks {
     open: Mutex<HashMap<Digest, Arc<AsyncMutex<()>>>>,
 }
 
-/// The critical section of a digest, left when dropped.
+/// The lock of a digest, released when dropped.
 #[derive(Debug)]
 pub(crate) struct DigestLock<'a> {
     digest: Digest,
@@ -22,7 +22,7 @@ pub(crate) struct DigestLock<'a> {
 }
 
 impl DigestLocks {
-    /// Waits for the critical section of a digest. If the task that was in it failed or was dropped, the next one goes on.
+    /// Waits for the lock of a digest. If its holder failed or was dropped, the next task gets it.
     pub(crate) async fn enter(&self, digest: Digest) -> DigestLock<'_> {
         let mut digest_lock = DigestLock { digest, guard: None, digest_locks: self };
         let mutex = Arc::clone(self.open().entry(digest).or_default());
@@ -30,7 +30,7 @@ impl DigestLocks {
         digest_lock
     }
 
-    /// Enters the critical section of a digest, if nobody is in it or waits for it.
+    /// Takes the lock of a digest, if no task holds it or waits for it.
     pub(crate) fn try_enter(&self, digest: Digest) -> Option<DigestLock<'_>> {
         let mut open = self.open();
         if open.contains_key(&digest) {
@@ -57,7 +57,7 @@ impl Drop for DigestLock<'_> {
     fn drop(&mut self) {
         self.guard = None;
         let mut open = self.digest_locks.open();
-        // Only the table holds it: nobody is inside or waiting, and nobody can come while the table is locked.
+        // Only the table refers to it: no task holds it or waits, and none can come while the table is locked.
         if open.get(&self.digest).is_some_and(|mutex| Arc::strong_count(mutex) == 1) {
             open.remove(&self.digest);
         }

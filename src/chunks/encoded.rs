@@ -1,8 +1,8 @@
-//! Chunks that come from another store, in the form in which they are stored there.
+//! Chunks of another store, in their stored form.
 //!
-//! They are neither decoded to be kept nor encoded again. A plain one is checked against its digest before it is stored, an
-//! encrypted one against its checksum, which is all that can be said of it without the key (H101). They enter by the gate that all
-//! chunks enter by: pinned first, then looked at and stored inside the critical section of the digest.
+//! They keep their stored bytes. A plain chunk is checked against its digest before it is stored, an
+//! encrypted one against its checksum, the only check possible without the key (H101). The order is that of all
+//! chunks: pinned first, then looked up and stored under the digest lock.
 
 use bytes::Bytes;
 
@@ -14,54 +14,54 @@ use crate::format::Digest;
 use crate::format::blob::{Blob, BlobKind, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
 use crate::format::layout::Key;
 
-/// How many bytes tell the kind of a blob, whichever it is.
+/// Bytes that identify the kind of any blob.
 const HEADER_BYTES: u64 = 44;
 
-/// A chunk in its stored form, which was checked.
+/// A checked chunk in its stored form.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredChunk {
     blob: Bytes,
     digest: Digest,
     kind: BlobKind,
-    /// Of the plaintext.
+    /// Plaintext length.
     length: usize,
 }
 
 impl StoredChunk {
-    /// Its length as it is stored, in bytes.
+    /// Stored length in bytes.
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.blob.len() as u64
     }
 
-    /// Whether a key is needed to read it.
+    /// Returns `true` if reading it needs a key.
     pub(crate) fn is_encrypted(&self) -> bool {
         self.kind.is_encrypted()
     }
 }
 
-/// What says that a chunk is in the store already, beside its being there.
+/// Source of the claim that the store has a chunk already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReuseSource {
-    /// A snapshot of this store names it, and stays locked: where the backend cannot say, that is believed (D9).
+    /// A locked snapshot of this store names it: trusted where the backend does not know (D9).
     Base,
-    /// A snapshot names it of what is the same store by its identity only, which a copy of the whole store shares. It has to be seen.
+    /// A snapshot of a store with the same identity names it, which may be a copy of the store. The chunk must be seen.
     Twin,
 }
 
-/// How much what is there already is believed.
+/// Check of a stored chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExistingCheck {
-    /// By its length (D8).
+    /// Its length (D8).
     ByLength,
-    /// Not at all: something is wrong with a snapshot that it belongs to. It is read.
+    /// Its contents, because a snapshot that names it is damaged.
     Read,
 }
 
 impl ChunkStore {
-    /// Reads a chunk of a known plaintext length as it is stored, and checks it. What the local disk has is not fetched.
+    /// Reads the stored form of a chunk of a known plaintext length, and checks it. Uses a local copy if there is one.
     ///
     /// # Errors
-    /// `Corrupt` if it is damaged or missing; whatever the backend answers.
+    /// `Corrupt` if it is damaged or missing; any failure of the backend.
     pub(crate) async fn get_stored(&self, digest: Digest, length: u64) -> Result<StoredChunk> {
         let length = checked_length(digest, length)?;
         if let Some(chunk) = self.stored_locally(digest, length).await? {
@@ -84,7 +84,7 @@ impl ChunkStore {
         Ok(StoredChunk { blob: object.bytes, digest, kind, length })
     }
 
-    /// Reads a chunk from the local disk, where only plain ones are kept.
+    /// Reads a chunk from the local disk, which keeps only plain ones.
     async fn stored_locally(&self, digest: Digest, length: usize) -> Result<Option<StoredChunk>> {
         let Some(local) = self.reader.local.clone().filter(|local| local.chunks.is_some()) else {
             return Ok(None);
@@ -105,10 +105,10 @@ impl ChunkStore {
     /// Makes sure that a chunk of another store is in this one, and pins it for the writer.
     ///
     /// # Errors
-    /// `Conflict` if a plain chunk has the digest of an encrypted one, or both are encrypted and only one of them can be right.
+    /// `Conflict` if a plain chunk has the digest of an encrypted one, or two different encrypted chunks have the same digest.
     ///
     /// # Cancel safety
-    /// A dropped future leaves the chunk in the store or not, and pinned.
+    /// A dropped future leaves the chunk stored or not, and pinned.
     pub(crate) async fn put_stored(
         &self,
         writer: &WriterPins,
@@ -127,7 +127,7 @@ impl ChunkStore {
         let is_suspect = belief == ExistingCheck::Read || self.reader.suspects().contains(&digest);
         let is_encrypted = chunk.is_encrypted();
         let present = match self.look(writer, digest, Provenance::Unknown).await? {
-            // The records do not say of which kind it is.
+            // The records do not have the kind of the chunk.
             Look::Recorded(size) if !is_encrypted && !is_suspect => {
                 writer.confirm(digest);
                 return Ok(Stored::Duplicate(size));
@@ -142,13 +142,13 @@ impl ChunkStore {
         Ok(stored)
     }
 
-    /// Pins a chunk that something says is in the store; whether it certainly is.
+    /// Pins a chunk that some source says is in the store; returns `true` if it certainly is.
     ///
     /// # Errors
-    /// Whatever the backend answers.
+    /// Any failure of the backend.
     ///
     /// # Cancel safety
-    /// As [`put_stored`](Self::put_stored).
+    /// As for [`put_stored`](Self::put_stored).
     pub(crate) async fn take_over(
         &self,
         writer: &WriterPins,
@@ -182,13 +182,13 @@ impl ChunkStore {
         Ok(is_there)
     }
 
-    /// Whether somebody uses the chunk.
+    /// Returns `true` if a writer uses the chunk.
     #[cfg(test)]
     pub(crate) fn is_pinned(&self, digest: &Digest) -> bool {
         self.pins().is_pinned(digest)
     }
 
-    /// Whether what is there may stay when an encrypted chunk is offered, whose contents nobody here can read.
+    /// Returns `true` if the stored chunk may stay instead of an encrypted one, whose contents cannot be read here.
     pub(super) async fn stays_before_encrypted(&self, offered: &Offered, is_alike: bool) -> Result<bool> {
         let (key, digest, length) = (Key::Chunk(offered.digest), offered.digest, offered.length);
         let refused = |why: &'static str| Err(Error::new(ErrorKind::Conflict, "store").on(&key).because(why));
@@ -198,7 +198,7 @@ impl ChunkStore {
             self.backend.get(&key, MAX_ENCODED_CHUNK_BYTES as u64).await
         };
         let found = match read {
-            // As long as nobody can be, gone, or shorter than it should be.
+            // Longer than any chunk may be, missing, or truncated.
             Err(error)
                 if matches!(
                     error.kind(),

@@ -1,4 +1,4 @@
-//! How chunks are read: from the local disk, or from the store, each once for all who want it.
+//! Reading of chunks, from the local disk or the store, once for all concurrent readers.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,22 +17,22 @@ use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
 use crate::format::layout::Key;
 use crate::local::LocalState;
 
-/// What reads chunks.
+/// Reads chunks for one handle.
 #[derive(Debug)]
 pub(super) struct ChunkReader {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) codecs: Arc<Codecs>,
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
     pub(super) local: Option<Arc<LocalState>>,
-    /// Of the store with this identity, once that is known.
+    /// Set once the identity of the store is known.
     shared: OnceLock<Arc<SharedState>>,
-    /// Chunks that were found bad or gone, before the identity was known.
+    /// Suspects found before the identity was known.
     suspects: Mutex<HashSet<Digest>>,
     /// The presence records of this handle.
     pub(super) presence: Arc<Presence>,
 }
 
-/// A chunk, its plaintext length, and whether it is kept on the local disk when it was fetched.
+/// A chunk, its plaintext length, and whether the local disk keeps it.
 type Wanted = (Digest, usize, CachePolicy);
 
 type Flight = BoxFuture<'static, Result<Bytes>>;
@@ -55,9 +55,9 @@ impl ChunkReader {
         }
     }
 
-    /// Shares what all openings of the store share.
+    /// Sets the state shared by all handles of the store.
     pub(super) fn bind(self: &Arc<Self>, shared: &Arc<SharedState>) {
-        // A second time it is the same one.
+        // A second call passes the same state.
         if self.shared.set(Arc::clone(shared)).is_ok() {
             let mut found = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
             shared.suspects.lock().unwrap_or_else(PoisonError::into_inner).extend(found.drain());
@@ -69,7 +69,7 @@ impl ChunkReader {
         self.shared.get_or_init(Arc::default)
     }
 
-    /// Takes part in the read of a chunk that is under way, or begins one. It goes on as long as anybody wants it.
+    /// Joins the read of a chunk in progress, or begins one. It continues while any reader wants it.
     pub(super) fn join(self: Arc<Self>, wanted: Wanted) -> Shared<Flight> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(&wanted).and_then(WeakShared::upgrade) {
@@ -107,25 +107,25 @@ impl ChunkReader {
         suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A chunk was found bad or gone: the next backup that has it stores it again (H22, H23).
+    /// Makes a chunk a suspect after it was found missing or corrupt: the next backup that contains it stores it again (H22, H23).
     pub(super) async fn forget(&self, digest: Digest) {
-        // If the disk fails, the record is not believed any more all the same, by this process.
+        // If the disk fails, this process still distrusts the record.
         let _ = self.forget_durably(digest).await;
     }
 
-    /// The same, for other processes too when it returns.
+    /// The same, durably: when it returns, other processes distrust the record too.
     ///
     /// # Errors
-    /// If the local disk does not keep it in mind.
+    /// If the local disk fails.
     pub(super) async fn forget_durably(&self, digest: Digest) -> Result<()> {
         self.suspects().insert(digest);
         self.forget_all(&[digest]).await
     }
 
-    /// The store may lack these chunks: whoever needs one stores it, through whichever opening.
+    /// Forgets the presence records of these chunks in all handles, so that writers store them again.
     ///
     /// # Errors
-    /// If a local disk does not keep that in mind.
+    /// If a local disk fails.
     pub(super) async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
         let others = self.shared.get().map(|shared| shared.presences()).unwrap_or_default();
         let mut records: Vec<_> = others.iter().filter_map(|presence| presence.records()).collect();
@@ -143,7 +143,7 @@ impl ChunkReader {
         self.backend.runtime().run_blocking("forget chunks", forget).await
     }
 
-    /// Reads a chunk from the local disk. What is damaged there is removed, and fetched like one that is not there (H66).
+    /// Reads a chunk from the local disk. A damaged copy is removed and counts as a miss (H66).
     async fn read_locally(&self, digest: Digest, length: usize) -> Result<Option<Bytes>> {
         let Some(local) = self.local.clone().filter(|local| local.chunks.is_some()) else { return Ok(None) };
         let codecs = Arc::clone(&self.codecs);
@@ -159,9 +159,9 @@ impl ChunkReader {
         self.backend.runtime().run_blocking("read chunk", read).await
     }
 
-    /// Reads a chunk from the store: its stored form and its contents, which were checked (H68).
+    /// Reads a chunk from the store: its stored bytes and its checked contents (H68).
     pub(super) async fn fetch(&self, digest: Digest, length: usize) -> Result<(Bytes, Bytes)> {
-        // What is found bad while this goes on stays suspect.
+        // A chunk found bad meanwhile stays a suspect.
         let was_suspect = self.suspects().contains(&digest);
         let object = self.backend.get(&Key::Chunk(digest), MAX_ENCODED_CHUNK_BYTES as u64).await?;
         let codecs = Arc::clone(&self.codecs);
@@ -176,7 +176,7 @@ impl ChunkReader {
         Ok(fetched)
     }
 
-    /// Keeps the stored form of a chunk on the local disk, if there is one. That it cannot be kept is no failure (H63).
+    /// Keeps the stored form of a chunk on the local disk, if there is local state. A failure to keep it is ignored (H63).
     pub(super) async fn keep(&self, digest: Digest, stored: Bytes) {
         let Some(local) = self.local.clone().filter(|local| local.chunks.is_some()) else { return };
         let keep = move || {
@@ -189,7 +189,7 @@ impl ChunkReader {
     }
 }
 
-/// Ends a flight: whoever comes now begins another.
+/// Ends a shared read: later readers begin another.
 struct Landing {
     reader: Arc<ChunkReader>,
     wanted: Wanted,

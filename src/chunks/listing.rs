@@ -1,11 +1,11 @@
-//! Chunks as listings show them.
+//! Chunks in listings.
 
 use crate::backend::{Details, ListEntry, ListQuery};
 use crate::digest_set::Shard;
 use crate::format::Digest;
 use crate::format::layout::{Key, Prefix};
 
-/// The chunk that a line of a listing shows, and its size if that is told; none if it shows something else.
+/// The chunk of a listing entry, and its size if listed; `None` for any other entry.
 pub(crate) fn listed_chunk(entry: &ListEntry) -> Option<(Digest, u64)> {
     let (key, size) = match entry {
         ListEntry::Name(key) => (key, 0),
@@ -15,9 +15,9 @@ pub(crate) fn listed_chunk(entry: &ListEntry) -> Option<(Digest, u64)> {
     if let Key::Chunk(digest) = key { Some((*digest, size)) } else { None }
 }
 
-/// Lists the chunks in a shard, and what was put aside of them.
+/// Lists the chunks of a shard, and their quarantined copies.
 pub(crate) fn query_of(shard: &Shard, details: Details) -> ListQuery {
-    // Of a digest whose last bytes are all ones, there may be chunks that were put aside.
+    // A digest that ends in ones may have quarantined copies.
     let after = shard.first.checked_sub(1).map(|before| Key::Quarantined(filled(before, 0xff), 9));
     let until = (shard.last != u64::MAX).then(|| Key::Quarantined(filled(shard.last, 0xff), 9));
     let mut query = ListQuery::all(Prefix::Chunks).between(after, until);
@@ -25,12 +25,12 @@ pub(crate) fn query_of(shard: &Shard, details: Details) -> ListQuery {
     query
 }
 
-/// The digest that begins with a mark and goes on with a byte.
+/// The digest that begins with a mark and continues with one byte.
 fn filled(mark: u64, fill: u8) -> Digest {
     Digest::from_bytes(std::array::from_fn(|at| if at < 8 { byte_of(mark, at) } else { fill }))
 }
 
-/// One of the eight bytes that a mark is made of.
+/// One of the eight bytes of a mark.
 fn byte_of(mark: u64, at: usize) -> u8 {
     mark.to_le_bytes()[7 - at]
 }

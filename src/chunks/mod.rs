@@ -1,44 +1,44 @@
-//! The one gate for chunks: nothing else makes a chunk key to put, to touch or to delete (H3).
+//! The chunk store. Only this module makes a chunk key to put, touch or delete (H3).
 //!
 //! # Storing
-//! All of it happens inside the critical section of the digest, after the chunk was pinned for its writer:
+//! A writer pins the chunk, and then does all of this under the digest lock:
 //!
-//! | the store says | what is done |
+//! | the backend says | action |
 //! |---|---|
-//! | the writer confirmed it before | nothing |
-//! | anything but absent, and it was found bad or gone since | as if nothing were known; read and validate what is there |
+//! | (this writer confirmed the chunk before) | none |
+//! | anything but absent, and the chunk is a suspect | read and validate the stored chunk, whatever vouches for it |
 //! | absent | encode, create |
 //! | present, named by an explicit base, not empty | touched: known (D9) |
-//! | present, as long as what would be stored | touched: a duplicate (D8) |
-//! | present, of another length | read and validate: good → a duplicate, bad → replace (D8, H77) |
-//! | cannot say, named by an explicit base | known (D9) |
-//! | cannot say, the records say that it is present, and a [witness](crate::chunks::witnesses) too | a duplicate |
-//! | cannot say, the records say that it is present | looked for by its name, and as above |
-//! | cannot say | encode, create; if it exists, as above |
+//! | present, with the length of the new chunk | touched: a duplicate (D8) |
+//! | present, with another length | read and validate: good → a duplicate, bad → replace (D8, H77) |
+//! | unknown, named by an explicit base | known (D9) |
+//! | unknown, with a presence record and a [witness](crate::chunks::witnesses) | a duplicate |
+//! | unknown, with a presence record only | looked up by name, and as above |
+//! | unknown | encode, create; if it exists, as above |
 //!
-//! A chunk that comes from another store is not encoded but stored as it is ([`import`] has the rest). Where it is encrypted, its
-//! contents vouch for nothing, and what is there is compared in another way:
+//! A chunk from another store keeps its stored bytes ([`encoded`] has the rest). If it is encrypted, its
+//! contents cannot be checked, and the stored object is compared differently:
 //!
-//! | what is there | what is done |
+//! | stored object | action |
 //! |---|---|
-//! | a plain chunk, of whatever length | refused: an encrypted one must not take its place (H101) |
+//! | a plain chunk, of any length | refused: an encrypted one must not replace it (H101) |
 //! | an encrypted one of the same length, not suspect | touched: a duplicate |
-//! | an encrypted one whose checksum fits | a duplicate; refused if both are not compressed and differ in length |
+//! | an encrypted one with a correct checksum | a duplicate; refused if both are uncompressed and differ in length |
 //! | anything else | replaced |
 //!
 //! # Presence
-//! A store in a bucket cannot say without a request. What it is known to have is recorded on the local disk, if there is local state:
+//! In a bucket, presence costs a request. Local state therefore keeps presence records:
 //!
-//! | state | how it comes about | what it is worth |
+//! | state | origin | value |
 //! |---|---|---|
-//! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent if a [witness](crate::chunks::witnesses) names it, or a request finds it |
+//! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent if a [witness](crate::chunks::witnesses) names it or a request finds it |
 //! | expected | an index names it | nothing, unless it is an explicit base that stays locked (D9) |
-//! | unknown | no record | it is sent; if it is there, it is compared |
+//! | unknown | no record | the chunk is sent; if it exists, it is compared |
 //! | suspect, missing | a read found the chunk bad or gone: the record is forgotten | as unknown, and this process believes neither a base nor a length (D9, H23) until the chunk was stored or read again; what a verification found, later processes do not believe either |
 //!
-//! Records count only for the term in which they were made, and for the next one of the same instance: whoever had the store
-//! between may have removed chunks. So may a program that takes no lease, at any time; hence the witnesses. **Whoever removes chunks begins a new term first, and forgets each one before it is removed** (H16,
-//! H22): so neither a crash nor an old copy of the directory brings a record back that is no longer true.
+//! Records are valid only in the lease term in which they were made, and in the next one of the same instance: another owner in
+//! between may have removed chunks. So may a program without a lease, at any time; hence the witnesses. **Before it removes chunks, the collector begins a new lease term and forgets their records** (H16,
+//! H22), so neither a crash nor an old copy of the directory revives a false record.
 
 pub(crate) mod codecs;
 pub(crate) mod digest_locks;
@@ -90,58 +90,58 @@ pub(crate) use sweep::{Swept, Unused};
 pub(crate) struct ChunkStore {
     backend: Arc<dyn Backend>,
     reader: Arc<ChunkReader>,
-    /// The epoch of the term in which chunks may be put aside.
+    /// Epoch of the lease term in which chunks may be quarantined.
     repairs: AsyncMutex<Option<u64>>,
     suspicion: Suspicion,
     uncached: Arc<dyn Backend>,
 }
 
-/// Whether chunks that were fetched or stored are kept on the local disk.
+/// Local caching of chunks that are fetched or stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum CachePolicy {
     Populate,
     Bypass,
 }
 
-/// What makes a writer believe that a chunk is in the store.
+/// Provenance of a chunk that a writer needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Provenance {
     /// The base of the backup names it.
     Base,
-    /// Unknown.
+    /// No provenance.
     Unknown,
 }
 
-/// What became of a chunk.
+/// Outcome of storing a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
     /// The store had it, in an object of this many bytes.
     Duplicate(u64),
     /// The base named it, or this writer stored it before.
     Known,
-    /// It is new, in an object of this many bytes.
+    /// New, in an object of this many bytes.
     New(u64),
 }
 
-/// What is known of a chunk.
+/// Presence of a chunk, as far as known.
 enum Look {
-    /// Not that it is there.
+    /// No evidence that it exists.
     Absent,
     /// The base vouches for it.
     Known,
-    /// It is there, in an object of this many bytes.
+    /// It exists, in an object of this many bytes.
     Present(u64),
-    /// The records say that it is there.
+    /// A presence record says that it exists.
     Recorded(u64),
 }
 
-/// A chunk in its stored form, checked, that is to be in the store.
+/// A checked chunk in its stored form, to be stored.
 struct Offered {
     blob: Bytes,
     digest: Digest,
     is_encrypted: bool,
     cache_policy: CachePolicy,
-    /// Of the plaintext.
+    /// Plaintext length.
     length: usize,
 }
 
@@ -163,7 +163,7 @@ impl ChunkStore {
         }
     }
 
-    /// Shares pins and critical sections with all openings of the store of this identity.
+    /// Shares pins and digest locks with all handles of the store with this identity.
     pub(crate) fn bind(&self, identity: &str) {
         self.reader.bind(&SharedState::of(identity));
     }
@@ -177,22 +177,22 @@ impl ChunkStore {
         &self.shared().pins
     }
 
-    /// What is being moved within the store.
+    /// Moves in progress within the store.
     pub(crate) fn moves_in_progress(&self) -> &Arc<MovesInProgress> {
         &self.shared().moves_in_progress
     }
 
-    /// The indexes that were stored of late, through any opening of the store.
+    /// Recently stored indexes, of all handles of the store.
     pub(crate) fn published(&self) -> &RecentIndexes {
         &self.shared().published
     }
 
-    /// What this process knows of the list of sightings.
+    /// The list of GC candidates, as far as this process knows it.
     pub(crate) fn known_sightings(&self) -> &KnownCandidates {
         &self.shared().sightings
     }
 
-    /// The backend itself: what it says comes from no copy.
+    /// The backend without the metadata cache.
     pub(crate) fn uncached_backend(&self) -> &Arc<dyn Backend> {
         &self.uncached
     }
@@ -204,7 +204,7 @@ impl ChunkStore {
     /// Makes sure that the chunk is in the store, and pins it for the writer.
     ///
     /// # Cancel safety
-    /// A dropped future leaves the chunk in the store or not, and pinned.
+    /// A dropped future leaves the chunk stored or not, and pinned.
     pub(crate) async fn put(
         &self,
         writer: &WriterPins,
@@ -246,7 +246,7 @@ impl ChunkStore {
         self.settle(offered, present, is_suspect).await
     }
 
-    /// What is known of a chunk: without a request, unless there is a record of it that nothing else speaks for.
+    /// Presence of a chunk: without a request, unless only a presence record speaks for it.
     async fn look(&self, writer: &WriterPins, digest: Digest, provenance: Provenance) -> Result<Look> {
         Ok(match self.touch_one(&Key::Chunk(digest)).await? {
             Touched::Present(info)
@@ -265,12 +265,12 @@ impl ChunkStore {
         })
     }
 
-    /// Whether something beside a record says that the chunk is there.
+    /// Returns `true` if evidence beside a presence record says that the chunk exists.
     async fn is_witnessed(&self, writer: &WriterPins, digest: &Digest) -> Result<bool> {
         Ok(self.pins().is_confirmed(digest) || writer.witnesses.name(digest).await?)
     }
 
-    /// Asks the backend for a chunk of which there is a record. The record of one that is gone stays: the chunk is about to be stored.
+    /// Looks up a chunk with a presence record. The record of a missing chunk stays, because the chunk is about to be stored.
     async fn look_for(&self, digest: Digest) -> Result<Look> {
         match self.backend.head(&Key::Chunk(digest)).await {
             Ok(info) => Ok(Look::Present(info.size)),
@@ -279,7 +279,7 @@ impl ChunkStore {
         }
     }
 
-    /// Stores what is offered, unless what is there may stay. `present` is the length of what is there as far as is known.
+    /// Stores a chunk, unless the stored one may stay. `present` is the length of the stored one, as far as known.
     async fn settle(&self, offered: Offered, present: Option<u64>, is_suspect: bool) -> Result<Stored> {
         let (key, size) = (Key::Chunk(offered.digest), offered.blob.len() as u64);
         let present = match present {
@@ -297,7 +297,7 @@ impl ChunkStore {
                     }
                     return Ok(Stored::New(size));
                 }
-                // Somebody else was faster, or the backend could not say: 412 is compared, not believed (H24).
+                // Another writer was faster, or the backend did not know: 412 is verified, not trusted (H24).
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => self.backend.head(&key).await?.size,
                 Err(error) => return Err(error),
             },
@@ -318,7 +318,7 @@ impl ChunkStore {
         Ok(Stored::New(size))
     }
 
-    /// Whether an earlier request may still delete the chunk, which its writer then looks for in the end.
+    /// Returns `true` if a pending delete may remove the chunk; its writer then checks it before it publishes.
     fn is_leaving(&self, writer: &WriterPins, digest: Digest) -> bool {
         let leaving = self.shared().unsettled_for(&digest, self.backend.runtime().monotonic()).is_some();
         if leaving {
@@ -327,11 +327,11 @@ impl ChunkStore {
         leaving
     }
 
-    /// Waits until no earlier request can delete a chunk of this writer any more, and makes sure that all are there (H17). As a rule,
+    /// Waits until no pending delete can remove a chunk of this writer, and makes sure that all exist (H17). Usually
     /// there is nothing to wait for; otherwise it may take half an hour.
     ///
     /// # Errors
-    /// `Conflict` if one was deleted: the backup has to be made once more.
+    /// `Conflict` if a chunk was deleted: the backup has to be repeated.
     pub(crate) async fn await_settled(&self, writer: &WriterPins) -> Result<()> {
         let (runtime, unsettled) = (self.backend.runtime(), writer.unsettled());
         if unsettled.is_empty() {
@@ -347,7 +347,7 @@ impl ChunkStore {
             match found {
                 Ok(_) => writer.settle(digest),
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    // Whoever else shares the pins has to store it again.
+                    // Other users of the pins have to store it again.
                     writer.distrust(*digest);
                     self.reader.forget(*digest).await;
                     lost = Some(*digest);
@@ -364,7 +364,7 @@ impl ChunkStore {
         }
     }
 
-    /// Opens the records of which chunks the store with this identity has, if there is local state and this process alone may change
+    /// Opens the presence records of the store with this identity, if there is local state and this process alone may change
     /// the store.
     pub(crate) async fn open_presence(&self, identity: &str) -> Result<()> {
         let Some(lease_term) = self.backend.lease_term() else { return Ok(()) };
@@ -377,7 +377,7 @@ impl ChunkStore {
         self.backend.runtime().run_blocking("look up chunk", look).await
     }
 
-    /// Records that the store has the chunk. Without the record, it is sent again some time.
+    /// Records that the store has the chunk. Without the record, a later backup sends it again.
     async fn record(&self, digest: Digest, size: u64) {
         let (Some(presence), Ok(size)) = (self.reader.presence.records(), u32::try_from(size)) else {
             return;
@@ -386,13 +386,13 @@ impl ChunkStore {
         let _ = self.backend.runtime().run_blocking("record chunk", record).await;
     }
 
-    /// Pins chunks that are not at hand, because a base names them, and makes sure that they are in the store.
+    /// Pins chunks that a base names and the writer has not read, and makes sure that they are in the store.
     ///
     /// # Errors
-    /// `Corrupt` if one of them is missing, or was found bad: the base is damaged.
+    /// `Corrupt` if one of them is missing or corrupt: the base is damaged.
     pub(crate) async fn reuse(&self, writer: &WriterPins, digests: &[Digest]) -> Result<()> {
         let mut wanted = digests.to_vec();
-        // In order, so that two who want the same do not wait for each other.
+        // In order, so that two writers that need the same chunks do not deadlock.
         wanted.sort_unstable();
         wanted.dedup();
         wanted.retain(|digest| !writer.is_confirmed(digest));
@@ -425,11 +425,11 @@ impl ChunkStore {
         Ok(())
     }
 
-    /// Reads a chunk of a known plaintext length, checked against its digest. Those who want the same at the same time share one
-    /// read (H70).
+    /// Reads a chunk of a known plaintext length and checks its digest. Concurrent readers of a chunk share one
+    /// fetch (H70).
     ///
     /// # Errors
-    /// `Corrupt` if it is damaged or missing; whatever the backend answers.
+    /// `Corrupt` if it is damaged or missing; any failure of the backend.
     pub(crate) async fn get(&self, digest: Digest, length: u64, cache_policy: CachePolicy) -> Result<Bytes> {
         let length = checked_length(digest, length)?;
         Arc::clone(&self.reader)
@@ -438,7 +438,7 @@ impl ChunkStore {
             .map_err(|error| lost(error, digest))
     }
 
-    /// Reads a blob that is stored as a file of its own.
+    /// Reads a blob that is stored as a file.
     pub(crate) async fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
         let codecs = Arc::clone(self.codecs());
         let decode = move || codecs.decode_blob(blob, limit);
@@ -452,7 +452,7 @@ impl ChunkStore {
         self.backend.runtime().run_blocking("encode blob", encode).await
     }
 
-    /// A buffer to read plaintext into.
+    /// A buffer for plaintext.
     pub(crate) fn buffer(&self, capacity: usize) -> Buffer {
         self.codecs().buffer(capacity)
     }
@@ -462,11 +462,11 @@ impl ChunkStore {
         touched.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Internal, "touch").on(key))
     }
 
-    /// Whether what the store has under the digest is what belongs there.
+    /// Returns `true` if the stored object under the digest is correct.
     async fn is_good(&self, digest: Digest, length: usize) -> Result<bool> {
         match self.reader.fetch(digest, length).await {
             Ok(_) => Ok(true),
-            // A plain chunk is offered: an encrypted one under its digest is a wrong one.
+            // The new chunk is plain, so an encrypted one under its digest is wrong.
             Err(error) => match error.kind() {
                 ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported => Ok(false),
                 _ => Err(error),
@@ -475,7 +475,7 @@ impl ChunkStore {
     }
 }
 
-/// The length of a chunk, if one may be so long.
+/// The length of a chunk, if it is within the limit.
 fn checked_length(digest: Digest, length: u64) -> Result<usize> {
     let length = usize::try_from(length).ok().filter(|length| *length <= MAX_CHUNK_BYTES);
     length.ok_or_else(|| {
@@ -483,7 +483,7 @@ fn checked_length(digest: Digest, length: u64) -> Result<usize> {
     })
 }
 
-/// Turns the absence of a chunk that an index names into damage: `NotFound` is for names that callers give.
+/// Turns `NotFound` for a chunk in an index into `Corrupt`: `NotFound` is for names that callers give.
 fn lost(error: Error, digest: Digest) -> Error {
     match error.kind() {
         ErrorKind::NotFound => Error::new(ErrorKind::Corrupt, "read chunk").on(digest).because(error),

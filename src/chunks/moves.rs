@@ -1,17 +1,17 @@
-//! Where indexes are about to appear: for a mark that goes on in this process while snapshots are moved (H8).
+//! Moves in progress, for a collection of this process that marks meanwhile (H8).
 //!
-//! A mark that visits the destination before the move, and the source after it, sees the index at neither place. So whoever moves or
-//! copies announces the destinations first. A mark that wants to miss none [watches](MovesInProgress::watch) before it lists anything, and
-//! [takes](Watch::take) what was announced when it has seen everything else, again and again until there is nothing more.
+//! A marker that visits the destination before a move, and the source after it, sees the index at neither place. So each move or
+//! copy records its destinations first. The marker begins to [watch](MovesInProgress::watch) before it lists anything, and
+//! [takes](Watch::take) the recorded destinations after everything else, repeatedly until there are no more.
 //!
-//! Other processes hear of it through the [backend](crate::backend::Coordination::record_moves).
+//! Other processes use the [move journal](crate::backend::Coordination::record_moves).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::format::layout::Key;
 
-/// Who moves, and who watches. Memory is taken up for what is under way, and for what nobody took yet.
+/// Moves and watches. Memory is used for moves in progress and for destinations not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct MovesInProgress {
     state: Mutex<State>,
@@ -25,7 +25,7 @@ struct State {
 }
 
 impl MovesInProgress {
-    /// Sees all destinations of moves that are under way, or will be announced.
+    /// Watches all destinations of moves in progress and of later ones.
     pub(crate) fn watch(self: &Arc<Self>) -> Watch {
         let mut state = self.state();
         let number = state.number();
@@ -34,7 +34,7 @@ impl MovesInProgress {
         Watch { number, moves_in_progress: Arc::clone(self) }
     }
 
-    /// Announces destinations. The move is under way until what is returned is dropped.
+    /// Records destinations. The move is in progress until the result is dropped.
     pub(crate) fn record_moves(self: &Arc<Self>, keys: &[Key]) -> Relocating {
         let mut state = self.state();
         for seen in state.watches.values_mut() {
@@ -46,7 +46,7 @@ impl MovesInProgress {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change leaves both maps whole.
+        // Each change leaves both maps whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -58,7 +58,7 @@ impl State {
     }
 }
 
-/// A move that is under way.
+/// A move in progress.
 #[derive(Debug)]
 pub(crate) struct Relocating {
     number: u64,
@@ -71,7 +71,7 @@ impl Drop for Relocating {
     }
 }
 
-/// What was announced since somebody began to watch.
+/// Destinations recorded since the watch began.
 #[derive(Debug)]
 pub(crate) struct Watch {
     number: u64,
@@ -79,10 +79,10 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// The destinations that were announced since it began or was asked last, with those that were under way when it began. Something
-    /// may be there already, or later, or never.
+    /// Destinations recorded since the watch began or was last read, with those of moves in progress at its begin. The
+    /// objects may exist already, or later, or never.
     ///
-    /// They are to be looked at in their order: what was moved on while somebody looks is then found at the next place.
+    /// Look at them in order: an object that is moved again meanwhile is found at its next place.
     pub(crate) fn take(&self) -> Vec<Key> {
         self.moves_in_progress.state().watches.get_mut(&self.number).map(std::mem::take).unwrap_or_default()
     }

@@ -1,11 +1,11 @@
-//! Which chunks are in use by writers.
+//! Pins: chunks in use by writers.
 //!
-//! A writer pins a chunk before it asks whether the chunk is there, and keeps the pin until its indexes are visible or it is
-//! dropped (I2, H1, H2). Whoever removes chunks asks [`Pins::is_pinned`] inside the critical section of the digest, which it
-//! enters without waiting (I3).
+//! A writer pins a chunk before it looks for the chunk, and keeps the pin until its indexes are stored or it is
+//! dropped (I2, H1, H2). The collector checks [`Pins::is_pinned`] under the digest lock, which it
+//! takes without waiting (I3).
 //!
-//! A writer may end while garbage is being collected, and its indexes come too late for the mark. So while a [`PinHold`] goes on,
-//! the pins of all writers stay that are there when it begins or come later, whatever becomes of the writers.
+//! A writer may end during a collection, after its indexes could be marked. So while a [`PinHold`] exists,
+//! the pins of all writers stay, present and future, even when the writers end.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -24,18 +24,18 @@ pub(crate) struct Pins {
 #[derive(Debug, Default)]
 struct Registry {
     collections: usize,
-    /// What stays while there are collections.
+    /// Pins that stay during collections.
     kept: Vec<Arc<WriterPins>>,
     writers: Vec<Weak<WriterPins>>,
 }
 
-/// While it exists, no pin is given up.
+/// While it exists, no pin is released.
 #[derive(Debug)]
 pub(crate) struct PinHold {
     pins: Arc<Pins>,
 }
 
-/// The pins of one writer. They are gone when it is dropped.
+/// The pins of one writer, released when it is dropped.
 #[derive(Debug)]
 pub(crate) struct WriterPins {
     pub(crate) cache_policy: CachePolicy,
@@ -46,9 +46,9 @@ pub(crate) struct WriterPins {
 #[derive(Debug, Default)]
 struct WriterState {
     confirmed: HashSet<Digest>,
-    /// Pinned, and not yet known to be in the store.
+    /// Pinned, and not yet confirmed to be in the store.
     intended: HashSet<Digest>,
-    /// Those that an earlier request may still delete.
+    /// Chunks with a pending delete.
     unsettled: HashSet<Digest>,
 }
 
@@ -65,7 +65,7 @@ impl Pins {
         pins
     }
 
-    /// Whether some writer uses the chunk, or used it while garbage was being collected.
+    /// Returns `true` if a writer uses the chunk, or used it during the current collection.
     pub(crate) fn is_pinned(&self, digest: &Digest) -> bool {
         let registry = self.registry();
         registry.writers.iter().filter_map(Weak::upgrade).any(|writer| {
@@ -74,13 +74,13 @@ impl Pins {
         })
     }
 
-    /// Whether some writer confirmed the chunk.
+    /// Returns `true` if a writer has confirmed the chunk.
     pub(crate) fn is_confirmed(&self, digest: &Digest) -> bool {
         let registry = self.registry();
         registry.writers.iter().filter_map(Weak::upgrade).any(|writer| writer.is_confirmed(digest))
     }
 
-    /// Whoever counted on the chunk looks once more before its indexes are published.
+    /// Makes all writers that rely on the chunk check it again before they publish.
     pub(crate) fn distrust(&self, digest: Digest) {
         let writers: Vec<_> = self.registry().writers.iter().filter_map(Weak::upgrade).collect();
         for writer in writers {
@@ -88,7 +88,7 @@ impl Pins {
         }
     }
 
-    /// Keeps all pins from here on.
+    /// Keeps all pins from now on.
     pub(crate) fn collect(self: &Arc<Self>) -> PinHold {
         let mut registry = self.registry();
         registry.collections += 1;
@@ -109,13 +109,13 @@ impl Drop for PinHold {
             registry.collections -= 1;
             if registry.collections == 0 { std::mem::take(&mut registry.kept) } else { Vec::new() }
         };
-        // Not under the lock: there may be millions.
+        // Outside the lock: there may be millions.
         drop(kept);
     }
 }
 
 impl WriterPins {
-    /// Pins a chunk; whether it is known to be in the store already, by this very writer.
+    /// Pins a chunk; returns `true` if this writer has confirmed it already.
     pub(crate) fn pin(&self, digest: Digest) -> bool {
         let mut state = self.state();
         let confirmed = state.confirmed.contains(&digest);
@@ -125,29 +125,29 @@ impl WriterPins {
         confirmed
     }
 
-    /// The chunk is in the store.
+    /// Confirms that the chunk is in the store.
     pub(crate) fn confirm(&self, digest: Digest) {
         let mut state = self.state();
         state.intended.remove(&digest);
         state.confirmed.insert(digest);
     }
 
-    /// An earlier request may still delete the chunk.
+    /// Records that a pending delete may remove the chunk.
     pub(crate) fn note_unsettled(&self, digest: Digest) {
         self.state().unsettled.insert(digest);
     }
 
-    /// The chunks that are to be looked at before anything is published.
+    /// Chunks to check before anything is published.
     pub(crate) fn unsettled(&self) -> Vec<Digest> {
         self.state().unsettled.iter().copied().collect()
     }
 
-    /// The chunk was looked at, and is there.
+    /// Records that the chunk was checked and exists.
     pub(crate) fn settle(&self, digest: &Digest) {
         self.state().unsettled.remove(digest);
     }
 
-    /// The chunk may be gone: it is stored again if it is needed again, and looked at in the end.
+    /// Records that the chunk may be gone: it is stored again when needed, and checked before publication.
     pub(crate) fn distrust(&self, digest: Digest) {
         let mut state = self.state();
         if state.confirmed.remove(&digest) {
@@ -156,19 +156,19 @@ impl WriterPins {
         }
     }
 
-    /// Those of its chunks that are among these sightings.
+    /// The candidates among its chunks.
     pub(crate) fn among(&self, sightings: &GcCandidates) -> Vec<Prefix> {
         let state = self.state();
         let used = state.confirmed.iter().chain(&state.intended);
         used.filter(|digest| sightings.since(digest).is_some()).map(prefix).collect()
     }
 
-    /// How many chunks were confirmed.
+    /// Number of confirmed chunks.
     pub(crate) fn confirmed(&self) -> usize {
         self.state().confirmed.len()
     }
 
-    /// Whether the chunk was confirmed.
+    /// Returns `true` if the chunk is confirmed.
     pub(crate) fn is_confirmed(&self, digest: &Digest) -> bool {
         self.state().confirmed.contains(digest)
     }

@@ -1,38 +1,38 @@
-//! How the sighting of a chunk begins anew when a snapshot is published that names it.
+//! Resets GC candidates when a snapshot that names them is published.
 //!
-//! In a bucket, a collection removes what two runs saw unused that are at least the grace time apart. Between the two, somebody may
-//! have published a snapshot with chunks that were there already: nothing was stored, so nothing about the chunks shows that they
-//! are used again. If another process collects a moment later, and listings lag, it does not see the index, and the first
-//! sighting is old enough. So whoever publishes says first what is used, where nothing lags: in the list of sightings itself.
+//! In a bucket, a collection removes chunks that two runs at least the grace time apart found unreferenced. Between the two, a writer may
+//! publish a snapshot with chunks that existed already. It stores nothing, so nothing about the chunks shows the
+//! reuse. If another process collects a moment later and listings lag, it does not see the index, and the first
+//! sighting is old enough. So a writer first records the reuse where nothing lags: in the list of candidates itself.
 //!
 //! ```text
-//! every chunk confirmed → sightings that are concerned begin anew, at the time of the store → indexes → manifest
+//! every chunk confirmed → its candidates reset to the time of the store → indexes → manifest
 //! ```
 //!
-//! | who | what begins anew |
+//! | actor | resets |
 //! |---|---|
-//! | a backup, a sync into the store | what its chunks are concerned by, of the list as it is |
-//! | a copy or a move within the store | all, at most every [`ALL_EVERY`]: what the indexes name is not at hand |
-//! | a collection | nothing; what a writer of the process has pinned is left out when the list is written |
+//! | a backup, a sync into the store | the candidates among its chunks |
+//! | a copy or a move within the store | all, at most every [`ALL_EVERY`], because it does not read the indexes |
+//! | a collection | none; it leaves out chunks that a writer of the process has pinned |
 //!
-//! Then a chunk that is removed was not named by anything whose publication began within the grace time; everything older is shown by
-//! listings, as long as the grace time is not shorter than
-//! the lag that a collection allows for (`listing_lag`). A sighting stays on the list when it begins anew, since the list is also the
-//! intent that tells the next holder of the store what late requests may delete.
+//! So no snapshot whose publication began within the grace time names a chunk that is removed; listings show all older snapshots,
+//! as long as the grace time is not shorter than
+//! the lag that the collection allows for (`listing_lag`). A reset candidate stays on the list, because the list is also the
+//! record of intent that tells the next holder of the store what late requests may delete.
 //!
-//! # Who writes the list
-//! Whoever holds the store, and several in it at the same time: each write is on the condition that the list is still the one that was
-//! read, and who finds another one reads it and begins anew. A collection looks once more at what is pinned when it has written:
+//! # Writers of the list
+//! Several tasks of the process that holds the store may write the list. Each write is conditional on the version that was
+//! read; after a conflict the task reads the list again and repeats the reset. A collection checks the pins again after it has written:
 //!
 //! ```text
-//! writer:      pin → … → list, as known → used chunks are on it? → written on condition → known → indexes
-//! collection:  list of what is not pinned → written on condition → known → something on it is pinned? once more
+//! writer:      pin → … → list, as known → used chunks on it? → conditional write → known → indexes
+//! collection:  list of unpinned chunks → conditional write → known → something on it pinned? again
 //! ```
-//! So a writer that pinned a chunk before the collection looked has it taken from the list, and one that pinned it after that knows
-//! the list. Where the server has no conditional puts, one writes at a time in this process.
+//! So a chunk pinned before the collection checks is taken off the list, and a writer that pins it later knows
+//! the list. Without conditional puts, one task of this process writes at a time.
 //!
-//! The list is read once in a term, and each time while requests of an earlier holder may still arrive, which may replace it. A writer
-//! that is cut off leaves the list as it was or with younger sightings, which only keep chunks for longer.
+//! The list is read once in a lease term, and each time while late requests of an earlier holder may replace it. An
+//! interrupted writer leaves the old list, or one with younger candidates, which only keeps chunks for longer.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -49,27 +49,27 @@ use crate::format::Digest;
 use crate::format::larder::gc_candidates::{GcCandidates, LIMIT_BYTES, Prefix};
 use crate::format::layout::Key;
 
-/// How often all sightings begin anew at most.
+/// Minimum time between two resets of all candidates.
 const ALL_EVERY: Duration = Duration::from_mins(10);
-/// How often it is tried to write a list that others write too.
+/// Maximum number of attempts to write a list that others write too.
 const TRIES: usize = 100;
 
-/// What the openings of a store in this process know of the list.
+/// The list of candidates, as the handles of a store in this process know it.
 #[derive(Debug, Default)]
 pub(crate) struct KnownCandidates {
     state: Mutex<State>,
-    /// Held while the list is written without a condition.
+    /// Held during an unconditional write of the list.
     writing: AsyncMutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Of which backend the list is: a copy of a store has its identity, and a list of its own.
+    /// Backend of the list: a copy of a store has the same identity, and a list of its own.
     backend: Option<Weak<dyn Backend>>,
-    /// By the monotonic clock: when all began anew last, in the terms below.
+    /// Time of the last reset of all candidates, by the monotonic clock, in the terms below.
     all_since: Option<Duration>,
     list: List,
-    /// The first epoch of the terms in which it was read or written; none if it has to be read.
+    /// First epoch of the terms in which the list was read or written; `None` if it must be read.
     read_in: Option<u64>,
 }
 
@@ -90,7 +90,7 @@ impl KnownCandidates {
         state.all_since.filter(|_| state.is_of(backend))
     }
 
-    /// The list was written in the place of another one. If that is not the one that was known, somebody else wrote it as well.
+    /// The list replaced another one. If that is not the known one, another task wrote it too.
     fn replaced(&self, backend: &Arc<dyn Backend>, before: &List, after: &List) {
         let mut state = self.state();
         if state.is_of(backend) && state.list.version == before.version {
@@ -108,10 +108,10 @@ impl State {
 }
 
 impl ChunkStore {
-    /// The list as it is now.
+    /// The current list.
     ///
     /// # Errors
-    /// Any failure to read it. One that is damaged has nothing on it.
+    /// Any failure to read it. A damaged list counts as empty.
     pub(crate) async fn sightings(&self) -> Result<Arc<GcCandidates>> {
         if !self.uncached_backend().capabilities().needs_gc_candidates() {
             return Ok(Arc::default());
@@ -119,7 +119,7 @@ impl ChunkStore {
         Ok(self.read_sightings().await?.sightings)
     }
 
-    /// Reads the list, unless it is known. To be called when the store was locked, so that publishing takes no request more as a rule.
+    /// Reads the list, unless it is known. Called after the store was locked, so that publication usually needs no further request.
     ///
     /// # Errors
     /// Any failure to read it.
@@ -130,13 +130,13 @@ impl ChunkStore {
         self.list_of_sightings().await.map(drop)
     }
 
-    /// The chunks of these writers are about to be named by an index.
+    /// Resets the candidates among the chunks of these writers, before an index names them.
     ///
     /// # Errors
-    /// Whatever keeps the list from being read or written: nothing may then be published.
+    /// Any failure to read or write the list: the caller must not publish.
     ///
     /// # Cancel safety
-    /// The list is as it was, or has younger sightings.
+    /// A dropped future leaves the old list, or one with younger candidates.
     pub(crate) async fn restart_sightings(&self, writers: &[Arc<WriterPins>]) -> Result<()> {
         if !self.uncached_backend().capabilities().needs_gc_candidates() {
             return Ok(());
@@ -164,7 +164,7 @@ impl ChunkStore {
         Err(contended())
     }
 
-    /// Some indexes are about to appear whose chunks are not known.
+    /// Resets all candidates, before indexes with unknown chunks appear.
     ///
     /// # Errors
     /// As [`restart_sightings`](Self::restart_sightings).
@@ -190,10 +190,10 @@ impl ChunkStore {
         Err(contended())
     }
 
-    /// Writes down what a collection saw unused, but for what is pinned by now; and what late requests may delete, in any case.
+    /// Stores the candidates of a collection, except pinned ones; includes all that late requests may delete.
     ///
     /// # Errors
-    /// `Conflict` if others keep changing the list; whatever keeps it from being written.
+    /// `Conflict` if others keep changing the list; any failure to write it.
     pub(crate) async fn write_sightings(
         &self,
         seen: Vec<(Digest, SystemTime)>,
@@ -215,7 +215,7 @@ impl ChunkStore {
                 list = self.read_sightings().await?;
                 continue;
             };
-            // Who pinned a chunk meanwhile may not have known that it is on the list.
+            // A writer that pinned a chunk meanwhile may not have known that it is on the list.
             let pins = Arc::clone(self.pins());
             let look = move || Ok((seen.iter().any(|(digest, _)| pins.is_pinned(digest)), seen));
             let (is_pinned, left) =
@@ -228,7 +228,7 @@ impl ChunkStore {
         Err(contended())
     }
 
-    /// The list as it is known, if nobody can have changed it since.
+    /// The known list, if no other process can have changed it since.
     async fn list_of_sightings(&self) -> Result<List> {
         let since = self.settled_since();
         {
@@ -247,7 +247,7 @@ impl ChunkStore {
         let before = version_of(&self.known_sightings().state());
         let (bytes, version) = match self.uncached_backend().get(&Key::GcCandidates, LIMIT_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => (Bytes::new(), None),
-            // Longer than any can be: it says nothing, and is replaced.
+            // Longer than any valid list: it counts as empty, and is replaced.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 (Bytes::new(), Some(self.uncached_backend().head(&Key::GcCandidates).await?.version))
             }
@@ -257,7 +257,7 @@ impl ChunkStore {
         let sightings = self.uncached_backend().runtime().run_blocking("read sightings", parse).await?;
         let list = List { sightings: Arc::new(sightings), version };
         let mut state = self.known_sightings().state();
-        // Unless it was written while it was read.
+        // Unless it was written during the read.
         let is_newest = version_of(&state) == before;
         let all_since =
             state.all_since.filter(|_| state.is_of(self.uncached_backend()) && state.read_in == since);
@@ -267,7 +267,7 @@ impl ChunkStore {
         Ok(list)
     }
 
-    /// Since when this process alone has been changing the store, with no request of anybody else under way.
+    /// Epoch since which this process alone has changed the store, with no pending request of another.
     fn settled_since(&self) -> Option<u64> {
         self.uncached_backend()
             .lease_term()
@@ -275,7 +275,7 @@ impl ChunkStore {
             .map(|lease_term| lease_term.since)
     }
 
-    /// Writes the list if it is still this one; nothing if it is another one by now, which then has to be read.
+    /// Writes the list if it is still this version; returns `None` if it changed, and must be read again.
     async fn replace_sightings(&self, before: &List, sightings: GcCandidates) -> Result<Option<List>> {
         let (backend, known) = (self.uncached_backend(), self.known_sightings());
         let is_conditional = backend.capabilities().conditional_put;
@@ -295,7 +295,7 @@ impl ChunkStore {
             Ok(version) => version,
             Err(error) => {
                 known.state().read_in = None;
-                // Whatever was answered, what is there counts.
+                // The stored list counts, not the answer.
                 match backend.get(&Key::GcCandidates, LIMIT_BYTES).await {
                     Ok(found) if found.bytes == bytes => found.info.version,
                     _ if matches!(

@@ -1,15 +1,15 @@
-//! What all openings of one store in a process share: pins, critical sections, what is being moved or was published, and which chunks may
-//! still be deleted, or are not to be believed in.
+//! State that all handles of one store in a process share: pins, digest locks, moves in progress, recent indexes, pending deletes and
+//! suspects.
 //!
-//! Who collects garbage has to know of every writer of the process (H4), through whichever handle it
-//! writes; so the gate of a store is found by the identity of the store.
+//! The collector has to know every writer of the process (H4), through any handle,
+//! so the state is found by the identity of the store.
 //!
-//! # Chunks that may still be deleted
-//! A request to delete a chunk that got no answer may be executed later (H17). Until that is certain not to happen, nothing makes the
-//! chunk known, a writer that needs it stores it, and before its indexes are published it waits for the end of that time and looks
-//! whether the chunk is there. The same holds for what a process that had the store before may have been deleting.
+//! # Pending deletes
+//! A delete request without an answer may be executed later (H17). Until that is impossible, the chunk counts as
+//! missing: a writer that needs it stores it, and before it publishes an index it waits for the end of that time and checks
+//! that the chunk exists. The same holds for chunks that an earlier holder of the store may have been deleting.
 //!
-//! So a gate on which something is in doubt stays when the last opening of the store is gone: the next one has to know.
+//! So state with pending deletes outlives the last handle of the store, for the next one.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,7 +25,7 @@ use crate::chunks::recent_indexes::RecentIndexes;
 use crate::chunks::reuse::KnownCandidates;
 use crate::format::Digest;
 
-/// Gates on which something was to be deleted of late, so that they stay.
+/// States with recent deletes, kept alive.
 static DOUBTFUL: Mutex<Vec<Arc<SharedState>>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ pub(crate) struct SharedState {
     pub(crate) moves_in_progress: Arc<MovesInProgress>,
     pub(crate) digest_locks: DigestLocks,
     pub(super) sightings: KnownCandidates,
-    /// Chunks that were found bad or gone, and not good since.
+    /// Suspects: chunks found missing or corrupt, and not good since.
     pub(super) suspects: Mutex<HashSet<Digest>>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct SharedState {
 type Inherited = (Vec<[u8; 12]>, Duration);
 
 impl SharedState {
-    /// The gate of the store with this identity.
+    /// The state of the store with this identity.
     pub(crate) fn of(uuid: &str) -> Arc<Self> {
         static OPEN: Mutex<BTreeMap<String, Weak<SharedState>>> = Mutex::new(BTreeMap::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,18 +96,18 @@ impl SharedState {
         self.deletes.keys(now)
     }
 
-    /// What an earlier holder of the store may have been deleting, by the first twelve bytes.
+    /// Records the chunks that an earlier holder of the store may have been deleting, by their first twelve bytes.
     pub(crate) fn inherit(&self, mut prefixes: Vec<[u8; 12]>, now: Duration) {
         prefixes.sort_unstable();
         *self.inherited() = Some((prefixes, now + MAX_REQUEST_TIME));
     }
 
-    /// Whether it was said what an earlier holder may have been deleting.
+    /// Returns `true` if the deletes of an earlier holder are recorded.
     pub(super) fn has_inherited(&self, now: Duration) -> bool {
         self.inherited().as_ref().is_some_and(|(_, until)| *until > now)
     }
 
-    /// How long it takes until the chunk is certain not to be deleted by an earlier request.
+    /// Time until no earlier request can delete the chunk; `None` if none can.
     pub(super) fn unsettled_for(&self, digest: &Digest, now: Duration) -> Option<Duration> {
         let own = self.deletes.remaining(digest, now);
         let inherited = self.inherited();

@@ -1,21 +1,21 @@
-//! Which chunks are named by snapshots that the store has now.
+//! Chunks named by current snapshots.
 //!
-//! A record of presence says that this process stored a chunk, or compared it. That it is still there is another question: a program
-//! that takes no lease, such as a PBS that is still configured for the bucket, may have deleted snapshots and collected garbage
-//! since. So a record counts only with a witness:
+//! A presence record says that this process stored or compared a chunk. The chunk may be gone since: a program
+//! without a lease, such as a PBS that is still configured for the bucket, may have deleted snapshots and collected garbage.
+//! So a record counts only with a witness:
 //!
-//! | what else is known of the chunk | what is done |
+//! | other evidence for the chunk | action |
 //! |---|---|
-//! | a writer of this process that is still at work confirmed it | believed |
-//! | a finished snapshot that a listing of the backend shows names it | believed |
-//! | nothing | looked for: one request; if it is gone, it is stored |
+//! | an active writer of this process confirmed it | trusted |
+//! | a finished snapshot in an uncached listing names it | trusted |
+//! | none | looked up with one request; stored if it is gone |
 //!
-//! An index that is there now is enough, whatever happened before: who collects garbage keeps what an index names, and who stores an
-//! index stores its chunks first. The metadata are listed once for each writer, after it locked the store, when the first record is
-//! met. Indexes are read from the copies on the local disk, of the version that was listed, those of the group of the writer and
-//! the newest ones first, and only while chunks are met that none of them named so far. An index without a copy is no witness.
+//! An existing index is enough, whatever happened before: every collector keeps the chunks of an index, and every writer stores
+//! chunks before their index. Each writer lists the metadata once, after it locked the store and when it meets the first record.
+//! It reads indexes from local copies of the listed version, those of its own group and
+//! the newest first, and only while it meets chunks that none of them named. An index without a copy is no witness.
 //!
-//! Memory: at most [`MOST`] names of 16 bytes. What indexes beyond that name is looked for.
+//! Memory: at most [`MOST`] names of 16 bytes. Chunks of further indexes are looked up.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -30,20 +30,20 @@ use crate::format::index::IndexReader;
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{ArchiveKind, GroupName, Namespace};
 
-/// The most names that are kept for one writer.
+/// Maximum number of names kept for one writer.
 const MOST: usize = 1 << 20;
-/// The least bytes of an entry of an index.
+/// Minimum bytes of an entry of an index.
 const ENTRY_BYTES: u64 = 32;
 
 /// The first half of a digest.
 type Name = [u8; 16];
 
-/// The witnesses of one writer, or of several that belong together.
+/// The witnesses of one writer, or of several that share them.
 #[derive(Debug, Default)]
 pub(crate) struct Witnesses {
-    /// Whose indexes are read first.
+    /// Group whose indexes are read first.
     group: Option<GroupName>,
-    /// None without local state: there are no records then.
+    /// `None` without local state, when there are no records.
     metadata_cache: Option<Arc<MetadataCache>>,
     state: AsyncMutex<State>,
 }
@@ -51,17 +51,17 @@ pub(crate) struct Witnesses {
 #[derive(Debug, Default)]
 struct State {
     names: HashSet<Name>,
-    /// Indexes that were listed and not read yet, the next one last; none before the first listing.
+    /// Indexes listed and not read yet, the next one last; `None` before the first listing.
     unread: Option<Vec<ObjectInfo>>,
 }
 
 impl Witnesses {
-    /// Witnesses for a writer, of this group if it writes to one alone.
+    /// Witnesses for a writer, of this group if it writes to one only.
     pub(crate) fn new(metadata_cache: Option<Arc<MetadataCache>>, group: Option<&GroupName>) -> Arc<Self> {
         Arc::new(Self { group: group.cloned(), metadata_cache, state: AsyncMutex::default() })
     }
 
-    /// To be called when the store was locked. Where copies of metadata answer instead of the backend, they are compared.
+    /// Called after the store was locked. Compares the metadata cache with a listing if the cache answers requests.
     pub(crate) async fn begin(&self) -> Result<()> {
         match &self.metadata_cache {
             Some(metadata_cache) if metadata_cache.has_generation() => {
@@ -71,7 +71,7 @@ impl Witnesses {
         }
     }
 
-    /// Whether a finished snapshot names the chunk.
+    /// Returns `true` if a finished snapshot names the chunk.
     ///
     /// # Errors
     /// Any failure to list.
@@ -119,13 +119,13 @@ impl Witnesses {
     }
 }
 
-/// The names in an index, if there is a copy of it.
+/// The names in an index, if there is a local copy.
 async fn names_in(metadata_cache: &MetadataCache, info: &ObjectInfo) -> Result<Vec<Name>> {
     let Some(bytes) = metadata_cache.copy_of_version(info).await? else { return Ok(Vec::new()) };
     let Key::Archive(_, name) = &info.key else { return Ok(Vec::new()) };
     let kind = name.kind();
     let read = move || {
-        // One that is damaged names nothing.
+        // A damaged index names nothing.
         let index = IndexReader::parse(kind, bytes).ok();
         Ok(index.map(|index| index.digests().map(|digest| name_of(&digest)).collect()).unwrap_or_default())
     };
