@@ -1,10 +1,10 @@
-//! How a chunk is looked at, put aside and put back.
+//! Inspection, quarantine and reinstatement of chunks.
 //!
-//! # Putting aside
-//! All of it happens inside the critical section of the digest, under the lock of the store, in a task of its own that goes on when
-//! nobody waits for it any more (H26, H161):
+//! # Quarantine
+//! All of it happens under the digest lock and the lock of the store, in a task of its own that completes even if its caller
+//! is dropped (H26, H161):
 //!
-//! | step | what a crash behind it leaves |
+//! | step | left by a crash after it |
 //! |---|---|
 //! | suspect: in memory, its record forgotten on the disk, on the list of suspects | the chunk, which the next upload replaces |
 //! | read and checked once more: good by now → nothing is done | the same |
@@ -14,11 +14,11 @@
 //! | the copy on the local disk removed | the same |
 //! | off the list of suspects, after the next barrier | the same |
 //!
-//! What is missing or could not be read is never put aside (I7).
+//! A missing or unreadable chunk is never quarantined (I7).
 //!
-//! # Putting back
-//! A chunk that is missing and of which a copy was put aside that passes all checks, as one does that a provider read wrongly for a
-//! while, is copied back: only where nothing is (H98).
+//! # Reinstatement
+//! If a chunk is missing and a quarantined copy passes all checks, for instance because a provider returned wrong data for a
+//! while, the copy is copied back, but never over an existing object (H98).
 
 use bytes::Bytes;
 
@@ -31,38 +31,38 @@ use crate::format::layout::{Key, Prefix};
 
 pub(crate) use crate::chunks::codecs::Examined;
 
-/// The number of the copy that is replaced when there are ten.
+/// Number of the copy that is replaced when there are ten.
 const LAST: u8 = 9;
 
-/// What a look at a chunk in the store found.
+/// Result of the inspection of a stored chunk.
 #[derive(Debug)]
 pub(crate) enum Inspected {
-    /// Its bytes are complete, and fail.
+    /// Complete, and fails a check.
     Corrupt,
     Good(Examined),
-    /// It is certainly not there.
+    /// Certainly missing.
     Missing,
-    /// Nothing is known.
+    /// Unknown.
     Unreachable(Error),
 }
 
-/// What became of a chunk that was to be put aside.
+/// Outcome of a quarantine.
 #[derive(Debug)]
 pub(crate) enum QuarantineOutcome {
-    /// It is not there any more.
+    /// The chunk is gone.
     Absent,
-    /// There is a copy, and it is gone from its place.
+    /// Quarantined: a copy exists, and the chunk is removed.
     Done,
-    /// It stays, suspect.
+    /// The chunk stays, as a suspect.
     Failed(Error),
-    /// It is good by now.
+    /// The chunk is good now.
     Healed(Examined),
 }
 
 impl ChunkStore {
     /// Reads and checks a chunk where it is, past all copies, none of which is made or moved (H69). Returns how many bytes were read, too.
     pub(crate) async fn inspect(&self, digest: Digest, length: u64) -> (Inspected, u64) {
-        // What is found bad while this goes on stays suspect.
+        // A chunk found bad meanwhile stays a suspect.
         let was_suspect = self.reader.suspects().contains(&digest);
         let (found, info) = self.inspect_at(&Key::Chunk(digest), digest, length).await;
         if was_suspect && matches!(found, Inspected::Good(_)) {
@@ -71,7 +71,7 @@ impl ChunkStore {
         (found, info.map_or(0, |info| info.size))
     }
 
-    /// Looks for a chunk without reading it.
+    /// Looks up a chunk without reading it.
     pub(crate) async fn find(&self, digest: Digest) -> Result<ObjectInfo> {
         self.backend.head(&Key::Chunk(digest)).await
     }
@@ -98,7 +98,7 @@ impl ChunkStore {
         (found, Some(object.info))
     }
 
-    /// Begins a term in which chunks may be removed, unless this is one, and opens its records (H16).
+    /// Begins a lease term in which chunks may be removed, unless this is one, and opens its presence records (H16).
     pub(crate) async fn begin_repairs(&self, identity: &str) -> Result<()> {
         let mut begun = self.repairs.lock().await;
         let epoch = || self.backend.lease_term().map(|lease_term| lease_term.epoch);
@@ -109,10 +109,10 @@ impl ChunkStore {
         self.open_presence(identity).await
     }
 
-    /// Puts a chunk aside that was found corrupt.
+    /// Quarantines a corrupt chunk.
     ///
     /// # Cancel safety
-    /// Not safe to drop: a deletion that was begun must end inside the critical section. It runs as a task of its own.
+    /// Not safe to drop: a deletion must end under the digest lock. Run it as a task of its own.
     pub(crate) async fn quarantine(
         &self,
         guard: &dyn LockGuard,
@@ -142,14 +142,14 @@ impl ChunkStore {
             (Inspected::Missing, _) => return Ok(QuarantineOutcome::Absent),
             (Inspected::Unreachable(error), _) => return Err(error),
             (Inspected::Corrupt, Some(info)) => info,
-            // Too long to be read.
+            // Too long to read.
             (Inspected::Corrupt, None) => self.backend.head(&key).await?,
         };
         guard.check().await?;
         self.copy_to_quarantine(digest, found.size).await?;
         self.backend.barrier().await?;
         guard.check().await?;
-        // Writers that count on it look for it before they publish anything.
+        // Writers that rely on it look it up before they publish.
         self.shared().pins.distrust(digest);
         self.remove_from_place(digest, found).await?;
         self.note_quarantined(digest);
@@ -157,7 +157,7 @@ impl ChunkStore {
         Ok(QuarantineOutcome::Done)
     }
 
-    /// Copies a chunk of this length to the first name that is free.
+    /// Copies a chunk of this length to the first free name.
     async fn copy_to_quarantine(&self, digest: Digest, size: u64) -> Result<()> {
         let backend = self.backend.as_ref();
         let key = Key::Chunk(digest);
@@ -187,7 +187,7 @@ impl ChunkStore {
     async fn remove_from_place(&self, digest: Digest, found: ObjectInfo) -> Result<()> {
         let backend = self.backend.as_ref();
         let version = backend.capabilities().conditional_delete.then_some(found.version);
-        // On a condition it removes nothing but what is there now, whenever it is executed.
+        // With a condition the request can remove only the current version, whenever it is executed.
         let shared = self.shared();
         let now = backend.runtime().monotonic();
         let ticket = version.is_none().then(|| shared.begin_deletes(&[digest], now));
@@ -202,7 +202,7 @@ impl ChunkStore {
         deleted.map(drop)
     }
 
-    /// Removes a copy on the local disk: it was taken when the chunk was good or is as bad.
+    /// Removes a local copy: it dates from when the chunk was good, or is as bad.
     async fn drop_copy(&self, digest: Digest) {
         let Some(local) = self.reader.local.clone().filter(|local| local.chunks.is_some()) else { return };
         let remove = move || {
@@ -214,12 +214,12 @@ impl ChunkStore {
         let _ = self.backend.runtime().run_blocking("remove a copy", remove).await;
     }
 
-    /// Whether copies of the chunk were put aside.
+    /// Returns `true` if the chunk has quarantined copies.
     pub(crate) async fn has_quarantined(&self, digest: Digest) -> Result<bool> {
         Ok(!self.quarantined(digest).await?.is_empty())
     }
 
-    /// What was put aside of a chunk.
+    /// The quarantined copies of a chunk.
     async fn quarantined(&self, digest: Digest) -> Result<Vec<Key>> {
         let (first, last) = (Key::Chunk(digest), Key::Quarantined(digest, LAST));
         let query = ListQuery::all(Prefix::Chunks).between(Some(first), Some(last)).names();
@@ -232,7 +232,7 @@ impl ChunkStore {
         Ok(keys.filter(|key| matches!(key, Key::Quarantined(of, _) if *of == digest)).collect())
     }
 
-    /// Puts a chunk back that is missing, if a copy of it was put aside that is good.
+    /// Reinstates a missing chunk, if a quarantined copy is good.
     ///
     /// # Cancel safety
     /// A dropped future leaves the chunk in its place or not.
@@ -270,7 +270,7 @@ impl ChunkStore {
         Ok(None)
     }
 
-    /// Chunks were found bad or gone, which is told to nobody else: this process does not believe in them.
+    /// Makes chunks suspects of this process only.
     pub(crate) async fn doubt(&self, digest: Digest) {
         self.reader.forget(digest).await;
     }

@@ -1,16 +1,16 @@
-//! Which chunks are suspect, for every process: the list `.larder/suspects`, whose bytes are told in [`crate::format::larder::suspects`].
+//! Suspects of all processes: the list `.larder/suspects`. [`crate::format::larder::suspects`] has its bytes.
 //!
-//! A chunk that was found bad or gone is suspect: no base and no length makes it known, and its next upload stores it whatever is there
-//! (H99). What this process found it keeps in memory; the list tells the next one.
+//! A chunk that was found missing or corrupt is a suspect: neither a base nor its length vouches for it, and its next upload replaces the
+//! stored object (H99). This process keeps its own suspects in memory; the list informs later ones.
 //!
-//! | a chunk | is put on the list | leaves it |
+//! | a chunk | is added | is removed |
 //! |---|---|---|
-//! | is corrupt | before it is put aside | when it was put aside or stored again, and that is durable |
-//! | is gone, or was put aside, and the backend cannot say what is there without a request | when it is found | when it was stored again, and that is durable |
+//! | is corrupt | before it is quarantined | when it was quarantined or stored again, durably |
+//! | is missing or quarantined, where presence costs a request | when that is found | when it was stored again, durably |
 //!
-//! The list is read when a store is opened, and again when a backup begins that somebody else may have come before. It is written on the
-//! condition that it is still the one that was read, under the lock of the store, and never deleted: one that nobody is on is a list
-//! without digests. One that is damaged keeps nobody from opening the store, and nothing is put aside while it is there.
+//! The list is read when a store is opened, and again at the begin of a backup if another process may have changed it. It is written
+//! conditionally on the version that was read, under the lock of the store, and never deleted: an empty list has no digests.
+//! A damaged list prevents quarantine, but not the opening of the store.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,10 +25,10 @@ use crate::format::Digest;
 use crate::format::larder::suspects;
 use crate::format::layout::Key;
 
-/// How often the list is read anew because somebody else changed it.
+/// Maximum number of times the list is read again after a conflict.
 const TRIES: usize = 10;
 
-/// What this process knows of the list.
+/// The list, as far as this process knows it.
 #[derive(Debug, Default)]
 pub(super) struct Suspicion {
     /// Held while the list is changed.
@@ -38,7 +38,7 @@ pub(super) struct Suspicion {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Chunks that are on the list, and were put aside where that can be seen without it.
+    /// Chunks that are on the list, and quarantined where presence is visible without it.
     quarantined: HashSet<Digest>,
     is_damaged: bool,
     listed: HashSet<Digest>,
@@ -96,7 +96,7 @@ impl ChunkStore {
         }
     }
 
-    /// Reads the list once more, unless nobody else can have changed it since it was read.
+    /// Reads the list again, unless no other process can have changed it.
     pub(crate) async fn refresh_suspects(&self) -> Result<()> {
         let since = self.backend.lease_term().map(|lease_term| lease_term.since);
         if since.is_some() && self.suspicion.state().read_in == since {
@@ -108,22 +108,22 @@ impl ChunkStore {
         Ok(())
     }
 
-    /// Whether the list is there and cannot be read.
+    /// Returns `true` if the list exists and cannot be read.
     pub(crate) fn is_suspicion_damaged(&self) -> bool {
         self.suspicion.state().is_damaged
     }
 
-    /// Chunks were found bad or gone: no process believes that they are there, from now on and until they were stored again.
+    /// Makes missing or corrupt chunks suspects of every process, until they are stored again.
     ///
     /// # Errors
-    /// Whatever keeps others from learning it: nothing may then be put aside.
+    /// Any failure to record it: the caller must not quarantine the chunks.
     pub(crate) async fn suspect(&self, digests: &[Digest]) -> Result<()> {
         for digest in digests {
             self.reader.forget_durably(*digest).await?;
         }
         self.suspicion.state().waiting.extend(digests);
         let _alone = self.suspicion.changing.lock().await;
-        // Who had the lock before may have written them, or failed to.
+        // An earlier holder of the lock may have written them, or failed to.
         let mut batch = std::mem::take(&mut self.suspicion.state().waiting);
         {
             let state = self.suspicion.state();
@@ -136,7 +136,7 @@ impl ChunkStore {
         self.change_suspects(|listed| listed.extend(&batch)).await
     }
 
-    /// A chunk that is on the list was put aside.
+    /// Records that a chunk on the list was quarantined.
     pub(super) fn note_quarantined(&self, digest: Digest) {
         if self.backend.capabilities().cheap_presence {
             self.suspicion.state().quarantined.insert(digest);
@@ -151,7 +151,7 @@ impl ChunkStore {
         state.listed.iter().filter(cleared).copied().collect()
     }
 
-    /// Takes chunks from the list. What was done about them is durable.
+    /// Removes chunks from the list after their repair is durable.
     pub(crate) async fn unlist_suspects(&self, cleared: &[Digest]) -> Result<()> {
         if cleared.is_empty() {
             return Ok(());
@@ -178,7 +178,7 @@ impl ChunkStore {
             };
             let before = digests.clone();
             {
-                // What somebody else put there is suspect here too.
+                // Suspects that another process added count here too.
                 let state = self.suspicion.state();
                 let new = before.iter().filter(|digest| !state.listed.contains(digest));
                 self.reader.suspects().extend(new);

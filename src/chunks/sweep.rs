@@ -1,15 +1,15 @@
-//! How chunks are removed: the only place that makes a chunk key to delete (H3).
+//! Removal of chunks. Only this file makes a chunk key to delete (H3).
 //!
-//! # The order, for a batch
+//! # Order of a batch
 //! ```text
-//! critical sections, without waiting → pinned? used since? → records forgotten, on the disk → lock still held → delete → sections left
+//! digest locks, without waiting → pinned? used since? → records forgotten, durably → lock still held? → delete → locks released
 //! ```
-//! A section that somebody is in is busy, and its chunk stays (I3, H6). Sections are held while one batch is deleted and not while it is
-//! collected, so that a writer waits for one request at most (H20). Whatever is cut off leaves chunks whose records are forgotten: they
-//! are there or not, and are stored again by whoever needs them (H16).
+//! A held digest lock means that the chunk stays (I3, H6). The locks are held while one batch is deleted, not while it is
+//! collected, so a writer waits for at most one request (H20). An interruption leaves chunks without records: they
+//! exist or not, and writers that need them store them again (H16).
 //!
-//! A batch is a task of its own, which has the sections and the lock of the store: who waits for it may go away, and nobody can use a chunk
-//! that is just being removed (H161).
+//! A batch is a task that owns the digest locks and the lock of the store: its caller may be dropped, and no task can use a chunk
+//! while it is being removed (H161).
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -29,31 +29,31 @@ use crate::format::Digest;
 use crate::format::larder::gc_candidates::{LIMIT_BYTES, prefixes};
 use crate::format::layout::Key;
 
-/// How many objects one request names.
+/// Maximum number of objects of a request.
 const AT_ONCE: usize = 1000;
 
-/// An object among the chunks that nothing uses.
+/// An unreferenced object among the chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unused {
     pub(crate) digest: Digest,
-    /// Its number, if it was put aside.
+    /// Number of a quarantined copy.
     pub(crate) quarantined: Option<u8>,
 }
 
-/// What became of it.
+/// Outcome for an object.
 #[derive(Debug)]
 pub(crate) enum Swept {
-    /// It was not there any more.
+    /// Already gone.
     Absent,
-    /// Somebody is working on the chunk.
+    /// Another task holds the digest lock.
     Busy,
-    /// It is there or not: why that is not known, or why it could not be removed.
+    /// Not removed, or unknown, because of this error.
     Failed(Error),
     /// A writer uses it.
     Pinned,
-    /// It is gone.
+    /// Removed.
     Removed,
-    /// It was used after it was found unused.
+    /// Used after it was found unreferenced.
     Used,
 }
 
@@ -66,29 +66,29 @@ impl Unused {
     }
 }
 
-/// Whether an object that was last used at this time may go, where a backend keeps such times.
+/// Returns `true` if an object last used at this time may be removed, where the backend tracks use.
 pub(crate) type IsOld = dyn Fn(SystemTime) -> bool + Send + Sync;
 
-/// One batch, on its way.
+/// A batch in progress.
 struct Sweeping {
     backend: Arc<dyn Backend>,
     shared: Arc<SharedState>,
     guard: Arc<dyn LockGuard>,
     is_old: Arc<IsOld>,
-    /// Pins stay until it is over.
+    /// Keeps pins until the batch is complete.
     #[expect(dead_code, reason = "held, not asked")]
     kept: Arc<PinHold>,
     reader: Arc<ChunkReader>,
 }
 
 impl ChunkStore {
-    /// Removes what nothing uses, and says of each what became of it. `guard` is the lock of the store, held alone.
+    /// Removes unreferenced objects and returns the outcome for each. `guard` is the exclusive lock of the store.
     ///
     /// # Errors
-    /// `Busy` if the store is somebody else's by now; whatever keeps the records from being forgotten. Nothing was removed then.
+    /// `Busy` if another process owns the store now; any failure to forget presence records. Nothing was removed then.
     ///
     /// # Cancel safety
-    /// What was begun goes on in the background, and nobody gets at the chunks or at the lock before it is over.
+    /// The batch continues in the background and keeps its locks until it is complete.
     pub(crate) async fn sweep(
         &self,
         unused: Vec<Unused>,
@@ -114,7 +114,7 @@ impl Sweeping {
         let mut swept: Vec<Option<Swept>> = Vec::with_capacity(unused.len());
         let mut digest_locks: Vec<DigestLock<'_>> = Vec::new();
         for item in unused {
-            // What was put aside of a chunk comes right after it.
+            // Quarantined copies follow their chunk.
             let held = digest_locks.last().is_some_and(|digest_lock| digest_lock.digest() == item.digest);
             let entered = if held { None } else { self.shared.digest_locks.try_enter(item.digest) };
             swept.push(match entered {
@@ -143,7 +143,7 @@ impl Sweeping {
         Ok(swept.into_iter().filter_map(|swept| swept.or_else(|| outcomes.next())).collect())
     }
 
-    /// Where a backend keeps times of use, what was used since stays.
+    /// Where the backend tracks use, objects used meanwhile stay.
     async fn look_again(&self, unused: &[Unused], swept: &mut [Option<Swept>]) -> Result<()> {
         if !self.backend.capabilities().tracks_last_use {
             return Ok(());
@@ -162,7 +162,7 @@ impl Sweeping {
         Ok(())
     }
 
-    /// Deletes with one request, if the backend can; an answer for each.
+    /// Deletes with one request, if the backend can; returns a result for each.
     async fn delete(&self, removals: &[Removal]) -> Vec<Result<Deleted>> {
         match self.backend.delete(removals).await {
             Ok(results) if results.len() == removals.len() => results,
@@ -189,22 +189,22 @@ fn settled(item: &Unused, result: Result<Deleted>, ticket: &mut Ticket<'_, Diges
 }
 
 impl ChunkStore {
-    /// Chunks that a request which got no answer may still delete.
+    /// Chunks that a pending delete may remove.
     pub(crate) fn leaving(&self) -> Vec<Digest> {
         self.shared().pending_deletes(self.backend.runtime().monotonic())
     }
 
-    /// Chunks that an index names and that are not there: the next backup that has them stores them again (H22).
+    /// Makes missing chunks suspects: the next backup that contains them stores them again (H22).
     pub(crate) async fn note_missing(&self, digests: &[Digest]) -> Result<()> {
         self.reader.suspects().extend(digests);
         self.reader.forget_all(digests).await
     }
 
-    /// Begins a new term, so that records of the one before count no longer for anybody who is not told (H16).
+    /// Begins a new lease term, which invalidates the presence records of all other processes (H16).
     pub(crate) async fn begin_term(&self, identity: &str) -> Result<()> {
         let Some(before) = self.backend.lease_term() else { return self.backend.begin_term().await };
         let presences = self.shared().presences();
-        // Those who have records must have them open before the term ends that they are of.
+        // The records of this process must be open before their term ends, to be carried over.
         for presence in &presences {
             presence.open(identity, before.epoch, before.continues).await?;
         }
@@ -216,7 +216,7 @@ impl ChunkStore {
         Ok(())
     }
 
-    /// What somebody who had the store before may have been deleting when it was taken from them. `sightings` lists all of it.
+    /// Reads which chunks an earlier holder of the store may have been deleting: the list of candidates names them all.
     pub(crate) async fn inherit_leaving(&self, sightings: &Key) -> Result<()> {
         let now = self.backend.runtime().monotonic();
         let unsettled = self.backend.lease_term().is_some_and(|lease_term| lease_term.in_doubt);
@@ -229,7 +229,7 @@ impl ChunkStore {
         };
         let prefixes = move || Ok(prefixes(&found));
         let mut prefixes = self.backend.runtime().run_blocking("read sightings", prefixes).await?;
-        // Those that were being put aside, too.
+        // Chunks being quarantined, too.
         let suspects = self.reader.suspects();
         prefixes.extend(
             suspects.iter().map(|digest| std::array::from_fn::<_, 12, _>(|at| digest.as_bytes()[at])),

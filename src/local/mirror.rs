@@ -54,18 +54,18 @@ impl Mirror {
         Ok(Self { directory: directory.to_owned(), temporaries: AtomicU64::new(0) })
     }
 
-    /// The body of a copy, if it is there and whole. A damaged one is removed.
+    /// The body of a copy, if it exists and is complete. A damaged one is removed.
     pub(crate) fn get(&self, name: &CopyName) -> Option<Bytes> {
         let path = self.path(name);
         let body = checked(&Bytes::from(fs::read(&path).ok()?));
         if body.is_none() {
-            // It may be gone already; then somebody else noticed.
+            // Another task may have removed it.
             let _ = fs::remove_file(&path);
         }
         body
     }
 
-    /// Whether there is a copy, whole or not.
+    /// Returns `true` if a copy exists, complete or not.
     pub(crate) fn contains(&self, name: &CopyName) -> bool {
         self.path(name).exists()
     }
@@ -122,7 +122,7 @@ fn write(path: &Path, body: &[u8]) -> io::Result<()> {
     head[8..].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
     let mut file = match private::create(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Somebody removed it all; it is made anew.
+            // The directory was removed from outside; it is made again.
             private::make_directory(path.parent().unwrap_or(path))?;
             private::create(path)?
         }

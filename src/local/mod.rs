@@ -109,7 +109,7 @@ impl LocalState {
         Ok(Arc::new(Self { chunks, directory, instance, lock, mirror, presence: Mutex::default() }))
     }
 
-    /// What the copies of chunks did since the state was opened; none if there are none.
+    /// Statistics of the chunk cache since the state was opened; `None` without a cache.
     pub fn cache_counts(&self) -> Option<CacheCounts> {
         self.chunks.as_ref().map(ChunkCache::counts)
     }
@@ -231,7 +231,7 @@ mod tests {
 
     /// Proves H182.
     ///
-    /// Everything in it is readable for its owner alone, also where the directory was made by somebody else.
+    /// Everything in it is readable by its owner only, even if the directory existed before.
     #[test]
     fn no_other_user_reads_local_state() {
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());

@@ -1,4 +1,4 @@
-//! What the rooms above the store need of it: garbage collection, verification, pruning and sync.
+//! Access to the store for garbage collection, verification, pruning and sync.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl Datastore {
         self.inner.check_writable(action).await
     }
 
-    /// Writes a state that can be made anew. On a full store the old one is removed first, which makes room for it.
+    /// Writes a state that can be made again. On a full store the old one is removed first to make room.
     ///
     /// # Errors
     /// `Full` if there is no room for it then, either.
@@ -81,7 +81,7 @@ impl Datastore {
         }
     }
 
-    /// The indexes that this process stored of late, which a listing may not show yet.
+    /// Indexes that this process stored recently, which a listing may not show yet.
     pub(crate) fn published(&self) -> Vec<Key> {
         self.inner.published()
     }

@@ -1,4 +1,4 @@
-//! What verification needs of the store: everything read where it is, past all copies, and what it found written down.
+//! Access to the store for verification: uncached reads, and recording of results.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::store::catalog::list::{Listed, note, note_unreadable};
 use crate::store::restore::snapshot::{BLOB_BYTES, INDEX_BYTES};
 use crate::store::{Datastore, SnapshotInfo};
 
-/// Whether local copies of metadata may answer.
+/// Use of local copies of metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Copies {
     Passed,
@@ -51,7 +51,7 @@ impl Datastore {
         Ok((snapshots.collect(), bytes, unreadable))
     }
 
-    /// How many chunks are worth working on at the same time.
+    /// Number of chunks worth processing concurrently.
     pub(crate) fn in_flight(&self) -> usize {
         self.inner.in_flight()
     }
@@ -126,7 +126,7 @@ impl Datastore {
         self.update_manifest(snapshot, |manifest| manifest.set_verify_state(Some(state))).await
     }
 
-    /// Prepares for chunks to be put aside or back: the lock of the store, and a term of which the records are told (H16).
+    /// Prepares quarantine and reinstatement: takes the lock of the store, and begins a lease term with open presence records (H16).
     pub(crate) async fn lock_to_repair(&self) -> Result<Box<dyn LockGuard>> {
         let inner = &self.inner;
         let guard = lock_store(inner.backend.as_ref(), LockMode::Shared).await?;
@@ -135,7 +135,7 @@ impl Datastore {
         Ok(guard)
     }
 
-    /// Puts a chunk aside that was found corrupt. It goes on when nobody waits for it any more.
+    /// Quarantines a corrupt chunk. Completes even if the caller is dropped.
     pub(crate) async fn quarantine(&self, digest: Digest, length: u64) -> QuarantineOutcome {
         let store = self.clone();
         let work = async move {
@@ -148,7 +148,7 @@ impl Datastore {
             .unwrap_or_else(QuarantineOutcome::Failed)
     }
 
-    /// Puts a chunk back that is missing, if a copy of it was put aside that is good.
+    /// Reinstates a missing chunk, if a quarantined copy is good.
     pub(crate) async fn reinstate(&self, digest: Digest, length: u64) -> Result<Option<Examined>> {
         if !self.inner.chunks.has_quarantined(digest).await? {
             return Ok(None);
@@ -157,9 +157,9 @@ impl Datastore {
         self.inner.chunks.reinstate(guard.as_ref(), digest, length).await
     }
 
-    /// Chunks are missing: nobody believes that they are there until they were stored again.
+    /// Makes missing chunks suspects until they are stored again.
     pub(crate) async fn suspect_missing(&self, digests: &[Digest]) -> Result<()> {
-        // Where presence costs nothing, what is there is seen by everybody who needs it.
+        // Where presence is cheap, writers see that they are missing.
         if digests.is_empty() || self.inner.backend.capabilities().cheap_presence {
             return Ok(());
         }

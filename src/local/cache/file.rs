@@ -16,7 +16,7 @@ use bytes::Bytes;
 /// The stored bytes in a file that should take `size` bytes of disk; none if it is damaged.
 pub(super) fn read(file: &File, size: u64) -> io::Result<Option<Bytes>> {
     let length = file.metadata()?.len();
-    // Whatever somebody put there in its place, not more is read than was accounted for.
+    // Reads no more than was accounted for, even if the file was replaced.
     if blocks(length) != size {
         return Ok(None);
     }
@@ -42,18 +42,18 @@ pub(super) fn trailer(stored: &[u8]) -> Option<[u8; TRAILER_BYTES]> {
     Some(trailer)
 }
 
-/// The bytes of disk of an entry of so many stored bytes.
+/// Disk bytes of an entry with this number of stored bytes.
 pub(super) const fn size_on_disk(stored: u64) -> u64 {
     blocks(stored.saturating_add(TRAILER_BYTES as u64))
 }
 
-/// The bytes of disk of a file of so many bytes. An empty one counts too, or it would never be given up.
+/// Disk bytes of a file of this length. An empty file counts too, so that it can be evicted.
 pub(super) const fn blocks(length: u64) -> u64 {
     let blocks = length.div_ceil(BLOCK);
     if blocks == 0 { BLOCK } else { blocks.saturating_mul(BLOCK) }
 }
 
-/// Whether there is nothing of that name that could be an entry.
+/// Returns `true` if the name cannot be that of an entry.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::NotADirectory | ErrorKind::NotFound)
 }

@@ -1,4 +1,4 @@
-//! What the cache holds, in the order in which it is given up.
+//! Entries of the cache, in the order of eviction.
 
 use lru::LruCache;
 
@@ -10,7 +10,7 @@ use crate::format::Digest;
 pub(super) struct Index {
     probation: Segment,
     protected: Segment,
-    /// How many bytes of disk `protected` may hold.
+    /// Maximum disk bytes of `protected`.
     protected_most: u64,
 }
 
@@ -21,7 +21,7 @@ struct Segment {
 }
 
 impl Index {
-    /// An index of a cache with a budget of so many bytes.
+    /// An index for a cache with this budget in bytes.
     pub(super) fn new(budget: u64) -> Self {
         Self { probation: Segment::new(), protected: Segment::new(), protected_most: budget / 5 * 4 }
     }

@@ -45,7 +45,7 @@ pub(crate) struct ChunkCache {
     state: Mutex<State>,
 }
 
-/// What a cache did since it was opened, and what it holds.
+/// Statistics of a cache since it was opened, and its contents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheCounts {
@@ -75,7 +75,7 @@ impl ChunkCache {
     /// the budget, or the 17 MiB of the largest chunk if the budget is at least 64 MiB.
     ///
     /// # Errors
-    /// If the directory cannot be made or read. The caller goes on without a cache.
+    /// If the directory cannot be made or read. The caller continues without a cache.
     pub(crate) fn open(directory: &Path, budget: u64) -> io::Result<Self> {
         make_directory(directory)?;
         let cache = Self {
@@ -126,7 +126,7 @@ impl ChunkCache {
         None
     }
 
-    /// Keeps the stored form of a chunk, which the caller has checked (H68). If it is there already, nothing happens.
+    /// Keeps the stored form of a chunk, which the caller has checked (H68). Does nothing if the entry exists.
     ///
     /// Never fails. After an error it takes nothing for the next 256 times, and twice as often after each error that follows, up
     /// to 65,536; a success ends that.
@@ -144,12 +144,12 @@ impl ChunkCache {
         }
     }
 
-    /// Whether an entry is there. Changes nothing, and is no promise that it can be read.
+    /// Returns `true` if the entry exists. Changes nothing, and does not promise that it can be read.
     pub(crate) fn contains(&self, digest: &Digest) -> bool {
         self.state().index.size(digest).is_some()
     }
 
-    /// Removes an entry if it is there.
+    /// Removes an entry if it exists.
     pub(crate) fn remove(&self, digest: &Digest) {
         let _stripe = self.own(digest);
         if self.contains(digest) {
@@ -173,7 +173,7 @@ impl ChunkCache {
         self.give_back(bytes);
     }
 
-    /// What happened so far, and what is there.
+    /// Statistics so far, and the contents.
     pub(crate) fn counts(&self) -> CacheCounts {
         let state = self.state();
         // A cache of 2^64 entries would have to have as many files.
@@ -182,7 +182,7 @@ impl ChunkCache {
     }
 }
 
-/// What was found of an entry.
+/// Result of reading an entry.
 enum Found {
     Bytes(Bytes),
     /// A file that is not what was written.
@@ -247,7 +247,7 @@ impl ChunkCache {
         Some(freed)
     }
 
-    /// Removes entries until so many bytes of disk are given back.
+    /// Evicts entries until this number of disk bytes is free.
     fn give_back(&self, bytes: u64) {
         let mut freed = 0_u64;
         while freed < bytes {
@@ -347,7 +347,7 @@ impl ChunkCache {
         Ok(())
     }
 
-    /// Takes up the entries that are there, oldest first.
+    /// Registers the existing entries, oldest first.
     fn account(&self) -> io::Result<()> {
         let mut found = Vec::new();
         for first in 0..=u8::MAX {
@@ -394,7 +394,7 @@ struct State {
     index: Index,
     /// The bytes of disk of what is being written.
     reserved: u64,
-    /// How many inserts are still left out.
+    /// Number of inserts still to skip.
     pause: u64,
     next_pause: u64,
     counts: CacheCounts,
@@ -423,7 +423,7 @@ impl State {
         }
     }
 
-    /// Whether an insert is left out.
+    /// Returns `true` if an insert is skipped.
     fn is_paused(&mut self) -> bool {
         let paused = self.pause > 0;
         self.pause = self.pause.saturating_sub(1);

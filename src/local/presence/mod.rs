@@ -1,4 +1,4 @@
-//! Which chunks a store is known to have: 40 bytes a chunk, in sorted files with a short log (H65).
+//! Presence records: 40 bytes a chunk, in sorted files with a short log (H65).
 //!
 //! # Files
 //! | name | what |
@@ -15,9 +15,9 @@
 //! log is cut and the old segments are removed. A crash before the replacement leaves the old state and a file that nobody names, a
 //! crash after it records in the log that the segment has too.
 //!
-//! # What it is worth
+//! # Validity
 //! The records are true for the stamp that they were made under, and are dropped under another. Losing records costs requests. One that
-//! was forgotten must stay forgotten: [`PresenceStore::forget`] returns when that is on the disk (H16), and since a damaged record
+//! was forgotten must stay forgotten: [`PresenceStore::forget_all`] returns when that is on the disk (H16), and since a damaged record
 //! may be one that hides an older one, damage is more than a record that is lost. A log with one is dropped with everything else,
 //! unless it is what a crash leaves, at its end: half a record, or zeros. A block of a segment with one answers nothing, and a
 //! merge that meets one drops everything.
@@ -33,7 +33,7 @@ use crate::format::Digest;
 use crate::local::private;
 
 const RECORD_BYTES: usize = 40;
-/// How many records one look at a segment reads.
+/// Number of records that one lookup in a segment reads.
 const BLOCK_RECORDS: usize = 256;
 /// At how many records the log becomes a segment.
 const MERGE_AT: usize = 64 << 10;
@@ -41,7 +41,7 @@ const MERGE_AT: usize = 64 << 10;
 const RATIO: u64 = 4;
 const LENGTH_BITS: u32 = 28;
 
-/// What is known of a chunk.
+/// Record of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
     /// Nothing, any more.
@@ -61,7 +61,7 @@ pub(crate) struct PresenceStore {
 #[derive(Debug)]
 struct State {
     log: File,
-    /// What is in the log.
+    /// Contents of the log.
     recent: HashMap<Digest, Presence>,
     segments: Vec<Arc<Segment>>,
     stamp: String,
@@ -111,7 +111,7 @@ impl PresenceStore {
         Ok(Self { directory: directory.to_owned(), merge_at, state: Mutex::new(state) })
     }
 
-    /// What is known of a chunk. What cannot be read is not known.
+    /// Looks up a chunk. An unreadable record counts as missing.
     pub(crate) fn get(&self, digest: &Digest) -> Option<u32> {
         let segments = {
             let state = self.state();
@@ -132,7 +132,7 @@ impl PresenceStore {
         None
     }
 
-    /// Notes that the store has a chunk, in an object of so many bytes.
+    /// Records that the store has the chunk, in an object of this many bytes.
     pub(crate) fn set(&self, digest: Digest, length: u32) -> io::Result<()> {
         if self.get(&digest) == Some(length) {
             return Ok(());
@@ -178,7 +178,7 @@ impl PresenceStore {
             .write_all(&encode(&digest, presence))
             .and_then(|()| if durable { state.log.sync_data() } else { Ok(()) });
         if let Err(error) = written {
-            // What follows half a record could not be read.
+            // Records after half a record cannot be read.
             state.log.set_len(before)?;
             return Err(error);
         }
@@ -393,7 +393,7 @@ fn decode(record: &[u8; RECORD_BYTES]) -> io::Result<(Digest, Presence)> {
     }
 }
 
-/// The records of a log. What a crash left at its end is cut off.
+/// The records of a log. An incomplete end, as left by a crash, is cut off.
 fn read_log(path: &Path) -> io::Result<HashMap<Digest, Presence>> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),

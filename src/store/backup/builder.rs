@@ -31,7 +31,7 @@ use crate::store::catalog::delete::DeleteError;
 use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
 use crate::store::events::{Observer, Silent};
 
-/// By how much the clock may lag behind the newest snapshot before a backup without an explicit time is refused.
+/// Maximum lag of the clock behind the newest snapshot for a backup without an explicit time.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 
 /// A backup that is about to begin.
@@ -61,7 +61,7 @@ impl Datastore {
 }
 
 impl BackupBuilder {
-    /// Who is told about progress; default: nobody.
+    /// Observer of the progress; default: none.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = observer;
         self
@@ -187,7 +187,7 @@ impl Datastore {
     pub(in crate::store) async fn remove_leftovers(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
         let snapshots = self.newest_snapshots(group).await?;
         let backend = &self.inner.backend;
-        // Where a lock does not reach everybody, having it is no evidence that nobody is writing.
+        // A lock that does not reach all processes is no evidence that none of them writes.
         let is_evidence = backend.capabilities().lock_reach != LockReach::Process;
         if !is_evidence || snapshots.iter().all(|snapshot| snapshot.state == SnapshotState::Finished) {
             return Ok(snapshots);
@@ -195,7 +195,7 @@ impl Datastore {
         for snapshot in snapshots.iter().filter(|snapshot| snapshot.state == SnapshotState::Unfinished) {
             match self.remove_leftover(&snapshot.name).await {
                 Err(DeleteError::Lost(error)) => return Err(error),
-                // They are in nobody's way, and the next backup tries again.
+                // They block nothing, and the next backup tries again.
                 Err(DeleteError::Failed(_)) | Ok(()) => {}
             }
         }
@@ -208,7 +208,7 @@ impl Datastore {
         let backend = &self.inner.backend;
         let guard = backend.lock(&LockScope::Snapshot(name.clone()), LockMode::Exclusive).await?;
         let alone = backend.lock(&LockScope::Store, LockMode::Brief).await?;
-        // What was unfinished before the lock was held may be finished now.
+        // A snapshot that was unfinished before the lock was taken may be finished now.
         match self.listed_snapshot(name).await? {
             Some(found) if found.info.state == SnapshotState::Unfinished => {
                 self.remove_unfinished(&found.info, alone, guard).await.map(drop)

@@ -21,10 +21,10 @@ use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 /// The size of the chunks of an image unless another is asked for: what PBS uses.
 pub(in crate::store) const CHUNK_BYTES: u64 = 4 << 20;
 
-/// How many chunks are taken over from a base at once.
+/// Number of chunks reused from a base at once.
 const REUSE_BATCH: usize = 256;
 
-/// Which parts of an image may differ from the base.
+/// Dirty extents: the parts of an image that may differ from the base.
 ///
 /// Built from the ranges that were written to since; they may overlap and come in any order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl DirtyMap {
         Self::default()
     }
 
-    /// Whether anything in the range may differ.
+    /// Returns `true` if any part of the range may differ.
     pub fn overlaps(&self, range: &Range<u64>) -> bool {
         let first = self.ranges.partition_point(|dirty| dirty.end <= range.start);
         !range.is_empty() && self.ranges.get(first).is_some_and(|dirty| dirty.start < range.end)
@@ -121,7 +121,7 @@ impl<'a, R> ImageBuilder<'a, R> {
         self
     }
 
-    /// Which parts may differ from the base. Chunks without any are taken over from it without being read.
+    /// Dirty extents. Chunks without any are reused from the base without reading the image.
     ///
     /// Awaiting then fails with `InvalidInput` without a base or size, or if the base has chunks of another size. An image
     /// that is larger or smaller than the base is read where the two do not overlap.
@@ -175,7 +175,7 @@ where
     };
     {
         let in_flight = task.reserved.shared.store.inner.in_flight();
-        // Whoever can be moved may stand anywhere.
+        // A seekable reader may start at any position.
         let moved = seek.is_some();
         let source = Source { at: 0, chunk_bytes, dirty: seek, moved, reader, size, task: &task };
         let entries = source.into_stream().map(|part| process(&task, part)).buffer_unordered(in_flight);
@@ -239,7 +239,7 @@ struct Source<'a, R> {
     at: u64,
     chunk_bytes: u64,
     dirty: Option<(DirtyMap, Seek<R>)>,
-    /// Whether the reader stands somewhere else than at `at`.
+    /// Returns `true` if the reader is not at `at`.
     moved: bool,
     reader: R,
     size: Option<u64>,

@@ -48,7 +48,7 @@ pub(in crate::store) struct Cut {
     pub(in crate::store) permit: Permit,
 }
 
-/// What becomes an entry of an index.
+/// Data of an index entry.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) struct Entry {
     pub(in crate::store) digest: Digest,
@@ -166,7 +166,7 @@ impl Base {
         reserved.shared.store.inner.runtime().run_blocking("sort a base", sort).await
     }
 
-    /// Whether the base names the chunk.
+    /// Returns `true` if the base names the chunk.
     fn names(&self, digest: &Digest) -> bool {
         let found =
             self.by_digest.binary_search_by_key(&Some(*digest), |number| self.index.digest(*number as usize));
@@ -194,7 +194,7 @@ async fn base_index(base: &SnapshotReader, writer: &WriterShared, name: &Archive
     if !Arc::ptr_eq(&base.store().inner, &writer.store.inner) {
         return Err(failed(ErrorKind::InvalidInput).because("it belongs to another store"));
     }
-    // Read anew: the snapshot may have been found corrupt since it was opened.
+    // Read again, because the snapshot may have been found corrupt since it was opened.
     let (manifest, version) = base.store().inner.manifest(base.name()).await?;
     if has_failed_verification(&manifest) {
         return Err(failed(ErrorKind::Conflict).because("it failed verification"));

@@ -28,7 +28,7 @@ use crate::store::catalog::list::SnapshotState;
 use crate::store::restore::snapshot::has_failed_verification;
 use crate::store::{Datastore, SnapshotReader};
 
-/// How many indexes are stored at the same time.
+/// Number of indexes stored concurrently.
 const INDEXES_IN_FLIGHT: usize = 4;
 
 pub(in crate::store) async fn finish(shared: &Arc<WriterShared>) -> Result<SnapshotReader> {
@@ -115,7 +115,7 @@ pub(in crate::store) async fn check_bases(
         if still.is_ok_and(|found| found.version == *version) {
             continue;
         }
-        // Notes and verify states change a manifest too; what counts is that the snapshot is there and not known as bad.
+        // Notes and verify states change a manifest too; the snapshot only has to exist and not be known as bad.
         check_base(store, base).await?;
     }
     Ok(())
@@ -180,7 +180,7 @@ pub(in crate::store) async fn publish(
         }
     }
     backend.barrier().await?;
-    // The snapshot is there whatever becomes of the list: a chunk that stays on it is looked at once more than needed.
+    // The snapshot exists whatever happens to the list: a chunk left on it is only checked once more than needed.
     let _ = store.inner.chunks.unlist_suspects(&cleared).await;
     Ok(())
 }
@@ -213,7 +213,7 @@ pub(in crate::store) async fn remove_written(store: &Datastore, written: &[Writt
     Ok(())
 }
 
-/// Cleans up after a writer that was dropped. Its locks are free by now, so the group is locked anew for it.
+/// Cleans up after a dropped writer. Its locks are free by now, so the group is locked again.
 pub(in crate::store) fn remove_in_background(shared: &WriterShared, written: Vec<Written>) {
     let (store, name) = (shared.store.clone(), shared.name.clone());
     shared.store.inner.runtime().spawn(Box::pin(async move {
@@ -223,13 +223,13 @@ pub(in crate::store) fn remove_in_background(shared: &WriterShared, written: Vec
         let Ok(_held) = backend.lock(&scope, LockMode::Exclusive).await else { return };
         let Ok(found) = store.listed_snapshot(&name).await else { return };
         if !found.is_some_and(|listed| listed.info.state == SnapshotState::Finished) {
-            // Nobody is there to be told; what stays is invisible.
+            // No caller is left to report to; leftovers are invisible.
             let _ = remove_written(&store, &written).await;
         }
     }));
 }
 
-/// An object of another version is somebody else's.
+/// An object of another version belongs to another writer.
 fn ignore_conflict<T>(removed: Result<T>) -> Result<()> {
     match removed {
         Err(error) if error.kind() == ErrorKind::Conflict => Ok(()),

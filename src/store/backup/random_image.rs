@@ -20,7 +20,7 @@ use crate::store::backup::pipeline::{ArchiveTask, Cut, Entry, yield_now};
 use crate::store::events::Event;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter, in_archive};
 
-/// How many chunks may be written in part at the same time.
+/// Maximum number of partly written chunks.
 const PARTIAL_CHUNKS: usize = 16;
 
 /// An image that is about to be written in any order.
@@ -43,11 +43,11 @@ pub struct ImageWriter {
     index: FixedIndexWriter,
     partial: BTreeMap<u64, Partial>,
     given_up: GiveUp,
-    /// Chunks on their way, each worked on by a task of its own: what they hold is given back although nobody may call.
+    /// Chunks in flight, each in a task of its own, which releases its resources without further calls.
     processing: FuturesUnordered<Detached<(u64, Entry)>>,
     size: u64,
     task: Arc<ArchiveTask>,
-    /// Which chunks are in the index or on their way there, one bit each.
+    /// Chunks in the index or on their way to it, one bit each.
     taken: Vec<u64>,
 }
 
@@ -67,7 +67,7 @@ impl Drop for GiveUp {
 #[derive(Debug)]
 struct Partial {
     buffer: Buffer,
-    /// What is there: in order, apart from one another.
+    /// Written ranges, in order and separate.
     filled: Vec<Range<usize>>,
 }
 
@@ -157,7 +157,7 @@ impl ImageWriter {
     /// Writes zeros. Whole chunks of them are neither hashed nor held in memory.
     ///
     /// # Errors
-    /// Those of [`write_at`](ImageWriter::write_at).
+    /// As for [`write_at`](ImageWriter::write_at).
     ///
     /// # Cancel safety
     /// That of [`write_at`](ImageWriter::write_at).
@@ -219,7 +219,7 @@ impl ImageWriter {
         task.reserved.complete_index(finished)
     }
 
-    /// Puts bytes into a chunk of which not all is there, and stores it if it then is.
+    /// Adds bytes to a partly written chunk, and stores the chunk when it is complete.
     async fn fill(&mut self, at: u64, part: &[u8]) -> Result<()> {
         let chunk = self.chunk_range(at / self.chunk_bytes);
         if !self.has_partial(at) {

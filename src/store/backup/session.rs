@@ -20,7 +20,7 @@ use crate::store::events::{Event, Observer};
 /// Maximum plaintext bytes of a new blob.
 const MAX_NEW_BLOB_BYTES: usize = 16 << 20;
 
-/// What the writer and its archives have in common.
+/// State that a writer shares with its archives.
 #[derive(Debug)]
 pub(in crate::store) struct WriterShared {
     pub(in crate::store) counters: Counters,
@@ -75,7 +75,7 @@ pub(in crate::store) struct Publication {
 pub struct ArchiveSummary {
     /// The checksum that the manifest will hold: of the index, or of the stored blob.
     pub checksum: Digest,
-    /// How many chunks it has; none for a blob.
+    /// Number of chunks; 0 for a blob.
     pub chunks: u64,
     /// Its name.
     pub name: ArchiveName,
@@ -83,7 +83,7 @@ pub struct ArchiveSummary {
     pub size: u64,
 }
 
-/// What a backup has done so far. Sizes are in bytes.
+/// Statistics of a backup so far. Sizes are in bytes.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackupStats {
@@ -203,7 +203,7 @@ impl WriterShared {
 /// The name of an archive that is being written; free again if it is dropped before it is complete.
 #[derive(Debug)]
 pub(in crate::store) struct Reserved {
-    /// Whether the archive is complete or given up.
+    /// `true` if the archive is complete or given up.
     pub(super) settled: AtomicBool,
     pub(in crate::store) name: ArchiveName,
     pub(in crate::store) shared: Arc<WriterShared>,

@@ -19,7 +19,7 @@ use crate::store::backup::pipeline::{ArchiveTask, Cut, yield_now};
 use crate::store::events::Event;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
-/// How many bytes are read before the chunker looks at them. What it finds behind the end of a chunk is copied once.
+/// Bytes read before the chunker scans them. Bytes beyond the end of a chunk are copied once.
 const BATCH_BYTES: usize = 512 << 10;
 
 /// A stream that is about to be written; awaiting it writes it.
@@ -111,7 +111,7 @@ where
             Ok::<_, Error>((number, entry))
         });
         let mut entries = std::pin::pin!(entries.buffer_unordered(in_flight));
-        // What is done before its turn waits here, and keeps no chunk from being worked on.
+        // Early results wait here without blocking later chunks.
         let (mut waiting, mut next) = (BTreeMap::new(), 0);
         while let Some((number, entry)) = entries.try_next().await? {
             waiting.insert(number, entry);
@@ -139,10 +139,10 @@ struct Cutter<'a, R> {
     buffer: Buffer,
     chunker: Box<dyn Chunker>,
     ended: bool,
-    /// How many bytes of the buffer are of the stream.
+    /// Number of bytes of the stream in the buffer.
     filled: usize,
     reader: R,
-    /// How many of them the chunker has seen.
+    /// Number of them that the chunker has scanned.
     scanned: usize,
     task: &'a ArchiveTask,
 }
@@ -179,7 +179,7 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
         }
     }
 
-    /// Reads a batch behind what is there.
+    /// Reads a batch after the buffered bytes.
     async fn fill(&mut self) -> Result<()> {
         let goal = self.filled + BATCH_BYTES;
         grow(&mut self.buffer, goal);

@@ -29,7 +29,7 @@ use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::catalog::list::FileInfo;
 use crate::store::{Datastore, SnapshotInfo};
 
-/// What was deleted.
+/// Number of deleted objects.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deletion {
@@ -50,14 +50,14 @@ pub(crate) enum Expected {
     Unfinished(Vec<FileInfo>),
 }
 
-/// What became of a snapshot that was to be removed.
+/// Outcome of the removal of a snapshot.
 #[derive(Clone, Debug)]
 pub(crate) enum DeleteOutcome {
     /// Somebody uses it, or may.
     Busy(Error),
     /// It is not what was expected.
     Changed,
-    /// Nothing of it was there.
+    /// It did not exist.
     Gone,
     /// It is protected.
     Protected,
@@ -70,7 +70,7 @@ pub(crate) enum DeleteOutcome {
 pub(crate) enum DeleteError {
     /// It may succeed for others.
     Failed(Error),
-    /// The store, or what was locked, may be somebody else's by now.
+    /// Another process may own the store, or a lock, now.
     Lost(Error),
 }
 
@@ -129,7 +129,7 @@ impl Datastore {
         for snapshot in snapshots {
             let scope = LockScope::Snapshot(snapshot.name.clone());
             let guard = self.lock_for_deletion(scope).await?;
-            // Once more, now that nobody can change it (H56).
+            // Again, under the lock (H56).
             let info = match self.snapshot_info(&snapshot.name).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 info => info?,
@@ -146,7 +146,7 @@ impl Datastore {
         Ok(done)
     }
 
-    /// Deletes a namespace with all groups in it and all namespaces below it, but for what is protected. The root itself stays.
+    /// Deletes a namespace with all groups in it and all namespaces below it, except protected snapshots. The root itself stays.
     ///
     /// # Errors
     /// As [`delete_group`](Datastore::delete_group).
@@ -162,7 +162,7 @@ impl Datastore {
                 done.deleted.extend(of_group.deleted);
                 done.protected.extend(of_group.protected);
             }
-            // Where something protected is in it, or somebody made something meanwhile, it stays.
+            // A namespace with protected or new objects stays.
             self.remove_namespace(&namespace).await.map_err(DeleteError::into_error)?;
         }
         self.inner.backend.barrier().await?;
@@ -174,7 +174,7 @@ impl Datastore {
         self.delete_all(&rest_of(info)).await
     }
 
-    /// Whether a snapshot that is locked is protected. A listing may be behind, so that what it does not show is looked for (H47).
+    /// Returns `true` if a locked snapshot is protected. A listing may lag, so a missing mark is looked up (H47).
     pub(in crate::store) async fn is_protected(&self, info: &SnapshotInfo) -> Result<bool> {
         Ok(info.protected || self.inner.backend.has(&Key::Protected(info.name.clone())).await?)
     }
@@ -183,7 +183,7 @@ impl Datastore {
         self.inner.backend.lock(&scope, LockMode::Exclusive).await
     }
 
-    /// Removes a snapshot if it is what it was expected to be, nobody uses it, and it is not protected (H56).
+    /// Removes a snapshot if it is the expected one, unused, and not protected (H56).
     pub(crate) async fn remove_planned(
         &self,
         name: &SnapshotName,
@@ -238,7 +238,7 @@ impl Datastore {
             let error = Error::new(ErrorKind::Busy, "remove the unfinished").on(&info.name);
             Ok(DeleteOutcome::Busy(error.because(why)))
         };
-        // Where a lock does not reach everybody, having it is no evidence that nobody is writing.
+        // A lock that does not reach all processes is no evidence that none of them writes.
         if backend.capabilities().lock_reach == LockReach::Process {
             return busy("nobody can tell whether another host is writing it");
         }
@@ -255,7 +255,7 @@ impl Datastore {
         still_held(alone.as_ref()).await?;
         let mut rest = rest_of(info);
         if rest.is_empty() {
-            // Nothing is there under this name, and an empty directory goes with it.
+            // The name is free, and an empty directory is removed too.
             rest.push(Key::ClientLog(info.name.clone()));
         }
         self.delete_all(&rest).await?;
@@ -270,7 +270,7 @@ impl Datastore {
     pub(crate) async fn remove_group_if_empty(&self, group: &GroupName) -> Result<bool, DeleteError> {
         match self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await {
             Ok(guard) => self.delete_group_if_empty(group, guard).await,
-            // Whoever uses the group may be about to write to it.
+            // A user of the group may be about to write to it.
             Err(error) if error.kind() == ErrorKind::Busy => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -356,7 +356,7 @@ impl Datastore {
     }
 }
 
-/// What a group has beside its owner, its notes and the objects of snapshots.
+/// Other objects of a group than its owner, its notes and those of snapshots.
 enum Rest {
     /// Directories of snapshots.
     Directories(Vec<SnapshotName>),
@@ -372,7 +372,7 @@ impl Datastore {
         Ok(self.snapshots(group).await?.is_empty() && is_empty(self.rest(group).await?))
     }
 
-    /// What lies in a group of which a listing shows no snapshots.
+    /// Objects of a group without listed snapshots.
     async fn rest(&self, group: &GroupName) -> Result<Rest> {
         let inside = ListQuery::children(Prefix::Group(group.clone()));
         let mut directories = Vec::new();

@@ -1,4 +1,4 @@
-//! Which namespaces, groups and snapshots there are.
+//! Listings of namespaces, groups and snapshots.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::format::layout::{Key, Prefix};
 use crate::format::name::{BackupType, GroupName, Namespace, SnapshotName};
 use crate::store::Datastore;
 
-/// How many of the newest snapshots of a group are looked at first.
+/// Number of newest snapshots of a group that are looked at first.
 const NEWEST: usize = 4;
 
 /// A snapshot in a listing.
@@ -17,13 +17,13 @@ const NEWEST: usize = 4;
 pub struct SnapshotInfo {
     /// Its files, by name. The manifest, the client log and the mark of protection are not among them.
     pub files: Vec<FileInfo>,
-    /// Whether it has a client log.
+    /// `true` if it has a client log.
     pub has_client_log: bool,
     /// Its name.
     pub name: SnapshotName,
-    /// Whether it is protected against deletion.
+    /// `true` if it is protected against deletion.
     pub protected: bool,
-    /// Whether it is finished.
+    /// State of the snapshot.
     pub state: SnapshotState,
     /// The entries that make it [unreadable](SnapshotState::Unreadable).
     pub unreadable: Vec<Unreadable>,
