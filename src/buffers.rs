@@ -1,4 +1,4 @@
-//! Buffers that are used again, because fresh memory of several megabytes costs as much to touch as to fill.
+//! Reusable buffers, because touching fresh memory of several megabytes costs as much as filling it.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -6,36 +6,36 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 
-/// How many buffers lie ready at most. More than are in flight are never wanted.
+/// Maximum number of free buffers. No more than those in flight are needed.
 const KEPT: usize = 64;
 
-/// Capacities are multiples of this, and plaintext gets room for a header too: what held the plaintext of one chunk then fits
+/// Unit of capacities. Plaintext gets room for a header too, so a buffer for the plaintext of one chunk also fits
 /// the encoded form of another.
 const STEP_BYTES: usize = 64 << 10;
 
 /// Buffers of this length or more have a capacity of [`MAPPED_BYTES`].
 const LARGE_BYTES: usize = 1 << 20;
 
-/// What is longer than 32 MiB, the allocator of glibc maps by itself and gives back when it is freed, while holes in its heap
-/// cost half as much again as what is in use. Of a mapping only what was touched is memory.
+/// glibc maps allocations above 32 MiB and unmaps them on free, while holes in its heap
+/// cost half as much again as the used memory. A mapping uses memory only for touched pages.
 const MAPPED_BYTES: usize = (32 << 20) + STEP_BYTES;
 
-/// Buffers that lie ready.
+/// Free buffers.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     free: Mutex<Vec<Free>>,
-    /// How much memory all the buffers that lie ready may hold together.
+    /// Maximum bytes of all free buffers.
     kept_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Free {
-    /// How much of it was ever used: so much memory it holds.
+    /// Number of touched bytes, which is the memory it uses.
     touched: usize,
     vec: Vec<u8>,
 }
 
-/// A buffer that returns to its pool when it is dropped. Its contents are whatever it held last.
+/// A buffer that returns to its pool when dropped. Its contents are arbitrary.
 pub(crate) struct Buffer {
     pool: Weak<Buffers>,
     touched: usize,
@@ -47,16 +47,16 @@ impl Buffers {
         Arc::new(Self { free: Mutex::default(), kept_bytes })
     }
 
-    /// A buffer of any length that has at least this capacity and holds at most twice as much memory: of those that lie ready
-    /// the one that held most nearly as much, or a new and empty one.
+    /// A buffer of any length with at least this capacity, which uses at most twice as much memory: the free
+    /// one that fits best, or a new and empty one.
     pub(crate) fn take(self: &Arc<Self>, capacity: usize) -> Buffer {
         if capacity < STEP_BYTES {
-            // Whoever keeps something small must not keep something large with it.
+            // A small content must not keep a large buffer alive.
             return Buffer { pool: Weak::new(), touched: 0, vec: Vec::with_capacity(capacity) };
         }
         let capacity = capacity.next_multiple_of(STEP_BYTES);
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not a much larger one: who keeps a few bytes of it keeps all of it.
+        // Not a much larger one, because a reference to a few bytes keeps all of it alive.
         let fits =
             |free: &Free| free.vec.capacity() >= capacity && free.touched <= capacity.saturating_mul(2);
         let fitting = free.iter().enumerate().filter(|(_, free)| fits(free));
@@ -79,20 +79,20 @@ impl Buffers {
 }
 
 impl Buffer {
-    /// Makes it at least so long. What it held stays, and what is new is zeros.
+    /// Extends it to at least this length. Old contents stay, new bytes are zero.
     pub(crate) fn lengthen(&mut self, length: usize) {
         if self.vec.len() < length {
             self.vec.resize(length, 0);
         }
     }
 
-    /// The first `length` bytes, to be shared; the buffer returns to the pool with the last of them. It is not cut off at that
-    /// length: what a buffer has as its length need not be filled with zeros when it is used again.
+    /// The first `length` bytes, shareable; the buffer returns to the pool with the last reference. Its length is
+    /// kept, so that reuse need not fill it with zeros again.
     pub(crate) fn freeze_to(self, length: usize) -> Bytes {
         self.freeze().slice(..length)
     }
 
-    /// The buffer as bytes that can be shared; it returns to the pool with the last of them.
+    /// The buffer as shareable bytes; it returns to the pool with the last reference.
     pub(crate) fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }

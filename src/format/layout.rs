@@ -71,7 +71,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// How many objects of the [reserve](Key::Reserve) there are.
+    /// Number of objects of the [reserve](Key::Reserve).
     pub const RESERVES: u8 = 2;
 
     /// The path of the object relative to the root of the store, without a leading `/`.

@@ -267,7 +267,7 @@ impl GcPlan {
         self.store.runtime().run_blocking("look for missing chunks", find).await
     }
 
-    /// Those that a lookup by name does not find either: a listing may lag (H13).
+    /// Filters out chunks that a lookup by name finds: a listing may lag (H13).
     async fn certainly_gone(&self, named: &HashSet<Digest>) -> Result<HashSet<Digest>> {
         let named: Vec<_> = named.iter().copied().collect();
         let mut gone = HashSet::new();

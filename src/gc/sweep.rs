@@ -81,7 +81,7 @@ impl GcPlan {
             };
             let chunks = candidates.iter().filter(|candidate| candidate.unused.quarantined.is_none());
             for candidate in chunks.filter(|candidate| stays(candidate)) {
-                // Those that may be deleted come first, since room is limited.
+                // Chunks that may be deleted come first, since room is limited.
                 let list = if candidate.ready { &mut seen } else { &mut waiting };
                 if list.len() < MOST_SIGHTINGS {
                     list.push((candidate.unused.digest, candidate.since));
@@ -167,7 +167,7 @@ impl GcPlan {
         self.write_status().await
     }
 
-    /// The next named candidates that may be removed, after the first so many.
+    /// The next named candidates that may be removed, after this number of them.
     fn kept_after(&self, mut done: usize, most: usize) -> Vec<Candidate> {
         let mut found = Vec::new();
         for census in &self.census.shards {

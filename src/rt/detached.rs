@@ -28,7 +28,7 @@ impl dyn Runtime {
     /// `work` and all that it owns is dropped before the result is visible, so a caller with the result may take the same locks again.
     ///
     /// # Errors
-    /// Those of `work`; `Internal` if it panicked or the runtime ended.
+    /// Errors of `work`; `Internal` if it panicked or the runtime ended.
     ///
     /// # Cancel safety
     /// The work runs to its end even if the future is dropped, or was never polled.

@@ -1,4 +1,4 @@
-//! How much memory the operations of a store may hold at the same time, in bytes.
+//! The memory budget of the operations of a store, in bytes.
 //!
 //! Permits are given in the order in which they were asked for. A pipeline asks in the order of its stream and gives each
 //! permit back when the bytes have arrived, so the oldest part of every pipeline always has its permit and nothing can wait
@@ -34,9 +34,9 @@ impl Budget {
         Arc::new(Self { state: Mutex::new(state), total })
     }
 
-    /// Waits until `bytes` are free. Whoever asks for more than there is gets all of it.
+    /// Waits until `bytes` are free. A request beyond the total gets the total.
     ///
-    /// A dropped future gives back what it had been given.
+    /// A dropped future returns its bytes.
     pub(crate) async fn acquire(self: &Arc<Self>, bytes: usize) -> Permit {
         let bytes = bytes.min(self.total);
         let granted = {
@@ -64,7 +64,7 @@ impl Budget {
         state.available += bytes;
         while let Some((wanted, sender)) = state.waiting.front() {
             let wanted = *wanted;
-            // One that is gone keeps nobody behind it waiting.
+            // A dropped waiter blocks no later one.
             if wanted > state.available && !sender.is_canceled() {
                 break;
             }

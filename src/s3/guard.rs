@@ -44,7 +44,7 @@ mod tests {
 
     const LATER: Duration = Duration::from_hours(1);
 
-    /// What it is about, the answers of the guard, and what happens.
+    /// Name of the case, the answers of the guard, and the expected events.
     type Case = (&'static str, Vec<Permit>, Vec<Result<()>>, Vec<Event>);
     type Permit = Result<Option<Duration>>;
 

@@ -31,16 +31,16 @@ pub(super) struct Index {
     pub(super) reader: IndexReader,
 }
 
-/// What need not be transferred.
+/// Chunks that need no transfer.
 #[derive(Debug)]
 pub(super) struct Reuse {
     pub(super) base: Option<Arc<Base>>,
     pub(super) belief: ExistingCheck,
-    /// What the snapshot says of the target, if it is of the same store.
+    /// Snapshot of the source in the same store.
     pub(super) of_same: Option<ReuseSource>,
-    /// What this run brought.
+    /// Chunks transferred by this run.
     pub(super) sent: Arc<WriterPins>,
-    /// What this snapshot takes over. Others may not rely on it.
+    /// Chunks that this snapshot reuses. Other snapshots may not rely on them.
     pub(super) taken: Arc<WriterPins>,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Wanted {
     length: u64,
 }
 
-/// What became of a chunk.
+/// Outcome for a chunk.
 enum Brought {
     Reused,
     Sent(u64),
@@ -164,7 +164,7 @@ async fn one(run: &Run, ends: &Ends<'_>, wanted: Wanted, reuse: &Reuse) -> Resul
     Ok(if put == Stored::Known { Brought::Reused } else { Brought::Sent(stored) })
 }
 
-/// Whether the target has the chunk, and whoever sends the snapshot has it too or had it before.
+/// Returns `true` if the target has the chunk, and the sender of the snapshot has it or had it before.
 async fn is_at_target(run: &Run, digest: Digest, reuse: &Reuse) -> Result<bool> {
     if reuse.belief == ExistingCheck::Read {
         return Ok(false);

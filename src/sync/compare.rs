@@ -1,4 +1,4 @@
-//! Whether two snapshots of one name are the same.
+//! Comparison of two snapshots of one name.
 //!
 //! What counts is what was backed up and how it is protected: files, sizes, checksums, modes of encryption, key, signature. Notes,
 //! the state of verification and the statistics of the upload may differ (H52).
@@ -9,16 +9,16 @@ use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
 use crate::store::has_failed_verification;
 use crate::sync::kinds::Conflict;
 
-/// What is to be done with a snapshot that both have.
+/// Action for a snapshot that both stores have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// They are different ones.
     Conflict(Conflict),
     /// That of the target is bad, and stays.
     Damaged,
-    /// That of the target is bad, and all of it is brought over again.
+    /// The one at the target is damaged: transfer all of it again.
     Everything,
-    /// What is not protected differs.
+    /// The unprotected parts differ.
     Manifest,
     /// Nothing.
     Same,
@@ -43,7 +43,7 @@ pub(super) fn compare(
     match conflict {
         _ if is_to_be_replaced && !loses_encryption => Verdict::Everything,
         Some(conflict) => Verdict::Conflict(conflict),
-        // What is known to be bad must not be said to be good because the source is.
+        // A snapshot known to be bad must not become good because the source is.
         None if is_bad => Verdict::Damaged,
         None => Verdict::Manifest,
     }

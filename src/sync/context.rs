@@ -21,11 +21,11 @@ use crate::sync::options::SyncOptions;
 /// How often the flag is looked at while bandwidth is waited for.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What all groups of a sync have in common.
+/// State shared by all groups of a sync.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) options: SyncOptions,
-    /// What was transferred, and is not transferred again; pinned meanwhile.
+    /// Transferred chunks, pinned and not transferred again.
     pub(super) pins: Mutex<Arc<WriterPins>>,
     pub(super) rate: Option<Rate>,
     /// One for each chunk that may be read.
@@ -37,7 +37,7 @@ pub(super) struct Run {
     pub(super) writes: Slots,
 }
 
-/// How much is done at the same time.
+/// Limit of concurrent transfers.
 #[derive(Debug)]
 pub(super) struct Slots {
     pub(super) budget: Arc<Budget>,
@@ -79,7 +79,7 @@ impl Run {
         Arc::clone(&self.pins.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Forgets what was transferred, if it is too much to be remembered. What it belongs to is visible, or was given up.
+    /// Forgets transferred chunks if they are too many. Their snapshots are visible or aborted.
     pub(super) fn forget(&self) {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         if pins.confirmed() > self.options.remember_chunks {
@@ -87,7 +87,7 @@ impl Run {
         }
     }
 
-    /// Waits until so many bytes may be passed on, or the flag is set.
+    /// Waits until this number of bytes may be sent, or the sync is aborted.
     pub(super) async fn pass(&self, bytes: u64) -> Result<(), Failure> {
         let Some(rate) = &self.rate else { return Ok(()) };
         let runtime = self.target.runtime().as_ref();

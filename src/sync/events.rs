@@ -1,4 +1,4 @@
-//! What a sync tells while it runs.
+//! Progress events of a sync.
 
 use std::fmt;
 
@@ -20,35 +20,35 @@ pub trait SyncObserver: fmt::Debug + Send + Sync + 'static {
 pub enum SyncEvent<'a> {
     /// A chunk that the target has was taken over.
     ChunkReused {
-        /// Which.
+        /// Digest of the chunk.
         digest: Digest,
-        /// Of which snapshot.
+        /// The snapshot.
         snapshot: &'a SnapshotName,
     },
     /// A chunk is about to be stored at the target, and the bandwidth that it takes was waited for.
     ChunkSent {
-        /// Which.
+        /// Digest of the chunk.
         digest: Digest,
-        /// Of which snapshot.
+        /// The snapshot.
         snapshot: &'a SnapshotName,
         /// Its size as it is stored, in bytes.
         stored: u64,
     },
     /// A snapshot is over, in whatever way.
     SnapshotFinished {
-        /// How.
+        /// The outcome.
         outcome: &'a Outcome,
-        /// Which.
+        /// Name of the snapshot.
         snapshot: &'a SnapshotName,
     },
     /// A snapshot is begun.
     SnapshotStarted {
-        /// Which.
+        /// Name of the snapshot.
         snapshot: &'a SnapshotName,
     },
 }
 
-/// An observer that nobody listens to.
+/// An observer that ignores all events.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Silent;
 

@@ -50,7 +50,7 @@ fn planned(snapshot: &SnapshotPlan, outcome: Outcome) -> SnapshotReport {
     SnapshotReport { outcome, source: snapshot.source.clone(), target: snapshot.target.clone() }
 }
 
-/// What becomes of a snapshot with which nothing is to be done.
+/// Outcome for a snapshot without a planned step.
 fn settled(snapshot: &SnapshotPlan) -> Option<Outcome> {
     match snapshot.step {
         Step::Conflict(conflict) => Some(Outcome::Conflict(conflict)),
@@ -62,7 +62,7 @@ fn settled(snapshot: &SnapshotPlan) -> Option<Outcome> {
 impl GroupRun<'_> {
     async fn snapshots(&mut self, plan: &GroupPlan) -> Vec<SnapshotReport> {
         let run = self.run;
-        // A newer one that is there would keep the one that failed from ever being brought over.
+        // A newer one at the target would keep the failed one from ever being transferred.
         let keeps_waiting =
             run.options.candidates == Candidates::Newer && run.options.order == Order::OldestFirst;
         let mut is_stopped = false;
@@ -87,7 +87,7 @@ impl GroupRun<'_> {
         reports
     }
 
-    /// What may be taken over, by a snapshot other than `but`.
+    /// The base for reuse by a snapshot other than `but`.
     pub(super) async fn base(&mut self, but: &SnapshotName) -> Result<Option<Arc<Base>>> {
         if self.base.is_none()
             && let Some((stored, name, held)) = self.import.base(but).await?

@@ -137,7 +137,7 @@ pub struct DamagedArchive {
     pub corrupt: u64,
     /// Some of the chunks that are corrupt or missing: at most 1000 in a report.
     pub digests: Vec<Digest>,
-    /// What is the matter with the index or the blob itself, if anything is. The chunks of such an index were not looked at.
+    /// Defect of the index or the blob itself, if any. The chunks of such an index were not checked.
     pub fault: Option<Fault>,
     /// Chunks that are good, and not what the index says: of another length, or encrypted where it should not be, or the reverse.
     pub misfits: u64,
@@ -147,13 +147,13 @@ pub struct DamagedArchive {
     pub name: ArchiveName,
 }
 
-/// What is the matter with an object.
+/// Defect of an object.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It fails a check, or is not the one in the manifest.
     Corrupt,
-    /// It is not there.
+    /// Missing.
     Missing,
 }
 
@@ -192,7 +192,7 @@ pub enum SkipReason {
     Unreachable(ErrorKind),
     /// It was deleted meanwhile.
     Vanished,
-    /// It was verified not long ago. Whether its chunks are there was looked at all the same.
+    /// Verified recently. The existence of its chunks was still checked.
     VerifiedBefore,
 }
 
@@ -200,18 +200,18 @@ pub enum SkipReason {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A chunk was looked at. Each is told of once.
+    /// A chunk was checked. Emitted once for each.
     ChunkChecked {
         /// Its digest.
         digest: &'a Digest,
-        /// What is known of it.
+        /// The result.
         finding: Finding,
     },
     /// A snapshot was looked at.
     SnapshotFinished {
         /// Its name.
         snapshot: &'a SnapshotName,
-        /// What is to be written into its manifest, if anything is.
+        /// The new verify state, if any.
         state: Option<VerifyResult>,
     },
     /// A look at a snapshot is begun.
@@ -221,7 +221,7 @@ pub enum Event<'a> {
     },
 }
 
-/// What is found, while it is being found.
+/// Findings while a run collects them.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) damaged: BTreeMap<SnapshotName, DamagedSnapshot>,
@@ -229,7 +229,7 @@ pub(super) struct Findings {
     pub(super) report: VerifyReport,
 }
 
-/// Whether what was found of a snapshot before still counts.
+/// Effect on earlier findings about a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Merge {
     Add,

@@ -25,11 +25,11 @@ use crate::verify::listing::ChunkListing;
 use crate::verify::options::{Mode, Repair, VerifyOptions};
 use crate::verify::report::{Event, Findings, Incomplete, SkippedSnapshot, VerifyReport};
 
-/// How many snapshots are looked at at the same time, as a part of the chunks that are, and at least and at most.
+/// Fraction of the concurrent chunks that is the number of concurrent snapshots, and its bounds.
 const SNAPSHOT_SHARE: usize = 8;
 const SNAPSHOTS_LEAST: usize = 2;
 const SNAPSHOTS_MOST: usize = 8;
-/// How many snapshots wait for a sign that what they miss is really gone.
+/// Maximum number of snapshots with missing parts that wait for evidence.
 const HELD_MOST: usize = 32;
 
 impl Run {
@@ -75,7 +75,7 @@ impl Run {
             return Err(error.because("so many chunks in a row are missing that it must have another cause"));
         }
         if self.options.repair == Repair::Quarantine {
-            // A chunk that stays on the list is looked at once more than needed, and nothing else.
+            // A chunk left on the list is only checked once more than needed.
             let _ = self.store.settle_suspects().await;
         }
         Ok(self.report())
@@ -91,7 +91,7 @@ impl Run {
         self.pass(Work::Full(Some(&listed)), Which::All).await;
         drop(listed);
         self.presence(Which::VerifiedBefore, listing).await?;
-        // What was found bad after its turn had come (H103).
+        // Chunks found bad after their snapshot was checked (H103).
         if self.ledger.has_faults() && self.control.stopped() != Some(Stop::Missing) {
             self.pass(Work::Known, Which::VerifiedBefore).await;
         }

@@ -9,7 +9,7 @@ use crate::verify::context::{Run, Which, Work};
 use crate::verify::ledger::{ChunkId, Depth, Turn, Verdict};
 use crate::verify::options::Sample;
 
-/// What a chunk takes that may become part of a sample.
+/// Bytes of a candidate for a sample.
 const CANDIDATE_BYTES: usize = 96;
 
 impl Run {
@@ -23,7 +23,7 @@ impl Run {
             self.findings().report.next_rotation = Some(sample.rotation);
             return Ok(());
         }
-        // Whose the bad ones are, if there are any, costs as much again.
+        // Attributing bad chunks to snapshots costs a second pass.
         let reserved = self.control.used();
         self.control.reserve(reserved);
         let next = self.check_candidates(&collector).await;

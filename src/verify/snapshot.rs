@@ -30,7 +30,7 @@ enum Wanted<'a> {
     Manifest(&'a SnapshotName),
 }
 
-/// What became of it.
+/// Result of reading it.
 enum Found {
     Blob,
     Corrupt,
@@ -87,7 +87,7 @@ impl Run {
             Found::Unreachable(kind) => self.unreachable(name, kind),
             Found::Stopped => {}
             Found::Blob | Found::Corrupt | Found::Index(_) => {
-                // What it cannot be read, nothing is written into.
+                // A manifest that cannot be read is never updated.
                 conclusion.damaged.manifest = Some(Fault::Corrupt);
                 self.findings().damage(conclusion.damaged, conclusion.merge);
             }
@@ -99,7 +99,7 @@ impl Run {
         self.findings().skip(name, SkipReason::Unreachable(kind));
     }
 
-    /// Whether the snapshot was verified not long ago. A time in the future is none.
+    /// Returns `true` if the snapshot was verified recently. A time in the future does not count.
     fn was_verified(&self, manifest: &Manifest) -> bool {
         let Some(within) = self.options.skip_verified_within else { return false };
         let Ok(Some(state)) = manifest.verify_state() else { return false };
@@ -248,7 +248,7 @@ impl Run {
             let Some(length) =
                 u32::try_from(entry.len).ok().filter(|length| *length as usize <= MAX_CHUNK_BYTES)
             else {
-                // No chunk is as long: whatever is there does not fit.
+                // No chunk is that long, so no stored chunk can match.
                 tally.misfits.insert(ChunkId { digest: entry.digest, length: u32::MAX });
                 continue;
             };

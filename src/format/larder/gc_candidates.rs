@@ -1,4 +1,4 @@
-//! Which chunks were found unused, and since when (D13): `.larder/gc-sightings`.
+//! GC candidates: unreferenced chunks, and the time at which each was first seen so (D13): `.larder/gc-sightings`.
 //!
 //! | offset | bytes | field | encoding |
 //! |---|---|---|---|
@@ -22,7 +22,7 @@ use crate::format::Digest;
 
 /// The most bytes of the object: four million sightings.
 pub(crate) const LIMIT_BYTES: u64 = 64 << 20;
-/// The most sightings that are kept. What is beyond is seen for the first time once more.
+/// Maximum number of candidates. Further ones become new candidates in a later run.
 pub(crate) const MOST: usize = (64 << 20) / RECORD_BYTES - 2;
 
 const MAGIC: [u8; 8] = *b"LRDSIGHT";
@@ -88,7 +88,7 @@ impl GcCandidates {
         self.records.iter_mut().for_each(|record| restart(record, since));
     }
 
-    /// Those of these chunks, each seen since then, or since the earliest time if there are several.
+    /// Candidates with these times, the earliest for each chunk.
     pub(crate) fn of(mut seen: Vec<(Digest, SystemTime)>) -> Self {
         seen.sort_unstable();
         seen.dedup_by_key(|(digest, _)| *digest);

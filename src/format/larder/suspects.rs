@@ -18,7 +18,7 @@ use crate::format::blob::DecodeError;
 /// The first eight bytes: those of the SHA-256 of `larder list of suspect chunks v1.0`.
 pub const MAGIC: [u8; 8] = [0xbf, 0xd3, 0xf0, 0x0a, 0x84, 0xab, 0xba, 0xe4];
 
-/// How many digests a list may hold.
+/// Maximum number of digests of a list.
 pub const MAX_SUSPECTS: usize = 1 << 20;
 
 /// The most bytes of a list.

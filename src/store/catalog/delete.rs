@@ -1,23 +1,23 @@
-//! How snapshots, groups and namespaces are deleted.
+//! Deletion of snapshots, groups and namespaces.
 //!
-//! # The order
+//! # Order
 //! ```text
-//! locks → what is there, and whether it is protected → locks still held → manifest → barrier → the rest → barrier
+//! locks → existence and protection checked → locks checked → manifest → barrier → the rest → barrier
 //! ```
-//! The reverse of how they are published (H42): a crash behind the manifest leaves an unfinished snapshot, which nobody sees and the
-//! next backup of the group removes. Chunks stay for the garbage collection. What is decided for a group is decided from its whole
-//! listing, before anything of it is deleted (H55). The manifest is locked too: whoever changes it must not put it back.
+//! The reverse of publication (H42): a crash after the manifest leaves an unfinished snapshot, which is invisible, and which the
+//! next backup of the group removes. Chunks stay for garbage collection. Decisions about a group are made from its complete
+//! listing, before anything of it is deleted (H55). The manifest is locked too, so that an update cannot bring it back.
 //!
-//! The owner of a group goes when nothing else is in the group: no snapshot, no directory of one in which a listing shows nothing, and
-//! nothing foreign. A PBS takes any directory in a group for a snapshot, and fails in a group without an owner.
+//! The owner is removed when the group contains nothing else: no snapshot, no empty directory of one, and
+//! no foreign object. A PBS takes any directory in a group for a snapshot, and fails in a group without an owner.
 //!
-//! No lock of the store is taken, so garbage may be collected by another process meanwhile: a mark that misses an index waits for the
-//! lock of its snapshot and looks once more. Unfinished snapshots and empty directories are the exception, see below.
+//! No lock of the store is taken, so another process may collect garbage meanwhile: a collector that misses an index waits for the
+//! lock of its snapshot and looks again. Unfinished snapshots and empty directories are the exception, see below.
 //!
-//! # What is unfinished
-//! Whoever carries out a plan removes it only on evidence that its writer is dead (I1): no other process holds the lock of the store,
-//! the snapshot itself is not locked, those locks reach everybody who could write, and a manifest of it neither is there nor may
-//! still arrive.
+//! # Unfinished snapshots
+//! A plan removes one only on evidence that its writer is dead (I1): no other process holds the lock of the store,
+//! the snapshot itself is not locked, those locks reach all possible writers, and its manifest neither exists nor may
+//! still appear.
 
 use crate::backend::lock_wait::{MANIFEST_WAIT, lock_store, lock_with_timeout};
 use crate::backend::{

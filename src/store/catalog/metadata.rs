@@ -1,4 +1,4 @@
-//! What belongs to namespaces, groups and snapshots beside their data: owner, notes, protection, states.
+//! Metadata of namespaces, groups and snapshots: owner, notes, protection, states.
 
 use bytes::Bytes;
 
@@ -11,16 +11,16 @@ use crate::format::name::{AuthId, GroupName, Namespace, SnapshotName};
 use crate::format::status::{GcStatus, decode_owner, encode_owner};
 use crate::store::Datastore;
 
-/// The most bytes of an owner file, of notes and of the state of the garbage collection.
+/// Maximum bytes of an owner file, of notes and of `.gc-status`.
 pub(in crate::store) const SMALL_OBJECT_BYTES: u64 = 1 << 20;
 
-/// Whether a snapshot may be deleted.
+/// Protection of a snapshot against deletion.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
-    /// It may.
+    /// Not protected.
     Off,
-    /// It may not.
+    /// Protected.
     On,
 }
 
@@ -28,7 +28,7 @@ impl Datastore {
     /// Creates a namespace, whose parent must exist.
     ///
     /// # Errors
-    /// `AlreadyExists`; `NotFound` if the parent does not exist; `Busy` if a request that got no answer may still remove the last one of
+    /// `AlreadyExists`; `NotFound` if the parent does not exist; `Busy` if a pending delete may still remove a namespace of
     /// that name.
     pub async fn create_namespace(&self, namespace: &Namespace) -> Result<()> {
         self.inner.check_writable("create a namespace").await?;
@@ -45,7 +45,7 @@ impl Datastore {
         self.put_small(Key::Namespace(namespace.clone()), Bytes::new(), mode).await
     }
 
-    /// Who owns a group; `None` if nobody does, as after an interrupted deletion.
+    /// Owner of a group; `None` without one, as after an interrupted deletion.
     ///
     /// # Errors
     /// `Corrupt` if the owner cannot be read.
@@ -56,10 +56,10 @@ impl Datastore {
         owner.map(Some).map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(key).because(error))
     }
 
-    /// Gives a group to somebody else.
+    /// Changes the owner of a group.
     ///
     /// # Errors
-    /// `NotFound` if the group has no owner yet; `Busy` if a backup of the group is running, or a request that got no answer may still
+    /// `NotFound` if the group has no owner yet; `Busy` while a backup of the group is running, or a pending delete may still
     /// remove the owner.
     pub async fn set_owner(&self, group: &GroupName, owner: &AuthId) -> Result<()> {
         self.inner.check_writable("change an owner").await?;
@@ -71,7 +71,7 @@ impl Datastore {
         self.put_small(key, encode_owner(owner).into(), mode).await
     }
 
-    /// The notes of a group.
+    /// Notes of a group.
     ///
     /// # Errors
     /// `Corrupt` if they are not UTF-8.
@@ -85,7 +85,7 @@ impl Datastore {
     /// Changes the notes of a group; an empty text removes them.
     ///
     /// # Errors
-    /// `NotFound` if there is no such group; `Busy` if a backup of it is running, or a request that got no answer may still remove
+    /// `NotFound` if the group does not exist; `Busy` while a backup of it is running, or a pending delete may still remove
     /// the notes; `InvalidInput` beyond 1 MiB.
     pub async fn set_group_notes(&self, group: &GroupName, notes: &str) -> Result<()> {
         self.inner.check_writable("change notes").await?;
@@ -107,18 +107,18 @@ impl Datastore {
     /// Changes the notes of a snapshot, which are part of its manifest; an empty text removes them.
     ///
     /// # Errors
-    /// `NotFound` if there is no such snapshot or it is unfinished; `Busy` if others keep changing the manifest; `InvalidInput`
+    /// `NotFound` if the snapshot does not exist or is unfinished; `Busy` if others keep changing the manifest; `InvalidInput`
     /// if the manifest would be longer than 16 MiB with them.
     pub async fn set_notes(&self, snapshot: &SnapshotName, notes: &str) -> Result<()> {
         let notes = (!notes.is_empty()).then_some(notes);
         self.update_manifest(snapshot, |manifest| manifest.set_notes(notes)).await
     }
 
-    /// Protects a snapshot against deletion, or no longer.
+    /// Changes the protection of a snapshot.
     ///
     /// # Errors
-    /// `NotFound` if there is no such snapshot, or it is unfinished and was not protected; `Busy` while it is being read or written, or
-    /// a request that got no answer may still take the protection away.
+    /// `NotFound` if the snapshot does not exist, or is unfinished and unprotected; `Busy` while it is read or written, or
+    /// a pending delete may still remove the protection.
     pub async fn set_protection(&self, snapshot: &SnapshotName, protection: Protection) -> Result<()> {
         self.inner.check_writable("change protection").await?;
         let scope = LockScope::Snapshot(snapshot.clone());
@@ -126,7 +126,7 @@ impl Datastore {
         let manifest = Key::Manifest(snapshot.clone());
         let key = Key::Protected(snapshot.clone());
         match (self.inner.backend.head(&manifest).await, protection) {
-            // What a crash left of a snapshot that is moved is unfinished, and may be protected all the same.
+            // An interrupted move leaves an unfinished snapshot, which may be protected.
             (Err(error), Protection::Off) if error.kind() == ErrorKind::NotFound => {
                 _ = self.inner.backend.head(&key).await?;
             }
@@ -135,7 +135,7 @@ impl Datastore {
         match protection {
             Protection::Off => self.remove_small(key).await,
             Protection::On => {
-                // A protection that was acknowledged stays (H17, H47).
+                // An acknowledged protection stays (H17, H47).
                 self.inner.check_settled(&key)?;
                 self.inner.check_settled(&manifest)?;
                 self.put_small(key, Bytes::new(), PutMode::Replace).await
@@ -143,7 +143,7 @@ impl Datastore {
         }
     }
 
-    /// The result of the last garbage collection; `None` if there was none or its state cannot be read.
+    /// Result of the last garbage collection; `None` if there was none or it cannot be parsed.
     ///
     /// # Errors
     /// Any failure to read the object.
@@ -152,7 +152,7 @@ impl Datastore {
         Ok(object.and_then(|object| GcStatus::parse(&object.bytes).ok()))
     }
 
-    /// Reads, changes and writes back a manifest, alone.
+    /// Updates a manifest under its lock.
     pub(in crate::store) async fn update_manifest(
         &self,
         snapshot: &SnapshotName,
@@ -174,7 +174,7 @@ impl Datastore {
         self.put_small(Key::Manifest(snapshot.clone()), blob, mode).await
     }
 
-    /// Replaces what was there a moment ago and nothing else: a put that comes late must not undo a newer one (H18).
+    /// Replaces only the version that was read: a late put must not undo a newer one (H18).
     pub(in crate::store) fn instead_of(&self, found: Option<Version>) -> PutMode {
         match found {
             _ if !self.inner.backend.capabilities().conditional_put => PutMode::Replace,

@@ -1,4 +1,4 @@
-//! One group: what belongs to it, and its snapshots in their order.
+//! Copy and move of one group: its metadata, and its snapshots in order.
 
 use crate::backend::lock_wait::{GROUP_WAIT, lock_with_timeout};
 use crate::backend::put_verified::{PutError, put_verified};
@@ -13,9 +13,9 @@ use crate::store::catalog::list::Listed;
 use crate::store::relocate::{How, Relocated, RelocatedGroup, RelocatedSnapshot};
 use crate::store::{Datastore, SnapshotState};
 
-/// What became of a group, and whether to go on with others.
+/// Result for a group, and if others may follow.
 pub(super) struct Relocating {
-    /// The store, or what was locked, may be somebody else's by now.
+    /// Another process may own the store, or a lock, now.
     pub(super) lost: Option<Error>,
     pub(super) report: RelocatedGroup,
 }
@@ -85,13 +85,13 @@ impl Datastore {
                 }
             };
             let Listed { info, .. } = listed;
-            // Whoever goes on later finds what is left newer than all that is there.
+            // A later call then finds the rest newer than everything at the destination.
             is_over |= matches!(outcome, Relocated::Busy(_) | Relocated::Failed(_));
             done.report.snapshots.push(RelocatedSnapshot { name: info.name, outcome });
         }
     }
 
-    /// One that is being written is in nobody's way.
+    /// A snapshot still being written does not block the move.
     async fn relocate_listed(
         &self,
         listed: &Listed,
@@ -99,7 +99,7 @@ impl Datastore {
         how: How,
     ) -> Result<Relocated, DeleteError> {
         let name = &listed.info.name;
-        // A listing may be behind (H13).
+        // A listing may lag (H13).
         let is_finished = listed.manifest.is_some() || self.has_manifest(name).await?;
         if !is_finished && how == How::Copy {
             return Ok(Relocated::Unfinished);
@@ -112,7 +112,7 @@ impl Datastore {
         }
     }
 
-    /// Fails if there is nothing of a group: a lock on what is not there would leave a lock file behind.
+    /// Fails if the group does not exist: locking it would leave a lock file.
     async fn check_there(&self, group: &GroupName, how: How) -> Result<()> {
         if self.groups(group.namespace()).await?.contains(group) {
             return Ok(());
@@ -120,7 +120,7 @@ impl Datastore {
         Err(Error::new(ErrorKind::NotFound, how.action()).on(group))
     }
 
-    /// Refuses to merge groups of different owners, or snapshots that would not stay in their order.
+    /// Refuses to merge groups of different owners, or snapshots that would be out of order.
     async fn check_merge(&self, from: &GroupName, to: &GroupName, source: &[Listed], how: How) -> Result<()> {
         let failed = |kind| Error::new(kind, how.action()).on(from);
         if let (Some(ours), Some(theirs)) = (self.owner(from).await?, self.owner(to).await?)
@@ -133,7 +133,7 @@ impl Datastore {
         let is_finished = |state| state == SnapshotState::Finished;
         let there: Vec<BackupTime> =
             target.iter().filter(|info| is_finished(info.state)).map(|info| info.name.time()).collect();
-        // What is at both places was copied before, or is found to differ when its turn comes.
+        // A snapshot at both places was copied before, or turns out to differ later.
         let oldest = source
             .iter()
             .filter(|listed| is_finished(listed.info.state))
@@ -148,7 +148,7 @@ impl Datastore {
         Ok(())
     }
 
-    /// Gives the target what belongs to a group: the owner first, which makes it one (H44). Returns what was stored.
+    /// Copies the metadata of a group: the owner first, which makes it a group (H44). Returns the stored objects.
     async fn create_target(
         &self,
         from: &GroupName,
@@ -164,7 +164,7 @@ impl Datastore {
             match self.copy_small(&source, target).await {
                 Ok(written) => created.extend(written),
                 Err(error) => {
-                    // The first failure is the one to report.
+                    // Reports the first failure.
                     let _ = remove_written(self, &created).await;
                     return Err(error.into());
                 }
@@ -173,7 +173,7 @@ impl Datastore {
         Ok(created)
     }
 
-    /// Stores what is at one key at another, if there is something and nothing yet. Returns what was stored.
+    /// Copies an object to a free key, if it exists. Returns the stored object.
     async fn copy_small(&self, from: &Key, to: Key) -> Result<Option<Written>> {
         let backend = &self.inner.backend;
         let Some(Object { bytes, .. }) = self.get_small(from).await? else { return Ok(None) };
@@ -187,7 +187,7 @@ impl Datastore {
         Ok(Some(Written { key: to, version }))
     }
 
-    /// Removes what was made of the target, if no snapshot got there.
+    /// Removes the metadata of the target, if no snapshot was copied there.
     async fn clean_target(&self, to: &GroupName, created: Vec<Written>) -> Result<()> {
         if created.is_empty() || !self.snapshots(to).await?.is_empty() {
             return self.inner.backend.barrier().await;
@@ -195,7 +195,7 @@ impl Datastore {
         remove_written(self, &created).await
     }
 
-    /// Removes what belongs to the source of a move, if no snapshot is left there; whether none is.
+    /// Removes the metadata of the source of a move, if it has no snapshots; returns `true` if it has none.
     async fn clean_source(
         &self,
         from: &GroupName,
@@ -207,7 +207,7 @@ impl Datastore {
         }
     }
 
-    /// Takes the lock of a snapshot, and tries once more if somebody holds it.
+    /// Locks a snapshot, with one retry if it is in use.
     pub(super) async fn lock_twice(&self, scope: LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         let backend = &self.inner.backend;
         match backend.lock(&scope, mode).await {

@@ -1,19 +1,19 @@
-//! How groups and namespaces are copied and moved within a store.
+//! Copies and moves of groups and namespaces within a store.
 //!
-//! # The order, for each snapshot, the oldest first
+//! # Order, for each snapshot, oldest first
 //! ```text
-//! locks → announced → files and client log, compared → mark of protection → barrier → locks still held → manifest → barrier
+//! locks → destinations recorded → files and client log, compared → protection mark → barrier → locks checked → manifest → barrier
 //!       → for a move: manifest of the source → barrier → its other files → barrier
 //! ```
-//! Before the manifest is at the destination there is nothing but an unfinished snapshot there, and the source is whole (H58). From
-//! then on the destination is whole, and only then the source goes, its manifest first (H42). So a complete snapshot is there at all
-//! times, and what a crash leaves is either unfinished, or twice the same. The same call goes on from there.
+//! Until the manifest is stored, the destination has an unfinished snapshot at most, and the source is complete (H58). After
+//! that the destination is complete, and only then is the source removed, its manifest first (H42). So a complete snapshot exists at all
+//! times, and a crash leaves an unfinished one, or two equal ones. The same call continues from there.
 //!
-//! A group has its owner at the destination before its first snapshot, and loses what belongs to it when its last one is gone.
+//! A group gets its owner at the destination before its first snapshot, and loses its metadata with its last one.
 //!
-//! # While garbage is collected
-//! The destinations of indexes are announced before anything is copied: to whoever collects garbage in this process, and through the
-//! backend to others (H8). Chunks are not touched at all.
+//! # Concurrent garbage collection
+//! The destinations of indexes are recorded before anything is copied: in this process, and in the move
+//! journal for others (H8). Chunks are not touched.
 
 mod group;
 mod snapshot;
@@ -24,68 +24,68 @@ use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::Datastore;
 use crate::store::catalog::delete::DeleteError;
 
-/// What was copied or moved. That something could not be is told here, and is no error.
+/// Result of a copy or move. Failures are reported here, not as errors.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default)]
 pub struct Relocation {
-    /// What became of each group.
+    /// Results by group.
     pub groups: Vec<RelocatedGroup>,
-    /// Namespaces that were moved and are still there, since something is left in them.
+    /// Moved namespaces that still exist, because they are not empty.
     pub kept_namespaces: Vec<Namespace>,
-    /// Why it ended early, if it did: the store may be somebody else's by now, or a namespace could not be made or removed.
+    /// Reason why it ended early, if it did: another process may own the store now, or a namespace could not be created or removed.
     pub stopped: Option<Error>,
 }
 
-/// What became of a group.
+/// Result for a group.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct RelocatedGroup {
-    /// Why nothing of it was copied or moved, or what belongs to the group could not be removed.
+    /// Reason why nothing of it was copied or moved, or why its metadata could not be removed.
     pub error: Option<Error>,
     /// The source.
     pub from: GroupName,
-    /// Whether the source is gone, with all that belonged to it.
+    /// `true` if the source is removed, with all its metadata.
     pub source_gone: bool,
-    /// What became of each snapshot, oldest first.
+    /// Outcome for each snapshot, oldest first.
     pub snapshots: Vec<RelocatedSnapshot>,
     /// The destination.
     pub to: GroupName,
 }
 
-/// What became of a snapshot.
+/// Result for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub struct RelocatedSnapshot {
     /// Its name at the source.
     pub name: SnapshotName,
-    /// What became of it.
+    /// The outcome.
     pub outcome: Relocated,
 }
 
-/// What became of a snapshot that was to be copied or moved.
+/// Outcome for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
 pub enum Relocated {
-    /// The same snapshot is at the destination already.
+    /// The destination has the same snapshot already.
     AlreadyThere,
-    /// Somebody uses it, at the source or at the destination, also when it was tried once more. Those after it were not reached.
+    /// In use at the source or the destination, also at a second try. Later snapshots were not reached.
     Busy(Error),
-    /// It is at both places now.
+    /// Copied: it is at both places now.
     Copied,
-    /// It could not be copied or moved. It is whole at the source or at the destination. Those after it were not reached.
+    /// Failed. It is complete at the source or at the destination. Later snapshots were not reached.
     Failed(Error),
-    /// It was gone before its turn came, or was unfinished, its writer certainly dead, and was removed.
+    /// Gone before its turn, or removed because it was unfinished and its writer certainly dead.
     Gone,
-    /// It is at the destination only.
+    /// Moved: it is at the destination only.
     Moved,
-    /// An earlier one could not be copied or moved, and they must stay in order.
+    /// Not reached: an earlier one failed, and the order must be kept.
     NotReached,
-    /// It is unfinished, and stays where it is: a backup was cut off, or perhaps is being written by another host.
+    /// Unfinished, and left in place: a backup was interrupted, or may be in progress on another host.
     Unfinished,
 }
 
 impl Relocation {
-    /// Whether everything that is finished is at the destination, and for a move nowhere else.
+    /// Returns `true` if every finished snapshot is at the destination, and after a move nowhere else.
     pub fn is_complete(&self) -> bool {
         let is_done = |snapshot: &RelocatedSnapshot| {
             !matches!(snapshot.outcome, Relocated::Busy(_) | Relocated::Failed(_) | Relocated::NotReached)
@@ -95,7 +95,7 @@ impl Relocation {
     }
 }
 
-/// Whether the source stays.
+/// Treatment of the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     Copy,
@@ -112,53 +112,53 @@ impl How {
 }
 
 impl Datastore {
-    /// Copies a group into another namespace, which must exist. Type and id stay. Where there is such a group, its owner must be the
-    /// same and all its snapshots older than those that are copied; its notes stay. What is there already is not copied again.
+    /// Copies a group into another namespace, which must exist. Type and id stay. An existing group there must have the same owner
+    /// and only snapshots older than the copied ones; its notes stay. Snapshots that exist there are not copied again.
     ///
     /// # Errors
-    /// `NotFound` if there is no such group or namespace; `InvalidInput` if it is there already, or is not newer; `Denied` if the group
-    /// there belongs to somebody else; `Busy` if a backup of it is running. Nothing was copied then. What else goes wrong is in the
+    /// `NotFound` if the group or namespace does not exist; `InvalidInput` if source and destination are the same, or the snapshots are not newer; `Denied` if the group
+    /// there has another owner; `Busy` while a backup of it is running. Nothing was copied then. Other failures are in the
     /// result.
     ///
     /// # Cancel safety
-    /// A dropped future leaves whole snapshots, and perhaps an unfinished one, at the destination. The same call goes on.
+    /// A dropped future leaves complete snapshots, and possibly an unfinished one, at the destination. The same call continues.
     pub async fn copy_group(&self, group: &GroupName, target: &Namespace) -> Result<Relocation> {
         self.relocate_group(group, target, How::Copy).await
     }
 
-    /// Moves a group into another namespace. With the rules of [`copy_group`](Datastore::copy_group); protected snapshots are moved
-    /// too, and stay protected. When the last one is gone, the source group goes.
+    /// Moves a group into another namespace, with the rules of [`copy_group`](Datastore::copy_group). Protected snapshots are moved
+    /// too, and stay protected. The source group is removed with its last snapshot.
     ///
     /// # Errors
-    /// As [`copy_group`](Datastore::copy_group); `Busy` also while a backup of the source group is running.
+    /// As for [`copy_group`](Datastore::copy_group); `Busy` also while a backup of the source group is running.
     ///
     /// # Cancel safety
-    /// A dropped future leaves each snapshot whole at the source, at the destination, or at both. The same call goes on.
+    /// A dropped future leaves each snapshot complete at the source, at the destination, or at both. The same call continues.
     pub async fn move_group(&self, group: &GroupName, target: &Namespace) -> Result<Relocation> {
         self.relocate_group(group, target, How::Move).await
     }
 
-    /// Copies a namespace, with all groups in it and all namespaces below it, to another name. What is above that name must exist; if
-    /// the namespace itself does, groups are merged as by [`copy_group`](Datastore::copy_group).
+    /// Copies a namespace, with all groups in it and all namespaces below it, to another name. The parent of that name must exist; if
+    /// the namespace itself exists, groups are merged as by [`copy_group`](Datastore::copy_group).
     ///
     /// # Errors
-    /// `NotFound` if there is no such namespace, or nothing to put it into; `InvalidInput` for the root, if one of the two contains the
-    /// other, or if it would become too deep. Nothing was copied then. What else goes wrong is in the result.
+    /// `NotFound` if the namespace, or the parent of the new name, does not exist; `InvalidInput` for the root, if one of the two contains the
+    /// other, or if it would become too deep. Nothing was copied then. Other failures are in the result.
     ///
     /// # Cancel safety
-    /// As [`copy_group`](Datastore::copy_group).
+    /// As for [`copy_group`](Datastore::copy_group).
     pub async fn copy_namespace(&self, namespace: &Namespace, new_name: &Namespace) -> Result<Relocation> {
         self.relocate_namespace(namespace, new_name, How::Copy).await
     }
 
-    /// Moves a namespace to another name. With the rules of [`copy_namespace`](Datastore::copy_namespace). What cannot be moved stays,
-    /// with the namespaces that it is in.
+    /// Moves a namespace to another name, with the rules of [`copy_namespace`](Datastore::copy_namespace). Objects that cannot be moved stay,
+    /// with their namespaces.
     ///
     /// # Errors
-    /// As [`copy_namespace`](Datastore::copy_namespace).
+    /// As for [`copy_namespace`](Datastore::copy_namespace).
     ///
     /// # Cancel safety
-    /// As [`move_group`](Datastore::move_group).
+    /// As for [`move_group`](Datastore::move_group).
     pub async fn move_namespace(&self, namespace: &Namespace, new_name: &Namespace) -> Result<Relocation> {
         self.relocate_namespace(namespace, new_name, How::Move).await
     }
@@ -212,7 +212,7 @@ impl Datastore {
             }
         }
         if how == How::Move {
-            // From inside out.
+            // Inner namespaces first.
             for (namespace, _) in targets.iter().rev() {
                 match self.remove_namespace(namespace).await {
                     Ok(true) => {}
@@ -228,7 +228,7 @@ impl Datastore {
         Ok(done)
     }
 
-    /// The namespaces that are copied or moved, the outer ones first, each with its new name.
+    /// The namespaces to copy or move, outer ones first, with their new names.
     async fn namespace_targets(
         &self,
         from: &Namespace,

@@ -1,4 +1,4 @@
-//! One snapshot.
+//! Copy and move of one snapshot.
 
 use bytes::Bytes;
 use futures::future::{self, FutureExt as _};
@@ -19,9 +19,9 @@ use crate::store::catalog::list::Listed;
 use crate::store::relocate::{How, Relocated};
 use crate::store::{Datastore, SnapshotInfo};
 
-/// How many files are copied at the same time.
+/// Number of files copied concurrently.
 const COPIES_IN_FLIGHT: usize = 4;
-/// How many bytes of each of two files are compared at once.
+/// Bytes of each of two files compared at once.
 const COMPARED_BYTES: u64 = 4 << 20;
 
 /// The locks of a snapshot at its two places.
@@ -30,9 +30,9 @@ struct Guards {
     target: Box<dyn LockGuard>,
 }
 
-/// Why a copy was given up.
+/// Reason why a copy was aborted.
 struct Broken {
-    /// Whether what was copied may be removed: its manifest neither is there nor may still arrive.
+    /// `true` if the copied files may be removed: their manifest neither exists nor may still appear.
     may_clean: bool,
     trouble: DeleteError,
 }
@@ -56,7 +56,7 @@ impl Datastore {
             }
             return Ok(Relocated::Gone);
         };
-        // An unreadable file is not among the files that are copied, and would be lost with the source.
+        // An unreadable file would not be copied, and be lost with the source.
         found.info.check_readable("relocate")?;
         let is_there = self.has_manifest(target).await?;
         let files = self.files(&found, target).await?;
@@ -101,7 +101,7 @@ impl Datastore {
         let mut sources = rest_of(&found.info);
         if !self.inner.backend.capabilities().consistent_listing {
             let mut wanted = vec![Key::ClientLog(source.clone())];
-            // Of one that cannot be read nobody knows what it names.
+            // An unreadable manifest does not tell which files it lists.
             if let Ok((manifest, _)) = self.inner.manifest(source).await {
                 let names = manifest.files().iter().map(|file| file.name().clone());
                 wanted.extend(names.map(|name| Key::Archive(source.clone(), name)));
@@ -120,7 +120,7 @@ impl Datastore {
         Ok(sources.into_iter().filter_map(moved).collect())
     }
 
-    /// Tells those who collect garbage where indexes are about to appear, or are found from now on only (H8).
+    /// Records for collectors where indexes are about to appear, or are only found from now on (H8).
     async fn record_moves(&self, files: &[(Key, Key)]) -> Result<Relocating> {
         let indexes: Vec<_> = files.iter().map(|(_, to)| to).filter(|key| is_index(key)).cloned().collect();
         self.inner.chunks.restart_all_sightings().await?;
@@ -129,7 +129,7 @@ impl Datastore {
         Ok(relocating)
     }
 
-    /// Copies a finished snapshot. Returns the lock of the manifest of the source, which is what was copied.
+    /// Copies a finished snapshot. Returns the lock of the manifest at the source, which covers the copied version.
     async fn copied(
         &self,
         info: &SnapshotInfo,
@@ -152,7 +152,7 @@ impl Datastore {
             Ok(manifest) => Ok(manifest),
             Err(Broken { may_clean, trouble }) => {
                 if may_clean {
-                    // The first failure is the one to report; what stays behind is unfinished.
+                    // Reports the first failure; leftovers are unfinished.
                     let _ = remove_written(self, &written).await;
                 }
                 Err(trouble)
@@ -173,7 +173,7 @@ impl Datastore {
         let protected = self.protect_too(info, target).await.map_err(|error| early(error.into()))?;
         written.extend(protected);
         self.inner.backend.barrier().await.map_err(|error| early(error.into()))?;
-        // From here on nobody changes notes or verify states, which would be lost with the source.
+        // From here on notes and verify states cannot change; a change would be lost with the source.
         let manifest = self.lock_manifest(&info.name).await.map_err(|error| early(error.into()))?;
         let blob = self.inner.backend.get(&Key::Manifest(info.name.clone()), MANIFEST_BYTES).await;
         let blob = blob.map_err(|error| early(error.into()))?.bytes;
@@ -187,12 +187,12 @@ impl Datastore {
         Ok(manifest)
     }
 
-    /// Copies files, and compares what arrived.
+    /// Copies files, and compares the copies.
     async fn copy_files(&self, files: &[(Key, Key)], written: &mut Vec<Written>) -> Result<()> {
         let copies: Vec<_> = files.iter().map(|(from, to)| self.copy_file(from, to).boxed()).collect();
         let mut copies = stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT);
         let mut outcome = Ok(());
-        // All of them, also after a failure: what was stored is to be removed then.
+        // All of them, even after a failure, so that stored files can be removed.
         while let Some((stored, copied)) = copies.next().await {
             written.extend(stored);
             outcome = outcome.and(copied);
@@ -200,7 +200,7 @@ impl Datastore {
         outcome
     }
 
-    /// Copies a file; what was stored, and whether it is the same.
+    /// Copies a file; returns the stored object, and `true` if it is equal.
     async fn copy_file(&self, from: &Key, to: &Key) -> (Option<Written>, Result<()>) {
         let backend = &self.inner.backend;
         let stored = match backend.copy(from, to, backend.capabilities().create_mode()).await {
@@ -210,7 +210,7 @@ impl Datastore {
                 }
                 Some(Written { key: to.clone(), version })
             }
-            // Left by an earlier attempt: if it is the same, it serves.
+            // A leftover of an earlier attempt that is equal will do.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => None,
             Err(error) => return (None, Err(error)),
         };
@@ -237,7 +237,7 @@ impl Datastore {
         Err(Broken { may_clean: failed.is_certain, trouble: failed.error.into() })
     }
 
-    /// Protects the destination if the source is protected: before the manifest is there (H47). Returns what was stored.
+    /// Protects the destination if the source is protected, before its manifest is stored (H47). Returns the stored object.
     async fn protect_too(&self, info: &SnapshotInfo, target: &SnapshotName) -> Result<Option<Written>> {
         if !self.is_protected(info).await? {
             return Ok(None);
@@ -252,7 +252,7 @@ impl Datastore {
         Ok(Some(Written { key, version }))
     }
 
-    /// Removes the source of a move, whose destination is whole, whether it is protected or not.
+    /// Removes the source of a move after the destination is complete, protected or not.
     async fn remove_source(
         &self,
         info: &SnapshotInfo,
@@ -286,7 +286,7 @@ impl Datastore {
         Ok(())
     }
 
-    /// Removes what an earlier move that was cut off left at the source: all that is left there is at the destination too.
+    /// Removes leftovers of an interrupted move at the source: the destination has all of it.
     async fn remove_remains(
         &self,
         info: &SnapshotInfo,
@@ -300,7 +300,7 @@ impl Datastore {
         for (from, to) in files {
             match is_same(self.uncached_backend().as_ref(), from, to).await {
                 Ok(true) => {}
-                // Somebody else's.
+                // It belongs to another writer.
                 Ok(false) => return Ok(Relocated::Unfinished),
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Relocated::Unfinished),
                 Err(error) => return Err(error.into()),
@@ -311,7 +311,7 @@ impl Datastore {
         self.remove_rest(info, files, guards).await.map(|()| Relocated::Moved)
     }
 
-    /// Removes what a backup that was cut off left at the source of a move, if it is certain that its writer is dead.
+    /// Removes leftovers of an interrupted backup at the source of a move, if its writer is certainly dead.
     async fn remove_dead(&self, info: &SnapshotInfo, guards: Guards) -> Result<Relocated, DeleteError> {
         let alone = match lock_store(self.inner.backend.as_ref(), LockMode::Brief).await {
             Err(error) if error.kind() == ErrorKind::Busy => return Ok(Relocated::Unfinished),
@@ -325,7 +325,7 @@ impl Datastore {
         }
     }
 
-    /// Fails unless what is unfinished at the destination is a part of what is to get there.
+    /// Fails unless the unfinished snapshot at the destination is a part of the one being copied.
     async fn check_remains(&self, files: &[(Key, Key)], target: &SnapshotName) -> Result<()> {
         let Some(there) = self.listed_snapshot(target).await? else { return Ok(()) };
         let other = |key: &Key, why: &'static str| {
@@ -336,11 +336,11 @@ impl Datastore {
             let Some((from, to)) = files.iter().find(|(_, to)| *to == key) else {
                 return other(&key, "an unfinished snapshot with other files is in the way");
             };
-            // Where nothing can be stored on the condition that it is new, it would be overwritten.
+            // Without conditional creation it would be overwritten.
             match is_same(self.uncached_backend().as_ref(), from, to).await {
                 Ok(true) => {}
                 Ok(false) => return other(&key, "what is there is not what was to be copied"),
-                // A listing that is behind.
+                // A lagging listing.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -391,13 +391,13 @@ fn is_index(key: &Key) -> bool {
     matches!(key, Key::Archive(_, name) if name.kind() != ArchiveKind::Blob)
 }
 
-/// Whether two objects hold the same bytes.
+/// Returns `true` if two objects have the same bytes.
 async fn is_same(backend: &dyn Backend, one: &Key, other: &Key) -> Result<bool> {
     let (ours, theirs) = future::try_join(backend.head(one), backend.head(other)).await?;
     if ours.size != theirs.size {
         return Ok(false);
     }
-    // No two contents have the same version.
+    // Equal versions mean equal contents.
     if ours.version == theirs.version && !ours.version.as_str().is_empty() {
         return Ok(true);
     }

@@ -1,16 +1,16 @@
-//! How a snapshot that another store has is published in this one, from its files as they are.
+//! Publication of a snapshot of another store, with its stored bytes.
 //!
-//! # The order
+//! # Order
 //! ```text
-//! every chunk confirmed, blobs stored → sightings of the chunks begin anew → barrier → indexes → barrier → bases still there, locks still held → manifest → barrier
-//!   → client log → what the manifest does not list is removed → locks
+//! every chunk confirmed, blobs stored → GC candidates among the chunks reset → barrier → indexes → barrier → bases and locks checked → manifest → barrier
+//!   → client log → files outside the manifest removed → locks released
 //! ```
-//! As when a backup is [finished](crate::store::backup::publish), and with the same locks; the group and the store stay locked from one
-//! snapshot to the next. The last part is a task of its own: dropping the future that waits for it changes nothing (H161).
+//! As for a [backup](crate::store::backup::publish), with the same locks; the group and the store stay locked from one
+//! snapshot to the next. The publication is a task of its own: dropping its caller's future changes nothing (H161).
 //!
-//! A snapshot that is there already, and that the caller found to be bad or the same, is *replaced*: its files where they differ, its
-//! manifest under its lock and only if it is still the one that was compared (H46, H52). A failure before the manifest removes
-//! what was stored of a new snapshot, and leaves one that is replaced with its old manifest.
+//! An existing snapshot that the caller found damaged or equal is *replaced*: its files where they differ, its
+//! manifest under its lock and only if it is still the compared version (H46, H52). A failure before the manifest removes
+//! the files of a new snapshot, and leaves a replaced one with its old manifest.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,14 +34,14 @@ use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
 use crate::store::replicate::source::{Held, StoredManifest, is_of_the_object};
 use crate::store::restore::snapshot::{BLOB_BYTES, INDEX_BYTES, has_failed_verification};
 
-/// A group that is locked, so that snapshots can be brought into it.
+/// A locked group, into which snapshots are transferred.
 #[derive(Debug)]
 pub(crate) struct GroupImport {
     held: Arc<GroupHeld>,
-    /// What was there when it was locked, without what dead writers left.
+    /// Snapshots at the time of locking, without leftovers of dead writers.
     snapshots: Vec<SnapshotInfo>,
     store: Datastore,
-    /// The owner, if the group is new.
+    /// The owner of a new group.
     written: Vec<Written>,
 }
 
@@ -58,12 +58,12 @@ impl Datastore {
         self.inner.chunks.pins().writer(CachePolicy::Bypass, self.witnesses(None))
     }
 
-    /// More pins for one who has some already.
+    /// Another set of pins, for a writer with pins.
     pub(crate) fn pins_beside(&self, pins: &WriterPins) -> Arc<WriterPins> {
         self.inner.chunks.pins().writer(CachePolicy::Bypass, Arc::clone(&pins.witnesses))
     }
 
-    /// Keeps other processes from collecting garbage, and opens the records of what the store has.
+    /// Keeps other processes from collecting garbage, and opens the presence records.
     pub(crate) async fn lock_store_shared(&self) -> Result<Box<dyn LockGuard>> {
         let guard = lock_store(self.inner.backend.as_ref(), LockMode::Shared).await?;
         self.check_identity("change the store").await?;
@@ -75,10 +75,10 @@ impl Datastore {
         Ok(guard)
     }
 
-    /// Locks a group, which is made if there is none, as a backup does.
+    /// Locks a group, and creates it if it does not exist, as a backup does.
     ///
     /// # Errors
-    /// `Busy` if somebody else uses the group; `Denied` if it belongs to somebody else.
+    /// `Busy` if another operation uses the group; `Denied` if it has another owner.
     pub(crate) async fn import_into(&self, group: &GroupName, owner: &AuthId) -> Result<GroupImport> {
         self.inner.check_writable("store snapshots").await?;
         let backend = &self.inner.backend;
@@ -104,15 +104,15 @@ impl Datastore {
 }
 
 impl GroupImport {
-    /// What was there when the group was locked, oldest first.
+    /// Snapshots at the time of locking, oldest first.
     pub(crate) fn snapshots(&self) -> &[SnapshotInfo] {
         &self.snapshots
     }
 
-    /// Locks a snapshot alone, which is there or not. What an interrupted import left of it is removed.
+    /// Locks a snapshot exclusively, whether it exists or not. Removes the leftovers of an interrupted transfer.
     ///
     /// # Errors
-    /// `Busy` if somebody reads, writes or deletes it, or may yet.
+    /// `Busy` while it is read, written or deleted, or may be.
     pub(crate) async fn snapshot(&self, name: &SnapshotName) -> Result<SnapshotImport> {
         let (store, inner) = (&self.store, &self.store.inner);
         let busy =
@@ -128,7 +128,7 @@ impl GroupImport {
             Some(info) if info.state == SnapshotState::Finished => Some(self.present(name, info).await?),
             Some(info) => {
                 info.check_readable("replace")?;
-                // Its writer would have it locked, if that reaches everybody who could write it.
+                // A live writer would hold its lock, if that lock reaches all processes that could write it.
                 let may_be_alive = inner.backend.capabilities().lock_reach == LockReach::Process;
                 if may_be_alive || inner.is_doubtful(name) || store.has_manifest(name).await? {
                     return busy("an unfinished one of that name may still be written");
@@ -160,7 +160,7 @@ impl GroupImport {
     async fn present(&self, name: &SnapshotName, info: SnapshotInfo) -> Result<Present> {
         let inner = &self.store.inner;
         let object = match inner.stored_manifest(name).await {
-            // Longer than any can be.
+            // Longer than any manifest may be.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let found = inner.backend.head(&Key::Manifest(name.clone())).await?;
                 Object::new(Bytes::new(), found)
@@ -175,7 +175,7 @@ impl GroupImport {
         Ok(Present { bytes, info, manifest, version })
     }
 
-    /// The newest finished snapshot but for one, locked, if it is good enough to vouch for chunks (D9, H180).
+    /// The newest finished snapshot other than this one, locked, if it can vouch for chunks (D9, H180).
     pub(crate) async fn base(
         &self,
         but: &SnapshotName,
@@ -194,7 +194,7 @@ impl GroupImport {
         }
     }
 
-    /// Gives the group back. If it is new and still empty, it goes.
+    /// Releases the group. A new group without snapshots is removed.
     pub(crate) async fn end(mut self) -> Result<()> {
         let written = std::mem::take(&mut self.written);
         if written.is_empty() { Ok(()) } else { remove_written(&self.store, &written).await }
@@ -203,12 +203,12 @@ impl GroupImport {
 
 impl Drop for GroupImport {
     fn drop(&mut self) {
-        // A group without snapshots that nobody gave back.
+        // A group without snapshots whose release was dropped.
         if !self.written.is_empty() {
             let written = std::mem::take(&mut self.written);
             let (store, held) = (self.store.clone(), Arc::clone(&self.held));
             self.store.inner.runtime().spawn(Box::pin(async move {
-                // Nobody is there to be told; the next import finds the group as its own.
+                // No caller is left to report to; the next transfer finds the group as its own.
                 let _ = remove_written(&store, &written).await;
                 drop(held);
             }));
@@ -216,30 +216,30 @@ impl Drop for GroupImport {
     }
 }
 
-/// A snapshot that was there already.
+/// An existing snapshot.
 #[derive(Clone, Debug)]
 pub(crate) struct Present {
     pub(crate) bytes: Bytes,
     pub(crate) info: SnapshotInfo,
-    /// None if it cannot be read.
+    /// `None` if it cannot be read.
     pub(crate) manifest: Option<Manifest>,
     version: Version,
 }
 
-/// A snapshot that is locked, to be published or replaced. Dropping it gives it up.
+/// A locked snapshot, to be published or replaced. Dropping it aborts the transfer.
 pub(crate) struct SnapshotImport {
-    /// None when it is over.
+    /// `None` when it is complete.
     state: Option<ImportState>,
     store: Datastore,
 }
 
 struct ImportState {
     bases: Vec<(SnapshotName, Version, Held)>,
-    /// What the manifest lists.
+    /// Files in the manifest.
     files: Vec<ArchiveName>,
     held: Arc<GroupHeld>,
     indexes: Vec<(ArchiveName, Bytes)>,
-    /// Held until it is over: locks elsewhere.
+    /// Locks at the source, held until it is complete.
     kept: Vec<Arc<dyn fmt::Debug + Send + Sync>>,
     name: SnapshotName,
     /// Of its chunks.
@@ -249,20 +249,20 @@ struct ImportState {
     written: Vec<Written>,
 }
 
-/// Whose the client log is that a snapshot had before it was replaced.
+/// Origin of the client log that a replaced snapshot had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Log {
-    /// Of another snapshot.
+    /// Another snapshot.
     Foreign,
-    /// Its own.
+    /// The same snapshot.
     Own,
 }
 
-/// What is published beside the files.
+/// Objects published beside the files.
 pub(crate) struct ImportedManifest {
-    /// To the byte.
+    /// Stored bytes of the manifest.
     pub(crate) bytes: Bytes,
-    /// The client log, if there is one.
+    /// The client log, if any.
     pub(crate) log: Option<Bytes>,
 }
 
@@ -271,12 +271,12 @@ impl SnapshotImport {
         self.state.as_mut().ok_or_else(|| Error::new(ErrorKind::Internal, "store snapshot"))
     }
 
-    /// What is there of that name.
+    /// The existing snapshot of that name.
     pub(crate) fn present(&self) -> Option<&Present> {
         self.state.as_ref()?.present.as_ref()
     }
 
-    /// Keeps something until the snapshot is visible or given up.
+    /// Keeps a lock until the snapshot is visible or the transfer is aborted.
     pub(crate) fn keep(&mut self, kept: Arc<dyn fmt::Debug + Send + Sync>) -> Result<()> {
         self.state()?.kept.push(kept);
         Ok(())
@@ -288,7 +288,7 @@ impl SnapshotImport {
         Ok(())
     }
 
-    /// The snapshot takes chunks over from another one of its group, which is locked.
+    /// The snapshot reuses chunks of another one of its group, which is locked.
     pub(crate) fn build_on(&mut self, name: SnapshotName, version: Version, held: Held) -> Result<()> {
         let state = self.state()?;
         if !state.bases.iter().any(|(other, ..)| *other == name) {
@@ -305,10 +305,10 @@ impl SnapshotImport {
         Ok(())
     }
 
-    /// Stores a blob, which was checked.
+    /// Stores a checked blob.
     ///
     /// # Cancel safety
-    /// A dropped future may leave the blob where the next import of the snapshot removes it.
+    /// A dropped future may leave the blob; the next transfer of the snapshot removes it.
     pub(crate) async fn put_blob(&mut self, name: &ArchiveName, bytes: Bytes) -> Result<()> {
         let store = self.store.clone();
         let state = self.state()?;
@@ -316,22 +316,22 @@ impl SnapshotImport {
         state.put(&store, name, bytes, BLOB_BYTES).await
     }
 
-    /// Publishes the snapshot with the files that were given, which are all that the manifest lists. When this returns, it is
+    /// Publishes the snapshot with the given files, which are all that the manifest lists. When this returns, it is
     /// complete, visible and durable.
     ///
     /// # Errors
-    /// `Conflict` if a base or the manifest that is replaced changed meanwhile; whatever kept the backend from storing.
+    /// `Conflict` if a base or the replaced manifest changed meanwhile; any failure of the backend.
     ///
     /// # Cancel safety
-    /// It goes on in the background if the future is dropped.
+    /// Publication continues in the background if the future is dropped.
     pub(crate) async fn publish(mut self, manifest: ImportedManifest) -> Result<()> {
         self.run(move |store, state| Box::pin(commit(store, state, manifest))).await
     }
 
-    /// Replaces nothing but the manifest of a snapshot that is the same but for what is not protected, and stores the client log.
+    /// Replaces only the manifest of a snapshot whose signed content is unchanged, and stores the client log.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish).
+    /// As for [`publish`](Self::publish).
     pub(crate) async fn update(mut self, manifest: ImportedManifest) -> Result<()> {
         self.run(move |store, state| Box::pin(update(store, state, manifest))).await
     }
@@ -345,10 +345,10 @@ impl SnapshotImport {
         self.store.inner.runtime().run_detached("store snapshot", work).await
     }
 
-    /// Gives the snapshot up and removes what was stored of a new one besides chunks.
+    /// Aborts the transfer, and removes the files of a new snapshot, but no chunks.
     ///
     /// # Errors
-    /// Whatever kept the backend from removing it; the next import tries again.
+    /// Any failure to remove them; the next transfer tries again.
     pub(crate) async fn give_up(mut self) -> Result<()> {
         match self.state.take() {
             Some(state) => remove_written(&self.store, &state.written).await,
@@ -362,7 +362,7 @@ impl Drop for SnapshotImport {
         let Some(state) = self.state.take().filter(|state| !state.written.is_empty()) else { return };
         let store = self.store.clone();
         self.store.inner.runtime().spawn(Box::pin(async move {
-            // Nobody is there to be told; what stays is invisible. The locks are given back when it is done.
+            // No caller is left to report to; leftovers are invisible. The locks are released at the end.
             let _ = remove_written(&store, &state.written).await;
             drop(state);
         }));
@@ -377,7 +377,7 @@ impl fmt::Debug for SnapshotImport {
 }
 
 impl ImportState {
-    /// Stores a file: of a new snapshot it must not be there, of one that is replaced it takes the place of a different one.
+    /// Stores a file: the name must be free for a new snapshot; for a replaced one, the file replaces a different one.
     async fn put(&mut self, store: &Datastore, name: &ArchiveName, bytes: Bytes, limit: u64) -> Result<()> {
         let key = Key::Archive(self.name.clone(), name.clone());
         let backend = &store.inner.backend;
@@ -399,7 +399,7 @@ impl ImportState {
         backend.put(&key, bytes, mode).await.map(drop)
     }
 
-    /// Everything up to the manifest.
+    /// Everything before the manifest.
     async fn prepare(&mut self, store: &Datastore) -> Result<()> {
         let backend = &store.inner.backend;
         for pins in &self.pins {
@@ -422,7 +422,7 @@ impl ImportState {
         self.snapshot.check().await
     }
 
-    /// Replaces the manifest, if it is still the one that was compared.
+    /// Replaces the manifest, if it is still the compared version.
     async fn replace_manifest(&self, store: &Datastore, present: &Present, bytes: &Bytes) -> Result<()> {
         if present.bytes == *bytes {
             return Ok(());
@@ -440,7 +440,7 @@ impl ImportState {
         backend.barrier().await
     }
 
-    /// Stores the client log, when the snapshot is visible.
+    /// Stores the client log, after the snapshot is visible.
     async fn put_log(&self, store: &Datastore, log: Bytes) -> Result<()> {
         let (key, backend) = (Key::ClientLog(self.name.clone()), &store.inner.backend);
         let has_one = self.present.as_ref().is_some_and(|present| present.info.has_client_log);
@@ -460,7 +460,7 @@ impl ImportState {
         backend.barrier().await
     }
 
-    /// Removes what the manifest does not list, by keys and not by names.
+    /// Removes files outside the manifest, by keys and not by names.
     async fn remove_unlisted(&self, store: &Datastore, listed: &[ArchiveName], log: Log) -> Result<()> {
         let Some(present) = &self.present else { return Ok(()) };
         let names = present.info.files.iter().map(|file| &file.name).filter(|name| !listed.contains(name));
@@ -478,7 +478,7 @@ impl ImportState {
 
 async fn commit(store: Datastore, mut state: ImportState, manifest: ImportedManifest) -> Result<()> {
     if let Err(error) = state.prepare(&store).await {
-        // The first failure is the one to report; what stays behind is unfinished and removed later.
+        // Reports the first failure; leftovers are unfinished, and removed later.
         let _ = remove_written(&store, &state.written).await;
         return Err(error);
     }
