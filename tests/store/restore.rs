@@ -174,7 +174,7 @@ fn a_missing_index_or_blob_is_damage_and_a_mistyped_name_is_not_found() {
             assert_eq!(error.kind(), ErrorKind::Corrupt);
             assert!(told(&error).contains(&snapshot.name().to_string()), "{error:?}");
         }
-        for name in ["disk.fidx", "disk.img", ""] {
+        for name in ["disk.fidx", "disc.img", ""] {
             assert_eq!(snapshot.archive(name).await.unwrap_err().kind(), ErrorKind::NotFound, "{name}");
         }
         assert_eq!(snapshot.blob("other.blob").await.unwrap_err().kind(), ErrorKind::NotFound);
