@@ -141,6 +141,15 @@ impl Existing {
     }
 }
 
+impl Drop for FileTarget {
+    fn drop(&mut self) {
+        // Not left to the last job that holds the file: the process may end before it does.
+        if let State::New(temporary) = &self.state {
+            temporary.discard();
+        }
+    }
+}
+
 #[async_trait]
 impl RestoreTarget for FileTarget {
     async fn begin(&mut self, size: u64) -> io::Result<()> {
@@ -221,4 +230,26 @@ fn fill(file: &File, offset: u64, length: u64) -> io::Result<()> {
         rest.start += part as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::rt::ThreadRuntime;
+
+    #[test]
+    fn a_dropped_target_removes_its_file_although_a_job_holds_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let path = directory.path().join("target");
+        let target = block_on(FileTarget::create(runtime, &path)).unwrap();
+        let State::New(temporary) = &target.state else { panic!("{:?}", target.state) };
+        let held_by_a_job = Arc::clone(temporary);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        drop(target);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        drop(held_by_a_job);
+    }
 }

@@ -30,7 +30,8 @@ const KEPT_NAME_BYTES: usize = 100;
 pub(super) struct Temporary {
     pub(super) file: File,
     destination: PathBuf,
-    is_published: AtomicBool,
+    /// `true` once the file has its final name or is removed.
+    is_over: AtomicBool,
     path: PathBuf,
 }
 
@@ -57,7 +58,7 @@ impl Temporary {
             match File::create_new(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 created => {
-                    return Ok(Self { file: created?, destination, is_published: false.into(), path });
+                    return Ok(Self { file: created?, destination, is_over: false.into(), path });
                 }
             }
         }
@@ -70,8 +71,17 @@ impl Temporary {
     pub(super) fn publish(&self) -> io::Result<()> {
         self.file.sync_all()?;
         rename_new(&self.path, &self.destination)?;
-        self.is_published.store(true, Ordering::Release);
+        self.is_over.store(true, Ordering::Release);
         self.sync_directory()
+    }
+
+    /// Removes the file, unless it has its final name. A job of the pool may still hold it open, or be about to rename it: the rename
+    /// then fails, or was first and leaves nothing to remove.
+    pub(super) fn discard(&self) {
+        if !self.is_over.swap(true, Ordering::AcqRel) {
+            // A file that stays has a telling name, and blocks nothing.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 
     fn sync_directory(&self) -> io::Result<()> {
@@ -93,10 +103,7 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if !self.is_published.load(Ordering::Acquire) {
-            // A file that stays has a telling name, and blocks nothing.
-            let _ = fs::remove_file(&self.path);
-        }
+        self.discard();
     }
 }
 
