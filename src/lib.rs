@@ -95,6 +95,7 @@ pub mod gc;
 pub mod http;
 pub mod local;
 pub mod manual;
+mod observer;
 pub mod prune;
 mod rename;
 pub mod retention;
@@ -111,4 +112,5 @@ pub mod verify;
 pub mod wire;
 
 pub use error::{Error, ErrorKind, Result};
+pub use observer::Observer;
 pub use store::Datastore;

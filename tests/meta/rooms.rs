@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 22] = [
+const ROOMS: [(&str, &[&str]); 23] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
     ("chunker", &["format"]),
     ("digest_set", &["format"]),
     ("rename", &[]),
+    ("observer", &[]),
     ("retention", &["format"]),
     ("tree", &[]),
     ("rt", &[]),
@@ -22,11 +23,25 @@ const ROOMS: [(&str, &[&str]); 22] = [
     ("local", &["format", "rt"]),
     ("backend", &["buffers", "format", "local", "rename", "rt", "s3"]),
     ("chunks", &["backend", "buffers", "digest_set", "format", "local", "rt"]),
-    ("store", &["backend", "buffers", "chunker", "chunks", "format", "local", "rename", "retention", "rt"]),
-    ("gc", &["backend", "chunks", "digest_set", "format", "rt", "store"]),
-    ("prune", &["backend", "format", "retention", "rt", "store"]),
-    ("sync", &["backend", "buffers", "chunks", "format", "local", "retention", "rt", "store"]),
-    ("verify", &["backend", "buffers", "chunks", "digest_set", "format", "rt", "store"]),
+    (
+        "store",
+        &[
+            "backend",
+            "buffers",
+            "chunker",
+            "chunks",
+            "format",
+            "local",
+            "observer",
+            "rename",
+            "retention",
+            "rt",
+        ],
+    ),
+    ("gc", &["backend", "chunks", "digest_set", "format", "observer", "rt", "store"]),
+    ("prune", &["backend", "format", "observer", "retention", "rt", "store"]),
+    ("sync", &["backend", "buffers", "chunks", "format", "local", "observer", "retention", "rt", "store"]),
+    ("verify", &["backend", "buffers", "chunks", "digest_set", "format", "observer", "rt", "store"]),
     (
         "lib",
         &[
@@ -40,6 +55,7 @@ const ROOMS: [(&str, &[&str]); 22] = [
             "gc",
             "http",
             "local",
+            "observer",
             "prune",
             "retention",
             "rt",
