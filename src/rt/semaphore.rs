@@ -1,8 +1,7 @@
-//! The memory budget of the operations of a store, in bytes.
+//! A fair semaphore of counted permits: bytes of a memory budget, slots of a client.
 //!
-//! Permits are given in the order in which they were asked for. A pipeline asks in the order of its stream and gives each
-//! permit back when the bytes have arrived, so the oldest part of every pipeline always has its permit and nothing can wait
-//! in a circle.
+//! Permits are granted in the order of the requests for them. A pipeline asks in the order of its stream and releases each
+//! permit when the bytes have arrived, so the oldest part of every pipeline always has its permit and no cycle of waiters can form.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,70 +9,71 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::channel::oneshot;
 
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct Semaphore {
     state: Mutex<State>,
-    total: usize,
 }
 
 #[derive(Debug)]
 struct State {
-    available: usize,
+    held: usize,
+    total: usize,
     waiting: VecDeque<(usize, oneshot::Sender<()>)>,
 }
 
-/// Bytes that may be held; dropping it gives them back.
+/// A number of units, released on drop.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    budget: Arc<Budget>,
-    bytes: usize,
+    semaphore: Arc<Semaphore>,
+    units: usize,
 }
 
-impl Budget {
+impl Semaphore {
     pub(crate) fn new(total: usize) -> Arc<Self> {
-        let state = State { available: total, waiting: VecDeque::new() };
-        Arc::new(Self { state: Mutex::new(state), total })
+        Arc::new(Self { state: Mutex::new(State { held: 0, total, waiting: VecDeque::new() }) })
     }
 
-    /// Waits until `bytes` are free. A request beyond the total gets the total.
+    /// Waits until this number of units is free. A request beyond the total gets the total.
     ///
-    /// A dropped future returns its bytes.
-    pub(crate) async fn acquire(self: &Arc<Self>, bytes: usize) -> Permit {
-        let bytes = bytes.min(self.total);
-        let granted = {
+    /// A dropped future returns its units.
+    pub(crate) async fn acquire(self: &Arc<Self>, units: usize) -> Permit {
+        let (units, granted) = {
             let mut state = self.state();
-            if state.waiting.is_empty() && state.available >= bytes {
-                state.available -= bytes;
-                None
+            let units = units.min(state.total);
+            if state.waiting.is_empty() && state.fits(units) {
+                state.held += units;
+                (units, None)
             } else {
                 let (sender, receiver) = oneshot::channel();
-                state.waiting.push_back((bytes, sender));
-                Some(receiver)
+                state.waiting.push_back((units, sender));
+                (units, Some(receiver))
             }
         };
         if let Some(granted) = granted {
-            let mut waiting = Waiting { budget: self, bytes, granted, settled: false };
+            let mut waiting = Waiting { semaphore: self, units, granted, is_taken: false };
             // The sender is kept until it is used.
             let _ = (&mut waiting.granted).await;
-            waiting.settled = true;
+            waiting.is_taken = true;
         }
-        Permit { budget: Arc::clone(self), bytes }
+        Permit { semaphore: Arc::clone(self), units }
     }
 
-    fn give_back(&self, bytes: usize) {
+    /// Changes the total. Permits beyond a smaller one stay valid; new ones are granted once enough of them were released.
+    pub(crate) fn resize(&self, total: usize) {
         let mut state = self.state();
-        state.available += bytes;
-        while let Some((wanted, sender)) = state.waiting.front() {
-            let wanted = *wanted;
-            // A dropped waiter blocks no later one.
-            if wanted > state.available && !sender.is_canceled() {
-                break;
-            }
-            let Some((_, sender)) = state.waiting.pop_front() else { break };
-            // A waiter that is gone takes nothing.
-            if sender.send(()).is_ok() {
-                state.available -= wanted;
-            }
-        }
+        state.total = total;
+        state.grant();
+    }
+
+    /// Number of units that are held or granted.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.state().held
+    }
+
+    fn release(&self, units: usize) {
+        let mut state = self.state();
+        state.held -= units;
+        state.grant();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -81,29 +81,51 @@ impl Budget {
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.budget.give_back(self.bytes);
+impl State {
+    /// While nothing is held, any request fits: the total may have shrunk below it.
+    fn fits(&self, units: usize) -> bool {
+        self.held == 0 || self.held.saturating_add(units) <= self.total
+    }
+
+    fn grant(&mut self) {
+        while let Some((wanted, sender)) = self.waiting.front() {
+            let wanted = *wanted;
+            // A dropped waiter blocks no later one.
+            if !self.fits(wanted) && !sender.is_canceled() {
+                return;
+            }
+            let Some((_, sender)) = self.waiting.pop_front() else { return };
+            // A dropped waiter takes nothing.
+            if sender.send(()).is_ok() {
+                self.held += wanted;
+            }
+        }
     }
 }
 
-/// Gives back what was granted to a future that was dropped before it noticed.
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.semaphore.release(self.units);
+    }
+}
+
+/// Releases the units granted to a future that was dropped before it noticed.
 struct Waiting<'a> {
-    budget: &'a Budget,
-    bytes: usize,
+    semaphore: &'a Semaphore,
+    units: usize,
     granted: oneshot::Receiver<()>,
-    settled: bool,
+    is_taken: bool,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if self.settled {
+        if self.is_taken {
             return;
         }
-        // Closed first, so that nothing can be granted after the look.
+        // Closed first: nothing can be granted after the check.
         self.granted.close();
         let granted = matches!(self.granted.try_recv(), Ok(Some(())));
-        self.budget.give_back(if granted { self.bytes } else { 0 });
+        self.semaphore.release(if granted { self.units } else { 0 });
     }
 }
 
@@ -115,26 +137,26 @@ mod tests {
 
     #[test]
     fn permits_are_given_in_order_and_given_back() {
-        let budget = Budget::new(10);
-        let first = budget.acquire(6).now_or_never().unwrap();
-        let mut large = Box::pin(budget.acquire(8));
-        let mut small = Box::pin(budget.acquire(1));
+        let semaphore = Semaphore::new(10);
+        let first = semaphore.acquire(6).now_or_never().unwrap();
+        let mut large = Box::pin(semaphore.acquire(8));
+        let mut small = Box::pin(semaphore.acquire(1));
         assert!((&mut large).now_or_never().is_none());
         assert!((&mut small).now_or_never().is_none(), "the small one would fit, but it came later");
         drop(first);
         let large = large.now_or_never().unwrap();
         let small = small.now_or_never().unwrap();
         drop((large, small));
-        assert!(budget.acquire(usize::MAX).now_or_never().is_some(), "more than all is all");
+        assert!(semaphore.acquire(usize::MAX).now_or_never().is_some(), "more than all is all");
     }
 
     #[test]
     fn a_dropped_waiter_keeps_nobody_waiting() {
-        let budget = Budget::new(64);
+        let semaphore = Semaphore::new(64);
         let (first, _second) =
-            (budget.acquire(4).now_or_never().unwrap(), budget.acquire(36).now_or_never().unwrap());
-        let mut large = Box::pin(budget.acquire(32));
-        let mut small = Box::pin(budget.acquire(25));
+            (semaphore.acquire(4).now_or_never().unwrap(), semaphore.acquire(36).now_or_never().unwrap());
+        let mut large = Box::pin(semaphore.acquire(32));
+        let mut small = Box::pin(semaphore.acquire(25));
         assert!((&mut large).now_or_never().is_none());
         assert!((&mut small).now_or_never().is_none());
         drop(first);
@@ -145,18 +167,39 @@ mod tests {
 
     #[test]
     fn a_dropped_waiter_leaves_nothing_behind() {
-        let budget = Budget::new(10);
-        let first = budget.acquire(10).now_or_never().unwrap();
-        let mut unnoticed = Box::pin(budget.acquire(10));
+        let semaphore = Semaphore::new(10);
+        let first = semaphore.acquire(10).now_or_never().unwrap();
+        let mut unnoticed = Box::pin(semaphore.acquire(10));
         assert!((&mut unnoticed).now_or_never().is_none());
         drop(first);
         drop(unnoticed);
         let mut waiting = {
-            let _held = budget.acquire(10).now_or_never().unwrap();
-            let mut waiting = Box::pin(budget.acquire(10));
+            let _held = semaphore.acquire(10).now_or_never().unwrap();
+            let mut waiting = Box::pin(semaphore.acquire(10));
             assert!((&mut waiting).now_or_never().is_none());
             waiting
         };
         assert!((&mut waiting).now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_smaller_total_holds_for_new_permits() {
+        let semaphore = Semaphore::new(4);
+        let held: Vec<_> = (0..4).map(|_| semaphore.acquire(1).now_or_never().unwrap()).collect();
+        let mut next = Box::pin(semaphore.acquire(3));
+        assert!((&mut next).now_or_never().is_none());
+        semaphore.resize(2);
+        let mut held = held.into_iter();
+        held.next();
+        held.next();
+        assert!((&mut next).now_or_never().is_none(), "two of two are held");
+        drop(held);
+        let next = next.now_or_never().expect("more than the new total, but nothing else is held");
+        let mut last = Box::pin(semaphore.acquire(1));
+        assert!((&mut last).now_or_never().is_none());
+        semaphore.resize(4);
+        assert!(last.now_or_never().is_some(), "a larger total grants at once");
+        drop(next);
+        assert_eq!(semaphore.held(), 0);
     }
 }

@@ -1,19 +1,19 @@
 //! The concurrency limit of a client, shared by all of its operations.
 //!
 //! It adapts: a throttling server halves it, at most once a second, and it grows by one after as many
-//! consecutive answers as its current value (H134, H150).
+//! consecutive answers as its current value (H134, H150). Slots are granted in order of arrival.
 
-use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::channel::oneshot;
+use crate::rt::semaphore::{Permit, Semaphore};
 
 /// The limit of concurrent requests.
 #[derive(Debug)]
 pub(super) struct Concurrency {
-    most: u32,
+    max: u32,
+    slots: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -24,43 +24,21 @@ struct State {
     limit: u32,
     /// Time of the last reduction.
     lowered: Option<Duration>,
-    running: u32,
-    waiting: VecDeque<oneshot::Sender<()>>,
 }
 
-/// A slot: the right to send one request.
-#[derive(Debug)]
-pub(super) struct Slot {
-    concurrency: Arc<Concurrency>,
-}
+/// The right to send one request.
+pub(super) type Slot = Permit;
 
 impl Concurrency {
-    pub(super) fn new(most: NonZeroU32) -> Arc<Self> {
-        let most = most.get();
-        let state = State { answers: 0, limit: most, lowered: None, running: 0, waiting: VecDeque::new() };
-        Arc::new(Self { most, state: Mutex::new(state) })
+    pub(super) fn new(max: NonZeroU32) -> Self {
+        let max = max.get();
+        let state = State { answers: 0, limit: max, lowered: None };
+        Self { max, slots: Semaphore::new(max as usize), state: Mutex::new(state) }
     }
 
-    /// Waits for a slot. Slots are granted in order of arrival.
-    pub(super) async fn enter(self: &Arc<Self>) -> Slot {
-        let waiting = {
-            let mut state = self.state();
-            if state.running < state.limit {
-                state.running += 1;
-                None
-            } else {
-                let (sender, receiver) = oneshot::channel();
-                state.waiting.push_back(sender);
-                Some(receiver)
-            }
-        };
-        if let Some(receiver) = waiting {
-            let mut turn = Turn { concurrency: self, receiver, taken: false };
-            // The sender is used before it is dropped.
-            let _ = (&mut turn.receiver).await;
-            turn.taken = true;
-        }
-        Slot { concurrency: Arc::clone(self) }
+    /// Waits for a slot.
+    pub(super) async fn enter(&self) -> Slot {
+        self.slots.acquire(1).await
     }
 
     /// The server throttled a request.
@@ -70,6 +48,7 @@ impl Concurrency {
         if !recently {
             state.limit = (state.limit / 2).max(1);
             (state.answers, state.lowered) = (0, Some(now));
+            self.slots.resize(state.limit as usize);
         }
     }
 
@@ -77,9 +56,9 @@ impl Concurrency {
     pub(super) fn answered(&self) {
         let mut state = self.state();
         state.answers += 1;
-        if state.answers >= state.limit && state.limit < self.most {
+        if state.answers >= state.limit && state.limit < self.max {
             (state.answers, state.limit) = (0, state.limit + 1);
-            state.wake();
+            self.slots.resize(state.limit as usize);
         }
     }
 
@@ -88,49 +67,8 @@ impl Concurrency {
         self.state().limit
     }
 
-    fn leave(&self) {
-        let mut state = self.state();
-        state.running -= 1;
-        state.wake();
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn wake(&mut self) {
-        while self.running < self.limit {
-            let Some(next) = self.waiting.pop_front() else { return };
-            // Skips waiters that have gone.
-            if next.send(()).is_ok() {
-                self.running += 1;
-            }
-        }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.concurrency.leave();
-    }
-}
-
-/// Passes on a slot that was granted to a future dropped before it noticed.
-struct Turn<'a> {
-    concurrency: &'a Concurrency,
-    receiver: oneshot::Receiver<()>,
-    taken: bool,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        // From here on this waiter gets no slot; one granted before is found below.
-        self.receiver.close();
-        if !self.taken && matches!(self.receiver.try_recv(), Ok(Some(()))) {
-            self.concurrency.leave();
-        }
     }
 }
 
@@ -188,9 +126,10 @@ mod tests {
                 while done.load(Ordering::SeqCst) < round {
                     std::hint::spin_loop();
                 }
-                let mut state = concurrency.state();
-                lost += state.running;
-                state.running = 0;
+                lost += concurrency.slots.held();
+                if lost > 0 {
+                    break;
+                }
             }
             assert_eq!(lost, 0, "turns lost in {rounds} rounds");
         });

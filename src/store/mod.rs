@@ -53,7 +53,7 @@ use crate::format::manifest::{MANIFEST_BYTES, Manifest};
 use crate::format::name::GroupName;
 use crate::local::LocalState;
 use crate::rt::Runtime;
-use crate::rt::semaphore::Budget;
+use crate::rt::semaphore::Semaphore;
 use crate::store::identity::Identity;
 use crate::store::in_doubt::InDoubt;
 
@@ -143,10 +143,10 @@ pub struct Datastore {
 #[derive(Debug)]
 struct StoreInner {
     backend: Arc<dyn Backend>,
-    budget: Arc<Budget>,
+    budget: Arc<Semaphore>,
     chunks: ChunkStore,
     /// A budget of its own: a restore whose target is a backup must not wait for that backup.
-    restore_budget: Arc<Budget>,
+    restore_budget: Arc<Semaphore>,
     /// `true` if this handle gave the store a new identity.
     is_renamed: AtomicBool,
     local: Option<Local>,
@@ -207,13 +207,13 @@ impl Datastore {
         chunks.learn_suspects(suspects, since);
         let inner = StoreInner {
             backend,
-            budget: Budget::new(options.memory_bytes),
+            budget: Semaphore::new(options.memory_bytes),
             chunks,
             doubts: InDoubt::default(),
             identity,
             is_renamed: AtomicBool::new(false),
             local,
-            restore_budget: Budget::new(options.memory_bytes),
+            restore_budget: Semaphore::new(options.memory_bytes),
             zeros: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::format::Digest;
 use crate::format::name::{BackupTime, SnapshotName};
 use crate::rt::Rate;
-use crate::rt::semaphore::Budget;
+use crate::rt::semaphore::Semaphore;
 use crate::store::{Datastore, GroupImport, Held};
 use crate::sync::events::SyncEvent;
 use crate::sync::kinds::Same;
@@ -40,7 +40,7 @@ pub(super) struct Run {
 /// Limit of concurrent transfers.
 #[derive(Debug)]
 pub(super) struct Slots {
-    pub(super) budget: Arc<Budget>,
+    pub(super) budget: Arc<Semaphore>,
     pub(super) count: usize,
 }
 
@@ -62,7 +62,7 @@ impl Slots {
     pub(super) fn new(store: &Datastore, options: &SyncOptions) -> Self {
         let most = options.in_flight.map_or(usize::MAX, std::num::NonZeroUsize::get);
         let count = store.in_flight().min(most);
-        Self { budget: Budget::new(count), count }
+        Self { budget: Semaphore::new(count), count }
     }
 }
 

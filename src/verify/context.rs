@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use crate::format::upid::Upid;
-use crate::rt::semaphore::Budget;
+use crate::rt::semaphore::Semaphore;
 use crate::store::{Datastore, SnapshotInfo};
 use crate::verify::collector::Collector;
 use crate::verify::conclusion::Conclusion;
@@ -29,7 +29,7 @@ pub(super) struct Run {
     pub(super) passes: AtomicU64,
     pub(super) references: u64,
     /// One slot for each chunk in flight.
-    pub(super) slots: Arc<Budget>,
+    pub(super) slots: Arc<Semaphore>,
     pub(super) store: Datastore,
     pub(super) targets: Vec<SnapshotInfo>,
     pub(super) upid: Upid,

@@ -15,7 +15,7 @@ use futures::stream::{self, StreamExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::upid::Upid;
-use crate::rt::semaphore::Budget;
+use crate::rt::semaphore::Semaphore;
 use crate::store::{Datastore, SnapshotInfo};
 use crate::verify::conclusion::Conclusion;
 use crate::verify::context::{Run, Which, Work};
@@ -52,7 +52,7 @@ impl Run {
             options,
             passes: AtomicU64::new(0),
             references,
-            slots: Budget::new(in_flight),
+            slots: Semaphore::new(in_flight),
             store,
             whole: Mutex::new(vec![0; targets.len()]),
             targets,

@@ -32,7 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveName, SnapshotName};
-use crate::rt::semaphore::{Budget, Permit};
+use crate::rt::semaphore::{Permit, Semaphore};
 use crate::store::events::{Event, Observer, Silent};
 use crate::store::{Datastore, RestoreTarget, in_archive};
 
@@ -379,7 +379,7 @@ fn pieces(
         let fetch = (Arc::clone(&archive), number, permit);
         Some((fetch, (archive, number + 1)))
     });
-    let slots = Budget::new(in_flight);
+    let slots = Semaphore::new(in_flight);
     let fetches = permits.map(move |(archive, number, permit)| {
         let slots = Arc::clone(&slots);
         async move {
