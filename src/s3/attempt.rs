@@ -15,7 +15,7 @@ use crate::s3::credentials::Credentials;
 use crate::s3::guard::Guard;
 use crate::s3::limits::Slot;
 use crate::s3::place::Place;
-use crate::s3::retry::{Verdict, judge_response};
+use crate::s3::retry::{Judgement, Verdict};
 use crate::wire::date::parse_http_date;
 use crate::wire::sigv4::{self, EMPTY_SHA256};
 
@@ -27,6 +27,7 @@ const HASH_INLINE_BYTES: usize = 16 << 10;
 /// The outcome of an attempt.
 pub(super) struct Attempt {
     pub(super) credentials: Credentials,
+    pub(super) judgement: Judgement,
     pub(super) outcome: std::result::Result<Response, TransportError>,
     pub(super) place: Place,
 }
@@ -64,10 +65,11 @@ impl Shared {
         let mut counting = Counting::begin(self, call);
         let outcome = self.transport.exchange(&request).await;
         self.note_time(&outcome);
-        counting.ended(&outcome);
+        let judgement = Judgement::of(&outcome, call.operation, self.now());
+        counting.ended(&outcome, &judgement.verdict);
         drop(slot);
         drop(counting);
-        Ok(Attempt { credentials, outcome, place })
+        Ok(Attempt { credentials, judgement, outcome, place })
     }
 
     /// Returns a slot in which the guard permits the attempt, and until when. A confirmation is a request that needs a slot of
@@ -153,11 +155,11 @@ impl<'a> Counting<'a> {
         Self { bytes_in: 0, bytes_out: call.body.len() as u64, call, outcome: Outcome::Broken, shared }
     }
 
-    fn ended(&mut self, outcome: &std::result::Result<Response, TransportError>) {
+    fn ended(&mut self, outcome: &std::result::Result<Response, TransportError>, verdict: &Verdict) {
         self.outcome = match outcome {
             Ok(response) => {
                 self.bytes_in = response.body.len() as u64;
-                match judge_response(response, self.call.operation, self.shared.now()) {
+                match verdict {
                     Verdict::Answer => Outcome::Answered,
                     Verdict::Later { throttled: true, .. } => Outcome::Throttled,
                     _ => Outcome::Refused,

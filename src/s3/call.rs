@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind};
 use crate::http::{HttpTransport, Response};
 use crate::rt::{Rate, Runtime};
+use crate::s3::Refusal;
 use crate::s3::counters::{Counters, Operation};
 use crate::s3::credentials::Keeper;
 use crate::s3::limits::Concurrency;
@@ -28,7 +29,7 @@ pub(super) struct Shared {
     pub(super) md5: AtomicBool,
     pub(super) bytes_in: Option<Rate>,
     pub(super) bytes_out: Option<Rate>,
-    pub(super) concurrency: Arc<Concurrency>,
+    pub(super) concurrency: Concurrency,
     pub(super) counters: Arc<Counters>,
     pub(super) keeper: Keeper,
     /// Seconds by which the last answer was ahead of the local wall clock.
@@ -78,6 +79,8 @@ impl<'a> Call<'a> {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) ambiguous: bool,
+    /// Read from the response when it was judged.
+    pub(super) refusal: Option<Refusal>,
     pub(super) response: Response,
 }
 
@@ -97,7 +100,8 @@ impl Answer {
     /// The error for an unsuccessful answer. If an earlier attempt may have been executed, the error claims nothing else (I6).
     pub(super) fn into_error(self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
         let kind = if self.ambiguous { ErrorKind::Unavailable } else { kind };
-        Error::new(kind, action).on(subject).because(refusal(&self.response).0)
+        let refusal = self.refusal.unwrap_or_else(|| refusal(&self.response).0);
+        Error::new(kind, action).on(subject).because(refusal)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::s3::guard::Guard;
 use crate::s3::limits::Concurrency;
 use crate::s3::options::S3Options;
 use crate::s3::place::{Place, SentTo};
-use crate::s3::retry::{Budget, Mend, Verdict, judge_failure, judge_response, longest, pause, refusal};
+use crate::s3::retry::{Budget, Mend, Verdict, longest, pause};
 use crate::wire::sigv4::EMPTY_SHA256;
 use crate::wire::uri::Scheme;
 
@@ -181,21 +181,19 @@ impl Shared {
             let place = course.place.clone();
             let sending = Sending { deadline, failed: course.failed, guard, hash: &hash, place };
             let sent = self.attempt(call, sending).await;
-            let Attempt { credentials, outcome, place } =
+            let Attempt { credentials, judgement, outcome, place } =
                 sent.map_err(|error| course.fail(error.kind(), action, subject).because(error))?;
-            let verdict = match &outcome {
-                Ok(response) => judge_response(response, call.operation, self.now()),
-                Err(error) => judge_failure(error),
-            };
+            let verdict = judgement.verdict.clone();
             let (error, may_have_happened): (Box<dyn StdError + Send + Sync>, _) = match outcome {
                 Ok(response) if verdict == Verdict::Answer => {
                     self.budget.answered();
-                    return Ok(Answer { ambiguous: course.ambiguous, response });
+                    let refusal = judgement.refusal;
+                    return Ok(Answer { ambiguous: course.ambiguous, refusal, response });
                 }
                 Ok(response) => {
                     let refused = matches!(verdict, Verdict::Never(_)) && !response.is_success();
                     let refused = refused || (300..500).contains(&response.head.status);
-                    (Box::new(refusal(&response).0), !refused)
+                    (Box::new(judgement.into_refusal(&response)), !refused)
                 }
                 Err(error) => {
                     let sent = error.progress() != Progress::NotSent;
@@ -210,7 +208,7 @@ impl Shared {
             course.ambiguous |= call.operation.writes() && may_have_happened;
             if may_have_happened && let Some(response) = self.found_stored(call, deadline).await {
                 self.budget.answered();
-                return Ok(Answer { ambiguous: true, response });
+                return Ok(Answer { ambiguous: true, refusal: None, response });
             }
             let signed = SignedFor { credentials: &credentials, place: &place };
             if let Next::Fail(kind) = self.next(verdict, &mut course, &signed, deadline).await {

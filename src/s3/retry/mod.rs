@@ -76,47 +76,82 @@ pub(super) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
     (refusal, body)
 }
 
+/// The one judgement of an attempt: its verdict, and the refusal that it was read from.
+#[derive(Debug)]
+pub(super) struct Judgement {
+    /// Set if the verdict depends on the body of an error.
+    pub(super) refusal: Option<Refusal>,
+    pub(super) verdict: Verdict,
+}
+
+impl Judgement {
+    /// Judges the outcome of an attempt.
+    pub(super) fn of(
+        outcome: &std::result::Result<Response, TransportError>,
+        operation: Operation,
+        now: SystemTime,
+    ) -> Self {
+        match outcome {
+            Ok(response) => judge_response(response, operation, now),
+            Err(error) => Self { refusal: None, verdict: judge_failure(error) },
+        }
+    }
+
+    /// The refusal by this response, which was judged.
+    pub(super) fn into_refusal(self, response: &Response) -> Refusal {
+        self.refusal.unwrap_or_else(|| refusal(response).0)
+    }
+}
+
 /// Judges a response.
-pub(super) fn judge_response(response: &Response, operation: Operation, now: SystemTime) -> Verdict {
-    let status = response.head.status;
+fn judge_response(response: &Response, operation: Operation, now: SystemTime) -> Judgement {
     // The body reports success, because the status was sent before the work was done (H107).
     let in_body = matches!(operation, Operation::Copy | Operation::DeleteMany | Operation::Multipart);
     if in_body && response.is_success() {
         let (refusal, body) = refusal(response);
-        if let Some(later @ Verdict::Later { .. }) = judge_code(&refusal.code, response, &body, now) {
-            return later;
+        if let Some(verdict @ Verdict::Later { .. }) = judge_code(&refusal.code, response, &body, now) {
+            return Judgement { refusal: Some(refusal), verdict };
         }
     }
     if response.is_success() {
         // A proxy that compresses one answer compresses the next one too.
         let is_plain = response.head.compression().is_none();
-        return if is_plain { Verdict::Answer } else { Verdict::Once(ErrorKind::Unavailable) };
+        let verdict = if is_plain { Verdict::Answer } else { Verdict::Once(ErrorKind::Unavailable) };
+        return Judgement { refusal: None, verdict };
     }
     let (refusal, body) = refusal(response);
-    if let Some(verdict) = judge_code(&refusal.code, response, &body, now) {
-        return verdict;
-    }
-    match status {
+    let by_code = judge_code(&refusal.code, response, &body, now);
+    let verdict = by_code.unwrap_or_else(|| judge_status(&refusal.code, response, &body, operation, now));
+    Judgement { refusal: Some(refusal), verdict }
+}
+
+/// Judges by the status, for a code that decides nothing.
+fn judge_status(
+    code: &str,
+    response: &Response,
+    body: &ErrorBody,
+    operation: Operation,
+    now: SystemTime,
+) -> Verdict {
+    match response.head.status {
         304 | 412 | 416 => Verdict::Answer,
         // An answer to HEAD has no body. Any other answer without a code may come from a proxy, which does not know the
         // objects (I7).
-        404 if proves_absence(operation, &refusal.code) => Verdict::Answer,
+        404 if proves_absence(operation, code) => Verdict::Answer,
         404 => Verdict::Once(ErrorKind::Unavailable),
-        301 | 302 | 307 | 308 => Verdict::Mend(place(response, &body)),
-        400 | 403 if refusal.code.is_empty() && skew(response, now).is_some() => {
+        301 | 302 | 307 | 308 => Verdict::Mend(place(response, body)),
+        400 | 403 if code.is_empty() && skew(response, now).is_some() => {
             Verdict::Mend(Mend::Clock(skew(response, now)))
         }
-        400 | 403
-            if refusal.code.is_empty() && response.head.headers.get("x-amz-bucket-region").is_some() =>
-        {
-            Verdict::Mend(place(response, &body))
+        400 | 403 if code.is_empty() && response.head.headers.get("x-amz-bucket-region").is_some() => {
+            Verdict::Mend(place(response, body))
         }
         408 | 429 | 498 | 500 | 502 | 503 | 504 => Verdict::Later {
-            throttled: matches!(status, 429 | 498 | 503),
+            throttled: matches!(response.head.status, 429 | 498 | 503),
             wanted: retry_after(response, now),
         },
-        400 if refusal.code.is_empty() => Verdict::Once(ErrorKind::InvalidInput),
-        403 if refusal.code.is_empty() => Verdict::Once(ErrorKind::Denied),
+        400 if code.is_empty() => Verdict::Once(ErrorKind::InvalidInput),
+        403 if code.is_empty() => Verdict::Once(ErrorKind::Denied),
         401 | 403 => Verdict::Never(ErrorKind::Denied),
         405 | 501 => Verdict::Never(ErrorKind::Unsupported),
         507 => Verdict::Never(ErrorKind::Full),
@@ -218,7 +253,7 @@ fn place(response: &Response, body: &ErrorBody) -> Mend {
 }
 
 /// Judges a failure without a response.
-pub(super) fn judge_failure(error: &TransportError) -> Verdict {
+fn judge_failure(error: &TransportError) -> Verdict {
     match (error.kind(), error.progress()) {
         (TransportErrorKind::Invalid, _) => Verdict::Never(ErrorKind::InvalidInput),
         (TransportErrorKind::Tls, Progress::NotSent) => Verdict::Once(ErrorKind::Denied),

@@ -18,7 +18,7 @@ fn coded(status: u16, code: &str) -> Response {
 }
 
 fn judged(response: &Response) -> Verdict {
-    judge_response(response, Operation::Get, SystemTime::UNIX_EPOCH)
+    judge_response(response, Operation::Get, SystemTime::UNIX_EPOCH).verdict
 }
 
 /// Proves H132.
@@ -202,7 +202,7 @@ fn what_can_be_mended_says_how() {
     assert_eq!(judged(&moved), Verdict::Mend(Mend::Place(place)));
     // An answer to HEAD has no code.
     let head = |headers: &[(&str, &str)]| {
-        judge_response(&response(403, headers, ""), Operation::Head, SystemTime::UNIX_EPOCH)
+        judge_response(&response(403, headers, ""), Operation::Head, SystemTime::UNIX_EPOCH).verdict
     };
     let hour = ("date", "Thu, 01 Jan 1970 01:00:00 GMT");
     let time = SystemTime::UNIX_EPOCH + Duration::from_hours(1);
