@@ -58,6 +58,7 @@ impl Semaphore {
     }
 
     /// Changes the total. Permits beyond a smaller one stay valid; new ones are granted once enough of them were released.
+    #[cfg(any(feature = "s3", test))]
     pub(crate) fn resize(&self, total: usize) {
         let mut state = self.state();
         state.total = total;
