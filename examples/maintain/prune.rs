@@ -7,12 +7,9 @@ use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 use larder::error::Error;
 use larder::format::name::BackupTime;
-use larder::prune::{
-    self, DeletionScope, GroupOutcome, Outcome as Became, PruneOptions, PrunePlan, PruneReport, PruneScope,
-    Stop,
-};
+use larder::prune::{self, GroupOutcome, Outcome as Became, PruneOptions, PrunePlan, PruneReport, Stop};
 use larder::retention::{Decision, RetentionRules};
-use larder::store::SnapshotState;
+use larder::store::{Scope, SnapshotState};
 use serde_json::json;
 
 use crate::cli::{self, Outcome, input, signals};
@@ -30,7 +27,7 @@ forget SNAPSHOT|GROUP  remove it, but for what is protected; without either: all
 #[derive(Default)]
 pub(crate) struct Prune {
     rules: RetentionRules,
-    scope: Option<PruneScope>,
+    scope: Option<Scope>,
     time_zone: Option<TimeZone>,
 }
 
@@ -67,11 +64,11 @@ impl Command for Prune {
             self.time_zone = Some(local_time_zone()?);
         }
         self.scope = Some(match asked.named()? {
-            Some(Named::Group(group)) => PruneScope::Group(group),
+            Some(Named::Group(group)) => Scope::Group(group),
             Some(Named::Snapshot(snapshot)) => {
                 return Err(input(format!("prune: {snapshot} is a snapshot; forget removes one")));
             }
-            None => PruneScope::Tree(asked.store.namespace().clone()),
+            None => Scope::Tree(asked.store.namespace().clone()),
         });
         Ok(())
     }
@@ -94,7 +91,7 @@ impl Command for Prune {
 
 #[derive(Default)]
 pub(crate) struct Forget {
-    scope: Option<DeletionScope>,
+    scope: Option<Scope>,
 }
 
 impl Command for Forget {
@@ -104,9 +101,9 @@ impl Command for Forget {
 
     fn check(&mut self, asked: &mut Asked) -> Outcome<()> {
         self.scope = Some(match (asked.named()?, asked.namespace()) {
-            (Some(Named::Group(group)), _) => DeletionScope::Group(group),
-            (Some(Named::Snapshot(snapshot)), _) => DeletionScope::Snapshots(vec![snapshot]),
-            (None, Some(namespace)) if !namespace.is_root() => DeletionScope::Tree(namespace.clone()),
+            (Some(Named::Group(group)), _) => Scope::Group(group),
+            (Some(Named::Snapshot(snapshot)), _) => Scope::Snapshots(vec![snapshot]),
+            (None, Some(namespace)) if !namespace.is_root() => Scope::Tree(namespace.clone()),
             (None, _) => return Err(input("forget: a snapshot, a group or --ns is wanted")),
         });
         Ok(())

@@ -26,9 +26,10 @@
 //! # use std::sync::Arc;
 //! # use larder::backend::MemoryBackend;
 //! # use larder::rt::ThreadRuntime;
-//! # use larder::store::{Datastore, Options};
-//! use larder::prune::{self, PruneOptions, PruneScope};
+//! # use larder::store::Options;
+//! use larder::prune::{self, PruneOptions};
 //! use larder::retention::RetentionRules;
+//! use larder::store::{Datastore, Scope};
 //!
 //! # futures::executor::block_on(async {
 //! # let backend = MemoryBackend::new(Arc::new(ThreadRuntime::new()));
@@ -38,7 +39,7 @@
 //! #     store.backup(&group).begin().await?.finish().await?;
 //! # }
 //! let options = PruneOptions::default().rules(RetentionRules::new().keep_last(2));
-//! let plan = prune::plan(&store, &PruneScope::Group(group), options).await?;
+//! let plan = prune::plan(&store, &Scope::Group(group), options).await?;
 //! assert_eq!((plan.counts().keep, plan.counts().remove), (2, 1));
 //! let report = plan.execute().await?;
 //! assert_eq!(report.removed(), 1);
@@ -50,10 +51,7 @@ mod execute;
 mod plan;
 mod report;
 
-pub use plan::{
-    DeletionScope, GroupPlan, PruneCounts, PruneOptions, PrunePlan, PruneScope, SnapshotPlan, plan,
-    plan_deletion,
-};
+pub use plan::{GroupPlan, PruneCounts, PruneOptions, PrunePlan, SnapshotPlan, plan, plan_deletion};
 pub use report::{
     GroupOutcome, GroupReport, NamespaceReport, Outcome, PruneObserver, PruneReport, SnapshotReport, Stop,
 };

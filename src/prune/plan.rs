@@ -12,36 +12,10 @@ use crate::format::layout::Prefix;
 use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 use crate::prune::report::PruneObserver;
 use crate::retention::{Decision, RetentionItem, RetentionRules, retain};
-use crate::store::{Datastore, Expected, Listed, SnapshotState};
+use crate::store::{Datastore, Expected, Listed, Scope, SnapshotState};
 
 /// Number of groups listed concurrently.
 const LISTINGS_IN_FLIGHT: usize = 8;
-
-/// Groups that [`plan`] decides about.
-#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PruneScope {
-    /// One group.
-    Group(GroupName),
-    /// The groups of a namespace, without those of the namespaces below it.
-    Namespace(Namespace),
-    /// The groups of a namespace and of all namespaces below it.
-    Tree(Namespace),
-}
-
-/// Objects to delete.
-#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeletionScope {
-    /// A whole group.
-    Group(GroupName),
-    /// The groups of a namespace, and the namespace itself if no other is below it. The root itself stays.
-    Namespace(Namespace),
-    /// These snapshots, of any groups.
-    Snapshots(Vec<SnapshotName>),
-    /// A namespace with all groups in it and all namespaces below it. The root itself stays.
-    Tree(Namespace),
-}
 
 /// Options of [`plan`].
 #[derive(Clone, Default)]
@@ -139,22 +113,23 @@ pub struct PruneCounts {
     pub remove: u64,
 }
 
-/// Plans a prune by retention rules. Changes nothing.
+/// Plans a prune of groups by retention rules. Changes nothing.
 ///
 /// # Errors
-/// `NotFound` if the group or namespace does not exist; any failure to list.
-pub async fn plan(store: &Datastore, scope: &PruneScope, options: PruneOptions) -> Result<PrunePlan> {
+/// `InvalidInput` for [`Scope::Snapshots`], since rules decide about whole groups; `NotFound` if the group or namespace does not
+/// exist; any failure to list.
+pub async fn plan(store: &Datastore, scope: &Scope, options: PruneOptions) -> Result<PrunePlan> {
     store.look_again(Prefix::Namespace(Namespace::root())).await?;
+    let root = Namespace::root();
     let groups = match scope {
-        PruneScope::Group(group) => vec![group.clone()],
-        PruneScope::Namespace(namespace) => store.groups(existing(store, namespace).await?).await?,
-        PruneScope::Tree(namespace) => {
-            let mut groups = Vec::new();
-            for namespace in store.namespaces(existing(store, namespace).await?).await? {
-                groups.extend(store.groups(&namespace).await?);
-            }
-            groups
+        Scope::Group(group) => vec![group.clone()],
+        Scope::Namespace(namespace) => store.groups(existing(store, namespace).await?).await?,
+        Scope::Snapshots(_) => {
+            let error = Error::new(ErrorKind::InvalidInput, "plan a prune of").on(scope);
+            return Err(error.because("retention rules decide about whole groups"));
         }
+        Scope::Store => groups_below(store, &root).await?,
+        Scope::Tree(namespace) => groups_below(store, namespace).await?,
     };
     let decide = |listed: Vec<Listed>| {
         let decisions = options.decide(&listed);
@@ -177,7 +152,7 @@ pub async fn plan(store: &Datastore, scope: &PruneScope, options: PruneOptions) 
         planned.push(GroupPlan { group, snapshots: decide(listed) });
     }
     drop(listings);
-    if let PruneScope::Group(group) = scope {
+    if let Scope::Group(group) = scope {
         check_there(store, group, &planned).await?;
     }
     Ok(new_plan(store, planned, Vec::new(), Some(options)))
@@ -185,23 +160,21 @@ pub async fn plan(store: &Datastore, scope: &PruneScope, options: PruneOptions) 
 
 /// Plans the deletion of snapshots, of a group, or of namespaces, except protected snapshots. Changes nothing.
 ///
-/// A group loses its owner and its notes with its last snapshot. A namespace is removed when it is empty.
+/// A group loses its owner and its notes with its last snapshot. [`Scope::Namespace`] removes the namespace if no other is below
+/// it; [`Scope::Tree`] and [`Scope::Store`] remove the namespaces below too. A namespace is removed when it is empty; the root stays.
 ///
 /// # Errors
 /// `NotFound` if a snapshot, group or namespace does not exist; any failure to list.
-pub async fn plan_deletion(store: &Datastore, scope: &DeletionScope) -> Result<PrunePlan> {
+pub async fn plan_deletion(store: &Datastore, scope: &Scope) -> Result<PrunePlan> {
     store.look_again(Prefix::Namespace(Namespace::root())).await?;
     let mut wanted: BTreeMap<GroupName, BTreeSet<SnapshotName>> = BTreeMap::new();
     let (mut groups, mut namespaces) = (Vec::new(), Vec::new());
     match scope {
-        DeletionScope::Group(group) => groups.push(group.clone()),
-        DeletionScope::Namespace(namespace) => namespaces.push(existing(store, namespace).await?.clone()),
-        DeletionScope::Tree(namespace) => {
-            namespaces = store.namespaces(existing(store, namespace).await?).await?;
-            // Inner namespaces first.
-            namespaces.reverse();
-        }
-        DeletionScope::Snapshots(snapshots) => {
+        Scope::Group(group) => groups.push(group.clone()),
+        Scope::Namespace(namespace) => namespaces.push(existing(store, namespace).await?.clone()),
+        Scope::Store => namespaces = inner_first(store, &Namespace::root()).await?,
+        Scope::Tree(namespace) => namespaces = inner_first(store, namespace).await?,
+        Scope::Snapshots(snapshots) => {
             for snapshot in snapshots {
                 wanted.entry(snapshot.group().clone()).or_default().insert(snapshot.clone());
             }
@@ -219,7 +192,7 @@ pub async fn plan_deletion(store: &Datastore, scope: &DeletionScope) -> Result<P
         planned.push(GroupPlan { group, snapshots });
     }
     drop(listings);
-    if let DeletionScope::Group(group) = scope {
+    if let Scope::Group(group) = scope {
         check_there(store, group, &planned).await?;
     }
     Ok(new_plan(store, planned, namespaces, None))
@@ -307,6 +280,21 @@ fn new_plan(
     options: Option<PruneOptions>,
 ) -> PrunePlan {
     PrunePlan { abort: None, groups, namespaces, observer: None, options, store: store.clone() }
+}
+
+async fn groups_below(store: &Datastore, namespace: &Namespace) -> Result<Vec<GroupName>> {
+    let mut groups = Vec::new();
+    for namespace in store.namespaces(existing(store, namespace).await?).await? {
+        groups.extend(store.groups(&namespace).await?);
+    }
+    Ok(groups)
+}
+
+/// A namespace and all namespaces below it, inner ones first.
+async fn inner_first(store: &Datastore, namespace: &Namespace) -> Result<Vec<Namespace>> {
+    let mut namespaces = store.namespaces(existing(store, namespace).await?).await?;
+    namespaces.reverse();
+    Ok(namespaces)
 }
 
 async fn existing<'a>(store: &Datastore, namespace: &'a Namespace) -> Result<&'a Namespace> {

@@ -75,6 +75,7 @@ pub use backup::writer::SnapshotWriter;
 pub use catalog::delete::Deletion;
 pub use catalog::list::{FileInfo, SnapshotInfo, SnapshotState};
 pub use catalog::metadata::Protection;
+pub use catalog::scope::Scope;
 pub use events::{Event, Observer};
 pub use lifecycle::Destruction;
 pub use relocate::{Relocated, RelocatedGroup, RelocatedSnapshot, Relocation};

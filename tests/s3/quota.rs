@@ -7,10 +7,10 @@ use larder::backend::{Backend, S3Backend};
 use larder::error::ErrorKind;
 use larder::format::name::Namespace;
 use larder::gc::GcOptions;
-use larder::prune::{self, PruneOptions, PruneScope};
+use larder::prune::{self, PruneOptions};
 use larder::retention::RetentionRules;
 use larder::rt::{Runtime, ThreadRuntime};
-use larder::store::Datastore;
+use larder::store::{Datastore, Scope};
 use larder_testing::fault_server::{FaultServer, Options as ServerOptions, Quota};
 
 use larder_testing::gc_scene::{at_once, back_up, check_all, collect, collected, group, leave, reason};
@@ -72,7 +72,7 @@ async fn first(server: &FaultServer, quota: Quota, what: First) {
         First::Forget => drop(process.store.delete_group(&group("host/b")).await.unwrap()),
         First::Prune => {
             let rules = RetentionRules::new().keep_last(1);
-            let (scope, options) = (PruneScope::Group(group("host/b")), PruneOptions::default().rules(rules));
+            let (scope, options) = (Scope::Group(group("host/b")), PruneOptions::default().rules(rules));
             let plan = prune::plan(&process.store, &scope, options).await.unwrap();
             assert_eq!(plan.execute().await.unwrap().removed(), 1);
         }

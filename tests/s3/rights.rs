@@ -10,11 +10,11 @@ use futures::executor::block_on;
 use larder::backend::{Backend, S3Backend};
 use larder::error::ErrorKind;
 use larder::gc::{self, GcEnd, GcOptions};
-use larder::prune::{self, DeletionScope};
+use larder::prune;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{S3Capabilities, Support};
-use larder::store::{Datastore, Options};
-use larder::verify::{self, Recording, Repair, Scope, VerifyOptions};
+use larder::store::{Datastore, Options, Scope};
+use larder::verify::{self, Recording, Repair, VerifyOptions};
 use larder_testing::fault_server::{Action, FaultServer, Logged, Options as ServerOptions, Rule};
 use larder_testing::s3_store;
 use larder_testing::s3_store::{back_up, check_all, client, fresh, group};
@@ -86,7 +86,7 @@ async fn reader(server: &FaultServer) -> Datastore {
 }
 
 async fn verified(store: &Datastore, options: VerifyOptions) {
-    let plan = verify::plan(store, Scope::Store, options).await.unwrap();
+    let plan = verify::plan(store, verify::Scope::Store, options).await.unwrap();
     assert!(plan.execute().await.unwrap().is_clean());
 }
 
@@ -131,7 +131,7 @@ fn each_role_works_with_its_rights_alone() {
         let store = &process.store;
         verified(store, VerifyOptions::default()).await;
         let oldest = store.snapshots(&group()).await.unwrap().remove(0).name;
-        let plan = prune::plan_deletion(store, &DeletionScope::Snapshots(vec![oldest])).await.unwrap();
+        let plan = prune::plan_deletion(store, &Scope::Snapshots(vec![oldest])).await.unwrap();
         assert_eq!(plan.execute().await.unwrap().removed(), 1);
         let options = || GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100);
         let report = gc::plan(store, options()).await.unwrap().confirm().execute().await.unwrap();

@@ -8,11 +8,11 @@ use larder::error::{ErrorKind, Result};
 use larder::format::name::{GroupName, Namespace, SnapshotName};
 use larder::http::{HttpClient, HttpOptions};
 use larder::local::{LocalOptions, LocalState};
-use larder::prune::{self, PruneOptions, PruneScope};
+use larder::prune::{self, PruneOptions};
 use larder::retention::RetentionRules;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
-use larder::store::{Datastore, Options, SnapshotReader};
+use larder::store::{Datastore, Options, Scope, SnapshotReader};
 use larder_testing::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -292,7 +292,7 @@ fn a_deletion_goes_by_what_the_store_has_now() {
             }
         }
         let options = PruneOptions::default().rules(RetentionRules::new().keep_last(1));
-        let plan = prune::plan(&process.store, &PruneScope::Group(group()), options).await.unwrap();
+        let plan = prune::plan(&process.store, &Scope::Group(group()), options).await.unwrap();
         drop(plan.execute().await.unwrap());
         let left: Vec<_> = process.store.snapshots(&group()).await.unwrap();
         assert_eq!(left.into_iter().map(|info| info.name).collect::<Vec<_>>(), [names[0].clone()]);

@@ -12,11 +12,11 @@ use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirect
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::layout::Key;
 use larder::format::name::{Namespace, SnapshotName};
-use larder::prune::{self, DeletionScope, Outcome};
+use larder::prune::{self, Outcome};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
-use larder::store::{Datastore, Options, Protection, SnapshotState};
+use larder::store::{Datastore, Options, Protection, Scope, SnapshotState};
 use larder::sync::{self, GroupOutcome, SyncOptions};
-use larder::verify::{self, Scope, SkipReason, VerifyOptions};
+use larder::verify::{self, SkipReason, VerifyOptions};
 use larder_testing::gc_scene;
 use larder_testing::gc_scene::{at_once, back_up, check, collect, collected, data, group, leave, reason};
 use larder_testing::watched::Watched;
@@ -122,7 +122,8 @@ async fn perform(
             gc_scene::restored(&snapshot).await.map(drop)
         }
         "verify" => {
-            let report = verify::plan(store, Scope::Store, VerifyOptions::default()).await?.execute().await?;
+            let report =
+                verify::plan(store, verify::Scope::Store, VerifyOptions::default()).await?.execute().await?;
             let is_busy = |skipped: &verify::SkippedSnapshot| skipped.reason == SkipReason::Busy;
             if report.skipped.iter().any(is_busy) { Err(busy("verify")) } else { Ok(()) }
         }
@@ -308,7 +309,7 @@ fn what_adds_no_references_goes_on_beside_a_collection_in_another_process() {
         assert_eq!(store.delete_namespace(&space).await.unwrap().deleted.len(), 1);
         assert!(!store.has_namespace(&space).await.unwrap());
         // A finished snapshot goes, an unfinished one stays: its writer may be alive.
-        let scope = DeletionScope::Snapshots(vec![only(), dead.clone()]);
+        let scope = Scope::Snapshots(vec![only(), dead.clone()]);
         let plan = prune::plan_deletion(&store, &scope).await.unwrap();
         let report = plan.execute().await.unwrap();
         let outcomes: Vec<_> = report.groups.iter().flat_map(|group| &group.snapshots).collect();
@@ -323,7 +324,7 @@ fn what_adds_no_references_goes_on_beside_a_collection_in_another_process() {
         assert_eq!(player.tell("go on"), "DONE");
         store.delete_group(&group("host/d")).await.unwrap();
         assert!(!root.join("host/d").exists());
-        let again = DeletionScope::Snapshots(vec![dead]);
+        let again = Scope::Snapshots(vec![dead]);
         assert_eq!(prune::plan_deletion(&store, &again).await.unwrap().execute().await.unwrap().removed(), 1);
         settle(&root, "namespaces and plans").await;
     });

@@ -15,13 +15,10 @@ use larder::backend::{Backend, FsBackend, LockMode, LockReach, LockScope, Memory
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
-use larder::prune::{
-    self, DeletionScope, GroupOutcome, Outcome, PruneObserver, PruneOptions, PrunePlan, PruneReport,
-    PruneScope, Stop,
-};
+use larder::prune::{self, GroupOutcome, Outcome, PruneObserver, PruneOptions, PrunePlan, PruneReport, Stop};
 use larder::retention::{Decision, RetentionItem, RetentionRules, retain};
 use larder::rt::{Runtime, SimRuntime};
-use larder::store::{Datastore, Options, Protection, SnapshotReader, SnapshotState};
+use larder::store::{Datastore, Options, Protection, Scope, SnapshotReader, SnapshotState};
 use larder_testing::days::{DAY, at, group, memory, names, on_demand, paths, runtime, space};
 use larder_testing::places::everywhere;
 
@@ -71,11 +68,11 @@ fn last(count: u64) -> PruneOptions {
 }
 
 async fn plan_last(store: &Datastore, group: &GroupName, count: u64) -> PrunePlan {
-    prune::plan(store, &PruneScope::Group(group.clone()), last(count)).await.unwrap()
+    prune::plan(store, &Scope::Group(group.clone()), last(count)).await.unwrap()
 }
 
 async fn plan_all(store: &Datastore, group: &GroupName) -> PrunePlan {
-    prune::plan_deletion(store, &DeletionScope::Group(group.clone())).await.unwrap()
+    prune::plan_deletion(store, &Scope::Group(group.clone())).await.unwrap()
 }
 
 /// One letter for each snapshot of a report.
@@ -130,7 +127,7 @@ fn rules_decide_and_only_what_they_remove_goes() {
                 .collect();
             let wanted = retain(&items, &rules, |_| 0);
             let options = PruneOptions::default().rules(rules);
-            let level = PruneScope::Namespace(Namespace::root());
+            let level = Scope::Namespace(Namespace::root());
             let plan = prune::plan(&store, &level, options.clone()).await.unwrap();
             assert_eq!(plan.groups().len(), 1);
             let decided: Vec<_> = plan.groups()[0].snapshots.iter().map(|planned| planned.decision).collect();
@@ -147,7 +144,7 @@ fn rules_decide_and_only_what_they_remove_goes() {
             for name in &kept {
                 assert_eq!(read(&store, name).await.len(), read(&store, name).await.trim().len());
             }
-            let plan = prune::plan(&store, &PruneScope::Tree(Namespace::root()), options).await.unwrap();
+            let plan = prune::plan(&store, &Scope::Tree(Namespace::root()), options).await.unwrap();
             assert_eq!(plan.groups().len(), 2);
             plan.execute().await.unwrap();
             assert_eq!(names(&store, &group("vm/1")).await, kept, "the same rules keep the same");
@@ -165,7 +162,7 @@ fn without_a_rule_everything_is_kept() {
         let lost = group("vm/1").snapshot(BackupTime::try_from(at(1)).unwrap());
         leave_unfinished(backend.as_ref(), &lost).await;
         for options in [PruneOptions::default(), last(0)] {
-            let scope = PruneScope::Tree(Namespace::root());
+            let scope = Scope::Tree(Namespace::root());
             let plan = prune::plan(&store, &scope, options).await.unwrap();
             assert_eq!(plan.counts().keep, 4);
             assert_eq!(letters(&plan.execute().await.unwrap()), "KKKK");
@@ -183,7 +180,7 @@ fn days_begin_where_the_offset_says() {
             back_up(&store, "vm/1", seconds).await;
         }
         let options = PruneOptions::default().rules(RetentionRules::new().keep_daily(9));
-        let scope = PruneScope::Group(group("vm/1"));
+        let scope = Scope::Group(group("vm/1"));
         let utc = prune::plan(&store, &scope, options.clone()).await.unwrap();
         assert_eq!(utc.counts().remove, 1);
         let local = prune::plan(&store, &scope, options.utc_offset(|_| 5400)).await.unwrap();
@@ -199,10 +196,10 @@ fn what_is_not_there_cannot_be_planned() {
             let snapshot = back_up(&store, "vm/1", 0).await.name().clone();
             let other = group("vm/2").snapshot(snapshot.time());
             let scopes = [
-                DeletionScope::Group(group("vm/2")),
-                DeletionScope::Namespace(space("a")),
-                DeletionScope::Tree(space("a")),
-                DeletionScope::Snapshots(vec![snapshot.clone(), other]),
+                Scope::Group(group("vm/2")),
+                Scope::Namespace(space("a")),
+                Scope::Tree(space("a")),
+                Scope::Snapshots(vec![snapshot.clone(), other]),
             ];
             for scope in scopes {
                 assert_eq!(
@@ -211,7 +208,7 @@ fn what_is_not_there_cannot_be_planned() {
                     "{scope:?}"
                 );
             }
-            for scope in [PruneScope::Group(group("vm/2")), PruneScope::Namespace(space("a"))] {
+            for scope in [Scope::Group(group("vm/2")), Scope::Namespace(space("a"))] {
                 assert_eq!(
                     kind(prune::plan(&store, &scope, last(1)).await),
                     ErrorKind::NotFound,
@@ -245,8 +242,8 @@ fn only_what_was_named_is_planned_and_deleted() {
                 let mine = group(&format!("vm/{id}"));
                 let first = mine.snapshot(BackupTime::try_from(at(0)).unwrap());
                 for (scope, gone) in [
-                    (DeletionScope::Snapshots(vec![first.clone()]), format!("{first}/")),
-                    (DeletionScope::Group(mine.clone()), format!("{mine}/")),
+                    (Scope::Snapshots(vec![first.clone()]), format!("{first}/")),
+                    (Scope::Group(mine.clone()), format!("{mine}/")),
                 ] {
                     let before = paths(backend).await;
                     let report = prune::plan_deletion(&store, &scope).await.unwrap().execute().await.unwrap();
@@ -256,19 +253,19 @@ fn only_what_was_named_is_planned_and_deleted() {
                 }
             }
             let before = paths(backend).await;
-            let level = DeletionScope::Namespace(space("foo"));
+            let level = Scope::Namespace(space("foo"));
             let report = prune::plan_deletion(&store, &level).await.unwrap().execute().await.unwrap();
             assert!(matches!(report.namespaces[0].outcome, GroupOutcome::Kept), "foo/x is in it");
             let wanted: Vec<_> = before.into_iter().filter(|path| !path.starts_with("ns/foo/vm/")).collect();
             assert_eq!(paths(backend).await, wanted);
-            let tree = DeletionScope::Tree(space("foo"));
+            let tree = Scope::Tree(space("foo"));
             let plan = prune::plan_deletion(&store, &tree).await.unwrap();
             assert_eq!(plan.namespaces(), [space("foo/x"), space("foo")]);
             let report = plan.execute().await.unwrap();
             assert!(report.namespaces.iter().all(|space| matches!(space.outcome, GroupOutcome::Removed)));
             let wanted: Vec<_> = wanted.into_iter().filter(|path| !path.starts_with("ns/foo/")).collect();
             assert_eq!(paths(backend).await, wanted);
-            let root = DeletionScope::Tree(Namespace::root());
+            let root = Scope::Tree(Namespace::root());
             prune::plan_deletion(&store, &root).await.unwrap().execute().await.unwrap();
             assert_eq!(paths(backend).await, Vec::<String>::new());
         }
@@ -288,7 +285,7 @@ fn what_is_protected_stays_with_all_that_belongs_to_it() {
                 store.set_group_notes(&group("ns/a/vm/1"), "notes").await.unwrap();
                 store.set_protection(&snapshots[at], Protection::On).await.unwrap();
                 let mut before = paths(backend.as_ref()).await;
-                let scope = DeletionScope::Tree(space("a"));
+                let scope = Scope::Tree(space("a"));
                 let report = prune::plan_deletion(&store, &scope).await.unwrap().execute().await.unwrap();
                 assert_eq!(letters(&report).find('P'), Some(at));
                 assert_eq!(report.removed(), 2);
@@ -460,7 +457,7 @@ fn a_deletion_that_is_cut_off_at_any_step_goes_on() {
                 let faulty = Arc::new(FaultBackend::new(Arc::clone(&place)));
                 let dying =
                     Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
-                let scope = DeletionScope::Tree(space("a"));
+                let scope = Scope::Tree(space("a"));
                 let plan = prune::plan_deletion(&dying, &scope).await.unwrap();
                 faulty.crash_at(step);
                 // That it failed is in the report, or is an error if it was the last step.
@@ -679,10 +676,10 @@ fn the_owner_of_a_group_goes_with_its_last_directory_only() {
 fn there_may_be_nothing_to_do() {
     block_on(async {
         let store = new_store(&memory(1)).await;
-        let nothing = DeletionScope::Snapshots(Vec::new());
+        let nothing = Scope::Snapshots(Vec::new());
         let report = prune::plan_deletion(&store, &nothing).await.unwrap().execute().await.unwrap();
         assert!(report.groups.is_empty() && report.stopped.is_none());
-        let root = PruneScope::Tree(Namespace::root());
+        let root = Scope::Tree(Namespace::root());
         let report = prune::plan(&store, &root, last(1)).await.unwrap().execute().await.unwrap();
         assert!(report.groups.is_empty() && report.stopped.is_none());
         days(&store, "vm/1", 1).await;
@@ -729,7 +726,7 @@ fn p5_a_plan_lists_each_group_once_and_an_execution_looks_once_more_at_each_that
         }
         let lists = || record.calls().iter().filter(|call| call.method == Method::List).count();
         let before = lists();
-        let plan = prune::plan(&store, &PruneScope::Namespace(Namespace::root()), last(3)).await.unwrap();
+        let plan = prune::plan(&store, &Scope::Namespace(Namespace::root()), last(3)).await.unwrap();
         // Three types of groups, three groups.
         assert_eq!(lists() - before, 6);
         let before = lists();

@@ -16,10 +16,12 @@ use larder::error::ErrorKind;
 use larder::error::ErrorKind::{Denied, InvalidInput, NotFound};
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::{AuthId, BackupTime, Namespace, SnapshotName};
-use larder::prune::{self, DeletionScope, PruneOptions, PruneScope};
+use larder::prune::{self, PruneOptions};
 use larder::retention::{Decision, RetentionRules};
 use larder::rt::{Runtime, SimRuntime};
-use larder::store::{Datastore, Options, Protection, Relocated, Relocation, SnapshotReader, SnapshotState};
+use larder::store::{
+    Datastore, Options, Protection, Relocated, Relocation, Scope, SnapshotReader, SnapshotState,
+};
 use larder_testing::days::{DAY, at, group, memory, names, on_demand, paths, runtime, space};
 use larder_testing::places::everywhere;
 
@@ -364,7 +366,7 @@ fn what_is_cut_off_at_any_step_is_whole_and_goes_on() {
                 check_whole(&store, &snapshots, &note).await;
                 // Whoever prunes meanwhile removes nothing that is whole only there, and nothing that is protected.
                 let rules = PruneOptions::default().rules(RetentionRules::new().keep_last(3));
-                let plan = prune::plan(&store, &PruneScope::Tree(Namespace::root()), rules).await.unwrap();
+                let plan = prune::plan(&store, &Scope::Tree(Namespace::root()), rules).await.unwrap();
                 let planned = plan.groups().iter().flat_map(|group| &group.snapshots);
                 let mut removed = planned.filter(|planned| planned.decision == Decision::Remove);
                 assert!(removed.all(|planned| planned.state == SnapshotState::Unfinished), "{note}");
@@ -543,7 +545,7 @@ fn what_is_in_use_is_not_moved() {
             let reader = store.snapshot(&snapshots[1]).await.unwrap();
             let done = store.copy_group(&vm, &space("a")).await.unwrap();
             assert_eq!(letters(&done), "CCC", "who reads does not mind");
-            prune::plan_deletion(&store, &DeletionScope::Group(group("ns/a/vm/1")))
+            prune::plan_deletion(&store, &Scope::Group(group("ns/a/vm/1")))
                 .await
                 .unwrap()
                 .execute()
@@ -757,13 +759,13 @@ async fn change(store: &Datastore, model: &mut Model, draw: &mut Draw, step: u64
         }
         3 => {
             let Some(of_group) = model.get_mut(&name) else { return };
-            let scope = DeletionScope::Group(group(&name));
+            let scope = Scope::Group(group(&name));
             prune::plan_deletion(store, &scope).await.unwrap().execute().await.unwrap();
             of_group.retain(|_, protected| *protected);
         }
         4 => {
             let options = PruneOptions::default().rules(RetentionRules::new().keep_last(2));
-            let scope = PruneScope::Tree(Namespace::root());
+            let scope = Scope::Tree(Namespace::root());
             prune::plan(store, &scope, options).await.unwrap().execute().await.unwrap();
             for of_group in model.values_mut() {
                 let unprotected = of_group.iter().rev().filter(|(_, protected)| !**protected);

@@ -15,11 +15,11 @@ use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::{Namespace, SnapshotName};
 use larder::gc;
-use larder::prune::{self, DeletionScope};
+use larder::prune;
 use larder::rt::{Runtime as _, SimRuntime, ThreadRuntime};
-use larder::store::{Datastore, DirtyMap, Protection, Relocated};
+use larder::store::{Datastore, DirtyMap, Protection, Relocated, Scope};
 use larder::sync::{self, Outcome, SyncOptions};
-use larder::verify::{self, Scope, VerifyOptions, VerifyReport};
+use larder::verify::{self, VerifyOptions, VerifyReport};
 use larder_testing::broken::LackingBackend;
 use larder_testing::gc_scene;
 use larder_testing::gc_scene::{CHUNK, at_once, back_up, created, data, digest, group, restored};
@@ -72,7 +72,12 @@ async fn damage(backend: &dyn Backend, number: u64) -> Bytes {
 }
 
 async fn verified(store: &Datastore) -> VerifyReport {
-    verify::plan(store, Scope::Store, VerifyOptions::default()).await.unwrap().execute().await.unwrap()
+    verify::plan(store, verify::Scope::Store, VerifyOptions::default())
+        .await
+        .unwrap()
+        .execute()
+        .await
+        .unwrap()
 }
 
 fn kind<T: std::fmt::Debug>(result: Result<T, larder::error::Error>) -> ErrorKind {
@@ -377,7 +382,7 @@ fn an_unfinished_snapshot_stays_where_locks_do_not_reach_its_writer() {
             let name: SnapshotName = "host/a/2025-01-01T00:00:00Z".parse().unwrap();
             let key = Key::Archive(name, "app.conf.blob".parse().unwrap());
             replace(watched.as_ref(), &key, "half").await;
-            let plan = prune::plan_deletion(&store, &DeletionScope::Group(group("host/a"))).await.unwrap();
+            let plan = prune::plan_deletion(&store, &Scope::Group(group("host/a"))).await.unwrap();
             plan.execute().await.unwrap();
             let stays = watched.head(&key).await.is_ok();
             assert_eq!(stays, reach == LockReach::Process);

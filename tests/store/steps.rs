@@ -8,11 +8,11 @@ use larder::backend::record::{Call, Method, RecordingBackend};
 use larder::backend::{Backend, LockScope, MemoryBackend, PutMode};
 use larder::format::layout::Key;
 use larder::format::name::{ArchiveKind, Namespace};
-use larder::prune::{self, DeletionScope};
+use larder::prune;
 use larder::rt::{Runtime as _, SimRuntime};
-use larder::store::Datastore;
+use larder::store::{Datastore, Scope};
 use larder::sync::{self, SyncOptions};
-use larder::verify::{self, Scope, VerifyOptions};
+use larder::verify::{self, VerifyOptions};
 use larder_testing::gc_scene::{at_once, back_up, collect, created, digest, group, leave};
 use larder_testing::watched::Watched;
 
@@ -214,7 +214,7 @@ fn a_corrupt_chunk_is_quarantined_in_this_order() {
         bad[20] ^= 1;
         record.put(&key, bad.into(), PutMode::Replace).await.unwrap();
         record.reset();
-        let plan = verify::plan(&store, Scope::Store, VerifyOptions::default()).await.unwrap();
+        let plan = verify::plan(&store, verify::Scope::Store, VerifyOptions::default()).await.unwrap();
         assert_eq!(plan.execute().await.unwrap().quarantined, 1);
         assert_steps(
             &record,
@@ -254,7 +254,7 @@ fn the_deletion_of_a_namespace_is_durable_before_it_is_reported() {
         let space: Namespace = "n".parse().unwrap();
         store.create_namespace(&space).await.unwrap();
         record.reset();
-        let plan = prune::plan_deletion(&store, &DeletionScope::Namespace(space)).await.unwrap();
+        let plan = prune::plan_deletion(&store, &Scope::Namespace(space)).await.unwrap();
         plan.execute().await.unwrap();
         assert_steps(&record, "check ownership, delete other, barrier");
     });

@@ -18,10 +18,10 @@ use larder::backend::{
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::{BackupTime, SnapshotName};
-use larder::prune::{self, DeletionScope};
+use larder::prune;
 use larder::rt::{Runtime as _, ThreadRuntime};
-use larder::store::{Datastore, Options};
-use larder::verify::{self, Recording, Repair, Scope, VerifyOptions};
+use larder::store::{Datastore, Options, Scope};
+use larder::verify::{self, Recording, Repair, VerifyOptions};
 use larder_testing::gc_scene::{at_once, back_up, check_all, chunks, collected, digests, group};
 use larder_testing::watched::Watched;
 
@@ -300,7 +300,7 @@ fn a_store_in_which_no_file_can_be_made_can_be_emptied() {
             let oldest = store.snapshots(&group("host/a")).await.unwrap().remove(0).name;
             store.delete_snapshot(&oldest).await.unwrap();
             store.delete_group(&group("host/b")).await.unwrap();
-            let scope = DeletionScope::Group(group("host/c"));
+            let scope = Scope::Group(group("host/c"));
             let report = prune::plan_deletion(&store, &scope).await.unwrap().execute().await.unwrap();
             assert_eq!(report.removed(), 1, "{report:?}");
             let report = collected(&store, at_once()).await;
@@ -393,7 +393,7 @@ fn lock_files_go_with_what_they_lock() {
         }
         assert_eq!(lock_files(root).len(), 5, "two groups and three snapshots: {:?}", lock_files(root));
         store.delete_group(&group("host/a")).await.unwrap();
-        let scope = DeletionScope::Group(group("host/b"));
+        let scope = Scope::Group(group("host/b"));
         prune::plan_deletion(&store, &scope).await.unwrap().execute().await.unwrap();
         assert_eq!(lock_files(root), Vec::<String>::new());
         // Nor does one holder of a shared lock take it from the others.
@@ -504,7 +504,8 @@ fn reads(root: &Path, expected: &str) {
         let store = Datastore::open(Arc::clone(&backend), Options::default()).await.unwrap();
         assert_eq!(check_all(&store).await, 1);
         let options = VerifyOptions::default().repair(Repair::Report).recording(Recording::Off);
-        let report = verify::plan(&store, Scope::Store, options).await.unwrap().execute().await.unwrap();
+        let report =
+            verify::plan(&store, verify::Scope::Store, options).await.unwrap().execute().await.unwrap();
         assert!(report.is_clean() && report.sound == 1, "{report:?}");
         let name = store.latest(&group("host/a")).await.unwrap().unwrap();
         let snapshot = store.snapshot(&name).await.unwrap();

@@ -12,11 +12,11 @@ use futures::executor::block_on;
 use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 use larder::error::{Error, ErrorKind};
 use larder::format::name::{Namespace, SnapshotName};
-use larder::prune::{self, DeletionScope};
+use larder::prune;
 use larder::rt::ThreadRuntime;
-use larder::store::{Datastore, SnapshotState};
+use larder::store::{Datastore, Scope, SnapshotState};
 use larder::sync::{self, SyncOptions};
-use larder::verify::{self, Scope, VerifyOptions};
+use larder::verify::{self, VerifyOptions};
 use larder_testing::gc_scene::{
     at_once, back_up, check, chunks, collect, collected, created, digests, leave,
 };
@@ -197,7 +197,8 @@ fn verification_reports_what_it_cannot_look_behind() {
         for place in scene.places() {
             for kind in [Odd::Link, Odd::Fifo] {
                 scene.replace(&place, kind);
-                let plan = verify::plan(&scene.store, Scope::Store, VerifyOptions::default()).await.unwrap();
+                let plan =
+                    verify::plan(&scene.store, verify::Scope::Store, VerifyOptions::default()).await.unwrap();
                 let report = plan.execute().await.unwrap();
                 let what = format!("{kind:?} at {place}: {report:?}");
                 assert!(!report.is_clean(), "{what}");
@@ -229,7 +230,7 @@ fn an_unreadable_snapshot_is_neither_deleted_nor_moved_nor_taken_for_a_leftover(
                 assert!(unreadable(&deleted), "{what}: {deleted:?}");
                 let deleted = store.delete_group(scene.snapshot.group()).await.expect_err(&what);
                 assert!(unreadable(&deleted), "{what}: {deleted:?}");
-                let scope = DeletionScope::Snapshots(vec![scene.snapshot.clone()]);
+                let scope = Scope::Snapshots(vec![scene.snapshot.clone()]);
                 if let Ok(plan) = prune::plan_deletion(store, &scope).await {
                     let report = plan.execute().await.unwrap();
                     assert!(!format!("{report:?}").contains("Removed"), "{what}: {report:?}");

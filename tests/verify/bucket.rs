@@ -4,14 +4,19 @@ use futures::executor::block_on;
 use larder::error::ErrorKind;
 use larder::format::manifest::VerifyResult;
 use larder::gc::{self, GcEnd, GcOptions};
-use larder::prune::{self, DeletionScope};
-use larder::store::Datastore;
-use larder::verify::{self, Incomplete, Scope, VerifyOptions, VerifyReport};
+use larder::prune;
+use larder::store::{Datastore, Scope};
+use larder::verify::{self, Incomplete, VerifyOptions, VerifyReport};
 use larder_testing::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
 use larder_testing::s3_store::{back_up, check_all, fresh, group, keys};
 
 async fn verified(store: &Datastore) -> VerifyReport {
-    verify::plan(store, Scope::Store, VerifyOptions::default()).await.unwrap().execute().await.unwrap()
+    verify::plan(store, verify::Scope::Store, VerifyOptions::default())
+        .await
+        .unwrap()
+        .execute()
+        .await
+        .unwrap()
 }
 
 /// Proves H97.
@@ -62,7 +67,7 @@ fn who_may_not_delete_backs_up_restores_and_verifies() {
         let manifest = process.store.snapshot(&first).await.unwrap().manifest().clone();
         assert_eq!(manifest.verify_state().unwrap().unwrap().state, VerifyResult::Ok);
         // What needs it says so, and nothing is lost.
-        let scope = DeletionScope::Snapshots(vec![first]);
+        let scope = Scope::Snapshots(vec![first]);
         let report = prune::plan_deletion(&process.store, &scope).await.unwrap().execute().await.unwrap();
         assert_eq!((report.removed(), report.left()), (0, 1));
         let options = GcOptions::default().consistent_listings().grace(std::time::Duration::ZERO);

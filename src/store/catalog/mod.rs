@@ -3,3 +3,4 @@
 pub(super) mod delete;
 pub(super) mod list;
 pub(super) mod metadata;
+pub(super) mod scope;

@@ -9,10 +9,10 @@ use larder::backend::LockReach;
 use larder::error::{ErrorKind, Result};
 use larder::format::name::{GroupName, Namespace, SnapshotName};
 use larder::gc::{self, GcEnd, GcOptions, Sizes};
-use larder::prune::{self, Outcome, PruneOptions, PruneScope};
+use larder::prune::{self, Outcome, PruneOptions};
 use larder::retention::{Decision, RetentionRules};
 use larder::rt::Runtime as _;
-use larder::store::{Datastore, Deletion, Protection};
+use larder::store::{Datastore, Deletion, Protection, Scope};
 
 use super::model::{DeleteOutcome, Intent, Tri, Wide};
 use super::world::World;
@@ -76,9 +76,9 @@ impl World {
     pub(crate) async fn prune(self: &Arc<Self>) {
         let ((number, store), group) = (self.a_store(), self.a_group());
         let scope = match self.below(3) {
-            0 => PruneScope::Tree(Namespace::root()),
-            1 => PruneScope::Namespace(group.namespace().clone()),
-            _ => PruneScope::Group(group),
+            0 => Scope::Tree(Namespace::root()),
+            1 => Scope::Namespace(group.namespace().clone()),
+            _ => Scope::Group(group),
         };
         let rules = RetentionRules::new().keep_last(1 + self.below(3)).keep_hourly(self.below(3));
         self.log(format_args!("{number}: prune {scope:?}"));

@@ -12,11 +12,11 @@ use futures::io::Cursor;
 use larder::error::ErrorKind;
 use larder::format::name::{GroupName, Namespace, SnapshotName};
 use larder::gc::{self, GcEnd, GcOptions};
-use larder::prune::{self, Outcome, PruneOptions, PruneScope};
+use larder::prune::{self, Outcome, PruneOptions};
 use larder::retention::RetentionRules;
 use larder::rt::Runtime;
-use larder::store::{Datastore, SnapshotReader, WriterTarget};
-use larder::verify::{self, Scope, VerifyOptions};
+use larder::store::{Datastore, Scope, SnapshotReader, WriterTarget};
+use larder::verify::{self, VerifyOptions};
 
 use super::model::{BLOCK, Dice};
 use crate::noise;
@@ -73,7 +73,7 @@ pub async fn side_by_side(runtime: Arc<dyn Runtime>, store: Datastore, time: Dur
         let snapshot = side.store.snapshot(name).await.unwrap();
         assert!(restored(&snapshot).await.unwrap() == bytes_of(blocks), "{name}");
     }
-    let report = verify::plan(&side.store, Scope::Store, VerifyOptions::default()).await.unwrap();
+    let report = verify::plan(&side.store, verify::Scope::Store, VerifyOptions::default()).await.unwrap();
     let report = report.execute().await.unwrap();
     assert!(report.is_clean(), "{report:?}");
     let counts = side.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
@@ -178,7 +178,7 @@ async fn restores(side: Arc<Side>) {
 
 async fn verifications(side: Arc<Side>) {
     while side.goes_on().await {
-        let plan = verify::plan(&side.store, Scope::Store, VerifyOptions::default()).await.unwrap();
+        let plan = verify::plan(&side.store, verify::Scope::Store, VerifyOptions::default()).await.unwrap();
         let report = plan.execute().await.unwrap();
         assert!(report.damaged.is_empty() && report.incomplete.is_none(), "{report:?}");
         side.count(2, 1);
@@ -188,7 +188,7 @@ async fn verifications(side: Arc<Side>) {
 async fn prunings(side: Arc<Side>) {
     while side.goes_on().await {
         let options = PruneOptions::default().rules(RetentionRules::new().keep_last(3));
-        let plan = prune::plan(&side.store, &PruneScope::Tree(Namespace::root()), options).await.unwrap();
+        let plan = prune::plan(&side.store, &Scope::Tree(Namespace::root()), options).await.unwrap();
         let report = plan.execute().await.unwrap();
         assert!(report.stopped.is_none());
         for snapshot in report.groups.into_iter().flat_map(|group| group.snapshots) {
