@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
+use larder::Observer;
 use larder::backend::{Backend, PutMode};
 use larder::format::blob::BlobEncoder;
 use larder::format::fixed_index::FixedIndexWriter;
 use larder::format::layout::Key;
 use larder::format::manifest::{CryptMode, Manifest, ManifestFile};
 use larder::format::name::{BackupTime, GroupName};
-use larder::gc::{self, GcEvent, GcObserver, GcOptions};
+use larder::gc::{self, GcEvent, GcOptions};
 
 use crate::far::{DELAY, STORE, Server};
 use crate::report::{Report, Target};
@@ -41,7 +42,7 @@ impl fmt::Debug for Watch {
     }
 }
 
-impl GcObserver for Watch {
+impl Observer<GcEvent> for Watch {
     fn on_event(&self, event: &GcEvent) {
         let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {

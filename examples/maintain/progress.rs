@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use larder::Observer;
 use larder::format::name::SnapshotName;
-use larder::gc::{GcEvent, GcObserver};
+use larder::gc::GcEvent;
 use larder::prune::{Outcome, PruneObserver};
 use larder::sync::{SyncEvent, SyncObserver};
 use larder::verify;
@@ -50,7 +51,7 @@ impl Bar {
     }
 }
 
-impl GcObserver for Bar {
+impl Observer<GcEvent> for Bar {
     fn on_event(&self, event: &GcEvent) {
         let Some(bar) = &self.bar else { return };
         match event {

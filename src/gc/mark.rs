@@ -168,7 +168,7 @@ impl Marking<'_> {
         }
         self.marked.indexes += 1;
         self.marked.data_bytes += index.data_bytes;
-        self.options.tell(&GcEvent::IndexMarked { chunks: index.marks.len() as u64 });
+        self.options.control.notify(&GcEvent::IndexMarked { chunks: index.marks.len() as u64 });
         hits
     }
 

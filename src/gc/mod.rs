@@ -46,7 +46,7 @@ use crate::backend::{LockGuard, LockMode, LockReach};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Datastore;
 
-pub use options::{GcEvent, GcObserver, GcOptions, Sizes};
+pub use options::{GcEvent, GcOptions, Sizes};
 pub use plan::{GcPlan, SafetyLimit};
 pub use report::{ChunkTally, DamagedSnapshot, GcEnd, GcFailure, GcReport};
 
@@ -60,12 +60,13 @@ const WRITER_MARGIN: Duration = Duration::from_mins(5);
 /// # Errors
 /// `Busy` if another process uses the store or collects garbage; `Corrupt` if an index cannot be read; `Unavailable` if
 /// the clocks of this host and of the store differ by an hour, or the store cannot be read; `Unsupported` if locks do not
-/// reach other processes and [`only_process`](GcOptions::only_process) is not set; `InvalidInput` if the grace time is too short for
-/// [lagging listings](GcOptions::listing_lag); `Conflict` if it was aborted.
+/// reach other processes and [`only_process`](GcOptions::only_process) is not set; `InvalidInput` if the [concurrency](GcOptions::concurrency) is 0, or the grace time is
+/// too short for [lagging listings](GcOptions::listing_lag); `Conflict` if it was aborted.
 ///
 /// # Cancel safety
 /// A dropped future releases all locks.
 pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
+    options.control.check("collect garbage")?;
     store.check_writable("collect garbage").await?;
     let backend = store.uncached_backend();
     if backend.capabilities().lock_reach == LockReach::Process && !options.only_process {

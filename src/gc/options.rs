@@ -1,26 +1,25 @@
 //! Options and progress events of a garbage collection.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::upid::Upid;
+use crate::observer::Observer;
+use crate::store::ExecutionControl;
 
 /// Options of a garbage collection.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct GcOptions {
-    pub(super) abort: Arc<AtomicBool>,
+    pub(super) control: ExecutionControl<GcEvent>,
     pub(super) grace: Duration,
     pub(super) listing_lag: Duration,
     pub(super) memory_bytes: usize,
     pub(super) max_garbage: u8,
-    pub(super) observer: Option<Arc<dyn GcObserver>>,
     pub(super) consistent_listings: bool,
     pub(super) only_process: bool,
-    pub(super) parallel: Option<usize>,
     pub(super) sizes: Sizes,
     pub(super) task: Option<Upid>,
 }
@@ -28,15 +27,13 @@ pub struct GcOptions {
 impl Default for GcOptions {
     fn default() -> Self {
         Self {
-            abort: Arc::default(),
+            control: ExecutionControl::default(),
             grace: Duration::from_mins(24 * 60 + 5),
             listing_lag: Duration::from_hours(1),
             memory_bytes: 16 << 20,
             max_garbage: 30,
-            observer: None,
             consistent_listings: false,
             only_process: false,
-            parallel: None,
             sizes: Sizes::All,
             task: None,
         }
@@ -55,9 +52,15 @@ pub enum Sizes {
 }
 
 impl GcOptions {
-    /// Aborts the run when this flag becomes true; checked for each index and each page of chunks. Default: none.
-    pub fn abort(mut self, abort: Arc<AtomicBool>) -> Self {
-        self.abort = abort;
+    /// Aborts the run while this flag is `true`; checked for each index and each page of chunks. Default: none.
+    pub fn abort(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.control.abort = flag;
+        self
+    }
+
+    /// Number of parts of the store listed concurrently, at least 1; default: the number of chunks that the backend transfers at once.
+    pub fn concurrency(mut self, parts: usize) -> Self {
+        self.control.concurrency = Some(parts);
         self
     }
 
@@ -93,8 +96,8 @@ impl GcOptions {
     }
 
     /// Observer of the progress; default: none.
-    pub fn observer(mut self, observer: Arc<dyn GcObserver>) -> Self {
-        self.observer = Some(observer);
+    pub fn observer(mut self, observer: Arc<dyn Observer<GcEvent>>) -> Self {
+        self.control.observer = Some(observer);
         self
     }
 
@@ -109,12 +112,6 @@ impl GcOptions {
     /// [`Capabilities::lock_reach`](crate::backend::Capabilities). If the assertion is false, data is lost.
     pub fn only_process(mut self) -> Self {
         self.only_process = true;
-        self
-    }
-
-    /// Number of parts of the store listed concurrently; default: the number of chunks that the backend transfers at once.
-    pub fn parallel(mut self, parts: usize) -> Self {
-        self.parallel = Some(parts);
         self
     }
 
@@ -133,29 +130,11 @@ impl GcOptions {
     /// # Errors
     /// `Conflict` if the run is to be aborted.
     pub(super) fn check_abort(&self) -> Result<()> {
-        if self.is_aborted() {
+        if self.control.is_aborted() {
             return Err(Error::new(ErrorKind::Conflict, "collect garbage").because("it was aborted"));
         }
         Ok(())
     }
-
-    pub(super) fn is_aborted(&self) -> bool {
-        self.abort.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn tell(&self, event: &GcEvent) {
-        if let Some(observer) = &self.observer {
-            observer.on_event(event);
-        }
-    }
-}
-
-/// Observer of the progress of a garbage collection.
-///
-/// The working task calls it, so it must return at once and must not block.
-pub trait GcObserver: fmt::Debug + Send + Sync + 'static {
-    /// Called for each event.
-    fn on_event(&self, event: &GcEvent);
 }
 
 /// A progress event of a garbage collection.

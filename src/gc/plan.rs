@@ -313,11 +313,11 @@ pub(super) struct Scan<'a> {
 impl Counting<'_> {
     /// Scans everything; returns the marks without a chunk too.
     async fn all(&self) -> Result<(Census, MarkSet)> {
-        let parallel =
-            self.options.parallel.unwrap_or(self.store.uncached_backend().capabilities().in_flight).max(1);
-        let shards = Shard::all(parallel as u64);
+        let in_flight = self.store.uncached_backend().capabilities().in_flight;
+        let concurrency = self.options.control.concurrency.unwrap_or(in_flight).max(1);
+        let shards = Shard::all(concurrency as u64);
         let of = shards.len() as u64;
-        let mut counts = stream::iter(shards).map(|shard| self.shard(shard)).buffer_unordered(parallel);
+        let mut counts = stream::iter(shards).map(|shard| self.shard(shard)).buffer_unordered(concurrency);
         let (mut all, mut missing, mut done) = (Census::default(), MarkSetBuilder::default(), 0);
         while let Some(counted) = counts.next().await {
             let (census, lost) = counted?;
@@ -326,7 +326,7 @@ impl Counting<'_> {
                 missing.insert(mark);
             }
             done += 1;
-            self.options.tell(&GcEvent::ShardListed { done, of });
+            self.options.control.notify(&GcEvent::ShardListed { done, of });
         }
         all.shards.sort_unstable_by_key(|census| census.shard.first);
         Ok((all, missing.finish()))
@@ -417,7 +417,7 @@ impl Scan<'_> {
             self.skip_to(None);
             return Ok(None);
         };
-        self.counting.options.tell(&GcEvent::ChunksListed { chunks: page.len() as u64 });
+        self.counting.options.control.notify(&GcEvent::ChunksListed { chunks: page.len() as u64 });
         let (mut found, mut named) = (Vec::new(), Vec::new());
         for entry in page {
             match entry {

@@ -37,11 +37,11 @@ impl GcPlan {
         self.held.guard.check().await?;
         let end = match self.begin().await {
             // Storing the candidates may take long.
-            Err(_) if self.options.is_aborted() => GcEnd::Aborted,
+            Err(_) if self.options.control.is_aborted() => GcEnd::Aborted,
             Err(error) => return Err(error),
             Ok(()) => match self.run().await {
                 Ok(()) => GcEnd::Complete,
-                Err(_) if self.options.is_aborted() => GcEnd::Aborted,
+                Err(_) if self.options.control.is_aborted() => GcEnd::Aborted,
                 Err(error) => GcEnd::Stopped(error),
             },
         };
@@ -246,7 +246,7 @@ impl GcPlan {
         self.progress.done += candidates.len();
         let removed = self.progress.removed;
         let (chunks, bytes) = (removed.chunks - before.chunks, removed.bytes - before.bytes);
-        self.options.tell(&GcEvent::Removed { bytes, chunks });
+        self.options.control.notify(&GcEvent::Removed { bytes, chunks });
         self.progress.goes_well = last_error.is_none();
         let is_fruitless = last_error.is_some() && chunks == 0;
         self.progress.fruitless = if is_fruitless { self.progress.fruitless + 1 } else { 0 };

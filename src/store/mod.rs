@@ -22,6 +22,7 @@
 
 mod backup;
 mod catalog;
+mod control;
 mod events;
 mod gc_support;
 mod identity;
@@ -60,6 +61,7 @@ use crate::store::in_doubt::InDoubt;
 pub(crate) use backup::pipeline::yield_now;
 pub(crate) use catalog::delete::{DeleteError, DeleteOutcome, Expected};
 pub(crate) use catalog::list::Listed;
+pub(crate) use control::ExecutionControl;
 pub(crate) use replicate::source::{Held, StoredManifest, is_of_the_object};
 pub(crate) use replicate::target::{GroupImport, ImportedManifest, SnapshotImport};
 pub(crate) use restore::snapshot::{has_failed_verification, in_archive};

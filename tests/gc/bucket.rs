@@ -432,7 +432,7 @@ async fn dies_at(step: u64, local: Option<&Path>, keeps: bool) -> bool {
     let process = opening(local).open(&server).await.unwrap();
     leave(&process.store, &[1, 2, 3, 4]).await;
     drop(back_up(&process.store, "host/a", &[4, 5]).await.unwrap());
-    let mut plan = gc::plan(&process.store, at_once().parallel(1)).await.unwrap();
+    let mut plan = gc::plan(&process.store, at_once().concurrency(1)).await.unwrap();
     process.backend.crash_at(process.backend.steps() + step);
     let _ = plan.execute().await;
     let died = process.backend.has_crashed();
@@ -516,11 +516,11 @@ fn a_process_that_takes_over_knows_what_may_still_be_deleted() {
             leave(&process.store, &[1, 2]).await;
             drop(back_up(&process.store, "host/a", &[4]).await.unwrap());
             late(&server, Duration::from_secs(3));
-            let report = collected(&process.store, at_once().parallel(1)).await;
+            let report = collected(&process.store, at_once().concurrency(1)).await;
             assert_eq!(report.removed.chunks, 2, "the second request was answered");
             if ends_well {
                 // Another run has nothing to say of them any more.
-                collected(&process.store, at_once().parallel(1)).await;
+                collected(&process.store, at_once().concurrency(1)).await;
                 process.close().await;
             } else {
                 drop(process);
@@ -544,7 +544,7 @@ fn whoever_opens_the_store_once_more_knows_what_may_still_be_deleted() {
         leave(&process.store, &[1, 2]).await;
         drop(back_up(&process.store, "host/a", &[4]).await.unwrap());
         late(&server, Duration::from_secs(3));
-        collected(&process.store, at_once().parallel(1)).await;
+        collected(&process.store, at_once().concurrency(1)).await;
         let backend = Arc::clone(&process.backend);
         // No opening is left for a moment.
         let elsewhere = elsewhere(&process).await;

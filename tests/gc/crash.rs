@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::executor::block_on;
+use larder::Observer;
 use larder::backend::fault::{Action, FaultBackend, Rule};
 use larder::backend::record::{Method, RecordingBackend};
 use larder::backend::{Backend, MemoryBackend, PutMode, Removal};
 use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::layout::Key;
-use larder::gc::{self, ChunkTally, GcEnd, GcEvent, GcObserver, GcOptions, GcReport};
+use larder::gc::{self, ChunkTally, GcEnd, GcEvent, GcOptions, GcReport};
 use larder::rt::ThreadRuntime;
 use larder::store::Datastore;
 use larder_testing::gc_scene::{
@@ -69,7 +70,7 @@ async fn dies_at(step: u64, is_bucket: bool, is_cut: bool) -> bool {
     let scene = scene(is_bucket).await;
     leave(&scene.store, &[1, 2, 3, 4, 5, 6]).await;
     drop(back_up(&scene.store, "host/a", &[4, 7]).await.unwrap());
-    let mut plan = gc::plan(&scene.store, at_once().parallel(2)).await.unwrap();
+    let mut plan = gc::plan(&scene.store, at_once().concurrency(2)).await.unwrap();
     let before = scene.faults.steps();
     if is_cut {
         scene.faults.add(Rule::on(Method::Delete, Action::Cut).nth(step));
@@ -127,7 +128,7 @@ impl Aborter {
     }
 }
 
-impl GcObserver for Aborter {
+impl Observer<GcEvent> for Aborter {
     fn on_event(&self, _: &GcEvent) {
         if self.events.fetch_add(1, Ordering::SeqCst) == self.at {
             self.abort.store(true, Ordering::SeqCst);
@@ -146,8 +147,8 @@ async fn aborted_at(at: u64, is_bucket: bool, memory_bytes: usize) -> u64 {
     drop(back_up(&scene.store, "host/a", &[4, 7]).await.unwrap());
     let aborter = Aborter::new(at);
     let options = || {
-        let observer: Arc<dyn GcObserver> = Arc::<Aborter>::clone(&aborter);
-        let options = at_once().parallel(2).memory_bytes(memory_bytes).observer(observer);
+        let observer: Arc<dyn Observer<GcEvent>> = Arc::<Aborter>::clone(&aborter);
+        let options = at_once().concurrency(2).memory_bytes(memory_bytes).observer(observer);
         options.abort(Arc::clone(&aborter.abort))
     };
     let mut aborts = 0;
@@ -207,7 +208,7 @@ fn what_memory_does_not_hold_is_listed_again_and_the_same_is_removed() {
                 let scene = scene(is_bucket).await;
                 scene.litter(2500).await;
                 drop(back_up(&scene.store, "host/a", &[4, 7]).await.unwrap());
-                let options = at_once().parallel(4).memory_bytes(memory_bytes);
+                let options = at_once().concurrency(4).memory_bytes(memory_bytes);
                 let mut plan = gc::plan(&scene.store, options).await.unwrap();
                 assert_eq!((plan.garbage().chunks, plan.in_use().chunks), (2500, 2));
                 scene.record.reset();
@@ -236,7 +237,7 @@ async fn with_a_fault(is_bucket: bool, action: Action, nth: Option<u64>) -> (Out
     drop(back_up(&scene.store, "host/a", &[4, 7]).await.unwrap());
     let rule = Rule::on(Method::Delete, action).keys(|key| matches!(key, Key::Chunk(_)));
     scene.faults.add(if let Some(nth) = nth { rule.nth(nth) } else { rule });
-    let mut plan = gc::plan(&scene.store, at_once().parallel(1)).await.unwrap();
+    let mut plan = gc::plan(&scene.store, at_once().concurrency(1)).await.unwrap();
     scene.record.reset();
     let report = plan.execute().await.unwrap();
     let requests = scene.record.count(Method::Delete);
@@ -313,7 +314,7 @@ fn a_plan_that_was_refused_goes_on_behind_what_it_was_refused() {
             scene.litter(2500).await;
             drop(back_up(&scene.store, "host/a", &[4]).await.unwrap());
             scene.faults.add(Rule::on(Method::Delete, Action::FailBefore(ErrorKind::Denied)).first(1));
-            let mut plan = gc::plan(&scene.store, at_once().parallel(1)).await.unwrap();
+            let mut plan = gc::plan(&scene.store, at_once().concurrency(1)).await.unwrap();
             let report = plan.execute().await.unwrap();
             let GcEnd::Stopped(error) = &report.end else { panic!("{:?}", report.end) };
             assert_eq!((error.kind(), report.removed.chunks), (ErrorKind::Denied, 0));

@@ -37,7 +37,7 @@ fn a_lease_that_is_stolen_in_the_middle_ends_the_deletions() {
         let garbage: Vec<_> = (100..1200).collect();
         leave(&process.store, &garbage).await;
         drop(back_up(&process.store, "host/a", &[1]).await.unwrap());
-        let mut plan = gc::plan(&process.store, at_once().parallel(16)).await.unwrap();
+        let mut plan = gc::plan(&process.store, at_once().concurrency(16)).await.unwrap();
         let (seen, within) = (AtomicUsize::new(0), inside(&server));
         // While the first batch is being deleted, somebody takes the store.
         server.add(Rule::on("POST").query(move |query| {
@@ -234,7 +234,7 @@ fn each_key_of_an_answer_counts_for_itself() {
             drop(back_up(&process.store, "host/a", &[1]).await.unwrap());
             server.add(Rule::on("POST").then(Action::RefuseKeys(keys, code)));
             let since = server.log().len();
-            let report = collect(&process.store, at_once().parallel(1)).await.unwrap();
+            let report = collect(&process.store, at_once().concurrency(1)).await.unwrap();
             let refused = chunks(&server).len() as u64 - 1;
             assert!(refused > 10);
             assert_eq!(report.failed, if fails { refused } else { 0 }, "{code}");
@@ -280,7 +280,7 @@ fn answers_that_say_nothing_or_too_much_are_no_success_that_loses_data() {
             leave(&process.store, &[5, 6, 7]).await;
             drop(back_up(&process.store, "host/a", &[1]).await.unwrap());
             server.add(Rule::on("POST").then(action));
-            let report = collect(&process.store, at_once().parallel(1)).await.unwrap();
+            let report = collect(&process.store, at_once().concurrency(1)).await.unwrap();
             assert_eq!(report.removed.chunks, if succeeds { 3 } else { 0 }, "{number}");
             assert_eq!(report.failed, if succeeds { 0 } else { 3 }, "{number}");
             server.clear();
@@ -304,7 +304,7 @@ fn a_server_without_requests_for_several_is_asked_for_each() {
         leave(&process.store, &[5, 6, 7]).await;
         drop(back_up(&process.store, "host/a", &[1]).await.unwrap());
         let since = server.log().len();
-        assert_eq!(collected(&process.store, at_once().parallel(1)).await.removed.chunks, 3);
+        assert_eq!(collected(&process.store, at_once().concurrency(1)).await.removed.chunks, 3);
         assert_eq!(requests(&server, since, "DELETE", ".chunks").len(), 3);
         assert_eq!(chunks(&server), digests([1]));
         process.close().await;
@@ -385,7 +385,7 @@ fn it_costs_a_request_a_page_and_one_for_each_thousand_deletions() {
             let objects = keys(&server, ".chunks").len();
             let metadata = keys(&server, ".cnt").len();
             let since = server.log().len();
-            let report = collected(&process.store, at_once().parallel(1)).await;
+            let report = collected(&process.store, at_once().concurrency(1)).await;
             assert_eq!(report.removed.chunks, garbage);
             let log = server.log()[since..].to_vec();
             // The metadata is listed until nothing new is seen.
@@ -397,7 +397,7 @@ fn it_costs_a_request_a_page_and_one_for_each_thousand_deletions() {
             let is_index = |line: &&Logged| line.method == "GET" && line.path.ends_with("fidx");
             assert_eq!(log.iter().filter(is_index).count(), 0);
             let since = server.log().len();
-            collected(&process.store, at_once().parallel(1)).await;
+            collected(&process.store, at_once().concurrency(1)).await;
             let log = server.log()[since..].to_vec();
             assert!(log.len() <= pages + CONSTANT, "{} {pages}", log.len());
             assert_eq!(log.iter().filter(is_index).count(), 0);
@@ -405,7 +405,7 @@ fn it_costs_a_request_a_page_and_one_for_each_thousand_deletions() {
             // Without them each is read once.
             let process = fresh(&server).await;
             let since = server.log().len();
-            collected(&process.store, at_once().parallel(1)).await;
+            collected(&process.store, at_once().concurrency(1)).await;
             assert_eq!(server.log()[since..].iter().filter(is_index).count(), 4);
             process.close().await;
         });

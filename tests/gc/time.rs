@@ -52,7 +52,7 @@ fn since(sim: &SimRuntime, begun: Duration) -> Duration {
 
 /// As by default, whatever the share.
 fn patient() -> GcOptions {
-    GcOptions::default().max_garbage(100).parallel(3)
+    GcOptions::default().max_garbage(100).concurrency(3)
 }
 
 /// Begins a backup and writes its image.
@@ -260,7 +260,7 @@ async fn beside_a_late_request(scene: &Scene, begins_after: Duration) -> bool {
     drop(back_up(&scene.store, "host/b", &[4]).await.unwrap());
     let late = Action::Late(Duration::from_mins(1), ErrorKind::Unavailable);
     scene.faults.add(Rule::on(Method::Delete, late).keys(|key| matches!(key, Key::Chunk(_))).first(1));
-    let report = collect(&scene.other, at_once().parallel(1)).await.unwrap();
+    let report = collect(&scene.other, at_once().concurrency(1)).await.unwrap();
     assert_eq!((report.removed.chunks, report.failed), (0, 3));
     scene.sim.sleep(begins_after).await;
     let begun = scene.sim.monotonic();
@@ -317,9 +317,9 @@ fn an_earlier_deletion_may_outlast_a_later_one() {
             scene
                 .faults
                 .add(Rule::on(Method::Delete, late).keys(|key| matches!(key, Key::Chunk(_))).first(1));
-            let report = collect(&scene.other, at_once().parallel(1)).await.unwrap();
+            let report = collect(&scene.other, at_once().concurrency(1)).await.unwrap();
             assert_eq!((report.removed.chunks, report.failed), (0, 3));
-            assert_eq!(collected(&scene.other, at_once().parallel(1)).await.removed.chunks, 3);
+            assert_eq!(collected(&scene.other, at_once().concurrency(1)).await.removed.chunks, 3);
             let made = back_up(&scene.store, "host/a", &[1, 9, 2]).await;
             assert_eq!(made.map(drop).unwrap_err().kind(), ErrorKind::Conflict, "it lost two chunks");
             drop(back_up(&scene.store, "host/a", &[1, 9, 2]).await.unwrap());
@@ -342,7 +342,7 @@ fn what_was_deleted_without_an_answer_is_stored_again_and_waited_for() {
             drop(back_up(&scene.store, "host/b", &[4]).await.unwrap());
             let rule = Rule::on(Method::Delete, Action::FailAfter(ErrorKind::Unavailable)).first(1);
             scene.faults.add(rule.keys(|key| matches!(key, Key::Chunk(_))));
-            collect(&scene.other, at_once().parallel(1)).await.unwrap();
+            collect(&scene.other, at_once().concurrency(1)).await.unwrap();
             assert_eq!(chunks(scene.memory.as_ref()).await, digests([4]));
             let begun = sim.monotonic();
             let one = back_up(&scene.store, "host/a", &[1, 9]).await.unwrap();
@@ -369,7 +369,7 @@ fn an_execution_that_is_dropped_keeps_its_chunks_until_the_request_is_over() {
         let scene = scene(&sim, true).await;
         leave(&scene.store, &[1, 2]).await;
         drop(back_up(&scene.store, "host/b", &[4]).await.unwrap());
-        let mut plan = gc::plan(&scene.other, at_once().parallel(1)).await.unwrap();
+        let mut plan = gc::plan(&scene.other, at_once().concurrency(1)).await.unwrap();
         let slow = sim.clone();
         scene.watched.watch(move |step| {
             let (slow, is_delete) = (slow.clone(), step.method == Method::Delete && !step.is_over);
@@ -405,7 +405,7 @@ fn who_needs_a_chunk_that_is_being_deleted_waits_for_one_request() {
             scene.faults.add(Rule::on(Method::Delete, Action::Delay(SLOW)).keys(is_chunk));
             let begun = sim.monotonic();
             let run = async {
-                let report = collect(&scene.other, at_once().parallel(1)).await.unwrap();
+                let report = collect(&scene.other, at_once().concurrency(1)).await.unwrap();
                 assert!(matches!(report.end, GcEnd::Complete));
                 (report, since(&sim, begun))
             };

@@ -198,7 +198,7 @@ impl Storm {
                 self.back_up(store).await
             }
             "collect" => {
-                let options = GcOptions::default().grace(GRACE).max_garbage(100).parallel(2);
+                let options = GcOptions::default().grace(GRACE).max_garbage(100).concurrency(2);
                 gc::plan(store, options).await?.confirm().execute().await.map(|report| {
                     self.count(format!("removed {}", report.removed.chunks.min(1)));
                 })

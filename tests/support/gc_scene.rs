@@ -128,7 +128,7 @@ pub async fn chunks(backend: &dyn Backend) -> BTreeSet<Digest> {
 
 /// What removes everything that is not used now.
 pub fn at_once() -> GcOptions {
-    GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100).parallel(3)
+    GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100).concurrency(3)
 }
 
 /// Collects, however much goes.
