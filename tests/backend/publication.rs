@@ -77,7 +77,7 @@ fn the_removal_of_a_manifest_is_durable_before_anything_else_of_the_snapshot_goe
 
 /// Proves I6.
 #[test]
-fn a_manifest_that_arrives_late_finds_its_files() {
+fn the_files_of_a_pending_manifest_are_kept() {
     let (runtime, backend) = memory();
     let faulty = Arc::new(FaultBackend::new(backend));
     block_on(async {

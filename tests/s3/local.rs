@@ -426,7 +426,7 @@ fn a_copy_of_the_local_state_is_found_out() {
 
 /// Proves H92.
 #[test]
-fn a_store_that_needs_an_unknown_feature_is_only_read() {
+fn a_store_with_an_unknown_feature_can_only_be_read() {
     for identity in [r#""features":["packs"],"version":1"#, r#""features":[],"version":2"#] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();

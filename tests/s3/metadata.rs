@@ -138,7 +138,7 @@ fn a_manifest_vouches_only_for_what_was_stored_for_it() {
 
 /// Proves H42.
 #[test]
-fn a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
+fn an_interrupted_deletion_leaves_a_whole_snapshot_or_none() {
     let (mut whole, mut gone) = (0, 0);
     for step in 1.. {
         let server = FaultServer::start(ServerOptions::default());
@@ -174,7 +174,7 @@ fn a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
 
 /// Proves H46.
 #[test]
-fn changes_of_one_manifest_do_not_lose_one_another() {
+fn concurrent_changes_of_one_manifest_are_all_kept() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;

@@ -102,12 +102,12 @@ async fn read_in_pieces(snapshot: &SnapshotReader, data: &[u8]) {
 }
 
 #[test]
-fn what_was_backed_up_is_restored() {
+fn a_restore_returns_the_bytes_that_were_backed_up() {
     everywhere(|place| Box::pin(async move { round_trip(&place.store().await).await }));
 }
 
 #[test]
-fn with_a_base_known_chunks_are_not_stored_and_clean_ones_not_read() {
+fn a_backup_with_a_base_stores_no_known_chunk_and_reads_no_clean_extent() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -138,7 +138,7 @@ fn with_a_base_known_chunks_are_not_stored_and_clean_ones_not_read() {
 }
 
 #[test]
-fn images_are_written_in_any_order_and_completed_from_the_base() {
+fn an_image_is_written_in_any_order_and_completed_from_its_base() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -174,7 +174,7 @@ fn images_are_written_in_any_order_and_completed_from_the_base() {
 
 /// Proves H172.
 #[test]
-fn an_image_with_a_hole_in_it_is_refused() {
+fn an_image_with_a_missing_range_is_refused() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -194,7 +194,7 @@ fn an_image_with_a_hole_in_it_is_refused() {
 }
 
 #[test]
-fn the_size_of_an_image_is_what_was_promised() {
+fn an_image_of_another_size_than_declared_is_refused() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -223,7 +223,7 @@ fn the_size_of_an_image_is_what_was_promised() {
 
 /// Proves H39.
 #[test]
-fn only_valid_names_once_each() {
+fn archive_names_must_be_valid_and_unique() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -245,7 +245,7 @@ fn only_valid_names_once_each() {
 
 /// Proves H37.
 #[test]
-fn a_source_that_fails_leaves_its_archive_out() {
+fn an_archive_whose_source_fails_is_not_in_the_snapshot() {
     struct Failing(u64);
     impl futures::io::AsyncRead for Failing {
         fn poll_read(
@@ -278,7 +278,7 @@ fn a_source_that_fails_leaves_its_archive_out() {
 
 /// Proves H50, H168.
 #[test]
-fn abort_and_drop_leave_nothing_behind() {
+fn an_aborted_or_dropped_backup_leaves_no_files() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -315,7 +315,7 @@ fn abort_and_drop_leave_nothing_behind() {
 
 /// Proves H38.
 #[test]
-fn what_a_dead_writer_left_is_invisible_and_removed_by_the_next() {
+fn leftovers_of_a_dead_writer_are_invisible_and_the_next_backup_removes_them() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -347,7 +347,7 @@ fn what_a_dead_writer_left_is_invisible_and_removed_by_the_next() {
 
 /// Proves H49, H53.
 #[test]
-fn backups_one_after_the_other_never_collide() {
+fn successive_backups_never_share_a_time() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -373,7 +373,7 @@ fn backups_one_after_the_other_never_collide() {
 
 /// Proves H54.
 #[test]
-fn a_base_that_is_gone_or_bad_fails_the_backup() {
+fn a_deleted_or_corrupt_base_fails_the_backup() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -413,7 +413,7 @@ fn a_base_that_is_gone_or_bad_fails_the_backup() {
 
 /// Proves H24, H77, H173.
 #[test]
-fn a_chunk_that_exists_is_compared() {
+fn an_existing_chunk_is_compared_with_the_offered_one() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -455,7 +455,7 @@ fn a_chunk_that_exists_is_compared() {
 }
 
 #[test]
-fn damage_is_named_and_never_restored() {
+fn a_restore_names_corrupt_chunks_and_never_returns_their_bytes() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -500,7 +500,7 @@ fn damage_is_named_and_never_restored() {
 }
 
 #[test]
-fn owner_notes_protection_and_namespaces_are_kept() {
+fn owner_notes_protection_and_namespaces_are_stored() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -545,7 +545,7 @@ fn owner_notes_protection_and_namespaces_are_kept() {
 
 /// Proves H46.
 #[test]
-fn changes_of_one_manifest_do_not_lose_one_another() {
+fn concurrent_changes_of_one_manifest_are_all_kept() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -565,7 +565,7 @@ fn changes_of_one_manifest_do_not_lose_one_another() {
 
 /// Proves H92.
 #[test]
-fn a_store_that_needs_an_unknown_feature_is_only_read() {
+fn a_store_with_an_unknown_feature_can_only_be_read() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -623,7 +623,7 @@ fn dropping_the_future_of_finish_publishes_all_or_nothing() {
 }
 
 #[test]
-fn another_chunker_can_be_brought_along() {
+fn a_backup_uses_the_chunker_of_its_caller() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -639,7 +639,7 @@ fn another_chunker_can_be_brought_along() {
 }
 
 #[test]
-fn backups_of_different_groups_share_their_chunks() {
+fn concurrent_backups_of_different_groups_share_chunks() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -667,7 +667,7 @@ async fn image_of(backup: &larder::store::SnapshotWriter, data: &[u8], size: u64
 }
 
 #[test]
-fn restores_run_beside_backups_that_build_on_them() {
+fn a_restore_runs_beside_a_backup_based_on_the_same_snapshot() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -688,7 +688,7 @@ fn restores_run_beside_backups_that_build_on_them() {
 }
 
 #[test]
-fn files_are_restored_with_holes_or_overwritten() {
+fn a_restore_creates_files_with_holes_or_overwrites_existing_ones() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -744,7 +744,7 @@ impl Observer for Tally {
 
 /// Proves H187.
 #[test]
-fn a_restore_tells_how_far_it_is() {
+fn a_restore_reports_its_progress() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;

@@ -42,7 +42,7 @@ async fn restore(snapshot: &SnapshotReader, archive: &str) -> Vec<u8> {
 }
 
 #[test]
-fn listings_agree() {
+fn listings_of_a_pbs_store_match_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let (store, expected) = (open(directory.path()), fixture::expected());
     block_on(async {
@@ -94,7 +94,7 @@ fn listings_agree() {
 }
 
 #[test]
-fn manifests_agree() {
+fn manifests_of_a_pbs_store_are_read_completely() {
     let directory = tempfile::tempdir().unwrap();
     let (store, expected) = (open(directory.path()), fixture::expected());
     let mut verified = 0;
@@ -128,7 +128,7 @@ fn manifests_agree() {
 }
 
 #[test]
-fn indexes_agree() {
+fn indexes_of_a_pbs_store_are_read_completely() {
     let directory = tempfile::tempdir().unwrap();
     drop(open(directory.path()));
     let expected = fixture::expected();
@@ -194,7 +194,7 @@ async fn check_contents(store: &Datastore, expected: &Value) -> (usize, usize) {
 }
 
 #[test]
-fn every_archive_that_is_not_encrypted_restores() {
+fn every_unencrypted_archive_of_a_pbs_store_is_restored() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     let (restored, refused) = block_on(check_contents(&store, &fixture::expected()));
@@ -202,7 +202,7 @@ fn every_archive_that_is_not_encrypted_restores() {
 }
 
 #[test]
-fn a_snapshot_is_added_to_a_store_of_pbs() {
+fn a_backup_adds_a_snapshot_to_a_pbs_store() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     block_on(async {
@@ -221,7 +221,7 @@ fn a_snapshot_is_added_to_a_store_of_pbs() {
 
 /// Our own store with the images and blobs of one of the snapshots of PBS.
 #[test]
-fn from_the_same_inputs_comes_the_same_store() {
+fn the_same_inputs_produce_the_same_store_as_pbs() {
     let directory = tempfile::tempdir().unwrap();
     fixture::unpack("inputs", directory.path());
     fixture::unpack("store", directory.path());
@@ -280,7 +280,7 @@ fn from_the_same_inputs_comes_the_same_store() {
 ///
 /// A backup is not encrypted, so that nothing of it may come from an encrypted archive.
 #[test]
-fn an_encrypted_archive_is_no_base() {
+fn an_encrypted_archive_is_refused_as_a_base() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     let mut refused = 0;

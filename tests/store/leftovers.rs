@@ -68,7 +68,7 @@ fn path_bytes(path: &Path) -> &[u8] {
 
 /// Proves H8.
 #[test]
-fn the_journal_holds_what_was_announced_until_it_is_seen_to() {
+fn the_move_journal_keeps_recorded_moves_until_it_is_cleared() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let (root, locks) = (scratch.path().join("store"), scratch.path().join("locks/here"));
@@ -104,7 +104,7 @@ fn umask() -> u32 {
 
 /// Proves H8.
 #[test]
-fn lines_of_others_and_torn_ones_are_understood_as_far_as_they_mean_something() {
+fn foreign_and_torn_journal_lines_are_parsed_or_ignored() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path().join("store");
@@ -139,7 +139,7 @@ fn lines_of_others_and_torn_ones_are_understood_as_far_as_they_mean_something() 
 
 /// Proves H8.
 #[test]
-fn who_holds_the_journal_keeps_movers_out_and_they_give_up() {
+fn a_move_waits_for_a_locked_journal_until_its_deadline() {
     let scratch = tempfile::tempdir().unwrap();
     let sim = SimRuntime::new(0);
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
@@ -164,7 +164,7 @@ fn who_holds_the_journal_keeps_movers_out_and_they_give_up() {
 
 /// Proves H160.
 #[test]
-fn a_lock_on_a_journal_that_was_replaced_is_none() {
+fn a_lock_on_a_replaced_journal_file_does_not_count() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let backend = create(scratch.path()).await;
@@ -181,7 +181,7 @@ fn a_lock_on_a_journal_that_was_replaced_is_none() {
 
 /// Proves H93.
 #[test]
-fn a_process_that_dies_does_not_keep_the_journal() {
+fn a_killed_process_releases_the_move_journal() {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path().join("store");
     let backend = block_on(create(&root));
@@ -214,7 +214,7 @@ fn a_process_that_dies_does_not_keep_the_journal() {
 
 /// Proves H9.
 #[test]
-fn indexes_at_odd_places_are_found() {
+fn orphan_indexes_are_found() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();
@@ -281,8 +281,8 @@ fn indexes_at_odd_places_are_found() {
 ///
 /// Run again as somebody who is not root, who may read everything.
 #[test]
-fn what_may_not_be_read_is_an_error_but_for_lost_and_found() {
-    const NAME: &str = "leftovers::what_may_not_be_read_is_an_error_but_for_lost_and_found";
+fn an_unreadable_directory_is_an_error_unless_it_is_lost_and_found() {
+    const NAME: &str = "leftovers::an_unreadable_directory_is_an_error_unless_it_is_lost_and_found";
     if let Some(root) = std::env::var_os("LARDER_DENIED") {
         return denied(Path::new(&root));
     }
@@ -316,7 +316,7 @@ fn denied(root: &Path) {
 
 /// Proves H34.
 #[test]
-fn only_temporary_files_of_this_crate_that_are_old_are_removed() {
+fn only_old_temporary_files_of_this_crate_are_removed() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();

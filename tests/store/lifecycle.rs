@@ -89,7 +89,7 @@ fn kind<T>(result: larder::error::Result<T>) -> ErrorKind {
 }
 
 #[test]
-fn a_store_is_created_once_and_attached_again() {
+fn a_store_is_created_once_and_can_be_attached_again() {
     everywhere(|open| {
         block_on(async {
             let store = Datastore::create(open().await, Options::default()).await.unwrap();
@@ -113,7 +113,7 @@ fn a_store_is_created_once_and_attached_again() {
 }
 
 #[test]
-fn only_creating_makes_a_store_where_none_is() {
+fn only_create_makes_a_new_store() {
     let server = Arc::new(FaultServer::start(fault_server::Options::default()));
     server.put("store2/.cnt/vm/1/owner", "root@pam\n");
     // Left by a creation that was cut off before it had the store, and put there by a browser for buckets.
@@ -152,7 +152,7 @@ fn only_creating_makes_a_store_where_none_is() {
 }
 
 #[test]
-fn a_store_of_pbs_is_there_by_its_mark_its_metadata_or_its_chunks() {
+fn a_pbs_store_is_recognised_by_its_mark_its_metadata_or_its_chunks() {
     let chunk = format!("store/.chunks/bb9f/bb9f{}", "0".repeat(60));
     let proofs: [(&str, &str, u64); 3] = [
         ("store/.in-use", r#"{"hostname":"pbs"}"#, 3),
@@ -177,7 +177,7 @@ fn a_store_of_pbs_is_there_by_its_mark_its_metadata_or_its_chunks() {
 
 /// Proves D7.
 #[test]
-fn a_store_without_an_identity_gets_one_when_it_is_changed() {
+fn the_first_change_gives_a_store_its_identity() {
     everywhere(|open| {
         block_on(async {
             let backend = open().await;
@@ -202,7 +202,7 @@ fn a_store_without_an_identity_gets_one_when_it_is_changed() {
 
 /// Proves H43.
 #[test]
-fn a_group_goes_with_its_last_snapshot() {
+fn deleting_the_last_snapshot_deletes_the_group() {
     everywhere(|open| {
         block_on(async {
             let backend = open().await;
@@ -231,7 +231,7 @@ fn a_group_goes_with_its_last_snapshot() {
 
 /// Proves H28.
 #[test]
-fn only_what_was_named_is_deleted() {
+fn a_deletion_removes_only_the_named_objects() {
     everywhere(|open| {
         block_on(async {
             let backend = open().await;
@@ -267,7 +267,7 @@ fn only_what_was_named_is_deleted() {
 
 /// Proves H55.
 #[test]
-fn what_is_protected_stays_with_all_that_belongs_to_it() {
+fn protected_snapshots_survive_a_deletion_with_all_their_files() {
     everywhere(|open| {
         block_on(async {
             let backend = open().await;
@@ -296,7 +296,7 @@ fn what_is_protected_stays_with_all_that_belongs_to_it() {
 
 /// Proves H42.
 #[test]
-fn a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
+fn an_interrupted_deletion_leaves_a_whole_snapshot_or_none() {
     let place: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime()));
     drop(block_on(Datastore::create(Arc::clone(&place), Options::default())).unwrap());
     let mut absent = 0;
@@ -335,7 +335,7 @@ fn a_deletion_that_is_cut_off_leaves_the_snapshot_or_none() {
 
 /// Proves H57.
 #[test]
-fn a_destruction_that_is_cut_off_goes_on_and_leaves_the_neighbours() {
+fn an_interrupted_destroy_resumes_and_leaves_neighbouring_stores_alone() {
     let server = FaultServer::start(fault_server::Options { page: 3, ..fault_server::Options::default() });
     server.put("store2/.cnt/vm/1/owner", "root@pam\n");
     server.put("stor", "x");
@@ -383,7 +383,7 @@ fn a_destruction_that_is_cut_off_goes_on_and_leaves_the_neighbours() {
 }
 
 #[test]
-fn an_adopted_store_has_an_identity_of_its_own_and_believes_nothing_that_was_noted_under_the_old_one() {
+fn adopting_a_copied_store_draws_a_new_identity_and_drops_records_of_the_old_one() {
     everywhere(|place| {
         block_on(async {
             let backend = place().await;
@@ -429,7 +429,7 @@ fn an_adopted_store_has_an_identity_of_its_own_and_believes_nothing_that_was_not
 }
 
 #[test]
-fn a_copy_of_a_store_is_synced_with_its_original_once_it_was_adopted() {
+fn an_adopted_copy_of_a_store_can_be_synced_with_its_original() {
     let scratch = tempfile::tempdir().unwrap();
     let (original, copy) = (scratch.path().join("original"), scratch.path().join("copy"));
     let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);

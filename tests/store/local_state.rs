@@ -119,7 +119,7 @@ fn requests(server: &FaultServer, since: usize, method: &str, part: &str) -> usi
 const CHUNKS: usize = 3;
 
 #[test]
-fn a_second_backup_asks_nothing_about_chunks() {
+fn a_second_backup_sends_no_requests_about_known_chunks() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -142,7 +142,7 @@ fn a_second_backup_asks_nothing_about_chunks() {
 }
 
 #[test]
-fn the_requests_of_a_backup_are_counted() {
+fn a_backup_sends_the_documented_number_of_requests() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = opened(&server, None).await.unwrap();
@@ -158,7 +158,7 @@ fn the_requests_of_a_backup_are_counted() {
 
 /// Proves H22.
 #[test]
-fn records_count_only_while_nobody_else_had_the_store() {
+fn presence_records_are_valid_only_while_no_other_process_held_the_lease() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -196,7 +196,7 @@ fn count_of_chunks(server: &FaultServer) -> usize {
 }
 
 #[test]
-fn a_backup_stores_what_a_program_without_a_lease_collected_meanwhile() {
+fn a_backup_stores_chunks_again_that_a_program_without_a_lease_collected() {
     for is_refreshed in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -226,7 +226,7 @@ fn a_backup_stores_what_a_program_without_a_lease_collected_meanwhile() {
 }
 
 #[test]
-fn a_base_that_a_program_without_a_lease_removed_vouches_for_nothing() {
+fn a_base_removed_by_a_program_without_a_lease_makes_no_chunk_known() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -251,7 +251,7 @@ fn a_base_that_a_program_without_a_lease_removed_vouches_for_nothing() {
 }
 
 #[test]
-fn a_recorded_chunk_that_no_snapshot_names_is_looked_for() {
+fn a_recorded_chunk_without_a_witness_is_looked_up() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -275,7 +275,7 @@ fn a_recorded_chunk_that_no_snapshot_names_is_looked_for() {
 }
 
 #[test]
-fn a_deletion_goes_by_what_the_store_has_now() {
+fn a_deletion_uses_the_uncached_backend() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -308,7 +308,7 @@ fn a_deletion_goes_by_what_the_store_has_now() {
 }
 
 #[test]
-fn one_listing_is_what_records_cost() {
+fn presence_records_cost_one_listing() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -325,7 +325,7 @@ fn one_listing_is_what_records_cost() {
 
 /// Proves H22.
 #[test]
-fn a_chunk_that_was_found_missing_is_stored_by_the_next_backup() {
+fn the_next_backup_stores_a_chunk_that_was_found_missing() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -347,7 +347,7 @@ fn a_chunk_that_was_found_missing_is_stored_by_the_next_backup() {
 
 /// Proves H24.
 #[test]
-fn what_exists_is_compared_and_not_believed() {
+fn an_existing_object_is_compared_despite_its_presence_record() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let first = opened(&server, None).await.unwrap();
@@ -370,7 +370,7 @@ fn what_exists_is_compared_and_not_believed() {
 }
 
 #[test]
-fn a_bare_bucket_is_enough_to_restore() {
+fn a_restore_works_without_local_state() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -455,7 +455,7 @@ fn after_a_refresh_metadata_is_read_without_requests() {
 
 /// Proves H83.
 #[test]
-fn a_refresh_that_cannot_read_everything_changes_nothing() {
+fn a_refresh_with_a_read_error_changes_nothing() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -483,7 +483,7 @@ fn a_refresh_that_cannot_read_everything_changes_nothing() {
 
 /// Proves H81.
 #[test]
-fn what_is_published_during_a_refresh_is_there_after_it() {
+fn a_snapshot_published_during_a_refresh_is_listed_after_it() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -518,7 +518,7 @@ fn what_is_published_during_a_refresh_is_there_after_it() {
 
 /// Proves H91.
 #[test]
-fn the_state_of_another_store_is_refused() {
+fn local_state_of_another_store_is_refused() {
     let server = FaultServer::start(ServerOptions::default());
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     block_on(async {
@@ -546,7 +546,7 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
 
 /// Proves H66, H74.
 #[test]
-fn damage_and_loss_of_local_state_are_no_failure() {
+fn damaged_or_lost_local_state_fails_no_operation() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -585,7 +585,7 @@ fn damage_and_loss_of_local_state_are_no_failure() {
 
 /// Proves H68, H73.
 #[test]
-fn what_is_kept_was_checked_and_asked_for() {
+fn the_cache_keeps_only_checked_chunks_that_the_cache_policy_selects() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -614,7 +614,7 @@ fn what_is_kept_was_checked_and_asked_for() {
 
 /// Proves H70.
 #[test]
-fn those_who_want_the_same_chunk_share_one_request() {
+fn concurrent_readers_of_one_chunk_share_one_request() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = opened(&server, None).await.unwrap();

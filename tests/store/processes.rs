@@ -41,7 +41,7 @@ const TABLE: [(&str, &str); 11] = [
     ("notes", "++++----+-+"),
     ("protect", "---+----++-"),
 ];
-const NAME: &str = "processes::each_operation_beside_each_other_one_in_another_process";
+const NAME: &str = "processes::each_pair_of_operations_in_two_processes_behaves_as_documented";
 const ONLY: &str = "host/a/2023-11-14T22:13:20Z";
 
 fn only() -> SnapshotName {
@@ -249,7 +249,7 @@ async fn settle(root: &Path, told: &str) {
 
 /// Proves H157.
 #[test]
-fn each_operation_beside_each_other_one_in_another_process() {
+fn each_pair_of_operations_in_two_processes_behaves_as_documented() {
     if std::env::var_os("LARDER_PLAYER").is_some() {
         return play();
     }
@@ -288,7 +288,7 @@ fn each_operation_beside_each_other_one_in_another_process() {
 
 /// A collection in another process refuses those who add references and those who need proof that nobody writes, and nobody else.
 #[test]
-fn what_adds_no_references_goes_on_beside_a_collection_in_another_process() {
+fn operations_without_new_references_run_beside_a_collector_in_another_process() {
     let (scratch, mut player) = (tempfile::tempdir().unwrap(), Player::new());
     let root = scratch.path().join("store");
     block_on(async {

@@ -101,7 +101,7 @@ fn kind<T>(result: larder::error::Result<T>) -> ErrorKind {
 }
 
 #[test]
-fn rules_decide_and_only_what_they_remove_goes() {
+fn a_prune_removes_exactly_the_snapshots_that_the_rules_select() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -154,7 +154,7 @@ fn rules_decide_and_only_what_they_remove_goes() {
 }
 
 #[test]
-fn without_a_rule_everything_is_kept() {
+fn a_prune_without_rules_keeps_everything() {
     block_on(async {
         let backend = memory(3);
         let store = new_store(&backend).await;
@@ -172,7 +172,7 @@ fn without_a_rule_everything_is_kept() {
 }
 
 #[test]
-fn days_begin_where_the_offset_says() {
+fn retention_days_begin_at_the_given_time_offset() {
     block_on(async {
         let store = new_store(&memory(3)).await;
         // 22:13:20 and 23:13:20 UTC are two days where it is an hour and a half later.
@@ -189,7 +189,7 @@ fn days_begin_where_the_offset_says() {
 }
 
 #[test]
-fn what_is_not_there_cannot_be_planned() {
+fn planning_a_deletion_of_an_absent_object_is_an_error() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -222,7 +222,7 @@ fn what_is_not_there_cannot_be_planned() {
 
 /// Proves H28.
 #[test]
-fn only_what_was_named_is_planned_and_deleted() {
+fn a_deletion_plan_contains_and_removes_only_the_named_objects() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         for backend in [memory(1), directory(scratch.path()).await] {
@@ -274,7 +274,7 @@ fn only_what_was_named_is_planned_and_deleted() {
 
 /// Proves H55.
 #[test]
-fn what_is_protected_stays_with_all_that_belongs_to_it() {
+fn protected_snapshots_survive_a_deletion_with_all_their_files() {
     block_on(async {
         for page in 1..=3 {
             for at in 0..3 {
@@ -305,7 +305,7 @@ fn what_is_protected_stays_with_all_that_belongs_to_it() {
 ///
 /// What happens between a plan and its execution, and what becomes of each snapshot then: by rules, and of a deletion.
 #[test]
-fn what_changed_since_the_plan_is_left_alone() {
+fn snapshots_that_changed_since_the_plan_are_kept() {
     let changes: [(&str, &str, &str); 9] = [
         ("nothing", "RRK", "RRR"),
         ("protected", "PRK", "PRR"),
@@ -371,7 +371,7 @@ fn what_changed_since_the_plan_is_left_alone() {
 
 /// Proves H38.
 #[test]
-fn what_is_unfinished_goes_only_if_its_writer_is_dead() {
+fn an_unfinished_snapshot_is_removed_only_if_its_writer_is_dead() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -415,7 +415,7 @@ fn what_is_unfinished_goes_only_if_its_writer_is_dead() {
 
 /// Proves I1.
 #[test]
-fn what_is_unfinished_stays_while_another_process_uses_the_store() {
+fn an_unfinished_snapshot_is_kept_while_another_process_uses_the_store() {
     block_on(async {
         let backend = memory(2);
         let store = new_store(&backend).await;
@@ -443,7 +443,7 @@ fn is_manifest(key: &Key) -> bool {
 
 /// Proves H42.
 #[test]
-fn a_deletion_that_is_cut_off_at_any_step_goes_on() {
+fn a_deletion_interrupted_at_any_step_can_be_resumed() {
     let scratch = tempfile::tempdir().unwrap();
     for on_disk in [false, true] {
         for step in 1.. {
@@ -489,7 +489,7 @@ fn a_deletion_that_is_cut_off_at_any_step_goes_on() {
 
 /// Proves H161.
 #[test]
-fn an_execution_that_is_dropped_goes_on_later() {
+fn a_dropped_execution_can_be_resumed() {
     for drop_after in 0..60 {
         let sim = SimRuntime::new(drop_after + (1 << 20));
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
@@ -520,7 +520,7 @@ fn an_execution_that_is_dropped_goes_on_later() {
 }
 
 #[test]
-fn a_failure_is_reported_and_the_rest_goes_on() {
+fn a_failed_deletion_is_reported_and_the_others_continue() {
     block_on(async {
         let backend = memory(3);
         let store = new_store(&backend).await;
@@ -542,7 +542,7 @@ fn a_failure_is_reported_and_the_rest_goes_on() {
 
 /// Proves H89.
 #[test]
-fn it_stops_when_the_store_is_lost() {
+fn a_prune_stops_when_the_lease_is_lost() {
     block_on(async {
         let backend = memory(3);
         let store = new_store(&backend).await;
@@ -578,7 +578,7 @@ impl PruneObserver for Stopper {
 
 /// Proves H187.
 #[test]
-fn an_execution_tells_how_far_it_is_and_can_be_stopped() {
+fn a_prune_reports_progress_and_can_be_aborted() {
     block_on(async {
         let store = new_store(&memory(3)).await;
         let snapshots = days(&store, "vm/1", 4).await;
@@ -597,7 +597,7 @@ fn an_execution_tells_how_far_it_is_and_can_be_stopped() {
 
 /// Proves H43.
 #[test]
-fn what_is_left_of_a_group_without_snapshots_goes_with_it() {
+fn deleting_a_group_without_snapshots_removes_its_owner_and_notes() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -616,7 +616,7 @@ fn what_is_left_of_a_group_without_snapshots_goes_with_it() {
 
 /// A PBS takes every directory in a group for a snapshot, and fails in a group that has no owner.
 #[test]
-fn the_owner_of_a_group_goes_with_its_last_directory_only() {
+fn the_owner_of_a_group_is_removed_only_with_its_last_directory() {
     type Way = fn(Datastore, std::path::PathBuf) -> futures::future::BoxFuture<'static, bool>;
     let ways: [Way; 5] = [
         |store, _| {
@@ -673,7 +673,7 @@ fn the_owner_of_a_group_goes_with_its_last_directory_only() {
 
 /// Proves H50.
 #[test]
-fn there_may_be_nothing_to_do() {
+fn an_empty_or_repeated_prune_succeeds() {
     block_on(async {
         let store = new_store(&memory(1)).await;
         let nothing = Scope::Snapshots(Vec::new());
@@ -691,7 +691,7 @@ fn there_may_be_nothing_to_do() {
 
 /// Proves H46.
 #[test]
-fn a_change_of_the_manifest_does_not_bring_it_back() {
+fn a_manifest_change_does_not_recreate_a_deleted_manifest() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         for backend in [memory(3), directory(scratch.path()).await] {
@@ -715,7 +715,7 @@ fn a_change_of_the_manifest_does_not_bring_it_back() {
 }
 
 #[test]
-fn p5_a_plan_lists_each_group_once_and_an_execution_looks_once_more_at_each_that_goes() {
+fn a_plan_lists_each_group_once_and_an_execution_checks_each_removed_group_again() {
     block_on(async {
         let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime()));
         let record = Arc::new(larder::backend::record::RecordingBackend::new(backend));
@@ -738,7 +738,7 @@ fn p5_a_plan_lists_each_group_once_and_an_execution_looks_once_more_at_each_that
 
 /// Proves H30.
 #[test]
-fn what_is_foreign_stays() {
+fn a_prune_leaves_foreign_files_alone() {
     block_on(async {
         let scratch = tempfile::tempdir().unwrap();
         let backend = directory(scratch.path()).await;

@@ -99,7 +99,7 @@ fn kind<T>(result: larder::error::Result<T>) -> ErrorKind {
 }
 
 #[test]
-fn a_group_is_copied_and_moved_with_all_that_belongs_to_it() {
+fn a_group_is_copied_and_moved_with_its_owner_notes_and_protection() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -142,7 +142,7 @@ fn a_group_is_copied_and_moved_with_all_that_belongs_to_it() {
 }
 
 #[test]
-fn a_namespace_is_copied_and_moved_with_all_below_it() {
+fn a_namespace_is_copied_and_moved_with_its_children() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -171,7 +171,7 @@ fn a_namespace_is_copied_and_moved_with_all_below_it() {
 }
 
 #[test]
-fn a_group_that_breaks_the_rules_is_refused_and_nothing_changes() {
+fn copying_or_moving_a_group_to_an_invalid_place_changes_nothing() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -205,7 +205,7 @@ fn a_group_that_breaks_the_rules_is_refused_and_nothing_changes() {
 }
 
 #[test]
-fn a_namespace_that_breaks_the_rules_is_refused_and_nothing_changes() {
+fn copying_or_moving_a_namespace_to_an_invalid_place_changes_nothing() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -238,7 +238,7 @@ fn a_namespace_that_breaks_the_rules_is_refused_and_nothing_changes() {
 }
 
 #[test]
-fn notes_of_the_target_stay_and_others_come_along() {
+fn group_notes_are_copied_unless_the_target_has_its_own() {
     block_on(async {
         for (ours, theirs, wanted) in [
             ("", "", None),
@@ -341,7 +341,7 @@ async fn check_resumed(
 
 /// Proves H58.
 #[test]
-fn what_is_cut_off_at_any_step_is_whole_and_goes_on() {
+fn a_copy_or_move_interrupted_at_any_step_leaves_whole_snapshots_and_resumes() {
     let scratch = tempfile::tempdir().unwrap();
     for (task, on_disk) in
         [(Task::Copy, false), (Task::Move, false), (Task::Move, true), (Task::MoveNamespace, false)]
@@ -387,7 +387,7 @@ fn what_is_cut_off_at_any_step_is_whole_and_goes_on() {
 
 /// Proves H58.
 #[test]
-fn a_call_that_goes_wrong_leaves_everything_whole() {
+fn a_failed_call_in_a_copy_or_move_leaves_whole_snapshots() {
     let mut fired = 0;
     for method in
         [Method::Copy, Method::Put, Method::Delete, Method::Barrier, Method::RecordMoves, Method::Head]
@@ -431,7 +431,7 @@ fn a_call_that_goes_wrong_leaves_everything_whole() {
 
 /// Proves H161.
 #[test]
-fn a_move_that_is_dropped_goes_on_later() {
+fn a_dropped_move_can_be_resumed() {
     for drop_after in 0..160 {
         let sim = SimRuntime::new(drop_after + (1 << 20));
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
@@ -459,7 +459,7 @@ fn a_move_that_is_dropped_goes_on_later() {
 
 /// Proves I6.
 #[test]
-fn a_manifest_that_arrives_late_finds_its_files() {
+fn the_files_of_a_pending_manifest_are_kept() {
     block_on(async {
         let place = memory(3);
         let snapshots = prepared(&place).await;
@@ -479,7 +479,7 @@ fn a_manifest_that_arrives_late_finds_its_files() {
 
 /// Proves H44.
 #[test]
-fn a_group_whose_move_did_not_begin_keeps_nobody_out() {
+fn a_move_that_fails_before_its_first_copy_leaves_no_owner_at_the_destination() {
     block_on(async {
         for method in [Method::Put, Method::Copy] {
             let place = memory(3);
@@ -501,7 +501,7 @@ fn a_group_whose_move_did_not_begin_keeps_nobody_out() {
 
 /// Proves H52.
 #[test]
-fn another_snapshot_of_the_same_name_is_left_alone() {
+fn a_different_snapshot_at_the_destination_is_not_replaced() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -535,7 +535,7 @@ fn another_snapshot_of_the_same_name_is_left_alone() {
 
 /// Proves H54.
 #[test]
-fn what_is_in_use_is_not_moved() {
+fn a_group_is_not_moved_while_a_reader_or_writer_uses_it() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -574,7 +574,7 @@ fn what_is_in_use_is_not_moved() {
 }
 
 #[test]
-fn a_lock_that_is_held_for_a_moment_is_waited_for() {
+fn a_move_waits_for_a_lock_that_is_held_briefly() {
     let sim = SimRuntime::new(2 << 20);
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
     sim.block_on(async {
@@ -593,7 +593,7 @@ fn a_lock_that_is_held_for_a_moment_is_waited_for() {
 
 /// Proves H46.
 #[test]
-fn notes_and_verify_states_are_not_lost_with_the_source() {
+fn changes_of_notes_during_a_move_are_moved_or_refused() {
     for delay in 0..120 {
         let sim = SimRuntime::new(delay + (3 << 20));
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
@@ -618,7 +618,7 @@ fn notes_and_verify_states_are_not_lost_with_the_source() {
 }
 
 #[test]
-fn what_a_dead_writer_left_does_not_keep_the_group() {
+fn leftovers_of_a_dead_writer_do_not_keep_the_source_group() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -643,7 +643,7 @@ fn what_a_dead_writer_left_does_not_keep_the_group() {
 
 /// Proves H47.
 #[test]
-fn protection_of_what_is_unfinished_can_be_taken_back() {
+fn protection_of_an_unfinished_snapshot_can_be_removed() {
     block_on(async {
         let place = memory(3);
         let store = new_store(&place, &[]).await;
@@ -658,7 +658,7 @@ fn protection_of_what_is_unfinished_can_be_taken_back() {
 
 /// Proves H58.
 #[test]
-fn the_manifest_is_last_at_the_destination_and_first_at_the_source() {
+fn a_move_stores_the_manifest_last_and_deletes_it_first() {
     block_on(async {
         let record = Arc::new(RecordingBackend::new(memory(100)));
         let place: Arc<dyn Backend> = Arc::<RecordingBackend>::clone(&record);
@@ -809,7 +809,7 @@ async fn relocate(store: &Datastore, model: &mut Model, name: &str, to: (&str, &
 
 /// Proves H43.
 #[test]
-fn after_any_changes_the_store_is_what_the_model_says() {
+fn random_copies_moves_and_deletions_match_a_model() {
     let scratch = tempfile::tempdir().unwrap();
     for seed in 0..24 {
         println!("seed {seed}");

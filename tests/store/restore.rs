@@ -91,7 +91,7 @@ fn told(error: &Error) -> String {
 ///
 /// Files of the store are read and never mapped: one that is cut by another process while it is in use is an error or nothing.
 #[test]
-fn a_file_that_is_cut_while_a_reader_is_open_ends_no_process() {
+fn truncating_an_open_store_file_is_an_error_and_not_a_crash() {
     let scratch = scratch();
     block_on(async {
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
@@ -121,7 +121,7 @@ fn a_file_that_is_cut_while_a_reader_is_open_ends_no_process() {
 }
 
 #[test]
-fn every_reader_names_the_chunk_the_archive_and_the_snapshot_of_damage() {
+fn every_read_error_names_the_chunk_the_archive_and_the_snapshot() {
     block_on(async {
         let scene = scene().await;
         let key = scene.chunk(5);
@@ -159,7 +159,7 @@ fn every_reader_names_the_chunk_the_archive_and_the_snapshot_of_damage() {
 }
 
 #[test]
-fn a_missing_index_or_blob_is_damage_and_a_mistyped_name_is_not_found() {
+fn a_missing_file_of_the_manifest_is_corrupt_and_an_unknown_name_is_not_found() {
     block_on(async {
         let scene = scene().await;
         let snapshot = &scene.snapshot;
@@ -182,7 +182,7 @@ fn a_missing_index_or_blob_is_damage_and_a_mistyped_name_is_not_found() {
 }
 
 #[test]
-fn a_stream_goes_on_behind_a_damaged_chunk() {
+fn a_stream_can_continue_after_a_corrupt_chunk() {
     block_on(async {
         let scene = scene().await;
         scene.take(&scene.chunk(2)).await;
@@ -216,7 +216,7 @@ fn a_stream_goes_on_behind_a_damaged_chunk() {
 }
 
 #[test]
-fn a_restore_that_fails_leaves_nothing_and_a_second_try_works() {
+fn a_failed_restore_leaves_no_file_and_can_be_repeated() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
     block_on(async {
@@ -244,7 +244,7 @@ fn a_restore_that_fails_leaves_nothing_and_a_second_try_works() {
 
 /// Proves H168.
 #[test]
-fn a_restore_that_is_dropped_at_any_step_leaves_nothing_or_the_whole_file() {
+fn a_restore_dropped_at_any_step_leaves_no_file_or_the_whole_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
     block_on(async {
@@ -309,7 +309,7 @@ fn a_file_that_appears_during_a_restore_is_not_replaced() {
 }
 
 #[test]
-fn what_a_killed_restore_left_is_in_nobodys_way() {
+fn temporary_files_of_a_killed_restore_do_not_block_the_next_one() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
     block_on(async {
@@ -322,7 +322,7 @@ fn what_a_killed_restore_left_is_in_nobodys_way() {
 }
 
 #[test]
-fn an_opened_file_is_overwritten_with_holes_and_cut_only_on_request() {
+fn overwriting_a_file_writes_holes_and_truncates_only_on_request() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
     block_on(async {
@@ -372,7 +372,7 @@ impl Drop for Undo {
 }
 
 #[test]
-fn a_full_disk_leaves_no_file_that_looks_whole() {
+fn a_restore_onto_a_full_disk_leaves_no_complete_looking_file() {
     let directory = tempfile::tempdir().unwrap();
     let mount = directory.path().to_str().unwrap();
     if tool("mount", &["-t", "tmpfs", "-o", "size=256k", "tmpfs", mount]).is_none() {
@@ -391,7 +391,7 @@ fn a_full_disk_leaves_no_file_that_looks_whole() {
 }
 
 #[test]
-fn a_device_gets_all_of_the_archive_or_nothing_of_it() {
+fn a_device_smaller_than_the_archive_is_not_written() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("disk");
     block_on(async {
@@ -418,7 +418,7 @@ fn a_device_gets_all_of_the_archive_or_nothing_of_it() {
 }
 
 #[test]
-fn an_archive_opens_by_the_name_that_its_writer_was_given() {
+fn an_archive_opens_by_its_name_with_and_without_suffix() {
     block_on(async {
         let Scene { store, .. } = scene().await;
         let backup = store.backup(&"vm/2".parse().unwrap()).begin().await.unwrap();

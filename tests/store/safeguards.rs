@@ -86,7 +86,7 @@ fn kind<T: std::fmt::Debug>(result: Result<T, larder::error::Error>) -> ErrorKin
 
 /// The clean-up of a backup removes what that backup stored, by version, and nothing that replaced it (H39).
 #[test]
-fn an_aborted_backup_leaves_what_somebody_else_stored_in_its_place() {
+fn an_aborted_backup_keeps_objects_that_another_writer_replaced() {
     let sim = SimRuntime::new(1);
     sim.block_on(async {
         let (faults, store) = faulty(&sim).await;
@@ -101,7 +101,7 @@ fn an_aborted_backup_leaves_what_somebody_else_stored_in_its_place() {
 
 /// Files of a snapshot whose manifest may still arrive stay: it must find them (I6).
 #[test]
-fn a_snapshot_whose_manifest_may_still_arrive_is_not_deleted() {
+fn a_snapshot_with_a_pending_manifest_put_is_not_deleted() {
     let sim = SimRuntime::new(2);
     sim.block_on(async {
         let (faults, store) = faulty(&sim).await;
@@ -120,7 +120,7 @@ fn a_snapshot_whose_manifest_may_still_arrive_is_not_deleted() {
 
 /// An answered deletion says nothing about an earlier one without an answer (H17).
 #[test]
-fn a_protection_is_not_acknowledged_while_an_earlier_deletion_of_it_is_pending() {
+fn protection_is_not_acknowledged_while_a_delete_of_its_mark_is_pending() {
     let sim = SimRuntime::new(3);
     sim.block_on(async {
         let (faults, store) = faulty(&sim).await;
@@ -140,7 +140,7 @@ fn a_protection_is_not_acknowledged_while_an_earlier_deletion_of_it_is_pending()
 
 /// No base vouches for a chunk that a read found corrupt (H99, D9).
 #[test]
-fn a_clean_extent_whose_chunk_was_found_corrupt_fails_the_backup() {
+fn a_clean_extent_with_a_corrupt_chunk_fails_the_backup() {
     let sim = SimRuntime::new(4);
     sim.block_on(async {
         let (faults, store) = faulty(&sim).await;
@@ -156,7 +156,7 @@ fn a_clean_extent_whose_chunk_was_found_corrupt_fails_the_backup() {
 
 /// A chunk that a listing does not show yet is looked for by name before it counts as missing (H13).
 #[test]
-fn a_chunk_that_only_the_listing_lacks_is_not_missing() {
+fn a_chunk_absent_only_from_the_listing_is_not_missing() {
     let sim = SimRuntime::new(5);
     sim.block_on(async {
         let watched = Watched::bucket(memory(&sim));
@@ -174,7 +174,7 @@ fn a_chunk_that_only_the_listing_lacks_is_not_missing() {
 
 /// Two reads of a chunk must find it corrupt before it is quarantined: another writer may have healed it in between (H26).
 #[test]
-fn a_chunk_that_was_healed_since_it_was_read_is_not_quarantined() {
+fn a_chunk_healed_between_two_reads_is_not_quarantined() {
     let sim = SimRuntime::new(6);
     sim.block_on(async {
         let (watched, store) = watched(&sim).await;
@@ -200,7 +200,7 @@ fn a_chunk_that_was_healed_since_it_was_read_is_not_quarantined() {
 
 /// A writer looks once more for a chunk that was quarantined after it had counted on it (H26).
 #[test]
-fn a_backup_does_not_publish_a_chunk_that_was_quarantined_meanwhile() {
+fn a_backup_fails_if_a_chunk_that_it_reuses_was_quarantined() {
     let sim = SimRuntime::new(7);
     sim.block_on(async {
         let (faults, store) = faulty(&sim).await;
@@ -217,7 +217,7 @@ fn a_backup_does_not_publish_a_chunk_that_was_quarantined_meanwhile() {
 
 /// A good copy is not reinstated while an earlier deletion of the chunk may still be executed (H17).
 #[test]
-fn a_chunk_is_not_reinstated_while_its_deletion_is_pending() {
+fn a_chunk_is_not_reinstated_while_its_delete_is_pending() {
     let sim = SimRuntime::new(8);
     sim.block_on(async {
         let faults = Arc::new(FaultBackend::new(Arc::new(LackingBackend::new(memory(&sim)))));
@@ -237,7 +237,7 @@ fn a_chunk_is_not_reinstated_while_its_deletion_is_pending() {
 
 /// A sync takes no chunk over that was found corrupt in the target (H99).
 #[test]
-fn a_sync_stores_a_chunk_again_that_was_found_corrupt() {
+fn a_sync_stores_a_corrupt_chunk_again() {
     let sim = SimRuntime::new(9);
     sim.block_on(async {
         let (_, source) = faulty(&sim).await;
@@ -260,7 +260,7 @@ fn a_sync_stores_a_chunk_again_that_was_found_corrupt() {
 
 /// A copy is compared with its source before it is published (H52).
 #[test]
-fn a_copy_that_is_not_what_was_copied_is_not_published() {
+fn a_copy_that_differs_from_its_source_is_not_published() {
     let sim = SimRuntime::new(10);
     sim.block_on(async {
         let (watched, store) = watched(&sim).await;
@@ -285,7 +285,7 @@ fn a_copy_that_is_not_what_was_copied_is_not_published() {
 
 /// A sync leaves an unfinished snapshot alone whose manifest may still arrive (I6).
 #[test]
-fn a_sync_does_not_replace_a_snapshot_whose_manifest_may_still_arrive() {
+fn a_sync_does_not_replace_a_snapshot_with_a_pending_manifest_put() {
     let sim = SimRuntime::new(11);
     sim.block_on(async {
         let (_, source) = faulty(&sim).await;
@@ -306,7 +306,7 @@ fn a_sync_does_not_replace_a_snapshot_whose_manifest_may_still_arrive() {
 
 /// A sync publishes nothing of which a part was removed, and nothing on a base that is gone (H37, H54).
 #[test]
-fn a_sync_does_not_publish_what_somebody_took_apart() {
+fn a_sync_does_not_publish_a_snapshot_that_lost_a_file_or_its_base() {
     for takes_base in [false, true] {
         let sim = SimRuntime::new(12);
         sim.block_on(async {
@@ -336,7 +336,7 @@ fn a_sync_does_not_publish_what_somebody_took_apart() {
 
 /// A sync replaces no manifest that was changed since it was compared, even if the backend cannot put on a condition (H46, H52).
 #[test]
-fn a_sync_replaces_no_manifest_that_changed_since_it_was_compared() {
+fn a_sync_replaces_no_manifest_that_changed_since_the_comparison() {
     for is_conditional in [false, true] {
         let sim = SimRuntime::new(14);
         sim.block_on(async {
@@ -373,7 +373,7 @@ fn a_sync_replaces_no_manifest_that_changed_since_it_was_compared() {
 
 /// Where a lock reaches one process only, having it is no evidence that nobody writes an unfinished snapshot (I1).
 #[test]
-fn an_unfinished_snapshot_stays_where_locks_do_not_reach_its_writer() {
+fn an_unfinished_snapshot_is_kept_where_locks_do_not_reach_its_writer() {
     for reach in [LockReach::Everybody, LockReach::Process] {
         let sim = SimRuntime::new(13);
         sim.block_on(async {
@@ -392,7 +392,7 @@ fn an_unfinished_snapshot_stays_where_locks_do_not_reach_its_writer() {
 
 /// An index at a place that no snapshot has keeps its chunks, as in a PBS (H9).
 #[test]
-fn an_index_at_an_odd_place_keeps_its_chunks() {
+fn an_orphan_index_keeps_its_chunks() {
     let directory = tempfile::tempdir().unwrap();
     futures::executor::block_on(async {
         let runtime = Arc::new(ThreadRuntime::new());

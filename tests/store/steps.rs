@@ -85,7 +85,7 @@ fn assert_steps(record: &RecordingBackend, expected: &str) {
 
 /// Each barrier makes everything before it durable (H37, H75), and the locks are looked at after the last thing that takes long (H90).
 #[test]
-fn a_backup_is_published_in_this_order() {
+fn a_backup_publishes_in_this_order_of_steps() {
     let sim = SimRuntime::new(5 << 20);
     sim.block_on(async {
         let (record, store) = recorded(&sim).await;
@@ -110,7 +110,7 @@ fn a_backup_is_published_in_this_order() {
 
 /// The manifest goes first and the owner last, each durable before the next (H42, H44).
 #[test]
-fn a_snapshot_is_deleted_in_this_order() {
+fn a_deletion_of_a_snapshot_has_this_order_of_steps() {
     let sim = SimRuntime::new(5 << 20);
     sim.block_on(async {
         let (record, store) = recorded(&sim).await;
@@ -128,7 +128,7 @@ fn a_snapshot_is_deleted_in_this_order() {
 
 /// A collection in another process hears of the move before an index appears (H8); the copy is durable before the source goes (H58).
 #[test]
-fn a_group_is_copied_and_moved_in_this_order() {
+fn a_copy_and_a_move_have_this_order_of_steps() {
     let sim = SimRuntime::new(5 << 20);
     sim.block_on(async {
         let (record, store) = recorded(&sim).await;
@@ -159,7 +159,7 @@ fn a_group_is_copied_and_moved_in_this_order() {
 
 /// Deletions of snapshots are durable before a chunk goes: after a crash none comes back without its chunks (H37).
 #[test]
-fn garbage_is_deleted_in_this_order() {
+fn a_sweep_has_this_order_of_steps() {
     let sim = SimRuntime::new(5 << 20);
     sim.block_on(async {
         let (record, store) = recorded(&sim).await;
@@ -180,7 +180,7 @@ fn garbage_is_deleted_in_this_order() {
 
 /// In a bucket the candidates are written down, in a new term, before the first chunk goes (H16, H17).
 #[test]
-fn garbage_in_a_bucket_is_deleted_in_this_order() {
+fn a_sweep_of_a_bucket_has_this_order_of_steps() {
     let sim = SimRuntime::new(5 << 20);
     sim.block_on(async {
         let memory = Arc::new(MemoryBackend::new(Arc::new(sim.clone())));
@@ -204,7 +204,7 @@ fn garbage_in_a_bucket_is_deleted_in_this_order() {
 
 /// A chunk is suspect before it is copied, and its copy is durable before it goes (H98, H99).
 #[test]
-fn a_corrupt_chunk_is_quarantined_in_this_order() {
+fn a_quarantine_has_this_order_of_steps() {
     let sim = SimRuntime::new(5 << 20);
     sim.block_on(async {
         let (record, store) = recorded(&sim).await;
@@ -227,7 +227,7 @@ fn a_corrupt_chunk_is_quarantined_in_this_order() {
 }
 
 #[test]
-fn a_synced_snapshot_is_published_in_this_order() {
+fn a_sync_publishes_in_this_order_of_steps() {
     let sim = SimRuntime::new(5 << 20);
     sim.block_on(async {
         let (_, source) = recorded(&sim).await;

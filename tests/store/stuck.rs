@@ -99,8 +99,8 @@ fn hold_the_store(root: &str, mode: &str) {
 }
 
 #[test]
-fn backups_of_many_processes_that_find_leftovers_all_succeed() {
-    const NAME: &str = "stuck::backups_of_many_processes_that_find_leftovers_all_succeed";
+fn backups_of_many_processes_succeed_although_each_finds_leftovers() {
+    const NAME: &str = "stuck::backups_of_many_processes_succeed_although_each_finds_leftovers";
     const ROUNDS: usize = 20;
     if let Some(words) = words() {
         let (root, group) = (Path::new(&words[0]), &words[1]);
@@ -134,8 +134,8 @@ fn backups_of_many_processes_that_find_leftovers_all_succeed() {
 }
 
 #[test]
-fn a_backup_waits_for_a_process_that_removes_leftovers_and_not_for_a_collection() {
-    const NAME: &str = "stuck::a_backup_waits_for_a_process_that_removes_leftovers_and_not_for_a_collection";
+fn a_backup_waits_for_the_removal_of_leftovers_and_not_for_a_collection() {
+    const NAME: &str = "stuck::a_backup_waits_for_the_removal_of_leftovers_and_not_for_a_collection";
     if let Some(words) = words() {
         return hold_the_store(&words[0], &words[1]);
     }
@@ -173,8 +173,8 @@ fn a_backup_waits_for_a_process_that_removes_leftovers_and_not_for_a_collection(
 }
 
 #[test]
-fn a_collection_waits_for_a_process_that_removes_leftovers() {
-    const NAME: &str = "stuck::a_collection_waits_for_a_process_that_removes_leftovers";
+fn a_collection_waits_for_the_removal_of_leftovers() {
+    const NAME: &str = "stuck::a_collection_waits_for_the_removal_of_leftovers";
     if let Some(words) = words() {
         return hold_the_store(&words[0], &words[1]);
     }
@@ -215,8 +215,8 @@ async fn store_lock(backend: &Arc<Watched>, mode: LockMode) -> Box<dyn larder::b
 
 /// Proves I1.
 #[test]
-fn leftovers_stay_while_another_process_writes_and_go_afterwards() {
-    const NAME: &str = "stuck::leftovers_stay_while_another_process_writes_and_go_afterwards";
+fn leftovers_are_removed_only_when_no_other_process_writes() {
+    const NAME: &str = "stuck::leftovers_are_removed_only_when_no_other_process_writes";
     if let Some(words) = words() {
         return hold_the_store(&words[0], &words[1]);
     }
@@ -238,7 +238,7 @@ fn leftovers_stay_while_another_process_writes_and_go_afterwards() {
 }
 
 #[test]
-fn leftovers_that_cannot_be_deleted_keep_nobody_from_a_backup() {
+fn a_backup_succeeds_although_leftovers_cannot_be_deleted() {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path();
     block_on(async {
@@ -280,7 +280,7 @@ async fn with_room(root: &Path) -> (Arc<AtomicBool>, Arc<dyn Backend>, Datastore
 }
 
 #[test]
-fn a_store_in_which_no_file_can_be_made_can_be_emptied() {
+fn a_store_on_a_full_disk_can_be_emptied() {
     for knows_locks in [false, true] {
         let scratch = tempfile::tempdir().unwrap();
         let root = scratch.path();
@@ -378,7 +378,7 @@ fn on_a_full_disk_a_lock_without_a_file_excludes_other_processes_and_tasks() {
 }
 
 #[test]
-fn lock_files_go_with_what_they_lock() {
+fn lock_files_are_removed_with_the_object_that_they_lock() {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path();
     block_on(async {
@@ -409,7 +409,7 @@ fn lock_files_go_with_what_they_lock() {
 }
 
 #[test]
-fn a_collection_removes_lock_files_of_what_is_gone_unless_somebody_holds_them() {
+fn a_collection_removes_unheld_lock_files_of_deleted_objects() {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path();
     block_on(async {
@@ -443,8 +443,8 @@ fn a_collection_removes_lock_files_of_what_is_gone_unless_somebody_holds_them() 
 }
 
 #[test]
-fn a_reader_needs_no_right_to_write() {
-    const NAME: &str = "stuck::a_reader_needs_no_right_to_write";
+fn a_reader_needs_no_write_permission() {
+    const NAME: &str = "stuck::a_reader_needs_no_write_permission";
     if let Some(words) = words() {
         return reads(Path::new(&words[0]), &words[1]);
     }

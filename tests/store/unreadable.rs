@@ -163,7 +163,7 @@ fn names(error: &Error, place: &str) -> bool {
 
 /// Proves H78.
 #[test]
-fn no_chunk_is_removed_while_something_odd_stands_where_an_index_could_lie() {
+fn no_chunk_is_removed_while_an_index_could_be_behind_an_unreadable_entry() {
     block_on(async {
         let scene = Scene::new().await;
         let all = digests([1, 2, 3, 8, 9]);
@@ -191,7 +191,7 @@ fn no_chunk_is_removed_while_something_odd_stands_where_an_index_could_lie() {
 
 /// Proves H78.
 #[test]
-fn verification_reports_what_it_cannot_look_behind() {
+fn verification_reports_unreadable_entries() {
     block_on(async {
         let scene = Scene::new().await;
         for place in scene.places() {
@@ -215,7 +215,7 @@ fn verification_reports_what_it_cannot_look_behind() {
 
 /// Proves H78.
 #[test]
-fn an_unreadable_snapshot_is_neither_deleted_nor_moved_nor_taken_for_a_leftover() {
+fn an_unreadable_snapshot_is_neither_deleted_nor_moved_nor_treated_as_a_leftover() {
     block_on(async {
         let scene = Scene::new().await;
         let store = &scene.store;
@@ -253,7 +253,7 @@ fn an_unreadable_snapshot_is_neither_deleted_nor_moved_nor_taken_for_a_leftover(
 
 /// Proves H78.
 #[test]
-fn a_sync_removes_nothing_because_a_link_hides_it_at_the_source() {
+fn a_sync_deletes_no_snapshot_that_a_link_hides_at_the_source() {
     block_on(async {
         let scene = Scene::new().await;
         let (_directory, _, target) = empty().await;
@@ -275,7 +275,7 @@ fn a_sync_removes_nothing_because_a_link_hides_it_at_the_source() {
 
 /// Proves H78.
 #[test]
-fn names_of_another_case_hide_no_index() {
+fn an_index_under_a_name_of_another_case_keeps_its_chunks() {
     block_on(async {
         let scene = Scene::new().await;
         let index = format!("{}/d.img.fidx", scene.snapshot);
@@ -303,7 +303,7 @@ fn names_of_another_case_hide_no_index() {
 
 /// Proves H78.
 #[test]
-fn links_and_pipes_where_no_index_can_lie_stop_nothing() {
+fn unreadable_entries_where_no_index_can_be_do_not_stop_a_collection() {
     block_on(async {
         let scene = Scene::new().await;
         for place in ["current", "readme", "ns/a/host/x/latest", "attic/link"] {
@@ -324,8 +324,8 @@ fn links_and_pipes_where_no_index_can_lie_stop_nothing() {
 
 /// Proves H78.
 #[test]
-fn a_directory_that_may_not_be_read_ends_a_collection_with_its_name() {
-    const NAME: &str = "unreadable::a_directory_that_may_not_be_read_ends_a_collection_with_its_name";
+fn an_unreadable_directory_ends_a_collection_with_an_error_that_names_it() {
+    const NAME: &str = "unreadable::an_unreadable_directory_ends_a_collection_with_an_error_that_names_it";
     if rustix::process::geteuid().is_root() {
         // Root may read anything, so somebody else runs this, from a place where they may.
         let directory = tempfile::tempdir().unwrap();
