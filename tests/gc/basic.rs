@@ -53,7 +53,7 @@ async fn executed(mut plan: GcPlan) -> GcReport {
 
 /// Proves H155, H186.
 #[test]
-fn what_no_snapshot_needs_goes_and_nothing_else() {
+fn a_collection_removes_exactly_the_unreferenced_chunks() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -91,7 +91,7 @@ fn what_no_snapshot_needs_goes_and_nothing_else() {
 
 /// Proves H27.
 #[test]
-fn what_is_too_much_has_to_be_confirmed() {
+fn a_plan_above_the_safety_limit_needs_confirmation() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -116,7 +116,7 @@ fn what_is_too_much_has_to_be_confirmed() {
 ///
 /// In every pause of a backup, through another opening of the store.
 #[test]
-fn a_collection_in_any_pause_of_a_backup_takes_nothing_from_it() {
+fn a_collection_in_any_pause_of_a_backup_removes_none_of_its_chunks() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -151,7 +151,7 @@ fn a_collection_in_any_pause_of_a_backup_takes_nothing_from_it() {
 
 /// Proves H22.
 #[test]
-fn what_vanished_is_told_with_those_that_need_it_and_stored_again() {
+fn missing_chunks_are_reported_with_their_snapshots_and_stored_by_the_next_backup() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -194,7 +194,7 @@ fn what_vanished_is_told_with_those_that_need_it_and_stored_again() {
 ///
 /// What was put aside as corrupt goes when it is old, unless it is all that is left of what somebody needs.
 #[test]
-fn what_was_put_aside_goes_unless_nothing_better_is_there() {
+fn old_quarantined_copies_are_removed_unless_a_needed_chunk_has_no_other() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -259,7 +259,7 @@ fn what_was_put_aside_goes_unless_nothing_better_is_there() {
 
 /// Proves H35.
 #[test]
-fn a_restore_goes_on_beside_pruning_and_collections() {
+fn a_restore_runs_beside_pruning_and_collections() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -285,7 +285,7 @@ fn a_restore_goes_on_beside_pruning_and_collections() {
 
 /// Proves H92.
 #[test]
-fn a_store_that_needs_what_is_not_known_is_not_collected() {
+fn a_store_with_an_unknown_feature_is_not_collected() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;

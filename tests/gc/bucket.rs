@@ -52,7 +52,7 @@ fn opening(directory: Option<&Path>) -> Opening {
 
 /// Proves H11, H74.
 #[test]
-fn what_is_seen_unused_for_the_first_time_stays() {
+fn a_chunk_first_seen_unreferenced_is_kept() {
     for damage in 0..4 {
         let (server, directory) =
             (FaultServer::start(ServerOptions::default()), tempfile::tempdir().unwrap());
@@ -88,7 +88,7 @@ fn what_is_seen_unused_for_the_first_time_stays() {
 ///
 /// Found by one process, stored again by another that only has a base which names it.
 #[test]
-fn no_base_vouches_for_what_a_collection_missed() {
+fn a_chunk_that_a_collection_found_missing_is_not_known_through_a_base() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -115,7 +115,7 @@ fn no_base_vouches_for_what_a_collection_missed() {
 ///
 /// One opening has records of what there is; another, of the same backend, removes some of it.
 #[test]
-fn records_of_one_opening_do_not_outlive_a_collection_by_another() {
+fn presence_records_of_one_opening_end_with_a_collection_by_another() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -140,7 +140,7 @@ fn records_of_one_opening_do_not_outlive_a_collection_by_another() {
 
 /// Proves H11.
 #[test]
-fn two_sightings_are_a_grace_time_apart_by_the_clock_of_the_server() {
+fn two_sightings_must_be_a_grace_time_apart_by_the_server_clock() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -168,7 +168,7 @@ fn two_sightings_are_a_grace_time_apart_by_the_clock_of_the_server() {
 
 /// Proves H14.
 #[test]
-fn a_clock_that_is_far_from_that_of_the_server_stops_it() {
+fn a_clock_far_from_the_server_clock_stops_a_collection() {
     for seconds in [-2 * 3600, 2 * 3600, 400 * DAY] {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -227,7 +227,7 @@ fn spoil(how: usize, directory: &Path, older: &Path) {
 
 /// Proves H10, H74.
 #[test]
-fn local_state_that_is_lost_old_or_damaged_costs_no_chunk() {
+fn lost_old_or_damaged_local_state_loses_no_chunk() {
     for how in 0..6 {
         let server = FaultServer::start(ServerOptions::default());
         let (directory, older) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -265,7 +265,7 @@ fn local_state_that_is_lost_old_or_damaged_costs_no_chunk() {
 
 /// Proves H12.
 #[test]
-fn listings_that_contradict_themselves_remove_nothing() {
+fn an_inconsistent_listing_removes_nothing() {
     let broken = [
         Action::DropXmlElement("NextContinuationToken"),
         Action::RepeatPage,
@@ -301,7 +301,7 @@ fn listings_that_contradict_themselves_remove_nothing() {
 
 /// Proves H13.
 #[test]
-fn what_listings_do_not_show_yet_is_neither_garbage_nor_missing() {
+fn chunks_that_listings_do_not_show_yet_are_neither_garbage_nor_missing() {
     for lag in [Lag::Listings(10_000), Lag::For(Duration::from_hours(1))] {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -349,7 +349,7 @@ async fn stranger(server: &FaultServer, number: u32, days: i64) -> Process {
 
 /// Proves H13.
 #[test]
-fn a_chunk_that_another_process_used_again_a_moment_ago_stays_though_listings_lag() {
+fn a_chunk_that_another_process_just_reused_is_kept_although_listings_lag() {
     for is_moved in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
         let day_long = || GcOptions::default().grace(Duration::from_hours(24)).max_garbage(100);
@@ -389,7 +389,7 @@ fn a_chunk_that_another_process_used_again_a_moment_ago_stays_though_listings_la
 
 /// Proves H13.
 #[test]
-fn a_grace_time_that_is_shorter_than_listings_lag_is_refused() {
+fn a_grace_time_shorter_than_the_listing_lag_is_refused() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -407,7 +407,7 @@ fn a_grace_time_that_is_shorter_than_listings_lag_is_refused() {
 ///
 /// A writer that ends between the plan and its execution, and whose process dies at once.
 #[test]
-fn a_chunk_that_was_used_while_garbage_was_collected_is_not_written_down_as_unused() {
+fn a_chunk_reused_during_a_collection_is_not_recorded_as_a_candidate() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -454,7 +454,7 @@ async fn dies_at(step: u64, local: Option<&Path>, keeps: bool) -> bool {
 
 /// Proves H16.
 #[test]
-fn records_do_not_outlive_what_a_collection_removed_before_it_died() {
+fn presence_records_end_with_a_collection_that_died_after_a_delete() {
     for (has_local, keeps) in [(false, true), (true, true), (true, false)] {
         let mut step = 1;
         loop {
@@ -508,7 +508,7 @@ async fn needs_what_goes(server: &FaultServer, process: &Process) {
 
 /// Proves H17.
 #[test]
-fn a_process_that_takes_over_knows_what_may_still_be_deleted() {
+fn a_process_that_takes_over_the_lease_reads_the_pending_deletes() {
     for ends_well in [true, false] {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -537,7 +537,7 @@ fn a_process_that_takes_over_knows_what_may_still_be_deleted() {
 
 /// Proves H17.
 #[test]
-fn whoever_opens_the_store_once_more_knows_what_may_still_be_deleted() {
+fn the_next_opening_in_a_process_keeps_the_pending_deletes() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let mut process = opening(None).open(&server).await.unwrap();

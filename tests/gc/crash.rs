@@ -93,7 +93,7 @@ async fn dies_at(step: u64, is_bucket: bool, is_cut: bool) -> bool {
 
 /// Proves H16.
 #[test]
-fn wherever_an_execution_dies_the_next_backup_stores_what_it_lacks() {
+fn after_a_crash_at_any_step_of_a_sweep_the_next_backup_is_whole() {
     for is_bucket in KINDS {
         for is_cut in [false, true] {
             let mut step = 1;
@@ -188,7 +188,7 @@ async fn aborted_at(at: u64, is_bucket: bool, memory_bytes: usize) -> u64 {
 
 /// Proves H21, H187.
 #[test]
-fn what_is_aborted_anywhere_goes_on_to_the_same_end() {
+fn a_sweep_aborted_at_any_step_resumes_to_the_same_result() {
     for (is_bucket, memory_bytes) in [(false, 16 << 20), (true, 1)] {
         let events = block_on(aborted_at(u64::MAX, is_bucket, memory_bytes));
         assert!(events > 15, "{events}");
@@ -200,7 +200,7 @@ fn what_is_aborted_anywhere_goes_on_to_the_same_end() {
 }
 
 #[test]
-fn what_memory_does_not_hold_is_listed_again_and_the_same_is_removed() {
+fn a_plan_over_its_memory_limit_lists_again_and_removes_the_same_chunks() {
     for is_bucket in KINDS {
         let mut listings = Vec::new();
         for memory_bytes in [16 << 20, 60_000, 1] {
@@ -267,7 +267,7 @@ async fn with_a_fault(is_bucket: bool, action: Action, nth: Option<u64>) -> (Out
 
 /// Proves H36.
 #[test]
-fn only_what_was_confirmed_is_counted_as_removed() {
+fn only_confirmed_deletions_count_as_removed() {
     let kinds = [ErrorKind::Unavailable, ErrorKind::Internal, ErrorKind::Denied];
     let before = kinds.map(Action::FailBefore);
     let actions = before.into_iter().chain([Action::FailAfter(ErrorKind::Unavailable), Action::Cut]);
@@ -291,7 +291,7 @@ fn only_what_was_confirmed_is_counted_as_removed() {
 
 /// Proves H19.
 #[test]
-fn who_may_delete_nothing_is_told_once_and_who_gets_no_answer_soon_stops() {
+fn denied_deletes_are_reported_once_and_unanswered_ones_stop_the_sweep() {
     for is_bucket in KINDS {
         for (failure, most) in [(ErrorKind::Denied, 1), (ErrorKind::Unavailable, 3)] {
             let (found, ended, requests) =
@@ -307,7 +307,7 @@ fn who_may_delete_nothing_is_told_once_and_who_gets_no_answer_soon_stops() {
 ///
 /// What is refused is not tried over and over by one plan; the rest goes, and the next plan has another try.
 #[test]
-fn a_plan_that_was_refused_goes_on_behind_what_it_was_refused() {
+fn a_plan_does_not_repeat_refused_deletions() {
     for is_bucket in KINDS {
         block_on(async {
             let scene = scene(is_bucket).await;
@@ -329,7 +329,7 @@ fn a_plan_that_was_refused_goes_on_behind_what_it_was_refused() {
 
 /// Proves H36.
 #[test]
-fn what_somebody_else_removed_or_began_to_use_is_counted_as_that() {
+fn chunks_removed_or_reused_by_another_process_are_counted_separately() {
     for is_bucket in KINDS {
         block_on(async {
             let scene = scene(is_bucket).await;
@@ -357,7 +357,7 @@ fn what_somebody_else_removed_or_began_to_use_is_counted_as_that() {
 ///
 /// A process whose writes all fail removes nothing either: what may be deleted is written down first.
 #[test]
-fn nothing_is_removed_before_it_is_written_down() {
+fn the_sweep_removes_no_chunk_before_it_stores_the_candidates() {
     block_on(async {
         let scene = scene(true).await;
         leave(&scene.store, &[1, 2]).await;

@@ -52,7 +52,7 @@ async fn replace(scene: &Scene, key: &Key, bytes: impl Into<Bytes>) {
 
 /// Proves H9.
 #[test]
-fn an_index_that_is_damaged_in_any_way_keeps_everything() {
+fn a_damaged_index_stops_the_collection() {
     for is_bucket in [false, true] {
         block_on(async {
             let scene = scene(is_bucket).await;
@@ -111,7 +111,7 @@ async fn collect_litter(scene: &Scene) {
 ///
 /// Whatever bit of an index is wrong: either it is refused, or what it names stays.
 #[test]
-fn no_bit_of_an_index_costs_a_chunk_that_it_names() {
+fn a_flipped_bit_in_an_index_removes_none_of_its_chunks() {
     for step in [97, 4096] {
         block_on(async {
             let (mut at, mut refused, mut passed) = (step % 13, 0, 0);
@@ -136,7 +136,7 @@ fn no_bit_of_an_index_costs_a_chunk_that_it_names() {
 
 /// Proves H9.
 #[test]
-fn an_index_that_cannot_be_reached_keeps_everything() {
+fn an_unreachable_index_stops_the_collection() {
     for is_bucket in [false, true] {
         for failure in [ErrorKind::Denied, ErrorKind::Unavailable, ErrorKind::Internal] {
             block_on(async {
@@ -157,7 +157,7 @@ fn an_index_that_cannot_be_reached_keeps_everything() {
 ///
 /// It is listed, and then it is not there: with its snapshot it was deleted, without it something is wrong.
 #[test]
-fn an_index_that_vanished_alone_keeps_everything() {
+fn an_index_that_vanished_without_its_snapshot_stops_the_collection() {
     for finished in [true, false] {
         block_on(async {
             let scene = scene(true).await;
@@ -185,7 +185,7 @@ fn an_index_that_vanished_alone_keeps_everything() {
 ///
 /// What an unfinished snapshot names is needed as long as it is there.
 #[test]
-fn an_unfinished_snapshot_keeps_its_chunks_and_has_to_be_readable() {
+fn an_unfinished_snapshot_keeps_its_chunks_and_must_be_readable() {
     block_on(async {
         let scene = scene(false).await;
         let Key::Archive(snapshot, _) = &scene.index else { unreachable!() };
@@ -207,7 +207,7 @@ fn an_unfinished_snapshot_keeps_its_chunks_and_has_to_be_readable() {
 ///
 /// A backup that finds its base damaged changes nothing about what a collection does.
 #[test]
-fn a_chunk_that_is_missing_is_no_reason_to_stop() {
+fn a_missing_chunk_does_not_stop_a_collection() {
     block_on(async {
         let scene = scene(false).await;
         let lost = *digests([1]).first().unwrap();
@@ -229,7 +229,7 @@ fn a_chunk_that_is_missing_is_no_reason_to_stop() {
 
 /// What was put aside of a chunk that is in use stays, whatever stands beside it.
 #[test]
-fn copies_of_chunks_in_use_stay_aside_also_side_by_side() {
+fn all_quarantined_copies_of_a_needed_chunk_are_kept() {
     block_on(async {
         let scene = scene(false).await;
         // All are missing but for what was put aside of them.

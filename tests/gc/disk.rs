@@ -75,8 +75,8 @@ async fn collects_until(root: &Path, method: Method, is_over: bool) {
 
 /// Proves H93.
 #[test]
-fn a_collection_that_is_killed_holds_nobody_up() {
-    const NAME: &str = "disk::a_collection_that_is_killed_holds_nobody_up";
+fn a_killed_collection_releases_the_store() {
+    const NAME: &str = "disk::a_killed_collection_releases_the_store";
     let steps = [
         (Method::List, true),
         (Method::HeadMany, false),
@@ -131,8 +131,8 @@ fn descriptors() -> usize {
 
 /// Proves H20, H170.
 #[test]
-fn much_garbage_needs_few_descriptors() {
-    const NAME: &str = "disk::much_garbage_needs_few_descriptors";
+fn a_collection_of_much_garbage_opens_few_files() {
+    const NAME: &str = "disk::a_collection_of_much_garbage_opens_few_files";
     const GARBAGE: u64 = 3000;
     if let Some(root) = std::env::var_os("LARDER_FEW_FILES") {
         let limit = rustix::process::Rlimit { current: Some(48), maximum: Some(48) };
@@ -168,7 +168,7 @@ fn file(root: &Path, number: u64) -> PathBuf {
 
 /// Proves H15.
 #[test]
-fn file_times_decide_only_over_what_nobody_uses() {
+fn file_times_decide_only_about_unreferenced_chunks() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     block_on(async {
@@ -206,7 +206,7 @@ fn file_times_decide_only_over_what_nobody_uses() {
 ///
 /// A chunk that is used again between plan and execution stays though no writer of this process says so.
 #[test]
-fn times_are_looked_at_once_more_before_anything_goes() {
+fn file_times_are_read_again_before_a_chunk_is_removed() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     block_on(async {
@@ -231,7 +231,7 @@ fn times_are_looked_at_once_more_before_anything_goes() {
 ///
 /// A move by another process, of which the listings of a collection show neither end.
 #[test]
-fn what_another_process_announced_as_moved_is_marked() {
+fn an_index_in_the_move_journal_of_another_process_is_marked() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     block_on(async {
@@ -255,7 +255,7 @@ fn what_another_process_announced_as_moved_is_marked() {
 
 /// Proves H25, H30.
 #[test]
-fn what_is_foreign_in_a_directory_stays_and_stops_nothing() {
+fn foreign_files_stay_and_do_not_stop_a_collection() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     block_on(async {
@@ -294,7 +294,7 @@ fn what_is_foreign_in_a_directory_stays_and_stops_nothing() {
 }
 
 #[test]
-fn what_pbs_wrote_is_counted_as_pbs_counted_it() {
+fn a_collection_of_a_pbs_store_matches_the_counts_of_pbs() {
     let directory = tempfile::tempdir().unwrap();
     fixture::unpack("store", directory.path());
     let is_root = |path: &PathBuf| path.join(".chunks").is_dir();

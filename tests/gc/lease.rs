@@ -30,7 +30,7 @@ fn deletions(server: &FaultServer, since: usize) -> Vec<Logged> {
 
 /// Proves H33, H89.
 #[test]
-fn a_lease_that_is_stolen_in_the_middle_ends_the_deletions() {
+fn a_lease_taken_during_a_sweep_ends_the_deletions() {
     let server = Arc::new(FaultServer::start(ServerOptions::default()));
     block_on(async {
         let process = fresh(&server).await;
@@ -62,7 +62,7 @@ fn a_lease_that_is_stolen_in_the_middle_ends_the_deletions() {
 }
 
 #[test]
-fn a_bucket_that_takes_no_more_objects_can_be_emptied() {
+fn a_bucket_that_refuses_puts_can_be_emptied() {
     let server = Arc::new(FaultServer::start(ServerOptions::default()));
     block_on(async {
         let process = fresh(&server).await;
@@ -97,7 +97,7 @@ fn a_bucket_that_takes_no_more_objects_can_be_emptied() {
 
 /// Proves I1.
 #[test]
-fn leftovers_in_a_bucket_stay_until_no_request_of_a_dead_owner_can_arrive_and_hold_nobody_up() {
+fn leftovers_of_a_dead_owner_stay_until_its_requests_expire_and_block_no_backup() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let dead = fresh(&server).await;
@@ -116,7 +116,7 @@ fn leftovers_in_a_bucket_stay_until_no_request_of_a_dead_owner_can_arrive_and_ho
 
 /// Proves H89.
 #[test]
-fn an_old_owner_deletes_nothing_after_a_take_over() {
+fn a_process_that_lost_the_lease_deletes_nothing() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let old = fresh(&server).await;
@@ -144,7 +144,7 @@ fn an_old_owner_deletes_nothing_after_a_take_over() {
 ///
 /// Records of presence count for one term. A removal begins a new one first, so that an old copy of them vouches for nothing (H16).
 #[test]
-fn a_collection_begins_a_new_term_before_it_deletes_a_chunk() {
+fn a_collection_begins_a_new_lease_term_before_it_deletes_a_chunk() {
     let server = Arc::new(FaultServer::start(ServerOptions::default()));
     block_on(async {
         let process = fresh(&server).await;
@@ -173,7 +173,7 @@ fn a_collection_begins_a_new_term_before_it_deletes_a_chunk() {
 
 /// Proves H89.
 #[test]
-fn a_lease_that_another_process_took_is_noticed_before_a_snapshot_is_published() {
+fn a_backup_notices_a_lost_lease_before_it_publishes() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let old = fresh(&server).await;
@@ -189,7 +189,7 @@ fn a_lease_that_another_process_took_is_noticed_before_a_snapshot_is_published()
 
 /// Proves H4, H33.
 #[test]
-fn of_two_processes_one_collects_and_none_beside_a_backup() {
+fn only_one_of_two_processes_collects_and_none_beside_a_backup() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let (one, other) = (fresh(&server).await, fresh(&server).await);
@@ -213,7 +213,7 @@ fn of_two_processes_one_collects_and_none_beside_a_backup() {
 
 /// Proves H19.
 #[test]
-fn each_key_of_an_answer_counts_for_itself() {
+fn each_key_of_a_batch_delete_has_its_own_outcome() {
     let first_half: fn(&str) -> bool = |key| key.rsplit('/').next().unwrap() < "8";
     let all: fn(&str) -> bool = |_| true;
     // Which keys, why, whether it goes on, and whether that is a failure.
@@ -259,7 +259,7 @@ fn each_key_of_an_answer_counts_for_itself() {
 
 /// Proves H19.
 #[test]
-fn answers_that_say_nothing_or_too_much_are_no_success_that_loses_data() {
+fn an_incomplete_or_unrelated_delete_answer_counts_no_chunk_as_removed() {
     let body = |text: &str| {
         let text = format!("<DeleteResult>{text}</DeleteResult>");
         Action::Status { status: 200, code: "", headers: vec![], body: Some(text.into_bytes()) }
@@ -297,7 +297,7 @@ fn answers_that_say_nothing_or_too_much_are_no_success_that_loses_data() {
 
 /// Proves H19.
 #[test]
-fn a_server_without_requests_for_several_is_asked_for_each() {
+fn a_server_without_batch_deletes_gets_one_request_for_each_key() {
     let server = FaultServer::start(ServerOptions::with([Quirk::MultiDeleteRejected]));
     block_on(async {
         let process = fresh(&server).await;
@@ -313,7 +313,7 @@ fn a_server_without_requests_for_several_is_asked_for_each() {
 
 /// Proves H25, H30.
 #[test]
-fn what_is_foreign_stays_and_an_index_at_an_odd_place_counts() {
+fn foreign_objects_stay_and_orphan_indexes_are_marked() {
     let server = FaultServer::start(ServerOptions { page: 4, ..ServerOptions::default() });
     block_on(async {
         let process = fresh(&server).await;
@@ -368,7 +368,7 @@ const CONSTANT: usize = 14;
 
 /// Proves H183.
 #[test]
-fn it_costs_a_request_a_page_and_one_for_each_thousand_deletions() {
+fn a_collection_costs_a_request_for_each_page_and_for_each_thousand_deletions() {
     for (page, garbage) in [(1000, 30), (10, 30), (1000, 1200)] {
         let server = FaultServer::start(ServerOptions { page, ..ServerOptions::default() });
         let directory = tempfile::tempdir().unwrap();

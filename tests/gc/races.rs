@@ -106,7 +106,7 @@ async fn beside_a_backup(scene: &Scene, plan_at: usize, execute_at: usize, met: 
 
 /// Proves H1, H2, H5.
 #[test]
-fn a_backup_loses_nothing_to_a_collection_at_any_of_its_steps() {
+fn a_collection_at_any_step_of_a_backup_removes_none_of_its_chunks() {
     let met = Arc::new(Met::default());
     let run = |is_bucket, plan_at, execute_at, seed| {
         let _told = Told(format!("seed {seed}, bucket {is_bucket}, {plan_at} to {execute_at}"));
@@ -199,7 +199,7 @@ fn at_each_step_of_a_collection(action: Action, kept: &[u64]) {
 
 /// Proves H6.
 #[test]
-fn a_backup_at_any_step_of_a_collection_keeps_what_it_uses() {
+fn a_backup_at_any_step_of_a_collection_keeps_its_chunks() {
     let action: Action = |scene| {
         Box::pin(async move {
             drop(back_up(&scene.store, "host/z", &[1, 2, 6, 7]).await.unwrap());
@@ -220,7 +220,7 @@ async fn newest(store: &Datastore, name: &str) -> Option<SnapshotReader> {
 
 /// Proves H7.
 #[test]
-fn a_base_that_goes_while_its_successor_comes_takes_nothing_along() {
+fn a_base_deleted_during_the_next_backup_leaves_its_reused_chunks() {
     let action: Action = |scene| {
         Box::pin(async move {
             let base = newest(&scene.store, "host/a").await.unwrap();
@@ -239,7 +239,7 @@ fn a_base_that_goes_while_its_successor_comes_takes_nothing_along() {
 
 /// Proves H7.
 #[test]
-fn successors_replace_bases_all_along() {
+fn a_chain_of_backups_and_deleted_bases_beside_collections_keeps_every_chunk() {
     for seed in 0..seeds(30) {
         let _told = Told(format!("seed {seed}"));
         let sim = SimRuntime::new(seed);
@@ -303,7 +303,7 @@ async fn churn(scene: &Scene, name: &str, store: &Datastore) {
 
 /// Proves H6.
 #[test]
-fn writers_and_collections_in_any_order_leave_all_that_is_needed_and_no_more() {
+fn random_writers_and_collections_leave_exactly_the_needed_chunks() {
     for seed in 0..seeds(60) {
         let _told = Told(format!("seed {seed}"));
         let sim = SimRuntime::new(seed);
@@ -344,7 +344,7 @@ fn writers_and_collections_in_any_order_leave_all_that_is_needed_and_no_more() {
 
 /// Proves H13.
 #[test]
-fn an_index_that_no_listing_shows_yet_keeps_its_chunks() {
+fn an_index_that_listings_do_not_show_yet_keeps_its_chunks() {
     for by_other in [false, true] {
         let sim = SimRuntime::new(1);
         sim.block_on(async {
@@ -367,7 +367,7 @@ fn an_index_that_no_listing_shows_yet_keeps_its_chunks() {
 ///
 /// A listing that is behind when a mark begins is not the last one.
 #[test]
-fn what_a_later_listing_shows_is_marked() {
+fn an_index_shown_only_by_a_later_listing_is_marked() {
     let sim = SimRuntime::new(1);
     sim.block_on(async {
         let mut scene = scene(&sim, true).await;
@@ -411,7 +411,7 @@ fn twice() -> gc::GcOptions {
 
 /// Proves H33.
 #[test]
-fn of_two_collections_at_once_one_is_refused() {
+fn the_second_of_two_concurrent_collections_is_refused() {
     for seed in 0..seeds(10) {
         let _told = Told(format!("seed {seed}"));
         let sim = SimRuntime::new(seed);
@@ -440,7 +440,7 @@ fn of_two_collections_at_once_one_is_refused() {
 ///
 /// A mark that two writers hold up over and over comes to its end.
 #[test]
-fn a_mark_ends_although_snapshots_keep_coming() {
+fn a_mark_ends_although_writers_keep_publishing() {
     let sim = SimRuntime::new(3);
     sim.block_on(async {
         let scene = scene(&sim, true).await;

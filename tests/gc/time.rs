@@ -73,7 +73,7 @@ async fn finished(backup: SnapshotWriter) -> SnapshotReader {
 
 /// Proves H4.
 #[test]
-fn a_writer_older_than_the_grace_time_keeps_what_it_stored() {
+fn a_writer_older_than_the_grace_time_keeps_its_chunks() {
     for is_bucket in KINDS {
         for ends_meanwhile in [false, true] {
             let sim = SimRuntime::new(1);
@@ -103,7 +103,7 @@ fn a_writer_older_than_the_grace_time_keeps_what_it_stored() {
 ///
 /// What was used since the oldest writer began is young, however long ago that is.
 #[test]
-fn the_oldest_writer_sets_the_age_below_which_everything_stays() {
+fn chunks_used_since_the_oldest_writer_began_are_kept() {
     let sim = SimRuntime::new(1);
     sim.block_on(async {
         let scene = scene(&sim, false).await;
@@ -131,7 +131,7 @@ enum Jump {
 ///
 /// By a program that knows nothing of sightings, and has no index of it yet.
 #[test]
-fn a_chunk_that_was_stored_again_after_it_was_seen_unused_is_seen_for_the_first_time() {
+fn a_candidate_that_was_stored_again_counts_as_first_seen() {
     let sim = SimRuntime::new(1);
     sim.clone().block_on(async move {
         let scene = scene(&sim, true).await;
@@ -183,7 +183,7 @@ async fn with_a_jump(scene: &Scene, at: usize, jump: Jump) -> usize {
 
 /// Proves H14.
 #[test]
-fn a_clock_that_jumps_at_any_step_costs_no_chunk() {
+fn a_clock_jump_at_any_step_removes_no_chunk_in_use() {
     let spans = [Duration::from_hours(1), DAY * 2, DAY * 3652];
     let jumps = spans.iter().flat_map(|span| [Jump::Back(*span), Jump::Forward(*span)]);
     let run = |is_bucket, jump, at| {
@@ -209,7 +209,7 @@ fn a_clock_that_jumps_at_any_step_costs_no_chunk() {
 ///
 /// Backwards, garbage waits for as long as the clock needs to come back; forward, it goes sooner. Neither is for ever.
 #[test]
-fn garbage_goes_in_the_end_whatever_the_clock_did() {
+fn garbage_is_removed_eventually_after_any_clock_jump() {
     for is_bucket in KINDS {
         let sim = SimRuntime::new(5);
         sim.block_on(async {
@@ -228,7 +228,7 @@ fn garbage_goes_in_the_end_whatever_the_clock_did() {
 
 /// Proves H15.
 #[test]
-fn times_that_are_ancient_or_frozen_cost_no_chunk_in_use() {
+fn wrong_file_times_remove_no_chunk_in_use() {
     for is_bucket in KINDS {
         let sim = SimRuntime::new(1);
         sim.block_on(async {
@@ -284,7 +284,7 @@ async fn beside_a_late_request(scene: &Scene, begins_after: Duration) -> bool {
 
 /// Proves H17.
 #[test]
-fn a_deletion_that_is_executed_late_breaks_no_snapshot() {
+fn a_late_delete_breaks_no_snapshot() {
     let mut again = 0;
     for is_bucket in KINDS {
         for seed in 0..seeds(3) {
@@ -306,7 +306,7 @@ fn a_deletion_that_is_executed_late_breaks_no_snapshot() {
 ///
 /// That a later request for the same chunks is answered says nothing about the one before.
 #[test]
-fn an_earlier_deletion_may_outlast_a_later_one() {
+fn an_answered_delete_does_not_end_an_earlier_pending_one() {
     for is_bucket in KINDS {
         let sim = SimRuntime::new(5);
         sim.block_on(async {
@@ -333,7 +333,7 @@ fn an_earlier_deletion_may_outlast_a_later_one() {
 ///
 /// A writer that had the chunk before it was to be deleted is not the one who loses it; one that took it from its base neither.
 #[test]
-fn what_was_deleted_without_an_answer_is_stored_again_and_waited_for() {
+fn a_writer_stores_a_chunk_with_a_pending_delete_again_and_waits() {
     for is_bucket in KINDS {
         let sim = SimRuntime::new(2);
         sim.block_on(async {
@@ -363,7 +363,7 @@ fn what_was_deleted_without_an_answer_is_stored_again_and_waited_for() {
 ///
 /// An execution that is dropped in the middle of a request does not know what that did.
 #[test]
-fn an_execution_that_is_dropped_keeps_its_chunks_until_the_request_is_over() {
+fn a_dropped_sweep_keeps_its_digest_locks_until_its_request_ends() {
     let sim = SimRuntime::new(2);
     sim.block_on(async {
         let scene = scene(&sim, true).await;
@@ -392,7 +392,7 @@ fn an_execution_that_is_dropped_keeps_its_chunks_until_the_request_is_over() {
 
 /// Proves H20.
 #[test]
-fn who_needs_a_chunk_that_is_being_deleted_waits_for_one_request() {
+fn a_writer_of_a_chunk_being_deleted_waits_for_one_request_at_most() {
     const SLOW: Duration = Duration::from_secs(10);
     for is_bucket in KINDS {
         let sim = SimRuntime::new(4);
