@@ -29,7 +29,7 @@ fn is_data(path: &str) -> bool {
 
 /// Proves H1, H37.
 #[test]
-fn nothing_is_published_before_what_it_names_is_stored() {
+fn a_manifest_is_put_only_after_every_chunk_and_index_was_acknowledged() {
     let server = Arc::new(FaultServer::start(ServerOptions::default()));
     let seen = Arc::new(Mutex::new(Vec::new()));
     block_on(async {
@@ -68,7 +68,7 @@ fn nothing_is_published_before_what_it_names_is_stored() {
 
 /// Proves H37.
 #[test]
-fn whichever_put_fails_there_is_no_snapshot_or_a_whole_one() {
+fn a_backup_with_any_failed_put_leaves_no_snapshot_or_a_whole_one() {
     let late = Action::ExecuteLate(Duration::from_millis(200));
     let faults = [
         // Refused for good, and what may have happened or happens later.
@@ -102,7 +102,7 @@ fn whichever_put_fails_there_is_no_snapshot_or_a_whole_one() {
 
 /// Proves H37, H38.
 #[test]
-fn wherever_the_process_dies_there_is_no_snapshot_or_a_whole_one() {
+fn a_crash_at_any_request_leaves_no_snapshot_or_a_whole_one() {
     let mut died = 0;
     for step in 1.. {
         let server = FaultServer::start(ServerOptions::default());
@@ -143,7 +143,7 @@ fn wherever_the_process_dies_there_is_no_snapshot_or_a_whole_one() {
 
 /// Proves H3.
 #[test]
-fn one_room_alone_stores_touches_and_deletes_chunks() {
+fn only_the_chunks_module_stores_touches_and_deletes_chunks() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     // Rooms that render or list keys, tell how urgent a request is, or ask every backend for its promises.
     let others = [
@@ -197,7 +197,7 @@ async fn in_every_way(store: &Datastore, seed: u64, base: Option<&SnapshotReader
 
 /// Proves H2, H3.
 #[test]
-fn whatever_tells_that_a_chunk_is_there_it_is() {
+fn a_chunk_known_from_any_source_is_in_the_store() {
     for has_local in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -234,7 +234,7 @@ fn whatever_tells_that_a_chunk_is_there_it_is() {
 
 /// Proves H5.
 #[test]
-fn a_backup_is_registered_from_its_begin_to_its_end() {
+fn a_backup_is_registered_from_begin_to_end() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -271,7 +271,7 @@ fn a_backup_is_registered_from_its_begin_to_its_end() {
 
 /// Proves H16.
 #[test]
-fn an_upload_whose_end_nobody_saw_is_compared_by_the_next() {
+fn a_put_without_an_answer_is_compared_by_the_next_backup() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -297,7 +297,7 @@ fn an_upload_whose_end_nobody_saw_is_compared_by_the_next() {
 
 /// Proves H17.
 #[test]
-fn a_put_that_arrives_late_does_no_harm() {
+fn a_late_put_changes_nothing() {
     // With conditions it is refused then; without, it stores the same once more.
     for options in [ServerOptions::default(), ServerOptions::with([Quirk::ConditionsRejected])] {
         let server = FaultServer::start(options);
@@ -329,7 +329,7 @@ fn a_put_that_arrives_late_does_no_harm() {
 
 /// Proves H34.
 #[test]
-fn an_object_that_was_cut_is_noticed_and_stored_again() {
+fn a_truncated_object_is_detected_and_stored_again() {
     for nth in 1..=PUTS {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -359,7 +359,7 @@ fn an_object_that_was_cut_is_noticed_and_stored_again() {
 
 /// Proves H34.
 #[test]
-fn damage_is_noticed_on_every_read() {
+fn every_read_detects_corrupt_objects() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -399,7 +399,7 @@ fn harm(server: &FaultServer, how: usize) -> (String, Vec<u8>) {
 
 /// Proves H22, H23.
 #[test]
-fn a_chunk_that_was_found_bad_is_not_believed_by_anything() {
+fn a_suspect_chunk_is_not_known_through_any_record() {
     for how in 0..3 {
         for has_base in [false, true] {
             for has_local in [false, true] {
@@ -437,7 +437,7 @@ fn a_chunk_that_was_found_bad_is_not_believed_by_anything() {
 
 /// Proves H22.
 #[test]
-fn what_could_only_not_be_reached_is_not_forgotten() {
+fn an_unreachable_chunk_keeps_its_presence_record() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -463,7 +463,7 @@ fn what_could_only_not_be_reached_is_not_forgotten() {
 
 /// Proves H13.
 #[test]
-fn a_snapshot_that_no_listing_shows_yet_is_not_overwritten() {
+fn a_snapshot_that_listings_do_not_show_yet_is_not_overwritten() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -502,7 +502,7 @@ async fn hide(server: &FaultServer, store: &Datastore, key: &str) {
 
 /// Proves H13.
 #[test]
-fn a_snapshot_whose_manifest_no_listing_shows_yet_is_no_leftover() {
+fn a_snapshot_whose_manifest_is_not_listed_yet_is_not_a_leftover() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -527,7 +527,7 @@ fn a_snapshot_whose_manifest_no_listing_shows_yet_is_no_leftover() {
 
 /// Proves H30.
 #[test]
-fn what_is_foreign_stays_and_disturbs_nobody() {
+fn foreign_objects_stay_and_do_not_affect_the_store() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     let foreign = [
@@ -562,7 +562,7 @@ fn what_is_foreign_stays_and_disturbs_nobody() {
 
 /// Proves H32.
 #[test]
-fn a_bucket_that_keeps_versions_is_not_used_unasked() {
+fn a_versioned_bucket_is_refused_unless_the_caller_accepts_it() {
     for options in [
         ServerOptions { versioning: Some("Enabled"), ..ServerOptions::default() },
         ServerOptions { object_lock: true, ..ServerOptions::default() },
@@ -576,7 +576,7 @@ fn a_bucket_that_keeps_versions_is_not_used_unasked() {
 
 /// Proves H35.
 #[test]
-fn what_is_being_read_is_not_deleted() {
+fn a_snapshot_with_an_open_reader_is_not_deleted() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;

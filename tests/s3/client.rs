@@ -51,7 +51,7 @@ fn random(length: usize) -> Bytes {
 }
 
 #[test]
-fn an_object_comes_back_as_it_was_stored() {
+fn an_object_is_read_back_as_it_was_stored() {
     let Setup { client, server, .. } = set_up();
     block_on(async {
         for (key, length) in [("empty", 0), ("one", 1), ("dir/16 KiB", 16 << 10), ("4 MiB", 4 << 20)] {
@@ -77,7 +77,7 @@ fn an_object_comes_back_as_it_was_stored() {
 }
 
 #[test]
-fn a_range_is_exactly_what_was_asked_for() {
+fn a_range_read_returns_exactly_the_requested_bytes() {
     let Setup { client, server: _server, .. } = set_up();
     block_on(async {
         let body = random(1000);
@@ -97,7 +97,7 @@ fn a_range_is_exactly_what_was_asked_for() {
 }
 
 #[test]
-fn conditions_hold() {
+fn conditional_requests_obey_their_conditions() {
     let Setup { client, server: _server, .. } = set_up();
     block_on(async {
         let (one, two) = (Bytes::from_static(b"one"), Bytes::from_static(b"two"));
@@ -122,7 +122,7 @@ fn conditions_hold() {
 
 /// Proves H111.
 #[test]
-fn any_key_is_stored_found_and_deleted() {
+fn objects_with_any_key_are_stored_listed_and_deleted() {
     let Setup { client, server, .. } = set_up();
     let keys = [
         "a b",
@@ -220,7 +220,7 @@ fn any_number_of_objects_is_deleted() {
 }
 
 #[test]
-fn buckets_are_made_and_looked_at() {
+fn buckets_are_created_and_checked() {
     let server = S3Server::start();
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
@@ -241,7 +241,7 @@ fn buckets_are_made_and_looked_at() {
 }
 
 #[test]
-fn who_is_not_let_in_is_told_so_at_once() {
+fn wrong_credentials_are_denied_without_a_retry() {
     let Setup { client, server, .. } = set_up_with(|options| {
         let wrong = Credentials::new(ACCESS_KEY, "wrong");
         options.credentials(Arc::new(StaticCredentials::new(wrong)))
@@ -254,7 +254,7 @@ fn who_is_not_let_in_is_told_so_at_once() {
 
 /// Proves H149.
 #[test]
-fn connections_are_used_again() {
+fn connections_are_reused() {
     let Setup { client, http, server } = set_up();
     block_on(async {
         client.put("k", random(100_000), &Condition::Always).await.unwrap();
@@ -269,7 +269,7 @@ fn connections_are_used_again() {
 
 /// Proves H148, H150, H188.
 #[test]
-fn never_more_requests_at_once_than_allowed() {
+fn concurrent_requests_never_exceed_the_limit() {
     let Setup { client, http, server: _server } =
         set_up_with(|options| options.concurrency(NonZeroU32::new(3).unwrap()));
     block_on(async {
@@ -283,7 +283,7 @@ fn never_more_requests_at_once_than_allowed() {
 
 /// Proves H151, H188.
 #[test]
-fn rates_hold_for_everything_that_is_sent() {
+fn rate_limits_apply_to_every_request() {
     let limits = {
         let mut limits = RateLimits::default();
         limits.reads = NonZeroU64::new(20);
@@ -303,7 +303,7 @@ fn rates_hold_for_everything_that_is_sent() {
 }
 
 #[test]
-fn the_bucket_may_stand_in_the_host_name() {
+fn the_bucket_can_be_part_of_the_host_name() {
     let server = S3Server::start();
     server.create_bucket("bucket");
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
@@ -328,7 +328,7 @@ mod tls {
 
     /// Proves H146.
     #[test]
-    fn a_server_is_who_it_should_be_or_nothing_is_sent() {
+    fn no_request_is_sent_to_a_server_with_another_certificate() {
         let server = S3Server::start_tls();
         server.create_bucket("bucket");
         let identity = server.identity();
@@ -355,7 +355,7 @@ mod tls {
 
     /// Proves H146.
     #[test]
-    fn a_certificate_that_is_not_good_is_refused_unless_it_is_the_pinned_one() {
+    fn an_invalid_certificate_is_refused_unless_it_is_pinned() {
         use larder_testing::s3_server::Flaw;
         for flaw in [Flaw::Expired, Flaw::NotYetValid, Flaw::OtherNames] {
             let server = S3Server::start_flawed(flaw);
@@ -413,7 +413,7 @@ fn plainly(method: &str, address: &str, body: &[u8]) -> (u16, Vec<u8>) {
 }
 
 #[test]
-fn an_address_that_was_signed_allows_one_thing_with_one_object() {
+fn a_presigned_url_permits_one_method_on_one_object() {
     let Setup { client, server, .. } = set_up();
     let key = "dir/with space+plus%25\u{e4}//x";
     let hour = std::time::Duration::from_hours(1);

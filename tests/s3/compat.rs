@@ -125,7 +125,7 @@ async fn check(store: &Datastore) -> (usize, usize) {
 }
 
 #[test]
-fn a_bucket_of_pbs_is_listed_and_restored_without_a_change() {
+fn a_pbs_bucket_is_listed_and_restored_without_a_change() {
     block_on(async {
         let (place, name) = Place::with_theirs().await;
         let before = place.objects(&name).await;
@@ -139,7 +139,7 @@ fn a_bucket_of_pbs_is_listed_and_restored_without_a_change() {
 }
 
 #[test]
-fn a_bucket_of_pbs_is_extended_once_it_was_taken_over() {
+fn a_backup_adds_a_snapshot_to_a_pbs_bucket_after_a_take_over() {
     block_on(async {
         let (place, name) = Place::with_theirs().await;
         let before = place.objects(&name).await;
@@ -182,7 +182,7 @@ fn a_bucket_of_pbs_is_extended_once_it_was_taken_over() {
 }
 
 #[test]
-fn a_bucket_of_pbs_is_refreshed_and_then_listed_without_requests() {
+fn a_refreshed_pbs_bucket_is_listed_without_requests() {
     block_on(async {
         let (place, name) = Place::with_theirs().await;
         let directory = tempfile::tempdir().unwrap();
@@ -306,7 +306,7 @@ fn comparable(path: &str, body: &Bytes) -> Vec<u8> {
 }
 
 #[test]
-fn from_the_same_inputs_comes_the_same_bucket() {
+fn the_same_inputs_produce_the_same_bucket_as_pbs() {
     block_on(async {
         let (place, theirs) = Place::with_theirs().await;
         let inputs = tempfile::tempdir().unwrap();

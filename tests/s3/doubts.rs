@@ -57,7 +57,7 @@ fn page(status: u16, text: &str) -> Action {
 
 /// Proves H136.
 #[test]
-fn requests_that_are_redirected_together_all_arrive() {
+fn concurrent_redirected_requests_all_succeed() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     // All of them are under way when the first learns of the region.
@@ -74,7 +74,7 @@ fn requests_that_are_redirected_together_all_arrive() {
 
 /// Proves I7.
 #[test]
-fn a_page_of_a_proxy_does_not_prove_that_an_object_is_absent() {
+fn an_error_page_of_a_proxy_is_not_proof_of_absence() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::any().then(page(404, "<html>no backend</html>")));
@@ -84,7 +84,7 @@ fn a_page_of_a_proxy_does_not_prove_that_an_object_is_absent() {
 
 /// Proves I7.
 #[test]
-fn a_part_is_not_taken_for_the_whole() {
+fn a_partial_response_is_not_taken_for_the_whole_object() {
     let (server, client) = set_up();
     server.put("k", b"0123456789".to_vec());
     let mut headers = vec![("Content-Range", "bytes 0-3/10".to_owned())];
@@ -101,7 +101,7 @@ fn a_part_is_not_taken_for_the_whole() {
 
 /// Proves H114.
 #[test]
-fn success_that_a_proxy_compressed_was_success() {
+fn a_compressed_success_response_is_a_success() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").first(1).then(Action::ContentEncoding("gzip")));
     let stored = kind(block_on(client.put("k", Bytes::from_static(b"mine"), &Condition::Absent)));
@@ -111,7 +111,7 @@ fn success_that_a_proxy_compressed_was_success() {
 
 /// Proves H114.
 #[test]
-fn a_conditional_delete_meets_its_own_success() {
+fn a_repeated_conditional_delete_recognises_its_own_success() {
     let (server, client) = set_up();
     let etag = block_on(client.put("k", Bytes::from_static(b"x"), &ALWAYS)).unwrap();
     server.add(Rule::on("DELETE").nth(1).then(Action::ExecuteThenDrop));
@@ -123,7 +123,7 @@ fn a_conditional_delete_meets_its_own_success() {
 
 /// Proves H114.
 #[test]
-fn what_is_not_there_does_not_exist_already() {
+fn an_absent_object_is_never_reported_as_existing() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").nth(1).then(Action::CutRequestAt(400)));
     server.add(Rule::on("PUT").nth(2).then(Action::status(412, "PreconditionFailed")));
@@ -134,7 +134,7 @@ fn what_is_not_there_does_not_exist_already() {
 
 /// Proves H131.
 #[test]
-fn a_wrong_clock_is_put_right_by_a_head_too() {
+fn a_head_response_corrects_the_clock_too() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::any().then(Action::SkewClock(3600)));
@@ -143,7 +143,7 @@ fn a_wrong_clock_is_put_right_by_a_head_too() {
 
 /// Proves H31.
 #[test]
-fn a_rule_for_the_chunks_alone_is_found() {
+fn a_lifecycle_rule_for_chunks_only_is_found() {
     let lifecycle = "<LifecycleConfiguration><Rule><ID>x</ID><Prefix>store/.chunks/</Prefix><Status>Enabled</Status>\
                      <Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>";
     let server = FaultServer::start(Options { lifecycle: Some(lifecycle.to_owned()), ..Options::default() });
@@ -154,7 +154,7 @@ fn a_rule_for_the_chunks_alone_is_found() {
 
 /// Proves H31.
 #[test]
-fn no_word_on_rules_is_not_no_rules() {
+fn an_unknown_lifecycle_is_not_an_empty_one() {
     let (server, client) = set_up();
     server.add(Rule::on("GET").query(|query| query.contains("lifecycle")).then(page(404, "not here")));
     assert_eq!(block_on(client.lifecycle()).unwrap(), None);
@@ -163,7 +163,7 @@ fn no_word_on_rules_is_not_no_rules() {
 /// Proves H132.
 #[cfg(feature = "tls")]
 #[test]
-fn a_handshake_that_breaks_off_is_no_wrong_certificate() {
+fn a_broken_tls_handshake_is_not_a_wrong_certificate() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
     let accepting = std::thread::spawn(move || {
@@ -184,7 +184,7 @@ fn a_handshake_that_breaks_off_is_no_wrong_certificate() {
 
 /// Proves H152.
 #[test]
-fn a_request_whose_future_was_dropped_is_counted() {
+fn a_request_with_a_dropped_future_is_counted() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::on("GET").then(Action::StallResponseAt(0)));
@@ -207,7 +207,7 @@ fn backend(client: &S3Client, server: S3Capabilities) -> S3Backend {
 
 /// Proves H28.
 #[test]
-fn an_object_at_another_place_is_not_the_one_of_that_name() {
+fn an_object_under_a_longer_path_is_not_the_one_of_that_name() {
     let (server, client) = set_up();
     let digest = "ab".repeat(32);
     server.put(&format!("store/.cnt/.chunks/abab/{digest}"), b"x".to_vec());
@@ -222,7 +222,7 @@ fn an_object_at_another_place_is_not_the_one_of_that_name() {
 
 /// Proves I12.
 #[test]
-fn a_copy_that_the_probe_found_to_be_none_is_not_believed() {
+fn a_server_whose_copies_failed_the_probe_is_not_asked_to_copy() {
     let (server, client) = set_up();
     let digest = "ab".repeat(32);
     server.put(&format!("store/.chunks/abab/{digest}"), b"x".to_vec());
@@ -240,7 +240,7 @@ fn a_copy_that_the_probe_found_to_be_none_is_not_believed() {
 }
 
 #[test]
-fn a_namespace_is_not_empty_because_a_page_is_short() {
+fn an_empty_page_does_not_make_a_namespace_empty() {
     let server = FaultServer::start(Options { page: 1, ..Options::default() });
     let client = client_at(&server.url(), |options| options);
     server.put("store/.cnt/ns/a/.namespace", Vec::new());
@@ -253,7 +253,7 @@ fn a_namespace_is_not_empty_because_a_page_is_short() {
 
 /// Proves H116.
 #[test]
-fn an_error_for_a_key_that_nobody_named_is_not_success() {
+fn a_delete_error_for_an_unrequested_key_is_not_a_success() {
     let (server, client) = set_up();
     server.put("a b", b"x".to_vec());
     let answer = "<DeleteResult><Error><Key>a%20b</Key><Code>InternalError</Code></Error></DeleteResult>";
@@ -276,7 +276,7 @@ fn a_page_that_contradicts_itself_is_an_error() {
 
 /// Proves H128.
 #[test]
-fn patience_ends_when_it_is_said_to() {
+fn an_operation_ends_at_its_deadline() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::any().then(Action::StallResponseAt(0)));
@@ -307,7 +307,7 @@ impl CredentialProvider for Never {
 
 /// Proves H128.
 #[test]
-fn credentials_that_never_come_are_not_waited_for() {
+fn waiting_for_credentials_ends_at_the_deadline() {
     let (server, _) = set_up();
     let (mut timeouts, mut retry) = (Timeouts::default(), RetryOptions::default());
     (timeouts.connect, timeouts.overall) = (Duration::from_secs(1), Duration::from_secs(1));
@@ -325,7 +325,7 @@ fn credentials_that_never_come_are_not_waited_for() {
 
 /// Proves H153.
 #[test]
-fn a_key_that_was_replaced_is_asked_for_again() {
+fn replaced_credentials_are_fetched_again() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::any().first(1).then(Action::status(403, "InvalidAccessKeyId")));
@@ -334,7 +334,7 @@ fn a_key_that_was_replaced_is_asked_for_again() {
 
 /// Proves H128.
 #[test]
-fn a_flood_of_interim_answers_ends() {
+fn endless_interim_responses_end_the_request() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
     std::thread::spawn(move || {
@@ -360,7 +360,7 @@ fn a_flood_of_interim_answers_ends() {
 
 /// Proves H144.
 #[test]
-fn the_password_of_a_proxy_is_not_told() {
+fn the_password_of_a_proxy_is_not_shown() {
     for url in ["http://user:hunter2@proxy.example:port", "socks5://user:hunter2@proxy.example"] {
         let error = larder::http::Proxy::new(url).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
@@ -380,7 +380,7 @@ fn a_request_does_not_show_its_token() {
 
 /// Proves H164, H167.
 #[test]
-fn a_length_that_no_memory_has_is_an_error() {
+fn an_impossible_length_is_an_error() {
     let server = FaultServer::start(Options::default());
     let mut retry = RetryOptions::default();
     retry.attempts = NonZeroU32::MIN;
@@ -395,7 +395,7 @@ fn a_length_that_no_memory_has_is_an_error() {
 
 /// Proves H17.
 #[test]
-fn a_deletion_that_may_come_later_is_not_said_to_be_over() {
+fn an_unanswered_delete_is_reported_as_in_doubt() {
     let (server, client) = set_up();
     server.put("k", b"old".to_vec());
     server.add(Rule::on("DELETE").first(1).then(Action::ExecuteLate(Duration::from_secs(1))));
@@ -410,7 +410,7 @@ fn a_deletion_that_may_come_later_is_not_said_to_be_over() {
 
 /// Proves H132.
 #[test]
-fn a_key_of_many_that_is_asked_to_come_again_does() {
+fn a_retryable_key_of_a_batch_delete_is_retried() {
     let (server, client) = set_up();
     server.put("a", b"x".to_vec());
     server.put("b", b"x".to_vec());
@@ -421,7 +421,7 @@ fn a_key_of_many_that_is_asked_to_come_again_does() {
 
 /// Proves H107.
 #[test]
-fn an_error_in_a_success_that_would_pass_is_tried_again() {
+fn a_transient_error_in_a_success_response_is_retried() {
     let (server, client) = set_up();
     server.put("from", b"x".to_vec());
     server.add(
@@ -434,7 +434,7 @@ fn an_error_in_a_success_that_would_pass_is_tried_again() {
 
 /// Proves H113.
 #[test]
-fn conflicts_without_end_do_not_fail_a_chunk() {
+fn repeated_conflicts_do_not_fail_the_put_of_a_chunk() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::on("PUT").then(Action::status(409, "ConditionalRequestConflict")));
@@ -444,7 +444,7 @@ fn conflicts_without_end_do_not_fail_a_chunk() {
 
 /// Proves H112.
 #[test]
-fn weakness_of_the_moment_is_no_lack_of_ability() {
+fn a_transient_error_during_the_probe_is_not_a_missing_capability() {
     let (server, client) = set_up();
     server.add(Rule::on("GET").query(str::is_empty).nth(2).then(Action::CutResponseAt(5)));
     server

@@ -72,7 +72,7 @@ fn told(error: &Error) -> String {
 
 /// Proves H142.
 #[test]
-fn a_body_is_sent_whole_each_time_wherever_the_request_before_it_broke() {
+fn every_retry_sends_the_whole_body() {
     let (server, client) = set_up();
     let bytes = body(100_000);
     for cut in [0, 1, 300, 1000, 20_000, 100_000] {
@@ -87,7 +87,7 @@ fn a_body_is_sent_whole_each_time_wherever_the_request_before_it_broke() {
 
 /// Proves H140.
 #[test]
-fn a_response_that_is_cut_is_never_taken_for_whole() {
+fn a_truncated_response_is_never_taken_for_a_whole_one() {
     let (server, client) = set_up();
     let bytes = body(5000);
     server.put("k", bytes.to_vec());
@@ -141,7 +141,7 @@ fn every_framing_is_understood_or_refused() {
 
 /// Proves H127.
 #[test]
-fn whatever_stalls_ends_in_time() {
+fn a_stalled_connection_ends_by_its_timeouts() {
     let server = FaultServer::start(Options::default());
     let (client, _) = client_with(&server, |options| {
         let mut timeouts = Timeouts::default();
@@ -185,7 +185,7 @@ fn whatever_stalls_ends_in_time() {
 
 /// Proves H138.
 #[test]
-fn an_answer_that_comes_early_is_the_one_that_counts() {
+fn an_early_response_is_the_final_one() {
     let (server, client) = set_up();
     let refused = || Action::Status { status: 403, code: "AccessDenied", headers: vec![], body: None };
     server.add(Rule::on("PUT").then(Action::RespondEarly).then(refused()));
@@ -198,7 +198,7 @@ fn an_answer_that_comes_early_is_the_one_that_counts() {
 
 /// Proves H139.
 #[test]
-fn any_number_of_interim_answers_is_skipped() {
+fn interim_responses_are_skipped() {
     let (server, client) = set_up();
     for (count, status) in [(1, 100), (2, 100), (5, 102), (3, 103)] {
         server.clear();
@@ -211,7 +211,7 @@ fn any_number_of_interim_answers_is_skipped() {
 
 /// Proves H137.
 #[test]
-fn connections_that_the_server_closed_are_nobodys_failure() {
+fn a_connection_closed_by_the_server_fails_no_request() {
     let server = FaultServer::start(Options::default());
     let mut retry = RetryOptions::default();
     retry.attempts = NonZeroU32::MIN;
@@ -225,7 +225,7 @@ fn connections_that_the_server_closed_are_nobodys_failure() {
 
 /// Proves H107.
 #[test]
-fn success_that_turns_out_to_be_an_error_is_tried_again_or_reported() {
+fn an_error_in_a_success_response_is_retried_or_reported() {
     let (server, client) = set_up();
     server.put("from", b"x".to_vec());
     let error_in_body = || Action::OkWithErrorBody { whitespace: 100, delay: Duration::from_millis(50) };
@@ -241,7 +241,7 @@ fn success_that_turns_out_to_be_an_error_is_tried_again_or_reported() {
 
 /// Proves H114.
 #[test]
-fn a_condition_that_fails_because_of_ourselves_holds() {
+fn a_repeated_conditional_put_recognises_its_own_success() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").first(1).then(Action::ExecuteThenDrop));
     let etag = put(&client, "mine", &body(100), &Condition::Absent).unwrap();
@@ -257,7 +257,7 @@ fn a_condition_that_fails_because_of_ourselves_holds() {
 
 /// Proves I6.
 #[test]
-fn what_may_have_happened_is_never_said_not_to_have() {
+fn a_put_that_may_have_been_executed_is_unavailable_and_never_denied() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").then(Action::ExecuteThenDrop));
     assert_eq!(put(&client, "k", &body(10), &ALWAYS), Err(ErrorKind::Unavailable));
@@ -274,7 +274,7 @@ fn what_may_have_happened_is_never_said_not_to_have() {
 
 /// Proves H113.
 #[test]
-fn writers_of_one_key_are_asked_to_come_again_and_do() {
+fn a_conditional_request_conflict_is_retried() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").first(3).then(Action::status(409, "ConditionalRequestConflict")));
     assert!(put(&client, "k", &body(10), &Condition::Absent).is_ok());
@@ -282,7 +282,7 @@ fn writers_of_one_key_are_asked_to_come_again_and_do() {
 
 /// Proves H132.
 #[test]
-fn transient_answers_are_tried_again_and_final_ones_are_not() {
+fn transient_errors_are_retried_and_final_ones_are_not() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     for (status, code, attempts) in [
@@ -308,7 +308,7 @@ fn transient_answers_are_tried_again_and_final_ones_are_not() {
 
 /// Proves H125.
 #[test]
-fn bytes_damaged_on_the_way_are_sent_again() {
+fn a_body_damaged_in_transit_is_sent_again() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").first(2).then(Action::FlipBit(Flip::Received)));
     assert!(put(&client, "k", &body(1000), &ALWAYS).is_ok());
@@ -321,7 +321,7 @@ fn bytes_damaged_on_the_way_are_sent_again() {
 
 /// Proves H126.
 #[test]
-fn a_full_server_is_said_to_be_full_at_once() {
+fn a_full_server_is_reported_without_a_retry() {
     let (server, client) = set_up();
     server.put("old", b"x".to_vec());
     server.add(Rule::on("PUT").then(Action::status(403, "QuotaExceeded")));
@@ -334,7 +334,7 @@ fn a_full_server_is_said_to_be_full_at_once() {
 
 /// Proves H131.
 #[test]
-fn a_clock_that_is_wrong_is_put_right() {
+fn a_wrong_clock_is_corrected() {
     for skew in [-3600, 3600, 86_400] {
         let (server, client) = set_up();
         server.add(Rule::any().then(Action::SkewClock(skew)));
@@ -348,7 +348,7 @@ fn a_clock_that_is_wrong_is_put_right() {
 
 /// Proves H135.
 #[test]
-fn patience_that_is_asked_for_is_had_within_reason() {
+fn retry_after_is_obeyed_up_to_a_limit() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::on("GET").then(Action::status(503, "SlowDown")).then(Action::RetryAfter("86400")));
@@ -361,7 +361,7 @@ fn patience_that_is_asked_for_is_had_within_reason() {
 
 /// Proves H136.
 #[test]
-fn only_relatives_are_followed_and_nobody_else_sees_a_signature() {
+fn redirects_are_followed_only_to_the_same_provider() {
     let (evil, (server, client)) = (FaultServer::start(Options::default()), set_up());
     server.put("k", b"x".to_vec());
     let to = |status, location: String, region: Option<&str>| Action::Redirect {
@@ -393,7 +393,7 @@ fn only_relatives_are_followed_and_nobody_else_sees_a_signature() {
 
 /// Proves H143.
 #[test]
-fn another_range_than_the_one_asked_for_is_refused() {
+fn a_response_with_another_range_is_refused() {
     let (server, client) = set_up_as(Options::with([Quirk::RangeIgnored]));
     server.put("k", body(100).to_vec());
     let range = |client: &S3Client| block_on(client.get_range("k", 10..20)).map(|(bytes, _)| bytes);
@@ -474,7 +474,7 @@ fn listings_that_never_end_or_are_out_of_order_are_errors() {
 
 /// Proves H108.
 #[test]
-fn headers_that_are_not_needed_may_be_missing() {
+fn optional_headers_may_be_missing() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     for header in ["Date", "Content-Type", "ETag", "Last-Modified", "Server", "x-amz-request-id"] {
@@ -488,7 +488,7 @@ fn headers_that_are_not_needed_may_be_missing() {
 
 /// Proves H144.
 #[test]
-fn a_huge_error_is_cut_and_no_secret_is_told() {
+fn a_long_error_text_is_truncated_and_contains_no_secret() {
     let (server, client) = set_up();
     let page = vec![b'x'; 10 << 20];
     let huge = Action::Status { status: 400, code: "", headers: vec![], body: Some(page) };
@@ -503,7 +503,7 @@ fn a_huge_error_is_cut_and_no_secret_is_told() {
 
 /// Proves H152.
 #[test]
-fn every_attempt_on_the_wire_is_counted() {
+fn every_attempt_is_counted() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").first(2).then(Action::status(503, "SlowDown")));
     put(&client, "k", &body(100), &ALWAYS).unwrap();
@@ -522,7 +522,7 @@ fn every_attempt_on_the_wire_is_counted() {
 
 /// Proves H134.
 #[test]
-fn a_server_that_is_down_is_left_alone_and_found_again() {
+fn requests_pause_while_a_server_is_down_and_resume() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::on("GET").first(60).then(Action::status(503, "SlowDown")));
@@ -541,7 +541,7 @@ fn a_server_that_is_down_is_left_alone_and_found_again() {
 }
 
 #[test]
-fn a_server_that_dies_and_comes_back_is_used_again() {
+fn requests_succeed_after_a_server_restart() {
     let (server, client) = set_up();
     put(&client, "k", &body(10), &ALWAYS).unwrap();
     server.kill();
@@ -552,7 +552,7 @@ fn a_server_that_dies_and_comes_back_is_used_again() {
 
 /// Proves H120.
 #[test]
-fn what_was_transformed_on_the_way_is_not_taken() {
+fn a_transformed_body_is_refused() {
     let (server, client) = set_up();
     server.put("k", body(1000).to_vec());
     server.put("large", body(1 << 20).to_vec());
@@ -578,7 +578,7 @@ fn what_was_transformed_on_the_way_is_not_taken() {
 
 /// Proves H110.
 #[test]
-fn requests_without_body_have_no_length() {
+fn requests_without_a_body_have_no_content_length() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     get(&client, "k").unwrap();
@@ -607,7 +607,7 @@ fn in_parts(options: S3Options) -> S3Options {
 
 /// Proves H118.
 #[test]
-fn a_large_object_is_stored_whole_or_not_at_all_whatever_goes_wrong() {
+fn a_multipart_upload_with_any_fault_is_whole_or_absent() {
     let server = FaultServer::start(Options::default());
     let (client, _) = client_with(&server, in_parts);
     let bytes = body(2 * PART + 1000);
@@ -642,7 +642,7 @@ fn a_large_object_is_stored_whole_or_not_at_all_whatever_goes_wrong() {
 
 /// Proves H118.
 #[test]
-fn what_fails_is_aborted_and_what_nobody_could_abort_is_found_by_the_janitor() {
+fn failed_uploads_are_aborted_now_or_by_the_cleanup_of_old_uploads() {
     let server = FaultServer::start(Options::default());
     let (client, _) = client_with(&server, in_parts);
     let bytes = body(2 * PART);
@@ -703,7 +703,7 @@ fn what_fails_is_aborted_and_what_nobody_could_abort_is_found_by_the_janitor() {
 
 /// Proves H118.
 #[test]
-fn open_uploads_are_read_page_by_page() {
+fn open_uploads_are_listed_page_by_page() {
     let server = FaultServer::start(Options { page: 2, ..Options::default() });
     let (client, _) = client_with(&server, in_parts);
     server.add(Rule::on("PUT").then(Action::status(403, "AccessDenied")));
@@ -721,7 +721,7 @@ fn open_uploads_are_read_page_by_page() {
 
 /// Proves H154.
 #[test]
-fn a_large_object_whose_answer_was_lost_is_not_sent_again() {
+fn a_completed_upload_without_an_answer_is_not_sent_again() {
     let (server, client) = set_up_as(Options { etags: Etags::Md5, ..Options::default() });
     let bytes = body(8 << 20);
     server.add(Rule::on("PUT").then(Action::ExecuteThenDrop));
@@ -746,7 +746,7 @@ fn a_large_object_whose_answer_was_lost_is_not_sent_again() {
 
 /// Proves H125.
 #[test]
-fn what_is_damaged_on_the_way_is_noticed_where_nobody_looks_at_hashes() {
+fn damage_in_transit_is_detected_although_the_server_checks_no_hashes() {
     let (server, client) = set_up();
     client.send_md5(true);
     server.add(Rule::on("PUT").first(1).then(Action::FlipBit(Flip::Received)));

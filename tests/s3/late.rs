@@ -27,7 +27,7 @@ fn settle(server: &FaultServer, method: &str, end: &str) {
 
 /// Proves H17.
 #[test]
-fn a_name_whose_deletion_may_still_arrive_is_not_used_again() {
+fn a_snapshot_name_with_a_pending_delete_is_not_reused() {
     for etags in [Etags::Hex, Etags::Md5] {
         for file in ["index.json.blob", "app.conf.blob"] {
             let server = FaultServer::start(ServerOptions { etags, ..ServerOptions::default() });
@@ -64,7 +64,7 @@ fn a_name_whose_deletion_may_still_arrive_is_not_used_again() {
 
 /// Proves H17, H43.
 #[test]
-fn an_owner_whose_deletion_may_still_arrive_is_not_relied_on() {
+fn an_owner_with_a_pending_delete_is_not_relied_on() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -83,7 +83,7 @@ fn an_owner_whose_deletion_may_still_arrive_is_not_relied_on() {
 
 /// Proves H17, H47.
 #[test]
-fn a_protection_that_was_acknowledged_stays() {
+fn acknowledged_protection_survives_late_requests() {
     for etags in [Etags::Hex, Etags::Md5] {
         let server = FaultServer::start(ServerOptions { etags, ..ServerOptions::default() });
         block_on(async {
@@ -105,7 +105,7 @@ fn a_protection_that_was_acknowledged_stays() {
 
 /// Proves H17.
 #[test]
-fn notes_that_were_acknowledged_stay() {
+fn acknowledged_notes_survive_late_requests() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -123,7 +123,7 @@ fn notes_that_were_acknowledged_stay() {
 
 /// Proves H18.
 #[test]
-fn an_older_value_never_takes_the_place_of_a_newer_one() {
+fn a_late_put_never_replaces_a_newer_value() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -155,7 +155,7 @@ fn an_older_value_never_takes_the_place_of_a_newer_one() {
 
 /// Proves H18, H44.
 #[test]
-fn a_group_that_could_not_be_made_belongs_to_whoever_makes_it_next() {
+fn a_group_that_was_not_created_belongs_to_its_next_creator() {
     // Not executed at all, or when another one has made the group.
     let late = Action::ExecuteLate(Duration::from_millis(400));
     for fault in [Action::status(403, "AccessDenied"), late] {
@@ -180,7 +180,7 @@ fn a_group_that_could_not_be_made_belongs_to_whoever_makes_it_next() {
 
 /// Proves H44.
 #[test]
-fn a_group_that_was_made_without_an_answer_is_made() {
+fn a_group_created_without_an_answer_exists() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -195,7 +195,7 @@ fn a_group_that_was_made_without_an_answer_is_made() {
 
 /// Proves H12.
 #[test]
-fn nothing_is_deleted_by_a_listing_that_contradicts_itself() {
+fn an_inconsistent_listing_deletes_nothing() {
     let server = FaultServer::start(ServerOptions { page: 2, ..ServerOptions::default() });
     block_on(async {
         let process = fresh(&server).await;
@@ -218,7 +218,7 @@ fn nothing_is_deleted_by_a_listing_that_contradicts_itself() {
 
 /// Proves H13, H47.
 #[test]
-fn what_is_protected_is_not_deleted_because_a_listing_is_behind() {
+fn a_protected_snapshot_is_not_deleted_although_listings_lag() {
     for has_local in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -248,7 +248,7 @@ fn what_is_protected_is_not_deleted_because_a_listing_is_behind() {
 
 /// Proves H19.
 #[test]
-fn what_a_server_refuses_to_delete_is_not_said_to_be_gone() {
+fn a_refused_delete_is_not_reported_as_removed() {
     for has_local in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();

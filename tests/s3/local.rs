@@ -34,7 +34,7 @@ async fn fill(store: &Datastore, groups: &[&str]) -> Vec<SnapshotName> {
 
 /// Proves H61, H62.
 #[test]
-fn the_budget_of_a_cache_is_kept_over_restarts() {
+fn the_cache_budget_holds_across_restarts() {
     // An entry may have an eighth of it.
     const BUDGET: u64 = 8 * (CHUNK + 8192);
     let server = FaultServer::start(ServerOptions::default());
@@ -64,7 +64,7 @@ fn the_budget_of_a_cache_is_kept_over_restarts() {
 
 /// Proves H63, H64.
 #[test]
-fn a_local_disk_that_fails_makes_nothing_fail() {
+fn a_failing_local_disk_fails_no_operation() {
     for at_open in [true, false] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -100,7 +100,7 @@ fn a_local_disk_that_fails_makes_nothing_fail() {
 
 /// Proves H72.
 #[test]
-fn a_copy_of_a_chunk_does_not_prove_that_the_store_has_it() {
+fn a_cached_copy_is_not_proof_that_the_store_has_the_chunk() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -140,7 +140,7 @@ async fn with_news(server: &FaultServer, directory: &Path) -> (Process, BTreeMap
 
 /// Proves H82, H83.
 #[test]
-fn a_refresh_takes_effect_as_a_whole_or_not_at_all() {
+fn a_refresh_takes_effect_completely_or_not_at_all() {
     let server = FaultServer::start(ServerOptions { page: 5, ..ServerOptions::default() });
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -189,7 +189,7 @@ fn a_refresh_takes_effect_as_a_whole_or_not_at_all() {
 
 /// Proves H84, H183.
 #[test]
-fn many_objects_take_few_requests() {
+fn a_refresh_of_many_objects_takes_few_requests() {
     const SNAPSHOTS: usize = 400;
     const PAGE: usize = 100;
     let server = FaultServer::start(ServerOptions { page: PAGE, ..ServerOptions::default() });
@@ -232,7 +232,7 @@ fn many_objects_take_few_requests() {
 
 /// Proves H85, H87.
 #[test]
-fn keys_are_never_paths_of_the_local_disk() {
+fn object_keys_never_become_paths_on_the_local_disk() {
     let server = FaultServer::start(ServerOptions::default());
     let outer = tempfile::tempdir().unwrap();
     let directory = outer.path().join("a/b/state");
@@ -295,7 +295,7 @@ fn keys_are_never_paths_of_the_local_disk() {
 
 /// Proves H86.
 #[test]
-fn stores_in_one_bucket_neither_wait_for_nor_touch_one_another() {
+fn stores_in_one_bucket_are_independent() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -365,7 +365,7 @@ async fn is_refused(store: &Datastore, name: &SnapshotName, why: ErrorKind) {
 
 /// Proves H89.
 #[test]
-fn who_lost_the_store_publishes_and_deletes_nothing() {
+fn a_process_that_lost_the_lease_publishes_and_deletes_nothing() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let old = fresh(&server).await;
@@ -405,7 +405,7 @@ fn copy_all(from: &Path, to: &Path) {
 
 /// Proves H90.
 #[test]
-fn a_copy_of_the_local_state_is_found_out() {
+fn a_copied_local_state_is_detected() {
     let server = FaultServer::start(ServerOptions::default());
     let (directory, clone) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     block_on(async {
@@ -452,7 +452,7 @@ fn a_store_with_an_unknown_feature_can_only_be_read() {
 
 /// Proves H93.
 #[test]
-fn a_process_that_died_holds_nobody_up() {
+fn a_dead_process_blocks_no_successor() {
     for stage in 0..4 {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();

@@ -21,7 +21,7 @@ fn lists(server: &FaultServer) -> usize {
 }
 
 #[test]
-fn what_only_folder_markers_are_left_of_is_gone() {
+fn a_group_or_namespace_with_only_folder_markers_does_not_exist() {
     for page in [1000, 2] {
         let server = FaultServer::start(ServerOptions { page, ..ServerOptions::default() });
         block_on(async {
@@ -93,7 +93,7 @@ fn without_markers_a_listing_of_groups_costs_one_request_for_each_type() {
 
 /// A PBS that brings its copy of the bucket up to date makes a directory of it, and fails in a group that has no owner.
 #[test]
-fn the_owner_stays_in_a_bucket_while_anything_else_is_left_of_the_group() {
+fn the_owner_stays_while_the_group_has_any_other_object() {
     for left in ["foreign.txt", "2001-01-01T00:00:00Z/foreign.txt"] {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 
 /// Proves H45.
 #[test]
-fn an_empty_owner_opens_no_group_to_anybody() {
+fn an_empty_owner_gives_access_to_no_user() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -33,7 +33,7 @@ fn an_empty_owner_opens_no_group_to_anybody() {
 
 /// Proves H47.
 #[test]
-fn what_fails_while_protection_changes_leaves_what_was_acknowledged() {
+fn a_failed_change_of_protection_keeps_the_acknowledged_state() {
     for fault in [Action::status(403, "AccessDenied"), Action::ExecuteThenDrop] {
         for has_local in [false, true] {
             let server = FaultServer::start(ServerOptions::default());
@@ -68,7 +68,7 @@ fn what_fails_while_protection_changes_leaves_what_was_acknowledged() {
 
 /// Proves H38.
 #[test]
-fn what_is_unfinished_is_seen_by_nobody_and_goes_when_its_writer_is_gone() {
+fn an_unfinished_snapshot_is_invisible_and_removed_after_its_writer_died() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -96,7 +96,7 @@ fn what_is_unfinished_is_seen_by_nobody_and_goes_when_its_writer_is_gone() {
 
 /// Proves H37, H39.
 #[test]
-fn a_manifest_vouches_only_for_what_was_stored_for_it() {
+fn a_manifest_lists_only_files_stored_by_its_own_backup() {
     for harm in ["removed", "replaced"] {
         for (file, at_index) in [("app.conf.blob", false), ("app.conf.blob", true), ("disk.img.fidx", true)] {
             let server = Arc::new(FaultServer::start(ServerOptions::default()));
@@ -201,7 +201,7 @@ fn concurrent_changes_of_one_manifest_are_all_kept() {
 
 /// Proves H46.
 #[test]
-fn a_manifest_that_somebody_else_changed_meanwhile_is_not_overwritten() {
+fn a_manifest_changed_by_another_process_is_not_overwritten() {
     let server = Arc::new(FaultServer::start(ServerOptions::default()));
     block_on(async {
         let process = fresh(&server).await;
@@ -225,7 +225,7 @@ fn a_manifest_that_somebody_else_changed_meanwhile_is_not_overwritten() {
 
 /// Proves H48, H50.
 #[test]
-fn whatever_is_given_up_leaves_the_bucket_as_it_was() {
+fn an_aborted_operation_leaves_the_bucket_unchanged() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -261,7 +261,7 @@ fn whatever_is_given_up_leaves_the_bucket_as_it_was() {
 
 /// Proves H49, H53.
 #[test]
-fn backups_one_after_the_other_get_names_of_their_own() {
+fn successive_backups_get_different_names() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -290,7 +290,7 @@ fn backups_one_after_the_other_get_names_of_their_own() {
 
 /// Proves H52.
 #[test]
-fn a_snapshot_is_never_replaced_by_another_of_its_name() {
+fn a_snapshot_is_never_replaced_by_another_of_the_same_name() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -312,7 +312,7 @@ fn a_snapshot_is_never_replaced_by_another_of_its_name() {
 
 /// Proves H54.
 #[test]
-fn a_base_that_goes_or_changes_fails_the_backup_or_leaves_it_whole() {
+fn a_base_deleted_or_changed_during_a_backup_fails_it_or_leaves_it_whole() {
     for stage in 0..3 {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -374,7 +374,7 @@ async fn meanwhile(
 
 /// Proves H56.
 #[test]
-fn what_changed_since_the_listing_counts() {
+fn a_deletion_obeys_changes_since_its_listing() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -430,7 +430,7 @@ async fn change(store: &Datastore, number: usize) -> Result<()> {
 
 /// Proves H40.
 #[test]
-fn what_is_kept_locally_never_differs_from_the_bucket() {
+fn metadata_copies_never_differ_from_the_bucket() {
     for fault in [Action::status(403, "AccessDenied"), Action::ExecuteThenDrop] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -483,7 +483,7 @@ fn what_is_kept_locally_never_differs_from_the_bucket() {
 
 /// Proves H40, H41.
 #[test]
-fn a_process_that_died_between_a_change_and_its_copy_finds_what_is_in_the_bucket() {
+fn a_crash_between_a_put_and_its_local_copy_leaves_the_value_of_the_bucket() {
     let mut crashes = 0;
     for number in 0..10 {
         for step in 1.. {
@@ -522,7 +522,7 @@ fn a_process_that_died_between_a_change_and_its_copy_finds_what_is_in_the_bucket
 ///
 /// An object is its key and its bytes: listings and copies of many servers lose everything else.
 #[test]
-fn no_request_stores_anything_beside_the_bytes_of_an_object() {
+fn no_request_stores_object_metadata_or_tags() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;

@@ -75,7 +75,7 @@ async fn brought(source: &Datastore, target: &Datastore) -> bool {
 
 /// Proves H17.
 #[test]
-fn a_snapshot_that_another_process_deleted_comes_back_only_when_no_request_can_delete_it() {
+fn a_snapshot_deleted_by_another_process_is_recreated_only_after_its_pending_delete() {
     for file in ["index.json.blob", "app.conf.blob"] {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
@@ -115,8 +115,7 @@ fn a_snapshot_that_another_process_deleted_comes_back_only_when_no_request_can_d
 
 /// Proves H17.
 #[test]
-fn a_backup_at_the_time_of_one_that_another_process_deleted_is_refused_and_one_without_a_time_finds_another()
-{
+fn a_backup_avoids_the_time_of_a_snapshot_that_another_process_deleted() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;
@@ -137,7 +136,7 @@ fn a_backup_at_the_time_of_one_that_another_process_deleted_is_refused_and_one_w
 
 /// Proves H17.
 #[test]
-fn a_group_whose_owner_another_process_deleted_is_not_made_anew_meanwhile() {
+fn a_group_with_a_pending_delete_of_its_owner_is_not_recreated() {
     // A group that is deleted, and one that is given up before it has a snapshot: there the deletion is on a condition, which a new
     // owner of the same contents meets.
     for given_up in [false, true] {
@@ -170,7 +169,7 @@ fn a_group_whose_owner_another_process_deleted_is_not_made_anew_meanwhile() {
 
 /// Proves H17.
 #[test]
-fn marks_notes_and_namespaces_that_another_process_removed_are_not_set_meanwhile() {
+fn marks_notes_and_namespaces_with_pending_deletes_of_another_process_are_not_set() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let (one, namespace) = (fresh(&server).await, "a".parse().unwrap());
@@ -200,7 +199,7 @@ fn marks_notes_and_namespaces_that_another_process_removed_are_not_set_meanwhile
 
 /// Proves H17.
 #[test]
-fn a_lease_that_is_given_back_lists_the_doubts_of_two_processes() {
+fn a_released_lease_lists_the_pending_deletes_of_two_processes() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;
@@ -220,7 +219,7 @@ fn a_lease_that_is_given_back_lists_the_doubts_of_two_processes() {
 
 /// Proves H17.
 #[test]
-fn what_a_process_was_deleting_when_it_died_is_not_stored_again_meanwhile() {
+fn a_name_that_a_dead_process_was_deleting_is_not_reused_meanwhile() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;
@@ -249,7 +248,7 @@ fn what_a_process_was_deleting_when_it_died_is_not_stored_again_meanwhile() {
 }
 
 #[test]
-fn names_are_free_after_a_process_that_died_and_deleted_nothing() {
+fn names_are_free_after_the_crash_of_a_process_that_deleted_nothing() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;
@@ -264,7 +263,7 @@ fn names_are_free_after_a_process_that_died_and_deleted_nothing() {
 
 /// Proves H17.
 #[test]
-fn after_a_process_that_died_while_it_deleted_many_snapshots_new_ones_are_fresh_and_old_ones_are_not() {
+fn after_a_crash_during_many_deletions_only_new_snapshot_names_can_be_used() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let one = fresh(&server).await;
@@ -292,7 +291,7 @@ fn after_a_process_that_died_while_it_deleted_many_snapshots_new_ones_are_fresh_
 
 /// Proves H17.
 #[test]
-fn a_store_that_was_destroyed_leaves_word_of_requests_that_may_still_arrive() {
+fn a_destroyed_store_leaves_a_record_of_its_pending_deletes() {
     // The identity of the store, which has a name, and chunks, one of which goes alone and two of which go together.
     for (method, part, chunks) in [("DELETE", "store.json", 1), ("DELETE", ".chunks/", 1), ("POST", "", 2)] {
         let server = FaultServer::start(ServerOptions::default());

@@ -69,7 +69,7 @@ fn set_up(deadline: Duration) -> (FaultServer, S3Client) {
 
 /// Proves H128.
 #[test]
-fn a_server_that_never_says_a_word_is_not_waited_for() {
+fn every_operation_on_a_silent_server_ends_in_time() {
     let clock = ThreadRuntime::new();
     for (name, run) in OPERATIONS {
         let (server, client) = set_up(Duration::from_millis(400));
@@ -85,7 +85,7 @@ fn a_server_that_never_says_a_word_is_not_waited_for() {
 
 /// Proves H132.
 #[test]
-fn every_operation_is_tried_again_after_what_passes() {
+fn every_operation_is_retried_after_a_transient_error() {
     let later = |status, code| Action::status(status, code);
     for (name, run) in OPERATIONS {
         for (trouble, action) in [
@@ -115,7 +115,7 @@ fn every_operation_is_tried_again_after_what_passes() {
 
 /// Proves H132.
 #[test]
-fn no_operation_is_tried_again_after_what_does_not_pass() {
+fn no_operation_is_retried_after_a_final_error() {
     for (name, run) in OPERATIONS {
         for (status, code, kind) in [
             (403, "AccessDenied", ErrorKind::Denied),
@@ -145,7 +145,7 @@ fn no_operation_is_tried_again_after_what_does_not_pass() {
 
 /// Proves H129.
 #[test]
-fn what_moves_slowly_is_waited_for() {
+fn a_slow_but_moving_response_is_read_to_its_end() {
     let (server, client) = set_up(Duration::from_secs(1));
     server.put("slow", vec![7; 100_000]);
     // Two seconds in all, never a second without a byte; its size gives it another second.
@@ -156,7 +156,7 @@ fn what_moves_slowly_is_waited_for() {
 
 /// Proves H123, H124, H184.
 #[test]
-fn nothing_is_asked_that_need_not_be() {
+fn operations_send_the_minimum_of_requests() {
     let (server, client) = set_up(Duration::from_secs(20));
     for number in 0..2500 {
         server.put(&format!("store/{number:06}"), Vec::new());

@@ -97,7 +97,7 @@ fn all<T: Send + 'static>(
 
 /// Proves H134.
 #[test]
-fn a_thousand_workers_leave_a_server_alone_that_is_down_and_find_it_again() {
+fn a_thousand_workers_send_few_requests_to_a_server_that_is_down_and_resume() {
     let (down, up) = (Duration::from_secs(5), Duration::from_secs(35));
     let is_down = move |at| (down..up).contains(&at);
     let answers = move |at, _: &Request| if is_down(at) { (503, "ServiceUnavailable") } else { (200, "") };
@@ -120,7 +120,7 @@ fn a_thousand_workers_leave_a_server_alone_that_is_down_and_find_it_again() {
 
 /// Proves H130.
 #[test]
-fn what_had_to_wait_for_long_is_signed_when_it_is_sent() {
+fn a_request_that_waited_long_is_signed_when_it_is_sent() {
     let stale = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&stale);
     let start = SimRuntime::new(1).now();
@@ -153,7 +153,7 @@ fn what_had_to_wait_for_long_is_signed_when_it_is_sent() {
 
 /// Proves H128.
 #[test]
-fn who_would_wait_longer_than_it_has_patience_ends_in_time() {
+fn a_request_that_would_wait_past_its_deadline_fails_in_time() {
     let (runtime, fake, client) = set_up(
         |_, _| (200, ""),
         |options| {
@@ -207,7 +207,7 @@ fn key_number(request: &Request) -> u64 {
 
 /// Proves H153.
 #[test]
-fn keys_that_change_every_hundred_requests_fail_nobody() {
+fn credentials_that_change_every_hundred_requests_fail_no_request() {
     for (status, code) in [(400, "ExpiredToken"), (403, "ExpiredToken"), (403, "InvalidAccessKeyId")] {
         let accepted = Mutex::new(BTreeMap::<u64, u32>::new());
         let answers = move |_, request: &Request| {
@@ -234,7 +234,7 @@ fn keys_that_change_every_hundred_requests_fail_nobody() {
 
 /// Proves H153.
 #[test]
-fn keys_are_asked_for_early_and_used_until_they_end() {
+fn credentials_are_renewed_early_and_used_until_they_expire() {
     let provider = Rotating { lifetime: Some(Duration::from_mins(10)), ..Rotating::default() };
     let provider = Arc::new(provider);
     let (runtime, _, client) = set_up(|_, _| (200, ""), |options| options.credentials(provider.clone()));

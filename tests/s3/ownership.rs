@@ -93,7 +93,7 @@ fn lease(server: &FaultServer) -> serde_json::Value {
 
 /// Proves H88.
 #[test]
-fn of_two_who_want_the_store_at_once_one_gets_it() {
+fn one_of_two_concurrent_processes_gets_the_lease() {
     let server = FaultServer::start(Options::default());
     for _ in 0..8 {
         let (one, other) = (process(&server), process(&server));
@@ -113,7 +113,7 @@ fn of_two_who_want_the_store_at_once_one_gets_it() {
 
 /// Proves H88.
 #[test]
-fn who_was_cut_off_while_taking_the_store_can_try_again() {
+fn taking_the_lease_can_be_repeated_after_a_lost_answer() {
     let server = FaultServer::start(Options::default());
     let backend = process(&server);
     server.add(
@@ -129,7 +129,7 @@ fn who_was_cut_off_while_taking_the_store_can_try_again() {
 
 /// Proves H88.
 #[test]
-fn without_conditional_puts_the_last_who_wrote_wins() {
+fn without_conditional_puts_the_last_writer_gets_the_lease() {
     let server = FaultServer::start(Options::with([Quirk::ConditionsIgnored]));
     let (one, other) = (process(&server), process(&server));
     assert_eq!(one.capabilities().lock_reach, LockReach::Process, "the weaker lease is told of");
@@ -156,7 +156,7 @@ fn readers_need_no_lease() {
 
 /// Proves H89.
 #[test]
-fn whoever_lost_the_store_changes_nothing_any_more() {
+fn a_process_that_lost_the_lease_changes_nothing() {
     let server = FaultServer::start(Options::default());
     let (_, old) = opened(&server, Ownership::default());
     let (clock, new) = opened(&server, Ownership::default());
@@ -188,7 +188,7 @@ fn whoever_lost_the_store_changes_nothing_any_more() {
 
 /// Proves H89.
 #[test]
-fn a_lease_that_is_overdue_is_renewed_before_anything_is_changed() {
+fn an_overdue_lease_is_renewed_before_any_change() {
     let server = FaultServer::start(Options::default());
     let (clock, backend) = opened(&server, Ownership::default());
     let guard = lock(&backend, LockMode::Shared).unwrap();
@@ -226,7 +226,7 @@ fn a_renewal_without_an_answer_is_recognised() {
 
 /// Proves H89.
 #[test]
-fn an_earlier_renewal_that_is_executed_late_does_not_cost_the_lease() {
+fn a_late_renewal_does_not_lose_the_lease() {
     let server = FaultServer::start(Options::default());
     let (clock, backend) = opened(&server, Ownership::default());
     let guard = lock(&backend, LockMode::Shared).unwrap();
@@ -243,7 +243,7 @@ fn an_earlier_renewal_that_is_executed_late_does_not_cost_the_lease() {
 
 /// Proves H90.
 #[test]
-fn an_instance_takes_up_what_it_left() {
+fn an_instance_takes_back_the_lease_of_its_predecessor() {
     let server = FaultServer::start(Options::default());
     let mine = || Ownership::default().instance("0123");
     let (_, died) = opened(&server, mine());
@@ -279,7 +279,7 @@ fn an_instance_takes_up_what_it_left() {
 
 /// Proves H88.
 #[test]
-fn a_store_that_a_pbs_uses_is_left_alone_until_it_is_taken_over() {
+fn a_store_that_a_pbs_uses_is_refused_until_it_is_taken_over() {
     for mark in [r#"{"hostname":"pbs1"}"#, "{}", "no json"] {
         let server = FaultServer::start(Options::default());
         server.put(MARK, mark);
@@ -293,7 +293,7 @@ fn a_store_that_a_pbs_uses_is_left_alone_until_it_is_taken_over() {
 
 /// Proves H57.
 #[test]
-fn detaching_removes_the_mark_and_nothing_else() {
+fn a_detach_removes_only_the_owner_mark() {
     let server = FaultServer::start(Options::default());
     let backend = process(&server);
     lock(&backend, LockMode::Shared).unwrap();
@@ -308,7 +308,7 @@ fn detaching_removes_the_mark_and_nothing_else() {
 
 /// Proves I6.
 #[test]
-fn what_may_still_be_executed_outlives_a_lease_that_was_given_back() {
+fn a_released_lease_keeps_its_requests_in_doubt() {
     let server = FaultServer::start(Options::default());
     let (first, second) = (process(&server), process(&server));
     lock(&first, LockMode::Exclusive).unwrap();
@@ -326,7 +326,7 @@ fn what_may_still_be_executed_outlives_a_lease_that_was_given_back() {
 }
 
 #[test]
-fn a_lock_does_not_outlive_the_term_in_which_it_was_taken() {
+fn a_lock_ends_with_its_lease_term() {
     let server = FaultServer::start(Options::default());
     let (first, second) = (process(&server), process(&server));
     let guard = lock(&first, LockMode::Shared).unwrap();
@@ -338,7 +338,7 @@ fn a_lock_does_not_outlive_the_term_in_which_it_was_taken() {
 }
 
 #[test]
-fn data_that_belongs_to_nobody_is_used_again_only_when_that_is_asked_for() {
+fn chunks_of_a_store_without_identity_are_reused_only_on_request() {
     for key in ["store/.cnt/vm/1/owner", "store/.chunks/0000/x"] {
         let server = FaultServer::start(Options::default());
         server.put(key, "x");

@@ -124,7 +124,7 @@ fn opened(http: &HttpClient) -> u64 {
 
 /// Proves H147.
 #[test]
-fn requests_go_through_one_tunnel_as_long_as_it_lasts() {
+fn requests_share_one_tunnel_while_it_is_open() {
     let (server, proxy, http, client) = set_up(plain, None);
     let body = Bytes::from(vec![7; 3_000_000]);
     block_on(async {
@@ -142,7 +142,7 @@ fn requests_go_through_one_tunnel_as_long_as_it_lasts() {
 
 /// Proves H147.
 #[test]
-fn a_proxy_may_want_a_password() {
+fn a_proxy_can_require_a_password() {
     let with_password = |address| Proxy::new(&format!("http://us%40er:pass@{address}")).unwrap();
     let (_server, proxy, _, client) = set_up(with_password, Some("Basic dXNAZXI6cGFzcw=="));
     block_on(client.put("k", Bytes::new(), &Condition::Always)).unwrap();
@@ -155,7 +155,7 @@ fn a_proxy_may_want_a_password() {
 
 /// Proves H147.
 #[test]
-fn servers_on_this_host_and_exceptions_are_spoken_to_directly() {
+fn servers_on_this_host_and_exceptions_bypass_the_proxy() {
     let (_server, proxy, _, client) = set_up(|address| plain(address).direct(DOMAIN), None);
     // Without the proxy nobody knows where it is.
     assert_eq!(block_on(client.get("k", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
@@ -174,7 +174,7 @@ fn servers_on_this_host_and_exceptions_are_spoken_to_directly() {
 
 /// Proves H147.
 #[test]
-fn a_proxy_that_says_nothing_is_not_waited_for() {
+fn a_silent_proxy_ends_by_its_timeout() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let silent = listener.local_addr().unwrap();
     let holding = thread::spawn(move || {

@@ -81,7 +81,7 @@ async fn first(server: &FaultServer, quota: Quota, what: First) {
 }
 
 #[test]
-fn a_full_bucket_in_which_nothing_was_ever_collected_can_be_emptied() {
+fn a_full_bucket_can_be_emptied_by_its_first_collection() {
     for by_objects in [false, true] {
         for what in [First::Collect, First::CollectLater, First::Forget, First::Prune] {
             let server = FaultServer::start(ServerOptions::default());
@@ -132,7 +132,7 @@ fn a_full_bucket_in_which_nothing_was_ever_collected_can_be_emptied() {
 }
 
 #[test]
-fn data_waits_until_the_reserve_is_stored_again() {
+fn a_backup_waits_until_the_reserve_is_stored_again() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -151,7 +151,7 @@ fn data_waits_until_the_reserve_is_stored_again() {
 }
 
 #[test]
-fn a_collection_stores_a_reserve_that_is_missing_and_asks_for_it_once() {
+fn a_collection_stores_a_missing_reserve_and_checks_for_it_once() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -186,7 +186,7 @@ fn a_collection_stores_a_reserve_that_is_missing_and_asks_for_it_once() {
 }
 
 #[test]
-fn a_list_of_candidates_for_which_there_is_no_room_is_shortened() {
+fn a_candidate_list_that_does_not_fit_is_shortened() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;

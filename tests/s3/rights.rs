@@ -101,7 +101,7 @@ fn neighbours(server: &FaultServer) -> Vec<&'static str> {
 
 /// Proves H181.
 #[test]
-fn each_role_works_with_its_rights_alone() {
+fn each_role_works_with_only_its_documented_permissions() {
     let server = FaultServer::start(ServerOptions::default());
     let neighbours = neighbours(&server);
     let optional = rights("optional");
@@ -149,7 +149,7 @@ fn each_role_works_with_its_rights_alone() {
 }
 
 #[test]
-fn a_collection_without_a_list_of_uploads_is_complete_and_says_so() {
+fn a_collection_that_may_not_list_uploads_completes_and_reports_it() {
     for (status, code, kind) in [
         (403, "AccessDenied", Some(ErrorKind::Denied)),
         (405, "MethodNotAllowed", Some(ErrorKind::Unsupported)),
@@ -176,7 +176,7 @@ fn a_collection_without_a_list_of_uploads_is_complete_and_says_so() {
 }
 
 #[test]
-fn a_probe_stays_within_the_store_and_leaves_nothing() {
+fn a_probe_stays_within_the_store_and_leaves_no_objects() {
     for (prefix, within) in [("store/", "store/.larder/probe-"), ("", ".larder/probe-")] {
         let server = FaultServer::start(ServerOptions::default());
         neighbours(&server);

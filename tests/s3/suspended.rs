@@ -212,7 +212,7 @@ const COPY: Change = ("PUT", ".chunks", |backend| {
 
 /// Proves H89, H169.
 #[test]
-fn no_request_that_changes_something_is_sent_again_after_the_lease_was_lost() {
+fn no_change_is_retried_after_the_lease_was_lost() {
     for (method, part, change) in [DELETE, DELETE_MANY, PUBLISH, REPLACE, REPLACE_IN_PARTS, COPY] {
         for meanwhile in ALL {
             let process = Process::start();
@@ -234,7 +234,7 @@ fn no_request_that_changes_something_is_sent_again_after_the_lease_was_lost() {
 
 /// Proves H169.
 #[test]
-fn a_chunk_is_not_stored_by_a_host_that_was_suspended() {
+fn a_host_that_was_suspended_stores_no_chunk() {
     for meanwhile in [Meanwhile::PausedAndSet, Meanwhile::Suspended] {
         let process = Process::start();
         process.loses_the_lease("PUT", ".chunks", meanwhile);
@@ -247,7 +247,7 @@ fn a_chunk_is_not_stored_by_a_host_that_was_suspended() {
 
 /// Proves H169.
 #[test]
-fn a_request_that_still_waits_for_its_connection_is_not_sent_after_a_suspension() {
+fn a_request_waiting_for_a_connection_is_not_sent_after_a_suspension() {
     // Neither has the lease written before. A name that is deleted has.
     let delete_chunk: Change =
         ("DELETE", ".chunks", |backend| Box::pin(async { delete(backend, &[chunk(1)]).await }));
@@ -268,7 +268,7 @@ fn a_request_that_still_waits_for_its_connection_is_not_sent_after_a_suspension(
 
 /// Proves H169.
 #[test]
-fn a_clock_that_the_server_finds_wrong_is_not_put_right_before_the_lease_was_looked_at() {
+fn a_wrong_clock_is_corrected_only_after_the_lease_was_checked() {
     for via_a_read in [false, true] {
         let process = Process::start();
         let since = process.server.log().len();
@@ -297,7 +297,7 @@ fn a_clock_that_the_server_finds_wrong_is_not_put_right_before_the_lease_was_loo
 
 /// Proves H169.
 #[test]
-fn a_time_of_day_that_jumps_costs_a_renewal_and_nothing_else() {
+fn a_jump_of_the_wall_clock_costs_one_renewal() {
     for seconds in [-7200, 7200] {
         let process = Process::start();
         process.clock.wall.store(seconds, Ordering::SeqCst);
@@ -313,7 +313,7 @@ fn a_time_of_day_that_jumps_costs_a_renewal_and_nothing_else() {
 
 /// Proves H169.
 #[test]
-fn a_request_that_outlives_a_lease_that_was_given_back_is_not_sent_again() {
+fn a_request_is_not_retried_after_the_lease_was_released() {
     let process = Process::start();
     let since = process.server.log().len();
     // The first answer is lost only after the store was closed.
@@ -332,7 +332,7 @@ fn a_request_that_outlives_a_lease_that_was_given_back_is_not_sent_again() {
 
 /// Proves H169.
 #[test]
-fn a_request_that_began_in_an_earlier_term_is_not_sent_again_in_a_later_one() {
+fn a_request_of_an_earlier_lease_term_is_not_retried_in_a_later_one() {
     let process = Process::start();
     let since = process.server.log().len();
     process.answer_late("DELETE", "index.json");
@@ -350,7 +350,7 @@ fn a_request_that_began_in_an_earlier_term_is_not_sent_again_in_a_later_one() {
 
 /// Proves H89.
 #[test]
-fn a_request_is_not_sent_again_after_another_one_found_that_the_lease_was_lost() {
+fn a_request_is_not_retried_after_another_one_detected_the_lost_lease() {
     let process = Process::start();
     let since = process.server.log().len();
     process.answer_late("PUT", ".chunks");
@@ -368,7 +368,7 @@ fn a_request_is_not_sent_again_after_another_one_found_that_the_lease_was_lost()
 
 /// Proves H169.
 #[test]
-fn a_time_of_day_that_is_set_while_a_request_is_under_way_does_not_end_it() {
+fn a_wall_clock_change_does_not_end_a_request_in_flight() {
     for (method, part, change) in [DELETE, PUBLISH, REPLACE] {
         let process = Process::start();
         let clock = Arc::clone(&process.clock);
@@ -383,7 +383,7 @@ fn a_time_of_day_that_is_set_while_a_request_is_under_way_does_not_end_it() {
 
 /// Proves H169.
 #[test]
-fn a_lease_that_is_overdue_is_not_deleted() {
+fn an_overdue_lease_is_not_deleted() {
     let process = Process::start();
     let clock = Arc::clone(&process.clock);
     let rule = Rule::on("DELETE").path(|path| path.ends_with("lease")).query(move |_| {
@@ -401,7 +401,7 @@ fn a_lease_that_is_overdue_is_not_deleted() {
 
 /// Proves I6.
 #[test]
-fn a_lease_that_is_given_back_tells_of_requests_that_may_still_be_executed() {
+fn a_released_lease_lists_requests_that_may_still_be_executed() {
     async fn put(process: &Process) -> Result<()> {
         process.backend.put(&Key::GcStatus, "x".into(), PutMode::Replace).await.map(drop)
     }
@@ -437,7 +437,7 @@ fn a_lease_that_is_given_back_tells_of_requests_that_may_still_be_executed() {
 
 /// Proves H17.
 #[test]
-fn a_name_is_in_doubt_after_its_deletion_got_no_answer_however_it_was_sent() {
+fn a_name_is_in_doubt_after_any_unanswered_delete() {
     let blob = || key(&MANIFEST.replace("index.json", "app.conf"));
     let log = || key(&MANIFEST.replace("index.json", "client.log"));
     for together in [false, true] {
@@ -467,7 +467,7 @@ fn a_name_is_in_doubt_after_its_deletion_got_no_answer_however_it_was_sent() {
 
 /// Proves H17.
 #[test]
-fn a_name_is_in_doubt_until_the_last_request_that_may_delete_it_is_over() {
+fn a_name_is_in_doubt_until_its_last_pending_delete_ends() {
     let process = Process::start();
     let later = |minutes: u64| _ = process.clock.ahead.fetch_add(minutes * 60, Ordering::SeqCst);
     let hold = || block_on(process.backend.lock(&LockScope::Store, LockMode::Shared)).unwrap();
@@ -491,7 +491,7 @@ fn a_name_is_in_doubt_until_the_last_request_that_may_delete_it_is_over() {
 
 /// Proves H17.
 #[test]
-fn a_lease_is_not_deleted_while_a_request_may_still_delete_a_chunk() {
+fn a_lease_is_not_deleted_while_a_chunk_delete_is_pending() {
     for is_dropped in [false, true] {
         let process = Process::start();
         let late = Rule::on("DELETE").path(|path| path.contains(".chunks"));
@@ -514,7 +514,7 @@ fn a_lease_is_not_deleted_while_a_request_may_still_delete_a_chunk() {
 
 /// Proves H17.
 #[test]
-fn nothing_is_deleted_before_the_lease_lists_its_name() {
+fn a_name_is_deleted_only_after_the_lease_lists_it() {
     let process = Process::start();
     process.server.add(Rule::on("PUT").path(|path| path.ends_with("lease")).then(Action::CutRequestAt(0)));
     let since = process.server.log().len();
@@ -525,7 +525,7 @@ fn nothing_is_deleted_before_the_lease_lists_its_name() {
 
 /// Proves H17.
 #[test]
-fn a_name_stays_listed_until_the_last_of_its_deletions_ended() {
+fn a_name_stays_listed_until_its_last_delete_ended() {
     let process = Process::start();
     let blob = key(&MANIFEST.replace("index.json", "app.conf"));
     let late = Rule::on("DELETE").path(|path| path.contains("app.conf"));
@@ -549,7 +549,7 @@ fn a_name_stays_listed_until_the_last_of_its_deletions_ended() {
 }
 
 #[test]
-fn a_process_that_was_paused_and_lost_nothing_goes_on() {
+fn a_paused_process_that_kept_its_lease_continues() {
     for (method, part, change) in [DELETE, DELETE_MANY, PUBLISH, REPLACE, REPLACE_IN_PARTS, COPY] {
         let process = Process::start();
         let rule = Rule::on(method).path(move |path| path.contains(part));
