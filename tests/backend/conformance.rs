@@ -68,7 +68,7 @@ fn directories_conform_on_every_runtime() {
 }
 
 #[test]
-fn directories_conform_at_every_level_and_through_wrappers() {
+fn directories_conform_at_every_durability_level_and_through_wrappers() {
     for level in [SyncLevel::None, SyncLevel::File, SyncLevel::Filesystem] {
         let root = larder_testing::scratch();
         let backend = block_on(create(threads(), root.path(), on_demand(level)));
@@ -77,7 +77,7 @@ fn directories_conform_at_every_level_and_through_wrappers() {
 }
 
 #[test]
-fn directories_conform_with_all_of_their_prefixes() {
+fn directories_conform_with_all_prefix_directories_created() {
     // In memory, where there is such a filesystem: disks are slow with so many directories.
     let root = larder_testing::scratch();
     let options = FsOptions::default().sync_level(SyncLevel::None);
@@ -107,7 +107,7 @@ fn directories_list_page_by_page() {
 
 /// Proves H30.
 #[test]
-fn directories_report_what_is_foreign() {
+fn directories_report_foreign_files() {
     let root = larder_testing::scratch();
     let backend = block_on(create(threads(), root.path(), on_demand(SyncLevel::None)));
     let suite = Suite::new().only(&["foreign_is_reported"]).foreign(|path| {
@@ -148,7 +148,7 @@ fn a_backend_without_conditions_conforms_by_refusing() {
 }
 
 #[test]
-fn the_suite_notices_every_flaw() {
+fn the_conformance_suite_detects_every_flaw() {
     for &(flaw, case, says) in Flaw::ALL {
         let broken = || -> Arc<dyn Backend> { Arc::new(BrokenBackend::new(threads(), flaw)) };
         let noticed = catch_unwind(AssertUnwindSafe(|| block_on(Suite::new().only(&[case]).run(&broken()))));
@@ -159,7 +159,7 @@ fn the_suite_notices_every_flaw() {
 }
 
 #[test]
-fn the_suite_wants_an_empty_store() {
+fn the_conformance_suite_requires_an_empty_store() {
     for key in [Key::Store, Key::GcStatus, Key::Chunk(Digest::of(b"x")), Key::Owner("vm/1".parse().unwrap())]
     {
         let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(threads()));
@@ -170,7 +170,7 @@ fn the_suite_wants_an_empty_store() {
 }
 
 #[test]
-fn paging_is_not_proved_by_a_single_page() {
+fn the_paging_case_requires_more_than_one_page() {
     let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(threads()));
     let panic = catch_unwind(AssertUnwindSafe(|| block_on(paging(&backend, 10)))).unwrap_err();
     assert!(text(&*panic).contains("not enough"));
@@ -182,7 +182,7 @@ fn text(panic: &(dyn Any + Send)) -> String {
 }
 
 #[test]
-fn a_record_has_every_call() {
+fn the_recording_backend_records_every_call() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let recorder = Arc::new(RecordingBackend::new(Arc::new(MemoryBackend::new(runtime))));
@@ -215,7 +215,7 @@ fn a_record_has_every_call() {
 }
 
 #[test]
-fn a_record_says_how_calls_ended_and_counts_them() {
+fn the_recording_backend_counts_calls_by_result() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let memory = Arc::new(MemoryBackend::new(Arc::clone(&runtime)));
@@ -256,7 +256,7 @@ fn a_record_says_how_calls_ended_and_counts_them() {
 }
 
 #[test]
-fn a_call_that_ends_after_a_reset_is_forgotten() {
+fn a_reset_drops_calls_in_flight_from_the_record() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let faulty = Arc::new(FaultBackend::new(Arc::new(MemoryBackend::new(runtime))));
@@ -276,7 +276,7 @@ fn a_call_that_ends_after_a_reset_is_forgotten() {
 }
 
 #[test]
-fn faults_come_when_they_are_told() {
+fn the_fault_backend_fails_the_calls_that_its_rules_select() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let faulty = FaultBackend::new(Arc::new(MemoryBackend::new(Arc::clone(&runtime))));
@@ -312,7 +312,7 @@ fn faults_come_when_they_are_told() {
 }
 
 #[test]
-fn slow_and_late_calls_take_the_time_of_the_runtime() {
+fn delayed_and_late_calls_use_the_clock_of_the_runtime() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let faulty = FaultBackend::new(Arc::new(MemoryBackend::new(Arc::clone(&runtime))));
@@ -341,7 +341,7 @@ fn slow_and_late_calls_take_the_time_of_the_runtime() {
 }
 
 #[test]
-fn nothing_happens_after_a_crash() {
+fn after_an_injected_crash_no_call_has_an_effect() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let memory = Arc::new(MemoryBackend::new(Arc::clone(&runtime)));
@@ -382,7 +382,7 @@ fn nothing_happens_after_a_crash() {
 ///
 /// Fails each change in turn: whatever the backend answers, a snapshot is whole or not there.
 #[test]
-fn whichever_change_fails_no_snapshot_is_torn() {
+fn a_backup_with_any_failed_change_leaves_a_whole_snapshot_or_none() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let (store, recorder) = {

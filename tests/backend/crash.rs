@@ -178,7 +178,7 @@ fn a_killed_process_loses_nothing_at_any_level() {
 /// The equipment can find something: without flushing, a power cut does lose what was acknowledged.
 #[test]
 #[should_panic(expected = "steps at None")]
-fn at_level_none_a_power_cut_loses_backups_as_documented() {
+fn at_level_none_a_power_cut_can_lose_acknowledged_backups() {
     every_crash(SyncLevel::None, &[Loss::Everything]);
 }
 
@@ -195,7 +195,7 @@ fn every_acknowledged_snapshot_survives_a_crash_of_a_store_on_several_filesystem
 ///
 /// A barrier does not rely on what another one has only begun.
 #[test]
-fn barriers_at_once_each_flush_everything() {
+fn concurrent_barriers_each_flush_everything_before_them() {
     let directory = larder_testing::scratch();
     let record = Arc::new(DiskRecord::default());
     let options = options(SyncLevel::File).record(Arc::clone(&record));

@@ -45,7 +45,7 @@ fn file_of(root: &Path, key: &Key) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_new_store_is_one_that_pbs_adopts() {
+fn a_new_store_has_the_layout_that_pbs_expects() {
     let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     fs::create_dir(&root).unwrap();
@@ -71,7 +71,7 @@ fn a_new_store_is_one_that_pbs_adopts() {
 }
 
 #[test]
-fn a_store_is_made_only_where_nothing_is() {
+fn a_store_is_created_only_in_an_empty_directory() {
     let directory = larder_testing::scratch();
     fs::write(directory.path().join("file"), "").unwrap();
     let error = block_on(FsBackend::create(runtime(), directory.path(), on_demand())).unwrap_err();
@@ -85,12 +85,12 @@ fn a_store_is_made_only_where_nothing_is() {
 
 /// Proves H76, H182.
 #[test]
-fn modes_do_not_depend_on_the_umask() {
+fn file_modes_do_not_depend_on_the_umask() {
     // The umask belongs to the process, so another one runs this.
     if std::env::var_os("LARDER_UMASK").is_none() {
         let test = std::env::current_exe().unwrap();
         let run = format!(
-            "umask 077; exec {} --exact filesystem::modes_do_not_depend_on_the_umask",
+            "umask 077; exec {} --exact filesystem::file_modes_do_not_depend_on_the_umask",
             test.display()
         );
         let status = Command::new("sh").args(["-c", &run]).env("LARDER_UMASK", "1").status().unwrap();
@@ -111,7 +111,7 @@ fn modes_do_not_depend_on_the_umask() {
 
 /// Proves H76.
 #[test]
-fn a_put_that_fails_leaves_no_temporary_file() {
+fn a_failed_put_leaves_no_temporary_file() {
     let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let (key, _) = chunk(1);
@@ -129,7 +129,7 @@ fn a_put_that_fails_leaves_no_temporary_file() {
 
 /// Proves H76.
 #[test]
-fn two_writers_of_one_file_leave_one_of_their_contents() {
+fn concurrent_puts_of_one_file_leave_one_whole_content() {
     let directory = larder_testing::scratch();
     let backends = [
         create(directory.path()),
@@ -154,8 +154,8 @@ fn two_writers_of_one_file_leave_one_of_their_contents() {
 
 /// Proves H76.
 #[test]
-fn where_writing_is_not_allowed_it_is_denied_and_nothing_changes() {
-    const NAME: &str = "filesystem::where_writing_is_not_allowed_it_is_denied_and_nothing_changes";
+fn a_write_without_permission_is_denied_and_changes_nothing() {
+    const NAME: &str = "filesystem::a_write_without_permission_is_denied_and_changes_nothing";
     if let Some(root) = std::env::var_os("LARDER_READ_ONLY") {
         return denied(Path::new(&root));
     }
@@ -194,7 +194,7 @@ fn denied(root: &Path) {
 
 /// Proves H78.
 #[test]
-fn odd_entries_are_reported_and_left_alone() {
+fn unreadable_entries_are_reported_and_left_alone() {
     let directory = larder_testing::scratch();
     let root = directory.path();
     let backend = create(root);
@@ -242,7 +242,7 @@ fn odd_entries_are_reported_and_left_alone() {
 
 /// Proves H78.
 #[test]
-fn a_linked_directory_is_not_followed() {
+fn a_link_to_a_directory_is_not_followed() {
     let (directory, outside) = (larder_testing::scratch(), larder_testing::scratch());
     let root = directory.path();
     let backend = create(root);
@@ -278,7 +278,7 @@ fn a_linked_directory_is_not_followed() {
 }
 
 #[test]
-fn a_store_that_was_half_made_is_made_by_the_next_attempt() {
+fn an_interrupted_creation_of_a_store_can_be_repeated() {
     let directory = larder_testing::scratch();
     fs::create_dir(directory.path().join(format!(".chunks.tmp_{}_0", std::process::id()))).unwrap();
     create(directory.path());
@@ -286,7 +286,7 @@ fn a_store_that_was_half_made_is_made_by_the_next_attempt() {
 
 /// Proves H78.
 #[test]
-fn a_store_whose_disk_is_not_mounted_is_not_made_anew() {
+fn an_empty_mount_point_is_not_opened_as_a_store() {
     let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     let backend = create(&root);
@@ -316,7 +316,7 @@ fn a_store_whose_disk_is_not_mounted_is_not_made_anew() {
 
 /// Proves H78.
 #[test]
-fn a_missing_directory_of_chunks_is_made() {
+fn a_missing_prefix_directory_is_created_by_a_put() {
     let directory = larder_testing::scratch();
     let backend = block_on(FsBackend::create(runtime(), directory.path(), FsOptions::default())).unwrap();
     let (key, _) = chunk(1);
@@ -330,7 +330,7 @@ fn a_missing_directory_of_chunks_is_made() {
 
 /// Proves H79.
 #[test]
-fn locks_reach_other_processes_where_the_disk_is_local() {
+fn locks_reach_other_processes_on_local_filesystems_only() {
     let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let kind = rustix::fs::statfs(directory.path()).unwrap().f_type;
@@ -342,7 +342,7 @@ fn locks_reach_other_processes_where_the_disk_is_local() {
 
 /// Proves H78.
 #[test]
-fn opening_does_not_look_at_chunks() {
+fn opening_a_store_reads_no_chunk_directory() {
     let directory = larder_testing::scratch();
     create(directory.path());
     // Root may read anything, so a name that no directory can have shows that nobody looks.
@@ -353,7 +353,7 @@ fn opening_does_not_look_at_chunks() {
 }
 
 #[test]
-fn touching_moves_the_access_time_and_not_the_version() {
+fn a_touch_changes_the_access_time_and_not_the_version() {
     let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let (key, _) = chunk(1);
@@ -372,7 +372,7 @@ fn touching_moves_the_access_time_and_not_the_version() {
 }
 
 #[test]
-fn directories_go_with_the_last_of_their_objects() {
+fn a_directory_is_removed_with_its_last_object() {
     let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let snapshot: larder::format::name::SnapshotName = "vm/1/2025-01-01T00:00:00Z".parse().unwrap();
@@ -452,7 +452,7 @@ fn held_by_another(root: &Path, kind: &str) -> std::process::Child {
 
 /// Proves H93.
 #[test]
-fn another_process_excludes_and_a_dead_one_does_not() {
+fn a_lock_excludes_other_processes_until_its_holder_dies() {
     let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let lock = |mode| block_on(backend.lock(&LockScope::Store, mode)).map(drop).map_err(|error| error.kind());
@@ -468,7 +468,7 @@ fn another_process_excludes_and_a_dead_one_does_not() {
 
 /// Proves H160.
 #[test]
-fn a_lock_on_a_file_that_was_replaced_is_none() {
+fn a_lock_is_not_granted_on_a_replaced_lock_file() {
     let directory = larder_testing::scratch();
     create(directory.path());
     let locks = directory.path().join("pbs-locks");
@@ -495,7 +495,7 @@ fn a_lock_on_a_file_that_was_replaced_is_none() {
 
 /// Proves H160.
 #[test]
-fn locks_whose_files_are_removed_all_the_time_still_exclude() {
+fn locks_exclude_although_their_files_are_removed_concurrently() {
     let directory = larder_testing::scratch();
     let options = on_demand().lock_directory(directory.path().join("locks"));
     let backend = block_on(FsBackend::create(runtime(), directory.path().join("store"), options)).unwrap();
@@ -525,7 +525,7 @@ fn locks_whose_files_are_removed_all_the_time_still_exclude() {
 }
 
 #[test]
-fn two_backends_of_one_process_on_one_directory_compare_versions_as_one() {
+fn conditional_puts_of_two_backends_on_one_directory_exclude_each_other() {
     let directory = larder_testing::scratch();
     let first = create(directory.path());
     let second = block_on(FsBackend::open(runtime(), directory.path(), on_demand())).unwrap();
@@ -553,7 +553,7 @@ fn two_backends_of_one_process_on_one_directory_compare_versions_as_one() {
 }
 
 #[test]
-fn no_two_files_that_follow_each_other_at_once_have_the_same_version() {
+fn files_that_replace_each_other_quickly_have_different_versions() {
     let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let key = Key::parse("vm/100/notes").unwrap();
@@ -565,7 +565,7 @@ fn no_two_files_that_follow_each_other_at_once_have_the_same_version() {
 }
 
 #[test]
-fn what_is_larger_than_any_blob_is_copied_whole() {
+fn files_larger_than_any_blob_are_copied_whole() {
     let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let from = Key::parse("vm/100/2025-07-14T14:20:02Z/a.img.fidx").unwrap();
@@ -582,7 +582,7 @@ fn what_is_larger_than_any_blob_is_copied_whole() {
 
 /// Proves H160.
 #[test]
-fn a_lock_whose_file_was_replaced_no_longer_holds() {
+fn a_held_lock_is_lost_when_its_file_is_replaced() {
     let directory = larder_testing::scratch();
     let backend = create(directory.path());
     let group = LockScope::Group("vm/100".parse().unwrap());

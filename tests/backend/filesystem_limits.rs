@@ -70,7 +70,7 @@ fn story(error: &Error) -> String {
 }
 
 #[test]
-fn a_store_works_on_a_filesystem_with_neither_links_nor_renames_that_do_not_replace() {
+fn a_store_works_without_hard_links_and_without_rename_noreplace() {
     for errno in [EINVAL, ENOSYS, EPERM, EIO, EOPNOTSUPP] {
         let directory = tempfile::tempdir().unwrap();
         let record = Arc::new(DiskRecord::default());
@@ -106,7 +106,7 @@ fn is_waited_for(path: &Path) -> bool {
 }
 
 #[test]
-fn what_another_process_creates_meanwhile_is_not_replaced_where_creation_takes_two_steps() {
+fn a_create_in_two_steps_does_not_replace_a_file_of_another_process() {
     let directory = tempfile::tempdir().unwrap();
     let record = Arc::new(DiskRecord::default());
     let backend = create(directory.path(), &record);
@@ -132,7 +132,7 @@ fn what_another_process_creates_meanwhile_is_not_replaced_where_creation_takes_t
 }
 
 #[test]
-fn an_error_names_the_call_that_failed() {
+fn an_error_names_the_failed_system_call() {
     for (renaming, linking, told, kind) in [
         (EROFS, EIO, "rename without replacing: Read-only file system", ErrorKind::Denied),
         (EINVAL, EMLINK, "link: Too many links", ErrorKind::Unavailable),
@@ -150,7 +150,7 @@ fn an_error_names_the_call_that_failed() {
 }
 
 #[test]
-fn a_chunk_whose_access_time_may_not_be_set_alone_gets_both_times() {
+fn a_touch_sets_both_times_where_the_access_time_cannot_be_set_alone() {
     let directory = tempfile::tempdir().unwrap();
     let record = Arc::new(DiskRecord::default());
     let backend = create(directory.path(), &record);
@@ -166,7 +166,7 @@ fn a_chunk_whose_access_time_may_not_be_set_alone_gets_both_times() {
 }
 
 #[test]
-fn a_chunk_whose_times_may_not_be_set_is_stored_again_and_flushed_before_it_is_replaced() {
+fn a_chunk_whose_times_cannot_be_set_is_flushed_and_replaced() {
     for level in [SyncLevel::Filesystem, SyncLevel::File, SyncLevel::None] {
         let directory = tempfile::tempdir().unwrap();
         let record = Arc::new(DiskRecord::default());
@@ -209,9 +209,9 @@ fn test_for_everybody() -> (tempfile::TempDir, PathBuf) {
 
 /// Two users of one group share a store. The second one needs chunks of the first.
 #[test]
-fn chunks_of_another_user_are_touched_or_stored_again_or_named_in_the_error() {
+fn chunks_of_another_user_are_touched_stored_again_or_named_in_the_error() {
     const NAME: &str =
-        "filesystem_limits::chunks_of_another_user_are_touched_or_stored_again_or_named_in_the_error";
+        "filesystem_limits::chunks_of_another_user_are_touched_stored_again_or_named_in_the_error";
     if let Some(root) = std::env::var_os("LARDER_SHARED") {
         return as_the_second_user(Path::new(&root));
     }

@@ -56,7 +56,7 @@ async fn restored(snapshot: &SnapshotReader, name: &str) -> Vec<u8> {
 ///
 /// After a power cut between the two, the manifest of a snapshot without files must not be there.
 #[test]
-fn the_removal_of_a_manifest_is_durable_before_anything_else_of_the_snapshot_goes() {
+fn a_deleted_manifest_is_durable_before_its_files_are_deleted() {
     let (_, backend) = memory();
     let record = Arc::new(RecordingBackend::new(backend));
     block_on(async {
@@ -99,7 +99,7 @@ fn the_files_of_a_pending_manifest_are_kept() {
 
 /// Proves I6.
 #[test]
-fn a_manifest_that_was_stored_after_all_is_a_finished_snapshot() {
+fn a_manifest_whose_put_was_in_doubt_can_turn_out_as_a_finished_snapshot() {
     for kind in [ErrorKind::Unavailable, ErrorKind::Denied, ErrorKind::AlreadyExists] {
         let (_, backend) = memory();
         let faulty = Arc::new(FaultBackend::new(backend));
@@ -115,7 +115,7 @@ fn a_manifest_that_was_stored_after_all_is_a_finished_snapshot() {
 
 /// Proves H37.
 #[test]
-fn a_snapshot_that_somebody_took_apart_is_not_published() {
+fn a_backup_that_lost_a_file_is_not_published() {
     let (_, backend) = memory();
     block_on(async {
         let store = store_on(Arc::clone(&backend), Options::default()).await;
@@ -130,7 +130,7 @@ fn a_snapshot_that_somebody_took_apart_is_not_published() {
 
 /// Proves H157.
 #[test]
-fn a_restore_into_a_backup_of_the_same_store_never_waits_for_itself() {
+fn a_restore_that_feeds_a_backup_of_the_same_store_does_not_deadlock() {
     let (_, backend) = memory();
     block_on(async {
         let store = store_on(backend, Options::default().memory_bytes(32 * MIB)).await;
@@ -171,7 +171,7 @@ impl RestoreTarget for Into<'_> {
 }
 
 #[test]
-fn an_image_that_nobody_goes_on_with_holds_nobody_up() {
+fn an_idle_image_writer_blocks_no_other_archive() {
     let (_, backend) = memory();
     block_on(async {
         let store = store_on(backend, Options::default().memory_bytes(32 * MIB)).await;
@@ -190,7 +190,7 @@ fn an_image_that_nobody_goes_on_with_holds_nobody_up() {
 }
 
 #[test]
-fn notes_that_are_too_long_leave_the_snapshot_as_it_is() {
+fn oversized_notes_are_refused_and_change_nothing() {
     let (_, backend) = memory();
     block_on(async {
         let store = store_on(backend, Options::default()).await;
@@ -207,7 +207,7 @@ fn notes_that_are_too_long_leave_the_snapshot_as_it_is() {
 
 /// Proves H174.
 #[test]
-fn a_target_that_is_used_again_shows_nothing_of_before() {
+fn a_reused_target_shows_nothing_of_the_previous_restore() {
     let (runtime, backend) = memory();
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -233,7 +233,7 @@ fn a_target_that_is_used_again_shows_nothing_of_before() {
 }
 
 #[test]
-fn a_reader_with_a_map_may_stand_anywhere() {
+fn a_reader_with_a_dirty_map_can_start_at_any_position() {
     let (_, backend) = memory();
     block_on(async {
         let store = store_on(backend, Options::default()).await;
@@ -272,7 +272,7 @@ impl Chunker for TooLarge {
 }
 
 #[test]
-fn a_chunker_that_makes_too_large_chunks_is_refused() {
+fn a_chunker_with_too_large_chunks_is_refused() {
     let (_, backend) = memory();
     block_on(async {
         let store = store_on(backend, Options::default()).await;
@@ -285,7 +285,7 @@ fn a_chunker_that_makes_too_large_chunks_is_refused() {
 
 /// Of four chunks at a time, eleven take a tenth of a second each and one takes one second: so does all of them.
 #[test]
-fn a_chunk_that_is_late_keeps_no_other_waiting() {
+fn a_slow_chunk_delays_no_other_chunk() {
     const CHUNK: usize = 64 << 10;
     let sim = SimRuntime::new(1);
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
@@ -323,7 +323,7 @@ fn a_chunk_that_is_late_keeps_no_other_waiting() {
 }
 
 #[test]
-fn a_backup_in_a_group_of_many_snapshots_costs_what_it_costs_in_one_of_few() {
+fn the_cost_of_a_backup_does_not_grow_with_the_snapshots_of_its_group() {
     let cost = |many: u32| {
         block_on(async {
             let scratch = tempfile::tempdir().unwrap();
@@ -365,7 +365,7 @@ fn a_backup_in_a_group_of_many_snapshots_costs_what_it_costs_in_one_of_few() {
 ///
 /// A backup reads no more of its sources than it may hold while the store answers nothing.
 #[test]
-fn a_store_that_answers_nothing_stops_the_reading_at_the_budget() {
+fn a_backup_to_a_silent_store_reads_no_more_than_its_memory_budget() {
     const BUDGET: usize = 32 * MIB;
     const CHUNK: usize = 8 * MIB;
     let sim = SimRuntime::new(1);

@@ -61,7 +61,7 @@ async fn stores_in_parts(client: &S3Client, key: &str) {
 }
 
 #[test]
-fn a_bucket_on_a_server_with_everything_conforms() {
+fn a_bucket_on_a_server_with_all_capabilities_conforms() {
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let bucket = Bucket::in_process(Arc::clone(&runtime));
     let found = block_on(conforms(runtime, bucket.client.clone(), "store"));
@@ -82,7 +82,7 @@ fn found_out(dialects: &[(Option<fault_server::Quirk>, Support, Support)]) {
 
 /// Proves H112.
 #[test]
-fn dialects_without_conditions_conform_as_far_as_they_go() {
+fn servers_without_conditional_requests_conform_within_their_capabilities() {
     use larder_testing::fault_server::Quirk;
     let yes = Support::Yes;
     found_out(&[
@@ -94,7 +94,7 @@ fn dialects_without_conditions_conform_as_far_as_they_go() {
 
 /// Proves H112.
 #[test]
-fn each_dialect_is_found_out_and_conforms() {
+fn the_probe_recognises_each_server_dialect_and_the_bucket_conforms() {
     use larder_testing::fault_server::Quirk;
     let yes = Support::Yes;
     let dialects = [
@@ -109,7 +109,7 @@ fn each_dialect_is_found_out_and_conforms() {
 
 /// Proves H106.
 #[test]
-fn tags_may_be_anything() {
+fn a_bucket_conforms_with_any_form_of_etag() {
     use larder_testing::fault_server::{Etags, FaultServer, Options};
     for etags in [Etags::Md5, Etags::Token, Etags::Unquoted, Etags::Weak] {
         let server = FaultServer::start(Options { etags, ..Options::default() });
@@ -121,7 +121,7 @@ fn tags_may_be_anything() {
 
 /// Proves H112.
 #[test]
-fn a_server_that_cannot_be_relied_on_is_refused() {
+fn a_server_with_inconsistent_reads_or_listings_is_refused() {
     use larder_testing::fault_server::{FaultServer, Options, Quirk};
     for quirk in [Quirk::StartAfterIgnored, Quirk::ListUnordered] {
         let server = FaultServer::start(Options::with([quirk]));
@@ -158,7 +158,7 @@ fn a_server_that_cannot_be_relied_on_is_refused() {
 
 /// Proves H31.
 #[test]
-fn rules_that_delete_objects_of_the_store_are_found() {
+fn the_probe_finds_lifecycle_rules_that_delete_objects_of_the_store() {
     use larder_testing::fault_server::{FaultServer, Options};
     let rule = |prefix: &str| {
         Some(format!(
@@ -179,7 +179,7 @@ fn rules_that_delete_objects_of_the_store_are_found() {
 }
 
 #[test]
-fn the_server_that_is_named_conforms() {
+fn a_bucket_on_the_server_given_by_environment_variables_conforms() {
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let Some(bucket) = Bucket::named(Arc::clone(&runtime)) else { return };
     let store = bucket.new_name();
