@@ -141,7 +141,7 @@ impl Around {
 }
 
 #[test]
-fn a_store_that_is_well_is_found_so_by_every_mode() {
+fn every_mode_finds_a_sound_store_sound() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -189,7 +189,7 @@ fn a_store_that_is_well_is_found_so_by_every_mode() {
 }
 
 #[test]
-fn whatever_is_damaged_is_found_told_and_stored_again() {
+fn any_damage_is_found_reported_and_healed_by_the_next_backup() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -236,7 +236,7 @@ fn whatever_is_damaged_is_found_told_and_stored_again() {
 
 /// Proves H25.
 #[test]
-fn copies_of_bad_chunks_are_numbered_and_mistaken_for_nothing() {
+fn quarantined_copies_are_numbered_and_not_taken_for_chunks() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -261,7 +261,7 @@ fn copies_of_bad_chunks_are_numbered_and_mistaken_for_nothing() {
 
 /// Proves H98.
 #[test]
-fn what_was_put_aside_and_is_good_is_put_back() {
+fn a_good_quarantined_chunk_is_reinstated() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -287,7 +287,7 @@ fn what_was_put_aside_and_is_good_is_put_back() {
 }
 
 #[test]
-fn blobs_indexes_manifests_and_logs_are_checked_too() {
+fn blobs_indexes_manifests_and_logs_are_verified() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -339,7 +339,7 @@ fn blobs_indexes_manifests_and_logs_are_checked_too() {
 }
 
 #[test]
-fn what_is_being_written_or_deleted_is_skipped() {
+fn a_snapshot_being_written_or_deleted_is_skipped() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
@@ -366,7 +366,7 @@ fn what_is_being_written_or_deleted_is_skipped() {
 }
 
 #[test]
-fn a_snapshot_that_is_locked_is_skipped_and_told_of() {
+fn a_locked_snapshot_is_skipped_and_reported() {
     block_on(async {
         let around = Around::new().await;
         let one = back_up(&around.store, "vm/1", &[1]).await.name().clone();
@@ -386,7 +386,7 @@ fn a_snapshot_that_is_locked_is_skipped_and_told_of() {
 
 /// Proves H80.
 #[test]
-fn each_chunk_is_read_once_however_often_it_is_named() {
+fn each_chunk_is_read_once_regardless_of_its_references() {
     block_on(async {
         let around = Around::new().await;
         for _ in 0..5 {
@@ -412,7 +412,7 @@ fn each_chunk_is_read_once_however_often_it_is_named() {
 
 /// Proves H69, H103.
 #[test]
-fn presence_reads_no_chunk_and_finds_what_is_gone() {
+fn presence_mode_reads_no_chunk_and_finds_missing_ones() {
     block_on(async {
         let around = Around::new().await;
         let one = back_up(&around.store, "vm/1", &[1, 2]).await.name().clone();
@@ -432,7 +432,7 @@ fn presence_reads_no_chunk_and_finds_what_is_gone() {
 
 /// Proves H103.
 #[test]
-fn what_was_verified_not_long_ago_is_still_looked_for() {
+fn chunks_of_recently_verified_snapshots_are_still_checked_for_presence() {
     block_on(async {
         let around = Around::new().await;
         let recently = || VerifyOptions::default().skip_verified_within(Duration::from_hours(1));
@@ -466,7 +466,7 @@ fn what_was_verified_not_long_ago_is_still_looked_for() {
 
 /// Proves H94, H96.
 #[test]
-fn what_cannot_be_reached_changes_nothing() {
+fn unreachable_chunks_change_no_verify_state() {
     block_on(async {
         let around = Around::new().await;
         let name = back_up(&around.store, "vm/1", &[1, 2, 3]).await.name().clone();
@@ -510,7 +510,7 @@ fn what_cannot_be_reached_changes_nothing() {
 
 /// Proves H94.
 #[test]
-fn a_store_that_answers_nothing_ends_the_run() {
+fn a_verification_of_a_silent_store_ends() {
     block_on(async {
         let around = Around::new().await;
         back_up(&around.store, "vm/1", &(0..100).collect::<Vec<_>>()).await;
@@ -525,7 +525,7 @@ fn a_store_that_answers_nothing_ends_the_run() {
 
 /// Proves H95.
 #[test]
-fn so_much_is_missing_that_nothing_of_it_is_believed() {
+fn too_many_missing_chunks_stop_the_verification_without_a_verdict() {
     block_on(async {
         let around = Around::new().await;
         for first in 0..40 {
@@ -552,7 +552,7 @@ fn so_much_is_missing_that_nothing_of_it_is_believed() {
 
 /// Proves H102.
 #[test]
-fn a_run_that_is_aborted_says_nothing_is_well() {
+fn an_aborted_verification_marks_no_snapshot_as_verified() {
     #[derive(Debug)]
     struct After(AtomicU64, Arc<AtomicBool>);
     impl Observer for After {
@@ -591,7 +591,7 @@ fn a_run_that_is_aborted_says_nothing_is_well() {
 
 /// Proves H104, H187.
 #[test]
-fn a_budget_is_never_exceeded_and_samples_get_around() {
+fn samples_stay_within_their_budget_and_cover_all_chunks_in_turn() {
     block_on(async {
         let around = Around::new().await;
         for first in 0..4 {
@@ -642,7 +642,7 @@ fn a_budget_is_never_exceeded_and_samples_get_around() {
 
 /// Proves H104.
 #[test]
-fn a_sample_tells_whose_a_bad_chunk_is() {
+fn a_sample_reports_the_snapshots_of_a_corrupt_chunk() {
     block_on(async {
         let around = Around::new().await;
         let one = back_up(&around.store, "vm/1", &[1, 2]).await.name().clone();
@@ -679,7 +679,7 @@ fn a_sample_tells_whose_a_bad_chunk_is() {
 
 /// Proves H105.
 #[test]
-fn with_little_memory_it_takes_longer_and_finds_the_same() {
+fn a_verification_with_little_memory_finds_the_same_damage() {
     block_on(async {
         let around = Around::new().await;
         let seeds: Vec<_> = (0..300).collect();
@@ -698,7 +698,7 @@ fn with_little_memory_it_takes_longer_and_finds_the_same() {
 }
 
 #[test]
-fn nothing_is_written_when_nothing_is_to_be() {
+fn a_read_only_verification_writes_nothing() {
     block_on(async {
         let around = Around::new().await;
         let one = back_up(&around.store, "vm/1", &[1, 2, 3]).await.name().clone();
@@ -724,7 +724,7 @@ fn nothing_is_written_when_nothing_is_to_be() {
 
 /// Proves H187.
 #[test]
-fn progress_is_told_of() {
+fn a_verification_reports_its_progress() {
     #[derive(Debug, Default)]
     struct Told(Mutex<Vec<String>>);
     impl Observer for Told {

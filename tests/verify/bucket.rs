@@ -21,7 +21,7 @@ async fn verified(store: &Datastore) -> VerifyReport {
 
 /// Proves H97.
 #[test]
-fn a_body_that_is_cut_is_no_corrupt_chunk() {
+fn a_truncated_response_is_not_a_corrupt_chunk() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;
@@ -53,7 +53,7 @@ fn a_body_that_is_cut_is_no_corrupt_chunk() {
 ///
 /// With credentials that may read and write, and delete nothing.
 #[test]
-fn who_may_not_delete_backs_up_restores_and_verifies() {
+fn credentials_without_delete_can_back_up_restore_and_verify() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;

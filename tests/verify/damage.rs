@@ -232,7 +232,7 @@ async fn suspects_of(backend: &Arc<dyn Backend>) -> BTreeSet<Digest> {
 
 /// Proves H98.
 #[test]
-fn a_chunk_that_is_read_wrongly_now_and_then_stays() {
+fn a_chunk_with_transient_read_errors_is_not_quarantined() {
     block_on(async {
         for (wrong, refetches) in [(1, 1), (1, 2), (2, 2), (3, 3)] {
             let inner = memory(threads());
@@ -285,7 +285,7 @@ impl Manner {
 
 /// Proves H23, H24, H99.
 #[test]
-fn wherever_it_is_cut_off_the_next_backup_is_whole() {
+fn after_a_crash_at_any_step_of_a_quarantine_the_next_backup_is_whole() {
     // Where a deletion may still come, half an hour is waited for. Each test has seeds of its own, and so stores of its own.
     let sim = SimRuntime::new(1 << 20);
     sim.block_on(async {
@@ -339,7 +339,7 @@ fn wherever_it_is_cut_off_the_next_backup_is_whole() {
 
 /// Proves H99.
 #[test]
-fn whatever_fails_while_it_is_put_aside_leaves_it_suspect() {
+fn a_chunk_stays_suspect_after_any_failure_during_its_quarantine() {
     // Where a deletion may still come, half an hour is waited for.
     let sim = SimRuntime::new(2 << 20);
     sim.block_on(async {
@@ -386,7 +386,7 @@ fn whatever_fails_while_it_is_put_aside_leaves_it_suspect() {
 
 /// Proves H26.
 #[test]
-fn uploads_and_verifications_at_the_same_time_lose_nothing() {
+fn concurrent_backups_and_verifications_lose_no_chunk() {
     let mut outcomes = BTreeMap::new();
     for manner in Manner::ALL {
         for seed in 0..60 {
@@ -441,7 +441,7 @@ fn uploads_and_verifications_at_the_same_time_lose_nothing() {
 
 /// Proves H161.
 #[test]
-fn a_verification_that_is_dropped_leaves_nothing_half_done() {
+fn a_dropped_verification_leaves_a_consistent_store() {
     for manner in Manner::ALL {
         for polls in 1..60 {
             let sim = SimRuntime::new(polls + (4 << 20));
@@ -472,7 +472,7 @@ fn a_verification_that_is_dropped_leaves_nothing_half_done() {
 
 /// Proves H24.
 #[test]
-fn a_suspect_that_is_still_in_place_is_believed_by_nobody() {
+fn a_suspect_chunk_in_its_place_is_compared_by_every_writer() {
     block_on(async {
         for manner in Manner::ALL {
             let inner = memory(threads());
@@ -499,7 +499,7 @@ fn a_suspect_that_is_still_in_place_is_believed_by_nobody() {
 }
 
 #[test]
-fn a_list_of_suspects_that_is_damaged_keeps_nobody_out() {
+fn a_damaged_list_of_suspects_does_not_prevent_opening() {
     block_on(async {
         let inner = memory(threads());
         let store = Datastore::create(Arc::clone(&inner), Options::default()).await.unwrap();
@@ -542,7 +542,7 @@ fn chunks_of(server: &FaultServer) -> Vec<String> {
 
 /// Proves H16, H23.
 #[test]
-fn records_of_what_was_put_aside_come_back_in_no_process() {
+fn presence_records_of_quarantined_chunks_are_valid_in_no_process() {
     for kills in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
         let directory = tempfile::tempdir().unwrap();
@@ -577,7 +577,7 @@ fn records_of_what_was_put_aside_come_back_in_no_process() {
 
 /// Proves H22.
 #[test]
-fn what_is_gone_is_stored_again_by_groups_that_nobody_looked_at() {
+fn missing_chunks_are_stored_again_by_backups_of_other_groups() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let other = "vm/2".parse().unwrap();
@@ -604,7 +604,7 @@ fn what_is_gone_is_stored_again_by_groups_that_nobody_looked_at() {
 
 /// Proves H69.
 #[test]
-fn copies_on_the_local_disk_are_neither_believed_nor_touched() {
+fn a_verification_reads_the_bucket_and_keeps_sound_cached_copies() {
     let server = FaultServer::start(ServerOptions::default());
     let directory = tempfile::tempdir().unwrap();
     block_on(async {
@@ -680,7 +680,7 @@ fn states_of(expected: &Value) -> BTreeMap<SnapshotName, Option<VerifyResult>> {
 
 /// Proves H100.
 #[test]
-fn what_pbs_found_is_found_put_aside_and_written_down() {
+fn damage_that_pbs_found_is_found_quarantined_and_recorded() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pbs-4.2.3/corrupt-expected.json");
     let expected: Value = serde_json::from_reader(fs::File::open(path).unwrap()).unwrap();
     let wanted = states_of(&expected);
