@@ -176,7 +176,7 @@ fn failed(manifest: &mut Manifest) {
 }
 
 #[test]
-fn a_chain_of_stores_ends_with_what_it_began_with() {
+fn a_chain_of_syncs_reproduces_the_first_store() {
     places::everywhere(|place| {
         async move {
             let first = Pair::on(memory(&place.runtime), memory(&place.runtime)).await;
@@ -207,7 +207,7 @@ fn a_chain_of_stores_ends_with_what_it_began_with() {
 
 #[cfg(feature = "s3")]
 #[test]
-fn memory_to_directory_to_bucket_to_memory() {
+fn a_chain_of_syncs_from_memory_to_directory_to_bucket_to_memory_keeps_everything() {
     block_on(async {
         let runtime = threads();
         let directory = tempfile::tempdir().unwrap();
@@ -241,7 +241,7 @@ async fn pbs(directory: &Path) -> Arc<dyn Backend> {
 }
 
 #[test]
-fn the_store_of_pbs_arrives_to_the_byte() {
+fn a_sync_of_a_pbs_store_copies_it_byte_for_byte() {
     block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let from = pbs(directory.path()).await;
@@ -297,7 +297,7 @@ fn about_chunks(calls: &[Call], method: Method) -> usize {
 
 /// Proves H184.
 #[test]
-fn syncing_n_new_chunks_makes_n_gets_and_n_puts() {
+fn a_sync_of_n_new_chunks_costs_n_gets_and_n_puts() {
     block_on(async {
         let runtime = threads();
         let record = |backend| Arc::new(RecordingBackend::new(backend));
@@ -332,7 +332,7 @@ fn syncing_n_new_chunks_makes_n_gets_and_n_puts() {
 
 /// Proves H37, H42.
 #[test]
-fn chunks_then_indexes_then_the_manifest_each_durable_before_the_next() {
+fn a_sync_makes_chunks_indexes_and_manifest_durable_in_this_order() {
     block_on(async {
         let runtime = threads();
         let recorded = Arc::new(RecordingBackend::new(memory(&runtime)));
@@ -377,7 +377,7 @@ fn vanishing(inner: Arc<dyn Backend>, n: u64) -> Arc<FaultBackend> {
 
 /// Proves H51.
 #[test]
-fn a_source_that_vanishes_at_any_step_leaves_nothing_at_the_target() {
+fn a_source_that_fails_at_any_step_leaves_no_snapshot_at_the_target() {
     block_on(async {
         let runtime = threads();
         let from = memory(&runtime);
@@ -412,7 +412,7 @@ fn a_source_that_vanishes_at_any_step_leaves_nothing_at_the_target() {
 
 /// Proves H51.
 #[test]
-fn what_was_deleted_since_the_plan_is_told_as_such() {
+fn a_snapshot_deleted_since_the_plan_is_reported_as_vanished() {
     block_on(async {
         let pair = Pair::new().await;
         let first = back_up(&pair.source, "vm/1", 1000, &data(1, 3)).await;
@@ -427,7 +427,7 @@ fn what_was_deleted_since_the_plan_is_told_as_such() {
 }
 
 #[test]
-fn what_the_source_has_lost_fails_and_keeps_the_newer_ones_waiting() {
+fn a_snapshot_with_lost_files_fails_and_defers_the_newer_ones() {
     block_on(async {
         let pair = Pair::new().await;
         let good = back_up(&pair.source, "vm/1", 1000, &data(1, 3)).await;
@@ -468,7 +468,7 @@ fn what_the_source_has_lost_fails_and_keeps_the_newer_ones_waiting() {
 
 /// Proves H39.
 #[test]
-fn files_that_are_not_those_of_the_manifest_are_not_brought_over() {
+fn files_that_differ_from_the_manifest_are_not_copied() {
     block_on(async {
         for path in ["disk.img.fidx", "app.conf.blob", "index.json.blob"] {
             let pair = Pair::new().await;
@@ -524,7 +524,7 @@ async fn same_name(directory: &Path) -> Vec<(Arc<dyn Backend>, SnapshotName)> {
 
 /// Proves H52.
 #[test]
-fn another_snapshot_of_the_same_name_is_never_overwritten() {
+fn a_different_snapshot_of_the_same_name_is_never_overwritten() {
     block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let made = same_name(directory.path()).await;
@@ -578,7 +578,7 @@ fn another_snapshot_of_the_same_name_is_never_overwritten() {
 }
 
 #[test]
-fn notes_and_verify_states_of_the_newest_follow_and_a_bad_one_stays_bad() {
+fn notes_and_verify_states_of_the_newest_snapshot_are_synced_and_failed_stays_failed() {
     block_on(async {
         let pair = Pair::new().await;
         let name = back_up(&pair.source, "vm/1", 1000, &data(1, 3)).await;
@@ -608,7 +608,7 @@ fn notes_and_verify_states_of_the_newest_follow_and_a_bad_one_stays_bad() {
 }
 
 #[test]
-fn what_is_corrupt_at_the_target_is_brought_over_again_when_asked() {
+fn corrupt_snapshots_of_the_target_are_copied_again_on_request() {
     block_on(async {
         let pair = Pair::new().await;
         let first = back_up(&pair.source, "vm/1", 1000, &data(1, 5)).await;
@@ -651,7 +651,7 @@ fn what_is_corrupt_at_the_target_is_brought_over_again_when_asked() {
 
 /// Proves H37.
 #[test]
-fn a_crash_of_the_target_at_any_step_leaves_a_whole_snapshot_or_none() {
+fn a_crash_of_the_sync_target_at_any_step_leaves_a_whole_snapshot_or_none() {
     block_on(async {
         let runtime = threads();
         let from = memory(&runtime);
@@ -693,7 +693,7 @@ fn a_crash_of_the_target_at_any_step_leaves_a_whole_snapshot_or_none() {
 
 /// Proves H161.
 #[test]
-fn a_sync_that_is_dropped_anywhere_leaves_whole_snapshots_and_goes_on() {
+fn a_sync_dropped_at_any_step_leaves_whole_snapshots_and_resumes() {
     let mut whole = 0;
     for polls in 0.. {
         let sim = SimRuntime::new(1 << 20);
@@ -747,7 +747,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     /// Proves H151.
     #[test]
-    fn no_window_sees_more_bytes_than_the_rate_allows(
+    fn a_sync_never_exceeds_its_bandwidth_in_any_window(
         rate in 3000_u64..60_000,
         chunks in 1_usize..40,
         seed in 0_u64..1000,
@@ -783,7 +783,7 @@ proptest! {
 
 /// Proves H151.
 #[test]
-fn a_wait_for_bandwidth_can_be_given_up() {
+fn a_sync_that_waits_for_bandwidth_can_be_aborted() {
     let sim = SimRuntime::new(3 << 20);
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
     sim.block_on(async {
@@ -811,7 +811,7 @@ fn a_wait_for_bandwidth_can_be_given_up() {
 }
 
 #[test]
-fn only_what_was_asked_for_is_brought_over() {
+fn a_sync_copies_only_the_selected_snapshots() {
     block_on(async {
         let pair = Pair::new().await;
         for time in [1000, 2000, 3000, 4000] {
@@ -851,7 +851,7 @@ fn only_what_was_asked_for_is_brought_over() {
 }
 
 #[test]
-fn unfinished_snapshots_of_the_source_are_left_out() {
+fn unfinished_snapshots_of_the_source_are_skipped() {
     block_on(async {
         let pair = Pair::new().await;
         back_up(&pair.source, "vm/1", 1000, &data(1, 2)).await;
@@ -865,7 +865,7 @@ fn unfinished_snapshots_of_the_source_are_left_out() {
 }
 
 #[test]
-fn groups_are_chosen_and_namespaces_made() {
+fn a_sync_selects_groups_and_creates_namespaces() {
     block_on(async {
         let pair = Pair::new().await;
         for namespace in ["a", "a/b", "c"] {
@@ -912,7 +912,7 @@ fn groups_are_chosen_and_namespaces_made() {
 }
 
 #[test]
-fn what_the_source_has_not_any_more_goes_but_for_what_is_protected() {
+fn unprotected_snapshots_that_vanished_at_the_source_are_removed() {
     block_on(async {
         let pair = Pair::new().await;
         for namespace in ["a", "b"] {
@@ -964,7 +964,7 @@ fn what_the_source_has_not_any_more_goes_but_for_what_is_protected() {
 }
 
 #[test]
-fn a_group_of_somebody_else_is_left_alone_and_reported() {
+fn a_group_of_another_owner_is_left_alone_and_reported() {
     block_on(async {
         let pair = Pair::new().await;
         back_up(&pair.source, "vm/1", 2000, &data(1, 1)).await;
@@ -986,7 +986,7 @@ fn a_group_of_somebody_else_is_left_alone_and_reported() {
 
 /// Proves H180.
 #[test]
-fn who_names_a_chunk_of_somebody_else_does_not_get_it() {
+fn a_source_cannot_read_chunks_of_the_target_by_naming_them() {
     block_on(async {
         let pair = Pair::new().await;
         let secret = data(42, 2);
@@ -1044,7 +1044,7 @@ fn crc(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn within_one_store_no_chunk_is_transferred() {
+fn a_sync_within_one_store_transfers_no_chunk() {
     block_on(async {
         let inner = memory(&threads());
         let recorded = Arc::new(RecordingBackend::new(inner));
@@ -1071,7 +1071,7 @@ fn within_one_store_no_chunk_is_transferred() {
 }
 
 #[test]
-fn a_copy_of_a_store_is_not_taken_for_the_store() {
+fn a_copied_store_is_not_taken_for_its_original() {
     block_on(async {
         let runtime = threads();
         let (from, to) = (memory(&runtime), memory(&runtime));
@@ -1106,7 +1106,7 @@ impl SyncObserver for Stop {
 
 /// Proves H21.
 #[test]
-fn a_sync_ends_when_it_is_told_to_and_can_go_on_later() {
+fn an_aborted_sync_can_be_resumed() {
     block_on(async {
         for after in [1, 4, 7] {
             let pair = Pair::new().await;
@@ -1129,7 +1129,7 @@ fn a_sync_ends_when_it_is_told_to_and_can_go_on_later() {
 }
 
 #[test]
-fn who_uses_the_group_or_the_snapshot_is_not_disturbed() {
+fn a_sync_skips_groups_and_snapshots_in_use() {
     block_on(async {
         let pair = Pair::new().await;
         let name = back_up(&pair.source, "vm/1", 1000, &data(1, 2)).await;
