@@ -16,7 +16,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_the_store_has_what_it_acknowledged() {
+fn random_histories_with_faults_lose_no_acknowledged_snapshot() {
     if let Some(seed) = number("LARDER_SEED") {
         let life = history::live(seed);
         eprintln!("{life:#?}");
@@ -33,7 +33,7 @@ fn whatever_happens_the_store_has_what_it_acknowledged() {
 }
 
 #[test]
-fn a_seed_has_one_history() {
+fn a_seed_reproduces_its_history() {
     for seed in [1000, 1001, 1002] {
         assert_eq!(history::live(seed), history::live(seed), "seed {seed}");
     }
@@ -57,12 +57,12 @@ fn on_threads(directory: Option<&std::path::Path>) {
 }
 
 #[test]
-fn in_a_directory_everything_goes_on_side_by_side() {
+fn concurrent_operations_on_a_directory_lose_nothing() {
     let directory = tempfile::tempdir().unwrap();
     on_threads(Some(&directory.path().join("store")));
 }
 
 #[test]
-fn in_memory_everything_goes_on_side_by_side() {
+fn concurrent_operations_in_memory_lose_nothing() {
     on_threads(None);
 }

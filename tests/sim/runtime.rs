@@ -16,7 +16,7 @@ use larder::store::{Datastore, Options};
 use larder_testing::on_every_runtime;
 
 #[test]
-fn spawned_tasks_run_though_nobody_waits() {
+fn spawned_tasks_run_without_a_waiter() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let (sender, receiver) = oneshot::channel();
@@ -51,7 +51,7 @@ fn blocking_jobs_run_once_and_in_parallel_with_tasks() {
 
 /// Proves H164.
 #[test]
-fn a_job_that_panics_is_an_internal_error_and_harms_nobody() {
+fn a_panicking_job_is_an_internal_error_and_affects_no_other_job() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             for _ in 0..20 {
@@ -67,7 +67,7 @@ fn a_job_that_panics_is_an_internal_error_and_harms_nobody() {
 }
 
 #[test]
-fn a_job_runs_to_its_end_though_its_future_was_dropped() {
+fn a_job_runs_to_its_end_although_its_future_was_dropped() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let (sender, receiver) = oneshot::channel();
@@ -86,7 +86,7 @@ fn a_job_runs_to_its_end_though_its_future_was_dropped() {
 }
 
 #[test]
-fn sleeps_end_in_order_and_time_does_not_run_back() {
+fn sleeps_end_in_order_and_the_clock_is_monotonic() {
     on_every_runtime(|runtime| {
         Box::pin(async move {
             let start = runtime.monotonic();
@@ -120,7 +120,7 @@ fn random_bytes_differ() {
 ///
 /// The number of jobs that ran at once, found by letting each wait for the others as long as more come.
 #[test]
-fn the_pool_is_bounded() {
+fn the_pool_of_blocking_threads_is_bounded() {
     let most = 3;
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::with_threads(most.try_into().unwrap()));
     let (started, running) = mpsc::channel();
@@ -198,7 +198,7 @@ fn on_real_runtimes(body: fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
 }
 
 #[test]
-fn connections_carry_bytes_both_ways_until_they_are_closed() {
+fn connections_carry_bytes_in_both_directions_until_closed() {
     on_real_runtimes(|runtime| {
         Box::pin(async move {
             exchange(runtime.connect("127.0.0.1", echo()).await.unwrap()).await;
@@ -210,7 +210,7 @@ fn connections_carry_bytes_both_ways_until_they_are_closed() {
 ///
 /// The library starts no runtime and blocks on none, so that its futures are polled inside of any other one and outside.
 #[test]
-fn a_backup_runs_wherever_its_futures_are_polled() {
+fn a_backup_runs_inside_and_outside_of_any_executor() {
     let own = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let alone = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let many = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -244,7 +244,7 @@ async fn backup_and_restore(runtime: Arc<dyn Runtime>) {
 }
 
 #[test]
-fn nobody_listens_means_an_error() {
+fn a_connection_to_a_closed_port_is_an_error() {
     on_real_runtimes(|runtime| {
         Box::pin(async move {
             let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
@@ -287,7 +287,7 @@ mod simulated {
     }
 
     #[test]
-    fn a_day_passes_in_no_time() {
+    fn a_simulated_day_takes_no_real_time() {
         let sim = SimRuntime::new(0);
         let day = Duration::from_hours(24);
         let before = sim.now();
@@ -301,7 +301,7 @@ mod simulated {
     }
 
     #[test]
-    fn a_suspended_host_wakes_up_with_late_clocks_and_timers_that_did_not_go_on() {
+    fn a_suspension_advances_clocks_but_not_timers() {
         let sim = SimRuntime::new(0);
         let (hour, before) = (Duration::from_hours(1), sim.now());
         sim.block_on(async {
@@ -318,12 +318,12 @@ mod simulated {
 
     #[test]
     #[should_panic(expected = "deadlock")]
-    fn what_can_never_happen_is_not_waited_for() {
+    fn a_deadlock_of_the_simulation_panics() {
         SimRuntime::new(0).block_on(futures::future::pending::<()>());
     }
 
     #[test]
-    fn connections_are_made_in_memory() {
+    fn simulated_connections_are_in_memory() {
         let sim = SimRuntime::new(3);
         sim.block_on(async {
             assert!(sim.connect("anywhere", 80).await.is_err());

@@ -367,7 +367,7 @@ fn storm(seed: u64, rounds: u64) -> BTreeMap<String, u64> {
 
 /// Proves H157.
 #[test]
-fn no_storm_takes_a_chunk_from_a_finished_snapshot_and_every_call_ends() {
+fn no_storm_of_operations_removes_a_needed_chunk_and_every_call_ends() {
     let rounds = number("LARDER_STORM_ROUNDS").unwrap_or(40);
     let (first, seeds) = match number("LARDER_SEED") {
         Some(seed) => (seed, 1),
