@@ -174,7 +174,7 @@ fn commands(scene: &Scene, place: &Place) -> Vec<Command> {
 }
 
 #[test]
-fn a_reader_that_goes_away_changes_nothing() {
+fn a_closed_output_pipe_does_not_change_the_result() {
     let scene = Scene::new();
     for place in scene.places() {
         for mut command in commands(&scene, &place) {
@@ -189,14 +189,14 @@ fn a_reader_that_goes_away_changes_nothing() {
 }
 
 #[test]
-fn a_backend_of_another_crate_conforms_and_holds_a_backup() {
+fn the_custom_backend_example_conforms_and_stores_a_backup() {
     let done = output(&mut example("custom_backend"));
     assert_eq!(status(&done), 0, "{}", errors(&done));
     assert!(String::from_utf8(done.stdout).unwrap().contains("restored: Hello, larder!"));
 }
 
 #[test]
-fn output_onto_a_full_disk_is_a_failure_with_a_message() {
+fn output_to_a_full_disk_fails_with_a_message() {
     let scene = Scene::new();
     for place in scene.places() {
         for mut command in commands(&scene, &place) {
@@ -212,7 +212,7 @@ fn output_onto_a_full_disk_is_a_failure_with_a_message() {
 }
 
 #[test]
-fn standard_error_that_cannot_be_written_changes_nothing() {
+fn an_unwritable_standard_error_does_not_change_the_result() {
     let scene = Scene::new();
     for place in scene.places() {
         for broken in [closed_pipe, full_disk] {
@@ -280,7 +280,7 @@ fn stall(server: &Arc<FaultServer>, method: &'static str, part: &'static str) ->
 }
 
 #[test]
-fn a_backup_that_is_interrupted_leaves_no_snapshot_and_no_lease() {
+fn an_interrupted_backup_leaves_no_snapshot_and_no_lease() {
     let scene = Scene::new();
     let [directory, in_bucket] = scene.places();
     fs::write(scene.path("src/file"), "other contents").unwrap();
@@ -320,7 +320,7 @@ fn a_backup_that_is_interrupted_leaves_no_snapshot_and_no_lease() {
 }
 
 #[test]
-fn a_restore_that_is_interrupted_leaves_no_target() {
+fn an_interrupted_restore_leaves_no_target() {
     let scene = Scene::new();
     let in_bucket = bucket();
     let Place::Bucket(server) = &in_bucket else { panic!() };
@@ -347,7 +347,7 @@ fn a_restore_that_is_interrupted_leaves_no_target() {
 }
 
 #[test]
-fn nobody_has_to_read_or_write_for_a_command_to_end() {
+fn a_signal_ends_a_command_that_waits_for_a_pipe() {
     let scene = Scene::new();
     fs::create_dir_all(scene.path("store/.chunks")).unwrap();
     let place = Place::Directory(scene.directory.path().to_owned());
@@ -382,7 +382,7 @@ fn nobody_has_to_read_or_write_for_a_command_to_end() {
 }
 
 #[test]
-fn what_is_interrupted_gives_the_lease_back() {
+fn an_interrupted_command_releases_the_lease() {
     let scene = Scene::new();
     let [_, place] = scene.places();
     let Place::Bucket(server) = &place else { panic!() };
@@ -415,7 +415,7 @@ fn what_is_interrupted_gives_the_lease_back() {
 }
 
 #[test]
-fn a_second_signal_ends_a_command_at_once() {
+fn a_second_signal_ends_a_command_immediately() {
     let scene = Scene::new();
     let place = bucket();
     let Place::Bucket(server) = &place else { panic!() };
@@ -433,7 +433,7 @@ fn a_second_signal_ends_a_command_at_once() {
 }
 
 #[test]
-fn a_quickstart_that_is_interrupted_leaves_no_directory() {
+fn an_interrupted_quickstart_leaves_no_directory() {
     let temporary = tempfile::tempdir().unwrap();
     let mut running = Running::start(example("quickstart").env("TMPDIR", temporary.path()));
     let is_there = || fs::read_dir(temporary.path()).unwrap().next().is_some();
@@ -444,7 +444,7 @@ fn a_quickstart_that_is_interrupted_leaves_no_directory() {
 }
 
 #[test]
-fn a_store_with_a_typing_error_is_neither_opened_nor_made() {
+fn a_mistyped_store_is_neither_opened_nor_created() {
     let scene = Scene::new();
     for place in scene.places() {
         let objects = |place: &Place| match place {
@@ -467,7 +467,7 @@ fn a_store_with_a_typing_error_is_neither_opened_nor_made() {
 }
 
 #[test]
-fn a_server_that_is_silent_is_given_up() {
+fn a_silent_server_ends_a_command_after_the_first_contact_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     for name in ["list", "backup", "s3_check"] {
@@ -488,7 +488,7 @@ fn a_server_that_is_silent_is_given_up() {
 }
 
 #[test]
-fn a_risk_is_refused_with_the_option_that_accepts_it() {
+fn a_risky_operation_is_refused_with_the_option_that_accepts_it() {
     let lifecycle = "<LifecycleConfiguration><Rule><ID>x</ID><Status>Enabled</Status><Filter><Prefix></Prefix></Filter>\
                      <Expiration><Days>30</Days></Expiration></Rule></LifecycleConfiguration>";
     let risky = [
@@ -517,7 +517,7 @@ fn a_risk_is_refused_with_the_option_that_accepts_it() {
 }
 
 #[test]
-fn a_refusal_names_the_option_that_lifts_it() {
+fn a_refusal_names_the_option_that_permits_it() {
     let scene = Scene::new();
     for (key, body, option) in [
         ("store/.in-use", r#"{"hostname":"pbs"}"#, "--take-over"),
@@ -539,7 +539,7 @@ fn a_refusal_names_the_option_that_lifts_it() {
 }
 
 #[test]
-fn a_variable_with_a_newline_at_its_end_is_named() {
+fn a_credential_variable_with_a_trailing_newline_is_named() {
     let place = bucket();
     for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
         let done = output(place.on("list", "store").env(variable, "quux\n"));
@@ -550,7 +550,7 @@ fn a_variable_with_a_newline_at_its_end_is_named() {
 
 /// The last Sunday of March 2025 in Berlin: 01:00 UTC is the end of winter time.
 #[test]
-fn days_begin_where_the_time_zone_says_in_summer_and_in_winter() {
+fn prune_days_follow_the_time_zone_in_summer_and_winter() {
     if !Path::new("/usr/share/zoneinfo/Europe/Berlin").exists() {
         eprintln!("skipped: this host has no time zone database");
         return;
@@ -602,7 +602,7 @@ fn days_begin_where_the_time_zone_says_in_summer_and_in_winter() {
 }
 
 #[test]
-fn a_store_can_be_given_to_the_user_of_a_pbs() {
+fn chown_gives_a_store_to_the_user_of_a_pbs() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root can give files away");
         return;

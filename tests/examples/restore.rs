@@ -72,7 +72,7 @@ fn status(output: &Output) -> i32 {
 }
 
 #[test]
-fn damage_is_failed_work_and_a_mistyped_name_is_bad_input() {
+fn damage_exits_with_1_and_a_mistyped_name_with_2() {
     let scene = Scene::new();
     for (archive, target) in
         [("disk.fidx", "a"), ("disk", "a"), ("other.conf.blob", "a"), ("disk.img.fidx", "a/")]
@@ -105,7 +105,7 @@ fn damage_is_failed_work_and_a_mistyped_name_is_bad_input() {
 }
 
 #[test]
-fn a_manifest_that_cannot_be_read_is_listed_named_and_a_failure() {
+fn an_unreadable_manifest_is_listed_and_the_exit_status_is_1() {
     let scene = Scene::new();
     let other = scene.path("store/host/b/2025-07-14T14:20:02Z");
     fs::create_dir_all(&other).unwrap();
@@ -121,7 +121,7 @@ fn a_manifest_that_cannot_be_read_is_listed_named_and_a_failure() {
 }
 
 #[test]
-fn a_target_that_exists_is_only_overwritten_on_request() {
+fn an_existing_target_is_overwritten_only_on_request() {
     let scene = Scene::new();
     let image = fs::read(scene.path("image")).unwrap();
     fs::write(scene.path("target"), vec![7; 20_000]).unwrap();

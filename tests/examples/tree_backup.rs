@@ -150,7 +150,7 @@ fn a_named_pipe_is_opened_once_and_read_to_its_end() {
 }
 
 #[test]
-fn standard_input_can_be_a_stream_or_a_blob() {
+fn standard_input_can_be_the_source_of_a_stream_or_a_blob() {
     let place = Place::new();
     for (source, archive) in [("a.bin:/dev/stdin", "a.bin.didx"), ("a.conf:/dev/stdin", "a.conf.blob")] {
         let mut backup =
@@ -168,7 +168,7 @@ fn archive_group(archive: &str) -> &'static str {
 }
 
 #[test]
-fn an_image_of_something_without_a_size_is_refused_before_anything_is_written() {
+fn an_image_source_without_a_size_is_refused_before_any_write() {
     let place = Place::new();
     fs::remove_dir_all(place.path("store")).unwrap();
     mknodat(CWD, place.path("p"), FileType::Fifo, Mode::RWXU, 0).unwrap();
@@ -181,7 +181,7 @@ fn an_image_of_something_without_a_size_is_refused_before_anything_is_written() 
 }
 
 #[test]
-fn entries_that_may_not_be_read_are_named_and_the_rest_is_backed_up() {
+fn unreadable_entries_are_named_and_the_rest_is_backed_up() {
     let place = Place::new();
     place.write("src/a", "1");
     place.write("src/lost+found/x", "2");
@@ -247,7 +247,7 @@ fn notes(place: &Place, snapshot: &str) -> String {
 }
 
 #[test]
-fn neither_long_paths_nor_deep_trees_end_a_backup() {
+fn long_paths_and_deep_trees_are_backed_up() {
     let place = Place::new();
     let mut expected = BTreeSet::from([String::new()]);
     let mut directory = File::open(place.path("src")).unwrap();
@@ -279,7 +279,7 @@ fn neither_long_paths_nor_deep_trees_end_a_backup() {
 }
 
 #[test]
-fn a_directory_that_is_moved_away_while_the_walk_is_far_below_costs_its_rest_only() {
+fn a_directory_moved_during_the_walk_loses_only_its_remaining_entries() {
     let place = Place::new();
     let deep: PathBuf = std::iter::repeat_n("d", 100).collect();
     fs::create_dir_all(place.path("src").join(&deep)).unwrap();
@@ -315,7 +315,7 @@ fn while_reading(name: &str, directory: &Path, change: impl FnOnce()) -> (Vec<u8
 }
 
 #[test]
-fn files_that_change_or_vanish_are_named_once_each() {
+fn files_that_change_or_vanish_are_each_named_once() {
     for (what, problem) in
         [("shrink", Problem::Shrunk(9 << 20)), ("grow", Problem::Grown), ("change", Problem::Changed)]
     {
@@ -452,7 +452,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn files_with_holes_anywhere_come_back(
+    fn files_with_holes_anywhere_are_restored(
         parts in prop::collection::vec((0..400_000_u64, 1..9000_usize), 0..6),
         size in 0..500_000_u64,
         name in "[a-zü\\n]{1,110}",
@@ -483,7 +483,7 @@ fn described(path: &Path) -> (u32, i64, i64, u32, Option<PathBuf>, Option<Vec<u8
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a list of all that a tree may have")]
-fn every_kind_of_entry_comes_back_from_the_example_and_gnu_tar() {
+fn every_kind_of_entry_is_restored_by_the_example_and_by_gnu_tar() {
     let place = Place::new();
     let source = place.path("src");
     let is_root = rustix::process::geteuid().is_root();
@@ -573,7 +573,7 @@ fn a_signal_ends_a_backup_that_waits_for_a_pipe() {
 }
 
 #[test]
-fn a_store_inside_its_own_source_is_left_out_with_one_line() {
+fn a_store_inside_its_own_source_is_excluded_with_one_message() {
     let place = Place::new();
     place.write("src/a", "1");
     fs::rename(place.path("src"), place.path("source")).unwrap();
@@ -616,7 +616,7 @@ fn a_store_inside_its_own_source_is_left_out_with_one_line() {
 }
 
 #[test]
-fn patterns_leave_out_what_they_match() {
+fn exclude_patterns_exclude_their_matches() {
     let place = Place::new();
     for name in
         ["a.log", "b/a.log", "b/keep.log", "cache/x", "b/cache/y", "cache2", "proc/1", "b/proc/2", "t/u/v"]
@@ -649,7 +649,7 @@ fn patterns_leave_out_what_they_match() {
 }
 
 #[test]
-fn other_filesystems_are_stored_empty_if_that_is_asked_for() {
+fn other_filesystems_are_stored_empty_on_request() {
     let place = Place::new();
     place.write("src/a", "1");
     fs::create_dir_all(place.path("src/mnt")).unwrap();
@@ -677,7 +677,7 @@ fn other_filesystems_are_stored_empty_if_that_is_asked_for() {
 }
 
 #[test]
-fn a_stream_of_an_unchanged_tree_is_the_same_each_time() {
+fn an_unchanged_tree_gives_the_same_stream() {
     let place = Place::new();
     make_sparse_files(&place.path("src"));
     place.write("src/sub/b", "1");
@@ -688,7 +688,7 @@ fn a_stream_of_an_unchanged_tree_is_the_same_each_time() {
 }
 
 #[test]
-fn a_root_that_cannot_be_opened_is_an_error() {
+fn a_source_directory_that_cannot_be_opened_is_an_error() {
     let place = Place::new();
     assert!(Root::open(&place.path("none")).is_err());
     assert!(Root::open(Path::new(OsStr::from_bytes(b"/dev/null"))).is_err());

@@ -170,7 +170,7 @@ fn sparse_files_of_every_format_are_restored_sparse() {
 }
 
 #[test]
-fn parts_of_a_sparse_file_that_make_no_sense_are_reported() {
+fn an_invalid_sparse_map_is_reported() {
     for map in ["0,5,3,5", "0,5", "0,10,20", "5,5,0,5", "0,20", "0,5,95,6", "0,5,18446744073709551615,5"] {
         let records = [("GNU.sparse.size", "100"), ("GNU.sparse.name", "s"), ("GNU.sparse.map", map)];
         let tar = archive(&[pax(b'x', &records), file("x", b"0123456789"), file("next", b"n")]);
@@ -196,7 +196,7 @@ fn long_runs_of_zeros_become_holes() {
 }
 
 #[test]
-fn every_kind_of_entry_is_restored_or_reported() {
+fn every_kind_of_tar_entry_is_restored_or_reported() {
     let long = format!("{}/end", "long".repeat(30));
     let outside = tempfile::tempdir().unwrap();
     let tar = archive(&[
@@ -241,7 +241,7 @@ fn every_kind_of_entry_is_restored_or_reported() {
 }
 
 #[test]
-fn the_last_of_several_entries_of_a_name_stays_and_the_others_are_reported() {
+fn the_last_of_several_entries_with_one_name_is_kept_and_the_others_are_reported() {
     let tar = archive(&[
         file("twice", b"one"),
         file("twice", b"two"),
@@ -260,7 +260,7 @@ fn the_last_of_several_entries_of_a_name_stays_and_the_others_are_reported() {
 }
 
 #[test]
-fn an_archive_that_is_cut_off_or_goes_on_behind_its_end_is_reported() {
+fn a_truncated_archive_or_trailing_data_is_reported() {
     let whole = archive(&[file("a", b"a"), file("b", &[1; 1000])]);
     let directory = tempfile::tempdir().unwrap();
     for (number, (length, wanted)) in
@@ -303,7 +303,7 @@ fn long_archive(prefix: &str) -> (Vec<u8>, Vec<Stored>) {
 }
 
 #[test]
-fn damage_anywhere_costs_the_entries_in_it_and_no_others() {
+fn damage_loses_only_the_entries_that_it_hits() {
     ["./", ""].into_iter().for_each(damage_anywhere);
 }
 
@@ -334,7 +334,7 @@ fn damage_anywhere(prefix: &str) {
 }
 
 #[test]
-fn a_file_whose_records_are_damaged_is_not_left_under_a_name_that_may_be_cut() {
+fn a_file_with_damaged_pax_records_is_not_restored_under_a_wrong_name() {
     let long = format!("./{}", "n".repeat(150));
     let mut header = file("./x", b"data");
     header[..100].copy_from_slice(&long.as_bytes()[..100]);
@@ -353,7 +353,7 @@ fn a_file_whose_records_are_damaged_is_not_left_under_a_name_that_may_be_cut() {
 }
 
 #[test]
-fn attributes_that_cannot_be_set_are_reported_and_the_file_is_restored() {
+fn a_file_is_restored_although_its_attributes_cannot_be_set() {
     let mut bytes = file("odd", b"data");
     let mut header = tar::Header::from_byte_slice(&bytes[..512]).clone();
     header.set_mode(0o4755);
@@ -387,7 +387,7 @@ fn attributes_that_cannot_be_set_are_reported_and_the_file_is_restored() {
 }
 
 #[test]
-fn a_name_that_exists_is_not_replaced_unless_an_entry_made_it() {
+fn an_existing_name_is_replaced_only_if_the_archive_created_it() {
     // As on a filesystem where both names are the same: something else made the file.
     struct Intruder<'a>(Bytes<'a>, std::path::PathBuf);
     impl Source for Intruder<'_> {
@@ -411,7 +411,7 @@ fn a_name_that_exists_is_not_replaced_unless_an_entry_made_it() {
 }
 
 #[test]
-fn an_archive_that_cannot_be_read_any_more_leaves_whole_files_only() {
+fn a_read_error_leaves_only_whole_files() {
     struct Failing<'a>(Bytes<'a>, usize);
     impl Source for Failing<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ReadError> {
@@ -438,7 +438,7 @@ fn an_archive_that_cannot_be_read_any_more_leaves_whole_files_only() {
 }
 
 #[test]
-fn a_full_disk_ends_the_restore_and_leaves_whole_files_only() {
+fn a_full_disk_ends_the_restore_and_leaves_only_whole_files() {
     let directory = tempfile::tempdir().unwrap();
     let mount = directory.path();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=400k", "tmpfs"]).arg(mount).status();
@@ -456,7 +456,7 @@ fn a_full_disk_ends_the_restore_and_leaves_whole_files_only() {
 }
 
 #[test]
-fn a_tree_that_gnu_tar_packed_comes_back() {
+fn a_tree_packed_by_gnu_tar_is_restored() {
     let source = tempfile::tempdir().unwrap();
     let deep = source.path().join("d").join("e".repeat(120)).join("f");
     fs::create_dir_all(&deep).unwrap();
@@ -489,7 +489,7 @@ fn a_tree_that_gnu_tar_packed_comes_back() {
 }
 
 #[test]
-fn paths_longer_than_the_system_takes_are_restored() {
+fn paths_longer_than_the_system_limit_are_restored() {
     let parts: Vec<_> = (0..60).map(|at| format!("{at:0>100}")).collect();
     let long =
         |kind, name: &str| entry(tar::EntryType::new(kind), "././@LongLink", format!("{name}\0").as_bytes());
@@ -517,7 +517,7 @@ fn paths_longer_than_the_system_takes_are_restored() {
 }
 
 #[test]
-fn owners_are_restored_or_left_on_request_and_never_get_the_rights_of_others() {
+fn owners_are_restored_on_request_and_privileged_modes_never_go_to_other_owners() {
     let of_other = |name: &str| {
         let mut header = tar::Header::from_byte_slice(&file(name, b"")[..512]).clone();
         header.set_uid(12_345);
