@@ -196,7 +196,7 @@ fn every_operation_answers_as_the_reference_says() {
 }
 
 #[test]
-fn a_bucket_without_objects_can_be_removed_and_made_again() {
+fn an_empty_bucket_can_be_removed_and_created_again() {
     let server = FaultServer::start(Options::default());
     let mut client = Client::new(&server);
     server.put("a", "a");
@@ -210,7 +210,7 @@ fn a_bucket_without_objects_can_be_removed_and_made_again() {
 }
 
 #[test]
-fn the_bucket_says_what_its_options_say() {
+fn the_settings_of_a_bucket_are_those_of_the_options() {
     let lifecycle = "<LifecycleConfiguration><Rule/></LifecycleConfiguration>";
     let server = FaultServer::start(Options {
         bucket_exists: false,
@@ -243,7 +243,7 @@ fn the_bucket_says_what_its_options_say() {
 }
 
 #[test]
-fn listings_are_whole_in_order_and_paged() {
+fn listings_are_complete_ordered_and_paged() {
     let server = FaultServer::start(Options { page: 3, ..Options::default() });
     for key in ["a", "a/1", "a/2", "a b+c/\u{e4}", "b\u{1}<", "c", "p/q/r", "p/s"] {
         server.put(key, key);
@@ -281,7 +281,7 @@ fn listings_are_whole_in_order_and_paged() {
 }
 
 #[test]
-fn a_quota_counts_bytes_or_objects_and_what_is_replaced_too() {
+fn a_quota_counts_bytes_or_objects_and_accounts_for_replaced_ones() {
     let server = FaultServer::start(Options::default());
     server.put("a", "abc");
     let put = |body: &'static [u8]| ask(&server, ("PUT", "/a", &[], body)).status;
@@ -292,7 +292,7 @@ fn a_quota_counts_bytes_or_objects_and_what_is_replaced_too() {
 }
 
 #[test]
-fn many_are_deleted_with_a_result_for_each() {
+fn a_batch_delete_has_a_result_for_each_key() {
     let server = FaultServer::start(Options::default());
     for key in ["a&<", "b", "kept"] {
         server.put(key, key);
@@ -362,7 +362,7 @@ fn parts_become_an_object_when_they_are_completed() {
 }
 
 #[test]
-fn what_is_no_proper_request_is_a_violation() {
+fn a_malformed_request_is_a_violation() {
     let host = "Host: x\r\n";
     let table = [
         format!("GET /bucket/a HTTP/1.0\r\n{host}\r\n"),
@@ -405,7 +405,7 @@ fn what_is_no_proper_request_is_a_violation() {
 }
 
 #[test]
-fn the_log_has_every_request_as_it_was_sent() {
+fn the_log_contains_every_request_as_sent() {
     let server = FaultServer::start(Options::default());
     let mut client = Client::new(&server);
     client.ask(("PUT", "/%61?x-id=1", &["X-Two:  2 ", "x-one: 1"], b"abc"));
@@ -425,7 +425,7 @@ fn the_log_has_every_request_as_it_was_sent() {
 }
 
 #[test]
-fn a_rule_is_for_the_requests_that_it_names() {
+fn a_rule_applies_only_to_the_requests_that_it_selects() {
     let status = |rule: Rule| {
         let server = FaultServer::start(Options::default());
         server.put("a", "a");
@@ -558,7 +558,7 @@ fn bring(table: Vec<(Action, &[&str], &[&str])>) {
 }
 
 #[test]
-fn answers_can_be_refusals() {
+fn a_rule_can_refuse_requests() {
     let slow_down = Action::Status {
         status: 429,
         code: "SlowDown",
@@ -587,7 +587,7 @@ fn answers_can_be_refusals() {
 }
 
 #[test]
-fn answers_can_be_altered() {
+fn a_rule_can_alter_responses() {
     let hints = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(3) + "HTTP/1.1 200 OK\r\n";
     bring(vec![
         (Action::AddHeader("X-New", "1".to_owned()), &["\r\nX-New: 1\r\n"], &[]),
@@ -610,7 +610,7 @@ fn answers_can_be_altered() {
 }
 
 #[test]
-fn answers_can_be_framed_in_every_wrong_way() {
+fn a_rule_can_produce_every_wrong_framing() {
     let halves = format!("\r\n\r\n1f4\r\n{0}\r\n1f4\r\n{0}\r\n0\r\n\r\n", "x".repeat(500));
     let whole = "x".repeat(1000);
     let trailed =
@@ -646,7 +646,7 @@ fn answers_can_be_framed_in_every_wrong_way() {
 }
 
 #[test]
-fn bits_flip_before_and_after_the_checks() {
+fn a_rule_can_flip_bits_before_and_after_the_checks() {
     let hash = format!("x-amz-content-sha256: {HASH_OF_ABC}");
     let put: Request<'_> = ("PUT", "/a", &[&hash], b"abc");
     let (server, answer) = all_of(Action::FlipBit(Flip::Received), put);
@@ -683,7 +683,7 @@ fn listings_can_lag_and_repeat() {
 }
 
 #[test]
-fn a_wrong_clock_shows_and_refuses() {
+fn a_wrong_server_clock_is_visible_and_refuses_requests() {
     let skewed = |seconds: i64, headers: &[&str]| {
         let server = FaultServer::start(Options::default());
         server.put("a", "a");
@@ -706,7 +706,7 @@ fn a_wrong_clock_shows_and_refuses() {
 }
 
 #[test]
-fn every_quirk_is_one() {
+fn every_quirk_changes_the_behaviour() {
     let table: &[(Quirk, Request<'_>, u16, &str, &str)] = &[
         (Quirk::ConditionsIgnored, ("PUT", "/a", &["If-None-Match: *"], b"new"), 200, "ETag", ""),
         (Quirk::ConditionsRejected, ("PUT", "/x", &["If-None-Match: *"], b"new"), 501, "NotImplemented", ""),
@@ -763,7 +763,7 @@ fn every_quirk_is_one() {
 }
 
 #[test]
-fn a_client_that_expects_100_gets_it_unless_the_server_has_that_quirk() {
+fn a_client_that_expects_100_receives_it_unless_the_quirk_is_set() {
     let head = "PUT /bucket/a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
     for (options, quiet) in [(Options::default(), false), (Options::with([Quirk::ContinueNever]), true)] {
         let server = FaultServer::start(options);

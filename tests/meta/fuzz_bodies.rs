@@ -46,7 +46,7 @@ fn runner() -> TestRunner {
 }
 
 #[test]
-fn valid_input_that_was_changed_does_no_harm() {
+fn mutated_valid_input_causes_no_panic() {
     for (name, body, seed) in bodies::TARGETS {
         body(seed);
         let ran = runner().run(&changes(), |changes| {
@@ -58,7 +58,7 @@ fn valid_input_that_was_changed_does_no_harm() {
 }
 
 #[test]
-fn noise_does_no_harm() {
+fn random_input_causes_no_panic() {
     for (name, body, _) in bodies::TARGETS {
         let ran = runner().run(&vec(any::<u8>(), 0..300), |input| {
             body(&input);

@@ -22,7 +22,7 @@ struct Entry {
 }
 
 #[test]
-fn hazards_invariants_and_decisions_are_numbered_without_gaps() {
+fn hazards_invariants_and_decisions_are_numbered_consecutively() {
     let text = read(REGISTER);
     assert_eq!(headings(&text, "### H"), (1..=HAZARDS).collect::<Vec<_>>());
     assert_eq!(invariants(&text), (1..=INVARIANTS).collect::<Vec<_>>());
@@ -71,7 +71,7 @@ fn every_code_in_the_sources_is_explained() {
 }
 
 #[test]
-fn each_fault_of_the_register_is_noticed() {
+fn the_register_test_detects_each_fault() {
     let whole = "### H1. A\n\n* Hazard: a\n* Rule: b\n* Tests: `one`, `two`\n\n### H2. B\n\n* Hazard: a\n* Rule: b\n* Not applicable: c\n";
     let tests: BTreeMap<_, _> = tests_in(&[(
         "x.rs".into(),

@@ -70,7 +70,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
 ];
 
 #[test]
-fn no_file_names_a_room_that_its_own_may_not() {
+fn no_file_imports_a_room_that_the_table_forbids() {
     let allowed: BTreeMap<_, _> = ROOMS.into_iter().collect();
     let mut broken = Vec::new();
     for file in sources(Path::new("src")) {
@@ -95,7 +95,7 @@ fn no_file_names_a_room_that_its_own_may_not() {
 }
 
 #[test]
-fn the_table_has_no_circle_and_no_unknown_room() {
+fn the_table_of_rooms_has_no_cycle_and_no_unknown_room() {
     let place = |room: &str| ROOMS.iter().position(|(name, _)| *name == room);
     for (room, allowed) in ROOMS {
         for named in allowed {
@@ -124,7 +124,7 @@ fn no_source_file_prints_or_logs() {
 }
 
 #[test]
-fn the_test_would_notice() {
+fn the_import_test_detects_violations() {
     assert!(
         writes_output("    eprintln!(\"x\");") && writes_output("dbg!(x)") && writes_output("log::warn!()")
     );
@@ -140,14 +140,14 @@ fn the_test_would_notice() {
 
 /// An edge from a file to a `mod.rs` above it is left out: that is the door of the room, which holds what its files share.
 #[test]
-fn no_files_of_a_room_import_each_other_in_a_circle() {
+fn no_files_of_a_room_import_each_other_in_a_cycle() {
     let imports = imports_of(Path::new("src"));
     let circles = circles(&imports);
     assert!(circles.is_empty(), "files that import each other: {circles:#?}");
 }
 
 #[test]
-fn the_test_of_circles_would_notice() {
+fn the_cycle_test_detects_violations() {
     let files = |pairs: &[(&str, &[&str])]| -> BTreeMap<String, BTreeSet<String>> {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         pairs.iter().map(|(name, named)| ((*name).to_owned(), owned(named))).collect()

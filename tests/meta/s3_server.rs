@@ -322,7 +322,7 @@ fn a_connection_serves_many_requests_until_the_server_stops() {
 }
 
 #[test]
-fn a_body_is_asked_for_when_its_signature_is_good() {
+fn a_body_is_requested_only_after_a_valid_signature() {
     let server = server_with_bucket();
     let put = Request::new("PUT", "/bucket/key").header("expect", "100-continue").body(b"content");
     let head = |request: Request| {
@@ -342,7 +342,7 @@ fn a_body_is_asked_for_when_its_signature_is_good() {
 }
 
 #[test]
-fn buckets_come_and_go() {
+fn buckets_are_created_and_removed() {
     let server = S3Server::start();
     let mut client = Client::new(&server);
     client.send(Request::new("HEAD", "/bucket")).is(404);
@@ -373,7 +373,7 @@ fn buckets_come_and_go() {
 }
 
 #[test]
-fn what_was_put_is_read_back() {
+fn objects_are_read_back_as_stored() {
     let server = server_with_bucket();
     let mut client = Client::new(&server);
     let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
@@ -537,7 +537,7 @@ fn listings_come_in_pages_and_in_byte_order() {
 }
 
 #[test]
-fn many_are_deleted_at_once() {
+fn a_batch_delete_removes_many_objects() {
     let server = server_with_bucket();
     let mut client = Client::new(&server);
     for key in ["a", "b%26", "c", "d"] {
@@ -600,7 +600,7 @@ fn uploaded(client: &mut Client<'_>, key: &str, parts: &[&[u8]]) -> Request {
 }
 
 #[test]
-fn large_objects_come_in_parts() {
+fn large_objects_are_uploaded_in_parts() {
     let server = server_with_bucket();
     let mut client = Client::new(&server);
     let first = vec![7; 5 << 20];
@@ -659,7 +659,7 @@ fn one_of_16_racing_uploads_wins() {
 }
 
 #[test]
-fn a_bucket_can_be_a_host() {
+fn a_bucket_can_be_addressed_by_host_name() {
     let server = server_with_bucket();
     let mut client = Client::new(&server);
     let host = format!("bucket.{DOMAIN}:{}", server.address().port());
@@ -684,7 +684,7 @@ fn tls(server: &S3Server, name: &str, roots: RootCertStore) -> StreamOwned<Clien
 }
 
 #[test]
-fn a_server_with_tls_has_the_certificate_that_it_names() {
+fn a_tls_server_presents_its_certificate() {
     let server = S3Server::start_tls();
     server.create_bucket("bucket");
     assert!(server.url().starts_with("https://127.0.0.1:"));
