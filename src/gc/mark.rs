@@ -79,14 +79,14 @@ pub(super) async fn mark(store: &Datastore, options: &GcOptions) -> Result<Marke
         seen: HashSet::new(),
         store,
     };
-    let moves = store.moves_in_progress().watch();
+    let moves = store.inner().chunks().moves_in_progress().watch();
     for _ in 0..ROUNDS {
         if marking.round().await? == 0 {
             break;
         }
     }
     marking.published().await?;
-    let orphans = store.uncached_backend().orphans(&marking.marked.foreign).await?;
+    let orphans = store.inner().uncached_backend().orphans(&marking.marked.foreign).await?;
     marking.orphans(&orphans).await?;
     marking.moved().await?;
     loop {
@@ -105,7 +105,7 @@ pub(super) async fn mark(store: &Datastore, options: &GcOptions) -> Result<Marke
 impl Marking<'_> {
     /// Marks the indexes of a listing that are not marked yet; returns their number.
     async fn round(&mut self) -> Result<usize> {
-        let backend = self.store.uncached_backend();
+        let backend = self.store.inner().uncached_backend();
         let (mut walk, mut new) = (Walk::new(), 0);
         while let Some(indexes) = walk.next(backend.as_ref()).await? {
             let indexes: Vec<_> =
@@ -122,10 +122,10 @@ impl Marking<'_> {
     async fn group(&mut self, indexes: Vec<ObjectInfo>) -> Result<()> {
         self.previous.clear();
         let (store, options) = (self.store, self.options);
-        let ahead = INDEXES_AHEAD + store.runtime().parallelism().get();
+        let ahead = INDEXES_AHEAD + store.inner().runtime().parallelism().get();
         let read = |info: ObjectInfo| async move {
             options.check_abort()?;
-            let marks = match store.checked_index(&info).await {
+            let marks = match store.inner().snapshot_files().checked_index(&info).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     check_gone(store, &info.key, error).await?;
                     None
@@ -174,7 +174,7 @@ impl Marking<'_> {
 
     /// Marks an index by name, if it exists and is not marked yet.
     async fn by_name(&mut self, key: &Key) -> Result<()> {
-        match self.store.uncached_backend().head(key).await {
+        match self.store.inner().uncached_backend().head(key).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             info => {
                 let info = info?;
@@ -184,7 +184,7 @@ impl Marking<'_> {
     }
 
     async fn published(&mut self) -> Result<()> {
-        for key in self.store.published() {
+        for key in self.store.inner().published() {
             self.by_name(&key).await?;
         }
         Ok(())
@@ -193,7 +193,7 @@ impl Marking<'_> {
     async fn orphans(&mut self, orphans: &[Orphan]) -> Result<()> {
         for orphan in orphans {
             self.options.check_abort()?;
-            let marks = match self.store.orphan_index(orphan).await {
+            let marks = match self.store.inner().snapshot_files().orphan_index(orphan).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 checked => marks_of(self.store, checked?.index).await?,
             };
@@ -203,7 +203,7 @@ impl Marking<'_> {
     }
 
     async fn moved(&mut self) -> Result<()> {
-        if let Some(pending_moves) = self.store.uncached_backend().pending_moves().await? {
+        if let Some(pending_moves) = self.store.inner().uncached_backend().pending_moves().await? {
             for key in pending_moves.keys() {
                 self.by_name(key).await?;
             }
@@ -217,7 +217,7 @@ impl Marking<'_> {
 /// Makes sure that a missing index vanished with its whole snapshot, and not alone (H9).
 async fn check_gone(store: &Datastore, index: &Key, absent: Error) -> Result<()> {
     let Key::Archive(snapshot, _) = index else { return Err(absent) };
-    let backend = store.uncached_backend();
+    let backend = store.inner().uncached_backend();
     // As readers do. A process that deletes the snapshot holds the lock briefly.
     let scope = LockScope::Snapshot(snapshot.clone());
     let held = lock_with_timeout(backend.as_ref(), &scope, LockMode::Shared, LOCK_WAIT).await?;
@@ -234,7 +234,7 @@ async fn marks_of(store: &Datastore, index: IndexReader) -> Result<IndexMarks> {
         let marks = index.digests().map(|digest| mark_of(&digest)).collect();
         Ok(IndexMarks { data_bytes: index.size(), marks })
     };
-    store.runtime().run_blocking("mark", marks).await
+    store.inner().runtime().run_blocking("mark", marks).await
 }
 
 /// Identity of an index: its name and its version.

@@ -67,8 +67,8 @@ const WRITER_MARGIN: Duration = Duration::from_mins(5);
 /// A dropped future releases all locks.
 pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
     options.control.check("collect garbage")?;
-    store.check_writable("collect garbage").await?;
-    let backend = store.uncached_backend();
+    store.inner().check_writable("collect garbage").await?;
+    let backend = store.inner().uncached_backend();
     if backend.capabilities().lock_reach == LockReach::Process && !options.only_process {
         let error = Error::new(ErrorKind::Unsupported, "collect garbage");
         return Err(error.because("other processes may be writing: its locks do not reach them"));
@@ -82,9 +82,9 @@ pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
         return Err(Error::new(ErrorKind::InvalidInput, "collect garbage").because(why));
     }
     let guard: Arc<dyn LockGuard> = Arc::from(lock_store(backend.as_ref(), LockMode::Exclusive).await?);
-    store.check_identity("collect garbage").await?;
-    let collection = Arc::new(store.chunks().pins().collect());
-    let (now, here) = (backend.clock().await?, store.runtime().now());
+    store.inner().check_identity("collect garbage").await?;
+    let collection = Arc::new(store.inner().chunks().pins().collect());
+    let (now, here) = (backend.clock().await?, store.inner().runtime().now());
     let apart = now.duration_since(here).or_else(|_| here.duration_since(now)).unwrap_or_default();
     // A filesystem uses the clock of its host, or one that no other process relies on.
     if apart > CLOCKS_APART && !backend.capabilities().tracks_last_use {

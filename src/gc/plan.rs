@@ -106,7 +106,7 @@ pub(super) struct ShardCensus {
 
 pub(super) async fn make(store: &Datastore, options: GcOptions, held: Held, times: Times) -> Result<GcPlan> {
     let had_indexes = store.gc_status().await?.is_some_and(|status: GcStatus| status.index_file_count > 0);
-    let sightings = store.chunks().sightings().await?;
+    let sightings = store.inner().chunks().sightings().await?;
     let marked = mark(store, &options).await?;
     let mut plan = GcPlan {
         census: Census::default(),
@@ -209,7 +209,7 @@ impl GcPlan {
     async fn find_damaged(&mut self, missing: &MarkSet) -> Result<()> {
         let mut named: HashSet<Digest> = HashSet::new();
         let mut walk = Walk::new();
-        while let Some(indexes) = walk.next(self.store.uncached_backend().as_ref()).await? {
+        while let Some(indexes) = walk.next(self.store.inner().uncached_backend().as_ref()).await? {
             for info in indexes {
                 let found = self.missing_of(&info, missing).await?;
                 let room = LOOKED_FOR.saturating_sub(named.len());
@@ -222,12 +222,12 @@ impl GcPlan {
         let here = (named.len() - gone.len()) as u64;
         self.missing = if are_all { gone.len() as u64 } else { (missing.len() as u64).saturating_sub(here) };
         self.lost = gone.iter().copied().collect();
-        self.store.chunks().note_missing(&self.lost).await?;
+        self.store.inner().chunks().note_missing(&self.lost).await?;
         if self.missing == 0 {
             return Ok(());
         }
         let mut walk = Walk::new();
-        while let Some(indexes) = walk.next(self.store.uncached_backend().as_ref()).await? {
+        while let Some(indexes) = walk.next(self.store.inner().uncached_backend().as_ref()).await? {
             let mut counts: BTreeMap<SnapshotName, u64> = BTreeMap::new();
             for info in indexes {
                 let Key::Archive(snapshot, _) = &info.key else { continue };
@@ -250,7 +250,7 @@ impl GcPlan {
     /// The missing chunks that an index names, and the number of references.
     async fn missing_of(&self, info: &ObjectInfo, missing: &MarkSet) -> Result<BTreeMap<Digest, u64>> {
         self.options.check_abort()?;
-        let index = match self.store.checked_index(info).await {
+        let index = match self.store.inner().snapshot_files().checked_index(info).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
             checked => checked?.index,
         };
@@ -264,7 +264,7 @@ impl GcPlan {
             }
             Ok(found)
         };
-        self.store.runtime().run_blocking("look for missing chunks", find).await
+        self.store.inner().runtime().run_blocking("look for missing chunks", find).await
     }
 
     /// Filters out chunks that a lookup by name finds: a listing may lag (H13).
@@ -273,7 +273,9 @@ impl GcPlan {
         let mut gone = HashSet::new();
         for part in named.chunks(NAMED) {
             let keys: Vec<_> = part.iter().copied().map(Key::Chunk).collect();
-            for (digest, found) in part.iter().zip(self.store.uncached_backend().head_many(&keys).await?) {
+            for (digest, found) in
+                part.iter().zip(self.store.inner().uncached_backend().head_many(&keys).await?)
+            {
                 match found {
                     Err(error) if error.kind() == ErrorKind::NotFound => _ = gone.insert(*digest),
                     found => drop(found?),
@@ -313,7 +315,7 @@ pub(super) struct Scan<'a> {
 impl Counting<'_> {
     /// Scans everything; returns the marks without a chunk too.
     async fn all(&self) -> Result<(Census, MarkSet)> {
-        let in_flight = self.store.uncached_backend().capabilities().in_flight;
+        let in_flight = self.store.inner().uncached_backend().capabilities().in_flight;
         let concurrency = self.options.control.concurrency.unwrap_or(in_flight).max(1);
         let shards = Shard::all(concurrency as u64);
         let of = shards.len() as u64;
@@ -390,7 +392,7 @@ impl Counting<'_> {
     }
 
     fn keeps_candidates(&self) -> bool {
-        self.store.uncached_backend().capabilities().needs_gc_candidates()
+        self.store.inner().uncached_backend().capabilities().needs_gc_candidates()
     }
 
     /// Returns if the object may be removed, and since when it is known to be unreferenced. A quarantined copy needs no second sighting: the
@@ -412,7 +414,7 @@ impl Scan<'_> {
     /// The candidates of the next page; `None` at the end of the shard.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Candidate>>> {
         self.counting.options.check_abort()?;
-        let backend = self.counting.store.uncached_backend();
+        let backend = self.counting.store.inner().uncached_backend();
         let Some(page) = self.pager.next(backend.as_ref()).await? else {
             self.skip_to(None);
             return Ok(None);
@@ -455,7 +457,7 @@ impl Scan<'_> {
                 let mark = mark_of(digest);
                 self.skip_to(Some(mark));
                 self.last_chunk = Some(*digest);
-                let pins = self.counting.store.chunks().pins();
+                let pins = self.counting.store.inner().chunks().pins();
                 if self.last_mark == Some(mark) || pins.is_pinned(digest) {
                     self.census.in_use.add(size);
                     return false;

@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+
+use crate::backend::{Backend, Deleted, PutMode, Removal};
 use crate::chunks::{Swept, Unused};
 use crate::digest_set::Shard;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +18,6 @@ use crate::gc::options::{GcEvent, Sizes};
 use crate::gc::plan::{Counting, GcPlan};
 use crate::gc::progress::{BATCH, Candidate, REQUEST};
 use crate::gc::report::{GcEnd, GcReport};
-use crate::store::Datastore;
 
 /// Maximum number of consecutive batches without a removal.
 const FRUITLESS: usize = 3;
@@ -54,15 +56,15 @@ impl GcPlan {
             return Ok(());
         }
         // From now on no base vouches for them, in any process (H22).
-        self.store.suspect_missing(&self.lost).await?;
+        self.store.inner().repairs().suspect_missing(&self.lost).await?;
         // A deleted snapshot must not reappear after a crash, without its chunks.
-        self.store.backend().barrier().await?;
-        let capabilities = self.store.uncached_backend().capabilities();
+        self.store.inner().backend().barrier().await?;
+        let capabilities = self.store.inner().uncached_backend().capabilities();
         // Presence records of other processes must not outlive the chunks that are about to be deleted.
         if !capabilities.cheap_presence
             && let Some(identity) = self.store.uuid()
         {
-            self.store.chunks().begin_term(identity).await?;
+            self.store.inner().chunks().begin_term(identity).await?;
         }
         if capabilities.needs_gc_candidates() {
             self.write_sightings().await?;
@@ -101,7 +103,7 @@ impl GcPlan {
         }
         waiting.truncate(MOST_SIGHTINGS.saturating_sub(seen.len()));
         // Including those of an earlier run whose deletion was confirmed.
-        let chunks = self.store.chunks();
+        let chunks = self.store.inner().chunks();
         let leaving: Vec<_> = chunks.leaving().into_iter().map(|digest| (digest, self.times.now)).collect();
         let mut shortened = None;
         loop {
@@ -150,18 +152,18 @@ impl GcPlan {
         }
         let outside = self.marked.foreign.iter().chain(&self.census.foreign).cloned().collect::<Vec<_>>();
         let age = self.options.grace.max(LEFTOVER_AGE);
-        match self.store.uncached_backend().remove_leftovers(&outside, age).await {
+        match self.store.inner().uncached_backend().remove_leftovers(&outside, age).await {
             // The garbage is gone; these credentials, or this server, cannot list more.
             Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
                 self.progress.leftovers_refused = Some(error);
             }
             removed => self.progress.leftovers = removed?,
         }
-        if self.store.uncached_backend().capabilities().needs_gc_candidates() {
+        if self.store.inner().uncached_backend().capabilities().needs_gc_candidates() {
             self.write_sightings().await?;
         }
         // Before `.gc-status`: the next deletion needs the reserve more than people need the status.
-        if let Err(error) = self.store.uncached_backend().keep_reserve().await {
+        if let Err(error) = self.store.inner().uncached_backend().keep_reserve().await {
             self.progress.remarks.push(error);
         }
         self.write_status().await
@@ -213,7 +215,7 @@ impl GcPlan {
 
     async fn batch(&mut self, candidates: &[Candidate]) -> Result<()> {
         self.progress.begun_with += candidates.len();
-        let is_listed = self.store.uncached_backend().capabilities().needs_gc_candidates();
+        let is_listed = self.store.inner().uncached_backend().capabilities().needs_gc_candidates();
         if is_listed && self.progress.begun_with > MOST_SIGHTINGS {
             let error = Error::new(ErrorKind::Full, "collect garbage");
             return Err(
@@ -224,7 +226,7 @@ impl GcPlan {
         let times = self.times;
         let is_old = Arc::new(move |last_used| times.is_old(last_used));
         let (guard, kept) = (Arc::clone(&self.held.guard), Arc::clone(&self.held.collection));
-        let swept = self.store.chunks().sweep(unused, guard, is_old, kept).await?;
+        let swept = self.store.inner().chunks().sweep(unused, guard, is_old, kept).await?;
         let before = self.progress.removed;
         let mut refused = None;
         let mut last_error = None;
@@ -279,8 +281,8 @@ impl GcPlan {
             still_bad: census.quarantined.chunks.saturating_sub(done.removed_quarantined.chunks),
             cache_stats: Some(GcCacheStats { hits: self.marked.hits, misses: self.marked.misses }),
         };
-        let backend = self.store.backend();
-        match Datastore::put_state(backend.as_ref(), Key::GcStatus, status.to_json().into()).await {
+        let backend = self.store.inner().backend();
+        match put_state(backend.as_ref(), Key::GcStatus, status.to_json().into()).await {
             // The garbage is gone in any case.
             Err(error) if error.kind() == ErrorKind::Full => self.progress.remarks.push(error),
             written => {
@@ -307,6 +309,25 @@ impl GcPlan {
             removed_quarantined: done.removed_quarantined,
             status_written: done.status_written,
             waiting: self.waiting(),
+        }
+    }
+}
+
+/// Writes a state that can be made again. On a full store the old one is removed first to make room.
+///
+/// # Errors
+/// `Full` if there is no room for it then, either.
+async fn put_state(backend: &dyn Backend, key: Key, bytes: Bytes) -> Result<()> {
+    let full = match backend.put(&key, bytes.clone(), PutMode::Replace).await {
+        Err(error) if error.kind() == ErrorKind::Full => error,
+        put => return put.map(drop),
+    };
+    match backend.delete(&[Removal::any(key.clone())]).await?.pop() {
+        // A second request may delete the new one too.
+        Some(Ok(Deleted::InDoubt)) | None => Err(full),
+        Some(deleted) => {
+            deleted?;
+            backend.put(&key, bytes, PutMode::Replace).await.map(drop)
         }
     }
 }

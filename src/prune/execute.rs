@@ -22,7 +22,7 @@ impl PrunePlan {
     /// # Cancel safety
     /// A dropped future leaves each snapshot complete, unfinished or removed. A copy of the plan continues from there.
     pub async fn execute(self) -> Result<PruneReport> {
-        self.store.check_deletable("prune").await?;
+        self.store.inner().check_deletable("prune").await?;
         let total = self.groups.iter().map(|group| group.snapshots.len() as u64).sum();
         let mut run = Run { done: 0, plan: &self, report: PruneReport::default(), total };
         for group in &self.groups {
@@ -33,7 +33,7 @@ impl PrunePlan {
             if run.report.stopped.is_some() {
                 break;
             }
-            let outcome = match self.store.remove_namespace(namespace).await {
+            let outcome = match self.store.inner().deletions().remove_namespace(namespace).await {
                 Ok(true) => GroupOutcome::Removed,
                 Ok(false) => GroupOutcome::Kept,
                 Err(trouble) => run.group_trouble(trouble),
@@ -42,7 +42,7 @@ impl PrunePlan {
         }
         let report = run.report;
         // Makes the removals durable, or reports that they may not be.
-        self.store.backend().barrier().await?;
+        self.store.inner().backend().barrier().await?;
         Ok(report)
     }
 }
@@ -76,7 +76,7 @@ impl Run<'_> {
         let outcome = if self.report.stopped.is_some() || !(removed || is_deletion) {
             GroupOutcome::Kept
         } else {
-            match self.plan.store.remove_group_if_empty(&group.group).await {
+            match self.plan.store.inner().deletions().remove_group_if_empty(&group.group).await {
                 Ok(true) => GroupOutcome::Removed,
                 Ok(false) => GroupOutcome::Kept,
                 Err(trouble) => self.group_trouble(trouble),
@@ -97,7 +97,14 @@ impl Run<'_> {
         if self.report.stopped.is_some() {
             return Err(Outcome::NotReached);
         }
-        let listed = self.plan.store.listed_snapshots(&group.group).await.map_err(Outcome::Failed)?;
+        let listed = self
+            .plan
+            .store
+            .inner()
+            .catalog()
+            .listed_snapshots(&group.group)
+            .await
+            .map_err(Outcome::Failed)?;
         let decisions = match &self.plan.options {
             Some(options) => options.decide(&listed),
             None => listed.iter().map(|_| Decision::Remove).collect(),
@@ -117,7 +124,7 @@ impl Run<'_> {
             Some(decision) if decision.keeps() => return Outcome::Changed,
             Some(_) => {}
         }
-        match self.plan.store.remove_planned(&planned.name, &planned.expected).await {
+        match self.plan.store.inner().deletions().remove_planned(&planned.name, &planned.expected).await {
             Ok(DeleteOutcome::Busy(error)) => Outcome::Busy(error),
             Ok(DeleteOutcome::Changed) => Outcome::Changed,
             Ok(DeleteOutcome::Gone) => Outcome::Gone,

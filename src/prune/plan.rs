@@ -119,7 +119,7 @@ pub struct PruneCounts {
 /// `InvalidInput` for [`Scope::Snapshots`], since rules decide about whole groups; `NotFound` if the group or namespace does not
 /// exist; any failure to list.
 pub async fn plan(store: &Datastore, scope: &Scope, options: PruneOptions) -> Result<PrunePlan> {
-    store.look_again(Prefix::Namespace(Namespace::root())).await?;
+    store.inner().catalog().look_again(Prefix::Namespace(Namespace::root())).await?;
     let root = Namespace::root();
     let groups = match scope {
         Scope::Group(group) => vec![group.clone()],
@@ -166,7 +166,7 @@ pub async fn plan(store: &Datastore, scope: &Scope, options: PruneOptions) -> Re
 /// # Errors
 /// `NotFound` if a snapshot, group or namespace does not exist; any failure to list.
 pub async fn plan_deletion(store: &Datastore, scope: &Scope) -> Result<PrunePlan> {
-    store.look_again(Prefix::Namespace(Namespace::root())).await?;
+    store.inner().catalog().look_again(Prefix::Namespace(Namespace::root())).await?;
     let mut wanted: BTreeMap<GroupName, BTreeSet<SnapshotName>> = BTreeMap::new();
     let (mut groups, mut namespaces) = (Vec::new(), Vec::new());
     match scope {
@@ -243,7 +243,7 @@ fn listings(
 ) -> impl futures::Stream<Item = Result<(GroupName, Vec<Listed>)>> + Unpin + '_ {
     let listed = stream::iter(groups).map(move |group| {
         Box::pin(async move {
-            let listed = store.listed_snapshots(&group).await?;
+            let listed = store.inner().catalog().listed_snapshots(&group).await?;
             Ok((group, listed))
         })
     });

@@ -18,8 +18,7 @@ use crate::format::index::IndexReader;
 use crate::format::manifest::CryptMode;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::store::in_archive;
-use crate::sync::context::Base;
-use crate::sync::context::{Failure, Run};
+use crate::sync::context::{Base, Failure, Run};
 use crate::sync::events::SyncEvent;
 use crate::sync::report::SyncStats;
 
@@ -71,7 +70,7 @@ enum Brought {
 /// The distinct chunks, in the order in which they come first.
 pub(super) async fn wanted(run: &Run, indexes: Vec<Index>, reuse: &Reuse) -> Result<Vec<Wanted>> {
     let sent = Arc::clone(&reuse.sent);
-    run.target.runtime().run_blocking("read indexes", move || distinct(&indexes, &sent)).await
+    run.target.inner().runtime().run_blocking("read indexes", move || distinct(&indexes, &sent)).await
 }
 
 fn distinct(indexes: &[Index], sent: &WriterPins) -> Result<Vec<Wanted>> {
@@ -139,9 +138,9 @@ async fn one(run: &Run, ends: &Ends<'_>, wanted: Wanted, reuse: &Reuse) -> Resul
     }
     let (chunk, read) = {
         let _slot = run.reads.budget.acquire(1).await;
-        let read = run.source.read_permit(length).await;
+        let read = run.source.inner().read_permit(length).await;
         run.go_on()?;
-        let chunk = run.source.chunks().get_stored(digest, length).await;
+        let chunk = run.source.inner().chunks().get_stored(digest, length).await;
         let named = |error| match ends.archives.get(archive) {
             Some(archive) => in_archive(error, digest, archive, ends.source),
             None => error,
@@ -154,12 +153,12 @@ async fn one(run: &Run, ends: &Ends<'_>, wanted: Wanted, reuse: &Reuse) -> Resul
     }
     let stored = chunk.stored_bytes();
     run.pass(stored).await?;
-    let write = run.target.write_permit(length).await;
+    let write = run.target.inner().write_permit(length).await;
     drop(read);
     let _slot = run.writes.budget.acquire(1).await;
     run.go_on()?;
     run.event(&SyncEvent::ChunkSent { digest, snapshot, stored });
-    let put = run.target.chunks().put_stored(&reuse.sent, chunk, reuse.belief).await?;
+    let put = run.target.inner().chunks().put_stored(&reuse.sent, chunk, reuse.belief).await?;
     drop(write);
     Ok(if put == Stored::Known { Brought::Reused } else { Brought::Sent(stored) })
 }
@@ -172,6 +171,6 @@ async fn is_at_target(run: &Run, digest: Digest, reuse: &Reuse) -> Result<bool> 
     let named = reuse.base.as_ref().is_some_and(|base| base.names(&digest)).then_some(ReuseSource::Base);
     match named.or(reuse.of_same) {
         None => Ok(false),
-        Some(reference) => run.target.chunks().take_over(&reuse.taken, digest, reference).await,
+        Some(reference) => run.target.inner().chunks().take_over(&reuse.taken, digest, reference).await,
     }
 }

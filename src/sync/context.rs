@@ -61,7 +61,7 @@ impl From<Error> for Failure {
 impl Slots {
     pub(super) fn new(store: &Datastore, options: &SyncOptions) -> Self {
         let most = options.in_flight.map_or(usize::MAX, std::num::NonZeroUsize::get);
-        let count = store.in_flight().min(most);
+        let count = store.inner().in_flight().min(most);
         Self { budget: Semaphore::new(count), count }
     }
 }
@@ -83,14 +83,14 @@ impl Run {
     pub(super) fn forget(&self) {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         if pins.confirmed() > self.options.remember_chunks {
-            *pins = self.target.pins_beside(&pins);
+            *pins = self.target.inner().pins_beside(&pins);
         }
     }
 
     /// Waits until this number of bytes may be sent, or the sync is aborted.
     pub(super) async fn pass(&self, bytes: u64) -> Result<(), Failure> {
         let Some(rate) = &self.rate else { return Ok(()) };
-        let runtime = self.target.runtime().as_ref();
+        let runtime = self.target.inner().runtime().as_ref();
         let mut taken = pin!(rate.take(bytes, runtime));
         loop {
             match future::select(taken.as_mut(), runtime.sleep(LOOK)).await {

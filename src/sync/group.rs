@@ -6,7 +6,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveKind, SnapshotName};
-use crate::store::{SnapshotState, StoredManifest, is_of_the_object};
+use crate::store::{GroupImport, SnapshotState, StoredManifest, is_of_the_object};
 use crate::sync::context::{Base, GroupRun, Run};
 use crate::sync::events::SyncEvent;
 use crate::sync::kinds::{GroupPlan, SnapshotPlan, Step};
@@ -32,7 +32,7 @@ pub(super) async fn sync(run: &Run, plan: &GroupPlan) -> GroupReport {
     if let Some(snapshots) = all_settled.collect() {
         return report(GroupOutcome::Done, snapshots);
     }
-    let import = match run.target.import_into(&plan.target, &run.options.owner).await {
+    let import = match GroupImport::begin(run.target.inner(), &plan.target, &run.options.owner).await {
         Ok(import) => import,
         Err(error) => return report(GroupOutcome::Failed(error), unreached()),
     };
@@ -103,7 +103,7 @@ impl GroupRun<'_> {
         let target = &self.run.target;
         let mut indexes = Vec::new();
         for file in stored.manifest.files().iter().filter(|file| file.name().kind() != ArchiveKind::Blob) {
-            match target.stored_index(name, file).await {
+            match target.inner().snapshot_files().stored_index(name, file).await {
                 Ok((_, index)) => indexes.push(index),
                 // It vouches for nothing then.
                 Err(error) if is_of_the_object(&error) && error.kind() != ErrorKind::Unsupported => {
@@ -118,6 +118,6 @@ impl GroupRun<'_> {
             digests.dedup();
             Ok(digests)
         };
-        target.runtime().run_blocking("read indexes", collect).await.map(Some)
+        target.inner().runtime().run_blocking("read indexes", collect).await.map(Some)
     }
 }

@@ -1,6 +1,7 @@
 //! Planning of a sync.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -100,11 +101,11 @@ fn check_apart(
 }
 
 async fn sameness(source: &Datastore, target: &Datastore) -> Result<Same> {
-    if source.is_same_opening(target) {
+    if Arc::ptr_eq(source.inner(), target.inner()) {
         return Ok(Same::Opening);
     }
-    let uuid = source.current_uuid().await?;
-    Ok(if uuid.is_some() && uuid == target.current_uuid().await? { Same::Twin } else { Same::No })
+    let uuid = source.inner().current_uuid().await?;
+    Ok(if uuid.is_some() && uuid == target.inner().current_uuid().await? { Same::Twin } else { Same::No })
 }
 
 /// The existing namespaces of the target above, at and below this one.
@@ -236,7 +237,7 @@ impl Look<'_> {
         if present.is_none() && !self.options.asks_manifests() {
             return Ok(Step::Transfer);
         }
-        let source = match self.source.stored_manifest(&info.name).await {
+        let source = match self.source.inner().manifests().stored(&info.name).await {
             // The execution reports it.
             Err(error) if is_of_the_object(&error) => {
                 return Ok(if present.is_none() { Step::Transfer } else { Step::Skip(Skip::Present) });
@@ -247,7 +248,7 @@ impl Look<'_> {
             return Ok(Step::Skip(skip));
         }
         let Some(present) = present else { return Ok(Step::Transfer) };
-        let theirs = match self.target.stored_manifest(&present.name).await {
+        let theirs = match self.target.inner().manifests().stored(&present.name).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Step::Transfer),
             Err(error) if is_of_the_object(&error) => None,
             theirs => Some(theirs?),

@@ -32,9 +32,9 @@ impl SyncPlan {
 
 async fn execute(plan: SyncPlan) -> Result<SyncReport> {
     let mut report = SyncReport::default();
-    plan.target.check_writable("sync").await?;
+    plan.target.inner().check_writable("sync").await?;
     // Until the end, so that no other process collects transferred chunks of snapshots that are not visible yet (H4, H5).
-    let _held = plan.target.lock_store_shared().await?;
+    let _held = plan.target.inner().locks().store_to_write().await?;
     for namespace in &plan.new_namespaces {
         match plan.target.create_namespace(namespace).await {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
@@ -46,7 +46,7 @@ async fn execute(plan: SyncPlan) -> Result<SyncReport> {
     }
     let run = Run {
         options: plan.options.clone(),
-        pins: Mutex::new(plan.target.pins()),
+        pins: Mutex::new(plan.target.inner().pins()),
         rate: plan.options.bytes_per_second.map(Rate::new),
         reads: Slots::new(&plan.source, &plan.options),
         same: plan.same,
@@ -135,7 +135,7 @@ mod tests {
                     let (chunks, manifests) = look(to.as_ref());
                     if manifests < usize::try_from(round).unwrap() {
                         for digest in chunks.iter().filter(|digest| !before.contains(digest)) {
-                            assert!(target.chunks().is_pinned(digest));
+                            assert!(target.inner().chunks().is_pinned(digest));
                             seen += 1;
                         }
                     }
@@ -146,7 +146,7 @@ mod tests {
                 assert_eq!(report.stats().chunks_reused > 0, round == 2);
                 let (chunks, _) = look(to.as_ref());
                 assert!(
-                    !chunks.iter().any(|digest| target.chunks().is_pinned(digest)),
+                    !chunks.iter().any(|digest| target.inner().chunks().is_pinned(digest)),
                     "pins go with the run"
                 );
             }

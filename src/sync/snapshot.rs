@@ -12,8 +12,7 @@ use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::{Held, ImportedManifest, SnapshotImport, StoredManifest, has_failed_verification};
 use crate::sync::chunks::{self, Ends, Index, Reuse};
 use crate::sync::compare::{Verdict, compare};
-use crate::sync::context::GroupRun;
-use crate::sync::context::{Failure, Run};
+use crate::sync::context::{Failure, GroupRun, Run};
 use crate::sync::kinds::{Same, Skip, SnapshotPlan};
 use crate::sync::options::Candidates;
 use crate::sync::report::{Outcome, SyncStats};
@@ -25,7 +24,9 @@ pub(super) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPla
         Err(Failure::Failed(error)) => {
             // If a part is missing, the whole snapshot may be (H51).
             let may_be_gone = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound);
-            if may_be_gone && run.source.has_manifest(&plan.source).await.is_ok_and(|is_there| !is_there) {
+            if may_be_gone
+                && run.source.inner().manifests().exists(&plan.source).await.is_ok_and(|is_there| !is_there)
+            {
                 return Outcome::SourceGone;
             }
             Outcome::Failed(error)
@@ -36,11 +37,11 @@ pub(super) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPla
 async fn bring(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Result<Outcome, Failure> {
     let (from, to) = (&plan.source, &plan.target);
     // Before the lock: locking a missing snapshot would leave a lock file.
-    if !run.source.has_manifest(from).await? {
+    if !run.source.inner().manifests().exists(from).await? {
         return Ok(Outcome::SourceGone);
     }
-    let held = run.source.hold(from).await?;
-    let source = run.source.stored_manifest(from).await?;
+    let held = run.source.inner().locks().snapshot_to_read(from).await?;
+    let source = run.source.inner().manifests().stored(from).await?;
     if let Some(skip) = run.options.objection(&source.manifest) {
         return Ok(Outcome::Skipped(skip));
     }
@@ -97,7 +98,7 @@ async fn manifest(
     source: &StoredManifest,
     with_log: bool,
 ) -> Result<ImportedManifest, Failure> {
-    let log = if with_log { run.source.stored_client_log(from).await? } else { None };
+    let log = if with_log { run.source.inner().snapshot_files().client_log(from).await? } else { None };
     let bytes = source.bytes.len() + log.as_ref().map_or(0, bytes::Bytes::len);
     run.pass(bytes as u64).await?;
     Ok(ImportedManifest { bytes: source.bytes.clone(), log })
@@ -115,7 +116,7 @@ async fn fill(
     let mut indexes = Vec::new();
     for file in source.manifest.files().iter().filter(|file| file.name().kind() != ArchiveKind::Blob) {
         run.go_on()?;
-        let (bytes, reader) = run.source.stored_index(from, file).await?;
+        let (bytes, reader) = run.source.inner().snapshot_files().stored_index(from, file).await?;
         run.pass(bytes.len() as u64).await?;
         import.add_index(file.name(), bytes)?;
         indexes.push(Index { mode: file.crypt_mode(), name: file.name().clone(), reader });
@@ -129,7 +130,7 @@ async fn fill(
     let stats = chunks_of(run, group, plan, (indexes, of_same), import).await?;
     for file in source.manifest.files().iter().filter(|file| file.name().kind() == ArchiveKind::Blob) {
         run.go_on()?;
-        let bytes = run.source.stored_blob(from, file).await?;
+        let bytes = run.source.inner().snapshot_files().stored_blob(from, file).await?;
         run.pass(bytes.len() as u64).await?;
         import.put_blob(file.name(), bytes).await?;
     }
@@ -145,7 +146,7 @@ async fn chunks_of(
     (indexes, of_same): (Vec<Index>, Option<ReuseSource>),
     import: &mut SnapshotImport,
 ) -> Result<SyncStats, Failure> {
-    let taken = run.target.pins_beside(&run.pins());
+    let taken = run.target.inner().pins_beside(&run.pins());
     import.pin_with(Arc::clone(&taken))?;
     let reuse = if import.present().is_some() {
         // The one at the target is damaged: each of its chunks must be checked.

@@ -111,5 +111,5 @@ async fn remove_namespace(plan: &SyncPlan, namespace: &Namespace) -> Result<bool
     if plan.source.has_namespace(&origin).await? {
         return Ok(false);
     }
-    plan.target.remove_namespace(namespace).await.map_err(DeleteError::into_error)
+    plan.target.inner().deletions().remove_namespace(namespace).await.map_err(DeleteError::into_error)
 }

@@ -65,7 +65,7 @@ impl Run {
 
     /// Reads a chunk. It is reported corrupt only if a second fetch is corrupt too (H98).
     pub(super) async fn read(&self, id: ChunkId) -> Verdict {
-        let permit = self.store.read_permit(u64::from(id.length)).await;
+        let permit = self.store.inner().read_permit(u64::from(id.length)).await;
         let Some(mut found) = self.inspect(id).await else { return Verdict::Unchecked };
         let (mut left, mut was_corrupt) = (self.options.refetches, false);
         while matches!(found, Inspected::Corrupt) && left > 0 {
@@ -89,7 +89,7 @@ impl Run {
         if !self.control.admit() {
             return None;
         }
-        let (found, bytes) = self.store.chunks().inspect(id.digest, u64::from(id.length)).await;
+        let (found, bytes) = self.store.inner().chunks().inspect(id.digest, u64::from(id.length)).await;
         self.control.count_bytes(bytes);
         Some(found)
     }
@@ -99,9 +99,9 @@ impl Run {
         if !self.control.admit() {
             return Verdict::Unchecked;
         }
-        match self.store.chunks().find(id.digest).await {
+        match self.store.inner().chunks().find(id.digest).await {
             Ok(info) if info.size < MIN_BLOB_BYTES as u64 => {
-                self.store.chunks().doubt(id.digest).await;
+                self.store.inner().chunks().doubt(id.digest).await;
                 Verdict::Corrupt
             }
             Ok(_) => Verdict::Presence,
@@ -112,10 +112,10 @@ impl Run {
 
     async fn corrupt(&self, id: ChunkId) -> Verdict {
         if self.options.repair == Repair::Report {
-            self.store.chunks().doubt(id.digest).await;
+            self.store.inner().chunks().doubt(id.digest).await;
             return Verdict::Corrupt;
         }
-        match self.store.quarantine(id.digest, u64::from(id.length)).await {
+        match self.store.inner().repairs().quarantine(id.digest, u64::from(id.length)).await {
             QuarantineOutcome::Absent => Verdict::Missing,
             QuarantineOutcome::Done => {
                 self.findings().report.quarantined += 1;
@@ -133,11 +133,11 @@ impl Run {
     }
 
     async fn missing(&self, id: ChunkId) -> Verdict {
-        self.store.chunks().doubt(id.digest).await;
+        self.store.inner().chunks().doubt(id.digest).await;
         if self.options.repair == Repair::Report {
             return Verdict::Missing;
         }
-        match self.store.reinstate(id.digest, u64::from(id.length)).await {
+        match self.store.inner().repairs().reinstate(id.digest, u64::from(id.length)).await {
             Ok(None) => Verdict::Missing,
             Ok(Some(examined)) => {
                 self.findings().report.reinstated += 1;

@@ -108,7 +108,7 @@ async fn list(
 ) -> Result<(Shard, Vec<(u64, u64)>)> {
     let (mut pager, mut found) = (Pager::new(query_of(&shard, details)), Vec::new());
     loop {
-        let page = pager.next(store.uncached_backend().as_ref()).await;
+        let page = pager.next(store.inner().uncached_backend().as_ref()).await;
         if !matches!(page, Ok(None)) {
             control.count_request();
         }

@@ -63,7 +63,7 @@ pub async fn plan(store: &Datastore, scope: Scope, options: VerifyOptions) -> Re
         Scope::Snapshot(snapshot) => Prefix::Snapshot(snapshot.clone()),
         Scope::Store => Prefix::Namespace(Namespace::root()),
     };
-    let (targets, bytes, mut unreadable) = store.snapshots_below(prefix).await?;
+    let (targets, bytes, mut unreadable) = store.inner().catalog().snapshots_below(prefix).await?;
     let mut targets: Vec<_> = targets.into_values().collect();
     if let Scope::Snapshot(snapshot) = &scope
         && targets.iter().all(|target| target.name != *snapshot || target.state == SnapshotState::Unfinished)
@@ -116,9 +116,9 @@ impl VerifyPlan {
     pub async fn execute(self) -> Result<VerifyReport> {
         let writes = self.options.repair == Repair::Quarantine || self.options.recording == Recording::On;
         if writes {
-            self.store.check_writable("verify").await?;
+            self.store.inner().check_writable("verify").await?;
         }
-        let now = self.store.runtime().now();
+        let now = self.store.inner().runtime().now();
         let start = BackupTime::try_from(now)
             .map_err(|error| Error::new(ErrorKind::InvalidInput, "verify").because(error))?;
         let upid = self.options.upid(&self.scope, start)?;
@@ -180,8 +180,12 @@ impl VerifyPlan {
         for target in &self.targets {
             // The verification itself reports unreadable manifests.
             let key = Key::Manifest(target.name.clone());
-            let Ok(stored) = self.store.stored(&key, Copies::Used).await else { continue };
-            let Ok(manifest) = self.store.parse_manifest(&target.name, stored).await else { continue };
+            let Ok(stored) = self.store.inner().snapshot_files().read(&key, Copies::Use).await else {
+                continue;
+            };
+            let Ok(manifest) = self.store.inner().manifests().parse(&target.name, stored).await else {
+                continue;
+            };
             let archives = manifest.files().iter().filter(|file| file.name().kind() != ArchiveKind::Blob);
             bytes = bytes.saturating_add(archives.map(crate::format::manifest::ManifestFile::size).sum());
         }

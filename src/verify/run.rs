@@ -41,7 +41,7 @@ impl Run {
         now: SystemTime,
         references: u64,
     ) -> Self {
-        let in_flight = options.in_flight.unwrap_or_else(|| store.in_flight());
+        let in_flight = options.in_flight.unwrap_or_else(|| store.inner().in_flight());
         Self {
             control: Control::new(&options),
             findings: Mutex::default(),
@@ -76,7 +76,7 @@ impl Run {
         }
         if self.options.repair == Repair::Quarantine {
             // A chunk left on the list is only checked once more than needed.
-            let _ = self.store.settle_suspects().await;
+            let _ = self.store.inner().repairs().clear_suspects().await;
         }
         Ok(self.report())
     }
@@ -192,7 +192,7 @@ impl Run {
         };
         report.damaged = damaged.into_values().collect();
         report.is_memory_full = self.ledger.is_full();
-        report.is_suspicion_damaged = self.store.chunks().is_suspicion_damaged();
+        report.is_suspicion_damaged = self.store.inner().chunks().is_suspicion_damaged();
         (report.bytes, report.requests) = self.control.used();
         report.skipped.sort_by(|one, other| one.name.cmp(&other.name));
         report

@@ -49,7 +49,7 @@ impl Run {
             return;
         }
         let name = &target.name;
-        let lock = match self.store.lock_to_read(name).await {
+        let lock = match self.store.inner().locks().snapshot_to_read(name).await {
             Ok(lock) => lock,
             Err(error) if error.kind() == ErrorKind::Busy => {
                 return self.findings().skip(name, SkipReason::Busy);
@@ -155,7 +155,7 @@ impl Run {
         if !self.control.admit() {
             return Found::Stopped;
         }
-        match self.store.uncached_backend().head(key).await {
+        match self.store.inner().uncached_backend().head(key).await {
             Ok(info) if info.size == file.size() => Found::Blob,
             Ok(_) => Found::Corrupt,
             Err(error) if error.kind() == ErrorKind::NotFound => Found::Missing,
@@ -168,14 +168,14 @@ impl Run {
     async fn object(&self, key: &Key, wanted: Wanted<'_>) -> Found {
         if self.options.mode != Mode::Full
             && let good @ (Found::Index(_) | Found::Manifest(_)) =
-                self.object_once(key, wanted, Copies::Used).await
+                self.object_once(key, wanted, Copies::Use).await
         {
             self.findings().report.objects += 1;
             return good;
         }
         let (mut left, mut was_corrupt) = (self.options.refetches, false);
         loop {
-            let found = self.object_once(key, wanted, Copies::Passed).await;
+            let found = self.object_once(key, wanted, Copies::Bypass).await;
             match found {
                 Found::Corrupt if left > 0 => (left, was_corrupt) = (left - 1, true),
                 Found::Blob | Found::Index(_) | Found::Manifest(_) => {
@@ -198,20 +198,28 @@ impl Run {
             ErrorKind::NotFound => Found::Missing,
             kind => Found::Unreachable(kind),
         };
-        let stored = match self.store.stored(key, copies).await {
+        let stored = match self.store.inner().snapshot_files().read(key, copies).await {
             Ok(stored) => stored,
             Err(error) => return failed(error),
         };
         self.control.count_bytes(stored.len() as u64);
         match wanted {
-            Wanted::Blob(file) => {
-                self.store.check_blob(key, file, stored).await.map_or_else(failed, |()| Found::Blob)
-            }
-            Wanted::Index(file) => {
-                self.store.parse_index(key, file, stored).await.map_or_else(failed, Found::Index)
-            }
+            Wanted::Blob(file) => self
+                .store
+                .inner()
+                .snapshot_files()
+                .check_blob(key, file, stored)
+                .await
+                .map_or_else(failed, |()| Found::Blob),
+            Wanted::Index(file) => self
+                .store
+                .inner()
+                .snapshot_files()
+                .parse_index(key, file, stored)
+                .await
+                .map_or_else(failed, Found::Index),
             Wanted::Manifest(name) => {
-                let manifest = self.store.parse_manifest(name, stored).await;
+                let manifest = self.store.inner().manifests().parse(name, stored).await;
                 match manifest {
                     Ok(manifest) => Found::Manifest(Box::new(manifest)),
                     // A manifest is never encrypted.
@@ -288,7 +296,7 @@ impl Run {
         }
         if !missing.is_empty()
             && self.options.repair == Repair::Quarantine
-            && let Err(error) = self.store.suspect_missing(&missing).await
+            && let Err(error) = self.store.inner().repairs().suspect_missing(&missing).await
         {
             for digest in missing {
                 self.findings().unrepaired(digest, error.clone());
@@ -298,7 +306,7 @@ impl Run {
             && self.options.recording == Recording::On
         {
             let verified = VerifyState::new(self.upid.clone(), state);
-            if let Err(error) = self.store.record_verification(&name, &verified).await {
+            if let Err(error) = self.store.inner().manifests().record_verification(&name, &verified).await {
                 let mut findings = self.findings();
                 if findings.report.unrecorded.len() < LISTED {
                     findings.report.unrecorded.push((name.clone(), error.kind()));

@@ -174,7 +174,7 @@ where
         }
     };
     {
-        let in_flight = task.reserved.shared.store.inner.in_flight();
+        let in_flight = task.reserved.shared.store.in_flight();
         // A seekable reader may start at any position.
         let moved = seek.is_some();
         let source = Source { at: 0, chunk_bytes, dirty: seek, moved, reader, size, task: &task };
@@ -274,7 +274,7 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
         {
             seek(&mut self.reader, self.at).await.map_err(|error| self.task.stream_error(error))?;
         }
-        let mut buffer = self.task.reserved.shared.store.inner.chunks.buffer(length);
+        let mut buffer = self.task.reserved.shared.store.chunks.buffer(length);
         buffer.lengthen(length);
         let read = read_full(&mut self.reader, &mut buffer[..length]).await;
         let read = read.map_err(|error| self.task.stream_error(error))?;

@@ -1,6 +1,7 @@
 //! How snapshots are written: the builder of a backup, its archives, and the publication of its manifest.
 
 pub(super) mod builder;
+pub(super) mod group;
 pub(super) mod image;
 pub(super) mod pipeline;
 pub(super) mod publish;

@@ -21,7 +21,8 @@ use crate::rt::semaphore::Permit;
 use crate::store::SnapshotReader;
 use crate::store::backup::session::{Counters, Reserved, WriterShared};
 use crate::store::events::Event;
-use crate::store::restore::snapshot::{has_failed_verification, refuse_encrypted};
+use crate::store::manifests::has_failed_verification;
+use crate::store::restore::snapshot::refuse_encrypted;
 
 /// An archive while it is being written.
 #[derive(Debug)]
@@ -66,7 +67,7 @@ impl ArchiveTask {
 
     /// Prepares for an image of chunks of this length, of which those of zeros are recognised without being hashed.
     pub(in crate::store) async fn recognise_zeros(&mut self, length: usize) -> Result<()> {
-        let digest = self.reserved.shared.store.inner.zero_digest(length as u64).await?;
+        let digest = self.reserved.shared.store.zero_digest(length as u64).await?;
         self.zeros = Some((length, digest));
         Ok(())
     }
@@ -85,7 +86,7 @@ impl ArchiveTask {
         let digest = self.digest_of(bytes.clone()).await?;
         let known = self.base.as_ref().is_some_and(|base| base.names(&digest));
         let provenance = if known { Provenance::Base } else { Provenance::Unknown };
-        let chunks = &shared.store.inner.chunks;
+        let chunks = &shared.store.chunks;
         let stored = chunks.put(&shared.pins, digest, &bytes, provenance).await?;
         drop((bytes, permit));
         self.count(length, stored);
@@ -98,7 +99,7 @@ impl ArchiveTask {
             Some((length, digest)) if length == bytes.len() && is_zero(&bytes) => Ok(digest),
             _ => Ok(Digest::of(&bytes)),
         };
-        self.reserved.shared.store.inner.runtime().run_blocking("digest chunk", digest).await
+        self.reserved.shared.store.runtime().run_blocking("digest chunk", digest).await
     }
 
     fn count(&self, length: u64, stored: Stored) {
@@ -124,7 +125,7 @@ impl ArchiveTask {
     pub(in crate::store) async fn reuse(&self, entries: &[Entry]) -> Result<()> {
         let shared = &self.reserved.shared;
         let digests: Vec<_> = entries.iter().map(|entry| entry.digest).collect();
-        shared.store.inner.chunks.reuse(&shared.pins, &digests).await?;
+        shared.store.chunks.reuse(&shared.pins, &digests).await?;
         for entry in entries {
             Counters::add(&shared.counters.reused, 1);
             shared.event(&Event::ChunkReused { archive: &self.reserved.name, size: entry.length });
@@ -134,12 +135,12 @@ impl ArchiveTask {
 
     /// A permit to work on a chunk of this many bytes. It bounds the plaintext; its encoded form is at most as large.
     pub(in crate::store) async fn permit(&self, bytes: usize) -> Permit {
-        self.reserved.shared.store.inner.budget.acquire(bytes).await
+        self.reserved.shared.store.budget.acquire(bytes).await
     }
 
     /// Random bytes and the time, for the header of an index.
     pub(in crate::store) fn stamp(&self) -> ([u8; 16], i64) {
-        let runtime = Arc::clone(self.reserved.shared.store.inner.runtime());
+        let runtime = Arc::clone(self.reserved.shared.store.runtime());
         let mut uuid = [0; 16];
         runtime.fill_random(&mut uuid);
         let since = runtime.now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -163,7 +164,7 @@ impl Base {
             by_digest.sort_unstable_by_key(|number| index.digest(*number as usize));
             Ok(Self { by_digest, index, snapshot })
         };
-        reserved.shared.store.inner.runtime().run_blocking("sort a base", sort).await
+        reserved.shared.store.runtime().run_blocking("sort a base", sort).await
     }
 
     /// Returns `true` if the base names the chunk.
@@ -191,18 +192,18 @@ pub(crate) async fn yield_now() {
 async fn base_index(base: &SnapshotReader, writer: &WriterShared, name: &ArchiveName) -> Result<IndexReader> {
     let lock = base.hold().await?;
     let failed = |kind| Error::new(kind, "build on base").on(base.name());
-    if !Arc::ptr_eq(&base.store().inner, &writer.store.inner) {
+    if !Arc::ptr_eq(base.store(), &writer.store) {
         return Err(failed(ErrorKind::InvalidInput).because("it belongs to another store"));
     }
     // Read again, because the snapshot may have been found corrupt since it was opened.
-    let (manifest, version) = base.store().inner.manifest(base.name()).await?;
+    let (manifest, version) = base.store().manifests().read(base.name()).await?;
     if has_failed_verification(&manifest) {
         return Err(failed(ErrorKind::Conflict).because("it failed verification"));
     }
     let file = manifest.file(name);
     let file = file.ok_or_else(|| failed(ErrorKind::NotFound).because(format!("it has no {name}")))?;
     refuse_encrypted(file)?;
-    let index = base.store().inner.index(base.name(), file).await?;
+    let index = base.store().snapshot_files().index(base.name(), file).await?;
     writer.hold_base(base.name().clone(), version, lock)?;
     Ok(index)
 }

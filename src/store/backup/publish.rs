@@ -18,15 +18,15 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::put_verified::{FoundInstead, PutError, put_verified};
-use crate::backend::{LockGuard, LockMode, LockScope, Removal, Version};
+use crate::backend::{LockGuard, Removal, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::store::backup::session::{Publication, WriterShared, Written};
 use crate::store::catalog::list::SnapshotState;
-use crate::store::restore::snapshot::has_failed_verification;
-use crate::store::{Datastore, SnapshotReader};
+use crate::store::manifests::has_failed_verification;
+use crate::store::{SnapshotReader, StoreInner};
 
 /// Number of indexes stored concurrently.
 const INDEXES_IN_FLIGHT: usize = 4;
@@ -40,7 +40,7 @@ pub(in crate::store) async fn finish(shared: &Arc<WriterShared>) -> Result<Snaps
     let publication = shared.take_publication().ok_or_else(ended)?;
     let committing = Arc::clone(shared);
     let work = async move { commit(&committing, publication).await };
-    let manifest = shared.store.inner.runtime().run_detached("finish snapshot", work).await?;
+    let manifest = shared.store.runtime().run_detached("finish snapshot", work).await?;
     Ok(SnapshotReader::published(shared.store.clone(), shared.name.clone(), manifest))
 }
 
@@ -61,9 +61,9 @@ async fn commit(shared: &WriterShared, mut publication: Publication) -> Result<M
 
 /// Everything up to the manifest.
 async fn prepare(shared: &WriterShared, publication: &mut Publication) -> Result<(Manifest, Bytes)> {
-    let backend = &shared.store.inner.backend;
-    shared.store.inner.chunks.await_settled(&shared.pins).await?;
-    shared.store.inner.chunks.restart_sightings(std::slice::from_ref(&shared.pins)).await?;
+    let backend = &shared.store.backend;
+    shared.store.chunks.await_settled(&shared.pins).await?;
+    shared.store.chunks.restart_sightings(std::slice::from_ref(&shared.pins)).await?;
     backend.barrier().await?;
     let indexes = publication.indexes.iter().map(|(name, index)| (name.clone(), index.bytes.clone()));
     let indexes: Vec<_> = indexes.collect();
@@ -76,7 +76,7 @@ async fn prepare(shared: &WriterShared, publication: &mut Publication) -> Result
     drop(puts);
     backend.barrier().await?;
     let manifest = manifest(shared, publication)?;
-    let blob = shared.store.inner.encode_manifest(&manifest).await.map_err(|error| error.on(&shared.name))?;
+    let blob = shared.store.manifests().encode(&manifest).await.map_err(|error| error.on(&shared.name))?;
     check_bases(&shared.store, &publication.guards.bases).await?;
     check_written(&shared.store, &publication.written).await?;
     publication.guards.store.check().await?;
@@ -86,9 +86,9 @@ async fn prepare(shared: &WriterShared, publication: &mut Publication) -> Result
 
 async fn put_index(shared: &WriterShared, name: ArchiveName, bytes: Bytes) -> Result<Written> {
     let key = Key::Archive(shared.name.clone(), name);
-    let backend = &shared.store.inner.backend;
+    let backend = &shared.store.backend;
     let version = backend.put(&key, bytes, backend.capabilities().create_mode()).await?;
-    shared.store.inner.note_published(&key);
+    shared.store.note_published(&key);
     Ok(Written { key, version })
 }
 
@@ -107,11 +107,11 @@ fn manifest(shared: &WriterShared, publication: &mut Publication) -> Result<Mani
 
 /// Fails unless all bases are still there.
 pub(in crate::store) async fn check_bases(
-    store: &Datastore,
+    store: &Arc<StoreInner>,
     bases: &[(SnapshotName, Version, Arc<dyn LockGuard>)],
 ) -> Result<()> {
     for (base, version, _) in bases {
-        let still = store.inner.backend.head(&Key::Manifest(base.clone())).await;
+        let still = store.backend.head(&Key::Manifest(base.clone())).await;
         if still.is_ok_and(|found| found.version == *version) {
             continue;
         }
@@ -123,11 +123,11 @@ pub(in crate::store) async fn check_bases(
 
 /// Fails unless everything that was stored is still there: whoever took the snapshot for a leftover may have removed parts of it
 /// (H37, H39).
-pub(in crate::store) async fn check_written(store: &Datastore, written: &[Written]) -> Result<()> {
+pub(in crate::store) async fn check_written(store: &Arc<StoreInner>, written: &[Written]) -> Result<()> {
     for Written { key, version } in written {
         let gone =
             |why: &'static str| Error::new(ErrorKind::Conflict, "finish snapshot").on(key).because(why);
-        match store.inner.backend.head(key).await {
+        match store.backend.head(key).await {
             Ok(found) if found.version == *version => {}
             Ok(_) => return Err(gone("somebody else replaced it")),
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -140,10 +140,10 @@ pub(in crate::store) async fn check_written(store: &Datastore, written: &[Writte
 }
 
 /// Fails unless the base is still a snapshot to build on (H54).
-async fn check_base(store: &Datastore, base: &SnapshotName) -> Result<()> {
+async fn check_base(store: &Arc<StoreInner>, base: &SnapshotName) -> Result<()> {
     let changed =
         |why: &'static str| Err(Error::new(ErrorKind::Conflict, "build on base").on(base).because(why));
-    match store.inner.manifest(base).await {
+    match store.manifests().read(base).await {
         Ok((manifest, _)) if has_failed_verification(&manifest) => {
             changed("it failed verification meanwhile")
         }
@@ -155,15 +155,15 @@ async fn check_base(store: &Datastore, base: &SnapshotName) -> Result<()> {
 
 /// Stores the manifest of a new snapshot, whose files are all there and durable. If that failed for certain, they are removed.
 pub(in crate::store) async fn publish(
-    store: &Datastore,
+    store: &Arc<StoreInner>,
     name: &SnapshotName,
     written: &[Written],
     blob: Bytes,
 ) -> Result<()> {
-    let backend = &store.inner.backend;
+    let backend = &store.backend;
     let key = Key::Manifest(name.clone());
     let mode = backend.capabilities().create_mode();
-    let cleared = store.inner.chunks.cleared_suspects();
+    let cleared = store.chunks.cleared_suspects();
     match put_verified(backend.as_ref(), &key, blob, mode).await {
         Ok(_) => {}
         Err(PutError { error, is_certain: true, .. }) => {
@@ -175,19 +175,19 @@ pub(in crate::store) async fn publish(
         Err(PutError { error, found: FoundInstead::Other, .. }) => return Err(error),
         // The manifest may exist or still appear, and must find its files then: they stay.
         Err(PutError { error, .. }) => {
-            store.inner.doubt(name);
+            store.doubt(name);
             return Err(error);
         }
     }
     backend.barrier().await?;
     // The snapshot exists whatever happens to the list: a chunk left on it is only checked once more than needed.
-    let _ = store.inner.chunks.unlist_suspects(&cleared).await;
+    let _ = store.chunks.unlist_suspects(&cleared).await;
     Ok(())
 }
 
 /// Removes what a backup stored, and only that: each object by the version that it got.
-pub(in crate::store) async fn remove_written(store: &Datastore, written: &[Written]) -> Result<()> {
-    let backend = &store.inner.backend;
+pub(in crate::store) async fn remove_written(store: &Arc<StoreInner>, written: &[Written]) -> Result<()> {
+    let backend = &store.backend;
     let conditional = backend.capabilities().conditional_delete;
     // The owner last: it goes only if nothing else is left of the group.
     let (owners, files): (Vec<_>, Vec<_>) =
@@ -198,14 +198,14 @@ pub(in crate::store) async fn remove_written(store: &Datastore, written: &[Writt
     };
     let removals: Vec<_> = files.iter().map(removal).collect();
     if !removals.is_empty() {
-        for removed in store.inner.delete(&removals).await? {
+        for removed in store.delete(&removals).await? {
             ignore_conflict(removed)?;
         }
     }
     for owner in owners {
         let Key::Owner(group) = &owner.key else { continue };
-        if store.is_bare(group).await? {
-            for removed in store.inner.delete(&[removal(&owner)]).await? {
+        if store.deletions().is_bare(group).await? {
+            for removed in store.delete(&[removal(&owner)]).await? {
                 ignore_conflict(removed)?;
             }
         }
@@ -216,12 +216,10 @@ pub(in crate::store) async fn remove_written(store: &Datastore, written: &[Writt
 /// Cleans up after a dropped writer. Its locks are free by now, so the group is locked again.
 pub(in crate::store) fn remove_in_background(shared: &WriterShared, written: Vec<Written>) {
     let (store, name) = (shared.store.clone(), shared.name.clone());
-    shared.store.inner.runtime().spawn(Box::pin(async move {
-        let backend = Arc::clone(&store.inner.backend);
-        let scope = LockScope::Group(name.group().clone());
+    shared.store.runtime().spawn(Box::pin(async move {
         // A group that is busy belongs to the next writer, who removes what is left.
-        let Ok(_held) = backend.lock(&scope, LockMode::Exclusive).await else { return };
-        let Ok(found) = store.listed_snapshot(&name).await else { return };
+        let Ok(_held) = store.locks().group(name.group()).await else { return };
+        let Ok(found) = store.catalog().listed_snapshot(&name).await else { return };
         if !found.is_some_and(|listed| listed.info.state == SnapshotState::Finished) {
             // No caller is left to report to; leftovers are invisible.
             let _ = remove_written(&store, &written).await;

@@ -228,7 +228,7 @@ impl ImageWriter {
             }
             self.take(chunk.start)?;
             let length = usize::try_from(chunk.end - chunk.start).unwrap_or(MAX_CHUNK_BYTES);
-            let mut buffer = self.task.reserved.shared.store.inner.chunks.buffer(length);
+            let mut buffer = self.task.reserved.shared.store.chunks.buffer(length);
             buffer.resize(length, 0);
             self.partial.insert(chunk.start, Partial { buffer, filled: Vec::new() });
         }
@@ -248,7 +248,7 @@ impl ImageWriter {
         let chunk = self.chunk_range(offset / self.chunk_bytes);
         let entry = self.task.base.as_ref().and_then(|base| base.at(&chunk));
         let entry = entry.ok_or_else(|| self.invalid("a chunk was written in part only"))?;
-        let chunks = &self.task.reserved.shared.store.inner.chunks;
+        let chunks = &self.task.reserved.shared.store.chunks;
         let old = chunks.get(entry.digest, entry.length, CachePolicy::Bypass).await;
         let old = old.map_err(|error| match &self.task.base {
             Some(base) => in_archive(error, entry.digest, &self.task.reserved.name, &base.snapshot),
@@ -292,7 +292,7 @@ impl ImageWriter {
         {
             return self.enter((offset, Entry { digest, length: bytes.len() as u64 }));
         }
-        let in_flight = self.task.reserved.shared.store.inner.in_flight();
+        let in_flight = self.task.reserved.shared.store.in_flight();
         while self.processing.len() >= in_flight {
             if let Some(processed) = self.processing.next().await {
                 self.enter(processed?)?;
@@ -305,7 +305,7 @@ impl ImageWriter {
             let entry = task.process(Cut { bytes, permit }).await?;
             Ok((offset, entry))
         };
-        let runtime = self.task.reserved.shared.store.inner.runtime();
+        let runtime = self.task.reserved.shared.store.runtime();
         self.processing.push(runtime.run_detached("write image", work));
         Ok(())
     }

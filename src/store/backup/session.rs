@@ -14,7 +14,7 @@ use crate::format::index::FinishedIndex;
 use crate::format::layout::Key;
 use crate::format::manifest::{CryptMode, ManifestFile, UploadStats};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
-use crate::store::Datastore;
+use crate::store::StoreInner;
 use crate::store::events::{Event, Observer};
 
 /// Maximum plaintext bytes of a new blob.
@@ -29,7 +29,7 @@ pub(in crate::store) struct WriterShared {
     pub(in crate::store) observer: Arc<dyn Observer>,
     pub(in crate::store) pins: Arc<WriterPins>,
     pub(super) state: Mutex<WriterState>,
-    pub(in crate::store) store: Datastore,
+    pub(in crate::store) store: Arc<StoreInner>,
 }
 
 /// The locks of a backup.
@@ -186,8 +186,8 @@ impl WriterShared {
             return Err(error.because("it is longer than 16 MiB"));
         }
         Counters::add(&self.counters.read, data.len() as u64);
-        let blob = self.store.inner.chunks.encode(&data).await?;
-        let backend = &self.store.inner.backend;
+        let blob = self.store.chunks.encode(&data).await?;
+        let backend = &self.store.backend;
         let version = backend.put(&key, blob.clone(), backend.capabilities().create_mode()).await?;
         Counters::add(&self.counters.written, blob.len() as u64);
         Counters::add(&self.counters.blob_bytes, blob.len() as u64);

@@ -103,7 +103,7 @@ where
     let task = ArchiveTask::begin(reserved, base).await?;
     let mut index = DynamicIndexWriter::new();
     {
-        let in_flight = task.reserved.shared.store.inner.in_flight();
+        let in_flight = task.reserved.shared.store.in_flight();
         let cuts = Cutter::new(&task, chunker, reader).into_stream();
         let task = &task;
         let entries = cuts.enumerate().map(|(number, cut)| async move {
@@ -149,7 +149,7 @@ struct Cutter<'a, R> {
 
 impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
     fn new(task: &'a ArchiveTask, chunker: Box<dyn Chunker>, reader: R) -> Self {
-        let buffer = task.reserved.shared.store.inner.chunks.buffer(capacity(chunker.as_ref()));
+        let buffer = task.reserved.shared.store.chunks.buffer(capacity(chunker.as_ref()));
         Self { buffer, chunker, ended: false, filled: 0, reader, scanned: 0, task }
     }
 
@@ -220,7 +220,7 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
     /// Takes the first `length` bytes away as a chunk; what follows them begins the next one.
     fn cut_at(&mut self, length: usize) -> Bytes {
         let rest = length..self.filled;
-        let chunks = &self.task.reserved.shared.store.inner.chunks;
+        let chunks = &self.task.reserved.shared.store.chunks;
         let mut next = chunks.buffer(capacity(self.chunker.as_ref()));
         grow(&mut next, rest.len());
         next[..rest.len()].copy_from_slice(&self.buffer[rest.clone()]);

@@ -14,7 +14,7 @@ use crate::store::backup::session::{
     ArchiveSummary, BackupStats, Counters, Guards, WriterShared, WriterState, Written,
 };
 use crate::store::events::Observer;
-use crate::store::{Datastore, SnapshotReader};
+use crate::store::{SnapshotReader, StoreInner};
 
 /// A new snapshot that is not visible yet.
 ///
@@ -33,14 +33,14 @@ pub struct SnapshotWriter {
 
 impl SnapshotWriter {
     pub(in crate::store) fn new(
-        store: Datastore,
+        store: Arc<StoreInner>,
         name: SnapshotName,
         guards: Guards,
         written: Vec<Written>,
         observer: Arc<dyn Observer>,
         (cache_policy, witnesses): (CachePolicy, Arc<Witnesses>),
     ) -> Self {
-        let pins = store.inner.chunks.pins().writer(cache_policy, witnesses);
+        let pins = store.chunks.pins().writer(cache_policy, witnesses);
         let state = WriterState { written, ..WriterState::default() };
         let shared = WriterShared {
             counters: Counters::default(),

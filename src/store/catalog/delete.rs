@@ -19,15 +19,14 @@
 //! the snapshot itself is not locked, those locks reach all possible writers, and its manifest neither exists nor may
 //! still appear.
 
-use crate::backend::lock_wait::{MANIFEST_WAIT, lock_store, lock_with_timeout};
-use crate::backend::{
-    ListEntry, ListQuery, LockGuard, LockMode, LockReach, LockScope, ObjectInfo, Removal, Version, list_all,
-};
+use std::sync::Arc;
+
+use crate::backend::{ListEntry, ListQuery, LockGuard, LockReach, ObjectInfo, Removal, Version, list_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::catalog::list::FileInfo;
-use crate::store::{Datastore, SnapshotInfo};
+use crate::store::{SnapshotInfo, StoreInner};
 
 /// Number of deleted objects.
 #[non_exhaustive]
@@ -88,21 +87,27 @@ impl DeleteError {
     }
 }
 
-impl Datastore {
-    /// Deletes a snapshot. With the last snapshot of a group its owner and its notes go too, unless the group is in use.
-    ///
-    /// # Errors
-    /// `NotFound` if there is none; `Denied` if it is protected; `Busy` while it is being read, written or built on; `Corrupt` if it is
-    /// [unreadable](crate::store::SnapshotState::Unreadable).
-    ///
-    /// # Cancel safety
-    /// A dropped future leaves the snapshot, or an unfinished one, or none.
-    pub async fn delete_snapshot(&self, name: &SnapshotName) -> Result<()> {
-        self.check_deletable("delete a snapshot").await?;
-        self.look_again(Prefix::Group(name.group().clone())).await?;
-        self.snapshot_info(name).await?;
-        let guard = self.lock_for_deletion(LockScope::Snapshot(name.clone())).await?;
-        let info = self.snapshot_info(name).await?;
+/// Deletion of snapshots, groups and namespaces.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deletions<'a> {
+    inner: &'a Arc<StoreInner>,
+}
+
+impl StoreInner {
+    /// Deletions in the store.
+    pub(crate) fn deletions(self: &Arc<Self>) -> Deletions<'_> {
+        Deletions { inner: self }
+    }
+}
+
+impl Deletions<'_> {
+    /// See [`Datastore::delete_snapshot`](crate::store::Datastore::delete_snapshot).
+    pub(crate) async fn snapshot(&self, name: &SnapshotName) -> Result<()> {
+        self.inner.check_deletable("delete a snapshot").await?;
+        self.inner.catalog().look_again(Prefix::Group(name.group().clone())).await?;
+        self.inner.catalog().snapshot_info(name).await?;
+        let guard = self.inner.locks().snapshot(name).await?;
+        let info = self.inner.catalog().snapshot_info(name).await?;
         info.check_readable("delete")?;
         if self.is_protected(&info).await? {
             return Err(Error::new(ErrorKind::Denied, "delete").on(name).because("it is protected"));
@@ -112,25 +117,20 @@ impl Datastore {
         self.remove_group_if_empty(name.group()).await.map(drop).map_err(DeleteError::into_error)
     }
 
-    /// Deletes all snapshots of a group that are not protected, unfinished ones among them, and with the last one the group.
-    ///
-    /// # Errors
-    /// `Busy` while a backup of the group is running, or one of its snapshots is being read: those before it are deleted then; `Corrupt`
-    /// if the group, or one of its snapshots, is unreadable.
-    pub async fn delete_group(&self, group: &GroupName) -> Result<Deletion> {
-        self.check_deletable("delete a group").await?;
-        let guard = self.lock_for_deletion(LockScope::Group(group.clone())).await?;
-        self.look_again(Prefix::Group(group.clone())).await?;
+    /// See [`Datastore::delete_group`](crate::store::Datastore::delete_group).
+    pub(crate) async fn group(&self, group: &GroupName) -> Result<Deletion> {
+        self.inner.check_deletable("delete a group").await?;
+        let guard = self.inner.locks().group(group).await?;
+        self.inner.catalog().look_again(Prefix::Group(group.clone())).await?;
         let mut done = Deletion::default();
-        let snapshots = self.snapshots(group).await?;
+        let snapshots = self.inner.catalog().snapshots(group).await?;
         for snapshot in &snapshots {
             snapshot.check_readable("delete")?;
         }
         for snapshot in snapshots {
-            let scope = LockScope::Snapshot(snapshot.name.clone());
-            let guard = self.lock_for_deletion(scope).await?;
+            let guard = self.inner.locks().snapshot(&snapshot.name).await?;
             // Again, under the lock (H56).
-            let info = match self.snapshot_info(&snapshot.name).await {
+            let info = match self.inner.catalog().snapshot_info(&snapshot.name).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 info => info?,
             };
@@ -146,19 +146,16 @@ impl Datastore {
         Ok(done)
     }
 
-    /// Deletes a namespace with all groups in it and all namespaces below it, except protected snapshots. The root itself stays.
-    ///
-    /// # Errors
-    /// As [`delete_group`](Datastore::delete_group).
-    pub async fn delete_namespace(&self, top: &Namespace) -> Result<Deletion> {
-        self.check_deletable("delete a namespace").await?;
-        self.look_again(Prefix::Namespace(top.clone())).await?;
+    /// See [`Datastore::delete_namespace`](crate::store::Datastore::delete_namespace).
+    pub(crate) async fn namespace(&self, top: &Namespace) -> Result<Deletion> {
+        self.inner.check_deletable("delete a namespace").await?;
+        self.inner.catalog().look_again(Prefix::Namespace(top.clone())).await?;
         let mut done = Deletion::default();
-        let mut namespaces = self.namespaces(top).await?;
+        let mut namespaces = self.inner.catalog().namespaces(top).await?;
         namespaces.reverse();
         for namespace in namespaces {
-            for group in self.groups(&namespace).await? {
-                let of_group = self.delete_group(&group).await?;
+            for group in self.inner.catalog().groups(&namespace).await? {
+                let of_group = self.group(&group).await?;
                 done.deleted.extend(of_group.deleted);
                 done.protected.extend(of_group.protected);
             }
@@ -179,21 +176,19 @@ impl Datastore {
         Ok(info.protected || self.inner.backend.has(&Key::Protected(info.name.clone())).await?)
     }
 
-    async fn lock_for_deletion(&self, scope: LockScope) -> Result<Box<dyn LockGuard>> {
-        self.inner.backend.lock(&scope, LockMode::Exclusive).await
-    }
-
     /// Removes a snapshot if it is the expected one, unused, and not protected (H56).
     pub(crate) async fn remove_planned(
         &self,
         name: &SnapshotName,
         expected: &Expected,
     ) -> Result<DeleteOutcome, DeleteError> {
-        let guard = match self.lock_for_deletion(LockScope::Snapshot(name.clone())).await {
+        let guard = match self.inner.locks().snapshot(name).await {
             Err(error) if error.kind() == ErrorKind::Busy => return Ok(DeleteOutcome::Busy(error)),
             guard => guard?,
         };
-        let Some(found) = self.listed_snapshot(name).await? else { return Ok(DeleteOutcome::Gone) };
+        let Some(found) = self.inner.catalog().listed_snapshot(name).await? else {
+            return Ok(DeleteOutcome::Gone);
+        };
         found.info.check_readable("delete")?;
         if self.is_protected(&found.info).await? {
             return Ok(DeleteOutcome::Protected);
@@ -211,7 +206,7 @@ impl Datastore {
             }
             (_, Some(_)) => self.delete_files(&found.info, guard).await.map(|()| DeleteOutcome::Removed),
             (_, None) => {
-                let alone = match lock_store(self.inner.backend.as_ref(), LockMode::Brief).await {
+                let alone = match self.inner.locks().store_alone().await {
                     Err(error) if error.kind() == ErrorKind::Busy => return Ok(DeleteOutcome::Busy(error)),
                     alone => alone?,
                 };
@@ -243,7 +238,7 @@ impl Datastore {
             return busy("nobody can tell whether another host is writing it");
         }
         // A listing that is behind shows a finished one without its manifest (H13).
-        if self.has_manifest(&info.name).await? {
+        if self.inner.manifests().exists(&info.name).await? {
             return Ok(DeleteOutcome::Changed);
         }
         if self.inner.is_doubtful(&info.name) {
@@ -268,7 +263,7 @@ impl Datastore {
 
     /// Removes what belongs to a group if it has no snapshots. Whether it did; not while somebody uses the group.
     pub(crate) async fn remove_group_if_empty(&self, group: &GroupName) -> Result<bool, DeleteError> {
-        match self.inner.backend.lock(&LockScope::Group(group.clone()), LockMode::Exclusive).await {
+        match self.inner.locks().group(group).await {
             Ok(guard) => self.delete_group_if_empty(group, guard).await,
             // A user of the group may be about to write to it.
             Err(error) if error.kind() == ErrorKind::Busy => Ok(false),
@@ -295,8 +290,7 @@ impl Datastore {
             let error = Error::new(ErrorKind::Busy, "delete").on(&info.name);
             return Err(error.because("its manifest may still arrive").into());
         }
-        let scope = LockScope::Manifest(info.name.clone());
-        let manifest_guard = lock_with_timeout(backend, &scope, LockMode::Exclusive, MANIFEST_WAIT).await?;
+        let manifest_guard = self.inner.locks().manifest(&info.name).await?;
         self.still_owned().await?;
         still_held(guard.as_ref()).await?;
         // Also of an unfinished one, since a listing may be behind: what has a manifest must not lose the rest (H13, H42).
@@ -334,7 +328,7 @@ impl Datastore {
         group: &GroupName,
         guard: Box<dyn LockGuard>,
     ) -> Result<bool, DeleteError> {
-        if !self.snapshots(group).await?.is_empty() {
+        if !self.inner.catalog().snapshots(group).await?.is_empty() {
             return Ok(false);
         }
         let is_gone = match self.rest(group).await? {
@@ -364,12 +358,12 @@ enum Rest {
     Foreign,
 }
 
-impl Datastore {
+impl Deletions<'_> {
     /// Returns `true` if nothing is left of a group but its owner and its notes. A directory of a snapshot counts as something even if
     /// it is empty: a PBS takes it for a snapshot, and refuses to use a group without an owner.
     pub(in crate::store) async fn is_bare(&self, group: &GroupName) -> Result<bool> {
         let is_empty = |rest| matches!(rest, Rest::Directories(names) if names.is_empty());
-        Ok(self.snapshots(group).await?.is_empty() && is_empty(self.rest(group).await?))
+        Ok(self.inner.catalog().snapshots(group).await?.is_empty() && is_empty(self.rest(group).await?))
     }
 
     /// Objects of a group without listed snapshots.
@@ -377,7 +371,7 @@ impl Datastore {
         let inside = ListQuery::children(Prefix::Group(group.clone()));
         let mut directories = Vec::new();
         // Copies of metadata do not have what is foreign.
-        for entry in list_all(self.uncached_backend().as_ref(), &inside).await?.into_entries() {
+        for entry in list_all(self.inner.uncached_backend().as_ref(), &inside).await?.into_entries() {
             match entry {
                 ListEntry::Name(Key::GroupNotes(_) | Key::Owner(_))
                 | ListEntry::Object(ObjectInfo { key: Key::GroupNotes(_) | Key::Owner(_), .. }) => {}
@@ -396,15 +390,15 @@ impl Datastore {
         }
         let mut all = true;
         for name in names {
-            let guard = match self.lock_for_deletion(LockScope::Snapshot(name.clone())).await {
+            let guard = match self.inner.locks().snapshot(&name).await {
                 Err(error) if error.kind() == ErrorKind::Busy => return Ok(false),
                 guard => guard?,
             };
-            let alone = match lock_store(self.inner.backend.as_ref(), LockMode::Brief).await {
+            let alone = match self.inner.locks().store_alone().await {
                 Err(error) if error.kind() == ErrorKind::Busy => return Ok(false),
                 alone => alone?,
             };
-            let fate = match self.listed_snapshot(&name).await? {
+            let fate = match self.inner.catalog().listed_snapshot(&name).await? {
                 Some(_) => DeleteOutcome::Changed,
                 None => self.remove_unfinished(&SnapshotInfo::empty(&name), alone, guard).await?,
             };

@@ -1,12 +1,13 @@
 //! Listings of namespaces, groups and snapshots.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::backend::{ListEntry, ListQuery, ObjectInfo, Pager, Unreadable, Version, list_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{BackupType, GroupName, Namespace, SnapshotName};
-use crate::store::Datastore;
+use crate::store::StoreInner;
 
 /// Number of newest snapshots of a group that are looked at first.
 const NEWEST: usize = 4;
@@ -79,12 +80,22 @@ pub(crate) struct Listed {
     pub(crate) manifest: Option<Version>,
 }
 
-impl Datastore {
-    /// The namespaces directly below one, in order.
-    ///
-    /// # Errors
-    /// Any failure to list; one that does not exist has none.
-    pub async fn child_namespaces(&self, parent: &Namespace) -> Result<Vec<Namespace>> {
+/// Listings of namespaces, groups and snapshots.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Catalog<'a> {
+    inner: &'a Arc<StoreInner>,
+}
+
+impl StoreInner {
+    /// Listings of the store.
+    pub(crate) fn catalog(self: &Arc<Self>) -> Catalog<'_> {
+        Catalog { inner: self }
+    }
+}
+
+impl Catalog<'_> {
+    /// See [`Datastore::child_namespaces`](crate::store::Datastore::child_namespaces).
+    pub(crate) async fn child_namespaces(&self, parent: &Namespace) -> Result<Vec<Namespace>> {
         let found = self.children(Prefix::Namespaces(parent.clone())).await?;
         let children = found.into_iter().filter_map(|prefix| match prefix {
             Prefix::Namespace(namespace) => Some(namespace),
@@ -95,11 +106,8 @@ impl Datastore {
         Ok(children)
     }
 
-    /// A namespace and all below it, each before those that it contains.
-    ///
-    /// # Errors
-    /// Any failure to list.
-    pub async fn namespaces(&self, top: &Namespace) -> Result<Vec<Namespace>> {
+    /// See [`Datastore::namespaces`](crate::store::Datastore::namespaces).
+    pub(crate) async fn namespaces(&self, top: &Namespace) -> Result<Vec<Namespace>> {
         let mut found = Vec::new();
         let mut next = vec![top.clone()];
         while let Some(namespace) = next.pop() {
@@ -109,11 +117,8 @@ impl Datastore {
         Ok(found)
     }
 
-    /// Whether a namespace exists. The root always does.
-    ///
-    /// # Errors
-    /// Any failure to find out.
-    pub async fn has_namespace(&self, namespace: &Namespace) -> Result<bool> {
+    /// See [`Datastore::has_namespace`](crate::store::Datastore::has_namespace).
+    pub(crate) async fn has_namespace(&self, namespace: &Namespace) -> Result<bool> {
         match namespace.parent() {
             None => Ok(true),
             // By the listing and not by the marker: a namespace with contents exists even where it has none.
@@ -121,12 +126,8 @@ impl Datastore {
         }
     }
 
-    /// The groups of a namespace, without those of the namespaces below it, in the order of PBS: by type, then by id,
-    /// numbers by their value.
-    ///
-    /// # Errors
-    /// Any failure to list.
-    pub async fn groups(&self, namespace: &Namespace) -> Result<Vec<GroupName>> {
+    /// See [`Datastore::groups`](crate::store::Datastore::groups).
+    pub(crate) async fn groups(&self, namespace: &Namespace) -> Result<Vec<GroupName>> {
         let mut groups = Vec::new();
         for backup_type in [BackupType::Ct, BackupType::Host, BackupType::Vm] {
             let found = self.children(Prefix::Groups(namespace.clone(), backup_type)).await?;
@@ -139,29 +140,20 @@ impl Datastore {
         Ok(groups)
     }
 
-    /// The snapshots of a group, oldest first, unfinished ones among them.
-    ///
-    /// # Errors
-    /// Any failure to list.
-    pub async fn snapshots(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
+    /// See [`Datastore::snapshots`](crate::store::Datastore::snapshots).
+    pub(crate) async fn snapshots(&self, group: &GroupName) -> Result<Vec<SnapshotInfo>> {
         Ok(self.listed_snapshots(group).await?.into_iter().map(|listed| listed.info).collect())
     }
 
-    /// The newest finished snapshot of a group.
-    ///
-    /// # Errors
-    /// Any failure to list.
-    pub async fn latest(&self, group: &GroupName) -> Result<Option<SnapshotName>> {
+    /// See [`Datastore::latest`](crate::store::Datastore::latest).
+    pub(crate) async fn latest(&self, group: &GroupName) -> Result<Option<SnapshotName>> {
         let snapshots = self.newest_snapshots(group).await?;
         let finished = snapshots.into_iter().rfind(|info| info.state == SnapshotState::Finished);
         Ok(finished.map(|info| info.name))
     }
 
-    /// The files of one snapshot.
-    ///
-    /// # Errors
-    /// `NotFound` if there is no such snapshot.
-    pub async fn snapshot_info(&self, name: &SnapshotName) -> Result<SnapshotInfo> {
+    /// See [`Datastore::snapshot_info`](crate::store::Datastore::snapshot_info).
+    pub(crate) async fn snapshot_info(&self, name: &SnapshotName) -> Result<SnapshotInfo> {
         let listed = self.listed_snapshot(name).await?;
         listed.map(|listed| listed.info).ok_or_else(|| Error::new(ErrorKind::NotFound, "look up").on(name))
     }
@@ -227,6 +219,41 @@ impl Datastore {
             ListEntry::Foreign(_) | ListEntry::Name(_) | ListEntry::Object(_) => None,
         });
         Ok(prefixes.collect())
+    }
+
+    /// All snapshots below a prefix, unfinished ones among them, by one listing, the bytes of their manifests and logs, and what
+    /// cannot be read in the place of groups and namespaces.
+    pub(crate) async fn snapshots_below(
+        &self,
+        prefix: Prefix,
+    ) -> Result<(BTreeMap<SnapshotName, SnapshotInfo>, u64, Vec<Unreadable>)> {
+        let listing = list_all(self.inner.backend().as_ref(), &ListQuery::all(prefix)).await?;
+        let (mut snapshots, mut bytes, mut unreadable) = (BTreeMap::new(), 0, Vec::new());
+        for entry in listing.into_entries() {
+            match entry {
+                ListEntry::Object(object) => {
+                    if matches!(object.key, Key::ClientLog(_) | Key::Manifest(_)) {
+                        bytes += object.size;
+                    }
+                    note(&mut snapshots, object);
+                }
+                ListEntry::Unreadable(entry) => unreadable.extend(note_unreadable(&mut snapshots, entry)),
+                ListEntry::Foreign(_) | ListEntry::Name(_) | ListEntry::Prefix(_) => {}
+            }
+        }
+        let snapshots = snapshots.into_iter().map(|(name, Listed { info, .. })| (name, info));
+        Ok((snapshots.collect(), bytes, unreadable))
+    }
+
+    /// Makes sure that no stale copy answers for metadata below a prefix.
+    ///
+    /// # Errors
+    /// Any failure to list.
+    pub(crate) async fn look_again(&self, prefix: Prefix) -> Result<()> {
+        match &self.inner.local {
+            Some(local) => local.metadata_cache.look_again(prefix).await,
+            None => Ok(()),
+        }
     }
 }
 

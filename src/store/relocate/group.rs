@@ -1,17 +1,16 @@
 //! Copy and move of one group: its metadata, and its snapshots in order.
 
-use crate::backend::lock_wait::{GROUP_WAIT, lock_with_timeout};
 use crate::backend::put_verified::{PutError, put_verified};
-use crate::backend::{LockGuard, LockMode, LockScope, Object};
+use crate::backend::{LockGuard, Object};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
+use crate::store::SnapshotState;
 use crate::store::backup::publish::remove_written;
 use crate::store::backup::session::Written;
 use crate::store::catalog::delete::{DeleteError, still_held};
 use crate::store::catalog::list::Listed;
-use crate::store::relocate::{How, Relocated, RelocatedGroup, RelocatedSnapshot};
-use crate::store::{Datastore, SnapshotState};
+use crate::store::relocate::{How, Relocated, RelocatedGroup, RelocatedSnapshot, Relocator};
 
 /// Result for a group, and if others may follow.
 pub(super) struct Relocating {
@@ -20,7 +19,7 @@ pub(super) struct Relocating {
     pub(super) report: RelocatedGroup,
 }
 
-impl Datastore {
+impl Relocator<'_> {
     /// Copies or moves a group. Fails only if nothing was copied.
     pub(super) async fn relocated(
         &self,
@@ -30,18 +29,12 @@ impl Datastore {
     ) -> Result<Relocating, DeleteError> {
         let to = from.clone().in_namespace(target.clone());
         self.check_there(from, how).await?;
-        let backend = self.inner.backend.as_ref();
         let source_guard = match how {
             How::Copy => None,
-            How::Move => Some(
-                lock_with_timeout(backend, &LockScope::Group(from.clone()), LockMode::Exclusive, GROUP_WAIT)
-                    .await?,
-            ),
+            How::Move => Some(self.inner.locks().group_waiting(from).await?),
         };
-        let target_guard =
-            lock_with_timeout(backend, &LockScope::Group(to.clone()), LockMode::Exclusive, GROUP_WAIT)
-                .await?;
-        let snapshots = self.listed_snapshots(from).await?;
+        let target_guard = self.inner.locks().group_waiting(&to).await?;
+        let snapshots = self.inner.catalog().listed_snapshots(from).await?;
         self.check_merge(from, &to, &snapshots, how).await?;
         let created = self.create_target(from, &to, target_guard.as_ref()).await?;
         let report = RelocatedGroup {
@@ -100,7 +93,7 @@ impl Datastore {
     ) -> Result<Relocated, DeleteError> {
         let name = &listed.info.name;
         // A listing may lag (H13).
-        let is_finished = listed.manifest.is_some() || self.has_manifest(name).await?;
+        let is_finished = listed.manifest.is_some() || self.inner.manifests().exists(name).await?;
         if !is_finished && how == How::Copy {
             return Ok(Relocated::Unfinished);
         }
@@ -114,7 +107,7 @@ impl Datastore {
 
     /// Fails if the group does not exist: locking it would leave a lock file.
     async fn check_there(&self, group: &GroupName, how: How) -> Result<()> {
-        if self.groups(group.namespace()).await?.contains(group) {
+        if self.inner.catalog().groups(group.namespace()).await?.contains(group) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::NotFound, how.action()).on(group))
@@ -123,13 +116,14 @@ impl Datastore {
     /// Refuses to merge groups of different owners, or snapshots that would be out of order.
     async fn check_merge(&self, from: &GroupName, to: &GroupName, source: &[Listed], how: How) -> Result<()> {
         let failed = |kind| Error::new(kind, how.action()).on(from);
-        if let (Some(ours), Some(theirs)) = (self.owner(from).await?, self.owner(to).await?)
+        if let (Some(ours), Some(theirs)) =
+            (self.inner.metadata().owner(from).await?, self.inner.metadata().owner(to).await?)
             && ours != theirs
         {
             let why = format!("it belongs to {ours}, and {to} to {theirs}");
             return Err(failed(ErrorKind::Denied).because(why));
         }
-        let target = self.snapshots(to).await?;
+        let target = self.inner.catalog().snapshots(to).await?;
         let is_finished = |state| state == SnapshotState::Finished;
         let there: Vec<BackupTime> =
             target.iter().filter(|info| is_finished(info.state)).map(|info| info.name.time()).collect();
@@ -165,7 +159,7 @@ impl Datastore {
                 Ok(written) => created.extend(written),
                 Err(error) => {
                     // Reports the first failure.
-                    let _ = remove_written(self, &created).await;
+                    let _ = remove_written(self.inner, &created).await;
                     return Err(error.into());
                 }
             }
@@ -176,7 +170,9 @@ impl Datastore {
     /// Copies an object to a free key, if it exists. Returns the stored object.
     async fn copy_small(&self, from: &Key, to: Key) -> Result<Option<Written>> {
         let backend = &self.inner.backend;
-        let Some(Object { bytes, .. }) = self.get_small(from).await? else { return Ok(None) };
+        let Some(Object { bytes, .. }) = self.inner.metadata().get_small(from).await? else {
+            return Ok(None);
+        };
         if backend.has(&to).await? {
             return Ok(None);
         }
@@ -189,10 +185,10 @@ impl Datastore {
 
     /// Removes the metadata of the target, if no snapshot was copied there.
     async fn clean_target(&self, to: &GroupName, created: Vec<Written>) -> Result<()> {
-        if created.is_empty() || !self.snapshots(to).await?.is_empty() {
+        if created.is_empty() || !self.inner.catalog().snapshots(to).await?.is_empty() {
             return self.inner.backend.barrier().await;
         }
-        remove_written(self, &created).await
+        remove_written(self.inner, &created).await
     }
 
     /// Removes the metadata of the source of a move, if it has no snapshots; returns `true` if it has none.
@@ -203,19 +199,7 @@ impl Datastore {
     ) -> Result<bool, DeleteError> {
         match guard {
             None => Ok(false),
-            Some(guard) => self.delete_group_if_empty(from, guard).await,
-        }
-    }
-
-    /// Locks a snapshot, with one retry if it is in use.
-    pub(super) async fn lock_twice(&self, scope: LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        let backend = &self.inner.backend;
-        match backend.lock(&scope, mode).await {
-            Err(error) if error.kind() == ErrorKind::Busy => {
-                self.inner.runtime().sleep(GROUP_WAIT).await;
-                backend.lock(&scope, mode).await
-            }
-            locked => locked,
+            Some(guard) => self.inner.deletions().delete_group_if_empty(from, guard).await,
         }
     }
 }

@@ -18,10 +18,12 @@
 mod group;
 mod snapshot;
 
+use std::sync::Arc;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Prefix;
 use crate::format::name::{GroupName, Namespace, SnapshotName};
-use crate::store::Datastore;
+use crate::store::StoreInner;
 use crate::store::catalog::delete::DeleteError;
 
 /// Result of a copy or move. Failures are reported here, not as errors.
@@ -111,66 +113,56 @@ impl How {
     }
 }
 
-impl Datastore {
-    /// Copies a group into another namespace, which must exist. Type and id stay. An existing group there must have the same owner
-    /// and only snapshots older than the copied ones; its notes stay. Snapshots that exist there are not copied again.
-    ///
-    /// # Errors
-    /// `NotFound` if the group or namespace does not exist; `InvalidInput` if source and destination are the same, or the snapshots are not newer; `Denied` if the group
-    /// there has another owner; `Busy` while a backup of it is running. Nothing was copied then. Other failures are in the
-    /// result.
-    ///
-    /// # Cancel safety
-    /// A dropped future leaves complete snapshots, and possibly an unfinished one, at the destination. The same call continues.
-    pub async fn copy_group(&self, group: &GroupName, target: &Namespace) -> Result<Relocation> {
+/// Copies and moves within a store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Relocator<'a> {
+    inner: &'a Arc<StoreInner>,
+}
+
+impl StoreInner {
+    /// Copies and moves within the store.
+    pub(crate) fn relocator(self: &Arc<Self>) -> Relocator<'_> {
+        Relocator { inner: self }
+    }
+}
+
+impl Relocator<'_> {
+    /// See [`Datastore::copy_group`](crate::store::Datastore::copy_group).
+    pub(crate) async fn copy_group(&self, group: &GroupName, target: &Namespace) -> Result<Relocation> {
         self.relocate_group(group, target, How::Copy).await
     }
 
-    /// Moves a group into another namespace, with the rules of [`copy_group`](Datastore::copy_group). Protected snapshots are moved
-    /// too, and stay protected. The source group is removed with its last snapshot.
-    ///
-    /// # Errors
-    /// As for [`copy_group`](Datastore::copy_group); `Busy` also while a backup of the source group is running.
-    ///
-    /// # Cancel safety
-    /// A dropped future leaves each snapshot complete at the source, at the destination, or at both. The same call continues.
-    pub async fn move_group(&self, group: &GroupName, target: &Namespace) -> Result<Relocation> {
+    /// See [`Datastore::move_group`](crate::store::Datastore::move_group).
+    pub(crate) async fn move_group(&self, group: &GroupName, target: &Namespace) -> Result<Relocation> {
         self.relocate_group(group, target, How::Move).await
     }
 
-    /// Copies a namespace, with all groups in it and all namespaces below it, to another name. The parent of that name must exist; if
-    /// the namespace itself exists, groups are merged as by [`copy_group`](Datastore::copy_group).
-    ///
-    /// # Errors
-    /// `NotFound` if the namespace, or the parent of the new name, does not exist; `InvalidInput` for the root, if one of the two contains the
-    /// other, or if it would become too deep. Nothing was copied then. Other failures are in the result.
-    ///
-    /// # Cancel safety
-    /// As for [`copy_group`](Datastore::copy_group).
-    pub async fn copy_namespace(&self, namespace: &Namespace, new_name: &Namespace) -> Result<Relocation> {
+    /// See [`Datastore::copy_namespace`](crate::store::Datastore::copy_namespace).
+    pub(crate) async fn copy_namespace(
+        &self,
+        namespace: &Namespace,
+        new_name: &Namespace,
+    ) -> Result<Relocation> {
         self.relocate_namespace(namespace, new_name, How::Copy).await
     }
 
-    /// Moves a namespace to another name, with the rules of [`copy_namespace`](Datastore::copy_namespace). Objects that cannot be moved stay,
-    /// with their namespaces.
-    ///
-    /// # Errors
-    /// As for [`copy_namespace`](Datastore::copy_namespace).
-    ///
-    /// # Cancel safety
-    /// As for [`move_group`](Datastore::move_group).
-    pub async fn move_namespace(&self, namespace: &Namespace, new_name: &Namespace) -> Result<Relocation> {
+    /// See [`Datastore::move_namespace`](crate::store::Datastore::move_namespace).
+    pub(crate) async fn move_namespace(
+        &self,
+        namespace: &Namespace,
+        new_name: &Namespace,
+    ) -> Result<Relocation> {
         self.relocate_namespace(namespace, new_name, How::Move).await
     }
 
     async fn relocate_group(&self, from: &GroupName, target: &Namespace, how: How) -> Result<Relocation> {
         self.inner.check_writable(how.action()).await?;
-        self.look_again(Prefix::Namespace(Namespace::root())).await?;
+        self.inner.catalog().look_again(Prefix::Namespace(Namespace::root())).await?;
         let failed = |kind| Error::new(kind, how.action()).on(from);
         if from.namespace() == target {
             return Err(failed(ErrorKind::InvalidInput).because("it is in that namespace"));
         }
-        if !self.has_namespace(target).await? {
+        if !self.inner.catalog().has_namespace(target).await? {
             return Err(failed(ErrorKind::NotFound).because(format!("there is no namespace {target}")));
         }
         let group = self.relocated(from, target, how).await.map_err(DeleteError::into_error)?;
@@ -179,7 +171,7 @@ impl Datastore {
 
     async fn relocate_namespace(&self, from: &Namespace, to: &Namespace, how: How) -> Result<Relocation> {
         self.inner.check_writable(how.action()).await?;
-        self.look_again(Prefix::Namespace(Namespace::root())).await?;
+        self.inner.catalog().look_again(Prefix::Namespace(Namespace::root())).await?;
         let targets = self.namespace_targets(from, to, how).await?;
         let mut done = Relocation::default();
         for (namespace, target) in &targets {
@@ -187,7 +179,7 @@ impl Datastore {
                 done.stopped = Some(error);
                 return Ok(done);
             }
-            for group in self.groups(namespace).await? {
+            for group in self.inner.catalog().groups(namespace).await? {
                 match self.relocated(&group, target, how).await {
                     Ok(relocated) => {
                         done.stopped = relocated.lost;
@@ -214,7 +206,7 @@ impl Datastore {
         if how == How::Move {
             // Inner namespaces first.
             for (namespace, _) in targets.iter().rev() {
-                match self.remove_namespace(namespace).await {
+                match self.inner.deletions().remove_namespace(namespace).await {
                     Ok(true) => {}
                     Ok(false) => done.kept_namespaces.push(namespace.clone()),
                     Err(trouble) => {
@@ -243,15 +235,15 @@ impl Datastore {
         if from.contains(to) || to.contains(from) {
             return invalid("one of the two namespaces contains the other");
         }
-        if !self.has_namespace(from).await? {
+        if !self.inner.catalog().has_namespace(from).await? {
             return Err(failed(ErrorKind::NotFound));
         }
         let parent = to.parent().unwrap_or_default();
-        if !self.has_namespace(&parent).await? {
+        if !self.inner.catalog().has_namespace(&parent).await? {
             return Err(failed(ErrorKind::NotFound).because(format!("there is no namespace {parent}")));
         }
         let mut targets = Vec::new();
-        for namespace in self.namespaces(from).await? {
+        for namespace in self.inner.catalog().namespaces(from).await? {
             let mut target = to.clone();
             for name in namespace.components().skip(from.depth()) {
                 let child = target.child(name);
@@ -263,10 +255,10 @@ impl Datastore {
     }
 
     async fn ensure_namespace(&self, namespace: &Namespace) -> Result<()> {
-        if self.has_namespace(namespace).await? {
+        if self.inner.catalog().has_namespace(namespace).await? {
             return Ok(());
         }
-        match self.create_namespace(namespace).await {
+        match self.inner.metadata().create_namespace(namespace).await {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             created => created,
         }

@@ -4,20 +4,19 @@ use bytes::Bytes;
 use futures::future::{self, FutureExt as _};
 use futures::stream::{self, StreamExt as _};
 
-use crate::backend::lock_wait::{MANIFEST_WAIT, lock_store, lock_with_timeout};
 use crate::backend::put_verified::put_verified;
-use crate::backend::{Backend, LockGuard, LockMode, LockScope, PutMode};
+use crate::backend::{Backend, LockGuard, LockMode, PutMode};
 use crate::chunks::moves::Relocating;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::store::SnapshotInfo;
 use crate::store::backup::publish::remove_written;
 use crate::store::backup::session::Written;
 use crate::store::catalog::delete::{DeleteError, DeleteOutcome, rest_of, still_held};
 use crate::store::catalog::list::Listed;
-use crate::store::relocate::{How, Relocated};
-use crate::store::{Datastore, SnapshotInfo};
+use crate::store::relocate::{How, Relocated, Relocator};
 
 /// Number of files copied concurrently.
 const COPIES_IN_FLIGHT: usize = 4;
@@ -37,7 +36,7 @@ struct Broken {
     trouble: DeleteError,
 }
 
-impl Datastore {
+impl Relocator<'_> {
     pub(super) async fn relocate_snapshot(
         &self,
         source: &SnapshotName,
@@ -46,11 +45,11 @@ impl Datastore {
     ) -> Result<Relocated, DeleteError> {
         let mode = if how == How::Move { LockMode::Exclusive } else { LockMode::Shared };
         let guards = Guards {
-            source: self.lock_twice(LockScope::Snapshot(source.clone()), mode).await?,
-            target: self.lock_twice(LockScope::Snapshot(target.clone()), LockMode::Exclusive).await?,
+            source: self.inner.locks().snapshot_waiting(source, mode).await?,
+            target: self.inner.locks().snapshot_waiting(target, LockMode::Exclusive).await?,
         };
-        let Some(found) = self.listed_snapshot(source).await? else {
-            if self.has_manifest(source).await? {
+        let Some(found) = self.inner.catalog().listed_snapshot(source).await? else {
+            if self.inner.manifests().exists(source).await? {
                 let error = Error::new(ErrorKind::Unavailable, "list").on(source);
                 return Err(error.because("its manifest is there, and listings do not show it").into());
             }
@@ -58,9 +57,9 @@ impl Datastore {
         };
         // An unreadable file would not be copied, and be lost with the source.
         found.info.check_readable("relocate")?;
-        let is_there = self.has_manifest(target).await?;
+        let is_there = self.inner.manifests().exists(target).await?;
         let files = self.files(&found, target).await?;
-        let is_finished = found.manifest.is_some() || self.has_manifest(source).await?;
+        let is_finished = found.manifest.is_some() || self.inner.manifests().exists(source).await?;
         match (is_finished, is_there, how) {
             (false, _, How::Copy) => Ok(Relocated::Unfinished),
             (false, false, How::Move) => self.remove_dead(&found.info, guards).await,
@@ -76,7 +75,7 @@ impl Datastore {
                 let _relocating = self.record_moves(&files).await?;
                 self.check_same(&found.info, target, &files).await?;
                 self.protect_too(&found.info, target).await?;
-                let manifest = self.lock_manifest(source).await?;
+                let manifest = self.inner.locks().manifest(source).await?;
                 self.remove_source(&found.info, &files, guards, manifest).await.map(|()| Relocated::Moved)
             }
             (true, false, _) => {
@@ -102,7 +101,7 @@ impl Datastore {
         if !self.inner.backend.capabilities().consistent_listing {
             let mut wanted = vec![Key::ClientLog(source.clone())];
             // An unreadable manifest does not tell which files it lists.
-            if let Ok((manifest, _)) = self.inner.manifest(source).await {
+            if let Ok((manifest, _)) = self.inner.manifests().read(source).await {
                 let names = manifest.files().iter().map(|file| file.name().clone());
                 wanted.extend(names.map(|name| Key::Archive(source.clone(), name)));
             }
@@ -124,7 +123,7 @@ impl Datastore {
     async fn record_moves(&self, files: &[(Key, Key)]) -> Result<Relocating> {
         let indexes: Vec<_> = files.iter().map(|(_, to)| to).filter(|key| is_index(key)).cloned().collect();
         self.inner.chunks.restart_all_sightings().await?;
-        let relocating = self.moves_in_progress().record_moves(&indexes);
+        let relocating = self.inner.chunks.moves_in_progress().record_moves(&indexes);
         self.inner.backend.record_moves(&indexes).await?;
         Ok(relocating)
     }
@@ -153,7 +152,7 @@ impl Datastore {
             Err(Broken { may_clean, trouble }) => {
                 if may_clean {
                     // Reports the first failure; leftovers are unfinished.
-                    let _ = remove_written(self, &written).await;
+                    let _ = remove_written(self.inner, &written).await;
                 }
                 Err(trouble)
             }
@@ -174,7 +173,7 @@ impl Datastore {
         written.extend(protected);
         self.inner.backend.barrier().await.map_err(|error| early(error.into()))?;
         // From here on notes and verify states cannot change; a change would be lost with the source.
-        let manifest = self.lock_manifest(&info.name).await.map_err(|error| early(error.into()))?;
+        let manifest = self.inner.locks().manifest(&info.name).await.map_err(|error| early(error.into()))?;
         let blob = self.inner.backend.get(&Key::Manifest(info.name.clone()), MANIFEST_BYTES).await;
         let blob = blob.map_err(|error| early(error.into()))?.bytes;
         self.still_ours(guards).await.map_err(early)?;
@@ -214,7 +213,7 @@ impl Datastore {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => None,
             Err(error) => return (None, Err(error)),
         };
-        let same = match is_same(self.uncached_backend().as_ref(), from, to).await {
+        let same = match is_same(self.inner.uncached_backend().as_ref(), from, to).await {
             Ok(true) => Ok(()),
             Ok(false) => {
                 let error = Error::new(ErrorKind::Conflict, "relocate").on(to);
@@ -239,7 +238,7 @@ impl Datastore {
 
     /// Protects the destination if the source is protected, before its manifest is stored (H47). Returns the stored object.
     async fn protect_too(&self, info: &SnapshotInfo, target: &SnapshotName) -> Result<Option<Written>> {
-        if !self.is_protected(info).await? {
+        if !self.inner.deletions().is_protected(info).await? {
             return Ok(None);
         }
         let key = Key::Protected(target.clone());
@@ -265,7 +264,7 @@ impl Datastore {
             return Err(error.because("its manifest may still arrive").into());
         }
         self.still_ours(&guards).await?;
-        self.delete_all(&[Key::Manifest(info.name.clone())]).await?;
+        self.inner.deletions().delete_all(&[Key::Manifest(info.name.clone())]).await?;
         self.inner.backend.barrier().await?;
         manifest.release_deleted().await;
         self.remove_rest(info, files, guards).await
@@ -280,7 +279,7 @@ impl Datastore {
         let mut rest: Vec<_> = files.iter().map(|(from, _)| from.clone()).collect();
         // It may be protected although the listing did not show it.
         rest.push(Key::Protected(info.name.clone()));
-        self.delete_all(&rest).await?;
+        self.inner.deletions().delete_all(&rest).await?;
         self.inner.backend.barrier().await?;
         guards.source.release_deleted().await;
         Ok(())
@@ -298,7 +297,7 @@ impl Datastore {
             return Ok(Relocated::Unfinished);
         }
         for (from, to) in files {
-            match is_same(self.uncached_backend().as_ref(), from, to).await {
+            match is_same(self.inner.uncached_backend().as_ref(), from, to).await {
                 Ok(true) => {}
                 // It belongs to another writer.
                 Ok(false) => return Ok(Relocated::Unfinished),
@@ -313,11 +312,11 @@ impl Datastore {
 
     /// Removes leftovers of an interrupted backup at the source of a move, if its writer is certainly dead.
     async fn remove_dead(&self, info: &SnapshotInfo, guards: Guards) -> Result<Relocated, DeleteError> {
-        let alone = match lock_store(self.inner.backend.as_ref(), LockMode::Brief).await {
+        let alone = match self.inner.locks().store_alone().await {
             Err(error) if error.kind() == ErrorKind::Busy => return Ok(Relocated::Unfinished),
             alone => alone?,
         };
-        match self.remove_unfinished(info, alone, guards.source).await? {
+        match self.inner.deletions().remove_unfinished(info, alone, guards.source).await? {
             DeleteOutcome::Gone | DeleteOutcome::Removed => Ok(Relocated::Gone),
             DeleteOutcome::Busy(_) | DeleteOutcome::Changed | DeleteOutcome::Protected => {
                 Ok(Relocated::Unfinished)
@@ -327,7 +326,7 @@ impl Datastore {
 
     /// Fails unless the unfinished snapshot at the destination is a part of the one being copied.
     async fn check_remains(&self, files: &[(Key, Key)], target: &SnapshotName) -> Result<()> {
-        let Some(there) = self.listed_snapshot(target).await? else { return Ok(()) };
+        let Some(there) = self.inner.catalog().listed_snapshot(target).await? else { return Ok(()) };
         let other = |key: &Key, why: &'static str| {
             let error = Error::new(ErrorKind::Conflict, "relocate").on(key);
             Err(error.because(why))
@@ -337,7 +336,7 @@ impl Datastore {
                 return other(&key, "an unfinished snapshot with other files is in the way");
             };
             // Without conditional creation it would be overwritten.
-            match is_same(self.uncached_backend().as_ref(), from, to).await {
+            match is_same(self.inner.uncached_backend().as_ref(), from, to).await {
                 Ok(true) => {}
                 Ok(false) => return other(&key, "what is there is not what was to be copied"),
                 // A lagging listing.
@@ -358,13 +357,14 @@ impl Datastore {
     ) -> Result<()> {
         let other = || Error::new(ErrorKind::Conflict, "relocate").on(&info.name);
         let ((ours, _), (theirs, _)) =
-            future::try_join(self.inner.manifest(&info.name), self.inner.manifest(target)).await?;
+            future::try_join(self.inner.manifests().read(&info.name), self.inner.manifests().read(target))
+                .await?;
         let key = |manifest: &crate::format::manifest::Manifest| manifest.key_fingerprint().ok();
         if ours.files() != theirs.files() || key(&ours) != key(&theirs) {
             return Err(other().because(format!("{target} is another snapshot")));
         }
         for (from, to) in files {
-            match is_same(self.uncached_backend().as_ref(), from, to).await {
+            match is_same(self.inner.uncached_backend().as_ref(), from, to).await {
                 Ok(true) => {}
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => return Err(other().because(format!("{to} is missing or differs"))),
@@ -373,17 +373,12 @@ impl Datastore {
         Ok(())
     }
 
-    async fn lock_manifest(&self, name: &SnapshotName) -> Result<Box<dyn LockGuard>> {
-        let scope = LockScope::Manifest(name.clone());
-        lock_with_timeout(self.inner.backend.as_ref(), &scope, LockMode::Exclusive, MANIFEST_WAIT).await
-    }
-
     /// Fails as lost unless both locks hold, and the store is still this process's where that takes a look. Those who collect garbage
     /// in other processes keep nobody out: they were told of the move.
     async fn still_ours(&self, guards: &Guards) -> Result<(), DeleteError> {
         still_held(guards.source.as_ref()).await?;
         still_held(guards.target.as_ref()).await?;
-        self.still_owned().await
+        self.inner.deletions().still_owned().await
     }
 }
 

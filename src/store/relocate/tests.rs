@@ -14,7 +14,7 @@ use crate::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirecto
 use crate::chunks::moves::Watch;
 use crate::format::layout::Key;
 use crate::rt::{Runtime, SimRuntime};
-use crate::store::Options;
+use crate::store::{Datastore, Options};
 
 /// How long each call of the mover takes.
 const STEP: Duration = Duration::from_millis(10);
@@ -125,7 +125,7 @@ async fn marks_what_moves(place: Arc<dyn Backend>, hearing: Hearing, script: Scr
     let marking = async {
         let mut marker = Marker { place: place.as_ref(), seen: BTreeSet::new() };
         wait(script.begin).await;
-        let watch = store.moves_in_progress().watch();
+        let watch = store.inner().chunks().moves_in_progress().watch();
         wait(script.destinations).await;
         for name in ["ns/b/vm/1", "ns/a/vm/1"] {
             marker.visit(&direct, name).await;
@@ -223,7 +223,7 @@ fn what_was_announced_and_not_done_is_no_harm() {
         let dying =
             Datastore::open(Arc::clone(&faulty) as Arc<dyn Backend>, Options::default()).await.unwrap();
         faulty.add(Rule::on(Method::Copy, Action::FailBefore(ErrorKind::Unavailable)));
-        let watch = dying.moves_in_progress().watch();
+        let watch = dying.inner().chunks().moves_in_progress().watch();
         assert!(!dying.move_group(&group("vm/1"), &space("a")).await.unwrap().is_complete());
         let mut marker = Marker { place: place.as_ref(), seen: BTreeSet::new() };
         let pending_moves = watch.take();
@@ -235,6 +235,6 @@ fn what_was_announced_and_not_done_is_no_harm() {
         marker.visit(&store, "vm/1").await;
         assert_eq!(marker.seen.len(), 1);
         assert_eq!(watch.take(), []);
-        assert_eq!(dying.moves_in_progress().watch().take(), [], "it is over");
+        assert_eq!(dying.inner().chunks().moves_in_progress().watch().take(), [], "it is over");
     });
 }

@@ -1,4 +1,3 @@
 //! Snapshots in their stored form: read from one store, published in another.
 
-pub(super) mod source;
 pub(super) mod target;

@@ -16,23 +16,22 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future;
 
-use crate::backend::lock_wait::{GROUP_WAIT, MANIFEST_WAIT, lock_store, lock_with_timeout};
 use crate::backend::put_verified::{PutError, put_verified};
-use crate::backend::{LockGuard, LockMode, LockReach, LockScope, Object, Version};
-use crate::chunks::CachePolicy;
+use crate::backend::{LockGuard, LockReach, Object, Version};
 use crate::chunks::pins::WriterPins;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, AuthId, GroupName, SnapshotName};
-use crate::store::Datastore;
+use crate::store::StoreInner;
+use crate::store::backup::group::{claim, remove_leftovers};
 use crate::store::backup::publish::{check_bases, check_written, publish, remove_written};
 use crate::store::backup::session::Written;
 use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
-use crate::store::replicate::source::{Held, StoredManifest, is_of_the_object};
-use crate::store::restore::snapshot::{BLOB_BYTES, INDEX_BYTES, has_failed_verification};
+use crate::store::locks::Held;
+use crate::store::manifests::{StoredManifest, has_failed_verification, is_of_the_object};
+use crate::store::snapshot_files::{BLOB_BYTES, INDEX_BYTES};
 
 /// A locked group, into which snapshots are transferred.
 #[derive(Debug)]
@@ -40,7 +39,7 @@ pub(crate) struct GroupImport {
     held: Arc<GroupHeld>,
     /// Snapshots at the time of locking, without leftovers of dead writers.
     snapshots: Vec<SnapshotInfo>,
-    store: Datastore,
+    store: Arc<StoreInner>,
     /// The owner of a new group.
     written: Vec<Written>,
 }
@@ -52,58 +51,27 @@ struct GroupHeld {
     store: Box<dyn LockGuard>,
 }
 
-impl Datastore {
-    /// Pins that last until they are dropped.
-    pub(crate) fn pins(&self) -> Arc<WriterPins> {
-        self.inner.chunks.pins().writer(CachePolicy::Bypass, self.witnesses(None))
-    }
-
-    /// Another set of pins, for a writer with pins.
-    pub(crate) fn pins_beside(&self, pins: &WriterPins) -> Arc<WriterPins> {
-        self.inner.chunks.pins().writer(CachePolicy::Bypass, Arc::clone(&pins.witnesses))
-    }
-
-    /// Keeps other processes from collecting garbage, and opens the presence records.
-    pub(crate) async fn lock_store_shared(&self) -> Result<Box<dyn LockGuard>> {
-        let guard = lock_store(self.inner.backend.as_ref(), LockMode::Shared).await?;
-        self.check_identity("change the store").await?;
-        if let Some(uuid) = self.uuid() {
-            self.inner.chunks.open_presence(uuid).await?;
-        }
-        self.inner.chunks.inherit_leaving(&Key::GcCandidates).await?;
-        future::try_join(self.inner.chunks.refresh_suspects(), self.inner.chunks.refresh_sightings()).await?;
-        Ok(guard)
-    }
-
+impl GroupImport {
     /// Locks a group, and creates it if it does not exist, as a backup does.
     ///
     /// # Errors
     /// `Busy` if another operation uses the group; `Denied` if it has another owner.
-    pub(crate) async fn import_into(&self, group: &GroupName, owner: &AuthId) -> Result<GroupImport> {
-        self.inner.check_writable("store snapshots").await?;
-        let backend = &self.inner.backend;
-        let guard = lock_with_timeout(
-            backend.as_ref(),
-            &LockScope::Group(group.clone()),
-            LockMode::Exclusive,
-            GROUP_WAIT,
-        )
-        .await?;
-        self.look_again(Prefix::Group(group.clone())).await?;
-        let snapshots = self.remove_leftovers(group).await?;
-        let held = Arc::new(GroupHeld { group: guard, store: self.lock_store_shared().await? });
-        if let Some(other) = self.owner(group).await?
+    pub(crate) async fn begin(store: &Arc<StoreInner>, group: &GroupName, owner: &AuthId) -> Result<Self> {
+        store.check_writable("store snapshots").await?;
+        let guard = store.locks().group_waiting(group).await?;
+        store.catalog().look_again(Prefix::Group(group.clone())).await?;
+        let snapshots = remove_leftovers(store, group).await?;
+        let held = Arc::new(GroupHeld { group: guard, store: store.locks().store_to_write().await? });
+        if let Some(other) = store.metadata().owner(group).await?
             && other != *owner
         {
             let error = Error::new(ErrorKind::Denied, "store snapshots of").on(group);
             return Err(error.because(format!("the group belongs to {other}, not to {owner}")));
         }
-        let written = self.claim(group, owner, &snapshots).await?;
-        Ok(GroupImport { held, snapshots, store: self.clone(), written })
+        let written = claim(store, group, owner, &snapshots).await?;
+        Ok(Self { held, snapshots, store: Arc::clone(store), written })
     }
-}
 
-impl GroupImport {
     /// Snapshots at the time of locking, oldest first.
     pub(crate) fn snapshots(&self) -> &[SnapshotInfo] {
         &self.snapshots
@@ -114,13 +82,12 @@ impl GroupImport {
     /// # Errors
     /// `Busy` while it is read, written or deleted, or may be.
     pub(crate) async fn snapshot(&self, name: &SnapshotName) -> Result<SnapshotImport> {
-        let (store, inner) = (&self.store, &self.store.inner);
+        let (store, inner) = (&self.store, &self.store);
         let busy =
             |why: &'static str| Err(Error::new(ErrorKind::Busy, "store snapshot").on(name).because(why));
         inner.check_name_settled(name)?;
-        let scope = LockScope::Snapshot(name.clone());
-        let guard = inner.backend.lock(&scope, LockMode::Exclusive).await?;
-        let info = match store.snapshot_info(name).await {
+        let guard = inner.locks().snapshot(name).await?;
+        let info = match store.catalog().snapshot_info(name).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             info => Some(info?),
         };
@@ -130,14 +97,14 @@ impl GroupImport {
                 info.check_readable("replace")?;
                 // A live writer would hold its lock, if that lock reaches all processes that could write it.
                 let may_be_alive = inner.backend.capabilities().lock_reach == LockReach::Process;
-                if may_be_alive || inner.is_doubtful(name) || store.has_manifest(name).await? {
+                if may_be_alive || inner.is_doubtful(name) || store.manifests().exists(name).await? {
                     return busy("an unfinished one of that name may still be written");
                 }
                 if info.protected {
                     return busy("an unfinished one of that name is protected");
                 }
                 self.held.store.check().await?;
-                store.remove_files(&info).await?;
+                store.deletions().remove_files(&info).await?;
                 None
             }
             None => None,
@@ -158,8 +125,8 @@ impl GroupImport {
     }
 
     async fn present(&self, name: &SnapshotName, info: SnapshotInfo) -> Result<Present> {
-        let inner = &self.store.inner;
-        let object = match inner.stored_manifest(name).await {
+        let inner = &self.store;
+        let object = match inner.manifests().object(name).await {
             // Longer than any manifest may be.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let found = inner.backend.head(&Key::Manifest(name.clone())).await?;
@@ -168,7 +135,7 @@ impl GroupImport {
             object => object?,
         };
         let (bytes, version) = (object.bytes.clone(), object.info.version.clone());
-        let manifest = match inner.parse_manifest(name, object.bytes).await {
+        let manifest = match inner.manifests().parse(name, object.bytes).await {
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => None,
             manifest => Some(manifest?),
         };
@@ -182,11 +149,11 @@ impl GroupImport {
     ) -> Result<Option<(StoredManifest, SnapshotName, Held)>> {
         let newest = self.snapshots.iter().rfind(|info| info.state == SnapshotState::Finished);
         let Some(name) = newest.map(|info| &info.name).filter(|name| *name != but) else { return Ok(None) };
-        let held = match self.store.hold(name).await {
+        let held = match self.store.locks().snapshot_to_read(name).await {
             Err(error) if error.kind() == ErrorKind::Busy => return Ok(None),
-            held => held?,
+            held => Held::from(held?),
         };
-        match self.store.stored_manifest(name).await {
+        match self.store.manifests().stored(name).await {
             Ok(stored) if has_failed_verification(&stored.manifest) => Ok(None),
             Ok(stored) => Ok(Some((stored, name.clone(), held))),
             Err(error) if is_of_the_object(&error) => Ok(None),
@@ -207,7 +174,7 @@ impl Drop for GroupImport {
         if !self.written.is_empty() {
             let written = std::mem::take(&mut self.written);
             let (store, held) = (self.store.clone(), Arc::clone(&self.held));
-            self.store.inner.runtime().spawn(Box::pin(async move {
+            self.store.runtime().spawn(Box::pin(async move {
                 // No caller is left to report to; the next transfer finds the group as its own.
                 let _ = remove_written(&store, &written).await;
                 drop(held);
@@ -230,7 +197,7 @@ pub(crate) struct Present {
 pub(crate) struct SnapshotImport {
     /// `None` when it is complete.
     state: Option<ImportState>,
-    store: Datastore,
+    store: Arc<StoreInner>,
 }
 
 struct ImportState {
@@ -338,11 +305,13 @@ impl SnapshotImport {
 
     async fn run<F>(&mut self, work: F) -> Result<()>
     where
-        F: FnOnce(Datastore, ImportState) -> futures::future::BoxFuture<'static, Result<()>> + Send + 'static,
+        F: FnOnce(Arc<StoreInner>, ImportState) -> futures::future::BoxFuture<'static, Result<()>>
+            + Send
+            + 'static,
     {
         let state = self.state.take().ok_or_else(|| Error::new(ErrorKind::Internal, "store snapshot"))?;
         let work = work(self.store.clone(), state);
-        self.store.inner.runtime().run_detached("store snapshot", work).await
+        self.store.runtime().run_detached("store snapshot", work).await
     }
 
     /// Aborts the transfer, and removes the files of a new snapshot, but no chunks.
@@ -361,7 +330,7 @@ impl Drop for SnapshotImport {
     fn drop(&mut self) {
         let Some(state) = self.state.take().filter(|state| !state.written.is_empty()) else { return };
         let store = self.store.clone();
-        self.store.inner.runtime().spawn(Box::pin(async move {
+        self.store.runtime().spawn(Box::pin(async move {
             // No caller is left to report to; leftovers are invisible. The locks are released at the end.
             let _ = remove_written(&store, &state.written).await;
             drop(state);
@@ -378,9 +347,15 @@ impl fmt::Debug for SnapshotImport {
 
 impl ImportState {
     /// Stores a file: the name must be free for a new snapshot; for a replaced one, the file replaces a different one.
-    async fn put(&mut self, store: &Datastore, name: &ArchiveName, bytes: Bytes, limit: u64) -> Result<()> {
+    async fn put(
+        &mut self,
+        store: &Arc<StoreInner>,
+        name: &ArchiveName,
+        bytes: Bytes,
+        limit: u64,
+    ) -> Result<()> {
         let key = Key::Archive(self.name.clone(), name.clone());
-        let backend = &store.inner.backend;
+        let backend = &store.backend;
         let create = backend.capabilities().create_mode();
         if self.present.is_none() {
             let version = backend.put(&key, bytes, create).await?;
@@ -400,16 +375,16 @@ impl ImportState {
     }
 
     /// Everything before the manifest.
-    async fn prepare(&mut self, store: &Datastore) -> Result<()> {
-        let backend = &store.inner.backend;
+    async fn prepare(&mut self, store: &Arc<StoreInner>) -> Result<()> {
+        let backend = &store.backend;
         for pins in &self.pins {
-            store.inner.chunks.await_settled(pins).await?;
+            store.chunks.await_settled(pins).await?;
         }
-        store.inner.chunks.restart_sightings(&self.pins).await?;
+        store.chunks.restart_sightings(&self.pins).await?;
         backend.barrier().await?;
         for (name, bytes) in std::mem::take(&mut self.indexes) {
             self.put(store, &name, bytes, INDEX_BYTES).await?;
-            store.inner.note_published(&Key::Archive(self.name.clone(), name));
+            store.note_published(&Key::Archive(self.name.clone(), name));
         }
         backend.barrier().await?;
         check_bases(store, &self.bases).await?;
@@ -423,13 +398,17 @@ impl ImportState {
     }
 
     /// Replaces the manifest, if it is still the compared version.
-    async fn replace_manifest(&self, store: &Datastore, present: &Present, bytes: &Bytes) -> Result<()> {
+    async fn replace_manifest(
+        &self,
+        store: &Arc<StoreInner>,
+        present: &Present,
+        bytes: &Bytes,
+    ) -> Result<()> {
         if present.bytes == *bytes {
             return Ok(());
         }
-        let backend = &store.inner.backend;
-        let scope = LockScope::Manifest(self.name.clone());
-        let _held = lock_with_timeout(backend.as_ref(), &scope, LockMode::Exclusive, MANIFEST_WAIT).await?;
+        let backend = &store.backend;
+        let _held = store.locks().manifest(&self.name).await?;
         let key = Key::Manifest(self.name.clone());
         let changed = || Error::new(ErrorKind::Conflict, "replace").on(&key);
         if backend.head(&key).await?.version != present.version {
@@ -441,8 +420,8 @@ impl ImportState {
     }
 
     /// Stores the client log, after the snapshot is visible.
-    async fn put_log(&self, store: &Datastore, log: Bytes) -> Result<()> {
-        let (key, backend) = (Key::ClientLog(self.name.clone()), &store.inner.backend);
+    async fn put_log(&self, store: &Arc<StoreInner>, log: Bytes) -> Result<()> {
+        let (key, backend) = (Key::ClientLog(self.name.clone()), &store.backend);
         let has_one = self.present.as_ref().is_some_and(|present| present.info.has_client_log);
         let create = backend.capabilities().create_mode();
         let found = if has_one { Some(backend.get(&key, BLOB_BYTES).await) } else { None };
@@ -461,7 +440,7 @@ impl ImportState {
     }
 
     /// Removes files outside the manifest, by keys and not by names.
-    async fn remove_unlisted(&self, store: &Datastore, listed: &[ArchiveName], log: Log) -> Result<()> {
+    async fn remove_unlisted(&self, store: &Arc<StoreInner>, listed: &[ArchiveName], log: Log) -> Result<()> {
         let Some(present) = &self.present else { return Ok(()) };
         let names = present.info.files.iter().map(|file| &file.name).filter(|name| !listed.contains(name));
         let keys = names.map(|name| Key::Archive(self.name.clone(), name.clone()));
@@ -471,12 +450,12 @@ impl ImportState {
         if keys.is_empty() {
             return Ok(());
         }
-        store.delete_all(&keys).await?;
-        store.inner.backend.barrier().await
+        store.deletions().delete_all(&keys).await?;
+        store.backend.barrier().await
     }
 }
 
-async fn commit(store: Datastore, mut state: ImportState, manifest: ImportedManifest) -> Result<()> {
+async fn commit(store: Arc<StoreInner>, mut state: ImportState, manifest: ImportedManifest) -> Result<()> {
     if let Err(error) = state.prepare(&store).await {
         // Reports the first failure; leftovers are unfinished, and removed later.
         let _ = remove_written(&store, &state.written).await;
@@ -493,7 +472,7 @@ async fn commit(store: Datastore, mut state: ImportState, manifest: ImportedMani
     state.remove_unlisted(&store, &state.files, log).await
 }
 
-async fn update(store: Datastore, state: ImportState, manifest: ImportedManifest) -> Result<()> {
+async fn update(store: Arc<StoreInner>, state: ImportState, manifest: ImportedManifest) -> Result<()> {
     let changed = || Error::new(ErrorKind::Conflict, "replace").on(&state.name);
     let present = state.present.as_ref().ok_or_else(changed)?;
     let Some(old) = &present.manifest else { return Err(changed()) };

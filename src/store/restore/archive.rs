@@ -34,7 +34,7 @@ use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::rt::semaphore::{Permit, Semaphore};
 use crate::store::events::{Event, Observer, Silent};
-use crate::store::{Datastore, RestoreTarget, in_archive};
+use crate::store::{RestoreTarget, StoreInner, in_archive};
 
 /// Maximum bytes of chunks held by a sequential reader.
 const READ_AHEAD_BYTES: u64 = 32 << 20;
@@ -74,7 +74,7 @@ struct Archive {
     lock: Arc<dyn LockGuard>,
     name: ArchiveName,
     snapshot: SnapshotName,
-    store: Datastore,
+    store: Arc<StoreInner>,
     zeros: Option<(u64, Digest)>,
 }
 
@@ -93,7 +93,7 @@ enum Piece {
 
 impl ArchiveReader {
     pub(in crate::store) async fn new(
-        store: Datastore,
+        store: Arc<StoreInner>,
         snapshot: SnapshotName,
         name: ArchiveName,
         index: IndexReader,
@@ -101,7 +101,7 @@ impl ArchiveReader {
     ) -> Result<Self> {
         let zeros = match &index {
             IndexReader::Fixed(index) if index.size() >= index.chunk_size() => {
-                Some((index.chunk_size(), store.inner.zero_digest(index.chunk_size()).await?))
+                Some((index.chunk_size(), store.zero_digest(index.chunk_size()).await?))
             }
             _ => None,
         };
@@ -182,7 +182,7 @@ impl ArchiveReader {
 
     async fn copy<T: RestoreTarget + ?Sized>(&self, target: &mut T) -> Result<u64> {
         let archive = &self.archive;
-        let in_flight = archive.store.inner.in_flight();
+        let in_flight = archive.store.in_flight();
         let (mut sender, mut receiver) = mpsc::channel(0);
         let mut pieces = pieces(Arc::clone(archive), in_flight, self.cache_policy);
         let produce = async move {
@@ -271,7 +271,7 @@ impl ArchiveReader {
 
     fn max_ahead(&self) -> usize {
         let fitting = usize::try_from(READ_AHEAD_BYTES / self.archive.average()).unwrap_or(usize::MAX);
-        fitting.clamp(1, self.archive.store.inner.in_flight())
+        fitting.clamp(1, self.archive.store.in_flight())
     }
 }
 
@@ -293,7 +293,7 @@ impl Archive {
     async fn permit(&self, number: usize) -> Permit {
         let range = self.range(number);
         let bytes = if self.is_hole(number) { 0 } else { range.end - range.start };
-        let budget = &self.store.inner.restore_budget;
+        let budget = &self.store.restore_budget;
         budget.acquire(usize::try_from(bytes).unwrap_or(usize::MAX)).await
     }
 
@@ -318,7 +318,7 @@ impl Archive {
         if self.is_hole(number) {
             return Ok(Bytes::from(vec![0; usize::try_from(chunk.len).map_err(|_| missing())?]));
         }
-        let fetched = self.store.inner.chunks.get(chunk.digest, chunk.len, cache_policy).await;
+        let fetched = self.store.chunks.get(chunk.digest, chunk.len, cache_policy).await;
         fetched.map_err(|error| in_archive(error, chunk.digest, &self.name, &self.snapshot))
     }
 
@@ -326,7 +326,7 @@ impl Archive {
     /// the future is dropped.
     fn fetch_ahead(self: Arc<Self>, number: usize) -> impl Future<Output = Result<Bytes>> + Send + 'static {
         let (mut sender, receiver) = oneshot::channel();
-        let runtime = Arc::clone(self.store.inner.backend.runtime());
+        let runtime = Arc::clone(self.store.backend.runtime());
         runtime.spawn(Box::pin(async move {
             let fetched =
                 match future::select(pin!(self.fetch(number, CachePolicy::Populate)), sender.cancellation())

@@ -5,21 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
 
-use crate::backend::{LockGuard, LockMode, LockScope, Object, Version};
+use crate::backend::LockGuard;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::index::IndexReader;
 use crate::format::layout::Key;
-use crate::format::manifest::MANIFEST_BYTES;
-use crate::format::manifest::{CryptMode, Manifest, ManifestFile, VerifyResult};
+use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
-use crate::store::{ArchiveReader, Datastore, StoreInner};
-
-/// Maximum bytes of an index: enough for 400 million chunks.
-pub(in crate::store) const INDEX_BYTES: u64 = 16 << 30;
-
-/// Maximum bytes of a stored blob, and of its contents.
-pub(in crate::store) const BLOB_BYTES: u64 = 128 << 20;
+use crate::store::snapshot_files::BLOB_BYTES;
+use crate::store::{ArchiveReader, StoreInner};
 
 /// A finished snapshot with a valid manifest.
 ///
@@ -30,27 +23,24 @@ pub struct SnapshotReader {
     lock: AsyncMutex<Option<Arc<dyn LockGuard>>>,
     manifest: Manifest,
     name: SnapshotName,
-    store: Datastore,
-}
-
-impl Datastore {
-    /// Opens a finished snapshot.
-    ///
-    /// # Errors
-    /// `NotFound` if it does not exist or is unfinished; `Busy` while it is being deleted; `Corrupt` if its manifest cannot be
-    /// read, or belongs to another snapshot.
-    pub async fn snapshot(&self, name: &SnapshotName) -> Result<SnapshotReader> {
-        // The manifest first: locking a missing snapshot would leave a lock file.
-        self.inner.manifest(name).await?;
-        let lock = self.inner.backend.lock(&LockScope::Snapshot(name.clone()), LockMode::Shared).await?;
-        let (manifest, _) = self.inner.manifest(name).await?;
-        let lock = AsyncMutex::new(Some(Arc::from(lock)));
-        Ok(SnapshotReader { lock, manifest, name: name.clone(), store: self.clone() })
-    }
+    store: Arc<StoreInner>,
 }
 
 impl SnapshotReader {
-    pub(in crate::store) fn published(store: Datastore, name: SnapshotName, manifest: Manifest) -> Self {
+    pub(in crate::store) async fn open(store: &Arc<StoreInner>, name: &SnapshotName) -> Result<Self> {
+        // The manifest first: locking a missing snapshot would leave a lock file.
+        store.manifests().read(name).await?;
+        let lock = store.locks().snapshot_to_read(name).await?;
+        let (manifest, _) = store.manifests().read(name).await?;
+        let lock = AsyncMutex::new(Some(Arc::from(lock)));
+        Ok(Self { lock, manifest, name: name.clone(), store: Arc::clone(store) })
+    }
+
+    pub(in crate::store) fn published(
+        store: Arc<StoreInner>,
+        name: SnapshotName,
+        manifest: Manifest,
+    ) -> Self {
         Self { lock: AsyncMutex::new(None), manifest, name, store }
     }
 
@@ -63,7 +53,7 @@ impl SnapshotReader {
         Ok(self.hold().await?.keeps_processes_out())
     }
 
-    pub(in crate::store) fn store(&self) -> &Datastore {
+    pub(in crate::store) fn store(&self) -> &Arc<StoreInner> {
         &self.store
     }
 
@@ -92,7 +82,7 @@ impl SnapshotReader {
         }
         refuse_encrypted(file)?;
         let lock = self.hold().await?;
-        let index = self.store.inner.index(&self.name, file).await?;
+        let index = self.store.snapshot_files().index(&self.name, file).await?;
         ArchiveReader::new(self.store.clone(), self.name.clone(), name, index, lock).await
     }
 
@@ -109,9 +99,9 @@ impl SnapshotReader {
         }
         // Not by its mode: PBS stores the encrypted key of a backup plain, with another mode in the manifest.
         let _lock = self.hold().await?;
-        let stored = self.store.inner.stored_blob(&self.name, file).await?;
+        let stored = self.store.snapshot_files().blob_of_manifest(&self.name, file).await?;
         let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
-        let blob = self.store.inner.chunks.decode_blob(stored, limit).await;
+        let blob = self.store.chunks.decode_blob(stored, limit).await;
         blob.map_err(|error| error.on(Key::Archive(self.name.clone(), name)))
     }
 
@@ -122,12 +112,12 @@ impl SnapshotReader {
     pub async fn client_log(&self) -> Result<Option<Bytes>> {
         let _lock = self.hold().await?;
         let key = Key::ClientLog(self.name.clone());
-        let object = match self.store.inner.backend.get(&key, BLOB_BYTES).await {
+        let object = match self.store.backend.get(&key, BLOB_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             object => object?,
         };
         let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
-        let log = self.store.inner.chunks.decode_blob(object.bytes, limit).await;
+        let log = self.store.chunks.decode_blob(object.bytes, limit).await;
         log.map(Some).map_err(|error| error.on(key))
     }
 
@@ -159,121 +149,9 @@ impl SnapshotReader {
         if let Some(lock) = &*held {
             return Ok(Arc::clone(lock));
         }
-        let lock = self.store.hold(&self.name).await?;
+        let lock: Arc<dyn LockGuard> = Arc::from(self.store.locks().snapshot_to_read(&self.name).await?);
         *held = Some(Arc::clone(&lock));
         Ok(lock)
-    }
-}
-
-impl StoreInner {
-    /// Reads the manifest of a snapshot.
-    pub(in crate::store) async fn manifest(&self, snapshot: &SnapshotName) -> Result<(Manifest, Version)> {
-        let object = self.stored_manifest(snapshot).await?;
-        let version = object.info.version;
-        Ok((self.parse_manifest(snapshot, object.bytes).await?, version))
-    }
-
-    /// Reads the stored bytes of a manifest.
-    pub(in crate::store) async fn stored_manifest(&self, snapshot: &SnapshotName) -> Result<Object> {
-        self.backend.get(&Key::Manifest(snapshot.clone()), MANIFEST_BYTES).await
-    }
-
-    /// Parses the stored bytes of a manifest.
-    pub(in crate::store) async fn parse_manifest(
-        &self,
-        snapshot: &SnapshotName,
-        stored: Bytes,
-    ) -> Result<Manifest> {
-        let key = Key::Manifest(snapshot.clone());
-        let limit = usize::try_from(MANIFEST_BYTES).unwrap_or(usize::MAX);
-        let json = self.chunks.decode_blob(stored, limit).await.map_err(|error| error.on(&key))?;
-        let corrupt = || Error::new(ErrorKind::Corrupt, "read").on(&key);
-        let manifest = Manifest::parse(&json).map_err(|error| corrupt().because(error))?;
-        let group = snapshot.group();
-        let same = manifest.backup_type() == group.backup_type()
-            && manifest.id() == group.id()
-            && manifest.time() == snapshot.time();
-        if same { Ok(manifest) } else { Err(corrupt().because("it is of another snapshot")) }
-    }
-
-    /// Reads an index and checks it against its entry in the manifest.
-    pub(in crate::store) async fn index(
-        &self,
-        snapshot: &SnapshotName,
-        file: &ManifestFile,
-    ) -> Result<IndexReader> {
-        self.stored_index(snapshot, file).await.map(|(_, index)| index)
-    }
-
-    /// The same, with the stored bytes.
-    pub(in crate::store) async fn stored_index(
-        &self,
-        snapshot: &SnapshotName,
-        file: &ManifestFile,
-    ) -> Result<(Bytes, IndexReader)> {
-        let key = Key::Archive(snapshot.clone(), file.name().clone());
-        let object = self.backend.get(&key, INDEX_BYTES).await.map_err(|error| lost(error, &key))?;
-        let index = self.parse_index(&key, file, object.bytes.clone()).await?;
-        Ok((object.bytes, index))
-    }
-
-    /// Parses an index, without a manifest.
-    pub(in crate::store) async fn any_index(&self, kind: ArchiveKind, stored: Bytes) -> Result<IndexReader> {
-        let parse = move || {
-            let parsed = IndexReader::parse(kind, stored);
-            parsed.map_err(|error| Error::new(ErrorKind::Corrupt, "read index").because(error))
-        };
-        self.runtime().run_blocking("read index", parse).await
-    }
-
-    /// Parses an index and checks it against its entry in the manifest.
-    pub(in crate::store) async fn parse_index(
-        &self,
-        key: &Key,
-        file: &ManifestFile,
-        stored: Bytes,
-    ) -> Result<IndexReader> {
-        let index = self.any_index(file.name().kind(), stored).await.map_err(|error| error.on(key))?;
-        if index.checksum() != file.checksum() || index.size() != file.size() {
-            let error = Error::new(ErrorKind::Corrupt, "read").on(key);
-            return Err(error.because("it is not the one in the manifest"));
-        }
-        Ok(index)
-    }
-
-    /// Reads the stored bytes of a blob and checks them against its entry in the manifest.
-    pub(in crate::store) async fn stored_blob(
-        &self,
-        snapshot: &SnapshotName,
-        file: &ManifestFile,
-    ) -> Result<Bytes> {
-        let key = Key::Archive(snapshot.clone(), file.name().clone());
-        let object = self.backend.get(&key, BLOB_BYTES).await.map_err(|error| lost(error, &key))?;
-        let bytes = object.bytes.clone();
-        let digest = move || Ok(Digest::of(&bytes));
-        let checksum = self.runtime().run_blocking("check blob", digest).await?;
-        if object.bytes.len() as u64 != file.size() || checksum != file.checksum() {
-            return Err(Error::new(ErrorKind::Corrupt, "read")
-                .on(key)
-                .because("it is not the one in the manifest"));
-        }
-        Ok(object.bytes)
-    }
-}
-
-/// Returns `true` if a verification found the snapshot damaged. An unreadable state counts as damaged, as in PBS.
-pub(crate) fn has_failed_verification(manifest: &Manifest) -> bool {
-    match manifest.verify_state() {
-        Ok(state) => state.is_some_and(|state| state.state == VerifyResult::Failed),
-        Err(_) => true,
-    }
-}
-
-/// Turns `NotFound` for a file in the manifest into `Corrupt`: `NotFound` is for names that callers give.
-fn lost(error: Error, key: &Key) -> Error {
-    match error.kind() {
-        ErrorKind::NotFound => Error::new(ErrorKind::Corrupt, "read").on(key).because(error),
-        _ => error,
     }
 }
 
