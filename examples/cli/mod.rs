@@ -22,6 +22,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use larder::Observer;
 #[cfg(feature = "tls")]
 use larder::backend::S3Backend;
 use larder::backend::{Backend, FsBackend, FsOptions, SyncLevel};
@@ -32,7 +33,7 @@ use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
 #[cfg(feature = "tls")]
 use larder::s3::S3Capabilities;
-use larder::store::{Datastore, Event, Observer, Options};
+use larder::store::{ArchiveEvent, Datastore, Options};
 use nix::unistd::{Group, User};
 
 /// Why a command ends early.
@@ -434,20 +435,20 @@ impl Progress {
     }
 }
 
-impl Observer for Progress {
-    fn on_event(&self, event: &Event<'_>) {
+impl Observer<ArchiveEvent> for Progress {
+    fn on_event(&self, event: &ArchiveEvent) {
         let Some(bar) = &self.0 else { return };
         match event {
-            Event::ArchiveStarted { archive, size } => {
+            ArchiveEvent::ArchiveStarted { archive, size } => {
                 bar.reset();
                 bar.set_message(archive.to_string());
                 bar.set_length(size.unwrap_or_default());
             }
-            Event::ChunkKnown { size, .. }
-            | Event::ChunkRestored { size, .. }
-            | Event::ChunkReused { size, .. }
-            | Event::ChunkStored { size, .. } => bar.inc(*size),
-            Event::ArchiveFinished { .. } => bar.finish(),
+            ArchiveEvent::ChunkKnown { size, .. }
+            | ArchiveEvent::ChunkRestored { size, .. }
+            | ArchiveEvent::ChunkReused { size, .. }
+            | ArchiveEvent::ChunkStored { size, .. } => bar.inc(*size),
+            ArchiveEvent::ArchiveFinished { .. } => bar.finish(),
             _ => {}
         }
     }

@@ -1,60 +1,54 @@
 //! Progress events of backups and restores.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::format::name::ArchiveName;
+use crate::observer::Observer;
 
-/// Observer of an operation.
-///
-/// The working task calls it, often several times a second, so it must return at once and must not block.
-pub trait Observer: fmt::Debug + Send + Sync + 'static {
-    /// Called for each event.
-    fn on_event(&self, event: &Event<'_>);
-}
-
-/// An event of a backup or restore. Sizes are in bytes.
+/// A progress event of a backup or restore. Sizes are in bytes.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArchiveEvent {
     /// An archive is complete: backed up, to become visible with its snapshot, or restored.
     ArchiveFinished {
         /// Name of the archive.
-        archive: &'a ArchiveName,
+        archive: ArchiveName,
         /// Its size.
         size: u64,
     },
     /// A backup or a restore of an archive began.
     ArchiveStarted {
         /// Name of the archive.
-        archive: &'a ArchiveName,
+        archive: ArchiveName,
         /// Its size, if it is known in advance.
         size: Option<u64>,
     },
     /// A chunk was stored before.
     ChunkKnown {
         /// Name of the archive.
-        archive: &'a ArchiveName,
+        archive: ArchiveName,
         /// Its size.
         size: u64,
     },
     /// A chunk, or a hole of its size, was restored.
     ChunkRestored {
         /// Name of the archive.
-        archive: &'a ArchiveName,
+        archive: ArchiveName,
         /// Its size.
         size: u64,
     },
     /// A chunk was taken from the base without reading the source, because it is not dirty.
     ChunkReused {
         /// Name of the archive.
-        archive: &'a ArchiveName,
+        archive: ArchiveName,
         /// Its size.
         size: u64,
     },
     /// A new chunk was stored.
     ChunkStored {
         /// Name of the archive.
-        archive: &'a ArchiveName,
+        archive: ArchiveName,
         /// Its size.
         size: u64,
         /// Its stored size.
@@ -62,10 +56,27 @@ pub enum Event<'a> {
     },
 }
 
-/// An observer that ignores all events.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Silent;
+/// Observer of a backup or restore, if the caller set one.
+#[derive(Clone, Default)]
+pub(super) struct Events {
+    observer: Option<Arc<dyn Observer<ArchiveEvent>>>,
+}
 
-impl Observer for Silent {
-    fn on_event(&self, _: &Event<'_>) {}
+impl Events {
+    pub(super) fn to(observer: Arc<dyn Observer<ArchiveEvent>>) -> Self {
+        Self { observer: Some(observer) }
+    }
+
+    /// Calls the observer, and makes the event only if there is one.
+    pub(super) fn emit(&self, event: impl FnOnce() -> ArchiveEvent) {
+        if let Some(observer) = &self.observer {
+            observer.on_event(&event());
+        }
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("is_observed", &self.observer.is_some()).finish()
+    }
 }

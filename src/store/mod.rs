@@ -61,7 +61,7 @@ pub use catalog::list::{FileInfo, SnapshotInfo, SnapshotState};
 pub use catalog::metadata::Protection;
 pub use catalog::scope::Scope;
 pub use datastore::Datastore;
-pub use events::{Event, Observer};
+pub use events::ArchiveEvent;
 pub use lifecycle::Destruction;
 pub use options::Options;
 pub use relocate::{Relocated, RelocatedGroup, RelocatedSnapshot, Relocation};

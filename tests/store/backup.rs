@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::io::{AsyncReadExt as _, AsyncSeekExt as _, Cursor};
+use larder::Observer;
 use larder::backend::LockReach;
 use larder::chunker::{Chunker, FixedChunker, RollingChunker, RollingOptions};
 use larder::error::ErrorKind;
 use larder::format::name::{AuthId, GroupName, SnapshotName};
 use larder::store::{
-    Datastore, DirtyMap, Event, FileTarget, Observer, Protection, SnapshotReader, SnapshotState, WriterTarget,
+    ArchiveEvent, Datastore, DirtyMap, FileTarget, Protection, SnapshotReader, SnapshotState, WriterTarget,
 };
 use larder_testing::noise;
 use larder_testing::places::everywhere;
@@ -722,7 +723,7 @@ fn a_restore_creates_files_with_holes_or_overwrites_existing_ones() {
     });
 }
 
-/// Counts what it is told.
+/// Counts the bytes of events.
 #[derive(Debug, Default)]
 struct Tally {
     bytes: std::sync::atomic::AtomicU64,
@@ -730,14 +731,16 @@ struct Tally {
     started: std::sync::atomic::AtomicU64,
 }
 
-impl Observer for Tally {
-    fn on_event(&self, event: &Event<'_>) {
+impl Observer<ArchiveEvent> for Tally {
+    fn on_event(&self, event: &ArchiveEvent) {
         use std::sync::atomic::Ordering::SeqCst;
         match event {
-            Event::ArchiveStarted { size, .. } => _ = self.started.fetch_add(size.unwrap_or(0), SeqCst),
-            Event::ArchiveFinished { size, .. } => _ = self.finished.fetch_add(*size, SeqCst),
-            Event::ChunkRestored { size, .. } => _ = self.bytes.fetch_add(*size, SeqCst),
-            _ => panic!("a restore tells of {event:?}"),
+            ArchiveEvent::ArchiveStarted { size, .. } => {
+                _ = self.started.fetch_add(size.unwrap_or(0), SeqCst);
+            }
+            ArchiveEvent::ArchiveFinished { size, .. } => _ = self.finished.fetch_add(*size, SeqCst),
+            ArchiveEvent::ChunkRestored { size, .. } => _ = self.bytes.fetch_add(*size, SeqCst),
+            _ => panic!("a restore reports {event:?}"),
         }
     }
 }

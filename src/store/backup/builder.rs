@@ -17,11 +17,12 @@ use std::time::SystemTime;
 use crate::chunks::CachePolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::name::{AuthId, GroupName, SnapshotName};
+use crate::observer::Observer;
 use crate::store::StoreInner;
 use crate::store::backup::group::{choose_time, claim, remove_leftovers, settled_time};
 use crate::store::backup::session::Guards;
 use crate::store::backup::writer::SnapshotWriter;
-use crate::store::events::{Observer, Silent};
+use crate::store::events::{ArchiveEvent, Events};
 
 /// A backup that is about to begin.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ use crate::store::events::{Observer, Silent};
 pub struct BackupBuilder {
     group: GroupName,
     cache_policy: CachePolicy,
-    observer: Arc<dyn Observer>,
+    events: Events,
     owner: AuthId,
     store: Arc<StoreInner>,
     time: Option<SystemTime>,
@@ -40,7 +41,7 @@ impl BackupBuilder {
         Self {
             group: group.clone(),
             cache_policy: CachePolicy::Populate,
-            observer: Arc::new(Silent),
+            events: Events::default(),
             owner: AuthId::root(),
             store: Arc::clone(store),
             time: None,
@@ -48,8 +49,8 @@ impl BackupBuilder {
     }
 
     /// Observer of the progress; default: none.
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observer = observer;
+    pub fn observer(mut self, observer: Arc<dyn Observer<ArchiveEvent>>) -> Self {
+        self.events = Events::to(observer);
         self
     }
 
@@ -83,7 +84,7 @@ impl BackupBuilder {
     /// # Cancel safety
     /// A dropped future leaves at most a group that has an owner and no snapshots.
     pub async fn begin(self) -> Result<SnapshotWriter> {
-        let Self { group, cache_policy, observer, owner, store, time } = self;
+        let Self { group, cache_policy, events, owner, store, time } = self;
         let inner = &store;
         inner.check_writable("begin a backup").await?;
         let failed = |kind| Error::new(kind, "begin a backup of").on(&group);
@@ -115,7 +116,7 @@ impl BackupBuilder {
         let guards =
             Guards { bases: Vec::new(), group: group_guard, snapshot: snapshot_guard, store: store_guard };
         let written = claim(&store, &group, &owner, &snapshots).await?;
-        Ok(SnapshotWriter::new(store, name, guards, written, observer, (cache_policy, witnesses)))
+        Ok(SnapshotWriter::new(store, name, guards, written, events, (cache_policy, witnesses)))
     }
 
     /// The name of the group.

@@ -15,7 +15,7 @@ use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::index::{IndexReader, IndexWriteError};
 use crate::format::name::ArchiveKind;
 use crate::store::backup::pipeline::{ArchiveTask, Base, Cut, Entry};
-use crate::store::events::Event;
+use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
 /// The size of the chunks of an image unless another is asked for: what PBS uses.
@@ -162,7 +162,7 @@ where
     let ImageBuilder { base, chunk_bytes, dirty, name, reader, size, writer } = builder;
     check_chunk_bytes(&name, chunk_bytes)?;
     let reserved = writer.shared().reserve(&name, ArchiveKind::Fixed)?;
-    reserved.shared.event(&Event::ArchiveStarted { archive: &reserved.name, size });
+    reserved.shared.events.emit(|| ArchiveEvent::ArchiveStarted { archive: reserved.name.clone(), size });
     let mut task = ArchiveTask::begin(reserved, base).await?;
     task.recognise_zeros(usize::try_from(chunk_bytes).unwrap_or(MAX_CHUNK_BYTES)).await?;
     let mut index = FixedIndexWriter::new(size, chunk_bytes).map_err(|error| index_error(&task, error))?;

@@ -20,7 +20,7 @@ use crate::format::name::{ArchiveName, SnapshotName};
 use crate::rt::semaphore::Permit;
 use crate::store::SnapshotReader;
 use crate::store::backup::session::{Counters, Reserved, WriterShared};
-use crate::store::events::Event;
+use crate::store::events::ArchiveEvent;
 use crate::store::manifests::has_failed_verification;
 use crate::store::restore::snapshot::refuse_encrypted;
 
@@ -115,10 +115,14 @@ impl ArchiveTask {
             Stored::New(size) => {
                 Counters::add(&counters.new, 1);
                 Counters::add(&counters.written, size);
-                return shared.event(&Event::ChunkStored { archive, size: length, stored: size });
+                return shared.events.emit(|| ArchiveEvent::ChunkStored {
+                    archive: archive.clone(),
+                    size: length,
+                    stored: size,
+                });
             }
         }
-        shared.event(&Event::ChunkKnown { archive, size: length });
+        shared.events.emit(|| ArchiveEvent::ChunkKnown { archive: archive.clone(), size: length });
     }
 
     /// Takes chunks of the base over without reading them.
@@ -128,7 +132,10 @@ impl ArchiveTask {
         shared.store.chunks.reuse(&shared.pins, &digests).await?;
         for entry in entries {
             Counters::add(&shared.counters.reused, 1);
-            shared.event(&Event::ChunkReused { archive: &self.reserved.name, size: entry.length });
+            shared.events.emit(|| ArchiveEvent::ChunkReused {
+                archive: self.reserved.name.clone(),
+                size: entry.length,
+            });
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::format::name::ArchiveKind;
 use crate::rt::detached::Detached;
 use crate::store::backup::image::{CHUNK_BYTES, check_chunk_bytes, index_error};
 use crate::store::backup::pipeline::{ArchiveTask, Cut, Entry, yield_now};
-use crate::store::events::Event;
+use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter, in_archive};
 
 /// Maximum number of partly written chunks.
@@ -102,7 +102,10 @@ impl<'a> ImageWriterBuilder<'a> {
         let Self { base, chunk_bytes, name, size, writer } = self;
         check_chunk_bytes(&name, chunk_bytes)?;
         let reserved = writer.shared().reserve(&name, ArchiveKind::Fixed)?;
-        reserved.shared.event(&Event::ArchiveStarted { archive: &reserved.name, size: Some(size) });
+        reserved
+            .shared
+            .events
+            .emit(|| ArchiveEvent::ArchiveStarted { archive: reserved.name.clone(), size: Some(size) });
         let mut task = ArchiveTask::begin(reserved, base).await?;
         task.recognise_zeros(usize::try_from(chunk_bytes).unwrap_or(MAX_CHUNK_BYTES)).await?;
         let index = FixedIndexWriter::new(Some(size), chunk_bytes).map_err(|error| {

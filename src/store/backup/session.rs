@@ -15,7 +15,7 @@ use crate::format::layout::Key;
 use crate::format::manifest::{CryptMode, ManifestFile, UploadStats};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
 use crate::store::StoreInner;
-use crate::store::events::{Event, Observer};
+use crate::store::events::{ArchiveEvent, Events};
 
 /// Maximum plaintext bytes of a new blob.
 const MAX_NEW_BLOB_BYTES: usize = 16 << 20;
@@ -26,7 +26,7 @@ pub(in crate::store) struct WriterShared {
     pub(in crate::store) counters: Counters,
     pub(super) guards: Mutex<Option<Guards>>,
     pub(in crate::store) name: SnapshotName,
-    pub(in crate::store) observer: Arc<dyn Observer>,
+    pub(in crate::store) events: Events,
     pub(in crate::store) pins: Arc<WriterPins>,
     pub(super) state: Mutex<WriterState>,
     pub(in crate::store) store: Arc<StoreInner>,
@@ -176,10 +176,6 @@ impl WriterShared {
         Ok(Reserved { settled: AtomicBool::new(false), name: parsed, shared: Arc::clone(self) })
     }
 
-    pub(in crate::store) fn event(&self, event: &Event<'_>) {
-        self.observer.on_event(event);
-    }
-
     pub(super) async fn put_blob(&self, key: Key, data: Bytes) -> Result<Bytes> {
         if data.len() > MAX_NEW_BLOB_BYTES {
             let error = Error::new(ErrorKind::InvalidInput, "write").on(key);
@@ -237,7 +233,9 @@ impl Reserved {
             name: self.name.clone(),
             size: index.size,
         };
-        self.shared.event(&Event::ArchiveFinished { archive: &self.name, size: index.size });
+        self.shared
+            .events
+            .emit(|| ArchiveEvent::ArchiveFinished { archive: self.name.clone(), size: index.size });
         self.complete(index.size, index.checksum, Some(index))?;
         Ok(summary)
     }

@@ -16,7 +16,7 @@ use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::dynamic_index::DynamicIndexWriter;
 use crate::format::name::ArchiveKind;
 use crate::store::backup::pipeline::{ArchiveTask, Cut, yield_now};
-use crate::store::events::Event;
+use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
 /// Bytes read before the chunker scans them. Bytes beyond the end of a chunk are copied once.
@@ -99,7 +99,10 @@ where
         return Err(error.because("the chunker makes chunks of more than 16 MiB"));
     }
     let reserved = writer.shared().reserve(&name, ArchiveKind::Dynamic)?;
-    reserved.shared.event(&Event::ArchiveStarted { archive: &reserved.name, size: None });
+    reserved
+        .shared
+        .events
+        .emit(|| ArchiveEvent::ArchiveStarted { archive: reserved.name.clone(), size: None });
     let task = ArchiveTask::begin(reserved, base).await?;
     let mut index = DynamicIndexWriter::new();
     {

@@ -13,7 +13,7 @@ use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::backup::session::{
     ArchiveSummary, BackupStats, Counters, Guards, WriterShared, WriterState, Written,
 };
-use crate::store::events::Observer;
+use crate::store::events::Events;
 use crate::store::{SnapshotReader, StoreInner};
 
 /// A new snapshot that is not visible yet.
@@ -37,7 +37,7 @@ impl SnapshotWriter {
         name: SnapshotName,
         guards: Guards,
         written: Vec<Written>,
-        observer: Arc<dyn Observer>,
+        events: Events,
         (cache_policy, witnesses): (CachePolicy, Arc<Witnesses>),
     ) -> Self {
         let pins = store.chunks.pins().writer(cache_policy, witnesses);
@@ -46,7 +46,7 @@ impl SnapshotWriter {
             counters: Counters::default(),
             guards: Mutex::new(Some(guards)),
             name,
-            observer,
+            events,
             pins,
             state: Mutex::new(state),
             store,

@@ -32,8 +32,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveName, SnapshotName};
+use crate::observer::Observer;
 use crate::rt::semaphore::{Permit, Semaphore};
-use crate::store::events::{Event, Observer, Silent};
+use crate::store::events::{ArchiveEvent, Events};
 use crate::store::{RestoreTarget, StoreInner, in_archive};
 
 /// Maximum bytes of chunks held by a sequential reader.
@@ -57,7 +58,7 @@ pub struct ArchiveReader {
     archive: Arc<Archive>,
     current: Option<(usize, Bytes)>,
     cache_policy: CachePolicy,
-    observer: Arc<dyn Observer>,
+    events: Events,
     position: u64,
     /// `true` if it was read as a stream.
     started: bool,
@@ -112,7 +113,7 @@ impl ArchiveReader {
             archive: Arc::new(archive),
             current: None,
             cache_policy: CachePolicy::Bypass,
-            observer: Arc::new(Silent),
+            events: Events::default(),
             position: 0,
             started: false,
             window: 1,
@@ -122,8 +123,8 @@ impl ArchiveReader {
     /// Observer of the progress; default: none. [`copy_to`](ArchiveReader::copy_to) emits start, chunk and
     /// finish events, a stream start and chunk events, [`read_at`](ArchiveReader::read_at) none.
     #[must_use]
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observer = observer;
+    pub fn observer(mut self, observer: Arc<dyn Observer<ArchiveEvent>>) -> Self {
+        self.events = Events::to(observer);
         self
     }
 
@@ -195,7 +196,8 @@ impl ArchiveReader {
         };
         let name = &archive.name;
         let consume = async {
-            self.observer.on_event(&Event::ArchiveStarted { archive: name, size: Some(self.size()) });
+            self.events
+                .emit(|| ArchiveEvent::ArchiveStarted { archive: name.clone(), size: Some(self.size()) });
             self.to_target(target.begin(self.size()).await)?;
             while let Some((number, piece, permit)) = receiver.next().await {
                 let range = archive.range(number);
@@ -206,13 +208,13 @@ impl ArchiveReader {
                 };
                 self.to_target(written)?;
                 drop(permit);
-                self.observer.on_event(&Event::ChunkRestored { archive: name, size });
+                self.events.emit(|| ArchiveEvent::ChunkRestored { archive: name.clone(), size });
             }
             Ok(())
         };
         future::try_join(produce, consume).await?;
         self.to_target(target.finish().await)?;
-        self.observer.on_event(&Event::ArchiveFinished { archive: name, size: self.size() });
+        self.events.emit(|| ArchiveEvent::ArchiveFinished { archive: name.clone(), size: self.size() });
         Ok(self.size())
     }
 
@@ -260,10 +262,10 @@ impl ArchiveReader {
         let bytes = fetched?;
         if !std::mem::replace(&mut self.started, true) {
             let size = Some(self.archive.index.size());
-            self.observer.on_event(&Event::ArchiveStarted { archive: &self.archive.name, size });
+            self.events.emit(|| ArchiveEvent::ArchiveStarted { archive: self.archive.name.clone(), size });
         }
         let size = bytes.len() as u64;
-        self.observer.on_event(&Event::ChunkRestored { archive: &self.archive.name, size });
+        self.events.emit(|| ArchiveEvent::ChunkRestored { archive: self.archive.name.clone(), size });
         self.current = Some((number, bytes.clone()));
         self.window = (self.window * 2).min(most);
         Poll::Ready(Ok(bytes))
