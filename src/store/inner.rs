@@ -176,7 +176,7 @@ impl StoreInner {
             return Ok(Some(uuid.to_owned()));
         }
         let identity = Identity::read(self.backend.as_ref()).await?;
-        Ok(identity.map(|identity| identity.uuid))
+        Ok(identity.map(|identity| identity.uuid.clone()))
     }
 
     /// Waits for a share of the memory budget of readers.

@@ -84,7 +84,7 @@ pub(super) async fn adopt_as_new(store: &Arc<StoreInner>) -> Result<String> {
     store.is_renamed.store(true, Ordering::SeqCst);
     drawn.replace(backend).await?;
     backend.barrier().await?;
-    Ok(drawn.uuid)
+    Ok(drawn.uuid.clone())
 }
 
 /// See [`Datastore::refresh`](crate::store::Datastore::refresh).

@@ -3,4 +3,5 @@
 pub(crate) mod gc_candidates;
 #[cfg(feature = "s3")]
 pub(crate) mod lease_record;
+pub(crate) mod store_record;
 pub mod suspects;
