@@ -10,3 +10,4 @@ mod hazards;
 mod manual;
 mod rooms;
 mod s3_server;
+mod surface;
