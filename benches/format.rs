@@ -4,9 +4,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use larder::format::Digest;
-use larder::format::blob::{Blob, BlobDecoder, BlobEncoder, DEFAULT_ZSTD_LEVEL, PlaintextSize};
-use larder::format::dynamic_index::{DynamicIndexReader, DynamicIndexWriter};
-use larder::format::fixed_index::{FixedIndexReader, FixedIndexWriter};
+use larder::internal::blob::{Blob, BlobDecoder, BlobEncoder, DEFAULT_ZSTD_LEVEL, PlaintextSize};
+use larder::internal::dynamic_index::{DynamicIndexReader, DynamicIndexWriter};
+use larder::internal::fixed_index::{FixedIndexReader, FixedIndexWriter};
 
 const CHUNK: usize = 4 << 20;
 const ENTRIES: u64 = 1_000_000;

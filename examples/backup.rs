@@ -23,7 +23,7 @@ use futures::io::{AllowStdIo, AsyncRead, AsyncReadExt as _};
 use larder::format::manifest::{CryptMode, VerifyResult};
 use larder::format::name::{ArchiveKind, ArchiveName, AuthId, GroupName, SnapshotName};
 use larder::store::{BackupStats, Datastore, SnapshotReader, SnapshotWriter};
-use larder::tree::{Finding, Pattern, Problem};
+use larder::tree::{Pattern, Problem, TreeFinding};
 
 /// A blob, which the log is, may have a little more.
 const MAX_LOG_BYTES: usize = 15 << 20;
@@ -249,7 +249,7 @@ async fn write(
     let after = kept.metadata().map_err(failed)?;
     // A device has neither a length nor a modification time. Bytes by which a file grew were read as well.
     if before.is_file() && change(&before, &after).is_some() {
-        let finding = Finding::new(path.into_os_string().into_encoded_bytes(), Problem::Changed);
+        let finding = TreeFinding::new(path.into_os_string().into_encoded_bytes(), Problem::Changed);
         if directories.strict {
             return Err(Failure::Work(finding.to_string()));
         }

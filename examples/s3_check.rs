@@ -50,8 +50,8 @@ fn main() -> ExitCode {
 }
 
 fn print_table(found: &S3Capabilities, requests: u64) {
-    for (name, support) in found.features() {
-        println!("{name:24} {support}");
+    for feature in found.features() {
+        println!("{:24} {}", feature.name, feature.support);
     }
     let word = |known: Option<bool>| known.map_or("unknown", |yes| if yes { "YES" } else { "no" });
     println!("{:24} {}", "keeps old versions", word(found.keeps_versions));
@@ -71,7 +71,7 @@ fn print_json(found: &S3Capabilities, requests: u64) {
     let features: serde_json::Map<_, _> = found
         .features()
         .into_iter()
-        .map(|(name, support)| (name.to_owned(), support.to_string().into()))
+        .map(|feature| (feature.name.to_owned(), feature.support.to_string().into()))
         .collect();
     let report = serde_json::json!({
         "features": features,

@@ -59,7 +59,7 @@
 //! | `s3` | yes | the S3 client and [`backend`]`::S3Backend` |
 //! | `tls` | yes | TLS for the S3 client |
 //! | `smol` | no | `rt::SmolRuntime` |
-//! | `testing` | no | `rt::SimRuntime`, the conformance suite and the recording and fault-injecting backends; not covered by semver |
+//! | `testing` | no | `rt::SimRuntime` and the conformance suite for backends; not covered by semver |
 //!
 //! Without default features no `tokio` is in the dependency tree, no TLS and no S3.
 //!
@@ -93,6 +93,8 @@ pub mod format;
 pub mod gc;
 #[cfg(feature = "s3")]
 pub mod http;
+#[doc(hidden)]
+pub mod internal;
 pub mod local;
 pub mod manual;
 mod observer;
@@ -106,10 +108,8 @@ pub mod store;
 pub mod sync;
 pub mod tree;
 pub mod verify;
-/// Encoding and parsing below the S3 client, for fuzz targets. Not covered by semver.
 #[cfg(feature = "s3")]
-#[doc(hidden)]
-pub mod wire;
+mod wire;
 
 pub use error::{Error, ErrorKind, Result};
 pub use observer::Observer;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use larder::backend::{FsBackend, FsOptions, SyncLevel};
 use larder::format::Digest;
-use larder::format::fixed_index::FixedIndexWriter;
-use larder::format::manifest::{CryptMode, Manifest, ManifestFile};
+use larder::format::manifest::CryptMode;
 use larder::format::name::{BackupTime, GroupName};
+use larder::internal::fixed_index::FixedIndexWriter;
+use larder::internal::manifest;
 use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, Options};
 
@@ -82,10 +83,11 @@ fn write_snapshot(path: &Path, group: &GroupName, time: BackupTime, numbers: &[u
     let directory = path.join(group.snapshot(time).to_string());
     fs::create_dir_all(&directory)?;
     fs::write(directory.join("disk.img.fidx"), &index.bytes)?;
-    let mut manifest = Manifest::new(group.backup_type(), group.id().clone(), time);
-    manifest.add_file(ManifestFile::new("disk.img.fidx".parse()?, CryptMode::None, size, index.checksum)?)?;
+    let mut manifest = manifest::of_snapshot(&group.snapshot(time));
+    let file = manifest::file("disk.img.fidx".parse()?, CryptMode::None, size, index.checksum)?;
+    manifest::add_file(&mut manifest, file)?;
     let mut blob = Vec::new();
-    larder::format::blob::BlobEncoder::new(1)?.encode(&manifest.to_json(), &mut blob)?;
+    larder::internal::blob::BlobEncoder::new(1)?.encode(&manifest.to_json(), &mut blob)?;
     fs::write(directory.join("index.json.blob"), blob)?;
     Ok(())
 }

@@ -8,8 +8,8 @@ use futures::io::sink;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use larder::backend::{Backend, PutMode};
 use larder::format::Digest;
-use larder::format::blob::{Blob, BlobDecoder, MAX_ENCODED_CHUNK_BYTES, PlaintextSize, encode_plain};
 use larder::format::layout::Key;
+use larder::internal::blob::{Blob, BlobDecoder, MAX_ENCODED_CHUNK_BYTES, PlaintextSize, encode_plain};
 use larder::store::{ArchiveReader, Datastore, SnapshotReader, WriterTarget};
 
 use crate::Outcome;

@@ -51,7 +51,7 @@ impl Server {
         let found = S3Capabilities::unknown();
         let mut server = Self { child, endpoint, found, input, output };
         server.found = client(&server.endpoint)?.1.probe(&format!("{STORE}/")).await?;
-        let lacks = server.found.features().into_iter().find(|(_, support)| *support != Support::Yes);
+        let lacks = server.found.features().into_iter().find(|feature| feature.support != Support::Yes);
         let is_whole = lacks.is_none() && server.found.multi_delete == Support::Yes;
         if !is_whole || !server.found.risks().is_empty() {
             return Err(format!("the server lacks something: {:?}", server.found).into());

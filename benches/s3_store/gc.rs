@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use futures::executor::block_on;
 use larder::Observer;
 use larder::backend::{Backend, PutMode};
-use larder::format::blob::BlobEncoder;
-use larder::format::fixed_index::FixedIndexWriter;
 use larder::format::layout::Key;
-use larder::format::manifest::{CryptMode, Manifest, ManifestFile};
+use larder::format::manifest::CryptMode;
 use larder::format::name::{BackupTime, GroupName};
 use larder::gc::{self, GcEvent, GcOptions};
+use larder::internal::blob::BlobEncoder;
+use larder::internal::fixed_index::FixedIndexWriter;
+use larder::internal::manifest;
 
 use crate::far::{DELAY, STORE, Server};
 use crate::report::{Report, Target};
@@ -113,13 +114,9 @@ async fn make_snapshots(backend: &dyn Backend) -> Outcome<()> {
         let index = index.finish([1; 16], time.epoch())?;
         let archive = Key::Archive(name.clone(), "disk.img.fidx".parse()?);
         backend.put(&archive, index.bytes, PutMode::Replace).await?;
-        let mut manifest = Manifest::new(group.backup_type(), group.id().clone(), time);
-        manifest.add_file(ManifestFile::new(
-            "disk.img.fidx".parse()?,
-            CryptMode::None,
-            size,
-            index.checksum,
-        )?)?;
+        let mut manifest = manifest::of_snapshot(&name);
+        let file = manifest::file("disk.img.fidx".parse()?, CryptMode::None, size, index.checksum)?;
+        manifest::add_file(&mut manifest, file)?;
         let mut blob = Vec::new();
         BlobEncoder::new(1)?.encode(&manifest.to_json(), &mut blob)?;
         backend.put(&Key::Manifest(name), blob.into(), PutMode::Replace).await?;

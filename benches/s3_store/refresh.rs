@@ -5,10 +5,10 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use larder::backend::{Backend, PutMode};
-use larder::format::blob::BlobEncoder;
 use larder::format::layout::Key;
-use larder::format::manifest::Manifest;
 use larder::format::name::{BackupTime, GroupName, Namespace};
+use larder::internal::blob::BlobEncoder;
+use larder::internal::manifest;
 use larder::store::{Datastore, SnapshotReader};
 
 use crate::data::{IN_FLIGHT, back_up, random, timed};
@@ -95,9 +95,9 @@ async fn make_snapshots(server: &Server) -> Outcome<()> {
 
 /// The manifest of another snapshot, with the same files.
 fn manifest(template: &SnapshotReader, group: &GroupName, time: BackupTime) -> Outcome<Vec<u8>> {
-    let mut manifest = Manifest::new(group.backup_type(), group.id().clone(), time);
+    let mut manifest = manifest::of_snapshot(&group.snapshot(time));
     for file in template.manifest().files() {
-        manifest.add_file(file.clone())?;
+        manifest::add_file(&mut manifest, file.clone())?;
     }
     let mut blob = Vec::new();
     BlobEncoder::new(1)?.encode(&manifest.to_json(), &mut blob)?;

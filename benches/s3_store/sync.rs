@@ -8,8 +8,8 @@ use futures::executor::block_on;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use larder::backend::{Backend, PutMode};
 use larder::format::Digest;
-use larder::format::blob::MAX_ENCODED_CHUNK_BYTES;
 use larder::format::layout::Key;
+use larder::internal::blob::MAX_ENCODED_CHUNK_BYTES;
 use larder::sync::{self, SyncOptions};
 
 use crate::data::{CHUNK, back_up, random, speed, stored, timed};

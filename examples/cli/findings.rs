@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use larder::tree::{Finding, Problem, Report};
+use larder::tree::{Problem, TreeFinding, TreeReport};
 
 /// Maximum number of printed findings of a kind.
 const MAX_PRINTED: u64 = 100;
@@ -20,7 +20,7 @@ pub(crate) struct Findings {
 struct Found {
     /// Number of printed findings by kind.
     printed: HashMap<String, u64>,
-    report: Report,
+    report: TreeReport,
 }
 
 impl Findings {
@@ -28,7 +28,7 @@ impl Findings {
         Self { archive: archive.to_owned(), found: Arc::default() }
     }
 
-    pub(crate) fn add(&self, finding: Finding) {
+    pub(crate) fn add(&self, finding: TreeFinding) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = match finding.problem() {
             Problem::NotSet(attribute) => format!("{attribute} not set"),
@@ -45,7 +45,7 @@ impl Findings {
         found.report.add(finding);
     }
 
-    pub(crate) fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> TreeReport {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).report.clone()
     }
 }
@@ -58,7 +58,7 @@ pub(crate) fn losses(findings: &[Findings]) -> u64 {
 /// The list for `--json`: paths as in the messages.
 pub(crate) fn json(findings: &[Findings]) -> Vec<serde_json::Value> {
     let of_archive = |findings: &Findings| {
-        let of_finding = |finding: &Finding| {
+        let of_finding = |finding: &TreeFinding| {
             serde_json::json!({
                 "archive": findings.archive,
                 "path": finding.shown_path(),

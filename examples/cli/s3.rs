@@ -12,8 +12,8 @@ use larder::backend::Ownership;
 use larder::http::{HttpClient, HttpOptions, Proxy, TlsOptions};
 use larder::rt::Runtime;
 use larder::s3::{
-    Addressing, Counters, EnvironmentCredentials, Operation, Outcome as Sent, Risk, S3Capabilities, S3Client,
-    S3Options,
+    Addressing, Counters, EnvironmentCredentials, Operation, RequestOutcome as Sent, Risk, S3Capabilities,
+    S3Client, S3Options,
 };
 use serde_json::{Value, json};
 
@@ -207,7 +207,7 @@ impl FirstContact<'_> {
 
     fn was_answered(&self) -> bool {
         let counts = self.client.counters().counts();
-        counts.keys().any(|(_, outcome)| !matches!(outcome, Sent::Broken | Sent::NotSent))
+        counts.keys().any(|kind| !matches!(kind.outcome, Sent::Broken | Sent::NotSent))
     }
 }
 
@@ -229,14 +229,11 @@ fn variable(name: &str) -> Option<String> {
 /// Requests sent to the server, for programs.
 pub(crate) fn requests(counters: &Counters) -> Value {
     let counts = counters.counts();
-    let sent = || counts.iter().filter(|((_, outcome), _)| *outcome != Sent::NotSent);
+    let sent = || counts.iter().filter(|(kind, _)| kind.outcome != Sent::NotSent);
     let of = |operations: &[Operation]| -> u64 {
-        sent()
-            .filter(|((operation, _), _)| operations.contains(operation))
-            .map(|(_, count)| count.attempts)
-            .sum()
+        sent().filter(|(kind, _)| operations.contains(&kind.operation)).map(|(_, count)| count.attempts).sum()
     };
-    let again = |outcome: &Sent| matches!(outcome, Sent::Broken | Sent::Throttled);
+    let again = |outcome: Sent| matches!(outcome, Sent::Broken | Sent::Throttled);
     json!({
         "puts": of(&[Operation::Put, Operation::Copy, Operation::Multipart]),
         "gets": of(&[Operation::Get, Operation::BucketSettings]),
@@ -245,6 +242,6 @@ pub(crate) fn requests(counters: &Counters) -> Value {
         "heads": of(&[Operation::Head, Operation::BucketHead]),
         "bytes_in": counters.total().bytes_in,
         "bytes_out": counters.total().bytes_out,
-        "retries": sent().filter(|((_, outcome), _)| again(outcome)).map(|(_, count)| count.attempts).sum::<u64>(),
+        "retries": sent().filter(|(kind, _)| again(kind.outcome)).map(|(_, count)| count.attempts).sum::<u64>(),
     })
 }

@@ -53,7 +53,7 @@ impl MemoryBackend {
 
     /// Maximum number of entries on a page of a listing, at least 1; default: 1000.
     #[must_use]
-    pub fn page_entries(mut self, page_entries: usize) -> Self {
+    pub(crate) fn pages_of(mut self, page_entries: usize) -> Self {
         self.page_entries = page_entries.max(1);
         self
     }

@@ -17,11 +17,11 @@ mod capabilities;
 pub mod conformance;
 mod coordination;
 #[cfg(feature = "testing")]
-pub mod fault;
-pub mod fs;
+pub(crate) mod fault;
+pub(crate) mod fs;
 mod housekeeping;
 pub(crate) mod in_doubt;
-mod list;
+pub(crate) mod list;
 mod lock;
 mod lock_table;
 pub(crate) mod lock_wait;
@@ -29,7 +29,7 @@ mod memory;
 mod object;
 pub(crate) mod put_verified;
 #[cfg(feature = "testing")]
-pub mod record;
+pub(crate) mod record;
 #[cfg(feature = "s3")]
 mod s3;
 
@@ -49,10 +49,8 @@ pub use capabilities::{Capabilities, LockReach};
 pub use coordination::{Coordination, LeaseTerm, PendingMoves, SingleProcess};
 pub use fs::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 pub use housekeeping::{Housekeeping, Orphan};
-pub(crate) use list::has_objects;
-pub use list::{
-    Cursor, Depth, Details, ListEntry, ListPage, ListQuery, Listing, Pager, Unreadable, list_all, page_of,
-};
+pub use list::{Cursor, Depth, Details, ListEntry, ListPage, ListQuery, Unreadable, page_of};
+pub(crate) use list::{Pager, has_objects, list_all};
 pub(crate) use lock::HeldBriefly;
 pub use lock::{LockGuard, LockMode, LockScope};
 pub use memory::MemoryBackend;

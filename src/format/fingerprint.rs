@@ -10,16 +10,15 @@ use thiserror::Error;
 /// Written as 32 pairs of lower-case hexadecimal digits joined by `:`; nothing else is accepted when reading.
 /// Source: PBS datastore format §6.4.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fingerprint([u8; 32]);
+pub struct KeyFingerprint([u8; 32]);
 
-impl Fingerprint {
-    /// A fingerprint from its 32 bytes.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+#[cfg(test)]
+impl KeyFingerprint {
+    pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The 32 bytes.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
+    pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
@@ -29,7 +28,7 @@ impl Fingerprint {
 #[error("not a fingerprint: 32 pairs of lower-case hexadecimal digits joined by ':' are wanted")]
 pub struct ParseFingerprintError;
 
-impl FromStr for Fingerprint {
+impl FromStr for KeyFingerprint {
     type Err = ParseFingerprintError;
 
     fn from_str(text: &str) -> Result<Self, ParseFingerprintError> {
@@ -50,7 +49,7 @@ impl FromStr for Fingerprint {
     }
 }
 
-impl fmt::Display for Fingerprint {
+impl fmt::Display for KeyFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, byte) in self.0.iter().enumerate() {
             let colon = if at == 0 { "" } else { ":" };
@@ -60,9 +59,9 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-impl fmt::Debug for Fingerprint {
+impl fmt::Debug for KeyFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fingerprint({self})")
+        write!(f, "KeyFingerprint({self})")
     }
 }
 
@@ -77,20 +76,20 @@ mod tests {
 
     #[test]
     fn only_one_spelling_is_a_fingerprint() {
-        let fingerprint: Fingerprint = TEXT.parse().unwrap();
-        assert_eq!(fingerprint.as_bytes()[..4], [0x52, 0x5a, 0xfa, 0x70]);
+        let fingerprint: KeyFingerprint = TEXT.parse().unwrap();
+        assert_eq!(fingerprint.0[..4], [0x52, 0x5a, 0xfa, 0x70]);
         let wrong = [TEXT.to_uppercase(), TEXT.replace(':', ""), format!("{TEXT}:"), format!("{TEXT}:00")];
         for text in wrong.iter().map(String::as_str).chain(["", ":", &TEXT[3..], &TEXT.replace("5a", "+a")]) {
-            assert_eq!(text.parse::<Fingerprint>(), Err(ParseFingerprintError), "{text}");
+            assert_eq!(text.parse::<KeyFingerprint>(), Err(ParseFingerprintError), "{text}");
         }
     }
 
     proptest! {
         #[test]
         fn fingerprints_are_read_as_they_are_written(bytes: [u8; 32], any in "([0-9a-fé]{2}:){30,33}.*") {
-            let fingerprint = Fingerprint::from_bytes(bytes);
+            let fingerprint = KeyFingerprint(bytes);
             prop_assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
-            let _ = any.parse::<Fingerprint>();
+            let _ = any.parse::<KeyFingerprint>();
         }
     }
 }

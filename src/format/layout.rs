@@ -72,7 +72,7 @@ pub enum Key {
 
 impl Key {
     /// Number of objects of the [reserve](Key::Reserve).
-    pub const RESERVES: u8 = 2;
+    pub(crate) const RESERVES: u8 = 2;
 
     /// The path of the object relative to the root of the store, without a leading `/`.
     pub fn path(&self) -> String {
@@ -145,7 +145,7 @@ impl Key {
     }
 
     /// Returns `true` if the object belongs to a namespace, group or snapshot, rather than to the store as a whole.
-    pub fn is_content(&self) -> bool {
+    pub(crate) fn is_content(&self) -> bool {
         let is_of_the_store = matches!(
             self,
             Self::GcStatus

@@ -1,14 +1,14 @@
 //! Stored formats: names, digests and the bytes of every object. No I/O, no clock, no randomness.
 
-pub mod blob;
+pub(crate) mod blob;
 pub mod digest;
-pub mod dynamic_index;
+pub(crate) mod dynamic_index;
 pub mod fingerprint;
-pub mod fixed_index;
-pub mod index;
+pub(crate) mod fixed_index;
+pub(crate) mod index;
 mod index_parts;
 mod json;
-pub mod larder;
+pub(crate) mod larder;
 pub mod layout;
 pub mod manifest;
 pub mod name;

@@ -54,14 +54,14 @@ pub struct GcCacheStats {
 /// The bytes are not the result of a garbage collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("not the status of a garbage collection")]
-pub struct ParseGcStatusError;
+pub(crate) struct ParseGcStatusError;
 
 impl GcStatus {
     /// Parses `.gc-status`. PBS treats an unreadable file as a collection that found nothing.
     ///
     /// # Errors
     /// If it is not JSON, a number is missing, or a value has the wrong type.
-    pub fn parse(json: &[u8]) -> Result<Self, ParseGcStatusError> {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, ParseGcStatusError> {
         let Ok(Json::Object(object)) = Json::parse(json) else {
             return Err(ParseGcStatusError);
         };
@@ -118,7 +118,7 @@ fn number(object: &Object, name: &str) -> Result<u64, ParseGcStatusError> {
 }
 
 /// Encodes the file `owner` of a group: the auth id and a newline. Source: PBS datastore format §1.5.
-pub fn encode_owner(owner: &AuthId) -> Vec<u8> {
+pub(crate) fn encode_owner(owner: &AuthId) -> Vec<u8> {
     format!("{owner}\n").into_bytes()
 }
 
@@ -126,7 +126,7 @@ pub fn encode_owner(owner: &AuthId) -> Vec<u8> {
 ///
 /// # Errors
 /// If the text is no auth id. An empty file is damaged; it does not give the group to every user (H45).
-pub fn decode_owner(file: &[u8]) -> Result<AuthId, NameError> {
+pub(crate) fn decode_owner(file: &[u8]) -> Result<AuthId, NameError> {
     let line = file.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let character = NameError { kind: NameKind::AuthId, fault: NameFault::Character };
     std::str::from_utf8(line).map_err(|_| character)?.trim_end().parse()

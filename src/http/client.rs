@@ -167,7 +167,7 @@ impl HttpClient {
     /// # Errors
     /// `InvalidInput` for HTTP without TLS to another host, unless that was [allowed](HttpOptions::allow_plaintext);
     /// `Unsupported` for HTTPS if TLS is not compiled in.
-    pub fn check_endpoint(&self, endpoint: &Endpoint) -> Result<()> {
+    pub(crate) fn check_endpoint(&self, endpoint: &Endpoint) -> Result<()> {
         let refused = |kind| Error::new(kind, "use the endpoint").on(endpoint.authority());
         match endpoint.scheme {
             Scheme::Http if !self.plaintext && !endpoint.is_loopback() => {

@@ -68,7 +68,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
         watch: &'a mut Watch<'w>,
     ) -> Result<Self, TransportError> {
         let mut head = Vec::with_capacity(1 << 10);
-        let headers = request.headers.iter().map(|(name, value)| (&**name, value.as_str()));
+        let headers = request.headers.iter().map(|header| (&*header.name, header.value.as_str()));
         write_request(&mut head, request.method, &request.target, headers).map_err(|error| {
             let what = "write the request";
             TransportError::new(TransportErrorKind::Invalid, Progress::NotSent, what).because(error)

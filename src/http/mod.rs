@@ -38,7 +38,7 @@ pub use crate::wire::uri::{Endpoint, Scheme};
 pub use client::{HttpClient, HttpOptions, PoolStatus};
 pub use proxy::Proxy;
 #[cfg(feature = "tls")]
-pub use tls::{Fingerprint, TlsOptions};
+pub use tls::{CertificateFingerprint, TlsOptions};
 
 /// Sends one request to a server and returns the answer. [`HttpClient`] is the implementation of this crate; implement the trait to use another
 /// HTTP stack.
@@ -73,7 +73,7 @@ pub struct Request {
     /// The server.
     pub endpoint: Arc<Endpoint>,
     /// All headers, including `host` and `content-length`.
-    pub headers: Vec<(Cow<'static, str>, String)>,
+    pub headers: Vec<RequestHeader>,
     /// The method, in capitals.
     pub method: &'static str,
     /// Time by the monotonic clock of the runtime from which on no byte may be sent any more; `None` for no limit. It keeps a
@@ -83,6 +83,16 @@ pub struct Request {
     pub target: String,
     /// Timeouts of the exchange.
     pub timeouts: Timeouts,
+}
+
+/// A header of a request.
+#[expect(clippy::exhaustive_structs, reason = "there is nothing more to a header")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestHeader {
+    /// The name, in lower case.
+    pub name: Cow<'static, str>,
+    /// The value.
+    pub value: String,
 }
 
 impl Request {
@@ -106,7 +116,7 @@ impl fmt::Debug for Request {
     /// Header and query values may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.target.split('?').next().unwrap_or_default();
-        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = self.headers.iter().map(|header| &header.name).collect();
         f.debug_struct("Request")
             .field("method", &self.method)
             .field("endpoint", &self.endpoint.authority())

@@ -33,9 +33,9 @@ const BUFFER_BYTES: usize = 32 << 10;
 
 /// SHA-256 of a certificate in DER form.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint([u8; 32]);
+pub struct CertificateFingerprint([u8; 32]);
 
-impl FromStr for Fingerprint {
+impl FromStr for CertificateFingerprint {
     type Err = Error;
 
     /// Parses 64 hexadecimal digits, with or without colons between pairs.
@@ -55,7 +55,7 @@ impl FromStr for Fingerprint {
     }
 }
 
-impl fmt::Display for Fingerprint {
+impl fmt::Display for CertificateFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, byte) in self.0.iter().enumerate() {
             let colon = if number == 0 { "" } else { ":" };
@@ -65,9 +65,9 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-impl fmt::Debug for Fingerprint {
+impl fmt::Debug for CertificateFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fingerprint({self})")
+        write!(f, "CertificateFingerprint({self})")
     }
 }
 
@@ -75,13 +75,13 @@ impl fmt::Debug for Fingerprint {
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct TlsOptions {
-    fingerprint: Option<Fingerprint>,
+    fingerprint: Option<CertificateFingerprint>,
     roots: Vec<Vec<u8>>,
 }
 
 impl TlsOptions {
     /// Accepts only the server with this certificate; default: none.
-    pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
+    pub fn fingerprint(mut self, fingerprint: CertificateFingerprint) -> Self {
         self.fingerprint = Some(fingerprint);
         self
     }
@@ -180,7 +180,7 @@ fn roots(extra: &[Vec<u8>]) -> Result<RootCertStore> {
 /// Accepts one certificate. The proof that the server has its key is still checked.
 #[derive(Debug)]
 struct Pinned {
-    fingerprint: Fingerprint,
+    fingerprint: CertificateFingerprint,
     provider: Arc<CryptoProvider>,
 }
 

@@ -10,7 +10,7 @@ use futures::future::{self, Either};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Progress, Response, TransportError};
 use crate::s3::call::{Call, Shared};
-use crate::s3::counters::Outcome;
+use crate::s3::counters::RequestOutcome;
 use crate::s3::credentials::Credentials;
 use crate::s3::guard::Guard;
 use crate::s3::limits::Slot;
@@ -50,7 +50,7 @@ struct Counting<'a> {
     bytes_in: u64,
     bytes_out: u64,
     call: &'a Call<'a>,
-    outcome: Outcome,
+    outcome: RequestOutcome,
     shared: &'a Shared,
 }
 
@@ -152,7 +152,7 @@ impl Shared {
 
 impl<'a> Counting<'a> {
     fn begin(shared: &'a Shared, call: &'a Call<'a>) -> Self {
-        Self { bytes_in: 0, bytes_out: call.body.len() as u64, call, outcome: Outcome::Broken, shared }
+        Self { bytes_in: 0, bytes_out: call.body.len() as u64, call, outcome: RequestOutcome::Broken, shared }
     }
 
     fn ended(&mut self, outcome: &std::result::Result<Response, TransportError>, verdict: &Verdict) {
@@ -160,16 +160,16 @@ impl<'a> Counting<'a> {
             Ok(response) => {
                 self.bytes_in = response.body.len() as u64;
                 match verdict {
-                    Verdict::Answer => Outcome::Answered,
-                    Verdict::Later { throttled: true, .. } => Outcome::Throttled,
-                    _ => Outcome::Refused,
+                    Verdict::Answer => RequestOutcome::Answered,
+                    Verdict::Later { throttled: true, .. } => RequestOutcome::Throttled,
+                    _ => RequestOutcome::Refused,
                 }
             }
             Err(error) if error.progress() == Progress::NotSent => {
                 self.bytes_out = 0;
-                Outcome::NotSent
+                RequestOutcome::NotSent
             }
-            Err(_) => Outcome::Broken,
+            Err(_) => RequestOutcome::Broken,
         };
     }
 }
@@ -178,8 +178,8 @@ impl Drop for Counting<'_> {
     fn drop(&mut self) {
         let Self { bytes_in, bytes_out, call, outcome, shared } = self;
         match outcome {
-            Outcome::Throttled => shared.concurrency.throttled(shared.runtime.monotonic()),
-            Outcome::Answered => shared.concurrency.answered(),
+            RequestOutcome::Throttled => shared.concurrency.throttled(shared.runtime.monotonic()),
+            RequestOutcome::Answered => shared.concurrency.answered(),
             _ => {}
         }
         if let Some(rate) = &shared.bytes_in {

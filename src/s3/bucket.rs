@@ -4,14 +4,14 @@ use bytes::Bytes;
 
 use crate::error::{ErrorKind, Result};
 use crate::s3::call::{Answer, Call};
-use crate::s3::client::S3Client;
+use crate::s3::client::BucketClient;
 use crate::s3::counters::Operation;
 use crate::s3::object::from_document;
 use crate::wire::s3_xml::{
     LifecycleRule, XmlError, parse_error, parse_lifecycle, parse_object_lock, parse_versioning, write_bucket,
 };
 
-impl S3Client {
+impl BucketClient {
     /// Returns `true` if the bucket exists and may be used.
     ///
     /// # Errors

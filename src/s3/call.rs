@@ -107,7 +107,7 @@ impl Answer {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Client")
+        f.debug_struct("BucketClient")
             .field("bucket", &self.options.bucket)
             .field("place", &*self.place())
             .field("transport", &self.transport)

@@ -65,6 +65,16 @@ impl fmt::Display for Risk {
     }
 }
 
+/// A feature, and its support by a server.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct S3Feature {
+    /// A short description.
+    pub name: &'static str,
+    /// Its support.
+    pub support: Support,
+}
+
 /// Capabilities of a server, and the settings of the bucket that can do harm.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,16 +199,17 @@ impl S3Capabilities {
     }
 
     /// Each feature with its support, by name, most important first.
-    pub fn features(&self) -> [(&'static str, Support); 8] {
+    pub fn features(&self) -> [S3Feature; 8] {
+        let feature = |name, support| S3Feature { name, support };
         [
-            ("read a range", self.ranges),
-            ("list in pages", self.listing),
-            ("delete many at once", self.multi_delete),
-            ("copy", self.copy),
-            ("create only", self.create_only_put),
-            ("replace a version", self.conditional_put),
-            ("delete a version", self.conditional_delete),
-            ("check what arrives", self.checks_bodies),
+            feature("read a range", self.ranges),
+            feature("list in pages", self.listing),
+            feature("delete many at once", self.multi_delete),
+            feature("copy", self.copy),
+            feature("create only", self.create_only_put),
+            feature("replace a version", self.conditional_put),
+            feature("delete a version", self.conditional_delete),
+            feature("check what arrives", self.checks_bodies),
         ]
     }
 }

@@ -32,7 +32,7 @@ pub(super) const NEVER: i64 = i64::MIN;
 
 /// A client for one bucket. Clones share everything: connections, limits, counters.
 #[derive(Clone, Debug)]
-pub struct S3Client {
+pub struct BucketClient {
     /// Asked before each attempt of a changing request.
     pub(super) guard: Option<Arc<dyn Guard>>,
     pub(super) shared: Arc<Shared>,
@@ -93,7 +93,7 @@ enum Next {
     Fail(ErrorKind),
 }
 
-impl S3Client {
+impl BucketClient {
     /// A client that sends through `transport`. No request is made.
     ///
     /// # Errors

@@ -34,7 +34,7 @@ pub enum Operation {
 
 impl Operation {
     /// Returns `true` if such a request changes the bucket.
-    pub fn writes(self) -> bool {
+    pub(crate) fn writes(self) -> bool {
         !matches!(self, Self::BucketHead | Self::BucketSettings | Self::Get | Self::Head | Self::List)
     }
 }
@@ -42,7 +42,7 @@ impl Operation {
 /// Outcome of an attempt.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Outcome {
+pub enum RequestOutcome {
     /// Answered with 2xx, or that the object is missing, or that a condition fails.
     Answered,
     /// No answer, or the future was dropped before it. The request may have been executed, and may be paid for.
@@ -53,6 +53,16 @@ pub enum Outcome {
     Refused,
     /// Throttled by the server.
     Throttled,
+}
+
+/// Attempts that are counted together.
+#[expect(clippy::exhaustive_structs, reason = "a key to look up")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptKind {
+    /// The operation.
+    pub operation: Operation,
+    /// The outcome.
+    pub outcome: RequestOutcome,
 }
 
 /// Number of attempts, with the body bytes in both directions.
@@ -73,7 +83,7 @@ type Callback = Box<dyn FnOnce(&Counters) + Send>;
 /// Statistics of all requests of a client.
 #[derive(Default)]
 pub struct Counters {
-    counts: Mutex<BTreeMap<(Operation, Outcome), OperationCount>>,
+    counts: Mutex<BTreeMap<AttemptKind, OperationCount>>,
     thresholds: Mutex<Vec<(u64, Callback)>>,
 }
 
@@ -83,14 +93,14 @@ impl Counters {
     }
 
     /// Counts by operation and outcome.
-    pub fn counts(&self) -> BTreeMap<(Operation, Outcome), OperationCount> {
+    pub fn counts(&self) -> BTreeMap<AttemptKind, OperationCount> {
         self.locked().clone()
     }
 
     /// Total of all sent attempts.
     pub fn total(&self) -> OperationCount {
         let counts = self.locked();
-        let sent = counts.iter().filter(|((_, outcome), _)| *outcome != Outcome::NotSent);
+        let sent = counts.iter().filter(|(kind, _)| kind.outcome != RequestOutcome::NotSent);
         sent.fold(OperationCount::default(), |sum, (_, count)| OperationCount {
             attempts: sum.attempts + count.attempts,
             bytes_in: sum.bytes_in + count.bytes_in,
@@ -104,10 +114,10 @@ impl Counters {
         self.check_thresholds();
     }
 
-    pub(super) fn add(&self, operation: Operation, outcome: Outcome, bytes_in: u64, bytes_out: u64) {
+    pub(super) fn add(&self, operation: Operation, outcome: RequestOutcome, bytes_in: u64, bytes_out: u64) {
         {
             let mut counts = self.locked();
-            let count = counts.entry((operation, outcome)).or_default();
+            let count = counts.entry(AttemptKind { operation, outcome }).or_default();
             count.attempts += 1;
             count.bytes_in += bytes_in;
             count.bytes_out += bytes_out;
@@ -130,7 +140,7 @@ impl Counters {
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, BTreeMap<(Operation, Outcome), OperationCount>> {
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<AttemptKind, OperationCount>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -156,7 +166,12 @@ mod tests {
         counters.when_attempts_reach(2, move |counters| {
             seen.fetch_add(counters.total().attempts, Ordering::Relaxed);
         });
-        for outcome in [Outcome::NotSent, Outcome::Broken, Outcome::Throttled, Outcome::Answered] {
+        for outcome in [
+            RequestOutcome::NotSent,
+            RequestOutcome::Broken,
+            RequestOutcome::Throttled,
+            RequestOutcome::Answered,
+        ] {
             counters.add(Operation::Put, outcome, 1, 10);
         }
         assert_eq!(called.load(Ordering::Relaxed), 2);

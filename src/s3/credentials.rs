@@ -76,11 +76,6 @@ impl Credentials {
         }
         Ok(())
     }
-
-    /// The access key id.
-    pub fn access_key_id(&self) -> &str {
-        &self.access_key_id
-    }
 }
 
 impl fmt::Debug for Credentials {
@@ -271,10 +266,13 @@ mod tests {
         let text = "# keys\n[default]\naws_access_key_id = A\naws_secret_access_key=B=C\n\n[ other ]\nregion = x\n\
                     aws_access_key_id=D\naws_secret_access_key=E\naws_session_token = F\n[empty]\n";
         let default = from_profile(text, "default").unwrap();
-        assert_eq!((default.access_key_id(), default.secret_access_key.as_str()), ("A", "B=C"));
+        assert_eq!((default.access_key_id.as_str(), default.secret_access_key.as_str()), ("A", "B=C"));
         assert!(default.session_token.is_none());
         let other = from_profile(text, "other").unwrap();
-        assert_eq!((other.access_key_id(), other.session_token.as_ref().unwrap().as_str()), ("D", "F"));
+        assert_eq!(
+            (other.access_key_id.as_str(), other.session_token.as_ref().unwrap().as_str()),
+            ("D", "F")
+        );
         assert!(from_profile(text, "empty").is_none());
         assert!(from_profile(text, "missing").is_none());
     }

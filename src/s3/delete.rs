@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::s3::Refusal;
 use crate::s3::call::Call;
 use crate::s3::checksum::base64_md5;
-use crate::s3::client::S3Client;
+use crate::s3::client::BucketClient;
 use crate::s3::counters::Operation;
 use crate::s3::object::{Deletion, from_document, not_there};
 use crate::s3::retry::{longest, passes, pause};
@@ -18,7 +18,7 @@ use crate::wire::s3_xml::{ErrorBody, parse_deleted, write_delete};
 /// Maximum number of objects of a request.
 const MOST_KEYS: usize = 1000;
 
-impl S3Client {
+impl BucketClient {
     /// Deletes any number of objects in requests of up to 1000, with one result for each, in the given order. Deleting a
     /// missing object succeeds.
     ///

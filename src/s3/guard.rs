@@ -40,7 +40,7 @@ mod tests {
     use crate::error::{Error, ErrorKind};
     use crate::http::{HttpTransport, Progress, Request, Response, TransportError, TransportErrorKind};
     use crate::rt::{Runtime, ThreadRuntime};
-    use crate::s3::{Condition, Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
+    use crate::s3::{BucketClient, Condition, Credentials, RetryOptions, S3Options, StaticCredentials};
 
     const LATER: Duration = Duration::from_hours(1);
 
@@ -97,7 +97,7 @@ mod tests {
     fn client(
         permits: impl Into<VecDeque<Permit>>,
         confirmations: impl Into<VecDeque<Result<()>>>,
-    ) -> (Arc<Script>, S3Client) {
+    ) -> (Arc<Script>, BucketClient) {
         let (confirmations, permits) = (Mutex::new(confirmations.into()), Mutex::new(permits.into()));
         let script = Arc::new(Script { confirmations, events: Mutex::default(), permits });
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
@@ -105,7 +105,7 @@ mod tests {
         let retry = RetryOptions { attempts: NonZeroU32::MIN, ..RetryOptions::default() };
         let options = S3Options::new("http://localhost", "bucket").credentials(credentials).retry(retry);
         let transport: Arc<dyn HttpTransport> = Arc::<Script>::clone(&script);
-        let client = S3Client::new(runtime, transport, options).unwrap();
+        let client = BucketClient::new(runtime, transport, options).unwrap();
         let guard: Arc<dyn Guard> = Arc::<Script>::clone(&script);
         (script, client.guarded(guard))
     }

@@ -2,12 +2,12 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::call::Call;
-use crate::s3::client::S3Client;
+use crate::s3::client::BucketClient;
 use crate::s3::counters::Operation;
 use crate::s3::object::{from_document, not_there};
 use crate::wire::s3_xml::parse_listing;
 
-pub use crate::wire::s3_xml::{ListedObject, Listing};
+use crate::wire::s3_xml::Listing;
 
 /// A request for a listing.
 #[non_exhaustive]
@@ -45,7 +45,7 @@ const DEFAULT_PAGE: u64 = 1000;
 /// Minimum bytes of a page that is parsed on the blocking pool.
 const LARGE_PAGE: usize = 32 << 10;
 
-impl S3Client {
+impl BucketClient {
     /// Reads one page of a listing: the first without a token, or the one that the previous page named.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A client for S3: objects in one bucket, on any server that speaks the protocol.
 //!
-//! [`S3Client`] has a method for each operation. Every request goes through one loop, in `client`, which waits for a slot,
+//! An [`S3Client`] is made from [`S3Options`], tests its server, and counts requests; the backend sends them. Every request goes through one loop, in `client`, which waits for a slot,
 //! signs, sends, judges the response and retries; no other layer retries (H134).
 //!
 //! # Retries
@@ -26,36 +26,37 @@ mod bucket;
 mod call;
 mod capabilities;
 mod checksum;
-mod client;
+pub(crate) mod client;
 mod counters;
 mod credentials;
 mod delete;
 mod guard;
+mod handle;
 mod limits;
-mod list;
+pub(crate) mod list;
 mod multipart;
-mod object;
+pub(crate) mod object;
 mod options;
 mod place;
 mod probe;
 mod retry;
-mod sign;
+pub(crate) mod sign;
 
 use std::fmt;
 
 pub(crate) use guard::Guard;
 
-pub use crate::wire::s3_xml::{LifecycleRule, OpenUpload};
-pub use capabilities::{Risk, S3Capabilities, Support};
-pub use client::{ClockOffset, S3Client};
-pub use counters::{Counters, Operation, OperationCount, Outcome};
+pub use capabilities::{Risk, S3Capabilities, S3Feature, Support};
+pub(crate) use client::BucketClient;
+pub use client::ClockOffset;
+pub use counters::{AttemptKind, Counters, Operation, OperationCount, RequestOutcome};
 pub use credentials::{
     CredentialProvider, Credentials, EnvironmentCredentials, ProfileCredentials, StaticCredentials,
 };
-pub use list::{ListRequest, ListedObject, ListedPage, Listing};
-pub use object::{Condition, Deletion, Head};
+pub use handle::S3Client;
+pub(crate) use list::{ListRequest, ListedPage};
+pub(crate) use object::{Condition, Deletion, Head};
 pub use options::{Addressing, Encryption, RateLimits, RetryOptions, S3Options};
-pub use sign::PresignedMethod;
 
 /// An error answer of a server. It is the source of the errors of this module.
 #[non_exhaustive]

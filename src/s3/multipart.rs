@@ -11,7 +11,7 @@
 //! up, and takes it as success if it is the one being stored. Before, nothing is visible, and a late abort changes nothing.
 //!
 //! An abort may fail, and a process may die before it. The parts that stay are invisible and paid for, until
-//! [`S3Client::abort_stale_uploads`] removes it.
+//! [`BucketClient::abort_stale_uploads`] removes it.
 //!
 //! Source: AWS, "Amazon S3 API Reference", `CreateMultipartUpload` and what is named there.
 
@@ -23,7 +23,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::call::Call;
 use crate::s3::checksum::tag_of_parts;
-use crate::s3::client::S3Client;
+use crate::s3::client::BucketClient;
 use crate::s3::counters::Operation;
 use crate::s3::object::{from_document, not_there};
 use crate::wire::s3_xml::{
@@ -35,7 +35,7 @@ const MOST_PARTS: u64 = 10_000;
 /// Number of parts sent concurrently.
 const PARTS_IN_FLIGHT: usize = 4;
 
-impl S3Client {
+impl BucketClient {
     /// Stores an object in parts and returns its entity tag.
     pub(super) async fn put_in_parts(&self, key: &str, body: &Bytes) -> Result<String> {
         let upload = Upload::begin(self, key).await?;
@@ -107,7 +107,7 @@ impl S3Client {
     /// Uploads without a known start stay. No upload of this crate takes a day.
     ///
     /// # Errors
-    /// As for [`open_uploads`](S3Client::open_uploads) and [`abort_upload`](S3Client::abort_upload).
+    /// As for [`open_uploads`](BucketClient::open_uploads) and [`abort_upload`](BucketClient::abort_upload).
     ///
     /// # Cancel safety
     /// A dropped future may have aborted some of them.
@@ -127,14 +127,14 @@ impl S3Client {
 
 /// An upload in progress. Dropping it aborts it.
 struct Upload {
-    client: S3Client,
+    client: BucketClient,
     ended: bool,
     id: String,
     key: String,
 }
 
 impl Upload {
-    async fn begin(client: &S3Client, key: &str) -> Result<Self> {
+    async fn begin(client: &BucketClient, key: &str) -> Result<Self> {
         let query = [("uploads", "")];
         let mut call = Call { query: &query, ..Call::new(Operation::Multipart, "POST", Some(key)) };
         call.header("content-type", "application/octet-stream");

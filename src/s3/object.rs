@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::s3::Refusal;
 use crate::s3::call::{Answer, Call};
 use crate::s3::checksum::base64_md5;
-use crate::s3::client::S3Client;
+use crate::s3::client::BucketClient;
 use crate::s3::counters::Operation;
 use crate::s3::options::Encryption;
 use crate::wire::date::parse_http_date;
@@ -83,7 +83,7 @@ impl Condition {
     }
 }
 
-impl S3Client {
+impl BucketClient {
     /// Reads a whole object of at most `limit` bytes.
     ///
     /// # Errors
@@ -248,7 +248,7 @@ impl S3Client {
     /// `NotFound` if there is no object at `from`; the rest of [`ErrorKind`].
     ///
     /// # Cancel safety
-    /// As for [`put`](S3Client::put).
+    /// As for [`put`](BucketClient::put).
     pub async fn copy(&self, from: &str, to: &str) -> Result<String> {
         let mut call = Call::new(Operation::Copy, "PUT", Some(to));
         let source = format!("/{}/{}", self.bucket(), from);
@@ -300,7 +300,7 @@ impl S3Client {
     }
 
     /// Adds an MD5 to every body, for servers that do not check bodies against their signed hash. The backend calls this according
-    /// to the [probe](S3Client::probe).
+    /// to the [probe](BucketClient::probe).
     pub fn send_md5(&self, wanted: bool) {
         self.shared.md5.store(wanted, Ordering::Relaxed);
     }

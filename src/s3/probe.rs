@@ -12,24 +12,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::s3::attempt::Sending;
 use crate::s3::call::Call;
 use crate::s3::capabilities::{S3Capabilities, Support};
-use crate::s3::client::S3Client;
+use crate::s3::client::BucketClient;
 use crate::s3::counters::Operation;
 use crate::s3::list::ListRequest;
 use crate::s3::object::Condition;
 use crate::wire::sigv4::hex_sha256;
 
-impl S3Client {
-    /// Tests the server for a store whose keys all begin with `prefix`: its name and a slash, or nothing for
-    /// a store that is the whole bucket. Takes about thirty requests, for objects whose keys begin with `prefix` and `.larder/`.
-    /// Settings of the bucket that these credentials may not read stay unknown.
-    ///
-    /// # Errors
-    /// Any failure to store, read or delete a single object: a store cannot be kept there. `Unavailable` if the
-    /// server failed in a way that proves nothing.
-    ///
-    /// # Cancel safety
-    /// A dropped future leaves some of the objects.
-    pub async fn probe(&self, prefix: &str) -> Result<S3Capabilities> {
+impl BucketClient {
+    /// As [`S3Client::probe`](crate::s3::S3Client::probe).
+    pub(super) async fn probe(&self, prefix: &str) -> Result<S3Capabilities> {
         let mut random = [0; 8];
         self.shared.runtime.fill_random(&mut random);
         let name = prefix.trim_end_matches('/');
@@ -45,7 +36,7 @@ impl S3Client {
 }
 
 struct Probe<'a> {
-    client: &'a S3Client,
+    client: &'a BucketClient,
     place: String,
     store: &'a str,
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{Request, Timeouts};
+use crate::http::{Request, RequestHeader, Timeouts};
 use crate::s3::call::{Call, Shared};
-use crate::s3::client::S3Client;
+use crate::s3::client::BucketClient;
 use crate::s3::credentials::Credentials;
 use crate::s3::place::Place;
 use crate::wire::date::AmzDate;
@@ -31,7 +31,7 @@ pub enum PresignedMethod {
     Put,
 }
 
-impl S3Client {
+impl BucketClient {
     /// A URL that allows one operation on one object without credentials: for at most a week, and no
     /// longer than the credentials are valid. The URL is a bearer token: treat it as a secret. Makes no request.
     ///
@@ -116,7 +116,8 @@ impl Shared {
         let overall = timeouts.overall.saturating_add(call.allowance()).min(left);
         let timeouts = Timeouts { overall, ..timeouts };
         let mut request = Request::new(call.method, Arc::clone(endpoint), target, timeouts);
-        (request.body, request.body_limit, request.headers) = (call.body.clone(), call.body_limit, headers);
+        (request.body, request.body_limit) = (call.body.clone(), call.body_limit);
+        request.headers = headers.into_iter().map(|(name, value)| RequestHeader { name, value }).collect();
         request
     }
 }

@@ -34,11 +34,6 @@ impl Excludes {
         self.patterns.is_empty()
     }
 
-    /// The patterns in order.
-    pub fn patterns(&self) -> &[Pattern] {
-        &self.patterns
-    }
-
     /// Appends a pattern.
     pub fn push(&mut self, pattern: Pattern) {
         self.patterns.push(pattern);
@@ -83,7 +78,7 @@ mod tests {
     fn the_last_match_decides() {
         let mut excludes = Excludes::new();
         excludes.push_lines(b"# comment\n\n  *.log \r\n!/keep/*.log\n/keep/old.log\n\\#x\n").unwrap();
-        assert_eq!(excludes.patterns().len(), 4);
+        assert_eq!(excludes.patterns.len(), 4);
         for (path, excluded) in [
             ("a.log", true),
             ("b/a.log", true),

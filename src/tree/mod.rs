@@ -1,12 +1,12 @@
 //! Policy and reports for backups and restores of directory trees, whatever format a tree is stored in.
 //!
-//! [`Excludes`] decides which paths a backup leaves out. A [`Report`] collects one [`Finding`] for each entry that a backup or
+//! [`Excludes`] decides which paths a backup leaves out. A [`TreeReport`] collects one [`TreeFinding`] for each entry that a backup or
 //! restore could not handle as asked, so that the rest continues and the caller can report what is missing.
 //!
 //! This module reads no directories: the walker of the caller asks and reports. Paths are bytes, as on Unix.
 //!
 //! ```
-//! use larder::tree::{EntryKind, Excludes, Finding, PatternError, Problem, Report};
+//! use larder::tree::{EntryKind, Excludes, TreeFinding, PatternError, Problem, TreeReport};
 //!
 //! let mut excludes = Excludes::new();
 //! excludes.push("*.tmp".parse()?);
@@ -14,8 +14,8 @@
 //! assert!(excludes.excludes(b"var/old.tmp", EntryKind::Other));
 //! assert!(!excludes.excludes(b"var/keep.tmp", EntryKind::Other));
 //!
-//! let mut report = Report::new();
-//! report.add(Finding::new("etc/shadow", Problem::Unreadable).because("permission denied"));
+//! let mut report = TreeReport::new();
+//! report.add(TreeFinding::new("etc/shadow", Problem::Unreadable).because("permission denied"));
 //! assert_eq!(report.findings()[0].to_string(), "etc/shadow: it cannot be read; left out: permission denied");
 //! assert!(!report.is_complete());
 //! # Ok::<(), PatternError>(())
@@ -29,4 +29,4 @@ mod report;
 pub use excludes::{Excludes, LineError};
 pub use filesystem::is_virtual_filesystem;
 pub use pattern::{EntryKind, Pattern, PatternError};
-pub use report::{Attribute, Finding, Problem, Report};
+pub use report::{Attribute, Problem, TreeFinding, TreeReport};

@@ -65,13 +65,8 @@ impl Pattern {
         Ok(Self { directories_only: body.len() < rest.len(), includes, segments, text: text.to_owned() })
     }
 
-    /// The original text of the pattern.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.text
-    }
-
     /// Returns `true` if the pattern includes its matches, that is, if it begins with `!`.
-    pub fn is_include(&self) -> bool {
+    pub(crate) fn is_include(&self) -> bool {
         self.includes
     }
 
@@ -444,7 +439,7 @@ mod tests {
         fn any_bytes_parse_or_are_refused_and_never_panic(text: Vec<u8>, path: Vec<u8>) {
             if let Ok(pattern) = Pattern::parse(&text) {
                 pattern.matches(&path, EntryKind::Directory);
-                prop_assert_eq!(pattern.as_bytes(), text);
+                prop_assert_eq!(&pattern.text[..], text);
             }
         }
 

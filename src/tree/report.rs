@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Maximum number of findings that a [`Report`] keeps; it counts the others.
+/// Maximum number of findings that a [`TreeReport`] keeps; it counts the others.
 const MAX_FINDINGS: usize = 100_000;
 
 /// An entry that a backup or restore of a tree could not handle as asked.
@@ -10,13 +10,13 @@ const MAX_FINDINGS: usize = 100_000;
 /// `Display` gives one line: the path, the problem and its cause. It escapes line breaks, other control characters, bytes that are not
 /// UTF-8, and backslashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct TreeFinding {
     cause: Option<String>,
     path: Vec<u8>,
     problem: Problem,
 }
 
-impl Finding {
+impl TreeFinding {
     /// A problem with an entry; `path` is its full path.
     pub fn new(path: impl Into<Vec<u8>>, problem: Problem) -> Self {
         Self { cause: None, path: path.into(), problem }
@@ -27,11 +27,6 @@ impl Finding {
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
         self.cause = Some(cause.to_string());
         self
-    }
-
-    /// The cause, if one was given.
-    pub fn cause(&self) -> Option<&str> {
-        self.cause.as_deref()
     }
 
     /// Returns `true` if the entry was left out or changed by a rule or by its nature, so that no data is missing.
@@ -63,7 +58,7 @@ impl Finding {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for TreeFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", Shown(&self.path), self.shown_problem())
     }
@@ -94,7 +89,7 @@ impl fmt::Display for Attribute {
     }
 }
 
-/// The kind of a [`Finding`]. Positions are in bytes from the start of the file.
+/// The kind of a [`TreeFinding`]. Positions are in bytes from the start of the file.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Problem {
@@ -228,13 +223,13 @@ impl fmt::Display for Problem {
 ///
 /// It keeps the first 100,000 and counts the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    findings: Vec<Finding>,
+pub struct TreeReport {
+    findings: Vec<TreeFinding>,
     losses: u64,
     beyond: u64,
 }
 
-impl Report {
+impl TreeReport {
     /// An empty report.
     #[must_use]
     pub fn new() -> Self {
@@ -242,7 +237,7 @@ impl Report {
     }
 
     /// Adds a finding.
-    pub fn add(&mut self, finding: Finding) {
+    pub fn add(&mut self, finding: TreeFinding) {
         self.losses += u64::from(!finding.is_notice());
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding);
@@ -252,7 +247,7 @@ impl Report {
     }
 
     /// The retained findings.
-    pub fn findings(&self) -> &[Finding] {
+    pub fn findings(&self) -> &[TreeFinding] {
         &self.findings
     }
 
@@ -304,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_finding_is_one_line_with_path_problem_and_cause() {
-        let finding = Finding::new(*b"a\nb\\\xff", Problem::Shrunk(7)).because("two\nlines");
+        let finding = TreeFinding::new(*b"a\nb\\\xff", Problem::Shrunk(7)).because("two\nlines");
         let line =
             r"a\nb\\\xff: it became shorter while it was read; from byte 7 on, zeros are stored: two\nlines";
         assert_eq!(finding.to_string(), line);
@@ -313,21 +308,21 @@ mod tests {
 
     #[test]
     fn a_report_is_complete_until_something_is_missing() {
-        let mut report = Report::new();
+        let mut report = TreeReport::new();
         for problem in [Problem::Socket, Problem::OwnStore, Problem::MountPoint, Problem::VirtualFilesystem] {
-            report.add(Finding::new("a", problem));
+            report.add(TreeFinding::new("a", problem));
         }
         assert!(report.is_complete());
-        report.add(Finding::new("b", Problem::NotSet(Attribute::Owner)));
+        report.add(TreeFinding::new("b", Problem::NotSet(Attribute::Owner)));
         assert!(!report.is_complete());
         assert_eq!((report.losses(), report.findings().len()), (1, 5));
     }
 
     #[test]
     fn a_report_counts_what_it_does_not_keep() {
-        let mut report = Report::new();
+        let mut report = TreeReport::new();
         for _ in 0..MAX_FINDINGS + 3 {
-            report.add(Finding::new("a", Problem::Vanished));
+            report.add(TreeFinding::new("a", Problem::Vanished));
         }
         assert_eq!((report.findings().len(), report.beyond()), (MAX_FINDINGS, 3));
         assert_eq!(report.losses(), MAX_FINDINGS as u64 + 3);
@@ -336,7 +331,7 @@ mod tests {
     proptest! {
         #[test]
         fn different_paths_are_shown_differently(a: Vec<u8>, b: Vec<u8>) {
-            let show = |path: &[u8]| Finding::new(path, Problem::Vanished).shown_path();
+            let show = |path: &[u8]| TreeFinding::new(path, Problem::Vanished).shown_path();
             prop_assert_eq!(a == b, show(&a) == show(&b));
             prop_assert!(!show(&a).contains(char::is_control));
         }

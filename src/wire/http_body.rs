@@ -47,7 +47,7 @@ impl Framing {
     ///
     /// # Errors
     /// `Framing`.
-    pub fn of(method: &str, head: &ResponseHead) -> Result<Self, BodyError> {
+    pub(crate) fn of(method: &str, head: &ResponseHead) -> Result<Self, BodyError> {
         let mut lengths = head.headers.all("content-length");
         let (length, second) = (lengths.next(), lengths.next());
         let mut encodings = head.headers.all("transfer-encoding");

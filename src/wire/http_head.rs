@@ -50,11 +50,6 @@ impl Headers {
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(have, _)| have == name).map(|(_, value)| value.as_str())
     }
-
-    /// All headers with their values.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
 }
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
@@ -78,7 +73,7 @@ pub struct ResponseHead {
 impl ResponseHead {
     /// The encoding of the body, if a proxy compressed it, or it was stored compressed (H120). `aws-chunked` is only the encoding in which
     /// the body was once sent.
-    pub fn compression(&self) -> Option<&str> {
+    pub(crate) fn compression(&self) -> Option<&str> {
         let encoding = self.headers.get("content-encoding")?.trim();
         let is_plain =
             ["", "identity", "aws-chunked"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain));
@@ -86,7 +81,7 @@ impl ResponseHead {
     }
 
     /// Returns `true` if the connection can carry another request after this answer, according to its head (RFC 9112 §9.3).
-    pub fn keeps_connection(&self) -> bool {
+    pub(crate) fn keeps_connection(&self) -> bool {
         let has = |wanted: &str| {
             let tokens = self.headers.all("connection").flat_map(|value| value.split(','));
             tokens.into_iter().any(|token| token.trim().eq_ignore_ascii_case(wanted))
@@ -245,7 +240,7 @@ mod tests {
         assert_eq!((head.status, head.minor_version, length), (206, 1, text.len() - 3));
         assert_eq!(head.headers.get("content-length"), Some("3"));
         assert_eq!(head.headers.all("x-a").collect::<Vec<_>>(), ["1", "2"]);
-        assert_eq!(head.headers.iter().count(), 3);
+        assert_eq!(head.headers.0.len(), 3);
     }
 
     /// Proves H141, H148.

@@ -90,17 +90,17 @@ impl Endpoint {
 
     /// The same server with one more label in front, as in `bucket.s3.example.com`.
     #[must_use]
-    pub fn with_label(&self, label: &str) -> Self {
+    pub(crate) fn with_label(&self, label: &str) -> Self {
         Self { host: format!("{}.{}", label.to_ascii_lowercase(), self.host), ..self.clone() }
     }
 
     /// Returns `true` if the host is an IP address.
-    pub fn is_ip(&self) -> bool {
+    pub(crate) fn is_ip(&self) -> bool {
         self.host.parse::<IpAddr>().is_ok()
     }
 
     /// Returns `true` if the address can only be on this host.
-    pub fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         let by_name = self.host == "localhost" || self.host.ends_with(".localhost");
         by_name || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }

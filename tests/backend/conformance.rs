@@ -11,8 +11,6 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use futures::io::Cursor;
 use larder::backend::conformance::Suite;
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::{Counts, Method, Outcome, RecordingBackend};
 use larder::backend::{
     Backend, Coordination, FsBackend, FsOptions, LockMode, LockScope, MemoryBackend, PrefixDirectories,
     PutMode, Removal, SyncLevel,
@@ -20,6 +18,9 @@ use larder::backend::{
 use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::layout::Key;
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::listing::ShortPages as _;
+use larder::internal::record::{Counts, Method, Outcome, RecordingBackend};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options};
 use larder_testing::broken::{BrokenBackend, Flaw, LackingBackend};

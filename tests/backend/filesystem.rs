@@ -12,11 +12,12 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use larder::backend::{
     Backend, Coordination, FsBackend, FsOptions, Housekeeping, ListEntry, ListQuery, LockMode, LockReach,
-    LockScope, PrefixDirectories, PutMode, Removal, SyncLevel, Touched, list_all,
+    LockScope, PrefixDirectories, PutMode, Removal, SyncLevel, Touched,
 };
 use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::layout::{Key, Prefix};
+use larder::internal::listing::list_all;
 use larder::rt::{Runtime, ThreadRuntime};
 
 fn runtime() -> Arc<dyn Runtime> {

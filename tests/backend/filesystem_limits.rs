@@ -10,13 +10,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use filetime::FileTime;
 use futures::executor::block_on;
-use larder::backend::fs::replay::{DiskOp, DiskRecord, FailingCall};
 use larder::backend::{
     Backend, Coordination, FsBackend, FsOptions, PrefixDirectories, PutMode, Removal, SyncLevel, Touched,
 };
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::Digest;
 use larder::format::layout::Key;
+use larder::internal::replay::{DiskOp, DiskRecord, DiskUnderTest as _, FailingCall};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options};
 

@@ -10,9 +10,6 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future::Either;
 use futures::io::{AsyncRead, AsyncSeekExt as _, Cursor};
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::fs::replay::DiskRecord;
-use larder::backend::record::{Method, RecordingBackend};
 use larder::backend::{
     Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, PutMode, Removal, SyncLevel,
 };
@@ -20,6 +17,9 @@ use larder::chunker::{Chunker, FixedChunker};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::{BackupTime, GroupName, SnapshotName};
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::record::{Method, RecordingBackend};
+use larder::internal::replay::{DiskRecord, DiskUnderTest as _};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, DirtyMap, FileTarget, Options, RestoreTarget, SnapshotReader, WriterTarget};
 use larder_testing::noise;

@@ -7,9 +7,10 @@ use larder::backend::conformance::Suite;
 use larder::backend::{Backend, S3Backend};
 use larder::error::ErrorKind;
 use larder::http::{HttpClient, HttpOptions};
+use larder::internal::s3::{Condition, ListRequest, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
-    Condition, Credentials, ListRequest, Operation, Outcome, Risk, S3Capabilities, S3Client, S3Options,
+    AttemptKind, Credentials, Operation, RequestOutcome, Risk, S3Capabilities, S3Client, S3Options,
     StaticCredentials, Support,
 };
 use larder_testing::bucket::Bucket;
@@ -39,7 +40,7 @@ async fn conforms(runtime: Arc<dyn Runtime>, client: S3Client, store: &str) -> S
         let (client, place) = (client.clone(), if path.starts_with(".chunks/") { "" } else { ".cnt/" });
         let key = format!("{store}/{place}{path}");
         async move {
-            client.put(&key, "foreign".into(), &Condition::Always).await.unwrap();
+            client.raw().put(&key, "foreign".into(), &Condition::Always).await.unwrap();
         }
     });
     suite.run(&backend).await;
@@ -50,14 +51,17 @@ async fn conforms(runtime: Arc<dyn Runtime>, client: S3Client, store: &str) -> S
 /// An object in three parts, and an upload that is begun and aborted.
 async fn stores_in_parts(client: &S3Client, key: &str) {
     let body: Bytes = (0..(10_u32 << 20) + 7).map(|at| at.to_le_bytes()[1]).collect();
-    let tag = client.put(key, body.clone(), &Condition::Always).await.unwrap();
-    let (found, head) = client.get(key, u64::MAX).await.unwrap();
+    let tag = client.raw().put(key, body.clone(), &Condition::Always).await.unwrap();
+    let (found, head) = client.raw().get(key, u64::MAX).await.unwrap();
     assert!(found == body);
     assert_eq!((head.etag, head.size), (tag, body.len() as u64));
     let counts = client.counters().counts();
-    assert_eq!(counts[&(Operation::Multipart, Outcome::Answered)].attempts, 2);
-    assert_eq!(client.open_uploads(key).await.unwrap(), []);
-    let _ = client.delete(key, &Condition::Always).await.unwrap();
+    assert_eq!(
+        counts[&AttemptKind { operation: Operation::Multipart, outcome: RequestOutcome::Answered }].attempts,
+        2
+    );
+    assert_eq!(client.raw().open_uploads(key).await.unwrap(), []);
+    let _ = client.raw().delete(key, &Condition::Always).await.unwrap();
 }
 
 #[test]
@@ -65,7 +69,7 @@ fn a_bucket_on_a_server_with_all_capabilities_conforms() {
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let bucket = Bucket::in_process(Arc::clone(&runtime));
     let found = block_on(conforms(runtime, bucket.client.clone(), "store"));
-    assert!(found.features().iter().all(|(_, support)| *support == Support::Yes), "{found:?}");
+    assert!(found.features().iter().all(|feature| feature.support == Support::Yes), "{found:?}");
     assert_eq!((found.quoted_tags, found.expires_objects), (true, Some(false)));
 }
 
@@ -132,7 +136,7 @@ fn a_server_with_inconsistent_reads_or_listings_is_refused() {
                 for number in 0..20 {
                     server.put(&number.to_string(), Vec::new());
                 }
-                let refused = block_on(client.list(&ListRequest::new(""), None)).unwrap_err();
+                let refused = block_on(client.raw().list(&ListRequest::new(""), None)).unwrap_err();
                 assert_eq!(refused.kind(), ErrorKind::Unavailable);
             }
             Ok(found) => {

@@ -112,7 +112,7 @@ fn names(tar: &[u8]) -> Vec<String> {
 }
 
 /// The stream of a directory, with the code of the example in this process.
-fn pack(directory: &Path, options: Options) -> io::Result<(Vec<u8>, larder::tree::Report)> {
+fn pack(directory: &Path, options: Options) -> io::Result<(Vec<u8>, larder::tree::TreeReport)> {
     let findings = Findings::new("root.tar");
     let mut stream = pack::of_directory(Root::open(directory)?, options, findings.clone());
     let mut tar = Vec::new();
@@ -120,7 +120,7 @@ fn pack(directory: &Path, options: Options) -> io::Result<(Vec<u8>, larder::tree
     Ok((tar, findings.report()))
 }
 
-fn found(report: &larder::tree::Report) -> Vec<(String, Problem)> {
+fn found(report: &larder::tree::TreeReport) -> Vec<(String, Problem)> {
     report.findings().iter().map(|one| (one.shown_path(), one.problem())).collect()
 }
 
@@ -299,7 +299,7 @@ fn a_directory_moved_during_the_walk_loses_only_its_remaining_entries() {
 }
 
 /// Packs a directory and changes it while the contents of one file, of 12 MiB, are being read.
-fn while_reading(name: &str, directory: &Path, change: impl FnOnce()) -> (Vec<u8>, larder::tree::Report) {
+fn while_reading(name: &str, directory: &Path, change: impl FnOnce()) -> (Vec<u8>, larder::tree::TreeReport) {
     let findings = Findings::new("root.tar");
     let root = Root::open(directory).unwrap();
     let mut stream = pack::of_directory(root, Options::default(), findings.clone());

@@ -533,7 +533,7 @@ fn owners_are_restored_on_request_and_privileged_modes_never_go_to_other_owners(
         let own = rustix::process::geteuid().as_raw();
         unpack(Bytes { damaged: &[], data: &tar, position: 0 }, to.path(), owners, &findings).unwrap();
         let report = findings.report();
-        let problems: Vec<_> = report.findings().iter().map(larder::tree::Finding::problem).collect();
+        let problems: Vec<_> = report.findings().iter().map(larder::tree::TreeFinding::problem).collect();
         let metadata = fs::metadata(to.path().join("file")).unwrap();
         let found = (metadata.uid(), metadata.permissions().mode() & 0o7777, &*problems);
         let (owner, mode) = (Problem::NotSet(Attribute::Owner), Problem::NotSet(Attribute::Mode));

@@ -2,18 +2,19 @@
 //! read. A seed of each is something valid, for inputs that are almost so.
 
 use bytes::Bytes;
-use larder::format::blob::{Blob, BlobDecoder, PlaintextSize};
-use larder::format::dynamic_index::DynamicIndexReader;
-use larder::format::fixed_index::FixedIndexReader;
-use larder::format::index::ChunkEntry;
 use larder::format::layout::{Key, Prefix};
 use larder::format::manifest::Manifest;
-use larder::format::status::{GcStatus, decode_owner, encode_owner};
-use larder::wire::date::{parse_http_date, parse_iso8601};
-use larder::wire::http_body::{ChunkedDecoder, Framing, Step};
-use larder::wire::http_head::parse_response;
-use larder::wire::s3_xml;
-use larder::wire::uri::{Endpoint, decode, encode, encode_path};
+use larder::internal::blob::{Blob, BlobDecoder, PlaintextSize};
+use larder::internal::dynamic_index::DynamicIndexReader;
+use larder::internal::fixed_index::FixedIndexReader;
+use larder::internal::index::ChunkEntry;
+use larder::internal::status::{decode_owner, encode_owner, parse_gc_status};
+use larder::internal::wire::date::{parse_http_date, parse_iso8601};
+use larder::internal::wire::http_body::{ChunkedDecoder, Step};
+use larder::internal::wire::http_head::parse_response;
+use larder::internal::wire::s3_xml;
+use larder::internal::wire::uri::{Endpoint, decode, encode, encode_path};
+use larder::internal::wire::{framing_of, keeps_connection};
 use sha2::{Digest as _, Sha256};
 
 /// A target: its name, what it does, and a valid input.
@@ -153,8 +154,8 @@ pub(crate) fn paths(input: &[u8]) {
     if let Ok(owner) = decode_owner(input) {
         assert_eq!(decode_owner(&encode_owner(&owner)).as_ref(), Ok(&owner));
     }
-    if let Ok(status) = GcStatus::parse(input) {
-        assert!(GcStatus::parse(&status.to_json()).is_ok());
+    if let Some(status) = parse_gc_status(input) {
+        assert!(parse_gc_status(&status.to_json()).is_some());
     }
     let _ = (parse_http_date(text), parse_iso8601(text));
 }
@@ -167,8 +168,8 @@ pub(crate) fn response_head(input: &[u8]) {
     assert_eq!(parse_response(&input[..length]).ok().flatten().map(|(head, _)| head), Some(head.clone()));
     let both =
         head.headers.get("content-length").is_some() && head.headers.get("transfer-encoding").is_some();
-    assert!(!both || Framing::of("GET", &head).is_err());
-    let _ = head.keeps_connection();
+    assert!(!both || framing_of("GET", &head).is_err());
+    let _ = keeps_connection(&head);
 }
 
 /// Documents of the protocol are read or refused.

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use futures::executor::block_on;
 use larder::Observer;
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::{Method, RecordingBackend};
 use larder::backend::{Backend, MemoryBackend, PutMode, Removal};
 use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::layout::Key;
 use larder::gc::{self, ChunkTally, GcEnd, GcEvent, GcOptions, GcReport};
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::listing::ShortPages as _;
+use larder::internal::record::{Method, RecordingBackend};
 use larder::rt::ThreadRuntime;
 use larder::store::Datastore;
 use larder_testing::gc_scene::{

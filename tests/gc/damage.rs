@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::executor::block_on;
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::Method;
 use larder::backend::{Backend, MemoryBackend, PutMode, Removal};
 use larder::error::{Error, ErrorKind};
 use larder::format::layout::Key;
 use larder::gc;
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::record::Method;
 use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, WriterTarget};
 use larder_testing::gc_scene::{

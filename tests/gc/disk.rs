@@ -10,7 +10,6 @@ use std::sync::Arc;
 use filetime::FileTime;
 use futures::executor::block_on;
 use futures::io::Cursor;
-use larder::backend::record::Method;
 use larder::backend::{
     Backend, FsBackend, FsOptions, LockMode, LockScope, PrefixDirectories, PutMode, SyncLevel,
 };
@@ -18,6 +17,7 @@ use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::layout::Key;
 use larder::gc::{self, GcOptions};
+use larder::internal::record::Method;
 use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, Options};
 use larder_testing::fixture;

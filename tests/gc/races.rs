@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::future::{self, BoxFuture};
-use larder::backend::record::Method;
 use larder::backend::{Backend, MemoryBackend};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::Namespace;
 use larder::gc::{self, GcPlan};
+use larder::internal::listing::ShortPages as _;
+use larder::internal::record::Method;
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState};
 use larder_testing::gc_scene::{

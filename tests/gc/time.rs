@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use futures::future;
 use futures::io::Cursor;
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::Method;
 use larder::backend::{Backend, MemoryBackend, PutMode};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::gc::{self, GcEnd, GcOptions};
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::record::Method;
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotWriter};
 use larder_testing::gc_scene::{

@@ -70,11 +70,12 @@ fn random_input_causes_no_panic() {
 
 #[test]
 fn the_seeds_are_valid() {
-    use larder::{format, wire};
+    use larder::format;
+    use larder::internal::{blob, dynamic_index, fixed_index, wire};
     let seed = |name: &str| bodies::TARGETS.into_iter().find(|target| target.0 == name).unwrap().2;
-    assert!(format::blob::Blob::parse(seed("blob").into()).is_ok_and(|blob| blob.check_crc().is_ok()));
-    assert!(format::dynamic_index::DynamicIndexReader::parse(seed("dynamic_index")).is_ok());
-    assert!(format::fixed_index::FixedIndexReader::parse(seed("fixed_index")).is_ok());
+    assert!(blob::Blob::parse(seed("blob").into()).is_ok_and(|blob| blob.check_crc().is_ok()));
+    assert!(dynamic_index::DynamicIndexReader::parse(seed("dynamic_index")).is_ok());
+    assert!(fixed_index::FixedIndexReader::parse(seed("fixed_index")).is_ok());
     assert!(format::manifest::Manifest::parse(seed("manifest")).is_ok());
     assert!(format::layout::Key::parse(std::str::from_utf8(seed("paths")).unwrap()).is_some());
     assert_eq!(wire::s3_xml::parse_listing(seed("listing")).unwrap().objects.len(), 2);

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 23] = [
+const ROOMS: [(&str, &[&str]); 24] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
@@ -42,6 +42,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("prune", &["backend", "format", "observer", "retention", "rt", "store"]),
     ("sync", &["backend", "buffers", "chunks", "format", "local", "observer", "retention", "rt", "store"]),
     ("verify", &["backend", "buffers", "chunks", "digest_set", "format", "observer", "rt", "store"]),
+    ("internal", &["backend", "format", "s3", "store", "wire"]),
     (
         "lib",
         &[
@@ -54,6 +55,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
             "format",
             "gc",
             "http",
+            "internal",
             "local",
             "observer",
             "prune",

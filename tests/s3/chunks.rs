@@ -2,11 +2,11 @@
 
 use futures::executor::block_on;
 use futures::io::Cursor;
-use larder::backend::fault::{Action as Failure, Rule as Failing};
-use larder::backend::record::Method;
 use larder::backend::{Backend as _, Coordination, LockMode, LockScope};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
+use larder::internal::fault::{Action as Failure, Rule as Failing};
+use larder::internal::record::Method;
 use larder::store::{Datastore, DirtyMap, SnapshotReader, SnapshotState};
 use larder_testing::fault_server;
 use larder_testing::fault_server::{Action, FaultServer, Lag, Options as ServerOptions, Quirk, Rule};

@@ -5,10 +5,11 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use larder::error::ErrorKind;
 use larder::http::{HttpClient, HttpOptions};
+use larder::internal::s3::{Condition, ListRequest, PresignedMethod, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
-    Addressing, Condition, Credentials, ListRequest, Operation, Outcome, PresignedMethod, RateLimits,
-    S3Client, S3Options, StaticCredentials,
+    Addressing, AttemptKind, Credentials, Operation, RateLimits, RequestOutcome, S3Client, S3Options,
+    StaticCredentials,
 };
 use larder_testing::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 use std::num::{NonZeroU32, NonZeroU64};
@@ -56,11 +57,11 @@ fn an_object_is_read_back_as_it_was_stored() {
     block_on(async {
         for (key, length) in [("empty", 0), ("one", 1), ("dir/16 KiB", 16 << 10), ("4 MiB", 4 << 20)] {
             let body = random(length);
-            let etag = client.put(key, body.clone(), &Condition::Always).await.unwrap();
-            let (found, head) = client.get(key, length as u64).await.unwrap();
+            let etag = client.raw().put(key, body.clone(), &Condition::Always).await.unwrap();
+            let (found, head) = client.raw().get(key, length as u64).await.unwrap();
             assert_eq!(found, body, "{key}");
             assert_eq!((head.etag.as_str(), head.size), (etag.as_str(), length as u64));
-            let looked = client.head(key).await.unwrap();
+            let looked = client.raw().head(key).await.unwrap();
             // The answers may come in different seconds.
             assert!(looked.answered >= head.answered);
             assert_eq!(
@@ -69,8 +70,10 @@ fn an_object_is_read_back_as_it_was_stored() {
             );
             assert_eq!(server.objects("bucket")[key], body);
         }
-        assert_eq!(client.get("4 MiB", 1 << 20).await.unwrap_err().kind(), ErrorKind::Corrupt);
-        for missing in [client.get("missing", 1).await.map(drop), client.head("missing").await.map(drop)] {
+        assert_eq!(client.raw().get("4 MiB", 1 << 20).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        for missing in
+            [client.raw().get("missing", 1).await.map(drop), client.raw().head("missing").await.map(drop)]
+        {
             assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
         }
     });
@@ -81,18 +84,18 @@ fn a_range_read_returns_exactly_the_requested_bytes() {
     let Setup { client, server: _server, .. } = set_up();
     block_on(async {
         let body = random(1000);
-        client.put("k", body.clone(), &Condition::Always).await.unwrap();
+        client.raw().put("k", body.clone(), &Condition::Always).await.unwrap();
         for range in [0..1, 0..1000, 999..1000, 17..423] {
-            let (found, head) = client.get_range("k", range.clone()).await.unwrap();
+            let (found, head) = client.raw().get_range("k", range.clone()).await.unwrap();
             let bounds = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
             assert_eq!((found, head.size), (body.slice(bounds), 1000));
         }
         #[expect(clippy::reversed_empty_ranges, reason = "it is to be refused")]
         for range in [0..1001, 1000..1001, 5..5, 7..3] {
-            let refused = client.get_range("k", range.clone()).await.unwrap_err();
+            let refused = client.raw().get_range("k", range.clone()).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{range:?}");
         }
-        assert_eq!(client.get_range("missing", 0..1).await.unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(client.raw().get_range("missing", 0..1).await.unwrap_err().kind(), ErrorKind::NotFound);
     });
 }
 
@@ -101,19 +104,25 @@ fn conditional_requests_obey_their_conditions() {
     let Setup { client, server: _server, .. } = set_up();
     block_on(async {
         let (one, two) = (Bytes::from_static(b"one"), Bytes::from_static(b"two"));
-        let etag = client.put("k", one.clone(), &Condition::Absent).await.unwrap();
-        let again = client.put("k", two.clone(), &Condition::Absent).await.unwrap_err();
+        let etag = client.raw().put("k", one.clone(), &Condition::Absent).await.unwrap();
+        let again = client.raw().put("k", two.clone(), &Condition::Absent).await.unwrap_err();
         assert_eq!(again.kind(), ErrorKind::AlreadyExists);
         let other = Condition::Tag("\"00000000000000000000000000000000\"".to_owned());
-        assert_eq!(client.put("k", two.clone(), &other).await.unwrap_err().kind(), ErrorKind::Conflict);
-        assert_eq!(client.put("missing", two.clone(), &other).await.unwrap_err().kind(), ErrorKind::Conflict);
-        assert_eq!(client.get("k", 3).await.unwrap().0, one);
-        let next = client.put("k", two.clone(), &Condition::Tag(etag.clone())).await.unwrap();
+        assert_eq!(client.raw().put("k", two.clone(), &other).await.unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(
+            client.raw().put("missing", two.clone(), &other).await.unwrap_err().kind(),
+            ErrorKind::Conflict
+        );
+        assert_eq!(client.raw().get("k", 3).await.unwrap().0, one);
+        let next = client.raw().put("k", two.clone(), &Condition::Tag(etag.clone())).await.unwrap();
         assert_ne!(next, etag);
-        assert_eq!(client.delete("k", &Condition::Tag(etag)).await.unwrap_err().kind(), ErrorKind::Conflict);
-        let _ = client.delete("k", &Condition::Tag(next)).await.unwrap();
-        let _ = client.delete("k", &Condition::Always).await.unwrap();
-        let racers = (0..16).map(|number| client.put("raced", random(number), &Condition::Absent));
+        assert_eq!(
+            client.raw().delete("k", &Condition::Tag(etag)).await.unwrap_err().kind(),
+            ErrorKind::Conflict
+        );
+        let _ = client.raw().delete("k", &Condition::Tag(next)).await.unwrap();
+        let _ = client.raw().delete("k", &Condition::Always).await.unwrap();
+        let racers = (0..16).map(|number| client.raw().put("raced", random(number), &Condition::Absent));
         let racers = join_all(racers).await;
         let winners = racers.iter().filter(|result| result.is_ok()).count();
         assert_eq!(winners, 1, "{racers:?}");
@@ -143,21 +152,21 @@ fn objects_with_any_key_are_stored_listed_and_deleted() {
     ];
     block_on(async {
         for key in keys {
-            client.put(key, Bytes::copy_from_slice(key.as_bytes()), &Condition::Always).await.unwrap();
-            assert_eq!(client.get(key, 100).await.unwrap().0, key, "{key:?}");
+            client.raw().put(key, Bytes::copy_from_slice(key.as_bytes()), &Condition::Always).await.unwrap();
+            assert_eq!(client.raw().get(key, 100).await.unwrap().0, key, "{key:?}");
         }
         let mut stored: Vec<_> = server.objects("bucket").into_keys().collect();
-        let listed = client.list(&ListRequest::new(""), None).await.unwrap();
+        let listed = client.raw().list(&ListRequest::new(""), None).await.unwrap();
         let listed: Vec<_> = listed.listing.objects.into_iter().map(|object| object.key).collect();
         assert_eq!(listed, stored);
         stored.sort();
         let mut wanted = keys.map(str::to_owned).to_vec();
         wanted.sort();
         assert_eq!(stored, wanted);
-        client.copy("a+b", "copy of a+b").await.unwrap();
-        assert_eq!(client.get("copy of a+b", 10).await.unwrap().0, "a+b");
-        assert_eq!(client.copy("missing", "x").await.unwrap_err().kind(), ErrorKind::NotFound);
-        let results = client.delete_many(&keys).await.unwrap();
+        client.raw().copy("a+b", "copy of a+b").await.unwrap();
+        assert_eq!(client.raw().get("copy of a+b", 10).await.unwrap().0, "a+b");
+        assert_eq!(client.raw().copy("missing", "x").await.unwrap_err().kind(), ErrorKind::NotFound);
+        let results = client.raw().delete_many(&keys).await.unwrap();
         assert!(results.iter().all(Result::is_ok), "{results:?}");
         assert_eq!(server.objects("bucket").into_keys().collect::<Vec<_>>(), ["copy of a+b"]);
     });
@@ -170,14 +179,14 @@ fn listings_are_complete_and_in_order() {
     block_on(async {
         let keys: Vec<_> = (0..25).map(|number| format!("p/{}/{number:02}", number % 3)).collect();
         for key in &keys {
-            client.put(key, Bytes::new(), &Condition::Always).await.unwrap();
+            client.raw().put(key, Bytes::new(), &Condition::Always).await.unwrap();
         }
-        client.put("q", Bytes::new(), &Condition::Always).await.unwrap();
+        client.raw().put("q", Bytes::new(), &Condition::Always).await.unwrap();
         let mut request = ListRequest::new("p/");
         request.max_keys = Some(4);
         let (mut found, mut token, mut pages) = (Vec::new(), None, 0);
         loop {
-            let page = client.list(&request, token.as_deref()).await.unwrap();
+            let page = client.raw().list(&request, token.as_deref()).await.unwrap();
             found.extend(page.listing.objects.into_iter().map(|object| object.key));
             pages += 1;
             let Some(next) = page.next else { break };
@@ -188,12 +197,12 @@ fn listings_are_complete_and_in_order() {
         assert_eq!((found, pages), (sorted.clone(), 7));
         request.max_keys = None;
         request.start_after = Some("p/1/16".to_owned());
-        let page = client.list(&request, None).await.unwrap();
+        let page = client.raw().list(&request, None).await.unwrap();
         let after: Vec<_> = sorted.into_iter().filter(|key| key.as_str() > "p/1/16").collect();
         assert_eq!(page.listing.objects.into_iter().map(|object| object.key).collect::<Vec<_>>(), after);
         let mut folded = ListRequest::new("p/");
         folded.fold = true;
-        let page = client.list(&folded, None).await.unwrap();
+        let page = client.raw().list(&folded, None).await.unwrap();
         assert_eq!(page.listing.common_prefixes, ["p/0/", "p/1/", "p/2/"]);
         assert!(page.listing.objects.is_empty());
     });
@@ -204,18 +213,22 @@ fn listings_are_complete_and_in_order() {
 fn any_number_of_objects_is_deleted() {
     let Setup { client, server, .. } = set_up();
     block_on(async {
-        assert!(client.delete_many(&[]).await.unwrap().is_empty());
+        assert!(client.raw().delete_many(&[]).await.unwrap().is_empty());
         assert_eq!(server.requests(), 0);
         for count in [1, 999, 1000, 1001] {
-            client.put("k0", Bytes::new(), &Condition::Always).await.unwrap();
+            client.raw().put("k0", Bytes::new(), &Condition::Always).await.unwrap();
             let keys: Vec<_> = (0..count).map(|number| format!("k{number}")).collect();
             let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-            let results = client.delete_many(&keys).await.unwrap();
+            let results = client.raw().delete_many(&keys).await.unwrap();
             assert!(results.len() == count && results.iter().all(Result::is_ok));
             assert!(server.objects("bucket").is_empty());
         }
         let counts = client.counters().counts();
-        assert_eq!(counts[&(Operation::DeleteMany, Outcome::Answered)].attempts, 1 + 1 + 1 + 2);
+        assert_eq!(
+            counts[&AttemptKind { operation: Operation::DeleteMany, outcome: RequestOutcome::Answered }]
+                .attempts,
+            1 + 1 + 1 + 2
+        );
     });
 }
 
@@ -226,17 +239,17 @@ fn buckets_are_created_and_checked() {
     let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
     let client = S3Client::new(runtime, http, options(&server)).unwrap();
     block_on(async {
-        assert!(!client.has_bucket().await.unwrap());
+        assert!(!client.raw().has_bucket().await.unwrap());
         assert_eq!(
-            client.get("k", 1).await.unwrap_err().kind(),
+            client.raw().get("k", 1).await.unwrap_err().kind(),
             ErrorKind::InvalidInput,
             "no bucket is no absence"
         );
-        client.create_bucket().await.unwrap();
-        assert!(client.has_bucket().await.unwrap());
-        assert_eq!(client.create_bucket().await.map_err(|error| error.kind()).unwrap_or(()), ());
-        assert_eq!(client.keeps_versions().await.unwrap(), Some(false));
-        assert_eq!(client.lifecycle().await.unwrap(), Some(Vec::new()));
+        client.raw().create_bucket().await.unwrap();
+        assert!(client.raw().has_bucket().await.unwrap());
+        assert_eq!(client.raw().create_bucket().await.map_err(|error| error.kind()).unwrap_or(()), ());
+        assert_eq!(client.raw().keeps_versions().await.unwrap(), Some(false));
+        assert_eq!(client.raw().lifecycle().await.unwrap(), Some(Vec::new()));
     });
 }
 
@@ -246,7 +259,7 @@ fn wrong_credentials_are_denied_without_a_retry() {
         let wrong = Credentials::new(ACCESS_KEY, "wrong");
         options.credentials(Arc::new(StaticCredentials::new(wrong)))
     });
-    let refused = block_on(client.put("k", Bytes::from_static(b"x"), &Condition::Always)).unwrap_err();
+    let refused = block_on(client.raw().put("k", Bytes::from_static(b"x"), &Condition::Always)).unwrap_err();
     assert_eq!((refused.kind(), server.requests()), (ErrorKind::Denied, 1));
     let source = std::error::Error::source(&refused).unwrap().to_string();
     assert!(source.contains("SignatureDoesNotMatch"), "{source}");
@@ -257,12 +270,12 @@ fn wrong_credentials_are_denied_without_a_retry() {
 fn connections_are_reused() {
     let Setup { client, http, server } = set_up();
     block_on(async {
-        client.put("k", random(100_000), &Condition::Always).await.unwrap();
+        client.raw().put("k", random(100_000), &Condition::Always).await.unwrap();
         for _ in 0..50 {
-            client.get("k", 100_000).await.unwrap();
+            client.raw().get("k", 100_000).await.unwrap();
         }
         assert_eq!((http.status().opened, server.requests()), (1, 51), "{:?}", client.counters());
-        join_all((0..8).map(|_| client.get("k", 100_000))).await;
+        join_all((0..8).map(|_| client.raw().get("k", 100_000))).await;
         assert!(http.status().opened <= 8);
     });
 }
@@ -273,8 +286,8 @@ fn concurrent_requests_never_exceed_the_limit() {
     let Setup { client, http, server: _server } =
         set_up_with(|options| options.concurrency(NonZeroU32::new(3).unwrap()));
     block_on(async {
-        client.put("k", random(100_000), &Condition::Always).await.unwrap();
-        for result in join_all((0..40).map(|_| client.get("k", 100_000))).await {
+        client.raw().put("k", random(100_000), &Condition::Always).await.unwrap();
+        for result in join_all((0..40).map(|_| client.raw().get("k", 100_000))).await {
             result.unwrap();
         }
         assert!(http.status().opened <= 3, "{:?}", http.status());
@@ -291,10 +304,10 @@ fn rate_limits_apply_to_every_request() {
     };
     let Setup { client, server: _server, .. } = set_up_with(|options| options.limits(limits));
     block_on(async {
-        client.put("k", Bytes::new(), &Condition::Always).await.unwrap();
+        client.raw().put("k", Bytes::new(), &Condition::Always).await.unwrap();
         let runtime = ThreadRuntime::new();
         let start = runtime.monotonic();
-        for result in join_all((0..30).map(|_| client.get("k", 0))).await {
+        for result in join_all((0..30).map(|_| client.raw().get("k", 0))).await {
             result.unwrap();
         }
         // 20 at once, and the other 10 at 20 a second.
@@ -310,7 +323,7 @@ fn the_bucket_can_be_part_of_the_host_name() {
     let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
     // An IP address has no labels in front: the path it is.
     let client = S3Client::new(runtime, http, options(&server).addressing(Addressing::VirtualHost)).unwrap();
-    block_on(client.put("k", Bytes::new(), &Condition::Always)).unwrap();
+    block_on(client.raw().put("k", Bytes::new(), &Condition::Always)).unwrap();
     assert_eq!(server.objects("bucket").len(), 1);
 }
 
@@ -341,12 +354,12 @@ mod tls {
             for tls in [trusted.clone(), pinned] {
                 let client = client(&server, tls);
                 let body = random(3_000_000);
-                client.put("k", body.clone(), &Condition::Always).await.unwrap();
-                assert_eq!(client.get("k", 3_000_000).await.unwrap().0, body);
+                client.raw().put("k", body.clone(), &Condition::Always).await.unwrap();
+                assert_eq!(client.raw().get("k", 3_000_000).await.unwrap().0, body);
             }
             let before = server.requests();
             for tls in [TlsOptions::default(), trusted.fingerprint(wrong)] {
-                let refused = client(&server, tls).get("k", 1).await.unwrap_err();
+                let refused = client(&server, tls).raw().get("k", 1).await.unwrap_err();
                 assert_eq!(refused.kind(), ErrorKind::Denied, "{refused:?}");
             }
             assert_eq!(server.requests(), before);
@@ -362,12 +375,12 @@ mod tls {
             server.create_bucket("bucket");
             let identity = server.identity();
             let trusted = TlsOptions::default().root_certificates(identity.ca_pem.as_bytes());
-            let refused = block_on(client(&server, trusted).has_bucket()).unwrap_err();
+            let refused = block_on(client(&server, trusted).raw().has_bucket()).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Denied, "{flaw:?}: {refused:?}");
             assert_eq!(server.requests(), 0, "{flaw:?}");
             let hex: Vec<_> = identity.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
             let pinned = TlsOptions::default().fingerprint(hex.concat().parse().unwrap());
-            assert!(block_on(client(&server, pinned).has_bucket()).unwrap(), "{flaw:?}");
+            assert!(block_on(client(&server, pinned).raw().has_bucket()).unwrap(), "{flaw:?}");
         }
     }
 }
@@ -379,18 +392,25 @@ fn large_objects_are_stored_in_parts() {
         set_up_with(|options| options.parts(6 << 20, NonZeroU64::new(5 << 20).unwrap()));
     let bytes = random((10 << 20) + 7);
     block_on(async {
-        let etag = client.put("large \u{e4}/+", bytes.clone(), &Condition::Always).await.unwrap();
+        let etag = client.raw().put("large \u{e4}/+", bytes.clone(), &Condition::Always).await.unwrap();
         assert!(etag.trim_matches('"').ends_with("-3"), "{etag}");
-        let (found, head) = client.get("large \u{e4}/+", u64::MAX).await.unwrap();
+        let (found, head) = client.raw().get("large \u{e4}/+", u64::MAX).await.unwrap();
         assert!(found == bytes);
         assert_eq!(head.etag, etag);
         let counts = client.counters().counts();
-        assert_eq!(counts[&(Operation::Multipart, Outcome::Answered)].attempts, 2);
-        assert_eq!(counts[&(Operation::Put, Outcome::Answered)].attempts, 3);
+        assert_eq!(
+            counts[&AttemptKind { operation: Operation::Multipart, outcome: RequestOutcome::Answered }]
+                .attempts,
+            2
+        );
+        assert_eq!(
+            counts[&AttemptKind { operation: Operation::Put, outcome: RequestOutcome::Answered }].attempts,
+            3
+        );
         // A condition is obeyed.
-        let again = client.put("large \u{e4}/+", bytes.clone(), &Condition::Absent).await;
+        let again = client.raw().put("large \u{e4}/+", bytes.clone(), &Condition::Absent).await;
         assert_eq!(again.unwrap_err().kind(), ErrorKind::AlreadyExists);
-        assert_eq!(client.open_uploads("").await.unwrap().len(), 0);
+        assert_eq!(client.raw().open_uploads("").await.unwrap().len(), 0);
     });
     assert_eq!(server.objects("bucket").len(), 1);
 }
@@ -417,7 +437,7 @@ fn a_presigned_url_permits_one_method_on_one_object() {
     let Setup { client, server, .. } = set_up();
     let key = "dir/with space+plus%25\u{e4}//x";
     let hour = std::time::Duration::from_hours(1);
-    let sign = |method, key: &str| block_on(client.presign(method, key, hour)).unwrap();
+    let sign = |method, key: &str| block_on(client.raw().presign(method, key, hour)).unwrap();
     assert_eq!(plainly("PUT", &sign(PresignedMethod::Put, key), b"body").0, 200);
     assert_eq!(server.objects("bucket")[key], "body");
     let get = sign(PresignedMethod::Get, key);
@@ -429,7 +449,7 @@ fn a_presigned_url_permits_one_method_on_one_object() {
     assert!(!get.contains(SECRET_KEY));
     assert_eq!(plainly("DELETE", &sign(PresignedMethod::Delete, key), b"").0, 204);
     for lifetime in [std::time::Duration::ZERO, 8 * 24 * hour] {
-        let refused = block_on(client.presign(PresignedMethod::Get, key, lifetime)).unwrap_err();
+        let refused = block_on(client.raw().presign(PresignedMethod::Get, key, lifetime)).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     }
 }

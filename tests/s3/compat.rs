@@ -8,8 +8,9 @@ use larder::backend::{Backend, Ownership};
 use larder::chunker::Chunker;
 use larder::error::{ErrorKind, Result};
 use larder::format::Digest;
-use larder::format::blob::BlobKind;
 use larder::format::name::{AuthId, GroupName, Namespace};
+use larder::internal::blob::BlobKind;
+use larder::internal::index;
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::S3Capabilities;
@@ -167,7 +168,8 @@ fn a_backup_adds_a_snapshot_to_a_pbs_bucket_after_a_take_over() {
         for (path, body) in &before {
             assert!(after[path] == body || path == ".in-use", "{path} was changed");
         }
-        let digest = added.archive("stream.raw.didx").await.unwrap().index().digest(4).unwrap().to_string();
+        let archive = added.archive("stream.raw.didx").await.unwrap();
+        let digest = index::of_archive(&archive).digest(4).unwrap().to_string();
         let folder = format!(".cnt/{}", added.name());
         let mut new: BTreeSet<_> =
             ["stream.raw.didx", "index.json.blob"].map(|file| format!("{folder}/{file}")).into();
@@ -223,7 +225,8 @@ struct Cuts {
 impl Cuts {
     async fn of(snapshot: &SnapshotReader, archive: &str) -> Self {
         let archive = snapshot.archive(archive).await.unwrap();
-        let mut ends: Vec<_> = archive.index().iter().map(|chunk| chunk.offset + chunk.len).collect();
+        let mut ends: Vec<_> =
+            index::of_archive(&archive).iter().map(|chunk| chunk.offset + chunk.len).collect();
         // The last ended where the stream did.
         ends.pop();
         Self { at: 0, ends }

@@ -5,10 +5,10 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use larder::error::{Error, ErrorKind};
 use larder::http::{HttpClient, HttpOptions, Timeouts};
+use larder::internal::s3::{Condition, ListRequest, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
-    Condition, Credentials, ListRequest, Operation, Outcome, RetryOptions, S3Client, S3Options,
-    StaticCredentials,
+    AttemptKind, Credentials, Operation, RequestOutcome, RetryOptions, S3Client, S3Options, StaticCredentials,
 };
 use larder_testing::fault_server::{Action, Etags, FaultServer, Flip, Framing, Options, Quirk, Rule};
 use std::num::{NonZeroU32, NonZeroU64};
@@ -52,11 +52,11 @@ fn body(length: usize) -> Bytes {
 }
 
 fn put(client: &S3Client, key: &str, bytes: &Bytes, condition: &Condition) -> Result<String, ErrorKind> {
-    block_on(client.put(key, bytes.clone(), condition)).map_err(|error| error.kind())
+    block_on(client.raw().put(key, bytes.clone(), condition)).map_err(|error| error.kind())
 }
 
 fn get(client: &S3Client, key: &str) -> Result<Bytes, ErrorKind> {
-    block_on(client.get(key, 32 << 20)).map(|(bytes, _)| bytes).map_err(|error| error.kind())
+    block_on(client.raw().get(key, 32 << 20)).map(|(bytes, _)| bytes).map_err(|error| error.kind())
 }
 
 /// Everything that an error says.
@@ -135,7 +135,7 @@ fn every_framing_is_understood_or_refused() {
     }
     server.add(Rule::on("HEAD").then(Action::Framing(Framing::HeadWithBody)));
     for _ in 0..3 {
-        assert_eq!(block_on(client.head("k")).unwrap().size, 3000);
+        assert_eq!(block_on(client.raw().head("k")).unwrap().size, 3000);
     }
 }
 
@@ -169,7 +169,7 @@ fn a_stalled_connection_ends_by_its_timeouts() {
         options.retry(retry).timeouts(timeouts)
     });
     let start = runtime.monotonic();
-    let dripping = block_on(client.get("k", 100_000)).map(drop).map_err(|error| error.kind());
+    let dripping = block_on(client.raw().get("k", 100_000)).map(drop).map_err(|error| error.kind());
     assert_eq!(dripping, Err(ErrorKind::Unavailable), "always moving, and never done");
     // Half a second, and one more because of the size, for each of two attempts.
     assert!(runtime.monotonic().saturating_sub(start) < Duration::from_secs(10));
@@ -230,12 +230,12 @@ fn an_error_in_a_success_response_is_retried_or_reported() {
     server.put("from", b"x".to_vec());
     let error_in_body = || Action::OkWithErrorBody { whitespace: 100, delay: Duration::from_millis(50) };
     server.add(Rule::on("PUT").then(error_in_body()));
-    let failed = block_on(client.copy("from", "to")).unwrap_err();
+    let failed = block_on(client.raw().copy("from", "to")).unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
     assert!(!server.objects().contains_key("to"));
     server.clear();
     server.add(Rule::on("POST").then(error_in_body()));
-    let failed = block_on(client.delete_many(&["from"])).unwrap_err();
+    let failed = block_on(client.raw().delete_many(&["from"])).unwrap_err();
     assert_eq!(failed.kind(), ErrorKind::Unavailable);
 }
 
@@ -245,7 +245,7 @@ fn a_repeated_conditional_put_recognises_its_own_success() {
     let (server, client) = set_up();
     server.add(Rule::on("PUT").first(1).then(Action::ExecuteThenDrop));
     let etag = put(&client, "mine", &body(100), &Condition::Absent).unwrap();
-    assert_eq!(block_on(client.head("mine")).unwrap().etag, etag);
+    assert_eq!(block_on(client.raw().head("mine")).unwrap().etag, etag);
     assert_eq!(server.log().iter().filter(|request| request.method == "PUT").count(), 2);
     // The same, but it was somebody else.
     server.put("theirs", b"other".to_vec());
@@ -329,7 +329,7 @@ fn a_full_server_is_reported_without_a_retry() {
     server.add(Rule::on("PUT").then(Action::status(507, "InsufficientStorage")));
     assert_eq!(put(&client, "k", &body(10), &ALWAYS), Err(ErrorKind::Full));
     assert_eq!(server.log().len(), 2);
-    let _ = block_on(client.delete("old", &ALWAYS)).unwrap();
+    let _ = block_on(client.raw().delete("old", &ALWAYS)).unwrap();
 }
 
 /// Proves H131.
@@ -339,7 +339,7 @@ fn a_wrong_clock_is_corrected() {
         let (server, client) = set_up();
         server.add(Rule::any().then(Action::SkewClock(skew)));
         assert!(put(&client, "k", &body(10), &ALWAYS).is_ok(), "by {skew} s");
-        assert!((client.clock_offset().0 - skew).abs() <= 2, "{:?}", client.clock_offset());
+        assert!((client.raw().clock_offset().0 - skew).abs() <= 2, "{:?}", client.raw().clock_offset());
         let before = server.log().len();
         get(&client, "k").unwrap();
         assert_eq!(server.log().len() - before, 1, "once is enough");
@@ -380,7 +380,7 @@ fn redirects_are_followed_only_to_the_same_provider() {
         let location = format!("{}/bucket/k", server.url());
         server.add(Rule::on("GET").first(1).then(to(status, location, Some("eu-9"))));
         assert!(get(&client, "k").is_ok());
-        assert_eq!(client.region(), region, "{status}: for good only where the server says so");
+        assert_eq!(client.raw().region(), region, "{status}: for good only where the server says so");
     }
     // Round and round.
     let (server, client) = set_up();
@@ -396,7 +396,7 @@ fn redirects_are_followed_only_to_the_same_provider() {
 fn a_response_with_another_range_is_refused() {
     let (server, client) = set_up_as(Options::with([Quirk::RangeIgnored]));
     server.put("k", body(100).to_vec());
-    let range = |client: &S3Client| block_on(client.get_range("k", 10..20)).map(|(bytes, _)| bytes);
+    let range = |client: &S3Client| block_on(client.raw().get_range("k", 10..20)).map(|(bytes, _)| bytes);
     assert_eq!(range(&client).unwrap_err().kind(), ErrorKind::Unsupported);
     let (server, client) = set_up();
     server.put("k", body(100).to_vec());
@@ -420,7 +420,7 @@ fn listings_that_never_end_or_are_out_of_order_are_errors() {
         block_on(async {
             let (mut token, mut keys) = (None, Vec::new());
             loop {
-                let page = client.list(&ListRequest::new("k"), token.as_deref()).await?;
+                let page = client.raw().list(&ListRequest::new("k"), token.as_deref()).await?;
                 keys.extend(page.listing.objects.into_iter().map(|object| object.key));
                 token = page.next;
                 if token.is_none() {
@@ -461,12 +461,12 @@ fn listings_that_never_end_or_are_out_of_order_are_errors() {
     server.add(Rule::list().then(Action::DropXmlElement("IsTruncated")));
     let mut folded = ListRequest::new("k");
     folded.fold = true;
-    let found = block_on(client.list(&folded, None)).unwrap();
+    let found = block_on(client.raw().list(&folded, None)).unwrap();
     assert_eq!((found.listing.common_prefixes, found.next), (vec!["k/".to_owned()], None));
     server.put("l", Vec::new());
     server.put("k0", Vec::new());
     server.add(Rule::list().then(Action::DropXmlElement("NextContinuationToken")));
-    assert_eq!(block_on(client.list(&folded, None)).unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(block_on(client.raw().list(&folded, None)).unwrap_err().kind(), ErrorKind::Unavailable);
     let (server, client) = set_up_as(Options::with([Quirk::ListUnordered]));
     (0..20).for_each(|number| server.put(&format!("k{number:02}"), Vec::new()));
     assert_eq!(walk(&client).unwrap_err().kind(), ErrorKind::Unavailable);
@@ -481,8 +481,8 @@ fn optional_headers_may_be_missing() {
         server.clear();
         server.add(Rule::any().then(Action::DropHeader(header)));
         assert!(put(&client, "new", &body(10), &ALWAYS).is_ok(), "without {header}");
-        assert!(get(&client, "k").is_ok() && block_on(client.head("k")).is_ok(), "without {header}");
-        assert!(block_on(client.delete("new", &ALWAYS)).is_ok(), "without {header}");
+        assert!(get(&client, "k").is_ok() && block_on(client.raw().head("k")).is_ok(), "without {header}");
+        assert!(block_on(client.raw().delete("new", &ALWAYS)).is_ok(), "without {header}");
     }
 }
 
@@ -493,7 +493,7 @@ fn a_long_error_text_is_truncated_and_contains_no_secret() {
     let page = vec![b'x'; 10 << 20];
     let huge = Action::Status { status: 400, code: "", headers: vec![], body: Some(page) };
     server.add(Rule::on("GET").then(huge));
-    let error = block_on(client.get("k", 100)).unwrap_err();
+    let error = block_on(client.raw().get("k", 100)).unwrap_err();
     let text = told(&error);
     assert!(text.len() < 4096, "{} bytes", text.len());
     assert!(!text.contains("not to be seen") && !format!("{client:?}").contains("not to be seen"));
@@ -511,11 +511,13 @@ fn every_attempt_is_counted() {
     get(&client, "k").unwrap();
     let _ = get(&client, "missing");
     let counts = client.counters().counts();
-    let count = |operation, outcome| counts.get(&(operation, outcome)).map_or(0, |count| count.attempts);
-    assert_eq!(count(Operation::Put, Outcome::Throttled), 2);
-    assert_eq!(count(Operation::Put, Outcome::Answered), 1);
-    assert_eq!(count(Operation::Get, Outcome::Broken), 1);
-    assert_eq!(count(Operation::Get, Outcome::Answered), 2);
+    let count = |operation, outcome| {
+        counts.get(&AttemptKind { operation, outcome }).map_or(0, |count| count.attempts)
+    };
+    assert_eq!(count(Operation::Put, RequestOutcome::Throttled), 2);
+    assert_eq!(count(Operation::Put, RequestOutcome::Answered), 1);
+    assert_eq!(count(Operation::Get, RequestOutcome::Broken), 1);
+    assert_eq!(count(Operation::Get, RequestOutcome::Answered), 2);
     assert_eq!(client.counters().total().attempts, server.log().len() as u64);
     assert_eq!(client.counters().total().bytes_out, 300);
 }
@@ -526,8 +528,8 @@ fn requests_pause_while_a_server_is_down_and_resume() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     server.add(Rule::on("GET").first(60).then(Action::status(503, "SlowDown")));
-    let results = block_on(join_all((0..40).map(|_| client.get("k", 1))));
-    assert!(client.concurrency() < 64, "{}", client.concurrency());
+    let results = block_on(join_all((0..40).map(|_| client.raw().get("k", 1))));
+    assert!(client.raw().concurrency() < 64, "{}", client.raw().concurrency());
     assert!(
         results
             .iter()
@@ -535,7 +537,7 @@ fn requests_pause_while_a_server_is_down_and_resume() {
     );
     block_on(async {
         for _ in 0..10 {
-            client.get("k", 1).await.unwrap();
+            client.raw().get("k", 1).await.unwrap();
         }
     });
 }
@@ -560,12 +562,12 @@ fn a_transformed_body_is_refused() {
     assert_eq!(get(&client, "k"), Err(ErrorKind::Unavailable));
     let failed = [
         // What compression makes longer is not taken for an object that is too large.
-        block_on(client.get("k", 1000)).map(drop),
-        block_on(client.get("large", 1 << 20)).map(drop),
-        block_on(client.get_range("k", 0..10)).map(drop),
-        block_on(client.get("absent", 1000)).map(drop),
-        block_on(client.list(&ListRequest::new("k"), None)).map(drop),
-        block_on(client.put("new", body(10), &ALWAYS)).map(drop),
+        block_on(client.raw().get("k", 1000)).map(drop),
+        block_on(client.raw().get("large", 1 << 20)).map(drop),
+        block_on(client.raw().get_range("k", 0..10)).map(drop),
+        block_on(client.raw().get("absent", 1000)).map(drop),
+        block_on(client.raw().list(&ListRequest::new("k"), None)).map(drop),
+        block_on(client.raw().put("new", body(10), &ALWAYS)).map(drop),
     ];
     for (at, result) in failed.into_iter().enumerate() {
         let error = result.unwrap_err();
@@ -582,8 +584,8 @@ fn requests_without_a_body_have_no_content_length() {
     let (server, client) = set_up();
     server.put("k", b"x".to_vec());
     get(&client, "k").unwrap();
-    block_on(client.head("k")).unwrap();
-    let _ = block_on(client.delete("k", &ALWAYS)).unwrap();
+    block_on(client.raw().head("k")).unwrap();
+    let _ = block_on(client.raw().delete("k", &ALWAYS)).unwrap();
     assert!(server.log().iter().all(|request| request.header("content-length").is_none()));
 }
 
@@ -634,7 +636,7 @@ fn a_multipart_upload_with_any_fault_is_whole_or_absent() {
         let stored = put(&client, "k", &bytes, &ALWAYS);
         assert!(stored.is_ok(), "{name}: {stored:?}");
         assert!(server.objects()["k"] == bytes, "{name}");
-        assert_eq!(block_on(client.head("k")).unwrap().etag, stored.unwrap(), "{name}");
+        assert_eq!(block_on(client.raw().head("k")).unwrap().etag, stored.unwrap(), "{name}");
         server.remove("k");
     }
     assert!(server.violations().is_empty(), "{:?}", server.violations());
@@ -672,7 +674,7 @@ fn failed_uploads_are_aborted_now_or_by_the_cleanup_of_old_uploads() {
     server.add(Rule::on("PUT").then(Action::StallResponseAt(0)));
     let seen =
         || server.log().iter().any(|request| request.method == "PUT" && request.path.ends_with("/dropped"));
-    let sending = Box::pin(client.put("dropped", bytes.clone(), &ALWAYS));
+    let sending = Box::pin(client.raw().put("dropped", bytes.clone(), &ALWAYS));
     let stopped = block_on(futures::future::select(sending, until(seen)));
     assert!(matches!(stopped, futures::future::Either::Right(_)), "the put ended");
     drop(stopped);
@@ -690,15 +692,15 @@ fn failed_uploads_are_aborted_now_or_by_the_cleanup_of_old_uploads() {
         assert!(put(&client, key, &bytes, &ALWAYS).is_err());
     }
     server.clear();
-    assert_eq!(block_on(client.open_uploads("")).unwrap().len(), 3);
+    assert_eq!(block_on(client.raw().open_uploads("")).unwrap().len(), 3);
     assert_eq!(
-        block_on(client.abort_stale_uploads("store/", Duration::from_hours(24))).unwrap(),
+        block_on(client.raw().abort_stale_uploads("store/", Duration::from_hours(24))).unwrap(),
         0,
         "too young"
     );
-    assert_eq!(block_on(client.abort_stale_uploads("store/", Duration::ZERO)).unwrap(), 2);
+    assert_eq!(block_on(client.raw().abort_stale_uploads("store/", Duration::ZERO)).unwrap(), 2);
     assert_eq!(server.uploads(), ["other"]);
-    block_on(client.abort_upload("nothing", "there")).unwrap();
+    block_on(client.raw().abort_upload("nothing", "there")).unwrap();
 }
 
 /// Proves H118.
@@ -713,10 +715,10 @@ fn open_uploads_are_listed_page_by_page() {
         assert!(put(&client, "same", &body(2 * PART), &ALWAYS).is_err());
     }
     server.clear();
-    assert_eq!(block_on(client.open_uploads("")).unwrap().len(), 10);
-    assert_eq!(block_on(client.open_uploads("k")).unwrap().len(), 5);
+    assert_eq!(block_on(client.raw().open_uploads("")).unwrap().len(), 10);
+    assert_eq!(block_on(client.raw().open_uploads("k")).unwrap().len(), 5);
     server.add(Rule::on("GET").then(Action::DropXmlElement("NextKeyMarker")));
-    assert_eq!(block_on(client.open_uploads("")).unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(block_on(client.raw().open_uploads("")).unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
 /// Proves H154.
@@ -728,7 +730,7 @@ fn a_completed_upload_without_an_answer_is_not_sent_again() {
     for number in 0..3 {
         let condition = if number == 0 { Condition::Absent } else { ALWAYS };
         let tag = put(&client, &number.to_string(), &bytes, &condition).unwrap();
-        assert_eq!(block_on(client.head(&number.to_string())).unwrap().etag, tag);
+        assert_eq!(block_on(client.raw().head(&number.to_string())).unwrap().etag, tag);
         assert!(server.objects()[&number.to_string()] == bytes);
     }
     let puts = server.log().iter().filter(|request| request.method == "PUT").count();
@@ -748,7 +750,7 @@ fn a_completed_upload_without_an_answer_is_not_sent_again() {
 #[test]
 fn damage_in_transit_is_detected_although_the_server_checks_no_hashes() {
     let (server, client) = set_up();
-    client.send_md5(true);
+    client.raw().send_md5(true);
     server.add(Rule::on("PUT").first(1).then(Action::FlipBit(Flip::Received)));
     assert!(put(&client, "k", &body(100_000), &ALWAYS).is_ok());
     assert!(server.log().iter().all(|request| request.header("content-md5").is_some()));

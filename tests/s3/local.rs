@@ -3,10 +3,10 @@
 use futures::executor::block_on;
 use futures::future::{self, Either};
 use futures::io::Cursor;
-use larder::backend::fault::FaultBackend;
 use larder::error::ErrorKind;
-use larder::format::blob::encode_plain;
 use larder::format::name::{AuthId, GroupName, Namespace, SnapshotName};
+use larder::internal::blob::encode_plain;
+use larder::internal::fault::FaultBackend;
 use larder::store::{Datastore, Protection};
 use larder_testing::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
 use larder_testing::s3_store::{

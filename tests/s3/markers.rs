@@ -1,9 +1,10 @@
 //! Empty objects that consoles and tools make for folders are no part of a store.
 
 use futures::executor::block_on;
-use larder::backend::{ListQuery, list_all};
+use larder::backend::ListQuery;
 use larder::format::layout::Prefix;
 use larder::format::name::{GroupName, Namespace};
+use larder::internal::listing::list_all;
 use larder_testing::fault_server::{FaultServer, Options as ServerOptions};
 use larder_testing::s3_store::{back_up, fresh, group, keys, view};
 

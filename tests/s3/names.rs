@@ -305,7 +305,7 @@ fn a_destroyed_store_leaves_a_record_of_its_pending_deletes() {
             server.add(
                 Rule::on(method).path(move |path| path.contains(part)).first(1).then(Action::CutRequestAt(0)),
             );
-            Datastore::destroy(Arc::<larder::backend::fault::FaultBackend>::clone(&one.backend))
+            Datastore::destroy(Arc::<larder::internal::fault::FaultBackend>::clone(&one.backend))
                 .await
                 .unwrap();
             drop(one);

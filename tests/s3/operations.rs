@@ -5,8 +5,9 @@ use futures::executor::block_on;
 use futures::future::BoxFuture;
 use larder::error::{Error, ErrorKind};
 use larder::http::{HttpClient, HttpOptions, Timeouts};
+use larder::internal::s3::{Condition, ListRequest, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
-use larder::s3::{Condition, Credentials, ListRequest, RetryOptions, S3Client, S3Options, StaticCredentials};
+use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder_testing::fault_server::{Action, FaultServer, Options, Rule};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
@@ -18,22 +19,26 @@ type Run = for<'a> fn(&'a S3Client) -> BoxFuture<'a, Result<(), Error>>;
 
 /// Every operation that sends one request when all is well, on objects that are there.
 const OPERATIONS: [(&str, Run); 16] = [
-    ("get", |client| Box::pin(async { client.get("k", 100).await.map(drop) })),
-    ("get a range", |client| Box::pin(async { client.get_range("k", 0..2).await.map(drop) })),
-    ("head", |client| Box::pin(async { client.head("k").await.map(drop) })),
-    ("put", |client| Box::pin(async { client.put("k", small(), &ALWAYS).await.map(drop) })),
-    ("create", |client| Box::pin(async { client.put("new", small(), &Condition::Absent).await.map(drop) })),
-    ("copy", |client| Box::pin(async { client.copy("k", "copy").await.map(drop) })),
-    ("delete", |client| Box::pin(async { client.delete("k", &ALWAYS).await.map(drop) })),
-    ("delete many", |client| Box::pin(async { client.delete_many(&["k", "l"]).await.map(drop) })),
-    ("list", |client| Box::pin(async { client.list(&ListRequest::new(""), None).await.map(drop) })),
-    ("look for the bucket", |client| Box::pin(async { client.has_bucket().await.map(drop) })),
-    ("versioning", |client| Box::pin(async { client.keeps_versions().await.map(drop) })),
-    ("object lock", |client| Box::pin(async { client.locks_objects().await.map(drop) })),
-    ("lifecycle", |client| Box::pin(async { client.lifecycle().await.map(drop) })),
-    ("list uploads", |client| Box::pin(async { client.open_uploads("").await.map(drop) })),
-    ("abort an upload", |client| Box::pin(async { client.abort_upload("k", "none").await })),
-    ("put in parts", |client| Box::pin(async { client.put("large", large(), &ALWAYS).await.map(drop) })),
+    ("get", |client| Box::pin(async { client.raw().get("k", 100).await.map(drop) })),
+    ("get a range", |client| Box::pin(async { client.raw().get_range("k", 0..2).await.map(drop) })),
+    ("head", |client| Box::pin(async { client.raw().head("k").await.map(drop) })),
+    ("put", |client| Box::pin(async { client.raw().put("k", small(), &ALWAYS).await.map(drop) })),
+    ("create", |client| {
+        Box::pin(async { client.raw().put("new", small(), &Condition::Absent).await.map(drop) })
+    }),
+    ("copy", |client| Box::pin(async { client.raw().copy("k", "copy").await.map(drop) })),
+    ("delete", |client| Box::pin(async { client.raw().delete("k", &ALWAYS).await.map(drop) })),
+    ("delete many", |client| Box::pin(async { client.raw().delete_many(&["k", "l"]).await.map(drop) })),
+    ("list", |client| Box::pin(async { client.raw().list(&ListRequest::new(""), None).await.map(drop) })),
+    ("look for the bucket", |client| Box::pin(async { client.raw().has_bucket().await.map(drop) })),
+    ("versioning", |client| Box::pin(async { client.raw().keeps_versions().await.map(drop) })),
+    ("object lock", |client| Box::pin(async { client.raw().locks_objects().await.map(drop) })),
+    ("lifecycle", |client| Box::pin(async { client.raw().lifecycle().await.map(drop) })),
+    ("list uploads", |client| Box::pin(async { client.raw().open_uploads("").await.map(drop) })),
+    ("abort an upload", |client| Box::pin(async { client.raw().abort_upload("k", "none").await })),
+    ("put in parts", |client| {
+        Box::pin(async { client.raw().put("large", large(), &ALWAYS).await.map(drop) })
+    }),
 ];
 
 fn small() -> Bytes {
@@ -150,7 +155,7 @@ fn a_slow_but_moving_response_is_read_to_its_end() {
     server.put("slow", vec![7; 100_000]);
     // Two seconds in all, never a second without a byte; its size gives it another second.
     server.add(Rule::on("GET").then(Action::Drip { bytes: 5000, every: Duration::from_millis(100) }));
-    let (found, _) = block_on(client.get("slow", 200_000)).unwrap();
+    let (found, _) = block_on(client.raw().get("slow", 200_000)).unwrap();
     assert_eq!(found.len(), 100_000);
 }
 
@@ -169,7 +174,7 @@ fn operations_send_the_minimum_of_requests() {
     let list = || {
         let (mut token, mut count) = (None, 0);
         loop {
-            let page = block_on(client.list(&ListRequest::new("store/"), token.as_deref())).unwrap();
+            let page = block_on(client.raw().list(&ListRequest::new("store/"), token.as_deref())).unwrap();
             count += page.listing.objects.len();
             token = page.next;
             if token.is_none() {
@@ -179,10 +184,13 @@ fn operations_send_the_minimum_of_requests() {
         assert_eq!(count, 2500);
     };
     assert_eq!(requests(&list), 3);
-    assert_eq!(requests(&|| drop(block_on(client.put("a", small(), &Condition::Absent)).unwrap())), 1);
-    assert_eq!(requests(&|| drop(block_on(client.put("a", small(), &Condition::Absent)).unwrap_err())), 1);
-    assert_eq!(requests(&|| drop(block_on(client.get("a", 100)).unwrap())), 1);
+    assert_eq!(requests(&|| drop(block_on(client.raw().put("a", small(), &Condition::Absent)).unwrap())), 1);
+    assert_eq!(
+        requests(&|| drop(block_on(client.raw().put("a", small(), &Condition::Absent)).unwrap_err())),
+        1
+    );
+    assert_eq!(requests(&|| drop(block_on(client.raw().get("a", 100)).unwrap())), 1);
     let keys: Vec<_> = (0..2500).map(|number| format!("store/{number:06}")).collect();
     let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-    assert_eq!(requests(&|| drop(block_on(client.delete_many(&keys)).unwrap())), 3);
+    assert_eq!(requests(&|| drop(block_on(client.raw().delete_many(&keys)).unwrap())), 3);
 }

@@ -14,14 +14,14 @@ use futures::channel::oneshot;
 use futures::future::join_all;
 use larder::error::{Error, ErrorKind};
 use larder::http::{HttpTransport, Request, Response, TransportError};
+use larder::internal::s3::{Condition, Requests as _};
+use larder::internal::wire::date::parse_iso8601;
+use larder::internal::wire::http_body::Framing;
+use larder::internal::wire::http_head::ResponseHead;
 use larder::rt::{Runtime, SimRuntime};
 use larder::s3::{
-    Condition, CredentialProvider, Credentials, RateLimits, RetryOptions, S3Client, S3Options,
-    StaticCredentials,
+    CredentialProvider, Credentials, RateLimits, RetryOptions, S3Client, S3Options, StaticCredentials,
 };
-use larder::wire::date::parse_iso8601;
-use larder::wire::http_body::Framing;
-use larder::wire::http_head::ResponseHead;
 
 const LATENCY: Duration = Duration::from_millis(100);
 
@@ -107,7 +107,7 @@ fn a_thousand_workers_send_few_requests_to_a_server_that_is_down_and_resume() {
         async move {
             while runtime.monotonic() < Duration::from_secs(50) {
                 // Who is refused comes again, as workers do that have nothing else to do.
-                let _ = client.get("k", 1).await;
+                let _ = client.raw().get("k", 1).await;
             }
         }
     });
@@ -125,7 +125,7 @@ fn a_request_that_waited_long_is_signed_when_it_is_sent() {
     let seen = Arc::clone(&stale);
     let start = SimRuntime::new(1).now();
     let answers = move |at: Duration, request: &Request| {
-        let date = request.headers.iter().find(|(name, _)| name == "x-amz-date").unwrap().1.clone();
+        let date = request.headers.iter().find(|header| header.name == "x-amz-date").unwrap().value.clone();
         // 20250101T001500Z
         let parts = [&date[..4], "-", &date[4..6], "-", &date[6..11], ":", &date[11..13], ":", &date[13..]];
         let signed = parse_iso8601(&parts.concat()).unwrap();
@@ -144,7 +144,7 @@ fn a_request_that_waited_long_is_signed_when_it_is_sent() {
     });
     let puts = (0..1300).map(|number| {
         let client = client.clone();
-        async move { client.put(&number.to_string(), Bytes::new(), &Condition::Always).await }
+        async move { client.raw().put(&number.to_string(), Bytes::new(), &Condition::Always).await }
     });
     assert!(all(&runtime, puts).into_iter().all(|result| result.is_ok()));
     assert!(runtime.monotonic() > Duration::from_mins(20));
@@ -166,7 +166,7 @@ fn a_request_that_would_wait_past_its_deadline_fails_in_time() {
     );
     let gets = (0..100).map(|_| {
         let client = client.clone();
-        async move { client.get("k", 0).await.map(drop).map_err(|error| error.kind()) }
+        async move { client.raw().get("k", 0).await.map(drop).map_err(|error| error.kind()) }
     });
     let results = all(&runtime, gets);
     let done = results.iter().filter(|result| result.is_ok()).count();
@@ -201,7 +201,7 @@ impl CredentialProvider for Rotating {
 }
 
 fn key_number(request: &Request) -> u64 {
-    let header = &request.headers.iter().find(|(name, _)| name == "authorization").unwrap().1;
+    let header = &request.headers.iter().find(|header| header.name == "authorization").unwrap().value;
     header.split("key-").nth(1).unwrap().split('-').next().unwrap().parse().unwrap()
 }
 
@@ -222,7 +222,7 @@ fn credentials_that_change_every_hundred_requests_fail_no_request() {
             let client = client.clone();
             async move {
                 for _ in 0..50 {
-                    client.get("k", 1).await.unwrap();
+                    client.raw().get("k", 1).await.unwrap();
                 }
             }
         });
@@ -241,7 +241,7 @@ fn credentials_are_renewed_early_and_used_until_they_expire() {
     let get = async |minutes: u64| {
         let until = Duration::from_secs(60 * minutes).saturating_sub(runtime.monotonic());
         runtime.sleep(until).await;
-        client.get("k", 1).await.map(drop).map_err(|error| error.kind())
+        client.raw().get("k", 1).await.map(drop).map_err(|error| error.kind())
     };
     runtime.block_on(async {
         assert_eq!(get(0).await, Ok(()));

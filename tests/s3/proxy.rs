@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use larder::error::ErrorKind;
 use larder::http::{HttpClient, HttpOptions, PoolStatus, Proxy, TlsOptions};
+use larder::internal::s3::{Condition, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
-use larder::s3::{Addressing, Condition, Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
+use larder::s3::{Addressing, Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder_testing::s3_server::{ACCESS_KEY, DOMAIN, REGION, S3Server, SECRET_KEY};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -128,13 +129,13 @@ fn requests_share_one_tunnel_while_it_is_open() {
     let (server, proxy, http, client) = set_up(plain, None);
     let body = Bytes::from(vec![7; 3_000_000]);
     block_on(async {
-        client.put("k", body.clone(), &Condition::Always).await.unwrap();
+        client.raw().put("k", body.clone(), &Condition::Always).await.unwrap();
         for _ in 0..5 {
-            assert_eq!(client.get("k", 3_000_000).await.unwrap().0, body);
+            assert_eq!(client.raw().get("k", 3_000_000).await.unwrap().0, body);
         }
         assert_eq!(opened(&http), 1);
         proxy.hang_up();
-        assert_eq!(client.get("k", 3_000_000).await.unwrap().0, body, "through another one");
+        assert_eq!(client.raw().get("k", 3_000_000).await.unwrap().0, body, "through another one");
     });
     let name = format!("CONNECT bucket.{DOMAIN}:{} HTTP/1.1", server.address().port());
     assert_eq!(proxy.asked(), [name.clone(), name], "the proxy sees the name and nothing else");
@@ -145,10 +146,10 @@ fn requests_share_one_tunnel_while_it_is_open() {
 fn a_proxy_can_require_a_password() {
     let with_password = |address| Proxy::new(&format!("http://us%40er:pass@{address}")).unwrap();
     let (_server, proxy, _, client) = set_up(with_password, Some("Basic dXNAZXI6cGFzcw=="));
-    block_on(client.put("k", Bytes::new(), &Condition::Always)).unwrap();
+    block_on(client.raw().put("k", Bytes::new(), &Condition::Always)).unwrap();
     assert_eq!(proxy.asked().len(), 1);
     let (server, proxy, _, client) = set_up(plain, Some("Basic dXNAZXI6cGFzcw=="));
-    let refused = block_on(client.get("k", 1)).unwrap_err();
+    let refused = block_on(client.raw().get("k", 1)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused:?}");
     assert_eq!((proxy.asked().len(), server.requests()), (3, 0));
 }
@@ -158,7 +159,7 @@ fn a_proxy_can_require_a_password() {
 fn servers_on_this_host_and_exceptions_bypass_the_proxy() {
     let (_server, proxy, _, client) = set_up(|address| plain(address).direct(DOMAIN), None);
     // Without the proxy nobody knows where it is.
-    assert_eq!(block_on(client.get("k", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(block_on(client.raw().get("k", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(proxy.asked().is_empty());
     let server = S3Server::start();
     server.create_bucket("bucket");
@@ -168,7 +169,7 @@ fn servers_on_this_host_and_exceptions_bypass_the_proxy() {
     let credentials = StaticCredentials::new(Credentials::new(ACCESS_KEY, SECRET_KEY));
     let options = S3Options::new(server.url(), "bucket").credentials(Arc::new(credentials));
     let client = S3Client::new(runtime, http, options).unwrap();
-    block_on(client.put("k", Bytes::new(), &Condition::Always)).unwrap();
+    block_on(client.raw().put("k", Bytes::new(), &Condition::Always)).unwrap();
     assert!(proxy.asked().is_empty());
 }
 
@@ -198,7 +199,7 @@ fn a_silent_proxy_ends_by_its_timeout() {
         .timeouts(timeouts)
         .retry(retry);
     let client = S3Client::new(runtime, http, options).unwrap();
-    assert_eq!(block_on(client.get("k", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(block_on(client.raw().get("k", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(holding.join().unwrap(), 3);
     assert_eq!(client.counters().total().attempts, 0, "no request was sent");
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, SyncLevel};
+use larder::internal::listing::ShortPages as _;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options};
 use larder_testing::history;

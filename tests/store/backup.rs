@@ -399,7 +399,7 @@ fn a_deleted_or_corrupt_base_fails_the_backup() {
             }
             // A chunk that the base names is missing: data at hand heals it, a clean extent cannot.
             let digest = store.snapshot(base.name()).await.unwrap().archive("d.img.fidx").await.unwrap();
-            let digest = digest.index().digest(1).unwrap().to_string();
+            let digest = larder::internal::index::of_archive(&digest).digest(1).unwrap().to_string();
             place.write(&chunk_path(&digest), "").await;
             let backup = store.backup(&group).begin().await.unwrap();
             let image = backup.image("d.img", Cursor::new(&data), 200_000).chunk_bytes(CHUNK);
@@ -421,13 +421,13 @@ fn an_existing_chunk_is_compared_with_the_offered_one() {
             let data = noise(6, 100_000);
             let path = chunk_path(&larder::format::Digest::of(&data).to_string());
             let mut good = Vec::new();
-            larder::format::blob::encode_plain(&data, &mut good).unwrap();
+            larder::internal::blob::encode_plain(&data, &mut good).unwrap();
             let mut other_length = good.clone();
             other_length.truncate(50_000);
             let mut frame = zstd::bulk::compress(&data, 19).unwrap();
             frame.splice(0..0, crc32fast::hash(&frame).to_le_bytes());
-            frame.splice(0..0, larder::format::blob::BlobKind::Zstd.magic());
-            let encrypted = [&larder::format::blob::BlobKind::Encrypted.magic()[..], &[0; 60]].concat();
+            frame.splice(0..0, larder::internal::blob::BlobKind::Zstd.magic());
+            let encrypted = [&larder::internal::blob::BlobKind::Encrypted.magic()[..], &[0; 60]].concat();
             for (number, (present, kept)) in [
                 (&b""[..], false),
                 (b"short", false),
@@ -466,7 +466,8 @@ fn a_restore_names_corrupt_chunks_and_never_returns_their_bytes() {
             backup.blob("c.conf", "text").await.unwrap();
             let name = backup.finish().await.unwrap().name().clone();
             let snapshot = store.snapshot(&name).await.unwrap();
-            let digest = snapshot.archive("d.img.fidx").await.unwrap().index().digest(2).unwrap().to_string();
+            let archive = snapshot.archive("d.img.fidx").await.unwrap();
+            let digest = larder::internal::index::of_archive(&archive).digest(2).unwrap().to_string();
             let copy = || async {
                 let snapshot = store.snapshot(&name).await?;
                 let archive = snapshot.archive("d.img.fidx").await?;

@@ -12,12 +12,13 @@ use std::time::Duration;
 use futures::executor::block_on;
 use larder::backend::{
     Backend, Coordination, FsBackend, FsOptions, Housekeeping, ListEntry, ListQuery, Orphan,
-    PrefixDirectories, PutMode, SyncLevel, list_all,
+    PrefixDirectories, PutMode, SyncLevel,
 };
 use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::Namespace;
+use larder::internal::listing::list_all;
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 
 const SNAPSHOT: &str = "vm/1/2025-07-14T14:20:02Z";

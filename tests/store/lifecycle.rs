@@ -3,16 +3,17 @@
 use futures::executor::block_on;
 use futures::future::{self, BoxFuture, FutureExt as _};
 use futures::io::{AsyncReadExt as _, Cursor};
-use larder::backend::fault::FaultBackend;
 use larder::backend::{
     Backend, FsBackend, FsOptions, ListEntry, ListQuery, MemoryBackend, Ownership, PrefixDirectories,
-    PutMode, S3Backend, list_all,
+    PutMode, S3Backend,
 };
 use larder::error::ErrorKind;
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::{GroupName, Namespace};
 use larder::gc::{self, GcOptions};
 use larder::http::{HttpClient, HttpOptions};
+use larder::internal::fault::FaultBackend;
+use larder::internal::listing::{ShortPages as _, list_all};
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, S3Client, S3Options, StaticCredentials};
@@ -413,7 +414,7 @@ fn adopting_a_copied_store_draws_a_new_identity_and_drops_records_of_the_old_one
             backend
                 .put(
                     &Key::Suspects,
-                    larder::format::larder::suspects::encode(&BTreeSet::default()),
+                    larder::internal::suspects::encode(&BTreeSet::default()),
                     PutMode::Replace,
                 )
                 .await

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use futures::executor::block_on;
 use futures::io::Cursor;
-use larder::backend::record::Method;
 use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, PutMode, SyncLevel};
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::layout::Key;
 use larder::format::name::{Namespace, SnapshotName};
+use larder::internal::record::Method;
 use larder::prune::{self, Outcome};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, Options, Protection, Scope, SnapshotState};

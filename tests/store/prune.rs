@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::Method;
 use larder::backend::{Backend, FsBackend, LockMode, LockReach, LockScope, MemoryBackend, PutMode};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::listing::ShortPages as _;
+use larder::internal::record::Method;
 use larder::prune::{self, GroupOutcome, Outcome, PruneObserver, PruneOptions, PrunePlan, PruneReport, Stop};
 use larder::retention::{Decision, RetentionItem, RetentionRules, retain};
 use larder::rt::{Runtime, SimRuntime};
@@ -718,7 +719,7 @@ fn a_manifest_change_does_not_recreate_a_deleted_manifest() {
 fn a_plan_lists_each_group_once_and_an_execution_checks_each_removed_group_again() {
     block_on(async {
         let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime()));
-        let record = Arc::new(larder::backend::record::RecordingBackend::new(backend));
+        let record = Arc::new(larder::internal::record::RecordingBackend::new(backend));
         let store =
             Datastore::create(Arc::clone(&record) as Arc<dyn Backend>, Options::default()).await.unwrap();
         for name in ["vm/1", "vm/2", "ct/1"] {

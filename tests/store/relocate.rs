@@ -9,13 +9,14 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::{Method, RecordingBackend};
 use larder::backend::{Backend, FsBackend, LockReach, MemoryBackend, PutMode};
 use larder::error::ErrorKind;
 use larder::error::ErrorKind::{Denied, InvalidInput, NotFound};
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::{AuthId, BackupTime, Namespace, SnapshotName};
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::listing::ShortPages as _;
+use larder::internal::record::{Method, RecordingBackend};
 use larder::prune::{self, PruneOptions};
 use larder::retention::{Decision, RetentionRules};
 use larder::rt::{Runtime, SimRuntime};
@@ -670,7 +671,7 @@ fn a_move_stores_the_manifest_last_and_deletes_it_first() {
         for name in &snapshots {
             let target = Key::Manifest(there(name, "b"));
             let is_of = |key: &Key, name: &SnapshotName| Prefix::Snapshot(name.clone()).contains(key);
-            let position = |wanted: &dyn Fn(&larder::backend::record::Call) -> bool| {
+            let position = |wanted: &dyn Fn(&larder::internal::record::Call) -> bool| {
                 calls.iter().position(wanted).unwrap()
             };
             let published = position(&|call| call.method == Method::Put && call.keys.contains(&target));

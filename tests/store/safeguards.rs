@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::io::Cursor;
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::Method;
 use larder::backend::{
     Backend, Capabilities, FsBackend, FsOptions, LockReach, MemoryBackend, PrefixDirectories, PutMode,
     Removal, SyncLevel,
@@ -15,6 +13,8 @@ use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::{Namespace, SnapshotName};
 use larder::gc;
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::record::Method;
 use larder::prune;
 use larder::rt::{Runtime as _, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, DirtyMap, Protection, Relocated, Scope};

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::backend::record::{Call, Method, RecordingBackend};
 use larder::backend::{Backend, LockScope, MemoryBackend, PutMode};
 use larder::format::layout::Key;
 use larder::format::name::{ArchiveKind, Namespace};
+use larder::internal::record::{Call, Method, RecordingBackend};
 use larder::prune;
 use larder::rt::{Runtime as _, SimRuntime};
 use larder::store::{Datastore, Scope};

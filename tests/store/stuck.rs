@@ -10,14 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::executor::block_on;
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::Method;
 use larder::backend::{
     Backend, Coordination, FsBackend, FsOptions, LockMode, LockScope, PrefixDirectories, SyncLevel,
 };
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::{BackupTime, SnapshotName};
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::record::Method;
+use larder::internal::replay::DiskUnderTest as _;
 use larder::prune;
 use larder::rt::{Runtime as _, ThreadRuntime};
 use larder::store::{Datastore, Options, Scope};

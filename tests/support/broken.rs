@@ -14,6 +14,7 @@ use larder::backend::{
 };
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::layout::Key;
+use larder::internal::listing::ShortPages as _;
 use larder::rt::Runtime;
 
 /// A promise that is broken.

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use larder::backend::{Backend, Ownership, S3Backend};
 use larder::http::{HttpClient, HttpOptions};
+use larder::internal::s3::{Condition, ListRequest, Requests as _};
 use larder::rt::Runtime;
-use larder::s3::{
-    Addressing, Condition, Credentials, ListRequest, S3Capabilities, S3Client, S3Options, StaticCredentials,
-};
+use larder::s3::{Addressing, Credentials, S3Capabilities, S3Client, S3Options, StaticCredentials};
 
 use crate::s3_server;
 
@@ -92,7 +91,7 @@ impl Bucket {
     pub async fn keys(&self, prefix: &str) -> Vec<String> {
         let (mut keys, mut token) = (Vec::new(), None);
         loop {
-            let page = self.client.list(&ListRequest::new(prefix), token.as_deref()).await.unwrap();
+            let page = self.client.raw().list(&ListRequest::new(prefix), token.as_deref()).await.unwrap();
             keys.extend(page.listing.objects.into_iter().map(|object| object.key));
             token = page.next;
             if token.is_none() {
@@ -105,7 +104,7 @@ impl Bucket {
     pub async fn objects(&self, prefix: &str) -> BTreeMap<String, Bytes> {
         let mut objects = BTreeMap::new();
         for key in self.keys(prefix).await {
-            let body = self.client.get(&key, u64::MAX).await.unwrap().0;
+            let body = self.client.raw().get(&key, u64::MAX).await.unwrap().0;
             objects.insert(key, body);
         }
         objects
@@ -118,13 +117,13 @@ impl Bucket {
 
     /// Stores an object.
     pub async fn put(&self, key: &str, body: impl Into<Bytes>) {
-        self.client.put(key, body.into(), &Condition::Always).await.unwrap();
+        self.client.raw().put(key, body.into(), &Condition::Always).await.unwrap();
     }
 
     /// Deletes every object whose key begins with the prefix.
     pub async fn clear(&self, prefix: &str) {
         for key in self.keys(prefix).await {
-            let _ = self.client.delete(&key, &Condition::Always).await.unwrap();
+            let _ = self.client.raw().delete(&key, &Condition::Always).await.unwrap();
         }
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use larder::backend::{
-    Backend, FsOptions, ListEntry, ListQuery, MemoryBackend, PrefixDirectories, SyncLevel, list_all,
+    Backend, FsOptions, ListEntry, ListQuery, MemoryBackend, PrefixDirectories, SyncLevel,
 };
 use larder::format::layout::Prefix;
 use larder::format::name::{GroupName, Namespace, SnapshotName};
+use larder::internal::listing::{ShortPages as _, list_all};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::Datastore;
 

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::io::Cursor;
-use larder::backend::{Backend, ListEntry, ListQuery, PutMode, list_all};
+use larder::backend::{Backend, ListEntry, ListQuery, PutMode};
 use larder::error::{Error, Result};
 use larder::format::Digest;
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::{GroupName, Namespace};
 use larder::gc::{self, GcEnd, GcOptions, GcReport};
+use larder::internal::listing::list_all;
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
 
 use crate::noise;

@@ -13,6 +13,7 @@ use larder::backend::{
 };
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
+use larder::internal::listing::ShortPages as _;
 use larder::rt::Runtime;
 #[cfg(feature = "s3")]
 use larder::rt::ThreadRuntime;

@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use larder::format::Digest;
 use larder::http::{HttpTransport, Progress, Request, Response, TransportError, TransportErrorKind};
+use larder::internal::wire::http_body::Framing;
+use larder::internal::wire::http_head::ResponseHead;
+use larder::internal::wire::uri;
 use larder::rt::{Runtime, SimRuntime};
-use larder::wire::http_body::Framing;
-use larder::wire::http_head::ResponseHead;
-use larder::wire::uri;
 
 use crate::fault_server::date;
 
@@ -115,8 +115,8 @@ impl SimBucket {
         let path = uri::decode(path).unwrap();
         let key = path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key).to_owned();
         let header = |name: &str| {
-            let found = request.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.as_str())
+            let found = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+            found.map(|header| header.value.as_str())
         };
         let found = self.state().objects.get(&key).cloned();
         let refused = |status, code: &str| (status, Vec::new(), error(code));

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use larder::backend::record::Method;
 use larder::backend::{
     Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListEntry, ListPage,
     ListQuery, LockGuard, LockMode, LockScope, Object, ObjectInfo, Orphan, PendingMoves, PutMode, Removal,
@@ -17,6 +16,7 @@ use larder::backend::{
 };
 use larder::error::Result;
 use larder::format::layout::Key;
+use larder::internal::record::Method;
 use larder::rt::Runtime;
 
 /// Before or after a call.

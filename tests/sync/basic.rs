@@ -4,18 +4,20 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::{Call, Method, RecordingBackend};
 use larder::backend::{
     Backend, FsBackend, FsOptions, ListEntry, ListQuery, LockMode, LockScope, MemoryBackend,
-    PrefixDirectories, PutMode, Removal, list_all,
+    PrefixDirectories, PutMode, Removal,
 };
 use larder::error::ErrorKind;
 use larder::format::Digest;
-use larder::format::blob::{Blob, BlobDecoder, PlaintextSize, encode_plain};
 use larder::format::layout::{Key, Prefix};
-use larder::format::manifest::{Manifest, VerifyResult, VerifyState};
+use larder::format::manifest::{Manifest, VerifyResult};
 use larder::format::name::{BackupType, GroupName, Namespace, SnapshotName};
+use larder::internal::blob::{Blob, BlobDecoder, PlaintextSize, encode_plain};
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::listing::{ShortPages as _, list_all};
+use larder::internal::manifest;
+use larder::internal::record::{Call, Method, RecordingBackend};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, Options, Protection, SnapshotState};
 use larder::sync::{
@@ -172,7 +174,7 @@ async fn edit(backend: &dyn Backend, name: &SnapshotName, change: impl FnOnce(&m
 
 fn failed(manifest: &mut Manifest) {
     let upid = "UPID:vm:000073D8:00057516:00000000:6B043380:verify:a:root@pam:".parse().unwrap();
-    manifest.set_verify_state(Some(&VerifyState::new(upid, VerifyResult::Failed)));
+    manifest::set_verify_state(manifest, upid, VerifyResult::Failed);
 }
 
 #[test]
@@ -273,7 +275,7 @@ fn a_sync_of_a_pbs_store_copies_it_byte_for_byte() {
             {
                 let key = Key::Archive(name.clone(), file.name().clone());
                 let bytes = ours[&key.path()].clone();
-                let index = larder::format::index::IndexReader::parse(file.name().kind(), bytes).unwrap();
+                let index = larder::internal::index::IndexReader::parse(file.name().kind(), bytes).unwrap();
                 for chunk in index.iter() {
                     let path = Key::Chunk(chunk.digest).path();
                     let blob = Blob::parse(our_chunks[&path].clone()).unwrap();
@@ -507,7 +509,7 @@ async fn same_name(directory: &Path) -> Vec<(Arc<dyn Backend>, SnapshotName)> {
         let name = target.latest(&group).await.unwrap().unwrap();
         if let Some(key) = key {
             let text = key.map(|byte: u8| format!("{byte:02x}")).join(":");
-            edit(to.as_ref(), &name, |it| it.set_key_fingerprint(Some(text.parse().unwrap()))).await;
+            edit(to.as_ref(), &name, |it| manifest::set_key_fingerprint(it, text.parse().unwrap())).await;
         }
         made.push((to, name));
     }
@@ -1004,7 +1006,7 @@ fn a_source_cannot_read_chunks_of_the_target_by_naming_them() {
         assert!(pair.target.snapshots(name.group()).await.unwrap().is_empty());
         // Nor by an encrypted chunk of that name, of whose contents nobody can tell.
         let mut blob = [0_u8; 44 + CHUNK];
-        blob[..8].copy_from_slice(&larder::format::blob::BlobKind::Encrypted.magic());
+        blob[..8].copy_from_slice(&larder::internal::blob::BlobKind::Encrypted.magic());
         let checksum = crc(&blob[44..]);
         blob[8..12].copy_from_slice(&checksum.to_le_bytes());
         for chunk in secret.chunks(CHUNK) {

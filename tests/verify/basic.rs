@@ -8,16 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::{Method, RecordingBackend};
-use larder::backend::{
-    Backend, ListEntry, ListQuery, LockMode, LockScope, MemoryBackend, PutMode, Removal, list_all,
-};
+use larder::backend::{Backend, ListEntry, ListQuery, LockMode, LockScope, MemoryBackend, PutMode, Removal};
 use larder::error::{ErrorKind, Result};
 use larder::format::Digest;
 use larder::format::layout::{Key, Prefix};
 use larder::format::manifest::VerifyResult;
 use larder::format::name::{GroupName, SnapshotName};
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::listing::list_all;
+use larder::internal::record::{Method, RecordingBackend};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options, SnapshotReader};
 use larder::verify::{

@@ -5,8 +5,6 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future;
 use futures::io::{AsyncReadExt as _, Cursor};
-use larder::backend::fault::{Action, FaultBackend, Rule};
-use larder::backend::record::{Method, RecordingBackend};
 use larder::backend::{
     Backend, Capabilities, Coordination, Cursor as Page, Deleted, FsBackend, FsOptions, Housekeeping,
     ListPage, ListQuery, MemoryBackend, Object, ObjectInfo, Orphan, PrefixDirectories, PutMode, Removal,
@@ -14,10 +12,12 @@ use larder::backend::{
 };
 use larder::error::{ErrorKind, Result};
 use larder::format::Digest;
-use larder::format::larder::suspects;
 use larder::format::layout::Key;
 use larder::format::manifest::VerifyResult;
 use larder::format::name::{Namespace, SnapshotName};
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::record::{Method, RecordingBackend};
+use larder::internal::suspects;
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, Options, SnapshotReader};
 use larder::verify::{self, Fault, Mode, Repair, Scope, VerifyOptions, VerifyReport};

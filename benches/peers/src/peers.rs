@@ -15,7 +15,8 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provi
 use bytes::Bytes;
 use larder::http::{HttpClient, HttpOptions, TlsOptions};
 use larder::rt::{Runtime, TokioRuntime};
-use larder::s3::{Condition, Credentials, S3Client, S3Options, StaticCredentials};
+use larder::internal::s3::{Condition, Requests as _};
+use larder::s3::{Credentials, S3Client, S3Options, StaticCredentials};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::{Certificate, ClientOptions, ObjectStoreExt as _, PutPayload};
@@ -75,8 +76,8 @@ impl Client {
 
     pub(crate) async fn put(&self, key: &str, body: Bytes) -> Outcome<()> {
         match self {
-            Self::Larder(client) => drop(client.put(key, body, &Condition::Always).await?),
-            Self::ObjectStore(client) => drop(client.put(&Path::from(key), PutPayload::from(body)).await?),
+            Self::Larder(client) => drop(client.raw().put(key, body, &Condition::Always).await?),
+            Self::ObjectStore(client) => drop(client.raw().put(&Path::from(key), PutPayload::from(body)).await?),
             Self::AwsSdkS3(client) => {
                 let body = ByteStream::from(body);
                 client.put_object().bucket(BUCKET).key(key).body(body).send().await?;
@@ -87,8 +88,8 @@ impl Client {
 
     pub(crate) async fn get(&self, key: &str, length: usize) -> Outcome<Bytes> {
         let body = match self {
-            Self::Larder(client) => client.get(key, length as u64).await?.0,
-            Self::ObjectStore(client) => client.get(&Path::from(key)).await?.bytes().await?,
+            Self::Larder(client) => client.raw().get(key, length as u64).await?.0,
+            Self::ObjectStore(client) => client.raw().get(&Path::from(key)).await?.bytes().await?,
             Self::AwsSdkS3(client) => {
                 let found = client.get_object().bucket(BUCKET).key(key).send().await?;
                 found.body.collect().await?.into_bytes()

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use larder::wire::uri::{decode, encode_path};
+use larder::internal::wire::uri::{decode, encode_path};
 use sha2::Digest as _;
 
 use super::bucket::{Asked, Object, Objects, hex, list};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, BufRead};
 
-use larder::wire::uri::decode;
+use larder::internal::wire::uri::decode;
 
 /// The largest head.
 const MOST_HEAD: usize = 64 << 10;

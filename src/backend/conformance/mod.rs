@@ -104,11 +104,11 @@ pub struct Suite<'a> {
 
 /// The cases that a backend passed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct ConformanceReport {
     passed: Vec<&'static str>,
 }
 
-impl Report {
+impl ConformanceReport {
     /// The names of the cases, in the order in which they ran.
     pub fn passed(&self) -> &[&'static str] {
         &self.passed
@@ -162,8 +162,8 @@ impl<'a> Suite<'a> {
     /// # Panics
     /// If the backend breaks a promise, the store is not empty, or a case that was asked for by name does not exist or lacks its
     /// preparation.
-    pub async fn run(&self, backend: &Arc<dyn Backend>) -> Report {
-        let mut report = Report::default();
+    pub async fn run(&self, backend: &Arc<dyn Backend>) -> ConformanceReport {
+        let mut report = ConformanceReport::default();
         let is_wanted = |case: &str| self.only.as_ref().is_none_or(|only| only.contains(&case));
         let by_name = BY_NAME.iter().filter(|_| self.only.is_some());
         for (name, case) in CASES.iter().chain(by_name).filter(|(name, _)| is_wanted(name)) {

@@ -68,7 +68,7 @@ mod lock_names;
 mod lock_place;
 mod objects;
 #[cfg(feature = "testing")]
-pub mod replay;
+pub(crate) mod replay;
 mod times;
 mod version;
 
@@ -163,14 +163,14 @@ impl FsOptions {
 
     /// Records every change to the disk.
     #[cfg(feature = "testing")]
-    pub fn record(mut self, record: Arc<replay::DiskRecord>) -> Self {
+    pub(crate) fn recorded(mut self, record: Arc<replay::DiskRecord>) -> Self {
         self.record = Some(record);
         self
     }
 
     /// Fails every call that makes a file or a directory as on a full disk, while this is `true`.
     #[cfg(feature = "testing")]
-    pub fn full(mut self, is_full: Arc<std::sync::atomic::AtomicBool>) -> Self {
+    pub(crate) fn filled(mut self, is_full: Arc<std::sync::atomic::AtomicBool>) -> Self {
         self.free_space.is_full = Some(is_full);
         self
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::s3::place::{Place, bare, is_marker};
 use crate::backend::s3::reserve::Reserve;
 use crate::error::{Error, ErrorKind, Result};
-use crate::s3::{Condition, ListRequest, S3Client};
+use crate::s3::{BucketClient, Condition, ListRequest};
 
 /// Maximum size of the mark in bytes.
 const LIMIT_BYTES: u64 = 64 << 10;
@@ -66,7 +66,7 @@ struct InUse {
 /// The owner mark of one store.
 #[derive(Debug)]
 pub(super) struct Mark {
-    pub(super) client: S3Client,
+    pub(super) client: BucketClient,
     pub(super) ownership: Ownership,
     pub(super) place: Place,
     pub(super) reserve: Arc<Reserve>,
@@ -116,7 +116,7 @@ impl Mark {
     }
 
     /// Removes the mark.
-    pub(super) async fn remove(&self, client: &S3Client) -> Result<()> {
+    pub(super) async fn remove(&self, client: &BucketClient) -> Result<()> {
         client.delete(&self.place.in_use, &Condition::Always).await.map(drop)
     }
 

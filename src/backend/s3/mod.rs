@@ -46,7 +46,9 @@ use crate::backend::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::rt::Runtime;
-use crate::s3::{Condition, Head, ListRequest, ListedPage, Risk, S3Capabilities, S3Client, Support};
+use crate::s3::{
+    BucketClient, Condition, Head, ListRequest, ListedPage, Risk, S3Capabilities, S3Client, Support,
+};
 
 pub use mark::Ownership;
 
@@ -59,7 +61,8 @@ const LOOKS: usize = 3;
 #[derive(Debug)]
 pub struct S3Backend {
     capabilities: Capabilities,
-    client: S3Client,
+    client: BucketClient,
+    handle: S3Client,
     lease: Arc<Lease>,
     locks: Arc<LockTable>,
     markers: Markers,
@@ -115,6 +118,8 @@ impl S3Backend {
             tracks_last_use: false,
             ..Capabilities::local()
         };
+        let handle = client;
+        let client = handle.requests().clone();
         client.send_md5(!yes(server.checks_bodies));
         let store = if store.is_empty() { String::new() } else { format!("{store}/") };
         let place = Place {
@@ -130,6 +135,7 @@ impl S3Backend {
         Ok(Self {
             capabilities,
             client,
+            handle,
             lease,
             locks: Arc::default(),
             markers: Markers::default(),
@@ -153,7 +159,7 @@ impl S3Backend {
     /// uploads, which are invisible and cost money. A day is a good age: no upload that is alive is as old.
     ///
     /// # Errors
-    /// As for [`S3Client::abort_stale_uploads`].
+    /// As for any request to the server; `Conflict` if the lease was lost.
     pub async fn abort_stale_uploads(&self, age: Duration) -> Result<usize> {
         let mut aborted = 0;
         for prefix in [format!("{}{CONTENT}", self.store), self.render_prefix(&Prefix::Chunks)] {
@@ -168,7 +174,7 @@ impl S3Backend {
 
     /// The client, for its counters and limits.
     pub fn client(&self) -> &S3Client {
-        &self.client
+        &self.handle
     }
 
     /// The capabilities of the server.

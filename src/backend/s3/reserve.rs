@@ -55,7 +55,7 @@ use futures::lock::Mutex as AsyncMutex;
 use crate::backend::PutMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
-use crate::s3::{Condition, S3Client};
+use crate::s3::{BucketClient, Condition};
 
 /// Number of objects.
 const PARTS: u8 = Key::RESERVES;
@@ -94,10 +94,10 @@ impl Reserve {
     /// cannot be stored again.
     ///
     /// # Errors
-    /// As for [`S3Client::put`].
+    /// As for [`BucketClient::put`].
     pub(super) async fn store(
         &self,
-        client: &S3Client,
+        client: &BucketClient,
         (key, mode): (&Key, &PutMode),
         (rendered, object, condition): (&str, Bytes, &Condition),
     ) -> Result<String> {
@@ -117,10 +117,10 @@ impl Reserve {
     /// Stores an object that a deletion needs. In a full bucket, deletes the objects of the reserve one after the other to make room.
     ///
     /// # Errors
-    /// As for [`S3Client::put`] and [`S3Client::delete`]; `Full` if the bucket is full without these objects too.
+    /// As for [`BucketClient::put`] and [`BucketClient::delete`]; `Full` if the bucket is full without these objects too.
     pub(super) async fn put(
         &self,
-        client: &S3Client,
+        client: &BucketClient,
         key: &str,
         bytes: Bytes,
         condition: &Condition,
@@ -142,16 +142,16 @@ impl Reserve {
     /// Fails while the reserve is spent and cannot be stored again. Called before a put of data.
     ///
     /// # Errors
-    /// `Full`; as for [`S3Client::put`].
-    pub(super) async fn before_data(&self, client: &S3Client) -> Result<()> {
+    /// `Full`; as for [`BucketClient::put`].
+    pub(super) async fn before_data(&self, client: &BucketClient) -> Result<()> {
         if self.state().gone == 0 { Ok(()) } else { self.restore(client, PART_BYTES).await }
     }
 
     /// Stores the reserve, unless it exists.
     ///
     /// # Errors
-    /// `Full`; as for [`S3Client::head`] and [`S3Client::put`].
-    pub(super) async fn keep(&self, client: &S3Client) -> Result<()> {
+    /// `Full`; as for [`BucketClient::head`] and [`BucketClient::put`].
+    pub(super) async fn keep(&self, client: &BucketClient) -> Result<()> {
         let state = *self.state();
         if state.gone == 0 && !state.is_whole {
             match client.head(&self.key(&Key::Reserve(0))).await {
@@ -165,7 +165,7 @@ impl Reserve {
     }
 
     /// Ends the use of the store. Stores the reserve again if this process spent it; after a failure, the next collection stores it.
-    pub(super) async fn end(&self, client: &S3Client) {
+    pub(super) async fn end(&self, client: &BucketClient) {
         let _ = self.restore(client, MIN_PART_BYTES).await;
         self.forget();
     }
@@ -185,7 +185,7 @@ impl Reserve {
     }
 
     /// Stores the absent objects, with at least `least` bytes each.
-    async fn restore(&self, client: &S3Client, least: usize) -> Result<()> {
+    async fn restore(&self, client: &BucketClient, least: usize) -> Result<()> {
         let _alone = self.making.lock().await;
         let before = *self.state();
         let mut is_whole = before.is_whole || before.gone == PARTS;
@@ -204,7 +204,7 @@ impl Reserve {
     }
 
     /// Replaces a smaller reserve at full size, if the bucket has room.
-    async fn grow(&self, client: &S3Client) -> Result<()> {
+    async fn grow(&self, client: &BucketClient) -> Result<()> {
         let _alone = self.making.lock().await;
         let before = self.state().spent;
         for number in (0..PARTS).rev() {
@@ -219,7 +219,7 @@ impl Reserve {
     }
 
     /// Stores one object and returns its size, which is halved as long as the bucket has no room for it.
-    async fn put_part(&self, client: &S3Client, number: u8, least: usize) -> Result<usize> {
+    async fn put_part(&self, client: &BucketClient, number: u8, least: usize) -> Result<usize> {
         let (key, mut size) = (self.key(&Key::Reserve(number)), PART_BYTES);
         loop {
             match client.put(&key, contents(size), &Condition::Always).await {

@@ -4,4 +4,4 @@ pub(crate) mod gc_candidates;
 #[cfg(feature = "s3")]
 pub(crate) mod lease_record;
 pub(crate) mod store_record;
-pub mod suspects;
+pub(crate) mod suspects;

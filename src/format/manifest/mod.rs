@@ -47,7 +47,7 @@ pub struct Manifest {
 impl Manifest {
     /// A manifest without files for the snapshot of that type, id and time.
     #[must_use]
-    pub const fn new(backup_type: BackupType, id: BackupId, time: BackupTime) -> Self {
+    pub(crate) const fn new(backup_type: BackupType, id: BackupId, time: BackupTime) -> Self {
         Self {
             backup_type,
             id,
@@ -151,7 +151,7 @@ impl Manifest {
     ///
     /// # Errors
     /// [`ManifestError::DuplicateFile`] if the manifest has a file of that name already.
-    pub fn add_file(&mut self, file: ManifestFile) -> Result<(), ManifestError> {
+    pub(crate) fn add_file(&mut self, file: ManifestFile) -> Result<(), ManifestError> {
         if self.file(&file.name).is_some() {
             return Err(ManifestError::DuplicateFile);
         }
@@ -167,7 +167,8 @@ impl Manifest {
     }
 
     /// Replaces or removes the signature.
-    pub fn set_signature(&mut self, signature: Option<Digest>) {
+    #[cfg(test)]
+    pub(crate) fn set_signature(&mut self, signature: Option<Digest>) {
         self.signature = signature;
     }
 }
@@ -193,7 +194,7 @@ impl ManifestFile {
     ///
     /// # Errors
     /// If `size` is 2^63 or more, which no reader accepts.
-    pub fn new(
+    pub(crate) fn new(
         name: ArchiveName,
         crypt_mode: CryptMode,
         size: u64,

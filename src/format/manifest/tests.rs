@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::format::fingerprint::Fingerprint;
+use crate::format::fingerprint::KeyFingerprint;
 use crate::format::name::AuthId;
 use crate::format::upid::Upid;
 
@@ -204,8 +204,8 @@ fn what_is_beside_the_signature_is_set_read_and_removed() {
     let state = VerifyState::new(upid, VerifyResult::Failed);
     manifest.set_verify_state(Some(&state));
     assert_eq!(manifest.verify_state(), Ok(Some(state)));
-    manifest.set_key_fingerprint(Some(Fingerprint::from_bytes([7; 32])));
-    assert_eq!(manifest.key_fingerprint(), Ok(Some(Fingerprint::from_bytes([7; 32]))));
+    manifest.set_key_fingerprint(Some(KeyFingerprint::from_bytes([7; 32])));
+    assert_eq!(manifest.key_fingerprint(), Ok(Some(KeyFingerprint::from_bytes([7; 32]))));
     manifest.set_notes(Some(""));
     assert_eq!(manifest.notes(), Some(""));
     manifest.set_chunk_upload_stats(Some(UploadStats::default()));

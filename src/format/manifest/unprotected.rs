@@ -1,4 +1,4 @@
-use crate::format::fingerprint::Fingerprint;
+use crate::format::fingerprint::KeyFingerprint;
 use crate::format::json::{Json, Object};
 use crate::format::manifest::{Manifest, ManifestError, field};
 use crate::format::upid::Upid;
@@ -16,7 +16,7 @@ impl Manifest {
     }
 
     /// Replaces or removes the notes.
-    pub fn set_notes(&mut self, notes: Option<&str>) {
+    pub(crate) fn set_notes(&mut self, notes: Option<&str>) {
         self.set(NOTES, notes.map(Json::from));
     }
 
@@ -32,7 +32,7 @@ impl Manifest {
     }
 
     /// Replaces or removes the result of the last verification.
-    pub fn set_verify_state(&mut self, state: Option<&VerifyState>) {
+    pub(crate) fn set_verify_state(&mut self, state: Option<&VerifyState>) {
         self.set(VERIFY_STATE, state.map(VerifyState::to_json));
     }
 
@@ -40,7 +40,7 @@ impl Manifest {
     ///
     /// # Errors
     /// If the stored value cannot be parsed.
-    pub fn key_fingerprint(&self) -> Result<Option<Fingerprint>, ManifestError> {
+    pub fn key_fingerprint(&self) -> Result<Option<KeyFingerprint>, ManifestError> {
         let Some(fingerprint) = self.unprotected.get(FINGERPRINT) else {
             return Ok(None);
         };
@@ -48,7 +48,7 @@ impl Manifest {
     }
 
     /// Replaces or removes the fingerprint of the key.
-    pub fn set_key_fingerprint(&mut self, fingerprint: Option<Fingerprint>) {
+    pub(crate) fn set_key_fingerprint(&mut self, fingerprint: Option<KeyFingerprint>) {
         self.set(FINGERPRINT, fingerprint.map(|it| Json::from(it.to_string())));
     }
 
@@ -67,17 +67,18 @@ impl Manifest {
     }
 
     /// Replaces or removes the upload statistics.
-    pub fn set_chunk_upload_stats(&mut self, stats: Option<UploadStats>) {
+    pub(crate) fn set_chunk_upload_stats(&mut self, stats: Option<UploadStats>) {
         self.set(STATS, stats.map(UploadStats::to_json));
     }
 
     /// The keys of the unprotected part.
-    pub fn unprotected_keys(&self) -> impl Iterator<Item = &str> {
+    #[cfg(test)]
+    pub(crate) fn unprotected_keys(&self) -> impl Iterator<Item = &str> {
         self.unprotected.keys().map(String::as_str)
     }
 
     /// The value of `key`, as JSON text without white space.
-    pub fn unprotected(&self, key: &str) -> Option<String> {
+    pub(crate) fn unprotected(&self, key: &str) -> Option<String> {
         self.unprotected.get(key).map(Json::compact)
     }
 
@@ -85,7 +86,8 @@ impl Manifest {
     ///
     /// # Errors
     /// If `json` is not JSON text, or contains a duplicate key. Nothing is changed then.
-    pub fn set_unprotected(&mut self, key: &str, json: Option<&str>) -> Result<(), ManifestError> {
+    #[cfg(test)]
+    pub(crate) fn set_unprotected(&mut self, key: &str, json: Option<&str>) -> Result<(), ManifestError> {
         let value = json.map(|text| Json::parse(text.as_bytes())).transpose()?;
         self.set(key, value);
         Ok(())
@@ -122,7 +124,7 @@ pub enum VerifyResult {
 impl VerifyState {
     /// A result of the task `upid`.
     #[must_use]
-    pub const fn new(upid: Upid, state: VerifyResult) -> Self {
+    pub(crate) const fn new(upid: Upid, state: VerifyResult) -> Self {
         Self { upid, state }
     }
 

@@ -25,7 +25,7 @@ pub enum ArchiveKind {
 impl ArchiveName {
     /// Maximum bytes of the name of a new archive. Longer names can be read, but temporary names made
     /// from them might not fit the 255 bytes of a directory entry.
-    pub const MAX_NEW_BYTES: usize = 200;
+    pub(crate) const MAX_NEW_BYTES: usize = 200;
 
     /// The archive `name` of that kind. A missing suffix is added: both `disk.img` and `disk.img.fidx`
     /// give `disk.img.fidx`.
@@ -70,7 +70,7 @@ impl ArchiveName {
     ///
     /// # Errors
     /// If it is longer.
-    pub fn check_new(&self) -> Result<(), NameError> {
+    pub(crate) fn check_new(&self) -> Result<(), NameError> {
         if self.0.len() > Self::MAX_NEW_BYTES {
             return Err(NameKind::Archive.fault(NameFault::TooLong));
         }
@@ -96,10 +96,10 @@ impl ArchiveName {
 
 impl ArchiveKind {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Blob, Self::Dynamic, Self::Fixed];
+    pub(crate) const ALL: [Self; 3] = [Self::Blob, Self::Dynamic, Self::Fixed];
 
     /// Suffix of names of this kind: `.blob`, `.didx` or `.fidx`.
-    pub const fn extension(self) -> &'static str {
+    pub(crate) const fn extension(self) -> &'static str {
         match self {
             Self::Blob => ".blob",
             Self::Dynamic => ".didx",

@@ -16,7 +16,7 @@ pub struct AuthId {
 
 impl AuthId {
     /// Maximum bytes of an id.
-    pub const MAX_BYTES: usize = 1024;
+    pub(crate) const MAX_BYTES: usize = 1024;
 
     /// `root@pam`, the administrator of a stock PBS.
     pub fn root() -> Self {
@@ -42,7 +42,7 @@ impl AuthId {
     /// Returns `true` if this caller may use what `owner` owns: it is the owner, or the user whose token is the owner.
     ///
     /// A token may not use what its user owns. Source: PBS datastore format §1.5.
-    pub fn may_access(&self, owner: &Self) -> bool {
+    pub(crate) fn may_access(&self, owner: &Self) -> bool {
         self == owner || (self.token().is_none() && owner.token().is_some() && self.text == owner.user())
     }
 }

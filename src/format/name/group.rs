@@ -88,7 +88,7 @@ pub enum BackupType {
 
 impl BackupType {
     /// All types, in their order.
-    pub const ALL: [Self; 3] = [Self::Ct, Self::Host, Self::Vm];
+    pub(crate) const ALL: [Self; 3] = [Self::Ct, Self::Host, Self::Vm];
 
     /// The type as text: `ct`, `host` or `vm`.
     pub const fn as_str(self) -> &'static str {

@@ -16,9 +16,9 @@ pub struct Namespace {
 
 impl Namespace {
     /// Maximum number of components below the root.
-    pub const MAX_DEPTH: usize = 7;
+    pub(crate) const MAX_DEPTH: usize = 7;
     /// Maximum bytes of the components joined by `/`. One component has at most 255.
-    pub const MAX_BYTES: usize = 256;
+    pub(crate) const MAX_BYTES: usize = 256;
 
     /// The namespace that contains all others.
     #[must_use]
@@ -77,7 +77,7 @@ impl Namespace {
     }
 
     /// The directory of this namespace relative to the datastore: `ns/a/ns/b`, empty for the root.
-    pub fn directory(&self) -> String {
+    pub(crate) fn directory(&self) -> String {
         let mut directory = String::new();
         for component in self.components() {
             let slash = if directory.is_empty() { "" } else { "/" };

@@ -19,9 +19,10 @@ pub struct BackupTime {
 
 impl BackupTime {
     /// The earliest time.
-    pub const MIN: Self = Self { epoch: 1 };
+    pub(crate) const MIN: Self = Self { epoch: 1 };
     /// The latest time, the last whose year has four digits.
-    pub const MAX: Self = Self { epoch: LAST };
+    #[cfg(test)]
+    pub(crate) const MAX: Self = Self { epoch: LAST };
 
     /// The time this number of seconds after 1970-01-01T00:00:00Z.
     ///

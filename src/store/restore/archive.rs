@@ -148,7 +148,7 @@ impl ArchiveReader {
     }
 
     /// Its index.
-    pub fn index(&self) -> &IndexReader {
+    pub(crate) fn index(&self) -> &IndexReader {
         &self.archive.index
     }
 

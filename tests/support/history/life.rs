@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::future::{AbortHandle, Abortable};
-use larder::backend::fault::{Action, Rule};
-use larder::backend::record::Method;
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
+use larder::internal::fault::{Action, Rule};
+use larder::internal::record::Method;
 use larder::rt::{Runtime as _, SimRuntime};
 
 use super::place::Kind;

@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use larder::backend::fault::FaultBackend;
 use larder::backend::{
     Backend, Capabilities, Coordination, Cursor, Deleted, FsBackend, FsOptions, Housekeeping, LeaseTerm,
     ListPage, ListQuery, LockGuard, LockMode, LockScope, MemoryBackend, Object, ObjectInfo, Orphan,
@@ -15,6 +14,8 @@ use larder::backend::{
 };
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::layout::Key;
+use larder::internal::fault::FaultBackend;
+use larder::internal::listing::ShortPages as _;
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::future::{AbortHandle, poll_fn};
 use larder::error::ErrorKind;
 use larder::format::name::{GroupName, Namespace, SnapshotName};
+use larder::internal::listing::ShortPages as _;
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options};
 

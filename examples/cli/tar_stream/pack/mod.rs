@@ -21,7 +21,7 @@ use futures::executor::block_on;
 use futures::io::AsyncRead;
 use futures::sink::SinkExt as _;
 use futures::stream::TryStreamExt as _;
-use larder::tree::{Excludes, Finding};
+use larder::tree::{Excludes, TreeFinding};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::super::findings::Findings;
@@ -102,7 +102,7 @@ struct Listener {
 }
 
 impl Listener {
-    fn found(&self, finding: Finding) -> io::Result<()> {
+    fn found(&self, finding: TreeFinding) -> io::Result<()> {
         if self.strict && !finding.is_notice() {
             return Err(io::Error::other(finding.to_string()));
         }

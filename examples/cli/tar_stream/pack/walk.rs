@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::vec;
 
-use larder::tree::{Attribute, EntryKind, Finding, Problem, is_virtual_filesystem};
+use larder::tree::{Attribute, EntryKind, Problem, TreeFinding, is_virtual_filesystem};
 use rustix::fs::{Dir, Mode, OFlags, fstatfs, openat, readlinkat};
 use tar::Builder;
 
@@ -292,7 +292,7 @@ impl Walk<'_> {
     }
 
     fn found(&self, problem: Problem, cause: Option<io::Error>) -> io::Result<()> {
-        let finding = Finding::new(self.whole_path(), problem);
+        let finding = TreeFinding::new(self.whole_path(), problem);
         self.listener.found(match cause {
             Some(cause) => finding.because(cause),
             None => finding,

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use larder::tree::{Attribute, Finding, Problem};
+use larder::tree::{Attribute, Problem, TreeFinding};
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 
@@ -176,10 +176,10 @@ impl Attributes {
 }
 
 /// The findings of attributes that could not be set.
-pub(crate) fn not_set(path: &[u8], failures: Vec<(Attribute, String)>) -> impl Iterator<Item = Finding> {
+pub(crate) fn not_set(path: &[u8], failures: Vec<(Attribute, String)>) -> impl Iterator<Item = TreeFinding> {
     failures
         .into_iter()
-        .map(move |(attribute, why)| Finding::new(path, Problem::NotSet(attribute)).because(why))
+        .map(move |(attribute, why)| TreeFinding::new(path, Problem::NotSet(attribute)).because(why))
 }
 
 fn owner_of(object: Object<'_>) -> Result<(u32, u32), Errno> {

@@ -18,7 +18,7 @@
 
 use std::io;
 
-use larder::tree::{Finding, Problem};
+use larder::tree::{Problem, TreeFinding};
 
 use super::header::{Header, Parts, more_parts};
 use super::records::{Records, decimal};
@@ -208,7 +208,7 @@ impl<S: Source> Entries<S> {
         }
         self.last.clone_from(&path);
         let mut data_at = at + BLOCK;
-        let finding = |problem| Finding::new(path.clone(), problem);
+        let finding = |problem| TreeFinding::new(path.clone(), problem);
         let Some(size) = size else {
             self.findings.add(finding(Problem::Unsupported).because("its size makes no sense"));
             self.next = data_at;
@@ -337,7 +337,7 @@ impl<S: Source> Entries<S> {
     }
 
     fn lose(&mut self, why: &str) {
-        self.findings.add(Finding::new(self.last.clone(), Problem::EntriesLost).because(why));
+        self.findings.add(TreeFinding::new(self.last.clone(), Problem::EntriesLost).because(why));
     }
 
     fn look(&mut self, at: u64) -> Result<Found, ReadError> {

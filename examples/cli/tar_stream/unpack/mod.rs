@@ -29,7 +29,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 
-use larder::tree::{Finding, Problem};
+use larder::tree::{Problem, TreeFinding};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -154,14 +154,14 @@ impl Shared {
     }
 
     fn report(&self, path: &[u8], problem: Problem, why: impl std::fmt::Display) {
-        self.findings.add(Finding::new(path, problem).because(why));
+        self.findings.add(TreeFinding::new(path, problem).because(why));
     }
 
     /// Reports that an entry could not be made.
     fn fail(&self, path: &[u8], problem: Problem, error: io::Error) {
         use io::ErrorKind::{AlreadyExists, QuotaExceeded, StorageFull};
         let problem = if error.kind() == AlreadyExists { Problem::Exists } else { problem };
-        self.findings.add(Finding::new(path, problem).because(&error));
+        self.findings.add(TreeFinding::new(path, problem).because(&error));
         if matches!(error.kind(), QuotaExceeded | StorageFull) {
             *self.full.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
@@ -175,7 +175,7 @@ impl Shared {
     fn node(&self, made: &Made, entry: &Entry) {
         let Made { attributes, before, directory, name, path } = made;
         if *before == Before::Entry && rustix::fs::unlinkat(directory, os(name), AtFlags::empty()).is_ok() {
-            self.findings.add(Finding::new(path.clone(), Problem::Replaced));
+            self.findings.add(TreeFinding::new(path.clone(), Problem::Replaced));
         }
         match make(directory, name, entry) {
             Ok(()) => {
@@ -221,7 +221,7 @@ impl Shared {
         self.set(&path, &attributes, Object::Open(file.file.as_fd()));
         match file.finish(before) {
             Ok(false) => {}
-            Ok(true) => self.findings.add(Finding::new(path, Problem::Replaced)),
+            Ok(true) => self.findings.add(TreeFinding::new(path, Problem::Replaced)),
             Err(error) => self.fail(&path, Problem::NotCreated, error.into()),
         }
         Ok(())
@@ -291,7 +291,7 @@ impl Unpack<'_> {
             return Ok(());
         }
         let Some(below) = Below::parse(&entry.path) else {
-            shared.findings.add(Finding::new(entry.path, Problem::Unsafe));
+            shared.findings.add(TreeFinding::new(entry.path, Problem::Unsafe));
             return Ok(());
         };
         let attributes = Attributes::of(&entry);
@@ -323,7 +323,7 @@ impl Unpack<'_> {
                     let attributes = made.attributes;
                     self.links.push(Link { attributes, path: entry.path, to, under: below });
                 }
-                None => shared.findings.add(Finding::new(entry.path, Problem::Unsafe)),
+                None => shared.findings.add(TreeFinding::new(entry.path, Problem::Unsafe)),
             },
             b'2' | b'3' | b'4' | b'6' => shared.node(&made, &entry),
             _ if entry.data_bytes > SMALL_FILE_BYTES || entry.sparse.is_some() || before == Before::Entry => {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use crate::backend::s3::lease::{Lease, State, lost, released};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
-use crate::s3::{Deletion, Guard, S3Client};
+use crate::s3::{BucketClient, Deletion, Guard};
 
 /// The certainty about the lease that an attempt needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Care {
 /// A request that changes something.
 #[derive(Debug)]
 pub(in crate::backend::s3) struct Attempt {
-    client: S3Client,
+    client: BucketClient,
     /// The request has not ended, or ended without a certain outcome: it may still be executed.
     is_in_doubt: bool,
     lease: Arc<Lease>,
@@ -52,7 +52,7 @@ impl Attempt {
     }
 
     /// The client for the request. It asks for the lease before each attempt.
-    pub(in crate::backend::s3) fn client(&self) -> &S3Client {
+    pub(in crate::backend::s3) fn client(&self) -> &BucketClient {
         &self.client
     }
 

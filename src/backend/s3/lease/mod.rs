@@ -73,7 +73,7 @@ use crate::backend::s3::reserve::Reserve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::lease_record::{Holder, Record};
 use crate::rt::Runtime;
-use crate::s3::{ClockOffset, Condition, Deletion, S3Client};
+use crate::s3::{BucketClient, ClockOffset, Condition, Deletion};
 
 pub(super) use attempt::{Attempt, Care};
 
@@ -91,7 +91,7 @@ const SETTLE_TIME: Duration = Duration::from_secs(2);
 pub(super) struct Lease {
     /// Held while the lease is taken, renewed or released.
     changing: AsyncMutex<()>,
-    client: S3Client,
+    client: BucketClient,
     /// Number of requests under way that change something.
     attempts: AtomicUsize,
     /// By the monotonic clock: the time at which the last request was given up that may still be executed.
@@ -144,7 +144,7 @@ struct Moment {
 impl Lease {
     pub(super) fn new(
         runtime: Arc<dyn Runtime>,
-        client: S3Client,
+        client: BucketClient,
         place: Place,
         ownership: Ownership,
         reserve: Arc<Reserve>,

@@ -1,0 +1,212 @@
+//! Entry point for the tests, benches and fuzz targets of this crate. Not covered by semver.
+
+/// Data blobs.
+pub mod blob {
+    pub use crate::format::blob::*;
+}
+
+/// Indexes with chunks of any size.
+pub mod dynamic_index {
+    pub use crate::format::dynamic_index::*;
+}
+
+/// A backend that fails on request.
+#[cfg(feature = "testing")]
+pub mod fault {
+    pub use crate::backend::fault::*;
+}
+
+/// Indexes with chunks of one size.
+pub mod fixed_index {
+    pub use crate::format::fixed_index::*;
+}
+
+/// Indexes of both kinds.
+pub mod index {
+    use crate::store::ArchiveReader;
+
+    pub use crate::format::index::*;
+
+    /// The index behind an open archive.
+    pub fn of_archive(archive: &ArchiveReader) -> &IndexReader {
+        archive.index()
+    }
+}
+
+/// Whole listings.
+pub mod listing {
+    use crate::backend::MemoryBackend;
+
+    pub use crate::backend::list::{Listing, Pager, list_all};
+
+    /// A backend whose pages are as short as a test needs them.
+    pub trait ShortPages {
+        /// Maximum number of entries on a page of a listing, at least 1; default: 1000.
+        #[must_use]
+        fn page_entries(self, page_entries: usize) -> Self;
+    }
+
+    impl ShortPages for MemoryBackend {
+        fn page_entries(self, page_entries: usize) -> Self {
+            self.pages_of(page_entries)
+        }
+    }
+}
+
+/// Changes of manifests, which otherwise only a backup and its verification make.
+pub mod manifest {
+    use crate::format::Digest;
+    use crate::format::fingerprint::KeyFingerprint;
+    use crate::format::manifest::VerifyResult;
+    use crate::format::manifest::{CryptMode, Manifest, ManifestError, ManifestFile, VerifyState};
+    use crate::format::name::{ArchiveName, SnapshotName};
+    use crate::format::upid::Upid;
+
+    /// A manifest without files.
+    pub fn of_snapshot(snapshot: &SnapshotName) -> Manifest {
+        let group = snapshot.group();
+        Manifest::new(group.backup_type(), group.id().clone(), snapshot.time())
+    }
+
+    /// The entry of a file.
+    ///
+    /// # Errors
+    /// As for the manifest.
+    pub fn file(
+        name: ArchiveName,
+        crypt_mode: CryptMode,
+        size: u64,
+        checksum: Digest,
+    ) -> Result<ManifestFile, ManifestError> {
+        ManifestFile::new(name, crypt_mode, size, checksum)
+    }
+
+    /// Adds a file.
+    ///
+    /// # Errors
+    /// As for the manifest.
+    pub fn add_file(manifest: &mut Manifest, file: ManifestFile) -> Result<(), ManifestError> {
+        manifest.add_file(file)
+    }
+
+    /// Records a verification.
+    pub fn set_verify_state(manifest: &mut Manifest, upid: Upid, state: VerifyResult) {
+        manifest.set_verify_state(Some(&VerifyState::new(upid, state)));
+    }
+
+    /// Records the key of the encryption.
+    pub fn set_key_fingerprint(manifest: &mut Manifest, fingerprint: KeyFingerprint) {
+        manifest.set_key_fingerprint(Some(fingerprint));
+    }
+}
+
+/// A backend that records its calls.
+#[cfg(feature = "testing")]
+pub mod record {
+    pub use crate::backend::record::*;
+}
+
+/// The record of a disk and its state after a crash.
+#[cfg(feature = "testing")]
+pub mod replay {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use crate::backend::FsOptions;
+
+    pub use crate::backend::fs::replay::*;
+
+    /// A disk under test.
+    pub trait DiskUnderTest {
+        /// Records every change to the disk.
+        #[must_use]
+        fn record(self, record: Arc<DiskRecord>) -> Self;
+        /// Fails every call that makes a file or a directory as on a full disk, while this is `true`.
+        #[must_use]
+        fn full(self, is_full: Arc<AtomicBool>) -> Self;
+    }
+
+    impl DiskUnderTest for FsOptions {
+        fn record(self, record: Arc<DiskRecord>) -> Self {
+            self.recorded(record)
+        }
+
+        fn full(self, is_full: Arc<AtomicBool>) -> Self {
+            self.filled(is_full)
+        }
+    }
+}
+
+/// The requests of the S3 client.
+#[cfg(feature = "s3")]
+pub mod s3 {
+    use crate::s3::S3Client;
+
+    pub use crate::s3::client::BucketClient;
+    pub use crate::s3::list::{ListRequest, ListedPage};
+    pub use crate::s3::object::{Condition, Deletion, Head};
+    pub use crate::s3::sign::PresignedMethod;
+
+    /// Reaches the requests of a client.
+    pub trait Requests {
+        /// The client of the bucket.
+        fn raw(&self) -> &BucketClient;
+    }
+
+    impl Requests for S3Client {
+        fn raw(&self) -> &BucketClient {
+            self.requests()
+        }
+    }
+}
+
+/// Status files.
+pub mod status {
+    use crate::format::name::{AuthId, NameError};
+    use crate::format::status::{self, GcStatus};
+
+    /// Parses the file of an owner.
+    ///
+    /// # Errors
+    /// For anything else.
+    pub fn decode_owner(file: &[u8]) -> Result<AuthId, NameError> {
+        status::decode_owner(file)
+    }
+
+    /// The file of an owner.
+    pub fn encode_owner(owner: &AuthId) -> Vec<u8> {
+        status::encode_owner(owner)
+    }
+
+    /// Parses the file of the last garbage collection.
+    pub fn parse_gc_status(json: &[u8]) -> Option<GcStatus> {
+        GcStatus::parse(json).ok()
+    }
+}
+
+/// The list of suspects.
+pub mod suspects {
+    pub use crate::format::larder::suspects::*;
+}
+
+/// The messages between client and S3 server.
+#[cfg(feature = "s3")]
+pub mod wire {
+    pub use crate::wire::*;
+
+    use crate::wire::http_body::{BodyError, Framing};
+    use crate::wire::http_head::ResponseHead;
+
+    /// How the end of the body of a response is found.
+    ///
+    /// # Errors
+    /// For a head that does not say.
+    pub fn framing_of(method: &str, head: &ResponseHead) -> Result<Framing, BodyError> {
+        Framing::of(method, head)
+    }
+
+    /// Returns `true` if the connection can carry another request after this answer.
+    pub fn keeps_connection(head: &ResponseHead) -> bool {
+        head.keeps_connection()
+    }
+}
