@@ -32,6 +32,7 @@ mod lifecycle;
 mod locks;
 mod manifests;
 mod options;
+mod publish;
 mod relocate;
 mod repairs;
 mod replicate;

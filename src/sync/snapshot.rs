@@ -46,7 +46,7 @@ async fn bring(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Resu
         return Ok(Outcome::Skipped(skip));
     }
     let mut import = group.import.snapshot(to).await?;
-    import.keep(Arc::new(held))?;
+    import.keep(Held::from(held))?;
     let verdict = match import.present() {
         None => {
             let is_older = group.newest.is_some_and(|newest| to.time() <= newest);

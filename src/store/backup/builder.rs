@@ -23,6 +23,8 @@ use crate::store::backup::group::{choose_time, claim, remove_leftovers, settled_
 use crate::store::backup::session::Guards;
 use crate::store::backup::writer::SnapshotWriter;
 use crate::store::events::{ArchiveEvent, Events};
+use crate::store::locks::Held;
+use crate::store::publish::PublicationLocks;
 
 /// A backup that is about to begin.
 #[derive(Debug)]
@@ -113,8 +115,13 @@ impl BackupBuilder {
         }
         inner.check_name_settled(&name)?;
         let snapshot_guard = store.locks().snapshot(&name).await?;
-        let guards =
-            Guards { bases: Vec::new(), group: group_guard, snapshot: snapshot_guard, store: store_guard };
+        let locks = PublicationLocks {
+            group: Held::from(group_guard),
+            others: Vec::new(),
+            snapshot: snapshot_guard,
+            store: Held::from(store_guard),
+        };
+        let guards = Guards { bases: Vec::new(), locks };
         let written = claim(&store, &group, &owner, &snapshots).await?;
         Ok(SnapshotWriter::new(store, name, guards, written, events, (cache_policy, witnesses)))
     }

@@ -12,9 +12,9 @@ use crate::format::layout::Key;
 use crate::format::name::{AuthId, BackupTime, GroupName, SnapshotName};
 use crate::format::status::encode_owner;
 use crate::store::StoreInner;
-use crate::store::backup::session::Written;
 use crate::store::catalog::delete::DeleteError;
 use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
+use crate::store::publish::Written;
 
 /// Maximum lag of the clock behind the newest snapshot for a backup without an explicit time.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);

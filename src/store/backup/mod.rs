@@ -1,10 +1,10 @@
 //! How snapshots are written: the builder of a backup, its archives, and the publication of its manifest.
 
 pub(super) mod builder;
+pub(super) mod finish;
 pub(super) mod group;
 pub(super) mod image;
 pub(super) mod pipeline;
-pub(super) mod publish;
 pub(super) mod random_image;
 pub(super) mod session;
 pub(super) mod stream;

@@ -16,6 +16,7 @@ use crate::format::manifest::{CryptMode, ManifestFile, UploadStats};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
 use crate::store::StoreInner;
 use crate::store::events::{ArchiveEvent, Events};
+use crate::store::publish::{Base, Publication, PublicationLocks, Target, Written};
 
 /// Maximum plaintext bytes of a new blob.
 const MAX_NEW_BLOB_BYTES: usize = 16 << 20;
@@ -32,14 +33,11 @@ pub(in crate::store) struct WriterShared {
     pub(in crate::store) store: Arc<StoreInner>,
 }
 
-/// The locks of a backup.
+/// Locks and bases of a backup.
 #[derive(Debug)]
 pub(in crate::store) struct Guards {
-    pub(in crate::store) bases: Vec<(SnapshotName, Version, Arc<dyn LockGuard>)>,
-    #[expect(dead_code, reason = "held, not asked")]
-    pub(in crate::store) group: Box<dyn LockGuard>,
-    pub(in crate::store) snapshot: Box<dyn LockGuard>,
-    pub(in crate::store) store: Box<dyn LockGuard>,
+    pub(in crate::store) bases: Vec<Base>,
+    pub(in crate::store) locks: PublicationLocks,
 }
 
 #[derive(Debug, Default)]
@@ -52,21 +50,12 @@ pub(super) struct WriterState {
     pub(super) written: Vec<Written>,
 }
 
-/// An object that this backup stored, by the version that it got.
-#[derive(Clone, Debug)]
-pub(in crate::store) struct Written {
-    pub(in crate::store) key: Key,
-    pub(in crate::store) version: Version,
-}
-
-/// Everything that is to be published.
+/// A backup whose writer has ended.
 #[derive(Debug)]
-pub(in crate::store) struct Publication {
+pub(in crate::store) struct WrittenSnapshot {
     pub(in crate::store) files: Vec<ManifestFile>,
-    pub(in crate::store) guards: Guards,
-    pub(in crate::store) indexes: Vec<(ArchiveName, FinishedIndex)>,
     pub(in crate::store) notes: Option<String>,
-    pub(in crate::store) written: Vec<Written>,
+    pub(in crate::store) publication: Publication,
 }
 
 /// An archive that was written.
@@ -135,12 +124,21 @@ impl Counters {
 }
 
 impl WriterShared {
-    /// Takes everything out of the writer, which is then over. `None` if that has happened already.
-    pub(in crate::store) fn take_publication(&self) -> Option<Publication> {
-        let guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    /// Ends the writer and returns everything that it wrote; `None` if it has ended already.
+    pub(in crate::store) fn take(&self) -> Option<WrittenSnapshot> {
+        let Guards { bases, locks } = self.guards.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let state = std::mem::take(&mut *self.state());
         let WriterState { files, indexes, notes, written, .. } = state;
-        Some(Publication { files, guards, indexes, notes, written })
+        let publication = Publication {
+            bases,
+            indexes: indexes.into_iter().map(|(name, index)| (name, index.bytes)).collect(),
+            locks,
+            name: self.name.clone(),
+            pins: vec![Arc::clone(&self.pins)],
+            target: Target::New,
+            written,
+        };
+        Some(WrittenSnapshot { files, notes, publication })
     }
 
     /// Archives that were begun and neither finished nor given up.
@@ -158,8 +156,8 @@ impl WriterShared {
     ) -> Result<()> {
         let mut guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner);
         let guards = guards.as_mut().ok_or_else(|| Error::new(ErrorKind::InvalidInput, "use a base"))?;
-        if !guards.bases.iter().any(|(held, ..)| *held == name) {
-            guards.bases.push((name, version, guard));
+        if !guards.bases.iter().any(|base| base.name == name) {
+            guards.bases.push(Base { lock: guard, name, version });
         }
         Ok(())
     }

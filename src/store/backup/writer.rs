@@ -10,10 +10,12 @@ use crate::error::Result;
 use crate::format::Digest;
 use crate::format::layout::Key;
 use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::store::backup::finish::{finish, remove_in_background};
 use crate::store::backup::session::{
-    ArchiveSummary, BackupStats, Counters, Guards, WriterShared, WriterState, Written,
+    ArchiveSummary, BackupStats, Counters, Guards, WriterShared, WriterState,
 };
 use crate::store::events::Events;
+use crate::store::publish::{Publication, Written, remove_written};
 use crate::store::{SnapshotReader, StoreInner};
 
 /// A new snapshot that is not visible yet.
@@ -119,7 +121,7 @@ impl SnapshotWriter {
     /// # Cancel safety
     /// Publication continues in the background if the future is dropped; the snapshot appears as a whole or not at all.
     pub async fn finish(self) -> Result<SnapshotReader> {
-        crate::store::backup::publish::finish(&self.shared).await
+        finish(&self.shared).await
     }
 
     /// Aborts the backup and removes everything it stored except chunks.
@@ -127,11 +129,9 @@ impl SnapshotWriter {
     /// # Errors
     /// Any failure to remove it; the next backup of the group tries again.
     pub async fn abort(self) -> Result<()> {
-        match self.shared.take_publication() {
+        match self.shared.take() {
             Some(given_up) => {
-                let removed =
-                    crate::store::backup::publish::remove_written(&self.shared.store, &given_up.written)
-                        .await;
+                let removed = remove_written(&self.shared.store, &given_up.publication.written).await;
                 drop(given_up);
                 removed
             }
@@ -146,10 +146,11 @@ impl SnapshotWriter {
 
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
-        let Some(given_up) = self.shared.take_publication() else { return };
-        drop(given_up.guards);
-        if !given_up.written.is_empty() {
-            crate::store::backup::publish::remove_in_background(&self.shared, given_up.written);
+        let Some(given_up) = self.shared.take() else { return };
+        let Publication { bases, locks, written, .. } = given_up.publication;
+        drop((bases, locks));
+        if !written.is_empty() {
+            remove_in_background(&self.shared, written);
         }
     }
 }

@@ -6,10 +6,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 use crate::store::SnapshotState;
-use crate::store::backup::publish::remove_written;
-use crate::store::backup::session::Written;
 use crate::store::catalog::delete::{DeleteError, still_held};
 use crate::store::catalog::list::Listed;
+use crate::store::publish::{Written, remove_written};
 use crate::store::relocate::{How, Relocated, RelocatedGroup, RelocatedSnapshot, Relocator};
 
 /// Result for a group, and if others may follow.

@@ -12,10 +12,9 @@ use crate::format::layout::Key;
 use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::SnapshotInfo;
-use crate::store::backup::publish::remove_written;
-use crate::store::backup::session::Written;
 use crate::store::catalog::delete::{DeleteError, DeleteOutcome, rest_of, still_held};
 use crate::store::catalog::list::Listed;
+use crate::store::publish::{Written, remove_written};
 use crate::store::relocate::{How, Relocated, Relocator};
 
 /// Number of files copied concurrently.

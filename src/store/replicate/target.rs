@@ -1,54 +1,41 @@
-//! Publication of a snapshot of another store, with its stored bytes.
+//! Snapshots of another store, received with their stored bytes.
 //!
-//! # Order
+//! [`publish`](crate::store::publish) has the order of steps, which is that of a backup. The group and the store stay locked from one
+//! snapshot to the next. After the manifest come
 //! ```text
-//! every chunk confirmed, blobs stored → GC candidates among the chunks reset → barrier → indexes → barrier → bases and locks checked → manifest → barrier
-//!   → client log → files outside the manifest removed → locks released
+//! client log → files outside the manifest removed → locks released
 //! ```
-//! As for a [backup](crate::store::backup::publish), with the same locks; the group and the store stay locked from one
-//! snapshot to the next. The publication is a task of its own: dropping its caller's future changes nothing (H161).
-//!
-//! An existing snapshot that the caller found damaged or equal is *replaced*: its files where they differ, its
-//! manifest under its lock and only if it is still the compared version (H46, H52). A failure before the manifest removes
-//! the files of a new snapshot, and leaves a replaced one with its old manifest.
+//! A snapshot that exists already, and that the caller found damaged or equal, is replaced.
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::backend::put_verified::{PutError, put_verified};
-use crate::backend::{LockGuard, LockReach, Object, Version};
+use crate::backend::{LockReach, Object, Version};
 use crate::chunks::pins::WriterPins;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
-use crate::format::manifest::Manifest;
 use crate::format::name::{ArchiveName, AuthId, GroupName, SnapshotName};
 use crate::store::StoreInner;
 use crate::store::backup::group::{claim, remove_leftovers};
-use crate::store::backup::publish::{check_bases, check_written, publish, remove_written};
-use crate::store::backup::session::Written;
 use crate::store::catalog::list::{SnapshotInfo, SnapshotState};
 use crate::store::locks::Held;
 use crate::store::manifests::{StoredManifest, has_failed_verification, is_of_the_object};
-use crate::store::snapshot_files::{BLOB_BYTES, INDEX_BYTES};
+use crate::store::publish::{Base, Present, Publication, PublicationLocks, Target, Written, remove_written};
+use crate::store::snapshot_files::BLOB_BYTES;
 
 /// A locked group, into which snapshots are transferred.
 #[derive(Debug)]
 pub(crate) struct GroupImport {
-    held: Arc<GroupHeld>,
+    group: Held,
     /// Snapshots at the time of locking, without leftovers of dead writers.
     snapshots: Vec<SnapshotInfo>,
     store: Arc<StoreInner>,
+    /// Lock of the store.
+    store_lock: Held,
     /// The owner of a new group.
     written: Vec<Written>,
-}
-
-#[derive(Debug)]
-struct GroupHeld {
-    #[expect(dead_code, reason = "held, not asked")]
-    group: Box<dyn LockGuard>,
-    store: Box<dyn LockGuard>,
 }
 
 impl GroupImport {
@@ -58,10 +45,10 @@ impl GroupImport {
     /// `Busy` if another operation uses the group; `Denied` if it has another owner.
     pub(crate) async fn begin(store: &Arc<StoreInner>, group: &GroupName, owner: &AuthId) -> Result<Self> {
         store.check_writable("store snapshots").await?;
-        let guard = store.locks().group_waiting(group).await?;
+        let lock = Held::from(store.locks().group_waiting(group).await?);
         store.catalog().look_again(Prefix::Group(group.clone())).await?;
         let snapshots = remove_leftovers(store, group).await?;
-        let held = Arc::new(GroupHeld { group: guard, store: store.locks().store_to_write().await? });
+        let store_lock = Held::from(store.locks().store_to_write().await?);
         if let Some(other) = store.metadata().owner(group).await?
             && other != *owner
         {
@@ -69,7 +56,7 @@ impl GroupImport {
             return Err(error.because(format!("the group belongs to {other}, not to {owner}")));
         }
         let written = claim(store, group, owner, &snapshots).await?;
-        Ok(Self { held, snapshots, store: Arc::clone(store), written })
+        Ok(Self { group: lock, snapshots, store: Arc::clone(store), store_lock, written })
     }
 
     /// Snapshots at the time of locking, oldest first.
@@ -82,11 +69,11 @@ impl GroupImport {
     /// # Errors
     /// `Busy` while it is read, written or deleted, or may be.
     pub(crate) async fn snapshot(&self, name: &SnapshotName) -> Result<SnapshotImport> {
-        let (store, inner) = (&self.store, &self.store);
+        let store = &self.store;
         let busy =
             |why: &'static str| Err(Error::new(ErrorKind::Busy, "store snapshot").on(name).because(why));
-        inner.check_name_settled(name)?;
-        let guard = inner.locks().snapshot(name).await?;
+        store.check_name_settled(name)?;
+        let guard = store.locks().snapshot(name).await?;
         let info = match store.catalog().snapshot_info(name).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             info => Some(info?),
@@ -96,46 +83,49 @@ impl GroupImport {
             Some(info) => {
                 info.check_readable("replace")?;
                 // A live writer would hold its lock, if that lock reaches all processes that could write it.
-                let may_be_alive = inner.backend.capabilities().lock_reach == LockReach::Process;
-                if may_be_alive || inner.is_doubtful(name) || store.manifests().exists(name).await? {
+                let may_be_alive = store.backend.capabilities().lock_reach == LockReach::Process;
+                if may_be_alive || store.is_doubtful(name) || store.manifests().exists(name).await? {
                     return busy("an unfinished one of that name may still be written");
                 }
                 if info.protected {
                     return busy("an unfinished one of that name is protected");
                 }
-                self.held.store.check().await?;
+                self.store_lock.check().await?;
                 store.deletions().remove_files(&info).await?;
                 None
             }
             None => None,
         };
-        let state = ImportState {
+        let publication = Publication {
             bases: Vec::new(),
-            files: Vec::new(),
-            held: Arc::clone(&self.held),
             indexes: Vec::new(),
-            kept: Vec::new(),
+            locks: PublicationLocks {
+                group: Arc::clone(&self.group),
+                others: Vec::new(),
+                snapshot: guard,
+                store: Arc::clone(&self.store_lock),
+            },
             name: name.clone(),
             pins: Vec::new(),
-            present,
-            snapshot: guard,
+            target: present.map_or(Target::New, |present| Target::Replace(Box::new(present))),
             written: Vec::new(),
         };
+        let state = ImportState { files: Vec::new(), publication };
         Ok(SnapshotImport { state: Some(state), store: store.clone() })
     }
 
     async fn present(&self, name: &SnapshotName, info: SnapshotInfo) -> Result<Present> {
-        let inner = &self.store;
-        let object = match inner.manifests().object(name).await {
+        let store = &self.store;
+        let object = match store.manifests().object(name).await {
             // Longer than any manifest may be.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                let found = inner.backend.head(&Key::Manifest(name.clone())).await?;
+                let found = store.backend.head(&Key::Manifest(name.clone())).await?;
                 Object::new(Bytes::new(), found)
             }
             object => object?,
         };
         let (bytes, version) = (object.bytes.clone(), object.info.version.clone());
-        let manifest = match inner.manifests().parse(name, object.bytes).await {
+        let manifest = match store.manifests().parse(name, object.bytes).await {
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => None,
             manifest => Some(manifest?),
         };
@@ -173,24 +163,15 @@ impl Drop for GroupImport {
         // A group without snapshots whose release was dropped.
         if !self.written.is_empty() {
             let written = std::mem::take(&mut self.written);
-            let (store, held) = (self.store.clone(), Arc::clone(&self.held));
+            let store = self.store.clone();
+            let locks = (Arc::clone(&self.group), Arc::clone(&self.store_lock));
             self.store.runtime().spawn(Box::pin(async move {
                 // No caller is left to report to; the next transfer finds the group as its own.
                 let _ = remove_written(&store, &written).await;
-                drop(held);
+                drop(locks);
             }));
         }
     }
-}
-
-/// An existing snapshot.
-#[derive(Clone, Debug)]
-pub(crate) struct Present {
-    pub(crate) bytes: Bytes,
-    pub(crate) info: SnapshotInfo,
-    /// `None` if it cannot be read.
-    pub(crate) manifest: Option<Manifest>,
-    version: Version,
 }
 
 /// A locked snapshot, to be published or replaced. Dropping it aborts the transfer.
@@ -201,19 +182,9 @@ pub(crate) struct SnapshotImport {
 }
 
 struct ImportState {
-    bases: Vec<(SnapshotName, Version, Held)>,
     /// Files in the manifest.
     files: Vec<ArchiveName>,
-    held: Arc<GroupHeld>,
-    indexes: Vec<(ArchiveName, Bytes)>,
-    /// Locks at the source, held until it is complete.
-    kept: Vec<Arc<dyn fmt::Debug + Send + Sync>>,
-    name: SnapshotName,
-    /// Of its chunks.
-    pins: Vec<Arc<WriterPins>>,
-    present: Option<Present>,
-    snapshot: Box<dyn LockGuard>,
-    written: Vec<Written>,
+    publication: Publication,
 }
 
 /// Origin of the client log that a replaced snapshot had.
@@ -240,26 +211,26 @@ impl SnapshotImport {
 
     /// The existing snapshot of that name.
     pub(crate) fn present(&self) -> Option<&Present> {
-        self.state.as_ref()?.present.as_ref()
+        self.state.as_ref()?.publication.present()
     }
 
     /// Keeps a lock until the snapshot is visible or the transfer is aborted.
-    pub(crate) fn keep(&mut self, kept: Arc<dyn fmt::Debug + Send + Sync>) -> Result<()> {
-        self.state()?.kept.push(kept);
+    pub(crate) fn keep(&mut self, lock: Held) -> Result<()> {
+        self.state()?.publication.locks.others.push(lock);
         Ok(())
     }
 
     /// Its chunks are pinned by these.
     pub(crate) fn pin_with(&mut self, pins: Arc<WriterPins>) -> Result<()> {
-        self.state()?.pins.push(pins);
+        self.state()?.publication.pins.push(pins);
         Ok(())
     }
 
     /// The snapshot reuses chunks of another one of its group, which is locked.
     pub(crate) fn build_on(&mut self, name: SnapshotName, version: Version, held: Held) -> Result<()> {
-        let state = self.state()?;
-        if !state.bases.iter().any(|(other, ..)| *other == name) {
-            state.bases.push((name, version, held));
+        let bases = &mut self.state()?.publication.bases;
+        if !bases.iter().any(|base| base.name == name) {
+            bases.push(Base { lock: held, name, version });
         }
         Ok(())
     }
@@ -268,7 +239,7 @@ impl SnapshotImport {
     pub(crate) fn add_index(&mut self, name: &ArchiveName, bytes: Bytes) -> Result<()> {
         let state = self.state()?;
         state.files.push(name.clone());
-        state.indexes.push((name.clone(), bytes));
+        state.publication.indexes.push((name.clone(), bytes));
         Ok(())
     }
 
@@ -280,7 +251,7 @@ impl SnapshotImport {
         let store = self.store.clone();
         let state = self.state()?;
         state.files.push(name.clone());
-        state.put(&store, name, bytes, BLOB_BYTES).await
+        state.publication.put(&store, name.clone(), bytes, BLOB_BYTES).await
     }
 
     /// Publishes the snapshot with the given files, which are all that the manifest lists. When this returns, it is
@@ -320,7 +291,7 @@ impl SnapshotImport {
     /// Any failure to remove them; the next transfer tries again.
     pub(crate) async fn give_up(mut self) -> Result<()> {
         match self.state.take() {
-            Some(state) => remove_written(&self.store, &state.written).await,
+            Some(state) => remove_written(&self.store, &state.publication.written).await,
             None => Ok(()),
         }
     }
@@ -328,11 +299,13 @@ impl SnapshotImport {
 
 impl Drop for SnapshotImport {
     fn drop(&mut self) {
-        let Some(state) = self.state.take().filter(|state| !state.written.is_empty()) else { return };
+        let Some(state) = self.state.take().filter(|state| !state.publication.written.is_empty()) else {
+            return;
+        };
         let store = self.store.clone();
         self.store.runtime().spawn(Box::pin(async move {
             // No caller is left to report to; leftovers are invisible. The locks are released at the end.
-            let _ = remove_written(&store, &state.written).await;
+            let _ = remove_written(&store, &state.publication.written).await;
             drop(state);
         }));
     }
@@ -340,89 +313,16 @@ impl Drop for SnapshotImport {
 
 impl fmt::Debug for SnapshotImport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.state.as_ref().map(|state| &state.name);
+        let name = self.state.as_ref().map(|state| &state.publication.name);
         f.debug_struct("SnapshotImport").field("name", &name).finish_non_exhaustive()
     }
 }
 
 impl ImportState {
-    /// Stores a file: the name must be free for a new snapshot; for a replaced one, the file replaces a different one.
-    async fn put(
-        &mut self,
-        store: &Arc<StoreInner>,
-        name: &ArchiveName,
-        bytes: Bytes,
-        limit: u64,
-    ) -> Result<()> {
-        let key = Key::Archive(self.name.clone(), name.clone());
-        let backend = &store.backend;
-        let create = backend.capabilities().create_mode();
-        if self.present.is_none() {
-            let version = backend.put(&key, bytes, create).await?;
-            self.written.push(Written { key, version });
-            return Ok(());
-        }
-        let mode = match backend.get(&key, limit).await {
-            Ok(found) if found.bytes == bytes => return Ok(()),
-            Ok(found) => store.instead_of(Some(found.info.version)),
-            Err(error) if error.kind() == ErrorKind::NotFound => create,
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                store.instead_of(Some(backend.head(&key).await?.version))
-            }
-            Err(error) => return Err(error),
-        };
-        backend.put(&key, bytes, mode).await.map(drop)
-    }
-
-    /// Everything before the manifest.
-    async fn prepare(&mut self, store: &Arc<StoreInner>) -> Result<()> {
-        let backend = &store.backend;
-        for pins in &self.pins {
-            store.chunks.await_settled(pins).await?;
-        }
-        store.chunks.restart_sightings(&self.pins).await?;
-        backend.barrier().await?;
-        for (name, bytes) in std::mem::take(&mut self.indexes) {
-            self.put(store, &name, bytes, INDEX_BYTES).await?;
-            store.note_published(&Key::Archive(self.name.clone(), name));
-        }
-        backend.barrier().await?;
-        check_bases(store, &self.bases).await?;
-        check_written(store, &self.written).await?;
-        self.check_locks().await
-    }
-
-    async fn check_locks(&self) -> Result<()> {
-        self.held.store.check().await?;
-        self.snapshot.check().await
-    }
-
-    /// Replaces the manifest, if it is still the compared version.
-    async fn replace_manifest(
-        &self,
-        store: &Arc<StoreInner>,
-        present: &Present,
-        bytes: &Bytes,
-    ) -> Result<()> {
-        if present.bytes == *bytes {
-            return Ok(());
-        }
-        let backend = &store.backend;
-        let _held = store.locks().manifest(&self.name).await?;
-        let key = Key::Manifest(self.name.clone());
-        let changed = || Error::new(ErrorKind::Conflict, "replace").on(&key);
-        if backend.head(&key).await?.version != present.version {
-            return Err(changed().because("somebody else changed it"));
-        }
-        let mode = store.instead_of(Some(present.version.clone()));
-        put_verified(backend.as_ref(), &key, bytes.clone(), mode).await.map_err(PutError::into_error)?;
-        backend.barrier().await
-    }
-
     /// Stores the client log, after the snapshot is visible.
     async fn put_log(&self, store: &Arc<StoreInner>, log: Bytes) -> Result<()> {
-        let (key, backend) = (Key::ClientLog(self.name.clone()), &store.backend);
-        let has_one = self.present.as_ref().is_some_and(|present| present.info.has_client_log);
+        let (key, backend) = (Key::ClientLog(self.publication.name.clone()), &store.backend);
+        let has_one = self.publication.present().is_some_and(|present| present.info.has_client_log);
         let create = backend.capabilities().create_mode();
         let found = if has_one { Some(backend.get(&key, BLOB_BYTES).await) } else { None };
         let mode = match found {
@@ -441,11 +341,11 @@ impl ImportState {
 
     /// Removes files outside the manifest, by keys and not by names.
     async fn remove_unlisted(&self, store: &Arc<StoreInner>, listed: &[ArchiveName], log: Log) -> Result<()> {
-        let Some(present) = &self.present else { return Ok(()) };
+        let Some(present) = self.publication.present() else { return Ok(()) };
         let names = present.info.files.iter().map(|file| &file.name).filter(|name| !listed.contains(name));
-        let keys = names.map(|name| Key::Archive(self.name.clone(), name.clone()));
-        let old_log =
-            (log == Log::Foreign && present.info.has_client_log).then(|| Key::ClientLog(self.name.clone()));
+        let keys = names.map(|name| Key::Archive(self.publication.name.clone(), name.clone()));
+        let old_log = (log == Log::Foreign && present.info.has_client_log)
+            .then(|| Key::ClientLog(self.publication.name.clone()));
         let keys: Vec<_> = keys.chain(old_log).collect();
         if keys.is_empty() {
             return Ok(());
@@ -456,15 +356,7 @@ impl ImportState {
 }
 
 async fn commit(store: Arc<StoreInner>, mut state: ImportState, manifest: ImportedManifest) -> Result<()> {
-    if let Err(error) = state.prepare(&store).await {
-        // Reports the first failure; leftovers are unfinished, and removed later.
-        let _ = remove_written(&store, &state.written).await;
-        return Err(error);
-    }
-    match &state.present {
-        None => publish(&store, &state.name, &state.written, manifest.bytes).await?,
-        Some(present) => state.replace_manifest(&store, present, &manifest.bytes).await?,
-    }
+    state.publication.commit(&store, manifest.bytes).await?;
     let log = if manifest.log.is_none() { Log::Foreign } else { Log::Own };
     if let Some(log) = manifest.log {
         state.put_log(&store, log).await?;
@@ -473,12 +365,13 @@ async fn commit(store: Arc<StoreInner>, mut state: ImportState, manifest: Import
 }
 
 async fn update(store: Arc<StoreInner>, state: ImportState, manifest: ImportedManifest) -> Result<()> {
-    let changed = || Error::new(ErrorKind::Conflict, "replace").on(&state.name);
-    let present = state.present.as_ref().ok_or_else(changed)?;
+    let changed = || Error::new(ErrorKind::Conflict, "replace").on(&state.publication.name);
+    let publication = &state.publication;
+    let present = publication.present().ok_or_else(changed)?;
     let Some(old) = &present.manifest else { return Err(changed()) };
     let listed: Vec<_> = old.files().iter().map(|file| file.name().clone()).collect();
-    state.check_locks().await?;
-    state.replace_manifest(&store, present, &manifest.bytes).await?;
+    publication.locks.check().await?;
+    publication.replace_manifest(&store, present, &manifest.bytes).await?;
     if let Some(log) = manifest.log {
         state.put_log(&store, log).await?;
     }
