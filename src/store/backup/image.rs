@@ -14,7 +14,7 @@ use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::index::{IndexReader, IndexWriteError};
 use crate::format::name::ArchiveKind;
-use crate::store::backup::pipeline::{ArchiveTask, Base, Cut, Entry};
+use crate::store::backup::pipeline::{ArchiveTask, BaseArchive, Cut, Entry};
 use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
@@ -174,7 +174,7 @@ where
         }
     };
     {
-        let in_flight = task.reserved.shared.store.in_flight();
+        let in_flight = task.store().in_flight();
         // A seekable reader may start at any position.
         let moved = seek.is_some();
         let source = Source { at: 0, chunk_bytes, dirty: seek, moved, reader, size, task: &task };
@@ -201,12 +201,12 @@ pub(in crate::store) fn check_chunk_bytes(name: &str, chunk_bytes: u64) -> Resul
 }
 
 pub(in crate::store) fn index_error(task: &ArchiveTask, error: IndexWriteError) -> Error {
-    Error::new(ErrorKind::Stream, "write image").on(&task.reserved.name).because(error)
+    Error::new(ErrorKind::Stream, "write image").on(task.name()).because(error)
 }
 
 fn check_dirty(task: &ArchiveTask, size: Option<u64>, chunk_bytes: u64) -> Result<()> {
     let invalid = |why: &'static str| {
-        Err(Error::new(ErrorKind::InvalidInput, "write image").on(&task.reserved.name).because(why))
+        Err(Error::new(ErrorKind::InvalidInput, "write image").on(task.name()).because(why))
     };
     let Some(base) = &task.base else { return invalid("a dirty map says nothing without a base") };
     if size.is_none() {
@@ -274,7 +274,7 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
         {
             seek(&mut self.reader, self.at).await.map_err(|error| self.task.stream_error(error))?;
         }
-        let mut buffer = self.task.reserved.shared.store.chunks.buffer(length);
+        let mut buffer = self.task.store().chunks.buffer(length);
         buffer.lengthen(length);
         let read = read_full(&mut self.reader, &mut buffer[..length]).await;
         let read = read.map_err(|error| self.task.stream_error(error))?;
@@ -321,7 +321,7 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
     }
 }
 
-impl Base {
+impl BaseArchive {
     /// The entry that covers exactly this range.
     pub(in crate::store) fn at(&self, range: &Range<u64>) -> Option<Entry> {
         if range.is_empty() {

@@ -12,22 +12,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::chunker::is_zero;
-use crate::chunks::{Provenance, Stored};
+use crate::chunks::{Provenance, Stored, WriterPins};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::rt::semaphore::Permit;
-use crate::store::SnapshotReader;
 use crate::store::backup::session::{Counters, Reserved, WriterShared};
 use crate::store::events::ArchiveEvent;
 use crate::store::manifests::has_failed_verification;
 use crate::store::restore::snapshot::refuse_encrypted;
+use crate::store::{SnapshotReader, StoreInner};
 
 /// An archive while it is being written.
 #[derive(Debug)]
 pub(in crate::store) struct ArchiveTask {
-    pub(in crate::store) base: Option<Base>,
+    pub(in crate::store) base: Option<BaseArchive>,
     pub(in crate::store) reserved: Reserved,
     /// The digest of a chunk of zeros of the usual length.
     zeros: Option<(usize, Digest)>,
@@ -35,7 +35,7 @@ pub(in crate::store) struct ArchiveTask {
 
 /// The same archive in the base snapshot.
 #[derive(Debug)]
-pub(in crate::store) struct Base {
+pub(in crate::store) struct BaseArchive {
     /// Numbers of entries, in the order of their digests.
     by_digest: Vec<u32>,
     pub(in crate::store) index: IndexReader,
@@ -57,17 +57,32 @@ pub(in crate::store) struct Entry {
 }
 
 impl ArchiveTask {
+    /// Full name of the archive.
+    pub(in crate::store) fn name(&self) -> &ArchiveName {
+        &self.reserved.name
+    }
+
+    /// Pins of the backup.
+    pub(in crate::store) fn pins(&self) -> &WriterPins {
+        &self.reserved.shared.pins
+    }
+
+    /// The store that the backup goes to.
+    pub(in crate::store) fn store(&self) -> &Arc<StoreInner> {
+        &self.reserved.shared.store
+    }
+
     pub(in crate::store) async fn begin(reserved: Reserved, base: Option<&SnapshotReader>) -> Result<Self> {
         let base = match base {
             None => None,
-            Some(base) => Some(Base::open(&reserved, base).await?),
+            Some(base) => Some(BaseArchive::open(&reserved, base).await?),
         };
         Ok(Self { base, reserved, zeros: None })
     }
 
     /// Prepares for an image of chunks of this length, of which those of zeros are recognised without being hashed.
     pub(in crate::store) async fn recognise_zeros(&mut self, length: usize) -> Result<()> {
-        let digest = self.reserved.shared.store.zero_digest(length as u64).await?;
+        let digest = self.store().zero_digest(length as u64).await?;
         self.zeros = Some((length, digest));
         Ok(())
     }
@@ -99,7 +114,7 @@ impl ArchiveTask {
             Some((length, digest)) if length == bytes.len() && is_zero(&bytes) => Ok(digest),
             _ => Ok(Digest::of(&bytes)),
         };
-        self.reserved.shared.store.runtime().run_blocking("digest chunk", digest).await
+        self.store().runtime().run_blocking("digest chunk", digest).await
     }
 
     fn count(&self, length: u64, stored: Stored) {
@@ -142,12 +157,12 @@ impl ArchiveTask {
 
     /// A permit to work on a chunk of this many bytes. It bounds the plaintext; its encoded form is at most as large.
     pub(in crate::store) async fn permit(&self, bytes: usize) -> Permit {
-        self.reserved.shared.store.budget.acquire(bytes).await
+        self.store().budget.acquire(bytes).await
     }
 
     /// Random bytes and the time, for the header of an index.
     pub(in crate::store) fn stamp(&self) -> ([u8; 16], i64) {
-        let runtime = Arc::clone(self.reserved.shared.store.runtime());
+        let runtime = Arc::clone(self.store().runtime());
         let mut uuid = [0; 16];
         runtime.fill_random(&mut uuid);
         let since = runtime.now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -159,7 +174,7 @@ impl ArchiveTask {
     }
 }
 
-impl Base {
+impl BaseArchive {
     async fn open(reserved: &Reserved, base: &SnapshotReader) -> Result<Self> {
         let index = base_index(base, &reserved.shared, &reserved.name).await?;
         let snapshot = base.name().clone();

@@ -109,7 +109,7 @@ impl<'a> ImageWriterBuilder<'a> {
         let mut task = ArchiveTask::begin(reserved, base).await?;
         task.recognise_zeros(usize::try_from(chunk_bytes).unwrap_or(MAX_CHUNK_BYTES)).await?;
         let index = FixedIndexWriter::new(Some(size), chunk_bytes).map_err(|error| {
-            Error::new(ErrorKind::InvalidInput, "write image").on(&task.reserved.name).because(error)
+            Error::new(ErrorKind::InvalidInput, "write image").on(task.name()).because(error)
         })?;
         let chunks = usize::try_from(size.div_ceil(chunk_bytes)).unwrap_or(usize::MAX);
         let task = Arc::new(task);
@@ -212,12 +212,10 @@ impl ImageWriter {
         given_up.0 = None;
         let (uuid, created) = task.stamp();
         let finished = index.finish(uuid, created).map_err(|error| {
-            Error::new(ErrorKind::InvalidInput, "write image").on(&task.reserved.name).because(error)
+            Error::new(ErrorKind::InvalidInput, "write image").on(task.name()).because(error)
         })?;
         let task = Arc::try_unwrap(task).map_err(|task| {
-            Error::new(ErrorKind::Internal, "write image")
-                .on(&task.reserved.name)
-                .because("a chunk is in flight")
+            Error::new(ErrorKind::Internal, "write image").on(task.name()).because("a chunk is in flight")
         })?;
         task.reserved.complete_index(finished)
     }
@@ -231,7 +229,7 @@ impl ImageWriter {
             }
             self.take(chunk.start)?;
             let length = usize::try_from(chunk.end - chunk.start).unwrap_or(MAX_CHUNK_BYTES);
-            let mut buffer = self.task.reserved.shared.store.chunks.buffer(length);
+            let mut buffer = self.task.store().chunks.buffer(length);
             buffer.resize(length, 0);
             self.partial.insert(chunk.start, Partial { buffer, filled: Vec::new() });
         }
@@ -251,10 +249,10 @@ impl ImageWriter {
         let chunk = self.chunk_range(offset / self.chunk_bytes);
         let entry = self.task.base.as_ref().and_then(|base| base.at(&chunk));
         let entry = entry.ok_or_else(|| self.invalid("a chunk was written in part only"))?;
-        let chunks = &self.task.reserved.shared.store.chunks;
+        let chunks = &self.task.store().chunks;
         let old = chunks.get(entry.digest, entry.length, CachePolicy::Bypass).await;
         let old = old.map_err(|error| match &self.task.base {
-            Some(base) => in_archive(error, entry.digest, &self.task.reserved.name, &base.snapshot),
+            Some(base) => in_archive(error, entry.digest, self.task.name(), &base.snapshot),
             None => error,
         })?;
         let Some(mut partial) = self.partial.remove(&offset) else { return Ok(()) };
@@ -290,12 +288,12 @@ impl ImageWriter {
     /// Sends a whole chunk on its way, and waits while too many are.
     async fn store(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
         if let Some(digest) = self.task.zero_digest(bytes.len() as u64)
-            && self.task.reserved.shared.pins.is_confirmed(&digest)
+            && self.task.pins().is_confirmed(&digest)
             && crate::chunker::is_zero(&bytes)
         {
             return self.enter((offset, Entry { digest, length: bytes.len() as u64 }));
         }
-        let in_flight = self.task.reserved.shared.store.in_flight();
+        let in_flight = self.task.store().in_flight();
         while self.processing.len() >= in_flight {
             if let Some(processed) = self.processing.next().await {
                 self.enter(processed?)?;
@@ -308,7 +306,7 @@ impl ImageWriter {
             let entry = task.process(Cut { bytes, permit }).await?;
             Ok((offset, entry))
         };
-        let runtime = self.task.reserved.shared.store.runtime();
+        let runtime = self.task.store().runtime();
         self.processing.push(runtime.run_detached("write image", work));
         Ok(())
     }
@@ -316,7 +314,7 @@ impl ImageWriter {
     /// Enters a whole chunk of zeros, if one like it was stored before.
     fn enter_zeros(&mut self, chunk: &Range<u64>) -> Result<bool> {
         let length = chunk.end - chunk.start;
-        let confirmed = |digest: &Digest| self.task.reserved.shared.pins.is_confirmed(digest);
+        let confirmed = |digest: &Digest| self.task.pins().is_confirmed(digest);
         let Some(digest) = self.task.zero_digest(length).filter(confirmed) else { return Ok(false) };
         self.take(chunk.start)?;
         self.enter((chunk.start, Entry { digest, length }))?;
@@ -359,7 +357,7 @@ impl ImageWriter {
     }
 
     fn invalid(&self, why: &'static str) -> Error {
-        Error::new(ErrorKind::InvalidInput, "write image").on(&self.task.reserved.name).because(why)
+        Error::new(ErrorKind::InvalidInput, "write image").on(self.task.name()).because(why)
     }
 }
 

@@ -106,7 +106,7 @@ where
     let task = ArchiveTask::begin(reserved, base).await?;
     let mut index = DynamicIndexWriter::new();
     {
-        let in_flight = task.reserved.shared.store.in_flight();
+        let in_flight = task.store().in_flight();
         let cuts = Cutter::new(&task, chunker, reader).into_stream();
         let task = &task;
         let entries = cuts.enumerate().map(|(number, cut)| async move {
@@ -121,15 +121,15 @@ where
             while let Some(entry) = waiting.remove(&next) {
                 next += 1;
                 index.push(entry.length, entry.digest).map_err(|error| {
-                    Error::new(ErrorKind::Internal, "write index").on(&task.reserved.name).because(error)
+                    Error::new(ErrorKind::Internal, "write index").on(task.name()).because(error)
                 })?;
             }
         }
     }
     let (uuid, created) = task.stamp();
-    let finished = index.finish(uuid, created).map_err(|error| {
-        Error::new(ErrorKind::Stream, "write archive").on(&task.reserved.name).because(error)
-    })?;
+    let finished = index
+        .finish(uuid, created)
+        .map_err(|error| Error::new(ErrorKind::Stream, "write archive").on(task.name()).because(error))?;
     task.reserved.complete_index(finished)
 }
 
@@ -152,7 +152,7 @@ struct Cutter<'a, R> {
 
 impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
     fn new(task: &'a ArchiveTask, chunker: Box<dyn Chunker>, reader: R) -> Self {
-        let buffer = task.reserved.shared.store.chunks.buffer(capacity(chunker.as_ref()));
+        let buffer = task.store().chunks.buffer(capacity(chunker.as_ref()));
         Self { buffer, chunker, ended: false, filled: 0, reader, scanned: 0, task }
     }
 
@@ -223,7 +223,7 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
     /// Takes the first `length` bytes away as a chunk; what follows them begins the next one.
     fn cut_at(&mut self, length: usize) -> Bytes {
         let rest = length..self.filled;
-        let chunks = &self.task.reserved.shared.store.chunks;
+        let chunks = &self.task.store().chunks;
         let mut next = chunks.buffer(capacity(self.chunker.as_ref()));
         grow(&mut next, rest.len());
         next[..rest.len()].copy_from_slice(&self.buffer[rest.clone()]);
