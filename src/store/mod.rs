@@ -46,7 +46,7 @@ pub(crate) use control::ExecutionControl;
 pub(crate) use inner::StoreInner;
 pub(crate) use locks::Held;
 pub(crate) use manifests::{StoredManifest, has_failed_verification, is_of_the_object};
-pub(crate) use replicate::target::{GroupImport, ImportedManifest, SnapshotImport};
+pub(crate) use replicate::import::{GroupImport, ImportedManifest, SnapshotImport};
 pub(crate) use restore::snapshot::in_archive;
 pub(crate) use snapshot_files::Copies;
 

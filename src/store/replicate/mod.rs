@@ -1,3 +1,3 @@
 //! Snapshots in their stored form: read from one store, published in another.
 
-pub(super) mod target;
+pub(super) mod import;
