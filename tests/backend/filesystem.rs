@@ -571,7 +571,7 @@ fn files_larger_than_any_blob_are_copied_whole() {
     let backend = create(directory.path());
     let from = Key::parse("vm/100/2025-07-14T14:20:02Z/a.img.fidx").unwrap();
     let to = Key::parse("vm/100/2025-07-15T14:20:02Z/a.img.fidx").unwrap();
-    let bytes: Bytes = (0..20_000_000_u32).map(|at| at.to_le_bytes()[1]).collect();
+    let bytes = Bytes::from(larder_testing::counting(20_000_000));
     block_on(backend.put(&from, bytes.clone(), PutMode::Create)).unwrap();
     let version = block_on(backend.copy(&from, &to, PutMode::Create)).unwrap();
     let copied = block_on(backend.get(&to, u64::MAX)).unwrap();

@@ -28,7 +28,7 @@ fn client(options: S3Options, http: HttpOptions) -> (Arc<dyn Runtime>, S3Client)
 
 fn faulty(server: &fault_server::FaultServer) -> (Arc<dyn Runtime>, S3Client) {
     let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
-    client(S3Options::new(server.url(), "bucket").credentials(credentials), HttpOptions::default())
+    client(S3Options::new(server.url(), "bucket").credentials(credentials), larder_testing::plaintext())
 }
 
 /// Probes, and puts a backend for an empty store through the suite.
@@ -50,7 +50,7 @@ async fn conforms(runtime: Arc<dyn Runtime>, client: S3Client, store: &str) -> S
 
 /// An object in three parts, and an upload that is begun and aborted.
 async fn stores_in_parts(client: &S3Client, key: &str) {
-    let body: Bytes = (0..(10_u32 << 20) + 7).map(|at| at.to_le_bytes()[1]).collect();
+    let body = Bytes::from(larder_testing::counting((10 << 20) + 7));
     let tag = client.raw().put(key, body.clone(), &Condition::Always).await.unwrap();
     let (found, head) = client.raw().get(key, u64::MAX).await.unwrap();
     assert!(found == body);

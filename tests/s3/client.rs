@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future::join_all;
 use larder::error::ErrorKind;
-use larder::http::{HttpClient, HttpOptions};
+use larder::http::HttpClient;
 use larder::internal::s3::{Condition, ListRequest, PresignedMethod, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
@@ -30,7 +30,7 @@ fn set_up_with(change: impl FnOnce(S3Options) -> S3Options) -> Setup {
     let server = S3Server::start();
     server.create_bucket("bucket");
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
-    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), larder_testing::plaintext()).unwrap());
     let client = S3Client::new(runtime, http.clone(), change(options(&server))).unwrap();
     Setup { client, http, server }
 }
@@ -40,15 +40,7 @@ fn set_up() -> Setup {
 }
 
 fn random(length: usize) -> Bytes {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(length);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.push(state.to_le_bytes()[0]);
-    }
-    bytes.into()
+    larder_testing::noise(1, length).into()
 }
 
 #[test]
@@ -236,7 +228,7 @@ fn any_number_of_objects_is_deleted() {
 fn buckets_are_created_and_checked() {
     let server = S3Server::start();
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
-    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), larder_testing::plaintext()).unwrap());
     let client = S3Client::new(runtime, http, options(&server)).unwrap();
     block_on(async {
         assert!(!client.raw().has_bucket().await.unwrap());
@@ -320,7 +312,7 @@ fn the_bucket_can_be_part_of_the_host_name() {
     let server = S3Server::start();
     server.create_bucket("bucket");
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
-    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), larder_testing::plaintext()).unwrap());
     // An IP address has no labels in front: the path it is.
     let client = S3Client::new(runtime, http, options(&server).addressing(Addressing::VirtualHost)).unwrap();
     block_on(client.raw().put("k", Bytes::new(), &Condition::Always)).unwrap();
@@ -329,7 +321,7 @@ fn the_bucket_can_be_part_of_the_host_name() {
 
 #[cfg(feature = "tls")]
 mod tls {
-    use larder::http::TlsOptions;
+    use larder::http::{HttpOptions, TlsOptions};
 
     use super::*;
 

@@ -8,7 +8,7 @@ use futures::future::{Either, join_all, select};
 use larder::backend::{Backend, Housekeeping, ListQuery, PutMode, Removal, S3Backend};
 use larder::error::{Error, ErrorKind};
 use larder::format::layout::{Key, Prefix};
-use larder::http::{HttpClient, HttpOptions, Timeouts};
+use larder::http::{HttpClient, Timeouts};
 use larder::internal::listing::list_all;
 use larder::internal::s3::{Condition, Deletion, ListRequest, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
@@ -39,7 +39,7 @@ fn client_at(url: &str, change: impl FnOnce(S3Options) -> S3Options) -> S3Client
     let options =
         S3Options::new(url, "bucket").credentials(Arc::new(credentials)).timeouts(timeouts).retry(retry);
     let runtime = runtime();
-    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), larder_testing::plaintext()).unwrap());
     S3Client::new(runtime, http, change(options)).unwrap()
 }
 

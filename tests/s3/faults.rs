@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future::join_all;
 use larder::error::{Error, ErrorKind};
-use larder::http::{HttpClient, HttpOptions, Timeouts};
+use larder::http::{HttpClient, Timeouts};
 use larder::internal::s3::{Condition, ListRequest, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
@@ -33,7 +33,7 @@ fn client_with(
         .timeouts(timeouts)
         .retry(retry);
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
-    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), larder_testing::plaintext()).unwrap());
     (S3Client::new(runtime, http.clone(), change(options)).unwrap(), http)
 }
 
@@ -48,7 +48,7 @@ fn set_up_as(options: Options) -> (FaultServer, S3Client) {
 }
 
 fn body(length: usize) -> Bytes {
-    (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect()
+    larder_testing::counting(length).into()
 }
 
 fn put(client: &S3Client, key: &str, bytes: &Bytes, condition: &Condition) -> Result<String, ErrorKind> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
 use larder::error::{Error, ErrorKind};
-use larder::http::{HttpClient, HttpOptions, Timeouts};
+use larder::http::{HttpClient, Timeouts};
 use larder::internal::s3::{Condition, ListRequest, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
@@ -68,7 +68,7 @@ fn set_up(deadline: Duration) -> (FaultServer, S3Client) {
         .retry(retry)
         .parts(6 << 20, NonZeroU64::new(5 << 20).unwrap());
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
-    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), larder_testing::plaintext()).unwrap());
     (server, S3Client::new(runtime, http, options).unwrap())
 }
 

@@ -8,7 +8,7 @@ use larder::backend::{
 };
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
-use larder::http::{HttpClient, HttpOptions};
+use larder::http::HttpClient;
 use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
 use larder::s3::{Credentials, S3Client, S3Options, StaticCredentials};
 use larder_testing::fault_server::{Action, FaultServer, Options, Quirk, Rule};
@@ -66,7 +66,7 @@ impl Runtime for Leaping {
 fn opened(server: &FaultServer, ownership: Ownership) -> (Arc<Leaping>, S3Backend) {
     let clock = Arc::new(Leaping { ahead: AtomicU64::new(0), inner: ThreadRuntime::new() });
     let runtime: Arc<dyn Runtime> = Arc::<Leaping>::clone(&clock);
-    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), larder_testing::plaintext()).unwrap());
     let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
     let options = S3Options::new(server.url(), "bucket").credentials(credentials);
     let client = S3Client::new(Arc::clone(&runtime), http, options).unwrap();

@@ -9,7 +9,7 @@ use larder::backend::{
 use larder::error::{ErrorKind, Result};
 use larder::format::Digest;
 use larder::format::layout::Key;
-use larder::http::{HttpClient, HttpOptions};
+use larder::http::HttpClient;
 use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder_testing::fault_server::{Action, FaultServer, Options, Rule};
@@ -99,7 +99,7 @@ impl Process {
         let server = Arc::new(FaultServer::start(Options::default()));
         let clock = Arc::new(Leaping::default());
         let runtime: Arc<dyn Runtime> = Arc::<Leaping>::clone(&clock);
-        let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+        let http = Arc::new(HttpClient::new(Arc::clone(&runtime), larder_testing::plaintext()).unwrap());
         let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
         let mut retry = RetryOptions::default();
         (retry.max_backoff, retry.attempts) = (Duration::from_millis(10), NonZeroU32::new(5).unwrap());

@@ -11,7 +11,7 @@ use larder::error::ErrorKind;
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::{GroupName, Namespace};
 use larder::gc::{self, GcOptions};
-use larder::http::{HttpClient, HttpOptions};
+use larder::http::HttpClient;
 use larder::internal::fault::FaultBackend;
 use larder::internal::listing::{ShortPages as _, list_all};
 use larder::local::{LocalOptions, LocalState};
@@ -33,7 +33,7 @@ fn runtime() -> Arc<dyn Runtime> {
 
 async fn in_bucket(server: &FaultServer, ownership: Ownership) -> S3Backend {
     let runtime = runtime();
-    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), HttpOptions::default()).unwrap());
+    let http = Arc::new(HttpClient::new(Arc::clone(&runtime), larder_testing::plaintext()).unwrap());
     let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
     let options = S3Options::new(server.url(), "bucket").credentials(credentials);
     let client = S3Client::new(Arc::clone(&runtime), http, options).unwrap();

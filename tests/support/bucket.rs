@@ -33,7 +33,7 @@ impl Bucket {
         let credentials = Credentials::new(s3_server::ACCESS_KEY, s3_server::SECRET_KEY);
         let options = S3Options::new(server.url(), "bucket");
         let options = options.credentials(Arc::new(StaticCredentials::new(credentials)));
-        let client = client(&runtime, options, HttpOptions::default());
+        let client = client(&runtime, options, crate::plaintext());
         Self { client, prefix: "test".to_owned(), runtime, _server: Some(server) }
     }
 

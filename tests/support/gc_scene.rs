@@ -1,8 +1,8 @@
 //! Stores whose chunks are known by a number each, for tests of garbage collection.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::io::Cursor;
@@ -19,13 +19,26 @@ use crate::noise;
 
 pub const CHUNK: usize = 4 << 10;
 
+/// The plaintext of a chunk, and its digest: tests ask for the same few over and over.
+type Known = BTreeMap<u64, (Vec<u8>, Digest)>;
+
+fn known<T>(number: u64, found: impl FnOnce(&(Vec<u8>, Digest)) -> T) -> T {
+    static KNOWN: Mutex<Known> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap();
+    found(known.entry(number).or_insert_with(|| {
+        let bytes = noise(number + 1, CHUNK);
+        let digest = Digest::of(&bytes);
+        (bytes, digest)
+    }))
+}
+
 /// The plaintext of the chunk with this number.
 pub fn chunk(number: u64) -> Vec<u8> {
-    noise(number + 1, CHUNK)
+    known(number, |(bytes, _)| bytes.clone())
 }
 
 pub fn digest(number: u64) -> Digest {
-    Digest::of(&chunk(number))
+    known(number, |(_, digest)| *digest)
 }
 
 pub fn digests(numbers: impl IntoIterator<Item = u64>) -> BTreeSet<Digest> {
@@ -33,7 +46,7 @@ pub fn digests(numbers: impl IntoIterator<Item = u64>) -> BTreeSet<Digest> {
 }
 
 pub fn data(numbers: &[u64]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| chunk(*number)).collect()
+    numbers.iter().map(|number| chunk(*number)).collect::<Vec<_>>().concat()
 }
 
 pub fn group(name: &str) -> GroupName {

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use larder::rt::{Runtime, ThreadRuntime};
 
-pub use noise::noise;
+pub use noise::{counting, noise};
 
 /// Runs a test on every runtime that was compiled in: threads under `futures::executor`, Tokio, smol, and simulated.
 pub fn on_every_runtime(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
@@ -55,6 +55,17 @@ pub fn on_every_network(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()
     }
     #[cfg(feature = "smol")]
     smol::block_on(body(Arc::new(larder::rt::SmolRuntime::new())));
+}
+
+/// Options of a client for the servers of the tests that have no TLS. A pinned certificate saves each client from reading the root
+/// certificates of the platform.
+#[cfg(feature = "s3")]
+pub fn plaintext() -> larder::http::HttpOptions {
+    let options = larder::http::HttpOptions::default();
+    #[cfg(feature = "tls")]
+    let options =
+        options.tls(larder::http::TlsOptions::default().fingerprint("00".repeat(32).parse().unwrap()));
+    options
 }
 
 /// An empty directory, in memory where there is such a filesystem: disks are slow with many directories and flushes.

@@ -14,7 +14,7 @@ use futures::io::{AsyncReadExt as _, Cursor};
 use larder::backend::{Backend, Ownership, S3Backend};
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::name::{AuthId, GroupName, Namespace, SnapshotName};
-use larder::http::{HttpClient, HttpOptions};
+use larder::http::HttpClient;
 use larder::internal::fault::FaultBackend;
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
@@ -155,7 +155,7 @@ impl Opening {
 
 /// A client that does not give up at once, and does not wait for long either.
 pub fn client(server: &FaultServer, runtime: &Arc<dyn Runtime>) -> S3Client {
-    let http = Arc::new(HttpClient::new(Arc::clone(runtime), HttpOptions::default()).unwrap());
+    let http = Arc::new(HttpClient::new(Arc::clone(runtime), crate::plaintext()).unwrap());
     let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
     let mut retry = RetryOptions::default();
     (retry.max_backoff, retry.attempts) = (Duration::from_millis(10), NonZeroU32::new(3).unwrap());

@@ -50,7 +50,7 @@ async fn try_back_up(store: &Datastore, name: &str, seeds: &[u64]) -> Result<Sna
 }
 
 fn contents(seeds: &[u64]) -> Vec<u8> {
-    seeds.iter().flat_map(|seed| noise(*seed, 4096)).collect()
+    seeds.iter().map(|seed| noise(*seed, 4096)).collect::<Vec<_>>().concat()
 }
 
 /// The path of a chunk that [`back_up`] makes of this seed.

@@ -163,7 +163,7 @@ fn flipped(bytes: &[u8]) -> Vec<u8> {
 /// The contents of a chunk.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let block = |number: u64| *Digest::of(&[seed.to_le_bytes(), number.to_le_bytes()].concat()).as_bytes();
-    (0..length as u64 / 32).flat_map(block).collect()
+    (0..length as u64 / 32).map(block).collect::<Vec<_>>().concat()
 }
 
 fn digest(seed: u64) -> Digest {
@@ -176,7 +176,7 @@ fn chunk(seed: u64) -> Key {
 
 /// An image of three chunks.
 fn contents() -> Vec<u8> {
-    (1..=3).flat_map(|seed| noise(seed, 4096)).collect()
+    (1..=3).map(|seed| noise(seed, 4096)).collect::<Vec<_>>().concat()
 }
 
 async fn open(backend: &Arc<dyn Backend>) -> Datastore {

@@ -35,12 +35,12 @@ pub(super) async fn read_your_writes(backend: &Arc<dyn Backend>) {
     ];
     for key in others.iter().chain(&of_groups) {
         for length in [0, 1, 4096, 70_001, 3] {
-            let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
+            let bytes = counting(length);
             let version = store(backend, key, bytes.clone()).await;
             holds(backend, key, &bytes, &version, "read your writes").await;
         }
     }
-    let large: Vec<u8> = (0..=250).cycle().take(5 << 20).collect();
+    let large = counting(5 << 20);
     let version = store(backend, &others[0], large.clone()).await;
     holds(backend, &others[0], &large, &version, "read your writes: 5 MiB").await;
     end(backend, &others).await;
@@ -108,7 +108,7 @@ pub(super) async fn limited(backend: &Arc<dyn Backend>) {
 /// A range has exactly the requested bytes, or is `InvalidInput`. The description is that of the whole object.
 pub(super) async fn ranges(backend: &Arc<dyn Backend>) {
     begin(backend).await;
-    let bytes: Vec<u8> = (0..=250).cycle().take(10_000).collect();
+    let bytes = counting(10_000);
     let (key, empty) = (chunk(1), chunk(2));
     let version = store(backend, &key, bytes.clone()).await;
     store(backend, &empty, Bytes::new()).await;
@@ -130,4 +130,12 @@ pub(super) async fn ranges(backend: &Arc<dyn Backend>) {
     store(backend, &marker, Bytes::new()).await;
     refused(backend.get_range(&marker, 0..1).await, ErrorKind::InvalidInput, "ranges: of a namespace");
     end(backend, &[key, empty]).await;
+}
+
+/// Bytes that count from 0 to 250, over and over.
+fn counting(length: usize) -> Vec<u8> {
+    let period: Vec<u8> = (0..=250).collect();
+    let mut bytes = period.repeat(length / period.len() + 1);
+    bytes.truncate(length);
+    bytes
 }

@@ -241,11 +241,13 @@ impl Reserve {
 /// Bytes that do not compress, the same each time.
 fn contents(size: usize) -> Bytes {
     let mut word = 0x9e37_79b9_7f4a_7c15_u64;
-    let next = || {
+    let mut bytes = vec![0; size.next_multiple_of(8)];
+    for next in bytes.chunks_exact_mut(8) {
         word ^= word << 13;
         word ^= word >> 7;
         word ^= word << 17;
-        Some(word.to_le_bytes())
-    };
-    std::iter::from_fn(next).flatten().take(size).collect()
+        next.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes.into()
 }

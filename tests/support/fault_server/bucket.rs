@@ -55,9 +55,9 @@ impl Bucket {
     /// Returns `true` if the quota leaves no room for so many bytes more. What an object replaces is not counted off, as many
     /// servers do it.
     pub(super) fn is_full(&self, bytes: usize) -> bool {
-        let used: usize = self.objects.values().map(|object| object.bytes.len()).sum();
+        let used = || self.objects.values().map(|object| object.bytes.len()).sum::<usize>();
         self.quota.objects.is_some_and(|most| self.objects.len() >= most)
-            || self.quota.bytes.is_some_and(|most| used + bytes > most)
+            || self.quota.bytes.is_some_and(|most| used() + bytes > most)
     }
 
     /// Stores an object and returns its entity tag.

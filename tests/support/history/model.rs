@@ -36,7 +36,7 @@ pub(crate) struct Contents {
 
 impl Contents {
     pub(crate) fn bytes(blocks: &[u8]) -> Vec<u8> {
-        blocks.iter().flat_map(|number| block(*number)).collect()
+        blocks.iter().map(|number| block(*number)).collect::<Vec<_>>().concat()
     }
 
     pub(crate) fn blocks(&self) -> BTreeSet<u8> {

@@ -106,7 +106,7 @@ impl Side {
 }
 
 fn bytes_of(blocks: &[u8]) -> Vec<u8> {
-    blocks.iter().flat_map(|number| noise(u64::from(*number) + 5000, BLOCK)).collect()
+    blocks.iter().map(|number| noise(u64::from(*number) + 5000, BLOCK)).collect::<Vec<_>>().concat()
 }
 
 async fn backups(side: Arc<Side>, group: GroupName, seed: u64) {
