@@ -13,6 +13,7 @@ use larder::s3::{
 use larder_testing::fault_server::{Action, Etags, FaultServer, Flip, Framing, Options, Quirk, Rule};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 const ALWAYS: Condition = Condition::Always;
@@ -142,6 +143,17 @@ fn every_framing_is_understood_or_refused() {
 /// Proves H127.
 #[test]
 fn a_stalled_connection_ends_by_its_timeouts() {
+    // Each waits for its timeouts, and all at the same time.
+    thread::scope(|scope| {
+        for at in [0, 10, 50_000] {
+            scope.spawn(move || a_stalled_response_ends(at));
+        }
+        scope.spawn(a_dripping_response_ends);
+        scope.spawn(a_server_that_stops_reading_ends);
+    });
+}
+
+fn a_stalled_response_ends(at: usize) {
     let server = FaultServer::start(Options::default());
     let (client, _) = client_with(&server, |options| {
         let mut timeouts = Timeouts::default();
@@ -151,16 +163,18 @@ fn a_stalled_connection_ends_by_its_timeouts() {
     });
     server.put("k", body(100_000).to_vec());
     let runtime = ThreadRuntime::new();
-    for action in [Action::StallResponseAt(0), Action::StallResponseAt(10), Action::StallResponseAt(50_000)] {
-        server.clear();
-        server.add(Rule::on("GET").then(action));
-        let start = runtime.monotonic();
-        assert_eq!(get(&client, "k"), Err(ErrorKind::Unavailable));
-        let took = runtime.monotonic().saturating_sub(start);
-        // Four attempts, each at its end after 400 ms at most, with pauses of 20 ms; the rest is for a busy machine.
-        assert!(took < Duration::from_secs(10), "{took:?}");
-    }
-    server.clear();
+    server.add(Rule::on("GET").then(Action::StallResponseAt(at)));
+    let start = runtime.monotonic();
+    assert_eq!(get(&client, "k"), Err(ErrorKind::Unavailable));
+    let took = runtime.monotonic().saturating_sub(start);
+    // Four attempts, each at its end after 400 ms at most, with pauses of 20 ms; the rest is for a busy machine.
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+fn a_dripping_response_ends() {
+    let server = FaultServer::start(Options::default());
+    server.put("k", body(100_000).to_vec());
+    let runtime = ThreadRuntime::new();
     server.add(Rule::on("GET").then(Action::Drip { bytes: 10, every: Duration::from_millis(100) }));
     let (client, _) = client_with(&server, |options| {
         let (mut retry, mut timeouts) = (RetryOptions::default(), Timeouts::default());
@@ -173,7 +187,10 @@ fn a_stalled_connection_ends_by_its_timeouts() {
     assert_eq!(dripping, Err(ErrorKind::Unavailable), "always moving, and never done");
     // Half a second, and one more because of the size, for each of two attempts.
     assert!(runtime.monotonic().saturating_sub(start) < Duration::from_secs(10));
-    server.clear();
+}
+
+fn a_server_that_stops_reading_ends() {
+    let server = FaultServer::start(Options::default());
     let (client, _) = client_with(&server, |options| {
         let mut timeouts = Timeouts::default();
         timeouts.idle = Duration::from_secs(1);

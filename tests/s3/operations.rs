@@ -11,6 +11,7 @@ use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentia
 use larder_testing::fault_server::{Action, FaultServer, Options, Rule};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 const ALWAYS: Condition = Condition::Always;
@@ -75,8 +76,8 @@ fn set_up(deadline: Duration) -> (FaultServer, S3Client) {
 /// Proves H128.
 #[test]
 fn every_operation_on_a_silent_server_ends_in_time() {
-    let clock = ThreadRuntime::new();
-    for (name, run) in OPERATIONS {
+    let check = |name: &str, run: Run| {
+        let clock = ThreadRuntime::new();
         let (server, client) = set_up(Duration::from_millis(400));
         server.add(Rule::any().then(Action::StallResponseAt(0)));
         let start = clock.monotonic();
@@ -85,7 +86,13 @@ fn every_operation_on_a_silent_server_ends_in_time() {
         assert_eq!(ended, Err(ErrorKind::Unavailable), "{name}");
         // An upload that was begun is aborted too, and a large body has a minute and a half more.
         assert!(took < Duration::from_secs(5), "{name}: {took:?}");
-    }
+    };
+    // They wait at the same time.
+    thread::scope(|scope| {
+        for (name, run) in OPERATIONS {
+            scope.spawn(move || check(name, run));
+        }
+    });
 }
 
 /// Proves H132.

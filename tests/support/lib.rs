@@ -22,6 +22,7 @@ pub mod sim_bucket;
 pub mod watched;
 
 use std::sync::Arc;
+use std::thread;
 
 use futures::future::BoxFuture;
 use larder::rt::{Runtime, ThreadRuntime};
@@ -29,7 +30,7 @@ use larder::rt::{Runtime, ThreadRuntime};
 pub use noise::{counting, noise};
 
 /// Runs a test on every runtime that was compiled in: threads under `futures::executor`, Tokio, smol, and simulated.
-pub fn on_every_runtime(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
+pub fn on_every_runtime(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()> + Sync) {
     on_every_network(&body);
     #[cfg(feature = "testing")]
     for seed in 0..4 {
@@ -38,23 +39,27 @@ pub fn on_every_runtime(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()
     }
 }
 
-/// The same without the simulated one, which reaches no server.
-pub fn on_every_network(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()>) {
-    let threads: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
-    futures::executor::block_on(body(threads));
-    #[cfg(feature = "tokio")]
-    {
-        let tokio =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let runtime: Arc<dyn Runtime> = Arc::new(larder::rt::TokioRuntime::new(tokio.handle().clone()));
-        tokio.block_on(body(runtime));
-        // On a single thread too, where anything that blocks stops everything (H155).
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let runtime: Arc<dyn Runtime> = Arc::new(larder::rt::TokioRuntime::new(tokio.handle().clone()));
-        tokio.block_on(body(runtime));
-    }
-    #[cfg(feature = "smol")]
-    smol::block_on(body(Arc::new(larder::rt::SmolRuntime::new())));
+/// The same without the simulated one, which reaches no server. The runtimes run at the same time, each on a thread of its own: some
+/// tests wait for real time.
+pub fn on_every_network(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()> + Sync) {
+    let body = &body;
+    thread::scope(|scope| {
+        scope.spawn(|| futures::executor::block_on(body(Arc::new(ThreadRuntime::new()))));
+        #[cfg(feature = "tokio")]
+        for mut tokio in [
+            tokio::runtime::Builder::new_multi_thread(),
+            // On a single thread too, where anything that blocks stops everything (H155).
+            tokio::runtime::Builder::new_current_thread(),
+        ] {
+            scope.spawn(move || {
+                let tokio = tokio.worker_threads(2).enable_all().build().unwrap();
+                let runtime = larder::rt::TokioRuntime::new(tokio.handle().clone());
+                tokio.block_on(body(Arc::new(runtime)));
+            });
+        }
+        #[cfg(feature = "smol")]
+        scope.spawn(|| smol::block_on(body(Arc::new(larder::rt::SmolRuntime::new()))));
+    });
 }
 
 /// Options of a client for the servers of the tests that have no TLS. A pinned certificate saves each client from reading the root
