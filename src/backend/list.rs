@@ -321,9 +321,12 @@ pub fn page_of<T>(
 ) -> ListPage {
     let root = query.prefix.path();
     let mut entries: Vec<ListEntry> = Vec::new();
-    let mut from = match cursor {
-        Some(cursor) => Bound::Excluded(cursor.as_str().to_owned()),
-        None => Bound::Included(root.clone()),
+    let (after, until) = (query.after.as_ref().map(Key::path), query.until.as_ref().map(Key::path));
+    let mut from = match (cursor, &after) {
+        (Some(cursor), _) => Bound::Excluded(cursor.as_str().to_owned()),
+        // The path of a child is a prefix of the paths below it: no child of a path up to `after` is beyond that bound.
+        (None, Some(after)) if *after > root => Bound::Excluded(after.clone()),
+        _ => Bound::Included(root.clone()),
     };
     while let Some((path, object)) = objects.range::<String, _>((from.clone(), Bound::Unbounded)).next() {
         if !path.starts_with(&root) {
@@ -338,7 +341,11 @@ pub fn page_of<T>(
             // `0` is the byte after `/`: continue after everything below the child.
             from = Bound::Included(format!("{}0", &child[..child.len() - 1]));
         }
-        if !query.prefix.contains(&key) || !query.covers(child.as_ref().unwrap_or(path)) {
+        let listed = child.as_ref().unwrap_or(path);
+        if until.as_ref().is_some_and(|until| listed > until) {
+            break;
+        }
+        if !query.prefix.contains(&key) || after.as_ref().is_some_and(|after| listed <= after) {
             continue;
         }
         if entries.len() == most {
