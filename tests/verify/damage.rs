@@ -23,6 +23,7 @@ use larder::store::{Datastore, Options, SnapshotReader};
 use larder::verify::{self, Fault, Mode, Repair, Scope, VerifyOptions, VerifyReport};
 use larder_testing::fault_server::{FaultServer, Options as ServerOptions};
 use larder_testing::fixture;
+use larder_testing::noise;
 use larder_testing::s3_store;
 use larder_testing::s3_store::{
     CHUNK, Opening, back_up as back_up_far, check_all, data, fresh, group as far_group, opened_again,
@@ -158,12 +159,6 @@ fn flipped(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     *bytes.last_mut().unwrap() ^= 1;
     bytes
-}
-
-/// The contents of a chunk.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let block = |number: u64| *Digest::of(&[seed.to_le_bytes(), number.to_le_bytes()].concat()).as_bytes();
-    (0..length as u64 / 32).map(block).collect::<Vec<_>>().concat()
 }
 
 fn digest(seed: u64) -> Digest {

@@ -88,12 +88,14 @@ impl Walk<'_> {
         let Some(directories) = ChunkDirectories::open(self.disk)? else { return Ok(Progress::Done) };
         let skipped = self.after.strip_prefix(".chunks/").and_then(|rest| rest.get(..4));
         let first = skipped.and_then(|digits| u16::from_str_radix(digits, 16).ok()).unwrap_or(0);
-        let (mut present, mut empty) = (None, 0);
-        for number in first..=u16::MAX {
+        let (mut present, mut empty, mut next) = (None::<BTreeSet<u16>>, 0, Some(first));
+        while let Some(number) = next {
             // In a store with few directories, most are known to be missing.
-            if present.as_ref().is_some_and(|present: &BTreeSet<_>| !present.contains(&number)) {
+            if let Some(present) = present.as_ref().filter(|present| !present.contains(&number)) {
+                next = present.range(number..).next().copied();
                 continue;
             }
+            next = number.checked_add(1);
             let path = format!(".chunks/{number:04x}/");
             if self.until.as_deref().is_some_and(|until| path.as_str() > until) {
                 return Ok(Progress::Past);

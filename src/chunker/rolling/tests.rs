@@ -73,7 +73,7 @@ fn cuts_stay_the_same_from_version_to_version() {
 
 #[test]
 fn sizes_gather_around_the_average() {
-    let data = noise(4, 32 << 20);
+    let data = larder_testing::noise(4, 32 << 20);
     let sizes = sizes(&cuts(SMALL, &data, &[1 << 20]));
     let mean = sizes.iter().sum::<usize>() / sizes.len();
     assert!((52 << 10..76 << 10).contains(&mean), "{mean}");
@@ -90,7 +90,7 @@ fn zeros_are_cut_at_the_maximum() {
 
 #[test]
 fn after_an_insertion_cuts_are_found_again() {
-    let before = noise(5, 8 << 20);
+    let before = larder_testing::noise(5, 8 << 20);
     let mut after = before.clone();
     after.splice(3 << 20..3 << 20, *b"inserted");
     let old = cuts(SMALL, &before, &[1 << 20]);

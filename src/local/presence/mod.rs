@@ -381,11 +381,13 @@ fn encode(digest: &Digest, presence: Presence) -> [u8; RECORD_BYTES] {
 }
 
 fn decode(record: &[u8; RECORD_BYTES]) -> io::Result<(Digest, Presence)> {
-    let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| record[at + byte]));
+    let word = |at: usize| u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
     if word(36) != crc32fast::hash(&record[..36]) {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let digest = Digest::from_bytes(std::array::from_fn(|at| record[at]));
+    let mut digest = [0; 32];
+    digest.copy_from_slice(&record[..32]);
+    let digest = Digest::from_bytes(digest);
     match word(32) >> LENGTH_BITS {
         0 => Ok((digest, Presence::Forgotten)),
         1 => Ok((digest, Presence::Present(word(32) & ((1 << LENGTH_BITS) - 1)))),
