@@ -79,7 +79,7 @@ fn directories_conform_at_every_durability_level_and_through_wrappers() {
 
 #[test]
 fn directories_conform_with_all_prefix_directories_created() {
-    // In memory, where there is such a filesystem: disks are slow with so many directories.
+    // In memory, where such a filesystem exists: disks are slow with 65,536 directories.
     let root = larder_testing::scratch();
     let options = FsOptions::default().sync_level(SyncLevel::None);
     check_blocking(&block_on(create(threads(), root.path(), options)));
@@ -416,7 +416,7 @@ async fn one_change_fails(runtime: &Arc<dyn Runtime>, fault: Action, nth: u64) {
     let store = Datastore::create(backend, Options::default()).await.unwrap();
     faulty.add(Rule::on(Method::Put, fault).or(Method::Barrier).nth(nth));
     let made = back_up(&store).await;
-    // The first change stores the owner, the ninth the manifest. What is there although its put failed is recognised.
+    // The first change stores the owner, the ninth the manifest. An object that exists although its put failed is recognised.
     let is_there_all_the_same = matches!(nth, 1 | 9) && matches!(fault, Action::FailAfter(_));
     assert_eq!(made.is_ok(), is_there_all_the_same, "change {nth}, {fault:?}: {made:?}");
     assert_eq!(faulty.fired(), 1);

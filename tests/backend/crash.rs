@@ -51,7 +51,7 @@ async fn back_up(
     backup.finish().await
 }
 
-/// Whether everything in the snapshot is there and is what its notes say.
+/// Returns `true` if everything in the snapshot exists and matches its notes.
 async fn check(store: &Datastore, name: &SnapshotName) -> Result<(), Error> {
     let snapshot = store.snapshot(name).await?;
     let version: u64 = snapshot.manifest().notes().unwrap().parse().unwrap();
@@ -64,7 +64,7 @@ async fn check(store: &Datastore, name: &SnapshotName) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many changes there were when each thing was acknowledged.
+/// The number of changes before each acknowledgement.
 struct Recorded {
     created: usize,
     finished: Vec<(usize, SnapshotName)>,
@@ -130,7 +130,7 @@ async fn reopen(runtime: &Arc<dyn Runtime>, path: &Path, level: SyncLevel) -> Op
     Some(Datastore::open(backend, Options::default()).await.unwrap())
 }
 
-/// How many seeds of partial loss to try; a large number by hand, a small one in CI.
+/// The number of seeds of partial loss: large by hand, small in CI.
 fn seeds() -> u64 {
     std::env::var("LARDER_CRASH_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
 }

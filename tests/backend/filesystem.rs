@@ -1,4 +1,4 @@
-//! Stores in a directory: the layout that PBS expects, and what filesystems do to those who trust them.
+//! Stores in a directory: the layout that PBS expects, and the surprises of filesystems.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -169,7 +169,7 @@ fn a_write_without_permission_is_denied_and_changes_nothing() {
     if !rustix::process::geteuid().is_root() {
         return denied(&root);
     }
-    // Root may write everywhere, so somebody else runs this, from a place where they may.
+    // Root may write everywhere, so another user runs this, from a directory that it may read.
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let test = directory.path().join("test");
     let this = std::env::current_exe().unwrap();
@@ -296,7 +296,7 @@ fn an_empty_mount_point_is_not_opened_as_a_store() {
     let missing = block_on(backend.put(&key, Bytes::from_static(b"x"), PutMode::Create)).unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::Unavailable, "a put does not say that its object is absent");
     assert!(!root.exists());
-    // The mount point alone is no empty store, and nothing is known of what is in the one that was there.
+    // The mount point alone is no empty store, and the contents of the store on the unmounted disk are unknown.
     fs::create_dir(&root).unwrap();
     let owner = Key::Owner("vm/1".parse().unwrap());
     let whole = Prefix::Namespace(larder::format::name::Namespace::root());
@@ -346,7 +346,7 @@ fn locks_reach_other_processes_on_local_filesystems_only() {
 fn opening_a_store_reads_no_chunk_directory() {
     let directory = larder_testing::scratch();
     create(directory.path());
-    // Root may read anything, so a name that no directory can have shows that nobody looks.
+    // Root may read everything, so a name that no directory can have shows that nothing looks there.
     fs::write(directory.path().join(".chunks/0000"), "not a directory").unwrap();
     let backend = block_on(FsBackend::open(runtime(), directory.path(), on_demand())).unwrap();
     let (key, _) = chunk(1);
@@ -431,7 +431,7 @@ fn the_lock_of_the_store_excludes_the_record_locks_of_pbs() {
     assert!(record_lock(root, "exclusive"));
 }
 
-/// Holds a lock in a process of its own until it is told to end.
+/// Holds a lock in a process of its own until it is asked to end.
 fn held_by_another(root: &Path, kind: &str) -> std::process::Child {
     let script = "import fcntl,sys\n\
         f=open(sys.argv[1],'r+')\n\

@@ -98,7 +98,7 @@ fn a_store_works_without_hard_links_and_without_rename_noreplace() {
     }
 }
 
-/// Whether a process waits for the lock of this file.
+/// Returns `true` if a process waits for the lock of this file.
 fn is_waited_for(path: &Path) -> bool {
     let inode = format!(":{} ", fs::metadata(path).unwrap().ino());
     let locks = fs::read_to_string("/proc/locks").unwrap();

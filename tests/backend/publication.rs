@@ -1,4 +1,4 @@
-//! What may go wrong between writers, late answers and targets, and must not.
+//! Hazards between writers, late answers and targets.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ async fn restored(snapshot: &SnapshotReader, name: &str) -> Vec<u8> {
 
 /// Proves H42.
 ///
-/// After a power cut between the two, the manifest of a snapshot without files must not be there.
+/// After a power cut between the two, no manifest of a snapshot without files may exist.
 #[test]
 fn a_deleted_manifest_is_durable_before_its_files_are_deleted() {
     let (_, backend) = memory();
@@ -88,7 +88,7 @@ fn the_files_of_a_pending_manifest_are_kept() {
         backup.stream("data.bin", Cursor::new(noise(1, 100_000))).await.unwrap();
         let name: SnapshotName = backup.name().clone();
         assert_eq!(backup.finish().await.unwrap_err().kind(), ErrorKind::Unavailable);
-        // The next backup begins before the manifest is there, and takes nothing away.
+        // The next backup begins before the manifest arrives, and deletes nothing.
         let next = store.backup(&group()).begin().await.unwrap();
         runtime.sleep(Duration::from_secs(1)).await;
         next.finish().await.unwrap();

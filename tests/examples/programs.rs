@@ -52,7 +52,7 @@ impl Place {
         command
     }
 
-    /// Makes sure that nobody has to wait for the lease.
+    /// Makes sure that no process has to wait for the lease.
     fn check_given_back(&self) {
         let Self::Bucket(server) = self else { return };
         let Some(lease) = server.objects().get("store/.larder/lease").cloned() else { return };
@@ -60,7 +60,7 @@ impl Place {
         assert_eq!(lease["held"], false);
     }
 
-    /// What the store has besides chunks, its identity and its locks.
+    /// The objects of the store except chunks, its identity and its locks.
     fn metadata(&self) -> Vec<String> {
         match self {
             Self::Bucket(server) => {
@@ -95,7 +95,7 @@ impl Scene {
 
     /// A store in a directory and one in a bucket, each with two snapshots.
     fn places(&self) -> [Place; 2] {
-        // As PBS makes it, but for the directories that come with their first chunk.
+        // A store as PBS creates it, except that prefix directories are created with their first chunk.
         fs::create_dir_all(self.path("store/.chunks")).unwrap();
         let places = [Place::Directory(self.directory.path().to_owned()), bucket()];
         for place in &places {
@@ -130,7 +130,7 @@ fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The writing end of a pipe that nobody reads.
+/// The writing end of a pipe that no process reads.
 fn closed_pipe() -> Stdio {
     let (_, writer) = io::pipe().unwrap();
     writer.into()
@@ -299,7 +299,7 @@ fn an_interrupted_backup_leaves_no_snapshot_and_no_lease() {
         assert_eq!(in_bucket.metadata(), before);
         in_bucket.check_given_back();
     }
-    // Reading this takes longer than anybody waits.
+    // Reading this takes longer than the test waits.
     let image = File::create(scene.path("image")).unwrap();
     image.set_len(8 << 40).unwrap();
     for (signal, wanted) in SIGNALS {
@@ -388,7 +388,7 @@ fn an_interrupted_command_releases_the_lease() {
     let Place::Bucket(server) = &place else { panic!() };
     let other = scene.path("other");
     fs::create_dir_all(other.join(".chunks")).unwrap();
-    // What is dropped at once may stall; what ends between two steps has to come to the end of one.
+    // An operation that is dropped may stall at any point; one that ends between two steps must complete the current step.
     let cases: [(&str, &[&str], &str, Action); 5] = [
         ("list", &[], "/host/", Action::StopReading),
         ("maintain", &["move", "host/a", "--to", "n", "--create-ns"], "/host/", Action::StopReading),
@@ -424,7 +424,7 @@ fn a_second_signal_ends_a_command_immediately() {
         place.on("backup", "store").args(["--create", "--group", "host/c"]).arg(scene.source()),
     );
     running.until("the chunk", is_stalled);
-    // Nor is the lease given back.
+    // Nor is the lease released.
     let is_stalled = stall(server, "PUT", "/lease");
     running.signal(Signal::INT);
     running.until("the end of the lease", is_stalled);

@@ -24,7 +24,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let scene = Self { directory: tempfile::tempdir().unwrap() };
-        // As PBS makes it, but for the directories that come with their first chunk.
+        // A store as PBS creates it, except that prefix directories are created with their first chunk.
         fs::create_dir_all(scene.path("store/.chunks")).unwrap();
         fs::create_dir(scene.path("tree")).unwrap();
         fs::write(scene.path("tree/file"), "contents").unwrap();

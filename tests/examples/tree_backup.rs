@@ -1,5 +1,5 @@
 //! Backups of directory trees, pipes and files by the `backup` example: the rest of a tree is backed up whatever one entry does,
-//! and the findings are told to the user, to programs and to the snapshot.
+//! and the findings reach the user, programs and the snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -389,7 +389,7 @@ fn same_contents(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// Unpacks with another program, if it is there.
+/// Unpacks with another program, if it is installed.
 fn unpack_with(program: &[&str], tar: &[u8], target: &Path) -> bool {
     fs::create_dir(target).unwrap();
     let command =

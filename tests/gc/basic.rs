@@ -32,13 +32,13 @@ async fn restore(snapshot: &SnapshotReader) -> Vec<u8> {
     target.into_inner().into_inner()
 }
 
-/// What removes everything that is not used now, wherever the store is.
+/// Options that remove everything unreferenced, on any backend.
 fn at_once(place: &Place) -> GcOptions {
     let options = GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100);
     if place.capabilities().lock_reach == LockReach::Process { options.only_process() } else { options }
 }
 
-/// How many chunks there are, and their bytes.
+/// The number of chunks, and their bytes.
 fn on_disk(store: &std::path::Path) -> (u64, u64) {
     let directories = std::fs::read_dir(store.join(".chunks")).unwrap();
     let chunks = directories.flat_map(|directory| std::fs::read_dir(directory.unwrap().path()).unwrap());
@@ -80,7 +80,7 @@ fn a_collection_removes_exactly_the_unreferenced_chunks() {
             }
             let status = store.gc_status().await.unwrap().unwrap();
             assert_eq!((status.removed_chunks, status.disk_chunks, status.index_file_count), (5, 20, 1));
-            // What was removed is stored again by whoever needs it.
+            // A writer that needs a removed chunk stores it again.
             let again = back_up(&store, &other, &both).await;
             assert!(restore(&again).await == both);
             let plan = gc::plan(&store, at_once(&place)).await.unwrap();
@@ -178,7 +178,7 @@ fn missing_chunks_are_reported_with_their_snapshots_and_stored_by_the_next_backu
             assert_eq!((plan.missing(), plan.damaged().1), (2, 2));
             assert_eq!(hurt(&plan), [(first.clone(), 1), (second.clone(), 3)]);
             assert_eq!(executed(plan).await.removed.chunks, 0);
-            // Whoever has the data heals them all.
+            // A backup of the same data heals them all.
             let again = back_up(&store, &b, &both).await;
             assert!(restore(&again).await == both);
             for (name, data) in [(&first, &shared), (&second, &both)] {
@@ -192,7 +192,7 @@ fn missing_chunks_are_reported_with_their_snapshots_and_stored_by_the_next_backu
 
 /// Proves H25.
 ///
-/// What was put aside as corrupt goes when it is old, unless it is all that is left of what somebody needs.
+/// Quarantined copies are removed when they are old, unless a needed chunk has no other copy.
 #[test]
 fn old_quarantined_copies_are_removed_unless_a_needed_chunk_has_no_other() {
     everywhere(|place| {

@@ -30,7 +30,7 @@ fn chunks(server: &FaultServer) -> BTreeSet<Digest> {
     names.filter_map(|key| key.rsplit_once('/').unwrap().1.parse().ok()).collect()
 }
 
-/// What removes at once what two runs saw unused.
+/// Options that remove at once what two runs found unreferenced.
 fn twice() -> GcOptions {
     GcOptions::default().grace(Duration::ZERO).listing_lag(Duration::ZERO).max_garbage(100)
 }
@@ -128,7 +128,7 @@ fn presence_records_of_one_opening_end_with_a_collection_by_another() {
         let again = back_up(&process.store, "host/a", &[1, 2]).await.unwrap();
         check(&again).await.unwrap();
         assert_eq!(check_all(&process.store).await, 2);
-        // What the other finds missing is nothing that the first vouches for either.
+        // A chunk that the other finds missing is not known to the first either.
         let lost = keys(&server, "/.chunks/").into_iter().find(|key| key.ends_with(&digest(1).to_string()));
         server.remove(&lost.unwrap());
         assert_eq!(gc::plan(&other, twice()).await.unwrap().missing(), 1);
@@ -195,7 +195,7 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// What can happen to local state between two processes.
+/// Changes of local state between two processes.
 fn spoil(how: usize, directory: &Path, older: &Path) {
     let files = files_below(directory);
     let is_state = |file: &&std::path::PathBuf| file.file_name().is_some_and(|name| name != "lock");
@@ -326,12 +326,12 @@ fn chunks_that_listings_do_not_show_yet_are_neither_garbage_nor_missing() {
     }
 }
 
-/// From here on listings show nothing that is younger than so many of them.
+/// From here on listings hide everything younger than this number of listings.
 fn lag_behind(server: &FaultServer, listings: u64) {
     server.add(Rule::list().then(Action::ListingLag(Lag::Listings(listings))));
 }
 
-/// Makes what is there older than listings lag behind.
+/// Lets all objects become older than the listing lag.
 async fn list_often(process: &Process, times: u64) {
     for _ in 0..times {
         process.store.groups(&Namespace::root()).await.unwrap();
@@ -441,7 +441,7 @@ async fn dies_at(step: u64, local: Option<&Path>, keeps: bool) -> bool {
         fs::remove_dir_all(local).unwrap();
     }
     let process = opened_again(&server, &opening(local)).await;
-    // What the dead process sent may arrive late.
+    // Requests of the dead process may arrive late.
     drop(process.backend.lock(&LockScope::Store, LockMode::Shared).await.unwrap());
     process.clock.leap(40 * 60);
     drop(back_up(&process.store, "host/b", &[1, 2, 5, 6]).await.unwrap());

@@ -1,4 +1,4 @@
-//! A garbage collection that dies, is aborted or is refused something leaves a whole store, goes on, and counts what was done and no
+//! A garbage collection that dies, is aborted or is refused something leaves a whole store, resumes, and counts what was done and no
 //! more (H16, H19, H21, H36).
 
 use std::collections::BTreeSet;
@@ -45,7 +45,7 @@ async fn scene(is_bucket: bool) -> Scene {
 }
 
 impl Scene {
-    /// Puts so many objects among the chunks that nothing uses.
+    /// Puts `count` unreferenced chunks into the store.
     async fn litter(&self, count: u64) {
         for number in 0..count {
             let key = Key::Chunk(Digest::of(&number.to_le_bytes()));
@@ -66,7 +66,7 @@ impl Scene {
     }
 }
 
-/// Dies at a step of an execution, where the request that it dies in is cut or was not begun. Whether it came so far.
+/// Dies at a step of an execution, where the request in flight is cut or not begun. Returns `true` if it got that far.
 async fn dies_at(step: u64, is_bucket: bool, is_cut: bool) -> bool {
     let scene = scene(is_bucket).await;
     leave(&scene.store, &[1, 2, 3, 4, 5, 6]).await;
@@ -123,7 +123,7 @@ impl Aborter {
         Arc::new(Self { abort: Arc::default(), at, events: AtomicU64::new(0) })
     }
 
-    /// Whether it did.
+    /// Returns `true` if it did.
     fn has_aborted(&self) -> bool {
         self.abort.swap(false, Ordering::SeqCst)
     }
@@ -141,7 +141,7 @@ fn numbers(report: &GcReport) -> (u64, ChunkTally, ChunkTally, u64, u64) {
     (report.failed, report.removed, report.removed_quarantined, report.absent + report.busy, report.pinned)
 }
 
-/// Collects much, aborted at the event with this number, and again to its end. How many events there were.
+/// Collects much, aborted at the event with this number, and again to its end. Returns the number of events.
 async fn aborted_at(at: u64, is_bucket: bool, memory_bytes: usize) -> u64 {
     let scene = scene(is_bucket).await;
     scene.litter(2500).await;
@@ -248,7 +248,7 @@ async fn with_a_fault(is_bucket: bool, action: Action, nth: Option<u64>) -> (Out
     assert_eq!(report.failures.len() as u64, report.failed.min(1000));
     if ended {
         assert_eq!(report.removed.chunks + report.failed, 2500);
-        // Of the chunks that are there, each is somewhere in the state.
+        // Each existing chunk is somewhere in the state.
         let status = scene.store.gc_status().await.unwrap().unwrap();
         assert_eq!(
             (status.removed_chunks, status.removed_bytes),
@@ -306,7 +306,7 @@ fn denied_deletes_are_reported_once_and_unanswered_ones_stop_the_sweep() {
 
 /// Proves H19.
 ///
-/// What is refused is not tried over and over by one plan; the rest goes, and the next plan has another try.
+/// One plan does not repeat refused deletions; it removes the rest, and the next plan tries again.
 #[test]
 fn a_plan_does_not_repeat_refused_deletions() {
     for is_bucket in KINDS {

@@ -38,7 +38,7 @@ async fn scene(is_bucket: bool) -> Scene {
     Scene { faults, index, memory, store }
 }
 
-/// Makes sure that a collection is refused, that it says because of which index, and that everything is there.
+/// Makes sure that a collection is refused, that the error names the index, and that every chunk exists.
 async fn refused(scene: &Scene, what: &str) -> Error {
     let error = reason(collect(&scene.store, at_once()).await).unwrap_or_else(|| panic!("{what}"));
     assert!(error.to_string().contains(&scene.index.path()), "{what}: {error}");
@@ -155,7 +155,7 @@ fn an_unreachable_index_stops_the_collection() {
 
 /// Proves H9.
 ///
-/// It is listed, and then it is not there: with its snapshot it was deleted, without it something is wrong.
+/// It is listed and then absent: if its snapshot is absent too, it was deleted; otherwise something is wrong.
 #[test]
 fn an_index_that_vanished_without_its_snapshot_stops_the_collection() {
     for finished in [true, false] {
@@ -183,7 +183,7 @@ fn an_index_that_vanished_without_its_snapshot_stops_the_collection() {
 
 /// Proves H9.
 ///
-/// What an unfinished snapshot names is needed as long as it is there.
+/// The chunks of an unfinished snapshot are needed as long as it exists.
 #[test]
 fn an_unfinished_snapshot_keeps_its_chunks_and_must_be_readable() {
     block_on(async {
@@ -227,12 +227,12 @@ fn a_missing_chunk_does_not_stop_a_collection() {
     });
 }
 
-/// What was put aside of a chunk that is in use stays, whatever stands beside it.
+/// Quarantined copies of a chunk in use stay, however many there are.
 #[test]
 fn all_quarantined_copies_of_a_needed_chunk_are_kept() {
     block_on(async {
         let scene = scene(false).await;
-        // All are missing but for what was put aside of them.
+        // All are missing except for their quarantined copies.
         for digest in digests([1, 2, 3]) {
             scene.memory.delete(&[Removal::any(Key::Chunk(digest))]).await.unwrap().remove(0).unwrap();
             replace(&scene, &Key::Quarantined(digest, 0), &b"bad"[..]).await;

@@ -61,7 +61,7 @@ async fn collects_until(root: &Path, method: Method, is_over: bool) {
         Box::pin(async move {
             if is_it {
                 println!("HERE");
-                // Nothing else goes on in this process.
+                // This process does nothing else.
                 loop {
                     std::thread::park();
                 }
@@ -124,7 +124,7 @@ fn a_killed_collection_releases_the_store() {
     }
 }
 
-/// How many descriptors this process has.
+/// The number of open descriptors of this process.
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
@@ -307,7 +307,7 @@ fn a_collection_of_a_pbs_store_matches_the_counts_of_pbs() {
         let plan = gc::plan(&store, at_once()).await.unwrap();
         assert_eq!((plan.missing(), plan.damaged().1), (0, 0));
         drop(plan);
-        // One chunk is there by which PBS tried out file times; it was young.
+        // One chunk is the one by which PBS tested file times; it was young.
         for chunk in &before {
             let path = root.join(Key::Chunk(*chunk).path());
             filetime::set_file_times(path, FileTime::now(), FileTime::now()).unwrap();

@@ -39,7 +39,7 @@ fn a_lease_taken_during_a_sweep_ends_the_deletions() {
         drop(back_up(&process.store, "host/a", &[1]).await.unwrap());
         let mut plan = gc::plan(&process.store, at_once().concurrency(16)).await.unwrap();
         let (seen, within) = (AtomicUsize::new(0), inside(&server));
-        // While the first batch is being deleted, somebody takes the store.
+        // While the first batch is being deleted, another process takes the store.
         server.add(Rule::on("POST").query(move |query| {
             if query.starts_with("delete") && seen.fetch_add(1, Ordering::SeqCst) == 0 {
                 let theirs = r#"{"beat":0,"doubtful_until":null,"epoch":99,"held":true,"holder":{"host":"h","instance":"i","nonce":"n"}}"#;
@@ -216,7 +216,7 @@ fn only_one_of_two_processes_collects_and_none_beside_a_backup() {
 fn each_key_of_a_batch_delete_has_its_own_outcome() {
     let first_half: fn(&str) -> bool = |key| key.rsplit('/').next().unwrap() < "8";
     let all: fn(&str) -> bool = |_| true;
-    // Which keys, why, whether it goes on, and whether that is a failure.
+    // The failing keys, their error, whether the sweep continues, and whether the report has a failure.
     let table = [
         (first_half, "AccessDenied", true, true),
         (first_half, "InternalError", true, true),
@@ -245,7 +245,7 @@ fn each_key_of_a_batch_delete_has_its_own_outcome() {
                 assert_eq!(deletions(&server, since).len(), 1);
             }
             assert!(report.failures.iter().all(|failure| matches!(failure.key, Key::Chunk(_))));
-            // What failed is tried again by the next run, and stored again by whoever needs it.
+            // The next run tries failed deletions again, and a writer that needs such a chunk stores it again.
             server.clear();
             process.clock.leap(31 * 60);
             drop(back_up(&process.store, "host/b", &garbage[..30]).await.unwrap());
@@ -284,7 +284,7 @@ fn an_incomplete_or_unrelated_delete_answer_counts_no_chunk_as_removed() {
             assert_eq!(report.removed.chunks, if succeeds { 3 } else { 0 }, "{number}");
             assert_eq!(report.failed, if succeeds { 0 } else { 3 }, "{number}");
             server.clear();
-            // Nothing was removed, whatever was said; nobody is told that nothing is there.
+            // Nothing was removed, whatever the answer said, and no chunk is reported as absent.
             process.clock.leap(31 * 60);
             drop(back_up(&process.store, "host/b", &[5]).await.unwrap());
             collected(&process.store, at_once()).await;
@@ -350,7 +350,7 @@ fn foreign_objects_stay_and_orphan_indexes_are_marked() {
         let left = server.objects();
         assert!(odd.iter().all(|key| left.get(key).is_some_and(|bytes| bytes == b"odd")));
         assert!(digests([1, 5]).is_subset(&chunks(&server)), "the stray index needs 5");
-        // If it cannot be read, nobody knows what it needs.
+        // If it cannot be read, its chunks are unknown.
         leave(&process.store, &[8]).await;
         server.put("store/.cnt/odd/place/d.img.fidx", "no index");
         let error = reason(collect(&process.store, at_once()).await).unwrap();

@@ -1,4 +1,4 @@
-//! What goes on beside a garbage collection loses nothing, whatever the order of their steps (H1, H2, H5 to H8, H13, H33).
+//! Operations beside a garbage collection lose nothing, whatever the order of their steps (H1, H2, H5 to H8, H13, H33).
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -54,7 +54,7 @@ async fn settle(scene: &Scene, snapshots: usize, numbers: impl IntoIterator<Item
     assert_eq!(check_all(&scene.store).await, snapshots);
 }
 
-/// What several runs met.
+/// Totals of several runs.
 #[derive(Default)]
 struct Met {
     busy: AtomicU64,
@@ -63,7 +63,7 @@ struct Met {
 }
 
 /// Runs a backup that uses a chunk of its own twice, two that nothing used any more, one of its base and a new one; plans a collection
-/// at one step of it and executes that at another. How many steps it has.
+/// at one step of it and executes the plan at another. Returns the number of steps.
 async fn beside_a_backup(scene: &Scene, plan_at: usize, execute_at: usize, met: &Arc<Met>) -> usize {
     leave(&scene.store, &[1, 2, 3]).await;
     let base = back_up(&scene.store, "host/a", &[4, 5]).await.unwrap();
@@ -138,7 +138,7 @@ fn a_collection_at_any_step_of_a_backup_removes_none_of_its_chunks() {
 
 type Action = fn(Scene) -> BoxFuture<'static, ()>;
 
-/// Does something at a step of a collection, and goes on with that when it is done, or waits for it.
+/// Does something at a step of a collection, and continues the collection afterwards, or waits for it.
 async fn beside_a_collection(scene: &Scene, at: usize, action: Action) -> usize {
     let steps = Arc::new(AtomicUsize::new(0));
     let (counted, at_scene) = (Arc::clone(&steps), scene.clone());
@@ -225,7 +225,7 @@ fn a_base_deleted_during_the_next_backup_leaves_its_reused_chunks() {
     let action: Action = |scene| {
         Box::pin(async move {
             let base = newest(&scene.store, "host/a").await.unwrap();
-            // A writer that begins after the collection, one that reuses all, and nobody shows it to the mark.
+            // A writer that begins after the collection and reuses everything, which the mark does not see.
             if !scene.watched.capabilities().tracks_last_use {
                 scene.watched.hide_what_is_new();
             }
@@ -314,7 +314,7 @@ fn random_writers_and_collections_leave_exactly_the_needed_chunks() {
             let collections = async {
                 for _ in 0..8 {
                     match collect(&scene.other, at_once()).await {
-                        // Whoever removes leftovers of a dead writer has the lock for a moment.
+                        // An operation that removes leftovers of a dead writer holds the lock for a moment.
                         Err(error) if error.kind() == ErrorKind::Busy => {}
                         done => drop(done.unwrap()),
                     }
@@ -327,7 +327,7 @@ fn random_writers_and_collections_leave_exactly_the_needed_chunks() {
                 churn(&scene, "host/c", &scene.other),
             );
             future::join(churns, collections).await;
-            // What was given up is cleaned up in the background.
+            // Aborted backups are cleaned up in the background.
             sim.sleep(Duration::from_secs(10)).await;
             let mut needed = BTreeSet::new();
             for name in scene.store.groups(&Namespace::root()).await.unwrap() {
@@ -405,7 +405,7 @@ async fn opened_anew(
     (open().await.unwrap(), open().await.unwrap())
 }
 
-/// What removes what is unused for a day and was seen so before.
+/// Options that remove candidates that are unreferenced for a day.
 fn twice() -> gc::GcOptions {
     gc::GcOptions::default().max_garbage(100)
 }

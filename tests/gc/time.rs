@@ -1,4 +1,4 @@
-//! What clocks, file times, old writers and late requests do to a garbage collection: nothing (H4, H14, H15, H17, H20).
+//! Clocks, file times, old writers and late requests do not make a garbage collection lose data (H4, H14, H15, H17, H20).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,7 +45,7 @@ async fn scene(sim: &SimRuntime, is_bucket: bool) -> Scene {
     Scene { faults, memory, other, sim: sim.clone(), store, watched }
 }
 
-/// How much time has passed since some moment.
+/// The time since some moment.
 fn since(sim: &SimRuntime, begun: Duration) -> Duration {
     sim.monotonic().saturating_sub(begun)
 }
@@ -101,7 +101,7 @@ fn a_writer_older_than_the_grace_time_keeps_its_chunks() {
 
 /// Proves H4.
 ///
-/// What was used since the oldest writer began is young, however long ago that is.
+/// A chunk used since the oldest writer began is young, however long ago that is.
 #[test]
 fn chunks_used_since_the_oldest_writer_began_are_kept() {
     let sim = SimRuntime::new(1);
@@ -151,7 +151,7 @@ fn a_candidate_that_was_stored_again_counts_as_first_seen() {
     });
 }
 
-/// Collects while a backup goes on, and lets the clock jump at one step of that. How many steps there are.
+/// Collects during a backup, and lets the clock jump at one step. Returns the number of steps.
 async fn with_a_jump(scene: &Scene, at: usize, jump: Jump) -> usize {
     leave(&scene.store, &[1, 2, 3]).await;
     drop(back_up(&scene.store, "host/b", &[4, 5]).await.unwrap());
@@ -253,8 +253,8 @@ fn wrong_file_times_remove_no_chunk_in_use() {
     }
 }
 
-/// Deletes garbage by a request that is executed a minute after it was given up, while a backup that wants a part of it begins so long
-/// after it. Whether the backup had to be made once more.
+/// Deletes garbage by a request that is executed a minute after it was given up, while a backup that needs a part of it begins
+/// this time after it. Returns `true` if the backup had to be repeated.
 async fn beside_a_late_request(scene: &Scene, begins_after: Duration) -> bool {
     leave(&scene.store, &[1, 2, 3]).await;
     drop(back_up(&scene.store, "host/b", &[4]).await.unwrap());
@@ -382,7 +382,7 @@ fn a_dropped_sweep_keeps_its_digest_locks_until_its_request_ends() {
         future::select(Box::pin(plan.execute()), Box::pin(sim.sleep(Duration::from_secs(5)))).await;
         scene.watched.unwatch();
         drop(plan);
-        // It goes on, and whoever needs the chunk waits for its end.
+        // It continues, and a writer that needs the chunk waits for its end.
         let begun = sim.monotonic();
         drop(back_up(&scene.store, "host/a", &[1, 9]).await.unwrap());
         assert!(since(&sim, begun) > Duration::from_mins(55));

@@ -545,7 +545,7 @@ fn a_response_can_be_cut_stalled_or_dripped_at_any_byte() {
     assert_eq!(client.rest(), b"");
 }
 
-/// What a `GET` of an object brings under each action, and what it does not.
+/// The parts of a response to `GET` that arrive under each action.
 fn bring(table: Vec<(Action, &[&str], &[&str])>) {
     for (action, parts, absent) in table {
         let told = format!("{action:?}");
@@ -697,7 +697,7 @@ fn a_wrong_server_clock_is_visible_and_refuses_requests() {
     assert!(date(&past).contains(" 196"), "{}", date(&past));
     let refused = skewed(0, &["x-amz-date: 20000101T000000Z"]);
     assert_eq!((refused.status, refused.all("Code")), (403, vec!["RequestTimeTooSkewed"]));
-    // What the refusal says is the time by which the next request is not refused.
+    // The time in the refusal is one that the next request can use.
     let server_time = refused.all("ServerTime")[0].replace(['-', ':'], "").replace(".000", "");
     let header = format!("x-amz-date: {server_time}");
     assert_eq!(skewed(0, &[&header]).status, 200);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// How many hazards and invariants there are.
+/// The number of hazards and invariants.
 const HAZARDS: u32 = 188;
 const INVARIANTS: u32 = 12;
 

@@ -1,4 +1,4 @@
-//! What the manual says is shown by tests.
+//! Claims of the manual have tests.
 
 use std::collections::BTreeSet;
 use std::fs;

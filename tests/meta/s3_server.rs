@@ -20,7 +20,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-/// How long an answer may take before a test fails instead of hanging.
+/// The time that an answer may take before a test fails instead of hanging.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A request, of which each part can be made wrong.
@@ -130,7 +130,7 @@ impl Answer {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    /// What is in each element of this name.
+    /// The contents of each element of this name.
     fn all(&self, element: &str) -> Vec<String> {
         let open = format!("<{element}>");
         let close = format!("</{element}>");
@@ -230,7 +230,7 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// The time so long ago, as signatures have it.
+/// The time this long ago, in the form of signatures.
 fn date(ago: Duration) -> String {
     let time = ThreadRuntime::new().now() - ago;
     Timestamp::try_from(time).unwrap().strftime("%Y%m%dT%H%M%SZ").to_string()
@@ -440,7 +440,7 @@ fn writes_obey_their_conditions() {
     assert!(server.objects("bucket").is_empty());
 }
 
-/// Which of 16 requests that are sent at the same time succeeded, when the others failed with 412.
+/// Sends 16 requests at the same time and returns the one that succeeded, when the others failed with 412.
 fn winners(server: &S3Server, request: impl Fn(usize) -> Request + Sync) -> Vec<usize> {
     let start = Arc::new(Barrier::new(16));
     let statuses: Vec<u16> = thread::scope(|scope| {
@@ -473,7 +473,7 @@ fn one_of_16_racing_writers_wins() {
         assert_eq!(server.objects("bucket")[&key[8..]], content(created[0]));
 
         let etag = Client::new(&server).send(Request::new("HEAD", &key)).headers["etag"].clone();
-        // Each content differs from what is there, so that the first change ends the race.
+        // Each content differs from the stored one, so that the first change ends the race.
         let replace = |racer| Request::new("PUT", &key).header("if-match", &etag).body(&content(racer + 16));
         let replaced = winners(&server, replace);
         assert_eq!(replaced.len(), 1, "{replaced:?} replaced");

@@ -1,4 +1,4 @@
-//! What may go wrong with chunks and their order in a bucket, and must not (section A of the hazards, and the order of B).
+//! Hazards of chunks and their order in a bucket (section A of the hazards, and the order of B).
 
 use futures::executor::block_on;
 use futures::io::Cursor;
@@ -34,7 +34,7 @@ fn a_manifest_is_put_only_after_every_chunk_and_index_was_acknowledged() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     block_on(async {
         let process = fresh(&server).await;
-        // Stored late, and told of still later: whoever only sent them has not stored them.
+        // Puts are executed late and answered still later: a sent chunk is not a stored one.
         server.add(
             Rule::on("PUT")
                 .path(|path| path.contains(".chunks") || path.ends_with("fidx"))
@@ -124,7 +124,7 @@ fn a_crash_at_any_request_leaves_no_snapshot_or_a_whole_one() {
                     assert_eq!(kind(next.store.snapshot(&info.name).await), ErrorKind::NotFound);
                 }
             }
-            // What the dead process sent may still arrive, so its leftovers stay for a while, and then go.
+            // Requests of the dead process may still arrive, so its leftovers stay for a while before they are removed.
             back_up(&next.store, &group(), 2).await.unwrap();
             next.clock.leap(40 * 60);
             back_up(&next.store, &group(), 3).await.unwrap();
@@ -242,7 +242,7 @@ fn a_backup_is_registered_from_begin_to_end() {
         process.close().await;
         let (process, other) = (fresh(&server).await, fresh(&server).await);
         let base = process.store.snapshot(base.name()).await.unwrap();
-        // What a garbage collection would ask, in another process and in this one.
+        // The questions of a garbage collection, in another process and in this one.
         let registered = || async {
             let alone = other.backend.lock(&LockScope::Store, LockMode::Exclusive).await;
             assert_eq!(kind(alone), ErrorKind::Busy);
@@ -264,7 +264,7 @@ fn a_backup_is_registered_from_begin_to_end() {
         assert!(!registered().await);
         drop(base);
         process.close().await;
-        // Closed, it holds nobody up any more.
+        // After it is closed, it blocks no other process.
         other.backend.lock(&LockScope::Store, LockMode::Exclusive).await.unwrap();
     });
 }
@@ -279,12 +279,12 @@ fn a_put_without_an_answer_is_compared_by_the_next_backup() {
         let process = open().await.unwrap();
         // The group stays when a backup of it fails: a name that a dead process was removing is not reused at once.
         small(&process.store, &group()).await;
-        // It is stored, and the process is told that it failed: there is no record of it.
+        // It is stored, and the process gets an error: no record of it exists.
         let failing = Failing::on(Method::Put, Failure::FailAfter(ErrorKind::Unavailable));
         process.backend.add(failing.keys(|key| matches!(key, Key::Chunk(_))).nth(2));
         assert_eq!(kind(back_up(&process.store, &group(), 0).await), ErrorKind::Unavailable);
         drop(process);
-        // What the failed backup left behind is still being removed, by the process that is no more.
+        // The dead process may still be removing the leftovers of the failed backup.
         let next = opened_again(&server, &Opening::of("store").local(directory.path())).await;
         let before = server.log().len();
         check(&back_up(&next.store, &group(), 0).await.unwrap()).await.unwrap();
@@ -343,7 +343,7 @@ fn a_truncated_object_is_detected_and_stored_again() {
             }
             let failed = made.is_err();
             drop(made);
-            // What cannot be mended is noticed, whoever reads it.
+            // Damage without a good copy is detected by every reader.
             for info in process.store.snapshots(&group()).await.unwrap() {
                 if failed && info.state == SnapshotState::Finished {
                     assert_eq!(kind(process.store.snapshot(&info.name).await), ErrorKind::Corrupt, "{nth}");

@@ -66,7 +66,7 @@ impl Place {
         Datastore::open(self.backend(name, ownership), Options::default()).await.unwrap()
     }
 
-    /// What a store has, by path below its prefix.
+    /// The objects of a store, by path below its prefix.
     async fn objects(&self, name: &str) -> BTreeMap<String, Bytes> {
         let objects = self.bucket.objects(&format!("{name}/")).await;
         let below = |key: String| key.strip_prefix(name).unwrap().trim_start_matches('/').to_owned();
@@ -176,7 +176,7 @@ fn a_backup_adds_a_snapshot_to_a_pbs_bucket_after_a_take_over() {
         new.insert(format!(".chunks/{}/{digest}", &digest[..4]));
         let ours = |path: &&String| !before.contains_key(*path) && !path.starts_with(".larder/");
         assert_eq!(after.keys().filter(ours).cloned().collect::<BTreeSet<_>>(), new);
-        // What PBS reads of it.
+        // The objects that PBS reads.
         let mark: Value = serde_json::from_slice(&after[".in-use"]).unwrap();
         assert_eq!(mark["hostname"], "here");
         place.end(&name).await;
@@ -215,7 +215,7 @@ fn a_refreshed_pbs_bucket_is_listed_without_requests() {
     });
 }
 
-/// Cuts where somebody else did.
+/// Cuts at the positions of another chunker.
 #[derive(Debug)]
 struct Cuts {
     at: u64,
@@ -292,7 +292,7 @@ async fn add(backup: &SnapshotWriter, theirs: &SnapshotReader, file: &str, data:
     }
 }
 
-/// What must be equal of an object: not when an index was made and by whom, nor what manifests say unsigned.
+/// The parts of an object that must be equal: not the time and UUID of an index, nor the unsigned part of a manifest.
 fn comparable(path: &str, body: &Bytes) -> Vec<u8> {
     let mut body = body.to_vec();
     if path.ends_with("idx") {

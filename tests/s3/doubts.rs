@@ -1,4 +1,4 @@
-//! What a client must not claim, and must not wait for, when servers and those on the way are not what they should be.
+//! The client neither claims success nor waits without end when servers and proxies misbehave.
 
 #![expect(clippy::disallowed_methods, reason = "servers of a test run on threads of their own")]
 

@@ -264,7 +264,7 @@ fn a_repeated_conditional_put_recognises_its_own_success() {
     let etag = put(&client, "mine", &body(100), &Condition::Absent).unwrap();
     assert_eq!(block_on(client.raw().head("mine")).unwrap().etag, etag);
     assert_eq!(server.log().iter().filter(|request| request.method == "PUT").count(), 2);
-    // The same, but it was somebody else.
+    // The same, but another writer stored it.
     server.put("theirs", b"other".to_vec());
     server.clear();
     server.add(Rule::on("PUT").first(1).then(Action::CutRequestAt(400)));
@@ -578,7 +578,7 @@ fn a_transformed_body_is_refused() {
     server.add(Rule::any().then(Action::ContentEncoding("gzip")));
     assert_eq!(get(&client, "k"), Err(ErrorKind::Unavailable));
     let failed = [
-        // What compression makes longer is not taken for an object that is too large.
+        // A body that compression made longer is not taken for an object that is too large.
         block_on(client.raw().get("k", 1000)).map(drop),
         block_on(client.raw().get("large", 1 << 20)).map(drop),
         block_on(client.raw().get_range("k", 0..10)).map(drop),
@@ -752,7 +752,7 @@ fn a_completed_upload_without_an_answer_is_not_sent_again() {
     }
     let puts = server.log().iter().filter(|request| request.method == "PUT").count();
     assert_eq!(puts, 3, "each was sent once");
-    // What is not there is sent again, and so is what is there but is something else.
+    // An absent object is sent again, and so is one with other content.
     server.clear();
     server.add(Rule::on("PUT").first(1).then(Action::CutRequestAt(2 << 20)));
     assert!(put(&client, "cut", &bytes, &ALWAYS).is_ok());

@@ -1,4 +1,4 @@
-//! What requests and listings that are late, and answers that are partial, must not do to snapshots, groups and what belongs to them
+//! Late requests, late listings and partial answers do not harm snapshots, groups and their metadata
 //! in a bucket (H12, H13, H17 to H19).
 
 use futures::executor::block_on;

@@ -1,4 +1,4 @@
-//! What may go wrong with local state, refresh and ownership of a store in a bucket, and must not (sections C and E of the hazards).
+//! Hazards of local state, refresh and ownership of a store in a bucket (sections C and E of the hazards).
 
 use futures::executor::block_on;
 use futures::future::{self, Either};
@@ -48,7 +48,7 @@ fn the_cache_budget_holds_across_restarts() {
             let opening = Opening::of("store").local(directory.path()).cache_bytes(BUDGET);
             let process = opened_again(&server, &opening).await;
             if seed > 0 {
-                // What was stored last is still there, and known.
+                // The chunk stored last is still cached, and known.
                 let latest = process.store.latest(&group()).await.unwrap().unwrap();
                 let before = server.log().len();
                 check(&process.store.snapshot(&latest).await.unwrap()).await.unwrap();
@@ -154,7 +154,7 @@ fn a_refresh_takes_effect_completely_or_not_at_all() {
             nth += 1;
             let since = server.log().len();
             let rule = || Rule::on("GET").path(|path| !path.ends_with("lease")).nth(nth);
-            // Answered too late for whoever does not wait.
+            // Answered too late for a caller that does not wait.
             server.add(rule().then(Action::Delay(Duration::from_secs(30))));
             let reached = async {
                 let asked = || requests(&server, since, "GET", "").len();
@@ -389,7 +389,7 @@ fn a_process_that_lost_the_lease_publishes_and_deletes_nothing() {
         assert!(before.iter().all(|(key, bytes)| server.objects().get(key) == Some(bytes)));
         assert_eq!(check_all(&new.store, &group()).await.unwrap(), 1);
         assert_eq!(check_all(&new.store, &other).await.unwrap(), 1);
-        // Reading is allowed to everybody.
+        // Every process may read.
         assert_eq!(check_all(&old.store, &group()).await.unwrap(), 1);
         new.close().await;
     });

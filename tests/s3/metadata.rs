@@ -1,4 +1,4 @@
-//! What may go wrong with snapshots, groups and what belongs to them in a bucket, and must not (section B of the hazards).
+//! Hazards of snapshots, groups and their metadata in a bucket (section B of the hazards).
 
 use futures::executor::block_on;
 use futures::future;
@@ -350,7 +350,7 @@ fn a_base_deleted_or_changed_during_a_backup_fails_it_or_leaves_it_whole() {
     }
 }
 
-/// Stops the next listing of the group in the middle, lets somebody do something, and tells what came of the deletion.
+/// Stops the next listing of the group in the middle, runs another operation, and returns the result of the deletion.
 async fn meanwhile(
     server: &FaultServer,
     process: &Process,
@@ -388,7 +388,7 @@ fn a_deletion_obeys_changes_since_its_listing() {
         let opened = async { *reader.borrow_mut() = Some(store.snapshot(&name).await.unwrap()) };
         assert_eq!(kind(meanwhile(&server, &process, opened).await), ErrorKind::Busy);
         check(&reader.take().unwrap()).await.unwrap();
-        // A backup that begins meanwhile waits for the group to be gone, and makes it anew.
+        // A backup that begins meanwhile waits until the group is deleted, and creates it again.
         let begun = async { drop(back_up(store, &group(), 1).await.unwrap()) };
         let done = meanwhile(&server, &process, begun).await.unwrap();
         assert_eq!(done.deleted, [name]);
@@ -467,7 +467,7 @@ fn metadata_copies_never_differ_from_the_bucket() {
                     failed += 1;
                     process.store.refresh().await.unwrap();
                 }
-                // What was in doubt is over by now.
+                // No request is in doubt any more.
                 process.clock.leap(31 * 60);
                 let _ = change(&process.store, number).await;
                 assert_eq!(view(&process.store).await, view(&other.store).await, "change {number}");
@@ -500,7 +500,7 @@ fn a_crash_between_a_put_and_its_local_copy_leaves_the_value_of_the_bucket() {
                 let changed = change(&process.store, number).await;
                 crashes += usize::from(changed.is_err());
                 drop(process);
-                // What the dead process had begun in the background ends by itself.
+                // Background work of the dead process ends by itself.
                 let next = opened_again(&server, &Opening::of("store").local(directory.path())).await;
                 let other = fresh(&server).await;
                 let truth = view(&other.store).await;

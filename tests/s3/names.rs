@@ -15,7 +15,7 @@ use larder_testing::s3_store::{LEASE, Opening, Process, fresh, keys, small, user
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// A time at which nobody makes a backup without asking for it.
+/// A time that no backup draws by itself.
 const THEN: u64 = 1_700_000_000;
 
 fn group(name: &str) -> GroupName {
@@ -91,7 +91,7 @@ fn a_snapshot_deleted_by_another_process_is_recreated_only_after_its_pending_del
                 let other = fresh(&server).await;
                 assert!(!brought(&source, &other.store).await);
                 assert_eq!(keys(&server, &deleted.to_string()), [] as [String; 0]);
-                // Everything else goes on.
+                // All other operations continue.
                 other.store.set_protection(&kept, Protection::On).await.unwrap();
                 other.store.set_protection(&kept, Protection::Off).await.unwrap();
                 small(&other.store, &group("host/a")).await;
@@ -156,7 +156,7 @@ fn a_group_with_a_pending_delete_of_its_owner_is_not_recreated() {
             busy(other.store.backup(&group("host/a")).begin().await);
             busy(other.store.backup(&group("host/a")).owner(user("b@pbs")).begin().await);
             small(&other.store, &group("host/b")).await;
-            // One that is there again, whoever made it, may still go.
+            // An owner that exists again may still be deleted, by whichever process it was created.
             server.put("store/.cnt/host/a/owner", "root@pam\n");
             busy(other.store.backup(&group("host/a")).begin().await);
             busy(other.store.set_owner(&group("host/a"), &user("b@pbs")).await);

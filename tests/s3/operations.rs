@@ -18,7 +18,7 @@ const ALWAYS: Condition = Condition::Always;
 
 type Run = for<'a> fn(&'a S3Client) -> BoxFuture<'a, Result<(), Error>>;
 
-/// Every operation that sends one request when all is well, on objects that are there.
+/// Every operation that sends one request without a fault, on existing objects.
 const OPERATIONS: [(&str, Run); 16] = [
     ("get", |client| Box::pin(async { client.raw().get("k", 100).await.map(drop) })),
     ("get a range", |client| Box::pin(async { client.raw().get_range("k", 0..2).await.map(drop) })),
@@ -145,7 +145,7 @@ fn no_operation_is_retried_after_a_final_error() {
             match (is_head, is_setting) {
                 // An answer to HEAD has no code.
                 (true, _) => assert_eq!(ended.is_ok(), name != "head" && status == 404, "{name}: {code}"),
-                // Not everybody may look, and then it is not known.
+                // Without the permission to look, the setting is unknown.
                 (_, true) if kind != ErrorKind::Full => assert_eq!(ended, Ok(()), "{name}: {code}"),
                 _ => assert_eq!(ended, Err(kind), "{name}: {code}"),
             }

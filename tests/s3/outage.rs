@@ -1,4 +1,4 @@
-//! The S3 client in virtual time, on a transport that answers as it is told: outages, limits and keys that change, of many
+//! The S3 client in virtual time, on a scripted transport: outages, limits and keys that change, of many
 //! minutes in a moment.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ use larder::s3::{
 
 const LATENCY: Duration = Duration::from_millis(100);
 
-/// What is answered, by the time since the start and the request: a status, and a code for an error.
+/// The answer by time since the start and request: a status, and a code for an error.
 type Answers = Box<dyn Fn(Duration, &Request) -> (u16, &'static str) + Send + Sync>;
 
 /// A server without a network.
@@ -176,7 +176,7 @@ fn a_request_that_would_wait_past_its_deadline_fails_in_time() {
     assert_eq!(fake.log.lock().unwrap().len(), done, "nothing was sent for the others");
 }
 
-/// A new key each time, of which the server is told.
+/// A new key each time, which the server gets too.
 #[derive(Debug, Default)]
 struct Rotating {
     asked: AtomicU64,

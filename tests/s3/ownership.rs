@@ -1,4 +1,4 @@
-//! Whose a store in a bucket is: the mark of PBS, and the lease between processes of this crate (section E of the hazards).
+//! Ownership of a store in a bucket: the mark of PBS, and the lease between processes of this crate (section E of the hazards).
 
 use async_trait::async_trait;
 use futures::executor::block_on;
@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 const LEASE: &str = "store/.larder/lease";
 const MARK: &str = "store/.in-use";
 
-/// Threads, with a monotonic clock that can be put forward. What sleeps does not notice.
+/// Threads, with a monotonic clock that can be put forward. Sleeping tasks are unaffected.
 #[derive(Debug)]
 struct Leaping {
     ahead: AtomicU64,
@@ -175,7 +175,7 @@ fn a_process_that_lost_the_lease_changes_nothing() {
     assert_eq!(block_on(old.delete(&removal)).unwrap_err().kind(), ErrorKind::Busy);
     assert_eq!(lock(&old, LockMode::Shared).unwrap_err(), ErrorKind::Busy, "for good");
     assert!(server.objects().contains_key("store/.gc-status"));
-    // The doubt outlives whoever gives the lease back.
+    // The doubt outlives the holder that releases the lease.
     block_on(new.close()).unwrap();
     let third = process(&server);
     lock(&third, LockMode::Shared).unwrap();
@@ -234,7 +234,7 @@ fn a_late_renewal_does_not_lose_the_lease() {
     late["beat"] = 7.into();
     server.put(LEASE, late.to_string());
     clock.leap(Duration::from_secs(61));
-    // It is not certain yet that nobody was there, and nothing is changed.
+    // It is not certain yet that no other process held the lease, and nothing is changed.
     assert_eq!(put(&backend), Err(ErrorKind::Unavailable));
     assert_eq!(put(&backend), Ok(()));
     block_on(guard.check()).unwrap();

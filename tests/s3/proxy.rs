@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// What a proxy was asked and has open.
+/// The requests that a proxy got, and its open connections.
 #[derive(Default)]
 struct Seen {
     /// Lines of all requests to the proxy, with `proxy-authorization` where there was one.
@@ -89,7 +89,7 @@ fn tunnel(mut client: TcpStream, server: SocketAddr, password: Option<&str>, see
     let _ = there.shutdown(Shutdown::Both);
 }
 
-/// A server that nobody finds but the proxy, and a client that goes through it.
+/// A server that only the proxy can resolve, and a client that goes through it.
 fn set_up(
     proxy: impl FnOnce(SocketAddr) -> Proxy,
     password: Option<&'static str>,
@@ -158,7 +158,7 @@ fn a_proxy_can_require_a_password() {
 #[test]
 fn servers_on_this_host_and_exceptions_bypass_the_proxy() {
     let (_server, proxy, _, client) = set_up(|address| plain(address).direct(DOMAIN), None);
-    // Without the proxy nobody knows where it is.
+    // Without the proxy its name cannot be resolved.
     assert_eq!(block_on(client.raw().get("k", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(proxy.asked().is_empty());
     let server = S3Server::start();

@@ -99,7 +99,7 @@ fn a_full_bucket_can_be_emptied_by_its_first_collection() {
                     try_backup(&server, quota).await;
                 }
                 first(&server, quota, what).await;
-                // What that freed is used up at once.
+                // The freed room is used up at once.
                 let quota = fill(&server, by_objects);
                 try_backup(&server, quota).await;
                 let process = opened(&server, quota).await;

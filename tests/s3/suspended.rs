@@ -81,10 +81,10 @@ struct Process {
     _held: Box<dyn LockGuard>,
 }
 
-/// What happens to the host while it waits for the answer to a request.
+/// Events on the host while it waits for the answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meanwhile {
-    /// A virtual machine is paused: none of its clocks goes on.
+    /// A virtual machine is paused: its clocks stop.
     Paused,
     /// A virtual machine is paused, and its time of day is put right at once.
     PausedAndSet,
@@ -158,7 +158,7 @@ impl Process {
         }
     }
 
-    /// How many requests of this kind came since some moment.
+    /// The number of requests of this kind since some moment.
     fn sent(&self, since: usize, method: &str, part: &str) -> usize {
         let log = self.server.log();
         log[since..].iter().filter(|line| line.method == method && line.path.contains(part)).count()
@@ -477,7 +477,7 @@ fn a_name_is_in_doubt_until_its_last_pending_delete_ends() {
     later(20);
     drop(hold());
     block_on(process.backend.close()).unwrap();
-    // The lease that was given back says: for another 30 minutes.
+    // The released lease says: for another 30 minutes.
     let held = hold();
     later(15);
     assert!(in_doubt(), "by the lease, 35 minutes after the request");
@@ -534,7 +534,7 @@ fn a_name_stays_listed_until_its_last_delete_ended() {
     let others = async {
         process.came(since, "DELETE", "app.conf").await;
         delete(&process.backend, &[key(MANIFEST)]).await.unwrap();
-        // Other names have the lease written anew, even if one of them is listed.
+        // Other names cause the lease to be written again, even if one of them is listed.
         delete(&process.backend, &[key("vm/2/owner")]).await.unwrap();
         delete(&process.backend, &[key("vm/2/owner"), key("vm/3/owner")]).await.unwrap();
     };

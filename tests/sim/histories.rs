@@ -1,6 +1,6 @@
 //! Random histories of a store, side by side and simulated, against a model in plain memory.
 //!
-//! `LARDER_SEED=n` replays one history, `LARDER_SEEDS=n` tries so many, from `LARDER_FIRST_SEED` on, `LARDER_TELL=1` tells as it goes.
+//! `LARDER_SEED=n` replays one history, `LARDER_SEEDS=n` tries n of them from `LARDER_FIRST_SEED` on, `LARDER_TELL=1` prints each step.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

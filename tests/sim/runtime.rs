@@ -347,7 +347,7 @@ mod simulated {
 
 /// Proves H17.
 ///
-/// What one runtime noted of requests that may arrive late, another has to understand.
+/// Another runtime must understand the times that one runtime recorded for requests in doubt.
 #[test]
 fn the_runtimes_of_a_process_have_one_monotonic_clock() {
     let early = ThreadRuntime::new();

@@ -1,8 +1,8 @@
 //! A storm on a bucket, in virtual time: several hosts back up, collect, delete, copy and refresh in one store, one after the other and at
-//! the same time, and are killed; now and then a program that takes no lease has a turn; requests get no answer or arrive late; listings lag; clocks differ. Whatever happens,
-//! no finished snapshot lacks a chunk, what was acknowledged is there, and every call ends.
+//! the same time, and are killed; now and then a program without a lease has a turn; requests get no answer or arrive late; listings
+//! lag; clocks differ. Whatever happens, no finished snapshot lacks a chunk, everything acknowledged exists, and every call ends.
 //!
-//! `LARDER_SEED=n` replays one storm, `LARDER_SEEDS=n` tries so many from `LARDER_FIRST_SEED` on, of `LARDER_STORM_ROUNDS=n` rounds each.
+//! `LARDER_SEED=n` replays one storm, `LARDER_SEEDS=n` tries n of them from `LARDER_FIRST_SEED` on, of `LARDER_STORM_ROUNDS=n` rounds each.
 //!
 //! The rules are those of the manual, by the clock of the server: listings lag for at most a quarter of an hour, a request that was given
 //! up arrives within 25 minutes, and the grace time is an hour, which is as long as a collection allows listings to lag.
@@ -188,7 +188,7 @@ impl Storm {
         Ok(())
     }
 
-    /// What one process does.
+    /// The operations of one process.
     async fn act(&self, store: &Datastore, what: &str) -> Result<()> {
         let some_group = group(GROUPS[1 + usize::try_from(self.draw(2)).unwrap()]);
         match what {

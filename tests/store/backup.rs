@@ -305,7 +305,7 @@ fn an_aborted_or_dropped_backup_leaves_no_files() {
             let snapshot = backup.finish().await.unwrap();
             let mut found = store.snapshots(&group).await.unwrap();
             if place.capabilities().lock_reach == LockReach::Process {
-                // What was dropped may be somebody else's for all that is known.
+                // The dropped request may have been one of another writer.
                 found.retain(|info| info.state == SnapshotState::Finished);
             }
             assert_eq!(found.iter().map(|info| &info.name).collect::<Vec<_>>(), [snapshot.name()]);
@@ -324,7 +324,7 @@ fn leftovers_of_a_dead_writer_are_invisible_and_the_next_backup_removes_them() {
             place.write("host/a/owner", "root@pam\n").await;
             place.write("host/a/2020-01-01T00:00:00Z/a.conf.blob", "torn").await;
             let left = place.directory().map(|path| path.join("host/a/2020-01-01T00:00:00Z"));
-            // Where locks keep nobody else away, its writer may be alive.
+            // Where locks do not reach other processes, its writer may be alive.
             let is_dead = place.capabilities().lock_reach != LockReach::Process;
             if let Some(left) = &left {
                 std::fs::write(left.join("b.img.fidx.tmp_AbCdEf"), "torn").unwrap();
@@ -440,7 +440,7 @@ fn an_existing_chunk_is_compared_with_the_offered_one() {
             .enumerate()
             {
                 place.write(&path, present.to_vec()).await;
-                // Where nobody says that it exists, it is stored again.
+                // Where no answer says that it exists, it is stored again.
                 let kept = kept && place.capabilities().conditional_put;
                 let group = group(&format!("host/{number}"));
                 let backup = store.backup(&group).begin().await.unwrap();
@@ -653,7 +653,7 @@ fn concurrent_backups_of_different_groups_share_chunks() {
                 });
             let write = |backup| image_of(backup, &data, size);
             futures::join!(write(&one), write(&other));
-            // Each chunk was stored once, by whichever came first, and the other found it, if that is told.
+            // Each chunk was stored once, by the first writer; the other one found it, where the backend reports that.
             let times = if place.capabilities().conditional_put { 1 } else { 2 };
             assert_eq!(one.stats().chunks_new + other.stats().chunks_new, times * 20);
             let (one, other) = futures::join!(one.finish(), other.finish());

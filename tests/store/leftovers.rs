@@ -1,4 +1,4 @@
-//! What lies in a directory beside the objects of a store: the journal of moves, indexes at odd places, temporary files.
+//! Files in a directory beside the objects of a store: the move journal, orphan indexes, temporary files.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -88,7 +88,7 @@ fn the_move_journal_keeps_recorded_moves_until_it_is_cleared() {
             assert_eq!(fs::metadata(&journal).unwrap().permissions().mode() & 0o7777, 0o660 & !umask());
             let lines = keys.each_ref().map(|key| format!("{}/{}\n", root.display(), key.path())).concat();
             assert_eq!(fs::read_to_string(&journal).unwrap(), lines, "absolute paths, as PBS writes them");
-            // Not seen to: it stays.
+            // It was not cleared: it stays.
             assert_eq!(pending_moves(&other).await.0, keys, "in their order");
             other.pending_moves().await.unwrap().unwrap().clear().await.unwrap();
             assert_eq!(fs::read(&journal).unwrap(), b"");
@@ -173,7 +173,7 @@ fn a_lock_on_a_replaced_journal_file_does_not_count() {
         backend.record_moves(&[key("a.fidx")]).await.unwrap();
         let held = backend.pending_moves().await.unwrap().unwrap();
         fs::remove_file(&journal).unwrap();
-        // The others lock the file that is there by its name.
+        // The others lock the file that has its name now.
         backend.record_moves(&[key("b.fidx")]).await.unwrap();
         held.clear().await.unwrap();
         assert_eq!(pending_moves(&backend).await.0, [key("b.fidx")]);
@@ -265,10 +265,10 @@ fn orphan_indexes_are_found() {
                 "{path}"
             );
         }
-        // What vanished is no failure.
+        // A vanished file is not a failure.
         fs::remove_dir_all(root.join("odd")).unwrap();
         assert_eq!(backend.orphans(&foreign).await.unwrap().len(), 2);
-        // What nobody could ask for is one.
+        // A failed lookup is one.
         let odd = root.join("vm/1/not a time").join(std::ffi::OsStr::from_bytes(b"\xff.fidx"));
         fs::write(&odd, b"x").unwrap();
         assert_eq!(backend.orphans(&foreign).await.unwrap_err().kind(), ErrorKind::Corrupt);
@@ -280,7 +280,7 @@ fn orphan_indexes_are_found() {
 
 /// Proves H9.
 ///
-/// Run again as somebody who is not root, who may read everything.
+/// Runs again as another user, because root may read everything.
 #[test]
 fn an_unreadable_directory_is_an_error_unless_it_is_lost_and_found() {
     const NAME: &str = "leftovers::an_unreadable_directory_is_an_error_unless_it_is_lost_and_found";

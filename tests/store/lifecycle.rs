@@ -318,7 +318,7 @@ fn an_interrupted_deletion_leaves_a_whole_snapshot_or_none() {
                     absent += 1;
                 }
             }
-            // What is left is deleted like any other, or was gone.
+            // The rest is deleted like any other snapshot, or was already gone.
             match store.delete_snapshot(&name).await {
                 Ok(()) => {}
                 Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound),

@@ -1,4 +1,4 @@
-//! What is kept on a local disk of a store in a bucket: what it saves, and that it is never needed (section C of the hazards).
+//! Local state of a store in a bucket: the requests that it saves, and that no operation needs it (section C of the hazards).
 
 use futures::executor::block_on;
 use futures::future;
@@ -69,7 +69,7 @@ async fn opened_as(server: &FaultServer, name: &str, directory: Option<&Path>) -
     Ok(Process { local, store })
 }
 
-/// Opens local state. What a process before had in the background ends in a moment.
+/// Opens local state. Background work of an earlier process may hold it for a moment.
 async fn local_state(runtime: &Arc<dyn Runtime>, directory: &Path) -> Result<Arc<LocalState>> {
     for _ in 0..5_000 {
         match LocalState::open(runtime, directory, LocalOptions::default().cache_bytes(1 << 28)).await {
@@ -113,7 +113,7 @@ async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
     }
 }
 
-/// How many requests of a method there were for objects of the store whose key has this part.
+/// The number of requests of a method for objects of the store whose key contains this part.
 fn requests(server: &FaultServer, since: usize, method: &str, part: &str) -> usize {
     let log = server.log();
     log[since..].iter().filter(|line| line.method == method && line.path.contains(part)).count()
@@ -433,7 +433,7 @@ fn after_a_refresh_metadata_is_read_without_requests() {
         let before = server.log().len();
         assert_eq!(looked_at(&process.store).await, cold);
         assert_eq!(server.log().len(), before, "no request");
-        // What is changed here shows at once.
+        // A change by this process is visible at once.
         process.store.create_namespace(&"new".parse().unwrap()).await.unwrap();
         let snapshot = back_up(&process.store, &data(0)).await.name().clone();
         process.store.set_notes(&snapshot, "notes").await.unwrap();
@@ -577,7 +577,7 @@ fn damaged_or_lost_local_state_fails_no_operation() {
         process.close().await;
         fs::remove_dir_all(directory.path()).unwrap();
         let again = opened(&server, Some(directory.path())).await;
-        // The lease was given back, so that a new instance finds the store free.
+        // The lease was released, so that a new instance finds the store free.
         let again = again.unwrap();
         let name = again.store.latest(&group()).await.unwrap().unwrap();
         assert_eq!(restored(&again.store.snapshot(&name).await.unwrap()).await.unwrap(), data(2));

@@ -26,7 +26,7 @@ const OPERATIONS: [&str; 11] =
     ["backup", "restore", "verify", "collect", "delete", "clear", "move", "copy", "sync", "notes", "protect"];
 
 /// Row: what one process is in the middle of. Column: what another one does meanwhile. `+` means that it succeeds, `-` that it is
-/// refused as `Busy`. All are about the only snapshot of one group, but for `backup`, which builds on it, `clear`, which deletes its
+/// refused as `Busy`. All are about the only snapshot of one group, except `backup`, which builds on it, `clear`, which deletes its
 /// group, and `sync`, which adds one to the group.
 const TABLE: [(&str, &str); 11] = [
     ("backup", "-++----+-+-"),
@@ -264,7 +264,7 @@ fn each_pair_of_operations_in_two_processes_behaves_as_documented() {
                 (scratch.path().join(format!("{first}-{second}")), format!("{first} × {second}"));
             block_on(made(&root));
             assert_eq!(player.tell(&format!("{first} {}", root.display())), "HERE", "{told}");
-            // What waits for a lock waits in no time.
+            // An operation that waits for a lock waits in simulated time.
             let sim = SimRuntime::new(row as u64 + 1);
             let done = sim.block_on(async {
                 let (_, store) = opened(Arc::new(sim.clone()), &root).await;
@@ -286,7 +286,7 @@ fn each_pair_of_operations_in_two_processes_behaves_as_documented() {
     assert!(wrong.is_empty(), "found instead:\n{}", wrong.join("\n"));
 }
 
-/// A collection in another process refuses those who add references and those who need proof that nobody writes, and nobody else.
+/// A collection in another process refuses only operations that add references or that need proof that no writer is active.
 #[test]
 fn operations_without_new_references_run_beside_a_collector_in_another_process() {
     let (scratch, mut player) = (tempfile::tempdir().unwrap(), Player::new());

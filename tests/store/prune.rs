@@ -32,7 +32,7 @@ async fn back_up(store: &Datastore, group: &str, seconds: u64) -> SnapshotReader
     backup.finish().await.unwrap()
 }
 
-/// So many snapshots, a day apart.
+/// Makes `count` snapshots, a day apart.
 async fn days(store: &Datastore, group: &str, count: u64) -> Vec<SnapshotName> {
     let mut names = Vec::new();
     for day in 0..count {
@@ -41,7 +41,7 @@ async fn days(store: &Datastore, group: &str, count: u64) -> Vec<SnapshotName> {
     names
 }
 
-/// What a writer that died leaves: files without a manifest.
+/// Leaves files without a manifest, as a dead writer does.
 async fn leave_unfinished(backend: &dyn Backend, name: &SnapshotName) {
     for file in ["a.blob", "b.blob"] {
         let key = Key::Archive(name.clone(), file.parse().unwrap());
@@ -304,7 +304,7 @@ fn protected_snapshots_survive_a_deletion_with_all_their_files() {
 
 /// Proves H56.
 ///
-/// What happens between a plan and its execution, and what becomes of each snapshot then: by rules, and of a deletion.
+/// Each change between a plan and its execution, with the outcome of each snapshot in a prune by rules and in a deletion.
 #[test]
 fn snapshots_that_changed_since_the_plan_are_kept() {
     let changes: [(&str, &str, &str); 9] = [
@@ -404,7 +404,7 @@ fn an_unfinished_snapshot_is_removed_only_if_its_writer_is_dead() {
             let grown = vm.snapshot(BackupTime::try_from(at(4 * DAY)).unwrap());
             place.write(&format!("{grown}/b.blob"), "half").await;
             let report = plan.execute().await.unwrap();
-            // Where locks do not reach everybody, nobody can tell that they are dead.
+            // Where locks do not reach all processes, their writers may be alive.
             let is_dead = place.capabilities().lock_reach != LockReach::Process;
             let expected = if is_dead { ["KRCK", "KRK"] } else { ["KBCK", "KBBK"] };
             assert_eq!(letters(&report), expected[0], "a file was added");
@@ -560,7 +560,7 @@ fn a_prune_stops_when_the_lease_is_lost() {
     });
 }
 
-/// Sets the flag when so many snapshots are done.
+/// Sets the flag after `after` snapshots.
 #[derive(Debug)]
 struct Stopper {
     after: u64,
@@ -701,7 +701,7 @@ fn a_manifest_change_does_not_recreate_a_deleted_manifest() {
             let plan = plan_all(&store, &group("vm/1")).await;
             let held = backend.lock(&LockScope::Manifest(name.clone()), LockMode::Exclusive).await.unwrap();
             let mut execution = pin!(plan.execute());
-            // It waits for whoever is about to write the manifest.
+            // It waits for the writer of the manifest.
             for _ in 0..50 {
                 let polled =
                     futures::future::poll_fn(|context| Poll::Ready(execution.as_mut().poll(context)));

@@ -131,7 +131,7 @@ fn a_group_is_copied_and_moved_with_its_owner_notes_and_protection() {
                     assert_eq!(contents(&store, &info.name).await.unwrap(), (day * DAY).to_string());
                 }
             }
-            // What is new is copied, what is there is not.
+            // New snapshots are copied, existing ones are not.
             let backup = store.backup(&group("ns/b/vm/1")).owner(owner.clone()).time(at(9 * DAY));
             backup.begin().await.unwrap().finish().await.unwrap();
             let done = store.copy_group(&group("ns/b/vm/1"), &space("a")).await.unwrap();
@@ -306,7 +306,7 @@ async fn check_whole(store: &Datastore, snapshots: &[SnapshotName], note: &str) 
     }
 }
 
-/// The same call goes on and completes what was begun.
+/// The same call resumes and completes the operation.
 async fn check_resumed(
     store: &Datastore,
     place: &dyn Backend,
@@ -365,7 +365,7 @@ fn a_copy_or_move_interrupted_at_any_step_leaves_whole_snapshots_and_resumes() {
                 drop(dying);
                 let store = opened(&place).await;
                 check_whole(&store, &snapshots, &note).await;
-                // Whoever prunes meanwhile removes nothing that is whole only there, and nothing that is protected.
+                // A prune meanwhile removes no snapshot that has its only whole copy in the destination, and no protected one.
                 let rules = PruneOptions::default().rules(RetentionRules::new().keep_last(3));
                 let plan = prune::plan(&store, &Scope::Tree(Namespace::root()), rules).await.unwrap();
                 let planned = plan.groups().iter().flat_map(|group| &group.snapshots);
@@ -470,7 +470,7 @@ fn the_files_of_a_pending_manifest_are_kept() {
         let late = Action::Late(Duration::from_millis(100), ErrorKind::Unavailable);
         faulty.add(Rule::on(Method::Put, late).keys(|key| matches!(key, Key::Manifest(_))).nth(1));
         assert_eq!(letters(&Task::Move.run(&store).await.unwrap()), "FNN");
-        // Nobody knows yet whether it will be there.
+        // Its put is still in doubt.
         assert_eq!(letters(&Task::Move.run(&store).await.unwrap()), "BNN");
         place.runtime().sleep(Duration::from_millis(500)).await;
         check_whole(&store, &snapshots, "late").await;
@@ -520,7 +520,7 @@ fn a_different_snapshot_at_the_destination_is_not_replaced() {
             }
             assert_eq!(contents(&store, &ours).await.unwrap(), "0");
             assert_eq!(store.snapshot(&theirs).await.unwrap().blob("app.conf.blob").await.unwrap(), "other");
-            // What is unfinished and other is in the way too.
+            // A different unfinished snapshot is in the way too.
             store.delete_snapshot(&theirs).await.unwrap();
             place.write(&format!("{theirs}/app.conf.blob"), "half").await;
             let done = store.move_group(&group("vm/1"), &space("a")).await.unwrap();
@@ -630,7 +630,7 @@ fn leftovers_of_a_dead_writer_do_not_keep_the_source_group() {
             let done = store.copy_group(first.group(), &space("a")).await.unwrap();
             assert_eq!(letters(&done), "CU");
             let done = store.move_group(first.group(), &space("a")).await.unwrap();
-            // Where locks do not reach everybody, nobody can tell that it is dead.
+            // Where locks do not reach all processes, its writer may be alive.
             let is_dead = place.capabilities().lock_reach != LockReach::Process;
             assert_eq!(
                 (letters(&done).as_str(), done.is_complete()),

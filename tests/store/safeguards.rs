@@ -1,4 +1,4 @@
-//! Safety rules that matter only when two rare things happen together. Each test was seen to fail with its rule left out.
+//! Safety rules that matter only when two rare things happen together. Each test was observed to fail without its rule.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -371,7 +371,7 @@ fn a_sync_replaces_no_manifest_that_changed_since_the_comparison() {
     }
 }
 
-/// Where a lock reaches one process only, having it is no evidence that nobody writes an unfinished snapshot (I1).
+/// Where a lock reaches one process only, holding it does not prove that an unfinished snapshot has no writer (I1).
 #[test]
 fn an_unfinished_snapshot_is_kept_where_locks_do_not_reach_its_writer() {
     for reach in [LockReach::Everybody, LockReach::Process] {

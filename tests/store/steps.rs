@@ -43,7 +43,7 @@ fn object(key: &Key) -> &'static str {
     }
 }
 
-/// What a call changes, makes durable or checks; none for one that only reads.
+/// The change, flush or check that a call makes; `None` for one that only reads.
 fn step(call: &Call) -> Option<String> {
     let objects = |keys: &[Key]| {
         let mut objects: Vec<_> = keys.iter().map(object).collect();

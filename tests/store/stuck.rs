@@ -1,4 +1,4 @@
-//! Stores that something is left in, or that are full: the work goes on.
+//! Operations continue in stores with leftovers and in full ones.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -75,7 +75,7 @@ fn words() -> Option<Vec<String>> {
     Some(words.split('\n').map(str::to_owned).collect())
 }
 
-/// Waits until the child says that it is there.
+/// Waits until the child reports that it is ready.
 fn wait_for(child: &mut Child) {
     let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().ends_with("HERE")), "the other process ended");
@@ -254,7 +254,7 @@ fn a_backup_succeeds_although_leftovers_cannot_be_deleted() {
     });
 }
 
-/// All files in the lock directory, but for the journal of moves.
+/// All files in the lock directory except the move journal.
 fn lock_files(root: &Path) -> Vec<String> {
     let (mut found, mut left) = (Vec::new(), vec![root.join(".larder-locks")]);
     while let Some(directory) = left.pop() {
@@ -362,11 +362,11 @@ fn on_a_full_disk_a_lock_without_a_file_excludes_other_processes_and_tasks() {
         assert!(other.wait().unwrap().success());
         let held = backend.lock(&scope(), LockMode::Exclusive).await.unwrap();
         assert!(held.keeps_processes_out());
-        // There is a file again, and whoever finds no room locks it.
+        // The file exists again, and a process on a full disk locks it.
         is_full.store(true, Ordering::SeqCst);
         assert_eq!(backend.lock(&scope(), LockMode::Exclusive).await.unwrap_err().kind(), ErrorKind::Busy);
         drop(held);
-        // A reader that can make no file goes on, says so, and is in the way of tasks of its own process.
+        // A reader that cannot create a file continues, reports it, and excludes tasks of its own process.
         let snapshot = LockScope::Snapshot("host/a/2020-01-01T00:00:00Z".parse().unwrap());
         let read = backend.lock(&snapshot, LockMode::Shared).await.unwrap();
         assert!(!read.keeps_processes_out());

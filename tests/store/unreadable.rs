@@ -26,7 +26,7 @@ const GROUP: &str = "ns/a/host/x";
 
 /// A store with a snapshot in a namespace and another one in the root.
 struct Scene {
-    /// What was moved out of the store.
+    /// Entries that were moved out of the store.
     attic: tempfile::TempDir,
     backend: Arc<dyn Backend>,
     directory: tempfile::TempDir,
@@ -76,7 +76,7 @@ impl Scene {
         fs::rename(self.attic.path().join("kept"), here).unwrap();
     }
 
-    /// Whether listings show the snapshot as one that is whole.
+    /// Returns `true` if listings show the snapshot as whole.
     async fn is_listed_as_finished(&self) -> bool {
         // An error says that it cannot be listed.
         let Ok(namespaces) = self.store.namespaces(&Namespace::root()).await else { return false };
@@ -113,7 +113,7 @@ enum Odd {
     Device,
     Directory,
     Fifo,
-    /// A link to what was there.
+    /// A link to the entry that was moved away.
     Link,
     /// A link to nothing: the disk behind it is not mounted.
     LinkToNothing,
@@ -124,7 +124,7 @@ impl Odd {
     const ALL: [Self; 6] =
         [Self::Device, Self::Directory, Self::Fifo, Self::Link, Self::LinkToNothing, Self::Socket];
 
-    /// Whether it could be made: devices are for root.
+    /// Returns `false` if it cannot be created: only root makes devices.
     fn make(self, here: &Path, there: &Path) -> bool {
         let node = |kind, device| mknodat(CWD, here, kind, Mode::from_raw_mode(0o644), device);
         match self {
@@ -327,7 +327,7 @@ fn unreadable_entries_where_no_index_can_be_do_not_stop_a_collection() {
 fn an_unreadable_directory_ends_a_collection_with_an_error_that_names_it() {
     const NAME: &str = "unreadable::an_unreadable_directory_ends_a_collection_with_an_error_that_names_it";
     if rustix::process::geteuid().is_root() {
-        // Root may read anything, so somebody else runs this, from a place where they may.
+        // Root may read everything, so another user runs this, from a directory that it may read.
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let (test, this) = (directory.path().join("test"), std::env::current_exe().unwrap());

@@ -63,7 +63,7 @@ impl Bucket {
         Some(Self { client, prefix, runtime, _server: None })
     }
 
-    /// Whether the environment names one.
+    /// Returns `true` if the environment names one.
     pub fn is_named() -> bool {
         std::env::var_os("LARDER_S3_ENDPOINT").is_some_and(|endpoint| !endpoint.is_empty())
     }
@@ -75,7 +75,7 @@ impl Bucket {
         format!("{}-{:016x}", self.prefix, u64::from_le_bytes(random))
     }
 
-    /// What the server can do.
+    /// The capabilities of the server.
     pub async fn probe(&self) -> S3Capabilities {
         self.client.probe(&format!("{}/", self.new_name())).await.unwrap()
     }

@@ -35,7 +35,7 @@ pub fn memory(page: usize) -> Arc<dyn Backend> {
     Arc::new(MemoryBackend::new(runtime()).page_entries(page))
 }
 
-/// A directory without prefix directories that nobody needs, and without flushing.
+/// A directory with prefix directories on demand, and without flushing.
 pub fn on_demand() -> FsOptions {
     FsOptions::default().prefix_directories(PrefixDirectories::OnDemand).sync_level(SyncLevel::None)
 }

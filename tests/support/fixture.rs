@@ -20,12 +20,12 @@ pub fn unpack(name: &str, into: &Path) {
     archive.unpack(into).unwrap();
 }
 
-/// What is in the store.
+/// The contents of the store.
 pub fn expected() -> Value {
     read("expected.json")
 }
 
-/// What is in the bucket.
+/// The contents of the bucket.
 pub fn expected_of_bucket() -> Value {
     read("s3-expected.json")
 }

@@ -105,7 +105,7 @@ pub async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
     Ok(target.into_inner().into_inner())
 }
 
-/// Whether a snapshot is what its notes say.
+/// Makes sure that a snapshot matches its notes.
 pub async fn check(snapshot: &SnapshotReader) -> Result<()> {
     let numbers: Vec<u64> = serde_json::from_str(snapshot.manifest().notes().unwrap_or_default()).unwrap();
     assert!(restored(snapshot).await? == data(&numbers), "{}", snapshot.name());
@@ -140,7 +140,7 @@ pub async fn chunks(backend: &dyn Backend) -> BTreeSet<Digest> {
     found.into_entries().into_iter().filter_map(digest).collect()
 }
 
-/// What removes everything that is not used now.
+/// Options that remove everything unreferenced.
 pub fn at_once() -> GcOptions {
     GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100).concurrency(3)
 }
@@ -168,7 +168,7 @@ pub fn reason(report: Result<GcReport>) -> Option<Error> {
     }
 }
 
-/// How many seeds are tried: many by hand, few in CI.
+/// The number of seeds to try: many by hand, few in CI.
 pub fn seeds(default: u64) -> u64 {
     std::env::var("LARDER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }

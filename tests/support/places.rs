@@ -49,7 +49,7 @@ impl Place {
     pub async fn store(&self) -> Datastore {
         let backend: Arc<dyn Backend> = match &self.kind {
             #[cfg(feature = "s3")]
-            // What arrives after the end is to be destroyed too.
+            // Objects that arrive after the end are destroyed too.
             Kind::Bucket(bucket, found) => {
                 bucket.backend(&bucket.new_name(), found, larder::backend::Ownership::default().reuse())
             }
@@ -95,13 +95,13 @@ impl Place {
         Arc::clone(self.made.lock().unwrap().last().unwrap())
     }
 
-    /// Puts something into the last store, as nobody should.
+    /// Puts an object into the last store, past its rules.
     pub async fn write(&self, path: &str, bytes: impl Into<Bytes>) {
         let key = Key::parse(path).unwrap();
         self.last().put(&key, bytes.into(), PutMode::Replace).await.unwrap();
     }
 
-    /// What is at a path of the last store, if anything is.
+    /// The object at a path of the last store, if it exists.
     pub async fn read(&self, path: &str) -> Option<Bytes> {
         match self.last().get(&Key::parse(path).unwrap(), u64::MAX).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -109,7 +109,7 @@ impl Place {
         }
     }
 
-    /// Removes something of the last store, as nobody should.
+    /// Removes an object of the last store, past its rules.
     pub async fn remove(&self, path: &str) {
         let removals = [Removal::any(Key::parse(path).unwrap())];
         assert!(self.last().delete(&removals).await.unwrap().iter().all(Result::is_ok));
@@ -124,12 +124,12 @@ impl Place {
         }
     }
 
-    /// What works here.
+    /// The capabilities of the backend.
     pub fn capabilities(&self) -> Capabilities {
         self.last().capabilities().clone()
     }
 
-    /// Whether a look at a chunk costs no request, so that backups look at those that a base names.
+    /// Returns `true` if a look at a chunk costs no request, so that backups look at the chunks of their base.
     pub fn looks_at_chunks(&self) -> bool {
         matches!(self.kind, Kind::Directory(_) | Kind::Memory)
     }

@@ -26,11 +26,11 @@ use crate::noise;
 
 /// The length of a chunk.
 pub const CHUNK: u64 = 64 << 10;
-/// How many of them [`data`] has.
+/// The number of chunks of [`data`].
 pub const CHUNKS: usize = 4;
 pub const LEASE: &str = "store/.larder/lease";
 
-/// Threads, with clocks that can be put forward and back. What sleeps does not notice.
+/// Threads, with clocks that can be put forward and back. Sleeping tasks are unaffected.
 #[derive(Debug, Default)]
 pub struct Clock {
     inner: ThreadRuntime,
@@ -39,12 +39,12 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Puts the monotonic clock forward by so many seconds.
+    /// Puts the monotonic clock forward by this number of seconds.
     pub fn leap(&self, seconds: i64) {
         self.monotonic.fetch_add(seconds, Ordering::SeqCst);
     }
 
-    /// Sets the wall clock off by so many seconds.
+    /// Sets the offset of the wall clock in seconds.
     pub fn set_off(&self, seconds: i64) {
         self.wall.store(seconds, Ordering::SeqCst);
     }
@@ -169,7 +169,7 @@ impl Process {
         store.close().await.unwrap();
         let left = local.as_ref().map(Arc::downgrade);
         drop((backend, local));
-        // What was begun in the background has the local state for a moment, and nobody else can open it.
+        // Background work holds the local state for a moment, and excludes other openings.
         let runtime = ThreadRuntime::new();
         for _ in 0..500 {
             if left.as_ref().is_none_or(|left| left.strong_count() == 0) {
@@ -179,7 +179,7 @@ impl Process {
         }
     }
 
-    /// Waits for what somebody else does.
+    /// Waits until a condition holds.
     pub async fn clock_sleep(&self, time: Duration) {
         self.clock.sleep(time).await;
     }
@@ -190,7 +190,7 @@ pub async fn fresh(server: &FaultServer) -> Process {
     Opening::of("store").open(server).await.unwrap()
 }
 
-/// Opens the store with the local state of a process that is no more. What that had begun in the background ends in a moment.
+/// Opens the store with the local state of a dead process. Background work of that process ends in a moment.
 pub async fn opened_again(server: &FaultServer, opening: &Opening) -> Process {
     let runtime = ThreadRuntime::new();
     for _ in 0..5_000 {
@@ -268,7 +268,7 @@ pub async fn check(snapshot: &SnapshotReader) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that every snapshot that is said to be finished is whole. How many there are.
+/// Makes sure that every finished snapshot is whole, and returns their number.
 pub async fn check_all(store: &Datastore, group: &GroupName) -> Result<usize> {
     let mut whole = 0;
     for info in store.snapshots(group).await? {

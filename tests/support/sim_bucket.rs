@@ -19,9 +19,9 @@ use crate::fault_server::date;
 /// How badly the bucket behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
-    /// Of a thousand requests, so many go wrong.
+    /// The number of failing requests of a thousand.
     pub faults: u64,
-    /// For how long listings show what was there before a change, at most.
+    /// Longest time for which listings show the state before a change.
     pub lag: Duration,
     /// How late a request arrives that was given up, at most.
     pub late: Duration,
@@ -34,7 +34,7 @@ struct Object {
     tag: String,
 }
 
-/// What listings show of a key instead of what is there.
+/// The state of a key that listings show instead of the current one.
 struct Ghost {
     object: Option<Object>,
     until: Duration,
@@ -175,7 +175,7 @@ impl SimBucket {
         }
     }
 
-    /// As a program does that takes no lease: removes a group, and chunks of this age that no index names. How many chunks went.
+    /// Removes a group, and unreferenced chunks of this age, as a program without a lease does. Returns the number of removed chunks.
     pub fn forget_and_collect(&self, group: &str, age: Duration) -> usize {
         let keys: Vec<_> = self.state().objects.keys().cloned().collect();
         for key in keys.iter().filter(|key| key.starts_with(group)) {

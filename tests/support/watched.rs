@@ -27,13 +27,13 @@ pub struct Step {
     pub method: Method,
 }
 
-/// What a test does at a step. While it does, its own steps and those of others are none.
+/// The action of a test at a step. Its own steps, and those of others meanwhile, do not count.
 type Hook = Arc<dyn Fn(Step) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Passes all calls on.
 pub struct Watched {
     capabilities: Capabilities,
-    /// What listings do not show.
+    /// Keys that listings do not show.
     hidden: Mutex<HashSet<Key>>,
     hides_what_is_new: AtomicBool,
     hook: Mutex<Option<Hook>>,
@@ -42,7 +42,7 @@ pub struct Watched {
     /// Each call takes another while.
     is_slow: AtomicBool,
     me: Weak<Self>,
-    /// What all objects are said to have been used at.
+    /// The time of last use that is reported for all objects.
     times: Mutex<Option<SystemTime>>,
 }
 

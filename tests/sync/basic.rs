@@ -159,7 +159,7 @@ fn only_outcome(report: &SyncReport) -> &Outcome {
     &first.outcome
 }
 
-/// Changes a manifest as somebody else would, and stores it anew.
+/// Changes a manifest as another program would, and stores it.
 async fn edit(backend: &dyn Backend, name: &SnapshotName, change: impl FnOnce(&mut Manifest)) {
     let key = Key::Manifest(name.clone());
     let object = backend.get(&key, EVERYTHING).await.unwrap();
@@ -322,7 +322,7 @@ fn a_sync_of_n_new_chunks_costs_n_gets_and_n_puts() {
                 assert_eq!(about_chunks(&to.calls(), method), 0, "{method:?}");
             }
             assert_eq!(about_chunks(&from.calls(), Method::Head), 0);
-            // What the newest one of the group names is touched, and not sent again.
+            // Chunks of the newest snapshot of the group are touched, and not sent again.
             assert_eq!(report.stats().chunks_reused, if next == 7 { 30 } else { 0 });
             if next != 7 {
                 back_up(&pair.source, "vm/1", 3000, &[data(1, 30), data(3, 7)].concat()).await;
@@ -386,7 +386,7 @@ fn a_source_that_fails_at_any_step_leaves_no_snapshot_at_the_target() {
         let name = back_up(&store(&from).await, "vm/1", 1000, &data(1, 5)).await;
         let mut gone = 0;
         for step in 0.. {
-            // The identity, and whatever else opening and planning read, is there.
+            // The identity and everything else that opening and planning read exist.
             let source = store(&from).await;
             let to = memory(&runtime);
             let target = store(&to).await;
@@ -620,7 +620,7 @@ fn corrupt_snapshots_of_the_target_are_copied_again_on_request() {
         let all = chunks(pair.to.as_ref()).await;
         let chunk = |number: usize| Key::Chunk(Digest::of(&data(1, 5)[number * CHUNK..(number + 1) * CHUNK]));
         for round in 0..3 {
-            // Damaged at the same length, which nobody has noticed but whoever verified the snapshot.
+            // Damaged at the same length, which only a verification of the snapshot has detected.
             let mut damaged = all[&chunk(1).path()].to_vec();
             damaged[100] ^= 1;
             pair.to.put(&chunk(1), damaged.into(), PutMode::Replace).await.unwrap();
@@ -730,7 +730,7 @@ fn a_sync_dropped_at_any_step_leaves_whole_snapshots_and_resumes() {
     }
 }
 
-/// Takes down when so many bytes went by.
+/// Records the times at which bytes were transferred.
 #[derive(Debug)]
 struct Watch {
     runtime: SimRuntime,
@@ -1004,7 +1004,7 @@ fn a_source_cannot_read_chunks_of_the_target_by_naming_them() {
             matches!(only_outcome(&report), Outcome::Failed(error) if error.kind() == ErrorKind::Corrupt)
         );
         assert!(pair.target.snapshots(name.group()).await.unwrap().is_empty());
-        // Nor by an encrypted chunk of that name, of whose contents nobody can tell.
+        // Nor by an encrypted chunk of that name, whose contents are unknown.
         let mut blob = [0_u8; 44 + CHUNK];
         blob[..8].copy_from_slice(&larder::internal::blob::BlobKind::Encrypted.magic());
         let checksum = crc(&blob[44..]);
@@ -1091,7 +1091,7 @@ fn a_copied_store_is_not_taken_for_its_original() {
     });
 }
 
-/// Sets the flag after so many chunks.
+/// Sets the flag after `after` chunks.
 #[derive(Debug)]
 struct Stop {
     flag: Arc<AtomicBool>,

@@ -217,7 +217,7 @@ fn any_damage_is_found_reported_and_healed_by_the_next_backup() {
             {
                 assert_eq!(state(&store, name).await, Some(wanted));
             }
-            // What was put aside is what was there.
+            // The quarantined copy has the bytes of the damaged object.
             assert_eq!(place.read(&format!("{}.0.bad", chunk(2))).await.unwrap(), flipped(&bad));
             assert_eq!(place.read(&format!("{}.0.bad", chunk(4))).await.unwrap(), "");
             assert_eq!(place.read(&chunk(2)).await, None);
@@ -346,7 +346,7 @@ fn a_snapshot_being_written_or_deleted_is_skipped() {
             let benchmark = back_up(&store, "host/benchmark", &[2]).await.name().clone();
             let writer = store.backup(&group("vm/2")).begin().await.unwrap();
             writer.blob("app.conf", "text").await.unwrap();
-            // As whoever deletes it does. In a bucket it keeps other tasks of this process out.
+            // As a deletion does. In a bucket it excludes other tasks of this process.
             let held = store.snapshot(&one).await.unwrap();
             let report = run(&store, VerifyOptions::default()).await;
             assert!(report.is_clean(), "readers do not mind: {report:?}");
@@ -399,7 +399,7 @@ fn each_chunk_is_read_once_regardless_of_its_references() {
         assert_eq!(read.len(), distinct.len());
         assert_eq!(report.chunks.digest, distinct.len() as u64);
         assert_eq!(distinct.len(), 4);
-        // A bad one is told of in each of them, and looked at no more often.
+        // A corrupt one is reported for each of them, and read no more often.
         around.spoil(&Key::Chunk(digest(3)), flipped).await;
         around.record.reset();
         let options = VerifyOptions::default().repair(Repair::Report).refetches(2);
@@ -447,7 +447,7 @@ fn chunks_of_recently_verified_snapshots_are_still_checked_for_presence() {
         let report = run(&around.store, recently()).await;
         assert_eq!((report.chunks.missing, report.damaged.len()), (1, 1));
         assert_eq!(state(&around.store, &old).await, Some(VerifyResult::Failed));
-        // What is found in another snapshot counts for those that were not read again, whichever comes first.
+        // A finding in another snapshot counts for those that were not read again, in any order.
         back_up(&around.store, "vm/1", &[1, 2]).await;
         run(&around.store, VerifyOptions::default()).await;
         let newest = back_up(&around.store, "ct/1", &[2, 7]).await.name().clone();
@@ -658,7 +658,7 @@ fn a_sample_reports_the_snapshots_of_a_corrupt_chunk() {
         // Less than the metadata alone.
         let report = run(&around.store, VerifyOptions::default().mode(sample(5))).await;
         assert_eq!((report.incomplete, report.requests), (Some(Incomplete::Budget), 5));
-        // However far what is in flight goes beyond the budget, what was found is told with its snapshots.
+        // However far reads in flight exceed the budget, each finding is reported with its snapshots.
         around.spoil(&Key::Chunk(digest(3)), flipped).await;
         let sample = |bytes: u64| {
             let mode = Mode::Sample(Sample::default().bytes(bytes));
@@ -715,7 +715,7 @@ fn a_read_only_verification_writes_nothing() {
         assert_eq!((report.quarantined, report.damaged.len()), (0, 1));
         assert_eq!(state(&around.store, &one).await, Some(VerifyResult::Failed));
         assert!(around.memory.head(&Key::Chunk(digest(1))).await.is_ok(), "it stays where it is");
-        // This process knows better than to believe it all the same.
+        // This process does not rely on it.
         back_up(&around.store, "vm/2", &[1, 2, 3]).await;
         assert!(run(&around.store, VerifyOptions::default()).await.is_clean());
     });

@@ -66,7 +66,7 @@ fn credentials_without_delete_can_back_up_restore_and_verify() {
         assert!(verified(&process.store).await.is_clean());
         let manifest = process.store.snapshot(&first).await.unwrap().manifest().clone();
         assert_eq!(manifest.verify_state().unwrap().unwrap().state, VerifyResult::Ok);
-        // What needs it says so, and nothing is lost.
+        // Operations that need the right report it, and lose nothing.
         let scope = Scope::Snapshots(vec![first]);
         let report = prune::plan_deletion(&process.store, &scope).await.unwrap().execute().await.unwrap();
         assert_eq!((report.removed(), report.left()), (0, 1));

@@ -1,4 +1,4 @@
-//! What becomes of damaged chunks when something goes wrong with the repair too, and what a store of PBS with damage looks like.
+//! Damaged chunks whose repair fails too, and a damaged store of PBS.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -43,7 +43,7 @@ struct Strange {
     capabilities: Capabilities,
     inner: Arc<dyn Backend>,
     is_far: bool,
-    /// How many reads of chunks are still wrong.
+    /// The number of reads of chunks that are still wrong.
     wrong: AtomicU64,
 }
 
@@ -53,7 +53,7 @@ impl Strange {
         Self { capabilities, inner, is_far: false, wrong: AtomicU64::new(0) }
     }
 
-    /// One that cannot say what is there without a request.
+    /// A backend that needs a request to know which objects exist.
     fn far(mut self) -> Self {
         self.is_far = true;
         self.capabilities.tracks_last_use = false;
@@ -239,7 +239,7 @@ fn a_chunk_with_transient_read_errors_is_not_quarantined() {
             let report = run(&store, options).await;
             assert!(report.is_clean(), "{report:?}");
             assert_eq!((report.unsteady, report.quarantined, report.sound), (1, 0, 1));
-            // One time more often than that: the look before it is put aside finds it good.
+            // Once more than that: the check before the quarantine finds it good.
             strange.wrong.store(refetches.into(), Ordering::SeqCst);
             let report = run(&store, VerifyOptions::default().refetches(refetches - 1).in_flight(1)).await;
             assert_eq!((report.is_clean(), report.unsteady, report.quarantined), (true, 1, 0));
@@ -317,7 +317,7 @@ fn after_a_crash_at_any_step_of_a_quarantine_the_next_backup_is_whole() {
                 assert_eq!(suspects_of(&inner).await, BTreeSet::new(), "{manner:?}, step {step}");
                 let state = store.snapshot(&name).await.unwrap().manifest().verify_state().unwrap().unwrap();
                 assert_eq!(state.state, VerifyResult::Ok);
-                // What was put aside is what was bad.
+                // The quarantined copy is the corrupt one.
                 if let Ok(aside) = inner.get(&Key::Quarantined(digest(2), 0), u64::MAX).await {
                     let good = inner.get(&chunk(2), u64::MAX).await.unwrap().bytes;
                     assert_eq!(aside.bytes, flipped(&good));
@@ -412,7 +412,7 @@ fn concurrent_backups_and_verifications_lose_no_chunk() {
                 let (one, other, new) = future::join3(verified(), verified(), uploaded).await;
                 faults.clear();
                 let aside = one.quarantined + other.quarantined;
-                // The upload may have come before anybody knew.
+                // The upload may have come before the chunk was suspect.
                 let report = run(&store, VerifyOptions::default()).await;
                 let again = back_up(&store, "vm/3").await.unwrap();
                 assert!(restored(&again).await == contents());
@@ -615,7 +615,7 @@ fn a_verification_reads_the_bucket_and_keeps_sound_cached_copies() {
         let report = run(&process.store, VerifyOptions::default().repair(Repair::Report)).await;
         assert_eq!((report.chunks.corrupt, report.chunks.digest), (1, 3));
         assert_eq!(local.cache_counts().unwrap(), counts, "neither read nor filled");
-        // A copy of what is put aside goes; it may be what was stored.
+        // The cached copy of a quarantined chunk is removed; it may be the source of the damage.
         let report = run(&process.store, VerifyOptions::default()).await;
         assert_eq!(report.quarantined, 1);
         assert_eq!(local.cache_counts().unwrap().entries, counts.entries - 1);
@@ -708,7 +708,7 @@ fn damage_that_pbs_found_is_found_quarantined_and_recorded() {
             let failed = wanted.values().filter(|state| **state != Some(VerifyResult::Ok)).count();
             assert_eq!(report.damaged.len(), failed);
             assert!(report.unrecorded.is_empty() && report.unrepaired == 0, "{report:?}");
-            // H100: the one whose initialisation vector is wrong fits its checksum, and nobody calls it verified.
+            // H100: the one with a wrong initialisation vector fits its checksum, and is not reported as verified.
             assert!(report.chunks.checksum > 0);
             let quarantine = u64::try_from(renamed.len()).unwrap();
             if overlay == "corrupt-before" {

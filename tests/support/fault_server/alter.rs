@@ -1,4 +1,4 @@
-//! What the rules make of an answer before it is framed.
+//! Changes of an answer by the rules, before it is framed.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ pub(super) fn body(plan: &Plan, reply: &mut Reply) {
     for action in &plan.actions {
         match action {
             Action::DropXmlElement(name) => {
-                // What is no text has no elements.
+                // A body that is not text has no elements.
                 if let Ok(text) = std::str::from_utf8(&reply.body) {
                     reply.body = Arc::new(xml::without(text, name).into_bytes());
                 }

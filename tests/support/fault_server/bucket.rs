@@ -52,7 +52,7 @@ impl Bucket {
         }
     }
 
-    /// Returns `true` if the quota leaves no room for so many bytes more. What an object replaces is not counted off, as many
+    /// Returns `true` if the quota leaves no room for `bytes` more. A replaced object is not subtracted, as many
     /// servers do it.
     pub(super) fn is_full(&self, bytes: usize) -> bool {
         let used = || self.objects.values().map(|object| object.bytes.len()).sum::<usize>();
@@ -80,7 +80,7 @@ impl Bucket {
         headers: Vec<(String, String)>,
         etag: String,
     ) {
-        // A key is new to listings when it was not there, not when its content is.
+        // A key is new to listings if it was absent, not if only its content is new.
         let (born, born_at_listing) = self
             .objects
             .get(key)

@@ -22,7 +22,7 @@ pub(super) fn serve(shared: &Shared, stream: TcpStream, connection: u64) {
     while let Ok(Next::Request) = exchange.next() {}
 }
 
-/// What becomes of a connection after a request.
+/// The state of a connection after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Close,

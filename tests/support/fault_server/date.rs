@@ -9,7 +9,7 @@ const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// The time by a clock that is off by so many seconds.
+/// The time by a clock with this offset in seconds.
 #[allow(clippy::disallowed_methods, reason = "the real clock of a real server")]
 pub(super) fn now(skew: i64) -> SystemTime {
     let off = Duration::from_secs(skew.unsigned_abs());

@@ -13,7 +13,7 @@ use super::rule::Framing;
 /// Bytes, and the time to wait before they are sent.
 type Piece = (Duration, Arc<Vec<u8>>);
 
-/// What is to be sent.
+/// The bytes to send.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) pieces: Vec<Piece>,

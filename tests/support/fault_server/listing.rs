@@ -63,7 +63,7 @@ pub(super) fn list(context: &mut Context<'_>) -> Reply {
 /// The place of an item in a listing, then its name.
 type Rank = (u64, String);
 
-/// What a listing asks for.
+/// The parameters of a listing.
 struct Asked {
     prefix: String,
     delimiter: String,
@@ -149,7 +149,7 @@ fn contents(name: &str, object: &Object) -> String {
         + &tag("StorageClass", stored.map_or("STANDARD", |(_, class)| class))
 }
 
-/// A token that means nothing to anybody else.
+/// A token that only this server understands.
 fn token(last: &str) -> String {
     format!("after:{}=", digest::hex(last.as_bytes()))
 }

@@ -1,4 +1,4 @@
-//! An S3 server for tests that stalls, lies and dies when it is told to.
+//! An S3 server for tests that stalls, lies and dies on request.
 //!
 //! Real HTTP/1.1 over loopback, one thread for each connection, one bucket in memory, path style. It reads requests
 //! strictly and keeps a log of all of them; what it does wrong is said by [`Rule`]s and [`Quirk`]s. It does not check
@@ -13,7 +13,7 @@
 //! ```
 //!
 //! A request is served in this order: read its head, find the rules, read its body, run it on the bucket, pause, note
-//! the status in the log, answer. So whoever has an answer finds it in the log.
+//! the status in the log, answer. So a client that has an answer finds it in the log.
 //!
 //! Sources: RFC 9110, RFC 9112, the Amazon S3 API reference.
 
@@ -84,7 +84,7 @@ impl FaultServer {
         lock(&self.shared.rules).push(rule);
     }
 
-    /// Forgets all rules. What they have begun goes on.
+    /// Drops all rules. Actions that have begun continue.
     pub fn clear(&self) {
         lock(&self.shared.rules).clear();
     }
@@ -101,17 +101,17 @@ impl FaultServer {
         !waited.unwrap_or_else(std::sync::PoisonError::into_inner).1.timed_out()
     }
 
-    /// What clients sent that is no proper HTTP or no proper XML.
+    /// Malformed HTTP or XML that clients sent.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.shared.record).violations.clone()
     }
 
-    /// How many connections were opened since the start.
+    /// The number of connections opened since the start.
     pub fn connections(&self) -> u64 {
         lock(&self.shared.life).opened
     }
 
-    /// What the bucket truly holds.
+    /// The objects that the bucket really holds.
     pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         let bucket = lock(&self.shared.bucket);
         bucket.objects.iter().map(|(key, object)| (key.clone(), object.bytes.to_vec())).collect()
@@ -127,7 +127,7 @@ impl FaultServer {
         lock(&self.shared.bucket).put(&self.shared.options, key, Arc::new(bytes.into()), Vec::new());
     }
 
-    /// Refuses to store more than this from now on, with 403 and `QuotaExceeded`. What is past all rules is past this too.
+    /// Refuses to store more than this from now on, with 403 and `QuotaExceeded`. Objects stored past all rules are not limited by it.
     pub fn limit(&self, quota: Quota) {
         lock(&self.shared.bucket).quota = quota;
     }
@@ -143,7 +143,7 @@ impl FaultServer {
         lock(&self.shared.bucket).objects.remove(key);
     }
 
-    /// Dies: closes the listener and every connection. What was to be executed late is not. The bucket, the rules and
+    /// Dies: closes the listener and every connection. Late requests are not executed. The bucket, the rules and
     /// the log stay.
     pub fn kill(&self) {
         let mut acceptor = lock(&self.acceptor);

@@ -81,7 +81,7 @@ pub(super) fn refused(context: &Context<'_>, key: &str) -> Option<Reply> {
     if none.or(some).is_none() || dialect.has(Quirk::ConditionsIgnored) {
         return None;
     }
-    // A write has no use for tags that must not be there, and S3 knows only the star.
+    // A write has no use for tags that must not match, and S3 knows only the star.
     if dialect.has(Quirk::ConditionsRejected) || none.is_some_and(|tags| tags != "*") {
         return Some(Reply::error(501, "NotImplemented"));
     }

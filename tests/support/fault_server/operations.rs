@@ -1,4 +1,4 @@
-//! Which operation a request asks for, and the operations of the bucket itself.
+//! The selection of the operation of a request, and the operations of the bucket itself.
 
 use super::bucket::Bucket;
 use super::digest;
@@ -16,7 +16,7 @@ use super::xml::tag;
 /// Bytes of a key at most.
 const MAX_KEY: usize = 1024;
 
-/// What an operation works with.
+/// The context of an operation.
 #[derive(Debug)]
 pub(super) struct Context<'a> {
     pub(super) bucket: &'a mut Bucket,
@@ -98,7 +98,7 @@ fn on_bucket(context: &mut Context<'_>, method: &str) -> Reply {
     }
 }
 
-/// What is wrong with a request whatever it asks for.
+/// Errors of a request that do not depend on its operation.
 fn improper(request: &Request) -> Option<Reply> {
     if request.header("transfer-encoding").is_some() {
         return Some(Reply::error(501, "NotImplemented"));

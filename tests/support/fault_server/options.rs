@@ -1,4 +1,4 @@
-//! What the server is from the start.
+//! The options of a server.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ pub struct Options {
     pub lifecycle: Option<String>,
     /// Bytes that every part but the last must have. Default: 5 MiB.
     pub min_part_bytes: usize,
-    /// Whether new objects are locked for a day, as the setting says; nothing is locked. Default: off.
+    /// `true` if the setting says that new objects are locked for a day; nothing is locked. Default: off.
     pub object_lock: bool,
     /// Entries of a listing's page at most. Default: 1000.
     pub page: usize,
@@ -49,7 +49,7 @@ impl Options {
     }
 }
 
-/// How much the bucket may hold.
+/// The capacity of the bucket.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quota {
     /// Bytes of all objects at most. Default: any number.
@@ -58,7 +58,7 @@ pub struct Quota {
     pub objects: Option<usize>,
 }
 
-/// What an entity tag looks like. No two objects ever put have the same, but with [`Etags::Md5`].
+/// The form of entity tags. No two puts ever have the same tag, except with [`Etags::Md5`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Etags {
     /// 32 hex digits in quotes, which are no MD5.
@@ -106,7 +106,7 @@ pub enum Quirk {
     EncodingOfSlash,
     /// Every answer says `Connection: close` and does it.
     KeepAliveNever,
-    /// Listings are in no order of the keys. Pages are complete all the same.
+    /// Listings are in no order of the keys. Pages are still complete.
     ListUnordered,
     /// Multi-delete gets 501.
     MultiDeleteRejected,

@@ -1,4 +1,4 @@
-//! What the rules together say about one request.
+//! The combined actions of all rules for one request.
 
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ impl Plan {
         self.find(|action| if let Action::StallResponseAt(bytes) = action { Some(*bytes) } else { None })
     }
 
-    /// How many bytes of a body are kept of which no more is read.
+    /// The number of bytes kept of a body that is not read further.
     pub(super) fn store_cut(&self) -> Option<u64> {
         self.find(|action| if let Action::StoreCutAt(bytes) = action { Some(*bytes) } else { None })
     }

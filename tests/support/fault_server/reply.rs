@@ -15,9 +15,9 @@ pub(super) struct Reply {
     pub(super) code: Option<&'static str>,
     /// Elements of the error document beside the usual ones.
     pub(super) details: String,
-    /// So many blanks come before the body, and then so much time.
+    /// The number of blanks before the body, and the pause after them.
     pub(super) lead: Option<(usize, Duration)>,
-    /// What the client did that it must not.
+    /// The violation of the client.
     pub(super) violation: Option<String>,
 }
 

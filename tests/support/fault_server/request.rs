@@ -1,6 +1,6 @@
 //! Requests, read strictly.
 //!
-//! Source: RFC 9112 §2 to §6, RFC 9110 §5.6.2, RFC 3986 §3.3 and §3.4. What these let a server tolerate is not.
+//! Source: RFC 9112 §2 to §6, RFC 9110 §5.6.2, RFC 3986 §3.3 and §3.4. A deviation that these let a server tolerate is refused.
 
 use std::sync::Arc;
 
@@ -115,7 +115,7 @@ impl Request {
         let mut query = Vec::new();
         for pair in head.query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            // A plus is a blank, as in forms: whoever means a plus has to encode it.
+            // A plus is a blank, as in forms: a client that means a plus must encode it.
             query.push((decode(&name.replace('+', "%20"))?, decode(&value.replace('+', "%20"))?));
         }
         Ok(Self { head, bucket, key, query, body: Arc::new(body) })

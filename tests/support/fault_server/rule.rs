@@ -10,7 +10,7 @@ type Predicate = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 /// Of method, path and query.
 type RequestPredicate = Arc<dyn Fn(&str, &str, &str) -> bool + Send + Sync>;
 
-/// What is to happen to some requests. Matches always unless told otherwise.
+/// Actions for some requests. Matches all requests unless restricted.
 #[derive(Clone)]
 pub struct Rule {
     method: Option<String>,
@@ -76,7 +76,7 @@ impl Rule {
         self
     }
 
-    /// What happens. Several actions go together.
+    /// An action. Several actions can be combined.
     pub fn then(mut self, action: Action) -> Self {
         self.actions.push(action);
         self
@@ -113,7 +113,7 @@ enum Times {
     Nth(u64),
 }
 
-/// What goes wrong. Bytes of a response count from the start of its head.
+/// A fault. Bytes of a response count from the start of its head.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// One header more in the answer.
@@ -122,13 +122,13 @@ pub enum Action {
     CloseAfterResponse,
     /// The body is encoded and says so. It is a gzip file that stores, whatever the name.
     ContentEncoding(&'static str),
-    /// Closes when so many bytes of the request were read, at least its head. Nothing is executed.
+    /// Closes after this number of bytes of the request, at least its head. Nothing is executed.
     CutRequestAt(u64),
-    /// Closes when so many bytes of the response were sent.
+    /// Closes after this number of bytes of the response.
     CutResponseAt(usize),
     /// Executes, and answers after this time.
     Delay(Duration),
-    /// Sends so many bytes at a time, and waits after each.
+    /// Sends `bytes` at a time, and waits after each.
     Drip { bytes: usize, every: Duration },
     /// The answer lacks this header. Without its length an answer ends with the connection.
     DropHeader(&'static str),
@@ -142,14 +142,14 @@ pub enum Action {
     FlipBit(Flip),
     /// The answer is framed like this.
     Framing(Framing),
-    /// So many interim answers of this status come before the answer.
+    /// Sends this number of interim answers with this status before the answer.
     Informational(usize, u16),
     /// New keys are missing from listings.
     ListingLag(Lag),
-    /// 200, then so many blanks, then after this time an error document: that of a [`Action::Status`] beside it, or
+    /// 200, then `whitespace` blanks, then after `delay` an error document: that of a [`Action::Status`] beside it, or
     /// `InternalError`. Nothing is executed.
     OkWithErrorBody { whitespace: usize, delay: Duration },
-    /// Sends the client elsewhere with 301 or 307, or with 400 tells it the region. Nothing is executed.
+    /// Redirects the client with 301 or 307, or names the region with 400. Nothing is executed.
     Redirect { status: u16, location: String, region: Option<String> },
     /// Multi-delete does not delete these keys and answers this code for each.
     RefuseKeys(fn(&str) -> bool, &'static str),
@@ -161,15 +161,15 @@ pub enum Action {
     RespondEarly,
     /// A `Retry-After` with this text.
     RetryAfter(&'static str),
-    /// The server's clock is off by so many seconds, and requests more than 15 minutes off its time are refused.
+    /// The server's clock has this offset in seconds, and requests more than 15 minutes off its time are refused.
     SkewClock(i64),
-    /// Sends so many bytes of the response, then nothing until the client closes.
+    /// Sends this number of bytes of the response, then nothing until the client closes.
     StallResponseAt(usize),
     /// Answers this. Without a body an error document with the code is sent. Nothing is executed.
     Status { status: u16, code: &'static str, headers: Vec<(&'static str, String)>, body: Option<Vec<u8>> },
-    /// Never reads the body and never answers. What the kernel buffers is lost in there.
+    /// Never reads the body and never answers. Bytes in buffers of the kernel are lost.
     StopReading,
-    /// Closes when so many bytes of the body were read, and keeps those as the object, whatever the conditions.
+    /// Closes after this number of bytes of the body, and keeps those as the object, whatever the conditions.
     StoreCutAt(u64),
 }
 
@@ -208,7 +208,7 @@ pub enum Framing {
     ExtraBytesAfterBody,
     /// The answer to a `HEAD` has a body.
     HeadWithBody,
-    /// A header goes on in the next line.
+    /// A header continues in the next line.
     ObsFold,
     /// 1 MiB of headers.
     OversizedHead,
@@ -216,11 +216,11 @@ pub enum Framing {
     TwoContentLengths,
 }
 
-/// How long a new key is missing from listings.
+/// The time for which a new key is missing from listings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lag {
     /// For this time.
     For(Duration),
-    /// From so many listings.
+    /// From this number of listings.
     Listings(u64),
 }

@@ -1,4 +1,4 @@
-//! What all connections share: the bucket, the rules, the log, and whether the server lives.
+//! State shared by all connections: the bucket, the rules, the log, and whether the server is alive.
 
 use std::collections::HashMap;
 use std::io;
@@ -30,11 +30,11 @@ pub struct Logged {
     /// Bytes of the body that were read.
     pub body_len: u64,
     pub body_complete: bool,
-    /// What was answered, in whole or in part.
+    /// The answer that was sent, in whole or in part.
     pub status: Option<u16>,
     /// The bucket has done it. Not so if it refused, as with a 404 or 412.
     pub executed: bool,
-    /// The bucket has done or refused it, whether or not anybody was told.
+    /// The bucket has executed or refused it, whether or not a client got an answer.
     pub is_over: bool,
 }
 
@@ -85,7 +85,7 @@ impl Shared {
         }
     }
 
-    /// What the rules say about a request. Counts as a match for each that speaks of it.
+    /// The actions of the rules for a request. Counts as a match of each rule that selects it.
     pub(super) fn plan(&self, head: &Head) -> Plan {
         let mut actions = Vec::new();
         for rule in lock(&self.rules).iter_mut() {

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 /// Bytes of a head at most. Larger ones are no proper requests here.
 const MAX_HEAD: usize = 64 << 10;
 
-/// What can go wrong with reading a request.
+/// An error of reading a request.
 #[derive(Debug)]
 pub(super) enum Broken {
     /// The client has gone.
@@ -52,7 +52,7 @@ impl Socket {
         }
     }
 
-    /// So many bytes of a body, or fewer if the client has gone.
+    /// Reads this number of bytes of a body, or fewer if the client closes.
     pub(super) fn read_body(&mut self, length: u64) -> Vec<u8> {
         let ahead = self.ahead.len().min(usize::try_from(length).unwrap_or(usize::MAX));
         let rest = self.ahead.split_off(ahead);
@@ -63,7 +63,7 @@ impl Socket {
         body
     }
 
-    /// Bytes have come that nobody has asked for yet.
+    /// Bytes arrived before they were asked for.
     pub(super) fn has_more(&self) -> bool {
         !self.ahead.is_empty()
     }

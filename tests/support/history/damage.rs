@@ -157,7 +157,7 @@ impl World {
                 finished.keys().flat_map(blocks_of).filter(|block| bad.contains(block)).collect();
             own.insert(self.back_up_blocks(&store, &bad).await, bad);
             self.forget_healed(0).await;
-            // What was damaged while nothing named it, nobody can have noticed before.
+            // Damage of an unreferenced chunk cannot have been detected before.
             let left: Vec<u8> = self.model().bad.keys().copied().filter(|b| known.contains(b)).collect();
             if !left.is_empty() {
                 self.violation(format_args!("a backup of the same contents did not heal {left:?}"));
@@ -203,7 +203,7 @@ impl World {
         let (_, unfinished) = self.listed(number).await;
         for name in unfinished {
             self.log(format_args!("{number}: delete what is left of {name}"));
-            // What a move left may be protected, and nothing else may be left of it.
+            // A protection mark is all that a move may have left behind.
             for done in
                 [store.set_protection(&name, Protection::Off).await, store.delete_snapshot(&name).await]
             {
@@ -215,7 +215,7 @@ impl World {
         }
     }
 
-    /// What is in the store is what the snapshots need, after garbage was collected.
+    /// After a garbage collection, the store has exactly the chunks that the snapshots need.
     pub(crate) async fn expect_no_garbage(&self, number: usize) {
         let (finished, others) = self.listed(number).await;
         assert!(others.is_empty());

@@ -18,10 +18,10 @@ use super::world::World;
 /// Longer than any request takes.
 const SETTLED: Duration = Duration::from_mins(31);
 
-/// What became of a history.
+/// The result of a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// What was done how often.
+    /// The number of operations of each kind.
     pub counts: BTreeMap<String, u64>,
     /// A number that differs between any two courses.
     pub trace: u64,
@@ -92,7 +92,7 @@ fn go_wrong(world: &World) {
         world.place.faults.add(Rule::on(method, action).nth(nth));
     }
     if world.place.kind == Kind::Remote && world.one_in(2) {
-        // What removes garbage: it may still do so when somebody needs the chunks again (H16, H17).
+        // Deletions of garbage: they may still be executed when a writer needs the chunks again (H16, H17).
         let late = Action::Late(Duration::from_secs(1 + world.below(1500)), ErrorKind::Unavailable);
         let nth = 1 + world.below(3);
         world.log(format_args!("  Delete of chunks {nth}: {late:?}"));
@@ -172,7 +172,7 @@ async fn begin_anew(world: &Arc<World>) {
     world.count("crash");
     world.take_first();
     world.model().cut_off();
-    // What was dropped cleans up, in vain.
+    // Dropped operations clean up, in vain.
     world.sim.sleep(Duration::from_secs(10)).await;
     if world.place.kind == Kind::Remote {
         match world.below(6) {

@@ -20,7 +20,7 @@ use super::world::World;
 const IMAGE: &str = "d.img";
 const STREAM: &str = "s.bin";
 
-/// What of a snapshot is not what it should be.
+/// The part of a snapshot that differs from its model.
 pub(crate) async fn wrong_with(snapshot: &SnapshotReader, contents: &Contents) -> Result<Option<String>> {
     for (name, blocks) in [("d.img.fidx", &contents.image), ("s.bin.didx", &contents.stream)] {
         if blocks.is_empty() {
@@ -364,7 +364,7 @@ impl World {
         }
     }
 
-    /// What came to the source meanwhile.
+    /// Changes of the source meanwhile.
     fn doubt_new(&self, number: usize, pairs: &[Pair], done: &Relocation) {
         let mut model = self.model();
         for group in &done.groups {

@@ -1,4 +1,4 @@
-//! What a store should have, kept beside it in plain memory.
+//! The model of the stores: their expected contents, in plain memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,15 +7,15 @@ use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 
 use crate::noise;
 
-/// How many bytes a chunk has.
+/// The number of bytes of a chunk.
 pub(crate) const BLOCK: usize = 4096;
-/// How many different blocks there are, the last few of them shorter. The first is of zeros.
+/// The number of different blocks, the last few of them shorter. The first is of zeros.
 pub(crate) const BLOCKS: u8 = 14;
 const SHORT: u8 = 2;
 /// The time of the first snapshot: when virtual time begins.
 const FIRST_TIME: i64 = 1_735_689_600;
 
-/// Which of the stores, and which of its snapshots.
+/// A store, and one of its snapshots.
 pub(crate) type Spot = (usize, SnapshotName);
 
 /// A block by its number.
@@ -27,7 +27,7 @@ pub(crate) fn block(number: u8) -> Vec<u8> {
     }
 }
 
-/// The contents of a snapshot: blocks by their numbers. What has no image or no stream has the other.
+/// The contents of a snapshot: blocks by their numbers. A snapshot without an image has a stream, and vice versa.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Contents {
     pub image: Vec<u8>,
@@ -71,7 +71,7 @@ impl Dice {
     }
 }
 
-/// Whether something is so, as far as was acknowledged.
+/// A fact, as far as it was acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tri {
     Maybe,
@@ -79,20 +79,20 @@ pub(crate) enum Tri {
     Yes,
 }
 
-/// What became of an operation, for one snapshot.
+/// The result of an operation for one snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeleteOutcome {
-    /// It is there.
+    /// It exists.
     There,
     /// It is gone.
     Gone,
-    /// What it was before.
+    /// Its state before the operation.
     Same,
     /// Nobody knows.
     Unknown,
 }
 
-/// What an operation may do to a snapshot.
+/// The possible effect of an operation on a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Intent {
     Create,
@@ -122,7 +122,7 @@ pub(crate) struct Token {
     pub was_guarded: bool,
 }
 
-/// What an operation may destroy as a whole.
+/// The part of a store that an operation may destroy as a whole.
 #[derive(Clone, Debug)]
 pub(crate) struct Wide {
     pub group: Option<GroupName>,
@@ -139,13 +139,13 @@ impl Wide {
     }
 }
 
-/// What the stores should have.
+/// The expected contents of the stores.
 #[derive(Debug)]
 pub(crate) struct Model {
     /// Blocks of the first store that were damaged and may be bad, with the stored bytes of before.
     pub bad: BTreeMap<u8, bytes::Bytes>,
     pub digests: Vec<Digest>,
-    /// At least one of the two is there, if nothing was done to them since.
+    /// At least one of the two exists, if no operation changed them since.
     links: Vec<[(Spot, u64); 2]>,
     pub locations: BTreeMap<Spot, Location>,
     next_time: i64,
@@ -255,7 +255,7 @@ impl Model {
         }
     }
 
-    /// Something was seen to happen to a snapshot that no token is about.
+    /// A change of a snapshot was observed that no token covers.
     pub(crate) fn doubt(&mut self, spot: &Spot) {
         let location = self.location(spot);
         location.version += 1;
@@ -278,7 +278,7 @@ impl Model {
         location.guards += 1;
     }
 
-    /// At least one of the two is there.
+    /// At least one of the two exists.
     pub(crate) fn link(&mut self, one: &Spot, other: &Spot) {
         let (first, second) = (self.version(one), self.version(other));
         self.links.push([(one.clone(), first), (other.clone(), second)]);
@@ -288,14 +288,14 @@ impl Model {
         self.location(spot).version
     }
 
-    /// The version of a snapshot that is certainly there, and to which nobody is doing anything.
+    /// The version of a snapshot that certainly exists, and that no operation is changing.
     pub(crate) fn certain(&mut self, spot: &Spot) -> Option<u64> {
         let is_covered = self.wide.values().any(|wide| wide.covers(spot));
         let location = self.location(spot);
         (!is_covered && location.state == Tri::Yes && location.pending == 0).then_some(location.version)
     }
 
-    /// Snapshots that may be there.
+    /// Snapshots that may exist.
     pub(crate) fn possible(&self, store: usize) -> Vec<SnapshotName> {
         let there = self.locations.iter().filter(|(spot, at)| spot.0 == store && at.state != Tri::No);
         there.map(|(spot, _)| spot.1.clone()).collect()
@@ -337,7 +337,7 @@ impl Model {
         }
     }
 
-    /// Compares with what a store has, of which it is told whether it is protected, when nothing is under way.
+    /// Compares with the snapshots of a store and their protection, while no operation is in flight.
     pub(crate) fn compare(&mut self, store: usize, found: &BTreeMap<SnapshotName, bool>) {
         let mut wrong = Vec::new();
         for (spot, at) in self.locations.iter().filter(|(spot, _)| spot.0 == store) {

@@ -42,7 +42,7 @@ impl Kind {
     }
 }
 
-/// A store that tells as little without a request as a bucket, and that only this process may change while its term goes on.
+/// A store that, like a bucket, answers nothing without a request, and that only this process may change during its lease term.
 #[derive(Debug)]
 struct Remote {
     capabilities: Capabilities,
@@ -214,13 +214,13 @@ impl Housekeeping for Remote {
 #[derive(Debug)]
 pub(crate) struct Place {
     conditional_delete: bool,
-    /// What dies at once.
+    /// The part that dies with a crash.
     crashes: Mutex<Arc<FaultBackend>>,
     directory: tempfile::TempDir,
-    /// What goes wrong with single requests, also after whoever made them died.
+    /// Faults of single requests, also after the process that sent them died.
     pub faults: Arc<FaultBackend>,
     pub kind: Kind,
-    /// What is really there.
+    /// The real contents.
     pub raw: Arc<dyn Backend>,
     remote: Mutex<Option<Arc<Remote>>>,
     runtime: Arc<dyn Runtime>,

@@ -251,7 +251,7 @@ impl World {
         }
     }
 
-    /// A group that nobody else uses.
+    /// A group that no other operation uses.
     pub(crate) fn own_group() -> GroupName {
         "host/own".parse().unwrap()
     }

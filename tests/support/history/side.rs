@@ -21,9 +21,9 @@ use larder::verify::{self, VerifyOptions};
 use super::model::{BLOCK, Dice};
 use crate::noise;
 
-/// What the loops share.
+/// State shared by the loops.
 struct Side {
-    /// What was acknowledged, with its blocks. What is being pruned is not here.
+    /// Acknowledged snapshots with their blocks. A snapshot is removed from here before it is pruned.
     acknowledged: Mutex<BTreeMap<SnapshotName, Vec<u8>>>,
     counts: [AtomicU64; 5],
     last_time: AtomicU64,
@@ -34,7 +34,7 @@ struct Side {
 
 const GROUPS: [&str; 3] = ["host/a", "host/b", "vm/1"];
 
-/// Runs all loops for so long, and makes sure that everything that was acknowledged and not pruned is there.
+/// Runs all loops for this time, and makes sure that everything acknowledged and not pruned exists.
 pub async fn side_by_side(runtime: Arc<dyn Runtime>, store: Datastore, time: Duration) {
     let side = Side {
         acknowledged: Mutex::default(),
@@ -82,7 +82,7 @@ pub async fn side_by_side(runtime: Arc<dyn Runtime>, store: Datastore, time: Dur
 }
 
 impl Side {
-    /// Whether there is to be another round. Others have their turn first: in memory, some loops never wait for anything.
+    /// Returns `true` if another round is due. Others have their turn first: in memory, some loops never wait.
     async fn goes_on(&self) -> bool {
         let mut is_first = true;
         poll_fn(|context| {
@@ -131,13 +131,13 @@ async fn backups(side: Arc<Side>, group: GroupName, seed: u64) {
             None => image.await,
         };
         match done {
-            // The base was pruned, or is being looked at by whoever prunes.
+            // The base was pruned, or a prune is looking at it.
             Err(error) if base.is_some() && matches!(error.kind(), ErrorKind::Busy | ErrorKind::NotFound) => {
                 backup.abort().await.unwrap();
             }
             done => {
                 done.unwrap();
-                // Known before it is visible: whoever prunes takes it out again.
+                // Known before it is visible: a prune takes it out again.
                 let name = backup.name().clone();
                 side.acknowledged.lock().unwrap().insert(name, blocks);
                 backup.finish().await.unwrap();
@@ -161,11 +161,11 @@ async fn restores(side: Arc<Side>) {
             acknowledged.iter().map(|(name, blocks)| (name.clone(), blocks.clone())).collect()
         };
         let Some((name, blocks)) = dice.pick(&names) else {
-            // Nothing is there yet.
+            // No snapshot exists yet.
             side.runtime.sleep(Duration::from_millis(1)).await;
             continue;
         };
-        // Once it is open, nobody can take it away.
+        // While it is open, it cannot be deleted.
         match side.store.snapshot(&name).await {
             Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::NotFound) => {}
             snapshot => {
@@ -214,7 +214,7 @@ async fn collections(side: Arc<Side>) {
 async fn collect(store: &Datastore) -> u64 {
     let options = GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100);
     let plan = match gc::plan(store, options).await {
-        // Somebody makes sure that nobody is writing.
+        // Another operation is proving that no writer is active.
         Err(error) if error.kind() == ErrorKind::Busy => return 0,
         plan => plan.unwrap(),
     };

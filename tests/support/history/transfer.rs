@@ -53,7 +53,7 @@ impl World {
         if removes { options.remove_vanished() } else { options }
     }
 
-    /// What became of the snapshots that a sync reports.
+    /// The results of the snapshots that a sync reports.
     fn fates_of_sync(&self, done: Option<&Result<SyncReport>>) -> BTreeMap<SnapshotName, DeleteOutcome> {
         let mut fates = BTreeMap::new();
         match done {

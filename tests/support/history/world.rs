@@ -1,4 +1,4 @@
-//! What the actors of a history share.
+//! State shared by the actors of a history.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ use larder::store::{Datastore, Options};
 use super::model::{DeleteOutcome, Dice, Model, Token};
 use super::place::{Kind, Place};
 
-/// What is decided once for a history.
+/// Decisions made once for a history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub damages: bool,
@@ -92,7 +92,7 @@ impl World {
     /// Forgets the first store, as a process does that dies.
     pub(crate) fn take_first(&self) {
         let mut stores = self.stores.lock().unwrap();
-        // Something has to be there; the second store it is, for a moment in which nobody looks.
+        // A placeholder: the second store, for a moment in which no operation looks.
         let other = stores[1].clone();
         stores[0] = other;
     }
@@ -111,7 +111,7 @@ impl World {
         group.in_namespace(self.a_namespace())
     }
 
-    /// A snapshot that may be there.
+    /// A snapshot that may exist.
     pub(crate) fn a_snapshot(&self, store: usize) -> Option<SnapshotName> {
         let possible = self.model().possible(store);
         self.pick(&possible)
@@ -143,7 +143,7 @@ impl World {
         self.model().violations.push(what.to_string());
     }
 
-    /// Whether requests may be executed after they failed.
+    /// Returns `true` if requests may be executed after they failed.
     pub(crate) fn may_be_late(&self) -> bool {
         self.plan.faults && self.place.kind == Kind::Remote
     }
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    /// What an operation that failed so did to its snapshots.
+    /// The effect of an operation that failed this way on its snapshots.
     pub(crate) fn after_failure(&self, kind: ErrorKind) -> DeleteOutcome {
         self.expect_kind(kind);
         match kind {
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// Whether an operation may fail so.
+    /// Returns `true` if an operation may fail this way.
     pub(crate) fn expect_kind(&self, kind: ErrorKind) {
         let is_expected = match kind {
             ErrorKind::Unavailable => self.plan.faults,

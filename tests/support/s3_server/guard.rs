@@ -1,4 +1,4 @@
-//! What stands before the operations: counting, and what a signature has to cover.
+//! Checks before the operations: counting, and the headers that a signature must cover.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -97,7 +97,7 @@ fn check_digests(headers: &HeaderMap, body: &Bytes) -> S3Result {
     if sent.as_bytes() == base64(&md5(body)).as_bytes() { Ok(()) } else { Err(s3_error!(BadDigest)) }
 }
 
-/// Refuses what `s3s` lets pass: nobody's requests, another region, and headers that the signature leaves open.
+/// Refuses requests that `s3s` accepts: without credentials, for another region, or with unsigned headers.
 struct CoveredBySignature;
 
 #[async_trait]

@@ -37,7 +37,7 @@ pub(super) struct Query<'a> {
 #[derive(Default)]
 pub(super) struct Page<'a> {
     pub(super) objects: Vec<(&'a str, &'a Object)>,
-    /// What stands for the keys that have the delimiter behind the prefix.
+    /// A common prefix: it stands for the keys that have the delimiter after the prefix.
     pub(super) prefixes: Vec<&'a str>,
     /// Absent at the end.
     pub(super) next: Option<After>,
@@ -51,7 +51,7 @@ impl After {
         }
     }
 
-    /// What [`Self::token`] made it of.
+    /// The key that [`Self::token`] made it from.
     pub(super) fn from_token(token: &str) -> Option<Self> {
         let make = match token.get(..1)? {
             "k" => Self::Key,
@@ -110,7 +110,7 @@ fn rolled_up<'a>(key: &'a str, query: &Query<'_>) -> Option<&'a str> {
     Some(&key[..query.prefix.len() + found + delimiter.len()])
 }
 
-/// How many entries a page gets, of how many were asked for.
+/// The number of entries of a page, for the number that was asked for.
 pub(super) fn page_entries(asked: Option<i32>) -> S3Result<usize> {
     let asked = usize::try_from(asked.unwrap_or(i32::MAX))
         .map_err(|_| s3_error!(InvalidArgument, "A page cannot have fewer entries than none"))?;
@@ -185,7 +185,7 @@ pub(super) fn listed_uploads(
     }
 }
 
-/// A text as listings have it under `encoding-type=url`: as in a form, where a blank is `+`, but for `/`.
+/// A text as listings have it under `encoding-type=url`: as in a form, where a blank is `+`, except for `/`.
 pub(super) fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

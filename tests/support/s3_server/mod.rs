@@ -1,6 +1,6 @@
 //! An S3 server in memory, for tests.
 //!
-//! The `s3s` crate parses every request and verifies every signature, knowing nothing of this crate's client. What is here
+//! The `s3s` crate parses every request and verifies every signature, knowing nothing of this crate's client. The code here
 //! keeps the objects and gives the answers that AWS documents.
 //!
 //! | of a request | what is asked |
@@ -41,7 +41,7 @@ use store::Store;
 pub use tls::{Flaw, Identity};
 
 pub const ACCESS_KEY: &str = "LARDERTESTACCESSKEY0";
-/// Its `/` and `+` are there to be mistreated.
+/// Its `/` and `+` test encoders.
 pub const SECRET_KEY: &str = "larder/test+secret/key/0123456789abcdefg";
 pub const REGION: &str = "us-east-1";
 /// Under which buckets are hosts. It resolves nowhere.
@@ -69,7 +69,7 @@ impl S3Server {
         Self::start_as(Some(Identity::new(None)))
     }
 
-    /// The same with a certificate that nobody should accept.
+    /// The same with a certificate that no client should accept.
     pub fn start_flawed(flaw: Flaw) -> Self {
         Self::start_as(Some(Identity::new(Some(flaw))))
     }
@@ -85,7 +85,7 @@ impl S3Server {
             .name("s3-server".to_owned())
             .spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
-                // What the connections run in ends with the runtime.
+                // The tasks of the connections end with the runtime.
                 match runtime.block_on(future::select(Box::pin(running), stopped)) {
                     Either::Left((Err(error), _)) => panic!("the S3 server failed: {error}"),
                     Either::Left(_) | Either::Right(_) => {}
@@ -110,7 +110,7 @@ impl S3Server {
         self.identity.as_ref().expect("this server has no TLS")
     }
 
-    /// How many HTTP requests were read so far, refused ones included.
+    /// The number of HTTP requests so far, including refused ones.
     pub fn requests(&self) -> u64 {
         self.guard.requests()
     }

@@ -35,7 +35,7 @@ pub(super) struct Object {
     pub(super) modified: SystemTime,
 }
 
-/// What a put says beside the content.
+/// The parameters of a put besides its content.
 #[derive(Clone, Default)]
 pub(super) struct About {
     pub(super) content_type: Option<String>,
@@ -55,7 +55,7 @@ pub(super) struct Part {
     md5: [u8; 16],
 }
 
-/// What must hold of the object that a request would replace, read or delete.
+/// The conditions on the object that a request would replace, read or delete.
 ///
 /// Source: AWS, "How to prevent object overwrites with conditional writes".
 #[derive(Default)]
@@ -166,7 +166,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// Deleting what is not there succeeds, unless it must be a certain object.
+    /// Deleting an absent object succeeds, unless the request has a condition.
     pub(super) fn delete(&mut self, key: &str, if_match: Option<ETagCondition>) -> S3Result {
         Conditions { if_match, if_none_match: None }.allow(self.objects.get(key))?;
         self.objects.remove(key);

@@ -24,7 +24,7 @@ pub struct Identity {
     pub fingerprint: [u8; 32],
 }
 
-/// What is wrong with a certificate.
+/// The defect of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
     Expired,
