@@ -83,8 +83,8 @@ impl Place {
 
 /// The exit status, the report, and the lines on standard error.
 fn result_of(output: &Output) -> (i32, Value, Vec<String>) {
-    let told = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
-    (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap_or_default(), told)
+    let messages = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
+    (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap_or_default(), messages)
 }
 
 /// Path and problem of each finding.
@@ -141,8 +141,8 @@ fn a_named_pipe_is_opened_once_and_read_to_its_end() {
         }
     });
     let output = place.backup(&["a.bin:p", "b.bin:q"]).output().unwrap();
-    let (status, report, told) = result_of(&output);
-    assert_eq!((status, told), (0, vec![]));
+    let (status, report, messages) = result_of(&output);
+    assert_eq!((status, messages), (0, vec![]));
     writer.join().unwrap();
     for archive in ["a.bin.didx", "b.bin.didx"] {
         assert!(place.restore(&report, archive) == data, "{archive}");
@@ -173,9 +173,9 @@ fn an_image_source_without_a_size_is_refused_before_any_write() {
     fs::remove_dir_all(place.path("store")).unwrap();
     mknodat(CWD, place.path("p"), FileType::Fifo, Mode::RWXU, 0).unwrap();
     for source in ["a.img:p", "a.img:/dev/zero", "a.img:src", "a.tar:p", "a.bin:none"] {
-        let (status, _, told) = result_of(&place.backup(&["--create", source]).output().unwrap());
-        assert_eq!((status, told.len()), (2, 1), "{source}: {told:?}");
-        assert!(told[0].starts_with(source), "{told:?}");
+        let (status, _, messages) = result_of(&place.backup(&["--create", source]).output().unwrap());
+        assert_eq!((status, messages.len()), (2, 1), "{source}: {messages:?}");
+        assert!(messages[0].starts_with(source), "{messages:?}");
         assert!(!place.path("store").exists(), "{source}");
     }
 }
@@ -207,28 +207,28 @@ fn unreadable_entries_are_named_and_the_rest_is_backed_up() {
         }
         backup.output().unwrap()
     };
-    let (status, report, told) = result_of(&run(&["--notes", "mine", "--time", "2026-01-01T00:00:00Z"]));
-    assert_eq!(status, 1, "{told:?}");
+    let (status, report, messages) = result_of(&run(&["--notes", "mine", "--time", "2026-01-01T00:00:00Z"]));
+    assert_eq!(status, 1, "{messages:?}");
     let expected = [("src/lost+found", "unreadable_contents"), ("src/secret", "unreadable")];
     assert_eq!(problems(&report), expected);
     assert_eq!(report["complete"], false);
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told[1].starts_with("src/secret: it cannot be read; left out: "), "{told:?}");
+    assert_eq!(messages.len(), 2, "{messages:?}");
+    assert!(messages[1].starts_with("src/secret: it cannot be read; left out: "), "{messages:?}");
     let tar = entries(&place.restore(&report, "root.tar.didx"));
     assert_eq!(tar.keys().collect::<Vec<_>>(), ["", "a", "lost+found/", "z"]);
     assert_eq!(tar["z"], b"4");
     // The snapshot says it too.
     let log = String::from_utf8(place.restore(&report, "client.log.blob")).unwrap();
-    let lines: Vec<_> = told.iter().map(|line| format!("root.tar.didx: {line}")).collect();
+    let lines: Vec<_> = messages.iter().map(|line| format!("root.tar.didx: {line}")).collect();
     assert_eq!(log, lines.join("\n") + "\n");
     assert_eq!(
         notes(&place, report["snapshot"].as_str().unwrap()),
         "mine\n\nIncomplete; entries that were left out or stored in part: 2. The client log names them."
     );
     // In strict mode there is no snapshot.
-    let (status, report, told) = result_of(&run(&["--strict", "--time", "2026-01-02T00:00:00Z"]));
+    let (status, report, messages) = result_of(&run(&["--strict", "--time", "2026-01-02T00:00:00Z"]));
     assert_eq!((status, &report), (1, &Value::Null));
-    assert!(told.len() == 1 && told[0].contains("src/lost+found: "), "{told:?}");
+    assert!(messages.len() == 1 && messages[0].contains("src/lost+found: "), "{messages:?}");
     let listed = place.command("list").output().unwrap();
     assert!(!String::from_utf8_lossy(&listed.stdout).contains("2026-01-02"));
     fs::set_permissions(place.path("src/lost+found"), PermissionsExt::from_mode(0o700)).unwrap();
@@ -272,8 +272,8 @@ fn long_paths_and_deep_trees_are_backed_up() {
     let backup = place.backup(&["root.tar:src"]);
     limited.current_dir(place.path("")).args(["-c", "ulimit -n 150; exec \"$0\" \"$@\""]);
     let output = limited.arg(backup.get_program()).args(backup.get_args()).output().unwrap();
-    let (status, report, told) = result_of(&output);
-    assert_eq!((status, told), (0, vec![]));
+    let (status, report, messages) = result_of(&output);
+    assert_eq!((status, messages), (0, vec![]));
     let tar = place.restore(&report, "root.tar.didx");
     assert!(names(&tar).into_iter().eq(expected), "{:?}", names(&tar).len());
 }
@@ -565,8 +565,8 @@ fn a_signal_ends_a_backup_that_waits_for_a_pipe() {
     let pipe = File::options().write(true).open(place.path("p")).unwrap();
     let id = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-    let (status, report, told) = result_of(&child.wait_with_output().unwrap());
-    assert_eq!((status, report, told), (143, Value::Null, vec!["ended by SIGTERM".to_owned()]));
+    let (status, report, messages) = result_of(&child.wait_with_output().unwrap());
+    assert_eq!((status, report, messages), (143, Value::Null, vec!["ended by SIGTERM".to_owned()]));
     drop(pipe);
     let listed = place.command("list").output().unwrap();
     assert!(!String::from_utf8_lossy(&listed.stdout).contains("host/x/"), "{listed:?}");
@@ -591,9 +591,9 @@ fn a_store_inside_its_own_source_is_excluded_with_one_message() {
         ]);
         result_of(&backup.args(arguments).output().unwrap())
     };
-    let (status, report, told) =
+    let (status, report, messages) =
         in_source(&["--store", "source/store", "--cache", "source/cache", "root.tar:source"]);
-    assert_eq!((status, told.len()), (0, 2), "{told:?}");
+    assert_eq!((status, messages.len()), (0, 2), "{messages:?}");
     assert_eq!(problems(&report), [("source/cache", "own_store"), ("source/store", "own_store")]);
     assert_eq!(report["complete"], true);
     let output = Command::new(example("restore"))
@@ -605,9 +605,9 @@ fn a_store_inside_its_own_source_is_excluded_with_one_message() {
     // A source in the store, or the store itself, also behind a link.
     std::os::unix::fs::symlink("source/store", place.path("link")).unwrap();
     for source in ["root.tar:source/store", "root.tar:source/store/host", "root.tar:link/.chunks"] {
-        let (status, _, told) = in_source(&["--store", "source/store", source]);
+        let (status, _, messages) = in_source(&["--store", "source/store", source]);
         assert_eq!(status, 2, "{source}");
-        assert!(told.len() == 1 && told[0].contains("belongs to the store"), "{told:?}");
+        assert!(messages.len() == 1 && messages[0].contains("belongs to the store"), "{messages:?}");
     }
     // Nothing is created in a directory that is refused.
     let (status, _, _) = in_source(&["--create", "--store", "source", "root.tar:source"]);
@@ -635,16 +635,16 @@ fn exclude_patterns_exclude_their_matches() {
         "t/u",
         "root.tar:src",
     ];
-    let (status, report, told) = result_of(&place.backup(&arguments).output().unwrap());
-    assert_eq!((status, told), (0, vec![]));
+    let (status, report, messages) = result_of(&place.backup(&arguments).output().unwrap());
+    assert_eq!((status, messages), (0, vec![]));
     assert_eq!(
         names(&place.restore(&report, "root.tar.didx")),
         ["", "b/", "b/keep.log", "b/proc/", "b/proc/2", "cache2", "proc/", "t/"]
     );
     place.write("bad", "ok\n[!x]\n");
     for bad in [["--exclude", "a["], ["--exclude-from", "bad"], ["--exclude-from", "none"]] {
-        let (status, _, told) = result_of(&place.backup(&bad).arg("root.tar:src").output().unwrap());
-        assert_eq!((status, told.len()), (2, 1), "{told:?}");
+        let (status, _, messages) = result_of(&place.backup(&bad).arg("root.tar:src").output().unwrap());
+        assert_eq!((status, messages.len()), (2, 1), "{messages:?}");
     }
 }
 
@@ -666,11 +666,11 @@ fn other_filesystems_are_stored_empty_on_request() {
         unshared.current_dir(place.path("")).args([program, "sh", "-c", script]);
         let output = unshared.arg(backup.get_program()).args(backup.get_args()).output();
         let Ok(output) = output else { return eprintln!("skipped: there is no unshare") };
-        let (status, report, told) = result_of(&output);
-        if told.first().is_none_or(|line| line != "mounted") {
-            return eprintln!("skipped: nothing can be mounted here: {told:?}");
+        let (status, report, messages) = result_of(&output);
+        if messages.first().is_none_or(|line| line != "mounted") {
+            return eprintln!("skipped: nothing can be mounted here: {messages:?}");
         }
-        assert_eq!((status, report["complete"].as_bool()), (0, Some(true)), "{told:?}");
+        assert_eq!((status, report["complete"].as_bool()), (0, Some(true)), "{messages:?}");
         assert_eq!(names(&place.restore(&report, "root.tar.didx")), expected);
         assert!(problems(&report).contains(&("src/proc", problem)), "{report}");
     }

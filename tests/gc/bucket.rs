@@ -476,7 +476,7 @@ fn late(server: &FaultServer, after: Duration) {
 }
 
 /// Waits for it.
-fn settle(server: &FaultServer) {
+fn wait_for_requests(server: &FaultServer) {
     let is_over = |log: &[fault_server::Logged]| {
         log.iter().filter(|line| line.method == "POST").all(|line| line.is_over || line.status.is_some())
     };
@@ -498,7 +498,7 @@ async fn needs_what_goes(server: &FaultServer, process: &Process) {
     let image = backup.image("d.img", Cursor::new(&bytes), bytes.len() as u64);
     image.chunk_bytes(CHUNK as u64).await.unwrap();
     assert!(chunks(server).contains(&digest(1)), "it came too soon");
-    settle(server);
+    wait_for_requests(server);
     assert!(!chunks(server).contains(&digest(1)));
     process.clock.leap(31 * 60);
     assert_eq!(backup.finish().await.map(drop).unwrap_err().kind(), ErrorKind::Conflict);

@@ -18,8 +18,8 @@ use larder::internal::record::{Method, RecordingBackend};
 use larder::rt::ThreadRuntime;
 use larder::store::Datastore;
 use larder_testing::gc_scene::{
-    Told, at_once, back_up, check, check_all, chunks, collected, created, digest, digests, leave,
-    opened_anew, reason,
+    OnFailure, at_once, back_up, check, check_all, chunks, collected, created, digest, digests, leave,
+    opened_as_new, reason,
 };
 use larder_testing::watched::Watched;
 
@@ -58,10 +58,10 @@ impl Scene {
     }
 
     /// As another process opens it, when this one is dead.
-    async fn opened_anew(self) -> (Arc<MemoryBackend>, Datastore) {
+    async fn opened_as_new(self) -> (Arc<MemoryBackend>, Datastore) {
         let Self { is_bucket, memory, store, .. } = self;
         let backend: Arc<dyn Backend> = Watched::of_kind(Arc::<MemoryBackend>::clone(&memory), is_bucket);
-        let store = opened_anew(&backend, store).await;
+        let store = opened_as_new(&backend, store).await;
         (memory, store)
     }
 }
@@ -81,7 +81,7 @@ async fn dies_at(step: u64, is_bucket: bool, is_cut: bool) -> bool {
     let died = scene.faults.has_crashed();
     assert!(died || is_cut || reason(report).is_none());
     drop(plan);
-    let (memory, store) = scene.opened_anew().await;
+    let (memory, store) = scene.opened_as_new().await;
     assert_eq!(check_all(&store).await, 1);
     let made = back_up(&store, "host/b", &[1, 2, 5, 7]).await.unwrap();
     check(&made).await.unwrap();
@@ -99,7 +99,7 @@ fn after_a_crash_at_any_step_of_a_sweep_the_next_backup_is_whole() {
         for is_cut in [false, true] {
             let mut step = 1;
             loop {
-                let _told = Told(format!("bucket {is_bucket}, cut {is_cut}, step {step}"));
+                let _on_failure = OnFailure(format!("bucket {is_bucket}, cut {is_cut}, step {step}"));
                 if !block_on(dies_at(step, is_bucket, is_cut)) {
                     break;
                 }
@@ -194,7 +194,7 @@ fn a_sweep_aborted_at_any_step_resumes_to_the_same_result() {
         let events = block_on(aborted_at(u64::MAX, is_bucket, memory_bytes));
         assert!(events > 15, "{events}");
         for at in 0..events {
-            let _told = Told(format!("bucket {is_bucket}, {memory_bytes} bytes, event {at}"));
+            let _on_failure = OnFailure(format!("bucket {is_bucket}, {memory_bytes} bytes, event {at}"));
             block_on(aborted_at(at, is_bucket, memory_bytes));
         }
     }
@@ -275,7 +275,7 @@ fn only_confirmed_deletions_count_as_removed() {
     for action in actions {
         for is_bucket in KINDS {
             for nth in 1..=3 {
-                let _told = Told(format!("bucket {is_bucket}, {action:?}, request {nth}"));
+                let _on_failure = OnFailure(format!("bucket {is_bucket}, {action:?}, request {nth}"));
                 let (found, ended, _) = block_on(with_a_fault(is_bucket, action, Some(nth)));
                 let size = if nth == 3 { 500 } else { 1000 };
                 assert_eq!(found.report_failed, size);

@@ -17,7 +17,7 @@ use larder::internal::record::Method;
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState};
 use larder_testing::gc_scene::{
-    Told, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created, digests,
+    OnFailure, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created, digests,
     group, leave, seeds,
 };
 use larder_testing::watched::Watched;
@@ -45,7 +45,7 @@ async fn scene(sim: &SimRuntime, is_bucket: bool) -> Scene {
 }
 
 /// Makes sure that all snapshots are whole, and that what a last collection leaves is what they need.
-async fn settle(scene: &Scene, snapshots: usize, numbers: impl IntoIterator<Item = u64>) {
+async fn collect_and_check(scene: &Scene, snapshots: usize, numbers: impl IntoIterator<Item = u64>) {
     scene.watched.unwatch();
     scene.watched.show_all();
     assert_eq!(check_all(&scene.store).await, snapshots);
@@ -101,7 +101,7 @@ async fn beside_a_backup(scene: &Scene, plan_at: usize, execute_at: usize, met: 
     execute().await;
     check(&made).await.unwrap();
     drop((base, made));
-    settle(scene, 2, [1, 2, 4, 5, 6]).await;
+    collect_and_check(scene, 2, [1, 2, 4, 5, 6]).await;
     steps.load(Ordering::SeqCst)
 }
 
@@ -110,7 +110,7 @@ async fn beside_a_backup(scene: &Scene, plan_at: usize, execute_at: usize, met: 
 fn a_collection_at_any_step_of_a_backup_removes_none_of_its_chunks() {
     let met = Arc::new(Met::default());
     let run = |is_bucket, plan_at, execute_at, seed| {
-        let _told = Told(format!("seed {seed}, bucket {is_bucket}, {plan_at} to {execute_at}"));
+        let _on_failure = OnFailure(format!("seed {seed}, bucket {is_bucket}, {plan_at} to {execute_at}"));
         let sim = SimRuntime::new(seed);
         sim.block_on(async {
             let scene = scene(&sim, is_bucket).await;
@@ -175,7 +175,7 @@ fn at_each_step_of_a_collection(action: Action, kept: &[u64]) {
         for is_bucket in KINDS {
             let mut at = 0;
             loop {
-                let _told = Told(format!("seed {seed}, bucket {is_bucket}, step {at}"));
+                let _on_failure = OnFailure(format!("seed {seed}, bucket {is_bucket}, step {at}"));
                 let sim = SimRuntime::new(seed);
                 let steps = sim.block_on(async {
                     let scene = scene(&sim, is_bucket).await;
@@ -184,7 +184,7 @@ fn at_each_step_of_a_collection(action: Action, kept: &[u64]) {
                     drop(back_up(&scene.store, "host/z", &[6]).await.unwrap());
                     let steps = beside_a_collection(&scene, at, action).await;
                     if at < steps {
-                        settle(&scene, 2, kept.iter().copied()).await;
+                        collect_and_check(&scene, 2, kept.iter().copied()).await;
                     }
                     steps
                 });
@@ -242,7 +242,7 @@ fn a_base_deleted_during_the_next_backup_leaves_its_reused_chunks() {
 #[test]
 fn a_chain_of_backups_and_deleted_bases_beside_collections_keeps_every_chunk() {
     for seed in 0..seeds(30) {
-        let _told = Told(format!("seed {seed}"));
+        let _on_failure = OnFailure(format!("seed {seed}"));
         let sim = SimRuntime::new(seed);
         let is_bucket = seed % 2 == 1;
         sim.block_on(async {
@@ -265,7 +265,7 @@ fn a_chain_of_backups_and_deleted_bases_beside_collections_keeps_every_chunk() {
                 }
             };
             future::join(replace, collect).await;
-            settle(&scene, 1, [1, 2, 15]).await;
+            collect_and_check(&scene, 1, [1, 2, 15]).await;
         });
     }
 }
@@ -306,7 +306,7 @@ async fn churn(scene: &Scene, name: &str, store: &Datastore) {
 #[test]
 fn random_writers_and_collections_leave_exactly_the_needed_chunks() {
     for seed in 0..seeds(60) {
-        let _told = Told(format!("seed {seed}"));
+        let _on_failure = OnFailure(format!("seed {seed}"));
         let sim = SimRuntime::new(seed);
         sim.block_on(async {
             let scene = scene(&sim, seed % 2 == 1).await;
@@ -338,7 +338,7 @@ fn random_writers_and_collections_leave_exactly_the_needed_chunks() {
                 }
             }
             let whole = check_all(&scene.store).await;
-            settle(&scene, whole, needed).await;
+            collect_and_check(&scene, whole, needed).await;
         });
     }
 }
@@ -359,7 +359,7 @@ fn an_index_that_listings_do_not_show_yet_keeps_its_chunks() {
             let store = if by_other { &scene.other } else { &scene.store };
             let report = collected(store, twice()).await;
             assert_eq!(report.removed.chunks, 1, "only what is not used");
-            settle(&scene, 1, [1, 9]).await;
+            collect_and_check(&scene, 1, [1, 9]).await;
         });
     }
 }
@@ -380,7 +380,7 @@ fn an_index_shown_only_by_a_later_listing_is_marked() {
         drop(back_up(&scene.store, "host/a", &[1]).await.unwrap());
         // By a process that is no more.
         let backend: Arc<dyn Backend> = Arc::<Watched>::clone(&scene.watched);
-        (scene.store, scene.other) = opened_anew(scene.store, scene.other, &backend).await;
+        (scene.store, scene.other) = opened_as_new(scene.store, scene.other, &backend).await;
         let watched = Arc::downgrade(&scene.watched);
         scene.watched.watch(move |step| {
             // The listing is past the hidden one by then.
@@ -390,12 +390,12 @@ fn an_index_shown_only_by_a_later_listing_is_marked() {
             Box::pin(async {})
         });
         assert_eq!(collected(&scene.store, twice()).await.removed.chunks, 1);
-        settle(&scene, 2, [1, 3]).await;
+        collect_and_check(&scene, 2, [1, 3]).await;
     });
 }
 
 /// Opens a store as another process would.
-async fn opened_anew(
+async fn opened_as_new(
     store: Datastore,
     other: Datastore,
     backend: &Arc<dyn Backend>,
@@ -414,7 +414,7 @@ fn twice() -> gc::GcOptions {
 #[test]
 fn the_second_of_two_concurrent_collections_is_refused() {
     for seed in 0..seeds(10) {
-        let _told = Told(format!("seed {seed}"));
+        let _on_failure = OnFailure(format!("seed {seed}"));
         let sim = SimRuntime::new(seed);
         sim.block_on(async {
             let scene = scene(&sim, false).await;
@@ -432,7 +432,7 @@ fn the_second_of_two_concurrent_collections_is_refused() {
             let removed: u64 = runs.iter().flatten().sum();
             assert_eq!(removed, 3, "{runs:?}");
             assert!(runs.iter().any(|run| run.as_ref().is_err_and(|error| error.kind() == ErrorKind::Busy)));
-            settle(&scene, 1, [4]).await;
+            collect_and_check(&scene, 1, [4]).await;
         });
     }
 }
@@ -463,6 +463,6 @@ fn a_mark_ends_although_writers_keep_publishing() {
         let made = made.load(Ordering::SeqCst);
         assert!((5..40).contains(&made), "it ended while they came: {made}");
         let numbers = [1, 4].into_iter().chain((20..).take(made));
-        settle(&scene, 1 + made, numbers).await;
+        collect_and_check(&scene, 1 + made, numbers).await;
     });
 }

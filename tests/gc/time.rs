@@ -15,8 +15,8 @@ use larder::internal::record::Method;
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotWriter};
 use larder_testing::gc_scene::{
-    CHUNK, Told, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created, data,
-    digest, digests, group, leave, reason, seeds,
+    CHUNK, OnFailure, at_once, back_up, back_up_on, check, check_all, chunks, collect, collected, created,
+    data, digest, digests, group, leave, reason, seeds,
 };
 use larder_testing::watched::Watched;
 
@@ -187,7 +187,7 @@ fn a_clock_jump_at_any_step_removes_no_chunk_in_use() {
     let spans = [Duration::from_hours(1), DAY * 2, DAY * 3652];
     let jumps = spans.iter().flat_map(|span| [Jump::Back(*span), Jump::Forward(*span)]);
     let run = |is_bucket, jump, at| {
-        let _told = Told(format!("bucket {is_bucket}, {jump:?} at {at}"));
+        let _on_failure = OnFailure(format!("bucket {is_bucket}, {jump:?} at {at}"));
         let sim = SimRuntime::new(5);
         sim.block_on(async {
             let scene = scene(&sim, is_bucket).await;
@@ -289,7 +289,7 @@ fn a_late_delete_breaks_no_snapshot() {
     for is_bucket in KINDS {
         for seed in 0..seeds(3) {
             for seconds in [0, 1, 59, 60, 61, 600, 1799, 1801] {
-                let _told = Told(format!("seed {seed}, bucket {is_bucket}, {seconds} s"));
+                let _on_failure = OnFailure(format!("seed {seed}, bucket {is_bucket}, {seconds} s"));
                 let sim = SimRuntime::new(seed);
                 let missed = sim.block_on(async {
                     let scene = scene(&sim, is_bucket).await;

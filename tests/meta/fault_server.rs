@@ -548,12 +548,12 @@ fn a_response_can_be_cut_stalled_or_dripped_at_any_byte() {
 /// The parts of a response to `GET` that arrive under each action.
 fn bring(table: Vec<(Action, &[&str], &[&str])>) {
     for (action, parts, absent) in table {
-        let told = format!("{action:?}");
+        let context = format!("{action:?}");
         let (server, answer) = all_of(action, GET_A);
         let answer = String::from_utf8_lossy(&answer).into_owned();
-        assert!(parts.iter().all(|part| answer.contains(part)), "{told}: {answer}");
-        assert!(!absent.iter().any(|part| answer.contains(part)), "{told}: {answer}");
-        assert_eq!(server.log()[0].executed, answer.to_ascii_lowercase().contains("etag"), "{told}");
+        assert!(parts.iter().all(|part| answer.contains(part)), "{context}: {answer}");
+        assert!(!absent.iter().any(|part| answer.contains(part)), "{context}: {answer}");
+        assert_eq!(server.log()[0].executed, answer.to_ascii_lowercase().contains("etag"), "{context}");
     }
 }
 

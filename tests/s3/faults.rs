@@ -61,7 +61,7 @@ fn get(client: &S3Client, key: &str) -> Result<Bytes, ErrorKind> {
 }
 
 /// Everything that an error says.
-fn told(error: &Error) -> String {
+fn message(error: &Error) -> String {
     let mut text = format!("{error} {error:?}");
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
@@ -511,7 +511,7 @@ fn a_long_error_text_is_truncated_and_contains_no_secret() {
     let huge = Action::Status { status: 400, code: "", headers: vec![], body: Some(page) };
     server.add(Rule::on("GET").then(huge));
     let error = block_on(client.raw().get("k", 100)).unwrap_err();
-    let text = told(&error);
+    let text = message(&error);
     assert!(text.len() < 4096, "{} bytes", text.len());
     assert!(!text.contains("not to be seen") && !format!("{client:?}").contains("not to be seen"));
     let total = client.counters().total();

@@ -17,7 +17,7 @@ fn late(server: &FaultServer, method: &str, end: &'static str) {
 }
 
 /// Waits until each request with this method for a key with this end was executed or refused, the late one too.
-fn settle(server: &FaultServer, method: &str, end: &str) {
+fn wait_for_requests(server: &FaultServer, method: &str, end: &str) {
     let is_over = |log: &[fault_server::Logged]| {
         let meant = log.iter().filter(|line| line.method == method && line.path.ends_with(end));
         meant.into_iter().all(|line| line.is_over || line.status.is_some())
@@ -47,7 +47,7 @@ fn a_snapshot_name_with_a_pending_delete_is_not_reused() {
                 // Without a wish for a time, another one is found.
                 let next = small(&process.store, &group()).await;
                 assert!(next.time() > name.time());
-                settle(&server, "DELETE", file);
+                wait_for_requests(&server, "DELETE", file);
                 let snapshot = process.store.snapshot(&next).await.unwrap();
                 assert_eq!(snapshot.blob("app.conf.blob").await.unwrap(), "text");
                 drop(snapshot);
@@ -73,7 +73,7 @@ fn an_owner_with_a_pending_delete_is_not_relied_on() {
         process.store.delete_snapshot(&name).await.unwrap();
         let begun = process.store.backup(&group()).begin().await;
         assert_eq!(kind(begun), ErrorKind::Busy, "its owner could vanish");
-        settle(&server, "DELETE", "owner");
+        wait_for_requests(&server, "DELETE", "owner");
         process.clock.leap(31 * 60);
         small(&process.store, &group()).await;
         assert_eq!(process.store.owner(&group()).await.unwrap(), Some(AuthId::root()));
@@ -94,7 +94,7 @@ fn acknowledged_protection_survives_late_requests() {
             process.store.set_protection(&name, Protection::Off).await.unwrap();
             let acknowledged = process.store.set_protection(&name, Protection::On).await;
             assert_eq!(kind(acknowledged), ErrorKind::Busy, "it could not be kept");
-            settle(&server, "DELETE", ".protected");
+            wait_for_requests(&server, "DELETE", ".protected");
             process.clock.leap(31 * 60);
             process.store.set_protection(&name, Protection::On).await.unwrap();
             assert!(process.store.snapshot_info(&name).await.unwrap().protected);
@@ -114,7 +114,7 @@ fn acknowledged_notes_survive_late_requests() {
         late(&server, "DELETE", "notes");
         process.store.set_group_notes(&group(), "").await.unwrap();
         let acknowledged = process.store.set_group_notes(&group(), "second").await;
-        settle(&server, "DELETE", "notes");
+        wait_for_requests(&server, "DELETE", "notes");
         let found = process.store.group_notes(&group()).await.unwrap();
         assert_eq!(found, acknowledged.is_ok().then(|| "second".to_owned()));
         process.close().await;
@@ -144,7 +144,7 @@ fn a_late_put_never_replaces_a_newer_value() {
         store.set_notes(&name, "new").await.unwrap();
         assert_eq!((sent("owner"), sent("notes"), sent("index.json.blob")), (4, 3, 4), "each old one twice");
         for end in ["owner", "notes", "index.json.blob"] {
-            settle(&server, "PUT", end);
+            wait_for_requests(&server, "PUT", end);
         }
         assert_eq!(store.owner(&group()).await.unwrap(), Some(user("new@pbs")));
         assert_eq!(store.group_notes(&group()).await.unwrap().as_deref(), Some("new"));
@@ -169,7 +169,7 @@ fn a_group_that_was_not_created_belongs_to_its_next_creator() {
             server.clear();
             assert_eq!(view(&process.store).await, [""], "nothing is left of it");
             let backup = begin("second@pbs").await.unwrap();
-            settle(&server, "PUT", "owner");
+            wait_for_requests(&server, "PUT", "owner");
             assert_eq!(process.store.owner(&group()).await.unwrap(), Some(user("second@pbs")));
             backup.blob("app.conf", "text").await.unwrap();
             backup.finish().await.unwrap();

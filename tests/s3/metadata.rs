@@ -53,8 +53,8 @@ fn a_failed_change_of_protection_keeps_the_acknowledged_state() {
                     server.add(rule.then(fault.clone()));
                     process.store.set_protection(&name, wish).await.unwrap_err();
                     server.clear();
-                    let truth = other.store.snapshot_info(&name).await.unwrap().protected;
-                    assert_eq!(protected().await, truth, "{fault:?}");
+                    let uncached = other.store.snapshot_info(&name).await.unwrap().protected;
+                    assert_eq!(protected().await, uncached, "{fault:?}");
                     match process.store.set_protection(&name, wish).await {
                         Ok(()) => assert_eq!(protected().await, wish == Protection::On),
                         Err(error) => assert_eq!(error.kind(), ErrorKind::Busy),
@@ -503,10 +503,10 @@ fn a_crash_between_a_put_and_its_local_copy_leaves_the_value_of_the_bucket() {
                 // Background work of the dead process ends by itself.
                 let next = opened_again(&server, &Opening::of("store").local(directory.path())).await;
                 let other = fresh(&server).await;
-                let truth = view(&other.store).await;
-                assert_eq!(view(&next.store).await, truth, "change {number}, step {step}");
+                let uncached = view(&other.store).await;
+                assert_eq!(view(&next.store).await, uncached, "change {number}, step {step}");
                 next.store.refresh().await.unwrap();
-                assert_eq!(view(&next.store).await, truth, "change {number}, step {step}");
+                assert_eq!(view(&next.store).await, uncached, "change {number}, step {step}");
                 next.close().await;
                 changed.is_ok()
             });

@@ -405,7 +405,7 @@ fn a_released_lease_lists_requests_that_may_still_be_executed() {
     async fn put(process: &Process) -> Result<()> {
         process.backend.put(&Key::GcStatus, "x".into(), PutMode::Replace).await.map(drop)
     }
-    let told = |process: &Process| {
+    let listed_requests = |process: &Process| {
         let lease = process.lease();
         assert_eq!(lease["held"], false);
         !lease["doubtful_until"].is_null()
@@ -415,13 +415,13 @@ fn a_released_lease_lists_requests_that_may_still_be_executed() {
     let process = Process::start();
     block_on(put(&process)).unwrap();
     block_on(process.backend.close()).unwrap();
-    assert!(!told(&process));
+    assert!(!listed_requests(&process));
     // One was never answered.
     let process = Process::start();
     process.server.add(Rule::on("PUT").path(is_status).then(Action::CutRequestAt(0)));
     assert_eq!(kind(block_on(put(&process))), Err(ErrorKind::Unavailable));
     block_on(process.backend.close()).unwrap();
-    assert!(told(&process));
+    assert!(listed_requests(&process));
     // One is under way.
     let process = Process::start();
     let since = process.server.log().len();
@@ -429,7 +429,7 @@ fn a_released_lease_lists_requests_that_may_still_be_executed() {
     let closing = async {
         process.came(since, "PUT", "gc-status").await;
         process.backend.close().await.unwrap();
-        told(&process)
+        listed_requests(&process)
     };
     let ended = block_on(futures::future::select(Box::pin(put(&process)), Box::pin(closing)));
     assert!(matches!(ended, futures::future::Either::Right((true, _))));

@@ -26,7 +26,7 @@ use larder::local::{LocalOptions, LocalState};
 use larder::rt::{BlockingJob, Connection, Runtime, SimRuntime};
 use larder::s3::{Credentials, S3Capabilities, S3Client, S3Options, StaticCredentials, Support};
 use larder::store::{Datastore, Options, SnapshotState};
-use larder_testing::gc_scene::{CHUNK, Told, check, data, group};
+use larder_testing::gc_scene::{CHUNK, OnFailure, check, data, group};
 use larder_testing::sim_bucket::{SimBucket, Weather, Wire};
 
 const GRACE: Duration = Duration::from_hours(1);
@@ -267,7 +267,7 @@ impl Storm {
     }
 
     /// Reads everything when nothing goes wrong and nothing is on its way any more.
-    async fn settle(&self) {
+    async fn check_everything(&self) {
         self.bucket.set_weather(Weather { faults: 0, lag: Duration::ZERO, late: Duration::ZERO });
         self.sim.sleep(Duration::from_mins(40)).await;
         let (life, wire) = self.process(None);
@@ -339,7 +339,7 @@ impl Storm {
 }
 
 fn storm(seed: u64, rounds: u64) -> BTreeMap<String, u64> {
-    let _told = Told(format!("LARDER_SEED={seed} LARDER_STORM_ROUNDS={rounds}"));
+    let _on_failure = OnFailure(format!("LARDER_SEED={seed} LARDER_STORM_ROUNDS={rounds}"));
     let sim = SimRuntime::new(seed);
     let storm = Arc::new(Storm {
         acknowledged: Mutex::default(),
@@ -357,10 +357,10 @@ fn storm(seed: u64, rounds: u64) -> BTreeMap<String, u64> {
         for round in 0..rounds {
             storm.round().await;
             if round % 8 == 7 {
-                storm.settle().await;
+                storm.check_everything().await;
             }
         }
-        storm.settle().await;
+        storm.check_everything().await;
     });
     storm.counts.lock().unwrap().clone()
 }

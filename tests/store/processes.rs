@@ -195,7 +195,7 @@ fn play() {
 struct Player {
     child: Child,
     orders: ChildStdin,
-    told: BufReader<ChildStdout>,
+    answers: BufReader<ChildStdout>,
 }
 
 impl Player {
@@ -203,14 +203,14 @@ impl Player {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", NAME, "--nocapture"]).env("LARDER_PLAYER", "1");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (orders, told) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self { child, orders, told: BufReader::new(told) }
+        let (orders, answers) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { child, orders, answers: BufReader::new(answers) }
     }
 
     /// Tells it something, and waits for its answer.
     fn tell(&mut self, order: &str) -> String {
         writeln!(self.orders, "{order}").unwrap();
-        for line in (&mut self.told).lines() {
+        for line in (&mut self.answers).lines() {
             let line = line.unwrap();
             if line == "HERE" || line == "DONE" || line.starts_with("FAILED") {
                 return line;
@@ -228,16 +228,16 @@ impl Drop for Player {
 }
 
 /// Makes sure that everything that is left can be read, before and after garbage was collected.
-async fn settle(root: &Path, told: &str) {
+async fn check_readable(root: &Path, note: &str) {
     let (_, store) = opened(Arc::new(ThreadRuntime::new()), root).await;
     for round in 0..2 {
         for namespace in store.namespaces(&Namespace::root()).await.unwrap() {
             for group in store.groups(&namespace).await.unwrap() {
-                assert!(store.owner(&group).await.unwrap().is_some(), "{told}: {group}");
+                assert!(store.owner(&group).await.unwrap().is_some(), "{note}: {group}");
                 for info in store.snapshots(&group).await.unwrap() {
-                    assert_eq!(info.state, SnapshotState::Finished, "{told}: {}", info.name);
+                    assert_eq!(info.state, SnapshotState::Finished, "{note}: {}", info.name);
                     let snapshot = store.snapshot(&info.name).await.unwrap();
-                    check(&snapshot).await.unwrap_or_else(|error| panic!("{told}: {} {error:?}", info.name));
+                    check(&snapshot).await.unwrap_or_else(|error| panic!("{note}: {} {error:?}", info.name));
                 }
             }
         }
@@ -260,10 +260,10 @@ fn each_pair_of_operations_in_two_processes_behaves_as_documented() {
         assert_eq!((*first, cells.len()), (OPERATIONS[row], OPERATIONS.len()));
         let mut found = String::new();
         for second in OPERATIONS {
-            let (root, told) =
+            let (root, note) =
                 (scratch.path().join(format!("{first}-{second}")), format!("{first} × {second}"));
             block_on(made(&root));
-            assert_eq!(player.tell(&format!("{first} {}", root.display())), "HERE", "{told}");
+            assert_eq!(player.tell(&format!("{first} {}", root.display())), "HERE", "{note}");
             // An operation that waits for a lock waits in simulated time.
             let sim = SimRuntime::new(row as u64 + 1);
             let done = sim.block_on(async {
@@ -273,10 +273,10 @@ fn each_pair_of_operations_in_two_processes_behaves_as_documented() {
             found.push(match &done {
                 Ok(()) => '+',
                 Err(error) if error.kind() == ErrorKind::Busy => '-',
-                Err(error) => panic!("{told}: {error:?}"),
+                Err(error) => panic!("{note}: {error:?}"),
             });
-            assert_eq!(player.tell("go on"), "DONE", "{told}");
-            block_on(settle(&root, &told));
+            assert_eq!(player.tell("go on"), "DONE", "{note}");
+            block_on(check_readable(&root, &note));
             std::fs::remove_dir_all(&root).unwrap();
         }
         if found != cells.iter().collect::<String>() {
@@ -326,6 +326,6 @@ fn operations_without_new_references_run_beside_a_collector_in_another_process()
         assert!(!root.join("host/d").exists());
         let again = Scope::Snapshots(vec![dead]);
         assert_eq!(prune::plan_deletion(&store, &again).await.unwrap().execute().await.unwrap().removed(), 1);
-        settle(&root, "namespaces and plans").await;
+        check_readable(&root, "namespaces and plans").await;
     });
 }

@@ -77,7 +77,7 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-fn told(error: &Error) -> String {
+fn message(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -148,7 +148,7 @@ fn every_read_error_names_the_chunk_the_archive_and_the_snapshot() {
             }
             for error in errors {
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
-                let text = told(&error);
+                let text = message(&error);
                 let snapshot = scene.snapshot.name().to_string();
                 for name in [&*digest.to_string(), "disk.img.fidx", &*snapshot] {
                     assert!(text.contains(name), "{text}");
@@ -172,7 +172,7 @@ fn a_missing_file_of_the_manifest_is_corrupt_and_an_unknown_name_is_not_found() 
         ];
         for error in errors {
             assert_eq!(error.kind(), ErrorKind::Corrupt);
-            assert!(told(&error).contains(&snapshot.name().to_string()), "{error:?}");
+            assert!(message(&error).contains(&snapshot.name().to_string()), "{error:?}");
         }
         for name in ["disk.fidx", "disc.img", ""] {
             assert_eq!(snapshot.archive(name).await.unwrap_err().kind(), ErrorKind::NotFound, "{name}");
@@ -384,7 +384,7 @@ fn a_restore_onto_a_full_disk_leaves_no_complete_looking_file() {
         let scene = scene().await;
         let mut target = scene.create(&path).await;
         let error = scene.archive().await.copy_to(&mut target).await.unwrap_err();
-        assert!(error.kind() == ErrorKind::Stream && told(&error).contains("space"), "{error:?}");
+        assert!(error.kind() == ErrorKind::Stream && message(&error).contains("space"), "{error:?}");
         drop(target);
         assert_eq!(names(directory.path()), [""; 0]);
     });

@@ -27,7 +27,7 @@ const GROUP: &str = "ns/a/host/x";
 /// A store with a snapshot in a namespace and another one in the root.
 struct Scene {
     /// Entries that were moved out of the store.
-    attic: tempfile::TempDir,
+    moved_away: tempfile::TempDir,
     backend: Arc<dyn Backend>,
     directory: tempfile::TempDir,
     snapshot: SnapshotName,
@@ -41,7 +41,7 @@ impl Scene {
         leave(&store, &[8, 9]).await;
         let snapshot = back_up(&store, GROUP, &[1, 2]).await.unwrap().name().clone();
         drop(back_up(&store, "vm/100", &[3]).await.unwrap());
-        Self { attic: tempfile::tempdir().unwrap(), backend, directory, snapshot, store }
+        Self { moved_away: tempfile::tempdir().unwrap(), backend, directory, snapshot, store }
     }
 
     fn root(&self) -> &Path {
@@ -59,7 +59,7 @@ impl Scene {
 
     /// Puts something else in the place of an entry, which is kept.
     fn replace(&self, place: &str, kind: Odd) -> bool {
-        let (here, there) = (self.root().join(place), self.attic.path().join("kept"));
+        let (here, there) = (self.root().join(place), self.moved_away.path().join("kept"));
         fs::rename(&here, &there).unwrap();
         let made = kind.make(&here, &there);
         if !made {
@@ -73,7 +73,7 @@ impl Scene {
         let here = self.root().join(place);
         if here.is_dir() && !here.is_symlink() { fs::remove_dir_all(&here) } else { fs::remove_file(&here) }
             .unwrap();
-        fs::rename(self.attic.path().join("kept"), here).unwrap();
+        fs::rename(self.moved_away.path().join("kept"), here).unwrap();
     }
 
     /// Returns `true` if listings show the snapshot as whole.
@@ -290,7 +290,7 @@ fn an_index_under_a_name_of_another_case_keeps_its_chunks() {
             fs::rename(&here, &there).unwrap();
             collected(&scene.store, at_once()).await;
             assert_eq!(chunks(scene.backend.as_ref()).await, digests([1, 2, 3]), "{to}");
-            let kept = scene.attic.path().join("kept");
+            let kept = scene.moved_away.path().join("kept");
             fs::rename(&there, &kept).unwrap();
             symlink(&kept, &there).unwrap();
             let stopped = collect(&scene.store, at_once()).await.expect_err(to);
@@ -306,7 +306,7 @@ fn an_index_under_a_name_of_another_case_keeps_its_chunks() {
 fn unreadable_entries_where_no_index_can_be_do_not_stop_a_collection() {
     block_on(async {
         let scene = Scene::new().await;
-        for place in ["current", "readme", "ns/a/host/x/latest", "attic/link"] {
+        for place in ["current", "readme", "ns/a/host/x/latest", "moved_away/link"] {
             let path = scene.root().join(place);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             symlink(scene.root().join(GROUP), path).unwrap();
@@ -316,9 +316,9 @@ fn unreadable_entries_where_no_index_can_be_do_not_stop_a_collection() {
         assert_eq!(chunks(scene.backend.as_ref()).await, digests([1, 2, 3]));
         assert!(scene.is_listed_as_finished().await);
         // Where a stray index could lie, a link ends the run.
-        symlink(scene.root().join("nothing"), scene.root().join("attic/old.didx")).unwrap();
+        symlink(scene.root().join("nothing"), scene.root().join("moved_away/old.didx")).unwrap();
         let stopped = collect(&scene.store, at_once()).await.unwrap_err();
-        assert!(names(&stopped, "attic/old.didx"), "{stopped:?}");
+        assert!(names(&stopped, "moved_away/old.didx"), "{stopped:?}");
     });
 }
 

@@ -56,11 +56,11 @@ pub fn group(name: &str) -> GroupName {
 /// A new store that no other has the identity of: a seed would draw the same one over and over, and stores of one identity share
 /// what their writers use.
 pub async fn created(backend: &Arc<dyn Backend>) -> Datastore {
-    opened_anew(backend, Datastore::create(Arc::clone(backend), Options::default()).await.unwrap()).await
+    opened_as_new(backend, Datastore::create(Arc::clone(backend), Options::default()).await.unwrap()).await
 }
 
 /// Opens a store as another process would, that knows nothing of what this one does to the store of that identity.
-pub async fn opened_anew(backend: &Arc<dyn Backend>, drawn: Datastore) -> Datastore {
+pub async fn opened_as_new(backend: &Arc<dyn Backend>, drawn: Datastore) -> Datastore {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let identity = backend.get(&Key::Store, 1 << 20).await.unwrap().bytes;
     let uuid = format!("{:032x}", MADE.fetch_add(1, Ordering::Relaxed));
@@ -174,9 +174,9 @@ pub fn seeds(default: u64) -> u64 {
 }
 
 /// Says which run it was if a test fails.
-pub struct Told(pub String);
+pub struct OnFailure(pub String);
 
-impl Drop for Told {
+impl Drop for OnFailure {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("failed with {}", self.0);

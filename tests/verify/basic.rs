@@ -668,8 +668,8 @@ fn a_sample_reports_the_snapshots_of_a_corrupt_chunk() {
         let mut found = 0;
         for part in 0..60 {
             let report = run(&around.store, sample(all * part / 40)).await;
-            let is_told = report.damaged.iter().any(|damaged| !damaged.archives.is_empty());
-            assert!(report.chunks.corrupt == 0 || is_told, "{part}: {report:?}");
+            let is_reported = report.damaged.iter().any(|damaged| !damaged.archives.is_empty());
+            assert!(report.chunks.corrupt == 0 || is_reported, "{part}: {report:?}");
             found += report.chunks.corrupt;
         }
         assert!(found > 0);
@@ -725,8 +725,8 @@ fn a_read_only_verification_writes_nothing() {
 #[test]
 fn a_verification_reports_its_progress() {
     #[derive(Debug, Default)]
-    struct Told(Mutex<Vec<String>>);
-    impl Observer for Told {
+    struct Recorder(Mutex<Vec<String>>);
+    impl Observer for Recorder {
         fn on_event(&self, event: &Event<'_>) {
             self.0.lock().unwrap().push(match event {
                 Event::ChunkChecked { finding, .. } => format!("{finding:?}"),
@@ -740,11 +740,12 @@ fn a_verification_reports_its_progress() {
         let around = Around::new().await;
         let name = back_up(&around.store, "vm/1", &[1, 1, 2]).await.name().clone();
         around.remove(Key::Chunk(digest(2))).await;
-        let told = Arc::new(Told::default());
-        run(&around.store, VerifyOptions::default().observer(Arc::<Told>::clone(&told)).in_flight(1)).await;
-        let told = told.0.lock().unwrap().clone();
+        let events = Arc::new(Recorder::default());
+        run(&around.store, VerifyOptions::default().observer(Arc::<Recorder>::clone(&events)).in_flight(1))
+            .await;
+        let events = events.0.lock().unwrap().clone();
         let wanted = ["Good(Digest)", "Missing", "Good(Digest)", "finished Some(Failed)"];
-        assert_eq!(told[0], format!("started {name}"));
-        assert_eq!(told[1..], wanted);
+        assert_eq!(events[0], format!("started {name}"));
+        assert_eq!(events[1..], wanted);
     });
 }

@@ -14,7 +14,7 @@ const MAX_SKEW: u64 = 15 * 60;
 
 /// The answer that takes the place of execution, if there is one.
 pub(super) fn instead(plan: &Plan, head: &Head) -> Option<Reply> {
-    let told = plan.actions.iter().find_map(|action| match action {
+    let answer = plan.actions.iter().find_map(|action| match action {
         Action::Redirect { status, location, region } => Some(redirect(*status, location, region.as_deref())),
         Action::Status { status, code, headers, body } => {
             let mut reply = Reply::error(*status, code);
@@ -31,13 +31,13 @@ pub(super) fn instead(plan: &Plan, head: &Head) -> Option<Reply> {
         _ => None,
     });
     if let Some(lead) = blanks {
-        let reply = told.unwrap_or_else(|| Reply::error(500, "InternalError"));
+        let reply = answer.unwrap_or_else(|| Reply::error(500, "InternalError"));
         return Some(Reply { status: 200, lead: Some(lead), ..reply });
     }
-    if told.is_none() && plan.responds_early() {
+    if answer.is_none() && plan.responds_early() {
         return Some(Reply::error(503, "SlowDown"));
     }
-    told.or_else(|| too_skewed(plan, head))
+    answer.or_else(|| too_skewed(plan, head))
 }
 
 /// Changes the body and the headers that belong to it. Afterwards only the framing is missing.
