@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_comes_back_when_the_last_of_its_bytes_is_dropped() {
+    fn a_buffer_returns_to_the_pool_with_its_last_reference() {
         let pool = Buffers::new(1 << 20);
         let mut buffer = pool.take(STEP_BYTES);
         buffer.resize(STEP_BYTES, 7);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_kept_than_allowed() {
+    fn the_pool_keeps_at_most_its_limit() {
         let pool = Buffers::new(3 * STEP_BYTES);
         let two = [2 * STEP_BYTES, 2 * STEP_BYTES].map(|length| {
             let mut buffer = pool.take(length);

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neither_way_replaces_anything() {
+    fn neither_rename_method_replaces_a_file() {
         let directory = tempfile::tempdir().unwrap();
         let from = directory.path().join("from");
         let to = directory.path().join("to");
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_was_made_already_is_made() {
+    fn a_link_that_already_exists_counts_as_created() {
         let directory = tempfile::tempdir().unwrap();
         let from = directory.path().join("from");
         let to = directory.path().join("to");

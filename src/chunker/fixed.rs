@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_cuts_at_multiples() {
+    fn a_fixed_chunker_cuts_at_multiples_of_its_size() {
         let mut chunker = FixedChunker::new(4096).unwrap();
         assert_eq!(chunker.scan(&[1; 4095]), None);
         assert_eq!(chunker.scan(&[]), None);

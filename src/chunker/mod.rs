@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_byte_that_is_not_zero_is_found_anywhere() {
+    fn a_non_zero_byte_is_found_at_any_position() {
         for length in [0, 1, 127, 128, 129, 1000] {
             let mut data = vec![0; length];
             assert!(is_zero(&data));

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_are_the_whole_space_without_gaps() {
+    fn shards_cover_the_whole_space_without_gaps() {
         for count in [0, 1, 2, 3, 16, 17, 1000, 1 << 20] {
             let shards = Shard::all(count);
             assert_eq!(shards.len() as u64, count.clamp(1, 65_536));

@@ -75,7 +75,7 @@ mod tests {
         "52:5a:fa:70:b3:de:09:67:93:9d:e2:7f:50:00:a4:24:22:0a:f0:6e:f5:57:db:4e:b0:33:8b:22:63:60:51:c2";
 
     #[test]
-    fn only_one_spelling_is_a_fingerprint() {
+    fn a_fingerprint_has_one_spelling() {
         let fingerprint: KeyFingerprint = TEXT.parse().unwrap();
         assert_eq!(fingerprint.0[..4], [0x52, 0x5a, 0xfa, 0x70]);
         let wrong = [TEXT.to_uppercase(), TEXT.replace(':', ""), format!("{TEXT}:"), format!("{TEXT}:00")];

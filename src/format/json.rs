@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_read_in_the_form_that_a_host_program_may_switch_on() {
+    fn numbers_are_read_in_every_form_of_serde_json() {
         for (text, number) in
             [("12", Json::Unsigned(12)), ("-7", Json::Negative(-7)), ("1.5", Json::Float(1.5))]
         {
@@ -269,7 +269,7 @@ mod tests {
 
     /// Proves H178.
     #[test]
-    fn a_key_that_stands_twice_is_refused_at_every_level() {
+    fn a_repeated_key_is_refused_at_every_level() {
         for text in [r#"{"a":1,"a":1}"#, r#"[{"b":{"a":1,"\u0061":2}}]"#] {
             assert_eq!(parse(text), Err(JsonError::DuplicateKey), "{text}");
         }
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_refused() {
+    fn malformed_json_is_refused() {
         let deep = "[".repeat(100_000);
         for text in
             ["", "{", "{} {}", "nul", "[1,]", "'a'", "01", "NaN", "1e999", "\"\\ud800\"", "\"\n\"", &deep]
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_written_in_one_way() {
+    fn values_have_one_canonical_form() {
         let value = parse(
             r#" {"b" : [ ], "a\u001F/é\b\f\"\\": [-1, 1.0, true, null, {}], "c": 18446744073709551615} "#,
         );

@@ -350,7 +350,7 @@ mod tests {
 
     /// Proves H25.
     #[test]
-    fn every_key_comes_back_from_its_path() {
+    fn every_key_is_parsed_from_its_own_path() {
         for key in keys() {
             assert_eq!(Key::parse(&key.path()), Some(key));
         }
@@ -358,7 +358,7 @@ mod tests {
 
     /// Proves H25.
     #[test]
-    fn what_does_not_round_trip_is_foreign() {
+    fn a_path_that_does_not_round_trip_is_foreign() {
         let digest = Digest::of(b"a").to_string();
         for path in [
             "",
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn every_prefix_comes_back_from_its_path() {
+    fn every_prefix_is_parsed_from_its_own_path() {
         let snapshot: SnapshotName = "ns/vm/ns/ns/vm/100/2025-07-14T14:20:02Z".parse().unwrap();
         for namespace in [Namespace::root(), snapshot.namespace().clone()] {
             let group = snapshot.group().clone().in_namespace(namespace.clone());
@@ -435,7 +435,7 @@ mod tests {
     proptest! {
         /// Proves H25.
         #[test]
-        fn no_string_makes_the_parser_panic_or_lie(path in "[a-z0-9./:TZ_-]{0,80}|\\PC{0,40}") {
+        fn no_string_makes_the_path_parser_panic_or_misread(path in "[a-z0-9./:TZ_-]{0,80}|\\PC{0,40}") {
             if let Some(key) = Key::parse(&path) {
                 prop_assert_eq!(key.path(), path.clone());
             }

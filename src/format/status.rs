@@ -142,7 +142,7 @@ mod tests {
     const BY_PBS: &str = r#"{"upid":"UPID:vm:000073EF:0005751A:00000000:6B043380:garbage_collection:fix\\x2dA:root@pam:","index-file-count":27,"index-data-bytes":80683126,"disk-bytes":1637922,"disk-chunks":83,"removed-bytes":0,"removed-chunks":0,"pending-bytes":0,"pending-chunks":0,"removed-bad":0,"still-bad":0,"cache-stats":{"hits":61,"misses":82}}"#;
 
     #[test]
-    fn a_status_of_pbs_is_understood_and_written_back_byte_for_byte() {
+    fn a_pbs_status_is_read_and_written_back_byte_for_byte() {
         let status = GcStatus::parse(BY_PBS.as_bytes()).unwrap();
         assert_eq!((status.index_file_count, status.disk_chunks, status.still_bad), (27, 83, 0));
         assert_eq!(status.cache_stats, Some(GcCacheStats { hits: 61, misses: 82 }));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_needs_its_numbers_and_nothing_else() {
+    fn a_status_requires_only_its_numbers() {
         let parse = |text: String| GcStatus::parse(text.as_bytes());
         let none =
             parse(BY_PBS.replace(",\"cache-stats\":{\"hits\":61,\"misses\":82}", ",\"new\":[1]")).unwrap();

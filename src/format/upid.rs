@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_the_pattern_is_no_task_id() {
+    fn malformed_task_ids_are_refused() {
         for (from, to) in [
             ("UPID", "upid"),
             (":vm:", "::"),

@@ -156,7 +156,7 @@ mod tests {
 
     /// Proves H147.
     #[test]
-    fn the_environment_names_a_proxy_and_exceptions() {
+    fn environment_variables_configure_a_proxy_and_its_exceptions() {
         let of = |variables: &[(&str, &str)]| {
             Proxy::from_variables(|name| {
                 let found = variables.iter().find(|(other, _)| *other == name);

@@ -193,7 +193,7 @@ mod tests {
 
     /// Proves H74.
     #[test]
-    fn losing_everything_is_no_failure() {
+    fn a_lost_mirror_fails_no_operation() {
         let (directory, mirror) = opened();
         let name = CopyName::new("a", "1");
         mirror.put(&name, b"body").unwrap();

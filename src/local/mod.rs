@@ -208,7 +208,7 @@ mod tests {
 
     /// Proves H71.
     #[test]
-    fn two_never_use_one_directory() {
+    fn two_openings_never_share_a_local_state_directory() {
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
         let directory = tempfile::tempdir().unwrap();
         let open =

@@ -67,7 +67,7 @@ fn the_last_ones_are_kept_and_protected_ones_are_not_counted() {
 }
 
 #[test]
-fn an_unfinished_snapshot_stays_only_if_it_is_the_newest_of_all() {
+fn an_unfinished_snapshot_is_kept_only_if_it_is_the_newest() {
     table(
         RULES.keep_last(1),
         utc,
@@ -124,7 +124,7 @@ fn the_newest_of_every_period_is_kept() {
 }
 
 #[test]
-fn later_rules_pass_over_covered_periods_and_do_not_count_them() {
+fn later_rules_skip_covered_periods_without_counting_them() {
     table(
         RULES.keep_last(2).keep_daily(2).keep_monthly(1),
         utc,
@@ -144,7 +144,7 @@ fn later_rules_pass_over_covered_periods_and_do_not_count_them() {
 }
 
 #[test]
-fn what_an_earlier_rule_removed_no_later_rule_keeps() {
+fn a_snapshot_removed_by_an_earlier_rule_is_not_kept_by_a_later_one() {
     table(
         RULES.keep_daily(1).keep_hourly(1),
         utc,
@@ -208,7 +208,7 @@ fn periods_begin_in_local_time() {
 }
 
 #[test]
-fn the_ends_of_the_calendar_do_no_harm() {
+fn the_ends_of_the_calendar_are_handled() {
     for offset in [0, i32::MAX, i32::MIN, 86_400] {
         let items = [BackupTime::MIN, BackupTime::MAX].map(RetentionItem::new);
         let rules = RULES.keep_hourly(2).keep_weekly(2).keep_yearly(2);

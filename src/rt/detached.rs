@@ -67,7 +67,7 @@ mod tests {
     use crate::rt::ThreadRuntime;
 
     #[test]
-    fn work_goes_on_when_its_caller_is_dropped() {
+    fn detached_work_continues_when_its_caller_is_dropped() {
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
         let (release, released) = oneshot::channel::<()>();
         let (report, reported) = oneshot::channel();

@@ -116,7 +116,7 @@ mod tests {
 
     /// Proves H145.
     #[test]
-    fn an_address_that_does_not_answer_costs_a_quarter_of_a_second() {
+    fn a_silent_address_costs_a_quarter_of_a_second() {
         assert_eq!(run(&["1.1.1.1:9"]), (Ok("1.1.1.1:9".to_owned()), 100));
         assert_eq!(run(&["1.1.1.1:1", "1.1.1.2:9"]), (Ok("1.1.1.2:9".to_owned()), 350));
         assert_eq!(run(&["1.1.1.1:2", "1.1.1.2:9"]), (Ok("1.1.1.2:9".to_owned()), 100));
@@ -127,13 +127,13 @@ mod tests {
 
     /// Proves H145.
     #[test]
-    fn if_none_answers_the_first_error_is_told() {
+    fn if_no_address_answers_the_first_error_is_returned() {
         assert_eq!(run(&[]), (Err(io::ErrorKind::Other), 0));
         assert_eq!(run(&["1.1.1.1:3", "1.1.1.2:2"]), (Err(io::ErrorKind::HostUnreachable), 0));
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let of =
             |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
         let given = of(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "1.1.1.2:1"]);

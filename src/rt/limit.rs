@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pool_that_ends_ends_the_jobs_that_wait() {
+    fn closing_a_pool_drops_its_waiting_jobs() {
         let limit = Limit::new(2);
         let (sender, receiver) = mpsc::channel::<()>();
         let job = || -> BlockingJob {

@@ -93,7 +93,7 @@ mod tests {
     proptest! {
         /// Proves H151.
         #[test]
-        fn no_window_sees_more_than_rate_and_burst(
+        fn no_window_exceeds_rate_and_burst(
             rate in 1..1000_u64,
             steps in proptest::collection::vec((1..20_u64, 0..SECOND), 1..60),
         ) {
@@ -119,7 +119,7 @@ mod tests {
     /// Proves H151.
     #[cfg(feature = "testing")]
     #[test]
-    fn who_is_dropped_gives_back_what_it_took() {
+    fn a_dropped_waiter_returns_its_share_of_the_rate() {
         let runtime = crate::rt::SimRuntime::new(1);
         let rate = Rate::new(NonZeroU64::new(10).unwrap());
         assert!(rate.take(10, &runtime).now_or_never().is_some(), "a burst passes");

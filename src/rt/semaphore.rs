@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permits_are_given_in_order_and_given_back() {
+    fn permits_are_granted_in_order_and_returned() {
         let semaphore = Semaphore::new(10);
         let first = semaphore.acquire(6).now_or_never().unwrap();
         let mut large = Box::pin(semaphore.acquire(8));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_waiter_keeps_nobody_waiting() {
+    fn a_dropped_waiter_does_not_block_the_next_one() {
         let semaphore = Semaphore::new(64);
         let (first, _second) =
             (semaphore.acquire(4).now_or_never().unwrap(), semaphore.acquire(36).now_or_never().unwrap());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_waiter_leaves_nothing_behind() {
+    fn a_dropped_waiter_leaves_no_queue_entry() {
         let semaphore = Semaphore::new(10);
         let first = semaphore.acquire(10).now_or_never().unwrap();
         let mut unnoticed = Box::pin(semaphore.acquire(10));
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_total_holds_for_new_permits() {
+    fn a_smaller_total_applies_to_new_permits() {
         let semaphore = Semaphore::new(4);
         let held: Vec<_> = (0..4).map(|_| semaphore.acquire(1).now_or_never().unwrap()).collect();
         let mut next = Box::pin(semaphore.acquire(3));

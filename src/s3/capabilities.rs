@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_found_out_can_be_kept() {
+    fn capabilities_can_be_stored_and_read_back() {
         let unknown = S3Capabilities::unknown();
         assert_eq!(S3Capabilities::from_json("{}").unwrap(), unknown);
         let mut found = unknown;

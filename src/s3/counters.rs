@@ -159,7 +159,7 @@ mod tests {
 
     /// Proves H152.
     #[test]
-    fn every_attempt_counts_and_a_threshold_calls_once() {
+    fn every_attempt_is_counted_and_a_threshold_fires_once() {
         let counters = Counters::new();
         let called = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&called);

@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_is_found_among_others() {
+    fn a_named_profile_is_found_among_others() {
         let text = "# keys\n[default]\naws_access_key_id = A\naws_secret_access_key=B=C\n\n[ other ]\nregion = x\n\
                     aws_access_key_id=D\naws_secret_access_key=E\naws_session_token = F\n[empty]\n";
         let default = from_profile(text, "default").unwrap();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newline_at_the_end_of_a_variable_is_named_and_not_sent() {
+    fn a_trailing_newline_in_a_credential_is_reported_and_not_sent() {
         for (at, wrong) in VARIABLES.iter().enumerate() {
             for value in ["q\n", "q\r\n", " q", "q\t", "q\u{a0}", "q\nq", "qé"] {
                 if at == 1 && value.trim() == value {

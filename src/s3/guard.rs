@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_changes_nothing_is_sent_without_asking() {
+    fn a_read_request_is_sent_without_asking_the_guard() {
         let (script, client) = client([], []);
         assert_eq!(block_on(client.head("key")).unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(*script.events(), [Event::Sent(None)]);

@@ -80,7 +80,7 @@ mod tests {
 
     /// Proves H150.
     #[test]
-    fn turns_are_taken_in_order_and_given_back() {
+    fn request_slots_are_granted_in_order_and_returned() {
         let concurrency = Concurrency::new(NonZeroU32::new(2).unwrap());
         let first = concurrency.enter().now_or_never().unwrap();
         let _second = concurrency.enter().now_or_never().unwrap();
@@ -96,7 +96,7 @@ mod tests {
 
     /// Proves H161.
     #[test]
-    fn a_turn_that_meets_the_end_of_its_future_is_not_lost() {
+    fn a_slot_granted_to_a_dropped_future_is_not_lost() {
         use std::sync::atomic::{AtomicU32, Ordering};
         let concurrency = Concurrency::new(NonZeroU32::new(1).unwrap());
         // Both sides spin, so that they meet within nanoseconds. One whose partner has no processor leaves its own to others.
@@ -140,7 +140,7 @@ mod tests {
 
     /// Proves H134, H188.
     #[test]
-    fn fewer_at_once_when_throttled_and_more_again() {
+    fn concurrency_shrinks_when_throttled_and_grows_again() {
         let concurrency = Concurrency::new(NonZeroU32::new(8).unwrap());
         concurrency.throttled(Duration::ZERO);
         concurrency.throttled(Duration::from_millis(999));

@@ -252,7 +252,7 @@ mod tests {
 
     /// Proves H118.
     #[test]
-    fn there_are_never_too_many_parts() {
+    fn an_upload_never_has_too_many_parts() {
         let wished = 16 << 20;
         assert_eq!(part_bytes(100 << 20, wished), wished);
         for total in [wished * MOST_PARTS, wished * MOST_PARTS + 1, 5 << 40] {

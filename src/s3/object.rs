@@ -386,7 +386,7 @@ mod tests {
 
     /// Proves H143.
     #[test]
-    fn ranges_are_read_strictly() {
+    fn content_ranges_are_parsed_strictly() {
         assert_eq!(parse_content_range("bytes 0-9/100"), Some((0, 10, 100)));
         for text in [
             "bytes 0-9/*",

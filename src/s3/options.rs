@@ -203,7 +203,7 @@ mod tests {
 
     /// Proves H109.
     #[test]
-    fn the_bucket_is_where_the_options_have_it() {
+    fn the_bucket_is_addressed_as_the_options_say() {
         let at = |endpoint: &str, bucket: &str| S3Options::new(endpoint, bucket);
         let virtual_host = |options: S3Options| options.addressing(Addressing::VirtualHost);
         let aws = "https://{{bucket}}.s3.{{region}}.amazonaws.com";

@@ -77,7 +77,7 @@ mod tests {
 
     /// Proves H136.
     #[test]
-    fn a_server_sends_us_only_to_its_own_kind() {
+    fn redirects_are_accepted_only_within_a_provider() {
         let related = |one: &str, other: &str| {
             let endpoint = |host: &str| Endpoint::parse(&format!("https://{host}")).unwrap();
             is_related(&endpoint(one), &endpoint(other))
@@ -100,7 +100,7 @@ mod tests {
 
     /// Proves H136.
     #[test]
-    fn the_bucket_is_in_the_path_or_in_the_name() {
+    fn the_bucket_is_in_the_path_or_in_the_host_name() {
         let options = S3Options::new("https://s3.example.com", "bucket");
         let home = Place::new(&options, "r".to_owned()).unwrap();
         let at = |location: &str| {

@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_list_decides_as_its_last_matching_pattern(
+        fn a_pattern_list_decides_by_its_last_match(
             patterns in prop::collection::vec("!?/?[ab*]{1,3}(/[ab*]{1,3}){0,1}/?", 0..6),
             path in "[ab]{1,2}(/[ab]{1,2}){0,2}",
             is_directory: bool,

@@ -444,7 +444,7 @@ mod tests {
         }
 
         #[test]
-        fn stars_match_what_their_definition_says(
+        fn stars_match_as_defined(
             pattern in "/([ab]|[*?]){1,4}(/[ab*?]{1,4}){0,2}",
             path in "[ab]{1,4}(/[ab]{1,4}){0,2}",
         ) {

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_counts_what_it_does_not_keep() {
+    fn a_report_counts_findings_beyond_its_limit() {
         let mut report = TreeReport::new();
         for _ in 0..MAX_FINDINGS + 3 {
             report.add(TreeFinding::new("a", Problem::Vanished));
@@ -330,7 +330,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn different_paths_are_shown_differently(a: Vec<u8>, b: Vec<u8>) {
+        fn different_paths_have_different_texts(a: Vec<u8>, b: Vec<u8>) {
             let show = |path: &[u8]| TreeFinding::new(path, Problem::Vanished).shown_path();
             prop_assert_eq!(a == b, show(&a) == show(&b));
             prop_assert!(!show(&a).contains(char::is_control));

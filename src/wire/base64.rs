@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_test_vectors_of_base64_come_out() {
+    fn the_base64_test_vectors_match() {
         for (plain, text) in [
             ("", ""),
             ("f", "Zg=="),

@@ -56,13 +56,13 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_time_is_written_to_the_letter() {
+    fn a_signed_time_has_exactly_this_form() {
         let date = AmzDate::new(at(1_369_353_600) + Duration::from_millis(999));
         assert_eq!((date.long(), date.short()), ("20130524T000000Z", "20130524"));
     }
 
     #[test]
-    fn all_three_forms_are_read() {
+    fn all_three_http_date_forms_are_read() {
         let want = Some(at(784_111_777));
         assert_eq!(parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT"), want);
         assert_eq!(parse_http_date("Sunday, 06-Nov-94 08:49:37 GMT"), want);

@@ -219,7 +219,7 @@ mod tests {
 
     /// Proves H140.
     #[test]
-    fn each_framing_is_told_by_the_head() {
+    fn the_head_determines_the_framing() {
         for (method, text, want) in [
             ("GET", "HTTP/1.1 200 OK\r\ncontent-length: 5", Framing::Length(5)),
             ("GET", "HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked", Framing::Chunked),
@@ -235,7 +235,7 @@ mod tests {
 
     /// Proves H141.
     #[test]
-    fn a_head_that_says_two_things_is_refused() {
+    fn a_contradictory_head_is_refused() {
         for text in [
             "content-length: 5\r\ncontent-length: 5",
             "content-length: 5\r\ncontent-length: 6",
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_taken_apart_however_they_arrive() {
+    fn chunked_bodies_are_decoded_in_any_split() {
         let input = b"4\r\nWiki\r\n6;name=\"x\"\r\npedia \r\nE \r\nin \r\n\r\nchunks.\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\nHTTP";
         for piece in 1..input.len() {
             let (body, rest) = decode(input, piece).unwrap();
@@ -296,7 +296,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sent_in_chunks_is_read(chunks: Vec<Vec<u8>>, piece in 1_usize..64) {
+        fn chunked_bodies_are_read_back(chunks: Vec<Vec<u8>>, piece in 1_usize..64) {
             let mut input = Vec::new();
             for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
                 input.extend(format!("{:x}\r\n", chunk.len()).into_bytes());

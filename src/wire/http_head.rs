@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_written_to_the_byte() {
+    fn a_request_has_exactly_these_bytes() {
         let mut out = b"before".to_vec();
         let headers = [("host", "example.com"), ("x-amz-date", "20130524T000000Z")];
         write_request(&mut out, "GET", "/a%20b?list-type=2", headers).unwrap();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_can_be_smuggled_into_a_request() {
+    fn no_header_can_be_smuggled_into_a_request() {
         let write = |method: &str, target: &str, name: &str, value: &str| {
             let mut out = Vec::new();
             let written = write_request(&mut out, method, target, [(name, value)]);
@@ -245,7 +245,7 @@ mod tests {
 
     /// Proves H141, H148.
     #[test]
-    fn what_can_be_read_in_two_ways_is_refused() {
+    fn ambiguous_heads_are_refused() {
         for (text, error) in [
             ("HTTP/1.1 200 OK\nA: b\r\n\r\n", HeadError::BareLineFeed),
             ("HTTP/1.1 200 OK\r\nA: b\n\r\n", HeadError::BareLineFeed),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_kept_as_the_version_has_it() {
+    fn connections_are_kept_by_the_rules_of_the_http_version() {
         let keeps = |text: &str| head(text).keeps_connection();
         assert!(keeps("HTTP/1.1 200 OK\r\n\r\n"));
         assert!(!keeps("HTTP/1.1 200 OK\r\nConnection: Foo, CLOSE\r\n\r\n"));

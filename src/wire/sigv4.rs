@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_examples_come_out() {
+    fn the_published_signature_examples_match() {
         let empty = ("x-amz-content-sha256", EMPTY_SHA256);
         let range =
             signature("GET", "/test.txt", "", &[HOST, ("range", "bytes=0-9"), empty, DATE], EMPTY_SHA256);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_presigned_example_comes_out() {
+    fn the_published_presigned_example_matches() {
         let key = SigningKey::derive(SECRET, &date(), "us-east-1");
         let headers = [HOST];
         let request = Signed {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_presigned_query_is_in_order_and_lasts_a_week_at_most() {
+    fn a_presigned_query_is_sorted_and_valid_for_at_most_a_week() {
         let key = SigningKey::derive(SECRET, &date(), "us-east-1");
         let headers = [HOST];
         let request = Signed {
@@ -263,14 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn blanks_in_values_count_once() {
+    fn repeated_blanks_in_header_values_count_once() {
         let plain = signature("GET", "/", "", &[HOST, ("x-amz-meta-a", "b c")], EMPTY_SHA256);
         let blanks = signature("GET", "/", "", &[HOST, ("x-amz-meta-a", "  b   c ")], EMPTY_SHA256);
         assert_eq!(plain, blanks);
     }
 
     #[test]
-    fn keys_are_for_a_day_and_do_not_show() {
+    fn signing_keys_are_valid_for_a_day_and_hidden_in_debug_output() {
         let key = SigningKey::derive(SECRET, &date(), "us-east-1");
         assert!(key.is_for(&date()));
         let tomorrow = AmzDate::new(SystemTime::UNIX_EPOCH + Duration::from_hours(380_400));

@@ -194,7 +194,7 @@ mod tests {
 
     /// Proves H111.
     #[test]
-    fn each_byte_is_encoded_once_and_by_the_rules_of_its_place() {
+    fn each_byte_is_encoded_once_by_the_rules_of_its_component() {
         assert_eq!(encode_path("a/b c+d%e~f"), "a/b%20c%2Bd%25e~f");
         assert_eq!(encode("a/b=c&d:@"), "a%2Fb%3Dc%26d%3A%40");
         assert_eq!(encode_path("/ü/\u{1f4be}"), "/%C3%BC/%F0%9F%92%BE");
@@ -230,7 +230,7 @@ mod tests {
 
     /// Proves H109.
     #[test]
-    fn only_what_no_request_can_hold_is_refused() {
+    fn only_addresses_that_no_request_can_contain_are_refused() {
         for (text, error) in [
             ("", UriError::Host),
             ("https://", UriError::Host),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn this_host_is_known() {
+    fn addresses_of_this_host_are_recognised() {
         for (text, is) in [
             ("http://localhost", true),
             ("http://bucket.localhost:1", true),
@@ -269,7 +269,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded(text: String) {
+        fn encoded_text_is_decoded(text: String) {
             prop_assert_eq!(decode(&encode(&text)), Some(text.clone()));
             prop_assert_eq!(decode(&encode_path(&text)), Some(text));
         }

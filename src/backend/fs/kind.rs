@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_of_content_are_found_whatever_their_case() {
+    fn places_of_content_are_recognised_in_any_case() {
         for path in [
             "host",
             "Host",

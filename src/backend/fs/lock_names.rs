@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lock_files_are_called_as_pbs_calls_them() {
+    fn lock_files_have_the_names_that_pbs_uses() {
         let snapshot = "vm/100/2022-05-02T08:11:33Z".parse().unwrap();
         let name = r"vm-100-2022\x2d05\x2d02T08\x3a11\x3a33Z-.index.json.lck";
         assert_eq!(lock_file(&LockScope::Manifest(snapshot)), Path::new(name));
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_lock_file_says_what_it_locks() {
+    fn the_name_of_a_lock_file_identifies_its_object() {
         for path in [
             "host/a",
             "ns/a/ns/b/host/x-y.z_",

@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_flushed_is_certain() {
+    fn only_flushed_writes_survive_a_crash() {
         let ops = [write("t"), DiskOp::SyncFile { path: "t".to_owned() }, rename("t", "f")];
         assert!(left(&ops, Loss::Everything).is_empty());
         assert_eq!(left(&ops, Loss::OnlyBytes)["f"], "x");
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_of_one_filesystem_keeps_nothing_of_another() {
+    fn a_flush_of_one_filesystem_does_not_flush_another() {
         let ops = [DiskOp::MakeDirectory { path: "m".to_owned() }, write("m/f"), write("g")];
         for (path, kept) in [("", "g"), ("m", "m/f")] {
             let directory = tempfile::tempdir().unwrap();
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_may_survive_its_bytes() {
+    fn a_name_can_survive_without_its_bytes() {
         let ops = [write("t"), rename("t", "f")];
         assert_eq!(left(&ops, Loss::OnlyBytes)["f"], "");
         assert_eq!(left(&ops, Loss::Nothing)["f"], "x");

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inode_numbers_count_only_where_they_last() {
+    fn inode_numbers_count_only_where_they_are_stable() {
         let (lasting, passing) = (u64::MAX - 1, u64::MAX);
         inodes_are_passing(passing);
         assert_eq!((inode_of(lasting, 7), inode_of(passing, 7)), (7, 0));

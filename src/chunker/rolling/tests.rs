@@ -55,7 +55,7 @@ fn slow_cuts(data: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn cuts_are_where_the_documentation_says() {
+fn cuts_are_at_the_documented_positions() {
     let data = noise(1, 3 << 20);
     let found = cuts(SMALL, &data, &[1 << 20]);
     assert!(found.len() > 20);
@@ -63,7 +63,7 @@ fn cuts_are_where_the_documentation_says() {
 }
 
 #[test]
-fn cuts_stay_the_same_from_version_to_version() {
+fn cuts_are_stable_across_versions() {
     let random = cuts(SMALL, &noise(2, 2 << 20), &[1 << 20]);
     let repeated = cuts(SMALL, &noise(3, 100_000).repeat(20), &[1 << 20]);
     let digest = |cuts: &[usize]| Digest::of(format!("{cuts:?}").as_bytes()).to_string()[..16].to_owned();
@@ -89,7 +89,7 @@ fn zeros_are_cut_at_the_maximum() {
 }
 
 #[test]
-fn after_an_insertion_cuts_are_found_again() {
+fn cuts_realign_after_an_insertion() {
     let before = larder_testing::noise(5, 8 << 20);
     let mut after = before.clone();
     after.splice(3 << 20..3 << 20, *b"inserted");
@@ -116,7 +116,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn cuts_do_not_depend_on_the_calls(seed in 0..1000_u64, pieces in prop::collection::vec(1..40_000_usize, 1..10)) {
+    fn cuts_do_not_depend_on_the_sizes_of_calls(seed in 0..1000_u64, pieces in prop::collection::vec(1..40_000_usize, 1..10)) {
         let data = noise(seed, 700_000);
         prop_assert_eq!(cuts(SMALL, &data, &pieces), cuts(SMALL, &data, &[data.len()]));
     }

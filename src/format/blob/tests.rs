@@ -28,7 +28,7 @@ fn zstd_blob(payload: &[u8]) -> Vec<u8> {
 const ANY: PlaintextSize = PlaintextSize::AtMost(1 << 20);
 
 #[test]
-fn the_plain_blob_of_the_specification() {
+fn a_plain_blob_has_the_bytes_of_the_specification() {
     let bytes = b"\x42\xab\x38\x07\xbe\x83\x70\xa1\x0c\x7e\x7f\xd8test";
     assert_eq!(encode(b"test"), bytes);
     let digest = "bed73ca76f347c610e21f708d4ae888f3ab51298aca544795eef2aae5faf2008";
@@ -47,7 +47,7 @@ fn the_empty_blob_is_a_header() {
 }
 
 #[test]
-fn a_compressed_blob_to_the_letter() {
+fn a_compressed_blob_has_exactly_these_bytes() {
     // The frame is what the zstd program writes at level 1 for 256 bytes of `a`.
     let bytes = b"\x31\xb9\x58\x42\x6f\xb6\xa3\x7f\x0c\xa0\x14\xb7\
         \x28\xb5\x2f\xfd\x60\x00\x00\x4d\x00\x00\x10\x61\x61\x01\x00\x7b\x0a\x60\x01";
@@ -68,7 +68,7 @@ fn magics_are_digests_of_their_names() {
 }
 
 #[test]
-fn what_does_not_get_smaller_stays_plain() {
+fn incompressible_data_stays_plain() {
     let random: Vec<u8> = (0..2000_u32).map(|n| Digest::of(&n.to_le_bytes()).as_bytes()[0]).collect();
     for (plaintext, kind) in
         [(&random[..], BlobKind::Plain), (&[0; 24], BlobKind::Plain), (&[0; 100], BlobKind::Zstd)]
@@ -110,7 +110,7 @@ fn a_blob_is_decoded_once() {
 }
 
 #[test]
-fn any_stream_of_zstd_is_read() {
+fn any_zstd_stream_is_read() {
     let mut unsized_frame = zstd::Encoder::new(Vec::new(), 3).unwrap();
     unsized_frame.write_all(&vec![5; 70_000]).unwrap();
     let unsized_frame = unsized_frame.finish().unwrap();
@@ -139,14 +139,14 @@ fn a_window_beyond_the_limit_is_refused() {
 
 /// Proves H173.
 #[test]
-fn nothing_is_not_a_blob() {
+fn an_empty_input_is_not_a_blob() {
     assert_eq!(Blob::parse(Bytes::new()), Err(DecodeError::Truncated { want: 12, have: 0 }));
     let encrypted = [&BlobKind::Encrypted.magic()[..], &[0; 35]].concat();
     assert_eq!(Blob::parse(encrypted.into()), Err(DecodeError::Truncated { want: 44, have: 43 }));
 }
 
 #[test]
-fn encrypted_blobs_are_carried_and_not_read() {
+fn encrypted_blobs_are_copied_and_not_decoded() {
     for kind in [BlobKind::Encrypted, BlobKind::EncryptedZstd] {
         let crc = crc32fast::hash(b"sealed").to_le_bytes();
         let bytes = [&kind.magic()[..], &crc, &[1; 16], &[2; 16], b"sealed"].concat();
@@ -186,7 +186,7 @@ proptest! {
     }
 
     #[test]
-    fn every_flipped_bit_is_noticed(plaintext in prop::collection::vec(0..4_u8, 0..100), at in any::<prop::sample::Index>(), bit in 0..8) {
+    fn every_flipped_bit_is_detected(plaintext in prop::collection::vec(0..4_u8, 0..100), at in any::<prop::sample::Index>(), bit in 0..8) {
         let mut blob = encode(&plaintext);
         let at = at.index(blob.len());
         blob[at] ^= 1_u8 << bit;

@@ -15,7 +15,7 @@ fn index(lengths: &[u64]) -> FinishedIndex {
 }
 
 #[test]
-fn the_index_of_one_zero_chunk_is_that_of_the_specification() {
+fn an_index_of_one_zero_chunk_has_the_bytes_of_the_specification() {
     let zeros = Digest::of(&vec![0; 4 << 20]);
     let mut writer = DynamicIndexWriter::new();
     writer.push(4 << 20, zeros).unwrap();
@@ -39,7 +39,7 @@ fn the_magic_is_the_digest_of_its_name() {
 
 /// Proves H174.
 #[test]
-fn every_field_comes_back() {
+fn every_field_is_read_back() {
     let written = index(&[10, 1, 20]);
     let read = DynamicIndexReader::parse(written.bytes.clone()).unwrap();
     assert_eq!((read.size(), read.len()), (31, 3));
@@ -64,7 +64,7 @@ fn every_field_comes_back() {
 
 /// Proves H171.
 #[test]
-fn what_is_no_index_is_refused() {
+fn malformed_indexes_are_refused() {
     let written = index(&[10, 1, 20]).bytes;
     for length in [0, 7, 4095, 4096, 4097, written.len() - 1] {
         assert!(DynamicIndexReader::parse(written.slice(..length)).is_err(), "{length}");
@@ -82,7 +82,7 @@ fn what_is_no_index_is_refused() {
 
 /// Proves H171.
 #[test]
-fn every_changed_byte_of_an_entry_is_noticed() {
+fn every_changed_byte_of_an_entry_is_detected() {
     let written = index(&[10, 10]);
     for at in HEADER_BYTES..written.bytes.len() {
         let mut broken = written.bytes.to_vec();
@@ -93,7 +93,7 @@ fn every_changed_byte_of_an_entry_is_noticed() {
 }
 
 #[test]
-fn what_cannot_be_an_archive() {
+fn impossible_dynamic_archives_are_refused() {
     let mut writer = DynamicIndexWriter::new();
     assert_eq!(writer.push(0, digest(0)), Err(IndexWriteError::Misplaced { offset: 0 }));
     assert_eq!(writer.clone().finish([0; 16], 0), Err(IndexWriteError::Empty));
@@ -103,7 +103,7 @@ fn what_cannot_be_an_archive() {
 
 /// Proves H167.
 #[test]
-fn archives_may_end_around_every_power_of_two_that_an_integer_has() {
+fn archives_can_end_near_every_power_of_two() {
     for power in [31, 32, 33, 53, 63] {
         for size in [(1_u64 << power) - 1, 1 << power, (1 << power) + 1] {
             let read = DynamicIndexReader::parse(index(&[size - 7, 7]).bytes).unwrap();

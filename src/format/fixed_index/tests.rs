@@ -21,7 +21,7 @@ fn index(size: u64, chunk_size: u64) -> FinishedIndex {
 }
 
 #[test]
-fn the_index_of_one_zero_chunk_is_that_of_the_specification() {
+fn an_index_of_one_zero_chunk_has_the_bytes_of_the_specification() {
     let mut writer = FixedIndexWriter::new(4 << 20, 4 << 20).unwrap();
     writer.set(0, 4 << 20, zero_chunk()).unwrap();
     let index = writer.finish([0xab; 16], 0x0102_0304).unwrap();
@@ -44,7 +44,7 @@ fn the_magic_is_the_digest_of_its_name() {
 
 /// Proves H174.
 #[test]
-fn every_field_comes_back() {
+fn every_field_is_read_back() {
     let written = index(3 * 4096 + 5, 4096);
     let read = FixedIndexReader::parse(written.bytes.clone()).unwrap();
     assert_eq!((read.size(), read.chunk_size(), read.len()), (3 * 4096 + 5, 4096, 4));
@@ -81,7 +81,7 @@ fn another_length_is_refused() {
 
 /// Proves H171.
 #[test]
-fn fields_that_make_no_sense_are_refused() {
+fn invalid_fields_are_refused() {
     let written = index(3 * 4096, 4096).bytes;
     for (offset, value) in [
         (SIZE_OFFSET, 0),
@@ -148,7 +148,7 @@ fn chunks_out_of_place_are_refused() {
 
 /// Proves H172.
 #[test]
-fn what_cannot_be_an_image() {
+fn impossible_images_are_refused() {
     assert_eq!(FixedIndexWriter::new(0, 4096).map(drop), Err(IndexWriteError::Empty));
     assert_eq!(FixedIndexWriter::new(1, 4095).map(drop), Err(IndexWriteError::ChunkSize));
     assert_eq!(FixedIndexWriter::new(u64::MAX, 1).map(drop), Err(IndexWriteError::TooLarge));
@@ -157,7 +157,7 @@ fn what_cannot_be_an_image() {
 }
 
 #[test]
-fn a_base_is_taken_over_and_changed() {
+fn an_index_starts_from_its_base_and_is_changed() {
     let base = FixedIndexReader::parse(index(3 * 4096, 4096).bytes).unwrap();
     let mut writer = FixedIndexWriter::from_base(&base, 3 * 4096).unwrap();
     writer.set(4096, 4096, digest(9)).unwrap();
@@ -194,7 +194,7 @@ proptest! {
 
 /// Proves H167.
 #[test]
-fn images_may_end_around_every_power_of_two_that_an_integer_has() {
+fn images_can_end_near_every_power_of_two() {
     for size in [1 << 31, 1 << 32, 1 << 33_u64].into_iter().flat_map(|power| [power - 1, power, power + 1]) {
         let read = FixedIndexReader::parse(index(size, 16 << 20).bytes).unwrap();
         assert_eq!((read.size(), read.chunk_size()), (size, 16 << 20));

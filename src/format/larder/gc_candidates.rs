@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn sightings_have_these_bytes() {
+    fn the_candidate_list_has_exactly_these_bytes() {
         let sightings = GcCandidates::of(vec![(Digest::from_bytes([7; 32]), at(0x0102_0303))]);
         let mut bytes = b"LRDSIGHT\x05\0\0\0\0\0\0\0".to_vec();
         bytes.extend([7; 12]);
@@ -162,7 +162,7 @@ mod tests {
 
     /// Proves H11.
     #[test]
-    fn what_is_damaged_was_never_seen() {
+    fn damaged_candidates_count_as_never_seen() {
         let seen = vec![(Digest::of(b"a"), at(1)), (Digest::of(b"b"), at(2))];
         let whole = GcCandidates::of(seen).encode(1);
         for at in 0..whole.len() {
@@ -175,7 +175,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sightings_are_read_as_they_are_written(seen in prop::collection::btree_map(any::<[u8; 32]>(), 0_u64..1 << 31, 0..50)) {
+        fn candidates_are_read_as_they_are_written(seen in prop::collection::btree_map(any::<[u8; 32]>(), 0_u64..1 << 31, 0..50)) {
             let seen: Vec<_> = seen.into_iter().map(|(digest, since)| (Digest::from_bytes(digest), at(since))).collect();
             let parsed = GcCandidates::parse(&GcCandidates::of(seen.clone()).encode(9));
             for (digest, since) in seen {

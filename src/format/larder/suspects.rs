@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_written_to_the_letter() {
+    fn the_suspect_list_has_exactly_these_bytes() {
         let one = Digest::from_bytes([1; 32]);
         let bytes = encode(&BTreeSet::from([one, Digest::from_bytes([2; 32])]));
         let body = [&MAGIC[..], &[1; 32], &[2; 32]].concat();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_is_no_list() {
+    fn a_damaged_suspect_list_is_refused() {
         let digests = BTreeSet::from([[1; 32], [2; 32]].map(Digest::from_bytes));
         let good = encode(&digests);
         for at in 0..good.len() {

@@ -54,7 +54,7 @@ fn file(name: &str, mode: CryptMode) -> ManifestFile {
 }
 
 #[test]
-fn a_manifest_of_pbs_is_understood_and_written_back_byte_for_byte() {
+fn a_pbs_manifest_is_read_and_written_back_byte_for_byte() {
     let manifest = by_pbs();
     assert_eq!(String::from_utf8(manifest.to_json()).unwrap(), BY_PBS);
     assert_eq!((manifest.backup_type(), manifest.id().as_str()), (BackupType::Ct, "200"));
@@ -95,7 +95,7 @@ fn a_manifest_is_built_as_pbs_writes_it() {
 
 /// Proves H178.
 #[test]
-fn the_canonical_form_is_the_one_of_the_published_vector() {
+fn the_canonical_form_matches_the_published_vector() {
     let mut manifest = empty();
     let names = [("test1.img.fidx", CryptMode::Encrypt, 1), ("abc.blob", CryptMode::None, 2)];
     for (name, mode, byte) in names {
@@ -145,7 +145,7 @@ fn manifests_of_early_versions_are_read() {
 
 /// Proves H178.
 #[test]
-fn whatever_is_not_exactly_a_manifest_is_refused() {
+fn malformed_manifests_are_refused() {
     let broken = |from: &str, to: &str| {
         let text = BY_PBS.replacen(from, to, 1);
         assert_ne!(text, BY_PBS, "{from}");
@@ -186,7 +186,7 @@ fn whatever_is_not_exactly_a_manifest_is_refused() {
 }
 
 #[test]
-fn a_name_is_added_once_and_what_is_added_is_not_signed() {
+fn a_file_is_added_once_and_leaves_the_manifest_unsigned() {
     let mut manifest = by_pbs();
     let twice = file("pct.conf.blob", CryptMode::None);
     assert_eq!(manifest.add_file(twice), Err(ManifestError::DuplicateFile));
@@ -198,7 +198,7 @@ fn a_name_is_added_once_and_what_is_added_is_not_signed() {
 }
 
 #[test]
-fn what_is_beside_the_signature_is_set_read_and_removed() {
+fn the_unprotected_part_is_set_read_and_removed() {
     let mut manifest = empty();
     let upid: Upid = Upid::builder("verify", manifest.time(), &AuthId::root()).build().unwrap();
     let state = VerifyState::new(upid, VerifyResult::Failed);
@@ -224,7 +224,7 @@ fn what_is_beside_the_signature_is_set_read_and_removed() {
 }
 
 #[test]
-fn unreadable_states_are_errors_and_unreadable_remarks_are_absent() {
+fn an_unreadable_verify_state_is_an_error_and_unreadable_notes_are_absent() {
     let mut manifest = empty();
     for state in ["null", "{}", "\"ok\"", r#"{"state":"ok"}"#, r#"{"state":"ok","upid":"UPID:a"}"#] {
         manifest.set_unprotected("verify_state", Some(state)).unwrap();

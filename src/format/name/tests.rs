@@ -76,7 +76,7 @@ fn refuses<T: FromStr<Err = NameError> + Debug>(prefix: &str, suffix: &str) {
 
 /// Proves H85, H176.
 #[test]
-fn hostile_texts_are_no_names_nor_parts_of_one() {
+fn hostile_texts_are_refused_as_names() {
     refuses::<BackupId>("", "");
     refuses::<StoreName>("", "");
     refuses::<Namespace>("", "");
@@ -108,7 +108,7 @@ fn hostile_texts_are_no_names_nor_parts_of_one() {
 }
 
 #[test]
-fn ids_are_limited_by_what_a_directory_entry_can_hold() {
+fn the_length_of_an_id_is_limited_by_directory_entries() {
     assert_eq!(parse::<BackupId>(&"a".repeat(255)).as_str().len(), 255);
     assert_eq!(fault::<BackupId>(&"a".repeat(256)), NameFault::TooLong);
     assert_eq!(parse::<StoreName>("abc").as_str(), "abc");
@@ -141,7 +141,7 @@ fn a_namespace_knows_its_relatives() {
 
 /// Proves H28.
 #[test]
-fn containment_goes_by_component() {
+fn containment_compares_whole_components() {
     let names = ["", "1", "10", "100", "100.", "100-a", "100/a", "100-a/b"].map(parse::<Namespace>);
     let inside = |outer: &str| {
         let outer: Namespace = parse(outer);
@@ -154,7 +154,7 @@ fn containment_goes_by_component() {
 }
 
 #[test]
-fn a_namespace_is_directly_followed_by_what_is_in_it() {
+fn a_namespace_sorts_directly_before_its_children() {
     let mut names = ["b", "a-b", "a", "", "a/c", "a.b/c"].map(parse::<Namespace>);
     names.sort();
     assert_eq!(names.map(|it| it.to_string()), ["", "a", "a/c", "a-b", "a.b/c", "b"]);
@@ -185,7 +185,7 @@ fn groups_sort_by_namespace_type_and_number() {
 }
 
 #[test]
-fn paths_of_groups_and_snapshots_are_taken_apart_strictly() {
+fn paths_of_groups_and_snapshots_are_parsed_strictly() {
     let snapshot: SnapshotName = parse("ns/ns/ns/host/vm/100/2025-07-14T14:20:02Z");
     assert_eq!(snapshot.namespace().to_string(), "ns/host");
     assert_eq!(snapshot.group().backup_type(), BackupType::Vm);
@@ -251,7 +251,7 @@ fn times_have_one_spelling_of_fixed_width() {
 }
 
 #[test]
-fn system_times_lose_their_fraction_and_nothing_else() {
+fn system_times_lose_only_their_fraction() {
     let at = |millis| UNIX_EPOCH + Duration::from_millis(millis);
     assert_eq!(BackupTime::try_from(at(1_999)), BackupTime::from_epoch(1));
     assert!(BackupTime::try_from(at(999)).is_err());
@@ -261,7 +261,7 @@ fn system_times_lose_their_fraction_and_nothing_else() {
 }
 
 #[test]
-fn archives_are_known_by_their_extension() {
+fn the_extension_determines_the_kind_of_an_archive() {
     let disk: ArchiveName = parse("disk.img.fidx");
     assert_eq!((disk.kind(), disk.stem()), (ArchiveKind::Fixed, "disk.img"));
     assert_eq!(parse::<ArchiveName>("a.didx").kind(), ArchiveKind::Dynamic);
@@ -281,7 +281,7 @@ fn archives_are_known_by_their_extension() {
 }
 
 #[test]
-fn long_archive_names_can_be_read_but_not_made() {
+fn long_archive_names_can_be_read_but_not_created() {
     let longest: ArchiveName = parse(&format!("{}.blob", "a".repeat(250)));
     assert_eq!(longest.check_new().map_err(|it| it.fault), Err(NameFault::TooLong));
     assert_eq!(fault::<ArchiveName>(&format!("{}.blob", "a".repeat(251))), NameFault::TooLong);
@@ -289,7 +289,7 @@ fn long_archive_names_can_be_read_but_not_made() {
 }
 
 #[test]
-fn short_archive_names_mean_what_the_stock_clients_mean() {
+fn short_archive_names_have_the_meaning_of_pbs_clients() {
     for (name, full) in [
         ("root.pxar", "root.pxar.didx"),
         ("root.mpxar", "root.mpxar.didx"),
@@ -314,7 +314,7 @@ fn short_archive_names_mean_what_the_stock_clients_mean() {
 }
 
 #[test]
-fn auth_ids_have_a_user_a_realm_and_maybe_a_token() {
+fn auth_ids_have_a_user_a_realm_and_an_optional_token() {
     let token: AuthId = parse("jo!e@x@pbs!nightly.1");
     assert_eq!((token.user(), token.token()), ("jo!e@x@pbs", Some("nightly.1")));
     assert_eq!(AuthId::root(), parse("root@pam"));
@@ -329,7 +329,7 @@ fn auth_ids_have_a_user_a_realm_and_maybe_a_token() {
 }
 
 #[test]
-fn a_user_may_use_what_its_tokens_own_and_nobody_else_may() {
+fn only_the_user_itself_may_use_groups_owned_by_its_tokens() {
     let [user, token, other, stranger] =
         ["joe@pbs", "joe@pbs!a", "joe@pbs!b", "ann@pbs"].map(parse::<AuthId>);
     assert!(user.may_access(&user) && token.may_access(&token) && user.may_access(&token));
@@ -365,7 +365,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_panics_and_none_is_changed_silently(any in ".*", near in "(ns/|host/|vm/|[a-c.]{0,3}/|[0-9TZ:-]|@|!|\\.blob){0,8}") {
+    fn no_text_makes_a_name_parser_panic_or_change_it(any in ".*", near in "(ns/|host/|vm/|[a-c.]{0,3}/|[0-9TZ:-]|@|!|\\.blob){0,8}") {
         for text in [any, near] {
             lossless::<ArchiveName>(&text);
             lossless::<AuthId>(&text);

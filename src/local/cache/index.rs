@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_is_given_up_last() {
+    fn entries_that_were_read_are_evicted_last() {
         let mut index = Index::new(1000);
         (1..=5).for_each(|number| index.insert(digest(number), 100));
         index.promote(digest(2));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn at_most_four_fifths_are_protected_and_the_oldest_falls_back() {
+    fn at_most_four_fifths_are_protected_and_the_oldest_is_demoted() {
         let mut index = Index::new(500);
         (1..=5).for_each(|number| index.insert(digest(number), 100));
         (1..=5).for_each(|number| index.promote(digest(number)));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_off_comes_last() {
+    fn a_deferred_entry_is_evicted_last() {
         let mut index = Index::new(1000);
         (1..=3).for_each(|number| index.insert(digest(number), 100));
         index.put_off(&digest(1));

@@ -52,7 +52,7 @@ fn assert_accounted(cache: &ChunkCache) {
 }
 
 #[test]
-fn what_was_put_in_comes_out_until_it_is_removed() {
+fn an_inserted_chunk_is_returned_until_it_is_removed() {
     let (_scratch, cache) = scratch(1 << 20);
     for (number, length) in [(0, 0), (1, 1), (2, 4080), (3, 4081), (4, 100_000)] {
         assert_eq!(cache.get(&digest(number)), None);
@@ -82,7 +82,7 @@ fn an_entry_is_the_stored_bytes_and_a_trailer() {
 }
 
 #[test]
-fn an_entry_may_have_an_eighth_and_any_chunk_fits_into_64_mib() {
+fn an_entry_takes_at_most_an_eighth_and_any_chunk_fits_into_64_mib() {
     let (_scratch, cache) = scratch(8 * 8192);
     cache.insert(&digest(1), &[0; 8192 - 15]);
     cache.insert(&digest(2), &[0; 8192 - 16]);
@@ -100,7 +100,7 @@ fn an_entry_may_have_an_eighth_and_any_chunk_fits_into_64_mib() {
 
 /// Proves H59.
 #[test]
-fn readers_are_not_disturbed_by_the_evictor() {
+fn readers_are_unaffected_by_eviction() {
     let (_scratch, cache) = scratch(64 << 20);
     let (name, bytes) = (digest(1), stored(1, 200_000));
     let done = AtomicBool::new(false);
@@ -131,7 +131,7 @@ fn readers_are_not_disturbed_by_the_evictor() {
 
 /// Proves H60.
 #[test]
-fn with_room_for_one_entry_every_read_is_right_or_a_miss() {
+fn with_room_for_one_entry_every_read_is_correct_or_a_miss() {
     let (_scratch, mut cache) = scratch(4096);
     cache.entry_most = 4096;
     let cache = &cache;
@@ -159,7 +159,7 @@ fn with_room_for_one_entry_every_read_is_right_or_a_miss() {
 
 /// Proves H60.
 #[test]
-fn one_entry_against_a_plain_model() {
+fn random_operations_on_one_entry_match_a_model() {
     let (_scratch, mut cache) = scratch(4096);
     cache.entry_most = 4096;
     let mut model = None;
@@ -187,7 +187,7 @@ fn one_entry_against_a_plain_model() {
 
 /// Proves H61.
 #[test]
-fn a_cache_that_is_opened_again_is_as_it_was() {
+fn a_reopened_cache_has_the_same_entries() {
     let (_scratch, mut cache) = scratch(1 << 20);
     for round in 0..10 {
         (0..200).for_each(|number| cache.insert(&digest(round * 50 + number), &stored(number, 8000)));
@@ -204,7 +204,7 @@ fn a_cache_that_is_opened_again_is_as_it_was() {
 
 /// Proves H61.
 #[test]
-fn the_order_is_that_of_the_last_hits() {
+fn entries_are_ordered_by_their_last_hit() {
     let (_scratch, cache) = scratch(1 << 20);
     for number in 0..128 {
         cache.insert(&digest(number), &stored(number, 8000));
@@ -220,7 +220,7 @@ fn the_order_is_that_of_the_last_hits() {
 
 /// Proves H61.
 #[test]
-fn a_smaller_budget_is_kept_from_the_start_and_foreign_files_stay() {
+fn a_smaller_budget_applies_on_opening_and_foreign_files_stay() {
     let (_scratch, cache) = scratch(1 << 20);
     (0..100).for_each(|number| cache.insert(&digest(number), &stored(number, 8000)));
     cache.insert(&digest(100), &stored(100, 80_000));
@@ -263,7 +263,7 @@ fn mixed_sizes_fill_the_budget_and_no_more() {
 
 /// Proves H62.
 #[test]
-fn a_thread_that_writes_counts_before_it_is_done() {
+fn an_entry_being_written_counts_against_the_budget() {
     let (_scratch, cache) = scratch(1 << 20);
     let cache = &cache;
     std::thread::scope(|scope| {
@@ -281,7 +281,7 @@ fn a_thread_that_writes_counts_before_it_is_done() {
 
 /// Proves H63.
 #[test]
-fn a_disk_that_fails_makes_misses_and_a_pause() {
+fn a_failing_disk_causes_misses_and_a_pause() {
     let (scratch, cache) = scratch(1 << 20);
     cache.insert(&digest(1), b"one");
     let directory = cache.subdirectory(&digest(1));
@@ -310,7 +310,7 @@ fn a_disk_that_fails_makes_misses_and_a_pause() {
 
 /// Proves H63.
 #[test]
-fn pauses_double_while_errors_go_on() {
+fn pauses_double_while_errors_continue() {
     let (_scratch, cache) = scratch(1 << 20);
     fs::remove_dir_all(&cache.directory).unwrap();
     fs::write(&cache.directory, b"in the way").unwrap();
@@ -333,7 +333,7 @@ fn pauses_double_while_errors_go_on() {
 
 /// Proves H63.
 #[test]
-fn a_full_disk_gives_an_eighth_back() {
+fn a_full_disk_frees_an_eighth_of_the_cache() {
     let (_scratch, cache) = scratch(1 << 20);
     (0..128).for_each(|number| cache.insert(&digest(number), &stored(number, 8000)));
     assert!(cache.reserve(8192));
@@ -345,7 +345,7 @@ fn a_full_disk_gives_an_eighth_back() {
 
 /// Proves H64.
 #[test]
-fn so_many_bytes_are_given_back() {
+fn the_requested_bytes_are_freed() {
     let (_scratch, cache) = scratch(1 << 20);
     (0..20).for_each(|number| cache.insert(&digest(number), &stored(number, 8000)));
     cache.get(&digest(0));
@@ -362,7 +362,7 @@ fn so_many_bytes_are_given_back() {
 
 /// Proves H66.
 #[test]
-fn an_entry_that_is_damaged_is_a_miss_and_gone() {
+fn a_damaged_entry_is_a_miss_and_is_removed() {
     type Damage = fn(&Path);
     let damages: [Damage; 6] = [
         |path| {
@@ -417,7 +417,7 @@ fn a_directory_in_place_of_an_entry_is_a_miss() {
 
 /// Proves H67.
 #[test]
-fn a_file_that_ends_at_any_offset_is_noticed() {
+fn a_file_truncated_at_any_offset_is_detected() {
     let (_scratch, cache) = scratch(1 << 20);
     for length in 0..50 + 16 {
         cache.insert(&digest(1), &stored(1, 50));
@@ -432,7 +432,7 @@ fn a_file_that_ends_at_any_offset_is_noticed() {
 
 /// Proves H73.
 #[test]
-fn what_is_in_use_survives_a_scan_of_ten_times_the_budget() {
+fn entries_in_use_survive_a_scan_of_ten_times_the_budget() {
     let (_scratch, cache) = scratch(4 << 20);
     for number in 0..300 {
         cache.insert(&digest(number), &stored(number, 8000));
@@ -448,7 +448,7 @@ fn what_is_in_use_survives_a_scan_of_ten_times_the_budget() {
 
 /// Proves H74.
 #[test]
-fn the_directory_may_be_removed_at_any_time() {
+fn the_cache_directory_can_be_removed_at_any_time() {
     let (_scratch, cache) = scratch(1 << 20);
     for round in 0..3 {
         (0..100).for_each(|number| cache.insert(&digest(number), &stored(number, 8000)));
@@ -466,7 +466,7 @@ fn the_directory_may_be_removed_at_any_time() {
 
 /// Proves H74.
 #[test]
-fn the_directory_may_be_removed_while_threads_are_at_work() {
+fn the_cache_directory_can_be_removed_while_threads_use_it() {
     let (_scratch, cache) = scratch(256 << 10);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -15,7 +15,7 @@ fn bytes_in(directory: &Path) -> u64 {
 }
 
 #[test]
-fn records_are_those_of_a_map() {
+fn random_presence_records_match_a_map() {
     let directory = tempfile::tempdir().unwrap();
     let mut model = HashMap::new();
     let mut store = opened(directory.path(), 37);
@@ -65,7 +65,7 @@ fn a_chunk_takes_at_most_64_bytes_at_rest_and_160_at_any_time() {
 }
 
 #[test]
-fn what_a_crash_leaves_of_the_log_is_cut_off() {
+fn a_torn_end_of_the_log_is_truncated() {
     let directory = tempfile::tempdir().unwrap();
     let store = opened(directory.path(), 100);
     for number in 0..5 {
@@ -91,7 +91,7 @@ fn what_a_crash_leaves_of_the_log_is_cut_off() {
 }
 
 #[test]
-fn no_damage_brings_back_what_was_forgotten() {
+fn no_damage_restores_a_removed_record() {
     let directory = tempfile::tempdir().unwrap();
     let store = opened(directory.path(), 8);
     for number in 0..64 {
@@ -131,7 +131,7 @@ fn no_damage_brings_back_what_was_forgotten() {
 }
 
 #[test]
-fn records_count_under_their_own_stamp_only() {
+fn records_are_valid_only_under_their_own_stamp() {
     let directory = tempfile::tempdir().unwrap();
     let open = |valid, stamp| PresenceStore::open_merging_at(directory.path(), valid, stamp, 4).unwrap();
     for number in 0..6 {

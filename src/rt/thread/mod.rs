@@ -404,7 +404,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sleep_that_is_dropped_leaves_nothing() {
+    fn a_dropped_sleep_leaves_no_timer() {
         let runtime = ThreadRuntime::new();
         for _ in 0..100 {
             assert!(runtime.sleep(Duration::from_hours(1)).now_or_never().is_none());
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_woken_may_go_on_at_once() {
+    fn a_woken_sleeper_can_continue_immediately() {
         let runtime = Arc::new(ThreadRuntime::new());
         let sleeper = Arc::clone(&runtime);
         Eager::run(Box::pin(async move {
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_that_no_thread_will_run_are_dropped() {
+    fn jobs_without_a_thread_are_dropped() {
         let runtime = ThreadRuntime::new();
         let (sender, receiver) = oneshot::channel::<()>();
         {
@@ -488,7 +488,7 @@ mod tests {
 
     /// Proves H145.
     #[test]
-    fn a_name_with_two_addresses_is_reached_by_the_one_that_answers() {
+    fn a_name_with_two_addresses_is_reached_through_the_answering_one() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         // In most systems the name resolves to ::1 too, where nothing listens.

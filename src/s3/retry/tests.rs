@@ -67,7 +67,7 @@ fn each_status_and_code_has_its_verdict() {
 
 /// Proves H133.
 #[test]
-fn an_error_that_is_no_document_is_judged_by_its_status() {
+fn an_error_without_a_document_is_classified_by_its_status() {
     let page = response(503, &[("x-amz-request-id", "7")], "<html><body>Service Unavailable</body></html>");
     assert_eq!(judged(&page), Verdict::Later { throttled: true, wanted: None });
     let (refusal, _) = refusal(&page);
@@ -184,7 +184,7 @@ fn errors_of_every_provider_are_understood() {
 }
 
 #[test]
-fn what_can_be_mended_says_how() {
+fn correctable_errors_carry_their_correction() {
     let date = response(
         403,
         &[("date", "Thu, 01 Jan 1970 00:00:07 GMT")],
@@ -247,7 +247,7 @@ fn pauses_grow_and_are_random() {
 
 /// Proves H134.
 #[test]
-fn the_budget_is_used_up_and_refilled() {
+fn the_retry_budget_is_used_up_and_refilled() {
     let budget = Budget::default();
     assert_eq!((0..1000).filter(|_| budget.take()).count(), 100);
     (0..9).for_each(|_| budget.answered());

@@ -350,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dirty_map_knows_what_it_overlaps() {
+    fn a_dirty_map_finds_overlapping_extents() {
         let map: DirtyMap = [10..20, 15..30, 30..31, 50..50, 40..45].into_iter().collect();
         assert_eq!(map.ranges, [10..31, 40..45]);
         for (range, dirty) in [

@@ -182,14 +182,14 @@ async fn directory(scratch: PathBuf, runtime: Arc<dyn Runtime>, number: u64) -> 
 
 /// Proves H8.
 #[test]
-fn without_the_registry_a_mark_would_miss_what_moves() {
+fn without_the_registry_a_mark_misses_a_moving_index() {
     let (tried, missed) = orders(Hearing::Nobody, (1, 2), memory);
     assert!(tried > 200 && missed > 10, "{missed} of {tried}");
 }
 
 /// Proves H8.
 #[test]
-fn a_mark_in_this_process_misses_nothing_that_moves() {
+fn a_mark_in_this_process_finds_every_moving_index() {
     for hops in [(1, 2), (2, 3)] {
         let (tried, missed) = orders(Hearing::Registry, hops, memory);
         assert!(tried > 200 && missed == 0, "{missed} of {tried}");
@@ -198,7 +198,7 @@ fn a_mark_in_this_process_misses_nothing_that_moves() {
 
 /// Proves H8.
 #[test]
-fn a_mark_in_another_process_misses_nothing_that_moves() {
+fn a_mark_in_another_process_finds_every_moving_index() {
     let scratch = tempfile::tempdir().unwrap();
     for hops in [(1, 4), (2, 7)] {
         let place = |runtime, number| directory(scratch.path().join(hops.0.to_string()), runtime, number);
@@ -209,7 +209,7 @@ fn a_mark_in_another_process_misses_nothing_that_moves() {
 
 /// Proves H8.
 #[test]
-fn what_was_announced_and_not_done_is_no_harm() {
+fn a_recorded_move_that_was_not_made_has_no_effect() {
     let sim = SimRuntime::new(2 << 20);
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
     sim.block_on(async {

@@ -38,7 +38,7 @@ fn a_page_of_a_listing_is_read() {
 
 /// Proves H108.
 #[test]
-fn what_is_not_needed_may_be_missing() {
+fn optional_elements_may_be_missing() {
     let least = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
     let last = Listing { truncated: Some(false), ..Listing::default() };
     assert_eq!(parse_listing(least.as_bytes()), Ok(last));
@@ -58,7 +58,7 @@ fn what_is_not_needed_may_be_missing() {
 
 /// Proves H12.
 #[test]
-fn a_page_that_is_cut_is_none() {
+fn a_truncated_page_is_refused() {
     assert_eq!(parse_listing(b"<ListBucketResult></ListBucketResult>"), Ok(Listing::default()));
     let cut =
         "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a</Key><Size>1</Size></Contents>";
@@ -69,7 +69,7 @@ fn a_page_that_is_cut_is_none() {
 
 /// Proves H107.
 #[test]
-fn an_error_in_a_successful_answer_is_an_error() {
+fn an_error_document_in_a_success_response_is_an_error() {
     let text = format!(
         "   \n{DECLARATION}\n<Error><Code>SlowDown</Code><Message>Reduce</Message><RequestId>7</RequestId></Error>"
     );
@@ -86,7 +86,7 @@ fn an_error_in_a_successful_answer_is_an_error() {
 }
 
 #[test]
-fn errors_name_where_to_go_instead() {
+fn redirect_errors_name_the_endpoint() {
     let text = "<Error><Code>PermanentRedirect</Code><Endpoint>b.s3.eu-west-1.amazonaws.com</Endpoint><Region>eu-west-1</Region></Error>";
     let error = parse_error(text.as_bytes()).unwrap();
     assert_eq!(error.endpoint.as_deref(), Some("b.s3.eu-west-1.amazonaws.com"));
@@ -99,7 +99,7 @@ fn errors_name_where_to_go_instead() {
 }
 
 #[test]
-fn deletions_are_told_one_by_one() {
+fn a_batch_delete_result_lists_each_key() {
     let text = "<DeleteResult><Deleted><Key>a</Key></Deleted><Error><Key>b</Key><Code>AccessDenied</Code>\
                 <Message>no</Message></Error></DeleteResult>";
     let result = parse_deleted(text.as_bytes()).unwrap();
@@ -139,7 +139,7 @@ fn settings_of_a_bucket_are_read() {
 }
 
 #[test]
-fn what_is_sent_is_written_to_the_letter() {
+fn request_documents_have_exactly_these_bytes() {
     assert_eq!(
         write_delete(["a&<b>", "\"c\" "]).unwrap(),
         "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>\
@@ -158,7 +158,7 @@ fn what_is_sent_is_written_to_the_letter() {
 
 /// Proves H117.
 #[test]
-fn documents_from_anybody_do_no_harm() {
+fn hostile_documents_cause_no_panic() {
     let bomb = "<!DOCTYPE x [<!ENTITY a \"aaaa\"><!ENTITY b \"&a;&a;\">]><Error><Code>&b;</Code></Error>";
     assert_eq!(parse_copied(bomb.as_bytes()), Err(XmlError::DocumentType));
     assert_eq!(parse_copied(b"<Error><Code>&unknown;</Code></Error>"), Err(XmlError::Malformed));
@@ -183,13 +183,13 @@ proptest! {
     }
 
     #[test]
-    fn anything_like_xml_is_read_or_refused(text in "(<|>|/|a|&|;|!|\\[|\\]|CDATA|-|\\?|#|x|4|1|\"| |=){0,60}") {
+    fn any_xml_like_text_is_read_or_refused(text in "(<|>|/|a|&|;|!|\\[|\\]|CDATA|-|\\?|#|x|4|1|\"| |=){0,60}") {
         let _ = (parse_listing(text.as_bytes()), parse_error(text.as_bytes()));
     }
 
     /// Proves H116.
     #[test]
-    fn any_key_that_can_be_written_is_read_back(key in "[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\u{fffe}\\u{ffff}]{1,40}") {
+    fn any_key_is_read_back_from_xml(key in "[^\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\u{fffe}\\u{ffff}]{1,40}") {
         let written = write_delete([key.as_str()]).unwrap();
         let answer = written.replace("<Object>", "<Deleted>").replace("</Object>", "</Deleted>").replace("<Delete ", "<DeleteResult ").replace("</Delete>", "</DeleteResult>");
         prop_assert_eq!(parse_deleted(answer.as_bytes()).unwrap().deleted, [key]);
@@ -213,7 +213,7 @@ proptest! {
 
 /// Proves H12.
 #[test]
-fn a_page_whose_flag_cannot_be_read_is_none() {
+fn a_page_with_an_unreadable_flag_is_refused() {
     for flag in ["1", "yes", "True!", "tru"] {
         let text = format!("<ListBucketResult><IsTruncated>{flag}</IsTruncated></ListBucketResult>");
         let wrong = XmlError::Missing("word on whether it is the last page");
@@ -223,7 +223,7 @@ fn a_page_whose_flag_cannot_be_read_is_none() {
 
 /// Proves H12.
 #[test]
-fn a_token_is_kept_to_the_letter() {
+fn a_continuation_token_is_kept_unchanged() {
     // Some servers name the last key, and blanks belong to a key.
     let text = "<ListBucketResult><IsTruncated>true</IsTruncated><EncodingType>url</EncodingType>\
                 <NextContinuationToken> a%20b+c </NextContinuationToken></ListBucketResult>";
@@ -232,7 +232,7 @@ fn a_token_is_kept_to_the_letter() {
 
 /// Proves H117.
 #[test]
-fn an_object_without_a_name_is_none() {
+fn an_object_without_a_key_is_refused() {
     for key in ["<Key/>", "<Key></Key>", "<Key>a<b/></Key>", ""] {
         let text = format!(
             "<ListBucketResult><IsTruncated>false</IsTruncated><Contents>{key}<Size>1</Size></Contents></ListBucketResult>"
@@ -243,7 +243,7 @@ fn an_object_without_a_name_is_none() {
 
 /// Proves H117.
 #[test]
-fn many_small_elements_do_not_become_much_memory() {
+fn many_small_elements_take_little_memory() {
     let text = format!("<ListBucketResult>{}</ListBucketResult>", "<a/>".repeat(1 << 20));
     assert!(text.len() < LARGE_LIMIT);
     assert_eq!(parse_listing(text.as_bytes()), Err(XmlError::TooLarge));
@@ -262,7 +262,7 @@ fn the_limit_of_depth_is_the_same_for_empty_elements() {
 
 /// Proves H31.
 #[test]
-fn a_rule_counts_unless_it_is_certainly_off_or_elsewhere() {
+fn a_lifecycle_rule_counts_unless_it_is_disabled_or_elsewhere() {
     let text = "<LifecycleConfiguration><Rule><Prefix> a</Prefix><Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>";
     let rules = parse_lifecycle(text.as_bytes()).unwrap();
     assert_eq!((rules[0].enabled, rules[0].prefix.as_str()), (true, " a"));
@@ -270,7 +270,7 @@ fn a_rule_counts_unless_it_is_certainly_off_or_elsewhere() {
 
 /// Proves H111.
 #[test]
-fn a_page_that_only_claims_to_be_encoded_is_refused_where_that_shows() {
+fn a_page_falsely_declared_as_encoded_is_refused() {
     for key in ["100%", "a%2", "a%zz", "%ff"] {
         let text = format!(
             "<ListBucketResult><IsTruncated>false</IsTruncated><EncodingType>url</EncodingType>\
@@ -288,7 +288,7 @@ fn a_page_that_only_claims_to_be_encoded_is_refused_where_that_shows() {
 ///
 /// The same two keys, in pages of different servers: AWS, Ceph, Swift, Garage, R2.
 #[test]
-fn pages_of_many_servers_say_the_same() {
+fn pages_of_many_servers_are_read_alike() {
     let aws = r#"<?xml version="1.0" encoding="UTF-8"?>
 <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix>s/</Prefix><KeyCount>2</KeyCount><MaxKeys>1000</MaxKeys><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated><Contents><Key>s/a+b</Key><LastModified>2009-10-12T17:50:30.000Z</LastModified><ETag>&quot;70ee1738b6b21e2c8a43f3a5ab0eee71&quot;</ETag><ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType><Size>11</Size><StorageClass>STANDARD</StorageClass></Contents><Contents><Key>s/c</Key><LastModified>2009-10-12T17:50:30.000Z</LastModified><ETag>&quot;x&quot;</ETag><Size>0</Size><StorageClass>GLACIER</StorageClass><RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress></RestoreStatus></Contents></ListBucketResult>"#;
     let ceph = r#"<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix>s%2F</Prefix><MaxKeys>1000</MaxKeys><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated><Contents><Key>s%2Fa%20b</Key><LastModified>2009-10-12T17:50:30.000Z</LastModified><ETag>&quot;70ee&quot;</ETag><Size>11</Size><StorageClass>STANDARD</StorageClass><Owner><ID>u</ID><DisplayName>U</DisplayName></Owner><Type>Normal</Type></Contents><Contents><Key>s%2Fc</Key><LastModified>2009-10-12T17:50:30.000Z</LastModified><ETag>&quot;x&quot;</ETag><Size>0</Size></Contents><KeyCount>2</KeyCount></ListBucketResult>"#;
@@ -335,7 +335,7 @@ fn regions_of_buckets_are_read() {
 }
 
 #[test]
-fn errors_say_what_they_are_about() {
+fn errors_name_their_subject() {
     let aws = "<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message><Resource>/b/k</Resource>\
                <RequestId>4442587FB7D0A2F9</RequestId><HostId>hg==</HostId></Error>";
     let error = parse_error(aws.as_bytes()).unwrap();
@@ -346,7 +346,7 @@ fn errors_say_what_they_are_about() {
 }
 
 #[test]
-fn uploads_that_are_left_open_are_aborted_after_some_days() {
+fn lifecycle_rules_for_incomplete_uploads_are_read() {
     let rule = |abort: &str| {
         let text = format!(
             "<LifecycleConfiguration><Rule><ID>x</ID><Filter/>{abort}</Rule></LifecycleConfiguration>"

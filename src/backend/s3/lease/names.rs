@@ -308,14 +308,14 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_too_many_are_any_names() {
+    fn too_many_names_become_any_name() {
         let few: BTreeSet<_> = (0..100).map(|number| format!("host/{number}/owner")).collect();
         assert_eq!(listed(few.clone()), Some(few));
         assert_eq!(listed((0..2000).map(|number| format!("host/{number}/owner")).collect()), None);
     }
 
     #[test]
-    fn doubts_that_are_together_too_many_are_any_doubts() {
+    fn too_many_names_of_two_holders_become_any_name() {
         let many =
             |of: &str| -> Names { Some((0..400).map(|number| format!("{of}/{number}/owner")).collect()) };
         assert!(listed(many("host-of-one-name").unwrap()).is_some());
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_of_an_earlier_version_leaves_every_name_in_doubt_that_is_there_by_now() {
+    fn a_lease_of_an_earlier_version_leaves_every_existing_name_in_doubt() {
         let old = r#"{"beat":0,"doubtful_until":10,"epoch":9,"held":false,"holder":{"host":"h","instance":"i","nonce":"n"}}"#;
         let mut record: Record = Record::parse(old.as_bytes()).unwrap();
         let owner = Key::Owner("host/a".parse().unwrap());
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn doubts_of_two_holders_add_up_until_both_are_over() {
+    fn names_in_doubt_of_two_holders_are_merged_until_both_end() {
         let none = Doubt { before: None, names: names(&[]), until: None };
         let both = none.and(names(&["a"]), 10, 5).and(names(&["b"]), 8, 6);
         assert_eq!((&both.names, both.until, both.before), (&names(&["a", "b"]), Some(10), None));

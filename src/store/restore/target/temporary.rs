@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_way_of_renaming_replaces_anything() {
+    fn no_rename_method_replaces_a_target() {
         let directory = tempfile::tempdir().unwrap();
         let (from, to) = (directory.path().join("from"), directory.path().join("to"));
         for rename in [rename_new, link_and_remove, claim_and_replace] {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_temporary_name_fits_where_its_name_does_and_is_text_if_that_is() {
+    fn a_temporary_name_is_no_longer_than_its_target_and_valid_text() {
         assert_eq!(
             temporary_name(b"disk.img", [1, 0, 0, 0, 0, 0, 0, 0]),
             "disk.img.restoring-0000000000000001"
