@@ -114,3 +114,8 @@ mod wire;
 pub use error::{Error, ErrorKind, Result};
 pub use observer::Observer;
 pub use store::Datastore;
+
+// Compiles the code in README.md.
+#[cfg(all(doctest, feature = "s3"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
