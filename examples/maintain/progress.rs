@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use larder::Observer;
-use larder::format::name::SnapshotName;
 use larder::gc::GcEvent;
-use larder::prune::{Outcome, PruneObserver};
+use larder::prune::PruneEvent;
 use larder::sync::{SyncEvent, SyncObserver};
 use larder::verify;
 
@@ -79,11 +78,11 @@ impl verify::Observer for Bar {
     }
 }
 
-impl PruneObserver for Bar {
-    fn on_outcome(&self, snapshot: &SnapshotName, _: &Outcome, done: u64, total: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_length(total);
-            bar.set_position(done);
+impl Observer<PruneEvent> for Bar {
+    fn on_event(&self, event: &PruneEvent) {
+        if let (Some(bar), PruneEvent::SnapshotFinished { done, snapshot, total, .. }) = (&self.bar, event) {
+            bar.set_length(*total);
+            bar.set_position(*done);
             bar.set_message(snapshot.to_string());
         }
     }

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
 use larder::error::Error;
 use larder::format::name::BackupTime;
-use larder::prune::{self, GroupOutcome, Outcome as Became, PruneOptions, PrunePlan, PruneReport, Stop};
+use larder::prune::{
+    self, PruneGroupOutcome, PruneOptions, PruneOutcome, PrunePlan, PruneReport, PruneSnapshot, PruneStop,
+};
 use larder::retention::{Decision, RetentionRules};
 use larder::store::{Scope, SnapshotState};
 use serde_json::json;
@@ -83,6 +85,7 @@ impl Command for Prune {
             };
             let options = PruneOptions::default().rules(self.rules).utc_offset(offset);
             let Some(scope) = &self.scope else { return Ok(()) };
+            let options = options.observer(at.bar.clone()).abort(signals::flag());
             carry_out(prune::plan(at.store, scope, options).await?, at, output).await
         }
         .boxed()
@@ -112,7 +115,8 @@ impl Command for Forget {
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {
         async move {
             let Some(scope) = &self.scope else { return Ok(()) };
-            let plan = prune::plan_deletion(at.store, scope).await?;
+            let options = PruneOptions::default().observer(at.bar.clone()).abort(signals::flag());
+            let plan = prune::plan_deletion(at.store, scope, options).await?;
             let protected = plan.counts().protected;
             carry_out(plan, at, output).await?;
             if protected > 0 && !at.asked.dry_run {
@@ -124,7 +128,7 @@ impl Command for Forget {
     }
 }
 
-async fn carry_out(plan: PrunePlan, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
+async fn carry_out(mut plan: PrunePlan, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
     let counts = plan.counts();
     let plan_json = json!({
         "keep": counts.keep,
@@ -140,7 +144,7 @@ async fn carry_out(plan: PrunePlan, at: &Place<'_>, output: &mut Output) -> Outc
     }
     let total = plan.groups().iter().map(|group| group.snapshots.len() as u64).sum();
     at.bar.begin("removing", Some(total));
-    let report = plan.observer(at.bar.clone()).abort(signals::flag()).execute().await?;
+    let report = plan.execute().await?;
     at.bar.end();
     tell_report(&report, output);
     Ok(())
@@ -162,8 +166,9 @@ fn tell_plan(plan: &PrunePlan, output: &mut Output) {
         listed.push(about(&snapshot.name, "outcome", said));
     }
     output.set("snapshots", listed);
+    let namespaces = plan.namespaces().iter().map(|one| &one.namespace);
     let namespaces: Vec<_> =
-        plan.namespaces().iter().filter(|namespace| !namespace.is_root()).map(ToString::to_string).collect();
+        namespaces.filter(|namespace| !namespace.is_root()).map(ToString::to_string).collect();
     for namespace in &namespaces {
         output.say(format!("namespace {namespace}: would go if nothing is left in it"));
     }
@@ -176,19 +181,19 @@ fn tell_plan(plan: &PrunePlan, output: &mut Output) {
 fn tell_report(report: &PruneReport, output: &mut Output) {
     let (mut listed, mut kept_count) = (Vec::new(), 0);
     for snapshot in report.groups.iter().flat_map(|group| &group.snapshots) {
-        let said = became(&snapshot.outcome);
+        let said = became(snapshot);
         output.say(format!("{}: {said}", snapshot.name));
-        kept_count += u64::from(matches!(snapshot.outcome, Became::Kept(_) | Became::Protected));
+        kept_count += u64::from(matches!(snapshot.outcome, PruneOutcome::Kept | PruneOutcome::Protected));
         listed.push(about(&snapshot.name, "outcome", &said));
     }
     output.set("snapshots", listed);
     let mut gone = Vec::new();
-    let mut of_groups = |name: String, outcome: &GroupOutcome| match outcome {
-        GroupOutcome::Removed => {
+    let mut of_groups = |name: String, outcome: &PruneGroupOutcome| match outcome {
+        PruneGroupOutcome::Removed => {
             output.say(format!("{name}: gone"));
             gone.push(name);
         }
-        GroupOutcome::Failed(error) => {
+        PruneGroupOutcome::Failed(error) => {
             output.say(format!("{name}: {}", cli::told(error)));
             output.trouble(format!("{name} could not be removed"));
         }
@@ -210,7 +215,7 @@ fn tell_report(report: &PruneReport, output: &mut Output) {
     }
     match &report.stopped {
         None => {}
-        Some(Stop::Lost(error)) => output.trouble(cli::told(error)),
+        Some(PruneStop::Lost(error)) => output.trouble(cli::told(error)),
         Some(_) => output.trouble("it ended early"),
     }
 }
@@ -223,17 +228,17 @@ fn kept(decision: Decision) -> &'static str {
     }
 }
 
-fn became(outcome: &Became) -> String {
+fn became(snapshot: &PruneSnapshot) -> String {
     let with = |what: &str, error: &Error| format!("{what}: {}", cli::told(error));
-    match outcome {
-        Became::Busy(error) => with("stays, it is in use", error),
-        Became::Changed => "stays, it changed meanwhile".to_owned(),
-        Became::Failed(error) => with("could not be removed", error),
-        Became::Gone => "was gone already".to_owned(),
-        Became::Kept(decision) => kept(*decision).to_owned(),
-        Became::NotReached => "not come to".to_owned(),
-        Became::Protected => "stays, it is protected".to_owned(),
-        Became::Removed => "removed".to_owned(),
+    match &snapshot.outcome {
+        PruneOutcome::Busy(error) => with("stays, it is in use", error),
+        PruneOutcome::Changed => "stays, it changed meanwhile".to_owned(),
+        PruneOutcome::Failed(error) => with("could not be removed", error),
+        PruneOutcome::Gone => "was gone already".to_owned(),
+        PruneOutcome::Kept => kept(snapshot.decision).to_owned(),
+        PruneOutcome::NotReached => "not come to".to_owned(),
+        PruneOutcome::Protected => "stays, it is protected".to_owned(),
+        PruneOutcome::Removed => "removed".to_owned(),
         _ => "something else became of it".to_owned(),
     }
 }

@@ -9,17 +9,27 @@
 //!
 //! | found then | outcome |
 //! |---|---|
-//! | it is locked: being read, written or moved, or the base of a running backup | stays, [`Outcome::Busy`] |
-//! | it is protected now | stays, [`Outcome::Protected`] |
-//! | it was unfinished, and is finished or has grown now | stays, [`Outcome::Changed`] |
-//! | it is unfinished, and its writer is not certainly dead | stays, [`Outcome::Busy`] |
-//! | with rules: they would keep it now, because other snapshots changed | stays, [`Outcome::Changed`] |
-//! | without rules: its manifest changed | stays, [`Outcome::Changed`] |
-//! | it is gone | [`Outcome::Gone`] |
-//! | anything else | [`Outcome::Removed`] |
+//! | it is locked: being read, written or moved, or the base of a running backup | stays, [`PruneOutcome::Busy`] |
+//! | it is protected now | stays, [`PruneOutcome::Protected`] |
+//! | it was unfinished, and is finished or has grown now | stays, [`PruneOutcome::Changed`] |
+//! | it is unfinished, and its writer is not certainly dead | stays, [`PruneOutcome::Busy`] |
+//! | with rules: they would keep it now, because other snapshots changed | stays, [`PruneOutcome::Changed`] |
+//! | without rules: its manifest changed | stays, [`PruneOutcome::Changed`] |
+//! | it is gone | [`PruneOutcome::Gone`] |
+//! | anything else | [`PruneOutcome::Removed`] |
 //!
 //! Snapshots are removed one by one, the oldest first, each manifest first (H42). An interruption leaves an unfinished
 //! snapshot: the same plan, or a new one, continues from there. Chunks stay until garbage collection.
+//!
+//! # Repeated executions
+//! The plan keeps the outcome of each snapshot, group and namespace. An execution that was aborted, failed or dropped can be repeated:
+//!
+//! ```text
+//! snapshot   NotReached ──▶ Removed, Gone, Kept, Protected          final
+//!                 └───────▶ Busy, Changed, Failed ──▶ tried again, with the same checks
+//! group, namespace   anything but Removed ──▶ tried again after its snapshots
+//! ```
+//! A group that this plan removed is not looked at again: a group of that name is a new one (H56).
 //!
 //! # Example
 //! ```
@@ -39,7 +49,7 @@
 //! #     store.backup(&group).begin().await?.finish().await?;
 //! # }
 //! let options = PruneOptions::default().rules(RetentionRules::new().keep_last(2));
-//! let plan = prune::plan(&store, &Scope::Group(group), options).await?;
+//! let mut plan = prune::plan(&store, &Scope::Group(group), options).await?;
 //! assert_eq!((plan.counts().keep, plan.counts().remove), (2, 1));
 //! let report = plan.execute().await?;
 //! assert_eq!(report.removed(), 1);
@@ -48,10 +58,13 @@
 //! ```
 
 mod execute;
+mod options;
 mod plan;
 mod report;
 
-pub use plan::{GroupPlan, PruneCounts, PruneOptions, PrunePlan, SnapshotPlan, plan, plan_deletion};
+pub use options::PruneOptions;
+pub use plan::{PruneCounts, PrunePlan, plan, plan_deletion};
 pub use report::{
-    GroupOutcome, GroupReport, NamespaceReport, Outcome, PruneObserver, PruneReport, SnapshotReport, Stop,
+    PruneEvent, PruneGroup, PruneGroupOutcome, PruneNamespace, PruneOutcome, PruneReport, PruneSnapshot,
+    PruneStop,
 };

@@ -1,63 +1,25 @@
 //! The decisions, before anything is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Prefix;
-use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
-use crate::prune::report::PruneObserver;
-use crate::retention::{Decision, RetentionItem, RetentionRules, retain};
-use crate::store::{Datastore, Expected, Listed, Scope, SnapshotState};
+use crate::format::name::{GroupName, Namespace, SnapshotName};
+use crate::prune::options::PruneOptions;
+use crate::prune::report::{PruneGroup, PruneGroupOutcome, PruneNamespace, PruneOutcome, PruneSnapshot};
+use crate::retention::Decision;
+use crate::store::{Datastore, Expected, Listed, Scope};
 
-/// Number of groups listed concurrently.
+/// Number of groups listed concurrently by default.
 const LISTINGS_IN_FLIGHT: usize = 8;
 
-/// Options of [`plan`].
-#[derive(Clone, Default)]
-#[must_use]
-pub struct PruneOptions {
-    rules: RetentionRules,
-    utc_offset: Option<Arc<dyn Fn(BackupTime) -> i32 + Send + Sync>>,
-}
-
-impl PruneOptions {
-    /// Retention rules; default: none, so that everything is kept.
-    pub fn rules(mut self, rules: RetentionRules) -> Self {
-        self.rules = rules;
-        self
-    }
-
-    /// Seconds by which local time is ahead of UTC at a given time, which sets where hours, days, weeks, months and years begin;
-    /// default: 0, always.
-    pub fn utc_offset(mut self, offset: impl Fn(BackupTime) -> i32 + Send + Sync + 'static) -> Self {
-        self.utc_offset = Some(Arc::new(offset));
-        self
-    }
-
-    /// The decision about each snapshot of a group, in order.
-    pub(super) fn decide(&self, listed: &[Listed]) -> Vec<Decision> {
-        let items: Vec<_> = listed
-            .iter()
-            .map(|Listed { info, .. }| {
-                let mut item = RetentionItem::new(info.name.time());
-                item.finished = info.state == SnapshotState::Finished;
-                item.protected = info.protected;
-                item
-            })
-            .collect();
-        retain(&items, &self.rules, |time| self.utc_offset.as_ref().map_or(0, |offset| offset(time)))
-    }
-}
-
-impl fmt::Debug for PruneOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PruneOptions").field("rules", &self.rules).finish_non_exhaustive()
-    }
+/// Basis of the decisions of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Basis {
+    Deletion,
+    Rules,
 }
 
 /// A plan of what is removed and what is kept. Nothing changes before [`execute`](PrunePlan::execute).
@@ -66,37 +28,11 @@ impl fmt::Debug for PruneOptions {
 #[derive(Clone, Debug)]
 #[must_use = "nothing is removed before `execute`"]
 pub struct PrunePlan {
-    pub(super) abort: Option<Arc<AtomicBool>>,
-    pub(super) groups: Vec<GroupPlan>,
-    /// Namespaces that are removed if they are empty, inner ones first.
-    pub(super) namespaces: Vec<Namespace>,
-    pub(super) observer: Option<Arc<dyn PruneObserver>>,
-    /// `None` for a deletion.
-    pub(super) options: Option<PruneOptions>,
+    pub(super) basis: Basis,
+    pub(super) groups: Vec<PruneGroup>,
+    pub(super) namespaces: Vec<PruneNamespace>,
+    pub(super) options: PruneOptions,
     pub(super) store: Datastore,
-}
-
-/// The plan for a group.
-#[non_exhaustive]
-#[derive(Clone, Debug)]
-pub struct GroupPlan {
-    /// The group.
-    pub group: GroupName,
-    /// Its snapshots in the plan, oldest first.
-    pub snapshots: Vec<SnapshotPlan>,
-}
-
-/// The plan for a snapshot.
-#[non_exhaustive]
-#[derive(Clone, Debug)]
-pub struct SnapshotPlan {
-    /// The decision.
-    pub decision: Decision,
-    pub(super) expected: Expected,
-    /// Name of the snapshot.
-    pub name: SnapshotName,
-    /// `true` if it was finished.
-    pub state: SnapshotState,
 }
 
 /// Number of snapshots of a plan by decision.
@@ -116,9 +52,10 @@ pub struct PruneCounts {
 /// Plans a prune of groups by retention rules. Changes nothing.
 ///
 /// # Errors
-/// `InvalidInput` for [`Scope::Snapshots`], since rules decide about whole groups; `NotFound` if the group or namespace does not
-/// exist; any failure to list.
+/// `InvalidInput` for [`Scope::Snapshots`], since rules decide about whole groups, and for a concurrency of 0; `NotFound` if the group or
+/// namespace does not exist; any failure to list.
 pub async fn plan(store: &Datastore, scope: &Scope, options: PruneOptions) -> Result<PrunePlan> {
+    options.control.check("plan a prune")?;
     store.inner().catalog().look_again(Prefix::Namespace(Namespace::root())).await?;
     let root = Namespace::root();
     let groups = match scope {
@@ -147,15 +84,15 @@ pub async fn plan(store: &Datastore, scope: &Scope, options: PruneOptions) -> Re
             .collect()
     };
     let mut planned = Vec::with_capacity(groups.len());
-    let mut listings = listings(store, groups);
+    let mut listings = listings(store, groups, &options);
     while let Some((group, listed)) = listings.try_next().await? {
-        planned.push(GroupPlan { group, snapshots: decide(listed) });
+        planned.push(group_plan(group, decide(listed)));
     }
     drop(listings);
     if let Scope::Group(group) = scope {
         check_there(store, group, &planned).await?;
     }
-    Ok(new_plan(store, planned, Vec::new(), Some(options)))
+    Ok(new_plan(store, Basis::Rules, planned, Vec::new(), options))
 }
 
 /// Plans the deletion of snapshots, of a group, or of namespaces, except protected snapshots. Changes nothing.
@@ -164,8 +101,14 @@ pub async fn plan(store: &Datastore, scope: &Scope, options: PruneOptions) -> Re
 /// it; [`Scope::Tree`] and [`Scope::Store`] remove the namespaces below too. A namespace is removed when it is empty; the root stays.
 ///
 /// # Errors
-/// `NotFound` if a snapshot, group or namespace does not exist; any failure to list.
-pub async fn plan_deletion(store: &Datastore, scope: &Scope) -> Result<PrunePlan> {
+/// `InvalidInput` if the options have retention rules, since a deletion keeps nothing, or a concurrency of 0; `NotFound` if a
+/// snapshot, group or namespace does not exist; any failure to list.
+pub async fn plan_deletion(store: &Datastore, scope: &Scope, options: PruneOptions) -> Result<PrunePlan> {
+    options.control.check("plan a deletion")?;
+    if !options.rules.keep_everything() {
+        let error = Error::new(ErrorKind::InvalidInput, "plan the deletion of").on(scope);
+        return Err(error.because("a deletion has no retention rules"));
+    }
     store.inner().catalog().look_again(Prefix::Namespace(Namespace::root())).await?;
     let mut wanted: BTreeMap<GroupName, BTreeSet<SnapshotName>> = BTreeMap::new();
     let (mut groups, mut namespaces) = (Vec::new(), Vec::new());
@@ -185,27 +128,27 @@ pub async fn plan_deletion(store: &Datastore, scope: &Scope) -> Result<PrunePlan
         groups.extend(store.groups(namespace).await?);
     }
     let mut planned = Vec::with_capacity(groups.len());
-    let mut listings = listings(store, groups);
+    let mut listings = listings(store, groups, &options);
     while let Some((group, listed)) = listings.try_next().await? {
         let of_group = wanted.remove(&group);
         let snapshots = deletions(listed, of_group)?;
-        planned.push(GroupPlan { group, snapshots });
+        planned.push(group_plan(group, snapshots));
     }
     drop(listings);
     if let Scope::Group(group) = scope {
         check_there(store, group, &planned).await?;
     }
-    Ok(new_plan(store, planned, namespaces, None))
+    Ok(new_plan(store, Basis::Deletion, planned, namespaces, options))
 }
 
 impl PrunePlan {
-    /// The groups of the plan, in the order of execution.
-    pub fn groups(&self) -> &[GroupPlan] {
+    /// The groups of the plan with the outcomes so far, in the order of execution.
+    pub fn groups(&self) -> &[PruneGroup] {
         &self.groups
     }
 
     /// Namespaces that are removed if they are empty, inner ones first. None in a plan by rules.
-    pub fn namespaces(&self) -> &[Namespace] {
+    pub fn namespaces(&self) -> &[PruneNamespace] {
         &self.namespaces
     }
 
@@ -222,35 +165,24 @@ impl PrunePlan {
         }
         counts
     }
-
-    /// Aborts the execution when this flag becomes true, before the next snapshot; default: none.
-    pub fn abort(mut self, flag: Arc<AtomicBool>) -> Self {
-        self.abort = Some(flag);
-        self
-    }
-
-    /// Observer of each outcome; default: none.
-    pub fn observer(mut self, observer: Arc<dyn PruneObserver>) -> Self {
-        self.observer = Some(observer);
-        self
-    }
 }
 
 /// The snapshots of groups, in the order of the groups, several listed concurrently.
-fn listings(
-    store: &Datastore,
+fn listings<'a>(
+    store: &'a Datastore,
     groups: Vec<GroupName>,
-) -> impl futures::Stream<Item = Result<(GroupName, Vec<Listed>)>> + Unpin + '_ {
+    options: &PruneOptions,
+) -> impl futures::Stream<Item = Result<(GroupName, Vec<Listed>)>> + Unpin + use<'a> {
     let listed = stream::iter(groups).map(move |group| {
         Box::pin(async move {
             let listed = store.inner().catalog().listed_snapshots(&group).await?;
             Ok((group, listed))
         })
     });
-    listed.buffered(LISTINGS_IN_FLIGHT)
+    listed.buffered(options.control.concurrency.unwrap_or(LISTINGS_IN_FLIGHT))
 }
 
-fn deletions(listed: Vec<Listed>, mut wanted: Option<BTreeSet<SnapshotName>>) -> Result<Vec<SnapshotPlan>> {
+fn deletions(listed: Vec<Listed>, mut wanted: Option<BTreeSet<SnapshotName>>) -> Result<Vec<PruneSnapshot>> {
     let mut snapshots = Vec::new();
     for listed in listed {
         if wanted.as_mut().is_some_and(|wanted| !wanted.remove(&listed.info.name)) {
@@ -269,17 +201,26 @@ fn deletions(listed: Vec<Listed>, mut wanted: Option<BTreeSet<SnapshotName>>) ->
     }
 }
 
-fn snapshot_plan(listed: &Listed, decision: Decision, expected: Expected) -> SnapshotPlan {
-    SnapshotPlan { decision, expected, name: listed.info.name.clone(), state: listed.info.state }
+fn snapshot_plan(listed: &Listed, decision: Decision, expected: Expected) -> PruneSnapshot {
+    let (name, state) = (listed.info.name.clone(), listed.info.state);
+    PruneSnapshot { decision, expected, name, outcome: PruneOutcome::NotReached, state }
+}
+
+fn group_plan(group: GroupName, snapshots: Vec<PruneSnapshot>) -> PruneGroup {
+    PruneGroup { group, outcome: PruneGroupOutcome::NotReached, snapshots }
 }
 
 fn new_plan(
     store: &Datastore,
-    groups: Vec<GroupPlan>,
+    basis: Basis,
+    groups: Vec<PruneGroup>,
     namespaces: Vec<Namespace>,
-    options: Option<PruneOptions>,
+    options: PruneOptions,
 ) -> PrunePlan {
-    PrunePlan { abort: None, groups, namespaces, observer: None, options, store: store.clone() }
+    let outcome = PruneGroupOutcome::NotReached;
+    let namespaces =
+        namespaces.into_iter().map(|namespace| PruneNamespace { namespace, outcome: outcome.clone() });
+    PrunePlan { basis, groups, namespaces: namespaces.collect(), options, store: store.clone() }
 }
 
 async fn groups_below(store: &Datastore, namespace: &Namespace) -> Result<Vec<GroupName>> {
@@ -305,7 +246,7 @@ async fn existing<'a>(store: &Datastore, namespace: &'a Namespace) -> Result<&'a
 }
 
 /// Errors with `NotFound` if the group has neither snapshots nor an owner, which an interrupted deletion leaves.
-async fn check_there(store: &Datastore, group: &GroupName, planned: &[GroupPlan]) -> Result<()> {
+async fn check_there(store: &Datastore, group: &GroupName, planned: &[PruneGroup]) -> Result<()> {
     let has_snapshots = planned.iter().any(|planned| !planned.snapshots.is_empty());
     if has_snapshots || store.groups(group.namespace()).await?.contains(group) {
         return Ok(());

@@ -73,7 +73,7 @@ async fn first(server: &FaultServer, quota: Quota, what: First) {
         First::Prune => {
             let rules = RetentionRules::new().keep_last(1);
             let (scope, options) = (Scope::Group(group("host/b")), PruneOptions::default().rules(rules));
-            let plan = prune::plan(&process.store, &scope, options).await.unwrap();
+            let mut plan = prune::plan(&process.store, &scope, options).await.unwrap();
             assert_eq!(plan.execute().await.unwrap().removed(), 1);
         }
     }

@@ -10,7 +10,7 @@ use futures::executor::block_on;
 use larder::backend::{Backend, S3Backend};
 use larder::error::ErrorKind;
 use larder::gc::{self, GcEnd, GcOptions};
-use larder::prune;
+use larder::prune::{self, PruneOptions};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{S3Capabilities, Support};
 use larder::store::{Datastore, Options, Scope};
@@ -131,7 +131,9 @@ fn each_role_works_with_only_its_documented_permissions() {
         let store = &process.store;
         verified(store, VerifyOptions::default()).await;
         let oldest = store.snapshots(&group()).await.unwrap().remove(0).name;
-        let plan = prune::plan_deletion(store, &Scope::Snapshots(vec![oldest])).await.unwrap();
+        let mut plan = prune::plan_deletion(store, &Scope::Snapshots(vec![oldest]), PruneOptions::default())
+            .await
+            .unwrap();
         assert_eq!(plan.execute().await.unwrap().removed(), 1);
         let options = || GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100);
         let report = gc::plan(store, options()).await.unwrap().confirm().execute().await.unwrap();

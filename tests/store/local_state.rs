@@ -295,7 +295,7 @@ fn a_deletion_uses_the_uncached_backend() {
             }
         }
         let options = PruneOptions::default().rules(RetentionRules::new().keep_last(1));
-        let plan = prune::plan(&process.store, &Scope::Group(group()), options).await.unwrap();
+        let mut plan = prune::plan(&process.store, &Scope::Group(group()), options).await.unwrap();
         drop(plan.execute().await.unwrap());
         let left: Vec<_> = process.store.snapshots(&group()).await.unwrap();
         assert_eq!(left.into_iter().map(|info| info.name).collect::<Vec<_>>(), [names[0].clone()]);

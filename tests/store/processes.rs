@@ -12,7 +12,7 @@ use larder::error::{Error, ErrorKind, Result};
 use larder::format::layout::Key;
 use larder::format::name::{Namespace, SnapshotName};
 use larder::internal::record::Method;
-use larder::prune::{self, Outcome};
+use larder::prune::{self, PruneOptions, PruneOutcome};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, Options, Protection, Scope, SnapshotState};
 use larder::sync::{self, GroupOutcome, SyncOptions};
@@ -310,11 +310,11 @@ fn operations_without_new_references_run_beside_a_collector_in_another_process()
         assert!(!store.has_namespace(&space).await.unwrap());
         // A finished snapshot goes, an unfinished one stays: its writer may be alive.
         let scope = Scope::Snapshots(vec![only(), dead.clone()]);
-        let plan = prune::plan_deletion(&store, &scope).await.unwrap();
+        let mut plan = prune::plan_deletion(&store, &scope, PruneOptions::default()).await.unwrap();
         let report = plan.execute().await.unwrap();
         let outcomes: Vec<_> = report.groups.iter().flat_map(|group| &group.snapshots).collect();
         let is_busy = |name: &SnapshotName| {
-            outcomes.iter().any(|one| one.name == *name && matches!(one.outcome, Outcome::Busy(_)))
+            outcomes.iter().any(|one| one.name == *name && matches!(one.outcome, PruneOutcome::Busy(_)))
         };
         assert_eq!((report.removed(), is_busy(&dead), is_busy(&only())), (1, true, false));
         // An empty directory may be that of a writer too, and keeps the owner.
@@ -325,7 +325,16 @@ fn operations_without_new_references_run_beside_a_collector_in_another_process()
         store.delete_group(&group("host/d")).await.unwrap();
         assert!(!root.join("host/d").exists());
         let again = Scope::Snapshots(vec![dead]);
-        assert_eq!(prune::plan_deletion(&store, &again).await.unwrap().execute().await.unwrap().removed(), 1);
+        assert_eq!(
+            prune::plan_deletion(&store, &again, PruneOptions::default())
+                .await
+                .unwrap()
+                .execute()
+                .await
+                .unwrap()
+                .removed(),
+            1
+        );
         check_readable(&root, "namespaces and plans").await;
     });
 }

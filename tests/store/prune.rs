@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
+use larder::Observer;
 use larder::backend::{Backend, FsBackend, LockMode, LockReach, LockScope, MemoryBackend, PutMode};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
@@ -16,7 +17,9 @@ use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 use larder::internal::fault::{Action, FaultBackend, Rule};
 use larder::internal::listing::ShortPages as _;
 use larder::internal::record::Method;
-use larder::prune::{self, GroupOutcome, Outcome, PruneObserver, PruneOptions, PrunePlan, PruneReport, Stop};
+use larder::prune::{
+    self, PruneEvent, PruneGroupOutcome, PruneOptions, PruneOutcome, PrunePlan, PruneReport, PruneStop,
+};
 use larder::retention::{Decision, RetentionItem, RetentionRules, retain};
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, Protection, Scope, SnapshotReader, SnapshotState};
@@ -73,20 +76,25 @@ async fn plan_last(store: &Datastore, group: &GroupName, count: u64) -> PrunePla
 }
 
 async fn plan_all(store: &Datastore, group: &GroupName) -> PrunePlan {
-    prune::plan_deletion(store, &Scope::Group(group.clone())).await.unwrap()
+    prune::plan_deletion(store, &Scope::Group(group.clone()), PruneOptions::default()).await.unwrap()
+}
+
+async fn deleted(store: &Datastore, scope: &Scope) -> PruneReport {
+    let mut plan = prune::plan_deletion(store, scope, PruneOptions::default()).await.unwrap();
+    plan.execute().await.unwrap()
 }
 
 /// One letter for each snapshot of a report.
 fn letters(report: &PruneReport) -> String {
-    let letter = |outcome: &Outcome| match outcome {
-        Outcome::Busy(_) => 'B',
-        Outcome::Changed => 'C',
-        Outcome::Failed(_) => 'F',
-        Outcome::Gone => 'G',
-        Outcome::Kept(_) => 'K',
-        Outcome::NotReached => 'N',
-        Outcome::Protected => 'P',
-        Outcome::Removed => 'R',
+    let letter = |outcome: &PruneOutcome| match outcome {
+        PruneOutcome::Busy(_) => 'B',
+        PruneOutcome::Changed => 'C',
+        PruneOutcome::Failed(_) => 'F',
+        PruneOutcome::Gone => 'G',
+        PruneOutcome::Kept => 'K',
+        PruneOutcome::NotReached => 'N',
+        PruneOutcome::Protected => 'P',
+        PruneOutcome::Removed => 'R',
         other => panic!("{other:?}"),
     };
     report
@@ -129,7 +137,7 @@ fn a_prune_removes_exactly_the_snapshots_that_the_rules_select() {
             let wanted = retain(&items, &rules, |_| 0);
             let options = PruneOptions::default().rules(rules);
             let level = Scope::Namespace(Namespace::root());
-            let plan = prune::plan(&store, &level, options.clone()).await.unwrap();
+            let mut plan = prune::plan(&store, &level, options.clone()).await.unwrap();
             assert_eq!(plan.groups().len(), 1);
             let decided: Vec<_> = plan.groups()[0].snapshots.iter().map(|planned| planned.decision).collect();
             assert_eq!(decided, wanted);
@@ -145,7 +153,7 @@ fn a_prune_removes_exactly_the_snapshots_that_the_rules_select() {
             for name in &kept {
                 assert_eq!(read(&store, name).await.len(), read(&store, name).await.trim().len());
             }
-            let plan = prune::plan(&store, &Scope::Tree(Namespace::root()), options).await.unwrap();
+            let mut plan = prune::plan(&store, &Scope::Tree(Namespace::root()), options).await.unwrap();
             assert_eq!(plan.groups().len(), 2);
             plan.execute().await.unwrap();
             assert_eq!(names(&store, &group("vm/1")).await, kept, "the same rules keep the same");
@@ -164,7 +172,7 @@ fn a_prune_without_rules_keeps_everything() {
         leave_unfinished(backend.as_ref(), &lost).await;
         for options in [PruneOptions::default(), last(0)] {
             let scope = Scope::Tree(Namespace::root());
-            let plan = prune::plan(&store, &scope, options).await.unwrap();
+            let mut plan = prune::plan(&store, &scope, options).await.unwrap();
             assert_eq!(plan.counts().keep, 4);
             assert_eq!(letters(&plan.execute().await.unwrap()), "KKKK");
         }
@@ -204,7 +212,7 @@ fn planning_a_deletion_of_an_absent_object_is_an_error() {
             ];
             for scope in scopes {
                 assert_eq!(
-                    kind(prune::plan_deletion(&store, &scope).await),
+                    kind(prune::plan_deletion(&store, &scope, PruneOptions::default()).await),
                     ErrorKind::NotFound,
                     "{scope:?}"
                 );
@@ -247,7 +255,7 @@ fn a_deletion_plan_contains_and_removes_only_the_named_objects() {
                     (Scope::Group(mine.clone()), format!("{mine}/")),
                 ] {
                     let before = paths(backend).await;
-                    let report = prune::plan_deletion(&store, &scope).await.unwrap().execute().await.unwrap();
+                    let report = deleted(&store, &scope).await;
                     assert_eq!(letters(&report), "R");
                     let wanted: Vec<_> = before.into_iter().filter(|path| !path.starts_with(&gone)).collect();
                     assert_eq!(paths(backend).await, wanted, "{scope:?}");
@@ -255,19 +263,22 @@ fn a_deletion_plan_contains_and_removes_only_the_named_objects() {
             }
             let before = paths(backend).await;
             let level = Scope::Namespace(space("foo"));
-            let report = prune::plan_deletion(&store, &level).await.unwrap().execute().await.unwrap();
-            assert!(matches!(report.namespaces[0].outcome, GroupOutcome::Kept), "foo/x is in it");
+            let report = deleted(&store, &level).await;
+            assert!(matches!(report.namespaces[0].outcome, PruneGroupOutcome::Kept), "foo/x is in it");
             let wanted: Vec<_> = before.into_iter().filter(|path| !path.starts_with("ns/foo/vm/")).collect();
             assert_eq!(paths(backend).await, wanted);
             let tree = Scope::Tree(space("foo"));
-            let plan = prune::plan_deletion(&store, &tree).await.unwrap();
-            assert_eq!(plan.namespaces(), [space("foo/x"), space("foo")]);
+            let mut plan = prune::plan_deletion(&store, &tree, PruneOptions::default()).await.unwrap();
+            let namespaces: Vec<_> = plan.namespaces().iter().map(|one| one.namespace.clone()).collect();
+            assert_eq!(namespaces, [space("foo/x"), space("foo")]);
             let report = plan.execute().await.unwrap();
-            assert!(report.namespaces.iter().all(|space| matches!(space.outcome, GroupOutcome::Removed)));
+            assert!(
+                report.namespaces.iter().all(|space| matches!(space.outcome, PruneGroupOutcome::Removed))
+            );
             let wanted: Vec<_> = wanted.into_iter().filter(|path| !path.starts_with("ns/foo/")).collect();
             assert_eq!(paths(backend).await, wanted);
             let root = Scope::Tree(Namespace::root());
-            prune::plan_deletion(&store, &root).await.unwrap().execute().await.unwrap();
+            deleted(&store, &root).await;
             assert_eq!(paths(backend).await, Vec::<String>::new());
         }
     });
@@ -287,11 +298,16 @@ fn protected_snapshots_survive_a_deletion_with_all_their_files() {
                 store.set_protection(&snapshots[at], Protection::On).await.unwrap();
                 let mut before = paths(backend.as_ref()).await;
                 let scope = Scope::Tree(space("a"));
-                let report = prune::plan_deletion(&store, &scope).await.unwrap().execute().await.unwrap();
+                let report = prune::plan_deletion(&store, &scope, PruneOptions::default())
+                    .await
+                    .unwrap()
+                    .execute()
+                    .await
+                    .unwrap();
                 assert_eq!(letters(&report).find('P'), Some(at));
                 assert_eq!(report.removed(), 2);
-                assert!(matches!(report.groups[0].outcome, GroupOutcome::Kept));
-                assert!(matches!(report.namespaces[0].outcome, GroupOutcome::Kept));
+                assert!(matches!(report.groups[0].outcome, PruneGroupOutcome::Kept));
+                assert!(matches!(report.namespaces[0].outcome, PruneGroupOutcome::Kept));
                 let gone = |path: &String| {
                     snapshots.iter().any(|name| *name != snapshots[at] && path.starts_with(&name.to_string()))
                 };
@@ -325,7 +341,7 @@ fn snapshots_that_changed_since_the_plan_are_kept() {
                 let store = new_store(&backend).await;
                 let vm = group("vm/1");
                 let snapshots = days(&store, "vm/1", 3).await;
-                let plan =
+                let mut plan =
                     if is_deletion { plan_all(&store, &vm).await } else { plan_last(&store, &vm, 1).await };
                 let (mut reader, mut writer) = (None, None);
                 match change {
@@ -384,11 +400,14 @@ fn an_unfinished_snapshot_is_removed_only_if_its_writer_is_dead() {
             let plans = [plan_last(&store, &vm, 1).await, plan_all(&store, &vm).await];
             assert_eq!(plans[0].groups()[0].snapshots[1].decision, Decision::KeepPartial);
             assert_eq!(plans[0].groups()[0].snapshots[1].state, SnapshotState::Unfinished);
-            let [by_rules, deletion] = plans;
+            let [mut by_rules, mut deletion] = plans;
             assert_eq!(letters(&by_rules.execute().await.unwrap()), "KK");
             let report = deletion.clone().execute().await.unwrap();
             assert_eq!(letters(&report), "RB");
-            assert!(matches!(report.groups[0].outcome, GroupOutcome::Kept), "{first} was not the only one");
+            assert!(
+                matches!(report.groups[0].outcome, PruneGroupOutcome::Kept),
+                "{first} was not the only one"
+            );
             // It has gone on, and finishes.
             writer.blob("more.conf", "x").await.unwrap();
             let finished = writer.finish().await.unwrap().name().clone();
@@ -400,7 +419,7 @@ fn an_unfinished_snapshot_is_removed_only_if_its_writer_is_dead() {
                 let name = vm.snapshot(BackupTime::try_from(at(day * DAY)).unwrap());
                 place.write(&format!("{name}/a.blob"), "half").await;
             }
-            let plan = plan_last(&store, &vm, 2).await;
+            let mut plan = plan_last(&store, &vm, 2).await;
             let grown = vm.snapshot(BackupTime::try_from(at(4 * DAY)).unwrap());
             place.write(&format!("{grown}/b.blob"), "half").await;
             let report = plan.execute().await.unwrap();
@@ -425,7 +444,7 @@ fn an_unfinished_snapshot_is_kept_while_another_process_uses_the_store() {
         let lost = group("vm/1").snapshot(BackupTime::try_from(at(0)).unwrap());
         leave_unfinished(backend.as_ref(), &lost).await;
         let other = Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
-        let plan = plan_last(&other, &group("vm/1"), 1).await;
+        let mut plan = plan_last(&other, &group("vm/1"), 1).await;
         // As the lock of the store answers while another process has it.
         faulty.add(Rule::on(Method::Lock, Action::FailBefore(ErrorKind::Busy)).nth(2));
         assert_eq!(letters(&plan.clone().execute().await.unwrap()), "BK");
@@ -459,7 +478,7 @@ fn a_deletion_interrupted_at_any_step_can_be_resumed() {
                 let dying =
                     Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
                 let scope = Scope::Tree(space("a"));
-                let plan = prune::plan_deletion(&dying, &scope).await.unwrap();
+                let mut plan = prune::plan_deletion(&dying, &scope, PruneOptions::default()).await.unwrap();
                 faulty.crash_at(step);
                 // That it failed is in the report, or is an error if it was the last step.
                 _ = plan.execute().await;
@@ -472,7 +491,8 @@ fn a_deletion_interrupted_at_any_step_can_be_resumed() {
                     }
                 }
                 if store.has_namespace(&space("a")).await.unwrap() {
-                    let plan = prune::plan_deletion(&store, &scope).await.unwrap();
+                    let mut plan =
+                        prune::plan_deletion(&store, &scope, PruneOptions::default()).await.unwrap();
                     let report = plan.execute().await.unwrap();
                     assert_eq!(report.left(), 0, "step {step}: {report:?}");
                 }
@@ -500,10 +520,10 @@ fn a_dropped_execution_can_be_resumed() {
             let store =
                 Datastore::create(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
             let snapshots = days(&store, "vm/1", 2).await;
-            let plan = plan_all(&store, &group("vm/1")).await;
+            let mut plan = plan_all(&store, &group("vm/1")).await;
             faulty.add(Rule::on_any(Action::Delay(Duration::from_millis(10))));
             {
-                let mut execution = pin!(plan.clone().execute());
+                let mut execution = pin!(plan.execute());
                 let mut end = pin!(runtime.sleep(Duration::from_millis(10 * drop_after + 5)));
                 futures::future::select(&mut execution, &mut end).await;
             }
@@ -528,7 +548,7 @@ fn a_failed_deletion_is_reported_and_the_others_continue() {
         let snapshots = days(&store, "vm/1", 4).await;
         let faulty = Arc::new(FaultBackend::new(Arc::clone(&backend)));
         let other = Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
-        let plan = plan_last(&other, &group("vm/1"), 1).await;
+        let mut plan = plan_last(&other, &group("vm/1"), 1).await;
         let second = snapshots[1].clone();
         let rule = Rule::on(Method::Delete, Action::FailBefore(ErrorKind::Denied));
         faulty.add(rule.keys(move |key| *key == Key::Manifest(second.clone())));
@@ -550,12 +570,12 @@ fn a_prune_stops_when_the_lease_is_lost() {
         let snapshots = days(&store, "vm/1", 4).await;
         let faulty = Arc::new(FaultBackend::new(Arc::clone(&backend)));
         let other = Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
-        let plan = plan_all(&other, &group("vm/1")).await;
+        let mut plan = plan_all(&other, &group("vm/1")).await;
         // Each snapshot takes one look.
         faulty.add(Rule::on(Method::CheckOwned, Action::FailBefore(ErrorKind::Busy)).nth(2));
         let report = plan.execute().await.unwrap();
         assert_eq!(letters(&report), "RFNN");
-        assert!(matches!(report.stopped, Some(Stop::Lost(_))));
+        assert!(matches!(report.stopped, Some(PruneStop::Lost(_))));
         assert_eq!(names(&store, &group("vm/1")).await, snapshots[1..]);
     });
 }
@@ -568,10 +588,11 @@ struct Stopper {
     seen: Mutex<Vec<(SnapshotName, u64, u64)>>,
 }
 
-impl PruneObserver for Stopper {
-    fn on_outcome(&self, snapshot: &SnapshotName, _: &Outcome, done: u64, total: u64) {
-        self.seen.lock().unwrap().push((snapshot.clone(), done, total));
-        if done == self.after {
+impl Observer<PruneEvent> for Stopper {
+    fn on_event(&self, event: &PruneEvent) {
+        let PruneEvent::SnapshotFinished { done, snapshot, total, .. } = event else { return };
+        self.seen.lock().unwrap().push((snapshot.clone(), *done, *total));
+        if *done == self.after {
             self.flag.store(true, Ordering::Relaxed);
         }
     }
@@ -585,14 +606,120 @@ fn a_prune_reports_progress_and_can_be_aborted() {
         let snapshots = days(&store, "vm/1", 4).await;
         let flag = Arc::new(AtomicBool::new(false));
         let stopper = Arc::new(Stopper { after: 2, flag: Arc::clone(&flag), seen: Mutex::default() });
-        let plan = plan_all(&store, &group("vm/1")).await;
-        let plan = plan.abort(flag).observer(Arc::<Stopper>::clone(&stopper));
+        let options = PruneOptions::default().abort(flag).observer(Arc::<Stopper>::clone(&stopper));
+        let scope = Scope::Group(group("vm/1"));
+        let mut plan = prune::plan_deletion(&store, &scope, options).await.unwrap();
         let report = plan.execute().await.unwrap();
         assert_eq!(letters(&report), "RRNN", "the oldest go first");
-        assert!(matches!(report.stopped, Some(Stop::Aborted)));
+        assert!(matches!(report.stopped, Some(PruneStop::Aborted)));
         assert_eq!(names(&store, &group("vm/1")).await, snapshots[2..]);
         let wanted: Vec<_> = snapshots.iter().cloned().zip(1..).map(|(name, done)| (name, done, 4)).collect();
         assert_eq!(*stopper.seen.lock().unwrap(), wanted);
+    });
+}
+
+/// Proves H187.
+#[test]
+fn an_aborted_execution_goes_on_to_one_report() {
+    block_on(async {
+        let store = new_store(&memory(3)).await;
+        store.create_namespace(&space("a")).await.unwrap();
+        let first = days(&store, "ns/a/vm/1", 4).await;
+        let second = days(&store, "ns/a/vm/2", 2).await;
+        let flag = Arc::new(AtomicBool::new(false));
+        let stopper = Arc::new(Stopper { after: 2, flag: Arc::clone(&flag), seen: Mutex::default() });
+        let options =
+            PruneOptions::default().abort(Arc::clone(&flag)).observer(Arc::<Stopper>::clone(&stopper));
+        let mut plan = prune::plan_deletion(&store, &Scope::Tree(space("a")), options).await.unwrap();
+        let report = plan.execute().await.unwrap();
+        assert_eq!(letters(&report), "RRNNNN");
+        assert_eq!((report.removed(), report.left()), (2, 4));
+        assert!(matches!(report.stopped, Some(PruneStop::Aborted)));
+        let is_open = |outcome: &PruneGroupOutcome| matches!(outcome, PruneGroupOutcome::NotReached);
+        assert!(report.groups.iter().all(|group| is_open(&group.outcome)));
+        assert!(report.namespaces.iter().all(|namespace| is_open(&namespace.outcome)));
+        // While the flag is set, nothing happens.
+        assert_eq!(letters(&plan.execute().await.unwrap()), "RRNNNN");
+        stopper.seen.lock().unwrap().clear();
+        flag.store(false, Ordering::Relaxed);
+        let report = plan.execute().await.unwrap();
+        assert_eq!(letters(&report), "RRRRRR", "one report over all executions");
+        assert_eq!((report.removed(), report.left()), (6, 0));
+        assert!(report.stopped.is_none());
+        let is_gone = |outcome: &PruneGroupOutcome| matches!(outcome, PruneGroupOutcome::Removed);
+        assert!(report.groups.iter().all(|group| is_gone(&group.outcome)));
+        assert!(report.namespaces.iter().all(|namespace| is_gone(&namespace.outcome)));
+        let rest = first[2..].iter().chain(&second).cloned();
+        let wanted: Vec<_> = rest.zip(3..).map(|(name, done)| (name, done, 6)).collect();
+        assert_eq!(*stopper.seen.lock().unwrap(), wanted, "what was removed before is skipped");
+        // New ones of the same names are not in the plan.
+        store.create_namespace(&space("a")).await.unwrap();
+        let again = days(&store, "ns/a/vm/1", 4).await;
+        assert_eq!(letters(&plan.execute().await.unwrap()), "RRRRRR");
+        assert_eq!(names(&store, &group("ns/a/vm/1")).await, again);
+    });
+}
+
+#[test]
+fn an_execution_that_fails_anywhere_is_repeated_to_its_end() {
+    for method in [Method::Barrier, Method::Delete, Method::List, Method::Lock] {
+        for number in 1.. {
+            let ended = block_on(async {
+                let backend = memory(3);
+                let store = new_store(&backend).await;
+                store.create_namespace(&space("a")).await.unwrap();
+                days(&store, "ns/a/vm/1", 3).await;
+                let faulty = Arc::new(FaultBackend::new(Arc::clone(&backend)));
+                let other =
+                    Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
+                let scope = Scope::Tree(space("a"));
+                let mut plan = prune::plan_deletion(&other, &scope, PruneOptions::default()).await.unwrap();
+                faulty.add(Rule::on(method, Action::FailBefore(ErrorKind::Denied)).nth(number));
+                let failed = plan.execute().await;
+                let removed = failed.as_ref().map_or(0, PruneReport::removed);
+                let has_failed = failed.map_or(true, |report| {
+                    let groups = report.groups.iter().map(|group| &group.outcome);
+                    let mut outcomes = groups.chain(report.namespaces.iter().map(|one| &one.outcome));
+                    report.left() > 0
+                        || outcomes.any(|outcome| matches!(outcome, PruneGroupOutcome::Failed(_)))
+                });
+                faulty.clear();
+                let report = plan.execute().await.unwrap();
+                // A removal whose last flush failed is found done.
+                let is_done = letters(&report).chars().all(|letter| "GR".contains(letter));
+                assert!(is_done, "{method:?} {number}: {report:?}");
+                assert!(removed <= report.removed() && report.stopped.is_none());
+                assert!(matches!(report.groups[0].outcome, PruneGroupOutcome::Removed));
+                assert!(matches!(report.namespaces[0].outcome, PruneGroupOutcome::Removed));
+                assert_eq!(paths(backend.as_ref()).await, Vec::<String>::new());
+                !has_failed
+            });
+            if ended {
+                assert!(number > 3, "{method:?}: {number}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused() {
+    block_on(async {
+        let store = new_store(&memory(3)).await;
+        let snapshots = days(&store, "vm/1", 2).await;
+        let invalid = ErrorKind::InvalidInput;
+        let none = || PruneOptions::default().concurrency(0);
+        assert_eq!(kind(prune::plan(&store, &Scope::Store, none()).await), invalid);
+        assert_eq!(kind(prune::plan_deletion(&store, &Scope::Store, none()).await), invalid);
+        assert_eq!(kind(prune::plan_deletion(&store, &Scope::Store, last(1)).await), invalid);
+        let some = Scope::Snapshots(snapshots.clone());
+        assert_eq!(kind(prune::plan(&store, &some, last(1)).await), invalid);
+        let mut plan = prune::plan(&store, &Scope::Store, last(1).concurrency(1)).await.unwrap();
+        assert_eq!(letters(&plan.execute().await.unwrap()), "RK");
+        let all = PruneOptions::default();
+        let mut plan = prune::plan_deletion(&store, &Scope::Store, all).await.unwrap();
+        assert_eq!(letters(&plan.execute().await.unwrap()), "R");
+        assert_eq!(store.groups(&Namespace::root()).await.unwrap(), []);
     });
 }
 
@@ -608,7 +735,7 @@ fn deleting_a_group_without_snapshots_removes_its_owner_and_notes() {
                 }
                 assert_eq!(store.groups(&Namespace::root()).await.unwrap(), [group("vm/1")]);
                 let report = plan_all(&store, &group("vm/1")).await.execute().await.unwrap();
-                assert!(matches!(report.groups[0].outcome, GroupOutcome::Removed));
+                assert!(matches!(report.groups[0].outcome, PruneGroupOutcome::Removed));
                 assert_eq!(store.groups(&Namespace::root()).await.unwrap(), []);
             }
         })
@@ -678,13 +805,18 @@ fn an_empty_or_repeated_prune_succeeds() {
     block_on(async {
         let store = new_store(&memory(1)).await;
         let nothing = Scope::Snapshots(Vec::new());
-        let report = prune::plan_deletion(&store, &nothing).await.unwrap().execute().await.unwrap();
+        let report = prune::plan_deletion(&store, &nothing, PruneOptions::default())
+            .await
+            .unwrap()
+            .execute()
+            .await
+            .unwrap();
         assert!(report.groups.is_empty() && report.stopped.is_none());
         let root = Scope::Tree(Namespace::root());
         let report = prune::plan(&store, &root, last(1)).await.unwrap().execute().await.unwrap();
         assert!(report.groups.is_empty() && report.stopped.is_none());
         days(&store, "vm/1", 1).await;
-        let plan = plan_all(&store, &group("vm/1")).await;
+        let mut plan = plan_all(&store, &group("vm/1")).await;
         plan.clone().execute().await.unwrap();
         assert_eq!(letters(&plan.execute().await.unwrap()), "G", "a second time does no harm");
     });
@@ -698,7 +830,7 @@ fn a_manifest_change_does_not_recreate_a_deleted_manifest() {
         for backend in [memory(3), directory(scratch.path()).await] {
             let store = new_store(&backend).await;
             let name = days(&store, "vm/1", 1).await.remove(0);
-            let plan = plan_all(&store, &group("vm/1")).await;
+            let mut plan = plan_all(&store, &group("vm/1")).await;
             let held = backend.lock(&LockScope::Manifest(name.clone()), LockMode::Exclusive).await.unwrap();
             let mut execution = pin!(plan.execute());
             // It waits for the writer of the manifest.
@@ -727,7 +859,7 @@ fn a_plan_lists_each_group_once_and_an_execution_checks_each_removed_group_again
         }
         let lists = || record.calls().iter().filter(|call| call.method == Method::List).count();
         let before = lists();
-        let plan = prune::plan(&store, &Scope::Namespace(Namespace::root()), last(3)).await.unwrap();
+        let mut plan = prune::plan(&store, &Scope::Namespace(Namespace::root()), last(3)).await.unwrap();
         // Three types of groups, three groups.
         assert_eq!(lists() - before, 6);
         let before = lists();
@@ -753,6 +885,6 @@ fn a_prune_leaves_foreign_files_alone() {
             paths(backend.as_ref()).await,
             [format!("{}/foreign.txt", names[0]), "vm/1/foreign.txt".to_owned(), "vm/1/owner".to_owned()]
         );
-        assert!(matches!(report.groups[0].outcome, GroupOutcome::Kept));
+        assert!(matches!(report.groups[0].outcome, PruneGroupOutcome::Kept));
     });
 }

@@ -367,7 +367,7 @@ fn a_copy_or_move_interrupted_at_any_step_leaves_whole_snapshots_and_resumes() {
                 check_whole(&store, &snapshots, &note).await;
                 // A prune meanwhile removes no snapshot that has its only whole copy in the destination, and no protected one.
                 let rules = PruneOptions::default().rules(RetentionRules::new().keep_last(3));
-                let plan = prune::plan(&store, &Scope::Tree(Namespace::root()), rules).await.unwrap();
+                let mut plan = prune::plan(&store, &Scope::Tree(Namespace::root()), rules).await.unwrap();
                 let planned = plan.groups().iter().flat_map(|group| &group.snapshots);
                 let mut removed = planned.filter(|planned| planned.decision == Decision::Remove);
                 assert!(removed.all(|planned| planned.state == SnapshotState::Unfinished), "{note}");
@@ -546,7 +546,7 @@ fn a_group_is_not_moved_while_a_reader_or_writer_uses_it() {
             let reader = store.snapshot(&snapshots[1]).await.unwrap();
             let done = store.copy_group(&vm, &space("a")).await.unwrap();
             assert_eq!(letters(&done), "CCC", "who reads does not mind");
-            prune::plan_deletion(&store, &Scope::Group(group("ns/a/vm/1")))
+            prune::plan_deletion(&store, &Scope::Group(group("ns/a/vm/1")), PruneOptions::default())
                 .await
                 .unwrap()
                 .execute()
@@ -761,7 +761,12 @@ async fn change(store: &Datastore, model: &mut Model, draw: &mut Draw, step: u64
         3 => {
             let Some(of_group) = model.get_mut(&name) else { return };
             let scope = Scope::Group(group(&name));
-            prune::plan_deletion(store, &scope).await.unwrap().execute().await.unwrap();
+            prune::plan_deletion(store, &scope, PruneOptions::default())
+                .await
+                .unwrap()
+                .execute()
+                .await
+                .unwrap();
             of_group.retain(|_, protected| *protected);
         }
         4 => {

@@ -15,7 +15,7 @@ use larder::format::name::{Namespace, SnapshotName};
 use larder::gc;
 use larder::internal::fault::{Action, FaultBackend, Rule};
 use larder::internal::record::Method;
-use larder::prune;
+use larder::prune::{self, PruneOptions};
 use larder::rt::{Runtime as _, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, DirtyMap, Protection, Relocated, Scope};
 use larder::sync::{self, Outcome, SyncOptions};
@@ -382,7 +382,10 @@ fn an_unfinished_snapshot_is_kept_where_locks_do_not_reach_its_writer() {
             let name: SnapshotName = "host/a/2025-01-01T00:00:00Z".parse().unwrap();
             let key = Key::Archive(name, "app.conf.blob".parse().unwrap());
             replace(watched.as_ref(), &key, "half").await;
-            let plan = prune::plan_deletion(&store, &Scope::Group(group("host/a"))).await.unwrap();
+            let mut plan =
+                prune::plan_deletion(&store, &Scope::Group(group("host/a")), PruneOptions::default())
+                    .await
+                    .unwrap();
             plan.execute().await.unwrap();
             let stays = watched.head(&key).await.is_ok();
             assert_eq!(stays, reach == LockReach::Process);

@@ -8,7 +8,7 @@ use larder::backend::{Backend, LockScope, MemoryBackend, PutMode};
 use larder::format::layout::Key;
 use larder::format::name::{ArchiveKind, Namespace};
 use larder::internal::record::{Call, Method, RecordingBackend};
-use larder::prune;
+use larder::prune::{self, PruneOptions};
 use larder::rt::{Runtime as _, SimRuntime};
 use larder::store::{Datastore, Scope};
 use larder::sync::{self, SyncOptions};
@@ -254,7 +254,8 @@ fn the_deletion_of_a_namespace_is_durable_before_it_is_reported() {
         let space: Namespace = "n".parse().unwrap();
         store.create_namespace(&space).await.unwrap();
         record.reset();
-        let plan = prune::plan_deletion(&store, &Scope::Namespace(space)).await.unwrap();
+        let mut plan =
+            prune::plan_deletion(&store, &Scope::Namespace(space), PruneOptions::default()).await.unwrap();
         plan.execute().await.unwrap();
         assert_steps(&record, "check ownership, delete other, barrier");
     });

@@ -19,7 +19,7 @@ use larder::format::name::{BackupTime, SnapshotName};
 use larder::internal::fault::{Action, FaultBackend, Rule};
 use larder::internal::record::Method;
 use larder::internal::replay::DiskUnderTest as _;
-use larder::prune;
+use larder::prune::{self, PruneOptions};
 use larder::rt::{Runtime as _, ThreadRuntime};
 use larder::store::{Datastore, Options, Scope};
 use larder::verify::{self, Recording, Repair, VerifyOptions};
@@ -302,7 +302,12 @@ fn a_store_on_a_full_disk_can_be_emptied() {
             store.delete_snapshot(&oldest).await.unwrap();
             store.delete_group(&group("host/b")).await.unwrap();
             let scope = Scope::Group(group("host/c"));
-            let report = prune::plan_deletion(&store, &scope).await.unwrap().execute().await.unwrap();
+            let report = prune::plan_deletion(&store, &scope, PruneOptions::default())
+                .await
+                .unwrap()
+                .execute()
+                .await
+                .unwrap();
             assert_eq!(report.removed(), 1, "{report:?}");
             let report = collected(&store, at_once()).await;
             assert!(report.removed.chunks >= 4, "{report:?}");
@@ -395,7 +400,7 @@ fn lock_files_are_removed_with_the_object_that_they_lock() {
         assert_eq!(lock_files(root).len(), 5, "two groups and three snapshots: {:?}", lock_files(root));
         store.delete_group(&group("host/a")).await.unwrap();
         let scope = Scope::Group(group("host/b"));
-        prune::plan_deletion(&store, &scope).await.unwrap().execute().await.unwrap();
+        prune::plan_deletion(&store, &scope, PruneOptions::default()).await.unwrap().execute().await.unwrap();
         assert_eq!(lock_files(root), Vec::<String>::new());
         // Nor does one holder of a shared lock take it from the others.
         let (backend, scope) = (backend(root, options()).await, LockScope::Group(group("host/a")));

@@ -12,7 +12,7 @@ use futures::executor::block_on;
 use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 use larder::error::{Error, ErrorKind};
 use larder::format::name::{Namespace, SnapshotName};
-use larder::prune;
+use larder::prune::{self, PruneOptions};
 use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, Scope, SnapshotState};
 use larder::sync::{self, SyncOptions};
@@ -231,7 +231,7 @@ fn an_unreadable_snapshot_is_neither_deleted_nor_moved_nor_treated_as_a_leftover
                 let deleted = store.delete_group(scene.snapshot.group()).await.expect_err(&what);
                 assert!(unreadable(&deleted), "{what}: {deleted:?}");
                 let scope = Scope::Snapshots(vec![scene.snapshot.clone()]);
-                if let Ok(plan) = prune::plan_deletion(store, &scope).await {
+                if let Ok(mut plan) = prune::plan_deletion(store, &scope, PruneOptions::default()).await {
                     let report = plan.execute().await.unwrap();
                     assert!(!format!("{report:?}").contains("Removed"), "{what}: {report:?}");
                 }

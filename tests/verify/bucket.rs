@@ -4,7 +4,7 @@ use futures::executor::block_on;
 use larder::error::ErrorKind;
 use larder::format::manifest::VerifyResult;
 use larder::gc::{self, GcEnd, GcOptions};
-use larder::prune;
+use larder::prune::{self, PruneOptions};
 use larder::store::{Datastore, Scope};
 use larder::verify::{self, Incomplete, VerifyOptions, VerifyReport};
 use larder_testing::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
@@ -68,7 +68,12 @@ fn credentials_without_delete_can_back_up_restore_and_verify() {
         assert_eq!(manifest.verify_state().unwrap().unwrap().state, VerifyResult::Ok);
         // Operations that need the right report it, and lose nothing.
         let scope = Scope::Snapshots(vec![first]);
-        let report = prune::plan_deletion(&process.store, &scope).await.unwrap().execute().await.unwrap();
+        let report = prune::plan_deletion(&process.store, &scope, PruneOptions::default())
+            .await
+            .unwrap()
+            .execute()
+            .await
+            .unwrap();
         assert_eq!((report.removed(), report.left()), (0, 1));
         let options = GcOptions::default().consistent_listings().grace(std::time::Duration::ZERO);
         assert!(matches!(

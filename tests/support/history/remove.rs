@@ -9,7 +9,7 @@ use larder::backend::LockReach;
 use larder::error::{ErrorKind, Result};
 use larder::format::name::{GroupName, Namespace, SnapshotName};
 use larder::gc::{self, GcEnd, GcOptions, Sizes};
-use larder::prune::{self, Outcome, PruneOptions};
+use larder::prune::{self, PruneOptions, PruneOutcome};
 use larder::retention::{Decision, RetentionRules};
 use larder::rt::Runtime as _;
 use larder::store::{Datastore, Deletion, Protection, Scope};
@@ -82,7 +82,7 @@ impl World {
         };
         let rules = RetentionRules::new().keep_last(1 + self.below(3)).keep_hourly(self.below(3));
         self.log(format_args!("{number}: prune {scope:?}"));
-        let plan = match prune::plan(&store, &scope, PruneOptions::default().rules(rules)).await {
+        let mut plan = match prune::plan(&store, &scope, PruneOptions::default().rules(rules)).await {
             Ok(plan) => plan,
             Err(error) => return self.expect_kind(error.kind()),
         };
@@ -98,12 +98,12 @@ impl World {
                 self.count("prune");
                 for snapshot in report.groups.iter().flat_map(|group| &group.snapshots) {
                     let fate = match &snapshot.outcome {
-                        Outcome::Removed | Outcome::Gone => DeleteOutcome::Gone,
-                        Outcome::Failed(error) => {
+                        PruneOutcome::Removed | PruneOutcome::Gone => DeleteOutcome::Gone,
+                        PruneOutcome::Failed(error) => {
                             self.expect_kind(error.kind());
                             DeleteOutcome::Unknown
                         }
-                        Outcome::Busy(_) if self.may_be_late() => DeleteOutcome::Unknown,
+                        PruneOutcome::Busy(_) if self.may_be_late() => DeleteOutcome::Unknown,
                         _ => DeleteOutcome::Same,
                     };
                     self.log(format_args!("{number}: prune {}: {:?}", snapshot.name, snapshot.outcome));

@@ -12,7 +12,7 @@ use futures::io::Cursor;
 use larder::error::ErrorKind;
 use larder::format::name::{GroupName, Namespace, SnapshotName};
 use larder::gc::{self, GcEnd, GcOptions};
-use larder::prune::{self, Outcome, PruneOptions};
+use larder::prune::{self, PruneOptions, PruneOutcome};
 use larder::retention::RetentionRules;
 use larder::rt::Runtime;
 use larder::store::{Datastore, Scope, SnapshotReader, WriterTarget};
@@ -188,16 +188,16 @@ async fn verifications(side: Arc<Side>) {
 async fn prunings(side: Arc<Side>) {
     while side.goes_on().await {
         let options = PruneOptions::default().rules(RetentionRules::new().keep_last(3));
-        let plan = prune::plan(&side.store, &Scope::Tree(Namespace::root()), options).await.unwrap();
+        let mut plan = prune::plan(&side.store, &Scope::Tree(Namespace::root()), options).await.unwrap();
         let report = plan.execute().await.unwrap();
         assert!(report.stopped.is_none());
         for snapshot in report.groups.into_iter().flat_map(|group| group.snapshots) {
             match snapshot.outcome {
-                Outcome::Removed => {
+                PruneOutcome::Removed => {
                     side.acknowledged.lock().unwrap().remove(&snapshot.name);
                     side.count(3, 1);
                 }
-                Outcome::Failed(error) => panic!("{}: {error}", snapshot.name),
+                PruneOutcome::Failed(error) => panic!("{}: {error}", snapshot.name),
                 _ => {}
             }
         }
