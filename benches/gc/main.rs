@@ -156,10 +156,10 @@ fn child(path: &Path, sizes: &str) -> Outcome<()> {
         let mut plan = gc::plan(&store, GcOptions::default().sizes(sizes)).await?;
         let report = plan.execute().await?;
         let elapsed = start.elapsed();
-        if !matches!(report.end, GcEnd::Complete) || plan.garbage().chunks > 0 {
+        if !matches!(report.end, GcEnd::Complete) || plan.summary().garbage.chunks > 0 {
             return Err("something went wrong".into());
         }
-        let (in_use, waiting) = (plan.in_use(), plan.waiting());
+        let (in_use, waiting) = (plan.summary().in_use, plan.summary().waiting);
         println!(
             "{} {} {} {} {}",
             elapsed.as_secs_f64(),

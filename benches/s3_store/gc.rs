@@ -73,7 +73,7 @@ pub(crate) fn run(_: &Plan, report: &mut Report) -> Outcome<()> {
         let start = Instant::now();
         let mut plan = gc::plan(&process.store, options).await?;
         let planned = start.elapsed();
-        let (garbage, in_use) = (plan.garbage().chunks, plan.in_use().chunks);
+        let (garbage, in_use) = (plan.summary().garbage.chunks, plan.summary().in_use.chunks);
         if (garbage, in_use) != (CHUNKS / GARBAGE, CHUNKS - CHUNKS / GARBAGE) {
             return Err(format!("{garbage} are garbage, {in_use} in use").into());
         }

@@ -80,11 +80,14 @@ impl Gc {
                 SafetyLimit::NoSnapshots => {
                     format!(
                         "there is no snapshot, and all {} would go",
-                        count(plan.garbage().chunks, "chunk")
+                        count(plan.summary().garbage.chunks, "chunk")
                     )
                 }
                 SafetyLimit::Share(most) => {
-                    format!("{} would go, more than {most} percent", count(plan.garbage().chunks, "chunk"))
+                    format!(
+                        "{} would go, more than {most} percent",
+                        count(plan.summary().garbage.chunks, "chunk")
+                    )
                 }
                 _ => "more would go than is usual".to_owned(),
             });
@@ -97,7 +100,7 @@ impl Gc {
             }
             None if at.asked.dry_run => {}
             None => {
-                at.bar.begin("removing", Some(plan.garbage().chunks));
+                at.bar.begin("removing", Some(plan.summary().garbage.chunks));
                 let mut plan = if self.confirm { plan.confirm() } else { plan };
                 let report = plan.execute().await?;
                 at.bar.end();
@@ -108,11 +111,12 @@ impl Gc {
     }
 
     fn tell_plan(&self, plan: &GcPlan, output: &mut Output) {
-        let (indexes, logical) = plan.indexes();
+        let summary = plan.summary();
+        let (indexes, logical) = (summary.indexes, summary.archive_bytes);
         output.set("indexes", indexes);
         output.set("logical_bytes", logical);
         output.say(format!("indexes: {indexes}, which stand for {}", bytes(logical)));
-        let in_use = plan.in_use();
+        let in_use = plan.summary().in_use;
         output.set(
             "in_use",
             if self.unused_sizes { json!({ "chunks": in_use.chunks }) } else { tally(in_use) },
@@ -120,7 +124,7 @@ impl Gc {
         let size = if self.unused_sizes { String::new() } else { format!(", {}", bytes(in_use.bytes)) };
         output.say(format!("in use:  {}{size}", count(in_use.chunks, "chunk")));
         let (garbage, waiting, (aside, quarantined_garbage)) =
-            (plan.garbage(), plan.waiting(), plan.quarantined());
+            (summary.garbage, summary.waiting, (summary.quarantined, summary.quarantined_garbage));
         for (key, tally_of) in [("garbage", garbage), ("waiting", waiting)] {
             output.set(key, tally(tally_of));
         }
@@ -133,21 +137,21 @@ impl Gc {
             let (all, go) = (text(aside), quarantined_garbage.chunks);
             output.say(format!("put aside as corrupt: {all}; {go} of them can go"));
         }
-        let (damaged, damaged_count) = plan.damaged();
-        output.set("missing", plan.missing());
+        let (damaged, damaged_count) = (&summary.damaged, summary.damaged_count);
+        output.set("missing", plan.summary().missing);
         output.set("damaged_count", damaged_count);
         let named =
             damaged.iter().map(|one| json!({ "snapshot": one.name.to_string(), "missing": one.missing }));
         output.set("damaged", named.collect::<Vec<_>>());
-        if plan.missing() > 0 {
-            output.say(format!("missing: {}", count(plan.missing(), "chunk")));
+        if plan.summary().missing > 0 {
+            output.say(format!("missing: {}", count(plan.summary().missing, "chunk")));
             for one in damaged {
                 output.say(format!("  damaged: {} names {}", one.name, count(one.missing, "missing chunk")));
             }
             let snapshots = count(damaged_count, "snapshot");
-            output.trouble(format!("missing: {}, in {snapshots}", count(plan.missing(), "chunk")));
+            output.trouble(format!("missing: {}, in {snapshots}", count(plan.summary().missing, "chunk")));
         }
-        let (foreign, foreign_count) = plan.foreign();
+        let (foreign, foreign_count) = (summary.foreign.clone(), summary.foreign_count);
         output.set("foreign_count", foreign_count);
         if foreign_count > 0 {
             output.say(format!("foreign: {}, which stay", count(foreign_count, "path")));

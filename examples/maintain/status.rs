@@ -88,8 +88,8 @@ impl Status {
         }
         let plan = gc::plan(at.store, options).await?;
         at.bar.end();
-        let in_use = plan.in_use();
-        Ok(Amounts { chunks: in_use.chunks, logical: plan.indexes().1, stored: in_use.bytes })
+        let in_use = plan.summary().in_use;
+        Ok(Amounts { chunks: in_use.chunks, logical: plan.summary().archive_bytes, stored: in_use.bytes })
     }
 }
 

@@ -1,9 +1,11 @@
 //! Marking: the chunks that snapshots name.
 //!
 //! ```text
-//! list everything → mark new indexes, newest first ──▶ again, until a listing shows none
+//! list everything → mark new indexes, newest first ──▶ again, until a listing shows none or ten were made
 //!     → indexes stored by this process recently → orphans → pending moves, whose journal is dropped only then
 //! ```
+//! An index is read from the uncached backend, or from a local copy of the version that the listing shows.
+//!
 //! A listing may miss snapshots that come and go meanwhile. Only this process makes new ones while the store is locked, and pins all chunks
 //! that they use. A move records its destinations first, and the collector reads them after everything else (H8).
 

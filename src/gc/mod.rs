@@ -20,7 +20,7 @@
 //!
 //! # Interruptions
 //! Each state that an interruption leaves is a sound store with less garbage. Another run removes the rest. A plan whose
-//! [`execute`](GcPlan::execute) was aborted or failed continues when it is executed again.
+//! [`execute`](GcPlan::execute) was aborted or failed continues when it is executed again, and reports all executions.
 //!
 //! # Memory
 //! Eight bytes for each marked chunk (nine while marking), sixteen for each index, and [`GcOptions::memory_bytes`] for the names of unreferenced chunks;
@@ -30,11 +30,14 @@
 //! Beside a PBS on the same directory: the lock, the times and `.gc-status` are those of PBS, and its move journal is read. larder sets no
 //! access times, because its collector does not use them; PBS marks for itself.
 
+mod census;
+mod damage;
 mod mark;
 mod options;
 mod plan;
 mod progress;
 mod report;
+mod scan;
 mod sweep;
 mod walk;
 
@@ -48,7 +51,7 @@ use crate::store::Datastore;
 
 pub use options::{GcEvent, GcOptions, Sizes};
 pub use plan::{GcPlan, SafetyLimit};
-pub use report::{ChunkTally, DamagedSnapshot, GcEnd, GcFailure, GcReport};
+pub use report::{ChunkTally, GcDamagedSnapshot, GcEnd, GcFailure, GcReport, GcSummary};
 
 /// Maximum difference between the clocks of this host and of the store.
 const CLOCKS_APART: Duration = Duration::from_hours(1);
@@ -56,6 +59,8 @@ const CLOCKS_APART: Duration = Duration::from_hours(1);
 const WRITER_MARGIN: Duration = Duration::from_mins(5);
 
 /// Plans a garbage collection. Changes nothing but locks.
+///
+/// It takes no [`Scope`](crate::store::Scope): chunks belong to no namespace, so a collection always covers the whole store.
 ///
 /// # Errors
 /// `Busy` if another process uses the store or collects garbage; `Corrupt` if an index cannot be read; `Unavailable` if
@@ -98,5 +103,5 @@ pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
     let cutoff = (!options.grace.is_zero())
         .then(|| before(now.checked_sub(options.grace).unwrap_or(SystemTime::UNIX_EPOCH)));
     let held = plan::Held { collection, guard };
-    plan::make(store, options, held, plan::Times { cutoff, now }).await
+    plan::make(store, options, held, census::Times { cutoff, now }).await
 }

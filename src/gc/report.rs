@@ -29,11 +29,42 @@ impl ChunkTally {
 /// A snapshot that lacks chunks.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DamagedSnapshot {
+pub struct GcDamagedSnapshot {
     /// Number of references to missing chunks in its indexes.
     pub missing: u64,
     /// Name of the snapshot.
     pub name: SnapshotName,
+}
+
+/// Findings of a plan.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GcSummary {
+    /// Total size in bytes of the archives of all indexes.
+    pub archive_bytes: u64,
+    /// The snapshots that lack chunks, at most a thousand of them.
+    pub damaged: Vec<GcDamagedSnapshot>,
+    /// Number of all snapshots that lack chunks.
+    pub damaged_count: u64,
+    /// Foreign paths, at most a thousand of them. They stay.
+    pub foreign: Vec<String>,
+    /// Number of all foreign paths.
+    pub foreign_count: u64,
+    /// Chunks that the execution would remove.
+    pub garbage: ChunkTally,
+    /// Referenced chunks.
+    pub in_use: ChunkTally,
+    /// Number of indexes read.
+    pub indexes: u64,
+    /// Number of chunks that an index names and the store lacks. Beyond 100,000, the rest is taken from the listing
+    /// alone; the next backup treats the first 100,000 as suspects, and later collections add the others.
+    pub missing: u64,
+    /// Quarantined chunks.
+    pub quarantined: ChunkTally,
+    /// Quarantined chunks that the execution would remove.
+    pub quarantined_garbage: ChunkTally,
+    /// Unreferenced chunks that stay for now: used too recently, or new candidates.
+    pub waiting: ChunkTally,
 }
 
 /// The way an execution ended.

@@ -15,9 +15,10 @@ use crate::format::larder::gc_candidates::MOST as MOST_SIGHTINGS;
 use crate::format::layout::Key;
 use crate::format::status::{GcCacheStats, GcStatus};
 use crate::gc::options::{GcEvent, Sizes};
-use crate::gc::plan::{Counting, GcPlan};
+use crate::gc::plan::GcPlan;
 use crate::gc::progress::{BATCH, Candidate, REQUEST};
 use crate::gc::report::{GcEnd, GcReport};
+use crate::gc::scan::Counting;
 
 /// Maximum number of consecutive batches without a removal.
 const FRUITLESS: usize = 3;
@@ -25,8 +26,10 @@ const FRUITLESS: usize = 3;
 const LEFTOVER_AGE: Duration = Duration::from_hours(24);
 
 impl GcPlan {
-    /// Removes the garbage. Results are in the report, failures included. A plan that did not complete can
-    /// be executed again and continues.
+    /// Removes the garbage. Failures are in the report.
+    ///
+    /// A plan that was aborted or stopped can be executed again: it continues where it ended, and the report covers all executions.
+    /// Chunks that could not be deleted stay for the next collection.
     ///
     /// # Errors
     /// `Unconfirmed` if it needs [confirmation](GcPlan::confirm) first; `Busy` if another process owns the store now; any other
@@ -157,7 +160,11 @@ impl GcPlan {
             Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
                 self.progress.leftovers_refused = Some(error);
             }
-            removed => self.progress.leftovers = removed?,
+            // An earlier execution may have removed some.
+            removed => {
+                self.progress.leftovers += removed?;
+                self.progress.leftovers_refused = None;
+            }
         }
         if self.store.inner().uncached_backend().capabilities().needs_gc_candidates() {
             self.write_sightings().await?;
@@ -266,7 +273,7 @@ impl GcPlan {
         }
         let (census, done) = (&self.census, &self.progress);
         let bad = census.quarantined.bytes.saturating_sub(done.removed_quarantined.bytes);
-        let waiting = self.waiting();
+        let waiting = self.census.waiting;
         let status = GcStatus {
             upid: self.options.task.as_ref().map(ToString::to_string),
             index_file_count: self.marked.indexes,
@@ -308,7 +315,7 @@ impl GcPlan {
             removed: done.removed,
             removed_quarantined: done.removed_quarantined,
             status_written: done.status_written,
-            waiting: self.waiting(),
+            waiting: self.census.waiting,
         }
     }
 }

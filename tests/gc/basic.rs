@@ -64,18 +64,24 @@ fn a_collection_removes_exactly_the_unreferenced_chunks() {
             let kept = back_up(&store, &one, &shared).await;
             let gone = back_up(&store, &other, &both).await.name().clone();
             let plan = gc::plan(&store, at_once(&place)).await.unwrap();
-            assert_eq!((plan.garbage().chunks, plan.in_use().chunks, plan.indexes().0), (0, 25, 2));
+            assert_eq!(
+                (plan.summary().garbage.chunks, plan.summary().in_use.chunks, plan.summary().indexes),
+                (0, 25, 2)
+            );
             executed(plan).await;
             store.delete_snapshot(&gone).await.unwrap();
             let plan = gc::plan(&store, at_once(&place)).await.unwrap();
-            assert_eq!((plan.garbage().chunks, plan.in_use().chunks, plan.missing()), (5, 20, 0));
-            assert!(plan.garbage().bytes >= own.len() as u64);
+            assert_eq!(
+                (plan.summary().garbage.chunks, plan.summary().in_use.chunks, plan.summary().missing),
+                (5, 20, 0)
+            );
+            assert!(plan.summary().garbage.bytes >= own.len() as u64);
             let report = executed(plan).await;
             assert_eq!((report.removed.chunks, report.failed, report.busy), (5, 0, 0));
             assert!(restore(&kept).await == shared);
             if let Some(directory) = place.directory() {
                 let plan = gc::plan(&store, at_once(&place)).await.unwrap();
-                let in_use = plan.in_use();
+                let in_use = plan.summary().in_use;
                 assert_eq!((in_use.chunks, in_use.bytes), on_disk(&directory), "h186");
             }
             let status = store.gc_status().await.unwrap().unwrap();
@@ -84,7 +90,10 @@ fn a_collection_removes_exactly_the_unreferenced_chunks() {
             let again = back_up(&store, &other, &both).await;
             assert!(restore(&again).await == both);
             let plan = gc::plan(&store, at_once(&place)).await.unwrap();
-            assert_eq!((plan.garbage().chunks, plan.in_use().chunks, plan.missing()), (0, 25, 0));
+            assert_eq!(
+                (plan.summary().garbage.chunks, plan.summary().in_use.chunks, plan.summary().missing),
+                (0, 25, 0)
+            );
         })
     });
 }
@@ -106,7 +115,10 @@ fn a_plan_above_the_safety_limit_needs_confirmation() {
             assert_eq!(gc::plan(&store, at_once(&place).max_garbage(50)).await.unwrap().safety_limit(), None);
             store.delete_group(&a).await.unwrap();
             let plan = gc::plan(&store, at_once(&place).max_garbage(99)).await.unwrap();
-            assert_eq!((plan.safety_limit(), plan.garbage().chunks), (Some(SafetyLimit::NoSnapshots), 20));
+            assert_eq!(
+                (plan.safety_limit(), plan.summary().garbage.chunks),
+                (Some(SafetyLimit::NoSnapshots), 20)
+            );
             assert_eq!(executed(plan.confirm()).await.removed.chunks, 20);
         })
     });
@@ -144,7 +156,10 @@ fn a_collection_in_any_pause_of_a_backup_removes_none_of_its_chunks() {
             assert!(restore(&snapshot).await == unused[..half]);
             drop(snapshot);
             let plan = gc::plan(&other, at_once(&place)).await.unwrap();
-            assert_eq!((plan.garbage().chunks, plan.in_use().chunks, plan.missing()), (0, 8, 0));
+            assert_eq!(
+                (plan.summary().garbage.chunks, plan.summary().in_use.chunks, plan.summary().missing),
+                (0, 8, 0)
+            );
         })
     });
 }
@@ -169,13 +184,13 @@ fn missing_chunks_are_reported_with_their_snapshots_and_stored_by_the_next_backu
             place.remove(&chunk(&own, 1)).await;
             let plan = gc::plan(&store, at_once(&place)).await.unwrap();
             let hurt = |plan: &GcPlan| -> Vec<_> {
-                plan.damaged().0.iter().map(|damaged| (damaged.name.clone(), damaged.missing)).collect()
+                plan.summary().damaged.iter().map(|damaged| (damaged.name.clone(), damaged.missing)).collect()
             };
-            assert_eq!((plan.missing(), hurt(&plan)), (1, vec![(second.clone(), 2)]));
+            assert_eq!((plan.summary().missing, hurt(&plan)), (1, vec![(second.clone(), 2)]));
             drop(plan);
             place.remove(&chunk(&shared, 0)).await;
             let plan = gc::plan(&store, at_once(&place)).await.unwrap();
-            assert_eq!((plan.missing(), plan.damaged().1), (2, 2));
+            assert_eq!((plan.summary().missing, plan.summary().damaged_count), (2, 2));
             assert_eq!(hurt(&plan), [(first.clone(), 1), (second.clone(), 3)]);
             assert_eq!(executed(plan).await.removed.chunks, 0);
             // A backup of the same data heals them all.
@@ -185,7 +200,10 @@ fn missing_chunks_are_reported_with_their_snapshots_and_stored_by_the_next_backu
                 assert!(restore(&store.snapshot(name).await.unwrap()).await == *data);
             }
             let plan = gc::plan(&store, at_once(&place)).await.unwrap();
-            assert_eq!((plan.missing(), plan.damaged().1, plan.garbage().chunks), (0, 0, 0));
+            assert_eq!(
+                (plan.summary().missing, plan.summary().damaged_count, plan.summary().garbage.chunks),
+                (0, 0, 0)
+            );
         })
     });
 }
@@ -227,8 +245,8 @@ fn old_quarantined_copies_are_removed_unless_a_needed_chunk_has_no_other() {
                 }
             };
             let young = gc::plan(&store, twice().grace(Duration::from_hours(24))).await.unwrap();
-            assert_eq!((young.garbage().chunks, young.quarantined().1.chunks), (0, 0));
-            assert_eq!(young.quarantined().0.chunks, 8);
+            assert_eq!((young.summary().garbage.chunks, young.summary().quarantined_garbage.chunks), (0, 0));
+            assert_eq!(young.summary().quarantined.chunks, 8);
             drop(young);
             let mut removed = (0, 0);
             for _ in 0..2 {

@@ -96,7 +96,7 @@ fn a_chunk_that_a_collection_found_missing_is_not_known_through_a_base() {
         let lost = keys(&server, "/.chunks/").into_iter().find(|key| key.ends_with(&digest(1).to_string()));
         server.remove(&lost.unwrap());
         let mut plan = gc::plan(&process.store, twice()).await.unwrap();
-        assert_eq!((plan.missing(), plan.damaged().1), (1, 1));
+        assert_eq!((plan.summary().missing, plan.summary().damaged_count), (1, 1));
         plan.execute().await.unwrap();
         drop(plan);
         process.close().await;
@@ -131,7 +131,7 @@ fn presence_records_of_one_opening_end_with_a_collection_by_another() {
         // A chunk that the other finds missing is not known to the first either.
         let lost = keys(&server, "/.chunks/").into_iter().find(|key| key.ends_with(&digest(1).to_string()));
         server.remove(&lost.unwrap());
-        assert_eq!(gc::plan(&other, twice()).await.unwrap().missing(), 1);
+        assert_eq!(gc::plan(&other, twice()).await.unwrap().summary().missing, 1);
         drop(back_up_on(&process.store, "host/a", &[1, 2], Some(&again)).await.unwrap());
         assert_eq!(check_all(&process.store).await, 3);
         process.close().await;
@@ -314,7 +314,7 @@ fn chunks_that_listings_do_not_show_yet_are_neither_garbage_nor_missing() {
             drop(snapshot);
             let other = Datastore::open(Arc::clone(&process.backend) as _, Options::default()).await.unwrap();
             let plan = gc::plan(&other, twice()).await.unwrap();
-            assert_eq!((plan.missing(), plan.indexes().0), (0, 1), "{lag:?}");
+            assert_eq!((plan.summary().missing, plan.summary().indexes), (0, 1), "{lag:?}");
             drop(plan);
             collected(&other, twice()).await;
             server.clear();

@@ -211,7 +211,7 @@ fn a_plan_over_its_memory_limit_lists_again_and_removes_the_same_chunks() {
                 drop(back_up(&scene.store, "host/a", &[4, 7]).await.unwrap());
                 let options = at_once().concurrency(4).memory_bytes(memory_bytes);
                 let mut plan = gc::plan(&scene.store, options).await.unwrap();
-                assert_eq!((plan.garbage().chunks, plan.in_use().chunks), (2500, 2));
+                assert_eq!((plan.summary().garbage.chunks, plan.summary().in_use.chunks), (2500, 2));
                 scene.record.reset();
                 let report = plan.execute().await.unwrap();
                 assert_eq!((report.removed.chunks, report.failed), (2500, 0), "{memory_bytes}");

@@ -214,8 +214,8 @@ fn a_missing_chunk_does_not_stop_a_collection() {
         scene.memory.delete(&[Removal::any(Key::Chunk(lost))]).await.unwrap().remove(0).unwrap();
         let plan = gc::plan(&scene.store, at_once()).await.unwrap();
         let Key::Archive(snapshot, _) = &scene.index else { unreachable!() };
-        let (damaged, count) = plan.damaged();
-        assert_eq!((plan.missing(), count, &damaged[0].name), (1, 1, snapshot));
+        let (damaged, count) = (&plan.summary().damaged, plan.summary().damaged_count);
+        assert_eq!((plan.summary().missing, count, &damaged[0].name), (1, 1, snapshot));
         drop(plan);
         assert_eq!(collected(&scene.store, at_once()).await.removed.chunks, 2);
         let reader = scene.store.snapshot(snapshot).await.unwrap();
@@ -239,7 +239,7 @@ fn all_quarantined_copies_of_a_needed_chunk_are_kept() {
             replace(&scene, &Key::Quarantined(digest, 1), &b"worse"[..]).await;
         }
         let plan = gc::plan(&scene.store, at_once()).await.unwrap();
-        assert_eq!((plan.missing(), plan.damaged().1), (3, 2));
+        assert_eq!((plan.summary().missing, plan.summary().damaged_count), (3, 2));
         drop(plan);
         collected(&scene.store, at_once()).await;
         for digest in digests([1, 2, 3]) {

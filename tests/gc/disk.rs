@@ -218,7 +218,7 @@ fn file_times_are_read_again_before_a_chunk_is_removed() {
             filetime::set_file_times(file(&root, number), old, old).unwrap();
         }
         let mut plan = gc::plan(&store, GcOptions::default().max_garbage(100)).await.unwrap();
-        assert_eq!(plan.garbage().chunks, 2);
+        assert_eq!(plan.summary().garbage.chunks, 2);
         filetime::set_file_times(file(&root, 1), FileTime::now(), old).unwrap();
         let report = plan.execute().await.unwrap();
         assert_eq!((report.removed.chunks, report.pinned), (1, 1));
@@ -284,7 +284,7 @@ fn foreign_files_stay_and_do_not_stop_a_collection() {
         }
         std::os::unix::fs::symlink(&odd[0], below.join("link")).unwrap();
         let plan = gc::plan(&store, at_once()).await.unwrap();
-        assert!(plan.foreign().1 >= 8, "{:?}", plan.foreign());
+        assert!(plan.summary().foreign_count >= 8, "{:?}", plan.summary().foreign);
         drop(plan);
         assert_eq!(collected(&store, at_once()).await.removed.chunks, 2);
         assert!(odd.iter().all(|path| fs::read(path).unwrap() == b"odd"));
@@ -305,7 +305,7 @@ fn a_collection_of_a_pbs_store_matches_the_counts_of_pbs() {
         let theirs = store.gc_status().await.unwrap().unwrap();
         let before = chunks(backend.as_ref()).await;
         let plan = gc::plan(&store, at_once()).await.unwrap();
-        assert_eq!((plan.missing(), plan.damaged().1), (0, 0));
+        assert_eq!((plan.summary().missing, plan.summary().damaged_count), (0, 0));
         drop(plan);
         // One chunk is the one by which PBS tested file times; it was young.
         for chunk in &before {

@@ -123,7 +123,7 @@ fn a_process_that_lost_the_lease_deletes_nothing() {
         leave(&old.store, &[8, 9]).await;
         drop(back_up(&old.store, "host/a", &[1]).await.unwrap());
         let mut plan = gc::plan(&old.store, at_once()).await.unwrap();
-        assert_eq!(plan.garbage().chunks, 2);
+        assert_eq!(plan.summary().garbage.chunks, 2);
         // It was away for longer than its lease lives; what it took for garbage is in use again.
         server.age(LEASE, Duration::from_secs(70));
         let new = fresh(&server).await;
@@ -343,7 +343,7 @@ fn foreign_objects_stay_and_orphan_indexes_are_marked() {
             server.put(key, "odd");
         }
         let plan = gc::plan(&process.store, at_once()).await.unwrap();
-        let (named, count) = plan.foreign();
+        let (named, count) = (&plan.summary().foreign, plan.summary().foreign_count);
         assert!(count >= 8 && named.len() as u64 == count, "{named:?}");
         drop(plan);
         assert_eq!(collected(&process.store, at_once()).await.removed.chunks, 2);

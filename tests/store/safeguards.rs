@@ -168,7 +168,7 @@ fn a_chunk_absent_only_from_the_listing_is_not_missing() {
         watched.hide_what_is_new();
         replace(watched.as_ref(), &key, bytes).await;
         let plan = gc::plan(&store, at_once()).await.unwrap();
-        assert_eq!((plan.missing(), plan.damaged().1), (0, 0));
+        assert_eq!((plan.summary().missing, plan.summary().damaged_count), (0, 0));
     });
 }
 

@@ -87,7 +87,7 @@ fn credentials_without_delete_can_back_up_restore_and_verify() {
         server.add(Rule::on("DELETE").then(denied()));
         let options = GcOptions::default().consistent_listings().grace(std::time::Duration::ZERO);
         let mut plan = gc::plan(&process.store, options).await.unwrap().confirm();
-        let garbage = plan.garbage().chunks;
+        let garbage = plan.summary().garbage.chunks;
         let report = plan.execute().await.unwrap();
         let GcEnd::Stopped(error) = &report.end else { panic!("{:?}", report.end) };
         assert_eq!((error.kind(), report.removed.chunks), (ErrorKind::Denied, 0));

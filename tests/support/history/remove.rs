@@ -199,12 +199,12 @@ impl World {
         let plan = gc::plan(store, options).await?;
         self.log(format_args!(
             "{number}: {} garbage, {} waiting, {} missing",
-            plan.garbage().chunks,
-            plan.waiting().chunks,
-            plan.missing()
+            plan.summary().garbage.chunks,
+            plan.summary().waiting.chunks,
+            plan.summary().missing
         ));
-        if plan.missing() > 0 && (!was_damaged || number == 1) {
-            self.violation(format_args!("{number}: missing: {:?}", plan.damaged()));
+        if plan.summary().missing > 0 && (!was_damaged || number == 1) {
+            self.violation(format_args!("{number}: missing: {:?}", plan.summary().damaged));
         }
         let mut plan = plan.confirm();
         self.pause().await;

@@ -218,7 +218,7 @@ async fn collect(store: &Datastore) -> u64 {
         Err(error) if error.kind() == ErrorKind::Busy => return 0,
         plan => plan.unwrap(),
     };
-    assert_eq!(plan.missing(), 0, "{:?}", plan.damaged());
+    assert_eq!(plan.summary().missing, 0, "{:?}", plan.summary().damaged);
     let report = plan.confirm().execute().await.unwrap();
     assert!(matches!(report.end, GcEnd::Complete) && report.failed == 0, "{report:?}");
     report.removed.chunks

@@ -1,0 +1,60 @@
+//! Findings in the chunks.
+
+use std::time::SystemTime;
+
+use crate::digest_set::Shard;
+use crate::gc::progress::Candidate;
+use crate::gc::report::ChunkTally;
+use crate::gc::walk::NAMED;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// Chunks used after this time stay; `None` if nothing is too young.
+    pub(super) cutoff: Option<SystemTime>,
+    /// Time of the store before marking.
+    pub(super) now: SystemTime,
+}
+
+impl Times {
+    /// Returns `true` if an object last used at this time may be removed.
+    pub(super) fn is_old(&self, last_used: SystemTime) -> bool {
+        self.cutoff.is_none_or(|cutoff| last_used < cutoff)
+    }
+}
+
+/// Findings in the chunks, or in a shard of them.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    pub(super) foreign: Vec<String>,
+    pub(super) foreign_count: u64,
+    pub(super) garbage: ChunkTally,
+    pub(super) in_use: ChunkTally,
+    pub(super) quarantined: ChunkTally,
+    pub(super) quarantined_garbage: ChunkTally,
+    pub(super) shards: Vec<ShardCensus>,
+    pub(super) waiting: ChunkTally,
+}
+
+/// Unreferenced objects of a shard.
+#[derive(Debug)]
+pub(super) struct ShardCensus {
+    /// Their names, unless there are too many.
+    pub(super) candidates: Option<Vec<Candidate>>,
+    /// Number of those that may be removed now.
+    pub(super) ready: u64,
+    pub(super) shard: Shard,
+}
+
+impl Census {
+    pub(super) fn join(&mut self, other: Self) {
+        self.foreign_count += other.foreign_count;
+        let room = NAMED.saturating_sub(self.foreign.len());
+        self.foreign.extend(other.foreign.into_iter().take(room));
+        self.garbage.join(other.garbage);
+        self.in_use.join(other.in_use);
+        self.quarantined.join(other.quarantined);
+        self.quarantined_garbage.join(other.quarantined_garbage);
+        self.shards.extend(other.shards);
+        self.waiting.join(other.waiting);
+    }
+}

@@ -1,0 +1,249 @@
+//! Comparison of all chunks with the marks.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use futures::stream::{self, StreamExt as _};
+
+use crate::backend::{Details, ListEntry, ObjectInfo, Pager};
+use crate::chunks::{Unused, query_of};
+use crate::digest_set::{MarkSet, MarkSetBuilder, Shard, mark_of};
+use crate::error::{ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::larder::gc_candidates::GcCandidates;
+use crate::format::layout::Key;
+use crate::gc::census::{Census, ShardCensus, Times};
+use crate::gc::options::{GcEvent, GcOptions, Sizes};
+use crate::gc::progress::Candidate;
+use crate::gc::walk::NAMED;
+use crate::store::Datastore;
+
+/// Inputs for finding unreferenced objects.
+#[derive(Debug)]
+pub(super) struct Counting<'a> {
+    /// Maximum number of candidates kept by name.
+    pub(super) kept: AtomicUsize,
+    pub(super) marks: &'a MarkSet,
+    pub(super) options: &'a GcOptions,
+    pub(super) sightings: &'a GcCandidates,
+    pub(super) store: &'a Datastore,
+    pub(super) times: Times,
+}
+
+/// A shard being listed.
+#[derive(Debug)]
+pub(super) struct Scan<'a> {
+    census: Census,
+    counting: &'a Counting<'a>,
+    last_chunk: Option<Digest>,
+    /// The mark seen last.
+    last_mark: Option<u64>,
+    /// Marks not seen yet.
+    left: &'a [u64],
+    missing: Vec<u64>,
+    pager: Pager,
+}
+
+impl Counting<'_> {
+    /// Scans everything; returns the marks without a chunk too.
+    pub(super) async fn all(&self) -> Result<(Census, MarkSet)> {
+        let in_flight = self.store.inner().uncached_backend().capabilities().in_flight;
+        let concurrency = self.options.control.concurrency.unwrap_or(in_flight).max(1);
+        let shards = Shard::all(concurrency as u64);
+        let of = shards.len() as u64;
+        let mut counts = stream::iter(shards).map(|shard| self.shard(shard)).buffer_unordered(concurrency);
+        let (mut all, mut missing, mut done) = (Census::default(), MarkSetBuilder::default(), 0);
+        while let Some(counted) = counts.next().await {
+            let (census, lost) = counted?;
+            all.join(census);
+            for mark in lost {
+                missing.insert(mark);
+            }
+            done += 1;
+            self.options.control.notify(&GcEvent::ShardListed { done, of });
+        }
+        all.shards.sort_unstable_by_key(|census| census.shard.first);
+        Ok((all, missing.finish()))
+    }
+
+    async fn shard(&self, shard: Shard) -> Result<(Census, Vec<u64>)> {
+        let mut scan = self.scan(shard);
+        let mut kept = Some(Vec::new());
+        let mut ready = 0;
+        while let Some(candidates) = scan.next().await? {
+            ready += candidates.iter().filter(|candidate| candidate.ready).count() as u64;
+            // Waiting candidates are needed only if they are stored.
+            let wanted =
+                candidates.into_iter().filter(|candidate| candidate.ready || self.keeps_candidates());
+            if let Some(names) = &mut kept {
+                let before = names.len();
+                names.extend(wanted);
+                let more = names.len() - before;
+                let total = self.kept.fetch_add(more, Ordering::Relaxed) + more;
+                if total > self.options.memory_bytes / size_of::<Candidate>() {
+                    self.kept.fetch_sub(names.len(), Ordering::Relaxed);
+                    kept = None;
+                }
+            }
+        }
+        let (mut census, missing) = scan.finish();
+        if let Some(names) = &mut kept {
+            names.shrink_to_fit();
+        }
+        census.shards.push(ShardCensus { candidates: kept, ready, shard });
+        Ok((census, missing))
+    }
+
+    pub(super) fn scan(&self, shard: Shard) -> Scan<'_> {
+        Scan {
+            census: Census::default(),
+            counting: self,
+            last_chunk: None,
+            last_mark: None,
+            left: self.marks.within(&shard),
+            missing: Vec::new(),
+            pager: Pager::new(query_of(&shard, self.details())),
+        }
+    }
+
+    /// As [`scan`](Counting::scan), starting after an object already processed.
+    pub(super) fn scan_after(&self, shard: Shard, after: Option<Unused>) -> Scan<'_> {
+        let mut scan = self.scan(shard);
+        if let Some(after) = after {
+            let mut query = query_of(&shard, self.details());
+            query.after = Some(after.key());
+            scan.pager = Pager::new(query);
+            let mark = mark_of(&after.digest);
+            scan.left = &scan.left[scan.left.partition_point(|left| *left < mark)..];
+        }
+        scan
+    }
+
+    fn details(&self) -> Details {
+        if self.options.sizes == Sizes::All { Details::All } else { Details::Names }
+    }
+
+    fn keeps_candidates(&self) -> bool {
+        self.store.inner().uncached_backend().capabilities().needs_gc_candidates()
+    }
+
+    /// Returns if the object may be removed, and since when it is known to be unreferenced. A quarantined copy needs no second sighting: the
+    /// candidates do not distinguish it from its chunk, and no writer could want to use it.
+    fn judge(&self, unused: &Unused, last_used: SystemTime) -> (bool, SystemTime) {
+        let is_old = self.times.is_old(last_used);
+        if !self.keeps_candidates() || self.options.consistent_listings || unused.quarantined.is_some() {
+            return (is_old, self.times.now);
+        }
+        // A chunk stored after it became a candidate is another one.
+        match self.sightings.since(&unused.digest).filter(|since| *since >= last_used) {
+            Some(since) => (is_old && self.times.is_old(since), since),
+            None => (false, self.times.now),
+        }
+    }
+}
+
+impl Scan<'_> {
+    /// The candidates of the next page; `None` at the end of the shard.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Candidate>>> {
+        self.counting.options.check_abort()?;
+        let backend = self.counting.store.inner().uncached_backend();
+        let Some(page) = self.pager.next(backend.as_ref()).await? else {
+            self.skip_to(None);
+            return Ok(None);
+        };
+        self.counting.options.control.notify(&GcEvent::ChunksListed { chunks: page.len() as u64 });
+        let (mut found, mut named) = (Vec::new(), Vec::new());
+        for entry in page {
+            match entry {
+                ListEntry::Foreign(path) => self.foreign(path),
+                // A foreign object stays.
+                ListEntry::Unreadable(unreadable) => self.foreign(unreadable.path),
+                ListEntry::Name(key) if self.is_unused(&key, 0) => named.push(key),
+                ListEntry::Object(info) if self.is_unused(&info.key, info.size) => found.push(info),
+                ListEntry::Name(_) | ListEntry::Object(_) | ListEntry::Prefix(_) => {}
+            }
+        }
+        if !named.is_empty() {
+            for looked in backend.head_many(&named).await? {
+                match looked {
+                    // Deleted since it was listed.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    looked => found.push(looked?),
+                }
+            }
+        }
+        Ok(Some(found.iter().filter_map(|info| self.candidate(info)).collect()))
+    }
+
+    fn foreign(&mut self, path: String) {
+        self.census.foreign_count += 1;
+        if self.census.foreign.len() < NAMED {
+            self.census.foreign.push(path);
+        }
+    }
+
+    /// Returns `true` if nothing uses the object; otherwise counts it. Objects arrive in order.
+    fn is_unused(&mut self, key: &Key, size: u64) -> bool {
+        match key {
+            Key::Chunk(digest) => {
+                let mark = mark_of(digest);
+                self.skip_to(Some(mark));
+                self.last_chunk = Some(*digest);
+                let pins = self.counting.store.inner().chunks().pins();
+                if self.last_mark == Some(mark) || pins.is_pinned(digest) {
+                    self.census.in_use.add(size);
+                    return false;
+                }
+                true
+            }
+            Key::Quarantined(digest, _) => {
+                let mark = mark_of(digest);
+                // The missing ones before it have not been counted yet.
+                let is_marked = self.last_mark == Some(mark) || self.left.binary_search(&mark).is_ok();
+                // Without a good copy it may be all that is left.
+                if is_marked && self.last_chunk != Some(*digest) {
+                    self.census.quarantined.add(size);
+                    return false;
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Counts the marks before this one that no chunk matched as missing.
+    fn skip_to(&mut self, mark: Option<u64>) {
+        while let Some((next, rest)) = self.left.split_first() {
+            match mark {
+                Some(mark) if *next > mark => return,
+                Some(mark) if *next == mark => self.last_mark = Some(mark),
+                _ => self.missing.push(*next),
+            }
+            self.left = rest;
+        }
+    }
+
+    fn candidate(&mut self, info: &ObjectInfo) -> Option<Candidate> {
+        let unused = match info.key {
+            Key::Chunk(digest) => Unused { digest, quarantined: None },
+            Key::Quarantined(digest, number) => Unused { digest, quarantined: Some(number) },
+            _ => return None,
+        };
+        let (ready, since) = self.counting.judge(&unused, info.last_used);
+        let census = &mut self.census;
+        match (unused.quarantined, ready) {
+            (None, true) => census.garbage.add(info.size),
+            (None, false) => census.waiting.add(info.size),
+            (Some(_), true) => {
+                census.quarantined.add(info.size);
+                census.quarantined_garbage.add(info.size);
+            }
+            (Some(_), false) => census.quarantined.add(info.size),
+        }
+        Some(Candidate { ready, since, size: info.size, unused })
+    }
+
+    fn finish(self) -> (Census, Vec<u64>) {
+        (self.census, self.missing)
+    }
+}
