@@ -18,7 +18,7 @@ pub mod conformance;
 mod coordination;
 #[cfg(feature = "testing")]
 pub(crate) mod fault;
-pub(crate) mod fs;
+pub mod fs;
 mod housekeeping;
 pub(crate) mod in_doubt;
 pub(crate) mod list;

@@ -1,6 +1,6 @@
 //! The store: namespaces, groups and snapshots, backups and restores.
 //!
-//! A [`Datastore`] is opened on a [`Backend`] and is cheap to clone. [`Datastore::backup`] begins a snapshot, which stays
+//! A [`Datastore`] is opened on a [`Backend`](crate::backend::Backend) and is cheap to clone. [`Datastore::backup`] begins a snapshot, which stays
 //! invisible until [`SnapshotWriter::finish`]; [`Datastore::snapshot`] opens a finished one.
 //!
 //! # Locks

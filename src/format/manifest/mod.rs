@@ -184,13 +184,7 @@ pub struct ManifestFile {
 }
 
 impl ManifestFile {
-    /// An entry for the archive `name`. `size`, in bytes, and `checksum` depend on its kind:
-    ///
-    /// | kind | size | checksum |
-    /// |---|---|---|
-    /// | `.fidx` | size of the image | checksum of the index |
-    /// | `.didx` | end of the last chunk | checksum of the index |
-    /// | `.blob` | length of the stored file, header included | SHA-256 of the stored file |
+    /// An entry for the archive `name`.
     ///
     /// # Errors
     /// If `size` is 2^63 or more, which no reader accepts.
@@ -214,12 +208,13 @@ impl ManifestFile {
         self.crypt_mode
     }
 
-    /// Its size in bytes; see [`new`](Self::new).
+    /// Its size in bytes: of an image, the size of the image; of a stream, the end of the last chunk; of a blob, the length of the stored
+    /// file with its header.
     pub const fn size(&self) -> u64 {
         self.size
     }
 
-    /// Its checksum; see [`new`](Self::new).
+    /// Its checksum: of an image or a stream, the checksum of the index; of a blob, the SHA-256 of the stored file.
     pub const fn checksum(&self) -> Digest {
         self.checksum
     }
