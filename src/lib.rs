@@ -9,9 +9,7 @@
 //! use std::sync::Arc;
 //!
 //! use futures::io::Cursor;
-//! use larder::backend::{FsBackend, FsOptions, PrefixDirectories};
-//! use larder::rt::ThreadRuntime;
-//! use larder::store::{Datastore, FileTarget, Options};
+//! use larder::{Datastore, FileTarget, FsBackend, FsOptions, Options, PrefixDirectories, ThreadRuntime};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let scratch = tempfile::tempdir()?;
@@ -111,9 +109,11 @@ pub mod verify;
 #[cfg(feature = "s3")]
 mod wire;
 
+pub use backend::{FsBackend, FsOptions, PrefixDirectories};
 pub use error::{Error, ErrorKind, Result};
 pub use observer::Observer;
-pub use store::Datastore;
+pub use rt::ThreadRuntime;
+pub use store::{Datastore, FileTarget, Options};
 
 // Compiles the code in README.md.
 #[cfg(all(doctest, feature = "s3"))]
