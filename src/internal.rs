@@ -160,6 +160,64 @@ pub mod s3 {
     }
 }
 
+/// The tools of the simulated runtime.
+#[cfg(feature = "testing")]
+pub mod sim {
+    use std::time::Duration;
+
+    use crate::rt::SimRuntime;
+
+    pub use crate::rt::sim::SimListener;
+
+    /// Reaches the tools of a simulated runtime.
+    pub trait Simulation {
+        /// Accepts connections to a port, for any host name.
+        fn listen(&self, port: u16) -> SimListener;
+        /// Runs everything that is ready, without advancing time.
+        fn run_until_idle(&self);
+        /// Sets the wall clock back. The monotonic clock is unaffected.
+        fn set_clock_back(&self, by: Duration);
+        /// Sets the wall clock forward. The monotonic clock is unaffected.
+        fn set_clock_forward(&self, by: Duration);
+        /// Number of scheduling decisions so far.
+        fn steps(&self) -> u64;
+        /// Suspends the host for this time: wall clock and monotonic clock advance, timers do not.
+        fn suspend(&self, time: Duration);
+        /// A hash of the schedule; differs between two schedules with high probability.
+        fn trace(&self) -> u64;
+    }
+
+    impl Simulation for SimRuntime {
+        fn listen(&self, port: u16) -> SimListener {
+            self.listen(port)
+        }
+
+        fn run_until_idle(&self) {
+            self.run_until_idle();
+        }
+
+        fn set_clock_back(&self, by: Duration) {
+            self.set_clock_back(by);
+        }
+
+        fn set_clock_forward(&self, by: Duration) {
+            self.set_clock_forward(by);
+        }
+
+        fn steps(&self) -> u64 {
+            self.steps()
+        }
+
+        fn suspend(&self, time: Duration) {
+            self.suspend(time);
+        }
+
+        fn trace(&self) -> u64 {
+            self.trace()
+        }
+    }
+}
+
 /// Status files.
 pub mod status {
     use crate::format::name::{AuthId, NameError};

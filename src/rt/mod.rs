@@ -18,7 +18,7 @@ mod limit;
 mod rate;
 pub(crate) mod semaphore;
 #[cfg(feature = "testing")]
-mod sim;
+pub(crate) mod sim;
 #[cfg(feature = "smol")]
 mod smol;
 mod thread;
@@ -40,7 +40,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) use rate::Rate;
 #[cfg(feature = "testing")]
-pub use sim::{SimListener, SimRuntime};
+pub use sim::SimRuntime;
 #[cfg(feature = "smol")]
 pub use smol::SmolRuntime;
 pub use thread::ThreadRuntime;

@@ -12,6 +12,7 @@ use larder::format::layout::Key;
 use larder::gc::{self, GcEnd, GcOptions};
 use larder::internal::fault::{Action, FaultBackend, Rule};
 use larder::internal::record::Method;
+use larder::internal::sim::Simulation as _;
 use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotWriter};
 use larder_testing::gc_scene::{

@@ -42,7 +42,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
     ("prune", &["backend", "format", "observer", "retention", "rt", "store"]),
     ("sync", &["backend", "buffers", "chunks", "format", "local", "observer", "retention", "rt", "store"]),
     ("verify", &["backend", "buffers", "chunks", "digest_set", "format", "observer", "rt", "store"]),
-    ("internal", &["backend", "format", "s3", "store", "wire"]),
+    ("internal", &["backend", "format", "rt", "s3", "store", "wire"]),
     (
         "lib",
         &[

@@ -123,39 +123,39 @@ impl SimRuntime {
     }
 
     /// Runs everything that is ready, without advancing time.
-    pub fn run_until_idle(&self) {
+    pub(crate) fn run_until_idle(&self) {
         while let Some(ready) = self.inner.next() {
             ready.run();
         }
     }
 
     /// Number of scheduling decisions so far.
-    pub fn steps(&self) -> u64 {
+    pub(crate) fn steps(&self) -> u64 {
         self.inner.state().steps
     }
 
     /// A hash of the schedule; differs between two schedules with high probability.
-    pub fn trace(&self) -> u64 {
+    pub(crate) fn trace(&self) -> u64 {
         self.inner.state().trace
     }
 
     /// Sets the wall clock forward. The monotonic clock is unaffected.
-    pub fn set_clock_forward(&self, by: Duration) {
+    pub(crate) fn set_clock_forward(&self, by: Duration) {
         self.inner.state().clock_ahead += by;
     }
 
     /// Sets the wall clock back. The monotonic clock is unaffected.
-    pub fn set_clock_back(&self, by: Duration) {
+    pub(crate) fn set_clock_back(&self, by: Duration) {
         self.inner.state().clock_behind += by;
     }
 
     /// Suspends the host for this time: wall clock and monotonic clock advance, timers do not.
-    pub fn suspend(&self, time: Duration) {
+    pub(crate) fn suspend(&self, time: Duration) {
         self.inner.state().suspended += time;
     }
 
     /// Accepts connections to a port, for any host name.
-    pub fn listen(&self, port: u16) -> SimListener {
+    pub(crate) fn listen(&self, port: u16) -> SimListener {
         let (sender, receiver) = mpsc::unbounded();
         self.inner.state().listeners.insert(port, sender);
         SimListener::new(receiver)

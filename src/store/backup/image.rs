@@ -41,7 +41,7 @@ impl DirtyMap {
     }
 
     /// Returns `true` if any part of the range may differ.
-    pub fn overlaps(&self, range: &Range<u64>) -> bool {
+    pub(crate) fn overlaps(&self, range: &Range<u64>) -> bool {
         let first = self.ranges.partition_point(|dirty| dirty.end <= range.start);
         !range.is_empty() && self.ranges.get(first).is_some_and(|dirty| dirty.start < range.end)
     }

@@ -14,7 +14,7 @@ use sources::{Item, Kind, Sources, join};
 use text::{closing, split_at_commas};
 
 /// The most public items. Lower it whenever the surface shrinks.
-const MAX_ITEMS: usize = 630;
+const MAX_ITEMS: usize = 616;
 
 /// Names that two public types still share. The list only gets shorter.
 const SHARED_NAMES: &[&str] = &["Event", "Observer", "Outcome", "Scope"];

@@ -10,6 +10,7 @@ use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::internal::fault::{Action, Rule};
 use larder::internal::record::Method;
+use larder::internal::sim::Simulation as _;
 use larder::rt::{Runtime as _, SimRuntime};
 
 use super::place::Kind;

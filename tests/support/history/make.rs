@@ -9,6 +9,7 @@ use futures::io::Cursor;
 use larder::chunker::FixedChunker;
 use larder::error::{ErrorKind, Result};
 use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
+use larder::internal::sim::Simulation as _;
 use larder::store::{
     Datastore, DirtyMap, Relocated, RelocatedSnapshot, Relocation, SnapshotReader, SnapshotState,
     SnapshotWriter, WriterTarget,
