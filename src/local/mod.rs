@@ -1,16 +1,16 @@
-//! What a process keeps on a local disk of a store that is elsewhere. All of it can be deleted at any time: that costs requests
-//! and time, and nothing else (H74).
+//! Local state: copies and records of a remote store on a local disk. All of it can be deleted at any time, at the price of requests
+//! and time (H74).
 //!
-//! | path | what |
+//! | path | contents |
 //! |---|---|
 //! | `lock` | locked while a process uses the directory (H71) |
 //! | `instance` | 32 hexadecimal digits, drawn once (H90) |
 //! | `store` | the identity of the store that the directory belongs to (H91) |
 //! | `chunks/` | copies of chunks |
 //! | `mirror/` | copies of metadata |
-//! | `presence/` | which chunks the store has |
+//! | `presence/` | records of the chunks in the store |
 //!
-//! What is here is never evidence of what is in the store. Each copy is used only for the version that the store itself has shown.
+//! Local state is never proof of the contents of the store. A copy is used only for a version that the store itself has shown.
 
 pub(crate) mod cache;
 pub(crate) mod mirror;
@@ -29,7 +29,7 @@ use crate::local::mirror::{CopyName, Mirror};
 use crate::local::presence::PresenceStore;
 use crate::rt::Runtime;
 
-/// Choices for local state that is opened.
+/// Options of local state.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct LocalOptions {
@@ -43,8 +43,8 @@ impl Default for LocalOptions {
 }
 
 impl LocalOptions {
-    /// How many bytes of disk copies of chunks may take, at most; default: 4 GiB, 0 for none. What is used least is removed first,
-    /// and what was read only once before what was read again.
+    /// Maximum bytes of disk for copies of chunks; default: 4 GiB, 0 for none. The least recently used copies are removed first, and
+    /// copies that were read only once before others.
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
         self.cache_bytes = bytes;
         self
@@ -65,11 +65,11 @@ pub struct LocalState {
 }
 
 impl LocalState {
-    /// Opens the local state in a directory, which is made if it is absent. It is locked until the last handle is dropped. What is
-    /// made in it can be read by its owner alone, whatever the umask.
+    /// Opens the local state in a directory, or creates it. It is locked until the last handle is dropped. Only its owner can read the
+    /// files in it, whatever the umask.
     ///
     /// # Errors
-    /// `Busy` if another process uses it, or this one does already; `Unavailable` or `Full` if the disk fails.
+    /// `Busy` if a process uses it already, this one included; `Unavailable` or `Full` if the disk fails.
     pub async fn open(
         runtime: &Arc<dyn Runtime>,
         directory: impl Into<PathBuf>,
@@ -114,8 +114,7 @@ impl LocalState {
         self.chunks.as_ref().map(ChunkCache::counts)
     }
 
-    /// A text that no other local state has, unless it is a copy of this one: what
-    /// `Ownership::instance` of the backend in a bucket wants.
+    /// Unique text of this local state, for `Ownership::instance` of a backend in a bucket. A copy of the directory has the same text.
     pub fn instance(&self) -> &str {
         &self.instance
     }
@@ -133,8 +132,8 @@ impl LocalState {
         }
     }
 
-    /// Which chunks the store with this identity has, for a term in which this process alone changes it. Records of another term than
-    /// the one that this continues are dropped: somebody else may have removed chunks since. None if the disk fails. Blocks.
+    /// Presence records of the store with this identity, for a lease term. Records of other terms than the one that this
+    /// continues are dropped, because another process may have removed chunks since. `None` if the disk fails. Blocks.
     pub(crate) fn presence(
         &self,
         identity: &str,
@@ -159,7 +158,7 @@ impl LocalState {
         presence.as_ref().map(|(_, records)| Arc::clone(records))
     }
 
-    /// Says that the directory belongs to the store with this identity, from now on and for good.
+    /// Binds the directory to the store with this identity, permanently.
     pub(crate) fn bind(&self, identity: &str) -> Result<()> {
         match fs::read_to_string(self.directory.join("store")) {
             Ok(found) if found == identity => Ok(()),
@@ -176,7 +175,7 @@ fn is_identity(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Replaces a small file in one step.
+/// Replaces a small file atomically.
 fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
     let temporary = directory.join(format!("{name}.new"));
     let mut file = private::create(&temporary)?;

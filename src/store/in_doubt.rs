@@ -3,7 +3,7 @@
 //! | request | while it is in doubt |
 //! |---|---|
 //! | put of a manifest | the files of its snapshot stay, and the snapshot is not deleted |
-//! | an object may still be deleted, once more or at last | nothing is stored under its name that somebody relies on (H17): its snapshot has no successor of the same time, its mark of protection, notes or owner are not set |
+//! | delete of an object | nothing that must last is stored under its name (H17): no new snapshot of the same time, no protection, notes or owner |
 //!
 //! Both end after the maximum time of a request.
 //!

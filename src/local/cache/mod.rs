@@ -1,18 +1,18 @@
 //! Stored chunks of a remote store on a local disk, within a budget of bytes.
 //!
-//! A cache answers "the bytes are here", never "the store has the chunk" (H72), and it is never fatal: what goes wrong is
-//! counted, reads become misses, and nothing is taken for a while (I8, H63). Anybody may delete any of its files, or all, while
-//! it is in use (H74). One directory belongs to one cache; who opens it sees to that (H71).
+//! A hit means that the bytes are here, never that the store has the chunk (H72). The cache is never fatal: it counts failures, reads
+//! become misses, and it accepts no entries for a while (I8, H63). All its files may be deleted while
+//! it is in use (H74). One directory belongs to one cache; the caller ensures that (H71).
 //!
 //! # Layout
 //! An entry is `PP/<digest>`, where `PP` are the first two of the 64 digits. It is written as `tmp-<number>` and renamed
-//! (H67). Nothing is flushed: what a crash leaves incomplete is noticed when it is read (H66). What is in one is told in [`file`].
+//! (H67). Nothing is flushed: a read detects an entry that a crash left incomplete (H66). [`file`] has the format of an entry.
 //!
-//! The time of modification is that of the last hit, which is the order after the cache is opened again (H61).
+//! The modification time of a file is the time of its last hit. It restores the order when the cache is opened again (H61).
 //!
 //! # Locks
-//! What changes a file and its entry holds the stripe of the digest for writing, what reads holds it for reading (H60). Nobody
-//! holds two stripes. The state is locked last, and never while a file is touched.
+//! An operation that changes a file and its entry holds the stripe of the digest for writing, a read holds it for reading (H60). No
+//! operation holds two stripes. The state is locked last, and never during file operations.
 
 mod file;
 mod index;
@@ -38,7 +38,7 @@ use crate::local::private::{self, make_directory};
 pub(crate) struct ChunkCache {
     directory: PathBuf,
     budget: u64,
-    /// The most bytes of disk that one entry may take.
+    /// Maximum bytes of disk for one entry.
     entry_most: u64,
     next_temp: AtomicU64,
     stripes: [RwLock<()>; 64],
@@ -49,33 +49,33 @@ pub(crate) struct ChunkCache {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheCounts {
-    /// Reads that were answered.
+    /// Number of hits.
     pub hits: u64,
-    /// Reads that were not, for whatever reason.
+    /// Number of misses, for any reason.
     pub misses: u64,
-    /// Entries that were removed because they were not what belonged there.
+    /// Number of removed damaged entries.
     pub damaged: u64,
-    /// Failures of the disk, whether in reading, writing or removing.
+    /// Number of disk failures in reads, writes and removals.
     pub errors: u64,
-    /// Entries that were taken.
+    /// Number of stored entries.
     pub inserted: u64,
-    /// Entries that made room for others.
+    /// Number of evicted entries.
     pub evicted: u64,
-    /// The bytes of disk of all entries, in whole blocks of 4096.
+    /// Bytes of disk of all entries, in whole blocks of 4096.
     pub bytes: u64,
-    /// The number of entries.
+    /// Number of entries.
     pub entries: u64,
 }
 
 impl ChunkCache {
-    /// Opens the cache in `directory`, which is made if it is not there, with at most `budget` bytes of disk, counted in whole
+    /// Opens the cache in `directory`, or creates it, with at most `budget` bytes of disk, counted in whole
     /// blocks of 4096.
     ///
-    /// Reads no entry, only the directories. What it finds beyond the budget is removed. An entry may have at most an eighth of
+    /// Reads the directories and no entry. Removes entries beyond the budget. An entry may have at most an eighth of
     /// the budget, or the 17 MiB of the largest chunk if the budget is at least 64 MiB.
     ///
     /// # Errors
-    /// If the directory cannot be made or read. The caller continues without a cache.
+    /// If the directory cannot be created or read. The caller continues without a cache.
     pub(crate) fn open(directory: &Path, budget: u64) -> io::Result<Self> {
         make_directory(directory)?;
         let cache = Self {
@@ -97,8 +97,8 @@ impl ChunkCache {
         Ok(cache)
     }
 
-    /// The stored form of a chunk, if it is there. It is as complete as when it was taken; that it belongs to the digest is for
-    /// the caller to check, and [`Self::remove_damaged`] the answer if not.
+    /// Stored form of a chunk, if it is cached. It is complete; the caller checks it against the digest, and calls
+    /// [`Self::remove_damaged`] if it does not match.
     pub(crate) fn get(&self, digest: &Digest) -> Option<Bytes> {
         let mut found = {
             let _stripe = self.share(digest);
@@ -106,7 +106,7 @@ impl ChunkCache {
         };
         if matches!(found, Found::Damaged) {
             let _stripe = self.own(digest);
-            // Between the two locks it may have been removed, and taken again whole.
+            // Between the two locks it may have been removed and stored again.
             found = self.look(digest);
             if matches!(found, Found::Damaged) {
                 self.state().counts.damaged += 1;
@@ -126,10 +126,10 @@ impl ChunkCache {
         None
     }
 
-    /// Keeps the stored form of a chunk, which the caller has checked (H68). Does nothing if the entry exists.
+    /// Stores a chunk, which the caller has checked (H68). Does nothing if the entry exists.
     ///
-    /// Never fails. After an error it takes nothing for the next 256 times, and twice as often after each error that follows, up
-    /// to 65,536; a success ends that.
+    /// Never fails. After an error it skips the next 256 inserts, and twice as many after each further error, up
+    /// to 65,536; a success resets that.
     pub(crate) fn insert(&self, digest: &Digest, stored: &[u8]) {
         let Some(trailer) = trailer(stored) else { return };
         let size = size_on_disk(stored.len() as u64);
@@ -144,7 +144,7 @@ impl ChunkCache {
         }
     }
 
-    /// Returns `true` if the entry exists. Changes nothing, and does not promise that it can be read.
+    /// Returns `true` if the entry exists. It may still be unreadable.
     pub(crate) fn contains(&self, digest: &Digest) -> bool {
         self.state().index.size(digest).is_some()
     }
@@ -157,7 +157,7 @@ impl ChunkCache {
         }
     }
 
-    /// Removes an entry that is not what belongs there. As [`Self::remove`], and counted.
+    /// Removes a damaged entry and counts it.
     pub(crate) fn remove_damaged(&self, digest: &Digest) {
         let _stripe = self.own(digest);
         if self.contains(digest) {
@@ -166,7 +166,7 @@ impl ChunkCache {
         }
     }
 
-    /// Gives back at least so many bytes of disk, if it has as many, and takes nothing for the next 256 times: metadata on the
+    /// Frees at least this number of bytes of disk, if it has them, and skips the next 256 inserts: metadata on the
     /// same disk comes first (H64).
     pub(crate) fn yield_bytes(&self, bytes: u64) {
         self.state().pause();
@@ -185,9 +185,9 @@ impl ChunkCache {
 /// Result of reading an entry.
 enum Found {
     Bytes(Bytes),
-    /// A file that is not what was written.
+    /// The file differs from what was written.
     Damaged,
-    /// It could not be read now, and perhaps later.
+    /// The file cannot be read now, but perhaps later.
     Failure,
     Nothing,
 }
@@ -217,8 +217,8 @@ impl ChunkCache {
         }
     }
 
-    /// Removes the file of an entry and then the entry, and tells how many bytes of disk that gave back. If the file cannot be
-    /// removed the entry stays, because its bytes do. The stripe of the digest is held for writing.
+    /// Removes the file of an entry and then the entry. Returns the freed bytes of disk. If the file cannot be
+    /// removed, the entry stays, because its bytes do. The caller holds the stripe of the digest for writing.
     fn discard(&self, digest: &Digest) -> Option<u64> {
         let removed = fs::remove_file(self.path(digest));
         let mut state = self.state();
@@ -236,7 +236,7 @@ impl ChunkCache {
         }
     }
 
-    /// Removes an entry to make room; none if the disk does not let it.
+    /// Removes an entry to make room; `None` if the disk refuses.
     fn evict(&self, digest: &Digest) -> Option<u64> {
         let _stripe = self.own(digest);
         if !self.contains(digest) {
@@ -260,7 +260,7 @@ impl ChunkCache {
 
 /// Writing.
 impl ChunkCache {
-    /// Makes room for an entry and keeps it free; whether there is any.
+    /// Reserves room for an entry. Returns `true` if there is enough.
     fn reserve(&self, size: u64) -> bool {
         loop {
             let oldest = {
@@ -271,7 +271,7 @@ impl ChunkCache {
                 }
                 state.index.oldest()
             };
-            // Without an entry everything is reserved for what others write now.
+            // Without entries, concurrent writes have reserved everything.
             let Some(oldest) = oldest else { return false };
             if self.evict(&oldest).is_none() {
                 self.state().pause();
@@ -334,7 +334,7 @@ impl ChunkCache {
 
 /// Opening.
 impl ChunkCache {
-    /// Removes what was being written when the cache was last used.
+    /// Removes files of interrupted writes.
     fn remove_temps(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
@@ -392,7 +392,7 @@ fn account_directory(
 #[derive(Debug)]
 struct State {
     index: Index,
-    /// The bytes of disk of what is being written.
+    /// Bytes of disk of writes in progress.
     reserved: u64,
     /// Number of inserts still to skip.
     pause: u64,
@@ -415,7 +415,7 @@ impl State {
         self.index.bytes() + self.reserved
     }
 
-    /// Begins a pause. During one nothing happens: several threads that fail at once are one failure.
+    /// Begins a pause. Does nothing during one: simultaneous failures of several threads count as one.
     fn pause(&mut self) {
         if self.pause == 0 {
             self.pause = self.next_pause;

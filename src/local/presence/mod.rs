@@ -1,7 +1,7 @@
 //! Presence records: 40 bytes a chunk, in sorted files with a short log (H65).
 //!
 //! # Files
-//! | name | what |
+//! | name | contents |
 //! |---|---|
 //! | `current` | text: stamp, names of the segments from old to new, CRC-32 of both |
 //! | `log` | records in the order in which they were made |
@@ -12,15 +12,15 @@
 //!
 //! The log is in memory too. At [`MERGE_AT`] records it becomes a segment, together with those segments that are not at least four
 //! times as long. A new segment is written beside the old ones and flushed; then `current` is replaced, and only then the
-//! log is cut and the old segments are removed. A crash before the replacement leaves the old state and a file that nobody names, a
-//! crash after it records in the log that the segment has too.
+//! log is cut and the old segments are removed. A crash before the replacement leaves the old state and an unnamed file, a
+//! crash after it leaves records in the log that the segment has too.
 //!
 //! # Validity
-//! The records are true for the stamp that they were made under, and are dropped under another. Losing records costs requests. One that
-//! was forgotten must stay forgotten: [`PresenceStore::forget_all`] returns when that is on the disk (H16), and since a damaged record
-//! may be one that hides an older one, damage is more than a record that is lost. A log with one is dropped with everything else,
-//! unless it is what a crash leaves, at its end: half a record, or zeros. A block of a segment with one answers nothing, and a
-//! merge that meets one drops everything.
+//! Records are valid for the stamp that they were made under, and are dropped under another. Lost records cost requests. A forgotten
+//! record must stay forgotten: [`PresenceStore::forget_all`] returns when that is on the disk (H16). A damaged record may hide an older
+//! one, so damage is worse than a lost record. A damaged log is dropped with everything else, unless the damage is what a crash
+//! leaves at its end: half a record, or zeros. A damaged block of a segment answers nothing, and a merge that meets one drops
+//! everything.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -35,7 +35,7 @@ use crate::local::private;
 const RECORD_BYTES: usize = 40;
 /// Number of records that one lookup in a segment reads.
 const BLOCK_RECORDS: usize = 256;
-/// At how many records the log becomes a segment.
+/// Number of records at which the log becomes a segment.
 const MERGE_AT: usize = 64 << 10;
 /// A segment is merged with a newer one that is more than this part of it.
 const RATIO: u64 = 4;
@@ -44,7 +44,7 @@ const LENGTH_BITS: u32 = 28;
 /// Record of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
-    /// Nothing, any more.
+    /// The chunk is unknown.
     Forgotten,
     /// The store has it, in an object of this many bytes.
     Present(u32),
@@ -78,8 +78,8 @@ struct Segment {
 }
 
 impl PresenceStore {
-    /// Opens the records in a directory, which is made if it is absent. Those that were made under another stamp than `valid` are dropped;
-    /// from here on they count under `stamp`.
+    /// Opens the records in a directory, or creates it. Drops records with another stamp than `valid`; the others are valid under
+    /// `stamp` from then on.
     pub(crate) fn open(directory: &Path, valid: Option<&str>, stamp: &str) -> io::Result<Self> {
         Self::open_merging_at(directory, valid, stamp, MERGE_AT)
     }
@@ -140,13 +140,13 @@ impl PresenceStore {
         self.append(digest, Presence::Present(length), false)
     }
 
-    /// Notes that nothing is known of a chunk any more. On the disk when it returns.
+    /// Forgets a chunk. Durable when it returns.
     #[cfg(test)]
     pub(crate) fn forget(&self, digest: Digest) -> io::Result<()> {
         self.append(digest, Presence::Forgotten, true)
     }
 
-    /// Notes that nothing is known of any of these chunks any more. On the disk when it returns.
+    /// Forgets chunks. Durable when it returns.
     pub(crate) fn forget_all(&self, digests: &[Digest]) -> io::Result<()> {
         let Some((last, others)) = digests.split_last() else { return Ok(()) };
         for digest in others {
@@ -155,7 +155,7 @@ impl PresenceStore {
         self.append(*last, Presence::Forgotten, true)
     }
 
-    /// The records go on to count, under another stamp, and no longer under the one before. On the disk when it returns.
+    /// Makes the records valid under another stamp instead of the current one. Durable when it returns.
     pub(crate) fn restamp(&self, stamp: &str) -> io::Result<()> {
         let mut state = self.state();
         let before = std::mem::replace(&mut state.stamp, stamp.to_owned());
@@ -168,7 +168,7 @@ impl PresenceStore {
 
     fn append(&self, digest: Digest, presence: Presence, durable: bool) -> io::Result<()> {
         let mut state = self.state();
-        // In memory first: whatever the disk does, this process no longer believes what was forgotten.
+        // In memory first: even if the disk fails, this process no longer uses the forgotten records.
         if presence == Presence::Forgotten {
             state.recent.insert(digest, presence);
         }
@@ -183,7 +183,7 @@ impl PresenceStore {
             return Err(error);
         }
         state.recent.insert(digest, presence);
-        // A merge that failed is tried again when as many records have come.
+        // A failed merge is retried after the same number of records.
         if !state.recent.len().is_multiple_of(self.merge_at) {
             return Ok(());
         }
@@ -217,7 +217,7 @@ impl PresenceStore {
         for segment in state.segments[keep..].iter().rev() {
             sources.push(Source::of(segment)?);
         }
-        // Nothing older is left that a forgotten one would have to hide.
+        // No older segment is left, so forgotten records can be omitted.
         write_segment(&self.directory.join(&name), recent.into_iter(), sources, keep == 0)?;
         let segment = Segment::open(&self.directory, &name)?;
         let old = state.segments.split_off(keep);
@@ -310,7 +310,7 @@ impl Source {
         Ok(source)
     }
 
-    /// On to the next record.
+    /// Advances to the next record.
     fn advance(&mut self) -> io::Result<()> {
         self.next = None;
         if self.left > 0 {
@@ -323,7 +323,7 @@ impl Source {
     }
 }
 
-/// Writes a segment from sources of which the newest comes first.
+/// Writes a segment from sources, the newest first.
 fn write_segment(
     path: &Path,
     recent: impl Iterator<Item = (Digest, Presence)>,

@@ -1,13 +1,12 @@
 //! How a backup begins.
 //!
-//! 1. The group is locked. A backup of it that runs elsewhere means `Busy`, after a moment of patience with one that was dropped
-//!    and is being cleaned up.
-//! 2. What dead writers left behind is removed. It needs evidence that they are dead (I1): no other process holds the lock of
-//!    the store, the snapshot itself is not locked, those locks reach everybody who could write, and a manifest of it neither
-//!    is there nor may still arrive. Without it, or if they cannot be deleted, the leftovers stay; they are invisible anyway. The
-//!    lock of the store is held alone while files are deleted, not while the disk is flushed, and never waited for.
-//! 3. The store is locked, shared, until the backup ends: no process collects garbage meanwhile (H4, H5). A process that removes
-//!    leftovers right now is waited for, up to ten seconds; a collection is not.
+//! 1. The group is locked. Another backup of the group means `Busy`, after half a second in which a dropped one may be cleaned up.
+//! 2. Leftovers of dead writers are removed. That needs evidence that the writer is dead (I1): no other process holds the lock of
+//!    the store, the snapshot is not locked, those locks reach all possible writers, and its manifest neither exists nor may
+//!    still arrive. Without evidence, or if they cannot be deleted, the leftovers stay; readers ignore them. The store is locked alone
+//!    while files are deleted, but not while the disk is flushed, and the writer never waits for that lock.
+//! 3. The store is locked, shared, until the backup ends: no process collects garbage meanwhile (H4, H5). The writer waits up to ten
+//!    seconds for a process that removes leftovers, but not for a collection.
 //! 4. The time is checked against the newest snapshot (H53) and the owner against the caller, or written for a new group.
 //! 5. The new snapshot is locked.
 
@@ -56,20 +55,19 @@ impl BackupBuilder {
         self
     }
 
-    /// Keeps no copies of new chunks on the local disk; default: those that are stored are kept, if the store was opened with local
-    /// state.
+    /// Keeps no local copies of new chunks. By default they are kept, if the store was opened with local state.
     pub fn no_cache(mut self) -> Self {
         self.cache_policy = CachePolicy::Bypass;
         self
     }
 
-    /// On whose behalf the backup is made; default: `root@pam`. A new group belongs to them, an existing one must.
+    /// Owner of the backup; default: `root@pam`. A new group gets this owner. An existing group must belong to them.
     pub fn owner(mut self, owner: AuthId) -> Self {
         self.owner = owner;
         self
     }
 
-    /// The time of the snapshot, cut to seconds; default: now, or the second after the newest snapshot if that is at most a
+    /// Time of the snapshot, truncated to seconds; default: now, or the second after the newest snapshot if that is at most a
     /// minute in the future.
     pub fn time(mut self, time: SystemTime) -> Self {
         self.time = Some(time);
@@ -79,9 +77,9 @@ impl BackupBuilder {
     /// Begins the backup.
     ///
     /// # Errors
-    /// `Busy` if another backup of the group is running and does not end within half a second, or another process collects
-    /// garbage, or requests that got no answer may still delete what would be written; `Denied` if the group belongs to somebody
-    /// else; `InvalidInput` if the time is not later than that of the newest snapshot; `NotFound` if the namespace does not exist.
+    /// `Busy` if another backup of the group is running and does not end within half a second, if another process collects
+    /// garbage, or if pending deletes could remove the new objects; `Denied` if the group belongs to another
+    /// owner; `InvalidInput` if the time is not later than that of the newest snapshot; `NotFound` if the namespace does not exist.
     ///
     /// # Cancel safety
     /// A dropped future leaves at most a group that has an owner and no snapshots.
@@ -126,7 +124,7 @@ impl BackupBuilder {
         Ok(SnapshotWriter::new(store, name, guards, written, events, (cache_policy, witnesses)))
     }
 
-    /// The name of the group.
+    /// Name of the group.
     pub fn group(&self) -> &GroupName {
         &self.group
     }

@@ -19,7 +19,7 @@ use crate::store::publish::Written;
 /// Maximum lag of the clock behind the newest snapshot for a backup without an explicit time.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 
-/// The first time from this one on, at most a minute later, of which no snapshot may still be being deleted.
+/// The first time, from this one to a minute later, whose snapshot has no pending delete.
 pub(in crate::store) fn settled_time(
     store: &Arc<StoreInner>,
     group: &GroupName,
@@ -31,7 +31,7 @@ pub(in crate::store) fn settled_time(
     times.into_iter().find(is_settled).unwrap_or(time)
 }
 
-/// Makes sure that the group belongs to the caller. Returns what had to be written.
+/// Makes sure that the group belongs to the caller. Returns the owner object if it was stored.
 pub(in crate::store) async fn claim(
     store: &Arc<StoreInner>,
     group: &GroupName,
@@ -41,7 +41,7 @@ pub(in crate::store) async fn claim(
     let key = Key::Owner(group.clone());
     match store.metadata().owner(group).await? {
         Some(owner) if caller.may_access(&owner) => {
-            // Its deletion may be on its way, but not while the group has a finished snapshot: that goes before.
+            // A delete of the owner may be pending, but not while the group has a finished snapshot, which is deleted before it.
             if !snapshots.iter().any(|snapshot| snapshot.state == SnapshotState::Finished) {
                 store.check_settled(&key)?;
             }
@@ -63,8 +63,8 @@ pub(in crate::store) async fn claim(
     }
 }
 
-/// Removes the unfinished ones among the newest snapshots of a group, if their writers are certainly gone. Returns what is left of the
-/// newest. Older ones are not looked at: there are many, and pruning removes them.
+/// Removes unfinished snapshots among the newest of a group, if their writers are certainly dead. Returns the remaining newest
+/// snapshots. Older ones are left to pruning, because a group may have many.
 pub(in crate::store) async fn remove_leftovers(
     store: &Arc<StoreInner>,
     group: &GroupName,
@@ -86,8 +86,8 @@ pub(in crate::store) async fn remove_leftovers(
     store.catalog().newest_snapshots(group).await
 }
 
-/// Removes an unfinished snapshot if nobody else writes to the store at this moment, and otherwise leaves it. The lock of the store
-/// is not waited for, and held while the files are deleted only: other processes wait for it.
+/// Removes an unfinished snapshot, unless another process writes to the store at this moment. Does not wait for the lock of the
+/// store, and holds it only while the files are deleted, because other processes wait for it.
 pub(in crate::store) async fn remove_leftover(
     store: &Arc<StoreInner>,
     name: &SnapshotName,
@@ -104,8 +104,8 @@ pub(in crate::store) async fn remove_leftover(
     }
 }
 
-/// The time of a new snapshot: the one that was asked for, or now, and later than all there are. Now is also later than those that
-/// may still be being deleted.
+/// Time of a new snapshot: the requested one, or now. It must be later than all existing snapshots; a time that was not requested
+/// is also later than those with a pending delete.
 pub(super) fn choose_time(
     wanted: Option<SystemTime>,
     now: SystemTime,

@@ -18,7 +18,7 @@ use crate::store::backup::pipeline::{ArchiveTask, BaseArchive, Cut, Entry};
 use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
-/// The size of the chunks of an image unless another is asked for: what PBS uses.
+/// Default chunk size of an image, as in PBS.
 pub(in crate::store) const CHUNK_BYTES: u64 = 4 << 20;
 
 /// Number of chunks reused from a base at once.
@@ -26,10 +26,10 @@ const REUSE_BATCH: usize = 256;
 
 /// Dirty extents: the parts of an image that may differ from the base.
 ///
-/// Built from the ranges that were written to since; they may overlap and come in any order.
+/// Built from the ranges that were written since the base; they may overlap and come in any order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DirtyMap {
-    /// In order, apart from one another, none empty.
+    /// In order, separate, none empty.
     ranges: Vec<Range<u64>>,
 }
 
@@ -85,7 +85,7 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// `Stream` if the reader fails, ends early, yields more than `size` bytes or nothing at all, which the format cannot
-    /// express; `InvalidInput` for a name that is not valid or taken; whatever the backend answers.
+    /// express; `InvalidInput` for a name that is not valid or taken; any failure of the backend.
     ///
     /// # Cancel safety
     /// A dropped future leaves the archive out of the snapshot; bytes were taken from the reader.
@@ -218,7 +218,7 @@ fn check_dirty(task: &ArchiveTask, size: Option<u64>, chunk_bytes: u64) -> Resul
     }
 }
 
-/// Chunks to be taken over, or one that was read, and at which offset.
+/// Chunks to reuse, or one that was read, with its offset.
 enum Part {
     Read(u64, Cut),
     Reused(u64, Vec<Entry>),
@@ -308,7 +308,7 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
         entries
     }
 
-    /// Fails if there is more than was announced.
+    /// Fails if the reader yields more than the given size.
     async fn check_end(&mut self) -> Result<()> {
         if self.size.is_none() || self.dirty.is_some() {
             return Ok(());

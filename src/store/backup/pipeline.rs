@@ -3,9 +3,9 @@
 //! ```text
 //! read → cut → [digest → known? → encode → store] → index
 //! ```
-//! The part in brackets runs for several chunks at the same time, the work for the processor on the blocking pool. One that takes
-//! long holds up none of those behind it: an entry that is done early waits, and its place in flight is free. What is in flight is bounded twice: by the number of chunks and by the budget of the
-//! store, from which a permit is taken before a chunk enters.
+//! The part in brackets runs for several chunks concurrently, its computation on the blocking pool. A slow chunk does not delay the
+//! chunks behind it: a finished entry waits for its turn, and its slot is free. Two limits bound the chunks in flight: their number,
+//! and the memory budget of the store, from which a chunk takes a permit before it enters.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ pub(in crate::store) struct BaseArchive {
     pub(in crate::store) snapshot: SnapshotName,
 }
 
-/// A chunk that was read and has a permit to be worked on.
+/// A chunk that was read, with its permit.
 #[derive(Debug)]
 pub(in crate::store) struct Cut {
     pub(in crate::store) bytes: Bytes,
@@ -80,7 +80,7 @@ impl ArchiveTask {
         Ok(Self { base, reserved, zeros: None })
     }
 
-    /// Prepares for an image of chunks of this length, of which those of zeros are recognised without being hashed.
+    /// Prepares for an image of chunks of this length: chunks of zeros are then recognised without hashing.
     pub(in crate::store) async fn recognise_zeros(&mut self, length: usize) -> Result<()> {
         let digest = self.store().zero_digest(length as u64).await?;
         self.zeros = Some((length, digest));
@@ -140,7 +140,7 @@ impl ArchiveTask {
         shared.events.emit(|| ArchiveEvent::ChunkKnown { archive: archive.clone(), size: length });
     }
 
-    /// Takes chunks of the base over without reading them.
+    /// Reuses chunks of the base without reading them.
     pub(in crate::store) async fn reuse(&self, entries: &[Entry]) -> Result<()> {
         let shared = &self.reserved.shared;
         let digests: Vec<_> = entries.iter().map(|entry| entry.digest).collect();
@@ -197,7 +197,7 @@ impl BaseArchive {
     }
 }
 
-/// Lets other tasks of the executor have a turn.
+/// Yields to other tasks of the executor.
 pub(crate) async fn yield_now() {
     let mut yielded = false;
     std::future::poll_fn(|context| {

@@ -51,7 +51,7 @@ pub struct ImageWriter {
     taken: Vec<u64>,
 }
 
-/// Frees the name of an image that is dropped, although tasks may still be at work on its chunks.
+/// Frees the name of a dropped image, although tasks may still process its chunks.
 #[derive(Debug)]
 struct GiveUp(Option<Weak<ArchiveTask>>);
 
@@ -79,7 +79,7 @@ impl SnapshotWriter {
 }
 
 impl<'a> ImageWriterBuilder<'a> {
-    /// An earlier snapshot with an image of the same name: what is not written is taken over from it. It stays locked until
+    /// An earlier snapshot with an image of the same name, which supplies the parts that are not written. It stays locked until
     /// the backup ends.
     pub fn base(mut self, base: &'a SnapshotReader) -> Self {
         self.base = Some(base);
@@ -130,11 +130,11 @@ impl ImageWriter {
     /// Writes bytes at an offset. A chunk is stored as soon as all of it was written, and cannot be changed after that.
     ///
     /// # Errors
-    /// `InvalidInput` beyond the end of the image, for bytes of a chunk that is complete already, or if more than 16 chunks
-    /// were written in part; whatever the backend answers, also for what was written before.
+    /// `InvalidInput` beyond the end of the image, for bytes of a complete chunk, or if more than 16 chunks
+    /// are incomplete; any failure of the backend, also of an earlier write.
     ///
     /// # Cancel safety
-    /// A dropped future leaves some of the bytes written; the image can only be given up then.
+    /// A dropped future leaves some of the bytes written. The image can then only be dropped.
     pub async fn write_at(&mut self, offset: u64, data: Bytes) -> Result<()> {
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= self.size);
         if end.is_none() {
@@ -193,10 +193,10 @@ impl ImageWriter {
         Ok(())
     }
 
-    /// Ends the image. With a base, what was not written is taken over from it.
+    /// Ends the image. With a base, the parts that were not written come from it.
     ///
     /// # Errors
-    /// `InvalidInput` if something was not written and the base does not have it either; whatever the backend answers.
+    /// `InvalidInput` if a part was not written and the base lacks it too; any failure of the backend.
     ///
     /// # Cancel safety
     /// A dropped future leaves the archive out of the snapshot.
@@ -244,7 +244,7 @@ impl ImageWriter {
         Ok(())
     }
 
-    /// Fills what is missing of a chunk with what the base has there.
+    /// Fills the missing parts of a chunk from the base.
     async fn complete_from_base(&mut self, offset: u64) -> Result<()> {
         let chunk = self.chunk_range(offset / self.chunk_bytes);
         let entry = self.task.base.as_ref().and_then(|base| base.at(&chunk));
@@ -285,7 +285,7 @@ impl ImageWriter {
         Ok(())
     }
 
-    /// Sends a whole chunk on its way, and waits while too many are.
+    /// Starts to store a complete chunk. Waits while too many are in flight.
     async fn store(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
         if let Some(digest) = self.task.zero_digest(bytes.len() as u64)
             && self.task.pins().is_confirmed(&digest)
@@ -311,7 +311,7 @@ impl ImageWriter {
         Ok(())
     }
 
-    /// Enters a whole chunk of zeros, if one like it was stored before.
+    /// Enters a chunk of zeros without storing it, if this backup has stored one before.
     fn enter_zeros(&mut self, chunk: &Range<u64>) -> Result<bool> {
         let length = chunk.end - chunk.start;
         let confirmed = |digest: &Digest| self.task.pins().is_confirmed(digest);
@@ -344,7 +344,7 @@ impl ImageWriter {
         self.taken.get(word).is_some_and(|taken| taken & bit != 0)
     }
 
-    /// Marks a chunk as begun, which happens once.
+    /// Marks a chunk as begun. Fails if it was begun before.
     fn take(&mut self, offset: u64) -> Result<()> {
         if self.is_taken(offset) {
             return Err(self.invalid("the chunk is complete already"));

@@ -62,7 +62,7 @@ pub(in crate::store) struct WrittenSnapshot {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchiveSummary {
-    /// The checksum that the manifest will hold: of the index, or of the stored blob.
+    /// Checksum in the manifest: of the index, or of the stored blob.
     pub checksum: Digest,
     /// Number of chunks; 0 for a blob.
     pub chunks: u64,
@@ -84,7 +84,7 @@ pub struct BackupStats {
     pub chunks_known: u64,
     /// Chunks that are new in the store.
     pub chunks_new: u64,
-    /// Chunks taken over from the base without being read.
+    /// Chunks reused from the base without reading the source.
     pub chunks_reused: u64,
 }
 
@@ -111,7 +111,7 @@ impl Counters {
         counter.load(Ordering::Relaxed)
     }
 
-    /// As PBS counts: what would have been sent to a server.
+    /// Statistics as PBS counts them: chunks that a client would send to a server.
     pub(in crate::store) fn upload_stats(&self) -> UploadStats {
         let duplicates = Self::get(&self.duplicates);
         UploadStats {
@@ -141,7 +141,7 @@ impl WriterShared {
         Some(WrittenSnapshot { files, notes, publication })
     }
 
-    /// Archives that were begun and neither finished nor given up.
+    /// Number of archives that were begun and neither finished nor dropped.
     pub(in crate::store) fn open_archives(&self) -> usize {
         let state = self.state();
         state.taken.len() - state.files.len()

@@ -1,4 +1,4 @@
-//! Archives from streams, cut where their contents say so.
+//! Archives from streams, cut by content.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,7 +40,7 @@ impl SnapshotWriter {
     ///
     /// # Errors
     /// `Stream` if the reader fails or yields nothing at all, which the format cannot express; `InvalidInput` for a name that
-    /// is not valid or taken; whatever the backend answers.
+    /// is not valid or taken; any failure of the backend.
     ///
     /// # Cancel safety
     /// A dropped future leaves the archive out of the snapshot; bytes were taken from the reader.
@@ -135,10 +135,10 @@ where
 
 /// Reads a stream and cuts it.
 ///
-/// The chunker runs on the task that reads, a batch at a time: that takes a tenth of a millisecond, less than it would wait for
-/// its turn behind the digests on the blocking pool.
+/// The chunker runs on the reading task, a batch at a time. A batch takes a tenth of a millisecond, which is less than the wait for
+/// the blocking pool.
 struct Cutter<'a, R> {
-    /// The chunk in the making.
+    /// Buffer of the current chunk.
     buffer: Buffer,
     chunker: Box<dyn Chunker>,
     ended: bool,
@@ -199,7 +199,7 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
         Ok(())
     }
 
-    /// Lets the chunker look at what it has not seen; where the chunk ends, if it does.
+    /// Scans new bytes with the chunker. Returns the end of the chunk, if it was found.
     fn scan(&mut self) -> Result<Option<usize>> {
         let broken = |why: &'static str| Err(Error::new(ErrorKind::InvalidInput, "cut stream").because(why));
         let unseen = self.scanned..self.filled;
@@ -220,7 +220,7 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
         }
     }
 
-    /// Takes the first `length` bytes away as a chunk; what follows them begins the next one.
+    /// Removes the first `length` bytes as a chunk. The bytes after them begin the next one.
     fn cut_at(&mut self, length: usize) -> Bytes {
         let rest = length..self.filled;
         let chunks = &self.task.store().chunks;

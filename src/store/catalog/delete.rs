@@ -28,33 +28,33 @@ use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::catalog::list::FileInfo;
 use crate::store::{SnapshotInfo, StoreInner};
 
-/// Number of deleted objects.
+/// Result of the deletion of a group or a namespace.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deletion {
-    /// Snapshots that are gone.
+    /// Deleted snapshots.
     pub deleted: Vec<SnapshotName>,
-    /// Snapshots that are protected and stay, and with them what belongs to their groups and namespaces.
+    /// Protected snapshots. They stay, with the metadata of their groups and namespaces.
     pub protected: Vec<SnapshotName>,
 }
 
-/// As what a plan knows a snapshot that is to be removed.
+/// State of a snapshot in the plan that removes it.
 #[derive(Clone, Debug)]
 pub(crate) enum Expected {
     /// It is finished.
     Finished,
     /// It is finished, and its manifest is of this version.
     Manifest(Version),
-    /// It has no manifest, and of other files these at most.
+    /// It has no manifest, and no other files than these.
     Unfinished(Vec<FileInfo>),
 }
 
 /// Outcome of the removal of a snapshot.
 #[derive(Clone, Debug)]
 pub(crate) enum DeleteOutcome {
-    /// Somebody uses it, or may.
+    /// In use, or possibly in use.
     Busy(Error),
-    /// It is not what was expected.
+    /// It differs from the expected state.
     Changed,
     /// It did not exist.
     Gone,
@@ -64,12 +64,12 @@ pub(crate) enum DeleteOutcome {
     Removed,
 }
 
-/// Why something could not be removed.
+/// Reason why a deletion failed.
 #[derive(Clone, Debug)]
 pub(crate) enum DeleteError {
-    /// It may succeed for others.
+    /// Other deletions may still succeed.
     Failed(Error),
-    /// Another process may own the store, or a lock, now.
+    /// Another process may own the store or a lock now.
     Lost(Error),
 }
 
@@ -166,7 +166,7 @@ impl Deletions<'_> {
         Ok(done)
     }
 
-    /// Deletes the files of a snapshot that has no manifest, and that is locked alone.
+    /// Deletes the files of a snapshot without a manifest. The caller holds its exclusive lock.
     pub(in crate::store) async fn remove_files(&self, info: &SnapshotInfo) -> Result<()> {
         self.delete_all(&rest_of(info)).await
     }
@@ -198,7 +198,7 @@ impl Deletions<'_> {
             (Expected::Manifest(version), Some(found)) if found != version => {
                 return Ok(DeleteOutcome::Changed);
             }
-            // A writer has gone on.
+            // A writer has stored more files.
             (Expected::Unfinished(files), None)
                 if !found.info.files.iter().all(|file| files.contains(file)) =>
             {
@@ -221,7 +221,7 @@ impl Deletions<'_> {
         }
     }
 
-    /// Removes what a dead writer left of a snapshot that is locked alone, if it is certain that it is dead.
+    /// Removes an unfinished snapshot if its writer is certainly dead. The caller holds its exclusive lock.
     pub(in crate::store) async fn remove_unfinished(
         &self,
         info: &SnapshotInfo,
@@ -235,9 +235,9 @@ impl Deletions<'_> {
         };
         // A lock that does not reach all processes is no evidence that none of them writes.
         if backend.capabilities().lock_reach == LockReach::Process {
-            return busy("nobody can tell whether another host is writing it");
+            return busy("another host may be writing it");
         }
-        // A listing that is behind shows a finished one without its manifest (H13).
+        // A lagging listing shows a finished snapshot without its manifest (H13).
         if self.inner.manifests().exists(&info.name).await? {
             return Ok(DeleteOutcome::Changed);
         }
@@ -254,14 +254,14 @@ impl Deletions<'_> {
             rest.push(Key::ClientLog(info.name.clone()));
         }
         self.delete_all(&rest).await?;
-        // Flushing may take long. Files that come back after a crash are unfinished still.
+        // Flushing may take long. Files that reappear after a crash are still an unfinished snapshot.
         drop(alone);
         backend.barrier().await?;
         guard.release_deleted().await;
         Ok(DeleteOutcome::Removed)
     }
 
-    /// Removes what belongs to a group if it has no snapshots. Whether it did; not while somebody uses the group.
+    /// Removes the metadata of a group without snapshots. Returns `true` if it was removed, and `false` while the group is in use.
     pub(crate) async fn remove_group_if_empty(&self, group: &GroupName) -> Result<bool, DeleteError> {
         match self.inner.locks().group(group).await {
             Ok(guard) => self.delete_group_if_empty(group, guard).await,
@@ -271,7 +271,7 @@ impl Deletions<'_> {
         }
     }
 
-    /// Removes the marker of a namespace if nothing else is in it; whether it did. The root stays.
+    /// Removes the marker of an empty namespace. Returns `true` if it was removed. The root stays.
     pub(crate) async fn remove_namespace(&self, namespace: &Namespace) -> Result<bool, DeleteError> {
         if namespace.is_root() {
             return Ok(false);
@@ -283,7 +283,7 @@ impl Deletions<'_> {
         }
     }
 
-    /// Deletes the files of a snapshot that is locked alone.
+    /// Deletes all files of a snapshot, the manifest first. The caller holds its exclusive lock.
     async fn delete_files(&self, info: &SnapshotInfo, guard: Box<dyn LockGuard>) -> Result<(), DeleteError> {
         let backend = self.inner.backend.as_ref();
         if self.inner.is_doubtful(&info.name) {
@@ -293,7 +293,7 @@ impl Deletions<'_> {
         let manifest_guard = self.inner.locks().manifest(&info.name).await?;
         self.still_owned().await?;
         still_held(guard.as_ref()).await?;
-        // Also of an unfinished one, since a listing may be behind: what has a manifest must not lose the rest (H13, H42).
+        // Of an unfinished snapshot too, because a listing may lag: a snapshot with a manifest must not lose its files (H13, H42).
         self.delete_all(&[Key::Manifest(info.name.clone())]).await?;
         backend.barrier().await?;
         self.delete_all(&rest_of(info)).await?;
@@ -303,7 +303,7 @@ impl Deletions<'_> {
         Ok(())
     }
 
-    /// Deletes objects, and fails with the first that cannot be deleted.
+    /// Deletes objects. Fails with the first failure among them.
     pub(in crate::store) async fn delete_all(&self, keys: &[Key]) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
@@ -315,14 +315,14 @@ impl Deletions<'_> {
         Ok(())
     }
 
-    /// Fails as lost if another process has taken the store over. No lock of the store is taken: garbage may be collected by another
-    /// process meanwhile.
+    /// Fails as lost if another process owns the store now. No lock of the store is taken, so another process may collect garbage
+    /// meanwhile.
     pub(in crate::store) async fn still_owned(&self) -> Result<(), DeleteError> {
         self.inner.backend.check_owned().await.map_err(DeleteError::Lost)
     }
 
-    /// Deletes what belongs to a group of which nothing else is left: the owner last, since whoever finds one takes it for a group.
-    /// Returns `true` if nothing else is left.
+    /// Deletes the metadata of a group without snapshots: the owner last, because a directory with an owner counts as a group.
+    /// Returns `true` if the group is gone.
     pub(in crate::store) async fn delete_group_if_empty(
         &self,
         group: &GroupName,
@@ -333,7 +333,7 @@ impl Deletions<'_> {
         }
         let is_gone = match self.rest(group).await? {
             Rest::Directories(names) if names.is_empty() => true,
-            // Looked at once more: a directory in which something is stays, whatever was found in it.
+            // Listed again: a directory that is not empty stays.
             Rest::Directories(names) => self.remove_directories(names).await? && self.is_bare(group).await?,
             Rest::Foreign => false,
         };
@@ -350,27 +350,27 @@ impl Deletions<'_> {
     }
 }
 
-/// Other objects of a group than its owner, its notes and those of snapshots.
+/// Entries of a group beside its owner, its notes and its snapshots.
 enum Rest {
     /// Directories of snapshots.
     Directories(Vec<SnapshotName>),
-    /// Something that is none of the store.
+    /// A foreign object.
     Foreign,
 }
 
 impl Deletions<'_> {
-    /// Returns `true` if nothing is left of a group but its owner and its notes. A directory of a snapshot counts as something even if
-    /// it is empty: a PBS takes it for a snapshot, and refuses to use a group without an owner.
+    /// Returns `true` if a group has only its owner and its notes. An empty directory of a snapshot counts as an entry: a PBS takes it
+    /// for a snapshot, and refuses to use a group without an owner.
     pub(in crate::store) async fn is_bare(&self, group: &GroupName) -> Result<bool> {
         let is_empty = |rest| matches!(rest, Rest::Directories(names) if names.is_empty());
         Ok(self.inner.catalog().snapshots(group).await?.is_empty() && is_empty(self.rest(group).await?))
     }
 
-    /// Objects of a group without listed snapshots.
+    /// Entries of a group without listed snapshots.
     async fn rest(&self, group: &GroupName) -> Result<Rest> {
         let inside = ListQuery::children(Prefix::Group(group.clone()));
         let mut directories = Vec::new();
-        // Copies of metadata do not have what is foreign.
+        // The metadata cache has no foreign objects.
         for entry in list_all(self.inner.uncached_backend().as_ref(), &inside).await?.into_entries() {
             match entry {
                 ListEntry::Name(Key::GroupNotes(_) | Key::Owner(_))
@@ -382,8 +382,8 @@ impl Deletions<'_> {
         Ok(Rest::Directories(directories))
     }
 
-    /// Removes directories of snapshots in which there is nothing, of a group that is locked alone: a backup that was refused leaves
-    /// one. It needs the same evidence as for an unfinished snapshot; without it they stay. Returns `true` if all of them are gone.
+    /// Removes empty directories of snapshots, which refused backups leave. It needs the same evidence as for an unfinished snapshot.
+    /// The caller holds the exclusive lock of the group. Returns `true` if all of them are gone.
     async fn remove_directories(&self, names: Vec<SnapshotName>) -> Result<bool, DeleteError> {
         if names.is_empty() {
             return Ok(true);
@@ -408,12 +408,12 @@ impl Deletions<'_> {
     }
 }
 
-/// Fails as lost if a lock does not hold any more.
+/// Fails as lost if the lock is no longer held.
 pub(in crate::store) async fn still_held(guard: &dyn LockGuard) -> Result<(), DeleteError> {
     guard.check().await.map_err(DeleteError::Lost)
 }
 
-/// The files of a snapshot beside its manifest and the mark of protection.
+/// Keys of the files of a snapshot, without its manifest and its protection mark.
 pub(in crate::store) fn rest_of(info: &SnapshotInfo) -> Vec<Key> {
     let files = info.files.iter().map(|file| Key::Archive(info.name.clone(), file.name.clone()));
     files.chain(info.has_client_log.then(|| Key::ClientLog(info.name.clone()))).collect()

@@ -11,7 +11,7 @@ use crate::store::catalog::list::Listed;
 use crate::store::publish::{Written, remove_written};
 use crate::store::relocate::{How, Relocated, RelocatedGroup, RelocatedSnapshot, Relocator};
 
-/// Result for a group, and if others may follow.
+/// Result for a group, and the reason to stop after it, if any.
 pub(super) struct Relocating {
     /// Another process may own the store, or a lock, now.
     pub(super) lost: Option<Error>,
@@ -77,7 +77,7 @@ impl Relocator<'_> {
                 }
             };
             let Listed { info, .. } = listed;
-            // A later call then finds the rest newer than everything at the destination.
+            // Kept in order: a later call then finds the rest newer than everything at the destination.
             is_over |= matches!(outcome, Relocated::Busy(_) | Relocated::Failed(_));
             done.report.snapshots.push(RelocatedSnapshot { name: info.name, outcome });
         }

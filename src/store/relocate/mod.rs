@@ -70,7 +70,7 @@ pub struct RelocatedSnapshot {
 pub enum Relocated {
     /// The destination has the same snapshot already.
     AlreadyThere,
-    /// In use at the source or the destination, also at a second try. Later snapshots were not reached.
+    /// In use at the source or the destination for half a second. Later snapshots were not reached.
     Busy(Error),
     /// Copied: it is at both places now.
     Copied,
@@ -97,7 +97,7 @@ impl Relocation {
     }
 }
 
-/// Treatment of the source.
+/// Kind of a relocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     Copy,

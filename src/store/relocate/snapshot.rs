@@ -54,7 +54,7 @@ impl Relocator<'_> {
             }
             return Ok(Relocated::Gone);
         };
-        // An unreadable file would not be copied, and be lost with the source.
+        // An unreadable file would not be copied, and would be lost with the source.
         found.info.check_readable("relocate")?;
         let is_there = self.inner.manifests().exists(target).await?;
         let files = self.files(&found, target).await?;
@@ -78,7 +78,7 @@ impl Relocator<'_> {
                 self.remove_source(&found.info, &files, guards, manifest).await.map(|()| Relocated::Moved)
             }
             (true, false, _) => {
-                // Until the source is gone.
+                // The moves stay recorded until the source is gone.
                 let _relocating = self.record_moves(&files).await?;
                 let manifest = self.copied(&found.info, target, &files, &guards).await?;
                 match how {
@@ -92,14 +92,14 @@ impl Relocator<'_> {
         }
     }
 
-    /// The files of a snapshot but for the manifest and the mark of protection, each with its place at the destination. Where listings
-    /// may be behind, what they do not show is looked for (H13): what is not copied is lost to the destination.
+    /// Keys of the files of a snapshot at the source and the destination, without its manifest and its protection mark. Where listings
+    /// may lag, it also looks up files that they do not show (H13), because a file that is not copied is lost.
     async fn files(&self, found: &Listed, target: &SnapshotName) -> Result<Vec<(Key, Key)>> {
         let source = &found.info.name;
         let mut sources = rest_of(&found.info);
         if !self.inner.backend.capabilities().consistent_listing {
             let mut wanted = vec![Key::ClientLog(source.clone())];
-            // An unreadable manifest does not tell which files it lists.
+            // An unreadable manifest does not name its files.
             if let Ok((manifest, _)) = self.inner.manifests().read(source).await {
                 let names = manifest.files().iter().map(|file| file.name().clone());
                 wanted.extend(names.map(|name| Key::Archive(source.clone(), name)));
@@ -118,7 +118,7 @@ impl Relocator<'_> {
         Ok(sources.into_iter().filter_map(moved).collect())
     }
 
-    /// Records for collectors where indexes are about to appear, or are only found from now on (H8).
+    /// Records for collectors the keys at which indexes are about to appear (H8).
     async fn record_moves(&self, files: &[(Key, Key)]) -> Result<Relocating> {
         let indexes: Vec<_> = files.iter().map(|(_, to)| to).filter(|key| is_index(key)).cloned().collect();
         self.inner.chunks.restart_all_sightings().await?;
@@ -190,7 +190,7 @@ impl Relocator<'_> {
         let copies: Vec<_> = files.iter().map(|(from, to)| self.copy_file(from, to).boxed()).collect();
         let mut copies = stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT);
         let mut outcome = Ok(());
-        // All of them, even after a failure, so that stored files can be removed.
+        // Waits for all copies, even after a failure, so that the stored files can be removed.
         while let Some((stored, copied)) = copies.next().await {
             written.extend(stored);
             outcome = outcome.and(copied);
@@ -208,7 +208,7 @@ impl Relocator<'_> {
                 }
                 Some(Written { key: to.clone(), version })
             }
-            // A leftover of an earlier attempt that is equal will do.
+            // An equal leftover of an earlier attempt is kept.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => None,
             Err(error) => return (None, Err(error)),
         };
@@ -276,7 +276,7 @@ impl Relocator<'_> {
         guards: Guards,
     ) -> Result<(), DeleteError> {
         let mut rest: Vec<_> = files.iter().map(|(from, _)| from.clone()).collect();
-        // It may be protected although the listing did not show it.
+        // It may be protected although the lagging listing did not show it.
         rest.push(Key::Protected(info.name.clone()));
         self.inner.deletions().delete_all(&rest).await?;
         self.inner.backend.barrier().await?;
@@ -284,7 +284,7 @@ impl Relocator<'_> {
         Ok(())
     }
 
-    /// Removes leftovers of an interrupted move at the source: the destination has all of it.
+    /// Removes leftovers of an interrupted move at the source. The destination is complete.
     async fn remove_remains(
         &self,
         info: &SnapshotInfo,
@@ -338,7 +338,7 @@ impl Relocator<'_> {
             match is_same(self.inner.uncached_backend().as_ref(), from, to).await {
                 Ok(true) => {}
                 Ok(false) => return other(&key, "what is there is not what was to be copied"),
-                // A lagging listing.
+                // The listing lags: the object is gone.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -346,8 +346,8 @@ impl Relocator<'_> {
         Ok(())
     }
 
-    /// Fails unless the finished snapshots at both places are the same: by their manifests, notes and verify states aside, and by their
-    /// files (H52).
+    /// Fails unless the finished snapshots at both places have the same files, and the same manifest except for notes and verify
+    /// states (H52).
     async fn check_same(
         &self,
         info: &SnapshotInfo,
@@ -372,8 +372,8 @@ impl Relocator<'_> {
         Ok(())
     }
 
-    /// Fails as lost unless both locks hold, and the store is still this process's where that takes a look. Those who collect garbage
-    /// in other processes keep nobody out: they were told of the move.
+    /// Fails as lost unless both locks hold and this process still owns the store. A collector of another process needs no exclusion: it
+    /// reads the move journal.
     async fn still_ours(&self, guards: &Guards) -> Result<(), DeleteError> {
         still_held(guards.source.as_ref()).await?;
         still_held(guards.target.as_ref()).await?;
