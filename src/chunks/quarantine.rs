@@ -189,14 +189,13 @@ impl ChunkStore {
         let version = backend.capabilities().conditional_delete.then_some(found.version);
         // With a condition the request can remove only the current version, whenever it is executed.
         let shared = self.shared();
-        let now = backend.runtime().monotonic();
-        let ticket = version.is_none().then(|| shared.begin_deletes(&[digest], now));
+        let ticket = version.is_none().then(|| shared.begin_deletes(&[digest], backend.runtime()));
         let deleted = backend.delete(&[Removal { key: Key::Chunk(digest), version }]).await;
         let deleted = deleted.and_then(|deleted| {
             let missing = || Err(Error::new(ErrorKind::Internal, "delete").on(digest));
             deleted.into_iter().next().unwrap_or_else(missing)
         });
-        if let Some(mut ticket) = ticket {
+        if let Some(ticket) = ticket {
             ticket.finish(&digest, &deleted);
         }
         deleted.map(drop)

@@ -24,6 +24,7 @@ use crate::chunks::presence::Presence;
 use crate::chunks::recent_indexes::RecentIndexes;
 use crate::chunks::reuse::KnownCandidates;
 use crate::format::Digest;
+use crate::rt::Runtime;
 
 /// States with recent deletes, kept alive.
 static DOUBTFUL: Mutex<Vec<Arc<SharedState>>> = Mutex::new(Vec::new());
@@ -31,7 +32,7 @@ static DOUBTFUL: Mutex<Vec<Arc<SharedState>>> = Mutex::new(Vec::new());
 #[derive(Debug, Default)]
 pub(crate) struct SharedState {
     deletes: PendingDeletes<Digest>,
-    inherited: Mutex<Option<Inherited>>,
+    inherited: Mutex<Vec<Inherited>>,
     pub(crate) pins: Arc<Pins>,
     pub(crate) published: RecentIndexes,
     /// The presence records of each handle.
@@ -43,8 +44,15 @@ pub(crate) struct SharedState {
     pub(super) suspects: Mutex<HashSet<Digest>>,
 }
 
-/// First twelve bytes of digests, sorted, that an earlier holder of the store may have been deleting, and until when.
-type Inherited = (Vec<[u8; 12]>, Duration);
+/// Chunks that an earlier holder of the store may have been deleting.
+#[derive(Debug)]
+struct Inherited {
+    /// First twelve bytes of their digests, sorted.
+    prefixes: Vec<[u8; 12]>,
+    /// First epoch of the terms in which they were read.
+    since: u64,
+    until: Duration,
+}
 
 impl SharedState {
     /// The state of the store with this identity.
@@ -82,13 +90,17 @@ impl SharedState {
     }
 
     /// Marks chunks as pending deletes, before the request that deletes them is sent.
-    pub(super) fn begin_deletes(self: &Arc<Self>, digests: &[Digest], now: Duration) -> Ticket<'_, Digest> {
+    pub(super) fn begin_deletes(
+        self: &Arc<Self>,
+        digests: &[Digest],
+        runtime: &Arc<dyn Runtime>,
+    ) -> Ticket<'_, Digest> {
         let mut doubtful = DOUBTFUL.lock().unwrap_or_else(PoisonError::into_inner);
         if !doubtful.iter().any(|shared| Arc::ptr_eq(shared, self)) {
             doubtful.push(Arc::clone(self));
         }
         // Under the lock of the list: it must not drop this state between the two.
-        self.deletes.begin(digests, now)
+        self.deletes.begin(digests, runtime)
     }
 
     /// All chunks that a request of this process may still delete.
@@ -96,31 +108,55 @@ impl SharedState {
         self.deletes.keys(now)
     }
 
-    /// Records the chunks that an earlier holder of the store may have been deleting, by their first twelve bytes.
-    pub(crate) fn inherit(&self, mut prefixes: Vec<[u8; 12]>, now: Duration) {
+    /// Records the chunks that an earlier holder of the store may have been deleting, by their first twelve bytes. `since` is the first
+    /// epoch of the terms in which they were read.
+    pub(crate) fn inherit(&self, mut prefixes: Vec<[u8; 12]>, since: u64, now: Duration) {
         prefixes.sort_unstable();
-        *self.inherited() = Some((prefixes, now + MAX_REQUEST_TIME));
+        let mut inherited = self.inherited();
+        inherited.retain(|earlier| earlier.until > now);
+        // Beside the earlier ones: each holder has requests of its own.
+        inherited.push(Inherited { prefixes, since, until: now + MAX_REQUEST_TIME });
     }
 
-    /// Returns `true` if the deletes of an earlier holder are recorded.
-    pub(super) fn has_inherited(&self, now: Duration) -> bool {
-        self.inherited().as_ref().is_some_and(|(_, until)| *until > now)
+    /// Returns `true` if the deletes of the holder before these terms are recorded.
+    pub(super) fn has_inherited(&self, since: u64, now: Duration) -> bool {
+        self.inherited().iter().any(|inherited| inherited.since == since && inherited.until > now)
     }
 
     /// Time until no earlier request can delete the chunk; `None` if none can.
     pub(super) fn unsettled_for(&self, digest: &Digest, now: Duration) -> Option<Duration> {
         let own = self.deletes.remaining(digest, now);
+        let prefix: [u8; 12] = std::array::from_fn(|at| digest.as_bytes()[at]);
         let inherited = self.inherited();
-        let inherited = inherited.as_ref().filter(|(prefixes, _)| {
-            let prefix: [u8; 12] = std::array::from_fn(|at| digest.as_bytes()[at]);
-            prefixes.binary_search(&prefix).is_ok()
-        });
-        let inherited =
-            inherited.and_then(|(_, until)| until.checked_sub(now)).filter(|left| !left.is_zero());
-        own.max(inherited)
+        let named = inherited.iter().filter(|earlier| earlier.prefixes.binary_search(&prefix).is_ok());
+        let left = named.filter_map(|earlier| earlier.until.checked_sub(now)).max();
+        own.max(left.filter(|left| !left.is_zero()))
     }
 
-    fn inherited(&self) -> MutexGuard<'_, Option<Inherited>> {
+    fn inherited(&self) -> MutexGuard<'_, Vec<Inherited>> {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves H17.
+    #[test]
+    fn the_deletes_of_one_earlier_holder_do_not_hide_those_of_another() {
+        let (shared, now) = (SharedState::default(), Duration::from_secs(100));
+        let later = now + Duration::from_mins(1);
+        let digests = [b"a", b"b"].map(|text| Digest::of(text));
+        let prefix = |digest: &Digest| std::array::from_fn::<_, 12, _>(|at| digest.as_bytes()[at]);
+        shared.inherit(vec![prefix(&digests[0])], 1, now);
+        assert!(shared.has_inherited(1, later));
+        assert!(!shared.has_inherited(2, later), "another process held the store in between");
+        shared.inherit(vec![prefix(&digests[1])], 2, later);
+        let left = MAX_REQUEST_TIME.saturating_sub(Duration::from_mins(1));
+        assert_eq!(shared.unsettled_for(&digests[0], later), Some(left));
+        assert_eq!(shared.unsettled_for(&digests[1], later), Some(MAX_REQUEST_TIME));
+        assert_eq!(shared.unsettled_for(&digests[0], now + MAX_REQUEST_TIME), None);
+        assert!(shared.unsettled_for(&digests[1], now + MAX_REQUEST_TIME).is_some());
     }
 }

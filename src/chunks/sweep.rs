@@ -134,12 +134,11 @@ impl Sweeping {
         self.reader.forget_all(&chunks).await?;
         self.guard.check().await?;
         // Before the requests are sent: one without an answer may be executed later (H17).
-        let mut ticket = self.shared.begin_deletes(&chunks, self.backend.runtime().monotonic());
+        let ticket = self.shared.begin_deletes(&chunks, self.backend.runtime());
         let removals: Vec<_> = chosen.iter().map(|item| Removal::any(item.key())).collect();
         let requests = removals.chunks(AT_ONCE).map(|removals| self.delete(removals));
         let results = future::join_all(requests).await.into_iter().flatten();
-        let mut outcomes =
-            chosen.iter().zip(results).map(|(item, result)| settled(item, result, &mut ticket));
+        let mut outcomes = chosen.iter().zip(results).map(|(item, result)| settled(item, result, &ticket));
         Ok(swept.into_iter().filter_map(|swept| swept.or_else(|| outcomes.next())).collect())
     }
 
@@ -176,7 +175,7 @@ impl Sweeping {
 }
 
 /// The outcome of the request for one chunk or quarantined copy.
-fn settled(item: &Unused, result: Result<Deleted>, ticket: &mut Ticket<'_, Digest>) -> Swept {
+fn settled(item: &Unused, result: Result<Deleted>, ticket: &Ticket<'_, Digest>) -> Swept {
     // A quarantined copy has a key of its own: its request says nothing about the chunk.
     if item.quarantined.is_none() {
         ticket.finish(&item.digest, &result);
@@ -219,8 +218,9 @@ impl ChunkStore {
     /// Reads which chunks an earlier holder of the store may have been deleting: the list of candidates names them all.
     pub(crate) async fn inherit_leaving(&self, sightings: &Key) -> Result<()> {
         let now = self.backend.runtime().monotonic();
-        let unsettled = self.backend.lease_term().is_some_and(|lease_term| lease_term.in_doubt);
-        if !unsettled || self.shared().has_inherited(now) {
+        let in_doubt = self.backend.lease_term().filter(|lease_term| lease_term.in_doubt);
+        let Some(since) = in_doubt.map(|lease_term| lease_term.since) else { return Ok(()) };
+        if self.shared().has_inherited(since, now) {
             return Ok(());
         }
         let found = match self.backend.get(sightings, LIMIT_BYTES).await {
@@ -235,7 +235,7 @@ impl ChunkStore {
             suspects.iter().map(|digest| std::array::from_fn::<_, 12, _>(|at| digest.as_bytes()[at])),
         );
         drop(suspects);
-        self.shared().inherit(prefixes, now);
+        self.shared().inherit(prefixes, since, now);
         Ok(())
     }
 }

@@ -12,6 +12,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use crate::backend::put_verified::{PutError, put_verified};
 use crate::backend::{Deleted, Removal};
 use crate::chunks::pending::{PendingDeletes, PendingPuts};
 use crate::error::{Error, ErrorKind, Result};
@@ -43,9 +46,16 @@ fn in_doubt(left: Duration) -> Error {
 }
 
 impl StoreInner {
-    /// Records that the manifest of this snapshot may still appear.
-    pub(super) fn doubt(&self, name: &SnapshotName) {
-        self.doubts.manifests.insert(name.clone(), self.runtime().monotonic());
+    /// Stores the manifest of a new snapshot, which is the last of its files. If the outcome is not certain, or the future is dropped, the
+    /// put is pending: the manifest may still appear.
+    pub(super) async fn put_manifest(&self, name: &SnapshotName, blob: Bytes) -> Result<(), PutError> {
+        let backend = self.backend.as_ref();
+        // Before the request, because this future may be dropped and the request still executed.
+        let ticket = self.doubts.manifests.begin(name, self.runtime());
+        let mode = backend.capabilities().create_mode();
+        let put = put_verified(backend, &Key::Manifest(name.clone()), blob, mode).await;
+        ticket.end(name, put.as_ref().map_or_else(|error| error.is_certain, |_| true));
+        put.map(drop)
     }
 
     /// Returns `true` if the manifest of this snapshot may still appear.
@@ -60,7 +70,7 @@ impl StoreInner {
     pub(super) async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         // Before the request, because this future may be dropped and the request still executed.
         let keys = removals.iter().map(|removal| &removal.key);
-        let mut ticket = self.doubts.deletes.begin(keys, self.runtime().monotonic());
+        let ticket = self.doubts.deletes.begin(keys, self.runtime());
         let results = self.backend.delete(removals).await;
         for (at, removal) in removals.iter().enumerate() {
             match &results {

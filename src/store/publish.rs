@@ -295,26 +295,16 @@ async fn put_manifest(
     written: &[Written],
     blob: Bytes,
 ) -> Result<()> {
-    let backend = &store.backend;
-    let key = Key::Manifest(name.clone());
-    let mode = backend.capabilities().create_mode();
     let cleared = store.chunks.cleared_suspects();
-    match put_verified(backend.as_ref(), &key, blob, mode).await {
-        Ok(_) => {}
-        Err(PutError { error, is_certain: true, .. }) => {
-            // Reports the first failure; files that stay are an unfinished snapshot.
+    if let Err(PutError { error, found, is_certain }) = store.put_manifest(name, blob).await {
+        // A manifest that exists or may still appear must find its files, and so must that of another writer. Otherwise they go.
+        if is_certain && found == FoundInstead::Absent {
+            // The first failure is the one to report; files that stay are an unfinished snapshot.
             let _ = remove_written(store, written).await;
-            return Err(error);
         }
-        // Another writer's manifest: its snapshot may use files of these names, so nothing is removed.
-        Err(PutError { error, found: FoundInstead::Other, .. }) => return Err(error),
-        // The manifest may exist or still appear, and must find its files then: they stay.
-        Err(PutError { error, .. }) => {
-            store.doubt(name);
-            return Err(error);
-        }
+        return Err(error);
     }
-    backend.barrier().await?;
+    store.backend.barrier().await?;
     // The snapshot exists even if this fails: a chunk left on the list is only checked once more than needed.
     let _ = store.chunks.unlist_suspects(&cleared).await;
     Ok(())

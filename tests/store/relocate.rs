@@ -478,6 +478,32 @@ fn the_files_of_a_pending_manifest_are_kept() {
     });
 }
 
+/// Proves I6.
+#[test]
+fn a_manifest_whose_put_was_dropped_counts_as_pending() {
+    let sim = SimRuntime::new(4);
+    let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+    sim.block_on(async {
+        let place: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::clone(&runtime)));
+        let snapshots = prepared(&place).await;
+        let faulty = Arc::new(FaultBackend::new(Arc::clone(&place)));
+        let backend: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faulty);
+        let store = opened(&backend).await;
+        let slow = Action::Delay(Duration::from_hours(1));
+        faulty.add(Rule::on(Method::Put, slow).keys(|key| matches!(key, Key::Manifest(_))).nth(1));
+        {
+            let mut moving = pin!(Task::Move.run(&store));
+            let mut end = pin!(runtime.sleep(Duration::from_mins(1)));
+            futures::future::select(&mut moving, &mut end).await;
+        }
+        assert_eq!(faulty.fired(), 1, "the put is in flight");
+        faulty.clear();
+        assert_eq!(letters(&Task::Move.run(&store).await.unwrap()), "BNN");
+        runtime.sleep(Duration::from_mins(31)).await;
+        check_resumed(&store, place.as_ref(), Task::Move, &snapshots, "dropped").await;
+    });
+}
+
 /// Proves H44.
 #[test]
 fn a_move_that_fails_before_its_first_copy_leaves_no_owner_at_the_destination() {

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use futures::future::{self, FutureExt as _};
 use futures::stream::{self, StreamExt as _};
 
-use crate::backend::put_verified::put_verified;
 use crate::backend::{Backend, LockGuard, LockMode, PutMode};
 use crate::chunks::moves::Relocating;
 use crate::error::{Error, ErrorKind, Result};
@@ -225,13 +224,7 @@ impl Relocator<'_> {
 
     /// Stores the manifest at the destination.
     async fn publish_copy(&self, target: &SnapshotName, blob: Bytes) -> Result<(), Broken> {
-        let backend = &self.inner.backend;
-        let key = Key::Manifest(target.clone());
-        let mode = backend.capabilities().create_mode();
-        let Err(failed) = put_verified(backend.as_ref(), &key, blob, mode).await else { return Ok(()) };
-        if !failed.is_certain {
-            self.inner.doubt(target);
-        }
+        let Err(failed) = self.inner.put_manifest(target, blob).await else { return Ok(()) };
         Err(Broken { may_clean: failed.is_certain, trouble: failed.error.into() })
     }
 
