@@ -362,8 +362,10 @@ impl Backend for S3Backend {
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         self.lease.before_change().await?;
+        // Under way from here on. If this future is dropped, so is `removing`, which marks all of them as in doubt.
         let removing = self.lease.removing(removals).await?;
         let deleted = self.delete_objects(removals).await;
+        // Marks those without a certain outcome as in doubt.
         removing.finish(&deleted);
         let deleted = deleted?;
         self.remove_markers(removals).await;

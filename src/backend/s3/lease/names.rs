@@ -65,6 +65,17 @@ impl Removals {
         self.has_doubts(now)
     }
 
+    /// Marks the deletion of an object as in doubt from now on, because nothing proves that the server does not execute it later: it was
+    /// given up, answered without a certain outcome, or its future was dropped. `None` is an object without a name. Each such deletion
+    /// passes here while it still counts as under way, so that its name is in every lease that is written meanwhile.
+    fn mark_in_doubt(&mut self, name: Option<String>, now: Duration) {
+        match name {
+            // The latest deletion of the name counts, however many are in doubt.
+            Some(name) => _ = self.in_doubt.insert(name, now),
+            None => self.nameless_in_doubt = Some(now),
+        }
+    }
+
     /// All names with a request that may be executed now or later.
     fn names(&mut self, now: Duration) -> Names {
         self.in_doubt.retain(|_, since| now.saturating_sub(*since) < MAX_REQUEST_TIME);
@@ -109,7 +120,8 @@ pub(in crate::backend::s3) struct Removing {
 }
 
 impl Removing {
-    /// Ends the deletion with these results. Names with a certain result are no longer in doubt.
+    /// Ends the deletion with these results. Names without a certain result are in doubt. A certain result says nothing about another
+    /// deletion of its name, which stays under way or in doubt.
     pub(in crate::backend::s3) fn finish(mut self, results: &Result<Vec<Result<Deleted>>>) {
         self.is_over = true;
         let now = self.lease.runtime.monotonic();
@@ -119,10 +131,8 @@ impl Removing {
                 Err(error) => !is_certain(error),
                 Ok(results) => results.get(at).is_none_or(|result| !is_over(result)),
             };
-            match name {
-                _ if !is_in_doubt => {}
-                Some(name) => _ = removals.in_doubt.insert(name.clone(), now),
-                None => removals.nameless_in_doubt = Some(now),
+            if is_in_doubt {
+                removals.mark_in_doubt(name.clone(), now);
             }
         }
     }
@@ -135,7 +145,7 @@ impl Drop for Removing {
         if self.has_nameless {
             removals.nameless_under_way -= 1;
             if !self.is_over {
-                removals.nameless_in_doubt = Some(now);
+                removals.mark_in_doubt(None, now);
             }
         }
         for name in self.names.drain(..).flatten() {
@@ -146,7 +156,7 @@ impl Drop for Removing {
                 }
             }
             if !self.is_over {
-                removals.in_doubt.insert(name, now);
+                removals.mark_in_doubt(Some(name), now);
             }
         }
     }
