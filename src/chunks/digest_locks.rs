@@ -42,6 +42,11 @@ impl DigestLocks {
         Some(DigestLock { digest, guard, digest_locks: self })
     }
 
+    /// Returns `true` if no task holds a lock or waits for one.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open().is_empty()
+    }
+
     fn open(&self) -> MutexGuard<'_, HashMap<Digest, Arc<AsyncMutex<()>>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,7 @@
 //! Reading of chunks, from the local disk or the store, once for all concurrent readers.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::chunks::CachePolicy;
 use crate::chunks::codecs::Codecs;
 use crate::chunks::presence::Presence;
-use crate::chunks::shared::SharedState;
+use crate::chunks::shared::Binding;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
@@ -21,13 +21,10 @@ use crate::local::LocalState;
 #[derive(Debug)]
 pub(super) struct ChunkReader {
     pub(super) backend: Arc<dyn Backend>,
+    pub(super) binding: Binding,
     pub(super) codecs: Arc<Codecs>,
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
     pub(super) local: Option<Arc<LocalState>>,
-    /// Set once the identity of the store is known.
-    shared: OnceLock<Arc<SharedState>>,
-    /// Suspects found before the identity was known.
-    suspects: Mutex<HashSet<Digest>>,
     /// The presence records of this handle.
     pub(super) presence: Arc<Presence>,
 }
@@ -42,31 +39,11 @@ impl ChunkReader {
         backend: Arc<dyn Backend>,
         codecs: Arc<Codecs>,
         local: Option<Arc<LocalState>>,
+        identity: Option<&str>,
     ) -> Self {
         let presence = Arc::new(Presence::new(Arc::clone(&backend), local.clone()));
-        Self {
-            backend,
-            codecs,
-            flights: Mutex::default(),
-            local,
-            shared: OnceLock::new(),
-            suspects: Mutex::default(),
-            presence,
-        }
-    }
-
-    /// Sets the state shared by all handles of the store.
-    pub(super) fn bind(self: &Arc<Self>, shared: &Arc<SharedState>) {
-        // A second call passes the same state.
-        if self.shared.set(Arc::clone(shared)).is_ok() {
-            let mut found = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
-            shared.suspects.lock().unwrap_or_else(PoisonError::into_inner).extend(found.drain());
-            shared.register(&self.presence);
-        }
-    }
-
-    pub(super) fn shared(&self) -> &Arc<SharedState> {
-        self.shared.get_or_init(Arc::default)
+        let binding = Binding::new(identity, &presence);
+        Self { backend, binding, codecs, flights: Mutex::default(), local, presence }
     }
 
     /// Joins the read of a chunk in progress, or begins one. It continues while any reader wants it.
@@ -103,8 +80,7 @@ impl ChunkReader {
     }
 
     pub(super) fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
-        let suspects = self.shared.get().map_or(&self.suspects, |shared| &shared.suspects);
-        suspects.lock().unwrap_or_else(PoisonError::into_inner)
+        self.binding.suspects()
     }
 
     /// Makes a chunk a suspect after it was found missing or corrupt: the next backup that contains it stores it again (H22, H23).
@@ -127,9 +103,8 @@ impl ChunkReader {
     /// # Errors
     /// If a local disk fails.
     pub(super) async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
-        let others = self.shared.get().map(|shared| shared.presences()).unwrap_or_default();
-        let mut records: Vec<_> = others.iter().filter_map(|presence| presence.records()).collect();
-        records.extend(self.presence.records());
+        let presences = self.binding.current().presences();
+        let records: Vec<_> = presences.iter().filter_map(|presence| presence.records()).collect();
         if digests.is_empty() || records.is_empty() {
             return Ok(());
         }

@@ -71,7 +71,7 @@ use crate::chunks::pins::Pins;
 use crate::chunks::recent_indexes::RecentIndexes;
 use crate::chunks::reuse::KnownCandidates;
 use crate::chunks::shared::SharedState;
-use crate::chunks::suspects::Suspicion;
+use crate::chunks::suspects::KnownSuspectList;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{MAX_CHUNK_BYTES, MIN_BLOB_BYTES};
@@ -92,7 +92,7 @@ pub(crate) struct ChunkStore {
     reader: Arc<ChunkReader>,
     /// Epoch of the lease term in which chunks may be quarantined.
     repairs: AsyncMutex<Option<u64>>,
-    suspicion: Suspicion,
+    suspect_list: KnownSuspectList,
     uncached: Arc<dyn Backend>,
 }
 
@@ -146,30 +146,36 @@ struct Offered {
 }
 
 impl ChunkStore {
+    /// The chunks of the store with this identity; `None` for a store that has none yet.
     pub(crate) fn new(
         (backend, uncached): (Arc<dyn Backend>, Arc<dyn Backend>),
         local: Option<Arc<LocalState>>,
         level: i32,
         kept_bytes: usize,
+        identity: Option<&str>,
     ) -> Self {
         let codecs = Codecs::new(level, kept_bytes);
-        let reader = ChunkReader::new(Arc::clone(&backend), codecs, local);
+        let reader = ChunkReader::new(Arc::clone(&backend), codecs, local, identity);
         Self {
             backend,
             reader: Arc::new(reader),
             repairs: AsyncMutex::default(),
-            suspicion: Suspicion::default(),
+            suspect_list: KnownSuspectList::default(),
             uncached,
         }
     }
 
-    /// Shares pins and digest locks with all handles of the store with this identity.
-    pub(crate) fn bind(&self, identity: &str) {
-        self.reader.bind(&SharedState::of(identity));
+    /// Shares the chunk state with all handles of the store with this identity. Called when an open store gets its identity, before the
+    /// identity is visible to other tasks.
+    ///
+    /// # Errors
+    /// `Internal` if chunks were in use before.
+    pub(crate) fn bind(&self, identity: &str) -> Result<()> {
+        self.reader.binding.bind(identity)
     }
 
     fn shared(&self) -> &Arc<SharedState> {
-        self.reader.shared()
+        self.reader.binding.current()
     }
 
     /// The pins of all writers of the store.

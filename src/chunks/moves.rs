@@ -45,6 +45,12 @@ impl MovesInProgress {
         Relocating { number, moves_in_progress: Arc::clone(self) }
     }
 
+    /// Returns `true` if there is no move and no watch.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.under_way.is_empty() && state.watches.is_empty()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change leaves both maps whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -97,6 +97,12 @@ impl Pins {
         PinHold { pins: Arc::clone(self) }
     }
 
+    /// Returns `true` if there is no writer and no collection.
+    pub(super) fn is_idle(&self) -> bool {
+        let registry = self.registry();
+        registry.collections == 0 && registry.writers.iter().all(|writer| writer.strong_count() == 0)
+    }
+
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }

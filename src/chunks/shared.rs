@@ -1,8 +1,22 @@
 //! State that all handles of one store in a process share: pins, digest locks, moves in progress, recent indexes, pending deletes and
 //! suspects.
 //!
-//! The collector has to know every writer of the process (H4), through any handle,
-//! so the state is found by the identity of the store.
+//! The collector has to know every writer of the process (H4), through any handle, so the state is registered under the identity of the
+//! store.
+//!
+//! # States of a handle
+//! The state of a handle is resolved when the store is opened:
+//!
+//! | state of the handle | begins | its shared state |
+//! |---|---|---|
+//! | unidentified | a store of PBS is opened that no process of this crate has changed | its own, which has no more than suspects that reads found |
+//! | identified | a store with an identity is opened | the one registered under the identity |
+//! | identified | an unidentified handle learns the identity that its first change, or another process, gave the store | its own, registered now, or the one that another handle registered first; its suspects move there |
+//!
+//! A handle never becomes unidentified again. Every operation that pins, locks, moves or deletes chunks
+//! [binds](crate::chunks::ChunkStore::bind) the handle before it begins, and the identity becomes visible to the tasks of the handle after
+//! it is bound. So the state of an unidentified handle has nothing that another handle must know. Should it be in use when it would have to
+//! move, binding fails, and with it the change.
 //!
 //! # Pending deletes
 //! A delete request without an answer may be executed later (H17). Until that is impossible, the chunk counts as
@@ -12,7 +26,7 @@
 //! So state with pending deletes outlives the last handle of the store, for the next one.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::backend::in_doubt::MAX_REQUEST_TIME;
@@ -23,6 +37,7 @@ use crate::chunks::pins::Pins;
 use crate::chunks::presence::Presence;
 use crate::chunks::recent_indexes::RecentIndexes;
 use crate::chunks::reuse::KnownCandidates;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::rt::Runtime;
 
@@ -40,8 +55,9 @@ pub(crate) struct SharedState {
     pub(crate) moves_in_progress: Arc<MovesInProgress>,
     pub(crate) digest_locks: DigestLocks,
     pub(super) sightings: KnownCandidates,
-    /// Suspects: chunks found missing or corrupt, and not good since.
-    pub(super) suspects: Mutex<HashSet<Digest>>,
+    /// Suspects: chunks found missing or corrupt, and neither stored again nor read and found good since. Handles reach them through
+    /// [`Binding::suspects`].
+    suspects: Mutex<HashSet<Digest>>,
 }
 
 /// Chunks that an earlier holder of the store may have been deleting.
@@ -54,9 +70,66 @@ struct Inherited {
     until: Duration,
 }
 
+/// The shared state that one handle uses.
+#[derive(Debug)]
+pub(super) struct Binding {
+    /// Set if the identity became known later, and another handle had registered a state under it.
+    moved_to: OnceLock<Arc<SharedState>>,
+    opened_with: Arc<SharedState>,
+    presence: Arc<Presence>,
+}
+
+impl Binding {
+    /// The state of a handle with these presence records, of the store with this identity or without one.
+    pub(super) fn new(identity: Option<&str>, presence: &Arc<Presence>) -> Self {
+        let own = Arc::<SharedState>::default();
+        let opened_with = identity.map_or_else(|| Arc::clone(&own), |uuid| SharedState::registered(uuid, &own));
+        opened_with.register(presence);
+        Self { moved_to: OnceLock::new(), opened_with, presence: Arc::clone(presence) }
+    }
+
+    /// Makes the handle use the state registered under an identity, which may be its own. A later call with the same identity does nothing.
+    ///
+    /// # Errors
+    /// `Internal` if the handle would have to leave a state that is in use.
+    pub(super) fn bind(&self, identity: &str) -> Result<()> {
+        let registered = SharedState::registered(identity, self.current());
+        if Arc::ptr_eq(&registered, self.current()) {
+            return Ok(());
+        }
+        // Under the locks of both sets, so that no task finds a suspect in neither of them.
+        let (mut before, mut after) = (self.opened_with.locked_suspects(), registered.locked_suspects());
+        if !self.current().is_idle() {
+            let error = Error::new(ErrorKind::Internal, "use chunks");
+            return Err(error.because("they were in use before the store had an identity"));
+        }
+        if self.moved_to.set(Arc::clone(&registered)).is_ok() {
+            after.extend(before.drain());
+            registered.register(&self.presence);
+        }
+        Ok(())
+    }
+
+    pub(super) fn current(&self) -> &Arc<SharedState> {
+        self.moved_to.get().unwrap_or(&self.opened_with)
+    }
+
+    /// The suspects. They are in no other place.
+    pub(super) fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        loop {
+            let current = self.current();
+            let suspects = current.locked_suspects();
+            // They may have moved before they were locked.
+            if Arc::ptr_eq(current, self.current()) {
+                return suspects;
+            }
+        }
+    }
+}
+
 impl SharedState {
-    /// The state of the store with this identity.
-    pub(crate) fn of(uuid: &str) -> Arc<Self> {
+    /// The state registered under an identity: the one of another handle, or else `own`, from now on.
+    fn registered(uuid: &str, own: &Arc<Self>) -> Arc<Self> {
         static OPEN: Mutex<BTreeMap<String, Weak<SharedState>>> = Mutex::new(BTreeMap::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let settled = |shared: &mut Arc<Self>| shared.deletes.is_empty();
@@ -70,14 +143,27 @@ impl SharedState {
         open.retain(|_, shared| shared.strong_count() > 0);
         let entry = open.entry(uuid.to_owned()).or_default();
         entry.upgrade().unwrap_or_else(|| {
-            let shared = Arc::<Self>::default();
-            *entry = Arc::downgrade(&shared);
-            shared
+            *entry = Arc::downgrade(own);
+            Arc::clone(own)
         })
     }
 
+    /// Returns `true` if it has nothing that another task must know, beside suspects.
+    fn is_idle(&self) -> bool {
+        self.deletes.is_empty()
+            && self.inherited().is_empty()
+            && self.pins.is_idle()
+            && self.published.keys().is_empty()
+            && self.moves_in_progress.is_idle()
+            && self.digest_locks.is_idle()
+    }
+
+    fn locked_suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Registers the presence records of a handle.
-    pub(super) fn register(&self, presence: &Arc<Presence>) {
+    fn register(&self, presence: &Arc<Presence>) {
         let mut presences = self.presences.lock().unwrap_or_else(PoisonError::into_inner);
         presences.retain(|presence| presence.strong_count() > 0);
         presences.push(Arc::downgrade(presence));
@@ -138,9 +224,71 @@ impl SharedState {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "testing"))]
 mod tests {
     use super::*;
+    use crate::backend::{Backend, MemoryBackend};
+    use crate::chunks::CachePolicy;
+    use crate::rt::ThreadRuntime;
+
+    /// The binding of a new handle.
+    fn opened(identity: Option<&str>) -> Binding {
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime));
+        Binding::new(identity, &Arc::new(Presence::new(backend, None)))
+    }
+
+    /// Proves H4.
+    #[test]
+    fn handles_of_one_store_share_one_state_however_they_learned_its_identity() {
+        let uuid = "shared-by-identity";
+        let (early, late) = (opened(None), opened(None));
+        assert!(!Arc::ptr_eq(early.current(), late.current()));
+        early.bind(uuid).unwrap();
+        let with_identity = opened(Some(uuid));
+        late.bind(uuid).unwrap();
+        for handle in [&late, &with_identity] {
+            assert!(Arc::ptr_eq(early.current(), handle.current()));
+        }
+        assert_eq!(early.current().presences().len(), 3);
+        late.bind(uuid).unwrap();
+        assert!(!Arc::ptr_eq(early.current(), opened(Some("another")).current()));
+    }
+
+    /// Proves H99.
+    #[test]
+    fn a_suspect_that_was_found_before_the_identity_was_known_stays_one() {
+        let uuid = "suspects-move";
+        let digests = [b"a", b"b"].map(|text| Digest::of(text));
+        let (first, second) = (opened(None), opened(None));
+        first.suspects().insert(digests[0]);
+        second.suspects().insert(digests[1]);
+        first.bind(uuid).unwrap();
+        second.bind(uuid).unwrap();
+        for handle in [&first, &second] {
+            assert_eq!(*handle.suspects(), digests.into());
+        }
+        second.suspects().remove(&digests[0]);
+        assert!(!first.suspects().contains(&digests[0]));
+    }
+
+    /// Proves H4.
+    #[test]
+    fn a_handle_does_not_leave_a_state_that_is_in_use() {
+        let uuid = "in-use";
+        let (first, second, third) = (opened(None), opened(None), opened(None));
+        first.bind(uuid).unwrap();
+        let pin = second.current().pins.writer(CachePolicy::Populate, Arc::default());
+        assert_eq!(second.bind(uuid).unwrap_err().kind(), ErrorKind::Internal);
+        drop(pin);
+        let watch = third.current().moves_in_progress.watch();
+        assert_eq!(third.bind(uuid).unwrap_err().kind(), ErrorKind::Internal);
+        drop(watch);
+        for handle in [&second, &third] {
+            handle.bind(uuid).unwrap();
+            assert!(Arc::ptr_eq(first.current(), handle.current()));
+        }
+    }
 
     /// Proves H17.
     #[test]

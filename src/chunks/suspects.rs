@@ -1,7 +1,13 @@
-//! Suspects of all processes: the list `.larder/suspects`. [`crate::format::larder::suspects`] has its bytes.
+//! The suspect list `.larder/suspects`, through which later processes learn of suspects. [`crate::format::larder::suspects`] has its bytes.
 //!
 //! A chunk that was found missing or corrupt is a suspect: neither a base nor its length vouches for it, and its next upload replaces the
-//! stored object (H99). This process keeps its own suspects in memory; the list informs later ones.
+//! stored object (H99).
+//!
+//! | place | contents |
+//! |---|---|
+//! | [`SharedState`](crate::chunks::shared::SharedState) | the suspects: every decision about a chunk asks this set alone |
+//! | the stored list | suspects that another process must learn of |
+//! | [`KnownSuspectList`] | a copy of the stored list, to see which chunks have to be added or may be removed |
 //!
 //! | a chunk | is added | is removed |
 //! |---|---|---|
@@ -28,9 +34,10 @@ use crate::format::layout::Key;
 /// Maximum number of times the list is read again after a conflict.
 const TRIES: usize = 10;
 
-/// The list, as far as this process knows it.
+/// The stored list, as this handle read or wrote it last. It belongs to the handle, because a copy of a store has the same identity and a
+/// list of its own.
 #[derive(Debug, Default)]
-pub(super) struct Suspicion {
+pub(super) struct KnownSuspectList {
     /// Held while the list is changed.
     changing: AsyncMutex<()>,
     state: Mutex<State>,
@@ -75,7 +82,7 @@ impl SuspectList {
     }
 }
 
-impl Suspicion {
+impl KnownSuspectList {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,7 +91,7 @@ impl Suspicion {
 impl ChunkStore {
     /// Believes a list that was read in the terms that began with this epoch.
     pub(crate) fn learn_suspects(&self, list: SuspectList, since: Option<u64>) {
-        let mut state = self.suspicion.state();
+        let mut state = self.suspect_list.state();
         state.read_in = since;
         match list {
             SuspectList::Damaged(_) => state.is_damaged = true,
@@ -99,10 +106,10 @@ impl ChunkStore {
     /// Reads the list again, unless no other process can have changed it.
     pub(crate) async fn refresh_suspects(&self) -> Result<()> {
         let since = self.backend.lease_term().map(|lease_term| lease_term.since);
-        if since.is_some() && self.suspicion.state().read_in == since {
+        if since.is_some() && self.suspect_list.state().read_in == since {
             return Ok(());
         }
-        let _alone = self.suspicion.changing.lock().await;
+        let _alone = self.suspect_list.changing.lock().await;
         let list = SuspectList::read(self.backend.as_ref()).await?;
         self.learn_suspects(list, since);
         Ok(())
@@ -110,7 +117,7 @@ impl ChunkStore {
 
     /// Returns `true` if the list exists and cannot be read.
     pub(crate) fn is_suspicion_damaged(&self) -> bool {
-        self.suspicion.state().is_damaged
+        self.suspect_list.state().is_damaged
     }
 
     /// Makes missing or corrupt chunks suspects of every process, until they are stored again.
@@ -121,12 +128,12 @@ impl ChunkStore {
         for digest in digests {
             self.reader.forget_durably(*digest).await?;
         }
-        self.suspicion.state().waiting.extend(digests);
-        let _alone = self.suspicion.changing.lock().await;
+        self.suspect_list.state().waiting.extend(digests);
+        let _alone = self.suspect_list.changing.lock().await;
         // An earlier holder of the lock may have written them, or failed to.
-        let mut batch = std::mem::take(&mut self.suspicion.state().waiting);
+        let mut batch = std::mem::take(&mut self.suspect_list.state().waiting);
         {
-            let state = self.suspicion.state();
+            let state = self.suspect_list.state();
             batch.extend(digests);
             batch.retain(|digest| !state.listed.contains(digest));
         }
@@ -139,13 +146,13 @@ impl ChunkStore {
     /// Records that a chunk on the list was quarantined.
     pub(super) fn note_quarantined(&self, digest: Digest) {
         if self.backend.capabilities().cheap_presence {
-            self.suspicion.state().quarantined.insert(digest);
+            self.suspect_list.state().quarantined.insert(digest);
         }
     }
 
     /// Those on the list that need not be there any more once all that was done is durable.
     pub(crate) fn cleared_suspects(&self) -> Vec<Digest> {
-        let state = self.suspicion.state();
+        let state = self.suspect_list.state();
         let suspects = self.reader.suspects();
         let cleared = |digest: &&Digest| !suspects.contains(digest) || state.quarantined.contains(digest);
         state.listed.iter().filter(cleared).copied().collect()
@@ -156,7 +163,7 @@ impl ChunkStore {
         if cleared.is_empty() {
             return Ok(());
         }
-        let _alone = self.suspicion.changing.lock().await;
+        let _alone = self.suspect_list.changing.lock().await;
         self.change_suspects(|listed| {
             for digest in cleared {
                 listed.remove(digest);
@@ -171,7 +178,7 @@ impl ChunkStore {
         for _ in 0..TRIES {
             let (mut digests, version) = match SuspectList::read(backend).await? {
                 SuspectList::Damaged(error) => {
-                    self.suspicion.state().is_damaged = true;
+                    self.suspect_list.state().is_damaged = true;
                     return Err(error);
                 }
                 SuspectList::Read(digests, version) => (digests, version),
@@ -179,7 +186,7 @@ impl ChunkStore {
             let before = digests.clone();
             {
                 // Suspects that another process added count here too.
-                let state = self.suspicion.state();
+                let state = self.suspect_list.state();
                 let new = before.iter().filter(|digest| !state.listed.contains(digest));
                 self.reader.suspects().extend(new);
             }
@@ -200,7 +207,7 @@ impl ChunkStore {
                     put => drop(put?),
                 }
             }
-            let mut state = self.suspicion.state();
+            let mut state = self.suspect_list.state();
             state.listed = digests.into_iter().collect();
             let State { quarantined, listed, .. } = &mut *state;
             quarantined.retain(|digest| listed.contains(digest));

@@ -129,7 +129,7 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         let local = LocalState::open(&runtime, directory.path(), LocalOptions::default()).await.unwrap();
         let passed: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&backend);
-        let chunks = ChunkStore::new((Arc::clone(&passed), passed), Some(local), 1, 0);
+        let chunks = ChunkStore::new((Arc::clone(&passed), passed), Some(local), 1, 0, None);
         Self { backend, chunks, digest: Digest::of(PLAINTEXT), directory }
     }
 
@@ -258,7 +258,7 @@ async fn stored(place: &Place, blob: Bytes) -> Result<StoredChunk> {
     let other = MemoryBackend::new(Arc::clone(place.backend.runtime()));
     other.put(&Key::Chunk(place.digest), blob, PutMode::Create).await.unwrap();
     let other: Arc<dyn Backend> = Arc::new(other);
-    let other = ChunkStore::new((Arc::clone(&other), other), None, 1, 0);
+    let other = ChunkStore::new((Arc::clone(&other), other), None, 1, 0, None);
     other.get_stored(place.digest, PLAINTEXT.len() as u64).await
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures::future;
+use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::cached::MetadataCache;
 use crate::backend::lock_wait::lock_store;
@@ -39,6 +40,8 @@ pub(crate) struct StoreInner {
     pub(super) doubts: InDoubt,
     /// Unset in a store of PBS that was never changed.
     pub(super) identity: OnceLock<Identity>,
+    /// Held while the store gets its identity.
+    identifying: AsyncMutex<()>,
     /// Digests of chunks of zeros, by length.
     pub(super) zeros: Mutex<HashMap<u64, Digest>>,
 }
@@ -80,10 +83,8 @@ impl StoreInner {
         };
         let state = local.as_ref().map(|local| Arc::clone(&local.state));
         let (level, kept) = (options.compression_level, options.memory_bytes / 2);
-        let chunks = ChunkStore::new((Arc::clone(&backend), uncached), state, level, kept);
-        if let Some(identity) = identity.get() {
-            chunks.bind(&identity.uuid);
-        }
+        let uuid = identity.get().map(|identity| identity.uuid.as_str());
+        let chunks = ChunkStore::new((Arc::clone(&backend), uncached), state, level, kept, uuid);
         chunks.learn_suspects(suspects, since);
         let inner = StoreInner {
             backend,
@@ -91,6 +92,7 @@ impl StoreInner {
             chunks,
             doubts: InDoubt::default(),
             identity,
+            identifying: AsyncMutex::default(),
             is_renamed: AtomicBool::new(false),
             local,
             restore_budget: Semaphore::new(options.memory_bytes),
@@ -242,36 +244,39 @@ impl StoreInner {
 
     /// Gives the store an identity, unless another process did.
     async fn identify(&self) -> Result<&Identity> {
-        let identity = self.find_identity().await?;
-        self.chunks.bind(&identity.uuid);
-        if let Some(local) = &self.local {
-            local.bind(identity, self.backend.as_ref()).await?;
+        let _alone = self.identifying.lock().await;
+        if let Some(identity) = self.identity.get() {
+            return Ok(identity);
         }
-        Ok(identity)
+        let found = self.find_identity().await?;
+        // Before other tasks see the identity and use chunks or copies: they do not bind them again.
+        self.chunks.bind(&found.uuid)?;
+        if let Some(local) = &self.local {
+            local.bind(&found, self.backend.as_ref()).await?;
+        }
+        Ok(self.identity.get_or_init(|| found))
     }
 
     /// Reads the identity, or stores a new one.
-    async fn find_identity(&self) -> Result<&Identity> {
+    async fn find_identity(&self) -> Result<Identity> {
         let backend = self.backend.as_ref();
         let _held = match lock_store(backend, LockMode::Shared).await {
             // The process that collects garbage gave it one.
             Err(error) if error.kind() == ErrorKind::Busy => {
-                let found = Identity::read(backend).await?.ok_or(error)?;
-                return Ok(self.identity.get_or_init(|| found));
+                return Identity::read(backend).await?.ok_or(error);
             }
             held => held?,
         };
         if let Some(found) = Identity::read(backend).await? {
-            return Ok(self.identity.get_or_init(|| found));
+            return Ok(found);
         }
         let drawn = Identity::draw(self.runtime().as_ref());
-        let identity = match drawn.create(backend).await {
+        match drawn.create(backend).await {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                Identity::read(backend).await?.ok_or(error)?
+                Identity::read(backend).await?.ok_or(error)
             }
-            created => created.map(|()| drawn)?,
-        };
-        Ok(self.identity.get_or_init(|| identity))
+            created => created.map(|()| drawn),
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 use futures::executor::block_on;
 use futures::future;
 use futures::io::{AsyncReadExt as _, Cursor};
-use larder::backend::{Backend, Ownership, S3Backend};
+use larder::backend::{Backend, MemoryBackend, Ownership, PutMode, S3Backend};
 use larder::error::{ErrorKind, Result};
+use larder::format::Digest;
+use larder::format::layout::Key;
 use larder::format::name::{GroupName, Namespace, SnapshotName};
 use larder::http::HttpClient;
 use larder::local::{LocalOptions, LocalState};
@@ -532,6 +534,27 @@ fn local_state_of_another_store_is_refused() {
             assert_eq!(refused.map(|_| ()).unwrap_err().kind(), ErrorKind::Conflict);
         }
         opened_as(&server, "one", Some(one.path())).await.unwrap().close().await;
+    });
+}
+
+/// Proves H91.
+#[test]
+fn the_state_of_another_store_is_refused_by_every_change_of_a_store_without_an_identity() {
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let [one, two] =
+            [(); 2].map(|()| -> Arc<dyn Backend> { Arc::new(MemoryBackend::new(Arc::clone(&runtime))) });
+        let state = local_state(&runtime, directory.path()).await.unwrap();
+        let options = || Options::default().local_state(Arc::clone(&state));
+        Datastore::create(one, options()).await.unwrap();
+        // As PBS leaves a store: with chunks, and without an identity.
+        two.put(&Key::Chunk(Digest::of(b"a")), "a".into(), PutMode::Create).await.unwrap();
+        let store = Datastore::open(two, options()).await.unwrap();
+        for name in ["a", "b"] {
+            let refused = store.create_namespace(&name.parse().unwrap()).await;
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Conflict, "{name}");
+        }
     });
 }
 
