@@ -6,16 +6,13 @@
 
 use bytes::Bytes;
 
-use crate::backend::Touched;
 use crate::chunks::pins::WriterPins;
-use crate::chunks::{ChunkStore, Look, Offered, Provenance, Stored, checked_length, lost};
-use crate::error::{Error, ErrorKind, Result};
+use crate::chunks::put::{Look, Offered};
+use crate::chunks::{ChunkStore, Provenance, Stored, checked_length, lost};
+use crate::error::{ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::blob::{Blob, BlobKind, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
+use crate::format::blob::{BlobKind, MAX_ENCODED_CHUNK_BYTES};
 use crate::format::layout::Key;
-
-/// Bytes that identify the kind of any blob.
-const HEADER_BYTES: u64 = 44;
 
 /// A checked chunk in its stored form.
 #[derive(Clone, Debug)]
@@ -37,15 +34,6 @@ impl StoredChunk {
     pub(crate) fn is_encrypted(&self) -> bool {
         self.kind.is_encrypted()
     }
-}
-
-/// Source of the claim that the store has a chunk already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReuseSource {
-    /// A locked snapshot of this store names it: trusted where the backend does not know (D9).
-    Base,
-    /// A snapshot of a store with the same identity names it, which may be a copy of the store. The chunk must be seen.
-    Twin,
 }
 
 /// Check of a stored chunk.
@@ -142,89 +130,9 @@ impl ChunkStore {
         Ok(stored)
     }
 
-    /// Pins a chunk that some source says is in the store; returns `true` if it certainly is.
-    ///
-    /// # Errors
-    /// Any failure of the backend.
-    ///
-    /// # Cancel safety
-    /// As for [`put_stored`](Self::put_stored).
-    pub(crate) async fn take_over(
-        &self,
-        writer: &WriterPins,
-        digest: Digest,
-        reference: ReuseSource,
-    ) -> Result<bool> {
-        if writer.is_confirmed(&digest) {
-            return Ok(true);
-        }
-        let _section = self.shared().digest_locks.enter(digest).await;
-        if writer.pin(digest) {
-            return Ok(true);
-        }
-        if self.reader.suspects().contains(&digest) || self.is_leaving(writer, digest) {
-            return Ok(false);
-        }
-        let key = Key::Chunk(digest);
-        let least = MIN_BLOB_BYTES as u64;
-        let is_there = match self.touch_one(&key).await? {
-            Touched::Absent => false,
-            Touched::Present(info) => info.size >= least,
-            Touched::Unknown if reference == ReuseSource::Base => true,
-            Touched::Unknown => match self.backend.head(&key).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => false,
-                found => found?.size >= least,
-            },
-        };
-        if is_there {
-            writer.confirm(digest);
-        }
-        Ok(is_there)
-    }
-
     /// Returns `true` if a writer uses the chunk.
     #[cfg(test)]
     pub(crate) fn is_pinned(&self, digest: &Digest) -> bool {
         self.pins().is_pinned(digest)
-    }
-
-    /// Returns `true` if the stored chunk may stay instead of an encrypted one, whose contents cannot be read here.
-    pub(super) async fn stays_before_encrypted(&self, offered: &Offered, is_alike: bool) -> Result<bool> {
-        let (key, digest, length) = (Key::Chunk(offered.digest), offered.digest, offered.length);
-        let refused = |why: &'static str| Err(Error::new(ErrorKind::Conflict, "store").on(&key).because(why));
-        let read = if is_alike {
-            self.backend.get_range(&key, 0..HEADER_BYTES).await
-        } else {
-            self.backend.get(&key, MAX_ENCODED_CHUNK_BYTES as u64).await
-        };
-        let found = match read {
-            // Longer than any chunk may be, missing, or truncated.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::Corrupt | ErrorKind::InvalidInput | ErrorKind::NotFound
-                ) =>
-            {
-                return Ok(false);
-            }
-            found => found?.bytes,
-        };
-        let Ok(blob) = Blob::parse(found.clone()) else { return Ok(false) };
-        if !blob.kind().is_encrypted() {
-            return refused("a plain chunk has this digest, and an encrypted one must not take its place");
-        }
-        if is_alike {
-            return Ok(true);
-        }
-        let codecs = self.codecs().clone();
-        let check = move || Ok((blob.check_crc().is_ok(), codecs.inspect(found, digest, length)));
-        let (is_whole, inspected) = self.backend.runtime().run_blocking("check chunk", check).await?;
-        if is_whole && inspected.is_err() {
-            return refused("what is there is encrypted too, and of another length");
-        }
-        if is_whole {
-            self.reader.suspects().remove(&digest);
-        }
-        Ok(is_whole)
     }
 }

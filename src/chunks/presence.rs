@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backend::Backend;
+use crate::chunks::ChunkStore;
 use crate::error::Result;
+use crate::format::Digest;
 use crate::local::LocalState;
 use crate::local::presence::PresenceStore;
 
@@ -37,5 +39,45 @@ impl Presence {
         let epoch = self.backend.lease_term()?.epoch;
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.as_ref().filter(|(of, _)| *of == epoch).map(|(_, records)| Arc::clone(records))
+    }
+}
+
+impl ChunkStore {
+    /// Opens the presence records of the store with this identity, if there is local state and this process alone may change
+    /// the store.
+    pub(crate) async fn open_presence(&self, identity: &str) -> Result<()> {
+        let Some(lease_term) = self.backend.lease_term() else { return Ok(()) };
+        self.reader.presence.open(identity, lease_term.epoch, lease_term.continues).await
+    }
+
+    pub(super) async fn recorded(&self, digest: Digest) -> Result<Option<u64>> {
+        let Some(presence) = self.reader.presence.records() else { return Ok(None) };
+        let look = move || Ok(presence.get(&digest).map(u64::from));
+        self.backend.runtime().run_blocking("look up chunk", look).await
+    }
+
+    /// Records that the store has the chunk. Without the record, a later backup sends it again.
+    pub(super) async fn record(&self, digest: Digest, size: u64) {
+        let (Some(presence), Ok(size)) = (self.reader.presence.records(), u32::try_from(size)) else {
+            return;
+        };
+        let record = move || Ok(presence.set(digest, size));
+        let _ = self.backend.runtime().run_blocking("record chunk", record).await;
+    }
+
+    /// Begins a new lease term, which invalidates the presence records of all other processes (H16).
+    pub(crate) async fn begin_term(&self, identity: &str) -> Result<()> {
+        let Some(before) = self.backend.lease_term() else { return self.backend.begin_term().await };
+        let presences = self.shared().presences();
+        // The records of this process must be open before their term ends, to be carried over.
+        for presence in &presences {
+            presence.open(identity, before.epoch, before.continues).await?;
+        }
+        self.backend.begin_term().await?;
+        let Some(after) = self.backend.lease_term() else { return Ok(()) };
+        for presence in &presences {
+            presence.open(identity, after.epoch, Some(before.epoch)).await?;
+        }
+        Ok(())
     }
 }

@@ -1,320 +1,99 @@
-//! Resets GC candidates when a snapshot that names them is published.
-//!
-//! In a bucket, a collection removes chunks that two runs at least the grace time apart found unreferenced. Between the two, a writer may
-//! publish a snapshot with chunks that existed already. It stores nothing, so nothing about the chunks shows the
-//! reuse. If another process collects a moment later and listings lag, it does not see the index, and the first
-//! sighting is old enough. So a writer first records the reuse where nothing lags: in the list of candidates itself.
-//!
-//! ```text
-//! every chunk confirmed → its candidates reset to the time of the store → indexes → manifest
-//! ```
-//!
-//! | actor | resets |
-//! |---|---|
-//! | a backup, a sync into the store | the candidates among its chunks |
-//! | a copy or a move within the store | all, at most every [`ALL_EVERY`], because it does not read the indexes |
-//! | a collection | none; it leaves out chunks that a writer of the process has pinned |
-//!
-//! So no snapshot whose publication began within the grace time names a chunk that is removed; listings show all older snapshots,
-//! as long as the grace time is not shorter than
-//! the lag that the collection allows for (`listing_lag`). A reset candidate stays on the list, because the list is also the
-//! record of intent that tells the next holder of the store what late requests may delete.
-//!
-//! # Writers of the list
-//! Several tasks of the process that holds the store may write the list. Each write is conditional on the version that was
-//! read; after a conflict the task reads the list again and repeats the reset. A collection checks the pins again after it has written:
-//!
-//! ```text
-//! writer:      pin → … → list, as known → used chunks on it? → conditional write → known → indexes
-//! collection:  list of unpinned chunks → conditional write → known → something on it pinned? again
-//! ```
-//! So a chunk pinned before the collection checks is taken off the list, and a writer that pins it later knows
-//! the list. Without conditional puts, one task of this process writes at a time.
-//!
-//! The list is read once in a lease term, and each time while late requests of an earlier holder may replace it. An
-//! interrupted writer leaves the old list, or one with younger candidates, which only keeps chunks for longer.
+//! Reuse of chunks that a snapshot names and the writer has not read.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
-
-use bytes::Bytes;
-use futures::lock::Mutex as AsyncMutex;
-
-use crate::backend::{Backend, PutMode, Version};
+use crate::backend::Touched;
 use crate::chunks::ChunkStore;
 use crate::chunks::pins::WriterPins;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::larder::gc_candidates::{GcCandidates, LIMIT_BYTES, Prefix};
+use crate::format::blob::MIN_BLOB_BYTES;
 use crate::format::layout::Key;
 
-/// Minimum time between two resets of all candidates.
-const ALL_EVERY: Duration = Duration::from_mins(10);
-/// Maximum number of attempts to write a list that others write too.
-const TRIES: usize = 100;
-
-/// The list of candidates, as the handles of a store in this process know it.
-#[derive(Debug, Default)]
-pub(crate) struct KnownCandidates {
-    state: Mutex<State>,
-    /// Held during an unconditional write of the list.
-    writing: AsyncMutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Backend of the list: a copy of a store has the same identity, and a list of its own.
-    backend: Option<Weak<dyn Backend>>,
-    /// Time of the last reset of all candidates, by the monotonic clock, in the terms below.
-    all_since: Option<Duration>,
-    list: List,
-    /// First epoch of the terms in which the list was read or written; `None` if it must be read.
-    read_in: Option<u64>,
-}
-
-/// The list as it was read.
-#[derive(Clone, Debug, Default)]
-struct List {
-    sightings: Arc<GcCandidates>,
-    version: Option<Version>,
-}
-
-impl KnownCandidates {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn all_since(&self, backend: &Arc<dyn Backend>) -> Option<Duration> {
-        let state = self.state();
-        state.all_since.filter(|_| state.is_of(backend))
-    }
-
-    /// The list replaced another one. If that is not the known one, another task wrote it too.
-    fn replaced(&self, backend: &Arc<dyn Backend>, before: &List, after: &List) {
-        let mut state = self.state();
-        if state.is_of(backend) && state.list.version == before.version {
-            state.list = after.clone();
-        } else {
-            state.read_in = None;
-        }
-    }
-}
-
-impl State {
-    fn is_of(&self, backend: &Arc<dyn Backend>) -> bool {
-        self.backend.as_ref().is_some_and(|known| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(backend)))
-    }
+/// Source of the claim that the store has a chunk already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReuseSource {
+    /// A locked snapshot of this store names it: trusted where the backend does not know (D9).
+    Base,
+    /// A snapshot of a store with the same identity names it, which may be a copy of the store. The chunk must be seen.
+    Twin,
 }
 
 impl ChunkStore {
-    /// The current list.
+    /// Pins chunks that a base names and the writer has not read, and makes sure that they are in the store.
     ///
     /// # Errors
-    /// Any failure to read it. A damaged list counts as empty.
-    pub(crate) async fn sightings(&self) -> Result<Arc<GcCandidates>> {
-        if !self.uncached_backend().capabilities().needs_gc_candidates() {
-            return Ok(Arc::default());
+    /// `Corrupt` if one of them is missing or corrupt: the base is damaged.
+    pub(crate) async fn reuse(&self, writer: &WriterPins, digests: &[Digest]) -> Result<()> {
+        let mut wanted = digests.to_vec();
+        // In order, so that two writers that need the same chunks do not deadlock.
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted.retain(|digest| !writer.is_confirmed(digest));
+        let mut digest_locks = Vec::with_capacity(wanted.len());
+        for digest in &wanted {
+            digest_locks.push(self.shared().digest_locks.enter(*digest).await);
         }
-        Ok(self.read_sightings().await?.sightings)
-    }
-
-    /// Reads the list, unless it is known. Called after the store was locked, so that publication usually needs no further request.
-    ///
-    /// # Errors
-    /// Any failure to read it.
-    pub(crate) async fn refresh_sightings(&self) -> Result<()> {
-        if !self.uncached_backend().capabilities().needs_gc_candidates() {
-            return Ok(());
+        wanted.retain(|digest| !writer.pin(*digest));
+        let keys: Vec<Key> = wanted.iter().copied().map(Key::Chunk).collect();
+        for digest in &wanted {
+            self.is_leaving(writer, *digest);
         }
-        self.list_of_sightings().await.map(drop)
-    }
-
-    /// Resets the candidates among the chunks of these writers, before an index names them.
-    ///
-    /// # Errors
-    /// Any failure to read or write the list: the caller must not publish.
-    ///
-    /// # Cancel safety
-    /// A dropped future leaves the old list, or one with younger candidates.
-    pub(crate) async fn restart_sightings(&self, writers: &[Arc<WriterPins>]) -> Result<()> {
-        if !self.uncached_backend().capabilities().needs_gc_candidates() {
-            return Ok(());
-        }
-        let used = |sightings: Arc<GcCandidates>| {
-            let writers = writers.to_vec();
-            let find = move || Ok(writers.iter().flat_map(|writer| writer.among(&sightings)).collect());
-            self.uncached_backend().runtime().run_blocking("look for sightings", find)
-        };
-        for _ in 0..TRIES {
-            let list = self.list_of_sightings().await?;
-            if list.sightings.is_empty() {
-                return Ok(());
-            }
-            let used: HashSet<Prefix> = used(Arc::clone(&list.sightings)).await?;
-            if used.is_empty() {
-                return Ok(());
-            }
-            let mut sightings = GcCandidates::clone(&list.sightings);
-            sightings.restart(&used, self.uncached_backend().clock().await?);
-            if self.replace_sightings(&list, sightings).await?.is_some() {
-                return Ok(());
-            }
-        }
-        Err(contended())
-    }
-
-    /// Resets all candidates, before indexes with unknown chunks appear.
-    ///
-    /// # Errors
-    /// As [`restart_sightings`](Self::restart_sightings).
-    pub(crate) async fn restart_all_sightings(&self) -> Result<()> {
-        if !self.uncached_backend().capabilities().needs_gc_candidates() {
-            return Ok(());
-        }
-        for _ in 0..TRIES {
-            let list = self.list_of_sightings().await?;
-            let now = self.uncached_backend().runtime().monotonic();
-            let all_since = self.known_sightings().all_since(self.uncached_backend());
-            let is_done = all_since.is_some_and(|since| now.saturating_sub(since) < ALL_EVERY);
-            if list.sightings.is_empty() || is_done {
-                return Ok(());
-            }
-            let mut sightings = GcCandidates::clone(&list.sightings);
-            sightings.restart_all(self.uncached_backend().clock().await?);
-            if self.replace_sightings(&list, sightings).await?.is_some() {
-                self.known_sightings().state().all_since = Some(now);
-                return Ok(());
-            }
-        }
-        Err(contended())
-    }
-
-    /// Stores the candidates of a collection, except pinned ones; includes all that late requests may delete.
-    ///
-    /// # Errors
-    /// `Conflict` if others keep changing the list; any failure to write it.
-    pub(crate) async fn write_sightings(
-        &self,
-        seen: Vec<(Digest, SystemTime)>,
-        leaving: Vec<(Digest, SystemTime)>,
-    ) -> Result<()> {
-        let (mut seen, mut list) = (seen, self.list_of_sightings().await?);
-        for _ in 0..TRIES {
-            let (pins, leaving) = (Arc::clone(self.pins()), leaving.clone());
-            let sort = move || {
-                seen.retain(|(digest, _)| !pins.is_pinned(digest));
-                let sightings = GcCandidates::of(seen.iter().copied().chain(leaving).collect());
-                Ok((seen, sightings))
-            };
-            let (left, sightings) =
-                self.uncached_backend().runtime().run_blocking("write sightings", sort).await?;
-            seen = left;
-            let written = self.replace_sightings(&list, sightings).await?;
-            let Some(written) = written else {
-                list = self.read_sightings().await?;
-                continue;
-            };
-            // A writer that pinned a chunk meanwhile may not have known that it is on the list.
-            let pins = Arc::clone(self.pins());
-            let look = move || Ok((seen.iter().any(|(digest, _)| pins.is_pinned(digest)), seen));
-            let (is_pinned, left) =
-                self.uncached_backend().runtime().run_blocking("write sightings", look).await?;
-            if !is_pinned {
-                return Ok(());
-            }
-            (seen, list) = (left, written);
-        }
-        Err(contended())
-    }
-
-    /// The known list, if no other process can have changed it since.
-    async fn list_of_sightings(&self) -> Result<List> {
-        let since = self.settled_since();
-        {
-            let state = self.known_sightings().state();
-            if since.is_some() && state.read_in == since && state.is_of(self.uncached_backend()) {
-                return Ok(state.list.clone());
-            }
-        }
-        self.read_sightings().await
-    }
-
-    async fn read_sightings(&self) -> Result<List> {
-        let since = self.settled_since();
-        let version_of =
-            |state: &State| state.is_of(self.uncached_backend()).then(|| state.list.version.clone());
-        let before = version_of(&self.known_sightings().state());
-        let (bytes, version) = match self.uncached_backend().get(&Key::GcCandidates, LIMIT_BYTES).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => (Bytes::new(), None),
-            // Longer than any valid list: it counts as empty, and is replaced.
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                (Bytes::new(), Some(self.uncached_backend().head(&Key::GcCandidates).await?.version))
-            }
-            object => object.map(|object| (object.bytes, Some(object.info.version)))?,
-        };
-        let parse = move || Ok(GcCandidates::parse(&bytes));
-        let sightings = self.uncached_backend().runtime().run_blocking("read sightings", parse).await?;
-        let list = List { sightings: Arc::new(sightings), version };
-        let mut state = self.known_sightings().state();
-        // Unless it was written during the read.
-        let is_newest = version_of(&state) == before;
-        let all_since =
-            state.all_since.filter(|_| state.is_of(self.uncached_backend()) && state.read_in == since);
-        let backend = Some(Arc::downgrade(self.uncached_backend()));
-        *state = State { all_since, backend, list: list.clone(), read_in: since.filter(|_| is_newest) };
-        drop(state);
-        Ok(list)
-    }
-
-    /// Epoch since which this process alone has changed the store, with no pending request of another.
-    fn settled_since(&self) -> Option<u64> {
-        self.uncached_backend()
-            .lease_term()
-            .filter(|lease_term| !lease_term.in_doubt)
-            .map(|lease_term| lease_term.since)
-    }
-
-    /// Writes the list if it is still this version; returns `None` if it changed, and must be read again.
-    async fn replace_sightings(&self, before: &List, sightings: GcCandidates) -> Result<Option<List>> {
-        let (backend, known) = (self.uncached_backend(), self.known_sightings());
-        let is_conditional = backend.capabilities().conditional_put;
-        let _alone = if is_conditional { None } else { Some(known.writing.lock().await) };
-        if !is_conditional && self.list_of_sightings().await?.version != before.version {
-            return Ok(None);
-        }
-        let mode = match &before.version {
-            _ if !is_conditional => PutMode::Replace,
-            Some(version) => PutMode::IfMatch(version.clone()),
-            None => PutMode::Create,
-        };
-        let epoch = backend.lease_term().map_or(0, |lease_term| lease_term.epoch);
-        let encode = move || Ok((sightings.encode(epoch), sightings));
-        let (bytes, sightings) = backend.runtime().run_blocking("write sightings", encode).await?;
-        let version = match backend.put(&Key::GcCandidates, bytes.clone(), mode).await {
-            Ok(version) => version,
-            Err(error) => {
-                known.state().read_in = None;
-                // The stored list counts, not the answer.
-                match backend.get(&Key::GcCandidates, LIMIT_BYTES).await {
-                    Ok(found) if found.bytes == bytes => found.info.version,
-                    _ if matches!(
-                        error.kind(),
-                        ErrorKind::AlreadyExists | ErrorKind::Conflict | ErrorKind::NotFound
-                    ) =>
-                    {
-                        return Ok(None);
-                    }
-                    _ => return Err(error),
+        for (digest, touched) in wanted.into_iter().zip(self.backend.touch(&keys).await?) {
+            let is_suspect = self.reader.suspects().contains(&digest);
+            match touched {
+                _ if is_suspect => {
+                    let error = Error::new(ErrorKind::Corrupt, "reuse chunk").on(digest);
+                    return Err(error.because("the base names it, but it was found bad or gone"));
+                }
+                Touched::Present(info) if info.size >= MIN_BLOB_BYTES as u64 => {}
+                Touched::Unknown => {}
+                _ => {
+                    return Err(Error::new(ErrorKind::Corrupt, "reuse chunk")
+                        .on(digest)
+                        .because("the base names it, but it is missing or empty"));
                 }
             }
-        };
-        let after = List { sightings: Arc::new(sightings), version: Some(version) };
-        known.replaced(backend, before, &after);
-        Ok(Some(after))
+            writer.confirm(digest);
+        }
+        Ok(())
     }
-}
 
-fn contended() -> Error {
-    Error::new(ErrorKind::Conflict, "write").on(Key::GcCandidates).because("others keep changing it")
+    /// Pins a chunk that some source says is in the store; returns `true` if it certainly is.
+    ///
+    /// # Errors
+    /// Any failure of the backend.
+    ///
+    /// # Cancel safety
+    /// As for [`put_stored`](Self::put_stored).
+    pub(crate) async fn take_over(
+        &self,
+        writer: &WriterPins,
+        digest: Digest,
+        reference: ReuseSource,
+    ) -> Result<bool> {
+        if writer.is_confirmed(&digest) {
+            return Ok(true);
+        }
+        let _section = self.shared().digest_locks.enter(digest).await;
+        if writer.pin(digest) {
+            return Ok(true);
+        }
+        if self.reader.suspects().contains(&digest) || self.is_leaving(writer, digest) {
+            return Ok(false);
+        }
+        let key = Key::Chunk(digest);
+        let least = MIN_BLOB_BYTES as u64;
+        let is_there = match self.touch_one(&key).await? {
+            Touched::Absent => false,
+            Touched::Present(info) => info.size >= least,
+            Touched::Unknown if reference == ReuseSource::Base => true,
+            Touched::Unknown => match self.backend.head(&key).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => false,
+                found => found?.size >= least,
+            },
+        };
+        if is_there {
+            writer.confirm(digest);
+        }
+        Ok(is_there)
+    }
 }

@@ -18,12 +18,8 @@
 //! it is bound. So the state of an unidentified handle has nothing that another handle must know. Should it be in use when it would have to
 //! move, binding fails, and with it the change.
 //!
-//! # Pending deletes
-//! A delete request without an answer may be executed later (H17). Until that is impossible, the chunk counts as
-//! missing: a writer that needs it stores it, and before it publishes an index it waits for the end of that time and checks
-//! that the chunk exists. The same holds for chunks that an earlier holder of the store may have been deleting.
-//!
-//! So state with pending deletes outlives the last handle of the store, for the next one.
+//! # Lifetime
+//! A state exists while a handle uses it, and while it has [pending deletes](crate::chunks::in_doubt), for the next handle.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -31,12 +27,12 @@ use std::time::Duration;
 
 use crate::backend::in_doubt::MAX_REQUEST_TIME;
 use crate::chunks::digest_locks::DigestLocks;
+use crate::chunks::gc_candidates::KnownCandidates;
 use crate::chunks::moves::MovesInProgress;
 use crate::chunks::pending::{PendingDeletes, Ticket};
 use crate::chunks::pins::Pins;
 use crate::chunks::presence::Presence;
 use crate::chunks::recent_indexes::RecentIndexes;
-use crate::chunks::reuse::KnownCandidates;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::rt::Runtime;
@@ -83,7 +79,8 @@ impl Binding {
     /// The state of a handle with these presence records, of the store with this identity or without one.
     pub(super) fn new(identity: Option<&str>, presence: &Arc<Presence>) -> Self {
         let own = Arc::<SharedState>::default();
-        let opened_with = identity.map_or_else(|| Arc::clone(&own), |uuid| SharedState::registered(uuid, &own));
+        let opened_with =
+            identity.map_or_else(|| Arc::clone(&own), |uuid| SharedState::registered(uuid, &own));
         opened_with.register(presence);
         Self { moved_to: OnceLock::new(), opened_with, presence: Arc::clone(presence) }
     }

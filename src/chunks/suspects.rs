@@ -143,6 +143,12 @@ impl ChunkStore {
         self.change_suspects(|listed| listed.extend(&batch)).await
     }
 
+    /// Makes missing chunks suspects: the next backup that contains them stores them again (H22).
+    pub(crate) async fn note_missing(&self, digests: &[Digest]) -> Result<()> {
+        self.reader.suspects().extend(digests);
+        self.reader.forget_all(digests).await
+    }
+
     /// Records that a chunk on the list was quarantined.
     pub(super) fn note_quarantined(&self, digest: Digest) {
         if self.backend.capabilities().cheap_presence {

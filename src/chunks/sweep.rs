@@ -14,7 +14,6 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use futures::future;
 
 use crate::backend::{Backend, Deleted, LockGuard, Removal};
@@ -26,7 +25,6 @@ use crate::chunks::pins::PinHold;
 use crate::chunks::shared::SharedState;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::larder::gc_candidates::{LIMIT_BYTES, prefixes};
 use crate::format::layout::Key;
 
 /// Maximum number of objects of a request.
@@ -184,58 +182,5 @@ fn settled(item: &Unused, result: Result<Deleted>, ticket: &Ticket<'_, Digest>) 
         Ok(Deleted::Absent) => Swept::Absent,
         Ok(_) => Swept::Removed,
         Err(error) => Swept::Failed(error),
-    }
-}
-
-impl ChunkStore {
-    /// Chunks that a pending delete may remove.
-    pub(crate) fn leaving(&self) -> Vec<Digest> {
-        self.shared().pending_deletes(self.backend.runtime().monotonic())
-    }
-
-    /// Makes missing chunks suspects: the next backup that contains them stores them again (H22).
-    pub(crate) async fn note_missing(&self, digests: &[Digest]) -> Result<()> {
-        self.reader.suspects().extend(digests);
-        self.reader.forget_all(digests).await
-    }
-
-    /// Begins a new lease term, which invalidates the presence records of all other processes (H16).
-    pub(crate) async fn begin_term(&self, identity: &str) -> Result<()> {
-        let Some(before) = self.backend.lease_term() else { return self.backend.begin_term().await };
-        let presences = self.shared().presences();
-        // The records of this process must be open before their term ends, to be carried over.
-        for presence in &presences {
-            presence.open(identity, before.epoch, before.continues).await?;
-        }
-        self.backend.begin_term().await?;
-        let Some(after) = self.backend.lease_term() else { return Ok(()) };
-        for presence in &presences {
-            presence.open(identity, after.epoch, Some(before.epoch)).await?;
-        }
-        Ok(())
-    }
-
-    /// Reads which chunks an earlier holder of the store may have been deleting: the list of candidates names them all.
-    pub(crate) async fn inherit_leaving(&self, sightings: &Key) -> Result<()> {
-        let now = self.backend.runtime().monotonic();
-        let in_doubt = self.backend.lease_term().filter(|lease_term| lease_term.in_doubt);
-        let Some(since) = in_doubt.map(|lease_term| lease_term.since) else { return Ok(()) };
-        if self.shared().has_inherited(since, now) {
-            return Ok(());
-        }
-        let found = match self.backend.get(sightings, LIMIT_BYTES).await {
-            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Bytes::new(),
-            object => object?.bytes,
-        };
-        let prefixes = move || Ok(prefixes(&found));
-        let mut prefixes = self.backend.runtime().run_blocking("read sightings", prefixes).await?;
-        // Chunks being quarantined, too.
-        let suspects = self.reader.suspects();
-        prefixes.extend(
-            suspects.iter().map(|digest| std::array::from_fn::<_, 12, _>(|at| digest.as_bytes()[at])),
-        );
-        drop(suspects);
-        self.shared().inherit(prefixes, since, now);
-        Ok(())
     }
 }

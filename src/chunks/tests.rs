@@ -12,11 +12,12 @@ use crate::backend::fault::{Action, FaultBackend, Rule};
 use crate::backend::record::Method;
 use crate::backend::{
     Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListPage, ListQuery, LockGuard,
-    LockMode, LockScope, MemoryBackend, Object, ObjectInfo, PendingMoves, Removal, Version,
+    LockMode, LockScope, MemoryBackend, Object, ObjectInfo, PendingMoves, PutMode, Removal, Touched, Version,
 };
 use crate::chunks::encoded::StoredChunk;
 use crate::chunks::suspects::SuspectList;
 use crate::format::blob::BlobKind;
+use crate::format::layout::Key;
 use crate::local::LocalOptions;
 use crate::rt::{Runtime, ThreadRuntime};
 

@@ -164,7 +164,7 @@ fn only_the_chunks_module_stores_touches_and_deletes_chunks() {
         }
     }
     let room = "chunks/";
-    assert!(makers.contains("chunks/mod.rs") && makers.contains("chunks/sweep.rs"));
+    assert!(makers.contains("chunks/put.rs") && makers.contains("chunks/sweep.rs"));
     assert_eq!(makers.iter().find(|maker| !maker.starts_with(room)), None);
 }
 

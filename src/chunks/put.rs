@@ -1,0 +1,222 @@
+//! Storing a chunk, and the check of one that exists already. [`crate::chunks`] has the tables.
+
+use bytes::Bytes;
+
+use crate::backend::{PutMode, Touched};
+use crate::chunks::pins::WriterPins;
+use crate::chunks::{CachePolicy, ChunkStore, Provenance, Stored};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::blob::{Blob, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
+use crate::format::layout::Key;
+
+/// Bytes that identify the kind of any blob.
+const HEADER_BYTES: u64 = 44;
+
+/// Presence of a chunk, as far as known.
+pub(super) enum Look {
+    /// No evidence that it exists.
+    Absent,
+    /// The base vouches for it.
+    Known,
+    /// It exists, in an object of this many bytes.
+    Present(u64),
+    /// A presence record says that it exists.
+    Recorded(u64),
+}
+
+/// A checked chunk in its stored form, to be stored.
+pub(super) struct Offered {
+    pub(super) blob: Bytes,
+    pub(super) digest: Digest,
+    pub(super) is_encrypted: bool,
+    pub(super) cache_policy: CachePolicy,
+    /// Plaintext length.
+    pub(super) length: usize,
+}
+
+impl ChunkStore {
+    /// Makes sure that the chunk is in the store, and pins it for the writer.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the chunk stored or not, and pinned.
+    pub(crate) async fn put(
+        &self,
+        writer: &WriterPins,
+        digest: Digest,
+        plaintext: &Bytes,
+        provenance: Provenance,
+    ) -> Result<Stored> {
+        if writer.is_confirmed(&digest) {
+            return Ok(Stored::Known);
+        }
+        let _section = self.shared().digest_locks.enter(digest).await;
+        if writer.pin(digest) {
+            return Ok(Stored::Known);
+        }
+        let provenance = if self.is_leaving(writer, digest) { Provenance::Unknown } else { provenance };
+        let stored = self.put_pinned(writer, digest, plaintext, provenance).await?;
+        writer.confirm(digest);
+        Ok(stored)
+    }
+
+    async fn put_pinned(
+        &self,
+        writer: &WriterPins,
+        digest: Digest,
+        plaintext: &Bytes,
+        provenance: Provenance,
+    ) -> Result<Stored> {
+        let is_suspect = self.reader.suspects().contains(&digest);
+        let provenance = if is_suspect { Provenance::Unknown } else { provenance };
+        let present = match self.look(writer, digest, provenance).await? {
+            Look::Known => return Ok(Stored::Known),
+            Look::Recorded(size) if !is_suspect => return Ok(Stored::Duplicate(size)),
+            Look::Absent => None,
+            Look::Present(size) | Look::Recorded(size) => Some(size),
+        };
+        let blob = self.encode(plaintext).await?;
+        let (cache_policy, length) = (writer.cache_policy, plaintext.len());
+        let offered = Offered { blob, digest, is_encrypted: false, cache_policy, length };
+        self.settle(offered, present, is_suspect).await
+    }
+
+    /// Presence of a chunk: without a request, unless only a presence record speaks for it.
+    pub(super) async fn look(
+        &self,
+        writer: &WriterPins,
+        digest: Digest,
+        provenance: Provenance,
+    ) -> Result<Look> {
+        Ok(match self.touch_one(&Key::Chunk(digest)).await? {
+            Touched::Present(info)
+                if provenance == Provenance::Base && info.size >= MIN_BLOB_BYTES as u64 =>
+            {
+                Look::Known
+            }
+            Touched::Present(info) => Look::Present(info.size),
+            Touched::Unknown if provenance == Provenance::Base => Look::Known,
+            Touched::Unknown => match self.recorded(digest).await? {
+                Some(size) if self.is_witnessed(writer, &digest).await? => Look::Recorded(size),
+                Some(_) => self.look_for(digest).await?,
+                None => Look::Absent,
+            },
+            Touched::Absent => Look::Absent,
+        })
+    }
+
+    /// Returns `true` if evidence beside a presence record says that the chunk exists.
+    async fn is_witnessed(&self, writer: &WriterPins, digest: &Digest) -> Result<bool> {
+        Ok(self.pins().is_confirmed(digest) || writer.witnesses.name(digest).await?)
+    }
+
+    /// Looks up a chunk with a presence record. The record of a missing chunk stays, because the chunk is about to be stored.
+    async fn look_for(&self, digest: Digest) -> Result<Look> {
+        match self.backend.head(&Key::Chunk(digest)).await {
+            Ok(info) => Ok(Look::Present(info.size)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Look::Absent),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stores a chunk, unless the stored one may stay. `present` is the length of the stored one, as far as known.
+    pub(super) async fn settle(
+        &self,
+        offered: Offered,
+        present: Option<u64>,
+        is_suspect: bool,
+    ) -> Result<Stored> {
+        let (key, size) = (Key::Chunk(offered.digest), offered.blob.len() as u64);
+        let present = match present {
+            Some(present) => present,
+            None => match self
+                .backend
+                .put(&key, offered.blob.clone(), self.backend.capabilities().create_mode())
+                .await
+            {
+                Ok(_) => {
+                    self.reader.suspects().remove(&offered.digest);
+                    self.record(offered.digest, size).await;
+                    if offered.cache_policy == CachePolicy::Populate {
+                        self.reader.keep(offered.digest, offered.blob).await;
+                    }
+                    return Ok(Stored::New(size));
+                }
+                // Another writer was faster, or the backend did not know: 412 is verified, not trusted (H24).
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => self.backend.head(&key).await?.size,
+                Err(error) => return Err(error),
+            },
+        };
+        let is_alike = present == size && !is_suspect;
+        let stays = if offered.is_encrypted {
+            self.stays_before_encrypted(&offered, is_alike).await?
+        } else {
+            is_alike || self.is_good(offered.digest, offered.length).await?
+        };
+        if stays {
+            self.record(offered.digest, present).await;
+            return Ok(Stored::Duplicate(present));
+        }
+        self.backend.put(&key, offered.blob, PutMode::Replace).await?;
+        self.reader.suspects().remove(&offered.digest);
+        self.record(offered.digest, size).await;
+        Ok(Stored::New(size))
+    }
+
+    pub(super) async fn touch_one(&self, key: &Key) -> Result<Touched> {
+        let touched = self.backend.touch(std::slice::from_ref(key)).await?;
+        touched.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Internal, "touch").on(key))
+    }
+
+    /// Returns `true` if the stored object under the digest is correct.
+    async fn is_good(&self, digest: Digest, length: usize) -> Result<bool> {
+        match self.reader.fetch(digest, length).await {
+            Ok(_) => Ok(true),
+            // The new chunk is plain, so an encrypted one under its digest is wrong.
+            Err(error) => match error.kind() {
+                ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Returns `true` if the stored chunk may stay instead of an encrypted one, whose contents cannot be read here.
+    async fn stays_before_encrypted(&self, offered: &Offered, is_alike: bool) -> Result<bool> {
+        let (key, digest, length) = (Key::Chunk(offered.digest), offered.digest, offered.length);
+        let refused = |why: &'static str| Err(Error::new(ErrorKind::Conflict, "store").on(&key).because(why));
+        let read = if is_alike {
+            self.backend.get_range(&key, 0..HEADER_BYTES).await
+        } else {
+            self.backend.get(&key, MAX_ENCODED_CHUNK_BYTES as u64).await
+        };
+        let found = match read {
+            // Longer than any chunk may be, missing, or truncated.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Corrupt | ErrorKind::InvalidInput | ErrorKind::NotFound
+                ) =>
+            {
+                return Ok(false);
+            }
+            found => found?.bytes,
+        };
+        let Ok(blob) = Blob::parse(found.clone()) else { return Ok(false) };
+        if !blob.kind().is_encrypted() {
+            return refused("a plain chunk has this digest, and an encrypted one must not take its place");
+        }
+        if is_alike {
+            return Ok(true);
+        }
+        let codecs = self.codecs().clone();
+        let check = move || Ok((blob.check_crc().is_ok(), codecs.inspect(found, digest, length)));
+        let (is_whole, inspected) = self.backend.runtime().run_blocking("check chunk", check).await?;
+        if is_whole && inspected.is_err() {
+            return refused("what is there is encrypted too, and of another length");
+        }
+        if is_whole {
+            self.reader.suspects().remove(&digest);
+        }
+        Ok(is_whole)
+    }
+}
