@@ -3,7 +3,7 @@
 //! In a bucket, a collection removes chunks that two runs at least the grace time apart found unreferenced. Between the two, a writer may
 //! publish a snapshot with chunks that existed already. It stores nothing, so nothing about the chunks shows the
 //! reuse. If another process collects a moment later and listings lag, it does not see the index, and the first
-//! sighting is old enough. So a writer first records the reuse where nothing lags: in the list of candidates itself.
+//! of the two runs is old enough. So a writer first records the reuse where nothing lags: in the list of candidates itself.
 //!
 //! ```text
 //! every chunk confirmed → its candidates reset to the time of the store → indexes → manifest
@@ -76,7 +76,7 @@ struct State {
 /// The list as it was read.
 #[derive(Clone, Debug, Default)]
 struct List {
-    sightings: Arc<GcCandidates>,
+    candidates: Arc<GcCandidates>,
     version: Option<Version>,
 }
 
@@ -112,22 +112,22 @@ impl ChunkStore {
     ///
     /// # Errors
     /// Any failure to read it. A damaged list counts as empty.
-    pub(crate) async fn sightings(&self) -> Result<Arc<GcCandidates>> {
+    pub(crate) async fn gc_candidates(&self) -> Result<Arc<GcCandidates>> {
         if !self.uncached_backend().capabilities().needs_gc_candidates() {
             return Ok(Arc::default());
         }
-        Ok(self.read_sightings().await?.sightings)
+        Ok(self.read_candidate_list().await?.candidates)
     }
 
     /// Reads the list, unless it is known. Called after the store was locked, so that publication usually needs no further request.
     ///
     /// # Errors
     /// Any failure to read it.
-    pub(crate) async fn refresh_sightings(&self) -> Result<()> {
+    pub(crate) async fn refresh_gc_candidates(&self) -> Result<()> {
         if !self.uncached_backend().capabilities().needs_gc_candidates() {
             return Ok(());
         }
-        self.list_of_sightings().await.map(drop)
+        self.candidate_list().await.map(drop)
     }
 
     /// Resets the candidates among the chunks of these writers, before an index names them.
@@ -137,27 +137,27 @@ impl ChunkStore {
     ///
     /// # Cancel safety
     /// A dropped future leaves the old list, or one with younger candidates.
-    pub(crate) async fn restart_sightings(&self, writers: &[Arc<WriterPins>]) -> Result<()> {
+    pub(crate) async fn reset_gc_candidates(&self, writers: &[Arc<WriterPins>]) -> Result<()> {
         if !self.uncached_backend().capabilities().needs_gc_candidates() {
             return Ok(());
         }
-        let used = |sightings: Arc<GcCandidates>| {
+        let used = |candidates: Arc<GcCandidates>| {
             let writers = writers.to_vec();
-            let find = move || Ok(writers.iter().flat_map(|writer| writer.among(&sightings)).collect());
-            self.uncached_backend().runtime().run_blocking("look for sightings", find)
+            let find = move || Ok(writers.iter().flat_map(|writer| writer.among(&candidates)).collect());
+            self.uncached_backend().runtime().run_blocking("look for GC candidates", find)
         };
         for _ in 0..TRIES {
-            let list = self.list_of_sightings().await?;
-            if list.sightings.is_empty() {
+            let list = self.candidate_list().await?;
+            if list.candidates.is_empty() {
                 return Ok(());
             }
-            let used: HashSet<Prefix> = used(Arc::clone(&list.sightings)).await?;
+            let used: HashSet<Prefix> = used(Arc::clone(&list.candidates)).await?;
             if used.is_empty() {
                 return Ok(());
             }
-            let mut sightings = GcCandidates::clone(&list.sightings);
-            sightings.restart(&used, self.uncached_backend().clock().await?);
-            if self.replace_sightings(&list, sightings).await?.is_some() {
+            let mut candidates = GcCandidates::clone(&list.candidates);
+            candidates.reset(&used, self.uncached_backend().clock().await?);
+            if self.replace_candidate_list(&list, candidates).await?.is_some() {
                 return Ok(());
             }
         }
@@ -167,23 +167,23 @@ impl ChunkStore {
     /// Resets all candidates, before indexes with unknown chunks appear.
     ///
     /// # Errors
-    /// As [`restart_sightings`](Self::restart_sightings).
-    pub(crate) async fn restart_all_sightings(&self) -> Result<()> {
+    /// As [`reset_gc_candidates`](Self::reset_gc_candidates).
+    pub(crate) async fn reset_all_gc_candidates(&self) -> Result<()> {
         if !self.uncached_backend().capabilities().needs_gc_candidates() {
             return Ok(());
         }
         for _ in 0..TRIES {
-            let list = self.list_of_sightings().await?;
+            let list = self.candidate_list().await?;
             let now = self.uncached_backend().runtime().monotonic();
-            let all_since = self.known_sightings().all_since(self.uncached_backend());
+            let all_since = self.known_candidates().all_since(self.uncached_backend());
             let is_done = all_since.is_some_and(|since| now.saturating_sub(since) < ALL_EVERY);
-            if list.sightings.is_empty() || is_done {
+            if list.candidates.is_empty() || is_done {
                 return Ok(());
             }
-            let mut sightings = GcCandidates::clone(&list.sightings);
-            sightings.restart_all(self.uncached_backend().clock().await?);
-            if self.replace_sightings(&list, sightings).await?.is_some() {
-                self.known_sightings().state().all_since = Some(now);
+            let mut candidates = GcCandidates::clone(&list.candidates);
+            candidates.reset_all(self.uncached_backend().clock().await?);
+            if self.replace_candidate_list(&list, candidates).await?.is_some() {
+                self.known_candidates().state().all_since = Some(now);
                 return Ok(());
             }
         }
@@ -194,32 +194,32 @@ impl ChunkStore {
     ///
     /// # Errors
     /// `Conflict` if others keep changing the list; any failure to write it.
-    pub(crate) async fn write_sightings(
+    pub(crate) async fn write_gc_candidates(
         &self,
         seen: Vec<(Digest, SystemTime)>,
         leaving: Vec<(Digest, SystemTime)>,
     ) -> Result<()> {
-        let (mut seen, mut list) = (seen, self.list_of_sightings().await?);
+        let (mut seen, mut list) = (seen, self.candidate_list().await?);
         for _ in 0..TRIES {
             let (pins, leaving) = (Arc::clone(self.pins()), leaving.clone());
             let sort = move || {
                 seen.retain(|(digest, _)| !pins.is_pinned(digest));
-                let sightings = GcCandidates::of(seen.iter().copied().chain(leaving).collect());
-                Ok((seen, sightings))
+                let candidates = GcCandidates::of(seen.iter().copied().chain(leaving).collect());
+                Ok((seen, candidates))
             };
-            let (left, sightings) =
-                self.uncached_backend().runtime().run_blocking("write sightings", sort).await?;
+            let (left, candidates) =
+                self.uncached_backend().runtime().run_blocking("write GC candidates", sort).await?;
             seen = left;
-            let written = self.replace_sightings(&list, sightings).await?;
+            let written = self.replace_candidate_list(&list, candidates).await?;
             let Some(written) = written else {
-                list = self.read_sightings().await?;
+                list = self.read_candidate_list().await?;
                 continue;
             };
             // A writer that pinned a chunk meanwhile may not have known that it is on the list.
             let pins = Arc::clone(self.pins());
             let look = move || Ok((seen.iter().any(|(digest, _)| pins.is_pinned(digest)), seen));
             let (is_pinned, left) =
-                self.uncached_backend().runtime().run_blocking("write sightings", look).await?;
+                self.uncached_backend().runtime().run_blocking("write GC candidates", look).await?;
             if !is_pinned {
                 return Ok(());
             }
@@ -229,22 +229,22 @@ impl ChunkStore {
     }
 
     /// The known list, if no other process can have changed it since.
-    async fn list_of_sightings(&self) -> Result<List> {
-        let since = self.settled_since();
+    async fn candidate_list(&self) -> Result<List> {
+        let since = self.sole_holder_since();
         {
-            let state = self.known_sightings().state();
+            let state = self.known_candidates().state();
             if since.is_some() && state.read_in == since && state.is_of(self.uncached_backend()) {
                 return Ok(state.list.clone());
             }
         }
-        self.read_sightings().await
+        self.read_candidate_list().await
     }
 
-    async fn read_sightings(&self) -> Result<List> {
-        let since = self.settled_since();
+    async fn read_candidate_list(&self) -> Result<List> {
+        let since = self.sole_holder_since();
         let version_of =
             |state: &State| state.is_of(self.uncached_backend()).then(|| state.list.version.clone());
-        let before = version_of(&self.known_sightings().state());
+        let before = version_of(&self.known_candidates().state());
         let (bytes, version) = match self.uncached_backend().get(&Key::GcCandidates, LIMIT_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => (Bytes::new(), None),
             // Longer than any valid list: it counts as empty, and is replaced.
@@ -254,9 +254,9 @@ impl ChunkStore {
             object => object.map(|object| (object.bytes, Some(object.info.version)))?,
         };
         let parse = move || Ok(GcCandidates::parse(&bytes));
-        let sightings = self.uncached_backend().runtime().run_blocking("read sightings", parse).await?;
-        let list = List { sightings: Arc::new(sightings), version };
-        let mut state = self.known_sightings().state();
+        let candidates = self.uncached_backend().runtime().run_blocking("read GC candidates", parse).await?;
+        let list = List { candidates: Arc::new(candidates), version };
+        let mut state = self.known_candidates().state();
         // Unless it was written during the read.
         let is_newest = version_of(&state) == before;
         let all_since =
@@ -268,7 +268,7 @@ impl ChunkStore {
     }
 
     /// Epoch since which this process alone has changed the store, with no pending request of another.
-    fn settled_since(&self) -> Option<u64> {
+    fn sole_holder_since(&self) -> Option<u64> {
         self.uncached_backend()
             .lease_term()
             .filter(|lease_term| !lease_term.in_doubt)
@@ -276,11 +276,11 @@ impl ChunkStore {
     }
 
     /// Writes the list if it is still this version; returns `None` if it changed, and must be read again.
-    async fn replace_sightings(&self, before: &List, sightings: GcCandidates) -> Result<Option<List>> {
-        let (backend, known) = (self.uncached_backend(), self.known_sightings());
+    async fn replace_candidate_list(&self, before: &List, candidates: GcCandidates) -> Result<Option<List>> {
+        let (backend, known) = (self.uncached_backend(), self.known_candidates());
         let is_conditional = backend.capabilities().conditional_put;
         let _alone = if is_conditional { None } else { Some(known.writing.lock().await) };
-        if !is_conditional && self.list_of_sightings().await?.version != before.version {
+        if !is_conditional && self.candidate_list().await?.version != before.version {
             return Ok(None);
         }
         let mode = match &before.version {
@@ -289,8 +289,8 @@ impl ChunkStore {
             None => PutMode::Create,
         };
         let epoch = backend.lease_term().map_or(0, |lease_term| lease_term.epoch);
-        let encode = move || Ok((sightings.encode(epoch), sightings));
-        let (bytes, sightings) = backend.runtime().run_blocking("write sightings", encode).await?;
+        let encode = move || Ok((candidates.encode(epoch), candidates));
+        let (bytes, candidates) = backend.runtime().run_blocking("write GC candidates", encode).await?;
         let version = match backend.put(&Key::GcCandidates, bytes.clone(), mode).await {
             Ok(version) => version,
             Err(error) => {
@@ -309,7 +309,7 @@ impl ChunkStore {
                 }
             }
         };
-        let after = List { sightings: Arc::new(sightings), version: Some(version) };
+        let after = List { candidates: Arc::new(candidates), version: Some(version) };
         known.replaced(backend, before, &after);
         Ok(Some(after))
     }

@@ -66,19 +66,19 @@ impl ChunkStore {
     }
 
     /// Reads which chunks an earlier holder of the store may have been deleting: the list of candidates names them all.
-    pub(crate) async fn inherit_leaving(&self, sightings: &Key) -> Result<()> {
+    pub(crate) async fn inherit_leaving(&self, candidates: &Key) -> Result<()> {
         let now = self.backend.runtime().monotonic();
         let in_doubt = self.backend.lease_term().filter(|lease_term| lease_term.in_doubt);
         let Some(since) = in_doubt.map(|lease_term| lease_term.since) else { return Ok(()) };
         if self.shared().has_inherited(since, now) {
             return Ok(());
         }
-        let found = match self.backend.get(sightings, LIMIT_BYTES).await {
+        let found = match self.backend.get(candidates, LIMIT_BYTES).await {
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Bytes::new(),
             object => object?.bytes,
         };
         let prefixes = move || Ok(prefixes(&found));
-        let mut prefixes = self.backend.runtime().run_blocking("read sightings", prefixes).await?;
+        let mut prefixes = self.backend.runtime().run_blocking("read GC candidates", prefixes).await?;
         // Chunks being quarantined, too.
         let suspects = self.reader.suspects();
         prefixes.extend(

@@ -175,8 +175,8 @@ impl ChunkStore {
     }
 
     /// The list of GC candidates, as far as this process knows it.
-    pub(crate) fn known_sightings(&self) -> &KnownCandidates {
-        &self.shared().sightings
+    pub(crate) fn known_candidates(&self) -> &KnownCandidates {
+        &self.shared().candidates
     }
 
     /// The backend without the metadata cache.

@@ -163,10 +163,10 @@ impl WriterPins {
     }
 
     /// The candidates among its chunks.
-    pub(crate) fn among(&self, sightings: &GcCandidates) -> Vec<Prefix> {
+    pub(crate) fn among(&self, candidates: &GcCandidates) -> Vec<Prefix> {
         let state = self.state();
         let used = state.confirmed.iter().chain(&state.intended);
-        used.filter(|digest| sightings.since(digest).is_some()).map(prefix).collect()
+        used.filter(|digest| candidates.since(digest).is_some()).map(prefix).collect()
     }
 
     /// Number of confirmed chunks.

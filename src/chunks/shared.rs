@@ -50,7 +50,7 @@ pub(crate) struct SharedState {
     presences: Mutex<Vec<Weak<Presence>>>,
     pub(crate) moves_in_progress: Arc<MovesInProgress>,
     pub(crate) digest_locks: DigestLocks,
-    pub(super) sightings: KnownCandidates,
+    pub(super) candidates: KnownCandidates,
     /// Suspects: chunks found missing or corrupt, and neither stored again nor read and found good since. Handles reach them through
     /// [`Binding::suspects`].
     suspects: Mutex<HashSet<Digest>>,

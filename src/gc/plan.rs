@@ -59,7 +59,7 @@ pub enum SafetyLimit {
 
 pub(super) async fn make(store: &Datastore, options: GcOptions, held: Held, times: Times) -> Result<GcPlan> {
     let had_indexes = store.gc_status().await?.is_some_and(|status: GcStatus| status.index_file_count > 0);
-    let sightings = store.inner().chunks().sightings().await?;
+    let sightings = store.inner().chunks().gc_candidates().await?;
     let marked = mark(store, &options).await?;
     let counting = Counting {
         kept: AtomicUsize::new(0),

@@ -111,7 +111,7 @@ impl GcPlan {
         let mut shortened = None;
         loop {
             let all = seen.iter().chain(&waiting).copied().collect();
-            match chunks.write_sightings(all, leaving.clone()).await {
+            match chunks.write_gc_candidates(all, leaving.clone()).await {
                 // Waiting ones that do not fit become new candidates again. All that may be removed now must be listed.
                 Err(error) if error.kind() == ErrorKind::Full && !waiting.is_empty() => {
                     waiting.truncate(waiting.len() / 2);

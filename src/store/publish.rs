@@ -155,7 +155,7 @@ impl Publication {
         for pins in &self.pins {
             store.chunks.await_settled(pins).await?;
         }
-        store.chunks.restart_sightings(&self.pins).await?;
+        store.chunks.reset_gc_candidates(&self.pins).await?;
         // Chunks and blobs are durable before an index names them.
         store.backend.barrier().await?;
         self.put_indexes(store).await?;

@@ -5,13 +5,13 @@
 //! | 0 | 8 | magic | `LRDSIGHT` |
 //! | 8 | 8 | epoch | of the term in which it was written, little-endian |
 //! | 16 + 16·i | 12 | digest | its first twelve bytes; in order, none twice |
-//! | 28 + 16·i | 4 | since | seconds since 1970 of the first sighting by the clock of the store, little-endian, unsigned |
+//! | 28 + 16·i | 4 | since | seconds since 1970 at which it was first seen unreferenced, by the clock of the store, little-endian, unsigned |
 //! | end | 4 | checksum | CRC-32 (ISO-HDLC) of everything before, little-endian |
 //!
-//! It is written before anything is deleted and names all that may be: so it is also the intent, by which whoever takes the store over
-//! knows what requests of the holder before may still delete (H16, H17). Whoever publishes a snapshot makes the sightings of the chunks
-//! that it names begin anew. Missing, damaged or of another length it says nothing: then
-//! everything is seen for the first time (H11, I1).
+//! The collector writes the list before it deletes anything, and lists every chunk that it may delete. So the list is also the record of
+//! intent: it tells the next holder of the store which chunks late requests may still delete (H16, H17). A writer that publishes a snapshot
+//! resets the candidates among its chunks. A list that is missing, damaged or of another length counts as empty: every chunk is then seen
+//! unreferenced for the first time (H11, I1).
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use crate::format::Digest;
 
-/// The most bytes of the object: four million sightings.
+/// Maximum bytes of the object: four million candidates.
 pub(crate) const LIMIT_BYTES: u64 = 64 << 20;
 /// Maximum number of candidates. Further ones become new candidates in a later run.
 pub(crate) const MOST: usize = (64 << 20) / RECORD_BYTES - 2;
@@ -34,7 +34,7 @@ type Record = [u8; RECORD_BYTES];
 /// The first bytes of a digest, by which a chunk is known here.
 pub(crate) type Prefix = [u8; 12];
 
-/// Sightings of one or more runs, in the order of digests.
+/// Candidates of one or more runs, in the order of digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GcCandidates {
     records: Vec<Record>,
@@ -64,7 +64,7 @@ impl GcCandidates {
         bytes.into()
     }
 
-    /// When a chunk was first seen unused.
+    /// Time at which a chunk was first seen unreferenced.
     pub(crate) fn since(&self, digest: &Digest) -> Option<SystemTime> {
         let wanted = &digest.as_bytes()[..12];
         let at = self.records.binary_search_by(|record| record[..12].cmp(wanted)).ok()?;
@@ -76,16 +76,16 @@ impl GcCandidates {
         self.records.is_empty()
     }
 
-    /// The chunks with these first bytes are seen unused since then at the earliest.
-    pub(crate) fn restart(&mut self, prefixes: &HashSet<Prefix>, since: SystemTime) {
+    /// Resets the candidates with these first bytes: they count as seen unreferenced from this time on.
+    pub(crate) fn reset(&mut self, prefixes: &HashSet<Prefix>, since: SystemTime) {
         for record in self.records.iter_mut().filter(|record| prefixes.contains(&prefix_of(record))) {
-            restart(record, since);
+            reset(record, since);
         }
     }
 
-    /// All chunks are.
-    pub(crate) fn restart_all(&mut self, since: SystemTime) {
-        self.records.iter_mut().for_each(|record| restart(record, since));
+    /// Resets all candidates.
+    pub(crate) fn reset_all(&mut self, since: SystemTime) {
+        self.records.iter_mut().for_each(|record| reset(record, since));
     }
 
     /// Candidates with these times, the earliest for each chunk.
@@ -93,15 +93,15 @@ impl GcCandidates {
         seen.sort_unstable();
         seen.dedup_by_key(|(digest, _)| *digest);
         let mut records: Vec<_> = seen.iter().map(|(digest, since)| record(digest, *since)).collect();
-        // Two that begin alike: neither may be taken for seen before.
+        // Two that begin alike: neither may count as seen before.
         let twice = |records: &[Record], at: usize| {
             at + 1 < records.len() && records[at][..12] == records[at + 1][..12]
         };
-        let doubtful: Vec<[u8; 12]> = (0..records.len())
+        let ambiguous: Vec<[u8; 12]> = (0..records.len())
             .filter(|at| twice(&records, *at))
             .map(|at| std::array::from_fn(|byte| records[at][byte]))
             .collect();
-        records.retain(|record| !doubtful.iter().any(|prefix| record[..12] == prefix[..]));
+        records.retain(|record| !ambiguous.iter().any(|prefix| record[..12] == prefix[..]));
         records.truncate(MOST);
         Self { records }
     }
@@ -128,12 +128,12 @@ fn record(digest: &Digest, since: SystemTime) -> Record {
     record
 }
 
-fn restart(record: &mut Record, since: SystemTime) {
+fn reset(record: &mut Record, since: SystemTime) {
     let before = record.last_chunk().copied().map_or(0, u32::from_le_bytes);
     record[12..].copy_from_slice(&seconds_of(since).max(before).to_le_bytes());
 }
 
-/// Rounded up: a sighting is never older than it was.
+/// Rounded up: a candidate never counts as older than it is.
 fn seconds_of(since: SystemTime) -> u32 {
     let seconds = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     u32::try_from(seconds.saturating_add(1)).unwrap_or(u32::MAX)
@@ -151,13 +151,13 @@ mod tests {
 
     #[test]
     fn the_candidate_list_has_exactly_these_bytes() {
-        let sightings = GcCandidates::of(vec![(Digest::from_bytes([7; 32]), at(0x0102_0303))]);
+        let candidates = GcCandidates::of(vec![(Digest::from_bytes([7; 32]), at(0x0102_0303))]);
         let mut bytes = b"LRDSIGHT\x05\0\0\0\0\0\0\0".to_vec();
         bytes.extend([7; 12]);
         bytes.extend([4, 3, 2, 1]);
         bytes.extend([0xd4, 0xd6, 0x89, 0x5a]);
-        assert_eq!(sightings.encode(5)[..32], bytes[..32]);
-        assert_eq!(GcCandidates::parse(&sightings.encode(5)), sightings);
+        assert_eq!(candidates.encode(5)[..32], bytes[..32]);
+        assert_eq!(GcCandidates::parse(&candidates.encode(5)), candidates);
     }
 
     /// Proves H11.

@@ -120,7 +120,7 @@ impl Relocator<'_> {
     /// Records for collectors the keys at which indexes are about to appear (H8).
     async fn record_moves(&self, files: &[(Key, Key)]) -> Result<Relocating> {
         let indexes: Vec<_> = files.iter().map(|(_, to)| to).filter(|key| is_index(key)).cloned().collect();
-        self.inner.chunks.restart_all_sightings().await?;
+        self.inner.chunks.reset_all_gc_candidates().await?;
         let relocating = self.inner.chunks.moves_in_progress().record_moves(&indexes);
         self.inner.backend.record_moves(&indexes).await?;
         Ok(relocating)
