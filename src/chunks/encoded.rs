@@ -111,7 +111,7 @@ impl ChunkStore {
         if writer.pin(digest) {
             return Ok(Stored::Known);
         }
-        self.is_leaving(writer, digest);
+        self.note_pending_delete(writer, digest);
         let is_suspect = belief == ExistingCheck::Read || self.reader.suspects().contains(&digest);
         let is_encrypted = chunk.is_encrypted();
         let present = match self.look(writer, digest, Provenance::Unknown).await? {

@@ -197,14 +197,14 @@ impl ChunkStore {
     pub(crate) async fn write_gc_candidates(
         &self,
         seen: Vec<(Digest, SystemTime)>,
-        leaving: Vec<(Digest, SystemTime)>,
+        pending_deletes: Vec<(Digest, SystemTime)>,
     ) -> Result<()> {
         let (mut seen, mut list) = (seen, self.candidate_list().await?);
         for _ in 0..TRIES {
-            let (pins, leaving) = (Arc::clone(self.pins()), leaving.clone());
+            let (pins, pending_deletes) = (Arc::clone(self.pins()), pending_deletes.clone());
             let sort = move || {
                 seen.retain(|(digest, _)| !pins.is_pinned(digest));
-                let candidates = GcCandidates::of(seen.iter().copied().chain(leaving).collect());
+                let candidates = GcCandidates::of(seen.iter().copied().chain(pending_deletes).collect());
                 Ok((seen, candidates))
             };
             let (left, candidates) =

@@ -15,12 +15,13 @@ use crate::format::layout::Key;
 
 impl ChunkStore {
     /// Returns `true` if a pending delete may remove the chunk; its writer then checks it before it publishes.
-    pub(super) fn is_leaving(&self, writer: &WriterPins, digest: Digest) -> bool {
-        let leaving = self.shared().unsettled_for(&digest, self.backend.runtime().monotonic()).is_some();
-        if leaving {
-            writer.note_unsettled(digest);
+    pub(super) fn note_pending_delete(&self, writer: &WriterPins, digest: Digest) -> bool {
+        let is_pending =
+            self.shared().delete_pending_for(&digest, self.backend.runtime().monotonic()).is_some();
+        if is_pending {
+            writer.require_check(digest);
         }
-        leaving
+        is_pending
     }
 
     /// Waits until no pending delete can remove a chunk of this writer, and makes sure that all exist (H17). Usually
@@ -28,23 +29,23 @@ impl ChunkStore {
     ///
     /// # Errors
     /// `Conflict` if a chunk was deleted: the backup has to be repeated.
-    pub(crate) async fn await_settled(&self, writer: &WriterPins) -> Result<()> {
-        let (runtime, unsettled) = (self.backend.runtime(), writer.unsettled());
-        if unsettled.is_empty() {
+    pub(crate) async fn await_pending_deletes(&self, writer: &WriterPins) -> Result<()> {
+        let (runtime, to_check) = (self.backend.runtime(), writer.to_check());
+        if to_check.is_empty() {
             return Ok(());
         }
-        let left = |digest| self.shared().unsettled_for(digest, runtime.monotonic());
-        while let Some(left) = unsettled.iter().filter_map(left).max() {
+        let left = |digest| self.shared().delete_pending_for(digest, runtime.monotonic());
+        while let Some(left) = to_check.iter().filter_map(left).max() {
             runtime.sleep(left).await;
         }
-        let keys: Vec<_> = unsettled.iter().copied().map(Key::Chunk).collect();
+        let keys: Vec<_> = to_check.iter().copied().map(Key::Chunk).collect();
         let mut lost = None;
-        for (digest, found) in unsettled.iter().zip(self.backend.head_many(&keys).await?) {
+        for (digest, found) in to_check.iter().zip(self.backend.head_many(&keys).await?) {
             match found {
-                Ok(_) => writer.settle(digest),
+                Ok(_) => writer.note_checked(digest),
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     // Other users of the pins have to store it again.
-                    writer.distrust(*digest);
+                    writer.unconfirm(*digest);
                     self.reader.forget(*digest).await;
                     lost = Some(*digest);
                 }
@@ -61,12 +62,12 @@ impl ChunkStore {
     }
 
     /// Chunks that a pending delete may remove.
-    pub(crate) fn leaving(&self) -> Vec<Digest> {
+    pub(crate) fn pending_deletes(&self) -> Vec<Digest> {
         self.shared().pending_deletes(self.backend.runtime().monotonic())
     }
 
     /// Reads which chunks an earlier holder of the store may have been deleting: the list of candidates names them all.
-    pub(crate) async fn inherit_leaving(&self, candidates: &Key) -> Result<()> {
+    pub(crate) async fn inherit_pending_deletes(&self, candidates: &Key) -> Result<()> {
         let now = self.backend.runtime().monotonic();
         let in_doubt = self.backend.lease_term().filter(|lease_term| lease_term.in_doubt);
         let Some(since) = in_doubt.map(|lease_term| lease_term.since) else { return Ok(()) };

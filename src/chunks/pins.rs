@@ -48,8 +48,8 @@ struct WriterState {
     confirmed: HashSet<Digest>,
     /// Pinned, and not yet confirmed to be in the store.
     intended: HashSet<Digest>,
-    /// Chunks with a pending delete.
-    unsettled: HashSet<Digest>,
+    /// Chunks to look up before anything is published.
+    to_check: HashSet<Digest>,
 }
 
 impl Pins {
@@ -81,10 +81,10 @@ impl Pins {
     }
 
     /// Makes all writers that rely on the chunk check it again before they publish.
-    pub(crate) fn distrust(&self, digest: Digest) {
+    pub(crate) fn unconfirm(&self, digest: Digest) {
         let writers: Vec<_> = self.registry().writers.iter().filter_map(Weak::upgrade).collect();
         for writer in writers {
-            writer.distrust(digest);
+            writer.unconfirm(digest);
         }
     }
 
@@ -138,27 +138,27 @@ impl WriterPins {
         state.confirmed.insert(digest);
     }
 
-    /// Records that a pending delete may remove the chunk.
-    pub(crate) fn note_unsettled(&self, digest: Digest) {
-        self.state().unsettled.insert(digest);
+    /// Records that the chunk has to be looked up before anything is published.
+    pub(crate) fn require_check(&self, digest: Digest) {
+        self.state().to_check.insert(digest);
     }
 
-    /// Chunks to check before anything is published.
-    pub(crate) fn unsettled(&self) -> Vec<Digest> {
-        self.state().unsettled.iter().copied().collect()
+    /// The chunks to look up before anything is published.
+    pub(crate) fn to_check(&self) -> Vec<Digest> {
+        self.state().to_check.iter().copied().collect()
     }
 
-    /// Records that the chunk was checked and exists.
-    pub(crate) fn settle(&self, digest: &Digest) {
-        self.state().unsettled.remove(digest);
+    /// Records that the chunk was looked up and exists.
+    pub(crate) fn note_checked(&self, digest: &Digest) {
+        self.state().to_check.remove(digest);
     }
 
-    /// Records that the chunk may be gone: it is stored again when needed, and checked before publication.
-    pub(crate) fn distrust(&self, digest: Digest) {
+    /// Records that the chunk may be gone: it is stored again when needed, and looked up before anything is published.
+    pub(crate) fn unconfirm(&self, digest: Digest) {
         let mut state = self.state();
         if state.confirmed.remove(&digest) {
             state.intended.insert(digest);
-            state.unsettled.insert(digest);
+            state.to_check.insert(digest);
         }
     }
 

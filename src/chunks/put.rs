@@ -54,7 +54,8 @@ impl ChunkStore {
         if writer.pin(digest) {
             return Ok(Stored::Known);
         }
-        let provenance = if self.is_leaving(writer, digest) { Provenance::Unknown } else { provenance };
+        let provenance =
+            if self.note_pending_delete(writer, digest) { Provenance::Unknown } else { provenance };
         let stored = self.put_pinned(writer, digest, plaintext, provenance).await?;
         writer.confirm(digest);
         Ok(stored)

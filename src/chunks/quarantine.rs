@@ -150,7 +150,7 @@ impl ChunkStore {
         self.backend.barrier().await?;
         guard.check().await?;
         // Writers that rely on it look it up before they publish.
-        self.shared().pins.distrust(digest);
+        self.shared().pins.unconfirm(digest);
         self.remove_from_place(digest, found).await?;
         self.note_quarantined(digest);
         self.drop_copy(digest).await;
@@ -243,7 +243,7 @@ impl ChunkStore {
     ) -> Result<Option<Examined>> {
         let _section = self.shared().digest_locks.enter(digest).await;
         let (backend, key) = (self.backend.as_ref(), Key::Chunk(digest));
-        if self.shared().unsettled_for(&digest, backend.runtime().monotonic()).is_some() {
+        if self.shared().delete_pending_for(&digest, backend.runtime().monotonic()).is_some() {
             let error = Error::new(ErrorKind::Busy, "put back").on(digest);
             return Err(
                 error.because("an earlier request to delete it got no answer, and may still be executed")

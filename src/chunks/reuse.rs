@@ -35,7 +35,7 @@ impl ChunkStore {
         wanted.retain(|digest| !writer.pin(*digest));
         let keys: Vec<Key> = wanted.iter().copied().map(Key::Chunk).collect();
         for digest in &wanted {
-            self.is_leaving(writer, *digest);
+            self.note_pending_delete(writer, *digest);
         }
         for (digest, touched) in wanted.into_iter().zip(self.backend.touch(&keys).await?) {
             let is_suspect = self.reader.suspects().contains(&digest);
@@ -77,7 +77,7 @@ impl ChunkStore {
         if writer.pin(digest) {
             return Ok(true);
         }
-        if self.reader.suspects().contains(&digest) || self.is_leaving(writer, digest) {
+        if self.reader.suspects().contains(&digest) || self.note_pending_delete(writer, digest) {
             return Ok(false);
         }
         let key = Key::Chunk(digest);

@@ -38,7 +38,7 @@ use crate::format::Digest;
 use crate::rt::Runtime;
 
 /// States with recent deletes, kept alive.
-static DOUBTFUL: Mutex<Vec<Arc<SharedState>>> = Mutex::new(Vec::new());
+static WITH_PENDING_DELETES: Mutex<Vec<Arc<SharedState>>> = Mutex::new(Vec::new());
 
 #[derive(Debug, Default)]
 pub(crate) struct SharedState {
@@ -129,12 +129,12 @@ impl SharedState {
     fn registered(uuid: &str, own: &Arc<Self>) -> Arc<Self> {
         static OPEN: Mutex<BTreeMap<String, Weak<SharedState>>> = Mutex::new(BTreeMap::new());
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let settled = |shared: &mut Arc<Self>| shared.deletes.is_empty();
+        let has_no_pending_delete = |shared: &mut Arc<Self>| shared.deletes.is_empty();
         drop(
-            DOUBTFUL
+            WITH_PENDING_DELETES
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .extract_if(.., settled)
+                .extract_if(.., has_no_pending_delete)
                 .collect::<Vec<_>>(),
         );
         open.retain(|_, shared| shared.strong_count() > 0);
@@ -178,9 +178,9 @@ impl SharedState {
         digests: &[Digest],
         runtime: &Arc<dyn Runtime>,
     ) -> Ticket<'_, Digest> {
-        let mut doubtful = DOUBTFUL.lock().unwrap_or_else(PoisonError::into_inner);
-        if !doubtful.iter().any(|shared| Arc::ptr_eq(shared, self)) {
-            doubtful.push(Arc::clone(self));
+        let mut kept = WITH_PENDING_DELETES.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.iter().any(|shared| Arc::ptr_eq(shared, self)) {
+            kept.push(Arc::clone(self));
         }
         // Under the lock of the list: it must not drop this state between the two.
         self.deletes.begin(digests, runtime)
@@ -207,7 +207,7 @@ impl SharedState {
     }
 
     /// Time until no earlier request can delete the chunk; `None` if none can.
-    pub(super) fn unsettled_for(&self, digest: &Digest, now: Duration) -> Option<Duration> {
+    pub(super) fn delete_pending_for(&self, digest: &Digest, now: Duration) -> Option<Duration> {
         let own = self.deletes.remaining(digest, now);
         let prefix: [u8; 12] = std::array::from_fn(|at| digest.as_bytes()[at]);
         let inherited = self.inherited();
@@ -299,9 +299,9 @@ mod tests {
         assert!(!shared.has_inherited(2, later), "another process held the store in between");
         shared.inherit(vec![prefix(&digests[1])], 2, later);
         let left = MAX_REQUEST_TIME.saturating_sub(Duration::from_mins(1));
-        assert_eq!(shared.unsettled_for(&digests[0], later), Some(left));
-        assert_eq!(shared.unsettled_for(&digests[1], later), Some(MAX_REQUEST_TIME));
-        assert_eq!(shared.unsettled_for(&digests[0], now + MAX_REQUEST_TIME), None);
-        assert!(shared.unsettled_for(&digests[1], now + MAX_REQUEST_TIME).is_some());
+        assert_eq!(shared.delete_pending_for(&digests[0], later), Some(left));
+        assert_eq!(shared.delete_pending_for(&digests[1], later), Some(MAX_REQUEST_TIME));
+        assert_eq!(shared.delete_pending_for(&digests[0], now + MAX_REQUEST_TIME), None);
+        assert!(shared.delete_pending_for(&digests[1], now + MAX_REQUEST_TIME).is_some());
     }
 }

@@ -136,7 +136,7 @@ impl Sweeping {
         let removals: Vec<_> = chosen.iter().map(|item| Removal::any(item.key())).collect();
         let requests = removals.chunks(AT_ONCE).map(|removals| self.delete(removals));
         let results = future::join_all(requests).await.into_iter().flatten();
-        let mut outcomes = chosen.iter().zip(results).map(|(item, result)| settled(item, result, &ticket));
+        let mut outcomes = chosen.iter().zip(results).map(|(item, result)| outcome_of(item, result, &ticket));
         Ok(swept.into_iter().filter_map(|swept| swept.or_else(|| outcomes.next())).collect())
     }
 
@@ -173,7 +173,7 @@ impl Sweeping {
 }
 
 /// The outcome of the request for one chunk or quarantined copy.
-fn settled(item: &Unused, result: Result<Deleted>, ticket: &Ticket<'_, Digest>) -> Swept {
+fn outcome_of(item: &Unused, result: Result<Deleted>, ticket: &Ticket<'_, Digest>) -> Swept {
     // A quarantined copy has a key of its own: its request says nothing about the chunk.
     if item.quarantined.is_none() {
         ticket.finish(&item.digest, &result);

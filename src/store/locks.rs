@@ -82,7 +82,7 @@ impl StoreLocks<'_> {
         if let Some(uuid) = self.inner.uuid() {
             self.inner.chunks.open_presence(uuid).await?;
         }
-        self.inner.chunks.inherit_leaving(&Key::GcCandidates).await?;
+        self.inner.chunks.inherit_pending_deletes(&Key::GcCandidates).await?;
         future::try_join(self.inner.chunks.refresh_suspects(), self.inner.chunks.refresh_gc_candidates()).await?;
         Ok(guard)
     }

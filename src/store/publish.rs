@@ -153,7 +153,7 @@ impl Publication {
     /// Executes the steps before the manifest.
     async fn prepare(&mut self, store: &Arc<StoreInner>) -> Result<()> {
         for pins in &self.pins {
-            store.chunks.await_settled(pins).await?;
+            store.chunks.await_pending_deletes(pins).await?;
         }
         store.chunks.reset_gc_candidates(&self.pins).await?;
         // Chunks and blobs are durable before an index names them.
