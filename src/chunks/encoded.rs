@@ -59,7 +59,7 @@ impl ChunkStore {
         if let Err(error) = &fetched
             && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
         {
-            self.reader.forget(digest).await;
+            self.fetcher.forget(digest).await;
         }
         fetched.map_err(|error| lost(error, digest))
     }
@@ -74,7 +74,7 @@ impl ChunkStore {
 
     /// Reads a chunk from the local disk, which keeps only plain ones.
     async fn stored_locally(&self, digest: Digest, length: usize) -> Result<Option<StoredChunk>> {
-        let Some(local) = self.reader.local.clone().filter(|local| local.chunks.is_some()) else {
+        let Some(local) = self.fetcher.local.clone().filter(|local| local.chunks.is_some()) else {
             return Ok(None);
         };
         let codecs = self.codecs().clone();
@@ -112,7 +112,7 @@ impl ChunkStore {
             return Ok(Stored::Known);
         }
         self.note_pending_delete(writer, digest);
-        let is_suspect = belief == ExistingCheck::Read || self.reader.suspects().contains(&digest);
+        let is_suspect = belief == ExistingCheck::Read || self.fetcher.suspects().contains(&digest);
         let is_encrypted = chunk.is_encrypted();
         let present = match self.look(writer, digest, Provenance::Unknown).await? {
             // The records do not have the kind of the chunk.

@@ -19,7 +19,7 @@ use crate::local::LocalState;
 
 /// Reads chunks for one handle.
 #[derive(Debug)]
-pub(super) struct ChunkReader {
+pub(super) struct Fetcher {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) binding: Binding,
     pub(super) codecs: Arc<Codecs>,
@@ -34,7 +34,7 @@ type Wanted = (Digest, usize, CachePolicy);
 
 type Flight = BoxFuture<'static, Result<Bytes>>;
 
-impl ChunkReader {
+impl Fetcher {
     pub(super) fn new(
         backend: Arc<dyn Backend>,
         codecs: Arc<Codecs>,
@@ -52,10 +52,10 @@ impl ChunkReader {
         if let Some(flight) = flights.get(&wanted).and_then(WeakShared::upgrade) {
             return flight;
         }
-        let reader = Arc::clone(&self);
+        let fetcher = Arc::clone(&self);
         let flight = async move {
-            let _landing = Landing { reader: Arc::clone(&reader), wanted };
-            reader.read(wanted).await
+            let _landing = Landing { fetcher: Arc::clone(&fetcher), wanted };
+            fetcher.read(wanted).await
         };
         let flight = flight.boxed().shared();
         flights.extend(flight.downgrade().map(|weak| (wanted, weak)));
@@ -166,12 +166,12 @@ impl ChunkReader {
 
 /// Ends a shared read: later readers begin another.
 struct Landing {
-    reader: Arc<ChunkReader>,
+    fetcher: Arc<Fetcher>,
     wanted: Wanted,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        self.reader.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.wanted);
+        self.fetcher.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.wanted);
     }
 }

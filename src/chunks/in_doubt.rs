@@ -46,7 +46,7 @@ impl ChunkStore {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     // Other users of the pins have to store it again.
                     writer.unconfirm(*digest);
-                    self.reader.forget(*digest).await;
+                    self.fetcher.forget(*digest).await;
                     lost = Some(*digest);
                 }
                 Err(error) => return Err(error),
@@ -81,7 +81,7 @@ impl ChunkStore {
         let prefixes = move || Ok(prefixes(&found));
         let mut prefixes = self.backend.runtime().run_blocking("read GC candidates", prefixes).await?;
         // Chunks being quarantined, too.
-        let suspects = self.reader.suspects();
+        let suspects = self.fetcher.suspects();
         prefixes.extend(
             suspects.iter().map(|digest| std::array::from_fn::<_, 12, _>(|at| digest.as_bytes()[at])),
         );

@@ -68,7 +68,7 @@ use futures::lock::Mutex as AsyncMutex;
 use crate::backend::Backend;
 use crate::buffers::Buffer;
 use crate::chunks::codecs::Codecs;
-use crate::chunks::fetch::ChunkReader;
+use crate::chunks::fetch::Fetcher;
 use crate::chunks::gc_candidates::KnownCandidates;
 use crate::chunks::moves::MovesInProgress;
 use crate::chunks::pins::Pins;
@@ -92,7 +92,7 @@ pub(crate) use sweep::{Swept, Unused};
 #[derive(Debug)]
 pub(crate) struct ChunkStore {
     backend: Arc<dyn Backend>,
-    reader: Arc<ChunkReader>,
+    fetcher: Arc<Fetcher>,
     /// Epoch of the lease term in which chunks may be quarantined.
     repairs: AsyncMutex<Option<u64>>,
     suspect_list: KnownSuspectList,
@@ -136,10 +136,10 @@ impl ChunkStore {
         identity: Option<&str>,
     ) -> Self {
         let codecs = Codecs::new(level, kept_bytes);
-        let reader = ChunkReader::new(Arc::clone(&backend), codecs, local, identity);
+        let fetcher = Fetcher::new(Arc::clone(&backend), codecs, local, identity);
         Self {
             backend,
-            reader: Arc::new(reader),
+            fetcher: Arc::new(fetcher),
             repairs: AsyncMutex::default(),
             suspect_list: KnownSuspectList::default(),
             uncached,
@@ -152,11 +152,11 @@ impl ChunkStore {
     /// # Errors
     /// `Internal` if chunks were in use before.
     pub(crate) fn bind(&self, identity: &str) -> Result<()> {
-        self.reader.binding.bind(identity)
+        self.fetcher.binding.bind(identity)
     }
 
     fn shared(&self) -> &Arc<SharedState> {
-        self.reader.binding.current()
+        self.fetcher.binding.current()
     }
 
     /// The pins of all writers of the store.
@@ -185,7 +185,7 @@ impl ChunkStore {
     }
 
     fn codecs(&self) -> &Arc<Codecs> {
-        &self.reader.codecs
+        &self.fetcher.codecs
     }
 
     /// Reads a chunk of a known plaintext length and checks its digest. Concurrent readers of a chunk share one
@@ -195,7 +195,7 @@ impl ChunkStore {
     /// `Corrupt` if it is damaged or missing; any failure of the backend.
     pub(crate) async fn get(&self, digest: Digest, length: u64, cache_policy: CachePolicy) -> Result<Bytes> {
         let length = checked_length(digest, length)?;
-        Arc::clone(&self.reader)
+        Arc::clone(&self.fetcher)
             .join((digest, length, cache_policy))
             .await
             .map_err(|error| lost(error, digest))

@@ -47,18 +47,18 @@ impl ChunkStore {
     /// the store.
     pub(crate) async fn open_presence(&self, identity: &str) -> Result<()> {
         let Some(lease_term) = self.backend.lease_term() else { return Ok(()) };
-        self.reader.presence.open(identity, lease_term.epoch, lease_term.continues).await
+        self.fetcher.presence.open(identity, lease_term.epoch, lease_term.continues).await
     }
 
     pub(super) async fn recorded(&self, digest: Digest) -> Result<Option<u64>> {
-        let Some(presence) = self.reader.presence.records() else { return Ok(None) };
+        let Some(presence) = self.fetcher.presence.records() else { return Ok(None) };
         let look = move || Ok(presence.get(&digest).map(u64::from));
         self.backend.runtime().run_blocking("look up chunk", look).await
     }
 
     /// Records that the store has the chunk. Without the record, a later backup sends it again.
     pub(super) async fn record(&self, digest: Digest, size: u64) {
-        let (Some(presence), Ok(size)) = (self.reader.presence.records(), u32::try_from(size)) else {
+        let (Some(presence), Ok(size)) = (self.fetcher.presence.records(), u32::try_from(size)) else {
             return;
         };
         let record = move || Ok(presence.set(digest, size));

@@ -68,7 +68,7 @@ impl ChunkStore {
         plaintext: &Bytes,
         provenance: Provenance,
     ) -> Result<Stored> {
-        let is_suspect = self.reader.suspects().contains(&digest);
+        let is_suspect = self.fetcher.suspects().contains(&digest);
         let provenance = if is_suspect { Provenance::Unknown } else { provenance };
         let present = match self.look(writer, digest, provenance).await? {
             Look::Known => return Ok(Stored::Known),
@@ -136,10 +136,10 @@ impl ChunkStore {
                 .await
             {
                 Ok(_) => {
-                    self.reader.suspects().remove(&offered.digest);
+                    self.fetcher.suspects().remove(&offered.digest);
                     self.record(offered.digest, size).await;
                     if offered.cache_policy == CachePolicy::Populate {
-                        self.reader.keep(offered.digest, offered.blob).await;
+                        self.fetcher.keep(offered.digest, offered.blob).await;
                     }
                     return Ok(Stored::New(size));
                 }
@@ -159,7 +159,7 @@ impl ChunkStore {
             return Ok(Stored::Duplicate(present));
         }
         self.backend.put(&key, offered.blob, PutMode::Replace).await?;
-        self.reader.suspects().remove(&offered.digest);
+        self.fetcher.suspects().remove(&offered.digest);
         self.record(offered.digest, size).await;
         Ok(Stored::New(size))
     }
@@ -171,7 +171,7 @@ impl ChunkStore {
 
     /// Returns `true` if the stored object under the digest is correct.
     async fn is_good(&self, digest: Digest, length: usize) -> Result<bool> {
-        match self.reader.fetch(digest, length).await {
+        match self.fetcher.fetch(digest, length).await {
             Ok(_) => Ok(true),
             // The new chunk is plain, so an encrypted one under its digest is wrong.
             Err(error) => match error.kind() {
@@ -216,7 +216,7 @@ impl ChunkStore {
             return refused("what is there is encrypted too, and of another length");
         }
         if is_whole {
-            self.reader.suspects().remove(&digest);
+            self.fetcher.suspects().remove(&digest);
         }
         Ok(is_whole)
     }

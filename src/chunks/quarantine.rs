@@ -63,10 +63,10 @@ impl ChunkStore {
     /// Reads and checks a chunk where it is, past all copies, none of which is made or moved (H69). Returns how many bytes were read, too.
     pub(crate) async fn inspect(&self, digest: Digest, length: u64) -> (Inspected, u64) {
         // A chunk found bad meanwhile stays a suspect.
-        let was_suspect = self.reader.suspects().contains(&digest);
+        let was_suspect = self.fetcher.suspects().contains(&digest);
         let (found, info) = self.inspect_at(&Key::Chunk(digest), digest, length).await;
         if was_suspect && matches!(found, Inspected::Good(_)) {
-            self.reader.suspects().remove(&digest);
+            self.fetcher.suspects().remove(&digest);
         }
         (found, info.map_or(0, |info| info.size))
     }
@@ -136,7 +136,7 @@ impl ChunkStore {
         self.suspect(&[digest]).await?;
         let found = match self.inspect_at(&key, digest, length).await {
             (Inspected::Good(examined), _) => {
-                self.reader.suspects().remove(&digest);
+                self.fetcher.suspects().remove(&digest);
                 return Ok(QuarantineOutcome::Healed(examined));
             }
             (Inspected::Missing, _) => return Ok(QuarantineOutcome::Absent),
@@ -203,7 +203,7 @@ impl ChunkStore {
 
     /// Removes a local copy: it dates from when the chunk was good, or is as bad.
     async fn drop_copy(&self, digest: Digest) {
-        let Some(local) = self.reader.local.clone().filter(|local| local.chunks.is_some()) else { return };
+        let Some(local) = self.fetcher.local.clone().filter(|local| local.chunks.is_some()) else { return };
         let remove = move || {
             if let Some(cache) = &local.chunks {
                 cache.remove(&digest);
@@ -263,7 +263,7 @@ impl ChunkStore {
                 copied => drop(copied?),
             }
             backend.barrier().await?;
-            self.reader.suspects().remove(&digest);
+            self.fetcher.suspects().remove(&digest);
             return Ok(Some(examined));
         }
         Ok(None)
@@ -271,6 +271,6 @@ impl ChunkStore {
 
     /// Makes chunks suspects of this process only.
     pub(crate) async fn doubt(&self, digest: Digest) {
-        self.reader.forget(digest).await;
+        self.fetcher.forget(digest).await;
     }
 }

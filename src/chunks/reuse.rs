@@ -38,7 +38,7 @@ impl ChunkStore {
             self.note_pending_delete(writer, *digest);
         }
         for (digest, touched) in wanted.into_iter().zip(self.backend.touch(&keys).await?) {
-            let is_suspect = self.reader.suspects().contains(&digest);
+            let is_suspect = self.fetcher.suspects().contains(&digest);
             match touched {
                 _ if is_suspect => {
                     let error = Error::new(ErrorKind::Corrupt, "reuse chunk").on(digest);
@@ -77,7 +77,7 @@ impl ChunkStore {
         if writer.pin(digest) {
             return Ok(true);
         }
-        if self.reader.suspects().contains(&digest) || self.note_pending_delete(writer, digest) {
+        if self.fetcher.suspects().contains(&digest) || self.note_pending_delete(writer, digest) {
             return Ok(false);
         }
         let key = Key::Chunk(digest);

@@ -97,7 +97,7 @@ impl ChunkStore {
             SuspectList::Damaged(_) => state.is_damaged = true,
             SuspectList::Read(digests, _) => {
                 state.is_damaged = false;
-                self.reader.suspects().extend(&digests);
+                self.fetcher.suspects().extend(&digests);
                 state.listed = digests.into_iter().collect();
             }
         }
@@ -126,7 +126,7 @@ impl ChunkStore {
     /// Any failure to record it: the caller must not quarantine the chunks.
     pub(crate) async fn suspect(&self, digests: &[Digest]) -> Result<()> {
         for digest in digests {
-            self.reader.forget_durably(*digest).await?;
+            self.fetcher.forget_durably(*digest).await?;
         }
         self.suspect_list.state().waiting.extend(digests);
         let _alone = self.suspect_list.changing.lock().await;
@@ -145,8 +145,8 @@ impl ChunkStore {
 
     /// Makes missing chunks suspects: the next backup that contains them stores them again (H22).
     pub(crate) async fn note_missing(&self, digests: &[Digest]) -> Result<()> {
-        self.reader.suspects().extend(digests);
-        self.reader.forget_all(digests).await
+        self.fetcher.suspects().extend(digests);
+        self.fetcher.forget_all(digests).await
     }
 
     /// Records that a chunk on the list was quarantined.
@@ -159,7 +159,7 @@ impl ChunkStore {
     /// Those on the list that need not be there any more once all that was done is durable.
     pub(crate) fn cleared_suspects(&self) -> Vec<Digest> {
         let state = self.suspect_list.state();
-        let suspects = self.reader.suspects();
+        let suspects = self.fetcher.suspects();
         let cleared = |digest: &&Digest| !suspects.contains(digest) || state.quarantined.contains(digest);
         state.listed.iter().filter(cleared).copied().collect()
     }
@@ -194,7 +194,7 @@ impl ChunkStore {
                 // Suspects that another process added count here too.
                 let state = self.suspect_list.state();
                 let new = before.iter().filter(|digest| !state.listed.contains(digest));
-                self.reader.suspects().extend(new);
+                self.fetcher.suspects().extend(new);
             }
             change(&mut digests);
             if digests.len() > suspects::MAX_SUSPECTS {

@@ -19,7 +19,7 @@ use futures::future;
 use crate::backend::{Backend, Deleted, LockGuard, Removal};
 use crate::chunks::ChunkStore;
 use crate::chunks::digest_locks::DigestLock;
-use crate::chunks::fetch::ChunkReader;
+use crate::chunks::fetch::Fetcher;
 use crate::chunks::pending::Ticket;
 use crate::chunks::pins::PinHold;
 use crate::chunks::shared::SharedState;
@@ -76,7 +76,7 @@ struct Sweeping {
     /// Keeps pins until the batch is complete.
     #[expect(dead_code, reason = "held, not asked")]
     kept: Arc<PinHold>,
-    reader: Arc<ChunkReader>,
+    fetcher: Arc<Fetcher>,
 }
 
 impl ChunkStore {
@@ -100,7 +100,7 @@ impl ChunkStore {
             guard,
             is_old,
             kept,
-            reader: Arc::clone(&self.reader),
+            fetcher: Arc::clone(&self.fetcher),
         };
         let work = async move { sweeping.run(&unused).await };
         self.backend.runtime().run_detached("remove chunks", work).await
@@ -129,7 +129,7 @@ impl Sweeping {
             unused.iter().zip(&swept).filter(|(_, swept)| swept.is_none()).map(|(item, _)| *item).collect();
         let chunks: Vec<_> =
             chosen.iter().filter(|item| item.quarantined.is_none()).map(|item| item.digest).collect();
-        self.reader.forget_all(&chunks).await?;
+        self.fetcher.forget_all(&chunks).await?;
         self.guard.check().await?;
         // Before the requests are sent: one without an answer may be executed later (H17).
         let ticket = self.shared.begin_deletes(&chunks, self.backend.runtime());

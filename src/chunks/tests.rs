@@ -156,7 +156,7 @@ impl Place {
     }
 
     fn forget_records(&self) {
-        *self.chunks.reader.presence.opened.lock().unwrap() = None;
+        *self.chunks.fetcher.presence.opened.lock().unwrap() = None;
         assert!(self.directory.path().exists());
     }
 }
