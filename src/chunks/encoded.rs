@@ -59,7 +59,7 @@ impl ChunkStore {
         if let Err(error) = &fetched
             && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
         {
-            self.fetcher.forget(digest).await;
+            self.fetcher.mark_suspect(digest).await;
         }
         fetched.map_err(|error| lost(error, digest))
     }

@@ -70,7 +70,7 @@ impl Fetcher {
         if let Err(error) = &fetched
             && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
         {
-            self.forget(digest).await;
+            self.mark_suspect(digest).await;
         }
         let (stored, plaintext) = fetched?;
         if cache_policy == CachePolicy::Populate {
@@ -84,25 +84,25 @@ impl Fetcher {
     }
 
     /// Makes a chunk a suspect after it was found missing or corrupt: the next backup that contains it stores it again (H22, H23).
-    pub(super) async fn forget(&self, digest: Digest) {
+    pub(super) async fn mark_suspect(&self, digest: Digest) {
         // If the disk fails, this process still distrusts the record.
-        let _ = self.forget_durably(digest).await;
+        let _ = self.mark_suspect_durably(digest).await;
     }
 
     /// The same, durably: when it returns, other processes distrust the record too.
     ///
     /// # Errors
     /// If the local disk fails.
-    pub(super) async fn forget_durably(&self, digest: Digest) -> Result<()> {
+    pub(super) async fn mark_suspect_durably(&self, digest: Digest) -> Result<()> {
         self.suspects().insert(digest);
-        self.forget_all(&[digest]).await
+        self.forget_records(&[digest]).await
     }
 
     /// Forgets the presence records of these chunks in all handles, so that writers store them again.
     ///
     /// # Errors
     /// If a local disk fails.
-    pub(super) async fn forget_all(&self, digests: &[Digest]) -> Result<()> {
+    pub(super) async fn forget_records(&self, digests: &[Digest]) -> Result<()> {
         let presences = self.binding.current().presences();
         let records: Vec<_> = presences.iter().filter_map(|presence| presence.records()).collect();
         if digests.is_empty() || records.is_empty() {

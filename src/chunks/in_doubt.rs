@@ -46,7 +46,7 @@ impl ChunkStore {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     // Other users of the pins have to store it again.
                     writer.unconfirm(*digest);
-                    self.fetcher.forget(*digest).await;
+                    self.fetcher.mark_suspect(*digest).await;
                     lost = Some(*digest);
                 }
                 Err(error) => return Err(error),

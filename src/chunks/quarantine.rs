@@ -133,7 +133,7 @@ impl ChunkStore {
         length: u64,
     ) -> Result<QuarantineOutcome> {
         let key = Key::Chunk(digest);
-        self.suspect(&[digest]).await?;
+        self.add_suspects(&[digest]).await?;
         let found = match self.inspect_at(&key, digest, length).await {
             (Inspected::Good(examined), _) => {
                 self.fetcher.suspects().remove(&digest);
@@ -270,7 +270,7 @@ impl ChunkStore {
     }
 
     /// Makes chunks suspects of this process only.
-    pub(crate) async fn doubt(&self, digest: Digest) {
-        self.fetcher.forget(digest).await;
+    pub(crate) async fn mark_suspect(&self, digest: Digest) {
+        self.fetcher.mark_suspect(digest).await;
     }
 }

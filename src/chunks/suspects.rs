@@ -90,7 +90,7 @@ impl KnownSuspectList {
 
 impl ChunkStore {
     /// Believes a list that was read in the terms that began with this epoch.
-    pub(crate) fn learn_suspects(&self, list: SuspectList, since: Option<u64>) {
+    pub(crate) fn set_suspect_list(&self, list: SuspectList, since: Option<u64>) {
         let mut state = self.suspect_list.state();
         state.read_in = since;
         match list {
@@ -104,19 +104,19 @@ impl ChunkStore {
     }
 
     /// Reads the list again, unless no other process can have changed it.
-    pub(crate) async fn refresh_suspects(&self) -> Result<()> {
+    pub(crate) async fn refresh_suspect_list(&self) -> Result<()> {
         let since = self.backend.lease_term().map(|lease_term| lease_term.since);
         if since.is_some() && self.suspect_list.state().read_in == since {
             return Ok(());
         }
         let _alone = self.suspect_list.changing.lock().await;
         let list = SuspectList::read(self.backend.as_ref()).await?;
-        self.learn_suspects(list, since);
+        self.set_suspect_list(list, since);
         Ok(())
     }
 
     /// Returns `true` if the list exists and cannot be read.
-    pub(crate) fn is_suspicion_damaged(&self) -> bool {
+    pub(crate) fn is_suspect_list_damaged(&self) -> bool {
         self.suspect_list.state().is_damaged
     }
 
@@ -124,9 +124,9 @@ impl ChunkStore {
     ///
     /// # Errors
     /// Any failure to record it: the caller must not quarantine the chunks.
-    pub(crate) async fn suspect(&self, digests: &[Digest]) -> Result<()> {
+    pub(crate) async fn add_suspects(&self, digests: &[Digest]) -> Result<()> {
         for digest in digests {
-            self.fetcher.forget_durably(*digest).await?;
+            self.fetcher.mark_suspect_durably(*digest).await?;
         }
         self.suspect_list.state().waiting.extend(digests);
         let _alone = self.suspect_list.changing.lock().await;
@@ -144,9 +144,9 @@ impl ChunkStore {
     }
 
     /// Makes missing chunks suspects: the next backup that contains them stores them again (H22).
-    pub(crate) async fn note_missing(&self, digests: &[Digest]) -> Result<()> {
+    pub(crate) async fn mark_missing(&self, digests: &[Digest]) -> Result<()> {
         self.fetcher.suspects().extend(digests);
-        self.fetcher.forget_all(digests).await
+        self.fetcher.forget_records(digests).await
     }
 
     /// Records that a chunk on the list was quarantined.

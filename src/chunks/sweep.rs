@@ -129,7 +129,7 @@ impl Sweeping {
             unused.iter().zip(&swept).filter(|(_, swept)| swept.is_none()).map(|(item, _)| *item).collect();
         let chunks: Vec<_> =
             chosen.iter().filter(|item| item.quarantined.is_none()).map(|item| item.digest).collect();
-        self.fetcher.forget_all(&chunks).await?;
+        self.fetcher.forget_records(&chunks).await?;
         self.guard.check().await?;
         // Before the requests are sent: one without an answer may be executed later (H17).
         let ticket = self.shared.begin_deletes(&chunks, self.backend.runtime());

@@ -394,7 +394,7 @@ fn the_record_of_a_suspect_chunk_is_not_believed() {
             place.backend.put(&key, bad.into(), PutMode::Replace).await.unwrap();
             if is_listed {
                 let listed = SuspectList::Read([place.digest].into(), None);
-                place.chunks.learn_suspects(listed, None);
+                place.chunks.set_suspect_list(listed, None);
             }
             let writer = place.writer();
             let stored = match belief {

@@ -56,7 +56,7 @@ impl DamageSearch<'_> {
         damage.missing =
             if are_all { gone.len() as u64 } else { (missing.len() as u64).saturating_sub(here) };
         damage.lost = gone.iter().copied().collect();
-        self.store.inner().chunks().note_missing(&damage.lost).await?;
+        self.store.inner().chunks().mark_missing(&damage.lost).await?;
         if damage.missing == 0 {
             return Ok(damage);
         }

@@ -85,7 +85,7 @@ impl StoreInner {
         let (level, kept) = (options.compression_level, options.memory_bytes / 2);
         let uuid = identity.get().map(|identity| identity.uuid.as_str());
         let chunks = ChunkStore::new((Arc::clone(&backend), uncached), state, level, kept, uuid);
-        chunks.learn_suspects(suspects, since);
+        chunks.set_suspect_list(suspects, since);
         let inner = StoreInner {
             backend,
             budget: Semaphore::new(options.memory_bytes),

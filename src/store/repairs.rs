@@ -51,7 +51,7 @@ impl Repairs<'_> {
             return Ok(());
         }
         let _guard = self.inner.locks().store_to_repair().await?;
-        self.inner.chunks.suspect(digests).await
+        self.inner.chunks.add_suspects(digests).await
     }
 
     /// Removes chunks from the suspect list that were found good or stored again.

@@ -101,7 +101,7 @@ impl Run {
         }
         match self.store.inner().chunks().find(id.digest).await {
             Ok(info) if info.size < MIN_BLOB_BYTES as u64 => {
-                self.store.inner().chunks().doubt(id.digest).await;
+                self.store.inner().chunks().mark_suspect(id.digest).await;
                 Verdict::Corrupt
             }
             Ok(_) => Verdict::Presence,
@@ -112,7 +112,7 @@ impl Run {
 
     async fn corrupt(&self, id: ChunkId) -> Verdict {
         if self.options.repair == Repair::Report {
-            self.store.inner().chunks().doubt(id.digest).await;
+            self.store.inner().chunks().mark_suspect(id.digest).await;
             return Verdict::Corrupt;
         }
         match self.store.inner().repairs().quarantine(id.digest, u64::from(id.length)).await {
@@ -133,7 +133,7 @@ impl Run {
     }
 
     async fn missing(&self, id: ChunkId) -> Verdict {
-        self.store.inner().chunks().doubt(id.digest).await;
+        self.store.inner().chunks().mark_suspect(id.digest).await;
         if self.options.repair == Repair::Report {
             return Verdict::Missing;
         }

@@ -192,7 +192,7 @@ impl Run {
         };
         report.damaged = damaged.into_values().collect();
         report.is_memory_full = self.ledger.is_full();
-        report.is_suspicion_damaged = self.store.inner().chunks().is_suspicion_damaged();
+        report.is_suspicion_damaged = self.store.inner().chunks().is_suspect_list_damaged();
         (report.bytes, report.requests) = self.control.used();
         report.skipped.sort_by(|one, other| one.name.cmp(&other.name));
         report
