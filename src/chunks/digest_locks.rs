@@ -23,7 +23,7 @@ pub(crate) struct DigestLock<'a> {
 
 impl DigestLocks {
     /// Waits for the lock of a digest. If its holder failed or was dropped, the next task gets it.
-    pub(crate) async fn enter(&self, digest: Digest) -> DigestLock<'_> {
+    pub(crate) async fn lock(&self, digest: Digest) -> DigestLock<'_> {
         let mut digest_lock = DigestLock { digest, guard: None, digest_locks: self };
         let mutex = Arc::clone(self.open().entry(digest).or_default());
         digest_lock.guard = Some(mutex.lock_owned().await);
@@ -31,7 +31,7 @@ impl DigestLocks {
     }
 
     /// Takes the lock of a digest, if no task holds it or waits for it.
-    pub(crate) fn try_enter(&self, digest: Digest) -> Option<DigestLock<'_>> {
+    pub(crate) fn try_lock(&self, digest: Digest) -> Option<DigestLock<'_>> {
         let mut open = self.open();
         if open.contains_key(&digest) {
             return None;
@@ -79,16 +79,16 @@ mod tests {
     #[test]
     fn a_waiter_takes_over_when_the_one_inside_is_dropped() {
         let (digest_locks, digest) = (DigestLocks::default(), Digest::of(b"a"));
-        let inside = digest_locks.enter(digest).now_or_never().unwrap();
-        let mut waiting = Box::pin(digest_locks.enter(digest));
+        let inside = digest_locks.lock(digest).now_or_never().unwrap();
+        let mut waiting = Box::pin(digest_locks.lock(digest));
         assert!((&mut waiting).now_or_never().is_none());
-        assert!(digest_locks.enter(Digest::of(b"b")).now_or_never().is_some());
+        assert!(digest_locks.lock(Digest::of(b"b")).now_or_never().is_some());
         drop(inside);
         let second = waiting.now_or_never().unwrap();
         drop(second);
-        let swept = digest_locks.try_enter(digest).unwrap();
-        assert!(digest_locks.try_enter(digest).is_none());
-        assert!(digest_locks.enter(digest).now_or_never().is_none(), "who comes later waits");
+        let swept = digest_locks.try_lock(digest).unwrap();
+        assert!(digest_locks.try_lock(digest).is_none());
+        assert!(digest_locks.lock(digest).now_or_never().is_none(), "a later task waits");
         drop(swept);
         assert!(digest_locks.open().is_empty(), "h158: nothing is kept for a digest that nobody works on");
     }

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::chunks::pins::WriterPins;
-use crate::chunks::put::{Look, Offered};
+use crate::chunks::put::{Lookup, Upload};
 use crate::chunks::{ChunkStore, Provenance, Stored, checked_length, lost};
 use crate::error::{ErrorKind, Result};
 use crate::format::Digest;
@@ -101,31 +101,31 @@ impl ChunkStore {
         &self,
         writer: &WriterPins,
         chunk: StoredChunk,
-        belief: ExistingCheck,
+        check: ExistingCheck,
     ) -> Result<Stored> {
         let digest = chunk.digest;
         if writer.is_confirmed(&digest) {
             return Ok(Stored::Known);
         }
-        let _section = self.shared().digest_locks.enter(digest).await;
+        let _digest_lock = self.shared().digest_locks.lock(digest).await;
         if writer.pin(digest) {
             return Ok(Stored::Known);
         }
         self.note_pending_delete(writer, digest);
-        let is_suspect = belief == ExistingCheck::Read || self.fetcher.suspects().contains(&digest);
+        let is_suspect = check == ExistingCheck::Read || self.fetcher.suspects().contains(&digest);
         let is_encrypted = chunk.is_encrypted();
-        let present = match self.look(writer, digest, Provenance::Unknown).await? {
+        let present = match self.look_up(writer, digest, Provenance::Unknown).await? {
             // The records do not have the kind of the chunk.
-            Look::Recorded(size) if !is_encrypted && !is_suspect => {
+            Lookup::Recorded(size) if !is_encrypted && !is_suspect => {
                 writer.confirm(digest);
                 return Ok(Stored::Duplicate(size));
             }
-            Look::Present(size) | Look::Recorded(size) => Some(size),
-            Look::Absent | Look::Known => None,
+            Lookup::Present(size) | Lookup::Recorded(size) => Some(size),
+            Lookup::Absent | Lookup::Known => None,
         };
         let StoredChunk { blob, length, .. } = chunk;
-        let offered = Offered { blob, digest, is_encrypted, cache_policy: writer.cache_policy, length };
-        let stored = self.settle(offered, present, is_suspect).await?;
+        let upload = Upload { blob, digest, is_encrypted, cache_policy: writer.cache_policy, length };
+        let stored = self.store_unless_present(upload, present, is_suspect).await?;
         writer.confirm(digest);
         Ok(stored)
     }

@@ -14,7 +14,7 @@ use crate::format::layout::Key;
 const HEADER_BYTES: u64 = 44;
 
 /// Presence of a chunk, as far as known.
-pub(super) enum Look {
+pub(super) enum Lookup {
     /// No evidence that it exists.
     Absent,
     /// The base vouches for it.
@@ -26,7 +26,7 @@ pub(super) enum Look {
 }
 
 /// A checked chunk in its stored form, to be stored.
-pub(super) struct Offered {
+pub(super) struct Upload {
     pub(super) blob: Bytes,
     pub(super) digest: Digest,
     pub(super) is_encrypted: bool,
@@ -50,7 +50,7 @@ impl ChunkStore {
         if writer.is_confirmed(&digest) {
             return Ok(Stored::Known);
         }
-        let _section = self.shared().digest_locks.enter(digest).await;
+        let _digest_lock = self.shared().digest_locks.lock(digest).await;
         if writer.pin(digest) {
             return Ok(Stored::Known);
         }
@@ -70,39 +70,39 @@ impl ChunkStore {
     ) -> Result<Stored> {
         let is_suspect = self.fetcher.suspects().contains(&digest);
         let provenance = if is_suspect { Provenance::Unknown } else { provenance };
-        let present = match self.look(writer, digest, provenance).await? {
-            Look::Known => return Ok(Stored::Known),
-            Look::Recorded(size) if !is_suspect => return Ok(Stored::Duplicate(size)),
-            Look::Absent => None,
-            Look::Present(size) | Look::Recorded(size) => Some(size),
+        let present = match self.look_up(writer, digest, provenance).await? {
+            Lookup::Known => return Ok(Stored::Known),
+            Lookup::Recorded(size) if !is_suspect => return Ok(Stored::Duplicate(size)),
+            Lookup::Absent => None,
+            Lookup::Present(size) | Lookup::Recorded(size) => Some(size),
         };
         let blob = self.encode(plaintext).await?;
         let (cache_policy, length) = (writer.cache_policy, plaintext.len());
-        let offered = Offered { blob, digest, is_encrypted: false, cache_policy, length };
-        self.settle(offered, present, is_suspect).await
+        let upload = Upload { blob, digest, is_encrypted: false, cache_policy, length };
+        self.store_unless_present(upload, present, is_suspect).await
     }
 
     /// Presence of a chunk: without a request, unless only a presence record speaks for it.
-    pub(super) async fn look(
+    pub(super) async fn look_up(
         &self,
         writer: &WriterPins,
         digest: Digest,
         provenance: Provenance,
-    ) -> Result<Look> {
+    ) -> Result<Lookup> {
         Ok(match self.touch_one(&Key::Chunk(digest)).await? {
             Touched::Present(info)
                 if provenance == Provenance::Base && info.size >= MIN_BLOB_BYTES as u64 =>
             {
-                Look::Known
+                Lookup::Known
             }
-            Touched::Present(info) => Look::Present(info.size),
-            Touched::Unknown if provenance == Provenance::Base => Look::Known,
+            Touched::Present(info) => Lookup::Present(info.size),
+            Touched::Unknown if provenance == Provenance::Base => Lookup::Known,
             Touched::Unknown => match self.recorded(digest).await? {
-                Some(size) if self.is_witnessed(writer, &digest).await? => Look::Recorded(size),
-                Some(_) => self.look_for(digest).await?,
-                None => Look::Absent,
+                Some(size) if self.is_witnessed(writer, &digest).await? => Lookup::Recorded(size),
+                Some(_) => self.request_presence(digest).await?,
+                None => Lookup::Absent,
             },
-            Touched::Absent => Look::Absent,
+            Touched::Absent => Lookup::Absent,
         })
     }
 
@@ -112,34 +112,34 @@ impl ChunkStore {
     }
 
     /// Looks up a chunk with a presence record. The record of a missing chunk stays, because the chunk is about to be stored.
-    async fn look_for(&self, digest: Digest) -> Result<Look> {
+    async fn request_presence(&self, digest: Digest) -> Result<Lookup> {
         match self.backend.head(&Key::Chunk(digest)).await {
-            Ok(info) => Ok(Look::Present(info.size)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Look::Absent),
+            Ok(info) => Ok(Lookup::Present(info.size)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Lookup::Absent),
             Err(error) => Err(error),
         }
     }
 
     /// Stores a chunk, unless the stored one may stay. `present` is the length of the stored one, as far as known.
-    pub(super) async fn settle(
+    pub(super) async fn store_unless_present(
         &self,
-        offered: Offered,
+        upload: Upload,
         present: Option<u64>,
         is_suspect: bool,
     ) -> Result<Stored> {
-        let (key, size) = (Key::Chunk(offered.digest), offered.blob.len() as u64);
+        let (key, size) = (Key::Chunk(upload.digest), upload.blob.len() as u64);
         let present = match present {
             Some(present) => present,
             None => match self
                 .backend
-                .put(&key, offered.blob.clone(), self.backend.capabilities().create_mode())
+                .put(&key, upload.blob.clone(), self.backend.capabilities().create_mode())
                 .await
             {
                 Ok(_) => {
-                    self.fetcher.suspects().remove(&offered.digest);
-                    self.record(offered.digest, size).await;
-                    if offered.cache_policy == CachePolicy::Populate {
-                        self.fetcher.keep(offered.digest, offered.blob).await;
+                    self.fetcher.suspects().remove(&upload.digest);
+                    self.record(upload.digest, size).await;
+                    if upload.cache_policy == CachePolicy::Populate {
+                        self.fetcher.keep(upload.digest, upload.blob).await;
                     }
                     return Ok(Stored::New(size));
                 }
@@ -148,19 +148,19 @@ impl ChunkStore {
                 Err(error) => return Err(error),
             },
         };
-        let is_alike = present == size && !is_suspect;
-        let stays = if offered.is_encrypted {
-            self.stays_before_encrypted(&offered, is_alike).await?
+        let matches_by_length = present == size && !is_suspect;
+        let stays = if upload.is_encrypted {
+            self.stays_before_encrypted(&upload, matches_by_length).await?
         } else {
-            is_alike || self.is_good(offered.digest, offered.length).await?
+            matches_by_length || self.is_good(upload.digest, upload.length).await?
         };
         if stays {
-            self.record(offered.digest, present).await;
+            self.record(upload.digest, present).await;
             return Ok(Stored::Duplicate(present));
         }
-        self.backend.put(&key, offered.blob, PutMode::Replace).await?;
-        self.fetcher.suspects().remove(&offered.digest);
-        self.record(offered.digest, size).await;
+        self.backend.put(&key, upload.blob, PutMode::Replace).await?;
+        self.fetcher.suspects().remove(&upload.digest);
+        self.record(upload.digest, size).await;
         Ok(Stored::New(size))
     }
 
@@ -182,10 +182,10 @@ impl ChunkStore {
     }
 
     /// Returns `true` if the stored chunk may stay instead of an encrypted one, whose contents cannot be read here.
-    async fn stays_before_encrypted(&self, offered: &Offered, is_alike: bool) -> Result<bool> {
-        let (key, digest, length) = (Key::Chunk(offered.digest), offered.digest, offered.length);
+    async fn stays_before_encrypted(&self, upload: &Upload, matches_by_length: bool) -> Result<bool> {
+        let (key, digest, length) = (Key::Chunk(upload.digest), upload.digest, upload.length);
         let refused = |why: &'static str| Err(Error::new(ErrorKind::Conflict, "store").on(&key).because(why));
-        let read = if is_alike {
+        let read = if matches_by_length {
             self.backend.get_range(&key, 0..HEADER_BYTES).await
         } else {
             self.backend.get(&key, MAX_ENCODED_CHUNK_BYTES as u64).await
@@ -206,7 +206,7 @@ impl ChunkStore {
         if !blob.kind().is_encrypted() {
             return refused("a plain chunk has this digest, and an encrypted one must not take its place");
         }
-        if is_alike {
+        if matches_by_length {
             return Ok(true);
         }
         let codecs = self.codecs().clone();

@@ -119,7 +119,7 @@ impl ChunkStore {
         digest: Digest,
         length: u64,
     ) -> QuarantineOutcome {
-        let _section = self.shared().digest_locks.enter(digest).await;
+        let _digest_lock = self.shared().digest_locks.lock(digest).await;
         match self.quarantine_inside(guard, digest, length).await {
             Ok(done) => done,
             Err(error) => QuarantineOutcome::Failed(error),
@@ -241,7 +241,7 @@ impl ChunkStore {
         digest: Digest,
         length: u64,
     ) -> Result<Option<Examined>> {
-        let _section = self.shared().digest_locks.enter(digest).await;
+        let _digest_lock = self.shared().digest_locks.lock(digest).await;
         let (backend, key) = (self.backend.as_ref(), Key::Chunk(digest));
         if self.shared().delete_pending_for(&digest, backend.runtime().monotonic()).is_some() {
             let error = Error::new(ErrorKind::Busy, "put back").on(digest);

@@ -30,7 +30,7 @@ impl ChunkStore {
         wanted.retain(|digest| !writer.is_confirmed(digest));
         let mut digest_locks = Vec::with_capacity(wanted.len());
         for digest in &wanted {
-            digest_locks.push(self.shared().digest_locks.enter(*digest).await);
+            digest_locks.push(self.shared().digest_locks.lock(*digest).await);
         }
         wanted.retain(|digest| !writer.pin(*digest));
         let keys: Vec<Key> = wanted.iter().copied().map(Key::Chunk).collect();
@@ -64,16 +64,16 @@ impl ChunkStore {
     ///
     /// # Cancel safety
     /// As for [`put_stored`](Self::put_stored).
-    pub(crate) async fn take_over(
+    pub(crate) async fn reuse_if_present(
         &self,
         writer: &WriterPins,
         digest: Digest,
-        reference: ReuseSource,
+        source: ReuseSource,
     ) -> Result<bool> {
         if writer.is_confirmed(&digest) {
             return Ok(true);
         }
-        let _section = self.shared().digest_locks.enter(digest).await;
+        let _digest_lock = self.shared().digest_locks.lock(digest).await;
         if writer.pin(digest) {
             return Ok(true);
         }
@@ -85,7 +85,7 @@ impl ChunkStore {
         let is_there = match self.touch_one(&key).await? {
             Touched::Absent => false,
             Touched::Present(info) => info.size >= least,
-            Touched::Unknown if reference == ReuseSource::Base => true,
+            Touched::Unknown if source == ReuseSource::Base => true,
             Touched::Unknown => match self.backend.head(&key).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => false,
                 found => found?.size >= least,

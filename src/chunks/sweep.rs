@@ -75,7 +75,7 @@ struct Sweeping {
     is_old: Arc<IsOld>,
     /// Keeps pins until the batch is complete.
     #[expect(dead_code, reason = "held, not asked")]
-    kept: Arc<PinHold>,
+    pin_hold: Arc<PinHold>,
     fetcher: Arc<Fetcher>,
 }
 
@@ -92,14 +92,14 @@ impl ChunkStore {
         unused: Vec<Unused>,
         guard: Arc<dyn LockGuard>,
         is_old: Arc<IsOld>,
-        kept: Arc<PinHold>,
+        pin_hold: Arc<PinHold>,
     ) -> Result<Vec<Swept>> {
         let sweeping = Sweeping {
             backend: Arc::clone(&self.backend),
             shared: Arc::clone(self.shared()),
             guard,
             is_old,
-            kept,
+            pin_hold,
             fetcher: Arc::clone(&self.fetcher),
         };
         let work = async move { sweeping.run(&unused).await };
@@ -113,18 +113,18 @@ impl Sweeping {
         let mut digest_locks: Vec<DigestLock<'_>> = Vec::new();
         for item in unused {
             // Quarantined copies follow their chunk.
-            let held = digest_locks.last().is_some_and(|digest_lock| digest_lock.digest() == item.digest);
-            let entered = if held { None } else { self.shared.digest_locks.try_enter(item.digest) };
-            swept.push(match entered {
-                None if !held => Some(Swept::Busy),
+            let is_held = digest_locks.last().is_some_and(|digest_lock| digest_lock.digest() == item.digest);
+            let locked = if is_held { None } else { self.shared.digest_locks.try_lock(item.digest) };
+            swept.push(match locked {
+                None if !is_held => Some(Swept::Busy),
                 _ if item.quarantined.is_none() && self.shared.pins.is_pinned(&item.digest) => {
                     Some(Swept::Pinned)
                 }
                 _ => None,
             });
-            digest_locks.extend(entered);
+            digest_locks.extend(locked);
         }
-        self.look_again(unused, &mut swept).await?;
+        self.recheck_use(unused, &mut swept).await?;
         let chosen: Vec<_> =
             unused.iter().zip(&swept).filter(|(_, swept)| swept.is_none()).map(|(item, _)| *item).collect();
         let chunks: Vec<_> =
@@ -141,7 +141,7 @@ impl Sweeping {
     }
 
     /// Where the backend tracks use, objects used meanwhile stay.
-    async fn look_again(&self, unused: &[Unused], swept: &mut [Option<Swept>]) -> Result<()> {
+    async fn recheck_use(&self, unused: &[Unused], swept: &mut [Option<Swept>]) -> Result<()> {
         if !self.backend.capabilities().tracks_last_use {
             return Ok(());
         }

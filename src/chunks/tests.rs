@@ -286,13 +286,16 @@ fn a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
                 2 | 3 => {
                     let reference = if way == 2 { ReuseSource::Base } else { ReuseSource::Twin };
                     assert!(
-                        place.pinned(place.chunks.take_over(&writer, place.digest, reference)).await.unwrap()
+                        place
+                            .pinned(place.chunks.reuse_if_present(&writer, place.digest, reference))
+                            .await
+                            .unwrap()
                     );
                 }
                 _ => {
                     place.forget_records();
                     place.backend.delete(&[Removal::any(Key::Chunk(place.digest))]).await.unwrap();
-                    let taken = place.chunks.take_over(&writer, place.digest, ReuseSource::Twin);
+                    let taken = place.chunks.reuse_if_present(&writer, place.digest, ReuseSource::Twin);
                     assert!(!place.pinned(taken).await.unwrap(), "what is gone is not taken over");
                     assert!(!writer.is_confirmed(&place.digest));
                     continue;
@@ -415,10 +418,10 @@ fn a_chunk_of_a_locked_base_is_believed_without_a_request_and_one_of_a_twin_is_l
         place.put(&place.writer(), Provenance::Unknown).await.unwrap();
         place.backend.add(Rule::on(Method::Head, Action::FailBefore(ErrorKind::Unavailable)));
         let base = place.writer();
-        assert!(place.chunks.take_over(&base, place.digest, ReuseSource::Base).await.unwrap());
+        assert!(place.chunks.reuse_if_present(&base, place.digest, ReuseSource::Base).await.unwrap());
         assert!(base.is_confirmed(&place.digest));
         let twin = place.writer();
-        let taken = place.chunks.take_over(&twin, place.digest, ReuseSource::Twin).await;
+        let taken = place.chunks.reuse_if_present(&twin, place.digest, ReuseSource::Twin).await;
         assert_eq!(taken.unwrap_err().kind(), ErrorKind::Unavailable);
         assert!(!twin.is_confirmed(&place.digest));
         assert_eq!(place.backend.fired(), 1);
