@@ -107,6 +107,7 @@ impl ChunkStore {
         if writer.is_confirmed(&digest) {
             return Ok(Stored::Known);
         }
+        // As in `put`: locked and pinned before the lookup (I2, I3).
         let _digest_lock = self.shared().digest_locks.lock(digest).await;
         if writer.pin(digest) {
             return Ok(Stored::Known);

@@ -50,13 +50,17 @@ impl ChunkStore {
         if writer.is_confirmed(&digest) {
             return Ok(Stored::Known);
         }
+        // Held until the answer is confirmed: a sweep skips a locked digest, so the chunk cannot go between the lookup and the pin (I3).
         let _digest_lock = self.shared().digest_locks.lock(digest).await;
+        // Before the lookup: from here on no sweep of this process removes the chunk, whatever the lookup finds (I2, H1, H2).
         if writer.pin(digest) {
             return Ok(Stored::Known);
         }
+        // A late delete may still remove an existing chunk, so a base proves nothing, and the writer looks the chunk up before it publishes (H17).
         let provenance =
             if self.note_pending_delete(writer, digest) { Provenance::Unknown } else { provenance };
         let stored = self.put_pinned(writer, digest, plaintext, provenance).await?;
+        // Only after the backend answered: a chunk whose put failed stays pinned, because it may be stored yet, but it is not known.
         writer.confirm(digest);
         Ok(stored)
     }
@@ -68,6 +72,8 @@ impl ChunkStore {
         plaintext: &Bytes,
         provenance: Provenance,
     ) -> Result<Stored> {
+        // Under the digest lock, so quarantine cannot make it a suspect between this check and the answer. A suspect is known from nothing
+        // but its contents (H99).
         let is_suspect = self.fetcher.suspects().contains(&digest);
         let provenance = if is_suspect { Provenance::Unknown } else { provenance };
         let present = match self.look_up(writer, digest, provenance).await? {
@@ -96,8 +102,10 @@ impl ChunkStore {
                 Lookup::Known
             }
             Touched::Present(info) => Lookup::Present(info.size),
+            // The base stays locked until the snapshot is published, so every collector marks its chunks (D9).
             Touched::Unknown if provenance == Provenance::Base => Lookup::Known,
             Touched::Unknown => match self.recorded(digest).await? {
+                // A program without a lease may have removed a recorded chunk; one that a current snapshot or writer names was not removed.
                 Some(size) if self.is_witnessed(writer, &digest).await? => Lookup::Recorded(size),
                 Some(_) => self.request_presence(digest).await?,
                 None => Lookup::Absent,
@@ -136,6 +144,7 @@ impl ChunkStore {
                 .await
             {
                 Ok(_) => {
+                    // After the put: until then the stored object, if any, is the suspect one.
                     self.fetcher.suspects().remove(&upload.digest);
                     self.record(upload.digest, size).await;
                     if upload.cache_policy == CachePolicy::Populate {
@@ -148,6 +157,7 @@ impl ChunkStore {
                 Err(error) => return Err(error),
             },
         };
+        // An interrupted upload is shorter, and equal length is the check that PBS makes too (D8). It does not clear a suspect.
         let matches_by_length = present == size && !is_suspect;
         let stays = if upload.is_encrypted {
             self.stays_before_encrypted(&upload, matches_by_length).await?
@@ -158,6 +168,8 @@ impl ChunkStore {
             self.record(upload.digest, present).await;
             return Ok(Stored::Duplicate(present));
         }
+        // The stored object was read and is bad, so no snapshot loses anything. The digest lock keeps other writers of this process away;
+        // those of others would store the same contents.
         self.backend.put(&key, upload.blob, PutMode::Replace).await?;
         self.fetcher.suspects().remove(&upload.digest);
         self.record(upload.digest, size).await;
@@ -204,6 +216,7 @@ impl ChunkStore {
         };
         let Ok(blob) = Blob::parse(found.clone()) else { return Ok(false) };
         if !blob.kind().is_encrypted() {
+            // A plain chunk can be read by everybody who restores it; replacing it would take it from the snapshots that name it (H101).
             return refused("a plain chunk has this digest, and an encrypted one must not take its place");
         }
         if matches_by_length {

@@ -133,6 +133,7 @@ impl ChunkStore {
         length: u64,
     ) -> Result<QuarantineOutcome> {
         let key = Key::Chunk(digest);
+        // First and durably: whatever interrupts the rest, the next upload replaces the chunk or stores it again (H99).
         self.add_suspects(&[digest]).await?;
         let found = match self.inspect_at(&key, digest, length).await {
             (Inspected::Good(examined), _) => {
@@ -147,9 +148,11 @@ impl ChunkStore {
         };
         guard.check().await?;
         self.copy_to_quarantine(digest, found.size).await?;
+        // The copy is durable before the original is deleted: it may be the only one, and can turn out to be good.
         self.backend.barrier().await?;
+        // Again, since copying takes time: another process that owns the store now may have stored a good chunk here.
         guard.check().await?;
-        // Writers that rely on it look it up before they publish.
+        // Before the delete: writers that rely on the chunk look it up before they publish.
         self.shared().pins.unconfirm(digest);
         self.remove_from_place(digest, found).await?;
         self.note_quarantined(digest);
@@ -179,15 +182,16 @@ impl ChunkStore {
                 return Ok(());
             }
             let why = format!("the copy {quarantined} has {copied} bytes instead of {size}");
-            return Err(Error::new(ErrorKind::Conflict, "put aside").on(key).because(why));
+            return Err(Error::new(ErrorKind::Conflict, "quarantine").on(key).because(why));
         }
-        Err(Error::new(ErrorKind::Internal, "put aside").on(key))
+        Err(Error::new(ErrorKind::Internal, "quarantine").on(key))
     }
 
     async fn remove_from_place(&self, digest: Digest, found: ObjectInfo) -> Result<()> {
         let backend = self.backend.as_ref();
         let version = backend.capabilities().conditional_delete.then_some(found.version);
-        // With a condition the request can remove only the current version, whenever it is executed.
+        // With a condition the request can remove only the bad version, whenever it is executed. Without one it may remove a good chunk
+        // that is stored later, so it is a pending delete until it is answered (H17).
         let shared = self.shared();
         let ticket = version.is_none().then(|| shared.begin_deletes(&[digest], backend.runtime()));
         let deleted = backend.delete(&[Removal { key: Key::Chunk(digest), version }]).await;
@@ -243,8 +247,9 @@ impl ChunkStore {
     ) -> Result<Option<Examined>> {
         let _digest_lock = self.shared().digest_locks.lock(digest).await;
         let (backend, key) = (self.backend.as_ref(), Key::Chunk(digest));
+        // A reinstated chunk would vanish again, without a writer that could store it.
         if self.shared().delete_pending_for(&digest, backend.runtime().monotonic()).is_some() {
-            let error = Error::new(ErrorKind::Busy, "put back").on(digest);
+            let error = Error::new(ErrorKind::Busy, "reinstate").on(digest);
             return Err(
                 error.because("an earlier request to delete it got no answer, and may still be executed")
             );
@@ -254,7 +259,7 @@ impl ChunkStore {
                 continue;
             };
             if backend.has(&key).await? {
-                // Somebody stored it meanwhile.
+                // A writer of another process stored it meanwhile.
                 return Ok(None);
             }
             guard.check().await?;
@@ -262,6 +267,7 @@ impl ChunkStore {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
                 copied => drop(copied?),
             }
+            // Durable before it counts as good.
             backend.barrier().await?;
             self.fetcher.suspects().remove(&digest);
             return Ok(Some(examined));

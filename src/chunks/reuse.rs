@@ -32,9 +32,11 @@ impl ChunkStore {
         for digest in &wanted {
             digest_locks.push(self.shared().digest_locks.lock(*digest).await);
         }
+        // Before the lookup, and under the digest locks: from here on no sweep of this process removes the chunks (I2, I3).
         wanted.retain(|digest| !writer.pin(*digest));
         let keys: Vec<Key> = wanted.iter().copied().map(Key::Chunk).collect();
         for digest in &wanted {
+            // The writer has no contents to store again. It waits before it publishes, and fails if the chunk is gone then (H17).
             self.note_pending_delete(writer, *digest);
         }
         for (digest, touched) in wanted.into_iter().zip(self.backend.touch(&keys).await?) {
@@ -45,6 +47,7 @@ impl ChunkStore {
                     return Err(error.because("the base names it, but it was found bad or gone"));
                 }
                 Touched::Present(info) if info.size >= MIN_BLOB_BYTES as u64 => {}
+                // The base stays locked until the snapshot is published, so every collector marks its chunks (D9).
                 Touched::Unknown => {}
                 _ => {
                     return Err(Error::new(ErrorKind::Corrupt, "reuse chunk")
@@ -74,9 +77,11 @@ impl ChunkStore {
             return Ok(true);
         }
         let _digest_lock = self.shared().digest_locks.lock(digest).await;
+        // Before the lookup, and under the digest lock: from here on no sweep of this process removes the chunk (I2, I3).
         if writer.pin(digest) {
             return Ok(true);
         }
+        // Not certain: the caller brings the chunk and stores it.
         if self.fetcher.suspects().contains(&digest) || self.note_pending_delete(writer, digest) {
             return Ok(false);
         }

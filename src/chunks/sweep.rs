@@ -112,11 +112,13 @@ impl Sweeping {
         let mut swept: Vec<Option<Swept>> = Vec::with_capacity(unused.len());
         let mut digest_locks: Vec<DigestLock<'_>> = Vec::new();
         for item in unused {
-            // Quarantined copies follow their chunk.
+            // Without waiting: a task with the lock is about to use the chunk or to change it, so the chunk stays (I3, H6). Quarantined copies
+            // follow their chunk, and need no second lock.
             let is_held = digest_locks.last().is_some_and(|digest_lock| digest_lock.digest() == item.digest);
             let locked = if is_held { None } else { self.shared.digest_locks.try_lock(item.digest) };
             swept.push(match locked {
                 None if !is_held => Some(Swept::Busy),
+                // Asked under the digest lock: a writer pins under it too, so none can pin between this check and the delete (H1).
                 _ if item.quarantined.is_none() && self.shared.pins.is_pinned(&item.digest) => {
                     Some(Swept::Pinned)
                 }
@@ -124,14 +126,18 @@ impl Sweeping {
             });
             digest_locks.extend(locked);
         }
+        // Another process shows its use only by the time of the object. It touched the object after the listing if it uses it now (H4).
         self.recheck_use(unused, &mut swept).await?;
         let chosen: Vec<_> =
             unused.iter().zip(&swept).filter(|(_, swept)| swept.is_none()).map(|(item, _)| *item).collect();
         let chunks: Vec<_> =
             chosen.iter().filter(|item| item.quarantined.is_none()).map(|item| item.digest).collect();
+        // Before the delete, durably: after a crash in between, a writer stores the chunk again, instead of relying on a record of a chunk
+        // that is gone (H16).
         self.fetcher.forget_records(&chunks).await?;
+        // Last, as near to the requests as possible: another process that owns the store now may be storing these chunks.
         self.guard.check().await?;
-        // Before the requests are sent: one without an answer may be executed later (H17).
+        // Before the requests are sent: one without an answer may be executed later (H17). The digest locks are released after the ticket.
         let ticket = self.shared.begin_deletes(&chunks, self.backend.runtime());
         let removals: Vec<_> = chosen.iter().map(|item| Removal::any(item.key())).collect();
         let requests = removals.chunks(AT_ONCE).map(|removals| self.delete(removals));
