@@ -85,11 +85,11 @@ impl Fetcher {
 
     /// Makes a chunk a suspect after it was found missing or corrupt: the next backup that contains it stores it again (H22, H23).
     pub(super) async fn mark_suspect(&self, digest: Digest) {
-        // If the disk fails, this process still distrusts the record.
+        // If the disk fails, the suspect still makes the record void in this process.
         let _ = self.mark_suspect_durably(digest).await;
     }
 
-    /// The same, durably: when it returns, other processes distrust the record too.
+    /// As [`mark_suspect`](Self::mark_suspect), durably: when it returns, later processes have no record either.
     ///
     /// # Errors
     /// If the local disk fails.

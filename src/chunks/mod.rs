@@ -3,10 +3,10 @@
 //! # Storing
 //! A writer pins the chunk, and then does all of this under the digest lock:
 //!
-//! | the backend says | action |
+//! | answer of the backend | action |
 //! |---|---|
 //! | (this writer confirmed the chunk before) | none |
-//! | anything but absent, and the chunk is a suspect | read and validate the stored chunk, whatever vouches for it |
+//! | anything but absent, and the chunk is a suspect | read and validate the stored chunk, whatever names it |
 //! | absent | encode, create |
 //! | present, named by an explicit base, not empty | touched: known (D9) |
 //! | present, with the length of the new chunk | touched: a duplicate (D8) |
@@ -34,7 +34,7 @@
 //! | present | stored by this process and acknowledged, or found and compared | the chunk is not sent if a [witness](crate::chunks::witnesses) names it or a request finds it |
 //! | expected | an index names it | nothing, unless it is an explicit base that stays locked (D9) |
 //! | unknown | no record | the chunk is sent; if it exists, it is compared |
-//! | suspect, missing | a read found the chunk bad or gone: the record is forgotten | as unknown, and this process believes neither a base nor a length (D9, H23) until the chunk was stored or read again; what a verification found, later processes do not believe either |
+//! | suspect, missing | a read found the chunk corrupt or missing: the record is forgotten | as unknown, and neither a base nor a length makes the chunk known in this process (D9, H23) until it is stored again or read and found good; the suspect list extends that to later processes |
 //!
 //! Records are valid only in the lease term in which they were made, and in the next one of the same instance: another owner in
 //! between may have removed chunks. So may a program without a lease, at any time; hence the witnesses. **Before it removes chunks, the collector begins a new lease term and forgets their records** (H16,

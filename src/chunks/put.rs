@@ -13,15 +13,15 @@ use crate::format::layout::Key;
 /// Bytes that identify the kind of any blob.
 const HEADER_BYTES: u64 = 44;
 
-/// Presence of a chunk, as far as known.
+/// Result of the search for an existing chunk.
 pub(super) enum Lookup {
     /// No evidence that it exists.
     Absent,
-    /// The base vouches for it.
+    /// The base names it.
     Known,
     /// It exists, in an object of this many bytes.
     Present(u64),
-    /// A presence record says that it exists.
+    /// A presence record and a witness say that it exists.
     Recorded(u64),
 }
 
@@ -88,7 +88,7 @@ impl ChunkStore {
         self.store_unless_present(upload, present, is_suspect).await
     }
 
-    /// Presence of a chunk: without a request, unless only a presence record speaks for it.
+    /// Looks for an existing chunk, without a request unless a presence record is the only evidence.
     pub(super) async fn look_up(
         &self,
         writer: &WriterPins,
@@ -114,7 +114,7 @@ impl ChunkStore {
         })
     }
 
-    /// Returns `true` if evidence beside a presence record says that the chunk exists.
+    /// Returns `true` if a writer or a current snapshot names the chunk of a presence record.
     async fn is_witnessed(&self, writer: &WriterPins, digest: &Digest) -> Result<bool> {
         Ok(self.pins().is_confirmed(digest) || writer.witnesses.name(digest).await?)
     }
@@ -128,7 +128,7 @@ impl ChunkStore {
         }
     }
 
-    /// Stores a chunk, unless the stored one may stay. `present` is the length of the stored one, as far as known.
+    /// Stores a chunk unless an existing one passes the check. `present` is the length of the existing object, if it is known to exist.
     pub(super) async fn store_unless_present(
         &self,
         upload: Upload,
@@ -226,7 +226,7 @@ impl ChunkStore {
         let check = move || Ok((blob.check_crc().is_ok(), codecs.inspect(found, digest, length)));
         let (is_whole, inspected) = self.backend.runtime().run_blocking("check chunk", check).await?;
         if is_whole && inspected.is_err() {
-            return refused("what is there is encrypted too, and of another length");
+            return refused("the existing chunk is encrypted too, and has another length");
         }
         if is_whole {
             self.fetcher.suspects().remove(&digest);

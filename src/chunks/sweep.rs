@@ -126,7 +126,7 @@ impl Sweeping {
             });
             digest_locks.extend(locked);
         }
-        // Another process shows its use only by the time of the object. It touched the object after the listing if it uses it now (H4).
+        // Another process shows its use only by the time of the object. A writer touched the object since the listing if it uses it now (H6).
         self.recheck_use(unused, &mut swept).await?;
         let chosen: Vec<_> =
             unused.iter().zip(&swept).filter(|(_, swept)| swept.is_none()).map(|(item, _)| *item).collect();

@@ -15,7 +15,7 @@
 //! It reads indexes from local copies of the listed version, those of its own group and
 //! the newest first, and only while it meets chunks that none of them named. An index without a copy is no witness.
 //!
-//! Memory: at most [`MOST`] names of 16 bytes. Chunks of further indexes are looked up.
+//! Memory: at most [`MAX_NAMES`] names of 16 bytes. Chunks of further indexes are looked up.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::format::layout::{Key, Prefix};
 use crate::format::name::{ArchiveKind, GroupName, Namespace};
 
 /// Maximum number of names kept for one writer.
-const MOST: usize = 1 << 20;
+const MAX_NAMES: usize = 1 << 20;
 /// Minimum bytes of an entry of an index.
 const ENTRY_BYTES: u64 = 32;
 
@@ -86,7 +86,7 @@ impl Witnesses {
             let Some(next) = state.unread.as_ref().and_then(|unread| unread.last()).cloned() else {
                 return Ok(false);
             };
-            let room = MOST - state.names.len();
+            let room = MAX_NAMES - state.names.len();
             if next.size / ENTRY_BYTES <= room as u64 {
                 state.names.extend(names_in(metadata_cache, &next).await?);
             }

@@ -107,7 +107,8 @@ impl GcPlan {
         waiting.truncate(MOST_SIGHTINGS.saturating_sub(seen.len()));
         // Including those of an earlier run whose deletion was confirmed.
         let chunks = self.store.inner().chunks();
-        let leaving: Vec<_> = chunks.pending_deletes().into_iter().map(|digest| (digest, self.times.now)).collect();
+        let leaving: Vec<_> =
+            chunks.pending_deletes().into_iter().map(|digest| (digest, self.times.now)).collect();
         let mut shortened = None;
         loop {
             let all = seen.iter().chain(&waiting).copied().collect();

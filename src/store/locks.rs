@@ -83,7 +83,8 @@ impl StoreLocks<'_> {
             self.inner.chunks.open_presence(uuid).await?;
         }
         self.inner.chunks.inherit_pending_deletes(&Key::GcCandidates).await?;
-        future::try_join(self.inner.chunks.refresh_suspect_list(), self.inner.chunks.refresh_gc_candidates()).await?;
+        future::try_join(self.inner.chunks.refresh_suspect_list(), self.inner.chunks.refresh_gc_candidates())
+            .await?;
         Ok(guard)
     }
 

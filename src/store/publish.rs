@@ -2,7 +2,7 @@
 //!
 //! # Order
 //! ```text
-//! no pending delete can hit a chunk any more → GC candidates among the chunks restarted → barrier → indexes → barrier
+//! no pending delete can hit a chunk any more → GC candidates among the chunks reset → barrier → indexes → barrier
 //!   → bases, stored objects and locks checked → manifest → barrier
 //! ```
 //! A crash before the manifest leaves files without one: an unfinished snapshot, which readers ignore and the next backup of the group

@@ -171,6 +171,8 @@ async fn is_at_target(run: &Run, digest: Digest, reuse: &Reuse) -> Result<bool> 
     let named = reuse.base.as_ref().is_some_and(|base| base.names(&digest)).then_some(ReuseSource::Base);
     match named.or(reuse.of_same) {
         None => Ok(false),
-        Some(reference) => run.target.inner().chunks().reuse_if_present(&reuse.taken, digest, reference).await,
+        Some(reference) => {
+            run.target.inner().chunks().reuse_if_present(&reuse.taken, digest, reference).await
+        }
     }
 }
