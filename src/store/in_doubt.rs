@@ -51,7 +51,7 @@ impl StoreInner {
     pub(super) async fn put_manifest(&self, name: &SnapshotName, blob: Bytes) -> Result<(), PutError> {
         let backend = self.backend.as_ref();
         // Before the request, because this future may be dropped and the request still executed.
-        let ticket = self.doubts.manifests.begin(name, self.runtime());
+        let ticket = self.in_doubt.manifests.begin(name, self.runtime());
         let mode = backend.capabilities().create_mode();
         let put = put_verified(backend, &Key::Manifest(name.clone()), blob, mode).await;
         ticket.end(name, put.as_ref().map_or_else(|error| error.is_certain, |_| true));
@@ -59,8 +59,8 @@ impl StoreInner {
     }
 
     /// Returns `true` if the manifest of this snapshot may still appear.
-    pub(super) fn is_doubtful(&self, name: &SnapshotName) -> bool {
-        self.doubts.manifests.contains(name, self.runtime().monotonic())
+    pub(super) fn is_manifest_pending(&self, name: &SnapshotName) -> bool {
+        self.in_doubt.manifests.contains(name, self.runtime().monotonic())
     }
 
     /// Deletes objects, and records the deletes without an answer as pending.
@@ -70,7 +70,7 @@ impl StoreInner {
     pub(super) async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         // Before the request, because this future may be dropped and the request still executed.
         let keys = removals.iter().map(|removal| &removal.key);
-        let ticket = self.doubts.deletes.begin(keys, self.runtime());
+        let ticket = self.in_doubt.deletes.begin(keys, self.runtime());
         let results = self.backend.delete(removals).await;
         for (at, removal) in removals.iter().enumerate() {
             match &results {
@@ -89,8 +89,8 @@ impl StoreInner {
     ///
     /// # Errors
     /// `Busy` while such a request may still be executed.
-    pub(super) fn check_settled(&self, key: &Key) -> Result<()> {
-        let own = self.doubts.deletes.remaining(key, self.runtime().monotonic());
+    pub(super) fn check_no_pending_delete(&self, key: &Key) -> Result<()> {
+        let own = self.in_doubt.deletes.remaining(key, self.runtime().monotonic());
         own.max(self.backend.in_doubt(key)).map_or(Ok(()), |left| Err(in_doubt(left).on(key)))
     }
 
@@ -98,16 +98,16 @@ impl StoreInner {
     ///
     /// # Errors
     /// `Busy` while such a request may still be executed.
-    pub(super) fn check_name_settled(&self, name: &SnapshotName) -> Result<()> {
+    pub(super) fn check_no_pending_delete_of(&self, name: &SnapshotName) -> Result<()> {
         let is_of_it = |key: &Key| snapshot_of(key) == Some(name);
-        let own = self.doubts.deletes.longest_of(is_of_it, self.runtime().monotonic());
+        let own = self.in_doubt.deletes.longest_of(is_of_it, self.runtime().monotonic());
         let left = own.max(self.backend.in_doubt(&Key::Manifest(name.clone())));
         left.map_or(Ok(()), |left| Err(in_doubt(left).on(name)))
     }
 
     /// The snapshots of a group with a pending delete.
-    pub(super) fn leaving_snapshots(&self, group: &GroupName) -> Vec<SnapshotName> {
-        let keys = self.doubts.deletes.keys(self.runtime().monotonic());
+    pub(super) fn snapshots_with_pending_delete(&self, group: &GroupName) -> Vec<SnapshotName> {
+        let keys = self.in_doubt.deletes.keys(self.runtime().monotonic());
         let names = keys.iter().filter_map(snapshot_of);
         names.filter(|name| name.group() == group).cloned().collect()
     }

@@ -37,7 +37,7 @@ pub(crate) struct StoreInner {
     /// `true` if this handle gave the store a new identity.
     pub(super) is_renamed: AtomicBool,
     pub(super) local: Option<Local>,
-    pub(super) doubts: InDoubt,
+    pub(super) in_doubt: InDoubt,
     /// Unset in a store of PBS that was never changed.
     pub(super) identity: OnceLock<Identity>,
     /// Held while the store gets its identity.
@@ -90,7 +90,7 @@ impl StoreInner {
             backend,
             budget: Semaphore::new(options.memory_bytes),
             chunks,
-            doubts: InDoubt::default(),
+            in_doubt: InDoubt::default(),
             identity,
             identifying: AsyncMutex::default(),
             is_renamed: AtomicBool::new(false),

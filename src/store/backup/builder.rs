@@ -98,9 +98,9 @@ impl BackupBuilder {
         witnesses.begin().await?;
         let snapshots = remove_leftovers(&store, &group).await?;
         let store_guard = store.locks().store_to_write().await?;
-        let leaving = inner.leaving_snapshots(&group);
+        let pending = inner.snapshots_with_pending_delete(&group);
         let newest = snapshots.iter().map(|snapshot| snapshot.name.time()).max();
-        let last_left = leaving.iter().map(SnapshotName::time).max();
+        let last_left = pending.iter().map(SnapshotName::time).max();
         let wanted = time;
         let mut time = choose_time(wanted, inner.runtime().now(), newest, last_left)
             .map_err(|why| failed(ErrorKind::InvalidInput).because(why))?;
@@ -111,7 +111,7 @@ impl BackupBuilder {
         if snapshots.iter().any(|found| found.name == name) {
             return Err(Error::new(ErrorKind::AlreadyExists, "begin backup").on(&name));
         }
-        inner.check_name_settled(&name)?;
+        inner.check_no_pending_delete_of(&name)?;
         let snapshot_guard = store.locks().snapshot(&name).await?;
         let locks = PublicationLocks {
             group: Held::from(group_guard),

@@ -27,8 +27,8 @@ pub(in crate::store) fn settled_time(
 ) -> BackupTime {
     let seconds = i64::try_from(CLOCK_TOLERANCE.as_secs()).unwrap_or_default();
     let times = (0..=seconds).filter_map(|more| BackupTime::from_epoch(time.epoch() + more).ok());
-    let is_settled = |time: &BackupTime| store.check_name_settled(&group.snapshot(*time)).is_ok();
-    times.into_iter().find(is_settled).unwrap_or(time)
+    let is_free = |time: &BackupTime| store.check_no_pending_delete_of(&group.snapshot(*time)).is_ok();
+    times.into_iter().find(is_free).unwrap_or(time)
 }
 
 /// Makes sure that the group belongs to the caller. Returns the owner object if it was stored.
@@ -43,7 +43,7 @@ pub(in crate::store) async fn claim(
         Some(owner) if caller.may_access(&owner) => {
             // A delete of the owner may be pending, but not while the group has a finished snapshot, which is deleted before it.
             if !snapshots.iter().any(|snapshot| snapshot.state == SnapshotState::Finished) {
-                store.check_settled(&key)?;
+                store.check_no_pending_delete(&key)?;
             }
             Ok(Vec::new())
         }
@@ -51,7 +51,7 @@ pub(in crate::store) async fn claim(
             .on(group)
             .because(format!("the group belongs to {owner}, not to {caller}"))),
         None => {
-            store.check_settled(&key)?;
+            store.check_no_pending_delete(&key)?;
             let backend = &store.backend;
             let mode = backend.capabilities().create_mode();
             let owner = Bytes::from(encode_owner(caller));

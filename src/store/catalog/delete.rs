@@ -241,7 +241,7 @@ impl Deletions<'_> {
         if self.inner.manifests().exists(&info.name).await? {
             return Ok(DeleteOutcome::Changed);
         }
-        if self.inner.is_doubtful(&info.name) {
+        if self.inner.is_manifest_pending(&info.name) {
             return busy("its manifest may still arrive");
         }
         if info.protected {
@@ -286,7 +286,7 @@ impl Deletions<'_> {
     /// Deletes all files of a snapshot, the manifest first. The caller holds its exclusive lock.
     async fn delete_files(&self, info: &SnapshotInfo, guard: Box<dyn LockGuard>) -> Result<(), DeleteError> {
         let backend = self.inner.backend.as_ref();
-        if self.inner.is_doubtful(&info.name) {
+        if self.inner.is_manifest_pending(&info.name) {
             let error = Error::new(ErrorKind::Busy, "delete").on(&info.name);
             return Err(error.because("its manifest may still arrive").into());
         }

@@ -49,7 +49,7 @@ impl Metadata<'_> {
         if self.inner.catalog().has_namespace(namespace).await? {
             return Err(failed(ErrorKind::AlreadyExists));
         }
-        self.inner.check_settled(&Key::Namespace(namespace.clone()))?;
+        self.inner.check_no_pending_delete(&Key::Namespace(namespace.clone()))?;
         let mode = self.inner.backend.capabilities().create_mode();
         self.put_small(Key::Namespace(namespace.clone()), Bytes::new(), mode).await
     }
@@ -68,7 +68,7 @@ impl Metadata<'_> {
         let _held = self.inner.locks().group(group).await?;
         let key = Key::Owner(group.clone());
         let found = self.inner.backend.head(&key).await?;
-        self.inner.check_settled(&key)?;
+        self.inner.check_no_pending_delete(&key)?;
         let mode = self.inner.instead_of(Some(found.version));
         self.put_small(key, encode_owner(owner).into(), mode).await
     }
@@ -90,7 +90,7 @@ impl Metadata<'_> {
         if notes.is_empty() {
             return self.remove_small(key).await;
         }
-        self.inner.check_settled(&key)?;
+        self.inner.check_no_pending_delete(&key)?;
         let found = match self.inner.backend.head(&key).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             found => Some(found?.version),
@@ -122,8 +122,8 @@ impl Metadata<'_> {
             Protection::Off => self.remove_small(key).await,
             Protection::On => {
                 // An acknowledged protection stays (H17, H47).
-                self.inner.check_settled(&key)?;
-                self.inner.check_settled(&manifest)?;
+                self.inner.check_no_pending_delete(&key)?;
+                self.inner.check_no_pending_delete(&manifest)?;
                 self.put_small(key, Bytes::new(), PutMode::Replace).await
             }
         }

@@ -175,7 +175,7 @@ impl Relocator<'_> {
         if backend.has(&to).await? {
             return Ok(None);
         }
-        self.inner.check_settled(&to)?;
+        self.inner.check_no_pending_delete(&to)?;
         let mode = backend.capabilities().create_mode();
         // The destination group is locked, so an equal object is the one of this put (H18).
         let version = put_verified(backend.as_ref(), &to, bytes, mode).await.map_err(PutError::into_error)?;

@@ -138,11 +138,11 @@ impl Relocator<'_> {
             Err(Error::new(ErrorKind::Busy, "relocate").on(name).because(why).into())
         };
         for name in [&info.name, target] {
-            if self.inner.is_doubtful(name) {
+            if self.inner.is_manifest_pending(name) {
                 return busy(name, "its manifest may still arrive");
             }
         }
-        self.inner.check_name_settled(target)?;
+        self.inner.check_no_pending_delete_of(target)?;
         self.check_remains(files, target).await?;
         let mut written = Vec::new();
         match self.copy_all(info, target, files, guards, &mut written).await {
@@ -237,7 +237,7 @@ impl Relocator<'_> {
         if self.inner.backend.has(&key).await? {
             return Ok(None);
         }
-        self.inner.check_settled(&key)?;
+        self.inner.check_no_pending_delete(&key)?;
         let version = self.inner.backend.put(&key, Bytes::new(), PutMode::Replace).await?;
         self.inner.backend.barrier().await?;
         Ok(Some(Written { key, version }))
@@ -251,7 +251,7 @@ impl Relocator<'_> {
         guards: Guards,
         manifest: Box<dyn LockGuard>,
     ) -> Result<(), DeleteError> {
-        if self.inner.is_doubtful(&info.name) {
+        if self.inner.is_manifest_pending(&info.name) {
             let error = Error::new(ErrorKind::Busy, "delete").on(&info.name);
             return Err(error.because("its manifest may still arrive").into());
         }
@@ -285,7 +285,7 @@ impl Relocator<'_> {
         files: &[(Key, Key)],
         guards: Guards,
     ) -> Result<Relocated, DeleteError> {
-        if self.inner.is_doubtful(&info.name) {
+        if self.inner.is_manifest_pending(&info.name) {
             return Ok(Relocated::Unfinished);
         }
         for (from, to) in files {

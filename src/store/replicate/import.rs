@@ -72,7 +72,7 @@ impl GroupImport {
         let store = &self.store;
         let busy =
             |why: &'static str| Err(Error::new(ErrorKind::Busy, "store snapshot").on(name).because(why));
-        store.check_name_settled(name)?;
+        store.check_no_pending_delete_of(name)?;
         let guard = store.locks().snapshot(name).await?;
         let info = match store.catalog().snapshot_info(name).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -84,7 +84,7 @@ impl GroupImport {
                 info.check_readable("replace")?;
                 // A live writer would hold its lock, if that lock reaches all processes that could write it.
                 let may_be_alive = store.backend.capabilities().lock_reach == LockReach::Process;
-                if may_be_alive || store.is_doubtful(name) || store.manifests().exists(name).await? {
+                if may_be_alive || store.is_manifest_pending(name) || store.manifests().exists(name).await? {
                     return busy("an unfinished one of that name may still be written");
                 }
                 if info.protected {
