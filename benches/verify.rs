@@ -26,8 +26,8 @@ use futures::executor::block_on;
 use futures::io::AllowStdIo;
 use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 use larder::rt::{Runtime, ThreadRuntime};
-use larder::store::{Datastore, Options};
-use larder::verify::{self, Recording, Scope, VerifyOptions};
+use larder::store::{Datastore, Options, Scope};
+use larder::verify::{self, Recording, VerifyOptions};
 use sha2::Digest as _;
 
 const TARGET: f64 = 1.25;
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         let (verified, report) = time(|| {
             block_on(async {
                 let options = VerifyOptions::default().recording(Recording::Off);
-                let plan = verify::plan(&store, Scope::Store, options).await.expect("a plan");
+                let mut plan = verify::plan(&store, &Scope::Store, options).await.expect("a plan");
                 plan.execute().await.expect("a report")
             })
         });

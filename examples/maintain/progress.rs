@@ -9,7 +9,7 @@ use larder::Observer;
 use larder::gc::GcEvent;
 use larder::prune::PruneEvent;
 use larder::sync::{SyncEvent, SyncObserver};
-use larder::verify;
+use larder::verify::VerifyEvent;
 
 /// A progress bar, if standard error is a terminal.
 #[derive(Debug)]
@@ -67,12 +67,12 @@ impl Observer<GcEvent> for Bar {
     }
 }
 
-impl verify::Observer for Bar {
-    fn on_event(&self, event: &verify::Event<'_>) {
+impl Observer<VerifyEvent> for Bar {
+    fn on_event(&self, event: &VerifyEvent) {
         let Some(bar) = &self.bar else { return };
         match event {
-            verify::Event::ChunkChecked { .. } => bar.inc(1),
-            verify::Event::SnapshotStarted { snapshot } => bar.set_message(snapshot.to_string()),
+            VerifyEvent::ChunkChecked { .. } => bar.inc(1),
+            VerifyEvent::SnapshotStarted { snapshot } => bar.set_message(snapshot.to_string()),
             _ => {}
         }
     }

@@ -4,9 +4,10 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _};
+use larder::store::Scope;
 use larder::verify::{
-    self, DamagedArchive, DamagedSnapshot, Fault, Incomplete, Mode, Recording, Repair, Sample, Scope,
-    SkipReason, VerifyOptions, VerifyReport,
+    self, ArchiveDamage, Incomplete, ObjectFault, Recording, Repair, Sample, SkipReason, SnapshotDamage,
+    VerifyMode, VerifyOptions, VerifyReport,
 };
 use serde_json::{Value, json};
 
@@ -23,7 +24,7 @@ verify [SNAPSHOT|GROUP]
   --rotation N         where a sample begins; what the last one printed
   --outdated-after DAYS
                        in a full run, read what was not verified for so long
-  --report-only        change nothing: no chunk is put aside, no result written down";
+  --report-only        change nothing: no chunk is quarantined, no result recorded";
 
 #[derive(Default)]
 pub(crate) struct Verify {
@@ -72,8 +73,8 @@ impl Command for Verify {
         }
         self.scope = Some(match (asked.named()?, asked.namespace()) {
             (Some(Named::Group(group)), _) => Scope::Group(group),
-            (Some(Named::Snapshot(snapshot)), _) => Scope::Snapshot(snapshot),
-            (None, Some(namespace)) => Scope::Namespace(namespace.clone()),
+            (Some(Named::Snapshot(snapshot)), _) => Scope::Snapshots(vec![snapshot]),
+            (None, Some(namespace)) => Scope::Tree(namespace.clone()),
             (None, None) => Scope::Store,
         });
         Ok(())
@@ -96,12 +97,12 @@ impl Verify {
             Scope::Group(group) if !at.store.groups(group.namespace()).await?.contains(group) => {
                 return Err(input(format!("there is no group {group}")));
             }
-            Scope::Namespace(namespace) if !at.store.has_namespace(namespace).await? => {
+            Scope::Tree(namespace) if !at.store.has_namespace(namespace).await? => {
                 return Err(input(format!("there is no namespace {namespace}")));
             }
             _ => {}
         }
-        let plan = verify::plan(at.store, scope, self.options(at)).await?;
+        let mut plan = verify::plan(at.store, &scope, self.options(at)).await?;
         let estimate = *plan.estimate();
         output.say(format!(
             "at most: {}, {}, {} to read, {}",
@@ -137,9 +138,9 @@ impl Verify {
 
     fn options(&self, at: &Place<'_>) -> VerifyOptions {
         let mode = match self.mode.as_deref() {
-            Some("presence") => Mode::Presence,
-            Some("sample") => Mode::Sample(self.sample),
-            _ => Mode::Full,
+            Some("presence") => VerifyMode::Presence,
+            Some("sample") => VerifyMode::Sample(self.sample),
+            _ => VerifyMode::Full,
         };
         let mut options = VerifyOptions::default().mode(mode).process(std::process::id(), 0);
         options = options.observer(at.bar.clone()).abort(signals::flag());
@@ -171,15 +172,11 @@ fn tell(report: &VerifyReport, output: &mut Output) {
         states.iter().map(|(number, _, key)| ((*key).to_owned(), Value::from(*number))).collect();
     output.set("chunks", counts);
     let done = [
-        ("quarantined", report.quarantined, "corrupt chunks put aside"),
-        ("reinstated", report.reinstated, "missing chunks put back"),
-        ("unrepaired", report.unrepaired, "chunks that could not be put aside or back"),
+        ("quarantined", report.quarantined, "corrupt chunks quarantined"),
+        ("reinstated", report.reinstated, "missing chunks reinstated"),
+        ("unrepaired", report.unrepaired, "chunks that could not be quarantined or reinstated"),
         ("unsteady", report.unsteady, "objects that were bad when read once and good when read again"),
-        (
-            "unrecorded",
-            report.unrecorded.len() as u64,
-            "manifests into which the result could not be written",
-        ),
+        ("unrecorded", report.unrecorded.len() as u64, "manifests in which the result could not be recorded"),
     ];
     for (key, number, what) in done {
         output.set(key, number);
@@ -236,7 +233,7 @@ fn tell_damage(report: &VerifyReport, output: &mut Output) {
     });
     output.set("incomplete", incomplete);
     if report.is_suspicion_damaged {
-        output.say("the list of suspect chunks is damaged: nothing is put aside; it can be deleted when nothing uses the store");
+        output.say("the list of suspect chunks is damaged: nothing is quarantined; it can be deleted when nothing uses the store");
     }
     if !report.damaged.is_empty() {
         output.trouble(format!("{} damaged", are(report.damaged.len(), "snapshot")));
@@ -268,7 +265,7 @@ fn are(number: usize, what: &str) -> String {
     format!("{} {}", count(number as u64, what), if number == 1 { "is" } else { "are" })
 }
 
-fn archive_faults(archive: &DamagedArchive) -> String {
+fn archive_faults(archive: &ArchiveDamage) -> String {
     let counts = [
         (archive.corrupt, "corrupt chunk"),
         (archive.missing, "missing chunk"),
@@ -284,7 +281,7 @@ fn archive_faults(archive: &DamagedArchive) -> String {
     faults.join(", ")
 }
 
-fn damaged_json(damaged: &DamagedSnapshot) -> Value {
+fn damaged_json(damaged: &SnapshotDamage) -> Value {
     let archives = damaged.archives.iter().map(|archive| {
         json!({
             "name": archive.name.to_string(),
@@ -302,10 +299,10 @@ fn damaged_json(damaged: &DamagedSnapshot) -> Value {
     })
 }
 
-fn fault_text(fault: Fault) -> &'static str {
+fn fault_text(fault: ObjectFault) -> &'static str {
     match fault {
-        Fault::Corrupt => "corrupt",
-        Fault::Missing => "missing",
+        ObjectFault::Corrupt => "corrupt",
+        ObjectFault::Missing => "missing",
     }
 }
 

@@ -6,7 +6,7 @@ use crate::format::blob::MIN_BLOB_BYTES;
 use crate::verify::context::{Run, Work};
 use crate::verify::ledger::{ChunkId, Depth, Turn, Verdict};
 use crate::verify::options::Repair;
-use crate::verify::report::Event;
+use crate::verify::report::VerifyEvent;
 
 /// Next step for an entry of an index.
 pub(super) enum Step<'a> {
@@ -31,7 +31,7 @@ impl Run {
                         Turn::Known(verdict) => Step::Done(verdict),
                         turn @ Turn::Wait(_) => Step::Later(turn, Depth::Presence),
                         Turn::Mine(ticket) => {
-                            self.note(id, Verdict::Presence);
+                            self.count(id, Verdict::Presence);
                             ticket.settle(Verdict::Presence);
                             Step::Done(Verdict::Presence)
                         }
@@ -47,7 +47,7 @@ impl Run {
     }
 
     /// Checks a chunk, or waits for the pass that does.
-    pub(super) async fn look(&self, id: ChunkId, turn: Turn<'_>, depth: Depth) -> (ChunkId, Verdict) {
+    pub(super) async fn check(&self, id: ChunkId, turn: Turn<'_>, depth: Depth) -> (ChunkId, Verdict) {
         let ticket = match turn {
             Turn::Known(verdict) => return (id, verdict),
             Turn::Wait(waiting) => return (id, waiting.await.unwrap_or(Verdict::Unchecked)),
@@ -58,7 +58,7 @@ impl Run {
             Depth::Contents => self.read(id).await,
             Depth::Presence => self.confirm(id).await,
         };
-        self.note(id, verdict);
+        self.count(id, verdict);
         ticket.settle(verdict);
         (id, verdict)
     }
@@ -115,7 +115,15 @@ impl Run {
             self.store.inner().chunks().mark_suspect(id.digest).await;
             return Verdict::Corrupt;
         }
-        match self.store.inner().repairs().quarantine(id.digest, u64::from(id.length)).await {
+        // The quarantine completes even if this future is dropped; the next execution then finds the chunk missing.
+        let was_started = !self.repairs().insert(id);
+        let outcome = self.store.inner().repairs().quarantine(id.digest, u64::from(id.length)).await;
+        self.repairs().remove(&id);
+        match outcome {
+            QuarantineOutcome::Absent if was_started => {
+                self.findings().report.quarantined += 1;
+                Verdict::Corrupt
+            }
             QuarantineOutcome::Absent => Verdict::Missing,
             QuarantineOutcome::Done => {
                 self.findings().report.quarantined += 1;
@@ -138,6 +146,10 @@ impl Run {
             return Verdict::Missing;
         }
         match self.store.inner().repairs().reinstate(id.digest, u64::from(id.length)).await {
+            Ok(None) if self.repairs().remove(&id) => {
+                self.findings().report.quarantined += 1;
+                Verdict::Corrupt
+            }
             Ok(None) => Verdict::Missing,
             Ok(Some(examined)) => {
                 self.findings().report.reinstated += 1;
@@ -151,8 +163,8 @@ impl Run {
     }
 
     /// Counts a chunk, and emits its event.
-    pub(super) fn note(&self, id: ChunkId, verdict: Verdict) {
-        self.control.note(verdict);
+    pub(super) fn count(&self, id: ChunkId, verdict: Verdict) {
+        self.control.count_verdict(verdict);
         {
             let counts = &mut self.findings().report.chunks;
             match verdict {
@@ -166,7 +178,7 @@ impl Run {
             }
         }
         if let Some(finding) = verdict.finding() {
-            self.tell(&Event::ChunkChecked { digest: &id.digest, finding });
+            self.notify(&VerifyEvent::ChunkChecked { digest: id.digest, finding });
         }
     }
 }

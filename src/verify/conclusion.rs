@@ -1,25 +1,27 @@
-//! Findings about one snapshot and its archives.
+//! Conclusions about one snapshot and its archives.
 
 use std::collections::HashSet;
 
 use crate::backend::LockGuard;
-use crate::format::Digest;
-use crate::format::manifest::ManifestFile;
+use crate::format::manifest::{ManifestFile, VerifyResult};
 use crate::format::name::SnapshotName;
+use crate::verify::findings::{Merge, Visit, VisitFindings};
 use crate::verify::ledger::{ChunkId, Verdict};
-use crate::verify::report::{DamagedArchive, DamagedSnapshot, Fault, LISTED, Merge};
+use crate::verify::report::{ArchiveDamage, LISTED, ObjectFault};
 
-/// Findings about a snapshot, to be recorded. The snapshot stays locked until then.
+/// Conclusion about a snapshot, to be recorded. The snapshot stays locked until then.
 #[derive(Debug)]
 pub(super) struct Conclusion {
-    pub(super) damaged: DamagedSnapshot,
+    pub(super) found: VisitFindings,
+    /// `true` if the client log was not checked. The state of the snapshot does not depend on it.
+    pub(super) is_log_open: bool,
     /// `true` if the whole snapshot was read.
     pub(super) is_read: bool,
     pub(super) lock: Option<Box<dyn LockGuard>>,
-    pub(super) merge: Merge,
-    pub(super) missing: Vec<Digest>,
+    pub(super) missing: Vec<ChunkId>,
     /// `true` if some result is unknown.
     pub(super) open: bool,
+    pub(super) visit: Visit,
 }
 
 /// Results for the chunks of an archive.
@@ -32,14 +34,15 @@ pub(super) struct Tally {
 }
 
 impl Conclusion {
-    pub(super) fn new(name: SnapshotName, merge: Merge) -> Self {
+    pub(super) fn new(visit: Visit, name: SnapshotName, merge: Merge) -> Self {
         Self {
-            damaged: DamagedSnapshot { archives: Vec::new(), manifest: None, name },
+            found: VisitFindings::new(name, merge),
+            is_log_open: false,
             is_read: false,
             lock: None,
-            merge,
             missing: Vec::new(),
             open: false,
+            visit,
         }
     }
 
@@ -48,8 +51,19 @@ impl Conclusion {
         !self.missing.is_empty()
     }
 
-    pub(super) fn fault(&mut self, file: &ManifestFile, fault: Fault) {
-        self.damaged.archives.push(DamagedArchive {
+    /// The verify state for the manifest, if any: `ok` only if all of it was read and is good (H102).
+    pub(super) fn state(&self) -> Option<VerifyResult> {
+        if !self.found.damage.archives.is_empty() {
+            Some(VerifyResult::Failed)
+        } else if self.is_read && !self.open {
+            Some(VerifyResult::Ok)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn fault(&mut self, file: &ManifestFile, fault: ObjectFault) {
+        self.found.damage.archives.push(ArchiveDamage {
             corrupt: 0,
             digests: Vec::new(),
             fault: Some(fault),
@@ -65,11 +79,11 @@ impl Conclusion {
         if corrupt.is_empty() && misfits.is_empty() && missing.is_empty() {
             return;
         }
-        self.missing.extend(missing.iter().map(|id| id.digest));
+        self.missing.extend(&missing);
         let listed = corrupt.iter().chain(&missing).map(|id| id.digest).take(LISTED);
         let mut digests: Vec<_> = listed.collect();
         digests.sort_unstable();
-        self.damaged.archives.push(DamagedArchive {
+        self.found.damage.archives.push(ArchiveDamage {
             corrupt: corrupt.len() as u64,
             digests,
             fault: None,
@@ -81,6 +95,16 @@ impl Conclusion {
 }
 
 impl Tally {
+    pub(super) fn new(is_encrypted: bool) -> Self {
+        Self {
+            corrupt: HashSet::new(),
+            is_encrypted,
+            misfits: HashSet::new(),
+            missing: HashSet::new(),
+            open: false,
+        }
+    }
+
     pub(super) fn add(&mut self, id: ChunkId, verdict: Verdict) {
         match verdict {
             Verdict::Corrupt => drop(self.corrupt.insert(id)),

@@ -1,7 +1,7 @@
 //! The state of a run that its passes share.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::format::upid::Upid;
@@ -10,31 +10,35 @@ use crate::store::{Datastore, SnapshotInfo};
 use crate::verify::collector::Collector;
 use crate::verify::conclusion::Conclusion;
 use crate::verify::control::Control;
-use crate::verify::ledger::Ledger;
+use crate::verify::findings::{Findings, Merge};
+use crate::verify::ledger::{ChunkId, Ledger};
 use crate::verify::listing::Listed;
 use crate::verify::options::VerifyOptions;
-use crate::verify::report::{Findings, Merge};
+use crate::verify::passes::Passes;
+use crate::verify::report::VerifyEvent;
 
-/// One run, with everything that its passes share.
+/// One run, with everything that its passes share. It lasts for all executions of a plan.
 #[derive(Debug)]
 pub(super) struct Run {
+    pub(super) concurrency: usize,
     pub(super) control: Control,
-    pub(super) findings: Mutex<Findings>,
-    /// Snapshots with missing parts, waiting for evidence that the store can be trusted.
-    pub(super) held: Mutex<Vec<Conclusion>>,
-    pub(super) in_flight: usize,
+    findings: Mutex<Findings>,
+    /// Snapshots with missing parts, waiting for evidence that the store can be trusted. Empty between executions.
+    held: Mutex<Vec<Conclusion>>,
     pub(super) ledger: Ledger,
     pub(super) now: SystemTime,
     pub(super) options: VerifyOptions,
-    pub(super) passes: AtomicU64,
+    passes: Mutex<Passes>,
     pub(super) references: u64,
+    /// Corrupt chunks whose quarantine has started and whose result is not known.
+    repairs: Mutex<HashSet<ChunkId>>,
     /// One slot for each chunk in flight.
     pub(super) slots: Arc<Semaphore>,
     pub(super) store: Datastore,
     pub(super) targets: Vec<SnapshotInfo>,
     pub(super) upid: Upid,
-    /// By snapshot, the number of passes with complete results.
-    pub(super) whole: Mutex<Vec<u64>>,
+    /// By snapshot, `true` if it was verified recently, before this run; `None` before its manifest was read.
+    verified: Mutex<Vec<Option<bool>>>,
 }
 
 /// Action of a pass on each chunk.
@@ -50,21 +54,67 @@ pub(super) enum Work<'a> {
     Presence(&'a Listed),
 }
 
-/// Snapshots of a pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
-    All,
-    /// Snapshots that are not read again.
-    VerifiedBefore,
+impl Work<'_> {
+    /// How the findings of a pass are merged with those of others.
+    pub(super) fn merge(self) -> Merge {
+        if matches!(self, Self::Known) { Merge::Max } else { Merge::Add }
+    }
 }
 
-impl Work<'_> {
-    /// How the findings of a pass are merged with earlier ones.
-    pub(super) fn merge(self, which: Which) -> Merge {
-        if matches!(self, Self::Known) && which == Which::VerifiedBefore {
-            Merge::Replace
-        } else {
-            Merge::Add
+impl Run {
+    pub(super) fn new(
+        store: Datastore,
+        options: VerifyOptions,
+        targets: Vec<SnapshotInfo>,
+        (upid, now): (Upid, SystemTime),
+        references: u64,
+    ) -> Self {
+        let concurrency = options.control.concurrency.unwrap_or_else(|| store.inner().in_flight());
+        Self {
+            concurrency,
+            control: Control::new(&options),
+            findings: Mutex::default(),
+            held: Mutex::default(),
+            ledger: Ledger::new(options.memory_bytes / 2),
+            now,
+            options,
+            passes: Mutex::default(),
+            references,
+            repairs: Mutex::default(),
+            slots: Semaphore::new(concurrency),
+            store,
+            verified: Mutex::new(vec![None; targets.len()]),
+            targets,
+            upid,
         }
+    }
+
+    pub(super) fn findings(&self) -> MutexGuard<'_, Findings> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn held(&self) -> MutexGuard<'_, Vec<Conclusion>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn passes(&self) -> MutexGuard<'_, Passes> {
+        self.passes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn repairs(&self) -> MutexGuard<'_, HashSet<ChunkId>> {
+        self.repairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn verified(&self) -> MutexGuard<'_, Vec<Option<bool>>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn notify(&self, event: &VerifyEvent) {
+        self.options.control.notify(event);
+    }
+
+    /// Half of the memory: the share of listings and samples.
+    pub(super) fn half(&self) -> usize {
+        self.options.memory_bytes / 2
     }
 }

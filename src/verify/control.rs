@@ -1,12 +1,12 @@
-//! Conditions that end a run early: an abort, a budget, or an unreachable store.
+//! Conditions that end an execution early: an abort, a budget, or an unreachable store.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::verify::ledger::Verdict;
-use crate::verify::options::{Mode, VerifyOptions};
+use crate::verify::options::{VerifyMode, VerifyOptions};
 
-/// Reason why a run ends early.
+/// Reason why an execution ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
     Aborted,
@@ -18,7 +18,7 @@ pub(super) enum Stop {
 
 #[derive(Debug)]
 pub(super) struct Control {
-    abort: Option<Arc<AtomicBool>>,
+    abort: Arc<AtomicBool>,
     bytes: AtomicU64,
     byte_limit: AtomicU64,
     /// Number of consecutive missing chunks.
@@ -35,11 +35,11 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn new(options: &VerifyOptions) -> Self {
         let (bytes, requests) = match options.mode {
-            Mode::Sample(sample) => (sample.bytes, sample.requests),
-            Mode::Full | Mode::Presence => (None, None),
+            VerifyMode::Sample(sample) => (sample.bytes, sample.requests),
+            VerifyMode::Full | VerifyMode::Presence => (None, None),
         };
         Self {
-            abort: options.abort.clone(),
+            abort: Arc::clone(&options.control.abort),
             bytes: AtomicU64::new(0),
             byte_limit: AtomicU64::new(bytes.unwrap_or(u64::MAX)),
             missing: AtomicU64::new(0),
@@ -52,14 +52,27 @@ impl Control {
         }
     }
 
-    /// The reason why the run ends; `None` if it continues.
+    /// The reason why the execution ends; `None` if it continues.
     pub(super) fn stopped(&self) -> Option<Stop> {
         let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
-        let aborted = || self.abort.as_ref().is_some_and(|abort| abort.load(Ordering::Relaxed));
-        if stop.is_none() && aborted() {
+        if stop.is_none() && self.abort.load(Ordering::Relaxed) {
             *stop = Some(Stop::Aborted);
         }
         *stop
+    }
+
+    /// Prepares the next execution, and returns the reason why the last one ended early. A budget spans all executions, and so does a
+    /// row of missing chunks, unless it ended the last one.
+    pub(super) fn resume(&self) -> Option<Stop> {
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *stop;
+        *stop = stop.filter(|stop| *stop == Stop::Budget);
+        if last == Some(Stop::Missing) {
+            self.missing.store(0, Ordering::Relaxed);
+        }
+        self.unreachable.store(0, Ordering::Relaxed);
+        self.was_unreachable.store(false, Ordering::Relaxed);
+        last
     }
 
     pub(super) fn stop(&self, why: Stop) {
@@ -126,8 +139,8 @@ impl Control {
         }
     }
 
-    /// Effect of the result for one chunk on the trust in the store.
-    pub(super) fn note(&self, verdict: Verdict) {
+    /// Counts a result for a chunk: the trust in the store depends on it.
+    pub(super) fn count_verdict(&self, verdict: Verdict) {
         match verdict {
             Verdict::Elsewhere | Verdict::Unchecked => {}
             Verdict::Missing => {
@@ -135,7 +148,7 @@ impl Control {
                     self.stop(Stop::Missing);
                 }
             }
-            Verdict::Unreachable(_) => self.note_unreachable(),
+            Verdict::Unreachable(_) => self.count_unreachable(),
             Verdict::Checksum
             | Verdict::Corrupt
             | Verdict::Digest
@@ -147,15 +160,15 @@ impl Control {
         }
     }
 
-    pub(super) fn note_unreachable(&self) {
+    pub(super) fn count_unreachable(&self) {
         self.was_unreachable.store(true, Ordering::Relaxed);
         if self.unreachable.fetch_add(1, Ordering::Relaxed) + 1 >= self.max_in_a_row {
             self.stop(Stop::Unreachable);
         }
     }
 
-    /// Returns `true` if the last chunks were all missing.
-    pub(super) fn doubts_absence(&self) -> bool {
+    /// Returns `true` if no good chunk was seen since the last missing one.
+    pub(super) fn last_was_missing(&self) -> bool {
         self.missing.load(Ordering::Relaxed) > 0
     }
 
@@ -172,9 +185,9 @@ mod tests {
 
     /// Proves H104.
     #[test]
-    fn what_was_set_aside_is_there_though_what_was_in_flight_took_more() {
+    fn a_reserve_stays_although_the_chunks_in_flight_exceed_the_budget() {
         let sample = Sample::default().bytes(100).requests(10);
-        let control = Control::new(&VerifyOptions::default().mode(Mode::Sample(sample)));
+        let control = Control::new(&VerifyOptions::default().mode(VerifyMode::Sample(sample)));
         control.count_bytes(10);
         control.reserve((10, 1));
         assert!(control.admit());

@@ -7,7 +7,7 @@ use futures::channel::oneshot;
 
 use crate::error::ErrorKind;
 use crate::format::Digest;
-use crate::verify::report::{Finding, Strength};
+use crate::verify::report::{CheckStrength, ChunkFinding};
 
 /// Number of chunks remembered before they are sorted.
 const LEAST_RECENT: usize = 8 << 10;
@@ -40,15 +40,15 @@ pub(super) enum Verdict {
 
 impl Verdict {
     /// The event form of the result.
-    pub(super) fn finding(self) -> Option<Finding> {
+    pub(super) fn finding(self) -> Option<ChunkFinding> {
         match self {
-            Self::Corrupt => Some(Finding::Corrupt),
-            Self::Checksum => Some(Finding::Good(Strength::Checksum)),
-            Self::Digest | Self::OtherLength => Some(Finding::Good(Strength::Digest)),
+            Self::Corrupt => Some(ChunkFinding::Corrupt),
+            Self::Checksum => Some(ChunkFinding::Good(CheckStrength::Checksum)),
+            Self::Digest | Self::OtherLength => Some(ChunkFinding::Good(CheckStrength::Digest)),
             Self::Elsewhere | Self::Unchecked => None,
-            Self::Missing => Some(Finding::Missing),
-            Self::Presence => Some(Finding::Good(Strength::Presence)),
-            Self::Unreachable(kind) => Some(Finding::Unreachable(kind)),
+            Self::Missing => Some(ChunkFinding::Missing),
+            Self::Presence => Some(ChunkFinding::Good(CheckStrength::Presence)),
+            Self::Unreachable(kind) => Some(ChunkFinding::Unreachable(kind)),
         }
     }
 
@@ -80,8 +80,12 @@ struct State {
     /// Chunks that are not good. Every snapshot that uses one reports it.
     bad: HashMap<ChunkId, Verdict>,
     bad_most: usize,
+    /// Number of defects entered, whether or not they were removed again.
+    faults: u64,
     good: CheckedSet,
     is_full: bool,
+    /// Missing chunks that a recorded snapshot uses.
+    kept: HashSet<ChunkId>,
     /// Chunks being checked, with the tasks that wait for them.
     pending: HashMap<(ChunkId, bool), Vec<oneshot::Sender<Verdict>>>,
 }
@@ -105,8 +109,10 @@ impl Ledger {
         let state = State {
             bad: HashMap::new(),
             bad_most: memory_bytes / 4 / BAD_BYTES,
+            faults: 0,
             good: CheckedSet::new(memory_bytes / 4 * 3),
             is_full: false,
+            kept: HashSet::new(),
             pending: HashMap::new(),
         };
         Self { state: Mutex::new(state) }
@@ -137,9 +143,33 @@ impl Ledger {
         self.state().bad.get(id).copied()
     }
 
-    /// Returns `true` if any chunk is corrupt, missing, or different from its index entry.
-    pub(super) fn has_faults(&self) -> bool {
-        self.state().bad.values().any(|verdict| !matches!(verdict, Verdict::Unreachable(_)))
+    /// Number of chunks found corrupt, missing, or different from their index entries. It only grows.
+    pub(super) fn faults(&self) -> u64 {
+        self.state().faults
+    }
+
+    /// Keeps the results for missing chunks of a recorded snapshot.
+    pub(super) fn keep(&self, missing: &[ChunkId]) {
+        let mut state = self.state();
+        let known = missing.iter().filter(|id| state.bad.contains_key(id)).copied().collect::<Vec<_>>();
+        state.kept.extend(known);
+    }
+
+    /// Forgets what the next execution has to check again: unreachable chunks, and if so many were missing that the store could not be
+    /// trusted, missing ones that no recorded snapshot uses. Returns the number of these.
+    pub(super) fn resume(&self, trusts_missing: bool) -> u64 {
+        let mut state = self.state();
+        let State { bad, kept, .. } = &mut *state;
+        let mut missing = 0;
+        bad.retain(|id, verdict| match verdict {
+            Verdict::Missing if !trusts_missing && !kept.contains(id) => {
+                missing += 1;
+                false
+            }
+            Verdict::Unreachable(_) => false,
+            _ => true,
+        });
+        missing
     }
 
     /// Returns `true` if there are more defects than the ledger holds.
@@ -161,6 +191,7 @@ impl Ticket<'_> {
         } else if verdict.finding().is_some() {
             if state.bad.len() < state.bad_most {
                 state.bad.insert(self.id, verdict);
+                state.faults += u64::from(!matches!(verdict, Verdict::Unreachable(_)));
             } else {
                 state.is_full = true;
             }
@@ -265,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn each_chunk_is_looked_at_once() {
+    fn each_chunk_is_checked_once() {
         let ledger = Ledger::new(1 << 20);
         let Turn::Mine(ticket) = ledger.turn(id(1), Depth::Contents) else { panic!("it is new") };
         let Turn::Wait(mut waiting) = ledger.turn(id(1), Depth::Contents) else { panic!("it is under way") };
@@ -286,7 +317,28 @@ mod tests {
         let Turn::Mine(ticket) = ledger.turn(other, Depth::Contents) else { panic!("of another length") };
         ticket.settle(Verdict::OtherLength);
         assert_eq!(ledger.fault(&other), Some(Verdict::OtherLength));
-        assert!(ledger.has_faults());
+        assert_eq!(ledger.faults(), 1);
+    }
+
+    #[test]
+    fn a_resume_forgets_what_no_record_holds() {
+        let ledger = Ledger::new(1 << 20);
+        let verdicts = [
+            Verdict::Corrupt,
+            Verdict::Missing,
+            Verdict::Missing,
+            Verdict::Unreachable(ErrorKind::Unavailable),
+        ];
+        for (number, verdict) in (0..).zip(verdicts) {
+            let Turn::Mine(ticket) = ledger.turn(id(number), Depth::Contents) else { panic!("it is new") };
+            ticket.settle(verdict);
+        }
+        ledger.keep(&[id(1)]);
+        assert_eq!(ledger.resume(true), 0);
+        assert_eq!(ledger.fault(&id(2)), Some(Verdict::Missing));
+        assert_eq!((ledger.resume(false), ledger.faults()), (1, 3));
+        let known = (0..4).map(|number| ledger.fault(&id(number)));
+        assert_eq!(known.collect::<Vec<_>>(), [Some(Verdict::Corrupt), Some(Verdict::Missing), None, None]);
     }
 
     /// Proves H105.

@@ -3,6 +3,8 @@
 //! Shards of the space of digests are listed in parallel. If memory does not hold all chunks, the space is
 //! divided into parts, with one pass over the snapshots for each.
 
+use std::ops::Range;
+
 use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
@@ -16,7 +18,7 @@ use crate::verify::control::Control;
 
 /// Approximate number of chunks of a shard.
 const SHARD_CHUNKS: u64 = 4000;
-const SHARDS_MOST: u64 = 4096;
+const MAX_SHARDS: u64 = 4096;
 /// Number of shards listed concurrently.
 const SHARDS_IN_FLIGHT: usize = 8;
 /// Bytes of a chunk while it is listed.
@@ -38,7 +40,7 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// Returns if the chunk was listed; `None` if it belongs to another part.
+    /// Returns `true` if the chunk was listed; `None` if it belongs to another part.
     pub(super) fn shows(&self, digest: &Digest) -> Option<bool> {
         let mark = mark_of(digest);
         (self.part.first..=self.part.last).contains(&mark).then(|| self.marks.contains(mark))
@@ -56,30 +58,59 @@ impl ChunkListing {
         self.next >= self.shards.len()
     }
 
-    /// Lists as much as fits; `None` after the last part.
-    pub(super) async fn next(&mut self, store: &Datastore, control: &Control) -> Result<Option<Listed>> {
+    /// Lists as many of the next shards as fit, and returns their numbers; `None` after the last one. A dropped future has listed
+    /// nothing.
+    pub(super) async fn next(
+        &mut self,
+        store: &Datastore,
+        control: &Control,
+    ) -> Result<Option<(Range<usize>, Listed)>> {
         let left = self.shards.get(self.next..).unwrap_or_default();
-        let Some(first) = left.first().map(|shard| shard.first) else { return Ok(None) };
-        let (mut marks, mut last, mut count) = (MarkSetBuilder::default(), first, 0_usize);
-        let left = left.to_vec();
-        let listings = stream::iter(left).map(|shard| list(store, shard, Details::Names, control).boxed());
-        let mut listings = listings.buffered(SHARDS_IN_FLIGHT);
-        let mut taken = 0;
-        while let Some((shard, found)) = listings.try_next().await? {
-            count += found.len();
-            for (mark, _) in found {
-                marks.insert(mark);
-            }
-            last = shard.last;
-            taken += 1;
-            if count.saturating_mul(MARK_BYTES) > self.memory_bytes {
-                break;
-            }
-        }
-        drop(listings);
-        self.next += taken;
-        Ok(Some(Listed { marks: marks.finish(), part: Shard { first, last } }))
+        let Some((taken, listed)) = part(store, control, left, self.memory_bytes).await? else {
+            return Ok(None);
+        };
+        let shards = self.next..self.next + taken;
+        self.next = shards.end;
+        Ok(Some((shards, listed)))
     }
+
+    /// Lists these shards again.
+    pub(super) async fn again(
+        &self,
+        shards: Range<usize>,
+        store: &Datastore,
+        control: &Control,
+    ) -> Result<Option<Listed>> {
+        let shards = self.shards.get(shards).unwrap_or_default();
+        Ok(part(store, control, shards, usize::MAX).await?.map(|(_, listed)| listed))
+    }
+}
+
+/// Lists shards until they take this number of bytes, and returns their number.
+async fn part(
+    store: &Datastore,
+    control: &Control,
+    shards: &[Shard],
+    memory_bytes: usize,
+) -> Result<Option<(usize, Listed)>> {
+    let Some(first) = shards.first().map(|shard| shard.first) else { return Ok(None) };
+    let (mut marks, mut last, mut count) = (MarkSetBuilder::default(), first, 0_usize);
+    let shards = shards.to_vec();
+    let listings = stream::iter(shards).map(|shard| list(store, shard, Details::Names, control).boxed());
+    let mut listings = listings.buffered(SHARDS_IN_FLIGHT);
+    let mut taken = 0;
+    while let Some((shard, found)) = listings.try_next().await? {
+        count += found.len();
+        for (mark, _) in found {
+            marks.insert(mark);
+        }
+        last = shard.last;
+        taken += 1;
+        if count.saturating_mul(MARK_BYTES) > memory_bytes {
+            break;
+        }
+    }
+    Ok(Some((taken, Listed { marks: marks.finish(), part: Shard { first, last } })))
 }
 
 /// Number of chunks, and their bytes.
@@ -96,7 +127,7 @@ pub(super) async fn count(store: &Datastore, references: u64, control: &Control)
 }
 
 fn shards(references: u64) -> Vec<Shard> {
-    Shard::all((references / SHARD_CHUNKS).clamp(1, SHARDS_MOST))
+    Shard::all((references / SHARD_CHUNKS).clamp(1, MAX_SHARDS))
 }
 
 /// Marks of the chunks of a shard, and their sizes if listed.

@@ -1,33 +1,20 @@
 //! Options of a verification.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::name::{AuthId, BackupTime, GroupName, Namespace, SnapshotName};
+use crate::format::name::{AuthId, BackupTime, GroupName};
 use crate::format::upid::Upid;
-use crate::verify::Event;
-
-/// Snapshots to verify.
-#[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// All snapshots of a group.
-    Group(GroupName),
-    /// All snapshots of a namespace and of those below it.
-    Namespace(Namespace),
-    /// One snapshot.
-    Snapshot(SnapshotName),
-    /// All snapshots, except those of groups `host/benchmark`, as in PBS.
-    Store,
-}
+use crate::observer::Observer;
+use crate::store::{ExecutionControl, Scope};
+use crate::verify::report::VerifyEvent;
 
 /// Depth of the checks.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum VerifyMode {
     /// Reads and checks every chunk and every blob.
     Full,
     /// Lists chunks and blobs. Reads none of them.
@@ -91,26 +78,16 @@ pub enum Recording {
     On,
 }
 
-/// Observer of a verification.
-///
-/// The working task calls it, often several times a second, so it must return at once and must not block.
-pub trait Observer: fmt::Debug + Send + Sync + 'static {
-    /// Called for each event.
-    fn on_event(&self, event: &Event<'_>);
-}
-
 /// Options of a verification.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct VerifyOptions {
-    pub(super) abort: Option<Arc<AtomicBool>>,
     auth_id: AuthId,
-    pub(super) in_flight: Option<usize>,
+    pub(super) control: ExecutionControl<VerifyEvent>,
     pub(super) memory_bytes: usize,
     pub(super) missing_limit: u64,
-    pub(super) mode: Mode,
+    pub(super) mode: VerifyMode,
     node: Option<String>,
-    pub(super) observer: Option<Arc<dyn Observer>>,
     process: (u32, u64),
     pub(super) recording: Recording,
     pub(super) refetches: u32,
@@ -122,14 +99,12 @@ pub struct VerifyOptions {
 impl Default for VerifyOptions {
     fn default() -> Self {
         Self {
-            abort: None,
             auth_id: AuthId::root(),
-            in_flight: None,
+            control: ExecutionControl::default(),
             memory_bytes: 128 << 20,
             missing_limit: 100,
-            mode: Mode::Full,
+            mode: VerifyMode::Full,
             node: None,
-            observer: None,
             process: (0, 0),
             recording: Recording::On,
             refetches: 1,
@@ -141,10 +116,10 @@ impl Default for VerifyOptions {
 }
 
 impl VerifyOptions {
-    /// Aborts the run when this flag becomes true; checked before each chunk. The report has the results so far. Dropping
-    /// the future also ends the run, without a report.
-    pub fn abort(mut self, abort: Arc<AtomicBool>) -> Self {
-        self.abort = Some(abort);
+    /// Flag that aborts an execution; default: none. It is checked before each chunk. The report has the results so far; reset the
+    /// flag before the next execution.
+    pub fn abort(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.control.abort = flag;
         self
     }
 
@@ -154,10 +129,10 @@ impl VerifyOptions {
         self
     }
 
-    /// Number of chunks in flight, at least 1; default: the choice of the backend. The memory budget of the store bounds their bytes,
-    /// [`memory_bytes`](crate::store::Options::memory_bytes), shared with restores.
-    pub fn in_flight(mut self, in_flight: usize) -> Self {
-        self.in_flight = Some(in_flight);
+    /// Maximum number of chunks processed at a time, at least 1; default: the choice of the backend. The memory budget of the store
+    /// bounds their bytes, [`memory_bytes`](crate::store::Options::memory_bytes), shared with restores.
+    pub fn concurrency(mut self, chunks: usize) -> Self {
+        self.control.concurrency = Some(chunks);
         self
     }
 
@@ -175,8 +150,8 @@ impl VerifyOptions {
         self
     }
 
-    /// Depth of the checks; default: [`Mode::Full`].
-    pub fn mode(mut self, mode: Mode) -> Self {
+    /// Depth of the checks; default: [`VerifyMode::Full`].
+    pub fn mode(mut self, mode: VerifyMode) -> Self {
         self.mode = mode;
         self
     }
@@ -188,8 +163,8 @@ impl VerifyOptions {
     }
 
     /// Observer of the progress; default: none.
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observer = Some(observer);
+    pub fn observer(mut self, observer: Arc<dyn Observer<VerifyEvent>>) -> Self {
+        self.control.observer = Some(observer);
         self
     }
 
@@ -233,11 +208,12 @@ impl VerifyOptions {
 
     pub(super) fn check(&self) -> Result<()> {
         let invalid = |why: &'static str| Err(Error::new(ErrorKind::InvalidInput, "verify").because(why));
-        if matches!(self.mode, Mode::Sample(Sample { bytes: None, requests: None, .. })) {
+        if matches!(self.mode, VerifyMode::Sample(Sample { bytes: None, requests: None, .. })) {
             return invalid("a sample has no bound");
         }
-        if self.in_flight == Some(0) || self.missing_limit == 0 {
-            return invalid("in_flight or missing_limit is 0");
+        self.control.check("verify")?;
+        if self.missing_limit == 0 {
+            return invalid("missing_limit is 0");
         }
         if self.memory_bytes < 1 << 20 {
             return invalid("memory_bytes is less than 1 MiB");
@@ -250,11 +226,14 @@ impl VerifyOptions {
         let store = &self.store_name;
         let (task_type, id) = match scope {
             Scope::Group(group) => ("verify_group", format!("{store}:{}", path_of(group))),
-            Scope::Namespace(_) | Scope::Store => ("verify", store.clone()),
-            Scope::Snapshot(snapshot) => {
-                let time = snapshot.time().epoch();
-                ("verify_snapshot", format!("{store}:{}/{time:08X}", path_of(snapshot.group())))
-            }
+            Scope::Snapshots(snapshots) => match &snapshots[..] {
+                [snapshot] => {
+                    let time = snapshot.time().epoch();
+                    ("verify_snapshot", format!("{store}:{}/{time:08X}", path_of(snapshot.group())))
+                }
+                _ => ("verify", store.clone()),
+            },
+            Scope::Namespace(_) | Scope::Store | Scope::Tree(_) => ("verify", store.clone()),
         };
         let (pid, ticks) = self.process;
         let mut builder = Upid::builder(task_type, start, &self.auth_id).process(pid, ticks).id(&id);
@@ -283,23 +262,30 @@ mod tests {
         let snapshot = "vm/100".parse::<GroupName>().unwrap().snapshot(start);
         let upid = |scope: Scope| options.upid(&scope, start).unwrap().to_string();
         assert_eq!(
-            upid(Scope::Snapshot(snapshot.clone())),
+            upid(Scope::Snapshots(vec![snapshot.clone()])),
             "UPID:node1:00001234:0000ABCD:00000000:6878F2C0:verify_snapshot:store1\\x3avm-100-6878F2C0:root@pam:"
         );
         let group = snapshot.group().clone().in_namespace("a/b".parse().unwrap());
         assert!(upid(Scope::Group(group)).ends_with(":verify_group:store1\\x3aa-b-vm-100:root@pam:"));
         assert!(upid(Scope::Store).ends_with(":verify:store1:root@pam:"));
-        assert!(upid(Scope::Namespace("a".parse().unwrap())).ends_with(":verify:store1:root@pam:"));
+        for scope in [Scope::Namespace("a".parse().unwrap()), Scope::Tree("a".parse().unwrap())] {
+            assert!(upid(scope).ends_with(":verify:store1:root@pam:"));
+        }
+        let both = vec![snapshot.clone(), snapshot.clone()];
+        assert!(
+            upid(Scope::Snapshots(both)).ends_with(":verify:store1:root@pam:"),
+            "PBS has no task for several"
+        );
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn options_out_of_range_are_refused() {
         let refused = |options: VerifyOptions| options.check().unwrap_err().kind() == ErrorKind::InvalidInput;
         let options = VerifyOptions::default;
         assert!(options().check().is_ok());
-        assert!(options().mode(Mode::Sample(Sample::default().requests(1))).check().is_ok());
-        assert!(refused(options().mode(Mode::Sample(Sample::default()))));
-        assert!(refused(options().in_flight(0)));
+        assert!(options().mode(VerifyMode::Sample(Sample::default().requests(1))).check().is_ok());
+        assert!(refused(options().mode(VerifyMode::Sample(Sample::default()))));
+        assert!(refused(options().concurrency(0)));
         assert!(refused(options().missing_limit(0)));
         assert!(refused(options().memory_bytes(1000)));
         assert!(refused(options().node("a b")));

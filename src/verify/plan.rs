@@ -1,6 +1,7 @@
-//! The cost of a verification, before anything is read.
+//! The plan of a verification: its snapshots, its cost and its executions.
 
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::FutureExt as _;
 
@@ -10,33 +11,43 @@ use crate::format::index::HEADER_BYTES;
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{ArchiveKind, BackupTime, BackupType, Namespace, SnapshotName};
 use crate::format::{dynamic_index, fixed_index};
-use crate::store::{Copies, Datastore, SnapshotInfo, SnapshotState};
+use crate::store::{Copies, Datastore, Scope, SnapshotInfo, SnapshotState};
 use crate::verify::context::Run;
 use crate::verify::control::Control;
 use crate::verify::listing;
-use crate::verify::options::{Mode, Recording, Repair, Scope, VerifyOptions};
+use crate::verify::options::{Recording, Repair, VerifyMode, VerifyOptions};
+use crate::verify::progress::Progress;
 use crate::verify::report::{SkipReason, SkippedSnapshot, VerifyReport};
 
 /// The group that PBS skips when it verifies a whole store.
 const BENCHMARK: &str = "benchmark";
 
-/// A planned verification, to inspect and then to execute.
+/// A planned verification, to inspect and then to [execute](VerifyPlan::execute).
 #[derive(Debug)]
 #[must_use = "nothing is verified before `execute`"]
 pub struct VerifyPlan {
-    estimate: Estimate,
+    estimate: VerifyEstimate,
     options: VerifyOptions,
     scope: Scope,
     skipped: Vec<SkippedSnapshot>,
+    /// `None` before the first execution.
+    started: Option<Box<Started>>,
     store: Datastore,
     targets: Vec<SnapshotInfo>,
     unreadable: Vec<Unreadable>,
 }
 
+/// The state that all executions share.
+#[derive(Debug)]
+struct Started {
+    progress: Progress,
+    run: Run,
+}
+
 /// Maximum cost of a verification: with shared chunks it is much lower. Repairs cost extra.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Estimate {
+pub struct VerifyEstimate {
     /// Bytes read.
     pub bytes: u64,
     /// Number of different chunks checked.
@@ -52,29 +63,34 @@ pub struct Estimate {
 /// Plans a verification and computes its cost. Lists the snapshots; for a full run or a sample of a whole store
 /// also the chunks, and for a smaller scope it reads the manifests. Writes nothing.
 ///
+/// [`Scope::Store`] covers all snapshots except those of groups `host/benchmark`, as in PBS.
+///
 /// # Errors
-/// `InvalidInput` for options out of range, or a node that is invalid in a task id; `NotFound` if the one snapshot does not exist; any
-/// failure of the backend.
-pub async fn plan(store: &Datastore, scope: Scope, options: VerifyOptions) -> Result<VerifyPlan> {
+/// `InvalidInput` for options out of range, or a node that is invalid in a task id; `NotFound` if a named snapshot does not exist or is
+/// unfinished; any failure of the backend.
+pub async fn plan(store: &Datastore, scope: &Scope, options: VerifyOptions) -> Result<VerifyPlan> {
     options.check()?;
-    let prefix = match &scope {
-        Scope::Group(group) => Prefix::Group(group.clone()),
-        Scope::Namespace(namespace) => Prefix::Namespace(namespace.clone()),
-        Scope::Snapshot(snapshot) => Prefix::Snapshot(snapshot.clone()),
-        Scope::Store => Prefix::Namespace(Namespace::root()),
-    };
-    let (targets, bytes, mut unreadable) = store.inner().catalog().snapshots_below(prefix).await?;
-    let mut targets: Vec<_> = targets.into_values().collect();
-    if let Scope::Snapshot(snapshot) = &scope
-        && targets.iter().all(|target| target.name != *snapshot || target.state == SnapshotState::Unfinished)
-    {
-        return Err(Error::new(ErrorKind::NotFound, "verify").on(snapshot));
+    let (mut snapshots, mut bytes, mut unreadable) = (BTreeMap::new(), 0, Vec::new());
+    for prefix in prefixes(scope) {
+        let (found, found_bytes, not_readable) = store.inner().catalog().snapshots_below(prefix).await?;
+        bytes += found_bytes;
+        snapshots.extend(found);
+        unreadable.extend(not_readable);
     }
+    if let Scope::Snapshots(named) = scope {
+        let is_there = |name: &&SnapshotName| {
+            snapshots.get(name).is_some_and(|info| info.state != SnapshotState::Unfinished)
+        };
+        if let Some(missing) = named.iter().find(|name| !is_there(name)) {
+            return Err(Error::new(ErrorKind::NotFound, "verify").on(missing));
+        }
+    }
+    let mut targets: Vec<_> = snapshots.into_values().collect();
     let is_benchmark = |name: &SnapshotName| {
         let group = name.group();
         group.backup_type() == BackupType::Host && group.id().as_str() == BENCHMARK
     };
-    targets.retain(|target| scope != Scope::Store || !is_benchmark(&target.name));
+    targets.retain(|target| *scope != Scope::Store || !is_benchmark(&target.name));
     targets.sort_by(|one, other| {
         let key = |name: &SnapshotName| (name.group().clone(), Reverse(name.time()));
         key(&one.name).cmp(&key(&other.name))
@@ -85,16 +101,39 @@ pub async fn plan(store: &Datastore, scope: Scope, options: VerifyOptions) -> Re
         .map(|target| SkippedSnapshot { name: target.name, reason: SkipReason::Unfinished });
     let skipped: Vec<_> = skipped.collect();
     unreadable.extend(targets.iter().flat_map(|target| target.unreadable.iter().cloned()));
-    let estimate = Estimate { bytes, ..Estimate::default() };
-    let mut plan =
-        VerifyPlan { estimate, options, scope, skipped, store: store.clone(), targets, unreadable };
+    let mut plan = VerifyPlan {
+        estimate: VerifyEstimate { bytes, ..VerifyEstimate::default() },
+        options,
+        scope: scope.clone(),
+        skipped,
+        started: None,
+        store: store.clone(),
+        targets,
+        unreadable,
+    };
     plan.estimate = plan.estimated().await?;
     Ok(plan)
 }
 
+/// The prefixes that contain the snapshots of a scope, each once.
+fn prefixes(scope: &Scope) -> Vec<Prefix> {
+    match scope {
+        Scope::Group(group) => vec![Prefix::Group(group.clone())],
+        Scope::Namespace(namespace) => {
+            BackupType::ALL.map(|backup_type| Prefix::Groups(namespace.clone(), backup_type)).to_vec()
+        }
+        Scope::Snapshots(snapshots) => {
+            let named: BTreeSet<_> = snapshots.iter().cloned().collect();
+            named.into_iter().map(Prefix::Snapshot).collect()
+        }
+        Scope::Store => vec![Prefix::Namespace(Namespace::root())],
+        Scope::Tree(namespace) => vec![Prefix::Namespace(namespace.clone())],
+    }
+}
+
 impl VerifyPlan {
     /// Maximum cost.
-    pub fn estimate(&self) -> &Estimate {
+    pub fn estimate(&self) -> &VerifyEstimate {
         &self.estimate
     }
 
@@ -105,6 +144,9 @@ impl VerifyPlan {
 
     /// Verifies. Groups outside the scope are not marked failed, even if they share a damaged chunk.
     ///
+    /// A plan can be executed again: it continues after an abort, a failure or a dropped future, and checks again only what was busy,
+    /// unreachable or not recorded. The report covers all executions.
+    ///
     /// # Errors
     /// `Unavailable` if so many consecutive chunks are missing that the store cannot be trusted; nothing more is changed then. `Busy`
     /// or `Unsupported` if the run has to write and the store cannot be changed; any failure to list. Everything else
@@ -112,26 +154,38 @@ impl VerifyPlan {
     ///
     /// # Cancel safety
     /// A dropped future leaves each chunk in place or quarantined, and each manifest with its old or a correct new state. A quarantine
-    /// in progress is completed.
-    pub async fn execute(self) -> Result<VerifyReport> {
+    /// in progress is completed. All locks are released.
+    pub async fn execute(&mut self) -> Result<VerifyReport> {
         let writes = self.options.repair == Repair::Quarantine || self.options.recording == Recording::On;
         if writes {
             self.store.inner().check_writable("verify").await?;
         }
+        let started = match self.started.take() {
+            Some(started) => started,
+            None => self.start()?,
+        };
+        let Started { progress, run } = &mut **self.started.insert(started);
+        // Boxed here, where the compiler can prove that it is `Send`.
+        run.execute(progress).boxed().await
+    }
+
+    fn start(&self) -> Result<Box<Started>> {
         let now = self.store.inner().runtime().now();
         let start = BackupTime::try_from(now)
             .map_err(|error| Error::new(ErrorKind::InvalidInput, "verify").because(error))?;
         let upid = self.options.upid(&self.scope, start)?;
-        let Self { estimate, options, skipped, store, targets, unreadable, .. } = self;
-        let run = Run::new(store, options, targets, upid, now, estimate.references);
-        // Boxed here, where the compiler can prove that it is `Send`.
-        let mut report = run.execute(skipped).boxed().await?;
-        report.unreadable = unreadable;
-        Ok(report)
+        let (store, options) = (self.store.clone(), self.options.clone());
+        let run = Run::new(store, options, self.targets.clone(), (upid, now), self.estimate.references);
+        {
+            let report = &mut run.findings().report;
+            report.skipped.clone_from(&self.skipped);
+            report.unreadable.clone_from(&self.unreadable);
+        }
+        Ok(Box::new(Started { progress: Progress::new(&run), run }))
     }
 
-    async fn estimated(&self) -> Result<Estimate> {
-        let mut estimate = Estimate { snapshots: self.targets.len() as u64, ..self.estimate };
+    async fn estimated(&self) -> Result<VerifyEstimate> {
+        let mut estimate = VerifyEstimate { snapshots: self.targets.len() as u64, ..self.estimate };
         let mut blobs = (0, 0);
         estimate.requests = estimate.snapshots;
         for file in self.targets.iter().flat_map(|target| &target.files) {
@@ -149,17 +203,17 @@ impl VerifyPlan {
         }
         let logs = self.targets.iter().filter(|target| target.has_client_log).count() as u64;
         let (chunks, bytes) = match self.options.mode {
-            Mode::Presence => (estimate.references, 0),
-            Mode::Full | Mode::Sample(_) => self.chunks_at_most(estimate.references).await?,
+            VerifyMode::Presence => (estimate.references, 0),
+            VerifyMode::Full | VerifyMode::Sample(_) => self.chunks_at_most(estimate.references).await?,
         };
         estimate.chunks = estimate.references.min(chunks);
         match self.options.mode {
-            Mode::Full => {
+            VerifyMode::Full => {
                 estimate.requests += estimate.chunks + blobs.0 + logs;
                 estimate.bytes += bytes + blobs.1;
             }
-            Mode::Presence => {}
-            Mode::Sample(sample) => {
+            VerifyMode::Presence => {}
+            VerifyMode::Sample(sample) => {
                 let left = sample.requests.unwrap_or(u64::MAX).saturating_sub(estimate.requests);
                 estimate.chunks = estimate.chunks.min(left);
                 estimate.requests += estimate.chunks;

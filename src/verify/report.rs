@@ -11,7 +11,7 @@ use crate::format::name::{ArchiveName, SnapshotName};
 /// Maximum number of digests and failures listed in a report. Counts are exact.
 pub(super) const LISTED: usize = 1000;
 
-/// Result of a verification. Damage is data in it, not an error.
+/// Result of all executions of a plan so far. Damage is data in it, not an error.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default)]
 pub struct VerifyReport {
@@ -22,8 +22,8 @@ pub struct VerifyReport {
     /// Damaged client logs. No manifest covers them, so they do not affect the state of a snapshot.
     pub damaged_logs: Vec<SnapshotName>,
     /// Snapshots with corrupt or missing parts, in order.
-    pub damaged: Vec<DamagedSnapshot>,
-    /// Reason why the run ended early; `None` if it checked everything.
+    pub damaged: Vec<SnapshotDamage>,
+    /// Reason why the last execution ended early; `None` if everything was checked.
     pub incomplete: Option<Incomplete>,
     /// `true` if there were more chunks than results fit in memory: some may have been checked, and counted, repeatedly.
     pub is_memory_full: bool,
@@ -47,10 +47,10 @@ pub struct VerifyReport {
     pub unreadable: Vec<Unreadable>,
     /// Number of chunks whose quarantine or reinstatement failed. They stay suspect.
     pub unrepaired: u64,
-    /// The first thousand of these failures.
-    pub unrepaired_because: Vec<(Digest, Error)>,
+    /// The first thousand of these failures, by chunk.
+    pub unrepaired_because: BTreeMap<Digest, Error>,
     /// The first thousand snapshots whose manifest could not be updated, and why.
-    pub unrecorded: Vec<(SnapshotName, ErrorKind)>,
+    pub unrecorded: BTreeMap<SnapshotName, ErrorKind>,
     /// Number of objects that failed a check once and passed it when fetched again: a part of the path to the store is unreliable.
     pub unsteady: u64,
 }
@@ -94,7 +94,7 @@ pub struct ChunkCounts {
 /// Strength of a check.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strength {
+pub enum CheckStrength {
     /// The checksum of the stored, encrypted bytes.
     Checksum,
     /// The digest of the contents.
@@ -106,11 +106,11 @@ pub enum Strength {
 /// Result for a chunk.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub enum ChunkFinding {
     /// Complete, and fails a check.
     Corrupt,
     /// Good, by a check of this strength.
-    Good(Strength),
+    Good(CheckStrength),
     /// Certainly missing.
     Missing,
     /// Unknown: it could not be read, for this kind of reason.
@@ -120,11 +120,11 @@ pub enum Finding {
 /// A snapshot with corrupt or missing parts.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DamagedSnapshot {
+pub struct SnapshotDamage {
     /// The damaged archives.
-    pub archives: Vec<DamagedArchive>,
+    pub archives: Vec<ArchiveDamage>,
     /// Defect of the manifest, if any: nothing else of the snapshot was checked then, and no state was recorded.
-    pub manifest: Option<Fault>,
+    pub manifest: Option<ObjectFault>,
     /// Its name.
     pub name: SnapshotName,
 }
@@ -132,13 +132,13 @@ pub struct DamagedSnapshot {
 /// An archive with corrupt or missing parts.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DamagedArchive {
+pub struct ArchiveDamage {
     /// Chunks that are corrupt. Each is counted once.
     pub corrupt: u64,
     /// Some of the chunks that are corrupt or missing: at most 1000 in a report.
     pub digests: Vec<Digest>,
     /// Defect of the index or the blob itself, if any. The chunks of such an index were not checked.
-    pub fault: Option<Fault>,
+    pub fault: Option<ObjectFault>,
     /// Chunks that are good, and not what the index says: of another length, or encrypted where it should not be, or the reverse.
     pub misfits: u64,
     /// Chunks that are missing. Each is counted once.
@@ -150,23 +150,23 @@ pub struct DamagedArchive {
 /// Defect of an object.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum ObjectFault {
     /// It fails a check, or is not the one in the manifest.
     Corrupt,
     /// Missing.
     Missing,
 }
 
-/// Why a run ended before everything was checked.
+/// Reason why an execution ended before everything was checked.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incomplete {
-    /// The flag was set.
+    /// The caller set the abort flag. The next execution continues.
     Aborted,
-    /// The budget of a sample was used up before all manifests and indexes were read, and no chunk was. That it ends the reading of chunks
-    /// is what it is for.
+    /// The budget of a sample was used up before all manifests and indexes were read, and no chunk was. It spans all executions of
+    /// the plan.
     Budget,
-    /// Something could not be reached.
+    /// Something could not be reached. The next execution checks it again.
     Unreachable,
 }
 
@@ -176,11 +176,11 @@ pub enum Incomplete {
 pub struct SkippedSnapshot {
     /// Its name.
     pub name: SnapshotName,
-    /// Why.
+    /// The reason.
     pub reason: SkipReason,
 }
 
-/// Why a snapshot was skipped.
+/// Reason why a snapshot was skipped.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
@@ -196,89 +196,27 @@ pub enum SkipReason {
     VerifiedBefore,
 }
 
-/// Something that happened in a verification.
+/// A progress event of a verification.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// A chunk was checked. Emitted once for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VerifyEvent {
+    /// A chunk was checked. Emitted once for each, unless a later execution has to check it again.
     ChunkChecked {
         /// Its digest.
-        digest: &'a Digest,
+        digest: Digest,
         /// The result.
-        finding: Finding,
+        finding: ChunkFinding,
     },
-    /// A snapshot was looked at.
+    /// The check of a snapshot ended.
     SnapshotFinished {
         /// Its name.
-        snapshot: &'a SnapshotName,
+        snapshot: SnapshotName,
         /// The new verify state, if any.
         state: Option<VerifyResult>,
     },
-    /// A look at a snapshot is begun.
+    /// The check of a snapshot started.
     SnapshotStarted {
         /// Its name.
-        snapshot: &'a SnapshotName,
+        snapshot: SnapshotName,
     },
-}
-
-/// Findings while a run collects them.
-#[derive(Debug, Default)]
-pub(super) struct Findings {
-    pub(super) damaged: BTreeMap<SnapshotName, DamagedSnapshot>,
-    digests: usize,
-    pub(super) report: VerifyReport,
-}
-
-/// Effect on earlier findings about a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Merge {
-    Add,
-    Replace,
-}
-
-impl Findings {
-    /// Adds what was found of a snapshot.
-    pub(super) fn damage(&mut self, mut found: DamagedSnapshot, merge: Merge) {
-        if merge == Merge::Replace
-            && let Some(old) = self.damaged.remove(&found.name)
-        {
-            self.digests -= old.archives.iter().map(|archive| archive.digests.len()).sum::<usize>();
-        }
-        for archive in &mut found.archives {
-            archive.digests.truncate(LISTED - self.digests.min(LISTED));
-            self.digests += archive.digests.len();
-        }
-        let Some(known) = self.damaged.get_mut(&found.name) else {
-            self.damaged.insert(found.name.clone(), found);
-            return;
-        };
-        known.manifest = known.manifest.or(found.manifest);
-        for archive in found.archives {
-            match known.archives.iter_mut().find(|known| known.name == archive.name) {
-                None => known.archives.push(archive),
-                Some(known) => {
-                    known.corrupt += archive.corrupt;
-                    known.missing += archive.missing;
-                    known.misfits += archive.misfits;
-                    known.fault = known.fault.or(archive.fault);
-                    known.digests.extend(archive.digests);
-                }
-            }
-        }
-    }
-
-    /// Notes that a chunk could not be repaired.
-    pub(super) fn unrepaired(&mut self, digest: Digest, error: Error) {
-        self.report.unrepaired += 1;
-        if self.report.unrepaired_because.len() < LISTED {
-            self.report.unrepaired_because.push((digest, error));
-        }
-    }
-
-    pub(super) fn skip(&mut self, name: &SnapshotName, reason: SkipReason) {
-        let skipped = SkippedSnapshot { name: name.clone(), reason };
-        if !self.report.skipped.contains(&skipped) {
-            self.report.skipped.push(skipped);
-        }
-    }
 }

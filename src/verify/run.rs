@@ -1,75 +1,54 @@
-//! A run: which passes over the snapshots it takes.
+//! Executions of a run: its passes over the snapshots.
 //!
 //! | mode | passes |
 //! |---|---|
-//! | full | one; more over those that are not read again, if more chunks are listed than memory holds, or one of theirs was found bad later |
+//! | full | one; more over the snapshots that are not read again, if more chunks are listed than memory holds, or one of their chunks was found bad later |
 //! | presence | one for each part of the listing |
-//! | sample | one that collects chunks; if some of these are bad, one that finds out whose they are |
+//! | sample | one that collects chunks; if some of these are bad, one that finds the snapshots that use them |
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::collections::BTreeSet;
 
 use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::upid::Upid;
-use crate::rt::semaphore::Semaphore;
-use crate::store::{Datastore, SnapshotInfo};
-use crate::verify::conclusion::Conclusion;
-use crate::verify::context::{Run, Which, Work};
-use crate::verify::control::{Control, Stop};
-use crate::verify::ledger::Ledger;
-use crate::verify::listing::ChunkListing;
-use crate::verify::options::{Mode, Repair, VerifyOptions};
-use crate::verify::report::{Event, Findings, Incomplete, SkippedSnapshot, VerifyReport};
+use crate::format::name::SnapshotName;
+use crate::store::SnapshotInfo;
+use crate::verify::context::{Run, Work};
+use crate::verify::control::Stop;
+use crate::verify::findings::{Findings, Visit};
+use crate::verify::options::{Repair, VerifyMode};
+use crate::verify::passes::Which;
+use crate::verify::progress::{KnownPass, Part, Progress};
+use crate::verify::record::ReleaseHeld;
+use crate::verify::report::{Incomplete, SkipReason, VerifyReport};
 
 /// Fraction of the concurrent chunks that is the number of concurrent snapshots, and its bounds.
 const SNAPSHOT_SHARE: usize = 8;
-const SNAPSHOTS_LEAST: usize = 2;
-const SNAPSHOTS_MOST: usize = 8;
-/// Maximum number of snapshots with missing parts that wait for evidence.
-const HELD_MOST: usize = 32;
+const MIN_SNAPSHOTS: usize = 2;
+const MAX_SNAPSHOTS: usize = 8;
 
 impl Run {
-    pub(super) fn new(
-        store: Datastore,
-        options: VerifyOptions,
-        targets: Vec<SnapshotInfo>,
-        upid: Upid,
-        now: SystemTime,
-        references: u64,
-    ) -> Self {
-        let in_flight = options.in_flight.unwrap_or_else(|| store.inner().in_flight());
-        Self {
-            control: Control::new(&options),
-            findings: Mutex::default(),
-            held: Mutex::default(),
-            in_flight,
-            ledger: Ledger::new(options.memory_bytes / 2),
-            now,
-            options,
-            passes: AtomicU64::new(0),
-            references,
-            slots: Semaphore::new(in_flight),
-            store,
-            whole: Mutex::new(vec![0; targets.len()]),
-            targets,
-            upid,
-        }
-    }
-
-    pub(super) async fn execute(self, skipped: Vec<SkippedSnapshot>) -> Result<VerifyReport> {
-        self.findings().report.skipped = skipped;
+    /// Starts the run, or continues it after an earlier execution.
+    pub(super) async fn execute(&self, progress: &mut Progress) -> Result<VerifyReport> {
+        let _release = ReleaseHeld(self);
+        self.resume();
         match self.options.mode {
-            Mode::Full => self.full().await?,
-            Mode::Presence => {
-                self.presence(Which::All, ChunkListing::new(self.references, self.half())).await?;
+            VerifyMode::Full if self.options.skip_verified_within.is_none() => {
+                let pass = progress.single(self);
+                self.pass(pass, Work::Full(None)).await;
             }
-            Mode::Sample(sample) => self.sample(sample).await?,
+            VerifyMode::Full => {
+                self.parts(progress).await?;
+                // Chunks found bad after their snapshot was checked (H103).
+                if self.control.stopped() != Some(Stop::Missing) {
+                    self.known(progress, Which::VerifiedBefore).await;
+                }
+            }
+            VerifyMode::Presence => self.parts(progress).await?,
+            VerifyMode::Sample(sample) => self.sample(progress, sample).await,
         }
-        self.flush().await;
+        self.record_held().await;
         if self.control.stopped() == Some(Stop::Missing) {
             let error = Error::new(ErrorKind::Unavailable, "verify");
             return Err(error.because("so many chunks in a row are missing that it must have another cause"));
@@ -78,112 +57,87 @@ impl Run {
             // A chunk left on the list is only checked once more than needed.
             let _ = self.store.inner().repairs().clear_suspects().await;
         }
-        Ok(self.report())
+        Ok(self.report(progress))
     }
 
-    async fn full(&self) -> Result<()> {
-        if self.options.skip_verified_within.is_none() {
-            self.pass(Work::Full(None), Which::All).await;
-            return Ok(());
-        }
-        let mut listing = ChunkListing::new(self.references, self.half());
-        let Some(listed) = listing.next(&self.store, &self.control).await? else { return Ok(()) };
-        self.pass(Work::Full(Some(&listed)), Which::All).await;
-        drop(listed);
-        self.presence(Which::VerifiedBefore, listing).await?;
-        // Chunks found bad after their snapshot was checked (H103).
-        if self.ledger.has_faults() && self.control.stopped() != Some(Stop::Missing) {
-            self.pass(Work::Known, Which::VerifiedBefore).await;
-        }
-        Ok(())
+    /// Forgets the results that an earlier execution could not confirm.
+    fn resume(&self) {
+        let trusts_missing = self.control.resume() != Some(Stop::Missing);
+        self.passes().resume();
+        let missing = self.ledger.resume(trusts_missing);
+        let counts = &mut self.findings().report.chunks;
+        counts.missing = counts.missing.saturating_sub(missing);
+        counts.unreachable = 0;
     }
 
-    /// A pass for each part of the listing.
-    async fn presence(&self, which: Which, mut listing: ChunkListing) -> Result<()> {
-        while self.control.stopped().is_none()
-            && let Some(listed) = listing.next(&self.store, &self.control).await?
-        {
-            self.pass(Work::Presence(&listed), which).await;
-        }
-        if which == Which::All && !listing.is_over() {
-            // One that did not take place: nothing is sound.
-            self.passes.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    /// Looks at snapshots, several at the same time, begun in order.
-    pub(super) async fn pass(&self, work: Work<'_>, which: Which) {
-        if which == Which::All {
-            self.passes.fetch_add(1, Ordering::Relaxed);
-        }
-        let side_by_side = (self.in_flight / SNAPSHOT_SHARE).clamp(SNAPSHOTS_LEAST, SNAPSHOTS_MOST);
-        let mut looks = stream::iter(0..self.targets.len())
-            .map(|number| self.snapshot(number, work, which).boxed())
-            .buffered(side_by_side);
-        while looks.next().await.is_some() {}
-    }
-
-    /// Everything of a snapshot was looked at in a pass.
-    pub(super) fn note_whole(&self, number: usize) {
-        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(whole) = whole.get_mut(number) {
-            *whole += 1;
-        }
-    }
-
-    /// Writes down what was found of a snapshot, at once or, if it lacks something and nothing good was seen since, a little later.
-    pub(super) async fn conclude(&self, conclusion: Conclusion) {
-        let waits = conclusion.lacks_something() && self.control.doubts_absence();
-        self.held().push(conclusion);
-        if !waits || self.held().len() > HELD_MOST {
-            self.flush().await;
-        }
-    }
-
-    async fn flush(&self) {
-        loop {
-            if self.control.stopped() == Some(Stop::Missing) {
-                // Nothing of it is believed.
-                self.held().clear();
-                return;
+    /// A pass for each part of the listing. First come the parts that earlier executions left.
+    async fn parts(&self, progress: &mut Progress) -> Result<()> {
+        let mut number = 0;
+        while self.control.stopped().is_none() {
+            if number == progress.parts.len() {
+                // One part at a time is in memory.
+                progress.listed = None;
+                let Some((shards, listed)) = progress.listing.next(&self.store, &self.control).await? else {
+                    break;
+                };
+                // The first pass of a full run reads; the others list what it skipped.
+                let is_later = self.options.mode == VerifyMode::Full && number > 0;
+                let pass = self.start(if is_later { Which::VerifiedBefore } else { Which::All });
+                progress.parts.push(Part { pass, shards });
+                progress.listed = Some((number, listed));
             }
-            let Some(conclusion) = self.held().pop() else { return };
-            self.write_down(conclusion).await;
+            let Some(Part { pass, shards }) = progress.parts.get(number).cloned() else { break };
+            if !self.passes().is_over(pass) {
+                if progress.listed.as_ref().is_none_or(|(listed, _)| *listed != number) {
+                    progress.listed = None;
+                    let listed = progress.listing.again(shards, &self.store, &self.control).await?;
+                    progress.listed = listed.map(|listed| (number, listed));
+                }
+                let Some((_, listed)) = &progress.listed else { break };
+                let reads = self.options.mode == VerifyMode::Full && number == 0;
+                let work = if reads { Work::Full(Some(listed)) } else { Work::Presence(listed) };
+                self.pass(pass, work).await;
+            }
+            number += 1;
+        }
+        Ok(())
+    }
+
+    /// Finds the snapshots that use bad chunks, if any were found since the last such pass.
+    pub(super) async fn known(&self, progress: &mut Progress, which: Which) {
+        let faults = self.ledger.faults();
+        let is_new = faults > progress.known.map_or(0, |known| known.faults);
+        if is_new && self.control.stopped().is_none() {
+            if let Some(KnownPass { pass, .. }) = progress.known {
+                self.passes().abandon(pass);
+            }
+            progress.known = Some(KnownPass { faults, pass: self.start(which) });
+        }
+        if let Some(KnownPass { pass, .. }) = progress.known {
+            self.pass(pass, Work::Known).await;
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, Vec<Conclusion>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn start(&self, which: Which) -> usize {
+        self.passes().start(self.targets.len(), which)
     }
 
-    pub(super) fn findings(&self) -> MutexGuard<'_, Findings> {
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Checks the snapshots that a pass has not concluded, several concurrently, started in order.
+    pub(super) async fn pass(&self, pass: usize, work: Work<'_>) {
+        let concurrent = (self.concurrency / SNAPSHOT_SHARE).clamp(MIN_SNAPSHOTS, MAX_SNAPSHOTS);
+        let left = self.passes().left(pass);
+        let mut checks = stream::iter(left)
+            .map(|snapshot| self.snapshot(Visit { snapshot, pass }, work).boxed())
+            .buffered(concurrent);
+        while checks.next().await.is_some() {}
     }
 
-    pub(super) fn tell(&self, event: &Event<'_>) {
-        if let Some(observer) = &self.options.observer {
-            observer.on_event(event);
-        }
-    }
-
-    /// Half of the memory: what listings and samples may take.
-    pub(super) fn half(&self) -> usize {
-        self.options.memory_bytes / 2
-    }
-
-    fn report(self) -> VerifyReport {
-        let passes = self.passes.load(Ordering::Relaxed);
-        let whole = self.whole.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let Findings { damaged, mut report, .. } =
-            self.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let is_sound = |(target, whole): &(&SnapshotInfo, &u64)| {
-            **whole == passes && target.unreadable.is_empty() && !damaged.contains_key(&target.name)
-        };
-        report.sound = self.targets.iter().zip(&whole).filter(is_sound).count() as u64;
-        if matches!(self.options.mode, Mode::Sample(_)) {
-            report.sound = 0;
-        }
+    fn report(&self, progress: &Progress) -> VerifyReport {
+        let Findings { damaged, mut report, .. } = self.findings().so_far();
+        let vanished = report.skipped.iter().filter(|skipped| skipped.reason == SkipReason::Vanished);
+        let vanished: BTreeSet<_> = vanished.map(|skipped| skipped.name.clone()).collect();
+        let is_well = |name: &SnapshotName| !vanished.contains(name) && !damaged.contains_key(name);
+        report.sound = self.sound(progress, is_well);
         report.incomplete = match self.control.stopped() {
             Some(Stop::Aborted) => Some(Incomplete::Aborted),
             Some(Stop::Budget) => Some(Incomplete::Budget),
@@ -194,7 +148,26 @@ impl Run {
         report.is_memory_full = self.ledger.is_full();
         report.is_suspicion_damaged = self.store.inner().chunks().is_suspect_list_damaged();
         (report.bytes, report.requests) = self.control.used();
+        report.damaged_logs.sort();
         report.skipped.sort_by(|one, other| one.name.cmp(&other.name));
         report
+    }
+
+    /// Number of complete and good snapshots.
+    fn sound(&self, progress: &Progress, is_well: impl Fn(&SnapshotName) -> bool) -> u64 {
+        let (passes, verified) = (self.passes(), self.verified());
+        let is_sound = |(number, target): &(usize, &SnapshotInfo)| {
+            let is_verified = verified.get(*number).copied().flatten() == Some(true);
+            let are_chunks_checked = match self.options.mode {
+                VerifyMode::Full => !is_verified || progress.listing.is_over(),
+                VerifyMode::Presence => progress.listing.is_over(),
+                VerifyMode::Sample(_) => false,
+            };
+            are_chunks_checked
+                && passes.have_concluded(*number, is_verified)
+                && target.unreadable.is_empty()
+                && is_well(&target.name)
+        };
+        self.targets.iter().enumerate().filter(is_sound).count() as u64
     }
 }

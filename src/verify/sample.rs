@@ -1,47 +1,54 @@
-//! How a sample is chosen: the chunks right behind a position in the space of digests, and around.
+//! Choice of a sample: the chunks that follow a position in the space of digests, in a circle.
+
+use std::sync::Arc;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::digest_set::mark_of;
-use crate::error::Result;
 use crate::verify::collector::Collector;
-use crate::verify::context::{Run, Which, Work};
+use crate::verify::context::{Run, Work};
+use crate::verify::control::Stop;
 use crate::verify::ledger::{ChunkId, Depth, Turn, Verdict};
 use crate::verify::options::Sample;
+use crate::verify::passes::Which;
+use crate::verify::progress::Progress;
 
 /// Bytes of a candidate for a sample.
 const CANDIDATE_BYTES: usize = 96;
 
 impl Run {
-    pub(super) async fn sample(&self, sample: Sample) -> Result<()> {
-        let fitting = self.half() / CANDIDATE_BYTES;
-        let most = usize::try_from(self.control.requests_left()).unwrap_or(usize::MAX).min(fitting);
-        let collector = Collector::new(sample.rotation, most);
-        self.pass(Work::Collect(&collector), Which::All).await;
+    /// Collects candidates, checks them, and finds the snapshots that use bad ones.
+    pub(super) async fn sample(&self, progress: &mut Progress, sample: Sample) {
+        let collector = progress.sample.collector.get_or_insert_with(|| {
+            let fitting = self.half() / CANDIDATE_BYTES;
+            let most = usize::try_from(self.control.requests_left()).unwrap_or(usize::MAX).min(fitting);
+            Arc::new(Collector::new(sample.rotation, most))
+        });
+        let collector = Arc::clone(collector);
+        let pass = progress.single(self);
+        self.pass(pass, Work::Collect(&collector)).await;
         if self.control.stopped().is_some() {
             // Not all candidates are known.
             self.findings().report.next_rotation = Some(sample.rotation);
-            return Ok(());
+            return;
         }
-        // Attributing bad chunks to snapshots costs a second pass.
-        let reserved = self.control.used();
-        self.control.reserve(reserved);
+        let reserve = *progress.sample.reserve.get_or_insert_with(|| self.control.used());
+        if !progress.sample.is_reserved {
+            progress.sample.is_reserved = true;
+            self.control.reserve(reserve);
+        }
         let next = self.check_candidates(&collector).await;
-        self.control.release(reserved);
-        if self.ledger.has_faults() {
-            self.pass(Work::Known, Which::All).await;
-        }
         self.findings().report.next_rotation = Some(next);
-        Ok(())
+        if self.control.stopped().is_some_and(|stop| stop != Stop::Budget) {
+            return;
+        }
+        self.control.release(reserve);
+        progress.sample.is_reserved = false;
+        self.known(progress, Which::All).await;
     }
 
-    /// Checks as many as the budget allows, and returns where the next sample begins.
+    /// Checks as many as the budget allows, and returns the start of the next sample.
     async fn check_candidates(&self, collector: &Collector) -> u64 {
-        let (candidates, is_cut) = {
-            let mut state = collector.state();
-            (std::mem::take(&mut state.candidates), state.is_cut)
-        };
-        let last = candidates.last_key_value().map(|((distance, _), _)| *distance);
         let mut open: Option<u64> = None;
         let mut leave = |id: ChunkId, verdict: Verdict| {
             if matches!(verdict, Verdict::Unchecked) {
@@ -49,8 +56,10 @@ impl Run {
                 open = Some(open.map_or(distance, |open| open.min(distance)));
             }
         };
-        let mut looks = FuturesUnordered::new();
-        for id in candidates.into_values() {
+        let mut checks = FuturesUnordered::new();
+        let mut last = None;
+        while let Some((place, id)) = collector.after(last) {
+            last = Some(place);
             if self.control.stopped().is_some() {
                 leave(id, Verdict::Unchecked);
                 break;
@@ -59,19 +68,19 @@ impl Run {
                 Turn::Known(_) => continue,
                 turn => turn,
             };
-            while looks.len() >= self.in_flight
-                && let Some((id, verdict)) = looks.next().await
+            while checks.len() >= self.concurrency
+                && let Some((id, verdict)) = checks.next().await
             {
                 leave(id, verdict);
             }
-            looks.push(self.look(id, turn, Depth::Contents));
+            checks.push(self.check(id, turn, Depth::Contents));
         }
-        while let Some((id, verdict)) = looks.next().await {
+        while let Some((id, verdict)) = checks.next().await {
             leave(id, verdict);
         }
         let distance = match (open, last) {
             (Some(open), _) => open,
-            (None, Some(last)) if is_cut => last.wrapping_add(1),
+            (None, Some((last, _))) if collector.is_cut() => last.wrapping_add(1),
             // All of them were checked.
             (None, _) => 0,
         };
@@ -85,7 +94,7 @@ mod tests {
     use crate::format::Digest;
 
     #[test]
-    fn the_next_ones_are_collected_around_the_end() {
+    fn the_next_chunks_are_collected_around_the_end() {
         let id = |first: u8| {
             let mut bytes = [0; 32];
             bytes[0] = first;
@@ -95,9 +104,9 @@ mod tests {
         for first in [0x10, 0xd0, 0x20, 0xb0, 0xc0, 0x10, 0xf0] {
             collector.add(id(first));
         }
-        let state = collector.state();
-        let found: Vec<_> = state.candidates.values().map(|id| id.digest.as_bytes()[0]).collect();
+        let found = std::iter::successors(collector.after(None), |(place, _)| collector.after(Some(*place)));
+        let found: Vec<_> = found.map(|(_, id)| id.digest.as_bytes()[0]).collect();
         assert_eq!(found, [0xc0, 0xd0, 0xf0]);
-        assert!(state.is_cut);
+        assert!(collector.is_cut());
     }
 }

@@ -1,6 +1,6 @@
-//! How one snapshot is looked at.
+//! Check of one snapshot in one pass.
 
-use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -9,20 +9,22 @@ use crate::error::{Error, ErrorKind};
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::index::IndexReader;
 use crate::format::layout::Key;
-use crate::format::manifest::{CryptMode, Manifest, ManifestFile, VerifyResult, VerifyState};
+use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::{Copies, SnapshotInfo, yield_now};
 use crate::verify::chunk::Step;
 use crate::verify::conclusion::{Conclusion, Tally};
-use crate::verify::context::{Run, Which, Work};
+use crate::verify::context::{Run, Work};
+use crate::verify::findings::{Visit, VisitFindings};
 use crate::verify::ledger::ChunkId;
-use crate::verify::options::{Mode, Recording, Repair};
-use crate::verify::report::{Event, Fault, LISTED, SkipReason};
+use crate::verify::options::VerifyMode;
+use crate::verify::passes::Which;
+use crate::verify::report::{ObjectFault, SkipReason, VerifyEvent};
 
-/// After how many entries of an index other tasks have a turn.
+/// Number of entries of an index after which other tasks have a turn.
 const ENTRIES_AT_ONCE: usize = 1024;
 
-/// An object that is read whole, and what it has to fit.
+/// An object that is read as a whole, and its counterpart.
 #[derive(Clone, Copy)]
 enum Wanted<'a> {
     Blob(Option<&'a ManifestFile>),
@@ -42,70 +44,84 @@ enum Found {
 }
 
 impl Run {
-    /// Looks at a snapshot in one pass.
-    pub(super) async fn snapshot(&self, number: usize, work: Work<'_>, which: Which) {
-        let Some(target) = self.targets.get(number) else { return };
+    /// Checks a snapshot in one pass. The pass has concluded it only if its results are complete and recorded.
+    pub(super) async fn snapshot(&self, visit: Visit, work: Work<'_>) {
+        let Some(target) = self.targets.get(visit.snapshot) else { return };
         if self.control.stopped().is_some() {
             return;
         }
         let name = &target.name;
+        let mut conclusion = Conclusion::new(visit, name.clone(), work.merge());
         let lock = match self.store.inner().locks().snapshot_to_read(name).await {
             Ok(lock) => lock,
             Err(error) if error.kind() == ErrorKind::Busy => {
-                return self.findings().skip(name, SkipReason::Busy);
+                return self.keep_skipped(conclusion, SkipReason::Busy);
             }
-            Err(error) => return self.unreachable(name, error.kind()),
+            Err(error) => return self.keep_unreachable(conclusion, error.kind()),
         };
-        let mut conclusion = Conclusion::new(name.clone(), work.merge(which));
-        match self.object(&Key::Manifest(name.clone()), Wanted::Manifest(name)).await {
+        let manifest = Key::Manifest(name.clone());
+        match self.object(&mut conclusion.found, &manifest, Wanted::Manifest(name)).await {
             Found::Manifest(manifest) => {
-                let is_before = self.was_verified(&manifest);
-                if which == Which::VerifiedBefore && !is_before {
-                    return;
+                let is_before = self.was_verified(visit.snapshot, &manifest);
+                if self.passes().which(visit.pass) == Which::VerifiedBefore && !is_before {
+                    return self.conclude(conclusion);
                 }
                 let work = match work {
                     Work::Full(Some(listed)) if is_before => {
-                        self.findings().skip(name, SkipReason::VerifiedBefore);
+                        conclusion.found.skipped = Some(SkipReason::VerifiedBefore);
                         Work::Presence(listed)
                     }
                     work => work,
                 };
-                self.tell(&Event::SnapshotStarted { snapshot: name });
+                self.notify(&VerifyEvent::SnapshotStarted { snapshot: name.clone() });
                 conclusion.lock = Some(lock);
                 self.files(&mut conclusion, target, &manifest, work).await;
-                let is_whole = !conclusion.open;
-                self.conclude(conclusion).await;
-                if is_whole && which == Which::All {
-                    self.note_whole(number);
-                }
+                self.submit(conclusion).await;
             }
             Found::Missing => {
-                // It would leave a lock file behind.
+                // Otherwise the lock file would stay.
                 lock.release_deleted().await;
-                self.findings().skip(name, SkipReason::Vanished);
+                conclusion.found.skipped = Some(SkipReason::Vanished);
+                self.conclude(conclusion);
             }
-            Found::Unreachable(kind) => self.unreachable(name, kind),
+            Found::Unreachable(kind) => self.keep_unreachable(conclusion, kind),
             Found::Stopped => {}
             Found::Blob | Found::Corrupt | Found::Index(_) => {
-                // A manifest that cannot be read is never updated.
-                conclusion.damaged.manifest = Some(Fault::Corrupt);
-                self.findings().damage(conclusion.damaged, conclusion.merge);
+                // An unreadable manifest is never updated.
+                conclusion.found.damage.manifest = Some(ObjectFault::Corrupt);
+                self.conclude(conclusion);
             }
         }
     }
 
-    fn unreachable(&self, name: &SnapshotName, kind: ErrorKind) {
-        self.control.note_unreachable();
-        self.findings().skip(name, SkipReason::Unreachable(kind));
+    /// Concludes a snapshot without a state to record.
+    fn conclude(&self, conclusion: Conclusion) {
+        self.findings().conclude(conclusion.visit, conclusion.found);
+        self.passes().conclude(conclusion.visit);
     }
 
-    /// Returns `true` if the snapshot was verified recently. A time in the future does not count.
-    fn was_verified(&self, manifest: &Manifest) -> bool {
-        let Some(within) = self.options.skip_verified_within else { return false };
-        let Ok(Some(state)) = manifest.verify_state() else { return false };
-        let Ok(start) = u64::try_from(state.upid.start_epoch()) else { return false };
-        let start = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(start);
-        self.now.duration_since(start).is_ok_and(|age| age <= within)
+    /// Skips a snapshot until the next execution.
+    fn keep_skipped(&self, mut conclusion: Conclusion, reason: SkipReason) {
+        conclusion.found.skipped = Some(reason);
+        self.findings().keep(conclusion.visit, conclusion.found);
+    }
+
+    fn keep_unreachable(&self, conclusion: Conclusion, kind: ErrorKind) {
+        self.control.count_unreachable();
+        self.keep_skipped(conclusion, SkipReason::Unreachable(kind));
+    }
+
+    /// Returns `true` if the snapshot was verified recently. A time in the future does not count. The first answer stays, because later
+    /// passes and executions find the state that this run recorded.
+    fn was_verified(&self, snapshot: usize, manifest: &Manifest) -> bool {
+        let is_recent = |within: Duration| {
+            let state = manifest.verify_state().ok().flatten()?;
+            let start = u64::try_from(state.upid.start_epoch()).ok()?;
+            let start = SystemTime::UNIX_EPOCH + Duration::from_secs(start);
+            self.now.duration_since(start).ok().filter(|age| *age <= within)
+        };
+        let now = || self.options.skip_verified_within.and_then(is_recent).is_some();
+        self.verified().get_mut(snapshot).is_some_and(|verified| *verified.get_or_insert_with(now))
     }
 
     async fn files(
@@ -120,34 +136,36 @@ impl Run {
         for file in manifest.files() {
             let key = Key::Archive(target.name.clone(), file.name().clone());
             let found = match (file.name().kind(), work) {
-                (ArchiveKind::Blob, Work::Full(_)) => self.object(&key, Wanted::Blob(Some(file))).await,
-                (ArchiveKind::Blob, _) => self.blob_is_there(target, &key, file).await,
+                (ArchiveKind::Blob, Work::Full(_)) => {
+                    self.object(&mut conclusion.found, &key, Wanted::Blob(Some(file))).await
+                }
+                (ArchiveKind::Blob, _) => self.find_blob(target, &key, file).await,
                 (ArchiveKind::Dynamic | ArchiveKind::Fixed, _) => {
-                    self.object(&key, Wanted::Index(file)).await
+                    self.object(&mut conclusion.found, &key, Wanted::Index(file)).await
                 }
             };
             match found {
                 Found::Blob | Found::Manifest(_) => {}
-                Found::Corrupt => conclusion.fault(file, Fault::Corrupt),
+                Found::Corrupt => conclusion.fault(file, ObjectFault::Corrupt),
                 Found::Index(index) => conclusion.tally(file, self.chunks(&index, file, work).await),
-                Found::Missing => conclusion.fault(file, Fault::Missing),
+                Found::Missing => conclusion.fault(file, ObjectFault::Missing),
                 Found::Stopped => conclusion.open = true,
                 Found::Unreachable(_) => {
-                    self.control.note_unreachable();
+                    self.control.count_unreachable();
                     conclusion.open = true;
                 }
             }
         }
         if target.has_client_log && is_full {
             let key = Key::ClientLog(target.name.clone());
-            if let Found::Corrupt = self.object(&key, Wanted::Blob(None)).await {
-                self.findings().report.damaged_logs.push(target.name.clone());
-            }
+            let log = self.object(&mut conclusion.found, &key, Wanted::Blob(None)).await;
+            conclusion.found.has_damaged_log = matches!(log, Found::Corrupt);
+            conclusion.is_log_open = matches!(log, Found::Stopped | Found::Unreachable(_));
         }
     }
 
-    /// Looks for a blob without reading it.
-    async fn blob_is_there(&self, target: &SnapshotInfo, key: &Key, file: &ManifestFile) -> Found {
+    /// Looks up a blob without reading it.
+    async fn find_blob(&self, target: &SnapshotInfo, key: &Key, file: &ManifestFile) -> Found {
         let listed = target.files.iter().find(|listed| listed.name == *file.name());
         if listed.is_some_and(|listed| listed.stored_bytes == file.size()) {
             return Found::Blob;
@@ -163,28 +181,27 @@ impl Run {
         }
     }
 
-    /// Reads and checks an object. What is corrupt is believed only when it was fetched again. Where nothing is said about contents,
-    /// local copies may answer; what they say counts only if it is good (H69).
-    async fn object(&self, key: &Key, wanted: Wanted<'_>) -> Found {
-        if self.options.mode != Mode::Full
+    /// Reads and checks an object. It is reported corrupt only if another fetch is corrupt too. A run that does not check contents may
+    /// use local copies, but only a good one counts (H69).
+    async fn object(&self, found: &mut VisitFindings, key: &Key, wanted: Wanted<'_>) -> Found {
+        if self.options.mode != VerifyMode::Full
             && let good @ (Found::Index(_) | Found::Manifest(_)) =
                 self.object_once(key, wanted, Copies::Use).await
         {
-            self.findings().report.objects += 1;
+            found.objects += 1;
             return good;
         }
         let (mut left, mut was_corrupt) = (self.options.refetches, false);
         loop {
-            let found = self.object_once(key, wanted, Copies::Bypass).await;
-            match found {
+            let object = self.object_once(key, wanted, Copies::Bypass).await;
+            match object {
                 Found::Corrupt if left > 0 => (left, was_corrupt) = (left - 1, true),
                 Found::Blob | Found::Index(_) | Found::Manifest(_) => {
-                    let report = &mut self.findings().report;
-                    report.objects += 1;
-                    report.unsteady += u64::from(was_corrupt);
-                    return found;
+                    found.objects += 1;
+                    found.unsteady += u64::from(was_corrupt);
+                    return object;
                 }
-                _ => return found,
+                _ => return object,
             }
         }
     }
@@ -230,21 +247,14 @@ impl Run {
         }
     }
 
-    /// Looks at the chunks of an archive, many at the same time.
+    /// Checks the chunks of an archive, many concurrently.
     async fn chunks(&self, index: &IndexReader, file: &ManifestFile, work: Work<'_>) -> Tally {
-        let is_encrypted = file.crypt_mode() == CryptMode::Encrypt;
-        let mut tally = Tally {
-            corrupt: HashSet::new(),
-            is_encrypted,
-            misfits: HashSet::new(),
-            missing: HashSet::new(),
-            open: false,
-        };
-        let mut looks = FuturesUnordered::new();
+        let mut tally = Tally::new(file.crypt_mode() == CryptMode::Encrypt);
+        let mut checks = FuturesUnordered::new();
         for number in 0..index.len() {
             if number % ENTRIES_AT_ONCE == 0 {
                 yield_now().await;
-                while let Some(Some((id, verdict))) = looks.next().now_or_never() {
+                while let Some(Some((id, verdict))) = checks.next().now_or_never() {
                     tally.add(id, verdict);
                 }
             }
@@ -256,7 +266,7 @@ impl Run {
             let Some(length) =
                 u32::try_from(entry.len).ok().filter(|length| *length as usize <= MAX_CHUNK_BYTES)
             else {
-                // No chunk is that long, so no stored chunk can match.
+                // No chunk is that long, so no stored chunk matches.
                 tally.misfits.insert(ChunkId { digest: entry.digest, length: u32::MAX });
                 continue;
             };
@@ -264,55 +274,18 @@ impl Run {
             match self.step(id, work) {
                 Step::Done(verdict) => tally.add(id, verdict),
                 Step::Later(turn, depth) => {
-                    while looks.len() >= self.in_flight
-                        && let Some((id, verdict)) = looks.next().await
+                    while checks.len() >= self.concurrency
+                        && let Some((id, verdict)) = checks.next().await
                     {
                         tally.add(id, verdict);
                     }
-                    looks.push(self.look(id, turn, depth));
+                    checks.push(self.check(id, turn, depth));
                 }
             }
         }
-        while let Some((id, verdict)) = looks.next().await {
+        while let Some((id, verdict)) = checks.next().await {
             tally.add(id, verdict);
         }
         tally
-    }
-
-    /// Writes down what was found of a snapshot: into the report, and into its manifest. `ok` only if all of it was read and is good
-    /// (H102).
-    pub(super) async fn write_down(&self, conclusion: Conclusion) {
-        let Conclusion { damaged, is_read, lock: _lock, merge, missing, open } = conclusion;
-        let name = damaged.name.clone();
-        let state = if !damaged.archives.is_empty() {
-            Some(VerifyResult::Failed)
-        } else if is_read && !open {
-            Some(VerifyResult::Ok)
-        } else {
-            None
-        };
-        if !damaged.archives.is_empty() {
-            self.findings().damage(damaged, merge);
-        }
-        if !missing.is_empty()
-            && self.options.repair == Repair::Quarantine
-            && let Err(error) = self.store.inner().repairs().suspect_missing(&missing).await
-        {
-            for digest in missing {
-                self.findings().unrepaired(digest, error.clone());
-            }
-        }
-        if let Some(state) = state
-            && self.options.recording == Recording::On
-        {
-            let verified = VerifyState::new(self.upid.clone(), state);
-            if let Err(error) = self.store.inner().manifests().record_verification(&name, &verified).await {
-                let mut findings = self.findings();
-                if findings.report.unrecorded.len() < LISTED {
-                    findings.report.unrecorded.push((name.clone(), error.kind()));
-                }
-            }
-        }
-        self.tell(&Event::SnapshotFinished { snapshot: &name, state });
     }
 }

@@ -86,7 +86,7 @@ async fn reader(server: &FaultServer) -> Datastore {
 }
 
 async fn verified(store: &Datastore, options: VerifyOptions) {
-    let plan = verify::plan(store, verify::Scope::Store, options).await.unwrap();
+    let mut plan = verify::plan(store, &Scope::Store, options).await.unwrap();
     assert!(plan.execute().await.unwrap().is_clean());
 }
 

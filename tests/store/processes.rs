@@ -123,7 +123,7 @@ async fn perform(
         }
         "verify" => {
             let report =
-                verify::plan(store, verify::Scope::Store, VerifyOptions::default()).await?.execute().await?;
+                verify::plan(store, &Scope::Store, VerifyOptions::default()).await?.execute().await?;
             let is_busy = |skipped: &verify::SkippedSnapshot| skipped.reason == SkipReason::Busy;
             if report.skipped.iter().any(is_busy) { Err(busy("verify")) } else { Ok(()) }
         }

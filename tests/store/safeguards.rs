@@ -72,12 +72,7 @@ async fn damage(backend: &dyn Backend, number: u64) -> Bytes {
 }
 
 async fn verified(store: &Datastore) -> VerifyReport {
-    verify::plan(store, verify::Scope::Store, VerifyOptions::default())
-        .await
-        .unwrap()
-        .execute()
-        .await
-        .unwrap()
+    verify::plan(store, &Scope::Store, VerifyOptions::default()).await.unwrap().execute().await.unwrap()
 }
 
 fn kind<T: std::fmt::Debug>(result: Result<T, larder::error::Error>) -> ErrorKind {

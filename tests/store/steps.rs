@@ -214,7 +214,7 @@ fn a_quarantine_has_this_order_of_steps() {
         bad[20] ^= 1;
         record.put(&key, bad.into(), PutMode::Replace).await.unwrap();
         record.reset();
-        let plan = verify::plan(&store, verify::Scope::Store, VerifyOptions::default()).await.unwrap();
+        let mut plan = verify::plan(&store, &Scope::Store, VerifyOptions::default()).await.unwrap();
         assert_eq!(plan.execute().await.unwrap().quarantined, 1);
         assert_steps(
             &record,

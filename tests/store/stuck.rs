@@ -510,8 +510,7 @@ fn reads(root: &Path, expected: &str) {
         let store = Datastore::open(Arc::clone(&backend), Options::default()).await.unwrap();
         assert_eq!(check_all(&store).await, 1);
         let options = VerifyOptions::default().repair(Repair::Report).recording(Recording::Off);
-        let report =
-            verify::plan(&store, verify::Scope::Store, options).await.unwrap().execute().await.unwrap();
+        let report = verify::plan(&store, &Scope::Store, options).await.unwrap().execute().await.unwrap();
         assert!(report.is_clean() && report.sound == 1, "{report:?}");
         let name = store.latest(&group("host/a")).await.unwrap().unwrap();
         let snapshot = store.snapshot(&name).await.unwrap();

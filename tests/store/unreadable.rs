@@ -197,8 +197,8 @@ fn verification_reports_unreadable_entries() {
         for place in scene.places() {
             for kind in [Odd::Link, Odd::Fifo] {
                 scene.replace(&place, kind);
-                let plan =
-                    verify::plan(&scene.store, verify::Scope::Store, VerifyOptions::default()).await.unwrap();
+                let mut plan =
+                    verify::plan(&scene.store, &Scope::Store, VerifyOptions::default()).await.unwrap();
                 let report = plan.execute().await.unwrap();
                 let what = format!("{kind:?} at {place}: {report:?}");
                 assert!(!report.is_clean(), "{what}");

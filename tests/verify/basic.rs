@@ -8,19 +8,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
+use larder::Observer;
 use larder::backend::{Backend, ListEntry, ListQuery, LockMode, LockScope, MemoryBackend, PutMode, Removal};
 use larder::error::{ErrorKind, Result};
 use larder::format::Digest;
 use larder::format::layout::{Key, Prefix};
 use larder::format::manifest::VerifyResult;
-use larder::format::name::{GroupName, SnapshotName};
+use larder::format::name::{GroupName, Namespace, SnapshotName};
 use larder::internal::fault::{Action, FaultBackend, Rule};
 use larder::internal::listing::list_all;
 use larder::internal::record::{Method, RecordingBackend};
 use larder::rt::{Runtime, ThreadRuntime};
-use larder::store::{Datastore, Options, SnapshotReader};
+use larder::store::{Datastore, Options, Scope, SnapshotReader};
 use larder::verify::{
-    self, Event, Fault, Incomplete, Mode, Observer, Recording, Repair, Sample, Scope, SkipReason,
+    self, Incomplete, ObjectFault, Recording, Repair, Sample, SkipReason, VerifyEvent, VerifyMode,
     VerifyOptions, VerifyReport,
 };
 use larder_testing::noise;
@@ -34,7 +35,7 @@ fn group(name: &str) -> GroupName {
 }
 
 /// A snapshot with an image of these chunks, a stream, a blob and a log. Each chunk is noise of its seed.
-async fn back_up(store: &Datastore, name: &str, seeds: &[u64]) -> SnapshotReader {
+pub(crate) async fn back_up(store: &Datastore, name: &str, seeds: &[u64]) -> SnapshotReader {
     try_back_up(store, name, seeds).await.unwrap()
 }
 
@@ -58,7 +59,7 @@ fn chunk(seed: u64) -> String {
     Key::Chunk(digest(seed)).path()
 }
 
-fn digest(seed: u64) -> Digest {
+pub(crate) fn digest(seed: u64) -> Digest {
     Digest::of(&noise(seed, 4096))
 }
 
@@ -67,10 +68,10 @@ async fn run(store: &Datastore, options: VerifyOptions) -> VerifyReport {
 }
 
 async fn try_run(store: &Datastore, options: VerifyOptions) -> Result<VerifyReport> {
-    verify::plan(store, Scope::Store, options).await?.execute().await
+    verify::plan(store, &Scope::Store, options).await?.execute().await
 }
 
-async fn state(store: &Datastore, name: &SnapshotName) -> Option<VerifyResult> {
+pub(crate) async fn state(store: &Datastore, name: &SnapshotName) -> Option<VerifyResult> {
     let snapshot = store.snapshot(name).await.unwrap();
     snapshot.manifest().verify_state().unwrap().map(|state| state.state)
 }
@@ -81,23 +82,26 @@ async fn restored(snapshot: &SnapshotReader) -> Vec<u8> {
     bytes
 }
 
-fn flipped(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn flipped(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     *bytes.last_mut().unwrap() ^= 1;
     bytes
 }
 
 /// A store in memory, with something around it.
-struct Around {
-    faults: Arc<FaultBackend>,
-    memory: Arc<dyn Backend>,
-    record: Arc<RecordingBackend>,
-    store: Datastore,
+pub(crate) struct Around {
+    pub(crate) faults: Arc<FaultBackend>,
+    pub(crate) memory: Arc<dyn Backend>,
+    pub(crate) record: Arc<RecordingBackend>,
+    pub(crate) store: Datastore,
 }
 
 impl Around {
     async fn new() -> Self {
-        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        Self::on(Arc::new(ThreadRuntime::new())).await
+    }
+
+    pub(crate) async fn on(runtime: Arc<dyn Runtime>) -> Self {
         let memory: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime));
         let faults = Arc::new(FaultBackend::new(Arc::clone(&memory)));
         let record = Arc::new(RecordingBackend::new(Arc::<FaultBackend>::clone(&faults)));
@@ -106,17 +110,17 @@ impl Around {
         Self { faults, memory, record, store }
     }
 
-    async fn spoil(&self, key: &Key, change: impl Fn(&[u8]) -> Vec<u8>) {
+    pub(crate) async fn spoil(&self, key: &Key, change: impl Fn(&[u8]) -> Vec<u8>) {
         let bytes = change(&self.memory.get(key, u64::MAX).await.unwrap().bytes);
         self.memory.put(key, bytes.into(), PutMode::Replace).await.unwrap();
     }
 
-    async fn remove(&self, key: Key) {
+    pub(crate) async fn remove(&self, key: Key) {
         self.memory.delete(&[Removal::any(key)]).await.unwrap().remove(0).unwrap();
     }
 
     /// All objects, with their contents.
-    async fn objects(&self) -> Vec<(String, Bytes)> {
+    pub(crate) async fn objects(&self) -> Vec<(String, Bytes)> {
         let mut found = Vec::new();
         for prefix in [Prefix::Chunks, Prefix::Namespace(larder::format::name::Namespace::root())] {
             for entry in list_all(self.memory.as_ref(), &ListQuery::all(prefix)).await.unwrap().into_entries()
@@ -130,7 +134,7 @@ impl Around {
     }
 
     /// Keys that were read since the last look, chunks only.
-    fn chunks_read(&self) -> Vec<Digest> {
+    pub(crate) fn chunks_read(&self) -> Vec<Digest> {
         let calls = self.record.calls();
         self.record.reset();
         let gets = calls.iter().filter(|call| call.method == Method::Get);
@@ -149,9 +153,11 @@ fn every_mode_finds_a_sound_store_sound() {
             store.create_namespace(&"a".parse().unwrap()).await.unwrap();
             let three = back_up(&store, "ns/a/host/x", &[1, 5]).await.name().clone();
             let chunks = 5 + 3;
-            for mode in [Mode::Presence, Mode::Sample(Sample::default().requests(1000)), Mode::Full] {
+            for mode in
+                [VerifyMode::Presence, VerifyMode::Sample(Sample::default().requests(1000)), VerifyMode::Full]
+            {
                 let options = VerifyOptions::default().mode(mode);
-                let plan = verify::plan(&store, Scope::Store, options).await.unwrap();
+                let mut plan = verify::plan(&store, &Scope::Store, options).await.unwrap();
                 let estimate = *plan.estimate();
                 assert_eq!(plan.snapshots().collect::<Vec<_>>(), [&two, &one, &three]);
                 assert_eq!((estimate.snapshots, estimate.references), (3, 9 + 3));
@@ -161,23 +167,26 @@ fn every_mode_finds_a_sound_store_sound() {
                 assert_eq!((counts.digest + counts.presence, counts.checksum), (chunks, 0), "{mode:?}");
                 assert!(report.bytes <= estimate.bytes, "{mode:?}: {report:?} {estimate:?}");
                 assert!(estimate.chunks >= chunks);
-                if mode == Mode::Full {
+                if mode == VerifyMode::Full {
                     assert!(report.requests <= estimate.requests, "{report:?} {estimate:?}");
                     assert_eq!((counts.presence, report.sound), (0, 3));
                     // Three manifests, six indexes, three blobs and three logs.
                     assert_eq!(report.objects, 15);
                 }
                 for name in [&one, &two, &three] {
-                    let wanted = (mode == Mode::Full).then_some(VerifyResult::Ok);
+                    let wanted = (mode == VerifyMode::Full).then_some(VerifyResult::Ok);
                     assert_eq!(state(&store, name).await, wanted, "only a full run says so: {mode:?}");
                 }
             }
             for (scope, snapshots) in [
                 (Scope::Group(group("vm/1")), 2),
                 (Scope::Namespace("a".parse().unwrap()), 1),
-                (Scope::Snapshot(one.clone()), 1),
+                (Scope::Namespace(Namespace::root()), 2),
+                (Scope::Tree(Namespace::root()), 3),
+                (Scope::Snapshots(vec![three.clone(), two.clone(), three.clone()]), 2),
+                (Scope::Snapshots(vec![one.clone()]), 1),
             ] {
-                let plan = verify::plan(&store, scope, VerifyOptions::default()).await.unwrap();
+                let mut plan = verify::plan(&store, &scope, VerifyOptions::default()).await.unwrap();
                 assert_eq!(plan.snapshots().count(), snapshots);
                 assert!(plan.execute().await.unwrap().is_clean());
             }
@@ -249,7 +258,7 @@ fn quarantined_copies_are_numbered_and_not_taken_for_chunks() {
                 assert_eq!(report.quarantined, 1, "{report:?}");
                 let number = round.min(9);
                 assert_eq!(place.read(&format!("{}.{number}.bad", chunk(1))).await.unwrap(), bad);
-                let report = run(&store, VerifyOptions::default().mode(Mode::Presence)).await;
+                let report = run(&store, VerifyOptions::default().mode(VerifyMode::Presence)).await;
                 assert_eq!((report.chunks.missing, report.chunks.presence), (1, 1), "it is not there");
                 back_up(&store, "vm/1", &[1]).await;
                 assert_eq!(place.read(&chunk(1)).await.unwrap(), good);
@@ -272,11 +281,11 @@ fn a_good_quarantined_chunk_is_reinstated() {
             let report = run(&store, VerifyOptions::default().repair(Repair::Report)).await;
             assert_eq!((report.chunks.missing, report.reinstated), (1, 0));
             assert_eq!(state(&store, &name).await, Some(VerifyResult::Failed));
-            for mode in [Mode::Presence, Mode::Full] {
+            for mode in [VerifyMode::Presence, VerifyMode::Full] {
                 let report = run(&store, VerifyOptions::default().mode(mode)).await;
                 assert_eq!((report.reinstated, report.is_clean()), (1, true), "{report:?}");
                 assert_eq!(place.read(&chunk(1)).await.unwrap(), good);
-                if mode == Mode::Presence {
+                if mode == VerifyMode::Presence {
                     place.remove(&chunk(1)).await;
                 }
             }
@@ -317,7 +326,7 @@ fn blobs_indexes_manifests_and_logs_are_verified() {
                 let archive = damaged.archives.first();
                 Some((damaged.manifest, archive.map(|archive| (archive.name.as_str(), archive.fault))))
             };
-            let (corrupt, missing) = (Some(Fault::Corrupt), Some(Fault::Missing));
+            let (corrupt, missing) = (Some(ObjectFault::Corrupt), Some(ObjectFault::Missing));
             assert_eq!(faults(0), Some((None, Some(("app.conf.blob", corrupt)))));
             assert_eq!(faults(1), Some((None, Some(("app.conf.blob", missing)))));
             assert_eq!(faults(2), Some((None, Some(("disk.img.fidx", corrupt)))));
@@ -353,12 +362,12 @@ fn a_snapshot_being_written_or_deleted_is_skipped() {
             drop(held);
             assert_eq!(state(&store, &benchmark).await, None, "left out, as PBS does");
             let scope = Scope::Group(group("host/benchmark"));
-            let plan = verify::plan(&store, scope, VerifyOptions::default()).await.unwrap();
+            let mut plan = verify::plan(&store, &scope, VerifyOptions::default()).await.unwrap();
             assert!(plan.execute().await.unwrap().is_clean());
             assert_eq!(state(&store, &benchmark).await, Some(VerifyResult::Ok), "unless it is meant");
             writer.abort().await.unwrap();
-            let missing = Scope::Snapshot("vm/9/2025-07-14T14:20:02Z".parse().unwrap());
-            let refused = verify::plan(&store, missing, VerifyOptions::default()).await;
+            let missing = Scope::Snapshots(vec!["vm/9/2025-07-14T14:20:02Z".parse().unwrap()]);
+            let refused = verify::plan(&store, &missing, VerifyOptions::default()).await;
             assert_eq!(refused.unwrap_err().kind(), ErrorKind::NotFound);
         })
     });
@@ -419,7 +428,7 @@ fn presence_mode_reads_no_chunk_and_finds_missing_ones() {
         run(&around.store, VerifyOptions::default()).await;
         around.remove(Key::Chunk(digest(1))).await;
         around.record.reset();
-        let report = run(&around.store, VerifyOptions::default().mode(Mode::Presence)).await;
+        let report = run(&around.store, VerifyOptions::default().mode(VerifyMode::Presence)).await;
         assert_eq!(around.chunks_read(), []);
         assert_eq!((report.chunks.missing, report.damaged.len()), (1, 1));
         assert_eq!(report.damaged[0].archives[0].digests, [digest(1)]);
@@ -537,7 +546,7 @@ fn too_many_missing_chunks_stop_the_verification_without_a_verdict() {
             around.remove(info.key).await;
         }
         let before = around.objects().await;
-        for mode in [Mode::Full, Mode::Presence] {
+        for mode in [VerifyMode::Full, VerifyMode::Presence] {
             // Each snapshot lacks fewer than the limit.
             let options = VerifyOptions::default().missing_limit(20).mode(mode);
             let error = try_run(&around.store, options).await.unwrap_err();
@@ -554,9 +563,10 @@ fn too_many_missing_chunks_stop_the_verification_without_a_verdict() {
 fn an_aborted_verification_marks_no_snapshot_as_verified() {
     #[derive(Debug)]
     struct After(AtomicU64, Arc<AtomicBool>);
-    impl Observer for After {
-        fn on_event(&self, event: &Event<'_>) {
-            if matches!(event, Event::ChunkChecked { .. }) && self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
+    impl Observer<VerifyEvent> for After {
+        fn on_event(&self, event: &VerifyEvent) {
+            if matches!(event, VerifyEvent::ChunkChecked { .. }) && self.0.fetch_sub(1, Ordering::SeqCst) == 1
+            {
                 self.1.store(true, Ordering::SeqCst);
             }
         }
@@ -569,7 +579,7 @@ fn an_aborted_verification_marks_no_snapshot_as_verified() {
         for after in 0..=22 {
             let abort = Arc::new(AtomicBool::new(after == 0));
             let observer = Arc::new(After(AtomicU64::new(after), Arc::clone(&abort)));
-            let options = VerifyOptions::default().abort(abort).observer(observer).in_flight(1);
+            let options = VerifyOptions::default().abort(abort).observer(observer).concurrency(1);
             let report = run(&around.store, options).await;
             let states = [state(&around.store, &two).await, state(&around.store, &one).await];
             if report.incomplete.is_none() {
@@ -611,9 +621,9 @@ fn samples_stay_within_their_budget_and_cover_all_chunks_in_turn() {
                 sample = requests.map_or(sample, |requests| sample.requests(requests));
                 sample = bytes.map_or(sample, |bytes| sample.bytes(bytes));
                 around.record.reset();
-                let options = VerifyOptions::default().mode(Mode::Sample(sample)).in_flight(4);
+                let options = VerifyOptions::default().mode(VerifyMode::Sample(sample)).concurrency(4);
                 let before = around.record.counts();
-                let plan = verify::plan(&around.store, Scope::Store, options).await.unwrap();
+                let mut plan = verify::plan(&around.store, &Scope::Store, options).await.unwrap();
                 assert!(requests.is_none_or(|most| plan.estimate().requests <= most));
                 let report = plan.execute().await.unwrap();
                 let used = around.record.counts();
@@ -648,7 +658,7 @@ fn a_sample_reports_the_snapshots_of_a_corrupt_chunk() {
         let two = back_up(&around.store, "vm/1", &[1, 3]).await.name().clone();
         let well = back_up(&around.store, "vm/2", &[4]).await.name().clone();
         around.spoil(&Key::Chunk(digest(1)), flipped).await;
-        let sample = |requests: u64| Mode::Sample(Sample::default().requests(requests));
+        let sample = |requests: u64| VerifyMode::Sample(Sample::default().requests(requests));
         let report = run(&around.store, VerifyOptions::default().mode(sample(100))).await;
         let damaged: Vec<_> = report.damaged.iter().map(|damaged| damaged.name.clone()).collect();
         assert_eq!(damaged, [one.clone(), two]);
@@ -661,7 +671,7 @@ fn a_sample_reports_the_snapshots_of_a_corrupt_chunk() {
         // However far reads in flight exceed the budget, each finding is reported with its snapshots.
         around.spoil(&Key::Chunk(digest(3)), flipped).await;
         let sample = |bytes: u64| {
-            let mode = Mode::Sample(Sample::default().bytes(bytes));
+            let mode = VerifyMode::Sample(Sample::default().bytes(bytes));
             VerifyOptions::default().repair(Repair::Report).recording(Recording::Off).mode(mode)
         };
         let all = run(&around.store, sample(u64::MAX - 1)).await.bytes;
@@ -687,7 +697,7 @@ fn a_verification_with_little_memory_finds_the_same_damage() {
         }
         around.remove(Key::Chunk(digest(7))).await;
         // A megabyte is room for more than these; the bounds themselves are tested where they are.
-        for mode in [Mode::Full, Mode::Presence] {
+        for mode in [VerifyMode::Full, VerifyMode::Presence] {
             let options = VerifyOptions::default().mode(mode).memory_bytes(1 << 20).repair(Repair::Report);
             let report = run(&around.store, options).await;
             assert_eq!((report.chunks.missing, report.damaged.len()), (1, 2));
@@ -726,12 +736,12 @@ fn a_read_only_verification_writes_nothing() {
 fn a_verification_reports_its_progress() {
     #[derive(Debug, Default)]
     struct Recorder(Mutex<Vec<String>>);
-    impl Observer for Recorder {
-        fn on_event(&self, event: &Event<'_>) {
+    impl Observer<VerifyEvent> for Recorder {
+        fn on_event(&self, event: &VerifyEvent) {
             self.0.lock().unwrap().push(match event {
-                Event::ChunkChecked { finding, .. } => format!("{finding:?}"),
-                Event::SnapshotFinished { state, .. } => format!("finished {state:?}"),
-                Event::SnapshotStarted { snapshot } => format!("started {snapshot}"),
+                VerifyEvent::ChunkChecked { finding, .. } => format!("{finding:?}"),
+                VerifyEvent::SnapshotFinished { state, .. } => format!("finished {state:?}"),
+                VerifyEvent::SnapshotStarted { snapshot } => format!("started {snapshot}"),
                 _ => "something new".to_owned(),
             });
         }
@@ -741,7 +751,7 @@ fn a_verification_reports_its_progress() {
         let name = back_up(&around.store, "vm/1", &[1, 1, 2]).await.name().clone();
         around.remove(Key::Chunk(digest(2))).await;
         let events = Arc::new(Recorder::default());
-        run(&around.store, VerifyOptions::default().observer(Arc::<Recorder>::clone(&events)).in_flight(1))
+        run(&around.store, VerifyOptions::default().observer(Arc::<Recorder>::clone(&events)).concurrency(1))
             .await;
         let events = events.0.lock().unwrap().clone();
         let wanted = ["Good(Digest)", "Missing", "Good(Digest)", "finished Some(Failed)"];

@@ -11,12 +11,7 @@ use larder_testing::fault_server::{Action, FaultServer, Options as ServerOptions
 use larder_testing::s3_store::{back_up, check_all, fresh, group, keys};
 
 async fn verified(store: &Datastore) -> VerifyReport {
-    verify::plan(store, verify::Scope::Store, VerifyOptions::default())
-        .await
-        .unwrap()
-        .execute()
-        .await
-        .unwrap()
+    verify::plan(store, &Scope::Store, VerifyOptions::default()).await.unwrap().execute().await.unwrap()
 }
 
 /// Proves H97.

@@ -19,8 +19,8 @@ use larder::internal::fault::{Action, FaultBackend, Rule};
 use larder::internal::record::{Method, RecordingBackend};
 use larder::internal::suspects;
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
-use larder::store::{Datastore, Options, SnapshotReader};
-use larder::verify::{self, Fault, Mode, Repair, Scope, VerifyOptions, VerifyReport};
+use larder::store::{Datastore, Options, Scope, SnapshotReader};
+use larder::verify::{self, ObjectFault, Repair, VerifyMode, VerifyOptions, VerifyReport};
 use larder_testing::fault_server::{FaultServer, Options as ServerOptions};
 use larder_testing::fixture;
 use larder_testing::noise;
@@ -200,7 +200,7 @@ async fn back_up(store: &Datastore, group: &str) -> Result<SnapshotReader> {
 }
 
 async fn run(store: &Datastore, options: VerifyOptions) -> VerifyReport {
-    verify::plan(store, Scope::Store, options).await.unwrap().execute().await.unwrap()
+    verify::plan(store, &Scope::Store, options).await.unwrap().execute().await.unwrap()
 }
 
 async fn restored(snapshot: &SnapshotReader) -> Vec<u8> {
@@ -235,17 +235,17 @@ fn a_chunk_with_transient_read_errors_is_not_quarantined() {
             let store = Datastore::create(Arc::<Strange>::clone(&strange), Options::default()).await.unwrap();
             back_up(&store, "vm/1").await.unwrap();
             strange.wrong.store(wrong, Ordering::SeqCst);
-            let options = VerifyOptions::default().refetches(refetches).in_flight(1);
+            let options = VerifyOptions::default().refetches(refetches).concurrency(1);
             let report = run(&store, options).await;
             assert!(report.is_clean(), "{report:?}");
             assert_eq!((report.unsteady, report.quarantined, report.sound), (1, 0, 1));
             // Once more than that: the check before the quarantine finds it good.
             strange.wrong.store(refetches.into(), Ordering::SeqCst);
-            let report = run(&store, VerifyOptions::default().refetches(refetches - 1).in_flight(1)).await;
+            let report = run(&store, VerifyOptions::default().refetches(refetches - 1).concurrency(1)).await;
             assert_eq!((report.is_clean(), report.unsteady, report.quarantined), (true, 1, 0));
             // For ever.
             strange.wrong.store(u64::MAX, Ordering::SeqCst);
-            let report = run(&store, VerifyOptions::default().refetches(refetches).in_flight(1)).await;
+            let report = run(&store, VerifyOptions::default().refetches(refetches).concurrency(1)).await;
             assert_eq!((report.quarantined, report.chunks.corrupt), (3, 3));
             // It was not destroyed, and comes back when it is read well again.
             strange.wrong.store(0, Ordering::SeqCst);
@@ -297,7 +297,7 @@ fn after_a_crash_at_any_step_of_a_quarantine_the_next_backup_is_whole() {
                 let dying: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
                 let store = open(&dying).await;
                 faults.crash_at(faults.steps() + step);
-                let plan = verify::plan(&store, Scope::Store, VerifyOptions::default()).await.unwrap();
+                let mut plan = verify::plan(&store, &Scope::Store, VerifyOptions::default()).await.unwrap();
                 let _ = plan.execute().await;
                 drop(store);
                 // Another process.
@@ -365,7 +365,7 @@ fn a_chunk_stays_suspect_after_any_failure_during_its_quarantine() {
                         faults.clear();
                         assert!(faults.fired() > 0, "{what}");
                         assert_eq!((report.unrepaired, report.quarantined), (1, 0), "{what}: {report:?}");
-                        assert_eq!(report.unrepaired_because[0].0, digest(2));
+                        assert_eq!(report.unrepaired_because.keys().next(), Some(&digest(2)));
                         let damaged = store.snapshot(&name).await.unwrap();
                         let state = damaged.manifest().verify_state().unwrap().unwrap().state;
                         assert_eq!(state, VerifyResult::Failed, "{what}");
@@ -401,7 +401,8 @@ fn concurrent_backups_and_verifications_lose_no_chunk() {
                     faults.add(Rule::on(*method, Action::Delay(takes)).first(20));
                 }
                 let verified = || async {
-                    let plan = verify::plan(&store, Scope::Snapshot(name.clone()), VerifyOptions::default());
+                    let scope = Scope::Snapshots(vec![name.clone()]);
+                    let plan = verify::plan(&store, &scope, VerifyOptions::default());
                     plan.await.unwrap().execute().await.unwrap()
                 };
                 let uploaded = async {
@@ -505,8 +506,8 @@ fn a_damaged_list_of_suspects_does_not_prevent_opening() {
         let report = run(&store, VerifyOptions::default()).await;
         assert!(report.is_suspicion_damaged);
         assert_eq!((report.unrepaired, report.quarantined), (1, 0));
-        assert_eq!(report.unrepaired_because[0].1.kind(), ErrorKind::Corrupt);
-        assert!(inner.head(&chunk(2)).await.is_ok(), "nothing was put aside");
+        assert_eq!(report.unrepaired_because.values().next().unwrap().kind(), ErrorKind::Corrupt);
+        assert!(inner.head(&chunk(2)).await.is_ok(), "nothing was quarantined");
         assert!(restored(&back_up(&store, "vm/1").await.unwrap()).await == contents(), "this process knows");
         remove(&inner, Key::Suspects).await;
         let store = open(&inner).await;
@@ -582,7 +583,8 @@ fn missing_chunks_are_stored_again_by_backups_of_other_groups() {
         let chunks = chunks_of(&server);
         server.remove(&chunks[0]);
         server.put(&chunks[1], flipped(&server.objects()[&chunks[1]]));
-        let plan = verify::plan(&process.store, Scope::Group(far_group()), VerifyOptions::default());
+        let scope = Scope::Group(far_group());
+        let plan = verify::plan(&process.store, &scope, VerifyOptions::default());
         let report = plan.await.unwrap().execute().await.unwrap();
         assert_eq!((report.chunks.missing, report.chunks.corrupt), (1, 1));
         process.close().await;
@@ -623,7 +625,7 @@ fn a_verification_reads_the_bucket_and_keeps_sound_cached_copies() {
         let index = server.objects().into_keys().find(|key| key.ends_with("disk.img.fidx")).unwrap();
         server.put(&index, flipped(&server.objects()[&index]));
         let report = run(&process.store, VerifyOptions::default()).await;
-        assert_eq!(report.damaged[0].archives[0].fault, Some(Fault::Corrupt));
+        assert_eq!(report.damaged[0].archives[0].fault, Some(ObjectFault::Corrupt));
         assert!(data(1).len() as u64 > CHUNK);
         process.close().await;
     });
@@ -721,7 +723,7 @@ fn damage_that_pbs_found_is_found_quarantined_and_recorded() {
             }
             let unreadable = report.damaged.iter().find(|damaged| damaged.manifest.is_some()).unwrap();
             assert_eq!(*unreadable.name.group().namespace(), "tenant/dept".parse::<Namespace>().unwrap());
-            let report = run(&store, VerifyOptions::default().mode(Mode::Presence)).await;
+            let report = run(&store, VerifyOptions::default().mode(VerifyMode::Presence)).await;
             assert_eq!(report.chunks.missing, quarantine + 1);
         });
     }

@@ -3,3 +3,4 @@
 mod basic;
 mod bucket;
 mod damage;
+mod resume;

@@ -9,8 +9,8 @@ use larder::backend::{ListEntry, ListQuery, PutMode, Removal};
 use larder::error::ErrorKind;
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::SnapshotName;
-use larder::store::{Datastore, Protection};
-use larder::verify::{self, Mode, Repair, Sample, Scope, VerifyOptions, VerifyReport};
+use larder::store::{Datastore, Protection, Scope};
+use larder::verify::{self, Repair, Sample, VerifyMode, VerifyOptions, VerifyReport};
 
 use super::make::wrong_with;
 use super::model::{BLOCK, BLOCKS, Contents, DeleteOutcome, Intent};
@@ -46,8 +46,10 @@ impl World {
         let (number, store) = self.a_store();
         let mut options = VerifyOptions::default();
         options = match self.below(4) {
-            0 => options.mode(Mode::Presence),
-            1 => options.mode(Mode::Sample(Sample::default().requests(8).rotation(self.below(u64::MAX)))),
+            0 => options.mode(VerifyMode::Presence),
+            1 => {
+                options.mode(VerifyMode::Sample(Sample::default().requests(8).rotation(self.below(u64::MAX))))
+            }
             _ => options,
         };
         if self.one_in(4) {
@@ -59,7 +61,7 @@ impl World {
         };
         let before: BTreeSet<u8> = self.model().bad.keys().copied().collect();
         self.log(format_args!("{number}: verify {scope:?} {options:?}"));
-        let work = async { verify::plan(&store, scope, options).await?.execute().await };
+        let work = async { verify::plan(&store, &scope, options).await?.execute().await };
         match self.perhaps(work).await {
             Some(Ok(report)) => {
                 self.log(format_args!("{number}: verified: {report:?}"));
@@ -171,7 +173,7 @@ impl World {
     }
 
     async fn verified(&self, store: &Datastore) -> VerifyReport {
-        let report = verify::plan(store, Scope::Store, VerifyOptions::default()).await;
+        let report = verify::plan(store, &Scope::Store, VerifyOptions::default()).await;
         let report = report.unwrap().execute().await.unwrap();
         self.log(format_args!("verified: {report:?}"));
         report

@@ -73,7 +73,7 @@ pub async fn side_by_side(runtime: Arc<dyn Runtime>, store: Datastore, time: Dur
         let snapshot = side.store.snapshot(name).await.unwrap();
         assert!(restored(&snapshot).await.unwrap() == bytes_of(blocks), "{name}");
     }
-    let report = verify::plan(&side.store, verify::Scope::Store, VerifyOptions::default()).await.unwrap();
+    let mut report = verify::plan(&side.store, &Scope::Store, VerifyOptions::default()).await.unwrap();
     let report = report.execute().await.unwrap();
     assert!(report.is_clean(), "{report:?}");
     let counts = side.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
@@ -178,7 +178,7 @@ async fn restores(side: Arc<Side>) {
 
 async fn verifications(side: Arc<Side>) {
     while side.goes_on().await {
-        let plan = verify::plan(&side.store, verify::Scope::Store, VerifyOptions::default()).await.unwrap();
+        let mut plan = verify::plan(&side.store, &Scope::Store, VerifyOptions::default()).await.unwrap();
         let report = plan.execute().await.unwrap();
         assert!(report.damaged.is_empty() && report.incomplete.is_none(), "{report:?}");
         side.count(2, 1);

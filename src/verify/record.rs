@@ -1,0 +1,83 @@
+//! Recording of conclusions: in the list of suspects, in manifests and in the report.
+
+use crate::format::manifest::VerifyState;
+use crate::verify::conclusion::Conclusion;
+use crate::verify::context::Run;
+use crate::verify::control::Stop;
+use crate::verify::options::{Recording, Repair};
+use crate::verify::report::VerifyEvent;
+
+/// Maximum number of snapshots with missing parts that wait for evidence.
+const MAX_HELD: usize = 32;
+
+/// Releases the locks of waiting conclusions when an execution ends or is dropped. Their snapshots are checked again.
+pub(super) struct ReleaseHeld<'a>(pub(super) &'a Run);
+
+impl Drop for ReleaseHeld<'_> {
+    fn drop(&mut self) {
+        self.0.held().clear();
+    }
+}
+
+impl Run {
+    /// Records a conclusion, at once or, if parts are missing and no good chunk was seen since, a little later.
+    pub(super) async fn submit(&self, conclusion: Conclusion) {
+        let waits = conclusion.lacks_something() && self.control.last_was_missing();
+        let held = {
+            let mut held = self.held();
+            held.push(conclusion);
+            held.len()
+        };
+        if !waits || held > MAX_HELD {
+            self.record_held().await;
+        }
+    }
+
+    /// Records all waiting conclusions, or discards them if the store cannot be trusted.
+    pub(super) async fn record_held(&self) {
+        loop {
+            if self.control.stopped() == Some(Stop::Missing) {
+                self.held().clear();
+                return;
+            }
+            let Some(conclusion) = self.held().pop() else { return };
+            self.record(conclusion).await;
+        }
+    }
+
+    /// Records a conclusion. Only afterwards is the snapshot done: a dropped future leaves it to the next execution.
+    async fn record(&self, conclusion: Conclusion) {
+        let state = conclusion.state();
+        let Conclusion { mut found, is_log_open, lock: _lock, missing, open, visit, .. } = conclusion;
+        let name = found.damage.name.clone();
+        let digests: Vec<_> = missing.iter().map(|id| id.digest).collect();
+        if !digests.is_empty()
+            && self.options.repair == Repair::Quarantine
+            && let Err(error) = self.store.inner().repairs().suspect_missing(&digests).await
+        {
+            found.unrepaired.extend(digests.into_iter().map(|digest| (digest, error.clone())));
+        }
+        let mut is_done = !is_log_open;
+        if let Some(state) = state
+            && self.options.recording == Recording::On
+        {
+            let verified = VerifyState::new(self.upid.clone(), state);
+            let result = self.store.inner().manifests().record_verification(&name, &verified).await;
+            is_done &= result.is_ok();
+            self.findings().recorded(&name, result.map_err(|error| error.kind()));
+        }
+        self.ledger.keep(&missing);
+        match (open, is_done) {
+            (true, _) => self.findings().keep(visit, found),
+            (false, false) => {
+                self.findings().keep(visit, found);
+                self.passes().conclude_for_now(visit);
+            }
+            (false, true) => {
+                self.findings().conclude(visit, found);
+                self.passes().conclude(visit);
+            }
+        }
+        self.notify(&VerifyEvent::SnapshotFinished { snapshot: name, state });
+    }
+}
