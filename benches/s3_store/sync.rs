@@ -49,7 +49,7 @@ async fn one(round: usize, data: &[u8], chunks: &[(Digest, Bytes)], report: &mut
     near.requests()?;
     far.requests()?;
     let (time, sent) = timed(async {
-        let plan = sync::plan(&source.store, &target.store, SyncOptions::default()).await?;
+        let mut plan = sync::plan(&source.store, &target.store, SyncOptions::default()).await?;
         let done = plan.execute().await?;
         if !done.is_complete() {
             return Err(format!("not all was brought over: {done:?}").into());

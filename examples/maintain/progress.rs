@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use larder::Observer;
 use larder::gc::GcEvent;
 use larder::prune::PruneEvent;
-use larder::sync::{SyncEvent, SyncObserver};
+use larder::sync::SyncEvent;
 use larder::verify::VerifyEvent;
 
 /// A progress bar, if standard error is a terminal.
@@ -88,8 +88,8 @@ impl Observer<PruneEvent> for Bar {
     }
 }
 
-impl SyncObserver for Bar {
-    fn on_event(&self, event: &SyncEvent<'_>) {
+impl Observer<SyncEvent> for Bar {
+    fn on_event(&self, event: &SyncEvent) {
         let Some(bar) = &self.bar else { return };
         match event {
             SyncEvent::SnapshotStarted { snapshot } => bar.set_message(snapshot.to_string()),

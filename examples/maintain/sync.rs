@@ -6,8 +6,8 @@ use futures::future::{BoxFuture, FutureExt as _};
 use larder::format::name::AuthId;
 use larder::store::Datastore;
 use larder::sync::{
-    self, Candidates, Conflict, GroupOutcome, Outcome as Became, Resync, Skip, Step, SyncOptions, SyncPlan,
-    SyncReport,
+    self, Resync, SyncCandidates, SyncConflict, SyncGroupOutcome, SyncOptions, SyncOutcome, SyncPlan,
+    SyncReport, SyncSkip, SyncStep,
 };
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ impl Command for Sync {
                 self.create = true;
                 options
             }
-            "--all-missing" => options.candidates(Candidates::AllMissing),
+            "--all-missing" => options.candidates(SyncCandidates::AllMissing),
             "--bandwidth" => options.bytes_per_second(cli::parsed::<NonZeroU64>(option, parser)?),
             "--owner" => options.owner(cli::parsed::<AuthId>(option, parser)?),
             "--remove-vanished" => options.remove_vanished(),
@@ -102,7 +102,7 @@ impl Sync {
             .source_namespace(self.from.namespace().clone())
             .target_namespace(at.asked.store.namespace().clone());
         at.bar.begin("looking at both stores", None);
-        let plan = sync::plan(from, at.store, options).await?;
+        let mut plan = sync::plan(from, at.store, options).await?;
         at.bar.end();
         output.set("executed", !at.asked.dry_run);
         if at.asked.dry_run {
@@ -111,7 +111,7 @@ impl Sync {
         }
         at.bar.begin(
             "",
-            Some(plan.snapshots().filter(|one| !matches!(one.step, Step::Skip(_))).count() as u64),
+            Some(plan.snapshots().filter(|one| !matches!(one.step, SyncStep::Skip(_))).count() as u64),
         );
         let report = plan.execute().await?;
         at.bar.end();
@@ -137,7 +137,7 @@ fn tell_plan(plan: &SyncPlan, output: &mut Output) {
             let said = step(snapshot.step);
             output.say(format!("{}: {said}", snapshot.target));
             listed.push(about(&snapshot.target, "step", said));
-            if let Step::Conflict(_) = snapshot.step {
+            if let SyncStep::Conflict(_) = snapshot.step {
                 output.trouble(format!("{} {said}", snapshot.target));
             }
         }
@@ -162,8 +162,8 @@ fn tell_plan(plan: &SyncPlan, output: &mut Output) {
         "namespaces": namespaces,
     });
     output.set("vanished", vanished);
-    let transfers = plan.snapshots().filter(|one| one.step == Step::Transfer).count() as u64;
-    let renewals = plan.snapshots().filter(|one| matches!(one.step, Step::Resync(_))).count();
+    let transfers = plan.snapshots().filter(|one| one.step == SyncStep::Transfer).count() as u64;
+    let renewals = plan.snapshots().filter(|one| matches!(one.step, SyncStep::Resync(_))).count();
     let removals = plan.vanished().snapshots.len();
     let transfers = count(transfers, "snapshot");
     output.say(format!("{transfers} would be brought over, {renewals} renewed, {removals} removed"));
@@ -179,16 +179,16 @@ fn tell_report(report: &SyncReport, output: &mut Output) {
     let mut listed = Vec::new();
     for group in &report.groups {
         let whole = match &group.outcome {
-            GroupOutcome::Failed(error) => Some(format!("could not be begun: {}", cli::told(error))),
-            GroupOutcome::Foreign(owner) => Some(format!("left alone, it belongs to {owner}")),
-            GroupOutcome::NotReached => Some("not come to".to_owned()),
+            SyncGroupOutcome::Failed(error) => Some(format!("could not be begun: {}", cli::told(error))),
+            SyncGroupOutcome::Foreign(owner) => Some(format!("left alone, it belongs to {owner}")),
+            SyncGroupOutcome::NotReached => Some("not come to".to_owned()),
             _ => None,
         };
         if let Some(whole) = whole {
             output.say(format!("group {}: {whole}", group.target));
         }
         for snapshot in &group.snapshots {
-            done += u64::from(matches!(snapshot.outcome, Became::Done(_)));
+            done += u64::from(matches!(snapshot.outcome, SyncOutcome::Done(_)));
             let said = became(&snapshot.outcome);
             output.say(format!("{}: {said}", snapshot.target));
             listed.push(about(&snapshot.target, "outcome", &said));
@@ -240,52 +240,52 @@ fn tell_removed(report: &SyncReport, output: &mut Output) {
     output.set("unremoved", failed);
 }
 
-fn step(step: Step) -> &'static str {
+fn step(step: SyncStep) -> &'static str {
     match step {
-        Step::Conflict(conflict) => conflict_text(conflict),
-        Step::Resync(Resync::Everything) => "would be brought over again, all of it",
-        Step::Resync(Resync::Log) => "its client log would be brought over",
-        Step::Resync(Resync::Manifest) => "notes and state of verification would be brought over",
-        Step::Skip(skip) => skip_text(skip),
-        Step::Transfer => "would be brought over",
+        SyncStep::Conflict(conflict) => conflict_text(conflict),
+        SyncStep::Resync(Resync::Everything) => "would be brought over again, all of it",
+        SyncStep::Resync(Resync::Log) => "its client log would be brought over",
+        SyncStep::Resync(Resync::Manifest) => "notes and state of verification would be brought over",
+        SyncStep::Skip(skip) => skip_text(skip),
+        SyncStep::Transfer => "would be brought over",
         _ => "something else would be done",
     }
 }
 
-fn became(outcome: &Became) -> String {
+fn became(outcome: &SyncOutcome) -> String {
     match outcome {
-        Became::Conflict(conflict) => conflict_text(*conflict).to_owned(),
-        Became::Done(stats) => {
+        SyncOutcome::Conflict(conflict) => conflict_text(*conflict).to_owned(),
+        SyncOutcome::Done(stats) => {
             let sent = count(stats.chunks_sent, "chunk");
             format!("brought over, {sent} sent, {}", bytes(stats.bytes_sent))
         }
-        Became::Failed(error) => format!("failed: {}", cli::told(error)),
-        Became::NotReached => "not come to".to_owned(),
-        Became::Skipped(skip) => skip_text(*skip).to_owned(),
-        Became::SourceGone => "was deleted in the other store meanwhile".to_owned(),
+        SyncOutcome::Failed(error) => format!("failed: {}", cli::told(error)),
+        SyncOutcome::NotReached => "not come to".to_owned(),
+        SyncOutcome::Skipped(skip) => skip_text(*skip).to_owned(),
+        SyncOutcome::SourceGone => "was deleted in the other store meanwhile".to_owned(),
         _ => "something else became of it".to_owned(),
     }
 }
 
-fn conflict_text(conflict: Conflict) -> &'static str {
+fn conflict_text(conflict: SyncConflict) -> &'static str {
     match conflict {
-        Conflict::Content => "is another one here, with other content; it stays",
-        Conflict::Encryption => "is another one here, encrypted or signed in another way; it stays",
-        Conflict::Key => "is another one here, with another key or signature; it stays",
+        SyncConflict::Content => "is another one here, with other content; it stays",
+        SyncConflict::Encryption => "is another one here, encrypted or signed in another way; it stays",
+        SyncConflict::Key => "is another one here, with another key or signature; it stays",
         _ => "is another one here; it stays",
     }
 }
 
-fn skip_text(skip: Skip) -> &'static str {
+fn skip_text(skip: SyncSkip) -> &'static str {
     match skip {
-        Skip::Damaged => "is here, but damaged, and stays",
-        Skip::NotAmongLast => "is not among the last ones",
-        Skip::NotEncrypted => "is not encrypted",
-        Skip::NotVerified => "is not verified",
-        Skip::Older => "is not here, but a newer one is",
-        Skip::Present => "is here, not compared",
-        Skip::Unfinished => "is unfinished in the other store",
-        Skip::UpToDate => "is here as it is there",
+        SyncSkip::Damaged => "is here, but damaged, and stays",
+        SyncSkip::NotAmongLast => "is not among the last ones",
+        SyncSkip::NotEncrypted => "is not encrypted",
+        SyncSkip::NotVerified => "is not verified",
+        SyncSkip::Older => "is not here, but a newer one is",
+        SyncSkip::Present => "is here, not compared",
+        SyncSkip::Unfinished => "is unfinished in the other store",
+        SyncSkip::UpToDate => "is here as it is there",
         _ => "is passed over",
     }
 }

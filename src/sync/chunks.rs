@@ -1,15 +1,16 @@
 //! The chunks of a snapshot.
 //!
 //! ```text
-//! distinct, in the order of the indexes → [named by the base? → taken over │ read → checked → bandwidth → stored]
+//! distinct, in the order of the indexes → [named by the base? → reused │ read → checked → bandwidth → stored]
 //! ```
 //! The part in brackets runs for many chunks at the same time, bounded by their number at each end and by the memory of each store.
-//! A chunk that the target happens to have is transferred all the same, unless the newest snapshot of the group names it or this run
-//! brought it: who names a digest has not shown that they have what belongs to it (H180).
+//! A chunk that the target happens to have is transferred all the same, unless the newest snapshot of the group names it or this plan
+//! transferred it: knowledge of a digest does not prove possession of the chunk (H180).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, StreamExt as _};
 
 use crate::chunks::{ExistingCheck, ReuseSource, Stored, WriterPins};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,9 +21,9 @@ use crate::format::name::{ArchiveName, SnapshotName};
 use crate::store::in_archive;
 use crate::sync::context::{Base, Failure, Run};
 use crate::sync::events::SyncEvent;
-use crate::sync::report::SyncStats;
+use crate::sync::progress::TransferCounts;
 
-/// An index, and what its chunks have to be.
+/// An index, and the encryption mode of its chunks.
 #[derive(Debug)]
 pub(super) struct Index {
     pub(super) mode: CryptMode,
@@ -37,7 +38,7 @@ pub(super) struct Reuse {
     pub(super) belief: ExistingCheck,
     /// Snapshot of the source in the same store.
     pub(super) of_same: Option<ReuseSource>,
-    /// Chunks transferred by this run.
+    /// Chunks transferred by this plan.
     pub(super) sent: Arc<WriterPins>,
     /// Chunks that this snapshot reuses. Other snapshots may not rely on them.
     pub(super) taken: Arc<WriterPins>,
@@ -47,8 +48,10 @@ pub(super) struct Reuse {
 #[derive(Debug)]
 pub(super) struct Ends<'a> {
     pub(super) archives: Vec<ArchiveName>,
+    /// Counts of all attempts to transfer the snapshot.
+    pub(super) counts: &'a TransferCounts,
     pub(super) source: &'a SnapshotName,
-    pub(super) target: &'a SnapshotName,
+    pub(super) target: &'a Arc<SnapshotName>,
 }
 
 /// A chunk that a snapshot needs.
@@ -59,12 +62,6 @@ pub(super) struct Wanted {
     digest: Digest,
     is_encrypted: bool,
     length: u64,
-}
-
-/// Outcome for a chunk.
-enum Brought {
-    Reused,
-    Sent(u64),
 }
 
 /// The distinct chunks, in the order in which they come first.
@@ -88,7 +85,7 @@ fn distinct(indexes: &[Index], sent: &WriterPins) -> Result<Vec<Wanted>> {
             && (one.length, one.is_encrypted) != (other.length, other.is_encrypted)
         {
             let error = Error::new(ErrorKind::Corrupt, "read indexes").on(one.digest);
-            return Err(error.because("it cannot be as long, or of the kind, that each of two entries says"));
+            return Err(error.because("index entries disagree on its length or encryption"));
         }
     }
     all.dedup_by_key(|(wanted, _)| wanted.digest);
@@ -97,29 +94,32 @@ fn distinct(indexes: &[Index], sent: &WriterPins) -> Result<Vec<Wanted>> {
     Ok(all.into_iter().map(|(wanted, _)| wanted).collect())
 }
 
-pub(super) async fn bring(
+/// Transfers or reuses the chunks; returns the number of reused ones. After a failure or an abort, no transfer starts, and those that
+/// have reached the target end, so that the next execution does not repeat them.
+pub(super) async fn transfer(
     run: &Run,
     ends: &Ends<'_>,
     wanted: Vec<Wanted>,
     reuse: &Reuse,
-) -> Result<SyncStats, Failure> {
+) -> Result<u64, Failure> {
     let window = window(run, &wanted);
-    let brought = stream::iter(wanted).map(|wanted| one(run, ends, wanted, reuse)).buffer_unordered(window);
-    let count = |stats: SyncStats, brought| async move {
-        Ok(match brought {
-            Brought::Reused => SyncStats { chunks_reused: stats.chunks_reused + 1, ..stats },
-            Brought::Sent(bytes) => SyncStats {
-                bytes_sent: stats.bytes_sent + bytes,
-                chunks_sent: stats.chunks_sent + 1,
-                ..stats
-            },
-        })
-    };
-    brought.try_fold(SyncStats::default(), count).await
+    let stop = AtomicBool::new(false);
+    let chunks = stream::iter(wanted).map(|wanted| one(run, ends, wanted, reuse, &stop));
+    let mut chunks = chunks.buffer_unordered(window);
+    let (mut reused, mut failure) = (0, None);
+    while let Some(chunk) = chunks.next().await {
+        match chunk {
+            Ok(is_reused) => reused += u64::from(is_reused),
+            Err(error) => {
+                stop.store(true, Ordering::Relaxed);
+                failure = failure.or(Some(error));
+            }
+        }
+    }
+    failure.map_or(Ok(reused), Err)
 }
 
-/// How many chunks are under way. With a limit on bandwidth, no more than it lets pass in a second: memory that waits is lacking
-/// elsewhere.
+/// Number of chunks in flight. With a limit on bandwidth, no more than one second's worth: other work needs the memory.
 fn window(run: &Run, wanted: &[Wanted]) -> usize {
     let both = run.reads.count + run.writes.count;
     let Some(rate) = run.options.bytes_per_second else { return both };
@@ -128,18 +128,29 @@ fn window(run: &Run, wanted: &[Wanted]) -> usize {
     usize::try_from(rate.get() / average).unwrap_or(usize::MAX).clamp(1, both)
 }
 
-async fn one(run: &Run, ends: &Ends<'_>, wanted: Wanted, reuse: &Reuse) -> Result<Brought, Failure> {
-    run.go_on()?;
-    let snapshot = ends.target;
+/// Returns `true` if the target had the chunk, and `false` if it was transferred.
+async fn one(
+    run: &Run,
+    ends: &Ends<'_>,
+    wanted: Wanted,
+    reuse: &Reuse,
+    stop: &AtomicBool,
+) -> Result<bool, Failure> {
+    let check_abort = || -> Result<(), Failure> {
+        run.check_abort()?;
+        if stop.load(Ordering::Relaxed) { Err(Failure::Aborted) } else { Ok(()) }
+    };
+    check_abort()?;
+    let snapshot = Arc::clone(ends.target);
     let Wanted { archive, digest, is_encrypted, length } = wanted;
     if is_at_target(run, digest, reuse).await? {
-        run.event(&SyncEvent::ChunkReused { digest, snapshot });
-        return Ok(Brought::Reused);
+        run.notify(&SyncEvent::ChunkReused { digest, snapshot });
+        return Ok(true);
     }
     let (chunk, read) = {
         let _slot = run.reads.budget.acquire(1).await;
         let read = run.source.inner().read_permit(length).await;
-        run.go_on()?;
+        check_abort()?;
         let chunk = run.source.inner().chunks().get_stored(digest, length).await;
         let named = |error| match ends.archives.get(archive) {
             Some(archive) => in_archive(error, digest, archive, ends.source),
@@ -149,18 +160,24 @@ async fn one(run: &Run, ends: &Ends<'_>, wanted: Wanted, reuse: &Reuse) -> Resul
     };
     if chunk.is_encrypted() != is_encrypted {
         let error = Error::new(ErrorKind::Corrupt, "read chunk").on(digest);
-        return Err(error.because("the manifest says otherwise of its encryption").into());
+        return Err(error.because("its encryption does not match the manifest").into());
     }
     let stored = chunk.stored_bytes();
-    run.pass(stored).await?;
+    run.throttle(stored).await?;
     let write = run.target.inner().write_permit(length).await;
     drop(read);
     let _slot = run.writes.budget.acquire(1).await;
-    run.go_on()?;
-    run.event(&SyncEvent::ChunkSent { digest, snapshot, stored });
+    check_abort()?;
+    run.notify(&SyncEvent::ChunkSent { digest, snapshot, stored });
     let put = run.target.inner().chunks().put_stored(&reuse.sent, chunk, reuse.belief).await?;
     drop(write);
-    Ok(if put == Stored::Known { Brought::Reused } else { Brought::Sent(stored) })
+    if put == Stored::Known {
+        // Confirmed by this plan from now on, so a later attempt does not see it.
+        ends.counts.add_known();
+    } else {
+        ends.counts.add_sent(stored);
+    }
+    Ok(false)
 }
 
 /// Returns `true` if the target has the chunk, and the sender of the snapshot has it or had it before.

@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
 use crate::store::has_failed_verification;
-use crate::sync::kinds::Conflict;
+use crate::sync::kinds::SyncConflict;
 
 /// Action for a snapshot that both stores have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// They are different ones.
-    Conflict(Conflict),
+    Conflict(SyncConflict),
     /// That of the target is bad, and stays.
     Damaged,
     /// The one at the target is damaged: transfer all of it again.
@@ -49,7 +49,7 @@ pub(super) fn compare(
     }
 }
 
-fn conflict(ours: &Manifest, theirs: &Manifest) -> Option<Conflict> {
+fn conflict(ours: &Manifest, theirs: &Manifest) -> Option<SyncConflict> {
     fn sorted(manifest: &Manifest) -> Vec<&ManifestFile> {
         let mut files: Vec<_> = manifest.files().iter().collect();
         files.sort_by(|a, b| a.name().cmp(b.name()));
@@ -60,7 +60,7 @@ fn conflict(ours: &Manifest, theirs: &Manifest) -> Option<Conflict> {
     if has_encrypted(ours) != has_encrypted(theirs)
         || our_files.len() == their_files.len() && modes(&our_files) != modes(&their_files)
     {
-        return Some(Conflict::Encryption);
+        return Some(SyncConflict::Encryption);
     }
     // As text: one that cannot be read is the same only as itself.
     let key = |manifest: &Manifest| (manifest.unprotected("key-fingerprint"), manifest.signature());
@@ -70,9 +70,9 @@ fn conflict(ours: &Manifest, theirs: &Manifest) -> Option<Conflict> {
     let has_same_content = content(&our_files) == content(&their_files);
     let (our_key, their_key) = (key(ours), key(theirs));
     if our_key.0 != their_key.0 || has_same_content && our_key.1 != their_key.1 {
-        return Some(Conflict::Key);
+        return Some(SyncConflict::Key);
     }
-    (!has_same_content).then_some(Conflict::Content)
+    (!has_same_content).then_some(SyncConflict::Content)
 }
 
 fn has_encrypted(manifest: &Manifest) -> bool {

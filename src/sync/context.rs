@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::{self, Either};
 
-use crate::backend::Version;
+use crate::backend::{LockGuard, Version};
 use crate::chunks::WriterPins;
 use crate::error::Error;
 use crate::format::Digest;
@@ -18,12 +18,15 @@ use crate::sync::events::SyncEvent;
 use crate::sync::kinds::Same;
 use crate::sync::options::SyncOptions;
 
-/// How often the flag is looked at while bandwidth is waited for.
-const LOOK: Duration = Duration::from_millis(500);
+/// Interval of checks of the abort flag during a wait for bandwidth.
+const ABORT_CHECK: Duration = Duration::from_millis(500);
 
-/// State shared by all groups of a sync.
+/// State shared by all groups of a sync. It stays from one execution of a plan to the next while the lock is held, so that no chunk is
+/// transferred twice.
 #[derive(Debug)]
 pub(super) struct Run {
+    /// Keeps other processes from collecting transferred chunks of snapshots that are not visible yet (H4, H5).
+    pub(super) guard: Box<dyn LockGuard>,
     pub(super) options: SyncOptions,
     /// Transferred chunks, pinned and not transferred again.
     pub(super) pins: Mutex<Arc<WriterPins>>,
@@ -44,10 +47,10 @@ pub(super) struct Slots {
     pub(super) count: usize,
 }
 
-/// Why something was not done.
+/// Reason why a snapshot was not transferred.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The flag was set.
+    /// The caller set the abort flag.
     Aborted,
     Failed(Error),
 }
@@ -60,19 +63,19 @@ impl From<Error> for Failure {
 
 impl Slots {
     pub(super) fn new(store: &Datastore, options: &SyncOptions) -> Self {
-        let most = options.in_flight.map_or(usize::MAX, std::num::NonZeroUsize::get);
+        let most = options.control.concurrency.unwrap_or(usize::MAX);
         let count = store.inner().in_flight().min(most);
         Self { budget: Semaphore::new(count), count }
     }
 }
 
 impl Run {
-    pub(super) fn event(&self, event: &SyncEvent<'_>) {
-        self.options.observer.on_event(event);
+    pub(super) fn notify(&self, event: &SyncEvent) {
+        self.options.control.notify(event);
     }
 
-    pub(super) fn go_on(&self) -> Result<(), Failure> {
-        if self.options.is_aborted() { Err(Failure::Aborted) } else { Ok(()) }
+    pub(super) fn check_abort(&self) -> Result<(), Failure> {
+        if self.options.control.is_aborted() { Err(Failure::Aborted) } else { Ok(()) }
     }
 
     pub(super) fn pins(&self) -> Arc<WriterPins> {
@@ -88,14 +91,14 @@ impl Run {
     }
 
     /// Waits until this number of bytes may be sent, or the sync is aborted.
-    pub(super) async fn pass(&self, bytes: u64) -> Result<(), Failure> {
+    pub(super) async fn throttle(&self, bytes: u64) -> Result<(), Failure> {
         let Some(rate) = &self.rate else { return Ok(()) };
         let runtime = self.target.inner().runtime().as_ref();
         let mut taken = pin!(rate.take(bytes, runtime));
         loop {
-            match future::select(taken.as_mut(), runtime.sleep(LOOK)).await {
+            match future::select(taken.as_mut(), runtime.sleep(ABORT_CHECK)).await {
                 Either::Left(_) => return Ok(()),
-                Either::Right(_) => self.go_on()?,
+                Either::Right(_) => self.check_abort()?,
             }
         }
     }
@@ -110,7 +113,7 @@ pub(super) struct GroupRun<'a> {
     pub(super) run: &'a Run,
 }
 
-/// The newest snapshot that the target had of the group: what it names may be taken over (H180).
+/// The newest snapshot of the group at the target: its chunks may be reused (H180).
 #[derive(Debug)]
 pub(super) struct Base {
     /// Sorted.

@@ -1,57 +1,41 @@
 //! Progress events of a sync.
 
-use std::fmt;
+use std::sync::Arc;
 
 use crate::format::Digest;
 use crate::format::name::SnapshotName;
-use crate::sync::report::Outcome;
+use crate::sync::report::SyncOutcome;
 
-/// Is told what a sync does.
-///
-/// Called from the task that does the work, often several times a second: it has to return at once and must not block.
-pub trait SyncObserver: fmt::Debug + Send + Sync + 'static {
-    /// Something happened.
-    fn on_event(&self, event: &SyncEvent<'_>);
-}
-
-/// Something that happened in a sync. Snapshots are named as at the target.
+/// A progress event of a sync. Snapshots have their names at the target.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug)]
-pub enum SyncEvent<'a> {
-    /// A chunk that the target has was taken over.
+#[derive(Clone, Debug)]
+pub enum SyncEvent {
+    /// A chunk that the target has was reused.
     ChunkReused {
         /// Digest of the chunk.
         digest: Digest,
-        /// The snapshot.
-        snapshot: &'a SnapshotName,
+        /// Name of the snapshot.
+        snapshot: Arc<SnapshotName>,
     },
-    /// A chunk is about to be stored at the target, and the bandwidth that it takes was waited for.
+    /// A chunk is about to be stored at the target, within the limit of bandwidth.
     ChunkSent {
         /// Digest of the chunk.
         digest: Digest,
-        /// The snapshot.
-        snapshot: &'a SnapshotName,
-        /// Its size as it is stored, in bytes.
+        /// Name of the snapshot.
+        snapshot: Arc<SnapshotName>,
+        /// Its stored size, in bytes.
         stored: u64,
     },
-    /// A snapshot is over, in whatever way.
+    /// An attempt to sync a snapshot ended.
     SnapshotFinished {
         /// The outcome.
-        outcome: &'a Outcome,
+        outcome: SyncOutcome,
         /// Name of the snapshot.
-        snapshot: &'a SnapshotName,
+        snapshot: Arc<SnapshotName>,
     },
-    /// A snapshot is begun.
+    /// An attempt to sync a snapshot started.
     SnapshotStarted {
         /// Name of the snapshot.
-        snapshot: &'a SnapshotName,
+        snapshot: Arc<SnapshotName>,
     },
-}
-
-/// An observer that ignores all events.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Silent;
-
-impl SyncObserver for Silent {
-    fn on_event(&self, _: &SyncEvent<'_>) {}
 }

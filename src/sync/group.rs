@@ -1,90 +1,95 @@
-//! One group.
+//! Sync of one group.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::{ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
-use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::format::name::{ArchiveKind, BackupTime, SnapshotName};
 use crate::store::{GroupImport, SnapshotState, StoredManifest, is_of_the_object};
 use crate::sync::context::{Base, GroupRun, Run};
 use crate::sync::events::SyncEvent;
-use crate::sync::kinds::{GroupPlan, SnapshotPlan, Step};
-use crate::sync::options::{Candidates, Order};
-use crate::sync::report::{GroupOutcome, GroupReport, Outcome, SnapshotReport};
-use crate::sync::snapshot;
+use crate::sync::kinds::{SyncGroup, SyncStep};
+use crate::sync::options::{SyncCandidates, SyncOrder};
+use crate::sync::progress::{GroupProgress, SnapshotProgress};
+use crate::sync::report::{SyncGroupOutcome, SyncOutcome};
+use crate::sync::snapshot::{self, Transfer};
 
-pub(super) async fn sync(run: &Run, plan: &GroupPlan) -> GroupReport {
-    let report = |outcome, snapshots| GroupReport {
-        outcome,
-        snapshots,
-        source: plan.source.clone(),
-        target: plan.target.clone(),
-    };
-    let unreached = || plan.snapshots.iter().map(|snapshot| planned(snapshot, Outcome::NotReached)).collect();
+/// Syncs the snapshots of a group that no earlier execution has finished.
+pub(super) async fn sync(run: &Run, plan: &SyncGroup, progress: &mut GroupProgress) {
     if let Some(owner) = &plan.foreign_owner {
-        return report(GroupOutcome::Foreign(owner.clone()), unreached());
+        progress.outcome = SyncGroupOutcome::Foreign(owner.clone());
+        return;
     }
-    if run.options.is_aborted() {
-        return report(GroupOutcome::NotReached, unreached());
+    if progress.is_over() {
+        return;
     }
-    let all_settled = plan.snapshots.iter().map(|snapshot| Some(planned(snapshot, settled(snapshot)?)));
-    if let Some(snapshots) = all_settled.collect() {
-        return report(GroupOutcome::Done, snapshots);
+    if run.options.control.is_aborted() {
+        progress.outcome = SyncGroupOutcome::NotReached;
+        return;
     }
-    let import = match GroupImport::begin(run.target.inner(), &plan.target, &run.options.owner).await {
-        Ok(import) => import,
-        Err(error) => return report(GroupOutcome::Failed(error), unreached()),
+    let are_settled = |progress: &mut GroupProgress| {
+        let mut snapshots = plan.snapshots.iter().zip(&mut progress.snapshots);
+        snapshots.all(|(plan, progress)| progress.settle(plan))
     };
+    if !matches!(progress.outcome, SyncGroupOutcome::Failed(_)) && are_settled(progress) {
+        progress.outcome = SyncGroupOutcome::Done;
+        return;
+    }
+    progress.outcome = match GroupImport::begin(run.target.inner(), &plan.target, &run.options.owner).await {
+        Ok(import) => {
+            let newest = newest(&import, plan, progress);
+            let mut group = GroupRun { base: None, import, newest, run };
+            group.snapshots(plan, &mut progress.snapshots).await;
+            match group.import.end().await {
+                Ok(()) => SyncGroupOutcome::Done,
+                Err(error) => SyncGroupOutcome::Failed(error),
+            }
+        }
+        Err(error) => SyncGroupOutcome::Failed(error),
+    };
+}
+
+/// Time of the newest snapshot at the target, without those that this plan transferred: an interrupted execution that began with the
+/// newest one must not hide the older ones from the next execution.
+fn newest(import: &GroupImport, plan: &SyncGroup, progress: &GroupProgress) -> Option<BackupTime> {
+    let started = plan
+        .snapshots
+        .iter()
+        .zip(&progress.snapshots)
+        .filter(|(plan, progress)| progress.is_started && plan.step == SyncStep::Transfer);
+    let own: BTreeSet<_> = started.map(|(plan, _)| plan.target.time()).collect();
     let finished = import.snapshots().iter().filter(|info| info.state == SnapshotState::Finished);
-    let newest = finished.map(|info| info.name.time()).max();
-    let mut group = GroupRun { base: None, import, newest, run };
-    let snapshots = group.snapshots(plan).await;
-    match group.import.end().await {
-        Ok(()) => report(GroupOutcome::Done, snapshots),
-        Err(error) => report(GroupOutcome::Failed(error), snapshots),
-    }
-}
-
-fn planned(snapshot: &SnapshotPlan, outcome: Outcome) -> SnapshotReport {
-    SnapshotReport { outcome, source: snapshot.source.clone(), target: snapshot.target.clone() }
-}
-
-/// Outcome for a snapshot without a planned step.
-fn settled(snapshot: &SnapshotPlan) -> Option<Outcome> {
-    match snapshot.step {
-        Step::Conflict(conflict) => Some(Outcome::Conflict(conflict)),
-        Step::Skip(skip) => Some(Outcome::Skipped(skip)),
-        Step::Resync(_) | Step::Transfer => None,
-    }
+    finished.map(|info| info.name.time()).filter(|time| !own.contains(time)).max()
 }
 
 impl GroupRun<'_> {
-    async fn snapshots(&mut self, plan: &GroupPlan) -> Vec<SnapshotReport> {
+    async fn snapshots(&mut self, plan: &SyncGroup, progress: &mut [SnapshotProgress]) {
         let run = self.run;
         // A newer one at the target would keep the failed one from ever being transferred.
         let keeps_waiting =
-            run.options.candidates == Candidates::Newer && run.options.order == Order::OldestFirst;
+            run.options.candidates == SyncCandidates::Newer && run.options.order == SyncOrder::OldestFirst;
         let mut is_stopped = false;
-        let mut reports = Vec::with_capacity(plan.snapshots.len());
-        for snapshot in &plan.snapshots {
-            let outcome = match settled(snapshot) {
-                Some(outcome) => outcome,
-                None if is_stopped || run.options.is_aborted() => Outcome::NotReached,
-                None => {
-                    let name = &snapshot.target;
-                    run.event(&SyncEvent::SnapshotStarted { snapshot: name });
-                    let outcome = snapshot::sync(run, self, snapshot).await;
-                    run.event(&SyncEvent::SnapshotFinished { outcome: &outcome, snapshot: name });
-                    run.forget();
-                    outcome
-                }
-            };
-            let has_failed = matches!(outcome, Outcome::Failed(_)) && snapshot.step == Step::Transfer;
+        for (plan, progress) in plan.snapshots.iter().zip(progress) {
+            if progress.is_over() || progress.settle(plan) {
+                continue;
+            }
+            if is_stopped || run.options.control.is_aborted() {
+                progress.outcome = SyncOutcome::NotReached;
+                continue;
+            }
+            let name = Arc::new(plan.target.clone());
+            run.notify(&SyncEvent::SnapshotStarted { snapshot: Arc::clone(&name) });
+            let was_started = std::mem::replace(&mut progress.is_started, true);
+            let transfer = Transfer { name: &name, plan, progress, was_started };
+            let outcome = snapshot::sync(run, self, transfer).await;
+            run.notify(&SyncEvent::SnapshotFinished { outcome: outcome.clone(), snapshot: name });
+            run.forget();
+            let has_failed = matches!(outcome, SyncOutcome::Failed(_)) && plan.step == SyncStep::Transfer;
             is_stopped |= has_failed && keeps_waiting;
-            reports.push(planned(snapshot, outcome));
+            progress.outcome = outcome;
         }
-        reports
     }
 
     /// The base for reuse by a snapshot other than `but`.
@@ -105,7 +110,7 @@ impl GroupRun<'_> {
         for file in stored.manifest.files().iter().filter(|file| file.name().kind() != ArchiveKind::Blob) {
             match target.inner().snapshot_files().stored_index(name, file).await {
                 Ok((_, index)) => indexes.push(index),
-                // It vouches for nothing then.
+                // Its chunks are not reused then.
                 Err(error) if is_of_the_object(&error) && error.kind() != ErrorKind::Unsupported => {
                     return Ok(None);
                 }

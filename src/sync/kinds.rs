@@ -17,11 +17,11 @@ pub(super) enum Same {
 /// The plan for a group.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupPlan {
+pub struct SyncGroup {
     /// Owner of the group at the target, if it differs: the sync leaves the group alone.
     pub foreign_owner: Option<AuthId>,
     /// Its snapshots at the source, in the order of transfer.
-    pub snapshots: Vec<SnapshotPlan>,
+    pub snapshots: Vec<SyncSnapshot>,
     /// Its name at the source.
     pub source: GroupName,
     /// Its name at the target.
@@ -31,12 +31,12 @@ pub struct GroupPlan {
 /// The plan for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotPlan {
+pub struct SyncSnapshot {
     pub(super) has_client_log: bool,
     /// Its name at the source.
     pub source: SnapshotName,
     /// The planned step.
-    pub step: Step,
+    pub step: SyncStep,
     /// Its name at the target.
     pub target: SnapshotName,
 }
@@ -44,13 +44,13 @@ pub struct SnapshotPlan {
 /// A planned step for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum SyncStep {
     /// None: the target has a different snapshot of that name.
-    Conflict(Conflict),
+    Conflict(SyncConflict),
     /// The target has the snapshot, and a part of it is transferred.
     Resync(Resync),
     /// None, for this reason.
-    Skip(Skip),
+    Skip(SyncSkip),
     /// The target lacks the snapshot, and all of it is transferred.
     Transfer,
 }
@@ -58,7 +58,7 @@ pub enum Step {
 /// Difference between two snapshots of one name.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conflict {
+pub enum SyncConflict {
     /// The backed-up data.
     Content,
     /// Encryption or signing.
@@ -82,7 +82,7 @@ pub enum Resync {
 /// Reason why a snapshot is skipped.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Skip {
+pub enum SyncSkip {
     /// The one at the target failed verification or cannot be read, and is not to be replaced.
     Damaged,
     /// It is not among the newest ones wanted.
@@ -114,7 +114,7 @@ pub struct Vanished {
 }
 
 impl Vanished {
-    pub(super) fn note<'a>(&mut self, infos: impl Iterator<Item = &'a SnapshotInfo>) {
+    pub(super) fn add<'a>(&mut self, infos: impl Iterator<Item = &'a SnapshotInfo>) {
         for info in infos.filter(|info| info.state == SnapshotState::Finished) {
             let names = if info.protected { &mut self.protected } else { &mut self.snapshots };
             names.push(info.name.clone());

@@ -18,7 +18,7 @@
 //! # let backup = source.backup(&"vm/100".parse().unwrap()).begin().await?;
 //! # backup.blob("vm.conf", "cores: 4").await?;
 //! # backup.finish().await?;
-//! let plan = sync::plan(&source, &target, SyncOptions::default()).await?;
+//! let mut plan = sync::plan(&source, &target, SyncOptions::default()).await?;
 //! let report = plan.execute().await?;
 //! assert!(report.is_complete());
 //! # Ok(())
@@ -39,6 +39,7 @@ mod kinds;
 mod options;
 mod plan;
 mod planned;
+mod progress;
 mod report;
 mod run;
 mod snapshot;
@@ -49,11 +50,11 @@ use futures::future::BoxFuture;
 use crate::error::Result;
 use crate::store::Datastore;
 
-pub use events::{SyncEvent, SyncObserver};
-pub use kinds::{Conflict, GroupPlan, Resync, Skip, SnapshotPlan, Step, Vanished};
-pub use options::{Candidates, GroupRule, Order, SyncOptions};
+pub use events::SyncEvent;
+pub use kinds::{Resync, SyncConflict, SyncGroup, SyncSkip, SyncSnapshot, SyncStep, Vanished};
+pub use options::{GroupRule, SyncCandidates, SyncOptions, SyncOrder};
 pub use planned::SyncPlan;
-pub use report::{GroupOutcome, GroupReport, Outcome, SnapshotReport, SyncReport, SyncStats};
+pub use report::{SyncGroupOutcome, SyncGroupReport, SyncOutcome, SyncReport, SyncSnapshotReport, SyncStats};
 
 /// Plans a sync from `source` to `target`. Changes nothing.
 ///

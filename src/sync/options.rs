@@ -3,27 +3,27 @@
 use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use crate::format::manifest::{CryptMode, Manifest, VerifyResult};
 use crate::format::name::{AuthId, BackupType, GroupName, NameError, Namespace};
-use crate::sync::events::{Silent, SyncObserver};
-use crate::sync::kinds::Skip;
+use crate::observer::Observer;
+use crate::store::ExecutionControl;
+use crate::sync::events::SyncEvent;
+use crate::sync::kinds::SyncSkip;
 
 /// Options of a sync.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SyncOptions {
-    pub(super) abort: Arc<AtomicBool>,
     pub(super) bytes_per_second: Option<NonZeroU64>,
-    pub(super) candidates: Candidates,
+    pub(super) candidates: SyncCandidates,
+    pub(super) control: ExecutionControl<SyncEvent>,
     demands: Vec<Demand>,
     exclude: Vec<GroupRule>,
     include: Vec<GroupRule>,
-    pub(super) in_flight: Option<NonZeroUsize>,
     pub(super) max_depth: usize,
-    pub(super) observer: Arc<dyn SyncObserver>,
-    pub(super) order: Order,
+    pub(super) order: SyncOrder,
     pub(super) owner: AuthId,
     pub(super) remember_chunks: usize,
     pub(super) remove_vanished: bool,
@@ -43,7 +43,7 @@ enum Demand {
 /// Snapshots that are transferred if the target lacks them.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Candidates {
+pub enum SyncCandidates {
     /// All of them.
     AllMissing,
     /// Those newer than the newest finished one of the group at the target, as in PBS: deleted snapshots stay
@@ -54,12 +54,12 @@ pub enum Candidates {
 /// Order of the snapshots of a group.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum SyncOrder {
     /// Newest first, so that it arrives soonest. If the run is interrupted, a later one transfers the rest only with
-    /// [`Candidates::AllMissing`].
+    /// [`SyncCandidates::AllMissing`].
     NewestFirst,
     /// Oldest first, as in PBS. A new snapshot that fails blocks the newer ones of its group until the next run, unless
-    /// [`Candidates::AllMissing`] is set.
+    /// [`SyncCandidates::AllMissing`] is set.
     OldestFirst,
 }
 
@@ -103,16 +103,14 @@ impl fmt::Debug for GroupRule {
 impl Default for SyncOptions {
     fn default() -> Self {
         Self {
-            abort: Arc::default(),
             bytes_per_second: None,
-            candidates: Candidates::Newer,
+            candidates: SyncCandidates::Newer,
+            control: ExecutionControl::default(),
             demands: Vec::new(),
             exclude: Vec::new(),
             include: Vec::new(),
-            in_flight: None,
             max_depth: Namespace::MAX_DEPTH,
-            observer: Arc::new(Silent),
-            order: Order::OldestFirst,
+            order: SyncOrder::OldestFirst,
             owner: AuthId::root(),
             remember_chunks: 1 << 20,
             remove_vanished: false,
@@ -125,9 +123,10 @@ impl Default for SyncOptions {
 }
 
 impl SyncOptions {
-    /// Aborts the sync when this flag becomes true: the snapshot in progress is given up, and the report has the results so far.
+    /// Flag that aborts an execution; default: none. The snapshot in progress is given up, and the report has the results so far. Reset
+    /// the flag before the next execution.
     pub fn abort(mut self, flag: Arc<AtomicBool>) -> Self {
-        self.abort = flag;
+        self.control.abort = flag;
         self
     }
 
@@ -138,8 +137,8 @@ impl SyncOptions {
         self
     }
 
-    /// Snapshots to transfer; default: [`Candidates::Newer`].
-    pub fn candidates(mut self, candidates: Candidates) -> Self {
+    /// Snapshots to transfer; default: [`SyncCandidates::Newer`].
+    pub fn candidates(mut self, candidates: SyncCandidates) -> Self {
         self.candidates = candidates;
         self
     }
@@ -162,10 +161,10 @@ impl SyncOptions {
         self
     }
 
-    /// Maximum number of chunks read, and of chunks stored, concurrently; default: the choice of each store. The memory
+    /// Maximum number of chunks read, and of chunks stored, concurrently, at least 1; default: the choice of each store. The memory
     /// budget of each store bounds their bytes.
-    pub fn in_flight(mut self, chunks: NonZeroUsize) -> Self {
-        self.in_flight = Some(chunks);
+    pub fn concurrency(mut self, chunks: usize) -> Self {
+        self.control.concurrency = Some(chunks);
         self
     }
 
@@ -177,13 +176,13 @@ impl SyncOptions {
     }
 
     /// Observer of the progress; default: none.
-    pub fn observer(mut self, observer: Arc<dyn SyncObserver>) -> Self {
-        self.observer = observer;
+    pub fn observer(mut self, observer: Arc<dyn Observer<SyncEvent>>) -> Self {
+        self.control.observer = Some(observer);
         self
     }
 
-    /// The order within a group; default: [`Order::OldestFirst`].
-    pub fn order(mut self, order: Order) -> Self {
+    /// The order within a group; default: [`SyncOrder::OldestFirst`].
+    pub fn order(mut self, order: SyncOrder) -> Self {
         self.order = order;
         self
     }
@@ -251,23 +250,19 @@ impl SyncOptions {
     }
 
     /// Reason why a snapshot of the source is excluded; `None` if it is included.
-    pub(super) fn objection(&self, manifest: &Manifest) -> Option<Skip> {
+    pub(super) fn objection(&self, manifest: &Manifest) -> Option<SyncSkip> {
         self.demands.iter().find_map(|demand| match demand {
             Demand::Encrypted => {
                 let mut files = manifest.files().iter();
                 let is_met = files.all(|file| file.crypt_mode() == CryptMode::Encrypt);
-                (!is_met).then_some(Skip::NotEncrypted)
+                (!is_met).then_some(SyncSkip::NotEncrypted)
             }
             Demand::Verified => {
                 let state = manifest.verify_state().ok().flatten();
                 let is_met = state.is_some_and(|state| state.state == VerifyResult::Ok);
-                (!is_met).then_some(Skip::NotVerified)
+                (!is_met).then_some(SyncSkip::NotVerified)
             }
         })
-    }
-
-    pub(super) fn is_aborted(&self) -> bool {
-        self.abort.load(Ordering::Relaxed)
     }
 
     /// Returns `true` if the sync maps some namespace of the source to this one of the target.

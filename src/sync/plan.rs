@@ -10,9 +10,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::name::{BackupTime, GroupName, Namespace};
 use crate::store::{Datastore, SnapshotInfo, SnapshotState, is_of_the_object};
 use crate::sync::compare::{Verdict, compare};
-use crate::sync::kinds::{GroupPlan, Resync, Same, Skip, SnapshotPlan, Step, Vanished};
-use crate::sync::options::{Candidates, Order, SyncOptions};
+use crate::sync::kinds::{Resync, Same, SyncGroup, SyncSkip, SyncSnapshot, SyncStep, Vanished};
+use crate::sync::options::{SyncCandidates, SyncOptions, SyncOrder};
 use crate::sync::planned::SyncPlan;
+use crate::sync::progress::Progress;
 use crate::sync::vanished;
 
 /// Number of groups, and of snapshots in each, compared concurrently.
@@ -20,6 +21,7 @@ const GROUPS_IN_FLIGHT: usize = 8;
 const SNAPSHOTS_IN_FLIGHT: usize = 8;
 
 pub(super) async fn make(source: &Datastore, target: &Datastore, options: SyncOptions) -> Result<SyncPlan> {
+    options.control.check("sync")?;
     let top = &options.source_namespace;
     if !source.has_namespace(top).await? {
         return Err(Error::new(ErrorKind::NotFound, "sync")
@@ -46,22 +48,23 @@ pub(super) async fn make(source: &Datastore, target: &Datastore, options: SyncOp
             }
         }
     }
-    let look = Look { options: &options, source, target };
-    let looks: Vec<BoxFuture<'_, Result<_>>> = groups
+    let comparison = Comparison { options: &options, source, target };
+    let comparisons: Vec<BoxFuture<'_, Result<_>>> = groups
         .into_iter()
-        .map(|(from, to, is_there)| Box::pin(look.group(from, to, is_there)) as BoxFuture<'_, _>)
+        .map(|(from, to, is_there)| Box::pin(comparison.group(from, to, is_there)) as BoxFuture<'_, _>)
         .collect();
-    let looked: Vec<(GroupPlan, Vec<SnapshotInfo>)> =
-        stream::iter(looks).buffered(GROUPS_IN_FLIGHT).try_collect().await?;
+    let compared: Vec<(SyncGroup, Vec<SnapshotInfo>)> =
+        stream::iter(comparisons).buffered(GROUPS_IN_FLIGHT).try_collect().await?;
     let vanished = if options.remove_vanished {
-        vanished::look(target, &options, &pairs, &existing, &looked).await?
+        vanished::find(target, &options, &pairs, &existing, &compared).await?
     } else {
         Vanished::default()
     };
-    let groups = looked.into_iter().map(|(group, _)| group).collect();
+    let groups: Vec<_> = compared.into_iter().map(|(group, _)| group).collect();
+    let progress = Progress::new(&groups);
     let new_namespaces = missing(&pairs, &options.target_namespace, &existing);
     let (source, target) = (source.clone(), target.clone());
-    Ok(SyncPlan { groups, new_namespaces, options, same, source, target, vanished })
+    Ok(SyncPlan { groups, new_namespaces, options, progress, run: None, same, source, target, vanished })
 }
 
 /// The included namespaces, shortest first, and their targets.
@@ -144,7 +147,7 @@ fn missing(
 
 /// Inputs of a comparison.
 #[derive(Clone, Copy)]
-struct Look<'a> {
+struct Comparison<'a> {
     options: &'a SyncOptions,
     source: &'a Datastore,
     target: &'a Datastore,
@@ -158,37 +161,38 @@ struct Candidate {
     /// The one at the target.
     present: Option<SnapshotInfo>,
     /// Reason why it is excluded, if that is certain already.
-    skip: Option<Skip>,
+    skip: Option<SyncSkip>,
 }
 
-impl Look<'_> {
+impl Comparison<'_> {
     /// A group, and its state at the target.
     async fn group(
         self,
         source: GroupName,
         target: GroupName,
         is_there: bool,
-    ) -> Result<(GroupPlan, Vec<SnapshotInfo>)> {
+    ) -> Result<(SyncGroup, Vec<SnapshotInfo>)> {
         let infos = self.source.snapshots(&source).await?;
         let (mut theirs, mut foreign_owner) = (Vec::new(), None);
         if is_there {
             foreign_owner = self.target.owner(&target).await?.filter(|owner| *owner != self.options.owner);
             theirs = self.target.snapshots(&target).await?;
         }
-        let looks: Vec<BoxFuture<'_, Result<_>>> = self
-            .sorted_out(infos, &theirs)
+        let comparisons: Vec<BoxFuture<'_, Result<_>>> = self
+            .select(infos, &theirs)
             .into_iter()
             .map(|candidate| Box::pin(self.snapshot(&target, candidate)) as BoxFuture<'_, _>)
             .collect();
-        let mut snapshots: Vec<_> = stream::iter(looks).buffered(SNAPSHOTS_IN_FLIGHT).try_collect().await?;
-        if self.options.order == Order::NewestFirst {
+        let mut snapshots: Vec<_> =
+            stream::iter(comparisons).buffered(SNAPSHOTS_IN_FLIGHT).try_collect().await?;
+        if self.options.order == SyncOrder::NewestFirst {
             snapshots.reverse();
         }
-        Ok((GroupPlan { foreign_owner, snapshots, source, target }, theirs))
+        Ok((SyncGroup { foreign_owner, snapshots, source, target }, theirs))
     }
 
     /// Decides about snapshots as far as possible without their manifests.
-    fn sorted_out(self, infos: Vec<SnapshotInfo>, theirs: &[SnapshotInfo]) -> Vec<Candidate> {
+    fn select(self, infos: Vec<SnapshotInfo>, theirs: &[SnapshotInfo]) -> Vec<Candidate> {
         let is_finished = |info: &&SnapshotInfo| info.state == SnapshotState::Finished;
         let there: BTreeMap<BackupTime, &SnapshotInfo> =
             theirs.iter().filter(is_finished).map(|info| (info.name.time(), info)).collect();
@@ -204,13 +208,13 @@ impl Look<'_> {
             let present = there.get(&time).copied().cloned();
             let is_newest = newest == Some(time);
             let skip = match (info.state, &present) {
-                (SnapshotState::Unfinished, _) => Some(Skip::Unfinished),
+                (SnapshotState::Unfinished, _) => Some(SyncSkip::Unfinished),
                 (_, Some(_)) if is_newest || self.options.resync_corrupt => None,
-                (_, Some(_)) => Some(Skip::Present),
-                (_, None) if self.options.candidates == Candidates::Newer && newest > Some(time) => {
-                    Some(Skip::Older)
+                (_, Some(_)) => Some(SyncSkip::Present),
+                (_, None) if self.options.candidates == SyncCandidates::Newer && newest > Some(time) => {
+                    Some(SyncSkip::Older)
                 }
-                (_, None) if !is_last => Some(Skip::NotAmongLast),
+                (_, None) if !is_last => Some(SyncSkip::NotAmongLast),
                 (_, None) => None,
             };
             candidates.push(Candidate { info, is_newest, present, skip });
@@ -218,14 +222,14 @@ impl Look<'_> {
         candidates
     }
 
-    async fn snapshot(self, target: &GroupName, candidate: Candidate) -> Result<SnapshotPlan> {
+    async fn snapshot(self, target: &GroupName, candidate: Candidate) -> Result<SyncSnapshot> {
         let Candidate { info, is_newest, present, skip } = candidate;
         let step = match skip {
-            Some(skip) => Step::Skip(skip),
+            Some(skip) => SyncStep::Skip(skip),
             None => self.step(&info, present.as_ref(), is_newest).await?,
         };
         let target = target.snapshot(info.name.time());
-        Ok(SnapshotPlan { has_client_log: info.has_client_log, source: info.name, step, target })
+        Ok(SyncSnapshot { has_client_log: info.has_client_log, source: info.name, step, target })
     }
 
     async fn step(
@@ -233,36 +237,40 @@ impl Look<'_> {
         info: &SnapshotInfo,
         present: Option<&SnapshotInfo>,
         is_newest: bool,
-    ) -> Result<Step> {
+    ) -> Result<SyncStep> {
         if present.is_none() && !self.options.asks_manifests() {
-            return Ok(Step::Transfer);
+            return Ok(SyncStep::Transfer);
         }
         let source = match self.source.inner().manifests().stored(&info.name).await {
             // The execution reports it.
             Err(error) if is_of_the_object(&error) => {
-                return Ok(if present.is_none() { Step::Transfer } else { Step::Skip(Skip::Present) });
+                return Ok(if present.is_none() {
+                    SyncStep::Transfer
+                } else {
+                    SyncStep::Skip(SyncSkip::Present)
+                });
             }
             source => source?,
         };
         if let Some(skip) = self.options.objection(&source.manifest) {
-            return Ok(Step::Skip(skip));
+            return Ok(SyncStep::Skip(skip));
         }
-        let Some(present) = present else { return Ok(Step::Transfer) };
+        let Some(present) = present else { return Ok(SyncStep::Transfer) };
         let theirs = match self.target.inner().manifests().stored(&present.name).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Step::Transfer),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(SyncStep::Transfer),
             Err(error) if is_of_the_object(&error) => None,
             theirs => Some(theirs?),
         };
         let theirs = theirs.as_ref().map(|theirs| (&theirs.bytes, &theirs.manifest));
         let verdict = compare((&source.bytes, &source.manifest), theirs, self.options.resync_corrupt);
         Ok(match verdict {
-            Verdict::Everything => Step::Resync(Resync::Everything),
-            _ if !is_newest => Step::Skip(Skip::Present),
-            Verdict::Conflict(conflict) => Step::Conflict(conflict),
-            Verdict::Damaged => Step::Skip(Skip::Damaged),
-            Verdict::Manifest => Step::Resync(Resync::Manifest),
-            Verdict::Same if info.has_client_log && !present.has_client_log => Step::Resync(Resync::Log),
-            Verdict::Same => Step::Skip(Skip::UpToDate),
+            Verdict::Everything => SyncStep::Resync(Resync::Everything),
+            _ if !is_newest => SyncStep::Skip(SyncSkip::Present),
+            Verdict::Conflict(conflict) => SyncStep::Conflict(conflict),
+            Verdict::Damaged => SyncStep::Skip(SyncSkip::Damaged),
+            Verdict::Manifest => SyncStep::Resync(Resync::Manifest),
+            Verdict::Same if info.has_client_log && !present.has_client_log => SyncStep::Resync(Resync::Log),
+            Verdict::Same => SyncStep::Skip(SyncSkip::UpToDate),
         })
     }
 }

@@ -2,16 +2,21 @@
 
 use crate::format::name::Namespace;
 use crate::store::Datastore;
-use crate::sync::kinds::{GroupPlan, Same, SnapshotPlan, Vanished};
+use crate::sync::context::Run;
+use crate::sync::kinds::{Same, SyncGroup, SyncSnapshot, Vanished};
 use crate::sync::options::SyncOptions;
+use crate::sync::progress::Progress;
 
 /// A planned sync, to inspect and then to [execute](SyncPlan::execute).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[must_use = "nothing is done before `execute`"]
 pub struct SyncPlan {
-    pub(super) groups: Vec<GroupPlan>,
+    pub(super) groups: Vec<SyncGroup>,
     pub(super) new_namespaces: Vec<Namespace>,
     pub(super) options: SyncOptions,
+    pub(super) progress: Progress,
+    /// The locks and pins of an execution that left something to do.
+    pub(super) run: Option<Run>,
     pub(super) same: Same,
     pub(super) source: Datastore,
     pub(super) target: Datastore,
@@ -20,7 +25,7 @@ pub struct SyncPlan {
 
 impl SyncPlan {
     /// The groups with their snapshots, in the order of transfer.
-    pub fn groups(&self) -> &[GroupPlan] {
+    pub fn groups(&self) -> &[SyncGroup] {
         &self.groups
     }
 
@@ -30,7 +35,7 @@ impl SyncPlan {
     }
 
     /// All snapshots of all groups.
-    pub fn snapshots(&self) -> impl Iterator<Item = &SnapshotPlan> {
+    pub fn snapshots(&self) -> impl Iterator<Item = &SyncSnapshot> {
         self.groups.iter().flat_map(|group| &group.snapshots)
     }
 

@@ -1,16 +1,18 @@
 //! Results of a sync.
 
+use std::collections::BTreeMap;
+
 use crate::error::Error;
 use crate::format::name::{AuthId, GroupName, Namespace, SnapshotName};
-use crate::sync::kinds::{Conflict, Skip};
+use crate::sync::kinds::{SyncConflict, SyncSkip};
 
-/// Result of a sync.
+/// Result of all executions of a plan so far.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default)]
 pub struct SyncReport {
     /// Results by group.
-    pub groups: Vec<GroupReport>,
-    /// `true` if it was aborted.
+    pub groups: Vec<SyncGroupReport>,
+    /// `true` if the last execution was aborted. The next one continues.
     pub is_aborted: bool,
     /// Namespaces created at the target.
     pub new_namespaces: Vec<Namespace>,
@@ -20,32 +22,32 @@ pub struct SyncReport {
     pub removed: Vec<SnapshotName>,
     /// Namespaces removed from the target.
     pub removed_namespaces: Vec<Namespace>,
-    /// Failed removals, by name.
-    pub unremoved: Vec<(String, Error)>,
+    /// Failed removals, by name. The next execution tries them again.
+    pub unremoved: BTreeMap<String, Error>,
 }
 
 impl SyncReport {
     /// All snapshots with their outcomes.
-    pub fn snapshots(&self) -> impl Iterator<Item = &SnapshotReport> {
+    pub fn snapshots(&self) -> impl Iterator<Item = &SyncSnapshotReport> {
         self.groups.iter().flat_map(|group| &group.snapshots)
     }
 
     /// Total of all transfers.
     pub fn stats(&self) -> SyncStats {
         self.snapshots().fold(SyncStats::default(), |sum, snapshot| match &snapshot.outcome {
-            Outcome::Done(stats) => sum.plus(*stats),
+            SyncOutcome::Done(stats) => sum.plus(*stats),
             _ => sum,
         })
     }
 
     /// Returns `true` if everything in the plan was done: nothing failed, was refused, or was not reached.
     pub fn is_complete(&self) -> bool {
-        let is_well = |outcome: &Outcome| {
-            !matches!(outcome, Outcome::Conflict(_) | Outcome::Failed(_) | Outcome::NotReached)
+        let is_well = |outcome: &SyncOutcome| {
+            !matches!(outcome, SyncOutcome::Conflict(_) | SyncOutcome::Failed(_) | SyncOutcome::NotReached)
         };
         !self.is_aborted
             && self.unremoved.is_empty()
-            && self.groups.iter().all(|group| matches!(group.outcome, GroupOutcome::Done))
+            && self.groups.iter().all(|group| matches!(group.outcome, SyncGroupOutcome::Done))
             && self.snapshots().all(|snapshot| is_well(&snapshot.outcome))
     }
 }
@@ -53,11 +55,11 @@ impl SyncReport {
 /// Result for a group.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
-pub struct GroupReport {
+pub struct SyncGroupReport {
     /// Outcome for the group as a whole.
-    pub outcome: GroupOutcome,
+    pub outcome: SyncGroupOutcome,
     /// Its snapshots.
-    pub snapshots: Vec<SnapshotReport>,
+    pub snapshots: Vec<SyncSnapshotReport>,
     /// Its name at the source.
     pub source: GroupName,
     /// Its name at the target.
@@ -67,7 +69,7 @@ pub struct GroupReport {
 /// Outcome for a group as a whole.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
-pub enum GroupOutcome {
+pub enum SyncGroupOutcome {
     /// Done; see the outcomes of its snapshots.
     Done,
     /// Not started, for instance because another operation uses it.
@@ -81,9 +83,9 @@ pub enum GroupOutcome {
 /// Result for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
-pub struct SnapshotReport {
+pub struct SyncSnapshotReport {
     /// The outcome.
-    pub outcome: Outcome,
+    pub outcome: SyncOutcome,
     /// Its name at the source.
     pub source: SnapshotName,
     /// Its name at the target.
@@ -93,17 +95,17 @@ pub struct SnapshotReport {
 /// Outcome for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
-pub enum Outcome {
+pub enum SyncOutcome {
     /// The target has a different snapshot of that name, which stays.
-    Conflict(Conflict),
+    Conflict(SyncConflict),
     /// The target has the same snapshot as the source now.
     Done(SyncStats),
-    /// Failed. The target is unchanged, or has an unfinished snapshot that the next run continues.
+    /// Failed. The target is unchanged, or has an unfinished snapshot. The next execution tries again.
     Failed(Error),
     /// Not reached: an older one of its group failed, or the sync was aborted.
     NotReached,
     /// Nothing to do.
-    Skipped(Skip),
+    Skipped(SyncSkip),
     /// The source deleted it meanwhile. The target lacks it, unless it had it before.
     SourceGone,
 }

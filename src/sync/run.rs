@@ -1,4 +1,18 @@
 //! Execution of a sync.
+//!
+//! # States
+//! A plan keeps its progress. An execution ends by completion, a failure, an abort or a dropped future; the next one continues from
+//! these states:
+//!
+//! | subject | state at the end of an execution | next execution |
+//! |---|---|---|
+//! | snapshot | transferred, skipped, in conflict, or gone at the source | left out |
+//! | snapshot | failed, or not reached | synced; chunks that the plan transferred are not sent again, and the statistics cover all attempts |
+//! | snapshot | published in the background after its future was dropped | found equal at the target, and counted as transferred |
+//! | group | the newest snapshots were transferred first | the snapshots of this plan do not make older ones count as `SyncSkip::Older` |
+//! | store lock and pins | kept while something is left to do: they keep transferred chunks of invisible snapshots | used again if the lock is still held; else both are taken anew, and such chunks are sent again |
+//! | removal | done | left out |
+//! | removal | failed, or its future was dropped | tried again; an object that is gone by then counts as removed |
 
 use std::sync::Mutex;
 
@@ -7,44 +21,84 @@ use futures::future::BoxFuture;
 use crate::error::{ErrorKind, Result};
 use crate::rt::Rate;
 use crate::sync::context::{Run, Slots};
+use crate::sync::group;
 use crate::sync::planned::SyncPlan;
 use crate::sync::report::SyncReport;
-use crate::sync::{group, vanished};
+use crate::sync::vanished::{self, Inputs};
 
 impl SyncPlan {
     /// Executes the plan. Changes since the plan are noticed: each snapshot is checked again under its locks.
     ///
-    /// Failures of groups and snapshots are in the report.
+    /// Failures of groups and snapshots are in the report. A plan that did not complete can be executed again: it continues, and tries
+    /// again what failed. The report covers all executions. Until the plan is complete or dropped, it keeps other processes from
+    /// collecting garbage at the target.
     ///
     /// # Errors
-    /// If nothing could be done: `Busy` if another process collects garbage at the target, `Unsupported` if this version cannot
-    /// change the target, or any failure to create a namespace.
+    /// `Busy` if another process collects garbage at the target, `Unsupported` if this version cannot change the target, or any failure
+    /// to create a namespace. No snapshot was transferred by this execution then.
     ///
     /// # Cancel safety
     /// A dropped future gives up the snapshot in progress, or completes its publication in the background. Earlier
-    /// snapshots are complete. Transferred chunks stay until garbage collection.
-    pub async fn execute(self) -> Result<SyncReport> {
+    /// snapshots are complete. The next execution continues. Transferred chunks stay until garbage collection.
+    pub async fn execute(&mut self) -> Result<SyncReport> {
         // Boxed here, where the compiler can prove that it is `Send`.
-        let execution: BoxFuture<'static, _> = Box::pin(execute(self));
+        let execution: BoxFuture<'_, _> = Box::pin(execute(self));
         execution.await
+    }
+
+    fn report(&self) -> SyncReport {
+        let is_aborted = self.options.control.is_aborted();
+        self.progress.report(&self.groups, &self.vanished, is_aborted && !self.progress.is_over)
     }
 }
 
-async fn execute(plan: SyncPlan) -> Result<SyncReport> {
-    let mut report = SyncReport::default();
+async fn execute(plan: &mut SyncPlan) -> Result<SyncReport> {
+    if plan.progress.is_over {
+        return Ok(plan.report());
+    }
     plan.target.inner().check_writable("sync").await?;
-    // Until the end, so that no other process collects transferred chunks of snapshots that are not visible yet (H4, H5).
-    let _held = plan.target.inner().locks().store_to_write().await?;
-    for namespace in &plan.new_namespaces {
-        match plan.target.create_namespace(namespace).await {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+    let run = match plan.run.take() {
+        // A lost lock lets another process collect the chunks, so the pins are worth nothing then.
+        Some(run) if run.guard.check().await.is_ok() => run,
+        _ => start(plan).await?,
+    };
+    let run = plan.run.insert(run);
+    let progress = &mut plan.progress;
+    while let Some(namespace) = plan.new_namespaces.get(progress.created_namespaces) {
+        let was_started = std::mem::replace(&mut progress.is_creating, true);
+        let is_new = match plan.target.create_namespace(namespace).await {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => was_started,
             created => {
                 created?;
-                report.new_namespaces.push(namespace.clone());
+                true
             }
+        };
+        if is_new {
+            progress.new_namespaces.push(namespace.clone());
         }
+        progress.created_namespaces += 1;
+        progress.is_creating = false;
     }
-    let run = Run {
+    for (group, progress) in plan.groups.iter().zip(&mut progress.groups) {
+        group::sync(run, group, progress).await;
+    }
+    let control = &plan.options.control;
+    if !control.is_aborted() {
+        let (options, source, target) = (&plan.options, &plan.source, &plan.target);
+        vanished::remove(Inputs { options, source, target, vanished: &plan.vanished }, progress).await;
+        progress.is_over =
+            !control.is_aborted() && progress.are_groups_over() && progress.unremoved.is_empty();
+    }
+    if progress.is_over {
+        plan.run = None;
+    }
+    Ok(plan.report())
+}
+
+/// Locks the target, and prepares the transfers.
+async fn start(plan: &SyncPlan) -> Result<Run> {
+    Ok(Run {
+        guard: plan.target.inner().locks().store_to_write().await?,
         options: plan.options.clone(),
         pins: Mutex::new(plan.target.inner().pins()),
         rate: plan.options.bytes_per_second.map(Rate::new),
@@ -53,16 +107,7 @@ async fn execute(plan: SyncPlan) -> Result<SyncReport> {
         source: plan.source.clone(),
         target: plan.target.clone(),
         writes: Slots::new(&plan.target, &plan.options),
-    };
-    for group in &plan.groups {
-        let done = group::sync(&run, group).await;
-        report.groups.push(done);
-    }
-    report.is_aborted = plan.options.is_aborted();
-    if !report.is_aborted {
-        vanished::remove(&plan, &mut report).await?;
-    }
-    Ok(report)
+    })
 }
 
 #[cfg(all(test, feature = "testing"))]
@@ -128,7 +173,7 @@ mod tests {
                 backup.image("disk.img", image, length).chunk_bytes(4096).await.unwrap();
                 backup.finish().await.unwrap();
                 let (before, _) = look(to.as_ref());
-                let plan = plan(&source, &target, SyncOptions::default()).await.unwrap();
+                let mut plan = plan(&source, &target, SyncOptions::default()).await.unwrap();
                 let mut execution = Box::pin(plan.execute());
                 let report = poll_fn(|context| {
                     let polled = execution.as_mut().poll(context);

@@ -13,45 +13,64 @@ use crate::store::{Held, ImportedManifest, SnapshotImport, StoredManifest, has_f
 use crate::sync::chunks::{self, Ends, Index, Reuse};
 use crate::sync::compare::{Verdict, compare};
 use crate::sync::context::{Failure, GroupRun, Run};
-use crate::sync::kinds::{Same, Skip, SnapshotPlan};
-use crate::sync::options::Candidates;
-use crate::sync::report::{Outcome, SyncStats};
+use crate::sync::kinds::{Same, SyncSkip, SyncSnapshot};
+use crate::sync::options::SyncCandidates;
+use crate::sync::progress::SnapshotProgress;
+use crate::sync::report::SyncOutcome;
 
-pub(super) async fn sync(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Outcome {
-    match bring(run, group, plan).await {
+/// A snapshot to transfer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transfer<'a> {
+    /// Its name at the target.
+    pub(super) name: &'a Arc<SnapshotName>,
+    pub(super) plan: &'a SyncSnapshot,
+    pub(super) progress: &'a SnapshotProgress,
+    /// `true` if this plan has tried before, and may have published the snapshot.
+    pub(super) was_started: bool,
+}
+
+/// Syncs a snapshot, and returns the outcome.
+pub(super) async fn sync(run: &Run, group: &mut GroupRun<'_>, transfer: Transfer<'_>) -> SyncOutcome {
+    let plan = transfer.plan;
+    match sync_locked(run, group, transfer).await {
         Ok(outcome) => outcome,
-        Err(Failure::Aborted) => Outcome::NotReached,
+        Err(Failure::Aborted) => SyncOutcome::NotReached,
         Err(Failure::Failed(error)) => {
             // If a part is missing, the whole snapshot may be (H51).
             let may_be_gone = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound);
             if may_be_gone
                 && run.source.inner().manifests().exists(&plan.source).await.is_ok_and(|is_there| !is_there)
             {
-                return Outcome::SourceGone;
+                return SyncOutcome::SourceGone;
             }
-            Outcome::Failed(error)
+            SyncOutcome::Failed(error)
         }
     }
 }
 
-async fn bring(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Result<Outcome, Failure> {
+async fn sync_locked(
+    run: &Run,
+    group: &mut GroupRun<'_>,
+    transfer: Transfer<'_>,
+) -> Result<SyncOutcome, Failure> {
+    let Transfer { plan, progress, was_started, .. } = transfer;
     let (from, to) = (&plan.source, &plan.target);
     // Before the lock: locking a missing snapshot would leave a lock file.
     if !run.source.inner().manifests().exists(from).await? {
-        return Ok(Outcome::SourceGone);
+        return Ok(SyncOutcome::SourceGone);
     }
     let held = run.source.inner().locks().snapshot_to_read(from).await?;
     let source = run.source.inner().manifests().stored(from).await?;
     if let Some(skip) = run.options.objection(&source.manifest) {
-        return Ok(Outcome::Skipped(skip));
+        return Ok(SyncOutcome::Skipped(skip));
     }
     let mut import = group.import.snapshot(to).await?;
     import.keep(Held::from(held))?;
     let verdict = match import.present() {
         None => {
             let is_older = group.newest.is_some_and(|newest| to.time() <= newest);
-            if is_older && run.options.candidates == Candidates::Newer {
-                return Ok(Outcome::Skipped(Skip::Older));
+            if is_older && run.options.candidates == SyncCandidates::Newer {
+                return Ok(SyncOutcome::Skipped(SyncSkip::Older));
             }
             None
         }
@@ -65,24 +84,28 @@ async fn bring(run: &Run, group: &mut GroupRun<'_>, plan: &SnapshotPlan) -> Resu
         plan.has_client_log && import.present().is_none_or(|present| !present.info.has_client_log);
     match verdict {
         None | Some(Verdict::Everything) => {}
-        Some(Verdict::Conflict(conflict)) => return Ok(Outcome::Conflict(conflict)),
-        Some(Verdict::Damaged) => return Ok(Outcome::Skipped(Skip::Damaged)),
-        Some(Verdict::Same) if !lacks_log => return Ok(Outcome::Skipped(Skip::UpToDate)),
+        Some(Verdict::Conflict(conflict)) => return Ok(SyncOutcome::Conflict(conflict)),
+        Some(Verdict::Damaged) => return Ok(SyncOutcome::Skipped(SyncSkip::Damaged)),
+        // Published by an execution whose future was dropped.
+        Some(Verdict::Same) if !lacks_log && was_started => {
+            return Ok(SyncOutcome::Done(progress.counts.stats(0)));
+        }
+        Some(Verdict::Same) if !lacks_log => return Ok(SyncOutcome::Skipped(SyncSkip::UpToDate)),
         Some(Verdict::Manifest | Verdict::Same) => {
             let manifest = manifest(run, from, &source, lacks_log).await?;
             import.update(manifest).await?;
-            return Ok(Outcome::Done(SyncStats::default()));
+            return Ok(SyncOutcome::Done(progress.counts.stats(0)));
         }
     }
-    let filled = fill(run, group, plan, &source, &mut import).await;
+    let filled = fill(run, group, transfer, &source, &mut import).await;
     let prepared = match filled {
-        Ok(stats) => manifest(run, from, &source, plan.has_client_log).await.map(|it| (stats, it)),
+        Ok(reused) => manifest(run, from, &source, plan.has_client_log).await.map(|it| (reused, it)),
         Err(failure) => Err(failure),
     };
     match prepared {
-        Ok((stats, manifest)) => {
+        Ok((reused, manifest)) => {
             import.publish(manifest).await?;
-            Ok(Outcome::Done(stats))
+            Ok(SyncOutcome::Done(progress.counts.stats(reused)))
         }
         Err(failure) => {
             // Reports the first failure; the rest is invisible, and the next run removes it.
@@ -100,24 +123,24 @@ async fn manifest(
 ) -> Result<ImportedManifest, Failure> {
     let log = if with_log { run.source.inner().snapshot_files().client_log(from).await? } else { None };
     let bytes = source.bytes.len() + log.as_ref().map_or(0, bytes::Bytes::len);
-    run.pass(bytes as u64).await?;
+    run.throttle(bytes as u64).await?;
     Ok(ImportedManifest { bytes: source.bytes.clone(), log })
 }
 
-/// Transfers everything but the manifest and the log.
+/// Transfers everything but the manifest and the log. Returns the number of reused chunks.
 async fn fill(
     run: &Run,
     group: &mut GroupRun<'_>,
-    plan: &SnapshotPlan,
+    transfer: Transfer<'_>,
     source: &StoredManifest,
     import: &mut SnapshotImport,
-) -> Result<SyncStats, Failure> {
-    let from = &plan.source;
+) -> Result<u64, Failure> {
+    let from = &transfer.plan.source;
     let mut indexes = Vec::new();
     for file in source.manifest.files().iter().filter(|file| file.name().kind() != ArchiveKind::Blob) {
-        run.go_on()?;
+        run.check_abort()?;
         let (bytes, reader) = run.source.inner().snapshot_files().stored_index(from, file).await?;
-        run.pass(bytes.len() as u64).await?;
+        run.throttle(bytes.len() as u64).await?;
         import.add_index(file.name(), bytes)?;
         indexes.push(Index { mode: file.crypt_mode(), name: file.name().clone(), reader });
     }
@@ -127,25 +150,26 @@ async fn fill(
         Same::Opening if !has_failed_verification(&source.manifest) => Some(ReuseSource::Base),
         Same::Opening | Same::Twin => Some(ReuseSource::Twin),
     };
-    let stats = chunks_of(run, group, plan, (indexes, of_same), import).await?;
+    let reused = chunks_of(run, group, transfer, (indexes, of_same), import).await?;
     for file in source.manifest.files().iter().filter(|file| file.name().kind() == ArchiveKind::Blob) {
-        run.go_on()?;
+        run.check_abort()?;
         let bytes = run.source.inner().snapshot_files().stored_blob(from, file).await?;
-        run.pass(bytes.len() as u64).await?;
+        run.throttle(bytes.len() as u64).await?;
         import.put_blob(file.name(), bytes).await?;
     }
-    run.go_on()?;
-    Ok(stats)
+    run.check_abort()?;
+    Ok(reused)
 }
 
 /// Transfers the chunks of a snapshot, or reuses them.
 async fn chunks_of(
     run: &Run,
     group: &mut GroupRun<'_>,
-    plan: &SnapshotPlan,
+    transfer: Transfer<'_>,
     (indexes, of_same): (Vec<Index>, Option<ReuseSource>),
     import: &mut SnapshotImport,
-) -> Result<SyncStats, Failure> {
+) -> Result<u64, Failure> {
+    let plan = transfer.plan;
     let taken = run.target.inner().pins_beside(&run.pins());
     import.pin_with(Arc::clone(&taken))?;
     let reuse = if import.present().is_some() {
@@ -162,7 +186,8 @@ async fn chunks_of(
         Reuse { base, belief: ExistingCheck::ByLength, of_same, sent, taken }
     };
     let archives = indexes.iter().map(|index| index.name.clone()).collect();
-    let ends = Ends { archives, source: &plan.source, target: &plan.target };
+    let ends =
+        Ends { archives, counts: &transfer.progress.counts, source: &plan.source, target: transfer.name };
     let wanted = chunks::wanted(run, indexes, &reuse).await?;
-    chunks::bring(run, &ends, wanted, &reuse).await
+    chunks::transfer(run, &ends, wanted, &reuse).await
 }

@@ -8,27 +8,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::{Datastore, DeleteError, SnapshotInfo};
-use crate::sync::kinds::{GroupPlan, Vanished};
+use crate::sync::kinds::{SyncGroup, Vanished};
 use crate::sync::options::SyncOptions;
-use crate::sync::planned::SyncPlan;
-use crate::sync::report::SyncReport;
+use crate::sync::progress::{Progress, Removal};
 
-pub(super) async fn look(
+/// Finds the objects of the target that the source lacks.
+pub(super) async fn find(
     target: &Datastore,
     options: &SyncOptions,
     pairs: &[(Namespace, Namespace)],
     existing: &BTreeSet<Namespace>,
-    looked: &[(GroupPlan, Vec<SnapshotInfo>)],
+    compared: &[(SyncGroup, Vec<SnapshotInfo>)],
 ) -> Result<Vanished> {
     let mut vanished = Vanished::default();
     let mut known = BTreeSet::new();
-    for (group, theirs) in looked {
+    for (group, theirs) in compared {
         known.insert(&group.target);
         if group.foreign_owner.is_some() {
             continue;
         }
         let times: BTreeSet<_> = group.snapshots.iter().map(|snapshot| snapshot.source.time()).collect();
-        vanished.note(theirs.iter().filter(|info| !times.contains(&info.name.time())));
+        vanished.add(theirs.iter().filter(|info| !times.contains(&info.name.time())));
     }
     let origins: BTreeMap<_, _> = pairs.iter().map(|(from, to)| (to, from)).collect();
     let within: Vec<_> = existing.iter().filter(|it| options.is_of_target(it)).collect();
@@ -39,7 +39,7 @@ pub(super) async fn look(
                 continue;
             }
             if target.owner(&group).await?.as_ref() == Some(&options.owner) {
-                vanished.note(target.snapshots(&group).await?.iter());
+                vanished.add(target.snapshots(&group).await?.iter());
             }
         }
         if !origins.contains_key(namespace) {
@@ -56,60 +56,109 @@ fn origin(options: &SyncOptions, group: &GroupName) -> Option<GroupName> {
     Some(group.clone().in_namespace(namespace))
 }
 
-/// Removes the planned objects, as far as the source still lacks them.
-pub(super) async fn remove(plan: &SyncPlan, report: &mut SyncReport) -> Result<()> {
-    report.protected.clone_from(&plan.vanished.protected);
-    for name in &plan.vanished.snapshots {
-        if plan.options.is_aborted() {
-            report.is_aborted = true;
-            return Ok(());
-        }
-        match remove_snapshot(plan, name).await {
-            Ok(true) => report.removed.push(name.clone()),
-            Ok(false) => {}
-            Err(error) if error.kind() == ErrorKind::Denied => report.protected.push(name.clone()),
-            Err(error) => report.unremoved.push((name.to_string(), error)),
-        }
-    }
-    for namespace in &plan.vanished.namespaces {
-        if plan.options.is_aborted() {
-            report.is_aborted = true;
-            return Ok(());
-        }
-        match remove_namespace(plan, namespace).await {
-            Ok(true) => report.removed_namespaces.push(namespace.clone()),
-            // It contains something that stays.
-            Ok(false) => {}
-            Err(error) => report.unremoved.push((namespace.to_string(), error)),
-        }
-    }
-    Ok(())
+/// The inputs of a removal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inputs<'a> {
+    pub(super) options: &'a SyncOptions,
+    pub(super) source: &'a Datastore,
+    pub(super) target: &'a Datastore,
+    pub(super) vanished: &'a Vanished,
 }
 
-/// Returns `true` if the object is gone.
-async fn remove_snapshot(plan: &SyncPlan, name: &SnapshotName) -> Result<bool> {
-    let Some(origin) = origin(&plan.options, name.group()) else { return Ok(false) };
-    match plan.source.snapshot_info(&origin.snapshot(name.time())).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        // The source has it again.
-        found => return found.map(|_| false),
+/// State of a vanished object after an attempt to remove it.
+enum Removed {
+    /// The target does not have it, and this attempt did not remove it.
+    Absent,
+    Done,
+    Stays,
+}
+
+/// Removes the planned objects, as far as the source still lacks them. Objects that an earlier execution removed are left out.
+pub(super) async fn remove(inputs: Inputs<'_>, progress: &mut Progress) {
+    let Inputs { options, vanished, .. } = inputs;
+    progress.protected.clone_from(&vanished.protected);
+    progress.unremoved.clear();
+    for name in &vanished.snapshots {
+        if options.control.is_aborted() {
+            return;
+        }
+        let known = progress.removed_snapshots.get(name).copied();
+        if known == Some(Removal::Done) {
+            continue;
+        }
+        progress.removed_snapshots.insert(name.clone(), Removal::Started);
+        match inputs.remove_snapshot(name).await {
+            Ok(Removed::Done) => drop(progress.removed_snapshots.insert(name.clone(), Removal::Done)),
+            Ok(Removed::Absent) if known.is_some() => {
+                progress.removed_snapshots.insert(name.clone(), Removal::Done);
+            }
+            Ok(Removed::Absent | Removed::Stays) => drop(progress.removed_snapshots.remove(name)),
+            Err(error) if error.kind() == ErrorKind::Denied => progress.protected.push(name.clone()),
+            Err(error) => drop(progress.unremoved.insert(name.to_string(), error)),
+        }
     }
-    if plan.target.owner(name.group()).await?.as_ref() != Some(&plan.options.owner) {
-        let error = Error::new(ErrorKind::Busy, "remove").on(name);
-        return Err(error.because("the group belongs to somebody else by now"));
-    }
-    match plan.target.delete_snapshot(name).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        deleted => deleted.map(|()| true),
+    for namespace in &vanished.namespaces {
+        if options.control.is_aborted() {
+            return;
+        }
+        let known = progress.removed_namespaces.get(namespace).copied();
+        if known == Some(Removal::Done) {
+            continue;
+        }
+        progress.removed_namespaces.insert(namespace.clone(), Removal::Started);
+        match inputs.remove_namespace(namespace).await {
+            Ok(Removed::Done) => drop(progress.removed_namespaces.insert(namespace.clone(), Removal::Done)),
+            Ok(Removed::Absent) if known.is_some() => {
+                progress.removed_namespaces.insert(namespace.clone(), Removal::Done);
+            }
+            // A namespace stays if it contains something that stays.
+            Ok(Removed::Absent | Removed::Stays) => drop(progress.removed_namespaces.remove(namespace)),
+            Err(error) => drop(progress.unremoved.insert(namespace.to_string(), error)),
+        }
     }
 }
 
-async fn remove_namespace(plan: &SyncPlan, namespace: &Namespace) -> Result<bool> {
-    let origin = plan.options.to_source(namespace);
-    let origin =
-        origin.map_err(|error| Error::new(ErrorKind::Internal, "remove").on(namespace).because(error))?;
-    if plan.source.has_namespace(&origin).await? {
-        return Ok(false);
+impl Inputs<'_> {
+    async fn remove_snapshot(self, name: &SnapshotName) -> Result<Removed> {
+        let Self { options, source, target, .. } = self;
+        let Some(origin) = origin(options, name.group()) else { return Ok(Removed::Stays) };
+        match source.snapshot_info(&origin.snapshot(name.time())).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // The source has it again.
+            found => return found.map(|_| Removed::Stays),
+        }
+        match target.owner(name.group()).await? {
+            Some(owner) if owner == options.owner => {}
+            // A group loses its owner with its last snapshot.
+            None if !target.inner().manifests().exists(name).await? => return Ok(Removed::Absent),
+            _ => {
+                let error = Error::new(ErrorKind::Busy, "remove").on(name);
+                return Err(error.because("the group has another owner now"));
+            }
+        }
+        match target.delete_snapshot(name).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Removed::Absent),
+            deleted => deleted.map(|()| Removed::Done),
+        }
     }
-    plan.target.inner().deletions().remove_namespace(namespace).await.map_err(DeleteError::into_error)
+
+    async fn remove_namespace(self, namespace: &Namespace) -> Result<Removed> {
+        let origin = self.options.to_source(namespace);
+        let origin =
+            origin.map_err(|error| Error::new(ErrorKind::Internal, "remove").on(namespace).because(error))?;
+        if self.source.has_namespace(&origin).await? {
+            return Ok(Removed::Stays);
+        }
+        if !self.target.has_namespace(namespace).await? {
+            return Ok(Removed::Absent);
+        }
+        let is_removed = self
+            .target
+            .inner()
+            .deletions()
+            .remove_namespace(namespace)
+            .await
+            .map_err(DeleteError::into_error)?;
+        Ok(if is_removed { Removed::Done } else { Removed::Stays })
+    }
 }

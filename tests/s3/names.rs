@@ -8,7 +8,7 @@ use larder::error::{ErrorKind, Result};
 use larder::format::name::{GroupName, SnapshotName};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options, Protection};
-use larder::sync::{self, Candidates, SyncOptions};
+use larder::sync::{self, SyncCandidates, SyncOptions};
 use larder_testing::fault_server::{Action, Etags, FaultServer, Options as ServerOptions, Rule};
 use larder_testing::s3_store;
 use larder_testing::s3_store::{LEASE, Opening, Process, fresh, keys, small, user};
@@ -69,7 +69,7 @@ async fn elsewhere(name: &str) -> Datastore {
 
 /// Brings what is missing from elsewhere; whether all of it came.
 async fn brought(source: &Datastore, target: &Datastore) -> bool {
-    let options = SyncOptions::default().candidates(Candidates::AllMissing);
+    let options = SyncOptions::default().candidates(SyncCandidates::AllMissing);
     sync::plan(source, target, options).await.unwrap().execute().await.unwrap().is_complete()
 }
 

@@ -459,7 +459,7 @@ fn an_adopted_copy_of_a_store_can_be_synced_with_its_original() {
         let refused = gc::plan(&before, GcOptions::default()).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Conflict);
         let theirs = open(copy).await;
-        let plan = sync::plan(&ours, &theirs, SyncOptions::default()).await.unwrap();
+        let mut plan = sync::plan(&ours, &theirs, SyncOptions::default()).await.unwrap();
         plan.execute().await.unwrap();
         let group = "host/a".parse().unwrap();
         assert_eq!(theirs.snapshots(&group).await.unwrap(), ours.snapshots(&group).await.unwrap());

@@ -15,7 +15,7 @@ use larder::internal::record::Method;
 use larder::prune::{self, PruneOptions, PruneOutcome};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, Options, Protection, Scope, SnapshotState};
-use larder::sync::{self, GroupOutcome, SyncOptions};
+use larder::sync::{self, SyncGroupOutcome, SyncOptions};
 use larder::verify::{self, SkipReason, VerifyOptions};
 use larder_testing::gc_scene;
 use larder_testing::gc_scene::{at_once, back_up, check, collect, collected, data, group, leave, reason};
@@ -145,7 +145,7 @@ async fn perform(
             back_up(&source, "host/a", &[1, 3]).await?;
             let report = sync::plan(&source, store, SyncOptions::default()).await?.execute().await?;
             let failed = report.groups.iter().find_map(|group| match &group.outcome {
-                GroupOutcome::Failed(error) => Some(error.clone()),
+                SyncGroupOutcome::Failed(error) => Some(error.clone()),
                 _ => None,
             });
             failed.map_or(Ok(()), Err)

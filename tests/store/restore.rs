@@ -140,10 +140,10 @@ fn every_read_error_names_the_chunk_the_archive_and_the_snapshot() {
             errors.push(streamed.get_ref().unwrap().downcast_ref::<Error>().unwrap().clone());
             let to: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::clone(&scene.runtime)));
             let target = Datastore::create(to, Options::default()).await.unwrap();
-            let plan = sync::plan(&scene.store, &target, SyncOptions::default()).await.unwrap();
+            let mut plan = sync::plan(&scene.store, &target, SyncOptions::default()).await.unwrap();
             let report = plan.execute().await.unwrap();
             match &report.groups[0].snapshots[0].outcome {
-                sync::Outcome::Failed(error) => errors.push(error.clone()),
+                sync::SyncOutcome::Failed(error) => errors.push(error.clone()),
                 other => panic!("{other:?}"),
             }
             for error in errors {

@@ -18,7 +18,7 @@ use larder::internal::record::Method;
 use larder::prune::{self, PruneOptions};
 use larder::rt::{Runtime as _, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, DirtyMap, Protection, Relocated, Scope};
-use larder::sync::{self, Outcome, SyncOptions};
+use larder::sync::{self, SyncOptions, SyncOutcome};
 use larder::verify::{self, VerifyOptions, VerifyReport};
 use larder_testing::broken::LackingBackend;
 use larder_testing::gc_scene;
@@ -342,7 +342,7 @@ fn a_sync_replaces_no_manifest_that_changed_since_the_comparison() {
             let name = back_up(&source, "host/a", &[1, 2]).await.unwrap().name().clone();
             sync::plan(&source, &target, SyncOptions::default()).await.unwrap().execute().await.unwrap();
             source.set_notes(&name, "of the source").await.unwrap();
-            let plan = sync::plan(&source, &target, SyncOptions::default()).await.unwrap();
+            let mut plan = sync::plan(&source, &target, SyncOptions::default()).await.unwrap();
             let (other, changed) = (target.clone(), name.clone());
             watched.watch(move |step| {
                 let (other, changed) = (other.clone(), changed.clone());
@@ -357,7 +357,7 @@ fn a_sync_replaces_no_manifest_that_changed_since_the_comparison() {
             watched.unwatch();
             let outcome = &report.snapshots().next().unwrap().outcome;
             assert!(
-                matches!(outcome, Outcome::Failed(error) if error.kind() == ErrorKind::Conflict),
+                matches!(outcome, SyncOutcome::Failed(error) if error.kind() == ErrorKind::Conflict),
                 "{is_conditional}: {outcome:?}"
             );
             let manifest = target.snapshot(&name).await.unwrap();

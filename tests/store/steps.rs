@@ -234,7 +234,7 @@ fn a_sync_publishes_in_this_order_of_steps() {
         back_up(&source, "host/a", &[1, 2]).await.unwrap();
         let (record, target) = recorded(&sim).await;
         record.reset();
-        let plan = sync::plan(&source, &target, SyncOptions::default()).await.unwrap();
+        let mut plan = sync::plan(&source, &target, SyncOptions::default()).await.unwrap();
         plan.execute().await.unwrap();
         assert_steps(
             &record,

@@ -262,7 +262,7 @@ fn a_sync_deletes_no_snapshot_that_a_link_hides_at_the_source() {
         assert!(copied.is_complete(), "{copied:?}");
         for place in scene.places() {
             scene.replace(&place, Odd::Link);
-            if let Ok(plan) = sync::plan(&scene.store, &target, options()).await {
+            if let Ok(mut plan) = sync::plan(&scene.store, &target, options()).await {
                 assert_eq!(plan.vanished().snapshots, [], "{place}");
                 let report = plan.execute().await.unwrap();
                 assert_eq!(report.removed, [], "{place}");

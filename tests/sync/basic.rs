@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
+use larder::Observer;
 use larder::backend::{
     Backend, FsBackend, FsOptions, ListEntry, ListQuery, LockMode, LockScope, MemoryBackend,
     PrefixDirectories, PutMode, Removal,
@@ -21,8 +22,8 @@ use larder::internal::record::{Call, Method, RecordingBackend};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, Options, Protection, SnapshotState};
 use larder::sync::{
-    self, Candidates, Conflict, GroupOutcome, GroupRule, Order, Outcome, Resync, Skip, Step, SyncEvent,
-    SyncObserver, SyncOptions, SyncReport,
+    self, GroupRule, Resync, SyncCandidates, SyncConflict, SyncEvent, SyncGroupOutcome, SyncOptions,
+    SyncOrder, SyncOutcome, SyncReport, SyncSkip, SyncStep,
 };
 use larder_testing::bucket::Bucket;
 use larder_testing::places;
@@ -42,7 +43,7 @@ fn threads() -> Arc<dyn Runtime> {
     Arc::new(ThreadRuntime::new())
 }
 
-fn memory(runtime: &Arc<dyn Runtime>) -> Arc<dyn Backend> {
+pub(crate) fn memory(runtime: &Arc<dyn Runtime>) -> Arc<dyn Backend> {
     Arc::new(MemoryBackend::new(Arc::clone(runtime)).page_entries(3))
 }
 
@@ -57,11 +58,11 @@ async fn store(backend: &Arc<dyn Backend>) -> Datastore {
 }
 
 /// Two new stores in memory.
-struct Pair {
-    from: Arc<dyn Backend>,
-    source: Datastore,
-    target: Datastore,
-    to: Arc<dyn Backend>,
+pub(crate) struct Pair {
+    pub(crate) from: Arc<dyn Backend>,
+    pub(crate) source: Datastore,
+    pub(crate) target: Datastore,
+    pub(crate) to: Arc<dyn Backend>,
 }
 
 impl Pair {
@@ -70,7 +71,7 @@ impl Pair {
         Self::on(memory(&runtime), memory(&runtime)).await
     }
 
-    async fn on(from: Arc<dyn Backend>, to: Arc<dyn Backend>) -> Self {
+    pub(crate) async fn on(from: Arc<dyn Backend>, to: Arc<dyn Backend>) -> Self {
         let (source, target) = (store(&from).await, store(&to).await);
         Self { from, source, target, to }
     }
@@ -84,7 +85,7 @@ impl Pair {
     }
 
     /// Steps of a plan, by the time of the snapshot.
-    async fn steps(&self, options: SyncOptions) -> Vec<(i64, Step)> {
+    async fn steps(&self, options: SyncOptions) -> Vec<(i64, SyncStep)> {
         let plan = sync::plan(&self.source, &self.target, options).await.unwrap();
         plan.snapshots().map(|it| (it.source.time().epoch(), it.step)).collect()
     }
@@ -95,7 +96,7 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 /// A snapshot of an image, a stream and a blob. The image repeats a chunk, the stream shares one with the image.
-async fn back_up(store: &Datastore, group: &str, time: u64, data: &[u8]) -> SnapshotName {
+pub(crate) async fn back_up(store: &Datastore, group: &str, time: u64, data: &[u8]) -> SnapshotName {
     let group: GroupName = group.parse().unwrap();
     let backup = store.backup(&group).time(at(time)).begin().await.unwrap();
     let image = [data, &data[..CHUNK]].concat();
@@ -110,7 +111,7 @@ async fn back_up(store: &Datastore, group: &str, time: u64, data: &[u8]) -> Snap
     backup.finish().await.unwrap().name().clone()
 }
 
-fn data(seed: u64, chunks: usize) -> Vec<u8> {
+pub(crate) fn data(seed: u64, chunks: usize) -> Vec<u8> {
     noise(seed, chunks * CHUNK)
 }
 
@@ -127,7 +128,7 @@ async fn objects(backend: &dyn Backend, prefix: Prefix) -> BTreeMap<String, Byte
 }
 
 /// All that belongs to namespaces, groups and snapshots.
-async fn content(backend: &dyn Backend) -> BTreeMap<String, Bytes> {
+pub(crate) async fn content(backend: &dyn Backend) -> BTreeMap<String, Bytes> {
     objects(backend, Prefix::Namespace(Namespace::root())).await
 }
 
@@ -152,7 +153,7 @@ fn image_of(data: &[u8]) -> Vec<u8> {
     [data, &data[..CHUNK]].concat()
 }
 
-fn only_outcome(report: &SyncReport) -> &Outcome {
+fn only_outcome(report: &SyncReport) -> &SyncOutcome {
     let mut all = report.snapshots();
     let first = all.next().unwrap();
     assert!(all.next().is_none(), "{report:?}");
@@ -190,7 +191,7 @@ fn a_chain_of_syncs_reproduces_the_first_store() {
             let mut before = source.clone();
             for _ in 0..2 {
                 let next = place.store().await;
-                let plan = sync::plan(&before, &next, SyncOptions::default()).await.unwrap();
+                let mut plan = sync::plan(&before, &next, SyncOptions::default()).await.unwrap();
                 let report = plan.execute().await.unwrap();
                 assert!(report.is_complete(), "{report:?}");
                 // 5 chunks of each of two times; those of the namespace are those of the first.
@@ -225,7 +226,7 @@ fn a_chain_of_syncs_from_memory_to_directory_to_bucket_to_memory_keeps_everythin
         for pair in backends.windows(2) {
             let pair = Pair::on(Arc::clone(&pair[0]), Arc::clone(&pair[1])).await;
             assert!(pair.sync().await.is_complete());
-            assert!(matches!(only_outcome(&pair.sync().await), Outcome::Skipped(Skip::UpToDate)));
+            assert!(matches!(only_outcome(&pair.sync().await), SyncOutcome::Skipped(SyncSkip::UpToDate)));
         }
         let (first, last) = (&backends[0], &backends[3]);
         assert_eq!(content(last.as_ref()).await, content(first.as_ref()).await);
@@ -286,7 +287,7 @@ fn a_sync_of_a_pbs_store_copies_it_byte_for_byte() {
         assert!(encrypted > 0);
         recorded.reset();
         let again = pair.sync().await;
-        assert!(again.snapshots().all(|it| matches!(it.outcome, Outcome::Skipped(_))), "{again:?}");
+        assert!(again.snapshots().all(|it| matches!(it.outcome, SyncOutcome::Skipped(_))), "{again:?}");
         let puts = recorded.counts();
         assert_eq!((puts.puts, puts.touches, puts.deletes), (0, 0, 0));
     });
@@ -394,14 +395,14 @@ fn a_source_that_fails_at_any_step_leaves_no_snapshot_at_the_target() {
             assert_eq!(plan.snapshots().count(), 1);
             let faulty: Arc<dyn Backend> = vanishing(Arc::clone(&from), step + 1);
             let vanishing = Datastore::open(faulty, Options::default()).await.unwrap();
-            let plan = sync::plan(&vanishing, &target, SyncOptions::default()).await.unwrap();
+            let mut plan = sync::plan(&vanishing, &target, SyncOptions::default()).await.unwrap();
             let report = plan.execute().await.unwrap();
             match only_outcome(&report) {
-                Outcome::SourceGone => {
+                SyncOutcome::SourceGone => {
                     gone += 1;
                     assert_eq!(content(to.as_ref()).await, BTreeMap::new(), "step {step}");
                 }
-                Outcome::Done(_) => {
+                SyncOutcome::Done(_) => {
                     assert!(gone >= 10, "{gone}");
                     assert!(restore(&target, &name).await == image_of(&data(1, 5)));
                     return;
@@ -419,11 +420,11 @@ fn a_snapshot_deleted_since_the_plan_is_reported_as_vanished() {
         let pair = Pair::new().await;
         let first = back_up(&pair.source, "vm/1", 1000, &data(1, 3)).await;
         let second = back_up(&pair.source, "vm/1", 2000, &data(2, 3)).await;
-        let plan = sync::plan(&pair.source, &pair.target, SyncOptions::default()).await.unwrap();
+        let mut plan = sync::plan(&pair.source, &pair.target, SyncOptions::default()).await.unwrap();
         pair.source.delete_snapshot(&first).await.unwrap();
         let report = plan.execute().await.unwrap();
         let outcomes: Vec<_> = report.snapshots().map(|it| &it.outcome).collect();
-        assert!(matches!(outcomes[..], [Outcome::SourceGone, Outcome::Done(_)]), "{outcomes:?}");
+        assert!(matches!(outcomes[..], [SyncOutcome::SourceGone, SyncOutcome::Done(_)]), "{outcomes:?}");
         assert!(restore(&pair.target, &second).await == image_of(&data(2, 3)));
     });
 }
@@ -448,7 +449,10 @@ fn a_snapshot_with_lost_files_fails_and_defers_the_newer_ones() {
             }
             let report = pair.sync().await;
             let outcomes: Vec<_> = report.snapshots().map(|it| &it.outcome).collect();
-            assert!(matches!(outcomes[1..], [Outcome::Failed(_), Outcome::NotReached]), "{outcomes:?}");
+            assert!(
+                matches!(outcomes[1..], [SyncOutcome::Failed(_), SyncOutcome::NotReached]),
+                "{outcomes:?}"
+            );
             let there = pair.target.snapshots(good.group()).await.unwrap();
             assert_eq!(there.iter().map(|info| &info.name).collect::<Vec<_>>(), [&good]);
             assert!(
@@ -456,13 +460,13 @@ fn a_snapshot_with_lost_files_fails_and_defers_the_newer_ones() {
                 "h101: nothing bad is stored"
             );
         }
-        let all = SyncOptions::default().candidates(Candidates::AllMissing);
+        let all = SyncOptions::default().candidates(SyncCandidates::AllMissing);
         let report = pair.sync_with(all.clone()).await;
         let outcomes: Vec<_> = report.snapshots().map(|it| &it.outcome).collect();
-        assert!(matches!(outcomes[1..], [Outcome::Failed(_), Outcome::Done(_)]), "{outcomes:?}");
+        assert!(matches!(outcomes[1..], [SyncOutcome::Failed(_), SyncOutcome::Done(_)]), "{outcomes:?}");
         pair.from.put(&chunk, stored, PutMode::Replace).await.unwrap();
         let again = store(&pair.from).await;
-        let plan = sync::plan(&again, &pair.target, all).await.unwrap();
+        let mut plan = sync::plan(&again, &pair.target, all).await.unwrap();
         assert!(plan.execute().await.unwrap().is_complete());
         assert_eq!(content(pair.to.as_ref()).await, content(pair.from.as_ref()).await);
     });
@@ -481,9 +485,9 @@ fn files_that_differ_from_the_manifest_are_not_copied() {
             pair.from.put(&key(&name), bytes, PutMode::Replace).await.unwrap();
             let report = pair.sync().await;
             let mut outcomes = report.snapshots().map(|it| &it.outcome);
-            let Some(Outcome::Failed(error)) = outcomes.next() else { panic!("{path}: {report:?}") };
+            let Some(SyncOutcome::Failed(error)) = outcomes.next() else { panic!("{path}: {report:?}") };
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{path}");
-            assert!(matches!(outcomes.next(), Some(Outcome::Done(_))));
+            assert!(matches!(outcomes.next(), Some(SyncOutcome::Done(_))));
             assert!(content(pair.to.as_ref()).await.keys().all(|path| path.starts_with("vm/2/")), "{path}");
         }
     });
@@ -532,31 +536,33 @@ fn a_different_snapshot_of_the_same_name_is_never_overwritten() {
         let made = same_name(directory.path()).await;
         // Plain, encrypted, encrypted with another key, plain with other contents.
         let conflict = |from: usize, to: usize| match (from, to) {
-            (1, 2) | (2, 1) => Conflict::Key,
-            (0, 3) | (3, 0) => Conflict::Content,
-            _ => Conflict::Encryption,
+            (1, 2) | (2, 1) => SyncConflict::Key,
+            (0, 3) | (3, 0) => SyncConflict::Content,
+            _ => SyncConflict::Encryption,
         };
         for (a, (from, name)) in made.iter().enumerate() {
             for (b, (to, _)) in made.iter().enumerate().filter(|(b, _)| *b != a) {
                 let before = content(to.as_ref()).await;
                 let pair = Pair::on(Arc::clone(from), Arc::clone(to)).await;
                 for options in [SyncOptions::default(), SyncOptions::default().resync_corrupt()] {
-                    let all = options.candidates(Candidates::AllMissing);
+                    let all = options.candidates(SyncCandidates::AllMissing);
                     assert_eq!(
                         pair.steps(all.clone()).await[0].1,
-                        Step::Conflict(conflict(a, b)),
+                        SyncStep::Conflict(conflict(a, b)),
                         "{a} to {b}"
                     );
                     let report = pair.sync_with(all).await;
-                    assert!(matches!(only_outcome(&report), Outcome::Conflict(it) if *it == conflict(a, b)));
+                    assert!(
+                        matches!(only_outcome(&report), SyncOutcome::Conflict(it) if *it == conflict(a, b))
+                    );
                 }
                 // One that is known to be bad may be replaced, but by no plain one if it is encrypted.
                 edit(to.as_ref(), name, failed).await;
                 let is_refused = matches!((a, b), (0 | 3, 1 | 2));
                 let report = pair.sync_with(SyncOptions::default().resync_corrupt()).await;
                 match only_outcome(&report) {
-                    Outcome::Conflict(Conflict::Encryption) if is_refused => {}
-                    Outcome::Done(_) if !is_refused => {
+                    SyncOutcome::Conflict(SyncConflict::Encryption) if is_refused => {}
+                    SyncOutcome::Done(_) if !is_refused => {
                         let (ours, theirs) = (content(to.as_ref()).await, content(from.as_ref()).await);
                         assert!(ours == theirs, "{a} to {b}: {:?}, {:?}", ours.keys(), theirs.keys());
                     }
@@ -588,9 +594,9 @@ fn notes_and_verify_states_of_the_newest_snapshot_are_synced_and_failed_stays_fa
         pair.source.set_notes(&name, "new").await.unwrap();
         let unlisted = Key::parse(&format!("{name}/old.conf.blob")).unwrap();
         pair.to.put(&unlisted, "x".into(), PutMode::Create).await.unwrap();
-        assert_eq!(pair.steps(SyncOptions::default()).await[0].1, Step::Resync(Resync::Manifest));
+        assert_eq!(pair.steps(SyncOptions::default()).await[0].1, SyncStep::Resync(Resync::Manifest));
         let report = pair.sync().await;
-        assert!(matches!(only_outcome(&report), Outcome::Done(_)));
+        assert!(matches!(only_outcome(&report), SyncOutcome::Done(_)));
         assert_eq!(pair.target.snapshot(&name).await.unwrap().manifest().notes(), Some("new"));
         assert_eq!(
             content(pair.to.as_ref()).await,
@@ -599,12 +605,12 @@ fn notes_and_verify_states_of_the_newest_snapshot_are_synced_and_failed_stays_fa
         );
         let log = Key::ClientLog(name.clone());
         pair.to.delete(&[Removal::any(log)]).await.unwrap();
-        assert_eq!(pair.steps(SyncOptions::default()).await[0].1, Step::Resync(Resync::Log));
+        assert_eq!(pair.steps(SyncOptions::default()).await[0].1, SyncStep::Resync(Resync::Log));
         pair.sync().await;
         assert_eq!(content(pair.to.as_ref()).await, content(pair.from.as_ref()).await);
         edit(pair.to.as_ref(), &name, failed).await;
         let before = content(pair.to.as_ref()).await;
-        assert!(matches!(only_outcome(&pair.sync().await), Outcome::Skipped(Skip::Damaged)));
+        assert!(matches!(only_outcome(&pair.sync().await), SyncOutcome::Skipped(SyncSkip::Damaged)));
         assert_eq!(content(pair.to.as_ref()).await, before);
     });
 }
@@ -639,11 +645,11 @@ fn corrupt_snapshots_of_the_target_are_copied_again_on_request() {
             }
             let target = store(&pair.to).await;
             let plain = sync::plan(&pair.source, &target, SyncOptions::default()).await.unwrap();
-            assert!(plain.snapshots().all(|it| matches!(it.step, Step::Skip(_))), "only when asked");
+            assert!(plain.snapshots().all(|it| matches!(it.step, SyncStep::Skip(_))), "only when asked");
             let options = SyncOptions::default().resync_corrupt();
-            let plan = sync::plan(&pair.source, &target, options).await.unwrap();
+            let mut plan = sync::plan(&pair.source, &target, options).await.unwrap();
             let steps: Vec<_> = plan.snapshots().map(|it| it.step).collect();
-            assert_eq!(steps, [Step::Resync(Resync::Everything), Step::Skip(Skip::UpToDate)]);
+            assert_eq!(steps, [SyncStep::Resync(Resync::Everything), SyncStep::Skip(SyncSkip::UpToDate)]);
             assert!(plan.execute().await.unwrap().is_complete());
             assert_eq!(content(pair.to.as_ref()).await, good, "round {round}");
             assert_eq!(chunks(pair.to.as_ref()).await, all, "round {round}");
@@ -670,7 +676,7 @@ fn a_crash_of_the_sync_target_at_any_step_leaves_a_whole_snapshot_or_none() {
             let dying =
                 Datastore::open(Arc::<FaultBackend>::clone(&faulty), Options::default()).await.unwrap();
             faulty.crash_at(step);
-            let plan = sync::plan(&source, &dying, SyncOptions::default()).await.unwrap();
+            let mut plan = sync::plan(&source, &dying, SyncOptions::default()).await.unwrap();
             let ended = plan.execute().await.is_ok_and(|report| report.is_complete());
             drop(dying);
             let target = store(&to).await;
@@ -682,7 +688,7 @@ fn a_crash_of_the_sync_target_at_any_step_leaves_a_whole_snapshot_or_none() {
                     assert!(restore(&target, name).await == image_of(&data(seed, 3)), "step {step}");
                 }
             }
-            let again = sync::plan(&source, &target, SyncOptions::default()).await.unwrap();
+            let mut again = sync::plan(&source, &target, SyncOptions::default()).await.unwrap();
             assert!(again.execute().await.unwrap().is_complete(), "step {step}");
             assert_eq!(content(to.as_ref()).await, content(from.as_ref()).await, "step {step}");
             if ended {
@@ -703,7 +709,7 @@ fn a_sync_dropped_at_any_step_leaves_whole_snapshots_and_resumes() {
         let is_over = sim.block_on(async {
             let pair = Pair::on(memory(&runtime), memory(&runtime)).await;
             let name = back_up(&pair.source, "vm/1", 1000, &data(1, 3)).await;
-            let plan = sync::plan(&pair.source, &pair.target, SyncOptions::default()).await.unwrap();
+            let mut plan = sync::plan(&pair.source, &pair.target, SyncOptions::default()).await.unwrap();
             let mut execution = Box::pin(plan.execute());
             let mut left = polls;
             let ended = std::future::poll_fn(|context| {
@@ -737,8 +743,8 @@ struct Watch {
     sent: Mutex<Vec<(Duration, u64)>>,
 }
 
-impl SyncObserver for Watch {
-    fn on_event(&self, event: &SyncEvent<'_>) {
+impl Observer<SyncEvent> for Watch {
+    fn on_event(&self, event: &SyncEvent) {
         if let SyncEvent::ChunkSent { stored, .. } = event {
             self.sent.lock().unwrap().push((self.runtime.monotonic(), *stored));
         }
@@ -792,7 +798,7 @@ fn a_sync_that_waits_for_bandwidth_can_be_aborted() {
         let pair = Pair::on(memory(&runtime), memory(&runtime)).await;
         back_up(&pair.source, "vm/1", 1000, &data(1, 20)).await;
         let options = SyncOptions::default().bytes_per_second(NonZeroU64::MIN);
-        let plan = sync::plan(&pair.source, &pair.target, options).await.unwrap();
+        let mut plan = sync::plan(&pair.source, &pair.target, options).await.unwrap();
         let timer = runtime.sleep(Duration::from_secs(5));
         let ended = futures::future::select(Box::pin(plan.execute()), timer).await;
         assert!(matches!(ended, futures::future::Either::Right(_)));
@@ -800,7 +806,7 @@ fn a_sync_that_waits_for_bandwidth_can_be_aborted() {
         assert!(runtime.monotonic() < Duration::from_secs(10));
         let flag = Arc::new(AtomicBool::new(false));
         let options = SyncOptions::default().bytes_per_second(NonZeroU64::MIN).abort(Arc::clone(&flag));
-        let plan = sync::plan(&pair.source, &pair.target, options).await.unwrap();
+        let mut plan = sync::plan(&pair.source, &pair.target, options).await.unwrap();
         let set = async {
             runtime.sleep(Duration::from_secs(5)).await;
             flag.store(true, Ordering::SeqCst);
@@ -821,34 +827,34 @@ fn a_sync_copies_only_the_selected_snapshots() {
         }
         let options = SyncOptions::default;
         let last = options().transfer_last(NonZeroUsize::new(2).unwrap());
-        let skip = Step::Skip;
+        let skip = SyncStep::Skip;
         let wanted = [
-            (1000, skip(Skip::NotAmongLast)),
-            (2000, skip(Skip::NotAmongLast)),
-            (3000, Step::Transfer),
-            (4000, Step::Transfer),
+            (1000, skip(SyncSkip::NotAmongLast)),
+            (2000, skip(SyncSkip::NotAmongLast)),
+            (3000, SyncStep::Transfer),
+            (4000, SyncStep::Transfer),
         ];
         assert_eq!(pair.steps(last.clone()).await, wanted);
         assert!(pair.sync_with(last).await.is_complete());
         back_up(&pair.source, "vm/1", 5000, &data(5, 2)).await;
         let wanted = [
-            (1000, skip(Skip::Older)),
-            (2000, skip(Skip::Older)),
-            (3000, skip(Skip::Present)),
-            (4000, skip(Skip::UpToDate)),
-            (5000, Step::Transfer),
+            (1000, skip(SyncSkip::Older)),
+            (2000, skip(SyncSkip::Older)),
+            (3000, skip(SyncSkip::Present)),
+            (4000, skip(SyncSkip::UpToDate)),
+            (5000, SyncStep::Transfer),
         ];
         assert_eq!(pair.steps(options()).await, wanted);
-        let newest_first = options().candidates(Candidates::AllMissing).order(Order::NewestFirst);
+        let newest_first = options().candidates(SyncCandidates::AllMissing).order(SyncOrder::NewestFirst);
         let steps = pair.steps(newest_first.clone()).await;
-        assert_eq!(steps.iter().filter(|(_, step)| *step == Step::Transfer).count(), 3);
+        assert_eq!(steps.iter().filter(|(_, step)| *step == SyncStep::Transfer).count(), 3);
         assert_eq!(steps[0].0, 5000);
         assert!(pair.sync_with(newest_first).await.is_complete());
         assert_eq!(content(pair.to.as_ref()).await, content(pair.from.as_ref()).await);
-        let steps = pair.steps(options().verified_only().candidates(Candidates::AllMissing)).await;
-        assert_eq!(steps[4], (5000, skip(Skip::NotVerified)));
+        let steps = pair.steps(options().verified_only().candidates(SyncCandidates::AllMissing)).await;
+        assert_eq!(steps[4], (5000, skip(SyncSkip::NotVerified)));
         let steps = pair.steps(options().encrypted_only()).await;
-        assert_eq!(steps[4], (5000, skip(Skip::NotEncrypted)));
+        assert_eq!(steps[4], (5000, skip(SyncSkip::NotEncrypted)));
     });
 }
 
@@ -859,7 +865,7 @@ fn unfinished_snapshots_of_the_source_are_skipped() {
         back_up(&pair.source, "vm/1", 1000, &data(1, 2)).await;
         let blob = Key::parse("vm/1/1970-01-01T01:00:00Z/a.blob").unwrap();
         pair.from.put(&blob, "x".into(), PutMode::Create).await.unwrap();
-        let wanted = [(1000, Step::Transfer), (3600, Step::Skip(Skip::Unfinished))];
+        let wanted = [(1000, SyncStep::Transfer), (3600, SyncStep::Skip(SyncSkip::Unfinished))];
         assert_eq!(pair.steps(SyncOptions::default()).await, wanted);
         assert!(pair.sync().await.is_complete());
         assert_eq!(content(pair.to.as_ref()).await.len(), 6);
@@ -949,7 +955,7 @@ fn unprotected_snapshots_that_vanished_at_the_source_are_removed() {
         let plan = sync::plan(&pair.source, &pair.target, some).await.unwrap();
         assert_eq!(plan.vanished().snapshots, [names[0].clone()]);
         assert_eq!(plan.vanished().protected, [names[1].clone()]);
-        let plan = sync::plan(&pair.source, &pair.target, options).await.unwrap();
+        let mut plan = sync::plan(&pair.source, &pair.target, options).await.unwrap();
         // Back again since the plan: it stays.
         back_up(&pair.source, "ct/1", 1000, &data(1000, 1)).await;
         let report = plan.execute().await.unwrap();
@@ -977,12 +983,12 @@ fn a_group_of_another_owner_is_left_alone_and_reported() {
         let before = objects(pair.to.as_ref(), Prefix::Group(owned.group().clone())).await;
         let report = pair.sync_with(SyncOptions::default().remove_vanished()).await;
         assert!(!report.is_complete());
-        assert!(matches!(&report.groups[0].outcome, GroupOutcome::Foreign(it) if *it == other));
-        assert!(matches!(report.groups[1].outcome, GroupOutcome::Done));
+        assert!(matches!(&report.groups[0].outcome, SyncGroupOutcome::Foreign(it) if *it == other));
+        assert!(matches!(report.groups[1].outcome, SyncGroupOutcome::Done));
         assert_eq!(objects(pair.to.as_ref(), Prefix::Group(owned.group().clone())).await, before);
         let report = pair.sync_with(SyncOptions::default().owner(other.clone())).await;
-        assert!(matches!(report.groups[0].outcome, GroupOutcome::Done), "{report:?}");
-        assert!(matches!(report.groups[1].outcome, GroupOutcome::Foreign(_)));
+        assert!(matches!(report.groups[0].outcome, SyncGroupOutcome::Done), "{report:?}");
+        assert!(matches!(report.groups[1].outcome, SyncGroupOutcome::Foreign(_)));
     });
 }
 
@@ -1001,7 +1007,7 @@ fn a_source_cannot_read_chunks_of_the_target_by_naming_them() {
         }
         let report = pair.sync().await;
         assert!(
-            matches!(only_outcome(&report), Outcome::Failed(error) if error.kind() == ErrorKind::Corrupt)
+            matches!(only_outcome(&report), SyncOutcome::Failed(error) if error.kind() == ErrorKind::Corrupt)
         );
         assert!(pair.target.snapshots(name.group()).await.unwrap().is_empty());
         // Nor by an encrypted chunk of that name, whose contents are unknown.
@@ -1026,11 +1032,11 @@ fn a_source_cannot_read_chunks_of_the_target_by_naming_them() {
                 pair.from.put(&key, blob.into(), PutMode::Replace).await.unwrap();
             }
             let source = store(&pair.from).await;
-            let plan = sync::plan(&source, &pair.target, SyncOptions::default()).await.unwrap();
+            let mut plan = sync::plan(&source, &pair.target, SyncOptions::default()).await.unwrap();
             let report = plan.execute().await.unwrap();
             let kind = if is_marked { ErrorKind::Conflict } else { ErrorKind::Corrupt };
             assert!(
-                matches!(only_outcome(&report), Outcome::Failed(error) if error.kind() == kind),
+                matches!(only_outcome(&report), SyncOutcome::Failed(error) if error.kind() == kind),
                 "{report:?}"
             );
             assert_eq!(chunks(pair.to.as_ref()).await, before, "h101");
@@ -1098,8 +1104,8 @@ struct Stop {
     left: AtomicU64,
 }
 
-impl SyncObserver for Stop {
-    fn on_event(&self, event: &SyncEvent<'_>) {
+impl Observer<SyncEvent> for Stop {
+    fn on_event(&self, event: &SyncEvent) {
         if matches!(event, SyncEvent::ChunkSent { .. }) && self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.flag.store(true, Ordering::SeqCst);
         }
@@ -1117,8 +1123,7 @@ fn an_aborted_sync_can_be_resumed() {
             back_up(&pair.source, "vm/2", 2000, &data(3, 5)).await;
             let flag = Arc::new(AtomicBool::new(false));
             let stop = Stop { flag: Arc::clone(&flag), left: AtomicU64::new(after) };
-            let options =
-                SyncOptions::default().abort(flag).observer(Arc::new(stop)).in_flight(NonZeroUsize::MIN);
+            let options = SyncOptions::default().abort(flag).observer(Arc::new(stop)).concurrency(1);
             let report = pair.sync_with(options.remove_vanished()).await;
             assert!(report.is_aborted && !report.is_complete());
             let there = pair.target.snapshots(first.group()).await.unwrap();
@@ -1138,14 +1143,14 @@ fn a_sync_skips_groups_and_snapshots_in_use() {
         let backup = pair.target.backup(name.group()).time(at(500)).begin().await.unwrap();
         let report = pair.sync().await;
         assert!(
-            matches!(&report.groups[0].outcome, GroupOutcome::Failed(it) if it.kind() == ErrorKind::Busy)
+            matches!(&report.groups[0].outcome, SyncGroupOutcome::Failed(it) if it.kind() == ErrorKind::Busy)
         );
         backup.abort().await.unwrap();
         assert!(pair.sync().await.is_complete());
         let reader = pair.target.snapshot(&name).await.unwrap();
         pair.source.set_notes(&name, "new").await.unwrap();
         assert!(
-            matches!(only_outcome(&pair.sync().await), Outcome::Failed(it) if it.kind() == ErrorKind::Busy)
+            matches!(only_outcome(&pair.sync().await), SyncOutcome::Failed(it) if it.kind() == ErrorKind::Busy)
         );
         drop(reader);
         assert!(pair.sync().await.is_complete());

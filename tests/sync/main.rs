@@ -1,3 +1,4 @@
 //! Copies of snapshots between stores.
 
 mod basic;
+mod resume;

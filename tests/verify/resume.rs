@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{self, Either};
-use larder::internal::fault::{Action, Rule};
-use larder::internal::record::Method;
 use larder::backend::{LockMode, LockScope, PutMode};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::manifest::VerifyResult;
 use larder::format::name::SnapshotName;
+use larder::internal::fault::{Action, Rule};
+use larder::internal::record::Method;
 use larder::rt::{Runtime as _, SimRuntime};
 use larder::store::Scope;
 use larder::verify::{

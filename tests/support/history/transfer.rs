@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use larder::error::Result;
 use larder::format::name::{Namespace, SnapshotName};
-use larder::sync::{self, Candidates, SyncOptions, SyncReport};
+use larder::sync::{self, SyncCandidates, SyncOptions, SyncReport};
 
 use super::model::{DeleteOutcome, Intent, Wide};
 use super::world::World;
@@ -45,7 +45,7 @@ impl World {
     fn sync_options(&self, removes: bool) -> SyncOptions {
         let mut options = SyncOptions::default();
         if self.one_in(2) {
-            options = options.candidates(Candidates::AllMissing);
+            options = options.candidates(SyncCandidates::AllMissing);
         }
         if self.one_in(3) {
             options = options.resync_corrupt();
@@ -62,13 +62,13 @@ impl World {
                 self.log(format_args!("sync: removed {:?}", report.removed));
                 for snapshot in report.snapshots() {
                     let fate = match &snapshot.outcome {
-                        sync::Outcome::Done(_) => DeleteOutcome::There,
-                        sync::Outcome::Failed(error) => {
+                        sync::SyncOutcome::Done(_) => DeleteOutcome::There,
+                        sync::SyncOutcome::Failed(error) => {
                             self.log(format_args!("sync: {}: {error}", snapshot.target));
                             self.expect_kind(error.kind());
                             DeleteOutcome::Unknown
                         }
-                        sync::Outcome::Conflict(conflict) => {
+                        sync::SyncOutcome::Conflict(conflict) => {
                             self.log(format_args!("sync: {}: {conflict:?}", snapshot.target));
                             DeleteOutcome::Unknown
                         }
