@@ -1,44 +1,42 @@
-//! Sets of chunks, at eight bytes each.
+//! Sets of chunks at eight bytes each, for marking.
 //!
-//! A chunk is known by the first eight bytes of its digest. So a set may hold a chunk that nobody put into it, one of 2^40 times where it
-//! has 16 million; it never lacks one that somebody did. Whoever keeps what is in the set errs towards keeping, and what the set
-//! says that nobody listed is certainly not there.
+//! The first eight bytes of its digest stand for a chunk. So a set may contain a chunk that was never inserted, one of 2^40 if it
+//! has 16 million chunks, but it never lacks one that was. A collector that keeps the chunks in the set errs towards keeping, and a chunk
+//! that is missing from a set of listed chunks is certainly not listed.
 //!
-//! ```text
-//! insert → recent, unsorted ── full ──▶ sorted, what is new of it merged into the set from behind, in place
-//! ```
-//! What is recent is at most an eighth of the set, or [`LEAST_RECENT`]; so a set of n chunks takes 9 n bytes while it is made, and 8 n then.
+//! New chunks are collected, at most an eighth of the set or [`MIN_RECENT`], before they are merged. A set of n chunks takes 9 n bytes
+//! while it is built, and 8 n after that.
 
 use std::sync::Arc;
 
+use crate::digest_set::sorted_set::SortedSet;
 use crate::format::Digest;
 
-/// How many are collected before they are sorted, at least.
-const LEAST_RECENT: usize = 64 << 10;
+/// Minimum number of new chunks in a merge.
+const MIN_RECENT: usize = 64 << 10;
 
-/// A set that is being made.
+/// A set that is being built.
 #[derive(Debug, Default)]
 pub(crate) struct MarkSetBuilder {
     recent: Vec<u64>,
-    sorted: Vec<u64>,
+    sorted: SortedSet<u64>,
 }
 
-/// A set that is complete.
+/// A complete set.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MarkSet {
-    sorted: Arc<Vec<u64>>,
+    sorted: Arc<SortedSet<u64>>,
 }
 
-/// What a set knows of a digest.
+/// First eight bytes of a digest, in the order of digests.
 pub(crate) fn mark_of(digest: &Digest) -> u64 {
-    // In the order of digests: the first byte counts most.
     digest.as_bytes()[..8].iter().fold(0, |mark, byte| mark << 8 | u64::from(*byte))
 }
 
 impl MarkSetBuilder {
     pub(crate) fn insert(&mut self, mark: u64) {
         self.recent.push(mark);
-        if self.recent.len() >= LEAST_RECENT.max(self.sorted.len() / 8) {
+        if self.recent.len() >= MIN_RECENT.max(self.sorted.len() / 8) {
             self.merge();
         }
     }
@@ -50,28 +48,7 @@ impl MarkSetBuilder {
     }
 
     fn merge(&mut self) {
-        self.recent.sort_unstable();
-        self.recent.dedup();
-        let mut at = 0;
-        let sorted = &self.sorted;
-        self.recent.retain(|mark| {
-            at += sorted[at..].partition_point(|known| known < mark);
-            sorted.get(at) != Some(mark)
-        });
-        // From behind, so that nothing is overwritten that is still to be moved.
-        let mut left = self.sorted.len();
-        self.sorted.reserve_exact(self.recent.len());
-        self.sorted.resize(left + self.recent.len(), 0);
-        let mut to = self.sorted.len();
-        while let Some(mark) = self.recent.pop() {
-            while left > 0 && self.sorted[left - 1] > mark {
-                to -= 1;
-                left -= 1;
-                self.sorted[to] = self.sorted[left];
-            }
-            to -= 1;
-            self.sorted[to] = mark;
-        }
+        self.sorted.merge(&mut self.recent);
     }
 }
 
@@ -81,14 +58,15 @@ impl MarkSet {
     }
 
     pub(crate) fn contains(&self, mark: u64) -> bool {
-        self.sorted.binary_search(&mark).is_ok()
+        self.sorted.contains(&mark)
     }
 
-    /// Those of a shard, in order.
+    /// Marks of a shard, in order.
     pub(crate) fn within(&self, shard: &Shard) -> &[u64] {
-        let start = self.sorted.partition_point(|mark| *mark < shard.first);
-        let end = self.sorted.partition_point(|mark| *mark <= shard.last);
-        &self.sorted[start..end]
+        let marks = self.sorted.as_slice();
+        let start = marks.partition_point(|mark| *mark < shard.first);
+        let end = marks.partition_point(|mark| *mark <= shard.last);
+        &marks[start..end]
     }
 }
 
@@ -100,10 +78,10 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    /// So many shards of the same size, at most 65,536, that are the whole space, in order.
+    /// Divides the space of digests into shards of the same size, at most 65,536, in order.
     pub(crate) fn all(count: u64) -> Vec<Self> {
         let count = count.clamp(1, 1 << 16);
-        // Whole directories, each to one shard.
+        // A shard has whole directories.
         let bound = |number: u64| ((number << 16) / count) << 48;
         let last = |number| if number == count { u64::MAX } else { bound(number) - 1 };
         (0..count).map(|number| Self { first: bound(number), last: last(number + 1) }).collect()
@@ -142,7 +120,7 @@ mod tests {
             }
             let set = builder.finish();
             let model: BTreeSet<_> = marks.into_iter().collect();
-            prop_assert_eq!(&*set.sorted, &model.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(set.sorted.as_slice(), &model.iter().copied().collect::<Vec<_>>());
             prop_assert!((0..5000).all(|mark| set.contains(mark) == model.contains(&mark)));
             let shard = Shard { first: 100, last: 2000 };
             prop_assert_eq!(set.within(&shard), &model.range(100..=2000).copied().collect::<Vec<_>>());

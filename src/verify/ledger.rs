@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::channel::oneshot;
 
+use crate::digest_set::SortedSet;
 use crate::error::ErrorKind;
 use crate::format::Digest;
 use crate::verify::report::{CheckStrength, ChunkFinding};
@@ -213,26 +214,22 @@ impl Drop for Ticket<'_> {
 
 /// Good chunks, at 16 bytes each: 12 of the digest, and the length with two bits for what was looked at. Two chunks whose first 96 bits
 /// and lengths are equal are taken for one, which happens by chance with one of 2^43 among 4 million.
-///
-/// ```text
-/// insert → recent, unsorted ── full ──▶ sorted, merged from behind, in place
-/// ```
 #[derive(Debug)]
 struct CheckedSet {
     is_full: bool,
     max_bytes: usize,
     recent: HashSet<u128>,
-    sorted: Vec<u128>,
+    sorted: SortedSet<u128>,
 }
 
 impl CheckedSet {
     fn new(max_bytes: usize) -> Self {
-        Self { is_full: false, max_bytes, recent: HashSet::new(), sorted: Vec::new() }
+        Self { is_full: false, max_bytes, recent: HashSet::new(), sorted: SortedSet::default() }
     }
 
     fn contains(&self, id: &ChunkId, verdict: Verdict) -> bool {
         let entry = Self::entry(id, verdict);
-        self.recent.contains(&entry) || self.sorted.binary_search(&entry).is_ok()
+        self.recent.contains(&entry) || self.sorted.contains(&entry)
     }
 
     /// Returns `true` if there was room.
@@ -266,22 +263,8 @@ impl CheckedSet {
     }
 
     fn merge(&mut self) {
-        let mut recent: Vec<_> = self.recent.drain().collect();
-        recent.sort_unstable();
-        let mut left = self.sorted.len();
-        self.sorted.reserve_exact(recent.len());
-        self.sorted.resize(left + recent.len(), 0);
-        let mut to = self.sorted.len();
-        // From behind, so that no entry is overwritten before it is moved. No entry is in both.
-        while let Some(entry) = recent.pop() {
-            while left > 0 && self.sorted[left - 1] > entry {
-                to -= 1;
-                left -= 1;
-                self.sorted[to] = self.sorted[left];
-            }
-            to -= 1;
-            self.sorted[to] = entry;
-        }
+        let mut recent = self.recent.drain().collect();
+        self.sorted.merge(&mut recent);
     }
 }
 
@@ -377,7 +360,7 @@ mod tests {
                 prop_assert_eq!(set.contains(&id(number), Verdict::Digest), numbers.contains(&number));
                 prop_assert!(!set.contains(&id(number), Verdict::Checksum));
             }
-            prop_assert!(set.sorted.is_sorted());
+            prop_assert!(set.sorted.as_slice().is_sorted());
         }
     }
 }
