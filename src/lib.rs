@@ -40,7 +40,7 @@
 //! | [`SnapshotWriter`](store::SnapshotWriter) | a backup in progress: streams, images, blobs |
 //! | [`SnapshotReader`](store::SnapshotReader) | a finished snapshot, with its archives as [`ArchiveReader`](store::ArchiveReader)s |
 //! | [`GcPlan`](gc::GcPlan), [`PrunePlan`](prune::PrunePlan), [`SyncPlan`](sync::SyncPlan), [`VerifyPlan`](verify::VerifyPlan) | maintenance: inspect the plan, execute it, read the report |
-//! | [`Backend`](backend::Backend) | object storage: [`FsBackend`](backend::FsBackend), [`MemoryBackend`](backend::MemoryBackend), `S3Backend`, or your own |
+//! | [`Backend`](backend::Backend) | object storage: [`FsBackend`], [`MemoryBackend`](backend::MemoryBackend), `S3Backend`, or your own |
 //! | [`Runtime`](rt::Runtime) | the async runtime: threads, Tokio, smol, simulated, or your own |
 //! | [`Chunker`](chunker::Chunker) | division of streams into chunks |
 //! | [`Error`] | a failure, with an [`ErrorKind`] that says how to react |
