@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_missing_capability_requires_two_sightings() {
+    fn one_missing_capability_requires_two_collections() {
         assert!(!Capabilities::local().needs_gc_candidates());
         for missing in 0..3 {
             let mut capabilities = Capabilities::local();

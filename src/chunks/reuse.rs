@@ -14,7 +14,7 @@ pub(crate) enum ReuseSource {
     /// A locked snapshot of this store names it: trusted where the backend does not know (D9).
     Base,
     /// A snapshot of a store with the same identity names it, which may be a copy of the store. The chunk must be seen.
-    Twin,
+    Copy,
 }
 
 impl ChunkStore {

@@ -163,7 +163,7 @@ impl Place {
 
 /// Proves H1, H2.
 #[test]
-fn whoever_is_told_that_a_chunk_is_there_holds_a_pin_on_it() {
+fn a_writer_that_learns_of_a_chunk_holds_a_pin_on_it() {
     block_on(async {
         let place = Place::new().await;
         // So that each step waits.
@@ -284,7 +284,7 @@ fn a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
                     assert_eq!(place.pinned(put).await.unwrap(), wanted);
                 }
                 2 | 3 => {
-                    let reference = if way == 2 { ReuseSource::Base } else { ReuseSource::Twin };
+                    let reference = if way == 2 { ReuseSource::Base } else { ReuseSource::Copy };
                     assert!(
                         place
                             .pinned(place.chunks.reuse_if_present(&writer, place.digest, reference))
@@ -295,7 +295,7 @@ fn a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
                 _ => {
                     place.forget_records();
                     place.backend.delete(&[Removal::any(Key::Chunk(place.digest))]).await.unwrap();
-                    let taken = place.chunks.reuse_if_present(&writer, place.digest, ReuseSource::Twin);
+                    let taken = place.chunks.reuse_if_present(&writer, place.digest, ReuseSource::Copy);
                     assert!(!place.pinned(taken).await.unwrap(), "what is gone is not taken over");
                     assert!(!writer.is_confirmed(&place.digest));
                     continue;
@@ -328,7 +328,7 @@ fn only_what_was_checked_comes_out_of_another_store() {
 
 /// Proves H24, H101, H179.
 #[test]
-fn what_is_there_stays_unless_it_is_proven_bad() {
+fn an_existing_chunk_stays_unless_it_is_proven_bad() {
     block_on(async {
         let place = Place::new().await;
         let good = place.chunks.encode(&Bytes::from_static(PLAINTEXT)).await.unwrap();
@@ -361,10 +361,10 @@ fn what_is_there_stays_unless_it_is_proven_bad() {
             ("empty before encrypted", raw, Bytes::new(), length, replace),
         ];
         let key = Key::Chunk(place.digest);
-        for (what, offered, present, belief, wanted) in cases {
+        for (what, offered, present, check, wanted) in cases {
             place.backend.put(&key, present.clone(), PutMode::Replace).await.unwrap();
             let chunk = stored(&place, offered.clone()).await.unwrap();
-            let put = place.chunks.put_stored(&place.writer(), chunk, belief).await;
+            let put = place.chunks.put_stored(&place.writer(), chunk, check).await;
             let left = place.backend.get(&key, 1 << 20).await.unwrap().bytes;
             match wanted {
                 Some(false) => assert!(matches!(put, Ok(Stored::Duplicate(_))), "{what}: {put:?}"),
@@ -378,14 +378,14 @@ fn what_is_there_stays_unless_it_is_proven_bad() {
 
 /// Proves H99.
 #[test]
-fn the_record_of_a_suspect_chunk_is_not_believed() {
+fn the_record_of_a_suspect_chunk_is_ignored() {
     block_on(async {
         let ways: [(&str, bool, Option<ExistingCheck>); 3] = [
             ("a backup of a listed chunk", true, None),
             ("a sync of a listed chunk", true, Some(ExistingCheck::ByLength)),
             ("a sync that replaces a bad snapshot", false, Some(ExistingCheck::Read)),
         ];
-        for (what, is_listed, belief) in ways {
+        for (what, is_listed, check) in ways {
             let place = Place::new().await;
             place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
             // There is a record, and the pin of another writer speaks for it.
@@ -400,9 +400,9 @@ fn the_record_of_a_suspect_chunk_is_not_believed() {
                 place.chunks.set_suspect_list(listed, None);
             }
             let writer = place.writer();
-            let stored = match belief {
+            let stored = match check {
                 None => place.put(&writer, Provenance::Unknown).await,
-                Some(belief) => place.chunks.put_stored(&writer, plain(&place).await, belief).await,
+                Some(check) => place.chunks.put_stored(&writer, plain(&place).await, check).await,
             };
             assert!(matches!(stored, Ok(Stored::New(_))), "{what}: {stored:?}");
             assert_eq!(place.backend.get(&key, 1 << 20).await.unwrap().bytes, good, "{what}");
@@ -412,7 +412,7 @@ fn the_record_of_a_suspect_chunk_is_not_believed() {
 
 /// Proves D9.
 #[test]
-fn a_chunk_of_a_locked_base_is_believed_without_a_request_and_one_of_a_twin_is_looked_for() {
+fn a_locked_base_confirms_a_chunk_without_a_request_and_a_copy_of_the_store_does_not() {
     block_on(async {
         let place = Place::new().await;
         place.put(&place.writer(), Provenance::Unknown).await.unwrap();
@@ -421,7 +421,7 @@ fn a_chunk_of_a_locked_base_is_believed_without_a_request_and_one_of_a_twin_is_l
         assert!(place.chunks.reuse_if_present(&base, place.digest, ReuseSource::Base).await.unwrap());
         assert!(base.is_confirmed(&place.digest));
         let twin = place.writer();
-        let taken = place.chunks.reuse_if_present(&twin, place.digest, ReuseSource::Twin).await;
+        let taken = place.chunks.reuse_if_present(&twin, place.digest, ReuseSource::Copy).await;
         assert_eq!(taken.unwrap_err().kind(), ErrorKind::Unavailable);
         assert!(!twin.is_confirmed(&place.digest));
         assert_eq!(place.backend.fired(), 1);

@@ -110,7 +110,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_has_what_was_put_into_it(marks in prop::collection::vec(0_u64..5000, 0..5000), every in 1_usize..500) {
+        fn a_set_contains_exactly_its_inserted_digests(marks in prop::collection::vec(0_u64..5000, 0..5000), every in 1_usize..500) {
             let mut builder = MarkSetBuilder::default();
             for (number, mark) in marks.iter().enumerate() {
                 builder.insert(*mark);

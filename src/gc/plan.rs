@@ -41,7 +41,7 @@ pub struct GcPlan {
     pub(super) marked: Marked,
     pub(super) options: GcOptions,
     pub(super) progress: Progress,
-    pub(super) sightings: Arc<GcCandidates>,
+    pub(super) candidates: Arc<GcCandidates>,
     pub(super) store: Datastore,
     summary: GcSummary,
     pub(super) times: Times,
@@ -59,13 +59,13 @@ pub enum SafetyLimit {
 
 pub(super) async fn make(store: &Datastore, options: GcOptions, held: Held, times: Times) -> Result<GcPlan> {
     let had_indexes = store.gc_status().await?.is_some_and(|status: GcStatus| status.index_file_count > 0);
-    let sightings = store.inner().chunks().gc_candidates().await?;
+    let candidates = store.inner().chunks().gc_candidates().await?;
     let marked = mark(store, &options).await?;
     let counting = Counting {
         kept: AtomicUsize::new(0),
         marks: &marked.set,
         options: &options,
-        sightings: &sightings,
+        candidates: &candidates,
         store,
         times,
     };
@@ -81,7 +81,7 @@ pub(super) async fn make(store: &Datastore, options: GcOptions, held: Held, time
         marked,
         options,
         progress: Progress::default(),
-        sightings,
+        candidates,
         store: store.clone(),
         summary,
         times,

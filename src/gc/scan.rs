@@ -25,7 +25,7 @@ pub(super) struct Counting<'a> {
     pub(super) kept: AtomicUsize,
     pub(super) marks: &'a MarkSet,
     pub(super) options: &'a GcOptions,
-    pub(super) sightings: &'a GcCandidates,
+    pub(super) candidates: &'a GcCandidates,
     pub(super) store: &'a Datastore,
     pub(super) times: Times,
 }
@@ -135,7 +135,7 @@ impl Counting<'_> {
             return (is_old, self.times.now);
         }
         // A chunk stored after it became a candidate is another one.
-        match self.sightings.since(&unused.digest).filter(|since| *since >= last_used) {
+        match self.candidates.since(&unused.digest).filter(|since| *since >= last_used) {
             Some(since) => (is_old && self.times.is_old(since), since),
             None => (false, self.times.now),
         }

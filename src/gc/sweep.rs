@@ -70,14 +70,14 @@ impl GcPlan {
             self.store.inner().chunks().begin_term(identity).await?;
         }
         if capabilities.needs_gc_candidates() {
-            self.write_sightings().await?;
+            self.write_candidates().await?;
         }
         self.progress.begun = true;
         Ok(())
     }
 
     /// Stores the candidates: all of them before anything is removed, and afterwards those that stay or may still vanish.
-    async fn write_sightings(&mut self) -> Result<()> {
+    async fn write_candidates(&mut self) -> Result<()> {
         let (is_over, failed) = (self.progress.begun, &self.progress.failed_names);
         let (mut seen, mut waiting): (Vec<(Digest, SystemTime)>, Vec<_>) = Default::default();
         let mut add = |candidates: &[Candidate]| {
@@ -107,12 +107,12 @@ impl GcPlan {
         waiting.truncate(MOST_SIGHTINGS.saturating_sub(seen.len()));
         // Including those of an earlier run whose deletion was confirmed.
         let chunks = self.store.inner().chunks();
-        let leaving: Vec<_> =
+        let pending: Vec<_> =
             chunks.pending_deletes().into_iter().map(|digest| (digest, self.times.now)).collect();
         let mut shortened = None;
         loop {
             let all = seen.iter().chain(&waiting).copied().collect();
-            match chunks.write_gc_candidates(all, leaving.clone()).await {
+            match chunks.write_gc_candidates(all, pending.clone()).await {
                 // Waiting ones that do not fit become new candidates again. All that may be removed now must be listed.
                 Err(error) if error.kind() == ErrorKind::Full && !waiting.is_empty() => {
                     waiting.truncate(waiting.len() / 2);
@@ -131,7 +131,7 @@ impl GcPlan {
             kept: AtomicUsize::new(0),
             marks: &self.marked.set,
             options: &self.options,
-            sightings: &self.sightings,
+            candidates: &self.candidates,
             store: &self.store,
             times: self.times,
         }
@@ -168,7 +168,7 @@ impl GcPlan {
             }
         }
         if self.store.inner().uncached_backend().capabilities().needs_gc_candidates() {
-            self.write_sightings().await?;
+            self.write_candidates().await?;
         }
         // Before `.gc-status`: the next deletion needs the reserve more than people need the status.
         if let Err(error) = self.store.inner().uncached_backend().keep_reserve().await {

@@ -35,7 +35,7 @@ pub(super) struct Index {
 #[derive(Debug)]
 pub(super) struct Reuse {
     pub(super) base: Option<Arc<Base>>,
-    pub(super) belief: ExistingCheck,
+    pub(super) check: ExistingCheck,
     /// Snapshot of the source in the same store.
     pub(super) of_same: Option<ReuseSource>,
     /// Chunks transferred by this plan.
@@ -169,7 +169,7 @@ async fn one(
     let _slot = run.writes.budget.acquire(1).await;
     check_abort()?;
     run.notify(&SyncEvent::ChunkSent { digest, snapshot, stored });
-    let put = run.target.inner().chunks().put_stored(&reuse.sent, chunk, reuse.belief).await?;
+    let put = run.target.inner().chunks().put_stored(&reuse.sent, chunk, reuse.check).await?;
     drop(write);
     if put == Stored::Known {
         // Confirmed by this plan from now on, so a later attempt does not see it.
@@ -182,7 +182,7 @@ async fn one(
 
 /// Returns `true` if the target has the chunk, and the sender of the snapshot has it or had it before.
 async fn is_at_target(run: &Run, digest: Digest, reuse: &Reuse) -> Result<bool> {
-    if reuse.belief == ExistingCheck::Read {
+    if reuse.check == ExistingCheck::Read {
         return Ok(false);
     }
     let named = reuse.base.as_ref().is_some_and(|base| base.names(&digest)).then_some(ReuseSource::Base);

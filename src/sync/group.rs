@@ -31,7 +31,7 @@ pub(super) async fn sync(run: &Run, plan: &SyncGroup, progress: &mut GroupProgre
     }
     let are_settled = |progress: &mut GroupProgress| {
         let mut snapshots = plan.snapshots.iter().zip(&mut progress.snapshots);
-        snapshots.all(|(plan, progress)| progress.settle(plan))
+        snapshots.all(|(plan, progress)| progress.conclude(plan))
     };
     if !matches!(progress.outcome, SyncGroupOutcome::Failed(_)) && are_settled(progress) {
         progress.outcome = SyncGroupOutcome::Done;
@@ -72,7 +72,7 @@ impl GroupRun<'_> {
             run.options.candidates == SyncCandidates::Newer && run.options.order == SyncOrder::OldestFirst;
         let mut is_stopped = false;
         for (plan, progress) in plan.snapshots.iter().zip(progress) {
-            if progress.is_over() || progress.settle(plan) {
+            if progress.is_over() || progress.conclude(plan) {
                 continue;
             }
             if is_stopped || run.options.control.is_aborted() {

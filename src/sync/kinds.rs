@@ -11,7 +11,7 @@ pub(super) enum Same {
     /// One store, by one handle.
     Opening,
     /// One store, by its identity. A copy of a store has the same.
-    Twin,
+    Copy,
 }
 
 /// The plan for a group.

@@ -33,7 +33,7 @@ pub(super) async fn make(source: &Datastore, target: &Datastore, options: SyncOp
     let pairs = pairs(source.namespaces(top).await?, &options)?;
     if same != Same::No {
         check_apart(&pairs, &existing, &options).map_err(|error| match same {
-            Same::Twin => error.because(TWINS),
+            Same::Copy => error.because(IS_COPY),
             _ => error,
         })?;
     }
@@ -82,7 +82,7 @@ fn pairs(mut namespaces: Vec<Namespace>, options: &SyncOptions) -> Result<Vec<(N
 }
 
 /// Two stores that may be one.
-const TWINS: &str = "both stores have the same identity, and parts of both the source and the target have the same name. If one is a \
+const IS_COPY: &str = "both stores have the same identity, and parts of both the source and the target have the same name. If one is a \
     copy of the other, give it an identity of its own first: Datastore::adopt_as_new, or `maintain --store COPY adopt`";
 
 /// Fails if source and target overlap in one store.
@@ -108,7 +108,7 @@ async fn sameness(source: &Datastore, target: &Datastore) -> Result<Same> {
         return Ok(Same::Opening);
     }
     let uuid = source.inner().current_uuid().await?;
-    Ok(if uuid.is_some() && uuid == target.inner().current_uuid().await? { Same::Twin } else { Same::No })
+    Ok(if uuid.is_some() && uuid == target.inner().current_uuid().await? { Same::Copy } else { Same::No })
 }
 
 /// The existing namespaces of the target above, at and below this one.

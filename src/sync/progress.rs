@@ -144,7 +144,7 @@ impl SnapshotProgress {
     }
 
     /// Enters the outcome of a snapshot without a planned step. Returns `true` if it is over.
-    pub(super) fn settle(&mut self, plan: &SyncSnapshot) -> bool {
+    pub(super) fn conclude(&mut self, plan: &SyncSnapshot) -> bool {
         match plan.step {
             SyncStep::Conflict(conflict) => self.outcome = SyncOutcome::Conflict(conflict),
             SyncStep::Skip(skip) => self.outcome = SyncOutcome::Skipped(skip),

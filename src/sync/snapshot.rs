@@ -148,7 +148,7 @@ async fn fill(
         Same::No => None,
         // A snapshot with known gaps does not vouch for its chunks (D9).
         Same::Opening if !has_failed_verification(&source.manifest) => Some(ReuseSource::Base),
-        Same::Opening | Same::Twin => Some(ReuseSource::Twin),
+        Same::Opening | Same::Copy => Some(ReuseSource::Copy),
     };
     let reused = chunks_of(run, group, transfer, (indexes, of_same), import).await?;
     for file in source.manifest.files().iter().filter(|file| file.name().kind() == ArchiveKind::Blob) {
@@ -174,7 +174,7 @@ async fn chunks_of(
     import.pin_with(Arc::clone(&taken))?;
     let reuse = if import.present().is_some() {
         // The one at the target is damaged: each of its chunks must be checked.
-        Reuse { base: None, belief: ExistingCheck::Read, of_same: None, sent: Arc::clone(&taken), taken }
+        Reuse { base: None, check: ExistingCheck::Read, of_same: None, sent: Arc::clone(&taken), taken }
     } else {
         let sent = run.pins();
         import.pin_with(Arc::clone(&sent))?;
@@ -183,7 +183,7 @@ async fn chunks_of(
             let held: Held = Arc::clone(&base.held);
             import.build_on(base.name.clone(), base.version.clone(), held)?;
         }
-        Reuse { base, belief: ExistingCheck::ByLength, of_same, sent, taken }
+        Reuse { base, check: ExistingCheck::ByLength, of_same, sent, taken }
     };
     let archives = indexes.iter().map(|index| index.name.clone()).collect();
     let ends =

@@ -32,7 +32,7 @@ impl Run {
                         turn @ Turn::Wait(_) => Step::Later(turn, Depth::Presence),
                         Turn::Mine(ticket) => {
                             self.count(id, Verdict::Presence);
-                            ticket.settle(Verdict::Presence);
+                            ticket.complete(Verdict::Presence);
                             Step::Done(Verdict::Presence)
                         }
                     };
@@ -59,7 +59,7 @@ impl Run {
             Depth::Presence => self.confirm(id).await,
         };
         self.count(id, verdict);
-        ticket.settle(verdict);
+        ticket.complete(verdict);
         (id, verdict)
     }
 

@@ -185,7 +185,7 @@ impl Ledger {
 
 impl Ticket<'_> {
     /// Gives the result to all waiting and later tasks.
-    pub(super) fn settle(self, verdict: Verdict) {
+    pub(super) fn complete(self, verdict: Verdict) {
         let mut state = self.ledger.state();
         if verdict.mark().is_some() {
             state.is_full |= !state.good.insert(&self.id, verdict);
@@ -283,13 +283,13 @@ mod tests {
         let ledger = Ledger::new(1 << 20);
         let Turn::Mine(ticket) = ledger.turn(id(1), Depth::Contents) else { panic!("it is new") };
         let Turn::Wait(mut waiting) = ledger.turn(id(1), Depth::Contents) else { panic!("it is under way") };
-        ticket.settle(Verdict::Checksum);
+        ticket.complete(Verdict::Checksum);
         assert_eq!(waiting.try_recv(), Ok(Some(Verdict::Checksum)));
         for depth in [Depth::Contents, Depth::Presence] {
             assert!(matches!(ledger.turn(id(1), depth), Turn::Known(Verdict::Checksum)));
         }
         let Turn::Mine(ticket) = ledger.turn(id(2), Depth::Presence) else { panic!("it is new") };
-        ticket.settle(Verdict::Presence);
+        ticket.complete(Verdict::Presence);
         assert!(matches!(ledger.turn(id(2), Depth::Presence), Turn::Known(Verdict::Presence)));
         assert!(matches!(ledger.turn(id(2), Depth::Contents), Turn::Mine(_)), "its contents were not seen");
         assert!(
@@ -298,7 +298,7 @@ mod tests {
         );
         let other = ChunkId { length: 7, ..id(1) };
         let Turn::Mine(ticket) = ledger.turn(other, Depth::Contents) else { panic!("of another length") };
-        ticket.settle(Verdict::OtherLength);
+        ticket.complete(Verdict::OtherLength);
         assert_eq!(ledger.fault(&other), Some(Verdict::OtherLength));
         assert_eq!(ledger.faults(), 1);
     }
@@ -314,7 +314,7 @@ mod tests {
         ];
         for (number, verdict) in (0..).zip(verdicts) {
             let Turn::Mine(ticket) = ledger.turn(id(number), Depth::Contents) else { panic!("it is new") };
-            ticket.settle(verdict);
+            ticket.complete(verdict);
         }
         ledger.keep(&[id(1)]);
         assert_eq!(ledger.resume(true), 0);
@@ -326,12 +326,12 @@ mod tests {
 
     /// Proves H105.
     #[test]
-    fn a_set_that_is_full_stops_growing() {
+    fn a_full_set_stops_growing() {
         let ledger = Ledger::new(1 << 20);
         let mut remembered = 0;
         for number in 0..200_000 {
             let Turn::Mine(ticket) = ledger.turn(id(number), Depth::Contents) else { panic!("it is new") };
-            ticket.settle(if number % 4 == 3 { Verdict::Missing } else { Verdict::Digest });
+            ticket.complete(if number % 4 == 3 { Verdict::Missing } else { Verdict::Digest });
             remembered += u32::from(matches!(ledger.turn(id(number), Depth::Contents), Turn::Known(_)));
         }
         assert!(ledger.is_full());
@@ -345,7 +345,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_has_what_was_put_into_it(numbers in prop::collection::vec(0_u32..2000, 0..2000), every in 1_usize..300) {
+        fn a_set_contains_exactly_its_inserted_digests(numbers in prop::collection::vec(0_u32..2000, 0..2000), every in 1_usize..300) {
             let mut set = CheckedSet::new(1 << 20);
             for (at, number) in numbers.iter().enumerate() {
                 if !set.contains(&id(*number), Verdict::Digest) {

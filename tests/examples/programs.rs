@@ -53,7 +53,7 @@ impl Place {
     }
 
     /// Makes sure that no process has to wait for the lease.
-    fn check_given_back(&self) {
+    fn check_released(&self) {
         let Self::Bucket(server) = self else { return };
         let Some(lease) = server.objects().get("store/.larder/lease").cloned() else { return };
         let lease: serde_json::Value = serde_json::from_slice(&lease).unwrap();
@@ -181,7 +181,7 @@ fn a_closed_output_pipe_does_not_change_the_result() {
             let done = output(command.stdout(closed_pipe()));
             assert_eq!(status(&done), 0, "{command:?}: {}", errors(&done));
             assert!(!errors(&done).contains("standard output"), "{command:?}: {}", errors(&done));
-            place.check_given_back();
+            place.check_released();
         }
     }
     let done = output(example("quickstart").stdout(closed_pipe()));
@@ -203,7 +203,7 @@ fn output_to_a_full_disk_fails_with_a_message() {
             let done = output(command.stdout(full_disk()));
             assert_eq!(status(&done), 1, "{command:?}: {}", errors(&done));
             assert!(errors(&done).contains("standard output: No space"), "{command:?}: {}", errors(&done));
-            place.check_given_back();
+            place.check_released();
         }
         let found = output(place.on("list", "store").stdout(Stdio::piped()));
         assert!(String::from_utf8(found.stdout).unwrap().contains("host/c/"), "the backup was made");
@@ -220,7 +220,7 @@ fn an_unwritable_standard_error_does_not_change_the_result() {
                 assert_eq!(status(&output(command.stderr(broken()))), 0, "{command:?}");
             }
             assert_eq!(status(&output(place.on("list", "stor").stderr(broken()))), 2);
-            place.check_given_back();
+            place.check_released();
         }
     }
 }
@@ -297,7 +297,7 @@ fn an_interrupted_backup_leaves_no_snapshot_and_no_lease() {
         assert!(said.contains("ended by SIG"), "{said}");
         server.clear();
         assert_eq!(in_bucket.metadata(), before);
-        in_bucket.check_given_back();
+        in_bucket.check_released();
     }
     // Reading this takes longer than the test waits.
     let image = File::create(scene.path("image")).unwrap();
@@ -410,7 +410,7 @@ fn an_interrupted_command_releases_the_lease() {
         let (status, said) = running.end();
         assert_eq!(status, wanted, "{name} {arguments:?}: {said}");
         server.clear();
-        place.check_given_back();
+        place.check_released();
     }
 }
 

@@ -140,7 +140,7 @@ fn presence_records_of_one_opening_end_with_a_collection_by_another() {
 
 /// Proves H11.
 #[test]
-fn two_sightings_must_be_a_grace_time_apart_by_the_server_clock() {
+fn two_collections_must_be_a_grace_time_apart_by_the_server_clock() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
         let process = fresh(&server).await;

@@ -620,7 +620,7 @@ fn a_prune_reports_progress_and_can_be_aborted() {
 
 /// Proves H187.
 #[test]
-fn an_aborted_execution_goes_on_to_one_report() {
+fn an_aborted_execution_continues_to_one_report() {
     block_on(async {
         let store = new_store(&memory(3)).await;
         store.create_namespace(&space("a")).await.unwrap();

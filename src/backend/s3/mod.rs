@@ -412,7 +412,7 @@ impl Coordination for S3Backend {
             self.lease.hold().await?;
         }
         if is_of_the_store && mode.is_alone() {
-            self.lease.check_no_doubt()?;
+            self.lease.check_nothing_in_doubt()?;
         }
         let lease = changes.then(|| Arc::clone(&self.lease));
         let since = self.lease.lease_term().map(|lease_term| lease_term.since);

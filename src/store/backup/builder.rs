@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::name::{AuthId, GroupName, SnapshotName};
 use crate::observer::Observer;
 use crate::store::StoreInner;
-use crate::store::backup::group::{choose_time, claim, remove_leftovers, settled_time};
+use crate::store::backup::group::{choose_time, claim, free_time, remove_leftovers};
 use crate::store::backup::session::Guards;
 use crate::store::backup::writer::SnapshotWriter;
 use crate::store::events::{ArchiveEvent, Events};
@@ -105,7 +105,7 @@ impl BackupBuilder {
         let mut time = choose_time(wanted, inner.runtime().now(), newest, last_left)
             .map_err(|why| failed(ErrorKind::InvalidInput).because(why))?;
         if wanted.is_none() {
-            time = settled_time(&store, &group, time);
+            time = free_time(&store, &group, time);
         }
         let name = group.snapshot(time);
         if snapshots.iter().any(|found| found.name == name) {

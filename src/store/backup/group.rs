@@ -20,7 +20,7 @@ use crate::store::publish::Written;
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 
 /// The first time, from this one to a minute later, whose snapshot has no pending delete.
-pub(in crate::store) fn settled_time(
+pub(in crate::store) fn free_time(
     store: &Arc<StoreInner>,
     group: &GroupName,
     time: BackupTime,

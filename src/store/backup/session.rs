@@ -171,7 +171,7 @@ impl WriterShared {
         if !self.state().taken.insert(parsed.clone()) {
             return Err(invalid("the snapshot has an archive of that name".to_owned()));
         }
-        Ok(Reserved { settled: AtomicBool::new(false), name: parsed, shared: Arc::clone(self) })
+        Ok(Reserved { is_over: AtomicBool::new(false), name: parsed, shared: Arc::clone(self) })
     }
 
     pub(super) async fn put_blob(&self, key: Key, data: Bytes) -> Result<Bytes> {
@@ -198,7 +198,7 @@ impl WriterShared {
 #[derive(Debug)]
 pub(in crate::store) struct Reserved {
     /// `true` if the archive is complete or given up.
-    pub(super) settled: AtomicBool,
+    pub(super) is_over: AtomicBool,
     pub(in crate::store) name: ArchiveName,
     pub(in crate::store) shared: Arc<WriterShared>,
 }
@@ -209,7 +209,7 @@ impl Reserved {
             ManifestFile::new(self.name.clone(), CryptMode::None, size, checksum).map_err(|error| {
                 Error::new(ErrorKind::InvalidInput, "write archive").on(&self.name).because(error)
             })?;
-        self.settled.store(true, Ordering::SeqCst);
+        self.is_over.store(true, Ordering::SeqCst);
         let mut state = self.shared.state();
         state.files.push(file);
         state.indexes.extend(index.map(|index| (self.name.clone(), index)));
@@ -218,7 +218,7 @@ impl Reserved {
 
     /// Frees the name, unless the archive is complete.
     pub(in crate::store) fn give_up(&self) {
-        if !self.settled.swap(true, Ordering::SeqCst) {
+        if !self.is_over.swap(true, Ordering::SeqCst) {
             self.shared.state().taken.remove(&self.name);
         }
     }

@@ -63,7 +63,7 @@ impl Remote {
         Self { capabilities, inner, lease_term, unsettled_until }
     }
 
-    fn is_unsettled(&self) -> bool {
+    fn has_pending_delete(&self) -> bool {
         self.runtime().monotonic() < self.unsettled_until
     }
 
@@ -136,7 +136,7 @@ impl Coordination for Remote {
     }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        if *scope == LockScope::Store && mode == LockMode::Exclusive && self.is_unsettled() {
+        if *scope == LockScope::Store && mode == LockMode::Exclusive && self.has_pending_delete() {
             return Err(Error::new(ErrorKind::Busy, "lock the store alone"));
         }
         self.inner.lock(scope, mode).await
@@ -147,7 +147,7 @@ impl Coordination for Remote {
     }
 
     fn lease_term(&self) -> Option<LeaseTerm> {
-        Some(LeaseTerm { in_doubt: self.is_unsettled(), ..*self.lease_term.lock().unwrap() })
+        Some(LeaseTerm { in_doubt: self.has_pending_delete(), ..*self.lease_term.lock().unwrap() })
     }
 
     async fn begin_term(&self) -> Result<()> {

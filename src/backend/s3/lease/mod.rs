@@ -286,7 +286,7 @@ impl Lease {
     }
 
     /// Fails while a request of an earlier holder may still be executed.
-    pub(super) fn check_no_doubt(&self) -> Result<()> {
+    pub(super) fn check_nothing_in_doubt(&self) -> Result<()> {
         let State::Held(held) = &*self.state() else { return Ok(()) };
         let now = self.runtime.monotonic();
         match held.in_doubt_until.and_then(|until| until.checked_sub(now)) {
