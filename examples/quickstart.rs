@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::exit;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fs, io, thread};
 
 use futures::executor::block_on;
@@ -27,13 +28,21 @@ fn main() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let directory = tempfile::tempdir()?;
     let path = directory.path().to_owned();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let is_interrupted = Arc::clone(&interrupted);
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            interrupted.store(true, Ordering::SeqCst);
             let _ = fs::remove_dir_all(&path);
             exit(128 + signal);
         }
     });
-    block_on(run(directory.path()))
+    let done = block_on(run(directory.path()));
+    // A run that fails because its directory is being removed must not end the process first.
+    while is_interrupted.load(Ordering::SeqCst) {
+        thread::park();
+    }
+    done
 }
 
 /// Prints a line. A reader that has seen enough is no failure.
@@ -63,7 +72,7 @@ async fn run(directory: &Path) -> Result<()> {
     report("first backup", &backup.stats())?;
     let first = backup.finish().await?;
 
-    // The second one builds on the first. Of the image only what changed is read.
+    // The second backup builds on the first, and reads only the changed parts of the image.
     let dirty: DirtyMap = std::iter::once(20 * MIB..21 * MIB).collect();
     image[20 << 20..21 << 20].fill(b'!');
     let backup = store.backup(&group).begin().await?;
@@ -79,7 +88,7 @@ async fn run(directory: &Path) -> Result<()> {
         print(format!("{}: {}", snapshot.name, names.join(", ")))?;
     }
 
-    // Everything that is read is checked against its digest.
+    // Every byte is checked against a digest before a reader sees it.
     assert_eq!(restore(&second, "disk.img.fidx").await?, image);
     assert_eq!(restore(&second, "sources.tar.didx").await?, sources);
     assert_eq!(first.blob("app.conf.blob").await?, "colour = blue\n");
@@ -100,7 +109,7 @@ async fn restore(snapshot: &SnapshotReader, archive: &str) -> Result<Vec<u8>> {
 fn report(what: &str, stats: &BackupStats) -> Result<()> {
     let BackupStats { bytes_read, bytes_written, chunks_new, chunks_known, chunks_reused, .. } = stats;
     print(format!("{what}: read {bytes_read} bytes, wrote {bytes_written}"))?;
-    print(format!("    chunks: {chunks_new} new, {chunks_known} known, {chunks_reused} taken over unread"))
+    print(format!("    chunks: {chunks_new} new, {chunks_known} known, {chunks_reused} reused unread"))
 }
 
 fn tar_of_sources() -> Result<Vec<u8>> {
