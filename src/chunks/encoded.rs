@@ -132,7 +132,7 @@ impl ChunkStore {
     }
 
     /// Returns `true` if a writer uses the chunk.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "testing"))]
     pub(crate) fn is_pinned(&self, digest: &Digest) -> bool {
         self.pins().is_pinned(digest)
     }

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _, Cursor};
 use larder::backend::MemoryBackend;
 use larder::error::{Error, ErrorKind};
+#[cfg(feature = "testing")]
 use larder::internal::sim::Simulation as _;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options};
