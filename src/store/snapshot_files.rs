@@ -100,41 +100,25 @@ impl SnapshotFiles<'_> {
         snapshot: &SnapshotName,
         file: &ManifestFile,
     ) -> Result<Bytes> {
-        let key = Key::Archive(snapshot.clone(), file.name().clone());
-        let object = self.inner.backend.get(&key, BLOB_BYTES).await.map_err(|error| lost(error, &key))?;
-        let bytes = object.bytes.clone();
-        let digest = move || Ok(Digest::of(&bytes));
-        let checksum = self.inner.runtime().run_blocking("check blob", digest).await?;
-        if object.bytes.len() as u64 != file.size() || checksum != file.checksum() {
-            return Err(Error::new(ErrorKind::Corrupt, "read")
-                .on(key)
-                .because("it is not the one in the manifest"));
-        }
-        Ok(object.bytes)
+        self.checked_blob(snapshot, file, |_| Ok(())).await
     }
 
-    /// Reads a blob, checked against the manifest (H39).
-    pub(crate) async fn stored_blob(&self, name: &SnapshotName, file: &ManifestFile) -> Result<Bytes> {
-        let bytes = self.blob_of_manifest(name, file).await?;
-        self.checked_blob(Key::Archive(name.clone(), file.name().clone()), bytes).await
+    /// Reads the stored bytes of a blob and checks them against the manifest and its own checksum (H39).
+    pub(crate) async fn stored_blob(&self, snapshot: &SnapshotName, file: &ManifestFile) -> Result<Bytes> {
+        self.checked_blob(snapshot, file, |bytes| check_crc("read", bytes).map(drop)).await
     }
 
     /// Reads the client log, checked against its own checksum.
     pub(crate) async fn client_log(&self, name: &SnapshotName) -> Result<Option<Bytes>> {
         let key = Key::ClientLog(name.clone());
-        match self.inner.backend.get(&key, BLOB_BYTES).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            object => self.checked_blob(key, object?.bytes).await.map(Some),
-        }
-    }
-
-    /// Checks a stored blob against its own checksum.
-    async fn checked_blob(&self, key: Key, bytes: Bytes) -> Result<Bytes> {
-        let check = move || {
-            let checked = Blob::parse(bytes).and_then(|blob| blob.check_crc().map(|()| blob.into_bytes()));
-            checked.map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(key).because(error))
+        let bytes = match self.inner.backend.get(&key, BLOB_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            object => object?.bytes,
         };
-        self.inner.runtime().run_blocking("check blob", check).await
+        let stored = bytes.clone();
+        let check = move || check_crc("read", stored).map(drop);
+        self.inner.runtime().run_blocking("check blob", check).await.map_err(|error| error.on(key))?;
+        Ok(Some(bytes))
     }
 
     /// Checks a blob against its entry in the manifest, or without one only by itself.
@@ -144,16 +128,13 @@ impl SnapshotFiles<'_> {
         file: Option<&ManifestFile>,
         stored: Bytes,
     ) -> Result<()> {
-        let wanted = file.map(|file| (file.size(), file.checksum()));
+        let wanted = file.map(entry_of);
         let bytes = stored.clone();
         let check = move || {
-            let corrupt = || Error::new(ErrorKind::Corrupt, "check blob");
-            if wanted.is_some_and(|wanted| wanted != (bytes.len() as u64, Digest::of(&bytes))) {
-                return Err(corrupt().because("it is not the one in the manifest"));
+            if let Some(wanted) = wanted {
+                check_entry("check blob", &bytes, wanted)?;
             }
-            let blob = Blob::parse(bytes).map_err(|error| corrupt().because(error))?;
-            blob.check_crc().map_err(|error| corrupt().because(error))?;
-            Ok(blob.kind().is_encrypted())
+            Ok(check_crc("check blob", bytes)?.kind().is_encrypted())
         };
         let is_encrypted =
             self.inner.runtime().run_blocking("check blob", check).await.map_err(|error| error.on(key))?;
@@ -162,6 +143,24 @@ impl SnapshotFiles<'_> {
             self.inner.chunks.decode_blob(stored, limit).await.map_err(|error| error.on(key))?;
         }
         Ok(())
+    }
+
+    /// Reads the stored bytes of a blob. Checks them against its entry in the manifest, and then further.
+    async fn checked_blob(
+        &self,
+        snapshot: &SnapshotName,
+        file: &ManifestFile,
+        further: impl FnOnce(Bytes) -> Result<()> + Send + 'static,
+    ) -> Result<Bytes> {
+        let key = Key::Archive(snapshot.clone(), file.name().clone());
+        let object = self.inner.backend.get(&key, BLOB_BYTES).await.map_err(|error| lost(error, &key))?;
+        let (bytes, wanted) = (object.bytes.clone(), entry_of(file));
+        let check = move || {
+            check_entry("read", &bytes, wanted)?;
+            further(bytes)
+        };
+        self.inner.runtime().run_blocking("check blob", check).await.map_err(|error| error.on(key))?;
+        Ok(object.bytes)
     }
 
     /// Reads the stored bytes of a manifest, an index or a blob.
@@ -226,6 +225,25 @@ impl SnapshotFiles<'_> {
         }
         Ok(CheckedIndex { index, permit })
     }
+}
+
+/// Size and checksum of a file in the manifest.
+fn entry_of(file: &ManifestFile) -> (u64, Digest) {
+    (file.size(), file.checksum())
+}
+
+/// Fails with `Corrupt` unless the stored bytes of a blob have the size and checksum in the manifest.
+fn check_entry(action: &'static str, bytes: &Bytes, wanted: (u64, Digest)) -> Result<()> {
+    if wanted == (bytes.len() as u64, Digest::of(bytes)) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, action).because("it is not the one in the manifest"))
+}
+
+/// Parses a stored blob. Fails with `Corrupt` unless its own checksum is correct.
+fn check_crc(action: &'static str, stored: Bytes) -> Result<Blob> {
+    let checked = Blob::parse(stored).and_then(|blob| blob.check_crc().map(|()| blob));
+    checked.map_err(|error| Error::new(ErrorKind::Corrupt, action).because(error))
 }
 
 /// Turns `NotFound` for a file in the manifest into `Corrupt`: `NotFound` is for names that callers give.
