@@ -66,6 +66,7 @@ pub(super) struct Inputs<'a> {
 }
 
 /// State of a vanished object after an attempt to remove it.
+#[derive(Clone, Copy)]
 enum Removed {
     /// The target does not have it, and this attempt did not remove it.
     Absent,
@@ -88,11 +89,7 @@ pub(super) async fn remove(inputs: Inputs<'_>, progress: &mut Progress) {
         }
         progress.removed_snapshots.insert(name.clone(), Removal::Started);
         match inputs.remove_snapshot(name).await {
-            Ok(Removed::Done) => drop(progress.removed_snapshots.insert(name.clone(), Removal::Done)),
-            Ok(Removed::Absent) if known.is_some() => {
-                progress.removed_snapshots.insert(name.clone(), Removal::Done);
-            }
-            Ok(Removed::Absent | Removed::Stays) => drop(progress.removed_snapshots.remove(name)),
+            Ok(removed) => record(&mut progress.removed_snapshots, name, known, removed),
             Err(error) if error.kind() == ErrorKind::Denied => progress.protected.push(name.clone()),
             Err(error) => drop(progress.unremoved.insert(name.to_string(), error)),
         }
@@ -107,14 +104,29 @@ pub(super) async fn remove(inputs: Inputs<'_>, progress: &mut Progress) {
         }
         progress.removed_namespaces.insert(namespace.clone(), Removal::Started);
         match inputs.remove_namespace(namespace).await {
-            Ok(Removed::Done) => drop(progress.removed_namespaces.insert(namespace.clone(), Removal::Done)),
-            Ok(Removed::Absent) if known.is_some() => {
-                progress.removed_namespaces.insert(namespace.clone(), Removal::Done);
-            }
             // A namespace stays if it contains something that stays.
-            Ok(Removed::Absent | Removed::Stays) => drop(progress.removed_namespaces.remove(namespace)),
+            Ok(removed) => record(&mut progress.removed_namespaces, namespace, known, removed),
             Err(error) => drop(progress.unremoved.insert(namespace.to_string(), error)),
         }
+    }
+}
+
+/// Records the result of a removal. An object that is absent counts as removed if an earlier attempt had begun to remove it.
+fn record<K: Clone + Ord>(
+    removals: &mut BTreeMap<K, Removal>,
+    name: &K,
+    known: Option<Removal>,
+    removed: Removed,
+) {
+    let is_done = match removed {
+        Removed::Absent => known.is_some(),
+        Removed::Done => true,
+        Removed::Stays => false,
+    };
+    if is_done {
+        removals.insert(name.clone(), Removal::Done);
+    } else {
+        removals.remove(name);
     }
 }
 
