@@ -216,7 +216,7 @@ impl ChunkStore {
         };
         let Ok(blob) = Blob::parse(found.clone()) else { return Ok(false) };
         if !blob.kind().is_encrypted() {
-            // A plain chunk can be read by everybody who restores it; replacing it would take it from the snapshots that name it (H101).
+            // A plain chunk is readable without a key. Replacing it would make it unreadable for the snapshots that name it (H101).
             return refused("a plain chunk has this digest, and an encrypted one must not take its place");
         }
         if matches_by_length {

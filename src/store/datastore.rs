@@ -150,7 +150,7 @@ impl Datastore {
         self.inner.catalog().namespaces(top).await
     }
 
-    /// Whether a namespace exists. The root always does.
+    /// Returns `true` if a namespace exists. The root always does.
     ///
     /// # Errors
     /// Any failure to find out.

@@ -14,7 +14,7 @@
 //! | any before the manifest | removed |
 //! | the put of the manifest, certainly | removed |
 //! | the put of the manifest, in doubt | stay, for as long as the manifest could still arrive (I6) |
-//! | another manifest is there | stay: its snapshot may use files of these names |
+//! | the put of the manifest, because another one exists | stay: its snapshot may use files of these names |
 //!
 //! A snapshot that is *replaced* keeps its old manifest until the new one takes its place, only if it is still the compared version
 //! (H46, H52). Its other files are replaced where they differ.

@@ -34,7 +34,7 @@
 //!
 //! | subject | state at the end of an execution | next execution |
 //! |---|---|---|
-//! | chunk | good, corrupt or missing | known; a row of missing ones goes on |
+//! | chunk | good, corrupt or missing | known; a series of missing chunks continues |
 //! | chunk | unreachable, or missing without a record when so many were missing that it must have another cause (H95) | forgotten, subtracted from the counts and checked again |
 //! | chunk | its check was dropped | checked again; if the quarantine completed in the background, the missing chunk counts as quarantined |
 //! | snapshot in a pass | concluded: its results are complete and recorded | left out |
