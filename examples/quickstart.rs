@@ -114,7 +114,7 @@ fn report(what: &str, stats: &BackupStats) -> Result<()> {
 
 fn tar_of_sources() -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
-    tar.append_dir_all("src", Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))?;
+    tar.append_dir_all("src", Path::new(env!("CARGO_MANIFEST_DIR")).join("../src"))?;
     Ok(tar.into_inner()?)
 }
 
