@@ -6,11 +6,12 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Class of an [`Error`], by what the caller can do about it.
+/// Class of an [`Error`], by what the caller can do about it. `Display` prints [`as_str`](ErrorKind::as_str).
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -43,6 +44,26 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// The kind as one stable word for logs, metrics and JSON: its name in snake case, such as `"already_exists"`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AlreadyExists => "already_exists",
+            Self::Busy => "busy",
+            Self::Conflict => "conflict",
+            Self::Corrupt => "corrupt",
+            Self::Denied => "denied",
+            Self::Full => "full",
+            Self::Internal => "internal",
+            Self::InvalidInput => "invalid_input",
+            Self::NotFound => "not_found",
+            Self::Stream => "stream",
+            Self::Unavailable => "unavailable",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Unsupported => "unsupported",
+        }
+    }
+
     fn phrase(self) -> &'static str {
         match self {
             Self::AlreadyExists => "it exists already",
@@ -62,6 +83,12 @@ impl ErrorKind {
     }
 }
 
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// A failed operation: the attempted action, its object, the cause and the [kind](ErrorKind).
 ///
 /// `Display` prints this level only; [`source`](StdError::source) holds the rest of the chain.
@@ -74,6 +101,7 @@ struct Inner {
     kind: ErrorKind,
     action: &'static str,
     subject: Option<String>,
+    retry_after: Option<Duration>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -83,7 +111,7 @@ impl Error {
     /// For implementors of traits of this crate.
     #[must_use]
     pub fn new(kind: ErrorKind, action: &'static str) -> Self {
-        Self(Box::new(Inner { kind, action, subject: None, source: None }))
+        Self(Box::new(Inner { kind, action, subject: None, retry_after: None, source: None }))
     }
 
     /// An error from the operating system, with the kind that follows from it.
@@ -116,6 +144,13 @@ impl Error {
         self
     }
 
+    /// Adds the time before which the operation fails again.
+    #[must_use]
+    pub(crate) fn retry_in(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
     /// Class of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -124,6 +159,23 @@ impl Error {
     /// The attempted action, in a few words.
     pub fn action(&self) -> &'static str {
         self.0.action
+    }
+
+    /// Time before which another attempt is useless, from the moment the error was made; `None` if it is not known.
+    ///
+    /// It is known while another process holds the lease of a bucket store, while a request without an answer may still
+    /// delete or store the object, and when an S3 server throttles: then it is the server's `Retry-After`, at most a day, or
+    /// the maximum backoff of the client. It is no promise that the next attempt succeeds. A lock that a process holds has no
+    /// such time. The wait of an error in the chain of [sources](StdError::source) counts for the errors around it.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let mut next: Option<&(dyn StdError + 'static)> = Some(self);
+        while let Some(error) = next {
+            if let Some(wait) = error.downcast_ref::<Self>().and_then(|error| error.0.retry_after) {
+                return Some(wait);
+            }
+            next = error.source();
+        }
+        None
     }
 
     /// The object of the operation, in its usual notation.
@@ -144,11 +196,12 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, action, subject, source } = &*self.0;
+        let Inner { kind, action, subject, retry_after, source } = &*self.0;
         f.debug_struct("Error")
             .field("kind", kind)
             .field("action", action)
             .field("subject", subject)
+            .field("retry_after", retry_after)
             .field("source", source)
             .finish()
     }
@@ -170,6 +223,46 @@ mod tests {
         assert_eq!(error.to_string(), "cannot write host/a: no space left");
         assert_eq!(error.kind(), ErrorKind::Full);
         assert!(error.source().is_some());
+    }
+
+    #[test]
+    fn the_wait_of_an_inner_error_is_found_and_the_outer_one_comes_first() {
+        let (short, long) = (Duration::from_secs(1), Duration::from_mins(1));
+        let inner = Error::new(ErrorKind::Busy, "lock").retry_in(long);
+        let between = std::io::Error::other(Error::new(ErrorKind::Busy, "open").because(inner));
+        let outer = Error::new(ErrorKind::Unavailable, "begin").because(between);
+        assert_eq!(outer.retry_after(), Some(long));
+        assert_eq!(outer.clone().retry_in(short).retry_after(), Some(short));
+        assert_eq!(Error::new(ErrorKind::Busy, "lock").because("it is").retry_after(), None);
+    }
+
+    #[test]
+    fn a_kind_is_its_name_in_snake_case() {
+        for kind in [
+            ErrorKind::AlreadyExists,
+            ErrorKind::Busy,
+            ErrorKind::Conflict,
+            ErrorKind::Corrupt,
+            ErrorKind::Denied,
+            ErrorKind::Full,
+            ErrorKind::Internal,
+            ErrorKind::InvalidInput,
+            ErrorKind::NotFound,
+            ErrorKind::Stream,
+            ErrorKind::Unavailable,
+            ErrorKind::Unconfirmed,
+            ErrorKind::Unsupported,
+        ] {
+            let mut snake = String::new();
+            for c in format!("{kind:?}").chars() {
+                if c.is_uppercase() && !snake.is_empty() {
+                    snake.push('_');
+                }
+                snake.push(c.to_ascii_lowercase());
+            }
+            assert_eq!(kind.as_str(), snake);
+        }
+        assert_eq!(format!("{:>6}", ErrorKind::Busy), "  busy");
     }
 
     #[test]

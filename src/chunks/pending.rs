@@ -93,7 +93,7 @@ impl<K: Clone + Eq + Hash> PendingDeletes<K> {
 
     /// Time for which a request may still delete the object of this key; `None` if none is pending.
     pub(crate) fn remaining(&self, key: &K, now: Duration) -> Option<Duration> {
-        self.0.at(now).by_key.get(key).and_then(|requests| longest(requests, now))
+        self.0.remaining(key, now)
     }
 
     /// The longest time for which a request may still delete the object of a key that `is_wanted`.
@@ -120,9 +120,9 @@ impl<K: Clone + Eq + Hash> PendingPuts<K> {
         self.0.begin([key], runtime)
     }
 
-    /// Returns `true` if an object may still appear under this key.
-    pub(crate) fn contains(&self, key: &K, now: Duration) -> bool {
-        self.0.at(now).by_key.contains_key(key)
+    /// Time for which an object may still appear under this key; `None` if none does.
+    pub(crate) fn remaining(&self, key: &K, now: Duration) -> Option<Duration> {
+        self.0.remaining(key, now)
     }
 }
 
@@ -173,6 +173,10 @@ impl<K: Clone + Eq + Hash> Pending<K> {
             pending.by_key.entry(key.clone()).or_default().push(request);
         }
         Ticket { keys, number, pending: self, runtime: Arc::clone(runtime) }
+    }
+
+    fn remaining(&self, key: &K, now: Duration) -> Option<Duration> {
+        self.at(now).by_key.get(key).and_then(|requests| longest(requests, now))
     }
 
     /// The requests that are not over at this time.
@@ -332,7 +336,7 @@ mod tests {
         assert_eq!(pending.keys(start + MAX_REQUEST_TIME), Vec::<i32>::new());
         let puts = PendingPuts::default();
         drop(puts.begin(&"a", &runtime));
-        assert!(puts.contains(&"a", late));
-        assert!(!puts.contains(&"a", start + MAX_REQUEST_TIME));
+        assert_eq!(puts.remaining(&"a", late), Some(Duration::from_secs(1)));
+        assert_eq!(puts.remaining(&"a", start + MAX_REQUEST_TIME), None);
     }
 }

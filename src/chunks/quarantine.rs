@@ -248,8 +248,8 @@ impl ChunkStore {
         let _digest_lock = self.shared().digest_locks.lock(digest).await;
         let (backend, key) = (self.backend.as_ref(), Key::Chunk(digest));
         // A reinstated chunk would vanish again, without a writer that could store it.
-        if self.shared().delete_pending_for(&digest, backend.runtime().monotonic()).is_some() {
-            let error = Error::new(ErrorKind::Busy, "reinstate").on(digest);
+        if let Some(left) = self.shared().delete_pending_for(&digest, backend.runtime().monotonic()) {
+            let error = Error::new(ErrorKind::Busy, "reinstate").on(digest).retry_in(left);
             return Err(
                 error.because("an earlier request to delete it got no answer, and may still be executed")
             );

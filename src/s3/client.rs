@@ -17,7 +17,7 @@ use crate::s3::guard::Guard;
 use crate::s3::limits::Concurrency;
 use crate::s3::options::S3Options;
 use crate::s3::place::{Place, SentTo};
-use crate::s3::retry::{Budget, Mend, Verdict, longest, pause};
+use crate::s3::retry::{Budget, Mend, Verdict, longest, pause, wait_of};
 use crate::wire::sigv4::EMPTY_SHA256;
 use crate::wire::uri::Scheme;
 
@@ -56,6 +56,8 @@ struct Course {
     /// Endpoint to which the server redirected this call.
     place: Option<Place>,
     reconnects: u32,
+    /// Time for which the server wants no further request, as far as the last attempt shows.
+    wait: Option<Duration>,
 }
 
 /// Corrections that are tried only once.
@@ -70,7 +72,11 @@ impl Course {
     /// The final error. If an attempt may have been executed, the error claims nothing else, whatever came last (I6).
     fn fail(&self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
         let kind = if self.ambiguous { ErrorKind::Unavailable } else { kind };
-        Error::new(kind, action).on(subject)
+        let error = Error::new(kind, action).on(subject);
+        match self.wait {
+            Some(wait) => error.retry_in(wait),
+            None => error,
+        }
     }
 
     /// Returns `true` if this was not tried before.
@@ -252,6 +258,7 @@ impl Shared {
         signed: &SignedFor<'_>,
         deadline: Duration,
     ) -> Next {
+        course.wait = None;
         let again = |again| if again { Next::Again } else { Next::Fail(ErrorKind::Denied) };
         let (throttled, wanted) = match verdict {
             Verdict::Never(kind) => return Next::Fail(kind),
@@ -282,6 +289,7 @@ impl Shared {
             Verdict::Once(_) | Verdict::Now | Verdict::Answer => (false, None),
         };
         let options = &self.options.retry;
+        course.wait = wait_of(throttled, wanted, options);
         if course.attempts >= options.attempts.get() {
             return Next::Fail(ErrorKind::Unavailable);
         }

@@ -12,7 +12,8 @@ use crate::s3::checksum::base64_md5;
 use crate::s3::client::BucketClient;
 use crate::s3::counters::Operation;
 use crate::s3::object::{Deletion, from_document, not_there};
-use crate::s3::retry::{longest, passes, pause};
+use crate::s3::options::RetryOptions;
+use crate::s3::retry::{longest, passes, pause, wait_of};
 use crate::wire::s3_xml::{ErrorBody, parse_deleted, write_delete};
 
 /// Maximum number of objects of a request.
@@ -61,10 +62,10 @@ impl BucketClient {
                     throttled |= deadline;
                     again.push(key);
                 }
-                results.insert(key, Err(refused_key(key, body)));
+                results.insert(key, Err(refused_key(key, body, options)));
             }
             if let Some((key, body)) = refused.pop_first() {
-                return Err(refused_key(&key, body));
+                return Err(refused_key(&key, body, options));
             }
             failures += 1;
             if again.is_empty() || failures >= options.attempts.get() {
@@ -105,8 +106,13 @@ impl BucketClient {
     }
 }
 
-fn refused_key(key: &str, body: ErrorBody) -> Error {
+fn refused_key(key: &str, body: ErrorBody, options: &RetryOptions) -> Error {
+    let wait = wait_of(passes(&body.code) == Some(true), None, options);
     let kind = if body.code == "AccessDenied" { ErrorKind::Denied } else { ErrorKind::Unavailable };
     let refusal = Refusal { code: body.code, message: body.message, status: 200, request_id: None };
-    Error::new(kind, "delete").on(key).because(refusal)
+    let error = Error::new(kind, "delete").on(key).because(refusal);
+    match wait {
+        Some(wait) => error.retry_in(wait),
+        None => error,
+    }
 }

@@ -49,7 +49,7 @@ impl Identity {
                 "a request to delete the last one may still be executed for {} s",
                 left.as_secs() + 1
             );
-            return Err(Error::new(ErrorKind::Busy, "create").on(Key::Store).because(why));
+            return Err(Error::new(ErrorKind::Busy, "create").on(Key::Store).because(why).retry_in(left));
         }
         self.write(backend, backend.capabilities().create_mode()).await
     }

@@ -42,7 +42,7 @@ fn in_doubt(left: Duration) -> Error {
     let seconds = left.as_secs() + 1;
     let why =
         format!("an earlier request to delete it got no answer, and may still be executed for {seconds} s");
-    Error::new(ErrorKind::Busy, "store").because(why)
+    Error::new(ErrorKind::Busy, "store").because(why).retry_in(left)
 }
 
 impl StoreInner {
@@ -58,9 +58,9 @@ impl StoreInner {
         put.map(drop)
     }
 
-    /// Returns `true` if the manifest of this snapshot may still appear.
-    pub(super) fn is_manifest_pending(&self, name: &SnapshotName) -> bool {
-        self.in_doubt.manifests.contains(name, self.runtime().monotonic())
+    /// Time for which the manifest of this snapshot may still appear; `None` if it does not.
+    pub(super) fn manifest_pending_for(&self, name: &SnapshotName) -> Option<Duration> {
+        self.in_doubt.manifests.remaining(name, self.runtime().monotonic())
     }
 
     /// Deletes objects, and records the deletes without an answer as pending.

@@ -376,6 +376,31 @@ fn retry_after_is_obeyed_up_to_a_limit() {
     assert!(get(&client, "k").is_ok());
 }
 
+/// Proves H135.
+#[test]
+fn the_error_of_a_throttled_request_says_when_to_try_again() {
+    let (server, client) = set_up();
+    server.put("k", b"x".to_vec());
+    let wait = |client: &S3Client| block_on(client.raw().get("k", 10)).unwrap_err().retry_after();
+    for (text, seconds) in [("3600", 3600), ("18446744073709551615", 86_400)] {
+        server.clear();
+        server.add(Rule::on("GET").then(Action::status(503, "SlowDown")).then(Action::RetryAfter(text)));
+        assert_eq!(wait(&client), Some(Duration::from_secs(seconds)));
+    }
+    let retry = |options: larder::s3::S3Options| {
+        let mut retry = larder::s3::RetryOptions::default();
+        (retry.attempts, retry.max_backoff) = (NonZeroU32::MIN, Duration::from_secs(7));
+        options.retry(retry)
+    };
+    let (client, _) = client_with(&server, retry);
+    server.clear();
+    server.add(Rule::on("GET").then(Action::status(503, "SlowDown")));
+    assert_eq!(wait(&client), Some(Duration::from_secs(7)));
+    server.clear();
+    server.add(Rule::on("GET").then(Action::status(403, "AccessDenied")));
+    assert_eq!(wait(&client), None);
+}
+
 /// Proves H136.
 #[test]
 fn redirects_are_followed_only_to_the_same_provider() {

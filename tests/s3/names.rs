@@ -47,6 +47,8 @@ fn busy<T>(result: Result<T>) {
         cause = error.source();
     }
     assert!(text.contains("may still be executed for 1"), "{text}");
+    let wait = error.retry_after().expect("the text names it");
+    assert!(wait > Duration::from_mins(1) && wait <= Duration::from_mins(32), "{wait:?}");
 }
 
 fn lease(server: &FaultServer) -> serde_json::Value {

@@ -186,6 +186,26 @@ fn a_process_that_lost_the_lease_changes_nothing() {
     lock(&new, LockMode::Exclusive).unwrap();
 }
 
+/// The wait that an error names is long enough, for a lease of another process and for its requests.
+#[test]
+fn a_refused_lock_says_when_to_try_again() {
+    let server = FaultServer::start(Options::default());
+    let (_, old) = opened(&server, Ownership::default());
+    let (clock, new) = opened(&server, Ownership::default());
+    let _guard = lock(&old, LockMode::Shared).unwrap();
+    server.age(LEASE, Duration::from_secs(10));
+    let refused = |mode| block_on(new.lock(&LockScope::Store, mode)).map(drop).unwrap_err().retry_after();
+    let wait = refused(LockMode::Shared).unwrap();
+    assert!((50..=53).contains(&wait.as_secs()), "{wait:?}");
+    server.age(LEASE, wait);
+    lock(&new, LockMode::Shared).unwrap();
+    let wait = refused(LockMode::Exclusive).unwrap();
+    assert!(wait > Duration::from_mins(29) && wait <= Duration::from_mins(32), "{wait:?}");
+    // This clock leaps whole seconds.
+    clock.leap(wait + Duration::from_secs(1));
+    lock(&new, LockMode::Exclusive).unwrap();
+}
+
 /// Proves H89.
 #[test]
 fn an_overdue_lease_is_renewed_before_any_change() {

@@ -113,6 +113,32 @@ fn a_snapshot_with_a_pending_manifest_put_is_not_deleted() {
     });
 }
 
+/// Both kinds of requests without an answer name the time after which they are over.
+#[test]
+fn a_refusal_for_a_pending_request_says_when_to_try_again() {
+    let sim = SimRuntime::new(5);
+    sim.block_on(async {
+        let (faults, store) = faulty(&sim).await;
+        let late = |method| Rule::on(method, Action::Late(5 * MINUTE, ErrorKind::Unavailable));
+        faults.add(late(Method::Put).keys(|key| matches!(key, Key::Manifest(_))).nth(1));
+        let backup = store.backup(&group("host/a")).begin().await.unwrap();
+        backup.blob("a.conf", "a").await.unwrap();
+        let name = backup.name().clone();
+        assert_eq!(kind(backup.finish().await), ErrorKind::Unavailable);
+        let wait = store.delete_snapshot(&name).await.unwrap_err().retry_after().unwrap();
+        assert!(wait > 25 * MINUTE && wait <= 31 * MINUTE, "{wait:?}");
+        sim.sleep(wait).await;
+        faults.add(late(Method::Delete).keys(|key| matches!(key, Key::Protected(_))).nth(1));
+        store.set_protection(&name, Protection::On).await.unwrap();
+        assert_eq!(kind(store.set_protection(&name, Protection::Off).await), ErrorKind::Unavailable);
+        let wait = store.set_protection(&name, Protection::On).await.unwrap_err().retry_after().unwrap();
+        sim.sleep(wait).await;
+        store.set_protection(&name, Protection::On).await.unwrap();
+        store.set_protection(&name, Protection::Off).await.unwrap();
+        store.delete_snapshot(&name).await.unwrap();
+    });
+}
+
 /// An answered deletion says nothing about an earlier one without an answer (H17).
 #[test]
 fn protection_is_not_acknowledged_while_a_delete_of_its_mark_is_pending() {

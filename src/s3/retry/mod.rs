@@ -23,6 +23,8 @@ const BUDGET: u32 = 500;
 const RETRY_COST: u32 = 5;
 /// Minimum clock skew for which a refusal without a code may be due to the clock.
 const SKEW: Duration = Duration::from_mins(5);
+/// Maximum wait that an error names, whatever the server asks for.
+const MAX_WAIT: Duration = Duration::from_hours(24);
 /// Maximum bytes of a server's text in an error.
 const MESSAGE_BYTES: usize = 1 << 10;
 
@@ -290,6 +292,12 @@ pub(super) fn pause(
         Some(wanted) => Some(wanted.saturating_add(jitter)),
         None => Some(jitter),
     }
+}
+
+/// Time for which the server wants no further request of this client: its wish, or the maximum backoff after a throttled one.
+pub(super) fn wait_of(throttled: bool, wanted: Option<Duration>, options: &RetryOptions) -> Option<Duration> {
+    let wanted = wanted.map(|wanted| wanted.min(MAX_WAIT));
+    wanted.or(throttled.then_some(options.max_backoff))
 }
 
 /// Backoff while the retry budget is empty: between half of the maximum and all of it.

@@ -241,8 +241,9 @@ impl Deletions<'_> {
         if self.inner.manifests().exists(&info.name).await? {
             return Ok(DeleteOutcome::Changed);
         }
-        if self.inner.is_manifest_pending(&info.name) {
-            return busy("its manifest may still arrive");
+        if let Some(left) = self.inner.manifest_pending_for(&info.name) {
+            let error = Error::new(ErrorKind::Busy, "remove the unfinished").on(&info.name).retry_in(left);
+            return Ok(DeleteOutcome::Busy(error.because("its manifest may still arrive")));
         }
         if info.protected {
             return Ok(DeleteOutcome::Protected);
@@ -286,8 +287,8 @@ impl Deletions<'_> {
     /// Deletes all files of a snapshot, the manifest first. The caller holds its exclusive lock.
     async fn delete_files(&self, info: &SnapshotInfo, guard: Box<dyn LockGuard>) -> Result<(), DeleteError> {
         let backend = self.inner.backend.as_ref();
-        if self.inner.is_manifest_pending(&info.name) {
-            let error = Error::new(ErrorKind::Busy, "delete").on(&info.name);
+        if let Some(left) = self.inner.manifest_pending_for(&info.name) {
+            let error = Error::new(ErrorKind::Busy, "delete").on(&info.name).retry_in(left);
             return Err(error.because("its manifest may still arrive").into());
         }
         let manifest_guard = self.inner.locks().manifest(&info.name).await?;

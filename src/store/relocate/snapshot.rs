@@ -134,12 +134,10 @@ impl Relocator<'_> {
         files: &[(Key, Key)],
         guards: &Guards,
     ) -> Result<Box<dyn LockGuard>, DeleteError> {
-        let busy = |name: &SnapshotName, why: &'static str| {
-            Err(Error::new(ErrorKind::Busy, "relocate").on(name).because(why).into())
-        };
         for name in [&info.name, target] {
-            if self.inner.is_manifest_pending(name) {
-                return busy(name, "its manifest may still arrive");
+            if let Some(left) = self.inner.manifest_pending_for(name) {
+                let error = Error::new(ErrorKind::Busy, "relocate").on(name).retry_in(left);
+                return Err(error.because("its manifest may still arrive").into());
             }
         }
         self.inner.check_no_pending_delete_of(target)?;
@@ -251,8 +249,8 @@ impl Relocator<'_> {
         guards: Guards,
         manifest: Box<dyn LockGuard>,
     ) -> Result<(), DeleteError> {
-        if self.inner.is_manifest_pending(&info.name) {
-            let error = Error::new(ErrorKind::Busy, "delete").on(&info.name);
+        if let Some(left) = self.inner.manifest_pending_for(&info.name) {
+            let error = Error::new(ErrorKind::Busy, "delete").on(&info.name).retry_in(left);
             return Err(error.because("its manifest may still arrive").into());
         }
         self.still_ours(&guards).await?;
@@ -285,7 +283,7 @@ impl Relocator<'_> {
         files: &[(Key, Key)],
         guards: Guards,
     ) -> Result<Relocated, DeleteError> {
-        if self.inner.is_manifest_pending(&info.name) {
+        if self.inner.manifest_pending_for(&info.name).is_some() {
             return Ok(Relocated::Unfinished);
         }
         for (from, to) in files {

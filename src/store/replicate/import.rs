@@ -84,8 +84,13 @@ impl GroupImport {
                 info.check_readable("replace")?;
                 // A live writer would hold its lock, if that lock reaches all processes that could write it.
                 let may_be_alive = store.backend.capabilities().lock_reach == LockReach::Process;
-                if may_be_alive || store.is_manifest_pending(name) || store.manifests().exists(name).await? {
-                    return busy("an unfinished one of that name may still be written");
+                let pending_for = store.manifest_pending_for(name);
+                if may_be_alive || pending_for.is_some() || store.manifests().exists(name).await? {
+                    let busy = busy("an unfinished one of that name may still be written");
+                    return match pending_for {
+                        Some(left) => busy.map_err(|error| error.retry_in(left)),
+                        None => busy,
+                    };
                 }
                 if info.protected {
                     return busy("an unfinished one of that name is protected");

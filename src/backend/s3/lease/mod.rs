@@ -294,7 +294,8 @@ impl Lease {
             Some(left) => {
                 let why =
                     format!("requests of the previous holder may still arrive for {} s", left.as_secs());
-                Err(Error::new(ErrorKind::Busy, "lock the store alone").on(&self.place.lease).because(why))
+                let error = Error::new(ErrorKind::Busy, "lock the store alone").on(&self.place.lease);
+                Err(error.because(why).retry_in(left))
             }
         }
     }

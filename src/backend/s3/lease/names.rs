@@ -229,7 +229,7 @@ impl Lease {
                 "a request to delete the previous object may still be executed for {} s",
                 left.as_secs() + 1
             );
-            Err(Error::new(ErrorKind::Busy, "store").on(key).because(why))
+            Err(Error::new(ErrorKind::Busy, "store").on(key).because(why).retry_in(left))
         })
     }
 

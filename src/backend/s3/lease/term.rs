@@ -86,10 +86,11 @@ impl Lease {
         let life = LIFETIME + Duration::from_secs(2);
         if age <= life && holder.instance != self.me.instance {
             let left = life.saturating_sub(age).as_secs() + 1;
-            return busy(format!(
+            let why = format!(
                 "the process {} on {} holds the lease for at least another {left} s",
                 holder.instance, holder.host
-            ));
+            );
+            return busy(why).map_err(|error: Error| error.retry_in(Duration::from_secs(left)));
         }
         // It signed its last request at most a lifetime after its last renewal.
         Ok(unix_seconds(renewed + LIFETIME + MAX_REQUEST_TIME))
