@@ -89,7 +89,7 @@ impl Round {
             let (again, second) = timed(back_up(&opened, source, archive, Some(&first))).await;
             let target = store.path().join("restored");
             let (restored, ()) = timed(async {
-                let name = second.manifest().files()[0].name().to_string();
+                let name = second.manifest().files()[0].name.to_string();
                 let reader = second.archive(&name).await.expect("an archive");
                 File::create(&target).expect("a file");
                 let mut target =

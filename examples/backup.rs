@@ -339,7 +339,7 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
 /// Returns `true` if a new snapshot can build on it.
 fn is_usable(base: &SnapshotReader) -> bool {
     let manifest = base.manifest();
-    let is_plain = manifest.files().iter().all(|file| file.crypt_mode() != CryptMode::Encrypt);
+    let is_plain = manifest.files().iter().all(|file| file.crypt_mode != CryptMode::Encrypt);
     // A state that cannot be read counts as a failure, as it does in PBS.
     let verified =
         manifest.verify_state().map(|state| state.is_none_or(|state| state.state == VerifyResult::Ok));

@@ -111,10 +111,10 @@ async fn describe(store: &Datastore, info: &SnapshotInfo, owner: Option<&str>) -
             let manifest = opened.manifest();
             let files = manifest.files().iter().map(|file| {
                 json!({
-                    "filename": file.name().to_string(),
-                    "crypt-mode": file.crypt_mode().as_str(),
-                    "size": file.size(),
-                    "csum": file.checksum().to_string(),
+                    "filename": file.name.to_string(),
+                    "crypt-mode": file.crypt_mode.as_str(),
+                    "size": file.size,
+                    "csum": file.checksum.to_string(),
                 })
             });
             described["files"] = files.collect();

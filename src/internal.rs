@@ -81,6 +81,24 @@ pub mod manifest {
         ManifestFile::new(name, crypt_mode, size, checksum)
     }
 
+    /// Parses the JSON text of a manifest.
+    ///
+    /// # Errors
+    /// If it is not JSON, or not a valid manifest.
+    pub fn parse(json: &[u8]) -> Result<Manifest, ManifestError> {
+        Manifest::parse(json)
+    }
+
+    /// The signed bytes of a manifest.
+    pub fn canonical_json(manifest: &Manifest) -> Vec<u8> {
+        manifest.canonical_json()
+    }
+
+    /// The signature of a manifest.
+    pub fn signature(manifest: &Manifest) -> Option<Digest> {
+        manifest.signature()
+    }
+
     /// Adds a file.
     ///
     /// # Errors

@@ -74,7 +74,7 @@ async fn make_snapshots(server: &Server) -> Outcome<()> {
     let template = back_up(&process.store, &random(4 << 20, 1 << 20), 1 << 20, None).await?;
     process.end().await?;
     let backend = server.backend(STORE)?;
-    let archive = template.manifest().files()[0].name().clone();
+    let archive = template.manifest().files()[0].name.clone();
     let index = backend.get(&Key::Archive(template.name().clone(), archive.clone()), 1 << 20).await?.bytes;
     let owner = backend.get(&Key::Owner(template.name().group().clone()), 1 << 10).await?.bytes;
     let mut objects = Vec::new();

@@ -64,7 +64,7 @@ impl SnapshotFiles<'_> {
         snapshot: &SnapshotName,
         file: &ManifestFile,
     ) -> Result<(Bytes, IndexReader)> {
-        let key = Key::Archive(snapshot.clone(), file.name().clone());
+        let key = Key::Archive(snapshot.clone(), file.name.clone());
         let object = self.inner.backend.get(&key, INDEX_BYTES).await.map_err(|error| lost(error, &key))?;
         let index = self.parse_index(&key, file, object.bytes.clone()).await?;
         Ok((object.bytes, index))
@@ -86,8 +86,8 @@ impl SnapshotFiles<'_> {
         file: &ManifestFile,
         stored: Bytes,
     ) -> Result<IndexReader> {
-        let index = self.any_index(file.name().kind(), stored).await.map_err(|error| error.on(key))?;
-        if index.checksum() != file.checksum() || index.size() != file.size() {
+        let index = self.any_index(file.name.kind(), stored).await.map_err(|error| error.on(key))?;
+        if index.checksum() != file.checksum || index.size() != file.size {
             let error = Error::new(ErrorKind::Corrupt, "read").on(key);
             return Err(error.because("it is not the one in the manifest"));
         }
@@ -152,7 +152,7 @@ impl SnapshotFiles<'_> {
         file: &ManifestFile,
         further: impl FnOnce(Bytes) -> Result<()> + Send + 'static,
     ) -> Result<Bytes> {
-        let key = Key::Archive(snapshot.clone(), file.name().clone());
+        let key = Key::Archive(snapshot.clone(), file.name.clone());
         let object = self.inner.backend.get(&key, BLOB_BYTES).await.map_err(|error| lost(error, &key))?;
         let (bytes, wanted) = (object.bytes.clone(), entry_of(file));
         let check = move || {
@@ -198,7 +198,7 @@ impl SnapshotFiles<'_> {
         let index = self.any_index(name.kind(), bytes).await.map_err(|error| error.on(&info.key))?;
         if index.checksum() != index.header().checksum {
             let (manifest, _) = self.inner.manifests().read(snapshot).await?;
-            if manifest.file(name).map(ManifestFile::checksum) != Some(index.checksum()) {
+            if manifest.file(name).map(|file| file.checksum) != Some(index.checksum()) {
                 let error = Error::new(ErrorKind::Corrupt, "read index").on(&info.key);
                 return Err(error.because("its checksum fits neither its header nor the manifest"));
             }
@@ -229,7 +229,7 @@ impl SnapshotFiles<'_> {
 
 /// Size and checksum of a file in the manifest.
 fn entry_of(file: &ManifestFile) -> (u64, Digest) {
-    (file.size(), file.checksum())
+    (file.size, file.checksum)
 }
 
 /// Fails with `Corrupt` unless the stored bytes of a blob have the size and checksum in the manifest.

@@ -52,11 +52,11 @@ pub(super) fn compare(
 fn conflict(ours: &Manifest, theirs: &Manifest) -> Option<SyncConflict> {
     fn sorted(manifest: &Manifest) -> Vec<&ManifestFile> {
         let mut files: Vec<_> = manifest.files().iter().collect();
-        files.sort_by(|a, b| a.name().cmp(b.name()));
+        files.sort_by(|a, b| a.name.cmp(&b.name));
         files
     }
     let (our_files, their_files) = (sorted(ours), sorted(theirs));
-    let modes = |files: &[&ManifestFile]| -> Vec<_> { files.iter().map(|file| file.crypt_mode()).collect() };
+    let modes = |files: &[&ManifestFile]| -> Vec<_> { files.iter().map(|file| file.crypt_mode).collect() };
     if has_encrypted(ours) != has_encrypted(theirs)
         || our_files.len() == their_files.len() && modes(&our_files) != modes(&their_files)
     {
@@ -65,7 +65,7 @@ fn conflict(ours: &Manifest, theirs: &Manifest) -> Option<SyncConflict> {
     // As text: one that cannot be read is the same only as itself.
     let key = |manifest: &Manifest| (manifest.unprotected("key-fingerprint"), manifest.signature());
     let content = |files: &[&ManifestFile]| -> Vec<_> {
-        files.iter().map(|file| (file.name().clone(), file.size(), file.checksum())).collect()
+        files.iter().map(|file| (file.name.clone(), file.size, file.checksum)).collect()
     };
     let has_same_content = content(&our_files) == content(&their_files);
     let (our_key, their_key) = (key(ours), key(theirs));
@@ -76,5 +76,5 @@ fn conflict(ours: &Manifest, theirs: &Manifest) -> Option<SyncConflict> {
 }
 
 fn has_encrypted(manifest: &Manifest) -> bool {
-    manifest.files().iter().any(|file| file.crypt_mode() == CryptMode::Encrypt)
+    manifest.files().iter().any(|file| file.crypt_mode == CryptMode::Encrypt)
 }

@@ -107,7 +107,7 @@ impl GroupRun<'_> {
     async fn digests(&self, name: &SnapshotName, stored: &StoredManifest) -> Result<Option<Vec<Digest>>> {
         let target = &self.run.target;
         let mut indexes = Vec::new();
-        for file in stored.manifest.files().iter().filter(|file| file.name().kind() != ArchiveKind::Blob) {
+        for file in stored.manifest.files().iter().filter(|file| file.name.kind() != ArchiveKind::Blob) {
             match target.inner().snapshot_files().stored_index(name, file).await {
                 Ok((_, index)) => indexes.push(index),
                 // Its chunks are not reused then.

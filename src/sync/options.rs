@@ -254,7 +254,7 @@ impl SyncOptions {
         self.demands.iter().find_map(|demand| match demand {
             Demand::Encrypted => {
                 let mut files = manifest.files().iter();
-                let is_met = files.all(|file| file.crypt_mode() == CryptMode::Encrypt);
+                let is_met = files.all(|file| file.crypt_mode == CryptMode::Encrypt);
                 (!is_met).then_some(SyncSkip::NotEncrypted)
             }
             Demand::Verified => {

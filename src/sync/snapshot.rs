@@ -137,12 +137,12 @@ async fn fill(
 ) -> Result<u64, Failure> {
     let from = &transfer.plan.source;
     let mut indexes = Vec::new();
-    for file in source.manifest.files().iter().filter(|file| file.name().kind() != ArchiveKind::Blob) {
+    for file in source.manifest.files().iter().filter(|file| file.name.kind() != ArchiveKind::Blob) {
         run.check_abort()?;
         let (bytes, reader) = run.source.inner().snapshot_files().stored_index(from, file).await?;
         run.throttle(bytes.len() as u64).await?;
-        import.add_index(file.name(), bytes)?;
-        indexes.push(Index { mode: file.crypt_mode(), name: file.name().clone(), reader });
+        import.add_index(&file.name, bytes)?;
+        indexes.push(Index { mode: file.crypt_mode, name: file.name.clone(), reader });
     }
     let of_same = match run.same {
         Same::No => None,
@@ -151,11 +151,11 @@ async fn fill(
         Same::Opening | Same::Copy => Some(ReuseSource::Copy),
     };
     let reused = chunks_of(run, group, transfer, (indexes, of_same), import).await?;
-    for file in source.manifest.files().iter().filter(|file| file.name().kind() == ArchiveKind::Blob) {
+    for file in source.manifest.files().iter().filter(|file| file.name.kind() == ArchiveKind::Blob) {
         run.check_abort()?;
         let bytes = run.source.inner().snapshot_files().stored_blob(from, file).await?;
         run.throttle(bytes.len() as u64).await?;
-        import.put_blob(file.name(), bytes).await?;
+        import.put_blob(&file.name, bytes).await?;
     }
     run.check_abort()?;
     Ok(reused)

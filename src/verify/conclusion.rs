@@ -69,7 +69,7 @@ impl Conclusion {
             fault: Some(fault),
             misfits: 0,
             missing: 0,
-            name: file.name().clone(),
+            name: file.name.clone(),
         });
     }
 
@@ -89,7 +89,7 @@ impl Conclusion {
             fault: None,
             misfits: misfits.len() as u64,
             missing: missing.len() as u64,
-            name: file.name().clone(),
+            name: file.name.clone(),
         });
     }
 }

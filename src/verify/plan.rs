@@ -240,8 +240,8 @@ impl VerifyPlan {
             let Ok(manifest) = self.store.inner().manifests().parse(&target.name, stored).await else {
                 continue;
             };
-            let archives = manifest.files().iter().filter(|file| file.name().kind() != ArchiveKind::Blob);
-            bytes = bytes.saturating_add(archives.map(crate::format::manifest::ManifestFile::size).sum());
+            let archives = manifest.files().iter().filter(|file| file.name.kind() != ArchiveKind::Blob);
+            bytes = bytes.saturating_add(archives.map(|file| file.size).sum());
         }
         Ok((references, bytes))
     }

@@ -134,8 +134,8 @@ impl Run {
         let is_full = matches!(work, Work::Full(_));
         conclusion.is_read = is_full;
         for file in manifest.files() {
-            let key = Key::Archive(target.name.clone(), file.name().clone());
-            let found = match (file.name().kind(), work) {
+            let key = Key::Archive(target.name.clone(), file.name.clone());
+            let found = match (file.name.kind(), work) {
                 (ArchiveKind::Blob, Work::Full(_)) => {
                     self.object(&mut conclusion.found, &key, Wanted::Blob(Some(file))).await
                 }
@@ -166,15 +166,15 @@ impl Run {
 
     /// Looks up a blob without reading it.
     async fn find_blob(&self, target: &SnapshotInfo, key: &Key, file: &ManifestFile) -> Found {
-        let listed = target.files.iter().find(|listed| listed.name == *file.name());
-        if listed.is_some_and(|listed| listed.stored_bytes == file.size()) {
+        let listed = target.files.iter().find(|listed| listed.name == file.name);
+        if listed.is_some_and(|listed| listed.stored_bytes == file.size) {
             return Found::Blob;
         }
         if !self.control.admit() {
             return Found::Stopped;
         }
         match self.store.inner().uncached_backend().head(key).await {
-            Ok(info) if info.size == file.size() => Found::Blob,
+            Ok(info) if info.size == file.size => Found::Blob,
             Ok(_) => Found::Corrupt,
             Err(error) if error.kind() == ErrorKind::NotFound => Found::Missing,
             Err(error) => Found::Unreachable(error.kind()),
@@ -249,7 +249,7 @@ impl Run {
 
     /// Checks the chunks of an archive, many concurrently.
     async fn chunks(&self, index: &IndexReader, file: &ManifestFile, work: Work<'_>) -> Tally {
-        let mut tally = Tally::new(file.crypt_mode() == CryptMode::Encrypt);
+        let mut tally = Tally::new(file.crypt_mode == CryptMode::Encrypt);
         let mut checks = FuturesUnordered::new();
         for number in 0..index.len() {
             if number % ENTRIES_AT_ONCE == 0 {

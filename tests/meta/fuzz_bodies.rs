@@ -76,7 +76,7 @@ fn the_seeds_are_valid() {
     assert!(blob::Blob::parse(seed("blob").into()).is_ok_and(|blob| blob.check_crc().is_ok()));
     assert!(dynamic_index::DynamicIndexReader::parse(seed("dynamic_index")).is_ok());
     assert!(fixed_index::FixedIndexReader::parse(seed("fixed_index")).is_ok());
-    assert!(format::manifest::Manifest::parse(seed("manifest")).is_ok());
+    assert!(larder::internal::manifest::parse(seed("manifest")).is_ok());
     assert!(format::layout::Key::parse(std::str::from_utf8(seed("paths")).unwrap()).is_some());
     assert_eq!(wire::s3_xml::parse_listing(seed("listing")).unwrap().objects.len(), 2);
     assert_eq!(wire::s3_xml::parse_uploads(seed("s3_documents")).unwrap().uploads.len(), 1);

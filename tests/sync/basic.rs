@@ -166,7 +166,7 @@ async fn edit(backend: &dyn Backend, name: &SnapshotName, change: impl FnOnce(&m
     let object = backend.get(&key, EVERYTHING).await.unwrap();
     let blob = Blob::parse(object.bytes).unwrap();
     let json = BlobDecoder::new().decode_bytes(&blob, PlaintextSize::AtMost(1 << 24)).unwrap();
-    let mut manifest = Manifest::parse(&json).unwrap();
+    let mut manifest = larder::internal::manifest::parse(&json).unwrap();
     change(&mut manifest);
     let mut blob = Vec::new();
     encode_plain(&manifest.to_json(), &mut blob).unwrap();
@@ -271,12 +271,11 @@ fn a_sync_of_a_pbs_store_copies_it_byte_for_byte() {
         for snapshot in all {
             let name = fixture::name_of(snapshot);
             let reader = pair.target.snapshot(&name).await.unwrap();
-            for file in
-                reader.manifest().files().iter().filter(|file| !file.name().as_str().ends_with(".blob"))
+            for file in reader.manifest().files().iter().filter(|file| !file.name.as_str().ends_with(".blob"))
             {
-                let key = Key::Archive(name.clone(), file.name().clone());
+                let key = Key::Archive(name.clone(), file.name.clone());
                 let bytes = ours[&key.path()].clone();
-                let index = larder::internal::index::IndexReader::parse(file.name().kind(), bytes).unwrap();
+                let index = larder::internal::index::IndexReader::parse(file.name.kind(), bytes).unwrap();
                 for chunk in index.iter() {
                     let path = Key::Chunk(chunk.digest).path();
                     let blob = Blob::parse(our_chunks[&path].clone()).unwrap();

@@ -63,7 +63,7 @@ impl Manifest {
     ///
     /// # Errors
     /// If it is not JSON, or not a valid manifest.
-    pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, ManifestError> {
         let Json::Object(mut top) = Json::parse(json)? else {
             return Err(ManifestError::Field { name: "manifest" });
         };
@@ -108,7 +108,7 @@ impl Manifest {
     ///
     /// Unknown keys are left out because PBS forgets them before it checks a signature; a missing `crypt-mode` is written.
     /// Source: PBS datastore format §6.5.
-    pub fn canonical_json(&self) -> Vec<u8> {
+    pub(crate) fn canonical_json(&self) -> Vec<u8> {
         let mut top = Object::new();
         let files = self.files.iter().map(|file| Json::Object(file.to_object(Object::new())));
         self.add_signed(&mut top, files.collect());
@@ -123,17 +123,17 @@ impl Manifest {
     }
 
     /// Type of the backup.
-    pub const fn backup_type(&self) -> BackupType {
+    pub(crate) const fn backup_type(&self) -> BackupType {
         self.backup_type
     }
 
     /// Id of the backed-up host, guest or container.
-    pub const fn id(&self) -> &BackupId {
+    pub(crate) const fn id(&self) -> &BackupId {
         &self.id
     }
 
     /// Time of the snapshot.
-    pub const fn time(&self) -> BackupTime {
+    pub(crate) const fn time(&self) -> BackupTime {
         self.time
     }
 
@@ -162,7 +162,7 @@ impl Manifest {
 
     /// The signature: HMAC-SHA-256 of [`canonical_json`](Self::canonical_json), written as digests are. `None` if the
     /// manifest is not signed. This crate does not verify it.
-    pub const fn signature(&self) -> Option<Digest> {
+    pub(crate) const fn signature(&self) -> Option<Digest> {
         self.signature
     }
 
@@ -174,12 +174,18 @@ impl Manifest {
 }
 
 /// One archive in a manifest.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq)]
 pub struct ManifestFile {
-    name: ArchiveName,
-    crypt_mode: CryptMode,
-    size: u64,
-    checksum: Digest,
+    /// The name of the archive.
+    pub name: ArchiveName,
+    /// How the content is protected: plain, encrypted or signed only.
+    pub crypt_mode: CryptMode,
+    /// Its size in bytes: of an image, the size of the image; of a stream, the end of the last chunk; of a blob, the length of the stored
+    /// file with its header.
+    pub size: u64,
+    /// Its checksum: of an image or a stream, the checksum of the index; of a blob, the SHA-256 of the stored file.
+    pub checksum: Digest,
     unknown: Object,
 }
 
@@ -196,27 +202,6 @@ impl ManifestFile {
     ) -> Result<Self, ManifestError> {
         field("size", i64::try_from(size).ok())?;
         Ok(Self { name, crypt_mode, size, checksum, unknown: Object::new() })
-    }
-
-    /// The name of the archive.
-    pub const fn name(&self) -> &ArchiveName {
-        &self.name
-    }
-
-    /// How the content is protected: plain, encrypted or signed only.
-    pub const fn crypt_mode(&self) -> CryptMode {
-        self.crypt_mode
-    }
-
-    /// Its size in bytes: of an image, the size of the image; of a stream, the end of the last chunk; of a blob, the length of the stored
-    /// file with its header.
-    pub const fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Its checksum: of an image or a stream, the checksum of the index; of a blob, the SHA-256 of the stored file.
-    pub const fn checksum(&self) -> Digest {
-        self.checksum
     }
 
     fn parse(entry: Json) -> Result<Self, ManifestError> {

@@ -60,11 +60,8 @@ fn a_pbs_manifest_is_read_and_written_back_byte_for_byte() {
     assert_eq!((manifest.backup_type(), manifest.id().as_str()), (BackupType::Ct, "200"));
     assert_eq!(manifest.time().epoch(), 1_700_086_409);
     let conf = manifest.file(&"pct.conf.blob".parse().unwrap()).unwrap();
-    assert_eq!((conf.size(), conf.crypt_mode()), (953, CryptMode::SignOnly));
-    assert_eq!(
-        conf.checksum().to_string(),
-        "5c45516ea26d4c32f7e3f4c55524c2598b90821db16e68d7340e2d55f4857eed"
-    );
+    assert_eq!((conf.size, conf.crypt_mode), (953, CryptMode::SignOnly));
+    assert_eq!(conf.checksum.to_string(), "5c45516ea26d4c32f7e3f4c55524c2598b90821db16e68d7340e2d55f4857eed");
     assert!(manifest.signature().is_some());
     assert_eq!(manifest.notes(), Some("first\nsecond line: ünïcödé"));
     assert_eq!(manifest.verify_state().unwrap().unwrap().state, VerifyResult::Ok);
@@ -79,8 +76,8 @@ fn a_manifest_is_built_as_pbs_writes_it() {
     let theirs = by_pbs();
     let mut ours = Manifest::new(theirs.backup_type(), theirs.id().clone(), theirs.time());
     for file in theirs.files() {
-        let (name, mode) = (file.name().clone(), file.crypt_mode());
-        ours.add_file(ManifestFile::new(name, mode, file.size(), file.checksum()).unwrap()).unwrap();
+        let (name, mode) = (file.name.clone(), file.crypt_mode);
+        ours.add_file(ManifestFile::new(name, mode, file.size, file.checksum).unwrap()).unwrap();
     }
     ours.set_signature(theirs.signature());
     ours.set_notes(theirs.notes());
@@ -137,7 +134,7 @@ fn manifests_of_early_versions_are_read() {
         r#"{{"backup-type":"vm","backup-id":"1","backup-time":1,"files":[{{"filename":"a.img.fidx","size":0,"csum":"{csum}"}}]}}"#
     );
     let manifest = Manifest::parse(text.as_bytes()).unwrap();
-    assert_eq!(manifest.files()[0].crypt_mode(), CryptMode::None);
+    assert_eq!(manifest.files()[0].crypt_mode, CryptMode::None);
     assert_eq!(manifest.signature(), None);
     assert_eq!(manifest.unprotected_keys().count(), 0);
     assert!(String::from_utf8(manifest.canonical_json()).unwrap().contains(r#""crypt-mode":"none""#));

@@ -100,7 +100,7 @@ impl Relocator<'_> {
             let mut wanted = vec![Key::ClientLog(source.clone())];
             // An unreadable manifest does not name its files.
             if let Ok((manifest, _)) = self.inner.manifests().read(source).await {
-                let names = manifest.files().iter().map(|file| file.name().clone());
+                let names = manifest.files().iter().map(|file| file.name.clone());
                 wanted.extend(names.map(|name| Key::Archive(source.clone(), name)));
             }
             for key in wanted {

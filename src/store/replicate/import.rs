@@ -374,7 +374,7 @@ async fn update(store: Arc<StoreInner>, state: ImportState, manifest: ImportedMa
     let publication = &state.publication;
     let present = publication.present().ok_or_else(changed)?;
     let Some(old) = &present.manifest else { return Err(changed()) };
-    let listed: Vec<_> = old.files().iter().map(|file| file.name().clone()).collect();
+    let listed: Vec<_> = old.files().iter().map(|file| file.name.clone()).collect();
     publication.locks.check().await?;
     publication.replace_manifest(&store, present, &manifest.bytes).await?;
     if let Some(log) = manifest.log {

@@ -172,8 +172,8 @@ pub(crate) fn in_archive(
 }
 
 pub(in crate::store) fn refuse_encrypted(file: &ManifestFile) -> Result<()> {
-    if file.crypt_mode() == CryptMode::Encrypt {
-        let error = Error::new(ErrorKind::Unsupported, "read").on(file.name());
+    if file.crypt_mode == CryptMode::Encrypt {
+        let error = Error::new(ErrorKind::Unsupported, "read").on(&file.name);
         return Err(error.because("it is encrypted"));
     }
     Ok(())

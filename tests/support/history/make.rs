@@ -155,7 +155,7 @@ impl World {
         let data = Contents::bytes(blocks);
         let size = data.len() as u64;
         let base = base.filter(|base| {
-            base.manifest().files().iter().any(|file| file.name().to_string().starts_with(IMAGE))
+            base.manifest().files().iter().any(|file| file.name.to_string().starts_with(IMAGE))
         });
         if self.one_in(4) {
             let mut image = backup.image_writer(IMAGE, size).chunk_bytes(BLOCK as u64);
@@ -189,7 +189,7 @@ impl World {
         let stream = backup.stream(STREAM, Cursor::new(&data));
         let stream = stream.chunker(Box::new(FixedChunker::new(BLOCK).unwrap()));
         match base.filter(|base| {
-            base.manifest().files().iter().any(|file| file.name().to_string().starts_with(STREAM))
+            base.manifest().files().iter().any(|file| file.name.to_string().starts_with(STREAM))
         }) {
             Some(base) => stream.base(base).await.map(drop),
             None => stream.await.map(drop),
