@@ -103,7 +103,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
                 "archive": archive,
                 "complete": report.is_complete(),
                 "findings": findings::json(&[findings]),
-                "findings_beyond": report.beyond(),
+                "findings_beyond": report.beyond,
                 "requests": requests,
             })
         );

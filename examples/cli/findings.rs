@@ -30,7 +30,7 @@ impl Findings {
 
     pub(crate) fn add(&self, finding: TreeFinding) {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind = match finding.problem() {
+        let kind = match finding.problem {
             Problem::NotSet(attribute) => format!("{attribute} not set"),
             problem => problem.code().to_owned(),
         };
@@ -52,7 +52,7 @@ impl Findings {
 
 /// Number of findings of several archives that are not notices.
 pub(crate) fn losses(findings: &[Findings]) -> u64 {
-    findings.iter().map(|findings| findings.report().losses()).sum()
+    findings.iter().map(|findings| findings.report().losses).sum()
 }
 
 /// The list for `--json`: paths as in the messages.
@@ -62,14 +62,22 @@ pub(crate) fn json(findings: &[Findings]) -> Vec<serde_json::Value> {
             serde_json::json!({
                 "archive": findings.archive,
                 "path": finding.shown_path(),
-                "problem": finding.problem().code(),
-                "message": finding.shown_problem(),
-                "notice": finding.is_notice(),
+                "problem": finding.problem.code(),
+                "message": message(finding),
+                "notice": finding.problem.is_notice(),
             })
         };
-        findings.report().findings().iter().map(of_finding).collect::<Vec<_>>()
+        findings.report().findings.iter().map(of_finding).collect::<Vec<_>>()
     };
     findings.iter().flat_map(of_archive).collect()
+}
+
+/// The problem and its cause, on one line.
+fn message(finding: &TreeFinding) -> String {
+    match &finding.cause {
+        Some(cause) => format!("{}: {cause}", finding.problem),
+        None => finding.problem.to_string(),
+    }
 }
 
 /// One line for each finding, at most `max_bytes` altogether.
@@ -78,7 +86,7 @@ pub(crate) fn log(findings: &[Findings], max_bytes: usize) -> String {
     let mut omitted = 0;
     for findings in findings {
         let report = findings.report();
-        for finding in report.findings() {
+        for finding in &report.findings {
             let line = format!("{}: {finding}\n", findings.archive);
             if text.len() + line.len() > max_bytes {
                 omitted += 1;
@@ -86,7 +94,7 @@ pub(crate) fn log(findings: &[Findings], max_bytes: usize) -> String {
                 text += &line;
             }
         }
-        omitted += report.beyond();
+        omitted += report.beyond;
     }
     if omitted > 0 {
         let _ = writeln!(text, "and {omitted} more");

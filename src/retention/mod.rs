@@ -103,7 +103,7 @@ pub enum Decision {
 
 impl Decision {
     /// Returns `true` if the snapshot stays.
-    pub const fn keeps(self) -> bool {
+    pub(crate) const fn keeps(self) -> bool {
         !matches!(self, Self::Remove)
     }
 }

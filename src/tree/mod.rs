@@ -14,9 +14,9 @@
 //! assert!(excludes.excludes(b"var/old.tmp", EntryKind::Other));
 //! assert!(!excludes.excludes(b"var/keep.tmp", EntryKind::Other));
 //!
-//! let mut report = TreeReport::new();
+//! let mut report = TreeReport::default();
 //! report.add(TreeFinding::new("etc/shadow", Problem::Unreadable).because("permission denied"));
-//! assert_eq!(report.findings()[0].to_string(), "etc/shadow: it cannot be read; left out: permission denied");
+//! assert_eq!(report.findings[0].to_string(), "etc/shadow: it cannot be read; left out: permission denied");
 //! assert!(!report.is_complete());
 //! # Ok::<(), PatternError>(())
 //! ```

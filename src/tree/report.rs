@@ -9,11 +9,15 @@ const MAX_FINDINGS: usize = 100_000;
 ///
 /// `Display` gives one line: the path, the problem and its cause. It escapes line breaks, other control characters, bytes that are not
 /// UTF-8, and backslashes.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreeFinding {
-    cause: Option<String>,
-    path: Vec<u8>,
-    problem: Problem,
+    /// The cause, such as the error of the system, as text on one line.
+    pub cause: Option<String>,
+    /// The path, byte for byte.
+    pub path: Vec<u8>,
+    /// The problem.
+    pub problem: Problem,
 }
 
 impl TreeFinding {
@@ -25,42 +29,20 @@ impl TreeFinding {
     /// Adds the cause, such as the error of the system.
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
-        self.cause = Some(cause.to_string());
+        self.cause = Some(Shown(cause.to_string().as_bytes()).to_string());
         self
-    }
-
-    /// Returns `true` if the entry was left out or changed by a rule or by its nature, so that no data is missing.
-    pub fn is_notice(&self) -> bool {
-        self.problem.is_notice()
-    }
-
-    /// The path, byte for byte.
-    pub fn path(&self) -> &[u8] {
-        &self.path
-    }
-
-    /// The problem.
-    pub fn problem(&self) -> Problem {
-        self.problem
     }
 
     /// The path as text on one line: different paths give different texts.
     pub fn shown_path(&self) -> String {
         Shown(&self.path).to_string()
     }
-
-    /// The problem and its cause as text, without the path and on one line.
-    pub fn shown_problem(&self) -> String {
-        match &self.cause {
-            Some(cause) => format!("{}: {}", self.problem, Shown(cause.as_bytes())),
-            None => self.problem.to_string(),
-        }
-    }
 }
 
 impl fmt::Display for TreeFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", Shown(&self.path), self.shown_problem())
+        write!(f, "{}: {}", Shown(&self.path), self.problem)?;
+        self.cause.iter().try_for_each(|cause| write!(f, ": {cause}"))
     }
 }
 
@@ -222,23 +204,21 @@ impl fmt::Display for Problem {
 /// The findings of a backup or a restore, in order.
 ///
 /// It keeps the first 100,000 and counts the others.
+#[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TreeReport {
-    findings: Vec<TreeFinding>,
-    losses: u64,
-    beyond: u64,
+    /// Number of findings beyond the retained ones.
+    pub beyond: u64,
+    /// The retained findings.
+    pub findings: Vec<TreeFinding>,
+    /// Number of findings that are not notices.
+    pub losses: u64,
 }
 
 impl TreeReport {
-    /// An empty report.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Adds a finding.
     pub fn add(&mut self, finding: TreeFinding) {
-        self.losses += u64::from(!finding.is_notice());
+        self.losses += u64::from(!finding.problem.is_notice());
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding);
         } else {
@@ -246,24 +226,9 @@ impl TreeReport {
         }
     }
 
-    /// The retained findings.
-    pub fn findings(&self) -> &[TreeFinding] {
-        &self.findings
-    }
-
     /// Returns `true` if all findings are notices: everything asked for was done.
     pub fn is_complete(&self) -> bool {
         self.losses == 0
-    }
-
-    /// Number of findings that are not notices.
-    pub fn losses(&self) -> u64 {
-        self.losses
-    }
-
-    /// Number of findings beyond the retained ones.
-    pub fn beyond(&self) -> u64 {
-        self.beyond
     }
 }
 
@@ -303,29 +268,29 @@ mod tests {
         let line =
             r"a\nb\\\xff: it became shorter while it was read; from byte 7 on, zeros are stored: two\nlines";
         assert_eq!(finding.to_string(), line);
-        assert_eq!(finding.path(), b"a\nb\\\xff");
+        assert_eq!(finding.path, b"a\nb\\\xff");
     }
 
     #[test]
     fn a_report_is_complete_until_something_is_missing() {
-        let mut report = TreeReport::new();
+        let mut report = TreeReport::default();
         for problem in [Problem::Socket, Problem::OwnStore, Problem::MountPoint, Problem::VirtualFilesystem] {
             report.add(TreeFinding::new("a", problem));
         }
         assert!(report.is_complete());
         report.add(TreeFinding::new("b", Problem::NotSet(Attribute::Owner)));
         assert!(!report.is_complete());
-        assert_eq!((report.losses(), report.findings().len()), (1, 5));
+        assert_eq!((report.losses, report.findings.len()), (1, 5));
     }
 
     #[test]
     fn a_report_counts_findings_beyond_its_limit() {
-        let mut report = TreeReport::new();
+        let mut report = TreeReport::default();
         for _ in 0..MAX_FINDINGS + 3 {
             report.add(TreeFinding::new("a", Problem::Vanished));
         }
-        assert_eq!((report.findings().len(), report.beyond()), (MAX_FINDINGS, 3));
-        assert_eq!(report.losses(), MAX_FINDINGS as u64 + 3);
+        assert_eq!((report.findings.len(), report.beyond), (MAX_FINDINGS, 3));
+        assert_eq!(report.losses, MAX_FINDINGS as u64 + 3);
     }
 
     proptest! {

@@ -31,7 +31,7 @@ fn threads() -> Arc<dyn Runtime> {
 }
 
 async fn check_all(backend: &Arc<dyn Backend>) {
-    assert!(Suite::new().run(backend).await.passed().len() > 20);
+    assert!(Suite::new().run(backend).await.passed.len() > 20);
 }
 
 async fn paging(backend: &Arc<dyn Backend>, objects: u32) {

@@ -121,7 +121,7 @@ fn pack(directory: &Path, options: Options) -> io::Result<(Vec<u8>, larder::tree
 }
 
 fn found(report: &larder::tree::TreeReport) -> Vec<(String, Problem)> {
-    report.findings().iter().map(|one| (one.shown_path(), one.problem())).collect()
+    report.findings.iter().map(|one| (one.shown_path(), one.problem)).collect()
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn files_that_change_or_vanish_are_each_named_once() {
         });
         let path = |name: &str| place.path(name).display().to_string();
         assert_eq!(found(&report), [(path("src/aa-big"), problem), (path("src/b"), Problem::Vanished)]);
-        assert_eq!(report.losses(), 2);
+        assert_eq!(report.losses, 2);
         let entries = entries(&tar);
         assert_eq!(entries["aa-big"].len(), 12 << 20);
         assert!(entries["aa-big"][..9 << 20].iter().all(|byte| *byte == 1));
@@ -413,7 +413,7 @@ fn gnu_tar_and_python_unpack_sparse_files_with_their_holes() {
         return;
     }
     let (tar, report) = pack(&place.path("src"), Options::default()).unwrap();
-    assert!(report.findings().is_empty());
+    assert!(report.findings.is_empty());
     assert!(tar.len() < 1 << 20, "{}", tar.len());
     let python = "import sys, tarfile; tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall(filter='fully_trusted')";
     for (at, program) in [&["tar", "-xf", "-"][..], &["python3", "-c", python]].into_iter().enumerate() {
@@ -465,7 +465,7 @@ proptest! {
         }
         file.set_len(size).unwrap();
         let (tar, report) = pack(&place.path("src"), Options::default()).unwrap();
-        prop_assert!(report.findings().is_empty());
+        prop_assert!(report.findings.is_empty());
         let findings = Findings::new("root.tar");
         unpack(Bytes(io::Cursor::new(tar)), &place.path("out"), Owners::Same, &findings).unwrap();
         prop_assert_eq!(found(&findings.report()), []);

@@ -50,8 +50,8 @@ fn unpack_damaged(data: &[u8], damaged: &[Range<usize>], to: &Path) -> (io::Resu
     let findings = Findings::new("root.tar.didx");
     let done = unpack(Bytes { damaged, data, position: 0 }, to, Owners::Same, &findings);
     let report = findings.report();
-    let found = report.findings().iter();
-    (done, found.map(|finding| (finding.problem().code(), finding.shown_path())).collect())
+    let found = report.findings.iter();
+    (done, found.map(|finding| (finding.problem.code(), finding.shown_path())).collect())
 }
 
 fn unpack_to(data: &[u8], to: &Path) -> Found {
@@ -373,7 +373,7 @@ fn a_file_is_restored_although_its_attributes_cannot_be_set() {
     let report = findings.report();
     let count = |attribute| {
         let problem = Problem::NotSet(attribute);
-        report.findings().iter().filter(|finding| finding.problem() == problem).count()
+        report.findings.iter().filter(|finding| finding.problem == problem).count()
     };
     let all = [Attribute::Owner, Attribute::Extended, Attribute::Mode, Attribute::Times].map(count);
     assert_eq!(all, [1, 3, 1, 1], "{report:?}");
@@ -405,7 +405,7 @@ fn an_existing_name_is_replaced_only_if_the_archive_created_it() {
     let findings = Findings::new("root.tar.didx");
     let bytes = Bytes { damaged: &[], data: &data, position: 0 };
     unpack(Intruder(bytes, to.path().join("a")), to.path(), Owners::Same, &findings).unwrap();
-    assert_eq!(findings.report().findings()[0].problem(), Problem::Exists);
+    assert_eq!(findings.report().findings[0].problem, Problem::Exists);
     assert_eq!(names(to.path()), ["a", "b"]);
     assert_eq!(fs::read(to.path().join("a")).unwrap(), b"mine");
 }
@@ -533,7 +533,7 @@ fn owners_are_restored_on_request_and_privileged_modes_never_go_to_other_owners(
         let own = rustix::process::geteuid().as_raw();
         unpack(Bytes { damaged: &[], data: &tar, position: 0 }, to.path(), owners, &findings).unwrap();
         let report = findings.report();
-        let problems: Vec<_> = report.findings().iter().map(larder::tree::TreeFinding::problem).collect();
+        let problems: Vec<_> = report.findings.iter().map(|finding| finding.problem).collect();
         let metadata = fs::metadata(to.path().join("file")).unwrap();
         let found = (metadata.uid(), metadata.permissions().mode() & 0o7777, &*problems);
         let (owner, mode) = (Problem::NotSet(Attribute::Owner), Problem::NotSet(Attribute::Mode));

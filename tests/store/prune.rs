@@ -146,7 +146,7 @@ fn a_prune_removes_exactly_the_snapshots_that_the_rules_select() {
             assert_eq!((counts.protected, counts.keep + counts.remove), (1, 7));
             let report = plan.execute().await.unwrap();
             assert_eq!((report.removed(), report.left()), (counts.remove, 0));
-            let kept = ours.iter().zip(&wanted).filter(|(_, decision)| decision.keeps());
+            let kept = ours.iter().zip(&wanted).filter(|(_, decision)| **decision != Decision::Remove);
             let kept: Vec<_> = kept.map(|(name, _)| name.clone()).collect();
             assert_eq!(names(&store, &group("vm/1")).await, kept);
             assert_eq!(names(&store, &group("ns/a/vm/1")).await, theirs, "it is in another namespace");

@@ -14,7 +14,7 @@
 //! # futures::executor::block_on(async {
 //! let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime));
 //! let report = Suite::new().paging(1001).run(&backend).await;
-//! assert!(report.passed().contains(&"read_your_writes"));
+//! assert!(report.passed.contains(&"read_your_writes"));
 //! # })
 //! ```
 
@@ -103,16 +103,11 @@ pub struct Suite<'a> {
 }
 
 /// The cases that a backend passed.
+#[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConformanceReport {
-    passed: Vec<&'static str>,
-}
-
-impl ConformanceReport {
     /// The names of the cases, in the order in which they ran.
-    pub fn passed(&self) -> &[&'static str] {
-        &self.passed
-    }
+    pub passed: Vec<&'static str>,
 }
 
 impl fmt::Debug for Suite<'_> {

@@ -103,7 +103,7 @@ struct Listener {
 
 impl Listener {
     fn found(&self, finding: TreeFinding) -> io::Result<()> {
-        if self.strict && !finding.is_notice() {
+        if self.strict && !finding.problem.is_notice() {
             return Err(io::Error::other(finding.to_string()));
         }
         self.findings.add(finding);
