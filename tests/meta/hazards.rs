@@ -200,7 +200,7 @@ fn sources() -> Vec<(PathBuf, String)> {
 }
 
 fn files_below(directory: &str) -> impl Iterator<Item = PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    let root = Path::new(directory).to_owned();
     let (mut left, mut files) = (vec![root], Vec::new());
     while let Some(directory) = left.pop() {
         for entry in fs::read_dir(&directory).unwrap() {
@@ -212,7 +212,7 @@ fn files_below(directory: &str) -> impl Iterator<Item = PathBuf> {
 }
 
 fn with_text(path: PathBuf) -> (PathBuf, String) {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&path)).unwrap();
+    let text = fs::read_to_string(Path::new(&path)).unwrap();
     (path, text)
 }
 

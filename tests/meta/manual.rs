@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 #[test]
 fn every_test_that_the_manual_names_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new("");
     let mut tests = BTreeSet::new();
     for file in files_below(&root.join("src")).into_iter().chain(files_below(&root.join("tests"))) {
         if file.extension().is_some_and(|extension| extension == "rs") {
