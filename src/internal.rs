@@ -266,22 +266,25 @@ pub mod suspects {
 }
 
 /// The messages between client and S3 server.
-#[cfg(feature = "s3")]
 pub mod wire {
     pub use crate::wire::*;
 
+    #[cfg(feature = "s3")]
     use crate::wire::http_body::{BodyError, Framing};
+    #[cfg(feature = "s3")]
     use crate::wire::http_head::ResponseHead;
 
     /// How the end of the body of a response is found.
     ///
     /// # Errors
     /// For a head that does not say.
+    #[cfg(feature = "s3")]
     pub fn framing_of(method: &str, head: &ResponseHead) -> Result<Framing, BodyError> {
         Framing::of(method, head)
     }
 
     /// Returns `true` if the connection can carry another request after this answer.
+    #[cfg(feature = "s3")]
     pub fn keeps_connection(head: &ResponseHead) -> bool {
         head.keeps_connection()
     }

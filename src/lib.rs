@@ -36,6 +36,7 @@
 //! # The main types
 //! | type | purpose |
 //! |---|---|
+//! | [`open()`], [`OpenOptions`] | a store by its address: a directory, or `s3://BUCKET/STORE` |
 //! | [`Datastore`] | an open store: listings, owners, notes, backups and restores |
 //! | [`SnapshotWriter`](store::SnapshotWriter) | a backup in progress: streams, images, blobs |
 //! | [`SnapshotReader`](store::SnapshotReader) | a finished snapshot, with its archives as [`ArchiveReader`](store::ArchiveReader)s |
@@ -96,6 +97,7 @@ pub mod internal;
 pub mod local;
 pub mod manual;
 mod observer;
+mod open;
 pub mod prune;
 mod rename;
 pub mod retention;
@@ -106,12 +108,12 @@ pub mod store;
 pub mod sync;
 pub mod tree;
 pub mod verify;
-#[cfg(feature = "s3")]
 mod wire;
 
 pub use backend::{FsBackend, FsOptions, PrefixDirectories};
 pub use error::{Error, ErrorKind, Result};
 pub use observer::Observer;
+pub use open::{OpenOptions, StoreUrl, open};
 pub use rt::ThreadRuntime;
 pub use store::{Datastore, FileTarget, Options};
 

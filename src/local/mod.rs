@@ -6,6 +6,7 @@
 //! | `lock` | locked while a process uses the directory (H71) |
 //! | `instance` | 32 hexadecimal digits, drawn once (H90) |
 //! | `store` | the identity of the store that the directory belongs to (H91) |
+//! | `probe` | the result of the last probe of the server, as JSON |
 //! | `chunks/` | copies of chunks |
 //! | `mirror/` | copies of metadata |
 //! | `presence/` | records of the chunks in the store |
@@ -130,6 +131,18 @@ impl LocalState {
             }
             put => put,
         }
+    }
+
+    /// The result of a probe that [`keep_probe`](Self::keep_probe) kept. Blocks.
+    #[cfg(feature = "s3")]
+    pub(crate) fn kept_probe(&self) -> Option<String> {
+        fs::read_to_string(self.directory.join("probe")).ok()
+    }
+
+    /// Keeps the result of a probe of the server. Blocks.
+    #[cfg(feature = "s3")]
+    pub(crate) fn keep_probe(&self, text: &str) -> io::Result<()> {
+        replace(&self.directory, "probe", text)
     }
 
     /// Presence records of the store with this identity, for a lease term. Records of other terms than the one that this

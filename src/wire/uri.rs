@@ -9,6 +9,8 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
+pub use crate::wire::percent::{decode, encode, encode_path};
+
 /// Reason why a text is not the address of a server.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -19,8 +21,8 @@ pub enum UriError {
     /// The port is not a number from 1 to 65535.
     #[error("the port is malformed")]
     Port,
-    /// The scheme is neither `http://` nor `https://`.
-    #[error("the scheme is neither http nor https")]
+    /// It does not begin with `http://` or `https://`.
+    #[error("it does not begin with http:// or https://")]
     Scheme,
     /// The address has a user, a query or a fragment.
     #[error("it has parts that the address of a server does not have")]
@@ -52,17 +54,15 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Parses an address such as `https://s3.eu-west-1.example.com`, `http://[::1]:9000/base` or `storage.example.com`, which
-    /// means HTTPS.
+    /// Parses an address such as `https://s3.eu-west-1.example.com`, or `http://[::1]:9000/base`.
     ///
     /// # Errors
     /// For an address that cannot be used in a request.
     pub fn parse(text: &str) -> Result<Self, UriError> {
         let (scheme, rest) = match text.split_once("://") {
-            None => (Scheme::Https, text),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Scheme::Https, rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Scheme::Http, rest),
-            Some(_) => return Err(UriError::Scheme),
+            _ => return Err(UriError::Scheme),
         };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if rest.contains(['?', '#', '@']) {
@@ -129,46 +129,6 @@ fn split_port(authority: &str) -> Result<(String, Option<&str>), UriError> {
     Ok((host.to_ascii_lowercase(), port))
 }
 
-/// Encodes a path: every byte but `A-Z a-z 0-9 - . _ ~ /`.
-pub fn encode_path(raw: &str) -> String {
-    encode_but(raw, b"/")
-}
-
-/// Encodes a name or value of a query, or one segment of a path: `/` too.
-pub fn encode(raw: &str) -> String {
-    encode_but(raw, b"")
-}
-
-fn encode_but(raw: &str, kept: &[u8]) -> String {
-    let mut encoded = String::with_capacity(raw.len());
-    for byte in raw.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || kept.contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            let digit = |number: u8| char::from(HEX_DIGITS[usize::from(number & 0xf)]);
-            encoded.extend(['%', digit(byte >> 4), digit(byte)]);
-        }
-    }
-    encoded
-}
-
-/// Decodes a text. `+` stands for itself. `None` if an escape is truncated, or the result is not UTF-8.
-pub fn decode(text: &str) -> Option<String> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let mut digit =
-                || char::from(bytes.next()?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-            let (high, low) = (digit()?, digit()?);
-            decoded.push(high << 4 | low);
-        } else {
-            decoded.push(byte);
-        }
-    }
-    String::from_utf8(decoded).ok()
-}
-
 /// Encodes and sorts a query, for signing and sending. A name without value is
 /// still followed by `=`.
 pub fn query(pairs: &[(&str, &str)]) -> String {
@@ -183,8 +143,6 @@ pub fn query(pairs: &[(&str, &str)]) -> String {
     }
     query
 }
-
-const HEX_DIGITS: &[u8; 16] = b"0123456789ABCDEF";
 
 #[cfg(test)]
 mod tests {
@@ -211,7 +169,7 @@ mod tests {
     fn addresses_are_read() {
         for (text, scheme, host, port, path, authority) in [
             ("https://s3.example.com", Scheme::Https, "s3.example.com", 443, "", "s3.example.com"),
-            ("S3.Example.com", Scheme::Https, "s3.example.com", 443, "", "s3.example.com"),
+            ("https://S3.Example.com", Scheme::Https, "s3.example.com", 443, "", "s3.example.com"),
             ("HTTP://localhost:9000/", Scheme::Http, "localhost", 9000, "", "localhost:9000"),
             ("http://[::1]:80/a/b c/", Scheme::Http, "::1", 80, "/a/b%20c", "[::1]"),
             ("https://[fe80::A]:444", Scheme::Https, "fe80::a", 444, "", "[fe80::a]:444"),
@@ -232,7 +190,8 @@ mod tests {
     #[test]
     fn only_addresses_that_no_request_can_contain_are_refused() {
         for (text, error) in [
-            ("", UriError::Host),
+            ("", UriError::Scheme),
+            ("s3.example.com", UriError::Scheme),
             ("https://", UriError::Host),
             ("https://a b", UriError::Host),
             ("https://[1.2.3.4]", UriError::Host),

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 24] = [
+const ROOMS: [(&str, &[&str]); 25] = [
     ("error", &[]),
     ("buffers", &[]),
     ("format", &[]),
@@ -42,6 +42,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
     ("prune", &["backend", "format", "observer", "retention", "rt", "store"]),
     ("sync", &["backend", "buffers", "chunks", "format", "local", "observer", "retention", "rt", "store"]),
     ("verify", &["backend", "buffers", "chunks", "digest_set", "format", "observer", "rt", "store"]),
+    ("open", &["backend", "http", "local", "rt", "s3", "store", "wire"]),
     ("internal", &["backend", "format", "rt", "s3", "store", "wire"]),
     (
         "lib",
@@ -58,6 +59,7 @@ const ROOMS: [(&str, &[&str]); 24] = [
             "internal",
             "local",
             "observer",
+            "open",
             "prune",
             "retention",
             "rt",

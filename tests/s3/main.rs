@@ -16,6 +16,7 @@ mod markers;
 mod metadata;
 #[cfg(feature = "testing")]
 mod names;
+mod open;
 mod operations;
 #[cfg(feature = "testing")]
 mod outage;

@@ -43,6 +43,11 @@ impl Ownership {
         self
     }
 
+    /// Returns `true` if [`instance`](Self::instance) was called.
+    pub(crate) fn has_instance(&self) -> bool {
+        self.instance.is_some()
+    }
+
     /// Allows changes to a store that has data and no owner mark, such as one that was detached. Without it, such a store can only be read.
     pub fn reuse(mut self) -> Self {
         self.reuse = true;
