@@ -64,7 +64,7 @@ impl BucketClient {
         let headers = [("host", authority.as_str())];
         let signed =
             Signed { headers: &headers, method, path: &path, payload_hash: UNSIGNED_PAYLOAD, query: "" };
-        let signing_key = SigningKey::derive(&credentials.secret_access_key, &date, &region);
+        let signing_key = SigningKey::derive(&credentials.secret_access_key, &date, &region, "s3");
         let (id, token) = (&credentials.access_key_id, credentials.session_token.as_ref());
         let token = token.map(|token| token.as_str());
         let query = sigv4::presigned_query(&signing_key, id, token, &date, seconds, &[], &signed);
@@ -102,7 +102,7 @@ impl Shared {
         let signed: Vec<_> = signed.filter(|(name, _)| is_signed(name)).collect();
         let request =
             Signed { headers: &signed, method: call.method, path: &path, payload_hash: hash, query: &query };
-        let key = SigningKey::derive(&credentials.secret_access_key, &date, region);
+        let key = SigningKey::derive(&credentials.secret_access_key, &date, region, "s3");
         let authorization = sigv4::authorization(&key, &credentials.access_key_id, &date, &request);
         let mut add = |name: &'static str, value: String| headers.push((Cow::Borrowed(name), value));
         add("authorization", authorization);

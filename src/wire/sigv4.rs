@@ -29,17 +29,17 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// The key for the day of `date`, for S3 in a region.
-    pub fn derive(secret_access_key: &str, date: &AmzDate, region: &str) -> Self {
+    /// The key for the day of `date`, for a service such as `s3` in a region.
+    pub fn derive(secret_access_key: &str, date: &AmzDate, region: &str, service: &str) -> Self {
         let start = Zeroizing::new(format!("AWS4{secret_access_key}"));
-        let key = [date.short(), region, "s3", "aws4_request"]
+        let key = [date.short(), region, service, "aws4_request"]
             .iter()
             .fold(None::<Zeroizing<[u8; 32]>>, |key, part| {
                 let key = key.as_ref().map_or(start.as_bytes(), |key| key.as_slice());
                 Some(Zeroizing::new(hmac(key, part.as_bytes())))
             })
             .unwrap_or_default();
-        Self { key, scope: format!("{}/{region}/s3/aws4_request", date.short()) }
+        Self { key, scope: format!("{}/{region}/{service}/aws4_request", date.short()) }
     }
 
     /// Returns `true` if the key is for this day.
@@ -176,7 +176,7 @@ mod tests {
         headers: &[(&str, &str)],
         payload_hash: &str,
     ) -> String {
-        let key = SigningKey::derive(SECRET, &date(), "us-east-1");
+        let key = SigningKey::derive(SECRET, &date(), "us-east-1", "s3");
         let request = Signed { headers, method, path, payload_hash, query };
         authorization(&key, ID, &date(), &request)
     }
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_published_presigned_example_matches() {
-        let key = SigningKey::derive(SECRET, &date(), "us-east-1");
+        let key = SigningKey::derive(SECRET, &date(), "us-east-1", "s3");
         let headers = [HOST];
         let request = Signed {
             headers: &headers,
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_presigned_query_is_sorted_and_valid_for_at_most_a_week() {
-        let key = SigningKey::derive(SECRET, &date(), "us-east-1");
+        let key = SigningKey::derive(SECRET, &date(), "us-east-1", "s3");
         let headers = [HOST];
         let request = Signed {
             headers: &headers,
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn signing_keys_are_valid_for_a_day_and_hidden_in_debug_output() {
-        let key = SigningKey::derive(SECRET, &date(), "us-east-1");
+        let key = SigningKey::derive(SECRET, &date(), "us-east-1", "s3");
         assert!(key.is_for(&date()));
         let tomorrow = AmzDate::new(SystemTime::UNIX_EPOCH + Duration::from_hours(380_400));
         assert!(!key.is_for(&tomorrow));

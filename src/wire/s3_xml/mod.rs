@@ -9,6 +9,7 @@
 //! Source: AWS, "Amazon S3 API Reference".
 
 mod listing;
+mod sts;
 mod tree;
 
 use std::fmt::Write as _;
@@ -20,6 +21,7 @@ use crate::wire::date::parse_iso8601;
 use crate::wire::s3_xml::tree::Element;
 
 pub use listing::{ListedObject, Listing, parse_listing};
+pub use sts::{TemporaryCredentials, parse_assumed_role};
 
 /// Reason why a document is not the expected one.
 #[non_exhaustive]

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use quick_xml::Reader;
 use quick_xml::errors::Error as ReaderError;
 use quick_xml::events::{BytesRef, Event};
+use zeroize::Zeroizing;
 
 use crate::wire::s3_xml::XmlError;
 
@@ -86,6 +87,18 @@ impl Element {
     /// All children with this name.
     pub(super) fn children<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Self> {
         self.children.iter().filter(move |child| child.name == name)
+    }
+
+    /// Removes and returns the first child with this name.
+    pub(super) fn take(&mut self, name: &str) -> Option<Self> {
+        let at = self.children.iter().position(|child| child.name == name)?;
+        Some(self.children.remove(at))
+    }
+
+    /// Its text as a secret, trimmed; `None` if it is empty.
+    pub(super) fn into_secret(self) -> Option<Zeroizing<String>> {
+        let text = Zeroizing::new(self.text);
+        Some(text.trim_ascii()).filter(|text| !text.is_empty()).map(|text| Zeroizing::new(text.to_owned()))
     }
 
     /// Its text, verbatim.
