@@ -18,6 +18,7 @@
 
 mod client;
 mod exchange;
+mod local;
 mod proxy;
 #[cfg(feature = "tls")]
 mod tls;
@@ -36,6 +37,7 @@ pub use crate::wire::http_body::Framing;
 pub use crate::wire::http_head::{Headers, ResponseHead};
 pub use crate::wire::uri::{Endpoint, Scheme};
 pub use client::{HttpClient, HttpOptions, PoolStatus};
+pub(crate) use local::{MetadataService, exchange_metadata};
 pub use proxy::Proxy;
 #[cfg(feature = "tls")]
 pub use tls::{CertificateFingerprint, TlsOptions};

@@ -4,6 +4,10 @@
 #[doc = include_str!("bucket.md")]
 pub mod bucket {}
 
+#[cfg(feature = "s3")]
+#[doc = include_str!("credentials.md")]
+pub mod credentials {}
+
 #[doc = include_str!("format.md")]
 pub mod format {}
 

@@ -270,7 +270,7 @@ impl Shared {
                 return again(offset.is_some() && course.is_new(Remedy::Clock));
             }
             Verdict::Mend(Mend::Credentials) => {
-                self.keeper.expired(signed.credentials).await;
+                self.keeper.expired(signed.credentials);
                 return again(course.is_new(Remedy::Credentials));
             }
             Verdict::Mend(Mend::Place(sent_to)) => {

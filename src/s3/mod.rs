@@ -51,7 +51,9 @@ pub(crate) use client::BucketClient;
 pub use client::ClockOffset;
 pub use counters::{AttemptKind, Counters, Operation, OperationCount, RequestOutcome};
 pub use credentials::{
-    CredentialProvider, Credentials, EnvironmentCredentials, ProfileCredentials, StaticCredentials,
+    AssumeRoleCredentials, ContainerCredentials, CredentialProvider, Credentials, DefaultCredentials,
+    EnvironmentCredentials, InstanceCredentials, ProfileCredentials, StaticCredentials,
+    WebIdentityCredentials,
 };
 pub use handle::S3Client;
 pub(crate) use list::{ListRequest, ListedPage};

@@ -172,7 +172,7 @@ fn proves_absence(operation: Operation, code: &str) -> bool {
 }
 
 /// The time of the server, if the request may have been refused for its time: an answer to HEAD has no code.
-fn skew(response: &Response, now: SystemTime) -> Option<SystemTime> {
+pub(super) fn skew(response: &Response, now: SystemTime) -> Option<SystemTime> {
     let date = response.head.headers.get("date").and_then(parse_http_date)?;
     let off = date.duration_since(now).unwrap_or_else(|early| early.duration());
     (off > SKEW).then_some(date)
@@ -306,7 +306,7 @@ pub(super) fn longest(options: &RetryOptions, runtime: &dyn Runtime) -> Duration
 }
 
 /// A random number from 0 to 1.
-fn fraction(runtime: &dyn Runtime) -> f64 {
+pub(super) fn fraction(runtime: &dyn Runtime) -> f64 {
     let mut random = [0; 4];
     runtime.fill_random(&mut random);
     f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX)
