@@ -3,7 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use larder::chunker::{Chunker as _, RollingChunker, is_zero};
+use larder::chunker::{Chunker as _, RollingChunker};
+use larder::internal::chunker::is_zero;
 
 const BYTES: usize = 64 << 20;
 

@@ -48,7 +48,7 @@ fn indexes(c: &mut Criterion) {
     let digest = |number: u64| {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-        Digest::from_bytes(bytes)
+        Digest::from(bytes)
     };
     let build_dynamic = || {
         let mut index = DynamicIndexWriter::new();

@@ -23,7 +23,7 @@ use futures::io::{AllowStdIo, AsyncRead, AsyncReadExt as _};
 use larder::format::manifest::{CryptMode, VerifyResult};
 use larder::format::name::{ArchiveKind, ArchiveName, AuthId, GroupName, SnapshotName};
 use larder::store::{BackupStats, Datastore, SnapshotReader, SnapshotWriter};
-use larder::tree::{Pattern, Problem, TreeFinding};
+use larder::tree::{Problem, TreeFinding};
 
 /// A blob, which the log is, may have a little more.
 const MAX_LOG_BYTES: usize = 15 << 20;
@@ -302,8 +302,9 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
         match argument.as_str() {
             "--create" => arguments.store.or_create(),
             "--exclude" => {
-                let pattern: Pattern = cli::parsed("--exclude", parser)?;
-                arguments.directories.excludes.push(pattern);
+                let pattern = cli::value(parser)?;
+                let pushed = arguments.directories.excludes.push(&pattern);
+                pushed.map_err(|error| input(format!("--exclude {pattern}: {error}")))?;
             }
             "--exclude-from" => exclude_from(&mut arguments.directories, &cli::value(parser)?)?,
             "--group" => arguments.group = Some(cli::value(parser)?),
@@ -351,7 +352,7 @@ fn parse_source(text: &str) -> Outcome<Source> {
     let (name, path) = text.split_once(':').ok_or_else(|| failed("ARCHIVE:PATH is wanted"))?;
     let stem = name.trim_end_matches(".didx");
     let archive = match stem.rsplit_once('.') {
-        Some((_, "tar" | "bin")) => ArchiveName::with_kind(stem, ArchiveKind::Dynamic),
+        Some((_, "tar" | "bin")) => format!("{stem}.didx").parse(),
         _ => ArchiveName::implicit(name),
     };
     let archive = archive.map_err(|error| failed(&error.to_string()))?;

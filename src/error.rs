@@ -3,6 +3,7 @@
 //! An [`Error`] has the attempted action, its object and, as its [`ErrorKind`], the possible reaction of the caller. The
 //! wording is for people and not part of the interface; programs match on [`Error::kind`].
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
@@ -210,6 +211,34 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// The reason why a text or a number is not a valid name, digest, id or pattern.
+///
+/// `Display` gives the expected form and the flaw, such as `not a backup time: it is not made of the right parts`. The wording is for people
+/// and not part of the interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseError(Cow<'static, str>);
+
+impl ParseError {
+    pub(crate) fn new(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self(reason.into())
+    }
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for ParseError {}
+
+impl From<ParseError> for Error {
+    /// An error of the kind [`ErrorKind::InvalidInput`].
+    fn from(error: ParseError) -> Self {
+        Self::new(ErrorKind::InvalidInput, "parse the text").because(error)
     }
 }
 

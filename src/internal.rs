@@ -5,6 +5,14 @@ pub mod blob {
     pub use crate::format::blob::*;
 }
 
+/// Division of streams.
+pub mod chunker {
+    /// Returns `true` if all bytes are zero.
+    pub fn is_zero(data: &[u8]) -> bool {
+        crate::chunker::is_zero(data)
+    }
+}
+
 /// Indexes with chunks of any size.
 pub mod dynamic_index {
     pub use crate::format::dynamic_index::*;
@@ -55,12 +63,17 @@ pub mod listing {
 
 /// Changes of manifests, which otherwise only a backup and its verification make.
 pub mod manifest {
+    use crate::error::{Error, ErrorKind, Result};
     use crate::format::Digest;
     use crate::format::fingerprint::KeyFingerprint;
     use crate::format::manifest::VerifyResult;
-    use crate::format::manifest::{CryptMode, Manifest, ManifestError, ManifestFile, VerifyState};
+    use crate::format::manifest::{CryptMode, Manifest, ManifestFile, VerifyState};
     use crate::format::name::{ArchiveName, SnapshotName};
     use crate::format::upid::Upid;
+
+    fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::new(ErrorKind::InvalidInput, "make a manifest").because(error)
+    }
 
     /// A manifest without files.
     pub fn of_snapshot(snapshot: &SnapshotName) -> Manifest {
@@ -77,16 +90,16 @@ pub mod manifest {
         crypt_mode: CryptMode,
         size: u64,
         checksum: Digest,
-    ) -> Result<ManifestFile, ManifestError> {
-        ManifestFile::new(name, crypt_mode, size, checksum)
+    ) -> Result<ManifestFile> {
+        ManifestFile::new(name, crypt_mode, size, checksum).map_err(invalid)
     }
 
     /// Parses the JSON text of a manifest.
     ///
     /// # Errors
     /// If it is not JSON, or not a valid manifest.
-    pub fn parse(json: &[u8]) -> Result<Manifest, ManifestError> {
-        Manifest::parse(json)
+    pub fn parse(json: &[u8]) -> Result<Manifest> {
+        Manifest::parse(json).map_err(invalid)
     }
 
     /// The signed bytes of a manifest.
@@ -99,12 +112,17 @@ pub mod manifest {
         manifest.signature()
     }
 
+    /// Number of chunks that a backup counts as new in its manifest.
+    pub fn counted_chunks(manifest: &Manifest) -> Option<u64> {
+        manifest.chunk_upload_stats().map(|stats| stats.count)
+    }
+
     /// Adds a file.
     ///
     /// # Errors
     /// As for the manifest.
-    pub fn add_file(manifest: &mut Manifest, file: ManifestFile) -> Result<(), ManifestError> {
-        manifest.add_file(file)
+    pub fn add_file(manifest: &mut Manifest, file: ManifestFile) -> Result<()> {
+        manifest.add_file(file).map_err(invalid)
     }
 
     /// Records a verification.
@@ -158,12 +176,18 @@ pub mod replay {
 /// The requests of the S3 client.
 #[cfg(feature = "s3")]
 pub mod s3 {
+    use crate::http::HttpClient;
     use crate::s3::S3Client;
 
-    pub use crate::s3::client::BucketClient;
+    pub use crate::s3::client::{BucketClient, ClockOffset};
     pub use crate::s3::list::{ListRequest, ListedPage};
     pub use crate::s3::object::{Condition, Deletion, Head};
     pub use crate::s3::sign::PresignedMethod;
+
+    /// Number of connections that a transport has opened.
+    pub fn opened_connections(transport: &HttpClient) -> u64 {
+        transport.status().opened
+    }
 
     /// Reaches the requests of a client.
     pub trait Requests {
@@ -238,14 +262,15 @@ pub mod sim {
 
 /// Status files.
 pub mod status {
-    use crate::format::name::{AuthId, NameError};
+    use crate::error::ParseError;
+    use crate::format::name::AuthId;
     use crate::format::status::{self, GcStatus};
 
     /// Parses the file of an owner.
     ///
     /// # Errors
     /// For anything else.
-    pub fn decode_owner(file: &[u8]) -> Result<AuthId, NameError> {
+    pub fn decode_owner(file: &[u8]) -> Result<AuthId, ParseError> {
         status::decode_owner(file)
     }
 

@@ -67,7 +67,7 @@ pub(crate) fn make(path: &Path, chunks: u64) -> Outcome<()> {
                 next += 1;
             }
         }
-        let time = BackupTime::from_epoch(1_700_000_000 + i64::try_from(snapshot)? * 86_400)?;
+        let time = BackupTime::try_from(1_700_000_000 + i64::try_from(snapshot)? * 86_400)?;
         write_snapshot(path, &group, time, &current)?;
     }
     Ok(())

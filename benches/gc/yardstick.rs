@@ -43,7 +43,7 @@ fn mark(store: &Path) -> Outcome<()> {
         let (digests, _) = index[4096..].as_chunks::<32>();
         for digest in digests {
             if touched.insert(*digest) {
-                let name = Digest::from_bytes(*digest).to_string();
+                let name = Digest::from(*digest).to_string();
                 let path = format!("{}/{}/{name}", chunks.display(), &name[..4]);
                 rustix::fs::utimensat(CWD, path, &now, AtFlags::SYMLINK_NOFOLLOW)?;
             }

@@ -104,7 +104,7 @@ async fn make_snapshots(backend: &dyn Backend) -> Outcome<()> {
     backend.put(&Key::Owner(group.clone()), "root@pam\n".into(), PutMode::Replace).await?;
     let each = (CHUNKS - CHUNKS / GARBAGE) / SNAPSHOTS;
     for snapshot in 0..SNAPSHOTS {
-        let time = BackupTime::from_epoch(1_700_000_000 + i64::try_from(snapshot)?)?;
+        let time = BackupTime::try_from(1_700_000_000 + i64::try_from(snapshot)?)?;
         let name = group.snapshot(time);
         let size = each * CHUNK;
         let mut index = FixedIndexWriter::new(size, CHUNK)?;

@@ -82,7 +82,7 @@ async fn make_snapshots(server: &Server) -> Outcome<()> {
         let group: GroupName = format!("host/{group}").parse()?;
         objects.push((Key::Owner(group.clone()), owner.clone()));
         for number in 0..SNAPSHOTS {
-            let name = group.snapshot(BackupTime::from_epoch(1_700_000_000 + number * 3600)?);
+            let name = group.snapshot(BackupTime::try_from(1_700_000_000 + number * 3600)?);
             objects.push((Key::Archive(name.clone(), archive.clone()), index.clone()));
             objects.push((Key::Manifest(name.clone()), manifest(&template, &group, name.time())?.into()));
         }

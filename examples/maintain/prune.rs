@@ -59,7 +59,7 @@ impl Command for Prune {
     }
 
     fn check(&mut self, asked: &mut Asked) -> Outcome<()> {
-        if self.rules.keep_everything() {
+        if self.rules == RetentionRules::default() {
             return Err(input("prune: what is to be kept? --keep-last N or another rule is wanted"));
         }
         if self.time_zone.is_none() {

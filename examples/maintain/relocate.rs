@@ -222,7 +222,7 @@ async fn pairs(what: &What, to: &Namespace, store: &Datastore) -> Outcome<Vec<(G
     };
     let mut pairs = Vec::new();
     for namespace in store.namespaces(top).await? {
-        let mut inner = namespace.components().skip(top.depth());
+        let mut inner = namespace.components().skip(top.components().count());
         let target = inner.try_fold(to.clone(), |parent, name| parent.child(name)).map_err(input)?;
         let groups = store.groups(&namespace).await?;
         pairs.extend(groups.into_iter().map(|group| (group.clone(), group.in_namespace(target.clone()))));

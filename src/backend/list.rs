@@ -310,7 +310,7 @@ fn follows(last: &ListEntry, entry: &ListEntry) -> bool {
     }
 }
 
-/// Makes one page of a listing, of at most `most` entries, from a sorted map of all objects by their [paths](Key::path). `info` describes one
+/// Makes one page of a listing, of at most `most` entries, from a sorted map of all objects by their paths. `info` describes one
 /// of them. For backends that know their objects in memory.
 pub fn page_of<T>(
     objects: &BTreeMap<String, T>,

@@ -48,7 +48,7 @@ pub enum LockMode {
 
 impl LockMode {
     /// Returns `true` if the mode excludes all other holders.
-    pub fn is_alone(self) -> bool {
+    pub(crate) fn is_alone(self) -> bool {
         self != Self::Shared
     }
 }

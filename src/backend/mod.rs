@@ -60,7 +60,7 @@ pub use s3::{Ownership, S3Backend};
 
 /// The objects of one store.
 ///
-/// All methods may be called at the same time from any number of tasks. Keys are typed; a backend renders them by [`Key::path`] or in
+/// All methods may be called at the same time from any number of tasks. Keys are typed; a backend renders them by `Display` or in
 /// another way that keeps their byte order.
 ///
 /// # Contract
@@ -70,7 +70,7 @@ pub use s3::{Ownership, S3Backend};
 ///   allows; a backend that cannot promise this returns `Unsupported` and writes nothing.
 /// * **Durable**: when `barrier` returns, every object whose `put` or `copy` had completed before it began, and every completed
 ///   `delete`, survives a crash of this process and of its host, at the level of durability that the backend was opened with.
-/// * **Ordered**: listings are in byte order of [`Key::path`], each key once.
+/// * **Ordered**: listings are in byte order of the paths, each key once.
 /// * **Complete**: a page without a cursor is the last. A listing may miss or show objects that were stored or deleted while it ran.
 /// * **Foreign is reported**: a listing shows a file or object that no key names as [`ListEntry::Foreign`], and the backend leaves it
 ///   alone. For a link, pipe or device in the place of an object or a prefix, a listing outside of the chunks shows

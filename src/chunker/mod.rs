@@ -8,10 +8,10 @@ mod rolling;
 
 use std::fmt;
 
-use thiserror::Error;
+use crate::error::{Error, ErrorKind, Result};
 
 pub use fixed::FixedChunker;
-pub use rolling::{RollingChunker, RollingOptions};
+pub use rolling::RollingChunker;
 
 /// Finds the ends of chunks in a stream that arrives in pieces.
 ///
@@ -32,25 +32,8 @@ pub trait Chunker: fmt::Debug + Send {
     fn typical_bytes(&self) -> usize;
 }
 
-/// Reason why a chunker cannot be made.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum ChunkerError {
-    /// The size is not a power of two.
-    #[error("the size is not a power of two")]
-    NotPowerOfTwo,
-    /// The size is out of range.
-    #[error("the size is not within {least} and {most} bytes")]
-    OutOfRange {
-        /// Minimum in bytes.
-        least: usize,
-        /// Maximum in bytes.
-        most: usize,
-    },
-}
-
 /// Returns `true` if all bytes are zero. Stops soon after the first that is not.
-pub fn is_zero(data: &[u8]) -> bool {
+pub(crate) fn is_zero(data: &[u8]) -> bool {
     let blocks = data.chunks_exact(128);
     let rest = blocks.remainder();
     // Without an exit inside a block, the compiler turns it into a few wide instructions.
@@ -58,11 +41,17 @@ pub fn is_zero(data: &[u8]) -> bool {
         && rest.iter().all(|byte| *byte == 0)
 }
 
-fn check_size(size: usize, least: usize, most: usize) -> Result<(), ChunkerError> {
-    if !(least..=most).contains(&size) {
-        return Err(ChunkerError::OutOfRange { least, most });
-    }
-    if size.is_power_of_two() { Ok(()) } else { Err(ChunkerError::NotPowerOfTwo) }
+/// # Errors
+/// `InvalidInput` unless the size is a power of two within the limits.
+fn check_size(size: usize, min: usize, max: usize) -> Result<()> {
+    let why = if !(min..=max).contains(&size) {
+        format!("the size is not within {min} and {max} bytes")
+    } else if !size.is_power_of_two() {
+        "the size is not a power of two".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::InvalidInput, "cut chunks of").on(format!("{size} bytes")).because(why))
 }
 
 #[cfg(test)]

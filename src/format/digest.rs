@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
-use thiserror::Error;
+
+use crate::error::ParseError;
 
 /// A SHA-256 digest: the name of a chunk, or the checksum of a file.
 ///
@@ -19,7 +20,7 @@ impl Digest {
     }
 
     /// A digest from its 32 bytes.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+    pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
@@ -29,16 +30,17 @@ impl Digest {
     }
 }
 
-/// The text is not a digest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not a digest: 64 lower-case hexadecimal digits are wanted")]
-pub struct ParseDigestError;
+impl From<[u8; 32]> for Digest {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
 
 impl FromStr for Digest {
-    type Err = ParseDigestError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, ParseDigestError> {
-        let digits: &[u8; 64] = text.as_bytes().try_into().map_err(|_| ParseDigestError)?;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let digits: &[u8; 64] = text.as_bytes().try_into().map_err(|_| not_a_digest())?;
         let mut bytes = [0; 32];
         for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
             *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
@@ -65,11 +67,15 @@ impl fmt::Debug for Digest {
     }
 }
 
-fn nibble(digit: u8) -> Result<u8, ParseDigestError> {
+fn not_a_digest() -> ParseError {
+    ParseError::new("not a digest: 64 lower-case hexadecimal digits are wanted")
+}
+
+fn nibble(digit: u8) -> Result<u8, ParseError> {
     match digit {
         b'0'..=b'9' => Ok(digit - b'0'),
         b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(ParseDigestError),
+        _ => Err(not_a_digest()),
     }
 }
 
@@ -88,9 +94,9 @@ mod tests {
     #[test]
     fn upper_case_and_other_lengths_are_not_digests() {
         let text = Digest::of(b"a").to_string();
-        assert_eq!(text.to_uppercase().parse::<Digest>(), Err(ParseDigestError));
-        assert_eq!(text[1..].parse::<Digest>(), Err(ParseDigestError));
-        assert_eq!(format!("{text}0").parse::<Digest>(), Err(ParseDigestError));
-        assert_eq!("".parse::<Digest>(), Err(ParseDigestError));
+        assert_eq!(text.to_uppercase().parse::<Digest>(), Err(not_a_digest()));
+        assert_eq!(text[1..].parse::<Digest>(), Err(not_a_digest()));
+        assert_eq!(format!("{text}0").parse::<Digest>(), Err(not_a_digest()));
+        assert_eq!("".parse::<Digest>(), Err(not_a_digest()));
     }
 }

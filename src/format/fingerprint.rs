@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use thiserror::Error;
+use crate::error::ParseError;
 
 /// A 32-byte identifier of an encryption key. It does not allow decryption.
 ///
@@ -23,30 +23,29 @@ impl KeyFingerprint {
     }
 }
 
-/// The text is not a fingerprint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not a fingerprint: 32 pairs of lower-case hexadecimal digits joined by ':' are wanted")]
-pub struct ParseFingerprintError;
-
 impl FromStr for KeyFingerprint {
-    type Err = ParseFingerprintError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, ParseFingerprintError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let mut bytes = [0; 32];
         let mut pairs = text.split(':');
         for byte in &mut bytes {
-            let pair = pairs.next().ok_or(ParseFingerprintError)?;
+            let pair = pairs.next().ok_or_else(not_a_fingerprint)?;
             let lower = pair.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
             if pair.len() != 2 || !lower {
-                return Err(ParseFingerprintError);
+                return Err(not_a_fingerprint());
             }
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| ParseFingerprintError)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| not_a_fingerprint())?;
         }
         if pairs.next().is_some() {
-            return Err(ParseFingerprintError);
+            return Err(not_a_fingerprint());
         }
         Ok(Self(bytes))
     }
+}
+
+fn not_a_fingerprint() -> ParseError {
+    ParseError::new("not a fingerprint: 32 pairs of lower-case hexadecimal digits joined by ':' are wanted")
 }
 
 impl fmt::Display for KeyFingerprint {
@@ -80,7 +79,7 @@ mod tests {
         assert_eq!(fingerprint.0[..4], [0x52, 0x5a, 0xfa, 0x70]);
         let wrong = [TEXT.to_uppercase(), TEXT.replace(':', ""), format!("{TEXT}:"), format!("{TEXT}:00")];
         for text in wrong.iter().map(String::as_str).chain(["", ":", &TEXT[3..], &TEXT.replace("5a", "+a")]) {
-            assert_eq!(text.parse::<KeyFingerprint>(), Err(ParseFingerprintError), "{text}");
+            assert_eq!(text.parse::<KeyFingerprint>(), Err(not_a_fingerprint()), "{text}");
         }
     }
 

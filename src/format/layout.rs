@@ -19,7 +19,7 @@
 //! ns/a/vm/100/2025-07-14T14:20:02Z/.protected          Key::Protected
 //! ```
 //!
-//! A path that [`Key::path`] does not produce verbatim is *foreign*: [`Key::parse`] returns `None`. Callers report
+//! A path that the `Display` of a [`Key`] does not produce verbatim is *foreign*, and does not parse. Callers report
 //! such an object, never delete it and never count it as evidence (H25, H30).
 //!
 //! Source: PBS datastore format, directory layout and object keys. `.larder/` is this crate's own; PBS skips it.
@@ -27,12 +27,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::error::ParseError;
 use crate::format::digest::Digest;
 use crate::format::name::{ArchiveName, BackupType, GroupName, Namespace, SnapshotName};
 
 /// The name of an object in a store.
 ///
-/// `Ord` is the byte order of [`Key::path`], which is the order of every listing.
+/// `Display` writes its path relative to the root of the store, without a leading `/`, and `FromStr` reads it. `Ord` is the byte order of
+/// the paths, which is the order of every listing.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
@@ -75,7 +77,7 @@ impl Key {
     pub(crate) const RESERVES: u8 = 2;
 
     /// The path of the object relative to the root of the store, without a leading `/`.
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         match self {
             Self::Archive(snapshot, name) => format!("{snapshot}/{name}"),
             Self::Chunk(digest) => chunk_path(digest),
@@ -97,7 +99,7 @@ impl Key {
     }
 
     /// The key with this [`path`](Key::path), or `None` for a foreign object.
-    pub fn parse(path: &str) -> Option<Self> {
+    pub(crate) fn parse(path: &str) -> Option<Self> {
         if let Some(chunk) = parse_chunk(path) {
             return Some(chunk);
         }
@@ -160,6 +162,15 @@ impl Key {
     }
 }
 
+impl FromStr for Key {
+    type Err = ParseError;
+
+    /// Errors for the path of a foreign object.
+    fn from_str(path: &str) -> Result<Self, ParseError> {
+        Self::parse(path).ok_or_else(|| ParseError::new("not the path of an object in a store"))
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.path())
@@ -183,6 +194,7 @@ impl PartialOrd for Key {
 
 /// A set of objects with a common path prefix that ends in `/`.
 ///
+/// `Display` writes the prefix relative to the root of the store, empty for the root namespace, and `FromStr` reads it.
 /// No constructor takes a raw string, so `vm/10` never selects `vm/100`.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -203,7 +215,7 @@ pub enum Prefix {
 
 impl Prefix {
     /// The path relative to the root of the store: it ends in `/`, or is empty for the root namespace.
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         match self {
             Self::Chunks => ".chunks/".to_owned(),
             Self::Group(group) => format!("{group}/"),
@@ -215,7 +227,7 @@ impl Prefix {
     }
 
     /// The prefix with this [`path`](Prefix::path), or `None`.
-    pub fn parse(path: &str) -> Option<Self> {
+    pub(crate) fn parse(path: &str) -> Option<Self> {
         let prefix = Self::parse_loosely(path)?;
         // INVARIANT: `parse` and `path` are inverse to each other, whatever the parsers of names accept.
         (prefix.path() == path).then_some(prefix)
@@ -252,6 +264,14 @@ impl Prefix {
             Self::Namespace(namespace) if namespace.is_root() => key.is_content(),
             _ => key.path().starts_with(&self.path()),
         }
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = ParseError;
+
+    fn from_str(path: &str) -> Result<Self, ParseError> {
+        Self::parse(path).ok_or_else(|| ParseError::new("not the path of a set of objects in a store"))
     }
 }
 

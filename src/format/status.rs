@@ -4,8 +4,9 @@
 
 use thiserror::Error;
 
+use crate::error::ParseError;
 use crate::format::json::{Json, Object};
-use crate::format::name::{AuthId, NameError, NameFault, NameKind};
+use crate::format::name::AuthId;
 
 /// Result of a garbage collection, as stored in `.gc-status`.
 ///
@@ -38,17 +39,17 @@ pub struct GcStatus {
     /// Number of quarantined chunks that stay.
     pub still_bad: u64,
     /// Statistics of the digest cache; PBS writes them since mid-2025.
-    pub cache_stats: Option<GcCacheStats>,
+    pub(crate) cache_stats: Option<GcCacheStats>,
 }
 
 /// Hits and misses of the digest cache of a garbage collection.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GcCacheStats {
+pub(crate) struct GcCacheStats {
     /// Number of hits.
-    pub hits: u64,
+    pub(crate) hits: u64,
     /// Number of misses.
-    pub misses: u64,
+    pub(crate) misses: u64,
 }
 
 /// The bytes are not the result of a garbage collection.
@@ -84,7 +85,7 @@ impl GcStatus {
     }
 
     /// Encodes `.gc-status`.
-    pub fn to_json(&self) -> Vec<u8> {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         let upid = self.upid.as_deref().map_or(Json::Null, Json::from);
         let mut fields = vec![format!("\"upid\":{upid}")];
         fields.extend(self.clone().numbers().map(|(name, number)| format!("\"{name}\":{number}")));
@@ -126,10 +127,10 @@ pub(crate) fn encode_owner(owner: &AuthId) -> Vec<u8> {
 ///
 /// # Errors
 /// If the text is no auth id. An empty file is damaged; it does not give the group to every user (H45).
-pub(crate) fn decode_owner(file: &[u8]) -> Result<AuthId, NameError> {
+pub(crate) fn decode_owner(file: &[u8]) -> Result<AuthId, ParseError> {
     let line = file.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let character = NameError { kind: NameKind::AuthId, fault: NameFault::Character };
-    std::str::from_utf8(line).map_err(|_| character)?.trim_end().parse()
+    let not_text = |_| ParseError::new("not an auth id: it is not text in UTF-8");
+    std::str::from_utf8(line).map_err(not_text)?.trim_end().parse()
 }
 
 #[cfg(test)]
@@ -184,7 +185,7 @@ mod tests {
     #[test]
     fn an_empty_owner_is_an_error() {
         for file in ["", "\n", " \n", "\nroot@pam\n"] {
-            let empty = NameError { kind: NameKind::AuthId, fault: NameFault::Empty };
+            let empty = "".parse::<AuthId>().unwrap_err();
             assert_eq!(decode_owner(file.as_bytes()), Err(empty), "{file:?}");
         }
         assert!(decode_owner(b" root@pam\n").is_err());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use thiserror::Error;
+use crate::error::ParseError;
 
 use crate::format::name::{AuthId, BackupTime};
 
@@ -26,7 +26,7 @@ pub struct Upid {
 
 impl Upid {
     /// Builds the id of a task of this type, such as `verify`, that `auth_id` started at `start`.
-    pub fn builder(task_type: &str, start: BackupTime, auth_id: &AuthId) -> UpidBuilder {
+    pub(crate) fn builder(task_type: &str, start: BackupTime, auth_id: &AuthId) -> UpidBuilder {
         UpidBuilder {
             node: "localhost".to_owned(),
             pid: 0,
@@ -45,7 +45,7 @@ impl Upid {
     }
 
     /// The id as text.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 }
@@ -53,7 +53,7 @@ impl Upid {
 /// Builder of a [`Upid`].
 #[must_use]
 #[derive(Clone, Debug)]
-pub struct UpidBuilder {
+pub(crate) struct UpidBuilder {
     node: String,
     pid: u32,
     process_start: u64,
@@ -66,25 +66,28 @@ pub struct UpidBuilder {
 
 impl UpidBuilder {
     /// Host name, without domain, of the machine of the task. Default: `localhost`.
-    pub fn node(mut self, node: &str) -> Self {
+    #[cfg(test)]
+    pub(crate) fn node(mut self, node: &str) -> Self {
         node.clone_into(&mut self.node);
         self
     }
 
     /// Process id, and start of the process in clock ticks since boot. Default: 0, 0.
-    pub fn process(mut self, pid: u32, start_ticks: u64) -> Self {
+    #[cfg(test)]
+    pub(crate) fn process(mut self, pid: u32, start_ticks: u64) -> Self {
         (self.pid, self.process_start) = (pid, start_ticks);
         self
     }
 
     /// Number of the task within the process. Default: 0.
-    pub fn task(mut self, number: u64) -> Self {
+    #[cfg(test)]
+    pub(crate) fn task(mut self, number: u64) -> Self {
         self.task = number;
         self
     }
 
     /// Subject of the task, as any text. Default: empty.
-    pub fn id(mut self, id: &str) -> Self {
+    pub(crate) fn id(mut self, id: &str) -> Self {
         id.clone_into(&mut self.id);
         self
     }
@@ -94,7 +97,7 @@ impl UpidBuilder {
     /// # Errors
     /// If node or type contain a forbidden character, the start is after the year 2106, or the ticks need more
     /// than 36 bits.
-    pub fn build(self) -> Result<Upid, ParseUpidError> {
+    pub(crate) fn build(self) -> Result<Upid, ParseError> {
         let Self { node, pid, process_start, task, start, task_type, id, auth_id } = self;
         let start = start.epoch();
         let id = escape(&id);
@@ -105,17 +108,12 @@ impl UpidBuilder {
     }
 }
 
-/// The text is not a task id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not a task id of the form UPID:node:pid:process start:task:start:type:id:auth id:")]
-pub struct ParseUpidError;
-
 impl FromStr for Upid {
-    type Err = ParseUpidError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, ParseUpidError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let mut parts = text.split(':');
-        let mut next = || parts.next().ok_or(ParseUpidError);
+        let mut next = || parts.next().ok_or_else(not_a_upid);
         let [upid, node, pid, process_start, task] = [next()?, next()?, next()?, next()?, next()?];
         let [start, task_type, _id, auth_id, end] = [next()?, next()?, next()?, next()?, next()?];
         let valid = parts.next().is_none()
@@ -130,9 +128,9 @@ impl FromStr for Upid {
             && end.is_empty()
             && !text.contains(char::is_whitespace);
         if !valid {
-            return Err(ParseUpidError);
+            return Err(not_a_upid());
         }
-        let start = u32::from_str_radix(start, 16).map_err(|_| ParseUpidError)?;
+        let start = u32::from_str_radix(start, 16).map_err(|_| not_a_upid())?;
         Ok(Self { text: text.to_owned(), start })
     }
 }
@@ -147,6 +145,10 @@ impl fmt::Debug for Upid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+fn not_a_upid() -> ParseError {
+    ParseError::new("not a task id of the form UPID:node:pid:process start:task:start:type:id:auth id:")
 }
 
 fn is_hex(text: &str, length: std::ops::RangeInclusive<usize>) -> bool {
@@ -214,12 +216,12 @@ mod tests {
             ("root@pam:", "root@pam::"),
         ] {
             let text = BY_PBS.replace(from, to);
-            assert_eq!(text.parse::<Upid>(), Err(ParseUpidError), "{text}");
+            assert_eq!(text.parse::<Upid>(), Err(not_a_upid()), "{text}");
         }
         assert!(BY_PBS.replace("fix\\x2dA", "").parse::<Upid>().is_ok());
         assert!(BY_PBS.to_lowercase().replace("upid", "UPID").parse::<Upid>().is_ok());
         let late = Upid::builder("verify", BackupTime::MAX, &AuthId::root());
-        assert_eq!(late.build(), Err(ParseUpidError));
+        assert_eq!(late.build(), Err(not_a_upid()));
     }
 
     proptest! {

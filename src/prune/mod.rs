@@ -48,7 +48,7 @@
 //! # for _ in 0..3 {
 //! #     store.backup(&group).begin().await?.finish().await?;
 //! # }
-//! let options = PruneOptions::default().rules(RetentionRules::new().keep_last(2));
+//! let options = PruneOptions::default().rules(RetentionRules::default().keep_last(2));
 //! let mut plan = prune::plan(&store, &Scope::Group(group), options).await?;
 //! assert_eq!((plan.counts().keep, plan.counts().remove), (2, 1));
 //! let report = plan.execute().await?;

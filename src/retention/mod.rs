@@ -3,7 +3,7 @@
 //! The rules are those of PBS, with its results in every case. Source: PBS datastore format §11.3.
 //!
 //! ```
-//! use larder::format::name::NameError;
+//! use larder::error::ParseError;
 //! use larder::retention::{Decision, RetentionItem, RetentionRules, retain};
 //!
 //! let items = [
@@ -11,9 +11,9 @@
 //!     RetentionItem::new("2025-07-14T20:00:00Z".parse()?),
 //!     RetentionItem::new("2025-07-15T08:00:00Z".parse()?),
 //! ];
-//! let decisions = retain(&items, &RetentionRules::new().keep_daily(7), |_| 0);
+//! let decisions = retain(&items, &RetentionRules::default().keep_daily(7), |_| 0);
 //! assert_eq!(decisions, [Decision::Remove, Decision::Keep, Decision::Keep]);
-//! # Ok::<(), NameError>(())
+//! # Ok::<(), ParseError>(())
 //! ```
 
 use std::cmp::Reverse;
@@ -108,7 +108,7 @@ impl Decision {
     }
 }
 
-/// Number of snapshots to keep for each kind of period. 0, the default, turns a rule off.
+/// Number of snapshots to keep for each kind of period. 0, the default, turns a rule off; without any rule, everything is kept.
 #[must_use]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RetentionRules {
@@ -121,11 +121,6 @@ pub struct RetentionRules {
 }
 
 impl RetentionRules {
-    /// Without any rule: everything is kept.
-    pub const fn new() -> Self {
-        Self { last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, yearly: 0 }
-    }
-
     /// Keeps this many newest snapshots.
     pub const fn keep_last(mut self, count: u64) -> Self {
         self.last = count;
@@ -163,8 +158,8 @@ impl RetentionRules {
     }
 
     /// Returns `true` if no rule is on, so that everything is kept.
-    pub fn keep_everything(&self) -> bool {
-        *self == Self::new()
+    pub(crate) fn keep_everything(&self) -> bool {
+        *self == Self::default()
     }
 
     fn passes(&self) -> [(Period, u64); 6] {

@@ -29,7 +29,8 @@ fn table(rules: RetentionRules, offset: impl Fn(BackupTime) -> i32, lines: &str)
     assert_eq!(retain(&items, &rules, &offset), expected, "in reverse order");
 }
 
-const RULES: RetentionRules = RetentionRules::new();
+const RULES: RetentionRules =
+    RetentionRules { last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, yearly: 0 };
 
 fn utc(_: BackupTime) -> i32 {
     0

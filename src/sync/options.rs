@@ -5,8 +5,9 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::error::ParseError;
 use crate::format::manifest::{CryptMode, Manifest, VerifyResult};
-use crate::format::name::{AuthId, BackupType, GroupName, NameError, Namespace};
+use crate::format::name::{AuthId, BackupType, GroupName, Namespace};
 use crate::observer::Observer;
 use crate::store::ExecutionControl;
 use crate::sync::events::SyncEvent;
@@ -76,11 +77,6 @@ pub enum GroupRule {
 }
 
 impl GroupRule {
-    /// The groups for which `is_meant` returns `true`.
-    pub fn matching(is_meant: impl Fn(&GroupName) -> bool + Send + Sync + 'static) -> Self {
-        Self::Matching(Arc::new(is_meant))
-    }
-
     fn is_about(&self, group: &GroupName) -> bool {
         match self {
             Self::Group(named) => named.backup_type() == group.backup_type() && named.id() == group.id(),
@@ -272,16 +268,16 @@ impl SyncOptions {
     }
 
     /// The namespace of the target that a namespace of the source maps to.
-    pub(super) fn to_target(&self, namespace: &Namespace) -> Result<Namespace, NameError> {
+    pub(super) fn to_target(&self, namespace: &Namespace) -> Result<Namespace, ParseError> {
         moved(namespace, &self.source_namespace, &self.target_namespace)
     }
 
     /// The namespace of the source that maps to this one of the target.
-    pub(super) fn to_source(&self, namespace: &Namespace) -> Result<Namespace, NameError> {
+    pub(super) fn to_source(&self, namespace: &Namespace) -> Result<Namespace, ParseError> {
         moved(namespace, &self.target_namespace, &self.source_namespace)
     }
 }
 
-fn moved(namespace: &Namespace, from: &Namespace, to: &Namespace) -> Result<Namespace, NameError> {
+fn moved(namespace: &Namespace, from: &Namespace, to: &Namespace) -> Result<Namespace, ParseError> {
     namespace.components().skip(from.depth()).try_fold(to.clone(), |parent, name| parent.child(name))
 }

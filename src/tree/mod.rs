@@ -6,11 +6,11 @@
 //! This module reads no directories: the walker of the caller asks and reports. Paths are bytes, as on Unix.
 //!
 //! ```
-//! use larder::tree::{EntryKind, Excludes, TreeFinding, PatternError, Problem, TreeReport};
+//! use larder::tree::{EntryKind, Excludes, Problem, TreeFinding, TreeReport};
 //!
-//! let mut excludes = Excludes::new();
-//! excludes.push("*.tmp".parse()?);
-//! excludes.push("!keep.tmp".parse()?);
+//! let mut excludes = Excludes::default();
+//! excludes.push("*.tmp")?;
+//! excludes.push("!keep.tmp")?;
 //! assert!(excludes.excludes(b"var/old.tmp", EntryKind::Other));
 //! assert!(!excludes.excludes(b"var/keep.tmp", EntryKind::Other));
 //!
@@ -18,7 +18,7 @@
 //! report.add(TreeFinding::new("etc/shadow", Problem::Unreadable).because("permission denied"));
 //! assert_eq!(report.findings[0].to_string(), "etc/shadow: it cannot be read; left out: permission denied");
 //! assert!(!report.is_complete());
-//! # Ok::<(), PatternError>(())
+//! # Ok::<(), larder::error::ParseError>(())
 //! ```
 
 mod excludes;
@@ -26,7 +26,7 @@ mod filesystem;
 mod pattern;
 mod report;
 
-pub use excludes::{Excludes, LineError};
+pub use excludes::Excludes;
 pub use filesystem::is_virtual_filesystem;
-pub use pattern::{EntryKind, Pattern, PatternError};
+pub use pattern::EntryKind;
 pub use report::{Attribute, Problem, TreeFinding, TreeReport};

@@ -4,7 +4,8 @@
 //! exclude patterns. One accepted form of pxar is refused: `[!…]`, which negates a class in other tools but not in pxar.
 
 use std::fmt;
-use std::str::FromStr;
+
+use crate::error::ParseError;
 
 /// Kind of an entry for matching. A symbolic link is not a directory, whatever its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,23 +17,9 @@ pub enum EntryKind {
     Other,
 }
 
-/// A pattern for paths below the root of a tree.
-///
-/// Patterns and paths are bytes: no Unicode rules, and case matters. A path matches as a whole.
-///
-/// | part | matches |
-/// |---|---|
-/// | `/` in front | anchors the pattern: it is matched with the path from the root of the tree; without it, with the end of the path from any `/` on |
-/// | `/` at the end | restricts the pattern to directories |
-/// | `!` in front | makes the pattern include again what an earlier one excluded |
-/// | `*` | any bytes within one name, also none, also a dot in front |
-/// | `?` | one byte within a name |
-/// | `**` | as a part of its own (`**/a`, `a/**/b`, `a/**`), any number of names: none in front or between, at least one at the end; elsewhere as `*` |
-/// | `[a-c_]`, `[[:digit:]]` | one byte of the class; `]` as the first and `-` as the first or last stand for themselves |
-/// | `[^…]` | one byte that is not of the class, and not `/` |
-/// | `\` | takes the meaning from the byte that follows |
+/// A pattern for paths below the root of a tree; [`Excludes`](crate::tree::Excludes) has the syntax.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Pattern {
+pub(super) struct Pattern {
     directories_only: bool,
     includes: bool,
     segments: Vec<Segment>,
@@ -44,7 +31,7 @@ impl Pattern {
     ///
     /// # Errors
     /// [`PatternError`] if it is malformed or could never match.
-    pub fn parse(text: &[u8]) -> Result<Self, PatternError> {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, PatternError> {
         if text.contains(&0) {
             return Err(PatternError::Nul);
         }
@@ -66,12 +53,12 @@ impl Pattern {
     }
 
     /// Returns `true` if the pattern includes its matches, that is, if it begins with `!`.
-    pub(crate) fn is_include(&self) -> bool {
+    pub(super) fn is_include(&self) -> bool {
         self.includes
     }
 
-    /// Returns `true` if the pattern matches a path, given relative to the root of the tree: `etc/fstab`.
-    pub fn matches(&self, path: &[u8], kind: EntryKind) -> bool {
+    #[cfg(test)]
+    pub(super) fn matches(&self, path: &[u8], kind: EntryKind) -> bool {
         let names: Vec<_> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
         self.matches_names(&names, kind)
     }
@@ -89,14 +76,6 @@ impl Pattern {
     }
 }
 
-impl FromStr for Pattern {
-    type Err = PatternError;
-
-    fn from_str(text: &str) -> Result<Self, PatternError> {
-        Self::parse(text.as_bytes())
-    }
-}
-
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pattern({self})")
@@ -110,9 +89,8 @@ impl fmt::Display for Pattern {
 }
 
 /// A defect of a pattern.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum PatternError {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PatternError {
     /// A class begins with `[!`, which has different meanings in different tools.
     #[error("`[!` is ambiguous: write `[^` to negate, or `[\\!` for the character")]
     Ambiguous,
@@ -131,6 +109,12 @@ pub enum PatternError {
     /// The pattern contains a zero byte.
     #[error("the pattern holds a zero byte")]
     Nul,
+}
+
+impl From<PatternError> for ParseError {
+    fn from(error: PatternError) -> Self {
+        Self::new(error.to_string())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -350,7 +334,7 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, path: &str) -> bool {
-        let pattern: Pattern = pattern.parse().unwrap();
+        let pattern = Pattern::parse(pattern.as_bytes()).unwrap();
         pattern.matches(path.as_bytes(), EntryKind::Other)
     }
 
@@ -391,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_slash_at_the_end_restricts_a_pattern_to_directories() {
-        let pattern: Pattern = "cache//".parse().unwrap();
+        let pattern = Pattern::parse(b"cache//").unwrap();
         assert!(pattern.matches(b"a/cache", EntryKind::Directory));
         assert!(!pattern.matches(b"a/cache", EntryKind::Other));
     }
@@ -416,7 +400,7 @@ mod tests {
             ("a/../b", PatternError::NeverMatches),
             ("a//b", PatternError::NeverMatches),
         ] {
-            assert_eq!(pattern.parse::<Pattern>(), Err(error), "{pattern:?}");
+            assert_eq!(Pattern::parse(pattern.as_bytes()), Err(error), "{pattern:?}");
         }
     }
 

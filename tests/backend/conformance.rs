@@ -31,17 +31,17 @@ fn threads() -> Arc<dyn Runtime> {
 }
 
 async fn check_all(backend: &Arc<dyn Backend>) {
-    assert!(Suite::new().run(backend).await.passed.len() > 20);
+    assert!(Suite::default().run(backend).await.len() > 20);
 }
 
 async fn paging(backend: &Arc<dyn Backend>, objects: u32) {
-    Suite::new().only(&["paging"]).paging(objects).run(backend).await;
+    Suite::default().only(&["paging"]).paging(objects).run(backend).await;
 }
 
 /// The backend as it is, and through the wrappers.
 async fn conforms(backend: Arc<dyn Backend>) {
     check_all(&backend).await;
-    Suite::new().only(&["conditions_see_every_change"]).run(&backend).await;
+    Suite::default().only(&["conditions_see_every_change"]).run(&backend).await;
     let recorder = Arc::new(RecordingBackend::new(Arc::clone(&backend)));
     let recorded: Arc<dyn Backend> = recorder.clone();
     check_all(&recorded).await;
@@ -90,7 +90,7 @@ fn directories_conform_with_all_prefix_directories_created() {
             Arc::new(block_on(FsBackend::open(threads(), root.path(), options)).unwrap());
         block_on(async {
             let cases = ["read_your_writes", "durable", "directories_come_and_go"];
-            Suite::new().only(&cases).run(&backend).await;
+            Suite::default().only(&cases).run(&backend).await;
         });
     }
     assert_eq!(fs::read_dir(root.path().join(".chunks")).unwrap().count(), 0x10000);
@@ -111,7 +111,7 @@ fn directories_list_page_by_page() {
 fn directories_report_foreign_files() {
     let root = larder_testing::scratch();
     let backend = block_on(create(threads(), root.path(), on_demand(SyncLevel::None)));
-    let suite = Suite::new().only(&["foreign_is_reported"]).foreign(|path| {
+    let suite = Suite::default().only(&["foreign_is_reported"]).foreign(|path| {
         let path = root.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "foreign").unwrap();
@@ -152,7 +152,8 @@ fn a_backend_without_conditions_conforms_by_refusing() {
 fn the_conformance_suite_detects_every_flaw() {
     for &(flaw, case, says) in Flaw::ALL {
         let broken = || -> Arc<dyn Backend> { Arc::new(BrokenBackend::new(threads(), flaw)) };
-        let noticed = catch_unwind(AssertUnwindSafe(|| block_on(Suite::new().only(&[case]).run(&broken()))));
+        let noticed =
+            catch_unwind(AssertUnwindSafe(|| block_on(Suite::default().only(&[case]).run(&broken()))));
         let message = text(&*noticed.err().unwrap_or_else(|| panic!("{flaw:?} was not noticed")));
         assert!(message.contains(says), "{flaw:?} was noticed as {message:?}, not as {says:?}");
         assert!(catch_unwind(AssertUnwindSafe(|| check_blocking(&broken()))).is_err(), "{flaw:?}");

@@ -209,7 +209,7 @@ fn concurrent_barriers_each_flush_everything_before_them() {
         block_on(backend.barrier()).unwrap();
         let ops = record.ops();
         let is_flushed = |key: &Key| {
-            let path = key.path();
+            let path = key.to_string();
             let (path, _) = path.rsplit_once('/').unwrap();
             ops.contains(&DiskOp::SyncDirectory { path: path.to_owned() })
         };

@@ -155,7 +155,7 @@ fn a_touch_sets_both_times_where_the_access_time_cannot_be_set_alone() {
     let record = Arc::new(DiskRecord::default());
     let backend = create(directory.path(), &record);
     put(&backend, &chunk(1), PutMode::Create).unwrap();
-    let path = directory.path().join(chunk(1).path());
+    let path = directory.path().join(chunk(1).to_string());
     let (past, inode) = (FileTime::from_unix_time(1000, 0), fs::metadata(&path).unwrap().ino());
     filetime::set_file_times(&path, past, past).unwrap();
     record.fail(FailingCall::SetAccessTime, EPERM);
@@ -173,7 +173,7 @@ fn a_chunk_whose_times_cannot_be_set_is_flushed_and_replaced() {
         let options = options().sync_level(level).record(Arc::clone(&record));
         let backend = block_on(FsBackend::create(runtime(), directory.path(), options)).unwrap();
         put(&backend, &chunk(1), PutMode::Create).unwrap();
-        let path = directory.path().join(chunk(1).path());
+        let path = directory.path().join(chunk(1).to_string());
         let past = FileTime::from_unix_time(1000, 0);
         filetime::set_file_times(&path, past, past).unwrap();
         record.fail(FailingCall::SetAccessTime, EPERM);
@@ -193,7 +193,7 @@ fn a_chunk_whose_times_cannot_be_set_is_flushed_and_replaced() {
         else {
             panic!("{level:?}: {ops:?}")
         };
-        assert!(written == flushed && flushed == from && *to == chunk(1).path(), "{ops:?}");
+        assert!(written == flushed && flushed == from && *to == chunk(1).to_string(), "{ops:?}");
         assert_eq!(touch(&backend, &chunk(2)).unwrap(), Touched::Absent);
     }
 }
@@ -226,7 +226,7 @@ fn chunks_of_another_user_are_touched_stored_again_or_named_in_the_error() {
     // The mode of the file, and that of its directory.
     for (number, file_mode, mode) in [(1, 0o664, 0o755), (2, 0o644, 0o775), (3, 0o644, 0o755)] {
         put(&backend, &chunk(number), PutMode::Create).unwrap();
-        let path = root.join(chunk(number).path());
+        let path = root.join(chunk(number).to_string());
         filetime::set_file_times(&path, past, past).unwrap();
         for (path, mode) in [(path.as_path(), file_mode), (path.parent().unwrap(), mode)] {
             std::os::unix::fs::chown(path, Some(1000), Some(1000)).unwrap();
@@ -237,12 +237,12 @@ fn chunks_of_another_user_are_touched_stored_again_or_named_in_the_error() {
     let mut command = Command::new(&test);
     command.args(["--exact", NAME, "--nocapture"]).env("LARDER_SHARED", &root).uid(1001).gid(1000);
     assert!(command.status().unwrap().success());
-    let found = |number| fs::metadata(root.join(chunk(number).path())).unwrap();
+    let found = |number| fs::metadata(root.join(chunk(number).to_string())).unwrap();
     assert!(found(1).atime() > 1000 && found(1).uid() == 1000);
     assert!(found(2).atime() > 1000 && found(2).uid() == 1001);
     assert_eq!((found(3).atime(), found(3).uid()), (1000, 1000));
     for number in 1..=3 {
-        let path = root.join(chunk(number).path());
+        let path = root.join(chunk(number).to_string());
         assert_eq!(fs::read(&path).unwrap(), b"x");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
     }
@@ -255,7 +255,7 @@ fn as_the_second_user(root: &Path) {
     }
     let refused = touch(&backend, &chunk(3)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Denied);
-    assert_eq!(refused.subject(), Some(chunk(3).path().as_str()));
+    assert_eq!(refused.subject(), Some(chunk(3).to_string().as_str()));
     assert!(story(&refused).contains("the file belongs to user 1000"), "{}", story(&refused));
 }
 

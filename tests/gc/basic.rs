@@ -178,7 +178,7 @@ fn missing_chunks_are_reported_with_their_snapshots_and_stored_by_the_next_backu
             executed(gc::plan(&store, at_once(&place)).await.unwrap()).await;
             let chunk = |data: &[u8], number: usize| {
                 let part = &data[number * CHUNK..][..CHUNK];
-                Key::Chunk(Digest::of(part)).path()
+                Key::Chunk(Digest::of(part)).to_string()
             };
             // One that only the second needs, twice; then one that both do.
             place.remove(&chunk(&own, 1)).await;
@@ -223,7 +223,7 @@ fn old_quarantined_copies_are_removed_unless_a_needed_chunk_has_no_other() {
             store.delete_group(&old).await.unwrap();
             let path = |data: &[u8], number: usize| {
                 let part = &data[number * CHUNK..][..CHUNK];
-                Key::Chunk(Digest::of(part)).path()
+                Key::Chunk(Digest::of(part)).to_string()
             };
             let [good, bad, both] = [0, 1, 2].map(|number| path(&used, number));
             let [waste, wasted_bad, wasted_both] = [0, 1, 2].map(|number| path(&unused, number));

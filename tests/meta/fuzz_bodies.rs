@@ -1,6 +1,8 @@
 //! Runs what the fuzz targets do, on valid input that was changed a little and on noise (D22). `LARDER_FUZZ_CASES` says how often
 //! each; default: 2000.
 
+use std::str::FromStr as _;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -77,9 +79,9 @@ fn the_seeds_are_valid() {
     assert!(dynamic_index::DynamicIndexReader::parse(seed("dynamic_index")).is_ok());
     assert!(fixed_index::FixedIndexReader::parse(seed("fixed_index")).is_ok());
     assert!(larder::internal::manifest::parse(seed("manifest")).is_ok());
-    assert!(format::layout::Key::parse(std::str::from_utf8(seed("paths")).unwrap()).is_some());
+    assert!(format::layout::Key::from_str(std::str::from_utf8(seed("paths")).unwrap()).is_ok());
     assert_eq!(wire::s3_xml::parse_listing(seed("listing")).unwrap().objects.len(), 2);
     assert_eq!(wire::s3_xml::parse_uploads(seed("s3_documents")).unwrap().uploads.len(), 1);
     assert!(wire::http_head::parse_response(seed("response_head")).unwrap().is_some());
-    assert!(wire::uri::Endpoint::parse("https://s3.example.com:8443/base/%C3%BC").is_ok());
+    assert!(wire::uri::Endpoint::from_str("https://s3.example.com:8443/base/%C3%BC").is_ok());
 }

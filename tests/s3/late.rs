@@ -76,7 +76,7 @@ fn an_owner_with_a_pending_delete_is_not_relied_on() {
         wait_for_requests(&server, "DELETE", "owner");
         process.clock.leap(31 * 60);
         small(&process.store, &group()).await;
-        assert_eq!(process.store.owner(&group()).await.unwrap(), Some(AuthId::root()));
+        assert_eq!(process.store.owner(&group()).await.unwrap(), Some("root@pam".parse().unwrap()));
         process.close().await;
     });
 }

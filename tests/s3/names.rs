@@ -214,7 +214,7 @@ fn a_released_lease_lists_the_pending_deletes_of_two_processes() {
         lose(&server, ".namespace");
         other.store.delete_namespace(&namespace).await.unwrap();
         other.close().await;
-        let marker = larder::format::layout::Key::Namespace(namespace).path();
+        let marker = larder::format::layout::Key::Namespace(namespace).to_string();
         assert_eq!(lease(&server)["doubtful"], serde_json::json!([deleted.to_string(), marker]));
     });
 }

@@ -71,7 +71,7 @@ async fn first(server: &FaultServer, quota: Quota, what: First) {
         }
         First::Forget => drop(process.store.delete_group(&group("host/b")).await.unwrap()),
         First::Prune => {
-            let rules = RetentionRules::new().keep_last(1);
+            let rules = RetentionRules::default().keep_last(1);
             let (scope, options) = (Scope::Group(group("host/b")), PruneOptions::default().rules(rules));
             let mut plan = prune::plan(&process.store, &scope, options).await.unwrap();
             assert_eq!(plan.execute().await.unwrap().removed(), 1);

@@ -1,5 +1,7 @@
 //! A process that stood still while a request of it was under way, and whose lease was taken meanwhile: it changes nothing any more (H89, H169).
 
+use std::str::FromStr as _;
+
 use async_trait::async_trait;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
@@ -166,7 +168,7 @@ impl Process {
 }
 
 fn key(path: &str) -> Key {
-    Key::parse(path).unwrap()
+    Key::from_str(path).unwrap()
 }
 
 fn chunk(number: u64) -> Key {
@@ -291,7 +293,7 @@ fn a_wrong_clock_is_corrected_only_after_the_lease_was_checked() {
             assert_eq!(kind(put), Err(ErrorKind::Busy));
             assert_eq!(process.sent(since, "PUT", ".chunks"), 1);
         }
-        assert!(!process.server.objects().keys().any(|path| path.ends_with(&chunk(3).path())));
+        assert!(!process.server.objects().keys().any(|path| path.ends_with(&chunk(3).to_string())));
     }
 }
 
@@ -507,7 +509,7 @@ fn a_lease_is_not_deleted_while_a_chunk_delete_is_pending() {
         block_on(delete(&process.backend, &[Key::Lease])).unwrap();
         let lease = process.lease();
         assert_eq!(lease["held"], false);
-        assert_eq!(lease["doubtful"], serde_json::json!([Key::Store.path()]), "{is_dropped}");
+        assert_eq!(lease["doubtful"], serde_json::json!([Key::Store.to_string()]), "{is_dropped}");
         drop(under_way);
     }
 }

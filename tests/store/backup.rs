@@ -9,9 +9,10 @@ use bytes::Bytes;
 use futures::io::{AsyncReadExt as _, AsyncSeekExt as _, Cursor};
 use larder::Observer;
 use larder::backend::LockReach;
-use larder::chunker::{Chunker, FixedChunker, RollingChunker, RollingOptions};
+use larder::chunker::{Chunker, FixedChunker, RollingChunker};
 use larder::error::ErrorKind;
 use larder::format::name::{AuthId, GroupName, SnapshotName};
+use larder::internal::manifest::counted_chunks;
 use larder::store::{
     ArchiveEvent, Datastore, DirtyMap, FileTarget, Protection, SnapshotReader, SnapshotState, WriterTarget,
 };
@@ -30,7 +31,7 @@ fn group(name: &str) -> GroupName {
 }
 
 fn small_chunks() -> Box<dyn Chunker> {
-    Box::new(RollingChunker::new(RollingOptions::default().average_bytes(64 << 10)).unwrap())
+    Box::new(RollingChunker::new(64 << 10).unwrap())
 }
 
 async fn restore(snapshot: &SnapshotReader, archive: &str) -> Vec<u8> {
@@ -133,7 +134,7 @@ fn a_backup_with_a_base_stores_no_known_chunk_and_reads_no_clean_extent() {
             let snapshot = backup.finish().await.unwrap();
             assert!(restore(&snapshot, "d.img.fidx").await == data);
             assert!(restore(&snapshot, "s.bin.didx").await == data);
-            assert_eq!(snapshot.manifest().chunk_upload_stats().unwrap().count, stats.chunks_new);
+            assert_eq!(counted_chunks(snapshot.manifest()), Some(stats.chunks_new));
         })
     });
 }
@@ -309,7 +310,7 @@ fn an_aborted_or_dropped_backup_leaves_no_files() {
                 found.retain(|info| info.state == SnapshotState::Finished);
             }
             assert_eq!(found.iter().map(|info| &info.name).collect::<Vec<_>>(), [snapshot.name()]);
-            assert_eq!(store.owner(&group).await.unwrap(), Some(AuthId::root()));
+            assert_eq!(store.owner(&group).await.unwrap(), Some("root@pam".parse().unwrap()));
         })
     });
 }
@@ -523,8 +524,8 @@ fn owner_notes_protection_and_namespaces_are_stored() {
             let stranger = store.backup(&group).owner("other@pbs".parse().unwrap()).begin().await;
             assert_eq!(stranger.unwrap_err().kind(), ErrorKind::Denied);
             assert_eq!(store.owner(&group).await.unwrap(), Some(owner));
-            store.set_owner(&group, &AuthId::root()).await.unwrap();
-            assert_eq!(store.owner(&group).await.unwrap(), Some(AuthId::root()));
+            store.set_owner(&group, &"root@pam".parse().unwrap()).await.unwrap();
+            assert_eq!(store.owner(&group).await.unwrap(), Some("root@pam".parse().unwrap()));
             store.set_group_notes(&group, "ünï").await.unwrap();
             assert_eq!(store.group_notes(&group).await.unwrap().as_deref(), Some("ünï"));
             store.set_group_notes(&group, "").await.unwrap();
@@ -560,7 +561,7 @@ fn concurrent_changes_of_one_manifest_are_all_kept() {
             let manifest = store.snapshot(&name).await.unwrap();
             assert!(matches!(manifest.manifest().notes(), Some("even" | "odd")));
             assert_eq!(manifest.manifest().files().len(), 1);
-            assert!(manifest.manifest().chunk_upload_stats().is_some());
+            assert!(counted_chunks(manifest.manifest()).is_some());
         })
     });
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ async fn create(path: &Path) -> FsBackend {
 }
 
 fn key(name: &str) -> Key {
-    Key::parse(&format!("{SNAPSHOT}/{name}")).unwrap()
+    Key::from_str(&format!("{SNAPSHOT}/{name}")).unwrap()
 }
 
 async fn pending_moves(backend: &dyn Backend) -> (Vec<Key>, Vec<String>) {
@@ -86,7 +87,7 @@ fn the_move_journal_keeps_recorded_moves_until_it_is_cleared() {
             one.record_moves(&keys).await.unwrap();
             one.record_moves(&[]).await.unwrap();
             assert_eq!(fs::metadata(&journal).unwrap().permissions().mode() & 0o7777, 0o660 & !umask());
-            let lines = keys.each_ref().map(|key| format!("{}/{}\n", root.display(), key.path())).concat();
+            let lines = keys.each_ref().map(|key| format!("{}/{key}\n", root.display())).concat();
             assert_eq!(fs::read_to_string(&journal).unwrap(), lines, "absolute paths, as PBS writes them");
             // It was not cleared: it stays.
             assert_eq!(pending_moves(&other).await.0, keys, "in their order");
@@ -355,7 +356,7 @@ fn only_old_temporary_files_of_this_crate_are_removed() {
         std::os::unix::fs::symlink(root.join("vm"), root.join(&link)).unwrap();
         backend.put(&key("kept.blob"), "x".into(), PutMode::Create).await.unwrap();
         let mut all = foreign(&backend).await;
-        all.extend([directory.clone(), link.clone(), key("kept.blob").path()]);
+        all.extend([directory.clone(), link.clone(), key("kept.blob").to_string()]);
         assert_eq!(backend.remove_leftovers(&all, Duration::from_mins(10)).await.unwrap(), 0, "all are new");
         let old = backend.runtime().now() - Duration::from_mins(20);
         for path in leftovers.iter().chain(&left_alone) {

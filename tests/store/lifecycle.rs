@@ -164,15 +164,15 @@ fn a_pbs_store_is_recognised_by_its_mark_its_metadata_or_its_chunks() {
         let server = FaultServer::start(fault_server::Options::default());
         server.put(key, body);
         let backend = Arc::new(block_on(in_bucket(&server, Ownership::default().take_over())));
-        let before = (server.objects(), backend.client().counters().total().attempts);
+        let before = (server.objects(), backend.client().stats().attempts);
         let store = block_on(Datastore::open(Arc::<S3Backend>::clone(&backend), Options::default())).unwrap();
         assert_eq!((store.uuid(), server.objects()), (None, before.0), "{key}: reading writes nothing");
-        assert_eq!(backend.client().counters().total().attempts - before.1, wanted, "{key}");
+        assert_eq!(backend.client().stats().attempts - before.1, wanted, "{key}");
         let store = block_on(Datastore::attach(Arc::<S3Backend>::clone(&backend), Options::default()));
         assert!(store.unwrap().uuid().is_some(), "{key}");
-        let before = backend.client().counters().total().attempts;
+        let before = backend.client().stats().attempts;
         block_on(Datastore::open(Arc::<S3Backend>::clone(&backend), Options::default())).unwrap();
-        assert_eq!(backend.client().counters().total().attempts - before, 2, "{key}: it has an identity");
+        assert_eq!(backend.client().stats().attempts - before, 2, "{key}: it has an identity");
     }
 }
 

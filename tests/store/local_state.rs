@@ -296,7 +296,7 @@ fn a_deletion_uses_the_uncached_backend() {
                 server.remove(&key);
             }
         }
-        let options = PruneOptions::default().rules(RetentionRules::new().keep_last(1));
+        let options = PruneOptions::default().rules(RetentionRules::default().keep_last(1));
         let mut plan = prune::plan(&process.store, &Scope::Group(group()), options).await.unwrap();
         drop(plan.execute().await.unwrap());
         let left: Vec<_> = process.store.snapshots(&group()).await.unwrap();

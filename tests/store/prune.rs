@@ -68,7 +68,7 @@ async fn directory(path: &std::path::Path) -> Arc<dyn Backend> {
 }
 
 fn last(count: u64) -> PruneOptions {
-    PruneOptions::default().rules(RetentionRules::new().keep_last(count))
+    PruneOptions::default().rules(RetentionRules::default().keep_last(count))
 }
 
 async fn plan_last(store: &Datastore, group: &GroupName, count: u64) -> PrunePlan {
@@ -125,7 +125,7 @@ fn a_prune_removes_exactly_the_snapshots_that_the_rules_select() {
             }
             let (ours, theirs) = (&all[..8], &all[8..]);
             store.set_protection(&ours[0], Protection::On).await.unwrap();
-            let rules = RetentionRules::new().keep_last(1).keep_daily(2);
+            let rules = RetentionRules::default().keep_last(1).keep_daily(2);
             let items: Vec<_> = ours
                 .iter()
                 .map(|name| {
@@ -188,7 +188,7 @@ fn retention_days_begin_at_the_given_time_offset() {
         for seconds in [0, 3600] {
             back_up(&store, "vm/1", seconds).await;
         }
-        let options = PruneOptions::default().rules(RetentionRules::new().keep_daily(9));
+        let options = PruneOptions::default().rules(RetentionRules::default().keep_daily(9));
         let scope = Scope::Group(group("vm/1"));
         let utc = prune::plan(&store, &scope, options.clone()).await.unwrap();
         assert_eq!(utc.counts().remove, 1);

@@ -366,7 +366,7 @@ fn a_copy_or_move_interrupted_at_any_step_leaves_whole_snapshots_and_resumes() {
                 let store = opened(&place).await;
                 check_whole(&store, &snapshots, &note).await;
                 // A prune meanwhile removes no snapshot that has its only whole copy in the destination, and no protected one.
-                let rules = PruneOptions::default().rules(RetentionRules::new().keep_last(3));
+                let rules = PruneOptions::default().rules(RetentionRules::default().keep_last(3));
                 let mut plan = prune::plan(&store, &Scope::Tree(Namespace::root()), rules).await.unwrap();
                 let planned = plan.groups().iter().flat_map(|group| &group.snapshots);
                 let mut removed = planned.filter(|planned| planned.decision == Decision::Remove);
@@ -796,7 +796,7 @@ async fn change(store: &Datastore, model: &mut Model, draw: &mut Draw, step: u64
             of_group.retain(|_, protected| *protected);
         }
         4 => {
-            let options = PruneOptions::default().rules(RetentionRules::new().keep_last(2));
+            let options = PruneOptions::default().rules(RetentionRules::default().keep_last(2));
             let scope = Scope::Tree(Namespace::root());
             prune::plan(store, &scope, options).await.unwrap().execute().await.unwrap();
             for of_group in model.values_mut() {

@@ -430,7 +430,7 @@ fn an_orphan_index_keeps_its_chunks() {
         std::fs::copy(index, directory.path().join("attic/kept.fidx")).unwrap();
         store.delete_group(&group("host/a")).await.unwrap();
         for number in [1, 2] {
-            let path = directory.path().join(Key::Chunk(digest(number)).path());
+            let path = directory.path().join(Key::Chunk(digest(number)).to_string());
             let long_ago = filetime::FileTime::from_unix_time(1_000_000_000, 0);
             filetime::set_file_times(path, long_ago, long_ago).unwrap();
         }

@@ -50,7 +50,7 @@ fn leave_unfinished(root: &Path, path: &str) {
     let names = there.filter_map(|entry| entry.unwrap().file_name().into_string().ok());
     let newest = names.filter(|text| text.ends_with('Z')).map(name).max();
     let now = BackupTime::try_from(ThreadRuntime::new().now()).unwrap();
-    let time = BackupTime::from_epoch(newest.map_or(now.epoch(), |newest| newest.epoch() + 1)).unwrap();
+    let time = BackupTime::try_from(newest.map_or(now.epoch(), |newest| newest.epoch() + 1)).unwrap();
     let snapshot = root.join(group(path).snapshot(time).to_string());
     fs::create_dir_all(&snapshot).unwrap();
     fs::write(snapshot.join("left.conf.blob"), "torn").unwrap();

@@ -1,6 +1,7 @@
 //! Where stores can be: the same test runs in memory, in a directory and in a bucket, on every runtime.
 
 use std::path::PathBuf;
+use std::str::FromStr as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -97,13 +98,13 @@ impl Place {
 
     /// Puts an object into the last store, past its rules.
     pub async fn write(&self, path: &str, bytes: impl Into<Bytes>) {
-        let key = Key::parse(path).unwrap();
+        let key = Key::from_str(path).unwrap();
         self.last().put(&key, bytes.into(), PutMode::Replace).await.unwrap();
     }
 
     /// The object at a path of the last store, if it exists.
     pub async fn read(&self, path: &str) -> Option<Bytes> {
-        match self.last().get(&Key::parse(path).unwrap(), u64::MAX).await {
+        match self.last().get(&Key::from_str(path).unwrap(), u64::MAX).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             object => Some(object.unwrap().bytes),
         }
@@ -111,7 +112,7 @@ impl Place {
 
     /// Removes an object of the last store, past its rules.
     pub async fn remove(&self, path: &str) {
-        let removals = [Removal::any(Key::parse(path).unwrap())];
+        let removals = [Removal::any(Key::from_str(path).unwrap())];
         assert!(self.last().delete(&removals).await.unwrap().iter().all(Result::is_ok));
     }
 

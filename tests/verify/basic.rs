@@ -1,6 +1,7 @@
 //! Verification on every backend: what it finds, what it leaves alone, what it costs.
 
 use std::collections::BTreeSet;
+use std::str::FromStr as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -56,7 +57,7 @@ fn contents(seeds: &[u64]) -> Vec<u8> {
 
 /// The path of a chunk that [`back_up`] makes of this seed.
 fn chunk(seed: u64) -> String {
-    Key::Chunk(digest(seed)).path()
+    Key::Chunk(digest(seed)).to_string()
 }
 
 pub(crate) fn digest(seed: u64) -> Digest {
@@ -127,7 +128,7 @@ impl Around {
             {
                 let ListEntry::Object(info) = entry else { continue };
                 let bytes = self.memory.get(&info.key, u64::MAX).await.unwrap().bytes;
-                found.push((info.key.path(), bytes));
+                found.push((info.key.to_string(), bytes));
             }
         }
         found
@@ -191,7 +192,7 @@ fn every_mode_finds_a_sound_store_sound() {
                 assert!(plan.execute().await.unwrap().is_clean());
             }
             let upid = store.snapshot(&one).await.unwrap().manifest().verify_state().unwrap().unwrap().upid;
-            assert!(upid.as_str().contains(":verify_snapshot:store\\x3avm-1-"), "{upid}");
+            assert!(upid.to_string().contains(":verify_snapshot:store\\x3avm-1-"), "{upid}");
         })
     });
 }
@@ -592,7 +593,11 @@ fn an_aborted_verification_marks_no_snapshot_as_verified() {
             assert!(report.sound < 2 && report.chunks.digest <= 22, "after {after}: {report:?}");
             assert!(report.chunks.digest >= after);
             for (path, bytes) in &clean {
-                around.memory.put(&Key::parse(path).unwrap(), bytes.clone(), PutMode::Replace).await.unwrap();
+                around
+                    .memory
+                    .put(&Key::from_str(path).unwrap(), bytes.clone(), PutMode::Replace)
+                    .await
+                    .unwrap();
             }
         }
     });

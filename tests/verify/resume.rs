@@ -1,5 +1,6 @@
 //! Resumption of a plan after an abort, a dropped future, an outage.
 
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -49,10 +50,10 @@ impl Scene {
     /// Puts everything back as it was before the verification.
     async fn restore(&self) {
         for (path, _) in self.around.objects().await {
-            self.around.remove(Key::parse(&path).unwrap()).await;
+            self.around.remove(Key::from_str(&path).unwrap()).await;
         }
         for (path, bytes) in &self.objects {
-            let key = Key::parse(path).unwrap();
+            let key = Key::from_str(path).unwrap();
             self.around.memory.put(&key, bytes.clone(), PutMode::Replace).await.unwrap();
         }
     }
@@ -264,7 +265,7 @@ fn the_next_execution_checks_chunks_that_were_missing_in_an_outage() {
             // The first chunks are good, so that some snapshots are recorded before the outage.
             for good in [0, 2, 9, 20] {
                 let chunks = objects.iter().filter(|(path, _)| path.contains(".chunks/"));
-                let mut gone: Vec<_> = chunks.map(|(path, _)| Key::parse(path).unwrap()).collect();
+                let mut gone: Vec<_> = chunks.map(|(path, _)| Key::from_str(path).unwrap()).collect();
                 gone.truncate(gone.len() - good);
                 let options = VerifyOptions::default().mode(mode).missing_limit(6).concurrency(1);
                 let mut plan = verify::plan(&around.store, &Scope::Store, options).await.unwrap();
@@ -275,7 +276,7 @@ fn the_next_execution_checks_chunks_that_were_missing_in_an_outage() {
                 for (path, bytes) in &objects {
                     around
                         .memory
-                        .put(&Key::parse(path).unwrap(), bytes.clone(), PutMode::Replace)
+                        .put(&Key::from_str(path).unwrap(), bytes.clone(), PutMode::Replace)
                         .await
                         .unwrap();
                 }

@@ -13,8 +13,8 @@
 //! # let runtime = Arc::new(ThreadRuntime::new());
 //! # futures::executor::block_on(async {
 //! let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime));
-//! let report = Suite::new().paging(1001).run(&backend).await;
-//! assert!(report.passed.contains(&"read_your_writes"));
+//! let passed = Suite::default().paging(1001).run(&backend).await;
+//! assert!(passed.contains(&"read_your_writes"));
 //! # })
 //! ```
 
@@ -94,20 +94,15 @@ const PAGING: &str = "paging";
 const FOREIGN: &str = "foreign_is_reported";
 
 /// The conformance suite, or some cases of it.
+///
+/// By default it has all cases that need no preparation. `conditions_see_every_change` is not among them, since not every server can promise
+/// it: run it [by name](Suite::only) on backends in which puts with and without a condition never lose one another.
 #[derive(Default)]
 #[must_use]
 pub struct Suite<'a> {
     objects: Option<u32>,
     only: Option<Vec<&'a str>>,
     plant: Option<Box<Plant<'a>>>,
-}
-
-/// The cases that a backend passed.
-#[non_exhaustive]
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ConformanceReport {
-    /// The names of the cases, in the order in which they ran.
-    pub passed: Vec<&'static str>,
 }
 
 impl fmt::Debug for Suite<'_> {
@@ -123,12 +118,6 @@ impl fmt::Debug for Suite<'_> {
 }
 
 impl<'a> Suite<'a> {
-    /// All cases that need no preparation. `conditions_see_every_change` is not among them, since not every server can promise it: run it
-    /// [by name](Suite::only) on backends in which puts with and without a condition never lose one another.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Runs only the cases with these names.
     pub fn only(mut self, cases: &[&'a str]) -> Self {
         self.only = Some(cases.to_vec());
@@ -152,34 +141,34 @@ impl<'a> Suite<'a> {
         self
     }
 
-    /// Runs the cases on an empty store.
+    /// Runs the cases on an empty store, and returns their names in the order in which they ran.
     ///
     /// # Panics
     /// If the backend breaks a promise, the store is not empty, or a case that was asked for by name does not exist or lacks its
     /// preparation.
-    pub async fn run(&self, backend: &Arc<dyn Backend>) -> ConformanceReport {
-        let mut report = ConformanceReport::default();
+    pub async fn run(&self, backend: &Arc<dyn Backend>) -> Vec<&'static str> {
+        let mut passed: Vec<&'static str> = Vec::new();
         let is_wanted = |case: &str| self.only.as_ref().is_none_or(|only| only.contains(&case));
         let by_name = BY_NAME.iter().filter(|_| self.only.is_some());
         for (name, case) in CASES.iter().chain(by_name).filter(|(name, _)| is_wanted(name)) {
             case(backend).await;
-            report.passed.push(name);
+            passed.push(*name);
         }
         if let Some(objects) = self.objects.filter(|_| is_wanted(PAGING)) {
             paging(backend, objects).await;
-            report.passed.push(PAGING);
+            passed.push(PAGING);
         }
         if self.only.is_none() {
             begin(backend).await;
         }
         if let Some(plant) = self.plant.as_ref().filter(|_| is_wanted(FOREIGN)) {
             foreign_is_reported(backend, plant).await;
-            report.passed.push(FOREIGN);
+            passed.push(FOREIGN);
         }
         for case in self.only.iter().flatten() {
-            assert!(report.passed.contains(case), "the case {case} does not exist, or is not prepared");
+            assert!(passed.contains(case), "the case {case} does not exist, or is not prepared");
         }
-        report
+        passed
     }
 }
 

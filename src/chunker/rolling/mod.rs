@@ -16,7 +16,8 @@
 //! parts of the data are hashed in parallel, each warmed up with the 64 bytes before it. A block in which one of the
 //! four finds a cut, once a chunk, is scanned again in order to find the first cut.
 
-use crate::chunker::{Chunker, ChunkerError, check_size};
+use crate::chunker::{Chunker, check_size};
+use crate::error::Result;
 
 /// Bytes of the window that a hash covers.
 const WINDOW_BYTES: usize = 64;
@@ -50,28 +51,6 @@ const fn gear() -> [u64; 256] {
     table
 }
 
-/// Chunk sizes of a [`RollingChunker`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct RollingOptions {
-    average_bytes: usize,
-}
-
-impl Default for RollingOptions {
-    fn default() -> Self {
-        Self { average_bytes: 4 << 20 }
-    }
-}
-
-impl RollingOptions {
-    /// Average chunk size in bytes: a power of two from 64 KiB to 4 MiB; default: 4 MiB. The minimum is a quarter
-    /// of it, the maximum four times as much.
-    pub const fn average_bytes(mut self, bytes: usize) -> Self {
-        self.average_bytes = bytes;
-        self
-    }
-}
-
 /// Cuts by content. A few chunks after a change, cuts are the same again.
 #[derive(Clone, Debug)]
 pub struct RollingChunker {
@@ -83,13 +62,14 @@ pub struct RollingChunker {
 }
 
 impl RollingChunker {
-    /// A chunker at the start of a stream.
+    /// Cuts chunks of `average_bytes` bytes on average: a power of two from 64 KiB to 4 MiB. The smallest chunks have a quarter of it, the
+    /// largest four times as much. The default is an average of 4 MiB.
     ///
     /// # Errors
-    /// For an average that is out of range or not a power of two.
-    pub fn new(options: RollingOptions) -> Result<Self, ChunkerError> {
-        check_size(options.average_bytes, LEAST_AVERAGE, MOST_AVERAGE)?;
-        Ok(Self { average: options.average_bytes, hash: 0, length: 0 })
+    /// `InvalidInput` for any other average.
+    pub fn new(average_bytes: usize) -> Result<Self> {
+        check_size(average_bytes, LEAST_AVERAGE, MOST_AVERAGE)?;
+        Ok(Self { average: average_bytes, hash: 0, length: 0 })
     }
 
     const fn min(&self) -> usize {
@@ -120,7 +100,7 @@ impl RollingChunker {
 
 impl Default for RollingChunker {
     fn default() -> Self {
-        Self { average: RollingOptions::default().average_bytes, hash: 0, length: 0 }
+        Self { average: MOST_AVERAGE, hash: 0, length: 0 }
     }
 }
 

@@ -27,7 +27,8 @@ use crate::format::name::{ArchiveName, BackupId, BackupTime, BackupType};
 
 mod unprotected;
 
-pub use unprotected::{UploadStats, VerifyResult, VerifyState};
+pub(crate) use unprotected::UploadStats;
+pub use unprotected::{VerifyResult, VerifyState};
 
 /// Maximum bytes of a manifest, both stored and as JSON.
 pub(crate) const MANIFEST_BYTES: u64 = 16 << 20;
@@ -256,9 +257,8 @@ impl CryptMode {
 }
 
 /// Reason why bytes are not a manifest, or a file cannot be added.
-#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum ManifestError {
+pub(crate) enum ManifestError {
     /// Two archives have the same name.
     #[error("two archives have the same name")]
     DuplicateFile,

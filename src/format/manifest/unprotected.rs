@@ -1,3 +1,4 @@
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::fingerprint::KeyFingerprint;
 use crate::format::json::{Json, Object};
 use crate::format::manifest::{Manifest, ManifestError, field};
@@ -7,6 +8,10 @@ const FINGERPRINT: &str = "key-fingerprint";
 const NOTES: &str = "notes";
 const STATS: &str = "chunk_upload_stats";
 const VERIFY_STATE: &str = "verify_state";
+
+fn unreadable(error: ManifestError) -> Error {
+    Error::new(ErrorKind::Corrupt, "read the manifest").because(error)
+}
 
 /// The part of a manifest that its signature does not cover. Source: PBS datastore format §6.4.
 impl Manifest {
@@ -23,12 +28,12 @@ impl Manifest {
     /// Result of the last verification; `None` if there was none.
     ///
     /// # Errors
-    /// If the state cannot be parsed. The result of the last verification is then unknown.
-    pub fn verify_state(&self) -> Result<Option<VerifyState>, ManifestError> {
+    /// `Corrupt` if the state cannot be parsed. The result of the last verification is then unknown.
+    pub fn verify_state(&self) -> Result<Option<VerifyState>> {
         let Some(state) = self.unprotected.get(VERIFY_STATE) else {
             return Ok(None);
         };
-        field(VERIFY_STATE, VerifyState::parse(state)).map(Some)
+        field(VERIFY_STATE, VerifyState::parse(state)).map(Some).map_err(unreadable)
     }
 
     /// Replaces or removes the result of the last verification.
@@ -39,12 +44,12 @@ impl Manifest {
     /// Fingerprint of the key that encrypted or signed the backup; `None` if none is recorded.
     ///
     /// # Errors
-    /// If the stored value cannot be parsed.
-    pub fn key_fingerprint(&self) -> Result<Option<KeyFingerprint>, ManifestError> {
+    /// `Corrupt` if the stored value cannot be parsed.
+    pub fn key_fingerprint(&self) -> Result<Option<KeyFingerprint>> {
         let Some(fingerprint) = self.unprotected.get(FINGERPRINT) else {
             return Ok(None);
         };
-        field(FINGERPRINT, fingerprint.as_str().and_then(|it| it.parse().ok())).map(Some)
+        field(FINGERPRINT, fingerprint.as_str().and_then(|it| it.parse().ok())).map(Some).map_err(unreadable)
     }
 
     /// Replaces or removes the fingerprint of the key.
@@ -53,7 +58,7 @@ impl Manifest {
     }
 
     /// Upload statistics of the backup. `None` also if they cannot be parsed, since they are informational.
-    pub fn chunk_upload_stats(&self) -> Option<UploadStats> {
+    pub(crate) fn chunk_upload_stats(&self) -> Option<UploadStats> {
         let Json::Object(stats) = self.unprotected.get(STATS)? else {
             return None;
         };
@@ -151,17 +156,16 @@ impl VerifyState {
 }
 
 /// Upload statistics of a backup: each chunk counts once an archive, chunks of the previous snapshot not at all.
-#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UploadStats {
+pub(crate) struct UploadStats {
     /// Chunks sent.
-    pub count: u64,
+    pub(crate) count: u64,
     /// Bytes of their contents, and of every blob as stored.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Stored bytes of the chunks.
-    pub compressed_size: u64,
+    pub(crate) compressed_size: u64,
     /// Number of chunks that the store had already.
-    pub duplicates: u64,
+    pub(crate) duplicates: u64,
 }
 
 impl UploadStats {

@@ -1,7 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::format::name::{NAME_MAX, NameError, NameFault, NameKind};
+use crate::error::ParseError;
+use crate::format::name::{NAME_MAX, NameFault, NameKind};
 
 /// A file of a snapshot that the manifest lists: a safe id that ends in `.blob`, `.didx` or `.fidx`.
 ///
@@ -32,7 +33,7 @@ impl ArchiveName {
     ///
     /// # Errors
     /// If the result is not a valid name, or `name` has the suffix of another kind.
-    pub fn with_kind(name: &str, kind: ArchiveKind) -> Result<Self, NameError> {
+    pub(crate) fn with_kind(name: &str, kind: ArchiveKind) -> Result<Self, ParseError> {
         match ArchiveKind::of(name) {
             None => format!("{name}{}", kind.extension()).parse(),
             Some(found) if found == kind => name.parse(),
@@ -53,7 +54,7 @@ impl ArchiveName {
     ///
     /// # Errors
     /// If `name` has none of these endings, or the result is not a valid name.
-    pub fn implicit(name: &str) -> Result<Self, NameError> {
+    pub fn implicit(name: &str) -> Result<Self, ParseError> {
         if ArchiveKind::of(name).is_some() {
             return name.parse();
         }
@@ -70,7 +71,7 @@ impl ArchiveName {
     ///
     /// # Errors
     /// If it is longer.
-    pub(crate) fn check_new(&self) -> Result<(), NameError> {
+    pub(crate) fn check_new(&self) -> Result<(), ParseError> {
         if self.0.len() > Self::MAX_NEW_BYTES {
             return Err(NameKind::Archive.fault(NameFault::TooLong));
         }
@@ -113,9 +114,9 @@ impl ArchiveKind {
 }
 
 impl FromStr for ArchiveName {
-    type Err = NameError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let name = NameKind::Archive;
         name.safe_id(text, NAME_MAX)?;
         if ArchiveKind::of(text).is_none() {

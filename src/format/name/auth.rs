@@ -1,7 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::format::name::{NameError, NameFault, NameKind};
+use crate::error::ParseError;
+use crate::format::name::{NameFault, NameKind};
 
 /// The owner or user of a group: `user@realm`, or `user@realm!token` for an API token of that user.
 ///
@@ -19,18 +20,18 @@ impl AuthId {
     pub(crate) const MAX_BYTES: usize = 1024;
 
     /// `root@pam`, the administrator of a stock PBS.
-    pub fn root() -> Self {
+    pub(crate) fn root() -> Self {
         let text = "root@pam".to_owned();
         Self { user_bytes: text.len(), text }
     }
 
     /// `user@realm`, without the token.
-    pub fn user(&self) -> &str {
+    pub(crate) fn user(&self) -> &str {
         self.text.get(..self.user_bytes).unwrap_or(&self.text)
     }
 
     /// The name of the token, if this is one.
-    pub fn token(&self) -> Option<&str> {
+    pub(crate) fn token(&self) -> Option<&str> {
         self.text.get(self.user_bytes + 1..)
     }
 
@@ -48,9 +49,9 @@ impl AuthId {
 }
 
 impl FromStr for AuthId {
-    type Err = NameError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let kind = NameKind::AuthId;
         if text.is_empty() {
             return Err(kind.fault(NameFault::Empty));

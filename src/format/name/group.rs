@@ -2,7 +2,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::format::name::{BackupTime, NAME_MAX, NameError, NameFault, NameKind, Namespace, SnapshotName};
+use crate::error::ParseError;
+use crate::format::name::{BackupTime, NAME_MAX, NameFault, NameKind, Namespace, SnapshotName};
 
 /// A backup group: the snapshots of one host, guest or container over time.
 ///
@@ -50,9 +51,9 @@ impl GroupName {
 }
 
 impl FromStr for GroupName {
-    type Err = NameError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let (namespace, rest) = Namespace::split(text)?;
         let (backup_type, id) = rest.split_once('/').ok_or(NameKind::Group.fault(NameFault::Form))?;
         Ok(Self { namespace, backup_type: backup_type.parse()?, id: id.parse()? })
@@ -101,9 +102,9 @@ impl BackupType {
 }
 
 impl FromStr for BackupType {
-    type Err = NameError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let fault = if text.is_empty() { NameFault::Empty } else { NameFault::Form };
         Self::ALL.into_iter().find(|it| it.as_str() == text).ok_or(NameKind::BackupType.fault(fault))
     }
@@ -129,9 +130,9 @@ impl BackupId {
 }
 
 impl FromStr for BackupId {
-    type Err = NameError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         NameKind::BackupId.safe_id(text, NAME_MAX)?;
         Ok(Self(text.to_owned()))
     }

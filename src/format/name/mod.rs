@@ -13,20 +13,18 @@
 //! | [`GroupName`] | `[ns/a/ns/b/]type/id` | |
 //! | [`Namespace`] | safe ids joined by `/` | 7 components, 256 bytes |
 //! | [`SnapshotName`] | `[ns/a/ns/b/]type/id/time` | |
-//! | [`StoreName`] | safe id | 3 to 32 bytes |
 //!
 //! A *safe id* matches `^[A-Za-z0-9_][A-Za-z0-9._\-]*$`. Source: PBS datastore format §1.2, §1.3, §1.5.
 
 use std::fmt;
 
-use thiserror::Error;
+use crate::error::ParseError;
 
 mod archive;
 mod auth;
 mod group;
 mod namespace;
 mod snapshot;
-mod store;
 mod time;
 
 pub use archive::{ArchiveKind, ArchiveName};
@@ -34,24 +32,11 @@ pub use auth::AuthId;
 pub use group::{BackupId, BackupType, GroupName};
 pub use namespace::Namespace;
 pub use snapshot::SnapshotName;
-pub use store::StoreName;
 pub use time::BackupTime;
 
-/// The text, or the number, is not a valid name of the expected kind.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
-#[error("not {kind}: {fault}")]
-pub struct NameError {
-    /// Expected kind of name.
-    pub kind: NameKind,
-    /// The flaw.
-    pub fault: NameFault,
-}
-
 /// The kinds of names.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NameKind {
+#[derive(Clone, Copy, Debug)]
+enum NameKind {
     /// An [`ArchiveName`].
     Archive,
     /// An [`AuthId`].
@@ -68,14 +53,11 @@ pub enum NameKind {
     Namespace,
     /// A [`SnapshotName`].
     Snapshot,
-    /// A [`StoreName`].
-    Store,
 }
 
 /// Reason why a text is not a name.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NameFault {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NameFault {
     /// It contains a character that is not allowed at its position.
     Character,
     /// It, or a part of it, is empty.
@@ -92,8 +74,6 @@ pub enum NameFault {
     TooDeep,
     /// It is longer than allowed.
     TooLong,
-    /// It is shorter than allowed.
-    TooShort,
 }
 
 impl fmt::Display for NameKind {
@@ -107,7 +87,6 @@ impl fmt::Display for NameKind {
             Self::Group => "a group name",
             Self::Namespace => "a namespace",
             Self::Snapshot => "a snapshot name",
-            Self::Store => "a datastore name",
         })
     }
 }
@@ -123,7 +102,6 @@ impl fmt::Display for NameFault {
             Self::Reserved => "that name is reserved",
             Self::TooDeep => "it has too many levels",
             Self::TooLong => "it is too long",
-            Self::TooShort => "it is too short",
         })
     }
 }
@@ -132,12 +110,12 @@ impl fmt::Display for NameFault {
 const NAME_MAX: usize = 255;
 
 impl NameKind {
-    fn fault(self, fault: NameFault) -> NameError {
-        NameError { kind: self, fault }
+    fn fault(self, fault: NameFault) -> ParseError {
+        ParseError::new(format!("not {self}: {fault}"))
     }
 
     /// Accepts a safe id of 1 to `max` bytes.
-    fn safe_id(self, text: &str, max: usize) -> Result<(), NameError> {
+    fn safe_id(self, text: &str, max: usize) -> Result<(), ParseError> {
         let Some((first, rest)) = text.as_bytes().split_first() else {
             return Err(self.fault(NameFault::Empty));
         };

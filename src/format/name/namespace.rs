@@ -2,7 +2,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::format::name::{NameError, NameFault, NameKind};
+use crate::error::ParseError;
+use crate::format::name::{NameFault, NameKind};
 
 /// A namespace: the path of names that leads to it from the root, at most 7 of them and 256 bytes joined.
 ///
@@ -44,7 +45,7 @@ impl Namespace {
     ///
     /// # Errors
     /// If `name` is not a safe id, or the result would be too deep or too long.
-    pub fn child(&self, name: &str) -> Result<Self, NameError> {
+    pub fn child(&self, name: &str) -> Result<Self, ParseError> {
         let kind = NameKind::Namespace;
         kind.safe_id(name, Self::MAX_BYTES - 1)?;
         if self.depth() >= Self::MAX_DEPTH {
@@ -64,7 +65,7 @@ impl Namespace {
     }
 
     /// Number of components: 0 for the root.
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.components().count()
     }
 
@@ -89,7 +90,7 @@ impl Namespace {
     }
 
     /// Splits `path` into the namespace of its leading `ns/<component>` pairs and what follows them.
-    pub(super) fn split(path: &str) -> Result<(Self, &str), NameError> {
+    pub(super) fn split(path: &str) -> Result<(Self, &str), ParseError> {
         let mut namespace = Self::root();
         let mut rest = path;
         while let Some(pairs) = rest.strip_prefix("ns/") {
@@ -103,9 +104,9 @@ impl Namespace {
 }
 
 impl FromStr for Namespace {
-    type Err = NameError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         if text.is_empty() {
             return Ok(Self::root());
         }

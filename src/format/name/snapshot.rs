@@ -1,7 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::format::name::{BackupTime, GroupName, NameError, NameFault, NameKind, Namespace};
+use crate::error::ParseError;
+use crate::format::name::{BackupTime, GroupName, NameFault, NameKind, Namespace};
 
 /// A snapshot: one backup of a group.
 ///
@@ -15,8 +16,7 @@ pub struct SnapshotName {
 
 impl SnapshotName {
     /// The snapshot of `group` that was taken at `time`.
-    #[must_use]
-    pub const fn new(group: GroupName, time: BackupTime) -> Self {
+    pub(crate) const fn new(group: GroupName, time: BackupTime) -> Self {
         Self { group, time }
     }
 
@@ -37,9 +37,9 @@ impl SnapshotName {
 }
 
 impl FromStr for SnapshotName {
-    type Err = NameError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let (group, time) = text.rsplit_once('/').ok_or(NameKind::Snapshot.fault(NameFault::Form))?;
         Ok(Self { group: group.parse()?, time: time.parse()? })
     }

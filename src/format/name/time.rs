@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jiff::SignedDuration;
 use jiff::civil::{Date, DateTime, Time};
 
-use crate::format::name::{NameError, NameFault, NameKind};
+use crate::error::ParseError;
+use crate::format::name::{NameFault, NameKind};
 
 /// Time of a snapshot, in whole seconds: the last part of its name.
 ///
@@ -28,7 +29,7 @@ impl BackupTime {
     ///
     /// # Errors
     /// If `epoch` is below 1 or after the year 9999.
-    pub fn from_epoch(epoch: i64) -> Result<Self, NameError> {
+    pub(crate) fn from_epoch(epoch: i64) -> Result<Self, ParseError> {
         match u64::try_from(epoch) {
             Ok(epoch @ 1..=LAST) => Ok(Self { epoch }),
             _ => Err(NameKind::BackupTime.fault(NameFault::Range)),
@@ -50,11 +51,20 @@ impl BackupTime {
 const LAST: u64 = 253_402_300_799;
 const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
+impl TryFrom<i64> for BackupTime {
+    type Error = ParseError;
+
+    /// The time this number of seconds after 1970-01-01T00:00:00Z: from 1 to the end of the year 9999.
+    fn try_from(epoch: i64) -> Result<Self, ParseError> {
+        Self::from_epoch(epoch)
+    }
+}
+
 impl TryFrom<SystemTime> for BackupTime {
-    type Error = NameError;
+    type Error = ParseError;
 
     /// Truncates to whole seconds.
-    fn try_from(time: SystemTime) -> Result<Self, NameError> {
+    fn try_from(time: SystemTime) -> Result<Self, ParseError> {
         let range = || NameKind::BackupTime.fault(NameFault::Range);
         let since = time.duration_since(UNIX_EPOCH).map_err(|_| range())?;
         Self::from_epoch(i64::try_from(since.as_secs()).map_err(|_| range())?)
@@ -68,9 +78,9 @@ impl From<BackupTime> for SystemTime {
 }
 
 impl FromStr for BackupTime {
-    type Err = NameError;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let fault = |fault| NameKind::BackupTime.fault(fault);
         let &[y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, b'T', h0, h1, b':', i0, i1, b':', s0, s1, b'Z'] =
             text.as_bytes()

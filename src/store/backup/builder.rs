@@ -123,9 +123,4 @@ impl BackupBuilder {
         let written = claim(&store, &group, &owner, &snapshots).await?;
         Ok(SnapshotWriter::new(store, name, guards, written, events, (cache_policy, witnesses)))
     }
-
-    /// Name of the group.
-    pub fn group(&self) -> &GroupName {
-        &self.group
-    }
 }

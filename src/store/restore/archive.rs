@@ -192,7 +192,7 @@ impl ArchiveReader {
                     break;
                 }
             }
-            Ok(())
+            Ok::<_, Error>(())
         };
         let name = &archive.name;
         let consume = async {

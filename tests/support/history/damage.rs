@@ -225,8 +225,9 @@ impl World {
         for name in finished.keys() {
             let model = self.model();
             let blocks = model.contents(name.time()).blocks();
-            wanted
-                .extend(blocks.into_iter().map(|block| Key::Chunk(model.digests[usize::from(block)]).path()));
+            wanted.extend(
+                blocks.into_iter().map(|block| Key::Chunk(model.digests[usize::from(block)]).to_string()),
+            );
         }
         if number == 1 {
             return;

@@ -266,7 +266,7 @@ impl World {
             if !from.contains(namespace) {
                 return None;
             }
-            let below = namespace.components().skip(from.depth());
+            let below = namespace.components().skip(from.components().count());
             let target = below.fold(to.clone(), |parent, name| parent.child(name).unwrap());
             Some(name.group().clone().in_namespace(target))
         });

@@ -173,7 +173,7 @@ impl Model {
     /// A time that no snapshot had yet.
     pub(crate) fn new_time(&mut self) -> BackupTime {
         self.next_time += 700;
-        BackupTime::from_epoch(self.next_time).unwrap()
+        BackupTime::try_from(self.next_time).unwrap()
     }
 
     /// The contents of every snapshot of that time, wherever it is.

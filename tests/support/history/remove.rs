@@ -80,7 +80,7 @@ impl World {
             1 => Scope::Namespace(group.namespace().clone()),
             _ => Scope::Group(group),
         };
-        let rules = RetentionRules::new().keep_last(1 + self.below(3)).keep_hourly(self.below(3));
+        let rules = RetentionRules::default().keep_last(1 + self.below(3)).keep_hourly(self.below(3));
         self.log(format_args!("{number}: prune {scope:?}"));
         let mut plan = match prune::plan(&store, &scope, PruneOptions::default().rules(rules)).await {
             Ok(plan) => plan,

@@ -187,7 +187,7 @@ async fn verifications(side: Arc<Side>) {
 
 async fn prunings(side: Arc<Side>) {
     while side.goes_on().await {
-        let options = PruneOptions::default().rules(RetentionRules::new().keep_last(3));
+        let options = PruneOptions::default().rules(RetentionRules::default().keep_last(3));
         let mut plan = prune::plan(&side.store, &Scope::Tree(Namespace::root()), options).await.unwrap();
         let report = plan.execute().await.unwrap();
         assert!(report.stopped.is_none());
