@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _};
-use larder::format::name::{AuthId, BackupTime};
+use larder::format::name::BackupTime;
 use larder::format::upid::Upid;
 use larder::gc::{self, ChunkTally, GcEnd, GcOptions, GcPlan, GcReport, SafetyLimit, Sizes};
 use serde_json::{Value, json};
@@ -226,8 +226,10 @@ impl Gc {
 /// The task that PBS, and status, will see.
 fn task(at: &Place<'_>) -> Option<Upid> {
     let start = BackupTime::try_from(at.runtime.now()).ok()?;
-    let task = Upid::builder("garbage_collection", start, &AuthId::root()).process(std::process::id(), 0);
-    task.id("store").build().ok()
+    let (pid, start) = (std::process::id(), start.epoch());
+    let task =
+        format!("UPID:localhost:{pid:08X}:00000000:00000000:{start:08X}:garbage_collection:store:root@pam:");
+    task.parse().ok()
 }
 
 fn tally(tally: ChunkTally) -> Value {

@@ -137,15 +137,26 @@ fn tell_cost(at: &Place<'_>, output: &mut Output) {
 }
 
 fn last_json(last: &GcStatus) -> Value {
-    let mut value: Value = serde_json::from_slice(&last.to_json()).unwrap_or_default();
-    value["started"] = started(last).map(|time| time.to_string()).into();
-    value
+    json!({
+        "upid": last.upid,
+        "index-file-count": last.index_file_count,
+        "index-data-bytes": last.index_data_bytes,
+        "disk-bytes": last.disk_bytes,
+        "disk-chunks": last.disk_chunks,
+        "removed-bytes": last.removed_bytes,
+        "removed-chunks": last.removed_chunks,
+        "pending-bytes": last.pending_bytes,
+        "pending-chunks": last.pending_chunks,
+        "removed-bad": last.removed_bad,
+        "still-bad": last.still_bad,
+        "started": started(last).map(|time| time.to_string()),
+    })
 }
 
 /// When the last garbage collection began, if it left that.
 fn started(last: &GcStatus) -> Option<BackupTime> {
     let task: Upid = last.upid.as_ref()?.parse().ok()?;
-    BackupTime::from_epoch(task.start_epoch()).ok()
+    BackupTime::try_from(task.start_epoch()).ok()
 }
 
 async fn tell_groups(at: &Place<'_>, output: &mut Output) -> Outcome<()> {

@@ -142,7 +142,7 @@ impl Verify {
             Some("sample") => VerifyMode::Sample(self.sample),
             _ => VerifyMode::Full,
         };
-        let mut options = VerifyOptions::default().mode(mode).process(std::process::id(), 0);
+        let mut options = VerifyOptions::default().mode(mode);
         options = options.observer(at.bar.clone()).abort(signals::flag());
         if self.report_only {
             options = options.repair(Repair::Report).recording(Recording::Off);

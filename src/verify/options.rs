@@ -82,35 +82,29 @@ pub enum Recording {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct VerifyOptions {
-    auth_id: AuthId,
     pub(super) control: ExecutionControl<VerifyEvent>,
     pub(super) memory_bytes: usize,
     pub(super) missing_limit: u64,
     pub(super) mode: VerifyMode,
-    node: Option<String>,
-    process: (u32, u64),
     pub(super) recording: Recording,
     pub(super) refetches: u32,
     pub(super) repair: Repair,
     pub(super) skip_verified_within: Option<Duration>,
-    store_name: String,
+    task: Option<Upid>,
 }
 
 impl Default for VerifyOptions {
     fn default() -> Self {
         Self {
-            auth_id: AuthId::root(),
             control: ExecutionControl::default(),
             memory_bytes: 128 << 20,
             missing_limit: 100,
             mode: VerifyMode::Full,
-            node: None,
-            process: (0, 0),
             recording: Recording::On,
             refetches: 1,
             repair: Repair::Quarantine,
             skip_verified_within: None,
-            store_name: "store".to_owned(),
+            task: None,
         }
     }
 }
@@ -120,12 +114,6 @@ impl VerifyOptions {
     /// flag before the next execution.
     pub fn abort(mut self, flag: Arc<AtomicBool>) -> Self {
         self.control.abort = flag;
-        self
-    }
-
-    /// Auth id for the task id in manifests; default: `root@pam`.
-    pub fn auth_id(mut self, auth_id: AuthId) -> Self {
-        self.auth_id = auth_id;
         self
     }
 
@@ -156,22 +144,9 @@ impl VerifyOptions {
         self
     }
 
-    /// Host name without domain for the task id in manifests; default: `localhost`.
-    pub fn node(mut self, node: impl Into<String>) -> Self {
-        self.node = Some(node.into());
-        self
-    }
-
     /// Observer of the progress; default: none.
     pub fn observer(mut self, observer: Arc<dyn Observer<VerifyEvent>>) -> Self {
         self.control.observer = Some(observer);
-        self
-    }
-
-    /// Process id, and start of the process in clock ticks since boot, for the task id in manifests; default:
-    /// 0 and 0.
-    pub fn process(mut self, pid: u32, start_ticks: u64) -> Self {
-        self.process = (pid, start_ticks);
         self
     }
 
@@ -200,9 +175,10 @@ impl VerifyOptions {
         self
     }
 
-    /// Store name for the task id in manifests; default: `store`.
-    pub fn store_name(mut self, name: impl Into<String>) -> Self {
-        self.store_name = name.into();
+    /// Task id for the results in manifests; default: an id of `root@pam` at `localhost` that begins at the first execution and names what
+    /// is verified.
+    pub fn task(mut self, task: Upid) -> Self {
+        self.task = Some(task);
         self
     }
 
@@ -223,7 +199,10 @@ impl VerifyOptions {
 
     /// The task id, in the format of PBS. Source: PBS datastore format §6.4.
     pub(super) fn upid(&self, scope: &Scope, start: BackupTime) -> Result<Upid> {
-        let store = &self.store_name;
+        if let Some(task) = &self.task {
+            return Ok(task.clone());
+        }
+        let store = "store";
         let (task_type, id) = match scope {
             Scope::Group(group) => ("verify_group", format!("{store}:{}", path_of(group))),
             Scope::Snapshots(snapshots) => match &snapshots[..] {
@@ -231,15 +210,11 @@ impl VerifyOptions {
                     let time = snapshot.time().epoch();
                     ("verify_snapshot", format!("{store}:{}/{time:08X}", path_of(snapshot.group())))
                 }
-                _ => ("verify", store.clone()),
+                _ => ("verify", store.to_owned()),
             },
-            Scope::Namespace(_) | Scope::Store | Scope::Tree(_) => ("verify", store.clone()),
+            Scope::Namespace(_) | Scope::Store | Scope::Tree(_) => ("verify", store.to_owned()),
         };
-        let (pid, ticks) = self.process;
-        let mut builder = Upid::builder(task_type, start, &self.auth_id).process(pid, ticks).id(&id);
-        if let Some(node) = &self.node {
-            builder = builder.node(node);
-        }
+        let builder = Upid::builder(task_type, start, &AuthId::root()).id(&id);
         builder.build().map_err(|error| Error::new(ErrorKind::InvalidInput, "verify").because(error))
     }
 }
@@ -257,25 +232,28 @@ mod tests {
 
     #[test]
     fn task_ids_are_those_of_pbs() {
-        let options = VerifyOptions::default().store_name("store1").node("node1").process(0x1234, 0xABCD);
+        let options = VerifyOptions::default();
         let start = BackupTime::from_epoch(0x6878_F2C0).unwrap();
         let snapshot = "vm/100".parse::<GroupName>().unwrap().snapshot(start);
         let upid = |scope: Scope| options.upid(&scope, start).unwrap().to_string();
         assert_eq!(
             upid(Scope::Snapshots(vec![snapshot.clone()])),
-            "UPID:node1:00001234:0000ABCD:00000000:6878F2C0:verify_snapshot:store1\\x3avm-100-6878F2C0:root@pam:"
+            "UPID:localhost:00000000:00000000:00000000:6878F2C0:verify_snapshot:store\\x3avm-100-6878F2C0:root@pam:"
         );
         let group = snapshot.group().clone().in_namespace("a/b".parse().unwrap());
-        assert!(upid(Scope::Group(group)).ends_with(":verify_group:store1\\x3aa-b-vm-100:root@pam:"));
-        assert!(upid(Scope::Store).ends_with(":verify:store1:root@pam:"));
+        assert!(upid(Scope::Group(group)).ends_with(":verify_group:store\\x3aa-b-vm-100:root@pam:"));
+        assert!(upid(Scope::Store).ends_with(":verify:store:root@pam:"));
         for scope in [Scope::Namespace("a".parse().unwrap()), Scope::Tree("a".parse().unwrap())] {
-            assert!(upid(scope).ends_with(":verify:store1:root@pam:"));
+            assert!(upid(scope).ends_with(":verify:store:root@pam:"));
         }
         let both = vec![snapshot.clone(), snapshot.clone()];
         assert!(
-            upid(Scope::Snapshots(both)).ends_with(":verify:store1:root@pam:"),
+            upid(Scope::Snapshots(both)).ends_with(":verify:store:root@pam:"),
             "PBS has no task for several"
         );
+        let task: Upid =
+            "UPID:node1:00001234:0000ABCD:00000000:6878F2C0:verify:store1:root@pam:".parse().unwrap();
+        assert_eq!(options.clone().task(task.clone()).upid(&Scope::Store, start).unwrap(), task);
     }
 
     #[test]
@@ -288,6 +266,6 @@ mod tests {
         assert!(refused(options().concurrency(0)));
         assert!(refused(options().missing_limit(0)));
         assert!(refused(options().memory_bytes(1000)));
-        assert!(refused(options().node("a b")));
+        assert!(Upid::builder("verify", BackupTime::MIN, &AuthId::root()).node("a b").build().is_err());
     }
 }
