@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         let client = server.client(&runtime)?;
         let first_contact = server.first_contact(&client, &runtime)?;
         let found = block_on(first_contact.within(async { Ok(client.probe(&prefix).await?) }))?;
-        let requests = client.counters().total().attempts;
+        let requests = client.stats().attempts;
         if as_json {
             print_json(&found, requests);
         } else {
@@ -49,15 +49,29 @@ fn main() -> ExitCode {
     })
 }
 
+/// The features by name, most important first.
+fn features(found: &S3Capabilities) -> [(&'static str, Support); 8] {
+    [
+        ("read a range", found.ranges),
+        ("list in pages", found.listing),
+        ("delete many at once", found.multi_delete),
+        ("copy", found.copy),
+        ("create only", found.create_only_put),
+        ("replace a version", found.conditional_put),
+        ("delete a version", found.conditional_delete),
+        ("check what arrives", found.checks_bodies),
+    ]
+}
+
 fn print_table(found: &S3Capabilities, requests: u64) {
-    for feature in found.features() {
-        println!("{:24} {}", feature.name, feature.support);
+    for (name, support) in features(found) {
+        println!("{name:24} {support}");
     }
     let word = |known: Option<bool>| known.map_or("unknown", |yes| if yes { "YES" } else { "no" });
     println!("{:24} {}", "keeps old versions", word(found.keeps_versions));
     println!("{:24} {}", "locks new objects", word(found.locks_objects));
     println!("{:24} {}", "expires our objects", word(found.expires_objects));
-    println!("{:24} {} s", "its clock is ahead by", found.clock_offset.0);
+    println!("{:24} {} s", "its clock is ahead by", found.clock_offset_seconds);
     let safe = found.create_only_put == Support::Yes && found.conditional_put == Support::Yes;
     println!();
     println!("Writers of one store {} told apart by conditions.", if safe { "can be" } else { "cannot be" });
@@ -68,17 +82,16 @@ fn print_table(found: &S3Capabilities, requests: u64) {
 }
 
 fn print_json(found: &S3Capabilities, requests: u64) {
-    let features: serde_json::Map<_, _> = found
-        .features()
+    let features: serde_json::Map<_, _> = features(found)
         .into_iter()
-        .map(|feature| (feature.name.to_owned(), feature.support.to_string().into()))
+        .map(|(name, support)| (name.to_owned(), support.to_string().into()))
         .collect();
     let report = serde_json::json!({
         "features": features,
         "keeps_versions": found.keeps_versions,
         "locks_objects": found.locks_objects,
         "expires_objects": found.expires_objects,
-        "clock_offset_seconds": found.clock_offset.0,
+        "clock_offset_seconds": found.clock_offset_seconds,
         "quoted_tags": found.quoted_tags,
         "requests": requests,
     });

@@ -279,6 +279,11 @@ pub mod status {
         status::encode_owner(owner)
     }
 
+    /// The file of the last garbage collection.
+    pub fn encode_gc_status(status: &GcStatus) -> Vec<u8> {
+        status.to_json()
+    }
+
     /// Parses the file of the last garbage collection.
     pub fn parse_gc_status(json: &[u8]) -> Option<GcStatus> {
         GcStatus::parse(json).ok()

@@ -48,11 +48,13 @@ impl Server {
         output.read_line(&mut line)?;
         let port = line.trim().strip_prefix("ready ").ok_or("the server did not start")?;
         let endpoint = format!("http://127.0.0.1:{port}");
-        let found = S3Capabilities::unknown();
+        let found = S3Capabilities::default();
         let mut server = Self { child, endpoint, found, input, output };
         server.found = client(&server.endpoint)?.1.probe(&format!("{STORE}/")).await?;
-        let lacks = server.found.features().into_iter().find(|feature| feature.support != Support::Yes);
-        let is_whole = lacks.is_none() && server.found.multi_delete == Support::Yes;
+        let found = &server.found;
+        let objects = [found.ranges, found.listing, found.copy, found.create_only_put, found.conditional_put];
+        let others = [found.multi_delete, found.conditional_delete, found.checks_bodies];
+        let is_whole = objects.iter().chain(&others).all(|support| *support == Support::Yes);
         if !is_whole || !server.found.risks().is_empty() {
             return Err(format!("the server lacks something: {:?}", server.found).into());
         }

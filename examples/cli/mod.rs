@@ -214,7 +214,7 @@ impl Opened {
     pub(crate) async fn close(self) -> Outcome<Option<serde_json::Value>> {
         self.store.close().await?;
         #[cfg(feature = "tls")]
-        return Ok(self.client.map(|client| s3::requests(client.counters())));
+        return Ok(self.client.map(|client| s3::requests(&client.stats())));
         #[cfg(not(feature = "tls"))]
         Ok(None)
     }
@@ -354,7 +354,7 @@ impl StoreArguments {
         }
         let first_contact = arguments.first_contact(&client, runtime)?;
         let found = match access {
-            Access::Read => S3Capabilities::unknown(),
+            Access::Read => S3Capabilities::default(),
             Access::Write => {
                 let found = arguments.capabilities(&client, &name, self.cache.as_deref());
                 first_contact.within(found).await?

@@ -12,8 +12,8 @@ use larder::backend::Ownership;
 use larder::http::{HttpClient, HttpOptions, Proxy, TlsOptions};
 use larder::rt::Runtime;
 use larder::s3::{
-    Addressing, Counters, EnvironmentCredentials, Operation, RequestOutcome as Sent, Risk, S3Capabilities,
-    S3Client, S3Options,
+    Addressing, EnvironmentCredentials, Operation, RequestOutcome as Sent, RequestStats, Risk,
+    S3Capabilities, S3Client, S3Options,
 };
 use serde_json::{Value, json};
 
@@ -206,8 +206,8 @@ impl FirstContact<'_> {
     }
 
     fn was_answered(&self) -> bool {
-        let counts = self.client.counters().counts();
-        counts.keys().any(|kind| !matches!(kind.outcome, Sent::Broken | Sent::NotSent))
+        let counts = self.client.stats().counts;
+        counts.iter().any(|count| !matches!(count.outcome, Sent::Broken | Sent::NotSent))
     }
 }
 
@@ -227,11 +227,10 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// Requests sent to the server, for programs.
-pub(crate) fn requests(counters: &Counters) -> Value {
-    let counts = counters.counts();
-    let sent = || counts.iter().filter(|(kind, _)| kind.outcome != Sent::NotSent);
+pub(crate) fn requests(stats: &RequestStats) -> Value {
+    let sent = || stats.counts.iter().filter(|count| count.outcome != Sent::NotSent);
     let of = |operations: &[Operation]| -> u64 {
-        sent().filter(|(kind, _)| operations.contains(&kind.operation)).map(|(_, count)| count.attempts).sum()
+        sent().filter(|count| operations.contains(&count.operation)).map(|count| count.attempts).sum()
     };
     let again = |outcome: Sent| matches!(outcome, Sent::Broken | Sent::Throttled);
     json!({
@@ -240,8 +239,8 @@ pub(crate) fn requests(counters: &Counters) -> Value {
         "lists": of(&[Operation::List]),
         "deletes": of(&[Operation::Delete, Operation::DeleteMany]),
         "heads": of(&[Operation::Head, Operation::BucketHead]),
-        "bytes_in": counters.total().bytes_in,
-        "bytes_out": counters.total().bytes_out,
-        "retries": sent().filter(|(kind, _)| again(kind.outcome)).map(|(_, count)| count.attempts).sum::<u64>(),
+        "bytes_in": stats.bytes_in,
+        "bytes_out": stats.bytes_out,
+        "retries": sent().filter(|count| again(count.outcome)).map(|count| count.attempts).sum::<u64>(),
     })
 }

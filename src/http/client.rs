@@ -120,15 +120,14 @@ struct Idle {
 }
 
 /// Statistics of the connections of an [`HttpClient`].
-#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PoolStatus {
+pub(crate) struct PoolStatus {
     /// Number of idle connections.
-    pub idle: usize,
+    pub(crate) idle: usize,
     /// Number of connections opened, with all handshakes.
-    pub opened: u64,
+    pub(crate) opened: u64,
     /// Number of times a connection was reused.
-    pub reused: u64,
+    pub(crate) reused: u64,
 }
 
 impl HttpClient {
@@ -154,7 +153,7 @@ impl HttpClient {
     }
 
     /// Statistics of the connections so far.
-    pub fn status(&self) -> PoolStatus {
+    pub(crate) fn status(&self) -> PoolStatus {
         PoolStatus {
             idle: self.pools().values().map(Vec::len).sum(),
             opened: self.opened.load(Ordering::Relaxed),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::buffers::Buffers;
 use crate::http::watch::Watch;
 use crate::http::{
-    ERROR_BODY_LIMIT, Progress, Request, Response, Timeouts, TransportError, TransportErrorKind,
+    ERROR_BODY_LIMIT, Header, Progress, Request, Response, Timeouts, TransportError, TransportErrorKind,
 };
 use crate::rt::Connection;
 use crate::wire::http_body::{ChunkedDecoder, Framing, Step};
@@ -250,7 +250,10 @@ impl<'a, 'w> Exchange<'a, 'w> {
         if !self.incoming.is_empty() || !head.keeps_connection() {
             self.reuse = Reuse::No;
         }
-        Ok((Response::new(head, body, framing), self.reuse))
+        let headers = head.headers.into_iter().map(|(name, value)| Header { name: name.into(), value });
+        let mut response = Response::new(head.status, headers.collect(), body);
+        response.may_be_truncated = framing == Framing::Close;
+        Ok((response, self.reuse))
     }
 
     /// Reads a body of this length into one buffer. The announced length alone never allocates that much memory (H164).

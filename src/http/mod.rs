@@ -33,10 +33,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use crate::wire::http_body::Framing;
-pub use crate::wire::http_head::{Headers, ResponseHead};
+use crate::wire::http_head::compression;
+
 pub use crate::wire::uri::{Endpoint, Scheme};
-pub use client::{HttpClient, HttpOptions, PoolStatus};
+pub use client::{HttpClient, HttpOptions};
 pub(crate) use local::{MetadataService, exchange_metadata};
 pub use proxy::Proxy;
 #[cfg(feature = "tls")]
@@ -75,7 +75,7 @@ pub struct Request {
     /// The server.
     pub endpoint: Arc<Endpoint>,
     /// All headers, including `host` and `content-length`.
-    pub headers: Vec<RequestHeader>,
+    pub headers: Vec<Header>,
     /// The method, in capitals.
     pub method: &'static str,
     /// Time by the monotonic clock of the runtime from which on no byte may be sent any more; `None` for no limit. It keeps a
@@ -87,10 +87,10 @@ pub struct Request {
     pub timeouts: Timeouts,
 }
 
-/// A header of a request.
+/// A header of a request or a response.
 #[expect(clippy::exhaustive_structs, reason = "there is nothing more to a header")]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestHeader {
+pub struct Header {
     /// The name, in lower case.
     pub name: Cow<'static, str>,
     /// The value.
@@ -136,21 +136,33 @@ impl fmt::Debug for Request {
 pub struct Response {
     /// The body. Of an error, at most the first 64 KiB.
     pub body: Bytes,
-    /// How the end of the body was found. If it was the end of the connection, the body may be truncated.
-    pub framing: Framing,
-    /// Status and headers.
-    pub head: ResponseHead,
+    /// The headers, in their original order.
+    pub headers: Vec<Header>,
+    /// `true` if the end of the connection was the only end of the body, which may then be truncated; default: `false`.
+    pub may_be_truncated: bool,
+    /// The status, from 100 to 999.
+    pub status: u16,
 }
 
 impl Response {
     /// Creates a response, for transports of your own.
-    pub fn new(head: ResponseHead, body: Bytes, framing: Framing) -> Self {
-        Self { body, framing, head }
+    pub fn new(status: u16, headers: Vec<Header>, body: Bytes) -> Self {
+        Self { body, headers, may_be_truncated: false, status }
     }
 
     /// Returns `true` if the status is 2xx.
-    pub fn is_success(&self) -> bool {
-        (200..300).contains(&self.head.status)
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The value of the first header with this name, which is in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|header| header.name == name).map(|header| header.value.as_str())
+    }
+
+    /// The encoding of the body, unless it is plain.
+    pub(crate) fn compression(&self) -> Option<&str> {
+        self.header("content-encoding").and_then(compression)
     }
 }
 
@@ -217,8 +229,10 @@ pub enum TransportErrorKind {
 /// Reason why there is no response.
 #[derive(Debug)]
 pub struct TransportError {
-    kind: TransportErrorKind,
-    progress: Progress,
+    /// The kind of failure.
+    pub kind: TransportErrorKind,
+    /// Progress of the request.
+    pub progress: Progress,
     source: Option<Box<dyn StdError + Send + Sync>>,
     what: &'static str,
 }
@@ -234,16 +248,6 @@ impl TransportError {
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
-    }
-
-    /// The kind of failure.
-    pub fn kind(&self) -> TransportErrorKind {
-        self.kind
-    }
-
-    /// Progress of the request.
-    pub fn progress(&self) -> Progress {
-        self.progress
     }
 }
 

@@ -131,7 +131,7 @@ impl BucketOptions {
 /// Returns `true` once any request got an answer.
 fn was_answered(client: &S3Client) -> bool {
     let silent = |outcome| matches!(outcome, RequestOutcome::Broken | RequestOutcome::NotSent);
-    client.counters().counts().keys().any(|kind| !silent(kind.outcome))
+    client.stats().counts.iter().any(|count| !silent(count.outcome))
 }
 
 /// The server of a bucket, by the address of the store and the environment.

@@ -98,7 +98,7 @@ impl Shared {
     /// Compares the date of an answer with the local wall clock.
     fn note_time(&self, outcome: &std::result::Result<Response, TransportError>) {
         let Ok(response) = outcome else { return };
-        let Some(date) = response.head.headers.get("date").and_then(parse_http_date) else { return };
+        let Some(date) = response.header("date").and_then(parse_http_date) else { return };
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         let ahead = match date.duration_since(self.runtime.now()) {
             Ok(ahead) => seconds(ahead),
@@ -165,7 +165,7 @@ impl<'a> Counting<'a> {
                     _ => RequestOutcome::Refused,
                 }
             }
-            Err(error) if error.progress() == Progress::NotSent => {
+            Err(error) if error.progress == Progress::NotSent => {
                 self.bytes_out = 0;
                 RequestOutcome::NotSent
             }

@@ -86,11 +86,11 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn status(&self) -> u16 {
-        self.response.head.status
+        self.response.status
     }
 
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.response.head.headers.get(name)
+        self.response.header(name)
     }
 
     pub(super) fn is_success(&self) -> bool {

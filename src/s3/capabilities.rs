@@ -5,7 +5,6 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::s3::client::ClockOffset;
 
 /// Support of one feature by a server.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
@@ -65,24 +64,14 @@ impl fmt::Display for Risk {
     }
 }
 
-/// A feature, and its support by a server.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct S3Feature {
-    /// A short description.
-    pub name: &'static str,
-    /// Its support.
-    pub support: Support,
-}
-
 /// Capabilities of a server, and the settings of the bucket that can do harm.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Capabilities {
     /// Checking a body against its signed hash. Without it, bodies carry an MD5 too.
     pub checks_bodies: Support,
-    /// Offset of its clock from the local one.
-    pub clock_offset: ClockOffset,
+    /// Seconds by which its clock is ahead of the local one; negative if it is behind.
+    pub clock_offset_seconds: i64,
     /// Deleting only a given version.
     pub conditional_delete: Support,
     /// Replacing only a given version.
@@ -107,13 +96,19 @@ pub struct S3Capabilities {
     pub ranges: Support,
 }
 
-impl S3Capabilities {
+impl Default for S3Capabilities {
     /// An untested server, of which only storing, reading, listing and deleting single objects is expected.
-    #[must_use]
-    pub fn unknown() -> Self {
+    fn default() -> Self {
+        Self::unknown()
+    }
+}
+
+impl S3Capabilities {
+    /// An untested server, as by default.
+    pub(crate) fn unknown() -> Self {
         Self {
             checks_bodies: Support::Unknown,
-            clock_offset: ClockOffset(0),
+            clock_offset_seconds: 0,
             conditional_delete: Support::Unknown,
             conditional_put: Support::Unknown,
             copy: Support::Unknown,
@@ -135,7 +130,7 @@ impl S3Capabilities {
         for (name, support) in self.supports() {
             object.insert(name.to_owned(), support.word().into());
         }
-        object.insert("clock_offset".to_owned(), self.clock_offset.0.into());
+        object.insert("clock_offset".to_owned(), self.clock_offset_seconds.into());
         object.insert("expires_objects".to_owned(), known(self.expires_objects));
         object.insert("keeps_versions".to_owned(), known(self.keeps_versions));
         object.insert("locks_objects".to_owned(), known(self.locks_objects));
@@ -160,7 +155,7 @@ impl S3Capabilities {
         let clock_offset = object.get("clock_offset").and_then(Value::as_i64).unwrap_or_default();
         Ok(Self {
             checks_bodies: support("checks_bodies"),
-            clock_offset: ClockOffset(clock_offset),
+            clock_offset_seconds: clock_offset,
             conditional_delete: support("conditional_delete"),
             conditional_put: support("conditional_put"),
             copy: support("copy"),
@@ -197,21 +192,6 @@ impl S3Capabilities {
         ];
         found.into_iter().filter(|(_, there)| *there == Some(true)).map(|(risk, _)| risk).collect()
     }
-
-    /// Each feature with its support, by name, most important first.
-    pub fn features(&self) -> [S3Feature; 8] {
-        let feature = |name, support| S3Feature { name, support };
-        [
-            feature("read a range", self.ranges),
-            feature("list in pages", self.listing),
-            feature("delete many at once", self.multi_delete),
-            feature("copy", self.copy),
-            feature("create only", self.create_only_put),
-            feature("replace a version", self.conditional_put),
-            feature("delete a version", self.conditional_delete),
-            feature("check what arrives", self.checks_bodies),
-        ]
-    }
 }
 
 #[cfg(test)]
@@ -224,7 +204,7 @@ mod tests {
         assert_eq!(S3Capabilities::from_json("{}").unwrap(), unknown);
         let mut found = unknown;
         (found.checks_bodies, found.copy, found.ranges) = (Support::Yes, Support::Ignored, Support::Refused);
-        (found.clock_offset, found.quoted_tags) = (ClockOffset(-7), false);
+        (found.clock_offset_seconds, found.quoted_tags) = (-7, false);
         (found.expires_objects, found.keeps_versions) = (Some(true), Some(false));
         assert_eq!(S3Capabilities::from_json(&found.to_json()).unwrap(), found);
         assert!(S3Capabilities::from_json("[]").is_err());

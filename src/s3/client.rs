@@ -11,7 +11,7 @@ use crate::rt::{Rate, Runtime};
 use crate::s3::attempt::{Attempt, Sending};
 use crate::s3::call::{Answer, Call, Shared};
 use crate::s3::checksum;
-use crate::s3::counters::{Counters, Operation};
+use crate::s3::counters::{Counters, Operation, RequestStats};
 use crate::s3::credentials::{Credentials, Keeper};
 use crate::s3::guard::Guard;
 use crate::s3::limits::Concurrency;
@@ -143,8 +143,8 @@ impl BucketClient {
     }
 
     /// Statistics of all requests so far.
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.shared.counters
+    pub fn stats(&self) -> RequestStats {
+        self.shared.counters.stats()
     }
 
     /// Time by which the clock of the server is ahead.
@@ -198,11 +198,11 @@ impl Shared {
                 }
                 Ok(response) => {
                     let refused = matches!(verdict, Verdict::Never(_)) && !response.is_success();
-                    let refused = refused || (300..500).contains(&response.head.status);
+                    let refused = refused || (300..500).contains(&response.status);
                     (Box::new(judgement.into_refusal(&response)), !refused)
                 }
                 Err(error) => {
-                    let sent = error.progress() != Progress::NotSent;
+                    let sent = error.progress != Progress::NotSent;
                     if !sent {
                         self.leave(&place);
                     }
@@ -238,9 +238,9 @@ impl Shared {
         let look = Call::new(Operation::Head, "HEAD", call.key);
         let sending = Sending { deadline, failed: None, guard: None, hash: EMPTY_SHA256, place: None };
         let found = self.attempt(&look, sending).await.ok()?;
-        let found = found.outcome.ok().filter(|found| found.head.status == 200)?;
-        let length: usize = found.head.headers.get("content-length")?.parse().ok()?;
-        let tag = found.head.headers.get("etag")?.trim().trim_matches('"').to_ascii_lowercase();
+        let found = found.outcome.ok().filter(|found| found.status == 200)?;
+        let length: usize = found.header("content-length")?.parse().ok()?;
+        let tag = found.header("etag")?.trim().trim_matches('"').to_ascii_lowercase();
         if length != call.body.len() || tag.len() != 32 {
             return None;
         }

@@ -1,7 +1,6 @@
 //! Statistics of requests, counted for each attempt where it happens, so that none is missed (H152).
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Kind of a request.
@@ -55,36 +54,40 @@ pub enum RequestOutcome {
     Throttled,
 }
 
-/// Attempts that are counted together.
-#[expect(clippy::exhaustive_structs, reason = "a key to look up")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AttemptKind {
+/// Requests of one operation with one outcome.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestCount {
+    /// Number of attempts.
+    pub attempts: u64,
+    /// Bytes of received bodies.
+    pub bytes_in: u64,
+    /// Bytes of sent bodies.
+    pub bytes_out: u64,
     /// The operation.
     pub operation: Operation,
     /// The outcome.
     pub outcome: RequestOutcome,
 }
 
-/// Number of attempts, with the body bytes in both directions.
+/// Statistics of the requests of a client, since it was made. Each attempt counts, repeated ones too.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OperationCount {
-    /// Attempts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestStats {
+    /// Number of attempts that were sent.
     pub attempts: u64,
-    /// Received body bytes.
+    /// Bytes of received bodies.
     pub bytes_in: u64,
-    /// Sent body bytes, including those of failed attempts.
+    /// Bytes of sent bodies.
     pub bytes_out: u64,
+    /// The attempts by operation and outcome, in the order of both. Only [`RequestOutcome::NotSent`] is not part of the totals.
+    pub counts: Vec<RequestCount>,
 }
 
-/// Called once when a threshold is reached.
-type Callback = Box<dyn FnOnce(&Counters) + Send>;
-
-/// Statistics of all requests of a client.
-#[derive(Default)]
-pub struct Counters {
-    counts: Mutex<BTreeMap<AttemptKind, OperationCount>>,
-    thresholds: Mutex<Vec<(u64, Callback)>>,
+/// Counts attempts.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    counts: Mutex<BTreeMap<(Operation, RequestOutcome), RequestCount>>,
 }
 
 impl Counters {
@@ -92,80 +95,40 @@ impl Counters {
         Arc::default()
     }
 
-    /// Counts by operation and outcome.
-    pub fn counts(&self) -> BTreeMap<AttemptKind, OperationCount> {
-        self.locked().clone()
-    }
-
-    /// Total of all sent attempts.
-    pub fn total(&self) -> OperationCount {
-        let counts = self.locked();
-        let sent = counts.iter().filter(|(kind, _)| kind.outcome != RequestOutcome::NotSent);
-        sent.fold(OperationCount::default(), |sum, (_, count)| OperationCount {
+    pub(super) fn stats(&self) -> RequestStats {
+        let counts: Vec<_> = self.locked().values().copied().collect();
+        let sent = counts.iter().filter(|count| count.outcome != RequestOutcome::NotSent);
+        let mut stats = sent.fold(RequestStats::default(), |sum, count| RequestStats {
             attempts: sum.attempts + count.attempts,
             bytes_in: sum.bytes_in + count.bytes_in,
             bytes_out: sum.bytes_out + count.bytes_out,
-        })
-    }
-
-    /// Calls `callback` once, after this many attempts in total. It runs inside the attempt, so it must be quick.
-    pub fn when_attempts_reach(&self, attempts: u64, callback: impl FnOnce(&Self) + Send + 'static) {
-        self.thresholds.lock().unwrap_or_else(PoisonError::into_inner).push((attempts, Box::new(callback)));
-        self.check_thresholds();
+            counts: Vec::new(),
+        });
+        stats.counts = counts;
+        stats
     }
 
     pub(super) fn add(&self, operation: Operation, outcome: RequestOutcome, bytes_in: u64, bytes_out: u64) {
-        {
-            let mut counts = self.locked();
-            let count = counts.entry(AttemptKind { operation, outcome }).or_default();
-            count.attempts += 1;
-            count.bytes_in += bytes_in;
-            count.bytes_out += bytes_out;
-        }
-        self.check_thresholds();
+        let new = RequestCount { attempts: 0, bytes_in: 0, bytes_out: 0, operation, outcome };
+        let mut counts = self.locked();
+        let count = counts.entry((operation, outcome)).or_insert(new);
+        count.attempts += 1;
+        count.bytes_in += bytes_in;
+        count.bytes_out += bytes_out;
     }
 
-    fn check_thresholds(&self) {
-        let due: Vec<_> = {
-            let mut thresholds = self.thresholds.lock().unwrap_or_else(PoisonError::into_inner);
-            if thresholds.is_empty() {
-                return;
-            }
-            let attempts = self.total().attempts;
-            thresholds.extract_if(.., |(threshold, _)| *threshold <= attempts).collect()
-        };
-        // No lock is held, so a callback may read the counters.
-        for (_, callback) in due {
-            callback(self);
-        }
-    }
-
-    fn locked(&self) -> MutexGuard<'_, BTreeMap<AttemptKind, OperationCount>> {
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<(Operation, RequestOutcome), RequestCount>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.locked().iter()).finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use super::*;
 
-    /// Proves H152.
     #[test]
-    fn every_attempt_is_counted_and_a_threshold_fires_once() {
+    fn every_attempt_is_counted() {
         let counters = Counters::new();
-        let called = Arc::new(AtomicU64::new(0));
-        let seen = Arc::clone(&called);
-        counters.when_attempts_reach(2, move |counters| {
-            seen.fetch_add(counters.total().attempts, Ordering::Relaxed);
-        });
         for outcome in [
             RequestOutcome::NotSent,
             RequestOutcome::Broken,
@@ -174,9 +137,9 @@ mod tests {
         ] {
             counters.add(Operation::Put, outcome, 1, 10);
         }
-        assert_eq!(called.load(Ordering::Relaxed), 2);
-        assert_eq!(counters.total(), OperationCount { attempts: 3, bytes_in: 3, bytes_out: 30 });
-        assert_eq!(counters.counts().len(), 4);
+        let stats = counters.stats();
+        assert_eq!((stats.attempts, stats.bytes_in, stats.bytes_out), (3, 3, 30));
+        assert_eq!(stats.counts.len(), 4);
         assert!(Operation::Put.writes() && !Operation::Get.writes());
     }
 }

@@ -7,7 +7,7 @@ use crate::http::HttpTransport;
 use crate::rt::Runtime;
 use crate::s3::capabilities::S3Capabilities;
 use crate::s3::client::BucketClient;
-use crate::s3::counters::Counters;
+use crate::s3::counters::RequestStats;
 use crate::s3::options::S3Options;
 
 /// A client for one bucket, with which an `S3Backend` is opened. Clones share everything: connections, limits, counters.
@@ -35,8 +35,8 @@ impl S3Client {
     }
 
     /// Statistics of all requests so far.
-    pub fn counters(&self) -> &Arc<Counters> {
-        self.requests.counters()
+    pub fn stats(&self) -> RequestStats {
+        self.requests.stats()
     }
 
     /// Tests the server for a store whose keys all begin with `prefix`: its name and a slash, or nothing for

@@ -46,10 +46,9 @@ use std::fmt;
 
 pub(crate) use guard::Guard;
 
-pub use capabilities::{Risk, S3Capabilities, S3Feature, Support};
-pub(crate) use client::BucketClient;
-pub use client::ClockOffset;
-pub use counters::{AttemptKind, Counters, Operation, OperationCount, RequestOutcome};
+pub use capabilities::{Risk, S3Capabilities, Support};
+pub(crate) use client::{BucketClient, ClockOffset};
+pub use counters::{Operation, RequestCount, RequestOutcome, RequestStats};
 pub use credentials::{
     AssumeRoleCredentials, ContainerCredentials, CredentialProvider, Credentials, DefaultCredentials,
     EnvironmentCredentials, InstanceCredentials, ProfileCredentials, StaticCredentials,

@@ -14,7 +14,6 @@ use crate::s3::client::BucketClient;
 use crate::s3::counters::Operation;
 use crate::s3::options::Encryption;
 use crate::wire::date::parse_http_date;
-use crate::wire::http_body::Framing;
 use crate::wire::s3_xml::{XmlError, parse_copied};
 use crate::wire::uri::encode_path;
 
@@ -102,7 +101,7 @@ impl BucketClient {
             return Err(protocol("read", key, "the server answered with a range that was not requested"));
         }
         let head = head_of(&answer, None);
-        if answer.response.framing == Framing::Close {
+        if answer.response.may_be_truncated {
             return Err(protocol("read", key, "the answer does not show that the object is complete"));
         }
         let head = Head { size: answer.response.body.len() as u64, ..head };

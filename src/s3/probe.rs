@@ -78,7 +78,7 @@ impl Probe<'_> {
             let harmful = rules.iter().filter(|rule| rule.enabled && (rule.expires || rule.transitions));
             harmful.into_iter().any(|rule| concerns(&rule.prefix))
         });
-        found.clock_offset = self.client.clock_offset();
+        found.clock_offset_seconds = self.client.clock_offset().0;
         Ok(found)
     }
 
@@ -177,7 +177,7 @@ impl Probe<'_> {
         let hash = hex_sha256(b"sent");
         let sending = Sending { deadline, failed: None, guard: None, hash: &hash, place: None };
         let sent = shared.attempt(&call, sending).await?;
-        let status = sent.outcome.map_or(0, |response| response.head.status);
+        let status = sent.outcome.map_or(0, |response| response.status);
         // The stored object counts, not the answer.
         let stored = match self.client.get(&key, 64).await {
             Ok((found, _)) => found == "damaged",

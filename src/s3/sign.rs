@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{Request, RequestHeader, Timeouts};
+use crate::http::{Header, Request, Timeouts};
 use crate::s3::call::{Call, Shared};
 use crate::s3::client::BucketClient;
 use crate::s3::credentials::Credentials;
@@ -117,7 +117,7 @@ impl Shared {
         let timeouts = Timeouts { overall, ..timeouts };
         let mut request = Request::new(call.method, Arc::clone(endpoint), target, timeouts);
         (request.body, request.body_limit) = (call.body.clone(), call.body_limit);
-        request.headers = headers.into_iter().map(|(name, value)| RequestHeader { name, value }).collect();
+        request.headers = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
         request
     }
 }

@@ -40,6 +40,15 @@ pub enum HeadError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, String)>);
 
+impl IntoIterator for Headers {
+    type Item = (String, String);
+    type IntoIter = std::vec::IntoIter<(String, String)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 impl Headers {
     /// The value of the first header with this name, which is in lower case.
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -74,10 +83,7 @@ impl ResponseHead {
     /// The encoding of the body, if a proxy compressed it, or it was stored compressed (H120). `aws-chunked` is only the encoding in which
     /// the body was once sent.
     pub(crate) fn compression(&self) -> Option<&str> {
-        let encoding = self.headers.get("content-encoding")?.trim();
-        let is_plain =
-            ["", "identity", "aws-chunked"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain));
-        (!is_plain).then_some(encoding)
+        self.headers.get("content-encoding").and_then(compression)
     }
 
     /// Returns `true` if the connection can carry another request after this answer, according to its head (RFC 9112 §9.3).
@@ -88,6 +94,13 @@ impl ResponseHead {
         };
         if self.minor_version == 0 { has("keep-alive") && !has("close") } else { !has("close") }
     }
+}
+
+/// The encoding that a `content-encoding` header means, unless the body is plain.
+pub(crate) fn compression(header: &str) -> Option<&str> {
+    let encoding = header.trim();
+    let is_plain = ["", "identity", "aws-chunked"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain));
+    (!is_plain).then_some(encoding)
 }
 
 /// Appends the head of a request, with the final empty line, to `out`.

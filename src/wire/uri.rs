@@ -5,9 +5,13 @@
 //!
 //! Source: RFC 3986 §2; AWS, "Create a canonical request".
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use thiserror::Error;
+
+use crate::error::ParseError;
 
 pub use crate::wire::percent::{decode, encode, encode_path};
 
@@ -58,7 +62,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// For an address that cannot be used in a request.
-    pub fn parse(text: &str) -> Result<Self, UriError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, UriError> {
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Scheme::Https, rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Scheme::Http, rest),
@@ -80,7 +84,7 @@ impl Endpoint {
     }
 
     /// The value of the `host` header, with the port only if it is not the default.
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match (self.scheme, self.port) {
             (Scheme::Http, 80) | (Scheme::Https, 443) => host,
@@ -103,6 +107,22 @@ impl Endpoint {
     pub(crate) fn is_loopback(&self) -> bool {
         let by_name = self.host == "localhost" || self.host.ends_with(".localhost");
         by_name || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = ParseError;
+
+    /// As for the endpoint of a server: `https://s3.eu-west-1.example.com`, or `http://[::1]:9000/base`.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        Self::parse(text).map_err(|error| ParseError::new(format!("not the address of a server: {error}")))
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.scheme == Scheme::Http { "http" } else { "https" };
+        write!(f, "{scheme}://{}{}", self.authority(), self.base_path)
     }
 }
 

@@ -122,7 +122,7 @@ fn a_create_in_two_steps_does_not_replace_a_file_of_another_process() {
         while !creating.is_finished() && !is_waited_for(&lock) {
             std::thread::yield_now();
         }
-        let other = directory.path().join(notes(2).path());
+        let other = directory.path().join(notes(2).to_string());
         fs::write(&other, "of another process").unwrap();
         drop(held);
         let taken = creating.join().unwrap().expect_err("it waited for the lock and then looked");

@@ -10,10 +10,10 @@ use larder::http::{HttpClient, HttpOptions};
 use larder::internal::s3::{Condition, ListRequest, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
-    AttemptKind, Credentials, Operation, RequestOutcome, Risk, S3Capabilities, S3Client, S3Options,
-    StaticCredentials, Support,
+    Credentials, Operation, RequestOutcome, Risk, S3Capabilities, S3Client, S3Options, StaticCredentials,
+    Support,
 };
-use larder_testing::bucket::Bucket;
+use larder_testing::bucket::{Bucket, attempts};
 use larder_testing::fault_server;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ async fn conforms(runtime: Arc<dyn Runtime>, client: S3Client, store: &str) -> S
     let server = client.probe(&format!("{store}/")).await.unwrap();
     let backend = S3Backend::new(runtime, client.clone(), store, server.clone(), &[]).unwrap();
     let backend: Arc<dyn Backend> = Arc::new(backend);
-    let suite = Suite::new().paging(1001).foreign(|path| {
+    let suite = Suite::default().paging(1001).foreign(|path| {
         let (client, place) = (client.clone(), if path.starts_with(".chunks/") { "" } else { ".cnt/" });
         let key = format!("{store}/{place}{path}");
         async move {
@@ -55,11 +55,7 @@ async fn stores_in_parts(client: &S3Client, key: &str) {
     let (found, head) = client.raw().get(key, u64::MAX).await.unwrap();
     assert!(found == body);
     assert_eq!((head.etag, head.size), (tag, body.len() as u64));
-    let counts = client.counters().counts();
-    assert_eq!(
-        counts[&AttemptKind { operation: Operation::Multipart, outcome: RequestOutcome::Answered }].attempts,
-        2
-    );
+    assert_eq!(attempts(client, Operation::Multipart, RequestOutcome::Answered), 2);
     assert_eq!(client.raw().open_uploads(key).await.unwrap(), []);
     let _ = client.raw().delete(key, &Condition::Always).await.unwrap();
 }
@@ -69,7 +65,9 @@ fn a_bucket_on_a_server_with_all_capabilities_conforms() {
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let bucket = Bucket::in_process(Arc::clone(&runtime));
     let found = block_on(conforms(runtime, bucket.client.clone(), "store"));
-    assert!(found.features().iter().all(|feature| feature.support == Support::Yes), "{found:?}");
+    let objects = [found.ranges, found.listing, found.copy, found.create_only_put, found.conditional_put];
+    let others = [found.multi_delete, found.conditional_delete, found.checks_bodies];
+    assert!(objects.iter().chain(&others).all(|support| *support == Support::Yes), "{found:?}");
     assert_eq!((found.quoted_tags, found.expires_objects), (true, Some(false)));
 }
 
@@ -192,5 +190,5 @@ fn a_bucket_on_the_server_given_by_environment_variables_conforms() {
         bucket.clear(&format!("{store}/")).await;
         found
     });
-    println!("{found:#?}\n{:#?}", bucket.client.counters());
+    println!("{found:#?}\n{:#?}", bucket.client.stats());
 }

@@ -5,12 +5,12 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use larder::error::ErrorKind;
 use larder::http::HttpClient;
-use larder::internal::s3::{Condition, ListRequest, PresignedMethod, Requests as _};
+use larder::internal::s3::{Condition, ListRequest, PresignedMethod, Requests as _, opened_connections};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
-    Addressing, AttemptKind, Credentials, Operation, RateLimits, RequestOutcome, S3Client, S3Options,
-    StaticCredentials,
+    Addressing, Credentials, Operation, RateLimits, RequestOutcome, S3Client, S3Options, StaticCredentials,
 };
+use larder_testing::bucket::attempts;
 use larder_testing::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
@@ -215,12 +215,7 @@ fn any_number_of_objects_is_deleted() {
             assert!(results.len() == count && results.iter().all(Result::is_ok));
             assert!(server.objects("bucket").is_empty());
         }
-        let counts = client.counters().counts();
-        assert_eq!(
-            counts[&AttemptKind { operation: Operation::DeleteMany, outcome: RequestOutcome::Answered }]
-                .attempts,
-            1 + 1 + 1 + 2
-        );
+        assert_eq!(attempts(&client, Operation::DeleteMany, RequestOutcome::Answered), 1 + 1 + 1 + 2);
     });
 }
 
@@ -266,9 +261,9 @@ fn connections_are_reused() {
         for _ in 0..50 {
             client.raw().get("k", 100_000).await.unwrap();
         }
-        assert_eq!((http.status().opened, server.requests()), (1, 51), "{:?}", client.counters());
+        assert_eq!((opened_connections(&http), server.requests()), (1, 51), "{:?}", client.stats());
         join_all((0..8).map(|_| client.raw().get("k", 100_000))).await;
-        assert!(http.status().opened <= 8);
+        assert!(opened_connections(&http) <= 8);
     });
 }
 
@@ -282,7 +277,7 @@ fn concurrent_requests_never_exceed_the_limit() {
         for result in join_all((0..40).map(|_| client.raw().get("k", 100_000))).await {
             result.unwrap();
         }
-        assert!(http.status().opened <= 3, "{:?}", http.status());
+        assert!(opened_connections(&http) <= 3, "{http:?}");
     });
 }
 
@@ -389,16 +384,8 @@ fn large_objects_are_stored_in_parts() {
         let (found, head) = client.raw().get("large \u{e4}/+", u64::MAX).await.unwrap();
         assert!(found == bytes);
         assert_eq!(head.etag, etag);
-        let counts = client.counters().counts();
-        assert_eq!(
-            counts[&AttemptKind { operation: Operation::Multipart, outcome: RequestOutcome::Answered }]
-                .attempts,
-            2
-        );
-        assert_eq!(
-            counts[&AttemptKind { operation: Operation::Put, outcome: RequestOutcome::Answered }].attempts,
-            3
-        );
+        assert_eq!(attempts(&client, Operation::Multipart, RequestOutcome::Answered), 2);
+        assert_eq!(attempts(&client, Operation::Put, RequestOutcome::Answered), 3);
         // A condition is obeyed.
         let again = client.raw().put("large \u{e4}/+", bytes.clone(), &Condition::Absent).await;
         assert_eq!(again.unwrap_err().kind(), ErrorKind::AlreadyExists);

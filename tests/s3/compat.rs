@@ -196,7 +196,7 @@ fn a_refreshed_pbs_bucket_is_listed_without_requests() {
         let done = store.refresh().await.unwrap();
         // Every object of metadata is known; manifests, owners and notes are kept.
         assert_eq!((done.objects, done.fetched), (24, 9));
-        let asked = || place.bucket.client.counters().total().attempts;
+        let asked = || place.bucket.client.stats().attempts;
         let before = asked();
         let root = Namespace::root();
         for namespace in store.namespaces(&root).await.unwrap() {

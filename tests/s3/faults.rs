@@ -8,8 +8,9 @@ use larder::http::{HttpClient, Timeouts};
 use larder::internal::s3::{Condition, ListRequest, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
-    AttemptKind, Credentials, Operation, RequestOutcome, RetryOptions, S3Client, S3Options, StaticCredentials,
+    Credentials, Operation, RequestOutcome, RetryOptions, S3Client, S3Options, StaticCredentials,
 };
+use larder_testing::bucket::attempts;
 use larder_testing::fault_server::{Action, Etags, FaultServer, Flip, Framing, Options, Quirk, Rule};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
@@ -539,7 +540,7 @@ fn a_long_error_text_is_truncated_and_contains_no_secret() {
     let text = message(&error);
     assert!(text.len() < 4096, "{} bytes", text.len());
     assert!(!text.contains("not to be seen") && !format!("{client:?}").contains("not to be seen"));
-    let total = client.counters().total();
+    let total = client.stats();
     assert!(total.bytes_in <= total.attempts * (64 << 10), "{total:?}");
 }
 
@@ -552,16 +553,13 @@ fn every_attempt_is_counted() {
     server.add(Rule::on("GET").first(1).then(Action::CutResponseAt(10)));
     get(&client, "k").unwrap();
     let _ = get(&client, "missing");
-    let counts = client.counters().counts();
-    let count = |operation, outcome| {
-        counts.get(&AttemptKind { operation, outcome }).map_or(0, |count| count.attempts)
-    };
+    let count = |operation, outcome| attempts(&client, operation, outcome);
     assert_eq!(count(Operation::Put, RequestOutcome::Throttled), 2);
     assert_eq!(count(Operation::Put, RequestOutcome::Answered), 1);
     assert_eq!(count(Operation::Get, RequestOutcome::Broken), 1);
     assert_eq!(count(Operation::Get, RequestOutcome::Answered), 2);
-    assert_eq!(client.counters().total().attempts, server.log().len() as u64);
-    assert_eq!(client.counters().total().bytes_out, 300);
+    assert_eq!(client.stats().attempts, server.log().len() as u64);
+    assert_eq!(client.stats().bytes_out, 300);
 }
 
 /// Proves H134.

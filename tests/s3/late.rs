@@ -3,7 +3,7 @@
 
 use futures::executor::block_on;
 use larder::error::ErrorKind;
-use larder::format::name::{AuthId, Namespace};
+use larder::format::name::Namespace;
 use larder::store::{Protection, SnapshotState};
 use larder_testing::fault_server;
 use larder_testing::fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Rule};

@@ -174,9 +174,9 @@ fn operations_send_the_minimum_of_requests() {
         server.put(&format!("store/{number:06}"), Vec::new());
     }
     let requests = |what: &dyn Fn()| {
-        let before = client.counters().total().attempts;
+        let before = client.stats().attempts;
         what();
-        client.counters().total().attempts - before
+        client.stats().attempts - before
     };
     let list = || {
         let (mut token, mut count) = (None, 0);

@@ -13,11 +13,9 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::future::join_all;
 use larder::error::{Error, ErrorKind};
-use larder::http::{HttpTransport, Request, Response, TransportError};
+use larder::http::{Header, HttpTransport, Request, Response, TransportError};
 use larder::internal::s3::{Condition, Requests as _};
 use larder::internal::wire::date::parse_iso8601;
-use larder::internal::wire::http_body::Framing;
-use larder::internal::wire::http_head::ResponseHead;
 use larder::rt::{Runtime, SimRuntime};
 use larder::s3::{
     CredentialProvider, Credentials, RateLimits, RetryOptions, S3Client, S3Options, StaticCredentials,
@@ -51,10 +49,8 @@ impl HttpTransport for Fake {
         self.runtime.sleep(LATENCY).await;
         let body =
             if code.is_empty() { String::new() } else { format!("<Error><Code>{code}</Code></Error>") };
-        let headers = [("etag", "\"tag\"")].into_iter().collect();
-        let head = ResponseHead { headers, minor_version: 1, status };
-        let framing = Framing::Length(body.len() as u64);
-        Ok(Response::new(head, Bytes::from(body), framing))
+        let headers = vec![Header { name: "etag".into(), value: "\"tag\"".to_owned() }];
+        Ok(Response::new(status, headers, Bytes::from(body)))
     }
 }
 

@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use futures::executor::block_on;
 use larder::error::ErrorKind;
-use larder::http::{HttpClient, HttpOptions, PoolStatus, Proxy, TlsOptions};
-use larder::internal::s3::{Condition, Requests as _};
+use larder::http::{HttpClient, HttpOptions, Proxy, TlsOptions};
+use larder::internal::s3::{Condition, Requests as _, opened_connections};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Addressing, Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder_testing::s3_server::{ACCESS_KEY, DOMAIN, REGION, S3Server, SECRET_KEY};
@@ -118,11 +118,6 @@ fn plain(address: SocketAddr) -> Proxy {
     Proxy::new(&format!("http://{address}")).unwrap()
 }
 
-fn opened(http: &HttpClient) -> u64 {
-    let PoolStatus { opened, .. } = http.status();
-    opened
-}
-
 /// Proves H147.
 #[test]
 fn requests_share_one_tunnel_while_it_is_open() {
@@ -133,7 +128,7 @@ fn requests_share_one_tunnel_while_it_is_open() {
         for _ in 0..5 {
             assert_eq!(client.raw().get("k", 3_000_000).await.unwrap().0, body);
         }
-        assert_eq!(opened(&http), 1);
+        assert_eq!(opened_connections(&http), 1);
         proxy.hang_up();
         assert_eq!(client.raw().get("k", 3_000_000).await.unwrap().0, body, "through another one");
     });
@@ -201,5 +196,5 @@ fn a_silent_proxy_ends_by_its_timeout() {
     let client = S3Client::new(runtime, http, options).unwrap();
     assert_eq!(block_on(client.raw().get("k", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(holding.join().unwrap(), 3);
-    assert_eq!(client.counters().total().attempts, 0, "no request was sent");
+    assert_eq!(client.stats().attempts, 0, "no request was sent");
 }

@@ -81,7 +81,7 @@ fn asked(server: &FaultServer, since: usize) -> Rights {
 async fn reader(server: &FaultServer) -> Datastore {
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let client = client(server, &runtime);
-    let backend = S3Backend::new(runtime, client, "store", S3Capabilities::unknown(), &[]).unwrap();
+    let backend = S3Backend::new(runtime, client, "store", S3Capabilities::default(), &[]).unwrap();
     Datastore::open(Arc::new(backend) as Arc<dyn Backend>, Options::default()).await.unwrap()
 }
 

@@ -100,7 +100,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 fn able() -> S3Capabilities {
-    let mut able = S3Capabilities::unknown();
+    let mut able = S3Capabilities::default();
     for support in [
         &mut able.checks_bodies,
         &mut able.conditional_put,

@@ -13,9 +13,19 @@ use larder::backend::{Backend, Ownership, S3Backend};
 use larder::http::{HttpClient, HttpOptions};
 use larder::internal::s3::{Condition, ListRequest, Requests as _};
 use larder::rt::Runtime;
-use larder::s3::{Addressing, Credentials, S3Capabilities, S3Client, S3Options, StaticCredentials};
+use larder::s3::{
+    Addressing, Credentials, Operation, RequestOutcome, S3Capabilities, S3Client, S3Options,
+    StaticCredentials,
+};
 
 use crate::s3_server;
+
+/// Number of attempts of an operation that had this outcome.
+pub fn attempts(client: &S3Client, operation: Operation, outcome: RequestOutcome) -> u64 {
+    let counts = client.stats().counts.into_iter();
+    let wanted = counts.filter(|count| (count.operation, count.outcome) == (operation, outcome));
+    wanted.map(|count| count.attempts).sum()
+}
 
 /// A bucket, and a client for it.
 pub struct Bucket {

@@ -8,9 +8,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use larder::format::Digest;
-use larder::http::{HttpTransport, Progress, Request, Response, TransportError, TransportErrorKind};
-use larder::internal::wire::http_body::Framing;
-use larder::internal::wire::http_head::ResponseHead;
+use larder::http::{Header, HttpTransport, Progress, Request, Response, TransportError, TransportErrorKind};
 use larder::internal::wire::uri;
 use larder::rt::{Runtime, SimRuntime};
 
@@ -185,7 +183,7 @@ impl SimBucket {
         let mut named = BTreeSet::new();
         for (_, index) in objects.iter().filter(|(key, _)| key.ends_with(".fidx")) {
             let digests = index.body[4096..].as_chunks::<32>().0.iter();
-            named.extend(digests.map(|digest| Digest::from_bytes(*digest).to_string()));
+            named.extend(digests.map(|digest| Digest::from(*digest).to_string()));
         }
         let before = self.sim.now() - age;
         let is_garbage = |key: &str, object: &Object| {
@@ -325,9 +323,9 @@ impl Wire {
             _ => body,
         };
         let time = ("date", date::http(self.bucket.sim.now()));
-        let headers = headers.into_iter().chain([time]).collect();
-        let framing = Framing::Length(body.len() as u64);
-        Response::new(ResponseHead { headers, minor_version: 1, status }, body, framing)
+        let headers = headers.into_iter().chain([time]);
+        let headers = headers.map(|(name, value)| Header { name: name.into(), value });
+        Response::new(status, headers.collect(), body)
     }
 }
 

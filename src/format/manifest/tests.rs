@@ -1,6 +1,9 @@
+use std::error::Error as _;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::ErrorKind;
 use crate::format::fingerprint::KeyFingerprint;
 use crate::format::name::AuthId;
 use crate::format::upid::Upid;
@@ -200,9 +203,9 @@ fn the_unprotected_part_is_set_read_and_removed() {
     let upid: Upid = Upid::builder("verify", manifest.time(), &AuthId::root()).build().unwrap();
     let state = VerifyState::new(upid, VerifyResult::Failed);
     manifest.set_verify_state(Some(&state));
-    assert_eq!(manifest.verify_state(), Ok(Some(state)));
+    assert_eq!(manifest.verify_state().unwrap(), Some(state));
     manifest.set_key_fingerprint(Some(KeyFingerprint::from_bytes([7; 32])));
-    assert_eq!(manifest.key_fingerprint(), Ok(Some(KeyFingerprint::from_bytes([7; 32]))));
+    assert_eq!(manifest.key_fingerprint().unwrap(), Some(KeyFingerprint::from_bytes([7; 32])));
     manifest.set_notes(Some(""));
     assert_eq!(manifest.notes(), Some(""));
     manifest.set_chunk_upload_stats(Some(UploadStats::default()));

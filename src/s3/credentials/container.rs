@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{HttpTransport, MetadataService, Request, RequestHeader, Timeouts, exchange_metadata};
+use crate::http::{Header, HttpTransport, MetadataService, Request, Timeouts, exchange_metadata};
 use crate::rt::Runtime;
 use crate::s3::credentials::document::{parse_credentials, refused, unanswered};
 use crate::s3::credentials::variables::{Variables, read_token};
@@ -100,12 +100,12 @@ impl CredentialProvider for ContainerCredentials {
         let is_local = MetadataService::Container.is_at(&endpoint);
         let mut request = Request::new("GET", Arc::new(endpoint), target, timeouts);
         request.headers = vec![
-            RequestHeader { name: "accept".into(), value: "application/json".to_owned() },
-            RequestHeader { name: "accept-encoding".into(), value: "identity".to_owned() },
-            RequestHeader { name: "host".into(), value: authority.clone() },
+            Header { name: "accept".into(), value: "application/json".to_owned() },
+            Header { name: "accept-encoding".into(), value: "identity".to_owned() },
+            Header { name: "host".into(), value: authority.clone() },
         ];
         if let Some(value) = self.token(runtime).await? {
-            request.headers.push(RequestHeader { name: "authorization".into(), value });
+            request.headers.push(Header { name: "authorization".into(), value });
         }
         let answered = if is_local {
             exchange_metadata(runtime, MetadataService::Container, &request).await

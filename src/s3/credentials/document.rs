@@ -63,9 +63,9 @@ pub(super) fn refused(response: &Response, action: &'static str, subject: &str) 
         code: shorten(&document.code.unwrap_or_default()),
         message: shorten(&document.message.unwrap_or_default()),
         request_id: None,
-        status: response.head.status,
+        status: response.status,
     };
-    let kind = match response.head.status {
+    let kind = match response.status {
         408 | 429 | 500.. => ErrorKind::Unavailable,
         _ => ErrorKind::Denied,
     };
@@ -74,7 +74,7 @@ pub(super) fn refused(response: &Response, action: &'static str, subject: &str) 
 
 /// The error for a service that did not answer.
 pub(super) fn unanswered(error: TransportError, action: &'static str, subject: &str) -> Error {
-    let kind = match error.kind() {
+    let kind = match error.kind {
         TransportErrorKind::Invalid => ErrorKind::InvalidInput,
         TransportErrorKind::Tls => ErrorKind::Denied,
         _ => ErrorKind::Unavailable,

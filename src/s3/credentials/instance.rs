@@ -18,7 +18,7 @@ use async_trait::async_trait;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{
-    MetadataService, Request, RequestHeader, Response, Timeouts, TransportError, TransportErrorKind,
+    Header, MetadataService, Request, Response, Timeouts, TransportError, TransportErrorKind,
     exchange_metadata,
 };
 use crate::rt::Runtime;
@@ -95,7 +95,7 @@ impl CredentialProvider for InstanceCredentials {
         let mut token = service.token(runtime).await?;
         let roles = service.get(runtime, &mut token, ROLES).await?;
         let role = str::from_utf8(&roles.body).unwrap_or_default().lines().next().unwrap_or_default().trim();
-        if roles.head.status == 404 || roles.is_success() && role.is_empty() {
+        if roles.status == 404 || roles.is_success() && role.is_empty() {
             return Err(not_configured("the instance has no role"));
         }
         service.succeeded(&roles)?;
@@ -114,11 +114,11 @@ impl Service {
             let headers = [("content-length", "0"), ("x-aws-ec2-metadata-token-ttl-seconds", "300")];
             match self.send(runtime, "PUT", "/latest/api/token", &headers).await {
                 Ok(response) => break response,
-                Err(error) if error.kind() == TransportErrorKind::Timeout && attempts < TOKEN_ATTEMPTS => {}
+                Err(error) if error.kind == TransportErrorKind::Timeout && attempts < TOKEN_ATTEMPTS => {}
                 Err(error) => return Err(self.absent(error)),
             }
         };
-        let status = response.head.status;
+        let status = response.status;
         if (400..500).contains(&status) && status != 429 && !self.is_named {
             // Other clouds have services at this address, too.
             let why = format!("the metadata service refused a token for IMDSv2 with status {status}");
@@ -139,7 +139,7 @@ impl Service {
         if self.is_named {
             return unanswered(error, ACTION, &address);
         }
-        not_configured(match error.kind() {
+        not_configured(match error.kind {
             TransportErrorKind::Timeout => format!(
                 "no metadata service answers at {address}; in a container on an instance, the hop limit of the service must be at least 2"
             ),
@@ -154,7 +154,7 @@ impl Service {
             let headers = [("x-aws-ec2-metadata-token", token.as_str())];
             let response = self.send(runtime, "GET", path, &headers).await;
             let response = response.map_err(|error| unanswered(error, ACTION, &self.endpoint.authority()))?;
-            if response.head.status != 401 || is_new {
+            if response.status != 401 || is_new {
                 return Ok(response);
             }
             *token = self.token(runtime).await?;
@@ -176,10 +176,8 @@ impl Service {
         let authority = self.endpoint.authority();
         let common = [("host", authority.as_str()), ("accept-encoding", "identity")];
         let headers = common.into_iter().chain(headers.iter().copied());
-        let header = |(name, value): (&'static str, &str)| RequestHeader {
-            name: name.into(),
-            value: value.to_owned(),
-        };
+        let header =
+            |(name, value): (&'static str, &str)| Header { name: name.into(), value: value.to_owned() };
         request.headers = headers.map(header).collect();
         exchange_metadata(runtime, MetadataService::Instance, &request).await
     }

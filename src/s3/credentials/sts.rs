@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{HttpTransport, Request, RequestHeader, Response, Timeouts};
+use crate::http::{Header, HttpTransport, Request, Response, Timeouts};
 use crate::rt::Runtime;
 use crate::s3::Refusal;
 use crate::s3::credentials::Credentials;
@@ -167,7 +167,7 @@ impl Sts {
         };
         let mut request = Request::new("POST", Arc::new(server.endpoint.clone()), path, timeouts);
         request.body = body.clone();
-        request.headers = headers.into_iter().map(|(name, value)| RequestHeader { name, value }).collect();
+        request.headers = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
         let sent = self.transport.exchange(&request).await;
         sent.map_err(|error| unanswered(error, "ask the Security Token Service at", &host))
     }
@@ -236,7 +236,7 @@ fn parse(response: &Response, role: &Role) -> Result<Credentials> {
 fn refused(response: &Response) -> Refusal {
     let mut refusal = refusal(response).0;
     refusal.message = shorten(&refusal.message);
-    let request_id = response.head.headers.get("x-amzn-requestid").map(str::to_owned);
+    let request_id = response.header("x-amzn-requestid").map(str::to_owned);
     refusal.request_id = request_id.or(refusal.request_id);
     refusal
 }

@@ -59,7 +59,7 @@ pub(super) enum Mend {
 /// A refusal by the server.
 pub(super) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
     let mut body = parse_error(&response.body).unwrap_or_default();
-    if let Some(encoding) = response.head.compression().filter(|_| body.code.is_empty()) {
+    if let Some(encoding) = response.compression().filter(|_| body.code.is_empty()) {
         body.message = format!(
             "the answer is compressed (content-encoding: {encoding}), though only uncompressed ones are accepted: a proxy or \
              gateway in between does that; switch compression off there, or go around it"
@@ -68,12 +68,12 @@ pub(super) fn refusal(response: &Response) -> (Refusal, ErrorBody) {
     for text in [&mut body.code, &mut body.message] {
         text.truncate(text.floor_char_boundary(MESSAGE_BYTES));
     }
-    let request_id = response.head.headers.get("x-amz-request-id").map(str::to_owned);
+    let request_id = response.header("x-amz-request-id").map(str::to_owned);
     let refusal = Refusal {
         code: body.code.clone(),
         message: body.message.clone(),
         request_id: request_id.or_else(|| body.request_id.clone()),
-        status: response.head.status,
+        status: response.status,
     };
     (refusal, body)
 }
@@ -117,7 +117,7 @@ fn judge_response(response: &Response, operation: Operation, now: SystemTime) ->
     }
     if response.is_success() {
         // A proxy that compresses one answer compresses the next one too.
-        let is_plain = response.head.compression().is_none();
+        let is_plain = response.compression().is_none();
         let verdict = if is_plain { Verdict::Answer } else { Verdict::Once(ErrorKind::Unavailable) };
         return Judgement { refusal: None, verdict };
     }
@@ -135,7 +135,7 @@ fn judge_status(
     operation: Operation,
     now: SystemTime,
 ) -> Verdict {
-    match response.head.status {
+    match response.status {
         304 | 412 | 416 => Verdict::Answer,
         // An answer to HEAD has no body. Any other answer without a code may come from a proxy, which does not know the
         // objects (I7).
@@ -145,11 +145,11 @@ fn judge_status(
         400 | 403 if code.is_empty() && skew(response, now).is_some() => {
             Verdict::Mend(Mend::Clock(skew(response, now)))
         }
-        400 | 403 if code.is_empty() && response.head.headers.get("x-amz-bucket-region").is_some() => {
+        400 | 403 if code.is_empty() && response.header("x-amz-bucket-region").is_some() => {
             Verdict::Mend(place(response, body))
         }
         408 | 429 | 498 | 500 | 502 | 503 | 504 => Verdict::Later {
-            throttled: matches!(response.head.status, 429 | 498 | 503),
+            throttled: matches!(response.status, 429 | 498 | 503),
             wanted: retry_after(response, now),
         },
         400 if code.is_empty() => Verdict::Once(ErrorKind::InvalidInput),
@@ -173,7 +173,7 @@ fn proves_absence(operation: Operation, code: &str) -> bool {
 
 /// The time of the server, if the request may have been refused for its time: an answer to HEAD has no code.
 pub(super) fn skew(response: &Response, now: SystemTime) -> Option<SystemTime> {
-    let date = response.head.headers.get("date").and_then(parse_http_date)?;
+    let date = response.header("date").and_then(parse_http_date)?;
     let off = date.duration_since(now).unwrap_or_else(|early| early.duration());
     (off > SKEW).then_some(date)
 }
@@ -212,7 +212,7 @@ fn judge_code(code: &str, response: &Response, body: &ErrorBody, now: SystemTime
     }
     Some(match code {
         "RequestTimeTooSkewed" => {
-            let date = response.head.headers.get("date").and_then(parse_http_date);
+            let date = response.header("date").and_then(parse_http_date);
             Verdict::Mend(Mend::Clock(date))
         }
         // Replaced keys are rejected before they expire.
@@ -245,18 +245,17 @@ fn judge_code(code: &str, response: &Response, body: &ErrorBody, now: SystemTime
 }
 
 fn place(response: &Response, body: &ErrorBody) -> Mend {
-    let headers = &response.head.headers;
-    let location = headers.get("location").map(str::to_owned);
+    let location = response.header("location").map(str::to_owned);
     Mend::Place(SentTo {
-        lasting: !matches!(response.head.status, 302 | 307),
+        lasting: !matches!(response.status, 302 | 307),
         location: location.or_else(|| body.endpoint.clone()),
-        region: headers.get("x-amz-bucket-region").map(str::to_owned).or_else(|| body.region.clone()),
+        region: response.header("x-amz-bucket-region").map(str::to_owned).or_else(|| body.region.clone()),
     })
 }
 
 /// Judges a failure without a response.
 fn judge_failure(error: &TransportError) -> Verdict {
-    match (error.kind(), error.progress()) {
+    match (error.kind, error.progress) {
         (TransportErrorKind::Invalid, _) => Verdict::Never(ErrorKind::InvalidInput),
         (TransportErrorKind::Tls, Progress::NotSent) => Verdict::Once(ErrorKind::Denied),
         (TransportErrorKind::TooLarge, _) => Verdict::Never(ErrorKind::Corrupt),
@@ -267,7 +266,7 @@ fn judge_failure(error: &TransportError) -> Verdict {
 
 /// Parses `Retry-After`: seconds, or a date (H135).
 fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
-    let text = response.head.headers.get("retry-after")?.trim();
+    let text = response.header("retry-after")?.trim();
     match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => parse_http_date(text).map(|at| at.duration_since(now).unwrap_or_default()),

@@ -3,14 +3,13 @@ use std::num::NonZeroU32;
 use bytes::Bytes;
 
 use super::*;
+use crate::http::Header;
 use crate::rt::ThreadRuntime;
-use crate::wire::http_body::Framing;
-use crate::wire::http_head::ResponseHead;
 
 fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Response {
-    let headers = headers.iter().copied().collect();
-    let head = ResponseHead { headers, minor_version: 1, status };
-    Response::new(head, Bytes::copy_from_slice(body.as_bytes()), Framing::Length(body.len() as u64))
+    let header =
+        |(name, value): &(&str, &str)| Header { name: (*name).to_owned().into(), value: (*value).to_owned() };
+    Response::new(status, headers.iter().map(header).collect(), Bytes::copy_from_slice(body.as_bytes()))
 }
 
 fn coded(status: u16, code: &str) -> Response {

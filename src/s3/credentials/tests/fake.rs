@@ -9,9 +9,7 @@ use async_trait::async_trait;
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::error::Error;
-use crate::http::{
-    Framing, HttpTransport, Progress, Request, Response, ResponseHead, TransportError, TransportErrorKind,
-};
+use crate::http::{Header, HttpTransport, Progress, Request, Response, TransportError, TransportErrorKind};
 use crate::rt::{Connection, Runtime as _, SimRuntime};
 use crate::s3::credentials::CredentialProvider;
 
@@ -118,9 +116,9 @@ impl fmt::Debug for FakeTransport {
 
 pub(super) fn response(status: u16, headers: &[(&str, &str)], body: impl Into<String>) -> Response {
     let body = body.into();
-    let headers = headers.iter().copied().collect();
-    let framing = Framing::Length(body.len() as u64);
-    Response::new(ResponseHead { headers, minor_version: 1, status }, body.into(), framing)
+    let header =
+        |(name, value): &(&str, &str)| Header { name: (*name).to_owned().into(), value: (*value).to_owned() };
+    Response::new(status, headers.iter().map(header).collect(), body.into())
 }
 
 /// The answer of the Security Token Service with keys that begin with `name`, valid until a time of 2025-01-01.

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::fake::{FakeTransport, ask, assumed, explain, parameters, response};
 use crate::error::{Error, ErrorKind};
-use crate::http::{Request, Response};
+use crate::http::{Header, Request, Response};
 use crate::rt::{Runtime as _, SimRuntime};
 use crate::s3::credentials::variables::Variables;
 use crate::s3::credentials::{
@@ -223,7 +223,8 @@ fn a_request_of_a_wrong_clock_is_signed_again_with_the_time_of_the_service() {
             return Some(assumed("AssumeRole", "ROLE", "02:00:00"));
         }
         let mut refused = refused(403, "SignatureDoesNotMatch", "Signature not yet current");
-        refused.head.headers = [("date", "Wed, 01 Jan 2025 00:00:00 GMT")].into_iter().collect();
+        let date = "Wed, 01 Jan 2025 00:00:00 GMT".to_owned();
+        refused.headers = vec![Header { name: "date".into(), value: date }];
         Some(refused)
     });
     assert_eq!(ask(&sim, &assume(transport.clone(), &[])).unwrap(), "ROLE");
