@@ -268,7 +268,7 @@ async fn back_up(
         }
     }
     .expect("a written archive");
-    backup.finish().await.expect("a finished backup")
+    backup.finish().await.expect("a finished backup").snapshot
 }
 
 fn read_through(path: &Path) {

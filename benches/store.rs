@@ -40,7 +40,7 @@ async fn back_up(store: &Datastore, data: &[u8], base: Option<&SnapshotReader>) 
         Some(base) => stream.base(base).await.unwrap(),
         None => stream.await.unwrap(),
     };
-    backup.finish().await.unwrap()
+    backup.finish().await.unwrap().snapshot
 }
 
 fn whole(c: &mut Criterion) {

@@ -179,7 +179,7 @@ async fn back_up(
     }
     let stats = writer.stats();
     // From here on a signal is too late.
-    let snapshot = writer.finish().await?.name().clone();
+    let snapshot = writer.finish().await?.snapshot.name().clone();
     Ok(Done { found, snapshot, stats })
 }
 

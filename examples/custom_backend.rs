@@ -140,7 +140,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let store = Datastore::create(backend, Options::default()).await?;
         let backup = store.backup(&"host/custom".parse()?).begin().await?;
         backup.stream("hello.txt", Reader::new("Hello, larder!")).await?;
-        let snapshot = backup.finish().await?;
+        let snapshot = backup.finish().await?.snapshot;
         let mut restored = String::new();
         snapshot.archive("hello.txt.didx").await?.read_to_string(&mut restored).await?;
         assert_eq!(restored, "Hello, larder!");

@@ -70,7 +70,7 @@ async fn run(directory: &Path) -> Result<()> {
     backup.blob("app.conf", "colour = blue\n").await?;
     backup.set_notes("the first one");
     report("first backup", &backup.stats())?;
-    let first = backup.finish().await?;
+    let first = backup.finish().await?.snapshot;
 
     // The second backup builds on the first, and reads only the changed parts of the image.
     let dirty: DirtyMap = std::iter::once(20 * MIB..21 * MIB).collect();
@@ -81,7 +81,7 @@ async fn run(directory: &Path) -> Result<()> {
     let stats = backup.stats();
     report("after a change", &stats)?;
     assert_eq!((stats.chunks_new, stats.chunks_reused), (1, 15));
-    let second = backup.finish().await?;
+    let second = backup.finish().await?.snapshot;
 
     for snapshot in store.snapshots(&group).await? {
         let names: Vec<_> = snapshot.files.iter().map(|file| file.name.as_str()).collect();

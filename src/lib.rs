@@ -25,7 +25,7 @@
 //! let backup = store.backup(&"vm/100".parse()?).begin().await?; // invisible until it is finished
 //! backup.image("disk.img", disk, size).await?;
 //! backup.blob("vm.conf", "cores: 4").await?;
-//! let snapshot = backup.finish().await?; // the only way to publish
+//! let snapshot = backup.finish().await?.snapshot; // the only way to publish
 //!
 //! let archive = snapshot.archive("disk.img.fidx").await?;
 //! archive.copy_to(&mut FileTarget::create(runtime, restored).await?).await?;

@@ -57,7 +57,7 @@ pub(crate) async fn back_up(
         Some(base) => image.base(base).await?,
         None => image.await?,
     };
-    Ok(backup.finish().await?)
+    Ok(backup.finish().await?.snapshot)
 }
 
 /// The newest snapshot.

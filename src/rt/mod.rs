@@ -24,6 +24,8 @@ mod smol;
 mod thread;
 #[cfg(feature = "tokio")]
 mod tokio;
+#[cfg(feature = "tokio")]
+mod tokio_io;
 
 use std::fmt;
 use std::hash::BuildHasher as _;
@@ -46,6 +48,8 @@ pub use smol::SmolRuntime;
 pub use thread::ThreadRuntime;
 #[cfg(feature = "tokio")]
 pub use tokio::TokioRuntime;
+#[cfg(feature = "tokio")]
+pub use tokio_io::TokioIo;
 
 /// A job that may block: file access, or processor-bound work that is too long for an async task.
 pub type BlockingJob = Box<dyn FnOnce() + Send + 'static>;

@@ -1,6 +1,7 @@
 //! The handle of an open store.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::backend::Backend;
 use crate::error::Result;
@@ -181,6 +182,22 @@ impl Datastore {
     /// Any failure to list.
     pub async fn latest(&self, group: &GroupName) -> Result<Option<SnapshotName>> {
         self.inner.catalog().latest(group).await
+    }
+
+    /// Opens the newest finished snapshot of a group; `None` if there is none.
+    ///
+    /// # Errors
+    /// As for [`latest`](Datastore::latest) and [`snapshot`](Datastore::snapshot).
+    pub async fn latest_snapshot(&self, group: &GroupName) -> Result<Option<SnapshotReader>> {
+        SnapshotReader::open_latest(&self.inner, group, None).await
+    }
+
+    /// Opens the newest finished snapshot of a group that is not later than `time`; `None` if there is none.
+    ///
+    /// # Errors
+    /// As for [`snapshots`](Datastore::snapshots) and [`snapshot`](Datastore::snapshot).
+    pub async fn snapshot_at(&self, group: &GroupName, time: SystemTime) -> Result<Option<SnapshotReader>> {
+        SnapshotReader::open_latest(&self.inner, group, Some(time)).await
     }
 
     /// The files of one snapshot.

@@ -38,6 +38,8 @@ mod repairs;
 mod replicate;
 mod restore;
 mod snapshot_files;
+#[cfg(feature = "tokio")]
+mod tokio_io;
 
 pub(crate) use backup::pipeline::yield_now;
 pub(crate) use catalog::delete::{DeleteError, DeleteOutcome, Expected};
@@ -52,9 +54,11 @@ pub(crate) use snapshot_files::Copies;
 
 pub use crate::backend::cached::Refresh;
 pub use backup::builder::BackupBuilder;
-pub use backup::image::{DirtyMap, ImageBuilder};
+pub use backup::dirty_map::DirtyMap;
+pub use backup::file_source::FileSource;
+pub use backup::image::ImageBuilder;
 pub use backup::random_image::{ImageWriter, ImageWriterBuilder};
-pub use backup::session::{ArchiveSummary, BackupStats};
+pub use backup::session::{ArchiveSummary, BackupStats, BackupSummary, BaseUse, FinishedBackup};
 pub use backup::stream::StreamBuilder;
 pub use backup::writer::SnapshotWriter;
 pub use catalog::delete::Deletion;

@@ -201,7 +201,7 @@ fn the_recording_backend_records_every_call() {
             let written: u64 = recorder.calls().iter().map(|call| call.bytes_written).sum();
             assert_eq!(written, 5 * ((1 << 16) + 12));
             recorder.reset();
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             assert_eq!(
                 (recorder.count(Method::Put), recorder.count(Method::Barrier)),
                 (2, 3),

@@ -48,7 +48,7 @@ async fn back_up(
         image.await?;
         stream.await?;
     }
-    backup.finish().await
+    backup.finish().await.map(|finished| finished.snapshot)
 }
 
 /// Returns `true` if everything in the snapshot exists and matches its notes.

@@ -92,7 +92,7 @@ fn a_store_works_without_hard_links_and_without_rename_noreplace() {
             let store = Datastore::create(Arc::new(backend), Options::default()).await.unwrap();
             let backup = store.backup(&"host/a".parse().unwrap()).begin().await.unwrap();
             backup.blob("a.conf", "text").await.unwrap();
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             assert_eq!(snapshot.blob("a.conf.blob").await.unwrap(), "text", "{errno}");
         });
     }

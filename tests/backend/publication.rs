@@ -43,7 +43,7 @@ async fn back_up(store: &Datastore, data: &[u8]) -> SnapshotReader {
     let backup = store.backup(&group()).begin().await.unwrap();
     backup.stream("data.bin", Cursor::new(data.to_vec())).await.unwrap();
     backup.image("disk.img", Cursor::new(data.to_vec()), data.len() as u64).await.unwrap();
-    backup.finish().await.unwrap()
+    backup.finish().await.unwrap().snapshot
 }
 
 async fn restored(snapshot: &SnapshotReader, name: &str) -> Vec<u8> {
@@ -143,7 +143,7 @@ fn a_restore_that_feeds_a_backup_of_the_same_store_does_not_deadlock() {
             snapshot.archive("data.bin.didx").await.unwrap().copy_to(&mut target).await.unwrap();
         }
         image.finish().await.unwrap();
-        let copy = backup.finish().await.unwrap();
+        let copy = backup.finish().await.unwrap().snapshot;
         assert!(restored(&copy, "disk.img.fidx").await == data);
     });
 }
@@ -184,7 +184,7 @@ fn an_idle_image_writer_blocks_no_other_archive() {
         let data = [shared.to_vec(), noise(5, 20 * MIB)].concat();
         backup.image("b.img", Cursor::new(data.clone()), data.len() as u64).await.unwrap();
         drop(idle);
-        let snapshot = backup.finish().await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
         assert!(restored(&snapshot, "b.img.fidx").await == data);
     });
 }
@@ -245,7 +245,7 @@ fn a_reader_with_a_dirty_map_can_start_at_any_position() {
         let map: DirtyMap = std::iter::once(0..4096).collect();
         let backup = store.backup(&group()).begin().await.unwrap();
         backup.image("disk.img", reader, data.len() as u64).base(&base).dirty(map).await.unwrap();
-        let snapshot = backup.finish().await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
         assert!(restored(&snapshot, "disk.img.fidx").await == data);
     });
 }
@@ -313,7 +313,7 @@ fn a_slow_chunk_delays_no_other_chunk() {
         backup.stream("data.bin", Cursor::new(noise(10, 12 * CHUNK))).chunker(chunker).await.unwrap();
         in_time(start);
         faulty.clear();
-        let snapshot = backup.finish().await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
         for (name, seed) in [("disk.img.fidx", 9), ("data.bin.didx", 10)] {
             let start = slowly(Method::Get);
             assert!(restored(&snapshot, name).await == noise(seed, 12 * CHUNK));

@@ -23,7 +23,7 @@ fn group(name: &str) -> GroupName {
 async fn back_up(store: &Datastore, group: &GroupName, data: &[u8]) -> SnapshotReader {
     let backup = store.backup(group).begin().await.unwrap();
     backup.image("d.img", Cursor::new(data), data.len() as u64).chunk_bytes(CHUNK as u64).await.unwrap();
-    backup.finish().await.unwrap()
+    backup.finish().await.unwrap().snapshot
 }
 
 async fn restore(snapshot: &SnapshotReader) -> Vec<u8> {
@@ -150,7 +150,7 @@ fn a_collection_in_any_pause_of_a_backup_removes_none_of_its_chunks() {
             image("f.img", &unused).await.unwrap();
             executed(gc::plan(&other, at_once(&place)).await.unwrap()).await;
             let mut plan = gc::plan(&other, at_once(&place)).await.unwrap();
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             assert_eq!(plan.execute().await.unwrap().removed.chunks, 0);
             drop(plan);
             assert!(restore(&snapshot).await == unused[..half]);

@@ -61,7 +61,7 @@ fn a_damaged_index_stops_the_collection() {
             let dynamic = {
                 let backup = scene.store.backup(&group("host/s")).begin().await.unwrap();
                 backup.stream("s.bin", futures::io::Cursor::new(data(&[3]))).await.unwrap();
-                let name = backup.finish().await.unwrap().name().clone();
+                let name = backup.finish().await.unwrap().snapshot.name().clone();
                 let key = Key::Archive(name.clone(), "s.bin.didx".parse().unwrap());
                 let bytes = scene.memory.get(&key, 1 << 20).await.unwrap().bytes;
                 scene.store.delete_snapshot(&name).await.unwrap();

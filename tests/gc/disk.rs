@@ -191,7 +191,7 @@ fn file_times_decide_only_about_unreferenced_chunks() {
         let (_, other) = opened(&root).await;
         let report = collected(&other, GcOptions::default().max_garbage(100)).await;
         assert_eq!((report.removed.chunks, report.waiting.chunks), (1, 3));
-        check(&backup.finish().await.unwrap()).await.unwrap();
+        check(&backup.finish().await.unwrap().snapshot).await.unwrap();
         assert_eq!(check_all(&store).await, 2);
         assert_eq!(chunks(backend.as_ref()).await, digests([1, 3, 4, 5, 6, 7]));
         let future = FileTime::from_unix_time(new.unix_seconds() + 1_000_000, 0);

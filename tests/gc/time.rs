@@ -67,7 +67,7 @@ async fn half(store: &Datastore, name: &str, numbers: &[u64]) -> SnapshotWriter 
 }
 
 async fn finished(backup: SnapshotWriter) -> SnapshotReader {
-    let made = backup.finish().await.unwrap();
+    let made = backup.finish().await.unwrap().snapshot;
     check(&made).await.unwrap();
     made
 }

@@ -190,7 +190,7 @@ async fn in_every_way(store: &Datastore, seed: u64, base: Option<&SnapshotReader
                 writer.finish().await.unwrap();
             }
         }
-        made.push(backup.finish().await.unwrap());
+        made.push(backup.finish().await.unwrap().snapshot);
     }
     made
 }
@@ -225,7 +225,7 @@ fn a_chunk_known_from_any_source_is_in_the_store() {
             let before = server.log().len();
             backup.image("disk.img", Cursor::new(twice.clone()), size).chunk_bytes(CHUNK).await.unwrap();
             assert_eq!(requests(&server, before, "PUT", ".chunks").len(), CHUNKS);
-            assert!(restored(&backup.finish().await.unwrap()).await.unwrap() == twice);
+            assert!(restored(&backup.finish().await.unwrap().snapshot).await.unwrap() == twice);
             drop((first, second));
             process.close().await;
         });

@@ -159,7 +159,7 @@ fn a_backup_adds_a_snapshot_to_a_pbs_bucket_after_a_take_over() {
         let cuts = Box::new(Cuts::of(&base, "stream.raw.didx").await);
         backup.stream("stream.raw", Cursor::new(&data)).base(&base).chunker(cuts).await.unwrap();
         assert_eq!((backup.stats().chunks_new, backup.stats().chunks_known), (1, 4));
-        let added = backup.finish().await.unwrap();
+        let added = backup.finish().await.unwrap().snapshot;
         assert!(contents(&added, "stream.raw.didx").await.unwrap() == data);
         assert_eq!(check(&store).await, (9, 3));
         store.close().await.unwrap();

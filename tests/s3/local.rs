@@ -27,7 +27,7 @@ async fn fill(store: &Datastore, groups: &[&str]) -> Vec<SnapshotName> {
         let owner: AuthId = format!("u{}@pbs", names.len()).parse().unwrap();
         let backup = store.backup(&group).owner(owner).begin().await.unwrap();
         backup.blob("app.conf", "text").await.unwrap();
-        names.push(backup.finish().await.unwrap().name().clone());
+        names.push(backup.finish().await.unwrap().snapshot.name().clone());
     }
     names
 }

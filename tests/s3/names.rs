@@ -26,7 +26,7 @@ async fn at(store: &Datastore, name: &str, seconds: u64) -> Result<SnapshotName>
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     let backup = store.backup(&group(name)).time(time).begin().await?;
     backup.blob("app.conf", "text").await?;
-    Ok(backup.finish().await?.name().clone())
+    Ok(backup.finish().await?.snapshot.name().clone())
 }
 
 /// The first DELETE of something like this is lost on the way, and the next one is answered.

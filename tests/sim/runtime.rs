@@ -237,7 +237,7 @@ async fn backup_and_restore(runtime: Arc<dyn Runtime>) {
     let data = larder_testing::noise(1, 1 << 20);
     let backup = store.backup(&"host/a".parse().unwrap()).begin().await.unwrap();
     backup.stream("data.bin", Cursor::new(data.clone())).await.unwrap();
-    let snapshot = backup.finish().await.unwrap();
+    let snapshot = backup.finish().await.unwrap().snapshot;
     let mut read = Vec::new();
     snapshot.archive("data.bin.didx").await.unwrap().read_to_end(&mut read).await.unwrap();
     assert!(read == data);

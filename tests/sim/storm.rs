@@ -181,7 +181,7 @@ impl Storm {
             Some(base) => drop(image.base(base).await?),
             None => drop(image.await?),
         }
-        let snapshot = backup.finish().await?;
+        let snapshot = backup.finish().await?.snapshot;
         if name == GROUPS[0] {
             self.acknowledged.lock().unwrap().insert(snapshot.name().clone());
         }

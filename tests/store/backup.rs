@@ -67,7 +67,7 @@ async fn round_trip(store: &Datastore) {
     let stats = backup.stats();
     assert_eq!(stats.bytes_read, 2 * 1_000_003 + 4 + 3);
     assert_eq!(stats.chunks_new + stats.chunks_known, stream.chunks + image.chunks);
-    let snapshot = backup.finish().await.unwrap();
+    let snapshot = backup.finish().await.unwrap().snapshot;
     let found = store.snapshots(&group).await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(
@@ -119,7 +119,7 @@ fn a_backup_with_a_base_stores_no_known_chunk_and_reads_no_clean_extent() {
             let backup = store.backup(&group).begin().await.unwrap();
             backup.image("d.img", Cursor::new(&data), size).chunk_bytes(CHUNK).await.unwrap();
             backup.stream("s.bin", Cursor::new(&data)).chunker(small_chunks()).await.unwrap();
-            let base = backup.finish().await.unwrap();
+            let base = backup.finish().await.unwrap().snapshot;
 
             data[200_000..200_010].fill(1);
             let backup = store.backup(&group).begin().await.unwrap();
@@ -131,7 +131,7 @@ fn a_backup_with_a_base_stores_no_known_chunk_and_reads_no_clean_extent() {
             backup.stream("s.bin", Cursor::new(&data)).base(&base).chunker(small_chunks()).await.unwrap();
             let stats = backup.stats();
             assert!(stats.chunks_new <= 4, "{stats:?}");
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             assert!(restore(&snapshot, "d.img.fidx").await == data);
             assert!(restore(&snapshot, "s.bin.didx").await == data);
             assert_eq!(counted_chunks(snapshot.manifest()), Some(stats.chunks_new));
@@ -157,7 +157,7 @@ fn an_image_is_written_in_any_order_and_completed_from_its_base() {
                 image.write_at(start as u64, Bytes::copy_from_slice(&data[start..end])).await.unwrap();
             }
             image.finish().await.unwrap();
-            let base = backup.finish().await.unwrap();
+            let base = backup.finish().await.unwrap().snapshot;
             assert!(restore(&base, "d.img.fidx").await == data);
 
             let backup = store.backup(&group).begin().await.unwrap();
@@ -168,7 +168,7 @@ fn an_image_is_written_in_any_order_and_completed_from_its_base() {
             data[4 * CHUNK as usize..6 * CHUNK as usize].fill(0);
             image.write_zeros(4 * CHUNK, 2 * CHUNK).await.unwrap();
             image.finish().await.unwrap();
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             assert!(restore(&snapshot, "d.img.fidx").await == data);
         })
     });
@@ -214,9 +214,9 @@ fn an_image_of_another_size_than_declared_is_refused() {
                 assert_eq!(image.await.unwrap().size, length);
             }
             let nothing = backup.image("e.img", Cursor::new(b""), None).await.unwrap_err();
-            assert_eq!(nothing.kind(), ErrorKind::Stream);
+            assert_eq!(nothing.kind(), ErrorKind::InvalidInput);
             assert!(backup.stream("e.bin", Cursor::new(b"")).await.is_err());
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             assert_eq!(snapshot.manifest().files().len(), 5, "what failed is not listed");
             assert!(restore(&snapshot, "d65537.img.fidx").await == data[..65_537]);
         })
@@ -239,7 +239,7 @@ fn archive_names_must_be_valid_and_unique() {
             }
             backup.blob("a.conf", "x").await.unwrap();
             assert_eq!(backup.blob("a.conf.blob", "y").await.unwrap_err().kind(), ErrorKind::InvalidInput);
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             assert_eq!(snapshot.manifest().files().len(), 1);
         })
     });
@@ -272,7 +272,7 @@ fn an_archive_whose_source_fails_is_not_in_the_snapshot() {
             assert_eq!(error.subject(), Some("a.bin.didx"));
             assert!(std::error::Error::source(&error).is_some());
             backup.stream("a.bin", Cursor::new(b"second try")).await.unwrap();
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             assert_eq!(restore(&snapshot, "a.bin.didx").await, b"second try");
         })
     });
@@ -303,7 +303,7 @@ fn an_aborted_or_dropped_backup_leaves_no_files() {
             // Dropping gives the locks back at once; what it left is removed by the next writer at the latest.
             let backup = store.backup(&group).begin().await.unwrap();
             backup.blob("b.conf", "x").await.unwrap();
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             let mut found = store.snapshots(&group).await.unwrap();
             if place.capabilities().lock_reach == LockReach::Process {
                 // The dropped request may have been one of another writer.
@@ -383,7 +383,7 @@ fn a_deleted_or_corrupt_base_fails_the_backup() {
             let data = noise(5, 200_000);
             let backup = store.backup(&group).begin().await.unwrap();
             backup.image("d.img", Cursor::new(&data), 200_000).chunk_bytes(CHUNK).await.unwrap();
-            let base = backup.finish().await.unwrap();
+            let base = backup.finish().await.unwrap().snapshot;
             let manifest = format!("{}/index.json.blob", base.name());
             let kept = place.read(&manifest).await.unwrap();
 
@@ -407,7 +407,7 @@ fn a_deleted_or_corrupt_base_fails_the_backup() {
             let error = image.base(&base).dirty(DirtyMap::new()).await.unwrap_err();
             assert_eq!((error.kind(), error.subject()), (ErrorKind::Corrupt, Some(digest.as_str())));
             backup.image("d.img", Cursor::new(&data), 200_000).chunk_bytes(CHUNK).base(&base).await.unwrap();
-            let healed = backup.finish().await.unwrap();
+            let healed = backup.finish().await.unwrap().snapshot;
             assert!(restore(&healed, "d.img.fidx").await == data);
         })
     });
@@ -447,7 +447,7 @@ fn an_existing_chunk_is_compared_with_the_offered_one() {
                 let backup = store.backup(&group).begin().await.unwrap();
                 backup.stream("a.bin", Cursor::new(&data)).await.unwrap();
                 assert_eq!(backup.stats().chunks_known == 1, kept, "{number}");
-                let snapshot = backup.finish().await.unwrap();
+                let snapshot = backup.finish().await.unwrap().snapshot;
                 let is_same = place.read(&path).await.unwrap() == present;
                 assert_eq!(is_same, kept || present == good, "{number}");
                 assert!(restore(&snapshot, "a.bin.didx").await == data);
@@ -465,7 +465,7 @@ fn a_restore_names_corrupt_chunks_and_never_returns_their_bytes() {
             let backup = store.backup(&group("host/a")).begin().await.unwrap();
             backup.image("d.img", Cursor::new(&data), 300_000).chunk_bytes(CHUNK).await.unwrap();
             backup.blob("c.conf", "text").await.unwrap();
-            let name = backup.finish().await.unwrap().name().clone();
+            let name = backup.finish().await.unwrap().snapshot.name().clone();
             let snapshot = store.snapshot(&name).await.unwrap();
             let archive = snapshot.archive("d.img.fidx").await.unwrap();
             let digest = larder::internal::index::of_archive(&archive).digest(2).unwrap().to_string();
@@ -520,7 +520,7 @@ fn owner_notes_protection_and_namespaces_are_stored() {
             let owner: AuthId = "user@pbs!token".parse().unwrap();
             let backup = store.backup(&group).owner(owner.clone()).begin().await.unwrap();
             backup.blob("a.conf", "x").await.unwrap();
-            let name = backup.finish().await.unwrap().name().clone();
+            let name = backup.finish().await.unwrap().snapshot.name().clone();
             let stranger = store.backup(&group).owner("other@pbs".parse().unwrap()).begin().await;
             assert_eq!(stranger.unwrap_err().kind(), ErrorKind::Denied);
             assert_eq!(store.owner(&group).await.unwrap(), Some(owner));
@@ -554,7 +554,7 @@ fn concurrent_changes_of_one_manifest_are_all_kept() {
             let store = place.store().await;
             let backup = store.backup(&group("host/a")).begin().await.unwrap();
             backup.blob("a.conf", "x").await.unwrap();
-            let name = backup.finish().await.unwrap().name().clone();
+            let name = backup.finish().await.unwrap().snapshot.name().clone();
             let changes =
                 (0..10).map(|number| store.set_notes(&name, if number % 2 == 0 { "even" } else { "odd" }));
             futures::future::try_join_all(changes).await.unwrap();
@@ -635,7 +635,7 @@ fn a_backup_uses_the_chunker_of_its_caller() {
             let fixed = Box::new(FixedChunker::new(4096).unwrap());
             let summary = backup.stream("a.bin", Cursor::new(&data)).chunker(fixed).await.unwrap();
             assert_eq!(summary.chunks, 25);
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             assert!(restore(&snapshot, "a.bin.didx").await == data);
         })
     });
@@ -659,7 +659,7 @@ fn concurrent_backups_of_different_groups_share_chunks() {
             assert_eq!(one.stats().chunks_new + other.stats().chunks_new, times * 20);
             let (one, other) = futures::join!(one.finish(), other.finish());
             for snapshot in [one.unwrap(), other.unwrap()] {
-                assert!(restore(&snapshot, "d.img.fidx").await == data);
+                assert!(restore(&snapshot.snapshot, "d.img.fidx").await == data);
             }
         })
     });
@@ -678,13 +678,13 @@ fn a_restore_runs_beside_a_backup_based_on_the_same_snapshot() {
             let size = data.len() as u64;
             let backup = store.backup(&group("vm/1")).begin().await.unwrap();
             image_of(&backup, &data, size).await;
-            let base = backup.finish().await.unwrap();
+            let base = backup.finish().await.unwrap().snapshot;
             let backup = store.backup(&group("vm/1")).begin().await.unwrap();
             let next = backup.image("d.img", Cursor::new(&data), size).chunk_bytes(CHUNK).base(&base);
             let (written, restored) = futures::join!(next.into_future(), restore(&base, "d.img.fidx"));
             written.unwrap();
             assert!(restored == data);
-            let next = backup.finish().await.unwrap();
+            let next = backup.finish().await.unwrap().snapshot;
             assert!(restore(&next, "d.img.fidx").await == data);
         })
     });
@@ -700,7 +700,7 @@ fn a_restore_creates_files_with_holes_or_overwrites_existing_ones() {
             data[CHUNK as usize..63 * CHUNK as usize].fill(0);
             let backup = store.backup(&group("vm/1")).begin().await.unwrap();
             image_of(&backup, &data, data.len() as u64).await;
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             let archive = snapshot.archive("d.img.fidx").await.unwrap();
             let (new, old) = (directory.path().join("new"), directory.path().join("old"));
             archive
@@ -756,7 +756,7 @@ fn a_restore_reports_its_progress() {
             let (data, group) = (mixed(5, 400_000), group("host/a"));
             let backup = store.backup(&group).begin().await.unwrap();
             image_of(&backup, &data, data.len() as u64).await;
-            let snapshot = backup.finish().await.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
             for as_stream in [false, true] {
                 let tally = Arc::new(Tally::default());
                 let reader = snapshot.archive("d.img.fidx").await.unwrap().observer(tally.clone());

@@ -214,7 +214,7 @@ fn a_backup_adds_a_snapshot_to_a_pbs_store() {
         data.extend(b"more");
         let backup = store.backup(&group).begin().await.unwrap();
         backup.stream("stream.raw", Cursor::new(&data)).base(&base).await.unwrap();
-        let added = backup.finish().await.unwrap();
+        let added = backup.finish().await.unwrap().snapshot;
         assert!(restore(&added, "stream.raw.didx").await == data);
         assert_eq!(store.latest(&group).await.unwrap().as_ref(), Some(added.name()));
         check_contents(&store, &fixture::expected()).await;
@@ -255,7 +255,7 @@ fn the_same_inputs_produce_the_same_store_as_pbs() {
                     image => drop(backup.image(image, Cursor::new(&data), data.len() as u64).await.unwrap()),
                 }
             }
-            let ours = backup.finish().await.unwrap();
+            let ours = backup.finish().await.unwrap().snapshot;
             let theirs = theirs.snapshot(&name).await.unwrap();
             assert_eq!(
                 String::from_utf8(manifest::canonical_json(ours.manifest())).unwrap(),

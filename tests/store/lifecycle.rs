@@ -70,7 +70,7 @@ async fn back_up(store: &Datastore, group: &str, data: &str) -> SnapshotReader {
     backup.stream("data.bin", Cursor::new(data.as_bytes().to_vec())).await.unwrap();
     backup.blob("app.conf", data.to_owned()).await.unwrap();
     backup.client_log("log").await.unwrap();
-    backup.finish().await.unwrap()
+    backup.finish().await.unwrap().snapshot
 }
 
 async fn read(snapshot: &SnapshotReader) -> String {

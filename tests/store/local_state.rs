@@ -101,7 +101,7 @@ fn data(seed: u8) -> Vec<u8> {
 async fn back_up(store: &Datastore, data: &[u8]) -> SnapshotReader {
     let backup = store.backup(&group()).begin().await.unwrap();
     backup.image("disk.img", Cursor::new(data.to_vec()), data.len() as u64).await.unwrap();
-    backup.finish().await.unwrap()
+    backup.finish().await.unwrap().snapshot
 }
 
 async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
@@ -240,7 +240,7 @@ fn a_base_removed_by_a_program_without_a_lease_makes_no_chunk_known() {
         let backup = process.store.backup(&group()).time(old).begin().await.unwrap();
         let bytes = data(0);
         backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64).await.unwrap();
-        let base = backup.finish().await.unwrap();
+        let base = backup.finish().await.unwrap().snapshot;
         process.store.refresh().await.unwrap();
         forgotten_and_collected_by_a_pbs(&server);
         let backup = process.store.backup(&group()).begin().await.unwrap();
@@ -401,7 +401,7 @@ async fn filled(server: &FaultServer) -> Vec<SnapshotName> {
         let group: GroupName = format!("vm/{}", number % 4).parse().unwrap();
         let backup = process.store.backup(&group).begin().await.unwrap();
         backup.blob("app.conf", vec![number; 100]).await.unwrap();
-        names.push(backup.finish().await.unwrap().name().clone());
+        names.push(backup.finish().await.unwrap().snapshot.name().clone());
     }
     process.close().await;
     names
@@ -502,14 +502,14 @@ fn a_snapshot_published_during_a_refresh_is_listed_after_it() {
             process.store.delete_snapshot(&gone).await.unwrap();
             let backup = process.store.backup(&group()).begin().await.unwrap();
             backup.blob("new.conf", "new").await.unwrap();
-            let name = backup.finish().await.unwrap().name().clone();
+            let name = backup.finish().await.unwrap().snapshot.name().clone();
             (name, process.store.backup(&"vm/3".parse().unwrap()).begin().await.unwrap())
         };
         let (done, (new, running)) = future::join(process.store.refresh(), changed).await;
         server.clear();
         assert!(done.unwrap().is_exclusive);
         running.blob("late.conf", "late").await.unwrap();
-        let late = running.finish().await.unwrap().name().clone();
+        let late = running.finish().await.unwrap().snapshot.name().clone();
         for name in [new, late] {
             process.store.snapshot(&name).await.unwrap();
             assert_eq!(process.store.latest(name.group()).await.unwrap(), Some(name));
@@ -619,7 +619,7 @@ fn the_cache_keeps_only_checked_chunks_that_the_cache_policy_selects() {
         let backup = process.store.backup(&group()).no_cache().begin().await.unwrap();
         let bytes = data(0);
         backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64).await.unwrap();
-        let snapshot = backup.finish().await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
         let kept = || files_below(&directory.path().join("chunks")).len();
         assert_eq!(kept(), 0, "no_cache");
         let archive = snapshot.archive("disk.img.fidx").await.unwrap();

@@ -2,6 +2,7 @@
 
 mod backup;
 mod compat;
+mod convenience;
 #[cfg(feature = "testing")]
 mod leftovers;
 #[cfg(all(feature = "s3", feature = "testing"))]

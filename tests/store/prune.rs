@@ -32,7 +32,7 @@ async fn back_up(store: &Datastore, group: &str, seconds: u64) -> SnapshotReader
     backup.stream("data.bin", Cursor::new(data)).await.unwrap();
     backup.blob("app.conf", "x").await.unwrap();
     backup.client_log("log").await.unwrap();
-    backup.finish().await.unwrap()
+    backup.finish().await.unwrap().snapshot
 }
 
 /// Makes `count` snapshots, a day apart.
@@ -377,7 +377,7 @@ fn snapshots_that_changed_since_the_plan_are_kept() {
                 }
                 if let Some(writer) = writer {
                     // The base is still there, so that the backup can be finished (H54).
-                    let finished = writer.finish().await.unwrap();
+                    let finished = writer.finish().await.unwrap().snapshot;
                     assert_eq!(read(&store, finished.name()).await, "0");
                 }
                 drop(reader);
@@ -410,7 +410,7 @@ fn an_unfinished_snapshot_is_removed_only_if_its_writer_is_dead() {
             );
             // It has gone on, and finishes.
             writer.blob("more.conf", "x").await.unwrap();
-            let finished = writer.finish().await.unwrap().name().clone();
+            let finished = writer.finish().await.unwrap().snapshot.name().clone();
             assert_eq!(letters(&deletion.execute().await.unwrap()), "GC");
             assert_eq!(store.snapshot(&finished).await.unwrap().blob("app.conf.blob").await.unwrap(), "x");
             // Two of writers that died, before the newest one.

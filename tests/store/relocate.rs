@@ -34,7 +34,7 @@ async fn back_up(store: &Datastore, group: &str, seconds: u64) -> SnapshotReader
     backup.blob("app.conf", "x").await.unwrap();
     backup.client_log("log").await.unwrap();
     backup.set_notes("of the snapshot");
-    backup.finish().await.unwrap()
+    backup.finish().await.unwrap().snapshot
 }
 
 async fn days(store: &Datastore, group: &str, from: u64, to: u64) -> Vec<SnapshotName> {
@@ -537,7 +537,7 @@ fn a_different_snapshot_at_the_destination_is_not_replaced() {
             days(&store, "vm/1", 1, 2).await;
             let backup = store.backup(&group("ns/a/vm/1")).time(at(0)).begin().await.unwrap();
             backup.blob("app.conf", "other").await.unwrap();
-            let theirs = backup.finish().await.unwrap().name().clone();
+            let theirs = backup.finish().await.unwrap().snapshot.name().clone();
             for done in [
                 store.copy_group(&group("vm/1"), &space("a")).await.unwrap(),
                 store.move_group(&group("vm/1"), &space("a")).await.unwrap(),
@@ -592,7 +592,7 @@ fn a_group_is_not_moved_while_a_reader_or_writer_uses_it() {
             let done = store.copy_group(&vm, &space("a")).await.unwrap();
             assert_eq!(letters(&done), "CCU", "a backup that is running is not there yet");
             drop(base);
-            let last = backup.finish().await.unwrap().name().clone();
+            let last = backup.finish().await.unwrap().snapshot.name().clone();
             let done = store.move_group(&vm, &space("a")).await.unwrap();
             assert_eq!((letters(&done).as_str(), done.is_complete()), ("MMM", true));
             assert_eq!(store.snapshot(&there(&last, "a")).await.unwrap().manifest().files().len(), 2);

@@ -42,7 +42,7 @@ async fn scene() -> Scene {
     let image = backup.image("disk.img", Cursor::new(data.clone()), data.len() as u64);
     image.chunk_bytes(CHUNK as u64).await.unwrap();
     backup.blob("vm.conf", "text").await.unwrap();
-    let snapshot = backup.finish().await.unwrap();
+    let snapshot = backup.finish().await.unwrap().snapshot;
     Scene { backend, data, runtime, snapshot, store }
 }
 
@@ -103,7 +103,7 @@ fn truncating_an_open_store_file_is_an_error_and_not_a_crash() {
         let backup = store.backup(&"vm/1".parse().unwrap()).begin().await.unwrap();
         let image = backup.image("disk.img", Cursor::new(data.clone()), data.len() as u64);
         image.chunk_bytes(CHUNK as u64).await.unwrap();
-        let snapshot = backup.finish().await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
         let archive = snapshot.archive("disk.img.fidx").await.unwrap();
         let cut = |path: &Path, length| {
             fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap();
@@ -427,7 +427,7 @@ fn an_archive_opens_by_its_name_with_and_without_suffix() {
         backup.blob("vm.conf", "text").await.unwrap();
         backup.stream("both", Cursor::new(vec![3; 10])).await.unwrap();
         backup.image("both", Cursor::new(vec![4; CHUNK]), CHUNK as u64).await.unwrap();
-        let snapshot = backup.finish().await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
         for (given, full) in [
             ("disk.img", "disk.img.fidx"),
             ("disk.img.fidx", "disk.img.fidx"),

@@ -90,7 +90,7 @@ pub async fn back_up_on(
         Some(base) => drop(image.base(base).await?),
         None => drop(image.await?),
     }
-    backup.finish().await
+    backup.finish().await.map(|finished| finished.snapshot)
 }
 
 /// Leaves these chunks behind, which nothing uses.

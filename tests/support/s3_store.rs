@@ -224,7 +224,7 @@ pub fn user(name: &str) -> AuthId {
 pub async fn small(store: &Datastore, group: &GroupName) -> SnapshotName {
     let backup = store.backup(group).begin().await.unwrap();
     backup.blob("app.conf", "text").await.unwrap();
-    backup.finish().await.unwrap().name().clone()
+    backup.finish().await.unwrap().snapshot.name().clone()
 }
 
 /// A snapshot with an image and a blob, of which the notes tell the seed.
@@ -249,7 +249,7 @@ pub async fn back_up_on(
         Some(base) => image.base(base).await?,
     };
     backup.blob("app.conf", seed.to_string()).await?;
-    backup.finish().await
+    backup.finish().await.map(|finished| finished.snapshot)
 }
 
 pub async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {

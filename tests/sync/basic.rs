@@ -110,7 +110,7 @@ pub(crate) async fn back_up(store: &Datastore, group: &str, time: u64, data: &[u
     backup.stream("data.bin", Cursor::new(data[..CHUNK].to_vec())).await.unwrap();
     backup.blob("app.conf", data[..100].to_vec()).await.unwrap();
     backup.client_log("log").await.unwrap();
-    backup.finish().await.unwrap().name().clone()
+    backup.finish().await.unwrap().snapshot.name().clone()
 }
 
 pub(crate) fn data(seed: u64, chunks: usize) -> Vec<u8> {

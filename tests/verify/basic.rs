@@ -48,7 +48,7 @@ async fn try_back_up(store: &Datastore, name: &str, seeds: &[u64]) -> Result<Sna
     backup.stream("text.bin", Cursor::new(format!("text of {seeds:?} ").repeat(50).into_bytes())).await?;
     backup.blob("app.conf", format!("{seeds:?}")).await?;
     backup.client_log("log").await?;
-    backup.finish().await
+    backup.finish().await.map(|finished| finished.snapshot)
 }
 
 fn contents(seeds: &[u64]) -> Vec<u8> {

@@ -196,7 +196,7 @@ async fn back_up(store: &Datastore, group: &str) -> Result<SnapshotReader> {
         },
     };
     written?;
-    backup.finish().await
+    backup.finish().await.map(|finished| finished.snapshot)
 }
 
 async fn run(store: &Datastore, options: VerifyOptions) -> VerifyReport {

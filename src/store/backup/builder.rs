@@ -7,7 +7,7 @@
 //!    while files are deleted, but not while the disk is flushed, and the writer never waits for that lock.
 //! 3. The store is locked, shared, until the backup ends: no process collects garbage meanwhile (H4, H5). The writer waits up to ten
 //!    seconds for a process that removes leftovers, but not for a collection.
-//! 4. The time is checked against the newest snapshot (H53) and the owner against the caller, or written for a new group.
+//! 4. The time is checked against the newest snapshot, or with [`BackupBuilder::allow_earlier`] against all (H53), and the owner against the caller, or written for a new group.
 //! 5. The new snapshot is locked.
 
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use crate::store::publish::PublicationLocks;
 #[derive(Debug)]
 #[must_use = "nothing happens before `begin`"]
 pub struct BackupBuilder {
+    allows_earlier: bool,
     group: GroupName,
     cache_policy: CachePolicy,
     events: Events,
@@ -40,6 +41,7 @@ pub struct BackupBuilder {
 impl BackupBuilder {
     pub(in crate::store) fn new(store: &Arc<StoreInner>, group: &GroupName) -> Self {
         Self {
+            allows_earlier: false,
             group: group.clone(),
             cache_policy: CachePolicy::Populate,
             events: Events::default(),
@@ -74,17 +76,26 @@ impl BackupBuilder {
         self
     }
 
+    /// Allows a time before the newest snapshot, as after a clock that was in the future, or for snapshots that are imported from elsewhere;
+    /// default: such a time is an error. The new snapshot is then not the [latest](crate::store::Datastore::latest), a sync that transfers
+    /// only newer snapshots leaves it out, and retention rules count it at its time.
+    pub fn allow_earlier(mut self) -> Self {
+        self.allows_earlier = true;
+        self
+    }
+
     /// Begins the backup.
     ///
     /// # Errors
     /// `Busy` if another backup of the group is running and does not end within half a second, if another process collects
     /// garbage, or if pending deletes could remove the new objects; `Denied` if the group belongs to another
-    /// owner; `InvalidInput` if the time is not later than that of the newest snapshot; `NotFound` if the namespace does not exist.
+    /// owner; `InvalidInput` if the [time](Self::time) is not later than that of the newest snapshot, and `Conflict` if the clock of the host is
+    /// not, unless [`allow_earlier`](Self::allow_earlier) permits both; `AlreadyExists` if there is a snapshot of that time; `NotFound` if the namespace does not exist.
     ///
     /// # Cancel safety
     /// A dropped future leaves at most a group that has an owner and no snapshots.
     pub async fn begin(self) -> Result<SnapshotWriter> {
-        let Self { group, cache_policy, events, owner, store, time } = self;
+        let Self { allows_earlier, group, cache_policy, events, owner, store, time } = self;
         let inner = &store;
         inner.check_writable("begin a backup").await?;
         let failed = |kind| Error::new(kind, "begin a backup of").on(&group);
@@ -99,20 +110,25 @@ impl BackupBuilder {
         let snapshots = remove_leftovers(&store, &group).await?;
         let store_guard = store.locks().store_to_write().await?;
         let pending = inner.snapshots_with_pending_delete(&group);
-        let newest = snapshots.iter().map(|snapshot| snapshot.name.time()).max();
-        let last_left = pending.iter().map(SnapshotName::time).max();
+        let newest = snapshots.iter().map(|snapshot| snapshot.name.time()).max().filter(|_| !allows_earlier);
+        let last_left = pending.iter().map(SnapshotName::time).max().filter(|_| !allows_earlier);
         let wanted = time;
         let mut time = choose_time(wanted, inner.runtime().now(), newest, last_left)
-            .map_err(|why| failed(ErrorKind::InvalidInput).because(why))?;
+            .map_err(|refused| failed(refused.kind()).because(refused))?;
         if wanted.is_none() {
             time = free_time(&store, &group, time);
         }
         let name = group.snapshot(time);
+        let exists = || Error::new(ErrorKind::AlreadyExists, "begin backup").on(&name);
         if snapshots.iter().any(|found| found.name == name) {
-            return Err(Error::new(ErrorKind::AlreadyExists, "begin backup").on(&name));
+            return Err(exists());
         }
         inner.check_no_pending_delete_of(&name)?;
         let snapshot_guard = store.locks().snapshot(&name).await?;
+        // Only the newest snapshots were listed. The lock of the group keeps others from making one of this name.
+        if allows_earlier && store.catalog().listed_snapshot(&name).await?.is_some() {
+            return Err(exists());
+        }
         let locks = PublicationLocks {
             group: Held::from(group_guard),
             others: Vec::new(),

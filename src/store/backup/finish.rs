@@ -7,25 +7,28 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::manifest::{Manifest, ManifestFile};
 use crate::store::SnapshotReader;
-use crate::store::backup::session::{WriterShared, WrittenSnapshot};
+use crate::store::backup::session::{BackupSummary, FinishedBackup, WriterShared, WrittenSnapshot};
 use crate::store::catalog::list::SnapshotState;
 use crate::store::publish::{Written, remove_written};
 
-pub(in crate::store) async fn finish(shared: &Arc<WriterShared>) -> Result<SnapshotReader> {
+pub(in crate::store) async fn finish(shared: &Arc<WriterShared>) -> Result<FinishedBackup> {
     if shared.open_archives() > 0 {
         let error = Error::new(ErrorKind::InvalidInput, "finish snapshot").on(&shared.name);
         return Err(error.because("an archive is still being written"));
     }
     let ended = || Error::new(ErrorKind::Internal, "finish snapshot").on(&shared.name);
-    let written = shared.take().ok_or_else(ended)?;
+    let mut written = shared.take().ok_or_else(ended)?;
+    let archives = std::mem::take(&mut written.archives);
     let committing = Arc::clone(shared);
     let work = async move { commit(&committing, written).await };
     let manifest = shared.store.runtime().run_detached("finish snapshot", work).await?;
-    Ok(SnapshotReader::published(shared.store.clone(), shared.name.clone(), manifest))
+    let summary = BackupSummary { archives, name: shared.name.clone(), stats: shared.counters.stats() };
+    let snapshot = SnapshotReader::published(shared.store.clone(), shared.name.clone(), manifest);
+    Ok(FinishedBackup { snapshot, summary })
 }
 
 async fn commit(shared: &WriterShared, written: WrittenSnapshot) -> Result<Manifest> {
-    let WrittenSnapshot { files, notes, mut publication } = written;
+    let WrittenSnapshot { files, notes, mut publication, .. } = written;
     match encode_manifest(shared, files, notes.as_deref()).await {
         Ok((manifest, blob)) => publication.commit(&shared.store, blob).await.map(|()| manifest),
         Err(error) => {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use thiserror::Error as ThisError;
 
 use crate::backend::put_verified::{PutError, put_verified};
 use crate::backend::{LockMode, LockReach, LockScope};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, ParseError, Result};
 use crate::format::layout::Key;
 use crate::format::name::{AuthId, BackupTime, GroupName, SnapshotName};
 use crate::format::status::encode_owner;
@@ -104,6 +105,31 @@ pub(in crate::store) async fn remove_leftover(
     }
 }
 
+/// Reason why no snapshot can be made with a time.
+#[derive(Debug, ThisError)]
+pub(super) enum TimeRefused {
+    #[error("{0}")]
+    Invalid(ParseError),
+    #[error(
+        "the clock of this host says {now}, but the newest snapshot is of {newest}: one of the clocks is or was wrong; \
+        delete that snapshot, or set `BackupBuilder::allow_earlier`"
+    )]
+    Clock { newest: BackupTime, now: BackupTime },
+    #[error(
+        "the time {time} is not later than that of the newest snapshot, {newest}; `BackupBuilder::allow_earlier` permits that"
+    )]
+    NotLater { newest: BackupTime, time: BackupTime },
+}
+
+impl TimeRefused {
+    pub(super) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Clock { .. } => ErrorKind::Conflict,
+            Self::Invalid(_) | Self::NotLater { .. } => ErrorKind::InvalidInput,
+        }
+    }
+}
+
 /// Time of a new snapshot: the requested one, or now. It must be later than all existing snapshots; a time that was not requested
 /// is also later than those with a pending delete.
 pub(super) fn choose_time(
@@ -111,13 +137,16 @@ pub(super) fn choose_time(
     now: SystemTime,
     newest: Option<BackupTime>,
     last_left: Option<BackupTime>,
-) -> std::result::Result<BackupTime, String> {
+) -> Result<BackupTime, TimeRefused> {
     let newest = if wanted.is_some() { newest } else { newest.max(last_left) };
-    let time = BackupTime::try_from(wanted.unwrap_or(now)).map_err(|error| error.to_string())?;
+    let time = BackupTime::try_from(wanted.unwrap_or(now)).map_err(TimeRefused::Invalid)?;
     let Some(newest) = newest.filter(|newest| *newest >= time) else { return Ok(time) };
     let ahead = SystemTime::from(newest).duration_since(time.into()).unwrap_or_default();
     if wanted.is_none() && ahead <= CLOCK_TOLERANCE {
-        return BackupTime::from_epoch(newest.epoch() + 1).map_err(|error| error.to_string());
+        return BackupTime::from_epoch(newest.epoch() + 1).map_err(TimeRefused::Invalid);
     }
-    Err(format!("the time {time} is not later than that of the newest snapshot, {newest}"))
+    Err(match wanted {
+        None => TimeRefused::Clock { newest, now: time },
+        Some(_) => TimeRefused::NotLater { newest, time },
+    })
 }

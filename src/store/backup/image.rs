@@ -13,8 +13,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::index::{IndexReader, IndexWriteError};
-use crate::format::name::ArchiveKind;
-use crate::store::backup::pipeline::{ArchiveTask, BaseArchive, Cut, Entry};
+use crate::format::name::{ArchiveKind, ArchiveName};
+use crate::store::backup::dirty_map::DirtyMap;
+use crate::store::backup::file_source::FileSource;
+use crate::store::backup::pipeline::{ArchiveTask, BaseArchive, BaseChoice, Cut, Entry};
+use crate::store::backup::session::BaseUse;
 use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
@@ -24,55 +27,21 @@ pub(in crate::store) const CHUNK_BYTES: u64 = 4 << 20;
 /// Number of chunks reused from a base at once.
 const REUSE_BATCH: usize = 256;
 
-/// Dirty extents: the parts of an image that may differ from the base.
-///
-/// Built from the ranges that were written since the base; they may overlap and come in any order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DirtyMap {
-    /// In order, separate, none empty.
-    ranges: Vec<Range<u64>>,
-}
-
-impl DirtyMap {
-    /// Nothing differs.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Returns `true` if any part of the range may differ.
-    pub(crate) fn overlaps(&self, range: &Range<u64>) -> bool {
-        let first = self.ranges.partition_point(|dirty| dirty.end <= range.start);
-        !range.is_empty() && self.ranges.get(first).is_some_and(|dirty| dirty.start < range.end)
-    }
-}
-
-impl FromIterator<Range<u64>> for DirtyMap {
-    fn from_iter<I: IntoIterator<Item = Range<u64>>>(ranges: I) -> Self {
-        let mut sorted: Vec<_> = ranges.into_iter().filter(|range| !range.is_empty()).collect();
-        sorted.sort_unstable_by_key(|range| range.start);
-        let mut merged: Vec<Range<u64>> = Vec::new();
-        for range in sorted {
-            match merged.last_mut() {
-                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-                _ => merged.push(range),
-            }
-        }
-        Self { ranges: merged }
-    }
-}
-
 /// Moves a reader to an offset.
 type Seek<R> = for<'r> fn(&'r mut R, u64) -> BoxFuture<'r, io::Result<u64>>;
 
 /// An image that is about to be written; awaiting it writes it.
 #[must_use = "nothing is written before it is awaited"]
 pub struct ImageBuilder<'a, R> {
-    base: Option<&'a SnapshotReader>,
+    base: BaseChoice<'a>,
     chunk_bytes: u64,
-    dirty: Option<(DirtyMap, Seek<R>)>,
+    /// The extents that have data; `None` if holes are not known.
+    data: Option<DirtyMap>,
+    dirty: Option<DirtyMap>,
     name: String,
     reader: R,
+    /// Set if parts may be skipped.
+    seek: Option<Seek<R>>,
     size: Option<u64>,
     writer: &'a SnapshotWriter,
 }
@@ -84,8 +53,8 @@ impl SnapshotWriter {
     /// The reader is polled by the task that awaits; one that blocks belongs on a thread of its own.
     ///
     /// # Errors
-    /// `Stream` if the reader fails, ends early, yields more than `size` bytes or nothing at all, which the format cannot
-    /// express; `InvalidInput` for a name that is not valid or taken; any failure of the backend.
+    /// `Stream` if the reader fails, ends early or yields more than `size` bytes; `InvalidInput` for a name that is not valid or
+    /// taken, and for an empty image, which the format cannot express: a `size` of 0 before anything is read; any failure of the backend.
     ///
     /// # Cancel safety
     /// A dropped future leaves the archive out of the snapshot; bytes were taken from the reader.
@@ -99,7 +68,32 @@ impl SnapshotWriter {
         R: AsyncRead + Send + Unpin,
     {
         let (name, size) = (name.into(), size.into());
-        ImageBuilder { base: None, chunk_bytes: CHUNK_BYTES, dirty: None, name, reader, size, writer: self }
+        ImageBuilder {
+            base: BaseChoice::None,
+            chunk_bytes: CHUNK_BYTES,
+            data: None,
+            dirty: None,
+            name,
+            reader,
+            seek: None,
+            size,
+            writer: self,
+        }
+    }
+
+    /// Writes an image from a file or a block device. Whole chunks of holes are stored as zeros without reading them.
+    ///
+    /// # Errors
+    /// As for [`image`](Self::image).
+    ///
+    /// # Cancel safety
+    /// As for [`image`](Self::image).
+    pub fn image_file(&self, name: impl Into<String>, source: FileSource) -> ImageBuilder<'_, FileSource> {
+        let (data, size) = (source.data().clone(), source.size());
+        let mut builder = self.image(name, source, size);
+        builder.data = Some(data);
+        builder.seek = Some(seek);
+        builder
     }
 }
 
@@ -110,7 +104,17 @@ impl<'a, R> ImageBuilder<'a, R> {
     /// Awaiting then fails with `NotFound` if it has no such archive, with `Conflict` if it failed verification, and with
     /// `Unsupported` if it is encrypted.
     pub fn base(mut self, base: &'a SnapshotReader) -> Self {
-        self.base = Some(base);
+        self.base = BaseChoice::Required(base);
+        self
+    }
+
+    /// As [`base`](Self::base), but a base that cannot be used means a full backup, and [`ArchiveSummary::base`] gives the
+    /// reason. `None` means a full backup too. [Dirty extents](Self::dirty) count only for a
+    /// base that is used: otherwise the whole image is read.
+    ///
+    /// Awaiting still fails if the base belongs to another store, or the backend fails.
+    pub fn base_if_usable(mut self, base: Option<&'a SnapshotReader>) -> Self {
+        self.base = BaseChoice::IfUsable(base);
         self
     }
 
@@ -129,7 +133,8 @@ impl<'a, R> ImageBuilder<'a, R> {
     where
         R: AsyncSeek + Send + Unpin,
     {
-        self.dirty = Some((map, |reader, offset| Box::pin(reader.seek(SeekFrom::Start(offset)))));
+        self.dirty = Some(map);
+        self.seek = Some(seek);
         self
     }
 }
@@ -159,25 +164,25 @@ async fn write<R>(builder: ImageBuilder<'_, R>) -> Result<ArchiveSummary>
 where
     R: AsyncRead + Send + Unpin,
 {
-    let ImageBuilder { base, chunk_bytes, dirty, name, reader, size, writer } = builder;
+    let ImageBuilder { base, chunk_bytes, data, dirty, name, reader, seek, size, writer } = builder;
     check_chunk_bytes(&name, chunk_bytes)?;
     let reserved = writer.shared().reserve(&name, ArchiveKind::Fixed)?;
+    if size == Some(0) {
+        return Err(empty(&reserved.name));
+    }
     reserved.shared.events.emit(|| ArchiveEvent::ArchiveStarted { archive: reserved.name.clone(), size });
     let mut task = ArchiveTask::begin(reserved, base).await?;
     task.recognise_zeros(usize::try_from(chunk_bytes).unwrap_or(MAX_CHUNK_BYTES)).await?;
     let mut index = FixedIndexWriter::new(size, chunk_bytes).map_err(|error| index_error(&task, error))?;
-    let seek = match dirty {
-        None => None,
-        Some((map, seek)) => {
-            check_dirty(&task, size, chunk_bytes)?;
-            Some((map, seek))
-        }
+    let dirty = match dirty {
+        Some(map) if has_clean_parts(&mut task, base, size, chunk_bytes)? => Some(map),
+        _ => None,
     };
     {
         let in_flight = task.store().in_flight();
         // A seekable reader may start at any position.
         let moved = seek.is_some();
-        let source = Source { at: 0, chunk_bytes, dirty: seek, moved, reader, size, task: &task };
+        let source = Source { at: 0, chunk_bytes, data, dirty, moved, reader, seek, size, task: &task };
         let entries = source.into_stream().map(|part| process(&task, part)).buffer_unordered(in_flight);
         let mut entries = std::pin::pin!(entries);
         while let Some((mut offset, batch)) = entries.try_next().await? {
@@ -189,7 +194,7 @@ where
     }
     let (uuid, created) = task.stamp();
     let finished = index.finish(uuid, created).map_err(|error| index_error(&task, error))?;
-    task.reserved.complete_index(finished)
+    task.reserved.complete_index(finished, task.base_use)
 }
 
 pub(in crate::store) fn check_chunk_bytes(name: &str, chunk_bytes: u64) -> Result<()> {
@@ -200,21 +205,42 @@ pub(in crate::store) fn check_chunk_bytes(name: &str, chunk_bytes: u64) -> Resul
     Err(error.because("the chunk size is not a power of two from 4 KiB to 16 MiB"))
 }
 
+/// An archive without a byte. An index without a chunk would end every garbage collection of PBS.
+pub(in crate::store) fn empty(name: &ArchiveName) -> Error {
+    let error = Error::new(ErrorKind::InvalidInput, "write archive").on(name);
+    error.because("it is empty, which an index cannot express; store an empty blob instead")
+}
+
 pub(in crate::store) fn index_error(task: &ArchiveTask, error: IndexWriteError) -> Error {
+    if matches!(error, IndexWriteError::Empty) {
+        return empty(task.name());
+    }
     Error::new(ErrorKind::Stream, "write image").on(task.name()).because(error)
 }
 
-fn check_dirty(task: &ArchiveTask, size: Option<u64>, chunk_bytes: u64) -> Result<()> {
+/// Returns `true` if dirty extents say which parts are the same as in the base.
+fn has_clean_parts(
+    task: &mut ArchiveTask,
+    choice: BaseChoice<'_>,
+    size: Option<u64>,
+    chunk_bytes: u64,
+) -> Result<bool> {
     let invalid = |why: &'static str| {
         Err(Error::new(ErrorKind::InvalidInput, "write image").on(task.name()).because(why))
     };
-    let Some(base) = &task.base else { return invalid("a dirty map says nothing without a base") };
     if size.is_none() {
         return invalid("with a dirty map the size has to be known");
     }
-    match &base.index {
-        IndexReader::Fixed(index) if index.chunk_size() == chunk_bytes => Ok(()),
-        _ => invalid("the base has chunks of another size"),
+    let is_required = !matches!(choice, BaseChoice::IfUsable(_));
+    match task.base.as_ref().map(|base| &base.index) {
+        Some(IndexReader::Fixed(index)) if index.chunk_size() == chunk_bytes => Ok(true),
+        Some(_) if is_required => invalid("the base has chunks of another size"),
+        Some(_) => {
+            task.give_up_base(BaseUse::OtherChunkSize);
+            Ok(false)
+        }
+        None if is_required => invalid("a dirty map says nothing without a base"),
+        None => Ok(false),
     }
 }
 
@@ -222,11 +248,16 @@ fn check_dirty(task: &ArchiveTask, size: Option<u64>, chunk_bytes: u64) -> Resul
 enum Part {
     Read(u64, Cut),
     Reused(u64, Vec<Entry>),
+    Zeros(u64, Vec<Entry>),
 }
 
 async fn process(task: &ArchiveTask, part: Result<Part>) -> Result<(u64, Vec<Entry>)> {
     match part? {
         Part::Read(at, cut) => Ok((at, vec![task.process(cut).await?])),
+        Part::Zeros(at, entries) => {
+            task.store_zeros(&entries).await?;
+            Ok((at, entries))
+        }
         Part::Reused(at, entries) => {
             task.reuse(&entries).await?;
             Ok((at, entries))
@@ -234,14 +265,20 @@ async fn process(task: &ArchiveTask, part: Result<Part>) -> Result<(u64, Vec<Ent
     }
 }
 
+fn seek<R: AsyncSeek + Send + Unpin>(reader: &mut R, offset: u64) -> BoxFuture<'_, io::Result<u64>> {
+    Box::pin(reader.seek(SeekFrom::Start(offset)))
+}
+
 /// An image that is read in order.
 struct Source<'a, R> {
     at: u64,
     chunk_bytes: u64,
-    dirty: Option<(DirtyMap, Seek<R>)>,
+    data: Option<DirtyMap>,
+    dirty: Option<DirtyMap>,
     /// Returns `true` if the reader is not at `at`.
     moved: bool,
     reader: R,
+    seek: Option<Seek<R>>,
     size: Option<u64>,
     task: &'a ArchiveTask,
 }
@@ -262,6 +299,13 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
             self.moved = true;
             return Ok(Some(Part::Reused(at, clean)));
         }
+        let zeros = self.zero_entries();
+        if !zeros.is_empty() {
+            let at = self.at;
+            self.at += zeros.iter().map(|entry| entry.length).sum::<u64>();
+            self.moved = true;
+            return Ok(Some(Part::Zeros(at, zeros)));
+        }
         let wanted = self.size.map_or(self.chunk_bytes, |size| self.chunk_bytes.min(size - self.at));
         if wanted == 0 {
             self.check_end().await?;
@@ -270,7 +314,7 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
         let length = usize::try_from(wanted).unwrap_or(MAX_CHUNK_BYTES);
         let permit = self.task.permit(length).await;
         if std::mem::take(&mut self.moved)
-            && let Some((_, seek)) = &self.dirty
+            && let Some(seek) = &self.seek
         {
             seek(&mut self.reader, self.at).await.map_err(|error| self.task.stream_error(error))?;
         }
@@ -294,7 +338,7 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
 
     /// The next chunks that are the same as in the base, if they are known to be.
     fn clean_entries(&self) -> Vec<Entry> {
-        let (Some((map, _)), Some(base), Some(size)) = (&self.dirty, &self.task.base, self.size) else {
+        let (Some(map), Some(base), Some(size)) = (&self.dirty, &self.task.base, self.size) else {
             return Vec::new();
         };
         let mut entries = Vec::new();
@@ -308,9 +352,26 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
         entries
     }
 
+    /// The next whole chunks that lie in a hole.
+    fn zero_entries(&self) -> Vec<Entry> {
+        let (Some(data), Some(size)) = (&self.data, self.size) else { return Vec::new() };
+        let Some(digest) = self.task.zero_digest(self.chunk_bytes) else { return Vec::new() };
+        let mut entries = Vec::new();
+        let mut at = self.at;
+        while entries.len() < REUSE_BATCH {
+            let end = at + self.chunk_bytes;
+            if end > size || data.overlaps(&(at..end)) {
+                break;
+            }
+            entries.push(Entry { digest, length: self.chunk_bytes });
+            at = end;
+        }
+        entries
+    }
+
     /// Fails if the reader yields more than the given size.
     async fn check_end(&mut self) -> Result<()> {
-        if self.size.is_none() || self.dirty.is_some() {
+        if self.size.is_none() || self.seek.is_some() {
             return Ok(());
         }
         let read = self.reader.read(&mut [0; 1]).await.map_err(|error| self.task.stream_error(error))?;
@@ -343,27 +404,4 @@ async fn read_full<R: AsyncRead + Unpin>(reader: &mut R, buffer: &mut [u8]) -> i
         }
     }
     Ok(filled)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_dirty_map_finds_overlapping_extents() {
-        let map: DirtyMap = [10..20, 15..30, 30..31, 50..50, 40..45].into_iter().collect();
-        assert_eq!(map.ranges, [10..31, 40..45]);
-        for (range, dirty) in [
-            (0..10, false),
-            (0..11, true),
-            (30..40, true),
-            (31..40, false),
-            (44..90, true),
-            (45..90, false),
-            (12..12, false),
-        ] {
-            assert_eq!(map.overlaps(&range), dirty, "{range:?}");
-        }
-        assert!(!DirtyMap::new().overlaps(&(0..u64::MAX)));
-    }
 }

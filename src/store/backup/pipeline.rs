@@ -18,7 +18,7 @@ use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::rt::semaphore::Permit;
-use crate::store::backup::session::{Counters, Reserved, WriterShared};
+use crate::store::backup::session::{BaseUse, Counters, Reserved, WriterShared};
 use crate::store::events::ArchiveEvent;
 use crate::store::manifests::has_failed_verification;
 use crate::store::restore::snapshot::refuse_encrypted;
@@ -28,9 +28,21 @@ use crate::store::{SnapshotReader, StoreInner};
 #[derive(Debug)]
 pub(in crate::store) struct ArchiveTask {
     pub(in crate::store) base: Option<BaseArchive>,
+    pub(in crate::store) base_use: BaseUse,
     pub(in crate::store) reserved: Reserved,
     /// The digest of a chunk of zeros of the usual length.
     zeros: Option<(usize, Digest)>,
+}
+
+/// The base that the caller gave an archive.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::store) enum BaseChoice<'a> {
+    /// A base that is not usable means a full backup. `None` does too.
+    IfUsable(Option<&'a SnapshotReader>),
+    #[default]
+    None,
+    /// A base that is not usable is an error.
+    Required(&'a SnapshotReader),
 }
 
 /// The same archive in the base snapshot.
@@ -72,12 +84,22 @@ impl ArchiveTask {
         &self.reserved.shared.store
     }
 
-    pub(in crate::store) async fn begin(reserved: Reserved, base: Option<&SnapshotReader>) -> Result<Self> {
-        let base = match base {
-            None => None,
-            Some(base) => Some(BaseArchive::open(&reserved, base).await?),
+    pub(in crate::store) async fn begin(reserved: Reserved, base: BaseChoice<'_>) -> Result<Self> {
+        let (base, base_use) = match base {
+            BaseChoice::IfUsable(None) | BaseChoice::None => (None, BaseUse::None),
+            BaseChoice::IfUsable(Some(base)) => match BaseArchive::open(&reserved, base).await {
+                Ok(base) => (Some(base), BaseUse::Used),
+                Err(error) => (None, why_unusable(error)?),
+            },
+            BaseChoice::Required(base) => (Some(BaseArchive::open(&reserved, base).await?), BaseUse::Used),
         };
-        Ok(Self { base, reserved, zeros: None })
+        Ok(Self { base, base_use, reserved, zeros: None })
+    }
+
+    /// Goes on without the base.
+    pub(in crate::store) fn give_up_base(&mut self, why: BaseUse) {
+        self.base = None;
+        self.base_use = why;
     }
 
     /// Prepares for an image of chunks of this length: chunks of zeros are then recognised without hashing.
@@ -155,6 +177,25 @@ impl ArchiveTask {
         Ok(())
     }
 
+    /// Makes sure that the store has the chunk of zeros that these entries name. The source was not read for them.
+    pub(in crate::store) async fn store_zeros(&self, entries: &[Entry]) -> Result<()> {
+        let shared = &self.reserved.shared;
+        let Some((first, others)) = entries.split_first() else { return Ok(()) };
+        let stored = if shared.pins.is_confirmed(&first.digest) {
+            Stored::Known
+        } else {
+            let length = usize::try_from(first.length).unwrap_or(usize::MAX);
+            let _permit = self.permit(length).await;
+            let zeros = Bytes::from(vec![0; length]);
+            shared.store.chunks.put(&shared.pins, first.digest, &zeros, Provenance::Unknown).await?
+        };
+        self.count(first.length, stored);
+        for entry in others {
+            self.count(entry.length, Stored::Known);
+        }
+        Ok(())
+    }
+
     /// A permit to work on a chunk of this many bytes. It bounds the plaintext; its encoded form is at most as large.
     pub(in crate::store) async fn permit(&self, bytes: usize) -> Permit {
         self.store().budget.acquire(bytes).await
@@ -194,6 +235,18 @@ impl BaseArchive {
         let found =
             self.by_digest.binary_search_by_key(&Some(*digest), |number| self.index.digest(*number as usize));
         found.is_ok()
+    }
+}
+
+/// The reason why a base is not usable, from the error of [`base_index`]. Other errors say nothing about the base.
+fn why_unusable(error: Error) -> Result<BaseUse> {
+    match error.kind() {
+        ErrorKind::Conflict => Ok(BaseUse::FailedVerification),
+        ErrorKind::Corrupt => Ok(BaseUse::Damaged),
+        // A snapshot that is being deleted is locked.
+        ErrorKind::Busy | ErrorKind::NotFound => Ok(BaseUse::Missing),
+        ErrorKind::Unsupported => Ok(BaseUse::Encrypted),
+        _ => Err(error),
     }
 }
 

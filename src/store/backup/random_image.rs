@@ -15,8 +15,8 @@ use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::name::ArchiveKind;
 use crate::rt::detached::Detached;
-use crate::store::backup::image::{CHUNK_BYTES, check_chunk_bytes, index_error};
-use crate::store::backup::pipeline::{ArchiveTask, Cut, Entry, yield_now};
+use crate::store::backup::image::{CHUNK_BYTES, check_chunk_bytes, empty, index_error};
+use crate::store::backup::pipeline::{ArchiveTask, BaseChoice, Cut, Entry, yield_now};
 use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter, in_archive};
 
@@ -27,7 +27,7 @@ const PARTIAL_CHUNKS: usize = 16;
 #[derive(Debug)]
 #[must_use = "nothing is written before `begin`"]
 pub struct ImageWriterBuilder<'a> {
-    base: Option<&'a SnapshotReader>,
+    base: BaseChoice<'a>,
     chunk_bytes: u64,
     name: String,
     size: u64,
@@ -74,7 +74,13 @@ struct Partial {
 impl SnapshotWriter {
     /// Prepares an image of `size` bytes whose parts come in any order. `name` is `disk.img` or `disk.img.fidx`.
     pub fn image_writer(&self, name: impl Into<String>, size: u64) -> ImageWriterBuilder<'_> {
-        ImageWriterBuilder { base: None, chunk_bytes: CHUNK_BYTES, name: name.into(), size, writer: self }
+        ImageWriterBuilder {
+            base: BaseChoice::None,
+            chunk_bytes: CHUNK_BYTES,
+            name: name.into(),
+            size,
+            writer: self,
+        }
     }
 }
 
@@ -82,7 +88,7 @@ impl<'a> ImageWriterBuilder<'a> {
     /// An earlier snapshot with an image of the same name, which supplies the parts that are not written. It stays locked until
     /// the backup ends.
     pub fn base(mut self, base: &'a SnapshotReader) -> Self {
-        self.base = Some(base);
+        self.base = BaseChoice::Required(base);
         self
     }
 
@@ -106,6 +112,9 @@ impl<'a> ImageWriterBuilder<'a> {
             .shared
             .events
             .emit(|| ArchiveEvent::ArchiveStarted { archive: reserved.name.clone(), size: Some(size) });
+        if size == 0 {
+            return Err(empty(&reserved.name));
+        }
         let mut task = ArchiveTask::begin(reserved, base).await?;
         task.recognise_zeros(usize::try_from(chunk_bytes).unwrap_or(MAX_CHUNK_BYTES)).await?;
         let index = FixedIndexWriter::new(Some(size), chunk_bytes).map_err(|error| {
@@ -217,7 +226,7 @@ impl ImageWriter {
         let task = Arc::try_unwrap(task).map_err(|task| {
             Error::new(ErrorKind::Internal, "write image").on(task.name()).because("a chunk is in flight")
         })?;
-        task.reserved.complete_index(finished)
+        task.reserved.complete_index(finished, task.base_use)
     }
 
     /// Adds bytes to a partly written chunk, and stores the chunk when it is complete.

@@ -1,6 +1,7 @@
 //! The state that a writer shares with its archives: locks, pins, counters, names and finished archives.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,9 +15,9 @@ use crate::format::index::FinishedIndex;
 use crate::format::layout::Key;
 use crate::format::manifest::{CryptMode, ManifestFile, UploadStats};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
-use crate::store::StoreInner;
 use crate::store::events::{ArchiveEvent, Events};
 use crate::store::publish::{Base, Publication, PublicationLocks, Target, Written};
+use crate::store::{SnapshotReader, StoreInner};
 
 /// Maximum plaintext bytes of a new blob.
 const MAX_NEW_BLOB_BYTES: usize = 16 << 20;
@@ -42,6 +43,7 @@ pub(in crate::store) struct Guards {
 
 #[derive(Debug, Default)]
 pub(super) struct WriterState {
+    pub(super) archives: Vec<ArchiveSummary>,
     pub(super) files: Vec<ManifestFile>,
     pub(super) indexes: Vec<(ArchiveName, FinishedIndex)>,
     pub(super) notes: Option<String>,
@@ -53,15 +55,53 @@ pub(super) struct WriterState {
 /// A backup whose writer has ended.
 #[derive(Debug)]
 pub(in crate::store) struct WrittenSnapshot {
+    pub(in crate::store) archives: Vec<ArchiveSummary>,
     pub(in crate::store) files: Vec<ManifestFile>,
     pub(in crate::store) notes: Option<String>,
     pub(in crate::store) publication: Publication,
+}
+
+/// Use of the base by an archive.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BaseUse {
+    /// The index of the archive in the base is damaged or missing: a full backup.
+    Damaged,
+    /// The archive in the base is encrypted: a full backup.
+    Encrypted,
+    /// The base failed verification: a full backup.
+    FailedVerification,
+    /// The base has no archive of this name, or was deleted: a full backup.
+    Missing,
+    /// No base was given: a full backup.
+    #[default]
+    None,
+    /// The archive in the base has chunks of another size, so dirty extents say nothing: a full backup.
+    OtherChunkSize,
+    /// The archive was built on the base.
+    Used,
+}
+
+impl fmt::Display for BaseUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Damaged => "the index in the base is damaged",
+            Self::Encrypted => "the base is encrypted",
+            Self::FailedVerification => "the base failed verification",
+            Self::Missing => "the base has no such archive",
+            Self::None => "no base",
+            Self::OtherChunkSize => "the base has chunks of another size",
+            Self::Used => "built on the base",
+        })
+    }
 }
 
 /// An archive that was written.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchiveSummary {
+    /// The use of the base.
+    pub base: BaseUse,
     /// Checksum in the manifest: of the index, or of the stored blob.
     pub checksum: Digest,
     /// Number of chunks; 0 for a blob.
@@ -88,6 +128,28 @@ pub struct BackupStats {
     pub chunks_reused: u64,
 }
 
+/// Summary of a finished backup.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupSummary {
+    /// The archives, in the order in which they were completed.
+    pub archives: Vec<ArchiveSummary>,
+    /// Name of the snapshot.
+    pub name: SnapshotName,
+    /// Statistics.
+    pub stats: BackupStats,
+}
+
+/// A published snapshot, and the summary of its backup.
+#[non_exhaustive]
+#[derive(Debug)]
+pub struct FinishedBackup {
+    /// The snapshot, opened for reading.
+    pub snapshot: SnapshotReader,
+    /// Summary of the backup.
+    pub summary: BackupSummary,
+}
+
 /// The counters behind [`BackupStats`] and the statistics that PBS keeps in a manifest.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Counters {
@@ -107,8 +169,18 @@ impl Counters {
         counter.fetch_add(value, Ordering::Relaxed);
     }
 
-    pub(super) fn get(counter: &AtomicU64) -> u64 {
+    fn get(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stats(&self) -> BackupStats {
+        BackupStats {
+            bytes_read: Self::get(&self.read),
+            bytes_written: Self::get(&self.written),
+            chunks_known: Self::get(&self.known) + Self::get(&self.duplicates),
+            chunks_new: Self::get(&self.new),
+            chunks_reused: Self::get(&self.reused),
+        }
     }
 
     /// Statistics as PBS counts them: chunks that a client would send to a server.
@@ -128,7 +200,7 @@ impl WriterShared {
     pub(in crate::store) fn take(&self) -> Option<WrittenSnapshot> {
         let Guards { bases, locks } = self.guards.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let state = std::mem::take(&mut *self.state());
-        let WriterState { files, indexes, notes, written, .. } = state;
+        let WriterState { archives, files, indexes, notes, written, .. } = state;
         let publication = Publication {
             bases,
             indexes: indexes.into_iter().map(|(name, index)| (name, index.bytes)).collect(),
@@ -138,7 +210,7 @@ impl WriterShared {
             target: Target::New,
             written,
         };
-        Some(WrittenSnapshot { files, notes, publication })
+        Some(WrittenSnapshot { archives, files, notes, publication })
     }
 
     /// Number of archives that were begun and neither finished nor dropped.
@@ -204,16 +276,23 @@ pub(in crate::store) struct Reserved {
 }
 
 impl Reserved {
-    pub(super) fn complete(self, size: u64, checksum: Digest, index: Option<FinishedIndex>) -> Result<()> {
-        let file =
-            ManifestFile::new(self.name.clone(), CryptMode::None, size, checksum).map_err(|error| {
-                Error::new(ErrorKind::InvalidInput, "write archive").on(&self.name).because(error)
-            })?;
+    /// The archive is whole. `size` is that in the manifest.
+    pub(super) fn complete(
+        self,
+        size: u64,
+        summary: ArchiveSummary,
+        index: Option<FinishedIndex>,
+    ) -> Result<ArchiveSummary> {
+        let file = ManifestFile::new(self.name.clone(), CryptMode::None, size, summary.checksum);
+        let file = file.map_err(|error| {
+            Error::new(ErrorKind::InvalidInput, "write archive").on(&self.name).because(error)
+        })?;
         self.is_over.store(true, Ordering::SeqCst);
         let mut state = self.shared.state();
+        state.archives.push(summary.clone());
         state.files.push(file);
         state.indexes.extend(index.map(|index| (self.name.clone(), index)));
-        Ok(())
+        Ok(summary)
     }
 
     /// Frees the name, unless the archive is complete.
@@ -224,8 +303,13 @@ impl Reserved {
     }
 
     /// The archive is whole: its index is kept until the snapshot is published.
-    pub(in crate::store) fn complete_index(self, index: FinishedIndex) -> Result<ArchiveSummary> {
+    pub(in crate::store) fn complete_index(
+        self,
+        index: FinishedIndex,
+        base: BaseUse,
+    ) -> Result<ArchiveSummary> {
         let summary = ArchiveSummary {
+            base,
             checksum: index.checksum,
             chunks: index.chunks as u64,
             name: self.name.clone(),
@@ -234,8 +318,7 @@ impl Reserved {
         self.shared
             .events
             .emit(|| ArchiveEvent::ArchiveFinished { archive: self.name.clone(), size: index.size });
-        self.complete(index.size, index.checksum, Some(index))?;
-        Ok(summary)
+        self.complete(index.size, summary, Some(index))
     }
 }
 

@@ -15,7 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::dynamic_index::DynamicIndexWriter;
 use crate::format::name::ArchiveKind;
-use crate::store::backup::pipeline::{ArchiveTask, Cut, yield_now};
+use crate::store::backup::image::index_error;
+use crate::store::backup::pipeline::{ArchiveTask, BaseChoice, Cut, yield_now};
 use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
@@ -25,7 +26,7 @@ const BATCH_BYTES: usize = 512 << 10;
 /// A stream that is about to be written; awaiting it writes it.
 #[must_use = "nothing is written before it is awaited"]
 pub struct StreamBuilder<'a, R> {
-    base: Option<&'a SnapshotReader>,
+    base: BaseChoice<'a>,
     chunker: Option<Box<dyn Chunker>>,
     name: String,
     reader: R,
@@ -39,8 +40,8 @@ impl SnapshotWriter {
     /// The reader is polled by the task that awaits; one that blocks belongs on a thread of its own.
     ///
     /// # Errors
-    /// `Stream` if the reader fails or yields nothing at all, which the format cannot express; `InvalidInput` for a name that
-    /// is not valid or taken; any failure of the backend.
+    /// `Stream` if the reader fails; `InvalidInput` for a name that is not valid or taken, and if the reader yields nothing at all, which the
+    /// format cannot express: nothing is stored then, and the name is free, for example for an empty blob; any failure of the backend.
     ///
     /// # Cancel safety
     /// A dropped future leaves the archive out of the snapshot; bytes were taken from the reader.
@@ -48,7 +49,7 @@ impl SnapshotWriter {
     where
         R: AsyncRead + Send + Unpin,
     {
-        StreamBuilder { base: None, chunker: None, name: name.into(), reader, writer: self }
+        StreamBuilder { base: BaseChoice::None, chunker: None, name: name.into(), reader, writer: self }
     }
 }
 
@@ -59,7 +60,16 @@ impl<'a, R> StreamBuilder<'a, R> {
     /// Awaiting then fails with `NotFound` if it has no such archive, with `Conflict` if it failed verification, and with
     /// `Unsupported` if it is encrypted.
     pub fn base(mut self, base: &'a SnapshotReader) -> Self {
-        self.base = Some(base);
+        self.base = BaseChoice::Required(base);
+        self
+    }
+
+    /// As [`base`](Self::base), but a base that cannot be used means a full backup, and [`ArchiveSummary::base`] gives the
+    /// reason. `None` means a full backup too.
+    ///
+    /// Awaiting still fails if the base belongs to another store, or the backend fails.
+    pub fn base_if_usable(mut self, base: Option<&'a SnapshotReader>) -> Self {
+        self.base = BaseChoice::IfUsable(base);
         self
     }
 
@@ -104,6 +114,7 @@ where
         .events
         .emit(|| ArchiveEvent::ArchiveStarted { archive: reserved.name.clone(), size: None });
     let task = ArchiveTask::begin(reserved, base).await?;
+    let base_use = task.base_use;
     let mut index = DynamicIndexWriter::new();
     {
         let in_flight = task.store().in_flight();
@@ -127,10 +138,8 @@ where
         }
     }
     let (uuid, created) = task.stamp();
-    let finished = index
-        .finish(uuid, created)
-        .map_err(|error| Error::new(ErrorKind::Stream, "write archive").on(task.name()).because(error))?;
-    task.reserved.complete_index(finished)
+    let finished = index.finish(uuid, created).map_err(|error| index_error(&task, error))?;
+    task.reserved.complete_index(finished, base_use)
 }
 
 /// Reads a stream and cuts it.

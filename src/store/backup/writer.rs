@@ -10,13 +10,13 @@ use crate::error::Result;
 use crate::format::Digest;
 use crate::format::layout::Key;
 use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::store::StoreInner;
 use crate::store::backup::finish::{finish, remove_in_background};
 use crate::store::backup::session::{
-    ArchiveSummary, BackupStats, Counters, Guards, WriterShared, WriterState,
+    ArchiveSummary, BackupStats, BaseUse, Counters, FinishedBackup, Guards, WriterShared, WriterState,
 };
 use crate::store::events::Events;
 use crate::store::publish::{Publication, Written, remove_written};
-use crate::store::{SnapshotReader, StoreInner};
 
 /// A new snapshot that is not visible yet.
 ///
@@ -63,14 +63,7 @@ impl SnapshotWriter {
 
     /// Statistics so far.
     pub fn stats(&self) -> BackupStats {
-        let counters = &self.shared.counters;
-        BackupStats {
-            bytes_read: Counters::get(&counters.read),
-            bytes_written: Counters::get(&counters.written),
-            chunks_known: Counters::get(&counters.known) + Counters::get(&counters.duplicates),
-            chunks_new: Counters::get(&counters.new),
-            chunks_reused: Counters::get(&counters.reused),
-        }
+        self.shared.counters.stats()
     }
 
     /// Notes of the snapshot; lists show their first line.
@@ -92,9 +85,9 @@ impl SnapshotWriter {
         let size = data.len() as u64;
         let stored = shared.put_blob(key, data).await?;
         let checksum = Digest::of(&stored);
-        let summary = ArchiveSummary { checksum, chunks: 0, name: reserved.name.clone(), size };
-        reserved.complete(stored.len() as u64, checksum, None)?;
-        Ok(summary)
+        let base = BaseUse::None;
+        let summary = ArchiveSummary { base, checksum, chunks: 0, name: reserved.name.clone(), size };
+        reserved.complete(stored.len() as u64, summary, None)
     }
 
     /// Stores the log of the client, at most 16 MiB. The manifest does not list it.
@@ -106,7 +99,7 @@ impl SnapshotWriter {
         self.shared.put_blob(key, log.into()).await.map(drop)
     }
 
-    /// Publishes the snapshot. When this returns, the snapshot is complete, visible, and durable at the level that the backend was opened
+    /// Publishes the snapshot, and returns it with a summary of the backup. When this returns, the snapshot is complete, visible, and durable at the level that the backend was opened
     /// with.
     ///
     /// In a bucket it waits up to half an hour if the backup needs a chunk with a pending delete: only then is it certain
@@ -120,7 +113,7 @@ impl SnapshotWriter {
     ///
     /// # Cancel safety
     /// Publication continues in the background if the future is dropped; the snapshot appears as a whole or not at all.
-    pub async fn finish(self) -> Result<SnapshotReader> {
+    pub async fn finish(self) -> Result<FinishedBackup> {
         finish(&self.shared).await
     }
 

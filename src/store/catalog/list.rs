@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use std::time::SystemTime;
+
 use crate::backend::{ListEntry, ListQuery, ObjectInfo, Pager, Unreadable, Version, list_all};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -150,6 +152,17 @@ impl Catalog<'_> {
         let snapshots = self.newest_snapshots(group).await?;
         let finished = snapshots.into_iter().rfind(|info| info.state == SnapshotState::Finished);
         Ok(finished.map(|info| info.name))
+    }
+
+    /// The newest finished snapshot of a group that is not later than `time`.
+    pub(crate) async fn latest_until(
+        &self,
+        group: &GroupName,
+        time: SystemTime,
+    ) -> Result<Option<SnapshotName>> {
+        let snapshots = self.snapshots(group).await?.into_iter().rev();
+        let mut finished = snapshots.filter(|info| info.state == SnapshotState::Finished);
+        Ok(finished.find(|info| SystemTime::from(info.name.time()) <= time).map(|info| info.name))
     }
 
     /// See [`Datastore::snapshot_info`](crate::store::Datastore::snapshot_info).

@@ -18,7 +18,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::channel::{mpsc, oneshot};
 use futures::future::{self, BoxFuture, Either, FutureExt as _, TryFutureExt as _};
 use futures::io::{AsyncRead, AsyncSeek};
@@ -169,6 +169,29 @@ impl ArchiveReader {
         let range = self.archive.range(number);
         let start = usize::try_from(offset - range.start).unwrap_or(usize::MAX).min(bytes.len());
         Ok(bytes.slice(start..bytes.len().min(start.saturating_add(length))))
+    }
+
+    /// Reads exactly `length` bytes at an offset, from as many chunks as it takes. They are all in memory at once.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the range reaches beyond the end of the archive; as for [`read_at`](ArchiveReader::read_at).
+    pub async fn read_exact_at(&self, offset: u64, length: usize) -> Result<Bytes> {
+        let end = offset.checked_add(length as u64).filter(|end| *end <= self.size());
+        if end.is_none() {
+            let error = Error::new(ErrorKind::InvalidInput, "read a range of").on(self.name());
+            return Err(error.because(format!("the range reaches beyond its {} bytes", self.size())));
+        }
+        let first = self.read_at(offset, length).await?;
+        if first.len() == length {
+            return Ok(first);
+        }
+        let mut bytes = BytesMut::with_capacity(length);
+        bytes.extend_from_slice(&first);
+        while bytes.len() < length {
+            let part = self.read_at(offset + bytes.len() as u64, length - bytes.len()).await?;
+            bytes.extend_from_slice(&part);
+        }
+        Ok(bytes.freeze())
     }
 
     /// Writes the whole archive to a target, in order, and returns its size. Passes chunks of zeros to the target as zeros.

@@ -1,6 +1,7 @@
 //! A finished snapshot, opened for reading.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
@@ -10,9 +11,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::layout::Key;
 use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
-use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
+use crate::format::name::{ArchiveKind, ArchiveName, GroupName, SnapshotName};
 use crate::store::snapshot_files::BLOB_BYTES;
 use crate::store::{ArchiveReader, StoreInner};
+
+/// Number of attempts to open a latest snapshot that another process deletes.
+const ATTEMPTS: usize = 3;
 
 /// A finished snapshot with a valid manifest.
 ///
@@ -34,6 +38,28 @@ impl SnapshotReader {
         let (manifest, _) = store.manifests().read(name).await?;
         let lock = AsyncMutex::new(Some(Arc::from(lock)));
         Ok(Self { lock, manifest, name: name.clone(), store: Arc::clone(store) })
+    }
+
+    /// Opens the newest finished snapshot of a group, or the newest that is not later than `until`.
+    pub(in crate::store) async fn open_latest(
+        store: &Arc<StoreInner>,
+        group: &GroupName,
+        until: Option<SystemTime>,
+    ) -> Result<Option<Self>> {
+        let mut attempts = 0;
+        loop {
+            let name = match until {
+                Some(time) => store.catalog().latest_until(group, time).await?,
+                None => store.catalog().latest(group).await?,
+            };
+            let Some(name) = name else { return Ok(None) };
+            attempts += 1;
+            match Self::open(store, &name).await {
+                // It was deleted after it was listed.
+                Err(error) if error.kind() == ErrorKind::NotFound && attempts < ATTEMPTS => {}
+                opened => return opened.map(Some),
+            }
+        }
     }
 
     pub(in crate::store) fn published(

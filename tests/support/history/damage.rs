@@ -190,7 +190,7 @@ impl World {
             let image = backup.image(format!("{block}.img"), Cursor::new(data), size);
             image.chunk_bytes(BLOCK as u64).await.unwrap();
         }
-        let snapshot = backup.finish().await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
         self.log(format_args!("backed up {blocks:?} as {}", snapshot.name()));
         snapshot.name().clone()
     }

@@ -127,7 +127,7 @@ impl World {
             backup.client_log("log").await?;
         }
         self.pause().await;
-        let snapshot = backup.finish().await?;
+        let snapshot = backup.finish().await?.snapshot;
         if let Ok(Some(wrong)) = wrong_with(&snapshot, contents).await {
             self.violation(format_args!("{wrong}"));
         }
