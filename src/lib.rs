@@ -56,7 +56,10 @@
 //! |---|---|---|
 //! | `tokio` | yes | `rt::TokioRuntime` |
 //! | `s3` | yes | the S3 client and [`backend`]`::S3Backend` |
-//! | `tls` | yes | TLS for the S3 client |
+//! | `tls` | yes | TLS for the S3 client, with cryptography by `ring` |
+//! | `aws-lc-rs` | no | TLS for the S3 client, with cryptography by `aws-lc-rs`; it is the default if both are compiled in. Without `tls` no `ring` is in the dependency tree |
+//! | `rustls-0_23` | no | `http::TlsOptions::client_config`, which takes a configuration of `rustls` 0.23 |
+//! | `webpki-roots` | no | the root certificates of Mozilla, for `http::TlsOptions::root_store` |
 //! | `smol` | no | `rt::SmolRuntime` |
 //! | `testing` | no | `rt::SimRuntime` and the conformance suite for backends; not covered by semver |
 //!

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::exchange::{Reuse, exchange};
-#[cfg(feature = "tls")]
+#[cfg(feature = "_tls")]
 use crate::http::tls::{Tls, TlsOptions};
 use crate::http::watch::Watch;
 use crate::http::{HttpTransport, Progress, Proxy, Request, Response, TransportError, TransportErrorKind};
@@ -34,7 +34,7 @@ pub struct HttpOptions {
     max_age: Duration,
     plaintext: bool,
     proxy: Option<Proxy>,
-    #[cfg(feature = "tls")]
+    #[cfg(feature = "_tls")]
     tls: TlsOptions,
 }
 
@@ -46,7 +46,7 @@ impl Default for HttpOptions {
             max_age: Duration::from_mins(5),
             plaintext: false,
             proxy: None,
-            #[cfg(feature = "tls")]
+            #[cfg(feature = "_tls")]
             tls: TlsOptions::default(),
         }
     }
@@ -85,7 +85,7 @@ impl HttpOptions {
     }
 
     /// TLS verification of servers; default: the roots of the platform.
-    #[cfg(feature = "tls")]
+    #[cfg(feature = "_tls")]
     pub fn tls(mut self, options: TlsOptions) -> Self {
         self.tls = options;
         self
@@ -105,7 +105,7 @@ pub struct HttpClient {
     proxy: Option<Proxy>,
     reused: AtomicU64,
     runtime: Arc<dyn Runtime>,
-    #[cfg(feature = "tls")]
+    #[cfg(feature = "_tls")]
     tls: Tls,
 }
 
@@ -134,7 +134,8 @@ impl HttpClient {
     /// Creates a client without connections.
     ///
     /// # Errors
-    /// `InvalidInput` if a certificate cannot be read, or if the platform has no root certificates and none were given.
+    /// `InvalidInput` if a certificate cannot be read, if there are no root certificates, or if options of TLS contradict each other;
+    /// `Unsupported` if an option needs a feature that is not compiled in.
     pub fn new(runtime: Arc<dyn Runtime>, options: HttpOptions) -> Result<Self> {
         Ok(Self {
             buffers: Buffers::new(KEPT_BYTES),
@@ -147,7 +148,7 @@ impl HttpClient {
             proxy: options.proxy,
             reused: AtomicU64::new(0),
             runtime,
-            #[cfg(feature = "tls")]
+            #[cfg(feature = "_tls")]
             tls: Tls::new(&options.tls)?,
         })
     }
@@ -173,7 +174,7 @@ impl HttpClient {
                 Err(refused(ErrorKind::InvalidInput)
                     .because("plain HTTP is used for servers on this host only, unless plaintext is allowed"))
             }
-            Scheme::Https if !cfg!(feature = "tls") => Err(refused(ErrorKind::Unsupported)),
+            Scheme::Https if !cfg!(feature = "_tls") => Err(refused(ErrorKind::Unsupported)),
             _ => Ok(()),
         }
     }
@@ -223,9 +224,9 @@ impl HttpClient {
         self.opened.fetch_add(1, Ordering::Relaxed);
         match endpoint.scheme {
             Scheme::Http => Ok(connection),
-            #[cfg(feature = "tls")]
+            #[cfg(feature = "_tls")]
             Scheme::Https => self.tls.connect(connection, &endpoint.host).await,
-            #[cfg(not(feature = "tls"))]
+            #[cfg(not(feature = "_tls"))]
             Scheme::Https => {
                 Err(TransportError::new(TransportErrorKind::Invalid, Progress::NotSent, "connect"))
             }

@@ -20,7 +20,7 @@ mod client;
 mod exchange;
 mod local;
 mod proxy;
-#[cfg(feature = "tls")]
+#[cfg(feature = "_tls")]
 mod tls;
 mod watch;
 
@@ -39,8 +39,8 @@ pub use crate::wire::uri::{Endpoint, Scheme};
 pub use client::{HttpClient, HttpOptions};
 pub(crate) use local::{MetadataService, exchange_metadata};
 pub use proxy::Proxy;
-#[cfg(feature = "tls")]
-pub use tls::{CertificateFingerprint, TlsOptions};
+#[cfg(feature = "_tls")]
+pub use tls::{CertificateFingerprint, RootStore, TlsOptions, TlsProvider};
 
 /// Sends one request to a server and returns the answer. [`HttpClient`] is the implementation of this crate; implement the trait to use another
 /// HTTP stack.

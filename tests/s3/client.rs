@@ -355,6 +355,60 @@ mod tls {
 
     /// Proves H146.
     #[test]
+    fn each_crypto_provider_verifies_servers() {
+        use larder::http::TlsProvider;
+        let server = S3Server::start_tls();
+        server.create_bucket("bucket");
+        let trusted = || TlsOptions::default().root_certificates(server.identity().ca_pem.as_bytes());
+        for provider in [TlsProvider::AwsLcRs, TlsProvider::Ring] {
+            if provider == TlsProvider::AwsLcRs && !cfg!(feature = "aws-lc-rs") {
+                let options = HttpOptions::default().tls(trusted().provider(provider));
+                let refused = HttpClient::new(Arc::new(ThreadRuntime::new()), options).unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::Unsupported);
+                continue;
+            }
+            let trusting = client(&server, trusted().provider(provider));
+            let body = random(3_000_000);
+            block_on(async {
+                trusting.raw().put("k", body.clone(), &Condition::Always).await.unwrap();
+                assert_eq!(trusting.raw().get("k", 3_000_000).await.unwrap().0, body, "{provider:?}");
+            });
+            let before = server.requests();
+            let unknown = TlsOptions::default().provider(provider);
+            let refused = block_on(client(&server, unknown).raw().has_bucket()).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Denied, "{provider:?}: {refused:?}");
+            assert_eq!(server.requests(), before, "{provider:?}");
+        }
+    }
+
+    /// Proves H146.
+    #[cfg(feature = "rustls-0_23")]
+    #[test]
+    fn a_configuration_of_the_caller_verifies_servers() {
+        use tokio_rustls::rustls::crypto::ring;
+        use tokio_rustls::rustls::pki_types::CertificateDer;
+        use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+        use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+        let server = S3Server::start_tls();
+        server.create_bucket("bucket");
+        let (mut trusted, others) = (RootCertStore::empty(), RootCertStore::empty());
+        let certificate = CertificateDer::from_pem_slice(server.identity().ca_pem.as_bytes()).unwrap();
+        trusted.add(certificate).unwrap();
+        let options = |roots: RootCertStore| {
+            let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+            let builder = builder.with_safe_default_protocol_versions().unwrap();
+            let config = builder.with_root_certificates(roots).with_no_client_auth();
+            TlsOptions::default().client_config(Arc::new(config))
+        };
+        assert!(block_on(client(&server, options(trusted)).raw().has_bucket()).unwrap());
+        let before = server.requests();
+        let refused = block_on(client(&server, options(others)).raw().has_bucket()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Denied, "{refused:?}");
+        assert_eq!(server.requests(), before);
+    }
+
+    /// Proves H146.
+    #[test]
     fn an_invalid_certificate_is_refused_unless_it_is_pinned() {
         use larder_testing::s3_server::Flaw;
         for flaw in [Flaw::Expired, Flaw::NotYetValid, Flaw::OtherNames] {
