@@ -3,6 +3,18 @@
 use crate::backend::object::PutMode;
 
 /// The capabilities of a backend, as the backend probed them. None is assumed.
+///
+/// The store handles each missing capability, at the price of requests or of a second collection. A capability that is claimed and does not
+/// hold loses data.
+///
+/// Begin with [`minimal`](Capabilities::minimal) or [`local`](Capabilities::local), and set what differs:
+/// ```
+/// use larder::backend::Capabilities;
+///
+/// let mut capabilities = Capabilities::minimal();
+/// capabilities.conditional_put = true;
+/// capabilities.in_flight = 30;
+/// ```
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +45,23 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// All capabilities, for a store that only this process can reach.
+    /// No capability at all: a place behind a network about which nothing is known, and which one process uses by the promise of its
+    /// caller.
+    #[must_use]
+    pub fn minimal() -> Self {
+        Self {
+            cheap_presence: false,
+            conditional_delete: false,
+            conditional_put: false,
+            consistent_listing: false,
+            deep_listings: false,
+            in_flight: 2,
+            lock_reach: LockReach::Process,
+            tracks_last_use: false,
+        }
+    }
+
+    /// All capabilities but [`deep_listings`](Self::deep_listings), for a store that only this process can reach, such as one in memory.
     #[must_use]
     pub fn local() -> Self {
         Self {

@@ -16,7 +16,8 @@ use crate::rt::Runtime;
 /// Coordination of the tasks and processes that use one store.
 ///
 /// [`SingleProcess`] is the implementation for a backend that one process uses alone; only a backend that several processes may open
-/// has one of its own.
+/// has one of its own, with a [`LockTable`] for the tasks of this process. `manual::backend` says which of them a
+/// backend needs.
 ///
 /// # Cancel safety
 /// Any future may be dropped. A change that it had begun happens entirely or not at all, possibly after the drop.
@@ -99,16 +100,19 @@ pub trait Coordination: fmt::Debug + Send + Sync {
 }
 
 /// Coordination in a store that one process uses alone: locks among its tasks, and nothing else.
+///
+/// If another process can reach the place, the backend must report [`LockReach::Process`](crate::backend::LockReach::Process): the store
+/// then collects garbage only after the caller asserted by `GcOptions::only_process` that no other process uses it.
 #[derive(Debug)]
 pub struct SingleProcess {
-    locks: Arc<LockTable>,
+    locks: LockTable,
     runtime: Arc<dyn Runtime>,
 }
 
 impl SingleProcess {
     /// Coordination on this runtime, whose clock is that of the objects.
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self { locks: Arc::default(), runtime }
+        Self { locks: LockTable::default(), runtime }
     }
 }
 
@@ -123,7 +127,7 @@ impl Coordination for SingleProcess {
     }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        Ok(Box::new(self.locks.lock(scope, mode, self.runtime.now())?))
+        self.locks.lock(scope, mode, self.runtime.now())
     }
 
     async fn check_owned(&self) -> Result<()> {

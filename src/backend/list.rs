@@ -310,20 +310,46 @@ fn follows(last: &ListEntry, entry: &ListEntry) -> bool {
     }
 }
 
-/// Makes one page of a listing, of at most `most` entries, from a sorted map of all objects by their paths. `info` describes one
-/// of them. For backends that know their objects in memory.
+/// Makes one page of a listing, of at most `max_entries` entries (at least one), from a sorted map of all objects by their paths. `info` describes
+/// one of them.
+///
+/// For backends that know their objects in memory. It folds deeper levels, applies the bounds, and shows paths that no key names as
+/// [foreign](ListEntry::Foreign), except those at the root of the store that begin with a `.`. Its cursors stay valid while objects are
+/// stored and deleted.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use std::time::SystemTime;
+///
+/// use larder::backend::{ListEntry, ListQuery, ObjectInfo, Version, page_of};
+/// use larder::format::layout::Prefix;
+/// use larder::format::name::Namespace;
+///
+/// let objects: BTreeMap<String, u64> = [("vm/1/owner".to_owned(), 9), ("vm/1/todo".to_owned(), 1), ("vm/2/owner".to_owned(), 9)].into();
+/// let info = |key, size: &u64| ObjectInfo::new(key, *size, SystemTime::UNIX_EPOCH, Version::new("1"));
+/// let all = ListQuery::all(Prefix::Namespace(Namespace::root()));
+/// let first = page_of(&objects, &all, None, 2, info);
+/// assert_eq!(first.entries[1], ListEntry::Foreign("vm/1/todo".to_owned()));
+/// let second = page_of(&objects, &all, first.next.as_ref(), 2, info);
+/// assert_eq!(second.entries[0].path(), "vm/2/owner");
+/// assert_eq!(second.next, None);
+/// ```
 pub fn page_of<T>(
     objects: &BTreeMap<String, T>,
     query: &ListQuery,
     cursor: Option<&Cursor>,
-    most: usize,
+    max_entries: usize,
     info: impl Fn(Key, &T) -> ObjectInfo,
 ) -> ListPage {
     let root = query.prefix.path();
     let mut entries: Vec<ListEntry> = Vec::new();
     let (after, until) = (query.after.as_ref().map(Key::path), query.until.as_ref().map(Key::path));
-    let mut from = match (cursor, &after) {
-        (Some(cursor), _) => Bound::Excluded(cursor.as_str().to_owned()),
+    let folded = query.depth == Depth::Children && query.prefix != Prefix::Chunks;
+    // `0` is the byte after `/`: this continues after everything below the child.
+    let behind = |child: &str| Bound::Included(format!("{}0", child.strip_suffix('/').unwrap_or(child)));
+    let mut from = match (cursor.map(Cursor::as_str), &after) {
+        (Some(child), _) if folded && child.ends_with('/') => behind(child),
+        (Some(path), _) => Bound::Excluded(path.to_owned()),
         // The path of a child is a prefix of the paths below it: no child of a path up to `after` is beyond that bound.
         (None, Some(after)) if *after > root => Bound::Excluded(after.clone()),
         _ => Bound::Included(root.clone()),
@@ -333,31 +359,123 @@ pub fn page_of<T>(
             break;
         }
         from = Bound::Excluded(path.clone());
-        let Some(key) = Key::parse(path) else { continue };
-        let folded = query.depth == Depth::Children && query.prefix != Prefix::Chunks;
+        let key = Key::parse(path);
+        let is_elsewhere = match &key {
+            Some(key) => !query.prefix.contains(key),
+            // Chunks, and objects of the store as a whole, are not below the root namespace.
+            None => root.is_empty() && path.starts_with('.'),
+        };
+        if is_elsewhere {
+            continue;
+        }
         let deeper = path[root.len()..].split_once('/').filter(|_| folded);
         let child = deeper.map(|(child, _)| format!("{root}{child}/"));
         if let Some(child) = &child {
-            // `0` is the byte after `/`: continue after everything below the child.
-            from = Bound::Included(format!("{}0", &child[..child.len() - 1]));
+            from = behind(child);
         }
         let listed = child.as_ref().unwrap_or(path);
         if until.as_ref().is_some_and(|until| listed > until) {
             break;
         }
-        if !query.prefix.contains(&key) || after.as_ref().is_some_and(|after| listed <= after) {
+        if after.as_ref().is_some_and(|after| listed <= after) {
             continue;
         }
-        if entries.len() == most {
-            let before =
-                objects.range::<str, _>((Bound::Unbounded, Bound::Excluded(path.as_str()))).next_back();
-            let cursor = before.map_or(root.as_str(), |(path, _)| path);
-            return ListPage::new(entries, Some(Cursor::new(cursor)));
+        if let Some(last) = entries.last().filter(|_| entries.len() >= max_entries) {
+            let cursor = Cursor::new(last.path());
+            return ListPage::new(entries, Some(cursor));
         }
-        entries.push(match child {
-            None => ListEntry::Object(info(key, object)),
-            Some(child) => Prefix::parse(&child).map_or(ListEntry::Foreign(child), ListEntry::Prefix),
+        entries.push(match (child, key) {
+            (None, Some(key)) => ListEntry::Object(info(key, object)),
+            (None, None) => ListEntry::Foreign(path.clone()),
+            (Some(child), _) => Prefix::parse(&child).map_or(ListEntry::Foreign(child), ListEntry::Prefix),
         });
     }
     ListPage::new(entries, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::backend::object::Version;
+    use crate::format::name::Namespace;
+
+    fn objects(paths: &[&str]) -> BTreeMap<String, u64> {
+        paths.iter().map(|path| ((*path).to_owned(), 7)).collect()
+    }
+
+    fn page(
+        objects: &BTreeMap<String, u64>,
+        query: &ListQuery,
+        cursor: Option<&Cursor>,
+        max: usize,
+    ) -> ListPage {
+        let info = |key, size: &u64| ObjectInfo::new(key, *size, SystemTime::UNIX_EPOCH, Version::new("v"));
+        page_of(objects, query, cursor, max, info)
+    }
+
+    fn paths(objects: &BTreeMap<String, u64>, query: &ListQuery, max: usize) -> Vec<String> {
+        let (mut found, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = page(objects, query, cursor.as_ref(), max);
+            assert!(page.entries.len() <= max);
+            found.extend(page.entries.iter().map(ListEntry::path));
+            cursor = page.next;
+            if cursor.is_none() {
+                return found;
+            }
+        }
+    }
+
+    const PATHS: [&str; 12] = [
+        ".chunks/0000/x",
+        ".in-use",
+        ".larder/other",
+        ".larder/store.json",
+        "lost+found",
+        "ns/a/.namespace",
+        "ns/a/vm/1/owner",
+        "vm/1-a/owner",
+        "vm/1/2025-07-14T14:20:02Z/a.blob",
+        "vm/1/2025-07-14T14:20:02Z/a.blob.tmp",
+        "vm/1/owner",
+        "x y/z",
+    ];
+
+    #[test]
+    fn pages_of_any_size_make_up_the_same_listing() {
+        let objects = objects(&PATHS);
+        let root = || Prefix::Namespace(Namespace::root());
+        let vms = || Prefix::parse("vm/").unwrap();
+        for (query, wanted) in [
+            (ListQuery::all(root()), &PATHS[4..]),
+            (ListQuery::all(Prefix::Chunks), &PATHS[..1]),
+            (ListQuery::children(root()), &["lost+found", "ns/", "vm/", "x y/"]),
+            (ListQuery::children(vms()), &["vm/1-a/", "vm/1/"]),
+        ] {
+            for max in 1..=PATHS.len() {
+                assert_eq!(paths(&objects, &query, max), wanted, "{query:?} by {max}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cursor_stays_valid_while_objects_come_and_go() {
+        let mut objects = objects(&["vm/1/owner", "vm/2/owner", "vm/3/owner", "vm/4/owner"]);
+        let all = ListQuery::all(Prefix::Namespace(Namespace::root()));
+        let first = page(&objects, &all, None, 2);
+        objects.remove("vm/2/owner");
+        objects.insert("vm/2/notes".to_owned(), 7);
+        objects.remove("vm/3/owner");
+        let second = page(&objects, &all, first.next.as_ref(), 2);
+        assert_eq!(second.entries.iter().map(ListEntry::path).collect::<Vec<_>>(), ["vm/4/owner"]);
+        assert_eq!(second.next, None);
+        // More below a child that was listed do not list it again.
+        let children = ListQuery::children(Prefix::parse("vm/").unwrap());
+        let first = page(&objects, &children, None, 1);
+        objects.insert("vm/1/zzz".to_owned(), 7);
+        let second = page(&objects, &children, first.next.as_ref(), 1);
+        assert_eq!(second.entries[0].path(), "vm/2/");
+    }
 }

@@ -9,10 +9,47 @@ use async_trait::async_trait;
 use crate::backend::{HeldBriefly, LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The holders of each lock in this process. An entry exists only while its lock is held.
-#[derive(Debug, Default)]
-pub(super) struct LockTable {
-    holders: Mutex<HashMap<LockScope, Holders>>,
+/// The locks that tasks of one process hold, by the rules of [`Coordination::lock`](crate::backend::Coordination::lock).
+///
+/// For an own [`Coordination`](crate::backend::Coordination); [`SingleProcess`](crate::backend::SingleProcess) has one. All openings of
+/// one store in a process must share a table: they do if they share the backend. Clones share their locks.
+///
+/// | scope | a shared lock is granted | an exclusive or brief lock is granted |
+/// |---|---|---|
+/// | group, manifest, snapshot | while no holder has it exclusively | while it has no holder |
+/// | store | always: it excludes other processes only | while no holder has it exclusively; shared holders stay |
+///
+/// # Locks that reach other processes
+/// Take the lock of the table first, then the one that other processes see, and put both into one guard. The guard releases the outer
+/// lock before the inner one, so that no task of this process takes a lock that still counts as held outside. It passes on
+/// [`oldest_shared`](LockGuard::oldest_shared) of the inner guard, and its [`check`](LockGuard::check) asks if the outer lock is still held.
+///
+/// ```
+/// use std::time::SystemTime;
+///
+/// use larder::ErrorKind;
+/// use larder::backend::{LockMode, LockScope, LockTable};
+///
+/// # fn main() -> larder::Result<()> {
+/// let locks = LockTable::default();
+/// let group = LockScope::Group("vm/100".parse().unwrap());
+/// let reader = locks.lock(&group, LockMode::Shared, SystemTime::now())?;
+/// let refused = locks.lock(&group, LockMode::Exclusive, SystemTime::now()).unwrap_err();
+/// assert_eq!(refused.kind(), ErrorKind::Busy);
+/// drop(reader);
+/// let _writer = locks.lock(&group, LockMode::Exclusive, SystemTime::now())?;
+///
+/// // Writers hold the store as shared, and a collector beside them holds it exclusively.
+/// let _backup = locks.lock(&LockScope::Store, LockMode::Shared, SystemTime::now())?;
+/// let collector = locks.lock(&LockScope::Store, LockMode::Exclusive, SystemTime::now())?;
+/// assert!(collector.oldest_shared().is_some());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct LockTable {
+    /// An entry exists only while its lock is held.
+    holders: Arc<Mutex<HashMap<LockScope, Holders>>>,
 }
 
 /// The holders of one lock, numbered in the order in which they took it.
@@ -24,8 +61,13 @@ struct Holders {
 }
 
 impl LockTable {
-    /// Takes a lock by the rules of `Coordination::lock`.
-    pub(super) fn lock(self: &Arc<Self>, scope: &LockScope, mode: LockMode, now: SystemTime) -> Result<Held> {
+    /// Takes a lock at the time `now`, by the wall clock of the runtime, without waiting. It is held until the guard is dropped.
+    ///
+    /// The guard excludes no other process and says so; its `check` always succeeds.
+    ///
+    /// # Errors
+    /// `Busy` while another holder has it in a mode that excludes this one.
+    pub fn lock(&self, scope: &LockScope, mode: LockMode, now: SystemTime) -> Result<Box<dyn LockGuard>> {
         let mut table = self.table();
         let holders = table.entry(scope.clone()).or_default();
         let side_by_side = *scope == LockScope::Store;
@@ -47,7 +89,7 @@ impl LockTable {
                 holders.shared.insert(number, now);
             }
         }
-        Ok(Held { mode, number, scope: scope.clone(), table: Arc::clone(self) })
+        Ok(Box::new(Held { mode, number, scope: scope.clone(), table: self.clone() }))
     }
 
     /// The strongest mode among the holders of the lock of the store; `None` if it is not held.
@@ -65,17 +107,11 @@ impl LockTable {
 
 /// A lock that is held in a [`LockTable`].
 #[derive(Debug)]
-pub(super) struct Held {
+struct Held {
     mode: LockMode,
     number: u64,
     scope: LockScope,
-    table: Arc<LockTable>,
-}
-
-impl Held {
-    pub(super) fn oldest_shared(&self) -> Option<SystemTime> {
-        self.table.table().get(&self.scope).and_then(|holders| holders.shared.values().min().copied())
-    }
+    table: LockTable,
 }
 
 impl Drop for Held {
@@ -105,8 +141,83 @@ impl LockGuard for Held {
     }
 
     fn oldest_shared(&self) -> Option<SystemTime> {
-        Held::oldest_shared(self)
+        self.table.table().get(&self.scope).and_then(|holders| holders.shared.values().min().copied())
     }
 
     async fn release_deleted(self: Box<Self>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn group(name: &str) -> LockScope {
+        LockScope::Group(name.parse().unwrap())
+    }
+
+    #[test]
+    fn the_modes_of_a_lock_exclude_each_other_as_documented() {
+        use LockMode::{Brief, Exclusive, Shared};
+        for scope in [group("vm/1"), LockScope::Store] {
+            for held in [Brief, Exclusive, Shared] {
+                for wanted in [Brief, Exclusive, Shared] {
+                    let locks = LockTable::default();
+                    let _guard = locks.lock(&scope, held, at(0)).unwrap();
+                    let is_of_the_store = scope == LockScope::Store;
+                    let granted = match (held, wanted) {
+                        (Shared, Shared) => true,
+                        (Shared, _) | (_, Shared) => is_of_the_store,
+                        _ => false,
+                    };
+                    match locks.clone().lock(&scope, wanted, at(0)) {
+                        Ok(_) => assert!(granted, "{scope}: {wanted:?} beside {held:?}"),
+                        Err(error) => {
+                            assert!(!granted, "{scope}: {wanted:?} beside {held:?}");
+                            assert_eq!(error.kind(), ErrorKind::Busy);
+                            assert_eq!(
+                                HeldBriefly::caused(&error),
+                                held == Brief,
+                                "callers wait for a brief holder"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_released_lock_leaves_no_entry() {
+        let locks = LockTable::default();
+        let first = locks.lock(&group("vm/1"), LockMode::Shared, at(1)).unwrap();
+        let second = locks.lock(&group("vm/1"), LockMode::Shared, at(2)).unwrap();
+        let other = locks.lock(&group("vm/10"), LockMode::Exclusive, at(3)).unwrap();
+        drop(first);
+        assert!(locks.lock(&group("vm/1"), LockMode::Exclusive, at(4)).is_err());
+        drop((second, other));
+        assert!(locks.table().is_empty());
+    }
+
+    #[test]
+    fn the_oldest_shared_holder_is_known_until_it_leaves() {
+        let locks = LockTable::default();
+        let late = locks.lock(&LockScope::Store, LockMode::Shared, at(20)).unwrap();
+        // The clock was set back.
+        let early = locks.lock(&LockScope::Store, LockMode::Shared, at(10)).unwrap();
+        let alone = locks.lock(&LockScope::Store, LockMode::Exclusive, at(30)).unwrap();
+        assert_eq!(alone.oldest_shared(), Some(at(10)));
+        assert_eq!(locks.store_mode(), Some(LockMode::Exclusive));
+        drop(early);
+        assert_eq!(alone.oldest_shared(), Some(at(20)));
+        drop(alone);
+        assert_eq!(locks.store_mode(), Some(LockMode::Shared));
+        drop(late);
+        assert_eq!(locks.store_mode(), None);
+    }
 }

@@ -53,6 +53,7 @@ pub use list::{Cursor, Depth, Details, ListEntry, ListPage, ListQuery, Unreadabl
 pub(crate) use list::{Pager, has_objects, list_all};
 pub(crate) use lock::HeldBriefly;
 pub use lock::{LockGuard, LockMode, LockScope};
+pub use lock_table::LockTable;
 pub use memory::MemoryBackend;
 pub use object::{Deleted, Object, ObjectInfo, PutMode, Removal, Touched, Version};
 #[cfg(feature = "s3")]
@@ -81,7 +82,7 @@ pub use s3::{Ownership, S3Backend};
 /// * **Locks exclude**: see [`Coordination::lock`].
 ///
 /// The conformance suite, `backend::conformance` under the feature `testing`, has a test for each of these.
-/// `examples/custom_backend.rs` is a complete implementation.
+/// [Write a backend](crate::manual::backend) explains what each promise is for, and has a complete implementation.
 ///
 /// # Cancel safety
 /// Any future may be dropped. A change that it had begun happens entirely or not at all, possibly after the drop.
@@ -100,7 +101,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// otherwise miss the indexes that only [`Housekeeping::orphans`] finds.
     fn housekeeping(&self) -> Option<&dyn Housekeeping>;
 
-    /// Reads a whole object of at most `limit` bytes.
+    /// Reads a whole object of at most `limit` bytes. The limit is that of the format for this kind of object, `u64::MAX` if there is
+    /// none. Compare it with the size that the place reports, before the bytes are fetched: a larger object is not what its name says, and
+    /// could fill the memory.
     ///
     /// # Errors
     /// `NotFound`; `Corrupt` if the object is larger than `limit`.
@@ -133,12 +136,17 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Deletes any number of objects, with a result for each in the order given. Deleting an absent object succeeds. A backend that has
     /// directories removes those that become empty.
     ///
+    /// The key of a namespace stands for the namespace itself: look below its [prefix](crate::format::layout::Prefix::Namespace) for any
+    /// other object first, and refuse the deletion if there is one.
+    ///
     /// # Errors
     /// For one object: `Conflict` if its version is no longer the one in the removal, or if a namespace is not empty; `Unsupported` if
     /// the removal has a version and the backend lacks `conditional_delete`. For the whole call: any number of the objects may be gone.
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>>;
 
-    /// Returns one page of a listing: the first without a cursor, the next with the cursor of the page before.
+    /// Returns one page of a listing: the first without a cursor, the next with the cursor of the page before. The cursor is the own text
+    /// of the backend, such as the last path of the page. The caller may ask for a page again with the same cursor, and a later page may
+    /// come long after the one before. [`page_of`] makes pages from a sorted map.
     ///
     /// # Errors
     /// Any failure to read the whole page. A page is never silently incomplete.

@@ -23,7 +23,7 @@ use nix::fcntl::FcntlArg;
 use nix::libc;
 
 use crate::backend::fs::lock_place::{Place, REPLACED_TRIES, give, identity, lock_file_options};
-use crate::backend::lock_table::{Held, LockTable};
+use crate::backend::lock_table::LockTable;
 use crate::backend::{HeldBriefly, LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
@@ -36,7 +36,7 @@ const STORE_MODE: u32 = 0o644;
 #[derive(Debug)]
 pub(super) struct StoreLock {
     file: Mutex<File>,
-    table: Arc<LockTable>,
+    table: LockTable,
 }
 
 impl StoreLock {
@@ -72,7 +72,7 @@ impl StoreLock {
         if let Some(lock) = entry.upgrade() {
             return Ok((lock, identity));
         }
-        let lock = Arc::new(Self { file: Mutex::new(file), table: Arc::default() });
+        let lock = Arc::new(Self { file: Mutex::new(file), table: LockTable::default() });
         *entry = Arc::downgrade(&lock);
         Ok((lock, identity))
     }
@@ -114,7 +114,7 @@ impl StoreLock {
 /// The store, locked against other processes.
 #[derive(Debug)]
 pub(super) struct StoreGuard {
-    held: Option<Held>,
+    held: Option<Box<dyn LockGuard>>,
     lock: Arc<StoreLock>,
     place: Place,
 }
@@ -139,7 +139,7 @@ impl LockGuard for StoreGuard {
     }
 
     fn oldest_shared(&self) -> Option<SystemTime> {
-        self.held.as_ref().and_then(Held::oldest_shared)
+        self.held.as_ref().and_then(|held| held.oldest_shared())
     }
 
     async fn release_deleted(self: Box<Self>) {}

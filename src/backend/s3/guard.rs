@@ -6,14 +6,13 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use crate::backend::LockGuard;
-use crate::backend::lock_table::Held;
 use crate::backend::s3::lease::Lease;
 use crate::error::Result;
 
 /// A lock within this process; with the lease, if its holder may change something.
 #[derive(Debug)]
 pub(super) struct Guard {
-    pub(super) held: Held,
+    pub(super) held: Box<dyn LockGuard>,
     pub(super) is_of_the_store: bool,
     pub(super) lease: Option<Arc<Lease>>,
     /// The epoch with which the lease was taken when the lock was.

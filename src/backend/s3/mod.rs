@@ -64,7 +64,7 @@ pub struct S3Backend {
     client: BucketClient,
     handle: S3Client,
     lease: Arc<Lease>,
-    locks: Arc<LockTable>,
+    locks: LockTable,
     markers: Markers,
     place: Place,
     reserve: Arc<Reserve>,
@@ -113,10 +113,7 @@ impl S3Backend {
             deep_listings: true,
             in_flight: IN_FLIGHT,
             lock_reach: if conditional { LockReach::Everybody } else { LockReach::Process },
-            cheap_presence: false,
-            consistent_listing: false,
-            tracks_last_use: false,
-            ..Capabilities::local()
+            ..Capabilities::minimal()
         };
         let handle = client;
         let client = handle.requests().clone();
@@ -137,7 +134,7 @@ impl S3Backend {
             client,
             handle,
             lease,
-            locks: Arc::default(),
+            locks: LockTable::default(),
             markers: Markers::default(),
             place,
             reserve,
