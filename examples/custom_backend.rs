@@ -1,4 +1,4 @@
-//! A backend of your own: a sorted map behind a mutex, tested by the conformance suite, then a backup and a restore.
+//! A backend of your own: a sorted map behind a mutex. The conformance suite tests it, then it holds a backup and a restore.
 //! Run with: `cargo run --example custom_backend --features testing`
 
 use std::collections::BTreeMap;
@@ -14,10 +14,8 @@ use larder::backend::{
     Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, ListPage, ListQuery, Object,
     ObjectInfo, PutMode, Removal, SingleProcess, Touched, Version, page_of,
 };
-use larder::error::{Error, ErrorKind, Result};
 use larder::format::layout::{Key, Prefix};
-use larder::rt::ThreadRuntime;
-use larder::store::{Datastore, Options};
+use larder::{Datastore, Error, ErrorKind, Options, Result, ThreadRuntime};
 
 #[derive(Debug)]
 struct MapBackend {
@@ -37,9 +35,9 @@ impl MapBackend {
         let Some(object) = objects.get(&path) else { return Ok(Deleted::Absent) };
         let mut is_refused = removal.version.as_ref().is_some_and(|version| *version != object.info.version);
         if let Key::Namespace(namespace) = &removal.key {
-            // The object that marks a namespace goes last.
-            let prefix = Prefix::Namespace(namespace.clone()).to_string();
-            is_refused |= objects.keys().any(|at| at.starts_with(&prefix) && *at != path);
+            // A namespace that is not empty stays.
+            let below = Prefix::Namespace(namespace.clone()).to_string();
+            is_refused |= objects.keys().any(|at| at.starts_with(&below) && *at != path);
         }
         if is_refused {
             return Err(Error::new(ErrorKind::Conflict, "delete").on(&removal.key));
@@ -73,12 +71,12 @@ impl Backend for MapBackend {
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Object> {
-        let object = self.get(key, u64::MAX).await?;
-        if range.is_empty() || range.end > object.info.size {
+        let Object { bytes, info, .. } = self.get(key, u64::MAX).await?;
+        if range.is_empty() || range.end > info.size {
             return Err(Error::new(ErrorKind::InvalidInput, "read a range of").on(key));
         }
         let index = |at| usize::try_from(at).unwrap_or(usize::MAX);
-        Ok(Object::new(object.bytes.slice(index(range.start)..index(range.end)), object.info))
+        Ok(Object::new(bytes.slice(index(range.start)..index(range.end)), info))
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo> {
@@ -93,16 +91,15 @@ impl Backend for MapBackend {
         let info = ObjectInfo::new(key.clone(), bytes.len() as u64, now, version.clone());
         let mut objects = self.objects();
         let present = objects.get(&key.to_string()).map(|object| &object.info.version);
-        let refusal = match mode {
-            PutMode::Create => present.map(|_| ErrorKind::AlreadyExists),
-            PutMode::IfMatch(wanted) if present != Some(&wanted) => Some(ErrorKind::Conflict),
-            _ => None,
+        let kind = match mode {
+            PutMode::Create if present.is_some() => ErrorKind::AlreadyExists,
+            PutMode::IfMatch(wanted) if present != Some(&wanted) => ErrorKind::Conflict,
+            _ => {
+                objects.insert(key.to_string(), Object::new(bytes, info));
+                return Ok(version);
+            }
         };
-        if let Some(kind) = refusal {
-            return Err(Error::new(kind, "store").on(key));
-        }
-        objects.insert(key.to_string(), Object::new(bytes, info));
-        Ok(version)
+        Err(Error::new(kind, "store").on(key))
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
@@ -130,10 +127,11 @@ impl Backend for MapBackend {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let coordination = SingleProcess::new(Arc::new(ThreadRuntime::new()));
-    let capabilities = Capabilities::local();
-    let backend: Arc<dyn Backend> =
-        Arc::new(MapBackend { capabilities, coordination, objects: Mutex::default() });
+    let backend: Arc<dyn Backend> = Arc::new(MapBackend {
+        capabilities: Capabilities::local(), // for a place that other processes can reach, begin with `minimal()`
+        coordination: SingleProcess::new(Arc::new(ThreadRuntime::new())),
+        objects: Mutex::default(),
+    });
     block_on(async {
         let passed = Suite::default().paging(1001).run(&backend).await;
         println!("{} cases of the conformance suite passed", passed.len());

@@ -49,7 +49,8 @@
 //! [`format`](mod@format) has the stored bytes and names alone, without I/O; [`retention`] decides which snapshots to
 //! keep, and [`prune`] removes the others. [`tree`] has exclude patterns and reports for backups and restores of directory
 //! trees.
-//! Guides to the format, locks, maintenance, runtimes and S3 are in the [`manual`], with a [glossary](manual::glossary).
+//! Guides to the format, locks, maintenance, runtimes, S3 and [backends of your own](manual::backend) are in the [`manual`], with a
+//! [glossary](manual::glossary).
 //!
 //! # Features
 //! | feature | default | adds |

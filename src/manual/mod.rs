@@ -1,5 +1,12 @@
 //! Guides, and a glossary.
 
+#[doc = include_str!("backend.md")]
+#[cfg_attr(feature = "testing", doc = "```no_run")]
+#[cfg_attr(not(feature = "testing"), doc = "```ignore")]
+#[doc = include_str!("custom_backend.txt")]
+#[doc = "```"]
+pub mod backend {}
+
 #[cfg(feature = "s3")]
 #[doc = include_str!("bucket.md")]
 pub mod bucket {}
