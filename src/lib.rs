@@ -41,7 +41,7 @@
 //! | [`SnapshotWriter`](store::SnapshotWriter) | a backup in progress: streams, images, blobs |
 //! | [`SnapshotReader`](store::SnapshotReader) | a finished snapshot, with its archives as [`ArchiveReader`](store::ArchiveReader)s |
 //! | [`GcPlan`](gc::GcPlan), [`PrunePlan`](prune::PrunePlan), [`SyncPlan`](sync::SyncPlan), [`VerifyPlan`](verify::VerifyPlan) | maintenance: inspect the plan, execute it, read the report |
-//! | [`Backend`](backend::Backend) | object storage: [`FsBackend`], [`MemoryBackend`](backend::MemoryBackend), `S3Backend`, or your own |
+//! | [`Backend`](backend::Backend) | object storage: [`FsBackend`], [`MemoryBackend`](backend::MemoryBackend), `S3Backend`, `ObjectStoreBackend`, or your own |
 //! | [`Runtime`](rt::Runtime) | the async runtime: threads, Tokio, smol, simulated, or your own |
 //! | [`Chunker`](chunker::Chunker) | division of streams into chunks |
 //! | [`Error`] | a failure, with an [`ErrorKind`] that says how to react |
@@ -61,6 +61,7 @@
 //! | `aws-lc-rs` | no | TLS for the S3 client, with cryptography by `aws-lc-rs`; it is the default if both are compiled in. Without `tls` no `ring` is in the dependency tree |
 //! | `rustls-0_23` | no | `http::TlsOptions::client_config`, which takes a configuration of `rustls` 0.23 |
 //! | `webpki-roots` | no | the root certificates of Mozilla, for `http::TlsOptions::root_store` |
+//! | `object_store` | no | [`backend`]`::ObjectStoreBackend`, on any client of the crate `object_store` (Azure, Google Cloud Storage, …) |
 //! | `smol` | no | `rt::SmolRuntime` |
 //! | `testing` | no | `rt::SimRuntime` and the conformance suite for backends; not covered by semver |
 //!

@@ -27,6 +27,8 @@ mod lock_table;
 pub(crate) mod lock_wait;
 mod memory;
 mod object;
+#[cfg(feature = "object_store")]
+mod object_store;
 pub(crate) mod put_verified;
 #[cfg(feature = "testing")]
 pub(crate) mod record;
@@ -56,6 +58,8 @@ pub use lock::{LockGuard, LockMode, LockScope};
 pub use lock_table::LockTable;
 pub use memory::MemoryBackend;
 pub use object::{Deleted, Object, ObjectInfo, PutMode, Removal, Touched, Version};
+#[cfg(feature = "object_store")]
+pub use object_store::{ListingOrder, ObjectStoreBackend};
 #[cfg(feature = "s3")]
 pub use s3::{Ownership, S3Backend};
 
@@ -82,7 +86,7 @@ pub use s3::{Ownership, S3Backend};
 /// * **Locks exclude**: see [`Coordination::lock`].
 ///
 /// The conformance suite, `backend::conformance` under the feature `testing`, has a test for each of these.
-/// [Write a backend](crate::manual::backend) explains what each promise is for, and has a complete implementation.
+/// `manual::backend` explains what each promise is for, and has a complete implementation.
 ///
 /// # Cancel safety
 /// Any future may be dropped. A change that it had begun happens entirely or not at all, possibly after the drop.

@@ -7,6 +7,8 @@ mod crash;
 mod filesystem;
 #[cfg(feature = "testing")]
 mod filesystem_limits;
+#[cfg(all(feature = "object_store", feature = "testing"))]
+mod object_store;
 #[cfg(feature = "testing")]
 mod publication;
 #[cfg(all(feature = "s3", feature = "testing"))]
