@@ -11,6 +11,9 @@ pub mod backend {}
 #[doc = include_str!("bucket.md")]
 pub mod bucket {}
 
+#[doc = include_str!("cookbook.md")]
+pub mod cookbook {}
+
 #[cfg(feature = "s3")]
 #[doc = include_str!("credentials.md")]
 pub mod credentials {}
