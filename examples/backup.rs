@@ -49,7 +49,7 @@ Each source is opened once. A pipe or another stream can be a .bin or a .conf; a
 {}
   --create             make the store if there is none
   --group TYPE/ID      the group; default: host/ and the name of this host
-  --time RFC3339       the time of the snapshot; default: now
+  --time RFC3339       the time of the snapshot, such as 2025-07-14T14:20:02Z; default: now
   --owner AUTHID       on whose behalf; default: root@pam
   --notes TEXT         notes of the snapshot
   --no-cache           keep no copies of new chunks in the directory of --cache
@@ -60,8 +60,9 @@ Each source is opened once. A pipe or another stream can be a .bin or a .conf; a
   --one-file-system    store directories on other filesystems empty
   --strict             fail, without a snapshot, if anything cannot be read or changes meanwhile; without it, the rest is
                        backed up, each such file is named, and the exit status is 1
-  --json               one JSON object on standard output",
-        cli::STORE_USAGE
+{}",
+        cli::STORE_USAGE,
+        cli::JSON_USAGE
     )
 }
 
@@ -317,8 +318,11 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
             "--strict" => arguments.directories.strict = true,
             "--time" => {
                 let text = cli::value(parser)?;
-                let time: jiff::Timestamp =
-                    text.parse().map_err(|error| input(format!("--time {text}: {error}")))?;
+                let wrong = |_| {
+                    let forms = "2025-07-14T14:20:02Z or 2025-07-14T16:20:02+02:00";
+                    input(format!("--time {text}: not a time such as {forms}"))
+                };
+                let time: jiff::Timestamp = text.parse().map_err(wrong)?;
                 let seconds = u64::try_from(time.as_second())
                     .map_err(|_| input(format!("--time {text}: before 1970")))?;
                 arguments.time = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
@@ -351,11 +355,14 @@ fn parse_source(text: &str) -> Outcome<Source> {
     let failed = |why: &str| input(format!("{text}: {why}"));
     let (name, path) = text.split_once(':').ok_or_else(|| failed("ARCHIVE:PATH is wanted"))?;
     let stem = name.trim_end_matches(".didx");
-    let archive = match stem.rsplit_once('.') {
-        Some((_, "tar" | "bin")) => format!("{stem}.didx").parse(),
-        _ => ArchiveName::implicit(name),
+    let full = match stem.rsplit_once('.') {
+        Some((_, "tar" | "bin")) => format!("{stem}.didx"),
+        _ => name.to_owned(),
     };
-    let archive = archive.map_err(|error| failed(&error.to_string()))?;
+    let archive = ArchiveName::implicit(&full).map_err(|error| match name.rsplit_once('.') {
+        Some((_, "bin" | "conf" | "img" | "tar")) => failed(&error.to_string()),
+        _ => failed("the name of an archive ends in .tar for a directory, .img for an image, .bin for a stream or .conf for a small file"),
+    })?;
     let opened = source::open(Path::new(path), &archive).map_err(|error| failed(&error.to_string()))?;
     Ok(Source { archive, opened, path: PathBuf::from(path) })
 }

@@ -24,10 +24,11 @@ fn usage() -> String {
         "usage: list --store DIR [options]
 
 {}
-  --json               one JSON object on standard output
+{}
 
 Without --ns all namespaces are listed.",
-        cli::STORE_USAGE
+        cli::STORE_USAGE,
+        cli::JSON_USAGE
     )
 }
 
@@ -50,8 +51,13 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let (snapshots, requests) = block_on(store.with(&runtime, Access::Read, list))?;
     let is_unread = |snapshot: &&Value| snapshot["error"].is_string();
     let unread: Vec<_> = snapshots.iter().filter(is_unread).map(full_name).collect();
+    let failed = || format!("these snapshots could not be read: {}", unread.join(", "));
     if as_json {
-        println!("{}", json!({ "snapshots": snapshots, "requests": requests }));
+        let mut report = json!({ "snapshots": snapshots, "requests": requests });
+        if !unread.is_empty() {
+            report["error"] = cli::error_json(None, &failed(), 1);
+        }
+        println!("{report}");
     } else {
         snapshots.iter().for_each(print);
         cli::tell_requests(requests.as_ref());
@@ -59,7 +65,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     if unread.is_empty() {
         return Ok(());
     }
-    Err(Failure::Work(format!("these snapshots could not be read: {}", unread.join(", "))))
+    Err(Failure::Work(failed()))
 }
 
 fn full_name(snapshot: &Value) -> String {

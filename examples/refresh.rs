@@ -20,8 +20,9 @@ fn usage() -> String {
         "usage: refresh --store s3://BUCKET/STORE --cache DIR [options]
 
 {}
-  --json               one JSON object on standard output",
-        cli::STORE_USAGE
+{}",
+        cli::STORE_USAGE,
+        cli::JSON_USAGE
     )
 }
 

@@ -17,7 +17,7 @@ use cli::signals::interruptible;
 use cli::tar_stream::unpack;
 use cli::tar_stream::unpack::attributes::Owners;
 use cli::tar_stream::unpack::source::{ReadError, Source};
-use cli::{Access, Failure, Outcome, Progress, StoreArguments, input, pipes};
+use cli::{Access, Failure, Outcome, Progress, StoreArguments, Wanted, input, pipes};
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use larder::error::{Error, ErrorKind};
@@ -33,7 +33,8 @@ fn usage() -> String {
     format!(
         "usage: restore --store DIR [options] SNAPSHOT ARCHIVE TARGET
 
-  SNAPSHOT             such as host/name/2025-07-14T14:20:02Z
+  SNAPSHOT             such as host/name/2025-07-14T14:20:02Z; host/name/latest
+                       is the newest of the group
   ARCHIVE              the full file name, such as drive-scsi0.img.fidx
   TARGET               a new file, which has its name when it is whole; - for
                        standard output; ending in / for a new or empty
@@ -46,7 +47,9 @@ fn usage() -> String {
                        than the archive: it is overwritten from its start,
                        and keeps what lies behind the end of the archive
   --no-same-owner      what is unpacked belongs to the user who runs this
-  --json               one JSON object on standard output, if it is not the target
+  --json               one JSON object on standard output, if it is not the
+                       target; of a failure, it has error with kind, message
+                       and status
 
 All that can be unpacked is unpacked. Everything else is named, a line each, and in the list of --json: entries of
 unknown kinds, attributes that cannot be set, names that exist, files that lie in damaged chunks. The exit status is
@@ -77,15 +80,23 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let [snapshot, archive, target] = names.as_slice() else {
         return Err(input("SNAPSHOT, ARCHIVE and TARGET are wanted"));
     };
-    let name: SnapshotName = snapshot.parse().map_err(|error| input(format!("{snapshot}: {error}")))?;
-    let name = name.group().clone().in_namespace(store.namespace().clone()).snapshot(name.time());
+    if target == "-" {
+        cli::streams::reserve();
+    }
+    let wanted: Wanted = snapshot.parse().map_err(|error| input(format!("{snapshot}: {error}")))?;
+    let wanted = wanted.in_namespace(store.namespace());
     if target.ends_with('/') && !archive.ends_with(".tar.didx") {
         return Err(input(format!("{archive}: only a .tar.didx can be unpacked into a directory")));
     }
     kind.check(target)?;
     let runtime = cli::runtime();
     let opened = block_on(store.open(&runtime, Access::Read))?;
-    let reader = block_on(interruptible(restore(&opened.store, &runtime, &name, archive, (target, kind))))?;
+    let restore = async {
+        let name = wanted.name(&opened.store).await?;
+        let reader = restore(&opened.store, &runtime, &name, archive, (target, kind)).await?;
+        Ok((name, reader))
+    };
+    let (name, reader) = block_on(interruptible(restore))?;
     let findings = Findings::new(archive);
     if let Some(reader) = reader {
         unpack::unpack(Blocking(reader), target.as_ref(), owners, &findings).map_err(|error| {

@@ -16,7 +16,8 @@ fn main() -> ExitCode {
         "usage: s3_check --store s3://BUCKET/STORE [options]\n       s3_check --bucket NAME [options]\n\n\
          \x20 --store PLACE        where a store is or will be: nothing outside of it is touched\n\
          \x20 --bucket NAME        the bucket, as for a store that is all of it; it must exist\n\
-         {S3_USAGE}\n  --json               one JSON object"
+         {S3_USAGE}\n{}",
+        cli::JSON_USAGE
     );
     cli::run(&usage, |mut parser| {
         let (mut server, mut store, mut as_json) = (S3Arguments::default(), None, false);

@@ -216,7 +216,8 @@ impl StdError for Error {
 
 /// The reason why a text or a number is not a valid name, digest, id or pattern.
 ///
-/// `Display` gives the expected form and the flaw, such as `not a backup time: it is not made of the right parts`. The wording is for people
+/// `Display` gives the expected form and the flaw, such as `not a backup time such as 2025-07-14T14:20:02Z: it is not made
+/// of the right parts`. The wording is for people
 /// and not part of the interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError(Cow<'static, str>);

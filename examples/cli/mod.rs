@@ -14,7 +14,7 @@ pub(crate) mod signals;
 pub(crate) mod source;
 pub(crate) mod tar_stream;
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +27,8 @@ use larder::Observer;
 use larder::backend::S3Backend;
 use larder::backend::{Backend, FsBackend, FsOptions, SyncLevel};
 use larder::error::{Error, ErrorKind};
-use larder::format::name::Namespace;
+use larder::format::layout::Key;
+use larder::format::name::{GroupName, Namespace, SnapshotName};
 #[cfg(feature = "tls")]
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
@@ -35,6 +36,7 @@ use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::S3Capabilities;
 use larder::store::{ArchiveEvent, Datastore, Options};
 use nix::unistd::{Group, User};
+use serde_json::{Value, json};
 
 /// Why a command ends early.
 pub(crate) enum Failure {
@@ -42,6 +44,8 @@ pub(crate) enum Failure {
     Incomplete,
     /// Invalid arguments; nothing was changed.
     Input(String),
+    /// An error of the library.
+    Library(ErrorKind, String),
     /// It was tried and did not work.
     Work(String),
 }
@@ -78,10 +82,12 @@ impl From<Error> for Failure {
         if let Some((_, option)) = LIFTED_BY.iter().find(|(part, _)| text.contains(part)) {
             text = format!("{text}; {option}");
         }
-        match error.kind() {
-            ErrorKind::InvalidInput | ErrorKind::NotFound | ErrorKind::AlreadyExists => Self::Input(text),
-            _ => Self::Work(text),
+        let is_of_store = error.subject().is_some_and(|subject| subject.parse::<Key>().is_ok());
+        if error.kind() == ErrorKind::Full && is_of_store {
+            text += "; `maintain gc` makes room: it removes chunks that no snapshot needs a day after their last use, \
+                or at once with --grace 0 --confirm";
         }
+        Self::Library(error.kind(), text)
     }
 }
 
@@ -97,10 +103,17 @@ impl From<lexopt::Error> for Failure {
     }
 }
 
+/// The object for programs about a failure. `kind` is the word of the library for its error, if it is one of the library.
+pub(crate) fn error_json(kind: Option<ErrorKind>, message: &str, status: u8) -> Value {
+    json!({ "kind": kind.map(ErrorKind::as_str), "message": message, "status": status })
+}
+
 /// Runs a command and turns what it answers into an exit status: 2 for bad input, 1 for failed work and for output that could not
-/// be written, 130 or 143 if a signal ended it.
+/// be written, 130 or 143 if a signal ended it. The message goes to standard error; with `--json`, an object about it goes to standard
+/// output too, unless the command has written one.
 pub(crate) fn run(usage: &str, command: impl FnOnce(lexopt::Parser) -> Outcome<()>) -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let is_json = arguments.iter().any(|argument| argument == "--json");
     let done = if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
         println!("{usage}");
         Ok(())
@@ -108,23 +121,36 @@ pub(crate) fn run(usage: &str, command: impl FnOnce(lexopt::Parser) -> Outcome<(
         let watching = signals::watch().map_err(Failure::from);
         watching.and_then(|()| command(lexopt::Parser::from_args(arguments)))
     };
-    let (mut status, why) = match done {
-        Ok(()) => (0, None),
-        Err(Failure::Incomplete) => (1, None),
-        Err(Failure::Input(why)) => (2, Some(why)),
-        Err(Failure::Work(why)) => (1, Some(why)),
+    let (mut status, kind, why) = match done {
+        Ok(()) => (0, None, None),
+        Err(Failure::Incomplete) => (1, None, None),
+        Err(Failure::Input(why)) => (2, Some(ErrorKind::InvalidInput), Some(why)),
+        Err(Failure::Library(kind, why)) => (status_of(kind), Some(kind), Some(why)),
+        Err(Failure::Work(why)) => (1, None, Some(why)),
     };
-    if let Some(why) = why {
-        eprintln!("{}", one_line(&why));
-    }
     if let Some(signal) = signals::caught().filter(|_| status != 0) {
         status = signals::status(signal);
+    }
+    if let Some(why) = why {
+        let why = one_line(&why);
+        if is_json && !streams::is_used() {
+            println!("{}", json!({ "error": error_json(kind, &why, status) }));
+        }
+        eprintln!("{why}");
     }
     if let Some(error) = streams::end() {
         eprintln!("standard output: {error}");
         status = if status == 0 { 1 } else { status };
     }
     ExitCode::from(status)
+}
+
+/// 2 for what is up to the caller, 1 for the rest.
+fn status_of(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::AlreadyExists | ErrorKind::InvalidInput | ErrorKind::NotFound => 2,
+        _ => 1,
+    }
 }
 
 /// The next argument: an option with its dashes, or a plain word.
@@ -144,6 +170,64 @@ pub(crate) fn next(parser: &mut lexopt::Parser) -> Outcome<Option<String>> {
 pub(crate) fn value(parser: &mut lexopt::Parser) -> Outcome<String> {
     let value = parser.value()?;
     value.into_string().map_err(|word| input(format!("{} is not UTF-8", word.display())))
+}
+
+/// A snapshot that an argument names.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// The newest finished one of a group, named TYPE/ID/latest.
+    Latest(GroupName),
+    Snapshot(SnapshotName),
+}
+
+impl Wanted {
+    pub(crate) fn in_namespace(self, namespace: &Namespace) -> Self {
+        match self {
+            Self::Latest(group) => Self::Latest(group.in_namespace(namespace.clone())),
+            Self::Snapshot(snapshot) => {
+                let group = snapshot.group().clone().in_namespace(namespace.clone());
+                Self::Snapshot(group.snapshot(snapshot.time()))
+            }
+        }
+    }
+
+    pub(crate) fn group(&self) -> &GroupName {
+        match self {
+            Self::Latest(group) => group,
+            Self::Snapshot(snapshot) => snapshot.group(),
+        }
+    }
+
+    /// The name, once the store is open.
+    pub(crate) async fn name(&self, store: &Datastore) -> Outcome<SnapshotName> {
+        match self {
+            Self::Latest(group) => {
+                store.latest(group).await?.ok_or_else(|| input(format!("{group} has no finished snapshot")))
+            }
+            Self::Snapshot(snapshot) => Ok(snapshot.clone()),
+        }
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_suffix("/latest") {
+            Some(group) => group.parse().map(Self::Latest),
+            None => text.parse().map(Self::Snapshot),
+        }
+        .map_err(|error| format!("{error}; TYPE/ID/latest is the newest"))
+    }
+}
+
+impl Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest(group) => write!(f, "{group}/latest"),
+            Self::Snapshot(snapshot) => write!(f, "{snapshot}"),
+        }
+    }
 }
 
 /// The value of the option before, as something else than text.
@@ -211,7 +295,7 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Gives back what is held, and says what was asked of a server, if there is one.
-    pub(crate) async fn close(self) -> Outcome<Option<serde_json::Value>> {
+    pub(crate) async fn close(self) -> Outcome<Option<Value>> {
         self.store.close().await?;
         #[cfg(feature = "tls")]
         return Ok(self.client.map(|client| s3::requests(&client.stats())));
@@ -221,8 +305,8 @@ impl Opened {
 }
 
 /// One line about the requests that were made, for people.
-pub(crate) fn tell_requests(requests: Option<&serde_json::Value>) {
-    let Some(counts) = requests.and_then(serde_json::Value::as_object) else { return };
+pub(crate) fn tell_requests(requests: Option<&Value>) {
+    let Some(counts) = requests.and_then(Value::as_object) else { return };
     let line: Vec<_> =
         counts.iter().map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
     eprintln!("requests: {}", line.join(", "));
@@ -241,6 +325,9 @@ pub(crate) struct StoreArguments {
     store_owner: Option<Owner>,
     sync_level: SyncLevel,
 }
+
+pub(crate) const JSON_USAGE: &str = "  --json               one JSON object on standard output; of a failure, it has error with kind, message and status, unless the
+                       report itself names what failed";
 
 pub(crate) const STORE_USAGE: &str = "  --store DIR          the datastore; s3://BUCKET/STORE for one in a bucket (see s3_check --help for its options)
   --cache DIR          a directory for copies of what is in a bucket; without it, there are more requests
@@ -309,7 +396,7 @@ impl StoreArguments {
         runtime: &Arc<dyn Runtime>,
         access: Access,
         work: impl AsyncFnOnce(Datastore) -> Outcome<T>,
-    ) -> Outcome<(T, Option<serde_json::Value>)> {
+    ) -> Outcome<(T, Option<Value>)> {
         let opened = self.open(runtime, access).await?;
         let done = work(opened.store.clone()).await;
         // Also after a failure, so that other processes need not wait until the lease expires.
@@ -386,7 +473,10 @@ impl StoreArguments {
             Err(_) if self.create && access == Access::Write => {
                 Ok(Datastore::create(Arc::clone(backend), options).await?)
             }
-            Err(_) => Err(input("there is no datastore at this address")),
+            Err(_) => {
+                let why = "there is no datastore at this address".to_owned();
+                Err(Failure::Library(ErrorKind::NotFound, why))
+            }
         }
     }
 
@@ -404,7 +494,8 @@ impl StoreArguments {
                 (FsBackend::create(Arc::clone(runtime), place, options).await?, true)
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(input(format!("there is no datastore in {place}")));
+                let why = format!("there is no datastore in {place}");
+                return Err(Failure::Library(ErrorKind::NotFound, why));
             }
             opened => (opened?, false),
         };

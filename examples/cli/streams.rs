@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 macro_rules! println {
@@ -28,8 +29,22 @@ macro_rules! eprintln {
 /// Why nothing more is written to standard output.
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
 
+/// `true` once something was written to standard output, or it was reserved for data.
+static USED: AtomicBool = AtomicBool::new(false);
+
+/// Keeps standard output for data: it gets no JSON object.
+pub(crate) fn reserve() {
+    USED.store(true, Ordering::Relaxed);
+}
+
+/// Returns `true` if standard output is [reserved](reserve), or something was written to it.
+pub(crate) fn is_used() -> bool {
+    USED.load(Ordering::Relaxed)
+}
+
 /// Writes a line to standard output.
 pub(crate) fn print(line: fmt::Arguments<'_>) {
+    reserve();
     let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
     if failed.is_none() {
         *failed = writeln!(io::stdout(), "{line}").err();

@@ -19,12 +19,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use cli::signals::{interruptible, stepwise};
-use cli::{Access, Failure, Outcome, StoreArguments, input};
+use cli::{Access, Failure, Outcome, StoreArguments, Wanted, input};
 use futures::executor::block_on;
 use futures::future::BoxFuture;
-use larder::format::name::{GroupName, Namespace, SnapshotName};
+use larder::format::name::{GroupName, Namespace};
 use larder::rt::Runtime;
-use larder::store::Datastore;
+use larder::store::{Datastore, Scope};
 use output::Output;
 use progress::Bar;
 use serde_json::json;
@@ -56,7 +56,7 @@ fn usage() -> String {
 with all of them:
 {}
   --dry-run            say what would be done, and do nothing
-  --json               one JSON object on standard output
+{}
 
 Exit status: 0 if all went well, 1 if something failed or damage was found, 2 if what was asked for makes no sense, 130 or 143 if
 SIGINT or SIGTERM ended it.",
@@ -69,6 +69,7 @@ SIGINT or SIGTERM ended it.",
         adopt::USAGE,
         chown::USAGE,
         cli::STORE_USAGE,
+        cli::JSON_USAGE,
     )
 }
 
@@ -129,7 +130,7 @@ struct Place<'a> {
 /// The object that an argument names.
 enum Named {
     Group(GroupName),
-    Snapshot(SnapshotName),
+    Snapshot(Wanted),
 }
 
 impl Asked {
@@ -147,14 +148,18 @@ impl Asked {
                 return Err(input(format!("{second}: there is one group or snapshot too many")));
             }
         };
-        let named = match (word.parse::<SnapshotName>(), word.parse::<GroupName>()) {
+        let named = match (word.parse::<Wanted>(), word.parse::<GroupName>()) {
             (Ok(snapshot), _) => Named::Snapshot(snapshot),
             (_, Ok(group)) => Named::Group(group),
-            _ => return Err(input(format!("{word} is neither a group TYPE/ID nor a snapshot TYPE/ID/TIME"))),
+            _ => {
+                return Err(input(format!(
+                    "{word} is neither a group TYPE/ID nor a snapshot TYPE/ID/TIME, with a time such as 2025-07-14T14:20:02Z or latest"
+                )));
+            }
         };
         let place = match &named {
             Named::Group(group) => group.namespace(),
-            Named::Snapshot(snapshot) => snapshot.namespace(),
+            Named::Snapshot(snapshot) => snapshot.group().namespace(),
         };
         match self.namespace() {
             Some(namespace) if place.is_root() => Ok(Some(named.in_namespace(namespace))),
@@ -169,14 +174,27 @@ impl Asked {
     }
 }
 
+/// What a command is about.
+enum Target {
+    Scope(Scope),
+    Snapshot(Wanted),
+}
+
+impl Target {
+    /// The scope, once the store is open.
+    async fn scope(&self, store: &Datastore) -> Outcome<Scope> {
+        match self {
+            Self::Scope(scope) => Ok(scope.clone()),
+            Self::Snapshot(snapshot) => Ok(Scope::Snapshots(vec![snapshot.name(store).await?])),
+        }
+    }
+}
+
 impl Named {
     fn in_namespace(self, namespace: &Namespace) -> Self {
         match self {
             Self::Group(group) => Self::Group(group.in_namespace(namespace.clone())),
-            Self::Snapshot(snapshot) => {
-                let group = snapshot.group().clone().in_namespace(namespace.clone());
-                Self::Snapshot(group.snapshot(snapshot.time()))
-            }
+            Self::Snapshot(snapshot) => Self::Snapshot(snapshot.in_namespace(namespace)),
         }
     }
 }

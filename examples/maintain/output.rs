@@ -45,6 +45,10 @@ impl Output {
     /// Prints the object, if one is wanted, and returns what is the matter, if anything is.
     pub(crate) fn end(mut self, requests: Option<&Value>) -> Option<String> {
         self.set("requests", requests.cloned());
+        if !self.trouble.is_empty() {
+            let error = crate::cli::error_json(None, &self.trouble.join("; "), 1);
+            self.set("error", error);
+        }
         match self.json {
             Some(object) => println!("{}", Value::Object(object)),
             None => crate::cli::tell_requests(requests),

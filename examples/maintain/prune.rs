@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::cli::{self, Outcome, input, signals};
 use crate::output::{Output, about, count};
-use crate::{Asked, Command, Named, Place};
+use crate::{Asked, Command, Named, Place, Target};
 
 pub(crate) const USAGE: &str = "\
 prune [GROUP]          remove the snapshots that no rule keeps; default: of all groups, or of those of --ns and below
@@ -94,7 +94,7 @@ impl Command for Prune {
 
 #[derive(Default)]
 pub(crate) struct Forget {
-    scope: Option<Scope>,
+    target: Option<Target>,
 }
 
 impl Command for Forget {
@@ -103,10 +103,10 @@ impl Command for Forget {
     }
 
     fn check(&mut self, asked: &mut Asked) -> Outcome<()> {
-        self.scope = Some(match (asked.named()?, asked.namespace()) {
-            (Some(Named::Group(group)), _) => Scope::Group(group),
-            (Some(Named::Snapshot(snapshot)), _) => Scope::Snapshots(vec![snapshot]),
-            (None, Some(namespace)) if !namespace.is_root() => Scope::Tree(namespace.clone()),
+        self.target = Some(match (asked.named()?, asked.namespace()) {
+            (Some(Named::Group(group)), _) => Target::Scope(Scope::Group(group)),
+            (Some(Named::Snapshot(snapshot)), _) => Target::Snapshot(snapshot),
+            (None, Some(namespace)) if !namespace.is_root() => Target::Scope(Scope::Tree(namespace.clone())),
             (None, _) => return Err(input("forget: a snapshot, a group or --ns is wanted")),
         });
         Ok(())
@@ -114,9 +114,10 @@ impl Command for Forget {
 
     fn run<'a>(&'a self, at: &'a Place<'a>, output: &'a mut Output) -> BoxFuture<'a, Outcome<()>> {
         async move {
-            let Some(scope) = &self.scope else { return Ok(()) };
+            let Some(target) = &self.target else { return Ok(()) };
+            let scope = target.scope(at.store).await?;
             let options = PruneOptions::default().observer(at.bar.clone()).abort(signals::flag());
-            let plan = prune::plan_deletion(at.store, scope, options).await?;
+            let plan = prune::plan_deletion(at.store, &scope, options).await?;
             let protected = plan.counts().protected;
             carry_out(plan, at, output).await?;
             if protected > 0 && !at.asked.dry_run {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{self, Access, Outcome, input, signals};
 use crate::output::{Output, about, bytes, count};
-use crate::{Asked, Command, Named, Place};
+use crate::{Asked, Command, Named, Place, Target};
 
 pub(crate) const USAGE: &str = "\
 verify [SNAPSHOT|GROUP]
@@ -33,7 +33,7 @@ pub(crate) struct Verify {
     report_only: bool,
     sample: Sample,
     sample_options: Vec<String>,
-    scope: Option<Scope>,
+    target: Option<Target>,
 }
 
 impl Command for Verify {
@@ -71,11 +71,11 @@ impl Command for Verify {
         if self.outdated_after.is_some() && mode != "full" {
             return Err(input("--outdated-after goes with --mode full"));
         }
-        self.scope = Some(match (asked.named()?, asked.namespace()) {
-            (Some(Named::Group(group)), _) => Scope::Group(group),
-            (Some(Named::Snapshot(snapshot)), _) => Scope::Snapshots(vec![snapshot]),
-            (None, Some(namespace)) => Scope::Tree(namespace.clone()),
-            (None, None) => Scope::Store,
+        self.target = Some(match (asked.named()?, asked.namespace()) {
+            (Some(Named::Group(group)), _) => Target::Scope(Scope::Group(group)),
+            (Some(Named::Snapshot(snapshot)), _) => Target::Snapshot(snapshot),
+            (None, Some(namespace)) => Target::Scope(Scope::Tree(namespace.clone())),
+            (None, None) => Target::Scope(Scope::Store),
         });
         Ok(())
     }
@@ -91,7 +91,10 @@ impl Command for Verify {
 
 impl Verify {
     async fn verify(&self, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
-        let scope = self.scope.clone().unwrap_or(Scope::Store);
+        let scope = match &self.target {
+            Some(target) => target.scope(at.store).await?,
+            None => Scope::Store,
+        };
         // A missing scope would report no damage.
         match &scope {
             Scope::Group(group) if !at.store.groups(group.namespace()).await?.contains(group) => {

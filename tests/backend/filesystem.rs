@@ -83,6 +83,16 @@ fn a_store_is_created_only_in_an_empty_directory() {
     assert!(block_on(FsBackend::create(runtime(), &nowhere, on_demand())).is_err());
     let error = block_on(FsBackend::open(runtime(), directory.path(), on_demand())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
+    for path in ["file", "file/below"] {
+        let path = directory.path().join(path);
+        let opened = block_on(FsBackend::open(runtime(), &path, on_demand())).unwrap_err();
+        let created = block_on(FsBackend::create(runtime(), &path, on_demand())).unwrap_err();
+        assert_eq!(
+            [opened.kind(), created.kind()],
+            [ErrorKind::InvalidInput; 2],
+            "{path:?}: {opened} {created}"
+        );
+    }
 }
 
 /// Proves H76, H182.

@@ -466,6 +466,97 @@ fn a_mistyped_store_is_neither_opened_nor_created() {
     }
 }
 
+/// The object of a failed command with `--json`, and what it said on standard error.
+fn failure(command: &mut Command) -> (i32, serde_json::Value, String) {
+    let done = output(command);
+    let report: serde_json::Value = serde_json::from_slice(&done.stdout)
+        .unwrap_or_else(|error| panic!("{command:?}: {error}: {}", errors(&done)));
+    let error = report["error"].clone();
+    assert_eq!(error["message"].as_str().unwrap(), errors(&done).trim_end(), "{command:?}");
+    assert_eq!(error["status"], status(&done), "{command:?}");
+    (status(&done), error["kind"].clone(), errors(&done))
+}
+
+#[test]
+fn with_json_a_failure_is_an_object_too() {
+    let scene = Scene::new();
+    for place in scene.places() {
+        let (name, target) = (scene.source(), scene.path("out"));
+        let target = target.to_str().unwrap();
+        for (program, store, arguments, wanted) in [
+            ("list", "stor", vec![], (2, "not_found")),
+            ("list", "store", vec!["--no-such-option"], (2, "invalid_input")),
+            ("list", "store", vec!["--ns", "a/"], (2, "invalid_input")),
+            ("backup", "stor", vec!["--group", "host/a", &name], (2, "not_found")),
+            ("backup", "store", vec!["--group", "host", &name], (2, "invalid_input")),
+            ("restore", "store", vec!["host/a/latest", "x.img", target], (2, "not_found")),
+            ("restore", "store", vec!["host/x/latest", "x.img", target], (2, "invalid_input")),
+            ("maintain", "stor", vec!["gc"], (2, "not_found")),
+            ("maintain", "store", vec!["verify", "host/x"], (2, "invalid_input")),
+        ] {
+            let (status, kind, said) = failure(place.on(program, store).args(arguments).arg("--json"));
+            assert_eq!((status, kind.as_str().unwrap()), wanted, "{said}");
+            place.check_released();
+        }
+        // Standard output is for the data.
+        let mut restore = place.on("restore", "store");
+        let done = output(restore.args(["host/a/latest", "x.img", "-", "--json"]));
+        assert_eq!((status(&done), done.stdout.len()), (2, 0), "{}", errors(&done));
+    }
+}
+
+#[test]
+fn a_mistyped_argument_is_answered_with_what_is_accepted() {
+    let scene = Scene::new();
+    let [place, _] = scene.places();
+    let (zip, text) = (format!("root.zip:{}", scene.path("src").display()), scene.path("src/file"));
+    let form = "such as 2025-07-14T14:20:02Z";
+    let source = scene.source();
+    for (program, arguments, said) in [
+        ("restore", vec!["host/a/latest", "rot.tar.didx", "out"], "/2"),
+        ("restore", vec!["host/a/latest", "rot.tar.didx", "out"], "Z has root.tar.didx"),
+        ("restore", vec!["host/a/2026-01-01T00:00:00", "root.tar", "out"], form),
+        ("restore", vec!["host/a/1767225600", "root.tar", "out"], "TYPE/ID/latest is the newest"),
+        ("maintain", vec!["verify", "host/a/2026-01-01"], form),
+        ("backup", vec!["--time", "yesterday", &source], form),
+        ("backup", vec!["--group", "a", &source], "such as vm/100"),
+        (
+            "backup",
+            vec![&zip],
+            ".tar for a directory, .img for an image, .bin for a stream or .conf for a small file",
+        ),
+    ] {
+        let done = output(place.on(program, "store").args(&arguments));
+        assert_eq!(status(&done), 2, "{arguments:?}: {}", errors(&done));
+        assert!(errors(&done).contains(said), "{arguments:?}: {}", errors(&done));
+    }
+    let mut command = example("list");
+    let done = output(command.arg("--store").arg(&text));
+    assert!(status(&done) == 2 && errors(&done).contains("Not a directory"), "{}", errors(&done));
+}
+
+#[test]
+fn the_newest_snapshot_is_named_latest() {
+    let scene = Scene::new();
+    for place in scene.places() {
+        let target = scene.path("unpacked");
+        let mut restore = place.on("restore", "store");
+        let done =
+            output(restore.args(["host/a/latest", "root.tar.didx"]).arg(format!("{}/", target.display())));
+        assert_eq!(status(&done), 0, "{}", errors(&done));
+        assert_eq!(fs::read(target.join("file")).unwrap(), b"contents");
+        fs::remove_dir_all(target).unwrap();
+        let done = output(place.on("maintain", "store").args(["verify", "host/a/latest", "--json"]));
+        let report: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!((status(&done), &report["estimate"]["snapshots"]), (0, &1.into()), "{report}");
+        let done = output(place.on("maintain", "store").args(["forget", "host/a/latest"]));
+        assert_eq!(status(&done), 0, "{}", errors(&done));
+        let listed = output(&mut place.on("list", "store"));
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        assert!(!listed.contains("host/a/") && listed.contains("host/b/"), "{listed}");
+    }
+}
+
 #[test]
 fn a_silent_server_ends_a_command_after_the_first_contact_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();

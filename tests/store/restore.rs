@@ -452,6 +452,9 @@ fn an_archive_opens_by_its_name_with_and_without_suffix() {
         ] {
             assert_eq!(snapshot.archive(given).await.unwrap_err().kind(), kind, "{given}");
         }
-        assert_eq!(snapshot.blob("disk.img").await.unwrap_err().kind(), ErrorKind::NotFound);
+        let error = snapshot.blob("disk.img").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let there = error.source().unwrap().to_string();
+        assert!(there.contains("disk.img.fidx, ") && there.contains("vm.conf.blob"), "{there}");
     });
 }

@@ -17,7 +17,7 @@ use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
-    let missing = |error| Error::io(error, "open the store in").on(root.display());
+    let missing = |error| at_root(error, "open the store in", root);
     let chunks = fs::symlink_metadata(root.join(CHUNKS)).map_err(missing)?;
     if chunks.is_symlink() {
         return Err(Error::new(ErrorKind::Unsupported, "open the store in")
@@ -54,7 +54,7 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
 
 /// Makes the layout. The directories of chunks are made under another name first, so that the store exists only when it is whole.
 pub(super) fn create(root: &Path, options: &FsOptions) -> Result<()> {
-    let failed = |error| Error::io(error, "create a store in").on(root.display());
+    let failed = |error| at_root(error, "create a store in", root);
     match DirBuilder::new().mode(0o755).create(root) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => check_unused(root)?,
@@ -90,7 +90,7 @@ pub(super) fn create(root: &Path, options: &FsOptions) -> Result<()> {
 }
 
 fn check_unused(root: &Path) -> Result<()> {
-    let failed = |error| Error::io(error, "create a store in").on(root.display());
+    let failed = |error| at_root(error, "create a store in", root);
     if fs::symlink_metadata(root.join(CHUNKS)).is_ok() {
         return Err(Error::new(ErrorKind::AlreadyExists, "create a store in").on(root.display()));
     }
@@ -103,6 +103,15 @@ fn check_unused(root: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// An error about the directory of a store. A file in its place is a mistake of the caller, unlike one in the place of an inner directory.
+fn at_root(error: io::Error, action: &'static str, root: &Path) -> Error {
+    let error = match error.kind() {
+        io::ErrorKind::NotADirectory => Error::new(ErrorKind::InvalidInput, action).because(error),
+        _ => Error::io(error, action),
+    };
+    error.on(root.display())
 }
 
 /// Returns `true` if other hosts may not see the locks of the filesystem (H79).

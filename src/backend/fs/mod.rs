@@ -195,7 +195,8 @@ impl FsBackend {
     /// Creates an empty store in a directory, which is made too if its parent directory exists.
     ///
     /// # Errors
-    /// `AlreadyExists` if the directory has a store; `InvalidInput` if it contains anything but hidden files and `lost+found`.
+    /// `AlreadyExists` if the directory has a store; `InvalidInput` if it contains anything but hidden files and `lost+found`, or if the path
+    /// is that of a file.
     ///
     /// # Cancel safety
     /// If the future is dropped, the store is created in the background or not at all.
@@ -213,7 +214,7 @@ impl FsBackend {
     /// Opens the store in a directory, in a time that does not depend on the number of chunks.
     ///
     /// # Errors
-    /// `NotFound` if the directory has no store.
+    /// `NotFound` if the directory has no store; `InvalidInput` if the path is that of a file.
     pub async fn open(
         runtime: Arc<dyn Runtime>,
         path: impl Into<PathBuf>,

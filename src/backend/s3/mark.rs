@@ -9,6 +9,9 @@ use crate::backend::s3::reserve::Reserve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::{BucketClient, Condition, ListRequest};
 
+/// Name of the host in a mark, if the caller names none.
+pub(super) const DEFAULT_HOST: &str = "larder";
+
 /// Maximum size of the mark in bytes.
 const LIMIT_BYTES: u64 = 64 << 10;
 
@@ -24,7 +27,7 @@ pub struct Ownership {
 
 impl Default for Ownership {
     fn default() -> Self {
-        Self { host: "larder".to_owned(), instance: None, reuse: false, take_over: false }
+        Self { host: DEFAULT_HOST.to_owned(), instance: None, reuse: false, take_over: false }
     }
 }
 

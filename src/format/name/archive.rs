@@ -37,7 +37,10 @@ impl ArchiveName {
         match ArchiveKind::of(name) {
             None => format!("{name}{}", kind.extension()).parse(),
             Some(found) if found == kind => name.parse(),
-            Some(_) => Err(NameKind::Archive.fault(NameFault::Extension)),
+            Some(found) => {
+                let (wanted, found) = (kind.extension(), found.extension());
+                Err(ParseError::new(format!("an archive of this kind ends in {wanted}, not in {found}")))
+            }
         }
     }
 

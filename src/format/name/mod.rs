@@ -80,13 +80,13 @@ impl fmt::Display for NameKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Archive => "an archive name",
-            Self::AuthId => "an auth id",
+            Self::AuthId => "an auth id such as root@pam",
             Self::BackupId => "a backup id",
-            Self::BackupTime => "a backup time",
-            Self::BackupType => "a backup type",
-            Self::Group => "a group name",
-            Self::Namespace => "a namespace",
-            Self::Snapshot => "a snapshot name",
+            Self::BackupTime => "a backup time such as 2025-07-14T14:20:02Z",
+            Self::BackupType => "a backup type, ct, host or vm",
+            Self::Group => "a group name such as vm/100",
+            Self::Namespace => "a namespace such as a/b",
+            Self::Snapshot => "a snapshot name such as vm/100/2025-07-14T14:20:02Z",
         })
     }
 }

@@ -321,7 +321,8 @@ fn short_archive_names_have_the_meaning_of_pbs_clients() {
     }
     assert_eq!(ArchiveName::with_kind("disk.img", ArchiveKind::Fixed), "disk.img.fidx".parse());
     assert_eq!(ArchiveName::with_kind("disk.img.fidx", ArchiveKind::Fixed), "disk.img.fidx".parse());
-    assert!(ArchiveName::with_kind("disk.img.fidx", ArchiveKind::Blob).is_err());
+    let wrong = ArchiveName::with_kind("disk.img.fidx", ArchiveKind::Blob).unwrap_err();
+    assert_eq!(wrong.to_string(), "an archive of this kind ends in .blob, not in .fidx");
 }
 
 #[test]

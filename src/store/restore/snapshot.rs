@@ -164,8 +164,20 @@ impl SnapshotReader {
             }
             (None, _) => {
                 let error = Error::new(ErrorKind::NotFound, "open archive").on(name);
-                Err(error.because(format!("{} has no such archive", self.name)))
+                Err(error.because(self.archives()))
             }
+        }
+    }
+
+    /// The archives that there are, for the error about one that is not.
+    fn archives(&self) -> String {
+        let mut names: Vec<_> = self.manifest.files().iter().map(|file| file.name.as_str()).collect();
+        let more = names.len().saturating_sub(MAX_NAMED);
+        names.truncate(MAX_NAMED);
+        let and_more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        match names[..] {
+            [] => format!("{} has no archives", self.name),
+            _ => format!("{} has {}{and_more}", self.name, names.join(", ")),
         }
     }
 
@@ -180,6 +192,9 @@ impl SnapshotReader {
         Ok(lock)
     }
 }
+
+/// Maximum number of archives that an error names.
+const MAX_NAMED: usize = 20;
 
 /// Names the archive and the snapshot of a damaged or missing chunk.
 pub(crate) fn in_archive(

@@ -9,6 +9,7 @@ use crate::backend::s3::lease::names::Doubt;
 use crate::backend::s3::lease::{
     Held, LIFETIME, Lease, RENEWAL_INTERVAL, RETRY_INTERVAL, SETTLE_TIME, State, lost, unix_seconds,
 };
+use crate::backend::s3::mark::DEFAULT_HOST;
 use crate::backend::s3::place::bare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::lease_record::{LIMIT_BYTES, Record};
@@ -86,10 +87,10 @@ impl Lease {
         let life = LIFETIME + Duration::from_secs(2);
         if age <= life && holder.instance != self.me.instance {
             let left = life.saturating_sub(age).as_secs() + 1;
-            let why = format!(
-                "the process {} on {} holds the lease for at least another {left} s",
-                holder.instance, holder.host
-            );
+            // The default name is that of no host.
+            let on = if holder.host == DEFAULT_HOST { String::new() } else { format!(" on {}", holder.host) };
+            let why =
+                format!("the process {}{on} holds the lease for at least another {left} s", holder.instance);
             return busy(why).map_err(|error: Error| error.retry_in(Duration::from_secs(left)));
         }
         // It signed its last request at most a lifetime after its last renewal.
