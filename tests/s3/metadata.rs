@@ -276,7 +276,7 @@ fn successive_backups_get_different_names() {
         );
         // A clock that went back makes no snapshot that is older than the newest.
         process.clock.set_off(-2 * 24 * 3600);
-        assert_eq!(kind(process.store.backup(&group()).begin().await), ErrorKind::InvalidInput);
+        assert_eq!(kind(process.store.backup(&group()).begin().await), ErrorKind::Conflict);
         process.clock.set_off(-5);
         assert!(small(&process.store, &group()).await > *names.last().unwrap());
         // One that went far ahead is bounded too: names have a fixed width.
