@@ -9,6 +9,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "serde")]
+use crate::wording::Causes;
+use crate::wording::{fields_as_json, word_as_json};
+
 /// Result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -83,6 +87,8 @@ impl ErrorKind {
         }
     }
 }
+
+word_as_json!(ErrorKind, as_str);
 
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -207,6 +213,14 @@ impl fmt::Debug for Error {
             .finish()
     }
 }
+
+fields_as_json!(Error, error => {
+    kind: error.kind(),
+    action: error.action(),
+    subject: error.subject(),
+    message: Causes(error).to_string(),
+    retry_after: error.retry_after().map(|wait| wait.as_secs_f64()),
+});
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {

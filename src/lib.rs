@@ -63,6 +63,7 @@
 //! | `webpki-roots` | no | the root certificates of Mozilla, for `http::TlsOptions::root_store` |
 //! | `object_store` | no | [`backend`]`::ObjectStoreBackend`, on any client of the crate `object_store` (Azure, Google Cloud Storage, …) |
 //! | `smol` | no | `rt::SmolRuntime` |
+//! | `serde` | no | `Serialize` for reports, plans, statistics, listings and events; see [observability](manual::observability) |
 //! | `testing` | no | `rt::SimRuntime` and the conformance suite for backends; not covered by semver |
 //!
 //! Without default features no `tokio` is in the dependency tree, no TLS and no S3.
@@ -114,6 +115,7 @@ pub mod sync;
 pub mod tree;
 pub mod verify;
 mod wire;
+mod wording;
 
 pub use backend::{FsBackend, FsOptions, PrefixDirectories};
 pub use error::{Error, ErrorKind, Result};

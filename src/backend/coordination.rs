@@ -166,6 +166,7 @@ impl Coordination for SingleProcess {
 /// A lease term: the time in which one process alone may change a store, under one epoch.
 #[expect(clippy::exhaustive_structs, reason = "made by those who implement the trait")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LeaseTerm {
     /// The epoch of the previous term, if the same instance held it: then no other process changed the store in between. `None` after
     /// [`Coordination::begin_term`].
@@ -176,6 +177,13 @@ pub struct LeaseTerm {
     pub since: u64,
     /// Requests of an earlier holder may still be executed.
     pub in_doubt: bool,
+}
+
+impl fmt::Display for LeaseTerm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let doubt = if self.in_doubt { ", requests of an earlier holder in doubt" } else { "" };
+        write!(f, "epoch {}, held since {}{doubt}", self.epoch, self.since)
+    }
 }
 
 /// Moves of indexes that were [recorded](Coordination::record_moves).

@@ -152,6 +152,7 @@ impl Cursor {
 /// The backend does not know what lies behind it. An operation that deletes unreferenced data must stop.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Unreadable {
     /// The path relative to the root of the store. It ends in `/` for a directory in the place of an object.
     pub path: String,

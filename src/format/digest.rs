@@ -7,6 +7,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::ParseError;
 
+use crate::wording::text_as_json;
+
 /// A SHA-256 digest: the name of a chunk, or the checksum of a file.
 ///
 /// Written as 64 lower-case hexadecimal digits; nothing else is accepted when reading (H177).
@@ -48,6 +50,8 @@ impl FromStr for Digest {
         Ok(Self(bytes))
     }
 }
+
+text_as_json!(Digest);
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use crate::error::ParseError;
 
+use crate::wording::text_as_json;
+
 /// A 32-byte identifier of an encryption key. It does not allow decryption.
 ///
 /// Written as 32 pairs of lower-case hexadecimal digits joined by `:`; nothing else is accepted when reading.
@@ -47,6 +49,8 @@ impl FromStr for KeyFingerprint {
 fn not_a_fingerprint() -> ParseError {
     ParseError::new("not a fingerprint: 32 pairs of lower-case hexadecimal digits joined by ':' are wanted")
 }
+
+text_as_json!(KeyFingerprint);
 
 impl fmt::Display for KeyFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -30,6 +30,7 @@ use std::str::FromStr;
 use crate::error::ParseError;
 use crate::format::digest::Digest;
 use crate::format::name::{ArchiveName, BackupType, GroupName, Namespace, SnapshotName};
+use crate::wording::text_as_json;
 
 /// The name of an object in a store.
 ///
@@ -170,6 +171,8 @@ impl FromStr for Key {
         Self::parse(path).ok_or_else(|| ParseError::new("not the path of an object in a store"))
     }
 }
+
+text_as_json!(Key, Prefix);
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

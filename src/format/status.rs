@@ -2,11 +2,14 @@
 //!
 //! The notes of a group are a third such file: plain UTF-8 text, without an added newline.
 
+use std::fmt;
+
 use thiserror::Error;
 
 use crate::error::ParseError;
 use crate::format::json::{Json, Object};
 use crate::format::name::AuthId;
+use crate::wording::{Count, Size};
 
 /// Result of a garbage collection, as stored in `.gc-status`.
 ///
@@ -15,6 +18,7 @@ use crate::format::name::AuthId;
 /// Source: PBS datastore format §9.7.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct GcStatus {
     /// Task id of the collection; [`Upid`](crate::format::upid::Upid) as text.
     pub upid: Option<String>,
@@ -39,6 +43,7 @@ pub struct GcStatus {
     /// Number of quarantined chunks that stay.
     pub still_bad: u64,
     /// Statistics of the digest cache; PBS writes them since mid-2025.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) cache_stats: Option<GcCacheStats>,
 }
 
@@ -50,6 +55,17 @@ pub(crate) struct GcCacheStats {
     pub(crate) hits: u64,
     /// Number of misses.
     pub(crate) misses: u64,
+}
+
+/// One line.
+impl fmt::Display for GcStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (indexes, removed) = (Count(self.index_file_count, "index"), Count(self.removed_chunks, "chunk"));
+        let (in_use, bytes) = (Count(self.disk_chunks, "chunk"), Size(self.disk_bytes));
+        write!(f, "{indexes} of {}; in use: {in_use}, {bytes}; ", Size(self.index_data_bytes))?;
+        write!(f, "removed: {removed}, {}; ", Size(self.removed_bytes))?;
+        write!(f, "pending: {}, {}", Count(self.pending_chunks, "chunk"), Size(self.pending_bytes))
+    }
 }
 
 /// The bytes are not the result of a garbage collection.

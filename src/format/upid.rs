@@ -6,6 +6,7 @@ use std::str::FromStr;
 use crate::error::ParseError;
 
 use crate::format::name::{AuthId, BackupTime};
+use crate::wording::text_as_json;
 
 /// Task id as PBS writes it.
 ///
@@ -134,6 +135,8 @@ impl FromStr for Upid {
         Ok(Self { text: text.to_owned(), start })
     }
 }
+
+text_as_json!(Upid);
 
 impl fmt::Display for Upid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

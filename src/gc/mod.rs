@@ -40,6 +40,7 @@ mod report;
 mod scan;
 mod sweep;
 mod walk;
+mod wording;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

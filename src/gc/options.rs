@@ -140,6 +140,7 @@ impl GcOptions {
 /// A progress event of a garbage collection.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "event", rename_all = "snake_case"))]
 pub enum GcEvent {
     /// A page of chunks was listed.
     ChunksListed {

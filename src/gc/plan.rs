@@ -50,6 +50,7 @@ pub struct GcPlan {
 /// Reason why a plan needs confirmation.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum SafetyLimit {
     /// The store has chunks and no snapshot.
     NoSnapshots,

@@ -7,6 +7,7 @@ use crate::format::name::SnapshotName;
 /// A number of chunks and their stored bytes.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ChunkTally {
     /// Stored bytes; 0 if sizes were not looked up.
     pub bytes: u64,
@@ -29,6 +30,7 @@ impl ChunkTally {
 /// A snapshot that lacks chunks.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct GcDamagedSnapshot {
     /// Number of references to missing chunks in its indexes.
     pub missing: u64,
@@ -39,6 +41,7 @@ pub struct GcDamagedSnapshot {
 /// Findings of a plan.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct GcSummary {
     /// Total size in bytes of the archives of all indexes.
     pub archive_bytes: u64,
@@ -70,6 +73,7 @@ pub struct GcSummary {
 /// The way an execution ended.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum GcEnd {
     /// Aborted; another execution continues.
     Aborted,
@@ -82,6 +86,7 @@ pub enum GcEnd {
 /// An object that was not removed, or may not have been.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct GcFailure {
     /// The cause.
     pub error: Error,
@@ -92,6 +97,7 @@ pub struct GcFailure {
 /// Result of all executions of a plan. Only confirmed deletions count as removed.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct GcReport {
     /// Chunks that were already gone.
     pub absent: u64,

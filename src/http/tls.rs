@@ -33,6 +33,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Progress, TransportError, TransportErrorKind};
 use crate::rt::Connection;
+use crate::wording::text_as_json;
 
 /// Bytes encrypted before they are written in one call: they fit the processor's cache.
 const BUFFER_BYTES: usize = 32 << 10;
@@ -60,6 +61,8 @@ impl FromStr for CertificateFingerprint {
         Ok(Self(bytes))
     }
 }
+
+text_as_json!(CertificateFingerprint);
 
 impl fmt::Display for CertificateFingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

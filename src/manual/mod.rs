@@ -30,6 +30,9 @@ pub mod glossary {}
 #[doc = include_str!("locking.md")]
 pub mod locking {}
 
+#[doc = include_str!("observability.md")]
+pub mod observability {}
+
 #[doc = include_str!("prune.md")]
 pub mod prune {}
 

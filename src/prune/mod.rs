@@ -61,6 +61,7 @@ mod execute;
 mod options;
 mod plan;
 mod report;
+mod wording;
 
 pub use options::PruneOptions;
 pub use plan::{PruneCounts, PrunePlan, plan, plan_deletion};

@@ -38,6 +38,7 @@ pub struct PrunePlan {
 /// Number of snapshots of a plan by decision.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct PruneCounts {
     /// Kept by a rule.
     pub keep: u64,

@@ -8,6 +8,7 @@ use crate::store::{Expected, SnapshotState};
 /// Progress of the execution of a plan.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "event", rename_all = "snake_case"))]
 pub enum PruneEvent {
     /// The execution is done with a snapshot.
     SnapshotFinished {
@@ -25,6 +26,7 @@ pub enum PruneEvent {
 /// Result of all executions of a plan. A failure to remove a snapshot is reported here, not as an error.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct PruneReport {
     /// The groups of the plan.
     pub groups: Vec<PruneGroup>,
@@ -37,6 +39,7 @@ pub struct PruneReport {
 /// A group of a plan or a report.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct PruneGroup {
     /// The group.
     pub group: GroupName,
@@ -49,6 +52,7 @@ pub struct PruneGroup {
 /// A namespace to remove, of a plan or a report.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct PruneNamespace {
     /// The namespace.
     pub namespace: Namespace,
@@ -59,9 +63,11 @@ pub struct PruneNamespace {
 /// A snapshot of a plan or a report.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct PruneSnapshot {
     /// The decision of the plan.
     pub decision: Decision,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) expected: Expected,
     /// Name of the snapshot.
     pub name: SnapshotName,
@@ -74,6 +80,7 @@ pub struct PruneSnapshot {
 /// Outcome for a group or a namespace as a whole.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum PruneGroupOutcome {
     /// Not removed because of an error. Another execution tries again.
     Failed(Error),
@@ -88,6 +95,7 @@ pub enum PruneGroupOutcome {
 /// Outcome for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum PruneOutcome {
     /// Kept because it is, or may be, in use: it is being read, written or moved, is the base of a running backup, or is unfinished
     /// and its writer is not certainly dead. The error says which.
@@ -121,6 +129,7 @@ impl PruneOutcome {
 /// Reason why an execution ended early.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum PruneStop {
     /// The [flag](crate::prune::PruneOptions::abort) was set.
     Aborted,

@@ -18,6 +18,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::format::name::BackupTime;
 
@@ -90,6 +91,7 @@ impl RetentionItem {
 /// Decision about a snapshot. There are exactly these four, so the enum is exhaustive.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Decision {
     /// Kept by a rule.
     Keep,
@@ -99,6 +101,17 @@ pub enum Decision {
     Protected,
     /// To be removed.
     Remove,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keep => "kept",
+            Self::KeepPartial => "kept, it is unfinished and the newest",
+            Self::Protected => "kept, it is protected",
+            Self::Remove => "to be removed",
+        })
+    }
 }
 
 impl Decision {

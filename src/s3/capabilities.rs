@@ -5,6 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::wording::{Parts, word_as_json};
 
 /// Support of one feature by a server.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
@@ -31,6 +32,8 @@ impl Support {
     }
 }
 
+word_as_json!(Support, word);
+
 impl fmt::Display for Support {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -45,6 +48,7 @@ impl fmt::Display for Support {
 /// A setting of a bucket that endangers a store.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Risk {
     /// Lifecycle rules delete objects of the store, or move them to storage without direct access.
     Expiry,
@@ -67,10 +71,12 @@ impl fmt::Display for Risk {
 /// Capabilities of a server, and the settings of the bucket that can do harm.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct S3Capabilities {
     /// Checking a body against its signed hash. Without it, bodies carry an MD5 too.
     pub checks_bodies: Support,
     /// Seconds by which its clock is ahead of the local one; negative if it is behind.
+    #[cfg_attr(feature = "serde", serde(rename = "clock_offset"))]
     pub clock_offset_seconds: i64,
     /// Deleting only a given version.
     pub conditional_delete: Support,
@@ -94,6 +100,18 @@ pub struct S3Capabilities {
     pub quoted_tags: bool,
     /// Reading a byte range.
     pub ranges: Support,
+}
+
+/// A line for each feature, by the name of its field, then one for each risk.
+impl fmt::Display for S3Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = Parts::default();
+        for (name, support) in self.supports() {
+            lines.add(format_args!("{name}: {support}"));
+        }
+        self.risks().into_iter().for_each(|risk| lines.add(risk));
+        f.write_str(&lines.lines())
+    }
 }
 
 impl Default for S3Capabilities {

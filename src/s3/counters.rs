@@ -1,11 +1,15 @@
 //! Statistics of requests, counted for each attempt where it happens, so that none is missed (H152).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::wording::{Count, Parts, Size};
 
 /// Kind of a request.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Operation {
     /// Checks that the bucket exists.
     BucketHead,
@@ -31,7 +35,30 @@ pub enum Operation {
     Put,
 }
 
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
 impl Operation {
+    /// Its name in snake case.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::BucketHead => "bucket_head",
+            Self::BucketPut => "bucket_put",
+            Self::BucketSettings => "bucket_settings",
+            Self::Copy => "copy",
+            Self::Delete => "delete",
+            Self::DeleteMany => "delete_many",
+            Self::Get => "get",
+            Self::Head => "head",
+            Self::List => "list",
+            Self::Multipart => "multipart",
+            Self::Put => "put",
+        }
+    }
+
     /// Returns `true` if such a request changes the bucket.
     pub(crate) fn writes(self) -> bool {
         !matches!(self, Self::BucketHead | Self::BucketSettings | Self::Get | Self::Head | Self::List)
@@ -41,6 +68,7 @@ impl Operation {
 /// Outcome of an attempt.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum RequestOutcome {
     /// Answered with 2xx, or that the object is missing, or that a condition fails.
     Answered,
@@ -54,9 +82,29 @@ pub enum RequestOutcome {
     Throttled,
 }
 
+impl fmt::Display for RequestOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.word())
+    }
+}
+
+impl RequestOutcome {
+    /// Its name in snake case.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Broken => "broken",
+            Self::NotSent => "not_sent",
+            Self::Refused => "refused",
+            Self::Throttled => "throttled",
+        }
+    }
+}
+
 /// Requests of one operation with one outcome.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RequestCount {
     /// Number of attempts.
     pub attempts: u64,
@@ -70,9 +118,17 @@ pub struct RequestCount {
     pub outcome: RequestOutcome,
 }
 
+impl fmt::Display for RequestCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sent, received) = (Size(self.bytes_out), Size(self.bytes_in));
+        write!(f, "{} {}: {}, {sent} sent, {received} received", self.operation, self.outcome, self.attempts)
+    }
+}
+
 /// Statistics of the requests of a client, since it was made. Each attempt counts, repeated ones too.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RequestStats {
     /// Number of attempts that were sent.
     pub attempts: u64,
@@ -82,6 +138,17 @@ pub struct RequestStats {
     pub bytes_out: u64,
     /// The attempts by operation and outcome, in the order of both. Only [`RequestOutcome::NotSent`] is not part of the totals.
     pub counts: Vec<RequestCount>,
+}
+
+/// The total, and a line for each kind of attempt.
+impl fmt::Display for RequestStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sent, received) = (Size(self.bytes_out), Size(self.bytes_in));
+        let mut lines = Parts::default();
+        lines.add(format_args!("{}, {sent} sent, {received} received", Count(self.attempts, "request")));
+        self.counts.iter().for_each(|count| lines.add(count));
+        f.write_str(&lines.lines())
+    }
 }
 
 /// Counts attempts.

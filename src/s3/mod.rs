@@ -62,6 +62,7 @@ pub use options::{Addressing, Encryption, RateLimits, RetryOptions, S3Options};
 /// An error answer of a server. It is the source of the errors of this module.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Refusal {
     /// The error code in the body, such as `AccessDenied`; empty if there was none.
     pub code: String,

@@ -9,6 +9,7 @@ use crate::observer::Observer;
 /// A progress event of a backup or restore. Sizes are in bytes.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "event", rename_all = "snake_case"))]
 pub enum ArchiveEvent {
     /// An archive is complete: backed up, to become visible with its snapshot, or restored.
     ArchiveFinished {

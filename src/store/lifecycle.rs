@@ -25,6 +25,7 @@ const DELETED_AT_ONCE: usize = 1000;
 /// Result of the destruction of a store.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Destruction {
     /// Number of removed objects.
     pub deleted: u64,

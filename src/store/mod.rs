@@ -40,6 +40,7 @@ mod restore;
 mod snapshot_files;
 #[cfg(feature = "tokio")]
 mod tokio_io;
+mod wording;
 
 pub(crate) use backup::pipeline::yield_now;
 pub(crate) use catalog::delete::{DeleteError, DeleteOutcome, Expected};

@@ -9,6 +9,7 @@ use crate::sync::report::SyncOutcome;
 /// A progress event of a sync. Snapshots have their names at the target.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "event", rename_all = "snake_case"))]
 pub enum SyncEvent {
     /// A chunk that the target has was reused.
     ChunkReused {

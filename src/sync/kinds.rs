@@ -17,6 +17,7 @@ pub(super) enum Same {
 /// The plan for a group.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SyncGroup {
     /// Owner of the group at the target, if it differs: the sync leaves the group alone.
     pub foreign_owner: Option<AuthId>,
@@ -31,7 +32,9 @@ pub struct SyncGroup {
 /// The plan for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SyncSnapshot {
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(super) has_client_log: bool,
     /// Its name at the source.
     pub source: SnapshotName,
@@ -44,6 +47,7 @@ pub struct SyncSnapshot {
 /// A planned step for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum SyncStep {
     /// None: the target has a different snapshot of that name.
     Conflict(SyncConflict),
@@ -58,6 +62,7 @@ pub enum SyncStep {
 /// Difference between two snapshots of one name.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum SyncConflict {
     /// The backed-up data.
     Content,
@@ -70,6 +75,7 @@ pub enum SyncConflict {
 /// Part of a snapshot that is transferred although the target has the snapshot.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Resync {
     /// All of it, because the one at the target is damaged.
     Everything,
@@ -82,6 +88,7 @@ pub enum Resync {
 /// Reason why a snapshot is skipped.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum SyncSkip {
     /// The one at the target failed verification or cannot be read, and is not to be replaced.
     Damaged,
@@ -104,6 +111,7 @@ pub enum SyncSkip {
 /// Objects of the target that the source no longer has.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Vanished {
     /// Namespaces to remove if they are empty, inner ones first.
     pub namespaces: Vec<Namespace>,

@@ -44,6 +44,7 @@ mod report;
 mod run;
 mod snapshot;
 mod vanished;
+mod wording;
 
 use futures::future::BoxFuture;
 

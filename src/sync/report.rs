@@ -9,6 +9,7 @@ use crate::sync::kinds::{SyncConflict, SyncSkip};
 /// Result of all executions of a plan so far.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SyncReport {
     /// Results by group.
     pub groups: Vec<SyncGroupReport>,
@@ -55,6 +56,7 @@ impl SyncReport {
 /// Result for a group.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SyncGroupReport {
     /// Outcome for the group as a whole.
     pub outcome: SyncGroupOutcome,
@@ -69,6 +71,7 @@ pub struct SyncGroupReport {
 /// Outcome for a group as a whole.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum SyncGroupOutcome {
     /// Done; see the outcomes of its snapshots.
     Done,
@@ -83,6 +86,7 @@ pub enum SyncGroupOutcome {
 /// Result for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SyncSnapshotReport {
     /// The outcome.
     pub outcome: SyncOutcome,
@@ -95,6 +99,7 @@ pub struct SyncSnapshotReport {
 /// Outcome for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum SyncOutcome {
     /// The target has a different snapshot of that name, which stays.
     Conflict(SyncConflict),
@@ -113,6 +118,7 @@ pub enum SyncOutcome {
 /// Statistics of a transfer.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SyncStats {
     /// Chunks reused at the target without a transfer, except those that the same run transferred before.
     pub chunks_reused: u64,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::wording::{Count, Parts, count_of, fields_as_json, word_as_json};
+
 /// Maximum number of findings that a [`TreeReport`] keeps; it counts the others.
 const MAX_FINDINGS: usize = 100_000;
 
@@ -39,6 +41,14 @@ impl TreeFinding {
     }
 }
 
+fields_as_json!(TreeFinding, finding => {
+    path: finding.shown_path(),
+    problem: finding.problem,
+    message: finding.problem.to_string(),
+    cause: finding.cause,
+    notice: finding.problem.is_notice(),
+});
+
 impl fmt::Display for TreeFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", Shown(&self.path), self.problem)?;
@@ -49,6 +59,7 @@ impl fmt::Display for TreeFinding {
 /// An attribute of an entry that could not be set or read.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Attribute {
     /// Extended attributes, including access control lists and capabilities.
     Extended,
@@ -162,6 +173,8 @@ impl Problem {
     }
 }
 
+word_as_json!(Problem, code);
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -206,6 +219,7 @@ impl fmt::Display for Problem {
 /// It keeps the first 100,000 and counts the others.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct TreeReport {
     /// Number of findings beyond the retained ones.
     pub beyond: u64,
@@ -229,6 +243,23 @@ impl TreeReport {
     /// Returns `true` if all findings are notices: everything asked for was done.
     pub fn is_complete(&self) -> bool {
         self.losses == 0
+    }
+}
+
+/// A few lines: the number of problems and of notices, then each problem.
+impl fmt::Display for TreeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let notices = self.findings.iter().filter(|finding| finding.problem.is_notice()).count();
+        let mut lines = Parts::default();
+        lines.add(format_args!("{}, {}", Count(self.losses, "problem"), count_of(notices, "notice")));
+        self.findings
+            .iter()
+            .filter(|finding| !finding.problem.is_notice())
+            .for_each(|finding| lines.add(finding));
+        if self.beyond > 0 {
+            lines.add(format_args!("and {} more", self.beyond));
+        }
+        f.write_str(&lines.lines())
     }
 }
 

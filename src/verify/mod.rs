@@ -64,6 +64,7 @@ mod report;
 mod run;
 mod sample;
 mod snapshot;
+mod wording;
 
 pub use options::{Recording, Repair, Sample, VerifyMode, VerifyOptions};
 pub use plan::{VerifyEstimate, VerifyPlan, plan};

@@ -47,6 +47,7 @@ struct Started {
 /// Maximum cost of a verification: with shared chunks it is much lower. Repairs cost extra.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct VerifyEstimate {
     /// Bytes read.
     pub bytes: u64,
@@ -135,6 +136,11 @@ impl VerifyPlan {
     /// Maximum cost.
     pub fn estimate(&self) -> &VerifyEstimate {
         &self.estimate
+    }
+
+    /// The part of the store.
+    pub(super) fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// The snapshots in the order of verification: groups in the order of PBS, in each the newest first.

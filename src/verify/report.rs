@@ -14,6 +14,7 @@ pub(super) const LISTED: usize = 1000;
 /// Result of all executions of a plan so far. Damage is data in it, not an error.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct VerifyReport {
     /// Stored bytes read, without the reads of quarantine and reinstatement.
     pub bytes: u64,
@@ -75,6 +76,7 @@ impl VerifyReport {
 /// Number of chunks by result. The first three are good, by strength of the check.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ChunkCounts {
     /// Complete, and fails a check.
     pub corrupt: u64,
@@ -94,6 +96,7 @@ pub struct ChunkCounts {
 /// Strength of a check.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum CheckStrength {
     /// The checksum of the stored, encrypted bytes.
     Checksum,
@@ -106,6 +109,7 @@ pub enum CheckStrength {
 /// Result for a chunk.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum ChunkFinding {
     /// Complete, and fails a check.
     Corrupt,
@@ -120,6 +124,7 @@ pub enum ChunkFinding {
 /// A snapshot with corrupt or missing parts.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SnapshotDamage {
     /// The damaged archives.
     pub archives: Vec<ArchiveDamage>,
@@ -132,6 +137,7 @@ pub struct SnapshotDamage {
 /// An archive with corrupt or missing parts.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ArchiveDamage {
     /// Chunks that are corrupt. Each is counted once.
     pub corrupt: u64,
@@ -150,6 +156,7 @@ pub struct ArchiveDamage {
 /// Defect of an object.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum ObjectFault {
     /// It fails a check, or is not the one in the manifest.
     Corrupt,
@@ -160,6 +167,7 @@ pub enum ObjectFault {
 /// Reason why an execution ended before everything was checked.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Incomplete {
     /// The caller set the abort flag. The next execution continues.
     Aborted,
@@ -173,6 +181,7 @@ pub enum Incomplete {
 /// A snapshot of which nothing or not everything was looked at.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SkippedSnapshot {
     /// Its name.
     pub name: SnapshotName,
@@ -183,6 +192,7 @@ pub struct SkippedSnapshot {
 /// Reason why a snapshot was skipped.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum SkipReason {
     /// It is being written or deleted.
     Busy,
@@ -199,6 +209,7 @@ pub enum SkipReason {
 /// A progress event of a verification.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(tag = "event", rename_all = "snake_case"))]
 pub enum VerifyEvent {
     /// A chunk was checked. Emitted once for each, unless a later execution has to check it again.
     ChunkChecked {

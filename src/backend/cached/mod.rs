@@ -24,6 +24,7 @@ mod foreign;
 mod housekeeping;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -45,6 +46,7 @@ use crate::format::manifest::MANIFEST_BYTES;
 use crate::format::name::Namespace;
 use crate::local::LocalState;
 use crate::local::mirror::CopyName;
+use crate::wording::{Count, Size};
 
 /// Number of entries on a page of a listing.
 const PAGE_ENTRIES: usize = 10_000;
@@ -98,6 +100,7 @@ enum Known {
 /// The report of a refresh.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Refresh {
     /// Bytes of metadata that were fetched.
     pub bytes: u64,
@@ -107,6 +110,12 @@ pub struct Refresh {
     pub is_exclusive: bool,
     /// Objects in the store other than chunks.
     pub objects: u64,
+}
+
+impl fmt::Display for Refresh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "fetched {} of {}, {}", self.fetched, Count(self.objects, "object"), Size(self.bytes))
+    }
 }
 
 impl Kept {

@@ -18,12 +18,14 @@
 //! Source: PBS datastore format §6.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use thiserror::Error;
 
 use crate::format::digest::Digest;
 use crate::format::json::{Json, JsonError, Object};
 use crate::format::name::{ArchiveName, BackupId, BackupTime, BackupType};
+use crate::wording::{Size, fields_as_json, word_as_json};
 
 mod unprotected;
 
@@ -190,6 +192,24 @@ pub struct ManifestFile {
     unknown: Object,
 }
 
+impl fmt::Display for ManifestFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, Size(self.size))?;
+        match self.crypt_mode {
+            CryptMode::Encrypt => f.write_str(", encrypted"),
+            CryptMode::None => Ok(()),
+            CryptMode::SignOnly => f.write_str(", signed"),
+        }
+    }
+}
+
+fields_as_json!(ManifestFile, file => {
+    name: file.name,
+    crypt_mode: file.crypt_mode,
+    size: file.size,
+    checksum: file.checksum,
+});
+
 impl ManifestFile {
     /// An entry for the archive `name`.
     ///
@@ -240,6 +260,14 @@ pub enum CryptMode {
     /// The content is plain, and the manifest is signed.
     SignOnly,
 }
+
+impl fmt::Display for CryptMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+word_as_json!(CryptMode, as_str);
 
 impl CryptMode {
     /// The mode as text: `encrypt`, `none` or `sign-only`.

@@ -1,7 +1,10 @@
+use std::fmt;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::fingerprint::KeyFingerprint;
 use crate::format::json::{Json, Object};
 use crate::format::manifest::{Manifest, ManifestError, field};
+use crate::format::name::BackupTime;
 use crate::format::upid::Upid;
 
 const FINGERPRINT: &str = "key-fingerprint";
@@ -109,6 +112,7 @@ impl Manifest {
 /// Result of the last verification of a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct VerifyState {
     /// Task id of the verification. Its start is the time of the verification.
     pub upid: Upid,
@@ -119,11 +123,31 @@ pub struct VerifyState {
 /// State of a verification. The format defines exactly these two, so the enum is exhaustive.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum VerifyResult {
     /// Something was missing or damaged.
     Failed,
     /// Everything was present and intact.
     Ok,
+}
+
+impl fmt::Display for VerifyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.state)?;
+        match BackupTime::from_epoch(self.upid.start_epoch()) {
+            Ok(time) => write!(f, " at {time}"),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for VerifyResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failed => "verification failed",
+            Self::Ok => "verified",
+        })
+    }
 }
 
 impl VerifyState {

@@ -3,6 +3,7 @@ use std::str::FromStr;
 
 use crate::error::ParseError;
 use crate::format::name::{NAME_MAX, NameFault, NameKind};
+use crate::wording::text_as_json;
 
 /// A file of a snapshot that the manifest lists: a safe id that ends in `.blob`, `.didx` or `.fidx`.
 ///
@@ -131,6 +132,8 @@ impl FromStr for ArchiveName {
         Ok(Self(text.to_owned()))
     }
 }
+
+text_as_json!(ArchiveName);
 
 impl fmt::Display for ArchiveName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,6 +3,7 @@ use std::str::FromStr;
 
 use crate::error::ParseError;
 use crate::format::name::{NameFault, NameKind};
+use crate::wording::text_as_json;
 
 /// The owner or user of a group: `user@realm`, or `user@realm!token` for an API token of that user.
 ///
@@ -78,6 +79,8 @@ impl FromStr for AuthId {
         Ok(Self { text: text.to_owned(), user_bytes: user.len() + 1 + realm.len() })
     }
 }
+
+text_as_json!(AuthId);
 
 impl fmt::Display for AuthId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

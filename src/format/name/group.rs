@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use crate::error::ParseError;
 use crate::format::name::{BackupTime, NAME_MAX, NameFault, NameKind, Namespace, SnapshotName};
+use crate::wording::text_as_json;
 
 /// A backup group: the snapshots of one host, guest or container over time.
 ///
@@ -59,6 +60,8 @@ impl FromStr for GroupName {
         Ok(Self { namespace, backup_type: backup_type.parse()?, id: id.parse()? })
     }
 }
+
+text_as_json!(BackupId, BackupType, GroupName);
 
 impl fmt::Display for GroupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

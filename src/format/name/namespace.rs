@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use crate::error::ParseError;
 use crate::format::name::{NameFault, NameKind};
+use crate::wording::text_as_json;
 
 /// A namespace: the path of names that leads to it from the root, at most 7 of them and 256 bytes joined.
 ///
@@ -113,6 +114,8 @@ impl FromStr for Namespace {
         text.split('/').try_fold(Self::root(), |namespace, component| namespace.child(component))
     }
 }
+
+text_as_json!(Namespace);
 
 impl fmt::Display for Namespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

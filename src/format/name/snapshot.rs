@@ -3,6 +3,7 @@ use std::str::FromStr;
 
 use crate::error::ParseError;
 use crate::format::name::{BackupTime, GroupName, NameFault, NameKind, Namespace};
+use crate::wording::text_as_json;
 
 /// A snapshot: one backup of a group.
 ///
@@ -44,6 +45,8 @@ impl FromStr for SnapshotName {
         Ok(Self { group: group.parse()?, time: time.parse()? })
     }
 }
+
+text_as_json!(SnapshotName);
 
 impl fmt::Display for SnapshotName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,6 +7,7 @@ use jiff::civil::{Date, DateTime, Time};
 
 use crate::error::ParseError;
 use crate::format::name::{NameFault, NameKind};
+use crate::wording::text_as_json;
 
 /// Time of a snapshot, in whole seconds: the last part of its name.
 ///
@@ -100,6 +101,8 @@ impl FromStr for BackupTime {
         Self::from_epoch(DateTime::from_parts(date, time).duration_since(EPOCH).as_secs())
     }
 }
+
+text_as_json!(BackupTime);
 
 impl fmt::Display for BackupTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

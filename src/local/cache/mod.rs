@@ -17,6 +17,7 @@
 mod file;
 mod index;
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ use self::file::{blocks, is_gone, read, size_on_disk, trailer};
 use self::index::Index;
 use crate::format::Digest;
 use crate::local::private::{self, make_directory};
+use crate::wording::{Count, Size};
 
 /// A cache of stored chunks in a directory. Its functions block on the disk.
 #[derive(Debug)]
@@ -47,6 +49,7 @@ pub(crate) struct ChunkCache {
 
 /// Statistics of a cache since it was opened, and its contents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CacheCounts {
     /// Number of hits.
@@ -65,6 +68,13 @@ pub struct CacheCounts {
     pub bytes: u64,
     /// Number of entries.
     pub entries: u64,
+}
+
+impl fmt::Display for CacheCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (entries, hits) = (Count(self.entries, "cached chunk"), Count(self.hits, "hit"));
+        write!(f, "{entries}, {}; {hits}, {}", Size(self.bytes), Count(self.misses, "miss"))
+    }
 }
 
 impl ChunkCache {

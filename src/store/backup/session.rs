@@ -64,6 +64,7 @@ pub(in crate::store) struct WrittenSnapshot {
 /// Use of the base by an archive.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum BaseUse {
     /// The index of the archive in the base is damaged or missing: a full backup.
     Damaged,
@@ -99,6 +100,7 @@ impl fmt::Display for BaseUse {
 /// An archive that was written.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ArchiveSummary {
     /// The use of the base.
     pub base: BaseUse,
@@ -115,6 +117,7 @@ pub struct ArchiveSummary {
 /// Statistics of a backup so far. Sizes are in bytes.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct BackupStats {
     /// Read from the caller.
     pub bytes_read: u64,
@@ -131,6 +134,7 @@ pub struct BackupStats {
 /// Summary of a finished backup.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct BackupSummary {
     /// The archives, in the order in which they were completed.
     pub archives: Vec<ArchiveSummary>,

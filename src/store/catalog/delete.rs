@@ -31,6 +31,7 @@ use crate::store::{SnapshotInfo, StoreInner};
 /// Result of the deletion of a group or a namespace.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Deletion {
     /// Deleted snapshots.
     pub deleted: Vec<SnapshotName>,

@@ -17,6 +17,7 @@ const NEWEST: usize = 4;
 /// A snapshot in a listing.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct SnapshotInfo {
     /// Its files, by name. The manifest, the client log and the mark of protection are not among them.
     pub files: Vec<FileInfo>,
@@ -54,6 +55,7 @@ impl SnapshotInfo {
 /// A file of a snapshot in a listing.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct FileInfo {
     /// Its name.
     pub name: crate::format::name::ArchiveName,
@@ -64,6 +66,7 @@ pub struct FileInfo {
 /// How far a snapshot got.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum SnapshotState {
     /// It has a manifest.
     Finished,

@@ -9,6 +9,7 @@ use crate::format::name::{GroupName, Namespace, SnapshotName};
 /// Each operation documents the variants that it accepts, and any objects that it leaves out.
 #[expect(clippy::exhaustive_enums, reason = "there are no others, and matching on all of them is meant")]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Scope {
     /// One group.
     Group(GroupName),

@@ -29,6 +29,7 @@ use crate::store::catalog::delete::DeleteError;
 /// Result of a copy or move. Failures are reported here, not as errors.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Relocation {
     /// Results by group.
     pub groups: Vec<RelocatedGroup>,
@@ -41,6 +42,7 @@ pub struct Relocation {
 /// Result for a group.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RelocatedGroup {
     /// Reason why nothing of it was copied or moved, or why its metadata could not be removed.
     pub error: Option<Error>,
@@ -57,6 +59,7 @@ pub struct RelocatedGroup {
 /// Result for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct RelocatedSnapshot {
     /// Its name at the source.
     pub name: SnapshotName,
@@ -67,6 +70,7 @@ pub struct RelocatedSnapshot {
 /// Outcome for a snapshot.
 #[non_exhaustive]
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 pub enum Relocated {
     /// The destination has the same snapshot already.
     AlreadyThere,

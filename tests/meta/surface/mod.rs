@@ -4,6 +4,7 @@
 //! features on, and a `pub` function or constant of such a type. Variants, fields and the methods of traits do not count. Modules below
 //! `#[doc(hidden)]` are no part of the surface.
 
+mod reports;
 mod sources;
 mod text;
 

@@ -1,0 +1,3 @@
+//! What an operator sees of a store: JSON and words of reports.
+
+mod reports;
