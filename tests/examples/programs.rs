@@ -184,8 +184,6 @@ fn a_closed_output_pipe_does_not_change_the_result() {
             place.check_released();
         }
     }
-    let done = output(example("quickstart").stdout(closed_pipe()));
-    assert_eq!(status(&done), 0, "{}", errors(&done));
 }
 
 #[test]
@@ -208,7 +206,6 @@ fn output_to_a_full_disk_fails_with_a_message() {
         let found = output(place.on("list", "store").stdout(Stdio::piped()));
         assert!(String::from_utf8(found.stdout).unwrap().contains("host/c/"), "the backup was made");
     }
-    assert_eq!(status(&output(example("quickstart").stdout(full_disk()))), 1);
 }
 
 #[test]
@@ -430,17 +427,6 @@ fn a_second_signal_ends_a_command_immediately() {
     running.until("the end of the lease", is_stalled);
     running.signal(Signal::TERM);
     assert_eq!(running.end().0, 143);
-}
-
-#[test]
-fn an_interrupted_quickstart_leaves_no_directory() {
-    let temporary = tempfile::tempdir().unwrap();
-    let mut running = Running::start(example("quickstart").env("TMPDIR", temporary.path()));
-    let is_there = || fs::read_dir(temporary.path()).unwrap().next().is_some();
-    running.until("its directory", is_there);
-    running.signal(Signal::TERM);
-    let (status, _) = running.end();
-    assert!(status == 143 && !is_there(), "{status}");
 }
 
 #[test]
