@@ -30,7 +30,7 @@ use crate::s3::credentials::{
 /// another identity do not replace it. The source that answered first answers all later calls; clones share it. If no source is configured, the error is
 /// `NotFound`, which a client reports as `Denied`; its text lists the reason of each source.
 ///
-/// [A page of the manual](crate::manual::credentials) lists the variables and files that each source reads.
+/// The guide `manual::credentials` lists the variables and files that each source reads.
 #[derive(Clone, Debug)]
 pub struct DefaultCredentials(Arc<Chain>);
 

@@ -66,6 +66,7 @@ async fn until(sim: &SimRuntime, moment: Duration) {
     sim.sleep(moment.saturating_sub(sim.monotonic())).await;
 }
 
+/// Proves H153.
 #[test]
 fn many_callers_fetch_once() {
     for seed in 0..20 {
@@ -116,6 +117,7 @@ fn callers_wait_for_others_in_the_last_minute() {
     assert_eq!(provider.calls(), 2);
 }
 
+/// Proves H153.
 #[test]
 fn valid_credentials_are_used_while_refreshes_fail_with_growing_pauses() {
     let (sim, provider) = (SimRuntime::new(4), Numbered::new(Some(HOUR)));
@@ -142,6 +144,7 @@ fn valid_credentials_are_used_while_refreshes_fail_with_growing_pauses() {
     });
 }
 
+/// Proves H153.
 #[test]
 fn a_provider_that_is_not_available_is_asked_three_times() {
     let (sim, provider) = (SimRuntime::new(5), Numbered::new(None));
