@@ -27,6 +27,7 @@ mod tokio;
 #[cfg(feature = "tokio")]
 mod tokio_io;
 
+use std::any::Any;
 use std::fmt;
 use std::hash::BuildHasher as _;
 use std::io;
@@ -35,7 +36,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::channel::oneshot;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt as _};
 use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -53,6 +54,11 @@ pub use tokio_io::TokioIo;
 
 /// A job that may block: file access, or processor-bound work that is too long for an async task.
 pub type BlockingJob = Box<dyn FnOnce() + Send + 'static>;
+
+/// The answer of a job, whose type the caller knows.
+type AnyAnswer = Box<dyn Any + Send>;
+/// A job with an answer.
+type AnswerJob = Box<dyn FnOnce() -> AnyAnswer + Send>;
 
 /// The services that the library needs from an async runtime.
 ///
@@ -117,12 +123,21 @@ impl dyn Runtime {
         T: Send + 'static,
         F: FnOnce() -> Result<T> + Send + 'static,
     {
+        let answer = self.answer_of(Box::new(move || Box::new(job()))).await;
+        match answer.map(AnyAnswer::downcast::<Result<T>>) {
+            Some(Ok(answer)) => *answer,
+            _ => Err(Error::new(ErrorKind::Internal, action)),
+        }
+    }
+
+    /// `None` if the job panicked or the pool has shut down. One type of channel serves all jobs, which keeps the crate quick to compile.
+    fn answer_of(&self, job: AnswerJob) -> impl Future<Output = Option<AnyAnswer>> + use<> {
         let (sender, receiver) = oneshot::channel();
         self.spawn_blocking(Box::new(move || {
             // A dropped receiver means that the caller no longer wants the answer.
             let _ = sender.send(job());
         }));
-        receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, action)))
+        receiver.map(std::result::Result::ok)
     }
 }
 

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures::future::BoxFuture;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{HttpTransport, Progress, Response};
 use crate::rt::{Rate, Runtime};
@@ -167,10 +169,14 @@ impl BucketClient {
         self.shared.concurrency.limit()
     }
 
-    /// Sends a request until the server answers.
-    pub(super) async fn call(&self, action: &'static str, call: &Call<'_>) -> Result<Answer> {
+    /// Sends a request until the server answers. The box keeps the loop out of the code of every caller.
+    pub(super) fn call<'a>(
+        &'a self,
+        action: &'static str,
+        call: &'a Call<'a>,
+    ) -> BoxFuture<'a, Result<Answer>> {
         let guard = self.guard.as_deref().filter(|_| call.operation.writes());
-        self.shared.call(action, call, guard).await
+        Box::pin(self.shared.call(action, call, guard))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Listings in pages.
 
+use futures::future::BoxFuture;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::call::Call;
 use crate::s3::client::BucketClient;
@@ -84,35 +86,42 @@ impl BucketClient {
         Ok(is_empty && rest.truncated != Some(true) && rest.next.is_none())
     }
 
-    async fn page(&self, request: &ListRequest, token: Option<&str>) -> Result<Listing> {
-        let max_keys = request.max_keys.map(|most| most.to_string());
-        let mut query =
-            vec![("list-type", "2"), ("encoding-type", "url"), ("prefix", request.prefix.as_str())];
-        query.extend(request.fold.then_some(("delimiter", "/")));
-        query.extend(max_keys.as_deref().map(|most| ("max-keys", most)));
-        // Every wanted key sorts after a start key before the prefix, and Garage answers such a start key with nothing.
-        let start_after = request.start_after.as_deref().filter(|key| *key > request.prefix.as_str());
-        query.extend(start_after.map(|key| ("start-after", key)));
-        query.extend(token.map(|token| ("continuation-token", token)));
-        let call = Call { query: &query, ..Call::new(Operation::List, "GET", None) };
-        let answer = self.call("list", &call).await?;
-        if !answer.is_success() {
-            return Err(not_there(answer, "list", &request.prefix));
-        }
-        let body = answer.response.body;
-        // Parsing a full page takes milliseconds, during which other tasks may run.
-        let parsed = if body.len() < LARGE_PAGE {
-            parse_listing(&body)
-        } else {
-            self.shared.runtime.run_blocking("read a listing", move || Ok(parse_listing(&body))).await?
-        };
-        let listing = parsed.map_err(|error| from_document(error, "list", &request.prefix))?;
-        let broken =
-            |why: &'static str| Error::new(ErrorKind::Unavailable, "list").on(&request.prefix).because(why);
-        let keys = listing.objects.iter().map(|object| object.key.as_str());
-        check_order(request, keys).map_err(broken)?;
-        check_order(request, listing.common_prefixes.iter().map(String::as_str)).map_err(broken)?;
-        Ok(listing)
+    fn page<'a>(
+        &'a self,
+        request: &'a ListRequest,
+        token: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Listing>> {
+        Box::pin(async move {
+            let max_keys = request.max_keys.map(|most| most.to_string());
+            let mut query =
+                vec![("list-type", "2"), ("encoding-type", "url"), ("prefix", request.prefix.as_str())];
+            query.extend(request.fold.then_some(("delimiter", "/")));
+            query.extend(max_keys.as_deref().map(|most| ("max-keys", most)));
+            // Every wanted key sorts after a start key before the prefix, and Garage answers such a start key with nothing.
+            let start_after = request.start_after.as_deref().filter(|key| *key > request.prefix.as_str());
+            query.extend(start_after.map(|key| ("start-after", key)));
+            query.extend(token.map(|token| ("continuation-token", token)));
+            let call = Call { query: &query, ..Call::new(Operation::List, "GET", None) };
+            let answer = self.call("list", &call).await?;
+            if !answer.is_success() {
+                return Err(not_there(answer, "list", &request.prefix));
+            }
+            let body = answer.response.body;
+            // Parsing a full page takes milliseconds, during which other tasks may run.
+            let parsed = if body.len() < LARGE_PAGE {
+                parse_listing(&body)
+            } else {
+                self.shared.runtime.run_blocking("read a listing", move || Ok(parse_listing(&body))).await?
+            };
+            let listing = parsed.map_err(|error| from_document(error, "list", &request.prefix))?;
+            let broken = |why: &'static str| {
+                Error::new(ErrorKind::Unavailable, "list").on(&request.prefix).because(why)
+            };
+            let keys = listing.objects.iter().map(|object| object.key.as_str());
+            check_order(request, keys).map_err(broken)?;
+            check_order(request, listing.common_prefixes.iter().map(String::as_str)).map_err(broken)?;
+            Ok(listing)
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::s3::Refusal;
@@ -91,21 +92,28 @@ impl BucketClient {
     /// # Cancel safety
     /// The future may be dropped.
     pub async fn get(&self, key: &str, limit: u64) -> Result<(Bytes, Head)> {
-        let mut call = Call::new(Operation::Get, "GET", Some(key));
-        call.body_limit = limit;
-        let answer = self.call("read", &call).await?;
-        if !answer.is_success() {
-            return Err(not_there(answer, "read", key));
-        }
-        if answer.status() != 200 {
-            return Err(protocol("read", key, "the server answered with a range that was not requested"));
-        }
-        let head = head_of(&answer, None);
-        if answer.response.may_be_truncated {
-            return Err(protocol("read", key, "the answer does not show that the object is complete"));
-        }
-        let head = Head { size: answer.response.body.len() as u64, ..head };
-        Ok((answer.response.body, head))
+        self.boxed_get(key, limit).await
+    }
+
+    // Each of the boxed bodies here is compiled once, and not in each module that calls it.
+    fn boxed_get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<(Bytes, Head)>> {
+        Box::pin(async move {
+            let mut call = Call::new(Operation::Get, "GET", Some(key));
+            call.body_limit = limit;
+            let answer = self.call("read", &call).await?;
+            if !answer.is_success() {
+                return Err(not_there(answer, "read", key));
+            }
+            if answer.status() != 200 {
+                return Err(protocol("read", key, "the server answered with a range that was not requested"));
+            }
+            let head = head_of(&answer, None);
+            if answer.response.may_be_truncated {
+                return Err(protocol("read", key, "the answer does not show that the object is complete"));
+            }
+            let head = Head { size: answer.response.body.len() as u64, ..head };
+            Ok((answer.response.body, head))
+        })
     }
 
     /// Reads the bytes `range` of an object. [`Head`] has the size of the whole object.
@@ -164,27 +172,38 @@ impl BucketClient {
     /// # Cancel safety
     /// The future may be dropped.
     pub async fn head(&self, key: &str) -> Result<Head> {
-        let action = "look up";
-        for _ in 0..LOOKS {
-            let answer = self.call(action, &Call::new(Operation::Head, "HEAD", Some(key))).await?;
-            if answer.is_success() {
-                let size = answer.header("content-length").and_then(|length| length.parse().ok());
-                let size = size.ok_or_else(|| protocol(action, key, "the answer has no length"))?;
-                return Ok(head_of(&answer, Some(size)));
+        self.boxed_head(key).await
+    }
+
+    fn boxed_head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Head>> {
+        Box::pin(async move {
+            let action = "look up";
+            for _ in 0..LOOKS {
+                let answer = self.call(action, &Call::new(Operation::Head, "HEAD", Some(key))).await?;
+                if answer.is_success() {
+                    let size = answer.header("content-length").and_then(|length| length.parse().ok());
+                    let size = size.ok_or_else(|| protocol(action, key, "the answer has no length"))?;
+                    return Ok(head_of(&answer, Some(size)));
+                }
+                let by_the_server = answer.header("x-amz-request-id").is_some();
+                if answer.status() != 404 || by_the_server {
+                    return Err(not_there(answer, action, key));
+                }
+                // A proxy may have answered 404. An answer to GET has a body, which identifies its sender (I7).
+                match self.get_range(key, 0..1).await {
+                    Ok((_, head)) => return Ok(head),
+                    // The object exists, even if it is empty.
+                    Err(error)
+                        if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {}
+                    Err(error) => return Err(error),
+                }
             }
-            let by_the_server = answer.header("x-amz-request-id").is_some();
-            if answer.status() != 404 || by_the_server {
-                return Err(not_there(answer, action, key));
-            }
-            // A proxy may have answered 404. An answer to GET has a body, which identifies its sender (I7).
-            match self.get_range(key, 0..1).await {
-                Ok((_, head)) => return Ok(head),
-                // The object exists, even if it is empty.
-                Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(protocol(action, key, "the server gives contradictory answers about whether the object exists"))
+            Err(protocol(
+                action,
+                key,
+                "the server gives contradictory answers about whether the object exists",
+            ))
+        })
     }
 
     /// Stores an object and returns its entity tag: in one request of at most 5 GiB, or in parts if it is at least as large as
@@ -197,30 +216,41 @@ impl BucketClient {
     /// # Cancel safety
     /// A dropped future leaves the old object or the new one; the new one may appear later.
     pub async fn put(&self, key: &str, body: Bytes, condition: &Condition) -> Result<String> {
-        if *condition == Condition::Always && body.len() as u64 >= self.shared.options.parts_from {
-            return self.put_in_parts(key, &body).await;
-        }
-        let mut call = Call::new(Operation::Put, "PUT", Some(key));
-        self.checksum_header(&mut call, &body).await?;
-        call.body = body;
-        call.header("content-type", "application/octet-stream");
-        call.header("cache-control", "no-transform");
-        condition.apply(&mut call);
-        self.storage_headers(&mut call);
-        let doubt = match self.call("store", &call).await {
-            Ok(answer) if answer.is_success() => {
-                return Ok(answer.header("etag").unwrap_or_default().to_owned());
+        self.boxed_put(key, body, condition).await
+    }
+
+    fn boxed_put<'a>(
+        &'a self,
+        key: &'a str,
+        body: Bytes,
+        condition: &'a Condition,
+    ) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async move {
+            if *condition == Condition::Always && body.len() as u64 >= self.shared.options.parts_from {
+                return self.put_in_parts(key, &body).await;
             }
-            // An earlier attempt may have stored it.
-            Ok(answer) if answer.status() == 412 && answer.ambiguous => {
-                answer.into_error(ErrorKind::Unavailable, "store", key)
-            }
-            Ok(answer) => return Err(condition_failed(answer, condition, "store", key)),
-            // Concurrent writers of the key may continue for longer than the deadline (H113).
-            Err(error) if *condition == Condition::Absent && refused_with(&error, 409) => error,
-            Err(error) => return Err(error),
-        };
-        self.find(key, &call.body, condition, doubt).await
+            let mut call = Call::new(Operation::Put, "PUT", Some(key));
+            self.checksum_header(&mut call, &body).await?;
+            call.body = body;
+            call.header("content-type", "application/octet-stream");
+            call.header("cache-control", "no-transform");
+            condition.apply(&mut call);
+            self.storage_headers(&mut call);
+            let doubt = match self.call("store", &call).await {
+                Ok(answer) if answer.is_success() => {
+                    return Ok(answer.header("etag").unwrap_or_default().to_owned());
+                }
+                // An earlier attempt may have stored it.
+                Ok(answer) if answer.status() == 412 && answer.ambiguous => {
+                    answer.into_error(ErrorKind::Unavailable, "store", key)
+                }
+                Ok(answer) => return Err(condition_failed(answer, condition, "store", key)),
+                // Concurrent writers of the key may continue for longer than the deadline (H113).
+                Err(error) if *condition == Condition::Absent && refused_with(&error, 409) => error,
+                Err(error) => return Err(error),
+            };
+            self.find(key, &call.body, condition, doubt).await
+        })
     }
 
     /// The entity tag of the stored object if it is the one that was to be stored on a condition; otherwise the error that is certain after a lost answer.
@@ -272,19 +302,25 @@ impl BucketClient {
     /// # Cancel safety
     /// A dropped future may delete the object later.
     pub async fn delete(&self, key: &str, condition: &Condition) -> Result<Deletion> {
-        let mut call = Call::new(Operation::Delete, "DELETE", Some(key));
-        condition.apply(&mut call);
-        let answer = self.call("delete", &call).await?;
-        match answer.status() {
-            // With a condition too: equal contents have equal tags, even when they are stored again.
-            200..300 | 404 if answer.ambiguous => Ok(Deletion::InDoubt),
-            200..300 | 404 => Ok(Deletion::Final),
-            412 if answer.ambiguous => match self.head(key).await {
-                Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(Deletion::Final),
-                _ => Err(answer.into_error(ErrorKind::Unavailable, "delete", key)),
-            },
-            _ => Err(answer.into_error(condition.failure(), "delete", key)),
-        }
+        self.boxed_delete(key, condition).await
+    }
+
+    fn boxed_delete<'a>(&'a self, key: &'a str, condition: &'a Condition) -> BoxFuture<'a, Result<Deletion>> {
+        Box::pin(async move {
+            let mut call = Call::new(Operation::Delete, "DELETE", Some(key));
+            condition.apply(&mut call);
+            let answer = self.call("delete", &call).await?;
+            match answer.status() {
+                // With a condition too: equal contents have equal tags, even when they are stored again.
+                200..300 | 404 if answer.ambiguous => Ok(Deletion::InDoubt),
+                200..300 | 404 => Ok(Deletion::Final),
+                412 if answer.ambiguous => match self.head(key).await {
+                    Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(Deletion::Final),
+                    _ => Err(answer.into_error(ErrorKind::Unavailable, "delete", key)),
+                },
+                _ => Err(answer.into_error(condition.failure(), "delete", key)),
+            }
+        })
     }
 
     /// The header that lets a server detect a damaged body if it does not check the signed hash (D12).

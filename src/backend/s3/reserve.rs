@@ -50,6 +50,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::PutMode;
@@ -118,25 +119,27 @@ impl Reserve {
     ///
     /// # Errors
     /// As for [`BucketClient::put`] and [`BucketClient::delete`]; `Full` if the bucket is full without these objects too.
-    pub(super) async fn put(
-        &self,
-        client: &BucketClient,
-        key: &str,
+    pub(super) fn put<'a>(
+        &'a self,
+        client: &'a BucketClient,
+        key: &'a str,
         bytes: Bytes,
-        condition: &Condition,
-    ) -> Result<String> {
-        let is_full = |put: &Result<String>| matches!(put, Err(error) if error.kind() == ErrorKind::Full);
-        let mut put = client.put(key, bytes.clone(), condition).await;
-        while is_full(&put) {
-            let Some(number) = self.spend() else { break };
-            let _ = client.delete(&self.key(&Key::Reserve(number)), &Condition::Always).await?;
-            put = client.put(key, bytes.clone(), condition).await;
-        }
-        if is_full(&put) {
-            let _ = client.delete(&self.key(&Key::GcStatus), &Condition::Always).await?;
-            put = client.put(key, bytes, condition).await;
-        }
-        put
+        condition: &'a Condition,
+    ) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async move {
+            let is_full = |put: &Result<String>| matches!(put, Err(error) if error.kind() == ErrorKind::Full);
+            let mut put = client.put(key, bytes.clone(), condition).await;
+            while is_full(&put) {
+                let Some(number) = self.spend() else { break };
+                let _ = client.delete(&self.key(&Key::Reserve(number)), &Condition::Always).await?;
+                put = client.put(key, bytes.clone(), condition).await;
+            }
+            if is_full(&put) {
+                let _ = client.delete(&self.key(&Key::GcStatus), &Condition::Always).await?;
+                put = client.put(key, bytes, condition).await;
+            }
+            put
+        })
     }
 
     /// Fails while the reserve is spent and cannot be stored again. Called before a put of data.

@@ -1,7 +1,8 @@
 //! Stored formats of larder itself, which PBS does not know.
 
 pub(crate) mod gc_candidates;
-#[cfg(feature = "s3")]
+#[cfg(any(feature = "s3", test))]
+#[cfg_attr(not(feature = "s3"), allow(dead_code, reason = "its own tests need no feature"))]
 pub(crate) mod lease_record;
 pub(crate) mod store_record;
 pub(crate) mod suspects;

@@ -61,6 +61,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures::future::BoxFuture;
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::LeaseTerm;
@@ -213,14 +214,20 @@ impl Lease {
         if self.lease_term().is_some() {
             return Ok(());
         }
-        let _alone = self.changing.lock().await;
-        let state = self.state().clone();
-        match state {
-            State::Lost(who) => Err(lost(&who)),
-            State::Held(held) if self.valid_until(&held).is_some() => Ok(()),
-            State::Held(held) => self.renew(held).await,
-            State::Free => self.take().await,
-        }
+        self.take_or_renew().await
+    }
+
+    fn take_or_renew(self: &Arc<Self>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let _alone = self.changing.lock().await;
+            let state = self.state().clone();
+            match state {
+                State::Lost(who) => Err(lost(&who)),
+                State::Held(held) if self.valid_until(&held).is_some() => Ok(()),
+                State::Held(held) => self.renew(held).await,
+                State::Free => self.take().await,
+            }
+        })
     }
 
     /// Renews the lease if it is overdue. Never takes it.

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+
 use crate::backend::in_doubt::MAX_REQUEST_TIME;
 use crate::backend::s3::lease::found::Found;
 use crate::backend::s3::lease::names::Doubt;
@@ -104,34 +106,39 @@ impl Lease {
     ///
     /// # Errors
     /// `Busy` if the lease was lost; `Unavailable` if that is unknown.
-    pub(super) async fn renew(self: &Arc<Self>, held: Held) -> Result<()> {
-        let record = Record { beat: held.record.beat + 1, removing: self.names_removed(), ..held.record };
-        let sent = self.moment();
-        if !self.place.conditional {
-            let found = self.read().await?;
-            if !found.as_ref().is_some_and(|found| self.is_mine(found)) {
-                return Err(self.lose(found.as_ref()));
-            }
-        }
-        let tag = match self.write(&record, Some(&held.tag)).await {
-            Ok(tag) if !tag.is_empty() => tag,
-            written => match self.read().await? {
-                Some(found) if found.record == record => found.tag,
-                // The put had no effect, and no other process changed the lease: the next renewal retries against the same tag.
-                Some(found) if found.tag == held.tag => return written.map(drop),
-                // An earlier renewal of this process was executed late. The lease is still ours: the next renewal replaces that one.
-                Some(found) if self.is_mine(&found) && found.record.epoch == held.record.epoch => {
-                    let found = Held { record: found.record, tag: found.tag, ..held };
-                    *self.state() = State::Held(found);
-                    let error = Error::new(ErrorKind::Unavailable, "renew the lease");
-                    return Err(error.on(&self.place.lease).because("an earlier renewal was executed late"));
+    pub(super) fn renew(self: &Arc<Self>, held: Held) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let record = Record { beat: held.record.beat + 1, removing: self.names_removed(), ..held.record };
+            let sent = self.moment();
+            if !self.place.conditional {
+                let found = self.read().await?;
+                if !found.as_ref().is_some_and(|found| self.is_mine(found)) {
+                    return Err(self.lose(found.as_ref()));
                 }
-                found => return Err(self.lose(found.as_ref())),
-            },
-        };
-        // Counted from the time at which the put was sent: the server may have executed it right then.
-        *self.state() = State::Held(Held { confirmed: sent.monotonic, record, renewed: sent, tag, ..held });
-        Ok(())
+            }
+            let tag = match self.write(&record, Some(&held.tag)).await {
+                Ok(tag) if !tag.is_empty() => tag,
+                written => match self.read().await? {
+                    Some(found) if found.record == record => found.tag,
+                    // The put had no effect, and no other process changed the lease: the next renewal retries against the same tag.
+                    Some(found) if found.tag == held.tag => return written.map(drop),
+                    // An earlier renewal of this process was executed late. The lease is still ours: the next renewal replaces that one.
+                    Some(found) if self.is_mine(&found) && found.record.epoch == held.record.epoch => {
+                        let found = Held { record: found.record, tag: found.tag, ..held };
+                        *self.state() = State::Held(found);
+                        let error = Error::new(ErrorKind::Unavailable, "renew the lease");
+                        return Err(error
+                            .on(&self.place.lease)
+                            .because("an earlier renewal was executed late"));
+                    }
+                    found => return Err(self.lose(found.as_ref())),
+                },
+            };
+            // Counted from the time at which the put was sent: the server may have executed it right then.
+            *self.state() =
+                State::Held(Held { confirmed: sent.monotonic, record, renewed: sent, tag, ..held });
+            Ok(())
+        })
     }
 
     /// Renews the lease in the background while it is held and the backend exists.
