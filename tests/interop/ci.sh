@@ -5,8 +5,9 @@ cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-cargo build --quiet --release --example backup --example restore --example list
-bin=${CARGO_TARGET_DIR:-target}/release/examples
+# With these features the tests have built them already.
+cargo build --quiet --all-features --example backup --example restore --example list
+bin=${CARGO_TARGET_DIR:-target}/debug/examples
 tree=$work/tree
 mkdir -p "$tree/sub/deep" "$tree/empty"
 head -c 3000000 /dev/urandom >"$tree/random"

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use futures::executor::block_on;
-use futures::io::{AsyncReadExt as _, Cursor};
+use futures::io::Cursor;
 use larder::backend::{Backend, Ownership};
 use larder::chunker::Chunker;
 use larder::error::{ErrorKind, Result};
@@ -18,6 +18,7 @@ use larder::store::{Datastore, Options, Protection, SnapshotReader, SnapshotStat
 use larder_testing::bucket::Bucket;
 use larder_testing::fixture;
 use larder_testing::fixture::{files, name_of, snapshots};
+use larder_testing::read_to_end;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -85,9 +86,7 @@ async fn contents(snapshot: &SnapshotReader, name: &str) -> Result<Vec<u8>> {
     if name.ends_with(".blob") {
         return snapshot.blob(name).await.map(|blob| blob.to_vec());
     }
-    let mut read = Vec::new();
-    snapshot.archive(name).await?.read_to_end(&mut read).await.unwrap();
-    Ok(read)
+    Ok(read_to_end(&mut snapshot.archive(name).await?).await.unwrap())
 }
 
 /// Lists and restores everything that PBS wrote; how many archives, and how many are encrypted and refused.

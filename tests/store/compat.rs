@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::executor::block_on;
-use futures::io::{AsyncReadExt as _, Cursor};
+use futures::io::Cursor;
 use larder::backend::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 use larder::error::ErrorKind;
 use larder::format::Digest;
@@ -16,6 +16,7 @@ use larder::internal::manifest;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
 use larder_testing::fixture::{self, files, name_of, snapshots};
+use larder_testing::read_to_end;
 use serde_json::Value;
 
 fn options() -> FsOptions {
@@ -176,8 +177,7 @@ async fn check_contents(store: &Datastore, expected: &Value) -> (usize, usize) {
                 match snapshot.archive(name).await {
                     Err(error) => Err(error),
                     Ok(mut archive) => {
-                        let mut read = Vec::new();
-                        archive.read_to_end(&mut read).await.unwrap();
+                        let read = read_to_end(&mut archive).await.unwrap();
                         assert!(restore(&snapshot, name).await == read);
                         Ok(read)
                     }

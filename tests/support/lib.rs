@@ -21,13 +21,27 @@ pub mod sim_bucket;
 #[cfg(feature = "testing")]
 pub mod watched;
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 
 use futures::future::BoxFuture;
+use futures::io::{AsyncRead, AsyncReadExt as _};
 use larder::rt::{Runtime, ThreadRuntime};
 
 pub use noise::{counting, noise};
+
+/// Reads to the end, like the method of `AsyncReadExt`, which fills its buffer byte by byte first: without optimisation that takes
+/// longer than everything else about a large archive.
+pub async fn read_to_end(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let (mut bytes, mut block) = (Vec::new(), vec![0; 1 << 20]);
+    loop {
+        match reader.read(&mut block).await? {
+            0 => return Ok(bytes),
+            length => bytes.extend_from_slice(&block[..length]),
+        }
+    }
+}
 
 /// Runs a test on every runtime that was compiled in: threads under `futures::executor`, Tokio, smol, and simulated.
 pub fn on_every_runtime(body: impl Fn(Arc<dyn Runtime>) -> BoxFuture<'static, ()> + Sync) {
