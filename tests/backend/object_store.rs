@@ -273,7 +273,7 @@ fn a_store_lives_on_a_client() {
             let backup = store.backup(&group).begin().await.unwrap();
             backup.image("d.img", Cursor::new(data), data.len() as u64).chunk_bytes(1 << 16).await.unwrap();
             backup.blob("c.conf", "text").await.unwrap();
-            names.push(backup.finish().await.unwrap().name().clone());
+            names.push(backup.finish().await.unwrap().snapshot.name().clone());
         }
         drop(store);
 
