@@ -12,11 +12,14 @@ use serde_json::Value;
 
 use crate::backend::{Backend, Ownership, S3Backend};
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{HttpClient, HttpOptions, Proxy};
+use crate::http::{HttpClient, HttpOptions, HttpTransport, Proxy};
 use crate::local::LocalState;
 use crate::open::url::BucketPlace;
 use crate::rt::Runtime;
-use crate::s3::{Addressing, CredentialProvider, RequestOutcome, Risk, S3Capabilities, S3Client, S3Options};
+use crate::s3::{
+    Addressing, CredentialProvider, DefaultCredentials, RequestOutcome, Risk, S3Capabilities, S3Client,
+    S3Options,
+};
 
 /// Maximum time without any answer. A client is patient, for minutes with each request; that is not for a mistyped address.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
@@ -121,9 +124,10 @@ impl BucketOptions {
         if server.in_host {
             options = options.addressing(Addressing::VirtualHost);
         }
-        if let Some(provider) = &self.credentials {
-            options = options.credentials(Arc::clone(provider));
-        }
+        options = options.credentials(match &self.credentials {
+            Some(provider) => Arc::clone(provider),
+            None => Arc::new(DefaultCredentials::new(Arc::clone(&http) as Arc<dyn HttpTransport>)),
+        });
         S3Client::new(Arc::clone(runtime), http, (self.change.0)(options))
     }
 }

@@ -99,7 +99,7 @@ impl OpenOptions {
         self
     }
 
-    /// Source of credentials for a bucket.
+    /// Source of credentials for a bucket; default: [`DefaultCredentials`](crate::s3::DefaultCredentials), the chain of the AWS SDKs.
     #[cfg(feature = "s3")]
     pub fn credentials(mut self, provider: Arc<dyn CredentialProvider>) -> Self {
         self.bucket.credentials = Some(provider);
