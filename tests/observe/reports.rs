@@ -18,6 +18,8 @@ use larder::verify::{self, VerifyOptions};
 use larder_testing::noise;
 use serde::Serialize;
 
+// Each test has a seed of its own: stores that draw the same identity share their chunk state within a process.
+
 /// 2027-01-15T08:00:00Z.
 const THEN: u64 = 1_800_000_000;
 
@@ -96,7 +98,7 @@ fn a_backup_and_its_events() {
 
 #[test]
 fn maintenance_from_plan_to_report() {
-    let sim = SimRuntime::new(1);
+    let sim = SimRuntime::new(12);
     sim.clone().block_on(async {
         let (store, copy, mut golden) = (fresh(&sim).await, fresh(&sim).await, Golden::default());
         for day in 1..=3 {
