@@ -2,7 +2,8 @@
 //! byte, from any Rust program and on any async runtime.
 //!
 //! larder is a library. A server, a scheduler, a user interface and configuration files belong to the
-//! program that links it. It never exits the process, never panics on input, starts no runtime of its own and prints nothing.
+//! program that links it. It never exits the process, never panics on input, starts no runtime of its own and prints nothing; it logs and measures only
+//! with the features for that.
 //!
 //! # Example
 //! ```
@@ -64,6 +65,8 @@
 //! | `object_store` | no | [`backend`]`::ObjectStoreBackend`, on any client of the crate `object_store` (Azure, Google Cloud Storage, …) |
 //! | `smol` | no | `rt::SmolRuntime` |
 //! | `serde` | no | `Serialize` for reports, plans, statistics, listings and events; see [observability](manual::observability) |
+//! | `tracing` | no | spans and events of the crate `tracing` |
+//! | `metrics` | no | counters, gauges and histograms of the facade crate `metrics` |
 //! | `testing` | no | `rt::SimRuntime` and the conformance suite for backends; not covered by semver |
 //!
 //! Without default features no `tokio` is in the dependency tree, no TLS and no S3.
@@ -74,8 +77,9 @@
 //! invisible leftovers. Methods document details where they matter.
 //!
 //! # Stability
-//! Stored bytes are those of PBS and do not change. The interface follows semantic versioning; error texts, log output and
-//! everything under `testing` are not part of it. Unix only; tested on Linux.
+//! Stored bytes are those of PBS and do not change. The interface follows semantic versioning; error texts, the wording
+//! of reports and log lines, and everything under `testing` are not part of it. Names of spans, fields and metrics are, as
+//! [observability](manual::observability) lists them. Unix only; tested on Linux.
 
 #![warn(
     missing_docs,
@@ -112,6 +116,11 @@ pub mod rt;
 pub mod s3;
 pub mod store;
 pub mod sync;
+#[cfg_attr(
+    not(all(feature = "s3", feature = "tracing", feature = "metrics")),
+    allow(dead_code, reason = "some events come from the S3 client alone, or have no listener")
+)]
+mod trace;
 pub mod tree;
 pub mod verify;
 mod wire;

@@ -16,6 +16,7 @@ use crate::format::Digest;
 use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
 use crate::format::layout::Key;
 use crate::local::LocalState;
+use crate::trace;
 
 /// Reads chunks for one handle.
 #[derive(Debug)]
@@ -70,6 +71,9 @@ impl Fetcher {
         if let Err(error) = &fetched
             && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
         {
+            if !self.suspects().contains(&digest) {
+                trace::damage(&format_args!("chunk {digest}"), error);
+            }
             self.mark_suspect(digest).await;
         }
         let (stored, plaintext) = fetched?;

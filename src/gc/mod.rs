@@ -49,6 +49,8 @@ use crate::backend::lock_wait::lock_store;
 use crate::backend::{LockGuard, LockMode, LockReach};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Datastore;
+use crate::trace;
+use crate::trace::{Facts, Operation, Subject};
 
 pub use options::{GcEvent, GcOptions, Sizes};
 pub use plan::{GcPlan, SafetyLimit};
@@ -72,6 +74,17 @@ const WRITER_MARGIN: Duration = Duration::from_mins(5);
 /// # Cancel safety
 /// A dropped future releases all locks.
 pub async fn plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
+    let watch = store.inner().watch(Operation::GcPlan, Subject::Store);
+    trace::watch(watch, make_plan(store, options), facts).await
+}
+
+fn facts(plan: &GcPlan) -> Facts {
+    let summary = plan.summary();
+    let line = format_args!("garbage: {}; in use: {}", summary.garbage, summary.in_use);
+    Facts::of(&line).damage(summary.damaged.iter())
+}
+
+async fn make_plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
     options.control.check("collect garbage")?;
     store.inner().check_writable("collect garbage").await?;
     let backend = store.inner().uncached_backend();

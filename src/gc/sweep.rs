@@ -19,6 +19,8 @@ use crate::gc::plan::GcPlan;
 use crate::gc::progress::{BATCH, Candidate, REQUEST};
 use crate::gc::report::{GcEnd, GcReport};
 use crate::gc::scan::Counting;
+use crate::trace;
+use crate::trace::{Facts, Operation, Subject};
 
 /// Maximum number of consecutive batches without a removal.
 const FRUITLESS: usize = 3;
@@ -38,6 +40,12 @@ impl GcPlan {
     /// # Cancel safety
     /// A dropped future may have removed a part. The plan can be executed again.
     pub async fn execute(&mut self) -> Result<GcReport> {
+        let watch = self.store.inner().watch(Operation::Gc, Subject::Store);
+        let facts = |report: &GcReport| Facts::of(report).bytes(report.removed.bytes);
+        trace::watch(watch, self.sweep(), facts).await
+    }
+
+    async fn sweep(&mut self) -> Result<GcReport> {
         self.check_safety_limit()?;
         self.held.guard.check().await?;
         let end = match self.begin().await {
@@ -256,6 +264,7 @@ impl GcPlan {
         self.progress.done += candidates.len();
         let removed = self.progress.removed;
         let (chunks, bytes) = (removed.chunks - before.chunks, removed.bytes - before.bytes);
+        trace::collected(bytes, chunks);
         self.options.control.notify(&GcEvent::Removed { bytes, chunks });
         self.progress.goes_well = last_error.is_none();
         let is_fruitless = last_error.is_some() && chunks == 0;

@@ -11,6 +11,8 @@ use crate::prune::report::{
 };
 use crate::retention::Decision;
 use crate::store::{Datastore, DeleteError, DeleteOutcome, Listed};
+use crate::trace;
+use crate::trace::{Facts, Operation, Subject};
 
 impl PrunePlan {
     /// Executes the plan: group by group, in each the oldest snapshot first. Failures are in the report, and the
@@ -27,6 +29,11 @@ impl PrunePlan {
     /// # Cancel safety
     /// A dropped future leaves each snapshot complete, unfinished or removed. Another execution of the plan continues from there.
     pub async fn execute(&mut self) -> Result<PruneReport> {
+        let watch = self.store.inner().watch(Operation::Prune, Subject::Store);
+        trace::watch(watch, self.remove_all(), |report| Facts::of(report)).await
+    }
+
+    async fn remove_all(&mut self) -> Result<PruneReport> {
         self.store.inner().check_deletable("prune").await?;
         let total = self.groups.iter().map(|group| group.snapshots.len() as u64).sum();
         let Self { basis, groups, namespaces, options, store } = self;
@@ -105,12 +112,14 @@ impl Run<'_> {
     }
 
     fn notify(&self, planned: &PruneSnapshot) {
-        self.options.control.notify(&PruneEvent::SnapshotFinished {
+        let event = PruneEvent::SnapshotFinished {
             done: self.done,
             outcome: planned.outcome.clone(),
             snapshot: planned.name.clone(),
             total: self.total,
-        });
+        };
+        trace::step(&event);
+        self.options.control.notify(&event);
     }
 
     /// The current snapshots of a group and the decisions of the rules: kept snapshots may be gone or damaged by now.

@@ -11,6 +11,8 @@ use crate::prune::options::PruneOptions;
 use crate::prune::report::{PruneGroup, PruneGroupOutcome, PruneNamespace, PruneOutcome, PruneSnapshot};
 use crate::retention::Decision;
 use crate::store::{Datastore, Expected, Listed, Scope};
+use crate::trace;
+use crate::trace::{Facts, Operation, Subject};
 
 /// Number of groups listed concurrently by default.
 const LISTINGS_IN_FLIGHT: usize = 8;
@@ -56,6 +58,11 @@ pub struct PruneCounts {
 /// `InvalidInput` for [`Scope::Snapshots`], since rules decide about whole groups, and for a concurrency of 0; `NotFound` if the group or
 /// namespace does not exist; any failure to list.
 pub async fn plan(store: &Datastore, scope: &Scope, options: PruneOptions) -> Result<PrunePlan> {
+    let watch = store.inner().watch(Operation::PrunePlan, Subject::Scope(scope));
+    trace::watch(watch, plan_by_rules(store, scope, options), |plan| Facts::of(plan)).await
+}
+
+async fn plan_by_rules(store: &Datastore, scope: &Scope, options: PruneOptions) -> Result<PrunePlan> {
     options.control.check("plan a prune")?;
     store.inner().catalog().look_again(Prefix::Namespace(Namespace::root())).await?;
     let root = Namespace::root();
@@ -105,6 +112,11 @@ pub async fn plan(store: &Datastore, scope: &Scope, options: PruneOptions) -> Re
 /// `InvalidInput` if the options have retention rules, since a deletion keeps nothing, or a concurrency of 0; `NotFound` if a
 /// snapshot, group or namespace does not exist; any failure to list.
 pub async fn plan_deletion(store: &Datastore, scope: &Scope, options: PruneOptions) -> Result<PrunePlan> {
+    let watch = store.inner().watch(Operation::PrunePlan, Subject::Scope(scope));
+    trace::watch(watch, plan_by_deletion(store, scope, options), |plan| Facts::of(plan)).await
+}
+
+async fn plan_by_deletion(store: &Datastore, scope: &Scope, options: PruneOptions) -> Result<PrunePlan> {
     options.control.check("plan a deletion")?;
     if !options.rules.keep_everything() {
         let error = Error::new(ErrorKind::InvalidInput, "plan the deletion of").on(scope);

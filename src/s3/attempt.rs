@@ -16,6 +16,7 @@ use crate::s3::guard::Guard;
 use crate::s3::limits::Slot;
 use crate::s3::place::Place;
 use crate::s3::retry::{Judgement, Verdict};
+use crate::trace;
 use crate::wire::date::parse_http_date;
 use crate::wire::sigv4::{self, EMPTY_SHA256};
 
@@ -52,6 +53,10 @@ struct Counting<'a> {
     call: &'a Call<'a>,
     outcome: RequestOutcome,
     shared: &'a Shared,
+    /// Start, by the monotonic clock.
+    started: Duration,
+    /// Status of the answer; 0 without one.
+    status: u16,
 }
 
 impl Shared {
@@ -152,13 +157,16 @@ impl Shared {
 
 impl<'a> Counting<'a> {
     fn begin(shared: &'a Shared, call: &'a Call<'a>) -> Self {
-        Self { bytes_in: 0, bytes_out: call.body.len() as u64, call, outcome: RequestOutcome::Broken, shared }
+        let (outcome, started) = (RequestOutcome::Broken, shared.runtime.monotonic());
+        let bytes_out = call.body.len() as u64;
+        Self { bytes_in: 0, bytes_out, call, outcome, shared, started, status: 0 }
     }
 
     fn ended(&mut self, outcome: &std::result::Result<Response, TransportError>, verdict: &Verdict) {
         self.outcome = match outcome {
             Ok(response) => {
                 self.bytes_in = response.body.len() as u64;
+                self.status = response.status;
                 match verdict {
                     Verdict::Answer => RequestOutcome::Answered,
                     Verdict::Later { throttled: true, .. } => RequestOutcome::Throttled,
@@ -176,7 +184,7 @@ impl<'a> Counting<'a> {
 
 impl Drop for Counting<'_> {
     fn drop(&mut self) {
-        let Self { bytes_in, bytes_out, call, outcome, shared } = self;
+        let Self { bytes_in, bytes_out, call, outcome, shared, started, status } = self;
         match outcome {
             RequestOutcome::Throttled => shared.concurrency.throttled(shared.runtime.monotonic()),
             RequestOutcome::Answered => shared.concurrency.answered(),
@@ -186,5 +194,13 @@ impl Drop for Counting<'_> {
             rate.owe(*bytes_in, &*shared.runtime);
         }
         shared.counters.add(call.operation, *outcome, *bytes_in, *bytes_out);
+        trace::attempt(&trace::Attempt {
+            bytes_in: *bytes_in,
+            bytes_out: *bytes_out,
+            elapsed: shared.runtime.monotonic().saturating_sub(*started),
+            operation: call.operation.word(),
+            outcome: outcome.word(),
+            status: *status,
+        });
     }
 }

@@ -18,6 +18,7 @@ use crate::s3::limits::Concurrency;
 use crate::s3::options::S3Options;
 use crate::s3::place::Place;
 use crate::s3::retry::{Budget, refusal};
+use crate::trace::RetryWarnings;
 
 /// Maximum bytes of a single request.
 pub(super) const MOST_BYTES: u64 = 5 << 30;
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     pub(super) reads: Option<Rate>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) transport: Arc<dyn HttpTransport>,
+    /// Warnings about repeated requests.
+    pub(super) warnings: RetryWarnings,
     pub(super) writes: Option<Rate>,
 }
 

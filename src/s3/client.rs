@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 use futures::future::BoxFuture;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{HttpTransport, Progress, Response};
+use crate::http::{HttpTransport, Progress, Response, TransportError};
 use crate::rt::{Rate, Runtime};
+use crate::s3::Refusal;
 use crate::s3::attempt::{Attempt, Sending};
 use crate::s3::call::{Answer, Call, Shared};
 use crate::s3::checksum;
@@ -20,6 +21,8 @@ use crate::s3::limits::Concurrency;
 use crate::s3::options::S3Options;
 use crate::s3::place::{Place, SentTo};
 use crate::s3::retry::{Budget, Mend, Verdict, longest, pause, wait_of};
+use crate::trace;
+use crate::trace::RetryWarnings;
 use crate::wire::sigv4::EMPTY_SHA256;
 use crate::wire::uri::Scheme;
 
@@ -50,6 +53,8 @@ pub struct ClockOffset(pub i64);
 struct Course {
     ambiguous: bool,
     attempts: u32,
+    /// Outcome of the last attempt, in a word of this crate or a code of the server.
+    cause: String,
     /// Corrections that are tried only once, and were.
     done: Vec<Remedy>,
     /// End of the last attempt, by the monotonic clock.
@@ -127,6 +132,7 @@ impl BucketClient {
             reads: limits.reads.map(Rate::new),
             runtime,
             transport,
+            warnings: RetryWarnings::default(),
             writes: limits.writes.map(Rate::new),
             options,
         };
@@ -176,7 +182,8 @@ impl BucketClient {
         call: &'a Call<'a>,
     ) -> BoxFuture<'a, Result<Answer>> {
         let guard = self.guard.as_deref().filter(|_| call.operation.writes());
-        Box::pin(self.shared.call(action, call, guard))
+        let request = self.shared.call(action, call, guard);
+        Box::pin(trace::call(call.operation.word(), self.bucket(), call.key, request))
     }
 }
 
@@ -190,6 +197,7 @@ impl Shared {
         let hash = self.before(deadline, self.hash(&call.body)).await.ok_or_else(late)??;
         let mut course = Course::default();
         loop {
+            trace::begin_attempt(course.attempts + 1);
             let place = course.place.clone();
             let sending = Sending { deadline, failed: course.failed, guard, hash: &hash, place };
             let sent = self.attempt(call, sending).await;
@@ -215,6 +223,7 @@ impl Shared {
                     (Box::new(error), sent)
                 }
             };
+            course.cause = cause(error.as_ref());
             course.attempts += 1;
             course.failed = Some(self.runtime.monotonic());
             course.ambiguous |= call.operation.writes() && may_have_happened;
@@ -223,7 +232,8 @@ impl Shared {
                 return Ok(Answer { ambiguous: true, refusal: None, response });
             }
             let signed = SignedFor { credentials: &credentials, place: &place };
-            if let Next::Fail(kind) = self.next(verdict, &mut course, &signed, deadline).await {
+            if let Next::Fail(kind) = self.next(call.operation, verdict, &mut course, &signed, deadline).await
+            {
                 return Err(course.fail(kind, action, subject).because(error));
             }
         }
@@ -259,6 +269,7 @@ impl Shared {
     /// Corrects what it can and waits for the backoff.
     async fn next(
         &self,
+        operation: Operation,
         verdict: Verdict,
         course: &mut Course,
         signed: &SignedFor<'_>,
@@ -307,6 +318,8 @@ impl Shared {
         if self.runtime.monotonic() + pause >= deadline {
             return Next::Fail(ErrorKind::Unavailable);
         }
+        let (now, attempts) = (self.runtime.monotonic(), course.attempts);
+        trace::retry(&self.warnings, now, operation.word(), attempts, pause, &course.cause);
         self.runtime.sleep(pause).await;
         Next::Again
     }
@@ -361,5 +374,17 @@ impl Shared {
     pub(super) fn place(&self) -> MutexGuard<'_, Place> {
         // Each change is one assignment, so a panic elsewhere leaves the value whole.
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The failure of an attempt in few words, without the message of the server.
+fn cause(error: &(dyn StdError + 'static)) -> String {
+    if !trace::IS_ON {
+        return String::new();
+    }
+    match (error.downcast_ref::<Refusal>(), error.downcast_ref::<TransportError>()) {
+        (Some(refusal), _) => format!("{} {}", refusal.status, refusal.code),
+        (_, Some(error)) => format!("{:?}", error.kind),
+        _ => String::new(),
     }
 }

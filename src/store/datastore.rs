@@ -16,6 +16,8 @@ use crate::store::options::Options;
 use crate::store::relocate::Relocation;
 use crate::store::restore::snapshot::SnapshotReader;
 use crate::store::{Refresh, StoreInner, lifecycle};
+use crate::trace;
+use crate::trace::{Facts, Operation, Subject, Watch};
 
 /// An open store. Clones share everything.
 #[derive(Clone, Debug)]
@@ -32,7 +34,8 @@ impl Datastore {
     /// `NotFound` if there is no store; [`create`](Datastore::create) makes one. `InvalidInput` for options out of range; `Corrupt` if the identity cannot be read; `Conflict` if the store is
     /// partly destroyed.
     pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
-        StoreInner::open(backend, options).await.map(Self::of)
+        let watch = opening(Operation::Open, &backend);
+        trace::watch(watch, StoreInner::open(backend, options), opened).await.map(Self::of)
     }
 
     /// Creates a store on an empty backend: gives it an identity, and opens it. No other method makes a store.
@@ -41,7 +44,8 @@ impl Datastore {
     /// `AlreadyExists` if the place has any part of a store: [`attach`](Datastore::attach) opens an existing one. `Busy` or `Denied` if
     /// another process or host owns the place; `InvalidInput` for options out of range.
     pub async fn create(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
-        lifecycle::create(backend, options).await.map(Self::of)
+        let watch = opening(Operation::Create, &backend);
+        trace::watch(watch, lifecycle::create(backend, options), opened).await.map(Self::of)
     }
 
     /// Opens an existing store in order to change it: one of PBS, or one that was detached. A store in a bucket then belongs to
@@ -51,7 +55,8 @@ impl Datastore {
     /// As for [`open`](Datastore::open), including `NotFound`, after which nothing is written; `Busy` if another process uses the store; `Denied` if it belongs to another host;
     /// `Unsupported` if this version cannot change it.
     pub async fn attach(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
-        lifecycle::attach(backend, options).await.map(Self::of)
+        let watch = opening(Operation::Attach, &backend);
+        trace::watch(watch, lifecycle::attach(backend, options), opened).await.map(Self::of)
     }
 
     /// Gives the store a new identity and returns it. Use it for a copy of a store, made from its files or a snapshot of its
@@ -89,7 +94,9 @@ impl Datastore {
     /// # Cancel safety
     /// A dropped future leaves the previous state.
     pub async fn refresh(&self) -> Result<Refresh> {
-        lifecycle::refresh(&self.inner).await
+        let watch = self.inner.watch(Operation::Refresh, Subject::Store);
+        let facts = |refresh: &Refresh| Facts::of(refresh).bytes(refresh.bytes);
+        trace::watch(watch, lifecycle::refresh(&self.inner), facts).await
     }
 
     /// Releases what the backend holds for the store. Call it after all writers and readers are dropped.
@@ -118,7 +125,8 @@ impl Datastore {
     /// `NotFound` if there is no store, after which nothing is written; `Busy` while the store is in use, or requests of an earlier owner may still arrive; `Unsupported` if the store has
     /// features that this version does not know; any failure of the backend. Objects deleted until then are gone.
     pub async fn destroy(backend: Arc<dyn Backend>) -> Result<Destruction> {
-        lifecycle::destroy(backend).await
+        let watch = opening(Operation::Destroy, &backend);
+        trace::watch(watch, lifecycle::destroy(backend), |destruction| Facts::of(destruction)).await
     }
 
     /// Prepares a backup: a new snapshot of a group, which is made if there is none yet.
@@ -317,7 +325,9 @@ impl Datastore {
     /// # Cancel safety
     /// A dropped future leaves complete snapshots, and possibly an unfinished one, at the destination. The same call continues.
     pub async fn copy_group(&self, group: &GroupName, target: &Namespace) -> Result<Relocation> {
-        self.inner.relocator().copy_group(group, target).await
+        let watch = self.inner.watch(Operation::Relocate, Subject::Scope(group));
+        let relocator = self.inner.relocator();
+        trace::watch(watch, relocator.copy_group(group, target), |relocation| Facts::of(relocation)).await
     }
 
     /// Moves a group into another namespace, with the rules of [`copy_group`](Datastore::copy_group). Protected snapshots are moved
@@ -329,7 +339,9 @@ impl Datastore {
     /// # Cancel safety
     /// A dropped future leaves each snapshot complete at the source, at the destination, or at both. The same call continues.
     pub async fn move_group(&self, group: &GroupName, target: &Namespace) -> Result<Relocation> {
-        self.inner.relocator().move_group(group, target).await
+        let watch = self.inner.watch(Operation::Relocate, Subject::Scope(group));
+        let relocator = self.inner.relocator();
+        trace::watch(watch, relocator.move_group(group, target), |relocation| Facts::of(relocation)).await
     }
 
     /// Copies a namespace, with all groups in it and all namespaces below it, to another name. The parent of that name must exist; if
@@ -342,7 +354,10 @@ impl Datastore {
     /// # Cancel safety
     /// As for [`copy_group`](Datastore::copy_group).
     pub async fn copy_namespace(&self, namespace: &Namespace, new_name: &Namespace) -> Result<Relocation> {
-        self.inner.relocator().copy_namespace(namespace, new_name).await
+        let watch = self.inner.watch(Operation::Relocate, Subject::Scope(namespace));
+        let relocator = self.inner.relocator();
+        trace::watch(watch, relocator.copy_namespace(namespace, new_name), |relocation| Facts::of(relocation))
+            .await
     }
 
     /// Moves a namespace to another name, with the rules of [`copy_namespace`](Datastore::copy_namespace). Objects that cannot be moved stay,
@@ -354,7 +369,10 @@ impl Datastore {
     /// # Cancel safety
     /// As for [`move_group`](Datastore::move_group).
     pub async fn move_namespace(&self, namespace: &Namespace, new_name: &Namespace) -> Result<Relocation> {
-        self.inner.relocator().move_namespace(namespace, new_name).await
+        let watch = self.inner.watch(Operation::Relocate, Subject::Scope(namespace));
+        let relocator = self.inner.relocator();
+        trace::watch(watch, relocator.move_namespace(namespace, new_name), |relocation| Facts::of(relocation))
+            .await
     }
 
     fn of(inner: Arc<StoreInner>) -> Self {
@@ -364,5 +382,17 @@ impl Datastore {
     /// The state behind the handle, for the rooms above.
     pub(crate) fn inner(&self) -> &Arc<StoreInner> {
         &self.inner
+    }
+}
+
+/// The opening of a store whose identity is not known yet.
+fn opening(operation: Operation, backend: &Arc<dyn Backend>) -> Watch {
+    Watch::begin(operation, backend.runtime(), None, Subject::Store)
+}
+
+fn opened(store: &Arc<StoreInner>) -> Facts {
+    match store.uuid() {
+        Some(uuid) => Facts::of(&format_args!("store {uuid}")),
+        None => Facts::of(&"a store without identity"),
     }
 }

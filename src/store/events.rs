@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::format::name::ArchiveName;
 use crate::observer::Observer;
+use crate::trace;
 
 /// A progress event of a backup or restore. Sizes are in bytes.
 #[non_exhaustive]
@@ -68,10 +69,22 @@ impl Events {
         Self { observer: Some(observer) }
     }
 
-    /// Calls the observer, and makes the event only if there is one.
+    /// Calls the observer, and makes the event only if there is one, or if events are logged or counted.
     pub(super) fn emit(&self, event: impl FnOnce() -> ArchiveEvent) {
+        if !trace::IS_ON && self.observer.is_none() {
+            return;
+        }
+        let event = event();
+        match &event {
+            ArchiveEvent::ArchiveFinished { .. } | ArchiveEvent::ArchiveStarted { .. } => trace::step(&event),
+            ArchiveEvent::ChunkRestored { size, .. } => trace::restored(*size),
+            // A backup counts them when it ends.
+            ArchiveEvent::ChunkKnown { .. }
+            | ArchiveEvent::ChunkReused { .. }
+            | ArchiveEvent::ChunkStored { .. } => {}
+        }
         if let Some(observer) = &self.observer {
-            observer.on_event(&event());
+            observer.on_event(&event);
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::store::identity::Identity;
 use crate::store::in_doubt::InDoubt;
 use crate::store::lifecycle::renamed;
 use crate::store::options::Options;
+use crate::trace::{Operation, Subject, Watch};
 
 /// State of an open store, shared by its handles.
 #[derive(Debug)]
@@ -99,6 +100,11 @@ impl StoreInner {
             zeros: Mutex::default(),
         };
         Ok(Arc::new(inner))
+    }
+
+    /// Begins an operation in the log and the metrics.
+    pub(crate) fn watch(&self, operation: Operation, subject: Subject<'_>) -> Watch {
+        Watch::begin(operation, self.runtime(), self.uuid(), subject)
     }
 
     /// Identity of the store; `None` for a store of PBS that was never changed.

@@ -17,6 +17,7 @@ use crate::store::{Datastore, GroupImport, Held};
 use crate::sync::events::SyncEvent;
 use crate::sync::kinds::Same;
 use crate::sync::options::SyncOptions;
+use crate::trace;
 
 /// Interval of checks of the abort flag during a wait for bandwidth.
 const ABORT_CHECK: Duration = Duration::from_millis(500);
@@ -71,6 +72,12 @@ impl Slots {
 
 impl Run {
     pub(super) fn notify(&self, event: &SyncEvent) {
+        match event {
+            SyncEvent::ChunkReused { .. } => trace::synced(),
+            SyncEvent::ChunkSent { stored, .. } => trace::sent(*stored),
+            SyncEvent::SnapshotFinished { .. } => trace::step(event),
+            SyncEvent::SnapshotStarted { .. } => {}
+        }
         self.options.control.notify(event);
     }
 

@@ -50,6 +50,8 @@ use futures::future::BoxFuture;
 
 use crate::error::Result;
 use crate::store::Datastore;
+use crate::trace;
+use crate::trace::{Facts, Operation, Subject};
 
 pub use events::SyncEvent;
 pub use kinds::{Resync, SyncConflict, SyncGroup, SyncSkip, SyncSnapshot, SyncStep, Vanished};
@@ -68,5 +70,6 @@ pub use report::{SyncGroupOutcome, SyncGroupReport, SyncOutcome, SyncReport, Syn
 pub async fn plan(source: &Datastore, target: &Datastore, options: SyncOptions) -> Result<SyncPlan> {
     // Boxed here, where the compiler can prove that it is `Send`.
     let made: BoxFuture<'_, _> = Box::pin(plan::make(source, target, options));
-    made.await
+    let watch = target.inner().watch(Operation::SyncPlan, Subject::Store);
+    trace::watch(watch, made, |plan| Facts::of(plan)).await
 }

@@ -25,6 +25,8 @@ use crate::sync::group;
 use crate::sync::planned::SyncPlan;
 use crate::sync::report::SyncReport;
 use crate::sync::vanished::{self, Inputs};
+use crate::trace;
+use crate::trace::{Facts, Operation, Subject};
 
 impl SyncPlan {
     /// Executes the plan. Changes since the plan are noticed: each snapshot is checked again under its locks.
@@ -41,9 +43,11 @@ impl SyncPlan {
     /// A dropped future gives up the snapshot in progress, or completes its publication in the background. Earlier
     /// snapshots are complete. The next execution continues. Transferred chunks stay until garbage collection.
     pub async fn execute(&mut self) -> Result<SyncReport> {
+        let watch = self.target.inner().watch(Operation::Sync, Subject::Store);
+        let facts = |report: &SyncReport| Facts::of(report).bytes(report.stats().bytes_sent);
         // Boxed here, where the compiler can prove that it is `Send`.
         let execution: BoxFuture<'_, _> = Box::pin(execute(self));
-        execution.await
+        trace::watch(watch, execution, facts).await
     }
 
     fn report(&self) -> SyncReport {

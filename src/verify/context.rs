@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use crate::format::upid::Upid;
 use crate::rt::semaphore::Semaphore;
 use crate::store::{Datastore, SnapshotInfo};
+use crate::trace;
 use crate::verify::collector::Collector;
 use crate::verify::conclusion::Conclusion;
 use crate::verify::control::Control;
@@ -110,6 +111,9 @@ impl Run {
     }
 
     pub(super) fn notify(&self, event: &VerifyEvent) {
+        if let VerifyEvent::SnapshotFinished { .. } = event {
+            trace::step(event);
+        }
         self.options.control.notify(event);
     }
 

@@ -12,6 +12,8 @@ use crate::format::layout::{Key, Prefix};
 use crate::format::name::{ArchiveKind, BackupTime, BackupType, Namespace, SnapshotName};
 use crate::format::{dynamic_index, fixed_index};
 use crate::store::{Copies, Datastore, Scope, SnapshotInfo, SnapshotState};
+use crate::trace;
+use crate::trace::{Facts, Operation, Subject};
 use crate::verify::context::Run;
 use crate::verify::control::Control;
 use crate::verify::listing;
@@ -70,6 +72,11 @@ pub struct VerifyEstimate {
 /// `InvalidInput` for options out of range, or a node that is invalid in a task id; `NotFound` if a named snapshot does not exist or is
 /// unfinished; any failure of the backend.
 pub async fn plan(store: &Datastore, scope: &Scope, options: VerifyOptions) -> Result<VerifyPlan> {
+    let watch = store.inner().watch(Operation::VerifyPlan, Subject::Scope(scope));
+    trace::watch(watch, make_plan(store, scope, options), |plan| Facts::of(plan.estimate())).await
+}
+
+async fn make_plan(store: &Datastore, scope: &Scope, options: VerifyOptions) -> Result<VerifyPlan> {
     options.check()?;
     let (mut snapshots, mut bytes, mut unreadable) = (BTreeMap::new(), 0, Vec::new());
     for prefix in prefixes(scope) {
@@ -162,6 +169,13 @@ impl VerifyPlan {
     /// A dropped future leaves each chunk in place or quarantined, and each manifest with its old or a correct new state. A quarantine
     /// in progress is completed. All locks are released.
     pub async fn execute(&mut self) -> Result<VerifyReport> {
+        let watch = self.store.inner().watch(Operation::Verify, Subject::Scope(&self.scope));
+        let facts =
+            |report: &VerifyReport| Facts::of(report).bytes(report.bytes).damage(report.damaged.iter());
+        trace::watch(watch, self.check_all(), facts).await
+    }
+
+    async fn check_all(&mut self) -> Result<VerifyReport> {
         let writes = self.options.repair == Repair::Quarantine || self.options.recording == Recording::On;
         if writes {
             self.store.inner().check_writable("verify").await?;

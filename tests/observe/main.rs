@@ -1,3 +1,6 @@
-//! What an operator sees of a store: JSON and words of reports.
+//! What an operator sees of a store: JSON and words of reports, logs, and metrics.
 
+mod collect;
+mod nightly;
 mod reports;
+mod secrets;

@@ -33,6 +33,7 @@ use self::file::{blocks, is_gone, read, size_on_disk, trailer};
 use self::index::Index;
 use crate::format::Digest;
 use crate::local::private::{self, make_directory};
+use crate::trace;
 use crate::wording::{Count, Size};
 
 /// A cache of stored chunks in a directory. Its functions block on the disk.
@@ -127,12 +128,14 @@ impl ChunkCache {
         match found {
             Found::Bytes(bytes) => {
                 state.counts.hits += 1;
+                trace::cache_hit();
                 return Some(bytes);
             }
             Found::Failure => state.counts.errors += 1,
             Found::Damaged | Found::Nothing => {}
         }
         state.counts.misses += 1;
+        trace::cache_miss();
         None
     }
 

@@ -24,6 +24,7 @@ use crate::store::backup::writer::SnapshotWriter;
 use crate::store::events::{ArchiveEvent, Events};
 use crate::store::locks::Held;
 use crate::store::publish::PublicationLocks;
+use crate::trace::{Operation, Subject};
 
 /// A backup that is about to begin.
 #[derive(Debug)]
@@ -95,6 +96,17 @@ impl BackupBuilder {
     /// # Cancel safety
     /// A dropped future leaves at most a group that has an owner and no snapshots.
     pub async fn begin(self) -> Result<SnapshotWriter> {
+        let watch = self.store.watch(Operation::Backup, Subject::Scope(&self.group));
+        match watch.run(self.begin_snapshot()).await {
+            Ok(writer) => Ok(writer.watched(watch)),
+            Err(error) => {
+                watch.end(Err(&error));
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin_snapshot(self) -> Result<SnapshotWriter> {
         let Self { allows_earlier, group, cache_policy, events, owner, store, time } = self;
         let inner = &store;
         inner.check_writable("begin a backup").await?;

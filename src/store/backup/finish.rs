@@ -20,7 +20,7 @@ pub(in crate::store) async fn finish(shared: &Arc<WriterShared>) -> Result<Finis
     let mut written = shared.take().ok_or_else(ended)?;
     let archives = std::mem::take(&mut written.archives);
     let committing = Arc::clone(shared);
-    let work = async move { commit(&committing, written).await };
+    let work = shared.run(async move { commit(&committing, written).await });
     let manifest = shared.store.runtime().run_detached("finish snapshot", work).await?;
     let summary = BackupSummary { archives, name: shared.name.clone(), stats: shared.counters.stats() };
     let snapshot = SnapshotReader::published(shared.store.clone(), shared.name.clone(), manifest);

@@ -156,7 +156,8 @@ where
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(write(self))
+        let (writer, name) = (self.writer, self.name.clone());
+        Box::pin(writer.shared().archive(&name, write(self)))
     }
 }
 

@@ -18,6 +18,7 @@ use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
 use crate::store::events::{ArchiveEvent, Events};
 use crate::store::publish::{Base, Publication, PublicationLocks, Target, Written};
 use crate::store::{SnapshotReader, StoreInner};
+use crate::trace::Watch;
 
 /// Maximum plaintext bytes of a new blob.
 const MAX_NEW_BLOB_BYTES: usize = 16 << 20;
@@ -32,6 +33,8 @@ pub(in crate::store) struct WriterShared {
     pub(in crate::store) pins: Arc<WriterPins>,
     pub(super) state: Mutex<WriterState>,
     pub(in crate::store) store: Arc<StoreInner>,
+    /// `None` after the end of the backup.
+    pub(super) watch: Mutex<Option<Watch>>,
 }
 
 /// Locks and bases of a backup.
@@ -200,6 +203,20 @@ impl Counters {
 }
 
 impl WriterShared {
+    /// Runs a part of the backup under its span.
+    pub(super) fn run<F: Future>(&self, part: F) -> impl Future<Output = F::Output> + use<F> {
+        self.watch().as_ref().unwrap_or(&Watch::none()).run(part)
+    }
+
+    /// Runs the part of the backup that writes an archive.
+    pub(super) fn archive<F: Future>(&self, name: &str, part: F) -> impl Future<Output = F::Output> + use<F> {
+        self.watch().as_ref().unwrap_or(&Watch::none()).archive(name, part)
+    }
+
+    pub(super) fn watch(&self) -> MutexGuard<'_, Option<Watch>> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends the writer and returns everything that it wrote; `None` if it has ended already.
     pub(in crate::store) fn take(&self) -> Option<WrittenSnapshot> {
         let Guards { bases, locks } = self.guards.lock().unwrap_or_else(PoisonError::into_inner).take()?;

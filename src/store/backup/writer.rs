@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::chunks::CachePolicy;
 use crate::chunks::witnesses::Witnesses;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::Digest;
 use crate::format::layout::Key;
 use crate::format::name::{ArchiveKind, SnapshotName};
@@ -17,6 +17,8 @@ use crate::store::backup::session::{
 };
 use crate::store::events::Events;
 use crate::store::publish::{Publication, Written, remove_written};
+use crate::trace;
+use crate::trace::{Facts, Watch};
 
 /// A new snapshot that is not visible yet.
 ///
@@ -52,8 +54,33 @@ impl SnapshotWriter {
             pins,
             state: Mutex::new(state),
             store,
+            watch: Mutex::new(None),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Takes the watch of the backup until it ends.
+    pub(in crate::store) fn watched(self, watch: Watch) -> Self {
+        watch.name_snapshot(&self.shared.name);
+        *self.shared.watch() = Some(watch);
+        self
+    }
+
+    /// Ends the watch, once. Without a result, the backup was given up.
+    fn end(&self, result: Option<std::result::Result<(), &Error>>) {
+        let Some(watch) = self.shared.watch().take() else { return };
+        let stats = self.stats();
+        trace::backed_up(
+            stats.bytes_read,
+            stats.bytes_written,
+            stats.chunks_new,
+            stats.chunks_known,
+            stats.chunks_reused,
+        );
+        match result {
+            Some(result) => watch.end(result.map(|()| Facts::of(&stats).bytes(stats.bytes_read))),
+            None => drop(watch),
+        }
     }
 
     /// Name of the new snapshot.
@@ -79,7 +106,11 @@ impl SnapshotWriter {
     /// # Cancel safety
     /// A dropped future leaves the archive out of the snapshot; it may be written again under another name.
     pub async fn blob(&self, name: &str, data: impl Into<Bytes> + Send) -> Result<ArchiveSummary> {
-        let (shared, data) = (&self.shared, data.into());
+        self.shared.archive(name, self.write_blob(name, data.into())).await
+    }
+
+    async fn write_blob(&self, name: &str, data: Bytes) -> Result<ArchiveSummary> {
+        let shared = &self.shared;
         let reserved = shared.reserve(name, ArchiveKind::Blob)?;
         let key = Key::Archive(shared.name.clone(), reserved.name.clone());
         let size = data.len() as u64;
@@ -114,7 +145,9 @@ impl SnapshotWriter {
     /// # Cancel safety
     /// Publication continues in the background if the future is dropped; the snapshot appears as a whole or not at all.
     pub async fn finish(self) -> Result<FinishedBackup> {
-        finish(&self.shared).await
+        let finished = self.shared.run(finish(&self.shared)).await;
+        self.end(Some(finished.as_ref().map(drop)));
+        finished
     }
 
     /// Aborts the backup and removes everything it stored except chunks.
@@ -139,6 +172,7 @@ impl SnapshotWriter {
 
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
+        self.end(None);
         let Some(given_up) = self.shared.take() else { return };
         let Publication { bases, locks, written, .. } = given_up.publication;
         drop((bases, locks));

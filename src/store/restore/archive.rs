@@ -36,6 +36,8 @@ use crate::observer::Observer;
 use crate::rt::semaphore::{Permit, Semaphore};
 use crate::store::events::{ArchiveEvent, Events};
 use crate::store::{RestoreTarget, StoreInner, in_archive};
+use crate::trace;
+use crate::trace::{Facts, Operation, Subject};
 
 /// Maximum bytes of chunks held by a sequential reader.
 const READ_AHEAD_BYTES: u64 = 32 << 20;
@@ -201,7 +203,10 @@ impl ArchiveReader {
     /// target keeps the part written so far, unless it discards it as [`FileTarget`](crate::store::FileTarget) does.
     pub fn copy_to<'a, T: RestoreTarget + ?Sized>(&'a self, target: &'a mut T) -> BoxFuture<'a, Result<u64>> {
         // Boxed here, where the compiler can prove that it is `Send`.
-        Box::pin(self.copy(target))
+        let archive = &self.archive;
+        let watch =
+            archive.store.watch(Operation::Restore, Subject::Archive(&archive.snapshot, &archive.name));
+        Box::pin(trace::watch(watch, self.copy(target), |bytes| Facts::default().bytes(*bytes)))
     }
 
     async fn copy<T: RestoreTarget + ?Sized>(&self, target: &mut T) -> Result<u64> {

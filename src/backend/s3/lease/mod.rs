@@ -75,6 +75,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::lease_record::{Holder, Record};
 use crate::rt::Runtime;
 use crate::s3::{BucketClient, ClockOffset, Condition, Deletion};
+use crate::trace;
 
 pub(super) use attempt::{Attempt, Care};
 
@@ -224,7 +225,10 @@ impl Lease {
             match state {
                 State::Lost(who) => Err(lost(&who)),
                 State::Held(held) if self.valid_until(&held).is_some() => Ok(()),
-                State::Held(held) => self.renew(held).await,
+                State::Held(held) => {
+                    self.report(held.record.epoch, trace::Lease::Overdue);
+                    self.renew(held).await
+                }
                 State::Free => self.take().await,
             }
         })
@@ -357,7 +361,16 @@ impl Lease {
             Doubt::left(&record, names, until, now).write_to(&mut record);
         }
         *self.state() = State::Free;
+        self.report(record.epoch, trace::Lease::Released);
         self.write(&record, Some(&held.tag)).await.map(drop)
+    }
+
+    /// Reports an event of the lease to the log and the metrics.
+    fn report(&self, epoch: u64, event: trace::Lease) {
+        if trace::IS_ON {
+            let place = format!("{}/{}", self.client.bucket(), self.place.lease);
+            trace::lease(&place, epoch, event);
+        }
     }
 
     /// Returns `true` if a request of this process may still be executed.

@@ -15,6 +15,7 @@ use crate::backend::s3::mark::DEFAULT_HOST;
 use crate::backend::s3::place::bare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::lease_record::{LIMIT_BYTES, Record};
+use crate::trace;
 
 impl Lease {
     /// Takes the lease, for the first time or after a release.
@@ -67,6 +68,7 @@ impl Lease {
             .filter(|left| *left > 0)
             .map(|left| sent.monotonic.saturating_add(Duration::from_secs(left)));
         let since = record.epoch;
+        self.report(since, trace::Lease::Taken);
         let (confirmed, renewed) = (sent.monotonic, sent);
         *self.state() =
             State::Held(Held { confirmed, continues, in_doubt_until, record, renewed, since, tag });
@@ -135,6 +137,7 @@ impl Lease {
                 },
             };
             // Counted from the time at which the put was sent: the server may have executed it right then.
+            self.report(record.epoch, trace::Lease::Renewed);
             *self.state() =
                 State::Held(Held { confirmed: sent.monotonic, record, renewed: sent, tag, ..held });
             Ok(())
@@ -156,7 +159,12 @@ impl Lease {
                 }
                 lease.reset_extra_renewals();
                 // A failure is not reported here: the next change renews the lease first, and fails with it.
-                pause = if lease.renew(held).await.is_ok() { RENEWAL_INTERVAL } else { RETRY_INTERVAL };
+                let epoch = held.record.epoch;
+                pause = RENEWAL_INTERVAL;
+                if lease.renew(held).await.is_err() {
+                    lease.report(epoch, trace::Lease::NotRenewed);
+                    pause = RETRY_INTERVAL;
+                }
             }
         }));
     }
@@ -190,6 +198,7 @@ impl Lease {
         let holder = found.filter(|found| found.record.held).map(|found| &found.record.holder);
         let who = holder.map_or_else(|| "no process".to_owned(), |holder| holder.host.clone());
         let error = lost(&who);
+        self.report(found.map_or(0, |found| found.record.epoch), trace::Lease::Lost);
         *self.state() = State::Lost(who);
         error
     }
