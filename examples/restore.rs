@@ -105,8 +105,20 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         })?;
     }
     let requests = block_on(opened.close())?;
+    let is_shown_as_json = as_json && target != "-";
+    conclude(&name, archive, findings, requests.as_ref(), is_shown_as_json)
+}
+
+/// Prints the result.
+fn conclude(
+    name: &SnapshotName,
+    archive: &str,
+    findings: Findings,
+    requests: Option<&serde_json::Value>,
+    as_json: bool,
+) -> Outcome<()> {
     let report = findings.report();
-    if as_json && target != "-" {
+    if as_json {
         println!(
             "{}",
             serde_json::json!({
@@ -119,7 +131,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
             })
         );
     } else {
-        cli::tell_requests(requests.as_ref());
+        cli::tell_requests(requests);
     }
     if report.is_complete() { Ok(()) } else { Err(Failure::Incomplete) }
 }

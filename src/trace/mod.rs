@@ -213,16 +213,20 @@ impl Drop for Watch {
 }
 
 /// Runs a whole operation.
-pub(crate) async fn watch<T, F: Future<Output = Result<T>>>(
+pub(crate) fn watch<T, F: Future<Output = Result<T>>>(
     watch: Watch,
     operation: F,
     facts: impl FnOnce(&T) -> Facts,
-) -> Result<T> {
-    let result = watch.run(operation).await;
-    if IS_ON {
-        watch.end(result.as_ref().map(facts));
+) -> impl Future<Output = Result<T>> {
+    // Boxed, because the futures of callers contain it.
+    let operation = Box::pin(operation);
+    async move {
+        let result = watch.run(operation).await;
+        if IS_ON {
+            watch.end(result.as_ref().map(facts));
+        }
+        result
     }
-    result
 }
 
 /// A step of an operation is done.

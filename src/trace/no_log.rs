@@ -1,5 +1,7 @@
 //! The functions of `log`, without feature `tracing`.
 
+#![allow(clippy::unused_self, reason = "the signatures are those of `log`")]
+
 use std::fmt;
 use std::time::Duration;
 
