@@ -59,7 +59,12 @@ fn run_in_temporary_directory() -> Result<()> {
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             interrupted.store(true, Ordering::SeqCst);
-            let _ = fs::remove_dir_all(&path);
+            // The backup goes on meanwhile: it may make a file in a directory that is being removed, until the store is gone.
+            for _ in 0..1000 {
+                if fs::remove_dir_all(&path).is_ok() || !path.exists() {
+                    break;
+                }
+            }
             exit(128 + signal);
         }
     });
