@@ -131,7 +131,7 @@ pub enum ListingOrder {
 /// | Azure, Google Cloud Storage, S3 | [`ByPath`](ListingOrder::ByPath) | For S3, [`S3Backend`](crate::backend) has a lease, and so excludes other processes |
 /// | `InMemory` | [`ByPath`](ListingOrder::ByPath) | |
 /// | `HttpStore` | [`Any`](ListingOrder::Any) | only for servers that replace files atomically |
-/// | `LocalFileSystem` | [`Any`](ListingOrder::Any) | use [`FsBackend`](crate::backend::FsBackend): here links are followed, and a delete is not flushed, so a deleted snapshot may reappear after a power cut and lack chunks. Puts are flushed only `with_fsync` |
+/// | `LocalFileSystem` | [`Any`](ListingOrder::Any) | use [`FsBackend`](crate::backend::FsBackend): here links are followed, and a delete is not flushed, so a deleted snapshot may reappear after a power cut and lack chunks. Puts are flushed only `with_fsync`, and empty directories stay unless `with_automatic_cleanup` |
 ///
 /// * A client reports any 404 as an absent object, also that of a proxy or a deleted bucket.
 /// * An object whose name the crate cannot parse, such as one with `//`, makes each listing of its prefix fail, and so garbage collection.
