@@ -174,7 +174,7 @@ impl Asked {
     }
 }
 
-/// What a command is about.
+/// The target of a command.
 enum Target {
     Scope(Scope),
     Snapshot(Wanted),

@@ -59,7 +59,7 @@ fn run_in_temporary_directory() -> Result<()> {
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             interrupted.store(true, Ordering::SeqCst);
-            // The backup goes on meanwhile: it may make a file in a directory that is being removed, until the store is gone.
+            // The backup still writes: it may create a file in a directory that is being removed, until the root directory is gone.
             for _ in 0..1000 {
                 if fs::remove_dir_all(&path).is_ok() || !path.exists() {
                     break;

@@ -84,12 +84,12 @@ impl fmt::Debug for CertificateFingerprint {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RootStore {
-    /// Those of Mozilla, compiled in with feature `webpki-roots`. They are as old as that crate.
+    /// The roots of Mozilla, compiled in with feature `webpki-roots`. They are as old as that crate.
     Mozilla,
-    /// Those of the platform, from its files or from `SSL_CERT_FILE` and `SSL_CERT_DIR`. The default.
+    /// The roots of the platform, from its files or from `SSL_CERT_FILE` and `SSL_CERT_DIR`. The default.
     #[default]
     Platform,
-    /// Those of the platform; if it has none, as in a minimal container image, those of Mozilla.
+    /// The roots of the platform, or the roots of Mozilla if it has none, as in a minimal container image.
     PlatformOrMozilla,
 }
 

@@ -61,7 +61,7 @@ impl Default for BucketOptions {
 }
 
 impl BucketOptions {
-    /// Makes a backend for the store, works with it, and gives back its lease if the work fails.
+    /// Makes a backend for the store, works with it, and releases its lease if the work fails.
     pub(super) async fn with<T, F>(
         &self,
         place: &BucketPlace,

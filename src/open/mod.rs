@@ -8,7 +8,7 @@
 //! | otherwise probe, and keep the result in local state | about 33 | some objects below `.larder/`, which the next probe replaces |
 //! | open, create, attach or destroy | see [`Datastore`] | see [`Datastore`] |
 //!
-//! If the last step fails, the lease is given back.
+//! If the last step fails, the lease is released.
 
 #[cfg(feature = "s3")]
 mod bucket;

@@ -79,7 +79,7 @@ pub enum ListingOrder {
     /// Any order. Each listing is read to its end, sorted in memory (about 200 bytes an object) and then returned page by page.
     Any,
     /// The byte order of paths, as the clients for S3, Google Cloud Storage, Azure and memory list. A listing is read page by page, and fails
-    /// where it is seen to be out of order.
+    /// at the first object that is out of order.
     ByPath,
 }
 

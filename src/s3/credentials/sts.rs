@@ -62,7 +62,7 @@ pub(super) struct Role {
     pub(super) session_name: Option<String>,
 }
 
-/// Who asks: signed by credentials, or unsigned with a token in the parameters.
+/// Signer of a request; `None` for an unsigned request with a token in the parameters.
 type Signer<'a> = Option<&'a Credentials>;
 
 /// Endpoint and region of the service.
@@ -232,7 +232,7 @@ fn parse(response: &Response, role: &Role) -> Result<Credentials> {
     Err(failed(if passes { ErrorKind::Unavailable } else { ErrorKind::Denied }).because(refusal))
 }
 
-/// The refusal of the service. The text for a wrong signature goes on with the headers of the request, so only its first line is kept.
+/// The refusal of the service. The text for a wrong signature quotes the headers of the request after its first line, so only that line is kept.
 fn refused(response: &Response) -> Refusal {
     let mut refusal = refusal(response).0;
     refusal.message = shorten(&refusal.message);
