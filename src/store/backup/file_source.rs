@@ -188,17 +188,16 @@ impl AsyncSeek for FileSource {
 fn data_extents(file: &File, size: u64) -> Vec<Range<u64>> {
     let mut extents = Vec::new();
     let mut at = 0;
-    while at < size {
-        let Some(start) = (if extents.len() < MAX_EXTENTS { next_data(file, at) } else { Some(at) }) else {
-            break;
-        };
-        let is_known = extents.len() < MAX_EXTENTS;
-        let end = if is_known { next_hole(file, start).filter(|end| *end > start) } else { None };
-        let end = end.unwrap_or(size).min(size);
+    while at < size && extents.len() < MAX_EXTENTS {
+        let Some(start) = next_data(file, at) else { return extents };
+        let end = next_hole(file, start).filter(|end| *end > start).unwrap_or(size).min(size);
         if start < end {
             extents.push(start..end);
         }
         at = end;
+    }
+    if at < size {
+        extents.push(at..size);
     }
     extents
 }
