@@ -2,17 +2,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "this is where clocks come from")]
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use futures::io::{AsyncRead, AsyncWrite};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -20,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::eyeballs::connect_first;
 use crate::rt::limit::Limit;
+use crate::rt::tokio_io::TokioIo;
 use crate::rt::{BlockingJob, Connection, Runtime, clock, fill_random, pool_size, processors};
 
 /// A [`Runtime`] on a Tokio runtime, which must have timers and I/O enabled.
@@ -97,7 +94,7 @@ impl Runtime for TokioRuntime {
         let mut connect = Connecting(connect);
         let stream = (&mut connect.0).await.map_err(io::Error::other)??;
         stream.set_nodelay(true)?;
-        Ok(Box::new(TokioConnection(stream)))
+        Ok(Box::new(TokioIo::new(stream)))
     }
 }
 
@@ -107,48 +104,5 @@ struct Connecting(JoinHandle<io::Result<TcpStream>>);
 impl Drop for Connecting {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// A Tokio stream with the traits of `futures`.
-#[derive(Debug)]
-struct TokioConnection(TcpStream);
-
-impl AsyncRead for TokioConnection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(Pin::new(&mut self.0).poll_read(context, &mut buffer))?;
-        Poll::Ready(Ok(buffer.filled().len()))
-    }
-}
-
-impl AsyncWrite for TokioConnection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    // TLS writes several records at once.
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(context, parts)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }
