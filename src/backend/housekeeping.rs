@@ -184,3 +184,10 @@ pub(super) async fn shows_a_store(backend: &dyn Backend) -> Result<bool> {
     }
     Ok(false)
 }
+
+/// The orphans of a place without directories: foreign objects whose names end like those of indexes.
+#[cfg(any(feature = "object_store", feature = "s3"))]
+pub(super) fn indexes_among(foreign: &[String]) -> Vec<Orphan> {
+    let is_index = |path: &&String| path.ends_with(".fidx") || path.ends_with(".didx");
+    foreign.iter().filter(is_index).map(Orphan::new).collect()
+}

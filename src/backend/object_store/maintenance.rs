@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 use object_store::{ObjectStoreExt as _, PutPayload};
 
-use crate::backend::housekeeping::shows_a_store;
+use crate::backend::housekeeping::{indexes_among, shows_a_store};
 use crate::backend::object_store::errors::failed;
 use crate::backend::object_store::trial::new_location;
 use crate::backend::object_store::{CONTENT, IN_FLIGHT, ObjectStoreBackend, location};
@@ -91,8 +91,7 @@ impl Housekeeping for ObjectStoreBackend {
     }
 
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
-        let is_index = |path: &&String| path.ends_with(".fidx") || path.ends_with(".didx");
-        Ok(foreign.iter().filter(is_index).map(Orphan::new).collect())
+        Ok(indexes_among(foreign))
     }
 
     async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 
-use crate::backend::housekeeping::shows_a_store;
+use crate::backend::housekeeping::{indexes_among, shows_a_store};
 use crate::backend::s3::lease::Care;
 use crate::backend::s3::{CONTENT, IN_FLIGHT, S3Backend, version};
 use crate::backend::{Backend as _, Housekeeping, ObjectInfo, Orphan, PutMode, Version};
@@ -48,8 +48,7 @@ impl Housekeeping for S3Backend {
     }
 
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
-        let is_index = |path: &&String| path.ends_with(".fidx") || path.ends_with(".didx");
-        Ok(foreign.iter().filter(is_index).map(Orphan::new).collect())
+        Ok(indexes_among(foreign))
     }
 
     async fn get_orphan(&self, orphan: &Orphan, limit: u64) -> Result<Bytes> {
