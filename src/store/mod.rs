@@ -32,6 +32,7 @@ mod lifecycle;
 mod locks;
 mod manifests;
 mod options;
+mod position;
 mod publish;
 mod relocate;
 mod repairs;

@@ -17,6 +17,7 @@ use futures::io::{AsyncRead, AsyncSeek};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
 use crate::store::backup::dirty_map::DirtyMap;
+use crate::store::position::after_seek;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 2 << 20;
@@ -173,12 +174,7 @@ impl AsyncRead for FileSource {
 
 impl AsyncSeek for FileSource {
     fn poll_seek(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>> {
-        let position = match to {
-            SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::End(offset) => self.size.checked_add_signed(offset),
-            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
-        };
-        let position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        let position = after_seek(to, self.position, self.size)?;
         self.position = position;
         Poll::Ready(Ok(position))
     }

@@ -35,6 +35,7 @@ use crate::format::name::{ArchiveName, SnapshotName};
 use crate::observer::Observer;
 use crate::rt::semaphore::{Permit, Semaphore};
 use crate::store::events::{ArchiveEvent, Events};
+use crate::store::position::after_seek;
 use crate::store::{RestoreTarget, StoreInner, in_archive};
 use crate::trace;
 use crate::trace::{Facts, Operation, Subject};
@@ -443,18 +444,8 @@ impl AsyncRead for ArchiveReader {
 
 impl AsyncSeek for ArchiveReader {
     fn poll_seek(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>> {
-        let position = match to {
-            SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::End(offset) => self.size().checked_add_signed(offset),
-            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
-        };
-        Poll::Ready(match position {
-            Some(position) => {
-                self.position = position;
-                Ok(position)
-            }
-            None => Err(io::ErrorKind::InvalidInput.into()),
-        })
+        self.position = after_seek(to, self.position, self.size())?;
+        Poll::Ready(Ok(self.position))
     }
 }
 
