@@ -18,7 +18,7 @@ use crate::open::url::BucketPlace;
 use crate::rt::Runtime;
 use crate::s3::{
     Addressing, CredentialProvider, DefaultCredentials, RequestOutcome, Risk, S3Capabilities, S3Client,
-    S3Options,
+    S3Options, aws_domain,
 };
 
 /// Maximum time without any answer. A client is patient, for minutes with each request; that is not for a mistyped address.
@@ -156,8 +156,7 @@ impl Server {
         let in_host = place.in_host.unwrap_or(endpoint.is_none());
         let endpoint = endpoint.unwrap_or_else(|| {
             // The client replaces the region if the server names another one.
-            let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
-            format!("https://s3.{{{{region}}}}.amazonaws.com{suffix}")
+            format!("https://s3.{{{{region}}}}.{}", aws_domain(&region))
         });
         Self { endpoint, in_host, region }
     }

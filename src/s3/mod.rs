@@ -37,6 +37,7 @@ pub(crate) mod list;
 mod multipart;
 pub(crate) mod object;
 mod options;
+mod partition;
 mod place;
 mod probe;
 mod retry;
@@ -58,6 +59,7 @@ pub use handle::S3Client;
 pub(crate) use list::{ListRequest, ListedPage};
 pub(crate) use object::{Condition, Deletion, Head};
 pub use options::{Addressing, Encryption, RateLimits, RetryOptions, S3Options};
+pub(crate) use partition::aws_domain;
 
 /// An error answer of a server. It is the source of the errors of this module.
 #[non_exhaustive]

@@ -12,27 +12,17 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Header, HttpTransport, Request, Response, Timeouts};
 use crate::rt::Runtime;
-use crate::s3::Refusal;
 use crate::s3::credentials::Credentials;
 use crate::s3::credentials::document::{shorten, unanswered};
 use crate::s3::credentials::keeper::PARTS;
 use crate::s3::credentials::variables::Variables;
 use crate::s3::retry::{passes, refusal, skew};
+use crate::s3::{Refusal, aws_domain};
 use crate::wire::date::AmzDate;
 use crate::wire::s3_xml::{XmlError, parse_assumed_role};
 use crate::wire::sigv4::{self, Signed, SigningKey};
 use crate::wire::uri::{Endpoint, query};
 
-/// Domains of AWS by the start of a region. Every other region is in the first one.
-const DOMAINS: [(&str, &str); 7] = [
-    ("", "amazonaws.com"),
-    ("cn-", "amazonaws.com.cn"),
-    ("eu-isoe-", "cloud.adc-e.uk"),
-    ("eusc-", "amazonaws.eu"),
-    ("us-iso-", "c2s.ic.gov"),
-    ("us-isob-", "sc2s.sgov.gov"),
-    ("us-isof-", "csp.hci.ic.gov"),
-];
 const CONTENT_TYPE: &str = "application/x-www-form-urlencoded; charset=utf-8";
 
 /// The service, and how to reach it.
@@ -198,8 +188,7 @@ fn server(endpoint: Option<&str>, region: Option<&str>) -> Result<Server> {
             if !region.bytes().all(is_label) {
                 return Err(refused("use the region").on(region));
             }
-            let domain = DOMAINS.iter().rev().find(|(start, _)| region.starts_with(start));
-            format!("https://sts.{region}.{}", domain.map_or(DOMAINS[0].1, |(_, domain)| domain))
+            format!("https://sts.{region}.{}", aws_domain(region))
         }
     };
     // The error must not show an address that contains a password.
