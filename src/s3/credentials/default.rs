@@ -15,6 +15,7 @@ use crate::s3::credentials::{
     ContainerCredentials, CredentialProvider, Credentials, InstanceCredentials, ProfileCredentials,
     WebIdentityCredentials, not_configured,
 };
+use crate::wording::Causes;
 
 /// Credentials of the first source that is configured on this host, in the order of the AWS SDKs.
 ///
@@ -116,13 +117,7 @@ impl CredentialProvider for DefaultCredentials {
 
 /// The causes of an error in one line.
 fn reason(error: &Error) -> String {
-    let mut reasons = Vec::new();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        reasons.push(error.to_string());
-        cause = error.source();
-    }
-    if reasons.is_empty() { error.to_string() } else { reasons.join(": ") }
+    error.source().map_or_else(|| error.to_string(), |cause| Causes(cause).to_string())
 }
 
 impl fmt::Display for Reasons {
