@@ -105,14 +105,29 @@ pub trait Coordination: fmt::Debug + Send + Sync {
 /// then collects garbage only after the caller asserted by `GcOptions::only_process` that no other process uses it.
 #[derive(Debug)]
 pub struct SingleProcess {
+    /// The clock of the objects; `None` for that of the runtime.
+    clock: Option<Box<dyn ObjectClock>>,
     locks: LockTable,
     runtime: Arc<dyn Runtime>,
+}
+
+/// The clock of objects whose times do not come from the runtime.
+#[async_trait]
+pub(super) trait ObjectClock: fmt::Debug + Send + Sync {
+    /// As [`Coordination::clock`].
+    async fn now(&self) -> Result<SystemTime>;
 }
 
 impl SingleProcess {
     /// Coordination on this runtime, whose clock is that of the objects.
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self { locks: LockTable::default(), runtime }
+        Self { clock: None, locks: LockTable::default(), runtime }
+    }
+
+    /// Coordination for objects with a clock of their own.
+    #[cfg(feature = "object_store")]
+    pub(super) fn with_clock(runtime: Arc<dyn Runtime>, clock: Box<dyn ObjectClock>) -> Self {
+        Self { clock: Some(clock), ..Self::new(runtime) }
     }
 }
 
@@ -123,7 +138,10 @@ impl Coordination for SingleProcess {
     }
 
     async fn clock(&self) -> Result<SystemTime> {
-        Ok(self.runtime.now())
+        match &self.clock {
+            Some(clock) => clock.now().await,
+            None => Ok(self.runtime.now()),
+        }
     }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {

@@ -1,32 +1,39 @@
-//! Coordination within the process, and maintenance.
+//! The clock of the place, and maintenance.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
-use object_store::{ObjectStoreExt as _, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
 
+use crate::backend::coordination::ObjectClock;
 use crate::backend::housekeeping::{indexes_among, shows_a_store};
 use crate::backend::object_store::errors::failed;
 use crate::backend::object_store::trial::new_location;
 use crate::backend::object_store::{CONTENT, IN_FLIGHT, ObjectStoreBackend, location};
-use crate::backend::{
-    Backend as _, Coordination, Housekeeping, LeaseTerm, LockGuard, LockMode, LockScope, ObjectInfo, Orphan,
-    PendingMoves, PutMode, Version,
-};
+use crate::backend::{Backend as _, Housekeeping, ObjectInfo, Orphan, PutMode, Version};
 use crate::error::Result;
 use crate::format::layout::Key;
 use crate::rt::Runtime;
 
-#[async_trait]
-impl Coordination for ObjectStoreBackend {
-    fn runtime(&self) -> &Arc<dyn Runtime> {
-        &self.runtime
-    }
+/// The clock of a place: the time of an object that is stored to read it.
+pub(super) struct PlaceClock {
+    pub(super) client: Arc<dyn ObjectStore>,
+    pub(super) runtime: Arc<dyn Runtime>,
+}
 
-    async fn clock(&self) -> Result<SystemTime> {
+impl fmt::Debug for PlaceClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlaceClock").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl ObjectClock for PlaceClock {
+    async fn now(&self) -> Result<SystemTime> {
         let unread = |error| failed(error, "read the clock of", &self.client);
         let place = new_location(self.runtime.as_ref())?;
         self.client.put(&place, PutPayload::from_static(b"clock")).await.map_err(unread)?;
@@ -34,42 +41,6 @@ impl Coordination for ObjectStoreBackend {
         // The name is not used again: a late deletion does no harm, nor does an object that stays.
         let _ = self.client.delete(&place).await;
         Ok(stored.map_err(unread)?.last_modified.into())
-    }
-
-    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        self.locks.lock(scope, mode, self.runtime.now())
-    }
-
-    async fn check_owned(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn lease_term(&self) -> Option<LeaseTerm> {
-        None
-    }
-
-    async fn begin_term(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn in_doubt(&self, _: &Key) -> Option<Duration> {
-        None
-    }
-
-    async fn record_moves(&self, _: &[Key]) -> Result<()> {
-        Ok(())
-    }
-
-    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
-        Ok(None)
-    }
-
-    async fn release(&self) -> Result<()> {
-        Ok(())
-    }
-
-    async fn close(&self) -> Result<()> {
-        Ok(())
     }
 }
 

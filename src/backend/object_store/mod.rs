@@ -52,12 +52,12 @@ use object_store::{
     UpdateVersion,
 };
 
-use crate::backend::lock_table::LockTable;
 use crate::backend::object_store::errors::{failed, failed_put};
 use crate::backend::object_store::listing::Parked;
+use crate::backend::object_store::maintenance::PlaceClock;
 use crate::backend::{
     Backend, Capabilities, Coordination, Cursor, Deleted, Depth, Housekeeping, ListPage, ListQuery, Object,
-    ObjectInfo, PutMode, Removal, Touched, Version,
+    ObjectInfo, PutMode, Removal, SingleProcess, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -145,7 +145,7 @@ pub enum ListingOrder {
 pub struct ObjectStoreBackend {
     capabilities: Capabilities,
     client: Arc<dyn ObjectStore>,
-    locks: LockTable,
+    coordination: SingleProcess,
     order: ListingOrder,
     parked: Parked,
     runtime: Arc<dyn Runtime>,
@@ -180,8 +180,9 @@ impl ObjectStoreBackend {
             in_flight: IN_FLIGHT,
             ..Capabilities::minimal()
         };
-        let (locks, parked) = (LockTable::default(), Parked::default());
-        Ok(Self { capabilities, client, locks, order, parked, runtime })
+        let clock = PlaceClock { client: Arc::clone(&client), runtime: Arc::clone(&runtime) };
+        let coordination = SingleProcess::with_clock(Arc::clone(&runtime), Box::new(clock));
+        Ok(Self { capabilities, client, coordination, order, parked: Parked::default(), runtime })
     }
 
     fn location(key: &Key) -> Result<Path> {
@@ -257,7 +258,7 @@ impl Backend for ObjectStoreBackend {
     }
 
     fn coordination(&self) -> &dyn Coordination {
-        self
+        &self.coordination
     }
 
     fn housekeeping(&self) -> Option<&dyn Housekeeping> {
