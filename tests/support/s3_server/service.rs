@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hyper::HeaderMap;
 use hyper::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
-#[expect(clippy::wildcard_imports, reason = "the input and the output of every operation")]
+#[allow(clippy::wildcard_imports, reason = "the input and the output of every operation")]
 use s3s::dto::*;
 use s3s::{Body, S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 
