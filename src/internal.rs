@@ -63,9 +63,9 @@ pub mod listing {
 
 /// Changes of manifests, which otherwise only a backup and its verification make.
 pub mod manifest {
+    use crate::crypt::KeyFingerprint;
     use crate::error::{Error, ErrorKind, Result};
     use crate::format::Digest;
-    use crate::format::fingerprint::KeyFingerprint;
     use crate::format::manifest::VerifyResult;
     use crate::format::manifest::{CryptMode, Manifest, ManifestFile, VerifyState};
     use crate::format::name::{ArchiveName, SnapshotName};

@@ -3,7 +3,6 @@
 pub(crate) mod blob;
 pub mod digest;
 pub(crate) mod dynamic_index;
-pub mod fingerprint;
 pub(crate) mod fixed_index;
 pub(crate) mod index;
 mod index_parts;

@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 27] = [
+const ROOMS: [(&str, &[&str]); 28] = [
     ("wording", &[]),
     ("error", &["wording"]),
     ("buffers", &[]),
-    ("format", &["wording"]),
+    ("crypt", &["wording"]),
+    ("format", &["crypt", "wording"]),
     ("chunker", &["format"]),
     ("digest_set", &["format"]),
     ("rename", &[]),
@@ -76,7 +77,7 @@ const ROOMS: [(&str, &[&str]); 27] = [
         ],
     ),
     ("open", &["backend", "http", "local", "rt", "s3", "store", "wire"]),
-    ("internal", &["backend", "chunker", "format", "http", "rt", "s3", "store", "wire"]),
+    ("internal", &["backend", "chunker", "crypt", "format", "http", "rt", "s3", "store", "wire"]),
     (
         "lib",
         &[
@@ -84,6 +85,7 @@ const ROOMS: [(&str, &[&str]); 27] = [
             "buffers",
             "chunker",
             "chunks",
+            "crypt",
             "digest_set",
             "error",
             "format",

@@ -3,8 +3,8 @@ use std::error::Error as _;
 use proptest::prelude::*;
 
 use super::*;
+use crate::crypt::KeyFingerprint;
 use crate::error::ErrorKind;
-use crate::format::fingerprint::KeyFingerprint;
 use crate::format::name::AuthId;
 use crate::format::upid::Upid;
 

@@ -1,7 +1,7 @@
 use std::fmt;
 
+use crate::crypt::KeyFingerprint;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::fingerprint::KeyFingerprint;
 use crate::format::json::{Json, Object};
 use crate::format::manifest::{Manifest, ManifestError, field};
 use crate::format::name::BackupTime;

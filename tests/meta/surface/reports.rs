@@ -9,7 +9,7 @@ use super::sources::{Kind, Sources};
 
 /// Public types that a program uses or makes, and that are neither a result nor an event: handles, options, builders, errors of parsers, and
 /// the types of the traits for backends, runtimes and transports.
-const TOOLS: [&str; 66] = [
+const TOOLS: [&str; 67] = [
     "Addressing",
     "ArchiveKind",
     "BlockingJob",
@@ -21,6 +21,7 @@ const TOOLS: [&str; 66] = [
     "Details",
     "DirtyMap",
     "Encryption",
+    "EncryptionKey",
     "Endpoint",
     "EntryKind",
     "Excludes",

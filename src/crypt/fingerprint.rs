@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::ParseError;
-
 use crate::wording::text_as_json;
 
 /// A 32-byte identifier of an encryption key. It does not allow decryption.
@@ -14,12 +13,12 @@ use crate::wording::text_as_json;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyFingerprint([u8; 32]);
 
-#[cfg(test)]
 impl KeyFingerprint {
     pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
+    #[cfg(test)]
     pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

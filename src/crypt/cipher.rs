@@ -1,0 +1,41 @@
+//! AES-256-GCM with nonces of 16 bytes.
+
+use std::fmt;
+
+use aes_gcm::aead::AeadInOut as _;
+use aes_gcm::aead::consts::U16;
+use aes_gcm::aes::Aes256;
+use aes_gcm::{AesGcm, KeyInit as _};
+
+use crate::crypt::{NONCE_BYTES, TAG_BYTES, Unauthentic};
+
+/// The cipher under one key, with its key schedule.
+pub(super) struct Cipher(AesGcm<Aes256, U16>);
+
+impl Cipher {
+    pub(super) fn new(key: &[u8; 32]) -> Self {
+        Self(AesGcm::new(key.into()))
+    }
+
+    /// Encrypts in place, and returns the tag.
+    pub(super) fn seal(&self, nonce: &[u8; NONCE_BYTES], data: &mut [u8]) -> [u8; TAG_BYTES] {
+        // Only more than 64 GiB fail.
+        self.0.encrypt_inout_detached(nonce.into(), &[], data.into()).map_or([0; TAG_BYTES], Into::into)
+    }
+
+    /// Authenticates, then decrypts in place. Data that is not authentic stays encrypted.
+    pub(super) fn open(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        tag: &[u8; TAG_BYTES],
+        data: &mut [u8],
+    ) -> Result<(), Unauthentic> {
+        self.0.decrypt_inout_detached(nonce.into(), &[], data.into(), tag.into()).map_err(|_| Unauthentic)
+    }
+}
+
+impl fmt::Debug for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cipher").finish_non_exhaustive()
+    }
+}
