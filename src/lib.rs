@@ -93,6 +93,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic"))]
 
 pub mod backend;
+mod base64;
 mod buffers;
 pub mod chunker;
 mod chunks;

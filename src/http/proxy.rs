@@ -8,10 +8,10 @@ use std::net::IpAddr;
 
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::base64;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Progress, TransportError, TransportErrorKind};
 use crate::rt::Connection;
-use crate::wire::base64::base64;
 use crate::wire::http_head::{parse_response, write_request};
 use crate::wire::uri::{Endpoint, decode};
 
@@ -45,7 +45,7 @@ impl Proxy {
             Some(user) => {
                 let user = decode(user).ok_or_else(malformed)?;
                 let user = if user.contains(':') { user } else { format!("{user}:") };
-                Some(format!("Basic {}", base64(user.as_bytes())))
+                Some(format!("Basic {}", base64::encode(user.as_bytes())))
             }
         };
         Ok(Self { authorization, direct: Vec::new(), endpoint })

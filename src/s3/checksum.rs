@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use md5::{Digest as _, Md5};
 
-use crate::wire::base64::base64;
+use crate::base64;
 
 /// Encoded for a `content-md5` header.
 pub(super) fn base64_md5(bytes: &[u8]) -> String {
-    base64(&Md5::digest(bytes))
+    base64::encode(&Md5::digest(bytes))
 }
 
 /// Encoded as most servers write it in an entity tag.

@@ -1,8 +1,6 @@
 //! The messages between client and S3 server, as buffers: no I/O, no clock, no randomness.
 
 #[cfg(feature = "s3")]
-pub mod base64;
-#[cfg(feature = "s3")]
 pub mod date;
 #[cfg(feature = "s3")]
 pub mod http_body;

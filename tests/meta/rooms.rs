@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 28] = [
+const ROOMS: [(&str, &[&str]); 29] = [
     ("wording", &[]),
     ("error", &["wording"]),
+    ("base64", &[]),
     ("buffers", &[]),
-    ("crypt", &["wording"]),
+    ("crypt", &["base64", "wording"]),
     ("format", &["crypt", "wording"]),
     ("chunker", &["format"]),
     ("digest_set", &["format"]),
@@ -21,8 +22,8 @@ const ROOMS: [(&str, &[&str]); 28] = [
     ("rt", &[]),
     ("trace", &["rt", "wording"]),
     ("wire", &[]),
-    ("http", &["buffers", "rt", "wire", "wording"]),
-    ("s3", &["buffers", "http", "rt", "trace", "wire", "wording"]),
+    ("http", &["base64", "buffers", "rt", "wire", "wording"]),
+    ("s3", &["base64", "buffers", "http", "rt", "trace", "wire", "wording"]),
     ("local", &["format", "rt", "trace", "wording"]),
     ("backend", &["buffers", "format", "local", "rename", "rt", "s3", "trace", "wording"]),
     ("chunks", &["backend", "buffers", "digest_set", "format", "local", "rt", "trace"]),
@@ -82,6 +83,7 @@ const ROOMS: [(&str, &[&str]); 28] = [
         "lib",
         &[
             "backend",
+            "base64",
             "buffers",
             "chunker",
             "chunks",
