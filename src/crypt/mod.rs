@@ -13,11 +13,21 @@
 //! Source: PBS datastore format, keys.
 
 mod cipher;
+mod errors;
 mod fingerprint;
+mod json_fields;
+mod kdf;
 mod key;
+pub(crate) mod key_file;
+mod key_time;
+mod secret_text;
 
+pub use errors::KeyError;
 pub use fingerprint::KeyFingerprint;
+pub use kdf::Kdf;
 pub use key::EncryptionKey;
+pub use key_file::KeyFile;
+pub use secret_text::SecretText;
 
 /// Bytes of a nonce of the cipher.
 pub(crate) const NONCE_BYTES: usize = 16;

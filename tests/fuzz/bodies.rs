@@ -4,6 +4,7 @@
 use std::str::FromStr as _;
 
 use bytes::Bytes;
+use larder::crypt::{KeyError, KeyFile};
 use larder::format::layout::{Key, Prefix};
 use larder::internal::blob::{Blob, BlobDecoder, PlaintextSize};
 use larder::internal::dynamic_index::DynamicIndexReader;
@@ -23,11 +24,12 @@ use sha2::{Digest as _, Sha256};
 pub(crate) type Target = (&'static str, fn(&[u8]), &'static [u8]);
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 10] = [
+pub(crate) const TARGETS: [Target; 11] = [
     ("blob", blob, include_bytes!("seeds/blob")),
     ("chunked_body", chunked_body, b"4;x=y\r\nwiki\r\n5\r\npedia\r\n0\r\nTrailer: x\r\n\r\n"),
     ("dynamic_index", dynamic_index, include_bytes!("seeds/dynamic_index")),
     ("fixed_index", fixed_index, include_bytes!("seeds/fixed_index")),
+    ("key_file", key_file, include_bytes!("seeds/key_file")),
     ("listing", listing, include_bytes!("seeds/listing")),
     ("manifest", manifest, include_bytes!("seeds/manifest")),
     ("paths", paths, b"ns/a/ns/b/vm/100/2025-07-14T14:20:02Z/drive-scsi0.img.fidx"),
@@ -125,6 +127,21 @@ fn check_chunks(chunks: impl Iterator<Item = ChunkEntry>, count: usize, at: impl
         number += 1;
     }
     assert_eq!((number, at(end)), (count, None));
+}
+
+/// A key file that is read is the same when it is written and read again. Without a passphrase only an unprotected one gives its key.
+pub(crate) fn key_file(input: &[u8]) {
+    let Ok(file) = KeyFile::parse(input) else { return };
+    let written = file.to_json();
+    let again = KeyFile::parse(written.as_bytes()).expect("what was written is read");
+    assert_eq!(*again.to_json(), *written);
+    match file.unlock(None) {
+        Ok(key) => {
+            assert!(file.kdf().is_none() && file.fingerprint().is_none_or(|it| it == key.fingerprint()))
+        }
+        Err(KeyError::NoPassphrase) => assert!(file.kdf().is_some()),
+        Err(error) => assert_eq!(error, KeyError::OtherFingerprint),
+    }
 }
 
 /// A page that is read has no key without a name.

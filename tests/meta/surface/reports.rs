@@ -9,7 +9,7 @@ use super::sources::{Kind, Sources};
 
 /// Public types that a program uses or makes, and that are neither a result nor an event: handles, options, builders, errors of parsers, and
 /// the types of the traits for backends, runtimes and transports.
-const TOOLS: [&str; 67] = [
+const TOOLS: [&str; 70] = [
     "Addressing",
     "ArchiveKind",
     "BlockingJob",
@@ -31,6 +31,8 @@ const TOOLS: [&str; 67] = [
     "GroupRule",
     "Header",
     "Headers",
+    "Kdf",
+    "KeyFile",
     "ListEntry",
     "ListPage",
     "ListQuery",
@@ -63,6 +65,7 @@ const TOOLS: [&str; 67] = [
     "RootStore",
     "Sample",
     "Scheme",
+    "SecretText",
     "SingleProcess",
     "Sizes",
     "StoreUrl",
