@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Internal,
     /// An argument violates a documented rule. Nothing was changed.
     InvalidInput,
+    /// The data is encrypted, and no key was given.
+    KeyRequired,
     /// The object does not exist. Reported only if its absence is certain.
     NotFound,
     /// A reader, writer or target of the caller failed; [`source`](StdError::source) is its error.
@@ -46,6 +48,8 @@ pub enum ErrorKind {
     Unconfirmed,
     /// The store, the backend or this version of the crate does not support the operation. Nothing was changed.
     Unsupported,
+    /// The key is not the one that encrypted or signed the data, or the passphrase is not that of the key. Nothing was decrypted.
+    WrongKey,
 }
 
 impl ErrorKind {
@@ -61,11 +65,13 @@ impl ErrorKind {
             Self::Full => "full",
             Self::Internal => "internal",
             Self::InvalidInput => "invalid_input",
+            Self::KeyRequired => "key_required",
             Self::NotFound => "not_found",
             Self::Stream => "stream",
             Self::Unavailable => "unavailable",
             Self::Unconfirmed => "unconfirmed",
             Self::Unsupported => "unsupported",
+            Self::WrongKey => "wrong_key",
         }
     }
 
@@ -79,11 +85,13 @@ impl ErrorKind {
             Self::Full => "no space left",
             Self::Internal => "internal error",
             Self::InvalidInput => "invalid input",
+            Self::KeyRequired => "it is encrypted, and no key was given",
             Self::NotFound => "not found",
             Self::Stream => "the caller's stream failed",
             Self::Unavailable => "the store is not available",
             Self::Unconfirmed => "it has to be confirmed",
             Self::Unsupported => "not supported",
+            Self::WrongKey => "it has another key",
         }
     }
 }
@@ -291,11 +299,13 @@ mod tests {
             ErrorKind::Full,
             ErrorKind::Internal,
             ErrorKind::InvalidInput,
+            ErrorKind::KeyRequired,
             ErrorKind::NotFound,
             ErrorKind::Stream,
             ErrorKind::Unavailable,
             ErrorKind::Unconfirmed,
             ErrorKind::Unsupported,
+            ErrorKind::WrongKey,
         ] {
             let mut snake = String::new();
             for c in format!("{kind:?}").chars() {

@@ -97,7 +97,6 @@ mod base64;
 mod buffers;
 pub mod chunker;
 mod chunks;
-#[allow(dead_code, reason = "the store does not encrypt yet")]
 pub mod crypt;
 mod digest_set;
 pub mod error;

@@ -306,6 +306,7 @@ fn fault_text(fault: ObjectFault) -> &'static str {
     match fault {
         ObjectFault::Corrupt => "corrupt",
         ObjectFault::Missing => "missing",
+        ObjectFault::Signature => "not authentic",
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::buffers::{Buffer, Buffers};
+use crate::crypt::{EncryptionKey, NONCE_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{
@@ -15,15 +16,31 @@ use crate::format::blob::{
 /// Maximum number of bytes that encoding adds to a chunk.
 const ROOM_BYTES: usize = MAX_ENCODED_CHUNK_BYTES - MAX_CHUNK_BYTES;
 
+/// Key and nonce of a blob that is about to be encrypted.
+#[derive(Debug)]
+pub(crate) struct Seal {
+    pub(crate) key: EncryptionKey,
+    pub(crate) nonce: [u8; NONCE_BYTES],
+}
+
 /// Result of a check of a stored chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Examined {
+    /// Encrypted, and authentic: tag, digest and length match under the key.
+    Authentic,
     /// Encrypted, with a correct checksum. Without the key nothing more can be checked (H100).
     Checksum,
-    /// The contents have the digest and the length.
+    /// Plain, and the contents have the digest and the length.
     Digest,
     /// The contents have the digest, and another length than expected.
     OtherLength,
+}
+
+impl Examined {
+    /// Returns `true` if the check is strong enough to trust a suspect again. The checksum of an encrypted chunk is not.
+    pub(crate) fn clears_suspicion(self) -> bool {
+        self != Self::Checksum
+    }
 }
 
 /// Codec contexts and buffers, which are reused.
@@ -46,17 +63,28 @@ impl Codecs {
         self.buffers.take(capacity + ROOM_BYTES)
     }
 
-    /// Decodes a blob of at most this many bytes.
-    pub(crate) fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
+    /// Decodes a blob of at most this many bytes. With a key it must be encrypted, without one it must be plain.
+    pub(crate) fn decode_blob(
+        &self,
+        blob: Bytes,
+        limit: usize,
+        key: Option<&EncryptionKey>,
+    ) -> Result<Bytes> {
         let mut decoder = self.decoder();
-        let decoded =
-            Blob::parse(blob).and_then(|blob| decoder.decode_bytes(&blob, PlaintextSize::AtMost(limit)));
+        let limit = PlaintextSize::AtMost(limit);
+        let decoded = Blob::parse(blob).and_then(|blob| match key {
+            Some(key) => {
+                let mut plaintext = Vec::new();
+                decoder.decrypt(&blob, key, &mut plaintext, limit).map(|()| plaintext.into())
+            }
+            None => decoder.decode_bytes(&blob, limit),
+        });
         self.keep_decoder(decoder);
         decoded.map_err(|error| decode_error(error, "decode blob"))
     }
 
     /// Encodes bytes as a blob.
-    pub(crate) fn encode(&self, plaintext: &Bytes) -> Result<Bytes> {
+    pub(crate) fn encode(&self, plaintext: &Bytes, seal: Option<&Seal>) -> Result<Bytes> {
         let kept = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut encoder = match kept {
             Some(encoder) => encoder,
@@ -64,19 +92,29 @@ impl Codecs {
                 .map_err(|error| Error::new(ErrorKind::InvalidInput, "encode blob").because(error))?,
         };
         let mut encoded = self.buffers.take(plaintext.len() + ROOM_BYTES);
-        let result = encoder.encode(plaintext, &mut encoded);
+        let result = match seal {
+            Some(Seal { key, nonce }) => encoder.encode_encrypted(plaintext, key, nonce, &mut encoded),
+            None => encoder.encode(plaintext, &mut encoded),
+        };
         self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
         result.map_err(|error| Error::new(ErrorKind::InvalidInput, "encode blob").because(error))?;
         Ok(encoded.freeze())
     }
 
-    /// Decodes a chunk of a known length, and checks it against its digest.
-    pub(crate) fn decode(&self, encoded: Bytes, digest: Digest, length: usize) -> Result<Bytes> {
+    /// Decodes a chunk of a known length, and checks it against its digest. With a key it must be encrypted, without one it must be plain (H101).
+    pub(crate) fn decode(
+        &self,
+        encoded: Bytes,
+        digest: Digest,
+        length: usize,
+        key: Option<&EncryptionKey>,
+    ) -> Result<Bytes> {
         let mut decoder = self.decoder();
-        let decoded = self.decode_chunk(&mut decoder, encoded, length);
+        let decoded =
+            Blob::parse(encoded).and_then(|blob| self.decode_parsed(&mut decoder, &blob, length, key));
         self.keep_decoder(decoder);
         let plaintext = decoded.map_err(|error| decode_error(error, "decode chunk").on(digest))?;
-        if Digest::of(&plaintext) == digest {
+        if Digest::of_chunk(&plaintext, key) == digest {
             return Ok(plaintext);
         }
         let error = Error::new(ErrorKind::Corrupt, "decode chunk").on(digest);
@@ -90,7 +128,7 @@ impl Codecs {
         let blob = Blob::parse(encoded.clone()).map_err(failed)?;
         let kind = blob.kind();
         if !kind.is_encrypted() {
-            return self.decode(encoded, digest, length).map(|_| kind);
+            return self.decode(encoded, digest, length, None).map(|_| kind);
         }
         blob.check_crc().map_err(failed)?;
         let have = blob.payload().len();
@@ -100,28 +138,36 @@ impl Codecs {
         Ok(kind)
     }
 
-    /// Checks a stored chunk without keeping its contents.
-    pub(crate) fn examine(&self, encoded: Bytes, digest: Digest, length: u64) -> Result<Examined> {
+    /// Checks a stored chunk without keeping its contents. The key is for an encrypted one; without it only the checksum is verified.
+    pub(crate) fn examine(
+        &self,
+        encoded: Bytes,
+        digest: Digest,
+        length: u64,
+        key: Option<&EncryptionKey>,
+    ) -> Result<Examined> {
         let corrupt = |error| Error::new(ErrorKind::Corrupt, "check chunk").on(digest).because(error);
         let blob = Blob::parse(encoded).map_err(corrupt)?;
-        if blob.kind().is_encrypted() {
+        let key = key.filter(|_| blob.kind().is_encrypted());
+        if blob.kind().is_encrypted() && key.is_none() {
             return blob.check_crc().map(|()| Examined::Checksum).map_err(corrupt);
         }
+        let good = if key.is_some() { Examined::Authentic } else { Examined::Digest };
         let mut decoder = self.decoder();
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let fitting = if length > MAX_CHUNK_BYTES { None } else { Some(length) };
-        let examined = match fitting.map(|length| self.decode_parsed(&mut decoder, &blob, length)) {
-            Some(Ok(plaintext)) if Digest::of(&plaintext) == digest => Ok(Examined::Digest),
+        let examined = match fitting.map(|length| self.decode_parsed(&mut decoder, &blob, length, key)) {
+            Some(Ok(plaintext)) if Digest::of_chunk(&plaintext, key) == digest => Ok(good),
             Some(Ok(_)) => Err(Error::new(ErrorKind::Corrupt, "check chunk")
                 .on(digest)
                 .because("the contents have another digest")),
             failed => {
                 // The index may be wrong about the length.
-                let any = decoder.decode_bytes(&blob, PlaintextSize::AtMost(MAX_CHUNK_BYTES));
+                let any = decode_any(&mut decoder, &blob, key);
                 let error =
                     failed.and_then(Result::err).unwrap_or(DecodeError::TooLong { limit: MAX_CHUNK_BYTES });
                 match any {
-                    Ok(plaintext) if Digest::of(&plaintext) == digest => Ok(Examined::OtherLength),
+                    Ok(plaintext) if Digest::of_chunk(&plaintext, key) == digest => Ok(Examined::OtherLength),
                     _ => Err(corrupt(error)),
                 }
             }
@@ -130,26 +176,22 @@ impl Codecs {
         examined
     }
 
-    fn decode_chunk(
-        &self,
-        decoder: &mut BlobDecoder,
-        encoded: Bytes,
-        length: usize,
-    ) -> Result<Bytes, DecodeError> {
-        self.decode_parsed(decoder, &Blob::parse(encoded)?, length)
-    }
-
     fn decode_parsed(
         &self,
         decoder: &mut BlobDecoder,
         blob: &Blob,
         length: usize,
+        key: Option<&EncryptionKey>,
     ) -> Result<Bytes, DecodeError> {
-        if !blob.kind().is_compressed() {
-            return decoder.decode_bytes(blob, PlaintextSize::Exactly(length));
+        let expected = PlaintextSize::Exactly(length);
+        if key.is_none() && !blob.kind().is_compressed() {
+            return decoder.decode_bytes(blob, expected);
         }
         let mut plaintext = self.buffers.take(length + ROOM_BYTES);
-        decoder.decode(blob, &mut plaintext, PlaintextSize::Exactly(length))?;
+        match key {
+            Some(key) => decoder.decrypt(blob, key, &mut plaintext, expected)?,
+            None => decoder.decode(blob, &mut plaintext, expected)?,
+        }
         Ok(plaintext.freeze())
     }
 
@@ -162,7 +204,20 @@ impl Codecs {
     }
 }
 
+/// Decodes a chunk of any length.
+fn decode_any(
+    decoder: &mut BlobDecoder,
+    blob: &Blob,
+    key: Option<&EncryptionKey>,
+) -> Result<Bytes, DecodeError> {
+    let limit = PlaintextSize::AtMost(MAX_CHUNK_BYTES);
+    let Some(key) = key else { return decoder.decode_bytes(blob, limit) };
+    let mut plaintext = Vec::new();
+    decoder.decrypt(blob, key, &mut plaintext, limit)?;
+    Ok(plaintext.into())
+}
+
 fn decode_error(error: DecodeError, action: &'static str) -> Error {
-    let kind = if error == DecodeError::Encrypted { ErrorKind::Unsupported } else { ErrorKind::Corrupt };
+    let kind = if error == DecodeError::Encrypted { ErrorKind::KeyRequired } else { ErrorKind::Corrupt };
     Error::new(kind, action).because(error)
 }

@@ -72,7 +72,7 @@ impl ChunkStore {
         Ok(StoredChunk { blob: object.bytes, digest, kind, length })
     }
 
-    /// Reads a chunk from the local disk, which keeps only plain ones.
+    /// Reads a plain chunk from the local disk. An encrypted copy cannot be checked without the key, so the chunk is read from the store.
     async fn stored_locally(&self, digest: Digest, length: usize) -> Result<Option<StoredChunk>> {
         let Some(local) = self.fetcher.local.clone().filter(|local| local.chunks.is_some()) else {
             return Ok(None);
@@ -81,11 +81,14 @@ impl ChunkStore {
         let read = move || {
             let Some(cache) = &local.chunks else { return Ok(None) };
             let Some(blob) = cache.get(&digest) else { return Ok(None) };
-            let kind = codecs.inspect(blob.clone(), digest, length).ok().filter(|kind| !kind.is_encrypted());
-            if kind.is_none() {
-                cache.remove_damaged(&digest);
+            match codecs.inspect(blob.clone(), digest, length) {
+                Ok(kind) if kind.is_encrypted() => Ok(None),
+                Ok(kind) => Ok(Some(StoredChunk { blob, digest, kind, length })),
+                Err(_) => {
+                    cache.remove_damaged(&digest);
+                    Ok(None)
+                }
             }
-            Ok(kind.map(|kind| StoredChunk { blob, digest, kind, length }))
         };
         self.backend.runtime().run_blocking("read chunk", read).await
     }
@@ -125,8 +128,9 @@ impl ChunkStore {
             Lookup::Absent | Lookup::Known => None,
         };
         let StoredChunk { blob, length, .. } = chunk;
-        let upload = Upload { blob, digest, is_encrypted, cache_policy: writer.cache_policy, length };
-        let stored = self.store_unless_present(upload, present, is_suspect).await?;
+        let upload =
+            Upload { blob, digest, is_opaque: is_encrypted, cache_policy: writer.cache_policy, length };
+        let stored = self.store_unless_present(writer, upload, present, is_suspect).await?;
         writer.confirm(digest);
         Ok(stored)
     }

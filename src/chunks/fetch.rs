@@ -11,6 +11,7 @@ use crate::chunks::CachePolicy;
 use crate::chunks::codecs::Codecs;
 use crate::chunks::presence::Presence;
 use crate::chunks::shared::Binding;
+use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
@@ -30,8 +31,15 @@ pub(super) struct Fetcher {
     pub(super) presence: Arc<Presence>,
 }
 
-/// A chunk, its plaintext length, and whether the local disk keeps it.
-type Wanted = (Digest, usize, CachePolicy);
+/// A chunk that a reader wants. Readers with different keys share nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Wanted {
+    pub(super) cache_policy: CachePolicy,
+    pub(super) digest: Digest,
+    pub(super) key: Option<EncryptionKey>,
+    /// Plaintext length.
+    pub(super) length: usize,
+}
 
 type Flight = BoxFuture<'static, Result<Bytes>>;
 
@@ -53,21 +61,22 @@ impl Fetcher {
         if let Some(flight) = flights.get(&wanted).and_then(WeakShared::upgrade) {
             return flight;
         }
-        let fetcher = Arc::clone(&self);
+        let (fetcher, reading) = (Arc::clone(&self), wanted.clone());
         let flight = async move {
-            let _landing = Landing { fetcher: Arc::clone(&fetcher), wanted };
-            fetcher.read(wanted).await
+            let landing = Landing { fetcher: Arc::clone(&fetcher), wanted: reading };
+            fetcher.read(&landing.wanted).await
         };
         let flight = flight.boxed().shared();
         flights.extend(flight.downgrade().map(|weak| (wanted, weak)));
         flight
     }
 
-    async fn read(&self, (digest, length, cache_policy): Wanted) -> Result<Bytes> {
-        if let Some(plaintext) = self.read_locally(digest, length).await? {
+    async fn read(&self, wanted: &Wanted) -> Result<Bytes> {
+        let Wanted { cache_policy, digest, ref key, length } = *wanted;
+        if let Some(plaintext) = self.read_locally(wanted).await? {
             return Ok(plaintext);
         }
-        let fetched = self.fetch(digest, length).await;
+        let fetched = self.fetch(digest, length, key.as_ref()).await;
         if let Err(error) = &fetched
             && matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
         {
@@ -123,29 +132,38 @@ impl Fetcher {
     }
 
     /// Reads a chunk from the local disk. A damaged copy is removed and counts as a miss (H66).
-    async fn read_locally(&self, digest: Digest, length: usize) -> Result<Option<Bytes>> {
+    async fn read_locally(&self, wanted: &Wanted) -> Result<Option<Bytes>> {
         let Some(local) = self.local.clone().filter(|local| local.chunks.is_some()) else { return Ok(None) };
         let codecs = Arc::clone(&self.codecs);
+        let Wanted { digest, key, length, .. } = wanted.clone();
         let read = move || {
             let Some(cache) = &local.chunks else { return Ok(None) };
             let Some(stored) = cache.get(&digest) else { return Ok(None) };
-            let plaintext = codecs.decode(stored, digest, length).ok();
-            if plaintext.is_none() {
-                cache.remove_damaged(&digest);
+            match codecs.decode(stored, digest, length, key.as_ref()) {
+                Ok(plaintext) => Ok(Some(plaintext)),
+                Err(error) if error.kind() == ErrorKind::KeyRequired => Ok(None),
+                Err(_) => {
+                    cache.remove_damaged(&digest);
+                    Ok(None)
+                }
             }
-            Ok(plaintext)
         };
         self.backend.runtime().run_blocking("read chunk", read).await
     }
 
     /// Reads a chunk from the store: its stored bytes and its checked contents (H68).
-    pub(super) async fn fetch(&self, digest: Digest, length: usize) -> Result<(Bytes, Bytes)> {
+    pub(super) async fn fetch(
+        &self,
+        digest: Digest,
+        length: usize,
+        key: Option<&EncryptionKey>,
+    ) -> Result<(Bytes, Bytes)> {
         // A chunk found bad meanwhile stays a suspect.
         let was_suspect = self.suspects().contains(&digest);
         let object = self.backend.get(&Key::Chunk(digest), MAX_ENCODED_CHUNK_BYTES as u64).await?;
-        let codecs = Arc::clone(&self.codecs);
+        let (codecs, key) = (Arc::clone(&self.codecs), key.cloned());
         let decode = move || {
-            let plaintext = codecs.decode(object.bytes.clone(), digest, length)?;
+            let plaintext = codecs.decode(object.bytes.clone(), digest, length, key.as_ref())?;
             Ok((object.bytes, plaintext))
         };
         let fetched = self.backend.runtime().run_blocking("decode chunk", decode).await?;

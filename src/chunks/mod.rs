@@ -67,14 +67,15 @@ use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::Backend;
 use crate::buffers::Buffer;
-use crate::chunks::codecs::Codecs;
-use crate::chunks::fetch::Fetcher;
+use crate::chunks::codecs::{Codecs, Seal};
+use crate::chunks::fetch::{Fetcher, Wanted};
 use crate::chunks::gc_candidates::KnownCandidates;
 use crate::chunks::moves::MovesInProgress;
 use crate::chunks::pins::Pins;
 use crate::chunks::recent_indexes::RecentIndexes;
 use crate::chunks::shared::SharedState;
 use crate::chunks::suspects::KnownSuspectList;
+use crate::crypt::{EncryptionKey, NONCE_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_CHUNK_BYTES;
@@ -189,29 +190,46 @@ impl ChunkStore {
     }
 
     /// Reads a chunk of a known plaintext length and checks its digest. Concurrent readers of a chunk share one
-    /// fetch (H70).
+    /// fetch (H70). With a key it must be encrypted, without one it must be plain.
     ///
     /// # Errors
-    /// `Corrupt` if it is damaged or missing; any failure of the backend.
-    pub(crate) async fn get(&self, digest: Digest, length: u64, cache_policy: CachePolicy) -> Result<Bytes> {
+    /// `Corrupt` if it is damaged or missing; `KeyRequired` if it is encrypted and there is no key; any failure of the backend.
+    pub(crate) async fn get(
+        &self,
+        digest: Digest,
+        length: u64,
+        cache_policy: CachePolicy,
+        key: Option<&EncryptionKey>,
+    ) -> Result<Bytes> {
         let length = checked_length(digest, length)?;
-        Arc::clone(&self.fetcher)
-            .join((digest, length, cache_policy))
-            .await
-            .map_err(|error| lost(error, digest))
+        let wanted = Wanted { cache_policy, digest, key: key.cloned(), length };
+        Arc::clone(&self.fetcher).join(wanted).await.map_err(|error| lost(error, digest))
     }
 
-    /// Reads a blob that is stored as a file.
-    pub(crate) async fn decode_blob(&self, blob: Bytes, limit: usize) -> Result<Bytes> {
-        let codecs = Arc::clone(self.codecs());
-        let decode = move || codecs.decode_blob(blob, limit);
+    /// Reads a blob that is stored as a file. With a key it must be encrypted, without one it must be plain.
+    ///
+    /// # Errors
+    /// `Corrupt`; `KeyRequired` if it is encrypted and there is no key.
+    pub(crate) async fn decode_blob(
+        &self,
+        blob: Bytes,
+        limit: usize,
+        key: Option<&EncryptionKey>,
+    ) -> Result<Bytes> {
+        let (codecs, key) = (Arc::clone(self.codecs()), key.cloned());
+        let decode = move || codecs.decode_blob(blob, limit, key.as_ref());
         self.backend.runtime().run_blocking("decode blob", decode).await
     }
 
-    /// Encodes bytes as a blob.
-    pub(crate) async fn encode(&self, plaintext: &Bytes) -> Result<Bytes> {
+    /// Encodes bytes as a blob, encrypted if there is a key.
+    pub(crate) async fn encode(&self, plaintext: &Bytes, key: Option<&EncryptionKey>) -> Result<Bytes> {
         let (codecs, plaintext) = (Arc::clone(self.codecs()), plaintext.clone());
-        let encode = move || codecs.encode(&plaintext);
+        let seal = key.map(|key| {
+            let mut nonce = [0; NONCE_BYTES];
+            self.backend.runtime().fill_random(&mut nonce);
+            Seal { key: key.clone(), nonce }
+        });
+        let encode = move || codecs.encode(&plaintext, seal.as_ref());
         self.backend.runtime().run_blocking("encode blob", encode).await
     }
 

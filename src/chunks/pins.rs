@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::chunks::CachePolicy;
 use crate::chunks::witnesses::Witnesses;
+use crate::crypt::EncryptionKey;
 use crate::format::Digest;
 use crate::format::larder::gc_candidates::{GcCandidates, Prefix, prefix};
 
@@ -39,6 +40,8 @@ pub(crate) struct PinHold {
 #[derive(Debug)]
 pub(crate) struct WriterPins {
     pub(crate) cache_policy: CachePolicy,
+    /// The key that encrypts the chunks of the writer; `None` if they are plain. A writer has one, so no snapshot mixes them (H179).
+    pub(crate) key: Option<EncryptionKey>,
     state: Mutex<WriterState>,
     pub(crate) witnesses: Arc<Witnesses>,
 }
@@ -54,8 +57,13 @@ struct WriterState {
 
 impl Pins {
     /// Registers a writer.
-    pub(crate) fn writer(&self, cache_policy: CachePolicy, witnesses: Arc<Witnesses>) -> Arc<WriterPins> {
-        let pins = Arc::new(WriterPins { cache_policy, state: Mutex::default(), witnesses });
+    pub(crate) fn writer(
+        &self,
+        cache_policy: CachePolicy,
+        key: Option<EncryptionKey>,
+        witnesses: Arc<Witnesses>,
+    ) -> Arc<WriterPins> {
+        let pins = Arc::new(WriterPins { cache_policy, key, state: Mutex::default(), witnesses });
         let mut registry = self.registry();
         registry.writers.retain(|writer| writer.strong_count() > 0);
         registry.writers.push(Arc::downgrade(&pins));

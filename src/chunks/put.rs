@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::backend::{PutMode, Touched};
 use crate::chunks::pins::WriterPins;
 use crate::chunks::{CachePolicy, ChunkStore, Provenance, Stored};
+use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{Blob, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
@@ -29,7 +30,8 @@ pub(super) enum Lookup {
 pub(super) struct Upload {
     pub(super) blob: Bytes,
     pub(super) digest: Digest,
-    pub(super) is_encrypted: bool,
+    /// Encrypted with a key that the writer does not have.
+    pub(super) is_opaque: bool,
     pub(super) cache_policy: CachePolicy,
     /// Plaintext length.
     pub(super) length: usize,
@@ -82,10 +84,10 @@ impl ChunkStore {
             Lookup::Absent => None,
             Lookup::Present(size) | Lookup::Recorded(size) => Some(size),
         };
-        let blob = self.encode(plaintext).await?;
+        let blob = self.encode(plaintext, writer.key.as_ref()).await?;
         let (cache_policy, length) = (writer.cache_policy, plaintext.len());
-        let upload = Upload { blob, digest, is_encrypted: false, cache_policy, length };
-        self.store_unless_present(upload, present, is_suspect).await
+        let upload = Upload { blob, digest, is_opaque: false, cache_policy, length };
+        self.store_unless_present(writer, upload, present, is_suspect).await
     }
 
     /// Looks for an existing chunk, without a request unless a presence record is the only evidence.
@@ -131,6 +133,7 @@ impl ChunkStore {
     /// Stores a chunk unless an existing one passes the check. `present` is the length of the existing object, if it is known to exist.
     pub(super) async fn store_unless_present(
         &self,
+        writer: &WriterPins,
         upload: Upload,
         present: Option<u64>,
         is_suspect: bool,
@@ -159,10 +162,10 @@ impl ChunkStore {
         };
         // An interrupted upload is shorter, and equal length is the check that PBS makes too (D8). It does not clear a suspect.
         let matches_by_length = present == size && !is_suspect;
-        let stays = if upload.is_encrypted {
-            self.stays_before_encrypted(&upload, matches_by_length).await?
+        let stays = if upload.is_opaque {
+            self.stays_before_opaque(&upload, matches_by_length).await?
         } else {
-            matches_by_length || self.is_good(upload.digest, upload.length).await?
+            matches_by_length || self.is_good(upload.digest, upload.length, writer.key.as_ref()).await?
         };
         if stays {
             self.record(upload.digest, present).await;
@@ -181,20 +184,19 @@ impl ChunkStore {
         touched.into_iter().next().ok_or_else(|| Error::new(ErrorKind::Internal, "touch").on(key))
     }
 
-    /// Returns `true` if the stored object under the digest is correct.
-    async fn is_good(&self, digest: Digest, length: usize) -> Result<bool> {
-        match self.fetcher.fetch(digest, length).await {
-            Ok(_) => Ok(true),
-            // The new chunk is plain, so an encrypted one under its digest is wrong.
-            Err(error) => match error.kind() {
-                ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported => Ok(false),
-                _ => Err(error),
-            },
+    /// Returns `true` if the stored object under the digest is correct: with a key encrypted by it, and plain without one.
+    async fn is_good(&self, digest: Digest, length: usize, key: Option<&EncryptionKey>) -> Result<bool> {
+        let Err(error) = self.fetcher.fetch(digest, length, key).await else { return Ok(true) };
+        match error.kind() {
+            // Without a key, an encrypted chunk under the digest of a plain one is wrong. The reverse: no digest with a key is that of a plain chunk,
+            // so a plain one is wrong too, unless SHA-256 is broken.
+            ErrorKind::Corrupt | ErrorKind::KeyRequired | ErrorKind::NotFound => Ok(false),
+            _ => Err(error),
         }
     }
 
     /// Returns `true` if the stored chunk may stay instead of an encrypted one, whose contents cannot be read here.
-    async fn stays_before_encrypted(&self, upload: &Upload, matches_by_length: bool) -> Result<bool> {
+    async fn stays_before_opaque(&self, upload: &Upload, matches_by_length: bool) -> Result<bool> {
         let (key, digest, length) = (Key::Chunk(upload.digest), upload.digest, upload.length);
         let refused = |why: &'static str| Err(Error::new(ErrorKind::Conflict, "store").on(&key).because(why));
         let read = if matches_by_length {
@@ -228,9 +230,7 @@ impl ChunkStore {
         if is_whole && inspected.is_err() {
             return refused("the existing chunk is encrypted too, and has another length");
         }
-        if is_whole {
-            self.fetcher.suspects().remove(&digest);
-        }
+        // A suspect stays one: the checksum does not show that it is authentic.
         Ok(is_whole)
     }
 }

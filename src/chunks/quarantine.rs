@@ -19,11 +19,15 @@
 //! # Reinstatement
 //! If a chunk is missing and a quarantined copy passes all checks, for instance because a provider returned wrong data for a
 //! while, the copy is copied back, but never over an existing object (H98).
+//!
+//! An encrypted chunk that was checked without the key stays a suspect: a checksum finds neither a changed tag nor a changed
+//! initialisation vector, and whoever changed the contents could change the checksum. A writer or reader with the key clears it.
 
 use bytes::Bytes;
 
 use crate::backend::{ListEntry, ListQuery, LockGuard, ObjectInfo, PutMode, Removal, list_all};
 use crate::chunks::ChunkStore;
+use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
@@ -61,11 +65,16 @@ pub(crate) enum QuarantineOutcome {
 
 impl ChunkStore {
     /// Reads and checks a chunk where it is, past all copies, none of which is made or moved (H69). Returns how many bytes were read, too.
-    pub(crate) async fn inspect(&self, digest: Digest, length: u64) -> (Inspected, u64) {
+    pub(crate) async fn inspect(
+        &self,
+        digest: Digest,
+        length: u64,
+        key: Option<&EncryptionKey>,
+    ) -> (Inspected, u64) {
         // A chunk found bad meanwhile stays a suspect.
         let was_suspect = self.fetcher.suspects().contains(&digest);
-        let (found, info) = self.inspect_at(&Key::Chunk(digest), digest, length).await;
-        if was_suspect && matches!(found, Inspected::Good(_)) {
+        let (found, info) = self.inspect_at(&Key::Chunk(digest), digest, length, key).await;
+        if was_suspect && matches!(found, Inspected::Good(examined) if examined.clears_suspicion()) {
             self.fetcher.suspects().remove(&digest);
         }
         (found, info.map_or(0, |info| info.size))
@@ -76,8 +85,14 @@ impl ChunkStore {
         self.backend.head(&Key::Chunk(digest)).await
     }
 
-    async fn inspect_at(&self, key: &Key, digest: Digest, length: u64) -> (Inspected, Option<ObjectInfo>) {
-        let object = match self.backend.get(key, MAX_ENCODED_CHUNK_BYTES as u64).await {
+    async fn inspect_at(
+        &self,
+        place: &Key,
+        digest: Digest,
+        length: u64,
+        key: Option<&EncryptionKey>,
+    ) -> (Inspected, Option<ObjectInfo>) {
+        let object = match self.backend.get(place, MAX_ENCODED_CHUNK_BYTES as u64).await {
             Ok(object) => object,
             Err(error) => {
                 let found = match error.kind() {
@@ -88,8 +103,8 @@ impl ChunkStore {
                 return (found, None);
             }
         };
-        let (bytes, codecs): (Bytes, _) = (object.bytes, self.codecs().clone());
-        let examine = move || Ok(codecs.examine(bytes, digest, length));
+        let (bytes, codecs, key): (Bytes, _, _) = (object.bytes, self.codecs().clone(), key.cloned());
+        let examine = move || Ok(codecs.examine(bytes, digest, length, key.as_ref()));
         let found = match self.backend.runtime().run_blocking("check chunk", examine).await {
             Ok(Ok(examined)) => Inspected::Good(examined),
             Ok(Err(_)) => Inspected::Corrupt,
@@ -118,9 +133,10 @@ impl ChunkStore {
         guard: &dyn LockGuard,
         digest: Digest,
         length: u64,
+        key: Option<&EncryptionKey>,
     ) -> QuarantineOutcome {
         let _digest_lock = self.shared().digest_locks.lock(digest).await;
-        match self.quarantine_inside(guard, digest, length).await {
+        match self.quarantine_inside(guard, digest, length, key).await {
             Ok(done) => done,
             Err(error) => QuarantineOutcome::Failed(error),
         }
@@ -131,20 +147,23 @@ impl ChunkStore {
         guard: &dyn LockGuard,
         digest: Digest,
         length: u64,
+        key: Option<&EncryptionKey>,
     ) -> Result<QuarantineOutcome> {
-        let key = Key::Chunk(digest);
+        let place = Key::Chunk(digest);
         // First and durably: whatever interrupts the rest, the next upload replaces the chunk or stores it again (H99).
         self.add_suspects(&[digest]).await?;
-        let found = match self.inspect_at(&key, digest, length).await {
+        let found = match self.inspect_at(&place, digest, length, key).await {
             (Inspected::Good(examined), _) => {
-                self.fetcher.suspects().remove(&digest);
+                if examined.clears_suspicion() {
+                    self.fetcher.suspects().remove(&digest);
+                }
                 return Ok(QuarantineOutcome::Healed(examined));
             }
             (Inspected::Missing, _) => return Ok(QuarantineOutcome::Absent),
             (Inspected::Unreachable(error), _) => return Err(error),
             (Inspected::Corrupt, Some(info)) => info,
             // Too long to read.
-            (Inspected::Corrupt, None) => self.backend.head(&key).await?,
+            (Inspected::Corrupt, None) => self.backend.head(&place).await?,
         };
         guard.check().await?;
         self.copy_to_quarantine(digest, found.size).await?;
@@ -244,9 +263,10 @@ impl ChunkStore {
         guard: &dyn LockGuard,
         digest: Digest,
         length: u64,
+        key: Option<&EncryptionKey>,
     ) -> Result<Option<Examined>> {
         let _digest_lock = self.shared().digest_locks.lock(digest).await;
-        let (backend, key) = (self.backend.as_ref(), Key::Chunk(digest));
+        let (backend, place) = (self.backend.as_ref(), Key::Chunk(digest));
         // A reinstated chunk would vanish again, without a writer that could store it.
         if let Some(left) = self.shared().delete_pending_for(&digest, backend.runtime().monotonic()) {
             let error = Error::new(ErrorKind::Busy, "reinstate").on(digest).retry_in(left);
@@ -255,21 +275,24 @@ impl ChunkStore {
             );
         }
         for quarantined in self.quarantined(digest).await? {
-            let (Inspected::Good(examined), _) = self.inspect_at(&quarantined, digest, length).await else {
+            let (Inspected::Good(examined), _) = self.inspect_at(&quarantined, digest, length, key).await
+            else {
                 continue;
             };
-            if backend.has(&key).await? {
+            if backend.has(&place).await? {
                 // A writer of another process stored it meanwhile.
                 return Ok(None);
             }
             guard.check().await?;
-            match backend.copy(&quarantined, &key, backend.capabilities().create_mode()).await {
+            match backend.copy(&quarantined, &place, backend.capabilities().create_mode()).await {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
                 copied => drop(copied?),
             }
             // Durable before it counts as good.
             backend.barrier().await?;
-            self.fetcher.suspects().remove(&digest);
+            if examined.clears_suspicion() {
+                self.fetcher.suspects().remove(&digest);
+            }
             return Ok(Some(examined));
         }
         Ok(None)

@@ -135,7 +135,7 @@ impl Place {
     }
 
     fn writer(&self) -> Arc<WriterPins> {
-        self.chunks.pins().writer(CachePolicy::Populate, Arc::default())
+        self.chunks.pins().writer(CachePolicy::Populate, None, Arc::default())
     }
 
     /// Stores the chunk, and makes sure that it is pinned wherever that waits for something, and when it is over.

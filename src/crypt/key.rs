@@ -1,6 +1,7 @@
 //! The key, and the values that it makes.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -101,6 +102,12 @@ impl PartialEq for EncryptionKey {
 }
 
 impl Eq for EncryptionKey {}
+
+impl Hash for EncryptionKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.fingerprint.hash(state);
+    }
+}
 
 impl fmt::Debug for EncryptionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

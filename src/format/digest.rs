@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::crypt::EncryptionKey;
 use crate::error::ParseError;
-
 use crate::wording::text_as_json;
 
 /// A SHA-256 digest: the name of a chunk, or the checksum of a file.
@@ -19,6 +19,11 @@ impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// The digest of a chunk: of its plaintext alone, or with a key.
+    pub(crate) fn of_chunk(plaintext: &[u8], key: Option<&EncryptionKey>) -> Self {
+        key.map_or_else(|| Self::of(plaintext), |key| Self(key.digest(plaintext)))
     }
 
     /// A digest from its 32 bytes.

@@ -13,6 +13,7 @@ use crate::backend::{Backend, LockMode, PutMode, Version};
 use crate::chunks::pins::WriterPins;
 use crate::chunks::witnesses::Witnesses;
 use crate::chunks::{CachePolicy, ChunkStore, SuspectList};
+use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_CHUNK_BYTES;
@@ -206,12 +207,12 @@ impl StoreInner {
 
     /// New pins, which last until they are dropped.
     pub(crate) fn pins(&self) -> Arc<WriterPins> {
-        self.chunks.pins().writer(CachePolicy::Bypass, self.witnesses(None))
+        self.chunks.pins().writer(CachePolicy::Bypass, None, self.witnesses(None))
     }
 
     /// More pins for the writer of the given ones.
     pub(crate) fn pins_beside(&self, pins: &WriterPins) -> Arc<WriterPins> {
-        self.chunks.pins().writer(CachePolicy::Bypass, Arc::clone(&pins.witnesses))
+        self.chunks.pins().writer(CachePolicy::Bypass, None, Arc::clone(&pins.witnesses))
     }
 
     /// Mode of a put that replaces only the version that was read: a late put must not undo a newer one (H18).
@@ -236,15 +237,20 @@ impl StoreInner {
         self.chunks.published().keys()
     }
 
-    /// Digest of this number of zeros, at most those of a chunk.
-    pub(crate) async fn zero_digest(&self, length: u64) -> Result<Digest> {
-        if let Some(digest) = self.zeros.lock().unwrap_or_else(PoisonError::into_inner).get(&length) {
+    /// Digest of this number of zeros, at most those of a chunk: plain ones, or encrypted with a key.
+    pub(crate) async fn zero_digest(&self, length: u64, key: Option<&EncryptionKey>) -> Result<Digest> {
+        if key.is_none()
+            && let Some(digest) = self.zeros.lock().unwrap_or_else(PoisonError::into_inner).get(&length)
+        {
             return Ok(*digest);
         }
         let count = usize::try_from(length).unwrap_or(MAX_CHUNK_BYTES).min(MAX_CHUNK_BYTES);
-        let digest = move || Ok(Digest::of(&vec![0; count]));
+        let (is_plain, key) = (key.is_none(), key.cloned());
+        let digest = move || Ok(Digest::of_chunk(&vec![0; count], key.as_ref()));
         let digest = self.runtime().run_blocking("digest zeros", digest).await?;
-        self.zeros.lock().unwrap_or_else(PoisonError::into_inner).insert(length, digest);
+        if is_plain {
+            self.zeros.lock().unwrap_or_else(PoisonError::into_inner).insert(length, digest);
+        }
         Ok(digest)
     }
 

@@ -56,7 +56,8 @@ impl Manifests<'_> {
     pub(crate) async fn parse(&self, snapshot: &SnapshotName, stored: Bytes) -> Result<Manifest> {
         let key = Key::Manifest(snapshot.clone());
         let limit = usize::try_from(MANIFEST_BYTES).unwrap_or(usize::MAX);
-        let json = self.inner.chunks.decode_blob(stored, limit).await.map_err(|error| error.on(&key))?;
+        let json =
+            self.inner.chunks.decode_blob(stored, limit, None).await.map_err(|error| error.on(&key))?;
         let corrupt = || Error::new(ErrorKind::Corrupt, "read").on(&key);
         let manifest = Manifest::parse(&json).map_err(|error| corrupt().because(error))?;
         let group = snapshot.group();
@@ -70,7 +71,7 @@ impl Manifests<'_> {
     pub(crate) async fn encode(&self, manifest: &Manifest) -> Result<Bytes> {
         let json = Bytes::from(manifest.to_json());
         let fits = |bytes: &Bytes| bytes.len() as u64 <= MANIFEST_BYTES;
-        let blob = if fits(&json) { Some(self.inner.chunks.encode(&json).await?) } else { None };
+        let blob = if fits(&json) { Some(self.inner.chunks.encode(&json, None).await?) } else { None };
         blob.filter(fits).ok_or_else(|| {
             let error = Error::new(ErrorKind::InvalidInput, "store the manifest");
             error.because("it is longer than 16 MiB")
@@ -117,5 +118,5 @@ pub(crate) fn has_failed_verification(manifest: &Manifest) -> bool {
 
 /// Returns `true` if the error is about the object itself: it is bad or absent, and not unreachable.
 pub(crate) fn is_of_the_object(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Unsupported)
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::KeyRequired | ErrorKind::NotFound)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::chunks::{Examined, QuarantineOutcome};
+use crate::crypt::EncryptionKey;
 use crate::error::Result;
 use crate::format::Digest;
 use crate::store::StoreInner;
@@ -22,11 +23,16 @@ impl StoreInner {
 
 impl Repairs<'_> {
     /// Quarantines a corrupt chunk. Completes even if the caller is dropped.
-    pub(crate) async fn quarantine(&self, digest: Digest, length: u64) -> QuarantineOutcome {
-        let store = Arc::clone(self.inner);
+    pub(crate) async fn quarantine(
+        &self,
+        digest: Digest,
+        length: u64,
+        key: Option<&EncryptionKey>,
+    ) -> QuarantineOutcome {
+        let (store, key) = (Arc::clone(self.inner), key.cloned());
         let work = async move {
             let guard = store.locks().store_to_repair().await?;
-            Ok(store.chunks.quarantine(guard.as_ref(), digest, length).await)
+            Ok(store.chunks.quarantine(guard.as_ref(), digest, length, key.as_ref()).await)
         };
         self.inner
             .runtime()
@@ -36,12 +42,17 @@ impl Repairs<'_> {
     }
 
     /// Reinstates a missing chunk, if a quarantined copy is good.
-    pub(crate) async fn reinstate(&self, digest: Digest, length: u64) -> Result<Option<Examined>> {
+    pub(crate) async fn reinstate(
+        &self,
+        digest: Digest,
+        length: u64,
+        key: Option<&EncryptionKey>,
+    ) -> Result<Option<Examined>> {
         if !self.inner.chunks.has_quarantined(digest).await? {
             return Ok(None);
         }
         let guard = self.inner.locks().store_to_repair().await?;
-        self.inner.chunks.reinstate(guard.as_ref(), digest, length).await
+        self.inner.chunks.reinstate(guard.as_ref(), digest, length, key).await
     }
 
     /// Makes missing chunks suspects until they are stored again.

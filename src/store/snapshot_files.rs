@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backend::{ObjectInfo, Orphan};
+use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::Blob;
@@ -127,6 +128,7 @@ impl SnapshotFiles<'_> {
         key: &Key,
         file: Option<&ManifestFile>,
         stored: Bytes,
+        decrypting: Option<&EncryptionKey>,
     ) -> Result<()> {
         let wanted = file.map(entry_of);
         let bytes = stored.clone();
@@ -138,9 +140,11 @@ impl SnapshotFiles<'_> {
         };
         let is_encrypted =
             self.inner.runtime().run_blocking("check blob", check).await.map_err(|error| error.on(key))?;
-        if !is_encrypted {
+        // Without the key, the checksum of an encrypted blob is all that can be verified.
+        let of_blob = decrypting.filter(|_| is_encrypted);
+        if !is_encrypted || of_blob.is_some() {
             let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
-            self.inner.chunks.decode_blob(stored, limit).await.map_err(|error| error.on(key))?;
+            self.inner.chunks.decode_blob(stored, limit, of_blob).await.map_err(|error| error.on(key))?;
         }
         Ok(())
     }

@@ -111,7 +111,7 @@ impl GroupRun<'_> {
             match target.inner().snapshot_files().stored_index(name, file).await {
                 Ok((_, index)) => indexes.push(index),
                 // Its chunks are not reused then.
-                Err(error) if is_of_the_object(&error) && error.kind() != ErrorKind::Unsupported => {
+                Err(error) if is_of_the_object(&error) && error.kind() != ErrorKind::KeyRequired => {
                     return Ok(None);
                 }
                 Err(error) => return Err(error),

@@ -89,7 +89,8 @@ impl Run {
         if !self.control.admit() {
             return None;
         }
-        let (found, bytes) = self.store.inner().chunks().inspect(id.digest, u64::from(id.length)).await;
+        let (found, bytes) =
+            self.store.inner().chunks().inspect(id.digest, u64::from(id.length), self.key_of(id.key)).await;
         self.control.count_bytes(bytes);
         Some(found)
     }
@@ -117,7 +118,12 @@ impl Run {
         }
         // The quarantine completes even if this future is dropped; the next execution then finds the chunk missing.
         let was_started = !self.repairs().insert(id);
-        let outcome = self.store.inner().repairs().quarantine(id.digest, u64::from(id.length)).await;
+        let outcome = self
+            .store
+            .inner()
+            .repairs()
+            .quarantine(id.digest, u64::from(id.length), self.key_of(id.key))
+            .await;
         self.repairs().remove(&id);
         match outcome {
             QuarantineOutcome::Absent if was_started => {
@@ -145,7 +151,13 @@ impl Run {
         if self.options.repair == Repair::Report {
             return Verdict::Missing;
         }
-        match self.store.inner().repairs().reinstate(id.digest, u64::from(id.length)).await {
+        match self
+            .store
+            .inner()
+            .repairs()
+            .reinstate(id.digest, u64::from(id.length), self.key_of(id.key))
+            .await
+        {
             Ok(None) if self.repairs().remove(&id) => {
                 self.findings().report.quarantined += 1;
                 Verdict::Corrupt
@@ -170,7 +182,7 @@ impl Run {
             match verdict {
                 Verdict::Corrupt => counts.corrupt += 1,
                 Verdict::Checksum => counts.checksum += 1,
-                Verdict::Digest | Verdict::OtherLength => counts.digest += 1,
+                Verdict::Authentic | Verdict::Digest | Verdict::OtherLength => counts.digest += 1,
                 Verdict::Elsewhere | Verdict::Unchecked => {}
                 Verdict::Missing => counts.missing += 1,
                 Verdict::Presence => counts.presence += 1,
@@ -185,6 +197,7 @@ impl Run {
 
 fn verdict(examined: Examined) -> Verdict {
     match examined {
+        Examined::Authentic => Verdict::Authentic,
         Examined::Checksum => Verdict::Checksum,
         Examined::Digest => Verdict::Digest,
         Examined::OtherLength => Verdict::OtherLength,

@@ -41,7 +41,8 @@ impl Collector {
             state.is_cut = true;
             return;
         }
-        state.candidates.entry(place).or_insert(id);
+        // With a key, the check is stronger.
+        state.candidates.entry(place).and_modify(|known| known.key = known.key.max(id.key)).or_insert(id);
         if state.candidates.len() > self.max {
             state.candidates.pop_last();
             state.is_cut = true;

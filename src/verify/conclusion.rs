@@ -108,9 +108,13 @@ impl Tally {
     pub(super) fn add(&mut self, id: ChunkId, verdict: Verdict) {
         match verdict {
             Verdict::Corrupt => drop(self.corrupt.insert(id)),
-            Verdict::Checksum if !self.is_encrypted => drop(self.misfits.insert(id)),
+            Verdict::Authentic | Verdict::Checksum if !self.is_encrypted => drop(self.misfits.insert(id)),
             Verdict::Digest if self.is_encrypted => drop(self.misfits.insert(id)),
-            Verdict::Checksum | Verdict::Digest | Verdict::Elsewhere | Verdict::Presence => {}
+            Verdict::Authentic
+            | Verdict::Checksum
+            | Verdict::Digest
+            | Verdict::Elsewhere
+            | Verdict::Presence => {}
             Verdict::Missing => drop(self.missing.insert(id)),
             Verdict::OtherLength => drop(self.misfits.insert(id)),
             Verdict::Unchecked | Verdict::Unreachable(_) => self.open = true,

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::crypt::EncryptionKey;
 use crate::format::upid::Upid;
 use crate::rt::semaphore::Semaphore;
 use crate::store::{Datastore, SnapshotInfo};
@@ -115,6 +116,11 @@ impl Run {
             trace::step(event);
         }
         self.options.control.notify(event);
+    }
+
+    /// The key of this number, from 1.
+    pub(super) fn key_of(&self, number: u8) -> Option<&EncryptionKey> {
+        usize::from(number).checked_sub(1).and_then(|number| self.options.keys.get(number))
     }
 
     /// Half of the memory: the share of listings and samples.

@@ -149,7 +149,8 @@ impl Control {
                 }
             }
             Verdict::Unreachable(_) => self.count_unreachable(),
-            Verdict::Checksum
+            Verdict::Authentic
+            | Verdict::Checksum
             | Verdict::Corrupt
             | Verdict::Digest
             | Verdict::OtherLength

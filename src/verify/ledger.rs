@@ -19,6 +19,8 @@ const BAD_BYTES: usize = 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ChunkId {
     pub(super) digest: Digest,
+    /// Number of the key that it is checked with, from 1; 0 for none.
+    pub(super) key: u8,
     /// Length of its contents.
     pub(super) length: u32,
 }
@@ -26,6 +28,8 @@ pub(super) struct ChunkId {
 /// Result for a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
+    /// Encrypted, and good under its key.
+    Authentic,
     Corrupt,
     Checksum,
     Digest,
@@ -45,7 +49,9 @@ impl Verdict {
         match self {
             Self::Corrupt => Some(ChunkFinding::Corrupt),
             Self::Checksum => Some(ChunkFinding::Good(CheckStrength::Checksum)),
-            Self::Digest | Self::OtherLength => Some(ChunkFinding::Good(CheckStrength::Digest)),
+            Self::Authentic | Self::Digest | Self::OtherLength => {
+                Some(ChunkFinding::Good(CheckStrength::Digest))
+            }
             Self::Elsewhere | Self::Unchecked => None,
             Self::Missing => Some(ChunkFinding::Missing),
             Self::Presence => Some(ChunkFinding::Good(CheckStrength::Presence)),
@@ -56,6 +62,7 @@ impl Verdict {
     /// Its code in the set of good chunks.
     fn mark(self) -> Option<u32> {
         match self {
+            Self::Authentic => Some(3 << 30),
             Self::Checksum => Some(1 << 31),
             Self::Digest => Some(0),
             Self::Presence => Some(1 << 30),
@@ -125,8 +132,8 @@ impl Ledger {
         if let Some(verdict) = state.bad.get(&id) {
             return Turn::Known(*verdict);
         }
-        let enough = [Verdict::Digest, Verdict::Checksum, Verdict::Presence];
-        let enough = if is_deep { &enough[..2] } else { &enough[..] };
+        let enough = [Verdict::Digest, Verdict::Checksum, Verdict::Authentic, Verdict::Presence];
+        let enough = if is_deep { &enough[..3] } else { &enough[..] };
         if let Some(known) = enough.iter().find(|verdict| state.good.contains(&id, **verdict)) {
             return Turn::Known(*known);
         }
@@ -212,7 +219,7 @@ impl Drop for Ticket<'_> {
     }
 }
 
-/// Good chunks, at 16 bytes each: 12 of the digest, and the length with two bits for what was looked at. Two chunks whose first 96 bits
+/// Good chunks, at 16 bytes each: 12 of the digest, and the length with two bits for the check and one for a check with a key. Two chunks whose first 96 bits
 /// and lengths are equal are taken for one, which happens by chance with one of 2^43 among 4 million.
 #[derive(Debug)]
 struct CheckedSet {
@@ -258,7 +265,8 @@ impl CheckedSet {
         let mut bytes = [0; 16];
         let (digest, length) = bytes.split_at_mut(12);
         digest.copy_from_slice(&id.digest.as_bytes()[..12]);
-        length.copy_from_slice(&(id.length | verdict.mark().unwrap_or_default()).to_le_bytes());
+        let keyed = if id.key == 0 { 0 } else { 1 << 29 };
+        length.copy_from_slice(&(id.length | keyed | verdict.mark().unwrap_or_default()).to_le_bytes());
         u128::from_le_bytes(bytes)
     }
 
@@ -275,7 +283,7 @@ mod tests {
     use super::*;
 
     fn id(number: u32) -> ChunkId {
-        ChunkId { digest: Digest::of(&number.to_le_bytes()), length: number % 100 + 1 }
+        ChunkId { digest: Digest::of(&number.to_le_bytes()), key: 0, length: number % 100 + 1 }
     }
 
     #[test]

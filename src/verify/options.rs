@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::name::{AuthId, BackupTime, GroupName};
 use crate::format::upid::Upid;
@@ -83,6 +84,7 @@ pub enum Recording {
 #[must_use]
 pub struct VerifyOptions {
     pub(super) control: ExecutionControl<VerifyEvent>,
+    pub(super) keys: Vec<EncryptionKey>,
     pub(super) memory_bytes: usize,
     pub(super) missing_limit: u64,
     pub(super) mode: VerifyMode,
@@ -97,6 +99,7 @@ impl Default for VerifyOptions {
     fn default() -> Self {
         Self {
             control: ExecutionControl::default(),
+            keys: Vec::new(),
             memory_bytes: 128 << 20,
             missing_limit: 100,
             mode: VerifyMode::Full,
@@ -121,6 +124,13 @@ impl VerifyOptions {
     /// bounds their bytes, [`memory_bytes`](crate::store::Options::memory_bytes), shared with restores.
     pub fn concurrency(mut self, chunks: usize) -> Self {
         self.control.concurrency = Some(chunks);
+        self
+    }
+
+    /// Adds a key, at most 255 of them; default: none. Snapshots that name its fingerprint are authenticated: the signature of the manifest, and the tag and
+    /// digest of every encrypted chunk and blob that is read. Without their key only checksums of encrypted data are verified.
+    pub fn key(mut self, key: &EncryptionKey) -> Self {
+        self.keys.push(key.clone());
         self
     }
 
@@ -193,6 +203,9 @@ impl VerifyOptions {
         }
         if self.memory_bytes < 1 << 20 {
             return invalid("memory_bytes is less than 1 MiB");
+        }
+        if self.keys.len() > usize::from(u8::MAX) {
+            return invalid("there are more than 255 keys");
         }
         self.upid(&Scope::Store, BackupTime::MIN).map(drop)
     }

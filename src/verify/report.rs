@@ -80,11 +80,11 @@ impl VerifyReport {
 pub struct ChunkCounts {
     /// Complete, and fails a check.
     pub corrupt: u64,
-    /// Good: the contents have the digest.
+    /// Good: the contents have the digest, and if the chunk is encrypted it is authentic under its key.
     pub digest: u64,
     /// Certainly missing.
     pub missing: u64,
-    /// Good by its checksum: the chunk is encrypted, and nothing more can be checked without the key. This neither excludes
+    /// Good by its checksum: the chunk is encrypted, and nothing more can be checked without the [key](crate::verify::VerifyOptions::key). This neither excludes
     /// intentional changes nor covers all data that decryption needs: these chunks are not verified.
     pub checksum: u64,
     /// Good by a listing: an object exists.
@@ -162,6 +162,8 @@ pub enum ObjectFault {
     Corrupt,
     /// Missing.
     Missing,
+    /// A manifest that names a key of the verification, and is not the one that the key signed.
+    Signature,
 }
 
 /// Reason why an execution ended before everything was checked.

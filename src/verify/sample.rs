@@ -98,7 +98,7 @@ mod tests {
         let id = |first: u8| {
             let mut bytes = [0; 32];
             bytes[0] = first;
-            ChunkId { digest: Digest::from_bytes(bytes), length: 1 }
+            ChunkId { digest: Digest::from_bytes(bytes), key: 0, length: 1 }
         };
         let collector = Collector::new(0xc0 << 56, 3);
         for first in [0x10, 0xd0, 0x20, 0xb0, 0xc0, 0x10, 0xf0] {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
+use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind};
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::index::IndexReader;
@@ -27,7 +28,7 @@ const ENTRIES_AT_ONCE: usize = 1024;
 /// An object that is read as a whole, and its counterpart.
 #[derive(Clone, Copy)]
 enum Wanted<'a> {
-    Blob(Option<&'a ManifestFile>),
+    Blob(Option<&'a ManifestFile>, Option<&'a EncryptionKey>),
     Index(&'a ManifestFile),
     Manifest(&'a SnapshotName),
 }
@@ -73,9 +74,14 @@ impl Run {
                     }
                     work => work,
                 };
+                let Ok(key) = self.key_number(&manifest) else {
+                    // A manifest that is not authentic is never updated.
+                    conclusion.found.damage.manifest = Some(ObjectFault::Signature);
+                    return self.conclude(conclusion);
+                };
                 self.notify(&VerifyEvent::SnapshotStarted { snapshot: name.clone() });
                 conclusion.lock = Some(lock);
-                self.files(&mut conclusion, target, &manifest, work).await;
+                self.files(&mut conclusion, target, (&manifest, key), work).await;
                 self.submit(conclusion).await;
             }
             Found::Missing => {
@@ -92,6 +98,16 @@ impl Run {
                 self.conclude(conclusion);
             }
         }
+    }
+
+    /// Number of the key of a snapshot, 0 if it is not known. Fails if the key did not sign the manifest.
+    fn key_number(&self, manifest: &Manifest) -> Result<u8, Error> {
+        let Ok(Some(fingerprint)) = manifest.key_fingerprint() else { return Ok(0) };
+        let mut keys = (1..).zip(&self.options.keys);
+        let Some((number, key)) = keys.find(|(_, key)| key.fingerprint() == fingerprint) else {
+            return Ok(0);
+        };
+        manifest.authenticate(key).map(|()| number)
     }
 
     /// Concludes a snapshot without a state to record.
@@ -128,26 +144,27 @@ impl Run {
         &self,
         conclusion: &mut Conclusion,
         target: &SnapshotInfo,
-        manifest: &Manifest,
+        (manifest, key): (&Manifest, u8),
         work: Work<'_>,
     ) {
         let is_full = matches!(work, Work::Full(_));
         conclusion.is_read = is_full;
+        let decrypting = self.key_of(key);
         for file in manifest.files() {
-            let key = Key::Archive(target.name.clone(), file.name.clone());
+            let place = Key::Archive(target.name.clone(), file.name.clone());
             let found = match (file.name.kind(), work) {
                 (ArchiveKind::Blob, Work::Full(_)) => {
-                    self.object(&mut conclusion.found, &key, Wanted::Blob(Some(file))).await
+                    self.object(&mut conclusion.found, &place, Wanted::Blob(Some(file), decrypting)).await
                 }
-                (ArchiveKind::Blob, _) => self.find_blob(target, &key, file).await,
+                (ArchiveKind::Blob, _) => self.find_blob(target, &place, file).await,
                 (ArchiveKind::Dynamic | ArchiveKind::Fixed, _) => {
-                    self.object(&mut conclusion.found, &key, Wanted::Index(file)).await
+                    self.object(&mut conclusion.found, &place, Wanted::Index(file)).await
                 }
             };
             match found {
                 Found::Blob | Found::Manifest(_) => {}
                 Found::Corrupt => conclusion.fault(file, ObjectFault::Corrupt),
-                Found::Index(index) => conclusion.tally(file, self.chunks(&index, file, work).await),
+                Found::Index(index) => conclusion.tally(file, self.chunks(&index, (file, key), work).await),
                 Found::Missing => conclusion.fault(file, ObjectFault::Missing),
                 Found::Stopped => conclusion.open = true,
                 Found::Unreachable(_) => {
@@ -157,8 +174,8 @@ impl Run {
             }
         }
         if target.has_client_log && is_full {
-            let key = Key::ClientLog(target.name.clone());
-            let log = self.object(&mut conclusion.found, &key, Wanted::Blob(None)).await;
+            let place = Key::ClientLog(target.name.clone());
+            let log = self.object(&mut conclusion.found, &place, Wanted::Blob(None, decrypting)).await;
             conclusion.found.has_damaged_log = matches!(log, Found::Corrupt);
             conclusion.is_log_open = matches!(log, Found::Stopped | Found::Unreachable(_));
         }
@@ -221,11 +238,11 @@ impl Run {
         };
         self.control.count_bytes(stored.len() as u64);
         match wanted {
-            Wanted::Blob(file) => self
+            Wanted::Blob(file, decrypting) => self
                 .store
                 .inner()
                 .snapshot_files()
-                .check_blob(key, file, stored)
+                .check_blob(key, file, stored, decrypting)
                 .await
                 .map_or_else(failed, |()| Found::Blob),
             Wanted::Index(file) => self
@@ -240,7 +257,7 @@ impl Run {
                 match manifest {
                     Ok(manifest) => Found::Manifest(Box::new(manifest)),
                     // A manifest is never encrypted.
-                    Err(error) if error.kind() == ErrorKind::Unsupported => Found::Corrupt,
+                    Err(error) if error.kind() == ErrorKind::KeyRequired => Found::Corrupt,
                     Err(error) => failed(error),
                 }
             }
@@ -248,8 +265,10 @@ impl Run {
     }
 
     /// Checks the chunks of an archive, many concurrently.
-    async fn chunks(&self, index: &IndexReader, file: &ManifestFile, work: Work<'_>) -> Tally {
-        let mut tally = Tally::new(file.crypt_mode == CryptMode::Encrypt);
+    async fn chunks(&self, index: &IndexReader, (file, key): (&ManifestFile, u8), work: Work<'_>) -> Tally {
+        let is_encrypted = file.crypt_mode == CryptMode::Encrypt;
+        let key = if is_encrypted { key } else { 0 };
+        let mut tally = Tally::new(is_encrypted);
         let mut checks = FuturesUnordered::new();
         for number in 0..index.len() {
             if number % ENTRIES_AT_ONCE == 0 {
@@ -267,10 +286,10 @@ impl Run {
                 u32::try_from(entry.len).ok().filter(|length| *length as usize <= MAX_CHUNK_BYTES)
             else {
                 // No chunk is that long, so no stored chunk matches.
-                tally.misfits.insert(ChunkId { digest: entry.digest, length: u32::MAX });
+                tally.misfits.insert(ChunkId { digest: entry.digest, key, length: u32::MAX });
                 continue;
             };
-            let id = ChunkId { digest: entry.digest, length };
+            let id = ChunkId { digest: entry.digest, key, length };
             match self.step(id, work) {
                 Step::Done(verdict) => tally.add(id, verdict),
                 Step::Later(turn, depth) => {

@@ -69,6 +69,7 @@ impl fmt::Display for ObjectFault {
         f.write_str(match self {
             Self::Corrupt => "corrupt",
             Self::Missing => "missing",
+            Self::Signature => "not authentic",
         })
     }
 }

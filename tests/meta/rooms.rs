@@ -26,7 +26,7 @@ const ROOMS: [(&str, &[&str]); 29] = [
     ("s3", &["base64", "buffers", "http", "rt", "trace", "wire", "wording"]),
     ("local", &["format", "rt", "trace", "wording"]),
     ("backend", &["buffers", "format", "local", "rename", "rt", "s3", "trace", "wording"]),
-    ("chunks", &["backend", "buffers", "digest_set", "format", "local", "rt", "trace"]),
+    ("chunks", &["backend", "buffers", "crypt", "digest_set", "format", "local", "rt", "trace"]),
     (
         "store",
         &[
@@ -34,6 +34,7 @@ const ROOMS: [(&str, &[&str]); 29] = [
             "buffers",
             "chunker",
             "chunks",
+            "crypt",
             "format",
             "local",
             "observer",
@@ -68,6 +69,7 @@ const ROOMS: [(&str, &[&str]); 29] = [
             "backend",
             "buffers",
             "chunks",
+            "crypt",
             "digest_set",
             "format",
             "observer",

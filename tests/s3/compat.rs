@@ -111,7 +111,7 @@ async fn check(store: &Datastore) -> (usize, usize) {
         for (file, expected) in files(expected) {
             let result = contents(&snapshot, file).await;
             if expected["decrypt-key"].is_string() {
-                assert_eq!(result.unwrap_err().kind(), ErrorKind::Unsupported, "{file}");
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::KeyRequired, "{file}");
                 counts.1 += 1;
             } else {
                 let bytes = result.unwrap();

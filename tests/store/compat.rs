@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use futures::io::Cursor;
 use larder::backend::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
+use larder::crypt::EncryptionKey;
 use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::manifest::VerifyResult;
@@ -163,11 +164,27 @@ fn indexes_of_a_pbs_store_are_read_completely() {
     assert_eq!(indexes, 27);
 }
 
-/// Restores everything that is not encrypted; how many archives and how many that are.
-async fn check_contents(store: &Datastore, expected: &Value) -> (usize, usize) {
+/// The key of this number in the fixtures.
+fn key(number: usize) -> EncryptionKey {
+    let keys = fixture::expected();
+    let hex = keys["keys"][number]["raw_key_hex"].as_str().unwrap();
+    let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
+    EncryptionKey::from_bytes(&std::array::from_fn(byte))
+}
+
+/// Restores everything, or without keys everything that is not encrypted; how many archives and how many were refused.
+async fn check_contents(store: &Datastore, expected: &Value, with_keys: bool) -> (usize, usize) {
     let (mut restored, mut refused) = (0, 0);
+    let keys = [key(0), key(1)];
     for expected in snapshots(expected) {
-        let snapshot = store.snapshot(&name_of(expected)).await.unwrap();
+        let mut snapshot = store.snapshot(&name_of(expected)).await.unwrap();
+        if with_keys && let Some(fingerprint) = snapshot.manifest().key_fingerprint().unwrap() {
+            let (wanted, others): (Vec<_>, _) = keys.iter().partition(|key| key.fingerprint() == fingerprint);
+            for other in others {
+                assert_eq!(snapshot.unlock(other).unwrap_err().kind(), ErrorKind::WrongKey);
+            }
+            snapshot.unlock(wanted[0]).unwrap();
+        }
         for (name, file) in files(expected) {
             let result = if name == "client.log.blob" {
                 snapshot.client_log().await.map(|log| log.unwrap().to_vec())
@@ -183,8 +200,8 @@ async fn check_contents(store: &Datastore, expected: &Value) -> (usize, usize) {
                     }
                 }
             };
-            if file["decrypt-key"].is_string() {
-                assert_eq!(result.unwrap_err().kind(), ErrorKind::Unsupported, "{name}");
+            if file["decrypt-key"].is_string() && !with_keys {
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::KeyRequired, "{name}");
                 refused += 1;
             } else {
                 assert!(is_digest_of(&result.unwrap(), file), "{name} of {}", snapshot.name());
@@ -199,8 +216,16 @@ async fn check_contents(store: &Datastore, expected: &Value) -> (usize, usize) {
 fn every_unencrypted_archive_of_a_pbs_store_is_restored() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
-    let (restored, refused) = block_on(check_contents(&store, &fixture::expected()));
+    let (restored, refused) = block_on(check_contents(&store, &fixture::expected(), false));
     assert!(restored >= 35 && refused >= 11, "{restored} {refused}");
+}
+
+#[test]
+fn every_archive_of_a_pbs_store_is_restored_with_its_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (restored, refused) = block_on(check_contents(&store, &fixture::expected(), true));
+    assert!(restored >= 46 && refused == 0, "{restored} {refused}");
 }
 
 #[test]
@@ -217,7 +242,7 @@ fn a_backup_adds_a_snapshot_to_a_pbs_store() {
         let added = backup.finish().await.unwrap().snapshot;
         assert!(restore(&added, "stream.raw.didx").await == data);
         assert_eq!(store.latest(&group).await.unwrap().as_ref(), Some(added.name()));
-        check_contents(&store, &fixture::expected()).await;
+        check_contents(&store, &fixture::expected(), false).await;
     });
 }
 
@@ -280,7 +305,7 @@ fn the_same_inputs_produce_the_same_store_as_pbs() {
 
 /// Proves H179.
 ///
-/// A backup is not encrypted, so that nothing of it may come from an encrypted archive.
+/// Nothing of a plain backup may come from an encrypted archive.
 #[test]
 fn an_encrypted_archive_is_refused_as_a_base() {
     let directory = tempfile::tempdir().unwrap();
@@ -299,7 +324,7 @@ fn an_encrypted_archive_is_refused_as_a_base() {
                     "fidx" => backup.image(archive, data, 1 << 20).base(&base).await,
                     _ => continue,
                 };
-                assert_eq!(begun.unwrap_err().kind(), ErrorKind::Unsupported, "{name}");
+                assert_eq!(begun.unwrap_err().kind(), ErrorKind::KeyRequired, "{name}");
                 backup.abort().await.unwrap();
                 refused += 1;
             }

@@ -3,6 +3,7 @@
 mod backup;
 mod compat;
 mod convenience;
+mod encryption;
 #[cfg(feature = "testing")]
 mod leftovers;
 #[cfg(all(feature = "s3", feature = "testing"))]

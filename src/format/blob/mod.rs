@@ -8,15 +8,19 @@
 //! | 28 | 16 | authentication tag | encrypted kinds only |
 //! | 12 or 44 | rest | payload | as the kind says |
 //!
-//! Encrypted blobs are recognised and carried unchanged; their contents cannot be read yet.
+//! A payload is compressed first, and then encrypted with AES-256-GCM. The checksum covers the encrypted payload alone, so it can be verified
+//! without the key. It covers neither the initialisation vector nor the tag.
 //!
 //! Source: PBS datastore format, data blob.
 
 use std::fmt;
 use std::io::{Cursor, Read as _};
+use std::ops::Range;
 
 use bytes::Bytes;
 use thiserror::Error;
+
+use crate::crypt::{EncryptionKey, NONCE_BYTES};
 
 /// Maximum plaintext of a blob: 128 MiB.
 pub const MAX_BLOB_PLAINTEXT_BYTES: usize = 128 << 20;
@@ -35,6 +39,10 @@ pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
 
 const PLAIN_HEADER_BYTES: usize = 12;
 const ENCRYPTED_HEADER_BYTES: usize = 44;
+/// Place of the initialisation vector in the header.
+const IV: Range<usize> = 12..28;
+/// Place of the authentication tag in the header.
+const TAG: Range<usize> = 28..44;
 
 /// Spare bytes that zstd wants beyond the frame; a frame that leaves fewer is discarded, as in PBS.
 const SPARE_BYTES: usize = 8;
@@ -104,6 +112,9 @@ pub enum DecodeError {
     /// Reading needs a key.
     #[error("it is encrypted")]
     Encrypted,
+    /// It is plain where an encrypted one is expected.
+    #[error("it is not encrypted")]
+    NotEncrypted,
     /// A field has an invalid value.
     #[error("the field {name} at offset {offset} is not valid")]
     Field {
@@ -123,6 +134,9 @@ pub enum DecodeError {
         /// The actual length in bytes.
         have: usize,
     },
+    /// The authentication tag does not match: the blob was changed, or has another key.
+    #[error("the authentication tag does not fit: it was changed, or has another key")]
+    Tag,
     /// The plaintext is longer than allowed.
     #[error("the plaintext has more than {limit} bytes")]
     TooLong {
@@ -238,18 +252,48 @@ impl BlobEncoder {
     /// # Errors
     /// `TooLong`; `out` is then empty.
     pub fn encode(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<BlobKind, EncodeError> {
-        start(plaintext, out)?;
-        let mut payload = Cursor::new(&mut *out);
-        payload.set_position(PLAIN_HEADER_BYTES as u64);
-        let compressed = self.compressor.compress_to_buffer(plaintext, &mut payload);
-        let kept = compressed.is_ok_and(|length| length + SPARE_BYTES <= plaintext.len());
-        let kind = if kept { BlobKind::Zstd } else { BlobKind::Plain };
-        if !kept {
-            out.truncate(PLAIN_HEADER_BYTES);
-            out.extend_from_slice(plaintext);
-        }
+        let compressed = self.compress(plaintext, PLAIN_HEADER_BYTES, out)?;
+        let kind = if compressed { BlobKind::Zstd } else { BlobKind::Plain };
         finish(kind, out);
         Ok(kind)
+    }
+
+    /// Encodes an encrypted blob into `out`, replacing its contents. The payload is compressed first if that makes it smaller.
+    ///
+    /// The nonce must be random, and is used for this blob alone.
+    ///
+    /// # Errors
+    /// `TooLong`; `out` is then empty.
+    pub fn encode_encrypted(
+        &mut self,
+        plaintext: &[u8],
+        key: &EncryptionKey,
+        nonce: &[u8; NONCE_BYTES],
+        out: &mut Vec<u8>,
+    ) -> Result<BlobKind, EncodeError> {
+        let compressed = self.compress(plaintext, ENCRYPTED_HEADER_BYTES, out)?;
+        if let Some((header, payload)) = out.split_at_mut_checked(ENCRYPTED_HEADER_BYTES) {
+            let tag = key.seal(nonce, payload);
+            header[IV].copy_from_slice(nonce);
+            header[TAG].copy_from_slice(&tag);
+        }
+        let kind = if compressed { BlobKind::EncryptedZstd } else { BlobKind::Encrypted };
+        finish(kind, out);
+        Ok(kind)
+    }
+
+    /// Writes an empty header and the payload into `out`. Returns `true` if the payload is compressed.
+    fn compress(&mut self, plaintext: &[u8], header: usize, out: &mut Vec<u8>) -> Result<bool, EncodeError> {
+        start(plaintext, header, out)?;
+        let mut payload = Cursor::new(&mut *out);
+        payload.set_position(header as u64);
+        let compressed = self.compressor.compress_to_buffer(plaintext, &mut payload);
+        let kept = compressed.is_ok_and(|length| length + SPARE_BYTES <= plaintext.len());
+        if !kept {
+            out.truncate(header);
+            out.extend_from_slice(plaintext);
+        }
+        Ok(kept)
     }
 }
 
@@ -264,32 +308,34 @@ impl fmt::Debug for BlobEncoder {
 /// # Errors
 /// `TooLong`; `out` is then empty.
 pub fn encode_plain(plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-    start(plaintext, out)?;
+    start(plaintext, PLAIN_HEADER_BYTES, out)?;
     out.extend_from_slice(plaintext);
     finish(BlobKind::Plain, out);
     Ok(())
 }
 
 /// Reserves a header and a payload that is no longer than the plaintext.
-fn start(plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+fn start(plaintext: &[u8], header: usize, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     out.clear();
     if plaintext.len() > MAX_BLOB_PLAINTEXT_BYTES {
         return Err(EncodeError::TooLong);
     }
-    out.reserve(PLAIN_HEADER_BYTES + plaintext.len());
-    out.resize(PLAIN_HEADER_BYTES, 0);
+    out.reserve(header + plaintext.len());
+    out.resize(header, 0);
     Ok(())
 }
 
 fn finish(kind: BlobKind, out: &mut [u8]) {
-    if let Some((header, payload)) = out.split_at_mut_checked(PLAIN_HEADER_BYTES) {
+    if let Some((header, payload)) = out.split_at_mut_checked(kind.header_bytes()) {
         header[..8].copy_from_slice(&kind.magic());
-        header[8..].copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
+        header[8..PLAIN_HEADER_BYTES].copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
     }
 }
 
 /// Decoder of blobs. It reuses its zstd context.
 pub struct BlobDecoder {
+    /// A decrypted payload that is still compressed.
+    compressed: Vec<u8>,
     decompressor: Option<zstd::bulk::Decompressor<'static>>,
 }
 
@@ -297,7 +343,7 @@ impl BlobDecoder {
     /// Creates a decoder.
     #[must_use]
     pub const fn new() -> Self {
-        Self { decompressor: None }
+        Self { compressed: Vec::new(), decompressor: None }
     }
 
     /// Decodes the plaintext into `out`, replacing its contents. Verifies the checksum first.
@@ -324,6 +370,42 @@ impl BlobDecoder {
             BlobKind::Zstd => self.decompress(&payload, out, expected)?,
         }
         expected.check(out.len())
+    }
+
+    /// Decrypts and decodes the plaintext into `out`, replacing its contents. Verifies the checksum, then the authentication tag, and decrypts
+    /// nothing before.
+    ///
+    /// # Errors
+    /// `NotEncrypted`, `Tag`; as [`decode`](BlobDecoder::decode). `out` is then empty.
+    pub fn decrypt(
+        &mut self,
+        blob: &Blob,
+        key: &EncryptionKey,
+        out: &mut Vec<u8>,
+        expected: PlaintextSize,
+    ) -> Result<(), DecodeError> {
+        out.clear();
+        let (iv, tag) = blob.seal().ok_or(DecodeError::NotEncrypted)?;
+        blob.check_crc()?;
+        let payload = blob.bytes.get(ENCRYPTED_HEADER_BYTES..).unwrap_or_default();
+        let decrypted = if blob.kind.is_compressed() {
+            let mut compressed = std::mem::take(&mut self.compressed);
+            compressed.clear();
+            compressed.extend_from_slice(payload);
+            let opened = key.open(&iv, &tag, &mut compressed).map_err(|_| DecodeError::Tag);
+            let decrypted = opened.and_then(|()| self.decompress(&compressed, out, expected));
+            self.compressed = compressed;
+            decrypted
+        } else {
+            expected.check(payload.len())?;
+            out.extend_from_slice(payload);
+            key.open(&iv, &tag, out).map_err(|_| DecodeError::Tag)
+        };
+        let decoded = decrypted.and_then(|()| expected.check(out.len()));
+        if decoded.is_err() {
+            out.clear();
+        }
+        decoded
     }
 
     /// The plaintext of a blob: a part of the blob itself if it is not compressed. The checksum is checked first.

@@ -22,6 +22,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::crypt::EncryptionKey;
+use crate::error::{Error, ErrorKind};
 use crate::format::digest::Digest;
 use crate::format::json::{Json, JsonError, Object};
 use crate::format::name::{ArchiveName, BackupId, BackupTime, BackupType};
@@ -163,8 +165,37 @@ impl Manifest {
         Ok(())
     }
 
+    /// Signs the manifest, and names the key in it.
+    pub(crate) fn sign(&mut self, key: &EncryptionKey) {
+        self.set_key_fingerprint(Some(key.fingerprint()));
+        self.signature = Some(Digest::from_bytes(key.sign(&self.canonical_json())));
+    }
+
+    /// Checks that this key made the manifest. The signature covers names, sizes, checksums and modes of the archives, but neither notes nor
+    /// the result of a verification.
+    ///
+    /// # Errors
+    /// `WrongKey` if the manifest names another key, or none and is not signed; `Corrupt` if the signature is missing or does not match.
+    pub fn authenticate(&self, key: &EncryptionKey) -> Result<(), Error> {
+        let failed = |kind| Error::new(kind, "authenticate the manifest");
+        let wanted = self.key_fingerprint()?;
+        if let Some(other) = wanted.filter(|wanted| *wanted != key.fingerprint()) {
+            return Err(failed(ErrorKind::WrongKey).because(format!("its key is {other}")));
+        }
+        let Some(signature) = &self.signature else {
+            return Err(match wanted {
+                Some(_) => failed(ErrorKind::Corrupt).because("it names a key, and has no signature"),
+                None => failed(ErrorKind::WrongKey).because("it was made without a key"),
+            });
+        };
+        key.check_signature(&self.canonical_json(), signature.as_bytes()).map_err(|_| {
+            failed(ErrorKind::Corrupt)
+                .because("the signature does not match: it was changed after it was signed")
+        })
+    }
+
     /// The signature: HMAC-SHA-256 of [`canonical_json`](Self::canonical_json), written as digests are. `None` if the
-    /// manifest is not signed. This crate does not verify it.
+    /// manifest is not signed.
     pub(crate) const fn signature(&self) -> Option<Digest> {
         self.signature
     }

@@ -14,16 +14,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::chunks::CachePolicy;
+use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::name::{AuthId, GroupName, SnapshotName};
 use crate::observer::Observer;
-use crate::store::StoreInner;
 use crate::store::backup::group::{choose_time, claim, free_time, remove_leftovers};
 use crate::store::backup::session::Guards;
 use crate::store::backup::writer::SnapshotWriter;
 use crate::store::events::{ArchiveEvent, Events};
 use crate::store::locks::Held;
 use crate::store::publish::PublicationLocks;
+use crate::store::{KeyUse, StoreInner};
 use crate::trace::{Operation, Subject};
 
 /// A backup that is about to begin.
@@ -34,6 +35,7 @@ pub struct BackupBuilder {
     group: GroupName,
     cache_policy: CachePolicy,
     events: Events,
+    key_use: KeyUse,
     owner: AuthId,
     store: Arc<StoreInner>,
     time: Option<SystemTime>,
@@ -46,6 +48,7 @@ impl BackupBuilder {
             group: group.clone(),
             cache_policy: CachePolicy::Populate,
             events: Events::default(),
+            key_use: KeyUse::None,
             owner: AuthId::root(),
             store: Arc::clone(store),
             time: None,
@@ -55,6 +58,21 @@ impl BackupBuilder {
     /// Observer of the progress; default: none.
     pub fn observer(mut self, observer: Arc<dyn Observer<ArchiveEvent>>) -> Self {
         self.events = Events::to(observer);
+        self
+    }
+
+    /// Encrypts all archives with this key, and signs the manifest with it; default: neither. Replaces [`sign`](Self::sign).
+    ///
+    /// Names and sizes of archives, notes, the boundaries of chunks, and which chunks are equal stay visible to whoever can read the store; see
+    /// [encryption](crate::manual::encryption).
+    pub fn encrypt(mut self, key: &EncryptionKey) -> Self {
+        self.key_use = KeyUse::Encrypt(key.clone());
+        self
+    }
+
+    /// Signs the manifest with this key, and leaves the archives plain; default: no signature. Replaces [`encrypt`](Self::encrypt).
+    pub fn sign(mut self, key: &EncryptionKey) -> Self {
+        self.key_use = KeyUse::Sign(key.clone());
         self
     }
 
@@ -107,7 +125,7 @@ impl BackupBuilder {
     }
 
     async fn begin_snapshot(self) -> Result<SnapshotWriter> {
-        let Self { allows_earlier, group, cache_policy, events, owner, store, time } = self;
+        let Self { allows_earlier, group, cache_policy, events, key_use, owner, store, time } = self;
         let inner = &store;
         inner.check_writable("begin a backup").await?;
         let failed = |kind| Error::new(kind, "begin a backup of").on(&group);
@@ -149,6 +167,6 @@ impl BackupBuilder {
         };
         let guards = Guards { bases: Vec::new(), locks };
         let written = claim(&store, &group, &owner, &snapshots).await?;
-        Ok(SnapshotWriter::new(store, name, guards, written, events, (cache_policy, witnesses)))
+        Ok(SnapshotWriter::new(store, name, guards, written, events, (cache_policy, key_use, witnesses)))
     }
 }

@@ -23,7 +23,8 @@ pub(in crate::store) async fn finish(shared: &Arc<WriterShared>) -> Result<Finis
     let work = shared.run(async move { commit(&committing, written).await });
     let manifest = shared.store.runtime().run_detached("finish snapshot", work).await?;
     let summary = BackupSummary { archives, name: shared.name.clone(), stats: shared.counters.stats() };
-    let snapshot = SnapshotReader::published(shared.store.clone(), shared.name.clone(), manifest);
+    let key = shared.key_use.signing_key().cloned();
+    let snapshot = SnapshotReader::published(shared.store.clone(), shared.name.clone(), manifest, key);
     Ok(FinishedBackup { snapshot, summary })
 }
 
@@ -53,6 +54,10 @@ async fn encode_manifest(
     }
     manifest.set_notes(notes);
     manifest.set_chunk_upload_stats(Some(shared.counters.upload_stats()));
+    // Last: the signature covers every file.
+    if let Some(key) = shared.key_use.signing_key() {
+        manifest.sign(key);
+    }
     let blob = shared.store.manifests().encode(&manifest).await.map_err(|error| error.on(&shared.name))?;
     Ok((manifest, blob))
 }

@@ -101,8 +101,8 @@ impl<'a, R> ImageBuilder<'a, R> {
     /// An earlier snapshot with an archive of the same name: chunks that it names are known and neither compressed nor
     /// stored again. It stays locked until the backup ends.
     ///
-    /// Awaiting then fails with `NotFound` if it has no such archive, with `Conflict` if it failed verification, and with
-    /// `Unsupported` if it is encrypted.
+    /// Awaiting then fails with `NotFound` if it has no such archive, with `Conflict` if it failed verification, with
+    /// `KeyRequired` if it is encrypted and the backup is not, and with `WrongKey` if its key or the use of the key differs.
     pub fn base(mut self, base: &'a SnapshotReader) -> Self {
         self.base = BaseChoice::Required(base);
         self

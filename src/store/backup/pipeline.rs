@@ -21,7 +21,6 @@ use crate::rt::semaphore::Permit;
 use crate::store::backup::session::{BaseUse, Counters, Reserved, WriterShared};
 use crate::store::events::ArchiveEvent;
 use crate::store::manifests::has_failed_verification;
-use crate::store::restore::snapshot::refuse_encrypted;
 use crate::store::{SnapshotReader, StoreInner};
 
 /// An archive while it is being written.
@@ -104,7 +103,7 @@ impl ArchiveTask {
 
     /// Prepares for an image of chunks of this length: chunks of zeros are then recognised without hashing.
     pub(in crate::store) async fn recognise_zeros(&mut self, length: usize) -> Result<()> {
-        let digest = self.store().zero_digest(length as u64).await?;
+        let digest = self.store().zero_digest(length as u64, self.pins().key.as_ref()).await?;
         self.zeros = Some((length, digest));
         Ok(())
     }
@@ -131,10 +130,10 @@ impl ArchiveTask {
     }
 
     async fn digest_of(&self, bytes: Bytes) -> Result<Digest> {
-        let zeros = self.zeros;
+        let (key, zeros) = (self.pins().key.clone(), self.zeros);
         let digest = move || match zeros {
             Some((length, digest)) if length == bytes.len() && is_zero(&bytes) => Ok(digest),
-            _ => Ok(Digest::of(&bytes)),
+            _ => Ok(Digest::of_chunk(&bytes, key.as_ref())),
         };
         self.store().runtime().run_blocking("digest chunk", digest).await
     }
@@ -245,7 +244,8 @@ fn why_unusable(error: Error) -> Result<BaseUse> {
         ErrorKind::Corrupt => Ok(BaseUse::Damaged),
         // A snapshot that is being deleted is locked.
         ErrorKind::Busy | ErrorKind::NotFound => Ok(BaseUse::Missing),
-        ErrorKind::Unsupported => Ok(BaseUse::Encrypted),
+        ErrorKind::KeyRequired => Ok(BaseUse::Encrypted),
+        ErrorKind::WrongKey => Ok(BaseUse::OtherKey),
         _ => Err(error),
     }
 }
@@ -277,7 +277,7 @@ async fn base_index(base: &SnapshotReader, writer: &WriterShared, name: &Archive
     }
     let file = manifest.file(name);
     let file = file.ok_or_else(|| failed(ErrorKind::NotFound).because(format!("it has no {name}")))?;
-    refuse_encrypted(file)?;
+    writer.key_use.check_base(&manifest, file).map_err(|error| failed(error.kind()).because(error))?;
     let index = base.store().snapshot_files().index(base.name(), file).await?;
     writer.hold_base(base.name().clone(), version, lock)?;
     Ok(index)

@@ -103,7 +103,8 @@ impl<'a> ImageWriterBuilder<'a> {
     ///
     /// # Errors
     /// `InvalidInput` for a name that is not valid or taken, or a size of zero, which the format cannot express; with a base,
-    /// `NotFound` if it has no such image, `Conflict` if it failed verification, `Unsupported` if it is encrypted.
+    /// `NotFound` if it has no such image, `Conflict` if it failed verification, `KeyRequired` if it is encrypted and the backup is not,
+    /// `WrongKey` if its key or the use of the key differs.
     pub async fn begin(self) -> Result<ImageWriter> {
         let Self { base, chunk_bytes, name, size, writer } = self;
         check_chunk_bytes(&name, chunk_bytes)?;
@@ -258,8 +259,8 @@ impl ImageWriter {
         let chunk = self.chunk_range(offset / self.chunk_bytes);
         let entry = self.task.base.as_ref().and_then(|base| base.at(&chunk));
         let entry = entry.ok_or_else(|| self.invalid("a chunk was written in part only"))?;
-        let chunks = &self.task.store().chunks;
-        let old = chunks.get(entry.digest, entry.length, CachePolicy::Bypass).await;
+        let (chunks, key) = (&self.task.store().chunks, self.task.pins().key.as_ref());
+        let old = chunks.get(entry.digest, entry.length, CachePolicy::Bypass, key).await;
         let old = old.map_err(|error| match &self.task.base {
             Some(base) => in_archive(error, entry.digest, self.task.name(), &base.snapshot),
             None => error,

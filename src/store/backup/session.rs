@@ -9,15 +9,16 @@ use bytes::Bytes;
 
 use crate::backend::{LockGuard, Version};
 use crate::chunks::pins::WriterPins;
+use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::FinishedIndex;
 use crate::format::layout::Key;
-use crate::format::manifest::{CryptMode, ManifestFile, UploadStats};
+use crate::format::manifest::{ManifestFile, UploadStats};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
 use crate::store::events::{ArchiveEvent, Events};
 use crate::store::publish::{Base, Publication, PublicationLocks, Target, Written};
-use crate::store::{SnapshotReader, StoreInner};
+use crate::store::{KeyUse, SnapshotReader, StoreInner};
 use crate::trace::Watch;
 
 /// Maximum plaintext bytes of a new blob.
@@ -28,6 +29,7 @@ const MAX_NEW_BLOB_BYTES: usize = 16 << 20;
 pub(in crate::store) struct WriterShared {
     pub(in crate::store) counters: Counters,
     pub(super) guards: Mutex<Option<Guards>>,
+    pub(in crate::store) key_use: KeyUse,
     pub(in crate::store) name: SnapshotName,
     pub(in crate::store) events: Events,
     pub(in crate::store) pins: Arc<WriterPins>,
@@ -71,7 +73,7 @@ pub(in crate::store) struct WrittenSnapshot {
 pub enum BaseUse {
     /// The index of the archive in the base is damaged or missing: a full backup.
     Damaged,
-    /// The archive in the base is encrypted: a full backup.
+    /// The archive in the base is encrypted, and the backup has no key: a full backup.
     Encrypted,
     /// The base failed verification: a full backup.
     FailedVerification,
@@ -82,6 +84,8 @@ pub enum BaseUse {
     None,
     /// The archive in the base has chunks of another size, so dirty extents say nothing: a full backup.
     OtherChunkSize,
+    /// The archive in the base has another key, or uses it in another mode: a full backup.
+    OtherKey,
     /// The archive was built on the base.
     Used,
 }
@@ -95,6 +99,7 @@ impl fmt::Display for BaseUse {
             Self::Missing => "the base has no such archive",
             Self::None => "no base",
             Self::OtherChunkSize => "the base has chunks of another size",
+            Self::OtherKey => "the base has another key, or uses it in another mode",
             Self::Used => "built on the base",
         })
     }
@@ -267,18 +272,24 @@ impl WriterShared {
         Ok(Reserved { is_over: AtomicBool::new(false), name: parsed, shared: Arc::clone(self) })
     }
 
-    pub(super) async fn put_blob(&self, key: Key, data: Bytes) -> Result<Bytes> {
+    /// Stores a blob, encrypted if there is a key.
+    pub(super) async fn put_blob(
+        &self,
+        place: Key,
+        data: Bytes,
+        key: Option<&EncryptionKey>,
+    ) -> Result<Bytes> {
         if data.len() > MAX_NEW_BLOB_BYTES {
-            let error = Error::new(ErrorKind::InvalidInput, "write").on(key);
+            let error = Error::new(ErrorKind::InvalidInput, "write").on(place);
             return Err(error.because("it is longer than 16 MiB"));
         }
         Counters::add(&self.counters.read, data.len() as u64);
-        let blob = self.store.chunks.encode(&data).await?;
+        let blob = self.store.chunks.encode(&data, key).await?;
         let backend = &self.store.backend;
-        let version = backend.put(&key, blob.clone(), backend.capabilities().create_mode()).await?;
+        let version = backend.put(&place, blob.clone(), backend.capabilities().create_mode()).await?;
         Counters::add(&self.counters.written, blob.len() as u64);
         Counters::add(&self.counters.blob_bytes, blob.len() as u64);
-        self.state().written.push(Written { key, version });
+        self.state().written.push(Written { key: place, version });
         Ok(blob)
     }
 
@@ -304,7 +315,7 @@ impl Reserved {
         summary: ArchiveSummary,
         index: Option<FinishedIndex>,
     ) -> Result<ArchiveSummary> {
-        let file = ManifestFile::new(self.name.clone(), CryptMode::None, size, summary.checksum);
+        let file = ManifestFile::new(self.name.clone(), self.shared.key_use.mode(), size, summary.checksum);
         let file = file.map_err(|error| {
             Error::new(ErrorKind::InvalidInput, "write archive").on(&self.name).because(error)
         })?;

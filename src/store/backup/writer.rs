@@ -10,13 +10,14 @@ use crate::error::{Error, Result};
 use crate::format::Digest;
 use crate::format::layout::Key;
 use crate::format::name::{ArchiveKind, SnapshotName};
-use crate::store::StoreInner;
 use crate::store::backup::finish::{finish, remove_in_background};
 use crate::store::backup::session::{
     ArchiveSummary, BackupStats, BaseUse, Counters, FinishedBackup, Guards, WriterShared, WriterState,
 };
 use crate::store::events::Events;
+use crate::store::key_use::is_encrypted_key;
 use crate::store::publish::{Publication, Written, remove_written};
+use crate::store::{KeyUse, StoreInner};
 use crate::trace;
 use crate::trace::{Facts, Watch};
 
@@ -42,13 +43,15 @@ impl SnapshotWriter {
         guards: Guards,
         written: Vec<Written>,
         events: Events,
-        (cache_policy, witnesses): (CachePolicy, Arc<Witnesses>),
+        (cache_policy, key_use, witnesses): (CachePolicy, KeyUse, Arc<Witnesses>),
     ) -> Self {
-        let pins = store.chunks.pins().writer(cache_policy, witnesses);
+        let key = key_use.encryption_key().cloned();
+        let pins = store.chunks.pins().writer(cache_policy, key, witnesses);
         let state = WriterState { written, ..WriterState::default() };
         let shared = WriterShared {
             counters: Counters::default(),
             guards: Mutex::new(Some(guards)),
+            key_use,
             name,
             events,
             pins,
@@ -100,6 +103,8 @@ impl SnapshotWriter {
 
     /// Stores a small file in one piece, at most 16 MiB. `name` is `app.conf` or `app.conf.blob`.
     ///
+    /// In an encrypted backup the file is encrypted, except `rsa-encrypted.key`: the key of the backup, encrypted for a master key.
+    ///
     /// # Errors
     /// `InvalidInput` for an invalid or taken name, or data that is too long.
     ///
@@ -114,20 +119,21 @@ impl SnapshotWriter {
         let reserved = shared.reserve(name, ArchiveKind::Blob)?;
         let key = Key::Archive(shared.name.clone(), reserved.name.clone());
         let size = data.len() as u64;
-        let stored = shared.put_blob(key, data).await?;
+        let encrypting = shared.key_use.encryption_key().filter(|_| !is_encrypted_key(&reserved.name));
+        let stored = shared.put_blob(key, data, encrypting).await?;
         let checksum = Digest::of(&stored);
         let base = BaseUse::None;
         let summary = ArchiveSummary { base, checksum, chunks: 0, name: reserved.name.clone(), size };
         reserved.complete(stored.len() as u64, summary, None)
     }
 
-    /// Stores the log of the client, at most 16 MiB. The manifest does not list it.
+    /// Stores the log of the client, at most 16 MiB. The manifest does not list it, so no signature covers it.
     ///
     /// # Errors
     /// `AlreadyExists` if the snapshot has a log already; `InvalidInput` if it is too long.
     pub async fn client_log(&self, log: impl Into<Bytes> + Send) -> Result<()> {
         let key = Key::ClientLog(self.shared.name.clone());
-        self.shared.put_blob(key, log.into()).await.map(drop)
+        self.shared.put_blob(key, log.into(), self.shared.key_use.encryption_key()).await.map(drop)
     }
 
     /// Publishes the snapshot, and returns it with a summary of the backup. When this returns, the snapshot is complete, visible, and durable at the level that the backend was opened

@@ -131,7 +131,7 @@ impl GroupImport {
         };
         let (bytes, version) = (object.bytes.clone(), object.info.version.clone());
         let manifest = match store.manifests().parse(name, object.bytes).await {
-            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => None,
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::KeyRequired) => None,
             manifest => Some(manifest?),
         };
         Ok(Present { bytes, info, manifest, version })

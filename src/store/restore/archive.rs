@@ -28,6 +28,7 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use crate::backend::LockGuard;
 use crate::chunker::is_zero;
 use crate::chunks::CachePolicy;
+use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
@@ -74,6 +75,8 @@ pub struct ArchiveReader {
 struct Archive {
     cache: Mutex<VecDeque<(usize, Bytes)>>,
     index: IndexReader,
+    /// The key of the chunks; `None` if they are plain.
+    key: Option<EncryptionKey>,
     #[expect(dead_code, reason = "held, not asked")]
     lock: Arc<dyn LockGuard>,
     name: ArchiveName,
@@ -99,18 +102,18 @@ impl ArchiveReader {
     pub(in crate::store) async fn new(
         store: Arc<StoreInner>,
         snapshot: SnapshotName,
-        name: ArchiveName,
+        (name, key): (ArchiveName, Option<&EncryptionKey>),
         index: IndexReader,
         lock: Arc<dyn LockGuard>,
     ) -> Result<Self> {
         let zeros = match &index {
             IndexReader::Fixed(index) if index.size() >= index.chunk_size() => {
-                Some((index.chunk_size(), store.zero_digest(index.chunk_size()).await?))
+                Some((index.chunk_size(), store.zero_digest(index.chunk_size(), key).await?))
             }
             _ => None,
         };
-        let cache = Mutex::default();
-        let archive = Archive { cache, index, lock, name, snapshot, store, zeros };
+        let (cache, key) = (Mutex::default(), key.cloned());
+        let archive = Archive { cache, index, key, lock, name, snapshot, store, zeros };
         Ok(Self {
             ahead: Mutex::default(),
             archive: Arc::new(archive),
@@ -349,7 +352,7 @@ impl Archive {
         if self.is_hole(number) {
             return Ok(Bytes::from(vec![0; usize::try_from(chunk.len).map_err(|_| missing())?]));
         }
-        let fetched = self.store.chunks.get(chunk.digest, chunk.len, cache_policy).await;
+        let fetched = self.store.chunks.get(chunk.digest, chunk.len, cache_policy, self.key.as_ref()).await;
         fetched.map_err(|error| in_archive(error, chunk.digest, &self.name, &self.snapshot))
     }
 

@@ -7,11 +7,14 @@ use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::LockGuard;
+use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
+use crate::format::blob::Blob;
 use crate::format::layout::Key;
 use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
 use crate::format::name::{ArchiveKind, ArchiveName, GroupName, SnapshotName};
+use crate::store::key_use::is_encrypted_key;
 use crate::store::snapshot_files::BLOB_BYTES;
 use crate::store::{ArchiveReader, StoreInner};
 
@@ -24,6 +27,8 @@ const ATTEMPTS: usize = 3;
 /// from [`finish`](crate::store::SnapshotWriter::finish) is locked when its first archive is opened.
 #[derive(Debug)]
 pub struct SnapshotReader {
+    /// The key that authenticated the manifest.
+    key: Option<EncryptionKey>,
     lock: AsyncMutex<Option<Arc<dyn LockGuard>>>,
     manifest: Manifest,
     name: SnapshotName,
@@ -37,7 +42,7 @@ impl SnapshotReader {
         let lock = store.locks().snapshot_to_read(name).await?;
         let (manifest, _) = store.manifests().read(name).await?;
         let lock = AsyncMutex::new(Some(Arc::from(lock)));
-        Ok(Self { lock, manifest, name: name.clone(), store: Arc::clone(store) })
+        Ok(Self { key: None, lock, manifest, name: name.clone(), store: Arc::clone(store) })
     }
 
     /// Opens the newest finished snapshot of a group, or the newest that is not later than `until`.
@@ -66,8 +71,25 @@ impl SnapshotReader {
         store: Arc<StoreInner>,
         name: SnapshotName,
         manifest: Manifest,
+        key: Option<EncryptionKey>,
     ) -> Self {
-        Self { lock: AsyncMutex::new(None), manifest, name, store }
+        Self { key, lock: AsyncMutex::new(None), manifest, name, store }
+    }
+
+    /// Checks that the snapshot was made with this key and that its manifest is authentic, and decrypts archives with it from then on. A snapshot that
+    /// is signed and not encrypted can be read without its key; unlocking it checks the signature.
+    ///
+    /// The result of [`finish`](crate::store::SnapshotWriter::finish) is unlocked.
+    ///
+    /// # Errors
+    /// `WrongKey` if the snapshot was made with another key, or without one; `Corrupt` if the manifest names the key and was changed after it was
+    /// signed. The reader stays as it was.
+    pub fn unlock(&mut self, key: &EncryptionKey) -> Result<()> {
+        self.manifest
+            .authenticate(key)
+            .map_err(|error| Error::new(error.kind(), "unlock").on(&self.name).because(error))?;
+        self.key = Some(key.clone());
+        Ok(())
     }
 
     /// Returns `true` if other processes cannot delete the snapshot while the reader exists. It is `false` in a bucket, and in a read-only
@@ -99,17 +121,17 @@ impl SnapshotReader {
     /// # Errors
     /// `NotFound` if the manifest has no such archive; `Corrupt` if the index is missing or not the one in the manifest;
     /// `InvalidInput` for a blob, which [`blob`](SnapshotReader::blob) reads, and for a short name that two archives share;
-    /// `Unsupported` if the archive is encrypted.
+    /// `KeyRequired` if the archive is encrypted and the reader is not [unlocked](Self::unlock).
     pub async fn archive(&self, name: &str) -> Result<ArchiveReader> {
         let (name, file) = self.file(name, &[ArchiveKind::Fixed, ArchiveKind::Dynamic])?;
         if name.kind() == ArchiveKind::Blob {
             let error = Error::new(ErrorKind::InvalidInput, "open archive").on(&name);
             return Err(error.because("a blob is read whole, with `blob`"));
         }
-        refuse_encrypted(file)?;
+        let key = self.key_of(file)?;
         let lock = self.hold().await?;
         let index = self.store.snapshot_files().index(&self.name, file).await?;
-        ArchiveReader::new(self.store.clone(), self.name.clone(), name, index, lock).await
+        ArchiveReader::new(self.store.clone(), self.name.clone(), (name, key), index, lock).await
     }
 
     /// Reads a blob by the name that the writer was given, such as `app.conf`, or by its full name, such as `app.conf.blob`. Checks it
@@ -123,28 +145,45 @@ impl SnapshotReader {
             let error = Error::new(ErrorKind::InvalidInput, "read blob").on(&name);
             return Err(error.because("an archive of chunks is opened, with `archive`"));
         }
-        // Not by its mode: PBS stores the encrypted key of a backup plain, with another mode in the manifest.
+        let key = if is_encrypted_key(&name) { None } else { self.key_of(file)? };
         let _lock = self.hold().await?;
         let stored = self.store.snapshot_files().blob_of_manifest(&self.name, file).await?;
         let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
-        let blob = self.store.chunks.decode_blob(stored, limit).await;
+        let blob = self.store.chunks.decode_blob(stored, limit, key).await;
         blob.map_err(|error| error.on(Key::Archive(self.name.clone(), name)))
     }
 
-    /// Reads the client log; `None` if there is none. Only its own checksum protects it.
+    /// Reads the client log; `None` if there is none. Only its own checksum protects a plain log, and no signature says that it belongs to this snapshot.
     ///
     /// # Errors
-    /// `Corrupt`; `Unsupported` if it is encrypted.
+    /// `Corrupt`; `KeyRequired` if it is encrypted and the reader is not [unlocked](Self::unlock).
     pub async fn client_log(&self) -> Result<Option<Bytes>> {
         let _lock = self.hold().await?;
-        let key = Key::ClientLog(self.name.clone());
-        let object = match self.store.backend.get(&key, BLOB_BYTES).await {
+        let place = Key::ClientLog(self.name.clone());
+        let object = match self.store.backend.get(&place, BLOB_BYTES).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             object => object?,
         };
         let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
-        let log = self.store.chunks.decode_blob(object.bytes, limit).await;
-        log.map(Some).map_err(|error| error.on(key))
+        let is_encrypted = Blob::parse(object.bytes.clone()).is_ok_and(|blob| blob.kind().is_encrypted());
+        let key = self.key.as_ref().filter(|_| is_encrypted);
+        let log = self.store.chunks.decode_blob(object.bytes, limit, key).await;
+        log.map(Some).map_err(|error| error.on(place))
+    }
+
+    /// The key of an archive; `None` if it is plain.
+    fn key_of(&self, file: &ManifestFile) -> Result<Option<&EncryptionKey>> {
+        if file.crypt_mode != CryptMode::Encrypt {
+            return Ok(None);
+        }
+        let needed = || {
+            let error = Error::new(ErrorKind::KeyRequired, "read").on(&file.name);
+            match self.manifest.key_fingerprint() {
+                Ok(Some(fingerprint)) => error.because(format!("its key is {fingerprint}")),
+                _ => error,
+            }
+        };
+        self.key.as_ref().map(Some).ok_or_else(needed)
     }
 
     /// Finds an archive of one of these kinds by its full name, or by the name without suffix that the writer was given.
@@ -210,12 +249,4 @@ pub(crate) fn in_archive(
         }
         _ => error,
     }
-}
-
-pub(in crate::store) fn refuse_encrypted(file: &ManifestFile) -> Result<()> {
-    if file.crypt_mode == CryptMode::Encrypt {
-        let error = Error::new(ErrorKind::Unsupported, "read").on(&file.name);
-        return Err(error.because("it is encrypted"));
-    }
-    Ok(())
 }
