@@ -1,4 +1,9 @@
 //! AES-256-GCM with nonces of 16 bytes.
+//!
+//! The counter block of a nonce that is not 12 bytes long is J0 = GHASH(nonce ‖ 0 (8 bytes) ‖ bits of the nonce (8 bytes, big-endian)).
+//! Its last 32 bits count the blocks, and wrap without a carry. Source: NIST SP 800-38D §7.1.
+//!
+//! The crate `aes-gcm` detects AES and carry-less multiplication at run time, and has code of constant time for processors without them.
 
 use std::fmt;
 
@@ -17,10 +22,13 @@ impl Cipher {
         Self(AesGcm::new(key.into()))
     }
 
-    /// Encrypts in place, and returns the tag.
+    /// Encrypts in place, and returns the tag. More than 64 GiB, which no blob has, are erased: plaintext never stands in for ciphertext.
     pub(super) fn seal(&self, nonce: &[u8; NONCE_BYTES], data: &mut [u8]) -> [u8; TAG_BYTES] {
-        // Only more than 64 GiB fail.
-        self.0.encrypt_inout_detached(nonce.into(), &[], data.into()).map_or([0; TAG_BYTES], Into::into)
+        let Ok(tag) = self.0.encrypt_inout_detached(nonce.into(), &[], (&mut *data).into()) else {
+            data.fill(0);
+            return [0; TAG_BYTES];
+        };
+        tag.into()
     }
 
     /// Authenticates, then decrypts in place. Data that is not authentic stays encrypted.
@@ -39,3 +47,6 @@ impl fmt::Debug for Cipher {
         f.debug_struct("Cipher").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
