@@ -9,9 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "serde")]
-use crate::wording::Causes;
-use crate::wording::{fields_as_json, word_as_json};
+use crate::wording::{Causes, fields_as_json, word_as_json};
 
 /// Result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -106,7 +104,8 @@ impl fmt::Display for ErrorKind {
 
 /// A failed operation: the attempted action, its object, the cause and the [kind](ErrorKind).
 ///
-/// `Display` prints this level only; [`source`](StdError::source) holds the rest of the chain.
+/// `Display` prints this level only; [`source`](StdError::source) holds the rest of the chain. The alternate form, `{error:#}`, prints the
+/// error with all its causes in one line, for a program that shows it to a person.
 /// Cloning is cheap: operations that waited for the same result share one error.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
@@ -201,6 +200,9 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            return Causes(self).fmt(f);
+        }
         let Inner { kind, action, subject, .. } = &*self.0;
         match subject {
             Some(subject) => write!(f, "cannot {action} {subject}: {}", kind.phrase()),
@@ -240,7 +242,8 @@ impl StdError for Error {
 ///
 /// `Display` gives the expected form and the flaw, such as `not a backup time such as 2025-07-14T14:20:02Z: it is not made
 /// of the right parts`. The wording is for people
-/// and not part of the interface.
+/// and not part of the interface. `?` turns it into an [`Error`] of the kind [`InvalidInput`](ErrorKind::InvalidInput) in a function
+/// that returns [`Result`]; in a `Box<dyn std::error::Error>` it stays a `ParseError`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError(Cow<'static, str>);
 
@@ -275,6 +278,15 @@ mod tests {
         assert_eq!(error.to_string(), "cannot write host/a: no space left");
         assert_eq!(error.kind(), ErrorKind::Full);
         assert!(error.source().is_some());
+    }
+
+    #[test]
+    fn the_alternate_display_prints_all_causes() {
+        let inner = Error::new(ErrorKind::Unavailable, "read").because("no answer");
+        let outer = Error::new(ErrorKind::Unavailable, "begin").on("vm/1").because(inner);
+        let all = "cannot begin vm/1: the store is not available: cannot read: the store is not available: no answer";
+        assert_eq!(format!("{outer:#}"), all);
+        assert_eq!(outer.to_string(), "cannot begin vm/1: the store is not available");
     }
 
     #[test]
