@@ -81,7 +81,8 @@ impl OpenOptions {
 
     /// Keeps local state in a directory, for this store alone; default: none. It holds copies and records that save requests,
     /// and the result of the probe of the server for a week. A process that opens the store with the local state of a dead one takes over its
-    /// lease without waiting. One process, and one handle of it, at a time uses the directory: others are `Busy`.
+    /// lease without waiting. One process, and one handle of it, at a time uses the directory: others are `Busy`. So a restore beside a running
+    /// backup has a directory of its own, or none. The local state of another store is refused as `Conflict`.
     pub fn local_state(mut self, directory: impl Into<PathBuf>, options: LocalOptions) -> Self {
         self.local = Some((directory.into(), options));
         self
@@ -146,8 +147,8 @@ impl OpenOptions {
     ///
     /// # Errors
     /// As for [`Datastore::open`], including `NotFound` if there is no store. `InvalidInput` for an address or options that
-    /// cannot be used; `Unsupported` for a bucket with a risk that is not accepted, or without the feature `s3`; `Busy` if the local state is in use; `Denied`
-    /// without credentials or rights; `Unavailable` if the server does not answer at all within 30 seconds.
+    /// cannot be used; `Unsupported` for a bucket with a risk that is not accepted, or without the feature `s3`; `Busy` if the local state is in use; `Conflict` if it
+    /// belongs to another store; `Denied` without credentials or rights; `Unavailable` if the server does not answer at all within 30 seconds.
     ///
     /// # Cancel safety
     /// A dropped future may leave objects of the probe, which the next one replaces.
@@ -187,6 +188,19 @@ impl OpenOptions {
     }
 
     async fn with<T, F>(
+        &self,
+        url: &StoreUrl,
+        start: Start,
+        work: impl FnOnce(Arc<dyn Backend>, Options) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let done = self.at(url, start, work).await;
+        done.map_err(|error| if error.subject().is_some() { error } else { error.on(url) })
+    }
+
+    async fn at<T, F>(
         &self,
         url: &StoreUrl,
         start: Start,

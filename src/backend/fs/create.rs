@@ -17,7 +17,11 @@ use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
-    let missing = |error| at_root(error, "open the store in", root);
+    let missing = |error: io::Error| {
+        let is_no_store = error.kind() == io::ErrorKind::NotFound && root.is_dir();
+        let error = at_root(error, "open the store in", root);
+        if is_no_store { error.because("the directory is not a store: it has no .chunks") } else { error }
+    };
     let chunks = fs::symlink_metadata(root.join(CHUNKS)).map_err(missing)?;
     if chunks.is_symlink() {
         return Err(Error::new(ErrorKind::Unsupported, "open the store in")
