@@ -90,13 +90,9 @@ pub(super) fn run<F: Future>(span: Option<Span>, part: F) -> impl Future<Output 
     part.instrument(span.map_or_else(tracing::Span::none, |span| span.0))
 }
 
-pub(super) fn archive<F: Future>(
-    span: Option<&Span>,
-    name: &str,
-    part: F,
-) -> impl Future<Output = F::Output> + use<F> {
+pub(super) fn archive(span: Option<&Span>, name: &str) -> Span {
     let parent = span.and_then(|span| span.0.id());
-    part.instrument(debug_span!(target: "larder", parent: parent, "archive", archive = name))
+    Span(debug_span!(target: "larder", parent: parent, "archive", archive = name))
 }
 
 pub(super) fn step(what: &str) {

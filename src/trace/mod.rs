@@ -168,9 +168,9 @@ impl Watch {
         }
     }
 
-    /// Runs the part of the operation that handles an archive.
-    pub(crate) fn archive<F: Future>(&self, name: &str, part: F) -> impl Future<Output = F::Output> + use<F> {
-        log::archive(self.0.as_ref().map(|watched| &watched.span), name, part)
+    /// Begins the part of the operation that handles an archive.
+    pub(crate) fn archive(&self, name: &str) -> Part {
+        Part(log::archive(self.0.as_ref().map(|watched| &watched.span), name))
     }
 
     /// Runs a part of the operation.
@@ -194,6 +194,17 @@ impl Watch {
                 watched.span.fail(watched.operation, elapsed, outcome, is_damage, &safe(error));
             }
         }
+    }
+}
+
+/// A part of an operation, which handles one archive by one or several calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Part(log::Span);
+
+impl Part {
+    /// Runs work of this part.
+    pub(crate) fn run<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        log::run(Some(self.0.clone()), work)
     }
 }
 

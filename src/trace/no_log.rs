@@ -28,12 +28,8 @@ pub(super) fn run<F: Future>(_: Option<Span>, part: F) -> impl Future<Output = F
     part
 }
 
-pub(super) fn archive<F: Future>(
-    _: Option<&Span>,
-    _: &str,
-    part: F,
-) -> impl Future<Output = F::Output> + use<F> {
-    part
+pub(super) fn archive(_: Option<&Span>, _: &str) -> Span {
+    Span
 }
 
 pub(super) fn step(_: &str) {}

@@ -1,5 +1,6 @@
 //! Logs and metrics of a night: backups, a restore, a prune, a collection, a verification and a sync, in memory.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use larder::format::name::Namespace;
 use larder::gc::{self, GcOptions, GcReport};
 use larder::prune::{self, PruneOptions};
 use larder::retention::RetentionRules;
-use larder::rt::SimRuntime;
+use larder::rt::{Runtime as _, SimRuntime};
 use larder::store::{BackupStats, Datastore, Options, Scope, WriterTarget};
 use larder::sync::{self, SyncOptions, SyncReport};
 use larder::verify::{self, VerifyOptions};
@@ -115,6 +116,50 @@ fn archives_and_snapshots_have_lines_at_the_level_of_debug() {
     let has = |text: &str| collector.events().iter().any(|event| event.name.contains(text));
     assert!(has("drive1.img.fidx: finished, 128.0 KiB"));
     assert!(has(": removed") && has(": done: sent"), "{}", collector.text());
+}
+
+#[test]
+fn an_image_writer_has_the_span_of_an_archive() {
+    let collector = Collector::new(Level::DEBUG);
+    tracing::subscriber::with_default(collector.clone(), || {
+        let sim = SimRuntime::new(25);
+        sim.clone().block_on(async {
+            let store = store(&sim).await;
+            let backup = store.backup(&"vm/1".parse().unwrap()).begin().await.unwrap();
+            let mut image = backup.image_writer("d.img", 2 * CHUNK).chunk_bytes(CHUNK).begin().await.unwrap();
+            image.write_zeros(CHUNK, CHUNK).await.unwrap();
+            image.write_at(0, noise(1, 65_536).into()).await.unwrap();
+            image.finish().await.unwrap();
+            backup.finish().await.unwrap();
+        });
+    });
+    let spans = collector.spans("archive");
+    assert_eq!(spans.len(), 1);
+    assert_eq!(spans[0]["archive"], "d.img");
+}
+
+/// Publication goes on when the future of `finish` is dropped, so the outcome is that of the publication.
+#[test]
+fn a_dropped_finish_has_the_outcome_of_its_publication() {
+    let collector = Collector::new(Level::INFO);
+    tracing::subscriber::with_default(collector.clone(), || {
+        let sim = SimRuntime::new(26);
+        sim.clone().block_on(async {
+            let store = store(&sim).await;
+            let group = "vm/1".parse().unwrap();
+            let backup = store.backup(&group).begin().await.unwrap();
+            backup.blob("a.conf", "cores: 4").await.unwrap();
+            assert!(futures::poll!(pin!(backup.finish())).is_pending());
+            sim.sleep(Duration::from_secs(60)).await;
+            assert_eq!(store.snapshots(&group).await.unwrap().len(), 1);
+            let backup = store.backup(&group).begin().await.unwrap();
+            backup.blob("a.conf", "cores: 5").await.unwrap();
+            drop(backup.finish());
+            store.backup(&group).begin().await.unwrap().abort().await.unwrap();
+        });
+    });
+    let outcomes: Vec<_> = collector.spans("backup").iter().map(|span| span["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["ok", "dropped", "dropped"]);
 }
 
 /// Failures, damage and operations that were given up have levels of their own.

@@ -20,7 +20,12 @@ pub(in crate::store) async fn finish(shared: &Arc<WriterShared>) -> Result<Finis
     let mut written = shared.take().ok_or_else(ended)?;
     let archives = std::mem::take(&mut written.archives);
     let committing = Arc::clone(shared);
-    let work = shared.run(async move { commit(&committing, written).await });
+    let work = shared.run(async move {
+        let committed = commit(&committing, written).await;
+        // Here, and not where the caller waits: the outcome is that of the publication, also if the caller goes away.
+        committing.end(Some(committed.as_ref().map(drop)));
+        committed
+    });
     let manifest = shared.store.runtime().run_detached("finish snapshot", work).await?;
     let summary = BackupSummary { archives, name: shared.name.clone(), stats: shared.counters.stats() };
     let key = shared.key_use.signing_key().cloned();

@@ -113,6 +113,8 @@ impl<'a, R> ImageBuilder<'a, R> {
     /// base that is used: otherwise the whole image is read.
     ///
     /// Awaiting still fails if the base belongs to another store, or the backend fails.
+    #[doc(alias = "incremental")]
+    #[doc(alias = "parent")]
     pub fn base_if_usable(mut self, base: Option<&'a SnapshotReader>) -> Self {
         self.base = BaseChoice::IfUsable(base);
         self
@@ -157,7 +159,7 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let (writer, name) = (self.writer, self.name.clone());
-        Box::pin(writer.shared().archive(&name, write(self)))
+        Box::pin(writer.shared().archive(&name).run(write(self)))
     }
 }
 

@@ -19,6 +19,7 @@ use crate::store::backup::image::{CHUNK_BYTES, check_chunk_bytes, empty, index_e
 use crate::store::backup::pipeline::{ArchiveTask, BaseChoice, Cut, Entry, yield_now};
 use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter, in_archive};
+use crate::trace::Part;
 
 /// Maximum number of partly written chunks.
 const PARTIAL_CHUNKS: usize = 16;
@@ -43,6 +44,7 @@ pub struct ImageWriter {
     index: FixedIndexWriter,
     partial: BTreeMap<u64, Partial>,
     given_up: GiveUp,
+    part: Part,
     /// Chunks in flight, each in a task of its own, which releases its resources without further calls.
     processing: FuturesUnordered<Detached<(u64, Entry)>>,
     size: u64,
@@ -106,6 +108,11 @@ impl<'a> ImageWriterBuilder<'a> {
     /// `NotFound` if it has no such image, `Conflict` if it failed verification, `KeyRequired` if it is encrypted and the backup is not,
     /// `WrongKey` if its key or the use of the key differs.
     pub async fn begin(self) -> Result<ImageWriter> {
+        let part = self.writer.shared().archive(&self.name);
+        part.run(self.begin_part(part.clone())).await
+    }
+
+    async fn begin_part(self, part: Part) -> Result<ImageWriter> {
         let Self { base, chunk_bytes, name, size, writer } = self;
         check_chunk_bytes(&name, chunk_bytes)?;
         let reserved = writer.shared().reserve(&name, ArchiveKind::Fixed)?;
@@ -127,6 +134,7 @@ impl<'a> ImageWriterBuilder<'a> {
             chunk_bytes,
             given_up: GiveUp(Some(Arc::downgrade(&task))),
             index,
+            part,
             partial: BTreeMap::new(),
             processing: FuturesUnordered::new(),
             size,
@@ -146,6 +154,10 @@ impl ImageWriter {
     /// # Cancel safety
     /// A dropped future leaves some of the bytes written. The image can then only be dropped.
     pub async fn write_at(&mut self, offset: u64, data: Bytes) -> Result<()> {
+        self.part.clone().run(self.write(offset, data)).await
+    }
+
+    async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= self.size);
         if end.is_none() {
             return Err(self.invalid("the bytes lie beyond the end of the image"));
@@ -175,6 +187,10 @@ impl ImageWriter {
     /// # Cancel safety
     /// That of [`write_at`](ImageWriter::write_at).
     pub async fn write_zeros(&mut self, offset: u64, length: u64) -> Result<()> {
+        self.part.clone().run(self.zeros(offset, length)).await
+    }
+
+    async fn zeros(&mut self, offset: u64, length: u64) -> Result<()> {
         let end = offset.checked_add(length).filter(|end| *end <= self.size);
         let end = end.ok_or_else(|| self.invalid("the zeros lie beyond the end of the image"))?;
         let mut zeros = Bytes::new();
@@ -197,7 +213,7 @@ impl ImageWriter {
             if zeros.len() < wanted {
                 zeros = Bytes::from(vec![0; wanted]);
             }
-            self.write_at(at, zeros.slice(..wanted)).await?;
+            self.write(at, zeros.slice(..wanted)).await?;
             at += part;
         }
         Ok(())
@@ -210,7 +226,11 @@ impl ImageWriter {
     ///
     /// # Cancel safety
     /// A dropped future leaves the archive out of the snapshot.
-    pub async fn finish(mut self) -> Result<ArchiveSummary> {
+    pub async fn finish(self) -> Result<ArchiveSummary> {
+        self.part.clone().run(self.complete()).await
+    }
+
+    async fn complete(mut self) -> Result<ArchiveSummary> {
         while let Some((&offset, _)) = self.partial.first_key_value() {
             self.complete_from_base(offset).await?;
         }
@@ -317,7 +337,7 @@ impl ImageWriter {
             Ok((offset, entry))
         };
         let runtime = self.task.store().runtime();
-        self.processing.push(runtime.run_detached("write image", work));
+        self.processing.push(runtime.run_detached("write image", self.part.run(work)));
         Ok(())
     }
 

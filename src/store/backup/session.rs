@@ -19,7 +19,7 @@ use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
 use crate::store::events::{ArchiveEvent, Events};
 use crate::store::publish::{Base, Publication, PublicationLocks, Target, Written};
 use crate::store::{KeyUse, SnapshotReader, StoreInner};
-use crate::trace::Watch;
+use crate::trace::{self, Facts, Part, Watch};
 
 /// Maximum plaintext bytes of a new blob.
 const MAX_NEW_BLOB_BYTES: usize = 16 << 20;
@@ -213,9 +213,26 @@ impl WriterShared {
         self.watch().as_ref().unwrap_or(&Watch::none()).run(part)
     }
 
-    /// Runs the part of the backup that writes an archive.
-    pub(super) fn archive<F: Future>(&self, name: &str, part: F) -> impl Future<Output = F::Output> + use<F> {
-        self.watch().as_ref().unwrap_or(&Watch::none()).archive(name, part)
+    /// Begins the part of the backup that writes an archive.
+    pub(super) fn archive(&self, name: &str) -> Part {
+        self.watch().as_ref().unwrap_or(&Watch::none()).archive(name)
+    }
+
+    /// Ends the watch, once. Without a result, the backup was given up.
+    pub(super) fn end(&self, result: Option<std::result::Result<(), &Error>>) {
+        let Some(watch) = self.watch().take() else { return };
+        let stats = self.counters.stats();
+        trace::backed_up(
+            stats.bytes_read,
+            stats.bytes_written,
+            stats.chunks_new,
+            stats.chunks_known,
+            stats.chunks_reused,
+        );
+        match result {
+            Some(result) => watch.end(result.map(|()| Facts::of(&stats).bytes(stats.bytes_read))),
+            None => drop(watch),
+        }
     }
 
     pub(super) fn watch(&self) -> MutexGuard<'_, Option<Watch>> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::chunks::CachePolicy;
 use crate::chunks::witnesses::Witnesses;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::Digest;
 use crate::format::layout::Key;
 use crate::format::name::{ArchiveKind, SnapshotName};
@@ -18,8 +18,7 @@ use crate::store::events::Events;
 use crate::store::key_use::is_encrypted_key;
 use crate::store::publish::{Publication, Written, remove_written};
 use crate::store::{KeyUse, StoreInner};
-use crate::trace;
-use crate::trace::{Facts, Watch};
+use crate::trace::Watch;
 
 /// A new snapshot that is not visible yet.
 ///
@@ -69,23 +68,6 @@ impl SnapshotWriter {
         self
     }
 
-    /// Ends the watch, once. Without a result, the backup was given up.
-    fn end(&self, result: Option<std::result::Result<(), &Error>>) {
-        let Some(watch) = self.shared.watch().take() else { return };
-        let stats = self.stats();
-        trace::backed_up(
-            stats.bytes_read,
-            stats.bytes_written,
-            stats.chunks_new,
-            stats.chunks_known,
-            stats.chunks_reused,
-        );
-        match result {
-            Some(result) => watch.end(result.map(|()| Facts::of(&stats).bytes(stats.bytes_read))),
-            None => drop(watch),
-        }
-    }
-
     /// Name of the new snapshot.
     pub fn name(&self) -> &SnapshotName {
         &self.shared.name
@@ -111,7 +93,7 @@ impl SnapshotWriter {
     /// # Cancel safety
     /// A dropped future leaves the archive out of the snapshot; it may be written again under another name.
     pub async fn blob(&self, name: &str, data: impl Into<Bytes> + Send) -> Result<ArchiveSummary> {
-        self.shared.archive(name, self.write_blob(name, data.into())).await
+        self.shared.archive(name).run(self.write_blob(name, data.into())).await
     }
 
     async fn write_blob(&self, name: &str, data: Bytes) -> Result<ArchiveSummary> {
@@ -152,7 +134,7 @@ impl SnapshotWriter {
     /// Publication continues in the background if the future is dropped; the snapshot appears as a whole or not at all.
     pub async fn finish(self) -> Result<FinishedBackup> {
         let finished = self.shared.run(finish(&self.shared)).await;
-        self.end(Some(finished.as_ref().map(drop)));
+        self.shared.end(Some(finished.as_ref().map(drop)));
         finished
     }
 
@@ -161,6 +143,7 @@ impl SnapshotWriter {
     /// # Errors
     /// Any failure to remove it; the next backup of the group tries again.
     pub async fn abort(self) -> Result<()> {
+        self.shared.end(None);
         match self.shared.take() {
             Some(given_up) => {
                 let removed = remove_written(&self.shared.store, &given_up.publication.written).await;
@@ -178,8 +161,9 @@ impl SnapshotWriter {
 
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
-        self.end(None);
+        // Without anything to give up, the publication goes on, and ends the watch.
         let Some(given_up) = self.shared.take() else { return };
+        self.shared.end(None);
         let Publication { bases, locks, written, .. } = given_up.publication;
         drop((bases, locks));
         if !written.is_empty() {
