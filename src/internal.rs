@@ -205,6 +205,7 @@ pub mod s3 {
 /// The tools of the simulated runtime.
 #[cfg(feature = "testing")]
 pub mod sim {
+    use std::io;
     use std::time::Duration;
 
     use crate::rt::SimRuntime;
@@ -214,7 +215,10 @@ pub mod sim {
     /// Reaches the tools of a simulated runtime.
     pub trait Simulation {
         /// Accepts connections to a port, for any host name.
-        fn listen(&self, port: u16) -> SimListener;
+        ///
+        /// # Errors
+        /// `AddrInUse` while another listener accepts connections to it.
+        fn listen(&self, port: u16) -> io::Result<SimListener>;
         /// Runs everything that is ready, without advancing time.
         fn run_until_idle(&self);
         /// Sets the wall clock back. The monotonic clock is unaffected.
@@ -230,7 +234,7 @@ pub mod sim {
     }
 
     impl Simulation for SimRuntime {
-        fn listen(&self, port: u16) -> SimListener {
+        fn listen(&self, port: u16) -> io::Result<SimListener> {
             self.listen(port)
         }
 

@@ -325,11 +325,33 @@ mod simulated {
     }
 
     #[test]
+    fn a_port_has_one_listener_at_a_time() {
+        let sim = SimRuntime::new(4);
+        sim.block_on(async {
+            let mut first = sim.listen(80).unwrap();
+            // A task waits for a connection while the port is asked for again.
+            let (sender, ended) = futures::channel::oneshot::channel();
+            sim.spawn(Box::pin(async move {
+                let _ = first.accept().await;
+                drop(first);
+                let _ = sender.send(());
+            }));
+            sim.sleep(Duration::from_secs(1)).await;
+            assert_eq!(sim.listen(80).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+            drop(sim.connect("anywhere", 80).await.unwrap());
+            ended.await.unwrap();
+            let mut second = sim.listen(80).unwrap();
+            let (accepted, connected) = futures::join!(second.accept(), sim.connect("anywhere", 80));
+            assert!(accepted.is_ok() && connected.is_ok());
+        });
+    }
+
+    #[test]
     fn simulated_connections_are_in_memory() {
         let sim = SimRuntime::new(3);
         sim.block_on(async {
             assert!(sim.connect("anywhere", 80).await.is_err());
-            let mut listener = sim.listen(80);
+            let mut listener = sim.listen(80).unwrap();
             let connection = sim.connect("anywhere", 80).await.unwrap();
             let serve = async {
                 let (mut reader, mut writer) = listener.accept().await.unwrap().split();

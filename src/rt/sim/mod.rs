@@ -154,11 +154,18 @@ impl SimRuntime {
         self.inner.state().suspended += time;
     }
 
-    /// Accepts connections to a port, for any host name.
-    pub(crate) fn listen(&self, port: u16) -> SimListener {
+    /// Accepts connections to a port, for any host name. Fails while another listener accepts connections to it.
+    pub(crate) fn listen(&self, port: u16) -> io::Result<SimListener> {
         let (sender, receiver) = mpsc::unbounded();
-        self.inner.state().listeners.insert(port, sender);
-        SimListener::new(receiver)
+        let mut state = self.inner.state();
+        if state.listeners.get(&port).is_some_and(|open| !open.is_closed()) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let closed = state.listeners.insert(port, sender);
+        // Dropping a sender may wake a task, which needs the state.
+        drop(state);
+        drop(closed);
+        Ok(SimListener::new(receiver))
     }
 }
 

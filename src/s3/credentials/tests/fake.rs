@@ -46,7 +46,7 @@ pub(super) fn serve(
     answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
 ) -> Log {
     let (log, answer, silent) = (Log::default(), Arc::new(answer), Arc::<Mutex<Vec<_>>>::default());
-    let (mut listener, runtime, seen) = (sim.listen(port), sim.clone(), Arc::clone(&log));
+    let (mut listener, runtime, seen) = (sim.listen(port).unwrap(), sim.clone(), Arc::clone(&log));
     sim.spawn(Box::pin(async move {
         while let Ok(mut connection) = listener.accept().await {
             let (answer, seen, silent) = (Arc::clone(&answer), Arc::clone(&seen), Arc::clone(&silent));
