@@ -222,5 +222,7 @@ pub(super) fn next(epoch: u64) -> Result<u64> {
 
 /// The error of a take that another process won.
 fn taken_by_other() -> Error {
-    Error::new(ErrorKind::Busy, "lock the store")
+    let error = Error::new(ErrorKind::Busy, "lock the store")
+        .because("another process took the lease at this moment");
+    error.retry_in(LIFETIME)
 }
