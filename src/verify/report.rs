@@ -42,7 +42,8 @@ pub struct VerifyReport {
     pub requests: u64,
     /// Snapshots that were not checked, or not completely, and why.
     pub skipped: Vec<SkippedSnapshot>,
-    /// Number of complete and good snapshots, as far as this mode can tell. See [`ChunkCounts`] for the strength of the checks.
+    /// Number of complete and good snapshots, as far as this mode can tell; 0 after a sample, which reads no snapshot completely. See
+    /// [`ChunkCounts`] for the strength of the checks.
     pub sound: u64,
     /// Links, pipes and other entries in the place of an index, a snapshot, a group or a namespace. The run did not look behind them.
     pub unreadable: Vec<Unreadable>,

@@ -143,8 +143,14 @@ impl fmt::Display for VerifyEvent {
 impl fmt::Display for VerifyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = Parts::default();
-        let (sound, damaged) = (Count(self.sound, "good snapshot"), self.damaged.len());
-        lines.add(format_args!("{sound}, {damaged} damaged; {}", self.chunks));
+        let damaged = self.damaged.len();
+        if self.next_rotation.is_some() {
+            let damaged = count_of(damaged, "damaged snapshot");
+            lines.add(format_args!("sample: {}; {damaged}", self.chunks));
+        } else {
+            let sound = Count(self.sound, "good snapshot");
+            lines.add(format_args!("{sound}, {damaged} damaged; {}", self.chunks));
+        }
         lines.add(format_args!("read {} in {}", Size(self.bytes), Count(self.requests, "request")));
         if let Some(incomplete) = self.incomplete {
             lines.add(format_args!("incomplete: {incomplete}"));
