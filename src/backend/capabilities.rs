@@ -28,7 +28,7 @@ pub struct Capabilities {
     /// [`PutMode::Create`] and [`PutMode::IfMatch`] work.
     pub conditional_put: bool,
     /// A listing shows every object that was stored, and none that was deleted, before it began. Where that is not so, the store also
-    /// looks for objects that it has reason to expect (H13).
+    /// looks for objects that it has reason to expect.
     pub consistent_listing: bool,
     /// A listing with all details costs one request for each page, as in a bucket, and not one lookup for each object. Where that is not
     /// so, the store lists names and looks up few of the objects.
@@ -40,7 +40,7 @@ pub struct Capabilities {
     pub lock_reach: LockReach,
     /// [`Backend::touch`](crate::backend::Backend::touch) sets
     /// [`ObjectInfo::last_used`](crate::backend::ObjectInfo::last_used). Where it does not, a time says nothing about use: the collector records
-    /// candidates and needs two sightings of a chunk (H11).
+    /// candidates and needs two sightings of a chunk.
     pub tracks_last_use: bool,
 }
 

@@ -67,11 +67,11 @@ pub trait Coordination: fmt::Debug + Send + Sync {
     async fn begin_term(&self) -> Result<()>;
 
     /// For how much longer a request without an answer, of this process or of an earlier owner of the store, may still delete the object
-    /// under this key (H17): the store puts nothing there until then. `None` if no such request exists. Makes no request.
+    /// under this key: the store puts nothing there until then. `None` if no such request exists. Makes no request.
     fn in_doubt(&self, key: &Key) -> Option<Duration>;
 
     /// Records that indexes are about to appear under these keys and to vanish from others. A mark that runs in another process may miss
-    /// an index at both places, and reads the record with [`pending_moves`](Coordination::pending_moves) (H8). Does nothing in a backend
+    /// an index at both places, and reads the record with [`pending_moves`](Coordination::pending_moves). Does nothing in a backend
     /// that only one process at a time may change.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::wording::text_as_json;
 
 /// A SHA-256 digest: the name of a chunk, or the checksum of a file.
 ///
-/// Written as 64 lower-case hexadecimal digits; nothing else is accepted when reading (H177).
+/// Written as 64 lower-case hexadecimal digits; nothing else is accepted when reading.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 

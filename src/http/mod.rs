@@ -166,7 +166,7 @@ impl Response {
     }
 }
 
-/// Timeouts of the parts of an exchange. None can be infinite (H128).
+/// Timeouts of the parts of an exchange. None can be infinite.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {

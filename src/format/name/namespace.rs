@@ -72,7 +72,7 @@ impl Namespace {
 
     /// Returns `true` if `other` is this namespace or lies anywhere below it.
     ///
-    /// Compared by component: `a` contains `a/b` but not `ab` (H28).
+    /// Compared by component: `a` contains `a/b` but not `ab`.
     pub fn contains(&self, other: &Self) -> bool {
         let mut theirs = other.components();
         self.components().all(|ours| theirs.next() == Some(ours))

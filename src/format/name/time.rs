@@ -12,7 +12,7 @@ use crate::wording::text_as_json;
 /// Time of a snapshot, in whole seconds: the last part of its name.
 ///
 /// Written `YYYY-MM-DDTHH:MM:SSZ`, always in UTC and 20 bytes wide, so that the order of the texts is the order of the
-/// times (H53). From 1970-01-01T00:00:01Z to 9999-12-31T23:59:59Z.
+/// times. From 1970-01-01T00:00:01Z to 9999-12-31T23:59:59Z.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackupTime {
     // INVARIANT: 1 to LAST.

@@ -70,7 +70,7 @@ pub struct FileInfo {
 pub enum SnapshotState {
     /// It has a manifest.
     Finished,
-    /// It has none: a backup is running or was cut off. It cannot be restored and is no base (H38).
+    /// It has none: a backup is running or was cut off. It cannot be restored and is no base.
     Unfinished,
     /// The directory of the snapshot, or something in it, is a symbolic link or another entry that cannot be read. The snapshot may be
     /// finished. It is not deleted, copied or moved, and no garbage is collected, until the entry is removed or replaced by
