@@ -50,8 +50,11 @@
 //! [`format`](mod@format) has the stored bytes and names alone, without I/O; [`retention`] decides which snapshots to
 //! keep, and [`prune`] removes the others. [`tree`] has exclude patterns and reports for backups and restores of directory
 //! trees.
+//! Whole programs are in the [cookbook](manual::cookbook): an agent, a directory as a tar stream, a nightly job, bitmaps, progress, signals, errors.
 //! Guides to the format, locks, maintenance, runtimes, S3 and [backends of your own](manual::backend) are in the [`manual`], with a
 //! [glossary](manual::glossary).
+//!
+//! Codes such as H17 or D4 in descriptions of modules are hazards and decisions of `docs/` in the repository.
 //!
 //! # Features
 //! | feature | default | adds |

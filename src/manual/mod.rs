@@ -31,6 +31,8 @@ pub mod glossary {}
 pub mod locking {}
 
 #[doc = include_str!("observability.md")]
+#[doc(alias = "logging")]
+#[doc(alias = "metrics")]
 pub mod observability {}
 
 #[doc = include_str!("prune.md")]
@@ -38,6 +40,8 @@ pub mod prune {}
 
 #[cfg(feature = "s3")]
 #[doc = include_str!("rights.md")]
+#[doc(alias = "IAM")]
+#[doc(alias = "permissions")]
 pub mod rights {}
 
 #[doc = include_str!("runtimes.md")]

@@ -32,6 +32,8 @@ pub enum Encryption {
 }
 
 /// Rate limits. `None` is unlimited; retries count too.
+#[doc(alias = "bandwidth")]
+#[doc(alias = "throttle")]
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateLimits {

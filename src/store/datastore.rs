@@ -20,6 +20,7 @@ use crate::trace;
 use crate::trace::{Facts, Operation, Subject, Watch};
 
 /// An open store. Clones share everything.
+#[doc(alias = "repository")]
 #[derive(Clone, Debug)]
 pub struct Datastore {
     inner: Arc<StoreInner>,

@@ -131,7 +131,7 @@ impl<'a> Suite<'a> {
     }
 
     /// Adds the case `foreign_is_reported`. `plant` stores a few bytes at the path that it is given, in a way around the backend. These
-    /// files stay in the store.
+    /// files stay in the store, so this is the last run on it.
     pub fn foreign<P, F>(mut self, plant: P) -> Self
     where
         P: Fn(String) -> F + Send + Sync + 'a,

@@ -4,7 +4,19 @@ use std::ops::Range;
 
 /// Dirty extents: the parts of an image that may differ from the base.
 ///
-/// Built from the ranges that were written since the base; they may overlap and come in any order.
+/// Collected from the ranges that were written since the base, in bytes; they may overlap and come in any order. A range whose end is not after its
+/// start is empty.
+///
+/// **A map that lacks a written range stores a wrong image, and nothing can notice that later.** The cookbook in the manual shows how a
+/// bitmap is bound to its base.
+///
+/// ```
+/// use larder::store::DirtyMap;
+///
+/// let sectors = [2_u64, 3, 2048];
+/// let dirty: DirtyMap = sectors.into_iter().map(|sector| sector * 512..(sector + 1) * 512).collect();
+/// ```
+#[doc(alias = "bitmap")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DirtyMap {
     /// In order, separate, none empty.

@@ -68,6 +68,8 @@ impl<'a, R> StreamBuilder<'a, R> {
     /// reason. `None` means a full backup too.
     ///
     /// Awaiting still fails if the base belongs to another store, or the backend fails.
+    #[doc(alias = "incremental")]
+    #[doc(alias = "parent")]
     pub fn base_if_usable(mut self, base: Option<&'a SnapshotReader>) -> Self {
         self.base = BaseChoice::IfUsable(base);
         self
@@ -95,7 +97,7 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         let (writer, name) = (self.writer, self.name.clone());
-        Box::pin(writer.shared().archive(&name, write(self)))
+        Box::pin(writer.shared().archive(&name).run(write(self)))
     }
 }
 
