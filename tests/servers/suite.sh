@@ -2,5 +2,6 @@
 # Every test that can use a server that is named by variables, in the bucket of that server.
 set -euo pipefail
 cargo test --quiet --all-features --test backend s3::named -- --nocapture
+cargo test --quiet -p larder-object-store-tests named -- --nocapture
 cargo test --quiet --all-features --test store --test s3 --test gc --test verify -- \
   backup:: compat:: basic:: prune:: relocate::

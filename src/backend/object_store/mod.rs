@@ -129,6 +129,7 @@ pub enum ListingOrder {
 /// | client | order of listings | remarks |
 /// |---|---|---|
 /// | Azure, Google Cloud Storage, S3 | [`ByPath`](ListingOrder::ByPath) | For S3, [`S3Backend`](crate::backend) has a lease, and so excludes other processes |
+/// | Swift, by its S3 interface | [`ByPath`](ListingOrder::ByPath) | use [`S3Backend`](crate::backend): here an object may seem absent while it is replaced, and one of two racing puts of an object is `Unavailable` |
 /// | `InMemory` | [`ByPath`](ListingOrder::ByPath) | |
 /// | `HttpStore` | [`Any`](ListingOrder::Any) | only for servers that replace files atomically |
 /// | `LocalFileSystem` | [`Any`](ListingOrder::Any) | use [`FsBackend`](crate::backend::FsBackend): here links are followed, and a delete is not flushed, so a deleted snapshot may reappear after a power cut and lack chunks. Puts are flushed only `with_fsync`, and empty directories stay unless `with_automatic_cleanup` |
@@ -165,6 +166,10 @@ impl fmt::Debug for ObjectStoreBackend {
 impl ObjectStoreBackend {
     /// Opens the place, which may be empty. Tries conditional puts with an object `.larder/trial-…` that it deletes again; with credentials
     /// that may only read, it assumes that there are none.
+    ///
+    /// Some S3 servers, such as Swift, answer 501 `NotImplemented` to a conditional put. The client repeats such a request for minutes, and `open`
+    /// then fails as `Unavailable`. Build the client for such a server with `S3ConditionalPut::Disabled`. Swift itself is better used by `S3Backend`: see
+    /// [above](Self#differences-between-clients).
     ///
     /// # Errors
     /// `Unsupported` if objects have no entity tag; `Denied` if the place may not be read; any failure to reach it.
