@@ -137,7 +137,7 @@ pub(crate) fn key_file(input: &[u8]) {
     assert_eq!(*again.to_json(), *written);
     match file.unlock(None) {
         Ok(key) => {
-            assert!(file.kdf().is_none() && file.fingerprint().is_none_or(|it| it == key.fingerprint()))
+            assert!(file.kdf().is_none() && file.fingerprint().is_none_or(|it| it == key.fingerprint()));
         }
         Err(KeyError::NoPassphrase) => assert!(file.kdf().is_some()),
         Err(error) => assert_eq!(error, KeyError::OtherFingerprint),
