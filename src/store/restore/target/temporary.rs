@@ -17,9 +17,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::errno::Errno;
-
-use crate::rename::{self, may_be_lacking};
+use crate::rename;
 use crate::rt::Runtime;
 
 /// Bytes of a name at the start of its temporary form.
@@ -70,9 +68,9 @@ impl Temporary {
     /// `AlreadyExists` if the name was taken meanwhile; that object stays.
     pub(super) fn publish(&self) -> io::Result<()> {
         self.file.sync_all()?;
-        rename_new(&self.path, &self.destination)?;
+        rename::to_free_name(&self.path, &self.destination)?;
         self.is_over.store(true, Ordering::Release);
-        self.sync_directory()
+        rename::flush_directory(self.destination.parent().unwrap_or(Path::new("/")), &self.file)
     }
 
     /// Removes the file, unless it has its final name. A job of the pool may still hold it open, or be about to rename it: the rename
@@ -81,22 +79,6 @@ impl Temporary {
         if !self.is_over.swap(true, Ordering::AcqRel) {
             // A file that stays has a telling name, and blocks nothing.
             let _ = fs::remove_file(&self.path);
-        }
-    }
-
-    fn sync_directory(&self) -> io::Result<()> {
-        let directory = self.destination.parent().unwrap_or(Path::new("/"));
-        let synced = File::open(directory).and_then(|directory| directory.sync_all());
-        match synced {
-            // The directory is write-only, or its filesystem cannot flush directories.
-            Err(error) if cannot_flush(&error) || error.kind() == io::ErrorKind::PermissionDenied => {
-                #[cfg(target_os = "linux")]
-                nix::unistd::syncfs(&self.file)?;
-                #[cfg(not(target_os = "linux"))]
-                nix::unistd::sync();
-                Ok(())
-            }
-            synced => synced,
         }
     }
 }
@@ -119,62 +101,9 @@ fn temporary_name(name: &[u8], random: [u8; 8]) -> OsString {
     OsString::from_vec(temporary)
 }
 
-/// Renames a file to a free name.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rename::in_one_step(from, to) {
-        Err(error) if may_be_lacking(&error) => {}
-        renamed => return renamed,
-    }
-    match link_and_remove(from, to) {
-        Err(error) if may_be_lacking(&error) => claim_and_replace(from, to),
-        linked => linked,
-    }
-}
-
-fn link_and_remove(from: &Path, to: &Path) -> io::Result<()> {
-    rename::link(from, to)?;
-    fs::remove_file(from)
-}
-
-fn claim_and_replace(from: &Path, to: &Path) -> io::Result<()> {
-    drop(File::create_new(to)?);
-    let renamed = fs::rename(from, to);
-    if renamed.is_err() {
-        // The empty file created above.
-        let _ = fs::remove_file(to);
-    }
-    renamed
-}
-
-/// Returns `true` for the errors of filesystems that cannot flush a directory. `EIO` is not among them: it is a failed flush.
-fn cannot_flush(error: &io::Error) -> bool {
-    let number = error.raw_os_error().map(Errno::from_raw);
-    error.kind() == io::ErrorKind::Unsupported
-        || matches!(number, Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_rename_method_replaces_a_target() {
-        let directory = tempfile::tempdir().unwrap();
-        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
-        for rename in [rename_new, link_and_remove, claim_and_replace] {
-            fs::write(&from, "new").unwrap();
-            fs::write(&to, "old").unwrap();
-            assert_eq!(rename(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-            assert_eq!((fs::read(&from).unwrap(), fs::read(&to).unwrap()), (b"new".into(), b"old".into()));
-            fs::remove_file(&to).unwrap();
-            rename(&from, &to).unwrap();
-            assert!(!from.exists());
-            assert_eq!(fs::read(&to).unwrap(), b"new");
-            fs::remove_file(&to).unwrap();
-            assert!(rename(&from, &to).is_err(), "there is nothing to rename");
-            assert!(!to.exists());
-        }
-    }
 
     #[test]
     fn a_temporary_name_is_no_longer_than_its_target_and_valid_text() {
