@@ -18,7 +18,6 @@ impl KeyFingerprint {
         Self(bytes)
     }
 
-    #[cfg(test)]
     pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use crate::crypt::errors::KeyError;
 
 /// Bytes of a new salt.
-pub(super) const SALT_BYTES: usize = 32;
+pub(crate) const SALT_BYTES: usize = 32;
 /// The shortest passphrase that PBS accepts.
 pub(super) const MIN_PASSPHRASE_BYTES: usize = 5;
 /// Memory that scrypt may take. PBS has the same limit.

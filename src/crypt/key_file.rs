@@ -182,14 +182,30 @@ impl KeyFile {
         modified: SystemTime,
         mut random: impl FnMut(&mut [u8]),
     ) -> Result<Self, KeyError> {
-        self.check(key)?;
-        let (mut salt, mut nonce) = (vec![0; SALT_BYTES], [0; NONCE_BYTES]);
+        let (mut salt, mut nonce) = ([0; SALT_BYTES], [0; NONCE_BYTES]);
         random(&mut salt);
         random(&mut nonce);
+        self.protect_with(key, passphrase, kdf, modified, (salt, nonce))
+    }
+
+    /// As [`protect`](Self::protect), with a salt and a nonce that were drawn before.
+    pub(crate) fn protect_with(
+        &self,
+        key: &EncryptionKey,
+        passphrase: &[u8],
+        kdf: Kdf,
+        modified: SystemTime,
+        (salt, nonce): ([u8; SALT_BYTES], [u8; NONCE_BYTES]),
+    ) -> Result<Self, KeyError> {
+        self.check(key)?;
         let wrapping = kdf.derive(passphrase, &salt)?;
         let mut encrypted = Zeroizing::new(*key.expose_bytes());
         let tag = EncryptionKey::from_bytes(&wrapping).seal(&nonce, encrypted.as_mut_slice());
-        Ok(self.with_data(Data::Protected { encrypted: *encrypted, kdf, nonce, salt, tag }, key, modified))
+        Ok(self.with_data(
+            Data::Protected { encrypted: *encrypted, kdf, nonce, salt: salt.to_vec(), tag },
+            key,
+            modified,
+        ))
     }
 
     /// The same file without a passphrase. Creation time, hint and unknown fields are kept.

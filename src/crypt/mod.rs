@@ -16,10 +16,11 @@ mod cipher;
 mod errors;
 mod fingerprint;
 mod json_fields;
-mod kdf;
+pub(crate) mod kdf;
 mod key;
 pub(crate) mod key_file;
 mod key_time;
+mod paper;
 mod secret_text;
 
 pub use errors::KeyError;
