@@ -44,6 +44,7 @@
 //! | [`GcPlan`](gc::GcPlan), [`PrunePlan`](prune::PrunePlan), [`SyncPlan`](sync::SyncPlan), [`VerifyPlan`](verify::VerifyPlan) | maintenance: inspect the plan, execute it, read the report |
 //! | [`Backend`](backend::Backend) | object storage: [`FsBackend`], [`MemoryBackend`](backend::MemoryBackend), `S3Backend`, `ObjectStoreBackend`, or your own |
 //! | [`Runtime`](rt::Runtime) | the async runtime: threads, Tokio, smol, simulated, or your own |
+//! | [`EncryptionKey`](crypt::EncryptionKey), [`KeyFile`](crypt::KeyFile) | keys for encrypted and signed backups; [`keys`] has them in files |
 //! | [`Chunker`](chunker::Chunker) | division of streams into chunks |
 //! | [`Error`] | a failure, with an [`ErrorKind`] that says how to react |
 //!
@@ -51,7 +52,7 @@
 //! keep, and [`prune`] removes the others. [`tree`] has exclude patterns and reports for backups and restores of directory
 //! trees.
 //! Whole programs are in the [cookbook](manual::cookbook): an agent, a directory as a tar stream, a nightly job, bitmaps, progress, signals, errors.
-//! Guides to the format, locks, maintenance, runtimes, S3 and [backends of your own](manual::backend) are in the [`manual`], with a
+//! Guides to the format, locks, maintenance, [encryption](manual::encryption), runtimes, S3 and [backends of your own](manual::backend) are in the [`manual`], with a
 //! [glossary](manual::glossary).
 //!
 //! Codes such as H17 or D4 in descriptions of modules are hazards and decisions of `docs/` in the repository.
@@ -109,6 +110,7 @@ pub mod gc;
 pub mod http;
 #[doc(hidden)]
 pub mod internal;
+pub mod keys;
 pub mod local;
 pub mod manual;
 mod observer;

@@ -18,6 +18,9 @@ pub mod cookbook {}
 #[doc = include_str!("credentials.md")]
 pub mod credentials {}
 
+#[doc = include_str!("encryption.md")]
+pub mod encryption {}
+
 #[doc = include_str!("format.md")]
 pub mod format {}
 

@@ -92,7 +92,7 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// counts suspension on macOS and may not do so on other systems.
     fn monotonic(&self) -> Duration;
 
-    /// Fills `buffer` with random bytes, suitable for identifiers and nonces.
+    /// Fills `buffer` with random bytes, suitable for identifiers, nonces and keys: an attacker cannot predict them, except in a simulation.
     fn fill_random(&self, buffer: &mut [u8]);
 
     /// Number of blocking jobs to run at once: the processors that this program may use.

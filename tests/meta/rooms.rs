@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 29] = [
+const ROOMS: [(&str, &[&str]); 30] = [
     ("wording", &[]),
     ("error", &["wording"]),
     ("base64", &[]),
@@ -20,6 +20,7 @@ const ROOMS: [(&str, &[&str]); 29] = [
     ("retention", &["format"]),
     ("tree", &["wording"]),
     ("rt", &[]),
+    ("keys", &["crypt", "rename", "rt"]),
     ("trace", &["rt", "wording"]),
     ("wire", &[]),
     ("http", &["base64", "buffers", "rt", "wire", "wording"]),
@@ -96,6 +97,7 @@ const ROOMS: [(&str, &[&str]); 29] = [
             "gc",
             "http",
             "internal",
+            "keys",
             "local",
             "observer",
             "open",

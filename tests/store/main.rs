@@ -4,6 +4,7 @@ mod backup;
 mod compat;
 mod convenience;
 mod encryption;
+mod keys;
 #[cfg(feature = "testing")]
 mod leftovers;
 #[cfg(all(feature = "s3", feature = "testing"))]
