@@ -65,6 +65,7 @@
 //! | `tls` | yes | TLS for the S3 client, with cryptography by `ring` |
 //! | `aws-lc-rs` | no | TLS for the S3 client, with cryptography by `aws-lc-rs`; it is the default if both are compiled in. Without `tls` no `ring` is in the dependency tree |
 //! | `rustls-0_23` | no | `http::TlsOptions::client_config`, which takes a configuration of `rustls` 0.23 |
+//! | `master-key` | no | `keys::MasterKey`: RSA keys that recover lost encryption keys, with cryptography by `aws-lc-rs` |
 //! | `webpki-roots` | no | the root certificates of Mozilla, for `http::TlsOptions::root_store` |
 //! | `object_store` | no | [`backend`]`::ObjectStoreBackend`, on any client of the crate `object_store` (Azure, Google Cloud Storage, …) |
 //! | `smol` | no | `rt::SmolRuntime` |

@@ -33,6 +33,8 @@
 //! cannot be stopped; it runs to its end, and what it derived is erased. The memory in which scrypt worked is freed without being erased.
 
 mod disk;
+#[cfg(feature = "master-key")]
+mod master;
 
 use std::path::PathBuf;
 
@@ -42,6 +44,9 @@ use crate::crypt::kdf::SALT_BYTES;
 use crate::crypt::{EncryptionKey, Kdf, KeyFile, NONCE_BYTES};
 use crate::error::Result;
 use crate::rt::Runtime;
+
+#[cfg(feature = "master-key")]
+pub use master::{MasterKey, MasterPrivateKey};
 
 /// Draws a new key from the randomness of the runtime. The key of a simulated runtime is not a secret.
 pub fn generate(runtime: &dyn Runtime) -> EncryptionKey {

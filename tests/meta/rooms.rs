@@ -20,7 +20,7 @@ const ROOMS: [(&str, &[&str]); 30] = [
     ("retention", &["format"]),
     ("tree", &["wording"]),
     ("rt", &[]),
-    ("keys", &["crypt", "rename", "rt"]),
+    ("keys", &["base64", "crypt", "rename", "rt"]),
     ("trace", &["rt", "wording"]),
     ("wire", &[]),
     ("http", &["base64", "buffers", "rt", "wire", "wording"]),

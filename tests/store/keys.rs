@@ -165,3 +165,25 @@ fn a_key_is_derived_by_a_job_and_a_dropped_future_waits_for_none() {
         job();
     }
 }
+
+#[cfg(feature = "master-key")]
+#[test]
+fn the_key_in_a_snapshot_of_pbs_is_recovered_with_the_master_key() {
+    use larder::internal::blob::Blob;
+    use larder::keys::MasterPrivateKey;
+
+    let directory = larder_testing::scratch();
+    larder_testing::fixture::unpack("store", directory.path());
+    let path = "store/ns/tenant/host/alpha/2023-11-15T22:13:20Z/rsa-encrypted.key.blob";
+    let blob = Blob::parse(fs::read(directory.path().join(path)).unwrap().into()).unwrap();
+    blob.check_crc().unwrap();
+    let master = MasterPrivateKey::parse(&fs::read(key_of_pbs("master-private.der")).unwrap()).unwrap();
+    let recovered = master.recover(&blob.payload()).unwrap();
+    let key = recovered.unlock(None).unwrap();
+    let file = KeyFile::parse(&fs::read(key_of_pbs("key1.json")).unwrap()).unwrap();
+    assert_eq!(file.unlock(None).unwrap(), key);
+    assert_eq!(recovered.hint, None);
+    // Only the dates differ.
+    let dates = ("12:37:07", "12:37:19");
+    assert_eq!(recovered.to_json().replace(dates.1, dates.0), *file.to_json());
+}

@@ -9,7 +9,7 @@ use super::sources::{Kind, Sources};
 
 /// Public types that a program uses or makes, and that are neither a result nor an event: handles, options, builders, errors of parsers, and
 /// the types of the traits for backends, runtimes and transports.
-const TOOLS: [&str; 70] = [
+const TOOLS: [&str; 72] = [
     "Addressing",
     "ArchiveKind",
     "BlockingJob",
@@ -43,6 +43,8 @@ const TOOLS: [&str; 70] = [
     "LockReach",
     "LockScope",
     "Manifest",
+    "MasterKey",
+    "MasterPrivateKey",
     "Object",
     "ObjectInfo",
     "Orphan",
