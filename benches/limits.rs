@@ -1,10 +1,10 @@
 //! How close a backup and a restore come to what they must pay for anyway.
 //! Run with: cargo bench --bench limits
 //!
-//! Each stage is measured by itself, on one core, with the crate that is best at it: reading, cutting, SHA-256, zstd, CRC-32,
-//! writing. The limit is the larger of the slowest stage that cannot run in parallel and the sum of all stages divided by the
+//! Each stage is measured by itself, on one core, with the crate that is best at it: reading, cutting, SHA-256, zstd, AES-256-GCM,
+//! CRC-32, writing. The limit is the larger of the slowest stage that cannot run in parallel and the sum of all stages divided by the
 //! number of cores. Printed are the time of the whole pipeline, its speed, and the ratio of the two, measured in turn in the
-//! same run. `LIMITS_MIB` sets the size of the data (default 512), `LIMITS_ROUNDS` how often (default 3, the best counts).
+//! same run, without encryption and with it; and the ratio of the encrypted pipeline to the plain one. `LIMITS_MIB` sets the size of the data (default 512), `LIMITS_ROUNDS` how often (default 3, the best counts).
 
 #![allow(
     clippy::cast_precision_loss,
@@ -20,14 +20,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aes_gcm::aead::AeadInOut as _;
+use aes_gcm::aead::consts::U16;
+use aes_gcm::aes::Aes256;
+use aes_gcm::{AesGcm, KeyInit as _};
 use futures::executor::block_on;
 use futures::io::AllowStdIo;
 use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, SyncLevel};
+use larder::crypt::EncryptionKey;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, FileTarget, Options, SnapshotReader};
 use sha2::Digest as _;
 
 const CHUNK: usize = 4 << 20;
+const KEY: [u8; 32] = [7; 32];
 
 fn main() {
     if std::env::args().any(|argument| argument == "--test") {
@@ -43,7 +49,7 @@ fn main() {
         println!("\n{kind} data, {mib} MiB, {cores} cores");
         for archive in ["data.bin", "disk.img"] {
             let best = (0..rounds).map(|_| Round::run(&path, archive, directory.path()));
-            let best = best.reduce(Round::best).expect("one round at least");
+            let best = best.reduce(|one, other| one.best(&other)).expect("one round at least");
             best.print(archive, mib, cores);
         }
         fs::remove_file(path).expect("the data is there");
@@ -52,10 +58,16 @@ fn main() {
 
 /// The times of one round.
 struct Round {
+    encrypted: Times,
+    plain: Times,
+    stages: Stages,
+}
+
+/// The times of the whole pipeline.
+struct Times {
     again: Duration,
     new: Duration,
     restored: Duration,
-    stages: Stages,
 }
 
 struct Stages {
@@ -66,7 +78,9 @@ struct Stages {
     digest: Duration,
     compress: Duration,
     load: Duration,
+    open: Duration,
     read: Duration,
+    seal: Duration,
     write: Duration,
     write_whole: Duration,
 }
@@ -74,6 +88,59 @@ struct Stages {
 impl Round {
     fn run(source: &Path, archive: &str, scratch: &Path) -> Self {
         let stages = Stages::measure(source, archive, scratch);
+        let plain = Times::measure(source, archive, scratch, None);
+        let encrypted = Times::measure(source, archive, scratch, Some(&EncryptionKey::from_bytes(&KEY)));
+        Self { encrypted, plain, stages }
+    }
+
+    fn best(&self, other: &Self) -> Self {
+        Self {
+            encrypted: self.encrypted.best(&other.encrypted),
+            plain: self.plain.best(&other.plain),
+            stages: self.stages.best(&other.stages),
+        }
+    }
+
+    fn print(&self, archive: &str, mib: usize, cores: usize) {
+        let speed = |time: &Duration| mib as f64 * 1.048_576 / time.as_secs_f64();
+        self.stages.print(archive, speed);
+        let line = |what: &str, time: Duration, stages: &[Duration], serial: &[Duration]| {
+            let sum: Duration = stages.iter().sum();
+            let serial = serial.iter().max().copied().unwrap_or_default();
+            let limit = serial.max(sum / u32::try_from(cores).unwrap_or(1));
+            let ratio = time.as_secs_f64() / limit.as_secs_f64();
+            println!(
+                "  {archive:9} {what:19} {:7.3} s {:6.0} MB/s  ratio {ratio:.2}",
+                time.as_secs_f64(),
+                speed(&time)
+            );
+        };
+        let Stages {
+            crc, crc_read, cut, decompress, digest, compress, load, open, read, seal, write, ..
+        } = self.stages;
+        let write_whole = self.stages.write_whole;
+        for (times, seal, open, kind) in
+            [(&self.plain, None, None, ""), (&self.encrypted, Some(seal), Some(open), " encrypted")]
+        {
+            let new: Vec<_> = [read, cut, digest, compress, crc, write].into_iter().chain(seal).collect();
+            let whole: Vec<_> =
+                [load, crc_read, decompress, digest, write_whole].into_iter().chain(open).collect();
+            line(&format!("new{kind}"), times.new, &new, &[read, cut]);
+            line(&format!("unchanged{kind}"), times.again, &[read, cut, digest], &[read, cut]);
+            line(&format!("restored{kind}"), times.restored, &whole, &[write_whole]);
+        }
+        let ratio = |encrypted: Duration, plain: Duration| encrypted.as_secs_f64() / plain.as_secs_f64();
+        println!(
+            "  {archive:9} encrypted to plain: new {:.2}, unchanged {:.2}, restored {:.2}",
+            ratio(self.encrypted.new, self.plain.new),
+            ratio(self.encrypted.again, self.plain.again),
+            ratio(self.encrypted.restored, self.plain.restored),
+        );
+    }
+}
+
+impl Times {
+    fn measure(source: &Path, archive: &str, scratch: &Path, key: Option<&EncryptionKey>) -> Self {
         let store = tempfile::tempdir_in(scratch).expect("a scratch directory");
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
         block_on(async {
@@ -85,8 +152,8 @@ impl Round {
                 .expect("a store");
             let backend: Arc<dyn Backend> = Arc::new(backend);
             let opened = Datastore::create(backend, Options::default()).await.expect("a store");
-            let (new, first) = timed(back_up(&opened, source, archive, None)).await;
-            let (again, second) = timed(back_up(&opened, source, archive, Some(&first))).await;
+            let (new, first) = timed(back_up(&opened, source, archive, None, key)).await;
+            let (again, second) = timed(back_up(&opened, source, archive, Some(&first), key)).await;
             let target = store.path().join("restored");
             let (restored, ()) = timed(async {
                 let name = second.manifest().files()[0].name.to_string();
@@ -98,71 +165,56 @@ impl Round {
             })
             .await;
             assert!(same(source, &target));
-            Self { again, new, restored, stages }
+            Self { again, new, restored }
         })
     }
 
-    fn best(self, other: Self) -> Self {
-        let (a, b) = (self.stages, other.stages);
+    fn best(&self, other: &Self) -> Self {
         Self {
             again: self.again.min(other.again),
             new: self.new.min(other.new),
             restored: self.restored.min(other.restored),
-            stages: Stages {
-                crc: a.crc.min(b.crc),
-                crc_read: a.crc_read.min(b.crc_read),
-                cut: a.cut.min(b.cut),
-                decompress: a.decompress.min(b.decompress),
-                digest: a.digest.min(b.digest),
-                compress: a.compress.min(b.compress),
-                load: a.load.min(b.load),
-                read: a.read.min(b.read),
-                write: a.write.min(b.write),
-                write_whole: a.write_whole.min(b.write_whole),
-            },
         }
-    }
-
-    fn print(&self, archive: &str, mib: usize, cores: usize) {
-        let Stages { crc, crc_read, cut, decompress, digest, compress, load, read, write, write_whole } =
-            &self.stages;
-        let speed = |time: &Duration| mib as f64 * 1.048_576 / time.as_secs_f64();
-        println!(
-            "  {archive} stages, MB/s: read {:.0}, cut {:.0}, sha256 {:.0}, zstd {:.0}, crc {:.0}, write {:.0}; \
-             load {:.0}, unzstd {:.0}, write whole {:.0}",
-            speed(read),
-            speed(cut),
-            speed(digest),
-            speed(compress),
-            speed(crc),
-            speed(write),
-            speed(load),
-            speed(decompress),
-            speed(write_whole),
-        );
-        let line = |what: &str, time: Duration, stages: &[Duration], serial: &[Duration]| {
-            let sum: Duration = stages.iter().sum();
-            let serial = serial.iter().max().copied().unwrap_or_default();
-            let limit = serial.max(sum / u32::try_from(cores).unwrap_or(1));
-            let ratio = time.as_secs_f64() / limit.as_secs_f64();
-            println!(
-                "  {archive:9} {what:9} {:7.3} s {:6.0} MB/s  ratio {ratio:.2}",
-                time.as_secs_f64(),
-                speed(&time)
-            );
-        };
-        line("new", self.new, &[*read, *cut, *digest, *compress, *crc, *write], &[*read, *cut]);
-        line("unchanged", self.again, &[*read, *cut, *digest], &[*read, *cut]);
-        line(
-            "restored",
-            self.restored,
-            &[*load, *crc_read, *decompress, *digest, *write_whole],
-            &[*write_whole],
-        );
     }
 }
 
 impl Stages {
+    fn best(&self, other: &Self) -> Self {
+        Self {
+            crc: self.crc.min(other.crc),
+            crc_read: self.crc_read.min(other.crc_read),
+            cut: self.cut.min(other.cut),
+            decompress: self.decompress.min(other.decompress),
+            digest: self.digest.min(other.digest),
+            compress: self.compress.min(other.compress),
+            load: self.load.min(other.load),
+            open: self.open.min(other.open),
+            read: self.read.min(other.read),
+            seal: self.seal.min(other.seal),
+            write: self.write.min(other.write),
+            write_whole: self.write_whole.min(other.write_whole),
+        }
+    }
+
+    fn print(&self, archive: &str, speed: impl Fn(&Duration) -> f64) {
+        let numbers = [
+            ("read", self.read),
+            ("cut", self.cut),
+            ("sha256", self.digest),
+            ("zstd", self.compress),
+            ("seal", self.seal),
+            ("crc", self.crc),
+            ("write", self.write),
+            ("load", self.load),
+            ("open", self.open),
+            ("unzstd", self.decompress),
+            ("write whole", self.write_whole),
+        ];
+        let numbers: Vec<_> =
+            numbers.iter().map(|(name, time)| format!("{name} {:.0}", speed(time))).collect();
+        println!("  {archive} stages, MB/s of plaintext: {}", numbers.join(", "));
+    }
+
     fn measure(source: &Path, archive: &str, scratch: &Path) -> Self {
         let data = fs::read(source).expect("the data is there");
         let (read, ()) = time(|| read_through(source));
@@ -193,6 +245,7 @@ impl Stages {
                 black_box(crc32fast::hash(chunk));
             }
         });
+        let (seal, open) = seal_and_open(&mut buffers);
         let folder = tempfile::tempdir_in(scratch).expect("a scratch directory");
         let (write, ()) = time(|| {
             for (number, chunk) in buffers.iter().enumerate() {
@@ -219,8 +272,26 @@ impl Stages {
             let mut file = File::create(folder.path().join("whole")).expect("room on the disk");
             data.chunks(CHUNK).for_each(|chunk| file.write_all(chunk).expect("room on the disk"));
         });
-        Self { crc, crc_read: crc, cut, decompress, digest, compress, load, read, write, write_whole }
+        let crc_read = crc;
+        Self { crc, crc_read, cut, decompress, digest, compress, load, open, read, seal, write, write_whole }
     }
+}
+
+/// Seals and opens every buffer in place, which leaves all as they are.
+fn seal_and_open(buffers: &mut [Vec<u8>]) -> (Duration, Duration) {
+    let cipher = AesGcm::<Aes256, U16>::new(&KEY.into());
+    let (mut seal, mut open) = (Duration::ZERO, Duration::ZERO);
+    for data in buffers {
+        let (took, tag) =
+            time(|| cipher.encrypt_inout_detached(&[3; 16].into(), &[], data.as_mut_slice().into()));
+        seal += took;
+        let tag = tag.expect("less than 64 GiB");
+        let (took, opened) =
+            time(|| cipher.decrypt_inout_detached(&[3; 16].into(), &[], data.as_mut_slice().into(), &tag));
+        open += took;
+        opened.expect("authentic");
+    }
+    (seal, open)
 }
 
 /// A target whose end is not flushed, so that the disk itself is not what is measured.
@@ -250,8 +321,14 @@ async fn back_up(
     source: &Path,
     archive: &str,
     base: Option<&SnapshotReader>,
+    key: Option<&EncryptionKey>,
 ) -> SnapshotReader {
-    let backup = store.backup(&"host/limits".parse().expect("a name")).begin().await.expect("a backup");
+    let backup = store.backup(&"host/limits".parse().expect("a name"));
+    let backup = match key {
+        Some(key) => backup.encrypt(key),
+        None => backup,
+    };
+    let backup = backup.begin().await.expect("a backup");
     let file = File::open(source).expect("the data is there");
     let size = file.metadata().expect("its size").len();
     if archive == "data.bin" {
