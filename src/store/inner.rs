@@ -215,6 +215,12 @@ impl StoreInner {
         self.chunks.pins().writer(CachePolicy::Bypass, None, Arc::clone(&pins.witnesses))
     }
 
+    /// As [`pins_beside`](Self::pins_beside), for chunks that are encrypted with a key.
+    pub(crate) fn pins_with_key(&self, pins: &WriterPins, key: &EncryptionKey) -> Arc<WriterPins> {
+        let witnesses = Arc::clone(&pins.witnesses);
+        self.chunks.pins().writer(CachePolicy::Bypass, Some(key.clone()), witnesses)
+    }
+
     /// Mode of a put that replaces only the version that was read: a late put must not undo a newer one (H18).
     pub(crate) fn instead_of(&self, found: Option<Version>) -> PutMode {
         match found {

@@ -58,19 +58,24 @@ pub(super) struct Ends<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     /// The number of the first archive of the snapshot that has it.
-    archive: usize,
-    digest: Digest,
+    pub(super) archive: usize,
+    pub(super) digest: Digest,
     is_encrypted: bool,
-    length: u64,
+    pub(super) length: u64,
 }
 
 /// The distinct chunks, in the order in which they come first.
 pub(super) async fn wanted(run: &Run, indexes: Vec<Index>, reuse: &Reuse) -> Result<Vec<Wanted>> {
     let sent = Arc::clone(&reuse.sent);
-    run.target.inner().runtime().run_blocking("read indexes", move || distinct(&indexes, &sent)).await
+    run.target
+        .inner()
+        .runtime()
+        .run_blocking("read indexes", move || distinct(&indexes, |digest| sent.is_confirmed(digest)))
+        .await
 }
 
-fn distinct(indexes: &[Index], sent: &WriterPins) -> Result<Vec<Wanted>> {
+/// The distinct chunks but for those that were sent, in the order in which they come first.
+pub(super) fn distinct(indexes: &[Index], is_sent: impl Fn(&Digest) -> bool) -> Result<Vec<Wanted>> {
     let mut all = Vec::new();
     for (archive, index) in indexes.iter().enumerate() {
         let is_encrypted = index.mode == CryptMode::Encrypt;
@@ -89,7 +94,7 @@ fn distinct(indexes: &[Index], sent: &WriterPins) -> Result<Vec<Wanted>> {
         }
     }
     all.dedup_by_key(|(wanted, _)| wanted.digest);
-    all.retain(|(wanted, _)| !sent.is_confirmed(&wanted.digest));
+    all.retain(|(wanted, _)| !is_sent(&wanted.digest));
     all.sort_unstable_by_key(|(_, at)| *at);
     Ok(all.into_iter().map(|(wanted, _)| wanted).collect())
 }
@@ -120,7 +125,7 @@ pub(super) async fn transfer(
 }
 
 /// Number of chunks in flight. With a limit on bandwidth, no more than one second's worth: other work needs the memory.
-fn window(run: &Run, wanted: &[Wanted]) -> usize {
+pub(super) fn window(run: &Run, wanted: &[Wanted]) -> usize {
     let both = run.reads.count + run.writes.count;
     let Some(rate) = run.options.bytes_per_second else { return both };
     let bytes: u64 = wanted.iter().map(|wanted| wanted.length).sum();

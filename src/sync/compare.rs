@@ -7,29 +7,20 @@ use bytes::Bytes;
 
 use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
 use crate::store::has_failed_verification;
-use crate::sync::kinds::SyncConflict;
+use crate::sync::key_change::KeyChange;
+use crate::sync::kinds::{SyncConflict, Verdict};
 
-/// Action for a snapshot that both stores have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// They are different ones.
-    Conflict(SyncConflict),
-    /// That of the target is bad, and stays.
-    Damaged,
-    /// The one at the target is damaged: transfer all of it again.
-    Everything,
-    /// The unprotected parts differ.
-    Manifest,
-    /// Nothing.
-    Same,
-}
-
-/// Compares manifests, each as it is stored and as what it says; `None` for one that cannot be read.
+/// Compares manifests, each as it is stored and as what it says; `None` for one that cannot be read. If the key changes, the snapshot at the
+/// target is the same if it is the result of the change.
 pub(super) fn compare(
     source: (&Bytes, &Manifest),
+    change: Option<&KeyChange>,
     target: Option<(&Bytes, &Manifest)>,
     resync_corrupt: bool,
 ) -> Verdict {
+    if let Some(change) = change {
+        return change.compare(source.1, target.map(|target| target.1), resync_corrupt);
+    }
     let Some((bytes, theirs)) = target else {
         return if resync_corrupt { Verdict::Everything } else { Verdict::Damaged };
     };

@@ -15,8 +15,10 @@ use crate::rt::Rate;
 use crate::rt::semaphore::Semaphore;
 use crate::store::{Datastore, GroupImport, Held};
 use crate::sync::events::SyncEvent;
-use crate::sync::kinds::Same;
+use crate::sync::key_change::Rekeyed;
+use crate::sync::kinds::{Same, SyncSnapshot};
 use crate::sync::options::SyncOptions;
+use crate::sync::progress::SnapshotProgress;
 use crate::trace;
 
 /// Interval of checks of the abort flag during a wait for bandwidth.
@@ -111,12 +113,25 @@ impl Run {
     }
 }
 
+/// A snapshot to transfer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transfer<'a> {
+    /// Its name at the target.
+    pub(super) name: &'a Arc<SnapshotName>,
+    pub(super) plan: &'a SyncSnapshot,
+    pub(super) progress: &'a SnapshotProgress,
+    /// `true` if this plan has tried before, and may have published the snapshot.
+    pub(super) was_started: bool,
+}
+
 /// A group of the target that is locked.
 #[derive(Debug)]
 pub(super) struct GroupRun<'a> {
     pub(super) base: Option<Arc<Base>>,
     pub(super) import: GroupImport,
     pub(super) newest: Option<BackupTime>,
+    /// Chunks whose key was changed; `None` before the first.
+    pub(super) rekeyed: Option<Rekeyed>,
     pub(super) run: &'a Run,
 }
 

@@ -8,13 +8,13 @@ use crate::format::Digest;
 use crate::format::index::IndexReader;
 use crate::format::name::{ArchiveKind, BackupTime, SnapshotName};
 use crate::store::{GroupImport, SnapshotState, StoredManifest, is_of_the_object};
-use crate::sync::context::{Base, GroupRun, Run};
+use crate::sync::context::{Base, GroupRun, Run, Transfer};
 use crate::sync::events::SyncEvent;
 use crate::sync::kinds::{SyncGroup, SyncStep};
 use crate::sync::options::{SyncCandidates, SyncOrder};
 use crate::sync::progress::{GroupProgress, SnapshotProgress};
 use crate::sync::report::{SyncGroupOutcome, SyncOutcome};
-use crate::sync::snapshot::{self, Transfer};
+use crate::sync::snapshot;
 
 /// Syncs the snapshots of a group that no earlier execution has finished.
 pub(super) async fn sync(run: &Run, plan: &SyncGroup, progress: &mut GroupProgress) {
@@ -40,7 +40,7 @@ pub(super) async fn sync(run: &Run, plan: &SyncGroup, progress: &mut GroupProgre
     progress.outcome = match GroupImport::begin(run.target.inner(), &plan.target, &run.options.owner).await {
         Ok(import) => {
             let newest = newest(&import, plan, progress);
-            let mut group = GroupRun { base: None, import, newest, run };
+            let mut group = GroupRun { base: None, import, newest, rekeyed: None, run };
             group.snapshots(plan, &mut progress.snapshots).await;
             match group.import.end().await {
                 Ok(()) => SyncGroupOutcome::Done,

@@ -129,3 +129,18 @@ impl Vanished {
         }
     }
 }
+
+/// Action for a snapshot that both stores have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// They are different ones.
+    Conflict(SyncConflict),
+    /// That of the target is bad, and stays.
+    Damaged,
+    /// The one at the target is damaged: transfer all of it again.
+    Everything,
+    /// The unprotected parts differ.
+    Manifest,
+    /// Nothing.
+    Same,
+}

@@ -5,6 +5,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::crypt::EncryptionKey;
 use crate::error::ParseError;
 use crate::format::manifest::{CryptMode, Manifest, VerifyResult};
 use crate::format::name::{AuthId, BackupType, GroupName, Namespace};
@@ -26,9 +27,11 @@ pub struct SyncOptions {
     pub(super) max_depth: usize,
     pub(super) order: SyncOrder,
     pub(super) owner: AuthId,
+    pub(super) reencrypt: Option<EncryptionKey>,
     pub(super) remember_chunks: usize,
     pub(super) remove_vanished: bool,
     pub(super) resync_corrupt: bool,
+    pub(super) source_keys: Vec<EncryptionKey>,
     pub(super) source_namespace: Namespace,
     pub(super) target_namespace: Namespace,
     pub(super) transfer_last: Option<NonZeroUsize>,
@@ -108,9 +111,11 @@ impl Default for SyncOptions {
             max_depth: Namespace::MAX_DEPTH,
             order: SyncOrder::OldestFirst,
             owner: AuthId::root(),
+            reencrypt: None,
             remember_chunks: 1 << 20,
             remove_vanished: false,
             resync_corrupt: false,
+            source_keys: Vec::new(),
             source_namespace: Namespace::root(),
             target_namespace: Namespace::root(),
             transfer_last: None,
@@ -186,6 +191,25 @@ impl SyncOptions {
     /// Auth id of the sync; default: `root@pam`. It owns new groups. Groups of another owner are left alone.
     pub fn owner(mut self, owner: AuthId) -> Self {
         self.owner = owner;
+        self
+    }
+
+    /// Encrypts every snapshot on its way with this key, and signs it: for a target whose host is not trusted, or to replace a key. Default:
+    /// snapshots keep their stored bytes, and no key is needed.
+    ///
+    /// Plain snapshots need no other key; for others, add their [`source_key`](Self::source_key). Snapshots that have this key already keep their
+    /// stored bytes. Each chunk is read once, decrypted and encrypted on this host; chunks that the target has from the previous snapshot of the
+    /// group are neither read nor sent. The new snapshot has other digests and another signature, and no state of verification; its manifest names the signature of the original. The
+    /// encrypted key for a master key stays behind. No option decrypts snapshots.
+    pub fn reencrypt(mut self, key: &EncryptionKey) -> Self {
+        self.reencrypt = Some(key.clone());
+        self
+    }
+
+    /// Adds a key of snapshots of the source, for [`reencrypt`](Self::reencrypt). A snapshot without its key fails with `KeyRequired`, and one that its key
+    /// did not sign with `Corrupt`.
+    pub fn source_key(mut self, key: &EncryptionKey) -> Self {
+        self.source_keys.push(key.clone());
         self
     }
 

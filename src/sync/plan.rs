@@ -9,8 +9,9 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::name::{BackupTime, GroupName, Namespace};
 use crate::store::{Datastore, SnapshotInfo, SnapshotState, is_of_the_object};
-use crate::sync::compare::{Verdict, compare};
-use crate::sync::kinds::{Resync, Same, SyncGroup, SyncSkip, SyncSnapshot, SyncStep, Vanished};
+use crate::sync::compare::compare;
+use crate::sync::key_change::KeyChange;
+use crate::sync::kinds::{Resync, Same, SyncGroup, SyncSkip, SyncSnapshot, SyncStep, Vanished, Verdict};
 use crate::sync::options::{SyncCandidates, SyncOptions, SyncOrder};
 use crate::sync::planned::SyncPlan;
 use crate::sync::progress::Progress;
@@ -262,7 +263,12 @@ impl Comparison<'_> {
             theirs => Some(theirs?),
         };
         let theirs = theirs.as_ref().map(|theirs| (&theirs.bytes, &theirs.manifest));
-        let verdict = compare((&source.bytes, &source.manifest), theirs, self.options.resync_corrupt);
+        let Ok(change) = KeyChange::of(self.options, &source.manifest) else {
+            // The execution reports it.
+            return Ok(if is_newest { SyncStep::Transfer } else { SyncStep::Skip(SyncSkip::Present) });
+        };
+        let ours = (&source.bytes, &source.manifest);
+        let verdict = compare(ours, change.as_ref(), theirs, self.options.resync_corrupt);
         Ok(match verdict {
             Verdict::Everything => SyncStep::Resync(Resync::Everything),
             _ if !is_newest => SyncStep::Skip(SyncSkip::Present),

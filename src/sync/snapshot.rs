@@ -9,25 +9,17 @@ use std::sync::Arc;
 use crate::chunks::{ExistingCheck, ReuseSource};
 use crate::error::{ErrorKind, Result};
 use crate::format::name::{ArchiveKind, SnapshotName};
-use crate::store::{Held, ImportedManifest, SnapshotImport, StoredManifest, has_failed_verification};
+use crate::store::{
+    Held, ImportedManifest, Present, SnapshotImport, StoredManifest, has_failed_verification,
+};
 use crate::sync::chunks::{self, Ends, Index, Reuse};
-use crate::sync::compare::{Verdict, compare};
-use crate::sync::context::{Failure, GroupRun, Run};
-use crate::sync::kinds::{Same, SyncSkip, SyncSnapshot};
+use crate::sync::compare::compare;
+use crate::sync::context::{Failure, GroupRun, Run, Transfer};
+use crate::sync::key_change::KeyChange;
+use crate::sync::kinds::{Same, SyncSkip, Verdict};
 use crate::sync::options::SyncCandidates;
-use crate::sync::progress::SnapshotProgress;
+use crate::sync::reencrypt;
 use crate::sync::report::SyncOutcome;
-
-/// A snapshot to transfer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Transfer<'a> {
-    /// Its name at the target.
-    pub(super) name: &'a Arc<SnapshotName>,
-    pub(super) plan: &'a SyncSnapshot,
-    pub(super) progress: &'a SnapshotProgress,
-    /// `true` if this plan has tried before, and may have published the snapshot.
-    pub(super) was_started: bool,
-}
 
 /// Syncs a snapshot, and returns the outcome.
 pub(super) async fn sync(run: &Run, group: &mut GroupRun<'_>, transfer: Transfer<'_>) -> SyncOutcome {
@@ -64,6 +56,7 @@ async fn sync_locked(
     if let Some(skip) = run.options.objection(&source.manifest) {
         return Ok(SyncOutcome::Skipped(skip));
     }
+    let change = KeyChange::of(&run.options, &source.manifest)?;
     let mut import = group.import.snapshot(to).await?;
     import.keep(Held::from(held))?;
     let verdict = match import.present() {
@@ -77,7 +70,7 @@ async fn sync_locked(
         Some(present) => {
             let theirs = present.manifest.as_ref().map(|manifest| (&present.bytes, manifest));
             let ours = (&source.bytes, &source.manifest);
-            Some(compare(ours, theirs, run.options.resync_corrupt))
+            Some(compare(ours, change.as_ref(), theirs, run.options.resync_corrupt))
         }
     };
     let lacks_log =
@@ -92,17 +85,13 @@ async fn sync_locked(
         }
         Some(Verdict::Same) if !lacks_log => return Ok(SyncOutcome::Skipped(SyncSkip::UpToDate)),
         Some(Verdict::Manifest | Verdict::Same) => {
-            let manifest = manifest(run, from, &source, lacks_log).await?;
+            let source = (&source, change.as_ref());
+            let manifest = new_manifest(run, from, source, import.present(), lacks_log).await?;
             import.update(manifest).await?;
             return Ok(SyncOutcome::Done(progress.counts.stats(0)));
         }
     }
-    let filled = fill(run, group, transfer, &source, &mut import).await;
-    let prepared = match filled {
-        Ok(reused) => manifest(run, from, &source, plan.has_client_log).await.map(|it| (reused, it)),
-        Err(failure) => Err(failure),
-    };
-    match prepared {
+    match prepare(run, group, transfer, (&source, change.as_ref()), &mut import).await {
         Ok((reused, manifest)) => {
             import.publish(manifest).await?;
             Ok(SyncOutcome::Done(progress.counts.stats(reused)))
@@ -113,6 +102,38 @@ async fn sync_locked(
             Err(failure)
         }
     }
+}
+
+/// Transfers everything, up to the manifest and the log. Returns the number of reused chunks too.
+async fn prepare(
+    run: &Run,
+    group: &mut GroupRun<'_>,
+    transfer: Transfer<'_>,
+    (source, change): (&StoredManifest, Option<&KeyChange>),
+    import: &mut SnapshotImport,
+) -> Result<(u64, ImportedManifest), Failure> {
+    let (from, with_log) = (&transfer.plan.source, transfer.plan.has_client_log);
+    if let Some(change) = change {
+        let (reused, files) = reencrypt::fill(run, group, transfer, (source, change), import).await?;
+        let manifest = reencrypt::manifest(run, from, (&source.manifest, change), files, with_log).await?;
+        return Ok((reused, manifest));
+    }
+    let reused = fill(run, group, transfer, source, import).await?;
+    Ok((reused, manifest(run, from, source, with_log).await?))
+}
+
+/// The manifest for a snapshot that the target has, whose unprotected part differs.
+async fn new_manifest(
+    run: &Run,
+    from: &SnapshotName,
+    (source, change): (&StoredManifest, Option<&KeyChange>),
+    present: Option<&Present>,
+    with_log: bool,
+) -> Result<ImportedManifest, Failure> {
+    let Some(change) = change else { return manifest(run, from, source, with_log).await };
+    let theirs = present.and_then(|present| present.manifest.as_ref());
+    let files = theirs.map_or_else(Vec::new, |theirs| theirs.files().to_vec());
+    reencrypt::manifest(run, from, (&source.manifest, change), files, with_log).await
 }
 
 async fn manifest(

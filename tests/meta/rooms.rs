@@ -54,6 +54,7 @@ const ROOMS: [(&str, &[&str]); 30] = [
             "backend",
             "buffers",
             "chunks",
+            "crypt",
             "format",
             "local",
             "observer",

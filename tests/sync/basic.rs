@@ -41,7 +41,7 @@ use std::time::{Duration, SystemTime};
 const CHUNK: usize = 4096;
 const EVERYTHING: u64 = 1 << 40;
 
-fn threads() -> Arc<dyn Runtime> {
+pub(crate) fn threads() -> Arc<dyn Runtime> {
     Arc::new(ThreadRuntime::new())
 }
 

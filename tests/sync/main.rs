@@ -1,4 +1,5 @@
 //! Copies of snapshots between stores.
 
 mod basic;
+mod reencrypt;
 mod resume;

@@ -9,6 +9,7 @@ use crate::format::upid::Upid;
 
 const FINGERPRINT: &str = "key-fingerprint";
 const NOTES: &str = "notes";
+const SOURCE_MARK: &str = "sync-source-signature";
 const STATS: &str = "chunk_upload_stats";
 const VERIFY_STATE: &str = "verify_state";
 
@@ -58,6 +59,16 @@ impl Manifest {
     /// Replaces or removes the fingerprint of the key.
     pub(crate) fn set_key_fingerprint(&mut self, fingerprint: Option<KeyFingerprint>) {
         self.set(FINGERPRINT, fingerprint.map(|it| Json::from(it.to_string())));
+    }
+
+    /// Signature of the snapshot from which a sync made this one with another key.
+    pub(crate) fn source_mark(&self) -> Option<&str> {
+        self.unprotected.get(SOURCE_MARK)?.as_str()
+    }
+
+    /// Replaces the signature of the snapshot from which this one was made.
+    pub(crate) fn set_source_mark(&mut self, mark: &str) {
+        self.set(SOURCE_MARK, Some(Json::from(mark)));
     }
 
     /// Upload statistics of the backup. `None` also if they cannot be parsed, since they are informational.

@@ -1,0 +1,307 @@
+//! Transfer of a snapshot whose key changes.
+//!
+//! ```text
+//! indexes → distinct chunks → [digest known? → reused │ read → decrypted → digested → encrypted → stored] → new indexes → blobs → manifest
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _};
+
+use crate::chunks::{CachePolicy, Provenance, ReuseSource, Stored, WriterPins};
+use crate::crypt::EncryptionKey;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::blob::Blob;
+use crate::format::dynamic_index::DynamicIndexWriter;
+use crate::format::fixed_index::FixedIndexWriter;
+use crate::format::index::{ChunkEntry, FinishedIndex, IndexReader, IndexWriteError};
+use crate::format::manifest::{CryptMode, MANIFEST_BYTES, Manifest, ManifestFile};
+use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::store::{
+    ImportedManifest, SnapshotImport, StoredManifest, in_archive, is_encrypted_key, is_of_the_object,
+};
+use crate::sync::chunks::{Index, Wanted, distinct, window};
+use crate::sync::context::{Base, Failure, GroupRun, Run, Transfer};
+use crate::sync::events::SyncEvent;
+use crate::sync::key_change::{KeyChange, NewDigests, Rekeyed};
+
+/// A snapshot on its way.
+struct Reencryption<'a> {
+    change: &'a KeyChange,
+    run: &'a Run,
+    transfer: Transfer<'a>,
+}
+
+/// Transfers everything but the manifest and the log. Returns the number of reused chunks, and the files of the new manifest.
+pub(super) async fn fill(
+    run: &Run,
+    group: &mut GroupRun<'_>,
+    transfer: Transfer<'_>,
+    (source, change): (&StoredManifest, &KeyChange),
+    import: &mut SnapshotImport,
+) -> Result<(u64, Vec<ManifestFile>), Failure> {
+    let this = Reencryption { change, run, transfer };
+    let mut indexes = Vec::new();
+    for file in source.manifest.files().iter().filter(|file| file.name.kind() != ArchiveKind::Blob) {
+        run.check_abort()?;
+        let from = &transfer.plan.source;
+        let (_, reader) = run.source.inner().snapshot_files().stored_index(from, file).await?;
+        indexes.push((file, reader));
+    }
+    let base = this.base(group, import).await?;
+    let rekeyed = group.rekeyed.as_mut().ok_or_else(|| Error::new(ErrorKind::Internal, "change the key"))?;
+    import.pin_with(Arc::clone(&rekeyed.pins))?;
+    let (reused, digests) = this.chunks(&indexes, rekeyed, base.is_some()).await?;
+    rekeyed.digests.extend(&digests);
+    let mut files = Vec::new();
+    for (file, reader) in indexes {
+        let index = this.index(reader, digests.clone()).await?;
+        run.throttle(index.bytes.len() as u64).await?;
+        import.add_index(&file.name, index.bytes)?;
+        files.push(entry(file, index.size, index.checksum)?);
+    }
+    let is_carried =
+        |file: &&ManifestFile| file.name.kind() == ArchiveKind::Blob && !is_encrypted_key(&file.name);
+    for file in source.manifest.files().iter().filter(is_carried) {
+        run.check_abort()?;
+        let stored = run.source.inner().snapshot_files().stored_blob(&transfer.plan.source, file).await?;
+        let bytes = this.blob(stored, change.source_key(file)).await?;
+        run.throttle(bytes.len() as u64).await?;
+        files.push(entry(file, bytes.len() as u64, Digest::of(&bytes))?);
+        import.put_blob(&file.name, bytes).await?;
+    }
+    run.check_abort()?;
+    Ok((reused, files))
+}
+
+/// The manifest of the new snapshot, and its log.
+pub(super) async fn manifest(
+    run: &Run,
+    from: &SnapshotName,
+    (source, change): (&Manifest, &KeyChange),
+    files: Vec<ManifestFile>,
+    with_log: bool,
+) -> Result<ImportedManifest, Failure> {
+    let manifest = change.manifest(source, files)?;
+    let bytes = run.target.inner().manifests().encode(&manifest).await?;
+    let log = if with_log { run.source.inner().snapshot_files().client_log(from).await? } else { None };
+    let log = match log {
+        Some(stored) => {
+            let is_encrypted = Blob::parse(stored.clone()).is_ok_and(|blob| blob.kind().is_encrypted());
+            let key = change.log_key().filter(|_| is_encrypted);
+            Some(recode(run, stored, key, &change.target).await?)
+        }
+        None => None,
+    };
+    let sent = bytes.len() + log.as_ref().map_or(0, Bytes::len);
+    run.throttle(sent as u64).await?;
+    Ok(ImportedManifest { bytes, log })
+}
+
+/// Decrypts a stored blob, and encrypts it with the key of the target.
+async fn recode(run: &Run, stored: Bytes, from: Option<&EncryptionKey>, to: &EncryptionKey) -> Result<Bytes> {
+    let limit = usize::try_from(MANIFEST_BYTES).unwrap_or(usize::MAX);
+    let plaintext = run.source.inner().chunks().decode_blob(stored, limit, from).await?;
+    run.target.inner().chunks().encode(&plaintext, Some(to)).await
+}
+
+fn entry(file: &ManifestFile, size: u64, checksum: Digest) -> Result<ManifestFile> {
+    ManifestFile::new(file.name.clone(), CryptMode::Encrypt, size, checksum)
+        .map_err(|error| Error::new(ErrorKind::Corrupt, "change the key").on(&file.name).because(error))
+}
+
+impl Reencryption<'_> {
+    async fn blob(&self, stored: Bytes, from: Option<&EncryptionKey>) -> Result<Bytes> {
+        recode(self.run, stored, from, &self.change.target).await
+    }
+
+    /// Prepares the group: pins under the key of the target, and the digests of the newest snapshot there, which is kept as a base.
+    async fn base(
+        &self,
+        group: &mut GroupRun<'_>,
+        import: &mut SnapshotImport,
+    ) -> Result<Option<Arc<Base>>, Failure> {
+        let has_present = import.present().is_some();
+        let is_first = group.rekeyed.is_none();
+        if is_first {
+            let pins = self.run.target.inner().pins_with_key(&self.run.pins(), &self.change.target);
+            group.rekeyed = Some(Rekeyed { digests: HashMap::new(), pins });
+        }
+        // A damaged one is replaced from its original alone.
+        let base = if has_present { None } else { group.base(&self.transfer.plan.target).await? };
+        let Some(base) = base else { return Ok(None) };
+        import.build_on(base.name.clone(), base.version.clone(), Arc::clone(&base.held))?;
+        if is_first && let Some(rekeyed) = &mut group.rekeyed {
+            rekeyed.digests = self.digests_of(&base.name).await?;
+        }
+        Ok(Some(base))
+    }
+
+    /// The digests of a snapshot of the target that a change of the key made, by those of its original. None if the original is gone.
+    async fn digests_of(&self, result: &SnapshotName) -> Result<NewDigests> {
+        let (from, to) = (self.run.source.inner(), self.run.target.inner());
+        let original = self.transfer.plan.source.group().snapshot(result.time());
+        let mut digests = NewDigests::new();
+        let pair = async {
+            let (theirs, _) = to.manifests().read(result).await?;
+            let (ours, _) = from.manifests().read(&original).await?;
+            let Some(change) = KeyChange::of(&self.run.options, &ours)? else { return Ok(()) };
+            if !change.made(&theirs) {
+                return Ok(());
+            }
+            for file in ours.files().iter().filter(|file| file.name.kind() != ArchiveKind::Blob) {
+                let Some(their_file) = theirs.file(&file.name) else { continue };
+                let (_, our_index) = from.snapshot_files().stored_index(&original, file).await?;
+                let (_, their_index) = to.snapshot_files().stored_index(result, their_file).await?;
+                if our_index.len() == their_index.len() {
+                    digests.extend(our_index.digests().zip(their_index.digests()));
+                }
+            }
+            Ok(())
+        };
+        match pair.await {
+            // Without it, the chunks are read.
+            Err(error) if is_of_the_object(&error) => Ok(NewDigests::new()),
+            Err(error) => Err(error),
+            Ok(()) => Ok(digests),
+        }
+    }
+
+    /// Transfers the chunks. Returns the number of reused ones, and the digests of all at the target.
+    async fn chunks(
+        &self,
+        indexes: &[(&ManifestFile, IndexReader)],
+        rekeyed: &Rekeyed,
+        has_base: bool,
+    ) -> Result<(u64, NewDigests), Failure> {
+        let run = self.run;
+        let archives = indexes.iter().map(|(file, reader)| Index {
+            mode: file.crypt_mode,
+            name: file.name.clone(),
+            reader: reader.clone(),
+        });
+        let archives: Vec<_> = archives.collect();
+        let wanted = run
+            .target
+            .inner()
+            .runtime()
+            .run_blocking("read indexes", move || distinct(&archives, |_| false))
+            .await?;
+        let window = window(run, &wanted);
+        let stop = &AtomicBool::new(false);
+        let chunks = stream::iter(wanted).map(|wanted| async move {
+            let file = indexes.get(wanted.archive).map(|(file, _)| *file);
+            let file = file.ok_or_else(|| Error::new(ErrorKind::Internal, "change the key"))?;
+            let known = rekeyed.digests.get(&wanted.digest).copied().filter(|_| has_base);
+            let (new, is_reused) = self.chunk(file, &wanted, (known, &rekeyed.pins), stop).await?;
+            Ok::<_, Failure>((wanted.digest, new, is_reused))
+        });
+        let mut chunks = chunks.buffer_unordered(window);
+        let (mut reused, mut digests, mut failure) = (0, NewDigests::new(), None);
+        while let Some(chunk) = chunks.next().await {
+            match chunk {
+                Ok((old, new, is_reused)) => {
+                    reused += u64::from(is_reused);
+                    digests.insert(old, new);
+                }
+                Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    failure = failure.or(Some(error));
+                }
+            }
+        }
+        failure.map_or(Ok((reused, digests)), Err)
+    }
+
+    /// Makes sure that the target has a chunk under the new key. Returns its digest there, and `true` if it was not read.
+    async fn chunk(
+        &self,
+        file: &ManifestFile,
+        wanted: &Wanted,
+        (known, pins): (Option<Digest>, &WriterPins),
+        stop: &AtomicBool,
+    ) -> Result<(Digest, bool), Failure> {
+        let run = self.run;
+        let check_abort = || -> Result<(), Failure> {
+            run.check_abort()?;
+            if stop.load(Ordering::Relaxed) { Err(Failure::Aborted) } else { Ok(()) }
+        };
+        check_abort()?;
+        let (snapshot, target) = (Arc::clone(self.transfer.name), run.target.inner());
+        if let Some(digest) = known
+            && target.chunks().reuse_if_present(pins, digest, ReuseSource::Base).await?
+        {
+            run.notify(&SyncEvent::ChunkReused { digest, snapshot });
+            return Ok((digest, true));
+        }
+        let (plaintext, read) = {
+            let _slot = run.reads.budget.acquire(1).await;
+            let read = run.source.inner().read_permit(wanted.length).await;
+            check_abort()?;
+            let (chunks, key) = (run.source.inner().chunks(), self.change.source_key(file));
+            let chunk = chunks.get(wanted.digest, wanted.length, CachePolicy::Bypass, key).await;
+            let from = &self.transfer.plan.source;
+            (chunk.map_err(|error| in_archive(error, wanted.digest, &file.name, from))?, read)
+        };
+        let (hashed, key) = (plaintext.clone(), self.change.target.clone());
+        let digest = move || Ok(Digest::of_chunk(&hashed, Some(&key)));
+        let digest = target.runtime().run_blocking("digest chunk", digest).await?;
+        run.throttle(wanted.length).await?;
+        let write = target.write_permit(wanted.length).await;
+        let _slot = run.writes.budget.acquire(1).await;
+        check_abort()?;
+        let put = target.chunks().put(pins, digest, &plaintext, Provenance::Unknown).await?;
+        drop((plaintext, read, write));
+        match put {
+            Stored::Known => self.transfer.progress.counts.add_known(),
+            Stored::Duplicate(stored) | Stored::New(stored) => {
+                run.notify(&SyncEvent::ChunkSent { digest, snapshot, stored });
+                self.transfer.progress.counts.add_sent(stored);
+            }
+        }
+        Ok((digest, false))
+    }
+
+    /// The index of an archive at the target.
+    async fn index(&self, reader: IndexReader, digests: NewDigests) -> Result<FinishedIndex> {
+        let runtime = self.run.target.inner().runtime();
+        let mut uuid = [0; 16];
+        runtime.fill_random(&mut uuid);
+        let created = reader.header().created;
+        runtime.run_blocking("write index", move || translate(&reader, &digests, uuid, created)).await
+    }
+}
+
+/// The same entries with other digests.
+fn translate(
+    reader: &IndexReader,
+    digests: &NewDigests,
+    uuid: [u8; 16],
+    created: i64,
+) -> Result<FinishedIndex> {
+    let failed = |error: IndexWriteError| Error::new(ErrorKind::Internal, "change the key").because(error);
+    let digest_of = |chunk: &ChunkEntry| {
+        let digest = digests.get(&chunk.digest).copied();
+        digest.ok_or_else(|| Error::new(ErrorKind::Internal, "change the key").on(chunk.digest))
+    };
+    match reader {
+        IndexReader::Dynamic(_) => {
+            let mut index = DynamicIndexWriter::new();
+            for chunk in reader.iter() {
+                index.push(chunk.len, digest_of(&chunk)?).map_err(failed)?;
+            }
+            index.finish(uuid, created).map_err(failed)
+        }
+        IndexReader::Fixed(old) => {
+            let mut index = FixedIndexWriter::new(old.size(), old.chunk_size()).map_err(failed)?;
+            for chunk in reader.iter() {
+                index.set(chunk.offset, chunk.len, digest_of(&chunk)?).map_err(failed)?;
+            }
+            index.finish(uuid, created).map_err(failed)
+        }
+    }
+}
