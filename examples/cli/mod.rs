@@ -8,6 +8,7 @@ pub(crate) mod streams;
 pub(crate) mod pipes;
 
 pub(crate) mod findings;
+pub(crate) mod keys;
 #[cfg(feature = "tls")]
 pub(crate) mod s3;
 pub(crate) mod signals;
@@ -69,7 +70,8 @@ pub(crate) fn told(error: &Error) -> String {
 }
 
 /// Refusals of the library that an option of the examples lifts, by a part of their text.
-const LIFTED_BY: [(&str, &str); 4] = [
+const LIFTED_BY: [(&str, &str); 5] = [
+    ("and none was given", "--passphrase-env names a variable with it"),
     ("set `Ownership::take_over`", "--take-over takes it over"),
     ("set `Ownership::reuse`", "--reuse uses it again"),
     ("its locks do not reach them", "--only-process says that there are none"),

@@ -3,6 +3,8 @@
 #[path = "../../examples/cli/mod.rs"]
 mod cli;
 #[cfg(feature = "tls")]
+mod keys;
+#[cfg(feature = "tls")]
 mod programs;
 mod restore;
 mod tree_backup;

@@ -15,7 +15,7 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_mins(1);
 
 /// One of the examples, which `cargo test` and `cargo build --examples` build.
-fn example(name: &str) -> Command {
+pub(crate) fn example(name: &str) -> Command {
     let this = std::env::current_exe().unwrap();
     let path = this.parent().unwrap().with_file_name("examples").join(name);
     assert!(path.exists(), "{} is not built: run cargo build --examples --all-features", path.display());
