@@ -63,8 +63,8 @@ impl BackupBuilder {
 
     /// Encrypts all archives with this key, and signs the manifest with it; default: neither. Replaces [`sign`](Self::sign).
     ///
-    /// Names and sizes of archives, notes, the boundaries of chunks, and which chunks are equal stay visible to whoever can read the store; see
-    /// [encryption](crate::manual::encryption).
+    /// Names and sizes of archives, notes, the boundaries of chunks, and which chunks are equal stay visible to everyone who can read the store; see
+    /// the page on encryption in the manual.
     pub fn encrypt(mut self, key: &EncryptionKey) -> Self {
         self.key_use = KeyUse::Encrypt(key.clone());
         self
