@@ -5,8 +5,17 @@ cd "$(dirname "$0")/../.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# The cipher of the independent reader. A python3 that is not that of the system may lack what the system has.
+python=python3
+has_cipher() { "$python" -c 'from cryptography.hazmat.primitives.ciphers.aead import AESGCM' 2>/dev/null; }
+if ! has_cipher; then
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends python3-cryptography
+  has_cipher || python=/usr/bin/python3
+fi
+
 # With these features the tests have built them already.
-cargo build --quiet --all-features --example backup --example restore --example list
+cargo build --quiet --all-features --example backup --example restore --example list --example keyed_store
 bin=${CARGO_TARGET_DIR:-target}/debug/examples
 tree=$work/tree
 mkdir -p "$tree/sub/deep" "$tree/empty"
@@ -36,13 +45,76 @@ echo "one more" >>"$tree/sub/3.txt"
 back_up
 
 echo "the independent reader:"
-python3 tests/interop/read_store.py --restore "$work/out" "$work/store" --pbs-accepts
+"$python" tests/interop/read_store.py --restore "$work/out" "$work/store" --pbs-accepts
 latest=$(find "$work/out/host/ci" -mindepth 1 -maxdepth 1 | sort | tail -n 1)
 for pair in disk.img:disk data.bin:data app.conf:conf; do
   cmp "$latest/${pair%%:*}" "$work/${pair##*:}"
 done
 mkdir "$work/untarred"
 tar -xpf "$latest/root.tar" -C "$work/untarred"
+
+echo "the independent reader, with the keys of PBS and its store:"
+mkdir "$work/pbs"
+zstd -dcq tests/data/pbs-4.2.3/store.tar.zst | tar -x -C "$work/pbs"
+pbs_keys=tests/data/pbs-4.2.3/keys
+READ_STORE_PASSPHRASES=$'correct horse 42\nanother-passphrase' "$python" tests/interop/read_store.py "$work/pbs/store" \
+  --key "$pbs_keys/key1.json" --key "$pbs_keys/key2-pbkdf2.json" --key "$pbs_keys/key2-scrypt.json"
+
+echo "the independent reader, with our keys:"
+keyed=$work/keyed keys=$work/keys
+mkdir "$keys"
+{ head -c 5000000 /dev/urandom; head -c 5000000 /dev/zero; seq 1 100000; } >"$work/small-disk"
+"$bin/keyed_store" "$keyed" "$keys" "$work/small-disk" "$work/data" "$work/conf"
+with_keys() {
+  READ_STORE_PASSPHRASES=$'pbkdf2\nscrypt' "$python" tests/interop/read_store.py "$keyed" \
+    --key "$keys/none.json" --key "$keys/pbkdf2.json" --key "$keys/scrypt.json" "$@"
+}
+with_keys --restore "$work/decrypted" --pbs-accepts | tee "$work/report"
+grep -q '^9 snapshots, 0 unfinished, 0 errors$' "$work/report"
+grep -Eq '^9 signatures match; blobs: [1-9][0-9]* decrypted, 0 still encrypted$' "$work/report"
+for snapshot in "$work"/decrypted/host/*/*; do
+  for pair in disk.img:small-disk data.bin:data app.conf:conf client.log:conf; do
+    cmp "$snapshot/${pair%%:*}" "$work/${pair##*:}"
+  done
+done
+[ "$(stat -c %a "$keys"/*.json | sort -u)" = 600 ]
+# Nothing of what was encrypted is there in plain.
+if grep -qrF 'key = value' "$keyed"/host/none/; then echo "plaintext in an encrypted snapshot"; exit 1; fi
+
+echo "the independent reader refuses what was changed:"
+expect_refusal() {
+  if with_keys >/dev/null 2>"$work/refusal" || ! grep -q "$1" "$work/refusal"; then echo "not refused: $1"; cat "$work/refusal"; exit 1; fi
+}
+sealed=$(find "$keyed/.chunks" -type f -size +1000k -exec sh -c 'head -c 8 "$1" | od -An -tx1 | grep -q "7b 67 85 be 22 2d 4c f0"' _ {} \; -print -quit)
+cp "$sealed" "$work/sealed"
+for at in 12 28; do
+  # In the nonce and in the tag, which no checksum covers.
+  "$python" - "$sealed" "$at" <<'FLIP'
+import sys
+with open(sys.argv[1], "r+b") as file:
+    file.seek(int(sys.argv[2]))
+    byte = file.read(1)[0]
+    file.seek(int(sys.argv[2]))
+    file.write(bytes([byte ^ 1]))
+FLIP
+  "$python" tests/interop/read_store.py "$keyed" >/dev/null
+  expect_refusal 'authentication tag does not fit'
+  cp "$work/sealed" "$sealed"
+done
+manifest=$(find "$keyed/host/none-signed" -name index.json.blob)
+cp "$manifest" "$work/manifest"
+"$python" - "$manifest" <<'RENUMBER'
+import sys, zlib
+sys.path.insert(0, "tests/interop")
+import read_store
+plain = read_store.decode(read_store.read(sys.argv[1])).replace(b'"backup-time": 1', b'"backup-time": 2')
+with open(sys.argv[1], "wb") as file:
+    file.write(read_store.PLAIN + zlib.crc32(plain).to_bytes(4, "little") + plain)
+RENUMBER
+"$python" tests/interop/read_store.py "$keyed" >/dev/null
+expect_refusal 'another signature'
+cp "$work/manifest" "$manifest"
+with_keys >/dev/null
 
 echo "our own restore:"
 "$bin/restore" --store "$work/store" "host/ci/$(basename "$latest")" root.tar.didx "$work/restored/"

@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """Reads a PBS datastore by the description of its format alone: an independent pair of eyes on what larder writes.
 
-    read_store.py STORE [--restore DIR] [--json] [--pbs-accepts]
+    read_store.py STORE [--restore DIR] [--key FILE ...] [--json] [--pbs-accepts]
 
 Checks every manifest, index, blob and chunk; with --restore also writes the plaintext of each archive to
-DIR/<snapshot path>/<archive without its extension>. Exit status 1 if anything is wrong. Python 3.8 and the zstd program.
+DIR/<snapshot path>/<archive without its extension>. With key files, it also checks every signature and decrypts what is encrypted; a
+snapshot that needs another key is then an error. READ_STORE_PASSPHRASES has the passphrases of the key files, one a line. Exit status 1 if
+anything is wrong. Python 3.8 and the zstd program; for keys also the package `cryptography`.
 """
 
+import base64
 import hashlib
+import hmac
 import json
 import os
 import re
@@ -22,6 +26,9 @@ ZSTD = bytes.fromhex("31b958426fb6a37f")
 ENCRYPTED = (bytes.fromhex("7b6785be222d4cf0"), bytes.fromhex("e6591bbf0bbfd80b"))
 FIXED = bytes.fromhex("2f7f41ed91fd0fcd")
 DYNAMIC = bytes.fromhex("1c914ea519bab3cd")
+FINGERPRINT = hashlib.sha256(b"Proxmox Backup Encryption Key Fingerprint").digest()
+# It is encrypted for the master key, and stored like something plain.
+ESCROW = "rsa-encrypted.key.blob"
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\Z")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
 
@@ -35,8 +42,93 @@ def read(path):
         return file.read()
 
 
-def decode(blob):
-    """The plaintext of a blob; None if it is encrypted."""
+def open_sealed(key, iv, tag, ciphertext):
+    """The plaintext that AES-256-GCM sealed with a nonce of 16 bytes."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    try:
+        return AESGCM(key).decrypt(iv, ciphertext + tag, None)
+    except InvalidTag:
+        raise Wrong("the authentication tag does not fit") from None
+
+
+class Key:
+    """An encryption key, and what is derived from it."""
+
+    def __init__(self, key):
+        if len(key) != 32:
+            raise Wrong("key has another length")
+        self.key = key
+        self.id_key = hashlib.pbkdf2_hmac("sha256", key, b"_id_key", 10, 32)
+        self.fingerprint = hashlib.sha256(FINGERPRINT + self.id_key).hexdigest()
+        self.seen = {}
+
+    @classmethod
+    def of_file(cls, path, passphrases):
+        file = json.loads(read(path))
+        data = base64.b64decode(file["data"], validate=True)
+        if file["kdf"] is None:
+            return cls.checked(cls(data), file)
+        if len(data) != 64:
+            raise Wrong("key file has a key of another length")
+        (kdf, options), = file["kdf"].items()
+        salt = base64.b64decode(options["salt"], validate=True)
+        for passphrase in passphrases:
+            if kdf == "Scrypt":
+                cost = {name: options[name] for name in "nrp"}
+                derived = hashlib.scrypt(passphrase, salt=salt, maxmem=1 << 30, dklen=32, **cost)
+            elif kdf == "PBKDF2":
+                derived = hashlib.pbkdf2_hmac("sha256", passphrase, salt, options["iter"], 32)
+            else:
+                raise Wrong("key file has an unknown key derivation")
+            try:
+                key = open_sealed(derived, data[:16], data[16:32], data[32:])
+            except Wrong:
+                continue
+            return cls.checked(cls(key), file)
+        raise Wrong("key file has another passphrase")
+
+    @staticmethod
+    def checked(key, file):
+        if "fingerprint" in file and colons(key.fingerprint) != file["fingerprint"]:
+            raise Wrong("key file has another fingerprint than its key")
+        return key
+
+    def open(self, blob):
+        """The decrypted payload of an encrypted blob. Two blobs with one nonce would give the key away."""
+        iv, known = blob[12:28], self.seen.get(blob[12:28])
+        content = hashlib.sha256(blob).digest()
+        if known not in (None, content):
+            raise Wrong("two blobs have the same nonce")
+        self.seen[iv] = content
+        return open_sealed(self.key, iv, blob[28:44], blob[44:])
+
+    def digest(self, plain):
+        return hashlib.sha256(plain + self.id_key).hexdigest()
+
+    def signature(self, manifest):
+        return hmac.new(self.id_key, canonical(manifest), "sha256").hexdigest()
+
+
+def colons(digits):
+    return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2))
+
+
+def canonical(manifest):
+    """The bytes of a manifest that are signed."""
+    known = {name: manifest[name] for name in ("backup-id", "backup-time", "backup-type")}
+    names = ("crypt-mode", "csum", "filename", "size")
+    known["files"] = [{"crypt-mode": "none", **{n: f[n] for n in names if n in f}} for f in manifest["files"]]
+    return json.dumps(known, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def is_sealed(blob):
+    return blob[:8] in ENCRYPTED
+
+
+def decode(blob, key=None):
+    """The plaintext of a blob; None if it is encrypted and there is no key."""
     if len(blob) < 12:
         raise Wrong("blob is too short")
     magic, crc = blob[:8], struct.unpack("<I", blob[8:12])[0]
@@ -44,12 +136,14 @@ def decode(blob):
     payload = blob[header:]
     if len(blob) < header or zlib.crc32(payload) != crc:
         raise Wrong("blob has a wrong checksum")
-    if magic == PLAIN:
-        return payload
     if magic in ENCRYPTED:
-        return None
-    if magic != ZSTD:
+        if key is None:
+            return None
+        payload = key.open(blob)
+    elif magic not in (PLAIN, ZSTD):
         raise Wrong("blob has an unknown magic number")
+    if magic in (PLAIN, ENCRYPTED[0]):
+        return payload
     done = subprocess.run(["zstd", "-dcq", "--long=27"], input=payload, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise Wrong("blob does not decompress")
@@ -88,8 +182,10 @@ def index(data, fixed):
 
 
 class Store:
-    def __init__(self, root, restore):
+    def __init__(self, root, restore, keys):
         self.root, self.restore = root, restore
+        self.keys = {key.fingerprint: key for key in keys}
+        self.signatures = self.decrypted = self.sealed = 0
         self.errors, self.snapshots, self.unfinished, self.good = [], [], [], {}
 
     def walk(self, namespace=()):
@@ -118,7 +214,9 @@ class Store:
             if (manifest["backup-type"], manifest["backup-id"]) != (kind, ident):
                 raise Wrong("manifest is of another group")
             owner = read(os.path.join(group, "owner")).decode().strip()
-            files = [self.file(path, name, namespace, entry) for entry in manifest["files"]]
+            key = self.authenticated(manifest)
+            files = [self.file(path, name, namespace, entry, key) for entry in manifest["files"]]
+            self.log(path, name, namespace, manifest, key)
         except (Wrong, OSError, KeyError, ValueError) as error:
             return self.errors.append(f"{name}: {error!r}")
         present = set(os.listdir(path)) - {"index.json.blob", "client.log.blob", ".protected"}
@@ -135,32 +233,75 @@ class Store:
             }
         )
 
-    def file(self, path, snapshot, namespace, entry):
+    def authenticated(self, manifest):
+        """The key of a snapshot, if it is known, after its signature was checked."""
+        modes = {entry.get("crypt-mode", "none") for entry in manifest["files"]}
+        if len(modes) > 1:
+            raise Wrong(f"manifest mixes {sorted(modes)}")
+        fingerprint = manifest.get("unprotected", {}).get("key-fingerprint")
+        if fingerprint is None:
+            if modes - {"none"} or manifest.get("signature"):
+                raise Wrong("manifest does not name its key")
+            return None
+        if not manifest.get("signature"):
+            raise Wrong("manifest names a key, and is not signed")
+        key = self.keys.get(fingerprint.replace(":", ""))
+        if key is None:
+            if self.keys:
+                raise Wrong(f"there is no key {fingerprint}")
+            return None
+        if not hmac.compare_digest(key.signature(manifest), manifest["signature"]):
+            raise Wrong("manifest has another signature")
+        self.signatures += 1
+        return key
+
+    def opened(self, blob, key, sealed):
+        """The plaintext of a blob that must be encrypted, or must not."""
+        if is_sealed(blob) != sealed:
+            raise Wrong("is of another crypt mode")
+        plain = decode(blob, key)
+        if sealed:
+            self.sealed += plain is None
+            self.decrypted += plain is not None
+        return plain
+
+    def log(self, path, snapshot, namespace, manifest, key):
+        path = os.path.join(path, "client.log.blob")
+        if os.path.exists(path):
+            sealed = any(entry.get("crypt-mode") == "encrypt" for entry in manifest["files"])
+            plain = self.opened(read(path), key, sealed)
+            self.write([plain], snapshot, namespace, {"filename": "client.log.blob"})
+
+    def file(self, path, snapshot, namespace, entry, key):
         name, found = entry["filename"], dict(entry)
         try:
             data = read(os.path.join(path, name))
             if name.endswith(".blob"):
                 if (len(data), hashlib.sha256(data).hexdigest()) != (entry["size"], entry["csum"]):
                     raise Wrong("blob is not the one in the manifest")
-                parts = [decode(data)]
+                sealed = entry.get("crypt-mode") == "encrypt" and name != ESCROW
+                parts = [self.opened(data, key, sealed)]
             else:
                 size, chunks = index(data, name.endswith(".fidx"))
                 if (size, hashlib.sha256(data[4096:]).hexdigest()) != (entry["size"], entry["csum"]):
                     raise Wrong("index is not the one in the manifest")
                 found["chunks"] = len(chunks)
-                parts = (self.chunk(length, digest, entry) for length, digest in chunks)
+                parts = (self.chunk(length, digest, entry, key) for length, digest in chunks)
             self.write(parts, snapshot, namespace, found)
         except (Wrong, OSError) as error:
             self.errors.append(f"{snapshot}/{name}: {error!r}")
         return found
 
-    def chunk(self, length, digest, entry):
-        blob = read(os.path.join(self.root, ".chunks", digest[:4], digest))
-        plain = decode(blob)
-        if (plain is None) != (entry.get("crypt-mode", "none") == "encrypt"):
-            raise Wrong(f"chunk {digest} is of another crypt mode")
-        if plain is not None and (len(plain), hashlib.sha256(plain).hexdigest()) != (length, digest):
-            raise Wrong(f"chunk {digest} has other contents")
+    def chunk(self, length, digest, entry, key):
+        blob, sealed = read(os.path.join(self.root, ".chunks", digest[:4], digest)), entry.get("crypt-mode") == "encrypt"
+        try:
+            plain = self.opened(blob, key, sealed)
+        except Wrong as error:
+            raise Wrong(f"chunk {digest}: {error}") from None
+        if plain is not None:
+            have = key.digest(plain) if sealed else hashlib.sha256(plain).hexdigest()
+            if (len(plain), have) != (length, digest):
+                raise Wrong(f"chunk {digest} has other contents")
         return plain
 
     def write(self, parts, snapshot, namespace, found):
@@ -207,25 +348,33 @@ def pbs_accepts(root):
 
 
 def main(arguments):
-    options, restore = set(), None
-    while arguments and arguments[-1].startswith("--") or "--restore" in arguments:
-        if "--restore" in arguments:
-            at = arguments.index("--restore")
-            restore = arguments[at + 1]
-            del arguments[at : at + 2]
-        else:
+    options, values = set(), {"--restore": [], "--key": []}
+    while arguments and arguments[-1].startswith("--") or values.keys() & set(arguments):
+        option = next((option for option in values if option in arguments), None)
+        if option is None:
             options.add(arguments.pop())
-    if len(arguments) != 1 or options - {"--json", "--pbs-accepts"}:
+            continue
+        at = arguments.index(option)
+        values[option] += arguments[at + 1 : at + 2]
+        del arguments[at : at + 2]
+    if len(arguments) != 1 or options - {"--json", "--pbs-accepts"} or len(values["--restore"]) > 1:
         sys.exit(__doc__)
-    store = Store(arguments[0], restore)
+    passphrases = os.environb.get(b"READ_STORE_PASSPHRASES", b"").splitlines()
+    try:
+        keys = [Key.of_file(path, passphrases) for path in values["--key"]]
+    except (Wrong, OSError, KeyError, ValueError) as error:
+        sys.exit(f"{error!r}")
+    store = Store(arguments[0], (values["--restore"] or [None])[0], keys)
     store.walk()
     if "--pbs-accepts" in options:
         store.errors += pbs_accepts(arguments[0])
     if "--json" in options:
         report = {"snapshots": store.snapshots, "unfinished": store.unfinished, "errors": store.errors}
+        report.update(signatures=store.signatures, decrypted=store.decrypted, encrypted=store.sealed)
         print(json.dumps(report, indent=1))
     else:
         print(f"{len(store.snapshots)} snapshots, {len(store.unfinished)} unfinished, {len(store.errors)} errors")
+        print(f"{store.signatures} signatures match; blobs: {store.decrypted} decrypted, {store.sealed} still encrypted")
     for error in store.errors[:20]:
         print(error, file=sys.stderr)
     sys.exit(1 if store.errors else 0)
