@@ -1,4 +1,4 @@
-//! Keys from passphrases.
+//! Keys from passphrases, within limits (H190).
 
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -106,6 +106,7 @@ mod tests {
         assert_eq!(hex(&*pbkdf2.derive(b"Password", b"NaCl").unwrap()), expected);
     }
 
+    /// Proves H190.
     #[test]
     fn parameters_are_checked_before_any_work() {
         let scrypt = |n, r, p| Kdf::Scrypt { n, r, p };

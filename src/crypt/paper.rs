@@ -1,4 +1,4 @@
-//! Keys on paper.
+//! Keys on paper (H191).
 //!
 //! A paper key is a text that a person can print, and type in again. It is the key itself, without a passphrase.
 //!
@@ -156,6 +156,7 @@ mod tests {
         }
     }
 
+    /// Proves H191.
     #[test]
     fn a_mistake_is_found_in_its_line() {
         let wrong = |text: &str| EncryptionKey::from_paper(text).unwrap_err();
@@ -186,6 +187,7 @@ mod tests {
         assert_eq!(wrong(&repeated), KeyError::PaperLine(1));
     }
 
+    /// Proves H191.
     #[test]
     fn lines_of_different_keys_are_refused() {
         let other = EncryptionKey::from_bytes(&[3; 32]).to_paper();

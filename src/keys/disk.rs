@@ -1,4 +1,4 @@
-//! Reading, creating and replacing key files.
+//! Reading, creating and replacing key files (H189).
 //!
 //! | state | under the name | beside it | a crash leaves |
 //! |---|---|---|---|
@@ -129,6 +129,7 @@ mod tests {
         names
     }
 
+    /// Proves H189.
     #[test]
     fn a_key_file_is_for_its_owner_alone_and_never_overwrites_another() {
         let directory = tempfile::tempdir().unwrap();
@@ -146,6 +147,8 @@ mod tests {
         assert_eq!(names(directory.path()), ["key", "link"]);
     }
 
+    /// Proves H189.
+    ///
     /// Both see that the name is free; the rename decides.
     #[test]
     fn a_name_that_is_taken_meanwhile_is_not_overwritten() {
@@ -162,6 +165,7 @@ mod tests {
         assert_eq!(names(directory.path()), ["key"]);
     }
 
+    /// Proves H189.
     #[test]
     fn nothing_has_the_name_before_the_file_is_whole() {
         let directory = tempfile::tempdir().unwrap();
@@ -176,6 +180,7 @@ mod tests {
         assert!(names(directory.path()).is_empty());
     }
 
+    /// Proves H189.
     #[test]
     fn a_key_file_is_replaced_by_one_with_the_same_key_only() {
         let directory = tempfile::tempdir().unwrap();

@@ -137,6 +137,8 @@ fn a_new_key_is_kept_and_its_passphrase_is_changed() {
     });
 }
 
+/// Proves H190.
+///
 /// The executor only waits: nothing is derived until the job runs, and a dropped future waits for no job.
 #[test]
 fn a_key_is_derived_by_a_job_and_a_dropped_future_waits_for_none() {
