@@ -10,8 +10,8 @@ use larder::format::layout::Key;
 use larder::format::name::GroupName;
 use larder::gc::{self, GcEnd, GcOptions, GcPlan, GcReport, SafetyLimit};
 use larder::store::{Datastore, SnapshotReader, WriterTarget};
-use larder_testing::noise;
 use larder_testing::places::{Place, everywhere};
+use larder_testing::{noise, read_to_end};
 
 const CHUNK: usize = 64 << 10;
 
@@ -292,7 +292,7 @@ fn a_restore_runs_beside_pruning_and_collections() {
             archive.read_exact(&mut begun).await.unwrap();
             assert_eq!(store.delete_snapshot(&name).await.unwrap_err().kind(), ErrorKind::Busy);
             assert_eq!(executed(gc::plan(&store, at_once(&place)).await.unwrap()).await.removed.chunks, 0);
-            archive.read_to_end(&mut begun).await.unwrap();
+            begun.extend(read_to_end(&mut archive).await.unwrap());
             assert!(begun == data);
             drop((archive, reader));
             store.delete_snapshot(&name).await.unwrap();

@@ -16,8 +16,8 @@ use larder::internal::manifest::counted_chunks;
 use larder::store::{
     ArchiveEvent, Datastore, DirtyMap, FileTarget, Protection, SnapshotReader, SnapshotState, WriterTarget,
 };
-use larder_testing::noise;
 use larder_testing::places::everywhere;
+use larder_testing::{noise, read_to_end};
 
 const CHUNK: u64 = 64 << 10;
 
@@ -86,9 +86,7 @@ async fn round_trip(store: &Datastore) {
 
 async fn read_in_pieces(snapshot: &SnapshotReader, data: &[u8]) {
     let mut reader = snapshot.archive("d.img.fidx").await.unwrap();
-    let mut all = Vec::new();
-    reader.read_to_end(&mut all).await.unwrap();
-    assert!(all == data);
+    assert!(read_to_end(&mut reader).await.unwrap() == data);
     for start in [0, 65_535, 65_536, 700_000, 1_000_002] {
         reader.seek(std::io::SeekFrom::Start(start as u64)).await.unwrap();
         let mut part = vec![0; (data.len() - start).min(100_000)];
@@ -760,15 +758,14 @@ fn a_restore_reports_its_progress() {
             for as_stream in [false, true] {
                 let tally = Arc::new(Tally::default());
                 let reader = snapshot.archive("d.img.fidx").await.unwrap().observer(tally.clone());
-                let mut restored = Vec::new();
-                if as_stream {
+                let restored = if as_stream {
                     let mut reader = reader;
-                    reader.read_to_end(&mut restored).await.unwrap();
+                    read_to_end(&mut reader).await.unwrap()
                 } else {
                     let mut target = WriterTarget::new(Cursor::new(Vec::new()));
                     reader.copy_to(&mut target).await.unwrap();
-                    restored = target.into_inner().into_inner();
-                }
+                    target.into_inner().into_inner()
+                };
                 assert!(restored == data);
                 let [bytes, started, finished] = [&tally.bytes, &tally.started, &tally.finished]
                     .map(|count| count.load(std::sync::atomic::Ordering::SeqCst));

@@ -15,7 +15,7 @@ use larder::format::name::GroupName;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{BaseUse, Datastore, DirtyMap, FileSource, Options, SnapshotReader};
 use larder_testing::places::everywhere;
-use larder_testing::{noise, scratch};
+use larder_testing::{noise, read_to_end, scratch};
 
 const CHUNK: u64 = 64 << 10;
 
@@ -41,10 +41,7 @@ async fn back_up(store: &Datastore, data: &[u8]) -> SnapshotReader {
 }
 
 async fn contents(snapshot: &SnapshotReader, archive: &str) -> Vec<u8> {
-    let mut data = Vec::new();
-    let mut archive = snapshot.archive(archive).await.unwrap();
-    archive.read_to_end(&mut data).await.unwrap();
-    data
+    read_to_end(&mut snapshot.archive(archive).await.unwrap()).await.unwrap()
 }
 
 #[test]
@@ -300,9 +297,7 @@ fn a_file_is_read_from_any_position() {
     fs::write(&path, &data).unwrap();
     block_on(async {
         let mut source = FileSource::open(Arc::clone(&runtime), &path).await.unwrap();
-        let mut read = Vec::new();
-        source.read_to_end(&mut read).await.unwrap();
-        assert!(read == data);
+        assert!(read_to_end(&mut source).await.unwrap() == data);
         for offset in [0, 1, (2 << 20) - 1, 2 << 20, 5 << 20, data.len() - 1, data.len(), 1 << 30] {
             source.seek(std::io::SeekFrom::Start(offset as u64)).await.unwrap();
             let mut part = vec![0; 100];
@@ -314,11 +309,11 @@ fn a_file_is_read_from_any_position() {
         // A file that becomes shorter is an error, and one that grows ends where it ended.
         let mut source = FileSource::open(Arc::clone(&runtime), &path).await.unwrap();
         File::options().write(true).open(&path).unwrap().set_len(4 << 20).unwrap();
-        let shorter = source.read_to_end(&mut Vec::new()).await.unwrap_err();
+        let shorter = read_to_end(&mut source).await.unwrap_err();
         assert_eq!(shorter.kind(), std::io::ErrorKind::UnexpectedEof);
         let mut source = FileSource::open(Arc::clone(&runtime), &path).await.unwrap();
         File::options().write(true).open(&path).unwrap().set_len(6 << 20).unwrap();
-        assert_eq!(source.read_to_end(&mut Vec::new()).await.unwrap(), 4 << 20);
+        assert_eq!(read_to_end(&mut source).await.unwrap().len(), 4 << 20);
         let directory = FileSource::open(runtime, scratch.path()).await.unwrap_err();
         assert_eq!(directory.kind(), ErrorKind::InvalidInput);
     });

@@ -2,7 +2,7 @@
 
 use futures::executor::block_on;
 use futures::future;
-use futures::io::{AsyncReadExt as _, Cursor};
+use futures::io::Cursor;
 use larder::backend::{Backend, MemoryBackend, Ownership, PutMode, S3Backend};
 use larder::error::{ErrorKind, Result};
 use larder::format::Digest;
@@ -16,6 +16,7 @@ use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder::store::{Datastore, Options, Scope, SnapshotReader};
 use larder_testing::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
+use larder_testing::read_to_end;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -105,14 +106,10 @@ async fn back_up(store: &Datastore, data: &[u8]) -> SnapshotReader {
 }
 
 async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
     let mut archive = snapshot.archive("disk.img.fidx").await?;
-    match archive.read_to_end(&mut bytes).await {
-        Ok(_) => Ok(bytes),
-        Err(error) => {
-            Err(error.into_inner().unwrap().downcast_ref::<larder::error::Error>().unwrap().clone())
-        }
-    }
+    read_to_end(&mut archive)
+        .await
+        .map_err(|error| error.into_inner().unwrap().downcast_ref::<larder::error::Error>().unwrap().clone())
 }
 
 /// The number of requests of a method for objects of the store whose key contains this part.

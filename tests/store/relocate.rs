@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::executor::block_on;
-use futures::io::{AsyncReadExt as _, Cursor};
+use futures::io::Cursor;
 use larder::backend::{Backend, FsBackend, LockReach, MemoryBackend, PutMode};
 use larder::error::ErrorKind;
 use larder::error::ErrorKind::{Denied, InvalidInput, NotFound};
@@ -25,6 +25,7 @@ use larder::store::{
 };
 use larder_testing::days::{DAY, at, group, memory, names, on_demand, paths, runtime, space};
 use larder_testing::places::everywhere;
+use larder_testing::read_to_end;
 
 async fn back_up(store: &Datastore, group: &str, seconds: u64) -> SnapshotReader {
     let backup = store.backup(&group.parse().unwrap()).time(at(seconds)).begin().await.unwrap();
@@ -48,11 +49,9 @@ async fn days(store: &Datastore, group: &str, from: u64, to: u64) -> Vec<Snapsho
 /// Everything that is in a snapshot, with all of it checked.
 async fn contents(store: &Datastore, name: &SnapshotName) -> Result<String, ErrorKind> {
     let snapshot = store.snapshot(name).await.map_err(|error| error.kind())?;
-    let mut text = String::new();
-    snapshot.archive("data.bin.didx").await.unwrap().read_to_string(&mut text).await.unwrap();
-    let mut image = Vec::new();
-    snapshot.archive("disk.img.fidx").await.unwrap().read_to_end(&mut image).await.unwrap();
-    assert_eq!(image, vec![7; 5000]);
+    let read = async |archive| read_to_end(&mut snapshot.archive(archive).await.unwrap()).await.unwrap();
+    let text = String::from_utf8(read("data.bin.didx").await).unwrap();
+    assert!(read("disk.img.fidx").await == [7; 5000]);
     assert_eq!(snapshot.blob("app.conf.blob").await.unwrap(), "x");
     assert_eq!(snapshot.client_log().await.unwrap().unwrap(), "log");
     assert_eq!(snapshot.manifest().notes(), Some("of the snapshot"));

@@ -33,7 +33,7 @@ pub use noise::{counting, noise};
 
 /// Reads to the end, like the method of `AsyncReadExt`, which fills its buffer byte by byte first: without optimisation that takes
 /// longer than everything else about a large archive.
-pub async fn read_to_end(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+pub async fn read_to_end(reader: &mut (dyn AsyncRead + Send + Unpin)) -> io::Result<Vec<u8>> {
     let (mut bytes, mut block) = (Vec::new(), vec![0; 1 << 20]);
     loop {
         match reader.read(&mut block).await? {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use futures::io::{AsyncReadExt as _, Cursor};
+use futures::io::Cursor;
 use larder::backend::{Backend, Ownership, S3Backend};
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::name::{AuthId, GroupName, Namespace, SnapshotName};
@@ -22,7 +22,7 @@ use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentia
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState};
 
 use crate::fault_server::{FaultServer, Logged};
-use crate::noise;
+use crate::{noise, read_to_end};
 
 /// The length of a chunk.
 pub const CHUNK: u64 = 64 << 10;
@@ -253,11 +253,8 @@ pub async fn back_up_on(
 }
 
 pub async fn restored(snapshot: &SnapshotReader) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match snapshot.archive("disk.img.fidx").await?.read_to_end(&mut bytes).await {
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(error.into_inner().unwrap().downcast_ref::<Error>().unwrap().clone()),
-    }
+    let read = read_to_end(&mut snapshot.archive("disk.img.fidx").await?).await;
+    read.map_err(|error| error.into_inner().unwrap().downcast_ref::<Error>().unwrap().clone())
 }
 
 /// Makes sure that everything in a snapshot is what its notes say.

@@ -5,7 +5,7 @@ use std::str::FromStr as _;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::executor::block_on;
-use futures::io::{AsyncReadExt as _, Cursor};
+use futures::io::Cursor;
 use larder::Observer;
 use larder::backend::{
     Backend, FsBackend, FsOptions, ListEntry, ListQuery, LockMode, LockScope, MemoryBackend,
@@ -29,7 +29,7 @@ use larder::sync::{
 };
 use larder_testing::bucket::Bucket;
 use larder_testing::places;
-use larder_testing::{fixture, noise};
+use larder_testing::{fixture, noise, read_to_end};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -143,9 +143,7 @@ async fn restore(store: &Datastore, name: &SnapshotName) -> Vec<u8> {
     let snapshot = store.snapshot(name).await.unwrap();
     let mut parts = Vec::new();
     for archive in ["data.bin.didx", "disk.img.fidx"] {
-        let mut bytes = Vec::new();
-        snapshot.archive(archive).await.unwrap().read_to_end(&mut bytes).await.unwrap();
-        parts.push(bytes);
+        parts.push(read_to_end(&mut snapshot.archive(archive).await.unwrap()).await.unwrap());
     }
     snapshot.blob("app.conf.blob").await.unwrap();
     parts.pop().unwrap()

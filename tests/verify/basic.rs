@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::executor::block_on;
-use futures::io::{AsyncReadExt as _, Cursor};
+use futures::io::Cursor;
 use larder::Observer;
 use larder::backend::{Backend, ListEntry, ListQuery, LockMode, LockScope, MemoryBackend, PutMode, Removal};
 use larder::error::{ErrorKind, Result};
@@ -25,9 +25,9 @@ use larder::verify::{
     self, Incomplete, ObjectFault, Recording, Repair, Sample, SkipReason, VerifyEvent, VerifyMode,
     VerifyOptions, VerifyReport,
 };
-use larder_testing::noise;
 use larder_testing::places;
 use larder_testing::places::everywhere;
+use larder_testing::{noise, read_to_end};
 
 const CHUNK: u64 = 4096;
 
@@ -78,9 +78,7 @@ pub(crate) async fn state(store: &Datastore, name: &SnapshotName) -> Option<Veri
 }
 
 async fn restored(snapshot: &SnapshotReader) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    snapshot.archive("disk.img.fidx").await.unwrap().read_to_end(&mut bytes).await.unwrap();
-    bytes
+    read_to_end(&mut snapshot.archive("disk.img.fidx").await.unwrap()).await.unwrap()
 }
 
 pub(crate) fn flipped(bytes: &[u8]) -> Vec<u8> {

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::future;
-use futures::io::{AsyncReadExt as _, Cursor};
+use futures::io::Cursor;
 use larder::backend::{
     Backend, Capabilities, Coordination, Cursor as Page, Deleted, FsBackend, FsOptions, Housekeeping,
     ListPage, ListQuery, MemoryBackend, Object, ObjectInfo, Orphan, PrefixDirectories, PutMode, Removal,
@@ -23,11 +23,11 @@ use larder::store::{Datastore, Options, Scope, SnapshotReader};
 use larder::verify::{self, ObjectFault, Repair, VerifyMode, VerifyOptions, VerifyReport};
 use larder_testing::fault_server::{FaultServer, Options as ServerOptions};
 use larder_testing::fixture;
-use larder_testing::noise;
 use larder_testing::s3_store;
 use larder_testing::s3_store::{
     CHUNK, Opening, back_up as back_up_far, check_all, data, fresh, group as far_group, opened_again,
 };
+use larder_testing::{noise, read_to_end};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -204,9 +204,7 @@ async fn run(store: &Datastore, options: VerifyOptions) -> VerifyReport {
 }
 
 async fn restored(snapshot: &SnapshotReader) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    snapshot.archive("disk.img.fidx").await.unwrap().read_to_end(&mut bytes).await.unwrap();
-    bytes
+    read_to_end(&mut snapshot.archive("disk.img.fidx").await.unwrap()).await.unwrap()
 }
 
 async fn spoil(backend: &Arc<dyn Backend>, key: &Key) {
