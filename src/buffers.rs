@@ -38,6 +38,16 @@ struct Free {
     vec: Vec<u8>,
 }
 
+/// Extends `bytes` with zeros to at least this length. Without optimisation `resize` writes byte by byte, a hundred times slower than
+/// copying zeros.
+pub(crate) fn lengthen(bytes: &mut Vec<u8>, length: usize) {
+    bytes.reserve(length.saturating_sub(bytes.len()));
+    while bytes.len() < length {
+        let missing = length - bytes.len();
+        bytes.extend_from_slice(&ZEROS[..missing.min(ZEROS.len())]);
+    }
+}
+
 /// A buffer that returns to its pool when dropped. Its contents are arbitrary.
 pub(crate) struct Buffer {
     pool: Weak<Buffers>,
@@ -84,12 +94,7 @@ impl Buffers {
 impl Buffer {
     /// Extends it to at least this length. Old contents stay, new bytes are zero.
     pub(crate) fn lengthen(&mut self, length: usize) {
-        self.vec.reserve(length.saturating_sub(self.vec.len()));
-        // Without optimisation `resize` writes byte by byte, a hundred times slower than copying zeros.
-        while self.vec.len() < length {
-            let missing = length - self.vec.len();
-            self.vec.extend_from_slice(&ZEROS[..missing.min(ZEROS.len())]);
-        }
+        lengthen(&mut self.vec, length);
     }
 
     /// The first `length` bytes, shareable; the buffer returns to the pool with the last reference. Its length is

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::buffers::Buffers;
+use crate::buffers::{Buffers, lengthen};
 use crate::http::watch::Watch;
 use crate::http::{
     ERROR_BODY_LIMIT, Header, Progress, Request, Response, Timeouts, TransportError, TransportErrorKind,
@@ -191,7 +191,7 @@ impl<'a, 'w> Exchange<'a, 'w> {
     /// Reads at most `limit` bytes and appends them to the input.
     fn poll_read(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<Result<usize, TransportError>> {
         let start = self.incoming.len();
-        self.incoming.resize(start + limit, 0);
+        lengthen(&mut self.incoming, start + limit);
         let read = Pin::new(&mut *self.connection).poll_read(cx, &mut self.incoming[start..]);
         let length = if let Poll::Ready(Ok(length)) = &read { (*length).min(limit) } else { 0 };
         self.incoming.truncate(start + length);

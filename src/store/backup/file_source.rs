@@ -14,6 +14,7 @@ use futures::channel::oneshot;
 use futures::future::FutureExt as _;
 use futures::io::{AsyncRead, AsyncSeek};
 
+use crate::buffers::lengthen;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
 use crate::store::backup::dirty_map::DirtyMap;
@@ -96,7 +97,8 @@ impl FileSource {
         let end = self.data.end_of_extent(offset).unwrap_or(self.size).min(self.size);
         let length = usize::try_from(end - offset).unwrap_or(usize::MAX).min(READ_BYTES);
         self.runtime.spawn_blocking(Box::new(move || {
-            buffer.resize(length, 0);
+            buffer.truncate(length);
+            lengthen(&mut buffer, length);
             let read = file.read_exact_at(&mut buffer, offset).map(|()| buffer);
             // A dropped source wants no bytes.
             let _ = sender.send(read);

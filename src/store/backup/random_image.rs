@@ -260,7 +260,8 @@ impl ImageWriter {
             self.take(chunk.start)?;
             let length = usize::try_from(chunk.end - chunk.start).unwrap_or(MAX_CHUNK_BYTES);
             let mut buffer = self.task.store().chunks.buffer(length);
-            buffer.resize(length, 0);
+            buffer.truncate(length);
+            buffer.lengthen(length);
             self.partial.insert(chunk.start, Partial { buffer, filled: Vec::new() });
         }
         let start = usize::try_from(at - chunk.start).unwrap_or(MAX_CHUNK_BYTES);
