@@ -16,6 +16,12 @@ use crate::wording::text_as_json;
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// The digest of 4 MiB of zeros, the chunk of unused areas in images of the usual chunk size.
+    pub(crate) const OF_ZEROS: Self = Self([
+        0xbb, 0x9f, 0x8d, 0xf6, 0x14, 0x74, 0xd2, 0x5e, 0x71, 0xfa, 0x00, 0x72, 0x23, 0x18, 0xcd, 0x38, 0x73,
+        0x96, 0xca, 0x17, 0x36, 0x60, 0x5e, 0x12, 0x48, 0x82, 0x1c, 0xc0, 0xde, 0x3d, 0x3a, 0xf8,
+    ]);
+
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
@@ -49,8 +55,14 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let digits: &[u8; 64] = text.as_bytes().try_into().map_err(|_| not_a_digest())?;
         let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        // Listings parse millions of these.
+        for at in 0..32 {
+            let (high, low) =
+                (NIBBLES[usize::from(digits[2 * at])], NIBBLES[usize::from(digits[2 * at + 1])]);
+            if high | low > 15 {
+                return Err(not_a_digest());
+            }
+            bytes[at] = high << 4 | low;
         }
         Ok(Self(bytes))
     }
@@ -60,11 +72,11 @@ text_as_json!(Digest);
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 64];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
+        for at in 0..32 {
+            let byte = usize::from(self.0[at]);
+            text[2 * at] = DIGITS[byte >> 4];
+            text[2 * at + 1] = DIGITS[byte & 15];
         }
         f.pad(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
@@ -80,13 +92,17 @@ fn not_a_digest() -> ParseError {
     ParseError::new("not a digest: 64 lower-case hexadecimal digits are wanted")
 }
 
-fn nibble(digit: u8) -> Result<u8, ParseError> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(not_a_digest()),
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// The value of each digit, and 255 for each other byte.
+const NIBBLES: [u8; 256] = {
+    let (mut values, mut value) = ([255; 256], 0);
+    while value < 16 {
+        values[DIGITS[value as usize] as usize] = value;
+        value += 1;
     }
-}
+    values
+};
 
 #[cfg(test)]
 mod tests {
@@ -97,6 +113,7 @@ mod tests {
         let text = "bb9f8df61474d25e71fa00722318cd387396ca1736605e1248821cc0de3d3af8";
         assert_eq!(Digest::of(&vec![0; 4 << 20]).to_string(), text);
         assert_eq!(text.parse(), Ok(Digest::of(&vec![0; 4 << 20])));
+        assert_eq!(text.parse(), Ok(Digest::OF_ZEROS));
     }
 
     /// Proves H177.

@@ -265,6 +265,8 @@ impl Prefix {
     pub fn contains(&self, key: &Key) -> bool {
         match self {
             Self::Namespace(namespace) if namespace.is_root() => key.is_content(),
+            // Listings ask this for each chunk.
+            Self::Chunks => matches!(key, Key::Chunk(_) | Key::Quarantined(..)),
             _ => key.path().starts_with(&self.path()),
         }
     }

@@ -245,6 +245,9 @@ impl StoreInner {
 
     /// Digest of this number of zeros, at most those of a chunk: plain ones, or encrypted with a key.
     pub(crate) async fn zero_digest(&self, length: u64, key: Option<&EncryptionKey>) -> Result<Digest> {
+        if key.is_none() && length == 4 << 20 {
+            return Ok(Digest::OF_ZEROS);
+        }
         if key.is_none()
             && let Some(digest) = self.zeros.lock().unwrap_or_else(PoisonError::into_inner).get(&length)
         {
