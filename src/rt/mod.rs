@@ -32,6 +32,7 @@ use std::fmt;
 use std::hash::BuildHasher as _;
 use std::io;
 use std::num::NonZeroUsize;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -141,9 +142,10 @@ impl dyn Runtime {
     }
 }
 
-/// Number of processors that this program may use.
+/// Number of processors that this program may use, as found by the first call: the standard library reads files of the system each time.
 fn processors() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+    static FOUND: OnceLock<NonZeroUsize> = OnceLock::new();
+    *FOUND.get_or_init(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
 /// Number of blocking jobs that run at once. Some wait for a disk, so it exceeds the number of processors.
