@@ -100,6 +100,7 @@
 pub mod backend;
 mod base64;
 mod buffers;
+mod calendar;
 pub mod chunker;
 mod chunks;
 pub mod crypt;

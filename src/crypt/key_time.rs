@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
-
+use crate::calendar;
+use crate::calendar::DateTime;
 use crate::crypt::errors::KeyError;
 
-/// 9999-12-30T22:00:00Z, the last second of a [`Timestamp`].
+/// 9999-12-30T22:00:00Z: its year has four digits in every time zone.
 const MAX_SECONDS: u64 = 253_402_207_200;
 
 /// A date of RFC 3339 to the second. Its text stays as it was read.
@@ -21,10 +21,9 @@ impl KeyTime {
     pub(super) fn at(time: SystemTime) -> Self {
         let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let seconds = seconds.min(MAX_SECONDS);
-        let date = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-        let text = date.unwrap_or_default().to_string();
+        let date = DateTime::from_epoch(i64::try_from(seconds).unwrap_or_default());
         let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-        Self { at: at.unwrap_or(SystemTime::UNIX_EPOCH), text: text.replace('Z', "+00:00") }
+        Self { at: at.unwrap_or(SystemTime::UNIX_EPOCH), text: format!("{date}+00:00") }
     }
 
     /// Reads `YYYY-MM-DDTHH:MM:SS` with `Z`, `+HH:MM` or `-HH:MM` behind it.
@@ -43,13 +42,7 @@ impl KeyTime {
         if !has_form(date, &FORM[..19]) || (offset != "Z" && !has_form(offset, &FORM[19..])) {
             return Err(NOT_A_DATE);
         }
-        let at: Timestamp = text.parse().map_err(|_| NOT_A_DATE)?;
-        let since = Duration::from_secs(at.as_second().unsigned_abs());
-        let at = match at.as_second() {
-            ..0 => SystemTime::UNIX_EPOCH.checked_sub(since),
-            _ => SystemTime::UNIX_EPOCH.checked_add(since),
-        };
-        Ok(Self { at: at.ok_or(NOT_A_DATE)?, text: text.to_owned() })
+        Ok(Self { at: calendar::parse_rfc3339(text).ok_or(NOT_A_DATE)?, text: text.to_owned() })
     }
 
     pub(super) fn as_str(&self) -> &str {

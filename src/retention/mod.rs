@@ -201,18 +201,17 @@ impl Period {
     /// Equal for two times exactly if they lie in the same period.
     fn key(self, time: BackupTime, offset: impl Fn(BackupTime) -> i32) -> [i64; 4] {
         let at = time.civil(offset(time));
-        let (year, month, day) = (at.year().into(), at.month().into(), at.day().into());
         match self {
-            Self::Day => [year, month, day, 0],
-            Self::Hour => [year, month, day, at.hour().into()],
-            Self::Month => [year, month, 0, 0],
+            Self::Day => [at.year, at.month, at.day, 0],
+            Self::Hour => [at.year, at.month, at.day, at.hour],
+            Self::Month => [at.year, at.month, 0, 0],
             Self::Time => [time.epoch(), 0, 0, 0],
             Self::Week => {
                 // The ISO year: 2024-12-30 lies in the first week of 2025.
-                let week = at.date().iso_week_date();
-                [week.year().into(), week.week().into(), 0, 0]
+                let (year, week) = at.iso_week();
+                [year, week, 0, 0]
             }
-            Self::Year => [year, 0, 0, 0],
+            Self::Year => [at.year, 0, 0, 0],
         }
     }
 }

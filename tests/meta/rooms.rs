@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 30] = [
+const ROOMS: [(&str, &[&str]); 31] = [
     ("wording", &[]),
     ("error", &["wording"]),
     ("base64", &[]),
     ("buffers", &[]),
-    ("crypt", &["base64", "wording"]),
-    ("format", &["crypt", "wording"]),
+    ("calendar", &[]),
+    ("crypt", &["base64", "calendar", "wording"]),
+    ("format", &["calendar", "crypt", "wording"]),
     ("chunker", &["format"]),
     ("digest_set", &["format"]),
     ("rename", &[]),
@@ -22,7 +23,7 @@ const ROOMS: [(&str, &[&str]); 30] = [
     ("rt", &[]),
     ("keys", &["base64", "crypt", "rename", "rt"]),
     ("trace", &["rt", "wording"]),
-    ("wire", &[]),
+    ("wire", &["calendar"]),
     ("http", &["base64", "buffers", "rt", "wire", "wording"]),
     ("s3", &["base64", "buffers", "http", "rt", "trace", "wire", "wording"]),
     ("local", &["format", "rt", "trace", "wording"]),

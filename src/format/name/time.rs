@@ -2,9 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jiff::SignedDuration;
-use jiff::civil::{Date, DateTime, Time};
-
+use crate::calendar::DateTime;
 use crate::error::ParseError;
 use crate::format::name::{NameFault, NameKind};
 use crate::wording::text_as_json;
@@ -42,15 +40,14 @@ impl BackupTime {
         self.epoch.cast_signed()
     }
 
-    /// Civil date and time at `offset` seconds east of UTC. Saturates at the ends of the calendar.
+    /// Civil date and time at `offset` seconds east of UTC.
     pub(crate) fn civil(self, offset: i32) -> DateTime {
-        EPOCH.saturating_add(SignedDuration::from_secs(self.epoch() + i64::from(offset)))
+        DateTime::from_epoch(self.epoch() + i64::from(offset))
     }
 }
 
 /// 9999-12-31T23:59:59Z.
 const LAST: u64 = 253_402_300_799;
-const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
 impl TryFrom<i64> for BackupTime {
     type Error = ParseError;
@@ -89,16 +86,18 @@ impl FromStr for BackupTime {
             return Err(fault(if text.is_empty() { NameFault::Empty } else { NameFault::Form }));
         };
         let two = |tens: u8, ones: u8| match (tens, ones) {
-            (b'0'..=b'9', b'0'..=b'9') => Ok((tens - b'0').cast_signed() * 10 + (ones - b'0').cast_signed()),
+            (b'0'..=b'9', b'0'..=b'9') => Ok(i64::from(tens - b'0') * 10 + i64::from(ones - b'0')),
             _ => Err(fault(NameFault::Character)),
         };
-        let year = i16::from(two(y0, y1)?) * 100 + i16::from(two(y2, y3)?);
-        let date = Date::new(year, two(m0, m1)?, two(d0, d1)?);
-        let time = Time::new(two(h0, h1)?, two(i0, i1)?, two(s0, s1)?, 0);
-        let (Ok(date), Ok(time)) = (date, time) else {
-            return Err(fault(NameFault::Range));
+        let at = DateTime {
+            year: two(y0, y1)? * 100 + two(y2, y3)?,
+            month: two(m0, m1)?,
+            day: two(d0, d1)?,
+            hour: two(h0, h1)?,
+            minute: two(i0, i1)?,
+            second: two(s0, s1)?,
         };
-        Self::from_epoch(DateTime::from_parts(date, time).duration_since(EPOCH).as_secs())
+        Self::from_epoch(at.to_epoch().ok_or_else(|| fault(NameFault::Range))?)
     }
 }
 
@@ -106,10 +105,7 @@ text_as_json!(BackupTime);
 
 impl fmt::Display for BackupTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.civil(0);
-        let (year, month, day) = (at.year(), at.month(), at.day());
-        let (hour, minute, second) = (at.hour(), at.minute(), at.second());
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+        write!(f, "{}Z", self.civil(0))
     }
 }
 
