@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_pin_lives_as_long_as_its_writer() {
         let (pins, digest) = (Arc::new(Pins::default()), Digest::of(b"a"));
-        let writer = pins.writer(CachePolicy::Populate, Arc::default());
+        let writer = pins.writer(CachePolicy::Populate, None, Arc::default());
         assert!(!writer.pin(digest));
         assert!(pins.is_pinned(&digest), "before it is confirmed");
         assert!(!writer.is_confirmed(&digest));
@@ -214,10 +214,10 @@ mod tests {
     fn pins_stay_while_garbage_is_collected() {
         let pins = Arc::new(Pins::default());
         let digests = [b"a", b"b", b"c"].map(|text| Digest::of(text));
-        let before = pins.writer(CachePolicy::Populate, Arc::default());
+        let before = pins.writer(CachePolicy::Populate, None, Arc::default());
         before.pin(digests[0]);
         let (one, other) = (pins.collect(), pins.collect());
-        let during = pins.writer(CachePolicy::Populate, Arc::default());
+        let during = pins.writer(CachePolicy::Populate, None, Arc::default());
         during.pin(digests[1]);
         before.pin(digests[2]);
         drop((before, during, one));

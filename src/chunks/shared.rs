@@ -275,7 +275,7 @@ mod tests {
         let uuid = "in-use";
         let (first, second, third) = (opened(None), opened(None), opened(None));
         first.bind(uuid).unwrap();
-        let pin = second.current().pins.writer(CachePolicy::Populate, Arc::default());
+        let pin = second.current().pins.writer(CachePolicy::Populate, None, Arc::default());
         assert_eq!(second.bind(uuid).unwrap_err().kind(), ErrorKind::Internal);
         drop(pin);
         let watch = third.current().moves_in_progress.watch();

@@ -245,7 +245,7 @@ fn writers_of_one_chunk_store_it_once() {
 
 /// The plaintext as one chunk that is stored, and a chunk of so many bytes that only a key could read.
 async fn plain(place: &Place) -> StoredChunk {
-    let blob = place.chunks.encode(&Bytes::from_static(PLAINTEXT)).await.unwrap();
+    let blob = place.chunks.encode(&Bytes::from_static(PLAINTEXT), None).await.unwrap();
     stored(place, blob).await.unwrap()
 }
 
@@ -311,8 +311,8 @@ fn a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
 fn only_what_was_checked_comes_out_of_another_store() {
     block_on(async {
         let place = Place::new().await;
-        let good = place.chunks.encode(&Bytes::from_static(PLAINTEXT)).await.unwrap();
-        let other = place.chunks.encode(&Bytes::from_static(b"something")).await.unwrap();
+        let good = place.chunks.encode(&Bytes::from_static(PLAINTEXT), None).await.unwrap();
+        let other = place.chunks.encode(&Bytes::from_static(b"something"), None).await.unwrap();
         let mut flipped = sealed(BlobKind::Encrypted, PLAINTEXT).to_vec();
         flipped[50] ^= 1;
         for bad in
@@ -331,7 +331,7 @@ fn only_what_was_checked_comes_out_of_another_store() {
 fn an_existing_chunk_stays_unless_it_is_proven_bad() {
     block_on(async {
         let place = Place::new().await;
-        let good = place.chunks.encode(&Bytes::from_static(PLAINTEXT)).await.unwrap();
+        let good = place.chunks.encode(&Bytes::from_static(PLAINTEXT), None).await.unwrap();
         let mut compressed = zstd::bulk::compress(PLAINTEXT, 3).unwrap();
         let checksum = crc32fast::hash(&compressed).to_le_bytes();
         compressed.splice(..0, [&BlobKind::Zstd.magic()[..], &checksum].concat());
