@@ -4,9 +4,11 @@
 use std::str::FromStr as _;
 
 use bytes::Bytes;
-use larder::crypt::{KeyError, KeyFile};
+use larder::crypt::{EncryptionKey, KeyError, KeyFile};
 use larder::format::layout::{Key, Prefix};
-use larder::internal::blob::{Blob, BlobDecoder, PlaintextSize};
+use larder::internal::blob::{
+    Blob, BlobDecoder, BlobEncoder, DEFAULT_ZSTD_LEVEL, DecodeError, PlaintextSize,
+};
 use larder::internal::dynamic_index::DynamicIndexReader;
 use larder::internal::fixed_index::FixedIndexReader;
 use larder::internal::index::ChunkEntry;
@@ -24,10 +26,11 @@ use sha2::{Digest as _, Sha256};
 pub(crate) type Target = (&'static str, fn(&[u8]), &'static [u8]);
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 11] = [
+pub(crate) const TARGETS: [Target; 12] = [
     ("blob", blob, include_bytes!("seeds/blob")),
     ("chunked_body", chunked_body, b"4;x=y\r\nwiki\r\n5\r\npedia\r\n0\r\nTrailer: x\r\n\r\n"),
     ("dynamic_index", dynamic_index, include_bytes!("seeds/dynamic_index")),
+    ("encrypted_blob", encrypted_blob, SEALED),
     ("fixed_index", fixed_index, include_bytes!("seeds/fixed_index")),
     ("key_file", key_file, include_bytes!("seeds/key_file")),
     ("listing", listing, include_bytes!("seeds/listing")),
@@ -37,6 +40,9 @@ pub(crate) const TARGETS: [Target; 11] = [
     ("s3_documents", s3_documents, include_bytes!("seeds/s3_documents")),
     ("uri", uri, b"https://s3.example.com:8443/base/%C3%BC path"),
 ];
+
+/// 256 times `a`, compressed and then encrypted with [`sealing_key`], made with another implementation of the cipher.
+const SEALED: &[u8] = include_bytes!("seeds/encrypted_blob");
 
 /// The most that a blob may grow to.
 const LIMIT: usize = 1 << 20;
@@ -87,6 +93,48 @@ fn read_chunks(input: &[u8], step: usize) -> Option<(Vec<u8>, usize)> {
             Step::More => seen = input.len().min(seen + step),
         }
         assert!(taken <= seen);
+    }
+}
+
+/// A blob that decrypts has nonce, tag and payload of the seed: no others were sealed with this key. The kind alone is not
+/// authenticated. In turn, the input is sealed, opens again, and does not once a bit of it is changed.
+pub(crate) fn encrypted_blob(input: &[u8]) {
+    check_sealed(input);
+    if input.len() > 44 {
+        check_sealed(&with_crc(input));
+    }
+    let (mut sealed, mut out) = (Vec::new(), Vec::new());
+    let hash = Sha256::digest(input);
+    let nonce = hash[..16].try_into().expect("a digest has 32 bytes");
+    let mut encoder = BlobEncoder::new(DEFAULT_ZSTD_LEVEL).expect("a level that exists");
+    encoder.encode_encrypted(input, &sealing_key(), &nonce, &mut sealed).expect("it is short enough");
+    let mut open = |sealed: Vec<u8>| {
+        let blob = Blob::parse(sealed.into()).expect("the magic number is as it was");
+        let size = PlaintextSize::Exactly(input.len());
+        BlobDecoder::new().decrypt(&blob, &sealing_key(), &mut out, size).map(|()| out.clone())
+    };
+    assert_eq!(open(sealed.clone()).as_deref(), Ok(input));
+    let at = 12 + (usize::from(hash[16]) << 8 | usize::from(hash[17])) % (sealed.len() - 12);
+    sealed[at] ^= 1 << (hash[18] % 8);
+    assert_eq!(open(with_crc(&sealed)), Err(DecodeError::Tag));
+    assert!(out.is_empty());
+}
+
+fn sealing_key() -> EncryptionKey {
+    EncryptionKey::from_bytes(&std::array::from_fn(|at| at.to_le_bytes()[0]))
+}
+
+/// The same encrypted blob, with the checksum of its payload.
+fn with_crc(input: &[u8]) -> Vec<u8> {
+    [&input[..8], &crc32fast::hash(&input[44..]).to_le_bytes(), &input[12..]].concat()
+}
+
+fn check_sealed(input: &[u8]) {
+    let Ok(blob) = Blob::parse(Bytes::copy_from_slice(input)) else { return };
+    let mut out = vec![7; 100];
+    match BlobDecoder::new().decrypt(&blob, &sealing_key(), &mut out, PlaintextSize::AtMost(LIMIT)) {
+        Ok(()) => assert!(input[12..] == SEALED[12..] && out.len() <= LIMIT),
+        Err(_) => assert!(out.is_empty()),
     }
 }
 

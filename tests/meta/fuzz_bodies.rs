@@ -76,6 +76,11 @@ fn the_seeds_are_valid() {
     use larder::internal::{blob, dynamic_index, fixed_index, wire};
     let seed = |name: &str| bodies::TARGETS.into_iter().find(|target| target.0 == name).unwrap().2;
     assert!(blob::Blob::parse(seed("blob").into()).is_ok_and(|blob| blob.check_crc().is_ok()));
+    let sealed = blob::Blob::parse(seed("encrypted_blob").into()).unwrap();
+    let key = larder::crypt::EncryptionKey::from_bytes(&std::array::from_fn(|at| at.to_le_bytes()[0]));
+    let mut plain = Vec::new();
+    blob::BlobDecoder::new().decrypt(&sealed, &key, &mut plain, blob::PlaintextSize::Exactly(256)).unwrap();
+    assert_eq!(plain, [b'a'; 256]);
     assert!(dynamic_index::DynamicIndexReader::parse(seed("dynamic_index")).is_ok());
     assert!(fixed_index::FixedIndexReader::parse(seed("fixed_index")).is_ok());
     assert!(larder::internal::manifest::parse(seed("manifest")).is_ok());
