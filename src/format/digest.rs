@@ -116,6 +116,15 @@ mod tests {
         assert_eq!(text.parse(), Ok(Digest::OF_ZEROS));
     }
 
+    /// Computed with Python: SHA-256 of the plaintext, followed by the id key.
+    #[test]
+    fn a_keyed_digest_is_the_one_pbs_computes() {
+        let key = EncryptionKey::from_bytes(&std::array::from_fn(|at| at.to_le_bytes()[0]));
+        let text = "7644dc089559031d6fc353d406fdab17171ffc262cd0e2653da512881fed0450";
+        assert_eq!(Digest::of_chunk(b"test", Some(&key)).to_string(), text);
+        assert_eq!(Digest::of_chunk(b"test", None), Digest::of(b"test"));
+    }
+
     /// Proves H177.
     #[test]
     fn upper_case_and_other_lengths_are_not_digests() {

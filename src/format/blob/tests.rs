@@ -25,6 +25,36 @@ fn zstd_blob(payload: &[u8]) -> Vec<u8> {
     [&BlobKind::Zstd.magic()[..], &crc, payload].concat()
 }
 
+/// The key of the golden blobs.
+fn golden_key() -> EncryptionKey {
+    EncryptionKey::from_bytes(&std::array::from_fn(|at| at.to_le_bytes()[0]))
+}
+
+/// The nonce of the golden blobs.
+const NONCE: [u8; 16] = [16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31];
+
+fn encrypt(plaintext: &[u8], key: &EncryptionKey, nonce: &[u8; 16]) -> (BlobKind, Vec<u8>) {
+    let mut out = vec![7; 100];
+    let mut encoder = BlobEncoder::new(DEFAULT_ZSTD_LEVEL).unwrap();
+    let kind = encoder.encode_encrypted(plaintext, key, nonce, &mut out).unwrap();
+    (kind, out)
+}
+
+/// Decrypts with what a decoder and a buffer hold from before. A failure leaves nothing in the buffer.
+fn decrypt(blob: &[u8], key: &EncryptionKey, expected: PlaintextSize) -> Result<Vec<u8>, DecodeError> {
+    let blob = Blob::parse(Bytes::copy_from_slice(blob))?;
+    let mut out = vec![7; 100];
+    let decrypted = BlobDecoder::new().decrypt(&blob, key, &mut out, expected);
+    assert!(decrypted.is_ok() || out.is_empty());
+    decrypted.map(|()| out)
+}
+
+/// Puts the checksum of an encrypted blob right.
+fn fix_crc(blob: &mut [u8]) {
+    let crc = crc32fast::hash(&blob[44..]).to_le_bytes();
+    blob[8..12].copy_from_slice(&crc);
+}
+
 const ANY: PlaintextSize = PlaintextSize::AtMost(1 << 20);
 
 #[test]
@@ -160,6 +190,58 @@ fn encrypted_blobs_are_copied_and_not_decoded() {
     }
 }
 
+/// Made with the AES-GCM of OpenSSL.
+#[test]
+fn encrypted_blobs_have_exactly_these_bytes() {
+    let plain = b"\x7b\x67\x85\xbe\x22\x2d\x4c\xf0\x14\x3c\xab\x53\
+        \x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\
+        \x8f\xfa\x13\xbd\x94\x97\x91\x98\x20\xc5\x75\xdb\xc2\xdd\x76\xa3\
+        \xfe\x3f\x49\x14";
+    let zstd = b"\xe6\x59\x1b\xbf\x0b\xbf\xd8\x0b\xe2\x50\x25\x08\
+        \x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\
+        \x74\xdd\x5a\xf3\x63\x0e\x5f\xb3\x97\xf4\x08\x90\x81\xdc\xe3\xef\
+        \xa2\xef\x15\x9d\x87\x71\x3b\xe2\x6b\x0b\x8e\x08\xd6\xa1\x11\x7a\xba\xe5\x60";
+    let empty = b"\x7b\x67\x85\xbe\x22\x2d\x4c\xf0\0\0\0\0\
+        \x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f\
+        \xf8\xe0\x6f\x7b\x60\xeb\xe4\x6b\x2b\xc4\xb2\x27\x05\xe8\x3f\x2c";
+    let golden = [
+        (&b"test"[..], BlobKind::Encrypted, &plain[..]),
+        (&[b'a'; 256], BlobKind::EncryptedZstd, zstd),
+        (b"", BlobKind::Encrypted, empty),
+    ];
+    for (plaintext, kind, bytes) in golden {
+        assert_eq!(encrypt(plaintext, &golden_key(), &NONCE), (kind, bytes.to_vec()));
+        let decrypted = decrypt(bytes, &golden_key(), PlaintextSize::Exactly(plaintext.len()));
+        assert_eq!(decrypted.as_deref(), Ok(plaintext));
+    }
+}
+
+#[test]
+fn another_key_and_another_kind_are_refused() {
+    let (_, blob) = encrypt(b"test", &golden_key(), &NONCE);
+    let other = EncryptionKey::from_bytes(&[1; 32]);
+    assert_eq!(decrypt(&blob, &other, ANY), Err(DecodeError::Tag));
+    assert_eq!(decrypt(&encode(b"test"), &golden_key(), ANY), Err(DecodeError::NotEncrypted));
+    let zstd = [&BlobKind::EncryptedZstd.magic()[..], &blob[8..]].concat();
+    assert_eq!(decrypt(&zstd, &golden_key(), ANY), Err(DecodeError::Compression));
+}
+
+/// Proves H175.
+#[test]
+fn the_expected_length_is_the_limit_of_what_is_decrypted() {
+    let (_, bomb) = encrypt(&vec![0; 64 << 20], &golden_key(), &NONCE);
+    assert!(bomb.len() < 10_000);
+    let parsed = Blob::parse(bomb.into()).unwrap();
+    let mut out = Vec::new();
+    let decrypted = BlobDecoder::new().decrypt(&parsed, &golden_key(), &mut out, ANY);
+    assert!(decrypted.is_err() && out.is_empty() && out.capacity() < 4 << 20, "{}", out.capacity());
+    for size in [3, 5] {
+        let (_, blob) = encrypt(b"test", &golden_key(), &NONCE);
+        let error = decrypt(&blob, &golden_key(), PlaintextSize::Exactly(size)).unwrap_err();
+        assert_eq!(error, DecodeError::Size { want: size, have: 4 });
+    }
+}
+
 #[test]
 fn levels_out_of_range_are_refused() {
     assert_eq!(BlobEncoder::new(23).map(drop), Err(EncodeError::Level));
@@ -171,6 +253,40 @@ proptest! {
     fn decode_undoes_encode(plaintext in prop::collection::vec(any::<u8>(), 0..300), times in 1..40_usize) {
         let plaintext = plaintext.repeat(times);
         prop_assert_eq!(decode(&encode(&plaintext), PlaintextSize::Exactly(plaintext.len())).unwrap(), plaintext);
+    }
+
+    #[test]
+    fn decrypt_undoes_encrypt(plaintext in prop::collection::vec(any::<u8>(), 0..300), times in 1..40_usize, secret: [u8; 32], nonce: [u8; 16]) {
+        let (plaintext, key) = (plaintext.repeat(times), EncryptionKey::from_bytes(&secret));
+        let (kind, blob) = encrypt(&plaintext, &key, &nonce);
+        let parsed = Blob::parse(blob.clone().into()).unwrap();
+        prop_assert_eq!((parsed.kind(), parsed.seal().unwrap().0), (kind, nonce));
+        prop_assert!(blob.len() <= plaintext.len() + 44);
+        prop_assert_eq!(decode(&blob, ANY), Err(DecodeError::Encrypted));
+        prop_assert_eq!(decrypt(&blob, &key, PlaintextSize::Exactly(plaintext.len())), Ok(plaintext));
+    }
+
+    /// The checksum finds a change of the payload, and the tag every change below a right checksum.
+    #[test]
+    fn every_flipped_bit_of_an_encrypted_blob_is_detected(plaintext in prop::collection::vec(0..4_u8, 0..100),
+        nonce: [u8; 16], at in any::<prop::sample::Index>(), bit in 0..8) {
+        let (_, mut blob) = encrypt(&plaintext, &golden_key(), &nonce);
+        let at = at.index(blob.len());
+        blob[at] ^= 1_u8 << bit;
+        let expected = PlaintextSize::Exactly(plaintext.len());
+        prop_assert!(decrypt(&blob, &golden_key(), expected).is_err());
+        if at >= 12 {
+            fix_crc(&mut blob);
+            prop_assert_eq!(decrypt(&blob, &golden_key(), PlaintextSize::AtMost(1000)), Err(DecodeError::Tag));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_not_decrypted(bytes in prop::collection::vec(any::<u8>(), 36..200), zstd: bool) {
+        let kind = if zstd { BlobKind::EncryptedZstd } else { BlobKind::Encrypted };
+        let mut blob = [&kind.magic()[..], &bytes].concat();
+        fix_crc(&mut blob);
+        prop_assert_eq!(decrypt(&blob, &golden_key(), PlaintextSize::AtMost(1000)), Err(DecodeError::Tag));
     }
 
     #[test]

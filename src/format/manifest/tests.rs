@@ -3,7 +3,7 @@ use std::error::Error as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::crypt::KeyFingerprint;
+use crate::crypt::{EncryptionKey, KeyFingerprint};
 use crate::error::ErrorKind;
 use crate::format::name::AuthId;
 use crate::format::upid::Upid;
@@ -183,6 +183,61 @@ fn malformed_manifests_are_refused() {
     assert!(matches!(Manifest::parse(format!("{BY_PBS}x").as_bytes()), Err(ManifestError::Syntax { .. })));
     let deep = format!("{{\"a\":{}", "[".repeat(1 << 20));
     assert!(matches!(Manifest::parse(deep.as_bytes()), Err(ManifestError::Syntax { .. })));
+}
+
+/// The key that scrypt derives from `test`, without a salt, at the cost that PBS uses.
+fn key_of_pbs() -> EncryptionKey {
+    let digits = "28cdb1a3bef39396c3860e00d448fe7a0efd8244486ab6feb30457681d31597e";
+    EncryptionKey::from_bytes(digits.parse::<Digest>().unwrap().as_bytes())
+}
+
+/// The example of the specification.
+#[test]
+fn a_signature_is_the_one_pbs_computes() {
+    let mut manifest = empty();
+    for (name, mode, byte) in [("test1.img.fidx", CryptMode::Encrypt, 1), ("abc.blob", CryptMode::None, 2)] {
+        let checksum = Digest::from_bytes([byte; 32]);
+        manifest.add_file(ManifestFile::new(name.parse().unwrap(), mode, 200, checksum).unwrap()).unwrap();
+    }
+    let canonical = format!(
+        r#"{{"backup-id":"elsa","backup-time":1593179765,"backup-type":"host","files":[{{"crypt-mode":"encrypt","csum":"{}","filename":"test1.img.fidx","size":200}},{{"crypt-mode":"none","csum":"{}","filename":"abc.blob","size":200}}]}}"#,
+        "01".repeat(32),
+        "02".repeat(32),
+    );
+    assert_eq!(String::from_utf8(manifest.canonical_json()).unwrap(), canonical);
+    manifest.sign(&key_of_pbs());
+    let signature = "d7b446fb7db081662081d4b40fedd858a1d6307a5aff4ecff7d5bf4fd35679e9";
+    assert_eq!(manifest.signature().unwrap().to_string(), signature);
+    manifest.authenticate(&key_of_pbs()).unwrap();
+
+    manifest.set_notes(Some("not signed"));
+    let mut reread = Manifest::parse(&manifest.to_json()).unwrap();
+    reread.authenticate(&key_of_pbs()).unwrap();
+    let other = EncryptionKey::from_bytes(&[1; 32]);
+    assert_eq!(reread.authenticate(&other).unwrap_err().kind(), ErrorKind::WrongKey);
+    reread.set_signature(Some(Digest::from_bytes([0; 32])));
+    assert_eq!(reread.authenticate(&key_of_pbs()).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn every_changed_digit_of_what_is_signed_is_noticed() {
+    let mut manifest = by_pbs();
+    manifest.sign(&key_of_pbs());
+    let signed = String::from_utf8(manifest.to_json()).unwrap();
+    for (from, to) in [
+        ("\"200\"", "\"201\""),
+        ("1700086409", "1700086408"),
+        ("\"ct\"", "\"vm\""),
+        ("sign-only", "none"),
+        ("205601", "205602"),
+        ("root.raw", "boot.raw"),
+        ("fb857d", "fb857c"),
+    ] {
+        let changed = signed.replacen(from, to, 1);
+        assert_ne!(changed, signed, "{from}");
+        let changed = Manifest::parse(changed.as_bytes()).unwrap();
+        assert_eq!(changed.authenticate(&key_of_pbs()).unwrap_err().kind(), ErrorKind::Corrupt, "{to}");
+    }
 }
 
 #[test]
