@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cli::findings::{self, Findings};
+use cli::keys::KeyArguments;
 use cli::signals::interruptible;
 use cli::source::{self, Opened};
 use cli::tar_stream::pack::contents::change;
@@ -20,6 +21,7 @@ use cli::tar_stream::pack::{self, FileId};
 use cli::{Access, Failure, Outcome, Progress, StoreArguments, input};
 use futures::executor::block_on;
 use futures::io::{AllowStdIo, AsyncRead, AsyncReadExt as _};
+use larder::crypt::EncryptionKey;
 use larder::format::manifest::{CryptMode, VerifyResult};
 use larder::format::name::{ArchiveKind, ArchiveName, AuthId, GroupName, SnapshotName};
 use larder::store::{BackupStats, Datastore, SnapshotReader, SnapshotWriter};
@@ -53,6 +55,8 @@ Each source is opened once. A pipe or another stream can be a .bin or a .conf; a
   --owner AUTHID       on whose behalf; default: root@pam
   --notes TEXT         notes of the snapshot
   --no-cache           keep no copies of new chunks in the directory of --cache
+{}
+  --sign               sign with the key, and encrypt nothing; without it, --keyfile encrypts and signs
   --no-base            do not build on the previous snapshot of the group
   --exclude PATTERN    leave matching paths out of directories; may be repeated, the last match wins:
                        /a from the root only, a/ directories only, * ? [a-z] within a name, ** across names, !a includes again
@@ -62,8 +66,17 @@ Each source is opened once. A pipe or another stream can be a .bin or a .conf; a
                        backed up, each such file is named, and the exit status is 1
 {}",
         cli::STORE_USAGE,
+        cli::keys::KEY_USAGE,
         cli::JSON_USAGE
     )
+}
+
+/// Use of the key.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Protection {
+    #[default]
+    Encrypt,
+    Sign,
 }
 
 #[derive(Default)]
@@ -71,10 +84,12 @@ struct Arguments {
     directories: pack::Options,
     group: Option<String>,
     json: bool,
+    key: KeyArguments,
     no_base: bool,
     no_cache: bool,
     notes: Option<String>,
     owner: Option<AuthId>,
+    protection: Protection,
     sources: Vec<Source>,
     store: StoreArguments,
     time: Option<SystemTime>,
@@ -95,7 +110,12 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let runtime = cli::runtime();
     let start = runtime.monotonic();
     let progress = Progress::new(!arguments.json);
-    let back_up = async |store: Datastore| back_up(&store, &arguments, sources, &group, progress).await;
+    let key = block_on(arguments.key.key(runtime.as_ref()))?;
+    if arguments.protection == Protection::Sign && key.is_none() {
+        return Err(input("--sign needs --keyfile"));
+    }
+    let back_up =
+        async |store: Datastore| back_up(&store, (&arguments, key.as_ref()), sources, &group, progress).await;
     let (done, requests) = block_on(arguments.store.with(&runtime, Access::Write, back_up))?;
     let seconds = runtime.monotonic().saturating_sub(start).as_secs_f64();
     let losses = findings::losses(&done.found);
@@ -136,7 +156,7 @@ struct Done {
 /// Makes the snapshot. A failure or a signal leaves nothing of it but chunks.
 async fn back_up(
     store: &Datastore,
-    arguments: &Arguments,
+    (arguments, key): (&Arguments, Option<&EncryptionKey>),
     sources: Vec<Source>,
     group: &GroupName,
     progress: Arc<Progress>,
@@ -145,11 +165,17 @@ async fn back_up(
         let base = match store.latest(group).await? {
             Some(latest) if !arguments.no_base => {
                 // One that cannot be built on is no reason to make no backup.
+                let is_usable = |base: &SnapshotReader| is_usable(base, key, arguments.protection);
                 store.snapshot(&latest).await.ok().filter(is_usable)
             }
             _ => None,
         };
         let mut backup = store.backup(group).observer(progress);
+        backup = match (key, arguments.protection) {
+            (Some(key), Protection::Encrypt) => backup.encrypt(key),
+            (Some(key), Protection::Sign) => backup.sign(key),
+            (None, _) => backup,
+        };
         if arguments.no_cache {
             backup = backup.no_cache();
         }
@@ -315,6 +341,7 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
             "--notes" => arguments.notes = Some(cli::value(parser)?),
             "--one-file-system" => arguments.directories.one_file_system = true,
             "--owner" => arguments.owner = Some(cli::value(parser)?.parse().map_err(input)?),
+            "--sign" => arguments.protection = Protection::Sign,
             "--strict" => arguments.directories.strict = true,
             "--time" => {
                 let text = cli::value(parser)?;
@@ -328,7 +355,7 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
                 arguments.time = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
             }
             option if option.starts_with("--") => {
-                if !arguments.store.take(option, parser)? {
+                if !arguments.store.take(option, parser)? && !arguments.key.take(option, parser)? {
                     return Err(input(format!("{option}: there is no such option")));
                 }
             }
@@ -342,13 +369,19 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
 }
 
 /// Returns `true` if a new snapshot can build on it.
-fn is_usable(base: &SnapshotReader) -> bool {
+fn is_usable(base: &SnapshotReader, key: Option<&EncryptionKey>, protection: Protection) -> bool {
     let manifest = base.manifest();
-    let is_plain = manifest.files().iter().all(|file| file.crypt_mode != CryptMode::Encrypt);
+    let mode = match (key, protection) {
+        (Some(_), Protection::Encrypt) => CryptMode::Encrypt,
+        (Some(_), Protection::Sign) => CryptMode::SignOnly,
+        (None, _) => CryptMode::None,
+    };
+    let has_mode = manifest.files().iter().all(|file| file.crypt_mode == mode);
+    let has_key = key.is_none_or(|key| manifest.authenticate(key).is_ok());
     // A state that cannot be read counts as a failure, as it does in PBS.
     let verified =
         manifest.verify_state().map(|state| state.is_none_or(|state| state.state == VerifyResult::Ok));
-    is_plain && verified.unwrap_or(false)
+    has_mode && has_key && verified.unwrap_or(false)
 }
 
 fn parse_source(text: &str) -> Outcome<Source> {

@@ -6,9 +6,11 @@ mod cli;
 
 use std::process::ExitCode;
 
+use cli::keys::KeyArguments;
 use cli::signals::interruptible;
 use cli::{Access, Failure, Outcome, StoreArguments, input};
 use futures::executor::block_on;
+use larder::crypt::EncryptionKey;
 use larder::error::ErrorKind;
 use larder::format::manifest::VerifyResult;
 use larder::format::name::Namespace;
@@ -25,21 +27,25 @@ fn usage() -> String {
 
 {}
 {}
+{}
 
+With a key, snapshots that name it are authentic or not: the signature covers names, sizes and checksums of the files.
 Without --ns all namespaces are listed.",
         cli::STORE_USAGE,
+        cli::keys::KEY_USAGE,
         cli::JSON_USAGE
     )
 }
 
 fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let (mut store, mut as_json, mut one) = (StoreArguments::default(), false, false);
+    let mut key = KeyArguments::default();
     while let Some(argument) = cli::next(&mut parser)? {
         one |= argument == "--ns";
         match argument.as_str() {
             "--json" => as_json = true,
             option => {
-                if !store.take(option, &mut parser)? {
+                if !store.take(option, &mut parser)? && !key.take(option, &mut parser)? {
                     return Err(input(format!("{option}: there is no such option")));
                 }
             }
@@ -47,7 +53,8 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     }
     let runtime = cli::runtime();
     let top = store.namespace();
-    let list = async |store: Datastore| interruptible(list(&store, top, one)).await;
+    let key = block_on(key.key(runtime.as_ref()))?;
+    let list = async |store: Datastore| interruptible(list(&store, top, one, key.as_ref())).await;
     let (snapshots, requests) = block_on(store.with(&runtime, Access::Read, list))?;
     let is_unread = |snapshot: &&Value| snapshot["error"].is_string();
     let unread: Vec<_> = snapshots.iter().filter(is_unread).map(full_name).collect();
@@ -74,7 +81,12 @@ fn full_name(snapshot: &Value) -> String {
 }
 
 /// Describes all snapshots of one namespace, or of those below it too.
-async fn list(store: &Datastore, top: &Namespace, one: bool) -> Outcome<Vec<Value>> {
+async fn list(
+    store: &Datastore,
+    top: &Namespace,
+    one: bool,
+    key: Option<&EncryptionKey>,
+) -> Outcome<Vec<Value>> {
     if !store.has_namespace(top).await? {
         return Err(input(format!("there is no namespace {top}")));
     }
@@ -84,14 +96,19 @@ async fn list(store: &Datastore, top: &Namespace, one: bool) -> Outcome<Vec<Valu
         for group in store.groups(&namespace).await? {
             let owner = store.owner(&group).await.ok().flatten().map(|owner| owner.to_string());
             for info in store.snapshots(&group).await? {
-                snapshots.push(describe(store, &info, owner.as_deref()).await?);
+                snapshots.push(describe(store, &info, owner.as_deref(), key).await?);
             }
         }
     }
     Ok(snapshots)
 }
 
-async fn describe(store: &Datastore, info: &SnapshotInfo, owner: Option<&str>) -> Outcome<Value> {
+async fn describe(
+    store: &Datastore,
+    info: &SnapshotInfo,
+    owner: Option<&str>,
+    key: Option<&EncryptionKey>,
+) -> Outcome<Value> {
     let group = info.name.group();
     let snapshot = format!("{}/{}/{}", group.backup_type(), group.id(), info.name.time());
     let mut described = json!({
@@ -124,6 +141,10 @@ async fn describe(store: &Datastore, info: &SnapshotInfo, owner: Option<&str>) -
                 })
             });
             described["files"] = files.collect();
+            let fingerprint = manifest.key_fingerprint().ok().flatten();
+            described["key-fingerprint"] = fingerprint.map(|fingerprint| fingerprint.to_string()).into();
+            let named = key.filter(|key| Some(key.fingerprint()) == fingerprint);
+            described["authentic"] = named.map(|key| manifest.authenticate(key).is_ok()).into();
             described["notes"] = manifest.notes().into();
             let verified = manifest.verify_state().ok().flatten();
             described["verify"] = verified
@@ -145,6 +166,7 @@ fn print(snapshot: &Value) {
         }),
         snapshot["error"].as_str(),
         snapshot["verify"].as_str(),
+        snapshot["authentic"].as_bool().map(|is| if is { "authentic" } else { "not authentic" }),
     ];
     let marks: Vec<_> = marks.into_iter().flatten().collect();
     println!("[{}] {} {} {}", text("ns"), text("snapshot"), text("owner"), marks.join(", "));

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cli::findings::{self, Findings};
+use cli::keys::KeyArguments;
 use cli::signals::interruptible;
 use cli::tar_stream::unpack;
 use cli::tar_stream::unpack::attributes::Owners;
@@ -20,6 +21,7 @@ use cli::tar_stream::unpack::source::{ReadError, Source};
 use cli::{Access, Failure, Outcome, Progress, StoreArguments, Wanted, input, pipes};
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use larder::crypt::EncryptionKey;
 use larder::error::{Error, ErrorKind};
 use larder::format::name::SnapshotName;
 use larder::rt::Runtime;
@@ -41,6 +43,7 @@ fn usage() -> String {
                        directory into which a tar is unpacked
 
 {}
+{}
   --overwrite          TARGET is a file that exists: it is overwritten in
                        place and becomes the archive
   --device             TARGET is a block device, not in use and no smaller
@@ -54,14 +57,15 @@ fn usage() -> String {
 All that can be unpacked is unpacked. Everything else is named, a line each, and in the list of --json: entries of
 unknown kinds, attributes that cannot be set, names that exist, files that lie in damaged chunks. The exit status is
 1 then.",
-        cli::STORE_USAGE
+        cli::STORE_USAGE,
+        cli::keys::KEY_USAGE
     )
 }
 
 fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let mut store = StoreArguments::default();
     let (mut names, mut as_json, mut kind) = (Vec::new(), false, TargetKind::New);
-    let mut owners = Owners::Same;
+    let (mut owners, mut key) = (Owners::Same, KeyArguments::default());
     while let Some(argument) = cli::next(&mut parser)? {
         if argument == "--json" {
             as_json = true;
@@ -73,7 +77,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
             kind = TargetKind::Device;
         } else if !argument.starts_with("--") {
             names.push(argument);
-        } else if !store.take(&argument, &mut parser)? {
+        } else if !store.take(&argument, &mut parser)? && !key.take(&argument, &mut parser)? {
             return Err(input(format!("{argument}: there is no such option")));
         }
     }
@@ -90,10 +94,11 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     }
     kind.check(target)?;
     let runtime = cli::runtime();
+    let key = block_on(key.key(runtime.as_ref()))?;
     let opened = block_on(store.open(&runtime, Access::Read))?;
     let restore = async {
         let name = wanted.name(&opened.store).await?;
-        let reader = restore(&opened.store, &runtime, &name, archive, (target, kind)).await?;
+        let reader = restore(&opened.store, &runtime, (&name, key.as_ref()), archive, (target, kind)).await?;
         Ok((name, reader))
     };
     let (name, reader) = block_on(interruptible(restore))?;
@@ -140,11 +145,14 @@ fn conclude(
 async fn restore(
     store: &Datastore,
     runtime: &Arc<dyn Runtime>,
-    name: &SnapshotName,
+    (name, key): (&SnapshotName, Option<&EncryptionKey>),
     archive: &str,
     (target, kind): (&str, TargetKind),
 ) -> Outcome<Option<ArchiveReader>> {
-    let snapshot = store.snapshot(name).await?;
+    let mut snapshot = store.snapshot(name).await?;
+    if let Some(key) = key {
+        snapshot.unlock(key)?;
+    }
     if archive.ends_with(".blob") {
         let data = match archive {
             "client.log.blob" => {

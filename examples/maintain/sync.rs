@@ -11,6 +11,7 @@ use larder::sync::{
 };
 use serde_json::{Value, json};
 
+use crate::cli::keys::KeyArguments;
 use crate::cli::{self, Access, Outcome, StoreArguments, input, signals};
 use crate::output::{Output, about, bytes, count};
 use crate::{Asked, Command, Place};
@@ -24,12 +25,18 @@ sync --from STORE      bring the snapshots of another store into this one
   --transfer-last N    only the newest N of each group
   --remove-vanished    remove here what the other store does not have any more
   --bandwidth BYTES    how many bytes a second are brought over at most
-  --owner AUTHID       on whose behalf; default: root@pam. Groups of others are left alone";
+  --owner AUTHID       on whose behalf; default: root@pam. Groups of others are left alone
+  --keyfile FILE       encrypt every snapshot on its way with this key, and sign it; default: snapshots stay as they are
+  --passphrase-env VAR the environment variable with the passphrase of the key file
+  --from-keyfile FILE, --from-passphrase-env VAR
+                       the key of snapshots at the other store that have another one";
 
 #[derive(Default)]
 pub(crate) struct Sync {
     create: bool,
     from: StoreArguments,
+    from_key: KeyArguments,
+    key: KeyArguments,
     options: SyncOptions,
 }
 
@@ -38,6 +45,10 @@ impl Command for Sync {
         let options = self.options.clone();
         self.options = match option {
             "--from" => return self.from.take("--store", parser),
+            "--from-keyfile" | "--from-passphrase-env" => {
+                return self.from_key.take(&option.replacen("from-", "", 1), parser);
+            }
+            "--keyfile" | "--passphrase-env" => return self.key.take(option, parser),
             "--create" => {
                 self.create = true;
                 options
@@ -97,7 +108,16 @@ impl Command for Sync {
 
 impl Sync {
     async fn sync(&self, from: &Datastore, at: &Place<'_>, output: &mut Output) -> Outcome<()> {
-        let options = self.options.clone().observer(at.bar.clone()).abort(signals::flag());
+        let mut options = self.options.clone().observer(at.bar.clone()).abort(signals::flag());
+        let key = self.key.key(at.runtime.as_ref()).await?;
+        match (&key, self.from_key.key(at.runtime.as_ref()).await?) {
+            (None, Some(_)) => return Err(input("sync: --from-keyfile needs --keyfile, the new key")),
+            (Some(key), from) => {
+                options = options.reencrypt(key);
+                options = from.iter().fold(options, SyncOptions::source_key);
+            }
+            (None, None) => {}
+        }
         let options = options
             .source_namespace(self.from.namespace().clone())
             .target_namespace(at.asked.store.namespace().clone());

@@ -11,6 +11,7 @@ use larder::verify::{
 };
 use serde_json::{Value, json};
 
+use crate::cli::keys::KeyArguments;
 use crate::cli::{self, Access, Outcome, input, signals};
 use crate::output::{Output, about, bytes, count};
 use crate::{Asked, Command, Named, Place, Target};
@@ -24,10 +25,13 @@ verify [SNAPSHOT|GROUP]
   --rotation N         where a sample begins; what the last one printed
   --outdated-after DAYS
                        in a full run, read what was not verified for so long
+  --keyfile FILE       check what this key encrypted or signed with it: signatures, and every encrypted chunk that is read
+  --passphrase-env VAR the environment variable with the passphrase of the key file
   --report-only        change nothing: no chunk is quarantined, no result recorded";
 
 #[derive(Default)]
 pub(crate) struct Verify {
+    key: KeyArguments,
     mode: Option<String>,
     outdated_after: Option<Duration>,
     report_only: bool,
@@ -48,7 +52,7 @@ impl Command for Verify {
                 self.outdated_after = Some(Duration::from_secs(days.saturating_mul(86_400)));
             }
             "--report-only" => self.report_only = true,
-            _ => return Ok(false),
+            _ => return self.key.take(option, parser),
         }
         if matches!(option, "--bytes" | "--requests" | "--rotation") {
             self.sample_options.push(option.to_owned());
@@ -105,7 +109,11 @@ impl Verify {
             }
             _ => {}
         }
-        let mut plan = verify::plan(at.store, &scope, self.options(at)).await?;
+        let options = match self.key.key(at.runtime.as_ref()).await? {
+            Some(key) => self.options(at).key(&key),
+            None => self.options(at),
+        };
+        let mut plan = verify::plan(at.store, &scope, options).await?;
         let estimate = *plan.estimate();
         output.say(format!(
             "at most: {}, {}, {} to read, {}",

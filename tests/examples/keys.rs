@@ -150,3 +150,59 @@ fn the_options_about_a_key_give_the_key() {
     let Err(Failure::Library(_, missing)) = key(&["--keyfile", path]) else { panic!() };
     assert!(missing.contains("--passphrase-env names a variable"), "{missing}");
 }
+
+/// Runs a command on the store, and returns its status and its object.
+fn on_store(name: &str, store: &str, arguments: &[&str]) -> (i32, Value) {
+    let mut command = example(name);
+    command.args(["--store", store, "--sync-level", "none"]).args(arguments).arg("--json");
+    let done = command.output().unwrap();
+    let answer = serde_json::from_slice(&done.stdout);
+    let answer = answer.unwrap_or_else(|_| panic!("{name} {arguments:?}: {}", text(&done.stderr)));
+    (done.status.code().unwrap(), answer)
+}
+
+#[test]
+fn the_examples_back_up_verify_sync_and_restore_with_a_key() {
+    let directory = larder_testing::scratch();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (ours, other, data) = (at("a.key"), at("b.key"), at("data"));
+    for path in [&ours, &other] {
+        succeeds(&["create", path, "--kdf", "none"], "");
+    }
+    fs::write(&data, vec![7; 10_000]).unwrap();
+    let (store, copy, source) = (at("store"), at("copy"), format!("data.bin:{data}"));
+    let key = ["--keyfile", ours.as_str()];
+
+    let backup = |more: &[&str]| {
+        let (status, done) =
+            on_store("backup", &store, &[&["--group", "host/a", &source], &key[..], more].concat());
+        assert_eq!(status, 0, "{done}");
+        done
+    };
+    backup(&["--create"]);
+    assert_eq!(backup(&[])["chunks_new"], 0, "the base has the same key");
+    let (_, listed) = on_store("list", &store, &key);
+    let snapshots = listed["snapshots"].as_array().unwrap();
+    assert!(snapshots.iter().all(|it| it["authentic"] == true && it["files"][0]["crypt-mode"] == "encrypt"));
+
+    let restore = |store: &str, target: &str, more: &[&str]| {
+        let target = at(target);
+        let (status, answer) =
+            on_store("restore", store, &[&["host/a/latest", "data.bin.didx", &target], more].concat());
+        let is_there = fs::read(&target).is_ok_and(|bytes| bytes == vec![7; 10_000]);
+        assert_eq!(is_there, status == 0);
+        answer["error"]["kind"].as_str().map(str::to_owned)
+    };
+    assert_eq!(restore(&store, "none", &[]).as_deref(), Some("key_required"));
+    assert_eq!(restore(&store, "wrong", &["--keyfile", &other]).as_deref(), Some("wrong_key"));
+    assert_eq!(restore(&store, "right", &key), None);
+
+    let (status, report) = on_store("maintain", &store, &[&["verify"], &key[..]].concat());
+    assert_eq!(status, 0, "{report}");
+    let sync = ["sync", "--from", &store, "--create", "--keyfile", &other, "--from-keyfile", &ours];
+    let (status, report) = on_store("maintain", &copy, &sync);
+    assert_eq!(status, 0, "{report}");
+    assert_eq!(restore(&copy, "copied", &["--keyfile", &other]), None);
+    let refused = on_store("maintain", &copy, &["sync", "--from", &store, "--from-keyfile", &ours]);
+    assert_eq!(refused.0, 2, "{}", refused.1);
+}
