@@ -90,7 +90,8 @@ async fn run(directory: &Path) -> Result<String> {
     // A runtime, a backend, a store: no global state, no configuration file.
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
-    let backend: Arc<dyn Backend> = Arc::new(FsBackend::create(runtime, directory, options).await?);
+    let backend: Arc<dyn Backend> =
+        Arc::new(FsBackend::create(Arc::clone(&runtime), directory, options).await?);
     let store = Datastore::create(backend, Options::default()).await?;
     let group = "host/quickstart".parse()?;
     let sources = tar_of_sources()?;
@@ -139,7 +140,25 @@ async fn run(directory: &Path) -> Result<String> {
     let factor = logical as f64 / stored as f64;
     print(format!("two backups of {} are stored in {}: factor {factor:.1}", size(restored), size(stored)))?;
     assert!(stored < logical / 2);
+    encrypt(&store, runtime.as_ref(), &sources).await?;
     Ok(second.name().to_string())
+}
+
+/// Makes an encrypted backup: the store sees neither its contents nor their digests. A program keeps the key in a file, see `larder::keys`.
+async fn encrypt(store: &Datastore, runtime: &dyn Runtime, sources: &[u8]) -> Result<()> {
+    let key = larder::keys::generate(runtime);
+    let backup = store.backup(&"host/encrypted".parse()?).encrypt(&key).begin().await?;
+    backup.stream("sources.tar", Cursor::new(sources)).await?;
+    let name = backup.finish().await?.snapshot.name().clone();
+
+    let mut snapshot = store.snapshot(&name).await?;
+    assert!(snapshot.archive("sources.tar").await.is_err(), "the key is needed");
+    snapshot.unlock(&key)?;
+    assert_eq!(restore(&snapshot, "sources.tar").await?, sources);
+    print(format!(
+        "encrypted backup of the sources: restored with the key {}, which is not kept",
+        key.fingerprint()
+    ))
 }
 
 /// Reads every chunk of both snapshots and compares it with its digest. The result is recorded in the manifests.
