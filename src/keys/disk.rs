@@ -40,14 +40,10 @@ fn read_bytes(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 }
 
 pub(super) fn create(path: &Path, json: &SecretText, random: [u8; 8]) -> Result<()> {
-    let created = || {
-        let path = std::path::absolute(path)?;
-        if fs::symlink_metadata(&path).is_ok() {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        publish(&path, json, random, rename::to_free_name)
-    };
-    created().map_err(|error| Error::io(error, CREATE).on(path.display()))
+    // The rename alone decides if the name is free.
+    let created =
+        std::path::absolute(path).and_then(|path| publish(&path, json, random, rename::to_free_name));
+    created.map_err(|error| Error::io(error, CREATE).on(path.display()))
 }
 
 pub(super) fn replace(path: &Path, old: &SecretText, new: &SecretText, random: [u8; 8]) -> Result<()> {
