@@ -12,6 +12,7 @@ use larder::format::name::SnapshotName;
 use larder::store::{Datastore, Protection, Scope};
 use larder::verify::{self, Repair, Sample, VerifyMode, VerifyOptions, VerifyReport};
 
+use super::keyed::{Chunk, KEYS, Mode, key, with_all_keys};
 use super::make::wrong_with;
 use super::model::{BLOCK, BLOCKS, Contents, DeleteOutcome, Intent};
 use super::world::World;
@@ -19,14 +20,26 @@ use super::world::World;
 impl World {
     /// Deletes, cuts or changes a chunk of the first store.
     pub(crate) async fn damage(self: &Arc<Self>) {
-        let number = self.below(u64::from(BLOCKS)) as u8;
-        let key = Key::Chunk(self.model().digests[usize::from(number)]);
+        let block = self.below(u64::from(BLOCKS)) as u8;
+        let keys = self.pick(&[[None, Some(0), Some(1)], [Some(0), Some(1), None], [Some(1), Some(0), None]]);
         let raw = &self.place.raw;
-        let Ok(object) = raw.get(&key, u64::MAX).await else { return };
+        let (mut chunk, mut found) = (Chunk { block, key: None }, None);
+        for key in keys.unwrap() {
+            chunk.key = key;
+            found = raw.get(&self.key_of(chunk), u64::MAX).await.ok();
+            if found.is_some() {
+                break;
+            }
+        }
+        let Some(object) = found else { return };
+        let key = self.key_of(chunk);
         let mut bytes = object.bytes.to_vec();
-        self.model().bad.entry(number).or_insert(object.bytes);
+        self.model().bad.entry(chunk).or_insert(object.bytes);
+        if chunk.key.is_some() && self.one_in(2) {
+            return self.damage_silently(chunk, bytes).await;
+        }
         let how = self.below(3);
-        self.log(format_args!("damage of block {number}, {key:?}: {how}"));
+        self.log(format_args!("damage of {chunk:?}, {key:?}: {how}"));
         self.count("damage");
         match how {
             0 => drop(raw.delete(&[Removal::any(key)]).await.unwrap()),
@@ -42,6 +55,31 @@ impl World {
         }
     }
 
+    /// Changes an encrypted chunk so that its checksum still matches: the nonce, the tag, or all of it for another chunk with the same key.
+    async fn damage_silently(&self, chunk: Chunk, mut bytes: Vec<u8>) {
+        let how = self.below(3);
+        let other = Chunk { block: self.below(u64::from(BLOCKS)) as u8, ..chunk };
+        match how {
+            0 | 1 if bytes.len() < 44 => {}
+            0 => bytes[20] ^= 1,
+            1 => bytes[36] ^= 1,
+            _ if other.block == chunk.block => {}
+            _ => {
+                if let Ok(object) = self.place.raw.get(&self.key_of(other), u64::MAX).await {
+                    bytes = object.bytes.to_vec();
+                }
+            }
+        }
+        self.log(format_args!("silent damage of {chunk:?}, {:?}: {how}, {other:?}", self.key_of(chunk)));
+        self.count("silent damage");
+        self.model().silent.insert(chunk);
+        self.place.raw.put(&self.key_of(chunk), bytes.into(), PutMode::Replace).await.unwrap();
+    }
+
+    fn key_of(&self, chunk: Chunk) -> Key {
+        Key::Chunk(self.model().digests[&chunk])
+    }
+
     pub(crate) async fn verify(self: &Arc<Self>) {
         let (number, store) = self.a_store();
         let mut options = VerifyOptions::default();
@@ -55,19 +93,28 @@ impl World {
         if self.one_in(4) {
             options = options.repair(Repair::Report);
         }
+        let keys = self.below(3) as u8;
+        let is_full = keys == KEYS;
+        options = (0..keys).fold(options, |options, number| options.key(&key(number)));
         let scope = match self.below(3) {
             0 => Scope::Group(self.a_group()),
             _ => Scope::Store,
         };
-        let before: BTreeSet<u8> = self.model().bad.keys().copied().collect();
+        let before: BTreeSet<Chunk> = self.model().bad.keys().copied().collect();
         self.log(format_args!("{number}: verify {scope:?} {options:?}"));
         let work = async { verify::plan(&store, &scope, options).await?.execute().await };
         match self.perhaps(work).await {
             Some(Ok(report)) => {
                 self.log(format_args!("{number}: verified: {report:?}"));
                 self.count(if report.quarantined > 0 { "verify quarantined" } else { "verify" });
-                let mut bad: BTreeSet<u8> = self.model().bad.keys().copied().collect();
+                let mut bad: BTreeSet<Chunk> = self.model().bad.keys().copied().collect();
                 bad.extend(before);
+                if number == 1 {
+                    bad.clone_from(&self.model().silent);
+                }
+                if is_full && report.chunks.checksum > 0 {
+                    self.violation(format_args!("{number}: with all keys, only checksums: {report:?}"));
+                }
                 self.expect_damaged(number, &report, &bad);
             }
             Some(Err(error)) => {
@@ -79,10 +126,10 @@ impl World {
     }
 
     /// Nothing is called damaged that is not.
-    fn expect_damaged(&self, number: usize, report: &VerifyReport, bad: &BTreeSet<u8>) {
+    fn expect_damaged(&self, number: usize, report: &VerifyReport, bad: &BTreeSet<Chunk>) {
         for damaged in &report.damaged {
-            let blocks = self.model().contents(damaged.name.time()).blocks();
-            if number == 1 || damaged.manifest.is_some() || blocks.is_disjoint(bad) {
+            let chunks = self.model().chunks(damaged.name.time());
+            if damaged.manifest.is_some() || chunks.is_disjoint(bad) {
                 self.violation(format_args!("{number}: without a reason, it is damaged: {damaged:?}"));
             }
         }
@@ -96,10 +143,11 @@ impl World {
         self.forget_healed(number).await;
         let store = self.store(number);
         for name in finished.keys() {
-            let contents = self.model().contents(name.time());
-            let is_hurt =
-                number == 0 && contents.blocks().iter().any(|block| self.model().bad.contains_key(block));
-            let restored = match store.snapshot(name).await {
+            let (contents, mode, is_hurt) = {
+                let model = self.model();
+                (model.contents(name.time()), model.mode(name.time()), model.is_hurt(number, name.time()))
+            };
+            let restored = match self.open(&store, name, mode).await {
                 Ok(snapshot) => wrong_with(&snapshot, &contents).await,
                 Err(error) => Err(error),
             };
@@ -118,12 +166,11 @@ impl World {
             return;
         }
         let bad = self.model().bad.clone();
-        for (number, pristine) in bad {
-            let key = Key::Chunk(self.model().digests[usize::from(number)]);
-            match self.place.raw.get(&key, u64::MAX).await {
-                Ok(object) if object.bytes == pristine => {
-                    self.log(format_args!("block {number} is good again"));
-                    self.model().bad.remove(&number);
+        for (chunk, pristine) in bad {
+            match self.place.raw.get(&self.key_of(chunk), u64::MAX).await {
+                Ok(object) if chunk.is_whole(&object.bytes, &pristine) => {
+                    self.log(format_args!("{chunk:?} is good again"));
+                    self.model().bad.remove(&chunk);
                 }
                 _ => {}
             }
@@ -136,18 +183,18 @@ impl World {
         let mut own = BTreeMap::new();
         for round in 0..2 {
             let (finished, _) = self.listed(0).await;
-            let blocks_of = |name: &SnapshotName| {
-                own.get(name).cloned().unwrap_or_else(|| self.model().contents(name.time()).blocks())
+            let chunks_of = |name: &SnapshotName| {
+                own.get(name).cloned().unwrap_or_else(|| self.model().chunks(name.time()))
             };
-            let bad: BTreeSet<u8> = self.model().bad.keys().copied().collect();
+            let bad: BTreeSet<Chunk> = self.model().bad.keys().copied().collect();
             let report = self.verified(&store).await;
             let damaged: BTreeSet<_> = report.damaged.iter().map(|damaged| damaged.name.clone()).collect();
-            let hurt = finished.keys().filter(|name| !blocks_of(name).is_disjoint(&bad));
+            let hurt = finished.keys().filter(|name| !chunks_of(name).is_disjoint(&bad));
             let hurt: BTreeSet<SnapshotName> = hurt.cloned().collect();
             if damaged != hurt {
                 self.violation(format_args!("damaged: {damaged:?}, hurt: {hurt:?}"));
             }
-            self.log(format_args!("healing, round {round}: bad blocks {bad:?}, hurt {hurt:?}"));
+            self.log(format_args!("healing, round {round}: bad {bad:?}, hurt {hurt:?}"));
             if bad.is_empty() {
                 if !report.is_clean() {
                     self.violation(format_args!("nothing is bad, and it is not clean: {report:?}"));
@@ -155,12 +202,17 @@ impl World {
                 return;
             }
             self.count("healing");
-            let known: BTreeSet<u8> =
-                finished.keys().flat_map(blocks_of).filter(|block| bad.contains(block)).collect();
-            own.insert(self.back_up_blocks(&store, &bad).await, bad);
+            let known: BTreeSet<Chunk> =
+                finished.keys().flat_map(chunks_of).filter(|chunk| bad.contains(chunk)).collect();
+            for key in std::iter::once(None).chain((0..KEYS).map(Some)) {
+                let with_key: BTreeSet<_> = bad.iter().copied().filter(|chunk| chunk.key == key).collect();
+                if !with_key.is_empty() {
+                    own.insert(self.back_up_chunks(&store, key, &with_key).await, with_key);
+                }
+            }
             self.forget_healed(0).await;
             // Damage of an unreferenced chunk cannot have been detected before.
-            let left: Vec<u8> = self.model().bad.keys().copied().filter(|b| known.contains(b)).collect();
+            let left: Vec<Chunk> = self.model().bad.keys().copied().filter(|c| known.contains(c)).collect();
             if !left.is_empty() {
                 self.violation(format_args!("a backup of the same contents did not heal {left:?}"));
             }
@@ -173,25 +225,31 @@ impl World {
     }
 
     async fn verified(&self, store: &Datastore) -> VerifyReport {
-        let report = verify::plan(store, &Scope::Store, VerifyOptions::default()).await;
+        let report = verify::plan(store, &Scope::Store, with_all_keys(VerifyOptions::default())).await;
         let report = report.unwrap().execute().await.unwrap();
         self.log(format_args!("verified: {report:?}"));
         report
     }
 
-    /// Backs up blocks, each as an image, of which the model is not told.
-    async fn back_up_blocks(&self, store: &Datastore, blocks: &BTreeSet<u8>) -> SnapshotName {
+    /// Backs up chunks, each as an image, of which the model does not know.
+    async fn back_up_chunks(
+        &self,
+        store: &Datastore,
+        key: Option<u8>,
+        chunks: &BTreeSet<Chunk>,
+    ) -> SnapshotName {
         let group = Self::own_group();
         let time = self.model().new_time();
-        let backup = store.backup(&group).time(SystemTime::from(time)).begin().await.unwrap();
-        for block in blocks {
+        let backup = store.backup(&group).time(SystemTime::from(time));
+        let backup = key.map_or(Mode::Plain, Mode::Encrypt).of(backup).begin().await.unwrap();
+        for Chunk { block, .. } in chunks {
             let data = Contents::bytes(&[*block]);
             let size = data.len() as u64;
             let image = backup.image(format!("{block}.img"), Cursor::new(data), size);
             image.chunk_bytes(BLOCK as u64).await.unwrap();
         }
         let snapshot = backup.finish().await.unwrap().snapshot;
-        self.log(format_args!("backed up {blocks:?} as {}", snapshot.name()));
+        self.log(format_args!("backed up {chunks:?} as {}", snapshot.name()));
         snapshot.name().clone()
     }
 
@@ -224,10 +282,8 @@ impl World {
         let mut wanted = BTreeSet::new();
         for name in finished.keys() {
             let model = self.model();
-            let blocks = model.contents(name.time()).blocks();
-            wanted.extend(
-                blocks.into_iter().map(|block| Key::Chunk(model.digests[usize::from(block)]).to_string()),
-            );
+            let chunks = model.chunks(name.time());
+            wanted.extend(chunks.into_iter().map(|chunk| Key::Chunk(model.digests[&chunk]).to_string()));
         }
         if number == 1 {
             return;

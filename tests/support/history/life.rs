@@ -12,6 +12,7 @@ use larder::internal::fault::{Action, Rule};
 use larder::internal::record::Method;
 use larder::internal::sim::Simulation as _;
 use larder::rt::{Runtime as _, SimRuntime};
+use larder::store::{Datastore, Options};
 
 use super::place::Kind;
 use super::world::World;
@@ -205,6 +206,11 @@ async fn end(world: &Arc<World>) {
         world.collect_everything(store).await;
         world.look(store).await;
         world.expect_no_garbage(store).await;
+    }
+    if world.one_in(2) {
+        let other = larder::backend::MemoryBackend::new(Arc::new(world.sim.clone()));
+        let new = Datastore::create(Arc::new(other), Options::default()).await.unwrap();
+        world.reencrypt(&new).await;
     }
     if world.one_in(2) {
         world.delete_everything(0).await;

@@ -15,6 +15,7 @@ use larder::store::{
     SnapshotWriter, WriterTarget,
 };
 
+use super::keyed::Mode;
 use super::model::{BLOCK, Contents, DeleteOutcome, Intent, Tri};
 use super::world::World;
 
@@ -48,9 +49,15 @@ impl World {
     pub(crate) async fn back_up(self: &Arc<Self>) {
         let ((number, store), group) = (self.a_store(), self.a_group());
         let time = self.a_time(number, &group);
-        let contents = self.model().contents(time);
+        let (contents, mode) = {
+            let model = self.model();
+            (model.contents(time), model.mode(time))
+        };
         let name = group.snapshot(time);
-        self.log(format_args!("{number}: back up {name}: {:?} {:?}", contents.image, contents.stream));
+        self.log(format_args!(
+            "{number}: back up {name}: {:?} {:?} {mode:?}",
+            contents.image, contents.stream
+        ));
         let token = self.model().begin((number, name.clone()), Intent::Create);
         let backed_up = self.perhaps(self.back_up_as(&store, &group, time, &contents)).await;
         let fate = match backed_up {
@@ -68,6 +75,9 @@ impl World {
         };
         self.log(format_args!("{number}: back up {name}: {fate:?}"));
         self.count(format!("backup {fate:?}"));
+        if fate == DeleteOutcome::There {
+            self.count(format!("backup {mode:?}"));
+        }
         self.end(&[token], |_| fate);
     }
 
@@ -97,7 +107,9 @@ impl World {
         contents: &Contents,
     ) -> Result<bool> {
         let base = self.base(store, group).await;
-        let backup = match store.backup(group).time(SystemTime::from(time)).begin().await {
+        let mode = self.model().mode(time);
+        let backup = mode.of(store.backup(group).time(SystemTime::from(time)));
+        let backup = match backup.begin().await {
             // No namespace, or another one is running.
             Err(error)
                 if matches!(
@@ -111,8 +123,8 @@ impl World {
             backup => backup?,
         };
         let (image, stream, blob) = futures::join!(
-            self.image(&backup, base.as_ref(), &contents.image),
-            self.stream(&backup, base.as_ref(), &contents.stream),
+            self.image(&backup, mode, base.as_ref(), &contents.image),
+            self.stream(&backup, mode, base.as_ref(), &contents.stream),
             backup.blob("c.conf", time.epoch().to_string()),
         );
         if self.one_in(12) {
@@ -146,6 +158,7 @@ impl World {
     async fn image(
         &self,
         backup: &SnapshotWriter,
+        mode: Mode,
         base: Option<&SnapshotReader>,
         blocks: &[u8],
     ) -> Result<()> {
@@ -159,7 +172,7 @@ impl World {
         });
         if self.one_in(4) {
             let mut image = backup.image_writer(IMAGE, size).chunk_bytes(BLOCK as u64);
-            if let Some(base) = base {
+            if let Some(base) = base.filter(|base| self.mode_of(base) == mode) {
                 image = image.base(base);
             }
             let mut image = image.begin().await?;
@@ -170,15 +183,19 @@ impl World {
         }
         let image = backup.image(IMAGE, Cursor::new(&data), size).chunk_bytes(BLOCK as u64);
         let Some(base) = base else { return image.await.map(drop) };
+        let of_base = self.mode_of(base);
         let old = self.model().contents(base.name().time()).image;
         let is_alike = Contents::bytes(&old).len() == data.len() && !self.one_in(4);
-        let image = image.base(base);
-        if is_alike { image.dirty(changed(&old, blocks)).await.map(drop) } else { image.await.map(drop) }
+        let image = if of_base == mode { image.base(base) } else { image.base_if_usable(Some(base)) };
+        let image = if is_alike { image.dirty(changed(&old, blocks)) } else { image };
+        self.expect_base(mode, of_base, image.await?.base);
+        Ok(())
     }
 
     async fn stream(
         &self,
         backup: &SnapshotWriter,
+        mode: Mode,
         base: Option<&SnapshotReader>,
         blocks: &[u8],
     ) -> Result<()> {
@@ -191,31 +208,39 @@ impl World {
         match base.filter(|base| {
             base.manifest().files().iter().any(|file| file.name.to_string().starts_with(STREAM))
         }) {
-            Some(base) => stream.base(base).await.map(drop),
+            Some(base) if self.mode_of(base) == mode => stream.base(base).await.map(drop),
+            Some(base) => {
+                let used = stream.base_if_usable(Some(base)).await?.base;
+                self.expect_base(mode, self.mode_of(base), used);
+                Ok(())
+            }
             None => stream.await.map(drop),
         }
+    }
+
+    fn mode_of(&self, snapshot: &SnapshotReader) -> Mode {
+        self.model().mode(snapshot.name().time())
     }
 
     pub(crate) async fn restore(self: &Arc<Self>) {
         let (number, store) = self.a_store();
         let Some(name) = self.a_snapshot(number) else { return };
         let spot = (number, name.clone());
-        let (contents, before, was_bad) = {
+        let (contents, mode, before, was_bad) = {
             let mut model = self.model();
-            let contents = model.contents(name.time());
-            let is_bad = number == 0 && contents.blocks().iter().any(|block| model.bad.contains_key(block));
-            (contents, model.certain(&spot), is_bad)
+            let (contents, mode) = (model.contents(name.time()), model.mode(name.time()));
+            (contents, mode, model.certain(&spot), model.is_hurt(number, name.time()))
         };
         self.log(format_args!("{number}: restore {name}, certain: {before:?}"));
         let work = async {
-            let snapshot = store.snapshot(&name).await?;
+            let snapshot = self.open(&store, &name, mode).await?;
             self.pause().await;
             wrong_with(&snapshot, &contents).await
         };
         let Some(restored) = self.perhaps(work).await else { return };
         let mut model = self.model();
         let is_certain = before.is_some() && model.certain(&spot) == before;
-        let is_bad = number == 0 && contents.blocks().iter().any(|block| model.bad.contains_key(block));
+        let is_bad = model.is_hurt(number, name.time());
         drop(model);
         let is_harmless = |kind| match kind {
             ErrorKind::Busy => true,

@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 
 mod damage;
+mod keyed;
 mod life;
 mod make;
 mod model;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use larder::format::Digest;
 use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 
+use super::keyed::{Chunk, KEYS, MODES, Mode};
 use crate::noise;
 
 /// The number of bytes of a chunk.
@@ -39,8 +40,10 @@ impl Contents {
         blocks.iter().map(|number| block(*number)).collect::<Vec<_>>().concat()
     }
 
-    pub(crate) fn blocks(&self) -> BTreeSet<u8> {
-        self.image.iter().chain(&self.stream).copied().collect()
+    /// The chunks of a snapshot with these contents.
+    pub(crate) fn chunks(&self, mode: Mode) -> BTreeSet<Chunk> {
+        let key = mode.chunk_key();
+        self.image.iter().chain(&self.stream).map(|block| Chunk { block: *block, key }).collect()
     }
 }
 
@@ -142,14 +145,16 @@ impl Wide {
 /// The expected contents of the stores.
 #[derive(Debug)]
 pub(crate) struct Model {
-    /// Blocks of the first store that were damaged and may be bad, with the stored bytes of before.
-    pub bad: BTreeMap<u8, bytes::Bytes>,
-    pub digests: Vec<Digest>,
+    /// Chunks of the first store that were damaged and may be bad, with the stored bytes of before.
+    pub bad: BTreeMap<Chunk, bytes::Bytes>,
+    pub digests: BTreeMap<Chunk, Digest>,
     /// At least one of the two exists, if no operation changed them since.
     links: Vec<[(Spot, u64); 2]>,
     pub locations: BTreeMap<Spot, Location>,
     next_time: i64,
     seed: u64,
+    /// Chunks that were ever damaged in the first store so that only their key shows it. A sync without the key carries them on.
+    pub silent: BTreeSet<Chunk>,
     pub violations: Vec<String>,
     wide: BTreeMap<u64, Wide>,
     wides: u64,
@@ -157,13 +162,16 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(seed: u64) -> Self {
+        let keys = || std::iter::once(None).chain((0..KEYS).map(Some));
+        let chunks = keys().flat_map(|key| (0..BLOCKS).map(move |block| Chunk { block, key }));
         Self {
             bad: BTreeMap::new(),
-            digests: (0..BLOCKS).map(|number| Digest::of(&block(number))).collect(),
+            digests: chunks.map(|chunk| (chunk, chunk.digest())).collect(),
             links: Vec::new(),
             locations: BTreeMap::new(),
             next_time: FIRST_TIME,
             seed,
+            silent: BTreeSet::new(),
             violations: Vec::new(),
             wide: BTreeMap::new(),
             wides: 0,
@@ -200,6 +208,26 @@ impl Model {
             1 => Contents { image, stream },
             _ => Contents { image, stream: Vec::new() },
         }
+    }
+
+    /// The key of every snapshot of that time, wherever it is. Some in a row have the same, so that they can build on one another.
+    pub(crate) fn mode(&self, time: BackupTime) -> Mode {
+        let row = u64::try_from(time.epoch() - FIRST_TIME).unwrap() / 700 / 6;
+        Dice::new(self.seed ^ row.rotate_left(40)).pick(&MODES).unwrap()
+    }
+
+    /// The chunks of every snapshot of that time.
+    pub(crate) fn chunks(&self, time: BackupTime) -> BTreeSet<Chunk> {
+        self.contents(time).chunks(self.mode(time))
+    }
+
+    /// Returns `true` if a chunk of every snapshot of that time may be bad in this store.
+    pub(crate) fn is_hurt(&self, store: usize, time: BackupTime) -> bool {
+        let is_bad = |chunk| match store {
+            0 => self.bad.contains_key(&chunk),
+            _ => self.silent.contains(&chunk),
+        };
+        self.chunks(time).into_iter().any(is_bad)
     }
 
     fn location(&mut self, spot: &Spot) -> &mut Location {

@@ -207,7 +207,12 @@ impl World {
         let is_expected = match kind {
             ErrorKind::Unavailable => self.plan.faults,
             ErrorKind::Corrupt => self.plan.damages,
-            ErrorKind::Internal | ErrorKind::Full | ErrorKind::Stream | ErrorKind::Unsupported => false,
+            ErrorKind::Internal
+            | ErrorKind::Full
+            | ErrorKind::KeyRequired
+            | ErrorKind::Stream
+            | ErrorKind::Unsupported
+            | ErrorKind::WrongKey => false,
             _ => true,
         };
         if !is_expected {
