@@ -86,6 +86,7 @@ impl GroupRun<'_> {
             let outcome = snapshot::sync(run, self, transfer).await;
             run.notify(&SyncEvent::SnapshotFinished { outcome: outcome.clone(), snapshot: name });
             run.forget();
+            self.rekeyed.take_if(|rekeyed| rekeyed.pins.confirmed() > run.options.remember_chunks);
             let has_failed = matches!(outcome, SyncOutcome::Failed(_)) && plan.step == SyncStep::Transfer;
             is_stopped |= has_failed && keeps_waiting;
             progress.outcome = outcome;

@@ -30,7 +30,8 @@ pub(super) type NewDigests = HashMap<Digest, Digest>;
 /// Chunks under the key of the target.
 #[derive(Debug)]
 pub(super) struct Rekeyed {
-    pub(super) digests: NewDigests,
+    /// Of the newest snapshot.
+    pub(super) digests: Arc<NewDigests>,
     /// Pinned with the key, and confirmed.
     pub(super) pins: Arc<WriterPins>,
 }

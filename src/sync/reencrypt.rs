@@ -4,7 +4,6 @@
 //! indexes → distinct chunks → [digest known? → reused │ read → decrypted → digested → encrypted → stored] → new indexes → blobs → manifest
 //! ```
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,6 +27,17 @@ use crate::sync::chunks::{Index, Wanted, distinct, window};
 use crate::sync::context::{Base, Failure, GroupRun, Run, Transfer};
 use crate::sync::events::SyncEvent;
 use crate::sync::key_change::{KeyChange, NewDigests, Rekeyed};
+
+/// Chunks whose digests at the target are known and that are not read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reuse {
+    /// Those that the base names, and that this run stored.
+    Base,
+    /// None: the snapshot at the target is damaged, so each chunk there is read and checked.
+    Nothing,
+    /// Those that this run stored.
+    Sent,
+}
 
 /// A snapshot on its way.
 struct Reencryption<'a> {
@@ -55,11 +65,18 @@ pub(super) async fn fill(
     let base = this.base(group, import).await?;
     let rekeyed = group.rekeyed.as_mut().ok_or_else(|| Error::new(ErrorKind::Internal, "change the key"))?;
     import.pin_with(Arc::clone(&rekeyed.pins))?;
-    let (reused, digests) = this.chunks(&indexes, rekeyed, base.is_some()).await?;
-    rekeyed.digests.extend(&digests);
+    let reuse = match (import.present(), base) {
+        (Some(_), _) => Reuse::Nothing,
+        (None, Some(_)) => Reuse::Base,
+        (None, None) => Reuse::Sent,
+    };
+    let (reused, digests) = this.chunks(&indexes, rekeyed, reuse).await?;
+    // Those of the newest snapshot are enough, because the next one is the most like it.
+    let digests = Arc::new(digests);
+    rekeyed.digests = Arc::clone(&digests);
     let mut files = Vec::new();
     for (file, reader) in indexes {
-        let index = this.index(reader, digests.clone()).await?;
+        let index = this.index(reader, Arc::clone(&digests)).await?;
         run.throttle(index.bytes.len() as u64).await?;
         import.add_index(&file.name, index.bytes)?;
         files.push(entry(file, index.size, index.checksum)?);
@@ -127,16 +144,16 @@ impl Reencryption<'_> {
     ) -> Result<Option<Arc<Base>>, Failure> {
         let has_present = import.present().is_some();
         let is_first = group.rekeyed.is_none();
-        if is_first {
+        if is_first || has_present {
             let pins = self.run.target.inner().pins_with_key(&self.run.pins(), &self.change.target);
-            group.rekeyed = Some(Rekeyed { digests: HashMap::new(), pins });
+            group.rekeyed = Some(Rekeyed { digests: Arc::default(), pins });
         }
         // A damaged one is replaced from its original alone.
         let base = if has_present { None } else { group.base(&self.transfer.plan.target).await? };
         let Some(base) = base else { return Ok(None) };
         import.build_on(base.name.clone(), base.version.clone(), Arc::clone(&base.held))?;
         if is_first && let Some(rekeyed) = &mut group.rekeyed {
-            rekeyed.digests = self.digests_of(&base.name).await?;
+            rekeyed.digests = Arc::new(self.digests_of(&base.name).await?);
         }
         Ok(Some(base))
     }
@@ -176,7 +193,7 @@ impl Reencryption<'_> {
         &self,
         indexes: &[(&ManifestFile, IndexReader)],
         rekeyed: &Rekeyed,
-        has_base: bool,
+        reuse: Reuse,
     ) -> Result<(u64, NewDigests), Failure> {
         let run = self.run;
         let archives = indexes.iter().map(|(file, reader)| Index {
@@ -196,8 +213,13 @@ impl Reencryption<'_> {
         let chunks = stream::iter(wanted).map(|wanted| async move {
             let file = indexes.get(wanted.archive).map(|(file, _)| *file);
             let file = file.ok_or_else(|| Error::new(ErrorKind::Internal, "change the key"))?;
-            let known = rekeyed.digests.get(&wanted.digest).copied().filter(|_| has_base);
-            let (new, is_reused) = self.chunk(file, &wanted, (known, &rekeyed.pins), stop).await?;
+            let known = rekeyed.digests.get(&wanted.digest).copied().filter(|new| match reuse {
+                Reuse::Base => true,
+                Reuse::Nothing => false,
+                Reuse::Sent => rekeyed.pins.is_confirmed(new),
+            });
+            let known = (known, reuse, rekeyed.pins.as_ref());
+            let (new, is_reused) = self.chunk(file, &wanted, known, stop).await?;
             Ok::<_, Failure>((wanted.digest, new, is_reused))
         });
         let mut chunks = chunks.buffer_unordered(window);
@@ -222,7 +244,7 @@ impl Reencryption<'_> {
         &self,
         file: &ManifestFile,
         wanted: &Wanted,
-        (known, pins): (Option<Digest>, &WriterPins),
+        (known, reuse, pins): (Option<Digest>, Reuse, &WriterPins),
         stop: &AtomicBool,
     ) -> Result<(Digest, bool), Failure> {
         let run = self.run;
@@ -254,6 +276,10 @@ impl Reencryption<'_> {
         let write = target.write_permit(wanted.length).await;
         let _slot = run.writes.budget.acquire(1).await;
         check_abort()?;
+        if reuse == Reuse::Nothing {
+            // Equal length would be enough for a chunk that is not suspect.
+            target.chunks().mark_suspect(digest).await;
+        }
         let put = target.chunks().put(pins, digest, &plaintext, Provenance::Unknown).await?;
         drop((plaintext, read, write));
         match put {
@@ -267,7 +293,7 @@ impl Reencryption<'_> {
     }
 
     /// The index of an archive at the target.
-    async fn index(&self, reader: IndexReader, digests: NewDigests) -> Result<FinishedIndex> {
+    async fn index(&self, reader: IndexReader, digests: Arc<NewDigests>) -> Result<FinishedIndex> {
         let runtime = self.run.target.inner().runtime();
         let mut uuid = [0; 16];
         runtime.fill_random(&mut uuid);

@@ -9,7 +9,8 @@ use larder::crypt::EncryptionKey;
 use larder::error::ErrorKind;
 use larder::format::manifest::CryptMode;
 use larder::format::name::{GroupName, SnapshotName};
-use larder::internal::manifest;
+use larder::internal::blob::{Blob, BlobDecoder, PlaintextSize, encode_plain};
+use larder::internal::{index, manifest};
 use larder::store::{Datastore, SnapshotReader};
 use larder::sync::{self, SyncConflict, SyncEvent, SyncOptions, SyncOutcome, SyncReport, SyncSkip};
 use larder::verify::{self, VerifyOptions};
@@ -114,6 +115,60 @@ fn plain_and_encrypted_snapshots_get_the_key_of_the_target() {
                 assert_eq!(snapshot.manifest().notes(), Some("other notes"));
                 assert!(contents(&snapshot, "d.img").await == data);
             }
+        })
+    });
+}
+
+#[test]
+fn two_snapshots_of_one_run_send_a_chunk_once() {
+    let pair = block_on(pair());
+    block_on(async {
+        let (new, mut data) = (key(2), noise(1, 4 * CHUNK));
+        back_up(&pair.source, None, &data).await;
+        data[0] ^= 1;
+        back_up(&pair.source, None, &data).await;
+        let report = synced(&pair.source, &pair.target, SyncOptions::default().reencrypt(&new)).await;
+        let done = outcomes(&report);
+        assert_eq!((sent(&done[0]), sent(&done[1])), ((5, 0), (2, 3)));
+    });
+}
+
+/// Nothing but the manifest says that the snapshot is damaged, as after a verification by another program.
+#[test]
+fn a_damaged_result_is_made_again_and_each_of_its_chunks_is_checked() {
+    everywhere(|place: Arc<Place>| {
+        Box::pin(async move {
+            let (new, data) = (key(2), noise(1, 4 * CHUNK));
+            let (source, target) = (place.store().await, place.store().await);
+            let name = back_up(&source, None, &data).await;
+            synced(&source, &target, SyncOptions::default().reencrypt(&new)).await;
+            let path = {
+                let mut snapshot = target.snapshot(&name).await.unwrap();
+                snapshot.unlock(&new).unwrap();
+                let archive = snapshot.archive("d.img").await.unwrap();
+                let digest = index::of_archive(&archive).digest(2).unwrap().to_string();
+                format!(".chunks/{}/{digest}", &digest[..4])
+            };
+            // The nonce, which no checksum covers.
+            let mut chunk = place.read(&path).await.unwrap().to_vec();
+            chunk[15] ^= 1;
+            place.write(&path, chunk).await;
+            let manifest = format!("{name}/index.json.blob");
+            let stored = Blob::parse(place.read(&manifest).await.unwrap()).unwrap();
+            let json = BlobDecoder::new().decode_bytes(&stored, PlaintextSize::AtMost(1 << 20)).unwrap();
+            let state = "\"verify_state\": {\"state\": \"failed\", \"upid\": \"UPID:node1:00001234:0000ABCD:00000000:6878F2C0:verify:store1:root@pam:\"}";
+            let json = String::from_utf8(json.to_vec()).unwrap();
+            let json = json.replace("\"unprotected\": {", &format!("\"unprotected\": {{ {state},"));
+            let mut blob = Vec::new();
+            encode_plain(json.as_bytes(), &mut blob).unwrap();
+            place.write(&manifest, blob).await;
+
+            let options = || SyncOptions::default().reencrypt(&new);
+            let report = synced(&source, &target, options()).await;
+            assert!(matches!(outcomes(&report)[..], [SyncOutcome::Skipped(SyncSkip::Damaged)]));
+            let report = synced(&source, &target, options().resync_corrupt()).await;
+            assert!(matches!(outcomes(&report)[..], [SyncOutcome::Done(_)]), "{report:?}");
+            check(&target, &name, &new, &data).await;
         })
     });
 }
