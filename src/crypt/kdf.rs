@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
     }
 
     /// The vectors of RFC 7914 §12, cut to 32 bytes, of RFC 7914 §11, and of the signature in the description of the format.

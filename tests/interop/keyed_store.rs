@@ -72,15 +72,12 @@ async fn back_up(
     let size = std::fs::metadata(&sources.disk)?.len();
     let image = writer.image("disk.img", AllowStdIo::new(File::open(&sources.disk)?), size);
     let stream = writer.stream("data.bin", Cursor::new(read(&sources.data)?));
-    match base {
-        Some(base) => {
-            image.base(base).await?;
-            stream.base(base).await?;
-        }
-        None => {
-            image.await?;
-            stream.await?;
-        }
+    if let Some(base) = base {
+        image.base(base).await?;
+        stream.base(base).await?;
+    } else {
+        image.await?;
+        stream.await?;
     }
     writer.blob("app.conf", read(&sources.conf)?).await?;
     writer.client_log(read(&sources.conf)?).await?;

@@ -150,7 +150,7 @@ fn a_dropped_finish_has_the_outcome_of_its_publication() {
             let backup = store.backup(&group).begin().await.unwrap();
             backup.blob("a.conf", "cores: 4").await.unwrap();
             assert!(futures::poll!(pin!(backup.finish())).is_pending());
-            sim.sleep(Duration::from_secs(60)).await;
+            sim.sleep(Duration::from_mins(1)).await;
             assert_eq!(store.snapshots(&group).await.unwrap().len(), 1);
             let backup = store.backup(&group).begin().await.unwrap();
             backup.blob("a.conf", "cores: 5").await.unwrap();

@@ -271,6 +271,9 @@ async fn change_manifest(place: &Place, path: &str, change: impl Fn(&str) -> Str
     place.write(path, blob).await;
 }
 
+/// A part of a manifest, a change to it, and the kind of the error that it causes.
+type Change<'a> = (&'a str, Box<dyn Fn(&str) -> String + Send + Sync + 'a>, ErrorKind);
+
 #[test]
 fn a_changed_manifest_is_not_authentic() {
     everywhere(|place| {
@@ -290,7 +293,6 @@ fn a_changed_manifest_is_not_authentic() {
                 let text = without_signature(text);
                 text.replace(&line(&text, "key-fingerprint"), "    \"x\": 1")
             };
-            type Change<'a> = (&'a str, Box<dyn Fn(&str) -> String + Send + Sync + 'a>, ErrorKind);
             let changes: [Change<'_>; 5] = [
                 ("size", Box::new(move |text| text.replace(&size.to_string(), "7")), ErrorKind::Corrupt),
                 ("name", Box::new(|text| text.replace("d.img.fidx", "e.img.fidx")), ErrorKind::Corrupt),
@@ -443,7 +445,8 @@ fn no_output_of_a_run_contains_the_key() {
             output.push(format!("{options:?}"));
             output.push(format!("{:?}", verified(&store, options).await));
 
-            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            let hex =
+                |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
             let list = |bytes: &[u8]| bytes.iter().map(u8::to_string).collect::<Vec<_>>();
             let id_key = derived(&secret);
             for text in output {
