@@ -34,7 +34,7 @@ pub enum ErrorKind {
     Internal,
     /// An argument violates a documented rule. Nothing was changed.
     InvalidInput,
-    /// The data is encrypted, and no key was given.
+    /// The data is encrypted, and no key or passphrase was given.
     KeyRequired,
     /// The object does not exist. Reported only if its absence is certain.
     NotFound,
@@ -83,13 +83,13 @@ impl ErrorKind {
             Self::Full => "no space left",
             Self::Internal => "internal error",
             Self::InvalidInput => "invalid input",
-            Self::KeyRequired => "it is encrypted, and no key was given",
+            Self::KeyRequired => "it is encrypted, and no key or passphrase was given",
             Self::NotFound => "not found",
             Self::Stream => "the caller's stream failed",
             Self::Unavailable => "the store is not available",
             Self::Unconfirmed => "it has to be confirmed",
             Self::Unsupported => "not supported",
-            Self::WrongKey => "it has another key",
+            Self::WrongKey => "the key or the passphrase is another one",
         }
     }
 }

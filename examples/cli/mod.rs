@@ -150,7 +150,11 @@ pub(crate) fn run(usage: &str, command: impl FnOnce(lexopt::Parser) -> Outcome<(
 /// 2 for what is up to the caller, 1 for the rest.
 fn status_of(kind: ErrorKind) -> u8 {
     match kind {
-        ErrorKind::AlreadyExists | ErrorKind::InvalidInput | ErrorKind::NotFound => 2,
+        ErrorKind::AlreadyExists
+        | ErrorKind::InvalidInput
+        | ErrorKind::KeyRequired
+        | ErrorKind::NotFound
+        | ErrorKind::WrongKey => 2,
         _ => 1,
     }
 }

@@ -11,7 +11,9 @@ use crate::error::{Error, ErrorKind};
 /// | variant | kind |
 /// |---|---|
 /// | `Damaged`, `OtherFingerprint` | `Corrupt` |
+/// | `NoPassphrase` | `KeyRequired` |
 /// | `TooCostly`, `UnsupportedKdf` | `Unsupported` |
+/// | `WrongPassphrase` | `WrongKey` |
 /// | all others | `InvalidInput` |
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ThisError)]
@@ -54,9 +56,9 @@ impl KeyError {
         match self {
             Self::Damaged(_) | Self::OtherFingerprint => ErrorKind::Corrupt,
             Self::TooCostly | Self::UnsupportedKdf => ErrorKind::Unsupported,
-            Self::NoPassphrase | Self::PaperLine(_) | Self::ShortPassphrase | Self::WrongPassphrase => {
-                ErrorKind::InvalidInput
-            }
+            Self::NoPassphrase => ErrorKind::KeyRequired,
+            Self::PaperLine(_) | Self::ShortPassphrase => ErrorKind::InvalidInput,
+            Self::WrongPassphrase => ErrorKind::WrongKey,
         }
     }
 }

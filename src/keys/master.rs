@@ -108,12 +108,12 @@ impl MasterPrivateKey {
     /// Decrypts the contents of `rsa-encrypted.key.blob`. [`KeyFile::unlock`] without a passphrase gives the key then.
     ///
     /// # Errors
-    /// `InvalidInput` if it was encrypted for another master key, or was changed since; the two cannot be told apart. `Corrupt` if the decrypted
+    /// `WrongKey` if it was encrypted for another master key, or was changed since; the two cannot be told apart. `Corrupt` if the decrypted
     /// text is no key file, with a [`KeyError`](crate::crypt::KeyError) as its source.
     pub fn recover(&self, encrypted: &[u8]) -> Result<KeyFile> {
         let mut block = Zeroizing::new(vec![0; self.0.min_output_size()]);
         let json = self.0.decrypt(encrypted, &mut block).map_err(|_| {
-            let error = Error::new(ErrorKind::InvalidInput, RECOVER);
+            let error = Error::new(ErrorKind::WrongKey, RECOVER);
             error.because("it was encrypted for another master key, or was changed since")
         })?;
         KeyFile::parse(json).map_err(|error| Error::new(error.kind(), RECOVER).because(error))
@@ -225,7 +225,7 @@ mod tests {
         block[100] ^= 1;
         for block in [&block[..], &block[1..], b""] {
             let error = private.recover(block).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert_eq!(error.kind(), ErrorKind::WrongKey);
         }
         let mut other = [0; 512];
         public.0.encrypt(b"{}", &mut other).unwrap();

@@ -107,7 +107,7 @@ pub async fn replace(
 /// Unlocks a key file as [`KeyFile::unlock`] does, without blocking the executor.
 ///
 /// # Errors
-/// `InvalidInput` without a passphrase if one is needed, for a wrong one, and for one of fewer than 5 bytes; `Corrupt` if the file records
+/// `KeyRequired` without a passphrase if one is needed; `WrongKey` for a wrong one; `InvalidInput` for one of fewer than 5 bytes; `Corrupt` if the file records
 /// another fingerprint. The [source](std::error::Error::source) is a [`KeyError`](crate::crypt::KeyError).
 ///
 /// # Cancel safety

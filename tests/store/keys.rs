@@ -95,12 +95,12 @@ fn the_key_files_of_pbs_are_read_and_unlocked() {
                 let wrong = keys::unlock(&runtime, &file, Some(b"something else")).await.unwrap_err();
                 assert_eq!(
                     (wrong.kind(), cause(&wrong)),
-                    (ErrorKind::InvalidInput, Some(KeyError::WrongPassphrase))
+                    (ErrorKind::WrongKey, Some(KeyError::WrongPassphrase))
                 );
                 let none = keys::unlock(&runtime, &file, None).await.unwrap_err();
                 assert_eq!(
                     (none.kind(), cause(&none)),
-                    (ErrorKind::InvalidInput, Some(KeyError::NoPassphrase))
+                    (ErrorKind::KeyRequired, Some(KeyError::NoPassphrase))
                 );
             }
         });

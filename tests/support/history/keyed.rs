@@ -1,5 +1,7 @@
 //! Keys of the snapshots of a history, and the rules that hold with each.
 
+use std::sync::LazyLock;
+
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use larder::crypt::EncryptionKey;
 use larder::error::{Error, ErrorKind, Result};
@@ -61,7 +63,10 @@ impl Mode {
 }
 
 pub(crate) fn key(number: u8) -> EncryptionKey {
-    EncryptionKey::from_bytes(&secret(number))
+    // An unoptimised build takes a while to derive them.
+    static DERIVED: LazyLock<Vec<EncryptionKey>> =
+        LazyLock::new(|| (0..KEYS).map(|number| EncryptionKey::from_bytes(&secret(number))).collect());
+    DERIVED[usize::from(number)].clone()
 }
 
 fn secret(number: u8) -> [u8; 32] {
