@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::executor::block_on;
 use futures::io::Cursor;
 use larder::backend::S3Backend;
+use larder::crypt::EncryptionKey;
 use larder::http::HttpClient;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RequestOutcome, RetryOptions, S3Client, S3Options, StaticCredentials};
@@ -20,7 +21,19 @@ use crate::nightly::manual_names;
 
 const KEY: &str = "AKIAVISIBLEONLYINHEADERS";
 const SECRET: &str = "wJalrSECRETofTHEtest";
+const ENCRYPTION_KEY: [u8; 32] = *b"ThirtyTwoBytesOfTheSecretOfATest";
 const TOKEN: &str = "FwoGTOKENofTHEtest";
+
+/// A text that contains no part of a secret.
+fn checked(text: String) -> String {
+    let hex = ENCRYPTION_KEY.map(|byte| format!("{byte:02x}")).concat();
+    let list = format!("{ENCRYPTION_KEY:?}");
+    let encryption_key = str::from_utf8(&ENCRYPTION_KEY).unwrap();
+    for secret in [KEY, SECRET, TOKEN, &hex[..16], &list[1..20], encryption_key] {
+        assert!(!text.contains(secret), "{secret} is logged");
+    }
+    text
+}
 
 /// Threads of the runtime log too, so subscriber and recorder are those of the process. No other test of this file sends requests.
 #[test]
@@ -42,22 +55,24 @@ fn no_secret_is_logged_and_requests_are_counted() {
         let store = Datastore::create(Arc::new(backend), Options::default()).await.unwrap();
         assert!((metrics.gauge("larder_lease_held{place=bucket/store/.larder/lease}") - 1.0).abs() < 0.1);
         server.add(Rule::on("PUT").first(2).then(Action::status(503, "SlowDown")));
-        let backup = store.backup(&"vm/1".parse().unwrap()).begin().await.unwrap();
+        let key = EncryptionKey::from_bytes(&ENCRYPTION_KEY);
+        let backup = store.backup(&"vm/1".parse().unwrap()).encrypt(&key).begin().await.unwrap();
         let bytes = noise(1, 1 << 17);
         backup.image("d.img", Cursor::new(&bytes), 1 << 17).chunk_bytes(1 << 16).await.unwrap();
         let snapshot = backup.finish().await.unwrap().snapshot;
         let archive = snapshot.archive("d.img").await.unwrap();
         archive.copy_to(&mut WriterTarget::new(Cursor::new(Vec::new()))).await.unwrap();
+        let mut locked = store.snapshot(snapshot.name()).await.unwrap();
+        locked.archive("d.img").await.unwrap_err();
+        locked.unlock(&EncryptionKey::from_bytes(&[1; 32])).unwrap_err();
+        drop(locked);
         server.add(Rule::on("GET").then(Action::status(403, "SignatureDoesNotMatch")));
         store.group_notes(&"vm/1".parse().unwrap()).await.unwrap_err();
         server.clear();
         drop((archive, snapshot));
         store.close().await.unwrap();
     });
-    let text = collector.text();
-    for secret in [KEY, SECRET, TOKEN] {
-        assert!(!text.contains(secret), "{secret} is logged");
-    }
+    let text = checked(collector.text());
     let signature = |header: &str| header.rsplit("Signature=").next().unwrap().to_owned();
     let log = server.log();
     let signatures: Vec<_> =

@@ -1,6 +1,6 @@
 //! Encrypted and signed snapshots.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures::io::Cursor;
 use larder::crypt::EncryptionKey;
@@ -8,7 +8,7 @@ use larder::error::{Error, ErrorKind};
 use larder::format::name::GroupName;
 use larder::internal::blob::{Blob, BlobDecoder, PlaintextSize, encode_plain};
 use larder::internal::index;
-use larder::store::{BaseUse, Datastore, DirtyMap, SnapshotReader, WriterTarget};
+use larder::store::{ArchiveEvent, BaseUse, Datastore, DirtyMap, SnapshotReader, WriterTarget};
 use larder::verify::{self, ObjectFault, Repair, VerifyOptions, VerifyReport};
 use larder_testing::noise;
 use larder_testing::places::{Place, everywhere};
@@ -427,7 +427,10 @@ fn no_output_of_a_run_contains_the_key() {
             let secret: [u8; 32] = std::array::from_fn(|at| u8::try_from(at * 7 + 13).unwrap());
             let ours = EncryptionKey::from_bytes(&secret);
             let mut output = vec![format!("{ours:?}")];
-            let builder = store.backup(&group("host/a")).encrypt(&ours);
+            let events = Arc::new(Mutex::new(Vec::new()));
+            let seen = Arc::clone(&events);
+            let observer = move |event: &ArchiveEvent| seen.lock().unwrap().push(format!("{event:?}"));
+            let builder = store.backup(&group("host/a")).encrypt(&ours).observer(Arc::new(observer));
             output.push(format!("{builder:?}"));
             let backup = builder.begin().await.unwrap();
             let stream = backup.stream("s.bin", Cursor::new(&data));
@@ -444,6 +447,9 @@ fn no_output_of_a_run_contains_the_key() {
             let options = VerifyOptions::default().key(&ours);
             output.push(format!("{options:?}"));
             output.push(format!("{:?}", verified(&store, options).await));
+
+            assert!(!events.lock().unwrap().is_empty());
+            output.append(&mut events.lock().unwrap());
 
             let hex =
                 |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
