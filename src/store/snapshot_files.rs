@@ -141,12 +141,22 @@ impl SnapshotFiles<'_> {
         let is_encrypted =
             self.inner.runtime().run_blocking("check blob", check).await.map_err(|error| error.on(key))?;
         // Without the key, the checksum of an encrypted blob is all that can be verified.
-        let of_blob = decrypting.filter(|_| is_encrypted);
-        if !is_encrypted || of_blob.is_some() {
-            let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
-            self.inner.chunks.decode_blob(stored, limit, of_blob).await.map_err(|error| error.on(key))?;
+        if !is_encrypted || decrypting.is_some() {
+            self.decode_either(stored, decrypting).await.map_err(|error| error.on(key))?;
         }
         Ok(())
+    }
+
+    /// Decodes a stored blob. With a key it must be encrypted, without one it must be plain.
+    pub(crate) async fn decode(&self, stored: Bytes, key: Option<&EncryptionKey>) -> Result<Bytes> {
+        let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
+        self.inner.chunks.decode_blob(stored, limit, key).await
+    }
+
+    /// Decodes a stored blob that may be plain although there is a key, such as a client log, whose mode no manifest says.
+    pub(crate) async fn decode_either(&self, stored: Bytes, key: Option<&EncryptionKey>) -> Result<Bytes> {
+        let is_encrypted = Blob::parse(stored.clone()).is_ok_and(|blob| blob.kind().is_encrypted());
+        self.decode(stored, key.filter(|_| is_encrypted)).await
     }
 
     /// Reads the stored bytes of a blob. Checks them against its entry in the manifest, and then further.

@@ -11,14 +11,12 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 
 use crate::chunks::{CachePolicy, Provenance, ReuseSource, Stored, WriterPins};
-use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::blob::Blob;
 use crate::format::dynamic_index::DynamicIndexWriter;
 use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::index::{ChunkEntry, FinishedIndex, IndexReader, IndexWriteError};
-use crate::format::manifest::{CryptMode, MANIFEST_BYTES, Manifest, ManifestFile};
+use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::{
     ImportedManifest, SnapshotImport, StoredManifest, in_archive, is_encrypted_key, is_of_the_object,
@@ -85,8 +83,10 @@ pub(super) async fn fill(
         |file: &&ManifestFile| file.name.kind() == ArchiveKind::Blob && !is_encrypted_key(&file.name);
     for file in source.manifest.files().iter().filter(is_carried) {
         run.check_abort()?;
-        let stored = run.source.inner().snapshot_files().stored_blob(&transfer.plan.source, file).await?;
-        let bytes = this.blob(stored, change.source_key(file)).await?;
+        let files_of_source = run.source.inner().snapshot_files();
+        let stored = files_of_source.stored_blob(&transfer.plan.source, file).await?;
+        let plaintext = files_of_source.decode(stored, change.source_key(file)).await?;
+        let bytes = run.target.inner().chunks().encode(&plaintext, Some(&change.target)).await?;
         run.throttle(bytes.len() as u64).await?;
         files.push(entry(file, bytes.len() as u64, Digest::of(&bytes))?);
         import.put_blob(&file.name, bytes).await?;
@@ -108,9 +108,9 @@ pub(super) async fn manifest(
     let log = if with_log { run.source.inner().snapshot_files().client_log(from).await? } else { None };
     let log = match log {
         Some(stored) => {
-            let is_encrypted = Blob::parse(stored.clone()).is_ok_and(|blob| blob.kind().is_encrypted());
-            let key = change.log_key().filter(|_| is_encrypted);
-            Some(recode(run, stored, key, &change.target).await?)
+            let plaintext =
+                run.source.inner().snapshot_files().decode_either(stored, change.log_key()).await?;
+            Some(run.target.inner().chunks().encode(&plaintext, Some(&change.target)).await?)
         }
         None => None,
     };
@@ -119,23 +119,12 @@ pub(super) async fn manifest(
     Ok(ImportedManifest { bytes, log })
 }
 
-/// Decrypts a stored blob, and encrypts it with the key of the target.
-async fn recode(run: &Run, stored: Bytes, from: Option<&EncryptionKey>, to: &EncryptionKey) -> Result<Bytes> {
-    let limit = usize::try_from(MANIFEST_BYTES).unwrap_or(usize::MAX);
-    let plaintext = run.source.inner().chunks().decode_blob(stored, limit, from).await?;
-    run.target.inner().chunks().encode(&plaintext, Some(to)).await
-}
-
 fn entry(file: &ManifestFile, size: u64, checksum: Digest) -> Result<ManifestFile> {
     ManifestFile::new(file.name.clone(), CryptMode::Encrypt, size, checksum)
         .map_err(|error| Error::new(ErrorKind::Corrupt, "change the key").on(&file.name).because(error))
 }
 
 impl Reencryption<'_> {
-    async fn blob(&self, stored: Bytes, from: Option<&EncryptionKey>) -> Result<Bytes> {
-        recode(self.run, stored, from, &self.change.target).await
-    }
-
     /// Prepares the group: pins under the key of the target, and the digests of the newest snapshot there, which is kept as a base.
     async fn base(
         &self,

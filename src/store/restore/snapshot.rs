@@ -10,7 +10,6 @@ use crate::backend::LockGuard;
 use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::blob::Blob;
 use crate::format::layout::Key;
 use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
 use crate::format::name::{ArchiveKind, ArchiveName, GroupName, SnapshotName};
@@ -148,8 +147,7 @@ impl SnapshotReader {
         let key = if is_encrypted_key(&name) { None } else { self.key_of(file)? };
         let _lock = self.hold().await?;
         let stored = self.store.snapshot_files().blob_of_manifest(&self.name, file).await?;
-        let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
-        let blob = self.store.chunks.decode_blob(stored, limit, key).await;
+        let blob = self.store.snapshot_files().decode(stored, key).await;
         blob.map_err(|error| error.on(Key::Archive(self.name.clone(), name)))
     }
 
@@ -164,10 +162,7 @@ impl SnapshotReader {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             object => object?,
         };
-        let limit = usize::try_from(BLOB_BYTES).unwrap_or(usize::MAX);
-        let is_encrypted = Blob::parse(object.bytes.clone()).is_ok_and(|blob| blob.kind().is_encrypted());
-        let key = self.key.as_ref().filter(|_| is_encrypted);
-        let log = self.store.chunks.decode_blob(object.bytes, limit, key).await;
+        let log = self.store.snapshot_files().decode_either(object.bytes, self.key.as_ref()).await;
         log.map(Some).map_err(|error| error.on(place))
     }
 
