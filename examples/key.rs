@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     cli::run(&format!("{USAGE}\n{}", cli::JSON_USAGE), command)
 }
 
-/// What protects the key in a new file.
+/// Protection of the key in a new file.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Protection {
     None,

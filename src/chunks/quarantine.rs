@@ -21,7 +21,7 @@
 //! while, the copy is copied back, but never over an existing object (H98).
 //!
 //! An encrypted chunk that was checked without the key stays a suspect: a checksum finds neither a changed tag nor a changed
-//! initialisation vector, and whoever changed the contents could change the checksum. A writer or reader with the key clears it.
+//! initialisation vector, and an attacker who changes the contents also changes the checksum. A writer or reader with the key clears it.
 
 use bytes::Bytes;
 

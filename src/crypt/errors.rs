@@ -39,7 +39,7 @@ pub enum KeyError {
     /// The key file is protected by a key derivation function other than scrypt and PBKDF2, or with a parameter that is unknown.
     #[error("the key derivation function or one of its parameters is unknown")]
     UnsupportedKdf,
-    /// The passphrase is wrong, or the encrypted key was changed. The two cannot be told apart.
+    /// The passphrase is wrong, or the encrypted key was changed. The two look the same.
     #[error("the passphrase is wrong, or the encrypted key was changed")]
     WrongPassphrase,
 }

@@ -10,7 +10,7 @@
 //!
 //! Each is read as PEM or as DER. Source: PBS datastore format, keys; RFC 8017 §7.2 and A.1, RFC 5208 §5, RFC 5280 §4.1, RFC 7468.
 //!
-//! The padding is prone to attacks by those who can have many chosen blocks decrypted and learn how that failed. A recovery is made by a person with
+//! An attacker who can have many chosen blocks decrypted, and learns how that failed, can break this padding. A recovery is made by a person with
 //! the private key at hand, and no part of it answers over a network.
 
 use aws_lc_rs::rsa::{
@@ -108,7 +108,7 @@ impl MasterPrivateKey {
     /// Decrypts the contents of `rsa-encrypted.key.blob`. [`KeyFile::unlock`] without a passphrase gives the key then.
     ///
     /// # Errors
-    /// `WrongKey` if it was encrypted for another master key, or was changed since; the two cannot be told apart. `Corrupt` if the decrypted
+    /// `WrongKey` if it was encrypted for another master key, or was changed since; the two look the same. `Corrupt` if the decrypted
     /// text is no key file, with a [`KeyError`](crate::crypt::KeyError) as its source.
     pub fn recover(&self, encrypted: &[u8]) -> Result<KeyFile> {
         let mut block = Zeroizing::new(vec![0; self.0.min_output_size()]);

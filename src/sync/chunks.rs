@@ -74,7 +74,7 @@ pub(super) async fn wanted(run: &Run, indexes: Vec<Index>, reuse: &Reuse) -> Res
         .await
 }
 
-/// The distinct chunks but for those that were sent, in the order in which they come first.
+/// The distinct chunks that were not sent yet, in the order in which they come first.
 pub(super) fn distinct(indexes: &[Index], is_sent: impl Fn(&Digest) -> bool) -> Result<Vec<Wanted>> {
     let mut all = Vec::new();
     for (archive, index) in indexes.iter().enumerate() {

@@ -29,11 +29,11 @@ use crate::sync::key_change::{KeyChange, NewDigests, Rekeyed};
 /// Chunks whose digests at the target are known and that are not read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reuse {
-    /// Those that the base names, and that this run stored.
+    /// Chunks that the base names or this run stored.
     Base,
     /// None: the snapshot at the target is damaged, so each chunk there is read and checked.
     Nothing,
-    /// Those that this run stored.
+    /// Chunks that this run stored.
     Sent,
 }
 
@@ -69,7 +69,7 @@ pub(super) async fn fill(
         (None, None) => Reuse::Sent,
     };
     let (reused, digests) = this.chunks(&indexes, rekeyed, reuse).await?;
-    // Those of the newest snapshot are enough, because the next one is the most like it.
+    // The digests of the newest snapshot are enough, because the next one is the most like it.
     let digests = Arc::new(digests);
     rekeyed.digests = Arc::clone(&digests);
     let mut files = Vec::new();

@@ -161,7 +161,7 @@ impl SnapshotWriter {
 
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
-        // Without anything to give up, the publication goes on, and ends the watch.
+        // Without anything to give up, the publication continues, and ends the watch.
         let Some(given_up) = self.shared.take() else { return };
         self.shared.end(None);
         let Publication { bases, locks, written, .. } = given_up.publication;
