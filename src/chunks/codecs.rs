@@ -71,14 +71,7 @@ impl Codecs {
         key: Option<&EncryptionKey>,
     ) -> Result<Bytes> {
         let mut decoder = self.decoder();
-        let limit = PlaintextSize::AtMost(limit);
-        let decoded = Blob::parse(blob).and_then(|blob| match key {
-            Some(key) => {
-                let mut plaintext = Vec::new();
-                decoder.decrypt(&blob, key, &mut plaintext, limit).map(|()| plaintext.into())
-            }
-            None => decoder.decode_bytes(&blob, limit),
-        });
+        let decoded = Blob::parse(blob).and_then(|blob| decode_any(&mut decoder, &blob, limit, key));
         self.keep_decoder(decoder);
         decoded.map_err(|error| decode_error(error, "decode blob"))
     }
@@ -163,7 +156,7 @@ impl Codecs {
                 .because("the contents have another digest")),
             failed => {
                 // The index may be wrong about the length.
-                let any = decode_any(&mut decoder, &blob, key);
+                let any = decode_any(&mut decoder, &blob, MAX_CHUNK_BYTES, key);
                 let error =
                     failed.and_then(Result::err).unwrap_or(DecodeError::TooLong { limit: MAX_CHUNK_BYTES });
                 match any {
@@ -204,13 +197,14 @@ impl Codecs {
     }
 }
 
-/// Decodes a chunk of any length.
+/// Decodes a blob of any length up to a limit.
 fn decode_any(
     decoder: &mut BlobDecoder,
     blob: &Blob,
+    limit: usize,
     key: Option<&EncryptionKey>,
 ) -> Result<Bytes, DecodeError> {
-    let limit = PlaintextSize::AtMost(MAX_CHUNK_BYTES);
+    let limit = PlaintextSize::AtMost(limit);
     let Some(key) = key else { return decoder.decode_bytes(blob, limit) };
     let mut plaintext = Vec::new();
     decoder.decrypt(blob, key, &mut plaintext, limit)?;

@@ -210,15 +210,9 @@ impl StoreInner {
         self.chunks.pins().writer(CachePolicy::Bypass, None, self.witnesses(None))
     }
 
-    /// More pins for the writer of the given ones.
-    pub(crate) fn pins_beside(&self, pins: &WriterPins) -> Arc<WriterPins> {
-        self.chunks.pins().writer(CachePolicy::Bypass, None, Arc::clone(&pins.witnesses))
-    }
-
-    /// As [`pins_beside`](Self::pins_beside), for chunks that are encrypted with a key.
-    pub(crate) fn pins_with_key(&self, pins: &WriterPins, key: &EncryptionKey) -> Arc<WriterPins> {
-        let witnesses = Arc::clone(&pins.witnesses);
-        self.chunks.pins().writer(CachePolicy::Bypass, Some(key.clone()), witnesses)
+    /// More pins for the writer of the given ones, whose chunks are encrypted with the key, or plain without one.
+    pub(crate) fn pins_beside(&self, pins: &WriterPins, key: Option<EncryptionKey>) -> Arc<WriterPins> {
+        self.chunks.pins().writer(CachePolicy::Bypass, key, Arc::clone(&pins.witnesses))
     }
 
     /// Mode of a put that replaces only the version that was read: a late put must not undo a newer one (H18).

@@ -95,7 +95,7 @@ impl Run {
     pub(super) fn forget(&self) {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         if pins.confirmed() > self.options.remember_chunks {
-            *pins = self.target.inner().pins_beside(&pins);
+            *pins = self.target.inner().pins_beside(&pins, None);
         }
     }
 

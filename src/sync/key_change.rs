@@ -28,7 +28,7 @@ use crate::sync::options::SyncOptions;
 pub(super) type NewDigests = HashMap<Digest, Digest>;
 
 /// Chunks under the key of the target.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rekeyed {
     /// Of the newest snapshot.
     pub(super) digests: Arc<NewDigests>,

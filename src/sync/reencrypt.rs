@@ -22,7 +22,7 @@ use crate::store::{
     ImportedManifest, SnapshotImport, StoredManifest, in_archive, is_encrypted_key, is_of_the_object,
 };
 use crate::sync::chunks::{Index, Wanted, distinct, window};
-use crate::sync::context::{Base, Failure, GroupRun, Run, Transfer};
+use crate::sync::context::{Failure, GroupRun, Run, Transfer};
 use crate::sync::events::SyncEvent;
 use crate::sync::key_change::{KeyChange, NewDigests, Rekeyed};
 
@@ -60,18 +60,13 @@ pub(super) async fn fill(
         let (_, reader) = run.source.inner().snapshot_files().stored_index(from, file).await?;
         indexes.push((file, reader));
     }
-    let base = this.base(group, import).await?;
-    let rekeyed = group.rekeyed.as_mut().ok_or_else(|| Error::new(ErrorKind::Internal, "change the key"))?;
-    import.pin_with(Arc::clone(&rekeyed.pins))?;
-    let reuse = match (import.present(), base) {
-        (Some(_), _) => Reuse::Nothing,
-        (None, Some(_)) => Reuse::Base,
-        (None, None) => Reuse::Sent,
-    };
-    let (reused, digests) = this.chunks(&indexes, rekeyed, reuse).await?;
+    let (rekeyed, reuse) = this.begin(group, import).await?;
+    // A later snapshot goes on from here if this one fails.
+    group.rekeyed = Some(rekeyed.clone());
+    let (reused, digests) = this.chunks(&indexes, &rekeyed, reuse).await?;
     // The digests of the newest snapshot are enough, because the next one is the most like it.
     let digests = Arc::new(digests);
-    rekeyed.digests = Arc::clone(&digests);
+    group.rekeyed = Some(Rekeyed { digests: Arc::clone(&digests), pins: rekeyed.pins });
     let mut files = Vec::new();
     for (file, reader) in indexes {
         let index = this.index(reader, Arc::clone(&digests)).await?;
@@ -125,26 +120,33 @@ fn entry(file: &ManifestFile, size: u64, checksum: Digest) -> Result<ManifestFil
 }
 
 impl Reencryption<'_> {
-    /// Prepares the group: pins under the key of the target, and the digests of the newest snapshot there, which is kept as a base.
-    async fn base(
+    /// Pins the chunks of the group under the key of the target, and finds out which of them are known. The newest snapshot of the target is
+    /// kept as a base.
+    async fn begin(
         &self,
         group: &mut GroupRun<'_>,
         import: &mut SnapshotImport,
-    ) -> Result<Option<Arc<Base>>, Failure> {
-        let has_present = import.present().is_some();
-        let is_first = group.rekeyed.is_none();
-        if is_first || has_present {
-            let pins = self.run.target.inner().pins_with_key(&self.run.pins(), &self.change.target);
-            group.rekeyed = Some(Rekeyed { digests: Arc::default(), pins });
+    ) -> Result<(Rekeyed, Reuse), Failure> {
+        let earlier = group.rekeyed.take();
+        let (is_first, has_present) = (earlier.is_none(), import.present().is_some());
+        let new = || {
+            let key = Some(self.change.target.clone());
+            let pins = self.run.target.inner().pins_beside(&self.run.pins(), key);
+            Rekeyed { digests: Arc::default(), pins }
+        };
+        let mut rekeyed = earlier.filter(|_| !has_present).unwrap_or_else(new);
+        import.pin_with(Arc::clone(&rekeyed.pins))?;
+        if has_present {
+            return Ok((rekeyed, Reuse::Nothing));
         }
-        // A damaged one is replaced from its original alone.
-        let base = if has_present { None } else { group.base(&self.transfer.plan.target).await? };
-        let Some(base) = base else { return Ok(None) };
+        let Some(base) = group.base(&self.transfer.plan.target).await? else {
+            return Ok((rekeyed, Reuse::Sent));
+        };
         import.build_on(base.name.clone(), base.version.clone(), Arc::clone(&base.held))?;
-        if is_first && let Some(rekeyed) = &mut group.rekeyed {
+        if is_first {
             rekeyed.digests = Arc::new(self.digests_of(&base.name).await?);
         }
-        Ok(Some(base))
+        Ok((rekeyed, Reuse::Base))
     }
 
     /// The digests of a snapshot of the target that a change of the key made, by those of its original. None if the original is gone.

@@ -191,7 +191,7 @@ async fn chunks_of(
     import: &mut SnapshotImport,
 ) -> Result<u64, Failure> {
     let plan = transfer.plan;
-    let taken = run.target.inner().pins_beside(&run.pins());
+    let taken = run.target.inner().pins_beside(&run.pins(), None);
     import.pin_with(Arc::clone(&taken))?;
     let reuse = if import.present().is_some() {
         // The one at the target is damaged: each of its chunks must be checked.

@@ -209,8 +209,8 @@ impl Blob {
 
     /// Initialisation vector and authentication tag of an encrypted blob.
     pub fn seal(&self) -> Option<([u8; 16], [u8; 16])> {
-        let fields = self.bytes.get(PLAIN_HEADER_BYTES..).filter(|_| self.kind.is_encrypted())?;
-        Some((*fields.first_chunk()?, *fields.get(16..)?.first_chunk()?))
+        let header = Some(&self.bytes).filter(|_| self.kind.is_encrypted())?;
+        Some((header.get(IV)?.try_into().ok()?, header.get(TAG)?.try_into().ok()?))
     }
 
     /// Verifies the checksum of the payload.
