@@ -99,33 +99,67 @@ pub(super) fn distinct(indexes: &[Index], is_sent: impl Fn(&Digest) -> bool) -> 
     Ok(all.into_iter().map(|(wanted, _)| wanted).collect())
 }
 
-/// Transfers or reuses the chunks; returns the number of reused ones. After a failure or an abort, no transfer starts, and those that
-/// have reached the target end, so that the next execution does not repeat them.
+/// Transfers or reuses the chunks; returns the number of reused ones.
 pub(super) async fn transfer(
     run: &Run,
     ends: &Ends<'_>,
     wanted: Vec<Wanted>,
     reuse: &Reuse,
 ) -> Result<u64, Failure> {
-    let window = window(run, &wanted);
-    let stop = AtomicBool::new(false);
-    let chunks = stream::iter(wanted).map(|wanted| one(run, ends, wanted, reuse, &stop));
-    let mut chunks = chunks.buffer_unordered(window);
-    let (mut reused, mut failure) = (0, None);
+    let stop = &Stop::new(run);
+    let mut reused = 0;
+    let one = |wanted| one(run, ends, wanted, reuse, stop);
+    concurrently(stop, wanted, one, |is_reused| reused += u64::from(is_reused)).await?;
+    Ok(reused)
+}
+
+/// Ends the transfers of a snapshot after a failure or an abort.
+#[derive(Debug)]
+pub(super) struct Stop<'a> {
+    has_failed: AtomicBool,
+    run: &'a Run,
+}
+
+impl<'a> Stop<'a> {
+    pub(super) fn new(run: &'a Run) -> Self {
+        Self { has_failed: AtomicBool::new(false), run }
+    }
+
+    /// Fails if no transfer may start any more.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        self.run.check_abort()?;
+        if self.has_failed.load(Ordering::Relaxed) { Err(Failure::Aborted) } else { Ok(()) }
+    }
+}
+
+/// Transfers chunks, many concurrently. After a failure or an abort, no transfer starts, and those that have reached the target end, so that the
+/// next execution does not repeat them. Returns the first failure.
+pub(super) async fn concurrently<T, F>(
+    stop: &Stop<'_>,
+    wanted: Vec<Wanted>,
+    transfer: impl Fn(Wanted) -> F,
+    mut finished: impl FnMut(T),
+) -> Result<(), Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let window = window(stop.run, &wanted);
+    let mut chunks = stream::iter(wanted).map(transfer).buffer_unordered(window);
+    let mut failure = None;
     while let Some(chunk) = chunks.next().await {
         match chunk {
-            Ok(is_reused) => reused += u64::from(is_reused),
+            Ok(chunk) => finished(chunk),
             Err(error) => {
-                stop.store(true, Ordering::Relaxed);
+                stop.has_failed.store(true, Ordering::Relaxed);
                 failure = failure.or(Some(error));
             }
         }
     }
-    failure.map_or(Ok(reused), Err)
+    failure.map_or(Ok(()), Err)
 }
 
 /// Number of chunks in flight. With a limit on bandwidth, no more than one second's worth: other work needs the memory.
-pub(super) fn window(run: &Run, wanted: &[Wanted]) -> usize {
+fn window(run: &Run, wanted: &[Wanted]) -> usize {
     let both = run.reads.count + run.writes.count;
     let Some(rate) = run.options.bytes_per_second else { return both };
     let bytes: u64 = wanted.iter().map(|wanted| wanted.length).sum();
@@ -139,13 +173,9 @@ async fn one(
     ends: &Ends<'_>,
     wanted: Wanted,
     reuse: &Reuse,
-    stop: &AtomicBool,
+    stop: &Stop<'_>,
 ) -> Result<bool, Failure> {
-    let check_abort = || -> Result<(), Failure> {
-        run.check_abort()?;
-        if stop.load(Ordering::Relaxed) { Err(Failure::Aborted) } else { Ok(()) }
-    };
-    check_abort()?;
+    stop.check()?;
     let snapshot = Arc::clone(ends.target);
     let Wanted { archive, digest, is_encrypted, length } = wanted;
     if is_at_target(run, digest, reuse).await? {
@@ -155,7 +185,7 @@ async fn one(
     let (chunk, read) = {
         let _slot = run.reads.budget.acquire(1).await;
         let read = run.source.inner().read_permit(length).await;
-        check_abort()?;
+        stop.check()?;
         let chunk = run.source.inner().chunks().get_stored(digest, length).await;
         let named = |error| match ends.archives.get(archive) {
             Some(archive) => in_archive(error, digest, archive, ends.source),
@@ -172,7 +202,7 @@ async fn one(
     let write = run.target.inner().write_permit(length).await;
     drop(read);
     let _slot = run.writes.budget.acquire(1).await;
-    check_abort()?;
+    stop.check()?;
     run.notify(&SyncEvent::ChunkSent { digest, snapshot, stored });
     let put = run.target.inner().chunks().put_stored(&reuse.sent, chunk, reuse.check).await?;
     drop(write);

@@ -5,10 +5,8 @@
 //! ```
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use futures::stream::{self, StreamExt as _};
 
 use crate::chunks::{CachePolicy, Provenance, ReuseSource, Stored, WriterPins};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +19,7 @@ use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::{
     ImportedManifest, SnapshotImport, StoredManifest, in_archive, is_encrypted_key, is_of_the_object,
 };
-use crate::sync::chunks::{Index, Wanted, distinct, window};
+use crate::sync::chunks::{Index, Stop, Wanted, concurrently, distinct};
 use crate::sync::context::{Failure, GroupRun, Run, Transfer};
 use crate::sync::events::SyncEvent;
 use crate::sync::key_change::{KeyChange, NewDigests, Rekeyed};
@@ -199,9 +197,8 @@ impl Reencryption<'_> {
             .runtime()
             .run_blocking("read indexes", move || distinct(&archives, |_| false))
             .await?;
-        let window = window(run, &wanted);
-        let stop = &AtomicBool::new(false);
-        let chunks = stream::iter(wanted).map(|wanted| async move {
+        let stop = &Stop::new(run);
+        let transfer = |wanted: Wanted| async move {
             let file = indexes.get(wanted.archive).map(|(file, _)| *file);
             let file = file.ok_or_else(|| Error::new(ErrorKind::Internal, "change the key"))?;
             let known = rekeyed.digests.get(&wanted.digest).copied().filter(|new| match reuse {
@@ -212,22 +209,14 @@ impl Reencryption<'_> {
             let known = (known, reuse, rekeyed.pins.as_ref());
             let (new, is_reused) = self.chunk(file, &wanted, known, stop).await?;
             Ok::<_, Failure>((wanted.digest, new, is_reused))
-        });
-        let mut chunks = chunks.buffer_unordered(window);
-        let (mut reused, mut digests, mut failure) = (0, NewDigests::new(), None);
-        while let Some(chunk) = chunks.next().await {
-            match chunk {
-                Ok((old, new, is_reused)) => {
-                    reused += u64::from(is_reused);
-                    digests.insert(old, new);
-                }
-                Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
-                    failure = failure.or(Some(error));
-                }
-            }
-        }
-        failure.map_or(Ok((reused, digests)), Err)
+        };
+        let (mut reused, mut digests) = (0, NewDigests::new());
+        concurrently(stop, wanted, transfer, |(old, new, is_reused)| {
+            reused += u64::from(is_reused);
+            digests.insert(old, new);
+        })
+        .await?;
+        Ok((reused, digests))
     }
 
     /// Makes sure that the target has a chunk under the new key. Returns its digest there, and `true` if it was not read.
@@ -236,14 +225,10 @@ impl Reencryption<'_> {
         file: &ManifestFile,
         wanted: &Wanted,
         (known, reuse, pins): (Option<Digest>, Reuse, &WriterPins),
-        stop: &AtomicBool,
+        stop: &Stop<'_>,
     ) -> Result<(Digest, bool), Failure> {
         let run = self.run;
-        let check_abort = || -> Result<(), Failure> {
-            run.check_abort()?;
-            if stop.load(Ordering::Relaxed) { Err(Failure::Aborted) } else { Ok(()) }
-        };
-        check_abort()?;
+        stop.check()?;
         let (snapshot, target) = (Arc::clone(self.transfer.name), run.target.inner());
         if let Some(digest) = known
             && target.chunks().reuse_if_present(pins, digest, ReuseSource::Base).await?
@@ -254,7 +239,7 @@ impl Reencryption<'_> {
         let (plaintext, read) = {
             let _slot = run.reads.budget.acquire(1).await;
             let read = run.source.inner().read_permit(wanted.length).await;
-            check_abort()?;
+            stop.check()?;
             let (chunks, key) = (run.source.inner().chunks(), self.change.source_key(file));
             let chunk = chunks.get(wanted.digest, wanted.length, CachePolicy::Bypass, key).await;
             let from = &self.transfer.plan.source;
@@ -266,7 +251,7 @@ impl Reencryption<'_> {
         run.throttle(wanted.length).await?;
         let write = target.write_permit(wanted.length).await;
         let _slot = run.writes.budget.acquire(1).await;
-        check_abort()?;
+        stop.check()?;
         if reuse == Reuse::Nothing {
             // Equal length would be enough for a chunk that is not suspect.
             target.chunks().mark_suspect(digest).await;
