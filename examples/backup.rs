@@ -22,7 +22,6 @@ use cli::{Access, Failure, Outcome, Progress, StoreArguments, input};
 use futures::executor::block_on;
 use futures::io::{AllowStdIo, AsyncRead, AsyncReadExt as _};
 use larder::crypt::EncryptionKey;
-use larder::format::manifest::{CryptMode, VerifyResult};
 use larder::format::name::{ArchiveKind, ArchiveName, AuthId, GroupName, SnapshotName};
 use larder::store::{BackupStats, Datastore, SnapshotReader, SnapshotWriter};
 use larder::tree::{Problem, TreeFinding};
@@ -165,8 +164,7 @@ async fn back_up(
         let base = match store.latest(group).await? {
             Some(latest) if !arguments.no_base => {
                 // One that cannot be built on is no reason to make no backup.
-                let is_usable = |base: &SnapshotReader| is_usable(base, key, arguments.protection);
-                store.snapshot(&latest).await.ok().filter(is_usable)
+                store.snapshot(&latest).await.ok()
             }
             _ => None,
         };
@@ -237,7 +235,6 @@ async fn write(
     findings: Findings,
 ) -> Outcome<()> {
     let Source { archive, opened, path } = source;
-    let base = base.filter(|base| base.manifest().file(&archive).is_some());
     let failed = |error| Failure::Work(format!("{}: {error}", path.display()));
     let file = match opened {
         Opened::Directory(root) => {
@@ -266,11 +263,7 @@ async fn write(
         ArchiveKind::Dynamic => write_stream(writer, &archive, AllowStdIo::new(file), base).await?,
         ArchiveKind::Fixed => {
             let size = source::size(&mut kept).map_err(failed)?;
-            let image = writer.image(archive.as_str(), AllowStdIo::new(file), size);
-            match base {
-                Some(base) => image.base(base).await?,
-                None => image.await?,
-            };
+            writer.image(archive.as_str(), AllowStdIo::new(file), size).base_if_usable(base).await?;
         }
     }
     let after = kept.metadata().map_err(failed)?;
@@ -291,11 +284,7 @@ async fn write_stream(
     from: impl AsyncRead + Send + Unpin,
     base: Option<&SnapshotReader>,
 ) -> Outcome<()> {
-    let stream = writer.stream(archive.as_str(), from);
-    match base {
-        Some(base) => stream.base(base).await?,
-        None => stream.await?,
-    };
+    writer.stream(archive.as_str(), from).base_if_usable(base).await?;
     Ok(())
 }
 
@@ -366,22 +355,6 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
         return Err(input("nothing to back up: no ARCHIVE:PATH was given"));
     }
     Ok(arguments)
-}
-
-/// Returns `true` if a new snapshot can build on it.
-fn is_usable(base: &SnapshotReader, key: Option<&EncryptionKey>, protection: Protection) -> bool {
-    let manifest = base.manifest();
-    let mode = match (key, protection) {
-        (Some(_), Protection::Encrypt) => CryptMode::Encrypt,
-        (Some(_), Protection::Sign) => CryptMode::SignOnly,
-        (None, _) => CryptMode::None,
-    };
-    let has_mode = manifest.files().iter().all(|file| file.crypt_mode == mode);
-    let has_key = key.is_none_or(|key| manifest.authenticate(key).is_ok());
-    // A state that cannot be read counts as a failure, as it does in PBS.
-    let verified =
-        manifest.verify_state().map(|state| state.is_none_or(|state| state.state == VerifyResult::Ok));
-    has_mode && has_key && verified.unwrap_or(false)
 }
 
 fn parse_source(text: &str) -> Outcome<Source> {
