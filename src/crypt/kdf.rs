@@ -90,10 +90,7 @@ impl Kdf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
-    }
+    use crate::crypt::hex;
 
     /// The vectors of RFC 7914 §12, cut to 32 bytes, of RFC 7914 §11, and of the signature in the description of the format.
     #[test]

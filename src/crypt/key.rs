@@ -118,10 +118,7 @@ impl fmt::Debug for EncryptionKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
-    }
+    use crate::crypt::hex;
 
     /// The vector of the format's description.
     #[test]

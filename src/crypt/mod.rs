@@ -38,3 +38,8 @@ pub(crate) const TAG_BYTES: usize = 16;
 /// Data that was not encrypted with this key, or was changed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unauthentic;
+
+#[cfg(test)]
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+}

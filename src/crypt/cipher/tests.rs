@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use crate::crypt::hex;
 
 const NONCE: [u8; 16] = *b"@ABCDEFGHIJKLMNO";
 
@@ -16,10 +17,6 @@ fn key() -> [u8; 32] {
 
 fn plaintext(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|at| u8::try_from((at * 7 + 3) % 256).unwrap()).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 fn seal(nonce: &[u8; 16], plaintext: &[u8]) -> (Vec<u8>, [u8; 16]) {
