@@ -7,7 +7,6 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use futures::io::Cursor;
 use larder::backend::{FsBackend, FsOptions, PrefixDirectories, SyncLevel};
-use larder::crypt::EncryptionKey;
 use larder::error::ErrorKind;
 use larder::format::Digest;
 use larder::format::manifest::VerifyResult;
@@ -164,18 +163,12 @@ fn indexes_of_a_pbs_store_are_read_completely() {
     assert_eq!(indexes, 27);
 }
 
-/// The key of this number in the fixtures.
-fn key(number: usize) -> EncryptionKey {
-    let keys = fixture::expected();
-    let hex = keys["keys"][number]["raw_key_hex"].as_str().unwrap();
-    let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
-    EncryptionKey::from_bytes(&std::array::from_fn(byte))
-}
-
 /// Restores everything, or without keys everything that is not encrypted; how many archives and how many were refused.
 async fn check_contents(store: &Datastore, expected: &Value, with_keys: bool) -> (usize, usize) {
     let (mut restored, mut refused) = (0, 0);
-    let keys = [key(0), key(1)];
+    let keys = fixture::keys();
+    // The last one is the second in another file.
+    let keys = &keys[..2];
     for expected in snapshots(expected) {
         let mut snapshot = store.snapshot(&name_of(expected)).await.unwrap();
         if with_keys && let Some(fingerprint) = snapshot.manifest().key_fingerprint().unwrap() {

@@ -8,8 +8,11 @@ use larder::error::{Error, ErrorKind};
 use larder::format::name::GroupName;
 use larder::internal::blob::{Blob, BlobDecoder, PlaintextSize, encode_plain};
 use larder::internal::index;
-use larder::store::{ArchiveEvent, BaseUse, Datastore, DirtyMap, SnapshotReader, WriterTarget};
+use larder::store::{
+    ArchiveEvent, BaseUse, Datastore, DirtyMap, SnapshotReader, SnapshotWriter, WriterTarget,
+};
 use larder::verify::{self, ObjectFault, Repair, VerifyOptions, VerifyReport};
+use larder_testing::keys::id_key;
 use larder_testing::noise;
 use larder_testing::places::{Place, everywhere};
 
@@ -31,15 +34,22 @@ enum Mode<'a> {
     Sign(&'a EncryptionKey),
 }
 
+impl Mode<'_> {
+    /// Begins a backup of a group.
+    async fn begin(self, store: &Datastore, name: &str) -> SnapshotWriter {
+        let backup = store.backup(&group(name));
+        let backup = match self {
+            Self::Encrypt(key) => backup.encrypt(key),
+            Self::Plain => backup,
+            Self::Sign(key) => backup.sign(key),
+        };
+        backup.begin().await.unwrap()
+    }
+}
+
 /// A snapshot with an image, a stream, a blob and a log of the same data.
 async fn back_up(store: &Datastore, name: &str, mode: Mode<'_>, data: &[u8]) -> SnapshotReader {
-    let backup = store.backup(&group(name));
-    let backup = match mode {
-        Mode::Encrypt(key) => backup.encrypt(key),
-        Mode::Plain => backup,
-        Mode::Sign(key) => backup.sign(key),
-    };
-    let backup = backup.begin().await.unwrap();
+    let backup = mode.begin(store, name).await;
     let size = data.len() as u64;
     backup.image("d.img", Cursor::new(data), size).chunk_bytes(CHUNK as u64).await.unwrap();
     backup.stream("s.bin", Cursor::new(data)).await.unwrap();
@@ -203,13 +213,7 @@ fn a_base_has_the_key_and_the_mode_of_the_backup() {
             }
             for (number, mode) in modes.into_iter().enumerate() {
                 for (of_base, base) in bases.iter().enumerate() {
-                    let backup = store.backup(&group("host/new"));
-                    let backup = match mode {
-                        Mode::Encrypt(key) => backup.encrypt(key),
-                        Mode::Plain => backup,
-                        Mode::Sign(key) => backup.sign(key),
-                    };
-                    let backup = backup.begin().await.unwrap();
+                    let backup = mode.begin(&store, "host/new").await;
                     let size = data.len() as u64;
                     let image =
                         |name: &str| backup.image(name, Cursor::new(&data), size).chunk_bytes(CHUNK as u64);
@@ -454,7 +458,7 @@ fn no_output_of_a_run_contains_the_key() {
             let hex =
                 |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
             let list = |bytes: &[u8]| bytes.iter().map(u8::to_string).collect::<Vec<_>>();
-            let id_key = derived(&secret);
+            let id_key = id_key(&secret);
             for text in output {
                 for part in [&secret[..8], &id_key[..8]] {
                     let list = list(part);
@@ -465,24 +469,6 @@ fn no_output_of_a_run_contains_the_key() {
             }
         })
     });
-}
-
-/// The id key, derived by the definition: PBKDF2 with HMAC-SHA-256 and ten iterations.
-fn derived(secret: &[u8]) -> [u8; 32] {
-    use hmac::{Hmac, KeyInit as _, Mac as _};
-    let mac = |message: &[u8]| -> [u8; 32] {
-        let mac: Hmac<sha2::Sha256> = Hmac::new_from_slice(secret).unwrap();
-        mac.chain_update(message).finalize().into_bytes().into()
-    };
-    let mut round = mac(b"_id_key\0\0\0\x01");
-    let mut key = round;
-    for _ in 1..10 {
-        round = mac(&round);
-        for (byte, other) in key.iter_mut().zip(round) {
-            *byte ^= other;
-        }
-    }
-    key
 }
 
 #[test]

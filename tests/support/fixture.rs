@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use larder::crypt::EncryptionKey;
 use larder::format::name::{Namespace, SnapshotName};
 use serde_json::Value;
 
@@ -32,6 +33,17 @@ pub fn expected_of_bucket() -> Value {
 
 fn read(name: &str) -> Value {
     serde_json::from_reader(File::open(data().join(name)).unwrap()).unwrap()
+}
+
+/// The keys of the store, in the order of their files.
+pub fn keys() -> Vec<EncryptionKey> {
+    let expected = expected();
+    let keys = expected["keys"].as_array().unwrap().iter().map(|key| {
+        let hex = key["raw_key_hex"].as_str().unwrap();
+        let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
+        EncryptionKey::from_bytes(&std::array::from_fn(byte))
+    });
+    keys.collect()
 }
 
 /// The snapshots of what is expected.

@@ -11,6 +11,7 @@ pub mod fixture;
 pub mod gc_scene;
 #[cfg(feature = "testing")]
 pub mod history;
+pub mod keys;
 mod noise;
 pub mod places;
 pub mod s3_server;

@@ -265,12 +265,8 @@ fn every_snapshot_of_pbs_gets_a_new_key() {
         let from = larder::backend::FsBackend::open(Arc::clone(&runtime), path, options).await.unwrap();
         let pair = Pair::on(Arc::new(from), memory(&runtime)).await;
         let expected = fixture::expected();
-        let mut options = SyncOptions::default().reencrypt(&new);
-        for key in expected["keys"].as_array().unwrap() {
-            let hex = key["raw_key_hex"].as_str().unwrap();
-            let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
-            options = options.source_key(&EncryptionKey::from_bytes(&std::array::from_fn(byte)));
-        }
+        let options = SyncOptions::default().reencrypt(&new);
+        let options = fixture::keys().iter().fold(options, SyncOptions::source_key);
         // Groups of other owners are left alone.
         let report = synced(&pair.source, &pair.target, options).await;
         let done = outcomes(&report);

@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use larder::crypt::EncryptionKey;
 use larder::error::{Error, ErrorKind, Result};
 use larder::format::Digest;
@@ -16,6 +15,7 @@ use sha2::Digest as _;
 use super::make::wrong_with;
 use super::model::{BLOCK, block};
 use super::world::World;
+use crate::keys::id_key;
 
 /// Number of keys that snapshots may have.
 pub(crate) const KEYS: u8 = 2;
@@ -101,23 +101,6 @@ impl Chunk {
         let decrypted = BlobDecoder::new().decrypt(&blob, &key(number), &mut plain, limit);
         decrypted.is_ok() && plain == block(self.block)
     }
-}
-
-/// PBKDF2 with HMAC-SHA-256 and ten iterations.
-fn id_key(secret: &[u8]) -> [u8; 32] {
-    let mac = |message: &[u8]| -> [u8; 32] {
-        let mac: Hmac<sha2::Sha256> = Hmac::new_from_slice(secret).unwrap();
-        mac.chain_update(message).finalize().into_bytes().into()
-    };
-    let mut round = mac(b"_id_key\0\0\0\x01");
-    let mut derived = round;
-    for _ in 1..10 {
-        round = mac(&round);
-        for (byte, other) in derived.iter_mut().zip(round) {
-            *byte ^= other;
-        }
-    }
-    derived
 }
 
 /// Every key.
