@@ -6,7 +6,7 @@ use futures::io::Cursor;
 use larder::crypt::EncryptionKey;
 use larder::error::{Error, ErrorKind};
 use larder::format::name::GroupName;
-use larder::internal::blob::{Blob, BlobDecoder, PlaintextSize, encode_plain};
+use larder::internal::blob::{Blob, encode_plain};
 use larder::internal::index;
 use larder::store::{
     ArchiveEvent, BaseUse, Datastore, DirtyMap, SnapshotReader, SnapshotWriter, WriterTarget,
@@ -14,7 +14,7 @@ use larder::store::{
 use larder::verify::{self, ObjectFault, Repair, VerifyOptions, VerifyReport};
 use larder_testing::keys::id_key;
 use larder_testing::noise;
-use larder_testing::places::{Place, everywhere};
+use larder_testing::places::everywhere;
 
 const CHUNK: usize = 8 << 10;
 
@@ -264,17 +264,6 @@ fn an_incremental_encrypted_image_is_that_of_its_parts() {
     });
 }
 
-/// Changes the JSON text of a manifest.
-async fn change_manifest(place: &Place, path: &str, change: impl Fn(&str) -> String) {
-    let stored = Blob::parse(place.read(path).await.unwrap()).unwrap();
-    let json = BlobDecoder::new().decode_bytes(&stored, PlaintextSize::AtMost(1 << 20)).unwrap();
-    let changed = change(std::str::from_utf8(&json).unwrap());
-    assert!(changed.as_bytes() != json, "nothing changed");
-    let mut blob = Vec::new();
-    encode_plain(changed.as_bytes(), &mut blob).unwrap();
-    place.write(path, blob).await;
-}
-
 /// A part of a manifest, a change to it, and the kind of the error that it causes.
 type Change<'a> = (&'a str, Box<dyn Fn(&str) -> String + Send + Sync + 'a>, ErrorKind);
 
@@ -305,7 +294,7 @@ fn a_changed_manifest_is_not_authentic() {
                 ("signature and key", Box::new(without_key), ErrorKind::WrongKey),
             ];
             for (what, change, kind) in changes {
-                change_manifest(&place, &path, change).await;
+                place.change_manifest(&name, change).await;
                 let reopened = place.opened().await;
                 let mut snapshot = reopened.snapshot(&name).await.unwrap();
                 assert_eq!(snapshot.unlock(&ours).unwrap_err().kind(), kind, "{what}");

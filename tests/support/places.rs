@@ -14,6 +14,8 @@ use larder::backend::{
 };
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
+use larder::format::name::SnapshotName;
+use larder::internal::blob::{Blob, BlobDecoder, PlaintextSize, encode_plain};
 use larder::internal::listing::ShortPages as _;
 use larder::rt::Runtime;
 #[cfg(feature = "s3")]
@@ -39,6 +41,22 @@ enum Kind {
     Bucket(bucket::Bucket, larder::s3::S3Capabilities),
     Directory(tempfile::TempDir),
     Memory,
+}
+
+/// Changes the JSON text of a manifest, past the rules of the store.
+pub async fn change_manifest(
+    backend: &dyn Backend,
+    name: &SnapshotName,
+    change: impl FnOnce(&str) -> String,
+) {
+    let key = Key::Manifest(name.clone());
+    let stored = Blob::parse(backend.get(&key, 1 << 20).await.unwrap().bytes).unwrap();
+    let json = BlobDecoder::new().decode_bytes(&stored, PlaintextSize::AtMost(1 << 20)).unwrap();
+    let changed = change(std::str::from_utf8(&json).unwrap());
+    assert!(changed.as_bytes() != json, "nothing changed");
+    let mut blob = Vec::new();
+    encode_plain(changed.as_bytes(), &mut blob).unwrap();
+    backend.put(&key, blob.into(), PutMode::Replace).await.unwrap();
 }
 
 impl Place {
@@ -108,6 +126,11 @@ impl Place {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             object => Some(object.unwrap().bytes),
         }
+    }
+
+    /// Changes the JSON text of a manifest in the last store, past its rules.
+    pub async fn change_manifest(&self, name: &SnapshotName, change: impl FnOnce(&str) -> String) {
+        change_manifest(self.last().as_ref(), name, change).await;
     }
 
     /// Removes an object of the last store, past its rules.

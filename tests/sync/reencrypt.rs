@@ -1,20 +1,24 @@
 //! Snapshots that get another key on their way.
 
+use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, Cursor};
+use larder::backend::PutMode;
 use larder::crypt::EncryptionKey;
 use larder::error::ErrorKind;
+use larder::format::Digest;
+use larder::format::layout::Key;
 use larder::format::manifest::CryptMode;
 use larder::format::name::{GroupName, SnapshotName};
-use larder::internal::blob::{Blob, BlobDecoder, PlaintextSize, encode_plain};
+use larder::internal::blob::{BlobEncoder, DEFAULT_ZSTD_LEVEL};
 use larder::internal::{index, manifest};
 use larder::store::{Datastore, SnapshotReader};
 use larder::sync::{self, SyncConflict, SyncEvent, SyncOptions, SyncOutcome, SyncReport, SyncSkip};
 use larder::verify::{self, VerifyOptions};
-use larder_testing::places::{Place, everywhere};
+use larder_testing::places::{self, Place, everywhere};
 use larder_testing::{fixture, noise};
 
 use crate::basic::{Pair, memory};
@@ -153,15 +157,9 @@ fn a_damaged_result_is_made_again_and_each_of_its_chunks_is_checked() {
             let mut chunk = place.read(&path).await.unwrap().to_vec();
             chunk[15] ^= 1;
             place.write(&path, chunk).await;
-            let manifest = format!("{name}/index.json.blob");
-            let stored = Blob::parse(place.read(&manifest).await.unwrap()).unwrap();
-            let json = BlobDecoder::new().decode_bytes(&stored, PlaintextSize::AtMost(1 << 20)).unwrap();
-            let state = "\"verify_state\": {\"state\": \"failed\", \"upid\": \"UPID:node1:00001234:0000ABCD:00000000:6878F2C0:verify:store1:root@pam:\"}";
-            let json = String::from_utf8(json.to_vec()).unwrap();
-            let json = json.replace("\"unprotected\": {", &format!("\"unprotected\": {{ {state},"));
-            let mut blob = Vec::new();
-            encode_plain(json.as_bytes(), &mut blob).unwrap();
-            place.write(&manifest, blob).await;
+            let state = r#""state": "failed", "upid": "UPID:node1:00001234:0000ABCD:00000000:6878F2C0:verify:store1:root@pam:""#;
+            let failed = format!(r#""unprotected": {{ "verify_state": {{ {state} }},"#);
+            place.change_manifest(&name, |json| json.replace(r#""unprotected": {"#, &failed)).await;
 
             let options = || SyncOptions::default().reencrypt(&new);
             let report = synced(&source, &target, options()).await;
@@ -170,6 +168,34 @@ fn a_damaged_result_is_made_again_and_each_of_its_chunks_is_checked() {
             assert!(matches!(outcomes(&report)[..], [SyncOutcome::Done(_)]), "{report:?}");
             check(&target, &name, &new, &data).await;
         })
+    });
+}
+
+/// PBS limits the stored length of a blob, and not that of its contents.
+#[test]
+fn a_blob_whose_contents_are_longer_than_a_manifest_may_be_gets_the_key() {
+    let pair = block_on(pair());
+    block_on(async {
+        let (new, long) = (key(2), vec![7; 17 << 20]);
+        let backup = pair.source.backup(&group()).begin().await.unwrap();
+        let short = backup.blob("c.conf", "short").await.unwrap();
+        let name = backup.finish().await.unwrap().snapshot.name().clone();
+        let mut stored = Vec::new();
+        BlobEncoder::new(DEFAULT_ZSTD_LEVEL).unwrap().encode(&long, &mut stored).unwrap();
+        let checksum = (short.checksum.to_string(), Digest::of(&stored).to_string());
+        // A plain blob has a header of 12 bytes.
+        let size = |bytes: usize| format!("\"size\": {bytes}");
+        let size = (size(12 + 5), size(stored.len()));
+        let change = |json: &str| json.replace(&checksum.0, &checksum.1).replace(&size.0, &size.1);
+        places::change_manifest(pair.from.as_ref(), &name, change).await;
+        let place = Key::from_str(&format!("{name}/c.conf.blob")).unwrap();
+        pair.from.put(&place, stored.into(), PutMode::Replace).await.unwrap();
+
+        let report = synced(&pair.source, &pair.target, SyncOptions::default().reencrypt(&new)).await;
+        assert!(matches!(outcomes(&report)[..], [SyncOutcome::Done(_)]), "{report:?}");
+        let mut snapshot = pair.target.snapshot(&name).await.unwrap();
+        snapshot.unlock(&new).unwrap();
+        assert!(snapshot.blob("c.conf").await.unwrap() == long);
     });
 }
 
@@ -285,11 +311,7 @@ fn every_snapshot_of_pbs_gets_a_new_key() {
                     blob if blob.ends_with(".blob") => restored.blob(blob).await.unwrap().to_vec(),
                     archive => contents(&restored, archive).await,
                 };
-                assert_eq!(
-                    file["plaintext-sha256"],
-                    larder::format::Digest::of(&bytes).to_string(),
-                    "{name}"
-                );
+                assert_eq!(file["plaintext-sha256"], Digest::of(&bytes).to_string(), "{name}");
                 checked += 1;
             }
         }
