@@ -13,7 +13,7 @@ use crate::backend::{Backend, LockMode, PutMode, Version};
 use crate::chunks::pins::WriterPins;
 use crate::chunks::witnesses::Witnesses;
 use crate::chunks::{CachePolicy, ChunkStore, SuspectList};
-use crate::crypt::EncryptionKey;
+use crate::crypt::{EncryptionKey, KeyFingerprint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_CHUNK_BYTES;
@@ -44,8 +44,8 @@ pub(crate) struct StoreInner {
     pub(super) identity: OnceLock<Identity>,
     /// Held while the store gets its identity.
     identifying: AsyncMutex<()>,
-    /// Digests of chunks of zeros, by length.
-    pub(super) zeros: Mutex<HashMap<u64, Digest>>,
+    /// Digests of chunks of zeros, by length and key.
+    pub(super) zeros: Mutex<HashMap<(u64, Option<KeyFingerprint>), Digest>>,
 }
 
 impl StoreInner {
@@ -98,7 +98,7 @@ impl StoreInner {
             is_renamed: AtomicBool::new(false),
             local,
             restore_budget: Semaphore::new(options.memory_bytes),
-            zeros: Mutex::default(),
+            zeros: Mutex::new(HashMap::from([((4 << 20, None), Digest::OF_ZEROS)])),
         };
         Ok(Arc::new(inner))
     }
@@ -239,21 +239,15 @@ impl StoreInner {
 
     /// Digest of this number of zeros, at most those of a chunk: plain ones, or encrypted with a key.
     pub(crate) async fn zero_digest(&self, length: u64, key: Option<&EncryptionKey>) -> Result<Digest> {
-        if key.is_none() && length == 4 << 20 {
-            return Ok(Digest::OF_ZEROS);
-        }
-        if key.is_none()
-            && let Some(digest) = self.zeros.lock().unwrap_or_else(PoisonError::into_inner).get(&length)
-        {
+        let chunk = (length, key.map(EncryptionKey::fingerprint));
+        if let Some(digest) = self.zeros.lock().unwrap_or_else(PoisonError::into_inner).get(&chunk) {
             return Ok(*digest);
         }
         let count = usize::try_from(length).unwrap_or(MAX_CHUNK_BYTES).min(MAX_CHUNK_BYTES);
-        let (is_plain, key) = (key.is_none(), key.cloned());
+        let key = key.cloned();
         let digest = move || Ok(Digest::of_chunk(&vec![0; count], key.as_ref()));
         let digest = self.runtime().run_blocking("digest zeros", digest).await?;
-        if is_plain {
-            self.zeros.lock().unwrap_or_else(PoisonError::into_inner).insert(length, digest);
-        }
+        self.zeros.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk, digest);
         Ok(digest)
     }
 
