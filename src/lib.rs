@@ -118,6 +118,7 @@ pub mod manual;
 mod observer;
 mod open;
 pub mod prune;
+pub mod pxar;
 mod rename;
 pub mod retention;
 pub mod rt;

@@ -21,12 +21,12 @@
 //! # Ok::<(), larder::error::ParseError>(())
 //! ```
 
-mod excludes;
-mod filesystem;
-mod pattern;
+mod policy;
 mod report;
+mod source;
 
-pub use excludes::Excludes;
-pub use filesystem::is_virtual_filesystem;
-pub use pattern::EntryKind;
+pub use policy::excludes::Excludes;
+pub use policy::filesystem::is_virtual_filesystem;
+pub use policy::pattern::EntryKind;
 pub use report::{Attribute, Problem, TreeFinding, TreeReport};
+pub use source::{FileContents, LinkId, SourceDirectory, SourceEntry, SourceListing, SourceRoot, TreeSource};

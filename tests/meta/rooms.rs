@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 31] = [
+const ROOMS: [(&str, &[&str]); 32] = [
     ("wording", &[]),
     ("error", &["wording"]),
     ("base64", &[]),
@@ -19,7 +19,7 @@ const ROOMS: [(&str, &[&str]); 31] = [
     ("rename", &[]),
     ("observer", &[]),
     ("retention", &["format"]),
-    ("tree", &["wording"]),
+    ("pxar", &["wording"]),
     ("rt", &[]),
     ("keys", &["base64", "crypt", "rename", "rt"]),
     ("trace", &["rt", "wording"]),
@@ -82,6 +82,13 @@ const ROOMS: [(&str, &[&str]); 31] = [
             "wording",
         ],
     ),
+    (
+        "tree",
+        &[
+            "buffers", "chunker", "crypt", "format", "observer", "pxar", "rename", "rt", "store", "trace",
+            "wording",
+        ],
+    ),
     ("open", &["backend", "http", "local", "rt", "s3", "store", "wire"]),
     ("internal", &["backend", "chunker", "crypt", "format", "http", "rt", "s3", "store", "wire"]),
     (
@@ -104,6 +111,7 @@ const ROOMS: [(&str, &[&str]); 31] = [
             "observer",
             "open",
             "prune",
+            "pxar",
             "retention",
             "rt",
             "store",

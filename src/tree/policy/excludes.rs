@@ -1,7 +1,7 @@
 //! A list of exclude patterns.
 
 use crate::error::ParseError;
-use crate::tree::pattern::{EntryKind, Pattern};
+use crate::tree::policy::pattern::{EntryKind, Pattern};
 
 /// Exclude patterns for paths below the root of a tree, in the given order. The last pattern that matches a path decides; a path without a
 /// match is included.

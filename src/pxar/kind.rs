@@ -1,0 +1,44 @@
+//! Kinds of entries.
+
+use bytes::Bytes;
+
+/// Kind of an entry, with the data of the kind.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A block device.
+    BlockDevice(Device),
+    /// A character device.
+    CharDevice(Device),
+    /// A directory.
+    Directory,
+    /// A named pipe.
+    Fifo,
+    /// A regular file.
+    File {
+        /// Bytes of its contents.
+        size: u64,
+    },
+    /// A further name of a regular file that stands earlier in the archive. It has the metadata of that file.
+    HardLink {
+        /// Path of that file from the root of the archive, without a slash in front.
+        target: Bytes,
+    },
+    /// A socket.
+    Socket,
+    /// A symbolic link.
+    Symlink {
+        /// Its target, which may be any path.
+        target: Bytes,
+    },
+}
+
+/// Number of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_structs, reason = "these are the fields of the format")]
+pub struct Device {
+    /// Major number.
+    pub major: u64,
+    /// Minor number.
+    pub minor: u64,
+}

@@ -1,0 +1,127 @@
+//! Trees that a backup reads.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::io::AsyncRead;
+
+use crate::pxar::{FileKind, Metadata};
+use crate::tree::TreeFinding;
+
+/// A tree of files that a backup reads.
+///
+/// An error is that of the source alone: a backup leaves the entry out, reports it, and continues with the next. Only an error of
+/// [`root`](TreeSource::root) ends it.
+#[async_trait]
+pub trait TreeSource: fmt::Debug + Send + Sync {
+    /// Opens the root directory, and returns its metadata with it.
+    ///
+    /// # Errors
+    /// Any error ends the backup.
+    async fn root(&self) -> std::io::Result<SourceRoot>;
+
+    /// Exclude patterns to record in the archive, in their order, as [`Excludes`](crate::tree::Excludes) writes them. They are information for
+    /// readers: the source itself leaves out what they match.
+    fn recorded_excludes(&self) -> Vec<Bytes> {
+        Vec::new()
+    }
+}
+
+/// The root of a [`TreeSource`].
+#[allow(clippy::exhaustive_structs, reason = "sources make it")]
+#[derive(Debug)]
+pub struct SourceRoot {
+    /// The open directory.
+    pub directory: Box<dyn SourceDirectory>,
+    /// Its metadata.
+    pub metadata: Metadata,
+}
+
+/// An open directory of a [`TreeSource`]. Its methods run concurrently.
+#[async_trait]
+pub trait SourceDirectory: fmt::Debug + Send + Sync {
+    /// Lists the directory: every entry with its metadata, in any order, and without opening a file for its contents.
+    ///
+    /// # Errors
+    /// If it cannot be listed at all.
+    async fn list(&self) -> std::io::Result<SourceListing>;
+
+    /// Opens a directory of the listing.
+    ///
+    /// # Errors
+    /// `NotFound` if it is gone; any other.
+    async fn open_directory(&self, entry: &SourceEntry) -> std::io::Result<Box<dyn SourceDirectory>>;
+
+    /// Opens the contents of a file of the listing.
+    ///
+    /// # Errors
+    /// `NotFound` if it is gone; any other.
+    async fn open_file(&self, entry: &SourceEntry) -> std::io::Result<FileContents>;
+}
+
+/// Contents of a directory.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default)]
+pub struct SourceListing {
+    /// The entries, without those that are excluded or could not be read.
+    pub entries: Vec<SourceEntry>,
+    /// Entries left out and attributes that could not be read. Paths are relative to the directory.
+    pub findings: Vec<TreeFinding>,
+}
+
+/// An entry of a directory that a backup reads.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceEntry {
+    /// Its kind. A hard link is a [`File`](FileKind::File) with a [`link`](Self::link).
+    pub kind: FileKind,
+    /// Identity of a file with several names, of which a backup stores the contents once.
+    pub link: Option<LinkId>,
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// Its name: 1 to 255 bytes, without `/` and NUL, and neither `.` nor `..`.
+    pub name: Bytes,
+}
+
+impl SourceEntry {
+    /// An entry that has one name.
+    pub fn new(name: impl Into<Bytes>, kind: FileKind, metadata: Metadata) -> Self {
+        Self { kind, link: None, metadata, name: name.into() }
+    }
+
+    /// Sets the identity of a file with several names.
+    #[must_use]
+    pub fn link(mut self, link: LinkId) -> Self {
+        self.link = Some(link);
+        self
+    }
+}
+
+/// Identity of a file within one source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_structs, reason = "sources make it")]
+pub struct LinkId {
+    /// Number of the device.
+    pub device: u64,
+    /// Number of the inode on the device.
+    pub inode: u64,
+}
+
+/// Contents of a file.
+#[non_exhaustive]
+pub enum FileContents {
+    /// A stream of them. The backup reads no more than the size in the listing.
+    Stream(Box<dyn AsyncRead + Send + Unpin>),
+    /// All of them, for a small file.
+    Whole(Bytes),
+}
+
+impl fmt::Debug for FileContents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(_) => f.write_str("Stream"),
+            Self::Whole(bytes) => write!(f, "Whole({} bytes)", bytes.len()),
+        }
+    }
+}
