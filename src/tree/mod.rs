@@ -29,4 +29,6 @@ pub use policy::excludes::Excludes;
 pub use policy::filesystem::is_virtual_filesystem;
 pub use policy::pattern::EntryKind;
 pub use report::{Attribute, Problem, TreeFinding, TreeReport};
-pub use source::{FileContents, LinkId, SourceDirectory, SourceEntry, SourceListing, SourceRoot, TreeSource};
+pub use source::{
+    FileContents, LinkId, SourceDirectory, SourceEntry, SourceListing, SourceRoot, SourceStream, TreeSource,
+};

@@ -63,10 +63,14 @@ impl fmt::Display for TreeFinding {
 pub enum Attribute {
     /// Extended attributes, including access control lists and capabilities.
     Extended,
+    /// Attribute flags, such as immutable.
+    Flags,
     /// The permission bits.
     Mode,
     /// The owner or the group.
     Owner,
+    /// The project for quotas.
+    Project,
     /// The times.
     Times,
 }
@@ -75,8 +79,10 @@ impl fmt::Display for Attribute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Extended => "extended attributes",
+            Self::Flags => "attribute flags",
             Self::Mode => "mode",
             Self::Owner => "owner",
+            Self::Project => "project",
             Self::Times => "times",
         })
     }
@@ -86,6 +92,8 @@ impl fmt::Display for Attribute {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Problem {
+    /// Backup: a line of this file is no valid exclude pattern and was ignored. A notice.
+    BadPattern,
     /// Backup: the file changed while it was read; its parts may be of different times.
     Changed,
     /// Restore: the filesystem has no hard links; the entry is a copy of the linked file.
@@ -114,6 +122,8 @@ pub enum Problem {
     Replaced,
     /// Backup: the file shrank while it was read; zeros were stored from this position on.
     Shrunk(u64),
+    /// Restore: something of this name exists and was kept, as asked. A notice.
+    Skipped,
     /// Backup: a socket, which exists only while its program runs; left out. A notice.
     Socket,
     /// Restore: the entry follows a damaged part of the archive, which may have held some of its attributes.
@@ -140,6 +150,7 @@ impl Problem {
     /// A stable short name for programs: lower case, with underscores.
     pub fn code(&self) -> &'static str {
         match self {
+            Self::BadPattern => "bad_pattern",
             Self::Changed => "changed",
             Self::Copied => "copied",
             Self::Damaged => "damaged",
@@ -154,6 +165,7 @@ impl Problem {
             Self::OwnStore => "own_store",
             Self::Replaced => "replaced",
             Self::Shrunk(_) => "shrunk",
+            Self::Skipped => "skipped",
             Self::Socket => "socket",
             Self::Uncertain => "uncertain",
             Self::Unreadable => "unreadable",
@@ -169,7 +181,15 @@ impl Problem {
 
     /// Returns `true` if the entry was left out by a rule or by its nature, so that no data is missing.
     pub fn is_notice(&self) -> bool {
-        matches!(self, Self::MountPoint | Self::OwnStore | Self::Socket | Self::VirtualFilesystem)
+        matches!(
+            self,
+            Self::BadPattern
+                | Self::MountPoint
+                | Self::OwnStore
+                | Self::Skipped
+                | Self::Socket
+                | Self::VirtualFilesystem
+        )
     }
 }
 
@@ -178,6 +198,7 @@ word_as_json!(Problem, code);
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::BadPattern => "a line of it is no valid exclude pattern; ignored",
             Self::Changed => "it changed while it was read; its parts may be of different times",
             Self::Copied => "a copy, since the filesystem has no hard links",
             Self::Damaged => "its contents are damaged in the store",
@@ -194,6 +215,7 @@ impl fmt::Display for Problem {
             Self::Shrunk(at) => {
                 return write!(f, "it became shorter while it was read; from byte {at} on, zeros are stored");
             }
+            Self::Skipped => "something of this name exists; kept",
             Self::Socket => "a socket; left out",
             Self::Uncertain => {
                 "it follows a damaged part of the archive, in which some of its attributes may lie"

@@ -1,13 +1,16 @@
 //! Trees that a backup reads.
 
 use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::io::AsyncRead;
 
 use crate::pxar::{FileKind, Metadata};
-use crate::tree::TreeFinding;
+use crate::tree::{Problem, TreeFinding};
 
 /// A tree of files that a backup reads.
 ///
@@ -19,7 +22,7 @@ pub trait TreeSource: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Any error ends the backup.
-    async fn root(&self) -> std::io::Result<SourceRoot>;
+    async fn root(&self) -> io::Result<SourceRoot>;
 
     /// Exclude patterns to record in the archive, in their order, as [`Excludes`](crate::tree::Excludes) writes them. They are information for
     /// readers: the source itself leaves out what they match.
@@ -45,19 +48,19 @@ pub trait SourceDirectory: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// If it cannot be listed at all.
-    async fn list(&self) -> std::io::Result<SourceListing>;
+    async fn list(&self) -> io::Result<SourceListing>;
 
     /// Opens a directory of the listing.
     ///
     /// # Errors
     /// `NotFound` if it is gone; any other.
-    async fn open_directory(&self, entry: &SourceEntry) -> std::io::Result<Box<dyn SourceDirectory>>;
+    async fn open_directory(&self, entry: &SourceEntry) -> io::Result<Box<dyn SourceDirectory>>;
 
     /// Opens the contents of a file of the listing.
     ///
     /// # Errors
     /// `NotFound` if it is gone; any other.
-    async fn open_file(&self, entry: &SourceEntry) -> std::io::Result<FileContents>;
+    async fn open_file(&self, entry: &SourceEntry) -> io::Result<FileContents>;
 }
 
 /// Contents of a directory.
@@ -112,9 +115,16 @@ pub struct LinkId {
 #[non_exhaustive]
 pub enum FileContents {
     /// A stream of them. The backup reads no more than the size in the listing.
-    Stream(Box<dyn AsyncRead + Send + Unpin>),
+    Stream(Box<dyn SourceStream>),
     /// All of them, for a small file.
     Whole(Bytes),
+}
+
+impl FileContents {
+    /// A stream that reports no problems.
+    pub fn stream(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
+        Self::Stream(Box::new(Plain(reader)))
+    }
 }
 
 impl fmt::Debug for FileContents {
@@ -123,5 +133,30 @@ impl fmt::Debug for FileContents {
             Self::Stream(_) => f.write_str("Stream"),
             Self::Whole(bytes) => write!(f, "Whole({} bytes)", bytes.len()),
         }
+    }
+}
+
+/// A stream of the contents of a file, which may find a problem by its end.
+pub trait SourceStream: AsyncRead + Send + Unpin {
+    /// The problem of the file, such as [`Problem::Changed`], once all bytes of its size in the listing are read.
+    fn problem(&self) -> Option<Problem>;
+}
+
+/// A stream without problems.
+struct Plain<R>(R);
+
+impl<R: AsyncRead + Unpin> AsyncRead for Plain<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl<R: AsyncRead + Send + Unpin> SourceStream for Plain<R> {
+    fn problem(&self) -> Option<Problem> {
+        None
     }
 }
