@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::pxar::item;
+
 /// Kind of an entry, with the data of the kind.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,21 @@ pub enum FileKind {
         /// Its target, which may be any path.
         target: Bytes,
     },
+}
+
+impl FileKind {
+    /// The type bits of a mode of this kind.
+    pub(super) fn type_bits(&self) -> u32 {
+        match self {
+            Self::BlockDevice(_) => item::BLOCK_DEVICE,
+            Self::CharDevice(_) => item::CHAR_DEVICE,
+            Self::Directory => item::DIRECTORY,
+            Self::Fifo => item::FIFO,
+            Self::File { .. } | Self::HardLink { .. } => item::REGULAR,
+            Self::Socket => item::SOCKET,
+            Self::Symlink { .. } => item::SYMBOLIC_LINK,
+        }
+    }
 }
 
 /// Number of a device.
