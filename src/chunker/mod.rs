@@ -1,8 +1,15 @@
 //! Division of streams into chunks.
 //!
-//! [`FixedChunker`] cuts at multiples of one size, [`RollingChunker`] by content. The positions are not part of
+//! [`FixedChunker`] cuts at multiples of one size, [`RollingChunker`] and [`BuzhashChunker`] by content. The positions are not part of
 //! the format: any cuts within the limits make a valid archive. They only decide what the next backup deduplicates.
+//!
+//! | chunker | for |
+//! |---|---|
+//! | [`BuzhashChunker`] | archives that clients of PBS write too: `pxar`, `mpxar`, `ppxar`, `pcat1`. Equal data gives equal chunks in both |
+//! | [`FixedChunker`] | images, whose parts change in place |
+//! | [`RollingChunker`] | any other stream: it is faster, and sizes are nearer to the average |
 
+mod buzhash;
 mod fixed;
 mod rolling;
 
@@ -10,6 +17,7 @@ use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub use buzhash::BuzhashChunker;
 pub use fixed::FixedChunker;
 pub use rolling::RollingChunker;
 
@@ -30,6 +38,21 @@ pub trait Chunker: fmt::Debug + Send {
 
     /// Typical chunk size in bytes; most chunks are smaller than twice this. Used to size buffers.
     fn typical_bytes(&self) -> usize;
+}
+
+/// Average chunk size of a catalog in bytes.
+const CATALOG_AVERAGE: usize = 512 << 10;
+
+/// The chunker of a stream by the name of its archive, such as `root.pxar` or `root.pxar.didx`: that of the clients of PBS for archives that they write.
+pub(crate) fn default_of(archive: &str) -> Box<dyn Chunker> {
+    let stem = archive.strip_suffix(".didx").unwrap_or(archive);
+    if ["mpxar", "ppxar", "pxar"].iter().any(|end| stem.ends_with(&format!(".{end}"))) {
+        return Box::new(BuzhashChunker::default());
+    }
+    if stem.ends_with(".pcat1") {
+        return Box::new(BuzhashChunker::with_average(CATALOG_AVERAGE));
+    }
+    Box::new(RollingChunker::default())
 }
 
 /// Returns `true` if all bytes are zero. Stops soon after the first that is not.
@@ -57,6 +80,21 @@ fn check_size(size: usize, min: usize, max: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn archives_that_clients_of_pbs_write_get_their_chunker() {
+        let kind = |name: &str| {
+            let chunker = default_of(name);
+            (format!("{chunker:?}").starts_with("Buzhash"), chunker.typical_bytes())
+        };
+        for name in ["root.pxar.didx", "root.pxar", "a.b.mpxar.didx", "root.ppxar"] {
+            assert_eq!(kind(name), (true, 4 << 20), "{name}");
+        }
+        assert_eq!(kind("catalog.pcat1.didx"), (true, 512 << 10));
+        for name in ["root.tar.didx", "pxar", "pxar.didx", "root.pxar.tar"] {
+            assert_eq!(kind(name), (false, 4 << 20), "{name}");
+        }
+    }
 
     #[test]
     fn a_non_zero_byte_is_found_at_any_position() {

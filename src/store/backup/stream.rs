@@ -10,7 +10,7 @@ use futures::io::{AsyncRead, AsyncReadExt as _};
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 
 use crate::buffers::Buffer;
-use crate::chunker::{Chunker, RollingChunker};
+use crate::chunker::{Chunker, default_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::dynamic_index::DynamicIndexWriter;
@@ -75,7 +75,9 @@ impl<'a, R> StreamBuilder<'a, R> {
         self
     }
 
-    /// How the stream is cut; default: a [`RollingChunker`] with chunks of 1 to 16 MiB, 4 MiB on average.
+    /// How the stream is cut; default: a [`RollingChunker`](crate::chunker::RollingChunker) with chunks of 1 to 16 MiB, 4 MiB on average. Archives that
+    /// clients of PBS write too, whose names end in `pxar`, `mpxar`, `ppxar` or `pcat1`, are cut where these clients cut them, by
+    /// a [`BuzhashChunker`](crate::chunker::BuzhashChunker): they then share chunks. The latter is also the choice for a copy of such an archive under another name.
     pub fn chunker(mut self, chunker: Box<dyn Chunker>) -> Self {
         self.chunker = Some(chunker);
         self
@@ -106,7 +108,7 @@ where
     R: AsyncRead + Send + Unpin,
 {
     let StreamBuilder { base, chunker, name, reader, writer } = builder;
-    let chunker = chunker.unwrap_or_else(|| Box::new(RollingChunker::default()));
+    let chunker = chunker.unwrap_or_else(|| default_of(&name));
     if !(1..=MAX_CHUNK_BYTES).contains(&chunker.max_bytes()) {
         let error = Error::new(ErrorKind::InvalidInput, "write archive").on(&name);
         return Err(error.because("the chunker makes chunks of more than 16 MiB"));
