@@ -3,7 +3,7 @@
 //! [`Excludes`] decides which paths a backup leaves out. A [`TreeReport`] collects one [`TreeFinding`] for each entry that a backup or
 //! restore could not handle as asked, so that the rest continues and the caller can report what is missing.
 //!
-//! This module reads no directories: the walker of the caller asks and reports. Paths are bytes, as on Unix.
+//! A [`TreeSource`] is a tree that a backup reads; [`DirectorySource`] is one in a directory of this host. Paths are bytes, as on Unix.
 //!
 //! ```
 //! use larder::tree::{EntryKind, Excludes, Problem, TreeFinding, TreeReport};
@@ -21,10 +21,12 @@
 //! # Ok::<(), larder::error::ParseError>(())
 //! ```
 
+mod disk;
 mod policy;
 mod report;
 mod source;
 
+pub use disk::source::DirectorySource;
 pub use policy::excludes::Excludes;
 pub use policy::filesystem::is_virtual_filesystem;
 pub use policy::pattern::EntryKind;

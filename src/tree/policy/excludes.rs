@@ -34,8 +34,28 @@ impl Excludes {
             return false;
         }
         let names: Vec<_> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
-        let decisive = self.patterns.iter().rev().find(|pattern| pattern.matches_names(&names, kind));
-        decisive.is_some_and(|pattern| !pattern.is_include())
+        self.decide(&names, 0, kind).unwrap_or(false)
+    }
+
+    /// Decision of a list in the directory `depth` levels below the root: `true` if it excludes an entry, `None` without a match. Only anchored
+    /// patterns begin at that directory; the others match the end of the whole path.
+    pub(in crate::tree) fn decide(&self, names: &[&[u8]], depth: usize, kind: EntryKind) -> Option<bool> {
+        let below = names.get(depth..)?;
+        let decisive =
+            self.patterns.iter().rev().find(|pattern| {
+                pattern.matches_names(if pattern.is_anchored() { below } else { names }, kind)
+            })?;
+        Some(!decisive.is_include())
+    }
+
+    /// Returns `true` without any pattern.
+    pub(in crate::tree) fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
+    }
+
+    /// The patterns as they were written.
+    pub(in crate::tree) fn texts(&self) -> impl Iterator<Item = &[u8]> {
+        self.patterns.iter().map(Pattern::text)
     }
 
     /// Appends a pattern.
@@ -47,6 +67,19 @@ impl Excludes {
         Ok(())
     }
 
+    /// The patterns of a file, as of [`push_lines`](Self::push_lines), without invalid lines, and the error of each of these.
+    pub(in crate::tree) fn valid_lines(text: &[u8]) -> (Self, Vec<ParseError>) {
+        let (mut found, mut errors) = (Self::default(), Vec::new());
+        for (line, number) in text.split(|byte| *byte == b'\n').zip(1..) {
+            match parse_line(line, number) {
+                None => {}
+                Some(Ok(pattern)) => found.patterns.push(pattern),
+                Some(Err(error)) => errors.push(error),
+            }
+        }
+        (found, errors)
+    }
+
     /// Appends the patterns of a file, one a line. White space at both ends of a line is ignored, and so are empty lines and lines
     /// that begin with `#`; a pattern for such a name begins with `\#`.
     ///
@@ -55,15 +88,19 @@ impl Excludes {
     pub fn push_lines(&mut self, text: &[u8]) -> Result<(), ParseError> {
         let mut found = Vec::new();
         for (line, number) in text.split(|byte| *byte == b'\n').zip(1..) {
-            let line = line.trim_ascii();
-            if !line.is_empty() && !line.starts_with(b"#") {
-                let in_line = |error| ParseError::new(format!("line {number}: {error}"));
-                found.push(Pattern::parse(line).map_err(in_line)?);
-            }
+            found.extend(parse_line(line, number).transpose()?);
         }
         self.patterns.append(&mut found);
         Ok(())
     }
+}
+
+/// `None` for a line without a pattern.
+fn parse_line(line: &[u8], number: usize) -> Option<Result<Pattern, ParseError>> {
+    let line = line.trim_ascii();
+    let has_pattern = !line.is_empty() && !line.starts_with(b"#");
+    let in_line = |error| ParseError::new(format!("line {number}: {error}"));
+    has_pattern.then(|| Pattern::parse(line).map_err(in_line))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub enum EntryKind {
 /// A pattern for paths below the root of a tree; [`Excludes`](crate::tree::Excludes) has the syntax.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Pattern {
+    anchored: bool,
     directories_only: bool,
     includes: bool,
     segments: Vec<Segment>,
@@ -49,7 +50,18 @@ impl Pattern {
         if segments.last() == Some(&Segment::Names) {
             segments.push(Segment::Name(vec![Token::Run]));
         }
-        Ok(Self { directories_only: body.len() < rest.len(), includes, segments, text: text.to_owned() })
+        let directories_only = body.len() < rest.len();
+        Ok(Self { anchored, directories_only, includes, segments, text: text.to_owned() })
+    }
+
+    /// Returns `true` if the pattern begins at the directory of its list.
+    pub(super) fn is_anchored(&self) -> bool {
+        self.anchored
+    }
+
+    /// The pattern as it was written.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
     }
 
     /// Returns `true` if the pattern includes its matches, that is, if it begins with `!`.

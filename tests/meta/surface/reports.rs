@@ -23,6 +23,7 @@ const TOOLS: &[&str] = &[
     "Depth",
     "Details",
     "Device",
+    "DirectorySource",
     "DirtyMap",
     "Encoder",
     "Encryption",
