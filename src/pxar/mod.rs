@@ -2,16 +2,20 @@
 //!
 //! An archive has an [entry](FileKind) with [`Metadata`] for each file, directory, link, device, pipe and socket of a tree. Names are bytes.
 
+mod catalog;
 mod encode;
+mod fault;
 mod goodbye;
 mod hash;
 mod item;
 mod kind;
 mod metadata;
 
+pub use catalog::{CatalogDirectory, CatalogEntry, CatalogKind, CatalogReader, CatalogWriter};
 pub use encode::{
     EXCLUDE_FILE, Encoder, PAYLOAD_END, PAYLOAD_START, PayloadOrigin, PayloadReference, TreeEncodeError,
     exclude_lines, exclude_prelude, payload_header,
 };
+pub use fault::{TreeDecodeError, TreeFault};
 pub use kind::{Device, FileKind};
 pub use metadata::{Acl, AclEntry, DefaultAcl, Metadata, Mtime, Stat, Xattr};
