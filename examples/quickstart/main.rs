@@ -1,5 +1,5 @@
 //! Backs up this crate's own sources and an image, twice, verifies both snapshots and restores them.
-//! Run with: cargo run --release -p quickstart
+//! Run with: cargo run --profile quickstart -p quickstart
 
 #![allow(clippy::disallowed_methods, reason = "the rule against threads and clocks is for the library")]
 #![allow(clippy::cast_precision_loss, reason = "small numbers")]
