@@ -18,6 +18,9 @@ use crate::pxar::item;
 /// Bytes of a row.
 pub(super) const ROW_BYTES: usize = 24;
 
+/// Bytes of the table of an empty directory.
+pub(super) const MIN_TABLE_BYTES: u64 = 40;
+
 /// A child in the table of its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Row {

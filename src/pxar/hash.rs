@@ -84,6 +84,7 @@ mod tests {
             ("VERSION", item::FORMAT_VERSION),
             ("PRELUDE", item::PRELUDE),
             ("ENTRY_V2", item::ENTRY),
+            ("ENTRY", item::ENTRY_V1),
             ("FILENAME", item::FILENAME),
             ("SYMLINK", item::SYMLINK),
             ("HARDLINK", item::HARDLINK),

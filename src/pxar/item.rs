@@ -51,6 +51,7 @@ pub(super) const ACL_GROUP_OBJ: u64 = 0x1086_8031_e958_2876;
 pub(super) const ACL_USER: u64 = 0x2ce8_540a_457d_55b8;
 pub(super) const DEVICE: u64 = 0x9fc9_e906_586d_5ce9;
 pub(super) const ENTRY: u64 = 0xd595_6474_e588_acef;
+pub(super) const ENTRY_V1: u64 = 0x11da_850a_1c1c_ceff;
 pub(super) const FCAPS: u64 = 0x2da9_dd9d_b5f7_fb67;
 pub(super) const FILENAME: u64 = 0x1670_1121_0639_17b3;
 pub(super) const FORMAT_VERSION: u64 = 0x730f_6c75_df16_a40d;

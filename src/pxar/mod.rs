@@ -3,6 +3,7 @@
 //! An archive has an [entry](FileKind) with [`Metadata`] for each file, directory, link, device, pipe and socket of a tree. Names are bytes.
 
 mod catalog;
+mod decode;
 mod encode;
 mod fault;
 mod goodbye;
@@ -12,6 +13,7 @@ mod kind;
 mod metadata;
 
 pub use catalog::{CatalogDirectory, CatalogEntry, CatalogKind, CatalogReader, CatalogWriter};
+pub use decode::{ArchiveEntry, ArchivePart, Decoder, EntryContents};
 pub use encode::{
     EXCLUDE_FILE, Encoder, PAYLOAD_END, PAYLOAD_START, PayloadOrigin, PayloadReference, TreeEncodeError,
     exclude_lines, exclude_prelude, payload_header,
