@@ -31,7 +31,6 @@ pub(crate) struct Buffers {
     kept_bytes: usize,
 }
 
-#[derive(Debug)]
 struct Free {
     /// Number of touched bytes, which is the memory it uses.
     touched: usize,
@@ -140,6 +139,13 @@ impl Drop for Buffer {
     }
 }
 
+/// Without the contents, which are those of chunks.
+impl fmt::Debug for Free {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Free({} bytes)", self.touched)
+    }
+}
+
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buffer({} bytes)", self.vec.len())
@@ -149,6 +155,16 @@ impl fmt::Debug for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_of_a_pool_has_no_contents() {
+        let pool = Buffers::new(1 << 20);
+        let mut buffer = pool.take(STEP_BYTES);
+        buffer.resize(STEP_BYTES, 123);
+        drop(buffer);
+        let text = format!("{pool:?}");
+        assert!(text.contains("Free(65536 bytes)") && !text.contains("123"), "{text}");
+    }
 
     #[test]
     fn a_buffer_returns_to_the_pool_with_its_last_reference() {
