@@ -127,7 +127,7 @@ impl Place {
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
         let remote = Remote(MemoryBackend::new(Arc::clone(&runtime)));
         let backend = Arc::new(FaultBackend::new(Arc::new(remote)));
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let local = LocalState::open(&runtime, directory.path(), LocalOptions::default()).await.unwrap();
         let passed: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&backend);
         let chunks = ChunkStore::new((Arc::clone(&passed), passed), Some(local), 1, 0, None);

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     fn opened() -> (tempfile::TempDir, Mirror) {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let mirror = Mirror::open(&directory.path().join("mirror")).unwrap();
         (directory, mirror)
     }

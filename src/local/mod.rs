@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn two_openings_never_share_a_local_state_directory() {
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let open =
             || block_on(LocalState::open(&runtime, directory.path().join("x"), LocalOptions::default()));
         let first = open().unwrap();
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn no_other_user_reads_local_state() {
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = larder_testing::scratch();
         let (given, made) = (scratch.path().join("given"), scratch.path().join("made"));
         DirBuilder::new().mode(0o755).create(&given).unwrap();
         for directory in [&given, &made] {

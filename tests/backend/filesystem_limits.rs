@@ -72,7 +72,7 @@ fn story(error: &Error) -> String {
 #[test]
 fn a_store_works_without_hard_links_and_without_rename_noreplace() {
     for errno in [EINVAL, ENOSYS, EPERM, EIO, EOPNOTSUPP] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let record = Arc::new(DiskRecord::default());
         let backend = create(directory.path(), &record);
         record.fail(FailingCall::RenameWithoutReplacing, errno);
@@ -107,7 +107,7 @@ fn is_waited_for(path: &Path) -> bool {
 
 #[test]
 fn a_create_in_two_steps_does_not_replace_a_file_of_another_process() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let record = Arc::new(DiskRecord::default());
     let backend = create(directory.path(), &record);
     record.fail(FailingCall::RenameWithoutReplacing, EINVAL);
@@ -138,7 +138,7 @@ fn an_error_names_the_failed_system_call() {
         (EINVAL, EMLINK, "link: Too many links", ErrorKind::Unavailable),
         (EEXIST, EIO, "rename without replacing: File exists", ErrorKind::AlreadyExists),
     ] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let record = Arc::new(DiskRecord::default());
         let backend = create(directory.path(), &record);
         record.fail(FailingCall::RenameWithoutReplacing, renaming);
@@ -151,7 +151,7 @@ fn an_error_names_the_failed_system_call() {
 
 #[test]
 fn a_touch_sets_both_times_where_the_access_time_cannot_be_set_alone() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let record = Arc::new(DiskRecord::default());
     let backend = create(directory.path(), &record);
     put(&backend, &chunk(1), PutMode::Create).unwrap();
@@ -168,7 +168,7 @@ fn a_touch_sets_both_times_where_the_access_time_cannot_be_set_alone() {
 #[test]
 fn a_chunk_whose_times_cannot_be_set_is_flushed_and_replaced() {
     for level in [SyncLevel::Filesystem, SyncLevel::File, SyncLevel::None] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let record = Arc::new(DiskRecord::default());
         let options = options().sync_level(level).record(Arc::clone(&record));
         let backend = block_on(FsBackend::create(runtime(), directory.path(), options)).unwrap();
@@ -200,7 +200,7 @@ fn a_chunk_whose_times_cannot_be_set_is_flushed_and_replaced() {
 
 /// A copy of this test where every user can execute it, in a directory of its own.
 fn test_for_everybody() -> (tempfile::TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let (test, this) = (directory.path().join("test"), std::env::current_exe().unwrap());
     fs::hard_link(&this, &test).or_else(|_| fs::copy(&this, &test).map(drop)).unwrap();
@@ -268,7 +268,7 @@ fn a_barrier_flushes_every_mounted_filesystem_of_a_store() {
     if let Some(root) = std::env::var_os("LARDER_MOUNTED") {
         return on_mounts(Path::new(&root));
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     create(&root, &Arc::new(DiskRecord::default()));
     fs::create_dir_all(root.join("host/a")).unwrap();

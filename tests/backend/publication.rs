@@ -209,7 +209,7 @@ fn oversized_notes_are_refused_and_change_nothing() {
 #[test]
 fn a_reused_target_shows_nothing_of_the_previous_restore() {
     let (runtime, backend) = memory();
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let store = store_on(backend, Options::default()).await;
         let full = back_up(&store, &noise(6, 9 * MIB)).await;
@@ -326,7 +326,7 @@ fn a_slow_chunk_delays_no_other_chunk() {
 fn the_cost_of_a_backup_does_not_grow_with_the_snapshots_of_its_group() {
     let cost = |many: u32| {
         block_on(async {
-            let scratch = tempfile::tempdir().unwrap();
+            let scratch = larder_testing::scratch();
             let disk = Arc::new(DiskRecord::default());
             let options = FsOptions::default()
                 .prefix_directories(PrefixDirectories::OnDemand)

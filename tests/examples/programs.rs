@@ -83,7 +83,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         fs::create_dir(directory.path().join("src")).unwrap();
         fs::write(directory.path().join("src/file"), "contents").unwrap();
         Self { directory }

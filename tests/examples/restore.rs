@@ -23,7 +23,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let scene = Self { directory: tempfile::tempdir().unwrap() };
+        let scene = Self { directory: larder_testing::scratch() };
         // A store as PBS creates it, except that prefix directories are created with their first chunk.
         fs::create_dir_all(scene.path("store/.chunks")).unwrap();
         fs::create_dir(scene.path("tree")).unwrap();

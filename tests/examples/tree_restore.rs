@@ -262,7 +262,7 @@ fn the_last_of_several_entries_with_one_name_is_kept_and_the_others_are_reported
 #[test]
 fn a_truncated_archive_or_trailing_data_is_reported() {
     let whole = archive(&[file("a", b"a"), file("b", &[1; 1000])]);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     for (number, (length, wanted)) in
         [(1024, "entries_lost"), (1024 + 600, "damaged"), (1024 + 100, "entries_lost")]
             .into_iter()
@@ -309,7 +309,7 @@ fn damage_loses_only_the_entries_that_it_hits() {
 
 fn damage_anywhere(prefix: &str) {
     let (data, entries) = long_archive(prefix);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     for (number, begin) in (0..data.len()).step_by(2900).enumerate() {
         for length in [1, 4000] {
             let damaged = begin..(begin + length).min(data.len());
@@ -439,7 +439,7 @@ fn a_read_error_leaves_only_whole_files() {
 
 #[test]
 fn a_full_disk_ends_the_restore_and_leaves_only_whole_files() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let mount = directory.path();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=400k", "tmpfs"]).arg(mount).status();
     if !is_root() || !mounted.is_ok_and(|status| status.success()) {

@@ -54,8 +54,7 @@ fn opening(directory: Option<&Path>) -> Opening {
 #[test]
 fn a_chunk_first_seen_unreferenced_is_kept() {
     for damage in 0..4 {
-        let (server, directory) =
-            (FaultServer::start(ServerOptions::default()), tempfile::tempdir().unwrap());
+        let (server, directory) = (FaultServer::start(ServerOptions::default()), larder_testing::scratch());
         block_on(async {
             let process = opening(Some(directory.path())).open(&server).await.unwrap();
             leave(&process.store, &[1, 2]).await;
@@ -117,7 +116,7 @@ fn a_chunk_that_a_collection_found_missing_is_not_known_through_a_base() {
 #[test]
 fn presence_records_of_one_opening_end_with_a_collection_by_another() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let process = opened_again(&server, &opening(Some(directory.path()))).await;
         leave(&process.store, &[1, 2]).await;
@@ -230,7 +229,7 @@ fn spoil(how: usize, directory: &Path, older: &Path) {
 fn lost_old_or_damaged_local_state_loses_no_chunk() {
     for how in 0..6 {
         let server = FaultServer::start(ServerOptions::default());
-        let (directory, older) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (directory, older) = (larder_testing::scratch(), larder_testing::scratch());
         let directory = directory.path();
         block_on(async {
             let process = opening(Some(directory)).open(&server).await.unwrap();
@@ -458,7 +457,7 @@ fn presence_records_end_with_a_collection_that_died_after_a_delete() {
     for (has_local, keeps) in [(false, true), (true, true), (true, false)] {
         let mut step = 1;
         loop {
-            let directory = tempfile::tempdir().unwrap();
+            let directory = larder_testing::scratch();
             let local = directory.path().join("local");
             if !block_on(dies_at(step, has_local.then_some(&local), keeps)) {
                 break;

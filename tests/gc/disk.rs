@@ -92,7 +92,7 @@ fn a_killed_collection_releases_the_store() {
         return block_on(collects_until(told.parent().unwrap(), method, is_over));
     }
     for (number, step) in steps.iter().enumerate() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let root = directory.path().join("store");
         block_on(async {
             let (_, store) = created(&root).await;
@@ -144,7 +144,7 @@ fn a_collection_of_much_garbage_opens_few_files() {
             assert_eq!(descriptors(), before);
         });
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     block_on(async {
         let (backend, store) = created(&root).await;
@@ -169,7 +169,7 @@ fn file(root: &Path, number: u64) -> PathBuf {
 /// Proves H15.
 #[test]
 fn file_times_decide_only_about_unreferenced_chunks() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     block_on(async {
         let (backend, store) = created(&root).await;
@@ -207,7 +207,7 @@ fn file_times_decide_only_about_unreferenced_chunks() {
 /// A chunk that is used again between plan and execution stays though no writer of this process says so.
 #[test]
 fn file_times_are_read_again_before_a_chunk_is_removed() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     block_on(async {
         let (backend, store) = created(&root).await;
@@ -232,7 +232,7 @@ fn file_times_are_read_again_before_a_chunk_is_removed() {
 /// A move by another process, of which the listings of a collection show neither end.
 #[test]
 fn an_index_in_the_move_journal_of_another_process_is_marked() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     block_on(async {
         let (backend, _) = created(&root).await;
@@ -256,7 +256,7 @@ fn an_index_in_the_move_journal_of_another_process_is_marked() {
 /// Proves H25, H30.
 #[test]
 fn foreign_files_stay_and_do_not_stop_a_collection() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let root = directory.path().join("store");
     block_on(async {
         let (backend, store) = created(&root).await;
@@ -295,7 +295,7 @@ fn foreign_files_stay_and_do_not_stop_a_collection() {
 
 #[test]
 fn a_collection_of_a_pbs_store_matches_the_counts_of_pbs() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     fixture::unpack("store", directory.path());
     let is_root = |path: &PathBuf| path.join(".chunks").is_dir();
     let found = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).find(is_root);

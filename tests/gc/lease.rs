@@ -371,7 +371,7 @@ const CONSTANT: usize = 14;
 fn a_collection_costs_a_request_for_each_page_and_for_each_thousand_deletions() {
     for (page, garbage) in [(1000, 30), (10, 30), (1000, 1200)] {
         let server = FaultServer::start(ServerOptions { page, ..ServerOptions::default() });
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         block_on(async {
             let process = Opening::of("store").local(directory.path()).open(&server).await.unwrap();
             for number in 0..garbage {

@@ -200,7 +200,7 @@ async fn in_every_way(store: &Datastore, seed: u64, base: Option<&SnapshotReader
 fn a_chunk_known_from_any_source_is_in_the_store() {
     for has_local in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         block_on(async {
             let opening = Opening::of("store");
             let opening = if has_local { opening.local(directory.path()) } else { opening };
@@ -273,7 +273,7 @@ fn a_backup_is_registered_from_begin_to_end() {
 #[test]
 fn a_put_without_an_answer_is_compared_by_the_next_backup() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let open = || Opening::of("store").local(directory.path()).open(&server);
         let process = open().await.unwrap();
@@ -404,7 +404,7 @@ fn a_suspect_chunk_is_not_known_through_any_record() {
         for has_base in [false, true] {
             for has_local in [false, true] {
                 let server = FaultServer::start(ServerOptions::default());
-                let directory = tempfile::tempdir().unwrap();
+                let directory = larder_testing::scratch();
                 let what = format!("harm {how}, base {has_base}, local {has_local}");
                 block_on(async {
                     let opening = Opening::of("store").cache_bytes(0);
@@ -439,7 +439,7 @@ fn a_suspect_chunk_is_not_known_through_any_record() {
 #[test]
 fn an_unreachable_chunk_keeps_its_presence_record() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let process =
             Opening::of("store").cache_bytes(0).local(directory.path()).open(&server).await.unwrap();
@@ -529,7 +529,7 @@ fn a_snapshot_whose_manifest_is_not_listed_yet_is_not_a_leftover() {
 #[test]
 fn foreign_objects_stay_and_do_not_affect_the_store() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let foreign = [
         "store/.cnt/vm/1/",
         "store/.cnt/vm/1/notes.txt",

@@ -45,7 +45,7 @@ impl Place {
 
     /// The objects that PBS wrote, and the name of the store that has them now. They are as they were listed.
     async fn with_theirs() -> (Self, String) {
-        let (place, directory) = (Self::new().await, tempfile::tempdir().unwrap());
+        let (place, directory) = (Self::new().await, larder_testing::scratch());
         fixture::unpack("s3-bucket", directory.path());
         let name = place.bucket.new_name();
         let objects = fixture::expected_of_bucket()["objects"].as_array().unwrap().clone();
@@ -186,7 +186,7 @@ fn a_backup_adds_a_snapshot_to_a_pbs_bucket_after_a_take_over() {
 fn a_refreshed_pbs_bucket_is_listed_without_requests() {
     block_on(async {
         let (place, name) = Place::with_theirs().await;
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let options = LocalOptions::default();
         let local = LocalState::open(&place.bucket.runtime, directory.path(), options).await.unwrap();
         let ownership = Ownership::default().instance(local.instance()).take_over();
@@ -311,7 +311,7 @@ fn comparable(path: &str, body: &Bytes) -> Vec<u8> {
 fn the_same_inputs_produce_the_same_bucket_as_pbs() {
     block_on(async {
         let (place, theirs) = Place::with_theirs().await;
-        let inputs = tempfile::tempdir().unwrap();
+        let inputs = larder_testing::scratch();
         fixture::unpack("inputs", inputs.path());
         let ours = place.bucket.new_name();
         let store = Datastore::create(place.backend(&ours, Ownership::default()), Options::default());

@@ -221,7 +221,7 @@ fn an_inconsistent_listing_deletes_nothing() {
 fn a_protected_snapshot_is_not_deleted_although_listings_lag() {
     for has_local in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         block_on(async {
             let opening = Opening::of("store");
             let opening = if has_local { opening.local(directory.path()) } else { opening };
@@ -251,7 +251,7 @@ fn a_protected_snapshot_is_not_deleted_although_listings_lag() {
 fn a_refused_delete_is_not_reported_as_removed() {
     for has_local in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         block_on(async {
             let opening = Opening::of("store");
             let opening = if has_local { opening.local(directory.path()) } else { opening };

@@ -38,7 +38,7 @@ fn the_cache_budget_holds_across_restarts() {
     // An entry may have an eighth of it.
     const BUDGET: u64 = 8 * (CHUNK + 8192);
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let used = || {
         let files = files_below(&directory.path().join("chunks"));
         files.iter().map(|file| fs::metadata(file).unwrap().len()).sum::<u64>()
@@ -67,7 +67,7 @@ fn the_cache_budget_holds_across_restarts() {
 fn a_failing_local_disk_fails_no_operation() {
     for at_open in [true, false] {
         let server = FaultServer::start(ServerOptions::default());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         // Nothing can be written below a file.
         let spoil = |parts: &[&str]| {
             for part in parts {
@@ -102,7 +102,7 @@ fn a_failing_local_disk_fails_no_operation() {
 #[test]
 fn a_cached_copy_is_not_proof_that_the_store_has_the_chunk() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let process = Opening::of("store").local(directory.path()).open(&server).await.unwrap();
         back_up(&process.store, &group(), 0).await.unwrap();
@@ -142,7 +142,7 @@ async fn with_news(server: &FaultServer, directory: &Path) -> (Process, BTreeMap
 #[test]
 fn a_refresh_takes_effect_completely_or_not_at_all() {
     let server = FaultServer::start(ServerOptions { page: 5, ..ServerOptions::default() });
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let (process, news) = with_news(&server, directory.path()).await;
         let before = view(&process.store).await;
@@ -193,7 +193,7 @@ fn a_refresh_of_many_objects_takes_few_requests() {
     const SNAPSHOTS: usize = 400;
     const PAGE: usize = 100;
     let server = FaultServer::start(ServerOptions { page: PAGE, ..ServerOptions::default() });
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let process = Opening::of("store").local(directory.path()).open(&server).await.unwrap();
         for number in 0..SNAPSHOTS {
@@ -234,7 +234,7 @@ fn a_refresh_of_many_objects_takes_few_requests() {
 #[test]
 fn object_keys_never_become_paths_on_the_local_disk() {
     let server = FaultServer::start(ServerOptions::default());
-    let outer = tempfile::tempdir().unwrap();
+    let outer = larder_testing::scratch();
     let directory = outer.path().join("a/b/state");
     let time = "2020-01-01T00:00:00Z";
     let hostile = [
@@ -297,7 +297,7 @@ fn object_keys_never_become_paths_on_the_local_disk() {
 #[test]
 fn stores_in_one_bucket_are_independent() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let one = Opening::of("a").local(directory.path()).open(&server).await.unwrap();
         back_up(&one.store, &group(), 0).await.unwrap();
@@ -407,7 +407,7 @@ fn copy_all(from: &Path, to: &Path) {
 #[test]
 fn a_copied_local_state_is_detected() {
     let server = FaultServer::start(ServerOptions::default());
-    let (directory, clone) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (directory, clone) = (larder_testing::scratch(), larder_testing::scratch());
     block_on(async {
         let process = Opening::of("store").local(directory.path()).open(&server).await.unwrap();
         back_up(&process.store, &group(), 0).await.unwrap();
@@ -429,7 +429,7 @@ fn a_copied_local_state_is_detected() {
 fn a_store_with_an_unknown_feature_can_only_be_read() {
     for identity in [r#""features":["packs"],"version":1"#, r#""features":[],"version":2"#] {
         let server = FaultServer::start(ServerOptions::default());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         block_on(async {
             let process = fresh(&server).await;
             let name = back_up(&process.store, &group(), 0).await.unwrap().name().clone();
@@ -455,7 +455,7 @@ fn a_store_with_an_unknown_feature_can_only_be_read() {
 fn a_dead_process_blocks_no_successor() {
     for stage in 0..4 {
         let server = FaultServer::start(ServerOptions::default());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         block_on(async {
             let process = Opening::of("store").local(directory.path()).open(&server).await.unwrap();
             let name = back_up(&process.store, &group(), 0).await.unwrap().name().clone();

@@ -37,7 +37,7 @@ fn a_failed_change_of_protection_keeps_the_acknowledged_state() {
     for fault in [Action::status(403, "AccessDenied"), Action::ExecuteThenDrop] {
         for has_local in [false, true] {
             let server = FaultServer::start(ServerOptions::default());
-            let directory = tempfile::tempdir().unwrap();
+            let directory = larder_testing::scratch();
             block_on(async {
                 let opening = Opening::of("store");
                 let opening = if has_local { opening.local(directory.path()) } else { opening };
@@ -433,7 +433,7 @@ async fn change(store: &Datastore, number: usize) -> Result<()> {
 fn metadata_copies_never_differ_from_the_bucket() {
     for fault in [Action::status(403, "AccessDenied"), Action::ExecuteThenDrop] {
         let server = FaultServer::start(ServerOptions::default());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         block_on(async {
             let process = Opening::of("store").local(directory.path()).open(&server).await.unwrap();
             let other = fresh(&server).await;
@@ -488,7 +488,7 @@ fn a_crash_between_a_put_and_its_local_copy_leaves_the_value_of_the_bucket() {
     for number in 0..10 {
         for step in 1.. {
             let server = FaultServer::start(ServerOptions::default());
-            let directory = tempfile::tempdir().unwrap();
+            let directory = larder_testing::scratch();
             let ended = block_on(async {
                 let open = || Opening::of("store").local(directory.path()).open(&server);
                 let process = open().await.unwrap();

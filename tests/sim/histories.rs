@@ -59,7 +59,7 @@ fn on_threads(directory: Option<&std::path::Path>) {
 
 #[test]
 fn concurrent_operations_on_a_directory_lose_nothing() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     on_threads(Some(&directory.path().join("store")));
 }
 

@@ -345,7 +345,7 @@ fn storm(seed: u64, rounds: u64) -> BTreeMap<String, u64> {
         acknowledged: Mutex::default(),
         bucket: SimBucket::new(&sim),
         counts: Mutex::default(),
-        directory: tempfile::tempdir().unwrap(),
+        directory: larder_testing::scratch(),
         made: AtomicU64::new(0),
         seed,
         sim: sim.clone(),

@@ -693,7 +693,7 @@ fn a_restore_creates_files_with_holes_or_overwrites_existing_ones() {
     everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
-            let directory = tempfile::tempdir().unwrap();
+            let directory = larder_testing::scratch();
             let mut data = noise(12, 64 * CHUNK as usize);
             data[CHUNK as usize..63 * CHUNK as usize].fill(0);
             let backup = store.backup(&group("vm/1")).begin().await.unwrap();

@@ -45,7 +45,7 @@ async fn restore(snapshot: &SnapshotReader, archive: &str) -> Vec<u8> {
 
 #[test]
 fn listings_of_a_pbs_store_match_its_own() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let (store, expected) = (open(directory.path()), fixture::expected());
     block_on(async {
         assert_eq!(store.uuid(), None);
@@ -97,7 +97,7 @@ fn listings_of_a_pbs_store_match_its_own() {
 
 #[test]
 fn manifests_of_a_pbs_store_are_read_completely() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let (store, expected) = (open(directory.path()), fixture::expected());
     let mut verified = 0;
     for expected in snapshots(&expected) {
@@ -132,7 +132,7 @@ fn manifests_of_a_pbs_store_are_read_completely() {
 
 #[test]
 fn indexes_of_a_pbs_store_are_read_completely() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     drop(open(directory.path()));
     let expected = fixture::expected();
     let mut indexes = 0;
@@ -207,7 +207,7 @@ async fn check_contents(store: &Datastore, expected: &Value, with_keys: bool) ->
 
 #[test]
 fn every_unencrypted_archive_of_a_pbs_store_is_restored() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let store = open(directory.path());
     let (restored, refused) = block_on(check_contents(&store, &fixture::expected(), false));
     assert!(restored >= 35 && refused >= 11, "{restored} {refused}");
@@ -215,7 +215,7 @@ fn every_unencrypted_archive_of_a_pbs_store_is_restored() {
 
 #[test]
 fn every_archive_of_a_pbs_store_is_restored_with_its_key() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let store = open(directory.path());
     let (restored, refused) = block_on(check_contents(&store, &fixture::expected(), true));
     assert!(restored >= 46 && refused == 0, "{restored} {refused}");
@@ -223,7 +223,7 @@ fn every_archive_of_a_pbs_store_is_restored_with_its_key() {
 
 #[test]
 fn a_backup_adds_a_snapshot_to_a_pbs_store() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let store = open(directory.path());
     block_on(async {
         let group: GroupName = "host/beta".parse().unwrap();
@@ -242,7 +242,7 @@ fn a_backup_adds_a_snapshot_to_a_pbs_store() {
 /// Our own store with the images and blobs of one of the snapshots of PBS.
 #[test]
 fn the_same_inputs_produce_the_same_store_as_pbs() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     fixture::unpack("inputs", directory.path());
     fixture::unpack("store", directory.path());
     let inputs = directory.path().join("inputs");
@@ -301,7 +301,7 @@ fn the_same_inputs_produce_the_same_store_as_pbs() {
 /// Nothing of a plain backup may come from an encrypted archive.
 #[test]
 fn an_encrypted_archive_is_refused_as_a_base() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let store = open(directory.path());
     let mut refused = 0;
     block_on(async {

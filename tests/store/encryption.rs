@@ -451,8 +451,10 @@ fn no_output_of_a_run_contains_the_key() {
             for text in output {
                 for part in [&secret[..8], &id_key[..8]] {
                     let list = list(part);
-                    for form in [hex(part), list.join(", "), list.join(","), list.join(",\n")] {
-                        assert!(!text.contains(&form) && !text.contains(&form.to_uppercase()), "{text}");
+                    let hex = hex(part);
+                    let upper = hex.to_uppercase();
+                    for form in [hex, upper, list.join(", "), list.join(","), list.join(",\n")] {
+                        assert!(!text.contains(&form), "{text}");
                     }
                 }
             }

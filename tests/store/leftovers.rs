@@ -72,7 +72,7 @@ fn path_bytes(path: &Path) -> &[u8] {
 #[test]
 fn the_move_journal_keeps_recorded_moves_until_it_is_cleared() {
     block_on(async {
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = larder_testing::scratch();
         let (root, locks) = (scratch.path().join("store"), scratch.path().join("locks/here"));
         for shared in [false, true] {
             let root = root.join(shared.to_string());
@@ -108,7 +108,7 @@ fn umask() -> u32 {
 #[test]
 fn foreign_and_torn_journal_lines_are_parsed_or_ignored() {
     block_on(async {
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = larder_testing::scratch();
         let root = scratch.path().join("store");
         let backend = create(&root).await;
         let journal = root.join(".larder-locks/move-journal");
@@ -142,7 +142,7 @@ fn foreign_and_torn_journal_lines_are_parsed_or_ignored() {
 /// Proves H8.
 #[test]
 fn a_move_waits_for_a_locked_journal_until_its_deadline() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let sim = SimRuntime::new(0);
     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
     sim.block_on(async {
@@ -168,7 +168,7 @@ fn a_move_waits_for_a_locked_journal_until_its_deadline() {
 #[test]
 fn a_lock_on_a_replaced_journal_file_does_not_count() {
     block_on(async {
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = larder_testing::scratch();
         let backend = create(scratch.path()).await;
         let journal = scratch.path().join(".larder-locks/move-journal");
         backend.record_moves(&[key("a.fidx")]).await.unwrap();
@@ -184,7 +184,7 @@ fn a_lock_on_a_replaced_journal_file_does_not_count() {
 /// Proves H93.
 #[test]
 fn a_killed_process_releases_the_move_journal() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let root = scratch.path().join("store");
     let backend = block_on(create(&root));
     block_on(backend.record_moves(&[key("a.fidx")])).unwrap();
@@ -218,7 +218,7 @@ fn a_killed_process_releases_the_move_journal() {
 #[test]
 fn orphan_indexes_are_found() {
     block_on(async {
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = larder_testing::scratch();
         let root = scratch.path();
         let backend = create(root).await;
         for path in [
@@ -288,7 +288,7 @@ fn an_unreadable_directory_is_an_error_unless_it_is_lost_and_found() {
     if let Some(root) = std::env::var_os("LARDER_DENIED") {
         return denied(Path::new(&root));
     }
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let root = scratch.path().join("store");
     block_on(create(&root));
@@ -320,7 +320,7 @@ fn denied(root: &Path) {
 #[test]
 fn only_old_temporary_files_of_this_crate_are_removed() {
     block_on(async {
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = larder_testing::scratch();
         let root = scratch.path();
         let backend = create(root).await;
         let digest = Digest::of(b"x").to_string();

@@ -45,7 +45,7 @@ async fn in_bucket(server: &FaultServer, ownership: Ownership) -> S3Backend {
 fn everywhere(body: fn(&Place)) {
     let memory: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime()).page_entries(2));
     body(&move || future::ready(Arc::clone(&memory)).boxed());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let path = directory.path().join("store");
     let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
     block_on(FsBackend::create(runtime(), &path, options.clone())).unwrap();
@@ -147,7 +147,7 @@ fn only_create_makes_a_new_store() {
             server.remove("store/.larder/reserve-1");
         });
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let opened = block_on(FsBackend::open(runtime(), directory.path().join("stor"), FsOptions::default()));
     assert_eq!(kind(opened), ErrorKind::NotFound);
 }
@@ -391,7 +391,7 @@ fn adopting_a_copied_store_draws_a_new_identity_and_drops_records_of_the_old_one
             let store = Datastore::create(Arc::clone(&backend), Options::default()).await.unwrap();
             drop(back_up(&store, "host/a", "one").await);
             let old = store.uuid().unwrap().to_owned();
-            let scratch = tempfile::tempdir().unwrap();
+            let scratch = larder_testing::scratch();
             let open_local = || async {
                 LocalState::open(&runtime(), scratch.path(), LocalOptions::default()).await.unwrap()
             };
@@ -431,7 +431,7 @@ fn adopting_a_copied_store_draws_a_new_identity_and_drops_records_of_the_old_one
 
 #[test]
 fn an_adopted_copy_of_a_store_can_be_synced_with_its_original() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let (original, copy) = (scratch.path().join("original"), scratch.path().join("copy"));
     let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
     let open = |path: std::path::PathBuf| {

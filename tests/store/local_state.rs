@@ -123,7 +123,7 @@ const CHUNKS: usize = 3;
 #[test]
 fn a_second_backup_sends_no_requests_about_known_chunks() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let first = opened(&server, Some(directory.path())).await.unwrap();
         let before = server.log().len();
@@ -162,7 +162,7 @@ fn a_backup_sends_the_documented_number_of_requests() {
 #[test]
 fn presence_records_are_valid_only_while_no_other_process_held_the_lease() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let first = opened(&server, Some(directory.path())).await.unwrap();
         back_up(&first.store, &data(0)).await;
@@ -201,7 +201,7 @@ fn count_of_chunks(server: &FaultServer) -> usize {
 fn a_backup_stores_chunks_again_that_a_program_without_a_lease_collected() {
     for is_refreshed in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         block_on(async {
             let first = opened(&server, Some(directory.path())).await.unwrap();
             drop(back_up(&first.store, &data(0)).await);
@@ -230,7 +230,7 @@ fn a_backup_stores_chunks_again_that_a_program_without_a_lease_collected() {
 #[test]
 fn a_base_removed_by_a_program_without_a_lease_makes_no_chunk_known() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let process = opened(&server, Some(directory.path())).await.unwrap();
         let old = std::time::UNIX_EPOCH + Duration::from_hours(500_000);
@@ -255,7 +255,7 @@ fn a_base_removed_by_a_program_without_a_lease_makes_no_chunk_known() {
 #[test]
 fn a_recorded_chunk_without_a_witness_is_looked_up() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let process = opened(&server, Some(directory.path())).await.unwrap();
         let backup = process.store.backup(&group()).begin().await.unwrap();
@@ -279,7 +279,7 @@ fn a_recorded_chunk_without_a_witness_is_looked_up() {
 #[test]
 fn a_deletion_uses_the_uncached_backend() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let process = opened(&server, Some(directory.path())).await.unwrap();
         let mut names = Vec::new();
@@ -312,7 +312,7 @@ fn a_deletion_uses_the_uncached_backend() {
 #[test]
 fn presence_records_cost_one_listing() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let process = opened(&server, Some(directory.path())).await.unwrap();
         drop(back_up(&process.store, &data(0)).await);
@@ -329,7 +329,7 @@ fn presence_records_cost_one_listing() {
 #[test]
 fn the_next_backup_stores_a_chunk_that_was_found_missing() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let process = opened(&server, Some(directory.path())).await.unwrap();
         let snapshot = back_up(&process.store, &data(0)).await;
@@ -374,7 +374,7 @@ fn an_existing_object_is_compared_despite_its_presence_record() {
 #[test]
 fn a_restore_works_without_local_state() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let writer = opened(&server, Some(directory.path())).await.unwrap();
         back_up(&writer.store, &data(0)).await;
@@ -422,7 +422,7 @@ async fn looked_at(store: &Datastore) -> Vec<String> {
 #[test]
 fn after_a_refresh_metadata_is_read_without_requests() {
     let server = FaultServer::start(ServerOptions { page: 7, ..ServerOptions::default() });
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         filled(&server).await;
         let process = opened(&server, Some(directory.path())).await.unwrap();
@@ -459,7 +459,7 @@ fn after_a_refresh_metadata_is_read_without_requests() {
 #[test]
 fn a_refresh_with_a_read_error_changes_nothing() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let names = filled(&server).await;
         let process = opened(&server, Some(directory.path())).await.unwrap();
@@ -487,7 +487,7 @@ fn a_refresh_with_a_read_error_changes_nothing() {
 #[test]
 fn a_snapshot_published_during_a_refresh_is_listed_after_it() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         filled(&server).await;
         let process = opened(&server, Some(directory.path())).await.unwrap();
@@ -522,7 +522,7 @@ fn a_snapshot_published_during_a_refresh_is_listed_after_it() {
 #[test]
 fn local_state_of_another_store_is_refused() {
     let server = FaultServer::start(ServerOptions::default());
-    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, two) = (larder_testing::scratch(), larder_testing::scratch());
     block_on(async {
         opened_as(&server, "one", Some(one.path())).await.unwrap().close().await;
         opened_as(&server, "two", Some(two.path())).await.unwrap().close().await;
@@ -537,7 +537,7 @@ fn local_state_of_another_store_is_refused() {
 /// Proves H91.
 #[test]
 fn the_state_of_another_store_is_refused_by_every_change_of_a_store_without_an_identity() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
         let [one, two] =
@@ -571,7 +571,7 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
 #[test]
 fn damaged_or_lost_local_state_fails_no_operation() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let process = opened(&server, Some(directory.path())).await.unwrap();
         let snapshot = back_up(&process.store, &data(0)).await;
@@ -610,7 +610,7 @@ fn damaged_or_lost_local_state_fails_no_operation() {
 #[test]
 fn the_cache_keeps_only_checked_chunks_that_the_cache_policy_selects() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let process = opened(&server, Some(directory.path())).await.unwrap();
         let backup = process.store.backup(&group()).no_cache().begin().await.unwrap();

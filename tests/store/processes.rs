@@ -253,7 +253,7 @@ fn each_pair_of_operations_in_two_processes_behaves_as_documented() {
     if std::env::var_os("LARDER_PLAYER").is_some() {
         return play();
     }
-    let (scratch, mut player) = (tempfile::tempdir().unwrap(), Player::new());
+    let (scratch, mut player) = (larder_testing::scratch(), Player::new());
     let mut wrong = Vec::new();
     for (row, (first, cells)) in TABLE.iter().enumerate() {
         let cells: Vec<char> = cells.chars().filter(|cell| !cell.is_whitespace()).collect();
@@ -289,7 +289,7 @@ fn each_pair_of_operations_in_two_processes_behaves_as_documented() {
 /// A collection in another process refuses only operations that add references or that need proof that no writer is active.
 #[test]
 fn operations_without_new_references_run_beside_a_collector_in_another_process() {
-    let (scratch, mut player) = (tempfile::tempdir().unwrap(), Player::new());
+    let (scratch, mut player) = (larder_testing::scratch(), Player::new());
     let root = scratch.path().join("store");
     block_on(async {
         made(&root).await;

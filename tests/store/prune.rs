@@ -233,7 +233,7 @@ fn planning_a_deletion_of_an_absent_object_is_an_error() {
 #[test]
 fn a_deletion_plan_contains_and_removes_only_the_named_objects() {
     block_on(async {
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = larder_testing::scratch();
         for backend in [memory(1), directory(scratch.path()).await] {
             let store = new_store(&backend).await;
             for name in ["foo", "foobar", "foo/x"] {
@@ -464,7 +464,7 @@ fn is_manifest(key: &Key) -> bool {
 /// Proves H42.
 #[test]
 fn a_deletion_interrupted_at_any_step_can_be_resumed() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     for on_disk in [false, true] {
         for step in 1.. {
             let ended = block_on(async {
@@ -779,7 +779,7 @@ fn the_owner_of_a_group_is_removed_only_with_its_last_directory() {
     ];
     block_on(async {
         for way in ways {
-            let scratch = tempfile::tempdir().unwrap();
+            let scratch = larder_testing::scratch();
             let backend = directory(scratch.path()).await;
             let store = new_store(&backend).await;
             store.create_namespace(&space("a")).await.unwrap();
@@ -826,7 +826,7 @@ fn an_empty_or_repeated_prune_succeeds() {
 #[test]
 fn a_manifest_change_does_not_recreate_a_deleted_manifest() {
     block_on(async {
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = larder_testing::scratch();
         for backend in [memory(3), directory(scratch.path()).await] {
             let store = new_store(&backend).await;
             let name = days(&store, "vm/1", 1).await.remove(0);
@@ -873,7 +873,7 @@ fn a_plan_lists_each_group_once_and_an_execution_checks_each_removed_group_again
 #[test]
 fn a_prune_leaves_foreign_files_alone() {
     block_on(async {
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = larder_testing::scratch();
         let backend = directory(scratch.path()).await;
         let store = new_store(&backend).await;
         let names = days(&store, "vm/1", 2).await;

@@ -342,7 +342,7 @@ async fn check_resumed(
 /// Proves H58.
 #[test]
 fn a_copy_or_move_interrupted_at_any_step_leaves_whole_snapshots_and_resumes() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     for (task, on_disk) in
         [(Task::Copy, false), (Task::Move, false), (Task::Move, true), (Task::MoveNamespace, false)]
     {
@@ -841,7 +841,7 @@ async fn relocate(store: &Datastore, model: &mut Model, name: &str, to: (&str, &
 /// Proves H43.
 #[test]
 fn random_copies_moves_and_deletions_match_a_model() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     for seed in 0..24 {
         println!("seed {seed}");
         block_on(async {

@@ -217,7 +217,7 @@ fn a_stream_can_continue_after_a_corrupt_chunk() {
 
 #[test]
 fn a_failed_restore_leaves_no_file_and_can_be_repeated() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let path = directory.path().join("image");
     block_on(async {
         let scene = scene().await;
@@ -245,7 +245,7 @@ fn a_failed_restore_leaves_no_file_and_can_be_repeated() {
 /// Proves H168.
 #[test]
 fn a_restore_dropped_at_any_step_leaves_no_file_or_the_whole_file() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let path = directory.path().join("image");
     block_on(async {
         let scene = scene().await;
@@ -289,7 +289,7 @@ fn a_restore_dropped_at_any_step_leaves_no_file_or_the_whole_file() {
 
 #[test]
 fn a_file_that_appears_during_a_restore_is_not_replaced() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let path = directory.path().join("image");
     block_on(async {
         let scene = scene().await;
@@ -310,7 +310,7 @@ fn a_file_that_appears_during_a_restore_is_not_replaced() {
 
 #[test]
 fn temporary_files_of_a_killed_restore_do_not_block_the_next_one() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let path = directory.path().join("image");
     block_on(async {
         let scene = scene().await;
@@ -323,7 +323,7 @@ fn temporary_files_of_a_killed_restore_do_not_block_the_next_one() {
 
 #[test]
 fn overwriting_a_file_writes_holes_and_truncates_only_on_request() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let path = directory.path().join("image");
     block_on(async {
         let scene = scene().await;
@@ -373,7 +373,7 @@ impl Drop for Undo {
 
 #[test]
 fn a_restore_onto_a_full_disk_leaves_no_complete_looking_file() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let mount = directory.path().to_str().unwrap();
     if tool("mount", &["-t", "tmpfs", "-o", "size=256k", "tmpfs", mount]).is_none() {
         return;
@@ -392,7 +392,7 @@ fn a_restore_onto_a_full_disk_leaves_no_complete_looking_file() {
 
 #[test]
 fn a_device_smaller_than_the_archive_is_not_written() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let file = directory.path().join("disk");
     block_on(async {
         let scene = scene().await;

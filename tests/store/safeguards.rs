@@ -417,7 +417,7 @@ fn an_unfinished_snapshot_is_kept_where_locks_do_not_reach_its_writer() {
 /// An index at a place that no snapshot has keeps its chunks, as in a PBS (H9).
 #[test]
 fn an_orphan_index_keeps_its_chunks() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     futures::executor::block_on(async {
         let runtime = Arc::new(ThreadRuntime::new());
         let options =

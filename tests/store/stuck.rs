@@ -114,7 +114,7 @@ fn backups_of_many_processes_succeed_although_each_finds_leftovers() {
             println!("\nALL {} LEFT", snapshots(root, group).len() - ROUNDS);
         });
     }
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let root = scratch.path();
     block_on(created(root));
     let groups: Vec<_> = (0..6).map(|number| format!("host/g{number}")).collect();
@@ -140,7 +140,7 @@ fn a_backup_waits_for_the_removal_of_leftovers_and_not_for_a_collection() {
     if let Some(words) = words() {
         return hold_the_store(&words[0], &words[1]);
     }
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let root = scratch.path();
     block_on(created(root));
     for mode in ["brief", "exclusive"] {
@@ -179,7 +179,7 @@ fn a_collection_waits_for_the_removal_of_leftovers() {
     if let Some(words) = words() {
         return hold_the_store(&words[0], &words[1]);
     }
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let root = scratch.path();
     block_on(created(root));
     let mut other = child(NAME, &[root.to_str().unwrap(), "brief"]);
@@ -221,7 +221,7 @@ fn leftovers_are_removed_only_when_no_other_process_writes() {
     if let Some(words) = words() {
         return hold_the_store(&words[0], &words[1]);
     }
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let root = scratch.path();
     let store = block_on(created(root));
     leave_unfinished(root, "host/a");
@@ -240,7 +240,7 @@ fn leftovers_are_removed_only_when_no_other_process_writes() {
 
 #[test]
 fn a_backup_succeeds_although_leftovers_cannot_be_deleted() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let root = scratch.path();
     block_on(async {
         drop(created(root).await);
@@ -283,7 +283,7 @@ async fn with_room(root: &Path) -> (Arc<AtomicBool>, Arc<dyn Backend>, Datastore
 #[test]
 fn a_store_on_a_full_disk_can_be_emptied() {
     for knows_locks in [false, true] {
-        let scratch = tempfile::tempdir().unwrap();
+        let scratch = larder_testing::scratch();
         let root = scratch.path();
         block_on(async {
             drop(created(root).await);
@@ -351,7 +351,7 @@ fn on_a_full_disk_a_lock_without_a_file_excludes_other_processes_and_tasks() {
         let _ = std::io::stdin().read(&mut [0]);
         return drop(held);
     }
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let root = scratch.path();
     block_on(created(root));
     let mut other = child(NAME, &[root.to_str().unwrap()]);
@@ -385,7 +385,7 @@ fn on_a_full_disk_a_lock_without_a_file_excludes_other_processes_and_tasks() {
 
 #[test]
 fn lock_files_are_removed_with_the_object_that_they_lock() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let root = scratch.path();
     block_on(async {
         let store = created(root).await;
@@ -416,7 +416,7 @@ fn lock_files_are_removed_with_the_object_that_they_lock() {
 
 #[test]
 fn a_collection_removes_unheld_lock_files_of_deleted_objects() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let root = scratch.path();
     block_on(async {
         let store = created(root).await;
@@ -454,7 +454,7 @@ fn a_reader_needs_no_write_permission() {
     if let Some(words) = words() {
         return reads(Path::new(&words[0]), &words[1]);
     }
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let root = scratch.path().join("store");
     block_on(async {
         let store = created(&root).await;

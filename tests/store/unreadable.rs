@@ -41,7 +41,7 @@ impl Scene {
         leave(&store, &[8, 9]).await;
         let snapshot = back_up(&store, GROUP, &[1, 2]).await.unwrap().name().clone();
         drop(back_up(&store, "vm/100", &[3]).await.unwrap());
-        Self { moved_away: tempfile::tempdir().unwrap(), backend, directory, snapshot, store }
+        Self { moved_away: larder_testing::scratch(), backend, directory, snapshot, store }
     }
 
     fn root(&self) -> &Path {
@@ -95,7 +95,7 @@ impl Scene {
 }
 
 async fn empty() -> (tempfile::TempDir, Arc<dyn Backend>, Datastore) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
     let options = options.sync_level(SyncLevel::None);
     let backend = FsBackend::create(Arc::new(ThreadRuntime::new()), directory.path(), options).await.unwrap();
@@ -328,7 +328,7 @@ fn an_unreadable_directory_ends_a_collection_with_an_error_that_names_it() {
     const NAME: &str = "unreadable::an_unreadable_directory_ends_a_collection_with_an_error_that_names_it";
     if rustix::process::geteuid().is_root() {
         // Root may read everything, so another user runs this, from a directory that it may read.
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let (test, this) = (directory.path().join("test"), std::env::current_exe().unwrap());
         fs::hard_link(&this, &test).or_else(|_| fs::copy(&this, &test).map(drop)).unwrap();

@@ -213,7 +213,7 @@ fn a_chain_of_syncs_reproduces_the_first_store() {
 fn a_chain_of_syncs_from_memory_to_directory_to_bucket_to_memory_keeps_everything() {
     block_on(async {
         let runtime = threads();
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
         let on_disk = FsBackend::create(Arc::clone(&runtime), directory.path().join("store"), options);
         let bucket = Bucket::in_process(Arc::clone(&runtime));
@@ -246,7 +246,7 @@ async fn pbs(directory: &Path) -> Arc<dyn Backend> {
 #[test]
 fn a_sync_of_a_pbs_store_copies_it_byte_for_byte() {
     block_on(async {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let from = pbs(directory.path()).await;
         let recorded = Arc::new(RecordingBackend::new(memory(&threads())));
         let pair = Pair::on(from, Arc::<RecordingBackend>::clone(&recorded) as _).await;
@@ -531,7 +531,7 @@ async fn same_name(directory: &Path) -> Vec<(Arc<dyn Backend>, SnapshotName)> {
 #[test]
 fn a_different_snapshot_of_the_same_name_is_never_overwritten() {
     block_on(async {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let made = same_name(directory.path()).await;
         // Plain, encrypted, encrypted with another key, plain with other contents.
         let conflict = |from: usize, to: usize| match (from, to) {

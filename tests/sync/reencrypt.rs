@@ -280,7 +280,7 @@ fn an_aborted_change_is_resumed() {
 /// Keys of PBS are replaced in the store that it wrote.
 #[test]
 fn every_snapshot_of_pbs_gets_a_new_key() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     fixture::unpack("store", directory.path());
     let new = key(9);
     block_on(async {

@@ -539,7 +539,7 @@ fn chunks_of(server: &FaultServer) -> Vec<String> {
 fn presence_records_of_quarantined_chunks_are_valid_in_no_process() {
     for kills in [false, true] {
         let server = FaultServer::start(ServerOptions::default());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let opening = Opening::of("store").local(directory.path());
         block_on(async {
             let process = opened_again(&server, &opening).await;
@@ -601,7 +601,7 @@ fn missing_chunks_are_stored_again_by_backups_of_other_groups() {
 #[test]
 fn a_verification_reads_the_bucket_and_keeps_sound_cached_copies() {
     let server = FaultServer::start(ServerOptions::default());
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     block_on(async {
         let opening = Opening::of("store").local(directory.path());
         let process = opened_again(&server, &opening).await;
@@ -689,7 +689,7 @@ fn damage_that_pbs_found_is_found_quarantined_and_recorded() {
         .map(str::to_owned)
         .collect();
     for (overlay, part) in [("corrupt-before", &expected["before"]), ("corrupt-after-verify", after)] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let store = damaged(directory.path(), overlay, part);
         block_on(async {
             let report = run(&store, VerifyOptions::default()).await;

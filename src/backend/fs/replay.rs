@@ -293,7 +293,7 @@ mod tests {
         for op in ops {
             model.apply(op);
         }
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let model = model.crash(loss);
         model.write_to(directory.path()).unwrap();
         let files = model.stored.keys().filter(|path| directory.path().join(path).is_file());
@@ -321,7 +321,7 @@ mod tests {
     fn a_flush_of_one_filesystem_does_not_flush_another() {
         let ops = [DiskOp::MakeDirectory { path: "m".to_owned() }, write("m/f"), write("g")];
         for (path, kept) in [("", "g"), ("m", "m/f")] {
-            let directory = tempfile::tempdir().unwrap();
+            let directory = larder_testing::scratch();
             let record = DiskRecord::with_mounts(["m"]);
             ops.iter().cloned().for_each(|op| record.push(op));
             // The mount point lies on the outer one.

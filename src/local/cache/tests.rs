@@ -25,7 +25,7 @@ fn stored(number: u32, length: usize) -> Vec<u8> {
 }
 
 fn scratch(budget: u64) -> (TempDir, ChunkCache) {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     let cache = ChunkCache::open(&scratch.path().join("cache"), budget).unwrap();
     (scratch, cache)
 }

@@ -16,7 +16,7 @@ fn bytes_in(directory: &Path) -> u64 {
 
 #[test]
 fn random_presence_records_match_a_map() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let mut model = HashMap::new();
     let mut store = opened(directory.path(), 37);
     let mut random: u64 = 1;
@@ -45,7 +45,7 @@ fn random_presence_records_match_a_map() {
 /// Proves H65.
 #[test]
 fn a_chunk_takes_at_most_64_bytes_at_rest_and_160_at_any_time() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let store = opened(directory.path(), 2 << 10);
     let (count, mut most) = (25_000, 0);
     for number in 0..count {
@@ -66,7 +66,7 @@ fn a_chunk_takes_at_most_64_bytes_at_rest_and_160_at_any_time() {
 
 #[test]
 fn a_torn_end_of_the_log_is_truncated() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let store = opened(directory.path(), 100);
     for number in 0..5 {
         store.set(digest(number), 1).unwrap();
@@ -92,7 +92,7 @@ fn a_torn_end_of_the_log_is_truncated() {
 
 #[test]
 fn no_damage_restores_a_removed_record() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let store = opened(directory.path(), 8);
     for number in 0..64 {
         store.set(digest(number), 7).unwrap();
@@ -132,7 +132,7 @@ fn no_damage_restores_a_removed_record() {
 
 #[test]
 fn records_are_valid_only_under_their_own_stamp() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = larder_testing::scratch();
     let open = |valid, stamp| PresenceStore::open_merging_at(directory.path(), valid, stamp, 4).unwrap();
     for number in 0..6 {
         open(None, "a").set(digest(number), 1).unwrap();

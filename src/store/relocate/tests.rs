@@ -199,7 +199,7 @@ fn a_mark_in_this_process_finds_every_moving_index() {
 /// Proves H8.
 #[test]
 fn a_mark_in_another_process_finds_every_moving_index() {
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = larder_testing::scratch();
     for hops in [(1, 4), (2, 7)] {
         let place = |runtime, number| directory(scratch.path().join(hops.0.to_string()), runtime, number);
         let (tried, missed) = orders(Hearing::Backend, hops, place);

@@ -230,7 +230,7 @@ impl Place {
     pub(crate) async fn new(sim: &SimRuntime, seed: u64) -> Self {
         let kind = Kind::of(seed);
         let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
-        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::scratch();
         let raw: Arc<dyn Backend> = if kind == Kind::Directory {
             let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
             let options = options.sync_level(SyncLevel::None);

@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_dropped_target_removes_its_file_although_a_job_holds_it() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = larder_testing::scratch();
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
         let path = directory.path().join("target");
         let target = block_on(FileTarget::create(runtime, &path)).unwrap();
