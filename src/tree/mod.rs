@@ -24,13 +24,16 @@
 mod disk;
 mod policy;
 mod report;
+mod restore;
 mod source;
 
 pub use disk::source::DirectorySource;
+pub use disk::target::{DirectoryTarget, Existing};
 pub use policy::excludes::Excludes;
 pub use policy::filesystem::is_virtual_filesystem;
 pub use policy::pattern::EntryKind;
 pub use report::{Attribute, Problem, TreeFinding, TreeReport};
+pub use restore::target::{TargetError, TargetFile, TreeTarget};
 pub use source::{
     FileContents, LinkId, SourceDirectory, SourceEntry, SourceListing, SourceRoot, SourceStream, TreeSource,
 };

@@ -100,6 +100,8 @@ pub enum Problem {
     Copied,
     /// Restore: the contents of the file are damaged in the store.
     Damaged,
+    /// Restore: a device, left out because the restore was not asked for devices. A notice.
+    Device,
     /// Restore: later entries may be lost, because a part of the archive is damaged or malformed.
     EntriesLost,
     /// Restore: another entry has this name and is in the way.
@@ -118,6 +120,9 @@ pub enum Problem {
     Orphan,
     /// Backup: the target store or its local state, left out. A notice.
     OwnStore,
+    /// Restore: rights beyond those of the owner, such as set-user-ID bits, capabilities and attributes `trusted.*`, left out because the
+    /// restore was not asked for them. A notice.
+    Privileges,
     /// Restore: the archive has several entries of this name; the last replaced an earlier one.
     Replaced,
     /// Backup: the file shrank while it was read; zeros were stored from this position on.
@@ -154,6 +159,7 @@ impl Problem {
             Self::Changed => "changed",
             Self::Copied => "copied",
             Self::Damaged => "damaged",
+            Self::Device => "device",
             Self::EntriesLost => "entries_lost",
             Self::Exists => "exists",
             Self::Grown => "grown",
@@ -163,6 +169,7 @@ impl Problem {
             Self::NotWritten => "not_written",
             Self::Orphan => "orphan",
             Self::OwnStore => "own_store",
+            Self::Privileges => "privileges",
             Self::Replaced => "replaced",
             Self::Shrunk(_) => "shrunk",
             Self::Skipped => "skipped",
@@ -184,8 +191,10 @@ impl Problem {
         matches!(
             self,
             Self::BadPattern
+                | Self::Device
                 | Self::MountPoint
                 | Self::OwnStore
+                | Self::Privileges
                 | Self::Skipped
                 | Self::Socket
                 | Self::VirtualFilesystem
@@ -202,6 +211,7 @@ impl fmt::Display for Problem {
             Self::Changed => "it changed while it was read; its parts may be of different times",
             Self::Copied => "a copy, since the filesystem has no hard links",
             Self::Damaged => "its contents are damaged in the store",
+            Self::Device => "a device; left out",
             Self::EntriesLost => "entries behind it may be lost",
             Self::Exists => "something of this name exists",
             Self::Grown => "it became longer while it was read; its first size is stored",
@@ -211,6 +221,7 @@ impl fmt::Display for Problem {
             Self::NotWritten => "its contents could not be written",
             Self::Orphan => "the archive has no directory for it; left out",
             Self::OwnStore => "it belongs to the store of this backup; left out",
+            Self::Privileges => "rights beyond those of its owner are left out",
             Self::Replaced => "a later entry of this name took the place of an earlier one",
             Self::Shrunk(at) => {
                 return write!(f, "it became shorter while it was read; from byte {at} on, zeros are stored");

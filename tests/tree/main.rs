@@ -1,6 +1,7 @@
 //! Trees of files: reading, writing, restoring.
 
 mod disk_source;
+mod disk_target;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

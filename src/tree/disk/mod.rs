@@ -7,3 +7,4 @@ mod metadata;
 mod open;
 pub(super) mod source;
 mod status;
+pub(super) mod target;

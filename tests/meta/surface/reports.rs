@@ -38,6 +38,7 @@ const TOOLS: &[&str] = &[
     "EntryContents",
     "EntryKind",
     "Excludes",
+    "Existing",
     "FileContents",
     "FileKind",
     "FileSource",

@@ -15,6 +15,9 @@ use crate::pxar::{Acl, AclEntry, DefaultAcl};
 
 const VERSION: u32 = 2;
 
+/// The user or group of a tag without; the system refuses it for the others.
+const NO_ID: u32 = u32::MAX;
+
 const USER_OBJECT: u16 = 0x01;
 const USER: u16 = 0x02;
 const GROUP_OBJECT: u16 = 0x04;
@@ -54,6 +57,55 @@ pub(super) fn add_default(value: &[u8], acl: &mut Acl) -> io::Result<()> {
         list
     });
     Ok(())
+}
+
+/// The access list of the system for an object of this mode; `None` if the mode says everything.
+pub(super) fn access(acl: &Acl, mode: u32) -> Option<Vec<u8>> {
+    if acl.users.is_empty() && acl.groups.is_empty() && acl.group_object.is_none() {
+        return None;
+    }
+    let bits = |shift: u32| Some(u64::from(mode >> shift & 7));
+    let group = acl.group_object.or(bits(3));
+    Some(render(&Parts {
+        group_object: group,
+        groups: acl.groups.clone(),
+        mask: bits(3),
+        other: bits(0),
+        user_object: bits(6),
+        users: acl.users.clone(),
+    }))
+}
+
+/// The default list of the system.
+pub(super) fn default(list: &DefaultAcl) -> Vec<u8> {
+    render(&Parts {
+        group_object: list.group_object,
+        groups: list.groups.clone(),
+        mask: list.mask,
+        other: list.other,
+        user_object: list.user_object,
+        users: list.users.clone(),
+    })
+}
+
+/// The order is that of the tags; the system refuses others.
+fn render(parts: &Parts) -> Vec<u8> {
+    let mut value = VERSION.to_le_bytes().to_vec();
+    let mut add = |tag: u16, permissions: u64, id: u64| {
+        // Values of an archive that do not fit must not become others.
+        let permissions = u16::try_from(permissions).unwrap_or(u16::MAX);
+        value.extend(tag.to_le_bytes());
+        value.extend(permissions.to_le_bytes());
+        value.extend(u32::try_from(id).unwrap_or(NO_ID).to_le_bytes());
+    };
+    let none = NO_ID.into();
+    parts.user_object.iter().for_each(|permissions| add(USER_OBJECT, *permissions, none));
+    parts.users.iter().for_each(|user| add(USER, user.permissions, user.id));
+    parts.group_object.iter().for_each(|permissions| add(GROUP_OBJECT, *permissions, none));
+    parts.groups.iter().for_each(|group| add(GROUP, group.permissions, group.id));
+    parts.mask.iter().for_each(|permissions| add(MASK, *permissions, none));
+    parts.other.iter().for_each(|permissions| add(OTHER, *permissions, none));
+    value
 }
 
 fn parse(value: &[u8]) -> io::Result<Parts> {
@@ -113,7 +165,17 @@ mod tests {
         add_access(&value, &mut acl).unwrap();
         let entry = |id, permissions| AclEntry { id, permissions };
         assert_eq!(acl.users, [entry(5, 7), entry(1000, 4)]);
-        assert_eq!((acl.groups, acl.group_object), (vec![entry(0, 1)], Some(5)));
+        assert_eq!((&*acl.groups, acl.group_object), (&[entry(0, 1)][..], Some(5)));
+        let in_order = list(&[
+            (USER_OBJECT, 6, NONE),
+            (USER, 7, 5),
+            (USER, 4, 1000),
+            (GROUP_OBJECT, 5, NONE),
+            (GROUP, 1, 0),
+            (MASK, 7, NONE),
+            (OTHER, 4, NONE),
+        ]);
+        assert_eq!(access(&acl, 0o100_674), Some(in_order));
     }
 
     #[test]
@@ -121,9 +183,10 @@ mod tests {
         let mut acl = Acl::default();
         let base = [(USER_OBJECT, 6, NONE), (GROUP_OBJECT, 4, NONE), (OTHER, 0, NONE)];
         add_access(&list(&base), &mut acl).unwrap();
-        assert!(acl.is_empty());
+        assert!(acl.is_empty() && access(&acl, 0o640).is_none());
         add_default(&list(&base), &mut acl).unwrap();
         let inherited = acl.inherited.unwrap();
+        assert_eq!(default(&inherited), list(&base));
         assert_eq!((inherited.user_object, inherited.group_object), (Some(6), Some(4)));
         assert_eq!((inherited.other, inherited.mask), (Some(0), None));
     }

@@ -1,5 +1,6 @@
 //! Metadata of open files and directories.
 
 mod acl;
-mod flags;
+pub(super) mod flags;
 pub(super) mod read;
+pub(super) mod write;

@@ -1,0 +1,268 @@
+//! Regular files.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::io::Errno;
+
+use super::directories::{Parent, exists, remove_inherited};
+use super::{DirectoryTarget, Existing, Outcome, split};
+use crate::pxar::Metadata;
+use crate::tree::Problem;
+use crate::tree::disk::metadata::flags::EARLY;
+use crate::tree::disk::metadata::write::{MetadataWriter, add_flags};
+use crate::tree::disk::status::Status;
+use crate::tree::restore::target::{TargetError, TargetFile};
+
+/// Zeros of this many bytes, at a multiple of it, are not written.
+const HOLE_BYTES: usize = 4096;
+
+/// Bytes of a name at the start of its temporary form.
+const KEPT_NAME_BYTES: usize = 100;
+
+const CREATE: OFlags =
+    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+const OWN_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+impl DirectoryTarget {
+    /// Creates a file with all its contents and metadata.
+    pub(super) fn write_small(&self, path: &[u8], contents: &[u8], metadata: &Metadata) -> Outcome {
+        let (above, name) = split(path)?;
+        let parent = self.state.directories.get(above)?;
+        let file = self.create_file(&parent, &name)?;
+        set_early(&file, metadata);
+        let mut end = 0;
+        let written = write_with_holes(&file, 0, contents, &mut end)
+            .and_then(|()| set_length(&file, contents.len() as u64, end));
+        if let Err(error) = written {
+            let _ = unlinkat(&parent.fd, &*name, AtFlags::empty());
+            return Err(TargetError::not_written(error));
+        }
+        self.complete_file(path, metadata, &parent, &file)
+    }
+
+    /// Creates a file under its own name.
+    fn create_file(&self, parent: &Parent, name: &CString) -> Result<File, TargetError> {
+        match openat(&parent.fd, &**name, CREATE, OWN_MODE) {
+            Err(Errno::EXIST) => match self.existing {
+                Existing::Refuse => Err(exists(Problem::Exists)),
+                Existing::Skip => Err(exists(Problem::Skipped)),
+                Existing::Replace => {
+                    remove(parent, name)?;
+                    Ok(openat(&parent.fd, &**name, CREATE, OWN_MODE).map_err(io::Error::from)?.into())
+                }
+            },
+            created => Ok(created.map_err(io::Error::from)?.into()),
+        }
+    }
+
+    /// Sets the metadata of a file that is written.
+    fn complete_file(&self, path: &[u8], metadata: &Metadata, parent: &Parent, file: &File) -> Outcome {
+        remove_inherited(parent, file.as_fd());
+        let status = Status::of(file)?;
+        let mut writer = MetadataWriter::new(path, metadata, self.powers);
+        writer.set(file.as_fd(), &status);
+        self.flags(path, metadata, file, status.id, &mut writer);
+        self.state.files.lock().unwrap_or_else(PoisonError::into_inner).insert(status.id);
+        Ok(writer.findings())
+    }
+}
+
+/// Removes an existing entry that is no directory.
+pub(super) fn remove(parent: &Parent, name: &CString) -> Result<(), TargetError> {
+    match unlinkat(&parent.fd, &**name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => Err(exists(Problem::Exists)),
+        Err(error) => Err(io::Error::from(error).into()),
+    }
+}
+
+/// A file that is written in parts, under a temporary name.
+pub(super) struct LargeFile {
+    written: Arc<Written>,
+    /// End of the last bytes that are no hole.
+    end: u64,
+    position: u64,
+    size: u64,
+    target: DirectoryTarget,
+}
+
+/// The file under its temporary name. Dropped before it has its own, it is removed.
+struct Written {
+    file: File,
+    is_whole: AtomicBool,
+    metadata: Metadata,
+    name: CString,
+    parent: Parent,
+    path: Vec<u8>,
+    temporary: CString,
+}
+
+impl LargeFile {
+    pub(super) fn create(
+        target: &DirectoryTarget,
+        path: &[u8],
+        size: u64,
+        metadata: Metadata,
+    ) -> Result<Self, TargetError> {
+        let (above, name) = split(path)?;
+        let parent = target.state.directories.get(above)?;
+        if target.existing != Existing::Replace && is_there(parent.fd.as_fd(), &name) {
+            let is_refused = target.existing == Existing::Refuse;
+            return Err(exists(if is_refused { Problem::Exists } else { Problem::Skipped }));
+        }
+        loop {
+            let mut random = [0; 8];
+            target.runtime.fill_random(&mut random);
+            let temporary = temporary_name(name.as_bytes(), random)?;
+            match openat(&parent.fd, &*temporary, CREATE, OWN_MODE) {
+                Err(Errno::EXIST) => {}
+                created => {
+                    let file = File::from(created.map_err(io::Error::from)?);
+                    set_early(&file, &metadata);
+                    let (is_whole, path) = (false.into(), path.to_vec());
+                    let written = Written { file, is_whole, metadata, name, parent, path, temporary };
+                    let (written, target) = (Arc::new(written), target.clone());
+                    return Ok(Self { written, end: 0, position: 0, size, target });
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl TargetFile for LargeFile {
+    async fn write(&mut self, data: Bytes) -> Result<(), TargetError> {
+        let (written, position, mut end) = (Arc::clone(&self.written), self.position, self.end);
+        self.position += data.len() as u64;
+        let write = move |_: &DirectoryTarget, _: &[u8]| {
+            let done = write_with_holes(&written.file, position, &data, &mut end);
+            done.map(|()| end).map_err(TargetError::not_written)
+        };
+        self.end = self.target.run(b"", write).await?;
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Outcome {
+        let Self { written, end, size, position, target } = *self;
+        if position != size {
+            let why = format!("{position} of {size} bytes were written");
+            return Err(TargetError::not_written(io::Error::other(why)));
+        }
+        let finish = move |target: &DirectoryTarget, _: &[u8]| {
+            set_length(&written.file, size, end).map_err(TargetError::not_written)?;
+            let findings =
+                target.complete_file(&written.path, &written.metadata, &written.parent, &written.file)?;
+            written.publish(target.existing)?;
+            Ok(findings)
+        };
+        target.run(b"", finish).await
+    }
+}
+
+impl Written {
+    /// Gives the file its name.
+    fn publish(&self, existing: Existing) -> Result<(), TargetError> {
+        let (directory, from, to) = (&self.parent.fd, &*self.temporary, &*self.name);
+        let renamed = if existing == Existing::Replace {
+            renameat(directory, from, directory, to)
+        } else {
+            rename_new(directory.as_fd(), from, to)
+        };
+        renamed.map_err(|error| match error {
+            Errno::EXIST if existing == Existing::Skip => exists(Problem::Skipped),
+            Errno::ISDIR | Errno::NOTEMPTY => exists(Problem::Exists),
+            error => io::Error::from(error).into(),
+        })?;
+        self.is_whole.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        if !self.is_whole.load(Ordering::Acquire) {
+            // If it stays, its name tells what it is.
+            let _ = unlinkat(&self.parent.fd, &*self.temporary, AtFlags::empty());
+        }
+    }
+}
+
+/// Renames without replacing anything.
+fn rename_new(directory: BorrowedFd<'_>, from: &CStr, to: &CStr) -> Result<(), Errno> {
+    #[cfg(target_os = "linux")]
+    match rustix::fs::renameat_with(directory, from, directory, to, rustix::fs::RenameFlags::NOREPLACE) {
+        Err(Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => {}
+        renamed => return renamed,
+    }
+    match rustix::fs::linkat(directory, from, directory, to, AtFlags::empty()) {
+        Ok(()) => return unlinkat(directory, from, AtFlags::empty()),
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK | Errno::NOSYS) => {}
+        Err(error) => return Err(error),
+    }
+    // Neither a link nor such a rename: claim the name first.
+    drop(openat(directory, to, CREATE, OWN_MODE)?);
+    renameat(directory, from, directory, to)
+}
+
+fn is_there(directory: BorrowedFd<'_>, name: &CString) -> bool {
+    Status::of_name(directory, name).is_ok()
+}
+
+fn temporary_name(name: &[u8], random: [u8; 8]) -> io::Result<CString> {
+    let mut end = name.len().min(KEPT_NAME_BYTES);
+    // Some filesystems refuse names that are not UTF-8.
+    while end < name.len() && end > 0 && name[end] & 0xc0 == 0x80 {
+        end -= 1;
+    }
+    let suffix = format!(".restoring-{:016x}", u64::from_le_bytes(random));
+    Ok(CString::new([&name[..end], suffix.as_bytes()].concat())?)
+}
+
+/// Sets flags that change how contents are stored. A failure shows when all flags are set.
+fn set_early(file: &File, metadata: &Metadata) {
+    let flags = metadata.stat.flags & EARLY;
+    if flags != 0 {
+        let _ = add_flags(file.as_fd(), flags);
+    }
+}
+
+/// Extends a file that ends with a hole.
+fn set_length(file: &File, size: u64, end: u64) -> io::Result<()> {
+    if end < size { file.set_len(size) } else { Ok(()) }
+}
+
+/// Writes to a part of a file that reads as zeros, and leaves out blocks of zeros. `end` becomes the end of the last bytes written.
+fn write_with_holes(file: &File, offset: u64, data: &[u8], end: &mut u64) -> io::Result<()> {
+    let mut write = |range: std::ops::Range<usize>| {
+        if range.is_empty() {
+            return Ok(());
+        }
+        *end = offset + range.end as u64;
+        file.write_all_at(&data[range.clone()], offset + range.start as u64)
+    };
+    let block = HOLE_BYTES as u64;
+    let first = usize::try_from(offset.next_multiple_of(block) - offset).unwrap_or(0).min(data.len());
+    let (mut begin, mut at) = (0, first);
+    while let Some(zeros) = data.get(at..at + HOLE_BYTES) {
+        if is_zero(zeros) {
+            write(begin..at)?;
+            begin = at + HOLE_BYTES;
+        }
+        at += HOLE_BYTES;
+    }
+    write(begin..data.len())
+}
+
+fn is_zero(block: &[u8]) -> bool {
+    block[0] == 0 && block[1..] == block[..block.len() - 1]
+}

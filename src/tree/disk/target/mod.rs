@@ -1,0 +1,246 @@
+//! A directory of this host as the target of a restore.
+
+mod directories;
+mod file;
+mod root;
+mod special;
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use self::directories::Directories;
+use self::file::LargeFile;
+use super::metadata::flags::{KNOWN, SEALING};
+use super::metadata::write::{MetadataWriter, Powers, add_flags};
+use super::status::Status;
+use crate::pxar::{FileKind, Metadata};
+use crate::rt::Runtime;
+use crate::tree::restore::target::{TargetError, TargetFile, TreeTarget};
+use crate::tree::{Attribute, LinkId, Problem, TreeFinding};
+
+/// A directory of this host as the [target](TreeTarget) of a restore.
+///
+/// # Confinement
+/// Every directory is opened by its name in the one above it, and never through a symbolic link; a directory that is opened again must be the
+/// same as before. New files are created exclusively. So no entry, and no other program that changes the target meanwhile, leads the
+/// restore out of the target. Hard links are made to files of this restore only.
+///
+/// # Existing entries
+/// | [`Existing`] | entry of the archive | directory of the archive |
+/// |---|---|---|
+/// | `Refuse`, the default | not restored, [reported](crate::tree::Problem::Exists) | the same, with everything below |
+/// | `Skip` | not restored, a [notice](crate::tree::Problem::Skipped) | restored into an existing directory, with its metadata |
+/// | `Replace` | replaces anything but a directory | the same; replaces anything else |
+///
+/// # Metadata
+/// It sets, in an order that keeps them: owner, extended attributes, capabilities, access control lists, mode, time of modification, flags. By default
+/// the owner only as root, and neither set-user-ID and set-group-ID bits of files, capabilities, attributes `trusted.*` nor devices, which give rights
+/// to others: [`privileges`](Self::privileges) asks for them. Bits and capabilities are never set if the owner is another one. Flags that
+/// seal an object, such as immutable, are set in the end. Project ids of quotas and FAT attributes cannot be set, for lack of a safe system call.
+///
+/// # Files
+/// Blocks of zeros become holes. A file of more than 1 MiB is `NAME.restoring-<16 digits>` until it is whole; a smaller one is written at once,
+/// with mode 0600 until it is. [`finish`](TreeTarget::finish) flushes everything.
+#[derive(Clone, Debug)]
+pub struct DirectoryTarget {
+    existing: Existing,
+    powers: Powers,
+    runtime: Arc<dyn Runtime>,
+    state: Arc<State>,
+}
+
+/// What a [`DirectoryTarget`] does with an entry whose name exists.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// Reports it, and leaves the entry of the archive out.
+    #[default]
+    Refuse,
+    /// Removes it, except for a directory.
+    Replace,
+    /// Keeps it, as asked.
+    Skip,
+}
+
+#[derive(Debug)]
+struct State {
+    directories: Directories,
+    /// Files of this restore, to which it may link.
+    files: Mutex<HashSet<LinkId>>,
+    /// Flags to set in the end.
+    seals: Mutex<Vec<Seal>>,
+    /// `true` if the root is of this restore, and gets the metadata of the archive.
+    sets_root: bool,
+}
+
+/// Flags that are set when nothing else changes any more.
+#[derive(Debug)]
+struct Seal {
+    flags: u64,
+    id: LinkId,
+    path: Vec<u8>,
+}
+
+/// Result of a call of the target.
+type Outcome = Result<Vec<TreeFinding>, TargetError>;
+
+impl DirectoryTarget {
+    /// What to do with an entry whose name exists; default: [`Existing::Refuse`].
+    #[must_use]
+    pub fn existing(mut self, existing: Existing) -> Self {
+        self.existing = existing;
+        self
+    }
+
+    /// Leaves everything to the user who restores; default as root: owners and groups of the archive are set.
+    #[must_use]
+    pub fn without_owners(mut self) -> Self {
+        self.powers.owners = false;
+        self
+    }
+
+    /// Sets owners and groups of the archive; the default as root. Another user may set some groups.
+    #[must_use]
+    pub fn owners(mut self) -> Self {
+        self.powers.owners = true;
+        self
+    }
+
+    /// Restores what gives rights to others than the owner: set-user-ID and set-group-ID bits of files, capabilities, attributes `trusted.*`, and
+    /// devices. Only for archives that you trust; default: they are left out, each with a notice.
+    #[must_use]
+    pub fn privileges(mut self) -> Self {
+        self.powers.privileges = true;
+        self
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        path: &[u8],
+        job: impl FnOnce(&Self, &[u8]) -> Result<T, TargetError> + Send + 'static,
+    ) -> Result<T, TargetError> {
+        let (this, path) = (self.clone(), path.to_vec());
+        let done = self.runtime.run_blocking("restore an entry", move || Ok(job(&this, &path))).await;
+        done.map_err(io::Error::other)?
+    }
+
+    fn finish_one(&self, path: &[u8], metadata: &Metadata) -> Outcome {
+        let directory = self.state.directories.leave(path)?;
+        if path.is_empty() && !self.state.sets_root {
+            return Ok(Vec::new());
+        }
+        let status = Status::of(&directory)?;
+        let mut writer = MetadataWriter::new(path, metadata, self.powers);
+        writer.set(directory.as_fd(), &status);
+        self.flags(path, metadata, &directory, status.id, &mut writer);
+        Ok(writer.findings())
+    }
+
+    /// Sets flags now or in the end.
+    fn flags(
+        &self,
+        path: &[u8],
+        metadata: &Metadata,
+        file: impl AsFd,
+        id: LinkId,
+        writer: &mut MetadataWriter<'_>,
+    ) {
+        let flags = metadata.stat.flags & KNOWN;
+        if flags & !SEALING != 0
+            && let Err(error) = add_flags(file.as_fd(), flags & !SEALING)
+        {
+            writer.not_set(Attribute::Flags, error);
+        }
+        if flags & SEALING != 0 {
+            let seal = Seal { flags: flags & SEALING, id, path: path.to_vec() };
+            self.state.seals.lock().unwrap_or_else(PoisonError::into_inner).push(seal);
+        }
+    }
+
+    /// Sets the flags that were left for the end, then flushes the filesystem.
+    fn complete(&self) -> io::Result<Vec<TreeFinding>> {
+        let mut findings = Vec::new();
+        let seals = std::mem::take(&mut *self.state.seals.lock().unwrap_or_else(PoisonError::into_inner));
+        for seal in seals {
+            let set = self.state.directories.open_known(&seal.path, seal.id);
+            if let Err(error) = set.and_then(|file| add_flags(file.as_fd(), seal.flags)) {
+                let finding = TreeFinding::new(seal.path, Problem::NotSet(Attribute::Flags));
+                findings.push(finding.because(error));
+            }
+        }
+        #[cfg(target_os = "linux")]
+        rustix::fs::syncfs(self.state.directories.root())?;
+        #[cfg(not(target_os = "linux"))]
+        rustix::fs::sync();
+        Ok(findings)
+    }
+}
+
+#[async_trait]
+impl TreeTarget for DirectoryTarget {
+    async fn directory(&self, path: &[u8], _: &Metadata) -> Outcome {
+        let enter = |this: &Self, path: &[u8]| this.state.directories.enter(path, this.existing);
+        self.run(path, enter).await.map(|()| Vec::new())
+    }
+
+    async fn small_file(&self, path: &[u8], contents: Bytes, metadata: &Metadata) -> Outcome {
+        let metadata = metadata.clone();
+        self.run(path, move |this, path| this.write_small(path, &contents, &metadata)).await
+    }
+
+    async fn file(
+        &self,
+        path: &[u8],
+        size: u64,
+        metadata: &Metadata,
+    ) -> Result<Box<dyn TargetFile>, TargetError> {
+        let metadata = metadata.clone();
+        let create = move |this: &Self, path: &[u8]| LargeFile::create(this, path, size, metadata);
+        Ok(Box::new(self.run(path, create).await?))
+    }
+
+    async fn special(&self, path: &[u8], kind: &FileKind, metadata: &Metadata) -> Outcome {
+        let (kind, metadata) = (kind.clone(), metadata.clone());
+        self.run(path, move |this, path| this.make_special(path, &kind, &metadata)).await
+    }
+
+    async fn hard_link(&self, path: &[u8], target: &[u8]) -> Result<(), TargetError> {
+        let target = target.to_vec();
+        self.run(path, move |this, path| this.link(path, &target)).await
+    }
+
+    async fn finish_directory(&self, path: &[u8], metadata: &Metadata) -> Outcome {
+        let metadata = metadata.clone();
+        self.run(path, move |this, path| this.finish_one(path, &metadata)).await
+    }
+
+    async fn finish(&self) -> io::Result<Vec<TreeFinding>> {
+        let complete = |this: &Self, _: &[u8]| Ok(this.complete());
+        self.run(b"", complete).await.map_err(|error| error.cause)?
+    }
+}
+
+/// The directory of a path, and the last name.
+fn split(path: &[u8]) -> io::Result<(&[u8], CString)> {
+    let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        // A slash in front: no name at all.
+        Some(0) => (&path[..0], &path[..0]),
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&path[..0], path),
+    };
+    Ok((directory, checked(name)?))
+}
+
+/// A name for the system. The restore checks names too; a target does not depend on it.
+fn checked(name: &[u8]) -> io::Result<CString> {
+    if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path leads out of the target"));
+    }
+    Ok(CString::new(name)?)
+}

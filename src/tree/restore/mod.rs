@@ -1,0 +1,3 @@
+//! Restores of trees.
+
+pub(super) mod target;
