@@ -37,6 +37,7 @@ use crate::observer::Observer;
 use crate::rt::semaphore::{Permit, Semaphore};
 use crate::store::events::{ArchiveEvent, Events};
 use crate::store::position::after_seek;
+use crate::store::restore::chunk_cache::ChunkCache;
 use crate::store::{RestoreTarget, StoreInner, in_archive};
 use crate::trace;
 use crate::trace::{Facts, Operation, Subject};
@@ -49,32 +50,33 @@ const FINISHED_BYTES: u64 = 8 << 20;
 /// Maximum ratio of chunks begun and not written to chunks in flight.
 const WINDOWS: usize = 4;
 
-/// Number of chunks cached for `read_at`.
-const CACHED_CHUNKS: usize = 4;
-
 /// An archive of chunks, opened for reading.
 ///
 /// # Cancel safety
 /// Futures of its methods can be dropped at any time; the reader stays usable.
 pub struct ArchiveReader {
     /// Never locked: the mutex makes a shared reader, and so the futures of its methods, `Send`.
-    ahead: Mutex<VecDeque<Fetch>>,
-    archive: Arc<Archive>,
-    current: Option<(usize, Bytes)>,
-    cache_policy: CachePolicy,
-    events: Events,
-    position: u64,
+    pub(super) ahead: Mutex<VecDeque<Fetch>>,
+    /// Number of the first chunk that is not fetched ahead.
+    pub(super) ahead_end: usize,
+    pub(super) archive: Arc<Archive>,
+    pub(super) current: Option<(usize, Bytes)>,
+    pub(super) cache_policy: CachePolicy,
+    pub(super) events: Events,
+    pub(super) position: u64,
     /// `true` if it was read as a stream.
-    started: bool,
+    pub(super) started: bool,
     /// Number of chunks to fetch ahead; grows with sequential reads.
-    window: usize,
+    pub(super) window: usize,
 }
 
 /// State shared by all fetches of an archive.
 #[derive(Debug)]
-struct Archive {
-    cache: Mutex<VecDeque<(usize, Bytes)>>,
-    index: IndexReader,
+pub(super) struct Archive {
+    pub(super) cache: Mutex<ChunkCache>,
+    /// `true` if streams read through the cache as well.
+    pub(super) caches_streams: bool,
+    pub(super) index: IndexReader,
     /// The key of the chunks; `None` if they are plain.
     key: Option<EncryptionKey>,
     #[expect(dead_code, reason = "held, not asked")]
@@ -86,7 +88,7 @@ struct Archive {
 }
 
 /// A chunk being fetched.
-struct Fetch {
+pub(super) struct Fetch {
     future: future::Fuse<BoxFuture<'static, Result<Bytes>>>,
     number: usize,
     outcome: Option<Result<Bytes>>,
@@ -112,10 +114,12 @@ impl ArchiveReader {
             }
             _ => None,
         };
-        let (cache, key) = (Mutex::default(), key.cloned());
-        let archive = Archive { cache, index, key, lock, name, snapshot, store, zeros };
+        let (cache, key, ahead_end) = (Mutex::default(), key.cloned(), index.len());
+        let archive =
+            Archive { cache, caches_streams: false, index, key, lock, name, snapshot, store, zeros };
         Ok(Self {
             ahead: Mutex::default(),
+            ahead_end,
             archive: Arc::new(archive),
             current: None,
             cache_policy: CachePolicy::Bypass,
@@ -256,7 +260,7 @@ impl ArchiveReader {
     }
 
     /// Advances to the chunk at the position.
-    fn poll_current(&mut self, context: &mut Context<'_>, number: usize) -> Poll<Result<Bytes>> {
+    pub(super) fn poll_current(&mut self, context: &mut Context<'_>, number: usize) -> Poll<Result<Bytes>> {
         if let Some((at, bytes)) = &self.current
             && *at == number
         {
@@ -265,18 +269,20 @@ impl ArchiveReader {
         let most = self.max_ahead();
         let in_order = self.current.as_ref().is_some_and(|(at, _)| at + 1 == number);
         let ahead = self.ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if ahead.front().is_none_or(|front| front.number != number) {
+        if let Some(passed) = ahead.iter().position(|fetch| fetch.number == number) {
+            drop(ahead.drain(..passed));
+        } else {
             ahead.clear();
             self.window = if in_order { self.window } else { 1 };
         }
         while ahead.len() < self.window.min(most) {
             let next = ahead.back().map_or(number, |back| back.number + 1);
-            if next >= self.archive.index.len() {
+            if next >= self.ahead_end && next != number {
                 break;
             }
             let archive = Arc::clone(&self.archive);
             let fetch: BoxFuture<'static, _> = if next == number {
-                Box::pin(async move { archive.fetch(next, CachePolicy::Populate).await })
+                Box::pin(async move { archive.for_stream(next).await })
             } else {
                 Box::pin(archive.fetch_ahead(next))
             };
@@ -315,7 +321,7 @@ impl Archive {
         (self.index.size() / self.index.len().max(1) as u64).max(1)
     }
 
-    fn range(&self, number: usize) -> Range<u64> {
+    pub(super) fn range(&self, number: usize) -> Range<u64> {
         self.index.chunk(number).map_or(0..0, |chunk| chunk.offset..chunk.offset + chunk.len)
     }
 
@@ -362,13 +368,10 @@ impl Archive {
         let (mut sender, receiver) = oneshot::channel();
         let runtime = Arc::clone(self.store.backend.runtime());
         runtime.spawn(Box::pin(async move {
-            let fetched =
-                match future::select(pin!(self.fetch(number, CachePolicy::Populate)), sender.cancellation())
-                    .await
-                {
-                    Either::Left((fetched, _)) => fetched,
-                    Either::Right(_) => return,
-                };
+            let fetched = match future::select(pin!(self.for_stream(number)), sender.cancellation()).await {
+                Either::Left((fetched, _)) => fetched,
+                Either::Right(_) => return,
+            };
             // The caller may have gone.
             let _ = sender.send(fetched);
         }));
@@ -376,22 +379,21 @@ impl Archive {
         receiver.unwrap_or_else(vanished)
     }
 
+    async fn for_stream(&self, number: usize) -> Result<Bytes> {
+        if self.caches_streams {
+            self.cached(number).await
+        } else {
+            self.fetch(number, CachePolicy::Populate).await
+        }
+    }
+
     async fn cached(&self, number: usize) -> Result<Bytes> {
-        {
-            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(at) = cache.iter().position(|(cached, _)| *cached == number)
-                && let Some(found) = cache.remove(at)
-            {
-                cache.push_back(found.clone());
-                return Ok(found.1);
-            }
+        let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).find(number);
+        if let Some(bytes) = cached {
+            return Ok(bytes);
         }
         let bytes = self.fetch(number, CachePolicy::Populate).await?;
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= CACHED_CHUNKS {
-            cache.pop_front();
-        }
-        cache.push_back((number, bytes.clone()));
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(number, bytes.clone());
         Ok(bytes)
     }
 }
