@@ -13,7 +13,27 @@ fn data() -> PathBuf {
 
 /// Unpacks `NAME.tar.zst`; owners are left to who can set them.
 pub fn unpack(name: &str, into: &Path) {
-    let file = File::open(data().join(format!("{name}.tar.zst"))).unwrap();
+    unpack_file(&data().join(format!("{name}.tar.zst")), into);
+}
+
+/// Unpacks the datastore with file archives of every kind into `store`.
+pub fn unpack_trees(into: &Path) {
+    unpack_file(&trees().join("store.tar.zst"), into);
+}
+
+/// The contents of these archives.
+pub fn expected_trees() -> Value {
+    let mut decoder = zstd::Decoder::new(File::open(trees().join("expected.json.zst")).unwrap()).unwrap();
+    decoder.window_log_max(27).unwrap();
+    serde_json::from_reader(decoder).unwrap()
+}
+
+fn trees() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/pxar-4.2.3")
+}
+
+fn unpack_file(path: &Path, into: &Path) {
+    let file = File::open(path).unwrap();
     let mut decoder = zstd::Decoder::new(file).unwrap();
     decoder.window_log_max(27).unwrap();
     let mut archive = tar::Archive::new(decoder);
