@@ -3,10 +3,10 @@
 //! An archive has an [entry](FileKind) with [`Metadata`] for each file, directory, link, device, pipe and socket of a tree. Names are bytes.
 
 mod catalog;
-mod decode;
+pub(crate) mod decode;
 mod encode;
 mod fault;
-mod goodbye;
+pub(crate) mod goodbye;
 mod hash;
 mod item;
 mod kind;

@@ -23,6 +23,7 @@
 
 mod disk;
 mod policy;
+mod read;
 mod report;
 mod restore;
 mod source;
@@ -32,6 +33,7 @@ pub use disk::target::{DirectoryTarget, Existing};
 pub use policy::excludes::Excludes;
 pub use policy::filesystem::is_virtual_filesystem;
 pub use policy::pattern::EntryKind;
+pub use read::{ReadDir, Tree, TreeEntry, TreeFile, TreeFind, TreeStep, TreeWalk};
 pub use report::{Attribute, Problem, TreeFinding, TreeReport};
 pub use restore::target::{TargetError, TargetFile, TreeTarget};
 pub use source::{

@@ -297,7 +297,7 @@ impl fmt::Display for TreeReport {
 }
 
 /// Bytes as text on one line; different bytes give different texts.
-struct Shown<'a>(&'a [u8]);
+pub(super) struct Shown<'a>(pub(super) &'a [u8]);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -85,8 +85,8 @@ const ROOMS: [(&str, &[&str]); 32] = [
     (
         "tree",
         &[
-            "buffers", "chunker", "crypt", "format", "observer", "pxar", "rename", "rt", "store", "trace",
-            "wording",
+            "buffers", "calendar", "chunker", "crypt", "format", "observer", "pxar", "rename", "rt", "store",
+            "trace", "wording",
         ],
     ),
     ("open", &["backend", "http", "local", "rt", "s3", "store", "wire"]),

@@ -2,6 +2,7 @@
 
 mod disk_source;
 mod disk_target;
+mod genuine;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

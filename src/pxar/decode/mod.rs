@@ -1,7 +1,7 @@
 //! Decoder of archives.
 
-mod head;
-mod items;
+pub(crate) mod head;
+pub(crate) mod items;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -67,12 +67,16 @@ struct Start {
 
 /// A directory between its entry and its end.
 #[derive(Debug)]
-struct OpenDirectory {
+pub(crate) struct OpenDirectory {
     /// Number of children so far; `None` if some may have been missed.
     children: Option<u64>,
+    /// `true` if its entry could not be decoded.
+    pub(crate) is_lost: bool,
     names: Names,
     /// Length of the path of its parent.
     parent_path: usize,
+    /// Position of its name; 0 for the root.
+    pub(crate) position: u64,
 }
 
 /// A part of an archive.
@@ -200,6 +204,69 @@ impl Decoder {
         self.contents = 0;
     }
 
+    /// The open directories, the root first.
+    pub(crate) fn directories(&self) -> &[OpenDirectory] {
+        &self.open
+    }
+
+    /// Starts at the children of a directory with this path, or of the root. Positions are those of the names on the way.
+    pub(crate) fn within(form: ArchiveForm, names: &[(&[u8], u64)]) -> Self {
+        let start = Some(Start { form, prelude: Bytes::new() });
+        let mut decoder = Self { has_root: true, start, ..Self::default() };
+        decoder.enter(b"", 0);
+        for (name, position) in names {
+            decoder.enter(name, *position);
+        }
+        decoder
+    }
+
+    /// Enters a directory whose entry cannot be decoded.
+    pub(crate) fn enter_lost(&mut self, name: &[u8], position: u64) {
+        self.enter(name, position);
+        if let Some(directory) = self.open.last_mut() {
+            directory.is_lost = true;
+        }
+    }
+
+    fn enter(&mut self, name: &[u8], position: u64) {
+        let parent_path = self.path.len();
+        self.path = self.path_of(name);
+        let names = Names::default();
+        self.open.push(OpenDirectory { children: None, is_lost: false, names, parent_path, position });
+    }
+
+    /// The name of the open directory with this index; empty for the root.
+    pub(crate) fn name_of(&self, index: usize) -> Option<&[u8]> {
+        let start = self.open.get(index)?.parent_path;
+        let end = self.open.get(index + 1).map_or(self.path.len(), |inner| inner.parent_path);
+        let name = self.path.get(start..end)?;
+        Some(name.strip_prefix(b"/").unwrap_or(name))
+    }
+
+    /// Position of the item that is decoded next.
+    pub(crate) fn item_position(&self) -> u64 {
+        self.position
+    }
+
+    /// Goes on at an entry or a table behind a part that cannot be decoded. The first `depth` directories stay open.
+    pub(crate) fn resume(&mut self, depth: usize, position: u64) {
+        while self.open.len() > depth
+            && let Some(directory) = self.open.pop()
+        {
+            self.path.truncate(directory.parent_path);
+        }
+        if let Some(directory) = self.open.last_mut() {
+            directory.children = None;
+        }
+        self.buffer = Bytes::new();
+        (self.contents, self.needs, self.position) = (0, 0, position);
+    }
+
+    /// Path of the innermost directory.
+    pub(crate) fn path(&self) -> &[u8] {
+        &self.path
+    }
+
     fn next_contents(&mut self) -> ArchivePart {
         let length = usize::try_from(self.contents).unwrap_or(usize::MAX).min(self.buffer.len());
         if length == 0 {
@@ -270,7 +337,8 @@ impl Decoder {
             self.path.clear();
             self.path.extend_from_slice(&path);
             let names = Names::default();
-            self.open.push(OpenDirectory { children: Some(0), names, parent_path });
+            let directory = OpenDirectory { children: Some(0), is_lost: false, names, parent_path, position };
+            self.open.push(directory);
         }
         self.skip(head.bytes as u64);
         self.contents = here;

@@ -1,0 +1,152 @@
+//! The streams of an archive, with their heads and contents.
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::pxar::decode::head::{ArchiveForm, EntryHead, EntryPlace, parse_head, parse_start};
+use crate::pxar::decode::items::{FaultAt, Parsed};
+use crate::pxar::{EntryContents, FileKind, TreeDecodeError, TreeFault, payload_header};
+use crate::store::ArchiveReader;
+use crate::tree::read::entry::TreeEntry;
+
+/// Maximum bytes of cached chunks of each stream.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// Bytes to read beyond the needed ones, so that long heads are not parsed often.
+const MORE_BYTES: usize = 1 << 20;
+
+/// Bytes of the header of an item: enough to see which one follows.
+const HEADER_BYTES: usize = 16;
+
+/// The streams of an archive.
+#[derive(Debug)]
+pub(super) struct Streams {
+    pub(super) archive: ArchiveReader,
+    /// The payload stream of the split form.
+    payload: Option<ArchiveReader>,
+}
+
+/// What the start of an archive says, and its root.
+#[derive(Debug)]
+pub(super) struct Root {
+    pub(super) head: EntryHead,
+    pub(super) prelude: Bytes,
+}
+
+impl Streams {
+    pub(super) fn unified(archive: ArchiveReader) -> Self {
+        Self { archive: archive.share_cache(CACHE_BYTES), payload: None }
+    }
+
+    pub(super) fn split(archive: ArchiveReader, payload: ArchiveReader) -> Self {
+        let [archive, payload] = [archive, payload].map(|stream| stream.share_cache(CACHE_BYTES));
+        Self { archive, payload: Some(payload) }
+    }
+
+    pub(super) fn is_split(&self) -> bool {
+        self.payload.is_some()
+    }
+
+    pub(super) fn form(&self) -> ArchiveForm {
+        if self.is_split() { ArchiveForm::Split } else { ArchiveForm::Unified }
+    }
+
+    /// Length of the archive.
+    pub(super) fn size(&self) -> u64 {
+        self.archive.size()
+    }
+
+    /// Reads the root.
+    pub(super) async fn root(&self) -> Result<Root> {
+        let (limit, form) = (self.size(), self.form());
+        let start = self.decode(0, limit, parse_start).await?;
+        if start.form != form {
+            return Err(self.damaged(TreeDecodeError::new(TreeFault::Version, 0)));
+        }
+        let head = self.decode(start.bytes as u64, limit, |bytes| parse_head(bytes, form, EntryPlace::Root));
+        Ok(Root { head: head.await?, prelude: start.prelude })
+    }
+
+    /// Reads the head of an entry at a position, of which no byte lies at `limit` or behind.
+    pub(super) async fn head(&self, position: u64, limit: u64) -> Result<EntryHead> {
+        let form = self.form();
+        let within = limit.saturating_add(HEADER_BYTES as u64).min(self.size());
+        let head = self.decode(position, within, |bytes| parse_head(bytes, form, EntryPlace::Child)).await?;
+        let contents = match (&head.kind, self.is_split()) {
+            (FileKind::File { size }, false) => *size,
+            _ => 0,
+        };
+        let end = position.checked_add(head.bytes as u64).and_then(|end| end.checked_add(contents));
+        if end.is_none_or(|end| end > limit) {
+            return Err(self.damaged(TreeDecodeError::new(TreeFault::Bounds, position)));
+        }
+        Ok(head)
+    }
+
+    /// Decodes what stands at a position, with as few chunks as it takes.
+    async fn decode<T>(
+        &self,
+        position: u64,
+        limit: u64,
+        parse: impl Fn(&[u8]) -> Result<Parsed<T>, FaultAt>,
+    ) -> Result<T> {
+        let most = usize::try_from(limit.saturating_sub(position)).unwrap_or(usize::MAX);
+        let mut bytes = self.archive.read_at(position, most).await?;
+        loop {
+            match parse(&bytes) {
+                Ok(Parsed::Done(value)) => return Ok(value),
+                Ok(Parsed::Needs(needs)) if needs > bytes.len() && needs <= most => {
+                    let length = needs.max(bytes.len().saturating_mul(2)).min(most).min(needs + MORE_BYTES);
+                    bytes = self.archive.read_exact_at(position, length).await?;
+                }
+                Ok(Parsed::Needs(_)) => {
+                    return Err(self.damaged(TreeDecodeError::new(TreeFault::Truncated, position)));
+                }
+                Err(FaultAt { fault, at }) => {
+                    return Err(self.damaged(TreeDecodeError::new(fault, position.saturating_add(at as u64))));
+                }
+            }
+        }
+    }
+
+    /// The stream and the first byte of the contents of a file, after a check that they are there.
+    pub(super) async fn contents(&self, entry: &TreeEntry) -> Result<(&ArchiveReader, u64)> {
+        let size = entry.size();
+        match (entry.contents, &self.payload) {
+            (EntryContents::Archive { position }, None) => {
+                let end = position.checked_add(size).filter(|end| *end <= self.size());
+                match end {
+                    Some(_) => Ok((&self.archive, position)),
+                    None => {
+                        Err(self
+                            .damaged(TreeDecodeError::new(TreeFault::Bounds, entry.position).of(&entry.path)))
+                    }
+                }
+            }
+            (EntryContents::Payload { offset }, Some(payload)) => {
+                let fault =
+                    || self.damaged(TreeDecodeError::new(TreeFault::Payload, entry.position).of(&entry.path));
+                let start = offset.checked_add(HEADER_BYTES as u64);
+                let end = start.and_then(|start| start.checked_add(size)?.checked_add(HEADER_BYTES as u64));
+                let start =
+                    start.filter(|_| end.is_some_and(|end| end <= payload.size())).ok_or_else(fault)?;
+                let header = payload.read_exact_at(offset, HEADER_BYTES).await?;
+                if payload_header(size).is_ok_and(|expected| header == expected[..]) {
+                    Ok((payload, start))
+                } else {
+                    Err(fault())
+                }
+            }
+            _ => {
+                let error =
+                    Error::new(ErrorKind::InvalidInput, "open file").on(String::from_utf8_lossy(&entry.path));
+                Err(error.because("it is no file"))
+            }
+        }
+    }
+
+    /// The error of a malformed archive.
+    pub(super) fn damaged(&self, error: TreeDecodeError) -> Error {
+        Error::new(ErrorKind::Corrupt, "read tree").on(self.archive.name()).because(error)
+    }
+}

@@ -1,0 +1,219 @@
+//! Walks through trees in the order of the archive.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::error::{ErrorKind, Result};
+use crate::pxar::decode::Decoder;
+use crate::pxar::{ArchivePart, EntryContents, FileKind, Metadata, Stat, TreeDecodeError, TreeFault};
+use crate::store::ArchiveReader;
+use crate::tree::read::Tree;
+use crate::tree::read::entry::TreeEntry;
+use crate::tree::read::lookup::{Found, names_of};
+use crate::tree::read::lost::{Resumption, resume};
+use crate::tree::{Problem, TreeFinding};
+use crate::wording::Causes;
+
+/// Mode of a directory whose entry is lost.
+const LOST_MODE: u32 = 0o040_700;
+
+/// A walk through a tree, in the order of the archive: a directory, then what is in it, then its [end](TreeStep::DirectoryEnd).
+///
+/// Memory is bounded by the chunks that are fetched ahead, and 8 bytes for each entry of the open directories.
+#[derive(Debug)]
+pub struct TreeWalk {
+    archive: ArchiveReader,
+    /// Number of open directories above the start of the walk.
+    base: usize,
+    decoder: Decoder,
+    is_done: bool,
+    /// Paths of the directories that the walk has entered.
+    open: Vec<Bytes>,
+    steps: VecDeque<TreeStep>,
+    tree: Tree,
+}
+
+/// A step of a walk through a tree.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TreeStep {
+    /// The end of a directory that the walk has entered, with its path.
+    DirectoryEnd(Bytes),
+    /// An entry. A directory is entered.
+    Entry(Box<TreeEntry>),
+    /// A part of the tree that is damaged or malformed. The walk goes on behind it.
+    ///
+    /// The path of [`EntriesLost`](Problem::EntriesLost) is that of the directory in which entries may be missing. That of
+    /// [`Uncertain`](Problem::Uncertain) is the made-up path of a directory whose name and metadata are lost, and which the next step enters.
+    Lost(TreeFinding),
+}
+
+impl TreeWalk {
+    pub(super) fn whole(tree: &Tree) -> Self {
+        Self::new(tree, Decoder::new(), 0)
+    }
+
+    pub(super) fn below(tree: &Tree, found: &Found) -> Self {
+        if found.entry.path.is_empty() {
+            return Self::whole(tree);
+        }
+        let names = names_of(&found.entry.path).unwrap_or_default();
+        let parents: Vec<_> = names.into_iter().zip(found.parents.iter().copied()).collect();
+        let mut decoder = Decoder::within(tree.shared.streams.form(), &parents);
+        let base = parents.len() + 1;
+        decoder.resume(base, found.entry.position);
+        Self::new(tree, decoder, base)
+    }
+
+    fn new(tree: &Tree, decoder: Decoder, base: usize) -> Self {
+        let streams = &tree.shared.streams;
+        let archive = streams.archive.another(0, streams.size());
+        let (open, steps) = (Vec::new(), VecDeque::new());
+        Self { archive, base, decoder, is_done: false, open, steps, tree: tree.clone() }
+    }
+
+    /// Returns the next step; `None` at the end.
+    ///
+    /// # Errors
+    /// Any failure of the backend; damage is a step. The walk goes on with the next call.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses no step.
+    pub async fn next(&mut self) -> Result<Option<TreeStep>> {
+        loop {
+            if let Some(step) = self.steps.pop_front() {
+                return Ok(Some(step));
+            }
+            if self.is_done {
+                return Ok(None);
+            }
+            match self.decoder.next_part() {
+                Ok(ArchivePart::NeedsBytes) => self.fill().await?,
+                Ok(ArchivePart::Contents(_)) => self.decoder.skip_contents(),
+                Ok(ArchivePart::DirectoryEnd) => self.leave(),
+                Ok(ArchivePart::End) => self.end(),
+                Ok(ArchivePart::Entry(entry)) => {
+                    self.decoder.skip_contents();
+                    self.add(TreeEntry::from(*entry));
+                }
+                Err(error) => self.pass_fault(error).await?,
+            }
+        }
+    }
+
+    fn add(&mut self, entry: TreeEntry) {
+        if entry.kind == FileKind::Directory {
+            self.open.push(entry.path.clone());
+        } else if self.open.is_empty() {
+            self.is_done = true;
+        }
+        self.steps.push_back(TreeStep::Entry(Box::new(entry)));
+    }
+
+    fn leave(&mut self) {
+        if let Some(path) = self.open.pop() {
+            self.steps.push_back(TreeStep::DirectoryEnd(path));
+        }
+        // The whole archive also has an end to check.
+        self.is_done |= self.open.is_empty() && self.base > 0;
+    }
+
+    fn end(&mut self) {
+        self.is_done = true;
+        let size = self.archive.size();
+        if self.decoder.position() != size {
+            let fault =
+                if self.decoder.position() < size { TreeFault::Trailing } else { TreeFault::Truncated };
+            self.lose(&TreeDecodeError::new(fault, self.decoder.position()).to_string());
+        }
+    }
+
+    fn lose(&mut self, cause: &str) {
+        let path = self.open.last().map_or(&b""[..], |path| path);
+        self.steps.push_back(TreeStep::Lost(TreeFinding::new(path, Problem::EntriesLost).because(cause)));
+    }
+
+    /// Reads more bytes for the decoder.
+    async fn fill(&mut self) -> Result<()> {
+        let position = self.decoder.position();
+        if position >= self.archive.size() {
+            self.is_done = true;
+            self.lose(&TreeDecodeError::new(TreeFault::Truncated, position).to_string());
+            return Ok(());
+        }
+        match self.archive.read_chunk_at(position).await {
+            Ok(bytes) => {
+                self.decoder.feed(bytes);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let damaged = self.archive.chunk_range(position).map_or(position + 1, |range| range.end);
+                self.pass(damaged, &Causes(&error).to_string()).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Passes an entry that is malformed.
+    async fn pass_fault(&mut self, error: TreeDecodeError) -> Result<()> {
+        if error.fault == TreeFault::Trailing {
+            self.is_done = true;
+            self.lose(&error.to_string());
+            return Ok(());
+        }
+        self.pass(self.decoder.item_position().saturating_add(1), &error.to_string()).await
+    }
+
+    /// Goes on at `after` or behind it.
+    async fn pass(&mut self, after: u64, cause: &str) -> Result<()> {
+        if self.decoder.directories().is_empty() && self.base == 0 && self.open.is_empty() {
+            return self.pass_root(after, cause).await;
+        }
+        let found = resume(&self.tree, &self.decoder, after).await?;
+        self.lose(cause);
+        self.go_to(found);
+        Ok(())
+    }
+
+    /// Goes on behind a root that cannot be decoded.
+    async fn pass_root(&mut self, after: u64, cause: &str) -> Result<()> {
+        let decoder = Decoder::within(self.tree.shared.streams.form(), &[]);
+        let found = resume(&self.tree, &decoder, after).await?;
+        self.lose(cause);
+        if found.is_some() {
+            self.decoder = decoder;
+            self.enter_lost(Bytes::new(), 0);
+        }
+        self.go_to(found);
+        Ok(())
+    }
+
+    fn go_to(&mut self, found: Option<Resumption>) {
+        let Some(found) = found.filter(|found| found.depth > self.base || self.base == 0) else {
+            while let Some(path) = self.open.pop() {
+                self.steps.push_back(TreeStep::DirectoryEnd(path));
+            }
+            self.is_done = true;
+            return;
+        };
+        self.decoder.resume(found.depth, found.position);
+        while self.open.len() + self.base > found.depth
+            && let Some(path) = self.open.pop()
+        {
+            self.steps.push_back(TreeStep::DirectoryEnd(path));
+        }
+        for (name, position) in found.lost {
+            self.decoder.enter_lost(&name, position);
+            self.enter_lost(Bytes::copy_from_slice(self.decoder.path()), position);
+        }
+    }
+
+    /// Enters a directory whose entry is lost.
+    fn enter_lost(&mut self, path: Bytes, position: u64) {
+        self.steps.push_back(TreeStep::Lost(TreeFinding::new(&path[..], Problem::Uncertain)));
+        let metadata = Metadata::new(Stat { mode: LOST_MODE, ..Stat::default() });
+        let (contents, kind) = (EntryContents::None, FileKind::Directory);
+        self.add(TreeEntry { contents, kind, metadata, path, position });
+    }
+}
