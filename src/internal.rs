@@ -323,3 +323,21 @@ pub mod wire {
         head.keeps_connection()
     }
 }
+
+/// Backups of trees with the numbers of the clients of PBS.
+pub mod tree {
+    use crate::tree::TreeBuilder;
+
+    /// A backup that reuses the same chunks as a client of PBS.
+    pub trait StockReuse {
+        /// Takes the numbers of the clients of PBS.
+        #[must_use]
+        fn reuse_as_stock_clients(self) -> Self;
+    }
+
+    impl StockReuse for TreeBuilder<'_> {
+        fn reuse_as_stock_clients(self) -> Self {
+            self.with_stock_policy()
+        }
+    }
+}

@@ -27,6 +27,7 @@ mod read;
 mod report;
 mod restore;
 mod source;
+mod write;
 
 pub use disk::source::DirectorySource;
 pub use disk::target::{DirectoryTarget, Existing};
@@ -39,3 +40,4 @@ pub use restore::target::{TargetError, TargetFile, TreeTarget};
 pub use source::{
     FileContents, LinkId, SourceDirectory, SourceEntry, SourceListing, SourceRoot, SourceStream, TreeSource,
 };
+pub use write::{TreeBuilder, TreeCounts, TreeEvent, TreeSummary};

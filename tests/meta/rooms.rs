@@ -40,6 +40,7 @@ const ROOMS: [(&str, &[&str]); 32] = [
             "format",
             "local",
             "observer",
+            "pxar",
             "rename",
             "retention",
             "rt",
@@ -90,7 +91,7 @@ const ROOMS: [(&str, &[&str]); 32] = [
         ],
     ),
     ("open", &["backend", "http", "local", "rt", "s3", "store", "wire"]),
-    ("internal", &["backend", "chunker", "crypt", "format", "http", "rt", "s3", "store", "wire"]),
+    ("internal", &["backend", "chunker", "crypt", "format", "http", "rt", "s3", "store", "tree", "wire"]),
     (
         "lib",
         &[

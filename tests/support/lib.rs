@@ -19,6 +19,7 @@ pub mod s3_server;
 pub mod s3_store;
 #[cfg(all(feature = "s3", feature = "testing"))]
 pub mod sim_bucket;
+pub mod tree;
 #[cfg(feature = "testing")]
 pub mod watched;
 

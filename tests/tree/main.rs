@@ -1,8 +1,11 @@
 //! Trees of files: reading, writing, restoring.
 
+mod archives;
 mod disk_source;
 mod disk_target;
 mod genuine;
+mod genuine_writes;
+mod write;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -75,7 +75,6 @@ impl BuzhashChunker {
 
     /// Announces a good end for a chunk: `ahead` bytes after the last scanned one. Announcements are in the order of their positions, and
     /// one that comes too late or too early in its chunk is forgotten.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the writer of trees uses it"))]
     pub(crate) fn suggest(&mut self, ahead: u64) {
         let position = self.position + ahead;
         if ahead > 0 && self.suggested.back().is_none_or(|last| *last < position) {

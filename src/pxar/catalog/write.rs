@@ -108,6 +108,21 @@ impl CatalogWriter {
         Ok(())
     }
 
+    /// Adds the archives of another catalog, of which nothing was taken.
+    pub(crate) fn append(&mut self, other: Self) {
+        // Distances between blocks stay what they are.
+        let shift = self.taken + (self.out.len() - MAGIC.len()) as u64;
+        self.out.extend_from_slice(other.out.get(MAGIC.len()..).unwrap_or_default());
+        let (Some(root), Some(added)) = (self.open.first_mut(), other.open.into_iter().next()) else {
+            return;
+        };
+        let before = root.entries.len();
+        root.entries.extend_from_slice(&added.entries);
+        root.count += added.count;
+        root.directories
+            .extend(added.directories.into_iter().map(|(at, position)| (before + at, position + shift)));
+    }
+
     /// Number of bytes that wait to be taken.
     pub fn pending(&self) -> usize {
         self.out.len()

@@ -6,6 +6,7 @@ pub(super) mod file_source;
 pub(super) mod finish;
 pub(super) mod group;
 pub(super) mod image;
+pub(super) mod parts;
 pub(super) mod pipeline;
 pub(super) mod random_image;
 pub(super) mod session;

@@ -7,10 +7,11 @@
 //! chunks behind it: a finished entry waits for its turn, and its slot is free. Two limits bound the chunks in flight: their number,
 //! and the memory budget of the store, from which a chunk takes a permit before it enters.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
+use crate::backend::LockGuard;
 use crate::chunker::is_zero;
 use crate::chunks::{Provenance, Stored, WriterPins};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,9 +34,32 @@ pub(in crate::store) struct ArchiveTask {
     zeros: Option<(usize, Digest)>,
 }
 
+/// Frees the name of a dropped archive, although tasks may still process its chunks.
+#[derive(Debug)]
+pub(in crate::store) struct GiveUp(Option<Weak<ArchiveTask>>);
+
+impl GiveUp {
+    pub(in crate::store) fn of(task: &Arc<ArchiveTask>) -> Self {
+        Self(Some(Arc::downgrade(task)))
+    }
+
+    /// The archive is about to be completed.
+    pub(in crate::store) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.as_ref().and_then(Weak::upgrade) {
+            task.reserved.give_up();
+        }
+    }
+}
+
 /// The base that the caller gave an archive.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::store) enum BaseChoice<'a> {
+pub(crate) enum BaseChoice<'a> {
     /// A base that is not usable means a full backup. `None` does too.
     IfUsable(Option<&'a SnapshotReader>),
     #[default]
@@ -50,6 +74,8 @@ pub(in crate::store) struct BaseArchive {
     /// Numbers of entries, in the order of their digests.
     by_digest: Vec<u32>,
     pub(in crate::store) index: IndexReader,
+    /// Keeps the base from being deleted while the archive is read.
+    pub(in crate::store) lock: Arc<dyn LockGuard>,
     pub(in crate::store) snapshot: SnapshotName,
 }
 
@@ -61,10 +87,10 @@ pub(in crate::store) struct Cut {
 }
 
 /// Data of an index entry.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::store) struct Entry {
-    pub(in crate::store) digest: Digest,
-    pub(in crate::store) length: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) digest: Digest,
+    pub(crate) length: u64,
 }
 
 impl ArchiveTask {
@@ -166,6 +192,12 @@ impl ArchiveTask {
         let shared = &self.reserved.shared;
         let digests: Vec<_> = entries.iter().map(|entry| entry.digest).collect();
         shared.store.chunks.reuse(&shared.pins, &digests).await?;
+        self.count_reused(entries);
+        Ok(())
+    }
+
+    pub(in crate::store) fn count_reused(&self, entries: &[Entry]) {
+        let shared = &self.reserved.shared;
         for entry in entries {
             Counters::add(&shared.counters.reused, 1);
             shared.events.emit(|| ArchiveEvent::ChunkReused {
@@ -173,7 +205,6 @@ impl ArchiveTask {
                 size: entry.length,
             });
         }
-        Ok(())
     }
 
     /// Makes sure that the store has the chunk of zeros that these entries name. The source was not read for them.
@@ -216,7 +247,7 @@ impl ArchiveTask {
 
 impl BaseArchive {
     async fn open(reserved: &Reserved, base: &SnapshotReader) -> Result<Self> {
-        let index = base_index(base, &reserved.shared, &reserved.name).await?;
+        let (index, lock) = base_index(base, &reserved.shared, &reserved.name).await?;
         let snapshot = base.name().clone();
         let sort = move || {
             let count = u32::try_from(index.len()).map_err(|_| {
@@ -224,7 +255,7 @@ impl BaseArchive {
             })?;
             let mut by_digest: Vec<u32> = (0..count).collect();
             by_digest.sort_unstable_by_key(|number| index.digest(*number as usize));
-            Ok(Self { by_digest, index, snapshot })
+            Ok(Self { by_digest, index, lock, snapshot })
         };
         reserved.shared.store.runtime().run_blocking("sort a base", sort).await
     }
@@ -264,7 +295,11 @@ pub(crate) async fn yield_now() {
 }
 
 /// Reads the index of the archive that a backup builds on. The base stays locked until the backup ends.
-async fn base_index(base: &SnapshotReader, writer: &WriterShared, name: &ArchiveName) -> Result<IndexReader> {
+async fn base_index(
+    base: &SnapshotReader,
+    writer: &WriterShared,
+    name: &ArchiveName,
+) -> Result<(IndexReader, Arc<dyn LockGuard>)> {
     let lock = base.hold().await?;
     let failed = |kind| Error::new(kind, "build on base").on(base.name());
     if !Arc::ptr_eq(base.store(), &writer.store) {
@@ -279,6 +314,6 @@ async fn base_index(base: &SnapshotReader, writer: &WriterShared, name: &Archive
     let file = file.ok_or_else(|| failed(ErrorKind::NotFound).because(format!("it has no {name}")))?;
     writer.key_use.check_base(&manifest, file).map_err(|error| failed(error.kind()).because(error))?;
     let index = base.store().snapshot_files().index(base.name(), file).await?;
-    writer.hold_base(base.name().clone(), version, lock)?;
-    Ok(index)
+    writer.hold_base(base.name().clone(), version, Arc::clone(&lock))?;
+    Ok((index, lock))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -16,7 +16,7 @@ use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::name::ArchiveKind;
 use crate::rt::detached::Detached;
 use crate::store::backup::image::{CHUNK_BYTES, check_chunk_bytes, empty, index_error};
-use crate::store::backup::pipeline::{ArchiveTask, BaseChoice, Cut, Entry, yield_now};
+use crate::store::backup::pipeline::{ArchiveTask, BaseChoice, Cut, Entry, GiveUp, yield_now};
 use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter, in_archive};
 use crate::trace::Part;
@@ -51,18 +51,6 @@ pub struct ImageWriter {
     task: Arc<ArchiveTask>,
     /// Chunks in the index or on their way to it, one bit each.
     taken: Vec<u64>,
-}
-
-/// Frees the name of a dropped image, although tasks may still process its chunks.
-#[derive(Debug)]
-struct GiveUp(Option<Weak<ArchiveTask>>);
-
-impl Drop for GiveUp {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.as_ref().and_then(Weak::upgrade) {
-            task.reserved.give_up();
-        }
-    }
 }
 
 /// A chunk of which some bytes are missing.
@@ -132,7 +120,7 @@ impl<'a> ImageWriterBuilder<'a> {
         let task = Arc::new(task);
         Ok(ImageWriter {
             chunk_bytes,
-            given_up: GiveUp(Some(Arc::downgrade(&task))),
+            given_up: GiveUp::of(&task),
             index,
             part,
             partial: BTreeMap::new(),
@@ -238,8 +226,8 @@ impl ImageWriter {
         while let Some(processed) = self.processing.next().await {
             self.enter(processed?)?;
         }
-        let Self { index, task, mut given_up, .. } = self;
-        given_up.0 = None;
+        let Self { index, task, given_up, .. } = self;
+        given_up.disarm();
         let (uuid, created) = task.stamp();
         let finished = index.finish(uuid, created).map_err(|error| {
             Error::new(ErrorKind::InvalidInput, "write image").on(task.name()).because(error)

@@ -16,6 +16,7 @@ use crate::format::index::FinishedIndex;
 use crate::format::layout::Key;
 use crate::format::manifest::{ManifestFile, UploadStats};
 use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
+use crate::pxar::CatalogWriter;
 use crate::store::events::{ArchiveEvent, Events};
 use crate::store::publish::{Base, Publication, PublicationLocks, Target, Written};
 use crate::store::{KeyUse, SnapshotReader, StoreInner};
@@ -54,6 +55,8 @@ pub(super) struct WriterState {
     pub(super) notes: Option<String>,
     /// Names that are taken, by finished archives and by those still being written.
     pub(super) taken: BTreeSet<ArchiveName>,
+    /// Catalog of the trees in unified form.
+    pub(super) tree_catalog: Option<CatalogWriter>,
     pub(super) written: Vec<Written>,
 }
 

@@ -3,13 +3,16 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures::io::Cursor;
 
 use crate::chunks::CachePolicy;
 use crate::chunks::witnesses::Witnesses;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::layout::Key;
-use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::format::name::{ArchiveKind, ArchiveName, SnapshotName};
+use crate::pxar::CatalogWriter;
+use crate::rt::Runtime;
 use crate::store::backup::finish::{finish, remove_in_background};
 use crate::store::backup::session::{
     ArchiveSummary, BackupStats, BaseUse, Counters, FinishedBackup, Guards, WriterShared, WriterState,
@@ -19,6 +22,9 @@ use crate::store::key_use::is_encrypted_key;
 use crate::store::publish::{Publication, Written, remove_written};
 use crate::store::{KeyUse, StoreInner};
 use crate::trace::Watch;
+
+/// Name of the catalog of trees.
+const TREE_CATALOG: &str = "catalog.pcat1";
 
 /// A new snapshot that is not visible yet.
 ///
@@ -133,7 +139,10 @@ impl SnapshotWriter {
     /// # Cancel safety
     /// Publication continues in the background if the future is dropped; the snapshot appears as a whole or not at all.
     pub async fn finish(self) -> Result<FinishedBackup> {
-        let finished = self.shared.run(finish(&self.shared)).await;
+        let finished = match self.write_tree_catalog().await {
+            Ok(()) => self.shared.run(finish(&self.shared)).await,
+            Err(error) => Err(error),
+        };
         self.shared.end(Some(finished.as_ref().map(drop)));
         finished
     }
@@ -152,6 +161,33 @@ impl SnapshotWriter {
             }
             None => Ok(()),
         }
+    }
+
+    /// Adds the entries of a tree to the catalog, which is stored when the backup finishes.
+    pub(crate) fn add_to_tree_catalog(&self, tree: CatalogWriter) {
+        let mut state = self.shared.state();
+        match &mut state.tree_catalog {
+            Some(catalog) => catalog.append(tree),
+            None => state.tree_catalog = Some(tree),
+        }
+    }
+
+    /// Runtime of the store.
+    pub(crate) fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.shared.store.runtime()
+    }
+
+    /// Stores the catalog of the trees, unless the caller stored one.
+    async fn write_tree_catalog(&self) -> Result<()> {
+        let Some(catalog) = self.shared.state().tree_catalog.take() else { return Ok(()) };
+        let name = ArchiveName::with_kind(TREE_CATALOG, ArchiveKind::Dynamic);
+        if name.is_ok_and(|name| self.shared.state().taken.contains(&name)) {
+            return Ok(());
+        }
+        let bytes = catalog.finish().map_err(|error| {
+            Error::new(ErrorKind::Internal, "write catalog").on(TREE_CATALOG).because(error)
+        })?;
+        self.stream(TREE_CATALOG, Cursor::new(bytes)).await.map(drop)
     }
 
     pub(in crate::store) fn shared(&self) -> &Arc<WriterShared> {

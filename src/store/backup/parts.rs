@@ -1,0 +1,316 @@
+//! Archives that are written by parts, some of which are chunks of a base.
+//!
+//! A caller pushes bytes, suggests and forces ends of chunks, and injects chunks that the archive of the same name in the base has, without
+//! their data. The writer of trees is the caller.
+//!
+//! # States
+//! | state | left by |
+//! |---|---|
+//! | bytes wait in the buffer | a cut of the chunker, a forced end, an injection, the end |
+//! | a chunk is in flight, in a task of its own: digest → pin → known? → encode → store | its result |
+//! | an entry waits for the chunks before it | the last of those |
+//! | the entry is in the index | |
+//!
+//! Pushing waits while too many chunks are in flight or the memory budget is used up, so the buffer and the chunks in flight bound the memory.
+//!
+//! # Injected chunks
+//! 1. [`ArchiveParts::can_inject`] pins each chunk, and only then looks for it: no sweep of this process removes it from here on (I2, I3). A suspect (H99), a chunk with
+//!    a pending delete (H17) and a missing one are not injectable. The archive is as it was, and the caller reads the data again.
+//! 2. [`ArchiveParts::inject`] ends the chunk in the buffer, also below the minimum, and enters the chunks as a whole. It refuses one that this
+//!    writer has not confirmed.
+//! 3. The base is locked until the backup ends, and has the same key in the same mode (`check_base`), so no plain chunk enters an encrypted archive or the reverse (H179).
+//! 4. Publication checks the base and all pins again, as for any archive.
+//!
+//! A crash or a drop at any point leaves chunks without an index, which the collector removes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::stream::{self, FuturesUnordered, StreamExt as _, TryStreamExt as _};
+
+use crate::buffers::Buffer;
+use crate::chunker::{BuzhashChunker, Chunker as _};
+use crate::chunks::ReuseSource;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::blob::MAX_CHUNK_BYTES;
+use crate::format::dynamic_index::{DynamicIndexReader, DynamicIndexWriter};
+use crate::format::index::IndexReader;
+use crate::format::name::ArchiveKind;
+use crate::rt::detached::Detached;
+use crate::store::backup::image::index_error;
+use crate::store::backup::pipeline::{ArchiveTask, BaseChoice, Cut, Entry, GiveUp, yield_now};
+use crate::store::events::ArchiveEvent;
+use crate::store::{ArchiveReader, ArchiveSummary, BaseUse, SnapshotWriter};
+use crate::trace::Part;
+
+/// Bytes that gather before the chunker scans them. Bytes after the end of a chunk are copied once.
+const BATCH_BYTES: usize = 512 << 10;
+
+/// Number of chunks that are looked for concurrently.
+const LOOK_UPS: usize = 16;
+
+/// An archive that is written by parts. Dropping it leaves the archive out of the snapshot.
+#[derive(Debug)]
+pub(crate) struct ArchiveParts {
+    /// Buffer of the current chunk.
+    buffer: Buffer,
+    chunker: BuzhashChunker,
+    /// Number of bytes of the archive in the buffer.
+    filled: usize,
+    given_up: GiveUp,
+    index: DynamicIndexWriter,
+    /// Number of the next chunk.
+    next: usize,
+    /// Number of the next entry of the index.
+    next_entry: usize,
+    part: Part,
+    /// Bytes of the archive so far.
+    position: u64,
+    /// Chunks in flight, each in a task of its own, which releases its resources without further calls.
+    processing: FuturesUnordered<Detached<(usize, Entry)>>,
+    /// Number of bytes in the buffer that the chunker has scanned.
+    scanned: usize,
+    task: Arc<ArchiveTask>,
+    /// Entries that came before their turn.
+    waiting: BTreeMap<usize, Entry>,
+}
+
+impl SnapshotWriter {
+    /// Begins an archive that is written by parts.
+    pub(crate) async fn parts(
+        &self,
+        name: &str,
+        chunker: BuzhashChunker,
+        base: BaseChoice<'_>,
+    ) -> Result<ArchiveParts> {
+        let part = self.shared().archive(name);
+        let begun = async {
+            let reserved = self.shared().reserve(name, ArchiveKind::Dynamic)?;
+            reserved
+                .shared
+                .events
+                .emit(|| ArchiveEvent::ArchiveStarted { archive: reserved.name.clone(), size: None });
+            ArchiveTask::begin(reserved, base).await
+        };
+        let task = Arc::new(part.run(begun).await?);
+        Ok(ArchiveParts {
+            buffer: task.store().chunks.buffer(capacity(&chunker)),
+            chunker,
+            filled: 0,
+            given_up: GiveUp::of(&task),
+            index: DynamicIndexWriter::new(),
+            next: 0,
+            next_entry: 0,
+            part,
+            position: 0,
+            processing: FuturesUnordered::new(),
+            scanned: 0,
+            task,
+            waiting: BTreeMap::new(),
+        })
+    }
+}
+
+impl ArchiveParts {
+    /// Number of bytes of the archive so far, with those of injected chunks.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The use of the base.
+    pub(crate) fn base_use(&self) -> BaseUse {
+        self.task.base_use
+    }
+
+    /// The index of the archive in the base.
+    pub(crate) fn base_index(&self) -> Option<&DynamicIndexReader> {
+        match self.task.base.as_ref().map(|base| &base.index) {
+            Some(IndexReader::Dynamic(index)) => Some(index),
+            _ => None,
+        }
+    }
+
+    /// The archive in the base, opened for reading with the key of the backup.
+    pub(crate) async fn base_reader(&self) -> Result<Option<ArchiveReader>> {
+        let Some(base) = &self.task.base else { return Ok(None) };
+        let (store, lock) = (Arc::clone(self.task.store()), Arc::clone(&base.lock));
+        let name = (self.task.name().clone(), self.task.pins().key.as_ref());
+        ArchiveReader::new(store, base.snapshot.clone(), name, base.index.clone(), lock).await.map(Some)
+    }
+
+    /// Adds bytes.
+    pub(crate) async fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let space = self.space();
+            let length = space.len().min(bytes.len());
+            space[..length].copy_from_slice(&bytes[..length]);
+            bytes = &bytes[length..];
+            self.filled(length).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds zeros.
+    pub(crate) async fn push_zeros(&mut self, mut length: u64) -> Result<()> {
+        while length > 0 {
+            let space = self.space();
+            let part = usize::try_from(length).unwrap_or(usize::MAX).min(space.len());
+            space[..part].fill(0);
+            length -= part as u64;
+            self.filled(part).await?;
+        }
+        Ok(())
+    }
+
+    /// Room for further bytes, never empty; [`filled`](Self::filled) adds those that the caller has put there.
+    pub(crate) fn space(&mut self) -> &mut [u8] {
+        let goal = (self.scanned + BATCH_BYTES).max(self.filled + 1);
+        grow(&mut self.buffer, goal);
+        &mut self.buffer[self.filled..goal]
+    }
+
+    /// Adds the first bytes of the [`space`](Self::space).
+    pub(crate) async fn filled(&mut self, length: usize) -> Result<()> {
+        self.filled += length;
+        self.position += length as u64;
+        if self.filled - self.scanned >= BATCH_BYTES {
+            // The last byte stays unscanned: a boundary may be suggested right after it.
+            self.cut(self.filled - 1).await?;
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Suggests that a chunk ends here.
+    pub(crate) fn suggest_end(&mut self) {
+        self.chunker.suggest((self.filled - self.scanned) as u64);
+    }
+
+    /// Ends the current chunk here, also below the minimum. Without bytes since the last chunk it does nothing.
+    pub(crate) async fn end_chunk(&mut self) -> Result<()> {
+        self.cut(self.filled).await?;
+        if self.filled > 0 {
+            self.store(self.filled).await?;
+        }
+        self.chunker.restart();
+        Ok(())
+    }
+
+    /// Pins chunks that the base names, and returns `true` if all of them are certainly in the store.
+    pub(crate) async fn can_inject(&self, entries: &[Entry]) -> Result<bool> {
+        let (chunks, pins) = (&self.task.store().chunks, self.task.pins());
+        let digests: Vec<_> = entries.iter().map(|entry| entry.digest).collect();
+        let look_ups = stream::iter(digests)
+            .map(|digest| chunks.reuse_if_present(pins, digest, ReuseSource::Base))
+            .buffer_unordered(LOOK_UPS);
+        look_ups.try_fold(true, |all, is_there| async move { Ok(all && is_there) }).await
+    }
+
+    /// Enters whole chunks of the base that [`can_inject`](Self::can_inject) found.
+    pub(crate) async fn inject(&mut self, entries: &[Entry]) -> Result<()> {
+        self.end_chunk().await?;
+        for entry in entries {
+            if entry.length == 0 || !self.task.pins().is_confirmed(&entry.digest) {
+                let error = Error::new(ErrorKind::Conflict, "reuse chunk").on(entry.digest);
+                return Err(error.because("it was found bad or gone after it was looked up"));
+            }
+            self.waiting.insert(self.next, *entry);
+            self.next += 1;
+            self.position += entry.length;
+        }
+        self.task.count_reused(entries);
+        self.enter()
+    }
+
+    /// Ends the archive.
+    pub(crate) async fn finish(mut self) -> Result<ArchiveSummary> {
+        self.end_chunk().await?;
+        while let Some(processed) = self.processing.next().await {
+            self.accept(processed?)?;
+        }
+        let Self { index, task, given_up, .. } = self;
+        let (uuid, created) = task.stamp();
+        let finished = index.finish(uuid, created).map_err(|error| index_error(&task, error))?;
+        given_up.disarm();
+        let task = Arc::try_unwrap(task).map_err(|task| {
+            Error::new(ErrorKind::Internal, "write archive").on(task.name()).because("a chunk is in flight")
+        })?;
+        task.reserved.complete_index(finished, task.base_use)
+    }
+
+    /// Scans the buffer up to this length, and stores the chunks that end there.
+    async fn cut(&mut self, up_to: usize) -> Result<()> {
+        let mut up_to = up_to;
+        while self.scanned < up_to {
+            match self.chunker.scan(&self.buffer[self.scanned..up_to]) {
+                Some(cut) => {
+                    let length = self.scanned + cut;
+                    self.store(length).await?;
+                    up_to -= length;
+                }
+                None => self.scanned = up_to,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the first `length` bytes as a chunk, and starts to store it. The bytes after them begin the next one. Waits while
+    /// too many chunks are in flight.
+    async fn store(&mut self, length: usize) -> Result<()> {
+        let chunks = &self.task.store().chunks;
+        let rest = length..self.filled;
+        let mut next = chunks.buffer(capacity(&self.chunker));
+        grow(&mut next, rest.len());
+        next[..rest.len()].copy_from_slice(&self.buffer[rest.clone()]);
+        let chunk = std::mem::replace(&mut self.buffer, next).freeze_to(length);
+        self.filled = rest.len();
+        self.scanned = 0;
+        let in_flight = self.task.store().in_flight();
+        while self.processing.len() >= in_flight {
+            if let Some(processed) = self.processing.next().await {
+                self.accept(processed?)?;
+            }
+        }
+        let permit = self.task.permit(length).await;
+        // `finish` needs the only reference to the archive task: this one is dropped before the result is visible.
+        let (task, number) = (Arc::clone(&self.task), self.next);
+        self.next += 1;
+        let work = async move {
+            let entry = task.process(Cut { bytes: chunk, permit }).await?;
+            Ok((number, entry))
+        };
+        let runtime = self.task.store().runtime();
+        self.processing.push(runtime.run_detached("write archive", self.part.run(work)));
+        Ok(())
+    }
+
+    fn accept(&mut self, (number, entry): (usize, Entry)) -> Result<()> {
+        self.waiting.insert(number, entry);
+        self.enter()
+    }
+
+    /// Enters the entries whose turn has come.
+    fn enter(&mut self) -> Result<()> {
+        while let Some(entry) = self.waiting.remove(&self.next_entry) {
+            self.next_entry += 1;
+            self.index.push(entry.length, entry.digest).map_err(|error| {
+                Error::new(ErrorKind::Internal, "write index").on(self.task.name()).because(error)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The capacity that most chunks stay below.
+fn capacity(chunker: &BuzhashChunker) -> usize {
+    (chunker.typical_bytes() * 2).min(MAX_CHUNK_BYTES) + BATCH_BYTES
+}
+
+/// Makes a buffer at least `length` bytes long. One that is too small gets what the largest chunk needs.
+fn grow(buffer: &mut Buffer, length: usize) {
+    if buffer.capacity() < length {
+        let more = length.max(MAX_CHUNK_BYTES + BATCH_BYTES) - buffer.len();
+        buffer.reserve_exact(more);
+    }
+    buffer.lengthen(length);
+}

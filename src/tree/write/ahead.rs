@@ -1,0 +1,91 @@
+//! Files that are read ahead.
+//!
+//! Up to [`FILES_AHEAD`] files are opened, and small ones read, before their turn, in the order of the archive. Their contents take at most
+//! [`BYTES_AHEAD`]; a large file counts as [`FILE_BYTES`], since it is read when its turn comes.
+
+use std::io;
+use std::sync::Arc;
+
+use futures::stream::{self, Stream, StreamExt as _};
+
+use crate::error::{Error, Result};
+use crate::pxar::FileKind;
+use crate::rt::semaphore::{Permit, Semaphore};
+use crate::tree::write::walk::{Found, Place, Step, Walker};
+use crate::tree::{FileContents, SourceEntry};
+
+/// Maximum number of steps of the walk that are prepared ahead.
+const FILES_AHEAD: usize = 128;
+
+/// Maximum bytes of contents of files that wait for their turn.
+const BYTES_AHEAD: usize = 32 << 20;
+
+/// Bytes that a file of this size or more counts.
+const FILE_BYTES: u64 = 1 << 20;
+
+/// A step with the contents of its file.
+pub(super) enum Prepared {
+    /// A directory begins.
+    Enter(Found),
+    /// An entry without contents, or whose contents are not needed.
+    Entry(Found),
+    /// A file that was opened.
+    File(Found, io::Result<FileContents>, Permit),
+    /// The directory that was entered last ends.
+    Leave,
+}
+
+/// The steps of a walk in order.
+pub(super) fn prepared(walker: Walker) -> impl Stream<Item = Result<Prepared>> {
+    let budget = Semaphore::new(BYTES_AHEAD);
+    let steps = stream::try_unfold((walker, budget), |(mut walker, budget)| async move {
+        let Some(step) = walker.next().await? else { return Ok(None) };
+        let permit = match &step {
+            Step::Entry(found) if needs_contents(found) => Some(budget.acquire(weight(found.size())).await),
+            _ => None,
+        };
+        Ok::<_, Error>(Some(((step, permit), (walker, budget))))
+    });
+    steps
+        .map(|step| async move {
+            Ok(match step? {
+                (Step::Entry(found), Some(permit)) => {
+                    let contents = open(&found).await;
+                    Prepared::File(found, contents, permit)
+                }
+                (Step::Entry(found), None) => Prepared::Entry(found),
+                (Step::Enter(found), _) => Prepared::Enter(found),
+                (Step::Leave, _) => Prepared::Leave,
+            })
+        })
+        .buffered(FILES_AHEAD)
+}
+
+/// Opens files in order, several ahead.
+pub(super) fn reopened(
+    files: Vec<(Arc<Place>, SourceEntry)>,
+) -> impl Stream<Item = (io::Result<FileContents>, Permit)> {
+    let budget = Semaphore::new(BYTES_AHEAD);
+    let permits = stream::unfold((files.into_iter(), budget), |(mut files, budget)| async move {
+        let (place, entry) = files.next()?;
+        let size = if let FileKind::File { size } = entry.kind { size } else { 0 };
+        let permit = budget.acquire(weight(size)).await;
+        Some(((place, entry, permit), (files, budget)))
+    });
+    permits
+        .map(|(place, entry, permit)| async move { (place.directory.open_file(&entry).await, permit) })
+        .buffered(FILES_AHEAD)
+}
+
+pub(super) async fn open(found: &Found) -> io::Result<FileContents> {
+    found.place.directory.open_file(&found.entry).await
+}
+
+/// Returns `true` for a file that is read, as far as the walk knows.
+fn needs_contents(found: &Found) -> bool {
+    matches!(found.entry.kind, FileKind::File { .. }) && !found.is_repeated && found.unchanged.is_none()
+}
+
+fn weight(size: u64) -> usize {
+    usize::try_from(size.clamp(1, FILE_BYTES)).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,363 @@
+//! The walk over a source, in the order of an archive.
+//!
+//! [`Walker::next`] yields the entries depth first, the children of a directory by their names. Directories that come next in this order are listed
+//! ahead, each in a task of its own: up to [`DIRECTORIES_AHEAD`] of them, and no more once their listings have [`ENTRIES_AHEAD`]
+//! entries. The listings of the open directories and of those ahead are the memory of the walk: about half a kilobyte an entry. A
+//! directory is listed as a whole, however large.
+
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::FutureExt as _;
+
+use crate::error::Result;
+use crate::pxar::{EXCLUDE_FILE, FileKind};
+use crate::rt::Runtime;
+use crate::rt::detached::Detached;
+use crate::tree::write::base::BaseCursor;
+use crate::tree::write::findings::{Findings, TreeEvent, joined};
+use crate::tree::{LinkId, Problem, SourceDirectory, SourceEntry, TreeFinding};
+
+/// Maximum number of directories listed ahead.
+const DIRECTORIES_AHEAD: usize = 64;
+
+/// Number of entries in listings ahead, above which no further directory is listed.
+const ENTRIES_AHEAD: usize = 32 << 10;
+
+/// Listings with more entries are sorted on the blocking pool.
+const MANY_ENTRIES: usize = 4 << 10;
+
+/// A step of the walk.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A directory begins.
+    Enter(Found),
+    /// Any other entry.
+    Entry(Found),
+    /// The directory that was entered last ends.
+    Leave,
+}
+
+/// An entry that the walk found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) entry: SourceEntry,
+    /// Position of its contents in the payload archive of the base, if they are unchanged.
+    pub(super) unchanged: Option<u64>,
+    /// `true` if the file has another name that came before.
+    pub(super) is_repeated: bool,
+    pub(super) place: Arc<Place>,
+}
+
+impl Found {
+    pub(super) fn path(&self) -> Vec<u8> {
+        joined(&self.place.path, &self.entry.name)
+    }
+
+    /// Bytes of the contents; 0 for anything but a file.
+    pub(super) fn size(&self) -> u64 {
+        match self.entry.kind {
+            FileKind::File { size } => size,
+            _ => 0,
+        }
+    }
+}
+
+/// An open directory of the source.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) directory: Arc<dyn SourceDirectory>,
+    /// Its path; empty for the root.
+    pub(super) path: Bytes,
+}
+
+/// A directory with its listing.
+#[derive(Debug)]
+struct Listed {
+    entries: VecDeque<SourceEntry>,
+    /// Its directories, in order.
+    directories: VecDeque<Ahead>,
+    findings: Vec<TreeFinding>,
+    /// `true` if the cursor of the base is in this directory, or below it.
+    is_in_base: bool,
+    place: Arc<Place>,
+    /// Number of entries that were taken.
+    taken: usize,
+}
+
+/// A directory that comes later.
+#[derive(Debug)]
+struct Ahead {
+    /// Its number in the listing.
+    number: usize,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Listing(Detached<Outcome>),
+    Ready(Outcome),
+    Waiting,
+}
+
+/// Result of listing a directory.
+#[derive(Debug)]
+enum Outcome {
+    Gone(io::Error),
+    Listed(Box<Listed>),
+    /// It cannot be opened or listed: it is stored without its contents.
+    Unlistable(io::Error, Arc<Place>),
+}
+
+/// What every listing needs.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) findings: Findings,
+    pub(super) runtime: Arc<dyn Runtime>,
+}
+
+#[derive(Debug)]
+pub(super) struct Walker {
+    base: Option<BaseCursor>,
+    context: Context,
+    open: Vec<Listed>,
+    /// Files with several names, seen so far.
+    seen: HashSet<LinkId>,
+}
+
+impl Walker {
+    /// Lists the root.
+    pub(super) async fn new(
+        context: Context,
+        root: Box<dyn SourceDirectory>,
+        base: Option<BaseCursor>,
+    ) -> Result<Self> {
+        let place = Arc::new(Place { directory: Arc::from(root), path: Bytes::new() });
+        let is_in_base = base.is_some();
+        let mut walker = Self { base, context, open: Vec::new(), seen: HashSet::new() };
+        match list(walker.context.clone(), place).await? {
+            Outcome::Listed(listed) => walker.open(*listed, is_in_base),
+            Outcome::Gone(error) | Outcome::Unlistable(error, _) => {
+                let finding = TreeFinding::new(Vec::new(), Problem::UnreadableContents);
+                walker.context.findings.add(finding.because(error));
+            }
+        }
+        walker.list_ahead();
+        Ok(walker)
+    }
+
+    /// The next step; `None` at the end of the root.
+    pub(super) async fn next(&mut self) -> Result<Option<Step>> {
+        loop {
+            let Some(listed) = self.open.last_mut() else { return Ok(None) };
+            let Some(entry) = listed.entries.pop_front() else {
+                let is_in_base = listed.is_in_base;
+                self.open.pop();
+                self.leave_base(is_in_base).await?;
+                if self.base.as_ref().is_some_and(BaseCursor::is_damaged) {
+                    self.context.findings.note_damaged_base();
+                }
+                return Ok(if self.open.is_empty() { None } else { Some(Step::Leave) });
+            };
+            listed.taken += 1;
+            let (place, is_in_base) = (Arc::clone(&listed.place), listed.is_in_base);
+            let ahead = match entry.kind {
+                FileKind::Directory => listed.directories.pop_front(),
+                _ => None,
+            };
+            let old = match &mut self.base {
+                Some(base) if is_in_base => base.find(&entry.name).await?,
+                _ => None,
+            };
+            let was_directory = old.as_ref().is_some_and(|old| old.kind == FileKind::Directory);
+            let mut found = Found { entry, unchanged: None, is_repeated: false, place };
+            if found.entry.kind != FileKind::Directory {
+                self.leave_base(was_directory).await?;
+                found.is_repeated = found.entry.link.is_some_and(|link| !self.seen.insert(link));
+                let unchanged = self.base.as_ref().zip(old.as_ref());
+                found.unchanged = unchanged.and_then(|(base, old)| base.unchanged(&found.entry, old));
+                return Ok(Some(Step::Entry(found)));
+            }
+            let outcome = self.outcome(&found, ahead.map(|ahead| ahead.state)).await?;
+            if self.enter(&found, outcome, was_directory) {
+                self.list_ahead();
+                let path = || found.path().into();
+                self.context.findings.emit(|| TreeEvent::DirectoryEntered { path: path() });
+                return Ok(Some(Step::Enter(found)));
+            }
+            self.leave_base(was_directory).await?;
+        }
+    }
+
+    /// Waits for the listing of a directory, and starts it if it was not started yet.
+    async fn outcome(&mut self, found: &Found, state: Option<State>) -> Result<Outcome> {
+        match state {
+            Some(State::Ready(outcome)) => Ok(outcome),
+            Some(State::Listing(listing)) => {
+                self.list_ahead();
+                listing.await
+            }
+            Some(State::Waiting) | None => {
+                let listing = start(&self.context, &found.place, &found.entry);
+                self.list_ahead();
+                listing.await
+            }
+        }
+    }
+
+    async fn leave_base(&mut self, is_in_base: bool) -> Result<()> {
+        match &mut self.base {
+            Some(base) if is_in_base => base.leave().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Enters a directory; returns `false` if it is gone.
+    fn enter(&mut self, found: &Found, outcome: Outcome, is_in_base: bool) -> bool {
+        match outcome {
+            Outcome::Gone(error) => {
+                self.context.findings.lost(found.path(), &error, Problem::Unreadable);
+                return false;
+            }
+            Outcome::Listed(listed) => self.open(*listed, is_in_base),
+            Outcome::Unlistable(error, place) => {
+                let finding = TreeFinding::new(found.path(), Problem::UnreadableContents);
+                self.context.findings.add(finding.because(error));
+                self.open(Listed::empty(place), is_in_base);
+            }
+        }
+        true
+    }
+
+    fn open(&mut self, mut listed: Listed, is_in_base: bool) {
+        listed.is_in_base = is_in_base;
+        for finding in listed.findings.drain(..) {
+            self.context.findings.add(finding);
+        }
+        self.open.push(listed);
+    }
+
+    /// Starts to list the directories that come next.
+    fn list_ahead(&mut self) {
+        let mut left = (DIRECTORIES_AHEAD, ENTRIES_AHEAD);
+        for listed in self.open.iter_mut().rev() {
+            if !list_ahead_in(&self.context, listed, &mut left) {
+                return;
+            }
+        }
+    }
+}
+
+impl Listed {
+    fn empty(place: Arc<Place>) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            directories: VecDeque::new(),
+            findings: Vec::new(),
+            is_in_base: false,
+            place,
+            taken: 0,
+        }
+    }
+}
+
+/// Starts to list directories below this one, in order; returns `false` once enough are ahead.
+fn list_ahead_in(context: &Context, listed: &mut Listed, left: &mut (usize, usize)) -> bool {
+    let (taken, place) = (listed.taken, Arc::clone(&listed.place));
+    for ahead in &mut listed.directories {
+        if let State::Listing(listing) = &mut ahead.state
+            && let Some(Ok(outcome)) = listing.now_or_never()
+        {
+            ahead.state = State::Ready(outcome);
+        }
+        if left.0 == 0 || left.1 == 0 {
+            return false;
+        }
+        left.0 -= 1;
+        match &mut ahead.state {
+            State::Waiting => {
+                let Some(entry) = listed.entries.get(ahead.number - taken) else { return false };
+                ahead.state = State::Listing(start(context, &place, entry));
+            }
+            State::Ready(Outcome::Listed(below)) => {
+                left.1 = left.1.saturating_sub(below.entries.len());
+                if !list_ahead_in(context, below, left) {
+                    return false;
+                }
+            }
+            State::Listing(_) | State::Ready(_) => {}
+        }
+    }
+    true
+}
+
+/// Opens and lists a directory in a task of its own.
+fn start(context: &Context, place: &Arc<Place>, entry: &SourceEntry) -> Detached<Outcome> {
+    let (owned, place, entry) = (context.clone(), Arc::clone(place), entry.clone());
+    context.runtime.run_detached("list directory", async move {
+        let path = Bytes::from(joined(&place.path, &entry.name));
+        match place.directory.open_directory(&entry).await {
+            Ok(directory) => {
+                let place = Arc::new(Place { directory: Arc::from(directory), path });
+                list(owned, place).await
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Outcome::Gone(error)),
+            Err(error) => Ok(Outcome::Unlistable(error, place)),
+        }
+    })
+}
+
+async fn list(context: Context, place: Arc<Place>) -> Result<Outcome> {
+    let listing = match place.directory.list().await {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Gone(error)),
+        Err(error) => return Ok(Outcome::Unlistable(error, place)),
+    };
+    let mut findings = listing.findings;
+    for finding in &mut findings {
+        finding.path = joined(&place.path, &finding.path);
+    }
+    let entries = listing.entries;
+    let is_large = entries.len() > MANY_ENTRIES;
+    let listed = move || {
+        let is_root = place.path.is_empty();
+        let mut kept = VecDeque::with_capacity(entries.len());
+        let mut directories = VecDeque::new();
+        for entry in checked(entries, &place, &mut findings) {
+            if is_root && entry.name == EXCLUDE_FILE {
+                continue;
+            }
+            if entry.kind == FileKind::Directory {
+                directories.push_back(Ahead { number: kept.len(), state: State::Waiting });
+            }
+            kept.push_back(entry);
+        }
+        Ok(Box::new(Listed { entries: kept, directories, findings, is_in_base: false, place, taken: 0 }))
+    };
+    if is_large {
+        return context.runtime.run_blocking("sort directory", listed).await.map(Outcome::Listed);
+    }
+    listed().map(Outcome::Listed)
+}
+
+/// The entries in the order of the archive, without those that no archive can hold.
+fn checked(
+    mut entries: Vec<SourceEntry>,
+    place: &Place,
+    findings: &mut Vec<TreeFinding>,
+) -> impl Iterator<Item = SourceEntry> {
+    entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    let mut refuse = |name: &[u8], why: &'static str| {
+        findings.push(TreeFinding::new(joined(&place.path, name), Problem::Unreadable).because(why));
+    };
+    entries.dedup_by(|next, before| {
+        let is_twin = next.name == before.name;
+        if is_twin {
+            refuse(&next.name, "the directory has two entries of this name");
+        }
+        is_twin
+    });
+    entries.into_iter()
+}

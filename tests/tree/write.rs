@@ -1,0 +1,269 @@
+//! Backups of trees.
+
+use std::sync::Arc;
+
+use futures::executor::block_on;
+use larder::ThreadRuntime;
+use larder::backend::MemoryBackend;
+use larder::crypt::EncryptionKey;
+use larder::error::ErrorKind;
+use larder::format::name::GroupName;
+use larder::pxar::{FileKind, Xattr};
+use larder::store::{BaseUse, Datastore, FinishedBackup, Options, SnapshotReader};
+use larder::tree::{LinkId, Problem, SourceEntry, TreeSource, TreeSummary};
+use larder_testing::noise;
+use larder_testing::tree::{Contents, MemoryTree, metadata};
+
+use crate::archives::{contents_of, restored, same_tree};
+
+pub(crate) fn group() -> GroupName {
+    "host/a".parse().unwrap()
+}
+
+pub(crate) async fn store() -> Datastore {
+    let backend = MemoryBackend::new(Arc::new(ThreadRuntime::new()));
+    Datastore::create(Arc::new(backend), Options::default()).await.unwrap()
+}
+
+/// A tree of all kinds, with small and large files.
+pub(crate) fn mixed_tree() -> MemoryTree {
+    let tree = MemoryTree::default();
+    tree.directory("a");
+    tree.directory("a/b");
+    tree.directory("a/b/c");
+    tree.directory("empty");
+    for number in 0..40_u64 {
+        tree.file(&format!("a/b/small{number:03}"), noise(number, 500 + 37 * number as usize), 1_600_000_000);
+        tree.file(&format!("a/b/c/medium{number:03}"), noise(100 + number, 20_000), 1_600_000_000);
+    }
+    tree.file("a/large", noise(1, 3_000_000), 1_600_000_001);
+    tree.file("a.txt", &b""[..], -5);
+    tree.odd_file("stream", 300_000, 7, Contents::Stream(noise(2, 300_000).into(), None));
+    let link = FileKind::Symlink { target: "a/large".into() };
+    let entry = SourceEntry::new("link", link.clone(), metadata(&link, 3));
+    tree.add(b"", entry, Contents::Whole("".into()));
+    let file = FileKind::File { size: 5 };
+    for name in ["one", "two"] {
+        let mut metadata = metadata(&file, 9);
+        metadata.xattrs.push(Xattr { name: "user.a".into(), value: "b".into() });
+        let entry = SourceEntry::new(name, file.clone(), metadata).link(LinkId { device: 1, inode: 2 });
+        tree.add(b"a/b", entry, Contents::Whole("hello".into()));
+    }
+    tree
+}
+
+pub(crate) async fn back_up(
+    store: &Datastore,
+    tree: &dyn TreeSource,
+    base: Option<&SnapshotReader>,
+) -> (SnapshotReader, TreeSummary) {
+    let backup = store.backup(&group()).begin().await.unwrap();
+    let summary = backup.tree("root", tree).base_if_usable(base).chunk_bytes(64 << 10).await.unwrap();
+    (backup.finish().await.unwrap().snapshot, summary)
+}
+
+#[test]
+fn a_tree_comes_back_in_both_forms() {
+    block_on(async {
+        let (store, tree) = (store().await, mixed_tree());
+        let backup = store.backup(&group()).begin().await.unwrap();
+        let split = backup.tree("root", &tree).await.unwrap();
+        let unified = backup.tree("other.pxar", &tree).unified().await.unwrap();
+        let FinishedBackup { snapshot, .. } = backup.finish().await.unwrap();
+        let names: Vec<_> = snapshot.manifest().files().iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["root.ppxar.didx", "root.mpxar.didx", "other.pxar.didx", "catalog.pcat1.didx"]);
+        assert_eq!(split.counts, unified.counts);
+        assert_eq!((split.counts.files, split.counts.hard_links, split.counts.others), (84, 1, 1));
+        assert!(split.report.findings.is_empty(), "{}", split.report);
+        let expected = contents_of(&tree).await;
+        same_tree(&restored(&snapshot, "root").await, &expected);
+        same_tree(&restored(&snapshot, "other").await, &expected);
+    });
+}
+
+#[test]
+fn an_unchanged_tree_is_not_opened() {
+    block_on(async {
+        let (store, tree) = (store().await, mixed_tree());
+        let (first, _) = back_up(&store, &tree, None).await;
+        assert_eq!(tree.opened().len(), 84);
+        let (second, summary) = back_up(&store, &tree, Some(&first)).await;
+        assert_eq!(tree.opened(), [""; 0]);
+        assert_eq!((summary.base, summary.counts.files_reused), (BaseUse::Used, 84));
+        let expected = contents_of(&tree).await;
+        same_tree(&restored(&second, "root").await, &expected);
+        let (third, summary) = back_up(&store, &tree, Some(&second)).await;
+        assert_eq!(summary.counts.files_reused, 84);
+        same_tree(&restored(&third, "root").await, &expected);
+        let backup = store.backup(&group()).begin().await.unwrap();
+        let summary =
+            backup.tree("root", &tree).base(&third).reread_all().chunk_bytes(64 << 10).await.unwrap();
+        assert_eq!((summary.counts.files_reused, tree.opened().len()), (0, 84));
+        assert_eq!(backup.stats().chunks_new, 0);
+    });
+}
+
+#[test]
+fn only_what_changed_is_read() {
+    block_on(async {
+        let (store, tree) = (store().await, mixed_tree());
+        let (first, _) = back_up(&store, &tree, None).await;
+        tree.opened();
+        tree.file("a/b/new", noise(77, 1000), 5);
+        tree.file("a/b/c/medium010", noise(78, 20_000), 1_600_000_002);
+        tree.file("a/b/c/medium020", noise(79, 20_001), 1_600_000_000);
+        tree.remove("a/b/c/medium030");
+        tree.remove("empty");
+        tree.file("empty", noise(80, 10), 5);
+        tree.directory("added");
+        tree.file("added/file", noise(81, 10), 5);
+        let (second, summary) = back_up(&store, &tree, Some(&first)).await;
+        let opened = tree.opened();
+        for path in ["a/b/new", "a/b/c/medium010", "a/b/c/medium020", "empty", "added/file"] {
+            assert!(opened.contains(&path.to_owned()), "{path}");
+        }
+        assert_eq!(opened.len() as u64, summary.counts.files - summary.counts.files_reused);
+        assert!(summary.counts.bytes_reused > 2_000_000, "{:?}", summary.counts);
+        same_tree(&restored(&second, "root").await, &contents_of(&tree).await);
+    });
+}
+
+#[test]
+fn files_that_change_while_they_are_read_are_stored_and_reported() {
+    block_on(async {
+        let (store, tree) = (store().await, MemoryTree::default());
+        tree.directory("d");
+        let bytes = noise(1, 100_000);
+        tree.odd_file(
+            "d/changed",
+            100_000,
+            1,
+            Contents::Stream(bytes.clone().into(), Some(Problem::Changed)),
+        );
+        tree.odd_file("d/denied", 9, 1, Contents::Fails(std::io::ErrorKind::PermissionDenied));
+        tree.odd_file("d/gone", 9, 1, Contents::Fails(std::io::ErrorKind::NotFound));
+        tree.odd_file("d/grown", 90_000, 1, Contents::Whole(bytes.clone().into()));
+        tree.odd_file("d/shrunk", 100_001, 1, Contents::Whole(bytes.clone().into()));
+        tree.odd_file("d/shrunk stream", 100_002, 1, Contents::Stream(bytes.clone().into(), None));
+        tree.odd_file("d/torn", 200_000, 1, Contents::FailsAfter(bytes.clone().into()));
+        tree.file("e", bytes.clone(), 1);
+        for is_unified in [false, true] {
+            let backup = store.backup(&group()).begin().await.unwrap();
+            let builder = backup.tree("root", &tree);
+            let summary = if is_unified { builder.unified().await } else { builder.await }.unwrap();
+            let snapshot = backup.finish().await.unwrap().snapshot;
+            let found = |path: &str| {
+                let found = summary.report.findings.iter().find(|found| found.path == path.as_bytes());
+                found.unwrap_or_else(|| panic!("{path}: {}", summary.report)).problem
+            };
+            assert_eq!(summary.report.findings.len(), 7, "{}", summary.report);
+            assert_eq!(found("d/changed"), Problem::Changed);
+            assert_eq!(found("d/denied"), Problem::Unreadable);
+            assert_eq!(found("d/gone"), Problem::Vanished);
+            assert_eq!(found("d/grown"), Problem::Grown);
+            assert_eq!(found("d/shrunk"), Problem::Shrunk(100_000));
+            assert_eq!(found("d/shrunk stream"), Problem::Shrunk(100_000));
+            assert_eq!(found("d/torn"), Problem::UnreadableFrom(100_000));
+            let stored = restored(&snapshot, "root").await;
+            assert_eq!(stored.len(), 8);
+            let contents = |path: &str| stored[path.as_bytes()].2.clone();
+            assert_eq!(contents("d/grown"), bytes[..90_000]);
+            assert_eq!(contents("d/shrunk"), [&bytes[..], &[0]].concat());
+            assert_eq!(contents("d/shrunk stream"), [&bytes[..], &[0, 0]].concat());
+            assert_eq!(contents("d/torn"), [&bytes[..], &[0; 100_000]].concat());
+            assert_eq!(contents("e"), bytes);
+        }
+    });
+}
+
+#[test]
+fn directories_that_cannot_be_read_are_reported() {
+    block_on(async {
+        let (store, tree) = (store().await, MemoryTree::default());
+        let kind = FileKind::Directory;
+        for (name, error) in
+            [("denied", std::io::ErrorKind::PermissionDenied), ("gone", std::io::ErrorKind::NotFound)]
+        {
+            let entry = SourceEntry::new(name, kind.clone(), metadata(&kind, 1));
+            tree.add(b"", entry, Contents::Fails(error));
+            tree.file(&format!("{name}/below"), "x", 1);
+        }
+        let (snapshot, summary) = back_up(&store, &tree, None).await;
+        let found: Vec<_> =
+            summary.report.findings.iter().map(|found| (&found.path[..], found.problem)).collect();
+        assert_eq!(found, [(&b"denied"[..], Problem::UnreadableContents), (b"gone", Problem::Vanished)]);
+        let stored = restored(&snapshot, "root").await;
+        assert_eq!(stored.keys().map(Vec::len).collect::<Vec<_>>(), [0, 6]);
+    });
+}
+
+#[test]
+fn a_further_name_of_a_file_that_vanished_has_the_contents() {
+    block_on(async {
+        let (store, tree) = (store().await, MemoryTree::default());
+        let kind = FileKind::File { size: 5 };
+        let link = LinkId { device: 1, inode: 2 };
+        for (name, contents) in [
+            ("a", Contents::Fails(std::io::ErrorKind::NotFound)),
+            ("b", Contents::Whole("hello".into())),
+            ("c", Contents::Whole("hello".into())),
+        ] {
+            tree.add(b"", SourceEntry::new(name, kind.clone(), metadata(&kind, 1)).link(link), contents);
+        }
+        let (snapshot, summary) = back_up(&store, &tree, None).await;
+        assert_eq!((summary.counts.files, summary.counts.hard_links), (1, 1));
+        let stored = restored(&snapshot, "root").await;
+        assert_eq!((&stored[&b"b"[..]].2[..], &stored[&b"c"[..]].2[..]), (&b"hello"[..], &b"hello"[..]));
+    });
+}
+
+#[test]
+fn an_encrypted_tree_reuses_chunks_of_its_key_only() {
+    block_on(async {
+        let (store, tree) = (store().await, mixed_tree());
+        let key = EncryptionKey::from_bytes(&[7; 32]);
+        let write = |key: Option<EncryptionKey>, base: Option<Arc<SnapshotReader>>| {
+            let (store, tree) = (store.clone(), tree.clone());
+            async move {
+                let builder = store.backup(&group());
+                let builder = if let Some(key) = &key { builder.encrypt(key) } else { builder };
+                let backup = builder.begin().await.unwrap();
+                let summary = backup.tree("root", &tree).base_if_usable(base.as_deref()).await.unwrap();
+                (Arc::new(backup.finish().await.unwrap().snapshot), summary)
+            }
+        };
+        let (plain, _) = write(None, None).await;
+        let (first, summary) = write(Some(key.clone()), Some(Arc::clone(&plain))).await;
+        assert_eq!((summary.base, summary.counts.files_reused), (BaseUse::OtherKey, 0));
+        let (second, summary) = write(Some(key.clone()), Some(first)).await;
+        assert_eq!((summary.base, summary.counts.files_reused), (BaseUse::Used, 84));
+        same_tree(&restored(&second, "root").await, &contents_of(&tree).await);
+        let (_, summary) = write(None, Some(second)).await;
+        assert_eq!((summary.base, summary.counts.files_reused), (BaseUse::Encrypted, 0));
+    });
+}
+
+#[test]
+fn names_are_taken_once_and_a_dropped_tree_leaves_none() {
+    block_on(async {
+        let (store, tree) = (store().await, mixed_tree());
+        let backup = store.backup(&group()).begin().await.unwrap();
+        {
+            let mut dropped =
+                std::pin::pin!(std::future::IntoFuture::into_future(backup.tree("root", &tree)));
+            let waker = futures::task::noop_waker();
+            let _ = dropped.as_mut().poll(&mut std::task::Context::from_waker(&waker));
+        }
+        backup.tree("root", &tree).await.unwrap();
+        let error = backup.tree("root", &tree).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        backup.tree("root", &tree).unified().await.unwrap();
+        backup.tree("more", &tree).unified().await.unwrap();
+        let finished = backup.finish().await.unwrap();
+        let catalog = crate::archives::read(&finished.snapshot, "catalog.pcat1.didx").await;
+        let catalog = larder::pxar::CatalogReader::parse(catalog).unwrap();
+        let archives = catalog.entries(catalog.root()).unwrap();
+        let names: Vec<_> = archives.iter().map(|entry| &entry.name[..]).collect();
+        assert_eq!(names, [&b"root.pxar.didx"[..], b"more.pxar.didx"]);
+    });
+}
