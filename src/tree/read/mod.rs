@@ -17,6 +17,7 @@
 mod entry;
 mod file;
 mod find;
+mod in_order;
 mod listing;
 mod lookup;
 mod lost;

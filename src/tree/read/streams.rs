@@ -43,6 +43,10 @@ impl Streams {
         Self { archive, payload: Some(payload) }
     }
 
+    pub(super) fn payload(&self) -> Option<&ArchiveReader> {
+        self.payload.as_ref()
+    }
+
     pub(super) fn is_split(&self) -> bool {
         self.payload.is_some()
     }

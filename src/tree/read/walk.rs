@@ -23,10 +23,10 @@ const LOST_MODE: u32 = 0o040_700;
 /// Memory is bounded by the chunks that are fetched ahead, and 8 bytes for each entry of the open directories.
 #[derive(Debug)]
 pub struct TreeWalk {
-    archive: ArchiveReader,
+    pub(super) archive: ArchiveReader,
     /// Number of open directories above the start of the walk.
     base: usize,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
     is_done: bool,
     /// Paths of the directories that the walk has entered.
     open: Vec<Bytes>,
@@ -81,6 +81,8 @@ impl TreeWalk {
     /// # Cancel safety
     /// A dropped future loses no step.
     pub async fn next(&mut self) -> Result<Option<TreeStep>> {
+        // A restore may have read them before, with `next_contents`.
+        self.decoder.skip_contents();
         loop {
             if let Some(step) = self.steps.pop_front() {
                 return Ok(Some(step));
@@ -93,10 +95,7 @@ impl TreeWalk {
                 Ok(ArchivePart::Contents(_)) => self.decoder.skip_contents(),
                 Ok(ArchivePart::DirectoryEnd) => self.leave(),
                 Ok(ArchivePart::End) => self.end(),
-                Ok(ArchivePart::Entry(entry)) => {
-                    self.decoder.skip_contents();
-                    self.add(TreeEntry::from(*entry));
-                }
+                Ok(ArchivePart::Entry(entry)) => self.add(TreeEntry::from(*entry)),
                 Err(error) => self.pass_fault(error).await?,
             }
         }
@@ -149,7 +148,8 @@ impl TreeWalk {
             }
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let damaged = self.archive.chunk_range(position).map_or(position + 1, |range| range.end);
-                self.pass(damaged, &Causes(&error).to_string()).await
+                let cause = Causes(&error).to_string();
+                self.pass(damaged, &cause).await
             }
             Err(error) => Err(error),
         }

@@ -110,6 +110,7 @@ const TOOLS: &[&str] = &[
     "TreeFault",
     "TreeFile",
     "TreeFind",
+    "TreeRestore",
     "TreeStep",
     "TreeWalk",
     "VerifyMode",

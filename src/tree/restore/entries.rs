@@ -1,0 +1,207 @@
+//! Files, links and others.
+
+use bytes::Bytes;
+
+use super::contents::{ContentsReader, Pieces};
+use super::directories::{DirectoryNumber, when_ready};
+use super::engine::{Done, Engine};
+use super::report::TreeRestoreEvent;
+use super::selection::Selection;
+use super::target::TargetError;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pxar::{FileKind, Metadata};
+use crate::tree::read::{TreeEntry, TreeWalk};
+use crate::tree::{Problem, TreeFinding};
+
+/// Maximum length of a file that the target gets as a whole.
+const SMALL_BYTES: u64 = 1 << 20;
+
+/// A file to write.
+struct NewFile {
+    directory: DirectoryNumber,
+    metadata: Metadata,
+    path: Bytes,
+    size: u64,
+}
+
+/// Why a large file was not written.
+enum WriteError {
+    Read(Error),
+    Target(TargetError),
+}
+
+impl Engine<'_> {
+    /// Restores the file that the walk yielded last.
+    pub(super) async fn file(
+        &mut self,
+        entry: TreeEntry,
+        directory: DirectoryNumber,
+        walk: &mut TreeWalk,
+        contents: &mut ContentsReader,
+    ) -> Result<()> {
+        let tree = self.tree;
+        match self.wait(contents.begin(tree, walk, &entry)).await {
+            Ok(pieces) => {
+                let size = entry.size();
+                let file = NewFile { directory, metadata: entry.metadata, path: entry.path, size };
+                self.write(file, pieces).await
+            }
+            Err(error) => self.damaged(&entry.path, error),
+        }
+    }
+
+    async fn write(&mut self, file: NewFile, mut pieces: Pieces<'_>) -> Result<()> {
+        if file.size > SMALL_BYTES {
+            return self.large(file, pieces).await;
+        }
+        let whole = self.wait(pieces.whole(file.size)).await;
+        drop(pieces);
+        match whole {
+            Ok(bytes) if bytes.len() as u64 == file.size => {
+                self.small(file, bytes);
+                Ok(())
+            }
+            Ok(_) => self.damaged(&file.path, cut()),
+            Err(error) => self.damaged(&file.path, error),
+        }
+    }
+
+    fn small(&mut self, file: NewFile, contents: Bytes) {
+        let NewFile { directory, metadata, path, size } = file;
+        let ready = self.begin(directory);
+        self.files.insert(path.clone());
+        self.emit(|| TreeRestoreEvent::ContentsRestored { size });
+        let target = self.target;
+        self.start(size, async move {
+            let outcome = when_ready(ready, target.small_file(&path, contents, &metadata)).await;
+            let kind = Some(FileKind::File { size });
+            Done { bytes: size, directory: Some(directory), kind, path, outcome }
+        });
+    }
+
+    /// Writes a large file, while small ones are written too.
+    async fn large(&mut self, file: NewFile, mut pieces: Pieces<'_>) -> Result<()> {
+        let ready = self.begin(file.directory);
+        let outcome = if self.wait(ready).await {
+            match self.stream(&file, &mut pieces).await {
+                Ok(findings) => Some(Ok(findings)),
+                Err(WriteError::Target(error)) => Some(Err(error)),
+                Err(WriteError::Read(error)) => {
+                    self.damaged(&file.path, error)?;
+                    None
+                }
+            }
+        } else {
+            None
+        };
+        let kind = Some(FileKind::File { size: file.size });
+        let NewFile { directory, path, .. } = file;
+        self.settle(Done { bytes: 0, directory: Some(directory), kind, path, outcome });
+        Ok(())
+    }
+
+    async fn stream(
+        &mut self,
+        file: &NewFile,
+        pieces: &mut Pieces<'_>,
+    ) -> std::result::Result<Vec<TreeFinding>, WriteError> {
+        let target = self.target;
+        let created = self.wait(target.file(&file.path, file.size, &file.metadata)).await;
+        let mut writer = created.map_err(WriteError::Target)?;
+        let mut rest = file.size;
+        while rest > 0 {
+            let bytes = self.wait(pieces.next(rest)).await.map_err(WriteError::Read)?;
+            if bytes.is_empty() {
+                return Err(WriteError::Read(cut()));
+            }
+            let size = bytes.len() as u64;
+            self.wait(writer.write(bytes)).await.map_err(WriteError::Target)?;
+            self.emit(|| TreeRestoreEvent::ContentsRestored { size });
+            rest -= size;
+        }
+        self.wait(writer.finish()).await.map_err(WriteError::Target)
+    }
+
+    pub(super) fn special(&mut self, entry: TreeEntry, directory: DirectoryNumber) {
+        let ready = self.begin(directory);
+        let target = self.target;
+        self.start(0, async move {
+            let TreeEntry { kind, metadata, path, .. } = entry;
+            let outcome = when_ready(ready, target.special(&path, &kind, &metadata)).await;
+            Done { bytes: 0, directory: Some(directory), kind: Some(kind), path, outcome }
+        });
+    }
+
+    /// Restores a further name of a file, or a copy if the file is not selected or names are not possible.
+    pub(super) async fn hard_link(
+        &mut self,
+        entry: TreeEntry,
+        directory: DirectoryNumber,
+        selection: &Selection,
+    ) -> Result<()> {
+        let FileKind::HardLink { target: named } = &entry.kind else { return Ok(()) };
+        let copy = self.copies.get(named).cloned();
+        let to = if selection.covers_file(named) { Some(named.clone()) } else { copy };
+        let mut was_tried = false;
+        if let Some(to) = to {
+            self.wait_for_file(&to).await;
+            let ready = self.begin(directory);
+            let target = self.target;
+            let linked = if self.wait(ready).await {
+                Some(self.wait(target.hard_link(&entry.path, &to)).await)
+            } else {
+                None
+            };
+            let is_final = |error: &TargetError| {
+                matches!(error.problem, Problem::Exists | Problem::Skipped | Problem::Unsafe)
+            };
+            let outcome = match linked {
+                Some(Err(error)) if !is_final(&error) => {
+                    was_tried = true;
+                    None
+                }
+                Some(Err(error)) => Some(Err(error)),
+                Some(Ok(())) => Some(Ok(Vec::new())),
+                None => None,
+            };
+            let (path, kind) = (entry.path.clone(), Some(entry.kind.clone()));
+            self.settle(Done { bytes: 0, directory: Some(directory), kind, path, outcome });
+            if !was_tried {
+                return Ok(());
+            }
+        }
+        self.copy(&entry, named, directory, was_tried).await
+    }
+
+    async fn copy(
+        &mut self,
+        entry: &TreeEntry,
+        named: &Bytes,
+        directory: DirectoryNumber,
+        is_reported: bool,
+    ) -> Result<()> {
+        let tree = self.tree;
+        let opened = self.wait(async {
+            let target = tree.target(entry).await?;
+            let file = tree.open_entry(&target).await?;
+            Ok::<_, Error>((target, file))
+        });
+        match opened.await {
+            Ok((target, file)) => {
+                if is_reported {
+                    self.found(TreeFinding::new(&entry.path[..], Problem::Copied));
+                }
+                self.copies.entry(named.clone()).or_insert_with(|| entry.path.clone());
+                let (path, size) = (entry.path.clone(), target.size());
+                let file_to_write = NewFile { directory, metadata: target.metadata, path, size };
+                self.write(file_to_write, Pieces::File(file)).await
+            }
+            Err(error) => self.damaged(&entry.path, error),
+        }
+    }
+}
+
+/// The archive has fewer bytes than it says.
+fn cut() -> Error {
+    Error::new(ErrorKind::Corrupt, "read file").because("its contents end early")
+}

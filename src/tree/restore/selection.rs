@@ -1,0 +1,85 @@
+//! Entries that a restore selects.
+
+use std::collections::BTreeSet;
+
+use crate::error::ParseError;
+use crate::tree::{EntryKind, Excludes};
+
+/// Paths and patterns of the caller.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Selection {
+    paths: BTreeSet<Vec<Vec<u8>>>,
+    patterns: Excludes,
+}
+
+impl Selection {
+    pub(super) fn add_path(&mut self, path: &[u8]) {
+        let names = path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
+        self.paths.insert(names.map(<[u8]>::to_vec).collect());
+    }
+
+    pub(super) fn add_pattern(&mut self, pattern: &[u8]) -> Result<(), ParseError> {
+        self.patterns.push(pattern)
+    }
+
+    /// Returns `true` if the whole tree is selected.
+    pub(super) fn is_whole(&self) -> bool {
+        let has_root = self.paths.first().is_some_and(Vec::is_empty);
+        has_root || (self.paths.is_empty() && self.patterns.is_empty())
+    }
+
+    pub(super) fn has_patterns(&self) -> bool {
+        !self.patterns.is_empty()
+    }
+
+    /// The selected paths, without those below others, in the order of their names.
+    pub(super) fn top_paths(&self) -> Vec<Vec<u8>> {
+        let mut top: Vec<&Vec<Vec<u8>>> = Vec::new();
+        for path in &self.paths {
+            if top.last().is_none_or(|last| !path.starts_with(last)) {
+                top.push(path);
+            }
+        }
+        top.into_iter().map(|names| names.join(&b'/')).collect()
+    }
+
+    /// Returns `true` if an entry is selected by itself, whatever its directory is.
+    pub(super) fn selects(&self, path: &[u8], kind: EntryKind) -> bool {
+        let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+        let is_path = |selected: &Vec<Vec<u8>>| selected.iter().map(Vec::as_slice).eq(names.iter().copied());
+        self.paths.iter().any(is_path) || self.patterns.excludes(path, kind)
+    }
+
+    /// Returns `true` if a file is selected, by itself or by a directory that it is in.
+    pub(super) fn covers_file(&self, path: &[u8]) -> bool {
+        if self.is_whole() {
+            return true;
+        }
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        ends.into_iter().any(|end| self.selects(&path[..end], EntryKind::Directory))
+            || self.selects(path, EntryKind::Other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selection_covers_what_is_below_its_paths_and_patterns() {
+        let mut selection = Selection::default();
+        assert!(selection.is_whole() && selection.covers_file(b"x"));
+        for path in ["/b//c/", "b/c/d", "a", "./b/c-d"] {
+            selection.add_path(path.as_bytes());
+        }
+        assert_eq!(selection.top_paths(), [&b"a"[..], b"b/c", b"b/c-d"]);
+        selection.add_pattern(b"*.d/").unwrap();
+        for (path, covered) in
+            [("a/x", true), ("b/x", false), ("b/c", true), ("x/y.d/z", true), ("x/y.d", false), ("ab", false)]
+        {
+            assert_eq!(selection.covers_file(path.as_bytes()), covered, "{path}");
+        }
+        selection.add_path(b"/");
+        assert!(selection.is_whole());
+    }
+}
