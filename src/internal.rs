@@ -136,6 +136,24 @@ pub mod manifest {
     }
 }
 
+/// Tables of directories in archives of trees.
+pub mod pxar {
+    use crate::pxar::TreeDecodeError;
+    use crate::pxar::goodbye::{Table, TableSpan};
+
+    /// Positions of the entries in the root of an archive, by its table.
+    ///
+    /// # Errors
+    /// For a malformed table.
+    pub fn root_children(archive: &[u8]) -> Result<Vec<u64>, TreeDecodeError> {
+        let row = archive.last_chunk().copied().unwrap_or_default();
+        let span = TableSpan::parse(row, 0, archive.len() as u64)?;
+        let start = usize::try_from(span.table).unwrap_or(usize::MAX);
+        let table = Table::parse(archive.get(start..).unwrap_or_default(), span)?;
+        Ok((0..table.len()).filter_map(|index| table.child(index)).map(|child| child.position).collect())
+    }
+}
+
 /// A backend that records its calls.
 #[cfg(feature = "testing")]
 pub mod record {

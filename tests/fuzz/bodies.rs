@@ -20,22 +20,26 @@ use larder::internal::wire::http_head::parse_response;
 use larder::internal::wire::s3_xml;
 use larder::internal::wire::uri::{Endpoint, decode, encode, encode_path};
 use larder::internal::wire::{framing_of, keeps_connection};
+use larder::pxar::{ArchivePart, CatalogKind, CatalogReader, Decoder, FileKind};
 use sha2::{Digest as _, Sha256};
 
 /// A target: its name, what it does, and a valid input.
 pub(crate) type Target = (&'static str, fn(&[u8]), &'static [u8]);
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 12] = [
+pub(crate) const TARGETS: [Target; 15] = [
     ("blob", blob, include_bytes!("seeds/blob")),
+    ("catalog", catalog, include_bytes!("seeds/catalog")),
     ("chunked_body", chunked_body, b"4;x=y\r\nwiki\r\n5\r\npedia\r\n0\r\nTrailer: x\r\n\r\n"),
     ("dynamic_index", dynamic_index, include_bytes!("seeds/dynamic_index")),
     ("encrypted_blob", encrypted_blob, SEALED),
     ("fixed_index", fixed_index, include_bytes!("seeds/fixed_index")),
+    ("goodbye", goodbye, include_bytes!("seeds/pxar")),
     ("key_file", key_file, include_bytes!("seeds/key_file")),
     ("listing", listing, include_bytes!("seeds/listing")),
     ("manifest", manifest, include_bytes!("seeds/manifest")),
     ("paths", paths, b"ns/a/ns/b/vm/100/2025-07-14T14:20:02Z/drive-scsi0.img.fidx"),
+    ("pxar", pxar, include_bytes!("seeds/pxar")),
     ("response_head", response_head, b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"),
     ("s3_documents", s3_documents, include_bytes!("seeds/s3_documents")),
     ("uri", uri, b"https://s3.example.com:8443/base/%C3%BC path"),
@@ -264,5 +268,68 @@ pub(crate) fn uri(input: &[u8]) {
         let written = endpoint.to_string();
         assert!(written.starts_with(&format!("{scheme}://")));
         assert_eq!(Endpoint::from_str(&written), Ok(endpoint));
+    }
+}
+
+/// A catalog is refused, or each of its directories is read once.
+pub(crate) fn catalog(input: &[u8]) {
+    let Ok(catalog) = CatalogReader::parse(input.to_vec()) else { return };
+    let (mut open, mut blocks) = (vec![catalog.root()], 0);
+    while let Some(directory) = open.pop() {
+        blocks += 1;
+        assert!(blocks <= input.len());
+        for entry in catalog.entries(directory).unwrap_or_default() {
+            if let CatalogKind::Directory(directory) = entry.kind {
+                open.push(directory);
+            }
+        }
+    }
+}
+
+/// The table of a directory is refused, or its children lie in the directory.
+pub(crate) fn goodbye(input: &[u8]) {
+    let Ok(children) = larder::internal::pxar::root_children(input) else { return };
+    assert!(children.is_sorted_by(|one, next| one < next));
+    assert!(children.iter().all(|child| *child > 0 && *child < input.len() as u64));
+}
+
+/// An archive is refused, or its parts are those of a tree; in pieces it is the same.
+pub(crate) fn pxar(input: &[u8]) {
+    let whole = parts(input, input.len().max(1));
+    // Bytes behind the end show only if they are fed.
+    let of_tree = |parts: &[ArchivePart]| parts.iter().take_while(|part| **part != ArchivePart::End).count();
+    let in_pieces = parts(input, 3);
+    assert_eq!(whole[..of_tree(&whole)], in_pieces[..of_tree(&in_pieces)]);
+    let mut depth = 0;
+    for part in whole {
+        match part {
+            ArchivePart::Entry(entry) if entry.kind == FileKind::Directory => depth += 1,
+            ArchivePart::DirectoryEnd => depth -= 1,
+            ArchivePart::End => assert_eq!(depth, 0),
+            _ => assert!(depth > 0),
+        }
+    }
+}
+
+/// The parts of an archive that is fed in pieces, past the contents.
+fn parts(input: &[u8], piece: usize) -> Vec<ArchivePart> {
+    let (mut decoder, mut parts) = (Decoder::new(), Vec::new());
+    loop {
+        match decoder.next_part() {
+            Ok(ArchivePart::NeedsBytes) => {
+                let start = usize::try_from(decoder.position()).unwrap_or(usize::MAX);
+                let Some(rest) = input.get(start..).filter(|rest| !rest.is_empty()) else { return parts };
+                decoder.feed(Bytes::copy_from_slice(&rest[..piece.min(rest.len())]));
+            }
+            Ok(part) => {
+                decoder.skip_contents();
+                let is_end = part == ArchivePart::End;
+                parts.push(part);
+                if is_end {
+                    return parts;
+                }
+            }
+            Err(_) => return parts,
+        }
     }
 }

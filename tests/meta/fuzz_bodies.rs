@@ -84,6 +84,11 @@ fn the_seeds_are_valid() {
     assert!(dynamic_index::DynamicIndexReader::parse(seed("dynamic_index")).is_ok());
     assert!(fixed_index::FixedIndexReader::parse(seed("fixed_index")).is_ok());
     assert!(larder::internal::manifest::parse(seed("manifest")).is_ok());
+    assert_eq!(larder::internal::pxar::root_children(seed("goodbye")).unwrap().len(), 3);
+    let mut archive = larder::pxar::Decoder::new();
+    archive.feed(seed("pxar").into());
+    while archive.next_part().unwrap() != larder::pxar::ArchivePart::End {}
+    assert!(larder::pxar::CatalogReader::parse(seed("catalog")).is_ok());
     assert!(larder::crypt::KeyFile::parse(seed("key_file")).is_ok());
     assert!(format::layout::Key::from_str(std::str::from_utf8(seed("paths")).unwrap()).is_ok());
     assert_eq!(wire::s3_xml::parse_listing(seed("listing")).unwrap().objects.len(), 2);

@@ -91,7 +91,10 @@ const ROOMS: [(&str, &[&str]); 32] = [
         ],
     ),
     ("open", &["backend", "http", "local", "rt", "s3", "store", "wire"]),
-    ("internal", &["backend", "chunker", "crypt", "format", "http", "rt", "s3", "store", "tree", "wire"]),
+    (
+        "internal",
+        &["backend", "chunker", "crypt", "format", "http", "pxar", "rt", "s3", "store", "tree", "wire"],
+    ),
     (
         "lib",
         &[
