@@ -502,3 +502,32 @@ fn trees_open_by_any_of_their_names() {
         }
     });
 }
+
+#[test]
+fn archives_of_an_older_store_are_read_and_encoded_again_to_the_same_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    fixture::unpack("store", directory.path());
+    let expected = fixture::expected();
+    block_on(async {
+        let store = open(directory.path()).await;
+        let mut trees = 0;
+        for snapshot in fixture::snapshots(&expected) {
+            let files: BTreeMap<_, _> = fixture::files(snapshot).collect();
+            if !files.keys().any(|name| name.ends_with("pxar.didx")) {
+                continue;
+            }
+            let reader = store.snapshot(&fixture::name_of(snapshot)).await.unwrap();
+            let tree = reader.tree("root").await.unwrap();
+            let (archive, payload) = encode_again(&tree).await;
+            for (name, bytes) in
+                [("root.pxar.didx", &archive), ("root.mpxar.didx", &archive), ("root.ppxar.didx", &payload)]
+            {
+                if let Some(file) = files.get(name) {
+                    assert_eq!(file["plaintext-sha256"], Digest::of(bytes).to_string(), "{name}");
+                }
+            }
+            trees += 1;
+        }
+        assert_eq!(trees, 3);
+    });
+}
