@@ -5,6 +5,7 @@ mod disk_source;
 mod disk_target;
 mod genuine;
 mod genuine_writes;
+mod hostile;
 mod reading;
 mod restore_genuine;
 mod write;
