@@ -97,7 +97,7 @@ fn changes_are_detected_as_by_the_clients_of_pbs() {
             same(&read(&again, "rich.mpxar.didx").await, &entries, "entries");
             same(&read(&again, "rich.ppxar.didx").await, &payload, "contents");
             assert!(summary.counts.files_reused > 200, "{:?}", summary.counts);
-            assert_eq!(tree.opened().len() as u64, summary.counts.files - summary.counts.files_reused);
+            assert!(tree.opened().len() as u64 <= summary.counts.files - summary.counts.files_reused);
         }
     });
 }

@@ -1,6 +1,8 @@
 //! Trees of files: reading, writing, restoring.
 
 mod archives;
+#[cfg(feature = "testing")]
+mod crash;
 mod disk_source;
 mod disk_target;
 mod genuine;
@@ -8,6 +10,7 @@ mod genuine_writes;
 mod hostile;
 mod reading;
 mod restore_genuine;
+mod reuse;
 mod write;
 
 use std::fs;

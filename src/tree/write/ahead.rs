@@ -6,13 +6,14 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
 
 use crate::error::{Error, Result};
 use crate::pxar::FileKind;
 use crate::rt::semaphore::{Permit, Semaphore};
-use crate::tree::write::walk::{Found, Place, Step, Walker};
-use crate::tree::{FileContents, SourceEntry};
+use crate::tree::FileContents;
+use crate::tree::write::walk::{Found, Step, Walker};
 
 /// Maximum number of steps of the walk that are prepared ahead.
 const FILES_AHEAD: usize = 128;
@@ -62,23 +63,22 @@ pub(super) fn prepared(walker: Walker) -> impl Stream<Item = Result<Prepared>> {
 }
 
 /// Opens files in order, several ahead.
-pub(super) fn reopened(
-    files: Vec<(Arc<Place>, SourceEntry)>,
-) -> impl Stream<Item = (io::Result<FileContents>, Permit)> {
+pub(super) fn reopened(files: Vec<Arc<Found>>) -> impl Stream<Item = (io::Result<FileContents>, Permit)> {
     let budget = Semaphore::new(BYTES_AHEAD);
     let permits = stream::unfold((files.into_iter(), budget), |(mut files, budget)| async move {
-        let (place, entry) = files.next()?;
-        let size = if let FileKind::File { size } = entry.kind { size } else { 0 };
-        let permit = budget.acquire(weight(size)).await;
-        Some(((place, entry, permit), (files, budget)))
+        let found = files.next()?;
+        let permit = budget.acquire(weight(found.size())).await;
+        Some(((found, permit), (files, budget)))
     });
-    permits
-        .map(|(place, entry, permit)| async move { (place.directory.open_file(&entry).await, permit) })
-        .buffered(FILES_AHEAD)
+    permits.map(|(found, permit)| async move { (open(&found).await, permit) }).buffered(FILES_AHEAD)
 }
 
+/// Opens a file. Of an empty one there is nothing to read.
 pub(super) async fn open(found: &Found) -> io::Result<FileContents> {
-    found.place.directory.open_file(&found.entry).await
+    match found.size() {
+        0 => Ok(FileContents::Whole(Bytes::new())),
+        _ => found.place.directory.open_file(&found.entry).await,
+    }
 }
 
 /// Returns `true` for a file that is read, as far as the walk knows.

@@ -20,6 +20,9 @@ pub(super) struct BaseCursor {
     payload_bytes: u64,
     reader: ArchiveReader,
     state: State,
+    /// Files that were modified at this second since 1970 or later may have changed once more after the base read them, in the same tick of
+    /// the clock of their filesystem.
+    uncertain_from: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +34,9 @@ enum State {
 
 impl BaseCursor {
     /// Opens the base; the cursor is in its root.
-    pub(super) async fn open(reader: ArchiveReader, payload_bytes: u64) -> Result<Self> {
-        let state = State::Good;
-        let mut cursor = Self { decoder: Decoder::new(), next: None, payload_bytes, reader, state };
+    pub(super) async fn open(reader: ArchiveReader, payload_bytes: u64, uncertain_from: i64) -> Result<Self> {
+        let (decoder, state) = (Decoder::new(), State::Good);
+        let mut cursor = Self { decoder, next: None, payload_bytes, reader, state, uncertain_from };
         cursor.take().await?;
         Ok(cursor)
     }
@@ -88,6 +91,7 @@ impl BaseCursor {
             || new.xattrs.iter().map(|xattr| &xattr.name).eq(before.xattrs.iter().map(|xattr| &xattr.name));
         let is_same = old.kind == entry.kind
             && new.stat == before.stat
+            && new.stat.mtime.seconds < self.uncertain_from
             && new.acl == before.acl
             && new.capabilities == before.capabilities
             && new.project == before.project

@@ -74,7 +74,7 @@ impl SnapshotWriter {
 impl<'a> TreeBuilder<'a> {
     /// An earlier snapshot with the archives of this name in the same form. In the split form, a file whose metadata and size are those of the base is not opened, and its
     /// contents come from the base: a change that keeps size and time of modification is missed, unless
-    /// [`reread_all`](Self::reread_all) is set. Chunks that the base names are known and neither compressed nor stored again. The base stays locked until the backup ends.
+    /// [`reread_all`](Self::reread_all) is set. Files that were modified while the base was written are read again. Chunks that the base names are known and neither compressed nor stored again. The base stays locked until the backup ends.
     ///
     /// Awaiting then fails with `NotFound` if it has no such archives, with `Conflict` if it failed verification, with
     /// `KeyRequired` if it is encrypted and the backup is not, and with `WrongKey` if its key or the use of the key differs.
@@ -129,7 +129,7 @@ impl<'a> TreeBuilder<'a> {
 
     /// Takes the numbers of the clients of PBS.
     pub(crate) fn with_stock_policy(mut self) -> Self {
-        self.policy = Policy { max_queued: 512, takes_next: true };
+        self.policy = Policy { file_bytes: 0, max_queued: 512, seconds_of_doubt: None, takes_next: true };
         self
     }
 
@@ -190,6 +190,16 @@ impl<'a> TreeBuilder<'a> {
         self.writer.parts(&name, BuzhashChunker::new(self.chunk_bytes)?, self.base).await
     }
 
+    /// The second since 1970 from which on a modification of a file makes it uncertain that the base has its last change.
+    fn uncertain_from(&self) -> i64 {
+        let (BaseChoice::Required(base) | BaseChoice::IfUsable(Some(base))) = self.base else {
+            return i64::MAX;
+        };
+        self.policy
+            .seconds_of_doubt
+            .map_or(i64::MAX, |doubt| base.name().time().epoch().saturating_sub(doubt))
+    }
+
     /// The entries of the base and the index of its payload archive, if changes are detected.
     async fn base_tree(
         &self,
@@ -200,7 +210,7 @@ impl<'a> TreeBuilder<'a> {
         let index = payload.base_index().cloned().filter(|_| !self.rereads);
         match (index, entries.base_reader().await?) {
             (Some(index), Some(reader)) => {
-                let base = BaseCursor::open(reader, index.size()).await?;
+                let base = BaseCursor::open(reader, index.size(), self.uncertain_from()).await?;
                 Ok((Some(base), Some(index)))
             }
             _ => Ok((None, None)),

@@ -8,6 +8,7 @@
 //!
 //! # The decision
 //! The range of the contents lies in some chunks of the base. Bytes of these chunks outside of the range are padding: nothing refers to them. If they are more than a tenth,
+//! where each file counts [`Policy::file_bytes`] in addition to its contents,
 //! or one of the chunks is [not certainly there](crate::store::ArchiveParts::can_inject), all files of the queue are read again. Otherwise the
 //! entries refer to the place where the chunks are about to be, and the chunks are injected.
 //!
@@ -15,8 +16,10 @@
 //! After a flush because of a gap or a full queue the next range may begin in the last chunk of this one, which is therefore held back. If it does,
 //! the chunk counts and appears once. Otherwise the chunk is injected before anything else is written.
 //!
-//! The order of events, and the numbers, are those of the clients of PBS, so that the archives are equal to theirs, except that a range that ends with a chunk does not bring the chunk
-//! after it along, and the queue may be longer: no file in it is open. Source: PBS pxar format, metadata change detection.
+//! The order of events is that of the clients of PBS, and with their numbers the archives are equal to theirs, byte for byte. The numbers differ:
+//! a range that ends with a chunk does not bring the chunk after it along; the queue is longer, since no file in it is open; and a file has a
+//! weight, because many tiny files cost more to open than a chunk of padding, which is stored already. A file that was modified while the base
+//! was written, or up to two seconds before, is read again: it may have changed once more without a new time (H193). Source: PBS pxar format, metadata change detection.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -37,8 +40,12 @@ use crate::tree::write::walk::Found;
 /// Numbers of the detection of changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Policy {
+    /// Bytes that a file counts in addition to its contents.
+    pub(super) file_bytes: u64,
     /// Number of entries at which the queue is flushed.
     pub(super) max_queued: usize,
+    /// Seconds before the time of the base within which a modification makes a file uncertain; `None` trusts any time.
+    pub(super) seconds_of_doubt: Option<i64>,
     /// `true` if a range that ends with a chunk brings the next chunk along, as it does in the clients of PBS.
     pub(super) takes_next: bool,
 }
@@ -46,7 +53,7 @@ pub(super) struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         // The entries take about 15 MiB. In half a gigabyte of small files, padding is rare.
-        Self { max_queued: 32 << 10, takes_next: false }
+        Self { file_bytes: 1 << 10, max_queued: 32 << 10, seconds_of_doubt: Some(2), takes_next: false }
     }
 }
 
@@ -57,7 +64,7 @@ enum Queued {
     /// Neither a directory nor an unchanged file; a further name of a file too.
     Entry(Found),
     /// An unchanged file, with the position of its contents in the range.
-    Unchanged(Found, u64),
+    Unchanged(Arc<Found>, u64),
     Leave,
 }
 
@@ -101,13 +108,25 @@ pub(super) struct Reuser {
     queue: Vec<Queued>,
     /// Number of entries in the queue, without ends of directories.
     queued: usize,
+    /// Number of unchanged files in the queue.
+    unchanged: u64,
     /// The contents of the queued files in the payload archive of the base. Empty after a flush, at the end of the flushed range.
     range: Range<u64>,
 }
 
 impl Reuser {
     pub(super) fn new(archive: TreeArchive, index: Option<DynamicIndexReader>, policy: Policy) -> Self {
-        Self { archive, held: None, index, last: None, policy, queue: Vec::new(), queued: 0, range: 0..0 }
+        Self {
+            archive,
+            held: None,
+            index,
+            last: None,
+            policy,
+            queue: Vec::new(),
+            queued: 0,
+            range: 0..0,
+            unchanged: 0,
+        }
     }
 
     /// Takes the next entry of the walk.
@@ -151,7 +170,7 @@ impl Reuser {
             if self.last.is_none_or(|last| offset > last)
                 && let Some(end) = offset.checked_add(16).and_then(|start| start.checked_add(found.size()))
             {
-                return self.unchanged(found, offset..end).await;
+                return self.take_unchanged(found, offset..end).await;
             }
             self.flush(LastChunk::Inject).await?;
             return self.read(&found).await;
@@ -163,7 +182,7 @@ impl Reuser {
         self.encode(&found).await
     }
 
-    async fn unchanged(&mut self, found: Found, contents: Range<u64>) -> Result<()> {
+    async fn take_unchanged(&mut self, found: Found, contents: Range<u64>) -> Result<()> {
         self.last = Some(contents.start);
         if self.range.end == 0 {
             self.range = contents.start..contents.start;
@@ -173,7 +192,8 @@ impl Reuser {
             self.range = contents.start..contents.start;
         }
         self.range.end = contents.end;
-        self.enqueue(Queued::Unchanged(found, contents.start - self.range.start))
+        self.unchanged += 1;
+        self.enqueue(Queued::Unchanged(Arc::new(found), contents.start - self.range.start))
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "its callers return the result of other steps too")]
@@ -200,7 +220,8 @@ impl Reuser {
         let merged = held.filter(|held| held.is(&first));
         let shared = merged.map_or(0, |held| held.used());
         let (padding, total) = (before + behind, range.end - range.start + before + behind);
-        let is_worth_it = padding.saturating_sub(shared).saturating_mul(10) <= total;
+        let weight = total.saturating_add(self.policy.file_bytes.saturating_mul(self.unchanged));
+        let is_worth_it = padding.saturating_sub(shared).saturating_mul(10) <= weight;
         if !is_worth_it || last.end < range.end || self.has_lost_link() || !self.are_there(&chunks).await? {
             self.held = held;
             return self.release_read().await;
@@ -303,7 +324,7 @@ impl Reuser {
         let mut files = Vec::new();
         for entry in &queue {
             if let Queued::Unchanged(found, _) = entry {
-                files.push((Arc::clone(&found.place), found.entry.clone()));
+                files.push(Arc::clone(found));
             }
         }
         let mut opened = pin!(ahead::reopened(files));
@@ -325,7 +346,7 @@ impl Reuser {
 
     fn empty(&mut self) -> Vec<Queued> {
         self.range = self.range.end..self.range.end;
-        self.queued = 0;
+        (self.queued, self.unchanged) = (0, 0);
         std::mem::take(&mut self.queue)
     }
 
