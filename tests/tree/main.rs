@@ -9,6 +9,7 @@ mod genuine;
 mod genuine_writes;
 mod hostile;
 mod reading;
+mod restore;
 mod restore_genuine;
 mod reuse;
 mod write;

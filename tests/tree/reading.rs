@@ -194,7 +194,7 @@ fn encrypted_trees_are_read_with_their_key() {
 }
 
 /// The chunks of an archive with their ranges.
-async fn chunks_of(snapshot: &SnapshotReader, name: &str) -> Vec<(Key, Range<u64>)> {
+pub(crate) async fn chunks_of(snapshot: &SnapshotReader, name: &str) -> Vec<(Key, Range<u64>)> {
     let archive = snapshot.archive(name).await.unwrap();
     let index = index::of_archive(&archive);
     index.iter().map(|chunk| (Key::Chunk(chunk.digest), chunk.offset..chunk.offset + chunk.len)).collect()

@@ -78,6 +78,7 @@ impl TreeEntry {
         }
     }
 
+    #[cfg(feature = "serde")]
     fn link_target(&self) -> Option<&Bytes> {
         match &self.kind {
             FileKind::HardLink { target } | FileKind::Symlink { target } => Some(target),

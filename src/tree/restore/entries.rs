@@ -141,10 +141,11 @@ impl Engine<'_> {
     ) -> Result<()> {
         let FileKind::HardLink { target: named } = &entry.kind else { return Ok(()) };
         let copy = self.copies.get(named).cloned();
-        let to = if selection.covers_file(named) { Some(named.clone()) } else { copy };
-        let mut was_tried = false;
+        let to = copy.or_else(|| selection.covers_file(named).then(|| named.clone()));
+        let mut has_no_links = false;
         if let Some(to) = to {
             self.wait_for_file(&to).await;
+            let mut is_done = true;
             let ready = self.begin(directory);
             let target = self.target;
             let linked = if self.wait(ready).await {
@@ -157,7 +158,9 @@ impl Engine<'_> {
             };
             let outcome = match linked {
                 Some(Err(error)) if !is_final(&error) => {
-                    was_tried = true;
+                    use std::io::ErrorKind::{CrossesDevices, Unsupported};
+                    has_no_links = matches!(error.cause.kind(), CrossesDevices | Unsupported);
+                    is_done = false;
                     None
                 }
                 Some(Err(error)) => Some(Err(error)),
@@ -166,11 +169,11 @@ impl Engine<'_> {
             };
             let (path, kind) = (entry.path.clone(), Some(entry.kind.clone()));
             self.settle(Done { bytes: 0, directory: Some(directory), kind, path, outcome });
-            if !was_tried {
+            if is_done {
                 return Ok(());
             }
         }
-        self.copy(&entry, named, directory, was_tried).await
+        self.copy(&entry, named, directory, has_no_links).await
     }
 
     async fn copy(

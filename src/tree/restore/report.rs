@@ -75,7 +75,11 @@ impl fmt::Display for TreeRestoreSummary {
         let mut parts = Parts::default();
         parts.count(self.files, "file");
         parts.add(Size(self.bytes));
-        parts.count(self.directories, "directory");
+        parts.add(if self.directories == 1 {
+            "1 directory".to_owned()
+        } else {
+            format!("{} directories", self.directories)
+        });
         parts.count(self.hard_links, "hard link");
         parts.number(self.special, "others");
         write!(f, "{}\n{}", parts.line(), self.report)

@@ -69,7 +69,7 @@ pub trait TreeTarget: fmt::Debug + Send + Sync {
     /// Creates a further name of a file of this restore.
     ///
     /// # Errors
-    /// `Unsupported` or `CrossesDevices` if there are no such names: the restore then makes a copy. Any other.
+    /// `AlreadyExists`; any other: the restore then makes a copy, and reports it for `Unsupported` and `CrossesDevices`.
     async fn hard_link(&self, path: &[u8], target: &[u8]) -> Result<(), TargetError>;
 
     /// Sets the metadata of a directory whose entries are complete.

@@ -61,7 +61,7 @@ impl DirectoryTarget {
         };
         let refused = || {
             let why = "the file that it names is not one of this restore";
-            io::Error::new(io::ErrorKind::Unsupported, why)
+            io::Error::new(io::ErrorKind::NotFound, why)
         };
         if !is_own(&Status::of_name(&target_parent, &target_name)?) {
             return Err(refused().into());
