@@ -18,6 +18,7 @@ use cli::signals::interruptible;
 use cli::source::{self, Opened};
 use cli::tar_stream::pack::contents::change;
 use cli::tar_stream::pack::{self, FileId};
+use cli::tree_backup::{self, ChangeDetection};
 use cli::{Access, Failure, Outcome, Progress, StoreArguments, input};
 use futures::executor::block_on;
 use futures::io::{AllowStdIo, AsyncRead, AsyncReadExt as _};
@@ -40,6 +41,8 @@ fn usage() -> String {
     format!(
         "usage: backup --store DIR [options] ARCHIVE:PATH ...
 
+  NAME.pxar:DIRECTORY  a file archive of the directory, stored as NAME.mpxar.didx and NAME.ppxar.didx, or NAME.pxar.didx:
+                       its files can be listed, opened, restored and mounted singly
   NAME.tar:DIRECTORY   a tar stream of the directory, stored as NAME.tar.didx
   NAME.img:FILE        an image, stored as NAME.img.fidx
   NAME.bin:FILE        a stream, stored as NAME.bin.didx
@@ -57,6 +60,10 @@ Each source is opened once. A pipe or another stream can be a .bin or a .conf; a
 {}
   --sign               sign with the key, and encrypt nothing; without it, --keyfile encrypts and signs
   --no-base            do not build on the previous snapshot of the group
+  --change-detection MODE
+                       of a .pxar: metadata (the default) does not open files whose metadata and size are those of the
+                       previous snapshot; data reads every file; legacy reads every file, and writes the older form
+                       with a catalog
   --exclude PATTERN    leave matching paths out of directories; may be repeated, the last match wins:
                        /a from the root only, a/ directories only, * ? [a-z] within a name, ** across names, !a includes again
   --exclude-from FILE  patterns, one a line; # begins a comment
@@ -80,6 +87,7 @@ enum Protection {
 
 #[derive(Default)]
 struct Arguments {
+    detection: ChangeDetection,
     directories: pack::Options,
     group: Option<String>,
     json: bool,
@@ -187,13 +195,15 @@ async fn back_up(
     };
     let (base, writer) = interruptible(begun).await?;
     let mut options = arguments.directories.clone();
-    options.own = own_directories(arguments).into_iter().map(|(_, id)| id).collect();
+    let (own, ids): (Vec<_>, _) = own_directories(arguments).into_iter().unzip();
+    options.own = ids;
     let mut found = Vec::new();
     let written = interruptible(async {
         for source in sources {
             let findings = Findings::new(source.archive.as_str());
             found.push(findings.clone());
-            write(&writer, source, base.as_ref(), &options, findings).await?;
+            let trees = (&options, arguments.detection, &own[..]);
+            write(&writer, source, base.as_ref(), trees, findings).await?;
         }
         record(&writer, &found, arguments.notes.as_deref()).await
     });
@@ -231,12 +241,16 @@ async fn write(
     writer: &SnapshotWriter,
     source: Source,
     base: Option<&SnapshotReader>,
-    directories: &pack::Options,
+    trees: (&pack::Options, ChangeDetection, &[PathBuf]),
     findings: Findings,
 ) -> Outcome<()> {
     let Source { archive, opened, path } = source;
+    let directories = trees.0;
     let failed = |error| Failure::Work(format!("{}: {error}", path.display()));
     let file = match opened {
+        Opened::Tree(tree) => {
+            return tree_backup::write(writer, (archive.as_str(), tree), base, trees, findings).await;
+        }
         Opened::Directory(root) => {
             let tree = pack::of_directory(root, directories.clone(), findings);
             return write_stream(writer, &archive, tree, base).await;
@@ -300,6 +314,11 @@ fn own_directories(arguments: &Arguments) -> Vec<(PathBuf, FileId)> {
 fn refuse_own(arguments: &Arguments, sources: &[Source]) -> Outcome<()> {
     let own = own_directories(arguments);
     for source in sources {
+        if let Opened::Tree(tree) = &source.opened {
+            for (path, _) in &own {
+                block_on(tree.clone().own_directory(path))?;
+            }
+        }
         let Opened::Directory(root) = &source.opened else { continue };
         let above: HashSet<_> = root.ancestry()?.into_iter().collect();
         if let Some((path, _)) = own.iter().find(|(_, id)| above.contains(id)) {
@@ -316,6 +335,9 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
     let mut arguments = Arguments::default();
     while let Some(argument) = cli::next(parser)? {
         match argument.as_str() {
+            "--change-detection" => {
+                arguments.detection = cli::parsed("--change-detection", parser)?;
+            }
             "--create" => arguments.store.or_create(),
             "--exclude" => {
                 let pattern = cli::value(parser)?;
@@ -362,12 +384,12 @@ fn parse_source(text: &str) -> Outcome<Source> {
     let (name, path) = text.split_once(':').ok_or_else(|| failed("ARCHIVE:PATH is wanted"))?;
     let stem = name.trim_end_matches(".didx");
     let full = match stem.rsplit_once('.') {
-        Some((_, "tar" | "bin")) => format!("{stem}.didx"),
+        Some((_, "tar" | "bin" | "pxar")) => format!("{stem}.didx"),
         _ => name.to_owned(),
     };
     let archive = ArchiveName::implicit(&full).map_err(|error| match name.rsplit_once('.') {
-        Some((_, "bin" | "conf" | "img" | "tar")) => failed(&error.to_string()),
-        _ => failed("the name of an archive ends in .tar for a directory, .img for an image, .bin for a stream or .conf for a small file"),
+        Some((_, "bin" | "conf" | "img" | "pxar" | "tar")) => failed(&error.to_string()),
+        _ => failed("the name of an archive ends in .pxar or .tar for a directory, .img for an image, .bin for a stream or .conf for a small file"),
     })?;
     let opened = source::open(Path::new(path), &archive).map_err(|error| failed(&error.to_string()))?;
     Ok(Source { archive, opened, path: PathBuf::from(path) })

@@ -1,4 +1,4 @@
-//! Lists the snapshots of a store with their files.
+//! Lists the snapshots of a store with their files, or the entries of a tree in a snapshot.
 //! Run with: cargo run --release --example list -- --store DIR
 
 #[macro_use]
@@ -8,13 +8,15 @@ use std::process::ExitCode;
 
 use cli::keys::KeyArguments;
 use cli::signals::interruptible;
-use cli::{Access, Failure, Outcome, StoreArguments, input};
+use cli::{Access, Failure, Outcome, StoreArguments, Wanted, input, trees};
 use futures::executor::block_on;
 use larder::crypt::EncryptionKey;
-use larder::error::ErrorKind;
+use larder::error::{Error, ErrorKind};
 use larder::format::manifest::VerifyResult;
 use larder::format::name::Namespace;
+use larder::pxar::FileKind;
 use larder::store::{Datastore, SnapshotInfo, SnapshotState};
+use larder::tree::{TreeEntry, TreeStep};
 use serde_json::{Value, json};
 
 fn main() -> ExitCode {
@@ -24,7 +26,12 @@ fn main() -> ExitCode {
 fn usage() -> String {
     format!(
         "usage: list --store DIR [options]
+       list --store DIR --tree [--recursive] [options] SNAPSHOT ARCHIVE [PATH]
 
+  --tree               the entries of a directory in a file archive such as root.pxar, without reading contents; PATH is
+                       a path in it, by default its root. SNAPSHOT is such as host/name/2025-07-14T14:20:02Z or
+                       host/name/latest
+  --recursive          and everything below it
 {}
 {}
 {}
@@ -39,17 +46,26 @@ Without --ns all namespaces are listed.",
 
 fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let (mut store, mut as_json, mut one) = (StoreArguments::default(), false, false);
-    let mut key = KeyArguments::default();
+    let (mut key, mut names, mut listing) = (KeyArguments::default(), Vec::new(), None);
     while let Some(argument) = cli::next(&mut parser)? {
         one |= argument == "--ns";
         match argument.as_str() {
             "--json" => as_json = true,
-            option => {
+            "--tree" => listing = listing.or(Some(Listing::Directory)),
+            "--recursive" => listing = Some(Listing::Everything),
+            option if option.starts_with("--") => {
                 if !store.take(option, &mut parser)? && !key.take(option, &mut parser)? {
                     return Err(input(format!("{option}: there is no such option")));
                 }
             }
+            _ => names.push(argument),
         }
+    }
+    if let Some(listing) = listing {
+        return list_tree(&store, &key, &names, (listing, as_json));
+    }
+    if let [name, ..] = names.as_slice() {
+        return Err(input(format!("{name}: --tree lists what is in a snapshot")));
     }
     let runtime = cli::runtime();
     let top = store.namespace();
@@ -73,6 +89,77 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
         return Ok(());
     }
     Err(Failure::Work(failed()))
+}
+
+/// What to list of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listing {
+    Directory,
+    Everything,
+}
+
+/// Lists entries of a tree. What is damaged is named, and the rest is listed.
+fn list_tree(
+    store: &StoreArguments,
+    key: &KeyArguments,
+    names: &[String],
+    (listing, as_json): (Listing, bool),
+) -> Outcome<()> {
+    let (snapshot, archive, path) = match names {
+        [snapshot, archive] => (snapshot, archive, ""),
+        [snapshot, archive, path] => (snapshot, archive, path.as_str()),
+        _ => return Err(input("--tree wants SNAPSHOT, ARCHIVE and perhaps PATH")),
+    };
+    let wanted: Wanted = snapshot.parse().map_err(|error| input(format!("{snapshot}: {error}")))?;
+    let (wanted, path) = (wanted.in_namespace(store.namespace()), trees::path_of(path)?);
+    let runtime = cli::runtime();
+    let key = block_on(key.key(runtime.as_ref()))?;
+    let mut entries = Vec::new();
+    let mut damaged = 0_u64;
+    let mut take = |entry: larder::Result<TreeEntry>| match entry {
+        Ok(entry) if as_json => entries.push(json!(entry)),
+        Ok(entry) => println!("{entry}"),
+        Err(error) => {
+            damaged += 1;
+            eprintln!("{}", cli::told(&error));
+        }
+    };
+    let list = async |store: Datastore| {
+        interruptible(async {
+            let name = wanted.name(&store).await?;
+            let snapshot = trees::open_snapshot(&store, &name, key.as_ref()).await?;
+            let tree = snapshot.tree(archive).await?;
+            let top = tree.entry(&path).await?;
+            if top.kind != FileKind::Directory {
+                take(Ok(top));
+            } else if listing == Listing::Directory {
+                let mut directory = tree.read_dir(&path).await?;
+                while let Some(entry) = directory.next().await {
+                    take(entry);
+                }
+            } else {
+                let mut walk = tree.walk_from(&path).await?;
+                while let Some(step) = walk.next().await? {
+                    match step {
+                        TreeStep::Entry(entry) => take(Ok(*entry)),
+                        TreeStep::Lost(finding) => {
+                            take(Err(Error::new(ErrorKind::Corrupt, "read").on(finding)));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+    };
+    let ((), requests) = block_on(store.with(&runtime, Access::Read, list))?;
+    if as_json {
+        println!("{}", json!({ "entries": entries, "damaged": damaged, "requests": requests }));
+    } else {
+        cli::tell_requests(requests.as_ref());
+    }
+    if damaged == 0 { Ok(()) } else { Err(Failure::Incomplete) }
 }
 
 fn full_name(snapshot: &Value) -> String {

@@ -1,4 +1,4 @@
-//! Restores an archive of a snapshot to a file, to standard output or, from a tar stream, into a directory.
+//! Restores an archive of a snapshot to a file, to standard output or, from a file archive or a tar stream, into a directory.
 //! Run with: cargo run --release --example restore -- --store DIR SNAPSHOT ARCHIVE TARGET
 
 #[macro_use]
@@ -18,7 +18,8 @@ use cli::signals::interruptible;
 use cli::tar_stream::unpack;
 use cli::tar_stream::unpack::attributes::Owners;
 use cli::tar_stream::unpack::source::{ReadError, Source};
-use cli::{Access, Failure, Outcome, Progress, StoreArguments, Wanted, input, pipes};
+use cli::tree_restore::{self, TreeOptions};
+use cli::{Access, Failure, Outcome, Progress, StoreArguments, Wanted, input, pipes, trees};
 use futures::executor::block_on;
 use futures::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use larder::crypt::EncryptionKey;
@@ -26,6 +27,7 @@ use larder::error::{Error, ErrorKind};
 use larder::format::name::SnapshotName;
 use larder::rt::Runtime;
 use larder::store::{ArchiveReader, Datastore, FileTarget, RestoreTarget, WriterTarget};
+use larder::tree::Tree;
 
 fn main() -> ExitCode {
     cli::run(&usage(), command)
@@ -40,7 +42,8 @@ fn usage() -> String {
   ARCHIVE              the full file name, such as drive-scsi0.img.fidx
   TARGET               a new file, which has its name when it is whole; - for
                        standard output; ending in / for a new or empty
-                       directory into which a tar is unpacked
+                       directory into which a file archive such as
+                       root.pxar is restored, or a .tar.didx unpacked
 
 {}
 {}
@@ -49,6 +52,14 @@ fn usage() -> String {
   --device             TARGET is a block device, not in use and no smaller
                        than the archive: it is overwritten from its start,
                        and keeps what lies behind the end of the archive
+  --path PATH          of a file archive: only this path, with everything
+                       below it; may be repeated; with * ? [a-z] it is a
+                       pattern, as for backup --exclude. One path and a TARGET
+                       without / at its end: the contents of this file
+  --existing WHAT      of a file archive, for a directory that is not empty:
+                       keep or replace entries that have the same names
+  --privileged         of a file archive: restore set-user-ID bits,
+                       capabilities, trusted attributes and devices too
   --no-same-owner      what is unpacked belongs to the user who runs this
   --json               one JSON object on standard output, if it is not the
                        target; of a failure, it has error with kind, message
@@ -66,11 +77,19 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     let mut store = StoreArguments::default();
     let (mut names, mut as_json, mut kind) = (Vec::new(), false, TargetKind::New);
     let (mut owners, mut key) = (Owners::Same, KeyArguments::default());
+    let mut tree = TreeOptions::default();
     while let Some(argument) = cli::next(&mut parser)? {
         if argument == "--json" {
             as_json = true;
         } else if argument == "--no-same-owner" {
             owners = Owners::Own;
+            tree.no_owners = true;
+        } else if argument == "--path" {
+            tree.paths.push(cli::value(&mut parser)?);
+        } else if argument == "--existing" {
+            tree.existing = Some(cli::parsed("--existing", &mut parser)?);
+        } else if argument == "--privileged" {
+            tree.privileges = true;
         } else if argument == "--overwrite" {
             kind = TargetKind::File;
         } else if argument == "--device" {
@@ -89,20 +108,31 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     }
     let wanted: Wanted = snapshot.parse().map_err(|error| input(format!("{snapshot}: {error}")))?;
     let wanted = wanted.in_namespace(store.namespace());
-    if target.ends_with('/') && !archive.ends_with(".tar.didx") {
-        return Err(input(format!("{archive}: only a .tar.didx can be unpacked into a directory")));
+    let is_tree = trees::is_tree(archive);
+    if target.ends_with('/') && !archive.ends_with(".tar.didx") && !is_tree {
+        let why = "only a .pxar or a .tar.didx can be restored into a directory";
+        return Err(input(format!("{archive}: {why}")));
+    }
+    if !is_tree && (!tree.paths.is_empty() || tree.existing.is_some() || tree.privileges) {
+        return Err(input(format!("{archive}: --path, --existing and --privileged are for file archives")));
     }
     kind.check(target)?;
     let runtime = cli::runtime();
     let key = block_on(key.key(runtime.as_ref()))?;
     let opened = block_on(store.open(&runtime, Access::Read))?;
+    let findings = Findings::new(archive);
     let restore = async {
         let name = wanted.name(&opened.store).await?;
+        if is_tree && (target.ends_with('/') || !tree.paths.is_empty()) {
+            let snapshot = trees::open_snapshot(&opened.store, &name, key.as_ref()).await?;
+            let archive = snapshot.tree(archive).await?;
+            restore_tree(&runtime, &archive, (target, kind), (&tree, &findings)).await?;
+            return Ok((name, None));
+        }
         let reader = restore(&opened.store, &runtime, (&name, key.as_ref()), archive, (target, kind)).await?;
         Ok((name, reader))
     };
     let (name, reader) = block_on(interruptible(restore))?;
-    let findings = Findings::new(archive);
     if let Some(reader) = reader {
         unpack::unpack(Blocking(reader), target.as_ref(), owners, &findings).map_err(|error| {
             let text = format!("{target}: {error}");
@@ -141,6 +171,26 @@ fn conclude(
     if report.is_complete() { Ok(()) } else { Err(Failure::Incomplete) }
 }
 
+/// Restores a tree into a directory, or one file of it to anywhere.
+async fn restore_tree(
+    runtime: &Arc<dyn Runtime>,
+    tree: &Tree,
+    (target, kind): (&str, TargetKind),
+    (options, findings): (&TreeOptions, &Findings),
+) -> Outcome<()> {
+    if target.ends_with('/') {
+        return tree_restore::into_directory(runtime, tree, target, options, findings).await;
+    }
+    match tree_restore::single_path(options)? {
+        None => Err(input("a path is wanted")),
+        Some(path) => {
+            // Before the target is made.
+            tree.open(&path).await?;
+            tree_restore::copy_file(tree, &path, kind.open(runtime, target).await?.as_mut()).await
+        }
+    }
+}
+
 /// Restores. For a tar stream that is to be unpacked, returns its reader instead.
 async fn restore(
     store: &Datastore,
@@ -149,10 +199,7 @@ async fn restore(
     archive: &str,
     (target, kind): (&str, TargetKind),
 ) -> Outcome<Option<ArchiveReader>> {
-    let mut snapshot = store.snapshot(name).await?;
-    if let Some(key) = key {
-        snapshot.unlock(key)?;
-    }
+    let snapshot = trees::open_snapshot(store, name, key).await?;
     if archive.ends_with(".blob") {
         let data = match archive {
             "client.log.blob" => {

@@ -14,6 +14,9 @@ pub(crate) mod s3;
 pub(crate) mod signals;
 pub(crate) mod source;
 pub(crate) mod tar_stream;
+pub(crate) mod tree_backup;
+pub(crate) mod tree_restore;
+pub(crate) mod trees;
 
 use std::fmt::{self, Display};
 use std::io::IsTerminal as _;

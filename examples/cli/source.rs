@@ -9,8 +9,10 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use futures::executor::block_on;
 use futures::io::AsyncRead;
 use larder::format::name::{ArchiveKind, ArchiveName};
+use larder::tree::DirectorySource;
 
 use super::tar_stream::pack::{Blocks, Root};
 
@@ -20,10 +22,13 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// A source that was opened, or will be.
 #[derive(Debug)]
 pub(crate) enum Opened {
+    /// For a tar stream.
     Directory(Root),
     /// A file or a block device.
     File(File),
     Stream(Stream),
+    /// For a file archive.
+    Tree(DirectorySource),
 }
 
 /// Bytes that come once.
@@ -38,7 +43,12 @@ pub(crate) enum Stream {
 pub(crate) fn open(path: &Path, archive: &ArchiveName) -> io::Result<Opened> {
     let refused = |why: &str| Err(io::Error::other(why));
     let kind = fs::metadata(path)?.file_type();
-    match (kind.is_dir(), archive.stem().ends_with(".tar")) {
+    let (is_tree, is_tar) = (archive.stem().ends_with(".pxar"), archive.stem().ends_with(".tar"));
+    match (kind.is_dir(), is_tree || is_tar) {
+        (true, true) if is_tree => {
+            let opened = block_on(DirectorySource::open(super::runtime(), path));
+            return opened.map(Opened::Tree).map_err(|error| io::Error::other(super::told(&error)));
+        }
         (true, true) => return Root::open(path).map(Opened::Directory),
         (true, false) => return refused("the path is a directory"),
         (false, true) => return refused("the path is not a directory"),

@@ -9,3 +9,4 @@ mod programs;
 mod restore;
 mod tree_backup;
 mod tree_restore;
+mod trees;
