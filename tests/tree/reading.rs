@@ -153,6 +153,31 @@ fn a_lookup_reads_at_most_two_chunks_a_level() {
 }
 
 #[test]
+fn one_file_of_a_large_archive_takes_few_requests() {
+    block_on(async {
+        let (backend, store) = memory().await;
+        let mut archive = Archive::new(true);
+        for directory in 0..4 {
+            archive.enter(&format!("d{directory}"));
+            for file in 0..50_u8 {
+                archive.file(&format!("f{file:02}"), &vec![file; 16 << 10]);
+            }
+            archive.leave();
+        }
+        let name = stored(&store, &archive.finish(), 1 << 16, None).await.name().clone();
+        backend.reset();
+        let snapshot = store.snapshot(&name).await.unwrap();
+        let of_snapshot = backend.counts().gets;
+        let tree = snapshot.tree("root").await.unwrap();
+        let file = tree.open("d2/f17").await.unwrap();
+        assert_eq!(file.read_all().await.unwrap(), vec![17; 16 << 10]);
+        // Two indexes, one chunk with tables and entries, one or two with contents.
+        assert!(backend.counts().gets - of_snapshot <= 5, "{:?}", backend.counts());
+        assert_eq!(backend.counts().lists + backend.counts().heads, 0);
+    });
+}
+
+#[test]
 fn a_walk_reads_each_chunk_once_and_past_contents() {
     block_on(async {
         let (backend, store) = memory().await;

@@ -191,14 +191,20 @@ impl ArchiveReader {
             let error = Error::new(ErrorKind::InvalidInput, "read a range of").on(self.name());
             return Err(error.because(format!("the range reaches beyond its {} bytes", self.size())));
         }
-        let first = self.read_at(offset, length).await?;
-        if first.len() == length {
-            return Ok(first);
+        let (mut parts, mut position, end) = (Vec::new(), offset, offset + length as u64);
+        while let Some(range) = self.chunk_range(position).filter(|_| position < end) {
+            parts.push(position..range.end.min(end));
+            position = range.end;
+        }
+        let read = |part: Range<u64>| {
+            self.read_at(part.start, usize::try_from(part.end - part.start).unwrap_or(usize::MAX))
+        };
+        if let [part] = &parts[..] {
+            return read(part.clone()).await;
         }
         let mut bytes = BytesMut::with_capacity(length);
-        bytes.extend_from_slice(&first);
-        while bytes.len() < length {
-            let part = self.read_at(offset + bytes.len() as u64, length - bytes.len()).await?;
+        let mut parts = stream::iter(parts).map(read).buffered(self.archive.store.in_flight());
+        while let Some(part) = parts.try_next().await? {
             bytes.extend_from_slice(&part);
         }
         Ok(bytes.freeze())

@@ -15,6 +15,9 @@ const CACHE_BYTES: usize = 32 << 20;
 /// Bytes to read beyond the needed ones, so that long heads are not parsed often.
 const MORE_BYTES: usize = 1 << 20;
 
+/// Maximum distance of the chunk that is fetched along when a file is opened.
+const FETCHED_ALONG_BYTES: u64 = 4 << 20;
+
 /// Bytes of the header of an item: enough to see which one follows.
 const HEADER_BYTES: usize = 16;
 
@@ -134,7 +137,11 @@ impl Streams {
                 let end = start.and_then(|start| start.checked_add(size)?.checked_add(HEADER_BYTES as u64));
                 let start =
                     start.filter(|_| end.is_some_and(|end| end <= payload.size())).ok_or_else(fault)?;
-                let header = payload.read_exact_at(offset, HEADER_BYTES).await?;
+                let header = payload.read_exact_at(offset, HEADER_BYTES);
+                // A small file is read as a whole next. Its last chunk is fetched along; a failure is that of the read.
+                let last = start + size.min(FETCHED_ALONG_BYTES).saturating_sub(1);
+                let (header, _) = futures::future::join(header, payload.read_at(last, 1)).await;
+                let header = header?;
                 if payload_header(size).is_ok_and(|expected| header == expected[..]) {
                     Ok((payload, start))
                 } else {
