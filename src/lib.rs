@@ -39,7 +39,7 @@
 //! |---|---|
 //! | [`open()`], [`OpenOptions`] | a store by its address: a directory, or `s3://BUCKET/STORE` |
 //! | [`Datastore`] | an open store: listings, owners, notes, backups and restores |
-//! | [`SnapshotWriter`](store::SnapshotWriter) | a backup in progress: streams, images, blobs |
+//! | [`SnapshotWriter`](store::SnapshotWriter) | a backup in progress: streams, images, blobs, trees of files |
 //! | [`SnapshotReader`](store::SnapshotReader) | a finished snapshot, with its archives as [`ArchiveReader`](store::ArchiveReader)s |
 //! | [`GcPlan`](gc::GcPlan), [`PrunePlan`](prune::PrunePlan), [`SyncPlan`](sync::SyncPlan), [`VerifyPlan`](verify::VerifyPlan) | maintenance: inspect the plan, execute it, read the report |
 //! | [`Backend`](backend::Backend) | object storage: [`FsBackend`], [`MemoryBackend`](backend::MemoryBackend), `S3Backend`, `ObjectStoreBackend`, or your own |

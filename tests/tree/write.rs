@@ -1,6 +1,6 @@
 //! Backups of trees.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use futures::executor::block_on;
 use larder::ThreadRuntime;
@@ -9,9 +9,10 @@ use larder::crypt::EncryptionKey;
 use larder::error::ErrorKind;
 use larder::format::name::GroupName;
 use larder::pxar::{FileKind, Xattr};
-use larder::store::{BaseUse, Datastore, FinishedBackup, Options, SnapshotReader};
-use larder::tree::{LinkId, Problem, SourceEntry, TreeSource, TreeSummary};
+use larder::store::{BaseUse, Datastore, FinishedBackup, Options, SnapshotReader, SnapshotState};
+use larder::tree::{LinkId, Problem, SourceEntry, TreeEvent, TreeSource, TreeSummary};
 use larder_testing::noise;
+use larder_testing::places::everywhere;
 use larder_testing::tree::{Contents, MemoryTree, metadata};
 
 use crate::archives::{contents_of, restored, same_tree};
@@ -296,5 +297,114 @@ fn names_are_taken_once_and_a_dropped_tree_leaves_none() {
         let archives = catalog.entries(catalog.root()).unwrap();
         let names: Vec<_> = archives.iter().map(|entry| &entry.name[..]).collect();
         assert_eq!(names, [&b"root.pxar.didx"[..], b"more.pxar.didx"]);
+    });
+}
+
+#[test]
+fn a_tree_and_its_change_come_back_on_every_runtime_in_every_place() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let (store, tree) = (place.store().await, MemoryTree::default());
+            tree.directory("d");
+            tree.directory("d/e");
+            for number in 0..20 {
+                tree.file(&format!("d/e/{number:02}"), noise(number, 10_000), 1);
+            }
+            let (first, _) = back_up(&store, &tree, None).await;
+            tree.opened();
+            tree.file("d/z", noise(100, 10_000), 1);
+            let (second, summary) = back_up(&store, &tree, Some(&first)).await;
+            assert_eq!(summary.counts.files_reused, 20);
+            assert_eq!(tree.opened(), ["d/z"]);
+            same_tree(&restored(&second, "root").await, &contents_of(&tree).await);
+        })
+    });
+}
+
+#[test]
+fn the_observer_of_a_tree_sees_what_is_read_and_what_is_reused() {
+    block_on(async {
+        let (store, tree) = (store().await, MemoryTree::default());
+        tree.directory("d");
+        tree.file("d/same", noise(1, 100_000), 1);
+        let (first, _) = back_up(&store, &tree, None).await;
+        tree.file("e", "new", 1);
+        tree.odd_file("f", 1, 1, Contents::Fails(std::io::ErrorKind::NotFound));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let backup = store.backup(&group()).begin().await.unwrap();
+        let events = Arc::clone(&seen);
+        let observer = move |event: &TreeEvent| events.lock().unwrap().push(event.to_string());
+        backup
+            .tree("root", &tree)
+            .base(&first)
+            .chunk_bytes(64 << 10)
+            .observer(Arc::new(observer))
+            .await
+            .unwrap();
+        let mut seen = std::mem::take(&mut *seen.lock().unwrap());
+        seen.sort();
+        let vanished = "f: it vanished; left out: entity not found";
+        assert_eq!(seen, ["d/same: unchanged, 97.7 KiB", "d: entered", "e: read, 3 bytes", vanished]);
+    });
+}
+
+#[test]
+fn names_and_averages_that_are_not_valid_are_refused() {
+    block_on(async {
+        let (store, tree) = (store().await, mixed_tree());
+        let backup = store.backup(&group()).begin().await.unwrap();
+        for (name, average) in [("a/b", 4 << 20), ("", 4 << 20), ("root", 100_000), ("root", 8 << 20)] {
+            let error = backup.tree(name, &tree).chunk_bytes(average).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name:?} {average}");
+        }
+        let odd = MemoryTree::new(metadata(&FileKind::Directory, 1), vec![b"\xff"[..].into()]);
+        assert_eq!(backup.tree("root", &odd).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+        backup.tree("root", &odd).unified().await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
+        let backup = store.backup(&group()).begin().await.unwrap();
+        let error = backup.tree("root", &tree).base(&snapshot).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "the base has the other form");
+    });
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn a_tree_with_any_failed_change_leaves_a_whole_snapshot_or_none() {
+    use larder::internal::fault::{Action, FaultBackend, Rule};
+    use larder::internal::record::Method;
+
+    block_on(async {
+        let tree = MemoryTree::default();
+        for number in 0..20 {
+            tree.file(&format!("{number:02}"), noise(number, 20_000), 1);
+        }
+        let mut step = 1;
+        loop {
+            let memory = MemoryBackend::new(Arc::new(ThreadRuntime::new()));
+            let backend = Arc::new(FaultBackend::new(Arc::new(memory)));
+            let store = Datastore::create(backend.clone(), Options::default()).await.unwrap();
+            let (first, _) = back_up(&store, &tree, None).await;
+            tree.file("10", noise(100 + step as u64, 20_000), 2 + step as i64);
+            backend.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).nth(step));
+            let backup = store.backup(&group()).begin().await.unwrap();
+            let written = backup.tree("root", &tree).base(&first).chunk_bytes(64 << 10).await;
+            let finished = match written {
+                Ok(_) => backup.finish().await.map(|finished| finished.snapshot),
+                Err(error) => backup.abort().await.and(Err(error)),
+            };
+            backend.clear();
+            match finished {
+                Ok(snapshot) => {
+                    same_tree(&restored(&snapshot, "root").await, &contents_of(&tree).await);
+                    break;
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable),
+            }
+            let found = store.snapshots(&group()).await.unwrap();
+            let finished = found.iter().filter(|info| info.state == SnapshotState::Finished).count();
+            assert_eq!(finished, 1, "{step}");
+            step += 1;
+        }
+        assert!(step > 3, "{step}");
     });
 }

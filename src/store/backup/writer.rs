@@ -29,7 +29,7 @@ const TREE_CATALOG: &str = "catalog.pcat1";
 /// A new snapshot that is not visible yet.
 ///
 /// Archives are written with [`stream`](SnapshotWriter::stream), [`image`](SnapshotWriter::image),
-/// [`image_writer`](SnapshotWriter::image_writer) and [`blob`](SnapshotWriter::blob), several at the same time if you like.
+/// [`image_writer`](SnapshotWriter::image_writer), [`tree`](SnapshotWriter::tree) and [`blob`](SnapshotWriter::blob), several at the same time if you like.
 /// [`finish`](SnapshotWriter::finish) publishes them together and is the only way to do so.
 ///
 /// # Dropping it
