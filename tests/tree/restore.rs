@@ -46,7 +46,7 @@ fn problems(findings: &[TreeFinding]) -> Vec<(String, Problem)> {
 }
 
 /// Files with several names in several directories.
-fn linked_tree() -> MemoryTree {
+pub(crate) fn linked_tree() -> MemoryTree {
     let tree = MemoryTree::default();
     for directory in ["a", "a/b", "c"] {
         tree.directory(directory);

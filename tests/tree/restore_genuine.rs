@@ -150,6 +150,100 @@ fn genuine_archives_are_restored_with_every_entry_byte_and_attribute() {
     });
 }
 
+/// Runs GNU tar on an archive; `false` with a line if there is none.
+fn gnu_tar(archive: &[u8], to: &Path, arguments: &[&str]) -> bool {
+    std::fs::create_dir(to).unwrap();
+    let file = to.with_extension("tar");
+    std::fs::write(&file, archive).unwrap();
+    let mut command = std::process::Command::new("tar");
+    let Ok(output) = command.arg("-xf").arg(&file).args(arguments).current_dir(to).output() else {
+        eprintln!("skipped: there is no tar");
+        return false;
+    };
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let is_other = |line: &&str| !line.contains("user.big") && !line.contains("previous errors");
+    assert_eq!(errors.lines().filter(is_other).collect::<Vec<_>>(), Vec::<&str>::new());
+    true
+}
+
+#[test]
+fn gnu_tar_reads_trees_with_every_entry_byte_and_attribute() {
+    let place = tempfile::tempdir().unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root || xattr::set(place.path(), "trusted.one", b"1").is_err() {
+        return eprintln!("skipped: needs root and a filesystem with extended attributes");
+    }
+    fixture::unpack_trees(place.path());
+    block_on(async {
+        let store = open(place.path()).await;
+        let facts = fixture::expected_trees();
+        for (number, facts) in facts["archives"].as_array().unwrap().iter().enumerate() {
+            let snapshot =
+                store.snapshot(&facts["snapshot"].as_str().unwrap().parse().unwrap()).await.unwrap();
+            let tree = snapshot.tree(facts["archive"].as_str().unwrap()).await.unwrap();
+            let mut archive = Vec::new();
+            let report = tree.to_tar("", &mut archive).await.unwrap();
+            let to = place.path().join(format!("unpacked-{number}"));
+            let arguments = [
+                "-p",
+                "--same-owner",
+                "--numeric-owner",
+                "--acls",
+                "--xattrs",
+                "--xattrs-include=*",
+                "--warning=no-timestamp",
+            ];
+            if !gnu_tar(&archive, &to, &arguments) {
+                return;
+            }
+            let mut expected = of_tree(&tree).await;
+            expected.retain(|_, (kind, ..)| *kind != FileKind::Socket);
+            let left_out = report.findings.iter().filter(|found| found.problem == Problem::Socket).count();
+            assert_eq!(report.findings.len(), left_out);
+            let unpacked = of_directory(&to).await;
+            assert_eq!(unpacked.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+            for (path, (kind, metadata, contents)) in &expected {
+                let shown = path.escape_ascii();
+                let (found_kind, found, found_contents) = &unpacked[path];
+                assert_eq!(found_kind, kind, "{shown}");
+                assert!(found_contents == contents, "{shown}");
+                let (mut found, mut metadata) = (found.clone(), metadata.clone());
+                for metadata in [&mut found, &mut metadata] {
+                    metadata.xattrs.retain(|xattr| xattr.name != "user.big");
+                    metadata.xattrs.sort_by(|a, b| a.name.cmp(&b.name));
+                    metadata.stat.flags = 0;
+                    metadata.project = None;
+                }
+                assert_eq!(found, metadata, "{shown}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_part_of_a_tree_is_a_tar_archive_of_its_own() {
+    let place = tempfile::tempdir().unwrap();
+    block_on(async {
+        let store = crate::write::store().await;
+        let (snapshot, _) = crate::write::back_up(&store, &crate::restore::linked_tree(), None).await;
+        let tree = snapshot.tree("root").await.unwrap();
+        let mut archive = Vec::new();
+        let report = tree.to_tar("c", &mut archive).await.unwrap();
+        assert_eq!((report.findings.len(), archive.len() % 512), (0, 0));
+        let to = place.path().join("c");
+        if gnu_tar(&archive, &to, &["--warning=no-timestamp"]) {
+            let names: Vec<_> = of_directory(&to).await.into_keys().collect();
+            let expected = ["", "c", "c/fourth", "c/large", "c/third", "c/y.conf"];
+            assert_eq!(names, expected.map(|name| name.as_bytes().to_vec()));
+            assert_eq!(std::fs::read(to.join("c/third")).unwrap(), b"hello");
+        }
+        assert_eq!(
+            tree.to_tar("nothing", &mut archive).await.unwrap_err().kind(),
+            larder::error::ErrorKind::NotFound
+        );
+    });
+}
+
 /// Append only and immutable.
 const SEALING: u64 = 0x41_0000;
 

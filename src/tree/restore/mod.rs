@@ -19,6 +19,7 @@ mod engine;
 mod entries;
 mod report;
 mod selection;
+mod tar;
 pub(super) mod target;
 
 use std::fmt;
