@@ -39,6 +39,8 @@ struct Shared {
     directories: Mutex<Directories>,
     excludes: Vec<Bytes>,
     opened: Mutex<Vec<String>>,
+    /// Directories that are open, and the most that ever were.
+    open_directories: Mutex<(usize, usize)>,
     root: Metadata,
 }
 
@@ -66,7 +68,8 @@ impl MemoryTree {
     /// An empty tree.
     pub fn new(root: Metadata, excludes: Vec<Bytes>) -> Self {
         let directories = Mutex::new(BTreeMap::from([(Vec::new(), Vec::new())]));
-        Self(Arc::new(Shared { directories, excludes, opened: Mutex::default(), root }))
+        let (opened, open_directories) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { directories, excludes, opened, open_directories, root }))
     }
 
     /// Adds an entry, or replaces one.
@@ -108,6 +111,11 @@ impl MemoryTree {
         self.0.directories.lock().unwrap().get_mut(above).unwrap().retain(|(entry, _)| entry.name != name);
     }
 
+    /// The most directories that ever were open at once.
+    pub fn max_open_directories(&self) -> usize {
+        self.0.open_directories.lock().unwrap().1
+    }
+
     /// The paths of the files that were opened since the last call, sorted.
     pub fn opened(&self) -> Vec<String> {
         let mut opened = std::mem::take(&mut *self.0.opened.lock().unwrap());
@@ -119,7 +127,7 @@ impl MemoryTree {
 #[async_trait]
 impl TreeSource for MemoryTree {
     async fn root(&self) -> io::Result<SourceRoot> {
-        let directory = MemoryDirectory { path: Vec::new(), tree: Arc::clone(&self.0) };
+        let directory = MemoryDirectory::open(Vec::new(), &self.0);
         Ok(SourceRoot { directory: Box::new(directory), metadata: self.0.root.clone() })
     }
 
@@ -135,6 +143,14 @@ struct MemoryDirectory {
 }
 
 impl MemoryDirectory {
+    fn open(path: Vec<u8>, tree: &Arc<Shared>) -> Self {
+        let mut open = tree.open_directories.lock().unwrap();
+        open.0 += 1;
+        open.1 = open.1.max(open.0);
+        drop(open);
+        Self { path, tree: Arc::clone(tree) }
+    }
+
     fn find(&self, name: &[u8]) -> io::Result<Contents> {
         let directories = self.tree.directories.lock().unwrap();
         let siblings = directories.get(&self.path).ok_or(io::ErrorKind::NotFound)?;
@@ -143,6 +159,12 @@ impl MemoryDirectory {
             Contents::Fails(kind) => Err((*kind).into()),
             contents => Ok(contents.clone()),
         }
+    }
+}
+
+impl Drop for MemoryDirectory {
+    fn drop(&mut self) {
+        self.tree.open_directories.lock().unwrap().0 -= 1;
     }
 }
 
@@ -159,8 +181,7 @@ impl SourceDirectory for MemoryDirectory {
 
     async fn open_directory(&self, entry: &SourceEntry) -> io::Result<Box<dyn SourceDirectory>> {
         self.find(&entry.name)?;
-        let path = joined(&self.path, &entry.name);
-        Ok(Box::new(Self { path, tree: Arc::clone(&self.tree) }))
+        Ok(Box::new(Self::open(joined(&self.path, &entry.name), &self.tree)))
     }
 
     async fn open_file(&self, entry: &SourceEntry) -> io::Result<FileContents> {

@@ -152,3 +152,26 @@ fn a_tree_that_changes_all_the_time_gives_readable_snapshots() {
         stop.store(true, Ordering::Relaxed);
     });
 }
+
+/// A process has a thousand descriptors. Files that wait for a decision keep none, and are read all the same if it is against them.
+#[test]
+fn directories_of_waiting_files_are_closed_and_opened_again() {
+    block_on(async {
+        let (tree, directory) = (MemoryTree::default(), larder_testing::scratch());
+        for number in 0..1500_u64 {
+            tree.directory(&format!("d{number:04}"));
+            tree.directory(&format!("d{number:04}/e"));
+            tree.file(&format!("d{number:04}/e/f"), noise(number, 700), 1);
+        }
+        let store = on_disk(directory.path()).await;
+        let (first, _) = back_up(&store, &tree, None).await;
+        let (second, summary) = back_up(&store, &tree, Some(&first)).await;
+        assert_eq!(summary.counts.files_reused, 1500);
+        let chunk = path_of(directory.path(), &chunks(directory.path(), &second, "root.ppxar.didx")[2]);
+        fs::remove_file(chunk).unwrap();
+        let (third, summary) = back_up(&store, &tree, Some(&second)).await;
+        assert_eq!(summary.counts.files_reused, 0);
+        assert!(tree.max_open_directories() < 500, "{}", tree.max_open_directories());
+        same_tree(&restored(&third, "root").await, &contents_of(&tree).await);
+    });
+}

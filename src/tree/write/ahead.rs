@@ -10,7 +10,6 @@ use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
 
 use crate::error::{Error, Result};
-use crate::pxar::FileKind;
 use crate::rt::semaphore::{Permit, Semaphore};
 use crate::tree::FileContents;
 use crate::tree::write::walk::{Found, Step, Walker};
@@ -42,7 +41,7 @@ pub(super) fn prepared(walker: Walker) -> impl Stream<Item = Result<Prepared>> {
     let steps = stream::try_unfold((walker, budget), |(mut walker, budget)| async move {
         let Some(step) = walker.next().await? else { return Ok(None) };
         let permit = match &step {
-            Step::Entry(found) if needs_contents(found) => Some(budget.acquire(weight(found.size())).await),
+            Step::Entry(found) if found.needs_contents() => Some(budget.acquire(weight(found.size())).await),
             _ => None,
         };
         Ok::<_, Error>(Some(((step, permit), (walker, budget))))
@@ -77,13 +76,11 @@ pub(super) fn reopened(files: Vec<Arc<Found>>) -> impl Stream<Item = (io::Result
 pub(super) async fn open(found: &Found) -> io::Result<FileContents> {
     match found.size() {
         0 => Ok(FileContents::Whole(Bytes::new())),
-        _ => found.place.directory.open_file(&found.entry).await,
+        _ => match &found.directory {
+            Some(directory) => directory.open_file(&found.entry).await,
+            None => found.place.directory().await?.open_file(&found.entry).await,
+        },
     }
-}
-
-/// Returns `true` for a file that is read, as far as the walk knows.
-fn needs_contents(found: &Found) -> bool {
-    matches!(found.entry.kind, FileKind::File { .. }) && !found.is_repeated && found.unchanged.is_none()
 }
 
 fn weight(size: u64) -> usize {

@@ -6,11 +6,13 @@
 //! directory is listed as a whole, however large.
 
 use std::collections::{HashSet, VecDeque};
+use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use futures::future::FutureExt as _;
+use futures::future::{BoxFuture, FutureExt as _};
+use futures::lock::Mutex as AsyncMutex;
 
 use crate::error::Result;
 use crate::pxar::{EXCLUDE_FILE, FileKind};
@@ -43,6 +45,8 @@ pub(super) enum Step {
 /// An entry that the walk found.
 #[derive(Debug)]
 pub(super) struct Found {
+    /// The open directory of the entry, if the entry is a file that is read next.
+    pub(super) directory: Option<Arc<dyn SourceDirectory>>,
     pub(super) entry: SourceEntry,
     /// Position of its contents in the payload archive of the base, if they are unchanged.
     pub(super) unchanged: Option<u64>,
@@ -56,6 +60,11 @@ impl Found {
         joined(&self.place.path, &self.entry.name)
     }
 
+    /// Returns `true` for a file that is read, as far as the walk knows.
+    pub(super) fn needs_contents(&self) -> bool {
+        matches!(self.entry.kind, FileKind::File { .. }) && !self.is_repeated && self.unchanged.is_none()
+    }
+
     /// Bytes of the contents; 0 for anything but a file.
     pub(super) fn size(&self) -> u64 {
         match self.entry.kind {
@@ -65,12 +74,54 @@ impl Found {
     }
 }
 
-/// An open directory of the source.
-#[derive(Debug)]
+/// A directory of the source. It is open while it is listed ahead, walked, or read from, and opened again when files of it are read later:
+/// thousands of directories may wait with the unchanged files in them, and a process has few descriptors.
 pub(super) struct Place {
-    pub(super) directory: Arc<dyn SourceDirectory>,
+    /// `None` for the root.
+    above: Option<(Arc<Place>, SourceEntry)>,
+    /// The open directory, if it is in use.
+    opened: AsyncMutex<Weak<dyn SourceDirectory>>,
     /// Its path; empty for the root.
     pub(super) path: Bytes,
+    /// Keeps the root open.
+    root: Option<Arc<dyn SourceDirectory>>,
+}
+
+impl Place {
+    fn root(directory: &Arc<dyn SourceDirectory>) -> Arc<Self> {
+        let opened = AsyncMutex::new(Arc::downgrade(directory));
+        Arc::new(Self { above: None, opened, path: Bytes::new(), root: Some(Arc::clone(directory)) })
+    }
+
+    fn below(above: &Arc<Self>, entry: SourceEntry, directory: &Arc<dyn SourceDirectory>) -> Arc<Self> {
+        let path = joined(&above.path, &entry.name).into();
+        let opened = AsyncMutex::new(Arc::downgrade(directory));
+        Arc::new(Self { above: Some((Arc::clone(above), entry)), opened, path, root: None })
+    }
+
+    /// The open directory; opens it, and those above it, if it was closed.
+    pub(super) fn directory(&self) -> BoxFuture<'_, io::Result<Arc<dyn SourceDirectory>>> {
+        Box::pin(async move {
+            // Concurrent callers open it once.
+            let mut opened = self.opened.lock().await;
+            if let Some(directory) = opened.upgrade() {
+                return Ok(directory);
+            }
+            let Some((above, entry)) = &self.above else { return Err(io::ErrorKind::NotFound.into()) };
+            let directory = Arc::from(above.directory().await?.open_directory(entry).await?);
+            *opened = Arc::downgrade(&directory);
+            Ok(directory)
+        })
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place")
+            .field("path", &self.path)
+            .field("is_root", &self.root.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 /// A directory with its listing.
@@ -79,6 +130,8 @@ struct Listed {
     entries: VecDeque<SourceEntry>,
     /// Its directories, in order.
     directories: VecDeque<Ahead>,
+    /// Open while the directory is walked; `None` if it cannot be opened.
+    directory: Option<Arc<dyn SourceDirectory>>,
     findings: Vec<TreeFinding>,
     /// `true` if the cursor of the base is in this directory, or below it.
     is_in_base: bool,
@@ -134,10 +187,11 @@ impl Walker {
         root: Box<dyn SourceDirectory>,
         base: Option<BaseCursor>,
     ) -> Result<Self> {
-        let place = Arc::new(Place { directory: Arc::from(root), path: Bytes::new() });
+        let root: Arc<dyn SourceDirectory> = Arc::from(root);
+        let place = Place::root(&root);
         let is_in_base = base.is_some();
         let mut walker = Self { base, context, open: Vec::new(), seen: HashSet::new() };
-        match list(walker.context.clone(), place).await? {
+        match list(walker.context.clone(), root, place).await? {
             Outcome::Listed(listed) => walker.open(*listed, is_in_base),
             Outcome::Gone(error) | Outcome::Unlistable(error, _) => {
                 let finding = TreeFinding::new(Vec::new(), Problem::UnreadableContents);
@@ -163,6 +217,7 @@ impl Walker {
             };
             listed.taken += 1;
             let (place, is_in_base) = (Arc::clone(&listed.place), listed.is_in_base);
+            let directory = listed.directory.clone();
             let ahead = match entry.kind {
                 FileKind::Directory => listed.directories.pop_front(),
                 _ => None,
@@ -172,12 +227,13 @@ impl Walker {
                 _ => None,
             };
             let was_directory = old.as_ref().is_some_and(|old| old.kind == FileKind::Directory);
-            let mut found = Found { entry, unchanged: None, is_repeated: false, place };
+            let mut found = Found { directory: None, entry, unchanged: None, is_repeated: false, place };
             if found.entry.kind != FileKind::Directory {
                 self.leave_base(was_directory).await?;
                 found.is_repeated = found.entry.link.is_some_and(|link| !self.seen.insert(link));
                 let unchanged = self.base.as_ref().zip(old.as_ref());
                 found.unchanged = unchanged.and_then(|(base, old)| base.unchanged(&found.entry, old));
+                found.directory = directory.filter(|_| found.needs_contents());
                 return Ok(Some(Step::Entry(found)));
             }
             let outcome = self.outcome(&found, ahead.map(|ahead| ahead.state)).await?;
@@ -255,6 +311,7 @@ impl Listed {
         Self {
             entries: VecDeque::new(),
             directories: VecDeque::new(),
+            directory: None,
             findings: Vec::new(),
             is_in_base: false,
             place,
@@ -295,22 +352,26 @@ fn list_ahead_in(context: &Context, listed: &mut Listed, left: &mut (usize, usiz
 
 /// Opens and lists a directory in a task of its own.
 fn start(context: &Context, place: &Arc<Place>, entry: &SourceEntry) -> Detached<Outcome> {
-    let (owned, place, entry) = (context.clone(), Arc::clone(place), entry.clone());
+    let (owned, above, entry) = (context.clone(), Arc::clone(place), entry.clone());
     context.runtime.run_detached("list directory", async move {
-        let path = Bytes::from(joined(&place.path, &entry.name));
-        match place.directory.open_directory(&entry).await {
+        let opened = match above.directory().await {
+            Ok(directory) => directory.open_directory(&entry).await,
+            Err(error) => Err(error),
+        };
+        match opened {
             Ok(directory) => {
-                let place = Arc::new(Place { directory: Arc::from(directory), path });
-                list(owned, place).await
+                let directory: Arc<dyn SourceDirectory> = Arc::from(directory);
+                let place = Place::below(&above, entry, &directory);
+                list(owned, directory, place).await
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Outcome::Gone(error)),
-            Err(error) => Ok(Outcome::Unlistable(error, place)),
+            Err(error) => Ok(Outcome::Unlistable(error, above)),
         }
     })
 }
 
-async fn list(context: Context, place: Arc<Place>) -> Result<Outcome> {
-    let listing = match place.directory.list().await {
+async fn list(context: Context, directory: Arc<dyn SourceDirectory>, place: Arc<Place>) -> Result<Outcome> {
+    let listing = match directory.list().await {
         Ok(listing) => listing,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Gone(error)),
         Err(error) => return Ok(Outcome::Unlistable(error, place)),
@@ -334,7 +395,16 @@ async fn list(context: Context, place: Arc<Place>) -> Result<Outcome> {
             }
             kept.push_back(entry);
         }
-        Ok(Box::new(Listed { entries: kept, directories, findings, is_in_base: false, place, taken: 0 }))
+        let directory = Some(directory);
+        Ok(Box::new(Listed {
+            directory,
+            entries: kept,
+            directories,
+            findings,
+            is_in_base: false,
+            place,
+            taken: 0,
+        }))
     };
     if is_large {
         return context.runtime.run_blocking("sort directory", listed).await.map(Outcome::Listed);
