@@ -298,6 +298,7 @@ mod tests {
         assert_eq!([0, 150, 151, 501].map(|position| table.index_from(position)), [0, 0, 1, 3]);
     }
 
+    /// Proves H194.
     #[test]
     fn tables_that_lead_out_of_their_directory_are_refused() {
         let faults = |item: &[u8], span| Table::parse(item, span).map(drop).unwrap_err().fault;

@@ -225,6 +225,7 @@ pub(crate) async fn chunks_of(snapshot: &SnapshotReader, name: &str) -> Vec<(Key
     index.iter().map(|chunk| (Key::Chunk(chunk.digest), chunk.offset..chunk.offset + chunk.len)).collect()
 }
 
+/// Proves H195.
 #[test]
 fn a_damaged_chunk_costs_a_walk_the_names_in_it_alone() {
     for split in [true, false] {
@@ -274,6 +275,51 @@ fn a_damaged_chunk_costs_a_walk_the_names_in_it_alone() {
     }
 }
 
+/// Proves H196.
+#[test]
+fn contents_of_a_file_never_pass_for_a_directory() {
+    block_on(async {
+        let (backend, store) = memory().await;
+        let mut forged = Archive::new(false);
+        forged.file("forged", b"");
+        let contents = [vec![0; 8000], forged.finish()[0].to_vec()].concat();
+        let mut archive = Archive::new(false);
+        archive.file("a", &[0; 5000]);
+        let position = archive.file("b", &contents);
+        archive.file("c", b"kept");
+        let snapshot = stored(&store, &archive.finish(), 4096, None).await;
+        let chunks = chunks_of(&snapshot, "root.pxar").await;
+        let (chunk, _) = chunks.iter().find(|(_, range)| range.contains(&position)).unwrap();
+        backend.delete(&[Removal::any(chunk.clone())]).await.unwrap();
+        let found = entries(walked(&snapshot.tree("root").await.unwrap()).await);
+        let names: Vec<_> = found.iter().map(|entry| entry.path.clone()).collect();
+        assert_eq!(names, ["", "a", "c"]);
+    });
+}
+
+#[test]
+fn futures_of_trees_can_be_spawned() {
+    fn check<T: Send>(_: &T) {}
+    block_on(async {
+        let (_, store) = memory().await;
+        let snapshot = stored(&store, &wide(true, 1, 1).finish(), 4096, None).await;
+        check(&snapshot.tree("root"));
+        let tree = snapshot.tree("root").await.unwrap();
+        let (mut walk, mut found) = (tree.walk(), tree.find("*").unwrap());
+        check(&walk.next());
+        check(&found.next());
+        check(&tree.walk_from("a00"));
+        check(&tree.metadata("a00"));
+        check(&tree.read_dir("a00").await.unwrap());
+        let mut file = tree.open("a00/b00/f000").await.unwrap();
+        check(&file.next_chunk());
+        check(&file.read_all());
+        check(&tree.open("a00"));
+        check(&tree.recorded_excludes());
+        check(&file);
+    });
+}
+
 /// Directories are entered and left in order, and entries lie in the directory that is open.
 fn assert_nested(steps: &[TreeStep]) {
     let mut open: Vec<Bytes> = Vec::new();
@@ -300,6 +346,7 @@ fn assert_nested(steps: &[TreeStep]) {
     assert!(open.is_empty(), "{open:?}");
 }
 
+/// Proves H195.
 #[test]
 fn damage_fails_what_it_hits_and_nothing_else() {
     block_on(async {
@@ -357,6 +404,7 @@ async fn read_everything(tree: &Tree, most: usize) {
     }
 }
 
+/// Proves H194.
 #[test]
 fn hostile_archives_end_and_fail_cleanly() {
     block_on(async {

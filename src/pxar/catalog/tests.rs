@@ -107,6 +107,7 @@ fn visit(bytes: &[u8]) -> Result<(), TreeDecodeError> {
     Ok(())
 }
 
+/// Proves H194.
 #[test]
 fn directories_share_no_block() {
     // Two directories in the root, which lead to the same empty one.

@@ -180,6 +180,7 @@ fn fault_of(items: &[(u64, &[u8])]) -> TreeFault {
     }
 }
 
+/// Proves H194.
 #[test]
 fn malformed_entries_are_refused() {
     let entry = |mode: u64| [&mode.to_le_bytes()[..], &[0; 32]].concat();
@@ -250,6 +251,7 @@ fn a_start_of_another_kind_is_refused() {
     assert_eq!(fault([version(2), version(2)].concat()), TreeFault::Item);
 }
 
+/// Proves H194.
 #[test]
 fn depth_and_length_of_paths_are_limited() {
     let directory = of_mode(0o040_755);
