@@ -14,8 +14,13 @@ if ! has_cipher; then
   has_cipher || python=/usr/bin/python3
 fi
 
+command -v setfacl >/dev/null && command -v setcap >/dev/null || {
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends acl libcap2-bin
+}
+
 # With these features the tests have built them already.
-cargo build --quiet --all-features --example backup --example restore --example list --example keyed_store
+cargo build --quiet --all-features --example backup --example restore --example list --example key --example keyed_store
 bin=${CARGO_TARGET_DIR:-target}/debug/examples
 tree=$work/tree
 mkdir -p "$tree/sub/deep" "$tree/empty"
@@ -115,6 +120,60 @@ RENUMBER
 expect_refusal 'another signature'
 cp "$work/manifest" "$manifest"
 with_keys >/dev/null
+
+echo "the independent reader of file archives, with those of PBS:"
+mkdir "$work/pxar"
+zstd -dcq tests/data/pxar-4.2.3/store.tar.zst | tar -x -C "$work/pxar"
+"$python" tests/interop/read_store.py --restore "$work/pxar/out" "$work/pxar/store"
+read_trees() {
+  for archive in $(find "$1" -name '*.pxar'); do
+    "$python" tests/interop/read_tree.py "$archive" --catalog "$(dirname "$archive")/catalog.pcat1" "$(basename "$archive").didx" "${@:2}"
+  done
+  for archive in $(find "$1" -name '*.mpxar'); do
+    "$python" tests/interop/read_tree.py "$archive" --payload "${archive%.mpxar}.ppxar" "${@:2}"
+  done
+}
+read_trees "$work/pxar/out"
+
+echo "the independent reader of file archives, with ours:"
+# The archives have what tar has not: ACLs, flags, directories of many entries, names of any bytes.
+source=$work/source
+cp -a "$tree" "$source"
+mkdir -p "$source/many" "$source/files"
+for number in $(seq 1 2000); do echo "$number" >"$source/many/$number"; done
+: >"$source/files/empty"
+: >"$source/files/"$'not UTF-8 \xff\xfe'
+: >"$source/files/$(printf 'n%.0s' $(seq 1 255))"
+setfacl -m u:1234:rw,g:4321:r "$source/sub/5.txt" || echo "no access control lists here"
+setfacl -d -m u:1234:rwx "$source/empty" || echo "no access control lists here"
+if [ "$(id -u)" = 0 ]; then
+  mknod "$source/files/null" c 1 3 || echo "no devices here"
+  chown 1234:4321 "$source/sub/6.txt"
+  setcap cap_net_raw=ep "$source/sub/7.txt" || echo "no capabilities here"
+  chattr +d "$source/sub/8.txt" || echo "no flags here"
+fi
+trees=$work/trees
+"$bin/key" create "$work/tree.key" --kdf none
+mkdir -p "$trees/.chunks"
+back_up_tree() { "$bin/backup" --store "$trees" --sync-level none --group "host/$1" "${@:2}" "root.pxar:$source"; }
+back_up_tree unified --change-detection legacy
+back_up_tree split --change-detection data
+back_up_tree split
+back_up_tree sealed --keyfile "$work/tree.key"
+back_up_tree sealed-unified --keyfile "$work/tree.key" --change-detection legacy
+"$python" tests/interop/read_store.py --restore "$work/trees-out" --key "$work/tree.key" "$trees"
+read_trees "$work/trees-out" --same-as "$source" | tee "$work/compared"
+[ "$(grep -c 'the same as the directory' "$work/compared")" = 5 ]
+# Files that changed, came and went since the base.
+echo "one more" >>"$source/sub/9.txt"
+rm "$source/many/77" && mv "$source/many/78" "$source/many/new"
+back_up_tree split --exclude '*.none'
+rm -r "$work/trees-out"
+"$python" tests/interop/read_store.py --restore "$work/trees-out" --key "$work/tree.key" "$trees"
+newest=$(find "$work/trees-out/host/split" -mindepth 1 -maxdepth 1 | sort | tail -n 1)
+read_trees "$newest" --same-as "$source"
+"$bin/restore" --store "$trees" --privileged host/split/latest root.pxar "$work/tree-again/"
+read_trees "$newest" --same-as "$work/tree-again"
 
 echo "our own restore:"
 "$bin/restore" --store "$work/store" "host/ci/$(basename "$latest")" root.tar.didx "$work/restored/"
