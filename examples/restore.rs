@@ -73,33 +73,41 @@ unknown kinds, attributes that cannot be set, names that exist, files that lie i
     )
 }
 
-fn command(mut parser: lexopt::Parser) -> Outcome<()> {
-    let mut store = StoreArguments::default();
-    let (mut names, mut as_json, mut kind) = (Vec::new(), false, TargetKind::New);
-    let (mut owners, mut key) = (Owners::Same, KeyArguments::default());
-    let mut tree = TreeOptions::default();
+#[derive(Default)]
+struct Arguments {
+    as_json: bool,
+    key: KeyArguments,
+    kind: TargetKind,
+    names: Vec<String>,
+    store: StoreArguments,
+    tree: TreeOptions,
+}
+
+fn parse(mut parser: lexopt::Parser) -> Outcome<Arguments> {
+    let mut arguments = Arguments::default();
+    let Arguments { as_json, key, kind, names, store, tree } = &mut arguments;
     while let Some(argument) = cli::next(&mut parser)? {
-        if argument == "--json" {
-            as_json = true;
-        } else if argument == "--no-same-owner" {
-            owners = Owners::Own;
-            tree.no_owners = true;
-        } else if argument == "--path" {
-            tree.paths.push(cli::value(&mut parser)?);
-        } else if argument == "--existing" {
-            tree.existing = Some(cli::parsed("--existing", &mut parser)?);
-        } else if argument == "--privileged" {
-            tree.privileges = true;
-        } else if argument == "--overwrite" {
-            kind = TargetKind::File;
-        } else if argument == "--device" {
-            kind = TargetKind::Device;
-        } else if !argument.starts_with("--") {
-            names.push(argument);
-        } else if !store.take(&argument, &mut parser)? && !key.take(&argument, &mut parser)? {
-            return Err(input(format!("{argument}: there is no such option")));
+        match argument.as_str() {
+            "--device" => *kind = TargetKind::Device,
+            "--existing" => tree.existing = Some(cli::parsed("--existing", &mut parser)?),
+            "--json" => *as_json = true,
+            "--no-same-owner" => tree.no_owners = true,
+            "--overwrite" => *kind = TargetKind::File,
+            "--path" => tree.paths.push(cli::value(&mut parser)?),
+            "--privileged" => tree.privileges = true,
+            option if option.starts_with("--") => {
+                if !store.take(option, &mut parser)? && !key.take(option, &mut parser)? {
+                    return Err(input(format!("{option}: there is no such option")));
+                }
+            }
+            _ => names.push(argument),
         }
     }
+    Ok(arguments)
+}
+
+fn command(parser: lexopt::Parser) -> Outcome<()> {
+    let Arguments { as_json, key, kind, names, store, tree } = parse(parser)?;
     let [snapshot, archive, target] = names.as_slice() else {
         return Err(input("SNAPSHOT, ARCHIVE and TARGET are wanted"));
     };
@@ -134,6 +142,7 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     };
     let (name, reader) = block_on(interruptible(restore))?;
     if let Some(reader) = reader {
+        let owners = if tree.no_owners { Owners::Own } else { Owners::Same };
         unpack::unpack(Blocking(reader), target.as_ref(), owners, &findings).map_err(|error| {
             let text = format!("{target}: {error}");
             if error.kind() == io::ErrorKind::AlreadyExists { input(text) } else { Failure::Work(text) }
@@ -226,13 +235,14 @@ async fn write_blob(target: &mut dyn RestoreTarget, data: Bytes) -> io::Result<(
 }
 
 /// The object at the path of a target before the restore.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum TargetKind {
     /// A block device, to be overwritten.
     Device,
     /// A file, to be overwritten.
     File,
     /// Nothing, or an empty directory.
+    #[default]
     New,
 }
 

@@ -24,7 +24,7 @@ use larder::tree::{Tree, TreeEntry, TreeFile};
 use super::cli::{self, Outcome};
 
 /// A snapshot never changes, so the kernel may keep what it was told.
-const FOR_EVER: Duration = Duration::from_secs(24 * 3600);
+const FOR_EVER: Duration = Duration::from_hours(24);
 const BLOCK_BYTES: u32 = 512;
 /// Requests that are served at a time.
 const THREADS: usize = 4;

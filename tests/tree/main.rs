@@ -1,6 +1,7 @@
 //! Trees of files: reading, writing, restoring.
 
 mod archives;
+mod changing;
 #[cfg(feature = "testing")]
 mod crash;
 mod disk_source;

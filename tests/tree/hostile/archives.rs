@@ -428,6 +428,12 @@ fn links(outside: &str) -> Vec<Hostile> {
             raw.hard_link(b"b", distance, target);
         }));
     }
+    all.extend(hard_links(outside));
+    all
+}
+
+fn hard_links(outside: &str) -> Vec<Hostile> {
+    let mut all = Vec::new();
     for (what, distance) in [
         ("itself", 0),
         ("something later", u64::MAX - 100),

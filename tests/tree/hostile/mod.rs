@@ -123,7 +123,7 @@ async fn look_up(archive: &Hostile, tree: &Tree) -> bool {
             check_path(archive, &entry.path);
             match entry.kind {
                 // Each lookup begins at the root.
-                FileKind::Directory if entry.path.iter().filter(|byte| **byte == b'/').count() < 50 => {
+                FileKind::Directory if entry.path.split(|byte| *byte == b'/').count() < 50 => {
                     directories.push(entry.path);
                 }
                 FileKind::File { .. } | FileKind::HardLink { .. } if archive.entries.len() < 1 << 20 => {
