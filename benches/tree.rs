@@ -56,11 +56,15 @@ fn main() {
     let [plain, encrypted, restic] = best;
     println!("{:18} {:>9} {:>9} {:>9} {:>9}", "", "first", "unchanged", "one file", "restore");
     for (name, times) in [("larder", &plain), ("larder, encrypted", &encrypted), ("restic", &restic)] {
-        times.iter().for_each(|times| times.print(name));
+        if let Some(times) = times {
+            times.print(name);
+        }
     }
     if let Some(restic) = restic {
         for (name, times) in [("larder : restic", &plain), ("encrypted : restic", &encrypted)] {
-            times.iter().for_each(|times| times.print_ratio(name, &restic));
+            if let Some(times) = times {
+                times.print_ratio(name, &restic);
+            }
         }
     }
     println!("peak memory of larder: {} MiB", peak_kib() / 1024);
