@@ -41,6 +41,7 @@
 //! | [`Datastore`] | an open store: listings, owners, notes, backups and restores |
 //! | [`SnapshotWriter`](store::SnapshotWriter) | a backup in progress: streams, images, blobs, trees of files |
 //! | [`SnapshotReader`](store::SnapshotReader) | a finished snapshot, with its archives as [`ArchiveReader`](store::ArchiveReader)s |
+//! | [`Tree`](tree::Tree), [`DirectorySource`](tree::DirectorySource), [`DirectoryTarget`](tree::DirectoryTarget) | a tree of files in a snapshot, and directories to back up and to restore into |
 //! | [`GcPlan`](gc::GcPlan), [`PrunePlan`](prune::PrunePlan), [`SyncPlan`](sync::SyncPlan), [`VerifyPlan`](verify::VerifyPlan) | maintenance: inspect the plan, execute it, read the report |
 //! | [`Backend`](backend::Backend) | object storage: [`FsBackend`], [`MemoryBackend`](backend::MemoryBackend), `S3Backend`, `ObjectStoreBackend`, or your own |
 //! | [`Runtime`](rt::Runtime) | the async runtime: threads, Tokio, smol, simulated, or your own |
@@ -49,8 +50,8 @@
 //! | [`Error`] | a failure, with an [`ErrorKind`] that says how to react |
 //!
 //! [`format`](mod@format) has the stored bytes and names alone, without I/O; [`retention`] decides which snapshots to
-//! keep, and [`prune`] removes the others. [`tree`] has exclude patterns and reports for backups and restores of directory
-//! trees.
+//! keep, and [`prune`] removes the others. [`tree`] backs directory trees up, browses
+//! and restores them; [`pxar`] has their archives alone, without I/O.
 //! Whole programs are in the [cookbook](manual::cookbook): an agent, a directory as a tar stream, a nightly job, bitmaps, progress, signals, errors.
 //! Guides to the format, locks, maintenance, [encryption](manual::encryption), runtimes, S3 and [backends of your own](manual::backend) are in the [`manual`], with a
 //! [glossary](manual::glossary).

@@ -1,24 +1,45 @@
-//! Policy and reports for backups and restores of directory trees, whatever format a tree is stored in.
+//! Trees of files: backups, listings, restores, exclude patterns and reports.
+//!
+//! | step | types |
+//! |---|---|
+//! | back up | [`SnapshotWriter::tree`](crate::store::SnapshotWriter::tree) writes a [`TreeSource`]; [`DirectorySource`] is one in a directory of this host |
+//! | read | [`SnapshotReader::tree`](crate::store::SnapshotReader::tree) opens a [`Tree`], which looks up, lists, opens, walks and finds entries |
+//! | restore | [`Tree::restore`] writes into a [`TreeTarget`]; [`DirectoryTarget`] is one in a directory of this host |
 //!
 //! [`Excludes`] decides which paths a backup leaves out. A [`TreeReport`] collects one [`TreeFinding`] for each entry that a backup or
-//! restore could not handle as asked, so that the rest continues and the caller can report what is missing.
-//!
-//! A [`TreeSource`] is a tree that a backup reads; [`DirectorySource`] is one in a directory of this host. Paths are bytes, as on Unix.
+//! restore could not handle as asked, so that the rest continues and the caller can report what is missing. Paths are bytes, as on Unix.
+//! The format is in [`pxar`](crate::pxar).
 //!
 //! ```
-//! use larder::tree::{EntryKind, Excludes, Problem, TreeFinding, TreeReport};
+//! # use std::sync::Arc;
+//! # use larder::backend::MemoryBackend;
+//! # use larder::{Datastore, Options, ThreadRuntime};
+//! use larder::tree::{DirectorySource, TreeStep};
 //!
-//! let mut excludes = Excludes::default();
-//! excludes.push("*.tmp")?;
-//! excludes.push("!keep.tmp")?;
-//! assert!(excludes.excludes(b"var/old.tmp", EntryKind::Other));
-//! assert!(!excludes.excludes(b"var/keep.tmp", EntryKind::Other));
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let scratch = tempfile::tempdir()?;
+//! # let path = scratch.path();
+//! # std::fs::create_dir(path.join("etc"))?;
+//! # std::fs::write(path.join("etc/hostname"), "larder\n")?;
+//! # futures::executor::block_on(async {
+//! # let runtime = Arc::new(ThreadRuntime::new());
+//! # let store = Datastore::create(Arc::new(MemoryBackend::new(runtime.clone())), Options::default()).await?;
+//! let backup = store.backup(&"host/web".parse()?).begin().await?;
+//! backup.tree("root", &DirectorySource::open(runtime, path).await?).await?;
+//! let snapshot = backup.finish().await?.snapshot;
 //!
-//! let mut report = TreeReport::default();
-//! report.add(TreeFinding::new("etc/shadow", Problem::Unreadable).because("permission denied"));
-//! assert_eq!(report.findings[0].to_string(), "etc/shadow: it cannot be read; left out: permission denied");
-//! assert!(!report.is_complete());
-//! # Ok::<(), larder::error::ParseError>(())
+//! let tree = snapshot.tree("root").await?;
+//! assert_eq!(tree.open("etc/hostname").await?.read_all().await?, "larder\n");
+//! let mut listing = tree.read_dir("etc").await?;
+//! while let Some(entry) = listing.next().await {
+//!     assert_eq!(entry?.file_name(), "hostname");
+//! }
+//! let mut found = tree.find("*name")?;
+//! while let Some(step) = found.next().await? {
+//!     assert!(matches!(step, TreeStep::Entry(entry) if entry.path == "etc/hostname"));
+//! }
+//! # Ok(()) })
+//! # }
 //! ```
 
 mod disk;
