@@ -1,5 +1,7 @@
 //! Reading back what a backup of a tree wrote.
 
+#![allow(clippy::cast_possible_truncation, reason = "small numbers")]
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

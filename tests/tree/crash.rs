@@ -1,5 +1,7 @@
 //! Crashes during backups of trees that reuse chunks.
 
+#![allow(clippy::cast_possible_wrap, reason = "small numbers")]
+
 use std::path::Path;
 use std::sync::Arc;
 

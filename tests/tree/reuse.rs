@@ -1,5 +1,7 @@
 //! Backups of trees that reuse chunks of their base: what they need survives whatever happens to the base.
 
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "small numbers")]
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -79,9 +81,9 @@ fn files_in_a_missing_or_empty_chunk_of_the_base_are_read_again() {
             let chunk =
                 path_of(directory.path(), &chunks(directory.path(), &first, "root.ppxar.didx")[number]);
             if is_empty {
-                fs::write(chunk, "").unwrap()
+                fs::write(chunk, "").unwrap();
             } else {
-                fs::remove_file(chunk).unwrap()
+                fs::remove_file(chunk).unwrap();
             }
             let (second, summary) = back_up(&store, &tree, Some(&first)).await;
             assert_eq!((summary.base, summary.counts.files_reused), (BaseUse::Used, 0), "{number}");
