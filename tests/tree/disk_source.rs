@@ -39,9 +39,8 @@ fn list(source: &DirectorySource) -> Listed {
 
 fn walk<'a>(directory: &'a dyn SourceDirectory, above: String, to: &'a mut Listed) -> BoxFuture<'a, ()> {
     async move {
-        let listing = match directory.list().await {
-            Ok(listing) => listing,
-            Err(_) => return to.problems.push((above, Problem::UnreadableContents)),
+        let Ok(listing) = directory.list().await else {
+            return to.problems.push((above, Problem::UnreadableContents));
         };
         let at = |name: &[u8]| format!("{above}/{}", String::from_utf8_lossy(name));
         to.problems.extend(listing.findings.iter().map(|found| (at(&found.path), found.problem)));

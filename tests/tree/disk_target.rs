@@ -277,35 +277,34 @@ fn no_race_in_the_target_leads_out_of_it() {
     let out = place.path().join("out");
     fs::create_dir(&out).unwrap();
     let target = create(&root).existing(Existing::Replace);
-    let stop = Arc::new(AtomicBool::new(false));
-    let swapper = {
-        let (root, out, stop) = (root.clone(), out.clone(), Arc::clone(&stop));
-        std::thread::spawn(move || {
-            let mut swaps = 0;
-            while !stop.load(Ordering::Relaxed) {
-                if fs::rename(root.join("dir"), root.join("aside")).is_ok() {
-                    let _ = symlink(&out, root.join("dir"));
-                    swaps += 1;
-                    let _ = fs::remove_file(root.join("dir"));
-                    let _ = fs::rename(root.join("aside"), root.join("dir"));
-                }
+    let stop = AtomicBool::new(false);
+    let swap = || {
+        let mut swaps = 0;
+        while !stop.load(Ordering::Relaxed) {
+            if fs::rename(root.join("dir"), root.join("aside")).is_ok() {
+                let _ = symlink(&out, root.join("dir"));
+                swaps += 1;
+                let _ = fs::remove_file(root.join("dir"));
+                let _ = fs::rename(root.join("aside"), root.join("dir"));
             }
-            swaps
-        })
+        }
+        swaps
     };
-    let mut restored = 0;
-    for number in 0..300 {
-        let _ = directory(&target, "dir");
-        restored += usize::from(file(&target, &format!("dir/{number}"), "x").is_ok());
-        let _ = directory(&target, &format!("dir/d{number}"));
-        let _ = file(&target, &format!("dir/d{number}/x"), "x");
-        let _ = block_on(
-            target.hard_link(format!("dir/l{number}").as_bytes(), format!("dir/{number}").as_bytes()),
-        );
-        let _ = block_on(target.finish_directory(b"dir", &metadata(0o040_700)));
-    }
-    stop.store(true, Ordering::Relaxed);
-    assert!(swapper.join().unwrap() > 0 && restored > 0);
+    std::thread::scope(|scope| {
+        let swapper = scope.spawn(swap);
+        let mut restored = 0;
+        for number in 0..300 {
+            let _ = directory(&target, "dir");
+            restored += usize::from(file(&target, &format!("dir/{number}"), "x").is_ok());
+            let _ = directory(&target, &format!("dir/d{number}"));
+            let _ = file(&target, &format!("dir/d{number}/x"), "x");
+            let (path, named) = (format!("dir/l{number}"), format!("dir/{number}"));
+            let _ = block_on(target.hard_link(path.as_bytes(), named.as_bytes()));
+            let _ = block_on(target.finish_directory(b"dir", &metadata(0o040_700)));
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(swapper.join().unwrap() > 0 && restored > 0);
+    });
     assert_eq!(names(&out), Vec::<String>::new());
 }
 
