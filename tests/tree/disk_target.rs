@@ -269,6 +269,36 @@ fn nothing_leads_out_of_the_target() {
     assert_eq!(names(&root), ["foreign", "link", "other"]);
 }
 
+/// A program put links to a directory outside into the target, before the restore and during it.
+#[test]
+fn no_link_in_the_target_is_entered_as_a_directory() {
+    for existing in [Existing::Refuse, Existing::Skip, Existing::Replace] {
+        let place = tempfile::tempdir().unwrap();
+        let (root, out) = (place.path().join("root"), place.path().join("out"));
+        fs::create_dir(&out).unwrap();
+        let target = create(&root).existing(existing);
+        symlink(&out, root.join("before")).unwrap();
+        directory(&target, "during").unwrap();
+        let entered = directory(&target, "before").is_ok();
+        assert_eq!(entered, existing == Existing::Replace);
+        // Open directories stay the ones that they were, and others are not opened again.
+        fs::rename(root.join("during"), root.join("moved")).unwrap();
+        symlink(&out, root.join("during")).unwrap();
+        for number in 0..300 {
+            let _ = directory(&target, &format!("d{number}"));
+        }
+        for path in ["before/file", "during/file", "during/dir/file"] {
+            let _ = directory(&target, path.rsplit_once('/').unwrap().0);
+            let _ = file(&target, path, "x");
+            let _ = large(&target, path, b"x");
+        }
+        let _ = block_on(target.finish_directory(b"during", &metadata(0o040_700)));
+        assert_eq!(names(&out), Vec::<String>::new(), "{existing:?}");
+        assert_eq!(fs::metadata(&out).unwrap().mode() & 0o7000, 0);
+        assert!(root.join("before").is_symlink() != entered);
+    }
+}
+
 /// Another thread swaps a directory of the target for a link out of it all the time.
 #[test]
 fn no_race_in_the_target_leads_out_of_it() {
@@ -284,6 +314,7 @@ fn no_race_in_the_target_leads_out_of_it() {
             if fs::rename(root.join("dir"), root.join("aside")).is_ok() {
                 let _ = symlink(&out, root.join("dir"));
                 swaps += 1;
+                (0..20).for_each(|_| std::thread::yield_now());
                 let _ = fs::remove_file(root.join("dir"));
                 let _ = fs::rename(root.join("aside"), root.join("dir"));
             }
