@@ -26,7 +26,7 @@ use crate::tree::{LinkId, Problem, SourceDirectory, SourceEntry, TreeFinding};
 const DIRECTORIES_AHEAD: usize = 64;
 
 /// Number of entries in listings ahead, above which no further directory is listed.
-const ENTRIES_AHEAD: usize = 32 << 10;
+const ENTRIES_AHEAD: usize = 16 << 10;
 
 /// Listings with more entries are sorted on the blocking pool.
 const MANY_ENTRIES: usize = 4 << 10;
