@@ -19,6 +19,7 @@ use futures::io::Cursor;
 use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{BackupStats, Datastore, DirtyMap, Options, Scope, SnapshotReader, WriterTarget};
+use larder::tree::DirectorySource;
 use larder::verify::{self, VerifyOptions};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -40,8 +41,8 @@ fn main() -> Result<()> {
         [keep, directory] if keep == "--keep" => {
             let directory = PathBuf::from(directory);
             fs::create_dir_all(&directory)?;
-            let second = block_on(run(&directory))?;
-            print(how_to_look(&directory, &second))
+            let first = block_on(run(&directory))?;
+            print(how_to_look(&directory, &first))
         }
         _ => {
             writeln!(io::stderr(), "{USAGE}")?;
@@ -85,7 +86,7 @@ fn print(line: impl Display) -> Result<()> {
     }
 }
 
-/// Returns the name of the second snapshot.
+/// Returns the name of the first snapshot, which has a tree.
 async fn run(directory: &Path) -> Result<String> {
     // A runtime, a backend, a store: no global state, no configuration file.
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
@@ -100,6 +101,7 @@ async fn run(directory: &Path) -> Result<String> {
     // The first backup: nothing is visible before `finish`.
     let start = Instant::now();
     let backup = store.backup(&group).begin().await?;
+    backup.tree("src", &DirectorySource::open(Arc::clone(&runtime), sources_directory()).await?).await?;
     backup.stream("sources.tar", Cursor::new(&sources)).await?;
     backup.image("disk.img", Cursor::new(&image), 64 * MIB).await?;
     backup.blob("app.conf", "colour = blue\n").await?;
@@ -136,12 +138,17 @@ async fn run(directory: &Path) -> Result<String> {
     let speed = speed(restored, start.elapsed());
     print(format!("restored image and sources: {}, {speed}, equal to what was backed up", size(restored)))?;
 
+    // A tree is looked into: one file needs nothing of the others.
+    let file = first.tree("src.pxar").await?.open("lib.rs").await?.read_all().await?;
+    assert_eq!(file, fs::read(sources_directory().join("lib.rs"))?);
+    print(format!("restored one file of a directory: src/lib.rs, {}", size(file.len() as u64)))?;
+
     let (logical, stored) = (2 * restored, size_of(directory)?);
     let factor = logical as f64 / stored as f64;
     print(format!("two backups of {} are stored in {}: factor {factor:.1}", size(restored), size(stored)))?;
     assert!(stored < logical / 2);
     encrypt(&store, runtime.as_ref(), &sources).await?;
-    Ok(second.name().to_string())
+    Ok(first.name().to_string())
 }
 
 /// Makes an encrypted backup: the store sees neither its contents nor their digests. A program keeps the key in a file, see `larder::keys`.
@@ -195,13 +202,18 @@ fn how_to_look(directory: &Path, snapshot: &str) -> String {
         "the store is kept in {store}; look at it:
     cargo run --release --example list -- --store {store}
     cargo run --release --example maintain -- --store {store} status
-    cargo run --release --example restore -- --store {store} {snapshot} sources.tar.didx TARGET/"
+    cargo run --release --example list -- --store {store} --tree {snapshot} src.pxar
+    cargo run --release --example restore -- --store {store} {snapshot} src.pxar TARGET/"
     )
+}
+
+fn sources_directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src")
 }
 
 fn tar_of_sources() -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
-    tar.append_dir_all("src", Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src"))?;
+    tar.append_dir_all("src", sources_directory())?;
     Ok(tar.into_inner()?)
 }
 

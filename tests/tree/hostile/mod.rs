@@ -19,7 +19,7 @@ use larder::tree::{DirectoryTarget, Tree, TreeStep};
 use archives::{Hostile, Verdict};
 
 /// More entries than any of the archives has.
-const MAX_ENTRIES: usize = 30_000;
+const MAX_ENTRIES: usize = 10_000;
 
 fn check_path(archive: &Hostile, path: &[u8]) {
     let is_plain =
