@@ -56,5 +56,12 @@ pub mod s3 {}
 
 #[doc = include_str!("sync.md")]
 pub mod sync {}
+
+#[doc = include_str!("trees.md")]
+#[doc(alias = "directories")]
+#[doc(alias = "files")]
+#[doc(alias = "pxar")]
+pub mod trees {}
+
 #[doc = include_str!("verify.md")]
 pub mod verify {}
