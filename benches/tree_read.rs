@@ -1,5 +1,5 @@
 //! Reading of trees on a directory store.
-//! Run with: cargo bench --bench tree_read
+//! Run with: `cargo bench --bench tree_read`
 //!
 //! Printed are: the time to list a directory of 100,000 entries; the time to open a store, a snapshot and its tree, and to read one file of 1 MB, with
 //! caches of the library cold; and the time and the peak memory of a walk through a million entries. `TREE_MIB` sets the size of the
@@ -101,8 +101,8 @@ async fn lookup(directory: &Path, round: usize) {
 
 async fn walk(directory: &Path) {
     let snapshot = open(directory, "many").await;
-    let before = peak_mib();
     reset_peak();
+    let before = peak_mib();
     let start = Instant::now();
     let mut walk = snapshot.tree("root").await.expect("a tree").walk();
     let mut count = 0;
@@ -110,7 +110,7 @@ async fn walk(directory: &Path) {
         count += usize::from(matches!(step, TreeStep::Entry(_)));
     }
     let took = start.elapsed().as_secs_f64();
-    println!("{count} entries walked in {took:.2} s, peak memory {} MiB (before: {before} MiB)", peak_mib());
+    println!("{count} entries walked in {took:.2} s, peak memory {} MiB, {before} MiB before", peak_mib());
 }
 
 /// Peak memory of this process, where the system says it.
@@ -131,13 +131,7 @@ async fn store_tree(store: &Datastore, name: &str, shape: &[usize], size: usize)
     let mut payload = PAYLOAD_START.to_vec();
     let (directories, files) = shape.split_at(shape.len() - 1);
     let leaves: usize = directories.iter().product();
-    let mut contents: Vec<u8> = Vec::new();
     let mut state = 1_u64;
-    while contents.len() < size {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        contents.extend_from_slice(&state.to_le_bytes());
-    }
-    contents.truncate(size);
     for leaf in 0..leaves {
         // Digits of the number of the leaf, the last level first.
         let mut rest = leaf;
@@ -154,14 +148,19 @@ async fn store_tree(store: &Datastore, name: &str, shape: &[usize], size: usize)
             encoder.enter(format!("d{:05}", digit.0).as_bytes(), &of_mode(0o040_755)).expect("a directory");
         }
         for file in 0..files[0] {
-            contents[..8].copy_from_slice(&((leaf << 32 | file) as u64).to_le_bytes());
             let reference = PayloadReference {
                 offset: payload.len() as u64,
                 origin: PayloadOrigin::Written,
                 size: size as u64,
             };
             payload.extend_from_slice(&payload_header(size as u64).expect("a header"));
-            payload.extend_from_slice(&contents);
+            let end = payload.len() + size;
+            while payload.len() < end {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                // The lowest bits repeat.
+                payload.extend_from_slice(&(state >> 16).to_le_bytes()[..6]);
+            }
+            payload.truncate(end);
             encoder
                 .file_reference(format!("f{file:05}").as_bytes(), &of_mode(0o100_644), reference)
                 .expect("a file");
