@@ -8,7 +8,7 @@ mod special;
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -46,10 +46,12 @@ use crate::tree::{Attribute, LinkId, Problem, TreeFinding};
 ///
 /// # Files
 /// Blocks of zeros become holes. A file of more than 1 MiB is `NAME.restoring-<16 digits>` until it is whole; a smaller one is written at once,
-/// with mode 0600 until it is. [`finish`](TreeTarget::finish) flushes everything.
+/// with mode 0600 until it is. [`finish`](TreeTarget::finish) flushes everything, except [on request](Self::without_flush).
 #[derive(Clone, Debug)]
 pub struct DirectoryTarget {
     existing: Existing,
+    /// `true` if the end flushes the filesystem.
+    flushes: bool,
     powers: Powers,
     runtime: Arc<dyn Runtime>,
     state: Arc<State>,
@@ -120,6 +122,14 @@ impl DirectoryTarget {
         self
     }
 
+    /// Leaves the restored data to the system, which writes them within some seconds; default: the restore ends when everything on the filesystem
+    /// is on disk, also data of other programs.
+    #[must_use]
+    pub fn without_flush(mut self) -> Self {
+        self.flushes = false;
+        self
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         path: &[u8],
@@ -174,10 +184,9 @@ impl DirectoryTarget {
                 findings.push(finding.because(error));
             }
         }
-        #[cfg(target_os = "linux")]
-        rustix::fs::syncfs(self.state.directories.root())?;
-        #[cfg(not(target_os = "linux"))]
-        rustix::fs::sync();
+        if self.flushes {
+            flush(self.state.directories.root())?;
+        }
         Ok(findings)
     }
 }
@@ -224,6 +233,19 @@ impl TreeTarget for DirectoryTarget {
         let complete = |this: &Self, _: &[u8]| Ok(this.complete());
         self.run(b"", complete).await.map_err(|error| error.cause)?
     }
+}
+
+/// Flushes everything on a filesystem.
+#[cfg(target_os = "linux")]
+fn flush(directory: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(directory)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::unnecessary_wraps, reason = "as on Linux")]
+fn flush(_: BorrowedFd<'_>) -> io::Result<()> {
+    rustix::fs::sync();
+    Ok(())
 }
 
 /// The directory of a path, and the last name.

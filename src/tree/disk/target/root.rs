@@ -49,7 +49,7 @@ impl DirectoryTarget {
         let state = State { directories, files: Mutex::default(), seals: Mutex::default(), sets_root };
         let owners = nix::unistd::geteuid().is_root();
         let powers = Powers { owners, privileges: false };
-        Ok(Self { existing: Existing::Refuse, powers, runtime, state: Arc::new(state) })
+        Ok(Self { existing: Existing::Refuse, flushes: true, powers, runtime, state: Arc::new(state) })
     }
 }
 
