@@ -35,7 +35,7 @@ fn small() -> BuzhashChunker {
 
 /// The definition, byte by byte.
 fn slow_cuts(data: &[u8], suggested: &[usize]) -> Vec<usize> {
-    let (min, max, mask) = (SMALL / 4, SMALL * 4, 2 * SMALL as u32 - 1);
+    let (min, max, mask) = (SMALL / 4, SMALL * 4, u32::try_from(2 * SMALL).unwrap() - 1);
     let (mut cuts, mut start) = (Vec::new(), 0);
     for end in 1..=data.len() {
         let length = end - start;
@@ -48,8 +48,11 @@ fn slow_cuts(data: &[u8], suggested: &[usize]) -> Vec<usize> {
     cuts
 }
 
+/// The average and the cuts of one input.
+type Lists = Vec<(usize, Vec<usize>)>;
+
 /// The genuine inputs whose cuts are known, with the list of cuts for each average.
-fn genuine() -> Vec<(Vec<u8>, Vec<(usize, Vec<usize>)>)> {
+fn genuine() -> Vec<(Vec<u8>, Lists)> {
     let place = Path::new("tests/data/pbs-4.2.3");
     let expected: serde_json::Value =
         serde_json::from_reader(File::open(place.join("chunker-expected.json")).unwrap()).unwrap();
@@ -63,7 +66,8 @@ fn genuine() -> Vec<(Vec<u8>, Vec<(usize, Vec<usize>)>)> {
         let mut data = Vec::new();
         entry.read_to_end(&mut data).unwrap();
         let lists = lists.iter().map(|(kib, list)| {
-            let list = list.as_array().unwrap().iter().map(|end| end.as_u64().unwrap() as usize);
+            let list =
+                list.as_array().unwrap().iter().map(|end| usize::try_from(end.as_u64().unwrap()).unwrap());
             (kib.parse::<usize>().unwrap() << 10, list.collect())
         });
         found.push((data, lists.collect()));
