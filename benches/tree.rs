@@ -108,11 +108,12 @@ impl Times {
 }
 
 fn larder(tree: &Path, changed: &Path, scratch: &Path, key: Option<&EncryptionKey>) -> Times {
-    let place = tempfile::tempdir_in(scratch).expect("a scratch directory");
+    // Kept until the end: filesystems spend time on inodes that were deleted just now.
+    let place = tempfile::tempdir_in(scratch).expect("a scratch directory").keep();
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     block_on(async {
         let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
-        let store = place.path().join("store");
+        let store = place.join("store");
         let backend = FsBackend::create(Arc::clone(&runtime), store, options).await.expect("a store");
         let backend: Arc<dyn Backend> = Arc::new(backend);
         let store = Datastore::create(backend, Options::default()).await.expect("a store");
@@ -120,7 +121,7 @@ fn larder(tree: &Path, changed: &Path, scratch: &Path, key: Option<&EncryptionKe
         let (unchanged, snapshot) = timed(back_up(&runtime, &store, tree, Some(&snapshot), key)).await;
         change(changed);
         let (one_file, snapshot) = timed(back_up(&runtime, &store, tree, Some(&snapshot), key)).await;
-        let target = place.path().join("restored");
+        let target = place.join("restored");
         let (restore, ()) = timed(async {
             let tree = snapshot.tree("root.pxar").await.expect("a tree");
             let target = DirectoryTarget::create(Arc::clone(&runtime), &target).await.expect("a target");
@@ -156,22 +157,23 @@ async fn back_up(
 }
 
 fn restic(tree: &Path, changed: &Path, scratch: &Path) -> Times {
-    let place = tempfile::tempdir_in(scratch).expect("a scratch directory");
+    // Kept until the end: filesystems spend time on inodes that were deleted just now.
+    let place = tempfile::tempdir_in(scratch).expect("a scratch directory").keep();
     let run = |arguments: &[&str]| {
         let started = Instant::now();
         let status = Command::new("restic")
             .args(["--quiet", "--repo"])
-            .arg(place.path().join("store"))
+            .arg(place.join("store"))
             .args(arguments)
             .env("RESTIC_PASSWORD", "bench")
-            .env("RESTIC_CACHE_DIR", place.path().join("cache"))
+            .env("RESTIC_CACHE_DIR", place.join("cache"))
             .stdout(Stdio::null())
             .status()
             .expect("restic runs");
         assert!(status.success(), "{arguments:?}");
         started.elapsed()
     };
-    let (tree, target) = (tree.to_str().expect("a path"), place.path().join("restored"));
+    let (tree, target) = (tree.to_str().expect("a path"), place.join("restored"));
     run(&["init"]);
     let first = run(&["backup", tree]);
     let unchanged = run(&["backup", tree]);
