@@ -137,17 +137,17 @@ fn only_what_changed_is_read() {
 fn a_file_that_was_modified_when_its_base_was_written_is_read_again() {
     block_on(async {
         let (store, tree) = (store().await, MemoryTree::default());
-        let begun = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(500_000);
+        let begun = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(400_000);
         let backup = store.backup(&group()).time(begun).begin().await.unwrap();
         for (name, seconds) in
-            [("after", 1_800_000_001), ("before", 1_799_999_997), ("just before", 1_799_999_999)]
+            [("after", 1_440_000_001), ("before", 1_439_999_997), ("just before", 1_439_999_999)]
         {
             tree.file(name, noise(1, 100_000), seconds);
         }
         backup.tree("root", &tree).await.unwrap();
         let base = backup.finish().await.unwrap().snapshot;
         tree.opened();
-        tree.file("after", noise(2, 100_000), 1_800_000_001);
+        tree.file("after", noise(2, 100_000), 1_440_000_001);
         let later = begun + std::time::Duration::from_mins(1);
         let backup = store.backup(&group()).time(later).begin().await.unwrap();
         let summary = backup.tree("root", &tree).base(&base).await.unwrap();
@@ -158,6 +158,59 @@ fn a_file_that_was_modified_when_its_base_was_written_is_read_again() {
             "{summary}"
         );
         same_tree(&restored(&snapshot, "root").await, &contents_of(&tree).await);
+    });
+}
+
+/// Proves H193.
+#[test]
+fn a_base_whose_name_is_ahead_of_the_clock_is_not_trusted_longer() {
+    block_on(async {
+        let (store, tree) = (store().await, MemoryTree::default());
+        let now = std::time::SystemTime::now();
+        let seconds = now.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let ahead = now + std::time::Duration::from_hours(1);
+        tree.file("now", noise(1, 100_000), i64::try_from(seconds).unwrap());
+        let backup = store.backup(&group()).time(ahead).begin().await.unwrap();
+        backup.tree("root", &tree).await.unwrap();
+        let base = backup.finish().await.unwrap().snapshot;
+        tree.opened();
+        let later = ahead + std::time::Duration::from_mins(1);
+        let backup = store.backup(&group()).time(later).begin().await.unwrap();
+        backup.tree("root", &tree).base(&base).await.unwrap();
+        assert_eq!(tree.opened(), ["now"]);
+    });
+}
+
+/// Proves H193.
+#[test]
+fn a_file_that_could_not_be_read_as_listed_is_read_again() {
+    block_on(async {
+        let (store, tree) = (store().await, MemoryTree::default());
+        let bytes = noise(1, 200_000);
+        let torn = Contents::FailsAfter(bytes[..100_000].to_vec().into());
+        let kind = FileKind::File { size: 200_000 };
+        for name in ["a", "c"] {
+            let entry = SourceEntry::new(name, kind.clone(), metadata(&kind, 1));
+            tree.add(b"", entry.link(LinkId { device: 1, inode: 2 }), torn.clone());
+        }
+        tree.file("b", noise(2, 200_000), 1);
+        let (first, summary) = back_up(&store, &tree, None).await;
+        assert_eq!(summary.report.findings.len(), 1, "{}", summary.report);
+        assert_eq!(restored(&first, "root").await.len(), 4);
+        for name in ["a", "c"] {
+            let entry = SourceEntry::new(name, kind.clone(), metadata(&kind, 1));
+            tree.add(b"", entry.link(LinkId { device: 1, inode: 2 }), Contents::Whole(bytes.clone().into()));
+        }
+        tree.opened();
+        let (second, summary) = back_up(&store, &tree, Some(&first)).await;
+        assert_eq!((summary.report.findings.len(), summary.counts.hard_links), (0, 1));
+        assert!(tree.opened().contains(&"a".to_owned()));
+        let expected = contents_of(&tree).await;
+        same_tree(&restored(&second, "root").await, &expected);
+        tree.opened();
+        let (third, summary) = back_up(&store, &tree, Some(&second)).await;
+        assert_eq!((tree.opened().len(), summary.counts.files_reused), (0, 2));
+        same_tree(&restored(&third, "root").await, &expected);
     });
 }
 

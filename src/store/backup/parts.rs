@@ -34,7 +34,7 @@ use crate::chunks::ReuseSource;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::dynamic_index::{DynamicIndexReader, DynamicIndexWriter};
-use crate::format::index::IndexReader;
+use crate::format::index::{FinishedIndex, IndexReader};
 use crate::format::name::ArchiveKind;
 use crate::rt::detached::Detached;
 use crate::store::backup::image::index_error;
@@ -70,9 +70,25 @@ pub(crate) struct ArchiveParts {
     processing: FuturesUnordered<Detached<(usize, Entry)>>,
     /// Number of bytes in the buffer that the chunker has scanned.
     scanned: usize,
+    /// Taken when the archive began: what was modified before was there to be read.
+    stamp: ([u8; 16], i64),
     task: Arc<ArchiveTask>,
     /// Entries that came before their turn.
     waiting: BTreeMap<usize, Entry>,
+}
+
+/// An archive whose index is ready, and which is not in the snapshot yet. Dropping it leaves the archive out.
+#[derive(Debug)]
+pub(crate) struct SealedParts {
+    index: FinishedIndex,
+    task: ArchiveTask,
+}
+
+impl SealedParts {
+    /// Adds the archive to the snapshot.
+    pub(crate) fn complete(self) -> Result<ArchiveSummary> {
+        self.task.reserved.complete_index(self.index, self.task.base_use)
+    }
 }
 
 impl SnapshotWriter {
@@ -105,6 +121,7 @@ impl SnapshotWriter {
             position: 0,
             processing: FuturesUnordered::new(),
             scanned: 0,
+            stamp: task.stamp(),
             task,
             waiting: BTreeMap::new(),
         })
@@ -222,20 +239,25 @@ impl ArchiveParts {
         self.enter()
     }
 
-    /// Ends the archive.
-    pub(crate) async fn finish(mut self) -> Result<ArchiveSummary> {
+    /// Ends the last chunk, and waits until all are in the store.
+    pub(crate) async fn drain(&mut self) -> Result<()> {
         self.end_chunk().await?;
         while let Some(processed) = self.processing.next().await {
             self.accept(processed?)?;
         }
-        let Self { index, task, given_up, .. } = self;
-        let (uuid, created) = task.stamp();
-        let finished = index.finish(uuid, created).map_err(|error| index_error(&task, error))?;
-        given_up.disarm();
+        Ok(())
+    }
+
+    /// Ends the archive, whose chunks [`drain`](Self::drain) has brought to the store.
+    pub(crate) fn seal(self) -> Result<SealedParts> {
+        let Self { index, task, given_up, stamp: (uuid, created), .. } = self;
+        let index = index.finish(uuid, created).map_err(|error| index_error(&task, error))?;
         let task = Arc::try_unwrap(task).map_err(|task| {
             Error::new(ErrorKind::Internal, "write archive").on(task.name()).because("a chunk is in flight")
         })?;
-        task.reserved.complete_index(finished, task.base_use)
+        // From here on the task itself frees the name if it is dropped.
+        given_up.disarm();
+        Ok(SealedParts { index, task })
     }
 
     /// Scans the buffer up to this length, and stores the chunks that end there.

@@ -165,27 +165,30 @@ impl TreeArchive {
                 return Ok(());
             }
         };
-        let (name, metadata, size) = (&found.entry.name, &found.entry.metadata, found.size());
-        let added = match &self.form {
+        let (name, size) = (&found.entry.name, found.size());
+        let (position, problem) = match &mut self.form {
             Form::Split(payload) => {
-                let origin = PayloadOrigin::Written;
-                let reference = PayloadReference { offset: payload.position(), origin, size };
-                self.encoder.file_reference(name, metadata, reference)
-            }
-            Form::Unified(_) => self.encoder.file(name, metadata, size),
-        };
-        let Some(position) = self.accepted(found, added)? else { return Ok(()) };
-        self.add_to_catalog(found, &found.entry.kind)?;
-        let problem = match &mut self.form {
-            Form::Split(payload) => {
+                let reference =
+                    PayloadReference { offset: payload.position(), origin: PayloadOrigin::Written, size };
                 payload.suggest_end();
                 payload.push(&payload_header(size).map_err(broken)?).await?;
-                contents::push(payload, contents, size).await?
+                let problem = contents::push(payload, contents, size).await?;
+                let mut metadata = found.entry.metadata.clone();
+                if problem.is_some() {
+                    // No listing has this time, so the next backup reads the file again.
+                    metadata.stat.mtime.nanoseconds ^= 1;
+                }
+                let added = self.encoder.file_reference(name, &metadata, reference);
+                let Some(position) = self.accepted(found, added)? else { return Ok(()) };
+                (position, problem)
             }
             Form::Unified(_) => {
+                let added = self.encoder.file(name, &found.entry.metadata, size);
+                let Some(position) = self.accepted(found, added)? else { return Ok(()) };
+                self.add_to_catalog(found, &found.entry.kind)?;
                 self.entries.push(&self.encoder.take()).await?;
                 self.encoder.contents_elsewhere(size).map_err(broken)?;
-                contents::push(&mut self.entries, contents, size).await?
+                (position, contents::push(&mut self.entries, contents, size).await?)
             }
         };
         if let Some((problem, cause)) = problem {
@@ -235,13 +238,19 @@ impl TreeArchive {
         let catalog = match self.form {
             Form::Split(mut payload) => {
                 payload.push(&PAYLOAD_END).await?;
-                // In the order of the clients of PBS.
-                archives.push(payload.finish().await?);
+                payload.drain().await?;
+                self.entries.drain().await?;
+                let (payload, entries) = (payload.seal()?, self.entries.seal()?);
+                // Both or neither: nothing waits in between. In the order of the clients of PBS.
+                archives.extend([payload.complete()?, entries.complete()?]);
                 None
             }
-            Form::Unified(catalog) => Some(catalog),
+            Form::Unified(catalog) => {
+                self.entries.drain().await?;
+                archives.push(self.entries.seal()?.complete()?);
+                Some(catalog)
+            }
         };
-        archives.push(self.entries.finish().await?);
         Ok(FinishedTree { archives, catalog, counts: self.counts })
     }
 

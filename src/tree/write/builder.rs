@@ -191,13 +191,14 @@ impl<'a> TreeBuilder<'a> {
     }
 
     /// The second since 1970 from which on a modification of a file makes it uncertain that the base has its last change.
-    fn uncertain_from(&self) -> i64 {
+    /// The name of the base may be ahead of the clock, and `created` may be behind the first listing.
+    fn uncertain_from(&self, created: i64) -> i64 {
         let (BaseChoice::Required(base) | BaseChoice::IfUsable(Some(base))) = self.base else {
             return i64::MAX;
         };
         self.policy
             .seconds_of_doubt
-            .map_or(i64::MAX, |doubt| base.name().time().epoch().saturating_sub(doubt))
+            .map_or(i64::MAX, |doubt| base.name().time().epoch().min(created).saturating_sub(doubt))
     }
 
     /// The entries of the base and the index of its payload archive, if changes are detected.
@@ -210,7 +211,8 @@ impl<'a> TreeBuilder<'a> {
         let index = payload.base_index().cloned().filter(|_| !self.rereads);
         match (index, entries.base_reader().await?) {
             (Some(index), Some(reader)) => {
-                let base = BaseCursor::open(reader, index.size(), self.uncertain_from()).await?;
+                let uncertain_from = self.uncertain_from(index.header().created);
+                let base = BaseCursor::open(reader, index.size(), uncertain_from).await?;
                 Ok((Some(base), Some(index)))
             }
             _ => Ok((None, None)),
