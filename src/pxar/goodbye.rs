@@ -29,8 +29,8 @@ const MIN_CHILD_BYTES: u64 = 44;
 /// Bytes of the smallest child that is a directory: name, entry and table.
 const MIN_DIRECTORY_BYTES: u64 = 18 + 48 + MIN_TABLE_BYTES;
 
-/// Maximum number of children in a table that is read into memory, where a child takes 28 bytes. No filesystem has directories as large.
-const MAX_CHILDREN: u64 = 1 << 24;
+/// Maximum number of children in a table that is read into memory, where a child takes 28 bytes. No directory of a usual filesystem is as large.
+const MAX_CHILDREN: u64 = 1 << 22;
 
 /// A child in the table of its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,6 +7,9 @@ use bytes::Bytes;
 /// Minimum number of chunks that a cache keeps.
 const MIN_CHUNKS: usize = 4;
 
+/// Maximum number of chunks that a cache keeps: it looks at all of them.
+const MAX_CHUNKS: usize = 1024;
+
 /// The last few chunks of an archive, by their numbers.
 #[derive(Debug, Default)]
 pub(super) struct ChunkCache {
@@ -36,7 +39,9 @@ impl ChunkCache {
         }
         self.bytes += bytes.len();
         self.chunks.push_back((number, bytes));
-        while self.chunks.len() > MIN_CHUNKS && self.bytes > self.limit_bytes {
+        while self.chunks.len() > MAX_CHUNKS
+            || self.chunks.len() > MIN_CHUNKS && self.bytes > self.limit_bytes
+        {
             self.bytes -= self.chunks.pop_front().map_or(0, |(_, bytes)| bytes.len());
         }
     }
