@@ -200,6 +200,52 @@ fn a_file_that_changes_after_the_listing_has_a_problem() {
     }
 }
 
+/// Sets a write lease, and gives it up when the system asks for it. The standard library has no call for it.
+const LEASE: &str = r"
+import fcntl, os, signal, sys
+files = [os.open(path, os.O_RDWR) for path in sys.argv[1:]]
+def release(*_):
+    for file in files:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+signal.signal(signal.SIGIO, release)
+for file in files:
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('ready', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_file_on_which_another_program_has_a_lease_is_read() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("file");
+    for (name, text) in [("file", "leased"), (".pxarexclude", "*.tmp\n"), ("a.tmp", "")] {
+        fs::write(place.path().join(name), text).unwrap();
+    }
+    for name in ["file", ".pxarexclude"] {
+        let python = Command::new("python3")
+            .args(["-c", LEASE])
+            .arg(place.path().join(name))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let Ok(mut holder) = python else { return eprintln!("skipped: no Python here") };
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if line == "ready\n" {
+            let listed = list(&open(place.path()));
+            assert_eq!(listed.problems, []);
+            assert_eq!(listed.entries.keys().collect::<Vec<_>>(), ["/.pxarexclude", "/file"], "{name}");
+        } else {
+            eprintln!("skipped: no leases here");
+        }
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
+    }
+    assert_eq!(fs::read(file).unwrap(), b"leased");
+}
+
 #[test]
 fn patterns_of_the_caller_and_of_pattern_files_exclude_entries() {
     let place = tempfile::tempdir().unwrap();

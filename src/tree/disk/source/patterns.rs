@@ -5,6 +5,8 @@ use std::io::{self, Read as _};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::error::ParseError;
 use crate::tree::disk::open;
 use crate::tree::disk::status::Status;
@@ -47,14 +49,17 @@ impl Layer {
         false
     }
 
-    /// Adds the pattern file of a directory, if it has one, and returns its invalid lines.
+    /// Adds the pattern file of a directory, if it has one, and returns its invalid lines, or why it cannot be read.
     pub(super) fn add_file(
         patterns: &mut Patterns,
         directory: BorrowedFd<'_>,
         depth: usize,
     ) -> Vec<ParseError> {
-        // A file that cannot be read is reported when the backup stores it.
-        let Ok(Some(text)) = read(directory) else { return Vec::new() };
+        let text = match read(directory) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Vec::new(),
+            Err(error) => return vec![ParseError::new(format!("it cannot be read: {error}"))],
+        };
         if text.len() as u64 > MAX_BYTES {
             return vec![ParseError::new(format!("it is longer than {MAX_BYTES} bytes"))];
         }
@@ -68,7 +73,11 @@ impl Layer {
 
 /// `None` if there is no regular file of the name.
 fn read(directory: BorrowedFd<'_>) -> io::Result<Option<Vec<u8>>> {
-    let file = open::to_read(directory, FILE_NAME)?;
+    let file = match open::to_read(directory, FILE_NAME) {
+        // It vanished, or it is a symbolic link or a socket.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
+        opened => opened?,
+    };
     if !Status::of(&file)?.file_type().is_file() {
         return Ok(None);
     }
