@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -41,27 +42,32 @@ pub(super) fn open(
     if !before.file_type().is_file() {
         return Err(io::Error::other("another object took the place of the file"));
     }
-    let (size, mtime) = listed;
-    let found = Found { before, file, mtime, size };
+    let (size, _) = listed;
+    let found = Found::new(file, before, listed);
     if size > WHOLE_BYTES {
         return Ok(FileContents::Stream(Box::new(ReadAhead::new(runtime, found))));
     }
     let part = found.read(0..size);
+    let problem = found.closing.get().copied();
     Ok(match part {
-        Part { error: None, problem: None, is_short: false, bytes } => FileContents::Whole(bytes),
+        Part { error: None, is_short: false, bytes } if problem.is_none() => FileContents::Whole(bytes),
         Part { error: Some(error), bytes, .. } if bytes.is_empty() => return Err(error),
-        part => FileContents::Stream(Box::new(Held(part))),
+        part => FileContents::Stream(Box::new(Held { part, problem })),
     })
 }
 
 /// An open file with what is known about it.
 struct Found {
     before: Status,
+    /// The problem that shows when every part is read.
+    closing: OnceLock<Problem>,
     file: File,
     /// Time of the listing.
     mtime: Mtime,
     /// Size in the listing.
     size: u64,
+    /// Number of parts to read.
+    unread: AtomicU64,
 }
 
 /// A part of a file, up to an error.
@@ -71,11 +77,14 @@ struct Part {
     error: Option<io::Error>,
     /// `true` if it has fewer bytes than asked for.
     is_short: bool,
-    /// Known after the last part.
-    problem: Option<Problem>,
 }
 
 impl Found {
+    fn new(file: File, before: Status, (size, mtime): (u64, Mtime)) -> Self {
+        let unread = if size > WHOLE_BYTES { size.div_ceil(PART_BYTES) } else { 1 };
+        Self { before, closing: OnceLock::new(), file, mtime, size, unread: unread.into() }
+    }
+
     /// Reads a range. Fewer bytes without an error mean that the file ends.
     fn read(&self, range: std::ops::Range<u64>) -> Part {
         let length = usize::try_from(range.end - range.start).unwrap_or(0);
@@ -94,8 +103,13 @@ impl Found {
             }
         }
         bytes.truncate(filled);
-        let problem = if range.end == self.size { self.problem() } else { None };
-        Part { bytes: Bytes::from(bytes), error: failed, is_short: filled < length, problem }
+        // Parts end in any order, and the file may change until the last of them.
+        if self.unread.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(problem) = self.problem()
+        {
+            let _ = self.closing.set(problem);
+        }
+        Part { bytes: Bytes::from(bytes), error: failed, is_short: filled < length }
     }
 
     /// Compares the file with its listing and with its opening.
@@ -110,7 +124,10 @@ impl Found {
 }
 
 /// A small file that is not as it was listed, or that cannot be read to its end.
-struct Held(Part);
+struct Held {
+    part: Part,
+    problem: Option<Problem>,
+}
 
 impl AsyncRead for Held {
     fn poll_read(
@@ -118,13 +135,13 @@ impl AsyncRead for Held {
         _: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        Poll::Ready(take(&mut self.0, buffer))
+        Poll::Ready(take(&mut self.part, buffer))
     }
 }
 
 impl SourceStream for Held {
     fn problem(&self) -> Option<Problem> {
-        self.0.problem
+        self.problem
     }
 }
 
@@ -213,6 +230,6 @@ impl AsyncRead for ReadAhead {
 
 impl SourceStream for ReadAhead {
     fn problem(&self) -> Option<Problem> {
-        self.current.problem
+        self.found.closing.get().copied()
     }
 }
