@@ -211,7 +211,9 @@ fn existing_entries_are_refused_skipped_or_replaced() {
         let contents = vec![1; 2_000_000];
         assert_eq!(problem(file(&target, "small", "new")), kept);
         assert_eq!(problem(large(&target, "large", &contents)), kept);
-        assert_eq!(problem(directory(&target, "instead")), kept);
+        // Everything below would be missing.
+        let instead = (existing != Existing::Replace).then_some(Problem::Exists);
+        assert_eq!(problem(directory(&target, "instead")), instead);
         let special = block_on(target.special(b"special", &FileKind::Fifo, &metadata(0o010_600)));
         assert_eq!(problem(special), kept);
         file(&target, "named", "x").unwrap();
@@ -228,6 +230,41 @@ fn existing_entries_are_refused_skipped_or_replaced() {
         assert_eq!(fs::read_to_string(root.join("small")).unwrap(), if is_new { "new" } else { "outside" });
         assert_eq!(fs::symlink_metadata(root.join("large")).unwrap().is_file(), is_new);
         assert!(!names(&root).iter().any(|name| name.contains(".restoring-")), "{:?}", names(&root));
+    }
+}
+
+#[test]
+fn no_entry_replaces_a_file_of_the_same_restore() {
+    let place = tempfile::tempdir().unwrap();
+    let target = open(place.path()).existing(Existing::Replace);
+    let contents = vec![1; 2_000_000];
+    large(&target, "large", &contents).unwrap();
+    file(&target, "small", "first").unwrap();
+    for name in ["large", "small"] {
+        assert_eq!(problem(file(&target, name, "second")), Some(Problem::Exists));
+        assert_eq!(problem(large(&target, name, &contents)), Some(Problem::Exists));
+        assert_eq!(problem(directory(&target, name)), Some(Problem::Exists));
+        let special = block_on(target.special(name.as_bytes(), &FileKind::Fifo, &metadata(0o010_600)));
+        assert_eq!(problem(special), Some(Problem::Exists));
+    }
+    assert_eq!(fs::read(place.path().join("small")).unwrap(), b"first");
+    assert_eq!(names(place.path()), ["large", "small"]);
+}
+
+#[test]
+fn the_owning_group_does_not_get_the_mask_of_a_list_that_cannot_be_set() {
+    let place = tempfile::tempdir().unwrap();
+    let target = open(place.path());
+    // The system refuses permissions that do not exist.
+    let users = vec![AclEntry { id: 1, permissions: 0xff }];
+    for (group, expected) in [(Some(0), 0o600), (Some(4), 0o640), (Some(7), 0o660), (None, 0o660)] {
+        let mut metadata = metadata(0o100_660);
+        metadata.acl.users = users.clone();
+        metadata.acl.group_object = group;
+        let name = format!("{group:?}");
+        let found = block_on(target.small_file(name.as_bytes(), Bytes::new(), &metadata));
+        assert_eq!(problems(found), [Problem::NotSet(Attribute::Extended)]);
+        assert_eq!(fs::metadata(place.path().join(name)).unwrap().mode() & 0o777, expected);
     }
 }
 
@@ -425,7 +462,8 @@ fn new_entries_do_not_inherit_lists() {
     file(&target, "dir/file", "x").unwrap();
     file(&target, "file", "x").unwrap();
     leave(&target, "dir");
-    for name in ["dir", "dir/file", "file"] {
+    block_on(target.special(b"pipe", &FileKind::Fifo, &metadata(0o010_640))).unwrap();
+    for name in ["dir", "dir/file", "file", "pipe"] {
         assert_eq!(xattr::list(place.path().join(name)).unwrap().count(), 0, "{name}");
     }
     assert_eq!(fs::metadata(place.path().join("file")).unwrap().mode() & 0o777, 0o640);

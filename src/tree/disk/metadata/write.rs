@@ -55,12 +55,15 @@ impl<'a> MetadataWriter<'a> {
         if let Some(capabilities) = &self.metadata.capabilities {
             self.capabilities(file, capabilities, has_owner);
         }
-        self.lists(file, is_directory);
+        let has_list = self.lists(file, is_directory);
         if self.metadata.project.is_some() {
             let why = "there is no safe call for it";
             self.not_set(Attribute::Project, why);
         }
-        let mode = self.mode(is_directory, has_owner);
+        let mut mode = self.mode(is_directory, has_owner);
+        if !has_list {
+            mode = self.without_list(mode);
+        }
         // A change of the owner may have changed the mode.
         if status.stat.permissions() != mode || self.is_other_owner(status) {
             self.check(Attribute::Mode, fchmod(file, Mode::from_raw_mode(mode)));
@@ -110,6 +113,14 @@ impl<'a> MetadataWriter<'a> {
         wanted & !SET_ID
     }
 
+    /// The mode without an access list: with one, the bits of the group are the mask of all users and groups of the list.
+    fn without_list(&self, mode: u32) -> u32 {
+        match self.metadata.acl.group_object {
+            Some(group) => mode & (!0o070 | u32::try_from(group & 7).unwrap_or(0) << 3),
+            None => mode,
+        }
+    }
+
     fn is_other_owner(&self, status: &Status) -> bool {
         (self.metadata.stat.uid, self.metadata.stat.gid) != (status.stat.uid, status.stat.gid)
     }
@@ -143,19 +154,22 @@ impl<'a> MetadataWriter<'a> {
         }
     }
 
-    fn lists(&mut self, file: BorrowedFd<'_>, is_directory: bool) {
-        if let Some(value) = acl::access(&self.metadata.acl, self.metadata.stat.mode) {
-            self.set_extended(file, "system.posix_acl_access", &value);
-        }
+    /// Returns `false` if there is an access list that cannot be set.
+    fn lists(&mut self, file: BorrowedFd<'_>, is_directory: bool) -> bool {
+        let access = acl::access(&self.metadata.acl, self.metadata.stat.mode);
+        let has_list = access.is_none_or(|value| self.set_extended(file, "system.posix_acl_access", &value));
         if let Some(inherited) = self.metadata.acl.inherited.as_ref().filter(|_| is_directory) {
             self.set_extended(file, "system.posix_acl_default", &acl::default(inherited));
         }
+        has_list
     }
 
-    fn set_extended(&mut self, file: BorrowedFd<'_>, name: &str, value: &[u8]) {
-        if let Err(error) = fsetxattr(file, name, value, XattrFlags::empty()) {
+    fn set_extended(&mut self, file: BorrowedFd<'_>, name: &str, value: &[u8]) -> bool {
+        let set = fsetxattr(file, name, value, XattrFlags::empty());
+        if let Err(error) = set {
             self.not_set(Attribute::Extended, format_args!("{name}: {error}"));
         }
+        set.is_ok()
     }
 
     pub(in crate::tree::disk) fn check(&mut self, attribute: Attribute, done: Result<(), Errno>) {

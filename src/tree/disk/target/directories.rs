@@ -1,6 +1,7 @@
 //! The directories of a target that entries are created in.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use crate::tree::{LinkId, Problem};
 const MAX_OPEN: usize = 256;
 
 const DEFAULT_LIST: &str = "system.posix_acl_default";
-const ACCESS_LIST: &str = "system.posix_acl_access";
+pub(super) const ACCESS_LIST: &str = "system.posix_acl_access";
 
 /// Directories that were entered and not left.
 #[derive(Debug)]
@@ -63,7 +64,12 @@ impl Directories {
     }
 
     /// Creates a directory, or enters an existing one.
-    pub(super) fn enter(&self, path: &[u8], existing: Existing) -> Result<(), TargetError> {
+    pub(super) fn enter(
+        &self,
+        path: &[u8],
+        existing: Existing,
+        own: &Mutex<HashSet<LinkId>>,
+    ) -> Result<(), TargetError> {
         let (above, name) = split(path)?;
         let parent = self.get(above)?;
         let is_new = match mkdirat(&parent.fd, &*name, Mode::RWXU) {
@@ -74,10 +80,10 @@ impl Directories {
         };
         let fd = match open::directory(&parent.fd, &name) {
             Err(Errno::NOTDIR | Errno::LOOP) if !is_new && existing == Existing::Replace => {
-                unlinkat(&parent.fd, &*name, AtFlags::empty()).map_err(io::Error::from)?;
-                return self.enter(path, Existing::Refuse);
+                remove(&parent, &name, &own.lock().unwrap_or_else(PoisonError::into_inner))?;
+                return self.enter(path, Existing::Refuse, own);
             }
-            Err(Errno::NOTDIR | Errno::LOOP) if !is_new => return Err(exists(Problem::Skipped)),
+            Err(Errno::NOTDIR | Errno::LOOP) if !is_new => return Err(exists(Problem::Exists)),
             opened => opened.map_err(io::Error::from)?,
         };
         if is_new && parent.inherits {
@@ -159,6 +165,18 @@ impl Entered {
             .get(path)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its directory is not restored"))?;
         Ok(Known { id: *id, inherits: *inherits, open: open.clone() })
+    }
+}
+
+/// Removes an existing entry that is neither a directory nor a file of the same restore.
+pub(super) fn remove(parent: &Parent, name: &CStr, own: &HashSet<LinkId>) -> Result<(), TargetError> {
+    if Status::of_name(&parent.fd, name).is_ok_and(|status| own.contains(&status.id)) {
+        return Err(exists(Problem::Exists));
+    }
+    match unlinkat(&parent.fd, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => Err(exists(Problem::Exists)),
+        Err(error) => Err(io::Error::from(error).into()),
     }
 }
 

@@ -5,15 +5,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
-use super::directories::{Parent, exists, remove_inherited};
+use super::directories::{Parent, exists, remove, remove_inherited};
 use super::{DirectoryTarget, Existing, Outcome, split};
 use crate::pxar::Metadata;
 use crate::tree::Problem;
@@ -44,6 +44,9 @@ impl DirectoryTarget {
         let written = write_with_holes(&file, 0, contents, &mut end)
             .and_then(|()| set_length(&file, contents.len() as u64, end));
         if let Err(error) = written {
+            if let Ok(status) = Status::of(&file) {
+                self.state.own_files().remove(&status.id);
+            }
             let _ = unlinkat(&parent.fd, &*name, AtFlags::empty());
             return Err(TargetError::not_written(error));
         }
@@ -52,16 +55,27 @@ impl DirectoryTarget {
 
     /// Creates a file under its own name.
     fn create_file(&self, parent: &Parent, name: &CString) -> Result<File, TargetError> {
-        match openat(&parent.fd, &**name, CREATE, OWN_MODE) {
-            Err(Errno::EXIST) => match self.existing {
-                Existing::Refuse => Err(exists(Problem::Exists)),
-                Existing::Skip => Err(exists(Problem::Skipped)),
-                Existing::Replace => {
-                    remove(parent, name)?;
-                    Ok(openat(&parent.fd, &**name, CREATE, OWN_MODE).map_err(io::Error::from)?.into())
-                }
-            },
-            created => Ok(created.map_err(io::Error::from)?.into()),
+        let create = || openat(&parent.fd, &**name, CREATE, OWN_MODE).map(File::from);
+        match self.existing {
+            Existing::Replace => {
+                // Held, so that a file that is created at the same time is known.
+                let mut own = self.state.own_files();
+                let file = match create() {
+                    Err(Errno::EXIST) => {
+                        remove(parent, name, &own)?;
+                        create()
+                    }
+                    created => created,
+                };
+                let file = file.map_err(io::Error::from)?;
+                own.insert(Status::of(&file)?.id);
+                Ok(file)
+            }
+            existing => create().map_err(|error| match error {
+                Errno::EXIST if existing == Existing::Skip => exists(Problem::Skipped),
+                Errno::EXIST => exists(Problem::Exists),
+                error => io::Error::from(error).into(),
+            }),
         }
     }
 
@@ -72,17 +86,8 @@ impl DirectoryTarget {
         let mut writer = MetadataWriter::new(path, metadata, self.powers);
         writer.set(file.as_fd(), &status);
         self.flags(path, metadata, file, status.id, &mut writer);
-        self.state.files.lock().unwrap_or_else(PoisonError::into_inner).insert(status.id);
+        self.state.own_files().insert(status.id);
         Ok(writer.findings())
-    }
-}
-
-/// Removes an existing entry that is no directory.
-pub(super) fn remove(parent: &Parent, name: &CString) -> Result<(), TargetError> {
-    match unlinkat(&parent.fd, &**name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => Err(exists(Problem::Exists)),
-        Err(error) => Err(io::Error::from(error).into()),
     }
 }
 
@@ -162,7 +167,7 @@ impl TargetFile for LargeFile {
             set_length(&written.file, size, end).map_err(TargetError::not_written)?;
             let findings =
                 target.complete_file(&written.path, &written.metadata, &written.parent, &written.file)?;
-            written.publish(target.existing)?;
+            written.publish(target)?;
             Ok(findings)
         };
         target.run(b"", finish).await
@@ -171,9 +176,14 @@ impl TargetFile for LargeFile {
 
 impl Written {
     /// Gives the file its name.
-    fn publish(&self, existing: Existing) -> Result<(), TargetError> {
+    fn publish(&self, target: &DirectoryTarget) -> Result<(), TargetError> {
         let (directory, from, to) = (&self.parent.fd, &*self.temporary, &*self.name);
+        let existing = target.existing;
         let renamed = if existing == Existing::Replace {
+            let own = target.state.own_files();
+            if Status::of_name(directory, to).is_ok_and(|status| own.contains(&status.id)) {
+                return Err(exists(Problem::Exists));
+            }
             renameat(directory, from, directory, to)
         } else {
             rename_new(directory.as_fd(), from, to)

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -35,8 +35,10 @@ use crate::tree::{Attribute, LinkId, Problem, TreeFinding};
 /// | [`Existing`] | entry of the archive | directory of the archive |
 /// |---|---|---|
 /// | `Refuse`, the default | not restored, [reported](crate::tree::Problem::Exists) | the same, with everything below |
-/// | `Skip` | not restored, a [notice](crate::tree::Problem::Skipped) | restored into an existing directory, with its metadata |
-/// | `Replace` | replaces anything but a directory | the same; replaces anything else |
+/// | `Skip` | not restored, a [notice](crate::tree::Problem::Skipped) | restored into an existing directory, with its metadata; in the place of anything else as `Refuse` |
+/// | `Replace` | replaces anything but a directory | restored into an existing directory, with its metadata; replaces anything else |
+///
+/// No entry replaces a file of the same restore, as on a filesystem that takes two names for the same.
 ///
 /// # Metadata
 /// It sets, in an order that keeps them: owner, extended attributes, capabilities, access control lists, mode, time of modification, flags. By default
@@ -73,7 +75,7 @@ pub enum Existing {
 #[derive(Debug)]
 struct State {
     directories: Directories,
-    /// Files of this restore, to which it may link.
+    /// Files of this restore, to which it may link, and which it does not replace.
     files: Mutex<HashSet<LinkId>>,
     /// Flags to set in the end.
     seals: Mutex<Vec<Seal>>,
@@ -91,6 +93,12 @@ struct Seal {
 
 /// Result of a call of the target.
 type Outcome = Result<Vec<TreeFinding>, TargetError>;
+
+impl State {
+    fn own_files(&self) -> MutexGuard<'_, HashSet<LinkId>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl DirectoryTarget {
     /// What to do with an entry whose name exists; default: [`Existing::Refuse`].
@@ -194,7 +202,8 @@ impl DirectoryTarget {
 #[async_trait]
 impl TreeTarget for DirectoryTarget {
     async fn directory(&self, path: &[u8], _: &Metadata) -> Outcome {
-        let enter = |this: &Self, path: &[u8]| this.state.directories.enter(path, this.existing);
+        let enter =
+            |this: &Self, path: &[u8]| this.state.directories.enter(path, this.existing, &this.state.files);
         self.run(path, enter).await.map(|()| Vec::new())
     }
 

@@ -4,13 +4,11 @@ use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::PoisonError;
 
 use rustix::fs::{AtFlags, Gid, Mode, Uid, linkat, symlinkat, unlinkat, utimensat};
 use rustix::io::Errno;
 
-use super::directories::{Parent, exists};
-use super::file::remove;
+use super::directories::{Parent, exists, remove};
 use super::{DirectoryTarget, Existing, Outcome, split};
 use crate::pxar::{FileKind, Metadata};
 use crate::tree::disk::metadata::write::{MetadataWriter, times};
@@ -34,7 +32,7 @@ impl DirectoryTarget {
                 Existing::Refuse => return Err(exists(Problem::Exists)),
                 Existing::Skip => return Err(exists(Problem::Skipped)),
                 Existing::Replace => {
-                    remove(&parent, &name)?;
+                    remove(&parent, &name, &self.state.own_files())?;
                     make(parent.fd.as_fd(), &name, kind).map_err(io::Error::from)?;
                 }
             },
@@ -56,9 +54,7 @@ impl DirectoryTarget {
         let ((above, name), (target_above, target_name)) = (split(path)?, split(target)?);
         let parent = self.state.directories.get(above)?;
         let target_parent = self.open_any(target_above)?;
-        let is_own = |status: &Status| {
-            self.state.files.lock().unwrap_or_else(PoisonError::into_inner).contains(&status.id)
-        };
+        let is_own = |status: &Status| self.state.own_files().contains(&status.id);
         let refused = || {
             let why = "the file that it names is not one of this restore";
             io::Error::new(io::ErrorKind::NotFound, why)
@@ -73,7 +69,7 @@ impl DirectoryTarget {
                 Existing::Refuse => return Err(exists(Problem::Exists)),
                 Existing::Skip => return Err(exists(Problem::Skipped)),
                 Existing::Replace => {
-                    remove(&parent, &name)?;
+                    remove(&parent, &name, &self.state.own_files())?;
                     make().map_err(io::Error::from)?;
                 }
             },
@@ -127,7 +123,9 @@ fn make(directory: BorrowedFd<'_>, name: &CStr, kind: &FileKind) -> Result<(), E
 fn set(parent: &Parent, name: &CStr, metadata: &Metadata, writer: &mut MetadataWriter<'_>) -> io::Result<()> {
     use std::os::fd::AsRawFd as _;
 
-    use rustix::fs::{CWD, OFlags, chmodat, chownat, openat};
+    use rustix::fs::{CWD, OFlags, chmodat, chownat, openat, removexattr};
+
+    use super::directories::ACCESS_LIST;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let object = openat(&parent.fd, name, flags, Mode::empty())?;
     let status = Status::of(&object)?;
@@ -141,6 +139,10 @@ fn set(parent: &Parent, name: &CStr, metadata: &Metadata, writer: &mut MetadataW
     if !status.file_type().is_symlink() {
         let mode = Mode::from_raw_mode(writer.mode(false, has_owner));
         let path = format!("/proc/self/fd/{}", object.as_raw_fd());
+        if parent.inherits {
+            // The mode would give rights to those in it.
+            let _ = removexattr(&path, ACCESS_LIST);
+        }
         writer.check(Attribute::Mode, chmodat(CWD, path, mode, AtFlags::empty()));
     }
     let times = times(metadata.stat.mtime);
