@@ -126,6 +126,13 @@ impl CatalogReader {
         Ok(entries)
     }
 
+    /// The end of the block at this position, as its length says.
+    fn end_of(&self, block: usize) -> Option<usize> {
+        let mut cursor = Cursor { at: block, bytes: &self.bytes };
+        let length = cursor.size().ok()?;
+        cursor.at.checked_add(length)
+    }
+
     fn entry(
         &self,
         cursor: &mut Cursor<'_>,
@@ -154,8 +161,9 @@ impl CatalogReader {
                 if depth > MAX_DEPTH {
                     return Err(cursor.fault(TreeFault::Depth).of(&name));
                 }
-                // Siblings stand in order, each with its own directories before it.
-                let start = std::mem::replace(start, block + 1);
+                // Siblings stand in order, each with its own directories before it. So no byte is listed twice.
+                let end = self.end_of(block).filter(|end| *end <= directory.block).unwrap_or(block + 1);
+                let start = std::mem::replace(start, end);
                 CatalogKind::Directory(CatalogDirectory { block, depth, limit: directory.block, start })
             }
             b'f' => CatalogKind::File { size: cursor.unsigned()?, mtime: cursor.signed()? },

@@ -113,6 +113,9 @@ fn directories_share_no_block() {
     // Two directories in the root, which lead to the same empty one.
     let shared = b"\x91\xfd\x60\xf9\xc4\x67\x58\xd5\x01\0\x09\x02d\x01a\x02d\x01b\x02\x0a\0\0\0\0\0\0\0";
     assert_eq!(visit(shared).unwrap_err().fault, TreeFault::Bounds);
+    // The second begins within the first, whose last bytes it lists again.
+    let within = b"\x91\xfd\x60\xf9\xc4\x67\x58\xd5\x08\x02p\x02\x04\x01p\x01x\x09\x02d\x01a\x09d\x01b\x05\x11\0\0\0\0\0\0\0";
+    assert_eq!(visit(within).unwrap_err().fault, TreeFault::Bounds);
 }
 
 proptest! {
