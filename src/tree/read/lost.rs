@@ -7,8 +7,12 @@ use bytes::Bytes;
 use crate::error::{ErrorKind, Result};
 use crate::pxar::decode::Decoder;
 use crate::pxar::goodbye::{Table, TableChild};
+use crate::pxar::{MAX_DEPTH, MAX_PATH_BYTES};
 use crate::tree::read::Tree;
 use crate::tree::read::tables::DirectoryAt;
+
+/// Maximum bytes of tables of open directories. Those of the directories below are not looked at.
+const MAX_TABLES_BYTES: usize = 64 << 20;
 
 /// Where a walk goes on.
 #[derive(Debug)]
@@ -32,7 +36,8 @@ pub(super) async fn resume(tree: &Tree, decoder: &Decoder, after: u64) -> Result
         let across = next.checked_sub(1).and_then(|index| table.child(index));
         if tree.is_split()
             && let Some(across) = across.filter(|child| child.position >= lost_from && child.limit > after)
-            && let Some((lost, position)) = descend(tree, across, after).await?
+            && let Some((lost, position)) =
+                descend(tree, across, after, (depth, decoder.path_bytes(depth))).await?
         {
             return Ok(Some(Resumption { depth, lost, position }));
         }
@@ -51,7 +56,11 @@ async fn intact_tables(tree: &Tree, decoder: &Decoder) -> Result<Vec<Arc<Table>>
     let streams = &tree.shared.streams;
     let mut directory = DirectoryAt { entry: 0, end: streams.size() };
     let mut tables: Vec<Arc<Table>> = Vec::new();
+    let mut bytes = 0;
     for (index, open) in decoder.directories().iter().enumerate() {
+        if bytes > MAX_TABLES_BYTES {
+            break;
+        }
         if index > 0 {
             let Some(parent) = tables.last() else { break };
             let child = parent.child(parent.index_from(open.position));
@@ -65,24 +74,37 @@ async fn intact_tables(tree: &Tree, decoder: &Decoder) -> Result<Vec<Arc<Table>>
                 let Some(table) = unless_corrupt(tree.shared.tables.read_lost(streams, child).await)? else {
                     break;
                 };
+                bytes += table.memory_bytes();
                 tables.push(table);
                 continue;
             }
         }
         let Some(table) = unless_corrupt(tree.shared.tables.read(streams, directory).await)? else { break };
+        bytes += table.memory_bytes();
         tables.push(table);
     }
     Ok(tables)
 }
 
-/// Goes down into a directory that starts in the damaged part and ends behind it, and into those in it.
-async fn descend(tree: &Tree, child: TableChild, after: u64) -> Result<Option<(Vec<(Bytes, u64)>, u64)>> {
+/// Goes down into a directory that starts in the damaged part and ends behind it, and into those in it. The depth and the length of the path
+/// are those of the directory above: the way is no longer than that of an archive may be.
+async fn descend(
+    tree: &Tree,
+    child: TableChild,
+    after: u64,
+    (mut depth, mut path_bytes): (usize, usize),
+) -> Result<Option<(Vec<(Bytes, u64)>, u64)>> {
     let mut lost = Vec::new();
     let mut across = child;
     loop {
+        let made_up = format!("damaged-directory-{}", across.position);
+        depth += 1;
+        path_bytes += 1 + made_up.len();
+        if depth > MAX_DEPTH || path_bytes > MAX_PATH_BYTES {
+            break;
+        }
         let read = tree.shared.tables.read_lost(&tree.shared.streams, across).await;
         let Some(table) = unless_corrupt(read)?.filter(|table| table.span().end > after) else { break };
-        let made_up = format!("damaged-directory-{}", across.position);
         let next = table.index_from(after);
         let inner = next.checked_sub(1).and_then(|index| table.child(index));
         let position = table.child(next).map_or(table.span().table, |next| next.position);
