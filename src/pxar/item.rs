@@ -40,6 +40,15 @@ pub(super) const HEADER_BYTES: usize = 16;
 /// Maximum length of a name, of a path in a hard link, and of the target of a symbolic link, in bytes.
 pub(super) const MAX_NAME_BYTES: usize = 4096;
 
+/// Maximum length of a head. Only an entry with thousands of large attributes would exceed it.
+pub(super) const MAX_HEAD_BYTES: usize = 16 << 20;
+
+/// Maximum number of directories on the way to an entry, the root included.
+pub(crate) const MAX_DEPTH: usize = 1024;
+
+/// Maximum length of a path. Each entry has its own, so that it limits the memory and time of hostile archives.
+pub(crate) const MAX_PATH_BYTES: usize = 64 << 10;
+
 /// Maximum content of an item with an attribute: a name of 255 bytes and a value of 64 KiB.
 pub(super) const MAX_ATTRIBUTE_BYTES: usize = 255 + 65_536;
 

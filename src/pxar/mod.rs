@@ -19,5 +19,6 @@ pub use encode::{
     exclude_lines, exclude_prelude, payload_header,
 };
 pub use fault::{TreeDecodeError, TreeFault};
+pub(crate) use item::{MAX_DEPTH, MAX_PATH_BYTES};
 pub use kind::{Device, FileKind};
 pub use metadata::{Acl, AclEntry, DefaultAcl, Metadata, Mtime, Stat, Xattr};

@@ -111,6 +111,11 @@ impl MemoryTree {
         self.0.directories.lock().unwrap().get_mut(above).unwrap().retain(|(entry, _)| entry.name != name);
     }
 
+    /// Removes the root with all entries: it can be opened, and not listed.
+    pub fn remove_root(&self) {
+        self.0.directories.lock().unwrap().clear();
+    }
+
     /// The most directories that ever were open at once.
     pub fn max_open_directories(&self) -> usize {
         self.0.open_directories.lock().unwrap().1

@@ -303,6 +303,72 @@ fn a_further_name_of_a_file_that_vanished_has_the_contents() {
     });
 }
 
+#[test]
+fn a_file_with_the_number_of_a_removed_one_is_no_further_name_of_it() {
+    block_on(async {
+        let (store, tree) = (store().await, MemoryTree::default());
+        let link = LinkId { device: 1, inode: 2 };
+        let add = |name: &'static str, bytes: &'static str, seconds| {
+            let kind = FileKind::File { size: bytes.len() as u64 };
+            let entry = SourceEntry::new(name, kind.clone(), metadata(&kind, seconds)).link(link);
+            tree.add(b"", entry, Contents::Whole(bytes.into()));
+        };
+        add("a", "old", 1);
+        add("b", "new", 2);
+        add("c", "newer", 2);
+        add("d", "new", 2);
+        let expected = contents_of(&tree).await;
+        let mut base = None;
+        for _ in 0..2 {
+            let (snapshot, summary) = back_up(&store, &tree, base.as_ref()).await;
+            assert_eq!((summary.counts.files, summary.counts.hard_links), (3, 1));
+            let stored = restored(&snapshot, "root").await;
+            for (name, bytes) in [("a", "old"), ("b", "new"), ("c", "newer"), ("d", "new")] {
+                assert_eq!(stored[name.as_bytes()].2, bytes.as_bytes(), "{name}");
+            }
+            assert_eq!(stored.len(), expected.len());
+            base = Some(snapshot);
+        }
+    });
+}
+
+#[test]
+fn a_root_that_cannot_be_listed_is_an_error() {
+    block_on(async {
+        let (store, tree) = (store().await, MemoryTree::default());
+        tree.remove_root();
+        let backup = store.backup(&group()).begin().await.unwrap();
+        let error = backup.tree("root", &tree).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Stream, "{error}");
+    });
+}
+
+#[test]
+fn directories_that_are_too_deep_to_be_read_back_are_left_out() {
+    block_on(async {
+        let (store, tree) = (store().await, MemoryTree::default());
+        let path = |depth: usize| vec!["d"; depth].join("/");
+        for depth in 1..1040 {
+            tree.directory(&path(depth));
+        }
+        tree.file(&format!("{}/file", path(1023)), noise(1, 1000), 1);
+        tree.file("z", noise(2, 50_000), 1);
+        let mut base = None;
+        // The second backup reads the file again, whose directories are closed by then: padding is too much.
+        for _ in 0..2 {
+            let (snapshot, summary) = back_up(&store, &tree, base.as_ref()).await;
+            assert_eq!((summary.counts.directories, summary.counts.files_reused), (1024, 0));
+            let [finding] = &summary.report.findings[..] else { panic!("{}", summary.report) };
+            assert_eq!((&finding.path[..], finding.problem), (path(1024).as_bytes(), Problem::Unreadable));
+            let stored = restored(&snapshot, "root").await;
+            assert_eq!(stored.len(), 1024 + 2);
+            assert_eq!(stored[format!("{}/file", path(1023)).as_bytes()].2, noise(1, 1000));
+            tree.file("z", noise(3, 50_000), 2);
+            base = Some(snapshot);
+        }
+    });
+}
+
 /// Proves H192.
 #[test]
 fn an_encrypted_tree_reuses_chunks_of_its_key_only() {

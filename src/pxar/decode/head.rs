@@ -4,12 +4,9 @@ use bytes::Bytes;
 
 use crate::pxar::decode::items::{FaultAt, Header, Items, Parsed, Stop, number, parsed};
 use crate::pxar::fault::TreeFault;
-use crate::pxar::item::{self, HEADER_BYTES, MAX_ATTRIBUTE_BYTES, MAX_NAME_BYTES};
+use crate::pxar::item::{self, HEADER_BYTES, MAX_ATTRIBUTE_BYTES, MAX_HEAD_BYTES, MAX_NAME_BYTES};
 use crate::pxar::kind::{Device, FileKind};
 use crate::pxar::metadata::{Acl, AclEntry, DefaultAcl, Metadata, Mtime, Stat, Xattr};
-
-/// Maximum length of a head. Only an entry with thousands of large attributes would exceed it.
-const MAX_HEAD_BYTES: usize = 16 << 20;
 
 /// Maximum length of a prelude.
 const MAX_PRELUDE_BYTES: usize = 1 << 20;

@@ -13,15 +13,9 @@ use crate::pxar::decode::items::{FaultAt, Items, Parsed, parsed};
 use crate::pxar::decode::names::Names;
 use crate::pxar::fault::{TreeDecodeError, TreeFault};
 use crate::pxar::goodbye::{MIN_TABLE_BYTES, ROW_BYTES};
-use crate::pxar::item::{self, HEADER_BYTES};
+use crate::pxar::item::{self, HEADER_BYTES, MAX_DEPTH, MAX_PATH_BYTES};
 use crate::pxar::kind::FileKind;
 use crate::pxar::metadata::Metadata;
-
-/// Maximum number of directories on the way to an entry.
-const MAX_DEPTH: usize = 1024;
-
-/// Maximum length of a path. Each entry has its own, so that it limits the memory and time of hostile archives.
-const MAX_PATH_BYTES: usize = 64 << 10;
 
 /// Decoder of an archive from its start to its end. It turns bytes into entries in the order of the archive.
 ///
@@ -241,6 +235,11 @@ impl Decoder {
         let end = self.open.get(index + 1).map_or(self.path.len(), |inner| inner.parent_path);
         let name = self.path.get(start..end)?;
         Some(name.strip_prefix(b"/").unwrap_or(name))
+    }
+
+    /// Length of the path of the innermost of the first `depth` open directories.
+    pub(crate) fn path_bytes(&self, depth: usize) -> usize {
+        self.open.get(depth).map_or(self.path.len(), |inner| inner.parent_path)
     }
 
     /// Position of the item that is decoded next.

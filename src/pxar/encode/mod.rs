@@ -14,7 +14,7 @@ pub use payload::{EXCLUDE_FILE, PAYLOAD_END, PAYLOAD_START, exclude_lines, exclu
 
 use crate::pxar::goodbye::{self, Row};
 use crate::pxar::hash::name_hash;
-use crate::pxar::item::{self, HEADER_BYTES, MAX_NAME_BYTES};
+use crate::pxar::item::{self, HEADER_BYTES, MAX_HEAD_BYTES, MAX_NAME_BYTES};
 use crate::pxar::kind::FileKind;
 use crate::pxar::metadata::Metadata;
 
@@ -102,7 +102,9 @@ impl Encoder {
 
     fn start(root: &Metadata, split: bool, mut out: Vec<u8>) -> Result<Self, TreeEncodeError> {
         check_type(root, item::DIRECTORY)?;
+        let start = out.len();
         metadata::encode(root, &mut out)?;
+        check_head(out.len() - start)?;
         // The last row of the root leads to the start of the stream, also where that is no ENTRY.
         let root = Directory { entry: 0, filename: 0, hash: 0, last_name: Vec::new(), rows: Vec::new() };
         Ok(Self { directories: vec![root], last_offset: None, missing: 0, out, split, taken: 0 })
@@ -342,7 +344,8 @@ impl Encoder {
             return Err(TreeEncodeError::Order);
         }
         push_item(item::FILENAME, &[name, &[0]], &mut self.out);
-        if let Err(error) = items(&mut self.out) {
+        let encoded = items(&mut self.out).and_then(|()| check_head(self.out.len() - start));
+        if let Err(error) = encoded {
             self.out.truncate(start);
             return Err(error);
         }
@@ -359,6 +362,11 @@ impl Encoder {
         directory.last_name.extend_from_slice(name);
         Ok(position)
     }
+}
+
+/// No decoder reads a longer head.
+fn check_head(bytes: usize) -> Result<(), TreeEncodeError> {
+    if bytes <= MAX_HEAD_BYTES { Ok(()) } else { Err(TreeEncodeError::Length("the metadata")) }
 }
 
 fn check_type(metadata: &Metadata, bits: u32) -> Result<(), TreeEncodeError> {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::pxar::kind::Device;
-use crate::pxar::metadata::{Mtime, Stat};
+use crate::pxar::metadata::{Mtime, Stat, Xattr};
 
 fn of_mode(mode: u32) -> Metadata {
     let mtime = Mtime { seconds: 1_700_000_000, nanoseconds: 0 };
@@ -128,6 +128,18 @@ fn an_encoder_refuses_what_the_format_cannot_hold_and_goes_on() {
     encoder.file(EXCLUDE_FILE, &of_mode(0o100_600), 0).unwrap();
     assert_eq!(encoder.file(b"d", &file(), 0), Err(TreeEncodeError::Order));
     encoder.finish().unwrap();
+}
+
+#[test]
+fn an_encoder_refuses_a_head_that_no_decoder_reads() {
+    let value = Bytes::from(vec![1; 65_536]);
+    let xattr = |number| Xattr { name: format!("user.{number:03}").into(), value: value.clone() };
+    let with = |count, of: Metadata| Metadata { xattrs: (0..count).map(xattr).collect(), ..of };
+    let mut encoder = Encoder::unified(&directory()).unwrap();
+    let refused = Err(TreeEncodeError::Length("the metadata"));
+    assert_eq!(encoder.enter(b"a", &with(256, directory())), refused);
+    assert_eq!(encoder.enter(b"a", &with(255, directory())), Ok(()));
+    assert!(Encoder::unified(&with(256, directory())).is_err());
 }
 
 #[test]

@@ -14,8 +14,8 @@ use crate::store::{ArchiveParts, ArchiveSummary};
 use crate::tree::write::contents;
 use crate::tree::write::findings::{Findings, TreeEvent};
 use crate::tree::write::summary::TreeCounts;
-use crate::tree::write::walk::Found;
-use crate::tree::{FileContents, LinkId, Problem, TreeFinding};
+use crate::tree::write::walk::{Found, SameFile};
+use crate::tree::{FileContents, Problem, TreeFinding};
 
 /// Bytes of entries that gather before they are pushed.
 const BATCH_BYTES: usize = 64 << 10;
@@ -45,7 +45,7 @@ pub(super) struct TreeArchive {
     findings: Findings,
     form: Form,
     /// Path and position of each file with several names.
-    links: HashMap<LinkId, (Bytes, u64)>,
+    links: HashMap<SameFile, (Bytes, u64)>,
     /// Number of open directories that are left out, because the outermost of them could not be encoded.
     skipped: usize,
 }
@@ -80,8 +80,8 @@ impl TreeArchive {
     }
 
     /// Returns `true` if a further name of this file can be added.
-    pub(super) fn can_link(&self, link: &LinkId) -> bool {
-        self.links.get(link).is_some_and(|(path, _)| path.len() <= MAX_LINK_BYTES)
+    pub(super) fn can_link(&self, file: &SameFile) -> bool {
+        self.links.get(file).is_some_and(|(path, _)| path.len() <= MAX_LINK_BYTES)
     }
 
     /// Reports a further name of a file that was left out.
@@ -139,7 +139,7 @@ impl TreeArchive {
         if self.skipped > 0 {
             return Ok(true);
         }
-        let Some((target, position)) = found.entry.link.and_then(|link| self.links.get(&link)) else {
+        let Some((target, position)) = found.same_file().and_then(|file| self.links.get(&file)) else {
             return Ok(false);
         };
         // A path that is too long for a link, for instance.
@@ -255,8 +255,8 @@ impl TreeArchive {
     }
 
     fn note_link(&mut self, found: &Found, position: u64) {
-        if let Some(link) = found.entry.link {
-            self.links.entry(link).or_insert_with(|| (found.path().into(), position));
+        if let Some(file) = found.same_file() {
+            self.links.entry(file).or_insert_with(|| (found.path().into(), position));
         }
     }
 

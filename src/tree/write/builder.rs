@@ -48,7 +48,7 @@ impl SnapshotWriter {
     /// An entry that cannot be read as it is costs itself only: the [report](TreeSummary::report) names it, and the rest is stored.
     ///
     /// # Errors
-    /// `Stream` if the root cannot be opened; `InvalidInput` for a name that is not valid or taken, or an exclude pattern that is not UTF-8, which
+    /// `Stream` if the root cannot be opened or listed; `InvalidInput` for a name that is not valid or taken, or an exclude pattern that is not UTF-8, which
     /// only the unified form can record; any failure of the backend.
     ///
     /// # Cancel safety
@@ -159,7 +159,8 @@ impl<'a> TreeBuilder<'a> {
         let context = Context { findings: findings.clone(), runtime };
         let archive = TreeArchive::begin(encoder, entries, form, findings.clone()).await?;
         let mut reuser = Reuser::new(archive, index, self.policy);
-        let mut steps = pin!(prepared(Walker::new(context, directory, base).await?));
+        let walker = Walker::new(context, directory, base).await.map_err(|error| error.on(&self.name))?;
+        let mut steps = pin!(prepared(walker));
         while let Some(step) = steps.try_next().await? {
             reuser.take(step).await?;
         }

@@ -264,11 +264,11 @@ impl Reuser {
         for entry in &self.queue {
             match entry {
                 Queued::Unchanged(found, _) if found.path().len() <= MAX_LINK_BYTES => {
-                    queued.extend(found.entry.link);
+                    queued.extend(found.same_file());
                 }
                 Queued::Entry(found) if found.is_repeated => {
-                    let is_known = |link| queued.contains(link) || self.archive.can_link(link);
-                    if !found.entry.link.as_ref().is_some_and(is_known) {
+                    let is_known = |file| queued.contains(&file) || self.archive.can_link(&file);
+                    if !found.same_file().is_some_and(is_known) {
                         return true;
                     }
                 }

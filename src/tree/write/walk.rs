@@ -14,8 +14,8 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::lock::Mutex as AsyncMutex;
 
-use crate::error::Result;
-use crate::pxar::{EXCLUDE_FILE, FileKind};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pxar::{EXCLUDE_FILE, FileKind, MAX_DEPTH, MAX_PATH_BYTES, Stat};
 use crate::rt::Runtime;
 use crate::rt::detached::Detached;
 use crate::tree::write::base::BaseCursor;
@@ -55,7 +55,21 @@ pub(super) struct Found {
     pub(super) place: Arc<Place>,
 }
 
+/// What entries have in common if they are names of one file. The system gives the number of a removed file to the next one, also during a
+/// backup, so the number alone is not enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct SameFile {
+    link: LinkId,
+    size: u64,
+    stat: Stat,
+}
+
 impl Found {
+    /// The file that this is a name of, if it may have others.
+    pub(super) fn same_file(&self) -> Option<SameFile> {
+        same_file(&self.entry)
+    }
+
     pub(super) fn path(&self) -> Vec<u8> {
         joined(&self.place.path, &self.entry.name)
     }
@@ -67,10 +81,18 @@ impl Found {
 
     /// Bytes of the contents; 0 for anything but a file.
     pub(super) fn size(&self) -> u64 {
-        match self.entry.kind {
-            FileKind::File { size } => size,
-            _ => 0,
-        }
+        size_of(&self.entry)
+    }
+}
+
+fn same_file(entry: &SourceEntry) -> Option<SameFile> {
+    entry.link.map(|link| SameFile { link, size: size_of(entry), stat: entry.metadata.stat })
+}
+
+fn size_of(entry: &SourceEntry) -> u64 {
+    match entry.kind {
+        FileKind::File { size } => size,
+        _ => 0,
     }
 }
 
@@ -79,6 +101,8 @@ impl Found {
 pub(super) struct Place {
     /// `None` for the root.
     above: Option<(Arc<Place>, SourceEntry)>,
+    /// Number of directories on the way, this one included.
+    depth: usize,
     /// The open directory, if it is in use.
     opened: AsyncMutex<Weak<dyn SourceDirectory>>,
     /// Its path; empty for the root.
@@ -90,13 +114,20 @@ pub(super) struct Place {
 impl Place {
     fn root(directory: &Arc<dyn SourceDirectory>) -> Arc<Self> {
         let opened = AsyncMutex::new(Arc::downgrade(directory));
-        Arc::new(Self { above: None, opened, path: Bytes::new(), root: Some(Arc::clone(directory)) })
+        Arc::new(Self {
+            above: None,
+            depth: 1,
+            opened,
+            path: Bytes::new(),
+            root: Some(Arc::clone(directory)),
+        })
     }
 
     fn below(above: &Arc<Self>, entry: SourceEntry, directory: &Arc<dyn SourceDirectory>) -> Arc<Self> {
         let path = joined(&above.path, &entry.name).into();
         let opened = AsyncMutex::new(Arc::downgrade(directory));
-        Arc::new(Self { above: Some((Arc::clone(above), entry)), opened, path, root: None })
+        let depth = above.depth + 1;
+        Arc::new(Self { above: Some((Arc::clone(above), entry)), depth, opened, path, root: None })
     }
 
     /// The open directory; opens it, and those above it, if it was closed.
@@ -177,11 +208,11 @@ pub(super) struct Walker {
     context: Context,
     open: Vec<Listed>,
     /// Files with several names, seen so far.
-    seen: HashSet<LinkId>,
+    seen: HashSet<SameFile>,
 }
 
 impl Walker {
-    /// Lists the root.
+    /// Lists the root. Without it, the snapshot would be empty.
     pub(super) async fn new(
         context: Context,
         root: Box<dyn SourceDirectory>,
@@ -194,8 +225,7 @@ impl Walker {
         match list(walker.context.clone(), root, place).await? {
             Outcome::Listed(listed) => walker.open(*listed, is_in_base),
             Outcome::Gone(error) | Outcome::Unlistable(error, _) => {
-                let finding = TreeFinding::new(Vec::new(), Problem::UnreadableContents);
-                walker.context.findings.add(finding.because(error));
+                return Err(Error::new(ErrorKind::Stream, "list the root of").because(error));
             }
         }
         walker.list_ahead();
@@ -230,7 +260,7 @@ impl Walker {
             let mut found = Found { directory: None, entry, unchanged: None, is_repeated: false, place };
             if found.entry.kind != FileKind::Directory {
                 self.leave_base(was_directory).await?;
-                found.is_repeated = found.entry.link.is_some_and(|link| !self.seen.insert(link));
+                found.is_repeated = found.same_file().is_some_and(|file| !self.seen.insert(file));
                 let unchanged = self.base.as_ref().zip(old.as_ref());
                 found.unchanged = unchanged.and_then(|(base, old)| base.unchanged(&found.entry, old));
                 found.directory = directory.filter(|_| found.needs_contents());
@@ -428,6 +458,14 @@ fn checked(
             refuse(&next.name, "the directory has two entries of this name");
         }
         is_twin
+    });
+    entries.retain(|entry| {
+        let is_deep = entry.kind == FileKind::Directory && place.depth >= MAX_DEPTH;
+        let fits = !is_deep && place.path.len() + 1 + entry.name.len() <= MAX_PATH_BYTES;
+        if !fits {
+            refuse(&entry.name, "its path is too long or too deep");
+        }
+        fits
     });
     entries.into_iter()
 }
