@@ -237,6 +237,11 @@ impl Decoder {
         Some(name.strip_prefix(b"/").unwrap_or(name))
     }
 
+    /// Number of bytes that were fed and not decoded. A caller that feeds as many again bounds the work on a head in many pieces.
+    pub(crate) fn waiting(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Length of the path of the innermost of the first `depth` open directories.
     pub(crate) fn path_bytes(&self, depth: usize) -> usize {
         self.open.get(depth).map_or(self.path.len(), |inner| inner.parent_path)

@@ -141,10 +141,11 @@ impl TreeWalk {
             self.lose(&TreeDecodeError::new(TreeFault::Truncated, position).to_string());
             return Ok(());
         }
+        let goal = self.decoder.waiting() * 2;
         match self.archive.read_chunk_at(position).await {
             Ok(bytes) => {
                 self.decoder.feed(bytes);
-                Ok(())
+                self.fill_up(goal).await
             }
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 let damaged = self.archive.chunk_range(position).map_or(position + 1, |range| range.end);
@@ -153,6 +154,19 @@ impl TreeWalk {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads more bytes until this number waits, as far as the archive is intact.
+    async fn fill_up(&mut self, goal: usize) -> Result<()> {
+        while self.decoder.waiting() < goal && self.decoder.position() < self.archive.size() {
+            match self.archive.read_chunk_at(self.decoder.position()).await {
+                Ok(bytes) => self.decoder.feed(bytes),
+                // The walk passes it when it needs these bytes.
+                Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Passes an entry that is malformed.

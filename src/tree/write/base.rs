@@ -129,15 +129,26 @@ impl BaseCursor {
     }
 
     async fn feed(&mut self) -> Result<()> {
-        // The decoder jumps over tables. The rest of a chunk is fed without copying it.
-        match self.reader.read_at(self.decoder.position(), usize::MAX).await {
-            Ok(bytes) if bytes.is_empty() => self.state = State::Damaged,
-            Ok(bytes) => self.decoder.feed(bytes),
-            // A damaged base costs the detection of changes, and nothing else.
-            Err(error) if error.kind() == ErrorKind::Corrupt => self.state = State::Damaged,
-            Err(error) => return Err(error),
+        let (before, goal) = (self.decoder.waiting(), self.decoder.waiting() * 2);
+        loop {
+            // The decoder jumps over tables. The rest of a chunk is fed without copying it.
+            let is_fed = match self.reader.read_at(self.decoder.position(), usize::MAX).await {
+                Ok(bytes) if bytes.is_empty() => false,
+                Ok(bytes) => {
+                    self.decoder.feed(bytes);
+                    true
+                }
+                // A damaged base costs the detection of changes, and nothing else.
+                Err(error) if error.kind() == ErrorKind::Corrupt => false,
+                Err(error) => return Err(error),
+            };
+            if self.decoder.waiting() == before {
+                self.state = State::Damaged;
+            }
+            if !is_fed || self.decoder.waiting() >= goal {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 }
 
