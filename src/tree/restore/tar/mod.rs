@@ -138,8 +138,10 @@ impl<W: AsyncWrite + Send + Unpin> TarWriter<W> {
         is_there: bool,
     ) -> Result<()> {
         if is_there {
-            let metadata =
-                tree.target(entry).await.map_or_else(|_| entry.metadata.clone(), |target| target.metadata);
+            let metadata = match tree.target(entry).await {
+                Ok(target) => target.metadata,
+                Err(error) => return self.damaged(&entry.path, error),
+            };
             let (kind, name) = (&entry.kind, name_of(&entry.path));
             let link = TarEntry { kind, metadata: &metadata, name, target: name_of(target) };
             self.head(&entry.path, &link);
