@@ -137,8 +137,8 @@ impl TreeWalk {
     async fn fill(&mut self) -> Result<()> {
         let position = self.decoder.position();
         if position >= self.archive.size() {
-            self.is_done = true;
             self.lose(&TreeDecodeError::new(TreeFault::Truncated, position).to_string());
+            self.go_to(None);
             return Ok(());
         }
         let goal = self.decoder.waiting() * 2;
