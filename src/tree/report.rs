@@ -96,7 +96,7 @@ pub enum Problem {
     BadPattern,
     /// Backup: the file changed while it was read; its parts may be of different times.
     Changed,
-    /// Restore: the filesystem has no hard links; the entry is a copy of the linked file.
+    /// Restore: a hard link could not be made; the entry is a copy of the linked file.
     Copied,
     /// Restore: the contents of the file are damaged in the store.
     Damaged,
@@ -209,7 +209,7 @@ impl fmt::Display for Problem {
         f.write_str(match self {
             Self::BadPattern => "a line of it is no valid exclude pattern; ignored",
             Self::Changed => "it changed while it was read; its parts may be of different times",
-            Self::Copied => "a copy, since the filesystem has no hard links",
+            Self::Copied => "a copy, since a hard link could not be made",
             Self::Damaged => "its contents are damaged in the store",
             Self::Device => "a device; left out",
             Self::EntriesLost => "entries behind it may be lost",

@@ -135,11 +135,18 @@ fn paths_and_patterns_select_entries_with_what_is_below_and_above() {
             .unwrap()
     };
     assert_eq!(restored(&new(), &patterns).0, ["a", "a/b", "a/b/x.conf"]);
+    let below = |target: &DirectoryTarget| {
+        block_on(tree.restore(target).pattern("/a").unwrap().pattern("!/a/b").unwrap().into_future()).unwrap()
+    };
+    assert_eq!(restored(&new(), &below).0, ["a", "a/first"]);
     let none = new();
     let target = block_on(create(&none));
     assert_eq!(tree.restore(&target).pattern("[").unwrap_err().kind(), ErrorKind::InvalidInput);
     let missing = block_on(tree.restore(&target).path("a").path("nothing").into_future()).unwrap_err();
     assert_eq!((missing.kind(), paths(&none).len()), (ErrorKind::NotFound, 0));
+    let missing = tree.restore(&target).path("nothing").pattern("a").unwrap();
+    assert_eq!(block_on(missing.into_future()).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(paths(&none).len(), 0);
     let all = block_on(tree.restore(&target).path("a").path("/").into_future()).unwrap();
     assert_eq!((all.files, all.hard_links, all.directories), (4, 3, 3));
 }
@@ -187,6 +194,55 @@ fn a_damaged_chunk_costs_the_files_in_it() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn directories_that_a_cut_archive_leaves_open_are_finished() {
+    block_on(async {
+        let place = tempfile::tempdir().unwrap();
+        let mut archive = Archive::new(false);
+        archive.enter("dir");
+        archive.enter("inner");
+        archive.file("file", b"whole");
+        archive.leave();
+        let position = usize::try_from(archive.file("later", &noise(1, 10_000))).unwrap();
+        archive.leave();
+        let mut streams = archive.finish();
+        streams[0].truncate(position);
+        let (_, store) = memory().await;
+        let tree = stored(&store, &streams, 4096, None).await.tree("root").await.unwrap();
+        let summary = tree.restore(&create(&place.path().join("to")).await).await.unwrap();
+        assert_eq!(problems(&summary.report.findings)[0].1, Problem::EntriesLost);
+        assert_eq!(fs::read(place.path().join("to/dir/inner/file")).unwrap(), b"whole");
+        for (directory, mode) in [("to", 0o755), ("to/dir", 0o750), ("to/dir/inner", 0o750)] {
+            assert_eq!(
+                fs::metadata(place.path().join(directory)).unwrap().mode() & 0o777,
+                mode,
+                "{directory}"
+            );
+        }
+    });
+}
+
+#[test]
+fn paths_are_restored_although_the_root_is_damaged() {
+    block_on(async {
+        let place = tempfile::tempdir().unwrap();
+        let (backend, store) = memory().await;
+        let mut archive = Archive::new(false);
+        archive.file("before", &noise(1, 10_000));
+        archive.enter("dir");
+        archive.file("file", b"whole");
+        archive.leave();
+        let snapshot = stored(&store, &archive.finish(), 4096, None).await;
+        let (chunk, _) = &chunks_of(&snapshot, "root.pxar").await[0];
+        let tree = snapshot.tree("root").await.unwrap();
+        backend.delete(&[Removal::any(chunk.clone())]).await.unwrap();
+        let to = place.path().join("to");
+        let summary = tree.restore(&create(&to).await).path("dir").await.unwrap();
+        assert_eq!((summary.files, problems(&summary.report.findings)), (1, Vec::new()));
+        assert_eq!(fs::read(to.join("dir/file")).unwrap(), b"whole");
     });
 }
 
@@ -322,8 +378,13 @@ fn errors_of_a_target_cost_the_entry_alone() {
         ];
         let target = MemoryTarget { fails: fails.into(), ..MemoryTarget::default() };
         let summary = tree.restore(&target).await.unwrap();
-        let expected =
-            [("a/b", Problem::NotCreated), ("c/large", Problem::Exists), ("c/y.conf", Problem::NotCreated)];
+        let expected = [
+            ("a/b", Problem::NotCreated),
+            // Instead of a link to a file in that directory.
+            ("a/first", Problem::Copied),
+            ("c/large", Problem::Exists),
+            ("c/y.conf", Problem::NotCreated),
+        ];
         assert_eq!(
             problems(&summary.report.findings),
             expected.map(|(path, problem)| (path.to_owned(), problem))

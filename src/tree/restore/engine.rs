@@ -11,7 +11,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use super::contents::ContentsReader;
 use super::directories::{Complete, Directories, DirectoryNumber, Ready, when_ready};
 use super::report::{TreeRestoreEvent, TreeRestoreSummary};
-use super::selection::Selection;
+use super::selection::{Selected, Selection};
 use super::target::{TargetError, TreeTarget};
 use crate::error::{Error, ErrorKind, Result};
 use crate::observer::Observer;
@@ -22,7 +22,7 @@ use crate::tree::{EntryKind, Problem, TreeFinding};
 /// Maximum number of entries that the target creates at once.
 const MAX_TASKS: usize = 64;
 
-/// Maximum bytes of small files that are being written.
+/// Maximum bytes of small files and of extended attributes that are being written.
 const MAX_TASK_BYTES: u64 = 16 << 20;
 
 /// State of a restore.
@@ -47,12 +47,11 @@ pub(super) struct Engine<'a> {
 
 /// A directory that the walk is in.
 struct Level {
-    /// `true` if everything in it is restored.
-    is_selected: bool,
     metadata: Metadata,
     /// `None` until something in it is restored.
     number: Option<DirectoryNumber>,
     path: Bytes,
+    selected: Selected,
 }
 
 /// A task that ended.
@@ -92,12 +91,19 @@ impl<'a> Engine<'a> {
     /// Restores what is selected.
     pub(super) async fn run(mut self, selection: Selection) -> Result<TreeRestoreSummary> {
         self.finishes_root = selection.is_whole();
+        if !selection.is_whole() {
+            // Before anything is created.
+            check_paths(self.tree, &selection).await?;
+        }
         let restored = if selection.is_whole() || selection.has_patterns() {
             let mut walk = self.tree.walk();
             self.walk(&mut walk, &selection).await
         } else {
             self.paths(&selection).await
         };
+        if restored.is_ok() {
+            self.leave_to(0);
+        }
         // Tasks under way belong to the caller's target: they end in any case.
         while let Some(done) = self.tasks.next().await {
             self.settle(done);
@@ -114,17 +120,9 @@ impl<'a> Engine<'a> {
 
     /// Restores selected paths, one after another.
     async fn paths(&mut self, selection: &Selection) -> Result<()> {
-        let paths = selection.top_paths();
-        // Before anything is created.
-        for path in &paths {
-            match self.tree.entry(path).await {
-                Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
-                _ => {}
-            }
-        }
-        let root = self.tree.entry("").await?;
-        self.enter(root.path, root.metadata, false);
-        for path in paths {
+        // Its metadata stay.
+        self.enter(Bytes::new(), Metadata::default(), Selected::No);
+        for path in selection.top_paths() {
             match self.path(&path, selection).await {
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     self.found(
@@ -134,7 +132,6 @@ impl<'a> Engine<'a> {
                 done => done?,
             }
         }
-        self.leave_to(0);
         Ok(())
     }
 
@@ -146,7 +143,7 @@ impl<'a> Engine<'a> {
         self.leave_to(common);
         for directory in above.iter().skip(common.saturating_sub(1)) {
             let entry = self.tree.entry(directory).await?;
-            self.enter(entry.path, entry.metadata, false);
+            self.enter(entry.path, entry.metadata, Selected::No);
         }
         let mut walk = self.tree.walk_from(path).await?;
         self.walk(&mut walk, selection).await
@@ -175,14 +172,15 @@ impl<'a> Engine<'a> {
     ) -> Result<()> {
         let is_directory = entry.kind == FileKind::Directory;
         let kind = if is_directory { EntryKind::Directory } else { EntryKind::Other };
-        let is_selected = self.levels.last().is_some_and(|level| level.is_selected)
-            || if entry.path.is_empty() {
-                selection.is_whole()
-            } else {
-                selection.selects(&entry.path, kind)
-            };
+        let selected = if entry.path.is_empty() {
+            selection.root()
+        } else {
+            let above = self.levels.last().map_or(Selected::No, |level| level.selected);
+            selection.selects(&entry.path, kind, above)
+        };
+        let is_selected = selected != Selected::No;
         if is_directory {
-            self.enter(entry.path, entry.metadata, is_selected);
+            self.enter(entry.path, entry.metadata, selected);
             if is_selected {
                 self.create_levels();
             }
@@ -199,8 +197,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn enter(&mut self, path: Bytes, metadata: Metadata, is_selected: bool) {
-        self.levels.push(Level { is_selected, metadata, number: None, path });
+    fn enter(&mut self, path: Bytes, metadata: Metadata, selected: Selected) {
+        self.levels.push(Level { metadata, number: None, path, selected });
     }
 
     /// Creates the directories that the walk is in, and returns the last.
@@ -235,10 +233,11 @@ impl<'a> Engine<'a> {
         self.directories.begin(number);
         let parent_ready = self.directories.ready(parent);
         let target = self.target;
-        self.start(0, async move {
+        let bytes = weight(&metadata);
+        self.start(bytes, async move {
             let outcome = when_ready(parent_ready, target.directory(&path, &metadata)).await;
             let _ = ready.send(matches!(outcome, Some(Ok(_))));
-            Done { bytes: 0, directory: Some(number), kind: Some(FileKind::Directory), path, outcome }
+            Done { bytes, directory: Some(number), kind: Some(FileKind::Directory), path, outcome }
         });
     }
 
@@ -261,9 +260,10 @@ impl<'a> Engine<'a> {
             return;
         }
         let target = self.target;
-        self.start(0, async move {
+        let bytes = weight(&metadata);
+        self.start(bytes, async move {
             let outcome = when_ready(ready, target.finish_directory(&path, &metadata)).await;
-            Done { bytes: 0, directory: parent, kind: None, path, outcome }
+            Done { bytes, directory: parent, kind: None, path, outcome }
         });
     }
 
@@ -368,4 +368,20 @@ impl<'a> Engine<'a> {
     fn check_space(&mut self) -> Result<()> {
         self.full.take().map_or(Ok(()), Err)
     }
+}
+
+/// Fails for a selected path that does not exist.
+async fn check_paths(tree: &Tree, selection: &Selection) -> Result<()> {
+    for path in selection.top_paths() {
+        match tree.entry(path).await {
+            Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of extended attributes.
+pub(super) fn weight(metadata: &Metadata) -> u64 {
+    metadata.xattrs.iter().map(|xattr| (xattr.name.len() + xattr.value.len()) as u64).sum()
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::contents::{ContentsReader, Pieces};
 use super::directories::{DirectoryNumber, when_ready};
-use super::engine::{Done, Engine};
+use super::engine::{Done, Engine, weight};
 use super::report::TreeRestoreEvent;
 use super::selection::Selection;
 use super::target::TargetError;
@@ -72,10 +72,11 @@ impl Engine<'_> {
         self.files.insert(path.clone());
         self.emit(|| TreeRestoreEvent::ContentsRestored { size });
         let target = self.target;
-        self.start(size, async move {
+        let bytes = size + weight(&metadata);
+        self.start(bytes, async move {
             let outcome = when_ready(ready, target.small_file(&path, contents, &metadata)).await;
             let kind = Some(FileKind::File { size });
-            Done { bytes: size, directory: Some(directory), kind, path, outcome }
+            Done { bytes, directory: Some(directory), kind, path, outcome }
         });
     }
 
@@ -125,10 +126,11 @@ impl Engine<'_> {
     pub(super) fn special(&mut self, entry: TreeEntry, directory: DirectoryNumber) {
         let ready = self.begin(directory);
         let target = self.target;
-        self.start(0, async move {
+        let bytes = weight(&entry.metadata);
+        self.start(bytes, async move {
             let TreeEntry { kind, metadata, path, .. } = entry;
             let outcome = when_ready(ready, target.special(&path, &kind, &metadata)).await;
-            Done { bytes: 0, directory: Some(directory), kind: Some(kind), path, outcome }
+            Done { bytes, directory: Some(directory), kind: Some(kind), path, outcome }
         });
     }
 
@@ -142,7 +144,7 @@ impl Engine<'_> {
         let FileKind::HardLink { target: named } = &entry.kind else { return Ok(()) };
         let copy = self.copies.get(named).cloned();
         let to = copy.or_else(|| selection.covers_file(named).then(|| named.clone()));
-        let mut has_no_links = false;
+        let mut not_linked = None;
         if let Some(to) = to {
             self.wait_for_file(&to).await;
             let mut is_done = true;
@@ -158,8 +160,7 @@ impl Engine<'_> {
             };
             let outcome = match linked {
                 Some(Err(error)) if !is_final(&error) => {
-                    use std::io::ErrorKind::{CrossesDevices, Unsupported};
-                    has_no_links = matches!(error.cause.kind(), CrossesDevices | Unsupported);
+                    not_linked = Some(error);
                     is_done = false;
                     None
                 }
@@ -173,7 +174,7 @@ impl Engine<'_> {
                 return Ok(());
             }
         }
-        self.copy(&entry, named, directory, has_no_links).await
+        self.copy(&entry, named, directory, not_linked).await
     }
 
     async fn copy(
@@ -181,7 +182,7 @@ impl Engine<'_> {
         entry: &TreeEntry,
         named: &Bytes,
         directory: DirectoryNumber,
-        is_reported: bool,
+        not_linked: Option<TargetError>,
     ) -> Result<()> {
         let tree = self.tree;
         let opened = self.wait(async {
@@ -191,8 +192,8 @@ impl Engine<'_> {
         });
         match opened.await {
             Ok((target, file)) => {
-                if is_reported {
-                    self.found(TreeFinding::new(&entry.path[..], Problem::Copied));
+                if let Some(error) = not_linked {
+                    self.found(TreeFinding::new(&entry.path[..], Problem::Copied).because(error.cause));
                 }
                 self.copies.entry(named.clone()).or_insert_with(|| entry.path.clone());
                 let (path, size) = (entry.path.clone(), target.size());

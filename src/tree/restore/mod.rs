@@ -70,7 +70,8 @@ impl TreeRestore<'_> {
     }
 
     /// Adds a pattern: entries that match are restored, with everything below. [`Excludes`](crate::tree::Excludes) has the syntax; a `!` in front
-    /// leaves out what earlier patterns select. The restore walks through the whole tree.
+    /// leaves out what earlier patterns select, also below a directory that they select. Selected [paths](Self::path) are restored in any case. The
+    /// restore walks through the whole tree.
     ///
     /// # Errors
     /// `InvalidInput` for a malformed pattern.

@@ -5,6 +5,16 @@ use std::collections::BTreeSet;
 use crate::error::ParseError;
 use crate::tree::{EntryKind, Excludes};
 
+/// Why an entry is restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Selected {
+    /// With everything below, whatever the patterns are.
+    ByPath,
+    /// With everything below, except for what a pattern leaves out.
+    ByPattern,
+    No,
+}
+
 /// Paths and patterns of the caller.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Selection {
@@ -43,21 +53,31 @@ impl Selection {
         top.into_iter().map(|names| names.join(&b'/')).collect()
     }
 
-    /// Returns `true` if an entry is selected by itself, whatever its directory is.
-    pub(super) fn selects(&self, path: &[u8], kind: EntryKind) -> bool {
+    /// Decision about the root.
+    pub(super) fn root(&self) -> Selected {
+        if self.is_whole() { Selected::ByPath } else { Selected::No }
+    }
+
+    /// Decision about an entry in a directory with this one.
+    pub(super) fn selects(&self, path: &[u8], kind: EntryKind, directory: Selected) -> Selected {
         let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
         let is_path = |selected: &Vec<Vec<u8>>| selected.iter().map(Vec::as_slice).eq(names.iter().copied());
-        self.paths.iter().any(is_path) || self.patterns.excludes(path, kind)
+        if directory == Selected::ByPath || self.paths.iter().any(is_path) {
+            return Selected::ByPath;
+        }
+        match self.patterns.decide(&names, 0, kind) {
+            Some(true) => Selected::ByPattern,
+            Some(false) => Selected::No,
+            None => directory,
+        }
     }
 
     /// Returns `true` if a file is selected, by itself or by a directory that it is in.
     pub(super) fn covers_file(&self, path: &[u8]) -> bool {
-        if self.is_whole() {
-            return true;
-        }
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        ends.into_iter().any(|end| self.selects(&path[..end], EntryKind::Directory))
-            || self.selects(path, EntryKind::Other)
+        let directory =
+            ends.fold(self.root(), |above, end| self.selects(&path[..end], EntryKind::Directory, above));
+        self.selects(path, EntryKind::Other, directory) != Selected::No
     }
 }
 
@@ -77,6 +97,18 @@ mod tests {
         for (path, covered) in
             [("a/x", true), ("b/x", false), ("b/c", true), ("x/y.d/z", true), ("x/y.d", false), ("ab", false)]
         {
+            assert_eq!(selection.covers_file(path.as_bytes()), covered, "{path}");
+        }
+        selection.add_pattern(b"!x/y.d/no").unwrap();
+        selection.add_pattern(b"!/a/x").unwrap();
+        selection.add_pattern(b"x/y.d/no/but").unwrap();
+        for (path, covered) in [
+            ("x/y.d/z", true),
+            ("x/y.d/no", false),
+            ("x/y.d/no/z", false),
+            ("x/y.d/no/but", true),
+            ("a/x", true),
+        ] {
             assert_eq!(selection.covers_file(path.as_bytes()), covered, "{path}");
         }
         selection.add_path(b"/");
