@@ -5,12 +5,12 @@
 use std::sync::{Arc, Mutex};
 
 use futures::executor::block_on;
-use larder::ThreadRuntime;
 use larder::backend::MemoryBackend;
 use larder::crypt::EncryptionKey;
 use larder::error::ErrorKind;
 use larder::format::name::GroupName;
 use larder::pxar::{FileKind, Xattr};
+use larder::rt::{Runtime as _, ThreadRuntime};
 use larder::store::{BaseUse, Datastore, FinishedBackup, Options, SnapshotReader, SnapshotState};
 use larder::tree::{LinkId, Problem, SourceEntry, TreeEvent, TreeSource, TreeSummary};
 use larder_testing::noise;
@@ -166,7 +166,7 @@ fn a_file_that_was_modified_when_its_base_was_written_is_read_again() {
 fn a_base_whose_name_is_ahead_of_the_clock_is_not_trusted_longer() {
     block_on(async {
         let (store, tree) = (store().await, MemoryTree::default());
-        let now = std::time::SystemTime::now();
+        let now = ThreadRuntime::new().now();
         let seconds = now.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let ahead = now + std::time::Duration::from_hours(1);
         tree.file("now", noise(1, 100_000), i64::try_from(seconds).unwrap());
