@@ -39,6 +39,11 @@ impl Scene {
         fs::write(scene.path("tree/large"), large).unwrap();
         fs::hard_link(scene.path("tree/large"), scene.path("tree/same")).unwrap();
         symlink("etc/one.conf", scene.path("tree/link")).unwrap();
+        // Before the time of the snapshots: a file that is newer than its backup is read again.
+        for name in ["etc/one.conf", "etc/two.conf", "large"] {
+            let time = filetime::FileTime::from_unix_time(1_600_000_000, 250_000_000);
+            filetime::set_file_mtime(scene.path("tree").join(name), time).unwrap();
+        }
         scene
     }
 
