@@ -1,6 +1,7 @@
 //! How snapshots are written: the builder of a backup, its archives, and the publication of its manifest.
 
 pub(super) mod builder;
+mod chunk_buffer;
 pub(super) mod dirty_map;
 pub(super) mod file_source;
 pub(super) mod finish;

@@ -28,23 +28,19 @@ use std::sync::Arc;
 
 use futures::stream::{self, FuturesUnordered, StreamExt as _, TryStreamExt as _};
 
-use crate::buffers::Buffer;
 use crate::chunker::{BuzhashChunker, Chunker as _};
 use crate::chunks::ReuseSource;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::dynamic_index::{DynamicIndexReader, DynamicIndexWriter};
 use crate::format::index::{FinishedIndex, IndexReader};
 use crate::format::name::ArchiveKind;
 use crate::rt::detached::Detached;
+use crate::store::backup::chunk_buffer::{BATCH_BYTES, ChunkBuffer};
 use crate::store::backup::image::index_error;
 use crate::store::backup::pipeline::{ArchiveTask, BaseChoice, Cut, Entry, GiveUp, yield_now};
 use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveReader, ArchiveSummary, BaseUse, SnapshotWriter};
 use crate::trace::Part;
-
-/// Bytes that gather before the chunker scans them. Bytes after the end of a chunk are copied once.
-const BATCH_BYTES: usize = 512 << 10;
 
 /// Number of chunks that are looked for concurrently.
 const LOOK_UPS: usize = 16;
@@ -52,11 +48,8 @@ const LOOK_UPS: usize = 16;
 /// An archive that is written by parts. Dropping it leaves the archive out of the snapshot.
 #[derive(Debug)]
 pub(crate) struct ArchiveParts {
-    /// Buffer of the current chunk.
-    buffer: Buffer,
+    buffer: ChunkBuffer,
     chunker: BuzhashChunker,
-    /// Number of bytes of the archive in the buffer.
-    filled: usize,
     given_up: GiveUp,
     index: DynamicIndexWriter,
     /// Number of the next chunk.
@@ -68,8 +61,6 @@ pub(crate) struct ArchiveParts {
     position: u64,
     /// Chunks in flight, each in a task of its own, which releases its resources without further calls.
     processing: FuturesUnordered<Detached<(usize, Entry)>>,
-    /// Number of bytes in the buffer that the chunker has scanned.
-    scanned: usize,
     /// Taken when the archive began: what was modified before was there to be read.
     stamp: ([u8; 16], i64),
     task: Arc<ArchiveTask>,
@@ -110,9 +101,8 @@ impl SnapshotWriter {
         };
         let task = Arc::new(part.run(begun).await?);
         Ok(ArchiveParts {
-            buffer: task.store().chunks.buffer(capacity(&chunker)),
+            buffer: ChunkBuffer::new(&task.store().chunks, chunker.typical_bytes()),
             chunker,
-            filled: 0,
             given_up: GiveUp::of(&task),
             index: DynamicIndexWriter::new(),
             next: 0,
@@ -120,7 +110,6 @@ impl SnapshotWriter {
             part,
             position: 0,
             processing: FuturesUnordered::new(),
-            scanned: 0,
             stamp: task.stamp(),
             task,
             waiting: BTreeMap::new(),
@@ -181,18 +170,17 @@ impl ArchiveParts {
 
     /// Room for further bytes, never empty; [`filled`](Self::filled) adds those that the caller has put there.
     pub(crate) fn space(&mut self) -> &mut [u8] {
-        let goal = (self.scanned + BATCH_BYTES).max(self.filled + 1);
-        grow(&mut self.buffer, goal);
-        &mut self.buffer[self.filled..goal]
+        let goal = (self.buffer.scanned + BATCH_BYTES).max(self.buffer.filled + 1);
+        self.buffer.space(goal)
     }
 
     /// Adds the first bytes of the [`space`](Self::space).
     pub(crate) async fn filled(&mut self, length: usize) -> Result<()> {
-        self.filled += length;
+        self.buffer.filled += length;
         self.position += length as u64;
-        if self.filled - self.scanned >= BATCH_BYTES {
+        if self.buffer.filled - self.buffer.scanned >= BATCH_BYTES {
             // The last byte stays unscanned: a boundary may be suggested right after it.
-            self.cut(self.filled - 1).await?;
+            self.cut(self.buffer.filled - 1).await?;
             yield_now().await;
         }
         Ok(())
@@ -200,14 +188,14 @@ impl ArchiveParts {
 
     /// Suggests that a chunk ends here.
     pub(crate) fn suggest_end(&mut self) {
-        self.chunker.suggest((self.filled - self.scanned) as u64);
+        self.chunker.suggest((self.buffer.filled - self.buffer.scanned) as u64);
     }
 
     /// Ends the current chunk here, also below the minimum. Without bytes since the last chunk it does nothing.
     pub(crate) async fn end_chunk(&mut self) -> Result<()> {
-        self.cut(self.filled).await?;
-        if self.filled > 0 {
-            self.store(self.filled).await?;
+        self.cut(self.buffer.filled).await?;
+        if self.buffer.filled > 0 {
+            self.store(self.buffer.filled).await?;
         }
         self.chunker.restart();
         Ok(())
@@ -263,14 +251,14 @@ impl ArchiveParts {
     /// Scans the buffer up to this length, and stores the chunks that end there.
     async fn cut(&mut self, up_to: usize) -> Result<()> {
         let mut up_to = up_to;
-        while self.scanned < up_to {
-            match self.chunker.scan(&self.buffer[self.scanned..up_to]) {
+        while self.buffer.scanned < up_to {
+            match self.chunker.scan(self.buffer.unscanned(up_to)) {
                 Some(cut) => {
-                    let length = self.scanned + cut;
+                    let length = self.buffer.scanned + cut;
                     self.store(length).await?;
                     up_to -= length;
                 }
-                None => self.scanned = up_to,
+                None => self.buffer.scanned = up_to,
             }
         }
         Ok(())
@@ -279,14 +267,7 @@ impl ArchiveParts {
     /// Removes the first `length` bytes as a chunk, and starts to store it. The bytes after them begin the next one. Waits while
     /// too many chunks are in flight.
     async fn store(&mut self, length: usize) -> Result<()> {
-        let chunks = &self.task.store().chunks;
-        let rest = length..self.filled;
-        let mut next = chunks.buffer(capacity(&self.chunker));
-        grow(&mut next, rest.len());
-        next[..rest.len()].copy_from_slice(&self.buffer[rest.clone()]);
-        let chunk = std::mem::replace(&mut self.buffer, next).freeze_to(length);
-        self.filled = rest.len();
-        self.scanned = 0;
+        let chunk = self.buffer.cut(&self.task.store().chunks, length);
         let in_flight = self.task.store().in_flight();
         while self.processing.len() >= in_flight {
             if let Some(processed) = self.processing.next().await {
@@ -321,18 +302,4 @@ impl ArchiveParts {
         }
         Ok(())
     }
-}
-
-/// The capacity that most chunks stay below.
-fn capacity(chunker: &BuzhashChunker) -> usize {
-    (chunker.typical_bytes() * 2).min(MAX_CHUNK_BYTES) + BATCH_BYTES
-}
-
-/// Makes a buffer at least `length` bytes long. One that is too small gets what the largest chunk needs.
-fn grow(buffer: &mut Buffer, length: usize) {
-    if buffer.capacity() < length {
-        let more = length.max(MAX_CHUNK_BYTES + BATCH_BYTES) - buffer.len();
-        buffer.reserve_exact(more);
-    }
-    buffer.lengthen(length);
 }

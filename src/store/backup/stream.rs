@@ -4,24 +4,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::IntoFuture;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncReadExt as _};
 use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 
-use crate::buffers::Buffer;
 use crate::chunker::{Chunker, default_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::dynamic_index::DynamicIndexWriter;
 use crate::format::name::ArchiveKind;
+use crate::store::backup::chunk_buffer::{BATCH_BYTES, ChunkBuffer};
 use crate::store::backup::image::index_error;
 use crate::store::backup::pipeline::{ArchiveTask, BaseChoice, Cut, yield_now};
 use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
-
-/// Bytes read before the chunker scans them. Bytes beyond the end of a chunk are copied once.
-const BATCH_BYTES: usize = 512 << 10;
 
 /// A stream that is about to be written; awaiting it writes it.
 #[must_use = "nothing is written before it is awaited"]
@@ -152,22 +148,17 @@ where
 /// The chunker runs on the reading task, a batch at a time. A batch takes a tenth of a millisecond, which is less than the wait for
 /// the blocking pool.
 struct Cutter<'a, R> {
-    /// Buffer of the current chunk.
-    buffer: Buffer,
+    buffer: ChunkBuffer,
     chunker: Box<dyn Chunker>,
     ended: bool,
-    /// Number of bytes of the stream in the buffer.
-    filled: usize,
     reader: R,
-    /// Number of them that the chunker has scanned.
-    scanned: usize,
     task: &'a ArchiveTask,
 }
 
 impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
     fn new(task: &'a ArchiveTask, chunker: Box<dyn Chunker>, reader: R) -> Self {
-        let buffer = task.store().chunks.buffer(capacity(chunker.as_ref()));
-        Self { buffer, chunker, ended: false, filled: 0, reader, scanned: 0, task }
+        let buffer = ChunkBuffer::new(&task.store().chunks, chunker.typical_bytes());
+        Self { buffer, chunker, ended: false, reader, task }
     }
 
     fn into_stream(self) -> impl Stream<Item = Result<Cut>> {
@@ -187,10 +178,10 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
                     continue;
                 }
                 // The end of the stream ends the last chunk.
-                None if self.filled > 0 => self.filled,
+                None if self.buffer.filled > 0 => self.buffer.filled,
                 None => return Ok(None),
             };
-            let chunk = self.cut_at(length);
+            let chunk = self.buffer.cut(&self.task.store().chunks, length);
             let permit = self.task.permit(length).await;
             return Ok(Some(Cut { bytes: chunk, permit }));
         }
@@ -198,16 +189,15 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
 
     /// Reads a batch after the buffered bytes.
     async fn fill(&mut self) -> Result<()> {
-        let goal = self.filled + BATCH_BYTES;
-        grow(&mut self.buffer, goal);
-        while self.filled < goal {
-            let read = self.reader.read(&mut self.buffer[self.filled..goal]).await;
+        let goal = self.buffer.filled + BATCH_BYTES;
+        while self.buffer.filled < goal {
+            let read = self.reader.read(self.buffer.space(goal)).await;
             match read.map_err(|error| self.task.stream_error(error))? {
                 0 => {
                     self.ended = true;
                     break;
                 }
-                read => self.filled += read,
+                read => self.buffer.filled += read,
             }
         }
         Ok(())
@@ -216,48 +206,23 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
     /// Scans new bytes with the chunker. Returns the end of the chunk, if it was found.
     fn scan(&mut self) -> Result<Option<usize>> {
         let broken = |why: &'static str| Err(Error::new(ErrorKind::InvalidInput, "cut stream").because(why));
-        let unseen = self.scanned..self.filled;
+        let unseen = self.buffer.scanned..self.buffer.filled;
         if unseen.is_empty() {
             return Ok(None);
         }
-        match self.chunker.scan(&self.buffer[unseen.clone()]) {
+        match self.chunker.scan(self.buffer.unscanned(unseen.end)) {
             Some(cut) if unseen.start + cut > MAX_CHUNK_BYTES => {
                 broken("the chunker makes chunks of more than 16 MiB")
             }
             Some(cut) if (1..=unseen.len()).contains(&cut) => Ok(Some(unseen.start + cut)),
             Some(_) => broken("the chunker cuts outside of what it was given"),
-            None if self.filled > MAX_CHUNK_BYTES => broken("the chunker makes chunks of more than 16 MiB"),
+            None if self.buffer.filled > MAX_CHUNK_BYTES => {
+                broken("the chunker makes chunks of more than 16 MiB")
+            }
             None => {
-                self.scanned = self.filled;
+                self.buffer.scanned = self.buffer.filled;
                 Ok(None)
             }
         }
     }
-
-    /// Removes the first `length` bytes as a chunk. The bytes after them begin the next one.
-    fn cut_at(&mut self, length: usize) -> Bytes {
-        let rest = length..self.filled;
-        let chunks = &self.task.store().chunks;
-        let mut next = chunks.buffer(capacity(self.chunker.as_ref()));
-        grow(&mut next, rest.len());
-        next[..rest.len()].copy_from_slice(&self.buffer[rest.clone()]);
-        let chunk = std::mem::replace(&mut self.buffer, next);
-        self.filled = rest.len();
-        self.scanned = 0;
-        chunk.freeze_to(length)
-    }
-}
-
-/// The capacity that most chunks stay below.
-fn capacity(chunker: &dyn Chunker) -> usize {
-    (chunker.typical_bytes() * 2).min(MAX_CHUNK_BYTES) + BATCH_BYTES
-}
-
-/// Makes a buffer at least `length` bytes long. One that is too small gets what the largest chunk needs.
-fn grow(buffer: &mut Buffer, length: usize) {
-    if buffer.capacity() < length {
-        let more = length.max(MAX_CHUNK_BYTES + BATCH_BYTES) - buffer.len();
-        buffer.reserve_exact(more);
-    }
-    buffer.lengthen(length);
 }
