@@ -26,16 +26,8 @@ impl DirectoryTarget {
         }
         let (above, name) = split(path)?;
         let parent = self.state.directories.get(above)?;
-        match make(parent.fd.as_fd(), &name, kind) {
+        match self.make_free(&parent, &name, || make(parent.fd.as_fd(), &name, kind))? {
             Ok(()) => {}
-            Err(Errno::EXIST) => match self.existing {
-                Existing::Refuse => return Err(exists(Problem::Exists)),
-                Existing::Skip => return Err(exists(Problem::Skipped)),
-                Existing::Replace => {
-                    remove(&parent, &name, &self.state.own_files())?;
-                    make(parent.fd.as_fd(), &name, kind).map_err(io::Error::from)?;
-                }
-            },
             Err(Errno::INVAL) => {
                 let why = io::Error::from(Errno::INVAL);
                 return Err(TargetError::new(Problem::Unsupported, why));
@@ -63,16 +55,8 @@ impl DirectoryTarget {
             return Err(refused().into());
         }
         let make = || linkat(&target_parent, &*target_name, &parent.fd, &*name, AtFlags::empty());
-        match make() {
+        match self.make_free(&parent, &name, make)? {
             Ok(()) => {}
-            Err(Errno::EXIST) => match self.existing {
-                Existing::Refuse => return Err(exists(Problem::Exists)),
-                Existing::Skip => return Err(exists(Problem::Skipped)),
-                Existing::Replace => {
-                    remove(&parent, &name, &self.state.own_files())?;
-                    make().map_err(io::Error::from)?;
-                }
-            },
             // These filesystems have no links, or no further ones.
             Err(error @ (Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK)) => {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, error).into());
@@ -85,6 +69,28 @@ impl DirectoryTarget {
         }
         let _ = unlinkat(&parent.fd, &*name, AtFlags::empty());
         Err(refused().into())
+    }
+
+    /// Makes an entry by a call. An existing one of its name is treated as the caller of the restore asked. Returns any other error of the call.
+    fn make_free(
+        &self,
+        parent: &Parent,
+        name: &CStr,
+        call: impl Fn() -> Result<(), Errno>,
+    ) -> Result<Result<(), Errno>, TargetError> {
+        match call() {
+            Err(Errno::EXIST) => {}
+            made => return Ok(made),
+        }
+        match self.existing {
+            Existing::Refuse => Err(exists(Problem::Exists)),
+            Existing::Skip => Err(exists(Problem::Skipped)),
+            Existing::Replace => {
+                remove(parent, name, &self.state.own_files())?;
+                call().map_err(io::Error::from)?;
+                Ok(Ok(()))
+            }
+        }
     }
 
     /// Opens a directory that may be left already.
