@@ -11,6 +11,7 @@ mod hash;
 mod item;
 mod kind;
 mod metadata;
+mod path;
 
 pub use catalog::{CatalogDirectory, CatalogEntry, CatalogKind, CatalogReader, CatalogWriter};
 pub use decode::{ArchiveEntry, ArchivePart, Decoder, EntryContents};
@@ -22,3 +23,4 @@ pub use fault::{TreeDecodeError, TreeFault};
 pub(crate) use item::{MAX_DEPTH, MAX_PATH_BYTES};
 pub use kind::{Device, FileKind};
 pub use metadata::{Acl, AclEntry, DefaultAcl, Metadata, Mtime, Stat, Xattr};
+pub(crate) use path::joined;

@@ -16,6 +16,7 @@ use crate::pxar::goodbye::{MIN_TABLE_BYTES, ROW_BYTES};
 use crate::pxar::item::{self, HEADER_BYTES, MAX_DEPTH, MAX_PATH_BYTES};
 use crate::pxar::kind::FileKind;
 use crate::pxar::metadata::Metadata;
+use crate::pxar::path::joined;
 
 /// Decoder of an archive from its start to its end. It turns bytes into entries in the order of the archive.
 ///
@@ -387,8 +388,7 @@ impl Decoder {
     }
 
     fn path_of(&self, name: &[u8]) -> Vec<u8> {
-        let separator = if self.path.is_empty() { &b""[..] } else { b"/" };
-        [&self.path, separator, name].concat()
+        joined(&self.path, name)
     }
 
     fn located(&self, fault: FaultAt) -> TreeDecodeError {

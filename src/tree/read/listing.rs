@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::pxar::joined;
 use crate::tree::read::Tree;
 use crate::tree::read::entry::TreeEntry;
 use crate::tree::read::lookup::{entry_of, find};
@@ -73,11 +74,8 @@ pub(super) async fn read_dir(tree: &Tree, path: &[u8]) -> Result<ReadDir> {
         async move {
             let streams = &tree.shared.streams;
             let head = head_of(streams, child).await?;
-            let path = if parent.is_empty() {
-                head.name.clone()
-            } else {
-                Bytes::from([&parent[..], b"/", &head.name].concat())
-            };
+            let path =
+                if parent.is_empty() { head.name.clone() } else { Bytes::from(joined(&parent, &head.name)) };
             entry_of(head, path, child.position).map_err(|error| streams.damaged(error))
         }
     });

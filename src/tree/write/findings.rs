@@ -87,15 +87,3 @@ impl fmt::Debug for Findings {
         f.debug_struct("Findings").field("is_observed", &self.observer.is_some()).finish_non_exhaustive()
     }
 }
-
-/// The path of an entry of a directory.
-pub(super) fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    if directory.is_empty() {
-        return name.to_vec();
-    }
-    let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
-    path.extend_from_slice(directory);
-    path.push(b'/');
-    path.extend_from_slice(name);
-    path
-}

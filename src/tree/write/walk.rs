@@ -15,11 +15,11 @@ use futures::future::{BoxFuture, FutureExt as _};
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::pxar::{EXCLUDE_FILE, FileKind, MAX_DEPTH, MAX_PATH_BYTES, Stat};
+use crate::pxar::{EXCLUDE_FILE, FileKind, MAX_DEPTH, MAX_PATH_BYTES, Stat, joined};
 use crate::rt::Runtime;
 use crate::rt::detached::Detached;
 use crate::tree::write::base::BaseCursor;
-use crate::tree::write::findings::{Findings, TreeEvent, joined};
+use crate::tree::write::findings::{Findings, TreeEvent};
 use crate::tree::{LinkId, Problem, SourceDirectory, SourceEntry, TreeFinding};
 
 /// Maximum number of directories listed ahead.

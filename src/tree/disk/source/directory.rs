@@ -12,7 +12,7 @@ use super::Rules;
 use super::contents;
 use super::listing::{self, Bar, Name};
 use super::patterns::{Layer, Patterns};
-use crate::pxar::FileKind;
+use crate::pxar::{FileKind, joined};
 use crate::rt::Runtime;
 use crate::tree::disk::open;
 use crate::tree::disk::status::Status;
@@ -120,18 +120,11 @@ impl Directory {
     pub(super) fn excludes(&self, name: &[u8], is_directory: bool) -> bool {
         use crate::tree::EntryKind::{Directory, Other};
         let Some(layer) = self.patterns() else { return false };
-        layer.excludes(&self.path_of(name), if is_directory { Directory } else { Other })
+        layer.excludes(&joined(&self.inner.place.path, name), if is_directory { Directory } else { Other })
     }
 
     fn patterns(&self) -> &Patterns {
         self.inner.patterns.get().unwrap_or(&self.inner.place.patterns)
-    }
-
-    fn path_of(&self, name: &[u8]) -> Vec<u8> {
-        match self.inner.place.path.as_slice() {
-            [] => name.to_vec(),
-            path => [path, b"/", name].concat(),
-        }
     }
 
     /// Reads the names, then the metadata of the first ones. Returns the names that remain.
@@ -195,7 +188,7 @@ impl Directory {
                 let above = Arc::clone(&self.inner.place.ancestor);
                 let depth = above.depth + 1;
                 let ancestor = Arc::new(Ancestor { above: Some(above), depth, id: status.id });
-                let (path, patterns) = (self.path_of(name), self.patterns().clone());
+                let (path, patterns) = (joined(&self.inner.place.path, name), self.patterns().clone());
                 let place = Place { ancestor, findings: Vec::new(), path, patterns };
                 Ok(Box::new(Self::new(self.runtime, self.rules, fd, place)))
             }

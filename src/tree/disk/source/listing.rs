@@ -9,14 +9,11 @@ use rustix::fs::{Dir, FileType, readlinkat};
 use rustix::io::Errno;
 
 use super::directory::Directory;
-use crate::pxar::{FileKind, Metadata};
+use crate::pxar::{EXCLUDE_FILE, FileKind, Metadata};
 use crate::tree::disk::metadata::read::{Failures, MetadataReader};
 use crate::tree::disk::open;
 use crate::tree::disk::status::Status;
 use crate::tree::{Attribute, Problem, SourceEntry, SourceListing, TreeFinding, is_virtual_filesystem};
-
-/// Name of the file in which an archive records the patterns of the caller.
-const RECORD_NAME: &[u8] = b".pxarexclude-cli";
 
 /// A name in a directory.
 pub(super) struct Name {
@@ -72,7 +69,7 @@ pub(super) fn entries(
     listing.entries.reserve(names.len());
     for name in names {
         // It would appear twice.
-        if has_record && name.text.to_bytes() == RECORD_NAME {
+        if has_record && name.text.to_bytes() == EXCLUDE_FILE {
             continue;
         }
         let mut look = Look { directory, findings: &mut listing.findings, name: &name.text };
