@@ -91,14 +91,14 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     Err(Failure::Work(failed()))
 }
 
-/// What to list of a tree.
+/// The part of a tree to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listing {
     Directory,
     Everything,
 }
 
-/// Lists entries of a tree. What is damaged is named, and the rest is listed.
+/// Lists entries of a tree. Names damaged ones, and lists the rest.
 fn list_tree(
     store: &StoreArguments,
     key: &KeyArguments,

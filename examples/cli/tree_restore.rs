@@ -24,7 +24,7 @@ pub(crate) struct TreeOptions {
     pub(crate) privileges: bool,
 }
 
-/// What becomes of an entry of the target that has the name of one of the archive.
+/// Policy for an entry of the target that has the name of one of the archive.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum OnExisting {
     Keep,

@@ -59,7 +59,7 @@ pub(crate) async fn resolved_at(tree: &Tree, entry: &TreeEntry) -> larder::Resul
     Ok(resolved)
 }
 
-/// What differs between two entries of one path, in words.
+/// The differences between two entries of one path, in words.
 pub(crate) fn differences(old: &TreeEntry, new: &TreeEntry) -> Vec<&'static str> {
     let (before, after) = (&old.metadata, &new.metadata);
     let same_kind = std::mem::discriminant(&old.kind) == std::mem::discriminant(&new.kind);

@@ -23,13 +23,13 @@ use larder::tree::{Tree, TreeEntry, TreeFile};
 
 use super::cli::{self, Outcome};
 
-/// A snapshot never changes, so the kernel may keep what it was told.
+/// A snapshot never changes, so the kernel may cache every answer.
 const FOR_EVER: Duration = Duration::from_hours(24);
 const BLOCK_BYTES: u32 = 512;
 /// Requests that are served at a time.
 const THREADS: usize = 4;
 
-/// What is mounted.
+/// The contents of the mount.
 #[derive(Debug)]
 pub(super) enum Contents {
     /// A directory with one file.
@@ -50,7 +50,7 @@ pub(super) struct ReadOnly {
 #[derive(Debug)]
 struct Node {
     entry: Arc<Entry>,
-    /// How many times the kernel was told of it, and has not forgotten it.
+    /// Number of answers with this object that the kernel has not forgotten.
     lookups: u64,
 }
 
@@ -196,7 +196,7 @@ impl ReadOnly {
         nodes.get(&number.0).map(|node| Arc::clone(&node.entry)).ok_or(Errno::ESTALE)
     }
 
-    /// Notes that the kernel was told of an object.
+    /// Counts an answer to the kernel with this object.
     fn told(&self, entry: Entry) -> FileAttr {
         let attributes = entry.attributes();
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -66,7 +66,7 @@ pub enum TreeFault {
     /// A directory has two entries of one name.
     #[error("a name that occurs twice")]
     DuplicateName,
-    /// An item of an unknown type, or one that must not stand here.
+    /// An item of an unknown type, or one that is not allowed at this place.
     #[error("an unexpected item")]
     Item,
     /// The mode says another kind than the items.

@@ -14,7 +14,7 @@ use larder::tree::{
     FileContents, Problem, SourceDirectory, SourceEntry, SourceListing, SourceRoot, SourceStream, TreeSource,
 };
 
-/// What happens when a backup opens an entry.
+/// Behaviour of an entry that a backup opens.
 #[derive(Clone, Debug)]
 pub enum Contents {
     /// It fails with this error.

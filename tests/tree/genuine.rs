@@ -189,7 +189,7 @@ async fn check_contents(tree: &Tree, expected: &Value, entry: &TreeEntry) {
     }
 }
 
-/// What a walk yields.
+/// The results of a walk.
 pub(crate) async fn walked(tree: &Tree) -> Vec<TreeStep> {
     let (mut walk, mut steps) = (tree.walk(), Vec::new());
     while let Some(step) = walk.next().await.unwrap() {

@@ -19,7 +19,7 @@ use crate::genuine::{open, walked};
 /// Kind, metadata and contents of an entry, by its path.
 pub(crate) type Entries = BTreeMap<Vec<u8>, (FileKind, Metadata, Vec<u8>)>;
 
-/// What an archive has. Hard links appear as the files that they name.
+/// Contents of an archive. Hard links appear as the files that they name.
 pub(crate) async fn of_tree(tree: &Tree) -> Entries {
     let mut entries = Entries::new();
     for step in walked(tree).await {
@@ -36,7 +36,7 @@ pub(crate) async fn of_tree(tree: &Tree) -> Entries {
     entries
 }
 
-/// What a directory has.
+/// Contents of a directory.
 pub(crate) async fn of_directory(path: &Path) -> Entries {
     let runtime = Arc::new(ThreadRuntime::new());
     let source = DirectorySource::open(runtime, path).await.unwrap().ignore_pattern_files();

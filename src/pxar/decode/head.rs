@@ -20,7 +20,7 @@ pub(crate) enum ArchiveForm {
     Unified,
 }
 
-/// What stands before the root.
+/// The items before the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ArchiveStart {
     /// Length of the start.
@@ -45,7 +45,7 @@ pub(crate) struct EntryHead {
     pub(crate) bytes: usize,
     pub(crate) contents: ContentsAt,
     pub(crate) kind: FileKind,
-    /// Those of a hard link are empty.
+    /// Empty for a hard link.
     pub(crate) metadata: Metadata,
     /// Empty for the root.
     pub(crate) name: Bytes,

@@ -53,7 +53,7 @@ pub struct Decoder {
     start: Option<Start>,
 }
 
-/// What the start of the archive says.
+/// Facts from the start of the archive.
 #[derive(Debug)]
 struct Start {
     form: ArchiveForm,
@@ -117,7 +117,7 @@ pub enum EntryContents {
     },
     /// The entry has none.
     None,
-    /// Those of the entry at this position, to which a hard link leads.
+    /// The contents of the entry at this position, to which a hard link leads.
     Of {
         /// Position of that entry.
         position: u64,

@@ -1,4 +1,4 @@
-//! What stands beside the entries: headers of the payload stream, and exclude patterns.
+//! Bytes beside the entries: headers of the payload stream, and exclude patterns.
 
 use bytes::Bytes;
 use serde::Serialize;

@@ -61,7 +61,7 @@ pub(crate) struct ArchiveParts {
     position: u64,
     /// Chunks in flight, each in a task of its own, which releases its resources without further calls.
     processing: FuturesUnordered<Detached<(usize, Entry)>>,
-    /// Taken when the archive began: what was modified before was there to be read.
+    /// Taken when the archive began: the source had every earlier modification by then.
     stamp: ([u8; 16], i64),
     task: Arc<ArchiveTask>,
     /// Entries that came before their turn.

@@ -32,7 +32,7 @@ pub(super) async fn resume(tree: &Tree, decoder: &Decoder, after: u64) -> Result
     while let Some(table) = tables.pop() {
         let depth = tables.len() + 1;
         let next = table.index_from(after);
-        // What starts in the damaged part and ends behind it. A directory that is open started before that part.
+        // An entry that starts in the damaged part and ends behind it. A directory that is open started before that part.
         let across = next.checked_sub(1).and_then(|index| table.child(index));
         if tree.is_split()
             && let Some(across) = across.filter(|child| child.position >= lost_from && child.limit > after)

@@ -29,7 +29,7 @@ pub(super) struct Streams {
     payload: Option<ArchiveReader>,
 }
 
-/// What the start of an archive says, and its root.
+/// Facts from the start of an archive, and its root.
 #[derive(Debug)]
 pub(super) struct Root {
     pub(super) head: EntryHead,

@@ -50,7 +50,7 @@ pub(super) struct TreeArchive {
     skipped: usize,
 }
 
-/// What [`TreeArchive::finish`] leaves.
+/// Result of [`TreeArchive::finish`].
 pub(super) struct FinishedTree {
     pub(super) archives: Vec<ArchiveSummary>,
     pub(super) catalog: Option<CatalogWriter>,

@@ -55,7 +55,7 @@ pub(super) struct Found {
     pub(super) place: Arc<Place>,
 }
 
-/// What entries have in common if they are names of one file. The system gives the number of a removed file to the next one, also during a
+/// Facts that the names of one file have in common. The system gives the number of a removed file to the next one, also during a
 /// backup, so the number alone is not enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SameFile {
@@ -195,7 +195,7 @@ enum Outcome {
     Unlistable(io::Error, Arc<Place>),
 }
 
-/// What every listing needs.
+/// State that all listings share.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     pub(super) findings: Findings,

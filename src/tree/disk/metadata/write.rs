@@ -23,7 +23,7 @@ const SET_ID: u32 = 0o6000;
 pub(in crate::tree::disk) struct Powers {
     /// Owners and groups of the archive.
     pub(in crate::tree::disk) owners: bool,
-    /// What gives rights to others than its owner.
+    /// Set attributes that give rights to others than the owner.
     pub(in crate::tree::disk) privileges: bool,
 }
 
@@ -40,7 +40,7 @@ impl<'a> MetadataWriter<'a> {
         Self { findings: Vec::new(), metadata, path, powers }
     }
 
-    /// What could not be set.
+    /// Attributes that could not be set.
     pub(in crate::tree::disk) fn findings(self) -> Vec<TreeFinding> {
         self.findings
     }

@@ -37,7 +37,7 @@ struct Inner {
     place: Place,
 }
 
-/// What is known about a directory before it is listed.
+/// Facts about a directory before it is listed.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) ancestor: Arc<Ancestor>,

@@ -57,7 +57,7 @@ pub struct DirectorySource {
     rules: Rules,
 }
 
-/// What a source leaves out.
+/// Rules for the entries that a source leaves out.
 #[derive(Clone, Debug)]
 struct Rules {
     all_filesystems: bool,

@@ -59,7 +59,7 @@ pub struct DirectoryTarget {
     state: Arc<State>,
 }
 
-/// What a [`DirectoryTarget`] does with an entry whose name exists.
+/// Policy of a [`DirectoryTarget`] for an entry whose name exists.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Existing {
@@ -101,7 +101,7 @@ impl State {
 }
 
 impl DirectoryTarget {
-    /// What to do with an entry whose name exists; default: [`Existing::Refuse`].
+    /// Policy for an entry whose name exists; default: [`Existing::Refuse`].
     #[must_use]
     pub fn existing(mut self, existing: Existing) -> Self {
         self.existing = existing;
