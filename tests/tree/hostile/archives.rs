@@ -22,7 +22,7 @@ const FILE: u64 = 0o100_644;
 const LINK: u64 = 0o120_777;
 const PIPE: u64 = 0o010_644;
 
-/// `true` if a reader must refuse the archive before its end.
+/// Required result of reading a hostile archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// An error, at the latest where the mistake is.

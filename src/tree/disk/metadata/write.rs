@@ -23,7 +23,7 @@ const SET_ID: u32 = 0o6000;
 pub(in crate::tree::disk) struct Powers {
     /// Owners and groups of the archive.
     pub(in crate::tree::disk) owners: bool,
-    /// Set attributes that give rights to others than the owner.
+    /// Bits, attributes and devices that give rights to others than the owner.
     pub(in crate::tree::disk) privileges: bool,
 }
 
