@@ -81,6 +81,27 @@ fn check_size(size: usize, min: usize, max: usize) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// The ends of all chunks, the data handed over in pieces of these lengths again and again.
+    pub(super) fn cuts(mut chunker: impl Chunker, data: &[u8], pieces: &[usize]) -> Vec<usize> {
+        let (mut cuts, mut at) = (Vec::new(), 0);
+        for piece in pieces.iter().cycle() {
+            let end = data.len().min(at + piece);
+            while at < end {
+                match chunker.scan(&data[at..end]) {
+                    Some(cut) => {
+                        at += cut;
+                        cuts.push(at);
+                    }
+                    None => at = end,
+                }
+            }
+            if at == data.len() {
+                break;
+            }
+        }
+        cuts
+    }
+
     #[test]
     fn archives_that_clients_of_pbs_write_get_their_chunker() {
         let kind = |name: &str| {

@@ -5,29 +5,9 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::chunker::tests::cuts;
 
 const SMALL: usize = LEAST_AVERAGE;
-
-/// The ends of all chunks, the data handed over in pieces of these lengths again and again.
-fn cuts(mut chunker: BuzhashChunker, data: &[u8], pieces: &[usize]) -> Vec<usize> {
-    let (mut cuts, mut at) = (Vec::new(), 0);
-    for piece in pieces.iter().cycle() {
-        let end = data.len().min(at + piece);
-        while at < end {
-            match chunker.scan(&data[at..end]) {
-                Some(cut) => {
-                    at += cut;
-                    cuts.push(at);
-                }
-                None => at = end,
-            }
-        }
-        if at == data.len() {
-            return cuts;
-        }
-    }
-    cuts
-}
 
 fn small() -> BuzhashChunker {
     BuzhashChunker::new(SMALL).unwrap()

@@ -13,27 +13,8 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     words.take(length).collect()
 }
 
-/// The ends of all chunks, the data handed over in pieces of these lengths again and again.
 fn cuts(average: usize, data: &[u8], pieces: &[usize]) -> Vec<usize> {
-    let mut chunker = RollingChunker::new(average).unwrap();
-    let mut cuts = Vec::new();
-    let mut at = 0;
-    for piece in pieces.iter().cycle() {
-        let end = data.len().min(at + piece);
-        while at < end {
-            match chunker.scan(&data[at..end]) {
-                Some(cut) => {
-                    at += cut;
-                    cuts.push(at);
-                }
-                None => at = end,
-            }
-        }
-        if at == data.len() {
-            break;
-        }
-    }
-    cuts
+    crate::chunker::tests::cuts(RollingChunker::new(average).unwrap(), data, pieces)
 }
 
 fn sizes(cuts: &[usize]) -> Vec<usize> {
