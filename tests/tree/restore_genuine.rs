@@ -89,21 +89,29 @@ async fn restore(tree: &Tree, to: &Path) -> (TreeRestoreSummary, u64) {
     (summary, events)
 }
 
+/// The genuine archives, in a directory where all attributes can be set; `None` where none can.
+async fn genuine_trees(place: &Path) -> Option<Vec<Tree>> {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root || xattr::set(place, "trusted.one", b"1").is_err() {
+        eprintln!("skipped: needs root and a filesystem with extended attributes");
+        return None;
+    }
+    fixture::unpack_trees(place);
+    let store = open(place).await;
+    let mut trees = Vec::new();
+    for facts in fixture::expected_trees()["archives"].as_array().unwrap() {
+        let snapshot = store.snapshot(&facts["snapshot"].as_str().unwrap().parse().unwrap()).await.unwrap();
+        trees.push(snapshot.tree(facts["archive"].as_str().unwrap()).await.unwrap());
+    }
+    Some(trees)
+}
+
 #[test]
 fn genuine_archives_are_restored_with_every_entry_byte_and_attribute() {
     let place = tempfile::tempdir().unwrap();
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root || xattr::set(place.path(), "trusted.one", b"1").is_err() {
-        return eprintln!("skipped: needs root and a filesystem with extended attributes");
-    }
-    fixture::unpack_trees(place.path());
     block_on(async {
-        let store = open(place.path()).await;
-        let facts = fixture::expected_trees();
-        for (number, facts) in facts["archives"].as_array().unwrap().iter().enumerate() {
-            let snapshot =
-                store.snapshot(&facts["snapshot"].as_str().unwrap().parse().unwrap()).await.unwrap();
-            let tree = snapshot.tree(facts["archive"].as_str().unwrap()).await.unwrap();
+        let trees = genuine_trees(place.path()).await.into_iter().flatten().enumerate();
+        for (number, tree) in trees {
             let to = place.path().join(format!("restored-{number}"));
             let (summary, events) = restore(&tree, &to).await;
             let mut expected = of_tree(&tree).await;
@@ -169,18 +177,9 @@ fn gnu_tar(archive: &[u8], to: &Path, arguments: &[&str]) -> bool {
 #[test]
 fn gnu_tar_reads_trees_with_every_entry_byte_and_attribute() {
     let place = tempfile::tempdir().unwrap();
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root || xattr::set(place.path(), "trusted.one", b"1").is_err() {
-        return eprintln!("skipped: needs root and a filesystem with extended attributes");
-    }
-    fixture::unpack_trees(place.path());
     block_on(async {
-        let store = open(place.path()).await;
-        let facts = fixture::expected_trees();
-        for (number, facts) in facts["archives"].as_array().unwrap().iter().enumerate() {
-            let snapshot =
-                store.snapshot(&facts["snapshot"].as_str().unwrap().parse().unwrap()).await.unwrap();
-            let tree = snapshot.tree(facts["archive"].as_str().unwrap()).await.unwrap();
+        let trees = genuine_trees(place.path()).await.into_iter().flatten().enumerate();
+        for (number, tree) in trees {
             let mut archive = Vec::new();
             let report = tree.to_tar("", &mut archive).await.unwrap();
             let to = place.path().join(format!("unpacked-{number}"));
