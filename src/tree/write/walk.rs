@@ -192,7 +192,7 @@ enum Outcome {
     Gone(io::Error),
     Listed(Box<Listed>),
     /// It cannot be opened or listed: it is stored without its contents.
-    Unlistable(io::Error, Arc<Place>),
+    Unlistable(io::Error),
 }
 
 /// State that all listings share.
@@ -224,7 +224,7 @@ impl Walker {
         let mut walker = Self { base, context, open: Vec::new(), seen: HashSet::new() };
         match list(walker.context.clone(), root, place).await? {
             Outcome::Listed(listed) => walker.open(*listed, is_in_base),
-            Outcome::Gone(error) | Outcome::Unlistable(error, _) => {
+            Outcome::Gone(error) | Outcome::Unlistable(error) => {
                 return Err(Error::new(ErrorKind::Stream, "list the root of").because(error));
             }
         }
@@ -308,10 +308,11 @@ impl Walker {
                 return false;
             }
             Outcome::Listed(listed) => self.open(*listed, is_in_base),
-            Outcome::Unlistable(error, place) => {
+            Outcome::Unlistable(error) => {
                 let finding = TreeFinding::new(found.path(), Problem::UnreadableContents);
                 self.context.findings.add(finding.because(error));
-                self.open(Listed::empty(place), is_in_base);
+                // Without entries, its place is that of its parent.
+                self.open(Listed::empty(Arc::clone(&found.place)), is_in_base);
             }
         }
         true
@@ -395,7 +396,7 @@ fn start(context: &Context, place: &Arc<Place>, entry: &SourceEntry) -> Detached
                 list(owned, directory, place).await
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Outcome::Gone(error)),
-            Err(error) => Ok(Outcome::Unlistable(error, above)),
+            Err(error) => Ok(Outcome::Unlistable(error)),
         }
     })
 }
@@ -404,7 +405,7 @@ async fn list(context: Context, directory: Arc<dyn SourceDirectory>, place: Arc<
     let listing = match directory.list().await {
         Ok(listing) => listing,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Gone(error)),
-        Err(error) => return Ok(Outcome::Unlistable(error, place)),
+        Err(error) => return Ok(Outcome::Unlistable(error)),
     };
     let mut findings = listing.findings;
     for finding in &mut findings {
