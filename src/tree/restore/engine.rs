@@ -203,6 +203,11 @@ impl<'a> Engine<'a> {
 
     /// Creates the directories that the walk is in, and returns the last.
     fn create_levels(&mut self) -> Option<DirectoryNumber> {
+        let last = self.levels.last()?;
+        if last.number.is_some() {
+            // With those above it.
+            return last.number;
+        }
         let mut parent = None;
         for index in 0..self.levels.len() {
             let level = self.levels.get_mut(index)?;
