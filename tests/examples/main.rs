@@ -1,5 +1,6 @@
 //! The example programs, run as a user runs them.
 
+mod built;
 #[path = "../../examples/cli/mod.rs"]
 mod cli;
 #[cfg(feature = "tls")]

@@ -11,19 +11,16 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::built::{errors, status};
+
 /// No machine is so slow that a process does not come so far in this time.
 const SOON: Duration = Duration::from_mins(1);
 
-/// One of the examples, which `cargo test` and `cargo build --examples` build.
+/// One of the examples, with credentials and an environment without anything else.
 pub(crate) fn example(name: &str) -> Command {
-    let this = std::env::current_exe().unwrap();
-    let path = this.parent().unwrap().with_file_name("examples").join(name);
-    assert!(path.exists(), "{} is not built: run cargo build --examples --all-features", path.display());
-    // A test that runs in the background of a shell inherits ignored signals, and what a program was started to ignore it ignores.
-    let mut command = Command::new("/usr/bin/env");
-    command.arg("--default-signal=INT,TERM").arg(path);
+    let mut command = crate::built::example(name);
     command.env_clear().env("AWS_ACCESS_KEY_ID", "id").env("AWS_SECRET_ACCESS_KEY", "secret");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -120,14 +117,6 @@ fn bucket() -> Place {
 
 fn output(command: &mut Command) -> Output {
     command.output().unwrap()
-}
-
-fn status(output: &Output) -> i32 {
-    output.status.code().unwrap_or_else(|| panic!("{:?}: {}", output.status, errors(output)))
-}
-
-fn errors(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// The writing end of a pipe that no process reads.

@@ -6,15 +6,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-const SNAPSHOT: &str = "host/a/2025-07-14T14:20:02Z";
+use crate::built::{errors, example, status};
 
-/// One of the examples, which `cargo test` and `cargo build --examples` build.
-fn example(name: &str) -> Command {
-    let this = std::env::current_exe().unwrap();
-    let path = this.parent().unwrap().with_file_name("examples").join(name);
-    assert!(path.exists(), "{} is not built: run cargo build --examples --all-features", path.display());
-    Command::new(path)
-}
+const SNAPSHOT: &str = "host/a/2025-07-14T14:20:02Z";
 
 /// A store with an image, a small file and a tree of two files.
 struct Scene {
@@ -61,14 +55,6 @@ impl Scene {
         let prefixes = entries(&self.path("store/.chunks")).filter(|path| path.is_dir());
         prefixes.flat_map(|prefix| entries(&prefix).collect::<Vec<_>>()).collect()
     }
-}
-
-fn errors(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn status(output: &Output) -> i32 {
-    output.status.code().unwrap_or_else(|| panic!("{:?}: {}", output.status, errors(output)))
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
+use crate::built::path as example;
 use crate::cli::findings::Findings;
 use crate::cli::tar_stream::pack::{self, Options, Root};
 use crate::cli::tar_stream::unpack::attributes::Owners;
@@ -23,14 +24,6 @@ use larder::tree::Problem;
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
 use serde_json::{Value, json};
-
-/// An example, which `cargo test` builds beside the tests.
-fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is missing: cargo build --examples --all-features", path.display());
-    path
-}
 
 struct Place {
     directory: tempfile::TempDir,

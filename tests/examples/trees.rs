@@ -10,16 +10,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// One of the examples, which `cargo test` and `cargo build --examples` build.
-fn example(name: &str) -> Command {
-    let this = std::env::current_exe().unwrap();
-    let path = this.parent().unwrap().with_file_name("examples").join(name);
-    assert!(path.exists(), "{} is not built: run cargo build --examples --all-features", path.display());
-    // A test that runs in the background of a shell inherits ignored signals, and what a program was started to ignore it ignores.
-    let mut command = Command::new("/usr/bin/env");
-    command.arg("--default-signal=INT,TERM").arg(path).stdin(Stdio::null());
-    command
-}
+use crate::built::{errors, example, status};
 
 /// A store, and a tree to back up.
 struct Scene {
@@ -74,14 +65,6 @@ impl Scene {
 
 fn snapshot(minute: u32) -> String {
     format!("host/a/2025-07-14T14:{minute:02}:00Z")
-}
-
-fn errors(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn status(output: &Output) -> i32 {
-    output.status.code().unwrap_or_else(|| panic!("{:?}: {}", output.status, errors(output)))
 }
 
 /// Runs a command that must succeed.
