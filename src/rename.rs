@@ -4,12 +4,17 @@
 //! (FUSE, SMB) lacks it. A hard link is the second way. Where there is neither, [`to_free_name`] claims the name with an empty file; the
 //! backend, whose readers must not see one, uses a lock.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, renameat, statat, unlinkat};
+use rustix::path::Arg;
+
+/// Bytes of a name at the start of its temporary form.
+const KEPT_NAME_BYTES: usize = 100;
 
 /// Renames a file to a free name, by the first way that the filesystem has. The last one, an empty file that claims the name and is then
 /// replaced, leaves that empty file if the host crashes in between.
@@ -17,47 +22,57 @@ use nix::errno::Errno;
 /// # Errors
 /// `AlreadyExists` if the name is taken.
 pub(crate) fn to_free_name(from: &Path, to: &Path) -> io::Result<()> {
-    match in_one_step(from, to) {
+    to_free_name_in(CWD, from, to)
+}
+
+/// As [`to_free_name`], for names in a directory.
+///
+/// # Errors
+/// `AlreadyExists` if the name is taken.
+pub(crate) fn to_free_name_in<P: Arg + Copy>(directory: BorrowedFd<'_>, from: P, to: P) -> io::Result<()> {
+    match in_one_step_in(directory, from, to) {
         Err(error) if may_be_lacking(&error) => {}
         renamed => return renamed,
     }
-    match link_and_remove(from, to) {
-        Err(error) if may_be_lacking(&error) => claim_and_replace(from, to),
+    match link_and_remove(directory, from, to) {
+        Err(error) if may_be_lacking(&error) => claim_and_replace(directory, from, to),
         linked => linked,
     }
 }
 
-fn link_and_remove(from: &Path, to: &Path) -> io::Result<()> {
-    link(from, to)?;
-    fs::remove_file(from)
+fn link_and_remove<P: Arg + Copy>(directory: BorrowedFd<'_>, from: P, to: P) -> io::Result<()> {
+    link_in(directory, from, to)?;
+    Ok(unlinkat(directory, from, AtFlags::empty())?)
 }
 
-fn claim_and_replace(from: &Path, to: &Path) -> io::Result<()> {
-    drop(File::create_new(to)?);
-    let renamed = fs::rename(from, to);
+fn claim_and_replace<P: Arg + Copy>(directory: BorrowedFd<'_>, from: P, to: P) -> io::Result<()> {
+    let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    drop(openat(directory, to, create, Mode::RUSR | Mode::WUSR)?);
+    let renamed = renameat(directory, from, directory, to);
     if renamed.is_err() {
         // The empty file created above.
-        let _ = fs::remove_file(to);
+        let _ = unlinkat(directory, to, AtFlags::empty());
     }
-    renamed
+    Ok(renamed?)
 }
 
 /// Renames a file in one step, unless the name is taken.
 ///
 /// # Errors
 /// `AlreadyExists` if the name is taken; an error that [`may_be_lacking`] where the system or the filesystem has no such call.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) fn in_one_step(from: &Path, to: &Path) -> io::Result<()> {
-    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-    Ok(renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)?)
+    in_one_step_in(CWD, from, to)
+}
+
+#[cfg(target_os = "linux")]
+fn in_one_step_in<P: Arg + Copy>(directory: BorrowedFd<'_>, from: P, to: P) -> io::Result<()> {
+    use rustix::fs::{RenameFlags, renameat_with};
+    Ok(renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE)?)
 }
 
 /// Fails: this system has no such call.
-///
-/// # Errors
-/// `ENOSYS`.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(crate) fn in_one_step(_: &Path, _: &Path) -> io::Result<()> {
+#[cfg(not(target_os = "linux"))]
+fn in_one_step_in<P: Arg + Copy>(_: BorrowedFd<'_>, _: P, _: P) -> io::Result<()> {
     Err(Errno::ENOSYS.into())
 }
 
@@ -66,16 +81,32 @@ pub(crate) fn in_one_step(_: &Path, _: &Path) -> io::Result<()> {
 /// # Errors
 /// `AlreadyExists` if the name is taken; an error that [`may_be_lacking`] where the filesystem has no links.
 pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::hard_link(from, to) {
+    link_in(CWD, from, to)
+}
+
+fn link_in<P: Arg + Copy>(directory: BorrowedFd<'_>, from: P, to: P) -> io::Result<()> {
+    match linkat(directory, from, directory, to, AtFlags::empty()) {
         // A file server may have made the link and lost the answer, and the kernel then asked again.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_same(from, to) => Ok(()),
-        linked => linked,
+        Err(rustix::io::Errno::EXIST) if is_same(directory, from, to) => Ok(()),
+        linked => Ok(linked?),
     }
 }
 
-fn is_same(one: &Path, other: &Path) -> bool {
-    let identity = |path| fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
+fn is_same<P: Arg + Copy>(directory: BorrowedFd<'_>, one: P, other: P) -> bool {
+    let identity = |name: P| {
+        statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map(|found| (found.st_dev, found.st_ino))
+    };
     matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Temporary name of a file. It is cut, because the limit of some filesystems is 143 bytes.
+pub(crate) fn temporary_name(name: &[u8], random: [u8; 8]) -> Vec<u8> {
+    let mut end = name.len().min(KEPT_NAME_BYTES);
+    // Some filesystems refuse names that are not UTF-8.
+    while end < name.len() && end > 0 && name[end] & 0xc0 == 0x80 {
+        end -= 1;
+    }
+    [&name[..end], format!(".restoring-{:016x}", u64::from_le_bytes(random)).as_bytes()].concat()
 }
 
 /// Returns `true` if an error may mean that the filesystem does not have the call at all. FUSE and SMB return any of these.
@@ -113,6 +144,8 @@ fn cannot_flush(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -133,7 +166,12 @@ mod tests {
     fn no_rename_method_replaces_a_target() {
         let directory = tempfile::tempdir().unwrap();
         let (from, to) = (directory.path().join("from"), directory.path().join("to"));
-        for rename in [to_free_name, link_and_remove, claim_and_replace] {
+        let ways: [fn(&Path, &Path) -> io::Result<()>; 3] = [
+            to_free_name,
+            |from, to| link_and_remove(CWD, from, to),
+            |from, to| claim_and_replace(CWD, from, to),
+        ];
+        for rename in ways {
             fs::write(&from, "new").unwrap();
             fs::write(&to, "old").unwrap();
             assert_eq!(rename(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
@@ -157,5 +195,18 @@ mod tests {
         link(&from, &to).unwrap();
         link(&from, &to).unwrap();
         assert_eq!(fs::read(&to).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_temporary_name_is_no_longer_than_its_target_and_valid_text() {
+        assert_eq!(
+            temporary_name(b"disk.img", [1, 0, 0, 0, 0, 0, 0, 0]),
+            b"disk.img.restoring-0000000000000001"
+        );
+        for length in 90..120 {
+            let long = format!("{}{}", "a".repeat(length), "ü".repeat(60));
+            let name = temporary_name(long.as_bytes(), [7; 8]);
+            assert!(name.len() <= 143 && std::str::from_utf8(&name).is_ok(), "{name:?}");
+        }
     }
 }

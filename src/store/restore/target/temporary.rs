@@ -20,9 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::rename;
 use crate::rt::Runtime;
 
-/// Bytes of a name at the start of its temporary form.
-const KEPT_NAME_BYTES: usize = 100;
-
 /// A new file under a temporary name, removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Temporary {
@@ -52,7 +49,8 @@ impl Temporary {
         loop {
             let mut random = [0; 8];
             runtime.fill_random(&mut random);
-            let path = destination.with_file_name(temporary_name(name.as_bytes(), random));
+            let path = destination
+                .with_file_name(OsString::from_vec(rename::temporary_name(name.as_bytes(), random)));
             match File::create_new(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 created => {
@@ -86,35 +84,5 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         self.discard();
-    }
-}
-
-/// Temporary name of a file. It is cut, because the limit of some filesystems is 143 bytes.
-fn temporary_name(name: &[u8], random: [u8; 8]) -> OsString {
-    let mut end = name.len().min(KEPT_NAME_BYTES);
-    // Some filesystems refuse names that are not UTF-8.
-    while end < name.len() && end > 0 && name[end] & 0xc0 == 0x80 {
-        end -= 1;
-    }
-    let mut temporary = name[..end].to_vec();
-    temporary.extend_from_slice(format!(".restoring-{:016x}", u64::from_le_bytes(random)).as_bytes());
-    OsString::from_vec(temporary)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_temporary_name_is_no_longer_than_its_target_and_valid_text() {
-        assert_eq!(
-            temporary_name(b"disk.img", [1, 0, 0, 0, 0, 0, 0, 0]),
-            "disk.img.restoring-0000000000000001"
-        );
-        for length in 90..120 {
-            let long = format!("{}{}", "a".repeat(length), "ü".repeat(60));
-            let name = temporary_name(long.as_bytes(), [7; 8]);
-            assert!(name.len() <= 143 && name.to_str().is_some(), "{name:?}");
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Regular files.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -15,7 +15,9 @@ use rustix::io::Errno;
 
 use super::directories::{Parent, exists, remove, remove_inherited};
 use super::{DirectoryTarget, Existing, Outcome, split};
+use crate::chunker::is_zero;
 use crate::pxar::Metadata;
+use crate::rename;
 use crate::tree::Problem;
 use crate::tree::disk::metadata::flags::EARLY;
 use crate::tree::disk::metadata::write::{MetadataWriter, add_flags};
@@ -24,9 +26,6 @@ use crate::tree::restore::target::{TargetError, TargetFile};
 
 /// Zeros of this many bytes, at a multiple of it, are not written.
 const HOLE_BYTES: usize = 4096;
-
-/// Bytes of a name at the start of its temporary form.
-const KEPT_NAME_BYTES: usize = 100;
 
 const CREATE: OFlags =
     OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -128,7 +127,8 @@ impl LargeFile {
         loop {
             let mut random = [0; 8];
             target.runtime.fill_random(&mut random);
-            let temporary = temporary_name(name.as_bytes(), random)?;
+            let temporary =
+                CString::new(rename::temporary_name(name.as_bytes(), random)).map_err(io::Error::from)?;
             match openat(&parent.fd, &*temporary, CREATE, OWN_MODE) {
                 Err(Errno::EXIST) => {}
                 created => {
@@ -184,14 +184,14 @@ impl Written {
             if Status::of_name(directory, to).is_ok_and(|status| own.contains(&status.id)) {
                 return Err(exists(Problem::Exists));
             }
-            renameat(directory, from, directory, to)
+            renameat(directory, from, directory, to).map_err(io::Error::from)
         } else {
-            rename_new(directory.as_fd(), from, to)
+            rename::to_free_name_in(directory.as_fd(), from, to)
         };
-        renamed.map_err(|error| match error {
-            Errno::EXIST if existing == Existing::Skip => exists(Problem::Skipped),
-            Errno::ISDIR | Errno::NOTEMPTY => exists(Problem::Exists),
-            error => io::Error::from(error).into(),
+        renamed.map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::EXIST) if existing == Existing::Skip => exists(Problem::Skipped),
+            Some(Errno::ISDIR | Errno::NOTEMPTY) => exists(Problem::Exists),
+            _ => error.into(),
         })?;
         self.is_whole.store(true, Ordering::Release);
         Ok(())
@@ -207,35 +207,8 @@ impl Drop for Written {
     }
 }
 
-/// Renames without replacing anything.
-fn rename_new(directory: BorrowedFd<'_>, from: &CStr, to: &CStr) -> Result<(), Errno> {
-    #[cfg(target_os = "linux")]
-    match rustix::fs::renameat_with(directory, from, directory, to, rustix::fs::RenameFlags::NOREPLACE) {
-        Err(Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP) => {}
-        renamed => return renamed,
-    }
-    match rustix::fs::linkat(directory, from, directory, to, AtFlags::empty()) {
-        Ok(()) => return unlinkat(directory, from, AtFlags::empty()),
-        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK | Errno::NOSYS) => {}
-        Err(error) => return Err(error),
-    }
-    // Neither a link nor such a rename: claim the name first.
-    drop(openat(directory, to, CREATE, OWN_MODE)?);
-    renameat(directory, from, directory, to)
-}
-
 fn is_there(directory: BorrowedFd<'_>, name: &CString) -> bool {
     Status::of_name(directory, name).is_ok()
-}
-
-fn temporary_name(name: &[u8], random: [u8; 8]) -> io::Result<CString> {
-    let mut end = name.len().min(KEPT_NAME_BYTES);
-    // Some filesystems refuse names that are not UTF-8.
-    while end < name.len() && end > 0 && name[end] & 0xc0 == 0x80 {
-        end -= 1;
-    }
-    let suffix = format!(".restoring-{:016x}", u64::from_le_bytes(random));
-    Ok(CString::new([&name[..end], suffix.as_bytes()].concat())?)
 }
 
 /// Sets flags that change how contents are stored. A failure shows when all flags are set.
@@ -271,8 +244,4 @@ fn write_with_holes(file: &File, offset: u64, data: &[u8], end: &mut u64) -> io:
         at += HOLE_BYTES;
     }
     write(begin..data.len())
-}
-
-fn is_zero(block: &[u8]) -> bool {
-    block[0] == 0 && block[1..] == block[..block.len() - 1]
 }
