@@ -69,7 +69,8 @@ fn run_in_temporary_directory() -> Result<()> {
             exit(128 + signal);
         }
     });
-    let done = block_on(run(directory.path()));
+    // Below the directory that is removed: creating a store makes its own directory, and no other.
+    let done = block_on(run(&directory.path().join("store")));
     // A run that fails because its directory is being removed must not end the process first.
     while is_interrupted.load(Ordering::SeqCst) {
         thread::park();
