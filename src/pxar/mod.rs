@@ -23,4 +23,4 @@ pub use fault::{TreeDecodeError, TreeFault};
 pub(crate) use item::{MAX_DEPTH, MAX_PATH_BYTES};
 pub use kind::{Device, FileKind};
 pub use metadata::{Acl, AclEntry, DefaultAcl, Metadata, Mtime, Stat, Xattr};
-pub(crate) use path::joined;
+pub(crate) use path::{joined, last_name, names};

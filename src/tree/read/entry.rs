@@ -8,7 +8,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::calendar::DateTime;
-use crate::pxar::{ArchiveEntry, EntryContents, FileKind, Metadata};
+use crate::pxar::{ArchiveEntry, EntryContents, FileKind, Metadata, last_name};
 use crate::tree::report::Shown;
 use crate::wording::fields_as_json;
 
@@ -34,7 +34,7 @@ pub struct TreeEntry {
 impl TreeEntry {
     /// The last name of its path; empty for the root.
     pub fn file_name(&self) -> &OsStr {
-        OsStr::from_bytes(self.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default())
+        OsStr::from_bytes(last_name(&self.path))
     }
 
     /// Its path from the root.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pxar::decode::head::{ContentsAt, EntryHead};
 use crate::pxar::goodbye::{Table, TableChild};
-use crate::pxar::{EXCLUDE_FILE, EntryContents, FileKind, TreeDecodeError, TreeFault};
+use crate::pxar::{EXCLUDE_FILE, EntryContents, FileKind, TreeDecodeError, TreeFault, last_name, names};
 use crate::tree::read::Tree;
 use crate::tree::read::entry::TreeEntry;
 use crate::tree::read::tables::{DirectoryAt, head_of};
@@ -58,8 +58,7 @@ pub(super) async fn find(tree: &Tree, path: &[u8]) -> Result<Found> {
 
 /// The names of a path.
 pub(super) fn names_of(path: &[u8]) -> Result<Vec<&[u8]>> {
-    let names: Vec<_> =
-        path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")).collect();
+    let names: Vec<_> = names(path).collect();
     if names.contains(&&b".."[..]) {
         let error = Error::new(ErrorKind::InvalidInput, "find entry").on(String::from_utf8_lossy(path));
         return Err(error.because("the path has `..`"));
@@ -104,8 +103,7 @@ pub(super) async fn target(tree: &Tree, link: &TreeEntry, path: &Bytes, position
     let damaged = || streams.damaged(TreeDecodeError::new(TreeFault::Link, link.position).of(&link.path));
     // It ends before the link: it stands earlier and is no directory.
     let head = streams.head(position, link.position).await?;
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    if !matches!(head.kind, FileKind::File { .. }) || head.name != name {
+    if !matches!(head.kind, FileKind::File { .. }) || head.name != last_name(path) {
         return Err(damaged());
     }
     entry_of(head, path.clone(), position).map_err(|_| damaged())

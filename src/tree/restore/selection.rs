@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::ParseError;
+use crate::pxar::names;
 use crate::tree::{EntryKind, Excludes};
 
 /// Why an entry is restored.
@@ -24,8 +25,7 @@ pub(super) struct Selection {
 
 impl Selection {
     pub(super) fn add_path(&mut self, path: &[u8]) {
-        let names = path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
-        self.paths.insert(names.map(<[u8]>::to_vec).collect());
+        self.paths.insert(names(path).map(<[u8]>::to_vec).collect());
     }
 
     pub(super) fn add_pattern(&mut self, pattern: &[u8]) -> Result<(), ParseError> {
@@ -60,9 +60,12 @@ impl Selection {
 
     /// Decision about an entry in a directory with this one.
     pub(super) fn selects(&self, path: &[u8], kind: EntryKind, directory: Selected) -> Selected {
-        let names: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+        if directory == Selected::ByPath {
+            return Selected::ByPath;
+        }
+        let names: Vec<&[u8]> = names(path).collect();
         let is_path = |selected: &Vec<Vec<u8>>| selected.iter().map(Vec::as_slice).eq(names.iter().copied());
-        if directory == Selected::ByPath || self.paths.iter().any(is_path) {
+        if self.paths.iter().any(is_path) {
             return Selected::ByPath;
         }
         match self.patterns.decide(&names, 0, kind) {

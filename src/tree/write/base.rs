@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use crate::error::{ErrorKind, Result};
-use crate::pxar::{ArchiveEntry, ArchivePart, Decoder, EntryContents, FileKind};
+use crate::pxar::{ArchiveEntry, ArchivePart, Decoder, EntryContents, FileKind, last_name};
 use crate::store::ArchiveReader;
 use crate::tree::SourceEntry;
 
@@ -50,7 +50,7 @@ impl BaseCursor {
     pub(super) async fn find(&mut self, name: &[u8]) -> Result<Option<ArchiveEntry>> {
         loop {
             let order = match self.peek().await? {
-                Some(ArchivePart::Entry(entry)) => name_of(entry).cmp(name),
+                Some(ArchivePart::Entry(entry)) => last_name(&entry.path).cmp(name),
                 _ => return Ok(None),
             };
             if order == Ordering::Greater {
@@ -150,9 +150,4 @@ impl BaseCursor {
             }
         }
     }
-}
-
-fn name_of(entry: &ArchiveEntry) -> &[u8] {
-    let path = &entry.path[..];
-    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }

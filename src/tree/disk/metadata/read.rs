@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rustix::fs::{fgetxattr, flistxattr};
 use rustix::io::Errno;
 
-use super::acl;
+use super::{ACCESS_LIST, CAPABILITIES, DEFAULT_LIST, acl};
 use crate::pxar::{Metadata, Xattr};
 use crate::tree::Attribute;
 use crate::tree::disk::status::Status;
@@ -162,10 +162,10 @@ enum Place {
 impl Place {
     /// `None` for an attribute that archives do not store.
     fn of(name: &[u8]) -> Option<Self> {
-        match name {
-            b"security.capability" => Some(Self::Capabilities),
-            b"system.posix_acl_access" => Some(Self::AccessList),
-            b"system.posix_acl_default" => Some(Self::DefaultList),
+        match std::str::from_utf8(name) {
+            Ok(CAPABILITIES) => Some(Self::Capabilities),
+            Ok(ACCESS_LIST) => Some(Self::AccessList),
+            Ok(DEFAULT_LIST) => Some(Self::DefaultList),
             _ => is_stored(name).then_some(Self::Extended),
         }
     }

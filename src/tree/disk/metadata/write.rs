@@ -9,8 +9,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::acl;
 use super::read::is_stored;
+use super::{ACCESS_LIST, CAPABILITIES, DEFAULT_LIST, acl};
 use crate::pxar::{Metadata, Mtime};
 use crate::tree::disk::status::Status;
 use crate::tree::{Attribute, Problem, TreeFinding};
@@ -143,7 +143,7 @@ impl<'a> MetadataWriter<'a> {
     }
 
     fn capabilities(&mut self, file: BorrowedFd<'_>, value: &[u8], has_owner: bool) {
-        let name = "security.capability";
+        let name = CAPABILITIES;
         if !self.powers.privileges {
             self.found(Problem::Privileges, name);
         } else if !has_owner {
@@ -157,9 +157,9 @@ impl<'a> MetadataWriter<'a> {
     /// Returns `false` if there is an access list that cannot be set.
     fn lists(&mut self, file: BorrowedFd<'_>, is_directory: bool) -> bool {
         let access = acl::access(&self.metadata.acl, self.metadata.stat.mode);
-        let has_list = access.is_none_or(|value| self.set_extended(file, "system.posix_acl_access", &value));
+        let has_list = access.is_none_or(|value| self.set_extended(file, ACCESS_LIST, &value));
         if let Some(inherited) = self.metadata.acl.inherited.as_ref().filter(|_| is_directory) {
-            self.set_extended(file, "system.posix_acl_default", &acl::default(inherited));
+            self.set_extended(file, DEFAULT_LIST, &acl::default(inherited));
         }
         has_list
     }

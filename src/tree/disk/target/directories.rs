@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Mode, fgetxattr_query, fremovexattr, mkdirat, unlinkat
 use rustix::io::Errno;
 
 use super::{Existing, checked, split};
+use crate::tree::disk::metadata::{ACCESS_LIST, DEFAULT_LIST};
 use crate::tree::disk::open;
 use crate::tree::disk::status::Status;
 use crate::tree::restore::target::TargetError;
@@ -17,9 +18,6 @@ use crate::tree::{LinkId, Problem};
 
 /// Maximum number of directories held open, besides the root. The usual limit of a process is 1024 descriptors.
 const MAX_OPEN: usize = 256;
-
-const DEFAULT_LIST: &str = "system.posix_acl_default";
-pub(super) const ACCESS_LIST: &str = "system.posix_acl_access";
 
 /// Directories that were entered and not left.
 #[derive(Debug)]

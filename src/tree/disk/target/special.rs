@@ -131,7 +131,7 @@ fn set(parent: &Parent, name: &CStr, metadata: &Metadata, writer: &mut MetadataW
 
     use rustix::fs::{CWD, OFlags, chmodat, chownat, openat, removexattr};
 
-    use super::directories::ACCESS_LIST;
+    use crate::tree::disk::metadata::ACCESS_LIST;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let object = openat(&parent.fd, name, flags, Mode::empty())?;
     let status = Status::of(&object)?;
