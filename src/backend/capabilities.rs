@@ -38,6 +38,9 @@ pub struct Capabilities {
     pub in_flight: usize,
     /// The holders that a lock excludes.
     pub lock_reach: LockReach,
+    /// A lock leaves nothing behind when it is released, not even the lock of a snapshot that does not exist. Where it leaves a file, the
+    /// store looks for a snapshot before it locks it.
+    pub traceless_locks: bool,
     /// [`Backend::touch`](crate::backend::Backend::touch) sets
     /// [`ObjectInfo::last_used`](crate::backend::ObjectInfo::last_used). Where it does not, a time says nothing about use: the collector records
     /// candidates and needs two sightings of a chunk.
@@ -57,6 +60,7 @@ impl Capabilities {
             deep_listings: false,
             in_flight: 2,
             lock_reach: LockReach::Process,
+            traceless_locks: false,
             tracks_last_use: false,
         }
     }
@@ -72,6 +76,7 @@ impl Capabilities {
             deep_listings: false,
             in_flight: 2,
             lock_reach: LockReach::Everybody,
+            traceless_locks: true,
             tracks_last_use: true,
         }
     }

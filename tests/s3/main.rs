@@ -30,3 +30,5 @@ mod quota;
 mod rights;
 #[cfg(feature = "testing")]
 mod suspended;
+#[cfg(feature = "testing")]
+mod trees;

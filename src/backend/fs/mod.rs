@@ -223,7 +223,7 @@ impl FsBackend {
         let root = path.into();
         let inner = runtime.run_blocking("open a store", move || open(&root, &options)).await?;
         let lock_reach = if on_network(inner.disk.root()) { LockReach::Process } else { LockReach::Host };
-        let capabilities = Capabilities { lock_reach, ..Capabilities::local() };
+        let capabilities = Capabilities { lock_reach, traceless_locks: false, ..Capabilities::local() };
         Ok(Self { capabilities, inner: Arc::new(inner), runtime })
     }
 

@@ -183,6 +183,7 @@ impl ObjectStoreBackend {
             conditional_put,
             deep_listings: true,
             in_flight: IN_FLIGHT,
+            traceless_locks: true,
             ..Capabilities::minimal()
         };
         let clock = PlaceClock { client: Arc::clone(&client), runtime: Arc::clone(&runtime) };

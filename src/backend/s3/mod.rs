@@ -113,6 +113,7 @@ impl S3Backend {
             deep_listings: true,
             in_flight: IN_FLIGHT,
             lock_reach: if conditional { LockReach::Everybody } else { LockReach::Process },
+            traceless_locks: true,
             ..Capabilities::minimal()
         };
         let handle = client;

@@ -36,9 +36,18 @@ pub struct SnapshotReader {
 
 impl SnapshotReader {
     pub(in crate::store) async fn open(store: &Arc<StoreInner>, name: &SnapshotName) -> Result<Self> {
-        // The manifest first: locking a missing snapshot would leave a lock file.
-        store.manifests().read(name).await?;
-        let lock = store.locks().snapshot_to_read(name).await?;
+        let is_traceless = store.backend.capabilities().traceless_locks;
+        if !is_traceless {
+            // The manifest first: locking a missing snapshot would leave a lock file.
+            store.manifests().read(name).await?;
+        }
+        let lock = match store.locks().snapshot_to_read(name).await {
+            // A snapshot that is not finished is missing, not busy.
+            Err(error) if is_traceless => {
+                return Err(store.manifests().read(name).await.err().unwrap_or(error));
+            }
+            lock => lock?,
+        };
         let (manifest, _) = store.manifests().read(name).await?;
         let lock = AsyncMutex::new(Some(Arc::from(lock)));
         Ok(Self { key: None, lock, manifest, name: name.clone(), store: Arc::clone(store) })
