@@ -43,6 +43,12 @@ pub(super) const MAX_NAME_BYTES: usize = 4096;
 /// Maximum length of a head. Only an entry with thousands of large attributes would exceed it.
 pub(super) const MAX_HEAD_BYTES: usize = 16 << 20;
 
+/// Maximum number of extended attributes of an entry. Linux lists at most half as many of a file.
+pub(super) const MAX_XATTRS: usize = 1 << 16;
+
+/// Bytes of memory that an extended attribute takes beside its name and its value, which may be tiny.
+pub(super) const XATTR_BYTES: usize = 256;
+
 /// Maximum number of directories on the way to an entry, the root included.
 pub(crate) const MAX_DEPTH: usize = 1024;
 

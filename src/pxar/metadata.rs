@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::pxar::item::XATTR_BYTES;
+
 /// Metadata of an entry. Times of access and of change of status, inode numbers and link counts are not stored.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +24,11 @@ impl Metadata {
     /// Metadata without extended attributes, access control lists, capabilities and project.
     pub fn new(stat: Stat) -> Self {
         Self { stat, ..Self::default() }
+    }
+
+    /// Bytes of memory that the extended attributes take.
+    pub(crate) fn xattr_bytes(&self) -> usize {
+        self.xattrs.iter().map(|xattr| XATTR_BYTES + xattr.name.len() + xattr.value.len()).sum()
     }
 }
 

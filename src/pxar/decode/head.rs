@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::pxar::decode::items::{FaultAt, Header, Items, Parsed, Stop, number, parsed};
 use crate::pxar::fault::TreeFault;
-use crate::pxar::item::{self, HEADER_BYTES, MAX_ATTRIBUTE_BYTES, MAX_HEAD_BYTES, MAX_NAME_BYTES};
+use crate::pxar::item::{self, HEADER_BYTES, MAX_ATTRIBUTE_BYTES, MAX_HEAD_BYTES, MAX_NAME_BYTES, MAX_XATTRS};
 use crate::pxar::kind::{Device, FileKind};
 use crate::pxar::metadata::{Acl, AclEntry, DefaultAcl, Metadata, Mtime, Stat, Xattr};
 
@@ -243,6 +243,7 @@ impl Attributes {
         let twice = items.fault(TreeFault::DuplicateAttribute);
         let Metadata { acl, capabilities, project, xattrs, .. } = &mut self.metadata;
         match header.kind {
+            item::XATTR if xattrs.len() >= MAX_XATTRS => return Err(items.fault(TreeFault::Bounds)),
             item::XATTR => xattrs.push(xattr(items, header)?),
             item::ACL_USER => acl.users.push(acl_entry(items, header)?),
             item::ACL_GROUP => acl.groups.push(acl_entry(items, header)?),

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::pxar::encode::{EXCLUDE_FILE, Encoder, PayloadOrigin, PayloadReference};
+use crate::pxar::encode::{EXCLUDE_FILE, Encoder, PayloadOrigin, PayloadReference, TreeEncodeError};
 use crate::pxar::kind::Device;
 use crate::pxar::metadata::{Acl, AclEntry, DefaultAcl, Mtime, Stat, Xattr};
 
@@ -308,4 +308,24 @@ proptest! {
             }
         }
     }
+}
+
+/// Proves H194.
+#[test]
+fn the_number_of_attributes_of_an_entry_is_limited() {
+    let tiny = |count: usize| {
+        let mut metadata = of_mode(0o100_644);
+        metadata.xattrs = vec![Xattr { name: "u".into(), value: Bytes::new() }; count];
+        metadata
+    };
+    let mut encoder = Encoder::unified(&of_mode(0o040_755)).unwrap();
+    let error = encoder.file(b"b", &tiny(item::MAX_XATTRS + 1), 0).unwrap_err();
+    assert_eq!(error, TreeEncodeError::Length("the metadata"));
+    encoder.file(b"b", &tiny(item::MAX_XATTRS), 0).unwrap();
+    let archive = encoder.finish().unwrap();
+    assert_eq!(again(&archive, usize::MAX, true).unwrap(), archive);
+    let attribute = [&item::header(item::XATTR, 18)[..], b"u\0"].concat();
+    let at = archive.windows(18).position(|bytes| bytes == attribute).unwrap();
+    let more = [&archive[..at], &attribute, &archive[at..]].concat();
+    assert_eq!(again(&more, usize::MAX, true).unwrap_err().fault, TreeFault::Bounds);
 }

@@ -1,12 +1,15 @@
 //! Encoding of metadata: an ENTRY item and the items of attributes.
 
 use crate::pxar::encode::error::TreeEncodeError;
-use crate::pxar::item::{self, MAX_ATTRIBUTE_BYTES};
+use crate::pxar::item::{self, MAX_ATTRIBUTE_BYTES, MAX_XATTRS};
 use crate::pxar::metadata::{Acl, AclEntry, Metadata, Stat};
 
 /// Appends the metadata of an entry in the order of the stock clients.
 pub(super) fn encode(metadata: &Metadata, out: &mut Vec<u8>) -> Result<(), TreeEncodeError> {
     encode_stat(&metadata.stat, out)?;
+    if metadata.xattrs.len() > MAX_XATTRS {
+        return Err(TreeEncodeError::Length("the metadata"));
+    }
     for xattr in &metadata.xattrs {
         if xattr.name.is_empty() || xattr.name.contains(&0) {
             return Err(TreeEncodeError::Name);

@@ -388,5 +388,5 @@ async fn check_paths(tree: &Tree, selection: &Selection) -> Result<()> {
 
 /// Bytes of extended attributes.
 pub(super) fn weight(metadata: &Metadata) -> u64 {
-    metadata.xattrs.iter().map(|xattr| (xattr.name.len() + xattr.value.len()) as u64).sum()
+    metadata.xattr_bytes() as u64
 }
