@@ -342,9 +342,19 @@ pub mod wire {
     }
 }
 
-/// Backups of trees with the numbers of the clients of PBS.
+/// Backups of trees with the numbers of the clients of PBS, and reading of trees within little memory.
 pub mod tree {
-    use crate::tree::TreeBuilder;
+    use crate::error::Result;
+    use crate::store::SnapshotReader;
+    use crate::tree::{ReadLimits, Tree, TreeBuilder};
+
+    /// Opens a tree whose caches keep one chunk and one table, and whose walks keep tables of open directories up to this number of bytes.
+    ///
+    /// # Errors
+    /// As for [`SnapshotReader::tree`].
+    pub async fn open_within(snapshot: &SnapshotReader, name: &str, held_tables: usize) -> Result<Tree> {
+        snapshot.tree_within(name, ReadLimits { chunks: 1, held_tables, tables: 1 }).await
+    }
 
     /// A backup that reuses the same chunks as a client of PBS.
     pub trait StockReuse {

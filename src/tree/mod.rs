@@ -55,6 +55,7 @@ pub use disk::target::{DirectoryTarget, Existing};
 pub use policy::excludes::Excludes;
 pub use policy::filesystem::is_virtual_filesystem;
 pub use policy::pattern::EntryKind;
+pub(crate) use read::ReadLimits;
 pub use read::{ReadDir, Tree, TreeEntry, TreeFile, TreeFind, TreeStep, TreeWalk};
 pub use report::{Attribute, Problem, TreeFinding, TreeReport};
 pub use restore::target::{TargetError, TargetFile, TreeTarget};

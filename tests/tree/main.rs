@@ -9,6 +9,7 @@ mod disk_target;
 mod genuine;
 mod genuine_writes;
 mod hostile;
+mod limits;
 mod reading;
 mod restore;
 mod restore_genuine;

@@ -9,7 +9,7 @@ use futures::executor::block_on;
 use futures::io::Cursor;
 use larder::ThreadRuntime;
 use larder::backend::{Backend, MemoryBackend, PutMode, Removal};
-use larder::chunker::FixedChunker;
+use larder::chunker::{Chunker, FixedChunker};
 use larder::crypt::EncryptionKey;
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
@@ -77,12 +77,22 @@ pub(crate) async fn stored(
     chunk_bytes: usize,
     key: Option<&EncryptionKey>,
 ) -> SnapshotReader {
+    let chunker = || -> Box<dyn Chunker> { Box::new(FixedChunker::new(chunk_bytes).unwrap()) };
+    stored_by(store, streams, &chunker, key).await
+}
+
+/// Backs the streams of an archive up, cut by these chunkers.
+pub(crate) async fn stored_by(
+    store: &Datastore,
+    streams: &[Bytes],
+    chunker: &dyn Fn() -> Box<dyn Chunker>,
+    key: Option<&EncryptionKey>,
+) -> SnapshotReader {
     let builder = store.backup(&"host/x".parse().unwrap());
     let backup = if let Some(key) = key { builder.encrypt(key) } else { builder }.begin().await.unwrap();
     let names: &[&str] = if streams.len() == 1 { &["root.pxar"] } else { &["root.mpxar", "root.ppxar"] };
     for (name, stream) in names.iter().zip(streams) {
-        let chunker = Box::new(FixedChunker::new(chunk_bytes).unwrap());
-        backup.stream(*name, Cursor::new(stream)).chunker(chunker).await.unwrap();
+        backup.stream(*name, Cursor::new(stream)).chunker(chunker()).await.unwrap();
     }
     backup.finish().await.unwrap().snapshot
 }
@@ -321,7 +331,7 @@ fn futures_of_trees_can_be_spawned() {
 }
 
 /// Directories are entered and left in order, and entries lie in the directory that is open.
-fn assert_nested(steps: &[TreeStep]) {
+pub(crate) fn assert_nested(steps: &[TreeStep]) {
     let mut open: Vec<Bytes> = Vec::new();
     for step in steps {
         match step {

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use crate::pxar::decode::items::{FaultAt, Header, Items, Parsed, Stop, number, parsed};
 use crate::pxar::fault::TreeFault;
-use crate::pxar::item::{self, HEADER_BYTES, MAX_ATTRIBUTE_BYTES, MAX_HEAD_BYTES, MAX_NAME_BYTES, MAX_XATTRS};
+use crate::pxar::item::{
+    self, HEADER_BYTES, MAX_ATTRIBUTE_BYTES, MAX_HEAD_BYTES, MAX_NAME_BYTES, MAX_XATTRS,
+};
 use crate::pxar::kind::{Device, FileKind};
 use crate::pxar::metadata::{Acl, AclEntry, DefaultAcl, Metadata, Mtime, Stat, Xattr};
 

@@ -11,9 +11,6 @@ use crate::pxar::{MAX_DEPTH, MAX_PATH_BYTES};
 use crate::tree::read::Tree;
 use crate::tree::read::tables::DirectoryAt;
 
-/// Maximum bytes of tables of open directories. Those of the directories below are not looked at.
-const MAX_TABLES_BYTES: usize = 64 << 20;
-
 /// Where a walk goes on.
 #[derive(Debug)]
 pub(super) struct Resumption {
@@ -25,12 +22,18 @@ pub(super) struct Resumption {
     pub(super) position: u64,
 }
 
-/// Finds the next entry or table at `after` or behind it. `None` if nothing leads there.
-pub(super) async fn resume(tree: &Tree, decoder: &Decoder, after: u64) -> Result<Option<Resumption>> {
-    let mut tables = intact_tables(tree, decoder).await?;
+/// Finds the next entry or table at `after` or behind it. `None` if nothing leads there. `held` keeps the tables of the open directories: large ones
+/// would otherwise be read again for each malformed entry.
+pub(super) async fn resume(
+    tree: &Tree,
+    decoder: &Decoder,
+    after: u64,
+    held: &mut Vec<Arc<Table>>,
+) -> Result<Option<Resumption>> {
+    hold_tables(tree, decoder, held).await?;
     let lost_from = decoder.item_position();
-    while let Some(table) = tables.pop() {
-        let depth = tables.len() + 1;
+    for (index, table) in held.iter().enumerate().rev() {
+        let depth = index + 1;
         let next = table.index_from(after);
         // An entry that starts in the damaged part and ends behind it. A directory that is open started before that part.
         let across = next.checked_sub(1).and_then(|index| table.child(index));
@@ -51,39 +54,63 @@ pub(super) async fn resume(tree: &Tree, decoder: &Decoder, after: u64) -> Result
     Ok(None)
 }
 
-/// The tables of the open directories, from the root to the last that can be read.
-async fn intact_tables(tree: &Tree, decoder: &Decoder) -> Result<Vec<Arc<Table>>> {
-    let streams = &tree.shared.streams;
-    let mut directory = DirectoryAt { entry: 0, end: streams.size() };
-    let mut tables: Vec<Arc<Table>> = Vec::new();
+/// Makes `held` the tables of the open directories, from the root to the last that can be read.
+async fn hold_tables(tree: &Tree, decoder: &Decoder, held: &mut Vec<Arc<Table>>) -> Result<()> {
+    let (streams, tables) = (&tree.shared.streams, &tree.shared.tables);
     let mut bytes = 0;
     for (index, open) in decoder.directories().iter().enumerate() {
-        if bytes > MAX_TABLES_BYTES {
+        let place = match index.checked_sub(1).and_then(|above| held.get(above)) {
+            _ if bytes > tree.shared.limits.held_tables => None,
+            None => (index == 0).then_some(Place::At(DirectoryAt { entry: 0, end: streams.size() })),
+            Some(above) => place_of(decoder, index, open.position, above),
+        };
+        let Some(place) = place else {
+            held.truncate(index);
             break;
+        };
+        if !held.get(index).is_some_and(|table| place.is_of(table)) {
+            held.truncate(index);
+            let read = match place {
+                Place::At(directory) => tables.read(streams, directory).await,
+                Place::Lost(child, _) => tables.read_lost(streams, child).await,
+            };
+            let Some(table) = unless_corrupt(read)? else { break };
+            held.push(table);
         }
-        if index > 0 {
-            let Some(parent) = tables.last() else { break };
-            let child = parent.child(parent.index_from(open.position));
-            let child = child.filter(|child| child.position == open.position);
-            let found = child.and_then(|child| Some((child, child.directory_end().ok()?)));
-            let Some((child, end)) = found else { break };
-            let Some(name) = decoder.name_of(index) else { break };
-            let Some(entry) = child.position.checked_add(17 + name.len() as u64) else { break };
-            directory = DirectoryAt { entry, end };
-            if open.is_lost {
-                let Some(table) = unless_corrupt(tree.shared.tables.read_lost(streams, child).await)? else {
-                    break;
-                };
-                bytes += table.memory_bytes();
-                tables.push(table);
-                continue;
-            }
-        }
-        let Some(table) = unless_corrupt(tree.shared.tables.read(streams, directory).await)? else { break };
-        bytes += table.memory_bytes();
-        tables.push(table);
+        bytes += held.get(index).map_or(0, |table| table.memory_bytes());
     }
-    Ok(tables)
+    held.truncate(decoder.directories().len());
+    Ok(())
+}
+
+/// Where a directory is.
+#[derive(Clone, Copy)]
+enum Place {
+    At(DirectoryAt),
+    /// Its name is lost, and it has this end.
+    Lost(TableChild, u64),
+}
+
+impl Place {
+    /// Returns `true` if the table is that of the directory.
+    fn is_of(&self, table: &Table) -> bool {
+        let span = table.span();
+        match self {
+            Self::At(directory) => (span.entry, span.end) == (directory.entry, directory.end),
+            Self::Lost(child, end) => span.end == *end && span.entry > child.position,
+        }
+    }
+}
+
+/// Where the open directory with this index and position is, by the table of the directory above.
+fn place_of(decoder: &Decoder, index: usize, position: u64, above: &Table) -> Option<Place> {
+    let child = above.child(above.index_from(position)).filter(|child| child.position == position)?;
+    let end = child.directory_end().ok()?;
+    if decoder.directories().get(index)?.is_lost {
+        return Some(Place::Lost(child, end));
+    }
+    let entry = child.position.checked_add(17 + decoder.name_of(index)?.len() as u64)?;
+    Some(Place::At(DirectoryAt { entry, end }))
 }
 
 /// Goes down into a directory that starts in the damaged part and ends behind it, and into those in it. The depth and the length of the path

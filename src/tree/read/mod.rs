@@ -53,8 +53,26 @@ pub struct Tree {
     shared: Arc<Shared>,
 }
 
+/// Limits of the memory for reading a tree, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadLimits {
+    /// Maximum bytes of cached chunks of each stream.
+    pub(crate) chunks: usize,
+    /// Bytes of tables of open directories above which a walk keeps no further ones. It does not look at the tables of the directories below.
+    pub(crate) held_tables: usize,
+    /// Maximum bytes of cached tables.
+    pub(crate) tables: usize,
+}
+
+impl Default for ReadLimits {
+    fn default() -> Self {
+        Self { chunks: 32 << 20, held_tables: 64 << 20, tables: 32 << 20 }
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
+    limits: ReadLimits,
     streams: Streams,
     tables: Tables,
 }
@@ -66,6 +84,11 @@ impl SnapshotReader {
     /// `NotFound` if the snapshot has no such archive, or only one half of it; `InvalidInput` for an archive of another kind; as for
     /// [`archive`](SnapshotReader::archive).
     pub async fn tree(&self, name: &str) -> Result<Tree> {
+        self.tree_within(name, ReadLimits::default()).await
+    }
+
+    /// Opens a tree, and limits the memory for reading it.
+    pub(crate) async fn tree_within(&self, name: &str, limits: ReadLimits) -> Result<Tree> {
         let bare = name.strip_suffix(".didx").unwrap_or(name);
         let stem = [".pxar", ".mpxar", ".ppxar"].iter().find_map(|suffix| bare.strip_suffix(suffix));
         let stem = stem.unwrap_or(bare);
@@ -75,13 +98,13 @@ impl SnapshotReader {
         };
         let streams = match (named("pxar"), named("mpxar"), named("ppxar")) {
             (Some(archive), ..) if !bare.ends_with(".mpxar") => {
-                Streams::unified(self.archive(archive.as_str()).await?)
+                Streams::unified(self.archive(archive.as_str()).await?, limits.chunks)
             }
             (_, Some(archive), Some(payload)) => {
                 let archive = self.archive(archive.as_str());
                 let payload = self.archive(payload.as_str());
                 let (archive, payload) = futures::future::try_join(archive, payload).await?;
-                Streams::split(archive, payload)
+                Streams::split(archive, payload, limits.chunks)
             }
             (_, Some(half), None) | (_, None, Some(half)) => {
                 let error = Error::new(ErrorKind::NotFound, "open tree").on(name);
@@ -94,7 +117,8 @@ impl SnapshotReader {
                 return Err(error.because("it is no file archive"));
             }
         };
-        Ok(Tree { shared: Arc::new(Shared { streams, tables: Tables::default() }) })
+        let tables = Tables::new(limits.tables);
+        Ok(Tree { shared: Arc::new(Shared { limits, streams, tables }) })
     }
 }
 

@@ -9,9 +9,6 @@ use crate::pxar::{EntryContents, FileKind, TreeDecodeError, TreeFault, payload_h
 use crate::store::ArchiveReader;
 use crate::tree::read::entry::TreeEntry;
 
-/// Maximum bytes of cached chunks of each stream.
-const CACHE_BYTES: usize = 32 << 20;
-
 /// Bytes to read beyond the needed ones, so that long heads are not parsed often.
 const MORE_BYTES: usize = 1 << 20;
 
@@ -37,12 +34,12 @@ pub(super) struct Root {
 }
 
 impl Streams {
-    pub(super) fn unified(archive: ArchiveReader) -> Self {
-        Self { archive: archive.share_cache(CACHE_BYTES), payload: None }
+    pub(super) fn unified(archive: ArchiveReader, cache_bytes: usize) -> Self {
+        Self { archive: archive.share_cache(cache_bytes), payload: None }
     }
 
-    pub(super) fn split(archive: ArchiveReader, payload: ArchiveReader) -> Self {
-        let [archive, payload] = [archive, payload].map(|stream| stream.share_cache(CACHE_BYTES));
+    pub(super) fn split(archive: ArchiveReader, payload: ArchiveReader, cache_bytes: usize) -> Self {
+        let [archive, payload] = [archive, payload].map(|stream| stream.share_cache(cache_bytes));
         Self { archive, payload: Some(payload) }
     }
 

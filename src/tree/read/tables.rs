@@ -10,23 +10,15 @@ use crate::pxar::goodbye::{ROW_BYTES, Table, TableChild, TableSpan};
 use crate::pxar::{FileKind, TreeDecodeError, TreeFault};
 use crate::tree::read::streams::Streams;
 
-/// Maximum bytes of cached tables. A larger one is cached alone.
-const CACHE_BYTES: usize = 32 << 20;
-
-/// The tables that were read last, by the ends of their directories.
+/// The tables that were read last, by the ends of their directories. One that exceeds the cache is cached alone.
 pub(super) struct Tables {
+    cache_bytes: usize,
     cached: Mutex<Cached>,
 }
 
 struct Cached {
     bytes: usize,
     tables: LruCache<u64, Arc<Table>>,
-}
-
-impl Default for Tables {
-    fn default() -> Self {
-        Self { cached: Mutex::new(Cached { bytes: 0, tables: LruCache::unbounded() }) }
-    }
 }
 
 impl std::fmt::Debug for Tables {
@@ -57,6 +49,10 @@ impl DirectoryAt {
 const HEADER_BYTES: usize = 16;
 
 impl Tables {
+    pub(super) fn new(cache_bytes: usize) -> Self {
+        Self { cache_bytes, cached: Mutex::new(Cached { bytes: 0, tables: LruCache::unbounded() }) }
+    }
+
     /// Reads the table of a directory.
     pub(super) async fn read(&self, streams: &Streams, directory: DirectoryAt) -> Result<Arc<Table>> {
         let DirectoryAt { entry, end } = directory;
@@ -96,7 +92,7 @@ impl Tables {
         if let Some(replaced) = cached.tables.put(table.span().end, table) {
             cached.bytes -= replaced.memory_bytes();
         }
-        while cached.bytes > CACHE_BYTES
+        while cached.bytes > self.cache_bytes
             && cached.tables.len() > 1
             && let Some((_, evicted)) = cached.tables.pop_lru()
         {

@@ -1,11 +1,13 @@
 //! Walks through trees in the order of the archive.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::error::{ErrorKind, Result};
 use crate::pxar::decode::Decoder;
+use crate::pxar::goodbye::Table;
 use crate::pxar::{ArchivePart, EntryContents, FileKind, Metadata, Stat, TreeDecodeError, TreeFault};
 use crate::store::ArchiveReader;
 use crate::tree::read::Tree;
@@ -20,13 +22,16 @@ const LOST_MODE: u32 = 0o040_700;
 
 /// A walk through a tree, in the order of the archive: a directory, then what is in it, then its [end](TreeStep::DirectoryEnd).
 ///
-/// Memory is bounded by the chunks that are fetched ahead, and 8 bytes for each entry of the open directories.
+/// Memory is bounded by the chunks that are fetched ahead, and 8 bytes for each entry of the open directories; behind damage, 36 bytes, as far as the
+/// tables of these directories take about 64 MiB.
 #[derive(Debug)]
 pub struct TreeWalk {
     pub(super) archive: ArchiveReader,
     /// Number of open directories above the start of the walk.
     base: usize,
     pub(super) decoder: Decoder,
+    /// Tables of open directories, once the walk needed them.
+    held: Vec<Arc<Table>>,
     is_done: bool,
     /// Paths of the directories that the walk has entered.
     open: Vec<Bytes>,
@@ -69,8 +74,8 @@ impl TreeWalk {
     fn new(tree: &Tree, decoder: Decoder, base: usize) -> Self {
         let streams = &tree.shared.streams;
         let archive = streams.archive.another(0, streams.size());
-        let (open, steps) = (Vec::new(), VecDeque::new());
-        Self { archive, base, decoder, is_done: false, open, steps, tree: tree.clone() }
+        let (held, open, steps) = (Vec::new(), Vec::new(), VecDeque::new());
+        Self { archive, base, decoder, held, is_done: false, open, steps, tree: tree.clone() }
     }
 
     /// Returns the next step; `None` at the end.
@@ -184,7 +189,7 @@ impl TreeWalk {
         if self.decoder.directories().is_empty() && self.base == 0 && self.open.is_empty() {
             return self.pass_root(after, cause).await;
         }
-        let found = resume(&self.tree, &self.decoder, after).await?;
+        let found = resume(&self.tree, &self.decoder, after, &mut self.held).await?;
         self.lose(cause);
         self.go_to(found);
         Ok(())
@@ -193,7 +198,7 @@ impl TreeWalk {
     /// Goes on behind a root that cannot be decoded.
     async fn pass_root(&mut self, after: u64, cause: &str) -> Result<()> {
         let decoder = Decoder::within(self.tree.shared.streams.form(), &[]);
-        let found = resume(&self.tree, &decoder, after).await?;
+        let found = resume(&self.tree, &decoder, after, &mut self.held).await?;
         self.lose(cause);
         if found.is_some() {
             self.decoder = decoder;
