@@ -10,6 +10,7 @@ mod genuine;
 mod genuine_writes;
 mod hostile;
 mod limits;
+mod links;
 mod reading;
 mod restore;
 mod restore_genuine;

@@ -55,6 +55,10 @@ impl Archive {
         self.encoder.file_reference(name.as_bytes(), &metadata, reference).unwrap()
     }
 
+    pub(crate) fn hard_link(&mut self, name: &str, target: &str, position: u64) {
+        self.encoder.hard_link(name.as_bytes(), target.as_bytes(), position).unwrap()
+    }
+
     pub(crate) fn enter(&mut self, name: &str) {
         self.encoder.enter(name.as_bytes(), &of_mode(0o040_750)).unwrap();
     }

@@ -159,7 +159,7 @@ fn genuine_archives_are_restored_with_every_entry_byte_and_attribute() {
 }
 
 /// Runs GNU tar on an archive; `false` with a line if there is none.
-fn gnu_tar(archive: &[u8], to: &Path, arguments: &[&str]) -> bool {
+pub(crate) fn gnu_tar(archive: &[u8], to: &Path, arguments: &[&str]) -> bool {
     std::fs::create_dir(to).unwrap();
     let file = to.with_extension("tar");
     std::fs::write(&file, archive).unwrap();
@@ -175,7 +175,7 @@ fn gnu_tar(archive: &[u8], to: &Path, arguments: &[&str]) -> bool {
 }
 
 #[test]
-fn gnu_tar_reads_trees_with_every_entry_byte_and_attribute() {
+pub(crate) fn gnu_tar_reads_trees_with_every_entry_byte_and_attribute() {
     let place = tempfile::tempdir().unwrap();
     block_on(async {
         let trees = genuine_trees(place.path()).await.into_iter().flatten().enumerate();

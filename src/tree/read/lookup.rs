@@ -97,7 +97,23 @@ pub(super) fn entry_of(
     Ok(TreeEntry { contents, kind: head.kind, metadata: head.metadata, path, position })
 }
 
-/// Reads the target of a hard link. Both its position and its path must lead to the same file.
+/// Checks that the path of a hard link leads to the file at its position. Damage on the way hides that, and is no error.
+pub(super) async fn check_path(tree: &Tree, link: &TreeEntry, target: &TreeEntry) -> Result<()> {
+    let streams = &tree.shared.streams;
+    match find(tree, &target.path).await {
+        Ok(found) if found.entry.position == target.position => Ok(()),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            if error.kind() == ErrorKind::Corrupt {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        }
+        _ => Err(streams.damaged(TreeDecodeError::new(TreeFault::Link, link.position).of(&link.path))),
+    }
+}
+
+/// Reads the file at the position of a hard link. It must have the last name in the path of the link.
 pub(super) async fn target(tree: &Tree, link: &TreeEntry, path: &Bytes, position: u64) -> Result<TreeEntry> {
     let streams = &tree.shared.streams;
     let damaged = || streams.damaged(TreeDecodeError::new(TreeFault::Link, link.position).of(&link.path));

@@ -158,6 +158,15 @@ impl Tree {
     /// # Errors
     /// `Corrupt` if the link leads to anything else than a file of the path that it names; any failure of the backend.
     pub async fn target(&self, entry: &TreeEntry) -> Result<TreeEntry> {
+        let target = self.target_by_position(entry).await?;
+        if target.position != entry.position {
+            lookup::check_path(self, entry, &target).await?;
+        }
+        Ok(target)
+    }
+
+    /// The file at the position to which a hard link leads, if it has the last name in the path of the link. Saves the lookup of that path.
+    pub(in crate::tree) async fn target_by_position(&self, entry: &TreeEntry) -> Result<TreeEntry> {
         match (&entry.kind, entry.contents) {
             (FileKind::HardLink { target }, EntryContents::Of { position }) => {
                 lookup::target(self, entry, target, position).await

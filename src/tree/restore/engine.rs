@@ -13,6 +13,7 @@ use super::directories::{Complete, Directories, DirectoryNumber, Ready, when_rea
 use super::report::{TreeRestoreEvent, TreeRestoreSummary};
 use super::selection::{Selected, Selection};
 use super::target::{TargetError, TreeTarget};
+use super::walked::WalkedFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observer::Observer;
 use crate::pxar::{FileKind, Metadata};
@@ -27,8 +28,8 @@ const MAX_TASK_BYTES: u64 = 16 << 20;
 
 /// State of a restore.
 pub(super) struct Engine<'a> {
-    /// First copy of a file, by the path that hard links name.
-    pub(super) copies: HashMap<Bytes, Bytes>,
+    /// First copy of a file, by the position to which hard links lead.
+    pub(super) copies: HashMap<u64, Bytes>,
     pub(super) directories: Directories,
     /// Files that are being written.
     pub(super) files: HashSet<Bytes>,
@@ -43,6 +44,7 @@ pub(super) struct Engine<'a> {
     task_bytes: u64,
     tasks: FuturesUnordered<BoxFuture<'a, Done>>,
     pub(super) tree: &'a Tree,
+    pub(super) walked: WalkedFiles,
 }
 
 /// A directory that the walk is in.
@@ -85,6 +87,7 @@ impl<'a> Engine<'a> {
             task_bytes: 0,
             tasks: FuturesUnordered::new(),
             tree,
+            walked: WalkedFiles::default(),
         }
     }
 
@@ -153,7 +156,10 @@ impl<'a> Engine<'a> {
         let mut contents = ContentsReader::new(self.tree);
         while let Some(step) = self.wait(walk.next()).await? {
             match step {
-                TreeStep::Lost(finding) => self.found(finding),
+                TreeStep::Lost(finding) => {
+                    self.walked.note_loss();
+                    self.found(finding);
+                }
                 TreeStep::DirectoryEnd(_) => self.leave(),
                 TreeStep::Entry(entry) => self.entry(*entry, walk, &mut contents, selection).await?,
             }
@@ -179,6 +185,9 @@ impl<'a> Engine<'a> {
             selection.selects(&entry.path, kind, above)
         };
         let is_selected = selected != Selected::No;
+        if matches!(entry.kind, FileKind::File { .. }) {
+            self.walked.note(entry.position, &entry.path);
+        }
         if is_directory {
             self.enter(entry.path, entry.metadata, selected);
             if is_selected {
@@ -355,6 +364,7 @@ impl<'a> Engine<'a> {
         if error.kind() != ErrorKind::Corrupt {
             return Err(error);
         }
+        self.walked.forget(path);
         self.found(TreeFinding::new(path, Problem::Damaged).because(format_args!("{error:#}")));
         Ok(())
     }

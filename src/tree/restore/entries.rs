@@ -8,8 +8,9 @@ use super::engine::{Done, Engine, weight};
 use super::report::TreeRestoreEvent;
 use super::selection::Selection;
 use super::target::TargetError;
+use super::walked::{LinkedFile, contradiction};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pxar::{FileKind, Metadata};
+use crate::pxar::{EntryContents, FileKind, Metadata};
 use crate::tree::read::{TreeEntry, TreeWalk};
 use crate::tree::{Problem, TreeFinding};
 
@@ -141,9 +142,18 @@ impl Engine<'_> {
         directory: DirectoryNumber,
         selection: &Selection,
     ) -> Result<()> {
-        let FileKind::HardLink { target: named } = &entry.kind else { return Ok(()) };
-        let copy = self.copies.get(named).cloned();
-        let to = copy.or_else(|| selection.covers_file(named).then(|| named.clone()));
+        let (FileKind::HardLink { target: named }, EntryContents::Of { position }) =
+            (&entry.kind, entry.contents)
+        else {
+            return Ok(());
+        };
+        let linked = self.walked.file_of(&entry);
+        if linked == LinkedFile::Other {
+            return self.damaged(&entry.path, contradiction());
+        }
+        let is_walked = linked == LinkedFile::Walked;
+        let copy = self.copies.get(&position).cloned();
+        let to = copy.or_else(|| (is_walked && selection.covers_file(named)).then(|| named.clone()));
         let mut not_linked = None;
         if let Some(to) = to {
             self.wait_for_file(&to).await;
@@ -174,19 +184,19 @@ impl Engine<'_> {
                 return Ok(());
             }
         }
-        self.copy(&entry, named, directory, not_linked).await
+        self.copy(&entry, position, directory, not_linked).await
     }
 
     async fn copy(
         &mut self,
         entry: &TreeEntry,
-        named: &Bytes,
+        position: u64,
         directory: DirectoryNumber,
         not_linked: Option<TargetError>,
     ) -> Result<()> {
         let tree = self.tree;
         let opened = self.wait(async {
-            let target = tree.target(entry).await?;
+            let target = tree.target_by_position(entry).await?;
             let file = tree.open_entry(&target).await?;
             Ok::<_, Error>((target, file))
         });
@@ -195,7 +205,7 @@ impl Engine<'_> {
                 if let Some(error) = not_linked {
                     self.found(TreeFinding::new(&entry.path[..], Problem::Copied).because(error.cause));
                 }
-                self.copies.entry(named.clone()).or_insert_with(|| entry.path.clone());
+                self.copies.entry(position).or_insert_with(|| entry.path.clone());
                 let (path, size) = (entry.path.clone(), target.size());
                 let file_to_write = NewFile { directory, metadata: target.metadata, path, size };
                 self.write(file_to_write, Pieces::File(file)).await

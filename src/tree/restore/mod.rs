@@ -11,6 +11,9 @@
 //! | metadata of a directory | everything below is restored or given up |
 //! | end of the target | everything else is done |
 //!
+//! A hard link is made if its position and its path lead to the same file of the walk. If the walk has not passed that file, the link becomes a copy of
+//! what is at its position.
+//!
 //! A damaged chunk costs the files in it. A failure of the store or a full target ends the restore; what is restored stays.
 
 mod contents;
@@ -21,6 +24,7 @@ mod report;
 mod selection;
 mod tar;
 pub(super) mod target;
+mod walked;
 
 use std::fmt;
 use std::future::IntoFuture;

@@ -2,7 +2,6 @@
 
 mod header;
 
-use std::collections::HashSet;
 use std::io;
 
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use futures::io::{AsyncWrite, AsyncWriteExt as _};
 
 use self::header::{BLOCK_BYTES, TarEntry, pad};
 use super::contents::{ContentsReader, Pieces};
+use super::walked::{LinkedFile, WalkedFiles, contradiction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pxar::{FileKind, Metadata};
 use crate::tree::read::{Tree, TreeEntry, TreeStep};
@@ -40,25 +40,32 @@ impl Tree {
     where
         W: AsyncWrite + Send + Unpin,
     {
-        let mut tar =
-            TarWriter { buffer: Vec::new(), lost: HashSet::new(), report: TreeReport::default(), writer };
+        let mut tar = TarWriter {
+            buffer: Vec::new(),
+            files: WalkedFiles::default(),
+            report: TreeReport::default(),
+            writer,
+        };
         let mut walk = self.walk_from(path.as_ref()).await?;
         let mut contents = ContentsReader::new(self);
-        let mut root = None;
         while let Some(step) = walk.next().await? {
             match step {
                 TreeStep::DirectoryEnd(_) => {}
-                TreeStep::Lost(finding) => tar.report.add(finding),
+                TreeStep::Lost(finding) => {
+                    tar.files.note_loss();
+                    tar.report.add(finding);
+                }
                 TreeStep::Entry(entry) => {
-                    let root = root.get_or_insert_with(|| entry.path.clone());
                     if let FileKind::HardLink { target } = &entry.kind {
-                        let is_there = is_below(root, target) && !tar.lost.contains(target);
-                        tar.hard_link(self, &entry, target, is_there).await?;
+                        tar.hard_link(self, &entry, target).await?;
                     } else if let FileKind::File { size } = entry.kind {
-                        let TreeEntry { ref metadata, ref path, .. } = *entry;
-                        match contents.begin(self, &mut walk, &entry).await {
+                        let TreeEntry { ref metadata, ref path, position, .. } = *entry;
+                        let is_whole = match contents.begin(self, &mut walk, &entry).await {
                             Ok(pieces) => tar.file(path, metadata, size, pieces).await?,
                             Err(error) => tar.damaged(path, error)?,
+                        };
+                        if is_whole {
+                            tar.files.note(position, path);
                         }
                     } else {
                         tar.other(&entry).await?;
@@ -70,29 +77,24 @@ impl Tree {
     }
 }
 
-/// Returns `true` if a path is that of a directory or below it.
-fn is_below(directory: &[u8], path: &[u8]) -> bool {
-    let rest = path.strip_prefix(directory);
-    rest.is_some_and(|rest| directory.is_empty() || rest.is_empty() || rest.starts_with(b"/"))
-}
-
 /// A tar archive that is being written.
 struct TarWriter<W> {
     buffer: Vec<u8>,
-    /// Files that were left out.
-    lost: HashSet<Bytes>,
+    /// Files that are whole in the archive.
+    files: WalkedFiles,
     report: TreeReport,
     writer: W,
 }
 
 impl<W: AsyncWrite + Send + Unpin> TarWriter<W> {
+    /// Adds a file, and returns `true` if it is whole.
     async fn file(
         &mut self,
         path: &Bytes,
         metadata: &Metadata,
         size: u64,
         mut pieces: Pieces<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let kind = FileKind::File { size };
         let entry = |path: &[u8]| TarEntry { kind: &kind, metadata, name: name_of(path), target: Vec::new() };
         if size <= SMALL_BYTES {
@@ -101,7 +103,8 @@ impl<W: AsyncWrite + Send + Unpin> TarWriter<W> {
                     self.head(path, &entry(path));
                     self.buffer.extend_from_slice(&bytes);
                     pad(&mut self.buffer);
-                    return self.drain(BUFFER_BYTES).await;
+                    self.drain(BUFFER_BYTES).await?;
+                    return Ok(true);
                 }
                 Ok(_) => return self.damaged(path, cut()),
                 Err(error) => return self.damaged(path, error),
@@ -109,7 +112,7 @@ impl<W: AsyncWrite + Send + Unpin> TarWriter<W> {
         }
         self.head(path, &entry(path));
         self.drain(0).await?;
-        let mut rest = size;
+        let (mut rest, mut is_whole) = (size, true);
         while rest > 0 {
             let piece = match pieces.next(rest).await {
                 Ok(piece) if piece.is_empty() => Err(cut()),
@@ -121,44 +124,38 @@ impl<W: AsyncWrite + Send + Unpin> TarWriter<W> {
                     rest -= bytes.len() as u64;
                 }
                 Err(error) => {
-                    self.damaged(path, error)?;
+                    is_whole = self.damaged(path, error)?;
                     self.zeros(rest).await?;
                     rest = 0;
                 }
             }
         }
-        self.zeros(size.next_multiple_of(BLOCK_BYTES as u64) - size).await
+        self.zeros(size.next_multiple_of(BLOCK_BYTES as u64) - size).await?;
+        Ok(is_whole)
     }
 
-    async fn hard_link(
-        &mut self,
-        tree: &Tree,
-        entry: &TreeEntry,
-        target: &Bytes,
-        is_there: bool,
-    ) -> Result<()> {
-        if is_there {
-            let metadata = match tree.target(entry).await {
-                Ok(target) => target.metadata,
-                Err(error) => return self.damaged(&entry.path, error),
-            };
+    /// Adds a link, or the file itself if that is not in this archive.
+    async fn hard_link(&mut self, tree: &Tree, entry: &TreeEntry, target: &Bytes) -> Result<()> {
+        let linked = self.files.file_of(entry);
+        let found = match linked {
+            LinkedFile::Other => Err(contradiction()),
+            LinkedFile::NotWalked | LinkedFile::Walked => tree.target_by_position(entry).await,
+        };
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return self.damaged(&entry.path, error).map(drop),
+        };
+        if linked == LinkedFile::Walked {
             let (kind, name) = (&entry.kind, name_of(&entry.path));
-            let link = TarEntry { kind, metadata: &metadata, name, target: name_of(target) };
+            let link = TarEntry { kind, metadata: &found.metadata, name, target: name_of(target) };
             self.head(&entry.path, &link);
             return self.drain(BUFFER_BYTES).await;
         }
-        // The file is not in this archive.
-        let opened = match tree.target(entry).await {
-            Ok(target) => tree.open_entry(&target).await.map(|file| (target, file)),
-            Err(error) => Err(error),
-        };
-        match opened {
-            Ok((target, file)) => {
-                let size = target.size();
-                self.file(&entry.path, &target.metadata, size, Pieces::File(file)).await
-            }
+        let written = match tree.open_entry(&found).await {
+            Ok(file) => self.file(&entry.path, &found.metadata, found.size(), Pieces::File(file)).await,
             Err(error) => self.damaged(&entry.path, error),
-        }
+        };
+        written.map(drop)
     }
 
     async fn other(&mut self, entry: &TreeEntry) -> Result<()> {
@@ -183,13 +180,13 @@ impl<W: AsyncWrite + Send + Unpin> TarWriter<W> {
         self.buffer.extend(blocks);
     }
 
-    fn damaged(&mut self, path: &Bytes, error: Error) -> Result<()> {
+    /// Reports damage: what is there of the file is not whole.
+    fn damaged(&mut self, path: &Bytes, error: Error) -> Result<bool> {
         if error.kind() != ErrorKind::Corrupt {
             return Err(error);
         }
-        self.lost.insert(path.clone());
         self.report.add(TreeFinding::new(&path[..], Problem::Damaged).because(format_args!("{error:#}")));
-        Ok(())
+        Ok(false)
     }
 
     async fn zeros(&mut self, length: u64) -> Result<()> {
