@@ -1,0 +1,98 @@
+//! Packs in the making.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+
+use crate::format::Digest;
+use crate::format::larder::pack::directory::PackDirectory;
+use crate::format::larder::pack::name::PackName;
+use crate::format::larder::pack::{
+    DIRECTORY_ENTRY_BYTES, ENTRY_HEADER_BYTES, HEADER_BYTES, MAX_LENGTH, MAX_PACK_BYTES, MAX_PACK_ENTRIES,
+    MIN_LENGTH, PackClass, PackEntry, PackHeader, PackWriteError, TRAILER_BYTES,
+};
+
+/// A pack that grows. Blobs are kept as they come and are not copied.
+#[derive(Debug)]
+pub(crate) struct PackBuilder {
+    class: PackClass,
+    digests: HashSet<Digest>,
+    end: u32,
+    entries: Vec<PackEntry>,
+    name: PackName,
+    parts: Vec<Bytes>,
+}
+
+/// A complete pack.
+#[derive(Clone, Debug)]
+pub(crate) struct FinishedPack {
+    /// Its directory, which has its name, class and size too.
+    pub(crate) directory: PackDirectory,
+    /// Its bytes, in order.
+    pub(crate) parts: Vec<Bytes>,
+}
+
+impl PackBuilder {
+    /// A pack without entries.
+    pub(crate) fn new(name: PackName, class: PackClass) -> Self {
+        let header = PackHeader { class, session: name.session }.encode();
+        let parts = vec![Bytes::copy_from_slice(&header)];
+        Self { class, digests: HashSet::new(), end: HEADER_BYTES, entries: Vec::new(), name, parts }
+    }
+
+    /// Adds a chunk in stored form. Returns its place.
+    ///
+    /// # Errors
+    /// `Duplicate`; `Full` if the complete pack would exceed [`MAX_PACK_BYTES`] or [`MAX_PACK_ENTRIES`]; `Length`. The pack is as before then.
+    pub(crate) fn push(&mut self, digest: Digest, blob: Bytes) -> Result<PackEntry, PackWriteError> {
+        let len = u32::try_from(blob.len()).ok().filter(|len| (MIN_LENGTH..=MAX_LENGTH).contains(len));
+        let len = len.ok_or(PackWriteError::Length { len: blob.len() })?;
+        let is_full = self.size_with(blob.len()) > MAX_PACK_BYTES.into();
+        if is_full || self.entries.len() >= MAX_PACK_ENTRIES as usize {
+            return Err(PackWriteError::Full);
+        }
+        if !self.digests.insert(digest) {
+            return Err(PackWriteError::Duplicate);
+        }
+        let entry = PackEntry { digest, len, offset: self.end + ENTRY_HEADER_BYTES };
+        self.parts.push(Bytes::copy_from_slice(&entry.header(&self.name.session)));
+        self.parts.push(blob);
+        self.entries.push(entry);
+        self.end = entry.end();
+        Ok(entry)
+    }
+
+    /// The name of the pack.
+    pub(crate) fn name(&self) -> PackName {
+        self.name
+    }
+
+    /// The class of the pack.
+    pub(crate) fn class(&self) -> PackClass {
+        self.class
+    }
+
+    /// The entries so far, in order.
+    pub(crate) fn entries(&self) -> &[PackEntry] {
+        &self.entries
+    }
+
+    /// Size in bytes of the complete pack, if nothing is added.
+    pub(crate) fn size(&self) -> u64 {
+        let directory = self.entries.len() as u64 * u64::from(DIRECTORY_ENTRY_BYTES);
+        u64::from(self.end) + directory + u64::from(TRAILER_BYTES)
+    }
+
+    /// Size in bytes of the complete pack, if one more blob of this length is added.
+    pub(crate) fn size_with(&self, blob_bytes: usize) -> u64 {
+        let overhead = u64::from(ENTRY_HEADER_BYTES + DIRECTORY_ENTRY_BYTES);
+        self.size().saturating_add(overhead).saturating_add(blob_bytes as u64)
+    }
+
+    /// Ends the pack. `None` if it has no entries.
+    pub(crate) fn finish(mut self) -> Option<FinishedPack> {
+        let directory = PackDirectory::new(self.name, self.class, self.entries)?;
+        self.parts.push(directory.encode());
+        Some(FinishedPack { directory, parts: self.parts })
+    }
+}

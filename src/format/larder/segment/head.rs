@@ -1,0 +1,235 @@
+//! The head of an index segment.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::format::Digest;
+use crate::format::blob::DecodeError;
+use crate::format::larder::fields::Fields;
+use crate::format::larder::pack::name::SessionId;
+use crate::format::larder::segment::name::SegmentName;
+use crate::format::larder::segment::records::SlotRecords;
+use crate::format::larder::segment::{
+    HEADER_BYTES, Layout, MAGIC, MAX_PACKS, MAX_RECORDS, MAX_REPLACED, NAME_BYTES, PACK_BYTES, RECORD_BYTES,
+    RawRecord, SLOT_BYTES, SegmentPack, SegmentRecord, VERSION,
+};
+
+/// What the first bytes of a segment contain.
+#[derive(Clone, Debug)]
+pub(crate) enum HeadPart {
+    /// The whole head.
+    Head(SegmentHead),
+    /// Only a part of the head.
+    Needs {
+        /// Number of bytes at the start of the segment that contain it.
+        prefix_bytes: u64,
+    },
+}
+
+/// The head of a segment: everything but the records. It keeps the bytes that it was read from.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentHead {
+    bytes: Bytes,
+    layout: Layout,
+    name: SegmentName,
+}
+
+impl SegmentHead {
+    /// Reads the first bytes of a segment of this size. Nothing is allocated.
+    ///
+    /// # Errors
+    /// `Checksum`, `Field`, `Magic`, `Truncated`.
+    pub(crate) fn parse(
+        name: &SegmentName,
+        segment_bytes: u64,
+        prefix: &Bytes,
+    ) -> Result<HeadPart, DecodeError> {
+        let layout = match prefix.first_chunk() {
+            Some(header) => parse_header(name, header)?,
+            None if segment_bytes > prefix.len() as u64 => {
+                return Ok(HeadPart::Needs { prefix_bytes: segment_bytes.min(HEADER_BYTES as u64) });
+            }
+            None => return Err(DecodeError::Truncated { want: HEADER_BYTES as u64, have: segment_bytes }),
+        };
+        let want = layout.segment_bytes();
+        if want != segment_bytes {
+            return Err(DecodeError::Truncated { want, have: segment_bytes });
+        }
+        let Some(head) = prefix.get(..layout.records_offset()) else {
+            return Ok(HeadPart::Needs { prefix_bytes: layout.records_offset() as u64 });
+        };
+        let (checked, checksum) = head.split_at(layout.head_checksum_offset());
+        if Digest::of(checked).as_bytes() != checksum {
+            return Err(DecodeError::Checksum);
+        }
+        let head = Self { bytes: prefix.slice(..head.len()), layout, name: *name };
+        head.check_tables()?;
+        Ok(HeadPart::Head(head))
+    }
+
+    /// The name of the segment.
+    pub(crate) fn name(&self) -> SegmentName {
+        self.name
+    }
+
+    /// Bytes of the head.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Number of records.
+    pub(crate) fn len(&self) -> usize {
+        self.layout.records as usize
+    }
+
+    /// All packs, in the order of their numbers.
+    pub(crate) fn packs(&self) -> impl Iterator<Item = SegmentPack> {
+        self.pack_rows().iter().filter_map(SegmentPack::parse)
+    }
+
+    /// A pack by its number.
+    pub(crate) fn pack(&self, number: u32) -> Option<SegmentPack> {
+        self.pack_rows().get(number as usize).and_then(SegmentPack::parse)
+    }
+
+    /// The segments that this one replaces.
+    pub(crate) fn replaced(&self) -> impl Iterator<Item = SegmentName> {
+        self.replaced_rows().iter().filter_map(parse_name)
+    }
+
+    /// Number of slots.
+    pub(crate) fn slots(&self) -> usize {
+        self.layout.slots()
+    }
+
+    /// The slot of a chunk.
+    pub(crate) fn slot_of(&self, digest: &Digest) -> usize {
+        self.layout.slot_of(digest)
+    }
+
+    /// Place of the records of these slots in the segment. It is empty if they have none.
+    pub(crate) fn range_of(&self, slots: &Range<usize>) -> Range<u64> {
+        let at = |slots| self.bytes.len() as u64 + self.records_in(slots) as u64 * RECORD_BYTES as u64;
+        at(slots.start)..at(slots.end.max(slots.start))
+    }
+
+    /// Reads the records of these slots; the bytes are those of [`range_of`](Self::range_of).
+    ///
+    /// # Errors
+    /// `Checksum`, `Field`, `Truncated`.
+    pub(crate) fn records(&self, slots: Range<usize>, bytes: Bytes) -> Result<SlotRecords, DecodeError> {
+        let range = self.range_of(&slots);
+        if range.end - range.start != bytes.len() as u64 {
+            return Err(DecodeError::Truncated { want: range.end - range.start, have: bytes.len() as u64 });
+        }
+        let mut rest = bytes.as_chunks().0;
+        let (mut offset, mut before) = (range.start, None);
+        for slot in slots.start..slots.end.min(self.slots()) {
+            let count = self.records_in(slot + 1) - self.records_in(slot);
+            let (records, behind) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+            if crc32fast::hash(records.as_flattened()) != self.slot_checksum(slot) {
+                return Err(DecodeError::Checksum);
+            }
+            for record in records {
+                let checked = self.check_record(slot, record, before);
+                checked.map_err(|name| DecodeError::Field { offset, name })?;
+                (offset, before) = (offset + RECORD_BYTES as u64, Some(record));
+            }
+            rest = behind;
+        }
+        Ok(SlotRecords::new(bytes))
+    }
+
+    /// Checks a record behind another one. An error names the field.
+    fn check_record(
+        &self,
+        slot: usize,
+        record: &RawRecord,
+        before: Option<&RawRecord>,
+    ) -> Result<(), &'static str> {
+        let parsed = SegmentRecord::parse(record).ok_or("record")?;
+        if self.slot_of(&parsed.entry.digest) != slot {
+            return Err("slot of a record");
+        }
+        let order = |record: &SegmentRecord| (record.entry.digest, record.pack);
+        if before.and_then(SegmentRecord::parse).is_some_and(|before| order(&before) >= order(&parsed)) {
+            return Err("order of the records");
+        }
+        let pack = self.pack(parsed.pack).ok_or("pack of a record")?;
+        if parsed.entry.fits(pack.bytes) { Ok(()) } else { Err("place of a chunk") }
+    }
+
+    fn check_tables(&self) -> Result<(), DecodeError> {
+        let invalid = |offset: usize, name| DecodeError::Field { offset: offset as u64, name };
+        let mut before = None;
+        for (number, row) in self.pack_rows().iter().enumerate() {
+            let offset = HEADER_BYTES + number * PACK_BYTES;
+            let name = SegmentPack::parse(row).ok_or(invalid(offset, "pack"))?.name;
+            if before.is_some_and(|before| before >= name) {
+                return Err(invalid(offset, "order of the packs"));
+            }
+            before = Some(name);
+        }
+        let offset = self.layout.replaced_offset();
+        let is_ascending = self.replaced().is_sorted_by(|one, next| one < next);
+        if !is_ascending || self.replaced().any(|replaced| replaced == self.name) {
+            return Err(invalid(offset, "replaced segments"));
+        }
+        let ends = (0..=self.slots()).map(|slots| self.records_in(slots));
+        if !ends.is_sorted() || self.records_in(self.slots()) != self.len() {
+            return Err(invalid(self.layout.slots_offset(), "ends of the slots"));
+        }
+        Ok(())
+    }
+
+    fn pack_rows(&self) -> &[[u8; PACK_BYTES]] {
+        self.rows(HEADER_BYTES..self.layout.replaced_offset())
+    }
+
+    fn replaced_rows(&self) -> &[[u8; NAME_BYTES]] {
+        self.rows(self.layout.replaced_offset()..self.layout.slots_offset())
+    }
+
+    fn slot_rows(&self) -> &[[u8; SLOT_BYTES]] {
+        self.rows(self.layout.slots_offset()..self.layout.head_checksum_offset())
+    }
+
+    fn rows<const N: usize>(&self, place: Range<usize>) -> &[[u8; N]] {
+        self.bytes.get(place).unwrap_or_default().as_chunks().0
+    }
+
+    /// Number of records in the first slots.
+    fn records_in(&self, slots: usize) -> usize {
+        let last = slots.min(self.slots()).checked_sub(1);
+        let row = last.and_then(|last| self.slot_rows().get(last));
+        row.and_then(|row| Fields::of(row).u32()).map_or(0, |end| end as usize)
+    }
+
+    fn slot_checksum(&self, slot: usize) -> u32 {
+        let checksum = self.slot_rows().get(slot).and_then(|row| row.last_chunk());
+        checksum.map_or(0, |checksum| u32::from_le_bytes(*checksum))
+    }
+}
+
+fn parse_header(name: &SegmentName, header: &[u8; HEADER_BYTES]) -> Result<Layout, DecodeError> {
+    let invalid = |offset, name| move || DecodeError::Field { offset, name };
+    let mut fields = Fields::of(header);
+    fields.array().filter(|magic| *magic == MAGIC).ok_or(DecodeError::Magic)?;
+    if header.last_chunk().copied().map(u32::from_le_bytes) != Some(crc32fast::hash(&header[..44])) {
+        return Err(DecodeError::Checksum);
+    }
+    fields.u32().filter(|version| *version == VERSION).ok_or_else(invalid(8, "version"))?;
+    let own = fields.array().as_ref().and_then(parse_name);
+    own.filter(|own| own == name).ok_or_else(invalid(12, "name of the segment"))?;
+    let mut count = |most: u32| fields.u32().filter(|count| *count <= most);
+    let packs = count(MAX_PACKS).ok_or_else(invalid(32, "number of packs"))?;
+    let replaced = count(MAX_REPLACED).ok_or_else(invalid(36, "number of replaced segments"))?;
+    let records = count(MAX_RECORDS).ok_or_else(invalid(40, "number of records"))?;
+    Ok(Layout { packs, records, replaced })
+}
+
+fn parse_name(row: &[u8; NAME_BYTES]) -> Option<SegmentName> {
+    let mut fields = Fields::of(row);
+    Some(SegmentName { session: SessionId::from_bytes(fields.array()?), n: fields.u32()? })
+}

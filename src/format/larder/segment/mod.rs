@@ -1,0 +1,259 @@
+//! Index segments: where chunks are in packs, `.larder/index/<session>-<n>`.
+//!
+//! A segment is a head, records and a checksum. Integers are little-endian; a checksum of four bytes is a CRC-32 (ISO-HDLC).
+//! p, r and n are the counts of the header, and b is the least number with n ≤ 64 · 2ᵇ.
+//!
+//! **Head**
+//!
+//! | offset | bytes | field | encoding |
+//! |---|---|---|---|
+//! | 0 | 8 | magic | [`MAGIC`] |
+//! | 8 | 4 | version | 1 |
+//! | 12 | 20 | name | session (16 bytes) and number (4 bytes) of the segment |
+//! | 32 | 4 | packs | p, at most [`MAX_PACKS`] |
+//! | 36 | 4 | replaced | r, at most [`MAX_REPLACED`] |
+//! | 40 | 4 | records | n, at most [`MAX_RECORDS`] |
+//! | 44 | 4 | checksum | of everything before |
+//! | 48 + 28·i | 20 | pack | session (16 bytes) and number (4 bytes) of a pack; ascending |
+//! | 68 + 28·i | 4 | size | of the pack in bytes |
+//! | 72 + 28·i | 4 | class | of the pack: 0 data, 1 metadata |
+//! | f = 48 + 28·p; f + 20·i | 20 | replaced | session (16 bytes) and number (4 bytes) of a segment that this one replaces; ascending, not itself |
+//! | s = f + 20·r; s + 8·i | 4 | end | number of records in the slots 0 to i |
+//! | s + 8·i + 4 | 4 | checksum | of the records in slot i, 0 ≤ i < 2ᵇ |
+//! | s + 8·2ᵇ | 32 | checksum | SHA-256 of everything before |
+//!
+//! **Records**, at offset t = s + 8·2ᵇ + 32
+//!
+//! | offset | bytes | field | encoding |
+//! |---|---|---|---|
+//! | t + 44·i | 32 | digest | of the chunk; its first b bits are the number of its slot |
+//! | t + 44·i + 32 | 4 | pack | its number in the table of packs |
+//! | t + 44·i + 36 | 4 | offset | of the blob in the pack |
+//! | t + 44·i + 40 | 4 | length | of the blob |
+//! | t + 44·n | 32 | checksum | SHA-256 of everything before |
+//!
+//! Records ascend by digest, then by pack. A chunk has a record for each pack that has it, and one for a pack at most.
+//! Each blob lies inside its pack, behind the header of an entry and before the directory. Packs without a record are allowed.
+//!
+//! # What a reader validates
+//! [`Segment::parse`] reads a whole segment and checks everything above.
+//!
+//! [`SegmentHead::parse`] reads the head alone and checks its own checksum, the counts against the size of the object, and all tables.
+//! [`SegmentHead::records`] then reads any run of slots and checks their checksums, and of each record its order, its slot, its pack and its place
+//! in the pack. So an answer by ranges, be it a record or the absence of one, rests on bytes whose checksums fit. Damage in other slots
+//! and in the last checksum stays unseen. A damaged slot passes for intact once in 2³²; a whole read detects it.
+//! Neither way detects a forgery, since no checksum has a key: the digest of a chunk is compared wherever the chunk is decoded.
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::format::Digest;
+use crate::format::blob::DecodeError;
+use crate::format::larder::fields::Fields;
+use crate::format::larder::pack::name::{PackName, SessionId};
+use crate::format::larder::pack::{MAX_PACK_BYTES, MIN_PACK_BYTES, PackClass, PackEntry};
+use crate::format::larder::segment::head::{HeadPart, SegmentHead};
+use crate::format::larder::segment::name::SegmentName;
+use crate::format::larder::segment::records::SlotRecords;
+
+pub(crate) mod builder;
+pub(crate) mod head;
+pub(crate) mod name;
+pub(crate) mod records;
+
+/// The first eight bytes of a segment: those of the SHA-256 of `larder index segment v1.0`.
+pub(crate) const MAGIC: [u8; 8] = [0x64, 0xb6, 0x42, 0x94, 0xe9, 0xf4, 0x7b, 0xf3];
+/// Maximum number of packs of a segment: 1,048,576.
+pub(crate) const MAX_PACKS: u32 = 1 << 20;
+/// Maximum number of segments that a segment replaces: 65,536.
+pub(crate) const MAX_REPLACED: u32 = 1 << 16;
+/// Maximum number of records of a segment: 16,777,216.
+pub(crate) const MAX_RECORDS: u32 = 1 << 24;
+
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 48;
+const PACK_BYTES: usize = 28;
+const NAME_BYTES: usize = 20;
+const SLOT_BYTES: usize = 8;
+const RECORD_BYTES: usize = 44;
+const CHECKSUM_BYTES: usize = 32;
+/// Number of records for which a slot is made.
+const SLOT_RECORDS: u32 = 64;
+
+/// Bytes of a record.
+type RawRecord = [u8; RECORD_BYTES];
+
+/// A pack in the table of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SegmentPack {
+    /// Size of the pack in bytes.
+    pub(crate) bytes: u32,
+    /// The class of the pack.
+    pub(crate) class: PackClass,
+    /// The name of the pack.
+    pub(crate) name: PackName,
+}
+
+impl SegmentPack {
+    /// Returns `true` if a pack can have this size.
+    fn is_valid(&self) -> bool {
+        (MIN_PACK_BYTES..=MAX_PACK_BYTES).contains(&self.bytes)
+    }
+
+    fn encode(&self, to: &mut Vec<u8>) {
+        to.extend(self.name.session.as_bytes());
+        to.extend(self.name.n.to_le_bytes());
+        to.extend(self.bytes.to_le_bytes());
+        to.extend(u32::from(self.class.code()).to_le_bytes());
+    }
+
+    fn parse(row: &[u8; PACK_BYTES]) -> Option<Self> {
+        let mut fields = Fields::of(row);
+        let name = PackName { session: SessionId::from_bytes(fields.array()?), n: fields.u32()? };
+        let (bytes, class) = (fields.u32()?, u16::try_from(fields.u32()?).ok()?);
+        let pack = Self { bytes, class: PackClass::of_code(class)?, name };
+        pack.is_valid().then_some(pack)
+    }
+}
+
+/// A record: one place of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentRecord {
+    /// The chunk and its place in the pack.
+    pub(crate) entry: PackEntry,
+    /// Number of the pack in the table of the segment.
+    pub(crate) pack: u32,
+}
+
+impl SegmentRecord {
+    fn encode(&self) -> RawRecord {
+        let mut record = [0; RECORD_BYTES];
+        record[..32].copy_from_slice(self.entry.digest.as_bytes());
+        record[32..36].copy_from_slice(&self.pack.to_le_bytes());
+        record[36..40].copy_from_slice(&self.entry.offset.to_le_bytes());
+        record[40..].copy_from_slice(&self.entry.len.to_le_bytes());
+        record
+    }
+
+    fn parse(record: &RawRecord) -> Option<Self> {
+        let mut fields = Fields::of(record);
+        let (digest, pack) = (fields.digest()?, fields.u32()?);
+        Some(Self { entry: PackEntry { digest, offset: fields.u32()?, len: fields.u32()? }, pack })
+    }
+}
+
+/// Sizes of the parts of a segment, which follow from its counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    packs: u32,
+    records: u32,
+    replaced: u32,
+}
+
+impl Layout {
+    /// Number of leading bits of a digest that are the number of its slot: at most 18.
+    fn slot_bits(self) -> u32 {
+        self.records.div_ceil(SLOT_RECORDS).max(1).next_power_of_two().trailing_zeros()
+    }
+
+    fn slots(self) -> usize {
+        1 << self.slot_bits()
+    }
+
+    /// Offset of the names of replaced segments.
+    fn replaced_offset(self) -> usize {
+        HEADER_BYTES + PACK_BYTES * self.packs as usize
+    }
+
+    /// Offset of the slots.
+    fn slots_offset(self) -> usize {
+        self.replaced_offset() + NAME_BYTES * self.replaced as usize
+    }
+
+    /// Offset of the checksum of the head.
+    fn head_checksum_offset(self) -> usize {
+        self.slots_offset() + SLOT_BYTES * self.slots()
+    }
+
+    /// Offset of the first record.
+    fn records_offset(self) -> usize {
+        self.head_checksum_offset() + CHECKSUM_BYTES
+    }
+
+    fn segment_bytes(self) -> u64 {
+        (self.records_offset() + CHECKSUM_BYTES) as u64 + u64::from(self.records) * RECORD_BYTES as u64
+    }
+
+    /// The slot of a chunk.
+    fn slot_of(self, digest: &Digest) -> usize {
+        slot_of(digest, self.slot_bits())
+    }
+}
+
+fn slot_of(digest: &Digest, slot_bits: u32) -> usize {
+    let leading = digest.as_bytes()[..4].iter().fold(0_u64, |leading, byte| leading << 8 | u64::from(*byte));
+    usize::try_from(leading >> (32 - slot_bits)).unwrap_or(0)
+}
+
+/// A whole segment that was read and found valid. It takes 44 bytes a record.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    head: SegmentHead,
+    records: SlotRecords,
+}
+
+impl Segment {
+    /// Reads a segment. Everything is checked here; nothing is copied.
+    ///
+    /// # Errors
+    /// `Checksum`, `Field`, `Magic`, `Truncated`.
+    pub(crate) fn parse(name: &SegmentName, segment: &Bytes) -> Result<Self, DecodeError> {
+        let have = segment.len() as u64;
+        let head = match SegmentHead::parse(name, have, segment)? {
+            HeadPart::Head(head) => head,
+            HeadPart::Needs { prefix_bytes } => {
+                return Err(DecodeError::Truncated { want: prefix_bytes, have });
+            }
+        };
+        let (body, checksum) = segment
+            .split_last_chunk::<CHECKSUM_BYTES>()
+            .ok_or(DecodeError::Truncated { want: CHECKSUM_BYTES as u64, have })?;
+        if Digest::of(body) != Digest::from_bytes(*checksum) {
+            return Err(DecodeError::Checksum);
+        }
+        let records = head.records(0..head.slots(), segment.slice(head.bytes()..body.len()))?;
+        Ok(Self { head, records })
+    }
+
+    /// The head of the segment.
+    pub(crate) fn head(&self) -> &SegmentHead {
+        &self.head
+    }
+
+    /// All records, in order.
+    pub(crate) fn records(&self) -> &SlotRecords {
+        &self.records
+    }
+
+    /// The records of a chunk, by their packs.
+    pub(crate) fn find(&self, digest: &Digest) -> impl Iterator<Item = SegmentRecord> {
+        self.records.find(digest)
+    }
+}
+
+/// Reason why records cannot become a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum SegmentWriteError {
+    /// A pack, or a chunk in a pack, was added before with other properties.
+    #[error("a pack or a chunk is there already, with other properties")]
+    Conflict,
+    /// A blob does not lie in its pack, or no pack can have this size.
+    #[error("a chunk does not lie in its pack")]
+    Misplaced,
+    /// There are too many packs, records or replaced segments.
+    #[error("the segment is too large")]
+    TooLarge,
+}
+
+#[cfg(test)]
+mod tests;
