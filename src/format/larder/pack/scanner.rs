@@ -23,7 +23,8 @@ const MAX_TAIL_BYTES: usize = (TRAILER_BYTES + DIRECTORY_ENTRY_BYTES * MAX_PACK_
 /// offset. What it passes over is reported as [`PackPart::Damage`]. A damaged header costs the blob behind it; the directory at the end
 /// tells whether that blob is still there. A damaged blob costs nothing else, because its length is in the header.
 ///
-/// A scanner that is fed only when it asks keeps at most one entry and one piece, 40 bytes for each entry, and twice the longest directory.
+/// A scanner that is fed only when it asks keeps at most one entry and one piece, 40 bytes for each entry, and twice the longest
+/// directory, which has 5 MiB.
 #[derive(Debug)]
 pub(crate) struct PackScanner {
     class: Option<PackClass>,
@@ -184,7 +185,7 @@ impl PackScanner {
     fn search(&mut self, start: u64) -> Option<PackPart> {
         loop {
             let Some(piece) = self.unread.first() else { return self.end_search(start) };
-            let candidate = piece.iter().position(|byte| *byte == ENTRY_MAGIC[0]);
+            let candidate = (0..piece.len()).find(|at| may_start(&piece[*at..]));
             self.pass(candidate.unwrap_or(piece.len()));
             if candidate.is_none() {
                 continue;
@@ -238,6 +239,12 @@ impl PackScanner {
         let Self { passed, unread, .. } = self;
         unread.read(count, |part| passed.extend_from_slice(part));
     }
+}
+
+/// Returns `true` if an entry may start here, where a piece has these bytes left.
+fn may_start(rest: &[u8]) -> bool {
+    let known = rest.len().min(ENTRY_MAGIC.len());
+    rest[..known] == ENTRY_MAGIC[..known]
 }
 
 /// Bytes that were fed and not read. No piece is empty.

@@ -108,6 +108,11 @@ impl SegmentHead {
         self.layout.slot_of(digest)
     }
 
+    /// Numbers of the records of a slot.
+    pub(super) fn numbers_of(&self, slot: usize) -> Range<usize> {
+        self.records_in(slot)..self.records_in(slot.saturating_add(1))
+    }
+
     /// Place of the records of these slots in the segment. It is empty if they have none.
     pub(crate) fn range_of(&self, slots: &Range<usize>) -> Range<u64> {
         let at = |slots| self.bytes.len() as u64 + self.records_in(slots) as u64 * RECORD_BYTES as u64;
@@ -126,7 +131,7 @@ impl SegmentHead {
         let mut rest = bytes.as_chunks().0;
         let (mut offset, mut before) = (range.start, None);
         for slot in slots.start..slots.end.min(self.slots()) {
-            let count = self.records_in(slot + 1) - self.records_in(slot);
+            let count = self.numbers_of(slot).len();
             let (records, behind) = rest.split_at_checked(count).unwrap_or((rest, &[]));
             if crc32fast::hash(records.as_flattened()) != self.slot_checksum(slot) {
                 return Err(DecodeError::Checksum);

@@ -237,7 +237,7 @@ impl Segment {
 
     /// The records of a chunk, by their packs.
     pub(crate) fn find(&self, digest: &Digest) -> impl Iterator<Item = SegmentRecord> {
-        self.records.find(digest)
+        self.records.find_in(self.head.numbers_of(self.head.slot_of(digest)), digest)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Records of an index segment.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::format::Digest;
@@ -34,8 +36,18 @@ impl SlotRecords {
 
     /// The records of a chunk, by their packs.
     pub(crate) fn find(&self, digest: &Digest) -> impl Iterator<Item = SegmentRecord> {
-        let first = self.raw().partition_point(|record| record[..32] < digest.as_bytes()[..]);
-        let behind = self.raw().get(first..).unwrap_or_default().iter();
+        self.find_in(0..self.len(), digest)
+    }
+
+    /// The records of a chunk among those with these numbers.
+    pub(super) fn find_in(
+        &self,
+        numbers: Range<usize>,
+        digest: &Digest,
+    ) -> impl Iterator<Item = SegmentRecord> {
+        let records = self.raw().get(numbers).unwrap_or_default();
+        let first = records.partition_point(|record| record[..32] < digest.as_bytes()[..]);
+        let behind = records.get(first..).unwrap_or_default().iter();
         behind.take_while(|record| record[..32] == digest.as_bytes()[..]).filter_map(SegmentRecord::parse)
     }
 
