@@ -136,6 +136,8 @@ pub mod manifest {
     }
 }
 
+pub mod packs;
+
 /// Tables of directories in archives of trees.
 pub mod pxar {
     use crate::pxar::TreeDecodeError;

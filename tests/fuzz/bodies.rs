@@ -13,6 +13,7 @@ use larder::internal::dynamic_index::DynamicIndexReader;
 use larder::internal::fixed_index::FixedIndexReader;
 use larder::internal::index::ChunkEntry;
 use larder::internal::manifest;
+use larder::internal::packs::{self, Place, Scanned};
 use larder::internal::status::{decode_owner, encode_gc_status, encode_owner, parse_gc_status};
 use larder::internal::wire::date::{parse_http_date, parse_iso8601};
 use larder::internal::wire::http_body::{ChunkedDecoder, Step};
@@ -27,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 pub(crate) type Target = (&'static str, fn(&[u8]), &'static [u8]);
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 15] = [
+pub(crate) const TARGETS: [Target; 17] = [
     ("blob", blob, include_bytes!("seeds/blob")),
     ("catalog", catalog, include_bytes!("seeds/catalog")),
     ("chunked_body", chunked_body, b"4;x=y\r\nwiki\r\n5\r\npedia\r\n0\r\nTrailer: x\r\n\r\n"),
@@ -38,10 +39,12 @@ pub(crate) const TARGETS: [Target; 15] = [
     ("key_file", key_file, include_bytes!("seeds/key_file")),
     ("listing", listing, include_bytes!("seeds/listing")),
     ("manifest", manifest, include_bytes!("seeds/manifest")),
+    ("pack", pack, include_bytes!("seeds/pack")),
     ("paths", paths, b"ns/a/ns/b/vm/100/2025-07-14T14:20:02Z/drive-scsi0.img.fidx"),
     ("pxar", pxar, include_bytes!("seeds/pxar")),
     ("response_head", response_head, b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"),
     ("s3_documents", s3_documents, include_bytes!("seeds/s3_documents")),
+    ("segment", segment, include_bytes!("seeds/segment")),
     ("uri", uri, b"https://s3.example.com:8443/base/%C3%BC path"),
 ];
 
@@ -228,6 +231,9 @@ pub(crate) fn paths(input: &[u8]) {
     if let Some(status) = parse_gc_status(input) {
         assert!(parse_gc_status(&encode_gc_status(&status)).is_some());
     }
+    if let Some(path) = packs::rewritten_path(text) {
+        assert_eq!(path, text);
+    }
     let _ = (parse_http_date(text), parse_iso8601(text));
 }
 
@@ -332,4 +338,95 @@ fn parts(input: &[u8], piece: usize) -> Vec<ArchivePart> {
             Err(_) => return parts,
         }
     }
+}
+
+/// A pack is refused, or its entries lie one behind the other, by both ways to read it. Its checksums are put right, as that of a [`blob`].
+pub(crate) fn pack(input: &[u8]) {
+    check_pack(input);
+    check_pack(&with_pack_checksums(input));
+}
+
+fn check_pack(input: &[u8]) {
+    let size = input.len() as u64;
+    let directory = packs::directory(size, input);
+    for suffix in [64, 200] {
+        let suffix = &input[input.len().saturating_sub(suffix)..];
+        let by_suffix = packs::directory(size, suffix);
+        assert!(by_suffix == directory || matches!(by_suffix, Err(DecodeError::Truncated { .. })));
+    }
+    let scanned = packs::scan(input, input.len().max(1));
+    assert_eq!(scanned, packs::scan(input, 7));
+    let Ok(Scanned { damage, directory: listed, entries }) = scanned else { return };
+    let mut passed: Vec<_> = damage.iter().map(|range| (range.start, range.end)).collect();
+    for (place, blob) in &entries {
+        assert_eq!(&input[place.offset as usize..place.end as usize], blob);
+        passed.push((u64::from(place.offset - 44), place.end.into()));
+    }
+    passed.sort_unstable();
+    assert!(passed.windows(2).all(|pair| pair[0].1 == pair[1].0), "{passed:?}");
+    if let Ok(listed) = listed {
+        assert!(entries.iter().all(|(place, _)| listed.contains(place)));
+        assert_eq!(directory, Ok(listed));
+    }
+}
+
+/// The same pack, with the checksums of its header, of its first entry and of its trailer.
+fn with_pack_checksums(input: &[u8]) -> Vec<u8> {
+    let mut pack = input.to_vec();
+    if pack.len() < 76 + 64 {
+        return pack;
+    }
+    let crc = crc32fast::hash(&pack[..28]).to_le_bytes();
+    pack[28..32].copy_from_slice(&crc);
+    let crc = crc32fast::hash(&[&packs::SESSION, &32_u32.to_le_bytes()[..], &pack[32..72]].concat());
+    pack[72..76].copy_from_slice(&crc.to_le_bytes());
+    let trailer = pack.len() - 64;
+    let mut header = [&pack[..10], &pack[trailer + 10..trailer + 12], &packs::SESSION].concat();
+    header.extend(crc32fast::hash(&header).to_le_bytes());
+    let at = |from: usize| u32::from_le_bytes(std::array::from_fn(|byte| pack[trailer + from + byte]));
+    let directory = trailer.saturating_sub(40 * at(12).min(1 << 17) as usize);
+    let sum = Sha256::digest([&header, &pack[directory..trailer + 32]].concat());
+    pack[trailer + 32..].copy_from_slice(&sum);
+    pack
+}
+
+/// An index segment is refused, or has its records in order, and the same ones slot by slot. Its checksums are put right, as that of a
+/// [`blob`].
+pub(crate) fn segment(input: &[u8]) {
+    for input in [input.to_vec(), with_segment_checksums(input)] {
+        let input = Bytes::from(input);
+        let by_slots = packs::records_by_slots(&input);
+        let Ok(records) = packs::records(&input) else { continue };
+        assert!(records.is_sorted_by(|one, next| (one.digest, one.pack) < (next.digest, next.pack)));
+        assert!(records.iter().all(|Place { offset, end, .. }| *offset >= 76 && offset < end));
+        assert_eq!(by_slots, Ok(records));
+    }
+}
+
+/// The same segment, with the checksums of its header, its slots, its head and the whole.
+fn with_segment_checksums(input: &[u8]) -> Vec<u8> {
+    let mut segment = input.to_vec();
+    let at = |segment: &[u8], from: usize| {
+        segment.get(from..from + 4).map_or(0, |field| u32::from_le_bytes(field.try_into().unwrap()) as usize)
+    };
+    let [packs, replaced, records] = [32, 36, 40].map(|from| at(input, from).min(1 << 20));
+    let slots = records.div_ceil(64).max(1).next_power_of_two();
+    let slots_at = 48 + 28 * packs + 20 * replaced;
+    let records_at = slots_at + 8 * slots + 32;
+    let Some(end) = segment.len().checked_sub(32).filter(|end| *end >= records_at) else { return segment };
+    let crc = crc32fast::hash(&segment[..44]).to_le_bytes();
+    segment[44..48].copy_from_slice(&crc);
+    let mut start = records_at;
+    for slot in 0..slots {
+        let entry = slots_at + 8 * slot;
+        let behind = (records_at + 44 * at(&segment, entry)).clamp(start, end);
+        let crc = crc32fast::hash(&segment[start..behind]).to_le_bytes();
+        segment[entry + 4..entry + 8].copy_from_slice(&crc);
+        start = behind;
+    }
+    for from in [records_at - 32, end] {
+        let sum = Sha256::digest(&segment[..from]);
+        segment[from..from + 32].copy_from_slice(&sum);
+    }
+    segment
 }

@@ -88,6 +88,9 @@ fn the_seeds_are_valid() {
     let mut archive = larder::pxar::Decoder::new();
     archive.feed(seed("pxar").into());
     while archive.next_part().unwrap() != larder::pxar::ArchivePart::End {}
+    let (pack, segment) = (seed("pack"), seed("segment"));
+    assert_eq!(larder::internal::packs::directory(pack.len() as u64, pack).unwrap().len(), 3);
+    assert_eq!(larder::internal::packs::records(&segment.into()).unwrap().len(), 67);
     assert!(larder::pxar::CatalogReader::parse(seed("catalog")).is_ok());
     assert!(larder::crypt::KeyFile::parse(seed("key_file")).is_ok());
     assert!(format::layout::Key::from_str(std::str::from_utf8(seed("paths")).unwrap()).is_ok());
