@@ -233,22 +233,36 @@ fn existing_entries_are_refused_skipped_or_replaced() {
     }
 }
 
+/// Proves H197.
 #[test]
-fn no_entry_replaces_a_file_of_the_same_restore() {
-    let place = tempfile::tempdir().unwrap();
-    let target = open(place.path()).existing(Existing::Replace);
-    let contents = vec![1; 2_000_000];
-    large(&target, "large", &contents).unwrap();
-    file(&target, "small", "first").unwrap();
-    for name in ["large", "small"] {
-        assert_eq!(problem(file(&target, name, "second")), Some(Problem::Exists));
-        assert_eq!(problem(large(&target, name, &contents)), Some(Problem::Exists));
-        assert_eq!(problem(directory(&target, name)), Some(Problem::Exists));
-        let special = block_on(target.special(name.as_bytes(), &FileKind::Fifo, &metadata(0o010_600)));
-        assert_eq!(problem(special), Some(Problem::Exists));
+fn no_entry_replaces_another_of_the_same_restore() {
+    for existing in [Existing::Replace, Existing::Skip] {
+        let place = tempfile::tempdir().unwrap();
+        let target = open(place.path()).existing(existing);
+        let contents = vec![1; 2_000_000];
+        let special = |name: &str, kind: FileKind, mode| {
+            problem(block_on(target.special(name.as_bytes(), &kind, &metadata(mode))))
+        };
+        let symlink = || FileKind::Symlink { target: "nowhere".into() };
+        large(&target, "large", &contents).unwrap();
+        file(&target, "small", "first").unwrap();
+        assert_eq!(special("link", symlink(), 0o120_777), None);
+        assert_eq!(special("pipe", FileKind::Fifo, 0o010_600), None);
+        for name in ["large", "small", "link", "pipe"] {
+            assert_eq!(problem(file(&target, name, "second")), Some(Problem::Exists));
+            assert_eq!(problem(large(&target, name, &contents)), Some(Problem::Exists));
+            assert_eq!(problem(directory(&target, name)), Some(Problem::Exists));
+            assert_eq!(special(name, FileKind::Fifo, 0o010_600), Some(Problem::Exists));
+            assert_eq!(special(name, symlink(), 0o120_777), Some(Problem::Exists));
+            if name != "small" {
+                let linked = block_on(target.hard_link(name.as_bytes(), b"small"));
+                assert_eq!(problem(linked), Some(Problem::Exists));
+            }
+        }
+        assert_eq!(fs::read(place.path().join("small")).unwrap(), b"first");
+        assert_eq!(fs::read_link(place.path().join("link")).unwrap(), Path::new("nowhere"));
+        assert_eq!(names(place.path()), ["large", "link", "pipe", "small"]);
     }
-    assert_eq!(fs::read(place.path().join("small")).unwrap(), b"first");
-    assert_eq!(names(place.path()), ["large", "small"]);
 }
 
 #[test]

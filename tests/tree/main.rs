@@ -15,6 +15,7 @@ mod reading;
 mod restore;
 mod restore_genuine;
 mod reuse;
+mod same_names;
 mod write;
 
 use std::fs;
@@ -38,4 +39,27 @@ fn as_ordinary_user(test: &str, variables: &[(&str, &Path)]) {
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// Runs a test of this program again, in a mount namespace of its own after a script, of which `$0` is a directory. Returns `false` with a line if the
+/// script fails: then something cannot be mounted here.
+fn with_mounts(test: &str, script: &str, (variable, place): (&str, &Path)) -> bool {
+    let script = format!("{script} || exit 77; exec \"$1\" --exact \"$2\" --nocapture");
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", &script]).arg(place).arg(std::env::current_exe().unwrap()).arg(test);
+    let output = match command.env(variable, place).output() {
+        Ok(output) => output,
+        Err(error) => {
+            eprintln!("skipped: there is no unshare: {error}");
+            return false;
+        }
+    };
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if !text.contains("running 1 test") {
+        eprintln!("skipped: it cannot be mounted here: {text}");
+        return false;
+    }
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    true
 }

@@ -1,6 +1,6 @@
 //! The directories of a target that entries are created in.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, Mode, fgetxattr_query, fremovexattr, mkdirat, unlinkat};
 use rustix::io::Errno;
 
+use super::own::{OwnEntries, exists};
 use super::{Existing, checked, split};
 use crate::tree::disk::metadata::{ACCESS_LIST, DEFAULT_LIST};
 use crate::tree::disk::open;
@@ -66,21 +67,21 @@ impl Directories {
         &self,
         path: &[u8],
         existing: Existing,
-        own: &Mutex<HashSet<LinkId>>,
+        own: &Mutex<OwnEntries>,
     ) -> Result<(), TargetError> {
         let (above, name) = split(path)?;
         let parent = self.get(above)?;
-        let is_new = match mkdirat(&parent.fd, &*name, Mode::RWXU) {
-            Ok(()) => true,
-            Err(Errno::EXIST) if existing == Existing::Refuse => return Err(exists(Problem::Exists)),
-            Err(Errno::EXIST) => false,
-            Err(error) => return Err(io::Error::from(error).into()),
-        };
-        let fd = match open::directory(&parent.fd, &name) {
-            Err(Errno::NOTDIR | Errno::LOOP) if !is_new && existing == Existing::Replace => {
-                remove(&parent, &name, &own.lock().unwrap_or_else(PoisonError::into_inner))?;
-                return self.enter(path, Existing::Refuse, own);
-            }
+        let mut own = OwnEntries::lock(own, existing);
+        let mut is_new = make(&parent, &name, existing)?;
+        let mut opened = open::directory(&parent.fd, &name);
+        if let (Err(Errno::NOTDIR | Errno::LOOP), false, Existing::Replace, Some(own)) =
+            (&opened, is_new, existing, &own)
+        {
+            remove(&parent, &name, own)?;
+            is_new = make(&parent, &name, Existing::Refuse)?;
+            opened = open::directory(&parent.fd, &name);
+        }
+        let fd = match opened {
             Err(Errno::NOTDIR | Errno::LOOP) if !is_new => return Err(exists(Problem::Exists)),
             opened => opened.map_err(io::Error::from)?,
         };
@@ -89,8 +90,16 @@ impl Directories {
             let _ = (fremovexattr(&fd, DEFAULT_LIST), fremovexattr(&fd, ACCESS_LIST));
         }
         let inherits = !is_new && has_default_list(fd.as_fd());
-        let known = Known { id: Status::of(&fd)?.id, inherits, open: Some(Arc::new(fd)) };
-        self.lock().add(path, known);
+        let id = Status::of(&fd)?.id;
+        if let Some(own) = &mut own {
+            if is_new {
+                own.add_directory(id, path);
+            } else if !own.add_existing(id, path) {
+                return Err(exists(Problem::Exists));
+            }
+        }
+        drop(own);
+        self.lock().add(path, Known { id, inherits, open: Some(Arc::new(fd)) });
         Ok(())
     }
 
@@ -166,9 +175,9 @@ impl Entered {
     }
 }
 
-/// Removes an existing entry that is neither a directory nor a file of the same restore.
-pub(super) fn remove(parent: &Parent, name: &CStr, own: &HashSet<LinkId>) -> Result<(), TargetError> {
-    if Status::of_name(&parent.fd, name).is_ok_and(|status| own.contains(&status.id)) {
+/// Removes an existing entry that is neither a directory nor of the same restore.
+pub(super) fn remove(parent: &Parent, name: &CStr, own: &OwnEntries) -> Result<(), TargetError> {
+    if Status::of_name(&parent.fd, name).is_ok_and(|status| own.has(status.id)) {
         return Err(exists(Problem::Exists));
     }
     match unlinkat(&parent.fd, name, AtFlags::empty()) {
@@ -178,9 +187,14 @@ pub(super) fn remove(parent: &Parent, name: &CStr, own: &HashSet<LinkId>) -> Res
     }
 }
 
-/// An entry whose name exists.
-pub(super) fn exists(problem: Problem) -> TargetError {
-    TargetError::new(problem, io::ErrorKind::AlreadyExists.into())
+/// Makes a directory; returns `false` if the name is taken, and may be.
+fn make(parent: &Parent, name: &CStr, existing: Existing) -> Result<bool, TargetError> {
+    match mkdirat(&parent.fd, name, Mode::RWXU) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) if existing == Existing::Refuse => Err(exists(Problem::Exists)),
+        Err(Errno::EXIST) => Ok(false),
+        Err(error) => Err(io::Error::from(error).into()),
+    }
 }
 
 fn has_default_list(directory: BorrowedFd<'_>) -> bool {

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
-use super::directories::{Parent, exists, remove, remove_inherited};
+use super::directories::{Parent, remove, remove_inherited};
+use super::own::{OwnEntries, exists};
 use super::{DirectoryTarget, Existing, Outcome, split};
 use crate::chunker::is_zero;
 use crate::pxar::Metadata;
@@ -44,7 +45,7 @@ impl DirectoryTarget {
             .and_then(|()| set_length(&file, contents.len() as u64, end));
         if let Err(error) = written {
             if let Ok(status) = Status::of(&file) {
-                self.state.own_files().remove(&status.id);
+                self.state.own().files.remove(&status.id);
             }
             let _ = unlinkat(&parent.fd, &*name, AtFlags::empty());
             return Err(TargetError::not_written(error));
@@ -55,26 +56,24 @@ impl DirectoryTarget {
     /// Creates a file under its own name.
     fn create_file(&self, parent: &Parent, name: &CString) -> Result<File, TargetError> {
         let create = || openat(&parent.fd, &**name, CREATE, OWN_MODE).map(File::from);
-        match self.existing {
-            Existing::Replace => {
-                // Held, so that a file that is created at the same time is known.
-                let mut own = self.state.own_files();
-                let file = match create() {
-                    Err(Errno::EXIST) => {
-                        remove(parent, name, &own)?;
-                        create()
-                    }
-                    created => created,
-                };
-                let file = file.map_err(io::Error::from)?;
-                own.insert(Status::of(&file)?.id);
+        let mut own = OwnEntries::lock(&self.state.own, self.existing);
+        let mut created = create();
+        if let (Err(Errno::EXIST), Existing::Replace, Some(own)) = (&created, self.existing, &own) {
+            remove(parent, name, own)?;
+            created = create();
+        }
+        match (created, &mut own) {
+            (Err(Errno::EXIST), Some(own)) if self.existing == Existing::Skip => {
+                Err(own.skipped(&parent.fd, name))
+            }
+            (Err(Errno::EXIST), _) => Err(exists(Problem::Exists)),
+            (Err(error), _) => Err(io::Error::from(error).into()),
+            (Ok(file), own) => {
+                if let Some(own) = own {
+                    own.files.insert(Status::of(&file)?.id);
+                }
                 Ok(file)
             }
-            existing => create().map_err(|error| match error {
-                Errno::EXIST if existing == Existing::Skip => exists(Problem::Skipped),
-                Errno::EXIST => exists(Problem::Exists),
-                error => io::Error::from(error).into(),
-            }),
         }
     }
 
@@ -85,7 +84,7 @@ impl DirectoryTarget {
         let mut writer = MetadataWriter::new(path, metadata, self.powers);
         writer.set(file.as_fd(), &status);
         self.flags(path, metadata, file, status.id, &mut writer);
-        self.state.own_files().insert(status.id);
+        self.state.own().files.insert(status.id);
         Ok(writer.findings())
     }
 }
@@ -121,8 +120,8 @@ impl LargeFile {
         let (above, name) = split(path)?;
         let parent = target.state.directories.get(above)?;
         if target.existing != Existing::Replace && is_there(parent.fd.as_fd(), &name) {
-            let is_refused = target.existing == Existing::Refuse;
-            return Err(exists(if is_refused { Problem::Exists } else { Problem::Skipped }));
+            let own = OwnEntries::lock(&target.state.own, target.existing);
+            return Err(own.map_or_else(|| exists(Problem::Exists), |own| own.skipped(&parent.fd, &name)));
         }
         loop {
             let mut random = [0; 8];
@@ -180,8 +179,8 @@ impl Written {
         let (directory, from, to) = (&self.parent.fd, &*self.temporary, &*self.name);
         let existing = target.existing;
         let renamed = if existing == Existing::Replace {
-            let own = target.state.own_files();
-            if Status::of_name(directory, to).is_ok_and(|status| own.contains(&status.id)) {
+            let own = target.state.own();
+            if Status::of_name(directory, to).is_ok_and(|status| own.has(status.id)) {
                 return Err(exists(Problem::Exists));
             }
             renameat(directory, from, directory, to).map_err(io::Error::from)
@@ -189,7 +188,7 @@ impl Written {
             rename::to_free_name_in(directory.as_fd(), from, to)
         };
         renamed.map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::EXIST) if existing == Existing::Skip => exists(Problem::Skipped),
+            Some(Errno::EXIST) if existing == Existing::Skip => target.state.own().skipped(directory, to),
             Some(Errno::ISDIR | Errno::NOTEMPTY) => exists(Problem::Exists),
             _ => error.into(),
         })?;

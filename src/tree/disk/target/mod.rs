@@ -2,10 +2,10 @@
 
 mod directories;
 mod file;
+mod own;
 mod root;
 mod special;
 
-use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use self::directories::Directories;
 use self::file::LargeFile;
+use self::own::OwnEntries;
 use super::metadata::flags::{KNOWN, SEALING};
 use super::metadata::write::{MetadataWriter, Powers, add_flags};
 use super::status::Status;
@@ -38,7 +39,8 @@ use crate::tree::{Attribute, LinkId, Problem, TreeFinding};
 /// | `Skip` | not restored, a [notice](crate::tree::Problem::Skipped) | restored into an existing directory, with its metadata; in the place of anything else as `Refuse` |
 /// | `Replace` | replaces anything but a directory | restored into an existing directory, with its metadata; replaces anything else |
 ///
-/// No entry replaces a file of the same restore, as on a filesystem that takes two names for the same.
+/// No entry replaces another one of the same restore, and no two directories become one, as on a filesystem that takes two names for the same: the
+/// second is not restored and [reported](crate::tree::Problem::Exists), whatever the policy.
 ///
 /// # Metadata
 /// It sets, in an order that keeps them: owner, extended attributes, capabilities, access control lists, mode, time of modification, flags. By default
@@ -75,8 +77,8 @@ pub enum Existing {
 #[derive(Debug)]
 struct State {
     directories: Directories,
-    /// Files of this restore, to which it may link, and which it does not replace.
-    files: Mutex<HashSet<LinkId>>,
+    /// Entries of this restore, which it does not replace.
+    own: Mutex<OwnEntries>,
     /// Flags to set in the end.
     seals: Mutex<Vec<Seal>>,
     /// `true` if the root is of this restore, and gets the metadata of the archive.
@@ -95,8 +97,8 @@ struct Seal {
 type Outcome = Result<Vec<TreeFinding>, TargetError>;
 
 impl State {
-    fn own_files(&self) -> MutexGuard<'_, HashSet<LinkId>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    fn own(&self) -> MutexGuard<'_, OwnEntries> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -203,7 +205,7 @@ impl DirectoryTarget {
 impl TreeTarget for DirectoryTarget {
     async fn directory(&self, path: &[u8], _: &Metadata) -> Outcome {
         let enter =
-            |this: &Self, path: &[u8]| this.state.directories.enter(path, this.existing, &this.state.files);
+            |this: &Self, path: &[u8]| this.state.directories.enter(path, this.existing, &this.state.own);
         self.run(path, enter).await.map(|()| Vec::new())
     }
 

@@ -46,7 +46,7 @@ impl DirectoryTarget {
     fn new(runtime: Arc<dyn Runtime>, root: OwnedFd, sets_root: bool) -> Result<Self> {
         let directories =
             Directories::new(root).map_err(|error: io::Error| Error::io(error, "open a target"))?;
-        let state = State { directories, files: Mutex::default(), seals: Mutex::default(), sets_root };
+        let state = State { directories, own: Mutex::default(), seals: Mutex::default(), sets_root };
         let owners = nix::unistd::geteuid().is_root();
         let powers = Powers { owners, privileges: false };
         Ok(Self { existing: Existing::Refuse, flushes: true, powers, runtime, state: Arc::new(state) })

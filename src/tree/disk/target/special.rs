@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use rustix::fs::{AtFlags, Gid, Mode, Uid, linkat, symlinkat, unlinkat, utimensat};
 use rustix::io::Errno;
 
-use super::directories::{Parent, exists, remove};
+use super::directories::{Parent, remove};
+use super::own::{OwnEntries, exists};
 use super::{DirectoryTarget, Existing, Outcome, split};
 use crate::pxar::{FileKind, Metadata};
 use crate::tree::disk::metadata::write::{MetadataWriter, times};
@@ -46,7 +47,7 @@ impl DirectoryTarget {
         let ((above, name), (target_above, target_name)) = (split(path)?, split(target)?);
         let parent = self.state.directories.get(above)?;
         let target_parent = self.open_any(target_above)?;
-        let is_own = |status: &Status| self.state.own_files().contains(&status.id);
+        let is_own = |status: &Status| self.state.own().files.contains(&status.id);
         let refused = || {
             let why = "the file that it names is not one of this restore";
             io::Error::new(io::ErrorKind::NotFound, why)
@@ -78,19 +79,24 @@ impl DirectoryTarget {
         name: &CStr,
         call: impl Fn() -> Result<(), Errno>,
     ) -> Result<Result<(), Errno>, TargetError> {
-        match call() {
-            Err(Errno::EXIST) => {}
-            made => return Ok(made),
-        }
-        match self.existing {
-            Existing::Refuse => Err(exists(Problem::Exists)),
-            Existing::Skip => Err(exists(Problem::Skipped)),
-            Existing::Replace => {
-                remove(parent, name, &self.state.own_files())?;
-                call().map_err(io::Error::from)?;
-                Ok(Ok(()))
+        let mut own = OwnEntries::lock(&self.state.own, self.existing);
+        let mut made = call();
+        if made == Err(Errno::EXIST) {
+            match (self.existing, &own) {
+                (Existing::Replace, Some(own)) => {
+                    remove(parent, name, own)?;
+                    made = call();
+                }
+                (Existing::Skip, Some(own)) => return Err(own.skipped(&parent.fd, name)),
+                _ => return Err(exists(Problem::Exists)),
             }
         }
+        if let (Ok(()), Some(own)) = (made, &mut own)
+            && let Ok(status) = Status::of_name(&parent.fd, name)
+        {
+            own.others.insert(status.id);
+        }
+        Ok(made)
     }
 
     /// Opens a directory that may be left already.
