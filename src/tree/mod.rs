@@ -58,7 +58,7 @@ pub use policy::pattern::EntryKind;
 pub(crate) use read::ReadLimits;
 pub use read::{ReadDir, Tree, TreeEntry, TreeFile, TreeFind, TreeStep, TreeWalk};
 pub use report::{Attribute, Problem, TreeFinding, TreeReport};
-pub use restore::target::{TargetError, TargetFile, TreeTarget};
+pub use restore::target::{SmallFile, TargetError, TargetFile, TreeTarget};
 pub use restore::{TreeRestore, TreeRestoreEvent, TreeRestoreSummary};
 pub use source::{
     FileContents, LinkId, SourceDirectory, SourceEntry, SourceListing, SourceRoot, SourceStream, TreeSource,

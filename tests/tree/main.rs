@@ -13,6 +13,7 @@ mod limits;
 mod links;
 mod reading;
 mod restore;
+mod restore_batches;
 mod restore_genuine;
 mod reuse;
 mod same_names;

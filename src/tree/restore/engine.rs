@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::future::{self, BoxFuture, Either};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
+use super::batch::Batches;
 use super::contents::ContentsReader;
 use super::directories::{Complete, Directories, DirectoryNumber, Ready, when_ready};
 use super::report::{TreeRestoreEvent, TreeRestoreSummary};
@@ -20,7 +21,7 @@ use crate::pxar::{FileKind, Metadata};
 use crate::tree::read::{Tree, TreeEntry, TreeStep, TreeWalk};
 use crate::tree::{EntryKind, Problem, TreeFinding};
 
-/// Maximum number of entries that the target creates at once.
+/// Maximum number of calls of the target at once.
 const MAX_TASKS: usize = 64;
 
 /// Maximum bytes of small files and of extended attributes that are being written.
@@ -28,6 +29,7 @@ const MAX_TASK_BYTES: u64 = 16 << 20;
 
 /// State of a restore.
 pub(super) struct Engine<'a> {
+    pub(super) batches: Batches,
     /// First copy of a file, by the position to which hard links lead.
     pub(super) copies: HashMap<u64, Bytes>,
     pub(super) directories: Directories,
@@ -36,13 +38,15 @@ pub(super) struct Engine<'a> {
     /// `false` if only parts of the tree are restored: the metadata of the root then stay.
     finishes_root: bool,
     full: Option<Error>,
+    /// Tasks begin when they are polled.
+    has_new_tasks: bool,
     /// Directories from the root to the present one.
     levels: Vec<Level>,
     observer: Option<Arc<dyn Observer<TreeRestoreEvent>>>,
     summary: TreeRestoreSummary,
     pub(super) target: &'a dyn TreeTarget,
-    task_bytes: u64,
-    tasks: FuturesUnordered<BoxFuture<'a, Done>>,
+    pub(super) task_bytes: u64,
+    pub(super) tasks: FuturesUnordered<BoxFuture<'a, Done>>,
     pub(super) tree: &'a Tree,
     pub(super) walked: WalkedFiles,
 }
@@ -61,11 +65,25 @@ pub(super) struct Done {
     /// Bytes that it held.
     pub(super) bytes: u64,
     pub(super) directory: Option<DirectoryNumber>,
+    pub(super) entries: Vec<Restored>,
+    /// `true` for small files of the directory.
+    pub(super) is_batch: bool,
+}
+
+/// An entry whose task ended.
+pub(super) struct Restored {
     /// `None` for metadata of directories, which are not counted.
     pub(super) kind: Option<FileKind>,
-    pub(super) path: Bytes,
     /// `None` if the entry is left out with its directory.
     pub(super) outcome: Option<Result<Vec<TreeFinding>, TargetError>>,
+    pub(super) path: Bytes,
+}
+
+impl Done {
+    /// A task for one entry.
+    pub(super) fn of(bytes: u64, directory: Option<DirectoryNumber>, entry: Restored) -> Self {
+        Self { bytes, directory, entries: vec![entry], is_batch: false }
+    }
 }
 
 impl<'a> Engine<'a> {
@@ -75,11 +93,13 @@ impl<'a> Engine<'a> {
         observer: Option<Arc<dyn Observer<TreeRestoreEvent>>>,
     ) -> Self {
         Self {
+            batches: Batches::default(),
             copies: HashMap::new(),
             directories: Directories::default(),
             files: HashSet::new(),
             finishes_root: false,
             full: None,
+            has_new_tasks: false,
             levels: Vec::new(),
             observer,
             summary: TreeRestoreSummary::default(),
@@ -107,8 +127,9 @@ impl<'a> Engine<'a> {
         if restored.is_ok() {
             self.leave_to(0);
         }
+        self.close_batch();
         // Tasks under way belong to the caller's target: they end in any case.
-        while let Some(done) = self.tasks.next().await {
+        while let Some(done) = self.next_done().await {
             self.settle(done);
         }
         restored?;
@@ -248,14 +269,17 @@ impl<'a> Engine<'a> {
         let parent_ready = self.directories.ready(parent);
         let target = self.target;
         let bytes = weight(&metadata);
-        self.start(bytes, async move {
+        self.task_bytes += bytes;
+        self.start(async move {
             let outcome = when_ready(parent_ready, target.directory(&path, &metadata)).await;
             let _ = ready.send(matches!(outcome, Some(Ok(_))));
-            Done { bytes, directory: Some(number), kind: Some(FileKind::Directory), path, outcome }
+            let kind = Some(FileKind::Directory);
+            Done::of(bytes, Some(number), Restored { kind, outcome, path })
         });
     }
 
     fn leave(&mut self) {
+        self.close_batch();
         let Some(level) = self.levels.pop() else { return };
         if let Some(complete) = level.number.and_then(|number| self.directories.leave(number)) {
             self.finish_directory(complete);
@@ -275,9 +299,10 @@ impl<'a> Engine<'a> {
         }
         let target = self.target;
         let bytes = weight(&metadata);
-        self.start(bytes, async move {
+        self.task_bytes += bytes;
+        self.start(async move {
             let outcome = when_ready(ready, target.finish_directory(&path, &metadata)).await;
-            Done { bytes, directory: parent, kind: None, path, outcome }
+            Done::of(bytes, parent, Restored { kind: None, outcome, path })
         });
     }
 
@@ -287,24 +312,36 @@ impl<'a> Engine<'a> {
         self.directories.ready(directory)
     }
 
-    /// Starts a task.
-    pub(super) fn start(&mut self, bytes: u64, task: impl Future<Output = Done> + Send + 'a) {
-        self.task_bytes += bytes;
+    /// Starts a task. The caller counts its bytes.
+    pub(super) fn start(&mut self, task: impl Future<Output = Done> + Send + 'a) {
+        self.has_new_tasks = true;
         self.tasks.push(Box::pin(task));
     }
 
-    /// Waits until there is room for another task.
+    /// Waits for the end of a task.
+    async fn next_done(&mut self) -> Option<Done> {
+        self.start_waiting();
+        self.tasks.next().await
+    }
+
+    /// Lets new tasks begin, and waits until there is room for another one.
     async fn make_room(&mut self) {
-        while self.tasks.len() >= MAX_TASKS || self.task_bytes >= MAX_TASK_BYTES {
-            let Some(done) = self.tasks.next().await else { break };
+        while std::mem::take(&mut self.has_new_tasks)
+            && let Some(Some(done)) = future::poll_immediate(self.tasks.next()).await
+        {
+            self.settle(done);
+        }
+        while self.tasks.len() + self.batches.waiting() >= MAX_TASKS || self.task_bytes >= MAX_TASK_BYTES {
+            let Some(done) = self.next_done().await else { break };
             self.settle(done);
         }
     }
 
     /// Waits until a file is written.
     pub(super) async fn wait_for_file(&mut self, path: &[u8]) {
+        self.close_batch();
         while self.files.contains(path) {
-            let Some(done) = self.tasks.next().await else { break };
+            let Some(done) = self.next_done().await else { break };
             self.settle(done);
         }
     }
@@ -312,7 +349,12 @@ impl<'a> Engine<'a> {
     /// Waits for something, and lets tasks progress meanwhile.
     pub(super) async fn wait<T>(&mut self, wanted: impl Future<Output = T> + Send) -> T {
         let mut wanted = pin!(wanted);
+        if let Some(value) = future::poll_immediate(wanted.as_mut()).await {
+            return value;
+        }
+        self.close_batch();
         loop {
+            self.start_waiting();
             if self.tasks.is_empty() {
                 return wanted.await;
             }
@@ -326,8 +368,22 @@ impl<'a> Engine<'a> {
 
     /// Takes the result of a task.
     pub(super) fn settle(&mut self, done: Done) {
-        let Done { bytes, directory, kind, path, outcome } = done;
+        let Done { bytes, directory, entries, is_batch } = done;
         self.task_bytes -= bytes;
+        for entry in entries {
+            self.settle_entry(entry);
+        }
+        let Some(directory) = directory else { return };
+        if is_batch {
+            self.start_next(directory);
+        }
+        if let Some(complete) = self.directories.end(directory) {
+            self.finish_directory(complete);
+        }
+    }
+
+    fn settle_entry(&mut self, entry: Restored) {
+        let Restored { kind, outcome, path } = entry;
         if matches!(kind, Some(FileKind::File { .. })) {
             self.files.remove(&path);
         }
@@ -343,9 +399,6 @@ impl<'a> Engine<'a> {
             }
             Some(Err(error)) => self.failed(&path, error),
             None => {}
-        }
-        if let Some(complete) = directory.and_then(|directory| self.directories.end(directory)) {
-            self.finish_directory(complete);
         }
     }
 

@@ -4,10 +4,10 @@ use bytes::Bytes;
 
 use super::contents::{ContentsReader, Pieces};
 use super::directories::{DirectoryNumber, when_ready};
-use super::engine::{Done, Engine, weight};
+use super::engine::{Done, Engine, Restored, weight};
 use super::report::TreeRestoreEvent;
 use super::selection::Selection;
-use super::target::TargetError;
+use super::target::{SmallFile, TargetError};
 use super::walked::{LinkedFile, contradiction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pxar::{EntryContents, FileKind, Metadata};
@@ -59,26 +59,13 @@ impl Engine<'_> {
         drop(pieces);
         match whole {
             Ok(bytes) if bytes.len() as u64 == file.size => {
-                self.small(file, bytes);
+                let NewFile { directory, metadata, path, .. } = file;
+                self.small(directory, SmallFile { contents: bytes, metadata, path });
                 Ok(())
             }
             Ok(_) => self.damaged(&file.path, cut()),
             Err(error) => self.damaged(&file.path, error),
         }
-    }
-
-    fn small(&mut self, file: NewFile, contents: Bytes) {
-        let NewFile { directory, metadata, path, size } = file;
-        let ready = self.begin(directory);
-        self.files.insert(path.clone());
-        self.emit(|| TreeRestoreEvent::ContentsRestored { size });
-        let target = self.target;
-        let bytes = size + weight(&metadata);
-        self.start(bytes, async move {
-            let outcome = when_ready(ready, target.small_file(&path, contents, &metadata)).await;
-            let kind = Some(FileKind::File { size });
-            Done { bytes, directory: Some(directory), kind, path, outcome }
-        });
     }
 
     /// Writes a large file, while small ones are written too.
@@ -98,7 +85,7 @@ impl Engine<'_> {
         };
         let kind = Some(FileKind::File { size: file.size });
         let NewFile { directory, path, .. } = file;
-        self.settle(Done { bytes: 0, directory: Some(directory), kind, path, outcome });
+        self.settle(Done::of(0, Some(directory), Restored { kind, outcome, path }));
         Ok(())
     }
 
@@ -128,10 +115,11 @@ impl Engine<'_> {
         let ready = self.begin(directory);
         let target = self.target;
         let bytes = weight(&entry.metadata);
-        self.start(bytes, async move {
+        self.task_bytes += bytes;
+        self.start(async move {
             let TreeEntry { kind, metadata, path, .. } = entry;
             let outcome = when_ready(ready, target.special(&path, &kind, &metadata)).await;
-            Done { bytes, directory: Some(directory), kind: Some(kind), path, outcome }
+            Done::of(bytes, Some(directory), Restored { kind: Some(kind), outcome, path })
         });
     }
 
@@ -179,7 +167,7 @@ impl Engine<'_> {
                 None => None,
             };
             let (path, kind) = (entry.path.clone(), Some(entry.kind.clone()));
-            self.settle(Done { bytes: 0, directory: Some(directory), kind, path, outcome });
+            self.settle(Done::of(0, Some(directory), Restored { kind, outcome, path }));
             if is_done {
                 return Ok(());
             }

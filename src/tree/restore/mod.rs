@@ -16,6 +16,7 @@
 //!
 //! A damaged chunk costs the files in it. A failure of the store or a full target ends the restore; what is restored stays.
 
+mod batch;
 mod contents;
 mod directories;
 mod engine;

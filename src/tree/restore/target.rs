@@ -5,6 +5,7 @@ use std::{fmt, io};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future;
 
 use crate::pxar::{FileKind, Metadata};
 use crate::tree::{Problem, TreeFinding};
@@ -43,6 +44,17 @@ pub trait TreeTarget: fmt::Debug + Send + Sync {
         contents: Bytes,
         metadata: &Metadata,
     ) -> Result<Vec<TreeFinding>, TargetError>;
+
+    /// Creates small files of one directory, each as [`small_file`](TreeTarget::small_file) does. Default: all at once.
+    ///
+    /// Returns one result for each file, in the same order. The restore reports a file without a result as not created.
+    async fn small_files(&self, files: Vec<SmallFile>) -> Vec<Result<Vec<TreeFinding>, TargetError>> {
+        let create = |file: SmallFile| async move {
+            let SmallFile { contents, metadata, path } = file;
+            self.small_file(&path, contents, &metadata).await
+        };
+        future::join_all(files.into_iter().map(create)).await
+    }
 
     /// Creates a file whose contents follow.
     ///
@@ -87,6 +99,18 @@ pub trait TreeTarget: fmt::Debug + Send + Sync {
     /// # Errors
     /// Any error fails the restore.
     async fn finish(&self) -> io::Result<Vec<TreeFinding>>;
+}
+
+/// A file that a [`TreeTarget`] creates at once.
+#[non_exhaustive]
+#[derive(Clone, Debug)]
+pub struct SmallFile {
+    /// All its contents.
+    pub contents: Bytes,
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// Its path from the root of the target.
+    pub path: Bytes,
 }
 
 /// A file of a [`TreeTarget`] that is being written. Dropped before [`finish`](TargetFile::finish), it must not pass for the whole file.

@@ -92,6 +92,7 @@ const TOOLS: &[&str] = &[
     "SecretText",
     "SingleProcess",
     "Sizes",
+    "SmallFile",
     "SourceEntry",
     "SourceListing",
     "SourceRoot",

@@ -22,7 +22,7 @@ use super::metadata::write::{MetadataWriter, Powers, add_flags};
 use super::status::Status;
 use crate::pxar::{FileKind, Metadata};
 use crate::rt::Runtime;
-use crate::tree::restore::target::{TargetError, TargetFile, TreeTarget};
+use crate::tree::restore::target::{SmallFile, TargetError, TargetFile, TreeTarget};
 use crate::tree::{Attribute, LinkId, Problem, TreeFinding};
 
 /// A directory of this host as the [target](TreeTarget) of a restore.
@@ -212,6 +212,19 @@ impl TreeTarget for DirectoryTarget {
     async fn small_file(&self, path: &[u8], contents: Bytes, metadata: &Metadata) -> Outcome {
         let metadata = metadata.clone();
         self.run(path, move |this, path| this.write_small(path, &contents, &metadata)).await
+    }
+
+    async fn small_files(&self, files: Vec<SmallFile>) -> Vec<Outcome> {
+        let count = files.len();
+        let write = move |this: &Self, _: &[u8]| {
+            let write = |file: &SmallFile| this.write_small(&file.path, &file.contents, &file.metadata);
+            Ok(files.iter().map(write).collect())
+        };
+        self.run(b"", write).await.unwrap_or_else(|error: TargetError| {
+            let TargetError { cause, problem } = error;
+            let failed = |_| Err(TargetError::new(problem, io::Error::new(cause.kind(), cause.to_string())));
+            (0..count).map(failed).collect()
+        })
     }
 
     async fn file(
