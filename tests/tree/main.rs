@@ -6,6 +6,7 @@ mod changing;
 mod crash;
 mod disk_source;
 mod disk_target;
+mod dropped;
 mod genuine;
 mod genuine_writes;
 mod hostile;
