@@ -7,6 +7,7 @@ mod cli;
 use std::collections::HashSet;
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -68,6 +69,7 @@ Each source is opened once. A pipe or another stream can be a .bin or a .conf; a
                        /a from the root only, a/ directories only, * ? [a-z] within a name, ** across names, !a includes again
   --exclude-from FILE  patterns, one a line; # begins a comment
   --one-file-system    store directories on other filesystems empty
+  --include-dev DIR    with --one-file-system, store what is on the filesystem of DIR all the same; may be repeated
   --strict             fail, without a snapshot, if anything cannot be read or changes meanwhile; without it, the rest is
                        backed up, each such file is named, and the exit status is 1
 {}",
@@ -346,6 +348,16 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
             }
             "--exclude-from" => exclude_from(&mut arguments.directories, &cli::value(parser)?)?,
             "--group" => arguments.group = Some(cli::value(parser)?),
+            "--include-dev" => {
+                let path = PathBuf::from(cli::value(parser)?);
+                let failed =
+                    |why: &dyn std::fmt::Display| input(format!("--include-dev {}: {why}", path.display()));
+                let found = fs::metadata(&path).map_err(|error| failed(&error))?;
+                if !found.is_dir() {
+                    return Err(failed(&"it is no directory"));
+                }
+                arguments.directories.included.push((path, found.dev()));
+            }
             "--json" => arguments.json = true,
             "--no-cache" => arguments.no_cache = true,
             "--no-base" => arguments.no_base = true,

@@ -61,6 +61,9 @@ pub(crate) async fn write(
     if !options.one_file_system {
         source = source.all_filesystems();
     }
+    for (path, _) in &options.included {
+        source = source.include_filesystem(path).await?;
+    }
     for directory in own {
         source = source.own_directory(directory).await?;
     }

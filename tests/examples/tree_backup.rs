@@ -651,11 +651,17 @@ fn other_filesystems_are_stored_empty_on_request() {
     fs::create_dir_all(place.path("src/proc")).unwrap();
     let script = "mount -t tmpfs -o mode=711 none src/mnt && echo 2 > src/mnt/other && mount --rbind /proc src/proc && \
                   echo mounted >&2 && exec \"$0\" \"$@\"";
-    for (extra, expected, problem) in [
-        ("--one-file-system", &["", "a", "mnt/", "proc/"][..], "mount_point"),
-        ("--no-base", &["", "a", "mnt/", "mnt/other", "proc/"], "virtual_filesystem"),
-    ] {
-        let backup = place.backup(&[extra, "--group", &format!("host/{problem}"), "root.tar:src"]);
+    let (one, with_other) = (&["", "a", "mnt/", "proc/"][..], &["", "a", "mnt/", "mnt/other", "proc/"][..]);
+    for (number, (extra, expected, problem)) in [
+        (&["--one-file-system"][..], one, "mount_point"),
+        (&["--one-file-system", "--include-dev", "src/mnt"], with_other, "mount_point"),
+        (&["--no-base"], with_other, "virtual_filesystem"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut backup = place.backup(extra);
+        backup.args(["--group", &format!("host/{number}"), "root.tar:src"]);
         let mut unshared = Command::new("unshare");
         let program = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
         unshared.current_dir(place.path("")).args([program, "sh", "-c", script]);

@@ -332,6 +332,31 @@ fn virtual_filesystems_and_other_filesystems_are_not_entered() {
     assert!(block_on(below.list()).unwrap().entries.is_empty());
 }
 
+#[test]
+fn chosen_filesystems_are_entered_and_no_others() {
+    const PLACE: &str = "LARDER_TEST_MOUNTS";
+    if let Some(place) = std::env::var_os(PLACE) {
+        let place = Path::new(&place);
+        let source = block_on(open(place).include_filesystem(place.join("a"))).unwrap();
+        let listed = list(&source);
+        let names: Vec<_> = listed.entries.keys().map(String::as_str).collect();
+        assert_eq!(names, ["/a", "/a/below", "/a/file", "/b"]);
+        let expected = ["/a/below", "/b"].map(|path| (path.to_owned(), Problem::MountPoint));
+        assert_eq!(listed.problems, expected);
+        let missing = block_on(open(place).include_filesystem(place.join("none"))).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let mount = "cd \"$0\" && mkdir a b && mount -t tmpfs none a && mount -t tmpfs none b && mkdir a/below && \
+                 mount -t tmpfs none a/below && touch a/file b/file a/below/file";
+    crate::with_mounts(
+        "disk_source::chosen_filesystems_are_entered_and_no_others",
+        mount,
+        (PLACE, place.path()),
+    );
+}
+
 /// The tree is read by an ordinary user: this test runs itself again as that user.
 #[test]
 fn entries_that_cannot_be_read_are_reported_and_the_rest_is_listed() {

@@ -167,7 +167,10 @@ impl Walk<'_> {
         }
         let parent_device = parent_device(&self.levels);
         self.add(&Source::Opened(&directory), &metadata, None)?;
-        if self.options.one_file_system && metadata.dev() != self.root_device {
+        let device = metadata.dev();
+        let is_included = device == self.root_device
+            || self.options.included.iter().any(|(_, included)| *included == device);
+        if self.options.one_file_system && !is_included {
             self.found(Problem::MountPoint, None)?;
             return Ok(false);
         }

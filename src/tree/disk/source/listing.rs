@@ -88,7 +88,10 @@ pub(super) fn bar(parent: &Directory, directory: &OwnedFd, status: &Status) -> O
     let (rules, ancestor) = (parent.rules(), parent.ancestor());
     if rules.own.contains(&status.id) {
         Some(Bar::Own)
-    } else if !rules.all_filesystems && status.id.device != ancestor.root_device() {
+    } else if !rules.all_filesystems
+        && status.id.device != ancestor.root_device()
+        && !rules.devices.contains(&status.id.device)
+    {
         Some(Bar::Mount)
     } else if status.id.device != ancestor.id.device && is_virtual(directory) {
         Some(Bar::Virtual)

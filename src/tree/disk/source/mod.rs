@@ -5,6 +5,7 @@ mod directory;
 mod listing;
 mod patterns;
 
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -39,7 +40,7 @@ use crate::tree::{Excludes, LinkId, Problem, SourceRoot, TreeFinding, TreeSource
 ///
 /// | entry | default | option |
 /// |---|---|---|
-/// | contents of directories on other filesystems | left out | [`all_filesystems`](Self::all_filesystems) |
+/// | contents of directories on other filesystems | left out | [`all_filesystems`](Self::all_filesystems), [`include_filesystem`](Self::include_filesystem) |
 /// | contents of virtual filesystems, such as `/proc` | left out | |
 /// | directories of the store of the backup | read | [`own_directory`](Self::own_directory) |
 /// | entries that cannot be read | left out | |
@@ -61,6 +62,8 @@ pub struct DirectorySource {
 #[derive(Clone, Debug)]
 struct Rules {
     all_filesystems: bool,
+    /// Devices that are entered beside that of the root.
+    devices: HashSet<u64>,
     excludes: Excludes,
     own: Vec<LinkId>,
     pattern_files: bool,
@@ -75,6 +78,7 @@ impl DirectorySource {
         let root = open_root(runtime.as_ref(), path.as_ref()).await?;
         let rules = Rules {
             all_filesystems: false,
+            devices: HashSet::new(),
             excludes: Excludes::default(),
             own: Vec::new(),
             pattern_files: true,
@@ -95,6 +99,23 @@ impl DirectorySource {
     pub fn all_filesystems(mut self) -> Self {
         self.rules.all_filesystems = true;
         self
+    }
+
+    /// Enters directories on the filesystem of this directory too, wherever it is mounted in the tree; default: on that of the root alone. What is
+    /// mounted below it is another filesystem.
+    ///
+    /// # Errors
+    /// `NotFound`, `Denied`, and `InvalidInput` if it is no directory.
+    pub async fn include_filesystem(mut self, path: impl AsRef<Path>) -> Result<Self> {
+        let (runtime, subject) = (self.runtime.as_ref(), path.as_ref().to_owned());
+        let directory = open_root(runtime, &subject).await?;
+        let look = move || {
+            let status = Status::of(&directory);
+            status.map_err(|error| Error::io(error, "look at").on(subject.display()))
+        };
+        let status = runtime.run_blocking("look at a directory", look).await?;
+        self.rules.devices.insert(status.id.device);
+        Ok(self)
     }
 
     /// Ignores the files `.pxarexclude` of the tree; default: their patterns apply.
