@@ -30,7 +30,7 @@ pub(crate) struct MarkSet {
 
 /// First eight bytes of a digest, in the order of digests.
 pub(crate) fn mark_of(digest: &Digest) -> u64 {
-    digest.as_bytes()[..8].iter().fold(0, |mark, byte| mark << 8 | u64::from(*byte))
+    digest.mark()
 }
 
 impl MarkSetBuilder {

@@ -41,6 +41,11 @@ impl Digest {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// The first eight bytes, in the order of digests.
+    pub(crate) fn mark(&self) -> u64 {
+        self.0[..8].iter().fold(0, |mark, byte| mark << 8 | u64::from(*byte))
+    }
 }
 
 impl From<[u8; 32]> for Digest {

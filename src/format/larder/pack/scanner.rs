@@ -276,6 +276,9 @@ impl Unread {
         if self.len < N {
             return None;
         }
+        if let Some(bytes) = self.pieces.front().and_then(|piece| piece.first_chunk()) {
+            return Some(*bytes);
+        }
         let mut bytes = [0; N];
         let unread = self.pieces.iter().flat_map(|piece| piece.iter());
         bytes.iter_mut().zip(unread).for_each(|(byte, next)| *byte = *next);

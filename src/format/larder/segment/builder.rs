@@ -163,7 +163,8 @@ impl SegmentBuilder {
         self.replaced.iter().for_each(|name| encode_name(name, &mut head));
         let (mut rest, mut end) = (&self.records[..], 0);
         for slot in 0..layout.slots() {
-            let records = rest.partition_point(|record| layout.slot_of(&digest_of(record)) <= slot);
+            let records =
+                rest.partition_point(|record| layout.slot_of_mark(digest_of(record).mark()) <= slot);
             let (records, behind) = rest.split_at_checked(records).unwrap_or((rest, &[]));
             end += u32::try_from(records.len()).unwrap_or(u32::MAX);
             head.extend(end.to_le_bytes());

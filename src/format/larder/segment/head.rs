@@ -10,9 +10,10 @@ use crate::format::larder::fields::Fields;
 use crate::format::larder::pack::name::SessionId;
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::records::SlotRecords;
+use crate::format::larder::segment::slots::Slots;
 use crate::format::larder::segment::{
-    HEADER_BYTES, Layout, MAGIC, MAX_PACKS, MAX_RECORDS, MAX_REPLACED, NAME_BYTES, PACK_BYTES, RECORD_BYTES,
-    RawRecord, SLOT_BYTES, SegmentPack, SegmentRecord, VERSION,
+    HEADER_BYTES, Layout, MAGIC, MAX_PACKS, MAX_RECORDS, MAX_REPLACED, NAME_BYTES, PACK_BYTES, SegmentPack,
+    VERSION,
 };
 
 /// What the first bytes of a segment contain.
@@ -33,6 +34,7 @@ pub(crate) struct SegmentHead {
     bytes: Bytes,
     layout: Layout,
     name: SegmentName,
+    slots: Slots,
 }
 
 impl SegmentHead {
@@ -63,7 +65,9 @@ impl SegmentHead {
         if Digest::of(checked).as_bytes() != checksum {
             return Err(DecodeError::Checksum);
         }
-        let head = Self { bytes: prefix.slice(..head.len()), layout, name: *name };
+        let rows = prefix.slice(layout.slots_offset()..layout.head_checksum_offset());
+        let bytes = prefix.slice(..head.len());
+        let head = Self { bytes, layout, name: *name, slots: Slots::new(layout, rows) };
         head.check_tables()?;
         Ok(HeadPart::Head(head))
     }
@@ -100,23 +104,22 @@ impl SegmentHead {
 
     /// Number of slots.
     pub(crate) fn slots(&self) -> usize {
-        self.layout.slots()
+        self.slots.len()
+    }
+
+    /// The slots, which have no records of their own.
+    pub(super) fn slot_table(&self) -> &Slots {
+        &self.slots
     }
 
     /// The slot of a chunk.
     pub(crate) fn slot_of(&self, digest: &Digest) -> usize {
-        self.layout.slot_of(digest)
-    }
-
-    /// Numbers of the records of a slot.
-    pub(super) fn numbers_of(&self, slot: usize) -> Range<usize> {
-        self.records_in(slot)..self.records_in(slot.saturating_add(1))
+        self.slots.slot_of(digest)
     }
 
     /// Place of the records of these slots in the segment. It is empty if they have none.
     pub(crate) fn range_of(&self, slots: &Range<usize>) -> Range<u64> {
-        let at = |slots| self.bytes.len() as u64 + self.records_in(slots) as u64 * RECORD_BYTES as u64;
-        at(slots.start)..at(slots.end.max(slots.start))
+        self.slots.range_of(slots)
     }
 
     /// Reads the records of these slots; the bytes are those of [`range_of`](Self::range_of).
@@ -124,45 +127,7 @@ impl SegmentHead {
     /// # Errors
     /// `Checksum`, `Field`, `Truncated`.
     pub(crate) fn records(&self, slots: Range<usize>, bytes: Bytes) -> Result<SlotRecords, DecodeError> {
-        let range = self.range_of(&slots);
-        if range.end - range.start != bytes.len() as u64 {
-            return Err(DecodeError::Truncated { want: range.end - range.start, have: bytes.len() as u64 });
-        }
-        let mut rest = bytes.as_chunks().0;
-        let (mut offset, mut before) = (range.start, None);
-        for slot in slots.start..slots.end.min(self.slots()) {
-            let count = self.numbers_of(slot).len();
-            let (records, behind) = rest.split_at_checked(count).unwrap_or((rest, &[]));
-            if crc32fast::hash(records.as_flattened()) != self.slot_checksum(slot) {
-                return Err(DecodeError::Checksum);
-            }
-            for record in records {
-                let checked = self.check_record(slot, record, before);
-                checked.map_err(|name| DecodeError::Field { offset, name })?;
-                (offset, before) = (offset + RECORD_BYTES as u64, Some(record));
-            }
-            rest = behind;
-        }
-        Ok(SlotRecords::new(bytes))
-    }
-
-    /// Checks a record behind another one. An error names the field.
-    fn check_record(
-        &self,
-        slot: usize,
-        record: &RawRecord,
-        before: Option<&RawRecord>,
-    ) -> Result<(), &'static str> {
-        let parsed = SegmentRecord::parse(record).ok_or("record")?;
-        if self.slot_of(&parsed.entry.digest) != slot {
-            return Err("slot of a record");
-        }
-        let order = |record: &SegmentRecord| (record.entry.digest, record.pack);
-        if before.and_then(SegmentRecord::parse).is_some_and(|before| order(&before) >= order(&parsed)) {
-            return Err("order of the records");
-        }
-        let pack = self.pack(parsed.pack).ok_or("pack of a record")?;
-        if parsed.entry.fits(pack.bytes) { Ok(()) } else { Err("place of a chunk") }
+        self.slots.read(slots, bytes, |pack| self.pack(pack).map(|pack| pack.bytes))
     }
 
     fn check_tables(&self) -> Result<(), DecodeError> {
@@ -181,11 +146,8 @@ impl SegmentHead {
         if !is_ascending || self.replaced().any(|replaced| replaced == self.name) {
             return Err(invalid(offset, "replaced segments"));
         }
-        let ends = (0..=self.slots()).map(|slots| self.records_in(slots));
-        if !ends.is_sorted() || self.records_in(self.slots()) != self.len() {
-            return Err(invalid(self.layout.slots_offset(), "ends of the slots"));
-        }
-        Ok(())
+        let is_valid = self.slots.is_valid();
+        is_valid.then_some(()).ok_or(invalid(self.layout.slots_offset(), "ends of the slots"))
     }
 
     fn pack_rows(&self) -> &[[u8; PACK_BYTES]] {
@@ -196,24 +158,8 @@ impl SegmentHead {
         self.rows(self.layout.replaced_offset()..self.layout.slots_offset())
     }
 
-    fn slot_rows(&self) -> &[[u8; SLOT_BYTES]] {
-        self.rows(self.layout.slots_offset()..self.layout.head_checksum_offset())
-    }
-
     fn rows<const N: usize>(&self, place: Range<usize>) -> &[[u8; N]] {
         self.bytes.get(place).unwrap_or_default().as_chunks().0
-    }
-
-    /// Number of records in the first slots.
-    fn records_in(&self, slots: usize) -> usize {
-        let last = slots.min(self.slots()).checked_sub(1);
-        let row = last.and_then(|last| self.slot_rows().get(last));
-        row.and_then(|row| Fields::of(row).u32()).map_or(0, |end| end as usize)
-    }
-
-    fn slot_checksum(&self, slot: usize) -> u32 {
-        let checksum = self.slot_rows().get(slot).and_then(|row| row.last_chunk());
-        checksum.map_or(0, |checksum| u32::from_le_bytes(*checksum))
     }
 }
 

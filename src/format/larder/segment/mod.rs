@@ -60,6 +60,8 @@ pub(crate) mod builder;
 pub(crate) mod head;
 pub(crate) mod name;
 pub(crate) mod records;
+pub(crate) mod set;
+pub(crate) mod slots;
 
 /// The first eight bytes of a segment: those of the SHA-256 of `larder index segment v1.0`.
 pub(crate) const MAGIC: [u8; 8] = [0x64, 0xb6, 0x42, 0x94, 0xe9, 0xf4, 0x7b, 0xf3];
@@ -184,15 +186,11 @@ impl Layout {
         (self.records_offset() + CHECKSUM_BYTES) as u64 + u64::from(self.records) * RECORD_BYTES as u64
     }
 
-    /// The slot of a chunk.
-    fn slot_of(self, digest: &Digest) -> usize {
-        slot_of(digest, self.slot_bits())
+    /// The slot of the chunks with this [`mark`](Digest::mark).
+    fn slot_of_mark(self, mark: u64) -> usize {
+        let leading = mark.checked_shr(u64::BITS - self.slot_bits()).unwrap_or(0);
+        usize::try_from(leading).unwrap_or(0)
     }
-}
-
-fn slot_of(digest: &Digest, slot_bits: u32) -> usize {
-    let leading = digest.as_bytes()[..4].iter().fold(0_u64, |leading, byte| leading << 8 | u64::from(*byte));
-    usize::try_from(leading >> (32 - slot_bits)).unwrap_or(0)
 }
 
 /// A whole segment that was read and found valid. It takes 44 bytes a record.
@@ -237,7 +235,7 @@ impl Segment {
 
     /// The records of a chunk, by their packs.
     pub(crate) fn find(&self, digest: &Digest) -> impl Iterator<Item = SegmentRecord> {
-        self.records.find_in(self.head.numbers_of(self.head.slot_of(digest)), digest)
+        self.records.find_in(self.head.slot_table().numbers_of(self.head.slot_of(digest)), digest)
     }
 }
 
