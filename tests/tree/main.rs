@@ -2,6 +2,7 @@
 
 mod archives;
 mod changing;
+mod conditions;
 #[cfg(feature = "testing")]
 mod crash;
 mod disk_source;
@@ -45,10 +46,19 @@ fn as_ordinary_user(test: &str, variables: &[(&str, &Path)]) {
 
 /// Runs a test of this program again, in a mount namespace of its own after a script, of which `$0` is a directory. Returns `false` with a line if the
 /// script fails: then something cannot be mounted here.
-fn with_mounts(test: &str, script: &str, (variable, place): (&str, &Path)) -> bool {
+fn with_mounts(test: &str, script: &str, place: (&str, &Path)) -> bool {
+    unshared("-m", test, script, place)
+}
+
+/// Runs a test of this program again, in namespaces of its own after a script. Returns `false` with a line if that is not possible here.
+fn unshared(namespaces: &str, test: &str, script: &str, (variable, place): (&str, &Path)) -> bool {
     let script = format!("{script} || exit 77; exec \"$1\" --exact \"$2\" --nocapture");
     let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", &script]).arg(place).arg(std::env::current_exe().unwrap()).arg(test);
+    command
+        .args([namespaces, "sh", "-c", &script])
+        .arg(place)
+        .arg(std::env::current_exe().unwrap())
+        .arg(test);
     let output = match command.env(variable, place).output() {
         Ok(output) => output,
         Err(error) => {
@@ -59,7 +69,7 @@ fn with_mounts(test: &str, script: &str, (variable, place): (&str, &Path)) -> bo
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     if !text.contains("running 1 test") {
-        eprintln!("skipped: it cannot be mounted here: {text}");
+        eprintln!("skipped: it is not possible here: {text}");
         return false;
     }
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
