@@ -9,6 +9,9 @@ use rustix::fs::{AtFlags, FileType, fstat, statat};
 use crate::pxar::{Device, Mtime, Stat};
 use crate::tree::LinkId;
 
+/// Unit of `st_blocks`.
+const BLOCK_BYTES: u64 = 512;
+
 /// The part of `struct stat` that matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Status {
@@ -17,6 +20,8 @@ pub(super) struct Status {
     /// Number of a device node.
     pub(super) device: Device,
     pub(super) id: LinkId,
+    /// `true` if its blocks do not cover its size.
+    pub(super) is_sparse: bool,
     /// Number of names.
     pub(super) links: u64,
     pub(super) size: u64,
@@ -57,6 +62,7 @@ impl Status {
             seconds,
             nanoseconds: nanoseconds.filter(|nanoseconds| *nanoseconds < 1_000_000_000).unwrap_or(0),
         };
+        let size = raw.st_size.try_into().unwrap_or(0);
         Self {
             changed: time(raw.st_ctime as i64, raw.st_ctime_nsec.try_into().ok()),
             device: Device {
@@ -64,8 +70,9 @@ impl Status {
                 minor: rustix::fs::minor(raw.st_rdev).into(),
             },
             id: LinkId { device: raw.st_dev as u64, inode: raw.st_ino as u64 },
+            is_sparse: (raw.st_blocks as u64).saturating_mul(BLOCK_BYTES) < size,
             links: raw.st_nlink as u64,
-            size: raw.st_size.try_into().unwrap_or(0),
+            size,
             stat: Stat {
                 flags: 0,
                 gid: raw.st_gid,

@@ -1,9 +1,12 @@
 //! Contents of files.
+//!
+//! Parts of a large file that are holes are not read, where the filesystem tells them from data.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
@@ -50,7 +53,7 @@ pub(super) fn open(
     let part = found.read(0..size);
     let problem = found.closing.get().copied();
     Ok(match part {
-        Part { error: None, is_short: false, bytes } if problem.is_none() => FileContents::Whole(bytes),
+        Part { error: None, is_short: false, bytes, .. } if problem.is_none() => FileContents::Whole(bytes),
         Part { error: Some(error), bytes, .. } if bytes.is_empty() => return Err(error),
         part => FileContents::Stream(Box::new(Held { part, problem })),
     })
@@ -62,6 +65,8 @@ struct Found {
     /// The problem that shows when every part is read.
     closing: OnceLock<Problem>,
     file: File,
+    /// `true` if holes can be told from data.
+    has_holes: bool,
     /// Time of the listing.
     mtime: Mtime,
     /// Size in the listing.
@@ -77,17 +82,72 @@ struct Part {
     error: Option<io::Error>,
     /// `true` if it has fewer bytes than asked for.
     is_short: bool,
+    /// Number of zeros instead of bytes, for a hole.
+    zeros: usize,
+}
+
+impl Part {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.zeros == 0 && self.error.is_none()
+    }
+}
+
+fn length_of(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).unwrap_or(0)
+}
+
+/// Position of the first data from an offset on; `None` if there are none. It moves the position of the file, by which nothing is read.
+#[cfg(target_os = "linux")]
+fn data_from(file: &File, offset: u64) -> Result<Option<u64>, rustix::io::Errno> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(data) => Ok(Some(data)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn data_from(_: &File, offset: u64) -> Result<Option<u64>, rustix::io::Errno> {
+    Ok(Some(offset))
+}
+
+#[cfg(target_os = "linux")]
+fn reports_holes(file: &File) -> bool {
+    use crate::tree::policy::filesystem::reports_holes;
+    let found = rustix::fs::fstatfs(file);
+    found.is_ok_and(|found| u32::try_from(found.f_type).is_ok_and(reports_holes))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reports_holes(_: &File) -> bool {
+    false
 }
 
 impl Found {
     fn new(file: File, before: Status, (size, mtime): (u64, Mtime)) -> Self {
         let unread = if size > WHOLE_BYTES { size.div_ceil(PART_BYTES) } else { 1 };
-        Self { before, closing: OnceLock::new(), file, mtime, size, unread: unread.into() }
+        let has_holes = size > WHOLE_BYTES && before.is_sparse && reports_holes(&file);
+        Self { before, closing: OnceLock::new(), file, has_holes, mtime, size, unread: unread.into() }
     }
 
     /// Reads a range. Fewer bytes without an error mean that the file ends.
-    fn read(&self, range: std::ops::Range<u64>) -> Part {
-        let length = usize::try_from(range.end - range.start).unwrap_or(0);
+    fn read(&self, range: Range<u64>) -> Part {
+        let part = if self.is_hole(&range) {
+            Part { zeros: length_of(&range), ..Part::default() }
+        } else {
+            self.read_data(&range)
+        };
+        // Parts end in any order, and the file may change until the last of them.
+        if self.unread.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(problem) = self.problem()
+        {
+            let _ = self.closing.set(problem);
+        }
+        part
+    }
+
+    fn read_data(&self, range: &Range<u64>) -> Part {
+        let length = length_of(range);
         let mut bytes = Vec::new();
         crate::buffers::lengthen(&mut bytes, length);
         let (mut filled, mut failed) = (0, None);
@@ -103,13 +163,14 @@ impl Found {
             }
         }
         bytes.truncate(filled);
-        // Parts end in any order, and the file may change until the last of them.
-        if self.unread.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(problem) = self.problem()
-        {
-            let _ = self.closing.set(problem);
-        }
-        Part { bytes: Bytes::from(bytes), error: failed, is_short: filled < length }
+        Part { bytes: Bytes::from(bytes), error: failed, is_short: filled < length, zeros: 0 }
+    }
+
+    /// Returns `true` if a range has no data, and the file does not end in it.
+    fn is_hole(&self, range: &Range<u64>) -> bool {
+        self.has_holes
+            && data_from(&self.file, range.start).is_ok_and(|data| data.is_none_or(|data| data >= range.end))
+            && Status::of(&self.file).is_ok_and(|status| status.size >= range.end)
     }
 
     /// Compares the file with its listing and with its opening.
@@ -147,6 +208,12 @@ impl SourceStream for Held {
 
 /// Moves bytes of a part to a buffer; the error of the part follows its bytes.
 fn take(part: &mut Part, buffer: &mut [u8]) -> io::Result<usize> {
+    if part.zeros > 0 {
+        let length = part.zeros.min(buffer.len());
+        buffer[..length].fill(0);
+        part.zeros -= length;
+        return Ok(length);
+    }
     if part.bytes.is_empty() {
         return part.error.take().map_or(Ok(0), Err);
     }
@@ -209,7 +276,7 @@ impl AsyncRead for ReadAhead {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        while this.current.bytes.is_empty() && this.current.error.is_none() && !this.is_over {
+        while this.current.is_empty() && !this.is_over {
             this.poll_jobs(context);
             match this.jobs.pop_front() {
                 None => this.is_over = true,
@@ -231,5 +298,42 @@ impl AsyncRead for ReadAhead {
 impl SourceStream for ReadAhead {
     fn problem(&self) -> Option<Problem> {
         self.found.closing.get().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_of_a_file_are_not_read_and_are_zeros() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(20 * PART_BYTES + 5).unwrap();
+        let data = 7 * PART_BYTES + 100;
+        file.write_all_at(b"data", data).unwrap();
+        let before = Status::of(&file).unwrap();
+        if !before.is_sparse || !reports_holes(&file) {
+            // This filesystem tells none.
+            return;
+        }
+        let listed = (before.size, before.stat.mtime);
+        let found = Found::new(file.try_clone().unwrap(), before, listed);
+        for start in (0..before.size).step_by(usize::try_from(PART_BYTES).unwrap()) {
+            let range = start..before.size.min(start + PART_BYTES);
+            let part = found.read(range.clone());
+            assert!(part.error.is_none() && !part.is_short);
+            if range.contains(&data) {
+                assert_eq!((part.zeros, part.bytes.len()), (0, length_of(&range)));
+                assert_eq!(part.bytes[100..104], b"data"[..]);
+            } else {
+                assert_eq!((part.zeros, part.bytes.len()), (length_of(&range), 0));
+            }
+        }
+        assert_eq!(found.closing.get(), None);
+        // What is written into a hole is read, and a hole behind the end is none.
+        file.write_all_at(b"new", 3 * PART_BYTES).unwrap();
+        file.set_len(10 * PART_BYTES).unwrap();
+        assert_eq!(found.read(3 * PART_BYTES..4 * PART_BYTES).bytes[..3], b"new"[..]);
+        assert!(found.read(12 * PART_BYTES..13 * PART_BYTES).is_short);
     }
 }

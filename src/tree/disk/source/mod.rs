@@ -34,7 +34,7 @@ use crate::tree::{Excludes, LinkId, Problem, SourceRoot, TreeFinding, TreeSource
 /// for which there is no safe system call.
 ///
 /// Every entry is opened by its name in the open directory above it and never through a symbolic link. Files are opened without a change of
-/// their time of access where the system allows it.
+/// their time of access where the system allows it. Holes of large files are not read on ext4, XFS, Btrfs and tmpfs; the archive has zeros for them.
 ///
 /// Left out, each with a [finding](crate::tree::TreeFinding):
 ///
