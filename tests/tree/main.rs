@@ -1,6 +1,7 @@
 //! Trees of files: reading, writing, restoring.
 
 mod archives;
+mod base_ahead;
 mod changing;
 mod conditions;
 #[cfg(feature = "testing")]
