@@ -83,8 +83,8 @@ pub struct Acl {
     pub groups: Vec<AclEntry>,
     /// Permissions of the owning group, if the access list has a mask.
     pub group_object: Option<u64>,
-    /// The default list of a directory.
-    pub inherited: Option<DefaultAcl>,
+    /// The default list of a directory. Boxed, since few entries have one, and listings hold many entries.
+    pub inherited: Option<Box<DefaultAcl>>,
     /// Named users of the access list.
     pub users: Vec<AclEntry>,
 }

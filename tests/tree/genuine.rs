@@ -114,7 +114,7 @@ fn check(expected: &Value, entry: &TreeEntry, target: &TreeEntry) {
     // Attributes of directories that the expectation leaves out are those of the file system itself.
     assert_eq!(stat.flags, bits, "{path}");
     assert_eq!(expected["acl"], access_list(&target.metadata.acl, stat.mode), "{path}");
-    assert_eq!(expected["default-acl"], default_list(target.metadata.acl.inherited.as_ref()), "{path}");
+    assert_eq!(expected["default-acl"], default_list(target.metadata.acl.inherited.as_deref()), "{path}");
     let kind = match &target.kind {
         FileKind::BlockDevice(device) | FileKind::CharDevice(device) => {
             assert_eq!(expected["device"], serde_json::json!([device.major, device.minor]));

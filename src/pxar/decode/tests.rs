@@ -25,7 +25,7 @@ fn rich(mode: u32) -> Metadata {
         acl: Acl {
             groups: vec![entry(1, 4)],
             group_object: Some(6),
-            inherited: Some(inherited),
+            inherited: Some(inherited.into()),
             users: vec![entry(2, 7)],
         },
         capabilities: Some(Bytes::from_static(b"\x01\0\0\x02")),

@@ -2,8 +2,8 @@
 //!
 //! [`Walker::next`] yields the entries depth first, the children of a directory by their names. Directories that come next in this order are listed
 //! ahead, each in a task of its own: up to [`DIRECTORIES_AHEAD`] of them, and no more once their listings have [`ENTRIES_AHEAD`]
-//! entries. The listings of the open directories and of those ahead are the memory of the walk: about half a kilobyte an entry. A
-//! directory is listed as a whole, however large.
+//! entries. The listings of the open directories and of those ahead are the memory of the walk: 280 bytes an entry, and its name. A
+//! directory is listed as a whole, however large: with its table, one of a million entries takes about 380 MB.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -246,6 +246,10 @@ impl Walker {
                 return Ok(if self.open.is_empty() { None } else { Some(Step::Leave) });
             };
             listed.taken += 1;
+            // Its table takes memory too.
+            if listed.entries.len() >= MANY_ENTRIES && listed.entries.len() * 2 < listed.entries.capacity() {
+                listed.entries.shrink_to_fit();
+            }
             let (place, is_in_base) = (Arc::clone(&listed.place), listed.is_in_base);
             let directory = listed.directory.clone();
             let ahead = match entry.kind {
@@ -414,22 +418,15 @@ async fn list(context: Context, directory: Arc<dyn SourceDirectory>, place: Arc<
     let entries = listing.entries;
     let is_large = entries.len() > MANY_ENTRIES;
     let listed = move || {
-        let is_root = place.path.is_empty();
-        let mut kept = VecDeque::with_capacity(entries.len());
-        let mut directories = VecDeque::new();
-        for entry in checked(entries, &place, &mut findings) {
-            if is_root && entry.name == EXCLUDE_FILE {
-                continue;
-            }
-            if entry.kind == FileKind::Directory {
-                directories.push_back(Ahead { number: kept.len(), state: State::Waiting });
-            }
-            kept.push_back(entry);
-        }
+        let entries = checked(entries, &place, &mut findings);
+        let is_directory = |entry: &SourceEntry| entry.kind == FileKind::Directory;
+        let numbers = entries.iter().enumerate().filter(|(_, entry)| is_directory(entry));
+        let directories = numbers.map(|(number, _)| Ahead { number, state: State::Waiting }).collect();
         let directory = Some(directory);
         Ok(Box::new(Listed {
             directory,
-            entries: kept,
+            // Takes over the memory: a copy would hold a large directory twice.
+            entries: entries.into(),
             directories,
             findings,
             is_in_base: false,
@@ -448,7 +445,9 @@ fn checked(
     mut entries: Vec<SourceEntry>,
     place: &Place,
     findings: &mut Vec<TreeFinding>,
-) -> impl Iterator<Item = SourceEntry> {
+) -> Vec<SourceEntry> {
+    let is_root = place.path.is_empty();
+    entries.retain(|entry| !is_root || entry.name != EXCLUDE_FILE);
     entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     let mut refuse = |name: &[u8], why: &'static str| {
         findings.push(TreeFinding::new(joined(&place.path, name), Problem::Unreadable).because(why));
@@ -468,5 +467,5 @@ fn checked(
         }
         fits
     });
-    entries.into_iter()
+    entries
 }

@@ -50,7 +50,7 @@ pub(super) fn add_default(value: &[u8], acl: &mut Acl) -> io::Result<()> {
     let parts = parse(value)?;
     let has_base = parts.user_object.or(parts.group_object).or(parts.other).or(parts.mask).is_some();
     acl.inherited = has_base.then(|| {
-        let mut list = DefaultAcl::default();
+        let mut list = Box::<DefaultAcl>::default();
         (list.group_object, list.mask) = (parts.group_object, parts.mask);
         (list.other, list.user_object) = (parts.other, parts.user_object);
         (list.users, list.groups) = (parts.users, parts.groups);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
-use futures::future::try_join_all;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::Rules;
 use super::contents;
@@ -20,6 +20,9 @@ use crate::tree::{FileContents, LinkId, Problem, SourceDirectory, SourceEntry, S
 
 /// Number of entries whose metadata one blocking job reads.
 const ENTRIES_PER_JOB: usize = 512;
+
+/// Maximum number of such jobs of one directory at once.
+const JOBS: usize = 64;
 
 /// An open directory. Its clones share the descriptor.
 #[derive(Clone, Debug)]
@@ -204,13 +207,16 @@ fn is_directory(above: BorrowedFd<'_>, name: &std::ffi::CStr) -> bool {
 impl SourceDirectory for Directory {
     async fn list(&self) -> io::Result<SourceListing> {
         let (mut listing, parts) = self.run(|this| this.begin()).await?;
+        // At once: a large directory would be copied as it grows.
+        listing.entries.reserve_exact(parts.iter().map(Vec::len).sum());
         let jobs = parts.into_iter().map(|names| {
             self.run(|this| {
                 let mut listing = SourceListing::default();
                 listing::entries(&this, names, &mut listing).map(|()| listing)
             })
         });
-        for part in try_join_all(jobs).await? {
+        let mut parts = stream::iter(jobs).buffer_unordered(JOBS);
+        while let Some(part) = parts.try_next().await? {
             listing.entries.extend(part.entries);
             listing.findings.extend(part.findings);
         }
