@@ -9,6 +9,7 @@ mod crash;
 mod disk_source;
 mod disk_target;
 mod dropped;
+mod find;
 mod genuine;
 mod genuine_writes;
 mod hostile;

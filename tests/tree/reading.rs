@@ -109,7 +109,7 @@ pub(crate) async fn memory() -> (Arc<RecordingBackend>, Datastore) {
 }
 
 /// Three levels of directories with small files.
-fn wide(split: bool, width: usize, files: usize) -> Archive {
+pub(crate) fn wide(split: bool, width: usize, files: usize) -> Archive {
     let mut archive = Archive::new(split);
     for a in 0..width {
         archive.enter(&format!("a{a:02}"));

@@ -27,6 +27,14 @@ pub struct Excludes {
     patterns: Vec<Pattern>,
 }
 
+/// The beginning of all paths that a pattern matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::tree) struct LeadingPath {
+    /// `true` if the pattern matches nothing below.
+    pub(in crate::tree) is_all: bool,
+    pub(in crate::tree) path: Vec<u8>,
+}
+
 impl Excludes {
     /// Returns `true` if the list excludes an entry. `path` is relative to the root of the tree: `etc/fstab`.
     pub fn excludes(&self, path: &[u8], kind: EntryKind) -> bool {
@@ -46,6 +54,14 @@ impl Excludes {
                 pattern.matches_names(if pattern.is_anchored() { below } else { names }, kind)
             })?;
         Some(!decisive.is_include())
+    }
+
+    /// The path with which every match begins, if this is a single pattern that has one.
+    pub(in crate::tree) fn leading_path(&self) -> Option<LeadingPath> {
+        let [pattern] = &self.patterns[..] else { return None };
+        let names = pattern.leading_names();
+        let is_all = pattern.is_literal();
+        (!names.is_empty()).then(|| LeadingPath { is_all, path: names.join(&b'/') })
     }
 
     /// Returns `true` without any pattern.
@@ -124,6 +140,26 @@ mod tests {
             ("#x", true),
         ] {
             assert_eq!(excludes.excludes(path.as_bytes(), EntryKind::Other), excluded, "{path}");
+        }
+    }
+
+    #[test]
+    fn an_anchored_pattern_has_a_leading_path() {
+        for (pattern, leading) in [
+            ("/etc/nginx/*.conf", Some(("etc/nginx", false))),
+            ("/etc/**", Some(("etc", false))),
+            ("/a/**/b", Some(("a", false))),
+            ("/a\\*/b/", Some(("a*/b", true))),
+            ("/etc", Some(("etc", true))),
+            ("/*", None),
+            ("/**/a", None),
+            ("etc/nginx/*.conf", None),
+            ("etc", None),
+        ] {
+            let mut excludes = Excludes::default();
+            excludes.push(pattern).unwrap();
+            let expected = leading.map(|(path, is_all)| LeadingPath { is_all, path: path.into() });
+            assert_eq!(excludes.leading_path(), expected, "{pattern}");
         }
     }
 

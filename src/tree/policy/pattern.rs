@@ -59,6 +59,17 @@ impl Pattern {
         self.anchored
     }
 
+    /// The names with which every match begins, counted from the root: those without wildcards in front of an anchored pattern.
+    pub(super) fn leading_names(&self) -> Vec<Vec<u8>> {
+        let segments = if self.anchored { &self.segments[..] } else { &[] };
+        segments.iter().map_while(Segment::literal).collect()
+    }
+
+    /// Returns `true` if the pattern matches its [leading names](Self::leading_names) alone.
+    pub(super) fn is_literal(&self) -> bool {
+        self.leading_names().len() == self.segments.len()
+    }
+
     /// The pattern as it was written.
     pub(super) fn text(&self) -> &[u8] {
         &self.text
@@ -140,6 +151,12 @@ impl Segment {
     fn is_names(&self) -> bool {
         *self == Self::Names
     }
+
+    /// The only name that it matches.
+    fn literal(&self) -> Option<Vec<u8>> {
+        let Self::Name(tokens) = self else { return None };
+        tokens.iter().map(Token::literal).collect()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,6 +171,10 @@ enum Token {
 impl Token {
     fn is_run(&self) -> bool {
         *self == Self::Run
+    }
+
+    fn literal(&self) -> Option<u8> {
+        if let Self::Byte(byte) = self { Some(*byte) } else { None }
     }
 
     fn takes(&self, byte: u8) -> bool {

@@ -215,11 +215,12 @@ impl Tree {
         Ok(TreeWalk::below(self, &found))
     }
 
-    /// Walks through the entries that match a pattern; [`Excludes`](crate::tree::Excludes) has the syntax.
+    /// Walks through the entries that match a pattern; [`Excludes`](crate::tree::Excludes) has the syntax. A pattern with a slash and names in front,
+    /// such as `/etc/nginx/*.conf`, leads to `etc/nginx` at once; the search for others passes through the whole tree.
     ///
     /// # Errors
     /// `InvalidInput` for a malformed pattern.
     pub fn find(&self, pattern: impl AsRef<[u8]>) -> Result<TreeFind> {
-        TreeFind::new(self.walk(), pattern.as_ref())
+        TreeFind::new(self, pattern.as_ref())
     }
 }
