@@ -118,6 +118,7 @@ pub mod local;
 pub mod manual;
 mod observer;
 mod open;
+mod packs;
 pub mod prune;
 pub mod pxar;
 mod rename;

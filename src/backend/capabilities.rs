@@ -19,6 +19,9 @@ use crate::backend::object::PutMode;
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
+    /// A chunk that a lookup finds can be read. Where that is not so, as in a packed store without one of its packs, the store keeps a
+    /// list of chunks that were found missing.
+    pub certain_presence: bool,
     /// A lookup needs no request over a network, and [`Backend::touch`](crate::backend::Backend::touch) never answers
     /// [`Touched::Unknown`](crate::backend::Touched::Unknown). Where that is not so, the
     /// store keeps lists of chunks that a writer must not expect.
@@ -53,6 +56,7 @@ impl Capabilities {
     #[must_use]
     pub fn minimal() -> Self {
         Self {
+            certain_presence: false,
             cheap_presence: false,
             conditional_delete: false,
             conditional_put: false,
@@ -69,6 +73,7 @@ impl Capabilities {
     #[must_use]
     pub fn local() -> Self {
         Self {
+            certain_presence: true,
             cheap_presence: true,
             conditional_delete: true,
             conditional_put: true,

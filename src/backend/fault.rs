@@ -18,7 +18,7 @@ use crate::backend::{
     Version,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::layout::Key;
+use crate::format::layout::{Key, Prefix};
 use crate::rt::Runtime;
 
 /// The fault of a call.
@@ -391,6 +391,10 @@ impl Coordination for FaultBackend {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Housekeeping for FaultBackend {
+    async fn begin_listing(&self, prefix: &Prefix) -> Result<Option<Cursor>> {
+        self.inner.begin_listing(prefix).await
+    }
+
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         let (source, target) = (from.clone(), to.clone());
         let copy = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::backend::Backend;
-use crate::backend::list::has_objects;
+use crate::backend::list::{Cursor, has_objects};
 use crate::backend::object::{ObjectInfo, PutMode, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
@@ -18,6 +18,16 @@ use crate::format::name::Namespace;
 /// For a backend without it, callers use a substitute for each method, which its documentation names.
 #[async_trait]
 pub trait Housekeeping: fmt::Debug + Send + Sync {
+    /// Begins listings of parts of a prefix, whose first pages have the returned cursor instead of none. They all show the same state.
+    /// Substitute: `None`, for a backend without such a cursor.
+    ///
+    /// # Errors
+    /// As for [`Backend::list`].
+    async fn begin_listing(&self, prefix: &Prefix) -> Result<Option<Cursor>> {
+        let _ = prefix;
+        Ok(None)
+    }
+
     /// Stores the bytes of one object under another key as well, with the rules of [`Backend::put`]. Substitute: `get` and `put`.
     ///
     /// # Errors
@@ -86,6 +96,17 @@ impl Orphan {
 
 /// [`Housekeeping`], or the substitute for it.
 impl dyn Backend + '_ {
+    /// See [`Housekeeping::begin_listing`].
+    ///
+    /// # Errors
+    /// As for [`Housekeeping::begin_listing`].
+    pub async fn begin_listing(&self, prefix: &Prefix) -> Result<Option<Cursor>> {
+        match self.housekeeping() {
+            Some(housekeeping) => housekeeping.begin_listing(prefix).await,
+            None => Ok(None),
+        }
+    }
+
     /// See [`Housekeeping::copy`].
     ///
     /// # Errors

@@ -253,6 +253,12 @@ impl Pager {
         Self { cursor: None, empty_pages: 0, ended: false, last: String::new(), query }
     }
 
+    /// The pages of a listing that [began](crate::backend::Housekeeping::begin_listing) with this cursor.
+    #[must_use]
+    pub fn starting_at(query: ListQuery, cursor: Option<Cursor>) -> Self {
+        Self { cursor, ..Self::new(query) }
+    }
+
     /// Returns `true` if the page that was read last was certainly the last page of the listing.
     #[must_use]
     pub fn has_ended(&self) -> bool {

@@ -13,7 +13,7 @@ use crate::backend::{
     ObjectInfo, PutMode, Removal, SingleProcess, Touched, Version, page_of,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::layout::{Key, Prefix};
+use crate::format::layout::Key;
 use crate::rt::Runtime;
 
 /// A [`Backend`] that keeps all objects in memory. They are lost when the last handle is dropped.
@@ -96,8 +96,8 @@ impl MemoryBackend {
         if removal.version.as_ref().is_some_and(|version| *version != stored.version) {
             return Err(Error::new(ErrorKind::Conflict, "delete").on(&removal.key));
         }
-        if let Key::Namespace(namespace) = &removal.key {
-            let below = Prefix::Namespace(namespace.clone()).path();
+        if let Some(namespace) = removal.key.marked_namespace() {
+            let below = namespace.path();
             let mut within =
                 objects.by_path.range(below.clone()..).take_while(|(at, _)| at.starts_with(&below));
             if within.any(|(at, _)| *at != path) {

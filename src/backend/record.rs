@@ -383,6 +383,10 @@ impl Coordination for RecordingBackend {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Housekeeping for RecordingBackend {
+    async fn begin_listing(&self, prefix: &Prefix) -> Result<Option<Cursor>> {
+        self.inner.begin_listing(prefix).await
+    }
+
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         let call = Call::new(Method::Copy, &[from, to]);
         self.record.of(call, self.inner.copy(from, to, mode), nothing).await

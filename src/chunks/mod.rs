@@ -54,6 +54,7 @@ mod presence;
 mod put;
 pub(crate) mod quarantine;
 pub(crate) mod recent_indexes;
+mod retire;
 mod reuse;
 pub(crate) mod shared;
 mod suspects;

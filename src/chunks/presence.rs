@@ -46,6 +46,10 @@ impl ChunkStore {
     /// Opens the presence records of the store with this identity, if there is local state and this process alone may change
     /// the store.
     pub(crate) async fn open_presence(&self, identity: &str) -> Result<()> {
+        // Records save requests, and a lookup needs none here.
+        if self.backend.capabilities().cheap_presence {
+            return Ok(());
+        }
         let Some(lease_term) = self.backend.lease_term() else { return Ok(()) };
         self.fetcher.presence.open(identity, lease_term.epoch, lease_term.continues).await
     }
@@ -67,7 +71,8 @@ impl ChunkStore {
 
     /// Begins a new lease term, which invalidates the presence records of all other processes (H16).
     pub(crate) async fn begin_term(&self, identity: &str) -> Result<()> {
-        let Some(before) = self.backend.lease_term() else { return self.backend.begin_term().await };
+        let before = self.backend.lease_term().filter(|_| !self.backend.capabilities().cheap_presence);
+        let Some(before) = before else { return self.backend.begin_term().await };
         let presences = self.shared().presences();
         // The records of this process must be open before their term ends, to be carried over.
         for presence in &presences {

@@ -151,7 +151,7 @@ impl ChunkStore {
 
     /// Records that a chunk on the list was quarantined.
     pub(super) fn note_quarantined(&self, digest: Digest) {
-        if self.backend.capabilities().cheap_presence {
+        if self.backend.capabilities().certain_presence {
             self.suspect_list.state().quarantined.insert(digest);
         }
     }

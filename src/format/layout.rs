@@ -5,8 +5,11 @@
 //! .chunks/bb9f/bb9f8df6….0.bad      Key::Quarantined
 //! .gc-status                        Key::GcStatus
 //! .in-use                           Key::InUse
+//! .larder/cnt/vm/100/owner          Key::Enclosed, of Key::Owner
 //! .larder/gc-sightings              Key::GcCandidates
+//! .larder/index/3f…9a-0              Key::Segment
 //! .larder/lease                     Key::Lease
+//! .larder/packs/1c/3f…9a-0           Key::Pack
 //! .larder/reserve-0                 Key::Reserve
 //! .larder/store.json                Key::Store
 //! .larder/suspects                  Key::Suspects
@@ -29,8 +32,13 @@ use std::str::FromStr;
 
 use crate::error::ParseError;
 use crate::format::digest::Digest;
+use crate::format::larder::pack::name::PACKS;
+use crate::format::larder::segment::name::SEGMENTS;
 use crate::format::name::{ArchiveName, BackupType, GroupName, Namespace, SnapshotName};
 use crate::wording::text_as_json;
+
+pub use crate::format::larder::pack::name::{PackName, SessionId};
+pub use crate::format::larder::segment::name::SegmentName;
 
 /// The name of an object in a store.
 ///
@@ -45,6 +53,8 @@ pub enum Key {
     Chunk(Digest),
     /// The client log of a snapshot; the manifest does not list it.
     ClientLog(SnapshotName),
+    /// An object of a namespace, group or snapshot in a packed store, where PBS does not look for it.
+    Enclosed(Box<Self>),
     /// The result of the last garbage collection.
     GcStatus,
     /// The notes of a group.
@@ -59,6 +69,8 @@ pub enum Key {
     Namespace(Namespace),
     /// The owner of a group.
     Owner(GroupName),
+    /// A pack: many chunks in one object.
+    Pack(PackName),
     /// The marker of a snapshot that must not be deleted. The object is empty.
     Protected(SnapshotName),
     /// A quarantined chunk that was found corrupt, numbered 0 to 9.
@@ -67,6 +79,8 @@ pub enum Key {
     GcCandidates,
     /// An object that is deleted to make room in a full bucket, numbered 0 and 1. Its content has no meaning.
     Reserve(u8),
+    /// An index segment, which says where chunks are in packs.
+    Segment(SegmentName),
     /// The identity of the store.
     Store,
     /// The suspects: chunks that were found missing or corrupt, and not good since.
@@ -83,6 +97,7 @@ impl Key {
             Self::Archive(snapshot, name) => format!("{snapshot}/{name}"),
             Self::Chunk(digest) => chunk_path(digest),
             Self::ClientLog(snapshot) => format!("{snapshot}/{CLIENT_LOG}"),
+            Self::Enclosed(key) => format!("{ENCLOSURE}{}", key.path()),
             Self::GcStatus => GC_STATUS.to_owned(),
             Self::GroupNotes(group) => format!("{group}/{NOTES}"),
             Self::InUse => IN_USE.to_owned(),
@@ -90,9 +105,11 @@ impl Key {
             Self::Manifest(snapshot) => format!("{snapshot}/{MANIFEST}"),
             Self::Namespace(namespace) => format!("{}{NAMESPACE}", namespace_path(namespace)),
             Self::Owner(group) => format!("{group}/{OWNER}"),
+            Self::Pack(name) => name.path(),
             Self::Protected(snapshot) => format!("{snapshot}/{PROTECTED}"),
             Self::Quarantined(digest, number) => format!("{}.{number}.bad", chunk_path(digest)),
             Self::Reserve(number) => format!("{RESERVE}{number}"),
+            Self::Segment(name) => name.path(),
             Self::GcCandidates => SIGHTINGS.to_owned(),
             Self::Store => STORE.to_owned(),
             Self::Suspects => SUSPECTS.to_owned(),
@@ -122,6 +139,16 @@ impl Key {
         if let Some(number) = path.strip_prefix(RESERVE) {
             return number.parse().ok().filter(|number| *number < Self::RESERVES).map(Self::Reserve);
         }
+        if let Some(name) = PackName::from_path(path) {
+            return Some(Self::Pack(name));
+        }
+        if let Some(name) = SegmentName::from_path(path) {
+            return Some(Self::Segment(name));
+        }
+        if let Some(enclosed) = path.strip_prefix(ENCLOSURE) {
+            let key = Self::parse_loosely(enclosed).filter(Self::is_content)?;
+            return Some(Self::Enclosed(Box::new(key)));
+        }
         let (parent, file) = path.rsplit_once('/')?;
         if parent.starts_with(".chunks/") {
             return match file.split_once('.') {
@@ -147,14 +174,34 @@ impl Key {
         }
     }
 
-    /// Returns `true` if the object belongs to a namespace, group or snapshot, rather than to the store as a whole.
+    /// The key without its [enclosure](Key::Enclosed).
+    pub(crate) fn exposed(&self) -> &Self {
+        if let Self::Enclosed(key) = self { key } else { self }
+    }
+
+    /// The prefix of everything in the namespace that this key marks, the marker too; `None` for the key of anything else.
+    ///
+    /// A backend that deletes the marker of a namespace looks there for any other object.
+    pub fn marked_namespace(&self) -> Option<Prefix> {
+        match self {
+            Self::Namespace(namespace) => Some(Prefix::Namespace(namespace.clone())),
+            Self::Enclosed(key) => key.marked_namespace().map(|prefix| Prefix::Enclosed(Box::new(prefix))),
+            _ => None,
+        }
+    }
+
+    /// Returns `true` if the object belongs to a namespace, group or snapshot, rather than to the store as a whole, and has its place
+    /// in the layout of PBS.
     pub(crate) fn is_content(&self) -> bool {
         let is_of_the_store = matches!(
             self,
-            Self::GcStatus
+            Self::Enclosed(_)
+                | Self::GcStatus
                 | Self::InUse
                 | Self::Lease
+                | Self::Pack(_)
                 | Self::Reserve(_)
+                | Self::Segment(_)
                 | Self::GcCandidates
                 | Self::Store
                 | Self::Suspects
@@ -172,7 +219,7 @@ impl FromStr for Key {
     }
 }
 
-text_as_json!(Key, Prefix);
+text_as_json!(Key, PackName, Prefix, SegmentName, SessionId);
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -204,6 +251,8 @@ impl PartialOrd for Key {
 pub enum Prefix {
     /// All chunks, including quarantined ones.
     Chunks,
+    /// A set of objects of namespaces, groups or snapshots in a packed store.
+    Enclosed(Box<Self>),
     /// Everything of a group.
     Group(GroupName),
     /// All groups of one type in a namespace, without those of deeper namespaces.
@@ -212,6 +261,12 @@ pub enum Prefix {
     Namespace(Namespace),
     /// Everything in the namespaces below this one, without the namespace itself.
     Namespaces(Namespace),
+    /// All packs.
+    Packs,
+    /// The packs whose names have a hash that begins with this byte. A directory of its own.
+    PacksOf(u8),
+    /// All index segments.
+    Segments,
     /// Everything of a snapshot.
     Snapshot(SnapshotName),
 }
@@ -221,10 +276,14 @@ impl Prefix {
     pub(crate) fn path(&self) -> String {
         match self {
             Self::Chunks => ".chunks/".to_owned(),
+            Self::Enclosed(prefix) => format!("{ENCLOSURE}{}", prefix.path()),
             Self::Group(group) => format!("{group}/"),
             Self::Groups(namespace, backup_type) => format!("{}{backup_type}/", namespace_path(namespace)),
             Self::Namespace(namespace) => namespace_path(namespace),
             Self::Namespaces(namespace) => format!("{}ns/", namespace_path(namespace)),
+            Self::Packs => PACKS.to_owned(),
+            Self::PacksOf(shard) => format!("{PACKS}{shard:02x}/"),
+            Self::Segments => SEGMENTS.to_owned(),
             Self::Snapshot(snapshot) => format!("{snapshot}/"),
         }
     }
@@ -242,6 +301,18 @@ impl Prefix {
         }
         if path.is_empty() {
             return Some(Self::Namespace(Namespace::root()));
+        }
+        match path {
+            PACKS => return Some(Self::Packs),
+            SEGMENTS => return Some(Self::Segments),
+            _ => {}
+        }
+        if let Some(shard) = path.strip_prefix(PACKS) {
+            return u8::from_str_radix(shard.strip_suffix('/')?, 16).ok().map(Self::PacksOf);
+        }
+        if let Some(enclosed) = path.strip_prefix(ENCLOSURE) {
+            let prefix = Self::parse_loosely(enclosed).filter(Self::is_of_content)?;
+            return Some(Self::Enclosed(Box::new(prefix)));
         }
         let path = path.strip_suffix('/')?;
         if let Ok(snapshot) = SnapshotName::from_str(path) {
@@ -261,10 +332,19 @@ impl Prefix {
         Some(Self::Group(path.parse().ok()?))
     }
 
+    /// Returns `true` for a set of objects of namespaces, groups and snapshots in the layout of PBS.
+    pub(crate) fn is_of_content(&self) -> bool {
+        !matches!(self, Self::Chunks | Self::Enclosed(_) | Self::Packs | Self::PacksOf(_) | Self::Segments)
+    }
+
     /// Returns `true` if the key belongs to this set.
     pub fn contains(&self, key: &Key) -> bool {
         match self {
             Self::Namespace(namespace) if namespace.is_root() => key.is_content(),
+            Self::Enclosed(prefix) => match key {
+                Key::Enclosed(key) => prefix.contains(key),
+                _ => false,
+            },
             // Listings ask this for each chunk.
             Self::Chunks => matches!(key, Key::Chunk(_) | Key::Quarantined(..)),
             _ => key.path().starts_with(&self.path()),
@@ -326,6 +406,9 @@ fn parse_chunk(path: &str) -> Option<Key> {
 
 const CHUNKS: &str = ".chunks/";
 
+/// Path below which a packed store has its namespaces, groups and snapshots.
+pub(crate) const ENCLOSURE: &str = ".larder/cnt/";
+
 const CLIENT_LOG: &str = "client.log.blob";
 const GC_STATUS: &str = ".gc-status";
 const IN_USE: &str = ".in-use";
@@ -349,8 +432,11 @@ mod tests {
     fn keys() -> Vec<Key> {
         let snapshot: SnapshotName = "ns/a/ns/b/vm/100/2025-07-14T14:20:02Z".parse().unwrap();
         let root: SnapshotName = "host/x.y/2025-07-14T14:20:02Z".parse().unwrap();
+        let session = SessionId::from_bytes([7; 16]);
         let mut keys = vec![
             Key::Chunk(Digest::of(b"a")),
+            Key::Pack(PackName { session, n: 0 }),
+            Key::Segment(SegmentName { session, n: u32::MAX }),
             Key::Quarantined(Digest::of(b"a"), 9),
             Key::GcStatus,
             Key::InUse,
@@ -370,6 +456,8 @@ mod tests {
             keys.push(Key::ClientLog(snapshot.clone()));
             keys.push(Key::Protected(snapshot));
         }
+        let enclosed: Vec<_> = keys.iter().filter(|key| key.is_content()).cloned().map(Box::new).collect();
+        keys.extend(enclosed.into_iter().map(Key::Enclosed));
         keys
     }
 
@@ -402,6 +490,9 @@ mod tests {
             "vm//owner",
             "./vm/100/owner",
             "vm/100/2025-07-14T14:20:02/index.json.blob",
+            ".larder/cnt/",
+            ".larder/cnt/.gc-status",
+            ".larder/cnt/.larder/cnt/vm/100/owner",
             ".larder/other",
             ".larder/reserve",
             ".larder/reserve-00",

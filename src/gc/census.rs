@@ -3,6 +3,8 @@
 use std::time::SystemTime;
 
 use crate::digest_set::Shard;
+use crate::format::layout::PackName;
+use crate::gc::live::LivePacks;
 use crate::gc::progress::Candidate;
 use crate::gc::report::ChunkTally;
 use crate::gc::walk::NAMED;
@@ -29,6 +31,8 @@ pub(super) struct Census {
     pub(super) foreign_count: u64,
     pub(super) garbage: ChunkTally,
     pub(super) in_use: ChunkTally,
+    /// In a packed store.
+    pub(super) live: LivePacks,
     pub(super) quarantined: ChunkTally,
     pub(super) quarantined_garbage: ChunkTally,
     pub(super) shards: Vec<ShardCensus>,
@@ -46,12 +50,25 @@ pub(super) struct ShardCensus {
 }
 
 impl Census {
+    /// Notes a chunk in use, and its pack.
+    pub(super) fn note_live(&mut self, pack: PackName, bytes: u64) {
+        let live = self.live.entry(pack).or_default();
+        live.bytes += bytes;
+        live.chunks += 1;
+    }
+
     pub(super) fn join(&mut self, other: Self) {
         self.foreign_count += other.foreign_count;
         let room = NAMED.saturating_sub(self.foreign.len());
         self.foreign.extend(other.foreign.into_iter().take(room));
         self.garbage.join(other.garbage);
         self.in_use.join(other.in_use);
+        for (pack, live) in other.live {
+            let all = self.live.entry(pack).or_default();
+            all.bytes += live.bytes;
+            all.chunks += live.chunks;
+            all.is_kept |= live.is_kept;
+        }
         self.quarantined.join(other.quarantined);
         self.quarantined_garbage.join(other.quarantined_garbage);
         self.shards.extend(other.shards);

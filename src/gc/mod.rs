@@ -32,8 +32,11 @@
 
 mod census;
 mod damage;
+mod live;
 mod mark;
 mod options;
+mod pack_plan;
+mod pack_sweep;
 mod plan;
 mod progress;
 mod report;
@@ -54,7 +57,7 @@ use crate::trace::{Facts, Operation, Subject};
 
 pub use options::{GcEvent, GcOptions, Sizes};
 pub use plan::{GcPlan, SafetyLimit};
-pub use report::{ChunkTally, GcDamagedSnapshot, GcEnd, GcFailure, GcReport, GcSummary};
+pub use report::{ChunkTally, GcDamagedSnapshot, GcEnd, GcFailure, GcReport, GcSummary, PackPlan, PackTally};
 
 /// Maximum difference between the clocks of this host and of the store.
 const CLOCKS_APART: Duration = Duration::from_hours(1);

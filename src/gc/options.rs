@@ -15,9 +15,12 @@ use crate::store::ExecutionControl;
 pub struct GcOptions {
     pub(super) control: ExecutionControl<GcEvent>,
     pub(super) grace: Duration,
+    pub(super) keep_packs: Duration,
     pub(super) listing_lag: Duration,
     pub(super) memory_bytes: usize,
     pub(super) max_garbage: u8,
+    pub(super) max_repack_bytes: u64,
+    pub(super) max_unused: u8,
     pub(super) consistent_listings: bool,
     pub(super) only_process: bool,
     pub(super) sizes: Sizes,
@@ -29,9 +32,12 @@ impl Default for GcOptions {
         Self {
             control: ExecutionControl::default(),
             grace: Duration::from_mins(24 * 60 + 5),
+            keep_packs: Duration::ZERO,
             listing_lag: Duration::from_hours(1),
             memory_bytes: 16 << 20,
             max_garbage: 30,
+            max_repack_bytes: u64::MAX,
+            max_unused: 5,
             consistent_listings: false,
             only_process: false,
             sizes: Sizes::All,
@@ -92,6 +98,26 @@ impl GcOptions {
     /// 100 or more turns it off; a store with chunks and without snapshots needs confirmation in any case.
     pub fn max_garbage(mut self, percent: u8) -> Self {
         self.max_garbage = percent;
+        self
+    }
+
+    /// In a packed store: packs younger than this stay, whatever they contain; default: 0. Providers that bill an object for 30 or 90
+    /// days, however early it is deleted, make younger packs free to keep.
+    pub fn keep_packs(mut self, age: Duration) -> Self {
+        self.keep_packs = age;
+        self
+    }
+
+    /// In a packed store: maximum bytes of chunks in use that are copied in order to rewrite and merge packs; default: no limit. 0 only deletes
+    /// packs without a chunk in use.
+    pub fn max_repack_bytes(mut self, bytes: u64) -> Self {
+        self.max_repack_bytes = bytes;
+        self
+    }
+
+    /// In a packed store: the percentage of unused bytes that packs may have in total before some of them are rewritten; default: 5.
+    pub fn max_unused(mut self, percent: u8) -> Self {
+        self.max_unused = percent;
         self
     }
 

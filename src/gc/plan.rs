@@ -1,22 +1,28 @@
 //! A planned garbage collection.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use crate::backend::Cursor;
 use crate::backend::LockGuard;
 use crate::chunks::PinHold;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::larder::gc_candidates::GcCandidates;
+use crate::format::layout::{PackName, Prefix};
 use crate::format::status::GcStatus;
 use crate::gc::census::{Census, Times};
 use crate::gc::damage::{Damage, DamageSearch};
 use crate::gc::mark::{Marked, mark};
 use crate::gc::options::GcOptions;
+use crate::gc::pack_plan;
+use crate::gc::pack_plan::Actions;
 use crate::gc::progress::Progress;
 use crate::gc::report::GcSummary;
 use crate::gc::scan::Counting;
 use crate::gc::walk::NAMED;
+use crate::packs::reclaim::ListedPack;
 use crate::store::Datastore;
 
 /// Locks and pins held while the plan exists.
@@ -32,6 +38,10 @@ pub(super) struct Held {
 #[derive(Debug)]
 #[must_use = "nothing is removed before `execute`"]
 pub struct GcPlan {
+    /// What becomes of the packs of a packed store.
+    pub(super) actions: Actions,
+    /// The cursor of all listings of chunks.
+    pub(super) begin: Option<Cursor>,
     pub(super) census: Census,
     confirmed: bool,
     had_indexes: bool,
@@ -40,6 +50,8 @@ pub struct GcPlan {
     pub(super) lost: Vec<Digest>,
     pub(super) marked: Marked,
     pub(super) options: GcOptions,
+    /// The packs of a packed store.
+    pub(super) packs: HashMap<PackName, ListedPack>,
     pub(super) progress: Progress,
     pub(super) candidates: Arc<GcCandidates>,
     pub(super) store: Datastore,
@@ -62,7 +74,9 @@ pub(super) async fn make(store: &Datastore, options: GcOptions, held: Held, time
     let had_indexes = store.gc_status().await?.is_some_and(|status: GcStatus| status.index_file_count > 0);
     let candidates = store.inner().chunks().gc_candidates().await?;
     let marked = mark(store, &options).await?;
+    let begin = store.inner().uncached_backend().begin_listing(&Prefix::Chunks).await?;
     let counting = Counting {
+        begin: begin.clone(),
         kept: AtomicUsize::new(0),
         marks: &marked.set,
         options: &options,
@@ -70,10 +84,21 @@ pub(super) async fn make(store: &Datastore, options: GcOptions, held: Held, time
         store,
         times,
     };
+    let listed = match store.inner().packs() {
+        Some(packs) => pack_plan::prepare(packs, begin.as_ref(), times).await?,
+        None => Vec::new(),
+    };
     let (census, missing) = counting.all().await?;
+    let actions = match store.inner().packs() {
+        Some(_) => pack_plan::decide(store, &listed, &census.live, &options, times),
+        None => Actions::default(),
+    };
     let damage = DamageSearch { options: &options, store }.find(&missing).await?;
-    let summary = summary(&marked, &census, &damage);
+    let mut summary = summary(&marked, &census, &damage);
+    summary.packs = store.inner().packs().map(|_| actions.plan);
     Ok(GcPlan {
+        actions,
+        begin,
         census,
         confirmed: false,
         had_indexes,
@@ -81,6 +106,7 @@ pub(super) async fn make(store: &Datastore, options: GcOptions, held: Held, time
         lost: damage.lost,
         marked,
         options,
+        packs: listed.into_iter().map(|pack| (pack.name, pack)).collect(),
         progress: Progress::default(),
         candidates,
         store: store.clone(),
@@ -100,6 +126,7 @@ fn summary(marked: &Marked, census: &Census, damage: &Damage) -> GcSummary {
         in_use: census.in_use,
         indexes: marked.indexes,
         missing: damage.missing,
+        packs: None,
         quarantined: census.quarantined,
         quarantined_garbage: census.quarantined_garbage,
         waiting: census.waiting,

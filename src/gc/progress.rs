@@ -7,7 +7,7 @@ use crate::chunks::{Swept, Unused};
 use crate::error::Error;
 use crate::format::Digest;
 use crate::format::layout::Key;
-use crate::gc::report::{ChunkTally, GcFailure};
+use crate::gc::report::{ChunkTally, GcFailure, PackTally};
 
 /// Maximum number of objects of a request.
 pub(super) const REQUEST: usize = 1000;
@@ -47,6 +47,7 @@ pub(super) struct Progress {
     pub(super) in_use: ChunkTally,
     pub(super) leftovers: u64,
     pub(super) leftovers_refused: Option<Error>,
+    pub(super) packs: PackTally,
     pub(super) pinned: u64,
     pub(super) removed: ChunkTally,
     pub(super) removed_quarantined: ChunkTally,

@@ -27,6 +27,49 @@ impl ChunkTally {
     }
 }
 
+/// A number of packs and their bytes.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct PackTally {
+    /// Bytes of the packs.
+    pub bytes: u64,
+    /// Number of packs.
+    pub packs: u64,
+}
+
+impl PackTally {
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.packs += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// The packs of a packed store, by their treatment.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct PackPlan {
+    /// Bytes of chunks in use that would be copied from packs that are rewritten or merged.
+    pub copied_bytes: u64,
+    /// Packs without a chunk in use, and those that an earlier collection dropped, that would be deleted.
+    pub delete: PackTally,
+    /// Number of requests that would read chunks to copy, at least.
+    pub gets: u64,
+    /// Small packs that would be merged.
+    pub merge: PackTally,
+    /// All packs.
+    pub packs: PackTally,
+    /// Number of requests that would store new packs, at least.
+    pub puts: u64,
+    /// Packs that would be rewritten without their unused chunks.
+    pub repack: PackTally,
+    /// Bytes of packs that no chunk in use takes up.
+    pub unused_bytes: u64,
+    /// Packs that stay for now, whatever they contain: too young, not recorded, or just dropped.
+    pub waiting: PackTally,
+}
+
 /// A snapshot that lacks chunks.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +105,8 @@ pub struct GcSummary {
     /// Number of chunks that an index names and the store lacks. Beyond 100,000, the rest is taken from the listing
     /// alone; the next backup treats the first 100,000 as suspects, and later collections add the others.
     pub missing: u64,
+    /// The packs of a packed store.
+    pub packs: Option<PackPlan>,
     /// Quarantined chunks.
     pub quarantined: ChunkTally,
     /// Quarantined chunks that the execution would remove.
@@ -114,6 +159,8 @@ pub struct GcReport {
     /// Reason why leftovers of puts were not looked for or removed: the credentials lack that right, or the
     /// server lacks that call. Everything else was done; a bucket rule that aborts old uploads does the same.
     pub leftovers_refused: Option<Error>,
+    /// Deleted packs of a packed store. Chunks count as removed once their pack is dropped.
+    pub packs: PackTally,
     /// Chunks that stay because a backup began to use them after the plan was made.
     pub pinned: u64,
     /// Removed chunks.

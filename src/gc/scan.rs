@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use futures::stream::{self, StreamExt as _};
 
-use crate::backend::{Details, ListEntry, ObjectInfo, Pager};
+use crate::backend::{Cursor, Details, ListEntry, ObjectInfo, Pager};
 use crate::chunks::{Unused, query_of};
 use crate::digest_set::{MarkSet, MarkSetBuilder, Shard, mark_of};
 use crate::error::{ErrorKind, Result};
@@ -13,6 +13,7 @@ use crate::format::Digest;
 use crate::format::larder::gc_candidates::GcCandidates;
 use crate::format::layout::Key;
 use crate::gc::census::{Census, ShardCensus, Times};
+use crate::gc::live::pack_of;
 use crate::gc::options::{GcEvent, GcOptions, Sizes};
 use crate::gc::progress::Candidate;
 use crate::gc::walk::NAMED;
@@ -21,6 +22,8 @@ use crate::store::Datastore;
 /// Inputs for finding unreferenced objects.
 #[derive(Debug)]
 pub(super) struct Counting<'a> {
+    /// The cursor of all listings of chunks.
+    pub(super) begin: Option<Cursor>,
     /// Maximum number of candidates kept by name.
     pub(super) kept: AtomicUsize,
     pub(super) marks: &'a MarkSet,
@@ -102,7 +105,7 @@ impl Counting<'_> {
             last_mark: None,
             left: self.marks.within(&shard),
             missing: Vec::new(),
-            pager: Pager::new(query_of(&shard, self.details())),
+            pager: Pager::starting_at(query_of(&shard, self.details()), self.begin.clone()),
         }
     }
 
@@ -112,7 +115,7 @@ impl Counting<'_> {
         if let Some(after) = after {
             let mut query = query_of(&shard, self.details());
             query.after = Some(after.key());
-            scan.pager = Pager::new(query);
+            scan.pager = Pager::starting_at(query, self.begin.clone());
             let mark = mark_of(&after.digest);
             scan.left = &scan.left[scan.left.partition_point(|left| *left < mark)..];
         }
@@ -125,6 +128,12 @@ impl Counting<'_> {
 
     fn keeps_candidates(&self) -> bool {
         self.store.inner().uncached_backend().capabilities().needs_gc_candidates()
+    }
+
+    /// Returns `true` if a chunk may be used, or may not be removed yet. In a packed store, where its pack has the time.
+    pub(super) fn is_needed_since(&self, digest: &Digest, last_used: SystemTime) -> bool {
+        let unused = Unused { digest: *digest, quarantined: None };
+        self.marks.contains(mark_of(digest)) || !self.judge(&unused, last_used).0
     }
 
     /// Returns if the object may be removed, and since when it is known to be unreferenced. A quarantined copy needs no second sighting: the
@@ -160,7 +169,8 @@ impl Scan<'_> {
                 ListEntry::Unreadable(unreadable) => self.foreign(unreadable.path),
                 ListEntry::Name(key) if self.is_unused(&key, 0) => named.push(key),
                 ListEntry::Object(info) if self.is_unused(&info.key, info.size) => found.push(info),
-                ListEntry::Name(_) | ListEntry::Object(_) | ListEntry::Prefix(_) => {}
+                ListEntry::Object(info) => self.note_live(&info),
+                ListEntry::Name(_) | ListEntry::Prefix(_) => {}
             }
         }
         if !named.is_empty() {
@@ -173,6 +183,16 @@ impl Scan<'_> {
             }
         }
         Ok(Some(found.iter().filter_map(|info| self.candidate(info)).collect()))
+    }
+
+    /// Counts a chunk, or a quarantined copy, that stays in its pack.
+    fn note_live(&mut self, info: &ObjectInfo) {
+        let is_packed = self.counting.store.inner().packs().is_some();
+        let Some(pack) = pack_of(&info.version).filter(|_| is_packed) else { return };
+        match info.key {
+            Key::Chunk(_) => self.census.note_live(pack, info.size),
+            _ => self.census.live.entry(pack).or_default().is_kept = true,
+        }
     }
 
     fn foreign(&mut self, path: String) {
@@ -230,6 +250,9 @@ impl Scan<'_> {
             _ => return None,
         };
         let (ready, since) = self.counting.judge(&unused, info.last_used);
+        if !ready && unused.quarantined.is_none() {
+            self.note_live(info);
+        }
         let census = &mut self.census;
         match (unused.quarantined, ready) {
             (None, true) => census.garbage.add(info.size),

@@ -86,7 +86,9 @@ impl GcPlan {
 
     /// Stores the candidates: all of them before anything is removed, and afterwards those that stay or may still vanish.
     async fn write_candidates(&mut self) -> Result<()> {
-        let (is_over, failed) = (self.progress.begun, &self.progress.failed_names);
+        // In a packed store most chunks stay until their pack vanishes.
+        let is_over = self.progress.begun && self.store.inner().packs().is_none();
+        let failed = &self.progress.failed_names;
         let (mut seen, mut waiting): (Vec<(Digest, SystemTime)>, Vec<_>) = Default::default();
         let mut add = |candidates: &[Candidate]| {
             let stays = |candidate: &Candidate| {
@@ -136,6 +138,7 @@ impl GcPlan {
 
     pub(super) fn counting(&self) -> Counting<'_> {
         Counting {
+            begin: self.begin.clone(),
             kept: AtomicUsize::new(0),
             marks: &self.marked.set,
             options: &self.options,
@@ -146,6 +149,15 @@ impl GcPlan {
     }
 
     async fn run(&mut self) -> Result<()> {
+        match self.store.clone().inner().packs() {
+            Some(packs) => self.run_packs(packs).await?,
+            None => self.run_chunks().await?,
+        }
+        self.end().await
+    }
+
+    /// Removes unreferenced chunks, each of which is an object.
+    async fn run_chunks(&mut self) -> Result<()> {
         loop {
             self.options.check_abort()?;
             let candidates = self.kept_after(self.progress.done, self.progress.batch());
@@ -162,6 +174,10 @@ impl GcPlan {
             self.progress.after = None;
             self.progress.shards += 1;
         }
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Result<()> {
         let outside = self.marked.foreign.iter().chain(&self.census.foreign).cloned().collect::<Vec<_>>();
         let age = self.options.grace.max(LEFTOVER_AGE);
         match self.store.inner().uncached_backend().remove_leftovers(&outside, age).await {
@@ -320,6 +336,7 @@ impl GcPlan {
             failures: done.failures.clone(),
             leftovers: done.leftovers,
             leftovers_refused: done.leftovers_refused.clone(),
+            packs: done.packs,
             pinned: done.pinned,
             remarks: done.remarks.clone(),
             removed: done.removed,

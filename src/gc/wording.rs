@@ -4,7 +4,9 @@ use std::fmt;
 
 use crate::gc::options::GcEvent;
 use crate::gc::plan::{GcPlan, SafetyLimit};
-use crate::gc::report::{ChunkTally, GcDamagedSnapshot, GcEnd, GcFailure, GcReport, GcSummary};
+use crate::gc::report::{
+    ChunkTally, GcDamagedSnapshot, GcEnd, GcFailure, GcReport, GcSummary, PackPlan, PackTally,
+};
 use crate::wording::{Causes, Count, Parts, Size, fields_as_json};
 
 impl fmt::Display for ChunkTally {
@@ -12,6 +14,29 @@ impl fmt::Display for ChunkTally {
         write!(f, "{}", Count(self.chunks, "chunk"))?;
         // Without a look at the sizes they are unknown.
         if self.bytes > 0 { write!(f, ", {}", Size(self.bytes)) } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for PackTally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", Count(self.packs, "pack"), Size(self.bytes))
+    }
+}
+
+/// One line: the packs, and those that would be deleted, rewritten and merged.
+impl fmt::Display for PackPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} unused", self.packs, Size(self.unused_bytes))?;
+        for (tally, action) in [(self.delete, "delete"), (self.repack, "rewrite"), (self.merge, "merge")] {
+            if tally.packs > 0 {
+                write!(f, "; {action} {tally}")?;
+            }
+        }
+        if self.copied_bytes > 0 {
+            let requests = Count(self.gets + self.puts, "request");
+            write!(f, "; copy {} with {requests} or more", Size(self.copied_bytes))?;
+        }
+        Ok(())
     }
 }
 
@@ -29,6 +54,9 @@ impl fmt::Display for GcSummary {
         lines.add(format_args!("in use: {}", self.in_use));
         lines.add(format_args!("garbage: {}", self.garbage));
         lines.add(format_args!("unreferenced, kept for now: {}", self.waiting));
+        if let Some(packs) = &self.packs {
+            lines.add(format_args!("packs: {packs}"));
+        }
         if self.quarantined.chunks > 0 {
             let garbage = self.quarantined_garbage.chunks;
             lines.add(format_args!("quarantined: {}; {garbage} of them are garbage", self.quarantined));

@@ -142,3 +142,23 @@ fn places(directory: &PackDirectory) -> Vec<Place> {
 fn records_of(records: &SlotRecords) -> Vec<Place> {
     records.iter().map(|record| place(&record.entry, record.pack)).collect()
 }
+
+#[cfg(feature = "testing")]
+pub use self::open::packed;
+
+#[cfg(feature = "testing")]
+mod open {
+    use std::sync::Arc;
+
+    use crate::backend::Backend;
+    use crate::packs::PackedBackend;
+
+    /// The objects of a packed store, past its rules, by a handle of its own.
+    ///
+    /// # Panics
+    /// If the store cannot be read.
+    #[expect(clippy::unwrap_used, reason = "for tests")]
+    pub async fn packed(backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        Arc::new(PackedBackend::open(backend, "", 8 << 20, 32 << 20).await.unwrap())
+    }
+}

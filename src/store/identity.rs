@@ -30,6 +30,11 @@ impl Identity {
         Self(StoreRecord::new(random(runtime)))
     }
 
+    /// The same identity for a store whose chunks are in packs of this size.
+    pub(super) fn packed(self, pack_bytes: u64) -> Self {
+        Self(self.0.packed(pack_bytes))
+    }
+
     /// Reads the stored identity; `None` for a store of PBS.
     pub(super) async fn read(backend: &dyn Backend) -> Result<Option<Self>> {
         let object = match backend.get(&Key::Store, LIMIT_BYTES).await {

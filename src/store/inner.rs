@@ -20,6 +20,7 @@ use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::layout::Key;
 use crate::format::name::GroupName;
 use crate::local::LocalState;
+use crate::packs::PackedBackend;
 use crate::rt::Runtime;
 use crate::rt::semaphore::{Permit, Semaphore};
 use crate::store::identity::Identity;
@@ -34,6 +35,8 @@ pub(crate) struct StoreInner {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) budget: Arc<Semaphore>,
     pub(super) chunks: ChunkStore,
+    /// The packs of a packed store.
+    packs: Option<PackedBackend>,
     /// A budget of its own: a restore whose target is a backup must not wait for that backup.
     pub(super) restore_budget: Arc<Semaphore>,
     /// `true` if this handle gave the store a new identity.
@@ -67,6 +70,9 @@ impl StoreInner {
                 return Err(Error::new(ErrorKind::NotFound, "open the store").because("there is no store"));
             }
         };
+        let memory = options.memory(identity.get().is_some_and(|identity| identity.pack_bytes().is_some()));
+        let packs = open_packs(&backend, identity.get(), memory.packs).await?;
+        let backend = packs.clone().map_or(backend, |packs| Arc::new(packs));
         let local = match options.local {
             None => None,
             Some(state) => {
@@ -84,20 +90,21 @@ impl StoreInner {
             None => backend,
         };
         let state = local.as_ref().map(|local| Arc::clone(&local.state));
-        let (level, kept) = (options.compression_level, options.memory_bytes / 2);
+        let (level, kept) = (options.compression_level, memory.readers / 2);
         let uuid = identity.get().map(|identity| identity.uuid.as_str());
         let chunks = ChunkStore::new((Arc::clone(&backend), uncached), state, level, kept, uuid);
         chunks.set_suspect_list(suspects, since);
         let inner = StoreInner {
             backend,
-            budget: Semaphore::new(options.memory_bytes),
+            budget: Semaphore::new(memory.writers),
             chunks,
             in_doubt: InDoubt::default(),
             identity,
             identifying: AsyncMutex::default(),
             is_renamed: AtomicBool::new(false),
             local,
-            restore_budget: Semaphore::new(options.memory_bytes),
+            packs,
+            restore_budget: Semaphore::new(memory.readers),
             zeros: Mutex::new(HashMap::from([((4 << 20, None), Digest::OF_ZEROS)])),
         };
         Ok(Arc::new(inner))
@@ -124,6 +131,16 @@ impl StoreInner {
             Some(local) => local.metadata_cache.uncached_backend(),
             None => &self.backend,
         }
+    }
+
+    /// Bytes at which a pack is stored; 0 if each chunk is an object of its own.
+    pub(crate) fn pack_bytes(&self) -> u64 {
+        self.identity.get().and_then(|identity| identity.pack_bytes()).unwrap_or(0)
+    }
+
+    /// Packs of the store; `None` if each chunk is an object of its own.
+    pub(crate) fn packs(&self) -> Option<&PackedBackend> {
+        self.packs.as_ref()
     }
 
     /// Chunks of the store.
@@ -287,6 +304,20 @@ impl StoreInner {
             created => created.map(|()| drawn),
         }
     }
+}
+
+/// The packs of a store, if its chunks are in packs.
+async fn open_packs(
+    backend: &Arc<dyn Backend>,
+    identity: Option<&Identity>,
+    memory_bytes: usize,
+) -> Result<Option<PackedBackend>> {
+    let Some((identity, target)) = identity.and_then(|identity| Some((identity, identity.pack_bytes()?)))
+    else {
+        return Ok(None);
+    };
+    let target = usize::try_from(target).unwrap_or(usize::MAX);
+    PackedBackend::open(Arc::clone(backend), &identity.uuid, target, memory_bytes).await.map(Some)
 }
 
 /// Local state with its metadata cache.

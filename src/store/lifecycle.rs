@@ -43,12 +43,17 @@ pub(super) async fn create(backend: Arc<dyn Backend>, options: Options) -> Resul
         if Identity::read(backend.as_ref()).await?.is_some() {
             return exists("there is a store");
         }
-        for prefix in [Prefix::Namespace(Namespace::root()), Prefix::Chunks] {
+        for prefix in parts(true) {
             if has_objects(backend.as_ref(), prefix).await? {
                 return exists("there are snapshots or chunks of a store");
             }
         }
-        Identity::draw(backend.runtime().as_ref()).create(backend.as_ref()).await?;
+        let identity = Identity::draw(backend.runtime().as_ref());
+        let identity = match options.packs {
+            Some(packs) => identity.packed(packs.target_bytes()? as u64),
+            None => identity,
+        };
+        identity.create(backend.as_ref()).await?;
         backend.barrier().await?;
         // The store works without it, and its first collection tries again.
         let _ = backend.keep_reserve().await;
@@ -115,10 +120,10 @@ pub(super) async fn destroy(backend: Arc<dyn Backend>) -> Result<Destruction> {
     if let Some(write_blocker) = identity.write_blocker() {
         return Err(Error::new(ErrorKind::Unsupported, "destroy the store").because(write_blocker));
     }
-    identity.mark_destroying(backend).await?;
+    identity.clone().mark_destroying(backend).await?;
     backend.barrier().await?;
     let mut done = Destruction::default();
-    for query in [Prefix::Namespace(Namespace::root()), Prefix::Chunks] {
+    for query in parts(identity.pack_bytes().is_some()) {
         let mut keys = Vec::new();
         for entry in list_all(backend, &ListQuery::all(query)).await?.into_entries() {
             match entry {
@@ -154,6 +159,17 @@ pub(super) fn renamed(action: &'static str) -> Error {
         .because("the store was adopted as a new one since it was opened: open it again")
 }
 
+/// The parts of a store: snapshots first.
+fn parts(may_be_packed: bool) -> Vec<Prefix> {
+    let root = Prefix::Namespace(Namespace::root());
+    let mut parts = vec![root.clone(), Prefix::Chunks];
+    if may_be_packed {
+        parts.insert(1, Prefix::Enclosed(Box::new(root)));
+        parts.extend([Prefix::Segments, Prefix::Packs]);
+    }
+    parts
+}
+
 /// The lock of the store, without another holder in this process.
 async fn lock_alone(backend: &dyn Backend) -> Result<Box<dyn LockGuard>> {
     let alone = lock_store(backend, LockMode::Exclusive).await?;
@@ -167,7 +183,7 @@ async fn lock_alone(backend: &dyn Backend) -> Result<Box<dyn LockGuard>> {
 /// Keys of one number are deleted together.
 fn rank(key: &Key) -> (usize, String) {
     let path = key.path();
-    match key {
+    match key.exposed() {
         Key::Manifest(_) => (0, path),
         Key::Owner(_) | Key::GroupNotes(_) => (2, path),
         // A parent has the shorter path.

@@ -5,6 +5,15 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::blob::{DEFAULT_ZSTD_LEVEL, MAX_CHUNK_BYTES};
 use crate::local::LocalState;
+use crate::packs::PackOptions;
+
+/// Bytes of memory, by their purpose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub(super) packs: usize,
+    pub(super) readers: usize,
+    pub(super) writers: usize,
+}
 
 /// Options of a store.
 #[derive(Clone, Debug)]
@@ -12,12 +21,13 @@ use crate::local::LocalState;
 pub struct Options {
     pub(super) compression_level: i32,
     pub(super) local: Option<Arc<LocalState>>,
-    pub(super) memory_bytes: usize,
+    pub(super) memory_bytes: Option<usize>,
+    pub(super) packs: Option<PackOptions>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { compression_level: DEFAULT_ZSTD_LEVEL, local: None, memory_bytes: 64 << 20 }
+        Self { compression_level: DEFAULT_ZSTD_LEVEL, local: None, memory_bytes: None, packs: None }
     }
 }
 
@@ -36,13 +46,30 @@ impl Options {
     }
 
     /// Maximum bytes of chunks in flight, for all backups of this store together, and again for all restores; default:
-    /// 64 MiB, minimum 32 MiB. Chunks in flight also exist in compressed form. In addition, each archive that is
+    /// 64 MiB, minimum 32 MiB. In a packed store, default 128 MiB, half of it is for packs that are filled and stored, and a pack
+    /// has a quarter at most. Chunks in flight also exist in compressed form. In addition, each archive that is
     /// written or read in order holds one chunk; one that is written in any order, up to 16; a reader
     /// caches up to four chunks, and reads up to 32 MiB ahead. The index of an archive takes 40 bytes a chunk, and
     /// about 100 bytes for each distinct chunk of a backup.
     pub fn memory_bytes(mut self, bytes: usize) -> Self {
-        self.memory_bytes = bytes;
+        self.memory_bytes = Some(bytes);
         self
+    }
+
+    /// Stores many chunks in one object; [`create`](crate::store::Datastore::create) alone asks. Opening finds out by itself. Default:
+    /// each chunk is an object of its own, as in a store of PBS.
+    ///
+    /// PBS cannot read a packed store. A sync to another store converts, in both directions.
+    pub fn packed(mut self, packs: PackOptions) -> Self {
+        self.packs = Some(packs);
+        self
+    }
+
+    /// Memory of a store, by the presence of packs.
+    pub(super) fn memory(&self, is_packed: bool) -> Memory {
+        let total = self.memory_bytes.unwrap_or(if is_packed { 128 << 20 } else { 64 << 20 });
+        let packs = if is_packed { total / 2 } else { 0 };
+        Memory { packs, writers: total - packs, readers: total }
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -51,9 +78,9 @@ impl Options {
         if !(1..=22).contains(&self.compression_level) {
             return invalid("the compression level is not within 1 and 22");
         }
-        if self.memory_bytes < 2 * MAX_CHUNK_BYTES {
+        if self.memory_bytes.is_some_and(|bytes| bytes < 2 * MAX_CHUNK_BYTES) {
             return invalid("memory_bytes is less than 32 MiB");
         }
-        Ok(())
+        self.packs.map_or(Ok(()), |packs| packs.target_bytes().map(drop))
     }
 }

@@ -58,7 +58,7 @@ impl Repairs<'_> {
     /// Makes missing chunks suspects until they are stored again.
     pub(crate) async fn suspect_missing(&self, digests: &[Digest]) -> Result<()> {
         // Where presence is cheap, writers see that they are missing.
-        if digests.is_empty() || self.inner.backend.capabilities().cheap_presence {
+        if digests.is_empty() || self.inner.backend.capabilities().certain_presence {
             return Ok(());
         }
         let _guard = self.inner.locks().store_to_repair().await?;

@@ -8,11 +8,12 @@ use std::ops::Range;
 use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use crate::backend::{Details, Pager};
+use crate::backend::{Cursor, Details, Pager};
 use crate::chunks::{listed_chunk, query_of};
 use crate::digest_set::{MarkSet, MarkSetBuilder, Shard, mark_of};
 use crate::error::Result;
 use crate::format::Digest;
+use crate::format::layout::Prefix;
 use crate::store::Datastore;
 use crate::verify::control::Control;
 
@@ -96,7 +97,9 @@ async fn part(
     let Some(first) = shards.first().map(|shard| shard.first) else { return Ok(None) };
     let (mut marks, mut last, mut count) = (MarkSetBuilder::default(), first, 0_usize);
     let shards = shards.to_vec();
-    let listings = stream::iter(shards).map(|shard| list(store, shard, Details::Names, control).boxed());
+    let begin = store.inner().uncached_backend().begin_listing(&Prefix::Chunks).await?;
+    let listings = stream::iter(shards)
+        .map(|shard| list(store, (shard, begin.clone()), Details::Names, control).boxed());
     let mut listings = listings.buffered(SHARDS_IN_FLIGHT);
     let mut taken = 0;
     while let Some((shard, found)) = listings.try_next().await? {
@@ -115,8 +118,9 @@ async fn part(
 
 /// Number of chunks, and their bytes.
 pub(super) async fn count(store: &Datastore, references: u64, control: &Control) -> Result<(u64, u64)> {
-    let listings =
-        stream::iter(shards(references)).map(|shard| list(store, shard, Details::All, control).boxed());
+    let begin = store.inner().uncached_backend().begin_listing(&Prefix::Chunks).await?;
+    let listings = stream::iter(shards(references))
+        .map(|shard| list(store, (shard, begin.clone()), Details::All, control).boxed());
     let mut listings = listings.buffer_unordered(SHARDS_IN_FLIGHT);
     let (mut chunks, mut bytes) = (0, 0);
     while let Some((_, found)) = listings.try_next().await? {
@@ -133,11 +137,11 @@ fn shards(references: u64) -> Vec<Shard> {
 /// Marks of the chunks of a shard, and their sizes if listed.
 async fn list(
     store: &Datastore,
-    shard: Shard,
+    (shard, begin): (Shard, Option<Cursor>),
     details: Details,
     control: &Control,
 ) -> Result<(Shard, Vec<(u64, u64)>)> {
-    let (mut pager, mut found) = (Pager::new(query_of(&shard, details)), Vec::new());
+    let (mut pager, mut found) = (Pager::starting_at(query_of(&shard, details), begin), Vec::new());
     loop {
         let page = pager.next(store.inner().uncached_backend().as_ref()).await;
         if !matches!(page, Ok(None)) {

@@ -397,7 +397,7 @@ pub(crate) fn segment(input: &[u8]) {
         let input = Bytes::from(input);
         let by_slots = packs::records_by_slots(&input);
         let Ok(records) = packs::records(&input) else { continue };
-        assert!(records.is_sorted_by(|one, next| (one.digest, one.pack) < (next.digest, next.pack)));
+        assert!(records.is_sorted_by(|one, next| (one.digest, one.pack) <= (next.digest, next.pack)));
         assert!(records.iter().all(|Place { offset, end, .. }| *offset >= 76 && offset < end));
         assert_eq!(by_slots, Ok(records));
     }
@@ -409,13 +409,13 @@ fn with_segment_checksums(input: &[u8]) -> Vec<u8> {
     let at = |segment: &[u8], from: usize| {
         segment.get(from..from + 4).map_or(0, |field| u32::from_le_bytes(field.try_into().unwrap()) as usize)
     };
-    let [packs, replaced, records] = [32, 36, 40].map(|from| at(input, from).min(1 << 20));
+    let [packs, replaced, records, dropped] = [32, 36, 40, 44].map(|from| at(input, from).min(1 << 20));
     let slots = records.div_ceil(64).max(1).next_power_of_two();
-    let slots_at = 48 + 28 * packs + 20 * replaced;
+    let slots_at = 52 + 28 * packs + 20 * (replaced + dropped);
     let records_at = slots_at + 8 * slots + 32;
     let Some(end) = segment.len().checked_sub(32).filter(|end| *end >= records_at) else { return segment };
-    let crc = crc32fast::hash(&segment[..44]).to_le_bytes();
-    segment[44..48].copy_from_slice(&crc);
+    let crc = crc32fast::hash(&segment[..48]).to_le_bytes();
+    segment[48..52].copy_from_slice(&crc);
     let mut start = records_at;
     for slot in 0..slots {
         let entry = slots_at + 8 * slot;

@@ -6,14 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 32] = [
+const ROOMS: [(&str, &[&str]); 33] = [
     ("wording", &[]),
     ("error", &["wording"]),
     ("base64", &[]),
     ("buffers", &[]),
     ("calendar", &[]),
     ("crypt", &["base64", "calendar", "wording"]),
-    ("format", &["calendar", "crypt", "wording"]),
+    ("format", &["buffers", "calendar", "crypt", "wording"]),
     ("chunker", &["format"]),
     ("digest_set", &["format"]),
     ("rename", &[]),
@@ -28,7 +28,8 @@ const ROOMS: [(&str, &[&str]); 32] = [
     ("s3", &["base64", "buffers", "http", "rt", "trace", "wire", "wording"]),
     ("local", &["format", "rt", "trace", "wording"]),
     ("backend", &["buffers", "format", "local", "rename", "rt", "s3", "trace", "wording"]),
-    ("chunks", &["backend", "buffers", "crypt", "digest_set", "format", "local", "rt", "trace"]),
+    ("packs", &["backend", "buffers", "format", "rt"]),
+    ("chunks", &["backend", "buffers", "crypt", "digest_set", "format", "local", "packs", "rt", "trace"]),
     (
         "store",
         &[
@@ -40,6 +41,7 @@ const ROOMS: [(&str, &[&str]); 32] = [
             "format",
             "local",
             "observer",
+            "packs",
             "pxar",
             "rename",
             "retention",
@@ -48,7 +50,21 @@ const ROOMS: [(&str, &[&str]); 32] = [
             "wording",
         ],
     ),
-    ("gc", &["backend", "chunks", "digest_set", "format", "observer", "rt", "store", "trace", "wording"]),
+    (
+        "gc",
+        &[
+            "backend",
+            "chunks",
+            "digest_set",
+            "format",
+            "observer",
+            "packs",
+            "rt",
+            "store",
+            "trace",
+            "wording",
+        ],
+    ),
     ("prune", &["backend", "format", "observer", "retention", "rt", "store", "trace", "wording"]),
     (
         "sync",
@@ -93,7 +109,10 @@ const ROOMS: [(&str, &[&str]); 32] = [
     ("open", &["backend", "http", "local", "rt", "s3", "store", "wire"]),
     (
         "internal",
-        &["backend", "chunker", "crypt", "format", "http", "pxar", "rt", "s3", "store", "tree", "wire"],
+        &[
+            "backend", "chunker", "crypt", "format", "http", "packs", "pxar", "rt", "s3", "store", "tree",
+            "wire",
+        ],
     ),
     (
         "lib",
@@ -114,6 +133,7 @@ const ROOMS: [(&str, &[&str]); 32] = [
             "local",
             "observer",
             "open",
+            "packs",
             "prune",
             "pxar",
             "retention",

@@ -13,7 +13,7 @@ use larder::backend::{
     PutMode, Removal, Touched, Version,
 };
 use larder::error::{Error, ErrorKind, Result};
-use larder::format::layout::Key;
+use larder::format::layout::{Key, Prefix};
 use larder::internal::listing::ShortPages as _;
 use larder::rt::Runtime;
 
@@ -350,6 +350,10 @@ impl Coordination for BrokenBackend {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Housekeeping for BrokenBackend {
+    async fn begin_listing(&self, prefix: &Prefix) -> Result<Option<Cursor>> {
+        self.inner().begin_listing(prefix).await
+    }
+
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         let version = self.inner().copy(from, to, mode).await?;
         if self.has(Flaw::CopyIsEmpty) {
@@ -494,6 +498,10 @@ impl Backend for LackingBackend {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Housekeeping for LackingBackend {
+    async fn begin_listing(&self, prefix: &Prefix) -> Result<Option<Cursor>> {
+        self.inner.begin_listing(prefix).await
+    }
+
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         if mode != PutMode::Replace {
             return Err(self.refusal());

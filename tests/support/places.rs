@@ -13,14 +13,15 @@ use larder::backend::{
     SyncLevel,
 };
 use larder::error::ErrorKind;
-use larder::format::layout::Key;
-use larder::format::name::SnapshotName;
+use larder::format::layout::{Key, Prefix};
+use larder::format::name::{Namespace, SnapshotName};
 use larder::internal::blob::{Blob, BlobDecoder, PlaintextSize, encode_plain};
 use larder::internal::listing::ShortPages as _;
+use larder::internal::packs::packed;
 use larder::rt::Runtime;
 #[cfg(feature = "s3")]
 use larder::rt::ThreadRuntime;
-use larder::store::{Datastore, Options};
+use larder::store::{Datastore, Options, PackOptions};
 
 #[cfg(feature = "s3")]
 use crate::bucket;
@@ -30,6 +31,7 @@ use crate::on_every_runtime;
 
 /// A place for stores.
 pub struct Place {
+    is_packed: bool,
     kind: Kind,
     made: Mutex<Vec<Arc<dyn Backend>>>,
     pub runtime: Arc<dyn Runtime>,
@@ -60,8 +62,19 @@ pub async fn change_manifest(
 }
 
 impl Place {
-    fn new(kind: Kind, runtime: Arc<dyn Runtime>) -> Arc<Self> {
-        Arc::new(Self { kind, made: Mutex::default(), runtime })
+    fn new(kind: Kind, is_packed: bool, runtime: Arc<dyn Runtime>) -> Arc<Self> {
+        Arc::new(Self { is_packed, kind, made: Mutex::default(), runtime })
+    }
+
+    /// Options of a new store here.
+    fn options(&self) -> Options {
+        let options = Options::default();
+        if self.is_packed { options.packed(PackOptions::default()) } else { options }
+    }
+
+    /// Returns `true` if the stores here are packed.
+    pub fn is_packed(&self) -> bool {
+        self.is_packed
     }
 
     /// A new store here.
@@ -83,7 +96,7 @@ impl Place {
             Kind::Memory => Arc::new(MemoryBackend::new(Arc::clone(&self.runtime)).page_entries(3)),
         };
         self.made.lock().unwrap().push(Arc::clone(&backend));
-        let store = Datastore::create(Arc::clone(&backend), Options::default()).await.unwrap();
+        let store = Datastore::create(Arc::clone(&backend), self.options()).await.unwrap();
         match &self.kind {
             Kind::Directory(_) | Kind::Memory => self.renamed(backend, store).await,
             #[cfg(feature = "s3")]
@@ -114,15 +127,39 @@ impl Place {
         Arc::clone(self.made.lock().unwrap().last().unwrap())
     }
 
-    /// Puts an object into the last store, past its rules.
+    /// Puts an object into the last store, past its rules. In a packed store the bytes of a chunk take the place of the old ones, as far
+    /// as they fit.
     pub async fn write(&self, path: &str, bytes: impl Into<Bytes>) {
-        let key = Key::from_str(path).unwrap();
-        self.last().put(&key, bytes.into(), PutMode::Replace).await.unwrap();
+        let (key, bytes) = (Key::from_str(path).unwrap(), bytes.into());
+        if self.is_packed && matches!(key, Key::Chunk(_)) {
+            return self.write_into_pack(&key, &bytes).await;
+        }
+        self.last().put(&self.placed(key), bytes, PutMode::Replace).await.unwrap();
+    }
+
+    async fn write_into_pack(&self, key: &Key, bytes: &[u8]) {
+        let info = packed(self.last()).await.head(key).await.unwrap();
+        let (pack, offset) = info.version.as_str().split_once(':').unwrap();
+        let (pack, offset) = (Key::Pack(pack.parse().unwrap()), offset.parse::<usize>().unwrap());
+        let mut whole = self.last().get(&pack, u64::MAX).await.unwrap().bytes.to_vec();
+        let place = &mut whole[offset..offset + usize::try_from(info.size).unwrap()];
+        place.fill(0);
+        let length = bytes.len().min(place.len());
+        place[..length].copy_from_slice(&bytes[..length]);
+        self.last().put(&pack, whole.into(), PutMode::Replace).await.unwrap();
+    }
+
+    /// The key of an object of the last store on its backend.
+    fn placed(&self, key: Key) -> Key {
+        let is_content = Prefix::Namespace(Namespace::root()).contains(&key);
+        if self.is_packed && is_content { Key::Enclosed(Box::new(key)) } else { key }
     }
 
     /// The object at a path of the last store, if it exists.
     pub async fn read(&self, path: &str) -> Option<Bytes> {
-        match self.last().get(&Key::from_str(path).unwrap(), u64::MAX).await {
+        let key = Key::from_str(path).unwrap();
+        let backend = if self.is_packed { packed(self.last()).await } else { self.last() };
+        match backend.get(&key, u64::MAX).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             object => Some(object.unwrap().bytes),
         }
@@ -130,13 +167,16 @@ impl Place {
 
     /// Changes the JSON text of a manifest in the last store, past its rules.
     pub async fn change_manifest(&self, name: &SnapshotName, change: impl FnOnce(&str) -> String) {
-        change_manifest(self.last().as_ref(), name, change).await;
+        let backend = if self.is_packed { packed(self.last()).await } else { self.last() };
+        change_manifest(backend.as_ref(), name, change).await;
     }
 
     /// Removes an object of the last store, past its rules.
     pub async fn remove(&self, path: &str) {
         let removals = [Removal::any(Key::from_str(path).unwrap())];
-        assert!(self.last().delete(&removals).await.unwrap().iter().all(Result::is_ok));
+        let backend = if self.is_packed { packed(self.last()).await } else { self.last() };
+        assert!(backend.delete(&removals).await.unwrap().iter().all(Result::is_ok));
+        backend.barrier().await.unwrap();
     }
 
     /// Where the last store is, if it is on a disk.
@@ -148,6 +188,22 @@ impl Place {
         }
     }
 
+    /// Where the snapshots of the last store are, if it is on a disk.
+    pub fn content(&self) -> Option<PathBuf> {
+        self.directory().map(|path| if self.is_packed { path.join(".larder/cnt") } else { path })
+    }
+
+    /// Adds a feature that no version knows to the last store.
+    pub async fn add_feature(&self) {
+        let text = self.read(".larder/store.json").await.unwrap();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        let known = if self.is_packed { "[\"packs-1\"" } else { "[" };
+        let separator = if self.is_packed { "," } else { "" };
+        let more = text.replace(known, &format!("{known}{separator}\"unknown\""));
+        assert_ne!(more, text);
+        self.write(".larder/store.json", more).await;
+    }
+
     /// The capabilities of the backend.
     pub fn capabilities(&self) -> Capabilities {
         self.last().capabilities().clone()
@@ -155,7 +211,7 @@ impl Place {
 
     /// Returns `true` if a look at a chunk costs no request, so that backups look at the chunks of their base.
     pub fn looks_at_chunks(&self) -> bool {
-        matches!(self.kind, Kind::Directory(_) | Kind::Memory)
+        self.is_packed || matches!(self.kind, Kind::Directory(_) | Kind::Memory)
     }
 
     /// Destroys the stores, of which nothing is left then.
@@ -194,29 +250,45 @@ impl Place {
 
 /// Runs a test in memory and in a directory on every runtime, and in a bucket on every runtime with a network; or in the bucket of
 /// the server that is named, if one is.
+///
+/// Stores are loose, and then packed.
 pub fn everywhere(body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
+    everywhere_in(&[false, true], body);
+}
+
+/// As [`everywhere`], for tests that change the object of a chunk: in loose stores only.
+pub fn everywhere_loose(body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
+    everywhere_in(&[false], body);
+}
+
+fn everywhere_in(forms: &'static [bool], body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
     #[cfg(feature = "s3")]
     if bucket::Bucket::is_named() {
         let runtime = Arc::new(ThreadRuntime::new());
         let bucket = bucket::Bucket::named(runtime).unwrap();
-        return futures::executor::block_on(in_bucket(bucket, body));
+        return futures::executor::block_on(in_bucket(bucket, forms, body));
     }
-    for directory in [false, true] {
+    for (is_packed, directory) in forms.iter().flat_map(|form| [(*form, false), (*form, true)]) {
         on_every_runtime(|runtime| {
             Box::pin(async move {
                 let kind = if directory { Kind::Directory(crate::scratch()) } else { Kind::Memory };
-                in_place(Place::new(kind, runtime), body).await;
+                in_place(Place::new(kind, is_packed, runtime), body).await;
             })
         });
     }
     #[cfg(feature = "s3")]
-    on_every_network(|runtime| Box::pin(in_bucket(bucket::Bucket::in_process(runtime), body)));
+    on_every_network(|runtime| Box::pin(in_bucket(bucket::Bucket::in_process(runtime), forms, body)));
 }
 
 #[cfg(feature = "s3")]
-async fn in_bucket(bucket: bucket::Bucket, body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
+async fn in_bucket(bucket: bucket::Bucket, forms: &[bool], body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
     let (found, runtime) = (bucket.probe().await, Arc::clone(&bucket.runtime));
-    in_place(Place::new(Kind::Bucket(bucket, found), runtime), body).await;
+    let mut kind = Some(Kind::Bucket(bucket, found));
+    for is_packed in forms {
+        let place = Place::new(kind.take().unwrap(), *is_packed, Arc::clone(&runtime));
+        in_place(Arc::clone(&place), body).await;
+        kind = Some(Arc::into_inner(place).expect("the test keeps its place").kind);
+    }
 }
 
 async fn in_place(place: Arc<Place>, body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {

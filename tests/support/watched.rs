@@ -15,7 +15,7 @@ use larder::backend::{
     Touched, Version,
 };
 use larder::error::Result;
-use larder::format::layout::Key;
+use larder::format::layout::{Key, Prefix};
 use larder::internal::record::Method;
 use larder::rt::Runtime;
 
@@ -291,6 +291,10 @@ impl Coordination for Watched {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Housekeeping for Watched {
+    async fn begin_listing(&self, prefix: &Prefix) -> Result<Option<Cursor>> {
+        self.inner.begin_listing(prefix).await
+    }
+
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         self.change(Method::Copy, &[from.clone(), to.clone()], self.inner.copy(from, to, mode)).await
     }

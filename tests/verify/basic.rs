@@ -26,7 +26,7 @@ use larder::verify::{
     VerifyOptions, VerifyReport,
 };
 use larder_testing::places;
-use larder_testing::places::everywhere;
+use larder_testing::places::{everywhere, everywhere_loose};
 use larder_testing::{noise, read_to_end};
 
 const CHUNK: u64 = 4096;
@@ -197,7 +197,7 @@ fn every_mode_finds_a_sound_store_sound() {
 
 #[test]
 fn any_damage_is_found_reported_and_healed_by_the_next_backup() {
-    everywhere(|place| {
+    everywhere_loose(|place| {
         Box::pin(async move {
             let store = place.store().await;
             let one = back_up(&store, "vm/1", &[1, 2, 3]).await.name().clone();
@@ -244,7 +244,7 @@ fn any_damage_is_found_reported_and_healed_by_the_next_backup() {
 /// Proves H25.
 #[test]
 fn quarantined_copies_are_numbered_and_not_taken_for_chunks() {
-    everywhere(|place| {
+    everywhere_loose(|place| {
         Box::pin(async move {
             let store = place.store().await;
             back_up(&store, "vm/1", &[1]).await;
@@ -269,7 +269,7 @@ fn quarantined_copies_are_numbered_and_not_taken_for_chunks() {
 /// Proves H98.
 #[test]
 fn a_good_quarantined_chunk_is_reinstated() {
-    everywhere(|place| {
+    everywhere_loose(|place| {
         Box::pin(async move {
             let store = place.store().await;
             let name = back_up(&store, "vm/1", &[1, 2]).await.name().clone();

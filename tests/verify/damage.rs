@@ -12,7 +12,7 @@ use larder::backend::{
 };
 use larder::error::{ErrorKind, Result};
 use larder::format::Digest;
-use larder::format::layout::Key;
+use larder::format::layout::{Key, Prefix};
 use larder::format::manifest::VerifyResult;
 use larder::format::name::{Namespace, SnapshotName};
 use larder::internal::fault::{Action, FaultBackend, Rule};
@@ -122,6 +122,10 @@ impl Backend for Strange {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Housekeeping for Strange {
+    async fn begin_listing(&self, prefix: &Prefix) -> Result<Option<Page>> {
+        self.inner.begin_listing(prefix).await
+    }
+
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         assert!(self.capabilities.conditional_put || mode == PutMode::Replace);
         self.inner.copy(from, to, mode).await

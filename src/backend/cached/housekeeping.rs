@@ -6,13 +6,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::backend::cached::{Kept, Known, MetadataCache};
-use crate::backend::{Housekeeping, ObjectInfo, Orphan, PutMode, Version};
+use crate::backend::{Cursor, Housekeeping, ObjectInfo, Orphan, PutMode, Version};
 use crate::error::Result;
-use crate::format::layout::Key;
+use crate::format::layout::{Key, Prefix};
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Housekeeping for MetadataCache {
+    async fn begin_listing(&self, prefix: &Prefix) -> Result<Option<Cursor>> {
+        self.inner.begin_listing(prefix).await
+    }
+
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         if !to.is_content() {
             return self.inner.copy(from, to, mode).await;

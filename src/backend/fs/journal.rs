@@ -114,7 +114,7 @@ impl Journal {
                 continue;
             };
             match Key::parse(&path) {
-                Some(key @ Key::Archive(..)) => keys.push(key),
+                Some(key) if matches!(key.exposed(), Key::Archive(..)) => keys.push(key),
                 _ if path.ends_with(".fidx") || path.ends_with(".didx") => orphans.push(Orphan::new(path)),
                 _ => {}
             }

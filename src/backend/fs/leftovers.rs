@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use crate::backend::fs::disk::Disk;
 use crate::backend::fs::kind::{Kind, is_index, is_place_of_content, why_unreadable};
-use crate::backend::fs::objects::{Inner, failure, parent, temporary_of};
+use crate::backend::fs::objects::{Inner, failure, is_snapshot, parent, temporary_of, without_enclosure};
 use crate::backend::{Orphan, Unreadable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
-use crate::format::name::{GroupName, SnapshotName};
+use crate::format::name::GroupName;
 
 /// Finds the index files among the foreign paths of a listing, and in the directories among them.
 pub(super) fn orphans(disk: &Disk, foreign: &[String]) -> Result<Vec<Orphan>> {
@@ -62,7 +62,7 @@ pub(super) fn remove(inner: &Inner, foreign: &[String], now: SystemTime, age: Du
     for path in foreign {
         let Some(key) = temporary_of(path).and_then(Key::parse) else { continue };
         let is_of_a_put = matches!(key, Key::Chunk(_) | Key::Quarantined(..))
-            || (key.is_content() && !matches!(key, Key::Namespace(_)));
+            || (key.exposed().is_content() && !matches!(key.exposed(), Key::Namespace(_)));
         if !is_of_a_put {
             continue;
         }
@@ -85,8 +85,8 @@ pub(super) fn remove(inner: &Inner, foreign: &[String], now: SystemTime, age: Du
 
 /// Removes the directory of a snapshot or a group if it is empty, and then that of the group.
 fn remove_empty(inner: &Inner, directory: &str) {
-    let is_snapshot = directory.parse::<SnapshotName>().is_ok();
-    if !is_snapshot && directory.parse::<GroupName>().is_err() {
+    let is_snapshot = is_snapshot(directory);
+    if !is_snapshot && without_enclosure(directory).parse::<GroupName>().is_err() {
         return;
     }
     // Files that keep the directory are visible in listings.

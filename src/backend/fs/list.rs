@@ -15,7 +15,7 @@ use crate::backend::fs::chunks::ChunkDirectories;
 use crate::backend::fs::disk::Disk;
 use crate::backend::fs::info::{info, marker_info};
 use crate::backend::fs::kind::{Kind, is_place_of_content, why_unreadable};
-use crate::backend::fs::objects::failure;
+use crate::backend::fs::objects::{failure, without_enclosure};
 use crate::backend::{Cursor, Depth, Details, ListEntry, ListPage, ListQuery, Unreadable};
 use crate::format::layout::{Key, Prefix};
 
@@ -191,7 +191,7 @@ impl Walk<'_> {
             }
             names.push((name, kind));
         }
-        if let Some(Prefix::Namespace(namespace)) = Prefix::parse(path)
+        if let Some(Prefix::Namespace(namespace)) = Prefix::parse(without_enclosure(path))
             && !namespace.is_root()
         {
             names.push((".namespace".to_owned(), Kind::File));
@@ -223,7 +223,7 @@ impl Walk<'_> {
         }
         let entry = match Key::parse(&path) {
             None if kind == Kind::File || !is_place_of_content(&path) => ListEntry::Foreign(path),
-            Some(key @ Key::Namespace(_)) => {
+            Some(key) if matches!(key.exposed(), Key::Namespace(_)) => {
                 let directory = path.strip_suffix(".namespace").unwrap_or(&path);
                 match self.disk.at(directory).and_then(fs::symlink_metadata) {
                     Ok(found) => ListEntry::Object(marker_info(key, &found)),

@@ -40,6 +40,7 @@ use crate::backend::fs::lock_names::{HASHED, JOURNAL, lock_file, locked_object};
 use crate::backend::fs::lock_place::{Place, REPLACED_TRIES, give, identity, lock_file_options};
 use crate::backend::{LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::ENCLOSURE;
 use crate::rt::Runtime;
 
 const LOCK_MODE: u32 = 0o660;
@@ -217,8 +218,11 @@ impl LockDirectory {
         }
         let object = locked_object(text);
         object.is_some_and(|object| {
-            let found = fs::symlink_metadata(self.root.join(object));
-            found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            // In the layout of PBS, or in that of a packed store.
+            ["", ENCLOSURE].iter().all(|place| {
+                let found = fs::symlink_metadata(self.root.join(place).join(&object));
+                found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            })
         })
     }
 

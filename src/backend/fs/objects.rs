@@ -21,7 +21,8 @@ use crate::backend::fs::version::{stamp, version, version_lock};
 use crate::backend::{Deleted, Object, ObjectInfo, PutMode, Removal, Version};
 use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::layout::Key;
+use crate::format::larder::pack::name::PACKS;
+use crate::format::layout::{ENCLOSURE, Key};
 use crate::format::name::SnapshotName;
 
 /// Bytes of puts that start a flush in the background.
@@ -56,6 +57,16 @@ pub(super) struct Unsynced {
     directories: BTreeMap<String, u64>,
 }
 
+/// The path of a directory without the [enclosure](Key::Enclosed) of a packed store.
+pub(super) fn without_enclosure(path: &str) -> &str {
+    path.strip_prefix(ENCLOSURE).unwrap_or(path)
+}
+
+/// Returns `true` for the directory of a snapshot.
+pub(super) fn is_snapshot(directory: &str) -> bool {
+    without_enclosure(directory).parse::<SnapshotName>().is_ok()
+}
+
 impl Unsynced {
     fn add(&mut self, directory: &str) {
         self.changes += 1;
@@ -65,7 +76,7 @@ impl Unsynced {
 
 impl Inner {
     pub(super) fn get(&self, key: &Key, limit: u64) -> Result<Object> {
-        if let Key::Namespace(_) = key {
+        if let Key::Namespace(_) = key.exposed() {
             return Ok(Object::new(Bytes::new(), self.head(key)?));
         }
         let failed = |error| failure(error, "read", key);
@@ -88,7 +99,7 @@ impl Inner {
     pub(super) fn get_range(&self, key: &Key, range: &Range<u64>) -> Result<Object> {
         let action = "read a range of";
         let outside = || Error::new(ErrorKind::InvalidInput, action).on(key);
-        if let Key::Namespace(_) = key {
+        if let Key::Namespace(_) = key.exposed() {
             // The marker of a namespace is empty, so every range is outside.
             return self.head(key).and_then(|_| Err(outside()));
         }
@@ -104,7 +115,7 @@ impl Inner {
 
     pub(super) fn head(&self, key: &Key) -> Result<ObjectInfo> {
         let failed = |error| failure(error, "look up", key);
-        if let Key::Namespace(_) = key {
+        if let Key::Namespace(_) = key.exposed() {
             let path = key.path();
             let directory = self.disk.any_metadata(parent(&path)).map_err(failed)?;
             return if directory.is_dir() {
@@ -118,7 +129,7 @@ impl Inner {
 
     /// Copies an object without holding its bytes in memory.
     pub(super) fn copy(&self, from: &Key, to: &Key, temporary: &str, mode: &PutMode) -> Result<Version> {
-        if let (Key::Namespace(_), _) | (_, Key::Namespace(_)) = (from, to) {
+        if let (Key::Namespace(_), _) | (_, Key::Namespace(_)) = (from.exposed(), to.exposed()) {
             let object = self.get(from, u64::MAX)?;
             return self.put(to, temporary, Contents::Bytes(&object.bytes), mode);
         }
@@ -133,7 +144,7 @@ impl Inner {
         object: Contents<'_>,
         mode: &PutMode,
     ) -> Result<Version> {
-        if let Key::Namespace(_) = key {
+        if let Key::Namespace(_) = key.exposed() {
             return self.put_namespace(key, mode);
         }
         let path = key.path();
@@ -161,7 +172,7 @@ impl Inner {
         mode: &PutMode,
     ) -> io::Result<Version> {
         let stored = self.disk.write_new(temporary, object).and_then(|file| {
-            let is_chunk = matches!(key, Key::Chunk(_) | Key::Quarantined(..));
+            let is_chunk = matches!(key, Key::Chunk(_) | Key::Pack(_) | Key::Quarantined(..));
             if !is_chunk {
                 // The contents of a chunk never change, so its version is never compared.
                 stamp(&file)?;
@@ -227,7 +238,8 @@ impl Inner {
 
     /// Makes a directory and those between it and the store, but neither the store nor `.chunks`.
     fn make_parents(&self, directory: &str) -> io::Result<()> {
-        let mode = if directory.starts_with(".chunks/") { 0o750 } else { 0o755 };
+        let is_of_chunks = directory.starts_with(".chunks/") || directory.starts_with(PACKS);
+        let mode = if is_of_chunks { 0o750 } else { 0o755 };
         let above = directory.match_indices('/').map(|(at, _)| &directory[..at]);
         for directory in above.chain([directory]) {
             if directory == ".chunks" || directory.is_empty() {
@@ -245,7 +257,7 @@ impl Inner {
     pub(super) fn delete(&self, removal: &Removal) -> Result<Deleted> {
         let Removal { key, version: wanted } = removal;
         let path = key.path();
-        if let Key::Namespace(_) = key {
+        if let Key::Namespace(_) = key.exposed() {
             return self.delete_namespace(removal, parent(&path));
         }
         let failed = |error| failure(error, "delete", key);
@@ -263,7 +275,7 @@ impl Inner {
             match self.disk.remove_file(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     // A crash, or a backup that was refused, may have left its directory empty.
-                    if key.is_content() {
+                    if key.exposed().is_content() {
                         self.remove_empty(parent(&path));
                     }
                     return Ok(Deleted::Absent);
@@ -273,7 +285,7 @@ impl Inner {
         }
         drop(held);
         self.changed(parent(&path));
-        if key.is_content() {
+        if key.exposed().is_content() {
             self.remove_empty(parent(&path));
         }
         Ok(Deleted::Removed)
@@ -282,7 +294,7 @@ impl Inner {
     /// Removes the directory of a snapshot or group, and the group of a snapshot, if they are empty. A failure is ignored: files that
     /// keep the directory are visible in listings.
     fn remove_empty(&self, directory: &str) {
-        let is_snapshot = directory.parse::<SnapshotName>().is_ok();
+        let is_snapshot = is_snapshot(directory);
         if is_snapshot {
             self.remove_temporaries(directory);
         }

@@ -29,7 +29,7 @@ use crate::format::layout::Key;
 impl Inner {
     /// Sets the time of last use. `temporary` names a file beside the object, for a chunk that must be stored again.
     pub(super) fn touch(&self, key: &Key, temporary: impl FnOnce() -> String) -> Result<Touched> {
-        if let Key::Namespace(_) = key {
+        if let Key::Namespace(_) = key.exposed() {
             return match self.head(key) {
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(Touched::Absent),
                 found => found.map(Touched::Present),

@@ -134,7 +134,7 @@ impl ObjectStoreBackend {
         let objects = match after {
             None => self.client.list(Some(&below)),
             Some(after) => {
-                let area = if *prefix == Prefix::Chunks { "" } else { CONTENT };
+                let area = if prefix.is_of_content() { CONTENT } else { "" };
                 self.client.list_with_offset(Some(&below), &location(&format!("{area}{after}"))?)
             }
         };
@@ -159,7 +159,7 @@ fn entry(prefix: &Prefix, meta: &ObjectMeta) -> Result<Option<ListEntry>> {
 }
 
 fn place(prefix: &Prefix) -> Result<Path> {
-    let area = if *prefix == Prefix::Chunks { "" } else { CONTENT };
+    let area = if prefix.is_of_content() { CONTENT } else { "" };
     location(&format!("{area}{}", prefix.path()))
 }
 

@@ -241,8 +241,8 @@ impl ObjectStoreBackend {
         if removal.version.is_some() {
             return Err(Error::new(ErrorKind::Unsupported, "delete on a condition").on(key));
         }
-        if let Key::Namespace(namespace) = key {
-            self.check_empty(key, &Prefix::Namespace(namespace.clone())).await?;
+        if let Some(namespace) = key.marked_namespace() {
+            self.check_empty(key, &namespace).await?;
         }
         let begun = self.runtime.monotonic();
         let deleted = self.client.delete(&Self::location(key)?).await;

@@ -102,21 +102,21 @@ impl S3Backend {
             return;
         }
         let mut markers = BTreeSet::new();
-        for Removal { key, .. } in removals.iter().filter(|removal| removal.key.is_content()) {
-            match key {
-                // These are deleted last: their folders have no other objects.
-                Key::Namespace(namespace) => {
-                    let prefix = Prefix::Namespace(namespace.clone());
-                    markers.extend(self.markers.below(&self.render_prefix(&prefix)));
-                }
+        for Removal { key, .. } in removals.iter().filter(|removal| removal.key.exposed().is_content()) {
+            // These are deleted last: their folders have no other objects.
+            let emptied = match key.exposed() {
                 Key::Owner(group) => {
-                    markers.extend(self.markers.below(&self.render_prefix(&Prefix::Group(group.clone()))));
+                    let prefix = Prefix::Group(group.clone());
+                    Some(if key.is_content() { prefix } else { Prefix::Enclosed(Box::new(prefix)) })
                 }
-                _ => {
-                    let rendered = self.render(key);
-                    let folder = rendered.rfind('/').map(|at| &rendered[..=at]);
-                    markers.extend(folder.filter(|folder| self.markers.contains(folder)).map(str::to_owned));
-                }
+                _ => key.marked_namespace(),
+            };
+            if let Some(prefix) = emptied {
+                markers.extend(self.markers.below(&self.render_prefix(&prefix)));
+            } else {
+                let rendered = self.render(key);
+                let folder = rendered.rfind('/').map(|at| &rendered[..=at]);
+                markers.extend(folder.filter(|folder| self.markers.contains(folder)).map(str::to_owned));
             }
         }
         for marker in markers {

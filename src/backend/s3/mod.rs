@@ -186,7 +186,7 @@ impl S3Backend {
     }
 
     fn render_prefix(&self, prefix: &Prefix) -> String {
-        let place = if *prefix == Prefix::Chunks { "" } else { CONTENT };
+        let place = if prefix.is_of_content() { CONTENT } else { "" };
         format!("{}{place}{}", self.store, prefix.path())
     }
 
@@ -346,7 +346,7 @@ impl Backend for S3Backend {
 
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (condition, rendered) = (self.condition(key, &mode)?, self.render(key));
-        if matches!(key, Key::Namespace(_)) {
+        if matches!(key.exposed(), Key::Namespace(_)) {
             // A namespace is the only object that is stored without a lock.
             self.lease.hold().await?;
             self.lease.check_name(key)?;

@@ -7,7 +7,7 @@ use crate::backend::s3::lease::Care;
 use crate::backend::s3::place::is_marker;
 use crate::backend::{Backend as _, Deleted, Removal};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::layout::{Key, Prefix};
+use crate::format::layout::Key;
 use crate::s3::{Condition, Deletion, ListRequest, Support};
 
 /// Number of requests at the same time, each for one object.
@@ -18,7 +18,7 @@ const DELETE_MANY: usize = 2;
 impl S3Backend {
     pub(super) async fn delete_objects(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         let simple = |removal: &Removal| {
-            removal.version.is_none() && !matches!(removal.key, Key::Namespace(_) | Key::Lease)
+            removal.version.is_none() && !matches!(removal.key.exposed(), Key::Namespace(_) | Key::Lease)
         };
         if removals.len() >= DELETE_MANY
             && self.server.multi_delete == Support::Yes
@@ -77,8 +77,8 @@ impl S3Backend {
 
     /// Fails unless a namespace contains only its marker.
     async fn check_empty(&self, key: &Key) -> Result<()> {
-        let Key::Namespace(namespace) = key else { return Ok(()) };
-        let mut request = ListRequest::new(self.render_prefix(&Prefix::Namespace(namespace.clone())));
+        let Some(namespace) = key.marked_namespace() else { return Ok(()) };
+        let mut request = ListRequest::new(self.render_prefix(&namespace));
         request.max_keys = Some(2);
         let (marker, mut token) = (self.render(key), None);
         loop {

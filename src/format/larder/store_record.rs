@@ -3,6 +3,7 @@
 //! | key | type | meaning |
 //! |---|---|---|
 //! | `features` | array of strings | features that a program must understand before it changes anything |
+//! | `pack_bytes` | integer, in a packed store | bytes at which a pack is stored; the store has the feature `packs-1` |
 //! | `state` | string, usually absent | `destroying` while the store is being destroyed |
 //! | `uuid` | string | 32 hexadecimal digits, drawn once |
 //! | `version` | integer | 1 |
@@ -12,16 +13,22 @@ use serde::{Deserialize, Serialize};
 /// Maximum bytes of the object.
 pub(crate) const LIMIT_BYTES: u64 = 64 << 10;
 
+/// Bytes at which a pack is stored, if the record does not say.
+const DEFAULT_PACK_BYTES: u64 = 32 << 20;
 const DESTROYING: &str = "destroying";
 const VERSION: u64 = 1;
 
+/// Chunks are in packs.
+const PACKS: &str = "packs-1";
 /// Features that this version understands.
-const UNDERSTOOD: [&str; 0] = [];
+const UNDERSTOOD: [&str; 1] = [PACKS];
 
 /// Contents of the object. Unknown keys are lost when it is replaced, which a version that knows them prevents by a feature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StoreRecord {
     features: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pack_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     state: Option<String>,
     pub(crate) uuid: String,
@@ -32,7 +39,20 @@ impl StoreRecord {
     /// Record of a new store with these random bytes.
     pub(crate) fn new(random: [u8; 16]) -> Self {
         let uuid = format!("{:032x}", u128::from_le_bytes(random));
-        Self { features: Vec::new(), state: None, uuid, version: VERSION }
+        Self { features: Vec::new(), pack_bytes: None, state: None, uuid, version: VERSION }
+    }
+
+    /// The record of a store whose chunks are in packs, which are stored at this size.
+    pub(crate) fn packed(mut self, pack_bytes: u64) -> Self {
+        self.features.push(PACKS.to_owned());
+        self.pack_bytes = Some(pack_bytes);
+        self
+    }
+
+    /// Bytes at which a pack is stored; `None` if each chunk is an object of its own.
+    pub(crate) fn pack_bytes(&self) -> Option<u64> {
+        let is_packed = self.features.iter().any(|feature| feature == PACKS);
+        is_packed.then(|| self.pack_bytes.unwrap_or(DEFAULT_PACK_BYTES))
     }
 
     /// The same record with another identity.
@@ -88,7 +108,7 @@ mod tests {
     fn an_unknown_feature_or_version_blocks_writes() {
         let parse = |json: &str| StoreRecord::parse(json.as_bytes()).unwrap();
         assert_eq!(parse(r#"{"features":[],"uuid":"a","version":1}"#).write_blocker(), None);
-        assert!(parse(r#"{"features":["packs"],"uuid":"a","version":1}"#).write_blocker().is_some());
+        assert!(parse(r#"{"features":["packs-2"],"uuid":"a","version":1}"#).write_blocker().is_some());
         assert!(parse(r#"{"features":[],"uuid":"a","version":2}"#).write_blocker().is_some());
     }
 }

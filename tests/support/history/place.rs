@@ -13,7 +13,7 @@ use larder::backend::{
     PendingMoves, PrefixDirectories, PutMode, Removal, SyncLevel, Touched, Version,
 };
 use larder::error::{Error, ErrorKind, Result};
-use larder::format::layout::Key;
+use larder::format::layout::{Key, Prefix};
 use larder::internal::fault::FaultBackend;
 use larder::internal::listing::ShortPages as _;
 use larder::local::{LocalOptions, LocalState};
@@ -181,6 +181,10 @@ impl Coordination for Remote {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Housekeeping for Remote {
+    async fn begin_listing(&self, prefix: &Prefix) -> Result<Option<Cursor>> {
+        self.inner.begin_listing(prefix).await
+    }
+
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         self.inner.copy(from, to, mode).await
     }

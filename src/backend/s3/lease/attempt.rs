@@ -27,7 +27,7 @@ pub(in crate::backend::s3) enum Care {
 impl Care {
     /// The certainty for storing an object under this key.
     pub(in crate::backend::s3) fn to_store(key: &Key) -> Self {
-        if matches!(key, Key::Chunk(_)) { Self::Clocks } else { Self::Confirmed }
+        if matches!(key, Key::Chunk(_) | Key::Pack(_)) { Self::Clocks } else { Self::Confirmed }
     }
 }
 

@@ -91,17 +91,17 @@ fn listed(names: BTreeSet<String>) -> Names {
 
 /// The name of a key, if another process may store its object again after a deletion.
 fn name_of(key: &Key) -> Option<String> {
-    match key {
+    match key.exposed() {
         Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name) => {
             Some(name.to_string())
         }
-        Key::GroupNotes(_) | Key::Namespace(_) | Key::Owner(_) | Key::Store => Some(key.path()),
+        Key::GroupNotes(_) | Key::Namespace(_) | Key::Owner(_) | Key::Store => Some(key.exposed().path()),
         _ => None,
     }
 }
 
 fn snapshot_of(key: &Key) -> Option<&SnapshotName> {
-    match key {
+    match key.exposed() {
         Key::Archive(name, _) | Key::ClientLog(name) | Key::Manifest(name) | Key::Protected(name) => {
             Some(name)
         }

@@ -1,9 +1,12 @@
 //! Packs in the making.
 
 use std::collections::HashSet;
+use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::buffers::Buffer;
 use crate::format::Digest;
 use crate::format::larder::pack::directory::PackDirectory;
 use crate::format::larder::pack::name::PackName;
@@ -12,39 +15,37 @@ use crate::format::larder::pack::{
     MIN_LENGTH, PackClass, PackEntry, PackHeader, PackWriteError, TRAILER_BYTES,
 };
 
-/// A pack that grows. Blobs are kept as they come and are not copied.
-#[derive(Debug)]
+/// A pack that grows, in one buffer.
 pub(crate) struct PackBuilder {
+    bytes: Buffer,
     class: PackClass,
     digests: HashSet<Digest>,
     end: u32,
     entries: Vec<PackEntry>,
     name: PackName,
-    parts: Vec<Bytes>,
 }
 
 /// A complete pack.
 #[derive(Clone, Debug)]
 pub(crate) struct FinishedPack {
+    pub(crate) bytes: Bytes,
     /// Its directory, which has its name, class and size too.
     pub(crate) directory: PackDirectory,
-    /// Its bytes, in order.
-    pub(crate) parts: Vec<Bytes>,
 }
 
 impl PackBuilder {
-    /// A pack without entries.
-    pub(crate) fn new(name: PackName, class: PackClass) -> Self {
-        let header = PackHeader { class, session: name.session }.encode();
-        let parts = vec![Bytes::copy_from_slice(&header)];
-        Self { class, digests: HashSet::new(), end: HEADER_BYTES, entries: Vec::new(), name, parts }
+    /// A pack without entries. Its bytes replace those of the buffer.
+    pub(crate) fn new(name: PackName, class: PackClass, mut bytes: Buffer) -> Self {
+        bytes.clear();
+        bytes.extend(PackHeader { class, session: name.session }.encode());
+        Self { bytes, class, digests: HashSet::new(), end: HEADER_BYTES, entries: Vec::new(), name }
     }
 
     /// Adds a chunk in stored form. Returns its place.
     ///
     /// # Errors
     /// `Duplicate`; `Full` if the complete pack would exceed [`MAX_PACK_BYTES`] or [`MAX_PACK_ENTRIES`]; `Length`. The pack is as before then.
-    pub(crate) fn push(&mut self, digest: Digest, blob: Bytes) -> Result<PackEntry, PackWriteError> {
+    pub(crate) fn push(&mut self, digest: Digest, blob: &[u8]) -> Result<PackEntry, PackWriteError> {
         let len = u32::try_from(blob.len()).ok().filter(|len| (MIN_LENGTH..=MAX_LENGTH).contains(len));
         let len = len.ok_or(PackWriteError::Length { len: blob.len() })?;
         let is_full = self.size_with(blob.len()) > MAX_PACK_BYTES.into();
@@ -55,8 +56,8 @@ impl PackBuilder {
             return Err(PackWriteError::Duplicate);
         }
         let entry = PackEntry { digest, len, offset: self.end + ENTRY_HEADER_BYTES };
-        self.parts.push(Bytes::copy_from_slice(&entry.header(&self.name.session)));
-        self.parts.push(blob);
+        self.bytes.extend_from_slice(&entry.header(&self.name.session));
+        self.bytes.extend_from_slice(blob);
         self.entries.push(entry);
         self.end = entry.end();
         Ok(entry)
@@ -77,6 +78,16 @@ impl PackBuilder {
         &self.entries
     }
 
+    /// Returns `true` if the pack has this chunk.
+    pub(crate) fn contains(&self, digest: &Digest) -> bool {
+        self.digests.contains(digest)
+    }
+
+    /// Bytes of the pack so far.
+    pub(crate) fn get(&self, range: Range<usize>) -> Option<&[u8]> {
+        self.bytes.get(range)
+    }
+
     /// Size in bytes of the complete pack, if nothing is added.
     pub(crate) fn size(&self) -> u64 {
         let directory = self.entries.len() as u64 * u64::from(DIRECTORY_ENTRY_BYTES);
@@ -92,7 +103,14 @@ impl PackBuilder {
     /// Ends the pack. `None` if it has no entries.
     pub(crate) fn finish(mut self) -> Option<FinishedPack> {
         let directory = PackDirectory::new(self.name, self.class, self.entries)?;
-        self.parts.push(directory.encode());
-        Some(FinishedPack { directory, parts: self.parts })
+        self.bytes.extend_from_slice(&directory.encode());
+        Some(FinishedPack { bytes: self.bytes.freeze(), directory })
+    }
+}
+
+impl fmt::Debug for PackBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, entries) = (self.name, self.entries.len());
+        f.debug_struct("PackBuilder").field("name", &name).field("entries", &entries).finish_non_exhaustive()
     }
 }

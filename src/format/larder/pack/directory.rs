@@ -108,6 +108,11 @@ impl PackDirectory {
         &self.entries
     }
 
+    /// All entries in the order of the pack.
+    pub(crate) fn into_entries(self) -> Vec<PackEntry> {
+        self.entries
+    }
+
     /// The name of the pack.
     pub(crate) fn name(&self) -> PackName {
         self.name

@@ -8,7 +8,7 @@ use crate::format::Digest;
 
 /// The writer of packs and segments: 16 random bytes, drawn by each writer. Written as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SessionId([u8; 16]);
+pub struct SessionId([u8; 16]);
 
 impl SessionId {
     /// A session from its random bytes.
@@ -52,7 +52,7 @@ impl fmt::Debug for SessionId {
 
 /// The name of a pack, `<session>-<n>`. A name is used once and never again, so no late request hits a newer pack (H17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PackName {
+pub struct PackName {
     /// Its writer.
     pub(crate) session: SessionId,
     /// Number among the packs of its writer, from 0.

@@ -12,13 +12,14 @@ use crate::format::larder::pack::directory::PackDirectory;
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::{
-    Layout, MAGIC, MAX_PACKS, MAX_RECORDS, MAX_REPLACED, RawRecord, SegmentPack, SegmentRecord,
-    SegmentWriteError, VERSION,
+    KINDS, Layout, MAGIC, MAX_PACKS, MAX_RECORDS, MAX_REPLACED, RawRecord, RecordKind, SegmentPack,
+    SegmentRecord, SegmentWriteError, VERSION,
 };
 
 /// A segment that grows, in any order: 44 bytes a record.
 #[derive(Debug)]
 pub(crate) struct SegmentBuilder {
+    dropped: BTreeSet<PackName>,
     name: SegmentName,
     numbers: HashMap<PackName, u32>,
     packs: Vec<SegmentPack>,
@@ -43,6 +44,7 @@ impl SegmentBuilder {
     /// A segment without records.
     pub(crate) fn new(name: SegmentName) -> Self {
         Self {
+            dropped: BTreeSet::new(),
             name,
             numbers: HashMap::new(),
             packs: Vec::new(),
@@ -58,6 +60,11 @@ impl SegmentBuilder {
         }
     }
 
+    /// Names a pack that the collector dropped: no copy in it counts.
+    pub(crate) fn drop_pack(&mut self, name: PackName) {
+        self.dropped.insert(name);
+    }
+
     /// Adds all chunks of a pack.
     ///
     /// # Errors
@@ -65,7 +72,7 @@ impl SegmentBuilder {
     pub(crate) fn add_directory(&mut self, directory: &PackDirectory) -> Result<(), SegmentWriteError> {
         let (bytes, class, name) = (directory.pack_bytes(), directory.class(), directory.name());
         let pack = self.add_pack(SegmentPack { bytes, class, name })?;
-        directory.entries().iter().try_for_each(|entry| self.push(pack, *entry))
+        directory.entries().iter().try_for_each(|entry| self.push(pack, *entry, RecordKind::Copy))
     }
 
     /// Adds a pack, unless it was added before.
@@ -87,17 +94,22 @@ impl SegmentBuilder {
         Ok(PackNumber(number))
     }
 
-    /// Adds a chunk of a pack. The same record may come twice.
+    /// Adds a statement about a chunk in a pack. The same record may come twice.
     ///
     /// # Errors
     /// `Misplaced`, `TooLarge`.
-    pub(crate) fn push(&mut self, pack: PackNumber, entry: PackEntry) -> Result<(), SegmentWriteError> {
+    pub(crate) fn push(
+        &mut self,
+        pack: PackNumber,
+        entry: PackEntry,
+        kind: RecordKind,
+    ) -> Result<(), SegmentWriteError> {
         if self.records.len() >= MAX_RECORDS as usize {
             return Err(SegmentWriteError::TooLarge);
         }
         let place = self.packs.get(pack.0 as usize).filter(|pack| entry.fits(pack.bytes));
         place.ok_or(SegmentWriteError::Misplaced)?;
-        self.records.push(SegmentRecord { entry, pack: pack.0 }.encode());
+        self.records.push(SegmentRecord { entry, kind, pack: pack.0 }.encode());
         Ok(())
     }
 
@@ -138,8 +150,9 @@ impl SegmentBuilder {
             }
         }
         for record in &mut self.records {
-            let number = numbers.get(pack_of(record) as usize).copied().unwrap_or(0);
-            record[32..36].copy_from_slice(&number.to_le_bytes());
+            let before = pack_of(record);
+            let number = numbers.get((before / KINDS) as usize).copied().unwrap_or(0);
+            record[32..36].copy_from_slice(&(number * KINDS + before % KINDS).to_le_bytes());
         }
     }
 
@@ -148,6 +161,7 @@ impl SegmentBuilder {
         let layout = Layout {
             packs: count(self.packs.len(), MAX_PACKS).ok_or(SegmentWriteError::TooLarge)?,
             records: count(self.records.len(), MAX_RECORDS).ok_or(SegmentWriteError::TooLarge)?,
+            dropped: count(self.dropped.len(), MAX_PACKS).ok_or(SegmentWriteError::TooLarge)?,
             replaced: count(self.replaced.len(), MAX_REPLACED).ok_or(SegmentWriteError::TooLarge)?,
         };
         let mut head = Vec::with_capacity(layout.records_offset());
@@ -157,10 +171,14 @@ impl SegmentBuilder {
         head.extend(layout.packs.to_le_bytes());
         head.extend(layout.replaced.to_le_bytes());
         head.extend(layout.records.to_le_bytes());
+        head.extend(layout.dropped.to_le_bytes());
         let checksum = crc32fast::hash(&head);
         head.extend(checksum.to_le_bytes());
         self.packs.iter().for_each(|pack| pack.encode(&mut head));
         self.replaced.iter().for_each(|name| encode_name(name, &mut head));
+        for PackName { session, n } in &self.dropped {
+            encode_name(&SegmentName { session: *session, n: *n }, &mut head);
+        }
         let (mut rest, mut end) = (&self.records[..], 0);
         for slot in 0..layout.slots() {
             let records =
@@ -182,7 +200,7 @@ fn encode_name(name: &SegmentName, to: &mut Vec<u8>) {
     to.extend(name.n.to_le_bytes());
 }
 
-/// The order of records.
+/// The order of records: by digest, then by pack and kind.
 fn compare(one: &RawRecord, other: &RawRecord) -> Ordering {
     one[..32].cmp(&other[..32]).then_with(|| pack_of(one).cmp(&pack_of(other)))
 }
@@ -191,6 +209,7 @@ fn digest_of(record: &RawRecord) -> Digest {
     Digest::from_bytes(std::array::from_fn(|at| record[at]))
 }
 
+/// Pack and kind of a record.
 fn pack_of(record: &RawRecord) -> u32 {
     u32::from_le_bytes(std::array::from_fn(|at| record[32 + at]))
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::format::Digest;
 use crate::format::blob::DecodeError;
 use crate::format::larder::fields::Fields;
-use crate::format::larder::pack::name::SessionId;
+use crate::format::larder::pack::name::{PackName, SessionId};
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::records::SlotRecords;
 use crate::format::larder::segment::slots::Slots;
@@ -102,6 +102,12 @@ impl SegmentHead {
         self.replaced_rows().iter().filter_map(parse_name)
     }
 
+    /// The packs that the collector dropped.
+    pub(crate) fn dropped(&self) -> impl Iterator<Item = PackName> {
+        let names = self.dropped_rows().iter().filter_map(parse_name);
+        names.map(|SegmentName { session, n }| PackName { session, n })
+    }
+
     /// Number of slots.
     pub(crate) fn slots(&self) -> usize {
         self.slots.len()
@@ -155,7 +161,11 @@ impl SegmentHead {
     }
 
     fn replaced_rows(&self) -> &[[u8; NAME_BYTES]] {
-        self.rows(self.layout.replaced_offset()..self.layout.slots_offset())
+        self.rows(self.layout.replaced_offset()..self.layout.dropped_offset())
+    }
+
+    fn dropped_rows(&self) -> &[[u8; NAME_BYTES]] {
+        self.rows(self.layout.dropped_offset()..self.layout.slots_offset())
     }
 
     fn rows<const N: usize>(&self, place: Range<usize>) -> &[[u8; N]] {
@@ -167,7 +177,7 @@ fn parse_header(name: &SegmentName, header: &[u8; HEADER_BYTES]) -> Result<Layou
     let invalid = |offset, name| move || DecodeError::Field { offset, name };
     let mut fields = Fields::of(header);
     fields.array().filter(|magic| *magic == MAGIC).ok_or(DecodeError::Magic)?;
-    if header.last_chunk().copied().map(u32::from_le_bytes) != Some(crc32fast::hash(&header[..44])) {
+    if header.last_chunk().copied().map(u32::from_le_bytes) != Some(crc32fast::hash(&header[..48])) {
         return Err(DecodeError::Checksum);
     }
     fields.u32().filter(|version| *version == VERSION).ok_or_else(invalid(8, "version"))?;
@@ -177,7 +187,8 @@ fn parse_header(name: &SegmentName, header: &[u8; HEADER_BYTES]) -> Result<Layou
     let packs = count(MAX_PACKS).ok_or_else(invalid(32, "number of packs"))?;
     let replaced = count(MAX_REPLACED).ok_or_else(invalid(36, "number of replaced segments"))?;
     let records = count(MAX_RECORDS).ok_or_else(invalid(40, "number of records"))?;
-    Ok(Layout { packs, records, replaced })
+    let dropped = count(MAX_PACKS).ok_or_else(invalid(44, "number of dropped packs"))?;
+    Ok(Layout { dropped, packs, records, replaced })
 }
 
 fn parse_name(row: &[u8; NAME_BYTES]) -> Option<SegmentName> {

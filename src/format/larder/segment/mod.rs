@@ -1,7 +1,7 @@
 //! Index segments: where chunks are in packs, `.larder/index/<session>-<n>`.
 //!
 //! A segment is a head, records and a checksum. Integers are little-endian; a checksum of four bytes is a CRC-32 (ISO-HDLC).
-//! p, r and n are the counts of the header, and b is the least number with n ≤ 64 · 2ᵇ.
+//! p, r, d and n are the counts of the header, and b is the least number with n ≤ 64 · 2ᵇ.
 //!
 //! **Head**
 //!
@@ -13,12 +13,14 @@
 //! | 32 | 4 | packs | p, at most [`MAX_PACKS`] |
 //! | 36 | 4 | replaced | r, at most [`MAX_REPLACED`] |
 //! | 40 | 4 | records | n, at most [`MAX_RECORDS`] |
-//! | 44 | 4 | checksum | of everything before |
-//! | 48 + 28·i | 20 | pack | session (16 bytes) and number (4 bytes) of a pack; ascending |
-//! | 68 + 28·i | 4 | size | of the pack in bytes |
-//! | 72 + 28·i | 4 | class | of the pack: 0 data, 1 metadata |
-//! | f = 48 + 28·p; f + 20·i | 20 | replaced | session (16 bytes) and number (4 bytes) of a segment that this one replaces; ascending, not itself |
-//! | s = f + 20·r; s + 8·i | 4 | end | number of records in the slots 0 to i |
+//! | 44 | 4 | dropped | d, at most [`MAX_PACKS`] |
+//! | 48 | 4 | checksum | of everything before |
+//! | 52 + 28·i | 20 | pack | session (16 bytes) and number (4 bytes) of a pack; ascending |
+//! | 72 + 28·i | 4 | size | of the pack in bytes |
+//! | 76 + 28·i | 4 | class | of the pack: 0 data, 1 metadata |
+//! | f = 52 + 28·p; f + 20·i | 20 | replaced | session (16 bytes) and number (4 bytes) of a segment that this one replaces; ascending, not itself |
+//! | g = f + 20·r; g + 20·i | 20 | dropped | session (16 bytes) and number (4 bytes) of a pack that the collector dropped; ascending |
+//! | s = g + 20·d; s + 8·i | 4 | end | number of records in the slots 0 to i |
 //! | s + 8·i + 4 | 4 | checksum | of the records in slot i, 0 ≤ i < 2ᵇ |
 //! | s + 8·2ᵇ | 32 | checksum | SHA-256 of everything before |
 //!
@@ -27,12 +29,15 @@
 //! | offset | bytes | field | encoding |
 //! |---|---|---|---|
 //! | t + 44·i | 32 | digest | of the chunk; its first b bits are the number of its slot |
-//! | t + 44·i + 32 | 4 | pack | its number in the table of packs |
+//! | t + 44·i + 32 | 4 | pack | 4 · its number in the table of packs + kind of the record |
 //! | t + 44·i + 36 | 4 | offset | of the blob in the pack |
 //! | t + 44·i + 40 | 4 | length | of the blob |
 //! | t + 44·n | 32 | checksum | SHA-256 of everything before |
 //!
-//! Records ascend by digest, then by pack. A chunk has a record for each pack that has it, and one for a pack at most.
+//! A record of kind 0 says where a copy of a chunk is, one of kind 1 that a copy was found bad, and one of kind 2 that it was deleted. The
+//! latter two hold for all segments, and so do the names of dropped packs: facts have no order.
+//!
+//! Records ascend by digest, then by pack and kind. A chunk has one record of a kind for a pack at most.
 //! Each blob lies inside its pack, behind the header of an entry and before the directory. Packs without a record are allowed.
 //!
 //! # What a reader validates
@@ -67,16 +72,22 @@ pub(crate) mod slots;
 pub(crate) const MAGIC: [u8; 8] = [0x64, 0xb6, 0x42, 0x94, 0xe9, 0xf4, 0x7b, 0xf3];
 /// Maximum number of packs of a segment: 1,048,576.
 pub(crate) const MAX_PACKS: u32 = 1 << 20;
+/// Maximum bytes of a segment: about 810 MB.
+pub(crate) const MAX_SEGMENT_BYTES: u64 =
+    Layout { dropped: MAX_PACKS, packs: MAX_PACKS, records: MAX_RECORDS, replaced: MAX_REPLACED }
+        .segment_bytes();
 /// Maximum number of segments that a segment replaces: 65,536.
 pub(crate) const MAX_REPLACED: u32 = 1 << 16;
 /// Maximum number of records of a segment: 16,777,216.
 pub(crate) const MAX_RECORDS: u32 = 1 << 24;
 
 const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 48;
+const HEADER_BYTES: usize = 52;
 const PACK_BYTES: usize = 28;
 const NAME_BYTES: usize = 20;
 const SLOT_BYTES: usize = 8;
+/// Factor of the number of a pack in a record, which also has a kind.
+const KINDS: u32 = 4;
 const RECORD_BYTES: usize = 44;
 const CHECKSUM_BYTES: usize = 32;
 /// Number of records for which a slot is made.
@@ -118,11 +129,43 @@ impl SegmentPack {
     }
 }
 
-/// A record: one place of a chunk.
+/// The statement of a record about a copy of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum RecordKind {
+    /// It exists.
+    Copy,
+    /// It was found bad.
+    Bad,
+    /// It was deleted.
+    Deleted,
+}
+
+impl RecordKind {
+    const fn code(self) -> u32 {
+        match self {
+            Self::Copy => 0,
+            Self::Bad => 1,
+            Self::Deleted => 2,
+        }
+    }
+
+    const fn of_code(code: u32) -> Option<Self> {
+        match code {
+            0 => Some(Self::Copy),
+            1 => Some(Self::Bad),
+            2 => Some(Self::Deleted),
+            _ => None,
+        }
+    }
+}
+
+/// A record about one copy of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentRecord {
     /// The chunk and its place in the pack.
     pub(crate) entry: PackEntry,
+    /// The statement about the copy.
+    pub(crate) kind: RecordKind,
     /// Number of the pack in the table of the segment.
     pub(crate) pack: u32,
 }
@@ -131,7 +174,8 @@ impl SegmentRecord {
     fn encode(&self) -> RawRecord {
         let mut record = [0; RECORD_BYTES];
         record[..32].copy_from_slice(self.entry.digest.as_bytes());
-        record[32..36].copy_from_slice(&self.pack.to_le_bytes());
+        let pack = self.pack * KINDS + self.kind.code();
+        record[32..36].copy_from_slice(&pack.to_le_bytes());
         record[36..40].copy_from_slice(&self.entry.offset.to_le_bytes());
         record[40..].copy_from_slice(&self.entry.len.to_le_bytes());
         record
@@ -140,13 +184,16 @@ impl SegmentRecord {
     fn parse(record: &RawRecord) -> Option<Self> {
         let mut fields = Fields::of(record);
         let (digest, pack) = (fields.digest()?, fields.u32()?);
-        Some(Self { entry: PackEntry { digest, offset: fields.u32()?, len: fields.u32()? }, pack })
+        let kind = RecordKind::of_code(pack % KINDS)?;
+        let entry = PackEntry { digest, offset: fields.u32()?, len: fields.u32()? };
+        Some(Self { entry, kind, pack: pack / KINDS })
     }
 }
 
 /// Sizes of the parts of a segment, which follow from its counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {
+    dropped: u32,
     packs: u32,
     records: u32,
     replaced: u32,
@@ -154,36 +201,41 @@ struct Layout {
 
 impl Layout {
     /// Number of leading bits of a digest that are the number of its slot: at most 18.
-    fn slot_bits(self) -> u32 {
-        self.records.div_ceil(SLOT_RECORDS).max(1).next_power_of_two().trailing_zeros()
+    const fn slot_bits(self) -> u32 {
+        self.records.div_ceil(SLOT_RECORDS).next_power_of_two().trailing_zeros()
     }
 
-    fn slots(self) -> usize {
+    const fn slots(self) -> usize {
         1 << self.slot_bits()
     }
 
     /// Offset of the names of replaced segments.
-    fn replaced_offset(self) -> usize {
+    const fn replaced_offset(self) -> usize {
         HEADER_BYTES + PACK_BYTES * self.packs as usize
     }
 
-    /// Offset of the slots.
-    fn slots_offset(self) -> usize {
+    /// Offset of the names of dropped packs.
+    const fn dropped_offset(self) -> usize {
         self.replaced_offset() + NAME_BYTES * self.replaced as usize
     }
 
+    /// Offset of the slots.
+    const fn slots_offset(self) -> usize {
+        self.dropped_offset() + NAME_BYTES * self.dropped as usize
+    }
+
     /// Offset of the checksum of the head.
-    fn head_checksum_offset(self) -> usize {
+    const fn head_checksum_offset(self) -> usize {
         self.slots_offset() + SLOT_BYTES * self.slots()
     }
 
     /// Offset of the first record.
-    fn records_offset(self) -> usize {
+    const fn records_offset(self) -> usize {
         self.head_checksum_offset() + CHECKSUM_BYTES
     }
 
-    fn segment_bytes(self) -> u64 {
-        (self.records_offset() + CHECKSUM_BYTES) as u64 + u64::from(self.records) * RECORD_BYTES as u64
+    const fn segment_bytes(self) -> u64 {
+        (self.records_offset() + CHECKSUM_BYTES) as u64 + self.records as u64 * RECORD_BYTES as u64
     }
 
     /// The slot of the chunks with this [`mark`](Digest::mark).

@@ -8,7 +8,7 @@ use crate::format::larder::pack::name::{SessionId, parse_name};
 
 /// The name of an index segment, `<session>-<n>`. A name is used once and never again (H17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SegmentName {
+pub struct SegmentName {
     /// Its writer.
     pub(crate) session: SessionId,
     /// Number among the segments of its writer, from 0.

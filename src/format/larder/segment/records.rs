@@ -29,6 +29,11 @@ impl SlotRecords {
         self.raw().get(number).and_then(SegmentRecord::parse)
     }
 
+    /// Number of the first record of this digest or a later one.
+    pub(crate) fn position(&self, digest: &Digest) -> usize {
+        self.raw().partition_point(|record| record[..32] < digest.as_bytes()[..])
+    }
+
     /// All records.
     pub(crate) fn iter(&self) -> impl Iterator<Item = SegmentRecord> {
         self.raw().iter().filter_map(SegmentRecord::parse)

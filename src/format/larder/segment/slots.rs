@@ -108,7 +108,7 @@ impl Slots {
         if self.slot_of(&parsed.entry.digest) != slot {
             return Err("slot of a record");
         }
-        let order = |record: &SegmentRecord| (record.entry.digest, record.pack);
+        let order = |record: &SegmentRecord| (record.entry.digest, record.pack, record.kind);
         if before.and_then(SegmentRecord::parse).is_some_and(|before| order(&before) >= order(&parsed)) {
             return Err("order of the records");
         }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::builder::{FinishedSegment, SegmentBuilder};
 use super::*;
+use crate::buffers::Buffers;
 use crate::format::larder::pack::builder::PackBuilder;
 
 fn name() -> SegmentName {
@@ -32,9 +33,10 @@ fn joined(segment: &FinishedSegment) -> Bytes {
 fn segment(chunks: impl IntoIterator<Item = Digest>) -> Bytes {
     let mut builder = SegmentBuilder::new(name());
     builder.replace(other(1));
+    builder.drop_pack(pack(4, 1, 0).name);
     for (number, digest) in (0_u32..).zip(chunks) {
         let pack = builder.add_pack(pack(1, number % 3, 1 << 20)).unwrap();
-        builder.push(pack, PackEntry { digest, len: 12, offset: 76 + number }).unwrap();
+        builder.push(pack, PackEntry { digest, len: 12, offset: 76 + number }, RecordKind::Copy).unwrap();
     }
     joined(&builder.finish().unwrap())
 }
@@ -58,9 +60,9 @@ fn head_error(segment: &Bytes) -> Option<DecodeError> {
 fn sealed(segment: &[u8]) -> Bytes {
     let mut segment = segment.to_vec();
     let count = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| segment[at + byte]));
-    let layout = Layout { packs: count(32), replaced: count(36), records: count(40) };
-    let header = crc32fast::hash(&segment[..44]);
-    segment[44..48].copy_from_slice(&header.to_le_bytes());
+    let layout = Layout { packs: count(32), replaced: count(36), records: count(40), dropped: count(44) };
+    let header = crc32fast::hash(&segment[..48]);
+    segment[48..52].copy_from_slice(&header.to_le_bytes());
     let mut start = layout.records_offset();
     for slot in 0..layout.slots() {
         let at = layout.slots_offset() + SLOT_BYTES * slot;
@@ -107,55 +109,66 @@ fn a_segment_has_exactly_these_bytes() {
     let late = builder.add_pack(pack(1, 7, 2000)).unwrap();
     let early = SegmentPack { class: PackClass::Metadata, ..pack(1, 0, 1000) };
     let early = builder.add_pack(early).unwrap();
-    builder.push(late, entry([0xff; 32], 76, 12)).unwrap();
-    builder.push(late, entry([1; 32], 300, 100)).unwrap();
-    builder.push(early, entry([1; 32], 76, 100)).unwrap();
-    builder.push(early, entry([1; 32], 76, 100)).unwrap();
+    builder.push(late, entry([0xff; 32], 76, 12), RecordKind::Copy).unwrap();
+    builder.push(late, entry([1; 32], 300, 100), RecordKind::Copy).unwrap();
+    builder.push(early, entry([1; 32], 76, 100), RecordKind::Copy).unwrap();
+    builder.push(early, entry([1; 32], 76, 100), RecordKind::Copy).unwrap();
     builder.replace(other(2));
     builder.replace(other(2));
     builder.replace(name());
-    assert_eq!(builder.len(), 4);
+    builder.push(early, entry([1; 32], 76, 100), RecordKind::Bad).unwrap();
+    builder.push(late, entry([0xff; 32], 76, 12), RecordKind::Deleted).unwrap();
+    builder.drop_pack(pack(9, 5, 0).name);
+    assert_eq!(builder.len(), 6);
 
     let mut bytes = vec![0x64, 0xb6, 0x42, 0x94, 0xe9, 0xf4, 0x7b, 0xf3, 1, 0, 0, 0];
     bytes.extend([0xa5; 16]);
-    bytes.extend([3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0]);
-    bytes.extend([0x09, 0xa5, 0xa8, 0x75]);
+    bytes.extend([3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0]);
+    bytes.extend([0xad, 0xd2, 0x9d, 0xbb]);
     bytes.extend([1; 16]);
     bytes.extend([0, 0, 0, 0, 0xe8, 3, 0, 0, 1, 0, 0, 0]);
     bytes.extend([1; 16]);
     bytes.extend([7, 0, 0, 0, 0xd0, 7, 0, 0, 0, 0, 0, 0]);
     bytes.extend([0xa5; 16]);
     bytes.extend([2, 0, 0, 0]);
-    bytes.extend([3, 0, 0, 0, 0xce, 0x4f, 0x4e, 0x2a]);
-    let head = "fd125ff5184bd0a23022296e3fddd8f5f55ea91f39e6fc751a7664b002029eda";
+    bytes.extend([9; 16]);
+    bytes.extend([5, 0, 0, 0]);
+    bytes.extend([5, 0, 0, 0, 0x7e, 0x2f, 0x3c, 0x29]);
+    let head = "50e03a02b97b90f477f2f2eab47e44f1b41fcd1ab9857ca43835bd37fd5831ac";
     bytes.extend(Digest::from_str(head).unwrap().as_bytes());
     bytes.extend([1; 32]);
     bytes.extend([0, 0, 0, 0, 76, 0, 0, 0, 100, 0, 0, 0]);
     bytes.extend([1; 32]);
-    bytes.extend([1, 0, 0, 0, 44, 1, 0, 0, 100, 0, 0, 0]);
+    bytes.extend([1, 0, 0, 0, 76, 0, 0, 0, 100, 0, 0, 0]);
+    bytes.extend([1; 32]);
+    bytes.extend([4, 0, 0, 0, 44, 1, 0, 0, 100, 0, 0, 0]);
     bytes.extend([0xff; 32]);
-    bytes.extend([1, 0, 0, 0, 76, 0, 0, 0, 12, 0, 0, 0]);
-    let whole = "0faab4c20f8dc4f41e89f99d8454fcf357b53edfd7fdb090c07429e0d03d0a48";
+    bytes.extend([4, 0, 0, 0, 76, 0, 0, 0, 12, 0, 0, 0]);
+    bytes.extend([0xff; 32]);
+    bytes.extend([6, 0, 0, 0, 76, 0, 0, 0, 12, 0, 0, 0]);
+    let whole = "92361c78b92dd47fd5035826286c0b771567cf5edc744df0af4a411606e38bb4";
     bytes.extend(Digest::from_str(whole).unwrap().as_bytes());
     let finished = builder.finish().unwrap();
     assert_eq!((finished.name, joined(&finished)), (name(), bytes.clone().into()));
 
     let segment = Segment::parse(&name(), &bytes.into()).unwrap();
     let head = segment.head();
-    assert_eq!((head.name(), head.len(), head.slots()), (name(), 3, 1));
+    assert_eq!((head.name(), head.len(), head.slots()), (name(), 5, 1));
     assert_eq!(head.packs().map(|pack| pack.name.n).collect::<Vec<_>>(), [0, 7]);
     assert_eq!(head.replaced().collect::<Vec<_>>(), [other(2)]);
     let places: Vec<_> = segment.find(&Digest::from_bytes([1; 32])).collect();
-    assert_eq!(places.iter().map(|place| place.pack).collect::<Vec<_>>(), [0, 1]);
-    assert_eq!(head.pack(places[1].pack), Some(pack(1, 7, 2000)));
+    let kinds: Vec<_> = places.iter().map(|place| (place.pack, place.kind)).collect();
+    assert_eq!(kinds, [(0, RecordKind::Copy), (0, RecordKind::Bad), (1, RecordKind::Copy)]);
+    assert_eq!(head.dropped().collect::<Vec<_>>(), [pack(9, 5, 0).name]);
+    assert_eq!(head.pack(places[2].pack), Some(pack(1, 7, 2000)));
     assert_eq!(segment.find(&Digest::from_bytes([2; 32])).count(), 0);
-    assert_eq!((segment.records().len(), segment.records().get(3)), (3, None));
+    assert_eq!((segment.records().len(), segment.records().get(5)), (5, None));
 }
 
 #[test]
 fn an_empty_segment_is_read_back() {
     let bytes = joined(&SegmentBuilder::new(name()).finish().unwrap());
-    assert_eq!(bytes.len(), 48 + 8 + 32 + 32);
+    assert_eq!(bytes.len(), 52 + 8 + 32 + 32);
     let segment = Segment::parse(&name(), &bytes).unwrap();
     assert_eq!((segment.head().len(), segment.records().iter().count()), (0, 0));
     assert_eq!(segment.find(&Digest::of(b"")).count(), 0);
@@ -164,9 +177,9 @@ fn an_empty_segment_is_read_back() {
 #[test]
 fn a_builder_takes_directories_and_refuses_what_no_reader_would_accept() {
     let pack_name = pack(2, 9, 0).name;
-    let mut packed = PackBuilder::new(pack_name, PackClass::Metadata);
+    let mut packed = PackBuilder::new(pack_name, PackClass::Metadata, Buffers::new(0).take(0));
     for number in 0..100_u32 {
-        packed.push(Digest::of(&number.to_le_bytes()), vec![0; 12].into()).unwrap();
+        packed.push(Digest::of(&number.to_le_bytes()), &[0; 12]).unwrap();
     }
     let directory = packed.finish().unwrap().directory;
     let mut builder = SegmentBuilder::new(name());
@@ -179,31 +192,31 @@ fn a_builder_takes_directories_and_refuses_what_no_reader_would_accept() {
         assert_eq!(builder.add_pack(pack(3, 0, bytes)), Err(SegmentWriteError::Misplaced));
     }
     for (offset, len) in [(75, 12), (76, 11), (76, bytes - 76 - 103), (76, u32::MAX), (u32::MAX, 12)] {
-        let pushed = builder.push(known, entry([0; 32], offset, len));
+        let pushed = builder.push(known, entry([0; 32], offset, len), RecordKind::Copy);
         assert_eq!(pushed, Err(SegmentWriteError::Misplaced), "{offset} {len}");
     }
-    builder.push(known, entry([0; 32], 76, bytes - 76 - 104)).unwrap();
+    builder.push(known, entry([0; 32], 76, bytes - 76 - 104), RecordKind::Copy).unwrap();
     let segment = joined(&builder.finish().unwrap());
     let segment = Segment::parse(&name(), &segment).unwrap();
     for entry in directory.entries() {
         let found: Vec<_> = segment.find(&entry.digest).collect();
-        assert_eq!(found, [SegmentRecord { entry: *entry, pack: 0 }]);
+        assert_eq!(found, [SegmentRecord { entry: *entry, kind: RecordKind::Copy, pack: 0 }]);
     }
     let mut builder = SegmentBuilder::new(name());
     let pack = builder.add_pack(pack(1, 0, 1000)).unwrap();
-    builder.push(pack, entry([1; 32], 76, 12)).unwrap();
-    builder.push(pack, entry([1; 32], 77, 12)).unwrap();
+    builder.push(pack, entry([1; 32], 76, 12), RecordKind::Copy).unwrap();
+    builder.push(pack, entry([1; 32], 77, 12), RecordKind::Copy).unwrap();
     assert_eq!(builder.finish().map(drop), Err(SegmentWriteError::Conflict));
 }
 
 #[test]
 fn a_slot_is_made_for_64_records() {
     for (records, bits) in [(0, 0), (64, 0), (65, 1), (128, 1), (129, 2), (1 << 20, 14), (MAX_RECORDS, 18)] {
-        let layout = Layout { packs: 0, records, replaced: 0 };
+        let layout = Layout { dropped: 0, packs: 0, records, replaced: 0 };
         assert_eq!((layout.slot_bits(), layout.slots()), (bits, 1 << bits), "{records}");
     }
     let first_bits = Digest::from_bytes([0b1010_0000; 32]);
-    let layout = |records| Layout { packs: 0, records, replaced: 0 };
+    let layout = |records| Layout { dropped: 0, packs: 0, records, replaced: 0 };
     assert_eq!(
         [64, 65, 129, 257].map(|records| layout(records).slot_of_mark(first_bits.mark())),
         [0, 1, 2, 5]
@@ -214,11 +227,11 @@ fn a_slot_is_made_for_64_records() {
 fn a_head_says_how_many_bytes_it_needs() {
     let segment = segment(some_digests(300));
     let head = head_of(&segment);
-    assert_eq!(head.bytes(), 48 + 3 * 28 + 20 + 8 * 8 + 32);
+    assert_eq!(head.bytes(), 52 + 3 * 28 + 20 + 20 + 8 * 8 + 32);
     for len in 0..=segment.len() {
         match SegmentHead::parse(&name(), segment.len() as u64, &segment.slice(..len)) {
-            Ok(HeadPart::Needs { prefix_bytes: 48 }) => assert!(len < 48),
-            Ok(HeadPart::Needs { prefix_bytes }) => assert!(len < head.bytes() && prefix_bytes == 248),
+            Ok(HeadPart::Needs { prefix_bytes: 52 }) => assert!(len < 52),
+            Ok(HeadPart::Needs { prefix_bytes }) => assert!(len < head.bytes() && prefix_bytes == 272),
             Ok(HeadPart::Head(read)) => assert!(len >= head.bytes() && read.bytes() == head.bytes()),
             Err(error) => panic!("{len}: {error}"),
         }
@@ -283,7 +296,7 @@ fn a_read_by_ranges_detects_damage_in_what_it_reads() {
 #[test]
 fn malformed_segments_are_refused_whatever_their_checksums() {
     let good = segment((1..=80_u8).map(|number| Digest::from_bytes([number * 3; 32])));
-    let layout = Layout { packs: 3, records: 80, replaced: 1 };
+    let layout = Layout { dropped: 1, packs: 3, records: 80, replaced: 1 };
     assert_eq!(sealed(&good), good);
     let (packs, replaced, slots, records) =
         (HEADER_BYTES, layout.replaced_offset(), layout.slots_offset(), layout.records_offset());
@@ -311,8 +324,9 @@ fn malformed_segments_are_refused_whatever_their_checksums() {
     assert_eq!(put(records, &[7]), field(records + 44, "order of the records"));
     let twice = good.slice(records..records + 44);
     assert_eq!(put(records + 44, &twice), field(records + 44, "order of the records"));
-    assert_eq!(put(records + 32, &[3]), field(records, "pack of a record"));
-    assert_eq!(put(records + 32, &[0xff; 4]), field(records, "pack of a record"));
+    assert_eq!(put(records + 32, &[3 * 4]), field(records, "pack of a record"));
+    assert_eq!(put(records + 32, &[0xfc, 0xff, 0xff, 0xff]), field(records, "pack of a record"));
+    assert_eq!(put(records + 32, &[3]), field(records, "record"));
     assert_eq!(put(records + 36, &[75]), field(records, "place of a chunk"));
     assert_eq!(put(records + 36, &[0xff; 4]), field(records, "place of a chunk"));
     assert_eq!(put(records + 40, &[11]), field(records, "place of a chunk"));
@@ -330,27 +344,29 @@ fn malformed_segments_are_refused_whatever_their_checksums() {
 #[test]
 fn hostile_counts_cost_no_memory() {
     let good = segment(some_digests(3));
-    let with_counts = |packs: u32, replaced: u32, records: u32| {
+    let with_counts = |packs: u32, replaced: u32, records: u32, dropped: u32| {
         let mut bad = good[..HEADER_BYTES].to_vec();
-        for (at, count) in [(32, packs), (36, replaced), (40, records)] {
+        for (at, count) in [(32, packs), (36, replaced), (40, records), (44, dropped)] {
             bad[at..at + 4].copy_from_slice(&count.to_le_bytes());
         }
-        let checksum = crc32fast::hash(&bad[..44]);
-        bad[44..].copy_from_slice(&checksum.to_le_bytes());
+        let checksum = crc32fast::hash(&bad[..48]);
+        bad[48..].copy_from_slice(&checksum.to_le_bytes());
         Bytes::from(bad)
     };
-    for (packs, replaced, records, wrong) in [
-        (u32::MAX, 0, 0, "number of packs"),
-        (MAX_PACKS + 1, 0, 0, "number of packs"),
-        (0, MAX_REPLACED + 1, 0, "number of replaced segments"),
-        (0, 0, MAX_RECORDS + 1, "number of records"),
+    for (packs, replaced, records, dropped, wrong) in [
+        (u32::MAX, 0, 0, 0, "number of packs"),
+        (MAX_PACKS + 1, 0, 0, 0, "number of packs"),
+        (0, MAX_REPLACED + 1, 0, 0, "number of replaced segments"),
+        (0, 0, MAX_RECORDS + 1, 0, "number of records"),
+        (0, 0, 0, MAX_PACKS + 1, "number of dropped packs"),
     ] {
-        let error = head_error(&with_counts(packs, replaced, records));
+        let error = head_error(&with_counts(packs, replaced, records, dropped));
         assert!(matches!(error, Some(DecodeError::Field { name, .. }) if name == wrong), "{error:?}");
     }
-    let most = with_counts(MAX_PACKS, MAX_REPLACED, MAX_RECORDS);
-    let bytes = 48 + (28 << 20) + (20 << 16) + (8 << 18) + 32 + (44 << 24) + 32;
-    assert_eq!(head_error(&most), Some(DecodeError::Truncated { want: bytes, have: 48 }));
+    let most = with_counts(MAX_PACKS, MAX_REPLACED, MAX_RECORDS, MAX_PACKS);
+    let bytes = 52 + (28 << 20) + (20 << 16) + (20 << 20) + (8 << 18) + 32 + (44 << 24) + 32;
+    assert_eq!(bytes, MAX_SEGMENT_BYTES);
+    assert_eq!(head_error(&most), Some(DecodeError::Truncated { want: bytes, have: 52 }));
     let needs = SegmentHead::parse(&name(), bytes, &most);
     assert!(matches!(needs, Ok(HeadPart::Needs { prefix_bytes }) if prefix_bytes == bytes - (44 << 24) - 32));
 }
@@ -377,7 +393,7 @@ proptest! {
         }
         for (digest, number, offset) in &records {
             let pack = builder.add_pack(pack(*number, 0, 1 << 20)).unwrap();
-            builder.push(pack, entry(*digest, *offset, 100)).unwrap();
+            builder.push(pack, entry(*digest, *offset, 100), RecordKind::Copy).unwrap();
         }
         let bytes = joined(&builder.finish().unwrap());
         let segment = Segment::parse(&name(), &bytes).unwrap();
@@ -407,8 +423,8 @@ proptest! {
         let end = like.len();
         like[HEADER_BYTES..].iter_mut().zip(&bytes).for_each(|(byte, other)| *byte ^= *other & 3);
         like.truncate(end);
-        let header = crc32fast::hash(&like[..44]);
-        like[44..48].copy_from_slice(&header.to_le_bytes());
+        let header = crc32fast::hash(&like[..48]);
+        like[48..52].copy_from_slice(&header.to_le_bytes());
         let _ = Segment::parse(&name(), &like.into());
     }
 }

@@ -6,6 +6,7 @@ use super::usage::{PackUse, SegmentUse};
 use super::*;
 use crate::format::larder::pack::PackClass;
 use crate::format::larder::pack::name::SessionId;
+use crate::format::larder::segment::RecordKind;
 use crate::format::larder::segment::builder::SegmentBuilder;
 use crate::format::larder::segment::head::HeadPart;
 
@@ -46,7 +47,7 @@ fn segment(n: u32, replaces: &[u32], places: impl IntoIterator<Item = (u8, u8)>)
     }
     for (chunk, number) in places {
         let pack = builder.add_pack(pack(number)).unwrap();
-        builder.push(pack, entry(chunk)).unwrap();
+        builder.push(pack, entry(chunk), RecordKind::Copy).unwrap();
     }
     builder.finish().unwrap().parts.concat().into()
 }
@@ -147,7 +148,7 @@ fn a_pack_of_another_size_than_listed_is_not_used() {
     let good = segment(0, &[], [(1, 1)]);
     let mut builder = SegmentBuilder::new(segment_name(1));
     let other = builder.add_pack(SegmentPack { bytes: 1 << 19, ..pack(1) }).unwrap();
-    builder.push(other, entry(2)).unwrap();
+    builder.push(other, entry(2), RecordKind::Copy).unwrap();
     let bad = Bytes::from(builder.finish().unwrap().parts.concat());
     for segments in [[(0, &good), (1, &bad)], [(1, &bad), (0, &good)]] {
         for source in [whole, by_head] {

@@ -1,0 +1,30 @@
+//! Retirement of chunks in packs: the decision which copies a vanishing pack must leave behind.
+
+use crate::chunks::ChunkStore;
+use crate::format::Digest;
+use crate::packs::PackedBackend;
+use crate::packs::reclaim::PackCopy;
+
+impl ChunkStore {
+    /// Hides those of the copies from writers that nothing needs, and returns the others.
+    ///
+    /// Each decision is made under the digest lock, which is taken without waiting: a task with the lock is about to use the chunk (I3, H6). A
+    /// writer pins under the lock before it looks the chunk up, so it finds a retired chunk absent and stores it again (H1).
+    pub(crate) fn retire(
+        &self,
+        packs: &PackedBackend,
+        copies: &[PackCopy],
+        is_needed: impl Fn(&Digest) -> bool,
+    ) -> Vec<PackCopy> {
+        let shared = self.shared();
+        let stays = |copy: &&PackCopy| {
+            let Some(_digest_lock) = shared.digest_locks.try_lock(copy.digest) else { return true };
+            if shared.pins.is_pinned(&copy.digest) || is_needed(&copy.digest) {
+                return true;
+            }
+            packs.retire(copy);
+            false
+        };
+        copies.iter().filter(stays).copied().collect()
+    }
+}

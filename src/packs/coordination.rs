@@ -1,0 +1,249 @@
+//! Coordination of a packed store: that of the backend below, and a view that is read again under the lock of the store.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+
+use crate::backend::{
+    Coordination, LeaseTerm, LockGuard, LockMode, LockReach, LockScope, Orphan, PendingMoves,
+};
+use crate::error::Result;
+use crate::format::layout::Key;
+use crate::packs::enclosed::{enclose, expose, expose_orphan};
+use crate::packs::{PackedBackend, Packs};
+use crate::rt::Runtime;
+
+/// What is known about changes by others since the view was read.
+#[derive(Debug, Default)]
+pub(super) struct Tenure {
+    alone: usize,
+    /// When the view was read.
+    fresh: Moment,
+    holders: usize,
+    /// Number of the time during which this handle holds the lock of the store without a gap.
+    holding: u64,
+    /// Number of segments of this process that this handle knows.
+    segments: u64,
+}
+
+/// A time at which no other process could change the store, or delete from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moment {
+    /// Number of the holding; `None` if the lock was not held.
+    holding: Option<u64>,
+    /// The lease term, by its first epoch.
+    lease: Option<u64>,
+    segments: u64,
+}
+
+impl Packs {
+    /// The present, before the view is read.
+    pub(super) fn tenure_now(&self) -> Moment {
+        let lease = self.inner.lease_term().map(|term| term.since);
+        let tenure = self.tenure();
+        let holding = (tenure.holders > 0).then_some(tenure.holding);
+        Moment { holding, lease, segments: self.handles.segments() }
+    }
+
+    /// The view shows the store as it was at this time.
+    pub(super) fn note_refreshed(&self, at: Moment) {
+        let mut tenure = self.tenure();
+        tenure.fresh = at;
+        tenure.segments = at.segments;
+    }
+
+    /// This handle stored a segment, which its view has.
+    pub(super) fn note_recorded(&self) {
+        let before = self.handles.count_segment();
+        let mut tenure = self.tenure();
+        if tenure.segments == before {
+            tenure.segments += 1;
+        }
+    }
+
+    /// Returns `true` if no other process can have changed the store since the view was read, and no other handle has.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.has_lease() || {
+            let tenure = self.tenure();
+            tenure.alone > 0
+                && tenure.fresh.holding == Some(tenure.holding)
+                && tenure.segments == self.handles.segments()
+        }
+    }
+
+    /// Returns `true` if no other process can have changed the store since the view was read.
+    pub(super) fn was_exclusive(&self) -> bool {
+        self.inner.capabilities().lock_reach == LockReach::Process || self.is_same_lease()
+    }
+
+    fn has_lease(&self) -> bool {
+        self.is_same_lease() && self.tenure().segments == self.handles.segments()
+    }
+
+    fn is_same_lease(&self) -> bool {
+        let lease = self.inner.lease_term().map(|term| term.since);
+        lease.is_some() && lease == self.tenure().fresh.lease
+    }
+
+    /// Returns `true` if no other process can have dropped a pack since the view was read.
+    fn is_current(&self) -> bool {
+        self.is_same_lease() || {
+            let tenure = self.tenure();
+            tenure.holders > 1 && tenure.fresh.holding == Some(tenure.holding)
+        }
+    }
+
+    fn tenure(&self) -> std::sync::MutexGuard<'_, Tenure> {
+        self.tenure.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The lock of the store, held by this handle.
+#[derive(Debug)]
+struct PackedGuard {
+    guard: Box<dyn LockGuard>,
+    holder: Holder,
+}
+
+/// A holder of the lock of the store.
+struct Holder {
+    is_alone: bool,
+    packs: Arc<Packs>,
+}
+
+impl Holder {
+    fn new(packs: &Arc<Packs>, is_alone: bool) -> Self {
+        let mut tenure = packs.tenure();
+        tenure.holding += u64::from(tenure.holders == 0);
+        tenure.holders += 1;
+        tenure.alone += usize::from(is_alone);
+        drop(tenure);
+        Self { is_alone, packs: Arc::clone(packs) }
+    }
+}
+
+impl std::fmt::Debug for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Holder").field("is_alone", &self.is_alone).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let mut tenure = self.packs.tenure();
+        tenure.holders -= 1;
+        tenure.alone -= usize::from(self.is_alone);
+    }
+}
+
+#[async_trait]
+impl LockGuard for PackedGuard {
+    async fn check(&self) -> Result<()> {
+        self.guard.check().await
+    }
+
+    fn keeps_processes_out(&self) -> bool {
+        self.guard.keeps_processes_out()
+    }
+
+    fn oldest_shared(&self) -> Option<SystemTime> {
+        self.guard.oldest_shared()
+    }
+
+    async fn release_deleted(self: Box<Self>) {
+        let Self { guard, holder } = *self;
+        guard.release_deleted().await;
+        drop(holder);
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Coordination for PackedBackend {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.packs.runtime()
+    }
+
+    async fn clock(&self) -> Result<SystemTime> {
+        self.packs.inner.clock().await
+    }
+
+    async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
+        let guard = self.packs.inner.lock(scope, mode).await?;
+        if *scope != LockScope::Store {
+            return Ok(guard);
+        }
+        let holder = Holder::new(&self.packs, mode.is_alone());
+        if !self.packs.is_current() {
+            // Until now another process could drop packs, and no chunk in them may be relied on.
+            self.packs.refresh().await?;
+        }
+        Ok(Box::new(PackedGuard { guard, holder }))
+    }
+
+    async fn check_owned(&self) -> Result<()> {
+        self.packs.inner.check_owned().await
+    }
+
+    fn lease_term(&self) -> Option<LeaseTerm> {
+        self.packs.inner.lease_term()
+    }
+
+    async fn begin_term(&self) -> Result<()> {
+        self.packs.inner.begin_term().await
+    }
+
+    fn in_doubt(&self, key: &Key) -> Option<Duration> {
+        self.packs.inner.in_doubt(&enclose(key))
+    }
+
+    async fn record_moves(&self, keys: &[Key]) -> Result<()> {
+        let keys: Vec<_> = keys.iter().map(enclose).collect();
+        self.packs.inner.record_moves(&keys).await
+    }
+
+    async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
+        let moves = self.packs.inner.pending_moves().await?;
+        Ok(moves.map(|moves| Box::new(Exposed::new(moves)) as Box<dyn PendingMoves>))
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.packs.inner.release().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.packs.inner.close().await
+    }
+}
+
+/// Recorded moves, by the keys above.
+#[derive(Debug)]
+struct Exposed {
+    keys: Vec<Key>,
+    moves: Box<dyn PendingMoves>,
+    orphans: Vec<Orphan>,
+}
+
+impl Exposed {
+    fn new(moves: Box<dyn PendingMoves>) -> Self {
+        let keys = moves.keys().iter().cloned().map(expose).collect();
+        let orphans = moves.orphans().iter().cloned().map(expose_orphan).collect();
+        Self { keys, moves, orphans }
+    }
+}
+
+#[async_trait]
+impl PendingMoves for Exposed {
+    fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    fn orphans(&self) -> &[Orphan] {
+        &self.orphans
+    }
+
+    async fn clear(self: Box<Self>) -> Result<()> {
+        self.moves.clear().await
+    }
+}

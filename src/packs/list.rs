@@ -1,0 +1,256 @@
+//! Listings of chunks, made of the view and of a listing of the packs.
+//!
+//! A chunk is listed if the view has a copy of it in a pack that exists. So a listing of chunks begins with a listing of packs, which its
+//! cursors name. [`Housekeeping::begin_listing`](crate::backend::Housekeeping::begin_listing) makes one for several listings of parts.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::backend::{Cursor, ListEntry, ListPage, ListQuery, Pager};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::larder::pack::name::PackName;
+use crate::format::larder::segment::RecordKind;
+use crate::format::layout::{Key, Prefix};
+use crate::packs::Packs;
+use crate::packs::lookup::Copy;
+use crate::packs::view::{Known, Place, View};
+
+/// Number of chunks on a page.
+const PAGE_ENTRIES: usize = 10_000;
+/// Number of listings of packs that are remembered.
+const REMEMBERED: usize = 8;
+
+/// A listing of all packs.
+#[derive(Debug, Default)]
+pub(super) struct PackListing {
+    pub(super) foreign: Vec<String>,
+    pub(super) packs: HashMap<PackName, (u64, SystemTime)>,
+}
+
+/// Recent listings of packs, by the numbers in the cursors.
+#[derive(Debug, Default)]
+pub(super) struct Listings {
+    last: u64,
+    recent: VecDeque<(u64, Arc<PackListing>)>,
+}
+
+impl Packs {
+    /// Lists all packs, and returns the cursor from which listings of chunks begin.
+    pub(super) async fn begin_listing(self: &Arc<Self>) -> Result<Cursor> {
+        self.refresh_if_stale().await?;
+        let listing = Arc::new(self.list_packs().await?);
+        {
+            let mut state = self.state();
+            for number in state.view.numbers() {
+                let is_own = state.writer.unrecorded.contains_key(&number);
+                let Some(info) = state.view.pack_mut(number) else { continue };
+                let found = listing.packs.get(&info.name);
+                info.last_used = found.map(|(_, last_used)| *last_used).or(info.last_used);
+                info.is_listed = found.is_some() || is_own || info.contents.is_some();
+            }
+        }
+        let mut listings = self.listings();
+        listings.last += 1;
+        let number = listings.last;
+        listings.recent.push_back((number, listing));
+        if listings.recent.len() > REMEMBERED {
+            listings.recent.pop_front();
+        }
+        Ok(Cursor::new(format!("{number}:")))
+    }
+
+    /// Lists all packs.
+    pub(super) async fn list_packs(&self) -> Result<PackListing> {
+        let mut listing = PackListing::default();
+        let mut pager = Pager::new(ListQuery::all(Prefix::Packs));
+        while let Some(page) = pager.next(self.inner.as_ref()).await? {
+            for entry in page {
+                match entry {
+                    ListEntry::Object(info) => {
+                        if let Key::Pack(name) = info.key {
+                            listing.packs.insert(name, (info.size, info.last_used));
+                        }
+                    }
+                    ListEntry::Foreign(path) => listing.foreign.push(path),
+                    ListEntry::Unreadable(unreadable) => return Err(unreadable.error("list packs")),
+                    ListEntry::Name(_) | ListEntry::Prefix(_) => {}
+                }
+            }
+        }
+        Ok(listing)
+    }
+
+    /// One page of a listing of chunks.
+    pub(super) async fn list_chunks(
+        self: &Arc<Self>,
+        query: &ListQuery,
+        cursor: Option<&Cursor>,
+    ) -> Result<ListPage> {
+        let begun = match cursor {
+            None => Some(self.begin_listing().await?),
+            Some(_) => None,
+        };
+        let cursor = cursor.or(begun.as_ref()).ok_or_else(|| Error::new(ErrorKind::Internal, "list"))?;
+        let listing = self.listing_of(cursor).await?;
+        let (number, after) = split(cursor)?;
+        let after = (!after.is_empty()).then(|| after.parse().map_err(|_| unknown(cursor))).transpose()?;
+        let (copies, is_last) = self.page(query, after.as_ref(), &listing);
+        let next = copies
+            .last()
+            .filter(|_| !is_last)
+            .map(|(last, _)| Cursor::new(format!("{number}:{}", last.key())));
+        let state = self.state();
+        let mut entries: Vec<_> = copies
+            .iter()
+            .map(|(copy, place)| ListEntry::Object(self.info_of(&state.view, *copy, place)))
+            .collect();
+        drop(state);
+        if is_last && query.until.is_none() {
+            entries.extend(listing.foreign.iter().cloned().map(ListEntry::Foreign));
+        }
+        Ok(ListPage::new(entries, next))
+    }
+
+    /// The listing of packs that a cursor names.
+    pub(super) async fn listing_of(&self, cursor: &Cursor) -> Result<Arc<PackListing>> {
+        let (number, _) = split(cursor)?;
+        let remembered = self.listings().find(number);
+        match remembered {
+            Some(listing) => Ok(listing),
+            // Forgotten: many listings began since.
+            None => Ok(Arc::new(self.list_packs().await?)),
+        }
+    }
+
+    /// The copies of a page in order, and whether it is the last page.
+    fn page(
+        &self,
+        query: &ListQuery,
+        after: Option<&Key>,
+        listing: &PackListing,
+    ) -> (Vec<(Copy, Place)>, bool) {
+        let after = after.into_iter().chain(&query.after).max();
+        let state = self.state();
+        let first = after.and_then(Copy::of).map_or(Bound::Unbounded, |copy| Bound::Included(copy.digest));
+        let mut found = Candidates { first, found: BTreeMap::new(), limit: None };
+        found.add_recent(&state.view);
+        for known in state.view.segments().values() {
+            found.add_segment(known);
+        }
+        let Candidates { found, limit, .. } = found;
+        let mut page = Vec::new();
+        let covers = |copy: &Copy| {
+            let key = copy.key();
+            after.is_none_or(|after| key > *after) && query.until.as_ref().is_none_or(|until| key <= *until)
+        };
+        let is_there = |place: &&Place| {
+            state.view.pack(place.pack).is_some_and(|pack| {
+                listing.packs.contains_key(&pack.name)
+                    || pack.contents.is_some()
+                    || state.writer.unrecorded.contains_key(&place.pack)
+            })
+        };
+        for (digest, places) in &found {
+            if limit.is_some_and(|limit| *digest > limit) {
+                break;
+            }
+            if query.until.as_ref().and_then(Copy::of).is_some_and(|until| *digest > until.digest) {
+                return (page, true);
+            }
+            let chunk = Copy { digest: *digest, quarantined: None };
+            let counting = places.iter().filter(|place| state.view.counts(place));
+            if let Some(place) = counting.filter(is_there).min_by_key(|place| preference(place)) {
+                page.extend(covers(&chunk).then_some((chunk, *place)));
+            }
+            for (number, place) in (0..=9).zip(state.view.bad(digest)) {
+                let copy = Copy { digest: *digest, quarantined: Some(number) };
+                page.extend(covers(&copy).then_some((copy, place)));
+            }
+        }
+        (page, limit.is_none())
+    }
+
+    fn listings(&self) -> MutexGuard<'_, Listings> {
+        self.listings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listings {
+    fn find(&self, number: u64) -> Option<Arc<PackListing>> {
+        self.recent.iter().find(|(of, _)| *of == number).map(|(_, listing)| Arc::clone(listing))
+    }
+}
+
+/// All copies of the next digests.
+struct Candidates {
+    first: Bound<Digest>,
+    found: BTreeMap<Digest, Vec<Place>>,
+    /// The last digest of which all copies are known; `None` if there are no more.
+    limit: Option<Digest>,
+}
+
+impl Candidates {
+    fn add_recent(&mut self, view: &View) {
+        let first = self.first;
+        let is_within = |digest: &Digest| match first {
+            Bound::Included(first) => *digest >= first,
+            _ => true,
+        };
+        for (digest, places) in view.recent().iter().filter(|(digest, _)| is_within(digest)) {
+            self.found.entry(*digest).or_default().extend(places);
+        }
+        for digest in view.bad_digests((first, Bound::Unbounded)) {
+            self.found.entry(digest).or_default();
+        }
+    }
+
+    fn add_segment(&mut self, known: &Known) {
+        let records = known.segment.records();
+        let begin = match &self.first {
+            Bound::Included(first) => records.position(first),
+            _ => 0,
+        };
+        let mut digests = 0;
+        let mut last = None;
+        for record in (begin..records.len()).filter_map(|at| records.get(at)) {
+            let digest = record.entry.digest;
+            if last != Some(digest) {
+                if digests == PAGE_ENTRIES {
+                    self.limit = Some(
+                        self.limit.map_or(last, |limit| last.map(|last| last.min(limit))).unwrap_or(digest),
+                    );
+                    return;
+                }
+                digests += 1;
+                last = Some(digest);
+            }
+            if record.kind == RecordKind::Copy
+                && let Some(place) = known.place(&record)
+            {
+                let places = self.found.entry(digest).or_default();
+                if !places.contains(&place) {
+                    places.push(place);
+                }
+            }
+        }
+    }
+}
+
+/// The number of the listing of packs in a cursor, and the last path before the page.
+fn split(cursor: &Cursor) -> Result<(u64, &str)> {
+    let split = cursor.as_str().split_once(':');
+    let parsed = split.and_then(|(number, after)| Some((number.parse().ok()?, after)));
+    parsed.ok_or_else(|| unknown(cursor))
+}
+
+fn unknown(cursor: &Cursor) -> Error {
+    Error::new(ErrorKind::InvalidInput, "list").because(format!("unknown cursor {:?}", cursor.as_str()))
+}
+
+/// Order in which a chunk with several copies shows them: always the same one, so that the others can be removed.
+fn preference(place: &Place) -> (u32, u32) {
+    (place.pack, place.offset)
+}

@@ -1,0 +1,191 @@
+//! Look-up and reading of chunks through the view.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::backend::{Object, ObjectInfo, Touched};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::blob::Blob;
+use crate::format::larder::pack::name::PackName;
+use crate::format::layout::Key;
+use crate::packs::Packs;
+use crate::packs::put::version_of;
+use crate::packs::view::{Contents, Place, View};
+
+/// A chunk, or a quarantined copy of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Copy {
+    pub(super) digest: Digest,
+    /// Number of the quarantined copy.
+    pub(super) quarantined: Option<u8>,
+}
+
+/// Bytes of a copy, or the place where they are.
+enum Found {
+    Absent,
+    Bytes(Bytes),
+    Stored(PackName),
+}
+
+impl Copy {
+    /// The copy with this key; `None` for any other object.
+    pub(super) fn of(key: &Key) -> Option<Self> {
+        match key {
+            Key::Chunk(digest) => Some(Self { digest: *digest, quarantined: None }),
+            Key::Quarantined(digest, number) => Some(Self { digest: *digest, quarantined: Some(*number) }),
+            _ => None,
+        }
+    }
+
+    pub(super) fn key(&self) -> Key {
+        match self.quarantined {
+            None => Key::Chunk(self.digest),
+            Some(number) => Key::Quarantined(self.digest, number),
+        }
+    }
+
+    fn absent(&self, action: &'static str) -> Error {
+        Error::new(ErrorKind::NotFound, action).on(self.key())
+    }
+
+    /// The places to read, in order of preference.
+    fn places(&self, view: &View) -> Vec<Place> {
+        match self.quarantined {
+            None => view.places(&self.digest),
+            Some(number) => view.bad(&self.digest).get(usize::from(number)).copied().into_iter().collect(),
+        }
+    }
+}
+
+impl Packs {
+    /// Describes a copy. Reads the view again if it has none.
+    pub(super) async fn head_copy(self: &Arc<Self>, copy: Copy) -> Result<ObjectInfo> {
+        if let Some(info) = self.known_copy(copy) {
+            return Ok(info);
+        }
+        self.refresh_if_stale().await?;
+        self.known_copy(copy).ok_or_else(|| copy.absent("look up"))
+    }
+
+    /// The description of a copy that the view has.
+    pub(super) fn known_copy(&self, copy: Copy) -> Option<ObjectInfo> {
+        let state = self.state();
+        let place = copy.places(&state.view).first().copied()?;
+        Some(self.info_of(&state.view, copy, &place))
+    }
+
+    /// As [`known_copy`](Self::known_copy), for a writer.
+    pub(super) fn touch_copy(&self, copy: Copy) -> Touched {
+        if copy.quarantined.is_some() {
+            return self.known_copy(copy).map_or(Touched::Absent, Touched::Present);
+        }
+        let state = self.state();
+        let place = state.view.reliable_places(&copy.digest).first().copied();
+        place.map_or(Touched::Absent, |place| Touched::Present(self.info_of(&state.view, copy, &place)))
+    }
+
+    pub(super) fn info_of(&self, view: &View, copy: Copy, place: &Place) -> ObjectInfo {
+        let known = view.pack(place.pack).and_then(|pack| pack.last_used);
+        // An unknown time counts as new: nothing is deleted because of it.
+        let last_used: SystemTime = known.unwrap_or_else(|| self.runtime().now());
+        ObjectInfo::new(copy.key(), place.length.into(), last_used, version_of(view, place))
+    }
+
+    /// Reads a copy. If a chunk has several, one whose checksum fits.
+    pub(super) async fn get_copy(self: &Arc<Self>, copy: Copy, limit: u64) -> Result<Object> {
+        let mut is_fresh = false;
+        loop {
+            let (places, infos): (Vec<_>, Vec<_>) = {
+                let state = self.state();
+                let places = copy.places(&state.view);
+                let infos = places.iter().map(|place| self.info_of(&state.view, copy, place)).collect();
+                (places, infos)
+            };
+            let several = places.len() > 1;
+            let mut damaged = None;
+            for (place, info) in places.iter().zip(infos) {
+                if info.size > limit {
+                    let error = Error::new(ErrorKind::Corrupt, "read").on(copy.key());
+                    return Err(error.because("the object is larger than the limit"));
+                }
+                match self.read_place(place).await {
+                    Ok(bytes) if several && !is_intact(&bytes) => {
+                        damaged.get_or_insert(Object::new(bytes, info));
+                    }
+                    Ok(bytes) => return Ok(Object::new(bytes, info)),
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Some(damaged) = damaged {
+                return Ok(damaged);
+            }
+            // Another process may have stored the chunk, or moved it to another pack.
+            if is_fresh || !self.refresh_if_stale().await? {
+                return Err(copy.absent("read"));
+            }
+            is_fresh = true;
+        }
+    }
+
+    /// Reads a part of a copy.
+    pub(super) async fn get_copy_range(self: &Arc<Self>, copy: Copy, range: Range<u64>) -> Result<Object> {
+        let info = self.head_copy(copy).await?;
+        if range.is_empty() || range.end > info.size {
+            return Err(Error::new(ErrorKind::InvalidInput, "read a range of").on(copy.key()));
+        }
+        let object = self.get_copy(copy, u64::MAX).await?;
+        let bounds = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+        let part = bounds.filter(|(_, end)| *end <= object.bytes.len());
+        let (start, end) =
+            part.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "read a range of").on(copy.key()))?;
+        Ok(Object::new(object.bytes.slice(start..end), object.info))
+    }
+
+    /// Reads the bytes at a place.
+    ///
+    /// # Errors
+    /// `NotFound` if the pack does not exist.
+    pub(super) async fn read_place(self: &Arc<Self>, place: &Place) -> Result<Bytes> {
+        match self.find(place) {
+            Found::Absent => Err(Error::new(ErrorKind::NotFound, "read").on("a pack")),
+            Found::Bytes(bytes) => Ok(bytes),
+            Found::Stored(name) if self.inner.capabilities().cheap_presence => {
+                let range = u64::from(place.offset)..u64::from(place.offset) + u64::from(place.length);
+                let read = self.inner.get_range(&Key::Pack(name), range).await;
+                Ok(read.map_err(|error| beyond_end(error, name))?.bytes)
+            }
+            Found::Stored(name) => self.read_coalesced(name, place).await,
+        }
+    }
+
+    fn find(&self, place: &Place) -> Found {
+        let state = self.state();
+        let Some(pack) = state.view.pack(place.pack) else { return Found::Absent };
+        let (start, end) = (place.offset as usize, place.offset as usize + place.length as usize);
+        match &pack.contents {
+            None => Found::Stored(pack.name),
+            Some(Contents::Open(builder)) => builder
+                .get(start..end)
+                .map_or(Found::Absent, |blob| Found::Bytes(Bytes::copy_from_slice(blob))),
+            Some(Contents::Closed(bytes)) if end <= bytes.len() => Found::Bytes(bytes.slice(start..end)),
+            Some(Contents::Closed(_)) => Found::Absent,
+        }
+    }
+}
+
+/// A pack that is shorter than its segment says is damaged: the blob is not missing but unreadable.
+pub(super) fn beyond_end(error: Error, name: PackName) -> Error {
+    match error.kind() {
+        ErrorKind::InvalidInput => Error::new(ErrorKind::Corrupt, "read").on(Key::Pack(name)).because(error),
+        _ => error,
+    }
+}
+
+fn is_intact(bytes: &Bytes) -> bool {
+    Blob::parse(bytes.clone()).is_ok_and(|blob| blob.check_crc().is_ok())
+}

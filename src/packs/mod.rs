@@ -1,0 +1,183 @@
+//! Packed stores: many chunks in one object.
+//!
+//! A [`PackedBackend`] is a backend above a backend. Its callers see each chunk as an object of its own; below, *packs* contain the chunks
+//! and *segments* say where. Every rule about the life of a chunk (pins, digest locks, suspects, quarantine) therefore holds in a packed
+//! store without a change (D52). Only the collector asks for packs, because it deletes and rewrites them as a whole ([`reclaim`]).
+//!
+//! # A copy of a chunk
+//! | state | bytes | found by writers of this process | found by others | event | next state |
+//! |---|---|---|---|---|---|
+//! | pending | in memory: in the open pack or in one that is being stored | yes | no | the pack is stored | stored |
+//! | | | | | storing it failed | pending: the next barrier stores the same bytes again, under the same name |
+//! | stored | in a pack that no segment names | yes | no | a segment is stored | recorded |
+//! | recorded | in a pack | yes | yes | | |
+//! | retired | in a pack that the collector is about to drop | no | by readers only | the drop is recorded, and the pack deleted | gone |
+//! | bad | in a pack, until the collector rewrites it | no, only as a quarantined copy | the same | | |
+//!
+//! A chunk may have several copies, in several packs or segments; each is right.
+//!
+//! # Order of a barrier
+//! ```text
+//! open pack closed → all packs stored → barrier below → segment → barrier below
+//! ```
+//! A put of a chunk is complete when the chunk is in an open pack. So a barrier promises what the contract of [`Backend`] says, and a crash
+//! before it leaves packs that no segment names, which a collection adopts, or nothing. A barrier that fails keeps the chunks in memory,
+//! and each put and barrier fails until a barrier has stored them. Segments are also stored after sixteen packs, or when five minutes have
+//! passed since the last one, so that an interrupted first backup finds its chunks again.
+//!
+//! # Views
+//! Each handle has a view: the segments that it read, and its own packs. Segments only add facts: records of copies, names of packs that
+//! were dropped, copies that are bad, names of segments that a merged one replaces. Pack names are never used twice, so facts have no order.
+//!
+//! | event | the view |
+//! |---|---|
+//! | the lock of the store is taken, and another process may have had it since the last time | is read again: one listing, and the new segments |
+//! | a read finds no copy, or no pack | is read again once, unless this process alone may change the store |
+//! | a collector of this process retires a pack | forgets its copies, in all handles at once ([`registry`]) |
+//!
+//! Segments that a listing does not show any more are forgotten: a merged one replaced them, and may have dropped packs since. A forgotten
+//! copy costs a request or a second copy, never a chunk.
+//!
+//! # Names
+//! Namespaces, groups and snapshots have [enclosed](Key::Enclosed) keys below. A PBS that adopts the bucket finds an empty store.
+
+mod backend;
+mod coordination;
+mod enclosed;
+mod housekeeping;
+mod list;
+mod lookup;
+mod options;
+mod put;
+mod read;
+pub(crate) mod reclaim;
+mod refresh;
+mod registry;
+mod send;
+mod view;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::lock::Mutex as AsyncMutex;
+
+use crate::backend::{Backend, Capabilities};
+use crate::buffers::Buffers;
+use crate::error::Result;
+use crate::format::larder::pack::name::SessionId;
+use crate::rt::Runtime;
+use crate::rt::semaphore::Semaphore;
+
+pub use options::PackOptions;
+
+use coordination::Tenure;
+use list::Listings;
+use put::Writer;
+use read::ReadQueue;
+use registry::Handles;
+use view::View;
+
+/// Number of chunks to transfer at the same time where coalesced reads need many waiting ones.
+const IN_FLIGHT: usize = 512;
+
+/// A [`Backend`] with packs above a backend without.
+#[derive(Clone)]
+pub(crate) struct PackedBackend {
+    packs: Arc<Packs>,
+}
+
+/// The state of one handle.
+struct Packs {
+    buffers: Arc<Buffers>,
+    capabilities: Capabilities,
+    /// Held while a barrier closes and stores packs.
+    flushing: AsyncMutex<()>,
+    /// All handles of the store in this process.
+    handles: Arc<Handles>,
+    inner: Arc<dyn Backend>,
+    listings: Mutex<Listings>,
+    /// Bytes of packs in memory.
+    memory: Arc<Semaphore>,
+    reads: Mutex<ReadQueue>,
+    /// Held while a segment is stored.
+    recording: AsyncMutex<()>,
+    /// Held while the view is read again.
+    refreshing: AsyncMutex<()>,
+    session: SessionId,
+    state: Mutex<State>,
+    /// Size at which a pack is closed.
+    target_bytes: usize,
+    tenure: Mutex<Tenure>,
+}
+
+/// View and writer change together.
+#[derive(Debug, Default)]
+struct State {
+    view: View,
+    writer: Writer,
+}
+
+impl PackedBackend {
+    /// The packs of the store with this identity. `memory_bytes` bounds the packs in memory.
+    ///
+    /// # Errors
+    /// Any failure to read the segments.
+    pub(crate) async fn open(
+        inner: Arc<dyn Backend>,
+        uuid: &str,
+        target_bytes: usize,
+        memory_bytes: usize,
+    ) -> Result<Self> {
+        let below = inner.capabilities();
+        let capabilities = Capabilities {
+            certain_presence: false,
+            cheap_presence: true,
+            deep_listings: true,
+            in_flight: if below.cheap_presence { below.in_flight } else { IN_FLIGHT },
+            ..below.clone()
+        };
+        let mut session = [0; 16];
+        inner.runtime().fill_random(&mut session);
+        // One pack is filled while another one is stored.
+        let target_bytes = target_bytes.min(memory_bytes / 2);
+        let packs = Arc::new(Packs {
+            buffers: Buffers::new(memory_bytes),
+            capabilities,
+            flushing: AsyncMutex::default(),
+            handles: Handles::of(uuid),
+            inner,
+            listings: Mutex::default(),
+            memory: Semaphore::new(memory_bytes),
+            reads: Mutex::default(),
+            recording: AsyncMutex::default(),
+            refreshing: AsyncMutex::default(),
+            session: SessionId::from_bytes(session),
+            state: Mutex::default(),
+            target_bytes,
+            tenure: Mutex::default(),
+        });
+        packs.handles.add(&packs);
+        packs.refresh().await?;
+        Ok(Self { packs })
+    }
+}
+
+impl fmt::Debug for PackedBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackedBackend")
+            .field("inner", &self.packs.inner)
+            .field("session", &self.packs.session)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Packs {
+    fn runtime(&self) -> &Arc<dyn Runtime> {
+        self.inner.runtime()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves at worst a copy that is not found.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

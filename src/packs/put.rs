@@ -1,0 +1,215 @@
+//! Storing of chunks: the open pack, and the packs that follow it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+
+use crate::backend::{PutMode, Version};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::larder::pack::builder::PackBuilder;
+use crate::format::larder::pack::name::{PackName, SessionId};
+use crate::format::larder::pack::{PackClass, PackEntry, PackWriteError};
+use crate::format::larder::segment::RecordKind;
+use crate::format::larder::segment::name::SegmentName;
+use crate::format::layout::Key;
+use crate::packs::view::{Contents, Place, View};
+use crate::packs::{Packs, State};
+use crate::rt::semaphore::Permit;
+
+/// Packs of this handle on their way.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    /// Facts about copies that no segment has.
+    pub(super) exclusions: Vec<(Digest, Place, RecordKind)>,
+    /// Dropped packs that no segment names as such.
+    pub(super) drops: BTreeSet<PackName>,
+    /// The failure after which chunks are only in memory.
+    pub(super) failed: Option<Error>,
+    /// When the last segment was stored.
+    pub(super) last_recorded: Duration,
+    next_pack: u32,
+    pub(super) next_segment: u32,
+    open: Option<u32>,
+    /// Memory of packs that are not stored.
+    pub(super) permits: BTreeMap<u32, Vec<Permit>>,
+    /// Segments that the next one replaces.
+    pub(super) replaces: BTreeSet<SegmentName>,
+    /// Packs that are stored, and that no segment names, with their chunks.
+    pub(super) unrecorded: BTreeMap<u32, Vec<PackEntry>>,
+    /// Packs whose put failed.
+    pub(super) unsent: BTreeSet<u32>,
+    pub(super) waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl State {
+    /// Appends a blob to the open pack. Returns its place, and the packs to store now.
+    fn append(
+        &mut self,
+        packs: &Packs,
+        digest: Digest,
+        blob: &[u8],
+        permit: Permit,
+    ) -> Result<(Place, Vec<u32>)> {
+        let mut closed = Vec::new();
+        let is_full = |builder: &PackBuilder| {
+            builder.size_with(blob.len()) > packs.target_bytes as u64 || builder.contains(&digest)
+        };
+        if self.open_builder().is_some_and(|(_, builder)| is_full(builder)) {
+            closed.extend(self.close());
+        }
+        let number = match self.writer.open {
+            Some(number) => number,
+            None => self.begin_pack(packs),
+        };
+        let failed = |error: PackWriteError| {
+            let kind = match error {
+                PackWriteError::Length { .. } => ErrorKind::InvalidInput,
+                PackWriteError::Duplicate | PackWriteError::Full => ErrorKind::Internal,
+            };
+            Error::new(kind, "store").on(Key::Chunk(digest)).because(error)
+        };
+        let (_, builder) =
+            self.open_builder().ok_or_else(|| Error::new(ErrorKind::Internal, "store").on(digest))?;
+        let entry = builder.push(digest, blob).map_err(failed)?;
+        let is_full = builder.size() >= packs.target_bytes as u64;
+        let place = Place::of(number, &entry);
+        self.view.add_recent(digest, place);
+        self.writer.permits.entry(number).or_default().push(permit);
+        if is_full {
+            closed.extend(self.close());
+        }
+        Ok((place, closed))
+    }
+
+    fn open_builder(&mut self) -> Option<(u32, &mut PackBuilder)> {
+        let number = self.writer.open?;
+        match self.view.pack_mut(number)?.contents.as_mut()? {
+            Contents::Open(builder) => Some((number, builder)),
+            Contents::Closed(_) => None,
+        }
+    }
+
+    fn begin_pack(&mut self, packs: &Packs) -> u32 {
+        let name = PackName { session: packs.session, n: self.writer.next_pack };
+        self.writer.next_pack += 1;
+        let number = self.view.number_of(name, PackClass::Data, 0);
+        if let Some(info) = self.view.pack_mut(number) {
+            let buffer = packs.buffers.take(packs.target_bytes);
+            info.contents = Some(Contents::Open(PackBuilder::new(name, PackClass::Data, buffer)));
+        }
+        self.writer.open = Some(number);
+        number
+    }
+
+    /// Closes the open pack. Returns its number if it is to be stored.
+    pub(super) fn close(&mut self) -> Option<u32> {
+        let number = self.writer.open.take()?;
+        let info = self.view.pack_mut(number)?;
+        match info.contents.take() {
+            Some(Contents::Open(builder)) => {
+                let pack = builder.finish()?;
+                info.bytes = pack.bytes.len() as u64;
+                info.contents = Some(Contents::Closed(pack.bytes));
+                self.writer.unrecorded.insert(number, pack.directory.into_entries());
+                Some(number)
+            }
+            other => {
+                info.contents = other;
+                None
+            }
+        }
+    }
+
+    /// Wakes all tasks that wait for a pack to be stored.
+    pub(super) fn notify(&mut self) {
+        for waiting in self.writer.waiting.drain(..) {
+            // A task that was dropped waits no more.
+            let _ = waiting.send(());
+        }
+    }
+}
+
+impl Packs {
+    /// Stores a chunk in the open pack.
+    pub(super) async fn put_chunk(
+        self: &Arc<Self>,
+        digest: Digest,
+        blob: &Bytes,
+        mode: &PutMode,
+    ) -> Result<Version> {
+        let permit = self.room(blob.len()).await;
+        let (version, closed) = {
+            let mut state = self.state();
+            if let Some(failed) = &state.writer.failed {
+                return Err(failed.clone());
+            }
+            // In the same step as the append: of two writers, one creates.
+            let places = state.view.reliable_places(&digest);
+            let present = places.first().map(|place| version_of(&state.view, place));
+            let refused = |kind| Err(Error::new(kind, "store").on(Key::Chunk(digest)));
+            match (mode, &present) {
+                (PutMode::Create, Some(_)) => return refused(ErrorKind::AlreadyExists),
+                (PutMode::IfMatch(wanted), present) if present.as_ref() != Some(wanted) => {
+                    return refused(ErrorKind::Conflict);
+                }
+                _ => {}
+            }
+            let (place, closed) = state.append(self, digest, blob, permit)?;
+            // The caller read the old copies, and they are bad.
+            for place in places {
+                state.exclude(digest, place, RecordKind::Bad);
+            }
+            (version_of(&state.view, &place), closed)
+        };
+        self.store_packs(closed);
+        Ok(version)
+    }
+
+    /// Appends another copy of a chunk, whatever copies there are.
+    pub(super) async fn append_copy(self: &Arc<Self>, digest: Digest, blob: &Bytes) -> Result<()> {
+        let permit = self.room(blob.len()).await;
+        let closed = {
+            let mut state = self.state();
+            if let Some(failed) = &state.writer.failed {
+                return Err(failed.clone());
+            }
+            state.append(self, digest, blob, permit)?.1
+        };
+        self.store_packs(closed);
+        Ok(())
+    }
+
+    /// Waits for memory for a chunk. If all of it is in the open pack, that pack is closed.
+    async fn room(self: &Arc<Self>, bytes: usize) -> Permit {
+        let mut acquired = Box::pin(self.memory.acquire(bytes));
+        if let std::task::Poll::Ready(permit) = futures::poll!(&mut acquired) {
+            return permit;
+        }
+        let closed = self.state().close();
+        self.store_packs(closed);
+        acquired.await
+    }
+
+    /// The session of this handle.
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+}
+
+impl State {
+    /// Excludes a copy, and notes that for the next segment.
+    pub(super) fn exclude(&mut self, digest: Digest, place: Place, kind: RecordKind) {
+        self.view.exclude(digest, place, kind);
+        self.writer.exclusions.push((digest, place, kind));
+    }
+}
+
+/// The version of a chunk: the place of the copy that is read.
+pub(super) fn version_of(view: &View, place: &Place) -> Version {
+    let pack = view.pack(place.pack).map(|pack| pack.name.to_string()).unwrap_or_default();
+    Version::new(format!("{pack}:{}", place.offset))
+}

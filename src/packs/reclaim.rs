@@ -1,0 +1,290 @@
+//! Packs as the collector sees them: what they hold, and how they vanish.
+//!
+//! # Order
+//! ```text
+//! orphans adopted → chunks listed and judged → for each pack: dead copies retired, under their digest locks
+//!   → live copies appended to new packs → new packs stored and recorded → drop recorded → barrier → pack deleted
+//! ```
+//! | interruption after | leaves |
+//! |---|---|
+//! | retired | nothing: retired copies are hidden in this process only |
+//! | new packs recorded | two copies, both right |
+//! | drop recorded | a dropped pack, which the next collection deletes |
+//!
+//! A pack is dropped only after each of its copies is dead or has another copy that is durable and recorded. Where listings lag, a dropped
+//! pack is deleted by a later collection: another process may have a view without the drop, and reads of its restores must find the pack.
+//!
+//! An *orphan* is a pack that no segment names, of a writer that ended without recording it. It is adopted: its directory is read, and
+//! its chunks are judged like all others. A pack whose directory cannot be read is never deleted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use crate::backend::{Cursor, Deleted, Removal};
+use crate::error::{ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::larder::pack::directory::{PackDirectory, PackTail};
+use crate::format::larder::pack::name::PackName;
+use crate::format::larder::segment::RecordKind;
+use crate::format::layout::Key;
+use crate::packs::list::PackListing;
+use crate::packs::view::{PackInfo, Place, View};
+use crate::packs::{PackedBackend, Packs, State};
+
+/// Bytes of a pack that contain the directories of most packs.
+const TAIL_BYTES: u64 = 64 << 10;
+/// Number of directories read at the same time.
+const READS_IN_FLIGHT: usize = 16;
+
+/// A copy of a chunk in a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PackCopy {
+    pub(crate) digest: Digest,
+    place: Place,
+}
+
+impl PackCopy {
+    /// Stored length in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.place.length.into()
+    }
+}
+
+/// A pack in a listing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ListedPack {
+    pub(crate) bytes: u64,
+    pub(crate) last_used: SystemTime,
+    pub(crate) name: PackName,
+    pub(crate) state: PackState,
+}
+
+/// The relation of a pack to the segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PackState {
+    /// Dropped, in a segment of this time if that is known.
+    Dropped(Option<SystemTime>),
+    /// No segment names it, and its directory is unreadable or it is young.
+    Orphan,
+    /// Segments name it.
+    Recorded,
+    /// A writer of this process has yet to record it.
+    Unrecorded,
+}
+
+impl PackedBackend {
+    /// Makes the chunks of orphans known that are old enough.
+    ///
+    /// # Errors
+    /// Any failure to read them, other than damage.
+    pub(crate) async fn adopt_orphans(
+        &self,
+        begin: &Cursor,
+        is_old: impl Fn(SystemTime) -> bool,
+    ) -> Result<u64> {
+        let orphans: Vec<_> = self
+            .list_states(begin)
+            .await?
+            .into_iter()
+            .filter(|pack| pack.state == PackState::Orphan && is_old(pack.last_used))
+            .collect();
+        let packs = &self.packs;
+        let reads = stream::iter(orphans).map(|pack| packs.read_directory(pack.name, pack.bytes));
+        let mut reads = reads.buffer_unordered(READS_IN_FLIGHT);
+        let mut adopted = 0;
+        while let Some(directory) = reads.try_next().await? {
+            let Some(directory) = directory else { continue };
+            packs.state().adopt(directory);
+            adopted += 1;
+        }
+        Ok(adopted)
+    }
+
+    /// The packs of a listing that began with this cursor.
+    pub(crate) async fn list_states(&self, begin: &Cursor) -> Result<Vec<ListedPack>> {
+        let listing = self.packs.listing_of(begin).await?;
+        Ok(self.packs.states(&listing))
+    }
+
+    /// The copies in these packs that records name, bad and deleted ones apart.
+    pub(crate) fn copies_in(&self, names: &BTreeSet<PackName>) -> BTreeMap<PackName, Vec<PackCopy>> {
+        self.packs.state().view.copies_in(names)
+    }
+
+    /// The copies of a chunk in packs other than these, which are about to vanish.
+    pub(crate) fn copies_outside(&self, digest: &Digest, names: &BTreeSet<PackName>) -> Vec<PackCopy> {
+        self.copies(digest, |name| !names.contains(name))
+    }
+
+    /// The copies of a chunk in these packs.
+    pub(crate) fn copies_within(&self, digest: &Digest, names: &BTreeSet<PackName>) -> Vec<PackCopy> {
+        self.copies(digest, |name| names.contains(name))
+    }
+
+    fn copies(&self, digest: &Digest, is_wanted: impl Fn(&PackName) -> bool) -> Vec<PackCopy> {
+        let state = self.packs.state();
+        let mut places = state.view.reliable_places(digest);
+        places.retain(|place| state.view.pack(place.pack).is_some_and(|pack| is_wanted(&pack.name)));
+        places.into_iter().map(|place| PackCopy { digest: *digest, place }).collect()
+    }
+
+    /// Hides a copy from all writers of this process. The caller holds the digest lock of its chunk.
+    pub(crate) fn retire(&self, copy: &PackCopy) {
+        let name = self.packs.state().view.pack(copy.place.pack).map(|pack| pack.name);
+        let Some(name) = name else { return };
+        for handle in self.packs.handles.all() {
+            let mut state = handle.state();
+            if let Some(number) = state.view.known(name) {
+                state.view.retire(Place { pack: number, ..copy.place });
+            }
+        }
+        self.packs.state().view.retire(copy.place);
+    }
+
+    /// Reads a copy.
+    pub(crate) async fn read_copy(&self, copy: &PackCopy) -> Result<Bytes> {
+        self.packs.read_place(&copy.place).await
+    }
+
+    /// Appends another copy of a chunk.
+    pub(crate) async fn append(&self, digest: Digest, blob: &Bytes) -> Result<()> {
+        self.packs.append_copy(digest, blob).await
+    }
+
+    /// Drops packs, after everything that was appended is durable and recorded.
+    pub(crate) async fn drop_packs(&self, names: &BTreeSet<PackName>) -> Result<()> {
+        let packs = &self.packs;
+        packs.flush().await?;
+        packs.state().writer.drops.extend(names);
+        packs.record().await?;
+        packs.inner.barrier().await?;
+        for handle in packs.handles.all() {
+            let mut state = handle.state();
+            for name in names {
+                if state.view.known(*name).is_some() {
+                    state.view.drop_pack(*name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes dropped packs, with a result for each.
+    pub(crate) async fn delete_packs(&self, names: &[PackName]) -> Result<Vec<Result<Deleted>>> {
+        let removals: Vec<_> = names.iter().map(|name| Removal::any(Key::Pack(*name))).collect();
+        self.packs.inner.delete(&removals).await
+    }
+}
+
+impl Packs {
+    fn states(&self, listing: &PackListing) -> Vec<ListedPack> {
+        let unrecorded: BTreeSet<_> =
+            self.handles.all().iter().flat_map(|handle| handle.state().unrecorded()).collect();
+        let state = self.state();
+        let state_of =
+            |name: &PackName| match state.view.known(*name).and_then(|number| state.view.pack(number)) {
+                _ if unrecorded.contains(name) => PackState::Unrecorded,
+                Some(pack) if pack.is_dropped => PackState::Dropped(pack.dropped_at),
+                Some(pack) if pack.is_recorded => PackState::Recorded,
+                _ => PackState::Orphan,
+            };
+        let listed = listing.packs.iter().map(|(name, (bytes, last_used))| ListedPack {
+            bytes: *bytes,
+            last_used: *last_used,
+            name: *name,
+            state: state_of(name),
+        });
+        let mut listed: Vec<_> = listed.collect();
+        listed.sort_unstable_by_key(|pack| pack.name);
+        listed
+    }
+
+    /// Reads the directory of a pack; `None` if it is damaged or gone.
+    pub(super) async fn read_directory(&self, name: PackName, bytes: u64) -> Result<Option<PackDirectory>> {
+        let mut wanted = bytes.min(TAIL_BYTES);
+        loop {
+            let read = self.inner.get_range(&Key::Pack(name), bytes - wanted..bytes).await;
+            let tail = match read {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::Corrupt | ErrorKind::InvalidInput | ErrorKind::NotFound
+                    ) =>
+                {
+                    return Ok(None);
+                }
+                tail => tail?.bytes,
+            };
+            match PackDirectory::parse(&name, bytes, &tail) {
+                Ok(PackTail::Directory(directory)) => return Ok(Some(directory)),
+                Ok(PackTail::Needs { suffix_bytes }) if u64::from(suffix_bytes) > wanted => {
+                    wanted = suffix_bytes.into();
+                }
+                Ok(PackTail::Needs { .. }) | Err(_) => return Ok(None),
+            }
+        }
+    }
+}
+
+impl State {
+    /// Makes the chunks of a pack known, and records them with the next segment.
+    pub(super) fn adopt(&mut self, directory: PackDirectory) {
+        let number = self.view.number_of(directory.name(), directory.class(), directory.pack_bytes().into());
+        if let Some(pack) = self.view.pack_mut(number) {
+            pack.is_recorded = true;
+            pack.bytes = directory.pack_bytes().into();
+        }
+        for entry in directory.entries() {
+            self.view.add_recent(entry.digest, Place::of(number, entry));
+        }
+        self.writer.unrecorded.insert(number, directory.into_entries());
+    }
+
+    /// Packs that this handle has yet to store or record, adopted ones apart.
+    fn unrecorded(&self) -> Vec<PackName> {
+        let numbers = self.view.numbers();
+        let packs = numbers.filter_map(|number| Some((number, self.view.pack(number)?)));
+        let is_ours = |(number, pack): &(u32, &PackInfo)| {
+            pack.contents.is_some() || (self.writer.unrecorded.contains_key(number) && !pack.is_recorded)
+        };
+        packs.filter(is_ours).map(|(_, pack)| pack.name).collect()
+    }
+}
+
+impl View {
+    fn copies_in(&self, names: &BTreeSet<PackName>) -> BTreeMap<PackName, Vec<PackCopy>> {
+        let wanted: BTreeMap<u32, PackName> =
+            names.iter().filter_map(|name| Some((self.known(*name)?, *name))).collect();
+        let mut found: BTreeMap<PackName, Vec<PackCopy>> = BTreeMap::new();
+        let mut add = |digest: Digest, place: Place| {
+            if let Some(name) = wanted.get(&place.pack)
+                && self.counts(&place)
+            {
+                found.entry(*name).or_default().push(PackCopy { digest, place });
+            }
+        };
+        for (digest, places) in self.recent() {
+            for place in places {
+                add(*digest, *place);
+            }
+        }
+        for known in self.segments().values() {
+            if !known.numbers.iter().any(|number| wanted.contains_key(number)) {
+                continue;
+            }
+            for record in known.segment.records().iter().filter(|record| record.kind == RecordKind::Copy) {
+                if let Some(place) = known.place(&record) {
+                    add(record.entry.digest, place);
+                }
+            }
+        }
+        for copies in found.values_mut() {
+            copies.sort_unstable_by_key(|copy| (copy.place.offset, copy.digest));
+            copies.dedup();
+        }
+        found
+    }
+}

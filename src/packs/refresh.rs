@@ -1,0 +1,95 @@
+//! Reading the segments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use crate::backend::{ListEntry, ListQuery, ObjectInfo, list_all};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::larder::segment::name::SegmentName;
+use crate::format::larder::segment::{MAX_SEGMENT_BYTES, Segment};
+use crate::format::layout::{Key, Prefix};
+use crate::packs::Packs;
+
+/// Number of segments read at the same time.
+const READS_IN_FLIGHT: usize = 8;
+
+impl Packs {
+    /// Reads the view again, unless this process alone may have changed the store since it was read. Returns `true` if it was read.
+    pub(super) async fn refresh_if_stale(self: &Arc<Self>) -> Result<bool> {
+        if self.is_exclusive() {
+            return Ok(false);
+        }
+        self.refresh().await?;
+        Ok(true)
+    }
+
+    /// Reads the segments that this handle does not know, and forgets those that the store does not have any more.
+    ///
+    /// # Errors
+    /// `Corrupt` if a segment is damaged; any failure to read them all.
+    pub(super) async fn refresh(self: &Arc<Self>) -> Result<()> {
+        let _alone = self.refreshing.lock().await;
+        let begun = self.tenure_now();
+        let times = self.listed_segments().await?;
+        let listed: Vec<_> = times.keys().copied().collect();
+        let unknown: Vec<_> = {
+            let state = self.state();
+            listed.iter().filter(|name| !state.view.segments().contains_key(name)).copied().collect()
+        };
+        let reads =
+            stream::iter(unknown).map(|name| self.read_segment(name)).buffer_unordered(READS_IN_FLIGHT);
+        let read: Vec<Segment> = reads.try_filter_map(|read| async move { Ok(read) }).try_collect().await?;
+        let mut state = self.state();
+        let own = self.session();
+        // A listing may lag behind the segments that this process stored, and no other process replaces those meanwhile.
+        let keeps_own = !self.inner.capabilities().consistent_listing && self.was_exclusive();
+        let gone: Vec<_> = state
+            .view
+            .segments()
+            .keys()
+            .filter(|name| listed.binary_search(name).is_err() && !(keeps_own && name.session == own))
+            .copied()
+            .collect();
+        for segment in read {
+            let stored = times.get(&segment.head().name()).copied();
+            state.view.add_segment(segment, stored);
+        }
+        let replaced: Vec<_> =
+            state.view.segments().values().flat_map(|known| known.segment.head().replaced()).collect();
+        for name in gone.iter().chain(&replaced) {
+            state.view.remove_segment(name);
+        }
+        drop(state);
+        self.note_refreshed(begun);
+        Ok(())
+    }
+
+    /// All segments in the store, with the times of their puts.
+    pub(super) async fn listed_segments(&self) -> Result<BTreeMap<SegmentName, SystemTime>> {
+        let entries = list_all(self.inner.as_ref(), &ListQuery::all(Prefix::Segments)).await?.into_entries();
+        let of_segment = |entry| match entry {
+            ListEntry::Object(ObjectInfo { key: Key::Segment(name), last_used, .. }) => {
+                Some((name, last_used))
+            }
+            _ => None,
+        };
+        Ok(entries.into_iter().filter_map(of_segment).collect())
+    }
+
+    /// Reads a segment; `None` if it was deleted since it was listed.
+    async fn read_segment(&self, name: SegmentName) -> Result<Option<Segment>> {
+        let object = match self.inner.get(&Key::Segment(name), MAX_SEGMENT_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            object => object?,
+        };
+        let parse = move || {
+            let parsed = Segment::parse(&name, &object.bytes);
+            parsed
+                .map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(Key::Segment(name)).because(error))
+        };
+        self.runtime().run_blocking("read an index segment", parse).await.map(Some)
+    }
+}

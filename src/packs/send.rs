@@ -1,0 +1,222 @@
+//! Storing of packs and segments. [`crate::packs`] has the order.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::channel::oneshot;
+
+use crate::backend::PutMode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::larder::pack::name::PackName;
+use crate::format::larder::segment::builder::{FinishedSegment, SegmentBuilder};
+use crate::format::larder::segment::name::SegmentName;
+use crate::format::larder::segment::{RecordKind, Segment, SegmentPack, SegmentWriteError};
+use crate::format::layout::Key;
+use crate::packs::view::Contents;
+use crate::packs::{Packs, State};
+
+/// Number of stored packs after which a segment is stored.
+const PACKS_IN_SEGMENT: usize = 16;
+/// Time after which stored packs are named by a segment.
+const SEGMENT_TIME: Duration = Duration::from_mins(5);
+
+impl Packs {
+    /// Starts to store closed packs, each as a task of its own.
+    pub(super) fn store_packs(self: &Arc<Self>, numbers: impl IntoIterator<Item = u32>) {
+        for number in numbers {
+            let packs = Arc::clone(self);
+            self.runtime().spawn(Box::pin(async move { packs.store_pack(number).await }));
+        }
+    }
+
+    async fn store_pack(self: &Arc<Self>, number: u32) {
+        let (name, bytes) = {
+            let state = self.state();
+            let Some(info) = state.view.pack(number) else { return };
+            let Some(Contents::Closed(bytes)) = &info.contents else { return };
+            (info.name, bytes.clone())
+        };
+        // The same bytes under the same name, however often: a late request does no harm.
+        let stored = self.inner.put(&Key::Pack(name), bytes, PutMode::Replace).await;
+        let is_due = {
+            let now = self.runtime().monotonic();
+            let mut state = self.state();
+            // Released even if it failed, since puts wait for memory.
+            state.writer.permits.remove(&number);
+            match stored {
+                Ok(_) => {
+                    if let Some(info) = state.view.pack_mut(number) {
+                        info.contents = None;
+                        info.last_used = Some(self.runtime().now());
+                    }
+                }
+                Err(error) => {
+                    state.writer.unsent.insert(number);
+                    state.writer.failed = Some(error);
+                }
+            }
+            state.notify();
+            let ready = state.stored_unrecorded().len();
+            ready >= PACKS_IN_SEGMENT
+                || (ready > 0 && now.saturating_sub(state.writer.last_recorded) >= SEGMENT_TIME)
+        };
+        if is_due {
+            // A failure keeps the packs unrecorded, and the next barrier tries again.
+            let _ = self.record().await;
+        }
+    }
+
+    /// Stores everything that is in memory, and records it.
+    ///
+    /// # Errors
+    /// Any failure to store it. It stays in memory then.
+    pub(super) async fn flush(self: &Arc<Self>) -> Result<()> {
+        let _alone = self.flushing.lock().await;
+        let (wanted, again) = {
+            let mut state = self.state();
+            let closed = state.close();
+            let mut again: Vec<_> = std::mem::take(&mut state.writer.unsent).into_iter().collect();
+            again.extend(closed);
+            state.writer.failed = None;
+            let wanted: Vec<_> = state
+                .view
+                .numbers()
+                .filter(|number| state.view.pack(*number).is_some_and(|pack| pack.contents.is_some()))
+                .collect();
+            (wanted, again)
+        };
+        self.store_packs(again);
+        loop {
+            let waiting = {
+                let mut state = self.state();
+                if let Some(error) = state.writer.failed.clone()
+                    && wanted.iter().any(|number| state.writer.unsent.contains(number))
+                {
+                    return Err(error);
+                }
+                let is_left =
+                    |number: &u32| state.view.pack(*number).is_some_and(|pack| pack.contents.is_some());
+                if !wanted.iter().any(is_left) {
+                    break;
+                }
+                let (sender, receiver) = oneshot::channel();
+                state.writer.waiting.push(sender);
+                receiver
+            };
+            // The sender is kept until it is used.
+            let _ = waiting.await;
+        }
+        self.record().await
+    }
+
+    /// Stores a segment with all that no segment has, if there is anything.
+    pub(super) async fn record(self: &Arc<Self>) -> Result<()> {
+        let _alone = self.recording.lock().await;
+        let Some(draft) = self.draft()? else { return Ok(()) };
+        // Packs are durable before a segment names them.
+        self.inner.barrier().await?;
+        let Draft { builder, drops, exclusions, packs, replaces } = draft;
+        let finished = self.runtime().run_blocking("encode an index segment", move || {
+            let finished = builder.finish().map_err(unencodable)?;
+            Ok((finished.name, joined(&finished)))
+        });
+        let (name, bytes) = finished.await?;
+        self.inner.put(&Key::Segment(name), bytes.clone(), self.inner.capabilities().create_mode()).await?;
+        let segment = Segment::parse(&name, &bytes).map_err(|error| {
+            Error::new(ErrorKind::Internal, "store").on(Key::Segment(name)).because(error)
+        })?;
+        let mut state = self.state();
+        state.view.add_segment(segment, None);
+        state.view.settle(&packs);
+        for replaced in &replaces {
+            state.view.remove_segment(replaced);
+            state.writer.replaces.remove(replaced);
+        }
+        state.writer.unrecorded.retain(|number, _| !packs.contains(number));
+        state.writer.exclusions.drain(..exclusions);
+        for dropped in drops {
+            state.writer.drops.remove(&dropped);
+        }
+        state.writer.last_recorded = self.runtime().monotonic();
+        drop(state);
+        self.note_recorded();
+        Ok(())
+    }
+
+    fn draft(&self) -> Result<Option<Draft>> {
+        let mut state = self.state();
+        let packs: HashSet<u32> = state.stored_unrecorded().into_iter().collect();
+        // Those of a pack that is not stored follow with it.
+        let recordable = |number: u32| state.view.pack(number).is_some_and(|pack| pack.contents.is_none());
+        let exclusions =
+            state.writer.exclusions.iter().take_while(|(_, place, _)| recordable(place.pack)).count();
+        if packs.is_empty()
+            && exclusions == 0
+            && state.writer.drops.is_empty()
+            && state.writer.replaces.is_empty()
+        {
+            return Ok(None);
+        }
+        let name = SegmentName { session: self.session(), n: state.writer.next_segment };
+        state.writer.next_segment += 1;
+        let mut builder = SegmentBuilder::new(name);
+        for number in &packs {
+            let pack = state.segment_pack(*number)?;
+            let number_in_segment = builder.add_pack(pack).map_err(unencodable)?;
+            for entry in state.writer.unrecorded.get(number).into_iter().flatten() {
+                builder.push(number_in_segment, *entry, RecordKind::Copy).map_err(unencodable)?;
+            }
+        }
+        for (digest, place, kind) in &state.writer.exclusions[..exclusions] {
+            let number = builder.add_pack(state.segment_pack(place.pack)?).map_err(unencodable)?;
+            builder.push(number, place.entry(*digest), *kind).map_err(unencodable)?;
+        }
+        for name in &state.writer.drops {
+            builder.drop_pack(*name);
+        }
+        for name in &state.writer.replaces {
+            builder.replace(*name);
+        }
+        let (drops, replaces) = (state.writer.drops.clone(), state.writer.replaces.clone());
+        Ok(Some(Draft { builder, drops, exclusions, packs, replaces }))
+    }
+}
+
+/// A segment that is about to be stored.
+struct Draft {
+    builder: SegmentBuilder,
+    drops: BTreeSet<PackName>,
+    /// Number of exclusions in it, the oldest ones.
+    exclusions: usize,
+    packs: HashSet<u32>,
+    replaces: BTreeSet<SegmentName>,
+}
+
+impl State {
+    /// Packs that are stored and that no segment names.
+    fn stored_unrecorded(&self) -> Vec<u32> {
+        let is_stored = |number: &&u32| self.view.pack(**number).is_some_and(|pack| pack.contents.is_none());
+        self.writer.unrecorded.keys().filter(is_stored).copied().collect()
+    }
+
+    fn segment_pack(&self, number: u32) -> Result<SegmentPack> {
+        let unknown = || Error::new(ErrorKind::Internal, "encode an index segment");
+        let info = self.view.pack(number).ok_or_else(unknown)?;
+        let bytes = u32::try_from(info.bytes).map_err(|_| unknown())?;
+        Ok(SegmentPack { bytes, class: info.class, name: info.name })
+    }
+}
+
+fn joined(finished: &FinishedSegment) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(finished.parts.iter().map(Bytes::len).sum());
+    for part in &finished.parts {
+        bytes.extend_from_slice(part);
+    }
+    bytes.freeze()
+}
+
+fn unencodable(error: SegmentWriteError) -> Error {
+    Error::new(ErrorKind::Internal, "encode an index segment").because(error)
+}

@@ -1,0 +1,275 @@
+//! Knowledge of one handle about packs and the copies of chunks in them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::format::Digest;
+use crate::format::larder::pack::builder::PackBuilder;
+use crate::format::larder::pack::name::PackName;
+use crate::format::larder::pack::{PackClass, PackEntry};
+use crate::format::larder::segment::name::SegmentName;
+use crate::format::larder::segment::{RecordKind, Segment, SegmentRecord};
+
+/// One copy of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Place {
+    /// Number of the pack in this view.
+    pub(super) pack: u32,
+    /// Offset of the blob in the pack.
+    pub(super) offset: u32,
+    /// Length of the blob.
+    pub(super) length: u32,
+}
+
+impl Place {
+    /// The place of an entry of a pack.
+    pub(super) fn of(pack: u32, entry: &PackEntry) -> Self {
+        Self { pack, offset: entry.offset, length: entry.len }
+    }
+
+    /// The entry of the pack.
+    pub(super) fn entry(&self, digest: Digest) -> PackEntry {
+        PackEntry { digest, len: self.length, offset: self.offset }
+    }
+
+    fn key(&self) -> (u32, u32) {
+        (self.pack, self.offset)
+    }
+}
+
+/// The knowledge about a pack.
+#[derive(Debug)]
+pub(super) struct PackInfo {
+    pub(super) bytes: u64,
+    pub(super) class: PackClass,
+    /// The pack in memory, while it is not stored.
+    pub(super) contents: Option<Contents>,
+    /// The time of the first segment that says so.
+    pub(super) dropped_at: Option<SystemTime>,
+    /// The collector dropped it: its copies do not count.
+    pub(super) is_dropped: bool,
+    /// The last listing of packs shows it, or this handle stored it since.
+    pub(super) is_listed: bool,
+    /// A segment names it, or its directory was read.
+    pub(super) is_recorded: bool,
+    /// The time of its put, as this process knows it or a listing shows it.
+    pub(super) last_used: Option<SystemTime>,
+    pub(super) name: PackName,
+}
+
+/// A pack in memory.
+#[derive(Debug)]
+pub(super) enum Contents {
+    /// It may grow.
+    Open(PackBuilder),
+    /// It is being stored, or waits to be stored again.
+    Closed(Bytes),
+}
+
+/// A segment, with the numbers that its packs have in this view.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) numbers: Arc<[u32]>,
+    pub(super) segment: Arc<Segment>,
+}
+
+impl Known {
+    /// The copy of a record.
+    pub(super) fn place(&self, record: &SegmentRecord) -> Option<Place> {
+        self.numbers.get(record.pack as usize).map(|pack| Place::of(*pack, &record.entry))
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct View {
+    /// Copies that were found bad, in the order in which this handle learned of them.
+    bad: BTreeMap<Digest, Vec<Place>>,
+    /// Copies that do not count: bad and deleted ones.
+    excluded: HashSet<(u32, u32)>,
+    numbers: HashMap<PackName, u32>,
+    packs: Vec<PackInfo>,
+    /// Copies in packs of this process that no known segment names.
+    recent: HashMap<Digest, Vec<Place>>,
+    /// Copies that the collector of this process retires: they do not count for writers.
+    retired: HashSet<(u32, u32)>,
+    segments: BTreeMap<SegmentName, Known>,
+}
+
+impl View {
+    /// Number of a pack, which becomes known if it is not.
+    pub(super) fn number_of(&mut self, name: PackName, class: PackClass, bytes: u64) -> u32 {
+        if let Some(number) = self.numbers.get(&name) {
+            return *number;
+        }
+        // A view cannot know 2³² packs: each takes more than a hundred bytes.
+        let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);
+        let info = PackInfo {
+            bytes,
+            class,
+            contents: None,
+            dropped_at: None,
+            is_dropped: false,
+            is_listed: true,
+            is_recorded: false,
+            last_used: None,
+            name,
+        };
+        self.packs.push(info);
+        self.numbers.insert(name, number);
+        number
+    }
+
+    /// Number of a known pack.
+    pub(super) fn known(&self, name: PackName) -> Option<u32> {
+        self.numbers.get(&name).copied()
+    }
+
+    pub(super) fn pack(&self, number: u32) -> Option<&PackInfo> {
+        self.packs.get(number as usize)
+    }
+
+    pub(super) fn pack_mut(&mut self, number: u32) -> Option<&mut PackInfo> {
+        self.packs.get_mut(number as usize)
+    }
+
+    /// Numbers of all known packs.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> + use<> {
+        0..u32::try_from(self.packs.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn segments(&self) -> &BTreeMap<SegmentName, Known> {
+        &self.segments
+    }
+
+    /// The copies that count, those in memory first.
+    pub(super) fn places(&self, digest: &Digest) -> Vec<Place> {
+        let mut places = self.all_places(digest);
+        places.retain(|place| self.counts(place));
+        places
+    }
+
+    /// The copies that a writer may rely on.
+    pub(super) fn reliable_places(&self, digest: &Digest) -> Vec<Place> {
+        let mut places = self.places(digest);
+        let is_there = |place: &Place| self.pack(place.pack).is_some_and(|pack| pack.is_listed);
+        places.retain(|place| !self.retired.contains(&place.key()) && is_there(place));
+        places
+    }
+
+    /// Every copy, once.
+    pub(super) fn all_places(&self, digest: &Digest) -> Vec<Place> {
+        let mut places = self.recent.get(digest).cloned().unwrap_or_default();
+        for known in self.segments.values() {
+            for record in known.segment.records().find(digest) {
+                if record.kind == RecordKind::Copy {
+                    places.extend(known.place(&record));
+                }
+            }
+        }
+        let mut seen = HashSet::new();
+        places.retain(|place| seen.insert(place.key()));
+        places
+    }
+
+    /// Returns `true` if a copy is neither bad nor deleted, and its pack not dropped.
+    pub(super) fn counts(&self, place: &Place) -> bool {
+        !self.excluded.contains(&place.key()) && self.pack(place.pack).is_some_and(|pack| !pack.is_dropped)
+    }
+
+    /// The quarantined copies of a chunk.
+    pub(super) fn bad(&self, digest: &Digest) -> Vec<Place> {
+        let bad = self.bad.get(digest).into_iter().flatten();
+        let is_there = |place: &&Place| self.pack(place.pack).is_some_and(|pack| !pack.is_dropped);
+        bad.filter(is_there).copied().collect()
+    }
+
+    /// Digests with quarantined copies within bounds.
+    pub(super) fn bad_digests(&self, range: impl std::ops::RangeBounds<Digest>) -> Vec<Digest> {
+        self.bad.range(range).map(|(digest, _)| *digest).collect()
+    }
+
+    /// Copies of this process that no known segment names.
+    pub(super) fn recent(&self) -> &HashMap<Digest, Vec<Place>> {
+        &self.recent
+    }
+
+    /// Adds a copy in a pack of this process.
+    pub(super) fn add_recent(&mut self, digest: Digest, place: Place) {
+        self.recent.entry(digest).or_default().push(place);
+    }
+
+    /// Excludes a copy; it is shown as a quarantined copy if it is bad.
+    pub(super) fn exclude(&mut self, digest: Digest, place: Place, kind: RecordKind) {
+        if self.excluded.insert(place.key()) && kind == RecordKind::Bad {
+            self.bad.entry(digest).or_default().push(place);
+        }
+    }
+
+    /// Stops showing a quarantined copy.
+    pub(super) fn hide_bad(&mut self, digest: &Digest, at: usize) -> Option<Place> {
+        let bad = self.bad.get_mut(digest)?;
+        let place = (at < bad.len()).then(|| bad.remove(at));
+        if bad.is_empty() {
+            self.bad.remove(digest);
+        }
+        place
+    }
+
+    /// Hides a copy from writers.
+    pub(super) fn retire(&mut self, place: Place) {
+        self.retired.insert(place.key());
+    }
+
+    /// Adds a segment that was read or stored.
+    pub(super) fn add_segment(&mut self, segment: Segment, stored: Option<SystemTime>) {
+        let head = segment.head();
+        let packs: Vec<_> = head.packs().collect();
+        let numbers: Arc<[u32]> =
+            packs.iter().map(|pack| self.number_of(pack.name, pack.class, pack.bytes.into())).collect();
+        for number in numbers.iter() {
+            if let Some(pack) = self.pack_mut(*number) {
+                pack.is_recorded = true;
+            }
+        }
+        for name in head.dropped() {
+            let number = self.drop_pack(name);
+            if let Some(pack) = self.pack_mut(number) {
+                pack.dropped_at = pack.dropped_at.into_iter().chain(stored).min();
+            }
+        }
+        let known = Known { numbers, segment: Arc::new(segment) };
+        let records = known.segment.records().iter().filter(|record| record.kind != RecordKind::Copy);
+        let excluded: Vec<_> = records
+            .filter_map(|record| Some((record.entry.digest, known.place(&record)?, record.kind)))
+            .collect();
+        for (digest, place, kind) in excluded {
+            self.exclude(digest, place, kind);
+        }
+        self.segments.insert(known.segment.head().name(), known);
+    }
+
+    /// Forgets a segment that was replaced, or that the store does not have any more.
+    pub(super) fn remove_segment(&mut self, name: &SegmentName) {
+        self.segments.remove(name);
+    }
+
+    /// Ignores all copies in a pack from now on.
+    pub(super) fn drop_pack(&mut self, name: PackName) -> u32 {
+        let number = self.number_of(name, PackClass::Data, 0);
+        if let Some(info) = self.pack_mut(number) {
+            info.is_dropped = true;
+        }
+        number
+    }
+
+    /// Forgets the recent copies in packs that a known segment names now.
+    pub(super) fn settle(&mut self, packs: &HashSet<u32>) {
+        self.recent.retain(|_, places| {
+            places.retain(|place| !packs.contains(&place.pack));
+            !places.is_empty()
+        });
+    }
+}
