@@ -64,11 +64,40 @@ impl Copy {
 impl Packs {
     /// Describes a copy. Reads the view again if it has none.
     pub(super) async fn head_copy(self: &Arc<Self>, copy: Copy) -> Result<ObjectInfo> {
-        if let Some(info) = self.known_copy(copy) {
+        if let Some(info) = self.certain_copy(copy).await? {
             return Ok(info);
         }
         self.refresh_if_stale().await?;
-        self.known_copy(copy).ok_or_else(|| copy.absent("look up"))
+        self.certain_copy(copy).await?.ok_or_else(|| copy.absent("look up"))
+    }
+
+    /// The description of a copy whose pack exists, as far as is known.
+    async fn certain_copy(&self, copy: Copy) -> Result<Option<ObjectInfo>> {
+        let candidates: Vec<_> = {
+            let state = self.state();
+            let places = copy.places(&state.view).into_iter();
+            let found = places.filter_map(|place| {
+                let pack = state.view.pack(place.pack)?;
+                Some((place.pack, pack.name, pack.is_listed, self.info_of(&state.view, copy, &place)))
+            });
+            found.collect()
+        };
+        for (number, name, is_listed, info) in candidates {
+            // A listing or a read did not find it, and a listing may lag (H13).
+            if is_listed || self.has_pack(number, name).await? {
+                return Ok(Some(info));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Looks for a pack that was not found before.
+    async fn has_pack(&self, number: u32, name: PackName) -> Result<bool> {
+        let exists = self.inner.has(&Key::Pack(name)).await?;
+        if let Some(pack) = self.state().view.pack_mut(number) {
+            pack.is_listed = exists;
+        }
+        Ok(exists)
     }
 
     /// The description of a copy that the view has.
@@ -117,7 +146,12 @@ impl Packs {
                         damaged.get_or_insert(Object::new(bytes, info));
                     }
                     Ok(bytes) => return Ok(Object::new(bytes, info)),
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        // Writers rely on none of its chunks until a look-up finds it.
+                        if let Some(pack) = self.state().view.pack_mut(place.pack) {
+                            pack.is_listed = false;
+                        }
+                    }
                     Err(error) => return Err(error),
                 }
             }

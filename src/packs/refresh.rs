@@ -33,6 +33,8 @@ impl Packs {
     pub(super) async fn refresh(self: &Arc<Self>) -> Result<()> {
         let _alone = self.refreshing.lock().await;
         let begun = self.tenure_now();
+        // One that is stored from now on may be missing in the listing.
+        let before: Vec<_> = self.state().view.segments().keys().copied().collect();
         let times = self.listed_segments().await?;
         let listed: Vec<_> = times.keys().copied().collect();
         let unknown: Vec<_> = {
@@ -46,10 +48,8 @@ impl Packs {
         let own = self.session();
         // A listing may lag behind the segments that this process stored, and no other process replaces those meanwhile.
         let keeps_own = !self.inner.capabilities().consistent_listing && self.was_exclusive();
-        let gone: Vec<_> = state
-            .view
-            .segments()
-            .keys()
+        let gone: Vec<_> = before
+            .iter()
             .filter(|name| listed.binary_search(name).is_err() && !(keeps_own && name.session == own))
             .copied()
             .collect();

@@ -101,8 +101,11 @@ pub(super) struct View {
 impl View {
     /// Number of a pack, which becomes known if it is not.
     pub(super) fn number_of(&mut self, name: PackName, class: PackClass, bytes: u64) -> u32 {
-        if let Some(number) = self.numbers.get(&name) {
-            return *number;
+        if let Some(number) = self.numbers.get(&name).copied() {
+            if let Some(info) = self.pack_mut(number).filter(|info| info.bytes == 0) {
+                (info.bytes, info.class) = (bytes, class);
+            }
+            return number;
         }
         // A view cannot know 2³² packs: each takes more than a hundred bytes.
         let number = u32::try_from(self.packs.len()).unwrap_or(u32::MAX);

@@ -103,7 +103,8 @@ impl Reserve {
         (rendered, object, condition): (&str, Bytes, &Condition),
     ) -> Result<String> {
         let is_needed = match key {
-            Key::GcCandidates | Key::Suspects => true,
+            // A segment names the packs that a collection drops.
+            Key::GcCandidates | Key::Segment(_) | Key::Suspects => true,
             // The identity is replaced to mark the store as being destroyed.
             Key::Store => *mode == PutMode::Replace,
             _ => false,

@@ -169,8 +169,10 @@ impl Lease {
     /// As for a renewal. The caller must then delete nothing.
     pub(in crate::backend::s3) async fn removing(self: &Arc<Self>, removals: &[Removal]) -> Result<Removing> {
         let names: Vec<_> = removals.iter().map(|removal| name_of(&removal.key)).collect();
+        // Names of packs and segments are used once, so a late request hits nothing new.
+        let is_harmless = |key: &Key| matches!(key, Key::Lease | Key::Pack(_) | Key::Segment(_));
         let has_nameless =
-            removals.iter().zip(&names).any(|(removal, name)| name.is_none() && removal.key != Key::Lease);
+            removals.iter().zip(&names).any(|(removal, name)| name.is_none() && !is_harmless(&removal.key));
         {
             let mut removals = self.removals();
             removals.nameless_under_way += usize::from(has_nameless);
