@@ -23,7 +23,7 @@ pub(crate) struct PackDirectory {
     pack_bytes: u32,
 }
 
-/// What the last bytes of a pack contain.
+/// Contents of the last bytes of a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PackTail {
     /// The whole directory.

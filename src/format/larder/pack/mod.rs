@@ -98,7 +98,7 @@ const MIN_LENGTH: u32 = MIN_BLOB_BYTES as u32;
 #[expect(clippy::cast_possible_truncation, reason = "it is 44 more than 16 MiB")]
 const MAX_LENGTH: u32 = MAX_ENCODED_CHUNK_BYTES as u32;
 
-/// What the chunks of a pack are chunks of.
+/// Kind of the chunks of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum PackClass {
     /// Contents of files, images and streams.

@@ -64,7 +64,7 @@ pub(crate) enum PackPart {
     NeedsBytes,
 }
 
-/// What is expected at the position.
+/// The part that is expected at the position.
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Ended,

@@ -360,6 +360,63 @@ fn malformed_directories_are_refused_whatever_their_checksum() {
     check(|entries| entries[1].digest = entries[0].digest, "digest twice");
 }
 
+/// A pack with other bytes somewhere, and the right checksum in its trailer.
+fn resealed(pack: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
+    let (mut pack, directory) = (pack.to_vec(), directory_of(pack).unwrap().offset() as usize);
+    pack[at..at + bytes.len()].copy_from_slice(bytes);
+    let end = pack.len() - 32;
+    let checksum = Digest::of(&[&pack[..32], &pack[directory..end]].concat());
+    pack[end..].copy_from_slice(checksum.as_bytes());
+    pack
+}
+
+#[test]
+fn a_directory_agrees_with_the_entries_before_it() {
+    let pack = pack(&[20, 30]);
+    let (whole, offset) = (joined(&pack), pack.directory.offset() as usize);
+    assert_eq!(resealed(&whole, 0, &[]), whole);
+    let shorter = resealed(&whole, offset + 40 + 36, &[29]);
+    let error = DecodeError::Field { offset: offset as u64, name: "end of the last blob" };
+    assert_eq!(directory_of(&shorter), Err(error));
+    let another = resealed(&whole, offset, &[1; 32]);
+    assert_ne!(directory_of(&another).unwrap().entries(), pack.directory.entries());
+    let end = |pack: &[u8]| match scan(pack, 50).unwrap().pop() {
+        Some(PackPart::End { directory }) => directory,
+        part => panic!("{part:?}"),
+    };
+    assert_eq!(end(&another), Err(DecodeError::Field { offset: offset as u64, name: "entries" }));
+    let mut overlapping = whole.clone();
+    let trailer = whole.len() - 64;
+    overlapping[trailer + 12] = 3;
+    overlapping[trailer + 16..trailer + 20]
+        .copy_from_slice(&u32::try_from(offset - 40).unwrap().to_le_bytes());
+    let error = DecodeError::Field { offset: whole.len() as u64, name: "offset of the directory" };
+    assert_eq!(end(&overlapping), Err(error));
+}
+
+#[test]
+fn impossible_entries_are_refused_whatever_their_checksum() {
+    let header = |offset: u32, len: u32| {
+        let entry = PackEntry { digest: Digest::of(b"a"), len, offset: offset + 44 };
+        (PackEntry::parse(&name().session, offset, &entry.header(&name().session)), entry)
+    };
+    let longest = u32::try_from(MAX_ENCODED_CHUNK_BYTES).unwrap();
+    for (offset, len) in [(32, 12), (32, longest), (MAX_PACK_BYTES - 64 - 40 - 12 - 44, 12)] {
+        let (read, entry) = header(offset, len);
+        assert_eq!(read, Some(entry));
+    }
+    for (offset, len) in [
+        (31, 12),
+        (32, 0),
+        (32, 11),
+        (32, longest + 1),
+        (32, u32::MAX),
+        (MAX_PACK_BYTES - 64 - 40 - 12 - 43, 12),
+    ] {
+        assert_eq!(header(offset, len).0, None, "{offset} {len}");
+    }
+}
+
 #[test]
 fn hostile_trailers_cost_no_memory() {
     let whole = joined(&pack(&[20]));

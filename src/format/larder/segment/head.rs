@@ -16,7 +16,7 @@ use crate::format::larder::segment::{
     VERSION,
 };
 
-/// What the first bytes of a segment contain.
+/// Contents of the first bytes of a segment.
 #[derive(Clone, Debug)]
 pub(crate) enum HeadPart {
     /// The whole head.

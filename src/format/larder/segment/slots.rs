@@ -9,7 +9,7 @@ use crate::format::blob::DecodeError;
 use crate::format::larder::segment::records::SlotRecords;
 use crate::format::larder::segment::{Layout, RECORD_BYTES, RawRecord, SLOT_BYTES, SegmentRecord};
 
-/// Where the records of each slot are, and their checksums: 8 bytes for 32 to 64 records.
+/// Places and checksums of the records of each slot: 8 bytes for 32 to 64 records.
 #[derive(Clone, Debug)]
 pub(crate) struct Slots {
     layout: Layout,

@@ -239,6 +239,16 @@ fn a_head_says_how_many_bytes_it_needs() {
 }
 
 #[test]
+fn the_size_of_the_object_follows_from_the_counts() {
+    let segment = segment(some_digests(3));
+    let want = segment.len() as u64;
+    for have in [want - 1, want + 1, want + 44, u64::MAX] {
+        let read = SegmentHead::parse(&name(), have, &segment).map(drop);
+        assert_eq!(read, Err(DecodeError::Truncated { want, have }));
+    }
+}
+
+#[test]
 fn every_changed_byte_and_every_truncation_is_detected() {
     let good = segment(some_digests(80));
     Segment::parse(&name(), &good).unwrap();

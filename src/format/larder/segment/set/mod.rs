@@ -42,7 +42,7 @@ pub(crate) mod usage;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SegmentSet {
     packs: PackTable,
-    /// What each segment replaces that was added and not removed, superseded ones too.
+    /// For each segment that was added and not removed, superseded ones too, the segments that it replaces.
     replaced: BTreeMap<SegmentName, Vec<SegmentName>>,
     segments: BTreeMap<SegmentName, Held>,
     /// Listed packs that no held segment names, with their sizes.
@@ -182,12 +182,12 @@ impl SegmentSet {
         self.unnamed.iter().map(|(name, bytes)| ListedPack { bytes: *bytes, name: *name })
     }
 
-    /// What has to be read to find a chunk. Nothing if all segments are held whole.
+    /// The reads that find a chunk; none if all segments are held whole.
     pub(crate) fn reads_of(&self, digest: &Digest) -> Vec<SlotRead> {
         self.reads_in(&(digest.mark()..=digest.mark()))
     }
 
-    /// What has to be read to find all chunks with these [marks](Digest::mark).
+    /// The reads that find all chunks with these [marks](Digest::mark).
     pub(crate) fn reads_in(&self, marks: &RangeInclusive<u64>) -> Vec<SlotRead> {
         let by_ranges = self.segments.iter().filter(|(_, held)| held.records.is_none());
         let reads = by_ranges.map(|(segment, held)| {
@@ -197,7 +197,7 @@ impl SegmentSet {
         reads.filter(|read| !read.range.is_empty()).collect()
     }
 
-    /// Checks what was read. `None` if the segment is no longer asked.
+    /// Checks the bytes of a read. `None` if the segment is no longer asked.
     ///
     /// # Errors
     /// `Checksum`, `Field`, `Truncated`.
@@ -244,7 +244,7 @@ impl SegmentSet {
         is_listed.then_some(ChunkPlace { entry: record.entry, number, pack })
     }
 
-    /// All that a segment replaces that itself is not replaced, and what these replace in turn.
+    /// The segments that a segment replaces which is not replaced itself, and the segments that these replace in turn.
     fn superseded_names(&self) -> BTreeSet<SegmentName> {
         let named: BTreeSet<_> = self.replaced.values().flatten().copied().collect();
         let mut open: Vec<_> = self.replaced.keys().filter(|name| !named.contains(name)).copied().collect();
@@ -283,11 +283,9 @@ impl SegmentSet {
         // Of two that have one name and not one size, the listed one counts.
         packs.sort_by_key(|pack| (pack.pack.name, !pack.is_listed));
         self.packs = PackTable::of(packs);
-        for held in self.segments.values_mut() {
-            for number in &mut held.numbers {
-                let pack = before.get(*number);
-                *number = pack.map_or(OTHER_PACK, |pack| number_in(&self.packs, &pack.pack));
-            }
+        let renumbered: Vec<_> = before.numbers_in(&self.packs).collect();
+        for number in self.segments.values_mut().flat_map(|held| &mut held.numbers) {
+            *number = renumbered.get(*number as usize).copied().flatten().unwrap_or(OTHER_PACK);
         }
         for source in added {
             self.hold(source);

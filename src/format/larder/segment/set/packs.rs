@@ -29,6 +29,14 @@ pub(super) struct TablePack {
     pub(super) pack: SegmentPack,
 }
 
+impl TablePack {
+    fn new(session: SessionId, n: u32, facts: u32) -> Self {
+        let class = if facts & METADATA == 0 { PackClass::Data } else { PackClass::Metadata };
+        let pack = SegmentPack { bytes: facts & BYTES, class, name: PackName { session, n } };
+        Self { is_listed: facts & LISTED != 0, pack }
+    }
+}
+
 const LISTED: u32 = 1 << 31;
 const METADATA: u32 = 1 << 30;
 const BYTES: u32 = METADATA - 1;
@@ -69,18 +77,29 @@ impl PackTable {
 
     /// All packs, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = TablePack> {
-        (0..).map_while(|number| self.get(number))
+        let ends = self.runs.iter().skip(1).map(|run| run.start as usize).chain([self.len()]);
+        self.runs.iter().zip(ends).flat_map(|(run, end)| {
+            let numbers = run.start as usize..end;
+            let facts = self.facts.get(numbers.clone()).unwrap_or_default();
+            let ns = self.ns.get(numbers).unwrap_or_default();
+            ns.iter().zip(facts).map(|(n, facts)| TablePack::new(run.session, *n, *facts))
+        })
     }
 
     /// A pack by its number.
     pub(super) fn get(&self, number: u32) -> Option<TablePack> {
-        let n = *self.ns.get(number as usize)?;
         let run = self.runs.partition_point(|run| run.start <= number).checked_sub(1)?;
-        let session = self.runs.get(run)?.session;
-        let facts = *self.facts.get(number as usize)?;
-        let class = if facts & METADATA == 0 { PackClass::Data } else { PackClass::Metadata };
-        let pack = SegmentPack { bytes: facts & BYTES, class, name: PackName { session, n } };
-        Some(TablePack { is_listed: facts & LISTED != 0, pack })
+        let (n, facts) = (self.ns.get(number as usize)?, self.facts.get(number as usize)?);
+        Some(TablePack::new(self.runs.get(run)?.session, *n, *facts))
+    }
+
+    /// The number that each pack has in another table, in order; `None` if it is not there with the same size and class.
+    pub(super) fn numbers_in(&self, other: &Self) -> impl Iterator<Item = Option<u32>> {
+        let mut others = (0_u32..).zip(other.iter()).peekable();
+        self.iter().map(move |TablePack { pack, .. }| {
+            while others.next_if(|(_, other)| other.pack.name < pack.name).is_some() {}
+            others.peek().filter(|(_, other)| other.pack == pack).map(|(number, _)| *number)
+        })
     }
 
     /// The number of a pack.

@@ -93,6 +93,11 @@ fn a_chunk_has_its_places_in_listed_packs_the_largest_one_first() {
     assert_eq!(set.missing_packs().collect::<Vec<_>>(), [pack(2), pack(7)]);
     set.add_listed(listed(2));
     assert_eq!(packs_of(&set.find(&digest(1), &[])), [pack(3), pack(2), pack(0), pack(4)]);
+    let mark = digest(1).mark();
+    assert_eq!(
+        [mark - 1, mark, mark + 1].map(|mark| set.chunks(&(mark..=mark), &[]).next().is_some()),
+        [false, true, false]
+    );
     set.list([]);
     assert_eq!((set.find(&digest(1), &[]), set.chunks(&ALL, &[]).next().is_none()), (vec![], true));
 }
