@@ -50,7 +50,7 @@
 //! pack is part of it: the bytes of one pack under the name of another are refused. A changed blob is not detected here but by the
 //! checksum of the blob and by the digest.
 //! The checksum of an entry covers session and offset. So entries of another pack, which a chunk may contain where a store is itself backed up,
-//! do not pass for entries of this one.
+//! do not pass for entries of this one (H198).
 //!
 //! # Reading
 //! The end of a pack is enough to know its entries: [`PackDirectory::parse`](directory::PackDirectory::parse). A sequential read needs neither directory nor trailer and

@@ -314,6 +314,8 @@ fn a_pack_under_the_name_of_another_is_refused() {
     assert_eq!((scanner.next_part(), scanner.next_part()), (Err(error), Err(error)));
 }
 
+/// Proves H198.
+///
 /// A store may be backed up into another one, or into itself.
 #[test]
 fn entries_inside_of_a_blob_are_never_found() {

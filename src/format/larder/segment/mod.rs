@@ -45,7 +45,7 @@
 //!
 //! [`SegmentHead::parse`] reads the head alone and checks its own checksum, the counts against the size of the object, and all tables.
 //! [`SegmentHead::records`] then reads any run of slots and checks their checksums, and of each record its order, its slot, its pack and its place
-//! in the pack. So an answer by ranges, be it a record or the absence of one, rests on bytes whose checksums fit. Damage in other slots
+//! in the pack. So an answer by ranges, be it a record or the absence of one, rests on bytes whose checksums fit (H199). Damage in other slots
 //! and in the last checksum stays unseen. A damaged slot passes for intact once in 2³²; a whole read detects it.
 //! Neither way detects a forgery, since no checksum has a key: the digest of a chunk is compared wherever the chunk is decoded.
 

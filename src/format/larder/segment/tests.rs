@@ -268,6 +268,8 @@ fn every_changed_byte_and_every_truncation_is_detected() {
     );
 }
 
+/// Proves H199.
+///
 /// By ranges, damage is detected in what is read: the head and the slots, not the last checksum.
 #[test]
 fn a_read_by_ranges_detects_damage_in_what_it_reads() {
@@ -303,6 +305,7 @@ fn a_read_by_ranges_detects_damage_in_what_it_reads() {
     );
 }
 
+/// Proves H199.
 #[test]
 fn malformed_segments_are_refused_whatever_their_checksums() {
     let good = segment((1..=80_u8).map(|number| Digest::from_bytes([number * 3; 32])));
@@ -350,6 +353,8 @@ fn malformed_segments_are_refused_whatever_their_checksums() {
     assert_eq!(Segment::parse(&name(), &sealed(&bad)).map(drop), field(HEADER_BYTES, "replaced segments"));
 }
 
+/// Proves H199.
+///
 /// Counts are compared with the size of the object before anything else is read.
 #[test]
 fn hostile_counts_cost_no_memory() {

@@ -148,6 +148,7 @@ fn segments_that_replace_each_other_are_both_asked() {
     }
 }
 
+/// Proves H199.
 #[test]
 fn a_pack_of_another_size_than_listed_is_not_used() {
     let good = segment(0, &[], [(1, 1)]);
