@@ -9,6 +9,7 @@ use larder::backend::{ListEntry, ListQuery, PutMode, Removal};
 use larder::error::ErrorKind;
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::SnapshotName;
+use larder::internal::index::of_archive;
 use larder::store::{Datastore, Protection, Scope};
 use larder::verify::{self, Repair, Sample, VerifyMode, VerifyOptions, VerifyReport};
 
@@ -287,6 +288,18 @@ impl World {
         }
         if number == 1 {
             return;
+        }
+        let store = self.store(number);
+        for name in finished.keys() {
+            let (tree, mode) = {
+                let model = self.model();
+                (model.contents(name.time()).tree, model.mode(name.time()))
+            };
+            let snapshot = self.open(&store, name, mode).await.unwrap();
+            for archive in tree.iter().flat_map(|tree| tree.archives()) {
+                let archive = snapshot.archive(archive).await.unwrap();
+                wanted.extend(of_archive(&archive).iter().map(|chunk| Key::Chunk(chunk.digest).to_string()));
+            }
         }
         let found = self.chunk_paths().await;
         if found != wanted {

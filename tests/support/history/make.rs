@@ -34,6 +34,11 @@ pub(crate) async fn wrong_with(snapshot: &SnapshotReader, contents: &Contents) -
             return Ok(Some(format!("{}: {name} differs", snapshot.name())));
         }
     }
+    if let Some(tree) = contents.tree
+        && let Some(wrong) = tree.wrong_with(snapshot).await?
+    {
+        return Ok(Some(wrong));
+    }
     let blob = snapshot.blob("c.conf.blob").await?;
     let is_right = blob == snapshot.name().time().epoch().to_string();
     Ok((!is_right).then(|| format!("{}: the blob differs", snapshot.name())))
@@ -55,8 +60,8 @@ impl World {
         };
         let name = group.snapshot(time);
         self.log(format_args!(
-            "{number}: back up {name}: {:?} {:?} {mode:?}",
-            contents.image, contents.stream
+            "{number}: back up {name}: {:?} {:?} {:?} {mode:?}",
+            contents.image, contents.stream, contents.tree
         ));
         let token = self.model().begin((number, name.clone()), Intent::Create);
         let backed_up = self.perhaps(self.back_up_as(&store, &group, time, &contents)).await;
@@ -122,9 +127,10 @@ impl World {
             }
             backup => backup?,
         };
-        let (image, stream, blob) = futures::join!(
+        let (image, stream, tree, blob) = futures::join!(
             self.image(&backup, mode, base.as_ref(), &contents.image),
             self.stream(&backup, mode, base.as_ref(), &contents.stream),
+            self.tree(&backup, mode, base.as_ref(), contents.tree),
             backup.blob("c.conf", time.epoch().to_string()),
         );
         if self.one_in(12) {
@@ -134,6 +140,7 @@ impl World {
         }
         image?;
         stream?;
+        tree?;
         blob?;
         if self.one_in(6) {
             backup.client_log("log").await?;

@@ -11,6 +11,7 @@ mod place;
 mod remove;
 mod side;
 mod transfer;
+mod trees;
 mod world;
 
 pub use life::live;

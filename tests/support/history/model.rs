@@ -6,6 +6,7 @@ use larder::format::Digest;
 use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
 
 use super::keyed::{Chunk, KEYS, MODES, Mode};
+use super::trees::{Tree, VERSIONS};
 use crate::noise;
 
 /// The number of bytes of a chunk.
@@ -28,11 +29,12 @@ pub(crate) fn block(number: u8) -> Vec<u8> {
     }
 }
 
-/// The contents of a snapshot: blocks by their numbers. A snapshot without an image has a stream, and vice versa.
+/// The contents of a snapshot: blocks by their numbers, and a tree. A snapshot without an image has a stream, and vice versa.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Contents {
     pub image: Vec<u8>,
     pub stream: Vec<u8>,
+    pub tree: Option<Tree>,
 }
 
 impl Contents {
@@ -203,11 +205,16 @@ impl Model {
         };
         let (image, which) = blocks(5);
         let (stream, _) = blocks(4);
-        match which {
-            0 => Contents { image: Vec::new(), stream },
-            1 => Contents { image, stream },
-            _ => Contents { image, stream: Vec::new() },
-        }
+        let (image, stream) = match which {
+            0 => (Vec::new(), stream),
+            1 => (image, stream),
+            _ => (image, Vec::new()),
+        };
+        // The same tree often comes twice, so that all of it is unchanged.
+        let version = u8::try_from(dice.below(u64::from(VERSIONS))).unwrap();
+        let version = if dice.one_in(3) { version } else { 0 };
+        let tree = Tree { is_unified: dice.one_in(6), version };
+        Contents { image, stream, tree: dice.one_in(2).then_some(tree) }
     }
 
     /// The key of every snapshot of that time, wherever it is. Some in a row have the same, so that they can build on one another.

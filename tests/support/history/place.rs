@@ -276,11 +276,14 @@ impl Place {
     }
 
     async fn local_state(&self) -> Arc<LocalState> {
-        for _ in 0..1000 {
+        // A snapshot that is being finished waits for pending deletes, also if its process is dead here.
+        for attempt in 0..4000 {
             let options = LocalOptions::default().cache_bytes(100_000);
             match LocalState::open(&self.runtime, self.local(), options).await {
                 Err(error) if error.kind() == ErrorKind::Busy => {
-                    self.runtime.sleep(Duration::from_millis(10)).await;
+                    let pause =
+                        if attempt < 1000 { Duration::from_millis(10) } else { Duration::from_secs(1) };
+                    self.runtime.sleep(pause).await;
                 }
                 local => return local.unwrap(),
             }
