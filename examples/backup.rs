@@ -20,7 +20,7 @@ use cli::source::{self, Opened};
 use cli::tar_stream::pack::contents::change;
 use cli::tar_stream::pack::{self, FileId};
 use cli::tree_backup::{self, ChangeDetection};
-use cli::{Access, Failure, Outcome, Progress, StoreArguments, input};
+use cli::{Access, Creation, Failure, Outcome, Progress, StoreArguments, input};
 use futures::executor::block_on;
 use futures::io::{AllowStdIo, AsyncRead, AsyncReadExt as _};
 use larder::crypt::EncryptionKey;
@@ -52,7 +52,7 @@ fn usage() -> String {
 Each source is opened once. A pipe or another stream can be a .bin or a .conf; an .img needs a file or a block device.
 
 {}
-  --create             make the store if there is none
+{}
   --group TYPE/ID      the group; default: host/ and the name of this host
   --time RFC3339       the time of the snapshot, such as 2025-07-14T14:20:02Z; default: now
   --owner AUTHID       on whose behalf; default: root@pam
@@ -74,6 +74,7 @@ Each source is opened once. A pipe or another stream can be a .bin or a .conf; a
                        backed up, each such file is named, and the exit status is 1
 {}",
         cli::STORE_USAGE,
+        cli::CREATE_USAGE,
         cli::keys::KEY_USAGE,
         cli::JSON_USAGE
     )
@@ -335,12 +336,12 @@ fn refuse_own(arguments: &Arguments, sources: &[Source]) -> Outcome<()> {
 
 fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
     let mut arguments = Arguments::default();
+    let mut creation = Creation::default();
     while let Some(argument) = cli::next(parser)? {
         match argument.as_str() {
             "--change-detection" => {
                 arguments.detection = cli::parsed("--change-detection", parser)?;
             }
-            "--create" => arguments.store.or_create(),
             "--exclude" => {
                 let pattern = cli::value(parser)?;
                 let pushed = arguments.directories.excludes.push(&pattern);
@@ -378,13 +379,18 @@ fn parse(parser: &mut lexopt::Parser) -> Outcome<Arguments> {
                 arguments.time = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
             }
             option if option.starts_with("--") => {
-                if !arguments.store.take(option, parser)? && !arguments.key.take(option, parser)? {
+                let is_known = creation.take(option, parser)?
+                    || arguments.store.take(option, parser)?
+                    || arguments.key.take(option, parser)?;
+                if !is_known {
                     return Err(input(format!("{option}: there is no such option")));
                 }
             }
             source => arguments.sources.push(parse_source(source)?),
         }
     }
+    creation.check()?;
+    arguments.store.or_create(creation);
     if arguments.sources.is_empty() {
         return Err(input("nothing to back up: no ARCHIVE:PATH was given"));
     }

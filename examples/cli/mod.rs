@@ -29,7 +29,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use larder::Observer;
 #[cfg(feature = "tls")]
 use larder::backend::S3Backend;
-use larder::backend::{Backend, FsBackend, FsOptions, SyncLevel};
+use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 use larder::error::{Error, ErrorKind};
 use larder::format::layout::Key;
 use larder::format::name::{GroupName, Namespace, SnapshotName};
@@ -38,7 +38,7 @@ use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
 #[cfg(feature = "tls")]
 use larder::s3::S3Capabilities;
-use larder::store::{ArchiveEvent, Datastore, Options};
+use larder::store::{ArchiveEvent, Datastore, Options, PackOptions};
 use nix::unistd::{Group, User};
 use serde_json::{Value, json};
 
@@ -321,11 +321,47 @@ pub(crate) fn tell_requests(requests: Option<&Value>) {
     eprintln!("requests: {}", line.join(", "));
 }
 
+/// `--create` and `--packed`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Creation {
+    is_wanted: bool,
+    packs: Option<PackOptions>,
+}
+
+impl Creation {
+    /// Takes an option if it is one about the creation of the store.
+    pub(crate) fn take(&mut self, option: &str, parser: &mut lexopt::Parser) -> Outcome<bool> {
+        match option {
+            "--create" => self.is_wanted = true,
+            "--packed" => {
+                let mut packs = PackOptions::default();
+                if let Some(text) = parser.optional_value() {
+                    let mebibytes = text.to_str().and_then(|text| text.parse().ok());
+                    let mebibytes = mebibytes.filter(|mebibytes| (8..=128).contains(mebibytes));
+                    let wrong = || input(format!("--packed={}: 8 to 128 MiB are wanted", text.display()));
+                    packs = packs.target_mebibytes(mebibytes.ok_or_else(wrong)?);
+                }
+                self.packs = Some(packs);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Refuses `--packed` alone.
+    pub(crate) fn check(self) -> Outcome<()> {
+        if self.packs.is_some() && !self.is_wanted {
+            return Err(input("--packed is the form of a new store: it needs --create"));
+        }
+        Ok(())
+    }
+}
+
 /// Where the store is and how it is opened. The one place that understands `--store`.
 #[derive(Default)]
 pub(crate) struct StoreArguments {
     pub(crate) cache: Option<PathBuf>,
-    create: bool,
+    creation: Creation,
     lock_directory: Option<PathBuf>,
     namespace: Namespace,
     #[cfg(feature = "tls")]
@@ -337,6 +373,9 @@ pub(crate) struct StoreArguments {
 
 pub(crate) const JSON_USAGE: &str = "  --json               one JSON object on standard output; of a failure, it has error with kind, message and status, unless the
                        report itself names what failed";
+
+pub(crate) const CREATE_USAGE: &str = "  --create             make the store if there is none
+  --packed[=MIB]       with --create: make a packed store, with many chunks in one object of so many MiB; default: 32. PBS cannot read it";
 
 pub(crate) const STORE_USAGE: &str = "  --store DIR          the datastore; s3://BUCKET/STORE for one in a bucket (see s3_check --help for its options)
   --cache DIR          a directory for copies of what is in a bucket; without it, there are more requests
@@ -380,9 +419,14 @@ impl StoreArguments {
         Ok(true)
     }
 
-    /// Makes the store when it is opened, if there is none.
-    pub(crate) fn or_create(&mut self) {
-        self.create = true;
+    /// Makes the store when it is opened, if there is none and `--create` was given.
+    pub(crate) fn or_create(&mut self, creation: Creation) {
+        self.creation = creation;
+    }
+
+    /// Options of a store that is made.
+    fn form(&self, options: Options) -> Options {
+        self.creation.packs.into_iter().fold(options, Options::packed)
     }
 
     pub(crate) fn namespace(&self) -> &Namespace {
@@ -479,8 +523,8 @@ impl StoreArguments {
         match Datastore::open(Arc::clone(backend), options.clone()).await {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
             Ok(store) => Ok(store),
-            Err(_) if self.create && access == Access::Write => {
-                Ok(Datastore::create(Arc::clone(backend), options).await?)
+            Err(_) if self.creation.is_wanted && access == Access::Write => {
+                Ok(Datastore::create(Arc::clone(backend), self.form(options)).await?)
             }
             Err(_) => {
                 let why = "there is no datastore at this address".to_owned();
@@ -499,7 +543,11 @@ impl StoreArguments {
         }
         let opened = FsBackend::open(Arc::clone(runtime), place, options.clone()).await;
         let (backend, made) = match opened {
-            Err(error) if error.kind() == ErrorKind::NotFound && self.create => {
+            Err(error) if error.kind() == ErrorKind::NotFound && self.creation.is_wanted => {
+                if self.creation.packs.is_some() {
+                    // It will have no chunks in files of their own.
+                    options = options.prefix_directories(PrefixDirectories::OnDemand);
+                }
                 (FsBackend::create(Arc::clone(runtime), place, options).await?, true)
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -510,7 +558,7 @@ impl StoreArguments {
         };
         let backend: Arc<dyn Backend> = Arc::new(backend);
         Ok(if made {
-            Datastore::create(backend, Options::default()).await?
+            Datastore::create(backend, self.form(Options::default())).await?
         } else {
             Datastore::open(backend, Options::default()).await?
         })

@@ -12,7 +12,7 @@ use larder::sync::{
 use serde_json::{Value, json};
 
 use crate::cli::keys::KeyArguments;
-use crate::cli::{self, Access, Outcome, StoreArguments, input, signals};
+use crate::cli::{self, Access, Creation, Outcome, StoreArguments, input, signals};
 use crate::output::{Output, about, bytes, count};
 use crate::{Asked, Command, Place};
 
@@ -21,6 +21,7 @@ sync --from STORE      bring the snapshots of another store into this one
   --from-OPTION        any option about a store, for the other one: --from-ns, --from-cache, --from-endpoint and so on;
                        it is on the same server unless there is a --from-endpoint
   --create             make this store if there is none; with --dry-run it has to be there
+  --packed[=MIB]       with --create: make a packed store, with many chunks in one object of so many MiB; default: 32
   --all-missing        also snapshots that are older than the newest one here
   --transfer-last N    only the newest N of each group
   --remove-vanished    remove here what the other store does not have any more
@@ -33,7 +34,7 @@ sync --from STORE      bring the snapshots of another store into this one
 
 #[derive(Default)]
 pub(crate) struct Sync {
-    create: bool,
+    creation: Creation,
     from: StoreArguments,
     from_key: KeyArguments,
     key: KeyArguments,
@@ -49,10 +50,7 @@ impl Command for Sync {
                 return self.from_key.take(&option.replacen("from-", "", 1), parser);
             }
             "--keyfile" | "--passphrase-env" => return self.key.take(option, parser),
-            "--create" => {
-                self.create = true;
-                options
-            }
+            "--create" | "--packed" => return self.creation.take(option, parser),
             "--all-missing" => options.candidates(SyncCandidates::AllMissing),
             "--bandwidth" => options.bytes_per_second(cli::parsed::<NonZeroU64>(option, parser)?),
             "--owner" => options.owner(cli::parsed::<AuthId>(option, parser)?),
@@ -75,8 +73,9 @@ impl Command for Sync {
         if self.from.place() == asked.store.place() && self.from.namespace() == asked.store.namespace() {
             return Err(input("sync: both are the same store and namespace"));
         }
-        if self.create && !asked.dry_run {
-            asked.store.or_create();
+        self.creation.check()?;
+        if !asked.dry_run {
+            asked.store.or_create(self.creation);
         }
         #[cfg(feature = "tls")]
         self.from.same_server(&asked.store);

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "s3")]
 use crate::backend::Ownership;
-use crate::backend::{Backend, FsBackend, FsOptions};
+use crate::backend::{Backend, FsBackend, FsOptions, PrefixDirectories};
 use crate::error::Result;
 #[cfg(not(feature = "s3"))]
 use crate::error::{Error, ErrorKind};
@@ -221,7 +221,14 @@ impl OpenOptions {
             Place::Directory(path) => {
                 let backend = match start {
                     Start::Existing => FsBackend::open(runtime, path, self.directory.clone()).await?,
-                    Start::New => FsBackend::create(runtime, path, self.directory.clone()).await?,
+                    Start::New => {
+                        let mut directory = self.directory.clone();
+                        if options.is_packed() {
+                            // It has no chunks in files of their own.
+                            directory = directory.prefix_directories(PrefixDirectories::OnDemand);
+                        }
+                        FsBackend::create(runtime, path, directory).await?
+                    }
                 };
                 work(Arc::new(backend), options).await
             }

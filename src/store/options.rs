@@ -65,6 +65,11 @@ impl Options {
         self
     }
 
+    /// Returns `true` if a store that is created with these options is packed.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.packs.is_some()
+    }
+
     /// Memory of a store, by the presence of packs.
     pub(super) fn memory(&self, is_packed: bool) -> Memory {
         let total = self.memory_bytes.unwrap_or(if is_packed { 128 << 20 } else { 64 << 20 });

@@ -176,6 +176,50 @@ fn a_closed_output_pipe_does_not_change_the_result() {
 }
 
 #[test]
+fn every_example_works_on_a_packed_store() {
+    let scene = Scene::new();
+    for place in [Place::Directory(scene.directory.path().to_owned()), bucket()] {
+        for group in ["host/a", "host/b"] {
+            let mut backup = place.on("backup", "store");
+            backup.args(["--create", "--packed=8", "--group", group]).arg(scene.source());
+            let done = output(&mut backup);
+            assert_eq!(status(&done), 0, "{}", errors(&done));
+        }
+        for mut command in commands(&scene, &place) {
+            let done = output(&mut command);
+            assert_eq!(status(&done), 0, "{command:?}: {}", errors(&done));
+        }
+        let target = scene.path("target");
+        let mut restore = place.on("restore", "store");
+        restore.args(["host/c/latest", "root.tar.didx", &format!("{}/", target.display())]);
+        let done = output(&mut restore);
+        assert_eq!(status(&done), 0, "{}", errors(&done));
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "contents");
+        fs::remove_dir_all(target).unwrap();
+        match &place {
+            Place::Bucket(server) => {
+                assert!(server.objects().keys().all(|key| !key.starts_with("store/.c")));
+            }
+            Place::Directory(path) => {
+                let chunks = fs::read_dir(path.join("store/.chunks")).unwrap().count();
+                assert_eq!(chunks, 0, "no directory for chunks");
+            }
+        }
+        place.check_released();
+    }
+    let place = Place::Directory(scene.path("other"));
+    for (arguments, why) in [
+        (&["--packed"][..], "it needs --create"),
+        (&["--create", "--packed=7"], "8 to 128 MiB"),
+        (&["--create", "--packed=x"], "8 to 128 MiB"),
+    ] {
+        let done = output(place.on("backup", "store").args(arguments).arg(scene.source()));
+        assert_eq!(status(&done), 2);
+        assert!(errors(&done).contains(why), "{}", errors(&done));
+    }
+}
+
+#[test]
 fn the_custom_backend_example_conforms_and_stores_a_backup() {
     let done = output(&mut example("custom_backend"));
     assert_eq!(status(&done), 0, "{}", errors(&done));

@@ -112,7 +112,7 @@ pub enum SyncLevel {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PrefixDirectories {
-    /// `create` makes all of them. The default: PBS does not open a store without them.
+    /// `create` makes all of them. The default: PBS does not open a store without them. A packed store needs none of them.
     #[default]
     AtOnce,
     /// Each directory is made with its first chunk.
