@@ -17,7 +17,10 @@ use crate::rt::Runtime;
 /// What is known about changes by others since the view was read.
 #[derive(Debug, Default)]
 pub(super) struct Tenure {
+    /// Number of exclusive holders.
     alone: usize,
+    /// Number of the time during which this handle holds the lock exclusively without a gap.
+    holding_alone: u64,
     /// When the view was read.
     fresh: Moment,
     holders: usize,
@@ -30,6 +33,8 @@ pub(super) struct Tenure {
 /// A time at which no other process could change the store, or delete from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Moment {
+    /// Number of the exclusive holding; `None` if there was none.
+    alone: Option<u64>,
     /// Number of the holding; `None` if the lock was not held.
     holding: Option<u64>,
     /// The lease term, by its first epoch.
@@ -43,7 +48,8 @@ impl Packs {
         let lease = self.inner.lease_term().map(|term| term.since);
         let tenure = self.tenure();
         let holding = (tenure.holders > 0).then_some(tenure.holding);
-        Moment { holding, lease, segments: self.handles.segments() }
+        let alone = (tenure.alone > 0).then_some(tenure.holding_alone);
+        Moment { alone, holding, lease, segments: self.handles.segments() }
     }
 
     /// The view shows the store as it was at this time.
@@ -67,7 +73,7 @@ impl Packs {
         self.has_lease() || {
             let tenure = self.tenure();
             tenure.alone > 0
-                && tenure.fresh.holding == Some(tenure.holding)
+                && tenure.fresh.alone == Some(tenure.holding_alone)
                 && tenure.segments == self.handles.segments()
         }
     }
@@ -116,6 +122,7 @@ impl Holder {
     fn new(packs: &Arc<Packs>, is_alone: bool) -> Self {
         let mut tenure = packs.tenure();
         tenure.holding += u64::from(tenure.holders == 0);
+        tenure.holding_alone += u64::from(is_alone && tenure.alone == 0);
         tenure.holders += 1;
         tenure.alone += usize::from(is_alone);
         drop(tenure);
@@ -175,9 +182,14 @@ impl Coordination for PackedBackend {
             return Ok(guard);
         }
         let holder = Holder::new(&self.packs, mode.is_alone());
-        if !self.packs.is_current() {
-            // Until now another process could drop packs, and no chunk in them may be relied on.
+        // Until now another process could drop packs, and no chunk in them may be relied on. Beside shared holders of this process, other
+        // processes could still add some.
+        if !self.packs.is_current() || (mode.is_alone() && !self.packs.is_exclusive()) {
             self.packs.refresh().await?;
+        }
+        if self.packs.has_failed() {
+            // What an earlier writer could not store would fail each put. If it fails again, so do they.
+            let _ = self.packs.flush().await;
         }
         Ok(Box::new(PackedGuard { guard, holder }))
     }

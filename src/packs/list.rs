@@ -20,6 +20,8 @@ use crate::packs::view::{Known, Place, View};
 
 /// Number of chunks on a page.
 const PAGE_ENTRIES: usize = 10_000;
+/// Number of the last quarantined copy of a chunk that has a key.
+const LAST_COPY: u8 = 9;
 /// Number of listings of packs that are remembered.
 const REMEMBERED: usize = 8;
 
@@ -97,11 +99,10 @@ impl Packs {
         let listing = self.listing_of(cursor).await?;
         let (number, after) = split(cursor)?;
         let after = (!after.is_empty()).then(|| after.parse().map_err(|_| unknown(cursor))).transpose()?;
-        let (copies, is_last) = self.page(query, after.as_ref(), &listing);
-        let next = copies
-            .last()
-            .filter(|_| !is_last)
-            .map(|(last, _)| Cursor::new(format!("{number}:{}", last.key())));
+        let (copies, limit) = self.page(query, after.as_ref(), &listing);
+        // Behind all copies of the last digest that was looked at, whether the page shows one or not.
+        let next = limit.map(|limit| Cursor::new(format!("{number}:{}", Key::Quarantined(limit, LAST_COPY))));
+        let is_last = next.is_none();
         let state = self.state();
         let mut entries: Vec<_> = copies
             .iter()
@@ -125,13 +126,13 @@ impl Packs {
         }
     }
 
-    /// The copies of a page in order, and whether it is the last page.
+    /// The copies of a page in order, and the last digest that was looked at if it is not the last page.
     fn page(
         &self,
         query: &ListQuery,
         after: Option<&Key>,
         listing: &PackListing,
-    ) -> (Vec<(Copy, Place)>, bool) {
+    ) -> (Vec<(Copy, Place)>, Option<Digest>) {
         let after = after.into_iter().chain(&query.after).max();
         let state = self.state();
         let first = after.and_then(Copy::of).map_or(Bound::Unbounded, |copy| Bound::Included(copy.digest));
@@ -158,19 +159,19 @@ impl Packs {
                 break;
             }
             if query.until.as_ref().and_then(Copy::of).is_some_and(|until| *digest > until.digest) {
-                return (page, true);
+                return (page, None);
             }
             let chunk = Copy { digest: *digest, quarantined: None };
             let counting = places.iter().filter(|place| state.view.counts(place));
             if let Some(place) = counting.filter(is_there).min_by_key(|place| preference(place)) {
                 page.extend(covers(&chunk).then_some((chunk, *place)));
             }
-            for (number, place) in (0..=9).zip(state.view.bad(digest)) {
+            for (number, place) in (0..=LAST_COPY).zip(state.view.bad(digest)) {
                 let copy = Copy { digest: *digest, quarantined: Some(number) };
                 page.extend(covers(&copy).then_some((copy, place)));
             }
         }
-        (page, limit.is_none())
+        (page, limit)
     }
 
     fn listings(&self) -> MutexGuard<'_, Listings> {

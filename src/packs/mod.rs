@@ -181,3 +181,6 @@ impl Packs {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(all(test, feature = "testing"))]
+mod tests;

@@ -38,8 +38,10 @@ impl Packs {
             let Some(Contents::Closed(bytes)) = &info.contents else { return };
             (info.name, bytes.clone())
         };
+        let mut sending = Sending { is_over: false, number, packs: self };
         // The same bytes under the same name, however often: a late request does no harm.
         let stored = self.inner.put(&Key::Pack(name), bytes, PutMode::Replace).await;
+        sending.is_over = true;
         let is_due = {
             let now = self.runtime().monotonic();
             let mut state = self.state();
@@ -66,6 +68,11 @@ impl Packs {
             // A failure keeps the packs unrecorded, and the next barrier tries again.
             let _ = self.record().await;
         }
+    }
+
+    /// Returns `true` if chunks are only in memory because storing them failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.state().writer.failed.is_some()
     }
 
     /// Stores everything that is in memory, and records it.
@@ -181,6 +188,26 @@ impl Packs {
         }
         let (drops, replaces) = (state.writer.drops.clone(), state.writer.replaces.clone());
         Ok(Some(Draft { builder, drops, exclusions, packs, replaces }))
+    }
+}
+
+/// A pack that is being stored. A barrier that waits for it learns of its end, whatever ends it.
+struct Sending<'a> {
+    is_over: bool,
+    number: u32,
+    packs: &'a Packs,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let mut state = self.packs.state();
+        state.writer.permits.remove(&self.number);
+        state.writer.unsent.insert(self.number);
+        state.writer.failed = Some(Error::new(ErrorKind::Internal, "store a pack"));
+        state.notify();
     }
 }
 

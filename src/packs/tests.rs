@@ -1,0 +1,137 @@
+use bytes::Bytes;
+use futures::executor::block_on;
+
+use super::*;
+use crate::backend::fault::{Action, FaultBackend, Rule};
+use crate::backend::record::Method;
+use crate::backend::{ListQuery, LockMode, LockScope, MemoryBackend, PutMode, Removal, Touched, list_all};
+use crate::error::ErrorKind;
+use crate::format::Digest;
+use crate::format::layout::{Key, Prefix};
+use crate::rt::ThreadRuntime;
+
+const TARGET: usize = 8 << 20;
+
+fn memory() -> Arc<dyn Backend> {
+    Arc::new(MemoryBackend::new(Arc::new(ThreadRuntime::new())))
+}
+
+fn chunk(number: u32) -> Key {
+    Key::Chunk(Digest::of(&number.to_le_bytes()))
+}
+
+fn blob(number: u32) -> Bytes {
+    Bytes::from(vec![number.to_le_bytes()[0]; 100])
+}
+
+async fn open(below: &Arc<dyn Backend>, process: &str) -> PackedBackend {
+    PackedBackend::open(Arc::clone(below), process, TARGET, 4 * TARGET).await.unwrap()
+}
+
+async fn put(packed: &PackedBackend, number: u32) {
+    packed.put(&chunk(number), blob(number), PutMode::Create).await.unwrap();
+}
+
+#[test]
+fn a_chunk_is_read_back_before_and_after_it_is_stored() {
+    block_on(async {
+        let below = memory();
+        let packed = open(&below, "a").await;
+        put(&packed, 1).await;
+        assert_eq!(packed.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
+        assert!(list_all(below.as_ref(), &ListQuery::all(Prefix::Packs)).await.unwrap().entries().is_empty());
+        packed.barrier().await.unwrap();
+        for handle in [packed, open(&below, "b").await] {
+            assert_eq!(handle.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
+            assert_eq!(handle.get(&chunk(1), 99).await.unwrap_err().kind(), ErrorKind::Corrupt);
+            assert_eq!(handle.get(&chunk(2), 100).await.unwrap_err().kind(), ErrorKind::NotFound);
+        }
+    });
+}
+
+#[test]
+fn chunks_that_could_not_be_stored_fail_each_barrier_until_one_stores_them() {
+    block_on(async {
+        let faults = Arc::new(FaultBackend::new(memory()));
+        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        let packed = open(&below, "a").await;
+        put(&packed, 1).await;
+        let is_pack = |key: &Key| matches!(key, Key::Pack(_));
+        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Full)).keys(is_pack));
+        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
+        let put_again = packed.put(&chunk(2), blob(2), PutMode::Create).await;
+        assert_eq!(put_again.unwrap_err().kind(), ErrorKind::Full);
+        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
+        faults.clear();
+        // The next writer locks the store first.
+        drop(packed.lock_shared().await);
+        put(&packed, 2).await;
+        packed.barrier().await.unwrap();
+        let other = open(&below, "b").await;
+        for number in [1, 2] {
+            assert_eq!(other.get(&chunk(number), 100).await.unwrap().bytes, blob(number));
+        }
+    });
+}
+
+impl PackedBackend {
+    async fn lock_shared(&self) -> Box<dyn crate::backend::LockGuard> {
+        let backend: &dyn Backend = self;
+        backend.lock(&LockScope::Store, LockMode::Shared).await.unwrap()
+    }
+}
+
+/// Others may add packs beside a shared lock, so an exclusive one of the same process reads the view again.
+#[test]
+fn an_exclusive_lock_beside_a_shared_one_sees_the_chunks_of_other_processes() {
+    block_on(async {
+        let below = memory();
+        let (packed, other) = (open(&below, "a").await, open(&below, "b").await);
+        let _shared = packed.lock_shared().await;
+        put(&other, 1).await;
+        other.barrier().await.unwrap();
+        let backend: &dyn Backend = &packed;
+        let _alone = backend.lock(&LockScope::Store, LockMode::Exclusive).await.unwrap();
+        assert!(matches!(backend.touch(&[chunk(1)]).await.unwrap()[..], [Touched::Present(_)]));
+    });
+}
+
+/// A page that shows nothing, since its chunks were deleted, does not end the listing.
+#[test]
+fn a_listing_goes_on_behind_deleted_chunks() {
+    block_on(async {
+        let below = memory();
+        let packed = open(&below, "a").await;
+        let mut digests: Vec<_> = (0..10_002_u32).map(|number| Digest::of(&number.to_le_bytes())).collect();
+        for digest in &digests {
+            packed.put(&Key::Chunk(*digest), Bytes::from_static(&[0; 12]), PutMode::Create).await.unwrap();
+        }
+        packed.barrier().await.unwrap();
+        digests.sort_unstable();
+        let removals: Vec<_> =
+            digests[..10_001].iter().map(|digest| Removal::any(Key::Chunk(*digest))).collect();
+        assert!(packed.delete(&removals).await.unwrap().iter().all(Result::is_ok));
+        packed.barrier().await.unwrap();
+        for handle in [packed, open(&below, "b").await] {
+            let listed = list_all(&handle, &ListQuery::all(Prefix::Chunks)).await.unwrap();
+            let paths: Vec<_> = listed.entries().iter().map(crate::backend::ListEntry::path).collect();
+            assert_eq!(paths, [Key::Chunk(digests[10_001]).path()]);
+        }
+    });
+}
+
+/// A segment that is stored while the view is read again is not forgotten.
+#[test]
+fn a_view_that_is_read_while_a_segment_is_stored_keeps_it() {
+    block_on(async {
+        let below = memory();
+        let packed = open(&below, "a").await;
+        for number in 0..50 {
+            put(&packed, number).await;
+            let (stored, read) = futures::future::join(packed.barrier(), packed.packs.refresh()).await;
+            stored.and(read).unwrap();
+            let found = packed.touch(&[chunk(number)]).await.unwrap();
+            assert!(matches!(found[..], [Touched::Present(_)]), "{number}");
+        }
+    });
+}
